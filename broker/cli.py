@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from broker.commands import admin_commands, explain_commands
-from broker.commands.admin_command import remote_options
+from broker.commands import admin_commands, check_command, explain_commands
+from broker.commands.admin_command import Json, print_json, remote_options
 from broker.commands.audit_commands import audit_app
 from broker.commands.crl_commands import crl_app
 from broker.commands.policy_commands import policy
@@ -33,7 +33,7 @@ app.add_typer(audit_app, name="audit")
 for command in (admin_commands.status, admin_commands.sessions, admin_commands.subscriptions, admin_commands.kick):
     app.command()(command)
 app.command()(explain_commands.why)
-app.command()(explain_commands.check)
+app.command()(check_command.check)
 app.command()(reload)
 app.add_typer(policy, name="policy")
 
@@ -164,8 +164,11 @@ def run(
 
 
 @app.command()
-def version() -> None:
+def version(as_json: Json = False) -> None:
     """Print the version, and how the hot path was built."""
     from broker.build import is_compiled  # Imports the hot path.
 
+    if as_json:
+        print_json({"name": "fleet-broker", "version": product_version(), "compiled": is_compiled()})
+        return
     typer.echo(f"fleet-broker {product_version()} ({'compiled' if is_compiled() else 'plain Python'})")

@@ -69,7 +69,8 @@ class OwnCertificate:
                 "the broker's certificate names no host",
                 code="OWN_CERTIFICATE_NAMELESS",
                 detail=f"{self.files.certificate}: clients that check the server's name refuse the broker",
-                remedy="have it issued for the names by which clients come: token create --role broker --dns-name",
+                remedy="have it issued for the names by which clients come: as subjectAltName by your own CA, or with "
+                "token create --role broker --dns-name",
             )
 
     @property

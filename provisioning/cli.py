@@ -37,7 +37,7 @@ from provisioning.commands import (
     token_commands,
 )
 from provisioning.commands.ceremony_command import PassphraseFile, PinFile, now
-from provisioning.commands.service_command import Json, fail, print_document, say, warn_of_open
+from provisioning.commands.service_command import Json, fail, print_document, say, warn_of_open, warn_of_short
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.program import command_line
 from provisioning.program.command_group import command_group
@@ -176,6 +176,7 @@ def init(
         )
         warn_of_open(settings.passphrase_file, settings.pkcs11_pin_file)
         files = asyncio.run(found(settings, server_name or settings.server_names or DEFAULT_SERVER_NAMES, now))
+        warn_of_short(settings)
     if as_json:
         made = {"directory": files.directory, "trust_anchors": files.bundle, "operator_key": files.key(OPERATOR)}
         certificates = {"operator": files.certificate(OPERATOR), "issuing_ca": files.certificate(ISSUING_CA)}

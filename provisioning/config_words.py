@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from provisioning.program.durations import REMEDY
+from provisioning.program.value_words import WORDS
 
 _REFERENCE: Final = "docs/reference/settings-of-provisioning.md"
 _DURATIONS: Final = frozenset({"time_delta_parsing", "time_delta_type"})
@@ -34,6 +35,8 @@ def explain(error: Any, prefix: str, file: Path, flags: Mapping[str, Any], known
         message = no_such(keys[-1], known[keys[0] if len(keys) > 1 else ""])
     elif error["type"] in _DURATIONS:
         message = REMEDY
+    elif error["type"] in WORDS:
+        message = WORDS[error["type"]].format(key=".".join(keys))
     if keys[0] in flags:
         return f"--{keys[0].replace('_', '-')}: {message}"
     key = ".".join(keys)

@@ -20,11 +20,14 @@ from broker.admission.remedy import REMEDIES
 from broker.engine.engine import Engine
 from broker.engine.history import Event
 from provisioning.pki.tls import certificates_in
+from provisioning.program.printable import printable
 
 _STRETCH = 200
 _MOST_EVENTS = 100
 _MOST_SESSIONS = 10
 _MOST_CERTIFICATES = 10
+_CERTIFICATE = (b"-----BEGIN CERTIFICATE-----", b"-----BEGIN X509 CERTIFICATE-----")
+_OTHERS = {b"PRIVATE KEY-----": "a private key", b"CERTIFICATE REQUEST-----": "a request, which nobody has signed"}
 
 
 class InvalidCertificateFile(ValueError):
@@ -32,7 +35,11 @@ class InvalidCertificateFile(ValueError):
 
 
 async def why(engine: Engine, about: str) -> dict[str, Any]:
-    """Return what is known about *about*: a client identifier, name, identity, serial number or address."""
+    """Return what is known about *about*: a client identifier, name, identity, serial number or address.
+
+    ``nearby`` are refusals at the client's addresses, ``claimed`` those elsewhere of whoever asked for it as a client
+    identifier: neither has proved who it is.
+    """
     serial = normal_serial(about) if len(about) > 1 else ""
     events: list[Event] = []
     for number, of_one in enumerate(engine.history.known()):
@@ -43,6 +50,12 @@ async def why(engine: Engine, about: str) -> dict[str, Any]:
     host = about if engine.history.strangers(about) else about.rpartition(":")[0]
     events += engine.history.strangers(host)
     nearby = [event for each in sorted(hosts - {host}) for event in engine.history.strangers(each)]
+    claimed: list[Event] = []
+    for number, of_one in enumerate(engine.history.unnamed()):
+        if of_one[0].host not in hosts | {host}:
+            claimed += [event for event in of_one if about in {event.client_id, printable(event.client_id)} - {""}]
+        if number % _STRETCH == 0:
+            await asyncio.sleep(0)
     now, wall = asyncio.get_running_loop().time(), datetime.now(UTC)
     sessions: list[dict[str, Any]] = []
     async for found in matching(engine, Selection(anything=about)):
@@ -52,6 +65,7 @@ async def why(engine: Engine, about: str) -> dict[str, Any]:
         "sessions": sessions,
         "events": _shown(events, now, wall),
         "nearby": _shown(nearby, now, wall),
+        "claimed": _shown(claimed, now, wall),
         "remembered": len(engine.history),
     }
 
@@ -61,8 +75,8 @@ def read_certificates(pem: bytes) -> list[x509.Certificate]:
 
     Raises `InvalidCertificateFile`.
     """
-    if b"-----BEGIN" in pem and b"-----BEGIN CERTIFICATE" not in pem:
-        what = "a private key" if b"PRIVATE KEY-----" in pem else "something else"
+    if b"-----BEGIN" in pem and not any(each in pem for each in _CERTIFICATE):
+        what = next((what for begin, what in _OTHERS.items() if begin in pem), "something else")
         raise InvalidCertificateFile(f"it holds no PEM certificate but {what}")
     try:
         certificates = certificates_in(pem)

@@ -253,6 +253,8 @@ def _identity(certificate: x509.Certificate, outcome: Peer | Refused) -> Identit
     """Return the identity that admission sees in the certificate, or why it sees none."""
     if isinstance(outcome, Peer):
         return outcome.identity
+    if outcome.code is RefusalCode.INVALID_IDENTITY:  # As the bundle's own rules put it, perhaps a foreign one's.
+        return outcome.recorded
     try:
         return parse_uri(outcome.identity) if outcome.identity else identity_of(certificate)
     except (InvalidIdentity, *UNREADABLE) as error:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from broker.admission.filter_template import FilterTemplate, InvalidFilter
+from broker.admission.mosquitto_acl import is_acl
 from broker.admission.policy import DeniedPublish, Kind, Rules, Section, TopicPolicy
 from provisioning.pki.identity import SCHEME, InvalidIdentity, Role, check_name, parse_uri
 from provisioning.program.given_toml import NotToml, toml_of
@@ -103,6 +104,11 @@ def parse_policy(text: str, name: str) -> TopicPolicy:
     try:
         values = toml_of(text)
     except NotToml as error:
+        if is_acl(text):
+            raise PolicyError(
+                f"{name}: mosquitto's ACL file, and not TOML: fleet-broker policy convert {name} > policy.toml makes a "
+                "topic policy of it"
+            ) from None
         raise PolicyError(f"{name}: not TOML: {error}") from error
     try:
         written = _File.model_validate(values)

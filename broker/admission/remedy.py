@@ -36,8 +36,9 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "WEAK_CERTIFICATE": "the key or the hash of a certificate in the chain is too weak: have a new one issued",
         "PATH_TOO_LONG": "too many CAs below the anchor: make one of them an anchor, or raise the bundle's max_depth",
         # Admission.
-        "INVALID_IDENTITY": "the certificate contains no identity of this fleet: it needs one URI "
-        "spiffe://domain/role/group/name, and that name as its Common Name",
+        "INVALID_IDENTITY": "the certificate contains no identity of this fleet. One of fleet-provisioning has a URI "
+        "spiffe://domain/role/group/name, and that name as its Common Name: enrol the device. If your own CA issues "
+        "them, a [[trust]] table says where the name is, and its pattern which part of it (docs/trust-bundles.md)",
         "CA_CERTIFICATE": "a CA certificate was presented: give the client an end-entity certificate",
         "WRONG_TRUST_DOMAIN": "the certificate is of another fleet, or trust_domain is set incorrectly",
         "WRONG_ROLE": "the policy has no rules for this role: use another certificate, or add rules to the policy; "
@@ -65,7 +66,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "TOO_MANY_SESSIONS": "end unused sessions, or raise limits.max_instances, or the bundle's max_sessions, "
         "whichever the detail names",
         "WILL_NOT_PERMITTED": "the will's topic is not permitted to this client: see fleet-broker policy test",
-        "PUBLISH_NOT_PERMITTED": "the topic is not permitted to this client: see fleet-broker policy test",
+        "PUBLISH_NOT_PERMITTED": "the topic is not permitted to this client: fleet-broker check shows what its "
+        "certificate may, fleet-broker policy test the rule",
         "SUBSCRIPTION_NOT_PERMITTED": "the policy has changed, and no longer permits what was subscribed: see "
         "fleet-broker policy test",
         "REFUSED_BY_PLUGIN": "a plugin refused: the log names it; see how it decides (docs/plugins.md)",
@@ -84,7 +86,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "or it was copied",
         "KICKED": "an operator did it: see the log for who, and why",
         "STORE_FAILED": "the broker's disk, most likely full",
-        "NOT_AUTHORIZED": "the topic is not permitted: see fleet-broker policy test",
+        "NOT_AUTHORIZED": "the topic is not permitted: fleet-broker check shows what its certificate may, fleet-broker "
+        "policy test the rule",
     }
 )
 """By stable code. A test compares it with `RefusalCode`, and with the codes with which connections end."""

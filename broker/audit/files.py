@@ -13,6 +13,8 @@ Rules
 2. A partial write is undone, and retried later with the same number.
 3. A line that a dying process did not finish is cut off, and that is recorded.
 4. If the log ends before its head, or was removed, numbering continues after the head, so that the gap stays visible.
+   If the head is missing, nobody knows what else is: that is recorded. `broker.audit.verification` reports both for as
+   long as the entry is kept.
 
 Does not handle: the queue in front of it, and its failures (`broker.audit.log`).
 """
@@ -37,6 +39,8 @@ _MAC: Final = b',"mac":"'
 _TAIL: Final = 128 * 1024
 """More than two lines: a field has at most 2,000 characters."""
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=str)
+LACK: Final = "lack"
+"""The field of a `found` entry according to which others were missing when the broker started."""
 
 
 class AuditError(Exception):
@@ -188,18 +192,22 @@ class AuditFiles:
             (end for each in reversed(rotated(self._path)) if (end := self._last(each)) is not None), None
         )
         head = read_head(self._path, self._key)
-        found = [] if not torn else [f"{torn} bytes of an unfinished entry were cut off"]
+        found: list[dict[str, Any]] = []
+        if torn:
+            found.append({"detail": f"{torn} bytes of an unfinished entry were cut off"})
         if head is not None and (last is None or last.number < head.number):
             first = 1 if last is None else last.number + 1
-            found.append(f"entries {first} to {head.number} are missing at the end")
+            found.append(_lack(f"entries {first} to {head.number} are missing at the end"))
             self._begin_file(head)
         else:
+            if head is None and last is not None:  # Dying in between leaves only the very first line without one.
+                found.append(_lack(f"the head is missing, and maybe entries that followed entry {last.number}"))
             self.head = last or self.head
             if self._size == 0:
                 self._begin_file(self.head)
         if found:
             now = datetime.now(UTC).timestamp()
-            self.append([(now, {"event": "found", "code": "AUDIT_DAMAGED", "detail": each}) for each in found])
+            self.append([(now, {"event": "found", "code": "AUDIT_DAMAGED"} | each) for each in found])
 
     def _begin_file(self, continues: AuditHead) -> None:
         facts = {"event": "file", "previous": continues.mac.hex()}
@@ -251,3 +259,7 @@ class AuditFiles:
         self._begin_file(self.head)
         for each in rotated(self._path)[: -max(1, self._most_files - 1)]:
             each.unlink()
+
+
+def _lack(detail: str) -> dict[str, Any]:
+    return {"detail": detail, LACK: True}

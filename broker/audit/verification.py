@@ -1,4 +1,7 @@
-"""Verifies that an audit log is unchanged: every line, every number, and that it reaches its head."""
+"""Verifies that an audit log is unchanged: every line, every number, and that it reaches its head.
+
+What the broker itself missed when it started is reported too: since then the numbers, and the head, fit together again.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from broker.audit.files import AuditError, decoded, read_head, rotated
+from broker.audit.files import LACK, AuditError, decoded, read_head, rotated
 from provisioning.directory.audit_chain import BEGINNING, AuditHead, link
 from provisioning.program.given_file import lines_of
 
@@ -96,6 +99,8 @@ class _Walk:
                 previous = _continued(facts)
         if not hmac.compare_digest(mac, link(self._key, previous, content)):
             self.say(f"{file}: entry {number} was changed, moved, or not written with this key")
+        elif facts.get("event") == "found" and facts.get(LACK):
+            self.say(f"{file}: entry {number}: when the broker started, {facts.get('detail')}")
         if self._noted is not None and number == self._noted.number:
             self.noted_found = hmac.compare_digest(mac, self._noted.mac)
         verdict.head = AuditHead(number, mac)

@@ -21,11 +21,20 @@ if TYPE_CHECKING:
 
 policy = command_group(name="policy", help="Show and test topic policies.")
 
+_WHOLE = "the whole identity is wanted, as fleet-broker check and sessions show it: spiffe://DOMAIN/ROLE/[GROUP/]NAME"
 _DENIED = 1
 _USAGE = 2
 
 _PolicyFile = Annotated[
     Path | None, typer.Option("--policy", help="The policy file; without it the default policy.", show_default=False)
+]
+
+_Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="The broker's TOML file, for its policy_file and trust_domain; --policy and --trust-domain come first.",
+        show_default=False,
+    ),
 ]
 
 _OwnDomain = Annotated[
@@ -55,11 +64,13 @@ def try_topics(
         list[str] | None, typer.Option(help="A filter to subscribe to, also a shared one; repeatable.")
     ] = None,
     trust_domain: _OwnDomain = None,
+    config: _Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Say whether an identity may publish and subscribe, and by which rule. Exit code 1 if anything is denied."""
     from broker.admission.policy import Action  # Late, like all imports here: `broker.commands.admin_command`, rule 3.
 
+    file, trust_domain = _configured(config, file, trust_domain)
     rules, who = _policy(file), _identity(identity)
     asked = [(Action.PUBLISH, topic) for topic in publish or ()]
     asked += [(Action.SUBSCRIBE, topic) for topic in subscribe or ()]
@@ -91,33 +102,60 @@ def show(
         str | None, typer.Option(help="Its client identifier, if that is not its name.", show_default=False)
     ] = None,
     trust_domain: _OwnDomain = None,
+    config: _Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check and print a policy (without --policy the default one), or what one identity may do."""
     from broker.admission.policy_file import PolicyError, parse_policy, read_policy
+    from provisioning.program.given_toml import toml_of
 
+    file, trust_domain = _configured(config, file, trust_domain)
     if identity is None:
         try:
             text = read_policy(file)
             parse_policy(text, str(file or "default policy"))
         except PolicyError as error:
             raise _failed(str(error)) from None
-        typer.echo(text, nl=False)
+        typer.echo(json.dumps(toml_of(text), indent=2) + "\n" if as_json else text, nl=False)
         return
     rules, who = _policy(file), _identity(identity)
     ours = trust_domain in {None, who.trust_domain}
     if not rules.knows(who, ours=ours):
         typer.echo(f"{who.uri} is not admitted: no section names its role, device or identity")
         raise typer.Exit(_DENIED)
-    typer.echo(f"{who.uri}: {', '.join(f'[{section}]' for section in rules.sections_about(who))}")
     permissions = rules.permissions(who, client_id or who.name, ours=ours)
-    for title, filters in (
-        ("publish.allow", permissions.publish_allow),
-        ("publish.deny", permissions.publish_deny),
-        ("subscribe.allow", permissions.subscribe_allow),
-        ("subscribe.deny", permissions.subscribe_deny),
-    ):
-        for each in filters.filters:
+    filters = {
+        "publish.allow": permissions.publish_allow.filters,
+        "publish.deny": permissions.publish_deny.filters,
+        "subscribe.allow": permissions.subscribe_allow.filters,
+        "subscribe.deny": permissions.subscribe_deny.filters,
+    }
+    if as_json:
+        sections = [str(section) for section in rules.sections_about(who)]
+        by_name = {title.replace(".", "_"): list(each) for title, each in filters.items()}
+        typer.echo(json.dumps({"identity": who.uri, "sections": sections, **by_name}, indent=2))
+        return
+    typer.echo(f"{who.uri}: {', '.join(f'[{section}]' for section in rules.sections_about(who))}")
+    for title, of_one in filters.items():
+        for each in of_one:
             typer.echo(f"  {title:15}  {each}")
+
+
+@policy.command(epilog="Example: fleet-broker policy convert /etc/mosquitto/acl > policy.toml")
+def convert(
+    file: Annotated[Path, typer.Argument(help="mosquitto's ACL file.")],
+) -> None:
+    """Print mosquitto's ACL file as a topic policy. What has no counterpart is reported on standard error."""
+    from broker.admission.mosquitto_acl import InvalidAcl, converted
+    from broker.admission.policy_file import PolicyError, read_policy
+
+    try:
+        made = converted(read_policy(file), str(file))
+    except (InvalidAcl, PolicyError) as error:
+        raise _failed(str(error)) from None
+    for each in made.left_out:
+        typer.echo(f"fleet-broker: {printable(each)}", err=True)
+    typer.echo(made.policy, nl=False)
 
 
 def _decide(rules: TopicPolicy, who: Identity, client_id: str, action: Action, topic: str, *, ours: bool) -> Decision:
@@ -137,6 +175,21 @@ def _decide(rules: TopicPolicy, who: Identity, client_id: str, action: Action, t
     return rules.explain(who, client_id, action, topic, ours=ours)
 
 
+def _configured(config: Path | None, file: Path | None, trust_domain: str | None) -> tuple[Path | None, str | None]:
+    """Return the policy's file and the broker's trust domain; what is not given, from its settings file *config*."""
+    if config is None:
+        return file, trust_domain
+    from broker.settings.config_loading import ConfigError, read_texts
+
+    try:
+        settings = read_texts(config, "policy_file", "trust_domain")
+    except ConfigError as error:
+        raise _failed(str(error)) from None
+    if file is None and "policy_file" in settings:
+        file = Path(settings["policy_file"])
+    return file, trust_domain or settings.get("trust_domain")
+
+
 def _policy(path: Path | None) -> TopicPolicy:
     from broker.admission.policy_file import PolicyError, load_policy
 
@@ -152,7 +205,7 @@ def _identity(uri: str) -> Identity:
     try:
         return parse_uri(uri)
     except InvalidIdentity as error:
-        raise _failed(f"--identity: {error}") from None
+        raise _failed(f"--identity: {error}; {_WHOLE}") from None
 
 
 def _failed(text: str) -> typer.Exit:

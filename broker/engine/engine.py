@@ -39,7 +39,7 @@ from broker.engine.session_quota import refuse_another
 from broker.engine.terms import CurrentTerms
 from broker.engine.vouched import stamp_of
 from broker.mqtt.codes import ReasonCode
-from broker.mqtt.message import Message
+from broker.mqtt.message import Message, PersonalMessage
 from broker.routing.retained import Room
 from broker.session.queue import QueueLimits
 from broker.session.registry import SessionRegistry
@@ -175,11 +175,17 @@ class Engine(Exchange):
     def _session_of(self, admitted: Admitted, now: float) -> Session | Refused | None:
         """Return the existing session for *admitted*, or the refusal if it belongs to another identity.
 
+        What is due is done first, as by a tick: a session that has expired is not resumed [MQTT-4.1.0-2], and a will
+        whose delay is over is sent.
+
         A client that connects under its own name has priority over one that may also use that name, as the name of an
         instance, say: the other's session is ended.
         """
         identity, client_id = admitted.peer.identity, admitted.client_id
         session = self.registry.find(identity.trust_domain, identity.role, client_id)
+        if session is not None and session.connection is None:
+            self._due(session, now)
+            session = self.registry.find(identity.trust_domain, identity.role, client_id)
         if session is None or session.owner == identity:
             return session
         if client_id != identity.name or client_id == session.owner.name:
@@ -332,13 +338,29 @@ class Engine(Exchange):
         self.replays.forget(session)
         self.forget_stored(session)
         for shared in list(session.shared_messages()):
-            group = self.routes.share(session.owner.trust_domain, shared.share)
-            if shared.expires_at is not None and shared.expires_at <= now:
-                self.metrics.dropped_expired += 1  # [MQTT-3.3.2-5]
-            elif group is not None:
-                group.deliver_again(shared.message, now)
+            self._give_to_another(session.owner.trust_domain, shared, now)
         if session.will is not None:
             self._publish_will(session, session.will, now)
+
+    def _give_to_another(self, trust_domain: str, shared: PersonalMessage, now: float) -> None:
+        """Give *shared*, which a member whose session ended did not acknowledge, to another member of its share.
+
+        Plugins are asked again: a member that has connected since the message was published may get nothing unasked.
+        """
+        group = self.routes.share(trust_domain, shared.share)
+        inquiry = None
+        if group is not None and self.extension is not None:
+            inquiry = self.extension.ask_receivers(shared.message.topic, [group])
+
+        def give(message: Message, later: float) -> None:
+            group = self.routes.share(trust_domain, shared.share)
+            if shared.expires_at is not None and shared.expires_at <= later:
+                self.metrics.dropped_expired += 1  # [MQTT-3.3.2-5]
+            elif group is not None:
+                group.deliver_again(message, later)
+                self.turn.request()
+
+        when_known(inquiry, shared.message, now, give)
 
     def _publish_will(self, session: Session, will: Will, now: float) -> None:
         """Publish *will*, unless its owner's certificate is no longer trusted or the policy or plugins refuse it."""

@@ -245,6 +245,10 @@ class History:
         """Return the events of unidentified clients at *host*."""
         return self._strangers.find(host)
 
+    def unnamed(self) -> Iterator[list[Event]]:
+        """Yield the events of unidentified clients at each address, from a copy."""
+        return iter(self._strangers.copy())
+
 
 def _tells(told: WindowCount, party: Party, now: float) -> bool:
     if party.peer is None:

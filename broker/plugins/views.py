@@ -90,7 +90,7 @@ class RetainedView(Mapping[str, RetainedApplicationMessage]):
                 yield message.topic.decode()
 
     def __len__(self) -> int:
-        return len(self._engine.retained)
+        return sum(1 for _ in self)  # Without those that have expired, as above.
 
     def __setitem__(self, topic: str, message: object) -> NoReturn:
         raise NotOffered(f"retained_messages[{topic!r}]: read-only; use retain_message")

@@ -12,8 +12,9 @@ Rules
    disconnected, whether or not the feed names its certificate.
 6. A server whose certificate, or a CA's above it, is revoked is not the service: whoever has copied its key, or has
    that of a revoked CA, could claim for ever that nothing is revoked. This also holds at the start
-   (`broker.revocation.revoked_services`). A broker that has never read a feed to its end knows of no such revocations:
-   until then, the service has to prove that its certificate is not revoked.
+   (`broker.revocation.revoked_services`). A broker that was off, or cut off, when the service's certificate was revoked
+   has not heard of it; so the service proves in each handshake that it is not (`provisioning.client.genuine_server`),
+   and the connection is renewed before it is `_LONGEST_SECONDS` old: whoever copied the key is believed no longer.
 7. If the service refuses because the broker's own certificate is revoked or expired, it is asked again at once with
    another certificate, if one can be obtained.
 """
@@ -53,6 +54,8 @@ log = structlog.get_logger("broker")
 
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 15.0
+_LONGEST_SECONDS = 3600.0
+"""Maximum age of the connection; up to a fifth less at random, so that brokers do not all come back together."""
 _SECONDS_A_TURN = 0.01
 _MOST_CAUGHT_UP = 1_000
 """Revocations that the audit log names individually when a lost feed is read again; beyond that only the number."""
@@ -111,6 +114,7 @@ class RevocationFeed:
             before = self._after
             try:
                 await self._follow()
+                continue
             except FeedAhead as error:
                 log.warning("revocation feed starts again", code="FEED_AHEAD", detail=str(error))
                 self._engine.admission.status.freshness.lost()
@@ -131,12 +135,13 @@ class RevocationFeed:
                     self._engine.history.told("feed lost", code="FEED_LOST", **facts)
                 if isinstance(error, FeedRefused) and await self._replace_own(error.code):
                     pause = _FIRST_PAUSE
+            self._was_current = False
+            self._taken = 0
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, hides nothing
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _follow(self) -> None:
-        self._was_current = False
-        self._taken = 0
+        """Follow over one connection; return when it is to be renewed, and raise as `follow` does."""
         history, after = self._engine.history, self._after
         events = follow(
             self._url,
@@ -145,10 +150,10 @@ class RevocationFeed:
             self._after,
             mark=self._mark,
             refuse=self._refuse_server,
-            proven=not self._revoked_services.has_followed,
             hear=self._hear,
         )
         turn_ends = 0.0
+        ends = self._clock() + _LONGEST_SECONDS * random.uniform(0.8, 1.0)  # noqa: S311 - as above
         async with contextlib.aclosing(events):
             async for event in events:
                 now = self._clock()
@@ -161,6 +166,8 @@ class RevocationFeed:
                         await self._caught_up(after, event.sequence)
                     self._engine.admission.status.freshness.current(now)
                     self.current.set()
+                    if now >= ends:
+                        return
                 elif isinstance(event, ReleaseEvent):
                     self._after, self._mark = event.sequence, event.mark
                     if self._engine.admission.status.index.release(event.key):
@@ -207,7 +214,6 @@ class RevocationFeed:
         self._engine.history.told("feed current", code="FEED_CURRENT", **facts)
         self._lost = False
         self._history_read = True
-        await self._revoked_services.followed()
 
     async def tell_known(self, known: Mapping[str, bool]) -> bool:
         """Tell the service which of its issuing CAs are trusted here; return whether it was reached."""

@@ -16,10 +16,11 @@ Rules
 3. It only decides which server to trust. Clients are judged by the index, which is complete before any is admitted.
 4. A file that was tampered with ends the start: it would be a way to be trusted again.
 5. Bounded: if there are more than `MOST`, the newest are kept.
-6. A broker without such a file knows of no revocations: it accepts a service that proves that it is not revoked
-   (`provisioning.client.genuine_server`), and records once it has read its feed to the end.
 
-Does not handle: a database restored from before such a revocation (docs/backup.md says what to do).
+Handles, for an hour after the revocation, whoever has copied the service's key together with its proof that it is not
+revoked (`provisioning.client.genuine_server`), and for ever whoever has a CA's key, which signs such proofs.
+Does not handle: what the feed had not told yet when the broker stopped; a database restored from before such a
+revocation (docs/backup.md says what to do).
 """
 
 from __future__ import annotations
@@ -57,8 +58,6 @@ class RevokedServices:
         self._path: Final = state_dir / FILE_NAME
         self._known: Final[dict[CertificateKey, Revocation]] = {}
         self._writing: asyncio.Future[None] | None = None
-        self.has_followed = self._path.exists()
-        """Whether this broker, or an earlier process, has read a feed to its end, and stored what it said."""
         for revocation in _kept(self._path):
             self._add(revocation)
 
@@ -80,12 +79,6 @@ class RevokedServices:
             return
         self._add(revocation)
         await self._keep()
-
-    async def followed(self) -> None:
-        """Take note that a feed was read to its end."""
-        if not self.has_followed:
-            self.has_followed = True
-            await self._keep()
 
     async def _keep(self) -> None:
         if self._writing is None or self._writing.done():
@@ -140,5 +133,5 @@ def _kept(path: Path) -> Iterator[Revocation]:
     except (ValueError, TypeError, KeyError) as error:
         raise TlsConfigurationError(
             f"{path} is not as it was kept: put a copy back. Without it, until the feed has been read, the broker "
-            "believes a service whose certificate is revoked"
+            "believes a service whose certificate was revoked within the hour, or whose CA is revoked"
         ) from error

@@ -9,6 +9,8 @@ Rules
 4. Nothing new is sent while large messages of more than `QueueLimits.inflight_bytes` in total are unacknowledged: a
    client that takes a thousand megabytes and acknowledges nothing cannot make the broker keep them. Small messages are
    not counted.
+5. An acknowledgement that names a message and is not the one that is due is a protocol error: to ignore it would keep
+   the message, and its place in the quota, until the client reconnects.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, Generic, TypeVar
 
+from broker.mqtt.errors import ProtocolError
+from broker.mqtt.message import Deliverable, Released
 from broker.session.queue import QueueLimits
 
 M = TypeVar("M")
@@ -109,3 +113,12 @@ class Inflight(Generic[M]):
             yield packet_id, self._messages[packet_id]
         if not self._again:
             self._quota = self._receive_maximum
+
+
+def out_of_order(packet: str, packet_id: int, message: Deliverable) -> ProtocolError:
+    """Return the error with a *packet* ("PUBACK") that names *message* at the wrong step of its exchange (MQTT 5 §4.3).
+
+    It is 0x82, "an unexpected or out of order packet" (MQTT 5 §2.4).
+    """
+    due = "PUBCOMP" if isinstance(message, Released) else "PUBREC" if message.exactly_once else "PUBACK"
+    return ProtocolError(f"{packet} for packet identifier {packet_id}, where {due} is due")

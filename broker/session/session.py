@@ -39,7 +39,7 @@ from broker.mqtt.message import Deliverable, Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
 from broker.session.connection import Connection
 from broker.session.framing import PLAIN_V4, Framing
-from broker.session.inflight import LARGE, Inflight
+from broker.session.inflight import LARGE, Inflight, out_of_order
 from broker.session.queue import MessageQueue, QueueLimits
 from broker.session.will import Will
 from broker.store.journal import Journal
@@ -348,28 +348,32 @@ class Session:
         if self.journal is not None and isinstance(message, PersonalMessage | Released) and message.message is not None:
             self.journal.remove(self.row, message.sequence, message.message)
 
-    # Acknowledgements from the client
+    # Acknowledgements from the client. One that is not due raises `ProtocolError`.
 
     def acknowledged(self, packet_id: int, now: float) -> bool:
-        """Handle a PUBACK; send what waited for the quota. Return False if *packet_id* names no QoS 1 message."""
+        """Handle a PUBACK; send what waited for the quota. Return False if *packet_id* names no message."""
         inflight = self.inflight
         if inflight is None:
             return False
         message = inflight.get(packet_id)
-        if message is None or message.exactly_once:
+        if message is None:
             return False
+        if message.exactly_once:
+            raise out_of_order("PUBACK", packet_id, message)
         self._finish(message, packet_id, inflight, now)
         return True
 
     def received(self, packet_id: int, now: float, *, failed: bool) -> bool:
-        """Handle a PUBREC; return False if *packet_id* names no QoS 2 message.
+        """Handle a PUBREC; return False if *packet_id* names no message.
 
         A failure ends the exchange (MQTT 5 §4.3.3); otherwise PUBREL replaces the message until PUBCOMP.
         """
         inflight = self.inflight
         message = inflight.get(packet_id) if inflight is not None else None
-        if inflight is None or message is None or not message.exactly_once:
+        if inflight is None or message is None:
             return False
+        if not message.exactly_once:
+            raise out_of_order("PUBREC", packet_id, message)
         if failed:
             self._finish(message, packet_id, inflight, now)
         elif isinstance(message, PersonalMessage):
@@ -379,11 +383,13 @@ class Session:
         return True
 
     def completed(self, packet_id: int, now: float) -> bool:
-        """Handle a PUBCOMP; return False if *packet_id* names no released message."""
+        """Handle a PUBCOMP; return False if *packet_id* names no message."""
         inflight = self.inflight
         message = inflight.get(packet_id) if inflight is not None else None
-        if inflight is None or not isinstance(message, Released):
+        if inflight is None or message is None:
             return False
+        if not isinstance(message, Released):
+            raise out_of_order("PUBCOMP", packet_id, message)
         self._finish(message, packet_id, inflight, now)
         return True
 

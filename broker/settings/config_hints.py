@@ -12,6 +12,7 @@ from typing import Final
 
 _LIMIT: Final = "it is a limit; write it below [limits]"
 _ALWAYS: Final = "remove it: "
+_NAMED: Final = "write a [[trust]] table for your CA: it says where a certificate has its client's name"
 _BRIDGE: Final = "a bridge stays in a mosquitto's own file, and connects as a client: docs/coming-from-mosquitto.md"
 _OF_BRIDGES: Final = frozenset(
     {
@@ -35,10 +36,12 @@ _OF_BRIDGES: Final = frozenset(
         "try_private",
     }
 )
+_OF_THE_POLICY: Final = frozenset({"denied_publish", "device", "group", "identity", "role"})
+_POLICY: Final = "it belongs to the topic policy; write it in policy_file: docs/topic-policy.md"
 _OF_BRIDGES_BEGIN: Final = ("bridge_", "local_")
 
 MOSQUITTO: Final[Mapping[str, str]] = {
-    "acl_file": "the topic policy is policy_file, in TOML; fleet-broker policy show prints the default one",
+    "acl_file": "write policy_file = …, a topic policy: fleet-broker policy convert FILE > policy.toml makes it",
     "allow_duplicate_messages": _ALWAYS + "a client gets a message once, however many of its filters match",
     "allow_anonymous": _ALWAYS + "nobody gets in without a certificate",
     "allow_zero_length_clientid": _ALWAYS + "an empty client identifier becomes the certificate's name",
@@ -94,8 +97,8 @@ MOSQUITTO: Final[Mapping[str, str]] = {
     "tls_keyform": _ALWAYS + "keyfile is a file in PEM",
     "tls_version": "TLS 1.3 is the default; allow_tls12 accepts 1.2 too",
     "upgrade_outgoing_qos": _ALWAYS + "a message goes out at the lower of its own QoS and the subscription's",
-    "use_identity_as_username": _ALWAYS + "a client always is who its certificate names",
-    "use_subject_as_username": _ALWAYS + "a client always is who its certificate names",
+    "use_identity_as_username": _NAMED,
+    "use_subject_as_username": _NAMED,
     "use_username_as_clientid": _ALWAYS + "a device's client identifier is its certificate's name",
     "user": _ALWAYS + "start the broker as the user that it shall run as",
     "websockets_origin": "write websocket_origins, a list; without it no web page may connect",
@@ -116,6 +119,8 @@ def hint(key: str, known: Collection[str], limits: Collection[str]) -> str:
         return f"; {MOSQUITTO[key]}"
     if key in _OF_BRIDGES or key.startswith(_OF_BRIDGES_BEGIN):
         return f"; {_BRIDGE}"
+    if key in _OF_THE_POLICY:
+        return f"; {_POLICY}"
     near = difflib.get_close_matches(key, [*known, *(limits if limits != known else ())], n=1)
     if near:
         place = " below [limits]" if near[0] not in known else ""
@@ -124,14 +129,37 @@ def hint(key: str, known: Collection[str], limits: Collection[str]) -> str:
 
 
 def of_mosquitto(text: str, known: Collection[str], limits: Collection[str]) -> list[str]:
-    """Return a hint for each setting of the mosquitto.conf *text*, one per line; nothing if it is not such a file."""
+    """Return a hint for each setting of the mosquitto.conf *text*, one per line; nothing if it is not such a file.
+
+    Every listener has a line, and those of bridges have one together.
+    """
     told: dict[str, str] = {}
+    bridges: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         key, _, value = line.strip().partition(" ")
         if not key or key.startswith("#"):
             continue
         if not value or value.lstrip().startswith("=") or not key.replace(".", "_").isidentifier():
             return []
+        if key in _OF_BRIDGES or key.startswith(_OF_BRIDGES_BEGIN):
+            bridges.setdefault(key, number)
+            told.setdefault(_BRIDGE, "")  # Its place, until all of them are known.
+            continue
         same = f"write {key} = …, as TOML has it" if key in known and key not in MOSQUITTO else ""
-        told.setdefault(key, f"line {number}: {key}: {same or hint(key, known, limits).removeprefix('; ')}")
-    return list(told.values()) if told.keys() & {*MOSQUITTO, *known} else []
+        if key == "listener":
+            told[f"{key} {number}"] = f"line {number}: {key}: {_listener(value.split())}"
+        else:
+            told.setdefault(key, f"line {number}: {key}: {same or hint(key, known, limits).removeprefix('; ')}")
+    if bridges:
+        told[_BRIDGE] = f"line {min(bridges.values())}: {', '.join(bridges)}: {_BRIDGE}"
+    named = {key.partition(" ")[0] for key in told}
+    return list(told.values()) if named & {*MOSQUITTO, *known} else []
+
+
+def _listener(values: list[str]) -> str:
+    """Return what to write for a listener at a port and, perhaps, an address."""
+    port, *address = values
+    if address and address[0].startswith("/"):
+        return f"{_ALWAYS}clients connect by TCP; the admin API has a Unix socket"
+    host = f' and host = "{address[0]}"' if address else ""
+    return f"write a [[listener]] table with port = {port}{host}, or {'these' if host else 'that'} alone; it speaks TLS"

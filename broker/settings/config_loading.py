@@ -22,6 +22,7 @@ from broker.settings.trust_settings import TrustSettings
 from provisioning.program.given_file import EMPTY, SETTINGS_BYTES, contents_of, text_of
 from provisioning.program.given_toml import NotToml, toml_of
 from provisioning.program.service_links import service_link
+from provisioning.program.value_words import WORDS
 
 _TABLES = frozenset({"trust", "listener", "plugins"})
 _MERGED = ("limits", "plugins")
@@ -47,7 +48,7 @@ def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
     FileValues.values = read_file(path) if path is not None else {}
     for table in _MERGED:  # Otherwise one entry from the environment would replace all others.
         if not isinstance(FileValues.values.get(table, {}), dict):
-            raise ConfigError(f"{path}: {table}: {_WORDS['dict_type'].format(key=table)}")
+            raise ConfigError(f"{path}: {table}: {WORDS['dict_type'].format(key=table)}")
     _refuse_unknown_variables()
     try:
         return BrokerConfig(**{key: value for key, value in flags.items() if value is not None})
@@ -82,7 +83,9 @@ def _no_toml(path: Path, error: ValueError) -> str:
     told = of_mosquitto(text, BrokerConfig.model_fields, {each.name for each in fields(Limits)})
     if not told:
         return f"not TOML: {error}"
-    return "\n".join(("mosquitto's, and not TOML; what to do with its settings:", *told))
+    return "\n".join(
+        ("mosquitto's, and not TOML; what to do with its settings (docs/coming-from-mosquitto.md):", *told)
+    )
 
 
 def read_texts(path: Path | None, *keys: str) -> dict[str, str]:
@@ -94,7 +97,7 @@ def read_texts(path: Path | None, *keys: str) -> dict[str, str]:
     found = {key: values[key] for key in keys if key in values}
     for key, value in found.items():
         if not isinstance(value, str):
-            raise ConfigError(f"{path}: {key}: {_WORDS['string_type']}")
+            raise ConfigError(f"{path}: {key}: {WORDS['string_type']}")
         if not value:
             raise ConfigError(f"{path}: {key}: {EMPTY}")
     return found
@@ -114,23 +117,6 @@ def _refuse_unknown_variables() -> None:
             raise ConfigError(f"{variable}: no such setting{_instead(place)}")
 
 
-_WORDS = {
-    "bool_parsing": "give true or false",
-    "bool_type": "give true or false",
-    "dataclass_type": "write a table, [{key}]",
-    "dict_type": "write a table, [{key}]",
-    "float_parsing": "give a number, without a unit",
-    "float_type": "give a number, without a unit",
-    "int_from_float": "give a whole number",
-    "int_parsing": "give a whole number, without a unit",
-    "int_type": "give a whole number, without a unit",
-    "path_type": "give the name of a file, as a text",
-    "string_type": "give a text, in quotes",
-    "tuple_type": "give a list, in brackets",
-}
-"""The remedy for a value of the wrong type, by pydantic's names: its own messages use Python's terms."""
-
-
 def _explain(error: Any, path: Path | None, flags: dict[str, Any]) -> str:
     keys = [str(part) for part in error["loc"]]
     key = ".".join(keys)
@@ -142,7 +128,7 @@ def _explain(error: Any, path: Path | None, flags: dict[str, Any]) -> str:
     if error["type"] == "missing" and not in_table:
         return f"{key}: missing; give {flag}, {variable} or {key} in the file"
     message = f"{message[:1].lower()}{message[1:]}"
-    if (words := _WORDS.get(error["type"])) is not None:
+    if (words := WORDS.get(error["type"])) is not None:
         message = words.format(key=key if len(keys) == 1 else f'{keys[0]}."{".".join(keys[1:])}"')
     if error["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
         message = f"no such setting{_instead(keys)}"

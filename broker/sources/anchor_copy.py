@@ -28,21 +28,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
 from broker.settings.trust_settings import TrustSettings
-from provisioning.pki.extension import UNREADABLE
+from provisioning.pki.extension import UNREADABLE, UNUSABLE
 from provisioning.pki.keys import replace_private
 from provisioning.pki.tls import TlsConfigurationError
 
 MOST_BYTES = 1024 * 1024
 MOST_ANCHORS = 200
 _FOLDER = "anchors"
-UNUSABLE = (*UNREADABLE, UnsupportedAlgorithm)
-"""Errors raised for data that is not a certificate, or is unreadable: the last one for an unknown kind of key, and for
-PKCS #7 with other content."""
 
 
 class AnchorsRefused(ValueError):
@@ -153,13 +149,19 @@ def _pem_certificates(content: bytes) -> list[x509.Certificate]:
     return found
 
 
+def _pkcs7_certificates(content: bytes) -> list[x509.Certificate]:
+    if content.count(b"-----BEGIN") > 1:  # Only the first would be read.
+        raise AnchorsRefused("not whole: there is something else beside the PKCS #7")
+    return pkcs7.load_pem_pkcs7_certificates(content)
+
+
 def _certificates(content: bytes) -> list[x509.Certificate]:
     """Return the certificates in *content*: PEM, DER, or PKCS #7 in PEM, DER or base64 (RFC 7030 §4.1.3)."""
     if not content.strip():
         raise AnchorsRefused("an empty answer")
     try:
         if b"-----BEGIN PKCS7" in content:
-            return pkcs7.load_pem_pkcs7_certificates(content)
+            return _pkcs7_certificates(content)
         if b"-----BEGIN" in content:
             return _pem_certificates(content)
         der = content if content[:1] == b"\x30" else base64.b64decode(b"".join(content.split()), validate=True)

@@ -15,7 +15,8 @@ Rules
 2. It is renewed at half of its lifetime, and at least every `ocsp_refresh_seconds`; a failure is retried with growing
    pauses. Without a response none is sent, clients are served, and an alarm reports it.
 3. A response that the certificate is revoked is stapled too: clients that ask must know. A "good" response is not, once
-   any source of revocations knows better; nor is one by which the responder does not know the certificate.
+   any source of revocations knows better; nor is one by which the responder does not know the certificate. When a
+   suspension known to another source ends, the responder is asked at once.
 4. A certificate that names no responder has no staple, and nothing is reported about that.
 """
 
@@ -93,6 +94,8 @@ class Staple:
         self._pause = _FIRST_PAUSE
         self._problem = ""
         self._revoked: RevocationReason | None = None
+        self._was_known_revoked = False
+        """Whether another source said that the certificate is revoked when that was last looked up."""
         self._wake = asyncio.Event()
         self._tried = asyncio.Event()
 
@@ -109,7 +112,7 @@ class Staple:
                 self._staple(own, self._held)
         else:
             self._drop()
-            self._problem, self._revoked = "", None
+            self._problem, self._revoked, self._was_known_revoked = "", None, False
             self._due, self._pause = self._clock(), _FIRST_PAUSE
             self._tried.clear()
             if problem:
@@ -183,6 +186,9 @@ class Staple:
         if known is not None and held is not None and held.answer.reason is None:
             self._drop()  # The responder lags behind our other sources, or its answer is being replayed.
             self._due, self._pause = self._clock(), _FIRST_PAUSE
+        elif known is None and self._was_known_revoked:  # It was suspended: clients refuse a broker that staples so.
+            self._due, self._pause = self._clock(), _FIRST_PAUSE
+        self._was_known_revoked = known is not None
         if self._clock() >= self._due:
             await self._renew(own, known.reason if known is not None else None)
             self._tried.set()

@@ -13,8 +13,9 @@ from broker.admission.peer import DEFAULT_BUNDLE
 from broker.admission.trust import Trust
 from broker.settings.config import BrokerConfig
 from broker.settings.trust_settings import TrustSettings
-from broker.sources.anchor_copy import UNUSABLE, copy_of, is_authority, named, read_copy, unreadable
+from broker.sources.anchor_copy import copy_of, is_authority, named, read_copy, unreadable
 from broker.sources.leniency import feed_terms
+from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.tls import TlsConfigurationError, certificates_in
 from provisioning.program.given_file import PEM_BYTES, contents_of
 

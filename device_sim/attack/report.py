@@ -94,7 +94,9 @@ def show(
         return
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
     for heading in ("", "case", *headings, "ms"):
-        table.add_column(heading, justify="right" if heading == "ms" else "left", overflow="fold")
+        # A case's name stays whole: it is what --only takes.
+        is_name = heading == "case"
+        table.add_column(heading, justify="right" if heading == "ms" else "left", overflow="fold", no_wrap=is_name)
     for outcome in outcomes:
         seen = outcome.seen
         answer = Text(seen.text if seen is not None else "")

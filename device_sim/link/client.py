@@ -94,7 +94,7 @@ class _Paho(mqtt.Client):
         if self.protocol is _MQTT5:
             properties = None
             if terms.session_seconds:
-                properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+                properties = Properties(PacketTypes.CONNECT)
                 properties.SessionExpiryInterval = terms.session_seconds
             self.connect_async(
                 endpoint.host, endpoint.port, alive, clean_start=terms.clean_start, properties=properties

@@ -97,10 +97,10 @@ def comparison_of(before: Document, after: Document) -> RenderableType:
     shown = Table(box=None, padding=(0, 2))
     for heading in ("", "before", "after", "change"):
         shown.add_column(heading, justify="left" if not heading else "right")
-    shown.add_row("verdict", before["verdict"], after["verdict"], "")
+    shown.add_row("verdict", Text(before["verdict"]), Text(after["verdict"]), "")
     colours = {"good": "green", "bad": "red", "soft": "dim"}
     for item in differences(before, after):
-        shown.add_row(item.name, written(item.before), written(item.after), Text(item.change, colours[item.css]))
+        shown.add_row(Text(item.name), written(item.before), written(item.after), Text(item.change, colours[item.css]))
     notes = [Text(f"  differs: {name}: {old} → {new}", "yellow") for name, old, new in conditions(before, after)]
     return Group(*notes, shown)
 

@@ -176,7 +176,6 @@ def _refusals(document: Document) -> str:
 
 
 def _generator(document: Document) -> str:
-    last = document["timeline"][-1]["health"]
     generator = document["generator"]
     rows = [
         (
@@ -193,13 +192,18 @@ def _generator(document: Document) -> str:
     ]
     headings = ("process", "devices", "lag p99 ms", "cpu mean", "cpu max", "waited", "MB", "KB a device")
     processes = table(headings, rows) if rows else ""
-    descriptors = escape(f"{last['descriptors']} of {last['descriptors_limit']}")
-    note = (
-        f'<p class="soft">Lag of the whole run: p99 {_percentile(generator["lag"], 99.0):.1f} ms. '
-        f"At the end {last['memory_mb']:.0f} MB, {descriptors} descriptors.</p>"
-    )
+    note = f"Lag of the whole run: p99 {_percentile(generator['lag'], 99.0):.1f} ms."
+    if document["timeline"]:  # Not in the first second of a run.
+        last = document["timeline"][-1]["health"]
+        descriptors = escape(f"{last['descriptors']} of {last['descriptors_limit']}")
+        note += f" At the end {last['memory_mb']:.0f} MB, {descriptors} descriptors."
     keys = [("c3", "loop lag p99, ms"), ("c1", "processor, % of a core")]
-    return "<h2>The generator itself</h2>" + _figure(charts.generator(document), keys) + note + processes
+    return (
+        "<h2>The generator itself</h2>"
+        + _figure(charts.generator(document), keys)
+        + f'<p class="soft">{note}</p>'
+        + processes
+    )
 
 
 def _distributions(document: Document) -> str:

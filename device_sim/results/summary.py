@@ -1,4 +1,7 @@
-"""The summary on the terminal: thresholds first, then totals, then percentiles."""
+"""The summary on the terminal: thresholds first, then totals, then percentiles.
+
+A report may come from others: its words are shown as they are, and are no markup of ours.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,7 @@ def _thresholds(document: Document) -> RenderableType:
     table.add_column("value", justify="right")
     for item in document["thresholds"]:
         mark = "[green]✓[/]" if item["passed"] else "[red]✗[/]"
-        table.add_row(mark, item["metric"], item["condition"], figure_of(item))
+        table.add_row(mark, Text(item["metric"]), Text(item["condition"]), figure_of(item))
     return table
 
 
@@ -84,5 +87,5 @@ def _durations(document: Document, headings: tuple[str, ...]) -> RenderableType:
             **{f"p{percent:g}": f"{curve.get(percent, 0.0):.2f}" for percent in _PERCENTS},
             "max": f"{response['max']:.2f}",
         }
-        table.add_row(name, *(figures[heading] for heading in headings))
+        table.add_row(Text(name), *(figures[heading] for heading in headings))
     return table

@@ -119,7 +119,10 @@ def error_handlers(answer: Answer) -> dict[Any, Any]:
 
     async def http_error(request: Request, error: HTTPException) -> Response:
         code = _HTTP_CODES.get(HTTPStatus(error.status_code), Code.INVALID_REQUEST)
-        detail = f"{request.method} {request.url.path[:120]}: {error.detail}"
+        said = error.detail
+        if code is Code.NOT_FOUND and _is_est(request.url.path):
+            said = f"EST has {', '.join(est.OPERATIONS)}, each also below a group's name"
+        detail = f"{request.method} {request.url.path[:120]}: {said}"
         return answer(request.url.path, Refused(code, detail), error.headers)
 
     async def failed(request: Request, error: Exception) -> Response:

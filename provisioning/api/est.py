@@ -36,10 +36,11 @@ from provisioning.pki.identity import InvalidIdentity, check_name
 from provisioning.quick_values import quickly_made
 
 PREFIX: Final = "/.well-known/est"
+OPERATIONS: Final = ("cacerts", "csrattrs", "simpleenroll", "simplereenroll", "serverkeygen")
 MAXIMUM_BODY: Final = 64 * 1024
 
 _BELOW: Final = f"{PREFIX}/"
-_OPERATIONS: Final = frozenset({"cacerts", "simpleenroll", "simplereenroll", "csrattrs", "serverkeygen", "fullcmc"})
+_NO_LABELS: Final = frozenset({*OPERATIONS, "fullcmc"})
 _CERTS_ONLY: Final = "application/pkcs7-mime; smime-type=certs-only"
 _PKCS10: Final = "application/pkcs10"
 _PKCS8: Final = "application/pkcs8"
@@ -136,8 +137,8 @@ class EstResponder:
             raise AssertionError("it is asked for what it knows")
         scope["route"] = operation
         if method not in operation.methods:
-            detail = f"{method} {path[:120]}: Method Not Allowed"
             allowed = ", ".join(operation.methods)
+            detail = f"{method} {path[:120]}: send {allowed}"
             return self._answer(path, Refused(Code.METHOD_NOT_ALLOWED, detail), {"Allow": allowed})
         try:
             return await operation.answer(EstRequest(scope, body), None if label is None else check_label(label))
@@ -210,7 +211,7 @@ def certs_only(certificates: Sequence[x509.Certificate]) -> bytes:
 def check_label(label: str) -> str:
     """Return *label* if it can be a group's name; raise `Refused` otherwise."""
     try:
-        if label not in _OPERATIONS:
+        if label not in _NO_LABELS:
             return check_name("label", label)
     except InvalidIdentity:
         pass

@@ -11,8 +11,8 @@ Rules
 1. It is renewed when a third of its life is left, when another CA becomes the active one, and within
    `_LONGEST_WAIT_SECONDS` after it was revoked: brokers refuse a service that presents a revoked certificate.
 2. A failed renewal is logged and retried; the service continues with its present certificate.
-3. Clients that ask get an OCSP staple with it, a few minutes old at most: a client checks it before it sends a token
-   (docs/decisions/0192-who-takes-a-token-proves-that-it-is-not-revoked.md).
+3. Clients that ask get an OCSP staple with it, a few minutes old at most: devices, brokers and operators' tools check
+   it (`provisioning.client.genuine_server`). If there is no new one, that is logged once.
 4. Of several workers on one directory one *keeps* its files; the others present what they find there.
 """
 
@@ -62,6 +62,8 @@ class HttpsCredential:
         self._answer = answer
         self._staple: tuple[bytes, float] = (b"", 0.0)
         """The staple, and until when it is valid."""
+        self._unproven = False
+        """Whether the log was told that there is no new one."""
         self._files = files
         self._keeps = keeps
         self._credentials_for = credentials_for
@@ -133,8 +135,14 @@ class HttpsCredential:
             return
         try:
             answer = await self._answer(ask(own.serial_number, above[0], nonce=False).der)
-        except (OcspRefused, Refused):  # The CA's key, or the store, is unavailable for now.
+        except (OcspRefused, Refused) as error:  # The CA's key, or the store, is unavailable for now.
+            if not self._unproven:
+                self._unproven = True
+                log.error("no proof that the server certificate is not revoked", detail=str(error))  # noqa: TRY400
             return
+        if self._unproven:
+            self._unproven = False
+            log.info("proof again that the server certificate is not revoked")
         if shown == self._shown:
             self._staple = answer.der, answer.next_update.timestamp()
             staple(self._context.current, *self._staple)

@@ -10,11 +10,10 @@ from itertools import islice
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from provisioning.ca.der import children
-from provisioning.pki.extension import UNREADABLE
+from provisioning.pki.extension import UNUSABLE
 
 PRIVATE_KEY: Final = "a private key, which is exposed now: make a new key, and send a request for that, never the key"
 
@@ -60,7 +59,7 @@ def _certificate_or_key(der: bytes) -> str | None:
     ):
         try:
             load(der)
-        except (*UNREADABLE, UnsupportedAlgorithm):
+        except UNUSABLE:
             continue
         return what
     return None

@@ -10,7 +10,8 @@ says that the head is over, it reads little at a time, so that others have their
 It imports httpcore, which is below httpx: httpx has no interface for the network stream. Import it when a client is
 made: it loads httpx.
 
-Does not handle: the body (`provisioning.client.plain_http`), and time, which the caller bounds.
+Does not handle: the body (`provisioning.client.plain_http`), and time, which the caller bounds. A caller that never
+calls `body_follows` has the body counted too.
 """
 
 from __future__ import annotations
@@ -33,14 +34,17 @@ _CONNECTIONS, _KEPT, _KEPT_SECONDS = 100, 20, 5.0
 class BoundedTransport(httpx.AsyncHTTPTransport):
     """The transport of an httpx client: HTTP/1.1, without a proxy."""
 
-    def __init__(self, verify: ssl.SSLContext) -> None:
-        """*verify* is the TLS context for https URLs."""
+    def __init__(self, verify: ssl.SSLContext, *, connections: int | None = _CONNECTIONS, kept: int = _KEPT) -> None:
+        """*verify* is the TLS context for https URLs.
+
+        There are at most so many *connections*, None: any number, of which *kept* are kept while idle.
+        """
         look_for_no_other()
         super().__init__(verify=verify, trust_env=False)
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=verify,
-            max_connections=_CONNECTIONS,
-            max_keepalive_connections=_KEPT,
+            max_connections=connections,
+            max_keepalive_connections=kept,
             keepalive_expiry=_KEPT_SECONDS,
             network_backend=_Network(),
         )

@@ -5,8 +5,8 @@ Rules
 1. Only the named trust anchors count: no system store, no proxy or other setting from the environment.
 2. Only ``https://`` is used: over plain HTTP anyone on the path could read a token or fake the revocation feed.
 3. The server must be the service: a broker or a device of the same CA is refused, whatever host names its certificate
-   has, and so is another fleet's service if the client has an identity or was told its trust domain
-   (`provisioning.client.genuine_server`).
+   has, and so is another fleet's service if the client has an identity or was told its trust domain, and whoever does
+   not prove that its certificate is not revoked (`provisioning.client.genuine_server`).
 4. Redirects are not followed: a token or a certificate goes only to the named host
    (RFC 7030 §3.2.1 requires the user's consent to anything else).
 """
@@ -47,12 +47,10 @@ def open_pool(
     timeout: float = DEFAULT_TIMEOUT,
     connections: int = DEFAULT_CONNECTIONS,
     trust_domain: str | None = None,
-    proven: bool = False,
 ) -> httpx.AsyncClient:
     """Return a client of the service at *base_url*; *timeout* bounds each wait for the network, in seconds.
 
-    The service must be that of *trust_domain*; None: that of the identity in *credential*, or any if there is none. If
-    *proven*, it must show in each handshake that its certificate is not revoked.
+    The service must be that of *trust_domain*; None: that of the identity in *credential*, or any if there is none.
     Raises `provisioning.pki.tls.TlsConfigurationError` if a file, or the address, cannot be used.
     """
     if (wrong := misnamed(base_url)) is not None:
@@ -66,8 +64,7 @@ def open_pool(
     context = client_context(anchors, credential, allow_tls12=True)
     if trust_domain is None and credential is not None:
         trust_domain = trust_domain_of(credential)
-    proves = proven and ask_for_staple(context)
-    context.sslobject_class = genuine_server(trust_domain, proves=proves)
+    context.sslobject_class = genuine_server(trust_domain, proves=ask_for_staple(context))
     look_for_no_other()
     return httpx.AsyncClient(
         base_url=base_url,

@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs7
 
 from provisioning.client.connection import DEFAULT_CONNECTIONS, explain, open_pool
+from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.identity import check_name
 from provisioning.pki.tls import Credential
 
@@ -90,9 +91,7 @@ class EstClient:
         trust_domain: str | None = None,
     ) -> None:
         self._base_url = base_url
-        self._pool = open_pool(
-            base_url, anchors, credential, connections=connections, trust_domain=trust_domain, proven=True
-        )
+        self._pool = open_pool(base_url, anchors, credential, connections=connections, trust_domain=trust_domain)
 
     async def __aenter__(self) -> Self:
         await self._pool.__aenter__()
@@ -160,7 +159,11 @@ class EstClient:
         body = base64.b64encode(csr.public_bytes(serialization.Encoding.DER))
         response = await self._request("POST", operation, label=label, body=body, auth=auth)
         certificates = self._certificates(response)
-        if len(certificates) != 1 or certificates[0].public_key() != csr.public_key():
+        try:
+            is_ours = len(certificates) == 1 and certificates[0].public_key() == csr.public_key()
+        except UNUSABLE:  # Of a key of another kind.
+            is_ours = False
+        if not is_ours:
             raise EnrolmentUnavailable(
                 f"the provisioning service at {self._base_url} answered {operation} with {len(certificates)} "
                 "certificates, none or not only the one for the key that was sent"
@@ -202,7 +205,7 @@ class EstClient:
     def _certificates(self, response: httpx.Response) -> list[x509.Certificate]:
         try:
             return pkcs7.load_der_pkcs7_certificates(self._decoded(response, _PKCS7))
-        except ValueError as error:
+        except UNUSABLE as error:
             raise EnrolmentUnavailable(
                 f"the provisioning service at {self._base_url} sent no readable certificate: {error}"
             ) from error

@@ -10,7 +10,8 @@ Rules
 -----
 1. `follow` yields sequence numbers without a gap or raises `FeedLost`; it never skips what it cannot read.
 2. Silence longer than three heartbeats is `FeedLost`: a dead peer looks like a quiet one.
-3. One connection, one call: when to reconnect, and from which number, is the caller's decision.
+3. One connection, one call: when to reconnect, and from which number, is the caller's decision. The server's
+   certificate is judged in the handshake only, so a caller that never reconnects believes it for ever.
 4. No answer of a server is read, not even a refusal, before the caller has said whether to trust the server: the caller
    may know that its certificate is revoked.
 """
@@ -124,19 +125,17 @@ async def follow(
     mark: str | None = None,
     heartbeat: float = HEARTBEAT,
     refuse: Refuse = lambda _path: None,
-    proven: bool = False,
     hear: Callable[[Sequence[IssuingAuthority]], None] = lambda _issuing: None,
 ) -> AsyncGenerator[FeedEvent, None]:
     """Yield the events after the sequence number *after*, for ever.
 
     *mark* is that of the event *after*: if a restored store has another event there, this raises `FeedAhead`.
-    *heartbeat* is the service's interval in seconds; a server for which *refuse* gives a reason is not read. If
-    *proven*, it must also show that its certificate is not revoked (`provisioning.client.genuine_server`).
+    *heartbeat* is the service's interval in seconds; a server for which *refuse* gives a reason is not read.
     *hear* is called with the fleet's issuing CAs after the first `Current`, and again when they have changed. Raises
     `FeedLost` or `FeedAhead`. Close the iterator (`contextlib.aclosing`) if you stop before that.
     """
     silence = heartbeat * SILENT_HEARTBEATS
-    pool = open_pool(base_url, anchors, credential, timeout=silence, connections=1, proven=proven)
+    pool = open_pool(base_url, anchors, credential, timeout=silence, connections=1)
     place = {"after": str(after)} | ({} if mark is None else {"mark": mark})
     headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
     try:
@@ -170,7 +169,7 @@ async def tell_known(
 ) -> None:
     """Report to the service which of its issuing CAs, by name, a broker trusts. Raises `FeedLost` if that fails.
 
-    A server for which *refuse* gives a reason is not told.
+    A server for which *refuse* gives a reason counts as not told: it has seen the request, in which nothing is secret.
     """
     pool = open_pool(base_url, anchors, credential, connections=1)
     try:

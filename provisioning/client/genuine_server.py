@@ -12,10 +12,10 @@ Rules
 -----
 1. The identity is checked after every handshake, resumed or not.
 2. A wrong server causes the same error as one whose certificate does not chain.
-3. Before a token may be sent, or a feed is followed for the first time, the server proves that its certificate is not
-   revoked, with an OCSP response that its CA has signed within the hour. An attacker on the path who has copied the
-   service's key has none an hour after the revocation
-   (docs/decisions/0192-who-takes-a-token-proves-that-it-is-not-revoked.md).
+3. The server proves that its certificate is not revoked, with an OCSP response that its CA has signed within the hour.
+   An attacker on the path who has copied the service's key has none an hour after the revocation
+   (docs/decisions/0192-who-takes-a-token-proves-that-it-is-not-revoked.md,
+   docs/decisions/0208-what-an-attacker-of-the-edges-found.md).
 4. A client that knows its trust domain accepts only that domain's service; one that does not, as before its first
    enrolment, accepts that of any fleet below its anchors.
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from provisioning.client.enrolment import EnrolmentOperatorClient
+    from provisioning.config import Settings
 
 _TELL_SECONDS: Final = 5.0
 _LONGEST: Final = 36_500 * 86_400.0
@@ -69,6 +70,14 @@ def warn_of_open(*secrets: Path | None) -> None:
     for path in secrets:
         if path is not None and (warning := open_to_all.told_of(path)) is not None:
             say(f"fleet-provisioning: warning: {warning}")
+
+
+def warn_of_short(settings: Settings) -> None:
+    """Warn of a passphrase for key files that can be guessed."""
+    from provisioning.pki import short_passphrase
+
+    if settings.signer == "file" and (warning := short_passphrase.told_of(settings.read_passphrase())) is not None:
+        say(f"fleet-provisioning: warning: {warning}: {short_passphrase.REMEDY}")
 
 
 @dataclass(frozen=True, slots=True)

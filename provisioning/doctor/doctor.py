@@ -37,7 +37,7 @@ from provisioning.doctor.doctor_authorities import authority_findings
 from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
 from provisioning.doctor.doctor_manufacturers import manufacturer_findings
 from provisioning.errors import ConfigurationError, Refused
-from provisioning.pki import open_to_all
+from provisioning.pki import open_to_all, short_passphrase
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import KeyFileError, load_key, spki_fingerprint
 from provisioning.pki.own_directory import quoted, user_argument, user_name
@@ -181,10 +181,19 @@ def _keys(settings: Settings) -> Iterator[Finding]:
     except (Refused, InvalidSignature):
         yield failed("keys", f"{name} opens and does not sign", "see that its token is there and ready, and try again")
         return
+    if (short := _short(settings)) is not None:
+        yield warning("keys", short, short_passphrase.REMEDY)
     if held:
         yield ok("keys", f"the keys of {', '.join(held)} open and sign, and the audit log's is there")
     else:
         yield failed("keys", f"{files.directory} holds no key of a CA", "restore the file from the backup")
+
+
+def _short(settings: Settings) -> str | None:
+    """Return the warning that the passphrase of the key files can be guessed; None if not, or there is none."""
+    if settings.signer != "file" or (settings.passphrase is None and settings.passphrase_file is None):
+        return None
+    return short_passphrase.told_of(settings.read_passphrase())
 
 
 def _certificates(files: AuthorityFiles, now: datetime) -> Iterator[Finding]:

@@ -11,8 +11,9 @@ Rules
 -----
 1. Fail closed: no answer in time, another status, or an answer that is not exactly this, admits nobody.
 2. https with the trust anchors that are configured, or http to this machine; `check_url` refuses anything else.
-3. No redirect is followed, no proxy used, and an answer is read up to 16 KB and 1,024 chunks: a read full of one-octet
-   chunks is parsed in one turn of the event loop.
+3. No redirect is followed, no proxy used, no cookie kept. An answer is read up to 16 KB and 1,024 chunks, and up to
+   32 KB with its head and everything before and behind it, a little at a time (`provisioning.client.bounded_head`): a
+   read full of one-octet chunks, or of informational responses, is parsed in one turn of the event loop.
 4. The only time limit is the group's. It also runs while a question waits for its turn.
 5. The number of concurrent questions to each webhook is limited: one that hangs does not affect other groups' devices.
 """
@@ -140,15 +141,19 @@ class Webhooks:
             await pool.aclose()
 
     async def _post(self, url: str, document: dict[str, Any]) -> Any:
+        from http.cookiejar import CookieJar, DefaultCookiePolicy
+
         import httpx
+
+        from provisioning.client.bounded_head import BoundedTransport
 
         if self._pool is None:
             self._pool = httpx.AsyncClient(
-                verify=self._context,
+                transport=BoundedTransport(self._context, connections=None, kept=_KEPT),
                 timeout=None,  # noqa: S113 - the question has one; the library's are shorter than some of those.
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=_KEPT),
                 trust_env=False,
                 follow_redirects=False,
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             )
         pool = self._pool
         self._asking[pool] += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final, TypeVar
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 UNREADABLE: Final = (
     ValueError,
@@ -17,6 +18,8 @@ UNREADABLE: Final = (
     x509.UnsupportedGeneralNameType,
 )
 """What `cryptography` raises for a certificate or list that it cannot parse, even if only one extension or name."""
+UNUSABLE: Final = (*UNREADABLE, UnsupportedAlgorithm)
+"""The same, and what it raises for an unknown kind of key, and for PKCS #7 with other content."""
 
 E = TypeVar("E", bound=x509.ExtensionType)
 

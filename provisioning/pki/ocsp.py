@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 
-from provisioning.pki.extension import UNREADABLE
+from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import RevocationReason
@@ -109,7 +109,7 @@ def read_answer(der: bytes, question: Question, serial: int, issuer: x509.Certif
         _check_nonce(response, question)
         signer = _signer(response, issuer, now)
         _check_signature(response, signer)
-    except (*UNREADABLE, UnsupportedAlgorithm) as error:  # Over plain HTTP anybody may answer.
+    except UNUSABLE as error:  # Over plain HTTP anybody may answer.
         raise OcspRefused(f"not an OCSP response: {error}") from error
     this_update = single.this_update_utc
     fresh_until = single.next_update_utc or this_update + _WITHOUT_NEXT_UPDATE

@@ -8,12 +8,15 @@ which no request, file or terminal accepts. A path may contain them, as file sys
 A second value for an option that takes one is refused: only the last would count, and somebody who revokes two groups
 would have revoked one, or a broker would read only one of two settings files. An empty path is refused, too: if a
 script's variable is unset, it would mean the shell's current directory.
+
+A name without its option (``revoke meter-17``) is refused with the option that it belongs to.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,9 +26,12 @@ import typer
 from typer.core import TyperArgument, TyperGroup, TyperOption
 
 from provisioning.program.given_file import EMPTY
-from provisioning.program.printable import is_text
+from provisioning.program.printable import is_text, printable
+from provisioning.program.value_words import WORDS
 
 _BEGIN: Final = ("demo", "init", "serve", "run")
+_NAMING: Final = ("--device", "--group")
+"""What a bare word names: the first of these options that its command has."""
 _LIST: Final = re.compile(r"<list\[(.*)\]>")
 
 
@@ -76,12 +82,18 @@ def _parse_args(
     """Parse *args*; raise a usage error if an option with one value is given twice, or a path is empty."""
     if ctx.resilient_parsing:  # During shell completion.
         return parse_args(ctx, args)
-    written, _, given = command.make_parser(ctx).parse_args(args=list(args)) if args else ({}, [], [])
+    written, bare, given = command.make_parser(ctx).parse_args(args=list(args)) if args else ({}, [], [])
     for number, each in enumerate(given):
         if isinstance(each, TyperOption) and not (each.multiple or each.is_flag) and each in given[:number]:
             name = max(each.opts, key=len)
             ctx.fail(f"{name} is there more than once, and takes one value")
-    left = parse_args(ctx, args)
+    if bare and not any(isinstance(each, TyperArgument) for each in command.params):
+        _refuse_bare(command, ctx, bare)
+    try:
+        left = parse_args(ctx, args)
+    except typer.BadParameter as error:
+        error.message = _in_words(error)
+        raise
     for each in given:
         if "" in _all(written[each.name]) and any(isinstance(path, Path) for path in _all(ctx.params.get(each.name))):
             raise typer.BadParameter(EMPTY, ctx=ctx, param=each)
@@ -89,6 +101,23 @@ def _parse_args(
         if each not in given and (variable := each.envvar) is not None and os.environ.get(variable) == "":
             ctx.fail(f"{variable} {EMPTY}")
     return left
+
+
+def _refuse_bare(command: Any, ctx: Any, bare: list[str]) -> None:
+    """Raise a usage error that names the option for the words *bare*, if *command*, which takes none, has one."""
+    options = {name: each for each in command.params if isinstance(each, TyperOption) for name in each.opts}
+    name = next((name for name in _NAMING if name in options), None)
+    if name is not None:
+        words = bare if options[name].multiple else bare[:1]
+        meant = " ".join(f"{name} {shlex.quote(printable(word))}" for word in words)
+        ctx.fail(f"{bare[0]!r} without an option: is {meant} meant?")
+
+
+def _in_words(error: typer.BadParameter) -> str:
+    """Return what is wrong with a value, without pydantic's terms for it."""
+    cause = error.__cause__
+    kind = cause.errors()[0]["type"] if isinstance(cause, ValueError) and hasattr(cause, "errors") else ""
+    return WORDS.get(kind, error.message.removeprefix("Value error, "))
 
 
 def _all(value: Any) -> Any:

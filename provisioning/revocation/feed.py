@@ -37,7 +37,7 @@ import functools
 import hashlib
 import itertools
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -300,7 +300,7 @@ class Subscription:
         self._closed = True
         self._woken.set()
 
-    async def batches(self) -> AsyncIterator[tuple[list[FeedEvent], bytes]]:
+    async def batches(self) -> AsyncGenerator[tuple[list[FeedEvent], bytes], None]:
         """Yield events with the bytes to send, all available ones at once; heartbeats come without events."""
         loop = asyncio.get_running_loop()
         told_current, told_authorities = False, b""

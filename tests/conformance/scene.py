@@ -46,7 +46,7 @@ class DurableBroker(MemoryBroker):
             super().settle()
 
 
-def open_broker(**limits: int) -> MemoryBroker:
+def open_broker(**limits: Any) -> MemoryBroker:
     """Return a broker that permits every topic."""
     return MemoryBroker(policy=OPEN_POLICY, **limits)
 

@@ -96,7 +96,8 @@ class Container:
         finally:
             process.kill()
             process.wait()
-            process.stdout and process.stdout.close()
+            if process.stdout is not None:
+                process.stdout.close()
         lines = log.read_text().splitlines()
         assert lines
         assert all({"event", "level", "timestamp"} <= json.loads(line).keys() for line in lines), log.read_text()

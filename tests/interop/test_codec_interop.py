@@ -23,10 +23,11 @@ from amqtt.mqtt.pubrel import PubrelPacket
 from amqtt.mqtt.suback import SubackPacket
 from amqtt.mqtt.subscribe import SubscribePacket
 from amqtt.mqtt.unsubscribe import UnsubscribePacket
-from paho.mqtt.client import Client, MQTTMessage, SubscribeOptions
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties as PahoProperties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from broker.mqtt.codes import PacketType, ProtocolVersion, QoS, ReasonCode, RetainHandling
 from broker.mqtt.packets import (
@@ -60,7 +61,8 @@ class PipedClient(Client):
     """A paho client at one end of a socket pair; the test holds the other and plays the server."""
 
     def __init__(self, version: ProtocolVersion, **arguments: Any) -> None:
-        super().__init__(CallbackAPIVersion.VERSION2, client_id="meter-17", protocol=version, **arguments)
+        protocol = MQTTProtocolVersion(version)
+        super().__init__(CallbackAPIVersion.VERSION2, client_id="meter-17", protocol=protocol, **arguments)
         self.version = version
         self._client_end, self.server_end = socket.socketpair()
         self.server_end.settimeout(5)
@@ -138,6 +140,7 @@ def test_paho_subscribes_and_unsubscribes(client: PipedClient) -> None:
     assert granted == [[1, 0x80]]
 
     mid = client.unsubscribe(["a/#", "+/b"])[1]
+    assert mid is not None
     assert client.receive() == Unsubscribe(mid, ("a/#", "+/b"))
     client.answer(Unsuback(mid, (ReasonCode.SUCCESS, ReasonCode.NO_SUBSCRIPTION_EXISTED)))
 
@@ -168,7 +171,7 @@ def test_paho_connects_with_everything(version: ProtocolVersion) -> None:
     client = PipedClient(version, **({} if version is V5 else {"clean_session": False}))
     client.username_pw_set("me", "pässword")
     client.will_set("gone", b"\x00bye", qos=2, retain=True)
-    options = {"clean_start": False} if version is V5 else {}
+    options: dict[str, Any] = {"clean_start": False} if version is V5 else {}
     client.connect("socket pair", keepalive=65535, **options)
 
     assert client.receive() == Connect(
@@ -251,6 +254,7 @@ def test_paho_sends_the_properties_of_every_packet() -> None:
     options = SubscribeOptions(qos=1, noLocal=True, retainAsPublished=True, retainHandling=2)
     identified = paho_properties(PacketTypes.SUBSCRIBE, SubscriptionIdentifier=300)
     mid = client.subscribe("a/#", options=options, properties=identified)[1]
+    assert mid is not None
     request = SubscriptionRequest(
         "a/#",
         QoS.AT_LEAST_ONCE,

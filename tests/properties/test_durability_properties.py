@@ -17,7 +17,6 @@ from tests.support.stored import StoredBroker
 from tests.support.wire import WireClient, publication, request, will
 
 NAMES = ["a", "b"]
-KEPT = {"session_expiry_interval": 600}
 REFERENCES = [("messages", "id", "message FROM deliveries"), ("deliveries", "message", "id FROM messages")]
 """No row of either table is there without one of the other."""
 BEGINNING = [("connect", "a", 0), ("subscribe", "a", 1)]
@@ -71,13 +70,14 @@ def test_what_is_recovered_is_what_was_written(sequence: list[tuple[str, str, in
         for count, (kind, name, qos) in enumerate(BEGINNING + sequence):
             client = clients.get(name)
             if client is not None and client.closed:
-                client = clients.pop(name) and None
+                del clients[name]
+                client = None
             topic = f"fleet/g/{name}/cmd/{qos}"
             if kind in ("connect", "clean", "brief") and client is None:
-                expiry = {} if kind == "brief" else KEPT
+                expiry = None if kind == "brief" else 600
                 last = will(f"fleet/g/{name}/cmd/will", b"%d" % count, qos)
                 clients[name] = broker.service(
-                    name, clean_start=kind != "connect", will=last, receive_maximum=2, **expiry
+                    name, clean_start=kind != "connect", will=last, receive_maximum=2, session_expiry_interval=expiry
                 )
             elif kind == "write":
                 while broker.write():

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.connection.connection import ClientConnection
 from broker.mqtt.codes import ProtocolVersion
-from broker.mqtt.packets import Pingreq, Puback, Publish
+from broker.mqtt.packets import Pingreq, Puback, Publish, SubscriptionRequest
 from broker.mqtt.properties import Properties
 from tests.support.pki import shared_service
 from tests.support.plain import PlainConnection
@@ -47,7 +49,7 @@ class Listener:
     """A subscriber: how it connects, what it subscribes to, whether it has gone away."""
 
     version: ProtocolVersion
-    requests: list[object]
+    requests: list[SubscriptionRequest]
     identifier: int | None
     properties: dict[str, int]
     away: bool
@@ -115,9 +117,9 @@ def steps(draw: st.DrawFn) -> Publish | Puback | Pingreq:
 class Scene:
     """A broker with its subscribers and one publisher, which is a subscriber too."""
 
-    kind: type[ClientConnection]
+    kind: Callable[..., Any]
     version: ProtocolVersion
-    own: list[object]
+    own: list[SubscriptionRequest]
     others: list[Listener]
     clients: list[WireClient] = field(default_factory=list)
 
@@ -137,7 +139,7 @@ class Scene:
 
     def connect(self, version: ProtocolVersion, name: str, properties: dict[str, int]) -> WireClient:
         client = self.broker.open(shared_service(name), version=version)
-        asked = properties | {"session_expiry_interval": 1000} if version is V5 else {}
+        asked: dict[str, Any] = properties | {"session_expiry_interval": 1000} if version is V5 else {}
         client.connect(client_id=name, clean_start=False, **asked)
         return client
 
@@ -178,7 +180,7 @@ def warm_up(version: ProtocolVersion) -> bytes:
 )
 def test_the_fast_way_writes_what_the_slow_way_writes(
     version: ProtocolVersion,
-    own: list[object],
+    own: list[SubscriptionRequest],
     others: list[Listener],
     stream: list[Publish | Puback | Pingreq],
     places: list[int] | None,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from broker.engine.replay import PORTION
 from broker.mqtt.packets import Pubcomp, Publish, Pubrec, Pubrel, Subscribe, Unsubscribe
 from tests.support.stored import StoredBroker
-from tests.support.wire import WireClient, publication, request
+from tests.support.wire import KEPT, WireClient, publication, request
 
 FILTER = "fleet/#"
 TOPICS = [f"fleet/meters/meter-1/{number}" for number in range(6)]
@@ -39,8 +39,7 @@ class Reader:
     def connect(self, broker: StoredBroker) -> WireClient:
         if self.client is None or self.client.closed:
             self.client = broker.open_service()
-            kept = {"clean_start": False, "session_expiry_interval": 600}
-            answer = self.client.connect(client_id="backend", receive_maximum=1, **kept)
+            answer = self.client.connect(client_id="backend", receive_maximum=1, **KEPT)
             if not answer.session_present:
                 self._known.clear()
         return self.client

@@ -13,7 +13,8 @@ from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription
 from broker.session.framing import PLAIN_V4
 from broker.session.inflight import Inflight
-from broker.session.session import QueueLimits, Session
+from broker.session.queue import QueueLimits
+from broker.session.session import Session
 from provisioning.pki.identity import Identity, Role
 
 RELIABLE = Subscription("t", 1)
@@ -44,7 +45,7 @@ class Owner:
 )
 def test_deadlines_are_met_once_in_time_and_never_early(steps: list[tuple[str, int, float]]) -> None:
     now = 100.0
-    deadlines = Deadlines(now)
+    deadlines: Deadlines[Owner] = Deadlines(now)
     model: dict[Owner, float] = {}
 
     def fired(owner: Owner, at: float) -> None:
@@ -163,7 +164,7 @@ def test_a_session_loses_nothing_repeats_only_what_was_not_acknowledged_and_keep
         if peer is not None:
             assert len(peer.unacknowledged) <= limit
     connect()
-    while peer is not None and peer.unacknowledged:  # type: ignore[redundant-expr]
+    while peer is not None and peer.unacknowledged:
         acknowledge()
     assert acknowledged == list(range(sent))
     assert session.queued == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import signal
 import ssl
@@ -11,17 +12,23 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from cryptography import x509
+from structlog.testing import capture_logs
 
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.publication import Publish
-from broker.revocation.revoked_services import FILE_NAME
+from broker.revocation import revocation_feed
+from broker.revocation.revocation_feed import RevocationFeed
+from broker.revocation.revoked_services import FILE_NAME, RevokedServices
 from provisioning.client.feed import EventReader, FeedLost
 from provisioning.directory.files import read_certificate
 from provisioning.pki.identity import identity_of
 from provisioning.pki.keys import load_key
+from provisioning.pki.ocsp import ask
+from provisioning.pki.revocation import certificate_key
 from provisioning.pki.tls import CredentialPem, client_context
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.ca_life import ca, roll_over
@@ -31,8 +38,9 @@ from tests.support.mosquitto import Mosquitto
 from tests.support.pki import SERVER, Held, Pki
 from tests.support.prepared_fleet import PASSPHRASE
 from tests.support.provisioning import ProvisioningService
+from tests.support.responder import Responder, question_about
 from tests.support.tls_client import TlsClient
-from tests.support.wire import V5, V311, connect_packet, will
+from tests.support.wire import V5, V311, MemoryBroker, connect_packet, will
 
 REASON = "REVOKED: certificate revoked (keyCompromise)"
 
@@ -368,11 +376,15 @@ def test_a_server_whose_certificate_is_revoked_is_not_believed(tmp_path: Path, w
             server = Enrolled("provisioning", read_certificate(service.dir / "server.crt"), b"")
             if whose == "the key of a revoked CA":
                 names = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
-                credential = forged(service, server, purposes=SERVER, names=names).credential
+                held = forged(service, server, purposes=SERVER, names=names)
+                stolen = stolen_authority(service)
+                proof = Responder(stolen, stolen, [held], nonce=False)(question_about(held)) or b""
+                credential = held.credential
                 roll_over(service, "issuing-2")
             else:
                 files = [(service.dir / f"server.{kind}").read_bytes() for kind in ("key", "crt")]
                 credential = CredentialPem(b"".join(files))
+                proof = stapled(service)
             broker = stack.enter_context(BrokerProcess.enrolled(tmp_path / "b", service))
             anchors = service.bundle.read_bytes().decode()
             if whose == "the key of a revoked CA":
@@ -385,7 +397,7 @@ def test_a_server_whose_certificate_is_revoked_is_not_believed(tmp_path: Path, w
             port = service.port
 
         async def pose() -> None:
-            async with impostor(credential, anchors, port=port, sequence=heard) as (_, connections):
+            async with impostor(credential, anchors, port=port, sequence=heard, response=proof) as (_, connections):
                 await asyncio.to_thread(wait_until, lambda: len(connections) > 1, "the broker comes, and comes again")
                 assert await asyncio.to_thread(broker.stop, signal.SIGKILL) == -signal.SIGKILL
                 lost = len(broker.events("FEED_LOST"))
@@ -400,31 +412,94 @@ def test_a_server_whose_certificate_is_revoked_is_not_believed(tmp_path: Path, w
     assert len(broker.events("FEED_CURRENT")) == 1, "nobody but the service is believed"
 
 
-def test_a_broker_that_has_heard_of_nobody_believes_a_service_that_proves_that_it_is_not_revoked(
-    tmp_path: Path,
+@pytest.mark.parametrize("broker_is", ["off", "cut off"])
+def test_a_broker_that_cannot_have_heard_of_it_believes_only_a_service_that_proves_that_it_is_not_revoked(
+    tmp_path: Path, broker_is: str
 ) -> None:
-    """Whoever has copied the service's key, and was in the way when the broker came first, said that nobody is."""
+    """Whoever had copied the service's key, and was in the way, said that nobody is: revoked devices came in."""
     with contextlib.ExitStack() as stack:
         with ProvisioningService.copied(tmp_path / "fleet", {"feed_heartbeat_seconds": 0.2}) as service:
-            files = [(service.dir / f"server.{kind}").read_bytes() for kind in ("key", "crt")]
+            copied = CredentialPem(b"".join((service.dir / f"server.{kind}").read_bytes() for kind in ("key", "crt")))
+            serial = f"{read_certificate(service.dir / 'server.crt').serial_number:x}"
             broker = stack.enter_context(BrokerProcess.enrolled(tmp_path / "b", service))
-            kept = broker.dir / "state" / FILE_NAME
-            assert kept.read_bytes() == b"[]\n", "it has read a feed to its end"
-            assert broker.stop() == 0
-            kept.unlink()
             anchors, port = service.bundle.read_bytes().decode(), service.port
+            if broker_is == "off":
+                assert broker.stop() == 0
+            service.stop()
+            service.start()  # Elsewhere: the broker does not find it.
+            service.revoke(serial=serial, reason="keyCompromise")
 
         async def pose() -> None:
-            async with impostor(CredentialPem(b"".join(files)), anchors, port=port) as (_, heard):
-                broker.launch()
-                await asyncio.to_thread(wait_until, lambda: len(broker.events("FEED_LOST")) > 1, "it is led there")
+            lost = len(broker.events("FEED_LOST"))
+            async with impostor(copied, anchors, port=port) as (_, heard):
+                if broker_is == "off":
+                    broker.launch()
+                await asyncio.to_thread(
+                    wait_until, lambda: "not prove" in str(broker.events("FEED_LOST")[lost:]), "it is led there"
+                )
                 await asyncio.to_thread(broker.stop)  # Before its connections' loop ends.
                 assert not any(heard), "it is asked for nothing"
 
         asyncio.run(pose())
-        assert {"does not prove" in each["detail"] for each in broker.events("FEED_LOST")} == {True}
         assert len(broker.events("FEED_CURRENT")) == 1
-        assert not kept.exists()
+        assert not (broker.dir / "state" / FILE_NAME).exists(), "it has heard of none"
+
+
+def subscribed_anew(service: ProvisioningService) -> None:
+    before = service.log.count("feed subscribed")
+    wait_until(lambda: service.log.count("feed subscribed") > before, "another connection follows")
+
+
+class Witness:
+    """What the audit log would be told."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def told(self, event: str, **_facts: object) -> None:
+        self.heard.append(event)
+
+    def saw(self, event: object) -> None:
+        """Clients are not looked at."""
+
+
+async def test_the_feed_s_connection_is_renewed_and_nothing_is_lost_or_told_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server's certificate is judged in the handshake: one that was believed once would be for ever."""
+    monkeypatch.setattr(revocation_feed, "_LONGEST_SECONDS", 0.0)
+    broker, loop = MemoryBroker(), asyncio.get_running_loop()
+    broker.engine.history.witness = witness = Witness()
+
+    async def no_other(_code: str) -> bool:
+        return False
+
+    with ProvisioningService.copied(tmp_path / "fleet", {"feed_heartbeat_seconds": 0.05}) as service:
+        devices = await asyncio.to_thread(enrol, service, "one", "two")
+        (held,) = await asyncio.to_thread(enrol, service, "b", role="broker")
+        feed = RevocationFeed(
+            broker.engine,
+            service.https,
+            service.bundle,
+            held.credential,
+            loop.time,
+            no_other,
+            RevokedServices(tmp_path),
+        )
+        with capture_logs() as said:
+            following = asyncio.create_task(feed.run())
+            for device in devices:
+                await asyncio.to_thread(service.revoke, device=device.name, reason="keyCompromise")
+                key = certificate_key(device.certificate)
+                found = functools.partial(broker.engine.admission.status.index.find, key)
+                await asyncio.to_thread(wait_until, found, "it is heard of")
+                for _ in range(2):
+                    await asyncio.to_thread(subscribed_anew, service)
+            following.cancel()
+    assert not broker.freshness.is_lost
+    assert witness.heard.count("feed current") == 1
+    assert not {"feed lost", "feed starts again"} & set(witness.heard)
+    assert [each["code"] for each in said if "code" in each].count("FEED_LOST") == 0
 
 
 def test_rev_42_a_gap_in_the_feed_is_a_lost_feed_and_nothing_behind_it_counts() -> None:
@@ -434,18 +509,35 @@ def test_rev_42_a_gap_in_the_feed_is_a_lost_feed_and_nothing_behind_it_counts() 
         return f"id: {sequence}\nevent: revoked\ndata: {data}\n\n".encode()
 
     reader = EventReader(7)
-    assert [each.sequence for each in reader.feed(event(8))] == [8]
+    assert [getattr(each, "sequence", None) for each in reader.feed(event(8))] == [8]
     with pytest.raises(FeedLost):
         list(reader.feed(event(10)))
 
 
+def stolen_authority(service: ProvisioningService) -> Held:
+    """Return the service's issuing CA, with its key."""
+    key = load_key(service.dir / "issuing-ca.key", PASSPHRASE.encode())
+    return Held(x509.load_pem_x509_certificate((service.dir / "issuing-ca.crt").read_bytes()), key)  # type: ignore[arg-type]
+
+
+def stapled(service: ProvisioningService) -> bytes:
+    """Return the proof that the service's certificate is not revoked: anybody can keep one for an hour."""
+    own, issuer = x509.load_pem_x509_certificates((service.dir / "server.crt").read_bytes())[:2]
+    question = ask(own.serial_number, issuer, nonce=False).der
+    return httpx.post(
+        f"{service.http}/ocsp",
+        content=question,
+        headers={"Content-Type": "application/ocsp-request"},
+        trust_env=False,
+    ).content
+
+
 def forged(service: ProvisioningService, like: Enrolled, **different: Any) -> Held:
     """Return a certificate for whom *like* names that nobody has recorded: whoever has the CA's key makes them."""
-    key = load_key(service.dir / "issuing-ca.key", PASSPHRASE.encode())
-    authority = x509.load_pem_x509_certificate((service.dir / "issuing-ca.crt").read_bytes())
-    stolen = Held(authority, key)  # type: ignore[arg-type]
+    stolen = stolen_authority(service)
     made = Pki().certify(identity_of(like.certificate), issuer=stolen, **different)
-    return Held(made.certificate, made.key, (authority,))  # A root that is trusted vouches for what is shown with it.
+    # A root that is trusted vouches for what is shown with it.
+    return Held(made.certificate, made.key, (stolen.certificate,))
 
 
 @pytest.mark.parametrize("judged_by", ["cafile alone", "a bundle"])
@@ -454,7 +546,9 @@ def test_rev_45_what_the_key_of_a_revoked_ca_has_certified_is_out_though_nobody_
 ) -> None:
     settings = {"crl_debounce_seconds": 0.05, "feed_heartbeat_seconds": 0.2}
     with ProvisioningService.copied(tmp_path / "fleet", settings) as service:
-        asked = {"ocsp_responder": f"{service.http}/ocsp", "ocsp_policy": "advisory"} if judged_by == "a bundle" else {}
+        asked: dict[str, Any] = {}
+        if judged_by == "a bundle":
+            asked = {"ocsp_responder": f"{service.http}/ocsp", "ocsp_policy": "advisory"}
         first, second, gone = enrol(service, "meter-1", "meter-2", "meter-3")
         broker = BrokerProcess.enrolled(tmp_path / "b", service, **asked)
         roll_over(service, "issuing-2")

@@ -28,7 +28,7 @@ from tests.support.pki import Held, Pki, pem_of
 from tests.support.tls_client import TlsClient
 from tests.support.web import WebServer
 from tests.support.websocket_client import upgraded
-from tests.support.wire import V5, connect_packet
+from tests.support.wire import KEPT, V5, connect_packet, id_of
 
 IN = (ReasonCode.SUCCESS, "")
 REVOKED = (ReasonCode.NOT_AUTHORIZED, "REVOKED")
@@ -104,13 +104,13 @@ def test_rev_26_what_is_wrong_with_a_list_leaves_the_old_one(listed: ListedBroke
     pki = listed.pki
     revoked, good = pki.device(name), pki.device(f"good-{name}")
     listed.revoke(revoked)
-    later = {"number": listed.number + 1}
+    later, impostor = listed.number + 1, impostor_of(pki.issuing)
     content, code = {
-        "another CA's": (crl(Pki().issuing, [good], **later), "CRL_BAD_SIGNATURE"),  # It has our CA's name.
-        "badly signed": (crl(pki.issuing, [good], signed_by=impostor_of(pki.issuing), **later), "CRL_BAD_SIGNATURE"),
-        "cut off": (crl(pki.issuing, [good], **later)[:-20], "CRL_MALFORMED"),
+        "another CA's": (crl(Pki().issuing, [good], number=later), "CRL_BAD_SIGNATURE"),  # It has our CA's name.
+        "badly signed": (crl(pki.issuing, [good], signed_by=impostor, number=later), "CRL_BAD_SIGNATURE"),
+        "cut off": (crl(pki.issuing, [good], number=later)[:-20], "CRL_MALFORMED"),
         "empty file": (b"", "CRL_MALFORMED"),
-        "expired": (crl(pki.issuing, [good], age=2 * HOUR, **later), "CRL_EXPIRED"),
+        "expired": (crl(pki.issuing, [good], age=2 * HOUR, number=later), "CRL_EXPIRED"),
         "played back": (crl(pki.issuing, number=1), "CRL_OLDER"),
     }[case]
     with listed.client(good) as client:
@@ -368,7 +368,7 @@ def test_rev_43_lists_that_change_under_load_drop_nobody_and_lose_nothing(tmp_pa
             device.publish(f"{topic}/state", str(number).encode(), qos=1)
             message = service.expect(Publish)
             assert message.payload == str(number).encode()
-            service.send(Puback(message.packet_id))
+            service.send(Puback(id_of(message)))
         wait_until(lambda: broker.process.events("CRL in use", number=broker.number), "the last list is in use")
         for neighbour in neighbours:
             neighbour.check_alive()
@@ -394,11 +394,10 @@ def test_who_is_revoked_while_the_broker_is_away_finds_no_session_and_others_do(
     broker = ListedBroker(tmp_path, pki)
     names = (name, f"other-{name}")
     revoked, other = map(pki.device, names)
-    kept = {"clean_start": False, "session_expiry_interval": 600}
     with broker.process:
         with broker.client(revoked) as first, broker.client(other) as second:
             for client, client_id in zip((first, second), names, strict=True):
-                client.connect(client_id=client_id, **kept)
+                client.connect(client_id=client_id, **KEPT)
                 client.subscribe(f"fleet/meters/{client_id}/cmd/#", qos=1)  # Answered when it is on disk.
             broker.process.stop(signal.SIGKILL)
         replace_file(broker.file, crl(pki.issuing, [revoked], number=2))
@@ -406,5 +405,5 @@ def test_who_is_revoked_while_the_broker_is_away_finds_no_session_and_others_do(
         present = []
         for client_id in names:
             with broker.client(pki.device(client_id)) as client:  # With another certificate than before.
-                present.append(client.connect(client_id=client_id, **kept).session_present)
+                present.append(client.connect(client_id=client_id, **KEPT).session_present)
     assert present == [False, True]

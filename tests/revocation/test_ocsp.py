@@ -58,10 +58,10 @@ class Asking:
         return answer(self.broker, self.pki.anchors, held)
 
 
-def asking(directory: Path, pki: Pki, web: WebServer, **settings: object) -> Asking:
+def asking(directory: Path, pki: Pki, web: WebServer, **settings: Any) -> Asking:
     responder = Responder(pki.issuing, delegate(pki), [])
     web.pages["/ocsp"] = responder
-    wanted = {"ocsp_responder": f"{web.url}/ocsp", "ocsp_refresh_seconds": 0.3} | settings
+    wanted: dict[str, Any] = {"ocsp_responder": f"{web.url}/ocsp", "ocsp_refresh_seconds": 0.3} | settings
     return Asking(BrokerProcess.with_lists(directory, pki, **wanted), pki, web, responder)
 
 

@@ -18,7 +18,7 @@ async def through(app: Any, asked: Scope, body: bytes) -> Response:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await app({"query_string": b""} | asked | {"raw_path": asked["path"].encode(), "state": {}}, receive, send)
+    await app({"query_string": b"", **asked, "raw_path": asked["path"].encode(), "state": {}}, receive, send)
     told = Response(sent[1]["body"], sent[0]["status"])
     told.raw_headers = sent[0]["headers"]
     return told

@@ -17,7 +17,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from tests.support import programs
 from tests.support.pki import Pki
@@ -43,6 +43,14 @@ def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIEN
         now = time.monotonic()
         assert now < deadline, f"{what}: not within {patience:g} s"
         time.sleep(min(max(pause, 3 * (now - asked)), 0.5))
+
+
+class Located(Protocol):
+    """A provisioning service, as far as a broker is told of it."""
+
+    @property
+    def https(self) -> str:
+        """Its URL."""
 
 
 class BrokerProcess:
@@ -108,7 +116,7 @@ class BrokerProcess:
         broker.follow(service)
         return broker
 
-    def follow(self, service: ProvisioningService) -> None:
+    def follow(self, service: Located) -> None:
         """From the next start on, use the current address of *service*."""
         if "--provisioning" in self.arguments:
             index = self.arguments.index("--provisioning")
@@ -162,6 +170,7 @@ class BrokerProcess:
     def start(self) -> Self:
         """Start the process and wait until it is ready."""
         self.launch()
+        assert self._process is not None
         line = ready_line(self._process.stdout, PATIENCE, lambda: self.log)
         assert line.startswith("fleet-broker ready mqtts://127.0.0.1:"), f"{line!r}\n{self.log}"
         self.urls = line.removeprefix("fleet-broker ready ").split()

@@ -139,12 +139,12 @@ class IgnoresLimits(Changing):
 
     def __init__(self, limit: str) -> None:
         super().__init__()
-        self.limit = limit
+        self._without: dict[str, Any] = {limit: None}
 
     def sent(self, passage: Passage, packet: Packet) -> list[Packet]:
         del passage
         if isinstance(packet, Connect):
-            return [connecting(packet, properties=replace(packet.properties, **{self.limit: None}))]
+            return [connecting(packet, properties=replace(packet.properties, **self._without))]
         return [packet]
 
 

@@ -24,8 +24,9 @@ from broker.mqtt.packets import Packet, Puback, Publish, Suback, Subscribe, deco
 from broker.mqtt.publish import PINGRESP
 from broker.mqtt.topics import matches
 from device_sim.attack.capabilities import Capabilities, Feature, TimeLimits
-from device_sim.attack.issuer import SERVER_AUTH, Issuer, common_name
+from device_sim.attack.issuer import SERVER_AUTH, Issuer
 from device_sim.attack.target import SigningRegistrar, Target
+from device_sim.credentials.certification import common_name
 from device_sim.link.tls_dial import Endpoint
 from provisioning.pki.identity import Identity, Role
 

@@ -185,7 +185,7 @@ def held_on_sqlite(
 ) -> Iterator[HeldStore]:
     """Create a service in *directory*, not running yet; its store is a file there."""
     library, flag = directory / "held_disk.so", directory / "held"
-    compiler = ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", library, _SOURCE, "-ldl"]
+    compiler = ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", str(library), str(_SOURCE), "-ldl"]
     subprocess.run(compiler, check=True)
     with monkeypatch.context() as changed:
         for variable, value in zip(_HELD, (library, flag), strict=True):

@@ -22,17 +22,23 @@ _FEED = b'HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nevent: curre
 
 @asynccontextmanager
 async def impostor(
-    credential: Credential, anchors: Path | str, *, port: int = 0, sequence: int = 0, response: bytes = b""
+    credential: Credential,
+    anchors: Path | str,
+    *,
+    port: int = 0,
+    sequence: int = 0,
+    response: bytes = b"",
+    answer: bytes = b"",
 ) -> AsyncIterator[tuple[str, list[bytes]]]:
     """Yield its address, at `localhost`, and what it has received: one entry per connection.
 
-    It says that nothing has happened after *sequence*, and staples the OCSP *response*.
+    It says that nothing has happened after *sequence*, or *answer*, and staples the OCSP *response*.
     """
     heard: list[bytes] = []
 
     async def pose(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         heard.append(await reader.read(1000))
-        writer.write(_FEED % sequence)
+        writer.write(answer or _FEED % sequence)
         writer.close()
         with contextlib.suppress(OSError):  # The client is gone.
             await writer.wait_closed()

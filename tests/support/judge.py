@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 
 from broker.admission.inquiry import Inquiry
 from broker.admission.refusal import RefusalCode, Refused
@@ -26,6 +27,7 @@ class Judge:
     """Asked about everything in *asks*; `asked` holds pending questions, `told` what it was told."""
 
     looks_at_packets = False
+    figures: AbstractSet[str] = frozenset()
 
     def __init__(self, broker: MemoryBroker, *asks: str) -> None:
         self.asks = set(asks)

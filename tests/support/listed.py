@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connack
@@ -24,7 +25,7 @@ def replace_file(path: Path, content: bytes) -> None:
 class ListedBroker:
     """A broker whose revocations come from one file, initially with an empty list of the issuing CA."""
 
-    def __init__(self, directory: Path, pki: Pki, first: bytes | None = None, **settings: object) -> None:
+    def __init__(self, directory: Path, pki: Pki, first: bytes | None = None, **settings: Any) -> None:
         self.pki = pki
         self.file = directory / "issuing.crl"
         self.number = 1

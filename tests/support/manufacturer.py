@@ -48,7 +48,7 @@ class Manufacturer:
         for extension, critical in ((x509.BasicConstraints(ca=True, path_length=0), True), *extensions):
             builder = builder.add_extension(extension, critical=critical)
         signer = self if above is None else above
-        self.certificate = builder.issuer_name(signer.name).sign(signer.key, hashes.SHA256())  # type: ignore[arg-type]
+        self.certificate = builder.issuer_name(signer.name).sign(signer.key, hashes.SHA256())
 
     @property
     def held(self) -> Held:
@@ -101,7 +101,7 @@ class Manufacturer:
         """Return *certificate* with the first *old* replaced by *new*, signed again."""
         tbs, algorithm, _ = children(certificate.public_bytes(Encoding.DER))
         tbs = tbs.replace(old, new, 1)
-        signature = self.key.sign(tbs, ec.ECDSA(hashes.SHA256()))  # type: ignore[call-arg,arg-type,union-attr]
+        signature = self.key.sign(tbs, ec.ECDSA(hashes.SHA256()))  # type: ignore[call-arg,arg-type]
         return element(SEQUENCE, tbs + algorithm + element(BIT_STRING, b"\x00" + signature))
 
     def _builder(self, subject: x509.Name, public_key: object, end: datetime = FOREVER) -> x509.CertificateBuilder:

@@ -65,7 +65,7 @@ class MosquittoSub:
 
     def wait_for(self, text: str) -> str:
         """Return the next line of output that contains *text*."""
-        seen = []
+        seen: list[str] = []
         while True:
             line = self._lines.get(timeout=PATIENCE)
             assert line is not None, f"{text!r} was expected before the end: {seen}"

@@ -21,7 +21,7 @@ def request_der(
     """Return a request for one certificate's serial number, at *issuer*."""
     name_hash = hashes.Hash(algorithm)
     name_hash.update(issuer.subject.public_bytes())
-    key_hash = ocsp.OCSPRequestBuilder().add_certificate(issuer, issuer, algorithm).build().issuer_key_hash  # type: ignore[arg-type]
+    key_hash = ocsp.OCSPRequestBuilder().add_certificate(issuer, issuer, algorithm).build().issuer_key_hash
     builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(
         name_hash.finalize(), key_hash, certificate.serial_number, algorithm
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cryptography import x509
 
-from provisioning.enrolment.service import TokenCredential
+from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role

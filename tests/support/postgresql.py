@@ -209,7 +209,7 @@ def _mount_memory(place: Path) -> bool:
     """Mount an in-memory file system at *place*; return whether that is possible here."""
     if os.geteuid() != 0:
         return False
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={_ROOM},mode=0700", "none", place]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={_ROOM},mode=0700", "none", str(place)]
     return subprocess.run(mount, capture_output=True, check=False).returncode == 0
 
 

@@ -48,7 +48,7 @@ def _found(settings: Mapping[str, object]) -> Path:
     place = tempfile.TemporaryDirectory(prefix="fleet-")
     atexit.register(place.cleanup)
     directory = Path(place.name) / "fleet"
-    arguments = ["init", "--dir", directory]
+    arguments = ["init", "--dir", str(directory)]
     done = programs.run("provisioning", arguments, settings_environment(settings), timeout=_SECONDS)
     assert done.returncode == 0, done.stderr
     return directory

@@ -129,7 +129,7 @@ class ProvisioningService:
     def start(self, *, port: int = 0) -> Self:
         """Start the process and wait until both ports accept connections; *port* is that for HTTPS."""
         with self._log_path.open("ab") as log:
-            arguments = ["serve", "--dir", self.dir, "--port", str(port), "--http-port", "0"]
+            arguments = ["serve", "--dir", str(self.dir), "--port", str(port), "--http-port", "0"]
             self._process = programs.start("provisioning", arguments, self._environment, log, afresh=self._afresh)
         words = ready_line(self._process.stdout, START_SECONDS, lambda: self.log).split()
         assert words[:2] == ["fleet-provisioning", "ready"], f"not ready: {words}\n{self.log}"

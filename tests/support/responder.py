@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -34,7 +33,7 @@ class Responder:
     signer: Held
     certificates: list[Held]
     """The certificates that it knows."""
-    revoked: Mapping[int, x509.ReasonFlags | None] = field(default_factory=dict)
+    revoked: dict[int, x509.ReasonFlags | None] = field(default_factory=dict)
     unknown: bool = False
     nonce: bool = True
     life: timedelta | None = timedelta(hours=1)

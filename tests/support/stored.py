@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from broker.recovery import recover
 from broker.store.journal import Journal
@@ -37,7 +38,7 @@ def _new_database() -> bytes:
 class StoredBroker(MemoryBroker):
     """A `MemoryBroker` with a journal, and a database in *directory*."""
 
-    def __init__(self, directory: Path, *, now: float = 1000.0, **limits: int) -> None:
+    def __init__(self, directory: Path, *, now: float = 1000.0, **limits: Any) -> None:
         super().__init__(**limits)
         self.directory = directory
         self.limits = limits

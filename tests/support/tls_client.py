@@ -24,7 +24,7 @@ from broker.mqtt.framing import split_frames
 from broker.mqtt.packets import Packet, Pingreq, Pingresp, Puback, Suback, Subscribe, SubscriptionRequest
 from broker.mqtt.packets import decode_packet as decode
 from provisioning.pki.tls import Credential, client_context
-from tests.support.wire import V5, connect_packet, publication
+from tests.support.wire import V5, Kind, connect_packet, publication
 
 PATIENCE = 60.0
 _ANY_SIZE = 268_435_460
@@ -153,7 +153,7 @@ class TlsClient:
             self._unread = self._unread[used:]
         return self._packets.popleft()
 
-    def expect(self, kind: type[Any]) -> Any:
+    def expect(self, kind: type[Kind]) -> Kind:
         """Return the next packet, which must be of *kind*."""
         packet = self.next_packet()
         assert isinstance(packet, kind), f"a {kind.__name__} was expected: {packet}"
@@ -169,7 +169,7 @@ class TlsClient:
 
     def farewell(self) -> Disconnect:
         """Return the broker's DISCONNECT, after which it closes the connection."""
-        packet: Disconnect = self.expect(Disconnect)
+        packet = self.expect(Disconnect)
         assert self.expect_end() is None
         return packet
 

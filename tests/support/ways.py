@@ -66,8 +66,8 @@ def listed(manufacturer: Manufacturer, *revoked: x509.Certificate | int, **facts
     """Return its list of *revoked*, made at noon unless *facts* say otherwise, valid for a day."""
     serials = [each if isinstance(each, int) else each.serial_number for each in revoked]
     reason = facts.pop("reason", x509.ReasonFlags.key_compromise)
-    facts = {"now": NOON, "age": timedelta(), "life": timedelta(days=1)} | facts
-    return crl(manufacturer.held, dict.fromkeys(serials, reason), **facts)
+    given: dict[str, Any] = {"now": NOON, "age": timedelta(), "life": timedelta(days=1)} | facts
+    return crl(manufacturer.held, dict.fromkeys(serials, reason), **given)
 
 
 async def enrol(fleet: Fleet, name: str, *, key: PrivateKey | None = None, **presented: Any) -> x509.Certificate:

@@ -24,6 +24,9 @@ class WebhookServer:
     ) -> None:
         self.body, self.status = body, status
         self.asked: list[dict[str, Any]] = []
+        self.cookie: str | None = None
+        """One that it sets; `cookies` are those that it was sent."""
+        self.cookies: list[str] = []
         self.release = threading.Event()
         self.release.set()
         webhook = self
@@ -31,8 +34,11 @@ class WebhookServer:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 webhook.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                webhook.cookies += self.headers.get_all("Cookie") or []
                 webhook.release.wait(30)
                 self.send_response(webhook.status)
+                if webhook.cookie is not None:
+                    self.send_header("Set-Cookie", webhook.cookie)
                 if location is not None:
                     self.send_header("Location", location)
                 self.send_header("Content-Length", str(len(webhook.body)))

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypedDict, TypeVar
 
 from broker.admission.admission import Admission
 from broker.admission.freshness import Freshness
@@ -56,6 +56,18 @@ from tests.support.policies import DEFAULT_POLICY
 V31, V311, V5 = ProtocolVersion.V31, ProtocolVersion.V311, ProtocolVersion.V5
 _ANY_SIZE = 268_435_460
 
+Kind = TypeVar("Kind", bound=Packet)
+
+
+class KeptSession(TypedDict):
+    """What a client says at CONNECT, as keywords of `WireClient.connect`, so that its session outlives it."""
+
+    clean_start: bool
+    session_expiry_interval: int
+
+
+KEPT: Final[KeptSession] = {"clean_start": False, "session_expiry_interval": 600}
+
 
 class FakeTransport:
     """Records what is written and requested; refuses writes after the end."""
@@ -65,8 +77,9 @@ class FakeTransport:
     def __init__(self) -> None:
         self.packets: deque[bytes] = deque()
         self.writes = 0
-        self.closed = False
-        self.held = False
+        # Not bool: what was asserted to be false, mypy takes for false ever after, and skips all behind the contrary.
+        self.closed: Any = False
+        self.held: Any = False
         self.unsent = False
         self.untaken = 0
         self.settled = False
@@ -117,7 +130,7 @@ def own_certificate(held: Held | None = None) -> OwnCertificate:
 class MemoryBroker:
     """An engine whose clock, loop and revocation data the test controls."""
 
-    connection_type: Callable[..., ClientConnection] = ClientConnection
+    connection_type: Callable[..., Any] = ClientConnection
 
     def __init__(
         self,
@@ -126,8 +139,8 @@ class MemoryBroker:
         grace: float = 300.0,
         policy: TopicPolicy = DEFAULT_POLICY,
         trust_domain: str | None = DOMAIN,
-        connection_type: Callable[..., ClientConnection] = ClientConnection,
-        **limits: int,
+        connection_type: Callable[..., Any] = ClientConnection,
+        **limits: Any,
     ) -> None:
         self.now = 1000.0
         self.wall = shared_pki().now
@@ -191,12 +204,12 @@ class WireClient:
         self.transport.certificate = holder.der if holder is not None else None
         self.transport.path = path
         self.maximum_packet_size = _ANY_SIZE
-        self.connection = broker.connection_type(broker.engine, self.transport, broker.now)
+        self.connection: ClientConnection = broker.connection_type(broker.engine, self.transport, broker.now)
         self.connection.secured(holder.der if holder is not None else None, broker.now, broker.wall, lambda: path)
         self._next_id = 0
 
     @property
-    def closed(self) -> bool:
+    def closed(self) -> Any:
         return self.transport.closed
 
     @property
@@ -273,7 +286,7 @@ class WireClient:
 
     # Receiving
 
-    def next_packet(self, kind: type[Any]) -> Any:
+    def next_packet(self, kind: type[Kind]) -> Kind:
         """Return the next packet, which must be of *kind*."""
         assert self.transport.packets, f"a {kind.__name__} was expected; closed: {self.closed}"
         packet = self._decode(self.transport.packets.popleft())
@@ -325,6 +338,12 @@ def publication(topic: str, payload: bytes = b"", qos: int = 0, **fields: Any) -
     known = {name: fields.pop(name) for name in list(fields) if name in Publish.__dataclass_fields__}
     properties = Properties(**fields) if fields else known.pop("properties", NO_PROPERTIES)
     return Publish(topic, payload, QoS(qos), properties=properties, **known)
+
+
+def id_of(message: Publish) -> int:
+    """Return the packet identifier of *message*, which is at QoS 1 or 2."""
+    assert message.packet_id is not None, message
+    return message.packet_id
 
 
 def request(

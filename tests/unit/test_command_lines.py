@@ -215,6 +215,24 @@ def test_a_path_that_is_empty_in_the_environment_is_refused(monkeypatch: pytest.
     assert (done.exit_code, f"Error: {variable} {EMPTY}\n" in done.stderr) == (2, True), done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("revoke meter-17", "'meter-17' without an option: is --device meter-17 meant?"),
+        ("revoke --reason superseded m-1 m-2", "'m-1' without an option: is --device m-1 --device m-2 meant?"),
+        ("token create meter-2 --group north", "'meter-2' without an option: is --device meter-2 meant?"),
+        ("device list north south", "'north' without an option: is --group north meant?"),
+        ("status now", "Got unexpected extra argument(s) (now)"),
+        ("token show abc", "Invalid value for 'number': give a whole number, without a unit"),
+        ("serve --port 8443/tcp", "Invalid value for '--port': give a whole number, without a unit"),
+        ("ca revoke x --reason stolen", "Invalid value for '--reason': 'stolen' is not one of "),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_with_what_to_write(words: str, said: str) -> None:
+    done = CliRunner().invoke(PROGRAMS["fleet-provisioning"], words.split())
+    assert (done.exit_code, f"Error: {said}" in done.stderr) == (2, True), done.stderr
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_cuts_nothing_off_and_explains_every_option(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")

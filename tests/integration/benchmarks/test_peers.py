@@ -105,7 +105,7 @@ def test_what_subscriptions_cost_is_said_for_each_number() -> None:
 
 def test_rabbitmq_resumes_tls_sessions_like_the_others() -> None:
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / "all_peers.py", "--smoke", "--only", "connections", "--peer", "rabbitmq"],
+        [sys.executable, str(BENCHMARKS / "all_peers.py"), "--smoke", "--only", "connections", "--peer", "rabbitmq"],
         capture_output=True, text=True, check=False, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -115,7 +115,7 @@ def test_rabbitmq_resumes_tls_sessions_like_the_others() -> None:
 def test_all_peers_run_and_are_compared() -> None:
     """The smallest run, beside a peer that is quick; its figures mean nothing."""
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / "all_peers.py", "--smoke", "--only", "fan-out"]
+        [sys.executable, str(BENCHMARKS / "all_peers.py"), "--smoke", "--only", "fan-out"]
         + [word for peer in ("fleetgate", "mosquitto") for word in ("--peer", peer)],
         capture_output=True, text=True, check=False, timeout=240,
     )  # fmt: skip

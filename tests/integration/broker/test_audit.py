@@ -140,6 +140,23 @@ def test_what_was_cut_off_is_found_and_a_broker_that_was_killed_goes_on(
     broker.start()
 
 
+def test_who_cuts_the_log_and_removes_its_head_is_found_after_the_next_start(
+    broker: BrokerProcess, pki: Pki, log: Path
+) -> None:
+    """The broker wrote another head at the next start, and what was cut off was nowhere missed."""
+    answer(broker, pki.anchors, pki.device("meter-1"))
+    wait_until(lambda: "closed" in log.read_text(), "the end of the session is written")
+    broker.stop(signal.SIGKILL)
+    kept = [line for line in log.read_text().splitlines(keepends=True) if "meter-1" not in line]
+    log.write_text("".join(kept))
+    log.with_name(f"{log.name}.head").unlink()
+    broker.start()
+    wait_until(lambda: len(of(log, "started")) == 2, "it goes on")
+    code, output = verify(broker, log)
+    assert code == 1
+    assert f"when the broker started, the head is missing, and maybe entries that followed entry {len(kept)}" in output
+
+
 def of(log: Path, *events: str) -> list[dict[str, Any]]:
     return [each for each in entries(log) if each["event"] in events] if log.exists() else []
 

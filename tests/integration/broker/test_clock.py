@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.support.listed import answer
 from tests.support.pki import Pki
 from tests.support.tls_client import TlsClient
 from tests.support.web import WebServer
+from tests.support.wire import KeptSession
 
 
 def test_a_clock_that_is_set_ahead_ends_connections_with_their_certificates(
@@ -69,9 +71,13 @@ def test_what_lasts_so_long_lasts_so_long_whatever_the_clock_says(
 ) -> None:
     """Keep alive, sessions and messages; also those that were stored before, after a restart."""
     pki, clock = Pki(), FakeClock.new(tmp_path)
-    long = {"not_before": datetime.now(UTC) - timedelta(days=2), "not_after": datetime.now(UTC) + timedelta(days=3)}
+    long: dict[str, Any] = {
+        "not_before": datetime.now(UTC) - timedelta(days=2),
+        "not_after": datetime.now(UTC) + timedelta(days=3),
+    }
     meter, backend = pki.device("meter-1", **long), pki.service("backend", **long)
-    topic, kept = "fleet/meters/meter-1/state", {"clean_start": False, "session_expiry_interval": 3600}
+    topic = "fleet/meters/meter-1/state"
+    kept: KeptSession = {"clean_start": False, "session_expiry_interval": 3600}
     clock.enter(monkeypatch)
     broker = BrokerProcess.with_files(tmp_path / "b", pki).afresh()
     with broker, TlsClient(broker.port, pki.anchors, meter.credential) as device:

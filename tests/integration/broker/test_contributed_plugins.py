@@ -62,8 +62,9 @@ def test_json_web_tokens_say_who_comes_in_and_what_he_may_do(tmp_path: Path, pki
     good = jwt.encode(claims, SECRET, "HS256")
     forged = jwt.encode(claims, SECRET[::-1], "HS256")
     device = pki.device("meter-1")
-    settings = {"plugin_username": "connect", "plugin_sees_password": True}
-    with plugged(tmp_path, pki, plugins, log_level="debug", **settings) as broker:
+    with plugged(
+        tmp_path, pki, plugins, log_level="debug", plugin_username="connect", plugin_sees_password=True
+    ) as broker:
         assert answers(broker.port, anchors, device, "anna", good) == [0, 0, NO, 0]
         assert answers(broker.port, anchors, device, "anna", forged) == [NO]
         assert answers(broker.port, anchors, device, "berta", good) == [NO]

@@ -21,7 +21,7 @@ from tests.support.failing_disk import FailingDisk
 from tests.support.pki import Held, Pki
 from tests.support.tls_client import TlsClient
 from tests.support.traffic import Publisher, Stream, Subscriber
-from tests.support.wire import V311, publication, will
+from tests.support.wire import KEPT, V311, id_of, publication, will
 
 KILLS = 5
 TOPIC = "fleet/meters/meter/telemetry"
@@ -162,7 +162,8 @@ def test_a_full_disk_is_said_and_costs_nothing_acknowledged(
         with TlsClient(durable.port, durable.dir / "anchors.pem", pki.device("new").credential) as newer:
             newer.connect(client_id="new")
             newer.send(publication("fleet/meters/new/x", b"-1 ", qos, packet_id=1))
-            refusal = newer.expect(Puback if qos == 1 else Pubrec)
+            answers: type[Puback | Pubrec] = Puback if qos == 1 else Pubrec
+            refusal = newer.expect(answers)
             assert refusal.reason_code is ReasonCode.QUOTA_EXCEEDED
             newer.check_alive()
         older = TlsClient(durable.port, durable.dir / "anchors.pem", pki.device("old").credential, version=V311)
@@ -200,7 +201,8 @@ def test_a_disk_that_fails_is_said_and_costs_nothing_acknowledged(
         with TlsClient(durable.port, durable.dir / "anchors.pem", pki.device("new").credential) as newer:
             newer.connect(client_id="new")
             newer.send(publication("fleet/meters/new/x", b"-1 ", qos, packet_id=1))
-            refusal = newer.expect(Puback if qos == 1 else Pubrec)
+            answers: type[Puback | Pubrec] = Puback if qos == 1 else Pubrec
+            refusal = newer.expect(answers)
             assert refusal.reason_code is ReasonCode.QUOTA_EXCEEDED
         acknowledged = len(publisher.acknowledged)
         disk.recover()
@@ -224,37 +226,36 @@ def test_a_restart_keeps_sessions_subscriptions_messages_and_wills(
 ) -> None:
     anchors = durable.dir / "anchors.pem"
     backend, watcher = pki.service("backend").credential, pki.service("watcher").credential
-    keeping = {"clean_start": False, "session_expiry_interval": 600}
     with durable:
         with TlsClient(durable.port, anchors, backend) as client:
-            client.connect(client_id="backend", **keeping)
+            client.connect(client_id="backend", **KEPT)
             client.subscribe("fleet/+/+/telemetry", qos=2)
         with TlsClient(durable.port, anchors, watcher) as client:
-            client.connect(client_id="watcher", **keeping)
+            client.connect(client_id="watcher", **KEPT)
             client.subscribe("fleet/meters/meter/event", qos=1)
         dying = TlsClient(durable.port, anchors, meter_held.credential)
         with dying:
-            dying.connect(client_id="meter", will=will("fleet/meters/meter/event", b"gone", 1), **keeping)
+            dying.connect(client_id="meter", will=will("fleet/meters/meter/event", b"gone", 1), **KEPT)
             for payload in (b"one", b"two"):
                 dying.publish(TOPIC, payload, qos=1, content_type="text")
             dying.publish("fleet/meters/meter/state", b"on", qos=1, retain=True)
             durable.stop(number)
         durable.start()
         with TlsClient(durable.port, anchors, backend) as client:
-            assert client.connect(client_id="backend", **keeping).session_present
+            assert client.connect(client_id="backend", **KEPT).session_present
             for payload in (b"one", b"two"):
                 message = client.expect(Publish)
                 assert (message.payload, message.qos, message.properties.content_type) == (payload, 1, "text")
-                client.send(Puback(message.packet_id))
+                client.send(Puback(id_of(message)))
             client.send(Subscribe(9, (SubscriptionRequest("fleet/meters/meter/state", QoS.AT_LEAST_ONCE),)))
             answers = {type(each): each for each in (client.next_packet(), client.next_packet())}  # In either order.
             assert (answers[Publish].payload, answers[Publish].retain) == (b"on", True)  # type: ignore[union-attr]
             assert Suback in answers
         with TlsClient(durable.port, anchors, watcher) as client:
-            assert client.connect(client_id="watcher", **keeping).session_present
+            assert client.connect(client_id="watcher", **KEPT).session_present
             assert client.expect(Publish).payload == b"gone"  # Its client is not back in time.
         with TlsClient(durable.port, anchors, meter_held.credential) as client:
-            assert client.connect(client_id="meter", **keeping).session_present
+            assert client.connect(client_id="meter", **KEPT).session_present
 
 
 def test_time_goes_on_over_kill_9_and_what_a_share_holds_is_not_lost(
@@ -287,15 +288,15 @@ def test_time_goes_on_over_kill_9_and_what_a_share_holds_is_not_lost(
         wait_until(lambda: durable.events("closed", client="meter"), "its end is seen")
         kill(durable)
         with come("worker", 600) as worker, come("watcher", 600) as watcher:
-            got = []
+            got: list[int] = []
             while len(got) < 10:
                 message = worker.expect(Publish)
-                worker.send(Puback(message.packet_id))
+                worker.send(Puback(id_of(message)))
                 got.append(int(message.payload))
             assert sorted(got) == list(range(10))
             message = watcher.expect(Publish)
             assert (message.payload, message.qos) == (b"gone", 1)
-            watcher.send(Puback(message.packet_id))
+            watcher.send(Puback(id_of(message)))
             for client in (worker, watcher):
                 client.check_alive()  # And nothing else has come.
         with come("brief", 3):

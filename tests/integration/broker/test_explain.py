@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import socket
 import ssl
@@ -91,7 +92,7 @@ def test_older_tls_no_tls_and_a_client_that_does_not_trust_the_broker_are_told_a
     with pytest.raises(ssl.SSLCertVerificationError):
         TlsClient(broker.port, Pki().anchors, meter.credential)
     for code in ("UNSUPPORTED_TLS_VERSION", "NOT_TLS", "BROKER_NOT_TRUSTED"):
-        wait_until(lambda code=code: broker.events(code), code)
+        wait_until(functools.partial(broker.events, code), code)
 
 
 def test_why_tells_what_happened_to_a_device_and_what_to_do(
@@ -116,6 +117,22 @@ def test_why_tells_what_happened_to_a_device_and_what_to_do(
     code, said = command(broker, "why", "nobody-at-all")
     assert code == 1
     assert "a client that TLS refuses" in said, "its device may be at the door under no name"
+
+
+def test_why_finds_who_asked_for_a_name_and_proved_none(broker: BrokerProcess, pki: Pki, anchors: Path) -> None:
+    """Its certificate names nobody: it is remembered by its address alone, which its operator may not know."""
+    nobody = pki.certify(Identity(DOMAIN, Role.DEVICE, "x", "meters"), uris=[], common_name="Pump Room 3")
+    with TlsClient(broker.port, anchors, nobody.credential) as client:
+        client.connect(client_id="Pump Room 3", expect=ReasonCode.NOT_AUTHORIZED)
+        client.expect_end()
+    code, said = command(broker, "why", "Pump Room 3")
+    assert (code, "nothing else is known" in said) == (0, False), said
+    assert "refused when it asked for this client identifier, before anybody was named; it may be somebody" in said
+    assert "refused   INVALID_IDENTITY  Pump Room 3 from 127.0.0.1:" in said
+    known = known_of(broker, "Pump Room 3")
+    assert ([event["code"] for event in known["claimed"]], known["events"]) == (["INVALID_IDENTITY"], [])
+    assert known_of(broker, "Pump Room 4")["claimed"] == []
+    assert known_of(broker, "127.0.0.1")["claimed"] == [], "it is among the events of that address"
 
 
 def test_a_revoked_device_is_explained_from_its_name_and_from_its_certificate(

@@ -14,7 +14,7 @@ from tests.support.bad_packets import BAD_PACKETS
 from tests.support.broker_process import BrokerProcess
 from tests.support.pki import Held, Pki
 from tests.support.tls_client import TlsClient
-from tests.support.wire import V5, V31, V311, publication
+from tests.support.wire import V5, V31, V311, id_of, publication
 
 BY_VERSION = {version: [bad for bad in BAD_PACKETS if bad.version is version] for version in (V31, V311, V5)}
 
@@ -122,6 +122,6 @@ def test_a_client_that_reads_nothing_costs_little_and_stops_nobody(
             message = good.expect(Publish)
             assert message.payload == payload
             if qos:
-                good.send(Puback(message.packet_id))
+                good.send(Puback(id_of(message)))
         assert broker.resident_kib() < before + 16 * 1024
         good.check_alive()

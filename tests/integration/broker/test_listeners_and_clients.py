@@ -12,14 +12,14 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, RejectConnection, Request
+from wsproto.events import AcceptConnection, Event, RejectConnection, Request
 
 from broker.mqtt.packets import Connack, Publish
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.tls import client_context
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.mosquitto import Mosquitto
-from tests.support.pki import DOMAIN, Pki
+from tests.support.pki import DOMAIN, Held, Pki
 from tests.support.tls_client import TlsClient
 from tests.support.wire import V5, connect_packet
 
@@ -79,19 +79,23 @@ def test_paho_over_websocket(doors: BrokerProcess, pki: Pki, tmp_path: Path, nam
     subscribed, arrived = threading.Event(), threading.Event()
     got: list[bytes] = []
 
-    def client(client_id: str, held: object) -> paho.Client:
+    def client(client_id: str, held: Held) -> paho.Client:
         made = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5, transport="websockets")
-        files = held.write(tmp_path, client_id)  # type: ignore[attr-defined]
+        files = held.write(tmp_path, client_id)
         made.tls_set(str(doors.dir / "anchors.pem"), str(files.certificate), str(files.key))
         return made
 
     def on_message(_client: object, _data: object, message: paho.MQTTMessage) -> None:
-        got.append(message.payload)
+        got.append(bytes(message.payload))
         if len(got) == 2:
             arrived.set()
 
     backend = client(service, pki.service(service))
-    backend.on_connect = lambda *_: backend.subscribe(f"fleet/meters/{name}/#", qos)
+
+    def on_connect(*_: object) -> None:
+        backend.subscribe(f"fleet/meters/{name}/#", qos)
+
+    backend.on_connect = on_connect
     backend.on_subscribe = lambda *_: subscribed.set()
     backend.on_message = on_message
     meter = client(name, pki.device(name))
@@ -121,7 +125,7 @@ def test_the_subprotocol_is_needed(doors: BrokerProcess, pki: Pki, offered: list
     with raw, context.wrap_socket(raw, server_hostname="localhost") as secure:
         websocket = WSConnection(ConnectionType.CLIENT)
         secure.sendall(websocket.send(Request(host="localhost", target="/any", subprotocols=offered)))
-        events = []
+        events: list[Event] = []
         while not events:
             websocket.receive_data(secure.recv(65536))
             events = list(websocket.events())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -78,11 +78,12 @@ def test_s_client_gets_tls_13_and_is_admitted(doors: BrokerProcess, pki: Pki, tm
 def test_s_client_is_told_by_the_alert_why_it_is_refused(
     doors: BrokerProcess, pki: Pki, tmp_path: Path, who: str, alert: str, code: str
 ) -> None:
-    held = {
+    holders: dict[str, Callable[[], Held | None]] = {
         "nobody": lambda: None,
         "expired": lambda: pki.device("late", not_before=pki.now - 2 * DAY, not_after=pki.now - DAY),
         "of another CA": lambda: Pki().device("stranger"),
-    }[who]()
+    }
+    held = holders[who]()
     before = len(doors.events(code))
     exit_code, said = s_client(doors, held, tmp_path, data=mqtt("x"))
     assert exit_code != 0

@@ -8,6 +8,7 @@ import time
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from typer.testing import CliRunner
 
@@ -29,7 +30,7 @@ def test_who_came_back_to_its_tls_session_ends_with_the_ca(tmp_path: Path) -> No
         end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=SECONDS)
         ending = pki.authority("Ending CA", pki.root, not_after=end)
         live, back, late = (pki.device(name, issuer=ending) for name in ("live", "back", "late"))
-        sessions = {}
+        sessions: dict[str, dict[str, Any]] = {}
         for holder, name in ((back, "back"), (late, "late")):
             context = client_context(pki.anchors, holder.credential)
             with TlsClient(broker.port, "", context=context) as first:

@@ -98,12 +98,12 @@ def test_a_certificate_of_its_own_that_has_ended_is_said_at_the_start(pki: Pki, 
     broker = BrokerProcess.with_files(tmp_path / "b", pki)
     with broker:
         assert not broker.events("OWN_CERTIFICATE_DATES")
-    ended = {"not_before": pki.now - timedelta(days=2), "not_after": pki.now - timedelta(days=1)}
-    pki.broker(**ended).write(tmp_path / "b")
+    ended = pki.now - timedelta(days=1)
+    pki.broker(not_before=ended - timedelta(days=1), not_after=ended).write(tmp_path / "b")
     with broker:
         (said,) = broker.events("OWN_CERTIFICATE_DATES")
         assert said["level"] == "error"
-        assert f"{ended['not_after']:%Y-%m-%d %H:%M:%S} UTC" in said["detail"]
+        assert f"{ended:%Y-%m-%d %H:%M:%S} UTC" in said["detail"]
 
 
 def test_a_key_that_everybody_may_read_is_said_and_used(pki: Pki, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 from collections.abc import Iterator
@@ -91,7 +92,7 @@ def test_sighup_replaces_everything_and_drops_nobody(running: Reloaded, pki: Pki
     running.settings.write_text("port = 1\n[limits]\nmax_inflight = 7\n")
     running.broker.send_signal(signal.SIGHUP)
     for part in ("certificate", "trust", "policy", "limits"):
-        wait_until(lambda part=part: running.events("RELOADED", part), f"{part} reloaded")
+        wait_until(functools.partial(running.events, "RELOADED", part), f"{part} reloaded")
     assert running.presented() != first
     with TlsClient(running.broker.port, pki.anchors, newcomer.credential) as client:
         assert client.connect(client_id="m-3").properties.receive_maximum == 7
@@ -224,7 +225,7 @@ def test_whatever_stands_in_its_files_the_broker_goes_on(running: Reloaded, text
     running.settings.write_text(text)
     running.broker.send_signal(signal.SIGHUP)
     for part in ("policy", "limits"):
-        wait_until(lambda part=part: running.events("RELOAD_REFUSED", part), f"{part} refused")
+        wait_until(functools.partial(running.events, "RELOAD_REFUSED", part), f"{part} refused")
     assert all(why in each["detail"] for each in running.broker.events("RELOAD_REFUSED"))
     running.check_flow()
     code, said = running.command("--dry-run", "--policy", str(running.policy))

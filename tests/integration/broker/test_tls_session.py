@@ -344,7 +344,7 @@ async def test_two_clients_may_not_change_their_keys_for_ever_by_taking_turns(se
 
 async def test_the_server_says_goodbye(server: Server, pki: Pki) -> None:
     def wait(connection: ssl.SSLSocket) -> bytes:
-        connection.suppress_ragged_eofs = False
+        connection.suppress_ragged_eofs = False  # type: ignore[attr-defined]
         connection.sendall(b"leave")
         return connection.recv(100)  # Raises where the end comes without close_notify.
 

@@ -60,7 +60,7 @@ class RefusesAndDelivers(Leaking):
     """It refuses what is forbidden with the right code, and delivers it later."""
 
     async def from_device(self, passage: Passage, packet: Packet) -> list[Packet]:
-        if is_forged(passage, packet):
+        if isinstance(packet, Publish) and is_forged(passage, packet):
             asyncio.get_running_loop().call_later(LATE, self.leak, packet)
         return [packet]
 

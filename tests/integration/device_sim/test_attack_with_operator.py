@@ -60,7 +60,7 @@ async def ended(process: asyncio.subprocess.Process) -> tuple[str, str]:
     return out.decode(), err.decode()
 
 
-async def enrolled(stage: Stage, name: str, **token: str) -> HeldCredential:
+async def enrolled(stage: Stage, name: str, **token: Any) -> HeldCredential:
     (issued,) = await stage.operator.create_tokens(device=name, role=Role(token.pop("role", "device")), **token)
     async with EstClient(stage.provisioning_url, stage.anchors) as est:
         return await enrol(est, name, issued.token, random.Random(1))  # noqa: S311 - pauses only

@@ -25,7 +25,7 @@ from tests.support.authority import Authority
 from tests.support.programs import forking_python
 
 if TYPE_CHECKING:
-    from conftest import RunningBroker
+    from tests.integration.device_sim.conftest import RunningBroker
 
 SOURCE = Path(__file__).parents[3]
 

@@ -20,7 +20,7 @@ from provisioning.pki.tls import client_context
 from tests.support.authority import Authority
 
 if TYPE_CHECKING:
-    from conftest import RunningBroker
+    from tests.integration.device_sim.conftest import RunningBroker
 
 
 @pytest.fixture(params=Driver)

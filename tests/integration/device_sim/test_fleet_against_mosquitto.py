@@ -40,7 +40,7 @@ from provisioning.pki.tls import client_context
 from tests.support.authority import Authority
 
 if TYPE_CHECKING:
-    from conftest import RunningBroker
+    from tests.integration.device_sim.conftest import RunningBroker
 
 SESSION_TAKEN_OVER = 0x8E
 MOODY = Commands.model_validate({"refuse": "30%", "ignore": "30%"})

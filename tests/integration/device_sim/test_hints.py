@@ -32,8 +32,8 @@ async def test_the_hints_of_a_broker_that_stops_and_of_one_that_is_in_the_dark(t
             assert await asyncio.to_thread(broker.stop) == 0
             closure = await asyncio.wait_for(connection.closed, PATIENCE)
         assert (closure.number, closure.retry_after, closure.verdict) == (0x8B, 2.0, Verdict.AGAIN)
-        nobody = {"ocsp_responder": "http://127.0.0.1:9/ocsp"}
-        with BrokerProcess.with_lists(tmp_path / "dark", pki, **nobody) as broker:
+        nobody = "http://127.0.0.1:9/ocsp"
+        with BrokerProcess.with_lists(tmp_path / "dark", pki, ocsp_responder=nobody) as broker:
             with pytest.raises(NotAdmitted) as refused:
                 await driver.open(
                     Endpoint("127.0.0.1", broker.port, "localhost"), context, "meter-1", keep_alive=keep_alive

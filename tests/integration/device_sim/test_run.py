@@ -46,10 +46,10 @@ async def test_a_fleet_from_its_enrolment_to_its_end(tmp_path: Path, stage: Stag
             while size_of(fleet / "index.jsonl") < 1000:  # noqa: ASYNC110 - a file tells nobody that it has grown
                 await asyncio.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        _, err = await asyncio.wait_for(process.communicate(), 30)
+        _, said = await asyncio.wait_for(process.communicate(), 30)
         assert process.returncode == 130
-        assert b"run the same command again to continue" in err
-        assert b"Traceback" not in err
+        assert b"run the same command again to continue" in said
+        assert b"Traceback" not in said
     before = len((fleet / "index.jsonl").read_text().splitlines())
     code, out, err = await ran(tmp_path, *enrol(stage, fleet, "--devices", str(before + 20)))
     assert code == 0, err
@@ -145,8 +145,8 @@ async def test_a_run_that_is_under_way_can_be_told_what_to_do(tmp_path: Path, wo
             while "connected 10 of 12" not in await told("status"):  # It tells of the last whole second.
                 pass
         assert (await told("status")).endswith(", paused, rate x10\n")
-        code, _, err = await ran(tmp_path, "ctl", "--run", str(number), "revoke", "5")
-        assert (code, "write '5%'" in err) == (2, True)
+        code, _, wrong = await ran(tmp_path, "ctl", "--run", str(number), "revoke", "5")
+        assert (code, "write '5%'" in wrong) == (2, True)
         assert "ending" in await told("stop")
         out, err = await asyncio.wait_for(process.communicate(), 240)
         assert process.returncode == 130, err

@@ -21,9 +21,10 @@ FAST = {"crl_debounce_seconds": 0.05, "feed_heartbeat_seconds": 1}
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if getattr(metafunc.module, "ON_BOTH_STORES", False):
-        for fixture, scope in (("service", "session"), ("own_service", "function")):
-            if fixture in metafunc.fixturenames:
-                metafunc.parametrize(fixture, ["sqlite", "postgresql"], indirect=True, scope=scope)
+        if "service" in metafunc.fixturenames:
+            metafunc.parametrize("service", ["sqlite", "postgresql"], indirect=True, scope="session")
+        if "own_service" in metafunc.fixturenames:
+            metafunc.parametrize("own_service", ["sqlite", "postgresql"], indirect=True, scope="function")
 
 
 def on_postgresql(request: pytest.FixtureRequest) -> PostgresqlServer | None:

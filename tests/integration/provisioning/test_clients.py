@@ -248,8 +248,13 @@ def test_a_renewal_is_for_its_own_name() -> None:
         build_csr(generate_key(), "meter 1")
 
 
-async def test_whoever_has_copied_the_service_s_key_is_shown_no_token(tmp_path: Path) -> None:
-    """Neither by a device nor by a broker that has never run: who shows a token learns what the service was told."""
+async def test_whoever_has_copied_the_service_s_key_is_shown_no_token_and_does_not_answer_operators(
+    tmp_path: Path,
+) -> None:
+    """Neither by a device nor by a broker that has never run: who shows a token learns what the service was told.
+
+    An operator was told that a device is revoked, by whoever wanted it not to be.
+    """
     with ProvisioningService.copied(tmp_path / "fleet") as service:
         copied = CredentialPem(b"".join((service.dir / f"server.{kind}").read_bytes() for kind in ("key", "crt")))
         own, issuer = x509.load_pem_x509_certificates(copied.pem)[:2]
@@ -262,6 +267,9 @@ async def test_whoever_has_copied_the_service_s_key_is_shown_no_token(tmp_path: 
                 async with EstClient(url, service.bundle) as est:
                     with pytest.raises(EnrolmentUnavailable, match=why):
                         await est.enrol(build_csr(generate_key(), "meter-1"), user="meter-1", token=token)
+                async with OperatorClient(url, service.bundle, service.operator) as operator:
+                    with pytest.raises(ServiceUnavailable, match=why):
+                        await operator.revoke(device="meter-1")
                 broker.follow(At(url))
                 code, said = await asyncio.to_thread(broker.fail)
                 assert code == 1

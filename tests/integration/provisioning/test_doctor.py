@@ -343,7 +343,7 @@ def test_the_keys_have_another_passphrase(pristine: ProvisioningService, tmp_pat
     old.write_text(f"{PASSPHRASE}\n")
     new.write_text("another passphrase\n")
     for key in (tmp_path / "fleet").glob("*-ca.key"):
-        line = ["openssl", "pkcs8", "-topk8", "-in", key, "-passin", f"file:{old}", "-passout", f"file:{new}"]
+        line = ["openssl", "pkcs8", "-topk8", "-in", str(key), "-passin", f"file:{old}", "-passout", f"file:{new}"]
         key.write_bytes(subprocess.run(line, check=True, capture_output=True).stdout)
     settings = {"port": 0, "http_port": 0}
     code, found = findings(ProvisioningService(tmp_path / "fleet", settings))

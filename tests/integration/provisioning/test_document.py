@@ -170,7 +170,7 @@ def test_what_is_answered_is_what_is_told_to_the_last_field(
     own_service: ProvisioningService, document: dict[str, Any], tmp_path: Path
 ) -> None:
     acme = Manufacturer()
-    crl = {
+    crl: dict[str, Any] = {
         "content": listed(acme, 7, now=datetime.now(UTC) - timedelta(minutes=1)),
         "headers": {"Content-Type": "application/pkix-crl"},
     }

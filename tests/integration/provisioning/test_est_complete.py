@@ -217,7 +217,7 @@ def request(name: str, key: PrivateKey, *attributes: tuple[str, bytes]) -> bytes
     )
     for oid, value in attributes:
         builder = builder.add_attribute(x509.ObjectIdentifier(oid), value)
-    signed = builder.sign(key, hashes.SHA256())  # type: ignore[arg-type]
+    signed = builder.sign(key, hashes.SHA256())
     return base64.encodebytes(signed.public_bytes(Encoding.DER))
 
 
@@ -232,14 +232,14 @@ class Connection:
         extended: bool = True,
         before: Connection | None = None,
     ) -> None:
-        context = client_context(service.bundle, allow_tls12=True) if before is None else before.context
+        context: ssl.SSLContext = client_context(service.bundle, allow_tls12=True) if before is None else before.context
         context.maximum_version = version
         if not extended:
             context.options |= NO_EXTENDED_MASTER_SECRET
         plain = socket.create_connection(("127.0.0.1", service.port), timeout=30)
-        session = None if before is None else before._tls.session
-        self.context = context
-        self._tls = context.wrap_socket(plain, server_hostname="localhost", session=session)
+        session: ssl.SSLSession | None = None if before is None else before._tls.session
+        self.context: ssl.SSLContext = context
+        self._tls: ssl.SSLSocket = context.wrap_socket(plain, server_hostname="localhost", session=session)
         assert bool(self._tls.session_reused) is (before is not None)
 
     @property
@@ -335,6 +335,14 @@ def test_an_answer_says_what_it_is_and_which_method_it_wants(stranger: Curl, ser
         assert code_of(answer) == (405, "METHOD_NOT_ALLOWED")
         assert answer.headers.get_content_type() == "text/plain"
         assert answer.headers["Allow"] == ("GET, HEAD" if method == "POST" else "POST")
+        assert (
+            answer.text
+            == f"METHOD_NOT_ALLOWED: {method} /.well-known/est/{operation}: send {answer.headers['Allow']}\n"
+        )
+    assert stranger.run("/.well-known/est/simplenroll", data=b"x").text == (
+        "NOT_FOUND: POST /.well-known/est/simplenroll: EST has cacerts, csrattrs, simpleenroll, simplereenroll, "
+        "serverkeygen, each also below a group's name\n"
+    )
     head = stranger.run("/.well-known/est/cacerts", "--head")
     whole = stranger.run("/.well-known/est/cacerts")
     assert (head.status, head.body, head.headers["Content-Length"]) == (200, b"", str(len(whole.body)))

@@ -132,7 +132,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of eight megabytes."""
     place = tmp_path / "disk"
     place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", place]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(place)]
     if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode != 0:
         pytest.skip("a small file system can only be mounted by root; limited files are tried everywhere")
     try:

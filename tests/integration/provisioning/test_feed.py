@@ -238,7 +238,7 @@ def test_a_follower_who_was_suspended_and_resumed_reads_its_history_in_one_go(
         for path in ("/v1/suspensions", "/v1/resumptions"):
             assert api.post(path, json={"device": device.name}).status_code == 201
     with following(broker) as live:
-        read = []
+        read: list[tuple[str, dict[str, Any]]] = []
         while not read or read[-1][0] != "current":
             read.append(live.next_event())
         own = [event for event, facts in read if facts.get("device") == device.name]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import pkcs7
-from cryptography.x509.oid import ExtensionOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from tests.support.curl import Curl
 from tests.support.hostile_requests import body, harmless, refused
@@ -65,7 +65,7 @@ def test_what_is_certified_has_nothing_of_what_it_asked_for(
     assert {each.oid for each in certificate.extensions} <= EXTENSIONS
     assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    assert list(usage) == [x509.ExtendedKeyUsageOID.CLIENT_AUTH]
+    assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
     (uri,) = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert uri.value == f"spiffe://fleet.internal/device/north/{name}"
     identifier = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value

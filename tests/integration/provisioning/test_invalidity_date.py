@@ -27,7 +27,7 @@ def shown(service: ProvisioningService, name: str) -> str:
 
 def shard_of(device: Enrolled) -> str:
     points = device.certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
-    (name,) = next(iter(points)).full_name or ()
+    (name,) = next(iter(points)).full_name or []
     return str(name.value).rpartition("/")[2]
 
 

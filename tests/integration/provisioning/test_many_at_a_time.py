@@ -47,7 +47,8 @@ def test_one_request_is_done_whole_or_not_at_all_and_names_who_cannot_be(own_ser
             assert refused.json()["detail"].startswith("no device is called 'nobody'; nothing of this request was ")
             unknown = {"device": "nobody", "code": "DEVICE_UNKNOWN", "detail": "no device is called 'nobody'"}
             assert (refused.json()["code"], refused.json()["items"]) == ("DEVICE_UNKNOWN", [unknown])
-            for body in ({"devices": []}, {"device": "meter-1", "devices": names}, {"devices": TOO_MANY}, {}):
+            bodies: list[dict[str, object]] = [{"devices": []}, {"device": "meter-1", "devices": names}]
+            for body in (*bodies, {"devices": TOO_MANY}, {}):
                 wrong = api.post(path, json=body)
                 assert (wrong.status_code, wrong.json()["code"]) == (400, "INVALID_REQUEST"), (path, body)
             named = api.post(path, json={"devices": ["meter-1", "x" * 65]}).json()["detail"]

@@ -153,9 +153,9 @@ def test_failures_of_the_protocol_have_status_200_and_are_not_kept(
         assert (status, cache) == (200, "no-store")
         assert ocsp.load_der_ocsp_response(answer).response_status is expected
     for path in ("/ocsp", "/ocsp/", "/ocsp/***"):
-        answer = plain.run(path)
-        assert answer.status == 200
-        assert ocsp.load_der_ocsp_response(answer.body).response_status is ocsp.OCSPResponseStatus.MALFORMED_REQUEST
+        malformed = plain.run(path)
+        assert malformed.status == 200
+        assert ocsp.load_der_ocsp_response(malformed.body).response_status is ocsp.OCSPResponseStatus.MALFORMED_REQUEST
 
 
 def test_what_http_itself_refuses(plain: Curl, enrolled: OpensslDevice, issuer: x509.Certificate) -> None:

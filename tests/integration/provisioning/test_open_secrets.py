@@ -44,9 +44,26 @@ def test_commands_ceremonies_and_the_service_say_which_key_is_open(opened: Provi
 
 def test_founding_says_that_the_passphrase_is_open(tmp_path: Path) -> None:
     passphrase = tmp_path / "passphrase"
-    passphrase.write_text("a passphrase")
+    passphrase.write_text("a passphrase that is long")
     passphrase.chmod(0o644)
     service = ProvisioningService(tmp_path / "fleet")
     founded = service.command("init", "--dir", str(service.dir), "--passphrase-file", str(passphrase), "--json")
     assert (founded.returncode, founded.stderr) == (0, f"fleet-provisioning: warning: {warning(passphrase)}\n")
     assert json.loads(founded.stdout)["trust_domain"] == "fleet.internal"
+
+
+def test_founding_and_the_doctor_say_that_the_passphrase_can_be_guessed(tmp_path: Path) -> None:
+    passphrase = tmp_path / "passphrase"
+    passphrase.write_text("fourteen chars")
+    passphrase.chmod(0o600)
+    service = ProvisioningService(tmp_path / "fleet", {"port": 0, "http_port": 0})
+    opened = ("--dir", str(service.dir), "--passphrase-file", str(passphrase))
+    said = service.command("init", *opened)
+    assert said.returncode == 0
+    short = "the passphrase has fewer than 15 characters: whoever copies a CA's key file can guess it"
+    assert said.stderr.startswith(f"fleet-provisioning: warning: {short}: make one with openssl rand -hex 24, ")
+    assert "fourteen" not in said.stderr
+    examined = service.command("doctor", *opened, "--json")
+    keys = [each for each in json.loads(examined.stdout) if each["check"] == "keys"]
+    assert (examined.returncode, [each["verdict"] for each in keys]) == (0, ["warning", "ok"])
+    assert keys[0]["detail"] == short

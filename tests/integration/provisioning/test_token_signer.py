@@ -168,7 +168,7 @@ def test_a_start_says_what_keeps_the_token_from_signing(
     service = ProvisioningService.founded(tmp_path / "fleet", settings | {"signer": faulty.uri}, afresh=True)
     faulty.tell(function, says)
     done = subprocess.run(
-        [sys.executable, "-m", "provisioning", "serve", "--dir", service.dir, "--port", "0", "--http-port", "0"],
+        [sys.executable, "-m", "provisioning", "serve", "--dir", str(service.dir), "--port", "0", "--http-port", "0"],
         env=settings_environment({**settings, "pkcs11_pin": "", "pkcs11_pin_file": pin}),
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
@@ -180,7 +180,7 @@ def test_a_stop_has_an_end_though_the_token_hangs_and_what_was_not_answered_has_
     tmp_path: Path, faulty: FaultyModule, settings: dict[str, object]
 ) -> None:
     service = ProvisioningService.founded(tmp_path / "fleet", settings | {"signer": faulty.uri})
-    serve = [sys.executable, "-c", IMPATIENT, "serve", "--dir", service.dir, "--port", "0", "--http-port", "0"]
+    serve = [sys.executable, "-c", IMPATIENT, "serve", "--dir", str(service.dir), "--port", "0", "--http-port", "0"]
     serving = subprocess.Popen(
         serve, env=settings_environment(settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -75,19 +75,19 @@ def test_tokens_are_listed_shown_and_voided(service: ProvisioningService, tmp_pa
                 assert (refused.status_code, refused.json()["code"]) == (400, "INVALID_REQUEST"), refused.text
         assert api.get("/v1/tokens/999999").json()["code"] == "TOKEN_NUMBER_UNKNOWN"
 
-        number = everything[1]["id"]
-        first = api.delete(f"/v1/tokens/{number}")
+        voided_number = everything[1]["id"]
+        first = api.delete(f"/v1/tokens/{voided_number}")
         assert (first.status_code, first.json()["state"]) == (200, "void")
-        assert api.delete(f"/v1/tokens/{number}").json() == first.json()
+        assert api.delete(f"/v1/tokens/{voided_number}").json() == first.json()
         spent = api.delete(f"/v1/tokens/{everything[0]['id']}")
         assert (spent.status_code, spent.json()["code"]) == (409, "TOKEN_SPENT")
         assert f"has bought certificate {shown['serial']}: revoke that instead" in spent.json()["detail"]
     other = OpensslDevice(tmp_path, "token-2")
-    refused = stranger.est("simpleenroll", other.request(), "--user", f"token-2:{wrong}")
-    assert (refused.status, refused.text.partition(":")[0]) == (401, "TOKEN_VOID")
+    answer = stranger.est("simpleenroll", other.request(), "--user", f"token-2:{wrong}")
+    assert (answer.status, answer.text.partition(":")[0]) == (401, "TOKEN_VOID")
     shown_log = service.command("audit", "show", "--dir", str(service.dir), "--limit", "100000", "--json").stdout
     voided = [each for each in json.loads(shown_log) if each["action"] == "token voided"]
-    assert [each["details"]["token"] for each in voided if each["subject"] == "token-2"] == [number]
+    assert [each["details"]["token"] for each in voided if each["subject"] == "token-2"] == [voided_number]
 
 
 def test_a_batch_has_its_numbers_in_order(service: ProvisioningService, start: str) -> None:

@@ -68,7 +68,7 @@ async def test_what_a_killed_process_has_left_is_done_by_the_next(tmp_path: Path
 
 
 async def events_of(service: ProvisioningService) -> list[RevocationEvent]:
-    events = []
+    events: list[RevocationEvent] = []
     following = follow(service.https, service.bundle, service.operator, 0, heartbeat=60)
     async with contextlib.aclosing(following) as feed:
         async for event in feed:

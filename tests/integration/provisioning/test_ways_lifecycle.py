@@ -89,4 +89,4 @@ async def test_a_claim_that_tls_cannot_be_told_of_is_made_and_works_as_soon_as_i
     pem = tmp_path / "claim.pem"
     pem.write_text(answer.json()["private_key"] + answer.json()["certificate"])
     async with EstClient(service.https, service.bundle, CredentialFiles(pem, pem)) as client:
-        assert await client.enrol(build_csr(generate_key(), "meter-1"))
+        await client.enrol(build_csr(generate_key(), "meter-1"))

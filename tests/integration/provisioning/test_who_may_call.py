@@ -111,7 +111,7 @@ def expected(caller: str, method: str, path: str) -> str | None:
 def heard(client: httpx.Client, method: str, path: str) -> str | None:
     """Ask for something that there is not, or with a body that is none, and return the code of the answer."""
     url = re.sub(r"\{(number|sha256)\}", "1" * 6, path)
-    body = None if method in {"GET", "DELETE"} else {}
+    body: dict[str, object] | None = None if method in {"GET", "DELETE"} else {}
     with client.stream(method, re.sub(r"\{\w+\}", "nobody-s", url), json=body) as answer:
         if answer.status_code < 300:
             return None
@@ -125,7 +125,8 @@ def test_who_may_ask_for_what(callers: dict[str, httpx.Client]) -> None:
     document = callers["nobody"].get("/v1/openapi.json").json()
     operations = [(method.upper(), path) for path, item in document["paths"].items() for method in item]
     assert len(operations) > 40
-    laxer, stricter = [], []
+    laxer: list[object] = []
+    stricter: list[object] = []
     for method, path in operations:
         for caller, client in callers.items():
             code = heard(client, method, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from typing import Any
 
 from amqtt.client import MQTTClient
 from amqtt.errors import ClientError, ConnectError
@@ -18,9 +19,10 @@ def say(text: str) -> None:
 
 
 async def main() -> int:
-    config = {"auto_reconnect": False, "keep_alive": 20, "connection": {"uri": f"mqtts://{host}:{port}/", "cafile": ca}}
+    connection = {"uri": f"mqtts://{host}:{port}/", "cafile": ca}
+    config: dict[str, Any] = {"auto_reconnect": False, "keep_alive": 20, "connection": connection}
     if cert != "-":
-        config["connection"] |= {"certfile": cert, "keyfile": key}
+        connection |= {"certfile": cert, "keyfile": key}
     if mode == "will":
         config["will"] = {"topic": topic, "message": payload, "qos": int(qos), "retain": False}
     client = MQTTClient(client_id=name, config=config)

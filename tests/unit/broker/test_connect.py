@@ -223,6 +223,20 @@ def test_session_expiry_longer_than_the_limit_is_shortened_and_said() -> None:
     assert answer.properties.session_expiry_interval is None
 
 
+@pytest.mark.parametrize(("seconds", "present"), [(9.9, True), (10.1, False)])
+def test_an_expired_session_is_not_resumed_whenever_the_next_tick_is(
+    broker: MemoryBroker, seconds: float, present: bool
+) -> None:
+    """Session state is discarded when its interval has passed [MQTT-4.1.0-2]."""
+    first = broker.open(shared_device("meter-1"))
+    first.connect(client_id="meter-1", session_expiry_interval=10)
+    first.vanish()
+    broker.now += seconds  # Without a tick.
+    answer = broker.open(shared_device("meter-1")).connect(client_id="meter-1", clean_start=False)
+    assert answer.session_present is present
+    assert broker.metrics.sessions_expired == (not present)
+
+
 @pytest.mark.parametrize("data", [b"\x10\x07\x00\x04MQTT\x09", b"\x10\x09\x00\x06MQIsdp\x04"])
 def test_an_unknown_protocol_version_is_answered_in_the_oldest(broker: MemoryBroker, data: bytes) -> None:
     client = broker.open(shared_device("meter-1"), version=V311)

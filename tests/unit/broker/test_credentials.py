@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker import credentials
-from broker.credentials import BrokerCredential, CredentialError, Enrolment, renewal_due
+from broker.credentials import BrokerCredential, Enrolment, renewal_due
+from broker.own_certificate import CredentialError
 from provisioning.client.est import EnrolmentUnavailable
 from provisioning.pki.keys import generate_key
 from tests.support.pki import Held, Pki, shared_pki
@@ -25,10 +26,8 @@ NOBODY = x509.Name([])
 
 def certificate(backdate: timedelta, life: timedelta) -> x509.Certificate:
     key = generate_key()
-    return (
-        x509.CertificateBuilder(NOBODY, NOBODY, key.public_key(), 1, GOT - backdate, GOT + life).sign(  # type: ignore[arg-type]
-            key, hashes.SHA256()
-        )  # type: ignore[arg-type]
+    return x509.CertificateBuilder(NOBODY, NOBODY, key.public_key(), 1, GOT - backdate, GOT + life).sign(
+        key, hashes.SHA256()
     )
 
 

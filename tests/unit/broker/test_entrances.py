@@ -94,7 +94,7 @@ class Entrances:
             await asyncio.gather(*jobs, return_exceptions=True)
 
 
-async def _no_other() -> bool:
+async def _no_other(_code: str) -> bool:
     return False
 
 

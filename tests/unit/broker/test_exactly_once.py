@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.packets import Puback, Pubcomp, Publish, Pubrec, Pubrel, Suback, Subscribe, Unsuback, Unsubscribe
 from tests.support.stored import StoredBroker
-from tests.support.wire import V5, V311, MemoryBroker, WireClient, publication, request
+from tests.support.wire import KEPT, V5, V311, MemoryBroker, WireClient, id_of, publication, request
 
 TOPIC = "fleet/meters/meter-1/telemetry"
-KEPT = {"clean_start": False, "session_expiry_interval": 600}
 VERSIONS = pytest.mark.parametrize("version", [V311, V5])
 
 
@@ -42,21 +42,55 @@ def test_what_nobody_knows_is_said(broker: MemoryBroker) -> None:
 
 @VERSIONS
 def test_a_message_to_a_client_goes_in_four_steps(broker: MemoryBroker, version: ProtocolVersion) -> None:
-    backend = broker.service(version=version, **({"receive_maximum": 1} if version is V5 else {}))
+    backend = broker.service(version=version, receive_maximum=1 if version is V5 else None)
     backend.subscribe("fleet/#", qos=2)
     meter = broker.device("meter-1")
     for payload in (b"1", b"2"):
         meter.publish(TOPIC, payload, qos=2)
     first = backend.messages()[0]
     assert (first.payload, first.qos) == (b"1", 2)
-    backend.acknowledge(first)  # A PUBACK is no answer to it.
-    assert backend.received() == []
     for _ in range(2):
-        backend.send(Pubrec(first.packet_id))
-        assert backend.received() == [Pubrel(first.packet_id)]
-    backend.send(Pubcomp(first.packet_id))
+        backend.send(Pubrec(id_of(first)))
+        assert backend.received() == [Pubrel(id_of(first))]
+    backend.send(Pubcomp(id_of(first)))
     if version is V5:
         assert backend.payloads() == [b"2"]
+
+
+@VERSIONS
+@pytest.mark.parametrize(("qos", "wrong"), [(1, Pubrec), (1, Pubcomp), (2, Puback), (2, Pubcomp)])
+def test_an_acknowledgement_that_is_not_due_closes(
+    broker: MemoryBroker, version: ProtocolVersion, qos: int, wrong: type[Puback | Pubrec | Pubcomp]
+) -> None:
+    """0x82 (MQTT 5 §2.4): ignored, the message would take its place of the quota until the client reconnects."""
+    kept: dict[str, Any] = {"clean_start": False, **({"session_expiry_interval": 60} if version is V5 else {})}
+    backend = broker.service(version=version, **kept)
+    backend.subscribe("fleet/#", qos=qos)
+    broker.device("meter-1").publish(TOPIC, b"1", qos=qos)
+    (message,) = backend.messages()
+    backend.send(wrong(id_of(message) + 1))
+    assert not backend.closed, "it names no message"
+    backend.received()
+    backend.send(wrong(id_of(message)))
+    assert backend.closed
+    farewell = backend.received()
+    assert [getattr(each, "reason_code", None) for each in farewell] == (
+        [ReasonCode.PROTOCOL_ERROR] if version is V5 else []
+    )
+    (again,) = broker.service(version=version, **kept).messages()
+    assert (again.packet_id, again.dup) == (message.packet_id, True)
+
+
+@VERSIONS
+def test_puback_behind_pubrel_closes(broker: MemoryBroker, version: ProtocolVersion) -> None:
+    backend = broker.service(version=version)
+    backend.subscribe("fleet/#", qos=2)
+    broker.device("meter-1").publish(TOPIC, b"1", qos=2)
+    (message,) = backend.messages()
+    backend.send(Pubrec(id_of(message)))
+    assert backend.received() == [Pubrel(id_of(message))]
+    backend.send(Puback(id_of(message)))
+    assert backend.closed
 
 
 def test_a_client_may_refuse_a_message(broker: MemoryBroker) -> None:
@@ -65,7 +99,7 @@ def test_a_client_may_refuse_a_message(broker: MemoryBroker) -> None:
     meter = broker.device("meter-1")
     for payload in (b"1", b"2"):
         meter.publish(TOPIC, payload, qos=2)
-    backend.send(Pubrec(backend.messages()[0].packet_id, ReasonCode.UNSPECIFIED_ERROR))
+    backend.send(Pubrec(id_of(backend.messages()[0]), ReasonCode.UNSPECIFIED_ERROR))
     assert backend.payloads() == [b"2"]
 
 
@@ -76,13 +110,13 @@ def test_pubrel_is_sent_again_and_keeps_its_place(broker: MemoryBroker) -> None:
     for payload in (b"1", b"2", b"3"):
         meter.publish(TOPIC, payload, qos=2)
     messages = backend.messages()
-    backend.send(Pubrec(messages[1].packet_id))
+    backend.send(Pubrec(id_of(messages[1])))
     backend.vanish()
     first, released, third = broker.service(clean_start=False, session_expiry_interval=60).received()
     assert isinstance(first, Publish)
     assert isinstance(third, Publish)
     assert (first.dup, first.payload, third.payload) == (True, b"1", b"3")
-    assert released == Pubrel(messages[1].packet_id)
+    assert released == Pubrel(id_of(messages[1]))
 
 
 def test_open_exchanges_are_bounded_by_the_receive_maximum() -> None:
@@ -151,10 +185,11 @@ def test_a_denied_message_leaves_its_identifier_free(broker: MemoryBroker) -> No
 @pytest.mark.parametrize(("fields", "explained"), [({}, True), ({"request_problem_information": False}, False),
                                                    ({"maximum_packet_size": 60}, False)])  # fmt: skip
 def test_a_refusal_says_why_to_who_asks_and_has_room(
-    broker: MemoryBroker, fields: dict[str, int], explained: bool
+    broker: MemoryBroker, fields: dict[str, Any], explained: bool
 ) -> None:
     meter = broker.device("meter-1", **fields)
-    for qos, kind in ((1, Puback), (2, Pubrec)):
+    kinds: tuple[tuple[int, type[Puback | Pubrec]], ...] = ((1, Puback), (2, Pubrec))
+    for qos, kind in kinds:
         meter.send(publication("fleet/others/somewhere", b"x", qos, packet_id=qos))
         answer = meter.next_packet(kind)
         assert answer.reason_code is ReasonCode.NOT_AUTHORIZED

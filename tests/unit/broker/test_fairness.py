@@ -71,7 +71,7 @@ class Crowd:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        loop.time = lambda: 1.0  # type: ignore[method-assign] - everybody is in the middle of a burst
+        loop.time = lambda: 1.0  # type: ignore[method-assign]  # Everybody is in the middle of a burst.
         self.turn = Turn(loop.call_soon)
         self.poller = Poller(loop, self.turn)
         loop.remove_reader(self.poller._epoll.fileno())  # Turns come when the test says so.
@@ -87,12 +87,12 @@ class Crowd:
         transport = TlsTransport(
             self.loop,
             ours,
-            session,
+            session,  # type: ignore[arg-type]
             ("192.0.2.1", 1),
             self.metrics,
             self.poller,
             self.turn,
-            1 << 20,  # type: ignore[arg-type]
+            1 << 20,
         )
         transport.start(receiver or Receiver())
         return session

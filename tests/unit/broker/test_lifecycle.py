@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -267,7 +268,7 @@ def test_a_retained_message_that_does_not_fit_still_reaches_who_is_there() -> No
         ({"max_retained_bytes_of_device": 100}, "max_retained_bytes_of_device"),
     ],
 )
-def test_what_is_not_retained_is_said_with_the_limit_that_forbids_it(limits: dict[str, int], limit: str) -> None:
+def test_what_is_not_retained_is_said_with_the_limit_that_forbids_it(limits: dict[str, Any], limit: str) -> None:
     broker = MemoryBroker(**limits)
     meter = broker.device("meter-1")
     with capture_logs() as logs:
@@ -301,7 +302,7 @@ class Slow:
     def give_up(self) -> None:
         broker = self.client.broker
         self.client.connection.release()
-        broker._soon.append(lambda: self.client.connection.hold(self, broker.now))  # type: ignore[arg-type]
+        broker._soon.append(lambda: self.client.connection.hold(self, broker.now))
 
 
 def test_a_certificate_that_ends_between_handshake_and_connect_admits_nobody(broker: MemoryBroker) -> None:
@@ -321,7 +322,7 @@ def test_who_is_not_read_is_put_out_at_the_end_of_its_certificate_all_the_same(w
     meter = broker.open(shared_pki().device("short-1", not_after=shared_pki().now + timedelta(seconds=100)))
     meter.connect(client_id="short-1", keep_alive=10)
     if why == "held":
-        meter.connection.hold(Slow(meter), broker.now)  # type: ignore[arg-type]
+        meter.connection.hold(Slow(meter), broker.now)
     else:
         meter.connection.wait(Inquiry(), Pingreq())
     broker.advance(99)
@@ -346,4 +347,5 @@ def test_the_end_of_a_certificate_is_announced_once_and_then_kept() -> None:
     assert announced[0]["identity"] == "spiffe://fleet.internal/device/meters/short-1"
     broker.advance(10)
     (farewell,) = meter.received()
+    assert isinstance(farewell, Disconnect)
     assert str(farewell.properties.reason_string).startswith("EXPIRED: ")

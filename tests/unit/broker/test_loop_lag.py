@@ -33,8 +33,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(loop_lag.asyncio, "get_running_loop", lambda: made)
-    monkeypatch.setattr(loop_lag.asyncio, "sleep", made.sleep)
+    monkeypatch.setattr(asyncio, "get_running_loop", lambda: made)
+    monkeypatch.setattr(asyncio, "sleep", made.sleep)
     return made
 
 

@@ -9,7 +9,8 @@ import pytest
 from broker.admission.refusal import RefusalCode
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.session.queue import OBJECTS
-from tests.support.wire import V5, V311, MemoryBroker, publication, shared_service
+from tests.support.pki import shared_service
+from tests.support.wire import V5, V311, MemoryBroker, publication
 
 MINE = "fleet/meters/meter-1/cmd/"
 EMOJI = "\U0001f600"

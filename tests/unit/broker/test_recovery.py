@@ -14,10 +14,9 @@ from broker.recovery import recover
 from broker.store.sqlite import SqliteStore, StoreError
 from tests.support.pki import DOMAIN, shared_device
 from tests.support.stored import WALL_OFFSET, StoredBroker
-from tests.support.wire import V5, V311, MemoryBroker, publication, request, will
+from tests.support.wire import KEPT, V5, V311, MemoryBroker, id_of, publication, request, will
 
 TOPIC = "fleet/meters/meter-1/telemetry"
-KEPT = {"clean_start": False, "session_expiry_interval": 600}
 
 
 @pytest.fixture
@@ -213,16 +212,16 @@ def test_a_qos2_message_to_a_client_goes_on_where_it_was(broker: StoredBroker, r
     broker.device("meter-1").publish(TOPIC, b"once", qos=2)
     (message,) = backend.messages()
     if received:
-        backend.send(Pubrec(message.packet_id))
-        assert backend.received() == [Pubrel(message.packet_id)]
+        backend.send(Pubrec(id_of(message)))
+        assert backend.received() == [Pubrel(id_of(message))]
     after = broker.killed()
     backend = after.service(**KEPT)
     if not received:
         (again,) = backend.messages()
         assert again == Publish(TOPIC, b"once", message.qos, dup=True, packet_id=message.packet_id)
-        backend.send(Pubrec(message.packet_id))
-    assert backend.received() == [Pubrel(message.packet_id)]
-    backend.send(Pubcomp(message.packet_id))
+        backend.send(Pubrec(id_of(message)))
+    assert backend.received() == [Pubrel(id_of(message))]
+    backend.send(Pubcomp(id_of(message)))
     after.settle()
     assert after.store.rows("SELECT * FROM deliveries") == []
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from broker.mqtt.packets import Pubrec
-from tests.support.wire import MemoryBroker, WireClient, publication
+from tests.support.wire import MemoryBroker, WireClient, id_of, publication
 
 TOPIC = "fleet/meters/meter-1/telemetry"
 SHARED = "$share/workers/fleet/#"
@@ -16,7 +18,7 @@ def meter(broker: MemoryBroker) -> WireClient:
     return broker.device("meter-1")
 
 
-def workers(broker: MemoryBroker, count: int, qos: int = 1, **fields: object) -> list[WireClient]:
+def workers(broker: MemoryBroker, count: int, qos: int = 1, **fields: Any) -> list[WireClient]:
     members = [broker.service("w", client_id=f"w-{index}", **fields) for index in range(count)]
     for member in members:
         assert member.subscribe(SHARED, qos=qos).reason_codes == (qos,)
@@ -126,7 +128,7 @@ def test_qos2_in_flight_is_not_given_away_but_what_was_never_sent_is(broker: Mem
     leaving, staying = workers(broker, 2, 2, receive_maximum=1)
     publish(meter, *range(4), qos=2)
     (sent,) = leaving.messages()
-    leaving.send(Pubrec(sent.packet_id))
+    leaving.send(Pubrec(id_of(sent)))
     (first,) = staying.messages()
     leaving.vanish()
     queued = [delivery.message.payload for delivery in staying.session.deliveries()]
@@ -229,3 +231,57 @@ def test_a_message_that_no_member_takes_is_dropped_and_the_next_waits_for_one_wh
     publish(meter, 2, 3)
     assert broker.service("o", clean_start=False).payloads() == [b"2", b"3"], "who gets it later, not who never would"
     assert broker.service("k", clean_start=False).payloads() == []
+
+
+def test_who_subscribes_again_has_one_place_still(broker: MemoryBroker, meter: WireClient) -> None:
+    first, second = workers(broker, 2)
+    first.subscribe(SHARED, qos=1)
+    publish(meter, *range(4))
+    assert [len(each.payloads()) for each in (first, second)] == [2, 2]
+    assert first.unsubscribe(SHARED).reason_codes == (0,)
+    publish(meter, 4, 5)
+    assert second.payloads() == [b"4", b"5"]
+
+
+def test_a_member_that_is_away_holds_nobody(broker: MemoryBroker) -> None:
+    """Who is held is held for whoever has fallen behind, and let go when that one has caught up."""
+    broker = MemoryBroker(max_queued_messages=8)
+    away = broker.service("w", client_id="w-away", session_expiry_interval=60)
+    away.subscribe(SHARED, qos=1)
+    (behind,) = workers(broker, 1, receive_maximum=1)
+    away.vanish()
+    meter = broker.device("meter-1")
+    sent = 0
+    while not meter.transport.held:
+        publish(meter, sent)
+        sent += 1
+    got = 0
+    while messages := behind.messages():
+        got += len(messages)
+        behind.acknowledge(*messages)
+    assert not meter.transport.held
+    assert got == sent
+
+
+def test_who_gets_it_at_qos_0_has_room_whatever_else_waits_for_him(broker: MemoryBroker, meter: WireClient) -> None:
+    members = workers(broker, 2, 0, receive_maximum=1)
+    members[0].subscribe("fleet/+/+/alarm", qos=1)
+    meter.publish("fleet/meters/meter-1/alarm", b"a", qos=1)
+    assert b"a" in members[0].payloads(), "which he does not acknowledge"
+    members[1].received()
+    publish(meter, *range(4))
+    assert [len(member.payloads()) for member in members] == [2, 2]
+
+
+@pytest.mark.parametrize("are_away", [True, False])
+def test_who_takes_nothing_gets_no_more_than_others_who_do_not(
+    broker: MemoryBroker, meter: WireClient, are_away: bool
+) -> None:
+    members = workers(broker, 3, receive_maximum=1, session_expiry_interval=60)
+    publish(meter, *range(3))
+    if are_away:
+        for member in members:
+            member.vanish()
+    publish(meter, *range(3, 12))
+    sessions = [broker.engine.registry.called(f"w-{index}")[0] for index in range(3)]
+    assert [len(list(session.deliveries())) for session in sessions] == [4, 4, 4]

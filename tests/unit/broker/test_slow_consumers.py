@@ -13,10 +13,9 @@ from broker.mqtt.packets import Pingreq, Pingresp, Pubcomp, Publish, Pubrec, Pub
 from broker.sockets.slow_reader import in_kernel
 from broker.store.journal import MOST_WAITING
 from tests.support.stored import StoredBroker
-from tests.support.wire import V5, MemoryBroker, publication, request
+from tests.support.wire import KEPT, V5, MemoryBroker, publication, request
 
 TOPIC = "fleet/meters/meter-1/state"
-KEPT = {"clean_start": False, "session_expiry_interval": 600}
 
 
 @pytest.fixture

@@ -25,13 +25,12 @@ from broker.settings.trust_settings import TrustSettings
 from provisioning.pki.identity import Identity, Role
 from tests.support.pki import DOMAIN, Held, Pki, shared_device, shared_pki
 from tests.support.stored import StoredBroker
-from tests.support.wire import V5, MemoryBroker, WireClient, connect_packet, request, will
+from tests.support.wire import KEPT, V5, MemoryBroker, WireClient, connect_packet, request, will
 
 PLANT = Pki()
 PLANT_DOMAIN = "plant.example"
 TOPIC = "fleet/meters/meter-1/telemetry"
 B = TypeVar("B", bound=MemoryBroker)
-KEPT: dict[str, Any] = {"clean_start": False, "session_expiry_interval": 600}
 
 
 @cache
@@ -40,8 +39,9 @@ def certified(role: Role, name: str) -> Held:
 
 
 def bundle(name: str, authority: Held, **different: Any) -> TrustBundle:
+    anchors, roles = (Path("-"),), (Role.DEVICE, Role.SERVICE)
     settings = TrustSettings(
-        name=name, anchors="-", roles=("device", "service"), unsafe_no_revocation=True, client_id="prefix", **different
+        name=name, anchors=anchors, roles=roles, unsafe_no_revocation=True, client_id="prefix", **different
     )
     return TrustBundle(name, [authority.certificate], terms=BundleTerms.of(settings))
 
@@ -111,8 +111,8 @@ def test_the_plants_session_expires_and_ours_does_not(broker: MemoryBroker) -> N
 def test_each_will_is_its_own(broker: MemoryBroker) -> None:
     backend = broker.service()
     backend.subscribe(TOPIC)
-    delayed = {"session_expiry_interval": 600, "will": will(TOPIC, b"ours", will_delay_interval=60)}
-    broker.device("meter-1", **delayed).vanish()
+    delayed = will(TOPIC, b"ours", will_delay_interval=60)
+    broker.device("meter-1", session_expiry_interval=600, will=delayed).vanish()
     foreign(broker, will=will(TOPIC, b"theirs")).leave()
     assert backend.received() == [], "neither sent nor cancelled by the other's coming and going"
     broker.advance(61)

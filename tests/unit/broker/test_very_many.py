@@ -118,8 +118,7 @@ def test_a_read_full_of_messages_that_are_a_packet_of_its_own_for_each_is_cut(
     broker: MemoryBroker, qos: int, count: int, fields: dict[str, Any]
 ) -> None:
     """As they are at QoS 1 and 2, and at QoS 0 for who has a Maximum Packet Size or Subscription Identifiers."""
-    own = {"maximum_packet_size": 100_000}
-    clients = [broker.service(client_id=f"backend-{number}", **own) for number in range(count)]
+    clients = [broker.service(client_id=f"backend-{number}", maximum_packet_size=100_000) for number in range(count)]
     for each in clients:
         each.subscribe(ALL, qos=qos)
     publisher, last = broker.device("meter-1"), clients[-1]

@@ -139,6 +139,18 @@ def test_a_will_waits_for_its_delay(broker: MemoryBroker, watcher: WireClient) -
     assert watcher.received() == []
 
 
+@pytest.mark.parametrize("seconds", [29.5, 30.5])
+def test_whoever_is_back_behind_the_delay_does_not_call_its_will_back(
+    broker: MemoryBroker, watcher: WireClient, seconds: float
+) -> None:
+    """Nor does it depend on when the next tick is."""
+    broker.device("meter-1", session_expiry_interval=100, will=will(TOPIC, will_delay_interval=30)).vanish()
+    broker.now += seconds  # Without a tick.
+    broker.device("meter-1", clean_start=False, session_expiry_interval=100)
+    broker.advance(100)
+    assert watcher.payloads() == ([b"gone"] if seconds > 30 else [])
+
+
 def test_a_will_does_not_wait_longer_than_its_session_lives(broker: MemoryBroker, watcher: WireClient) -> None:
     client = broker.device("meter-1", session_expiry_interval=10, will=will(TOPIC, will_delay_interval=30))
     client.vanish()
@@ -174,8 +186,7 @@ def test_the_will_of_a_connection_that_is_taken_over(
     broker: MemoryBroker, watcher: WireClient, clean: bool, delay: int, sent: bool
 ) -> None:
     # [MQTT-3.1.3-9] and the text behind it.
-    properties = {"will_delay_interval": delay} if delay else {}
-    broker.device("meter-1", session_expiry_interval=100, will=will(TOPIC, **properties))
+    broker.device("meter-1", session_expiry_interval=100, will=will(TOPIC, will_delay_interval=delay or None))
     broker.device("meter-1", clean_start=clean, session_expiry_interval=100)
     broker.advance(30)
     assert watcher.payloads() == ([b"gone"] if sent else [])
@@ -200,7 +211,7 @@ def test_a_session_expiry_in_the_disconnect_counts_for_the_will(broker: MemoryBr
 
 
 def test_a_will_carries_its_properties_and_may_be_retained(broker: MemoryBroker, watcher: WireClient) -> None:
-    properties = {"content_type": "text", "user_properties": (("b", "1"), ("a", "2"))}
+    properties: dict[str, Any] = {"content_type": "text", "user_properties": (("b", "1"), ("a", "2"))}
     broker.device("meter-1", will=will(TOPIC, qos=1, retain=True, **properties)).vanish()
     (message,) = watcher.messages()
     assert message.properties == Properties(**properties)

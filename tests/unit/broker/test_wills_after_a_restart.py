@@ -18,13 +18,13 @@ from broker.engine.returning import MOST
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.revocation.enforcement import absent, forget_revoked, renew, revoke
 from broker.settings.trust_settings import TrustSettings
+from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
 from tests.support.pki import DOMAIN, Held, Pki, shared_device, shared_pki, shared_service
 from tests.support.stored import StoredBroker
-from tests.support.wire import V5, V311, will
+from tests.support.wire import KEPT, V5, V311, will
 
 TOPIC = "fleet/meters/meter-1/telemetry"
-KEPT = {"clean_start": False, "session_expiry_interval": 600}
 
 
 @pytest.fixture
@@ -128,11 +128,10 @@ def test_who_was_revoked_while_there_was_no_broker_leaves_what_it_would_have_lef
     watcher = broker.service(**KEPT)
     watcher.subscribe("fleet/#", qos=1)
     held, gone = shared_pki().device("meter-1"), shared_pki().device("meter-2")
-    last = {"clean_start": False, "session_expiry_interval": 600}
     meter, before = broker.open(held), broker.open(gone)
-    meter.connect(client_id="meter-1", will=will("fleet/meters/meter-1/event", qos=1), **last)
+    meter.connect(client_id="meter-1", will=will("fleet/meters/meter-1/event", qos=1), **KEPT)
     delayed = will("fleet/meters/meter-2/event", qos=1, will_delay_interval=10)
-    before.connect(client_id="meter-2", will=delayed, **last)
+    before.connect(client_id="meter-2", will=delayed, **KEPT)
     before.vanish()
     if stops:
         broker.engine.stop(broker.now)
@@ -161,8 +160,8 @@ def test_who_was_revoked_while_there_was_no_broker_leaves_what_it_would_have_lef
     ended = known == "before clients come" and not keeps and reason is RevocationReason.KEY_COMPROMISE
     back = after.killed()
     again = back.open(shared_device("meter-1"))
-    assert again.connect(client_id="meter-1", **last).session_present is not ended
-    assert back.open(shared_device("meter-2")).connect(client_id="meter-2", **last).session_present
+    assert again.connect(client_id="meter-1", **KEPT).session_present is not ended
+    assert back.open(shared_device("meter-2")).connect(client_id="meter-2", **KEPT).session_present
 
 
 @pytest.mark.parametrize("killed", [False, True])
@@ -239,7 +238,7 @@ ABOVE = PKI.authority("Test Issuing CA", CROSS.root, key=PKI.issuing.key)
 
 def believing(*anchors: Held, domain: str | None = None) -> Trust:
     settings = TrustSettings(
-        name="fleet", anchors=("anchors.pem",), trust_domain=domain, feed=True, roles=("device", "service")
+        name="fleet", anchors=(Path("anchors.pem"),), trust_domain=domain, feed=True, roles=(Role.DEVICE, Role.SERVICE)
     )
     certificates = [each.certificate for each in anchors]
     return Trust([TrustBundle("fleet", certificates, terms=BundleTerms.of(settings))])

@@ -15,7 +15,8 @@ from device_sim.remedies import remedy, with_remedy
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 from tests.support.pki import Pki
 
-Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
+Reader = asyncio.StreamReader
+Writer = asyncio.StreamWriter
 
 
 async def _http(reader: Reader, writer: Writer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from device_sim.qualify.device import PLACEHOLDERS
+from device_sim.qualify.placeholders import PLACEHOLDERS
 from device_sim.qualify.stages import STAGES
 from tests.support.provisioning import REPOSITORY
 

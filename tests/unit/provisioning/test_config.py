@@ -35,6 +35,9 @@ def test_flags_come_before_environment_before_file_before_defaults(
     ("text", "word"),
     [
         ("port = 70000", "port"),
+        ("port = 'abc'", r"provisioning\.toml: port: give a whole number, without a unit$"),
+        ("public_listener = 'perhaps'", r"provisioning\.toml: public_listener: give true or false$"),
+        ("host = 1", r"provisioning\.toml: host: give a text, in quotes$"),
         (
             "nonsense = 1",
             r"provisioning\.toml: nonsense: no such setting; see docs/reference/settings-of-provisioning\.md",

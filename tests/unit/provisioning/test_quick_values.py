@@ -32,7 +32,7 @@ class Slow:
         object.__setattr__(self, "size", len(self.second) + len(self.third))
 
 
-Quick = quickly_made(
+Quick: type[Slow] = quickly_made(
     dataclass(frozen=True, slots=True)(
         type(
             "Slow",

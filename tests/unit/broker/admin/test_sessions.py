@@ -25,7 +25,7 @@ async def listed(broker: MemoryBroker, limit: int | None = None, **query: str) -
     return document
 
 
-async def names(broker: MemoryBroker, **query: str) -> list[str]:
+async def names(broker: MemoryBroker, **query: Any) -> list[str]:
     return sorted(session["client_id"] for session in (await listed(broker, **query))["sessions"])
 
 

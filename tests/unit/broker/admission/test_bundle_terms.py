@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,7 +38,7 @@ SEVERAL = ", or one that begins with "
 def test_who_is_refused_is_told_which_client_identifiers_he_may_use(rule: Any, who: Identity, told: str) -> None:
     terms = BundleTerms()
     if rule != "cafile":
-        terms = BundleTerms.of(TrustSettings(name="plant", anchors=("x",), feed=True, client_id=rule))
+        terms = BundleTerms.of(TrustSettings(name="plant", anchors=(Path("x"),), feed=True, client_id=rule))
     assert terms.client_ids_of(who) == told
     assert terms.may_use(who, who.name) is (repr(who.name) in told)
     assert terms.may_use(who, f"{who.name}-2") is (SEVERAL in told)
@@ -47,7 +48,7 @@ def test_who_is_refused_is_told_which_client_identifiers_he_may_use(rule: Any, w
 
 @pytest.mark.parametrize(("who", "wanted"), [(DEVICE, "meters/meter-1"), (SERVICE, "/billing")])
 def test_who_has_no_group_leaves_it_out_of_his_user_name(who: Identity, wanted: str) -> None:
-    terms = BundleTerms.of(TrustSettings(name="plant", anchors=("x",), feed=True, username="{group}/{device}"))
+    terms = BundleTerms.of(TrustSettings(name="plant", anchors=(Path("x"),), feed=True, username="{group}/{device}"))
     assert terms.refuse_username(who, Connect(username=wanted)) is None
     assert terms.refuse_username(who, Connect(username=f"{wanted}2")) is not None
 
@@ -59,7 +60,7 @@ def test_a_signature_without_a_hash_is_not_weak() -> None:
         x509.CertificateBuilder().subject_name(name).issuer_name(name).serial_number(1).public_key(key.public_key())
     )
     authority = builder.not_valid_before(now).not_valid_after(now).sign(key, None)
-    terms = BundleTerms.of(TrustSettings(name="plant", anchors=("x",), feed=True))
+    terms = BundleTerms.of(TrustSettings(name="plant", anchors=(Path("x"),), feed=True))
     assert terms.refuse_path([authority], authority) is None
 
 
@@ -86,7 +87,7 @@ def certified(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> x509.Certi
 )
 def test_a_curve_of_fewer_than_256_bits_is_weak(key: ec.EllipticCurvePrivateKey, words: str | None) -> None:
     authority = certified(key)
-    terms = BundleTerms.of(TrustSettings(name="plant", anchors=("x",), feed=True))
+    terms = BundleTerms.of(TrustSettings(name="plant", anchors=(Path("x"),), feed=True))
     refusal = terms.refuse_path([authority], authority)
     assert (None if refusal is None else refusal.code) == (words and RefusalCode.WEAK_CERTIFICATE)
     assert refusal is None or (words or "") in refusal.detail
@@ -96,7 +97,7 @@ def test_a_signature_of_md5_is_weak() -> None:
     """No library makes one any more: it is a good one that says so of itself."""
     good = certified(rsa.generate_private_key(65537, 2048))
     authority = x509.load_der_x509_certificate(good.public_bytes(Encoding.DER).replace(_SHA256_WITH_RSA, _MD5_WITH_RSA))
-    terms = BundleTerms.of(TrustSettings(name="plant", anchors=("x",), feed=True))
+    terms = BundleTerms.of(TrustSettings(name="plant", anchors=(Path("x"),), feed=True))
     assert terms.refuse_path([good], good) is None
     refusal = terms.refuse_path([authority], authority)
     assert refusal is not None

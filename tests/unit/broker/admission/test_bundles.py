@@ -112,7 +112,7 @@ def test_the_purpose_must_be_written_down(purposes: Any, required: list[str], an
     assert code(judge, PKI.device("meter-1", purposes=purposes), PKI.issuing, PKI.root) == answer
 
 
-def weak(key: Any, hash_: hashes.HashAlgorithm) -> Held:
+def weak(key: Any, hash_: Any) -> Held:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "weak")])
     uri = x509.UniformResourceIdentifier(f"spiffe://{DOMAIN}/device/meters/weak")
     builder = (
@@ -321,6 +321,7 @@ def test_below_an_anchor_of_two_bundles_who_comes_back_is_judged_by_the_first_of
     if known:
         assert code(judge, held, PLANT) == "plant"
     assert code(judge, held) == "plant"
+    assert judge.trust is not None
     (issuer,) = judge.trust.issuers_with(key_identifier(PLANT.certificate.public_key()), DOMAIN)
     assert issuer.bundle.name == "plant"
 

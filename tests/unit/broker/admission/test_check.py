@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -42,6 +43,7 @@ def usage(**bits: bool) -> x509.KeyUsage:
 CA = "a CA's certificate is not a device's"
 ANCHOR = f"{CA}; this is one of the broker's trust anchors"
 BEHIND = "; behind it the file has another's: a device's own has to be the first"
+ANYWHERE = (Path("-"),)
 STEPS = ["chain", "validity", "purpose", "end entity", "identity", "policy", "bundle", "revocation", "freshness"]
 
 
@@ -146,7 +148,9 @@ def test_a_bad_certificate_fails_where_it_is_bad(
 
 def test_the_terms_of_a_trust_bundle_are_a_step_and_no_ca_is_learned(admission: Admission) -> None:
     bundle = TrustBundle(
-        "meters", ROOT_ONLY, terms=BundleTerms(TrustSettings(name="meters", anchors=("x",), max_depth=0, feed=True))
+        "meters",
+        ROOT_ONLY,
+        terms=BundleTerms(TrustSettings(name="meters", anchors=ANYWHERE, max_depth=0, feed=True)),
     )
     admission.trust = Trust([bundle])
     outcome = verdict(admission, PKI.certify(METER), ROOT_ONLY)
@@ -177,7 +181,7 @@ def test_how_fresh_the_feed_must_be_is_the_bundles_to_say(
 
 
 def test_what_a_bundle_takes_somebody_for_is_a_step_too(admission: Admission) -> None:
-    elsewhere = TrustSettings(name="meters", anchors=("x",), trust_domain="else.where", feed=True)
+    elsewhere = TrustSettings(name="meters", anchors=ANYWHERE, trust_domain="else.where", feed=True)
     admission.trust = Trust([TrustBundle("meters", ROOT_ONLY, terms=BundleTerms(elsewhere))])
     outcome = verdict(admission, PKI.certify(METER), ROOT_ONLY)
     assert (outcome.code, failed(outcome)) == (RefusalCode.WRONG_TRUST_DOMAIN, ["identity"])
@@ -188,7 +192,7 @@ def test_what_a_bundle_takes_somebody_for_is_a_step_too(admission: Admission) ->
 def test_a_bundles_own_domain_counts_and_without_any_all_are_good(admission: Admission) -> None:
     elsewhere = Identity("else.where", Role.DEVICE, "meter-1", "meters")
     terms = BundleTerms(
-        TrustSettings(name="m", anchors=("x",), trust_domain="else.where", groups=("meters",), feed=True)
+        TrustSettings(name="m", anchors=ANYWHERE, trust_domain="else.where", groups=("meters",), feed=True)
     )
     admission.trust = Trust([TrustBundle("meters", ROOT_ONLY, terms=terms)])
     assert failed(verdict(admission, PKI.certify(elsewhere), ROOT_ONLY)) == []
@@ -389,7 +393,9 @@ def test_the_step_about_the_policy_says_what_sections_allow(admission: Admission
 def test_whom_a_bare_name_would_admit_if_he_were_ours_is_told_so(domain: str) -> None:
     policy = TopicPolicy([Section(Kind.DEVICE, "meter-1", Rules(("a",), (), ("b",)))])
     admission = Admission(RevocationStatus(RevocationIndex(), Freshness(300.0)), policy, DOMAIN)
-    terms = BundleTerms.of(TrustSettings(name="plant", anchors="-", trust_domain=domain, unsafe_no_revocation=True))
+    terms = BundleTerms.of(
+        TrustSettings(name="plant", anchors=ANYWHERE, trust_domain=domain, unsafe_no_revocation=True)
+    )
     admission.believe(Trust([TrustBundle("plant", [PKI.root.certificate], terms=terms)]))
     held = PKI.certify(Identity(domain, Role.DEVICE, "meter-1", "meters"))
     (step,) = [each for each in verdict(admission, held).steps if each.name == "policy"]
@@ -398,3 +404,18 @@ def test_whom_a_bare_name_would_admit_if_he_were_ours_is_told_so(domain: str) ->
     else:
         allows = "device.meter-1 allows only those of our own trust domain: name others by their URI"
         assert (step.passed, step.detail) == (False, f"no topic rules for role device; {allows}")
+
+
+def test_a_name_that_a_bundle_cannot_use_is_told_in_the_step_too() -> None:
+    """The step complained of a URI that such certificates never have."""
+    settings = TrustSettings.model_validate(
+        {"name": "plant", "anchors": "-", "trust_domain": "plant-7.example", "required_eku": [],
+         "unsafe_no_revocation": True, "identity": [{"source": "common-name", "group": "meters"}]}
+    )  # fmt: skip
+    admission = Admission(RevocationStatus(RevocationIndex(), Freshness(300.0)), load_policy(None), DOMAIN)
+    admission.believe(Trust([TrustBundle("plant", [PKI.root.certificate], terms=BundleTerms.of(settings))]))
+    outcome = verdict(admission, PKI.certify(METER, common_name="Pump Room 3", uris=[]))
+    (step,) = [each for each in outcome.steps if each.name == "identity"]
+    assert (step.code, step.detail) == (outcome.code, outcome.detail)
+    assert step.detail.startswith("name 'Pump Room 3': use 1 to 64 letters")
+    assert "docs/trust-bundles.md" in outcome.remedy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -18,7 +19,7 @@ CA = PKI.issuing
 KEY = b"issuing"
 SHARD = "http://pki.example/1.crl"
 HOUR = timedelta(hours=1)
-EXPIRED = {"age": 2 * HOUR, "life": HOUR}
+EXPIRED: dict[str, Any] = {"age": 2 * HOUR, "life": HOUR}
 REMOVE = x509.ReasonFlags.remove_from_crl
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from broker.admission.policy_file import PolicyError
@@ -10,7 +12,7 @@ from broker.mqtt.properties import Properties
 from tests.support.pki import shared_device, shared_service
 from tests.support.wire import MemoryBroker
 
-ASKS = {"request_response_information": True}
+ASKS: dict[str, Any] = {"request_response_information": True}
 TEXT = "fleet/{group}/{device}/cmd/replies"
 OF_METER = "fleet/meters/meter-1/cmd/replies"
 

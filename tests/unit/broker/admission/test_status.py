@@ -241,6 +241,7 @@ def test_who_is_asked_about_is_let_in_by_the_answer_alone() -> None:
     judge.asker = asker = Asked(Inquiry())
     peer = examine(judge)
     assert isinstance(peer, Peer)
+    assert peer.inquiry is not None
     assert peer.inquiry is asker.inquiry
     assert [told(each) for each in asker.refusals] == [(RefusalCode.CRL_MISSING, ReasonCode.SERVER_UNAVAILABLE)]
     outcome = judge.admit(peer, Connect(client_id="meter-1"), 0.0)
@@ -250,7 +251,7 @@ def test_who_is_asked_about_is_let_in_by_the_answer_alone() -> None:
     peer.inquiry.answer(refusal, 0.0)
     peer.inquiry.answer(None, 0.0)
     assert judge.admit(peer, Connect(client_id="meter-1"), 0.0) == refusal, "the first answer counts"
-    assert examine(judge, status=False)
+    assert isinstance(examine(judge, status=False), Peer)
     assert len(asker.refusals) == 1, "nobody is asked about who is in"
     judge.asker = Asked(Inquiry())
     peer = examine(judge)

@@ -103,3 +103,19 @@ def test_whom_a_name_of_ours_does_not_mean_is_told_so(tmp_path: Path) -> None:
     assert run("show", *theirs, *own)[1].splitlines()[1:] == ["  publish.allow    b"]
     policy.write_text('[identity.backend]\nsubscribe.allow = ["a"]\n')
     assert run("show", *theirs, *own)[0] == 1
+
+
+def test_a_broker_s_settings_say_which_policy_and_whose_it_is(tmp_path: Path) -> None:
+    policy, settings = tmp_path / "policy.toml", tmp_path / "broker.toml"
+    policy.write_text('[device.m-1]\npublish.allow = ["a"]\n')
+    settings.write_text(f'cafile = "ca.crt"\npolicy_file = "{policy}"\ntrust_domain = "fleet.internal"\n')
+    asked = ("test", "--config", str(settings), "--publish", "a", "--identity")
+    assert run(*asked, DEVICE)[0] == 0
+    assert run(*asked, "spiffe://else.where/device/north/m-1")[0] == 1, "a bare name is one of ours"
+    assert run(*asked, "spiffe://else.where/device/north/m-1", "--trust-domain", "else.where")[0] == 0
+    code, said, _ = run("show", "--config", str(settings), "--json")
+    assert (code, json.loads(said)) == (0, {"device": {"m-1": {"publish": {"allow": ["a"]}}}})
+    code, said, _ = run("show", "--config", str(settings), "--json", "--identity", DEVICE)
+    assert (code, json.loads(said)["publish_allow"], json.loads(said)["sections"]) == (0, ["a"], ["device.m-1"])
+    code, _, errors = run("show", "--config", str(tmp_path / "none"))
+    assert (code, errors) == (2, f"fleet-broker: {tmp_path}/none cannot be read: No such file or directory\n")

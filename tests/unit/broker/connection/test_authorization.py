@@ -6,7 +6,7 @@ import pytest
 
 from broker.admission.policy import DeniedPublish, Kind, Rules, Section, TopicPolicy
 from broker.mqtt.acks import Puback, Pubrec
-from broker.mqtt.codes import ProtocolVersion, QoS, ReasonCode
+from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from provisioning.pki.identity import Role
 from tests.support.pki import shared_device
 from tests.support.policies import of_roles
@@ -73,9 +73,9 @@ def test_permissions_follow_the_assigned_client_identifier() -> None:
     service = broker.service(client_id="")
     name = service.session.client_id
     assert name.startswith("backend-")
-    assert service.subscribe(request(f"own/{name}/a")).reason_codes == (QoS.AT_MOST_ONCE,)
+    assert service.subscribe(request(f"own/{name}/a")).reason_codes == (ReasonCode.GRANTED_QOS_0,)
     assert service.subscribe(request("own/backend/a")).reason_codes == (ReasonCode.NOT_AUTHORIZED,)
-    assert service.subscribe(request(f"$share/g/own/{name}/#")).reason_codes == (QoS.AT_MOST_ONCE,)
+    assert service.subscribe(request(f"$share/g/own/{name}/#")).reason_codes == (ReasonCode.GRANTED_QOS_0,)
     assert service.subscribe(request("$share/g/own/#")).reason_codes == (ReasonCode.NOT_AUTHORIZED,)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -244,7 +245,7 @@ def test_nothing_is_read_after_the_goodbye(broker: MemoryBroker) -> None:
     ("expiry", "reason"), [({"session_expiry_interval": 5}, ReasonCode.PROTOCOL_ERROR), ({}, None)]
 )
 def test_a_session_that_was_to_end_cannot_be_kept_by_the_goodbye(
-    broker: MemoryBroker, expiry: dict[str, int], reason: ReasonCode | None
+    broker: MemoryBroker, expiry: dict[str, Any], reason: ReasonCode | None
 ) -> None:
     client = broker.device("meter-1")
     client.leave(**expiry)

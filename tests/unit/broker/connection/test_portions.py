@@ -141,7 +141,7 @@ TALKS_TO_ITSELF = of_roles(
 LEVELS = "/a" * 56
 
 
-def talker(**limits: int) -> WireClient:
+def talker(**limits: Any) -> WireClient:
     return MemoryBroker(policy=TALKS_TO_ITSELF, **limits).device("meter-1")
 
 

@@ -337,8 +337,9 @@ def test_those_who_are_admitted_have_led_to_something(house: House) -> None:
 def test_it_is_full_when_nobody_can_even_wait(house: House) -> None:
     house.limits = Limits(max_unadmitted=2, max_unadmitted_per_address=1)
     house.come(*map(network, range(11)))
-    assert not house.reception.full, "one may wait still"
+    full = [house.reception.full]
     house.come(network(12))
-    assert house.reception.full
+    full.append(house.reception.full)
     house.place(0).leave()
-    assert not house.reception.full, "a place is free"
+    full.append(house.reception.full)
+    assert full == [False, True, False], "one may wait still; no more; a place is free"

@@ -23,12 +23,12 @@ class Owner:
 
 
 @pytest.fixture
-def deadlines() -> Deadlines:
+def deadlines() -> Deadlines[Owner]:
     return Deadlines(100.5)
 
 
 @pytest.mark.parametrize("when", [101.0, 101.1, 102.0, 102.9, 150.0])
-def test_a_deadline_is_met_within_a_second_and_never_early(deadlines: Deadlines, when: float) -> None:
+def test_a_deadline_is_met_within_a_second_and_never_early(deadlines: Deadlines[Owner], when: float) -> None:
     owner = Owner()
     deadlines.file(owner, when)
     now = 100.5
@@ -38,14 +38,14 @@ def test_a_deadline_is_met_within_a_second_and_never_early(deadlines: Deadlines,
     assert when <= owner.calls[0] <= when + 1
 
 
-def test_a_deadline_in_the_past_is_met_at_the_next_opportunity(deadlines: Deadlines) -> None:
+def test_a_deadline_in_the_past_is_met_at_the_next_opportunity(deadlines: Deadlines[Owner]) -> None:
     owner = Owner()
     deadlines.file(owner, 3.0)
     list(deadlines.due(101.0))
     assert owner.calls == [101.0]
 
 
-def test_filing_again_moves_the_deadline(deadlines: Deadlines) -> None:
+def test_filing_again_moves_the_deadline(deadlines: Deadlines[Owner]) -> None:
     owner = Owner()
     for when in (110.0, 105.0, 120.0):
         deadlines.file(owner, when)
@@ -56,7 +56,7 @@ def test_filing_again_moves_the_deadline(deadlines: Deadlines) -> None:
     assert owner.calls == [120.0]
 
 
-def test_cancelling_is_final_and_may_be_done_twice(deadlines: Deadlines) -> None:
+def test_cancelling_is_final_and_may_be_done_twice(deadlines: Deadlines[Owner]) -> None:
     owner = Owner()
     deadlines.cancel(owner)
     deadlines.file(owner, 105.0)
@@ -67,7 +67,7 @@ def test_cancelling_is_final_and_may_be_done_twice(deadlines: Deadlines) -> None
     assert deadlines._buckets == {}
 
 
-def test_an_owner_that_another_of_its_second_cancels_is_not_called(deadlines: Deadlines) -> None:
+def test_an_owner_that_another_of_its_second_cancels_is_not_called(deadlines: Deadlines[Owner]) -> None:
     owners: list[Owner] = []
 
     def cancel_others(_now: float) -> None:
@@ -81,7 +81,7 @@ def test_an_owner_that_another_of_its_second_cancels_is_not_called(deadlines: De
     assert sum(len(owner.calls) for owner in owners) == 1
 
 
-def test_an_owner_that_another_moves_is_called_at_its_new_time_only(deadlines: Deadlines) -> None:
+def test_an_owner_that_another_moves_is_called_at_its_new_time_only(deadlines: Deadlines[Owner]) -> None:
     owners: list[Owner] = []
 
     def move_others(_now: float) -> None:
@@ -99,7 +99,7 @@ def test_an_owner_that_another_moves_is_called_at_its_new_time_only(deadlines: D
     assert [len(owner.calls) for owner in owners] == [1] * 5
 
 
-def test_an_owner_may_file_again_while_it_is_called(deadlines: Deadlines) -> None:
+def test_an_owner_may_file_again_while_it_is_called(deadlines: Deadlines[Owner]) -> None:
     owner = Owner(lambda now: deadlines.file(owner, now))
     deadlines.file(owner, 101.0)
     for now in (101.0, 102.0, 103.0, 103.5):
@@ -108,15 +108,19 @@ def test_an_owner_may_file_again_while_it_is_called(deadlines: Deadlines) -> Non
 
 
 @pytest.mark.parametrize("others", [0, 1000])
-def test_after_a_long_pause_all_are_called_the_earliest_first(deadlines: Deadlines, others: int) -> None:
+def test_after_a_long_pause_all_are_called_the_earliest_first(deadlines: Deadlines[Owner], others: int) -> None:
     calls: list[int] = []
+
+    def file(when: int) -> None:
+        deadlines.file(Owner(lambda _now: calls.append(when)), float(when))
+
     for when in (400, 150, 300, *range(1000, 1000 + others)):
-        deadlines.file(Owner(lambda _now, when=when: calls.append(when)), float(when))
+        file(when)
     list(deadlines.due(900.0))
     assert calls == [150, 300, 400]
 
 
-def test_a_clock_that_goes_back_calls_nobody_early(deadlines: Deadlines) -> None:
+def test_a_clock_that_goes_back_calls_nobody_early(deadlines: Deadlines[Owner]) -> None:
     owner = Owner()
     list(deadlines.due(200.0))
     deadlines.file(owner, 150.0)
@@ -126,7 +130,7 @@ def test_a_clock_that_goes_back_calls_nobody_early(deadlines: Deadlines) -> None
     assert owner.calls == [201.0]
 
 
-def test_between_two_of_a_second_others_are_cancelled_moved_and_filed(deadlines: Deadlines) -> None:
+def test_between_two_of_a_second_others_are_cancelled_moved_and_filed(deadlines: Deadlines[Owner]) -> None:
     owners = [Owner() for _ in range(6)]
     for owner in owners:
         deadlines.file(owner, 105.0)

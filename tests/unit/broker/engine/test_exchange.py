@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from broker.mqtt.packets import Publish
 from tests.support.stored import StoredBroker
+from tests.support.wire import KEPT
 
-KEPT = {"clean_start": False, "session_expiry_interval": 600}
 DEVICES, MESSAGES = 8, 50
 
 
 def test_a_fleet_that_comes_back_in_one_batch_sends_again_with_turns_for_others(stored: StoredBroker) -> None:
     names = [f"meter-{number}" for number in range(1, DEVICES + 1)]
-    for name in names:
-        stored.device(name, **KEPT).subscribe(f"fleet/meters/{name}/cmd/#", qos=2)
+    devices = [stored.device(name, **KEPT) for name in names]
+    for name, device in zip(names, devices, strict=True):
+        device.subscribe(f"fleet/meters/{name}/cmd/#", qos=2)
     backend = stored.service()
     for name in names:
         for number in range(MESSAGES):
             backend.publish(f"fleet/meters/{name}/cmd/x", b"%d" % number, qos=2)
-    for connection in list(stored.engine.connections()):
-        if connection.session is not None and connection.session.client_id in names:
-            connection.lost("CONNECTION_LOST", stored.now)
+    for device in devices:
+        device.connection.lost("CONNECTION_LOST", stored.now)
     stored.held = True
     back = [stored.device(name, **KEPT) for name in names]
     assert not any(each.transport.packets for each in back), "what was under way may not be written yet"

@@ -102,7 +102,7 @@ def test_who_is_revoked_while_he_waits_is_refused(broker: MemoryBroker) -> None:
     revoke(broker.engine, shared_device("meter-1").revocation, broker.now)
     judge.answer()
     answer = meter.next_packet(Connack)
-    assert answer.properties.reason_string.startswith("REVOKED")
+    assert str(answer.properties.reason_string).startswith("REVOKED")
 
 
 def test_a_client_that_waits_is_counted_once(broker: MemoryBroker) -> None:
@@ -283,7 +283,7 @@ def test_a_retained_message_that_is_replaced_while_it_waits_is_not_sent(broker: 
 
 def test_packets_are_told_when_they_are_whole_and_only_where_somebody_asks(broker: MemoryBroker) -> None:
     judge = Judge(broker)
-    broker.connection_type = PacketWatch  # type: ignore[assignment] - it takes a connection's place on a stream
+    broker.connection_type = PacketWatch  # It takes a connection's place on a stream
     meter = broker.open(shared_device("meter-1"))
     connect = connect_packet(V5, client_id="meter-1").encode(V5)
     big = publication(f"{OWN}/t", b"x" * 300).encode(V5)

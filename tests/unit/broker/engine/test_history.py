@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from broker.admission.peer import Peer
+from broker.admission.refusal import Refused
 from broker.engine.history import LONGEST_SHOWN, MOST_OF_ONE, Event, Happened, History
 from broker.mqtt.codes import ReasonCode
 from provisioning.pki.identity import Identity
@@ -14,8 +16,8 @@ from tests.support.wire import MemoryBroker, will
 class Stranger:
     """Somebody whom TLS has not let in."""
 
-    peer = None
-    refusal = None
+    peer: Peer | None = None
+    refusal: Refused | None = None
 
     def __init__(self, host: str) -> None:
         self.address = f"{host}:50000"

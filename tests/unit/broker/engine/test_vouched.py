@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from broker.engine.vouched import RESERVED, without_reserved
 from broker.mqtt.codes import ProtocolVersion
 from broker.mqtt.properties import Properties
 from broker.settings.trust_settings import TrustSettings
+from provisioning.pki.identity import Role
 from tests.support.pki import DOMAIN, shared_device, shared_pki, shared_service
 from tests.support.wire import V5, V311, MemoryBroker, WireClient, will
 
@@ -115,8 +117,10 @@ def test_whom_a_foreign_ca_calls_like_one_of_ours_is_named_by_the_whole_identity
     backend.subscribe("$SYS/broker/presence/#")
     backend.received()
     broker.engine.presence = Presence(broker.engine.admission, broker.engine.publish_own, lambda: NOON)
-    terms = {"groups": ("meters",), "roles": ("device",), "unsafe_no_revocation": True}
-    settings = TrustSettings(name="plant", anchors="-", trust_domain=DOMAIN, **terms)
+    anchors, roles = (Path("-"),), (Role.DEVICE,)
+    settings = TrustSettings(
+        name="plant", anchors=anchors, trust_domain=DOMAIN, groups=("meters",), roles=roles, unsafe_no_revocation=True
+    )
     plant = TrustBundle("plant", [shared_pki().issuing.certificate], terms=BundleTerms.of(settings))
     broker.engine.admission.trust_domain = "fleet.example"
     broker.engine.admission.believe(Trust([plant]))

@@ -95,7 +95,7 @@ def test_a_publish_at_qos_1_needs_a_packet_identifier() -> None:
 
 
 def test_acknowledgements_of_different_types_are_different() -> None:
-    assert Puback(1) != Pubrec(1)
+    assert Puback(1) != Pubrec(1)  # type: ignore[comparison-overlap]
     assert Puback(1) == Puback(1)
     assert repr(Pubcomp(1)).startswith("Pubcomp(packet_id=1, ")
 

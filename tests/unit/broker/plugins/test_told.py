@@ -8,6 +8,7 @@ from typing import Any
 from amqtt.contexts import BaseContext
 from amqtt.plugins.base import BasePlugin
 
+from broker.mqtt.codes import QoS
 from broker.mqtt.packets import Disconnect, Suback, Subscribe, SubscriptionRequest
 from broker.plugins.company import Company
 from broker.plugins.host import PluginHost
@@ -60,7 +61,7 @@ async def test_a_plugin_hears_in_order_of_what_is_permitted_and_of_nothing_else(
     await company.pre_start()
     meter = broker.device("meter-1")
     await company.members[0].events.drained()
-    meter.send(Subscribe(1, (SubscriptionRequest(f"{OWN}/cmd/#", 1), SubscriptionRequest("fleet/#"))))
+    meter.send(Subscribe(1, (SubscriptionRequest(f"{OWN}/cmd/#", QoS.AT_LEAST_ONCE), SubscriptionRequest("fleet/#"))))
     assert [code.is_failure for code in meter.next_packet(Suback).reason_codes] == [False, True]
     meter.publish(f"{OWN}/t", b"1", qos=1)
     meter.publish("fleet/meters/meter-2/t", b"2", qos=1)

@@ -9,12 +9,7 @@ import pytest
 from amqtt.contexts import Action, BaseContext
 from amqtt.plugins.base import BaseTopicPlugin
 
-from broker.mqtt.packets import Suback, Subscribe, SubscriptionRequest
-from broker.plugins.company import Company
-from broker.plugins.host import PluginHost
-from broker.plugins.logs import Complaints
-from broker.plugins.questions import Questions
-from broker.plugins.watch import Watch
+from tests.support.hosted_plugins import HostedPlugins
 from tests.support.wire import MemoryBroker, WireClient, will
 
 OWN = "fleet/meters/meter-1"
@@ -39,25 +34,15 @@ class Scene:
     """A broker with that plugin, and a service that reads everything."""
 
     def __init__(self, broker: MemoryBroker) -> None:
-        self.broker, self.plugin, loop = broker, Thinks(), asyncio.get_running_loop()
-        complaints = Complaints(broker.metrics, loop.time)
-        watch = Watch(broker.metrics, complaints)
-        self.questions = Questions([self.plugin], lambda: 100, complaints, watch, patience=30.0, verdict_seconds=10.0)
-        company = Company([], BaseContext(), complaints, watch, lambda: 100, 30.0)
-        PluginHost(broker.engine, claimed_names=False).attach(company, self.questions)
+        self.broker, self.plugin = broker, Thinks()
+        self.plugins = HostedPlugins(broker, [self.plugin])
         self.watcher = broker.service()
 
     async def subscribe(self) -> None:
-        self.watcher.send(Subscribe(1, (SubscriptionRequest("fleet/#"),)))
-        await self.answered()
-        self.watcher.next_packet(Suback)
+        await self.plugins.subscribe(self.watcher, "fleet/#")
 
     async def answered(self) -> None:
-        """Let the plugin answer what it was asked."""
-        while self.questions._tasks:
-            await asyncio.gather(*self.questions._tasks)
-            await asyncio.sleep(0)
-        self.broker.settle()
+        await self.plugins.answered()
 
     def meter(self, topic: str = "gone", **connect: Any) -> WireClient:
         return self.broker.device("meter-1", will=will(f"{OWN}/{topic}"), **connect)

@@ -52,8 +52,8 @@ async def test_new_limits_count_for_what_is_asked_from_now_on() -> None:
 
 
 TOPIC = "fleet/meters/meter-{}/a"
-TOLD = {"max_packet_size": 600, "max_inflight": 3, "max_topic_alias": 2}
-LOWERED = {"max_packet_size": 300, "max_inflight": 1, "max_topic_alias": 1}
+TOLD: dict[str, Any] = {"max_packet_size": 600, "max_inflight": 3, "max_topic_alias": 2}
+LOWERED: dict[str, Any] = {"max_packet_size": 300, "max_inflight": 1, "max_topic_alias": 1}
 
 
 def terms_said(connack: Connack) -> dict[str, int | None]:

@@ -268,11 +268,12 @@ async def test_sessions_from_before_a_restart_are_judged_at_the_start(broker: Me
 async def test_names_that_mean_nobody_are_told_of_at_the_start_and_at_a_reload(broker: MemoryBroker) -> None:
     text = '[device.meter-1]\nsubscribe.allow = ["a"]\n[role.service]\npublish.allow = ["a"]\n'
     part = ReloadedPolicy(broker.engine, "", lambda: broker.now)
-    config = BrokerConfig(cafile="-", certfile="-", keyfile="-", unsafe_no_revocation=True)
+    nowhere = Path("-")
+    config = BrokerConfig(cafile=nowhere, certfile=nowhere, keyfile=nowhere, unsafe_no_revocation=True)
     candidate = part.load(config, text)
     assert not isinstance(candidate, Unchanged)
     assert (await part.preview(candidate))[0] == "", "without bundles everybody is ours"
-    terms = BundleTerms.of(TrustSettings(name="x", anchors="-", trust_domain="x", unsafe_no_revocation=True))
+    terms = BundleTerms.of(TrustSettings(name="x", anchors=(nowhere,), trust_domain="x", unsafe_no_revocation=True))
     broker.engine.admission.believe(Trust([TrustBundle("x", [], terms=terms)]))
     said = "a bare name allows nobody anything here: [device.meter-1]; no trust bundle is of the broker's own trust "
     for detail in ((await part.preview(candidate))[0], (await part.apply(candidate))[0]):

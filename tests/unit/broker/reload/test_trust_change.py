@@ -106,7 +106,8 @@ async def test_a_few_are_judged_at_a_time_each_once_and_others_are_served_betwee
     scene.believe(PKI.root)
     loaded = scene.load()
     _, expected = await scene.trust.preview(loaded)
-    applying, here = asyncio.create_task(scene.trust.apply(loaded)), []
+    applying = asyncio.create_task(scene.trust.apply(loaded))
+    here: list[int] = []
     while not applying.done():
         await asyncio.sleep(0)
         if here[-1:] != [broker.engine.connected]:
@@ -151,8 +152,8 @@ async def test_a_dry_run_counts_once_whom_both_the_bundles_and_the_policy_put_ou
     for number, group in enumerate(("meters", "meters", "meters", "meters", "stays")):
         held = shared_device(f"meter-{number}", group)
         client = broker.open(held, path=path(held, PKI.issuing, PKI.root))
-        kept = {"session_expiry_interval": 0 if number == 3 else 600}
-        client.connect(client_id=f"meter-{number}", **({"will": wills[number]} if number in wills else {}), **kept)
+        kept = 0 if number == 3 else 600
+        client.connect(client_id=f"meter-{number}", session_expiry_interval=kept, will=wills.get(number))
         client.subscribe("a")
     bundle = settings("plant", scene.anchors).model_copy(update={"trust_domain": DOMAIN, "groups": ("stays",)})
     scene.config = scene.config.model_copy(update={"trust": (bundle,)})
@@ -173,7 +174,7 @@ async def test_a_dry_run_says_of_those_who_go_by_the_trust_no_more_than_what_the
     broker = MemoryBroker(trust_domain=None, policy=policy)
     broker.engine.keeps_revoked = True  # Wills are left, at once or when their delay is over.
     scene = Scene(tmp_path, broker)
-    wills = ({}, {"will": will("w")}, {"will": will("w", will_delay_interval=60)})
+    wills: tuple[dict[str, Any], ...] = ({}, {"will": will("w")}, {"will": will("w", will_delay_interval=60)})
     for number, left in enumerate(wills):
         held = shared_device(f"meter-{number}")
         client = broker.open(held, path=path(held, PKI.issuing, PKI.root))

@@ -15,7 +15,7 @@ from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.trust import Trust
 from broker.reload.report import Effects
 from broker.reload.trust_change import judge
-from broker.settings.trust_settings import REQUIRE, TrustSettings
+from broker.settings.trust_settings import REQUIRE, IdentitySource, TrustSettings
 from tests.support.pki import DOMAIN, shared_device
 from tests.support.reloaded_trust import BELOW, OTHER, PKI, Scene, connected, path
 from tests.support.wire import MemoryBroker, WireClient
@@ -112,8 +112,8 @@ async def test_what_a_certificate_says_of_its_issuer_vouches_for_nobody(broker: 
 def test_who_would_be_somebody_else_is_put_out(broker: MemoryBroker) -> None:
     held = shared_device("meter-1")
     client = connected(broker, held, path(held, PKI.issuing, PKI.root))
-    source = {"source": "common-name", "group": "gas"}
-    settings = TrustSettings(name="root", anchors=("x",), feed=True, trust_domain=DOMAIN, identity=[source])
+    source = IdentitySource(source="common-name", group="gas")
+    settings = TrustSettings(name="root", anchors=(Path("x"),), feed=True, trust_domain=DOMAIN, identity=(source,))
     outcome = judged(broker, client, TrustBundle("root", [PKI.root.certificate], terms=BundleTerms.of(settings)))
     assert isinstance(outcome, Refused)
     assert (outcome.code, outcome.detail) == (

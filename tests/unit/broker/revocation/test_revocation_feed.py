@@ -20,10 +20,9 @@ from provisioning.pki.revocation import RevocationReason
 from provisioning.pki.tls import CredentialFiles
 from tests.support.pki import Held, shared_device, shared_pki, shared_service
 from tests.support.stored import StoredBroker
-from tests.support.wire import MemoryBroker
+from tests.support.wire import KEPT, MemoryBroker
 
 PKI = shared_pki()
-KEPT = {"clean_start": False, "session_expiry_interval": 600}
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ class Service:
         self._monkeypatch = monkeypatch
         self.refused: list[str | None] = []
 
-    async def _no_other(self) -> bool:
+    async def _no_other(self, _code: str) -> bool:
         return False
 
     async def says(self, *events: FeedEvent, shown: Held | None = None) -> None:

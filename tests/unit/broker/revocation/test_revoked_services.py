@@ -15,6 +15,7 @@ from broker.admission.path_ends import VerifiedPath
 from broker.revocation import revoked_services
 from broker.revocation.revoked_services import FILE_NAME, RevokedServices
 from provisioning.pki.identity import AUTHORITY_PREFIX, PROVISIONING
+from provisioning.pki.keys import replace_private
 from provisioning.pki.revocation import Revocation, RevocationReason, certificate_key
 from provisioning.pki.tls import TlsConfigurationError
 from tests.support.pki import Held, Pki
@@ -111,7 +112,7 @@ async def test_a_disk_that_hangs_keeps_the_feed_waiting_for_a_moment_only(
     kept = RevokedServices(tmp_path)
     monkeypatch.setattr(revoked_services, "_PATIENCE", 0.01)
     held = threading.Event()
-    replace = revoked_services.replace_private
+    replace = replace_private
 
     begun: list[None] = []
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from broker.metrics import Metrics
+from broker.session.queue import QueueLimits
 from broker.session.registry import SessionRegistry
-from broker.session.session import QueueLimits
 from provisioning.pki.identity import Identity, Role
 
 DOMAIN = "fleet.internal"

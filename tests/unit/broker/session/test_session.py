@@ -8,7 +8,8 @@ from broker.metrics import Metrics
 from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription
 from broker.session.framing import PLAIN_V4, framing
-from broker.session.session import QueueLimits, Session
+from broker.session.queue import QueueLimits
+from broker.session.session import Session
 from provisioning.pki.identity import Identity, Role
 
 OWNER = Identity("fleet.internal", Role.DEVICE, "meter-1", "meters")
@@ -19,12 +20,18 @@ BEST_EFFORT = Subscription("t", 0)
 class Wire:
     """The connection of a session, or a publisher that it holds."""
 
+    session: Session | None = None
+    unsent = False
+
     def __init__(self) -> None:
         self.sent: list[bytes] = []
         self.released = 0
 
     def send(self, packets: list[bytes]) -> None:
         self.sent += packets
+
+    def disconnect(self, *_why: object, publish_will: bool = True) -> None:
+        raise AssertionError(publish_will)
 
     def release(self) -> None:
         self.released += 1

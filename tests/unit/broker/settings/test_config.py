@@ -333,7 +333,7 @@ def test_an_error_in_a_listener_is_named(tmp_path: Path, content: str, text: str
     [
         ("max_keepalive = 60", "max_keepalive: no such setting; it is a limit; write it below [limits]"),
         ("require_certificate = true", "require_certificate: no such setting; remove it: a client certificate is"),
-        ("acl_file = '/x'", "acl_file: no such setting; the topic policy is policy_file"),
+        ("acl_file = '/x'", "acl_file: no such setting; write policy_file = …, a topic policy"),
         ("bridge_cafile = '/x'", "bridge_cafile: no such setting; a bridge stays in a mosquitto's own file"),
         ("topic = 'a'", "topic: no such setting; a bridge stays in a mosquitto's own file"),
         ("retain_available = true", "retain_available: no such setting; remove it: it is always on"),

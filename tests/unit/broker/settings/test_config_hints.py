@@ -32,6 +32,11 @@ def test_no_setting_of_mosquitto_is_taken_for_a_slip_of_the_pen(name: str) -> No
     assert "see docs/reference" not in said
 
 
+@pytest.mark.parametrize("name", ["denied_publish", "role", "group", "device", "identity"])
+def test_what_belongs_to_the_topic_policy_is_sent_there(name: str) -> None:
+    assert "write it in policy_file: docs/topic-policy.md" in hint(name, BrokerConfig.model_fields, LIMITS)
+
+
 def test_a_file_is_mosquittos_whatever_few_settings_it_has() -> None:
     assert told("port 8883\ncafile ca.crt\n") == [
         "line 1: port: write port = …, as TOML has it",
@@ -45,3 +50,31 @@ def test_a_file_is_mosquittos_whatever_few_settings_it_has() -> None:
 @pytest.mark.parametrize("text", ["port = 1", "port 1\nhost = 'x'", "nothing of\nthe kind", "", "[limits]\nport 1"])
 def test_another_file_is_none_of_mosquittos(text: str) -> None:
     assert told(text) == []
+
+
+def test_each_listener_has_its_own_line_and_a_bridge_one_in_all() -> None:
+    text = """listener 1883 127.0.0.1
+keepalive_interval 60
+cafile ca.crt
+listener 8883
+listener 0 /run/mosquitto.sock
+connection cloud
+topic # out
+bridge_cafile ca.crt
+topic a in
+"""
+    bridge = "a bridge stays in a mosquitto's own file, and connects as a client: docs/coming-from-mosquitto.md"
+    table = "write a [[listener]] table with port"
+    assert told(text) == [
+        f'line 1: listener: {table} = 1883 and host = "127.0.0.1", or these alone; it speaks TLS',
+        f"line 2: keepalive_interval, connection, topic, bridge_cafile: {bridge}",
+        "line 3: cafile: write cafile = …, as TOML has it",
+        f"line 4: listener: {table} = 8883, or that alone; it speaks TLS",
+        "line 5: listener: remove it: clients connect by TCP; the admin API has a Unix socket",
+    ]
+
+
+def test_who_is_named_by_his_certificate_is_told_where_that_is_said() -> None:
+    """Without a trust bundle every device of a CA of one's own is refused: its certificates have no URI of ours."""
+    (line,) = told("use_identity_as_username true\n")
+    assert "[[trust]] table for your CA" in line

@@ -5,7 +5,6 @@ from __future__ import annotations
 import select
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
@@ -77,10 +76,10 @@ class Night:
 
     def __init__(self, interval: float) -> None:
         self.interval = interval
-        self.loop: Any = Loop()
+        self.loop = Loop()
         turn = Turn(self.loop.call_soon)
-        self.awake = Poller(self.loop, turn)
-        self.doze = Doze(self.loop, turn, self.awake, lambda: self.interval)
+        self.awake = Poller(self.loop, turn)  # type: ignore[arg-type]
+        self.doze = Doze(self.loop, turn, self.awake, lambda: self.interval)  # type: ignore[arg-type]
         self.sleepers: list[WatchedClient] = []
 
     def comes(self) -> WatchedClient:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -124,12 +125,12 @@ def test_answers_go_before_messages(loop: Loop) -> None:
 def test_who_waits_is_called_when_all_is_written_one_a_turn_and_while_there_is_room(loop: Loop) -> None:
     route = Route(sessions(1000))
     loop.bring(route, b"a", 8)
-    assert not loop.rounds.full
+    full = [loop.rounds.full]
     loop.bring(route, b"b", ROOM // 1000)
-    assert loop.rounds.full
+    assert [*full, loop.rounds.full] == [False, True]
     called: list[int] = []
     for number in range(3):
-        loop.rounds.wait(lambda n=number: called.append(n))  # type: ignore[misc]
+        loop.rounds.wait(functools.partial(called.append, number))
     loop.rounds.wait(lambda: loop.bring(route, b"c", ROOM))
     loop.rounds.wait(lambda: called.append(9))
     while not called:

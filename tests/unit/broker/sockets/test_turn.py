@@ -13,6 +13,7 @@ from broker.sockets.turn import ALLOWANCE, Turn
 @dataclass(eq=False)
 class Session:
     flushed: int = 0
+    outbox: list[bytes] = field(default_factory=list)
     then: Callable[[], None] = field(default=lambda: None)
 
     def flush(self) -> None:

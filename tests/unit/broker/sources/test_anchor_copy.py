@@ -64,6 +64,17 @@ def test_what_is_no_certificate_is_refused(content: bytes) -> None:
         anchors_in(settings(), content, PKI.now)
 
 
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("label", ["PKCS7", "CERTIFICATE"])
+def test_pkcs_7_beside_something_else_is_refused_as_a_whole(label: str, first: bool) -> None:
+    """Else those of one of the two were dropped, and nothing said so."""
+    other = BUNDLE if label == "PKCS7" else PKI.root.der
+    parts = [pem("PKCS7", BUNDLE), pem(label, other)]
+    pins = [each.fingerprint(SHA256()).hex() for each in BOTH]
+    with pytest.raises(AnchorsRefused, match=r"^not whole: there is something else beside the PKCS #7$"):
+        anchors_in(settings(*pins), b"".join(parts if first else reversed(parts)), PKI.now)
+
+
 @pytest.mark.parametrize("has_a_name", [True, False])
 def test_a_certificate_that_cannot_be_read_is_refused_and_named(has_a_name: bool) -> None:
     maker = Manufacturer()

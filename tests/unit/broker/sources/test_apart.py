@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -12,7 +13,7 @@ from cryptography import x509
 from broker.admission.bundle import TrustBundle
 from broker.metrics import Metrics
 from broker.settings.config import BrokerConfig
-from broker.settings.trust_settings import TrustSettings
+from broker.settings.trust_settings import StatusPolicy, TrustSettings
 from broker.sources.crl_intake import CrlIntake
 from broker.sources.crl_urls import CrlUrls
 from broker.sources.ocsp_client import OcspClient
@@ -27,6 +28,7 @@ from tests.support.web import WebServer
 from tests.support.wire import MemoryBroker
 
 PKI = shared_pki()
+ADVISORY = StatusPolicy(None)
 MANY = 40
 """More than are asked, or fetched, at a time."""
 
@@ -113,15 +115,17 @@ async def test_who_is_connected_is_asked_about_again_though_another_bundles_resp
     for name, authority, responder in (("plant", plant, hanging), ("ours", PKI, web.url)):
         anchors = tmp_path / f"{name}.pem"
         anchors.write_bytes(pem_of(authority.issuing.certificate))
-        terms = {"trust_domain": "plant.example", "groups": ["plant"]} if name == "plant" else {}
-        ocsp = {"ocsp_responder": f"{responder}/ocsp", "ocsp_policy": "advisory"}
-        bundles.append(TrustSettings(name=name, anchors=anchors, **terms, **ocsp))
+        terms: dict[str, Any] = {"trust_domain": "plant.example", "groups": ["plant"]} if name == "plant" else {}
+        asked = f"{responder}/ocsp"
+        bundles.append(
+            TrustSettings(name=name, anchors=(anchors,), ocsp_responder=asked, ocsp_policy=ADVISORY, **terms)
+        )
     files = PKI.broker().write(tmp_path)
     config = BrokerConfig(
         cafile=tmp_path / "ours.pem",
         certfile=files.certificate,
         keyfile=files.key,
-        trust=bundles,
+        trust=tuple(bundles),
         unsafe_no_revocation=True,
     )
     broker.engine.admission.believe(load_trust(config))
@@ -150,12 +154,14 @@ async def test_who_was_suspended_is_asked_about_again_though_the_bundle_is_calle
     anchors.write_bytes(pem_of(PKI.issuing.certificate))
 
     def called(name: str) -> BrokerConfig:
-        trust = [TrustSettings(name=name, anchors=anchors, ocsp_responder=f"{web.url}/ocsp", ocsp_policy="advisory")]
-        own = {"certfile": files.certificate, "keyfile": files.key}
-        return BrokerConfig(cafile=anchors, trust=trust, unsafe_no_revocation=True, **own)
+        asked = f"{web.url}/ocsp"
+        trust = (TrustSettings(name=name, anchors=(anchors,), ocsp_responder=asked, ocsp_policy=ADVISORY),)
+        own, key = files.certificate, files.key
+        return BrokerConfig(cafile=anchors, certfile=own, keyfile=key, trust=trust, unsafe_no_revocation=True)
 
     broker.engine.admission.believe(load_trust(called("ours")))
     lists = RevocationLists(broker.engine, called("ours"), lambda: now)
+    assert broker.engine.admission.trust is not None
     (issuer,) = broker.engine.admission.trust.bundles[0].anchors
     await lists._asker._ocsp.ask(held.certificate, issuer)
     assert broker.engine.admission.status.index.find(key) is not None

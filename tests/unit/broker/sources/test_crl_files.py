@@ -30,7 +30,7 @@ class SlowIntake:
         self.taken.append(content)
         return self.outcome
 
-    def complain(self, code: CrlProblem, detail: str, source: str) -> None:
+    def complain(self, code: CrlProblem, detail: str, source: str, /) -> None:
         raise AssertionError((code, detail, source))
 
 

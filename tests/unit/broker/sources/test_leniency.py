@@ -19,7 +19,7 @@ ASKED: dict[str, Any] = {"ocsp_responder": "http://localhost/"}
 
 def config(**settings: Any) -> BrokerConfig:
     files = {} if "provisioning" in settings else {"certfile": "broker.crt", "keyfile": "broker.key"}
-    given = {"state_dir": Path("state"), "cafile": Path("anchors.pem"), **files}
+    given: dict[str, Any] = {"state_dir": Path("state"), "cafile": Path("anchors.pem"), **files}
     if "crlfile" not in settings and "ocsp_responder" not in settings and files and "trust" not in settings:
         given["unsafe_no_revocation"] = True
     return BrokerConfig(**given, **settings)

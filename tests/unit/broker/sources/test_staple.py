@@ -15,6 +15,7 @@ from cryptography import x509
 from broker.settings.config import BrokerConfig
 from broker.sources.staple import Staple
 from provisioning.pki import openssl, stapling
+from provisioning.pki.revocation import Revocation, RevocationReason, certificate_key
 from provisioning.pki.tls import ClientCertificate, server_context
 from tests.support.pki import Held, Pki, pem_of, shared_pki
 from tests.support.responder import Responder
@@ -97,8 +98,9 @@ async def test_a_certificate_that_cannot_be_read_is_presented_without_one(tmp_pa
 
 async def test_switched_off_nothing_is_asked(tmp_path: Path) -> None:
     pki = shared_pki()
-    settings = {"ocsp_stapling": False, "ocsp_stapling_responder": NOWHERE}
-    made, broker, context = staple(tmp_path, pki.broker(), pki.anchors, **settings)
+    made, broker, context = staple(
+        tmp_path, pki.broker(), pki.anchors, ocsp_stapling=False, ocsp_stapling_responder=NOWHERE
+    )
     made.adopt(context)
     assert await document(made) == {"state": "off"}
     assert not broker.metrics.revocation_alarms
@@ -185,3 +187,28 @@ async def test_what_is_told_of_a_staple_is_how_old_it_is_for_how_long_it_is_good
         assert states == ["current", "late"], "there is still half of its time to get the next"
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_when_a_suspension_of_the_broker_ends_it_asks_at_once(tmp_path: Path) -> None:
+    """Else clients that look at the staple would refuse it for half of the last answer's life."""
+    pki, now = shared_pki(), 0.0
+    own = pki.broker()
+    key = certificate_key(own.certificate)
+    with WebServer() as web:
+        responder = web.pages["/ocsp"] = Responder(pki.issuing, pki.issuing, [own], nonce=False)
+        url = f"{web.url}/ocsp"
+        made, broker, context = staple(tmp_path, own, pki.anchors, lambda: now, ocsp_stapling_responder=url)
+        index = broker.engine.admission.status.index
+        made.adopt(context)
+        await made._look()
+        assert made.document(datetime.now(UTC))["state"] == "current"
+        index.add(Revocation(*key, RevocationReason.CERTIFICATE_HOLD, datetime.now(UTC)))
+        responder.revoked = {own.certificate.serial_number: x509.ReasonFlags.certificate_hold}
+        for _ in range(2):
+            await made._look()
+            assert made.document(datetime.now(UTC))["state"] == "revoked"
+        index.release(key)
+        responder.revoked = {}
+        await made._look()
+        assert made.document(datetime.now(UTC))["state"] == "current"
+        await made._http.close()

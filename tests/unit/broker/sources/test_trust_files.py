@@ -89,11 +89,11 @@ def test_a_directory_that_cannot_be_read_ends_nobody_who_looks_whether_it_has_ch
 def test_each_bundle_is_judged_on_the_terms_of_its_own_table(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     file.write_bytes(FIRST)
-    asked = {"crlfile": "lists", "crl_policy": "grace 1h", "crl_from_certificates": True}
+    asked: dict[str, Any] = {"crlfile": "lists", "crl_policy": "grace 1h", "crl_from_certificates": True}
     asked |= {"ocsp_responder": "http://a/", "ocsp_policy": "require", "ocsp_from_certificates": True}
     tables = (
         TrustSettings(name="asked", anchors=(file,), **asked),
-        TrustSettings(name="followed", anchors=(file,), feed=True, feed_policy="require"),
+        TrustSettings(name="followed", anchors=(file,), feed=True, feed_policy=REQUIRE),
     )
     trust = load_trust(BrokerConfig(provisioning="https://localhost:8443", cafile=file, trust=tables), 7)
     assert trust is not None

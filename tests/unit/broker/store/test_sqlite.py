@@ -82,8 +82,8 @@ def test_everything_can_be_taken_away(store: SqliteStore) -> None:
 def test_a_session_that_changes_is_written_anew_with_all_that_it_has(store: SqliteStore) -> None:
     """Its row is the same: what refers to it stays."""
     store._apply(filled())
-    changed = ("backend", "spiffe://d/service/other", False, 61, 9.5, b"will", b"gone", 1, 1, b"p", 30, 5, "a:1", "a")
-    changed += ("b:2", "b")
+    given = ("backend", "spiffe://d/service/other", False, 61, 9.5, b"will", b"gone", 1, 1, b"p", 30, 5, "a:1", "a")
+    changed = (*given, "b:2", "b")
     store._apply(Batch(sessions={1: changed}))
     assert store.rows("SELECT * FROM sessions") == [(1, *changed)]
     assert len(store.rows("SELECT * FROM subscriptions")) == len(store.rows("SELECT * FROM deliveries")) == 1
@@ -285,7 +285,7 @@ async def test_a_batch_that_cannot_be_written_is_tried_again(store: SqliteStore,
     store.attach(journal, asyncio.get_running_loop(), reports.written, reports.failed)
     journal.retain("t", Message(b"t", b"x", 1, retain=True))
     if defect:
-        journal.open.messages[1] = 7  # type: ignore[assignment] - no row of ours
+        journal.open.messages[1] = 7  # type: ignore[assignment]  # No row of ours.
     else:
         journal.incoming(999, 1, known=True)  # No such session.
     batch = journal.open

@@ -18,9 +18,10 @@ READY = "sleep 1000 & echo $! is ready; wait"
 async def test_leaving_ends_the_server_and_what_it_has_started(tmp_path: Path) -> None:
     log = tmp_path / "log"
     async with serving("sh", ["sh", "-c", READY], log=log, ready="is ready") as process:
-        assert process.returncode is None
+        codes = [process.returncode]
         child = int(log.read_text().split()[0])
-    assert process.returncode is not None
+    codes.append(process.returncode)
+    assert [code is None for code in codes] == [True, False]
     async with asyncio.timeout(10):
         while lives(child):  # noqa: ASYNC110 - it is not our child: nobody tells
             await asyncio.sleep(0.01)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+from rich.console import Console
 
-from device_sim.attack.report import as_dict, line, markdown, write_junit
+from device_sim.attack.report import as_dict, line, markdown, show, write_junit
 from device_sim.attack.run import worst
 from device_sim.attack.verdict import Judgement, Layer, Outcome, Seen, Verdict
 
@@ -91,3 +93,12 @@ def test_a_line_names_the_clause_of_a_promise_that_is_not_kept() -> None:
 def test_a_line_says_verdict_answer_and_why() -> None:
     assert line(ODD).split() == ["WARN", "3-b", "tcp", "reset", "20", "ms", "(otherwise)"]
     assert line(LEFT).split() == ["SKIP", "5-d", "-", "(cannot)"]
+
+
+def test_a_case_keeps_its_name_on_a_terminal_of_80_columns() -> None:
+    """Broken in two it could not be copied to --only."""
+    name = "server-wrong-name.sends-nothing"
+    out = io.StringIO()
+    case = replace(ODD, name=name, description="the server's certificate is for another name: sends nothing")
+    show(Console(file=out, width=80, force_terminal=True, no_color=True), "run", [case])
+    assert f" {name} " in out.getvalue(), out.getvalue()

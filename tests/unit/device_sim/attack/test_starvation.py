@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.mqtt.codes import PacketType, ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
-from broker.mqtt.packets import PacketType
 from broker.mqtt.publish import PINGRESP
 from device_sim import core_wait
 from device_sim.attack import run

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from device_sim.results import progress
 from device_sim.results.document import PROGRESS
+from device_sim.results.page import page_of
 from device_sim.results.progress import Progress, document_so_far, kept
 from device_sim.results.summary import summary_of
 from device_sim.run.health import HealthSample
@@ -166,3 +167,16 @@ def test_of_a_run_that_goes_on_no_heading_stands_over_nothing(tmp_path: Path) ->
     assert "published 10, received 9" in shown
     for heading in ("Thresholds", "Milliseconds", "generator:"):
         assert heading not in shown
+
+
+@pytest.mark.parametrize("seconds", [0, 1])
+def test_a_run_has_a_page_from_its_beginning_on(tmp_path: Path, seconds: int) -> None:
+    told = tmp_path / PROGRESS
+    run = Played()
+    for _ in range(seconds):
+        run.go_on()
+    with closing(Progress(told, cast("Run", run))) as progress_file:
+        progress_file.add()
+    page = page_of(document_so_far(told))
+    assert f"cut off after {seconds} s, or goes on" in page
+    assert ("At the end 80 MB, 60 of 20000 descriptors." in page) == (seconds > 0)

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from device_sim.latency import Latency
-from device_sim.results.comparison import comparison_page, conditions, differences
+from device_sim.results.comparison import comparison_of, comparison_page, conditions, differences
 from device_sim.results.document import UnreadableReport, read, remarks
 from device_sim.results.files import write_all
 from device_sim.results.page import page_of
@@ -248,3 +248,17 @@ def test_a_page_of_somebody_else_s_document_runs_nothing() -> None:
     assert "<script" not in page
     assert page.count(escape(hostile)) > 5
     assert "default-src 'none'" in page.partition("</head>")[0], "and what is forgotten here is not run"
+
+
+@pytest.mark.parametrize("words", ["[bold green]✓[/]", "an [/ending] of nothing"])
+def test_words_of_somebody_else_s_document_are_shown_as_they_are(words: str) -> None:
+    """Neither is there a colour in them, nor does a mistake in them end the program."""
+    document = imagined()
+    for judged in document["thresholds"]:
+        judged |= {"metric": words, "condition": words}
+    document["durations"][words] = next(iter(document["durations"].values()))
+    document["verdict"] = words
+    for shown, times in ((summary_of(document), 4), (comparison_of(document, document), 4)):
+        console = Console(file=io.StringIO(), width=200)
+        console.print(shown)
+        assert console.file.getvalue().count(words) >= times  # type: ignore[attr-defined]

@@ -65,7 +65,8 @@ def test_an_encoded_histogram_is_whole() -> None:
     other.record(0.5)
     other.add(latency.encoded())
     assert other.count == 101
-    assert (other.percentile(50), other.highest) == (pytest.approx(51, rel=0.02), pytest.approx(500, rel=0.01))
+    assert other.percentile(50) == pytest.approx(51, rel=0.02)
+    assert other.highest == pytest.approx(500, rel=0.01)
     assert latency.curve()[0][1] == pytest.approx(1, rel=0.01)
     assert Latency().curve() == []
 
@@ -199,7 +200,8 @@ def test_a_second_is_that_of_all_processes() -> None:
     mine.record(Duration.PUBACK, 0.010, 0.0)
     theirs.record(Duration.PUBACK, 0.030, 0.0)
     sample = mine.sample(1.0, 2, 2, 2, 2, Counter(), HEALTHY, [theirs.window()])
-    assert (sample.windows[Duration.PUBACK].count, sample.windows[Duration.PUBACK].p99) == (2, pytest.approx(30))
+    assert sample.windows[Duration.PUBACK].count == 2
+    assert sample.windows[Duration.PUBACK].p99 == pytest.approx(30)
     assert theirs.window() == {}
 
 

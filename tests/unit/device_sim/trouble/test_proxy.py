@@ -170,7 +170,7 @@ def test_every_byte_arrives_by_itself(new_loop: Loop) -> None:
         _, writer, far_reader, _ = await made.pair()
         made.proxy.set(Trouble(slice_bytes=1, slice_pause=0.01))
         writer.write(b"CONNECT")
-        reads = []
+        reads: list[bytes] = []
         while sum(map(len, reads)) < 7:
             reads.append(await far_reader.read(100))
         assert b"".join(reads) == b"CONNECT"

@@ -132,7 +132,7 @@ def test_the_peer_is_whom_the_server_has_put_into_the_scope() -> None:
     assert tls_connection(shown) == TlsConnection("TLSv1.2", None, resumed=True)
     tls |= {"client_cert_der": METER.der[:-1], "tls_unique": b"unique", "tls_resumed": False}
     assert tls_connection(shown) == TlsConnection("TLSv1.2", b"unique")
-    assert tls_connection(shown | {"client": ("::1", 9)}) == TlsConnection("TLSv1.2", b"unique", address="::1")
+    assert tls_connection({**shown, "client": ("::1", 9)}) == TlsConnection("TLSv1.2", b"unique", address="::1")
     with pytest.raises(Refused) as caught:
         peer_certificate(shown)
     assert caught.value.code is Code.CERTIFICATE_UNKNOWN

@@ -66,7 +66,10 @@ EVENTS = select(func.count()).select_from(audit_entries)
 
 def changing() -> set[tuple[str, str]]:
     return {
-        (method, route.path) for route in operator_routes() for method in route.methods if method not in {"GET", "HEAD"}
+        (method, route.path)
+        for route in operator_routes()
+        for method in route.methods or ()
+        if method not in {"GET", "HEAD"}
     }
 
 

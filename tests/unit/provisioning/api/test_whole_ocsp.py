@@ -15,6 +15,7 @@ from provisioning.api.application import ocsp_rates
 from provisioning.api.metrics import Metrics
 from provisioning.api.ocsp import MAXIMUM_PATH, MAXIMUM_REQUEST, OcspEndpoint, OcspQuestions
 from provisioning.api.whole_ocsp import WholeOcsp
+from provisioning.ca.ocsp import OcspRefused
 from provisioning.config import Settings
 from provisioning.connections.written_answer import ReadyAnswer
 from provisioning.errors import Code, Refused
@@ -200,5 +201,5 @@ async def test_what_is_remembered_of_a_question_outlives_no_change(
     responding.fleet.clock.advance(responder.remembered)
     assert status("meter-3") is None
     responder.answer_for([])
-    with pytest.raises(ocsp_module.OcspRefused):
+    with pytest.raises(OcspRefused):
         status("meter-3")

@@ -154,7 +154,8 @@ async def test_what_is_revoked_is_answered_the_same_the_first_time_and_again(
 @pytest.mark.parametrize("asked", [{"device": "NAME"}, {"serial": "SERIAL"}, {"devices": ["NAME"]}])
 async def test_a_reason_that_is_changed_is_answered_the_same(fleet: Fleet, asked: dict[str, Any]) -> None:
     api = await api_of(fleet)
-    first, second = [], []
+    first: list[tuple[int, bytes]] = []
+    second: list[tuple[int, bytes]] = []
     for name, answers, ask in (("meter-1", first, api.directly), ("meter-2", second, api.through_framework)):
         serial = f"{(await fleet.enrol(name)).serial_number:x}"
         for reason in ("superseded", "keyCompromise", "keyCompromise", "superseded"):

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -262,9 +263,7 @@ async def test_what_is_said_of_a_ca_only_is_not_said_of_what_it_has_issued(
     assert [each.reason for each in entries] == [below] * 3, "the CRL"
     for each in affected:
         key, serial = each.issuer_key_id, each.serial
-        _, said = await fleet_cas.database.read(
-            lambda connection, key=key, serial=serial: certificates.revocation_of(connection, key, serial)
-        )
+        _, said = await fleet_cas.database.read(partial(certificates.revocation_of, issuer_key_id=key, serial=serial))
         assert said is not None
         assert said[1] is below, "OCSP"
 

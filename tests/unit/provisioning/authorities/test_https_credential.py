@@ -22,7 +22,7 @@ from provisioning.authorities.https_credential import HttpsCredential
 from provisioning.authorities.own_credentials import OwnCredentials
 from provisioning.ca.issuer import Issuer
 from provisioning.ca.ocsp import Failure, OcspRefused
-from provisioning.ca.profile import ProfileConfig, ProfileName, profile_of
+from provisioning.ca.profile import Profile, ProfileConfig, ProfileName, profile_of
 from provisioning.config import Settings
 from provisioning.connections.http_listener import http_listener
 from provisioning.connections.peer_certificate_protocol import PeerCertificateProtocol
@@ -46,7 +46,7 @@ async def nothing_known(_question: bytes) -> OcspAnswer:
 @pytest.fixture
 async def credential(fleet: Fleet, tmp_path: Path) -> HttpsCredential:
     files = AuthorityFiles(tmp_path)
-    profiles = {name: profile_of(ProfileConfig(name, LIFE)) for name in ProfileName}
+    profiles: dict[str, Profile] = {name: profile_of(ProfileConfig(name, LIFE)) for name in ProfileName}
 
     def own(issuer: Issuer) -> OwnCredentials:
         return OwnCredentials(

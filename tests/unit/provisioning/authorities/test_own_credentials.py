@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.authorities.own_credentials import OwnCredentials
 from provisioning.ca.issuer import IssuanceRefused
-from provisioning.ca.profile import ProfileConfig, ProfileName, profile_of
+from provisioning.ca.profile import Profile, ProfileConfig, ProfileName, profile_of
 from provisioning.directory.files import AuthorityFiles, read_certificate
 from provisioning.pki.identity import Role, identity_of
 from provisioning.pki.keys import generate_key, key_to_pem, load_key, write_private
@@ -25,7 +25,7 @@ LIFE = timedelta(days=90)
 
 @pytest.fixture
 async def credentials(fleet: Fleet, tmp_path: Path) -> OwnCredentials:
-    profiles = {name: profile_of(ProfileConfig(name, LIFE)) for name in ProfileName}
+    profiles: dict[str, Profile] = {name: profile_of(ProfileConfig(name, LIFE)) for name in ProfileName}
     own = OwnCredentials(
         AuthorityFiles(tmp_path),
         fleet.issuer,

@@ -169,7 +169,7 @@ def signed_ca(
     )
     if extra is not None:
         builder = builder.add_extension(extra, critical=True)
-    return builder.sign(signer, hashes.SHA256())  # type: ignore[arg-type]
+    return builder.sign(signer, hashes.SHA256())
 
 
 def test_nothing_wrong_is_signed(authority: Authority) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -64,6 +65,7 @@ def test_a_device_certificate_has_every_field_of_its_profile(issuer: Issuer) -> 
     authority_key = extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
     assert authority_key.key_identifier == issuer.key_id == key_identifier(issuer.certificate.public_key())
     (point,) = extensions.get_extension_for_class(x509.CRLDistributionPoints).value
+    assert URLS.crl is not None
     assert point.full_name == [x509.UniformResourceIdentifier(URLS.crl)]
 
 
@@ -86,7 +88,7 @@ def test_each_profile_fixes_what_the_certificate_is_for(
 
 
 def test_server_names_are_for_those_who_serve(issuer: Issuer) -> None:
-    names = {"dns_names": ("mqtt.example.org",), "ip_addresses": (ipaddress.ip_address("::1"),)}
+    names: dict[str, Any] = {"dns_names": ("mqtt.example.org",), "ip_addresses": (ipaddress.ip_address("::1"),)}
     certificate = issuer.issue(issuer.prepare(profile(ProfileName.BROKER), request(Role.BROKER, **names)))
     found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert found.get_values_for_type(x509.DNSName) == ["mqtt.example.org"]
@@ -131,7 +133,7 @@ def test_a_wish_shortens_a_life_and_never_lengthens_it(issuer: Issuer) -> None:
     ],
 )
 def test_a_request_that_breaks_a_rule_is_not_prepared(
-    issuer: Issuer, changes: dict[str, object], finding: str | None
+    issuer: Issuer, changes: dict[str, Any], finding: str | None
 ) -> None:
     if finding is None:
         issuer.prepare(profile(), request(**changes))

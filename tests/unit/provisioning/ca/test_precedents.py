@@ -203,7 +203,7 @@ def with_a_sign(parts: Parts, intent: Intent, made: Made) -> Intent:
 
 def with_a_key_that_cannot_sign(parts: Parts, intent: Intent, made: Made) -> Intent:
     """As long as one of Ed25519, and of another algorithm."""
-    parts.spki = spki_of(x25519.X25519PrivateKey.generate().public_key())  # type: ignore[arg-type]
+    parts.spki = spki_of(x25519.X25519PrivateKey.generate().public_key())
     parts.extensions[parts.place_of(KEY_IDENTIFIER)] = key_identifier(parts.spki)
     return replace(intent, made=replace(made, spki=parts.spki))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentUnavailable, EstClient
@@ -98,3 +100,42 @@ async def test_who_proves_it_is_told_the_token() -> None:
 
 def test_of_an_anchor_nobody_says_whether_it_is_revoked() -> None:
     assert "is an anchor itself" in str(unproven([OURS.der], response(), PKI.now))
+
+
+NOT_SIGNED = bytes.fromhex("300f06092a864886f70d010701a0020400")
+"""PKCS #7 that holds data (RFC 5652 §4), and so no certificates."""
+
+
+def answering(body: bytes) -> bytes:
+    """Return an answer of EST with *body* in base64."""
+    encoded = b64encode(body)
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/pkcs7-mime\r\nContent-Length: %d\r\n\r\n%s" % (
+        len(encoded),
+        encoded,
+    )
+
+
+def of_another_key() -> bytes:
+    """Return a certificate in PKCS #7 whose key is of a kind that nobody knows."""
+    certificate = pkcs7.serialize_certificates([OURS.certificate], Encoding.DER)
+    curve = bytes.fromhex("06082a8648ce3d030107")  # secp256r1 (RFC 5480 §2.1.1.1)
+    assert curve in certificate
+    return certificate.replace(curve, bytes.fromhex("06082a8648ce3d030163"))
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (NOT_SIGNED, "sent no readable certificate"),
+        (b"\x30", "sent no readable certificate"),
+        (of_another_key(), "none or not only the one for the key that was sent"),
+    ],
+    ids=["PKCS #7 with data", "cut off", "an unknown curve"],
+)
+async def test_an_answer_of_which_nothing_can_be_made_is_an_error_of_the_service(body: bytes, why: str) -> None:
+    async with (
+        impostor(OURS.credential, PKI.anchors, response=response(), answer=answering(body)) as (url, _),
+        EstClient(url, PKI.anchors) as est,
+    ):
+        with pytest.raises(EnrolmentUnavailable, match=why):
+            await est.enrol(build_csr(generate_key(), "meter-1"), user="meter-1", token=TOKEN)

@@ -9,6 +9,7 @@ import pytest
 from uvicorn.server import ServerState
 
 from provisioning.connections import connection_protocol
+from provisioning.connections.connection_protocol import ConnectionProtocol
 from provisioning.connections.places import Places
 from tests.support.one_connection import ANOTHER, LARGE_SIZE, LISTENS, Whole, answered, connected, post
 
@@ -426,6 +427,7 @@ async def test_who_has_taken_his_answer_is_watched_no_longer() -> None:
         writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
         (connection,) = state.connections
+        assert isinstance(connection, ConnectionProtocol)
         assert connection._taken._look is not None
         await reader.readexactly(LARGE_SIZE)
         assert connection._taken._look is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Iterator
 
 import pytest
@@ -89,10 +90,11 @@ def test_what_is_stopped_is_not_overdue_and_may_have_been_looked_at_before(loop:
 
 
 def test_a_connection_whose_head_is_complete_is_silent_for_less_long_than_one_that_began_after_it(loop: Loop) -> None:
-    places, lost = Places(4), []
+    places = Places(4)
+    lost: list[str] = []
     deadlines = {}
     for name, host in {"a": "192.0.2.1", "b": "192.0.2.1", "c": "198.51.100.1", "d": "198.51.100.1"}.items():
-        place = places.take(host, lambda name=name: lost.append(name))
+        place = places.take(host, functools.partial(lost.append, name))
         deadlines[name] = HeadDeadline(loop, 10.0, lambda: None, place)
     for name in "abcd":
         deadlines[name].begin()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
 import pytest
+from cryptography import x509
 from sqlalchemy import bindparam, select, text, update
 from sqlalchemy.engine import Connection
 
@@ -79,7 +81,13 @@ async def test_it_is_what_counting_by_every_trial_gives(
     choose = random.Random(seed)  # noqa: S311 - no secret
     await group(fleet, "claim", new_key=groups.NewKey.REPLACE, same_key_window=timedelta())
     shared = {name: await claim(fleet, name=name, devices=3) for name in ("batch", "other")}
-    newest: dict[str, object] = {}
+    newest: dict[str, x509.Certificate] = {}
+    endings: list[Callable[..., Awaitable[object]]] = [
+        fleet.suspension.suspend_device,
+        fleet.suspension.resume_device,
+        fleet.suspension.resume_device,
+        fleet.revocation.decommission,
+    ]
     seen = set()
     for _ in range(50):
         name = f"meter-{choose.randrange(7)}"
@@ -89,17 +97,10 @@ async def test_it_is_what_counting_by_every_trial_gives(
                 before = choose.choice(list(shared))
                 doing = enrol(fleet, name, certificate=shared[before])
             case 3 if name in newest:
-                doing = fleet.reenrol(newest[name], successor_csr(newest[name]))  # type: ignore[arg-type]
+                doing = fleet.reenrol(newest[name], successor_csr(newest[name]))
             case 4 if name in newest and choose.random() < 0.3:
                 with contextlib.suppress(Refused):
-                    await choose.choice(
-                        [
-                            fleet.suspension.suspend_device,
-                            fleet.suspension.resume_device,
-                            fleet.suspension.resume_device,
-                            fleet.revocation.decommission,
-                        ]
-                    )(name, by="admin")
+                    await choose.choice(endings)(name, by="admin")
             case _:
                 fleet.clock.advance(HOUR / choose.choice([1, 2]))
         if doing is not None:

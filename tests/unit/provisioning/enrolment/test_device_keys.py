@@ -14,7 +14,7 @@ from provisioning.authorities.issuing_policy import key_policy_of
 from provisioning.ca.key_blocklist import KeyBlocklist, digest_of
 from provisioning.ca.key_policy import KeyPolicy
 from provisioning.config import Settings
-from provisioning.enrolment.service import TokenCredential
+from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.revocation import RevocationReason

@@ -17,10 +17,10 @@ from tests.support.requests import NOON, csr_der
 UNIQUE = b"twelve bytes"
 OLD, NEW = TlsConnection("TLSv1.2", UNIQUE), TlsConnection("TLSv1.3")
 LAX, STRICT = Group("line"), Group("line", tls_unique=True)
-LINKED = base64.b64encode(UNIQUE).decode()
+LINKED = base64.b64encode(UNIQUE)
 
 
-def attempt(challenge: str | None, connection: TlsConnection | None) -> Attempt:
+def attempt(challenge: bytes | None, connection: TlsConnection | None) -> Attempt:
     return Attempt(replace(verify_csr(csr_der()), challenge=challenge), NOON, connection=connection)
 
 
@@ -43,13 +43,13 @@ def test_no_link_is_none_where_none_is_asked_for(connection: TlsConnection | Non
         (LINKED, TlsConnection("TLSv1.2", resumed=True), "connect without resuming one, or leave the attribute out"),
         (LINKED, TlsConnection("TLSv1.2", UNIQUE[:-1]), "is not the base64 of this connection's"),
         (LINKED[:-4], OLD, "is not the base64 of this connection's"),
-        (f"!{LINKED}", OLD, "is not the base64 of this connection's"),
-        ("", OLD, "is not the base64 of this connection's"),
-        ("secret", OLD, "is not the base64 of this connection's"),
+        (b"!" + LINKED, OLD, "is not the base64 of this connection's"),
+        (b"", OLD, "is not the base64 of this connection's"),
+        (b"secret", OLD, "is not the base64 of this connection's"),
     ],
 )
 def test_what_is_linked_to_another_connection_is_refused(
-    challenge: str, connection: TlsConnection | None, words: str, group: Group
+    challenge: bytes, connection: TlsConnection | None, words: str, group: Group
 ) -> None:
     with pytest.raises(Refused) as caught:
         check_link(attempt(challenge, connection), group)

@@ -27,8 +27,8 @@ HOUR = timedelta(hours=1)
 
 
 async def group(fleet: Fleet, **rules: Any) -> None:
-    rules = {"ways": parse_ways(["approval"]), "same_key_window": HOUR, "server_keys": True} | rules
-    await fleet.groups.create(Group("line", **rules), by="admin")
+    given: dict[str, Any] = {"ways": parse_ways(["approval"]), "same_key_window": HOUR, "server_keys": True} | rules
+    await fleet.groups.create(Group("line", **given), by="admin")
 
 
 async def ask(fleet: Fleet, own: PrivateKey) -> MadeKey:

@@ -35,8 +35,8 @@ LIST = "/devices.crl"
 
 
 def listed(acme: Manufacturer, *revoked: int, **facts: Any) -> bytes:
-    facts = {"now": NOON, "age": timedelta(), "life": DAY} | facts
-    return crl(acme.held, dict.fromkeys(revoked, None), **facts)
+    given: dict[str, Any] = {"now": NOON, "age": timedelta(), "life": DAY} | facts
+    return crl(acme.held, dict.fromkeys(revoked, None), **given)
 
 
 @pytest.fixture
@@ -295,16 +295,16 @@ async def test_what_a_server_says_of_its_list_may_be_anything(
 async def test_a_list_that_was_removed_and_is_there_still_comes_again(
     fleet: Fleet, acme: Manufacturer, web: WebServer, fetcher: ManufacturerFetcher
 ) -> None:
-    web.pages[LIST] = listed(acme, 7)
+    web.pages[LIST] = given = listed(acme, 7)
     await fetch_at(fleet, web.url + LIST)
     await fetcher.fetch_due()
-    taken = await give_list(fleet, web.pages[LIST])
+    taken = await give_list(fleet, given)
     assert not taken.changed
     await ManufacturerListService(fleet.database, fleet.clock).remove("acme", taken.stored.sha256, by="anna")
     fleet.clock.advance(HOUR)
     await fetcher.fetch_due()
     assert fetcher.outcomes == {("acme", "new"): 2}
-    assert not (await give_list(fleet, web.pages[LIST])).changed
+    assert not (await give_list(fleet, given)).changed
 
 
 async def test_parts_have_urls_of_their_own_and_of_who_was_ended_none_is_fetched(
@@ -329,10 +329,15 @@ async def test_who_is_slow_does_not_hold_the_others_up(
     fleet: Fleet, acme: Manufacturer, web: WebServer, fetcher: ManufacturerFetcher
 ) -> None:
     served = threading.Event()
-    web.pages |= {
-        "/slow": lambda _: listed(acme, point=scope("http://a/slow")) if served.wait(20) else None,
-        "/fast": lambda _: served.set() or listed(acme, point=scope("http://a/fast")),
-    }
+
+    def slow(_asked: bytes) -> bytes | None:
+        return listed(acme, point=scope("http://a/slow")) if served.wait(20) else None
+
+    def fast(_asked: bytes) -> bytes:
+        served.set()
+        return listed(acme, point=scope("http://a/fast"))
+
+    web.pages |= {"/slow": slow, "/fast": fast}
     await fetch_at(fleet, web.url + "/slow", web.url + "/fast")
     await fetcher.fetch_due()
     assert fetcher.outcomes == {("acme", "new"): 2}

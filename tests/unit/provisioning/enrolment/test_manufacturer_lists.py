@@ -133,7 +133,8 @@ async def test_a_list_that_is_given_again_changes_nothing(fleet: Fleet, acme: Ma
 
 
 async def test_the_store_has_what_the_newest_list_says_and_nothing_else(fleet: Fleet, acme: Manufacturer) -> None:
-    before, after = (dict.fromkeys(range(first, first + 3000), HOLD) for first in (1, 11))
+    before: dict[int, x509.ReasonFlags | None] = dict.fromkeys(range(1, 3001), HOLD)
+    after: dict[int, x509.ReasonFlags | None] = dict.fromkeys(range(11, 3011), HOLD)
     after |= {20: COMPROMISE, 1 << 158: None}
     facts: dict[str, Any] = {"now": NOON, "age": timedelta(), "life": DAY}
     await give_list(fleet, crl(acme.held, before, **facts))

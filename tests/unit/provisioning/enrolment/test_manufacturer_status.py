@@ -110,7 +110,7 @@ async def test_a_list_in_parts_is_about_those_certificates_that_name_it(fleet: F
     with pytest.raises(Refused, match=r"MANUFACTURER_LIST_LAPSED: .* on that about all certificates:"):
         await enrol(fleet, "SN3", certificate=acme.idevid("SN3")[0])
     taken = await give_list(fleet, part(2))
-    assert (taken.stored.scope.names, taken.stored.scope.users_only) == ({SHARD.format(2)}, True)
+    assert (taken.stored.scope.names, taken.stored.scope.users_only) == (frozenset({SHARD.format(2)}), True)
     await enrol(fleet, "SN2", certificate=second)
     assert await refusal(fleet, "SN1", certificate=first) is Code.MANUFACTURER_REVOKED, "the other part says nothing"
     assert (await give_list(fleet, part(1, number=2))).released == 1

@@ -12,11 +12,12 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from sqlalchemy.engine import Connection
 
+from provisioning.ca.profile import MAXIMUM_LIFE
 from provisioning.enrolment import tokens as making
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.claims import MAXIMUM_DEVICES, ClaimOrder, ClaimService
 from provisioning.enrolment.claims import MAXIMUM_LIFE as LONGEST_CLAIM
-from provisioning.enrolment.tokens import MAXIMUM_BATCH, MAXIMUM_LIFE, MAXIMUM_SERVER_NAMES, MAXIMUM_TTL, TokenOrder
+from provisioning.enrolment.tokens import MAXIMUM_BATCH, MAXIMUM_SERVER_NAMES, MAXIMUM_TTL, TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
@@ -75,7 +76,7 @@ async def test_an_order_for_tokens_is_judged_whole(fleet: Fleet) -> None:
         (broker | {"ip_addresses": addresses}, None),
         (broker | {"ip_addresses": addresses, "dns_names": ["a.example"]}, "DNS names and IP addresses at most"),
     ):
-        values: dict[str, Any] = {"devices": ["meter-1"]} | order  # type: ignore[operator]
+        values: dict[str, Any] = {"devices": ["meter-1"]} | order
         answer = await refused(fleet.token_service.create(TokenOrder(**values), by="anna"))
         assert answer is None if words is None else words in str(answer), (order, answer)
 
@@ -191,24 +192,23 @@ async def test_an_order_for_a_claim_is_judged_whole(fleet: Fleet) -> None:
         told.append("trust")
 
     service = ClaimService(fleet.database, fleet.clock, changed)
-    for number, (order, words) in enumerate(
+    orders: tuple[tuple[dict[str, Any], str | None], ...] = (
+        ({}, None),
+        ({"maximum_devices": MAXIMUM_DEVICES, "life": LONGEST_CLAIM, "trial": timedelta(days=7)}, None),
+        ({"life": MINUTE, "trial": timedelta(minutes=5)}, None),
+        ({"maximum_devices": 0}, "maximum_devices must be 1 to 1000000"),
+        ({"maximum_devices": MAXIMUM_DEVICES + 1}, "maximum_devices must be 1 to 1000000"),
+        ({"life": MINUTE - SECOND}, "life_seconds must be 60 (1m) to 31622400 (366d), and is"),
+        ({"life": LONGEST_CLAIM + SECOND}, "life_seconds must be 60 (1m) to 31622400 (366d), and is"),
         (
-            ({}, None),
-            ({"maximum_devices": MAXIMUM_DEVICES, "life": LONGEST_CLAIM, "trial": timedelta(days=7)}, None),
-            ({"life": MINUTE, "trial": timedelta(minutes=5)}, None),
-            ({"maximum_devices": 0}, "maximum_devices must be 1 to 1000000"),
-            ({"maximum_devices": MAXIMUM_DEVICES + 1}, "maximum_devices must be 1 to 1000000"),
-            ({"life": MINUTE - SECOND}, "life_seconds must be 60 (1m) to 31622400 (366d), and is"),
-            ({"life": LONGEST_CLAIM + SECOND}, "life_seconds must be 60 (1m) to 31622400 (366d), and is"),
-            (
-                {"trial": timedelta(minutes=5) - SECOND},
-                "activation_seconds must be 300 (5m) to 604800 (7d), and is",
-            ),
-            ({"trial": timedelta(days=7) + SECOND}, "activation_seconds must be 300 (5m) to 604800 (7d), and is"),
-            ({"name": "a/b"}, "name 'a/b'"),
-            ({"group": "#"}, "group '#'"),
-        )
-    ):
+            {"trial": timedelta(minutes=5) - SECOND},
+            "activation_seconds must be 300 (5m) to 604800 (7d), and is",
+        ),
+        ({"trial": timedelta(days=7) + SECOND}, "activation_seconds must be 300 (5m) to 604800 (7d), and is"),
+        ({"name": "a/b"}, "name 'a/b'"),
+        ({"group": "#"}, "group '#'"),
+    )
+    for number, (order, words) in enumerate(orders):
         values: dict[str, Any] = {"name": f"batch-{number}", "group": "line", "maximum_devices": 1, "life": MINUTE}
         answer = await refused(service.create(ClaimOrder(**(values | order)), by="anna"))
         assert answer == words if words is None else words in str(answer), (order, answer)

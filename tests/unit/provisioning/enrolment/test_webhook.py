@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from provisioning.client.address import MAXIMUM_URL
+from provisioning.client.bounded_head import MOST_BYTES
 from provisioning.enrolment.attempt import Question
 from provisioning.enrolment.webhook import _TOGETHER, Webhooks, check_url
 from provisioning.errors import Refused
@@ -104,6 +105,49 @@ async def test_what_is_half_an_answer_or_never_ends_lets_nobody_in(
         with pytest.raises(Refused, match="WEBHOOK_FAILED"):
             await webhooks.ask(asked)
         await cut.wait()  # Nothing more is read.
+
+
+@pytest.mark.parametrize(
+    "octets", [HINT, CHUNKED + b"1\r\n \r\n", HEAD + b"X: y\r\n"], ids=["hints", "chunks", "fields"]
+)
+async def test_what_never_ends_is_given_up_before_its_time_and_read_a_little_at_a_time(
+    webhooks: Webhooks, octets: bytes
+) -> None:
+    """A read of 64 KB full of hints took a quarter of a second, in which nobody else was served; then came the next."""
+    turns = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(octets)
+            while True:
+                writer.write((octets.removeprefix(CHUNKED).removeprefix(HEAD)) * 10_000)
+                await writer.drain()
+        writer.close()
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        asked = replace(question(f"http://127.0.0.1:{port}/"), timeout=timedelta(seconds=60))
+        others = asyncio.create_task(count())
+        with pytest.raises(Refused, match="WEBHOOK_FAILED") as refused:
+            await webhooks.ask(asked)
+        others.cancel()
+    assert "did not answer within" not in str(refused.value)
+    assert turns >= MOST_BYTES // 2048 // 2
+
+
+async def test_no_cookie_is_kept(webhooks: Webhooks) -> None:
+    with WebhookServer() as server:
+        server.cookie = "one=1"
+        assert (await webhooks.ask(question(server.url))).allowed
+        assert (await webhooks.ask(question(server.url))).allowed
+    assert server.cookies == []
 
 
 async def test_a_reason_fits_into_one_line_of_text(webhooks: Webhooks) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -21,8 +22,9 @@ from provisioning.store import certificates_of_device, claims, devices
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.certificates_of_device import Withdrawal
 from provisioning.store.groups import NewKey
-from tests.support.fleet import NOON, Fleet, successor_csr
+from tests.support.fleet import Fleet, successor_csr
 from tests.support.manufacturer import Manufacturer
+from tests.support.requests import NOON
 from tests.support.ways import HOUR, claim, enrol, group, is_good, nothing, refusal
 
 
@@ -125,7 +127,12 @@ async def test_of_trials_alone_one_look_tells_whether_any_was_withdrawn(
     shared = await claim(fleet)
     walks: list[int] = []
     walk = certificates_of_device._decided
-    monkeypatch.setattr(certificates_of_device, "_decided", lambda *each: walks.append(1) or walk(*each))
+
+    def noted(*each: Any) -> Any:
+        walks.append(1)
+        return walk(*each)
+
+    monkeypatch.setattr(certificates_of_device, "_decided", noted)
 
     async def tried() -> x509.Certificate:
         token = TokenCredential("SN17", await fleet.token("SN17", "line"))

@@ -69,7 +69,7 @@ def test_a_defect_costs_the_staple_and_not_the_handshake(
     def fail() -> float:
         raise error
 
-    monkeypatch.setattr(stapling.time, "time", fail)
+    monkeypatch.setattr(time, "time", fail)
     assert Asking(server).shake_hands() is None
 
 

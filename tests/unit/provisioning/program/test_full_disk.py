@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
@@ -38,7 +39,7 @@ def small(tmp_path: Path) -> Iterator[SmallDisk]:
     """A file system that is smaller than an authority."""
     place = tmp_path / "small"
     place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", place]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(place)]
     if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode != 0:
         pytest.skip("a small file system can only be mounted by root")
     try:
@@ -110,7 +111,7 @@ async def test_founding_says_which_disk_has_no_room_and_leaves_nothing(small: Sm
     small.resize(f"size={size}")
     directory = small.place / "new" / "fleet"
     with pytest.raises(ConfigurationError) as refused:
-        await found(Settings(directory=directory, passphrase="a passphrase"), ["localhost"], clock)
+        await found(Settings(directory=directory, passphrase=SecretStr("a passphrase")), ["localhost"], clock)
     said = str(refused.value)
     assert said.startswith(
         f"{directory} cannot be made: the disk of {directory.parent}, mounted at {small.place}, has too little room: "
@@ -125,12 +126,12 @@ async def test_a_disk_without_room_for_another_file_is_told_so(small: SmallDisk)
     with pytest.raises(
         ConfigurationError, match=rf"the disk at {small.place} has .*, and \d more files \(inodes\) fit"
     ):
-        await found(Settings(directory=directory, passphrase="a passphrase"), ["localhost"], clock)
+        await found(Settings(directory=directory, passphrase=SecretStr("a passphrase")), ["localhost"], clock)
 
 
 async def test_a_store_that_cannot_make_what_its_readers_share_says_which_disk_is_full(small: SmallDisk) -> None:
     directory = small.place / "fleet"
-    await found(Settings(directory=directory, passphrase="a passphrase"), ["localhost"], clock)
+    await found(Settings(directory=directory, passphrase=SecretStr("a passphrase")), ["localhost"], clock)
     fill(small.place / "ballast")
     database = Database(f"sqlite:///{directory}/fleet.db")
     said = rf"cannot be used: the disk of {directory}, mounted at {small.place}, has too little room: 0 kB of"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -68,7 +69,7 @@ with asyncio.Runner(loop_factory=uvloop.new_event_loop if sys.argv[2] == "uvloop
 LAST_WORDS = "fleet-program: out of memory, and ended at once, to be started again; nothing that was promised is lost."
 
 
-def ended(case: str, loop: str, **streams: int) -> subprocess.CompletedProcess[str]:
+def ended(case: str, loop: str, **streams: Any) -> subprocess.CompletedProcess[str]:
     streams = streams or {"stderr": subprocess.PIPE}
     return subprocess.run(
         [sys.executable, "-c", PROGRAM, case, loop],
@@ -76,7 +77,7 @@ def ended(case: str, loop: str, **streams: int) -> subprocess.CompletedProcess[s
         text=True,
         check=False,
         timeout=50,  # Less than anybody in there waits.
-        **streams,  # type: ignore[call-overload]
+        **streams,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -89,7 +90,7 @@ async def test_from_the_first_moment_nothing_of_it_is_good(fleet: Fleet) -> None
 
     for each in every:
         with pytest.raises(Refused, match="CERTIFICATE_REVOKED: the CA that has issued certificate"):
-            await fleet.database.read(lambda connection, each=each: authenticate(connection, each, fleet.clock()))
+            await fleet.database.read(partial(authenticate, certificate=each, now=fleet.clock()))
         with pytest.raises(Refused, match="CERTIFICATE_REVOKED: the CA that has issued certificate"):
             await fleet.reenrol(each, successor_csr(each))
         assert await said_by_ocsp(fleet, each) is UNSPECIFIED

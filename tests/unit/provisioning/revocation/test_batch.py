@@ -353,7 +353,7 @@ async def test_fifty_cost_hardly_more_statements_than_one(fleet: Fleet) -> None:
     for name in names:
         await fleet.enrol(name)
     counted: list[str] = []
-    engine = fleet.database._writer._engine  # type: ignore[attr-defined]
+    engine = fleet.database._writer._engine
     if engine.dialect.name != "postgresql":
         return
     from provisioning.store.loop_waits import LoopConnection  # Only PostgreSQL needs its driver.

@@ -37,7 +37,7 @@ def test_base_and_delta_make_the_complete_list(
     newest.apply(events[middle_at:], len(events))
     delta = newest.since(base_at)
     for held in (base, middle):  # A delta continues its base and every complete list after it.
-        combined = dict(held.complete(NOON)) | delta
+        combined = {**held.complete(NOON), **delta}
         removed = {serial for serial, entry in combined.items() if entry == removal_of(serial, NOON)}
         assert {serial: entry for serial, entry in combined.items() if serial not in removed} == newest.complete(NOON)
 

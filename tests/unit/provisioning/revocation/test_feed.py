@@ -112,7 +112,7 @@ async def test_history_and_news_come_in_order_to_everybody(fleet: Fleet) -> None
         early, late = await feed.subscribe(0), await feed.subscribe(2)
         readers = asyncio.gather(collect(early, 6), collect(late, 6))
         await revoke(fleet, feed, "d", "e", "f")
-        assert await readers == [[1, 2, 3, 4, 5, 6], [3, 4, 5, 6]]
+        assert list(await readers) == [[1, 2, 3, 4, 5, 6], [3, 4, 5, 6]]
         assert (feed.subscribers, told) == (0, [4, 5, 6])
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -96,7 +97,7 @@ async def test_all_are_revoked_the_named_one_first_while_others_write(
         assert (again.changed, [each.serial for each in again.revoked]) == (False, [serial])
     assert len(await events(fleet)) == 7
     assert len(await fleet.database.read(lambda connection: audit.about(connection, "anna", 99))) == 4
-    assert await fleet.reenrol(other, successor_csr(other)), "the device has another key"
+    await fleet.reenrol(other, successor_csr(other))  # The device has another key.
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -117,7 +118,7 @@ async def test_from_the_first_moment_the_key_is_worth_nothing_and_the_next_start
         with pytest.raises(Refused, match="CERTIFICATE_REVOKED: the key of certificate"):
             await fleet.reenrol(good, successor_csr(good))
         with pytest.raises(Refused, match="CERTIFICATE_REVOKED: the key of certificate"):
-            await fleet.database.read(lambda connection, good=good: authenticate(connection, good, fleet.clock()))
+            await fleet.database.read(partial(authenticate, certificate=good, now=fleet.clock()))
         assert await said_by_ocsp(fleet, good) is COMPROMISED
     with pytest.raises(Refused, match="KEY_REUSED: this key was reported as compromised"):
         await fleet.enrolment.enrol(csr_der(key, names=["meter-1"]), token)
@@ -136,7 +137,7 @@ async def test_from_the_first_moment_the_key_is_worth_nothing_and_the_next_start
     assert await unfinished_keys(fleet) == 0
     await started.portions.finish_left()
     assert len(await events(fleet)) == 6, "what another process has done is not done again"
-    assert await fleet.reenrol(successor, successor_csr(successor))
+    await fleet.reenrol(successor, successor_csr(successor))
 
 
 async def test_what_is_good_comes_first(fleet: Fleet, key: PrivateKey) -> None:
@@ -232,9 +233,7 @@ async def test_an_admin_by_a_key_of_many_certificates_is_none_from_the_first_mom
     berta = serials_of(await many_for_key(fleet, generate_key(), "berta", more=5, role=Role.OPERATOR))
     for name in ("anna", "berta"):
         await fleet.database.write(
-            lambda connection, name=name: operators.grant(
-                connection, name, OperatorRole.ADMIN, by="x", now=fleet.clock()
-            )
+            partial(operators.grant, name=name, role=OperatorRole.ADMIN, by="x", now=fleet.clock())
         )
     with dying_after(0), pytest.raises(Died):
         await fleet.revocation.revoke_batch([], anna[:1], COMPROMISED, by="berta")

@@ -50,5 +50,5 @@ async def test_the_issuing_ca_that_is_named_is_revoked_once(fleet: Fleet) -> Non
     facts = {"reason": "cACompromise", "certificates": "in the entries that follow", "state": "revoked"}
     assert told[-1] == ("boss", "issuing-ca", facts)
     (last,) = [each for each in entries if each.action == Action.REVOKED]
-    facts = {"reason": "unspecified", "serials": [each.serial for each in events[1:]]}
-    assert (last.actor, last.subject, json.loads(last.details)) == ("boss", "issuing-ca", facts)
+    whose = {"reason": "unspecified", "serials": [each.serial for each in events[1:]]}
+    assert (last.actor, last.subject, json.loads(last.details)) == ("boss", "issuing-ca", whose)

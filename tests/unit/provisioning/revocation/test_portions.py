@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from functools import partial
 
 import pytest
 from sqlalchemy.engine import Connection
@@ -92,7 +93,7 @@ async def test_in_between_it_gets_and_keeps_nothing_and_the_next_start_ends_it(
     assert sorted(each.serial for each in await events(fleet)) == sorted(serials_of(every))
     assert [each.sequence for each in await events(fleet)] == [1, 2, 3, 4, 5]
     assert await unfinished(fleet) == []
-    assert await fleet.enrolment.enrol(csr_der(names=["meter-1"]), token), "its new token is good now"
+    await fleet.enrolment.enrol(csr_der(names=["meter-1"]), token)  # Its new token is good now.
     await started.portions.finish("meter-1")
     assert len(await events(fleet)) == 5, "what another process has done is not done again"
 
@@ -238,9 +239,10 @@ async def test_an_admin_of_many_certificates_is_no_admin_from_the_first_moment(
         token = TokenCredential(name, await fleet.token(name, None, Role.OPERATOR))
         first = await fleet.enrolment.enrol(csr_der(names=[name]), token)
         await fleet.database.write(
-            lambda connection, name=name: connection.exec_driver_sql(
-                f"INSERT INTO operators (name, role, granted_at, granted_by) VALUES ('{name}', 'admin', "  # noqa: S608
-                "'2026-01-01 00:00:00+00:00', 'x')"
+            partial(
+                Connection.exec_driver_sql,
+                statement=f"INSERT INTO operators (name, role, granted_at, granted_by) VALUES ('{name}', 'admin', "  # noqa: S608
+                "'2026-01-01 00:00:00+00:00', 'x')",
             )
         )
         for _ in range(2):

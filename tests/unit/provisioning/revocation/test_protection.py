@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import Connection
 
-from provisioning.enrolment.service import TokenCredential
+from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused, RefusedTogether
 from provisioning.operator_role import OperatorRole

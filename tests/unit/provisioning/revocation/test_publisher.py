@@ -244,10 +244,10 @@ def delta_of(publisher: CrlPublisher) -> tuple[int, int, dict[int, x509.ReasonFl
     """Return the delta's number, its base's number, and its entries."""
     assert publisher.delta is not None
     crl = x509.load_der_x509_crl(publisher.delta.der)
-    reasons = {}
+    reasons: dict[int, x509.ReasonFlags | None] = {}
     for entry in crl:
-        (reason,) = [each.value.reason for each in entry.extensions if isinstance(each.value, x509.CRLReason)] or [None]
-        reasons[entry.serial_number] = reason
+        given = [each.value.reason for each in entry.extensions if isinstance(each.value, x509.CRLReason)]
+        (reasons[entry.serial_number],) = given or (None,)
     base = crl.extensions.get_extension_for_class(x509.DeltaCRLIndicator).value.crl_number
     return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number, base, reasons
 

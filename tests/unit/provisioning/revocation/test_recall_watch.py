@@ -42,8 +42,8 @@ HOLD, COMPROMISE = x509.ReasonFlags.certificate_hold, x509.ReasonFlags.key_compr
 
 def listed(acme: Manufacturer, *revoked: x509.Certificate, number: int = 1, **facts: Any) -> bytes:
     reason = facts.pop("reason", COMPROMISE)
-    facts = {"now": NOON, "age": timedelta(), "life": DAY} | facts
-    return crl(acme.held, {each.serial_number: reason for each in revoked}, number=number, **facts)
+    given: dict[str, Any] = {"now": NOON, "age": timedelta(), "life": DAY} | facts
+    return crl(acme.held, {each.serial_number: reason for each in revoked}, number=number, **given)
 
 
 def watch_of(fleet: Fleet) -> RecallWatch:

@@ -7,11 +7,11 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 
-from provisioning.enrolment.service import TokenCredential
+from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Refused
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
-from provisioning.revocation.service import OPERATOR_REASONS
+from provisioning.revocation.reasons import OPERATOR_REASONS
 from provisioning.store import audit, audit_findings, devices, revocations
 from provisioning.store.audit import Action
 from provisioning.store.devices import Device, DeviceState

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from provisioning.ca.ceremony import found_authority
 from provisioning.config import Settings
@@ -25,8 +26,8 @@ def places(directory: Path, signer: str = "file") -> SignerPlaces:
     settings = Settings(
         directory=directory,
         signer=signer,
-        passphrase="correct horse battery staple",
-        pkcs11_pin=PIN,
+        passphrase=SecretStr("correct horse battery staple"),
+        pkcs11_pin=SecretStr(PIN),
         trust_domain=f"{directory.name}.internal".replace("_", "-").lower(),
     )
     return SignerPlaces(AuthorityFiles(directory), settings)

@@ -231,6 +231,7 @@ def test_what_cannot_be_told_apart_is_named(token: SoftToken) -> None:
     in_token(token, "twin").create()
     twin = in_token(token, "other twin").create()
     assert isinstance(twin, TokenKey)
+    assert isinstance(twin._signer, Pkcs11Signer)
     with twin._signer._session() as (session, _):
         session.get_key(object_class=ObjectClass.PRIVATE_KEY, label="other twin")[Attribute.LABEL] = "twin"
     with pytest.raises(SignerError, match="there is more than one key 'twin' in token 'fleet': remove those that"):

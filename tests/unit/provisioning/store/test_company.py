@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -50,7 +51,8 @@ async def test_a_company_has_no_more_than_so_many_whoever_else_waits(
     fleet: Fleet, companies: list[int], together: Together, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgresql_lane, "_LARGEST_COMPANY", 2)
-    assert await together(fleet, *(work(fleet, lambda c, n=name: add(c, n), name) for name in "abcde")) == [*"abcde"]
+    works = [work(fleet, partial(add, name=name), name) for name in "abcde"]
+    assert await together(fleet, *works) == [*"abcde"]
     assert [subject for _, subject in (await log_of(fleet))[-5:]] == [*"abcde"]
     assert companies == [2, 2], "and one went alone"
 

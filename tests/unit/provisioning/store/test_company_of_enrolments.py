@@ -171,7 +171,7 @@ async def test_revocations_that_wait_together_are_each_in_the_feed_once(
     of_one = len(journeys)
     journeys.clear()
     unknown = [lambda: fleet.revocation.revoke_device("nobody", reason, by="admin")]
-    calls = [lambda name=name: fleet.revocation.revoke_device(name, reason, by="admin") for name in names[1:]]  # type: ignore[misc]
+    calls = [lambda name=name: fleet.revocation.revoke_device(name, reason, by="admin") for name in names[1:]]
     *done, refused = await together(fleet, *calls, *unknown)
     assert companies == [6]
     assert len(journeys) <= of_one + 3  # What one inserts in a list is not counted above, and is here.

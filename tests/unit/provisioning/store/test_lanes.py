@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -20,6 +21,7 @@ from provisioning.errors import Refused
 from provisioning.store import sqlite_lane
 from provisioning.store.database import _KEPT_LOG_BYTES, Database
 from provisioning.store.group import Group
+from provisioning.store.sqlite_lane import SqliteLane
 
 
 @pytest.fixture
@@ -40,10 +42,20 @@ def commits(database: Database, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
+def writer_of(database: Database) -> SqliteLane:
+    assert isinstance(database._writer, SqliteLane)
+    return database._writer
+
+
+def driver_of(database: Database) -> Any:
+    lent = writer_of(database)._writer._connection
+    assert lent is not None
+    return lent.connection.driver_connection
+
+
 def on_commit(database: Database, tell: Callable[[], None]) -> None:
     """Have *tell* called where the writer says COMMIT."""
-    lent = database._writer._writer._connection
-    lent.connection.driver_connection.set_trace_callback(lambda said: tell() if said == "COMMIT" else None)
+    driver_of(database).set_trace_callback(lambda said: tell() if said == "COMMIT" else None)
 
 
 def note(connection: Connection, word: str) -> str:
@@ -92,7 +104,7 @@ async def together(database: Database, *words: str, fail: str = "", short: bool 
     await asyncio.sleep(0)  # Each is in the queue now.
     go_on.set()
     _, *outcomes = await asyncio.gather(holding, *calls, return_exceptions=True)
-    return outcomes
+    return list(outcomes)
 
 
 async def test_who_waits_together_pays_for_one_commit(database: Database, commits: list[str], short: bool) -> None:
@@ -164,7 +176,7 @@ async def test_the_log_of_changes_shrinks_again_when_a_long_look_at_the_file_is_
 
 
 async def test_a_connection_that_broke_is_taken_anew(database: Database, short: bool) -> None:
-    database._writer._writer._connection.connection.driver_connection.close()
+    driver_of(database).close()
     (lost,) = await asyncio.gather(
         database.write(lambda connection: note(connection, "first"), short=short), return_exceptions=True
     )
@@ -257,7 +269,7 @@ async def test_a_short_work_that_is_slow_sends_the_next_ones_into_the_thread(
     assert await database.write(thread_of, short=True) == here
     assert await database.write(thread_of, short=True) != here
     monkeypatch.setattr(sqlite_lane, "_SHORT_SECONDS", 60.0)
-    database._writer._threaded_until = 0.0
+    writer_of(database)._threaded_until = 0.0
     assert await database.write(thread_of, short=True) == here
     monkeypatch.setattr(sqlite_lane, "_SHORT_SECONDS", 0.0)
     monkeypatch.setattr(sqlite_lane, "_GROUP_SECONDS", 60)
@@ -279,7 +291,7 @@ async def test_a_group_whose_time_is_over_when_it_has_begun_has_one_work_all_the
     on_commit(database, tell)
     monkeypatch.setattr(sqlite_lane, "_LONGEST_GROUP_SECONDS", -1.0)
     monkeypatch.setattr(sqlite_lane, "_GROUP_SECONDS", -1.0)
-    works = (database.write(lambda connection, word=word: note(connection, word), short=short) for word in "abc")
+    works = (database.write(partial(note, word=word), short=short) for word in "abc")
     assert await asyncio.gather(*works) == ["a", "b", "c"]
     assert len(committed) == 3
 

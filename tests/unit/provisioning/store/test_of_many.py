@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
-from sqlalchemy import DateTime, bindparam, select
+from sqlalchemy import BindParameter, DateTime, bindparam, select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 
@@ -14,7 +15,8 @@ from provisioning.pki.identity import Role
 from provisioning.store import certificates, devices, of_many, tables
 from provisioning.store.prepared import Answer, Prepared
 from provisioning.store.utc_date_time import UtcDateTime
-from tests.support.fleet import NOON, Fleet
+from tests.support.fleet import Fleet
+from tests.support.requests import NOON
 
 ODD = [
     "1",
@@ -35,7 +37,7 @@ ODD = [
     "  ",
     "",
 ]
-_WANTED = bindparam("wanted")
+_WANTED: BindParameter[Any] = bindparam("wanted")
 _NAME = tables.devices.c.name
 STATEMENTS = [
     devices._LOCK,
@@ -111,5 +113,5 @@ def test_a_moment_is_read_as_the_library_reads_it(moment: datetime | None) -> No
     assert plain is not None
     library = plain(text)
     assert found == (None if library is None else library.replace(tzinfo=UTC))
-    assert moment is None or found.tzinfo is UTC
+    assert moment is None or (found is not None and found.tzinfo is UTC)
     assert read("2026-01-01 00:00:00") == datetime(2026, 1, 1, tzinfo=UTC), "as a migration may write it"

@@ -91,7 +91,7 @@ async def test_an_older_version_that_is_about_to_end_is_waited_for(url: str, mon
     monkeypatch.setattr(schema, "_PATIENCE_SECONDS", 60.0)
     async with opened(url) as database:
         with session(url, "fleet-provisioning") as older:
-            monkeypatch.setattr(schema.asyncio, "sleep", looks_again)
+            monkeypatch.setattr(asyncio, "sleep", looks_again)
             upgrading = asyncio.create_task(schema.upgrade_founded(database, OWNER))
             await looked.wait()
             older.close()

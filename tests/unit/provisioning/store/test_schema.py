@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ async def test_a_database_has_no_schema_at_first_and_is_older_at_every_earlier_r
     assert await database.write(schema.state) is schema.SchemaState.CURRENT
     for each in ScriptDirectory.from_config(schema._configuration()).walk_revisions():
         note = text("UPDATE alembic_version SET version_num = :it").bindparams(it=each.revision)
-        await database.write(lambda connection, note=note: connection.execute(note))
+        await database.write(partial(Connection.execute, statement=note))
         expected = "current" if each.revision == revision.CURRENT else "older"
         assert await database.write(schema.state) == expected, each.revision
     await database.write(lambda connection: connection.execute(text("DELETE FROM alembic_version")))

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from provisioning.ca.crl import CrlIssuer
-from provisioning.enrolment.service import TokenCredential
+from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code, Refused
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason

@@ -1,0 +1,59 @@
+"""``fleet-broker check`` of several certificates, and of files that hold none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from broker.cli import app
+from tests.support.pki import Pki, pem_of, shared_pki
+
+REQUEST = b"-----BEGIN CERTIFICATE REQUEST-----\nMIIB\n-----END CERTIFICATE REQUEST-----\n"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A folder with anchors and three certificates: two good ones, and one of another CA."""
+    pki = shared_pki()
+    pki.write_anchors(tmp_path)
+    for name, held in (("a", pki.device("a")), ("b", pki.device("b")), ("c", Pki().device("c"))):
+        (tmp_path / f"{name}.crt").write_bytes(pem_of(held.certificate, *held.chain))
+    (tmp_path / "request.pem").write_bytes(REQUEST)
+    return tmp_path
+
+
+def check(files: Path, *arguments: str) -> tuple[int, str, str]:
+    anchors = str(shared_pki().write_anchors(files))
+    named = [str(files / each) if not each.startswith("--") else each for each in arguments]
+    done = CliRunner().invoke(app, ["check", *named, "--offline", "--cafile", anchors], terminal_width=300)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_of_several_certificates_each_is_a_line_and_each_remedy_is_told_once(files: Path) -> None:
+    code, said, errors = check(files, "a.crt", "c.crt", "b.crt", "c.crt")
+    assert (code, errors) == (1, "")
+    lines = said.splitlines()
+    assert lines[0].startswith(f"{files}/a.crt: admitted as spiffe://")
+    assert lines[1].startswith(f"{files}/c.crt: refused: UNTRUSTED_ISSUER: TLS alert: ")
+    assert [line[:36] for line in lines[4:]] == ["what to do about UNTRUSTED_ISSUER: t", "2 of 4 would be admitted"]
+    assert check(files, "a.crt", "b.crt")[0] == 0
+
+
+def test_several_are_one_array_for_programs_and_one_is_an_object(files: Path) -> None:
+    code, said, _ = check(files, "a.crt", "c.crt", "--json")
+    assert (code, [(each["file"][-5:], each["admitted"]) for each in json.loads(said)]) == (
+        1,
+        [("a.crt", True), ("c.crt", False)],
+    )
+    assert json.loads(check(files, "a.crt", "--json")[1])["admitted"] is True
+
+
+def test_what_cannot_be_read_does_not_hide_the_others(files: Path) -> None:
+    code, said, errors = check(files, "a.crt", "none.crt", "request.pem")
+    assert (code, said.splitlines()[-1]) == (1, "1 of 3 would be admitted")
+    assert f"{files}/none.crt cannot be read: No such file or directory; what happened to a client: " in errors
+    assert f"{files}/request.pem: it holds no PEM certificate but a request, which nobody has signed" in errors
