@@ -136,7 +136,8 @@ async def subject(name: str, qos: int) -> Subject:
             plugin_username="certificate",
             plugin_sees_password=False,
         )
-        made.plugins = await Plugins.start(config, made.engine)
+        made.plugins = plugins = Plugins.attached(config, made.engine)
+        await plugins.begin()
     await made.fill()
     return made
 
