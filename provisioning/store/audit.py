@@ -202,13 +202,22 @@ def append_each(
         if end.now is None:  # Works that are led side by side ask all at once, and append one after the other.
             end.now = AuditHead(last, mac)
     last, mac = end.now.number, end.now.mac
-    at = at.astimezone(UTC)
+    at, does = at.astimezone(UTC), action.value
     rows = []
     for number, (subject, details) in enumerate(entries, last + 1):
         text = _DETAILS.encode(details)
-        mac = _mac(key, mac, number, at, actor, action.value, subject, text)
-        row = {"number": number, "at": at, "actor": actor, "action": action.value, "subject": subject, "details": text}
-        rows.append(row | {"mac": mac})
+        mac = _mac(key, mac, number, at, actor, does, subject, text)
+        rows.append(
+            {
+                "number": number,
+                "at": at,
+                "actor": actor,
+                "action": does,
+                "subject": subject,
+                "details": text,
+                "mac": mac,
+            }
+        )
     end.now = AuditHead(last + len(rows), mac)
     _APPEND.run_each(connection, rows)
     if shared is None:
