@@ -59,7 +59,7 @@ class _Void:
     def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
         return None, ()
 
-    def close(self) -> None:
+    def close(self, last: Sequence[bytes] = ()) -> None:
         pass
 
     def hold(self) -> None:
