@@ -59,7 +59,7 @@ class _Void:
     def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
         return None, ()
 
-    def close(self) -> None:
+    def close(self, last: Sequence[bytes] = ()) -> None:
         pass
 
     def hold(self) -> None:
@@ -136,7 +136,8 @@ async def subject(name: str, qos: int) -> Subject:
             plugin_username="certificate",
             plugin_sees_password=False,
         )
-        made.plugins = await Plugins.start(config, made.engine)
+        made.plugins = plugins = Plugins.attached(config, made.engine)
+        await plugins.begin()
     await made.fill()
     return made
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 
+from broker.beat import left_until
 from broker.metrics import Metrics
 
 _LOOK_SECONDS = 0.05
@@ -26,12 +27,13 @@ async def measure_lag(metrics: Metrics) -> None:
     """Keep `Metrics.loop_lag`; runs until it is cancelled."""
     loop = asyncio.get_running_loop()
     accepted = metrics.connections_accepted
-    pause = _LOOK_SECONDS
+    quiet = False
     while True:
-        due = loop.time() + pause
+        now = loop.time()
+        pause = left_until(now, _IDLE_SECONDS) if quiet else _LOOK_SECONDS  # Idle, it is woken with all others.
+        due = now + pause
         await asyncio.sleep(pause)
         fading = _FADES_TO ** (pause / _LOOK_SECONDS)
         metrics.loop_lag = max(loop.time() - due, metrics.loop_lag * fading)
         quiet = metrics.connections_accepted == accepted and metrics.loop_lag < _IDLE_LAG
-        pause = _IDLE_SECONDS if quiet else _LOOK_SECONDS
         accepted = metrics.connections_accepted

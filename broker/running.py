@@ -40,7 +40,7 @@ from provisioning.program import core_dumps, out_of_memory
 from provisioning.program.descriptors import room_for, take_all
 from provisioning.program.ending import Ending
 from provisioning.program.log_stream import LossyStream
-from provisioning.program.logs import fit_for_terminal, heed_libraries
+from provisioning.program.logs import fit_for_terminal, heed_libraries, stamp
 from provisioning.program.printable import LAID_OUT, printable
 
 _USAGE = 2
@@ -157,7 +157,7 @@ def configure_log(level: str) -> None:
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            stamp,
             fit_for_terminal if terminal else structlog.processors.format_exc_info,
             renderer,
         ],

@@ -144,8 +144,9 @@ class BrokerServer:
         audit = self._begin_audit(engine, loop)
         store: SqliteStore | None = None
         try:
-            await unless_stopped(self._stop, self._start_plugins(engine))
+            self._attach_plugins(engine)
             store = self._open_store(engine, loop) if self._config.persistence else None
+            await unless_stopped(self._stop, self._plugins.begin())  # What they retain then is stored.
             await self._serve(engine, loop, policy_text, files, anchor_urls)
         except Stopped:
             return
@@ -278,12 +279,11 @@ class BrokerServer:
         if self._config.presence_events:
             engine.presence = Presence(engine.admission, engine.publish_own, lambda: datetime.now(UTC))
 
-    async def _start_plugins(self, engine: Engine) -> None:
+    def _attach_plugins(self, engine: Engine) -> None:
         if self._config.plugins:
             from broker.plugins.program import Plugins  # Imports amqtt, only if there are plugins.
 
-            # Stored here instead of returned: if the broker is to stop at this moment, they must still be closed.
-            self._plugins = await Plugins.start(self._config, engine)
+            self._plugins = Plugins.attached(self._config, engine)
 
     async def _ask_elsewhere(self, anchor_urls: AnchorUrls) -> CredentialFiles:
         """Return the broker's own credential, after fetching it and the anchors at *anchor_urls*.

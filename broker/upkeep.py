@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from broker.beat import next_beat
 from broker.engine.engine import Engine
 from broker.engine.sys_topics import INTERVAL, SysTopics
 from broker.sources.revocation_lists import RevocationLists
@@ -36,10 +37,10 @@ async def tick(engine: Engine, lists: RevocationLists) -> None:
     collected = loop.time()
     clock, everything = WallClock(collected, time.time()), Everything()
     while True:
-        await asyncio.sleep(_TICK)
+        await next_beat(_TICK)
         now = loop.time()
-        if clock.look(engine, now, time.time()):
-            lists.clock_set()
+        if ahead := clock.look(engine, now, time.time()):
+            lists.clock_set(ahead)
         await see_to(engine, loop.time)
         # What has survived a second is a connection, a session, a route: not examined again until everything is.
         if now - collected > _COLLECT_SECONDS:
@@ -92,4 +93,4 @@ async def publish_figures(engine: Engine) -> None:
     topics = SysTopics(engine, loop.time())
     while True:
         topics.publish(loop.time())
-        await asyncio.sleep(INTERVAL)
+        await next_beat(INTERVAL)

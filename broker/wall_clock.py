@@ -1,4 +1,4 @@
-"""The consequences of a changed wall clock, or of a machine that slept: certificate deadlines move with it.
+"""The consequences of a changed wall clock, or of a machine that slept: what is valid until a date follows it.
 
 Theory
 ------
@@ -6,6 +6,10 @@ Everything here uses the monotonic clock, which is never set and stands still wh
 the wall clock: how long one is still valid was computed when its client connected. So the difference of the two clocks
 is checked, and when it has changed, every connection's end is computed again from its certificate. Otherwise a clock
 that was set ahead would give each client that much time beyond its certificate.
+
+Nothing tells a sleep from a clock that was set ahead: a virtual machine that was paused notices neither. Whatever was
+revoked meanwhile is unknown, so revocation data is that much older, and new clients wait for the next word of the feed
+if it is too old then.
 
 Rules
 -----
@@ -34,14 +38,14 @@ class WallClock:
     def __init__(self, now: float, wall_now: float) -> None:
         self._offset = wall_now - now
 
-    def look(self, engine: Engine, now: float, wall_now: float) -> bool:
-        """Apply a changed wall clock to *engine*; return whether it was set.
+    def look(self, engine: Engine, now: float, wall_now: float) -> float:
+        """Apply a changed wall clock to *engine*; return by how many seconds it was set ahead, 0: it was not set.
 
         *now* is monotonic, *wall_now* seconds since 1970.
         """
         ahead = wall_now - now - self._offset
         if abs(ahead) < _LEAST:
-            return False
+            return 0.0
         self._offset += ahead
         connections = engine.connections()
         log.warning("the clock was set", code="CLOCK_SET", seconds=round(ahead), connections=len(connections))
@@ -51,6 +55,7 @@ class WallClock:
                 connection.expires_at = now + connection.peer.ends_at - wall_now
         for connection in connections:
             engine.deadlines.file(connection, now)  # That checks all of its deadlines, and files the next.
+        engine.admission.status.freshness.slept(max(0.0, ahead))
         if engine.journal is not None:
             engine.journal.clock_set(ahead)
-        return True
+        return ahead

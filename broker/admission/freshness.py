@@ -13,7 +13,8 @@ Rules
 2. A broker configured without any revocation source is `always_acceptable`. So is one whose operator has chosen
    `advisory`: clients known to be revoked are still refused.
 3. Under `require` nobody is admitted from the moment at which the feed is known to be lost.
-4. There is one feed; each trust bundle says how closely it must be followed: `FeedTerms`.
+4. A sleep of the machine counts: the data is as old as the wall clock says.
+5. There is one feed; each trust bundle says how closely it must be followed: `FeedTerms`.
 """
 
 from __future__ import annotations
@@ -70,6 +71,11 @@ class Freshness:
         """Take note that everything revoked until *now* is in the index."""
         self._last_current = now
         self._lost = False
+
+    def slept(self, seconds: float) -> None:
+        """Take note that the machine may have slept so long, while what is passed in as the time stood still."""
+        if self._last_current is not None:
+            self._last_current -= seconds
 
     def lost(self) -> None:
         """Take note that the source no longer responds."""

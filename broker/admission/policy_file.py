@@ -15,6 +15,7 @@ from broker.admission.filter_template import FilterTemplate, InvalidFilter
 from broker.admission.mosquitto_acl import is_acl
 from broker.admission.policy import DeniedPublish, Kind, Rules, Section, TopicPolicy
 from provisioning.pki.identity import SCHEME, InvalidIdentity, Role, check_name, parse_uri
+from provisioning.pki.open_to_all import written_by_all
 from provisioning.program.given_toml import NotToml, toml_of
 
 DEFAULT_POLICY_FILE = Path(__file__).with_name("default_policy.toml")
@@ -84,7 +85,12 @@ def load_policy(path: Path | None) -> TopicPolicy:
 
 
 def read_policy(path: Path | None) -> str:
-    """Return the text of the file *path*; None: that of the default policy. Raises `PolicyError`."""
+    """Return the text of the file *path*; None: that of the default policy.
+
+    Raises `PolicyError`, also for a file that everybody may write to.
+    """
+    if path is not None and (why := written_by_all(path)) is not None:
+        raise PolicyError(why)
     path = path or DEFAULT_POLICY_FILE
     try:
         with path.open("rb") as file:

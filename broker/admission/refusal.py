@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.properties import Properties
@@ -124,6 +125,7 @@ _RETRY_AFTER: dict[str, float] = {
 }
 
 
+@lru_cache(64)
 def told(code: str, detail: str, connected: int = 0, after: float | None = None) -> Properties:
     """Return the properties of CONNACK or DISCONNECT: *code* and *detail*, and when to reconnect.
 

@@ -57,8 +57,8 @@ class RevocationStatus:
 
     def is_ended(self, certificate: CertificateKey) -> bool:
         """Whether *certificate* is revoked for good; a suspended or superseded one, or one whose CA is, may return."""
-        revocation = self.index.find(certificate)
-        return revocation is not None and revocation.reason not in _MAY_COME_BACK
+        reason = self.index.reason(certificate)
+        return reason is not None and reason not in _MAY_COME_BACK
 
     def refuse_by_feed(self, issuer: Issuer | None, now: float) -> Refused | None:
         """Return the refusal if the feed decides about certificates of *issuer*, and is too old to.
@@ -105,9 +105,16 @@ class RevocationStatus:
 
 def revoked(revocation: Revocation) -> Refused:
     """Return the refusal of a certificate that is revoked, or on hold."""
-    if revocation.reason is RevocationReason.CERTIFICATE_HOLD:
-        return Refused(RefusalCode.SUSPENDED, ReasonCode.BANNED, "the certificate is suspended (certificateHold)")
-    return unauthorised(RefusalCode.REVOKED, f"certificate revoked ({revocation.reason})")
+    return _REFUSED[revocation.reason]
+
+
+_REFUSED = {
+    reason: unauthorised(RefusalCode.REVOKED, f"certificate revoked ({reason})") for reason in RevocationReason
+} | {
+    RevocationReason.CERTIFICATE_HOLD: Refused(
+        RefusalCode.SUSPENDED, ReasonCode.BANNED, "the certificate is suspended (certificateHold)"
+    )
+}
 
 
 def _no_list(issuer: Issuer, overdue: float | None) -> Refused:

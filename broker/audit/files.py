@@ -15,6 +15,8 @@ Rules
 4. If the log ends before its head, or was removed, numbering continues after the head, so that the gap stays visible.
    If the head is missing, nobody knows what else is: that is recorded. `broker.audit.verification` reports both for as
    long as the entry is kept.
+5. A file that another program has renamed, removed or cut, as logrotate does, is noticed before the next entry:
+   another one is begun, and what became of it is recorded. Otherwise entries would go to a file that nobody finds.
 
 Does not handle: the queue in front of it, and its failures (`broker.audit.log`).
 """
@@ -38,6 +40,8 @@ from provisioning.pki.keys import opened_anew
 _MAC: Final = b',"mac":"'
 _TAIL: Final = 128 * 1024
 """More than two lines: a field has at most 2,000 characters."""
+_UNKNOWN: Final = 1 << 62
+"""More bytes than any file has."""
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=str)
 LACK: Final = "lack"
 """The field of a `found` entry according to which others were missing when the broker started."""
@@ -142,6 +146,7 @@ class AuditFiles:
 
     def append(self, entries: Iterable[tuple[float, Mapping[str, Any]]]) -> int:
         """Append *entries*, each with its wall time; return how many. Raises `OSError` having appended none."""
+        self._notice_move()
         if self._size >= self._most_bytes:
             self._rotate()
         if self._size == 0:
@@ -155,6 +160,32 @@ class AuditFiles:
         if lines:
             self._write(b"".join(lines), AuditHead(number, mac))
         return len(lines)
+
+    def _notice_move(self) -> None:
+        """Begin another file if this one is no longer in its place, or no longer whole."""
+        ours = os.fstat(self._descriptor)
+        try:
+            there = self._path.stat()
+        except FileNotFoundError:
+            there = None
+            if any(os.path.samestat(ours, full.stat()) for full in rotated(self._path)[-1:]):
+                return  # Renamed by `_rotate`, which could not begin another one.
+        in_place = there is not None and os.path.samestat(ours, there)
+        if in_place and ours.st_size >= self._size:
+            return
+        if not in_place:
+            moved, self._descriptor = self._descriptor, self._opened()
+            os.close(moved)
+        last = self.head.number
+        try:
+            self._continue()
+        except AuditError:
+            self._size = _UNKNOWN  # So that nothing is appended to what somebody else has put there.
+            raise
+        what = "cut" if in_place else "renamed or removed"
+        detail = f"another program has {what} the file, which went to entry {last}"
+        now = datetime.now(UTC).timestamp()
+        self.append([(now, {"event": "found", "code": "AUDIT_DAMAGED", "detail": detail})])
 
     def _write(self, content: bytes, head: AuditHead) -> None:
         try:

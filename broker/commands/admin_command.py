@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from broker.admin.client import AdminClient
 
 _SHOWN = 200
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 Socket = Annotated[
     Path | None,
@@ -139,6 +141,11 @@ def print_json(document: Any) -> None:
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 
+def clock(text: str) -> str:
+    """Return *text*, or if it is a moment of a JSON document, that as all three programs show it to people."""
+    return f"{text[:10]} {text[11:19]} UTC" if _MOMENT.fullmatch(text) else text
+
+
 def print_facts(facts: dict[str, Any]) -> None:
     """Print *facts*, one per line; on a terminal long ones continue below where they began."""
     width = max(map(len, facts))
@@ -150,7 +157,8 @@ def print_facts(facts: dict[str, Any]) -> None:
             text = " ".join(_named(each) if isinstance(each, dict) else each for each in value) or "none"
         elif isinstance(value, bool):
             text = "yes" if value else "no"
-        print_hung(f"{name.replace('_', ' '):<{width}}  {'-' if text is None else printable(str(text))}", width + 2)
+        shown = "-" if text is None else printable(clock(str(text)))
+        print_hung(f"{name.replace('_', ' '):<{width}}  {shown}", width + 2)
 
 
 def _named(item: dict[str, Any]) -> str:
@@ -160,7 +168,7 @@ def _named(item: dict[str, Any]) -> str:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table for people; if it is wider than the terminal, each row takes several lines."""
-    lines = [columns, *([printable(cell) for cell in row] for row in rows)]
+    lines = [columns, *([printable(clock(cell)) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
     if sys.stdout.isatty() and sum(widths) + 2 * len(widths) > shutil.get_terminal_size().columns:
         longest = max(map(len, columns))

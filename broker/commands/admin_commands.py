@@ -251,7 +251,7 @@ def _session_row(session: dict[str, Any]) -> tuple[str, ...]:
         session["serial"] or "-",
         session["address"] or "away",
         session["version"] or "-",
-        (session["connected_since"] or "-").replace("T", " ").replace("Z", ""),
+        session["connected_since"] or "-",
         "-" if session["keep_alive"] is None else f"{session['keep_alive']} s",
         str(session["subscriptions"]),
         str(session["queued"]),

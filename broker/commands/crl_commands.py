@@ -20,6 +20,7 @@ from broker.commands.admin_command import (
     Socket,
     StateDir,
     admin_client,
+    clock,
     print_facts,
     print_json,
     print_table,
@@ -114,7 +115,7 @@ def told_staple(staple: dict[str, Any]) -> str:
     """Return the state of the staple in words: age, expiry, and any problem; ``--json`` has everything."""
     told: str = staple["state"]
     if "next_update" in staple:
-        told += f", made {staple['age_seconds']} s ago, good until {staple['next_update']}"
+        told += f", made {staple['age_seconds']} s ago, good until {clock(staple['next_update'])}"
     return f"{told}; {staple['problem']}" if "problem" in staple else told
 
 

@@ -164,9 +164,8 @@ class ClientLife(ABC):
         """
         if not self.closed:
             packet = refusal_packet(refusal, self.version, maximum_packet_size)
-            if packet:
-                self._transport.write([packet])
-            self._close(refusal.code, refusal.recorded, now, publish_will=False, claimed=claimed)
+            last = [packet] if packet else []
+            self._close(refusal.code, refusal.recorded, now, publish_will=False, claimed=claimed, last=last)
 
     def disconnect(
         self, code: str, reason_code: ReasonCode, detail: str, now: float, *, publish_will: bool = True
@@ -174,13 +173,13 @@ class ClientLife(ABC):
         """End the connection from our side; an MQTT 5 client is told why in a DISCONNECT packet."""
         if self.closed:
             return
-        session = self.session
+        session, last = self.session, []
         if session is not None:
             session.flush()
             if self.version is ProtocolVersion.V5:
-                told_it = told(code, detail, self.engine.connected)
-                self._transport.write([disconnect_packet(reason_code, told_it, session.framing.maximum_packet_size)])
-        self._close(code, detail, now, publish_will=publish_will)
+                told_it = told(code, detail, self.engine.connected if self.engine.stopping else 0)
+                last = [disconnect_packet(reason_code, told_it, session.framing.maximum_packet_size)]
+        self._close(code, detail, now, publish_will=publish_will, last=last)
 
     def left(self, now: float, *, publish_will: bool) -> None:
         """End the connection because the client sent DISCONNECT."""
@@ -199,9 +198,21 @@ class ClientLife(ABC):
         elif not self.closed:
             self._close(RefusalCode.BAD_PACKET, str(error), now, publish_will=False)
 
-    def _close(self, code: str, detail: str, now: float, *, publish_will: bool, claimed: str = "") -> None:
-        self._end(code, detail, now, publish_will=publish_will, claimed=claimed)
-        self._transport.close()
+    def _close(
+        self,
+        code: str,
+        detail: str,
+        now: float,
+        *,
+        publish_will: bool,
+        claimed: str = "",
+        last: Sequence[bytes] = (),
+    ) -> None:
+        self.closed = True
+        try:
+            self._transport.close(last)  # First, so that nobody waits for the rest.
+        finally:
+            self._end(code, detail, now, publish_will=publish_will, claimed=claimed)
 
     def _end(self, code: str, detail: str, now: float, *, publish_will: bool, claimed: str = "") -> None:
         self.closed = True

@@ -19,8 +19,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import structlog
-
 from broker.admission.admission import Admitted
 from broker.admission.inquiry import Waits
 from broker.admission.peer import Peer
@@ -38,8 +36,6 @@ from broker.session.framing import framing
 from broker.session.session import NEVER, Session
 from broker.session.will import Will as KeptWill
 from broker.settings.limits import Limits
-
-log = structlog.get_logger("broker")
 
 RECEIVE_MAXIMUM_DEFAULT = 65535
 """The Receive Maximum of a client that does not state one (MQTT 5 §3.1.2.11.3)."""
@@ -96,7 +92,7 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
     _attach(engine, connection, session, packet, keep_alive, now)
     connection.reply(_welcome(engine, packet, limits, admitted, keep_alive, told_expiry, present=present))
     if engine.logs_clients:
-        log.info(
+        engine.lines.info(
             "admitted",
             client=admitted.client_id,
             identity=admitted.peer.identity.uri,

@@ -96,15 +96,19 @@ class PacketWatch(PassesOn):
 
     def write(self, packets: list[bytes]) -> None:
         """Look at *packets*, and write them."""
+        self._report(packets)
+        self._stream.write(packets)
+
+    def close(self, last: Sequence[bytes] = ()) -> None:
+        """Look at the *last* packets, and close the stream with them."""
+        self._report(last)
+        self._stream.close(last)
+
+    def _report(self, packets: Sequence[bytes]) -> None:
         extension = self._engine.extension
         if extension is not None:
             for packet in packets:
                 extension.packet_sent(self._connection.session, packet[0], len(packet))
-        self._stream.write(packets)
-
-    def close(self) -> None:
-        """Close the stream."""
-        self._stream.close()
 
     def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
         """Return the peer's certificate, and its verified path."""

@@ -22,8 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import structlog
-
 from broker.admission.admission import Admission, Admitted
 from broker.admission.guard import Guard
 from broker.admission.peer import Peer
@@ -31,6 +29,7 @@ from broker.admission.refusal import RefusalCode, Refused, unauthorised
 from broker.engine.client import Client
 from broker.engine.deadlines import Deadlines
 from broker.engine.exchange import Exchange, when_known
+from broker.engine.held_lines import HeldLines
 from broker.engine.history import LONGEST_SHOWN, Happened, History, named
 from broker.engine.live import LiveConnections
 from broker.engine.presence import Presence
@@ -49,8 +48,6 @@ from broker.session.will import Will
 from broker.settings.limits import Limits
 from provisioning.pki.revocation import CertificateKey
 
-log = structlog.get_logger("broker")
-
 
 class Engine(Exchange):
     """State shared by all connections of one broker process."""
@@ -62,6 +59,7 @@ class Engine(Exchange):
         "guard",
         "history",
         "keeps_revoked",
+        "lines",
         "live",
         "logs_clients",
         "presence",
@@ -85,6 +83,7 @@ class Engine(Exchange):
         self.guard = Guard(limits, self.metrics)
         self.deadlines: Deadlines[Client] = Deadlines(now)
         self.history = History(limits.max_history)
+        self.lines = HeldLines(call_soon)
         self.replays = Replays(self.retained, self.turn, call_soon, now)
         self.registry = SessionRegistry(
             QueueLimits(limits.max_queued_messages, limits.max_queued_bytes, limits.max_inflight_bytes), self.metrics
@@ -219,7 +218,7 @@ class Engine(Exchange):
         counter[code] += 1
         if self.logs_clients:
             who = {"client": client_id, **named(connection)} if client_id else named(connection)
-            log.info(str(what), code=code, detail=detail, address=connection.address, **who)
+            self.lines.info(str(what), code=code, detail=detail, address=connection.address, **who)
         self.history.note(what, connection, code, detail, client_id, now)
         if session is not None:
             if connection.peer is not None:

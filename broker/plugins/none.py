@@ -8,6 +8,9 @@ import asyncio
 class NoPlugins:
     """Takes the place of `broker.plugins.program.Plugins`."""
 
+    async def begin(self) -> None:
+        """Do nothing when the broker is about to listen."""
+
     async def opened(self) -> None:
         """Do nothing when the broker listens."""
 

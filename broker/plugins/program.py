@@ -3,8 +3,9 @@
 Rules
 -----
 1. This module, and with it amqtt, is imported only if the setting ``plugins`` is not empty.
-2. Plugins are created before anything listens; an error in that ends the start. They are closed after the last client
-   has left, and before the store is closed; also when the start fails.
+2. Plugins are created before the store is opened, and told of the start after that, before anything listens; an error
+   in either ends the start. What they retain or publish then is stored. They are closed after the last client has left,
+   and before the store is closed; also when the start fails.
 """
 
 from __future__ import annotations
@@ -38,8 +39,11 @@ class Plugins:
         self._host = host
 
     @classmethod
-    async def start(cls, config: BrokerConfig, engine: Engine) -> Plugins:
-        """Create the plugins of *config*, attach them to *engine*, and start them. Raises `PluginError`."""
+    def attached(cls, config: BrokerConfig, engine: Engine) -> Plugins:
+        """Create the plugins of *config*, and attach them to *engine*, which has no sessions yet. Raises `PluginError`.
+
+        Sessions that come from the store then know that plugins decide what they may receive.
+        """
         forward_logs(config.log_level)
         loop = asyncio.get_running_loop()
         complaints = Complaints(engine.metrics, loop.time)
@@ -67,16 +71,14 @@ class Plugins:
             verdict_seconds=config.plugin_verdict_seconds,
         )
         host.attach(company, questions)
-        watch.start()
-        try:
-            await company.pre_start()
-        except BaseException:
-            await company.close()
-            watch.close()
-            raise
-        for each in company.describe():
-            log.info("plugin", code="PLUGIN_STARTED", **each)
         return cls(company, questions, host, watch)
+
+    async def begin(self) -> None:
+        """Tell plugins that the broker is about to listen. Raises `PluginError`; `close` them then, too."""
+        self._watch.start()
+        await self._company.pre_start()
+        for each in self._company.describe():
+            log.info("plugin", code="PLUGIN_STARTED", **each)
 
     async def opened(self) -> None:
         """Tell plugins that the broker listens. Raises `PluginError`."""

@@ -21,6 +21,7 @@ from typing import Any
 import structlog
 
 from broker.admission.policy_file import PolicyError
+from broker.beat import left_until
 from broker.engine.history import Witness
 from broker.reload.file_watch import FileWatch
 from broker.reload.parts import Candidate, Reloadable, Unchanged
@@ -168,9 +169,10 @@ async def keep_current(reloader: Reloader, hangup: asyncio.Event, watch: FileWat
     """
     if watch is not None:
         watch.begin(reloader.files())
+    loop = asyncio.get_running_loop()
     while True:
         try:
-            async with asyncio.timeout(_LOOK_SECONDS):
+            async with asyncio.timeout(left_until(loop.time(), _LOOK_SECONDS)):
                 await hangup.wait()
         except TimeoutError:
             if watch is not None and watch.changed(reloader.files()):

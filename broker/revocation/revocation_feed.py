@@ -33,6 +33,7 @@ import structlog
 from broker.admission.path_ends import VerifiedPath
 from broker.engine.engine import Engine
 from broker.revocation.enforcement import revoke
+from broker.revocation.many_revoked import ManyRevoked
 from broker.revocation.revocation_rounds import judge_absent, judge_all
 from broker.revocation.revoked_services import RevokedServices
 from provisioning.client.feed import (
@@ -86,6 +87,7 @@ class RevocationFeed:
         self._replace_own = replace_own
         self._revoked_services = revoked_services
         self._hear = hear
+        self._many = ManyRevoked(engine.lines, clock)
         self._after = 0
         self._mark: str | None = None
         """The mark of the event *_after*."""
@@ -101,6 +103,12 @@ class RevocationFeed:
 
     async def run(self) -> None:
         """Follow until cancelled."""
+        try:
+            await self._follow_for_ever()
+        finally:
+            self._many.end()
+
+    async def _follow_for_ever(self) -> None:
         pause = _FIRST_PAUSE
         while True:
             before = self._after
@@ -173,6 +181,8 @@ class RevocationFeed:
         history = self._engine.history
         self._after, self._mark = event.sequence, event.mark
         closed = await self._put_out(event.revocation, now)
+        if closed or self._was_current:
+            self._many.one(now)
         await self._revoked_services.note(event.revocation, event.device)
         if closed:
             took = (datetime.now(UTC) - event.recorded_at).total_seconds()
@@ -185,7 +195,7 @@ class RevocationFeed:
             history.told("revoked", code="REVOKED", **named, reason=reason, sessions_closed=closed)
         if not (closed or self._was_current):
             return  # Old news, read again at the start: there may be a million.
-        log.info(
+        self._engine.lines.info(
             "revoked",
             code="REVOKED",
             device=event.device,

@@ -19,6 +19,7 @@ from broker.settings.config_hints import MOSQUITTO, hint, of_mosquitto
 from broker.settings.limits import Limits
 from broker.settings.listener_settings import ListenerSettings
 from broker.settings.trust_settings import TrustSettings
+from provisioning.pki.open_to_all import written_by_all
 from provisioning.program.given_file import EMPTY, SETTINGS_BYTES, contents_of, text_of
 from provisioning.program.given_toml import NotToml, toml_of
 from provisioning.program.service_links import service_link
@@ -68,7 +69,12 @@ def _not_json(said: str) -> str:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """Return the contents of the TOML file *path*, unchecked. Raises `ConfigError`."""
+    """Return the contents of the TOML file *path*, unchecked.
+
+    Raises `ConfigError`, also for one that everybody may write to.
+    """
+    if (why := written_by_all(path)) is not None:
+        raise ConfigError(why)
     try:
         return toml_of(text_of(path, SETTINGS_BYTES))
     except OSError as error:

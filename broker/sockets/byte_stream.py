@@ -28,8 +28,8 @@ class ByteStream(Protocol):
     def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
         """Return the peer's certificate, and the path that the handshake has verified."""
 
-    def close(self) -> None:
-        """Write what is left, close TLS cleanly, then the socket."""
+    def close(self, last: Sequence[bytes] = ()) -> None:
+        """Write what is left and the *last* packets, close TLS cleanly, then the socket."""
 
     def hold(self) -> None:
         """Stop reading until `release`."""

@@ -36,7 +36,8 @@ import socket
 import ssl
 import sys
 from asyncio import AbstractEventLoop, TimerHandle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
@@ -399,8 +400,16 @@ class TlsTransport(Readiness):
 
     # Closing
 
-    def close(self) -> None:
-        """Write what is left, close TLS and the socket; after a few seconds the rest is given up."""
+    def close(self, last: Sequence[bytes] = ()) -> None:
+        """Write what is left and the *last* packets, close TLS and the socket; after a few seconds give up the rest.
+
+        The last packets, close_notify and the end of the stream are one segment if the socket takes them: segments are
+        most of what the kernel does here, at both ends, and a thousand may be closed at once.
+        """
+        if last and self._state is OPEN:
+            if self._backlog is None:
+                self._gather()
+            self.write(list(last))
         if self._state in (HANDSHAKE, MUTE):
             self._close()
         elif self._state is OPEN:
@@ -410,6 +419,11 @@ class TlsTransport(Readiness):
                 self._state = CLOSING
                 self._pause_reading()
                 self._timer = self._loop.call_later(_DRAIN_SECONDS, self._close)
+
+    def _gather(self) -> None:
+        """Let the kernel send nothing but whole segments until the stream ends; that sends the rest."""
+        with suppress(OSError):  # It has been reset, which the write will find out, or is no TCP socket.
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
 
     def abort(self, code: str = "ABORTED", detail: str = "") -> None:
         """Close the socket at once, and report why."""

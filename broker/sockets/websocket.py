@@ -201,12 +201,14 @@ class WebSocket:
         if packets and frames is not None and frames.state is ConnectionState.OPEN:
             self._send(frames, BytesMessage(data=b"".join(packets)))
 
-    def close(self) -> None:
-        """Send a close frame, and close; remaining frames of the same read are discarded."""
+    def close(self, last: Sequence[bytes] = ()) -> None:
+        """Send the *last* packets and a close frame, and close; remaining frames of the same read are discarded."""
         self._above, frames = None, self._frames
-        if frames is not None and frames.state is ConnectionState.OPEN:
-            self._send(frames, CloseConnection(code=_NORMAL))
-        self._transport.close()
+        if frames is None or frames.state is not ConnectionState.OPEN:
+            self._transport.close()
+            return
+        events: list[Event] = [BytesMessage(data=b"".join(last))] if last else []
+        self._transport.close([frames.send(each) for each in (*events, CloseConnection(code=_NORMAL))])
 
     def settle(self, *, dozes: bool = False) -> None:
         """Take note that the client is admitted, and whether it *dozes*."""

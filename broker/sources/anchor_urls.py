@@ -28,6 +28,7 @@ from typing import Any
 
 import structlog
 
+from broker.beat import next_beat
 from broker.settings.config import BrokerConfig
 from broker.settings.trust_settings import TrustSettings
 from broker.sources.anchor_copy import MOST_BYTES, AnchorsRefused, anchors_in, copy_of, keep, pem_of
@@ -113,7 +114,7 @@ class AnchorUrls:
             due = [each for each in self.followed if each.due <= now]
             if any(await asyncio.gather(*map(self.fetch, due))):
                 await on_news()
-            await asyncio.sleep(_LOOK)
+            await next_beat(_LOOK)
 
     async def fetch(self, followed: Followed) -> bool:
         """Fetch one URL now; return whether its copy has changed."""

@@ -25,6 +25,7 @@ from broker.admission.bundle import TrustBundle
 from broker.admission.inquiry import Inquiry
 from broker.admission.issuers import Issuer
 from broker.admission.refusal import Refused
+from broker.beat import next_beat
 from broker.engine.client import Client
 from broker.engine.engine import Engine
 from broker.sources.crl_files import CrlFiles
@@ -150,7 +151,7 @@ class StatusAsker:
     async def ask_again(self, engine: Engine) -> None:
         """Ask about connected clients whenever an answer has become old, until cancelled."""
         while True:
-            await asyncio.sleep(_LOOK)
+            await next_beat(_LOOK)
             if all(bundle.ocsp is None for bundle in self._bundles()):
                 continue
             await self._round(engine)

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from broker.beat import next_beat
 from broker.sources.crl_intake import CrlIntake, Window, is_open
 from provisioning.pki.crl import CrlProblem
 from provisioning.program.given_file import LIST_BYTES, contents_of, too_large
@@ -58,7 +59,7 @@ class CrlFiles:
         while True:
             await self.look()
             self._intake.alarm()
-            await asyncio.sleep(self._interval)
+            await next_beat(self._interval)
 
     async def look(self) -> None:
         """Read every file that has changed, or whose issuer may be known or time may have come by now.

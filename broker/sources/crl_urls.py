@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from broker.beat import next_beat
 from broker.sources.crl_intake import CrlIntake, Window, is_open
 from provisioning.client.list_download import Fetched, NotFetched, download
 from provisioning.client.plain_http import PlainHttp
@@ -109,7 +110,7 @@ class CrlUrls:
                     if (bundle, url) not in under_way:
                         under_way[bundle, url] = asyncio.create_task(self.fetch(url, bundle))
                 self._intake.alarm()
-                await asyncio.sleep(_LOOK)
+                await next_beat(_LOOK)
         finally:
             for task in under_way.values():
                 task.cancel()

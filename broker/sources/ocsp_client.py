@@ -59,6 +59,7 @@ class OcspClient:
         """
         self._refresh = refresh
         self._clock = clock
+        self._slept = 0.0
         self._index = index
         self._metrics = metrics
         self._tell = tell
@@ -87,7 +88,11 @@ class OcspClient:
         found = self._answers.get(key)
         if found is None or not found[0].known:
             return False
-        return now < found[0].fresh_until and self._clock() - found[1] < self._refresh
+        return now < found[0].fresh_until and self._clock() + self._slept - found[1] < self._refresh
+
+    def slept(self, seconds: float) -> None:
+        """Take note that the machine may have slept so long, while the clock of this object stood still."""
+        self._slept += seconds
 
     def age(self, key: CertificateKey, now: datetime) -> float | None:
         """Return how many seconds ago the last answer about *key* was certainly true; None: there is none."""
@@ -172,7 +177,7 @@ class OcspClient:
         before = self.known(key)
         if before is not None and answer.this_update < before.this_update:
             return before  # Replayed, or from a lagging cache: the known answer is newer.
-        self._answers[key] = answer, self._clock()
+        self._answers[key] = answer, self._clock() + self._slept
         self._answers.move_to_end(key)
         if len(self._answers) > _MOST_ANSWERS:
             self._answers.popitem(last=False)

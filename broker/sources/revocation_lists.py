@@ -28,8 +28,8 @@ class RevocationLists:
         self._engine = engine
         self._news = asyncio.Event()
         index, refresh = engine.admission.status.index, config.ocsp_refresh_seconds
-        ocsp = OcspClient(index, engine.metrics, engine.history.told, self._news.set, refresh, clock)
-        self._asker = StatusAsker(engine.admission, self.files, self.urls, ocsp, clock)
+        self._ocsp = OcspClient(index, engine.metrics, engine.history.told, self._news.set, refresh, clock)
+        self._asker = StatusAsker(engine.admission, self.files, self.urls, self._ocsp, clock)
         self.current = asyncio.Event()
         """Set once every source has been tried."""
         self._set_asker(config)
@@ -41,9 +41,10 @@ class RevocationLists:
         self._set_asker(config)
         await self.files.look()
 
-    def clock_set(self) -> None:
-        """Take note that the wall clock was set."""
+    def clock_set(self, ahead: float) -> None:
+        """Take note that the wall clock was set *ahead* by so many seconds; negative: back."""
         self.urls.clock_set()
+        self._ocsp.slept(max(0.0, ahead))
 
     async def run(self) -> None:
         """Follow the sources until cancelled."""

@@ -34,6 +34,7 @@ from typing import Any
 import structlog
 from cryptography import x509
 
+from broker.beat import left_until
 from broker.engine.engine import Engine
 from broker.own_certificate import read_certificate
 from broker.settings.config import BrokerConfig
@@ -131,7 +132,7 @@ class Staple:
                 self._wake.clear()
                 await self._look()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK):
+                    async with asyncio.timeout(left_until(asyncio.get_running_loop().time(), _LOOK)):
                         await self._wake.wait()
         finally:
             await self._http.close()

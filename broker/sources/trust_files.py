@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -16,6 +16,7 @@ from broker.settings.trust_settings import TrustSettings
 from broker.sources.anchor_copy import copy_of, is_authority, named, read_copy, unreadable
 from broker.sources.leniency import feed_terms
 from provisioning.pki.extension import UNUSABLE
+from provisioning.pki.open_to_all import written_by_all
 from provisioning.pki.tls import TlsConfigurationError, certificates_in
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
@@ -84,12 +85,16 @@ def _bundle(settings: TrustSettings, state_dir: Path) -> TrustBundle:
 def read_anchors(paths: Sequence[Path], where: str = "") -> list[x509.Certificate]:
     """Return every certificate in *paths*, files or directories of them.
 
-    Raises `TlsConfigurationError` naming, after *where*, the unusable path.
+    Raises `TlsConfigurationError` naming, after *where*, the unusable path, or one that everybody may write to.
     """
     anchors: list[x509.Certificate] = []
     for path in paths:
         try:
-            found = [anchor for file in _files(path) for anchor in certificates_in(contents_of(file, PEM_BYTES))]
+            files = _files(path)
+            for each in {path, *files}:
+                if (why := written_by_all(each)) is not None:
+                    raise TlsConfigurationError(f"{where}{why}")
+            found = [anchor for file in files for anchor in certificates_in(contents_of(file, PEM_BYTES))]
         except OSError as error:
             raise TlsConfigurationError(f"{where}{path} cannot be read: {error.strerror}") from error
         except UNUSABLE as error:
@@ -105,7 +110,7 @@ def read_anchors(paths: Sequence[Path], where: str = "") -> list[x509.Certificat
     return anchors
 
 
-def _files_in(path: Path) -> Iterable[Path]:
+def _files_in(path: Path) -> Sequence[Path]:
     """Return the files of *path* if it is a directory; none if it is unreadable: reading it will report that."""
     try:
         return _files(path) if path.is_dir() else ()
@@ -113,7 +118,7 @@ def _files_in(path: Path) -> Iterable[Path]:
         return ()
 
 
-def _files(path: Path) -> Iterable[Path]:
+def _files(path: Path) -> Sequence[Path]:
     if not path.is_dir():
         return [path]
     return sorted(each for each in path.iterdir() if each.suffix in _SUFFIXES and not each.name.startswith("."))

@@ -119,10 +119,8 @@ def error_handlers(answer: Answer) -> dict[Any, Any]:
 
     async def http_error(request: Request, error: HTTPException) -> Response:
         code = _HTTP_CODES.get(HTTPStatus(error.status_code), Code.INVALID_REQUEST)
-        said = error.detail
-        if code is Code.NOT_FOUND and _is_est(request.url.path):
-            said = f"EST has {', '.join(est.OPERATIONS)}, each also below a group's name"
-        detail = f"{request.method} {request.url.path[:120]}: {said}"
+        said = _where_instead(request.url.path) if code is Code.NOT_FOUND else None
+        detail = f"{request.method} {request.url.path[:120]}: {said or error.detail}"
         return answer(request.url.path, Refused(code, detail), error.headers)
 
     async def failed(request: Request, error: Exception) -> Response:
@@ -130,6 +128,15 @@ def error_handlers(answer: Answer) -> dict[Any, Any]:
         return answer(request.url.path, INTERNAL_ERROR, None)
 
     return {Refused: refused, Pending: pending, HTTPException: http_error, Exception: failed}
+
+
+def _where_instead(path: str) -> str | None:
+    """Return what whoever asks for *path*, where nothing is, has probably meant."""
+    if _is_est(path):
+        return f"EST has {', '.join(est.OPERATIONS)}, each also below a group's name"
+    if path == "/metrics":
+        return "metrics are on the plain HTTP port, where the setting metrics allows them"
+    return None
 
 
 def _is_est(path: str) -> bool:

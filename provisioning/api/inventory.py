@@ -1,9 +1,10 @@
 """The operators' REST API, third part: which certificates there are.
 
 One search serves the list, the counts and the export. The export is streamed page by page: only one page is in memory,
-whatever the size of the fleet; certificates that are issued meanwhile may be in it. A client may take any time for it,
-so each page checks that the caller is still an operator: if not, the connection is cut, and the export is visibly
-incomplete.
+whatever the size of the fleet; certificates that are issued meanwhile may be in it. The first is read before the answer
+begins, so that a search that the store does not take, or a store that fails, is an error. A client may take any time
+for the rest, so each page checks that the caller is still an operator: if not, the connection is cut, and the export is
+visibly incomplete.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from provisioning.api.operators import (
     rfc3339,
 )
 from provisioning.api.revocations import normal_serial
-from provisioning.enrolment.authentication import AuthenticatedOperator, check_still
+from provisioning.enrolment.authentication import check_still
 from provisioning.errors import Code, Refused
 from provisioning.store import authorities, certificates, inventory
 from provisioning.store.certificates import CertificateState, StoredCertificate
@@ -130,7 +131,21 @@ async def export_certificates(
     format_: Annotated[ExportFormat, Query(alias="format")] = ExportFormat.JSON,
 ) -> StreamingResponse:
     """Write every certificate that a search finds, as CSV or as a JSON array."""
-    pages = _pages(services, search, operator, request.scope["extensions"]["connection"]["abort"])
+    now = services.clock()
+
+    def look(after: int | None) -> Callable[[Connection], list[StoredCertificate]]:
+        def page(connection: Connection) -> list[StoredCertificate]:
+            check_still(connection, operator, services.clock())
+            return inventory.page(connection, search, limit=MAXIMUM_PAGE, after=after, now=now)
+
+        return page
+
+    def cut(code: Code) -> None:
+        log.info("export cut off", operator=operator.device.name, code=code.value)
+        request.scope["extensions"]["connection"]["abort"]()
+
+    first = await services.database.read(look(None))
+    pages = _pages(services, first, look, now, cut)
     if format_ is ExportFormat.CSV:
         return StreamingResponse(_csv(pages), media_type="text/csv; header=present")
     return StreamingResponse(_json(pages), media_type="application/json")
@@ -152,27 +167,20 @@ _Page = list[dict[str, Any]]
 
 
 async def _pages(
-    services: OperatorServices, search: CertificateSearch, operator: AuthenticatedOperator, cut: Callable[[], None]
+    services: OperatorServices,
+    found: list[StoredCertificate],
+    look: Callable[[int | None], Callable[[Connection], list[StoredCertificate]]],
+    now: datetime,
+    cut: Callable[[Code], None],
 ) -> AsyncIterator[_Page]:
-    """Yield what the search finds; call *cut*, and end, when *operator* is none any more."""
-    after: int | None = None
-    now = services.clock()
-
-    def look(connection: Connection) -> list[StoredCertificate]:
-        check_still(connection, operator, services.clock())
-        return inventory.page(connection, search, limit=MAXIMUM_PAGE, after=after, now=now)
-
-    while True:
-        try:
-            found = await services.database.read(look)
-        except Refused as refusal:
-            log.info("export cut off", operator=operator.device.name, code=refusal.code.value)
-            cut()
-            return
-        if not found:
-            return
+    """Yield *found*, the first page, and what *look* finds after it; call *cut*, and end, when that is refused."""
+    while found:
         yield [_certificate_item(each, now) for each in found]
-        after = found[-1].id
+        try:
+            found = await services.database.read(look(found[-1].id))
+        except Refused as refusal:
+            cut(refusal.code)
+            return
 
 
 async def _csv(pages: AsyncIterator[_Page]) -> AsyncIterator[str]:

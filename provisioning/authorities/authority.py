@@ -119,7 +119,10 @@ async def found(settings: Settings, server_names: Sequence[str], clock: Callable
             raise ConfigurationError(f"{directory} cannot be made: {full}, or choose another --dir") from error
         if isinstance(error, ConfigurationError):
             raise
-        raise ConfigurationError(f"{directory} cannot be made: {error}") from error
+        what = f"{directory} cannot be made"
+        if isinstance(error, InvalidServerName):
+            what = "server_names (--server-name)"
+        raise ConfigurationError(f"{what}: {error}") from error
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
     return AuthorityFiles(directory)

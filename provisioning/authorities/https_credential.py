@@ -9,7 +9,7 @@ Open connections keep theirs: none is disconnected.
 Rules
 -----
 1. It is renewed when a third of its life is left, when another CA becomes the active one, and within
-   `_LONGEST_WAIT_SECONDS` after it was revoked: brokers refuse a service that presents a revoked certificate.
+   `_LONGEST_WAIT_SECONDS` after it was revoked, or the store no longer knows it: its clients refuse such a certificate.
 2. A failed renewal is logged and retried; the service continues with its present certificate.
 3. Clients that ask get an OCSP staple with it, a few minutes old at most: devices, brokers and operators' tools check
    it (`provisioning.client.genuine_server`). If there is no new one, that is logged once.

@@ -88,23 +88,26 @@ class OwnCredentials:
         await self.database.write(grant)
 
     async def renew_server(self) -> bool:
-        """Renew the server's credential if it is due, or was revoked; return whether it was."""
+        """Renew the server's credential if it is due, revoked or unknown; return whether it was."""
         path = self.files.certificate(SERVER)
         current = read_certificate(path)
-        if self.seconds_to_renewal() > 0 and not await self._is_revoked(current):
+        if self.seconds_to_renewal() > 0 and await self._is_good(current):
             return False
         await self._issue_server(*(split_names(self.server_names) if self.server_names else _names_of(current)))
         log.info("server certificate renewed", file=str(path), was_good_until=current.not_valid_after_utc)
         return True
 
-    async def _is_revoked(self, certificate: x509.Certificate) -> bool:
-        """Whether *certificate* is known to be revoked or on hold: brokers would refuse it."""
+    async def _is_good(self, certificate: x509.Certificate) -> bool:
+        """Whether *certificate* is known, and neither revoked nor on hold: otherwise clients refuse it.
+
+        It is unknown if an older copy of the store was restored.
+        """
         key = certificate_key(certificate)
         try:
             stored = await self.database.read(lambda connection: certificates.find(connection, *key))
         except Refused:  # The store cannot be read now: retry soon.
-            return False
-        return stored is not None and (stored.revocation is not None or stored.ended_above is not None)
+            return True
+        return stored is not None and stored.revocation is None and stored.ended_above is None
 
     def seconds_to_renewal(self) -> float:
         """Return how long the server's credential has until a third of its life is left; 0 if it does not fit.

@@ -35,6 +35,8 @@ HEARTBEAT = 5.0
 _PATH = "/v1/revocations/feed"
 SILENT_HEARTBEATS = 3
 """After this many missing ones the connection is given up."""
+_DATA_OF_REVOKED = b"\nevent: revoked\ndata: "
+_DECODE = json.JSONDecoder().raw_decode
 _LONGEST_EVENT = 1024 * 1024
 """The event about the CAs has the certificate of each, about 1 KB."""
 
@@ -211,6 +213,20 @@ async def _check(base_url: str, response: httpx.Response, after: int) -> None:
     raise FeedRefused(reason, str((problem_of(response) or {}).get("code", "")))
 
 
+def _usual_facts(block: bytes) -> dict[str, str] | None:
+    """Return what an event says that is a revocation, laid out as the service does it; None if it is any other.
+
+    A thousand may come at once, and sessions stay open until theirs has been read.
+    """
+    head, _, data = block.partition(_DATA_OF_REVOKED)
+    if not data or b"\n" in data or b"\n" in head or not (head.startswith(b"id: ") and head.isascii()):
+        return None
+    text = data.decode()
+    facts: dict[str, str]
+    facts, end = _DECODE(text)
+    return facts if end == len(text) else None
+
+
 class EventReader:
     """Bytes of the feed in, events out, in sequence after *after*. Does no I/O.
 
@@ -233,27 +249,31 @@ class EventReader:
                 yield event
 
     def _event(self, block: bytes) -> FeedEvent | Authorities | None:
-        kind, data = "message", ""
         try:
-            for line in block.decode().split("\n"):
-                name, _, value = line.partition(":")
-                if name == "event":
-                    kind = value.removeprefix(" ")
-                elif name == "data":
-                    data += value
-            match kind:
-                case "revoked":
-                    return self._revoked(json.loads(data))
-                case "released":
-                    return self._released(json.loads(data))
-                case "current":
-                    return self._current(json.loads(data))
-                case "authorities":
-                    return _authorities(json.loads(data))
-                case _:
-                    return None
+            usual = _usual_facts(block)
+            return self._any_event(block) if usual is None else self._revoked(usual)
         except (ValueError, KeyError, TypeError) as error:
             raise FeedLost(f"an event of the revocation feed cannot be read: {error!r}") from error
+
+    def _any_event(self, block: bytes) -> FeedEvent | Authorities | None:
+        kind, data = "message", ""
+        for line in block.decode().split("\n"):
+            name, _, value = line.partition(":")
+            if name == "event":
+                kind = value.removeprefix(" ")
+            elif name == "data":
+                data += value
+        match kind:
+            case "revoked":
+                return self._revoked(json.loads(data))
+            case "released":
+                return self._released(json.loads(data))
+            case "current":
+                return self._current(json.loads(data))
+            case "authorities":
+                return _authorities(json.loads(data))
+            case _:
+                return None
 
     def _revoked(self, facts: dict[str, str]) -> RevocationEvent:
         sequence = self._next(facts)

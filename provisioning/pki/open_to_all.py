@@ -1,7 +1,14 @@
-"""Warns of a private file that everybody on the machine may read; the file is used all the same.
+"""Files that everybody on the machine may read, which get a warning, or write, which are refused.
 
-Why it is not refused: docs/decisions/0182-a-key-that-everybody-may-read.md. A file that its group may read gets no
-warning: a group for keys is how Debian shares them (``ssl-cert``).
+A private file that everybody may read is used all the same: docs/decisions/0182-a-key-that-everybody-may-read.md says
+why. Whoever may write to a file of anchors, of settings or of permissions decides what a program trusts, and need not
+wait for its next start where changed files are read again.
+
+Rules
+-----
+1. Only what everybody may do counts: a group for keys is how Debian shares them (``ssl-cert``), and a volume with
+   ``fsGroup`` opens each file to a group.
+2. Directories above a file are not considered.
 """
 
 from __future__ import annotations
@@ -29,3 +36,18 @@ def told_of(path: Path) -> str | None:
     if us not in {found.st_uid, _ROOT}:  # We read it as others: with the remedy applied, we no longer could.
         remedy = f"chown {user_argument(us)} {quoted(path)} && {remedy}"
     return f"{path} has mode {stat.S_IMODE(found.st_mode):04o}, everybody on this machine may read it: {remedy}"
+
+
+def written_by_all(path: Path) -> str | None:
+    """Return that everybody may write to the file or directory at *path*, with the remedy; None if not, or unknown."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    kind = found.st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)) or not kind & stat.S_IWOTH:
+        return None
+    return (
+        f"{path} has mode {stat.S_IMODE(kind):04o}, everybody on this machine may write to it: look what is in it, and "
+        f"then chmod o-w {quoted(path)}"
+    )

@@ -135,6 +135,10 @@ def say_goodbye(session: Any) -> None:
     inner = getattr(session, "_sslobj", session)
     if inner is None:
         return
+    if address := address_of(inner):  # `ssl` asks for the peer's as well: another read, and an exception.
+        if library.SSL_shutdown(address) < 0:
+            forget_errors()
+        return
     try:
         inner.shutdown()
     except ssl.SSLWantReadError:  # The usual answer: ours is sent, the peer's has not arrived.
@@ -227,6 +231,7 @@ def _open() -> tuple[ctypes.PyDLL, Any, type] | None:
             ("SSL_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]),
             ("SSL_get_peer_cert_chain", ctypes.c_void_p, [ctypes.c_void_p]),
             ("SSL_set_shutdown", None, [ctypes.c_void_p, ctypes.c_int]),
+            ("SSL_shutdown", ctypes.c_int, [ctypes.c_void_p]),
             ("SSL_CTX_get0_certificate", ctypes.c_void_p, [ctypes.c_void_p]),
             ("i2d_X509", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p]),
             ("SSL_CTX_callback_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, StatusCallback]),

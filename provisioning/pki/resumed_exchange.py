@@ -21,7 +21,8 @@ Rules
    fails, and the ticket is useless from then on (`confirm`).
 2. The choice of groups is not made here: if the machine's OpenSSL configuration lacks one of the two, or has a group
    whose name is unknown, nothing changes.
-3. If OpenSSL cannot be called directly (`provisioning.pki.openssl`), or has no ML-KEM yet, nothing here has an effect.
+3. If OpenSSL cannot be called directly (`provisioning.pki.openssl`), nothing here has an effect. One that has no ML-KEM
+   yet (3.3, 3.4) chooses the groups as always; the life of its sessions is limited as anywhere.
 
 Does not handle: tickets that contain their session, encrypted; TLS 1.2, which has no key exchange in resumption.
 """
@@ -137,7 +138,7 @@ def _remembered(context: int, name: int | bytes) -> int:
 
 def _open() -> bool:
     """Declare the OpenSSL functions used here; return whether all of them exist."""
-    if not key_shown.CAN_NOTE or ssl.OPENSSL_VERSION_INFO < (3, 5):
+    if not key_shown.CAN_NOTE or ssl.OPENSSL_VERSION_INFO < (3, 3):
         return False
     address = ctypes.c_void_p
     try:
@@ -188,15 +189,17 @@ def _order() -> bytes:
     return ":".join(_NAMES[each] for each in (_X25519, *(each for each in groups if each != _X25519))).encode()
 
 
-CAN_EXCHANGE_LESS: Final = _open()
-"""Whether OpenSSL can do this here."""
+CAN_LIMIT: Final = _open()
+"""Whether the life of a remembered session can be limited here: wherever sessions can be remembered."""
+CAN_EXCHANGE_LESS: Final = CAN_LIMIT and ssl.OPENSSL_VERSION_INFO >= (3, 5)
+"""Whether OpenSSL has ML-KEM, which a resumption can do without."""
 _ORDER_BYTES: Final = _order()
 _ORDER: Final = ctypes.cast(ctypes.c_char_p(_ORDER_BYTES), ctypes.c_void_p) if _ORDER_BYTES else None
-_FIND: Final = callback(FindCallback, _find) if CAN_EXCHANGE_LESS else None
+_FIND: Final = callback(FindCallback, _find) if CAN_LIMIT else None
 _FIND_AND_ORDER: Final = callback(FindCallback, _find_and_order) if CAN_EXCHANGE_LESS else None
 _ordered: Final[dict[int, bytes]] = {}
 """The sessions whose groups were reordered, and what their client's ticket names."""
-_named: Final[int] = library.SSL_SESSION_new() if CAN_EXCHANGE_LESS else 0
+_named: Final[int] = library.SSL_SESSION_new() if CAN_LIMIT else 0
 """A session with only a name, used as the key of look-ups."""
-if CAN_EXCHANGE_LESS:
+if CAN_LIMIT:
     library.SSL_SESSION_set_protocol_version(_named, _TLS13)

@@ -167,16 +167,23 @@ class RevocationIndex:
 
     def find(self, key: CertificateKey) -> Revocation | None:
         """Return the revocation of the certificate named *key*, or None if it is not revoked."""
+        packed = self._packed(key)
+        return None if packed is None else unpack(key, packed)
+
+    def reason(self, key: CertificateKey) -> RevocationReason | None:
+        """Return why the certificate named *key* is revoked, as `find` does, or None."""
+        packed = self._packed(key)
+        return None if packed is None else _reason(packed)
+
+    def _packed(self, key: CertificateKey) -> int | None:
         issued = self._events.get(key[0])
         packed = None if issued is None else issued.get(key[1])
-        if packed is not None:
-            return unpack(key, packed)
-        return self._find_listed(key) if self._lists else None
+        return self._listed(key) if packed is None and self._lists else packed
 
-    def _find_listed(self, key: CertificateKey) -> Revocation | None:
+    def _listed(self, key: CertificateKey) -> int | None:
         issuer_key_id, serial = key
         for entries in self._lists.get(issuer_key_id, {}).values():
             packed = entries.get(serial)
             if packed is not None:
-                return unpack(key, packed)
+                return packed
         return None

@@ -9,7 +9,8 @@ A second value for an option that takes one is refused: only the last would coun
 would have revoked one, or a broker would read only one of two settings files. An empty path is refused, too: if a
 script's variable is unset, it would mean the shell's current directory.
 
-A name without its option (``revoke meter-17``) is refused with the option that it belongs to.
+A name without its option (``revoke meter-17``) is refused with the option that it belongs to, and an option of the
+program itself behind the command's name (``status --url …``) with its place.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any, Final
 
 import typer
 from typer.core import TyperArgument, TyperGroup, TyperOption
+from typer.exceptions import TyperException
 
 from provisioning.program.given_file import EMPTY
 from provisioning.program.printable import is_text, printable
@@ -82,7 +84,7 @@ def _parse_args(
     """Parse *args*; raise a usage error if an option with one value is given twice, or a path is empty."""
     if ctx.resilient_parsing:  # During shell completion.
         return parse_args(ctx, args)
-    written, bare, given = command.make_parser(ctx).parse_args(args=list(args)) if args else ({}, [], [])
+    written, bare, given = _read(command, ctx, args)
     for number, each in enumerate(given):
         if isinstance(each, TyperOption) and not (each.multiple or each.is_flag) and each in given[:number]:
             name = max(each.opts, key=len)
@@ -101,6 +103,29 @@ def _parse_args(
         if each not in given and (variable := each.envvar) is not None and os.environ.get(variable) == "":
             ctx.fail(f"{variable} {EMPTY}")
     return left
+
+
+def _read(command: Any, ctx: Any, args: list[str]) -> tuple[dict[str, Any], list[str], list[Any]]:
+    """Return what *args* give each parameter, the words that no option took, and the parameters in their order."""
+    if not args:
+        return {}, [], []
+    try:
+        written, bare, given = command.make_parser(ctx).parse_args(args=list(args))
+    except TyperException as error:
+        if isinstance(name := getattr(error, "option_name", None), str):
+            _refuse_late(ctx, name)
+        raise
+    return written, bare, given
+
+
+def _refuse_late(ctx: Any, name: str) -> None:
+    """Raise a usage error with the place of the option *name*, if it belongs before the command's name."""
+    outer = ctx.parent
+    while outer is not None:
+        if any(name in each.opts for each in outer.command.params):
+            command = ctx.command_path.removeprefix(outer.command_path).strip()
+            ctx.fail(f"{name} goes before the command: {outer.command_path} {name} … {command}")
+        outer = outer.parent
 
 
 def _refuse_bare(command: Any, ctx: Any, bare: list[str]) -> None:

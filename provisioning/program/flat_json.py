@@ -1,4 +1,4 @@
-"""JSON of an object that contains only strings and times, as the standard library's encoder writes it.
+"""JSON of an object of strings, whole numbers, times and lists of them, as the standard library's encoder writes it.
 
 That encoder is set up again for each object, which costs three times what a log line is worth.
 All other types are left to it.
@@ -24,8 +24,13 @@ class FlatJson:
         self._writers: Mapping[type, Callable[[Any], str]] = {
             str: text,
             datetime: lambda moment: text(str(moment)),
+            int: int.__repr__,
+            list: self._list,
             type(None): lambda _none: "null",
         }
+
+    def _list(self, values: list[Any]) -> str:
+        return "[" + ", ".join([self._writers[type(value)](value) for value in values]) + "]"
 
     def encode(self, fields: Mapping[str, object]) -> str:
         """Return *fields* as a JSON object."""

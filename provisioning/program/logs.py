@@ -37,11 +37,27 @@ def fit_for_terminal(_logger: object, _method: str, line: EventDict) -> EventDic
     return line
 
 
+def stamp(_logger: object, _method: str, line: EventDict) -> EventDict:
+    """Add the time, behind everything else; a line that was held back has one already."""
+    line["timestamp"] = line.pop("timestamp", None) or time_now()
+    return line
+
+
+def time_now() -> str:
+    """Return the time as a line has it."""
+    return written(datetime.now(UTC))
+
+
+def written(moment: datetime) -> str:
+    """Return *moment*, in UTC, as a line has it."""
+    return moment.isoformat().replace("+00:00", "Z")
+
+
 def _with_written_times(_logger: object, _method: str, line: EventDict) -> EventDict:
     """Write each time like the line's own: a terminal would show a `datetime` as Python's ``repr``."""
     for name, value in line.items():
         if type(value) is datetime:
-            line[name] = value.isoformat().replace("+00:00", "Z")
+            line[name] = written(value)
     return line
 
 
@@ -55,7 +71,7 @@ class _Lines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a line."""
-        at = datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z")
+        at = written(datetime.fromtimestamp(record.created, UTC))
         line = {"event": record.getMessage(), "logger": record.name, **self._also}
         line |= {"level": record.levelname.lower(), "timestamp": at}
         if record.exc_info:
@@ -79,7 +95,7 @@ def configure_logging(worker: int | None = None, *, least: int = logging.INFO) -
         processors=[
             *([] if worker is None else [say_who]),
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            stamp,
             _with_written_times,
             fit_for_terminal if watched else structlog.processors.format_exc_info,
             structlog.dev.ConsoleRenderer() if watched else structlog.processors.JSONRenderer(_as_json),

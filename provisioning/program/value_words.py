@@ -21,5 +21,6 @@ WORDS: Final[Mapping[str, str]] = {
     "path_type": "give the name of a file, as a text",
     "string_type": "give a text, in quotes",
     "tuple_type": "give a list, in brackets",
+    "url_parsing": "write the whole URL, with its scheme: http://NAME:PORT",
 }
 """By pydantic's names of errors; ``{key}`` stands for the name of the setting."""

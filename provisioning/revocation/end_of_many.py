@@ -5,7 +5,7 @@ How it is atomic: `provisioning.revocation.batch`. What is revoked: `provisionin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -29,6 +29,10 @@ from provisioning.store.database import Database
 from provisioning.store.devices import Device, DeviceState
 
 log = structlog.get_logger(__name__)
+
+
+Heard = Callable[[int], Awaitable[None]]
+"""Waits until the feed has handed the event with a sequence number to its followers, not for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +77,18 @@ class EndOfMany:
     """Ends what is named together."""
 
     def __init__(
-        self, database: Database, clock: Callable[[], datetime], tell: Callable[[Changed], None], portions: Portions
+        self,
+        database: Database,
+        clock: Callable[[], datetime],
+        tell: Callable[[Changed], None],
+        portions: Portions,
+        heard: Heard,
     ) -> None:
         self._database = database
         self._clock = clock
         self._tell = tell
         self._portions = portions
+        self._heard = heard
 
     async def end(self, end: End) -> RevocationOutcome:
         """End all that is named, or nothing; raise `RefusedTogether` naming all that cannot be."""
@@ -89,6 +99,8 @@ class EndOfMany:
             except _Unfinished as unfinished:  # Finish the earlier decision first.
                 await self._portions.finish_all(unfinished.names)
         self._tell(begun.ended)
+        if begun.facts:  # Brokers close sessions while the answer, which may be long, is made.
+            await self._heard(max(fact.sequence for fact in begun.facts))
         later, more = await finish_later(self._database, self._portions, begun.batch, begun.before)
         of_keys = await finish_keys(self._database, self._portions, begun.batch, begun.keys, begun.before)
         changed = begun.changed or more or bool(of_keys)

@@ -33,19 +33,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import itertools
-import json
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Final
 
 import structlog
 
 from provisioning.errors import Code, Refused
 from provisioning.pki import address_key
+from provisioning.program.flat_json import FlatJson
 from provisioning.store import revocations
 from provisioning.store.database import Database
 from provisioning.store.revocations import EventKind, RevocationRecord
@@ -53,10 +54,14 @@ from provisioning.store.revocations import EventKind, RevocationRecord
 log = structlog.get_logger(__name__)
 
 BATCH: Final = 1000
-"""Events in one write, about 200 KB."""
+"""Events in one write, about 300 KB."""
+_FIRST_PAGE: Final = 64
+"""Events that are read first; each further page has twice as many: who follows has work while the rest is read."""
+_PATIENCE_SECONDS: Final = 1.0
 MOST_OF_ONE: Final = 16
 """Subscriptions of one party at one process: a broker has one, and for half a minute those that it has lost."""
 
+_ENCODE: Final = FlatJson(ascii_only=True, sort_keys=False).encode
 _TAIL: Final = 8192
 _MARK_DIGITS: Final = 16
 
@@ -75,22 +80,37 @@ class FeedEvent:
 
 def event_of(record: RevocationRecord) -> FeedEvent:
     """Return *record* with its server-sent event."""
-    moment = record.occurred_at.astimezone(UTC)
-    at = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    when = _times(record.occurred_at)
     data = {"sequence": record.sequence, "issuer_key_id": record.issuer_key_id, "serial": record.serial}
     match record.kind:
         case EventKind.REVOKED:
-            recorded_at = f"{moment:%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z"
-            data |= {"reason": record.reason.value, "revoked_at": at, "recorded_at": recorded_at}
+            data |= {"reason": record.reason.value, "revoked_at": when.at, "recorded_at": when.recorded_at}
             if record.invalidity_date is not None:
-                data["invalidity_date"] = f"{record.invalidity_date.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+                data["invalidity_date"] = _times(record.invalidity_date).at
         case EventKind.RELEASED:
-            data |= {"released_at": at}
+            data |= {"released_at": when.at}
     data["device"] = record.device
-    facts = (record.kind, record.issuer_key_id, record.serial, record.reason, moment.isoformat())
+    facts = (record.kind, record.issuer_key_id, record.serial, record.reason, when.exactly)
     data["mark"] = mark = hashlib.sha256(" ".join(facts).encode()).hexdigest()[:_MARK_DIGITS]
-    frame = f"id: {record.sequence}\nevent: {record.kind}\ndata: {json.dumps(data)}\n\n".encode()
+    frame = f"id: {record.sequence}\nevent: {record.kind}\ndata: {_ENCODE(data)}\n\n".encode()
     return FeedEvent(record.sequence, record.issuer_key_id, record.serial, frame, mark)
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """A time as an event has it."""
+
+    at: str
+    recorded_at: str
+    exactly: str
+
+
+@functools.lru_cache(16)
+def _times(moment: datetime) -> _Times:
+    """Return *moment* as an event has it; cached, because what is revoked together is revoked at one time."""
+    moment = moment.astimezone(UTC)
+    exactly = moment.isoformat(timespec="milliseconds")
+    return _Times(moment.strftime("%Y-%m-%dT%H:%M:%SZ"), exactly.replace("+00:00", "Z"), moment.isoformat())
 
 
 def current_frame(sequence: int) -> bytes:
@@ -124,6 +144,8 @@ class RevocationFeed:
         self._subscriptions: Final[dict[Subscription, tuple[str, str]]] = {}
         """Each subscription's party and address, the oldest first."""
         self._closed = False
+        self._awaited: list[tuple[int, asyncio.Future[None]]] = []
+        """Who waits until which event is handed to the subscribers."""
         self.newest = 0
 
     async def start(self) -> None:
@@ -204,6 +226,7 @@ class RevocationFeed:
     def close(self) -> None:
         """End every subscription, and any new one: the service stops."""
         self._closed = True
+        self._tell_who_waits()
         for subscription in tuple(self._subscriptions):
             subscription.close()
 
@@ -225,19 +248,37 @@ class RevocationFeed:
         records = await self._database.read(lambda connection: revocations.after(connection, sequence - 1, 1))
         return next((event_of(each).mark for each in records if each.sequence == sequence), None)
 
-    async def _page(self, sequence: int) -> list[FeedEvent]:
-        records = await self._database.look(lambda connection: revocations.after(connection, sequence, BATCH))
+    async def _page(self, sequence: int, most: int = BATCH) -> list[FeedEvent]:
+        records = await self._database.look(lambda connection: revocations.after(connection, sequence, most))
         return [event_of(record) for record in records]
 
+    async def reach(self, sequence: int) -> None:
+        """Wait until the event *sequence*, which was announced, is handed to the subscribers; not for ever."""
+        if sequence <= self.newest or self._closed:
+            return
+        reached = asyncio.get_running_loop().create_future()
+        self._awaited.append((sequence, reached))
+        await asyncio.wait([reached], timeout=_PATIENCE_SECONDS)
+
     async def _read_new(self) -> None:
-        full = True
-        while full and (events := await self._page(self.newest)):
-            full = len(events) == BATCH  # Events after a page that is not full are announced.
+        full, most = True, min(_FIRST_PAGE, BATCH)
+        while full and (events := await self._page(self.newest, most)):
+            full = len(events) == most  # Events after a page that is not full are announced.
+            most = min(2 * most, BATCH)
             self._on_new(events)
             self._tail.extend(events)
             self.newest = events[-1].sequence
             for subscription in self._subscriptions:
                 subscription.wake()
+            self._tell_who_waits()
+
+    def _tell_who_waits(self) -> None:
+        waiting, self._awaited = self._awaited, []
+        for sequence, reached in waiting:
+            if sequence > self.newest and not self._closed:
+                self._awaited.append((sequence, reached))
+            elif not reached.done():
+                reached.set_result(None)
 
 
 class Subscription:

@@ -282,6 +282,8 @@ class CrlPublisher:
         plan, now = self._plan, self._clock()
 
         def read(connection: Connection) -> _News:
+            if self._set_back():
+                crls.forget_ahead(connection, plan.name, now + self._longest_life())
             number = counters.take_above(connection, plan.counter, int(now.timestamp() * 1000))
             through = revocations.newest(connection)
             base = crls.oldest_in_use(connection, plan.name, now)
@@ -303,6 +305,11 @@ class CrlPublisher:
     def _set_back(self) -> bool:
         """Whether the newest list is from the future: the clock has been set back since."""
         return self._current is not None and self._clock() < self._current.this_update
+
+    def _longest_life(self) -> timedelta:
+        """Return the life of the lists that may be in use."""
+        current = self._current
+        return self._plan.life if current is None else max(self._plan.life, current.next_update - current.this_update)
 
     def _previous_update(self) -> datetime:
         """Return the time before which expired entries can be dropped (RFC 5280 §3.3: after one list past expiry)."""

@@ -7,18 +7,20 @@ distrusted since then (`provisioning.revocation.taken`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation import RevocationReason
+from provisioning.quick_values import quickly_made
 from provisioning.revocation.grounds import Grounds
 from provisioning.store import revocations
 from provisioning.store.certificates import StoredCertificate, StoredRevocation
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class Revoked:
     """One revoked certificate, as reported in the answer."""
@@ -68,20 +70,20 @@ def record(connection: Connection, ended: Changed, grounds: Grounds, now: dateti
             identifier: StoredRevocation(place, grounds.reason, at, since)
             for place, identifier in zip(sequences, identifiers, strict=True)
         }
-    return facts_of([replace(each, revocation=told[each.id]) for each in ended])
+    return [_facts(each, told[each.id]) for each in ended]
 
 
 def facts_of(issued: Changed) -> list[Revoked]:
     """Return the revocations of those that are revoked."""
-    return [
-        Revoked(
-            each.serial,
-            each.device.name,
-            each.revocation.reason,
-            each.revocation.revoked_at,
-            each.revocation.sequence,
-            each.revocation.invalidity_date,
-        )
-        for each in issued
-        if each.revocation is not None
-    ]
+    return [_facts(each, each.revocation) for each in issued if each.revocation is not None]
+
+
+def _facts(certificate: StoredCertificate, revocation: StoredRevocation) -> Revoked:
+    return Revoked(
+        certificate.serial,
+        certificate.device.name,
+        revocation.reason,
+        revocation.revoked_at,
+        revocation.sequence,
+        revocation.invalidity_date,
+    )

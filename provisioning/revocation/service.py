@@ -34,7 +34,7 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
-from provisioning.revocation.end_of_many import End, EndOfMany
+from provisioning.revocation.end_of_many import End, EndOfMany, Heard
 from provisioning.revocation.end_of_one import EndOfOne
 from provisioning.revocation.grounds import Grounds, grounds_of
 from provisioning.revocation.issued_to import TooMany, first_of_device
@@ -82,6 +82,10 @@ class _Unfinished(Exception):
     """An earlier decision about the device is not finished."""
 
 
+async def _at_once(_sequence: int) -> None:
+    pass
+
+
 class RevocationService:
     """Revokes for ever: certificates by device or by serial number, and devices as a whole."""
 
@@ -91,17 +95,19 @@ class RevocationService:
         clock: Callable[[], datetime],
         after_commit: tuple[Callable[[Changed], None], ...],
         shut_out: Callable[[], None] = lambda: None,
+        heard: Heard = _at_once,
     ) -> None:
         """*after_commit* are called with the certificates whose status has changed, before the caller is answered.
 
-        *shut_out* is called when a device or a key is shut out whose certificates follow in portions.
+        *shut_out* is called when a device or a key is shut out whose certificates follow in portions. *heard* is
+        awaited before the answer to a batch is made, once its events were announced.
         """
         self._database = database
         self._clock = clock
         self._after_commit = after_commit
         self.portions = Portions(database, clock, self._tell, shut_out)
         self._one = EndOfOne(database, clock, self._tell, self.portions)
-        self._many = EndOfMany(database, clock, self._tell, self.portions)
+        self._many = EndOfMany(database, clock, self._tell, self.portions, heard)
 
     async def run(self) -> None:
         """Finish ends of devices, keys and CAs that any process has begun and not finished, until cancelled."""

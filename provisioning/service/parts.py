@@ -192,7 +192,7 @@ async def build(
         signs_at_once=live.keys_in_memory,
     )
     audit_key = read_audit_key(authority.files)
-    revocation = RevocationService(database, utc_now, told, responder.forget_all)
+    revocation = RevocationService(database, utc_now, told, responder.forget_all, feed.reach)
     suspension = SuspensionService(database, utc_now, told, revocation.portions)
     recall = RecallWatch(database, utc_now, revocation, suspension, SERVER_NAME)
     fetcher = ManufacturerFetcher(

@@ -119,10 +119,14 @@ class AuditEntry:
 
 READ_HEAD: Final = select(audit_head.c.number, audit_head.c.mac, audit_head.c.seal)
 """Number, code and seal."""
-_LOCK_HEAD: Final = Prepared(READ_HEAD.with_for_update())
+# By its key: on PostgreSQL the table may keep hundreds of pages of former heads, which a scan would read each time.
+_HEAD: Final = audit_head.c.id == 1
+_LOCK_HEAD: Final = Prepared(READ_HEAD.where(_HEAD).with_for_update())
 _APPEND: Final = Prepared(insert(audit_entries), told_by="number", comes_last=True)
 _MOVE: Final = Prepared(
-    update(audit_head).values(number=bindparam("last"), mac=bindparam("last_mac"), seal=bindparam("new_seal"))
+    update(audit_head)
+    .where(_HEAD)
+    .values(number=bindparam("last"), mac=bindparam("last_mac"), seal=bindparam("new_seal"))
 )
 _NO_UTF8: Final = "decode to UTF-8"
 """What the driver's words are for it: it has no class of its own."""
@@ -198,13 +202,22 @@ def append_each(
         if end.now is None:  # Works that are led side by side ask all at once, and append one after the other.
             end.now = AuditHead(last, mac)
     last, mac = end.now.number, end.now.mac
-    at = at.astimezone(UTC)
+    at, does = at.astimezone(UTC), action.value
     rows = []
     for number, (subject, details) in enumerate(entries, last + 1):
         text = _DETAILS.encode(details)
-        mac = _mac(key, mac, number, at, actor, action.value, subject, text)
-        row = {"number": number, "at": at, "actor": actor, "action": action.value, "subject": subject, "details": text}
-        rows.append(row | {"mac": mac})
+        mac = _mac(key, mac, number, at, actor, does, subject, text)
+        rows.append(
+            {
+                "number": number,
+                "at": at,
+                "actor": actor,
+                "action": does,
+                "subject": subject,
+                "details": text,
+                "mac": mac,
+            }
+        )
     end.now = AuditHead(last + len(rows), mac)
     _APPEND.run_each(connection, rows)
     if shared is None:

@@ -43,6 +43,7 @@ class CertificateState(StrEnum):
     EXPIRED = "expired"
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class StoredRevocation:
     """A certificate's revocation: its sequence number in the feed, why and when."""
@@ -53,6 +54,7 @@ class StoredRevocation:
     invalidity_date: datetime | None = None
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class StoredCertificate:
     """One certificate as the store knows it, with its device and its revocation."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from sqlalchemy import delete, insert, select
@@ -72,6 +72,15 @@ def record_complete(connection: Connection, name: str, crl: CompleteCrl, next_up
     if oldest is not None:  # By their numbers, not their ends: where a list is made each second, a day's are many.
         gone = crl_history.c.list == name, crl_history.c.number < oldest.number
         connection.execute(delete(crl_history).where(*gone))
+
+
+def forget_ahead(connection: Connection, name: str, until: datetime) -> None:
+    """Forget the complete lists called *name* whose nextUpdate is after *until*: they are of a clock that was ahead.
+
+    Otherwise they would be in use for as long as it was ahead, and each delta would contain everything since.
+    """
+    ahead = crl_history.c.list == name, crl_history.c.next_update > until + timedelta(seconds=_AHEAD)
+    connection.execute(delete(crl_history).where(*ahead))
 
 
 def oldest_in_use(connection: Connection, name: str, now: datetime) -> CompleteCrl | None:

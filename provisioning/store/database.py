@@ -43,7 +43,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.store.audit import KEY_OPTION
 from provisioning.store.conditions import conditioned
-from provisioning.store.lanes import Apart, Lane, PooledLane
+from provisioning.store.lanes import Apart, Lane, PooledLane, is_read_only
 from provisioning.store.prepared import told
 from provisioning.store.server_parameters import all_parameters, server_parameters
 from provisioning.store.sqlite_lane import SqliteLane
@@ -53,6 +53,7 @@ ResultT = TypeVar("ResultT")
 _READERS: Final = 4
 _LATE_SECONDS: Final = 12.0
 _RESTED_SECONDS: Final = 1.0
+_LEAVE_SECONDS: Final = 5.0
 _RESTED_SINCE: Final = "rested_since"
 _BUSY_MILLISECONDS: Final = 10_000  # Only another process, such as a backup, can hold SQLite's lock.
 _KEPT_LOG_BYTES: Final = 16 * 1024 * 1024
@@ -86,6 +87,7 @@ class Database:
         self.url: Final = parsed
         self._schema: str | None = None
         self._write_failed = False
+        self._left_at = -math.inf
 
     @property
     def shown_url(self) -> str:
@@ -123,6 +125,8 @@ class Database:
             result = await self._writer.run(conditioned(work), apart, short=short)
         except Refused as refusal:
             self._write_failed = self._write_failed or refusal.code is Code.UNAVAILABLE
+            if is_read_only(refusal) and time.monotonic() - self._left_at >= _LEAVE_SECONDS:
+                await self._leave()
             raise
         self._write_failed = False
         return result
@@ -146,6 +150,16 @@ class Database:
         On PostgreSQL it is cheaper than `read`, whose snapshot takes two journeys to the server more.
         """
         return await self._looks.run(work, short=True)
+
+    async def _leave(self) -> None:
+        """Connect anew with everything: the name may lead to another server by now, or to one that takes changes.
+
+        A server that has become a standby, or read-only, keeps its sessions, and they would refuse changes for ever.
+        """
+        self._left_at = time.monotonic()
+        for lane in (self._writer, self._looks):
+            lane.renew()
+        await asyncio.to_thread(self._reader.dispose)
 
     async def close(self) -> None:
         """Finish what runs and close every connection."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import bindparam, delete, or_, select, update
+from sqlalchemy import bindparam, delete, select, union_all, update
 from sqlalchemy.engine import Connection
 
 from provisioning.store.either import insert_into
@@ -67,6 +67,8 @@ def remove_older(connection: Connection, digest: bytes, before: datetime) -> Non
     More than a caller adds, so that none are left in the end; not all at once, while all others wait for the writer.
     """
     keys = idempotency_keys.c
-    some = select(keys.digest).where(keys.begun_at < before).order_by(keys.begun_at).limit(PORTION)
-    these = or_(keys.digest == digest, keys.digest.in_(some))
-    connection.execute(delete(idempotency_keys).where(these, keys.begun_at < before))
+    ended = select(keys.digest).where(keys.begun_at < before)
+    some = ended.order_by(keys.begun_at).limit(PORTION).subquery()
+    # Not joined by OR: PostgreSQL would read all keys for it where many have ended.
+    these = union_all(ended.where(keys.digest == digest), select(some.c.digest))
+    connection.execute(delete(idempotency_keys).where(keys.digest.in_(these)))

@@ -102,7 +102,9 @@ def count(
         else_=CertificateState.EXPIRED.value,
     )
     conditions = () if search is None else search.conditions(now, above=above)
-    source = certificates.join(devices).outerjoin(revocations)
+    of_devices = search is not None and (search.device is not None or search.group is not None)
+    # Not joined in vain: all certificates of years are counted.
+    source = (certificates.join(devices) if of_devices else certificates).outerjoin(revocations)
     if above:  # Including them doubles the cost.
         source = with_ends_above(source)
     statement = select(state, func.count()).select_from(source).where(*conditions).group_by(state)

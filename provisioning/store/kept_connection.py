@@ -29,12 +29,19 @@ class KeptConnection:
         self._engine: Final = engine
         self._connection: Connection | None = None
         self._waits: LoopWaits | None = None
+        self._unwanted = False
 
     @property
     def is_open(self) -> bool:
         """Whether a transaction can begin without connecting; whether the server is there, only a query tells."""
         connection = self._connection
-        return connection is not None and not connection.invalidated and not driver_of(connection).closed
+        if connection is None or self._unwanted or connection.invalidated:
+            return False
+        return not driver_of(connection).closed
+
+    def renew(self) -> None:
+        """Open another connection for the next transaction: this one's server takes no changes."""
+        self._unwanted = True
 
     def on_loop(self, loop: asyncio.AbstractEventLoop) -> LoopWaits:
         """Wait on the event loop until `in_thread` is called; return the object that does."""
@@ -95,6 +102,7 @@ class KeptConnection:
 
     def _open(self) -> Connection:
         self.drop()
+        self._unwanted = False
         connection = self._connection = self._engine.connect()
         driver = driver_of(connection)
         driver.autocommit = True  # For the driver: `SharedTransaction` sends BEGIN and COMMIT itself.

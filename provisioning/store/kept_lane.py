@@ -43,6 +43,10 @@ class KeptLane(QueuedLane):
         yields to it. Raises `Stale`, and leaves the jobs queued, if nothing was done as the connection is broken.
         """
 
+    def renew(self) -> None:
+        """Use another connection from the next transaction on."""
+        self._kept.renew()
+
     def stop(self) -> None:
         """Finish the queue, and close the connection."""
         self._idle.wait()

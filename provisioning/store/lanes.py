@@ -52,6 +52,10 @@ _MENDABLE: Final = frozenset({"42501", "3F000", "42P01", "42703"})
 an operator can fix them. SQLite's for the last is an OperationalError."""
 
 
+_READ_ONLY: Final = "25006"
+"""PostgreSQL's error for a change on a server that takes none."""
+
+
 class Lane(ABC):
     """Runs transactions, each in some thread, in order of arrival."""
 
@@ -84,12 +88,15 @@ class Lane(ABC):
         """Return how long the transaction that all others wait for has been in progress; 0 if there is none."""
         return 0.0
 
+    def renew(self) -> None:  # noqa: B027 - most lanes keep none
+        """Use other connections from the next transaction on, also where one is kept; does nothing on SQLite."""
+
     @abstractmethod
     def stop(self) -> None:
         """Finish the queue, and let the threads end; nothing is submitted any more."""
 
     def dispose(self) -> None:
-        """Close every connection, once all lanes that use them have stopped: one in use would stay open."""
+        """Close every connection that is not in use; one that is stays open."""
         self._engine.dispose()
 
     @abstractmethod
@@ -192,6 +199,11 @@ class Job:
             self.future.set_exception(outcome.failure)
         else:
             self.future.set_result(outcome.result)
+
+
+def is_read_only(refusal: Refused) -> bool:
+    """Whether the store has refused a change because its server takes none: a standby, or one whose settings say so."""
+    return getattr(getattr(refusal.__cause__, "orig", None), "sqlstate", None) == _READ_ONLY
 
 
 def explained(error: Exception) -> Exception:

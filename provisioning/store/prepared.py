@@ -114,7 +114,8 @@ class _Compiled:
             return tuple(row)
         found = list(row)
         for place, convert in self.readers:
-            found[place] = convert(found[place])
+            if (value := found[place]) is not None:  # No type of ours reads NULL as anything else.
+                found[place] = convert(value)
         return tuple(found)
 
 

@@ -29,7 +29,7 @@ from provisioning.store import audit, devices
 from provisioning.store.database import Database
 from provisioning.store.every_table import EVERY_TABLE
 from provisioning.store.revision import CURRENT, Session, sessions_of_others
-from provisioning.store.tables import audit_entries
+from provisioning.store.tables import audit_entries, audit_head, counters
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -157,6 +157,20 @@ def takes_changes(connection: Connection) -> bool:
 def may_be_forgotten(connection: Connection) -> bool:
     """Whether commits may be lost if the machine fails: a setting of PostgreSQL that no session can change."""
     return connection.dialect.name == "postgresql" and connection.scalar(text("SHOW fsync")) == "off"
+
+
+def former_rows(connection: Connection) -> int:
+    """Return how many former versions PostgreSQL keeps of the rows that almost every change updates; 0 on SQLite.
+
+    It normally removes them at once. It cannot while a transaction that may still read them is open, anywhere in the
+    database; then each change reads all of them.
+    """
+    if connection.dialect.name != "postgresql":
+        return 0
+    kept = text(
+        "SELECT coalesce(sum(n_dead_tup), 0) FROM pg_stat_user_tables WHERE relid = ANY (CAST(:of AS regclass[]))"
+    )
+    return int(connection.execute(kept, {"of": [counters.name, audit_head.name]}).scalar_one())
 
 
 def _not_founded(database: Database) -> ConfigurationError:

@@ -58,4 +58,4 @@ def _sqlite_text(value: datetime | None) -> str | None:
 
 
 def _from_sqlite_text(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(f"{text}+00:00")  # With `UTC` itself as time zone.
+    return None if text is None else datetime.fromisoformat(text + "+00:00")  # With `UTC` itself as time zone.

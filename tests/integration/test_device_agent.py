@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -115,6 +116,32 @@ def test_ctrl_c_ends_it_without_a_traceback(
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (130, "")
+
+
+async def test_it_says_why_it_is_not_connected(
+    tmp_path: Path,
+    service: ProvisioningService,
+    broker: BrokerProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It tried again for ever, and said nothing."""
+    agent = agent_of(tmp_path, service, broker.port, monkeypatch)
+    await agent.obtain(service.token(device="meter-1", group="north"))
+
+    def says(words: str) -> None:
+        wait_until(lambda: any(words in record.getMessage() for record in caplog.records), words)
+
+    with closing(_Connection(agent.connected())) as connection:
+        published(connection.client)
+        service.revoke(devices=["meter-1"], reason="keyCompromise")
+        says("disconnected: REVOKED: certificate revoked (keyCompromise)")
+        says("refused by the broker: REVOKED: certificate revoked (keyCompromise)")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        free = taken.getsockname()[1]
+    monkeypatch.setattr(agent, "PORT", free)
+    with closing(_Connection(agent.connected())):
+        says("not connected: [Errno 111] Connection refused")
 
 
 def published(client: Any) -> None:

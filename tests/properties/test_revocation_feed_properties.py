@@ -103,6 +103,22 @@ def test_byte_by_byte() -> None:
 
 
 @pytest.mark.parametrize(
+    "written",
+    [
+        revoked(5),
+        revoked(5).replace(b"id: 5\n", b""),
+        revoked(5).replace(b"id: 5\n", b"id:5\nretry: 7\n"),
+        revoked(5).replace(b"id: 5\nevent: revoked\n", b"event: revoked\nid: 5\n"),
+        revoked(5).replace(b', "serial"', b',\ndata: "serial"'),
+        revoked(5).replace(b"\n\n", b"\nid: 5\n\n"),
+        revoked(5).replace(b"data: ", b"data:"),
+    ],
+)
+def test_an_event_is_the_same_however_its_fields_are_laid_out(written: bytes) -> None:
+    assert list(EventReader(after=4).feed(written)) == [EVENTS[2]]
+
+
+@pytest.mark.parametrize(
     ("stream", "reason"),
     [
         (revoked(6), "went from 4 to 6"),
@@ -110,6 +126,9 @@ def test_byte_by_byte() -> None:
         (released(6), "went from 4 to 6"),
         (current(5), "is at 5, but the last event received is 4"),
         (b"event: revoked\ndata: {}\n\n", "cannot be read"),
+        (b"id: 5\nevent: revoked\ndata: {}\n\n", "cannot be read"),
+        (b"id: 5\nevent: revoked\ndata: {\xff}\n\n", "cannot be read"),
+        (b"id: 5\nevent: revoked\ndata: []\n\n", "cannot be read"),
         (b"event: revoked\ndata: [1]\n\n", "cannot be read"),
         (b"event: current\ndata: \xff\n\n", "cannot be read"),
         (b"event: current\n\n", "cannot be read"),

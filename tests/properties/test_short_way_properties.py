@@ -33,7 +33,9 @@ VALUES = st.one_of(
     st.lists(st.text(), max_size=2),
     st.sampled_from(RevocationReason),
 )
-PLAIN_VALUES = st.one_of(st.text(), MOMENTS, st.none())
+PLAIN_VALUES = st.recursive(
+    st.one_of(st.text(), MOMENTS, st.none(), st.integers()), lambda some: st.lists(some, max_size=3), max_leaves=6
+)
 
 
 @pytest.mark.parametrize("ascii_only", [True, False])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import sys
 from collections.abc import Sequence
 from typing import Self
 
@@ -52,6 +53,26 @@ class OneSegmentClient:
             except ssl.SSLWantReadError:
                 self._exchange()
         return received
+
+    def receive_to_the_end(self) -> bytes:
+        """Return all that the server still sends until it closes TLS and the stream."""
+        received = b""
+        while True:
+            try:
+                data = self._tls.read()
+            except ssl.SSLWantReadError:
+                self._exchange()
+                continue
+            if not data:
+                assert not self._socket.recv(1), "close_notify is the last"
+                return received
+            received += data
+
+    @property
+    def segments(self) -> int:
+        """How many segments with data have arrived: `tcpi_data_segs_in` of Linux."""
+        told = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 156)
+        return int.from_bytes(told[152:156], sys.byteorder)
 
     def _exchange(self) -> None:
         if self._outgoing.pending:

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection, Engine
 ResultT = TypeVar("ResultT")
 Statement = tuple[str, Any]
 _SCAN = {"sqlite": re.compile(r"\bSCAN (\w+)"), "postgresql": re.compile(r"\bSeq Scan on (\w+)")}
-_LARGE = {"certificates", "devices", "revocations", "revocation_events", "audit_entries"}
+_LARGE = {"certificates", "devices", "revocations", "revocation_events", "audit_entries", "idempotency_keys"}
 
 
 async def noted(doing: Awaitable[ResultT]) -> tuple[list[Statement], ResultT]:

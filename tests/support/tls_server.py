@@ -56,6 +56,8 @@ class Told:
         assert self.transport is not None
         if data == b"leave":
             self.transport.close()
+        elif data == b"farewell":
+            self.transport.close([b"because", b" so"])
         elif data == b"abort":
             self.transport.abort()
         elif data == b"flood":  # More than the kernel accepts; a reset socket claims to accept more.

@@ -94,7 +94,9 @@ class FakeTransport:
         self.writes += 1
         self.packets.extend(packets)
 
-    def close(self) -> None:
+    def close(self, last: Sequence[bytes] = ()) -> None:
+        if last:
+            self.write(list(last))
         assert not self.closed, "closed twice"
         self.closed = True
 

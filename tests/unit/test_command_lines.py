@@ -233,6 +233,21 @@ def test_a_value_that_cannot_be_is_told_with_what_to_write(words: str, said: str
     assert (done.exit_code, f"Error: {said}" in done.stderr) == (2, True), done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("status --url https://broker:9443", "--url goes before the command: fleet-broker --url … status"),
+        ("crl try a.crl --cert x.crt", "--cert goes before the command: fleet-broker --cert … crl try"),
+        ("sessions --gruop north", "No such option: --gruop (Possible options: --group, --role)"),
+    ],
+)
+def test_an_option_of_the_program_behind_the_command_is_told_its_place(words: str, said: str) -> None:
+    """Of fleet-provisioning it is behind the command, where each has its own."""
+    with pytest.raises(Exception, match=r".") as refused:
+        typer.main.get_command(PROGRAMS["fleet-broker"]).main(words.split(), "fleet-broker", standalone_mode=False)
+    assert refused.value.format_message() == said  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_cuts_nothing_off_and_explains_every_option(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")

@@ -9,15 +9,18 @@ from typing import Any
 import pytest
 
 from broker.mqtt.codes import ReasonCode
+from broker.mqtt.connect import Connack
 from broker.mqtt.packets import Publish
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.crl import crl
+from tests.support.enrolled import enrol
 from tests.support.faketime import FakeClock
 from tests.support.listed import answer
 from tests.support.pki import Pki
+from tests.support.provisioning import ProvisioningService
 from tests.support.tls_client import TlsClient
 from tests.support.web import WebServer
-from tests.support.wire import KeptSession
+from tests.support.wire import V5, KeptSession, connect_packet
 
 
 def test_a_clock_that_is_set_ahead_ends_connections_with_their_certificates(
@@ -96,3 +99,33 @@ def test_what_lasts_so_long_lasts_so_long_whatever_the_clock_says(
         with TlsClient(broker.port, pki.anchors, backend.credential) as service:
             assert service.connect(client_id="backend", **kept).session_present
             assert sorted(service.expect(Publish).payload for _ in range(2)) == [b"1", b"2"]
+
+
+def test_a_broker_that_has_slept_admits_nobody_until_it_knows_what_was_revoked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It slept for longer than its grace, and the service is not there yet when it wakes."""
+    with ProvisioningService.copied(tmp_path / "fleet", {"feed_heartbeat_seconds": 0.2}) as service:
+        (device,) = enrol(service, "meter")
+        clock = FakeClock.new(tmp_path)
+        clock.enter(monkeypatch)
+        with BrokerProcess.enrolled(tmp_path / "b", service).afresh() as broker:
+
+            def answered() -> ReasonCode:
+                with TlsClient(broker.port, service.bundle, device.credential) as client:
+                    client.send(connect_packet(V5, client_id="meter"))
+                    return client.expect(Connack).reason_code
+
+            assert answered() is ReasonCode.SUCCESS
+            address = service.port
+            service.stop()
+            wait_until(lambda: broker.events("FEED_LOST"), "the broker notices that the feed is lost")
+            assert answered() is ReasonCode.SUCCESS, "within the grace"
+            clock.set(timedelta(hours=8))
+            wait_until(lambda: broker.events("CLOCK_SET"), "the broker has noticed")
+            assert answered() is ReasonCode.SERVER_UNAVAILABLE
+            clock.set(timedelta())  # As the service's is; what is unknown is known by that no sooner.
+            wait_until(lambda: broker.events("CLOCK_SET", seconds=-28800), "the broker has noticed that, too")
+            assert answered() is ReasonCode.SERVER_UNAVAILABLE
+            service.start(port=address)
+            wait_until(lambda: answered() is ReasonCode.SUCCESS, "the feed was read", pause=0.2)

@@ -352,6 +352,38 @@ class Ends(BasePlugin):
     assert (tmp_path / "closed").exists()
 
 
+def test_what_a_plugin_retains_before_the_broker_listens_is_what_is_retained(
+    tmp_path: Path, pki: Pki, anchors: Path
+) -> None:
+    """Also where it had retained something else there before the last stop, and when the broker is killed."""
+    code = """
+from amqtt.plugins.base import BasePlugin
+
+class Says(BasePlugin):
+    async def on_broker_pre_start(self):
+        known = sorted(self.context.retained_messages)
+        await self.context.retain_message("fleet/broker", b"on, and " + ",".join(known).encode(), 1)
+        await self.context.retain_message("fleet/starts", b"some", 1)
+
+    async def on_broker_pre_shutdown(self):
+        await self.context.retain_message("fleet/broker", b"off", 1)
+"""
+
+    def said() -> set[str]:
+        service = clients(broker.port, anchors, pki.service("backend"), tmp_path, "service")
+        with service.subscribe("fleet/#", "-F", "got %t %p") as sub:
+            return {sub.wait_for("got fleet/") for _ in range(2)}
+
+    with plugged(tmp_path, pki, '"fleet_plugins.Says" = {}', code) as broker:
+        assert said() == {"got fleet/starts some", "got fleet/broker on, and "}
+        assert broker.stop() == 0
+        broker.start()
+        assert said() == {"got fleet/starts some", "got fleet/broker on, and fleet/broker,fleet/starts"}
+        broker.stop(signal.SIGKILL)
+        broker.start()
+        assert said() == {"got fleet/starts some", "got fleet/broker on, and fleet/broker,fleet/starts"}
+
+
 def test_a_plugin_decides_who_receives_message_by_message(tmp_path: Path, pki: Pki, anchors: Path) -> None:
     with (
         plugged(tmp_path, pki, '"fleet_plugins.HiddenReceiver" = {}', TROUBLE) as broker,

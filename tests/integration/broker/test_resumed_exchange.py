@@ -25,13 +25,15 @@ from tests.support.pki import shared_device, shared_pki
 from tests.support.tls_server import Server, Told
 
 PKI = shared_pki()
-HYBRID, X25519, P256 = "X25519MLKEM768", "x25519", "secp256r1"
+X25519, P256 = "x25519", "secp256r1"
+HYBRID = "X25519MLKEM768" if resumed_exchange.CAN_EXCHANGE_LESS else X25519
 SET_GROUPS = 92
 GROUP_OF_SESSION = openssl.library.SSL_get0_group_name if openssl.AVAILABLE else None
 
 pytestmark = pytest.mark.skipif(
-    not resumed_exchange.CAN_EXCHANGE_LESS, reason="an OpenSSL that has no ML-KEM, or cannot be asked"
+    not resumed_exchange.CAN_LIMIT, reason="an OpenSSL that remembers no sessions, or cannot be asked"
 )
+needs_ml_kem = pytest.mark.skipif(not resumed_exchange.CAN_EXCHANGE_LESS, reason="an OpenSSL that has no ML-KEM")
 
 
 @dataclass
@@ -144,6 +146,7 @@ async def test_who_asks_for_ml_kem_each_time_has_it() -> None:
             assert second.found == (True, HYBRID)
 
 
+@needs_ml_kem
 @pytest.mark.parametrize(
     ("offered", "group"), [(HYBRID, HYBRID), ("X25519MLKEM768:X25519", HYBRID), (P256, P256), (X25519, X25519)]
 )
@@ -258,6 +261,7 @@ async def test_a_session_is_not_held_against_another_at_its_place(server: Server
             resumed_exchange._ordered[visit.told.transport._inside] = visit.name
 
 
+@needs_ml_kem
 @pytest.mark.parametrize(
     ("groups", "order"),
     [
@@ -286,3 +290,14 @@ def test_no_group_is_brought_in_that_the_machine_s_configuration_leaves_out(
         timeout=60,
     )
     assert told.stdout.strip() == order
+
+
+@pytest.mark.parametrize("version", [(3, 3, 0), (3, 4, 1), (3, 5, 0)])
+def test_where_sessions_are_remembered_their_life_is_limited(version: tuple[int, int, int]) -> None:
+    """From OpenSSL 3.3 on they are, and only from 3.5 on was there a day after which the key has to be shown."""
+    asked = (
+        f"import ssl; ssl.OPENSSL_VERSION_INFO = {version}; from provisioning.pki import resumed_exchange, resumption;"
+        "print(resumption.CAN_REMEMBER, resumed_exchange.CAN_LIMIT, resumed_exchange.CAN_EXCHANGE_LESS)"
+    )
+    told = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=60)
+    assert told.stdout.split() == ["True", "True", str(version >= (3, 5))]

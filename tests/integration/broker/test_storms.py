@@ -18,7 +18,9 @@ from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connack
 from provisioning.pki.tls import client_context
 from tests.support.broker_process import PATIENCE, BrokerProcess, wait_until
+from tests.support.enrolled import enrol
 from tests.support.pki import Held, Pki
+from tests.support.provisioning import ProvisioningService
 from tests.support.tls_client import Ended, TlsClient
 from tests.support.wire import V5, connect_packet
 
@@ -335,6 +337,21 @@ def test_each_listener_has_limits_of_its_own(tmp_path: Path, pki: Pki, anchors: 
         assert [come(open_to_all, THERE, nameless) for _ in range(4)] == [True] * 4
         for port in (strict, open_to_all):
             with TlsClient(port, anchors, pki.device("m").credential) as client:
+                client.connect(client_id="m")
+
+
+def test_whose_certificate_is_revoked_does_not_use_up_the_connections_of_his_successor(tmp_path: Path) -> None:
+    """Only a good certificate's connections count against its identity: a thief of an old key keeps nobody out."""
+    with ProvisioningService.copied(tmp_path / "fleet", {"feed_heartbeat_seconds": 0.2}) as service:
+        (stolen,) = enrol(service, "m")
+        (renewed,) = enrol(service, "m")
+        with BrokerProcess.enrolled(tmp_path / "b", service, limits__max_connects_per_identity=3) as broker:
+            service.revoke(serial=stolen.serial, reason="keyCompromise")
+            wait_until(lambda: broker.events("revoked", serial=stolen.serial), "the broker hears of it")
+            for _ in range(8):
+                with TlsClient(broker.port, service.bundle, stolen.credential) as thief:
+                    thief.connect(client_id="m", expect=ReasonCode.NOT_AUTHORIZED)
+            with TlsClient(broker.port, service.bundle, renewed.credential) as client:
                 client.connect(client_id="m")
 
 

@@ -50,6 +50,22 @@ async def test_records_that_came_in_one_piece_are_all_read(server: Server, pki: 
     assert await sending == b"".join(RECORDS)
 
 
+async def test_last_words_close_notify_and_the_end_are_one_segment(server: Server, pki: Pki) -> None:
+    context = client_context(pki.anchors, pki.device("meter-1").credential)
+
+    def visit_until_the_end() -> tuple[bytes, int]:
+        with OneSegmentClient(server.port, context) as client:
+            client.send([b"hello"])
+            assert client.receive(5) == b"HELLO"
+            before = client.segments
+            client.send([b"farewell"])
+            return client.receive_to_the_end(), client.segments - before
+
+    visiting = asyncio.get_running_loop().run_in_executor(None, visit_until_the_end)
+    await server.accept()
+    assert await visiting == (b"because so", 1)
+
+
 async def test_what_comes_with_the_last_bytes_of_the_handshake_is_read(server: Server, pki: Pki) -> None:
     context = client_context(pki.anchors, pki.device("meter-1").credential)
 

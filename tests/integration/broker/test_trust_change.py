@@ -23,7 +23,7 @@ from provisioning.pki.tls import client_context
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.crl import crl, pem
 from tests.support.pki import DOMAIN, Held, Pki
-from tests.support.tls_client import PATIENCE, TlsClient, attempt
+from tests.support.tls_client import PATIENCE, Ended, TlsClient, attempt
 from tests.support.wire import KEPT, V5, connect_packet, will
 
 TABLE = """
@@ -33,6 +33,24 @@ anchors = ["{anchors}"]
 {terms}
 """
 BLIND = "unsafe_no_revocation = true\nroles = ['device', 'service']"
+
+
+def test_what_everybody_may_write_to_is_not_read_again(tmp_path: Path, pki: Pki, anchors: Path) -> None:
+    """Another user of the machine who could write to `cafile` had his own CA's devices admitted within seconds."""
+    broker = BrokerProcess.with_files(tmp_path / "b", pki)
+    cafile = Path(broker.arguments[broker.arguments.index("--cafile") + 1])
+    stranger = Pki()
+    with broker:
+        cafile.chmod(0o666)
+        with cafile.open("a") as file:
+            file.write(stranger.anchors)
+        wait_until(lambda: broker.events("RELOAD_REFUSED"), "the broker notices that it has changed")
+        assert "everybody on this machine may write to it" in broker.events("RELOAD_REFUSED")[0]["detail"]
+        theirs = stranger.device("meter-1").credential
+        with TlsClient(broker.port, anchors, theirs) as client, pytest.raises(Ended, match="UNKNOWN_CA"):
+            client.connect(client_id="meter-1")
+        with TlsClient(broker.port, anchors, pki.device("meter-1").credential) as client:
+            client.connect(client_id="meter-1")
 
 
 class HalfHandshake:

@@ -158,7 +158,9 @@ def test_metrics_count_by_route_and_code_and_tell_the_state_of_the_parts(limited
 
 
 def test_metrics_are_off_unless_configured(service: ProvisioningService) -> None:
-    assert Curl(service.http).run("/metrics").status == 404
+    where = "NOT_FOUND: GET /metrics: metrics are on the plain HTTP port, where the setting metrics allows them\n"
+    for refused in (Curl(service.http).run("/metrics"), Curl(service.https, service.bundle).run("/metrics")):
+        assert (refused.status, refused.text) == (404, where)
 
 
 def test_the_openapi_document_names_every_route_of_the_operators(service: ProvisioningService) -> None:

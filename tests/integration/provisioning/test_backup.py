@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 import sqlite3
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from provisioning.client.operator import OperatorClient
+from provisioning.directory.files import read_certificate
+from tests.support.broker_process import wait_until
 from tests.support.enrolled import enrol
 from tests.support.postgresql import PostgresqlServer, binary
 from tests.support.provisioning import ProvisioningService
@@ -58,6 +62,33 @@ def test_sqlite(tmp_path: Path) -> None:
         assert found.returncode == 1
         assert "an older copy was restored" in found.stdout
         check_restored(service, head)
+
+
+def test_a_service_whose_certificate_the_copy_does_not_know_has_another(tmp_path: Path) -> None:
+    """Its responder, asked about it, said "unknown": whoever demands a proof that it is not revoked reached nobody."""
+    with ProvisioningService.copied(tmp_path / "fleet", SETTINGS) as service:
+        path = service.dir / "server.crt"
+        first = read_certificate(path)
+        with (
+            contextlib.closing(sqlite3.connect(service.dir / "fleet.db")) as live,
+            contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as copy,
+        ):
+            live.backup(copy)
+        service.revoke(serial=f"{first.serial_number:x}", reason="superseded")
+        wait_until(lambda: read_certificate(path) != first, "it renews its own", patience=90)
+        later = read_certificate(path)
+        service.stop()
+        for suffix in ("-wal", "-shm"):
+            (service.dir / f"fleet.db{suffix}").unlink(missing_ok=True)
+        shutil.copy(tmp_path / "copy.db", service.dir / "fleet.db")
+        service.start()
+
+        async def come() -> None:
+            async with OperatorClient(service.https, service.bundle, service.operator) as operator:
+                await operator.status()
+
+        asyncio.run(come())
+        assert read_certificate(path) not in (first, later)
 
 
 def test_postgresql(postgresql: PostgresqlServer, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import create_engine, text
@@ -277,6 +278,21 @@ def test_a_server_that_does_not_wait_for_its_disk_is_warned_of(
         _, found = findings(ProvisioningService(pristine.dir, {"port": 0, "http_port": 0, "database_url": url}))
     (warned,) = [each for each in found["database"] if "fsync" in each["detail"]]
     assert (warned["verdict"], warned["remedy"]) == ("warning", "set fsync = on in postgresql.conf")
+
+
+def test_rows_whose_former_versions_are_kept_are_warned_of(
+    pristine: ProvisioningService, postgresql: PostgresqlServer
+) -> None:
+    """As by a transaction that was left open; here they are those of one transaction."""
+    often = "DO $$BEGIN FOR each IN 1..10100 LOOP UPDATE counters SET value = 0 WHERE name = 'crl'; END LOOP; END$$"
+    with postgresql.database() as url:
+        with psycopg.connect(url.replace("+psycopg", "")) as other:
+            other.execute("INSERT INTO counters (name, value) VALUES ('crl', 0) ON CONFLICT DO NOTHING")
+            other.execute(often)
+        _, found = findings(ProvisioningService(pristine.dir, {"port": 0, "http_port": 0, "database_url": url}))
+    (warned,) = [each for each in found["database"] if "former versions" in each["detail"]]
+    assert warned["verdict"] == "warning"
+    assert "pg_stat_activity" in warned["remedy"]
 
 
 def test_a_standby_is_told_from_a_database_that_takes_changes(

@@ -55,6 +55,7 @@ def test_init_never_overwrites_and_leaves_nothing_half_made(tmp_path: Path) -> N
         failed = service.command("init", "--dir", str(tmp_path / "other"), *arguments)
         assert failed.returncode == 1, arguments
         assert failed.stderr.count("\n") == 1, failed.stderr
+        assert arguments[0].removeprefix("--").replace("-", " ") in failed.stderr.replace("-", " "), "what to correct"
         assert [path.name for path in tmp_path.iterdir()] == ["fleet"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -349,3 +350,21 @@ def test_the_end_of_a_certificate_is_announced_once_and_then_kept() -> None:
     (farewell,) = meter.received()
     assert isinstance(farewell, Disconnect)
     assert str(farewell.properties.reason_string).startswith("EXPIRED: ")
+
+
+def test_who_is_disconnected_is_closed_first_and_ended_even_if_that_fails(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = broker.device("meter-1")
+    connection = client.connection
+    session, ended = connection.session, []
+
+    def close(last: Sequence[bytes] = ()) -> None:
+        ended.append((connection.closed, connection.session is session, len(last)))
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(client.transport, "close", close)
+    with pytest.raises(RuntimeError, match="a defect"):
+        connection.disconnect("X", ReasonCode.ADMINISTRATIVE_ACTION, "why", broker.now)
+    assert ended == [(True, True, 1)]
+    assert (connection.session, broker.engine.connections()) == (None, [])

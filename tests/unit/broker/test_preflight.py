@@ -12,10 +12,13 @@ from structlog.testing import capture_logs
 
 from broker import state_directory
 from broker.admission.foreign_groups import unnamed_groups, warn_of_groups
+from broker.admission.policy_file import DEFAULT_POLICY_FILE
 from broker.preflight import problems
-from broker.settings.config_loading import load
+from broker.settings.config_loading import ConfigError, load, read_file
+from broker.sources.trust_files import read_anchors
 from broker.state_directory import NoDirectory
 from provisioning.pki.identity import Identity, Role
+from provisioning.pki.tls import TlsConfigurationError
 from tests.support.pki import DOMAIN, SERVER, Pki, shared_device, shared_pki
 
 
@@ -115,6 +118,33 @@ def test_a_state_directory_where_others_write_is_told(good: dict[str, Any]) -> N
     assert problem.endswith(f"chmod -R go-w {good['state_dir']}")
     good["state_dir"].chmod(0o750)
     assert problems(load(None, good)) == []
+
+
+@pytest.mark.parametrize("key", ["cafile", "policy_file"])
+def test_a_file_that_everybody_may_write_to_is_told(good: dict[str, Any], tmp_path: Path, key: str) -> None:
+    (policy := tmp_path / "policy.toml").write_bytes(DEFAULT_POLICY_FILE.read_bytes())
+    good["policy_file"] = policy
+    assert problems(load(None, good)) == []
+    Path(good[key]).chmod(0o646)
+    found = problems(load(None, good))
+    assert f"{good[key]} has mode 0646, everybody on this machine may write to it" in found[0]
+    assert f"chmod o-w {good[key]}" in found[0]
+    Path(good[key]).chmod(0o664)
+    assert problems(load(None, good)) == []
+
+
+def test_a_directory_of_anchors_and_a_file_of_settings_that_everybody_may_write_to_are_refused(tmp_path: Path) -> None:
+    (anchors := tmp_path / "anchors").mkdir()
+    shared_pki().write_anchors(anchors)
+    assert read_anchors([anchors])
+    anchors.chmod(0o1777)
+    with pytest.raises(TlsConfigurationError, match="anchors has mode 1777, everybody on this machine may write to it"):
+        read_anchors([anchors])
+    (settings := tmp_path / "broker.toml").write_text("port = 1\n")
+    assert read_file(settings) == {"port": 1}
+    settings.chmod(0o602)
+    with pytest.raises(ConfigError, match=r"broker\.toml has mode 0602, everybody"):
+        read_file(settings)
 
 
 @pytest.mark.parametrize("below", [".", "deeper"])

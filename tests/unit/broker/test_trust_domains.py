@@ -364,7 +364,8 @@ async def test_plugins_are_told_the_domain_with_the_client_identifier_of_whoever
     config = load(None, {"cafile": tmp_path, "certfile": files.certificate, "keyfile": files.key, **settings})
     broker.now = asyncio.get_running_loop().time()  # By which plugins answer.
     broker.keep_fresh()
-    plugins = await Plugins.start(config, broker.engine)
+    plugins = Plugins.attached(config, broker.engine)
+    await plugins.begin()
     commands = "fleet/meters/meter-1/cmd"
     seen: dict[str, list[tuple[str, ...]]] = {}
     for holder in (certified(Role.DEVICE, "meter-1"), shared_device("meter-1")):

@@ -20,8 +20,8 @@ EPOCH = shared_pki().now.timestamp() - 1000.0
 class Clocks:
     """A broker whose wall clock can be set apart from its monotonic one."""
 
-    def __init__(self) -> None:
-        self.broker = MemoryBroker(expiry_notice=0)
+    def __init__(self, grace: float = 300.0) -> None:
+        self.broker = MemoryBroker(expiry_notice=0, grace=grace)
         self.ahead = 0.0
         self.clock = WallClock(self.broker.now, EPOCH + self.broker.now)
 
@@ -34,10 +34,10 @@ class Clocks:
 
     def waiting(self, seconds: float) -> WireClient:
         """Return a client with such a certificate, by the clock as it is set, that has not said CONNECT."""
-        wall = self.broker.wall = self._wall()
+        wall = self.broker.wall = self.wall()
         return self.broker.open(shared_pki().device("slow", not_after=wall + timedelta(seconds=seconds)))
 
-    def _wall(self) -> datetime:
+    def wall(self) -> datetime:
         return datetime.fromtimestamp(EPOCH + self.broker.now + self.ahead, UTC)
 
     def advance(self, seconds: int) -> None:
@@ -130,6 +130,22 @@ def test_who_waits_is_not_put_out_because_the_clock_was_set() -> None:
     assert clocks.broker.metrics.refused == {"CONNECT_TIMEOUT": 1}
 
 
+@pytest.mark.parametrize("ahead", [8 * 3600.0, 299.0, -299.0])
+def test_who_comes_after_a_sleep_waits_for_the_feed(ahead: float) -> None:
+    """What was revoked meanwhile is not known: the data is as old as the sleep was long, beside its grace."""
+    clocks = Clocks(grace=300.0)
+    clocks.broker.freshness.current(clocks.broker.now)
+    clocks.ahead = ahead
+    clocks.advance(1)
+    admitted = ahead < 300
+    late = clocks.broker.open(shared_pki().device("late", not_after=clocks.wall() + timedelta(hours=1)))
+    late.connect(client_id="late", expect=ReasonCode.SUCCESS if admitted else ReasonCode.SERVER_UNAVAILABLE)
+    assert clocks.broker.metrics.refused == ({} if admitted else {"REVOCATION_STATUS_UNKNOWN": 1})
+    clocks.broker.freshness.current(clocks.broker.now)
+    another = clocks.broker.open(shared_pki().device("another", not_after=clocks.wall() + timedelta(hours=1)))
+    another.connect(client_id="another")
+
+
 def test_a_clock_that_is_steered_is_followed_in_steps() -> None:
     clocks = Clocks()
     client = clocks.short(100)
@@ -148,6 +164,7 @@ def test_what_is_stored_from_then_on_is_by_the_clock_as_it_was_set(tmp_path: Pat
     broker = StoredBroker(tmp_path)
     clock = WallClock(broker.now, broker.now + WALL_OFFSET)
     clock.look(broker.engine, broker.now, broker.now + WALL_OFFSET + ahead)
+    broker.keep_fresh()
     topic = "fleet/meters/meter-1/state"
     broker.device("meter-1").publish(topic, b"x", retain=True, message_expiry_interval=60)
     broker.settle()
@@ -208,6 +225,7 @@ def test_a_write_that_fails_after_the_clock_was_set_moves_what_is_stored_once(tm
     leave_a_message(broker)
     broker.held = True
     clock.look(broker.engine, broker.now, broker.now + WALL_OFFSET + 3600)
+    broker.keep_fresh()
     meter = broker.device("meter-1")
     meter.send(publication(f"{STATE}/other", b"x", qos=1, packet_id=1, retain=True, message_expiry_interval=60))
     broker.fail()

@@ -59,7 +59,10 @@ def test_flags_come_before_environment_before_file_before_defaults(
         ("crl_life = '999999999999d'", "crl_life: is longer than anybody waits"),
         ("unsafe_group_writable_directory = true", "counts in the environment only, as FLEET_PROVISIONING_UNSAFE_"),
         ("= broken", r"provisioning\.toml is not TOML: "),
-        ('public_http_url = "x"', "public_http_url"),
+        (
+            'public_http_url = "ca.example.org"',
+            "public_http_url: write the whole URL, with its scheme: http://NAME:PORT$",
+        ),
         ('public_http_url = "ftp://x"', "public_http_url: URL scheme should be"),
         ('public_http_url = "http://ca.example.org/?x=1"', "public_http_url.*no query"),
         ('public_http_url = "http://ca.example.org/#x"', "public_http_url.*no fragment"),

@@ -22,6 +22,19 @@ def test_data_is_acceptable_within_the_grace_time() -> None:
     assert freshness.acceptable(30.0)
 
 
+def test_data_ages_while_the_machine_sleeps() -> None:
+    freshness = Freshness(10.0)
+    freshness.slept(5.0)
+    assert freshness.age(5.0) is None
+    freshness.current(5.0)
+    freshness.slept(7.0)
+    assert freshness.age(6.0) == 8.0
+    assert freshness.acceptable(8.0)
+    assert not freshness.acceptable(8.1)
+    freshness.current(9.0)
+    assert freshness.age(9.0) == 0.0
+
+
 def test_without_grace_only_this_moment_is_acceptable() -> None:
     freshness = Freshness(0.0)
     freshness.current(5.0)

@@ -227,3 +227,54 @@ def test_what_a_full_disk_takes_half_of_is_written_later(path: Path) -> None:
     files.append([(2.0, {"event": "later"})])
     files.close()
     assert verify(path, KEY).findings == []
+
+
+def renamed(path: Path) -> None:
+    path.rename(path.with_name("audit.jsonl.1"))
+
+
+def renamed_and_created(path: Path) -> None:
+    renamed(path)
+    path.touch(mode=0o600)
+
+
+def copied_and_cut(path: Path) -> None:
+    path.with_name("audit.jsonl.1").write_bytes(path.read_bytes())
+    os.truncate(path, 0)
+
+
+@pytest.mark.parametrize("rotate", [renamed, renamed_and_created, copied_and_cut, Path.unlink])
+def test_a_file_that_another_program_takes_away_meanwhile_is_missed(path: Path, rotate: Callable[[Path], None]) -> None:
+    """As logrotate does: what comes then is in the file that everybody reads, and after a restart, too."""
+    files = opened(path)
+    entry = (1_700_000_000.5, {"event": "refused", "code": "REVOKED"})
+    files.append([entry] * 3)
+    rotate(path)
+    assert files.append([entry]) == 1
+    assert files.append([entry]) == 1
+    found = [json.loads(line) for line in lines(path)]
+    assert [each["number"] for each in found] == [5, 6, 7, 8, 9], "after the first four"
+    assert [each.get("code") for each in found[1:]] == ["AUDIT_DAMAGED"] * 2 + ["REVOKED"] * 2
+    assert "which went to entry 4" in found[2]["detail"]
+    files.close()
+    again = opened(path)
+    again.append([entry])
+    again.close()
+    assert [json.loads(line)["number"] for line in lines(path)] == [5, 6, 7, 8, 9, 10]
+    verdict = verify(path, KEY, again.head)
+    assert (verdict.first, verdict.head) == (5, again.head)
+
+
+def test_what_somebody_else_has_put_in_its_place_is_not_continued(path: Path) -> None:
+    files = opened(path)
+    entry = (1_700_000_000.5, {"event": "refused", "code": "REVOKED"})
+    files.append([entry])
+    path.unlink()
+    path.write_bytes(b"not ours\n")
+    for _ in range(2):
+        with pytest.raises(AuditError, match="move the file away"):
+            files.append([entry])
+    assert path.read_bytes() == b"not ours\n"
+    path.unlink()
+    assert files.append([entry]) == 1
+    files.close()

@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from broker.cli import app
-from broker.commands.admin_command import print_table
+from broker.commands.admin_command import print_facts, print_table
 from broker.commands.crl_commands import _print_status
 from tests.support.pki import shared_pki
 
@@ -166,3 +166,15 @@ def test_an_address_that_is_none_is_said(tmp_path: Path, url: str, text: str) ->
         str(files.key),
     ]
     assert said(CliRunner().invoke(app, ["--url", url, *credential, "status"])).startswith(f"fleet-broker: {text}")
+
+
+def test_a_moment_is_shown_as_fleet_provisioning_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
+    print_facts({"started_at": "2026-11-29T09:51:58Z", "name": "2026-11-29T09:51:58Zx", "at": None})
+    print_table(("ends", "of"), [("2027-11-29T09:50:49.123Z", "2027-11-29")])
+    assert capsys.readouterr().out.splitlines() == [
+        "started at  2026-11-29 09:51:58 UTC",
+        "name        2026-11-29T09:51:58Zx",
+        "at          -",
+        "ends                     of",
+        "2027-11-29 09:50:49 UTC  2027-11-29",
+    ]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker.admission.bundle import TrustBundle
 from broker.admission.trust import Trust
@@ -55,8 +56,18 @@ class Service:
             raise asyncio.CancelledError
 
         self._monkeypatch.setattr(revocation_feed, "follow", follow)
+        await self.follows()
+
+    async def follows(self) -> None:
+        """Have the broker follow it to the end."""
         with pytest.raises(asyncio.CancelledError):
             await self._feed.run()
+        self._broker.settle()
+
+    async def lines_written(self) -> None:
+        """Wait until no line is held back any more."""
+        while self._feed._many._holds:  # noqa: ASYNC110 - Nothing tells of it.
+            await asyncio.sleep(0.01)
         self._broker.settle()
 
 
@@ -108,3 +119,49 @@ async def test_a_service_whose_certificate_is_on_hold_is_not_believed_until_it_i
     await service.says(hold, *release, shown=shown)
     (why,) = service.refused
     assert (why is None) is released, why
+
+
+async def test_of_many_that_are_revoked_together_all_are_closed_before_their_lines_are_written(
+    broker: MemoryBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"meter-{number}" for number in range(1, 31)]
+    clients = [broker.device(name) for name in names]
+    service = Service(tmp_path, broker, monkeypatch)
+    seen: list[tuple[int, int]] = []
+
+    async def follow(*_: object, **_named: object) -> AsyncIterator[FeedEvent]:
+        yield Current(0)
+        for number, name in enumerate(names, 1):
+            yield RevocationEvent(number, shared_device(name).revocation, name, PKI.now)
+            seen.append((sum(each.closed for each in clients), len(logged)))
+        broker.now += 60
+        await service.lines_written()
+        seen.append((30, len(logged)))
+        broker.device("meter-31")
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(revocation_feed, "follow", follow)
+    with capture_logs() as logged:
+        await service.follows()
+    assert seen[0] == (1, 3), "a single one has its lines at once: current, closed, revoked"
+    assert seen[29] == (30, seen[9][1]), "the others wait"
+    assert seen[30] == (30, 61)
+    told = [(line["event"], line.get("client") or line.get("device")) for line in logged[1:]]
+    assert told[:60] == [(event, name) for name in names for event in ("closed", "revoked")]
+    assert told[60:] == [("admitted", "meter-31")]
+    assert "timestamp" in logged[-2]
+    assert "timestamp" not in logged[-1]
+
+
+async def test_lines_that_wait_when_the_broker_stops_are_written(
+    broker: MemoryBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"meter-{number}" for number in range(1, 31)]
+    for name in names:
+        broker.device(name)
+    events = [
+        RevocationEvent(number, shared_device(name).revocation, name, PKI.now) for number, name in enumerate(names, 1)
+    ]
+    with capture_logs() as logged:
+        await Service(tmp_path, broker, monkeypatch).says(Current(0), *events)
+    assert [line["device"] for line in logged if line["event"] == "revoked"] == names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
@@ -27,7 +28,9 @@ class Wire(FakeTransport):
 
     choked = False
 
-    def close(self) -> None:
+    def close(self, last: Sequence[bytes] = ()) -> None:
+        if last:
+            self.write(list(last))
         self.closed = True
 
 

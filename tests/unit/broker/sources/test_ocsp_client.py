@@ -118,6 +118,18 @@ async def test_what_is_known_is_asked_for_again_when_it_is_old_or_of_nobody(scen
     await scene.client.close()
 
 
+async def test_what_is_known_grows_old_while_the_machine_sleeps(scene: Scene) -> None:
+    answer = await scene.ask()
+    assert answer is not None
+    scene.client.slept(59.0)
+    assert scene.client.is_current(KEY, answer.this_update)
+    scene.now = 1.0
+    assert not scene.client.is_current(KEY, answer.this_update)
+    await scene.ask()
+    assert scene.client.is_current(KEY, answer.this_update)
+    await scene.client.close()
+
+
 async def test_a_responder_that_is_not_there_is_said_once_and_left_alone_for_a_while(scene: Scene) -> None:
     del scene.web.pages["/ocsp"]
     for _ in range(3):

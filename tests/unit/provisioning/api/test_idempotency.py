@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 from fastapi import APIRouter, FastAPI, HTTPException, Request
-from sqlalchemy import func, select, text
+from sqlalchemy import func, insert, select, text
 from sqlalchemy.engine import Connection
 from starlette.responses import JSONResponse
 
@@ -17,9 +17,16 @@ from provisioning.store import conditions
 from provisioning.store.idempotency import PORTION, begin
 from provisioning.store.tables import idempotency_keys
 from tests.support.fleet import Fleet
+from tests.support.searched import noted, scanned
 
 SECRET = b"s" * 32
 TOKEN = "fgt_very-secret"
+_MANY_MORE = {
+    "sqlite": "INSERT INTO idempotency_keys WITH RECURSIVE counted(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counted "
+    "WHERE n < 20000) SELECT randomblob(32), request_digest, begun_at, answer FROM counted, idempotency_keys",
+    "postgresql": "INSERT INTO idempotency_keys SELECT sha256(n::text::bytea), request_digest, begun_at, answer "
+    "FROM generate_series(1, 20000) AS n, idempotency_keys",
+}
 
 
 async def refusal(book: AnswerBook, key: bytes, request: bytes) -> Code:
@@ -65,6 +72,24 @@ async def test_what_is_over_is_forgotten_by_and_by_and_is_over_all_the_same(flee
     for number in range(3):
         assert await book.begin(book.digest_of("admin", "/v1/tokens", f"{number}"), b"r" * 32) is None
     assert await left() == 1 + 3, "those of now"
+
+
+async def test_what_is_over_is_looked_up_and_not_searched_for(fleet: Fleet) -> None:
+    """Also where very many are: those of a day, of which each caller removes some."""
+    book = AnswerBook(fleet.database, SECRET, fleet.clock)
+    begun = fleet.clock()
+
+    def of_a_busy_day(connection: Connection) -> None:
+        row = {"digest": b"d" * 32, "request_digest": b"r" * 32, "begun_at": begun, "answer": b"a" * 500}
+        connection.execute(insert(idempotency_keys), row)
+        connection.exec_driver_sql(_MANY_MORE[connection.dialect.name])
+
+    await fleet.database.write(of_a_busy_day)
+    await fleet.database.write(lambda connection: connection.exec_driver_sql("ANALYZE"))
+    fleet.clock.advance(KEPT + timedelta(seconds=1))
+    asked, answer = await noted(book.begin(b"k" * 32, b"r" * 32))
+    assert answer is None
+    assert await fleet.database.read(lambda connection: scanned(connection, asked)) == set()
 
 
 async def test_the_database_alone_does_not_give_an_answer_away(fleet: Fleet) -> None:

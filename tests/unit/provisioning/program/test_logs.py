@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.support.programs import REPOSITORY
 
 _SCRIPT = """
@@ -64,3 +66,26 @@ def test_a_time_is_written_in_one_way_into_a_pipe_and_at_a_terminal() -> None:
         os.close(theirs)
     assert "2027-01-02T03:04:05Z" in shown
     assert "datetime" not in shown
+
+
+_HELD_BACK = """
+import structlog
+{configure}
+structlog.get_logger().info("closed", timestamp="2027-01-02T03:04:05.000006Z", client="meter-1")
+structlog.get_logger().info("admitted", client="meter-2")
+"""
+_CONFIGURED = {
+    "service": "from provisioning.program.logs import configure_logging\nconfigure_logging()",
+    "broker": 'from broker.running import configure_log\nconfigure_log("info")',
+}
+
+
+@pytest.mark.parametrize("program", _CONFIGURED)
+def test_a_line_that_was_held_back_has_the_time_at_which_it_was_said(program: str) -> None:
+    command = [sys.executable, "-c", _HELD_BACK.format(configure=_CONFIGURED[program])]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    held, other = map(json.loads, done.stderr.splitlines())
+    assert held["timestamp"] == "2027-01-02T03:04:05.000006Z"
+    assert other["timestamp"].endswith("Z")
+    assert other["timestamp"] < held["timestamp"]
+    assert list(held) == list(other), "the time comes last"

@@ -390,3 +390,19 @@ async def test_what_is_named_twice_is_named_once(fleet: Fleet, doing: str) -> No
     assert [name for _, name, _ in entries] == ["meter-1", *("meter-2" for _ in single)]
     unknown = (await refused(DOINGS[doing](fleet, ["nobody", "nobody"], []))).items
     assert [each.name for each in unknown] == ["nobody"]
+
+
+async def test_the_feed_has_the_events_of_a_batch_before_its_caller_is_answered(fleet: Fleet) -> None:
+    for name in NAMES:
+        await fleet.enrol(name)
+    story: list[object] = []
+
+    async def heard(sequence: int) -> None:
+        story.append(sequence)
+
+    announced = lambda changed: story.append(len(changed))  # noqa: E731 - in one line with what it is for
+    service = RevocationService(fleet.database, fleet.clock, (announced,), heard=heard)
+    for _ in range(2):
+        outcome = await service.revoke_batch(NAMES, [], RevocationReason.SUPERSEDED, by="anna")
+        story.append(sorted(each.sequence for each in outcome.revoked))
+    assert story == [3, 3, [1, 2, 3], [1, 2, 3]], "the second time there is nothing to wait for"

@@ -87,6 +87,7 @@ def test_an_event_says_all_that_happened(kind: EventKind, since: datetime | None
     head, _, data = event.frame.partition(b"data: ")
     assert head == f"id: 7\nevent: {kind}\n".encode()
     assert data.endswith(b"}\n\n")
+    assert data == json.dumps(json.loads(data)).encode() + b"\n\n"
     assert json.loads(data) == facts | {"device": "meter-1", "mark": event.mark}
     assert (event.sequence, event.issuer_key_id, event.serial, len(event.mark)) == (7, "ab", "1f", 16)
 
@@ -124,6 +125,39 @@ async def test_one_announcement_is_enough_for_many_pages(fleet: Fleet, monkeypat
         feed.announce()
         assert await asyncio.wait_for(reader, 10) == [1, 2, 3, 4]
         assert (told, feed.newest) == ([1, 2, 3, 4], 4)
+
+
+async def test_the_first_of_many_are_handed_over_while_the_rest_is_read(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "_FIRST_PAGE", 1)
+    pages: list[list[int]] = []
+    async with running(fleet, 60, lambda events: pages.append([each.sequence for each in events])) as feed:
+        await revoke(fleet, None, "a", "b", "c", "d", "e")
+        feed.announce()
+        await feed.reach(5)
+        assert pages == [[1], [2, 3], [4, 5]]
+
+
+async def test_who_waits_for_an_event_is_told_when_it_is_handed_over_and_waits_not_for_ever(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(fleet, 60) as feed:
+        await revoke(fleet, None, "a", "b")
+        first, second = (asyncio.create_task(feed.reach(place)) for place in (1, 2))
+        await asyncio.sleep(0)
+        feed.announce()
+        await asyncio.gather(first, second)
+        assert feed.newest == 2
+        await feed.reach(2)
+        never = asyncio.create_task(feed.reach(3))
+        await asyncio.sleep(0)
+        feed.close()
+        await never
+        await feed.reach(4)
+    async with running(fleet, 60) as feed:
+        monkeypatch.setattr(feed_module, "_PATIENCE_SECONDS", 0.01)
+        await feed.reach(3)
 
 
 async def test_who_is_further_back_than_the_tail_reads_the_store(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:

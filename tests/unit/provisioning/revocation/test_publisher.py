@@ -79,6 +79,29 @@ async def test_a_number_is_above_those_before_a_restore_and_before_a_clock_that_
     assert len(stored) == 4
 
 
+async def test_a_list_of_a_clock_that_was_ahead_is_the_base_of_no_delta_and_not_kept(fleet: Fleet) -> None:
+    """Nobody whose clock is right uses it, and it would be in use for as long as the clock was ahead."""
+    first = CrlPublisher(fleet.database, plan(fleet, delta_url=DELTA_URL), fleet.clock, passing(fleet))
+    await first.start()
+    fleet.clock.advance(timedelta(days=365))
+    for _ in range(3):
+        fleet.clock.advance(timedelta(minutes=1))
+        ahead = await first.publish()
+    fleet.clock.advance(timedelta(days=-365, hours=2))
+    again = CrlPublisher(fleet.database, plan(fleet, delta_url=DELTA_URL), fleet.clock, passing(fleet))
+    await again.start()
+    for publisher in (first, again):
+        for _ in range(2):
+            fleet.clock.advance(timedelta(seconds=2))
+            after = await publisher.publish()
+            _, base, _ = delta_of(publisher)
+            assert ahead.number < base <= after.number
+    history = await fleet.database.read(
+        lambda connection: connection.execute(select(tables.crl_history.c.next_update)).scalars().all()
+    )
+    assert max(history) <= fleet.clock() + timedelta(hours=1)
+
+
 async def test_no_two_lists_are_of_the_same_second(fleet: Fleet) -> None:
     publisher = CrlPublisher(fleet.database, plan(fleet, delta_url=DELTA_URL), lambda: datetime.now(UTC))
     await publisher.start()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -242,3 +244,117 @@ sys.exit(supervise(work, on_hangup=reloaded, first_pause_seconds=0.001))
     assert code == 0
     assert said.count("reloaded") == 1
     assert logged.count("worker ended, another takes its place") == 3
+
+
+DYING = """
+from provisioning.service import workers
+parent = os.getpid()
+
+def work(place):
+    place.say_ready()
+    if place.number == 2 and place.starts < 9:
+        return 7
+    if place.number == 2:
+        os.kill(parent, signal.SIGTERM)
+    live(place)
+    return 0
+
+"""
+"""The second worker ends eight times as soon as it is ready."""
+
+
+def pauses(logged: str) -> list[float]:
+    return [float(pause) for pause in re.findall(r"\bpause\W+([\d.]+)", logged)]
+
+
+def test_each_pause_is_twice_as_long_as_the_one_before_up_to_the_longest() -> None:
+    code, _, logged = outcome(
+        f"{DYING}workers._LONGEST_PAUSE = 0.004\nsys.exit(supervise(work, first_pause_seconds=0.001))"
+    )
+    assert code == 0
+    assert pauses(logged) == [0.0, 0.001, 0.002, 0.004, 0.004, 0.004, 0.004, 0.004]
+
+
+def test_who_has_run_for_long_is_replaced_at_once_however_often() -> None:
+    code, _, logged = outcome(
+        f"{DYING}workers._STEADY_SECONDS = 0.0\nsys.exit(supervise(work, first_pause_seconds=60.0))"
+    )
+    assert code == 0
+    assert pauses(logged) == [0.0] * 8
+
+
+@pytest.mark.parametrize(("ends", "code"), [((0, 0), 0), ((3, 0), 3), ((0, 5), 5)])
+def test_one_that_fails_while_it_stops_is_why_the_service_has(ends: tuple[int, int], code: int) -> None:
+    found, _, _ = outcome(f"""
+def work(place):
+    signal.signal(signal.SIGTERM, lambda *_: os._exit({ends}[place.number - 1]))
+    place.say_ready()
+    live(place)
+
+parent = os.getpid()
+with bound_for(Settings(port=0, http_port=0), 2) as places:
+    sys.exit(Supervisor(places, work, lambda: os.kill(parent, signal.SIGTERM)).run())
+""")
+    assert found == code
+
+
+def test_while_a_place_is_empty_nobody_waits_there_for_an_answer() -> None:
+    """The kernel divides connections among all who listen, and each listener is the supervisor's, too."""
+    with supervised("""
+def work(place):
+    listener = place.listening.https
+    listener.setblocking(True)
+    listener.listen(100)
+    place.say_ready()
+    if place.number == 2:
+        return 7
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"x")
+
+with bound_for(Settings(port=0, http_port=0), 2) as places:
+    say(places[0].https.getsockname()[1])
+    sys.exit(Supervisor(places, work, lambda: None, first_pause_seconds=3600.0).run())
+""") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        port = int(process.stdout.readline())
+        while 15.0 not in pauses(process.stderr.readline()):  # The longest: it is not tried again so soon.
+            assert process.poll() is None
+        for _ in range(40):  # That all of them come to the other happens once in 10^12 times.
+            with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
+                connection.settimeout(PATIENCE)
+                assert connection.recv(1) == b"x"
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
+
+
+def test_the_ports_are_free_when_workers_have_stopped_accepting_whatever_they_finish_then() -> None:
+    with supervised("""
+def work(place):
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
+    place.listening.https.listen()
+    place.say_ready()
+    signal.sigwait({signal.SIGTERM})
+    place.listening.close()
+    say("closed", os.getpid())
+    signal.sigwait({signal.SIGUSR1})
+    return 0
+
+with bound_for(Settings(port=0, http_port=0), 2) as places:
+    say(places[0].https.getsockname()[1])
+    sys.exit(Supervisor(places, work, lambda: say("ready")).run())
+""") as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        closed = [process.stdout.readline().split() for _ in range(2)]
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), PATIENCE)
+        for _, pid in closed:
+            os.kill(int(pid), signal.SIGUSR1)
+        process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
