@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from pathlib import Path
 
+import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
+from structlog.testing import capture_logs
 
 from broker.settings.config import BrokerConfig
 from broker.settings.trust_settings import TrustSettings
+from broker.sources import anchor_urls
 from broker.sources.anchor_urls import AnchorUrls
 from tests.support.pki import pem_of, shared_pki
 from tests.support.web import WebServer
@@ -68,3 +72,64 @@ async def test_of_several_urls_each_is_asked_and_one_that_fails_holds_no_other(t
     assert (good["problem"], good["age_seconds"]) == ("", 0)
     assert urls.outcomes == {"ANCHORS_UNFETCHED": 1, "new": 1}
     assert list(urls.confirmed_at) == ["bundle-1"]
+
+
+async def test_what_is_unchanged_is_not_sent_again_unless_the_last_answer_was_of_no_use(tmp_path: Path) -> None:
+    with WebServer() as web:
+        urls = AnchorUrls(config(tmp_path, f"{web.url}/a"))
+        [followed] = urls.followed
+        web.pages["/a"] = pem_of(ROOT)
+        assert await urls.fetch(followed) is True
+        assert await urls.fetch(followed) is False
+        assert web.not_modified == 1
+        web.pages["/a"] = b"nothing"
+        for _ in range(2):  # That it has not changed since is no confirmation.
+            assert await urls.fetch(followed) is False
+            assert followed.document()["problem"] == "neither PEM nor PKCS #7 certificates"
+        web.pages["/a"] = pem_of(ROOT)
+        assert await urls.fetch(followed) is False, "it is the one that is kept"
+        assert web.not_modified == 1, "but it came whole"
+    assert urls.outcomes == {"new": 1, "unchanged": 2, "ANCHORS_REFUSED": 2}
+    assert followed.copy.read_bytes() == pem_of(ROOT)
+
+
+async def test_a_failure_is_told_once_and_tried_again_after_pauses_that_grow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(anchor_urls, "_spread", lambda: 1.0)
+    with WebServer() as web, capture_logs() as logged:
+        urls = AnchorUrls(config(tmp_path, f"{web.url}/a"))
+        [followed] = urls.followed
+        refresh = followed.settings.anchors_refresh_seconds
+
+        async def is_due_in(seconds: float) -> bool:
+            before = time.monotonic()
+            await urls.fetch(followed)
+            return before + seconds <= followed.due <= time.monotonic() + seconds
+
+        for pause in (5, 10, 20):
+            assert await is_due_in(pause)
+        followed.pause = 2.0 * refresh
+        assert await is_due_in(refresh), "never later than when all is well"
+        assert [each["code"] for each in logged] == ["ANCHORS_UNFETCHED"]
+        web.pages["/a"] = b"nothing"
+        await urls.fetch(followed)
+        web.pages["/a"] = pem_of(ROOT)
+        for _ in range(2):
+            assert await is_due_in(refresh)
+        assert [each["code"] for each in logged] == ["ANCHORS_UNFETCHED", "ANCHORS_REFUSED", "ANCHORS_CURRENT"]
+        web.pages.clear()
+        assert await is_due_in(5)
+
+
+async def test_who_has_no_copy_yet_is_fetched_and_nobody_else(tmp_path: Path) -> None:
+    with WebServer() as web:
+        web.pages = {"/a": pem_of(ROOT), "/b": pem_of(ROOT)}
+        settings = config(tmp_path, f"{web.url}/a", f"{web.url}/b")
+        kept, missing = AnchorUrls(settings).followed
+        await AnchorUrls(settings).fetch(kept)
+        await asyncio.to_thread(anchor_urls.fetch_missing, settings)
+        assert web.requests == {"/a": 1, "/b": 1}
+        assert missing.copy.exists()
+        await asyncio.to_thread(anchor_urls.fetch_missing, settings)
+        assert web.requests == {"/a": 1, "/b": 1}
