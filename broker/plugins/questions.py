@@ -104,16 +104,22 @@ class Questions:
         _, action, topic = question
         code: RefusalCode | None = RefusalCode.PLUGIN_FAILED
         try:
+            about: dict[str, Any] = {"client": hosted.client_id, "action": str(action), "topic": topic[:200]}
             if room:
-                code = await self._filter(hosted, action, topic)
+                code = await self._filter(hosted, action, topic, about)
+            else:
+                name = type(self.topic_plugins[0]).__name__
+                text = "not asked: limits.max_plugin_verdicts questions wait already"
+                self._complaints.tell(RefusalCode.PLUGIN_FAILED, name, text, **about)
         finally:
             seconds = _FAILURE_SECONDS if code is RefusalCode.PLUGIN_FAILED else None
             self._verdicts.put(question, code, self._loop.time(), seconds)
             for answered in self._asked.pop(question):
                 guarded(answered)
 
-    async def _filter(self, hosted: HostedSession, action: Action, topic: str) -> RefusalCode | None:
-        about = {"client": hosted.client_id, "action": str(action), "topic": topic[:200]}
+    async def _filter(
+        self, hosted: HostedSession, action: Action, topic: str, about: dict[str, Any]
+    ) -> RefusalCode | None:
         asked = AmqttAction(action)
         answers = await self._answers(
             self.topic_plugins, lambda each: each.topic_filtering(session=hosted, topic=topic, action=asked), about

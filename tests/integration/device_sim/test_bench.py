@@ -73,8 +73,8 @@ async def test_what_one_terminal_publishes_another_receives(mosquitto: RunningBr
         "bench", "pub", "-c", "3", "-R", "100", "-I", "50", "-q", "1", "-L", "60", "-s", "64",
         "-t", "fleet/%g/%c/telemetry", "--fleet", str(fleet.path), "--json", *where(mosquitto),
     )  # fmt: skip
-    assert code == 0, err
     sent: dict[str, Any] = json.loads(out)
+    assert code == (3 if sent["invalid"] else 0), err  # On a busy machine a generator is late, and says so.
     assert (sent["admitted"], sent["published"], sent["acknowledged"], sent["lost"]) == (3, 60, 60, {})
     assert sent["milliseconds"]["puback"]["count"] == 60
     figures = await asyncio.wait_for(subscribing, 20)
@@ -106,8 +106,9 @@ async def test_one_pair_serves_all_and_a_refusal_is_counted(
             *pair,
             *key,
         )
-        assert code == 0, err
-        assert json.loads(out)["admitted"] == 5
+        found = json.loads(out)
+        assert code == (3 if found["invalid"] else 0), err
+        assert found["admitted"] == 5
     code, out, _ = await ran("bench", "conn", "-c", "2", "-d", "0.5", *where(mosquitto), *pair[:2])
     assert code == 1
     assert "refused 2 times: tls certificate_required" in out

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import httpx
 import pytest
@@ -48,7 +49,13 @@ class Moved:
         self._plain.close()
 
     def command(self, *arguments: str) -> str:
-        done = self.service.command(*arguments, "--dir", str(self.service.dir), "--url", self.service.https)
+        """Run a command as soon as the service proves again that its certificate is good: every 15 s it looks."""
+
+        def run() -> CompletedProcess[str] | None:
+            done = self.service.command(*arguments, "--dir", str(self.service.dir), "--url", self.service.https)
+            return None if "OCSP stapling" in done.stderr else done
+
+        done: CompletedProcess[str] = wait_until(run, "the service has a proof of its own", NOTICED, SLOWLY)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

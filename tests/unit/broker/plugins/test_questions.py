@@ -309,8 +309,10 @@ async def test_who_comes_while_as_many_questions_wait_as_may_is_refused_and_nobo
         assert questions.ask([(session, Action.PUBLISH, topic)]) is not None
         if not at_once:
             await asyncio.sleep(0)
-    await answered(questions.ask([(session, Action.PUBLISH, "c")]))
+    with capture_logs() as logged:
+        await answered(questions.ask([(session, Action.PUBLISH, "c")]))
     assert questions.known(session, Action.PUBLISH, "c") is RefusalCode.PLUGIN_FAILED
+    assert [(each["plugin"], each["topic"]) for each in failures_in(logged)] == [("Slow", "c")]
     assert asked == ["a", "b"]
     go.set()
     await answered(questions.ask([(session, Action.PUBLISH, "b")]))
