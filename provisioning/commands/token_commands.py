@@ -350,7 +350,7 @@ def void_token(
                 nonlocal spent
                 used = [each for each in found if each.state == "used"]
                 for each in used:
-                    bought = f"token {each.id} has bought certificate {each.serial}: revoke that instead"
+                    bought = f"token {each.id} was used for certificate {each.serial}: revoke that instead"
                     say(f"fleet-provisioning: {Code.TOKEN_SPENT}: {bought}")
                 spent += len(used)
                 if void := [each for each in found if each.state != "used"]:

@@ -204,7 +204,7 @@ def test_a_state_directory_that_cannot_be_written_is_said_before_the_token_is_sp
 ) -> None:
     broker = BrokerProcess.enrolled(tmp_path / "b", service)
     (tmp_path / "b" / "state").write_text("a file")
-    assert broker.fail() == (1, f"fleet-broker: state_dir: {tmp_path}/b/state is no directory; name another\n")
+    assert broker.fail() == (1, f"fleet-broker: state_dir: {tmp_path}/b/state is not a directory; name another\n")
     (tmp_path / "b" / "state").unlink()
     with broker:
         assert broker.events("ENROLLED")

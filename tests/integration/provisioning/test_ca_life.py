@@ -364,7 +364,7 @@ def test_an_operator_gets_in_again_when_the_last_certificate_is_lost(
     order = ("token", "create", "--device", "anna", "--role", "operator", *directory)
     assert service.command(*order).returncode == 1, "nobody can make a token"
 
-    for name, why in (("meter-1", "is a device, no operator"), ("a b", "the operator's name"), ("boris", "")):
+    for name, why in (("meter-1", "is a device, not an operator"), ("a b", "the operator's name"), ("boris", "")):
         done = ca_attempt(service, "restore-operator", name)
         assert why in done.stderr
         assert (done.returncode == 0) is (why == "")

@@ -154,7 +154,7 @@ def test_a_file_of_tokens_that_got_lost_is_voided_by_its_group(service: Provisio
     first, second, third = (each["id"] for each in json.loads(listed_json))
     some = service.command("token", "void", str(first), "999999", str(second), *where)
     assert some.returncode == 1
-    assert "TOKEN_NUMBER_UNKNOWN: there is no token 999999" in some.stderr
+    assert "TOKEN_NUMBER_UNKNOWN: no token has the number 999999" in some.stderr
     assert "2 of 3 are void, but for 1 named above" in some.stderr
     lost = ("token", "void", "--group", "tokens-lost", *where)
     asked = service.command(*lost)  # Nobody answers.
