@@ -144,7 +144,7 @@ def test_a_broker_without_copy_and_without_answer_does_not_start(scene: Scene) -
         (lambda _: b"", "an empty answer"),
         (lambda _: b"<html>maintenance</html>", "neither PEM nor PKCS #7"),
         (lambda _: NOT_SIGNED, "neither PEM nor PKCS #7"),
-        (lambda scene: scene.ours.anchors.encode()[:-200], "not whole"),
+        (lambda scene: scene.ours.anchors.encode()[:-200], "incomplete"),
         (lambda scene: pem_of(scene.ours.device("x").certificate), "is not the certificate of a CA"),
         (lambda scene: scene.ours.anchors.encode() + b" " * 1024 * 1024, "more than 1048576 bytes"),
         (lambda scene: scene.ours.anchors.encode() * 101, "202 certificates; 200 are taken at most"),

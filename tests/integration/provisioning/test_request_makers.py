@@ -113,9 +113,9 @@ def two_requests(made: Path) -> bytes:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        pytest.param(encoded(from_certificate("-outform", "DER")), "CSR_MALFORMED: .*printed for people: openssl x509 "
+        pytest.param(encoded(from_certificate("-outform", "DER")), "CSR_MALFORMED: .*as readable text: openssl x509 "
                      "-x509toreq -outform DER", id="text, and a certificate"),
-        pytest.param(from_certificate("-outform", "DER"), "BODY_ENCODING: .*leave -outform DER", id="the same, raw"),
+        pytest.param(from_certificate("-outform", "DER"), "BODY_ENCODING: .*omit -outform DER", id="the same, raw"),
         pytest.param(req("-outform", "DER"), "BODY_ENCODING: .*it is binary DER", id="raw DER"),
         pytest.param(encoded(req()), "CSR_MALFORMED: .*send the PEM as it is", id="PEM in base64"),
         pytest.param(of_file("x509", "-in", "certificate.pem"), "CSR_MALFORMED: .*but a certificate", id="certificate"),
