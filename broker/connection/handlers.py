@@ -223,8 +223,9 @@ def _check_answer_fits(session: Session, answer: Suback | Unsuback) -> None:
     """Raise `ProtocolError` if the answer, which grows with the filters, would exceed the client's packet size."""
     size = session.framing.maximum_packet_size
     if size and len(answer.encode(ProtocolVersion.V5)) > size:  # [MQTT-3.1.2-24]
+        kind = answer.packet_type.name
         raise ProtocolError(
-            f"the SUBACK for this many topic filters exceeds your maximum packet size of {size} bytes",
+            f"the {kind} for this many topic filters exceeds your maximum packet size of {size} bytes",
             ReasonCode.PACKET_TOO_LARGE,
         )
 
