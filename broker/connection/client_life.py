@@ -208,11 +208,10 @@ class ClientLife(ABC):
         claimed: str = "",
         last: Sequence[bytes] = (),
     ) -> None:
-        self.closed = True
-        try:
-            self._transport.close(last)  # First, so that nobody waits for the rest.
-        finally:
+        try:  # The log has the line before the client can know: scripts look there next.
             self._end(code, detail, now, publish_will=publish_will, claimed=claimed)
+        finally:
+            self._transport.close(last)
 
     def _end(self, code: str, detail: str, now: float, *, publish_will: bool, claimed: str = "") -> None:
         self.closed = True

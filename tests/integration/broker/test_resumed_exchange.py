@@ -292,8 +292,8 @@ def test_no_group_is_brought_in_that_the_machine_s_configuration_leaves_out(
     assert told.stdout.strip() == order
 
 
-@pytest.mark.parametrize("version", [(3, 3, 0), (3, 4, 1), (3, 5, 0)])
-def test_where_sessions_are_remembered_their_life_is_limited(version: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("version", [(3, 3, 0, 0, 0), (3, 4, 1, 0, 0), (3, 5, 0, 0, 0)])
+def test_where_sessions_are_remembered_their_life_is_limited(version: tuple[int, ...]) -> None:
     """From OpenSSL 3.3 on they are, and only from 3.5 on was there a day after which the key has to be shown."""
     asked = (
         f"import ssl; ssl.OPENSSL_VERSION_INFO = {version}; from provisioning.pki import resumed_exchange, resumption;"

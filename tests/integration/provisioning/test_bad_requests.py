@@ -160,7 +160,7 @@ def test_a_stranger_s_bad_request_is_refused_with_its_reason(stranger: Curl, bad
             None,
             "'page': no such parameter; this path takes after, device, expires_before",
         ),
-        ("/v1/tokens", JSON, b'{"device": nobody}', "the body is no JSON: Expecting value at character 11"),
+        ("/v1/tokens", JSON, b'{"device": nobody}', "the body is not valid JSON: Expecting value at character 11"),
         (
             "/v1/tokens",
             ("--header", "Content-Type: text/json"),

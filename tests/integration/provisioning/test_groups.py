@@ -67,7 +67,7 @@ def test_a_group_that_goes_too_fast_is_told_when_to_come_back_and_spends_nothing
     ("arguments", "words"),
     [
         (("create", "west"), "give --way, or --closed"),
-        (("create", "west", "--way", "pigeon"), "INVALID_REQUEST: ways: 'pigeon' is no way"),
+        (("create", "west", "--way", "pigeon"), "INVALID_REQUEST: ways: 'pigeon' is not a way to enrol"),
         (("create", "we st", "--way", "token"), "INVALID_REQUEST: name 'we st'"),
         (("create", "west", "--way", "token", "--closed"), "contradict"),
         (("show", "nowhere"), "GROUP_UNKNOWN: no group 'nowhere' is configured"),

@@ -15,8 +15,10 @@ from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.disconnect import Disconnect
 from broker.mqtt.ping import Pingreq
 from broker.revocation.enforcement import revoke
+from broker.session.session import Session
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
+from tests.support.judge import Judge
 from tests.support.pki import DOMAIN, shared_device, shared_pki
 from tests.support.wire import V5, V311, MemoryBroker, WireClient
 
@@ -352,19 +354,26 @@ def test_the_end_of_a_certificate_is_announced_once_and_then_kept() -> None:
     assert str(farewell.properties.reason_string).startswith("EXPIRED: ")
 
 
-def test_who_is_disconnected_is_closed_first_and_ended_even_if_that_fails(
+def test_who_is_disconnected_is_ended_first_and_closed_even_if_that_fails(
     broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The log has the line when the client can know of it."""
+
+    class Defective(Judge):
+        def disconnected(self, session: Session) -> None:
+            raise RuntimeError(f"a defect with {session.client_id}")
+
     client = broker.device("meter-1")
-    connection = client.connection
-    session, ended = connection.session, []
+    Defective(broker)
+    close, told = client.transport.close, []
+    with capture_logs() as logs:
 
-    def close(last: Sequence[bytes] = ()) -> None:
-        ended.append((connection.closed, connection.session is session, len(last)))
-        raise RuntimeError("a defect")
+        def look(last: Sequence[bytes] = ()) -> None:
+            told.append((len(last), [each["code"] for each in logs]))
+            close(last)
 
-    monkeypatch.setattr(client.transport, "close", close)
-    with pytest.raises(RuntimeError, match="a defect"):
-        connection.disconnect("X", ReasonCode.ADMINISTRATIVE_ACTION, "why", broker.now)
-    assert ended == [(True, True, 1)]
-    assert (connection.session, broker.engine.connections()) == (None, [])
+        monkeypatch.setattr(client.transport, "close", look)
+        with pytest.raises(RuntimeError, match="a defect with meter-1"):
+            client.connection.disconnect("KICKED", ReasonCode.ADMINISTRATIVE_ACTION, "why", broker.now)
+    assert told == [(1, ["KICKED"])]
+    assert client.closed

@@ -277,7 +277,7 @@ async def test_a_bare_name_kicks_one_of_ours_and_one_of_another_domain_is_named_
     kicked = await view.kick(everybody, "x", "uid 0", forget=True)
     assert [each["identity"] for each in kicked] == [f"spiffe://{DOMAIN}/device/meters/meter-1"]
     assert (ours.closed, theirs.closed) == (True, False)
-    with pytest.raises(OfAnotherDomain, match=rf"there are: {PLANT_DOMAIN}/meter-1; name one so"):
+    with pytest.raises(OfAnotherDomain, match=rf"of other trust domains: {PLANT_DOMAIN}/meter-1; name one of these"):
         await view.kick(everybody, "x", "uid 0", forget=True)
     for named in ({field: "meter-1", "domain": PLANT_DOMAIN}, {field: f"{PLANT_DOMAIN}/meter-1"}):
         assert len(await view.kick(Selection.of(named), "x", "uid 0", forget=True)) == 1
