@@ -75,7 +75,7 @@ def sessions(
     Example:
       fleet-broker sessions --group north
       fleet-broker sessions meter-17 --json
-    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     query = {
         "anything": who,
         "group": group,
@@ -116,7 +116,7 @@ def subscriptions(
     Example:
       fleet-broker subscriptions meter-17
       fleet-broker subscriptions --topic fleet/north/meter-17/cmd/reboot
-    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     query = {"anything": who, "topic": topic, "group": group}
     columns = ("client id", "identity", "is", "topic filter", "qos", "options")
     with admin_client(socket, state_dir, config) as client:

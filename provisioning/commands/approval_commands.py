@@ -35,7 +35,7 @@ def list_approvals(
     \b
     Example:
       fleet-provisioning approval list --group lab
-    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
 
     async def command(client: EnrolmentOperatorClient) -> None:
         found = [each async for each in client.approvals(group=group, state=state)]
@@ -58,7 +58,7 @@ def approve(
     \b
     Example:
       fleet-provisioning approval approve 17
-    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     _decide(connection, number, allowed=True, as_json=as_json)
 
 
@@ -74,7 +74,7 @@ def deny(
     \b
     Example:
       fleet-provisioning approval deny 17
-    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     _decide(connection, number, allowed=False, as_json=as_json)
 
 

@@ -63,7 +63,7 @@ def list_authorities(directory: Directory = None, as_json: Json = False) -> None
     \b
     Example:
       fleet-provisioning ca list --dir /var/lib/fleet
-    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     from provisioning.signers.places import SignerPlaces
     from provisioning.store import authorities
     from provisioning.store.authorities import AuthorityKind

@@ -91,7 +91,7 @@ def list_certificates(
     \b
     Example:
       fleet-provisioning certificate list --state active --group north --json
-    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
 
     async def command(client: OperatorClient) -> None:
         _print([each async for each in client.certificates(**asdict(search))], as_json=as_json)
@@ -114,7 +114,7 @@ def expiring(
     \b
     Example:
       fleet-provisioning certificate expiring --within 14d
-    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     from provisioning.authorities.own_credentials import (
         SERVER_NAME,  # Imports the issuance core: other commands start without it.
     )
@@ -142,7 +142,7 @@ def count(
     \b
     Example:
       fleet-provisioning certificate count --group north
-    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
 
     async def command(client: OperatorClient) -> None:
         counts = await client.count_certificates(**asdict(search))
@@ -168,7 +168,7 @@ def export(
     \b
     Example:
       fleet-provisioning certificate export --format csv --state active > inventory.csv
-    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     csv_wanted = format_ is ExportFormat.CSV and not as_json
 
     from provisioning.client.operator_answers import IssuedCertificate  # Late: `service_command`, rule 3.
@@ -202,7 +202,7 @@ def show_certificate(
     \b
     Example:
       fleet-provisioning certificate show 43555deb683f6f04348b9e168ab6561b
-    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
 
     async def command(client: OperatorClient) -> None:
         certificate = await client.certificate(serial)

@@ -57,7 +57,7 @@ def list_devices(
     Example:
       fleet-provisioning device list --group north --state revoked
       fleet-provisioning device list --state active --certificate expired
-    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
 
     async def command(client: OperatorClient) -> None:
         found = [device async for device in client.devices(group=group, state=state, certificate=certificate)]
@@ -92,7 +92,7 @@ def show_device(
     \b
     Example:
       fleet-provisioning device show meter-17
-    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
 
     async def command(client: OperatorClient) -> None:
         device = await client.device(name)
@@ -124,7 +124,7 @@ def status(
     \b
     Example:
       fleet-provisioning status --json
-    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
 
     async def command(client: OperatorClient) -> None:
         found = await client.status()

@@ -27,7 +27,7 @@ def list_operators(
     \b
     Example:
       fleet-provisioning operator list
-    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
 
     async def command(client: OperatorClient) -> None:
         found = await client.operators()
@@ -59,7 +59,7 @@ def show_me(
     \b
     Example:
       fleet-provisioning operator me --cert anna.crt --key anna.key
-    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
 
     async def command(client: OperatorClient) -> None:
         me = await client.me()
@@ -81,7 +81,7 @@ def grant(
     \b
     Example:
       fleet-provisioning operator grant anna --role enroller
-    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
 
     async def command(client: OperatorClient) -> None:
         granted = await client.grant(name, role)

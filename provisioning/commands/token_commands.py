@@ -112,7 +112,7 @@ def create_token(
       fleet-provisioning token create --device meter-17 --group north
       fleet-provisioning token create --device broker-1 --role broker --dns-name mqtt.example.org --output broker.token
       fleet-provisioning token create --device anna --role operator --operator-role enroller
-    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     if device is None and group is None:
         raise typer.BadParameter("give --device, or --group for any new device of that group")
 
@@ -178,7 +178,7 @@ def create_batch(
     Example:
       fleet-provisioning token batch --devices-file meters.txt --group north --output tokens.csv
       fleet-provisioning token batch --group north --count 1000 --output tokens.csv
-    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     if (devices_file is None) == (count is None):
         raise typer.BadParameter("give exactly one of --devices-file and --count")
     if count is not None and group is None:
@@ -272,7 +272,7 @@ def list_tokens(
     Example:
       fleet-provisioning token list --state open --group north
       fleet-provisioning token list --expiring-within 12h --json
-    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     until = None
     if expiring_within is not None:
         if state not in {None, "open"}:
