@@ -28,7 +28,6 @@ _ACCESS = {
 _KEYS = ("publish.allow", "publish.deny", "subscribe.allow", "subscribe.deny")
 _DEVICES, _SERVICES = "role.device", "role.service"
 _PLACEHOLDERS = {"%u": "{device}", "%c": "{client_id}"}
-_FILTERS = "# withholds messages."
 _WORDS = frozenset({"user", "topic", "pattern"})
 
 
@@ -80,7 +79,7 @@ def converted(text: str, name: str) -> Converted:
 
 def _lines(text: str) -> Iterable[tuple[int, str]]:
     for number, line in enumerate(text.splitlines(), 1):
-        stripped = " ".join(line.split("\t")).strip()
+        stripped = line.replace("\t", " ").strip()
         if stripped and not stripped.startswith("#"):
             yield number, stripped
 
@@ -116,10 +115,8 @@ def _rule(rest: str, where: str, *, is_pattern: bool) -> tuple[tuple[str, ...], 
 def _toml(sections: dict[str, dict[str, list[str]]], name: str) -> str:
     lines = [f"# Made of mosquitto's ACL file {Path(name).name} by fleet-broker policy convert."]
     if any("subscribe.deny" in rules for rules in sections.values()):
-        lines += [
-            "# A subscription that reaches into a denied topic is refused as a whole: mosquitto grants it and",
-            _FILTERS,
-        ]
+        lines.append("# A subscription that reaches into a denied topic is refused as a whole: mosquitto grants it and")
+        lines.append("# withholds messages.")
     for section in sorted(sections, key=lambda each: each not in {_DEVICES, _SERVICES}):
         lines.append("")
         if section == _DEVICES:

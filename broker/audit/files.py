@@ -184,8 +184,7 @@ class AuditFiles:
             raise
         what = "cut" if in_place else "renamed or removed"
         detail = f"another program has {what} the file, which went to entry {last}"
-        now = datetime.now(UTC).timestamp()
-        self.append([(now, {"event": "found", "code": "AUDIT_DAMAGED", "detail": detail})])
+        self._tell([{"detail": detail}])
 
     def _write(self, content: bytes, head: AuditHead) -> None:
         try:
@@ -237,8 +236,12 @@ class AuditFiles:
             if self._size == 0:
                 self._begin_file(self.head)
         if found:
-            now = datetime.now(UTC).timestamp()
-            self.append([(now, {"event": "found", "code": "AUDIT_DAMAGED"} | each) for each in found])
+            self._tell(found)
+
+    def _tell(self, found: Iterable[Mapping[str, Any]]) -> None:
+        """Append an entry for each damage *found*."""
+        now = datetime.now(UTC).timestamp()
+        self.append([(now, {"event": "found", "code": "AUDIT_DAMAGED", **each}) for each in found])
 
     def _begin_file(self, continues: AuditHead) -> None:
         facts = {"event": "file", "previous": continues.mac.hex()}

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from broker.admin.unix_socket import OFF, socket_path
+from broker.commands.error_line import failed
 from provisioning.program.hung_line import print_hung
 from provisioning.program.printable import LAID_OUT, printable
 from provisioning.program.starting import importing
@@ -121,8 +122,7 @@ def admin_client(socket: Path | None, state_dir: Path | None, config: Path | Non
         with _connect(socket, state_dir, config) as client:
             yield client
     except (BrokerUnreachable, RequestRefused, ConfigError, TlsConfigurationError) as error:
-        typer.echo(f"fleet-broker: {printable(str(error), also=LAID_OUT)}", err=True)
-        raise typer.Exit(1) from None
+        raise failed(str(error)) from None
 
 
 def _socket(socket: Path | None, state_dir: Path | None, config: Path | None) -> Path:

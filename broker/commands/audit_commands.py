@@ -14,9 +14,10 @@ from typing import Annotated
 import typer
 
 from broker.commands.admin_command import Json, print_json
+from broker.commands.error_line import failed
 from provisioning.errors import ConfigurationError
 from provisioning.program.command_group import command_group
-from provisioning.program.printable import LAID_OUT, printable
+from provisioning.program.printable import printable
 
 audit_app = command_group(help="Verify and read the audit log.")
 
@@ -64,11 +65,11 @@ def verify(
     try:
         verdict = verify_log(path, read_key(key or _key(config, state_dir)), noted)
     except ConfigurationError as error:
-        raise _failed(f"the log's key: {error}; name it with --key, --state-dir or --config") from None
+        raise failed(f"the log's key: {error}; name it with --key, --state-dir or --config") from None
     except AuditError as error:
-        raise _failed(str(error)) from None
+        raise failed(str(error)) from None
     except OSError as error:
-        raise _failed(f"{error.filename} cannot be read: {error.strerror}") from None
+        raise failed(f"{error.filename} cannot be read: {error.strerror}") from None
     entries = verdict.head.number - verdict.first + 1 if verdict.first else 0
     if as_json:
         facts = {"entries": entries, "first": verdict.first, "head": str(verdict.head), "findings": verdict.findings}
@@ -77,7 +78,7 @@ def verify(
         for finding in verdict.findings:
             sys.stdout.write(f"{printable(finding)}\n")
     if verdict.findings:
-        raise _failed(f"the audit log has {len(verdict.findings)} findings")
+        raise failed(f"the audit log has {len(verdict.findings)} findings")
     if not as_json:
         earlier = f" (from {verdict.first} on; older files are gone)" if verdict.first > 1 else ""
         sys.stdout.write(
@@ -110,7 +111,7 @@ def show(
     try:
         found = deque((line for _, line in lines(path) if wanted in line), maxlen=limit)
     except OSError as error:
-        raise _failed(f"{error.filename} cannot be read: {error.strerror}") from None
+        raise failed(f"{error.filename} cannot be read: {error.strerror}") from None
     if not found:
         typer.echo("no entry" + (" with that text" if wanted else ""), err=True)
     for line in found:
@@ -137,7 +138,7 @@ def _log(log: Path | None, config: Path | None) -> Path:
         return log
     named = _settings(config).get("audit_log")
     if named is None:
-        raise _failed("say which log: --log, or --config with the broker's file that has audit_log", code=2)
+        raise failed("say which log: --log, or --config with the broker's file that has audit_log", code=2)
     return Path(named)
 
 
@@ -154,9 +155,4 @@ def _settings(config: Path | None) -> dict[str, str]:
     try:
         return read_texts(config, "audit_log", "audit_keyfile", "state_dir")
     except ConfigError as error:
-        raise _failed(str(error)) from None
-
-
-def _failed(text: str, code: int = 1) -> typer.Exit:
-    typer.echo(f"fleet-broker: {printable(text, also=LAID_OUT)}", err=True)
-    return typer.Exit(code)
+        raise failed(str(error)) from None

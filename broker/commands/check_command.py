@@ -20,9 +20,10 @@ from typing import Annotated, Any
 import typer
 
 from broker.commands.admin_command import Config, Json, Socket, StateDir, admin_client, print_json
+from broker.commands.error_line import failed, say_wrong
 from provisioning.program.given_file import PEM_BYTES, contents_of
 from provisioning.program.hung_line import print_hung
-from provisioning.program.printable import LAID_OUT, printable
+from provisioning.program.printable import printable
 
 _SET_IN = 4
 _MARKS = {True: "ok", False: "NO", None: "?"}
@@ -70,7 +71,7 @@ def check(
                     if several and not as_json:
                         _print_line(answers[-1])
     except (ConfigError, PolicyError, TlsConfigurationError) as error:
-        raise _failed(str(error)) from None
+        raise failed(str(error)) from None
     if as_json and answers:
         print_json(answers if several else answers[0])
     elif several and answers:
@@ -90,11 +91,11 @@ def _certificates_of(file: Path) -> bytes | None:
     try:
         return b"".join(each.public_bytes(Encoding.PEM) for each in read_certificates(contents_of(file, PEM_BYTES)))
     except FileNotFoundError:
-        _failed(f"{file} cannot be read: No such file or directory; what happened to a client: fleet-broker why NAME")
+        say_wrong(f"{file} cannot be read: No such file or directory; what happened to a client: fleet-broker why NAME")
     except OSError as error:
-        _failed(f"{error.filename} cannot be read: {error.strerror}")
+        say_wrong(f"{error.filename} cannot be read: {error.strerror}")
     except InvalidCertificateFile as error:
-        _failed(f"{file}: {error}")
+        say_wrong(f"{file}: {error}")
     return None
 
 
@@ -176,8 +177,3 @@ def _print_end(answers: list[_Answer], files: int) -> None:
     for code, remedy in remedies.items():
         print_hung(f"what to do about {code}: {remedy}", _SET_IN)
     sys.stdout.write(f"{sum(answer['admitted'] for answer in answers)} of {files} would be admitted\n")
-
-
-def _failed(message: str) -> typer.Exit:
-    typer.echo(f"fleet-broker: {printable(message, also=LAID_OUT)}", err=True)
-    return typer.Exit(1)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from broker.commands.error_line import failed
 from provisioning.program.command_group import command_group
-from provisioning.program.printable import LAID_OUT, printable
+from provisioning.program.printable import printable
 
 if TYPE_CHECKING:
     from broker.admission.policy import Action, Decision, TopicPolicy
@@ -75,7 +76,7 @@ def try_topics(
     asked = [(Action.PUBLISH, topic) for topic in publish or ()]
     asked += [(Action.SUBSCRIBE, topic) for topic in subscribe or ()]
     if not asked:
-        raise _failed("nothing to test: give --publish or --subscribe")
+        raise failed("nothing to test: give --publish or --subscribe", _USAGE)
     ours = trust_domain in {None, who.trust_domain}
     answers = [
         (action, topic, _decide(rules, who, client_id or who.name, action, topic, ours=ours)) for action, topic in asked
@@ -115,7 +116,7 @@ def show(
             text = read_policy(file)
             parse_policy(text, str(file or "default policy"))
         except PolicyError as error:
-            raise _failed(str(error)) from None
+            raise failed(str(error), _USAGE) from None
         typer.echo(json.dumps(toml_of(text), indent=2) + "\n" if as_json else text, nl=False)
         return
     rules, who = _policy(file), _identity(identity)
@@ -152,7 +153,7 @@ def convert(
     try:
         made = converted(read_policy(file), str(file))
     except (InvalidAcl, PolicyError) as error:
-        raise _failed(str(error)) from None
+        raise failed(str(error), _USAGE) from None
     for each in made.left_out:
         typer.echo(f"fleet-broker: {printable(each)}", err=True)
     typer.echo(made.policy, nl=False)
@@ -171,7 +172,7 @@ def _decide(rules: TopicPolicy, who: Identity, client_id: str, action: Action, t
             shared = SharedSubscription.parse(topic)
             topic = topic if shared is None else shared.topic_filter
     except MalformedPacket as error:
-        raise _failed(f"--{action}: {error}") from None
+        raise failed(f"--{action}: {error}", _USAGE) from None
     return rules.explain(who, client_id, action, topic, ours=ours)
 
 
@@ -184,7 +185,7 @@ def _configured(config: Path | None, file: Path | None, trust_domain: str | None
     try:
         settings = read_texts(config, "policy_file", "trust_domain")
     except ConfigError as error:
-        raise _failed(str(error)) from None
+        raise failed(str(error), _USAGE) from None
     if file is None and "policy_file" in settings:
         file = Path(settings["policy_file"])
     return file, trust_domain or settings.get("trust_domain")
@@ -196,7 +197,7 @@ def _policy(path: Path | None) -> TopicPolicy:
     try:
         return load_policy(path)
     except PolicyError as error:
-        raise _failed(str(error)) from None
+        raise failed(str(error), _USAGE) from None
 
 
 def _identity(uri: str) -> Identity:
@@ -205,9 +206,4 @@ def _identity(uri: str) -> Identity:
     try:
         return parse_uri(uri)
     except InvalidIdentity as error:
-        raise _failed(f"--identity: {error}; {_WHOLE}") from None
-
-
-def _failed(text: str) -> typer.Exit:
-    typer.echo(f"fleet-broker: {printable(text, also=LAID_OUT)}", err=True)
-    return typer.Exit(_USAGE)
+        raise failed(f"--identity: {error}; {_WHOLE}", _USAGE) from None

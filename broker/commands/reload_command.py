@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from broker.commands.admin_command import Config, Json, Socket, StateDir, admin_client, print_json
+from broker.commands.error_line import failed
 from broker.reload.report import Part
 from provisioning.program.given_file import PEM_BYTES, text_of
-from provisioning.program.printable import LAID_OUT, printable
 
 _USAGE = 2
 
@@ -45,7 +45,7 @@ def reload(
     A part that cannot be used is refused, and the old one stays: exit code 1.
     """
     if not dry_run and (policy is not None or anchors is not None):
-        _fail("--policy and --anchors: only with --dry-run; a reload takes the broker's own files")
+        raise failed("--policy and --anchors: only with --dry-run; a reload takes the broker's own files", _USAGE)
     asked = {"dry_run": dry_run, **_candidates(policy, anchors, bundle)}
     if parts:
         asked["parts"] = parts
@@ -67,7 +67,7 @@ def _candidates(policy: Path | None, anchors: Path | None, bundle: str | None) -
     from broker.admission.policy_file import PolicyError, read_policy  # Late: `broker.commands.admin_command`, rule 3.
 
     if bundle is not None and anchors is None:
-        _fail("--bundle: only together with --anchors; give --anchors")
+        raise failed("--bundle: only together with --anchors; give --anchors", _USAGE)
     tried = {} if bundle is None else {"bundle": bundle}
     try:
         if policy is not None:
@@ -75,14 +75,9 @@ def _candidates(policy: Path | None, anchors: Path | None, bundle: str | None) -
         if anchors is not None:
             tried["anchors"] = text_of(anchors, PEM_BYTES)
     except PolicyError as error:
-        _fail(str(error))
+        raise failed(str(error), _USAGE) from None
     except OSError as error:
-        _fail(f"--anchors: {anchors} cannot be read: {error.strerror}")
+        raise failed(f"--anchors: {anchors} cannot be read: {error.strerror}", _USAGE) from None
     except UnicodeDecodeError:
-        _fail(f"--anchors: {anchors} is no text: give CA certificates in PEM")
+        raise failed(f"--anchors: {anchors} is no text: give CA certificates in PEM", _USAGE) from None
     return tried
-
-
-def _fail(text: str) -> NoReturn:
-    typer.echo(f"fleet-broker: {printable(text, also=LAID_OUT)}", err=True)
-    raise typer.Exit(_USAGE)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterable
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
 
 import httpcore
@@ -55,6 +56,15 @@ def body_follows(response: httpx.Response) -> None:
     stream = response.extensions.get("network_stream")
     if isinstance(stream, _Stream):
         stream.left = None
+
+
+def bounded_client(transport: BoundedTransport, timeout: float | None) -> httpx.AsyncClient:
+    """Return a client that keeps no cookies: a server could have it keep any number, and send them again.
+
+    Each wait for the network lasts *timeout* seconds at most, None: as long as the caller waits.
+    """
+    jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    return httpx.AsyncClient(transport=transport, timeout=timeout, trust_env=False, follow_redirects=False, cookies=jar)
 
 
 class _Stream(httpcore.AsyncNetworkStream):

@@ -65,17 +65,10 @@ class PlainHttp:
 
     def _open(self) -> httpx.AsyncClient:
         with importing():
-            from http.cookiejar import CookieJar, DefaultCookiePolicy
-
-            import httpx
-
-            from provisioning.client.bounded_head import BoundedTransport
+            from provisioning.client.bounded_head import BoundedTransport, bounded_client
         # A default context would load the system's trust anchors, in forty milliseconds, and never use them.
         nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-        self._client = httpx.AsyncClient(
-            transport=BoundedTransport(nobody), timeout=self._timeout, trust_env=False, cookies=jar
-        )
+        self._client = bounded_client(BoundedTransport(nobody), self._timeout)
         return self._client
 
     async def close(self) -> None:

@@ -141,20 +141,11 @@ class Webhooks:
             await pool.aclose()
 
     async def _post(self, url: str, document: dict[str, Any]) -> Any:
-        from http.cookiejar import CookieJar, DefaultCookiePolicy
-
-        import httpx
-
-        from provisioning.client.bounded_head import BoundedTransport
+        from provisioning.client.bounded_head import BoundedTransport, bounded_client
 
         if self._pool is None:
-            self._pool = httpx.AsyncClient(
-                transport=BoundedTransport(self._context, connections=None, kept=_KEPT),
-                timeout=None,  # noqa: S113 - the question has one; the library's are shorter than some of those.
-                trust_env=False,
-                follow_redirects=False,
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            )
+            transport = BoundedTransport(self._context, connections=None, kept=_KEPT)
+            self._pool = bounded_client(transport, None)  # The question has a time limit, the library's may be shorter.
         pool = self._pool
         self._asking[pool] += 1
         try:

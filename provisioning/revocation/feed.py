@@ -109,8 +109,8 @@ class _Times:
 def _times(moment: datetime) -> _Times:
     """Return *moment* as an event has it; cached, because what is revoked together is revoked at one time."""
     moment = moment.astimezone(UTC)
-    exactly = moment.isoformat(timespec="milliseconds")
-    return _Times(moment.strftime("%Y-%m-%dT%H:%M:%SZ"), exactly.replace("+00:00", "Z"), moment.isoformat())
+    recorded_at = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return _Times(moment.strftime("%Y-%m-%dT%H:%M:%SZ"), recorded_at, moment.isoformat())
 
 
 def current_frame(sequence: int) -> bytes:
