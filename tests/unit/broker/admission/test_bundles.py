@@ -205,7 +205,10 @@ def test_a_resumed_session_is_judged_by_whoever_has_signed_its_certificate() -> 
     judge = admission(bundle(PKI.issuing, name="ours"), bundle(PKI.root, name="root"))
     device = PKI.device("meter-1", issuer=PLANT)
     assert code(judge, PKI.device("meter-1")) == "ours", "an anchor has signed it"
-    assert code(judge, device) is RefusalCode.UNTRUSTED_ISSUER, "of its issuer nothing has been seen"
+    unseen = examine(judge, device)
+    assert isinstance(unseen, Refused)
+    assert unseen.code is RefusalCode.UNTRUSTED_ISSUER, "of its issuer nothing has been seen"
+    assert unseen.serial == device.revocation.key[1].to_bytes(20, "big").hex().lstrip("0"), "by which it is found"
     assert code(judge, device, PLANT, PKI.root) == "root"
     assert code(judge, device) == "root"
     # Another CA of the same name has signed this one.
