@@ -4,8 +4,8 @@ Rules
 -----
 1. A bundle trusts only what it was given: its anchors are the certificates in its files, none of the system's.
 2. A path ends at the first anchor in it. If an anchor is a renewed certificate of a CA in the path (same name and key,
-   later end), the path ends there with that anchor. An anchor whose own issuer is also an anchor, listed before or after
-   it, is still looked up in that issuer's CRLs: it is trusted, and can be revoked, as can every CA above it.
+   later end), the path ends there with that anchor. An anchor whose own issuer is also an anchor, wherever that one is
+   listed, is still looked up in that issuer's CRLs: it is trusted, and can be revoked, as can every CA above it.
 3. Immutable; no I/O, no clock.
 """
 
