@@ -17,6 +17,7 @@ Does not handle: what an option means (`broker.mosquitto.conversion`).
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -26,6 +27,9 @@ from broker.mosquitto.line import Line
 from broker.settings.mosquitto_options import OPTIONS, Place, option
 from provisioning.program.given_file import SETTINGS_BYTES, text_of
 
+_BLANK: Final = " \t\r"
+_BLANKS: Final = re.compile(r"[ \t]+")
+"""Other white space is part of a name or a value."""
 _DEFAULT_PORT: Final = 1883
 _MOST_PORT: Final = 65_535
 _BEGIN_A_PLUGIN: Final = frozenset({"auth_plugin", "global_plugin", "plugin", "plugin_load", "plugin_use"})
@@ -121,11 +125,13 @@ def _lines(path: Path, name: str = "") -> list[Line]:
         raise UnreadableConf(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UnreadableConf(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error
+    if "\0" in text:
+        raise UnreadableConf(f"{path} is not text: it contains a NUL")
     lines = []
     for number, raw in enumerate(text.split("\n"), 1):
-        key, *rest = raw.split(maxsplit=1) or ("#",)
-        if not key.startswith("#"):
-            lines.append(Line(number, key, "".join(rest).strip(), name))
+        key, *rest = _BLANKS.split(raw.strip(_BLANK), maxsplit=1)
+        if key and not key.startswith("#"):
+            lines.append(Line(number, key, "".join(rest), name))
     return lines
 
 
@@ -160,7 +166,7 @@ class _Sorting:
 
     def _of_listener(self, line: Line, current: Listener | None) -> Listener:
         if line.key == "listener":
-            port, *address = line.value.split()
+            port, *address = line.words
             current = Listener(line, self._port(line, port, least=0), "" if not address else address[0])
             if current.address.startswith("#"):
                 current.address = ""

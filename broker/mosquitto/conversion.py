@@ -196,7 +196,7 @@ class _Settings:
 
     def _broker(self, whom: list[str], policy_file: Path, how: str) -> list[Setting]:
         said = self._alike.said
-        settings = [Setting(key, said[key].value, said[key].where) for key in ("certfile", "keyfile") if key in said]
+        settings = [Setting(key, said[key].value, self._where(key)) for key in ("certfile", "keyfile") if key in said]
         settings.append(
             Setting("cafile", whom[0] if whom else "", "for a provisioning service; clients' CAs: anchors, below")
         )
@@ -204,7 +204,7 @@ class _Settings:
         if acl is None:
             why = "There is no acl_file: as with mosquitto, every client may publish and subscribe to everything."
         else:
-            why = f"{acl.where}: acl_file."
+            why = f"{self._where('acl_file') or acl.where}: acl_file."
         if not self._rules.for_all:
             why += " It has no rules for all clients, so only those that it names are admitted; mosquitto admits the "
             why += "others too, and allows them nothing."
@@ -244,7 +244,7 @@ class _Settings:
             settings.append(Setting("state_dir", place, f"{line.where}; only the broker's user may write there"))
         types = [line for line in self._conf.repeated if line.key == "log_type"]
         if types:
-            settings.append(Setting("log_level", self._level(types), types[0].where))
+            settings.append(Setting("log_level", self._level(types), ", ".join(line.where for line in types)))
         return settings
 
     def _level(self, types: Sequence[Line]) -> str:
@@ -263,7 +263,7 @@ class _Settings:
         )
         settings = [Setting("name", "mosquitto"), Setting("anchors", whom, self._where("cafile", "capath"))]
         if "crlfile" in said:
-            settings.append(Setting("crlfile", [said["crlfile"].value], said["crlfile"].where))
+            settings.append(Setting("crlfile", [said["crlfile"].value], self._where("crlfile")))
         else:
             settings.append(
                 Setting(
@@ -279,10 +279,11 @@ class _Settings:
         ]
         if by_name:
             why = "use_username_as_clientid: a client may leave the identifier empty, or send its name."
-            settings.append(Setting("client_id", "equal", said["use_username_as_clientid"].where, why))
+            settings.append(Setting("client_id", "equal", self._where("use_username_as_clientid"), why))
         else:
             why = "A client's identifier is its name, or begins with it and '-', where mosquitto allows any. Name those"
-            settings.append(Setting("client_id", "prefix", why=f"{why} that need another in any_client_id."))
+            where = self._where("use_username_as_clientid")
+            settings.append(Setting("client_id", "prefix", where, f"{why} that need another in any_client_id."))
             settings.append(Setting("any_client_id", list(self._rules.names), "those with rules of their own"))
         where = self._where("use_identity_as_username")
         identity = [Setting("source", "common-name", where), Setting("group", _GROUP)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
+_BLANKS: Final = re.compile(r"[ \t]+")
 _TRUTH: Final = {"true": True, "1": True, "false": False, "0": False}
 _LEAST, _MOST = -(2**31), 2**31 - 1
 
@@ -33,7 +35,12 @@ class Line:
     @property
     def first(self) -> str:
         """The first word of the value: mosquitto ignores others behind a number, a truth or a word."""
-        return self.value.split(maxsplit=1)[0]
+        return self.words[0]
+
+    @property
+    def words(self) -> list[str]:
+        """The words of the value, at least one."""
+        return _BLANKS.split(self.value)
 
     def is_true(self) -> bool:
         """Return the value as true or false. Raises `InvalidValue`."""

@@ -17,6 +17,7 @@ Rules
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -148,7 +149,7 @@ def _qos(line: Line) -> str:
 
 
 def _versions(line: Line) -> str:
-    given = set(line.value.replace(",", " ").split())
+    given = set(re.split(r"[, \t]+", line.value))
     if not given >= _VERSIONS:
         raise InvalidValue(f"{line.value}: 3.1.1 and 5.0 are accepted, neither can be refused; write 4, 5")
     return "MQTT 3.1 is not spoken" if "3" in given else "every listener speaks MQTT 3.1.1 and 5.0"
@@ -231,9 +232,8 @@ def doors(listeners: Sequence[Listener], findings: Findings) -> tuple[list[Setti
 def _table(listener: Listener, findings: Findings) -> list[Setting]:
     said = listener.said
     of = [listener.begun, *(said[key] for key in ("port", "bind_address", "socket_domain") if key in said)]
-    where = ", ".join(dict.fromkeys(line.where for line in of))
     host = listener.address or _EVERY.get(listener.value("socket_domain"), "::")
-    settings = [Setting("port", listener.port, where)]
+    settings = [Setting("port", listener.port, _where(of))]
     if listener.address:
         settings.append(Setting("host", host))
     else:
@@ -248,7 +248,7 @@ def _table(listener: Listener, findings: Findings) -> list[Setting]:
     settings.append(Setting("protocol", protocol, said["protocol"].where))
     origins = [findings.value(line, _origin, otherwise="") for line in listener.origins]
     if origins:
-        settings.append(Setting("websocket_origins", origins, listener.origins[0].where))
+        settings.append(Setting("websocket_origins", origins, _where(listener.origins)))
     else:
         settings.append(
             Setting(
@@ -259,6 +259,10 @@ def _table(listener: Listener, findings: Findings) -> list[Setting]:
             )
         )
     return settings
+
+
+def _where(lines: Sequence[Line]) -> str:
+    return ", ".join(dict.fromkeys(line.where for line in lines))
 
 
 def _origin(line: Line) -> str:

@@ -1,5 +1,8 @@
 """A mosquitto.conf with certificates, a CRL and an ACL file: Debian's mosquitto runs it, and the broker what is made of
 it by ``fleet-broker config convert``; the same clients get the same answers.
+
+Both take a client's name from its certificate, so anonymous clients and passwords, which the file has too, have no
+effect; and both trust of a directory only the CA that lies there under the hash of its name.
 """
 
 from __future__ import annotations
@@ -37,6 +40,8 @@ for_name other stranger sensor-1
 printf '[ca]\ndefault_ca=ca\n[ca]\ndatabase=index\ndefault_md=sha256\ndefault_crl_days=30\n' > ca.cnf && : > index
 crl() { openssl ca -config ca.cnf -cert ca.crt -keyfile ca.key "$@" 2> ca.err; }
 crl -revoke revoked.crt && crl -gencrl -out ca.crl
+mkdir cas && cp other.crt cas && ln -s ../ca.crt cas/$(openssl x509 -hash -noout -in ca.crt).0
+printf 'a:$7$101$AAAAAAAAAAAAAAAA$AAAA\n' > passwd && chmod 600 passwd
 """
 ACL = """\
 pattern readwrite sensors/%u/#
@@ -52,6 +57,8 @@ topic read $SYS/#
 """
 CONF = """\
 per_listener_settings false
+allow_anonymous true
+password_file {directory}/passwd
 persistence true
 persistence_location {directory}/
 max_inflight_messages 20
@@ -61,7 +68,7 @@ log_dest stderr
 log_type all
 {user}
 listener {port} 127.0.0.1
-cafile {directory}/ca.crt
+capath {directory}/cas
 certfile {directory}/localhost.crt
 keyfile {directory}/localhost.key
 crlfile {directory}/ca.crl
@@ -73,7 +80,7 @@ MORE = """\
 acl_file {directory}/acl
 listener {web} 127.0.0.1
 protocol websockets
-cafile {directory}/ca.crt
+capath {directory}/cas
 certfile {directory}/localhost.crt
 keyfile {directory}/localhost.key
 crlfile {directory}/ca.crl

@@ -356,3 +356,6 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(UnreadableConf, match="is not UTF-8"):
         converted(tmp_path / "binary")
+    (tmp_path / "binary").write_bytes(b"port 1\0")
+    with pytest.raises(UnreadableConf, match="is not text: it contains a NUL"):
+        converted(tmp_path / "binary")
