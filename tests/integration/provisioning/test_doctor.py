@@ -128,7 +128,10 @@ def test_files_that_root_has_made_in_another_s_directory_are_named(tmp_path: Pat
     (finding,) = found["files"]
     user = user_argument(somebody)
     assert (code, finding["remedy"]) == (1, f"chown {user} {directory / 'fleet.db'} {directory / 'issuing-ca.key'}")
-    assert f"fleet.db, issuing-ca.key: owned by root; the directory is {user}'s" in finding["detail"]
+    assert (
+        f"fleet.db, issuing-ca.key: owned by root; a service that runs as the directory's owner, {user},"
+        in finding["detail"]
+    )
 
 
 def test_what_was_restored_by_half_is_named_and_nothing_is_made_in_its_place(tmp_path: Path) -> None:

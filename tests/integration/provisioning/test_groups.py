@@ -72,7 +72,7 @@ def test_a_group_that_goes_too_fast_is_told_when_to_come_back_and_spends_nothing
         (("create", "west", "--way", "token", "--closed"), "contradict"),
         (("show", "nowhere"), "GROUP_UNKNOWN: no group 'nowhere' is configured"),
         (("set", "nowhere", "--lifetime", "90"), "GROUP_UNKNOWN"),
-        (("set", "nowhere"), "give what shall change"),
+        (("set", "nowhere"), "give at least one rule to change"),
     ],
 )
 def test_what_is_wrong_is_said(service: ProvisioningService, arguments: tuple[str, ...], words: str) -> None:
