@@ -76,7 +76,7 @@ def test_without_the_pin_or_the_token_the_service_says_what_it_needs(
     (tmp_path / "pin").touch(0o600)
     (tmp_path / "pin").write_text("9999\n")
     done = ProvisioningService(service.dir, settings).command(*serve, "--pkcs11-pin-file", str(tmp_path / "pin"))
-    wrong = "the PIN of token 'fleet' is wrong: correct it, a token locks after a few tries"
+    wrong = "the PIN of token 'fleet' is wrong: correct it; a token locks after a few tries"
     assert (done.returncode, done.stderr) == (1, f"fleet-provisioning: the key of issuing-ca: {wrong}\n")
     # The doctor says the same, and takes what he asks for.
     idle = ProvisioningService(service.dir, settings)
