@@ -139,7 +139,14 @@ def _judge_broker(conf: Conf, findings: Findings, *, named: bool) -> None:
 
 def _also(lines: Sequence[Line]) -> str:
     """Return which lines belong to the first of *lines*."""
-    return f" (with {', '.join(each.where for each in lines[1:])})" if lines[1:] else ""
+    runs: list[list[Line]] = []
+    for each in lines[1:]:
+        if runs and (runs[-1][-1].file, runs[-1][-1].number + 1) == (each.file, each.number):
+            runs[-1].append(each)
+        else:
+            runs.append([each])
+    told = [run[0].where + (f" to {run[-1].number}" if run[1:] else "") for run in runs]
+    return f" (with {', '.join(told)})" if told else ""
 
 
 def _anchors(alike: Shared, findings: Findings) -> list[str]:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from broker.mosquitto.conf import Listener
+from broker.mosquitto.conf import BEGIN, Listener
 from broker.mosquitto.findings import Findings
 from broker.mosquitto.line import InvalidValue, Line
 from broker.mosquitto.setting import Setting
@@ -66,6 +66,12 @@ def judge(listener: Listener, others: Sequence[Listener], findings: Findings) ->
         findings.impossible(listener.said["psk_hint"], f"{OPTIONS['psk_hint'].text}{apart}")
         return False
     if "certfile" not in listener.said and "keyfile" not in listener.said:
+        if listener.begun.key not in BEGIN:
+            findings.impossible(
+                listener.begun,
+                f"above the first listener it opens one at port {listener.port}, without TLS: move it below that line",
+            )
+            return False
         findings.impossible(
             listener.begun,
             f"port {listener.port} is without TLS, and the broker speaks nothing else: give it certfile, keyfile, "

@@ -135,7 +135,7 @@ require_certificate
     ]
     by_line = {line.split(": ")[0]: line for line in told}
     assert by_line["line 3"].endswith("or remove it; or convert the others alone: --listener 8883")
-    assert "(with line 12, line 13)" in by_line["line 11"]
+    assert "(with line 12 to 13)" in by_line["line 11"]
     assert "(with line 15)" in by_line["line 14"]
     assert by_line["line 10"] == "line 10: boggus: mosquitto 2.0 and 2.1 have no such option"
 
@@ -144,6 +144,15 @@ require_certificate
 def test_mosquitto_s_own_listener_is_one_without_tls(write: Write, text: str) -> None:
     (told,) = problems(write(text))
     assert told.startswith("listener: there is none, and mosquitto's own is without TLS")
+
+
+def test_an_option_above_the_first_listener_opens_another_one(write: Write) -> None:
+    """As in mosquitto, where nobody expects it: port 1883, open to the network."""
+    (told,) = problems(write(f"max_connections 5\n{NAMED}"))
+    assert told == (
+        "line 1: max_connections: above the first listener it opens one at port 1883, without TLS: "
+        "move it below that line"
+    )
 
 
 @pytest.mark.parametrize("missing", ["require_certificate", "use_identity_as_username", "cafile", "keyfile"])
