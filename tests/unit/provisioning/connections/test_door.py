@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
+import uvloop
 from structlog.testing import capture_logs
 
 from provisioning.connections import door as door_module
 from provisioning.connections.door import Door
 from provisioning.connections.places import Place, Places
+from provisioning.pki.polite_handshake import PoliteHandshake
+from provisioning.pki.renewable_context import RenewableContext
 from provisioning.pki.tls import ClientCertificate, server_context
 from tests.support.descriptors import a_shell_that_allows
 from tests.support.pki import shared_pki
@@ -156,6 +160,44 @@ async def test_who_fails_the_handshake_gives_his_place_back() -> None:
             await asyncio.sleep(FEW)
         client.send(b"GET / HTTP/1.1\r\n\r\n")
         await empty(places)
+
+
+NO_TLS = b"GET / HTTP/1.1\r\n\r\n"
+NO_HELLO = b"\x16\x03\x01\x00\x05hello"
+UNEXPECTED_MESSAGE = b"\x15\x03\x03\x00\x02\x02\x0a"
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize(("sent", "alert"), [(NO_TLS, b""), (NO_HELLO, UNEXPECTED_MESSAGE)], ids=["http", "no hello"])
+def test_who_is_refused_reads_the_alert_and_then_the_end(
+    loop: Callable[[], asyncio.AbstractEventLoop], sent: bytes, alert: bytes
+) -> None:
+    """He need not close the connection himself (RFC 8446 §6.2); and nothing of ours keeps the handshake."""
+
+    def handshakes() -> int:
+        return sum(isinstance(each, PoliteHandshake) for each in gc.get_objects())
+
+    async def visit() -> None:
+        pki, places = shared_pki(), Places(2)
+        context = server_context(pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.OPTIONAL)
+        async with opened(places, context=RenewableContext(context)) as (_, client):
+            client.send(sent)
+            answer = b""
+            while part := await greeted(client):
+                answer += part
+            assert answer == alert
+            await empty(places)
+            # asyncio's own transport keeps it.
+            while handshakes() and loop is uvloop.new_event_loop:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(FEW)
+
+    gc.collect()
+    gc.disable()  # Otherwise it would find what keeps itself alive.
+    try:
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(visit())
+    finally:
+        gc.enable()
 
 
 async def test_that_somebody_had_no_room_is_said_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
