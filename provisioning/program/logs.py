@@ -79,8 +79,8 @@ class _Lines(logging.Formatter):
         return _as_json(line)
 
 
-def configure_logging(worker: int | None = None, *, least: int = logging.INFO) -> None:
-    """Send this process's logs to stderr, of level *least* and above.
+def configure_logging(worker: int | None = None, *, least: str = "info") -> None:
+    """Send this process's logs to stderr, of level *least* (debug, info, warning, error) and above.
 
     *worker* is its number among several, and is on each of its lines.
     """
@@ -100,7 +100,7 @@ def configure_logging(worker: int | None = None, *, least: int = logging.INFO) -
             fit_for_terminal if watched else structlog.processors.format_exc_info,
             structlog.dev.ConsoleRenderer() if watched else structlog.processors.JSONRenderer(_as_json),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(least),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[least.upper()]),
         logger_factory=structlog.WriteLoggerFactory(lines),
         cache_logger_on_first_use=True,
     )

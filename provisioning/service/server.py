@@ -43,6 +43,7 @@ from provisioning.connections.peer_certificate_protocol import PeerCertificatePr
 from provisioning.connections.places import Places
 from provisioning.directory.audit_key import make_audit_key, read_audit_key
 from provisioning.directory.closed_directory import check_directory_closed, warn_of_open_secrets
+from provisioning.directory.doubts import doubts
 from provisioning.directory.files import AuthorityFiles
 from provisioning.directory.in_charge import in_charge
 from provisioning.errors import ConfigurationError, Refused
@@ -159,6 +160,8 @@ async def _running(
     check_directory_closed(settings)
     if place is None or place.leads:
         warn_of_open_secrets(settings)
+        for doubt in doubts(settings):
+            log.warning("setting is probably a mistake", detail=str(doubt))
     check_trust_domain_kept(settings, authority.files)
     postgresql = settings.resolved_database_url.startswith("postgresql")
     async with contextlib.AsyncExitStack() as held:
