@@ -69,7 +69,7 @@ class PoliteHandshake(ssl.SSLObject):
             return
         raise ssl.SSLWantReadError(*_ALERT_FIRST)
 
-    def read(self, len: int = 1024, buffer: bytearray | None = None) -> Any:  # noqa: A002 - as in `ssl`
+    def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002 - as in `ssl`
         """Return what `ssl.SSLObject.read` does; a failure is raised on the next call, after the alert was sent."""
         if self._failure is not None:
             raise copy.copy(self._failure)
