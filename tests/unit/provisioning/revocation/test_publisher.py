@@ -146,6 +146,15 @@ async def test_no_two_lists_are_of_the_same_second_whoever_makes_them_and_when_h
     assert shard.current.this_update == fleet.clock(), "another list"
 
 
+async def test_no_two_lists_are_of_the_same_second_from_then_on_when_the_clock_was_set_back(fleet: Fleet) -> None:
+    fleet.clock.advance(timedelta(days=1))
+    first, second = (CrlPublisher(fleet.database, plan(fleet), fleet.clock, passing(fleet)) for _ in range(2))
+    await first.start()
+    fleet.clock.advance(timedelta(days=-1))
+    made = [(await each.publish()).this_update for each in (first, second, first)]
+    assert made == [NOON + timedelta(seconds=after) for after in range(3)]
+
+
 async def test_as_many_lists_are_stored_as_tell_what_was_said_lately(fleet: Fleet) -> None:
     publisher = CrlPublisher(fleet.database, plan(fleet), fleet.clock)
     await publisher.start()
