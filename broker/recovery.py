@@ -24,6 +24,7 @@ from broker.mqtt.errors import PacketError
 from broker.mqtt.message import Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
 from broker.session.framing import framing
+from broker.session.incoming import Incoming
 from broker.session.session import NEVER, Session
 from broker.session.will import Will
 from broker.store.journal import Journal
@@ -67,7 +68,7 @@ def _recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) ->
     for row, packet_id in store.rows("SELECT * FROM incoming"):
         session = sessions[row]
         if session.incoming is None:
-            session.incoming = set()
+            session.incoming = Incoming()
         session.incoming.add(packet_id)  # One by one: there may be 65,535.
     _retained(engine, store, journal, now)
     _replays(engine, store, unfinished)

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -37,7 +38,7 @@ from provisioning.commands import (
     token_commands,
 )
 from provisioning.commands.ceremony_command import PassphraseFile, PinFile, now
-from provisioning.commands.service_command import Json, fail, print_document, say, warn_of_open, warn_of_short
+from provisioning.commands.service_command import Json, fail, print_document, say, warn_of_doubts, warn_of_open
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.program import command_line
 from provisioning.program.command_group import command_group
@@ -47,6 +48,7 @@ from provisioning.program.version_option import version_option
 
 if TYPE_CHECKING:
     from provisioning.config import Settings
+    from provisioning.program.service_manager import ServiceManager
 
 app = command_group(name="fleet-provisioning")
 
@@ -164,7 +166,7 @@ def init(
         from provisioning.directory.files import ISSUING_CA, OPERATOR
         from provisioning.program.logs import configure_logging
 
-    configure_logging(least=logging.ERROR)  # What it does it says at its end, and what is in its way there.
+    configure_logging(least="error")  # What it does it says at its end, and what is in its way there.
     with explained():
         settings = settings_of(
             directory,
@@ -176,7 +178,7 @@ def init(
         )
         warn_of_open(settings.passphrase_file, settings.pkcs11_pin_file)
         files = asyncio.run(found(settings, server_name or settings.server_names or DEFAULT_SERVER_NAMES, now))
-        warn_of_short(settings)
+        warn_of_doubts(settings)
     if as_json:
         made = {"directory": files.directory, "trust_anchors": files.bundle, "operator_key": files.key(OPERATOR)}
         certificates = {"operator": files.certificate(OPERATOR), "issuing_ca": files.certificate(ISSUING_CA)}
@@ -218,6 +220,14 @@ def serve(
     passphrase_file: PassphraseFile = None,
     public_http_url: PublicHttpUrl = None,
     pin_file: PinFile = None,
+    log_level: Annotated[
+        str | None,
+        typer.Option(
+            help="debug, info, warning or error (default: info).",
+            autocompletion=lambda: ["debug", "info", "warning", "error"],
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print that line as JSON.")] = False,
 ) -> None:
     """Run the service until SIGINT or SIGTERM. One line on stdout says when and where it accepts connections.
@@ -234,11 +244,10 @@ def serve(
         from provisioning.program import core_dumps
         from provisioning.program.descriptors import take_all
         from provisioning.program.logs import configure_logging
+        from provisioning.program.service_manager import ServiceManager
         from provisioning.service.server import serve as serve_until_stopped
 
-    configure_logging()
-    take_all()
-    core_dumps.forbid()
+    manager = ServiceManager.named_in(os.environ)
 
     def again() -> Settings:
         return settings_of(
@@ -251,20 +260,26 @@ def serve(
             passphrase_file=passphrase_file,
             public_http_url=public_http_url,
             pkcs11_pin_file=pin_file,
+            log_level=log_level,
         )
 
     with explained():
         settings = again()
+        configure_logging(least=settings.log_level)
+        take_all()
+        core_dumps.forbid()
         AuthorityFiles(settings.directory).check_there()  # First: a port that is taken is not what is wrong then.
         if settings.workers == 1:
-            run(lambda: serve_until_stopped(settings, again, as_json=as_json))
+            run(lambda: serve_until_stopped(settings, again, manager, as_json=as_json))
             return
-        code = _serve_with_workers(settings, again, as_json=as_json)
+        code = _serve_with_workers(settings, again, manager, as_json=as_json)
     if code:
         raise typer.Exit(code)
 
 
-def _serve_with_workers(settings: Settings, again: Callable[[], Settings], *, as_json: bool) -> int:
+def _serve_with_workers(
+    settings: Settings, again: Callable[[], Settings], manager: ServiceManager, *, as_json: bool
+) -> int:
     """Run the settings' number of workers until they have ended; return the exit code."""
     from provisioning.connections.listening import bound_for, check_public
     from provisioning.program.logs import configure_logging
@@ -276,7 +291,7 @@ def _serve_with_workers(settings: Settings, again: Callable[[], Settings], *, as
     last_good = LastGood(settings, again)
 
     def work(place: WorkerPlace) -> int:
-        configure_logging(place.number)
+        configure_logging(place.number, least=settings.log_level)
         try:
             with explained():
                 run(lambda: serve_as_worker(settings, again, place, last_good.read))
@@ -287,7 +302,8 @@ def _serve_with_workers(settings: Settings, again: Callable[[], Settings], *, as
     check_public(settings)
     check_workers(settings)
     with bound_for(settings, settings.workers) as places:
-        return Supervisor(places, work, lambda: say_ready(places[0], as_json=as_json), on_hangup=last_good.reload).run()
+        on_ready = partial(say_ready, places[0], as_json=as_json)
+        return Supervisor(places, work, on_ready, on_hangup=last_good.reload, manager=manager).run()
 
 
 @app.command()

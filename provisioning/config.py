@@ -11,7 +11,7 @@ import os
 from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -164,6 +164,8 @@ class Settings(BaseSettings):
     """How many of them at once."""
     metrics: MetricsExposure = MetricsExposure.OFF
     """Prometheus metrics at /metrics of the plain HTTP port: off, loopback (this machine only) or public."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important lines of the service's log."""
 
     _read_from: Path | None = PrivateAttr(default_factory=_now_read)
 

@@ -37,7 +37,7 @@ from http import HTTPStatus
 import structlog
 
 from broker.admin.crls import crl_document, trial_facts
-from broker.admin.explain import InvalidCertificateFile, checked, read_certificates, why
+from broker.admin.explain import InvalidCertificateFile, checked, near_names, read_certificates, why
 from broker.admin.health import store_state
 from broker.admin.http_server import Request, Response, problem
 from broker.admin.newcomers import admits
@@ -63,6 +63,7 @@ from broker.sources.anchor_urls import AnchorUrls
 from broker.sources.staple import Staple
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.revocation import certificate_key
+from provisioning.program.near_names import did_you_mean
 from provisioning.program.version import product_version
 
 log = structlog.get_logger("broker")
@@ -215,7 +216,11 @@ class AdminApi:
         except OfAnotherDomain as error:
             return problem(HTTPStatus.NOT_FOUND, "NO_SUCH_SESSION", str(error))
         if not ended:
-            return problem(HTTPStatus.NOT_FOUND, "NO_SUCH_SESSION", "no such client is connected")
+            meant = selection.anything or selection.client or selection.device
+            among = Selection(connected=None if forget else True)
+            near = [] if meant is None else await near_names(self._served.engine, meant, among)
+            detail = f"no such client is connected{f'; {did_you_mean(near)}' if near else ''}"
+            return problem(HTTPStatus.NOT_FOUND, "NO_SUCH_SESSION", detail)
         return Response.json({"kicked": ended})
 
     async def _reload(self, request: Request) -> Response:

@@ -18,8 +18,10 @@ from broker.admission.peer import Peer
 from broker.admission.refusal import Refused
 from broker.admission.remedy import REMEDIES
 from broker.engine.engine import Engine
-from broker.engine.history import Event
+from broker.engine.history import Event, Happened
+from provisioning.pki.identity import SCHEME, Identity
 from provisioning.pki.tls import certificates_in
+from provisioning.program.near_names import NearNames
 from provisioning.program.printable import printable
 
 _STRETCH = 200
@@ -38,7 +40,7 @@ async def why(engine: Engine, about: str) -> dict[str, Any]:
     """Return what is known about *about*: a client identifier, name, identity, serial number or address.
 
     ``nearby`` are refusals at the client's addresses, ``claimed`` those elsewhere of whoever asked for it as a client
-    identifier: neither has proved who it is.
+    identifier: neither has proved who it is. ``near`` are similar names, if nothing at all is known.
     """
     serial = normal_serial(about) if len(about) > 1 else ""
     events: list[Event] = []
@@ -66,8 +68,39 @@ async def why(engine: Engine, about: str) -> dict[str, Any]:
         "events": _shown(events, now, wall),
         "nearby": _shown(nearby, now, wall),
         "claimed": _shown(claimed, now, wall),
+        "near": [] if sessions or events or claimed else await near_names(engine, about),
         "remembered": len(engine.history),
     }
+
+
+async def near_names(engine: Engine, about: str, among: Selection | None = None) -> list[str]:
+    """Return the names most like *about*: of the sessions in *among*; None: of all, and of proved identities before.
+
+    If *about* has a trust domain before it, or is an identity, so have they. What strangers ask for is left out: they
+    could suggest names of their own.
+    """
+    near = NearNames(about)
+
+    def see(client_id: str, identity: Identity | str) -> None:
+        uri = str(identity)
+        name = uri.rpartition("/")[2]
+        if about.startswith(SCHEME):
+            near.see(uri)
+            return
+        domain = f"{uri.removeprefix(SCHEME).partition('/')[0]}/" if "/" in about else ""
+        for each in {printable(client_id), name}:
+            near.see(f"{domain}{each}" if each else "")
+
+    async for found in matching(engine, among or Selection()):
+        for session in found:
+            see(session.client_id, session.owner)
+    for number, of_one in enumerate(engine.history.known() if among is None else ()):
+        for event in of_one:
+            if event.identity is not None:
+                see(event.client_id if event.what is not Happened.REFUSED else "", event.identity)
+        if number % _STRETCH == 0:
+            await asyncio.sleep(0)
+    return near.found
 
 
 def read_certificates(pem: bytes) -> list[x509.Certificate]:

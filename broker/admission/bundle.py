@@ -4,8 +4,8 @@ Rules
 -----
 1. A bundle trusts only what it was given: its anchors are the certificates in its files, none of the system's.
 2. A path ends at the first anchor in it. If an anchor is a renewed certificate of a CA in the path (same name and key,
-   later end), the path ends there with that anchor. An anchor whose own issuer is also an anchor is still looked up in
-   that issuer's CRLs: it is trusted, and can be revoked.
+   later end), the path ends there with that anchor. An anchor whose own issuer is also an anchor, wherever that one is
+   listed, is still looked up in that issuer's CRLs: it is trusted, and can be revoked, as can every CA above it.
 3. Immutable; no I/O, no clock.
 """
 
@@ -66,9 +66,9 @@ class TrustBundle:
         self.feed_terms = feed_terms
         """How closely the feed must be followed; None: as in the broker's own setting."""
         self._anchors: dict[bytes, Issuer] = {}
-        for certificate in sorted(anchors, key=_is_self_issued, reverse=True):
-            above = self._anchor_above(certificate)
-            self._anchors[_der(certificate)] = Issuer(certificate, self, above, is_anchor=True)
+        roots_first = sorted(anchors, key=_is_self_issued, reverse=True)
+        for certificate in roots_first:
+            self._anchor(certificate, roots_first)
         self.anchor_keys = frozenset(each.key_id for each in self._anchors.values())
         """The key identifiers of the anchors."""
 
@@ -96,6 +96,22 @@ class TrustBundle:
         issuer.fault = fault
         return issuer
 
+    def _anchor(
+        self, certificate: x509.Certificate, given: Sequence[x509.Certificate], below: tuple[x509.Certificate, ...] = ()
+    ) -> Issuer:
+        """Return *certificate* as an anchor; the one of *given* that issued it comes first, wherever it is listed.
+
+        *below* are the anchors that wait for this one. CAs may have certified each other: one of those has none above.
+        """
+        known = self._anchors.get(_der(certificate))
+        if known is not None:
+            return known
+        below = (*below, certificate)
+        above = _issuer_in([each for each in given if each not in below], certificate)
+        anchor = Issuer(certificate, self, None if above is None else self._anchor(above, given, below), is_anchor=True)
+        self._anchors[_der(certificate)] = anchor
+        return anchor
+
     def _renewed(self, authority: x509.Certificate) -> Issuer | None:
         """Return the anchor that has renewed *authority*: it has the same key, so signatures of one are the other's."""
         key, ends = spki_of(authority.public_key()), authority.not_valid_after_utc
@@ -109,9 +125,15 @@ class TrustBundle:
         return max(renewals, key=lambda each: each.not_after, default=None)
 
     def _anchor_above(self, certificate: x509.Certificate) -> Issuer | None:
-        if _is_self_issued(certificate):
-            return None
-        return next((each for each in self._anchors.values() if is_issued_by(certificate, each.certificate)), None)
+        above = _issuer_in([each.certificate for each in self._anchors.values()], certificate)
+        return None if above is None else self._anchors[_der(above)]
+
+
+def _issuer_in(authorities: Sequence[x509.Certificate], certificate: x509.Certificate) -> x509.Certificate | None:
+    """Return the first of *authorities* that has issued *certificate*; None: it is a root, or none has."""
+    if _is_self_issued(certificate):
+        return None
+    return next((each for each in authorities if is_issued_by(certificate, each)), None)
 
 
 def _is_self_issued(certificate: x509.Certificate) -> bool:

@@ -12,6 +12,7 @@ import typer
 
 from broker.commands.admin_command import Config, Json, Socket, StateDir, admin_client, print_json
 from provisioning.program.hung_line import print_hung
+from provisioning.program.near_names import did_you_mean
 from provisioning.program.printable import printable
 
 _SET_IN = 4
@@ -62,6 +63,8 @@ def _print_answer(answer: dict[str, Any]) -> None:
         sys.stdout.write(
             f"nothing else is known of it; the broker remembers {remembered} event{'' if remembered == 1 else 's'}\n"
         )
+        if near := answer.get("near"):
+            sys.stdout.write(f"{did_you_mean(near)}\n")
         if not answer["sessions"]:
             print_hung(f"    {_ABOUT_TLS}", _SET_IN)
     _print_events(answer["events"])

@@ -124,8 +124,7 @@ def _seen(connection: Client, session: Session, packet_id: int) -> bool:
     if packet_id in incoming:
         return True
     quota = connection.terms.limits.max_inflight
-    opened = len(incoming) - len(session.carried or ())  # MQTT 5 §4.9: each connection has a new quota.
-    if opened >= quota:  # [MQTT-3.3.4-8]: we announced this Receive Maximum.
+    if incoming.opened >= quota:  # [MQTT-3.3.4-8]: we announced this Receive Maximum.
         raise ProtocolError("more QoS 2 messages than the receive maximum", ReasonCode.RECEIVE_MAXIMUM_EXCEEDED)
     if len(incoming) >= _QUOTAS_KEPT * quota:
         raise ProtocolError(

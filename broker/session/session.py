@@ -39,6 +39,7 @@ from broker.mqtt.message import Deliverable, Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
 from broker.session.connection import Connection
 from broker.session.framing import PLAIN_V4, Framing
+from broker.session.incoming import Incoming
 from broker.session.inflight import LARGE, Inflight, out_of_order
 from broker.session.queue import MessageQueue, QueueLimits
 from broker.session.will import Will
@@ -67,7 +68,6 @@ class Session:
         "_queue",
         "_receive_maximum",
         "authorities",
-        "carried",
         "certificate",
         "choked",
         "client_id",
@@ -112,10 +112,8 @@ class Session:
         self.will: Will | None = None
         """The will, from CONNECT until it is sent or cancelled."""
         self.will_due_at = 0.0
-        self.incoming: set[int] | None = None
+        self.incoming: Incoming | None = None
         """Packet identifiers of QoS 2 messages from the client, between PUBLISH and PUBREL."""
-        self.carried: set[int] | None = None
-        """Those that came over an earlier connection: they do not count against the present Receive Maximum."""
         self.journal: Journal | None = None
         """Where its state is recorded, if it is persistent; None for a session that ends with its connection."""
         self.row = 0
@@ -180,13 +178,14 @@ class Session:
     def connect(self, connection: Connection, written: Framing, *, receive_maximum: int) -> None:
         """Attach *connection*, whose packets are encoded as *written* says."""
         self.outbox.clear()  # QoS 0 messages of this turn: CONNACK must come first.
-        self.carried = set(self.incoming) if self.incoming else None
         self.connection = connection
         self.framing = written
         self.choked = False
         self._receive_maximum = receive_maximum
         if self.inflight is not None:
             self.inflight.restart(receive_maximum)
+        if self.incoming is not None:
+            self.incoming.restart()
 
     def disconnect(self) -> None:
         """Detach the connection; what was not written is dropped (QoS 0) or stays inflight (QoS 1)."""
@@ -451,13 +450,11 @@ class Session:
     def note_incoming(self, packet_id: int, *, known: bool) -> None:
         """Record the packet identifier of a QoS 2 message from the client, or that it is free again."""
         if self.incoming is None:
-            self.incoming = set()
+            self.incoming = Incoming()
         if known:
             self.incoming.add(packet_id)
         else:
             self.incoming.discard(packet_id)
-            if self.carried:
-                self.carried.discard(packet_id)
         if self.journal is not None:
             self.journal.incoming(self.row, packet_id, known=known)
 

@@ -74,6 +74,7 @@ HOT = [
     "broker/routing/tree.py",
     "broker/session/aliases.py",
     "broker/session/framing.py",
+    "broker/session/incoming.py",
     "broker/session/inflight.py",
     "broker/session/queue.py",
     "broker/session/registry.py",

@@ -61,7 +61,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "certificate": "valid", "certificates": 2,
     },
     "IssuedCertificate": _CERTIFICATE,
-    "CertificateDetails": _CERTIFICATE | {"pem": _PEM},
+    "CertificateDetails": _CERTIFICATE | {"pem": _PEM, "chain": _PEM},
     "RevokedCertificate": {
         "serial": _SERIAL, "device": "meter-17", "reason": "keyCompromise", "revoked_at": _NOW, "sequence": 1042,
         "invalidity_date": None,

@@ -22,6 +22,7 @@ FIELDS: Final = {
     "certificate": "The certificate, PEM.",
     "certificate_not_after": f"When its last certificate expires or expired ({_MOMENT}).",
     "certificates": "How many certificates.",
+    "chain": "Certificate of its issuing CA, PEM; empty if the root issued it.",
     "changed_at": f"When it was last changed ({_MOMENT}).",
     "changed_by": "Operator who last changed it.",
     "code": "Stable, for programs.",

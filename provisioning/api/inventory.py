@@ -153,14 +153,19 @@ async def export_certificates(
 
 @router.get("/certificates/{serial}")
 async def show_certificate(serial: str, services: Services) -> dict[str, Any]:
-    """Show one certificate, with its PEM."""
+    """Show one certificate, with its PEM and that of its issuing CA, also one that is retired or revoked."""
     text = normal_serial(serial)
-    found = await services.database.read(lambda connection: certificates.find_serial(connection, text))
-    if found is None:
-        raise Refused(Code.SERIAL_UNKNOWN, f"no certificate has the serial number {text}")
-    stored, der = found
-    pem = x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM).decode()
-    return _certificate_item(stored, services.clock()) | {"pem": pem}
+
+    def look(connection: Connection) -> tuple[StoredCertificate, list[x509.Certificate]]:
+        found = certificates.find_serial(connection, text)
+        if found is None:
+            raise Refused(Code.SERIAL_UNKNOWN, f"no certificate has the serial number {text}")
+        stored, der = found
+        return stored, [x509.load_der_x509_certificate(der), *authorities.below_root(connection, stored.issuer_key_id)]
+
+    stored, path = await services.database.read(look)
+    pem, *chain = (each.public_bytes(Encoding.PEM).decode() for each in path)
+    return _certificate_item(stored, services.clock()) | {"pem": pem, "chain": "".join(chain)}
 
 
 _Page = list[dict[str, Any]]

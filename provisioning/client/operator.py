@@ -24,6 +24,7 @@ from provisioning.client.connection import NAME_THE_ADDRESS, explain, open_pool,
 from provisioning.client.genuine_server import trust_domain_of
 from provisioning.client.operator_answers import (
     Answer,
+    CertificateDetails,
     EnrolledDevice,
     IssuedCertificate,
     IssuedToken,
@@ -250,9 +251,9 @@ class OperatorClient:
         counts = self._object(await self._send("GET", "/v1/inventory/counts", query=_query(search)))
         return {each: int(number) for each, number in counts.items()}
 
-    async def certificate(self, serial: str) -> IssuedCertificate:
+    async def certificate(self, serial: str) -> CertificateDetails:
         """Return the certificate with *serial* (hexadecimal)."""
-        return await self._call(IssuedCertificate, "GET", f"/v1/certificates/{quote(serial, safe='')}")
+        return await self._call(CertificateDetails, "GET", f"/v1/certificates/{quote(serial, safe='')}")
 
     async def operators(self) -> list[ListedOperator]:
         """Return all operators, with their roles."""

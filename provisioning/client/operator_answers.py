@@ -133,9 +133,11 @@ class Myself(Answer):
 
 
 class CertificateDetails(IssuedCertificate):
-    """The same, with the certificate itself in PEM."""
+    """The same, with the certificate itself in PEM, and that of its issuing CA."""
 
     pem: str
+    chain: str = ""
+    """Below the root, which is the trust anchor; empty if the root is the issuer."""
 
 
 class RenewalWindow(Answer):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -137,7 +136,7 @@ def _read(directory: Path | None, work: Callable[[Connection], ResultT]) -> Resu
     from provisioning.store.database import Database
     from provisioning.store.usable import usable
 
-    configure_logging(least=logging.ERROR)  # Not to stdout, which is for the result; errors are reported.
+    configure_logging(least="error")  # Not to stdout, which is for the result; errors are reported.
 
     async def run() -> ResultT:
         settings = load_settings(directory)

@@ -28,6 +28,7 @@ from provisioning.commands.ceremony_command import (
     read_file,
 )
 from provisioning.commands.new_file import expect_new, write_new
+from provisioning.commands.reason_option import reason_option
 from provisioning.commands.service_command import (
     Directory,
     InvalidityDate,
@@ -42,6 +43,7 @@ from provisioning.directory.files import OPERATOR, AuthorityFiles, read_certific
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.program.command_group import command_group
+from provisioning.revocation.reasons import AUTHORITY_REASONS
 
 if TYPE_CHECKING:
     from provisioning.authorities.authority_life import AuthorityLife
@@ -254,13 +256,7 @@ def end_line(
 def revoke(
     ceremony: Ceremony,
     name: Annotated[str, typer.Argument(help="The issuing CA.")],
-    reason: Annotated[
-        RevocationReason,
-        typer.Option(
-            metavar="REASON",
-            help="Why: cACompromise, affiliationChanged, superseded, cessationOfOperation, unspecified.",
-        ),
-    ] = RevocationReason.CA_COMPROMISE,
+    reason: Annotated[RevocationReason, reason_option(AUTHORITY_REASONS)] = RevocationReason.CA_COMPROMISE,
     invalidity_date: InvalidityDate = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
@@ -271,11 +267,8 @@ def revoke(
       fleet-provisioning ca revoke issuing-ca --reason cACompromise --dir /var/lib/fleet
     """  # noqa: D301
     from provisioning.authorities.authority_revocation import AuthorityRevocation
-    from provisioning.revocation.of_authority import AUTHORITY_REASONS
     from provisioning.store.certificates_of_issuer import count_good
 
-    if reason not in AUTHORITY_REASONS:
-        raise typer.BadParameter(f"of a CA it can be: {', '.join(AUTHORITY_REASONS)}", param_hint="--reason")
     since = invalidity_date
 
     async def look(life: AuthorityLife) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -109,7 +108,7 @@ class Ceremony:
         from provisioning.directory.closed_directory import secrets_of
         from provisioning.program.logs import configure_logging
 
-        configure_logging(least=logging.ERROR)  # The command reports what it does.
+        configure_logging(least="error")  # The command reports what it does.
         flags: dict[str, object] = {"passphrase_file": self.passphrase_file, "pkcs11_pin_file": self.pin_file}
         with _told():
             settings = load_settings(self.directory, **flags)
@@ -162,7 +161,7 @@ async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT
     from provisioning.store.database import Database
     from provisioning.store.usable import usable
 
-    configure_logging(least=logging.ERROR)  # Not to stdout, which is for the result; errors are reported.
+    configure_logging(least="error")  # Not to stdout, which is for the result; errors are reported.
     files = AuthorityFiles(settings.directory)
     files.check_there()
     database = Database(settings.resolved_database_url, read_audit_key(files))

@@ -19,8 +19,9 @@ from provisioning.commands.service_command import (
     connected,
     duration,
     moment,
-    print_answer,
     print_document,
+    print_facts,
+    print_json,
     print_list,
     print_table,
     progress,
@@ -195,18 +196,30 @@ def export(
 def show_certificate(
     connection: Connection,
     serial: Annotated[str, typer.Argument(help="Serial number in hexadecimal.")],
+    as_pem: Annotated[bool, typer.Option("--pem", help="Print the certificate itself, in PEM.")] = False,
+    with_chain: Annotated[
+        bool, typer.Option("--chain", help="The same, followed by the certificate of its issuing CA.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show one certificate.
+    """Show one certificate: what is known of it, or the certificate itself.
 
     \b
     Example:
       fleet-provisioning certificate show 43555deb683f6f04348b9e168ab6561b
+      fleet-provisioning certificate show 43555deb683f6f04348b9e168ab6561b --pem | openssl x509 -noout -text
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    if as_json and (as_pem or with_chain):
+        raise typer.BadParameter("leave out --pem and --chain: the JSON has both", param_hint="--json")
 
     async def command(client: OperatorClient) -> None:
         certificate = await client.certificate(serial)
-        print_answer(certificate, as_json=as_json)
+        if as_pem or with_chain:
+            sys.stdout.write(certificate.pem + (certificate.chain if with_chain else ""))
+        elif as_json:
+            print_json(certificate)
+        else:
+            print_facts(certificate, without={"pem", "chain"})
 
     connection.run(command)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -44,7 +43,7 @@ def doctor(
     from provisioning.doctor.doctor_finding import Verdict
     from provisioning.program.logs import configure_logging
 
-    configure_logging(least=logging.ERROR)  # It reports its findings itself.
+    configure_logging(least="error")  # It reports its findings itself.
     try:
         settings = load_settings(directory, passphrase_file=passphrase_file, pkcs11_pin_file=pin_file)
     except ConfigurationError as error:

@@ -6,11 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
-import typer
-
 from provisioning.commands.in_steps import check_none_refused, in_steps
 from provisioning.commands.meant_devices import Doing, Meant, Named, Yes
 from provisioning.commands.printed_rows import printed
+from provisioning.commands.reason_option import reason_option
 from provisioning.commands.service_command import Connection, InvalidityDate, Json, connected, say, shown_time
 from provisioning.pki.revocation import RevocationReason
 from provisioning.program.gathered_options import with_options
@@ -25,14 +24,7 @@ FoundT = TypeVar("FoundT")
 _COLUMNS: Final = ("serial", "device", "reason", "revoked", "sequence")
 _RELEASED_COLUMNS: Final = ("serial", "device", "released", "sequence")
 _ENDED: Final = frozenset({"revoked", "decommissioned"})
-_REASONS: Final = ", ".join(reason for reason in RevocationReason if reason in OPERATOR_REASONS)
-
-
-def _reason(text: str) -> RevocationReason:
-    if text not in OPERATOR_REASONS:
-        hint = ": a hold is made by suspend" if text == RevocationReason.CERTIFICATE_HOLD else ""
-        raise typer.BadParameter(f"{text!r} is not one of {_REASONS}{hint}")
-    return RevocationReason(text)
+_REASONS: Final = tuple(reason for reason in RevocationReason if reason in OPERATOR_REASONS)
 
 
 @connected
@@ -40,9 +32,7 @@ def _reason(text: str) -> RevocationReason:
 def revoke(
     named: Named,
     connection: Connection,
-    reason: Annotated[
-        RevocationReason, typer.Option(metavar="REASON", parser=_reason, help=f"Why: {_REASONS}.")
-    ] = RevocationReason.UNSPECIFIED,
+    reason: Annotated[RevocationReason, reason_option(_REASONS)] = RevocationReason.UNSPECIFIED,
     invalidity_date: InvalidityDate = None,
     yes: Yes = False,
     as_json: Json = False,

@@ -15,7 +15,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +27,7 @@ from provisioning.commands.printed_rows import AnswerT, Table, print_pairs
 from provisioning.errors import ConfigurationError
 from provisioning.program.durations import seconds_in
 from provisioning.program.gathered_options import with_options
+from provisioning.program.journal import failure
 from provisioning.program.printable import LAID_OUT, printable
 from provisioning.program.starting import importing
 
@@ -59,7 +60,7 @@ def say(line: str) -> None:
 
 def fail(message: str) -> typer.Exit:
     """Print the one line that explains a failure, and return the exit to raise."""
-    say(f"fleet-provisioning: {message}")
+    say(failure(f"fleet-provisioning: {message}", sys.stderr))
     return typer.Exit(1)
 
 
@@ -72,12 +73,12 @@ def warn_of_open(*secrets: Path | None) -> None:
             say(f"fleet-provisioning: warning: {warning}")
 
 
-def warn_of_short(settings: Settings) -> None:
-    """Warn of a passphrase for key files that can be guessed."""
-    from provisioning.pki import short_passphrase
+def warn_of_doubts(settings: Settings) -> None:
+    """Warn of settings that are probably mistakes."""
+    from provisioning.directory.doubts import doubts
 
-    if settings.signer == "file" and (warning := short_passphrase.told_of(settings.read_passphrase())) is not None:
-        say(f"fleet-provisioning: warning: {warning}: {short_passphrase.REMEDY}")
+    for doubt in doubts(settings):
+        say(f"fleet-provisioning: warning: {doubt}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,9 +238,10 @@ def print_document(document: object) -> None:
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 
-def print_facts(answer: BaseModel) -> None:
-    """Print an answer, a line for each of its facts."""
-    print_pairs([(name.replace("_", " "), _shown(value)) for name, value in answer if value is not None])
+def print_facts(answer: BaseModel, *, without: Collection[str] = ()) -> None:
+    """Print an answer, a line for each of its facts except those in the fields *without*."""
+    shown = [(name, value) for name, value in answer if value is not None and name not in without]
+    print_pairs([(name.replace("_", " "), _shown(value)) for name, value in shown])
 
 
 def _shown(value: object) -> str:

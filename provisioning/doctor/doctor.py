@@ -32,12 +32,13 @@ from provisioning.config import SETTINGS_FILE, Settings
 from provisioning.directory import whereabouts
 from provisioning.directory.audit_key import read_audit_key
 from provisioning.directory.closed_directory import check_directory_closed
+from provisioning.directory.doubts import about_address, about_keys
 from provisioning.directory.files import ISSUING_CA, OPERATOR, SERVER, AuthorityFiles, read_certificate
 from provisioning.doctor.doctor_authorities import authority_findings
 from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
 from provisioning.doctor.doctor_manufacturers import manufacturer_findings
 from provisioning.errors import ConfigurationError, Refused
-from provisioning.pki import open_to_all, short_passphrase
+from provisioning.pki import open_to_all
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import KeyFileError, load_key, spki_fingerprint
 from provisioning.pki.own_directory import quoted, user_argument, user_name
@@ -58,9 +59,9 @@ _FULL: Final = 1024 * 1024
 _PROBE_SECONDS: Final = 2.0
 _FIRST_UNPRIVILEGED: Final = 1024
 _TORN: Final = "tables"
+"""The check of a database that lacks some: nothing else in it is checked."""
 _FORMER_ROWS: Final = 10_000
 """Former versions of the busiest rows; each thousand costs a change about 25 µs of the server."""
-"""The check of a database that lacks some: nothing else in it is checked."""
 
 
 async def examine(settings: Settings, now: datetime) -> AsyncIterator[Finding]:
@@ -79,7 +80,7 @@ async def examine(settings: Settings, now: datetime) -> AsyncIterator[Finding]:
         *_keys(settings),
         *_certificates(files, now),
         *_disk(settings),
-        *_address(settings),
+        *(warning("address", doubt.what, doubt.remedy) for doubt in about_address(settings)),
     ):
         yield finding
     async for finding in _store(settings, files, now):
@@ -183,19 +184,12 @@ def _keys(settings: Settings) -> Iterator[Finding]:
     except (Refused, InvalidSignature):
         yield failed("keys", f"{name} opens and does not sign", "see that its token is there and ready, and try again")
         return
-    if (short := _short(settings)) is not None:
-        yield warning("keys", short, short_passphrase.REMEDY)
+    for doubt in about_keys(settings):
+        yield warning("keys", doubt.what, doubt.remedy)
     if held:
         yield ok("keys", f"the keys of {', '.join(held)} open and sign, and the audit log's is there")
     else:
         yield failed("keys", f"{files.directory} holds no key of a CA", "restore the file from the backup")
-
-
-def _short(settings: Settings) -> str | None:
-    """Return the warning that the passphrase of the key files can be guessed; None if not, or there is none."""
-    if settings.signer != "file" or (settings.passphrase is None and settings.passphrase_file is None):
-        return None
-    return short_passphrase.told_of(settings.read_passphrase())
 
 
 def _certificates(files: AuthorityFiles, now: datetime) -> Iterator[Finding]:
@@ -260,24 +254,6 @@ def _disk(settings: Settings) -> Iterator[Finding]:
         yield warning("disk", shown, "make room: when the disk is full nothing is issued or revoked")
     else:
         yield ok("disk", shown)
-
-
-def _address(settings: Settings) -> Iterator[Finding]:
-    if settings.public_listener and settings.public_http_url is None:
-        yield warning(
-            "address",
-            f"certificates will say that CRL and OCSP are at {settings.host}:{settings.http_port}",
-            "set public_http_url to the name that relying parties reach, before the next device enrols",
-        )
-    if settings.public_http_url is not None and settings.public_http_url.scheme == "https":
-        # RFC 5280 §8: to trust the connection, a client would first need what it fetches over it.
-        yield warning(
-            "address",
-            f"certificates and CRLs say that CRL and OCSP are at {settings.public_http_url}: many clients fetch none "
-            "over TLS, whose certificate would need the same check, and refuse everybody or check nothing",
-            "give public_http_url as http://, since what is fetched there is signed; certificates that exist keep "
-            "their address",
-        )
 
 
 async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> AsyncIterator[Finding]:

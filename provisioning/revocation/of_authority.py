@@ -28,7 +28,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
 from sqlalchemy.engine import Connection
 
@@ -50,15 +49,6 @@ from provisioning.store.audit import Action
 from provisioning.store.authorities import AuthorityKind, AuthorityState
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.unfinished_authority_ends import EndedIssuer, UnfinishedAuthorityEnd
-
-AUTHORITY_REASONS: Final = (
-    RevocationReason.CA_COMPROMISE,
-    RevocationReason.AFFILIATION_CHANGED,
-    RevocationReason.SUPERSEDED,
-    RevocationReason.CESSATION_OF_OPERATION,
-    RevocationReason.UNSPECIFIED,
-)
-"""Why a CA may be revoked (RFC 5280 §5.3.1)."""
 
 
 @dataclass(frozen=True, slots=True)

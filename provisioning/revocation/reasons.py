@@ -36,3 +36,11 @@ OPERATOR_REASONS: Final = frozenset(
     reason for reason, use in REASON_USES.items() if use in {ReasonUse.REVOKE, ReasonUse.DECOMMISSION}
 )
 """The reasons that an operator may give to revoke an end entity."""
+AUTHORITY_REASONS: Final = (
+    RevocationReason.CA_COMPROMISE,
+    RevocationReason.AFFILIATION_CHANGED,
+    RevocationReason.SUPERSEDED,
+    RevocationReason.CESSATION_OF_OPERATION,
+    RevocationReason.UNSPECIFIED,
+)
+"""The reasons that an operator may give to revoke a CA (RFC 5280 §5.3.1)."""

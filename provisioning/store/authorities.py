@@ -125,6 +125,14 @@ def name_of(connection: Connection, key_id: str) -> str:
     return name
 
 
+def below_root(connection: Connection, key_id: str) -> list[x509.Certificate]:
+    """Return the certificate of the issuing CA with the key identifier *key_id*, in hexadecimal; none for a root's."""
+    statement = select(authorities.c.der).where(
+        authorities.c.key_id == key_id, authorities.c.kind == AuthorityKind.ISSUING.value
+    )
+    return [x509.load_der_x509_certificate(der) for der in connection.execute(statement).scalars()]
+
+
 def key_ids(connection: Connection) -> dict[str, str]:
     """Return the key identifier of each CA in hexadecimal, by its name."""
     rows = connection.execute(select(authorities.c.name, authorities.c.key_id))

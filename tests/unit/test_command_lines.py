@@ -23,10 +23,14 @@ import provisioning.cli
 from broker.settings.config import BrokerConfig
 from device_sim.link.driver import Driver
 from provisioning.program.version import product_version
-from provisioning.revocation.of_authority import AUTHORITY_REASONS
+from provisioning.revocation.reasons import AUTHORITY_REASONS
 from tests.support.importtime import imported
 from tests.support.provisioning import REPOSITORY
 
+OF_A_CA = ", ".join(AUTHORITY_REASONS)
+OF_A_DEVICE = "unspecified, keyCompromise, affiliationChanged, superseded, cessationOfOperation, privilegeWithdrawn"
+NOT_REASON = "Invalid value for '--reason': "
+A_CAS = "that is for a CA: fleet-provisioning ca revoke"
 PROGRAMS = {"fleet-provisioning": provisioning.cli.app, "fleet-broker": broker.cli.app, "fleet-sim": device_sim.cli.app}
 PACKAGES = {"fleet-provisioning": "provisioning", "fleet-broker": "broker", "fleet-sim": "device_sim"}
 HEAVY = {
@@ -225,7 +229,9 @@ def test_a_path_that_is_empty_in_the_environment_is_refused(monkeypatch: pytest.
         ("status now", "Got unexpected extra argument(s) (now)"),
         ("token show abc", "Invalid value for 'number': give a whole number, without a unit"),
         ("serve --port 8443/tcp", "Invalid value for '--port': give a whole number, without a unit"),
-        ("ca revoke x --reason stolen", "Invalid value for '--reason': 'stolen' is not one of "),
+        ("ca revoke x --reason stolen", f"{NOT_REASON}'stolen' is not one of {OF_A_CA}\n"),
+        ("ca revoke x --reason keyCompromise", f"{NOT_REASON}'keyCompromise' is not one of {OF_A_CA}\n"),
+        ("revoke --device x --reason CACompromise", f"{NOT_REASON}'CACompromise' is not one of {OF_A_DEVICE}; {A_CAS}"),
     ],
 )
 def test_a_value_that_cannot_be_is_told_with_what_to_write(words: str, said: str) -> None:
@@ -261,6 +267,27 @@ def test_help_cuts_nothing_off_and_explains_every_option(program: str, monkeypat
         for each in command.params:
             assert each.help, (words, each.name)
             assert all(name in said for name in each.opts if name.startswith("-")), (words, each.opts)
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("ca revoke --reason ", list(AUTHORITY_REASONS)),
+        ("revoke --reason c", ["cessationOfOperation"]),
+        ("serve --log-level ", ["debug", "info", "warning", "error"]),
+    ],
+)
+def test_completion_offers_what_an_option_takes(words: str, offered: list[str]) -> None:
+    typed = f"fleet-provisioning {words}"
+    asked = {"_FLEET_PROVISIONING_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    output, _ = ended("fleet-provisioning", [], **asked)
+    assert output.split() == offered
+
+
+def test_a_reason_is_taken_in_capitals_too(tmp_path: Path) -> None:
+    asked = ["revoke", "--device", "a", "--reason", "KEYCOMPROMISE", "--dir", str(tmp_path)]
+    done = CliRunner().invoke(PROGRAMS["fleet-provisioning"], asked)
+    assert (done.exit_code, "ca-bundle.crt cannot be read" in done.stderr) == (1, True), done.stderr
 
 
 def test_the_help_names_why_a_ca_may_be_revoked() -> None:

@@ -119,6 +119,24 @@ def test_why_tells_what_happened_to_a_device_and_what_to_do(
     assert "a client that TLS refuses" in said, "its device may be at the door under no name"
 
 
+def test_why_guesses_a_name_that_it_does_not_know(broker: BrokerProcess, anchors: Path, meter: Held, name: str) -> None:
+    slip = f"{name}q"
+    with TlsClient(broker.port, anchors, meter.credential) as client:
+        client.connect(client_id=name)
+        code, said = command(broker, "why", slip)
+        assert (code, f"\ndid you mean {name}?\n" in said) == (1, True), said
+        assert known_of(broker, slip)["near"] == [name]
+        assert known_of(broker, f"{DOMAIN}/{slip}")["near"] == [f"{DOMAIN}/{name}"]
+        assert known_of(broker, f"spiffe://{DOMAIN}/device/meters/{slip}")["near"] == [
+            f"spiffe://{DOMAIN}/device/meters/{name}"
+        ]
+        assert known_of(broker, name)["near"] == []
+        code, said = command(broker, "kick", slip)
+        assert (code, f"no such client is connected; did you mean {name}?" in said) == (1, True), said
+    assert f"did you mean {name}?" in command(broker, "why", slip)[1], "it was here"
+    assert "did you mean" not in command(broker, "kick", slip)[1], "it is gone"
+
+
 def test_why_finds_who_asked_for_a_name_and_proved_none(broker: BrokerProcess, pki: Pki, anchors: Path) -> None:
     """Its certificate names nobody: it is remembered by its address alone, which its operator may not know."""
     nobody = pki.certify(Identity(DOMAIN, Role.DEVICE, "x", "meters"), uris=[], common_name="Pump Room 3")

@@ -349,7 +349,7 @@ def test_a_list_that_is_fetched_over_what_it_is_needed_for_is_warned_of(
     code, found = findings(service)
     assert code == 0, "a service with such certificates goes on"
     assert [each["verdict"] for each in found.get("address", [])] == ["warning"] * circular
-    assert not circular or "give public_http_url as http://" in found["address"][0]["remedy"]
+    assert not circular or "use http://" in found["address"][0]["remedy"]
 
 
 def test_the_keys_have_another_passphrase(pristine: ProvisioningService, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from provisioning.pki.issued_by import is_issued_by
+from provisioning.pki.tls import certificates_in
 from tests.support.curl import Curl
 from tests.support.openssl import OpensslDevice, certificate_facts
 from tests.support.provisioning import ProvisioningService
@@ -69,6 +71,26 @@ def test_what_expires_soon_is_listed_and_exported(service: ProvisioningService, 
     assert json.loads(counted) == {"active": 0, "suspended": 0, "revoked": 0, "expired": 0}
     lines = service.command("certificate", "export", "--format", "json", *common, check=True).stdout.splitlines()
     assert enrolled.name in {json.loads(line)["device"] for line in lines}
+
+
+def test_a_certificate_is_shown_itself_for_openssl(service: ProvisioningService, enrolled: OpensslDevice) -> None:
+    serial = certificate_facts(enrolled.certificate, "-serial").strip().removeprefix("serial=")
+
+    def show(*options: str) -> str:
+        where = ("--dir", str(service.dir), "--url", service.https)
+        return service.command("certificate", "show", serial, *options, *where, check=True).stdout
+
+    pem, chain = show("--pem"), show("--chain")
+    assert certificates_in(pem.encode()) == certificates_in(enrolled.certificate.read_bytes())
+    assert chain == show("--pem", "--chain")
+    (own, issuer) = certificates_in(chain.encode())
+    assert (own, is_issued_by(own, issuer)) == (certificates_in(pem.encode())[0], True)
+    assert issuer.issuer != issuer.subject, "the root is the anchor, which a relying party has"
+    document = json.loads(show("--json"))
+    assert document["pem"] + document["chain"] == chain
+    assert "BEGIN CERTIFICATE" not in show()
+    both = service.command("certificate", "show", serial, "--json", "--chain")
+    assert (both.returncode, "the JSON has both" in both.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("path", ["/v1/inventory/counts", "/v1/inventory/export"])

@@ -67,3 +67,26 @@ def test_founding_and_the_doctor_say_that_the_passphrase_can_be_guessed(tmp_path
     keys = [each for each in json.loads(examined.stdout) if each["check"] == "keys"]
     assert (examined.returncode, [each["verdict"] for each in keys]) == (0, ["warning", "ok"])
     assert keys[0]["detail"] == short
+
+
+def test_founding_and_the_service_say_that_crls_are_not_fetched_over_tls(tmp_path: Path) -> None:
+    service = ProvisioningService(tmp_path / "fleet")
+    url = ("--public-http-url", "https://ca.example.org")
+    founded = service.command("init", "--dir", str(service.dir), *url, "--json")
+    said = "public_http_url is https://ca.example.org/: many clients do not fetch CRLs and OCSP answers over TLS"
+    assert (founded.returncode, founded.stderr.count("\n")) == (0, 1)
+    assert founded.stderr.startswith(f"fleet-provisioning: warning: {said}")
+    json.loads(founded.stdout)
+    with service:  # It is in the settings now.
+        (line,) = [json.loads(each) for each in service.log.splitlines() if said in each]
+        assert (line["level"], line["event"]) == ("warning", "setting is probably a mistake")
+
+
+def test_the_service_logs_from_the_level_that_it_is_given(tmp_path: Path) -> None:
+    service = ProvisioningService.copied(tmp_path / "fleet", {"log_level": "error", "public_http_url": "https://x"})
+    with service:
+        pass
+    assert service.log == ""
+    quiet = service.command("serve", "--dir", str(service.dir), "--log-level", "loud")
+    assert (quiet.returncode, quiet.stdout) == (1, "")
+    assert quiet.stderr == ("fleet-provisioning: --log-level: input should be 'debug', 'info', 'warning' or 'error'\n")

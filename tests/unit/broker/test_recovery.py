@@ -316,7 +316,7 @@ def test_all_the_exchanges_that_a_device_can_leave_open_do_not_keep_a_start_wait
     after = broker.killed()
     assert process_time() - began < 4
     back = after.device("meter-1", **KEPT)
-    assert back.session.incoming == set(numbers)
+    assert set(back.session.incoming or ()) == set(numbers)
 
 
 @pytest.mark.parametrize("will_delay", [0, 5])

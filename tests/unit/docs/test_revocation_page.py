@@ -25,11 +25,11 @@ def played() -> dict[int, set[str]]:
 
 
 def test_every_case_is_played_where_the_page_says() -> None:
-    files = {"feed": "test_feed", "list": "test_lists", "OCSP": "test_ocsp"}
+    files = {"feed": {"test_feed", "test_stolen_keys"}, "list": {"test_lists"}, "OCSP": {"test_ocsp"}}
     cases = played()
     assert cases.keys() == listed().keys()
     for number, source in listed().items():
-        assert files[source] in cases[number], f"REV-{number}"
+        assert files[source] & cases[number], f"REV-{number}"
 
 
 def test_the_numbers_have_no_gap() -> None:

@@ -85,6 +85,21 @@ def test_a_bad_certificate_is_refused_with_its_reason(
     assert refused.told.reason_string == f"{code}: {refused.detail}"
 
 
+@pytest.mark.parametrize(
+    ("held", "named"),
+    [
+        (PKI.certify(replace(METER, trust_domain="other")), replace(METER, trust_domain="other")),
+        (certificate(not_after=NOW - timedelta(seconds=1)), METER),
+        (certificate(is_ca=True), METER),
+    ],
+    ids=["of another domain", "expired", "a CA's"],
+)
+def test_who_is_refused_and_by_which_certificate_is_recorded(admission: Admission, held: Held, named: Identity) -> None:
+    refused = admission.examine(held.der, NOW)
+    assert isinstance(refused, Refused)
+    assert (refused.identity, refused.serial) == (named.uri, f"{held.certificate.serial_number:x}")
+
+
 @pytest.mark.parametrize("nothing", [None, b""])
 def test_no_certificate_is_refused(admission: Admission, nothing: bytes | None) -> None:
     refused = admission.examine(nothing, NOW)

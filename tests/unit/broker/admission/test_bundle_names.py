@@ -253,7 +253,9 @@ def test_whom_a_foreign_ca_calls_by_a_name_of_the_policy_has_not_its_topics(sect
     theirs = examine(judge, foreign("meter-1"), PLANT)
     assert isinstance(theirs, Peer)
     assert judge.permissions(theirs.identity, "meter-1").may_subscribe("a")
-    assert code(judge, PKI.device("meter-1"), PKI.issuing) is RefusalCode.WRONG_ROLE
+    for unnamed in (examine(judge, PKI.device("meter-1"), PKI.issuing), examine(judge, foreign("meter-2"), PLANT)):
+        assert isinstance(unnamed, Refused)
+        assert (unnamed.code, unnamed.recorded) == (RefusalCode.WRONG_ROLE, told)
 
 
 def test_a_bundle_without_a_domain_vouches_for_none_that_is_anothers() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -203,7 +205,10 @@ def test_a_resumed_session_is_judged_by_whoever_has_signed_its_certificate() -> 
     judge = admission(bundle(PKI.issuing, name="ours"), bundle(PKI.root, name="root"))
     device = PKI.device("meter-1", issuer=PLANT)
     assert code(judge, PKI.device("meter-1")) == "ours", "an anchor has signed it"
-    assert code(judge, device) is RefusalCode.UNTRUSTED_ISSUER, "of its issuer nothing has been seen"
+    unseen = examine(judge, device)
+    assert isinstance(unseen, Refused)
+    assert unseen.code is RefusalCode.UNTRUSTED_ISSUER, "of its issuer nothing has been seen"
+    assert unseen.serial == device.revocation.key[1].to_bytes(20, "big").hex().lstrip("0"), "by which it is found"
     assert code(judge, device, PLANT, PKI.root) == "root"
     assert code(judge, device) == "root"
     # Another CA of the same name has signed this one.
@@ -232,6 +237,28 @@ def test_nobody_stands_above_a_root_though_it_was_renewed_with_its_key() -> None
     renewed = PKI.authority("Test Root CA", key=PKI.root.key, not_after=NOW + timedelta(days=9))
     for anchors in ([PKI.root, renewed], [renewed, PKI.root]):
         assert [each.above for each in bundle(*anchors).anchors] == [None, None]
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_below_a_revoked_anchor_nobody_is_let_in_whatever_order_the_anchors_are_listed_in(order: Sequence[int]) -> None:
+    """The lower CA is an anchor too: the path that OpenSSL verifies may end there, and shows nothing above it."""
+    middle = PKI.authority("Middle CA", PKI.root)
+    lower = PKI.authority("Lower CA", middle)
+    chain = [PKI.root, middle, lower]
+    judge = admission(bundle(*(chain[each] for each in order)))
+    device = PKI.device("meter-1", issuer=lower)
+    assert code(judge, device, lower) == "plant"
+    judge.status.index.add(middle.revocation)
+    assert code(judge, device, lower) is RefusalCode.ISSUER_REVOKED
+    assert code(judge, device) is RefusalCode.ISSUER_REVOKED, "nor by a resumed session"
+
+
+def test_anchors_that_certify_each_other_are_anchors_both() -> None:
+    one, other = PKI.authority("One CA"), PKI.authority("Other CA")
+    crossed = [PKI.authority("One CA", other, key=one.key), PKI.authority("Other CA", one, key=other.key)]
+    for anchors in (crossed, crossed[::-1]):
+        judge = admission(bundle(*anchors))
+        assert [code(judge, PKI.device("meter-1", issuer=each), each) for each in anchors] == ["plant"] * 2
 
 
 def test_the_path_ends_when_the_first_of_its_authorities_does() -> None:

@@ -99,6 +99,14 @@ def test_a_delta_revokes_and_releases_and_makes_the_list_fresh(shelf: Shelf) -> 
     assert shelf.put(crl(CA, {1: REMOVE}, number=6, base=4, age=timedelta(minutes=2))) is None, "an older delta"
 
 
+def test_the_same_delta_is_no_news(shelf: Shelf) -> None:
+    shelf.put(crl(CA, {1: None}, number=5))
+    same = crl(CA, {3: None}, number=6, base=5)
+    assert shelf.put(same) == ({3}, 0)
+    assert shelf.put(same) is None
+    assert shelf.revoked == {1, 3}
+
+
 def test_a_delta_without_its_list_is_refused(shelf: Shelf) -> None:
     assert shelf.refused(crl(CA, {1: None}, number=6, base=5)) is CrlProblem.CRL_NO_BASE
     shelf.put(crl(CA, number=4))
@@ -190,3 +198,10 @@ def test_lateness_is_said_once_and_then_expiry_once(shelf: Shelf) -> None:
     for point in (None, scope(SHARD)):
         shelf.put(crl(CA, number=4, point=point, age=timedelta(0)))
     assert alarms(timedelta(minutes=46)) == [CrlProblem.CRL_LATE] * 2, "of each that is beside another"
+
+
+def test_a_list_that_is_late_is_said_beside_one_that_is_not(shelf: Shelf) -> None:
+    shelf.put(crl(CA, age=timedelta(0), life=9 * HOUR))
+    shelf.put(crl(CA, age=timedelta(0), point=scope(SHARD)))
+    ((late, problem),) = shelf.shelf.alarms(shelf.now + timedelta(minutes=46))
+    assert (late, problem) == (shelf.shelf.held[1], CrlProblem.CRL_LATE)

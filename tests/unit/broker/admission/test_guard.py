@@ -30,9 +30,9 @@ def test_a_window_counts_and_forgets() -> None:
     count = WindowCount(10.0)
     assert [count.add("a", 100.0) for _ in range(4)] == [1, 2, 3, 4]
     assert count.of("b", 100.0) == 0
-    assert count.of("a", 111.0) == 4, "the window before counts still, all of it"
-    assert count.of("a", 116.0) == pytest.approx(2.0)
-    assert count.add("a", 116.0) == pytest.approx(3.0)
+    assert count.of("a", 119.0) == 4, "the window before counts still, all of it"
+    assert count.of("a", 124.0) == pytest.approx(2.0)
+    assert count.add("a", 124.0) == pytest.approx(3.0)
     assert count.of("a", 140.0) == 0
     count.add("a", 140.0)
     assert count.of("a", 160.0) == 0, "two windows later nothing is left"

@@ -153,6 +153,13 @@ def test_a_client_identifier_that_is_a_safe_level_stands_for_itself() -> None:
     assert permissions.publish_deny.filters == ("x/bridge-7%s/y",)
 
 
+def test_a_percent_sign_in_a_filter_is_a_percent_sign() -> None:
+    rules = Rules(publish_allow=("100%/{device}/50%d",), publish_deny=("%(device)s/{device}/{group}",))
+    permissions = TopicPolicy([Section(Kind.ROLE, BRIDGE.role, rules)]).permissions(BRIDGE, BRIDGE.name, ours=True)
+    assert permissions.publish_allow.filters == ("100%/bridge/50%d",)
+    assert permissions.publish_deny.filters == ("%(device)s/bridge/+",)
+
+
 def test_what_is_missing_widens_its_own_level_of_a_deny_filter_and_no_other() -> None:
     denied = Rules(publish_deny=("{device}/x-{device}/{group}/{group}-{device}/y",))
     permissions = TopicPolicy([Section(Kind.ROLE, BRIDGE.role, denied)]).permissions(BRIDGE, BRIDGE.name, ours=True)

@@ -51,6 +51,65 @@ async def test_new_limits_count_for_what_is_asked_from_now_on() -> None:
     assert part.load(settings(limits=new), None) == Unchanged()
 
 
+@pytest.mark.parametrize(
+    "tight",
+    [
+        {"max_retained": 1},
+        {"max_retained_bytes": 100},
+        {"max_retained_of_device": 1},
+        {"max_retained_bytes_of_device": 100},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("lowered", [True, False], ids=["lowered", "raised"])
+def test_how_much_is_retained_is_what_the_new_limits_say(tight: dict[str, Any], lowered: bool) -> None:
+    broker = MemoryBroker(**({} if lowered else tight))
+    broker.engine.limit(Limits(**(tight if lowered else {})))
+    meter = broker.device("meter-1")
+    for name in ("a", "b"):
+        meter.publish(f"fleet/meters/meter-1/{name}", bytes(40), retain=True, qos=1)
+    backend = broker.service()
+    backend.subscribe("fleet/#")
+    topics = sorted(each.topic for each in backend.messages())
+    assert topics == [f"fleet/meters/meter-1/{name}" for name in ("a", "b")][: 1 if lowered else 2]
+
+
+@pytest.mark.parametrize(
+    ("lowered", "kept"), [({"max_queued_messages": 3}, 3), ({"max_queued_bytes": 3000}, 2)], ids=["messages", "bytes"]
+)
+def test_how_much_waits_for_who_is_away_is_what_the_new_limits_say(lowered: dict[str, Any], kept: int) -> None:
+    broker = MemoryBroker()
+    meter = broker.device("meter-1", clean_start=False, session_expiry_interval=60)
+    meter.subscribe("fleet/meters/meter-1/cmd/#", qos=1)
+    meter.leave()
+    broker.engine.limit(Limits(**lowered))
+    service = broker.service()
+    for number in range(5):
+        service.publish("fleet/meters/meter-1/cmd/x", b"%d" % number * 1000, qos=1)
+    back = broker.device("meter-1", clean_start=False, session_expiry_interval=60)
+    assert [each.payload[:1] for each in back.messages()] == [b"%d" % number for number in range(kept)]
+
+
+def test_how_many_bytes_may_be_unacknowledged_is_what_the_new_limits_say() -> None:
+    broker = MemoryBroker()
+    backend = broker.service()
+    backend.subscribe("fleet/#", qos=1)
+    broker.engine.limit(Limits(max_inflight_bytes=30_000))
+    meter = broker.device("meter-1")
+    for _ in range(5):
+        meter.publish(TOPIC.format(1), bytes(10_000), qos=1)
+    assert len(backend.messages()) == 3
+
+
+def test_how_many_routes_are_remembered_is_what_the_new_limits_say() -> None:
+    broker = MemoryBroker()
+    broker.engine.limit(Limits(max_cached_routes=20))
+    meter = broker.device("meter-1")
+    for number in range(100):
+        meter.publish(f"fleet/meters/meter-1/{number}")
+        assert len(broker.engine.routes) <= 20
+
+
 TOPIC = "fleet/meters/meter-{}/a"
 TOLD: dict[str, Any] = {"max_packet_size": 600, "max_inflight": 3, "max_topic_alias": 2}
 LOWERED: dict[str, Any] = {"max_packet_size": 300, "max_inflight": 1, "max_topic_alias": 1}

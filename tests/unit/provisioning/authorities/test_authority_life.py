@@ -39,7 +39,7 @@ from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
-from provisioning.revocation.of_authority import AUTHORITY_REASONS
+from provisioning.revocation.reasons import AUTHORITY_REASONS
 from provisioning.revocation.suspension import SuspensionService
 from provisioning.signers.places import SignerPlaces
 from provisioning.store import (

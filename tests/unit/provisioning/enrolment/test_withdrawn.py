@@ -16,8 +16,8 @@ from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.grounds import Grounds
-from provisioning.revocation.of_authority import AUTHORITY_REASONS, revoke_authority
-from provisioning.revocation.reasons import OPERATOR_REASONS
+from provisioning.revocation.of_authority import revoke_authority
+from provisioning.revocation.reasons import AUTHORITY_REASONS, OPERATOR_REASONS
 from provisioning.store import certificates_of_device, claims, devices
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.certificates_of_device import Withdrawal
