@@ -4,7 +4,8 @@ Rules
 -----
 1. A limit is never above mosquitto's, except where the broker's own range begins higher, which is said beside it.
 2. mosquitto's "no limit" is left out, and the broker's default applies: all that a peer can increase is bounded.
-3. What mosquitto.conf does not say is not set either; where the defaults differ, both are shown.
+3. What mosquitto.conf does not say is not set either; where the defaults differ, both are shown. So are the limits that
+   mosquitto does not have, and a client may notice.
 """
 
 from __future__ import annotations
@@ -37,9 +38,15 @@ THEIR_DEFAULTS: Final[Mapping[str, str]] = {
     "max_inflight_bytes": "none",
     "max_queued_messages": "1000",
     "max_queued_bytes": "none",
-    "max_keepalive": "none in 2.1, 65535 in 2.0",
+    "max_keepalive": "none",
     "max_session_expiry": "none",
     "max_topic_alias": "10",
+    "max_topic_levels": "200",
+    "max_subscriptions": "none",
+    "max_instances": "none",
+    "max_connects_per_identity": "none",
+    "max_retained": "none",
+    "max_retained_of_device": "none",
 }
 """mosquitto's defaults, where the broker's are others."""
 
@@ -163,8 +170,7 @@ def _connections(conf: Conf, listeners: Sequence[Listener], findings: Findings) 
 
 
 def _connections_of(line: Line) -> int:
-    number = line.whole()
-    return _UNLIMITED if number < 0 else _checked("max_connections", number) or number
+    return _or_none(line) or _UNLIMITED
 
 
 def _aliases(listeners: Sequence[Listener], findings: Findings) -> list[Setting]:

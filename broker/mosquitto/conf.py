@@ -34,6 +34,8 @@ _DEFAULT_PORT: Final = 1883
 _MOST_PORT: Final = 65_535
 _BEGIN_A_PLUGIN: Final = frozenset({"auth_plugin", "global_plugin", "plugin", "plugin_load", "plugin_use"})
 _BEGIN_THE_DEFAULT: Final = frozenset({"bind_address", "port"})
+BEGIN: Final = _BEGIN_THE_DEFAULT | {"listener"}
+"""What begins a listener; any other option of one begins the default listener, if none has begun."""
 _ALSO: Final = {"maximum_qos": "max_qos", "retained_persistence": "persistence"}
 """mosquitto's own second names."""
 _REPEATED: Final = frozenset({"log_dest", "log_type"})

@@ -34,6 +34,7 @@ from broker.mosquitto.setting import Setting, comment, table
 from broker.mosquitto.topic_rules import TopicRules, topic_rules
 from broker.settings.config import is_loopback
 from broker.settings.mosquitto_options import OPTIONS, Fate
+from provisioning.pki.identity import InvalidIdentity, check_name
 
 _NO_LISTENER: Final = (
     "listener: there is none, and mosquitto's own is without TLS, at port 1883 of this machine: write one with "
@@ -138,7 +139,14 @@ def _judge_broker(conf: Conf, findings: Findings, *, named: bool) -> None:
 
 def _also(lines: Sequence[Line]) -> str:
     """Return which lines belong to the first of *lines*."""
-    return f" (with {', '.join(each.where for each in lines[1:])})" if lines[1:] else ""
+    runs: list[list[Line]] = []
+    for each in lines[1:]:
+        if runs and (runs[-1][-1].file, runs[-1][-1].number + 1) == (each.file, each.number):
+            runs[-1].append(each)
+        else:
+            runs.append([each])
+    told = [run[0].where + (f" to {run[-1].number}" if run[1:] else "") for run in runs]
+    return f" (with {', '.join(told)})" if told else ""
 
 
 def _anchors(alike: Shared, findings: Findings) -> list[str]:
@@ -261,6 +269,7 @@ class _Settings:
         by_name = "use_username_as_clientid" in said and self._findings.value(
             said["use_username_as_clientid"], Line.is_true, otherwise=False
         )
+        prefix = self._conf.said.get("clientid_prefixes")
         settings = [Setting("name", "mosquitto"), Setting("anchors", whom, self._where("cafile", "capath"))]
         if "crlfile" in said:
             settings.append(Setting("crlfile", [said["crlfile"].value], self._where("crlfile")))
@@ -284,14 +293,28 @@ class _Settings:
             why = "A client's identifier is its name, or begins with it and '-', where mosquitto allows any. Name those"
             where = self._where("use_username_as_clientid")
             settings.append(Setting("client_id", "prefix", where, f"{why} that need another in any_client_id."))
-            settings.append(Setting("any_client_id", list(self._rules.names), "those with rules of their own"))
-        where = self._where("use_identity_as_username")
-        identity = [Setting("source", "common-name", where), Setting("group", _GROUP)]
+            if prefix is None:
+                settings.append(Setting("any_client_id", list(self._rules.names), "those with rules of their own"))
+        identity = [Setting("source", "common-name", self._where("use_identity_as_username"))]
+        if prefix is not None:
+            why = (
+                "A client identifier begins with its client's name, so it is the name that must begin with the prefix."
+            )
+            beginning = re.escape(self._findings.value(prefix, _name_of, otherwise=""))
+            identity.append(Setting("pattern", f"(?P<name>{beginning}.*)", prefix.where, why))
+        identity.append(Setting("group", _GROUP))
         return [*table("[[trust]]", settings), *table("[[trust.identity]]", identity)]
 
     def _where(self, *keys: str) -> str:
         found = [each.said[key].where for each in self._listeners for key in keys if key in each.said]
         return ", ".join(dict.fromkeys(found))
+
+
+def _name_of(line: Line) -> str:
+    try:
+        return check_name("the beginning of a name", line.value)
+    except InvalidIdentity as error:
+        raise InvalidValue(str(error)) from None
 
 
 def _level_of(line: Line) -> str:

@@ -9,6 +9,7 @@ topics that it may use go by that word, so there is nothing that would be the sa
 Rules
 -----
 1. What a listener refuses is never admitted: an option that restricts clients and has no counterpart is impossible.
+   Only an empty client identifier is always accepted: it becomes the name in the certificate.
 2. mosquitto heeds allow_anonymous, password_file and psk_file where no certificate names the client, so here they have
    no effect: src/handle_connect.c of 2.0 and 2.1.
 3. The broker has one certificate, one list of CAs and one policy for all of its listeners (`Shared`). If two listeners
@@ -22,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from broker.mosquitto.conf import Listener
+from broker.mosquitto.conf import BEGIN, Listener
 from broker.mosquitto.findings import Findings
 from broker.mosquitto.line import InvalidValue, Line
 from broker.mosquitto.setting import Setting
@@ -34,7 +35,7 @@ _TLS_VERSIONS: Final = {"tlsv1.3": False, "tlsv1.2": True, "tlsv1.1": True}
 """Whether TLS 1.2 is accepted."""
 _PROTOCOLS: Final = {"mqtt": "mqtts", "websockets": "wss"}
 _EVERY: Final = {"": "::", "ipv4": "0.0.0.0", "ipv6": "::"}
-_VERSIONS: Final = frozenset({"4", "5"})
+_VERSIONS: Final = frozenset({"3", "4", "5"})
 _MOST_QOS: Final = 2
 _NO_EFFECT: Final = "it has no effect where the certificate names the client (use_identity_as_username)"
 
@@ -65,6 +66,12 @@ def judge(listener: Listener, others: Sequence[Listener], findings: Findings) ->
         findings.impossible(listener.said["psk_hint"], f"{OPTIONS['psk_hint'].text}{apart}")
         return False
     if "certfile" not in listener.said and "keyfile" not in listener.said:
+        if listener.begun.key not in BEGIN:
+            findings.impossible(
+                listener.begun,
+                f"above the first listener it opens one at port {listener.port}, without TLS: move it below that line",
+            )
+            return False
         findings.impossible(
             listener.begun,
             f"port {listener.port} is without TLS, and the broker speaks nothing else: give it certfile, keyfile, "
@@ -151,8 +158,8 @@ def _qos(line: Line) -> str:
 def _versions(line: Line) -> str:
     given = set(re.split(r"[, \t]+", line.value))
     if not given >= _VERSIONS:
-        raise InvalidValue(f"{line.value}: 3.1.1 and 5.0 are accepted, neither can be refused; write 4, 5")
-    return "MQTT 3.1 is not spoken" if "3" in given else "every listener speaks MQTT 3.1.1 and 5.0"
+        raise InvalidValue(f"{line.value}: none of 3.1, 3.1.1 and 5.0 can be refused; remove it")
+    return "every listener speaks MQTT 3.1, 3.1.1 and 5.0"
 
 
 def _date_checks(line: Line) -> str:
@@ -236,8 +243,12 @@ def _table(listener: Listener, findings: Findings) -> list[Setting]:
     settings = [Setting("port", listener.port, _where(of))]
     if listener.address:
         settings.append(Setting("host", host))
-    else:
+    elif "socket_domain" not in said:
         settings.append(Setting("host", host, "every address, as mosquitto; 0.0.0.0 on a machine without IPv6"))
+    else:
+        settings.append(Setting("host", host, f"{said['socket_domain'].where}: every IPv4 address"))
+        if host == _EVERY["ipv6"]:
+            findings.impossible(said["socket_domain"], "every address would include those of IPv4: name one of IPv6")
     protocol = _PROTOCOLS.get(listener.value("protocol"), "mqtts")
     if protocol == "mqtts":
         if "protocol" in said:

@@ -98,7 +98,7 @@ _OF_BRIDGES_BEGIN: Final = ("bridge_", "local_")
 _OF_PLUGINS_BEGIN: Final = ("plugin_opt_", "auth_opt_")
 
 OPTIONS: Final[Mapping[str, Option]] = {
-    "accept_protocol_versions": _converted("remove it: every listener speaks MQTT 3.1.1 and 5.0", _LISTENER),
+    "accept_protocol_versions": _converted("remove it: every listener speaks MQTT 3.1, 3.1.1 and 5.0", _LISTENER),
     "acl_file": _converted(
         "write policy_file = …, a topic policy: fleet-broker policy convert FILE > policy.toml makes it", _CLIENTS
     ),
@@ -120,9 +120,11 @@ OPTIONS: Final[Mapping[str, Option]] = {
     ),
     "certfile": _converted("", _LISTENER),
     "check_retain_source": _left_out("a retained message is authorized when it is published"),
-    "ciphers": _left_out(f"{_FEW_SUITES}; allow_tls12 allows older clients", _LISTENER),
+    "ciphers": _left_out(
+        f"{_FEW_SUITES}, and TLS 1.2, if allow_tls12 is set, among ECDHE with AES-GCM, AES-CCM or ChaCha20", _LISTENER
+    ),
     "ciphers_tls1.3": _left_out(_FEW_SUITES, _LISTENER),
-    "clientid_prefixes": _left_out(_OWN_ID),
+    "clientid_prefixes": _converted(f"write a pattern in [[trust.identity]]: {_OWN_ID}"),
     "connection_messages": _left_out("each admission is logged; log_level = 'warning' leaves them out"),
     "crlfile": _converted("", _LISTENER),
     "dhparamfile": _left_out(_FEW_SUITES, _LISTENER),

@@ -161,7 +161,7 @@ class TokenKey(ec.EllipticCurvePrivateKey):
 
     def _verified(self, connected: Connected, digest: bytes, hashed: hashes.HashAlgorithm) -> bytes:
         if connected.public_key != self._public_key:
-            raise _AnotherKey("another key is in the token under its label")
+            raise _AnotherKey("the token has another key under this label")
         raw = connected.sign(digest)
         half = len(raw) // 2
         signature = encode_dss_signature(int.from_bytes(raw[:half]), int.from_bytes(raw[half:]))
@@ -169,7 +169,7 @@ class TokenKey(ec.EllipticCurvePrivateKey):
             self._public_key.verify(signature, digest, ec.ECDSA(Prehashed(hashed)))
         except InvalidSignature:
             raise _WrongSignature(
-                "its signature is wrong: do private and public key of this label belong together?"
+                "its signature is wrong: check that private and public key of this label belong together"
             ) from None
         return signature
 
@@ -209,4 +209,4 @@ _HASH_OF: Final[dict[int, hashes.HashAlgorithm]] = {
 
 
 def _unavailable() -> Refused:
-    return Refused(Code.UNAVAILABLE, "the CA's key cannot be reached in its token now, the log says why; try again")
+    return Refused(Code.UNAVAILABLE, "the CA's key in its token cannot be used now; the log says why, try again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ require_certificate
     ]
     by_line = {line.split(": ")[0]: line for line in told}
     assert by_line["line 3"].endswith("or remove it; or convert the others alone: --listener 8883")
-    assert "(with line 12, line 13)" in by_line["line 11"]
+    assert "(with line 12 to 13)" in by_line["line 11"]
     assert "(with line 15)" in by_line["line 14"]
     assert by_line["line 10"] == "line 10: boggus: mosquitto 2.0 and 2.1 have no such option"
 
@@ -143,6 +144,15 @@ require_certificate
 def test_mosquitto_s_own_listener_is_one_without_tls(write: Write, text: str) -> None:
     (told,) = problems(write(text))
     assert told.startswith("listener: there is none, and mosquitto's own is without TLS")
+
+
+def test_an_option_above_the_first_listener_opens_another_one(write: Write) -> None:
+    """As in mosquitto, where nobody expects it: port 1883, open to the network."""
+    (told,) = problems(write(f"max_connections 5\n{NAMED}"))
+    assert told == (
+        "line 1: max_connections: above the first listener it opens one at port 1883, without TLS: "
+        "move it below that line"
+    )
 
 
 @pytest.mark.parametrize("missing", ["require_certificate", "use_identity_as_username", "cafile", "keyfile"])
@@ -211,6 +221,9 @@ def test_the_default_listener(settings: Any, write: Write) -> None:
     made = settings(f"port 8883\nbind_address localhost\n{TLS}")
     assert (made.port, made.host) == (8883, "localhost")
     assert settings(f"{TLS}socket_domain ipv4\n").host == "0.0.0.0"
+    (only_six,) = problems(write(f"{TLS}socket_domain ipv6\n"))
+    assert only_six.startswith("line 7: socket_domain: every address would include those of IPv4")
+    assert settings(f"{NAMED}socket_domain ipv6\n").host == "127.0.0.1"
     told = problems(write(f"{NAMED}port 8884\n"))
     assert len(told) == 1
     assert told[0].startswith("line 8: port: mosquitto 2.0 and 2.1 count the lines below it to different listeners")
@@ -266,6 +279,7 @@ def test_of_a_directory_only_what_mosquitto_trusts_is_trusted(settings: Any, wri
         ("persistent_client_expiration 1m", "max_session_expiry", 30 * 86_400),
         ("persistent_client_expiration 200y", "max_session_expiry", 0xFFFFFFFF),
         ("max_connections -1", "max_connections", 100_000),
+        ("max_connections 0\nglobal_max_connections 0", "max_connections", 100_000),
         ("max_connections 9\nglobal_max_connections 5", "max_connections", 5),
         ("max_topic_alias 4\nmax_topic_alias_broker 3", "max_topic_alias", 3),
     ],
@@ -298,7 +312,7 @@ def test_defaults_that_differ_are_shown(write: Write) -> None:
         ("log_type chatter", "'chatter' is no type of log messages"),
         ("tls_version ssl3", "'ssl3' is none of tlsv1.3, tlsv1.2, tlsv1.1"),
         ("protocol http_api", "'http_api': a listener speaks mqtt or websockets; remove it"),
-        ("accept_protocol_versions 5", "5: 3.1.1 and 5.0 are accepted, neither can be refused; write 4, 5"),
+        ("accept_protocol_versions 4, 5", "4, 5: none of 3.1, 3.1.1 and 5.0 can be refused; remove it"),
         ("disable_client_cert_date_checks true", "an expired certificate is refused; renew those that have expired"),
         ("tls_keyform engine", "a key in a token is provisioning's"),
         ("enable_proxy_protocol 2", "no PROXY protocol is spoken"),
@@ -336,6 +350,17 @@ def test_the_acl_file_becomes_the_policy_and_its_users_keep_their_identifiers(
     assert "only those that it names are admitted" not in made.settings
     acl.write_text("user backend\ntopic read t/#\n")
     assert "only those that it names are admitted" in converted(write(text)).settings.replace("\n# ", " ")
+
+
+def test_a_prefix_of_client_identifiers_is_one_of_names(settings: Any, write: Write, tmp_path: Path) -> None:
+    (tmp_path / "acl").write_text("user backend\ntopic read t/#\n")
+    (bundle,) = settings(f"{NAMED}clientid_prefixes sensor.\nacl_file {tmp_path}/acl\n").trust
+    pattern = re.compile(bundle.identity[0].pattern)
+    assert [name for name in ("sensor.1", "sensor.", "sensorx1", "backend") if pattern.fullmatch(name)] == [
+        "sensor.1", "sensor.",
+    ]  # fmt: skip
+    assert (bundle.client_id, bundle.any_client_id) == ("prefix", ())
+    assert "use 1 to 64 letters" in problems(write(f"{NAMED}clientid_prefixes a/b\n"))[0]
 
 
 def test_the_user_name_as_client_identifier(settings: Any) -> None:

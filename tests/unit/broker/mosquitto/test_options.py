@@ -55,7 +55,8 @@ require_certificate true
 use_identity_as_username true
 """
 VALUES = {
-    "accept_protocol_versions": "4, 5", "bind_interface": "eth0", "log_type": "all", "max_qos": "2", "maximum_qos": "2",
+    "accept_protocol_versions": "3,4, 5", "bind_interface": "eth0", "log_type": "all", "max_qos": "2",
+    "maximum_qos": "2",
     "persistent_client_expiration": "2w", "port": "1883", "protocol": "mqtt", "socket_domain": "ipv4",
     "tls_keyform": "pem", "tls_version": "tlsv1.3", "listener": "8884", "max_packet_size": "2000",
     "message_size_limit": "2000", "max_connections": "7", "global_max_connections": "7",
