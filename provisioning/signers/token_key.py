@@ -127,7 +127,7 @@ class TokenKey(ec.EllipticCurvePrivateKey):
         try:
             return self._signer.calls.do(lambda: self._signed(digest, hashed), _SIGN_SECONDS)
         except PKCS11Error as error:  # No answer, or no thread for the call.
-            log.error("token does not sign", key=self._signer.place, error=sentence(error))  # noqa: TRY400
+            log.error("token does not sign", code="SIGNER_FAILED", key=self._signer.place, detail=sentence(error))  # noqa: TRY400
             raise _unavailable() from error
 
     def _signed(self, digest: bytes, hashed: hashes.HashAlgorithm) -> bytes:
@@ -138,7 +138,7 @@ class TokenKey(ec.EllipticCurvePrivateKey):
                 signature = self._verified(connected, digest, hashed)
             except PKCS11Error as error:
                 connected.close()
-                log.warning("token did not sign", key=self._signer.place, error=sentence(error))
+                log.warning("token did not sign", code="SIGNER_FAILED", key=self._signer.place, detail=sentence(error))
             else:
                 self._connected = connected
                 return signature
@@ -153,10 +153,10 @@ class TokenKey(ec.EllipticCurvePrivateKey):
                 connected.close()
                 raise
         except (PKCS11Error, SignerError, ConfigurationError) as error:  # The last: the PIN can no longer be read.
-            log.error("token does not sign", key=self._signer.place, error=sentence(error))  # noqa: TRY400
+            log.error("token does not sign", code="SIGNER_FAILED", key=self._signer.place, detail=sentence(error))  # noqa: TRY400
             raise _unavailable() from error
         self._connected = connected
-        log.info("token signs again", key=self._signer.place)
+        log.info("token signs again", code="SIGNER_CURRENT", key=self._signer.place)
         return signature
 
     def _verified(self, connected: Connected, digest: bytes, hashed: hashes.HashAlgorithm) -> bytes:
