@@ -65,6 +65,35 @@ def test_more_messages_than_the_queue_takes_come_back_all(broker: StoredBroker) 
     assert after.service(**KEPT).payloads() == [b"%d" % number * 100 for number in range(10)]
 
 
+def test_what_came_back_counts_for_the_bound_of_the_queue(broker: StoredBroker) -> None:
+    broker.limits |= {"max_queued_bytes": 1000}
+    backend = broker.service(**KEPT)
+    backend.subscribe("fleet/#", qos=1)
+    backend.vanish()
+    broker.device("meter-1").publish(TOPIC, bytes(700), qos=1)
+    after = broker.killed()
+    after.device("meter-1").publish(TOPIC, bytes(700), qos=1)
+    assert after.metrics.dropped_queue_full == 1
+    assert after.service(**KEPT).payloads() == [bytes(700)]
+
+
+def test_what_came_back_and_expires_makes_room(broker: StoredBroker) -> None:
+    broker.limits |= {"max_queued_messages": 2}
+    backend = broker.service(**KEPT)
+    backend.subscribe("fleet/#", qos=1)
+    backend.vanish()
+    meter = broker.device("meter-1")
+    for seconds in (30, 20):
+        meter.publish(TOPIC, b"short", qos=1, message_expiry_interval=seconds)
+    after = broker.killed(away=10)
+    meter = after.device("meter-1")
+    meter.publish(TOPIC, b"no room", qos=1)
+    after.advance(11)
+    meter.publish(TOPIC, b"long", qos=1)
+    assert (after.metrics.dropped_queue_full, after.metrics.dropped_expired) == (1, 1)
+    assert after.service(**KEPT).payloads() == [b"short", b"long"]
+
+
 def test_what_comes_after_a_restart_lasts_beside_what_was_there(broker: StoredBroker) -> None:
     """For who is away since before it, too, and in rows of its own."""
     backend = broker.service("backend", **KEPT)

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from cryptography import x509
 
+from broker.admin import operator_door
 from broker.admin.http_server import HttpServer, Request, Response
 from broker.admin.operator_door import OperatorDoor, Operators
 from broker.admission.bundle import TrustBundle
@@ -154,8 +155,9 @@ async def test_while_revocations_may_be_missing_no_operator_is_answered(scene: S
     ids=["good", "revoked"],
 )
 async def test_what_is_asked_elsewhere_about_an_operator_is_waited_for(
-    scene: Scene, refusal: Refused | None, answer: tuple[int, str]
+    scene: Scene, refusal: Refused | None, answer: tuple[int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(operator_door, "_STATUS_SECONDS", 600.0)  # Nothing but the answer ends the wait.
     asker = scene.admission.asker = Elsewhere()
     scene.admission.believe(Trust([TrustBundle("ours", [PKI.root.certificate])]))
     async with scene.client() as client:
