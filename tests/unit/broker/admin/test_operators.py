@@ -28,6 +28,9 @@ ANNA = PKI.certify(Identity(DOMAIN, Role.OPERATOR, "anna"))
 URI = f"spiffe://{DOMAIN}/operator/anna"
 
 
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
 class Witness:
     """Whoever writes the audit log."""
 
@@ -75,6 +78,22 @@ class Scene:
         context = client_context(PKI.anchors, held.credential)
         async with httpx.AsyncClient(base_url=self.door.url, verify=context, trust_env=False, timeout=60) as client:
             yield client
+
+    async def opened(self, held: Held) -> Streams:
+        """Return a connection of *held* that is never replaced by another."""
+        port = int(self.door.url.rpartition(":")[2])
+        context = client_context(PKI.anchors, held.credential)
+        return await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="localhost")
+
+
+async def asked(connection: Streams) -> bytes:
+    """Return the first line of the answer to a request over *connection*; empty if it has ended."""
+    reader, writer = connection
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    line = await reader.readline()
+    if line:
+        await reader.readuntil(b"}\n")
+    return line
 
 
 @pytest.fixture
@@ -168,3 +187,17 @@ async def test_what_is_asked_elsewhere_about_an_operator_is_waited_for(
             inquiry.answer(refusal, 0.0)
         assert told(await request) == answer
         assert not (await asker.asked.get()).done, "the one of the verdict itself, which is not waited for"
+
+
+async def test_an_operator_keeps_the_place_and_whoever_only_connects_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operator_door, "_PLACES", 8)
+    scene = Scene()
+    scene.door.open("127.0.0.1", 0)
+    operator = await scene.opened(ANNA)
+    assert (await asked(operator)).startswith(b"HTTP/1.1 200 ")
+    devices = [await scene.opened(shared_device("meter-1")) for _ in range(8)]
+    assert await devices[0][0].read() == b"", "its place was needed"
+    assert (await asked(operator)).startswith(b"HTTP/1.1 200 ")
+    for _, writer in (operator, *devices):
+        writer.transport.abort()
+    await scene.door.close()
