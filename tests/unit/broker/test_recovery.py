@@ -94,6 +94,38 @@ def test_what_came_back_and_expires_makes_room(broker: StoredBroker) -> None:
     assert after.service(**KEPT).payloads() == [b"short", b"long"]
 
 
+def test_what_took_the_place_of_expired_messages_is_as_durable_as_they_were(broker: StoredBroker) -> None:
+    broker.limits |= {"max_queued_messages": 2}
+    broker = broker.killed()
+    backend = broker.service(**KEPT)
+    backend.subscribe("fleet/#", qos=1)
+    backend.vanish()
+    meter = broker.device("meter-1")
+    for _ in range(2):
+        meter.publish(TOPIC, b"short", qos=1, message_expiry_interval=5)
+    broker.advance(6)
+    for payload in (b"1", b"2", b"no room"):
+        meter.publish(TOPIC, payload, qos=1)
+    assert (broker.metrics.dropped_expired, broker.metrics.dropped_queue_full) == (2, 1)
+    after = broker.killed()
+    assert after.store.rows("SELECT count(*) FROM deliveries") == [(2,)]
+    assert after.service(**KEPT).payloads() == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+def test_what_was_too_large_for_its_client_does_not_come_back(broker: StoredBroker, qos: int) -> None:
+    """As if it had been delivered [MQTT-3.1.2-25]."""
+    backend = broker.service(**KEPT, maximum_packet_size=100)
+    backend.subscribe("fleet/#", qos=2)
+    meter = broker.device("meter-1")
+    meter.publish(TOPIC, bytes(100), qos=qos)
+    meter.publish(TOPIC, b"small", qos=qos)
+    assert broker.metrics.dropped_too_large == 1
+    after = broker.killed()
+    assert after.store.rows("SELECT count(*) FROM deliveries") == [(1,)]
+    assert after.service(**KEPT).payloads() == [b"small"]
+
+
 def test_what_comes_after_a_restart_lasts_beside_what_was_there(broker: StoredBroker) -> None:
     """For who is away since before it, too, and in rows of its own."""
     backend = broker.service("backend", **KEPT)
