@@ -126,6 +126,41 @@ def test_what_was_too_large_for_its_client_does_not_come_back(broker: StoredBrok
     assert after.service(**KEPT).payloads() == [b"small"]
 
 
+@pytest.mark.parametrize("qos", [1, 2])
+def test_what_became_too_large_for_its_client_or_old_for_anybody_does_not_come_back(
+    broker: StoredBroker, qos: int
+) -> None:
+    backend = broker.service(**KEPT, receive_maximum=1)
+    backend.subscribe("fleet/#", qos=2)
+    meter = broker.device("meter-1")
+    meter.publish(TOPIC, bytes(100), qos=qos)  # Sent, and too large when it is to be sent again.
+    meter.publish(TOPIC, b"old", qos=qos, message_expiry_interval=5)
+    meter.publish(TOPIC, b"small", qos=qos)
+    backend.vanish()
+    broker.advance(6)
+    back = broker.service(**KEPT, receive_maximum=1, maximum_packet_size=100)
+    assert back.payloads() == [b"small"]
+    assert (broker.metrics.dropped_too_large, broker.metrics.dropped_expired) == (1, 1)
+    after = broker.killed()
+    assert after.store.rows("SELECT count(*) FROM deliveries") == [(1,)]
+    assert after.service(**KEPT).payloads() == [b"small"]
+
+
+def test_what_came_back_unacknowledged_counts_for_the_bytes_that_may_be(broker: StoredBroker) -> None:
+    broker.limits |= {"max_inflight_bytes": 30_000}
+    backend = broker.service(**KEPT)
+    backend.subscribe("fleet/#", qos=2)
+    meter = broker.device("meter-1")
+    for _ in range(3):
+        meter.publish(TOPIC, bytes(11_000), qos=2)
+    assert len(backend.messages()) == 3
+    after = broker.killed()
+    back = after.service(**KEPT)
+    assert len(back.messages()) == 3
+    after.device("meter-1").publish(TOPIC, b"next", qos=2)
+    assert back.messages() == []
+
+
 def test_what_comes_after_a_restart_lasts_beside_what_was_there(broker: StoredBroker) -> None:
     """For who is away since before it, too, and in rows of its own."""
     backend = broker.service("backend", **KEPT)
