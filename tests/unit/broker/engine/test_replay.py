@@ -135,6 +135,18 @@ def test_an_unsubscribed_filter_sends_no_more(broker: MemoryBroker) -> None:
     assert broker.engine.replays.waiting == {}
 
 
+def test_an_unsubscribed_filter_sends_no_more_to_who_takes_everything_again(broker: MemoryBroker) -> None:
+    fill(broker)
+    backend = broker.service()
+    stalled = Stalled(backend)
+    backend.subscribe("fleet/#")
+    assert numbers(backend)
+    backend.unsubscribe("fleet/#")
+    stalled.drain()
+    assert numbers(backend) == []
+    assert broker.engine.replays.waiting == {}
+
+
 def test_two_filters_come_one_after_the_other(broker: MemoryBroker) -> None:
     fill(broker, 20, qos=1)
     backend = broker.service(receive_maximum=3)
