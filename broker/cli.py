@@ -14,6 +14,7 @@ import typer
 from broker.commands import admin_commands, check_command, explain_commands
 from broker.commands.admin_command import Json, print_json, remote_options
 from broker.commands.audit_commands import audit_app
+from broker.commands.config_commands import config_app
 from broker.commands.crl_commands import crl_app
 from broker.commands.policy_commands import policy
 from broker.commands.reload_command import reload
@@ -36,6 +37,7 @@ app.command()(explain_commands.why)
 app.command()(check_command.check)
 app.command()(reload)
 app.add_typer(policy, name="policy")
+app.add_typer(config_app, name="config")
 
 
 @app.command(

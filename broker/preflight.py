@@ -26,6 +26,7 @@ from broker.sources.trust_files import load_trust, read_anchors
 from provisioning.pki.crl import CrlRefused, parse, split
 from provisioning.pki.own_directory import ForeignDirectory
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
+from provisioning.program import read_only
 from provisioning.program.given_file import LIST_BYTES, contents_of
 
 _ASKS = ClientCertificate.REQUIRED
@@ -137,6 +138,8 @@ def _state(config: BrokerConfig) -> Iterator[str]:
     place = state_directory.existing(config.state_dir)
     if not place.is_dir():
         yield f"state_dir: {place} is not a directory; name another"
+    elif (found := read_only.told(place)) is not None:
+        yield f"state_dir: {found}"
     elif not os.access(place, os.W_OK | os.X_OK):
         yield f"state_dir: {place} cannot be written by this user; make this user its owner, or name another"
     elif place == config.state_dir:

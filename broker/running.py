@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -39,9 +40,11 @@ from provisioning.pki.tls import TlsConfigurationError
 from provisioning.program import core_dumps, out_of_memory
 from provisioning.program.descriptors import room_for, take_all
 from provisioning.program.ending import Ending
+from provisioning.program.journal import failure
 from provisioning.program.log_stream import LossyStream
-from provisioning.program.logs import fit_for_terminal, heed_libraries, stamp
+from provisioning.program.logs import fit_for_terminal, heed_libraries, renderer_of, stamp
 from provisioning.program.printable import LAID_OUT, printable
+from provisioning.program.service_manager import ServiceManager
 
 _USAGE = 2
 _NOT_STARTED = (
@@ -77,7 +80,8 @@ def run_broker(given: Mapping[str, Any], config: Path | None, *, only_test: bool
     core_dumps.forbid()
     try:
         ending = Ending(structlog.get_logger("broker"), GIVEN_UP)
-        _run(BrokerServer(settings, partial(load, config, flags), config, ending), ending)
+        manager = ServiceManager.named_in(os.environ)
+        _run(BrokerServer(settings, partial(load, config, flags), config, ending, manager), ending)
     except _NOT_STARTED as error:
         raise _failed(str(error), 1) from None
 
@@ -96,7 +100,7 @@ def _count_descriptors(connections: int) -> None:
 def _test(settings: BrokerConfig) -> None:
     if found := problems(settings):
         for problem in found:
-            typer.echo(f"fleet-broker: {printable(problem, also=LAID_OUT)}", err=True)
+            typer.echo(failure(f"fleet-broker: {printable(problem, also=LAID_OUT)}", sys.stderr), err=True)
         raise typer.Exit(_USAGE)
     if settings.plugins:
         from broker.plugins.loading import find_plugins  # Imports amqtt, only if there are plugins.
@@ -111,7 +115,7 @@ def _test(settings: BrokerConfig) -> None:
 
 
 def _failed(text: str, code: int) -> typer.Exit:
-    typer.echo(f"fleet-broker: {printable(text, also=LAID_OUT)}", err=True)
+    typer.echo(failure(f"fleet-broker: {printable(text, also=LAID_OUT)}", sys.stderr), err=True)
     return typer.Exit(code)
 
 
@@ -151,15 +155,12 @@ def configure_log(level: str) -> None:
     terminal = sys.stderr.isatty()
     # A log that cannot be written, because the disk is full or its reader hangs, must not stop the broker.
     lines = cast("TextIO", LossyStream(sys.stderr))
-    renderer: Any = structlog.processors.JSONRenderer(_encoded)
-    if terminal:
-        renderer = structlog.dev.ConsoleRenderer()
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             stamp,
             fit_for_terminal if terminal else structlog.processors.format_exc_info,
-            renderer,
+            renderer_of(structlog.processors.JSONRenderer(_encoded)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
         logger_factory=structlog.WriteLoggerFactory(lines),

@@ -79,6 +79,7 @@ from provisioning.pki.tls import (
 from provisioning.program.ending import Ending
 from provisioning.program.given_file import SECRET_BYTES, text_of
 from provisioning.program.out_of_memory import told
+from provisioning.program.service_manager import ServiceManager
 from provisioning.program.starting import importing
 
 if TYPE_CHECKING:
@@ -105,15 +106,17 @@ class BrokerServer:
         reread: Callable[[], BrokerConfig],
         settings_file: Path | None,
         ending: Ending,
+        manager: ServiceManager,
     ) -> None:
         """Run with *config*; *reread* reads it again, from *settings_file* among others, for a reload.
 
-        *ending* is told when the process is to end, to enforce it.
+        *ending* is told when the process is to end, to enforce it; *manager* when the broker is ready, alive or ending.
         """
         self._config = config
         self._reread = reread
         self._settings_file = settings_file
         self._ending = ending
+        self._manager = manager
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
         self._watch: FileWatch | None = None
@@ -200,7 +203,8 @@ class BrokerServer:
                 anchor_urls.run(partial(reloader.reload, {Part.TRUST}, quiet=True)),
                 self._plugins.run(),
                 keep_current(reloader, self._hangup, self._watch),
-                announce(self._config, engine, listeners, feed, lists, staple, others),
+                self._ready_after(announce(self._config, engine, listeners, feed, lists, staple, others)),
+                self._manager.keep_watch(),
             ]
             if feed is not None:
                 reread = partial(self._read_anchors, reloader, anchor_urls)
@@ -213,11 +217,16 @@ class BrokerServer:
             finally:
                 await _call_off(listeners, tasks, self._plugins)
 
+    async def _ready_after(self, announcing: Coroutine[Any, Any, None]) -> None:
+        await announcing
+        self._manager.ready()
+
     def _heed_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         def stop() -> None:
             if self._stop.is_set():  # The terminal may be gone, too.
                 return
             self._ending.within(STOP_SECONDS, 1)
+            self._manager.stopping()
             loop.call_soon_threadsafe(self._stop.set)
 
         heed_signals(stop)

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shlex
 import sys
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -46,6 +48,7 @@ from provisioning.program.version_option import version_option
 
 if TYPE_CHECKING:
     from provisioning.config import Settings
+    from provisioning.program.service_manager import ServiceManager
 
 app = command_group(name="fleet-provisioning")
 
@@ -241,7 +244,10 @@ def serve(
         from provisioning.program import core_dumps
         from provisioning.program.descriptors import take_all
         from provisioning.program.logs import configure_logging
+        from provisioning.program.service_manager import ServiceManager
         from provisioning.service.server import serve as serve_until_stopped
+
+    manager = ServiceManager.named_in(os.environ)
 
     def again() -> Settings:
         return settings_of(
@@ -264,14 +270,16 @@ def serve(
         core_dumps.forbid()
         AuthorityFiles(settings.directory).check_there()  # First: a port that is taken is not what is wrong then.
         if settings.workers == 1:
-            run(lambda: serve_until_stopped(settings, again, as_json=as_json))
+            run(lambda: serve_until_stopped(settings, again, manager, as_json=as_json))
             return
-        code = _serve_with_workers(settings, again, as_json=as_json)
+        code = _serve_with_workers(settings, again, manager, as_json=as_json)
     if code:
         raise typer.Exit(code)
 
 
-def _serve_with_workers(settings: Settings, again: Callable[[], Settings], *, as_json: bool) -> int:
+def _serve_with_workers(
+    settings: Settings, again: Callable[[], Settings], manager: ServiceManager, *, as_json: bool
+) -> int:
     """Run the settings' number of workers until they have ended; return the exit code."""
     from provisioning.connections.listening import bound_for, check_public
     from provisioning.program.logs import configure_logging
@@ -294,7 +302,8 @@ def _serve_with_workers(settings: Settings, again: Callable[[], Settings], *, as
     check_public(settings)
     check_workers(settings)
     with bound_for(settings, settings.workers) as places:
-        return Supervisor(places, work, lambda: say_ready(places[0], as_json=as_json), on_hangup=last_good.reload).run()
+        on_ready = partial(say_ready, places[0], as_json=as_json)
+        return Supervisor(places, work, on_ready, on_hangup=last_good.reload, manager=manager).run()
 
 
 @app.command()

@@ -16,6 +16,7 @@ Rules
    been silent longest (`provisioning.connections.places`): neither strangers nor devices can keep operators out with
    silent connections. A connection found to be an operator's keeps its place.
 5. A client that changes its TLS keys endlessly, which any certificate of the fleet allows, is cut off.
+6. A client that fails the handshake is told why (`provisioning.pki.polite_handshake`).
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ from provisioning.connections.places import Place, Places, hang_up
 from provisioning.pki.identity import Role, parse_uri
 from provisioning.pki.key_updates import bound_key_updates
 from provisioning.pki.openssl import address_of
+from provisioning.pki.polite_handshake import PoliteHandshake
+from provisioning.pki.seen_out import see_out_if_refused
 from provisioning.pki.tls import verified_path
 
 log = structlog.get_logger("broker")
@@ -110,6 +113,9 @@ class OperatorDoor:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=_READ, loop=loop)
         generation = self._operators.generation  # That of the context.
+        context = self._context()
+        context.sslobject_class = PoliteHandshake  # The clients' listener uses the context without it.
+        see_out_if_refused(accepted)
 
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self._operators.began(writer, generation, place)
@@ -122,7 +128,7 @@ class OperatorDoor:
             await loop.connect_accepted_socket(
                 lambda: _Connection(reader, connected, loop=loop),
                 accepted,
-                ssl=self._context(),
+                ssl=context,
                 ssl_handshake_timeout=_HANDSHAKE_SECONDS,
                 ssl_shutdown_timeout=_HANDSHAKE_SECONDS,
             )

@@ -44,7 +44,7 @@ _UNKNOWN: Final = 1 << 62
 """More bytes than any file has."""
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=str)
 LACK: Final = "lack"
-"""The field of a `found` entry according to which others were missing when the broker started."""
+"""The field of a `found` entry according to which others were missing when the broker opened the file."""
 
 
 class AuditError(Exception):

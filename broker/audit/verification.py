@@ -100,7 +100,7 @@ class _Walk:
         if not hmac.compare_digest(mac, link(self._key, previous, content)):
             self.say(f"{file}: entry {number} was changed, moved, or not written with this key")
         elif facts.get("event") == "found" and facts.get(LACK):
-            self.say(f"{file}: entry {number}: when the broker started, {facts.get('detail')}")
+            self.say(f"{file}: entry {number}: when the broker opened the file, {facts.get('detail')}")
         if self._noted is not None and number == self._noted.number:
             self.noted_found = hmac.compare_digest(mac, self._noted.mac)
         verdict.head = AuditHead(number, mac)

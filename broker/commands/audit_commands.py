@@ -78,7 +78,8 @@ def verify(
         for finding in verdict.findings:
             sys.stdout.write(f"{printable(finding)}\n")
     if verdict.findings:
-        raise failed(f"the audit log has {len(verdict.findings)} findings")
+        number = len(verdict.findings)
+        raise failed(f"the audit log has {number} finding{'s' if number > 1 else ''}")
     if not as_json:
         earlier = f" (from {verdict.first} on; older files are gone)" if verdict.first > 1 else ""
         sys.stdout.write(

@@ -261,11 +261,11 @@ class BrokerConfig(BaseSettings):
     @model_validator(mode="after")
     def _private(self) -> Self:
         """Refuse addresses reachable from other machines, unless explicitly allowed."""
-        if not self.unsafe_public_admin and not _is_loopback(self.admin_host):
+        if not self.unsafe_public_admin and not is_loopback(self.admin_host):
             raise ValueError(
                 f"admin_host: {self.admin_host} is not a loopback address; set unsafe_public_admin to allow it"
             )
-        if not self.unsafe_public_metrics and not _is_loopback(self.metrics_host):
+        if not self.unsafe_public_metrics and not is_loopback(self.metrics_host):
             raise ValueError(
                 f"metrics_host: {self.metrics_host} is not a loopback address; set unsafe_public_metrics to allow it"
             )
@@ -278,7 +278,7 @@ class BrokerConfig(BaseSettings):
             raise ValueError(f"{min(short)}: with [[listener]] tables, set it in those")
         own = [("listener: host", each.host) for each in self.listener if each.host is not None]
         for key, host in [("host:", self.host), *own]:
-            if not self.unsafe_public_listener and not _is_loopback(host):
+            if not self.unsafe_public_listener and not is_loopback(host):
                 raise ValueError(f"{key} {host} is not a loopback address; set unsafe_public_listener to allow it")
         places = [(each.host or self.host, each.port) for each in self.listeners if each.port]
         for host, port in places:
@@ -319,7 +319,8 @@ class FileValues(PydanticBaseSettingsSource):
         return self.values
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether *host* is an address that only this machine can reach."""
     if host == "localhost":
         return True
     try:

@@ -15,9 +15,10 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from broker.settings.config import PREFIX, BrokerConfig, FileValues
-from broker.settings.config_hints import MOSQUITTO, hint, of_mosquitto
+from broker.settings.config_hints import hint, of_mosquitto
 from broker.settings.limits import Limits
 from broker.settings.listener_settings import ListenerSettings
+from broker.settings.mosquitto_options import OPTIONS
 from broker.settings.trust_settings import TrustSettings
 from provisioning.pki.open_to_all import written_by_all
 from provisioning.program.given_file import EMPTY, SETTINGS_BYTES, contents_of, text_of
@@ -90,7 +91,11 @@ def _no_toml(path: Path, error: ValueError) -> str:
     if not told:
         return f"not TOML: {error}"
     return "\n".join(
-        ("mosquitto's, and not TOML; what to do with its settings (docs/coming-from-mosquitto.md):", *told)
+        (
+            f"mosquitto's, and not TOML: fleet-broker config convert {path} > broker.toml converts it.",
+            "What to do with its settings (docs/coming-from-mosquitto.md):",
+            *told,
+        )
     )
 
 
@@ -139,7 +144,7 @@ def _explain(error: Any, path: Path | None, flags: dict[str, Any]) -> str:
     if error["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
         message = f"no such setting{_instead(keys)}"
     elif keys == ["listener"]:
-        message = MOSQUITTO["listener"]
+        message = OPTIONS["listener"].text
     elif keys == ["trust"]:
         message = "write a [[trust]] table for each bundle"
     if flags.get(keys[0]) is not None:

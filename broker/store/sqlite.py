@@ -29,6 +29,7 @@ from broker.histogram import Histogram
 from broker.store.batch import Batch, Row
 from broker.store.journal import Journal
 from broker.store.schema import AFTER_THE_FIRST_DAY, FIRST_DAY, MIGRATIONS, SCHEMA, VERSION
+from provisioning.program import full_disk, read_only
 
 log = structlog.get_logger("broker")
 
@@ -51,6 +52,9 @@ def unusable(path: Path, error: Exception | str) -> StoreError:
     name = getattr(error, "sqlite_errorname", "")
     if isinstance(error, OSError) or name.startswith(_PLACE_IS_UNFIT):
         remedy = "see that this user can write it, and that the disk is not full, or give another state_dir"
+        full = full_disk.told(error, path.parent) if isinstance(error, Exception) else None
+        if (found := read_only.told(path.parent) or full) is not None:
+            return StoreError(f"{path} cannot be used as the broker's database: {found}, or give another state_dir")
     return StoreError(f"{path} cannot be used as the broker's database: {error}; {remedy}")
 
 

@@ -27,6 +27,7 @@ from provisioning.commands.printed_rows import AnswerT, Table, print_pairs
 from provisioning.errors import ConfigurationError
 from provisioning.program.durations import seconds_in
 from provisioning.program.gathered_options import with_options
+from provisioning.program.journal import failure
 from provisioning.program.printable import LAID_OUT, printable
 from provisioning.program.starting import importing
 
@@ -59,7 +60,7 @@ def say(line: str) -> None:
 
 def fail(message: str) -> typer.Exit:
     """Print the one line that explains a failure, and return the exit to raise."""
-    say(f"fleet-provisioning: {message}")
+    say(failure(f"fleet-provisioning: {message}", sys.stderr))
     return typer.Exit(1)
 
 

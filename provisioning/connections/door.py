@@ -27,6 +27,7 @@ import structlog
 
 from provisioning.connections.listening import BACKLOG
 from provisioning.connections.places import Place, Places, hang_up
+from provisioning.pki.seen_out import see_out_if_refused
 
 log = structlog.get_logger(__name__)
 
@@ -104,6 +105,7 @@ class Door:
 
     async def _shake_hands(self, accepted: socket.socket, host: str, place: Place) -> None:
         seconds = None if self._context is None else _HANDSHAKE_SECONDS
+        see_out_if_refused(accepted)
         try:
             await self._loop.connect_accepted_socket(
                 lambda: self._make(place), accepted, ssl=self._context, ssl_handshake_timeout=seconds

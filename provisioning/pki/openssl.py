@@ -107,9 +107,7 @@ def shake_hands(address: int) -> int:
         raise _failure(address, error)
     if what == _SYSTEM_CALL_FAILED and number:
         raise OSError(number, os.strerror(number))
-    ended = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the peer has closed the connection")
-    ended.reason = None  # type: ignore[assignment]  # As in `ssl`.
-    raise ended
+    raise _ended()
 
 
 def forget_errors() -> None:
@@ -145,6 +143,16 @@ def say_goodbye(session: Any) -> None:
         pass
     except (OSError, ValueError):  # The latter if its handshake was never begun.
         forget_errors()
+
+
+# Errors are made in functions of their own: one in a local variable of the function that raises it keeps itself alive,
+# with all frames up to where it is caught and the session in them, 40 KB, until the garbage collector finds the cycle.
+
+
+def _ended() -> ssl.SSLEOFError:
+    ended = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the peer has closed the connection")
+    ended.reason = None  # type: ignore[assignment]  # As in `ssl`.
+    return ended
 
 
 def _failure(address: int, error: int) -> ssl.SSLError:

@@ -1,40 +1,87 @@
-"""A handshake that reports its failure to the peer: the alert is sent before the connection is closed.
+"""A TLS connection that reports its failure to the peer: the alert is sent before the connection is closed.
 
 Theory
 ------
 When OpenSSL refuses a peer it queues an alert (RFC 8446 §6.2: "unknown CA", "certificate expired"). The TLS
 transports of asyncio and uvloop close the connection without sending it, so the peer sees a reset and no reason.
 `PoliteHandshake` reports "more input is needed" instead of the first failure: the transport then sends the alert
-and goes on reading. Whatever comes next, data or the end, raises the failure itself.
+and goes on reading. Whatever comes next, data or the end, raises the failure itself. The same goes for a record after
+the handshake that OpenSSL does not accept ("bad record MAC", "unexpected message").
+
+The connection must be closed after a fatal alert (same section), and not only when the peer closes it. The transport
+does not know of the failure, so whoever accepted the socket is told (`on_refusal`).
 
 Rules
 -----
-1. A handshake that has failed never completes: the failure is remembered and raised from then on.
+1. What has failed never goes on: the failure is remembered and raised from then on.
 2. It does not outlast the transport's own handshake time limit: a peer that sends nothing more is closed like one that
    never began.
+3. It does not keep itself alive: an exception refers to the frames that it passed, and these to the handshake, so what
+   is remembered is never raised itself.
 """
 
 from __future__ import annotations
 
+import copy
 import ssl
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, Final, Self
 
 _AGAIN = (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLSyscallError, ssl.SSLEOFError)
 """Not our refusal: there is no alert to send."""
+_ALERT_FIRST: Final = (ssl.SSL_ERROR_WANT_READ, "the alert goes out first")
+
+_tell: Final[ContextVar[Callable[[], object] | None]] = ContextVar("tell", default=None)
+
+
+def on_refusal(tell: Callable[[], object]) -> None:
+    """Have the handshakes that begin in this context, for example in this task, call *tell* when they fail.
+
+    The alert has not been sent then: the transport sends it before the event loop does anything else.
+    """
+    _tell.set(tell)
 
 
 class PoliteHandshake(ssl.SSLObject):
     """The TLS side of one connection, for `ssl.SSLContext.sslobject_class`."""
 
     _failure: ssl.SSLError | None = None
+    _told: Callable[[], object] | None = None
+
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:
+        """Take note of whom to tell: the handshake may be continued in another context."""
+        made = super().__new__(cls, *arguments, **options)
+        made._told = _tell.get()
+        return made
 
     def do_handshake(self) -> None:
         """Continue the handshake; a failure is raised on the next call, after the alert was sent."""
         if self._failure is not None:
-            raise self._failure
+            raise copy.copy(self._failure)
         try:
             super().do_handshake()
         except _AGAIN:
             raise
         except ssl.SSLError as failure:
-            self._failure = failure
-            raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "the alert goes out first") from failure
+            self._note(failure)
+        else:
+            return
+        raise ssl.SSLWantReadError(*_ALERT_FIRST)
+
+    def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002 - as in `ssl`
+        """Return what `ssl.SSLObject.read` does; a failure is raised on the next call, after the alert was sent."""
+        if self._failure is not None:
+            raise copy.copy(self._failure)
+        try:
+            return super().read(len, buffer)
+        except (*_AGAIN, ssl.SSLZeroReturnError):
+            raise
+        except ssl.SSLError as failure:
+            self._note(failure)
+        raise ssl.SSLWantReadError(*_ALERT_FIRST)
+
+    def _note(self, failure: ssl.SSLError) -> None:
+        self._failure = copy.copy(failure)
+        if self._told is not None:
+            self._told()

@@ -90,9 +90,13 @@ def confirm(address: int) -> None:
     context = library.SSL_get_SSL_CTX(address)
     if found := _remembered(context, name):
         library.SSL_CTX_remove_session(context, found)
+    raise _not_resumed()
+
+
+def _not_resumed() -> ssl.SSLError:
     failed = ssl.SSLError(ssl.SSL_ERROR_SSL, "a session was not resumed that had to be")
     failed.reason = "SESSION_NOT_RESUMED"
-    raise failed
+    return failed
 
 
 def _find(session: int, name: int, size: int, place: int) -> int:

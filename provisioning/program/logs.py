@@ -1,7 +1,7 @@
 """Logs: structured lines on stderr; stdout is for the ready line and for commands' results.
 
-Coloured text at a terminal, otherwise JSON. No secret reaches them: objects with a secret have a representation
-without it.
+Coloured text at a terminal, otherwise JSON, in the journal with its priority (`provisioning.program.journal`). No
+secret reaches them: objects with a secret have a representation without it.
 
 A line that cannot be written, because the disk is full or the reader is gone or hangs, is lost, without other effects
 (`provisioning.program.log_stream`): what is logged has been done and committed, and its caller gets the
@@ -19,6 +19,7 @@ import structlog
 from structlog.typing import EventDict
 
 from provisioning.program.flat_json import FlatJson
+from provisioning.program.journal import Renderer, is_journal, prioritised, with_priority
 from provisioning.program.log_stream import LossyStream
 from provisioning.program.printable import printable
 
@@ -68,6 +69,7 @@ class _Lines(logging.Formatter):
         """*also* is added to every line."""
         super().__init__()
         self._also = also
+        self._for_journal = is_journal(sys.stderr)
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a line."""
@@ -76,7 +78,15 @@ class _Lines(logging.Formatter):
         line |= {"level": record.levelname.lower(), "timestamp": at}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return _as_json(line)
+        text = _as_json(line)
+        return with_priority(line["level"], text) if self._for_journal else text
+
+
+def renderer_of(as_json: Renderer) -> Renderer:
+    """Return what makes lines for standard error: for people at a terminal, otherwise *as_json*, with its priority."""
+    if sys.stderr.isatty():
+        return structlog.dev.ConsoleRenderer()
+    return prioritised(as_json) if is_journal(sys.stderr) else as_json
 
 
 def configure_logging(worker: int | None = None, *, least: str = "info") -> None:
@@ -98,7 +108,7 @@ def configure_logging(worker: int | None = None, *, least: str = "info") -> None
             stamp,
             _with_written_times,
             fit_for_terminal if watched else structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer() if watched else structlog.processors.JSONRenderer(_as_json),
+            renderer_of(structlog.processors.JSONRenderer(_as_json)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[least.upper()]),
         logger_factory=structlog.WriteLoggerFactory(lines),

@@ -49,6 +49,7 @@ from provisioning.directory.in_charge import in_charge
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.program.descriptors import room_for
 from provisioning.program.out_of_memory import told
+from provisioning.program.service_manager import ServiceManager
 from provisioning.program.version import product_version
 from provisioning.service.parts import build
 from provisioning.service.reloading import ReadAgain
@@ -90,17 +91,24 @@ def check_workers(settings: Settings) -> None:
             importlib.import_module(name)
 
 
-async def serve(settings: Settings, again: Callable[[], Settings], *, as_json: bool = False) -> None:
+async def serve(
+    settings: Settings, again: Callable[[], Settings], manager: ServiceManager, *, as_json: bool = False
+) -> None:
     """Run until SIGINT, SIGTERM or the terminal's end; raise `ConfigurationError` if the service cannot start.
 
-    A line on stdout says when it is ready, with *as_json* as JSON. SIGHUP has the settings read *again*.
+    A line on stdout says when it is ready, with *as_json* as JSON, and *manager* is told. SIGHUP has the settings read
+    *again*.
     """
     check_public(settings)
     with service_signals() as signals, bound(settings) as listening:
         async with _running(settings, again, listening, None, signals):
             say_ready(listening, as_json=as_json)
+            manager.ready()
+            watch = asyncio.create_task(manager.keep_watch())
             _settle()
             await signals.stop.wait()
+            manager.stopping()
+            watch.cancel()
             log.info("stopping")
 
 

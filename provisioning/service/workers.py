@@ -59,6 +59,7 @@ import structlog
 
 from provisioning.connections.listening import Listening
 from provisioning.program.hangup import SETTLE_SECONDS, Hangups
+from provisioning.program.service_manager import NOBODY, ServiceManager, show_where_it_hangs
 from provisioning.service.worker_place import READY, WorkerPlace
 
 log = structlog.get_logger(__name__)
@@ -113,6 +114,8 @@ class Supervisor:
     """Called once, when all workers have been ready."""
     on_hangup: Callable[[], None] = lambda: None
     """Called on SIGHUP, before the workers are told: workers forked later have its result."""
+    manager: ServiceManager = NOBODY
+    """Told when all workers have been ready, when the end begins, and until then that the supervisor is alive."""
     first_pause_seconds: float = 0.5
     _slots: list[_Slot] = field(default_factory=list)
     _wake: tuple[socket.socket, socket.socket] = field(init=False)
@@ -127,6 +130,8 @@ class Supervisor:
         """Return the exit code of the service."""
         gc.collect()
         gc.freeze()  # A collection in a worker would touch, and so copy, every shared page.
+        if self.manager.beat_seconds is not None:
+            show_where_it_hangs()
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._signals())
             for number, listening in enumerate(self.places, 1):
@@ -194,6 +199,9 @@ class Supervisor:
         times = [slot.due for slot in self._slots if slot.pid is None and self._stop is None and self._may_fork(slot)]
         if self._stop is not None:
             times.append(self._stop.killed_at)
+        if self.manager.beat_seconds is not None:
+            self.manager.beat()
+            times.append(time.monotonic() + self.manager.beat_seconds)
         seconds = None if not times else max(0.0, min(times) - time.monotonic())
         waiting.poll(None if seconds is None else seconds * 1000 + 1)
         with contextlib.suppress(BlockingIOError):
@@ -286,6 +294,7 @@ class Supervisor:
         if not self._all_ready and self._stop is None and all(slot.ready_at is not None for slot in self._slots):
             self._all_ready = True
             self.on_ready()
+            self.manager.ready()
 
     def _reap(self) -> None:
         for slot in self._slots:
@@ -323,6 +332,7 @@ class Supervisor:
         log.error("worker ended, another takes its place", worker=slot.number, pid=pid, code=code, pause=pause)
 
     def _begin_stop(self, code: int) -> None:
+        self.manager.stopping()
         self._stop = _Stop(code, time.monotonic() + _STOP_SECONDS)
         for slot in self._slots:  # A port is free when its workers have stopped accepting.
             slot.listening.close()

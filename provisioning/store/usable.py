@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from provisioning.errors import ConfigurationError, Refused
-from provisioning.program import full_disk
+from provisioning.program import full_disk, read_only
 from provisioning.store.database import Database
 
 
@@ -38,5 +38,6 @@ def _explained(refusal: Refused, database: Database) -> str:
         return (
             f"{reason}; is it running, and may the service connect to it and make tables there? See docs/postgresql.md"
         )
-    full = full_disk.told(refusal, Path(database.url.database or "").absolute().parent)
-    return full or f"{reason}; look at the file's owner, its directory and the disk"
+    place = Path(database.url.database or "").absolute().parent
+    found = read_only.told(place) or full_disk.told(refusal, place)
+    return found or f"{reason}; look at the file's owner, its directory and the disk"

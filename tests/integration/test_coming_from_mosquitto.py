@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 from pathlib import Path
 
-from broker.settings.config import BrokerConfig
-from broker.settings.config_hints import MOSQUITTO
-from broker.settings.limits import Limits
+from broker.settings.mosquitto_options import OPTIONS, Place
 from tests.support.page import Terminal, free_ports, read_page
 from tests.support.provisioning import REPOSITORY
 
@@ -23,10 +20,10 @@ def test_every_command_on_the_page_does_what_the_page_shows(tmp_path: Path) -> N
             terminal.follow(step)
 
 
-def test_the_page_names_each_setting_that_the_broker_has_a_word_for() -> None:
+def test_the_page_has_each_of_mosquitto_s_options() -> None:
     table = PAGE.read_text().split("## Each setting\n")[1]
     rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| `")]
     theirs = {name for row in rows for name in re.findall(r"`([\w.]+)`", row[0])}
-    limits = {each.name for each in fields(Limits)}
-    assert MOSQUITTO.keys() - theirs == set()
-    assert theirs - MOSQUITTO.keys() - BrokerConfig.model_fields.keys() - limits == {"connection"}
+    of_bridges = {name for name, option in OPTIONS.items() if option.place is Place.BRIDGE}
+    assert OPTIONS.keys() - of_bridges - theirs == set()
+    assert theirs - OPTIONS.keys() == set()

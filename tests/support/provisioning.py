@@ -115,6 +115,10 @@ class ProvisioningService:
         """The environment of its processes."""
         return self._environment
 
+    def set(self, **variables: str) -> None:
+        """From now on, start processes with these environment variables, too."""
+        self._environment |= variables
+
     def unset(self, *variables: str) -> None:
         """From now on, start processes without these environment variables."""
         for name in variables:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,10 @@ from tests.support.tls_client import TlsClient
 
 def url_of(broker: BrokerProcess) -> str:
     return next(url for url in broker.urls if url.startswith("https://"))
+
+
+def port_of(broker: BrokerProcess) -> int:
+    return int(url_of(broker).rpartition(":")[2])
 
 
 def ask(broker: BrokerProcess, service: ProvisioningService, credential: Credential | None) -> httpx.Client:
@@ -109,7 +114,7 @@ def test_a_device_cannot_hold_the_broker_there_by_changing_its_keys_without_end(
     if not openssl.AVAILABLE:
         pytest.skip("of such messages only OpenSSL itself could tell")
     (device,) = enrol(service, name)
-    context, port = client_context(service.bundle, device.credential), int(url_of(fleet_broker).rpartition(":")[2])
+    context, port = client_context(service.bundle, device.credential), port_of(fleet_broker)
 
     def answer(times: int) -> bytes:
         with (
@@ -129,9 +134,20 @@ def test_a_device_cannot_hold_the_broker_there_by_changing_its_keys_without_end(
 def test_nobody_gets_in_without_a_certificate_that_is_trusted(
     fleet_broker: BrokerProcess, service: ProvisioningService
 ) -> None:
-    for credential in (None, Pki().device("stranger").credential):
+    for credential, alert in (
+        (None, "TLSV13_ALERT_CERTIFICATE_REQUIRED"),
+        (Pki().device("stranger").credential, "TLSV1_ALERT_UNKNOWN_CA"),
+    ):
         with ask(fleet_broker, service, credential) as client, pytest.raises(httpx.TransportError):
             client.get("/v1/status")
+        with (
+            socket.create_connection(("127.0.0.1", port_of(fleet_broker)), PATIENCE) as raw,
+            client_context(service.bundle, credential).wrap_socket(raw, server_hostname="localhost") as stranger,
+        ):
+            with pytest.raises(ssl.SSLError) as refused:
+                stranger.recv(1)
+            assert refused.value.reason == alert, "the caller is told why"
+            assert stranger.recv(1) == b"", "and then the connection ends"
 
 
 def test_the_commands_speak_to_a_broker_elsewhere(
@@ -166,7 +182,7 @@ def test_who_only_connects_keeps_no_operator_out(
     fleet_broker: BrokerProcess, service: ProvisioningService, operator: Enrolled, name: str
 ) -> None:
     (device,) = enrol(service, f"d-{name}"[:64])
-    port = int(url_of(fleet_broker).rpartition(":")[2])
+    port = port_of(fleet_broker)
     with contextlib.ExitStack() as stack:
 
         def crowd() -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import pytest
 
+from broker.sockets.transport import TlsTransport
 from provisioning.pki.handshake_bounds import PORTION
 from provisioning.pki.resumption import forget_sessions
 from provisioning.pki.tls import CredentialPem, client_context
@@ -108,6 +110,47 @@ async def test_whoever_is_asked_says_the_same_of_a_handshake_that_failed(
         server, client_context(pki.anchors, pki.device("meter-1").credential), lambda tls: (tls.send(b"a"), tls.recv(1))
     )
     assert answer[1] == b"A"
+
+
+@pytest.fixture
+def nobody_collects() -> Iterator[None]:
+    """Let the garbage collector find no cycle, as in a broker, where it rarely looks at what is long-lived."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("nobody_collects")
+@pytest.mark.parametrize(
+    "act",
+    [
+        leaves,
+        partial(leaves, reset=True),
+        lambda raw, pki: shakes_hands(raw, pki.anchors, STRANGERS.device("meter-1").credential),
+    ],
+    ids=["end", "reset", "stranger"],
+)
+async def test_of_a_handshake_that_failed_nothing_is_kept(
+    server: Server, pki: Pki, act: Callable[[socket.socket, Pki], None]
+) -> None:
+    """OpenSSL's session takes 40 KB, and whoever wants can begin a handshake."""
+
+    def transports() -> int:
+        return sum(isinstance(each, TlsTransport) for each in gc.get_objects())
+
+    def client() -> None:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as raw:
+            act(raw, pki)
+
+    before = transports()
+    visiting = asyncio.get_running_loop().run_in_executor(None, client)
+    await asyncio.wait_for((await server.accept()).ended, 30)
+    await visiting
+    server.told = None
+    async with asyncio.timeout(30):
+        while transports() > before:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.05)
 
 
 async def test_a_stranger_s_longest_hello_in_the_smallest_records_is_taken_in_portions(

@@ -1,4 +1,4 @@
-"""The alerts that ship: promtool, where it is installed (Debian's package of that name), lets each one fire and rest.
+"""The alerts that ship: promtool (Debian's package of that name) lets each one fire and rest.
 
 That the figures in them are exported is tested beside the services: `test_reference_pages.py` here, and
 `tests/integration/provisioning/test_workers.py`.

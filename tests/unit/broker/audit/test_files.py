@@ -134,7 +134,7 @@ def test_a_log_that_was_cut_goes_on_and_the_gap_stays_to_be_seen(path: Path, lef
     write(path, "LATER")
     assert json.loads(lines(path)[left + 1])["detail"] == f"entries {left + 1} to 4 are missing at the end"
     findings = verify(path, KEY).findings
-    found = f"audit.jsonl: entry 6: when the broker started, entries {left + 1} to 4 are missing at the end"
+    found = f"audit.jsonl: entry 6: when the broker opened the file, entries {left + 1} to 4 are missing at the end"
     assert findings == ([f"audit.jsonl: entries {left + 1} to 4 are missing"] if left else []) + [found]
     assert verify(path, KEY).first == (1 if left else 5)
 
@@ -151,7 +151,7 @@ def test_a_log_that_was_cut_and_lost_its_head_does_not_go_on_as_if_it_were_whole
     assert (found["event"], found["code"]) == ("found", "AUDIT_DAMAGED")
     missed = f"the head is missing, and maybe entries that followed entry {left}"
     assert found["detail"] == missed
-    assert verify(path, KEY).findings == [f"audit.jsonl: entry {left + 1}: when the broker started, {missed}"]
+    assert verify(path, KEY).findings == [f"audit.jsonl: entry {left + 1}: when the broker opened the file, {missed}"]
 
 
 def test_a_changed_last_entry_or_another_key_is_not_continued(path: Path) -> None:

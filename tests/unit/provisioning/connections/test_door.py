@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import uvloop
 from structlog.testing import capture_logs
 
 from provisioning.connections import door as door_module
 from provisioning.connections.door import Door
 from provisioning.connections.places import Place, Places
-from provisioning.pki.tls import ClientCertificate, server_context
+from provisioning.pki.polite_handshake import PoliteHandshake
+from provisioning.pki.renewable_context import RenewableContext
+from provisioning.pki.tls import ClientCertificate, client_context, server_context
 from tests.support.descriptors import a_shell_that_allows
 from tests.support.pki import shared_pki
 
@@ -31,8 +36,7 @@ class Greeting(asyncio.Protocol):
         self._place = place
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(b"come in")
+        cast("asyncio.Transport", transport).write(b"come in")  # uvloop's is no subclass.
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
@@ -156,6 +160,70 @@ async def test_who_fails_the_handshake_gives_his_place_back() -> None:
             await asyncio.sleep(FEW)
         client.send(b"GET / HTTP/1.1\r\n\r\n")
         await empty(places)
+
+
+NO_TLS = b"GET / HTTP/1.1\r\n\r\n"
+NO_HELLO = b"\x16\x03\x01\x00\x05hello"
+LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
+UNEXPECTED_MESSAGE = b"\x15\x03\x03\x00\x02\x02\x0a"
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize(("sent", "alert"), [(NO_TLS, b""), (NO_HELLO, UNEXPECTED_MESSAGE)], ids=["http", "no hello"])
+def test_who_is_refused_reads_the_alert_and_then_the_end(
+    loop: Callable[[], asyncio.AbstractEventLoop], sent: bytes, alert: bytes
+) -> None:
+    """He need not close the connection himself (RFC 8446 §6.2); and nothing of ours keeps the handshake."""
+
+    def handshakes() -> int:
+        return sum(isinstance(each, PoliteHandshake) for each in gc.get_objects())
+
+    async def visit() -> None:
+        pki, places = shared_pki(), Places(2)
+        context = server_context(pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.OPTIONAL)
+        async with opened(places, context=RenewableContext(context)) as (_, client):
+            client.send(sent)
+            answer = b""
+            while part := await greeted(client):
+                answer += part
+            assert answer == alert
+            await empty(places)
+            # asyncio's own transport keeps it.
+            while handshakes() and loop is uvloop.new_event_loop:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(FEW)
+
+    gc.collect()
+    gc.disable()  # Otherwise it would find what keeps itself alive.
+    try:
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(visit())
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=["asyncio", "uvloop"])
+def test_who_breaks_a_record_after_the_handshake_reads_the_alert_and_then_the_end(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    def breaks(client: socket.socket) -> tuple[str, bytes]:
+        client.setblocking(True)
+        with client_context(shared_pki().anchors).wrap_socket(client, server_hostname="localhost") as secured:
+            assert secured.recv(100) == b"come in"
+            with socket.socket(fileno=os.dup(secured.fileno())) as raw:
+                raw.sendall(b"\x17\x03\x03\x00\x20" + bytes(32))
+            with pytest.raises(ssl.SSLError) as told:
+                secured.recv(1)
+            return str(told.value.reason), secured.recv(1)
+
+    async def visit() -> None:
+        pki, places = shared_pki(), Places(2)
+        context = server_context(pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.OPTIONAL)
+        async with opened(places, context=RenewableContext(context)) as (_, client):
+            assert await asyncio.to_thread(breaks, client) == ("SSLV3_ALERT_BAD_RECORD_MAC", b"")
+            await empty(places)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(visit())
 
 
 async def test_that_somebody_had_no_room_is_said_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,59 @@
+"""One line of mosquitto.conf, with its value read as mosquitto reads it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+_BLANKS: Final = re.compile(r"[ \t]+")
+_TRUTH: Final = {"true": True, "1": True, "false": False, "0": False}
+_LEAST, _MOST = -(2**31), 2**31 - 1
+
+
+class InvalidValue(ValueError):
+    """mosquitto would not accept the value; the text says what it may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """An option and its value, and where they are."""
+
+    number: int
+    key: str
+    value: str
+    file: str = ""
+    """The included file; empty: the file that includes it, or that includes none."""
+    order: int = 0
+    """How many lines mosquitto reads before it."""
+
+    @property
+    def where(self) -> str:
+        """The line, and its file if that is an included one."""
+        return f"{self.file}: line {self.number}" if self.file else f"line {self.number}"
+
+    @property
+    def first(self) -> str:
+        """The first word of the value: mosquitto ignores others behind a number, a truth or a word."""
+        return self.words[0]
+
+    @property
+    def words(self) -> list[str]:
+        """The words of the value, at least one."""
+        return _BLANKS.split(self.value)
+
+    def is_true(self) -> bool:
+        """Return the value as true or false. Raises `InvalidValue`."""
+        if self.first not in _TRUTH:
+            raise InvalidValue(f"{self.first!r} is neither true nor false")
+        return _TRUTH[self.first]
+
+    def whole(self) -> int:
+        """Return the value as a number. Raises `InvalidValue`."""
+        try:
+            number = int(self.first, 0)  # As strtol does: 0x10 is 16.
+        except ValueError:
+            raise InvalidValue(f"{self.first!r} is no whole number") from None
+        if not _LEAST <= number <= _MOST:
+            raise InvalidValue(f"{self.first!r} is out of mosquitto's range")
+        return number

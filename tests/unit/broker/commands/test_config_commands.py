@@ -1,0 +1,74 @@
+"""``fleet-broker config convert``: where the result goes, and that an error leaves nothing behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from broker.cli import app
+
+CONF = """\
+listener 8883 127.0.0.1
+cafile ca.crt
+certfile broker.crt
+keyfile broker.key
+require_certificate true
+use_identity_as_username true
+acl_file {acl}
+"""
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    path = tmp_path / "mosquitto.conf"
+    (tmp_path / "acl").write_text("topic read anonymous\npattern read a/%u\n")
+    path.write_text(CONF.format(acl=tmp_path / "acl"))
+    return path
+
+
+def test_settings_and_policy_are_printed_one_by_one(conf: Path) -> None:
+    done = CliRunner().invoke(app, ["config", "convert", str(conf)])
+    assert done.exit_code == 0
+    assert f"fleet-broker config convert {conf} --policy > policy.toml" in done.stdout
+    assert 'policy_file = "policy.toml"' in done.stdout
+    assert "line 1: left out: it is for an anonymous client" in done.stderr
+    done = CliRunner().invoke(app, ["config", "convert", str(conf), "--policy"])
+    assert 'subscribe.allow = ["a/{device}"]' in done.stdout
+    assert CliRunner().invoke(app, ["policy", "convert", str(conf.with_name("acl"))]).stdout == done.stdout
+
+
+def test_both_are_written_or_neither(conf: Path, tmp_path: Path) -> None:
+    line = ["config", "convert", str(conf), "--output", str(tmp_path / "broker.toml")]
+    (tmp_path / "policy.toml").write_text("mine")
+    done = CliRunner().invoke(app, line)
+    assert done.exit_code == 2
+    assert f"{tmp_path}/policy.toml cannot be written: File exists; move it away, or name another" in done.stderr
+    assert not (tmp_path / "broker.toml").exists()
+    assert (tmp_path / "policy.toml").read_text() == "mine"
+    (tmp_path / "policy.toml").unlink()
+    done = CliRunner().invoke(app, line)
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert f'policy_file = "{tmp_path}/policy.toml"' in (tmp_path / "broker.toml").read_text()
+    assert "[role.device]" in (tmp_path / "policy.toml").read_text()
+
+
+def test_nothing_is_written_for_a_configuration_that_cannot_be_converted(conf: Path, tmp_path: Path) -> None:
+    conf.write_text("listener 1883\nallow_anonymous true\n")
+    done = CliRunner().invoke(app, ["config", "convert", str(conf), "--output", str(tmp_path / "broker.toml")])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert [line.rpartition("mosquitto.conf: ")[2].split(": ")[:2] for line in done.stderr.splitlines()] == [
+        ["line 1", "listener"],
+        ["line 2", "allow_anonymous"],
+    ]
+    assert not (tmp_path / "broker.toml").exists()
+
+
+def test_wrong_usage(conf: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["config", "convert", str(conf), "--policy", "--output", str(tmp_path / "b.toml")])
+    assert done.exit_code == 2
+    assert "give one of them" in done.stderr
+    done = CliRunner().invoke(app, ["config", "convert", str(conf), "--listener", "7"])
+    assert done.exit_code == 2
+    assert done.stderr == "fleet-broker: --listener 7: no listener has this port; there are 8883\n"
