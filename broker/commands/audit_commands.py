@@ -61,7 +61,7 @@ def verify(
     try:
         noted = None if head is None else AuditHead.parse(head)
     except ValueError:
-        raise typer.BadParameter("a head is NUMBER:HEXADECIMAL, as audit verify prints it") from None
+        raise typer.BadParameter("write NUMBER:HEXADECIMAL, as audit verify prints it", param_hint="'--head'") from None
     try:
         verdict = verify_log(path, read_key(key or _key(config, state_dir)), noted)
     except ConfigurationError as error:

@@ -124,7 +124,7 @@ def error_handlers(answer: Answer) -> dict[Any, Any]:
         return answer(request.url.path, Refused(code, detail), error.headers)
 
     async def failed(request: Request, error: Exception) -> Response:
-        log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
+        log.error("request failed", code="INTERNAL", method=request.method, path=request.url.path, exc_info=error)
         return answer(request.url.path, INTERNAL_ERROR, None)
 
     return {Refused: refused, Pending: pending, HTTPException: http_error, Exception: failed}

@@ -153,7 +153,9 @@ class _FeedStream(Response):
         try:
             await self._stream(send)
         except TimeoutError:
-            log.warning("feed subscriber cut off", subscriber=name, stalled_seconds=self._stall_seconds)
+            log.warning(
+                "feed subscriber cut off", code="FEED_STALLED", subscriber=name, stalled_seconds=self._stall_seconds
+            )
             scope["extensions"]["connection"]["abort"]()
         finally:
             self._subscription.close()

@@ -140,7 +140,7 @@ class OcspQuestions:
         if isinstance(error, OcspRefused):
             log.debug("OCSP request without an answer", failure=error.failure.name, detail=str(error))
             return self._failed(error.failure)
-        log.error("OCSP request failed", exc_info=error)
+        log.error("OCSP request failed", code="INTERNAL", exc_info=error)
         return self._failed(Failure.INTERNAL_ERROR)
 
     def _failed(self, failure: Failure) -> Reply:

@@ -67,7 +67,7 @@ class WholeRequests:
                 response = self._answer(scope["path"], refusal, None)
             except Exception:
                 # As the application's: whatever it is, it is ours.
-                log.exception("request failed", method=scope["method"], path=scope["path"])
+                log.exception("request failed", code="INTERNAL", method=scope["method"], path=scope["path"])
                 response = self._answer(scope["path"], INTERNAL_ERROR, None)
         self._metrics.answered(self._port, scope, response.status_code, begun)
         return response

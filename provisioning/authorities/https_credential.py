@@ -110,7 +110,7 @@ class HttpsCredential:
         try:
             await self.check()
         except IssuanceRefused as refusal:
-            log.error("server certificate not renewed", error=str(refusal))  # noqa: TRY400 - that says it all
+            log.error("server certificate not renewed", code="RENEWAL_FAILED", detail=str(refusal))  # noqa: TRY400 - that says it all
 
     async def check(self) -> bool:
         """Renew the credential if it is due and use it for new connections; return whether it was due.
@@ -138,11 +138,13 @@ class HttpsCredential:
         except (OcspRefused, Refused) as error:  # The CA's key, or the store, is unavailable for now.
             if not self._unproven:
                 self._unproven = True
-                log.error("no proof that the server certificate is not revoked", detail=str(error))  # noqa: TRY400
+                log.error(  # noqa: TRY400
+                    "no proof that the server certificate is not revoked", code="STAPLE_FAILED", detail=str(error)
+                )
             return
         if self._unproven:
             self._unproven = False
-            log.info("proof again that the server certificate is not revoked")
+            log.info("proof again that the server certificate is not revoked", code="STAPLED")
         if shown == self._shown:
             self._staple = answer.der, answer.next_update.timestamp()
             staple(self._context.current, *self._staple)
@@ -171,7 +173,7 @@ class HttpsCredential:
                 await self.check()
                 await self.staple()
             except (Refused, IssuanceRefused, ConfigurationError, KeyFileError, OSError) as error:
-                log.error("server certificate not renewed", error=str(error))  # noqa: TRY400
+                log.error("server certificate not renewed", code="RENEWAL_FAILED", detail=str(error))  # noqa: TRY400
                 await asyncio.sleep(_RETRY_SECONDS)
 
     def _show(self) -> RenewableContext:

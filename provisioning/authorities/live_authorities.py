@@ -176,7 +176,7 @@ class LiveAuthorities:
             )
         await self._take_over()
         if self._active.get(DEFAULT_LINE) is None:
-            log.warning("no issuing CA is active here: nothing is issued")
+            log.warning("no issuing CA is active here: nothing is issued", code="NO_ACTIVE_CA")
 
     async def run(self) -> None:
         """Look for changes every few seconds, and run what the CAs need, until cancelled."""
@@ -191,7 +191,7 @@ class LiveAuthorities:
                 try:
                     await self._take_over()
                 except (Refused, ConfigurationError, KeyFileError, OSError) as error:
-                    log.error("CAs not taken over from the store", error=str(error))  # noqa: TRY400
+                    log.error("CAs not taken over from the store", code="CAS_NOT_TAKEN_OVER", detail=str(error))  # noqa: TRY400
 
     async def _take_over(self) -> None:
         states = await self._database.read(authorities.states)
@@ -227,7 +227,7 @@ class LiveAuthorities:
                 await self._begin_issuing(each)
         if usable := unusable - set(self._unusable):
             await self._activate(found)
-            log.info("CAs can be used here now", cas=sorted(usable))
+            log.info("CAs can be used here now", code="CA_USABLE", cas=sorted(usable))
 
     async def _begin_root(self, root: StoredAuthority) -> None:
         publisher = CrlPublisher(
@@ -238,7 +238,7 @@ class LiveAuthorities:
         except ConfigurationError as error:
             if root.name == ROOT_CA:
                 raise
-            log.error("root CA's list not published", ca=root.name, error=str(error))  # noqa: TRY400
+            log.error("root CA's list not published", code="CRL_NOT_PUBLISHED", ca=root.name, detail=str(error))  # noqa: TRY400
             return
         # What was revoked while no service ran is in no list yet.
         listed = await self._database.read(
@@ -263,7 +263,7 @@ class LiveAuthorities:
             if ca.state is AuthorityState.ACTIVE and not self._working:
                 raise
             if self._unusable.get(ca.name) != str(error):
-                log.error("CA cannot be used here", ca=ca.name, error=str(error))  # noqa: TRY400
+                log.error("CA cannot be used here", code="CA_UNUSABLE", ca=ca.name, detail=str(error))  # noqa: TRY400
             self._unusable[ca.name] = str(error)
             return
         self._unusable.pop(ca.name, None)
@@ -279,7 +279,7 @@ class LiveAuthorities:
         try:
             await signer.renew()
         except IssuanceRefused as refusal:  # The CA has expired, as has all that it issued; its CRLs go on.
-            log.error("OCSP signer not made", ca=ca.name, detail=str(refusal))  # noqa: TRY400 - that says it all
+            log.error("OCSP signer not made", code="OCSP_SIGNER_FAILED", ca=ca.name, detail=str(refusal))  # noqa: TRY400 - that says it all
         in_use, listed = await self._database.write(functools.partial(self._shards, ca.name))
         plans = issuing_crl_plans(self._settings, ca, key, self._public_url, listed)
         publishers = {plan.name: CrlPublisher(self._database, plan, self._clock) for plan in plans}

@@ -94,7 +94,9 @@ class OwnCredentials:
         if self.seconds_to_renewal() > 0 and await self._is_good(current):
             return False
         await self._issue_server(*(split_names(self.server_names) if self.server_names else _names_of(current)))
-        log.info("server certificate renewed", file=str(path), was_good_until=current.not_valid_after_utc)
+        log.info(
+            "server certificate renewed", code="RENEWED", file=str(path), was_good_until=current.not_valid_after_utc
+        )
         return True
 
     async def _is_good(self, certificate: x509.Certificate) -> bool:
@@ -175,7 +177,12 @@ class OwnCredentials:
             for name in dns_names:  # No device may be given one: it could pose as the service.
                 other = host_names.keep_from_devices(connection, name, device.id, now)
                 if other is not None:
-                    log.warning("a device has this server's host name", host_name=name, device=other.name)
+                    log.warning(
+                        "a device has this server's host name",
+                        code="HOST_NAME_TAKEN",
+                        host_name=name,
+                        device=other.name,
+                    )
             signed = facts | {"not_after": str(certificate.not_valid_after_utc)}
             audit.append(connection, now, SERVER_NAME, Action.CERTIFICATE_SIGNED, identity.name, signed)
 

@@ -59,9 +59,9 @@ class SigningTrials:
         self._under_way = {issuer: trial for issuer, trial in asked.items() if not trial.done()}
         signed, self.signs = self.signs, all(trial.done() and trial.result() for trial in asked.values())
         if signed and not self.signs:
-            log.error("a token does not sign: nothing is issued", unanswered=len(self._under_way))
+            log.error("a token does not sign: nothing is issued", code="SIGNER_FAILED", unanswered=len(self._under_way))
         elif self.signs and not signed:
-            log.info("every token signs again")
+            log.info("every token signs again", code="SIGNER_CURRENT")
 
 
 def _trial(issuer: Issuer) -> asyncio.Future[bool]:
@@ -91,6 +91,6 @@ def _trial(issuer: Issuer) -> asyncio.Future[bool]:
     try:
         threading.Thread(target=work, name="signing-trial", daemon=True).start()
     except RuntimeError as error:  # The limit of threads, or of memory: it will not last, and must not end the service.
-        log.warning("a token was not tried", error=str(error))
+        log.warning("a token was not tried", code="SIGNER_NOT_TRIED", detail=str(error))
         outcome.set_result(False)
     return outcome

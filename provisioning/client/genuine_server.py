@@ -76,18 +76,18 @@ def unproven(path: Sequence[bytes], response: bytes, now: datetime) -> str | Non
     if not response:
         return "it does not prove that its certificate is not revoked (OCSP stapling): is it older than this program?"
     if len(path) < _WITH_ISSUER:
-        return "its certificate is an anchor itself, and nobody says whether it is revoked"
+        return "its certificate is itself a trust anchor: no CA says whether it is revoked"
     own, issuer = (x509.load_der_x509_certificate(each) for each in path[:_WITH_ISSUER])
     try:
         answer = read_answer(response, Question(b"", b""), own.serial_number, issuer, now)
     except OcspRefused as error:
-        return f"what it shows about its certificate cannot be believed: {error}; the clock here says {now:%H:%M} UTC"
+        return f"its OCSP response cannot be trusted: {error}; the clock here says {now:%H:%M} UTC"
     if answer.reason is not None:
         return f"its certificate is revoked ({answer.reason})"
     if not answer.known:
         return "its CA does not know its certificate"
     if answer.this_update < now - _OLDEST:
-        return f"what it shows about its certificate is of {answer.this_update:%Y-%m-%d %H:%M} UTC, {now:%H:%M} here"
+        return f"its OCSP response is of {answer.this_update:%Y-%m-%d %H:%M} UTC; the clock here says {now:%H:%M} UTC"
     return None
 
 
@@ -121,7 +121,7 @@ def _wrong_with(der: bytes, trust_domain: str | None) -> str | None:
     if (found.role, found.group, found.name) != (Role.SERVICE, None, PROVISIONING):
         return f"its certificate is that of {found.uri}"
     if trust_domain not in (None, found.trust_domain):
-        return f"it is the service of trust domain {found.trust_domain}, and that of {trust_domain} is asked for"
+        return f"it is the service of trust domain {found.trust_domain}, not of {trust_domain}"
     return None
 
 

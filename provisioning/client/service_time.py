@@ -71,13 +71,13 @@ async def service_time(
         raise TlsConfigurationError(wrong)
     path = await _path_of(base_url, anchors, trust_domain, patience)
     if len(path) < _WITH_ISSUER:
-        raise TimeUnknown(f"the certificate of {base_url} is an anchor itself: no CA says what time it is")
+        raise TimeUnknown(f"the certificate of {base_url} is itself a trust anchor: there is no CA to ask for the time")
     own, issuer = path[:_WITH_ISSUER]
     question = ask(own.serial_number, issuer)
     urls = responders(own) if responder is None else (responder,)
     now = told(await _answer_to(question, urls, patience), question, path)
     if at_least is not None and now < at_least:
-        raise TimeUnknown(f"it is said to be {_shown(now)}, and {_shown(at_least)} has passed")
+        raise TimeUnknown(f"the OCSP responder says {_shown(now)}, but {_shown(at_least)} has passed")
     return now
 
 
@@ -92,12 +92,12 @@ def told(response: bytes, question: Question, path: Sequence[x509.Certificate]) 
         now = read.produced_at_utc
         nonce = read.extensions.get_extension_for_class(x509.OCSPNonce).value.nonce
         if nonce != question.nonce:
-            raise TimeUnknown("the OCSP responder has answered another question than this one")
+            raise TimeUnknown("the OCSP response is for another request")
         answer = read_answer(response, question, own.serial_number, issuer, now)
     except x509.ExtensionNotFound:
-        raise TimeUnknown("the OCSP responder does not repeat what tells a fresh answer from an old one") from None
+        raise TimeUnknown("the OCSP response has no nonce: it may be an old one") from None
     except (OcspRefused, *UNREADABLE) as error:
-        raise TimeUnknown(f"what the OCSP responder answers cannot be believed: {error}") from error
+        raise TimeUnknown(f"the OCSP response cannot be trusted: {error}") from error
     if not answer.known or answer.reason is not None:
         why = "its CA does not know it" if not answer.known else f"it is revoked ({answer.reason})"
         raise TimeUnknown(f"the certificate of the service is not good: {why}")
@@ -105,7 +105,7 @@ def told(response: bytes, question: Question, path: Sequence[x509.Certificate]) 
         if not each.not_valid_before_utc <= now <= each.not_valid_after_utc:
             name = each.subject.rfc4514_string()
             raise TimeUnknown(
-                f"it is said to be {_shown(now)}, and the certificate of {name} is valid from "
+                f"the OCSP responder says {_shown(now)}, but the certificate of {name} is valid from "
                 f"{_shown(each.not_valid_before_utc)} to {_shown(each.not_valid_after_utc)}"
             )
     return now
@@ -134,7 +134,7 @@ async def _path_of(
 
 async def _answer_to(question: Question, urls: Sequence[str], patience: float) -> bytes:
     """Return the response of the first of the responders at *urls* that answers."""
-    why = "the service's certificate names no OCSP responder: say where there is one"
+    why = "the service's certificate names no OCSP responder: give one"
     http = PlainHttp(patience)
     try:
         for url in urls:

@@ -161,7 +161,7 @@ def _parse_head(text: str) -> AuditHead:
     try:
         return AuditHead.parse(text)
     except ValueError:
-        raise typer.BadParameter("a head is NUMBER:HEXADECIMAL, as audit verify prints it") from None
+        raise typer.BadParameter("write NUMBER:HEXADECIMAL, as audit verify prints it", param_hint="'--head'") from None
 
 
 def _details(document: str, about: str) -> str:

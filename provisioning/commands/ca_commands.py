@@ -191,7 +191,7 @@ def activate(
     ] = False,
     despite_brokers: Annotated[
         bool,
-        typer.Option("--despite-brokers", help="Although brokers say that they would refuse who comes under it."),
+        typer.Option("--despite-brokers", help="Even if brokers report that they would refuse its certificates."),
     ] = False,
 ) -> None:
     """Let the announced CA issue from now on. The previous one still publishes revocations of what it has issued.
@@ -205,8 +205,8 @@ def activate(
         chosen, doubts = await life.activate(name, waiting=not without_waiting, despite_brokers=despite_brokers)
         for each in doubts:
             what = f"has not said whether it knows {chosen}" if each.known is None else f"does not know {chosen}"
-            life.transcript.say(f"Broker {each.broker} {what}; heard of last at {shown_time(each.said_at)}.")
-        life.transcript.say(f"{chosen} issues from now on; running services hear of it within seconds.")
+            life.transcript.say(f"Broker {each.broker} {what}; last report: {shown_time(each.said_at)}.")
+        life.transcript.say(f"{chosen} issues from now on; running services know it within seconds.")
         return {"name": chosen, "state": "active"}
 
     ceremony.hold("ca rollover activate", work)
@@ -245,7 +245,7 @@ def end_line(
 
     async def work(life: AuthorityLife) -> Facts:
         chosen = await life.end_line(line)
-        life.transcript.say(f"{chosen} issues no more; line {line} has ended.")
+        life.transcript.say(f"{chosen} no longer issues; line {line} has ended.")
         return {"name": chosen, "state": "retiring", "line": line}
 
     ceremony.hold("ca rollover end-line", work)
@@ -277,7 +277,7 @@ def revoke(
 
     if not yes:  # Not in the ceremony: while its loop runs, an interrupt does not end the wait for an answer.
         whose = counted(ceremony.look(look), "certificate")
-        ask(f"Revoke {name} and with it {whose} that it has issued, for ever?")
+        ask(f"Revoke {name} and {whose} that it has issued, for ever?")
 
     problems: list[str] = []
 
@@ -285,20 +285,20 @@ def revoke(
         revocation = AuthorityRevocation(life)
         begun = await revocation.begin(name, reason, since)
         life.transcript.say(
-            f"{name} is revoked already; what it has issued follows still."
+            f"{name} is already revoked; the rest of its certificates follows now."
             if begun.again
-            else f"{name} is revoked ({reason}): nothing that it has issued is good from now on."
+            else f"{name} is revoked ({reason}): no certificate that it has issued is valid from now on."
         )
         affected: list[StoredCertificate] = []
         renewed = False
         with _noted(problems):  # The CA is revoked: if a step fails now, the others are still done.
             await life.write_bundle()
-        with _noted(problems, "ca restore-operator certifies him when that is mended"):
+        with _noted(problems, "fix that, then run ca restore-operator"):
             if renewed := await revocation.renew_operator(begun):
                 life.transcript.say("The first operator (admin) has a new certificate in operator.crt.")
-        with _noted(problems, "the running service continues with its certificates, or ca revoke, run again"):
+        with _noted(problems, "the running service revokes the rest of its certificates; or run ca revoke again"):
             affected += await revocation.finish(begun)
-            life.transcript.say(f"{counted(len(affected), 'certificate')} with it:")
+            life.transcript.say(f"{counted(len(affected), 'certificate')} revoked with it:")
         for each in affected:
             device = each.device
             life.transcript.say(f"  {device.role:<8} {device.group or '-'} {device.name} {each.serial}")
@@ -322,7 +322,7 @@ def restore_operator(
     ceremony: Ceremony,
     name: Annotated[str, typer.Argument(help="The operator, who becomes an admin.")] = "admin",
 ) -> None:
-    """Certify an admin if no operator can get in any more: into DIR/operator.crt and operator.key, without a token.
+    """Certify an admin without a token if no operator has access any more: DIR/operator.crt and operator.key.
 
     \b
     Example:
@@ -358,13 +358,13 @@ def verify_transcript(
         directory, lambda database: database.read(lambda connection: audit.ceremony_of(connection, digest))
     )
     if entry is None:
-        raise fail(f"no entry of the audit log vouches for {transcript}: it was changed, or belongs to another fleet")
+        raise fail(f"no entry of the audit log confirms {transcript}: it was changed, or belongs to another fleet")
     if as_json:
         print_document({"entry": entry.number, "at": entry.at.isoformat(), "actor": entry.actor, "sha256": digest})
         return
     sys.stdout.write(
-        f"entry {entry.number} of {shown_time(entry.at)} by {entry.actor} vouches for {transcript}; "
-        "audit verify vouches for the entry\n"
+        f"entry {entry.number} of {shown_time(entry.at)} by {entry.actor} confirms {transcript}; "
+        "audit verify confirms the entry\n"
     )
 
 
@@ -385,7 +385,7 @@ def _announced(life: AuthorityLife, name: str) -> Facts:
         f"bundle (a day): ca rollover activate {name}"
     )
     life.transcript.say(
-        "A broker whose cafile is a copy of ca-bundle.crt needs the one of now before that: fleet-provisioning status "
-        "names those that lack it."
+        "A broker whose cafile is a copy of ca-bundle.crt needs the new one before that; fleet-provisioning "
+        "status names the brokers that lack it."
     )
     return {"name": name, "state": "announced"}

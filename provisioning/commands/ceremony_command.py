@@ -80,7 +80,7 @@ class Ceremony:
             try:
                 transcript.write(path)
             except ConfigurationError as error:
-                raise ConfigurationError(f"{error}; what it would tell, as above, is done all the same") from error
+                raise ConfigurationError(f"{error}; the changes shown above are in effect all the same") from error
             facts = {"transcript": path.name, "transcript_sha256": transcript.digest}
 
             def vouch(connection: object) -> None:

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from provisioning.commands.choice_option import choice_option
 from provisioning.commands.service_command import (
     Connection,
     Json,
@@ -44,6 +45,8 @@ class ExportFormat(StrEnum):
     JSON = "json"
 
 
+STATES: Final = ("active", "suspended", "revoked", "expired")
+"""Of certificates."""
 Group = Annotated[str | None, typer.Option(help="Of devices of this group only.", show_default=False)]
 
 
@@ -63,7 +66,7 @@ class Search:
             "--issuer", help="Of the CA with this name, as `ca list` shows it, or key identifier.", show_default=False
         ),
     ] = None
-    state: Annotated[str | None, typer.Option(help="active, suspended, revoked or expired.", show_default=False)] = None
+    state: Annotated[str | None, choice_option(STATES)] = None
     expires_from: Annotated[
         datetime | None,
         typer.Option(
@@ -120,7 +123,7 @@ def expiring(
         SERVER_NAME,  # Imports the issuance core: other commands start without it.
     )
 
-    until = datetime.now(UTC) + duration(within)
+    until = datetime.now(UTC) + duration(within, "--within")
 
     async def command(client: OperatorClient) -> None:
         ending = client.certificates(group=group, state="active", expires_before=until)
@@ -210,7 +213,7 @@ def show_certificate(
       fleet-provisioning certificate show 43555deb683f6f04348b9e168ab6561b --pem | openssl x509 -noout -text
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
     if as_json and (as_pem or with_chain):
-        raise typer.BadParameter("leave out --pem and --chain: the JSON has both", param_hint="--json")
+        raise typer.BadParameter("leave out --pem and --chain: the JSON has both", param_hint="'--json'")
 
     async def command(client: OperatorClient) -> None:
         certificate = await client.certificate(serial)

@@ -41,7 +41,7 @@ def create_claim(
     group: Annotated[str, typer.Option(help="The group that the devices enter; it must allow the way claim.")],
     devices: Annotated[int, typer.Option(min=1, help="How many devices it may admit.")],
     output: Annotated[Path, typer.Option(help="PEM file to create with key and certificate, mode 0600.")],
-    days: Annotated[int, typer.Option(min=1, help="Until it ends.")] = 30,
+    days: Annotated[int, typer.Option(min=1, help="Days until it ends.")] = 30,
     activation: Annotated[
         int | None,
         typer.Option(

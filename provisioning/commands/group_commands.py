@@ -113,7 +113,7 @@ class GivenRules:
     def asked(self) -> dict[str, Any]:
         """Return the given rules, as the API takes them; raise `typer.BadParameter`."""
         if self.ways and self.closed:
-            raise typer.BadParameter("--way and --closed contradict each other")
+            raise typer.BadParameter("give --way or --closed, not both")
         given = {**asdict(self), "ways": [] if self.closed else (self.ways or None)}
         return {name: value for name, value in given.items() if name != "closed" and value is not None}
 
@@ -150,7 +150,7 @@ def change_group(given: GivenRules, connection: Connection, name: Name, as_json:
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
     rules = given.asked()
     if not rules:
-        raise typer.BadParameter("give what shall change")
+        raise typer.BadParameter("give at least one rule to change, for example --way token or --closed")
 
     async def command(client: EnrolmentOperatorClient) -> None:
         _print(await client.change_group(name, rules), as_json=as_json)

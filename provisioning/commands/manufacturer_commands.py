@@ -243,7 +243,9 @@ def change_manufacturer(
             raise typer.BadParameter("give --list-url or --no-list-urls, not both")
         changed["list_urls"] = list_url or []
     if not changed:
-        raise typer.BadParameter("say what is to be otherwise")
+        raise typer.BadParameter(
+            "give at least one of --lapsed-lists, --revoked-devices, --list-url and --no-list-urls"
+        )
 
     async def command(client: EnrolmentOperatorClient) -> None:
         _show(await client.change_manufacturer(name, changed), as_json=as_json)

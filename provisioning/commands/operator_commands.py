@@ -12,10 +12,11 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from provisioning.commands.choice_option import choice_option
 from provisioning.commands.printed_rows import print_pairs
 from provisioning.commands.service_command import (
     Connection,
@@ -35,7 +36,13 @@ if TYPE_CHECKING:
 
 device_app = command_group(help="List devices and their certificates.")
 
-Group = Annotated[str | None, typer.Option(help="Group.", show_default=False)]
+Group = Annotated[str | None, typer.Option(help="Of this group only.", show_default=False)]
+
+
+STATES: Final = ("active", "suspended", "revoked", "decommissioned")
+"""Of devices."""
+STANDINGS: Final = ("valid", "suspended", "revoked", "expired", "none")
+"""What a device has to show: `provisioning.store.device_inventory`."""
 
 
 @device_app.command("list")
@@ -43,12 +50,8 @@ Group = Annotated[str | None, typer.Option(help="Group.", show_default=False)]
 def list_devices(
     connection: Connection,
     group: Group = None,
-    state: Annotated[
-        str | None, typer.Option(help="active, suspended, revoked or decommissioned.", show_default=False)
-    ] = None,
-    certificate: Annotated[
-        str | None, typer.Option(help="valid, suspended, revoked, expired or none.", show_default=False)
-    ] = None,
+    state: Annotated[str | None, choice_option(STATES)] = None,
+    certificate: Annotated[str | None, choice_option(STANDINGS, "Whose certificate is ")] = None,
     as_json: Json = False,
 ) -> None:
     """List devices by name: the state of each, and whether it has a valid certificate.

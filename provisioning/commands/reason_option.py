@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from typing import Any, Final
 
 import typer
 
+from provisioning.commands.choice_option import one_of
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.reasons import REASON_USES, ReasonUse
 
@@ -16,17 +17,17 @@ _ELSEWHERE: Final = {
 }
 
 
-def reason_option(reasons: Collection[RevocationReason]) -> Any:
-    """Return the option that takes one of *reasons*, in upper or lower case."""
-    names = ", ".join(reasons)
-    by_name = {reason.casefold(): reason for reason in reasons}
+def reason_option(reasons: Sequence[RevocationReason]) -> Any:
+    """Return the option that takes one of *reasons*."""
+    return typer.Option(
+        metavar="REASON",
+        parser=one_of(reasons, _elsewhere),
+        autocompletion=lambda: list(reasons),
+        help=f"Why: {', '.join(reasons)}.",
+    )
 
-    def read(text: str) -> RevocationReason:
-        reason = by_name.get(text.casefold())
-        if reason is None:
-            other = next((use for each, use in REASON_USES.items() if each.casefold() == text.casefold()), None)
-            hint = f"; {_ELSEWHERE[other]}" if other in _ELSEWHERE else ""
-            raise typer.BadParameter(f"{text!r} is not one of {names}{hint}")
-        return reason
 
-    return typer.Option(metavar="REASON", parser=read, autocompletion=lambda: list(reasons), help=f"Why: {names}.")
+def _elsewhere(text: str) -> str:
+    """Return where the reason *text* is given, if not here."""
+    use = next((use for each, use in REASON_USES.items() if each.casefold() == text.casefold()), None)
+    return f"; {_ELSEWHERE[use]}" if use in _ELSEWHERE else ""

@@ -165,7 +165,7 @@ def moment(text: str) -> datetime:
     try:
         given = datetime.fromisoformat(text)
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is no time: write 2027-01-05, or 2027-01-05T08:00:00, in UTC") from error
+        raise typer.BadParameter(f"{text!r} is not a time: write 2027-01-05, or 2027-01-05T08:00:00, in UTC") from error
     if given.tzinfo is None:
         return given.replace(tzinfo=UTC)
     try:
@@ -179,17 +179,19 @@ def span(text: object) -> int:
     given = str(text).strip()
     seconds = seconds_in(f"{given}s" if given.isdecimal() else given)
     if seconds is None:
-        raise typer.BadParameter(f"{given[:40]!r} is no span of time: write 90s, 15m, 12h, 7d, or a number of seconds")
+        raise typer.BadParameter(f"{given[:40]!r} is not a duration: write 90s, 15m, 12h, 7d, or a number of seconds")
     return round(seconds)
 
 
-def duration(text: str) -> timedelta:
-    """Parse a duration with its unit, such as 14d; raise `typer.BadParameter`."""
+def duration(text: str, option: str) -> timedelta:
+    """Parse a duration with its unit, such as 14d; raise `typer.BadParameter` naming the *option*."""
     seconds = seconds_in(text.strip())
     if seconds is None:
-        raise typer.BadParameter(f"{text[:40]!r} is not a duration: write 90m, 12h, 14d or 4w")
+        raise typer.BadParameter(
+            f"{text[:40]!r} is not a duration: write 90m, 12h, 14d or 4w", param_hint=f"'{option}'"
+        )
     if seconds > _LONGEST:
-        raise typer.BadParameter(f"{text!r} is longer than a certificate can live")
+        raise typer.BadParameter(f"{text!r} is longer than a certificate can live", param_hint=f"'{option}'")
     return timedelta(seconds=seconds)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from provisioning.commands.choice_option import choice_option
 from provisioning.commands.in_steps import check_none_refused, in_steps
 from provisioning.commands.meant_devices import confirm
 from provisioning.commands.named_lines import before_the_loop, read_lines
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
 
 _BATCH: Final = 500
 _COLUMNS: Final = ("number", "device", "group", "role", "state", "expires", "made by")
+
+STATES: Final = ("open", "used", "void", "expired")
+"""Of tokens."""
 
 token_app = command_group(help="Make, list and void one-time enrolment tokens.")
 
@@ -258,7 +262,7 @@ async def _batches(
 @connected
 def list_tokens(
     connection: Connection,
-    state: Annotated[str | None, typer.Option(help="open, used, void or expired.", show_default=False)] = None,
+    state: Annotated[str | None, choice_option(STATES)] = None,
     group: Annotated[str | None, typer.Option(help="Of this group only.", show_default=False)] = None,
     device: Annotated[str | None, typer.Option(help="For this device only.", show_default=False)] = None,
     expiring_within: Annotated[
@@ -277,7 +281,7 @@ def list_tokens(
     if expiring_within is not None:
         if state not in {None, "open"}:
             raise typer.BadParameter("only open tokens expire: leave --state out")
-        state, until = "open", datetime.now(UTC) + duration(expiring_within)
+        state, until = "open", datetime.now(UTC) + duration(expiring_within, "--expiring-within")
 
     async def command(client: EnrolmentOperatorClient) -> None:
         search = client.tokens(state=state, group=group, device=device, expires_before=until)

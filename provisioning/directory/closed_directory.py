@@ -49,4 +49,4 @@ def warn_of_open_secrets(settings: Settings) -> None:
     """Log a warning of those that everybody may read."""
     for path in secrets_of(settings):
         if (warning := open_to_all.told_of(path)) is not None:
-            log.warning("private file readable for every user", detail=warning)
+            log.warning("private file readable for every user", code="KEY_OPEN", detail=warning)

@@ -144,8 +144,8 @@ def _owned_by_others(files: AuthorityFiles) -> Finding | None:
     whose = " and ".join(sorted({user_name(path.stat().st_uid) for path in foreign}))
     return failed(
         "files",
-        f"{names}: owned by {whose}; the directory is {user_name(owner)}'s, and a service that runs as "
-        f"{user_name(owner)} cannot read them",
+        f"{names}: owned by {whose}; a service that runs as the directory's owner, {user_name(owner)}, cannot read "
+        "them",
         f"chown {user_argument(owner)} {' '.join(map(quoted, foreign))}",
     )
 
@@ -177,19 +177,21 @@ def _keys(settings: Settings) -> Iterator[Finding]:
             try_key(signers.open_for(name, read_certificate(files.certificate(name))))
         read_audit_key(files)
     except ConfigurationError as error:
-        yield failed(
-            "keys", str(error), "give the passphrase or the PIN as `serve` gets it, or restore the file from the backup"
-        )
+        yield failed("keys", str(error), "give the passphrase or PIN as for serve, or restore the file from the backup")
         return
     except (Refused, InvalidSignature):
-        yield failed("keys", f"{name} opens and does not sign", "see that its token is there and ready, and try again")
+        yield failed(
+            "keys",
+            f"the key of {name} opens but does not sign",
+            "check that its token is connected and ready, then try again",
+        )
         return
     for doubt in about_keys(settings):
         yield warning("keys", doubt.what, doubt.remedy)
     if held:
-        yield ok("keys", f"the keys of {', '.join(held)} open and sign, and the audit log's is there")
+        yield ok("keys", f"the keys of {', '.join(held)} open and sign; the audit log's key is there")
     else:
-        yield failed("keys", f"{files.directory} holds no key of a CA", "restore the file from the backup")
+        yield failed("keys", f"{files.directory} holds no CA key", "restore the file from the backup")
 
 
 def _certificates(files: AuthorityFiles, now: datetime) -> Iterator[Finding]:
@@ -199,7 +201,7 @@ def _certificates(files: AuthorityFiles, now: datetime) -> Iterator[Finding]:
     }
     if not files.bundle.exists():
         what = f"{files.bundle} is missing: commands and brokers have no trust anchors"
-        yield failed("certificates", what, "restart the service: it writes it anew")
+        yield failed("certificates", what, "restart the service: it writes the file again")
     good = []
     for name, remedy in remedies.items():
         if name == OPERATOR and not files.certificate(name).exists():  # Its owner may keep it elsewhere.
@@ -214,16 +216,19 @@ def _certificates(files: AuthorityFiles, now: datetime) -> Iterator[Finding]:
             continue
         begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         if now < begin:
-            yield failed("clock", f"it is {now:%Y-%m-%d %H:%M} UTC, before {name}.crt begins ({begin:%Y-%m-%d %H:%M})",
-                          "set the clock: timedatectl set-ntp true")  # fmt: skip
+            yield failed(
+                "clock",
+                f"the clock says {now:%Y-%m-%d %H:%M} UTC, before {name}.crt becomes valid ({begin:%Y-%m-%d %H:%M})",
+                "set the clock: timedatectl set-ntp true",
+            )
         elif now >= end:
-            yield failed("certificates", f"{name}.crt ended on {end:%Y-%m-%d %H:%M} UTC", remedy)
+            yield failed("certificates", f"{name}.crt expired on {end:%Y-%m-%d %H:%M} UTC", remedy)
         elif now > end - (end - begin) / 3:
-            yield warning("certificates", f"{name}.crt ends on {end:%Y-%m-%d %H:%M} UTC", remedy)
+            yield warning("certificates", f"{name}.crt expires on {end:%Y-%m-%d %H:%M} UTC", remedy)
         else:
             good.append(name)
     if good:
-        yield ok("certificates", f"good for a while: {', '.join(good)}")
+        yield ok("certificates", f"not expiring soon: {', '.join(good)}")
 
 
 def _of_others(files: AuthorityFiles, name: str, certificate: x509.Certificate) -> str | None:
@@ -235,13 +240,13 @@ def _of_others(files: AuthorityFiles, name: str, certificate: x509.Certificate) 
             cas.append(read_certificate(path))
     if not any(is_issued_by(certificate, each) for each in cas):
         issuer = certificate.issuer.rfc4514_string()
-        return f"{name}.crt is none of this service's: no CA of {files.directory} has issued it, but {issuer!r}"
+        return f"{name}.crt was not issued by a CA of {files.directory}, but by {issuer!r}"
     try:
         key = load_key(files.key(name))
     except KeyFileError:
         return None  # Another check reports it.
     if spki_fingerprint(key.public_key()) != spki_fingerprint(certificate.public_key()):
-        return f"{name}.crt is not for the key in {name}.key"
+        return f"{name}.crt does not match the key in {name}.key"
     return None
 
 
@@ -249,9 +254,9 @@ def _disk(settings: Settings) -> Iterator[Finding]:
     free = shutil.disk_usage(settings.directory).free
     shown = f"{free // 2**20:,} MiB free at {settings.directory}"
     if free < _FULL:
-        yield failed("disk", shown, "make room: nothing is issued or revoked until there is some")
+        yield failed("disk", shown, "free disk space: nothing is issued or revoked until then")
     elif free < _LEAST_FREE:
-        yield warning("disk", shown, "make room: when the disk is full nothing is issued or revoked")
+        yield warning("disk", shown, "free disk space: when the disk is full, nothing is issued or revoked")
     else:
         yield ok("disk", shown)
 
@@ -289,7 +294,7 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
             yield failed(
                 "database",
                 f"{where} was made by a newer version",
-                "install that version again: an old one must not guess",
+                "install that version again",
             )
     except ConfigurationError as error:
         yield failed("database", str(error), "restore it from the backup, or name the right one")
@@ -297,9 +302,9 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
         yield failed(
             "database",
             f"{where} cannot be used: {reason_of(refusal)}",
-            "restore it from the backup, or see that the service's user may read and write it"
+            "restore it from the backup, or let the service's user read and write it"
             if settings.database_url is None
-            else "start it, and check database_url, its firewall and the service's rights",
+            else "start it; check database_url, its firewall and the database user's rights",
         )
     finally:
         await database.close()
@@ -310,14 +315,14 @@ def _whole(connection: Connection, where: str) -> Finding:
     if lost := schema.missing(connection):
         return failed(
             _TORN,
-            f"{where} lacks {', '.join(lost)}: what needs that is refused",
-            "find out who has removed it; stop the service and restore the store from the backup",
+            f"{where} lacks {', '.join(lost)}: what needs them is refused",
+            "stop the service and restore the store from the backup; find out who removed them",
         )
     if not schema.takes_changes(connection):
         return failed(
             "database",
-            f"{where} takes no changes: it is a standby, or its settings say so",
-            "name the primary, or both: ?host=A&host=B&target_session_attrs=read-write",
+            f"{where} is read-only: it is a standby, or is configured so",
+            "give the primary's address, or both: ?host=A&host=B&target_session_attrs=read-write",
         )
     return ok("database", f"{where} answers, its schema is current")
 
@@ -326,25 +331,27 @@ async def _records(settings: Settings, database: Database, now: datetime) -> Asy
     def read(connection: Connection) -> tuple[datetime | None, list[Finding]]:
         findings = [*authority_findings(connection, settings, now), *manufacturer_findings(connection, now)]
         if schema.may_be_forgotten(connection):
-            what = "the server does not wait for its disk (fsync = off): if its machine fails, revocations are lost"
+            what = "PostgreSQL does not wait for its disk (fsync = off): if its machine fails, revocations are lost"
             findings.insert(0, warning("database", what, "set fsync = on in postgresql.conf"))
         if (former := schema.former_rows(connection)) > _FORMER_ROWS:
             findings.insert(0, _slowed(former))
         try:
             return audit_findings.last_time(connection), findings
         except audit_findings.UNREADABLE as error:
-            remedy = "fleet-provisioning audit verify; find out who could write to the database, and restore a backup"
-            return None, [failed("audit log", f"its end cannot be read: {error}", remedy), *findings]
+            remedy = (
+                "run fleet-provisioning audit verify; find out who could write to the database, and restore a backup"
+            )
+            return None, [failed("audit log", f"its last entry cannot be read: {error}", remedy), *findings]
 
     latest, about_others = await database.read(read)
     if latest is not None and now < latest - _CLOCK_TOLERANCE:
         yield failed(
             "clock",
-            f"it is {now:%Y-%m-%d %H:%M:%S} UTC, but something was recorded at {latest:%Y-%m-%d %H:%M:%S}",
+            f"the clock says {now:%Y-%m-%d %H:%M:%S} UTC, but an entry was recorded at {latest:%Y-%m-%d %H:%M:%S}",
             "set the clock: timedatectl set-ntp true",
         )
     else:
-        yield ok("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC, not before what was recorded last")
+        yield ok("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC, later than the last entry")
     for finding in about_others:
         yield finding
 
@@ -352,10 +359,10 @@ async def _records(settings: Settings, database: Database, now: datetime) -> Asy
 def _slowed(former: int) -> Finding:
     return warning(
         "database",
-        f"PostgreSQL keeps {former} former versions of the busiest rows, which each change reads: requests become slow",
-        "end the transaction that has been open for so long: SELECT pid, xact_start, state, application_name FROM "
-        "pg_stat_activity ORDER BY xact_start; or drop the replication slot that nobody uses (pg_replication_slots); "
-        "see that autovacuum is on",
+        f"PostgreSQL keeps {former} dead versions of the busiest rows, which each change reads: requests become slow",
+        "end transactions that have been open for long: SELECT pid, xact_start, state, application_name FROM "
+        "pg_stat_activity ORDER BY xact_start; drop unused replication slots (pg_replication_slots); "
+        "check that autovacuum is on",
     )
 
 
@@ -368,7 +375,9 @@ def _port(host: str, port: int, setting: str, is_ours: Callable[[], bool], elsew
             return ok("ports", f"{setting} {port} on {host} is free")
     except PermissionError:
         return failed(
-            "ports", f"{setting} {port} on {host} needs a privilege", f"choose one from {_FIRST_UNPRIVILEGED}"
+            "ports",
+            f"{setting} {port} on {host} needs a privilege",
+            f"choose a port of {_FIRST_UNPRIVILEGED} or higher",
         )
     except OSError as error:
         if is_ours():
@@ -377,12 +386,12 @@ def _port(host: str, port: int, setting: str, is_ours: Callable[[], bool], elsew
             return warning(
                 "ports",
                 f"{setting} {port} on {host} is used by another program, and the service runs at {elsewhere}",
-                f"write the {setting} that it was given on its command line or in its environment into {SETTINGS_FILE}",
+                f"set {setting} in {SETTINGS_FILE} to the value that serve was given as a flag or in its environment",
             )
         return failed(
             "ports",
             f"{setting} {port} on {host} cannot be used: {error.strerror}",
-            f"find out by whom: ss -ltnp 'sport = :{port}', or choose another {setting}",
+            f"find the program that uses it: ss -ltnp 'sport = :{port}', or choose another {setting}",
         )
 
 

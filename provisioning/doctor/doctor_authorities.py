@@ -37,7 +37,7 @@ def authority_findings(connection: Connection, settings: Settings, now: datetime
     for path in _strangers(files, every):
         yield failed(
             "CAs",
-            f"{path} is not the certificate that the database knows by this name: the service does not start",
+            f"{path} is not the certificate of that name in the database: the service does not start",
             STRANGER_REMEDY,
         )
     for each in every:
@@ -45,7 +45,9 @@ def authority_findings(connection: Connection, settings: Settings, now: datetime
             continue
         issues = each.kind is AuthorityKind.ISSUING and each.state is AuthorityState.ACTIVE
         if issues and not places.holds(each.name):
-            yield failed("CAs", f"{each.name} issues, and its key is not here", "restore the file from the backup")
+            yield failed(
+                "CAs", f"{each.name} issues certificates, but its key is not here", "restore the file from the backup"
+            )
         finding = _end(each, now) if issues or each.kind is AuthorityKind.ROOT else None
         if finding is not None:
             yield finding
@@ -56,12 +58,12 @@ def authority_findings(connection: Connection, settings: Settings, now: datetime
         if word.is_recent(now):
             yield warning(
                 "brokers",
-                f"{word.broker} refuses who comes under {word.authority} ({word.state}), as it said "
+                f"{word.broker} does not know {word.authority} ({word.state}) and refuses its certificates, as it said "
                 f"{word.said_at:%Y-%m-%d %H:%M} UTC",
-                "put the present ca-bundle.crt where that broker has its cafile; decommission a broker that is no more",
+                "copy the current ca-bundle.crt to that broker's cafile; decommission a broker that no longer exists",
             )
     if good:
-        yield ok("CAs", f"good for a while: {', '.join(good)}")
+        yield ok("CAs", f"not expiring soon: {', '.join(good)}")
 
 
 def _strangers(files: AuthorityFiles, known: Sequence[StoredAuthority]) -> list[Path]:
@@ -78,12 +80,12 @@ def _end(ca: StoredAuthority, now: datetime) -> Finding | None:
     else:
         remedy = "fleet-provisioning ca rollover begin" + ("" if ca.line == DEFAULT_LINE else f" --line {ca.line}")
     if now < begin:
-        detail = f"it is {now:%Y-%m-%d %H:%M} UTC, before {ca.name} begins ({begin:%Y-%m-%d %H:%M})"
+        detail = f"the clock says {now:%Y-%m-%d %H:%M} UTC, before {ca.name} becomes valid ({begin:%Y-%m-%d %H:%M})"
         return failed("clock", detail, "set the clock: timedatectl set-ntp true")
     if now >= end:
-        return failed("CAs", f"{ca.name} ended on {end:%Y-%m-%d %H:%M} UTC", remedy)
+        return failed("CAs", f"{ca.name} expired on {end:%Y-%m-%d %H:%M} UTC", remedy)
     if now > end - (end - begin) / _DUE:
-        return warning("CAs", f"{ca.name} ends on {end:%Y-%m-%d %H:%M} UTC", remedy)
+        return warning("CAs", f"{ca.name} expires on {end:%Y-%m-%d %H:%M} UTC", remedy)
     return None
 
 
@@ -94,9 +96,9 @@ def _list(connection: Connection, ca: StoredAuthority, now: datetime) -> Iterato
     if now >= crl.next_update:
         yield failed(
             "CRL",
-            f"{ca.name}'s list lapsed on {crl.next_update:%Y-%m-%d %H:%M} UTC: relying parties "
+            f"{ca.name}'s CRL expired on {crl.next_update:%Y-%m-%d %H:%M} UTC: relying parties "
             "that check it refuse every certificate",
             "start the service; if it runs, its log says why: CRL not published",
         )
     else:
-        yield ok("CRL", f"{ca.name}'s is good until {crl.next_update:%Y-%m-%d %H:%M} UTC at least")
+        yield ok("CRL", f"{ca.name}'s is valid until {crl.next_update:%Y-%m-%d %H:%M} UTC at least")

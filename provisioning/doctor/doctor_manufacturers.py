@@ -28,22 +28,22 @@ def manufacturer_findings(connection: Connection, now: datetime) -> Iterator[Fin
     for kept in manufacturer_lists.kept(connection):
         name, lists = kept.manufacturer, kept.lists
         waiting, end = waiting_for(lists, now)
-        remedy = f"get the newest list from the manufacturer: fleet-provisioning manufacturer crl {name} FILE"
-        which = f"{name}'s list" if len(lists) == 1 else f"the first of {name}'s {len(lists)} lists"
+        remedy = f"get the newest CRL from the manufacturer: fleet-provisioning manufacturer crl {name} FILE"
+        which = f"{name}'s CRL" if len(lists) == 1 else f"the first of {name}'s {len(lists)} CRLs"
         match waiting:
             case Waiting.NOBODY:
                 good.append(name)
             case Waiting.SOON:
-                verb = "lapses" if now <= end else "lapsed"
-                yield warning(_CHECK, f"{which} {verb} on {end:%Y-%m-%d %H:%M} UTC, and the next is not here", remedy)
+                verb = "expires" if now <= end else "expired"
+                yield warning(_CHECK, f"{which} {verb} on {end:%Y-%m-%d %H:%M} UTC; the next one is not here", remedy)
             case Waiting.ALL if not kept.awaited:
-                detail = f"{name}'s lists lapsed on {end:%Y-%m-%d %H:%M} UTC: what it has revoked since is not known"
+                detail = f"{name}'s CRLs expired on {end:%Y-%m-%d %H:%M} UTC: what it has revoked since is unknown"
                 yield warning(_CHECK, detail, remedy)
             case Waiting.ALL:
-                detail = f"{name}'s lists lapsed on {end:%Y-%m-%d %H:%M} UTC: its devices are refused"
+                detail = f"{name}'s CRLs expired on {end:%Y-%m-%d %H:%M} UTC: its devices are refused"
                 yield failed(_CHECK, detail, remedy)
     if good:
-        yield ok(_CHECK, f"lists hold for a while: {', '.join(good)}")
+        yield ok(_CHECK, f"CRLs not expiring soon: {', '.join(good)}")
     yield from _revoked(connection)
     yield from _unfetched(connection)
     yield from _recalled(connection)
@@ -58,7 +58,7 @@ def _revoked(connection: Connection) -> Iterator[Finding]:
                 yield failed(
                     _CHECK,
                     refusal.detail.removesuffix(": ask the operator") + ": its devices are refused",
-                    "ask the manufacturer, and revoke those of its devices that are in and must not be: "
+                    "ask the manufacturer; revoke those of its enrolled devices that must not stay: "
                     f"fleet-provisioning device list --group {each.group}",
                 )
 
@@ -68,8 +68,8 @@ def _unfetched(connection: Connection) -> Iterator[Finding]:
         if each.problem:
             yield warning(
                 _CHECK,
-                f"{each.manufacturer}'s list at {each.url} is not fetched: {each.problem}",
-                f"look at it yourself: curl -O {each.url}; the list can be given by hand: fleet-provisioning "
+                f"{each.manufacturer}'s CRL at {each.url} cannot be fetched: {each.problem}",
+                f"try curl -O {each.url}; or import the CRL by hand: fleet-provisioning "
                 f"manufacturer crl {each.manufacturer} FILE",
             )
 
@@ -78,12 +78,12 @@ def _recalled(connection: Connection) -> Iterator[Finding]:
     counts = recalls.count_in(connection)
     for each in manufacturers.every(connection):
         if number := counts.get(each.id, 0):
-            who, what = f"{number} devices are", "the certificates that let them in"
+            who, what = f"{number} devices are", "the certificates that they enrolled with"
             if number == 1:
-                who, what = "1 device is", "the certificate that let it in"
+                who, what = "1 device is", "the certificate that it enrolled with"
             yield warning(
                 _CHECK,
-                f"{who} in though {each.name} has revoked {what}",
-                f"fleet-provisioning manufacturer revoked {each.name}; revoke or suspend those that must not be, or "
-                "have it done: manufacturer set --revoked-devices",
+                f"{who} enrolled although {each.name} has revoked {what}",
+                f"list them: fleet-provisioning manufacturer revoked {each.name}; revoke or suspend those that must "
+                "not stay, or automate it: manufacturer set --revoked-devices",
             )

@@ -62,7 +62,7 @@ class EnrolmentTrust:
             try:
                 self._tell(anchors)
             except ConfigurationError as error:
-                log.error("enrolment trust not taken over", error=str(error))  # noqa: TRY400 - that says it all
+                log.error("enrolment trust not taken over", code="ENROLMENT_TRUST_STALE", detail=str(error))  # noqa: TRY400 - that says it all
                 return False
             self._anchors = anchors
             log.info("enrolment trust changed", anchors=len(anchors))
@@ -75,7 +75,7 @@ class EnrolmentTrust:
             try:
                 await self.refresh()
             except Refused as refusal:
-                log.warning("enrolment trust not compared", reason=refusal.detail)
+                log.warning("enrolment trust not compared", code="ENROLMENT_TRUST_STALE", detail=refusal.detail)
 
     def _in_force(self, connection: Connection) -> list[bytes]:
         return [*claims.anchors(connection, self._clock()), *manufacturers.anchors(connection)]

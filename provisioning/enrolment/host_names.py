@@ -38,7 +38,12 @@ def own_names(
             "have an operator revoke or decommission that device",
         )
     if taken:
-        log.warning("host names left out: they belong to another device", name=device.name, host_names=taken)
+        log.warning(
+            "host names left out: they belong to another device",
+            code="HOST_NAMES_LEFT_OUT",
+            name=device.name,
+            host_names=taken,
+        )
     return replace(names, dns_names=tuple(name for name in names.dns_names if name not in taken)) if taken else names
 
 
@@ -57,4 +62,10 @@ def keep_granted(connection: Connection, granted: Sequence[str], device: Device,
                 f"the host name {name[:80]!r}, which the token grants, is that of device {other.name}, which could "
                 "pose as the server: have an operator decommission it, or grant another name",
             )
-        log.warning("a device has this server's host name", name=device.name, host_name=name, device=other.name)
+        log.warning(
+            "a device has this server's host name",
+            code="HOST_NAME_TAKEN",
+            name=device.name,
+            host_name=name,
+            device=other.name,
+        )

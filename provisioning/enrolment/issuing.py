@@ -34,7 +34,7 @@ class Issuing:
         """Raise `Refused` if the CA has expired, or is not valid yet: then the clock is wrong, or was."""
         begins = self.issuer.certificate.not_valid_before_utc
         if now < begins:
-            log.error("the issuing CA is not valid yet: set the clock", begins=begins, now=now)
+            log.error("the issuing CA is not valid yet: set the clock", code="CA_NOT_YET_VALID", begins=begins, now=now)
             raise Refused(
                 Code.UNAVAILABLE,
                 f"the service's clock says {now:%Y-%m-%d}, and the issuing CA is valid from "
@@ -42,7 +42,7 @@ class Issuing:
             )
         ends = self.issuer.certificate.not_valid_after_utc
         if now >= ends:
-            log.error("the issuing CA has expired: activate its successor", ended=ends)
+            log.error("the issuing CA has expired: activate its successor", code="CA_EXPIRED", ended=ends)
             raise Refused(
                 Code.UNAVAILABLE,
                 f"the issuing CA expired on {ends:%Y-%m-%d}: an operator has to activate its successor",

@@ -124,7 +124,9 @@ class ManufacturerFetcher:
                     return False
                 await self._fetch(url)
             except Refused as refusal:  # The store's fault, not the URL's: it is due again in a while.
-                log.warning("manufacturers' lists not fetched", detail=refusal.detail)
+                log.warning(
+                    "manufacturers' lists not fetched", code="MANUFACTURER_LIST_UNFETCHED", detail=refusal.detail
+                )
         return True
 
     async def run(self) -> None:
@@ -134,7 +136,9 @@ class ManufacturerFetcher:
                 try:
                     await self.fetch_due()
                 except Refused as refusal:
-                    log.warning("manufacturers' lists not fetched", detail=refusal.detail)
+                    log.warning(
+                        "manufacturers' lists not fetched", code="MANUFACTURER_LIST_UNFETCHED", detail=refusal.detail
+                    )
                 await asyncio.sleep(_ROUND_SECONDS)
         finally:
             await self.close()
@@ -160,7 +164,7 @@ class ManufacturerFetcher:
                 raise
             facts = self._failed(url, refusal.detail)
         except Exception:  # A defect triggered by a foreign server's answer must not stop the service.
-            log.exception("manufacturer's list not fetched", code="INTERNAL_ERROR", url=url.url)
+            log.exception("manufacturer's list not fetched", code="INTERNAL", url=url.url)
             facts = self._failed(url, "INTERNAL_ERROR: a defect of the service, see its log")
         await self._database.write(functools.partial(manufacturer_list_urls.record, url=url, facts=facts))
 
@@ -178,7 +182,12 @@ class ManufacturerFetcher:
             facts |= {"etag": fetched.etag, "modified": fetched.modified}
         self.outcomes[url.manufacturer, outcome] += 1
         if url.problem:
-            log.info("manufacturer's list fetched again", manufacturer=url.manufacturer, url=url.url)
+            log.info(
+                "manufacturer's list fetched again",
+                code="MANUFACTURER_LIST_CURRENT",
+                manufacturer=url.manufacturer,
+                url=url.url,
+            )
         return facts | {"due_at": now + self._pause(lists, now) * _spread()}
 
     def _pause(self, lists: Iterable[StoredList], now: datetime) -> timedelta:
@@ -190,7 +199,13 @@ class ManufacturerFetcher:
         self.outcomes[url.manufacturer, "failed"] += 1
         problem = "".join(each if each.isprintable() else " " for each in problem)[:MAXIMUM_PROBLEM]
         if problem != url.problem:  # Log it once, until something else is wrong: it may be down for a week.
-            log.warning("manufacturer's list not fetched", manufacturer=url.manufacturer, url=url.url, detail=problem)
+            log.warning(
+                "manufacturer's list not fetched",
+                code="MANUFACTURER_LIST_UNFETCHED",
+                manufacturer=url.manufacturer,
+                url=url.url,
+                detail=problem,
+            )
         pause = min(self._refresh, _FIRST_PAUSE * 2 ** min(url.failures, _MOST_DOUBLED))
         return {
             "due_at": self._clock() + pause * _spread(),

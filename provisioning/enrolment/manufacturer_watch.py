@@ -73,7 +73,13 @@ class ManufacturerWatch:
         for name, (waiting, end) in judged.items():
             before = self._said.get(name, Waiting.NOBODY)
             if waiting is not before and waiting is not Waiting.NOBODY:
-                log.warning("manufacturer's list awaited", manufacturer=name, waiting=waiting, until=end.isoformat())
+                log.warning(
+                    "manufacturer's list awaited",
+                    code="MANUFACTURER_LIST_AWAITED",
+                    manufacturer=name,
+                    waiting=waiting,
+                    until=end.isoformat(),
+                )
         self._said = {name: waiting for name, (waiting, _) in judged.items()}
         self._ends = {name: end for name, (_, end) in judged.items()}
 
@@ -83,5 +89,7 @@ class ManufacturerWatch:
             try:
                 await self.look()
             except Refused as refusal:
-                log.warning("manufacturers' lists not looked at", detail=refusal.detail)
+                log.warning(
+                    "manufacturers' lists not looked at", code="MANUFACTURER_WATCH_FAILED", detail=refusal.detail
+                )
             await asyncio.sleep(_ROUND_SECONDS)

@@ -373,7 +373,7 @@ class EnrolmentService:
     def _profile_named(self, name: str, role: Role, group: str | None) -> Profile:
         profile = self._profiles.get(name)
         if profile is None or profile.role is not role:
-            log.error("profile not configured", profile=name, group=group, role=role.value)
+            log.error("profile not configured", code="PROFILE_UNKNOWN", profile=name, group=group, role=role.value)
             raise Refused(
                 Code.UNAVAILABLE,
                 f"group {group} has a profile that is not configured for a {role}: an operator has to change the group",

@@ -66,7 +66,7 @@ class TokenRetention:
             try:
                 removed = await self.remove()
             except Refused as refusal:
-                log.warning("spent tokens not removed", detail=refusal.detail)
+                log.warning("spent tokens not removed", code="TOKENS_NOT_REMOVED", detail=refusal.detail)
             else:
                 if removed:
                     log.info("spent tokens removed", count=removed)

@@ -176,7 +176,12 @@ class TokenService:
                 for start in range(0, len(numbers), PORTION):
                     await self._database.write(partial(record, numbers=numbers[start : start + PORTION]))
             except Refused as refusal:
-                log.warning("tokens that nobody was told of are not voided", count=len(numbers), detail=refusal.detail)
+                log.warning(
+                    "tokens that nobody was told of are not voided",
+                    code="TOKENS_NOT_VOIDED",
+                    count=len(numbers),
+                    detail=refusal.detail,
+                )
 
         # Without checking the caller, who may just have lost the right to ask.
         await asyncio.shield(asyncio.create_task(void(), context=contextvars.Context()))

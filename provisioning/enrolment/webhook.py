@@ -112,7 +112,9 @@ class Webhooks:
         except TimeoutError as error:
             raise _failed(question, f"did not answer within {question.timeout.total_seconds():g} s") from error
         except (httpx.HTTPError, NoAddress) as error:
-            log.warning("webhook failed", group=question.group, reason=str(error) or type(error).__name__)
+            log.warning(
+                "webhook failed", code="WEBHOOK_FAILED", group=question.group, detail=str(error) or type(error).__name__
+            )
             raise _failed(question, "cannot be reached") from error
         match answer:
             case {"allow": True}:

@@ -57,6 +57,15 @@ class CommandGroup(TyperGroup):
         """Parse the options before the command's name by the same rules as those after it."""
         return _parse_args(self, super().parse_args, ctx, args)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Return the command that *args* begin with; the error for an unknown one names similar ones, or else all."""
+        try:
+            return super().resolve_command(ctx, args)
+        except TyperException as error:
+            if error.message.startswith("No such command") and "?" not in error.message:
+                error.message = f"{error.message} There are {', '.join(self.list_commands(ctx))}."
+            raise
+
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the commands' names: first those to start with, which a newcomer looks for."""
         names: list[str] = super().list_commands(ctx)
@@ -150,12 +159,20 @@ def _all(value: Any) -> Any:
 
 
 def _invoke(command: Any, invoke: Callable[[Any], Any], ctx: Any) -> Any:
-    """Run *command*; raise `typer.BadParameter` if a text argument is not valid text."""
+    """Run *command*; raise `typer.BadParameter` if a text argument is not valid text.
+
+    An error of the command's own that is about no single option is shown without "Invalid value".
+    """
     for each in command.params:
         for text in _all(ctx.params.get(each.name)):
             if isinstance(text, str) and not is_text(text):
                 raise typer.BadParameter(f"{text!r} is not UTF-8 text: write it in UTF-8", ctx=ctx, param=each)
-    return invoke(ctx)
+    try:
+        return invoke(ctx)
+    except typer.BadParameter as error:
+        if error.param is None and error.param_hint is None:
+            ctx.fail(error.message)
+        raise
 
 
 def _summary(text: str) -> str:

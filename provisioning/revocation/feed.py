@@ -168,7 +168,7 @@ class RevocationFeed:
                 if self._on_look is not None:
                     await self._on_look()
             except Refused as refusal:
-                log.warning("feed cannot read the store", detail=refusal.detail)
+                log.warning("feed cannot read the store", code="FEED_NOT_READ", detail=refusal.detail)
 
     async def subscribe(self, after: int, mark: str | None = None, *, by: str = "", host: str = "") -> Subscription:
         """Return a subscription of the party called *by* to everything after *after*; raise `Refused` if that is ahead.

@@ -151,7 +151,7 @@ class Portions:
         try:
             await self.finish_all(await self._database.read(_left))
         except Refused as refusal:
-            log.warning("ends of devices, keys or CAs not finished", detail=refusal.detail)
+            log.warning("ends of devices, keys or CAs not finished", code="END_NOT_FINISHED", detail=refusal.detail)
 
     async def _work(self, which: Many) -> None:
         if isinstance(which, str):
@@ -248,4 +248,4 @@ def _release(connection: Connection, device: Device, issued: Changed, now: datet
 def _note(task: asyncio.Task[None]) -> None:
     """Log why a background task has failed; the next round continues."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.warning("end of a device, a key or a CA not finished", error=str(error))
+        log.warning("end of a device, a key or a CA not finished", code="END_NOT_FINISHED", detail=str(error))

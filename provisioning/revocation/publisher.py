@@ -151,7 +151,7 @@ class CrlPublisher:
             try:
                 await (self.publish_changes() if due else self.publish())
             except (Refused, CrlRefused, ConfigurationError, OSError) as error:
-                log.error("CRL not published", issuer=self._plan.name, error=str(error))  # noqa: TRY400
+                log.error("CRL not published", code="CRL_NOT_PUBLISHED", issuer=self._plan.name, detail=str(error))  # noqa: TRY400
                 self._owed = True
                 self._changed.set()
                 await asyncio.sleep(_RETRY_SECONDS)

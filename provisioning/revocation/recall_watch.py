@@ -134,7 +134,11 @@ class RecallWatch:
             try:
                 await self.look()
             except Refused as refusal:
-                log.warning("devices not compared with manufacturers' lists", detail=refusal.detail)
+                log.warning(
+                    "devices not compared with manufacturers' lists",
+                    code="MANUFACTURER_WATCH_FAILED",
+                    detail=refusal.detail,
+                )
             await asyncio.sleep(_ROUND_SECONDS)
 
     async def _walk(self, known: _Known) -> int:
@@ -164,7 +168,13 @@ class RecallWatch:
         except NoOccasion:
             return False
         if recalled.device.state not in _GONE:
-            log.warning("manufacturer has revoked a device that is in", device=name, setting=setting, **recalled.facts)
+            log.warning(
+                "manufacturer has revoked a device that is in",
+                code="DEVICE_RECALLED",
+                device=name,
+                setting=setting,
+                **recalled.facts,
+            )
         return True
 
     def _still(self, recalled: _Recalled, known: _Known, connection: Connection, device: Device) -> bool:

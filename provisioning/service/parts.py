@@ -327,7 +327,7 @@ def _answers(
         try:
             await trust.refresh()
         except Refused as refusal:  # Compared again in a few seconds.
-            log.warning("enrolment trust not compared", reason=refusal.detail)
+            log.warning("enrolment trust not compared", code="ENROLMENT_TRUST_STALE", detail=refusal.detail)
         return b""
 
     return {QUESTION: figures, _FOLLOWERS: followers, _TRUST: trust_anew}

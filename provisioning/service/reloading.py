@@ -118,7 +118,7 @@ class Reloader:
         try:
             read, use_anchors = await asyncio.to_thread(self._read, reading)
         except (ConfigurationError, TlsConfigurationError) as error:
-            log.error("settings not reloaded: all stays as it was", error=str(error))  # noqa: TRY400
+            log.error("settings not reloaded: all stays as it was", code="RELOAD_REFUSED", detail=str(error))  # noqa: TRY400
             return
         settings = read.settings
         self._profiles.exchange(read.profiles)
@@ -128,9 +128,9 @@ class Reloader:
         taken = {name: getattr(settings, name) for name in TAKEN_OVER}
         self._settings = self._settings.model_copy(update=taken)
         self._read_from = settings.read_from
-        log.info("settings reloaded", changed=sorted(changed & TAKEN_OVER))
+        log.info("settings reloaded", code="RELOADED", changed=sorted(changed & TAKEN_OVER))
         if later := sorted(changed - TAKEN_OVER):
-            log.warning("settings have changed that count at the next start", settings=later)
+            log.warning("settings have changed that count at the next start", code="RESTART_NEEDED", settings=later)
 
     def _read(self, reading: Callable[[], ReadAgain]) -> tuple[ReadAgain, Callable[[], None]]:
         read = reading()

@@ -169,7 +169,7 @@ async def _running(
     if place is None or place.leads:
         warn_of_open_secrets(settings)
         for doubt in doubts(settings):
-            log.warning("setting is probably a mistake", detail=str(doubt))
+            log.warning("setting is probably a mistake", code="SETTING_DOUBTFUL", detail=str(doubt))
     check_trust_domain_kept(settings, authority.files)
     postgresql = settings.resolved_database_url.startswith("postgresql")
     async with contextlib.AsyncExitStack() as held:
@@ -229,7 +229,7 @@ async def _open_store(settings: Settings, files: AuthorityFiles) -> AsyncIterato
         try:
             await serial_numbers.release()
         except Refused as refusal:  # A reservation that stays is simply never used.
-            log.warning("unused serial numbers not given back", detail=refusal.detail)
+            log.warning("unused serial numbers not given back", code="SERIAL_NUMBERS_LOST", detail=refusal.detail)
     finally:
         await database.close()
 

@@ -230,7 +230,7 @@ class Supervisor:
                 control.close()
                 self._become(slot, theirs)
         except OSError as error:  # No memory, or too many processes: as if it had ended at once.
-            log.error("worker cannot be forked", worker=slot.number, error=error.strerror)  # noqa: TRY400
+            log.error("worker cannot be forked", code="WORKER_ENDED", worker=slot.number, detail=error.strerror)  # noqa: TRY400
             control.close()
             self._ended(slot, 1)
             return
@@ -287,7 +287,7 @@ class Supervisor:
             if said == READY:
                 slot.ready_at = time.monotonic()
                 if self._all_ready:
-                    log.info("worker is back", worker=slot.number, pid=slot.pid)
+                    log.info("worker is back", code="WORKER_BACK", worker=slot.number, pid=slot.pid)
             else:  # It has ended, or is about to.
                 slot.control.close()
                 slot.control = None
@@ -321,7 +321,14 @@ class Supervisor:
             return
         slot.failures = 1 if lived >= _STEADY_SECONDS else slot.failures + 1
         if slot.failures >= _MOST and all(each.ready_at is None for each in self._slots):
-            log.error("worker cannot be kept running", worker=slot.number, pid=pid, code=code, times=slot.failures)
+            log.error(
+                "worker cannot be kept running",
+                code="WORKER_ENDED",
+                worker=slot.number,
+                pid=pid,
+                exit_code=code,
+                times=slot.failures,
+            )
             self._begin_stop(code or 1)
             return
         doublings = min(slot.failures - 2, _MOST)
@@ -329,7 +336,14 @@ class Supervisor:
         slot.due = now + pause
         if pause:  # The others accept connections meanwhile.
             slot.listening.interrupt()
-        log.error("worker ended, another takes its place", worker=slot.number, pid=pid, code=code, pause=pause)
+        log.error(
+            "worker ended, another takes its place",
+            code="WORKER_ENDED",
+            worker=slot.number,
+            pid=pid,
+            exit_code=code,
+            pause=pause,
+        )
 
     def _begin_stop(self, code: int) -> None:
         self.manager.stopping()
@@ -340,7 +354,7 @@ class Supervisor:
 
     def _kill_overdue(self, stop: _Stop) -> None:
         if time.monotonic() >= stop.killed_at:
-            log.error("workers have not stopped in time", seconds=_STOP_SECONDS)
+            log.error("workers have not stopped in time", code="STOP_GAVE_UP", seconds=_STOP_SECONDS)
             stop.code, stop.killed_at = stop.code or 1, time.monotonic() + _STOP_SECONDS
             self._tell(signal.SIGKILL)
 

@@ -86,7 +86,7 @@ class Pkcs11Signer:
         with self._session() as (session, generation):
             for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
                 if self._found(session, kind):
-                    raise SignerError(f"{self.place} exists already: it is never overwritten, remove it first")
+                    raise SignerError(f"{self.place} exists already and is not overwritten: remove it first")
             parameters = session.create_domain_parameters(
                 KeyType.EC, {Attribute.EC_PARAMS: encode_named_curve_parameters(_CURVE)}, local=True
             )
@@ -122,7 +122,7 @@ class Pkcs11Signer:
         except _NoKey as error:
             if not module.begin_again():
                 raise
-            log.info("token's module begun again", module=str(self.uri.module), error=str(error))
+            log.info("token's module begun again", module=str(self.uri.module), detail=str(error))
             return self.connect()
 
     def discard(self) -> None:
@@ -141,7 +141,9 @@ class Pkcs11Signer:
         found = self._found(session, kind)
         if not found:
             if kind is ObjectClass.PUBLIC_KEY:
-                raise _NoKey(f"there is no public key {self.place}: put it beside the private one, by the same label")
+                raise _NoKey(
+                    f"there is no public key {self.place}: store it with the private key, under the same label"
+                )
             raise _NoKey(f"there is no key {self.place}")
         if len(found) > 1:
             raise SignerError(f"there is more than one key {self.place}: remove those that are not this CA's")
@@ -153,7 +155,7 @@ class Pkcs11Signer:
 
     def _checked(self, session: Any, generation: int, private: Any, public: Any) -> Connected:
         if private.key_type is not KeyType.EC:
-            raise SignerError(f"{self.place} is no elliptic-curve key: use ECDSA P-256 or P-384")
+            raise SignerError(f"{self.place} is not an elliptic-curve key: use ECDSA P-256 or P-384")
         for attribute, value in _PROTECTION.items():
             if private[attribute] is not value:
                 raise SignerError(f"{self.place} can be taken out of the token: make a key that is not extractable")

@@ -50,7 +50,7 @@ class TokenCalls:
         """Return the result of *work*, or raise its error; raise `TokenHangs` if it does not finish in *seconds*."""
         with self._turn:
             if self._late is not None and not self._late.done():
-                raise TokenHangs("the token has not answered yet what it was asked before")
+                raise TokenHangs("the token has not answered an earlier request yet")
             self._begin()
             outcome: Future[_Result] = Future()
             self._late = outcome

@@ -14,22 +14,23 @@ from provisioning.signers.pkcs11_module import WRONG_PIN, LastTry, NoModule
 from provisioning.signers.pkcs11_uri import Pkcs11Uri
 from provisioning.signers.signer import SignerError
 
-_AWAY: Final = "token {token} is not there, or does not answer as one ({error}): is it plugged in, and its device on?"
+_AWAY: Final = (
+    "token {token} is not there, or does not respond ({error}): check that it is plugged in, and its device on"
+)
 _REMEDIES: Final[dict[type[PKCS11Error], str]] = {
     pkcs11.exceptions.PinLocked: "the PIN of token {token} is locked, too many wrong ones were tried: unlock it with "
     "the token's own tool and its security officer's PIN",
     pkcs11.exceptions.PinExpired: "the PIN of token {token} has expired: set a new one with the token's own tool, and "
     "give that to the service",
     pkcs11.exceptions.UserPinNotInitialized: "token {token} has no PIN yet: set one with the token's own tool",
-    LastTry: "token {token} locks with one wrong PIN more, so it is not tried: log in once with the token's own tool "
-    "and the right PIN, and give that to the service",
+    LastTry: "one more wrong PIN would lock token {token}, so none is tried: log in once with the token's own tool and "
+    "the right PIN, then give that to the service",
     pkcs11.exceptions.SessionCount: "token {token} has no session left for this service: end another program that uses "
-    "it, or raise the number that it allows",
+    "it, or raise its limit of sessions",
     pkcs11.exceptions.TokenNotPresent: _AWAY,
     pkcs11.exceptions.TokenNotRecognised: _AWAY,
     pkcs11.exceptions.DeviceRemoved: _AWAY,
-    TokenHangs: "{error}: see whether token {token} can be reached, its network and power; the module's own log says "
-    "more",
+    TokenHangs: "{error}: check that token {token} can be reached (network, power); the module's own log says more",
 }
 
 
@@ -44,14 +45,14 @@ def explained(uri: Pkcs11Uri) -> Iterator[None]:
     try:
         yield
     except pkcs11.exceptions.NoSuchToken:
-        raise SignerError(f"there is no token {uri.token!r} in {uri.module}: is it plugged in?") from None
+        raise SignerError(f"there is no token {uri.token!r} in {uri.module}: check that it is plugged in") from None
     except pkcs11.exceptions.MultipleTokensReturned:
         raise SignerError(
             f"more than one token in {uri.module} is called {uri.token!r}: unplug the others, or give them other labels"
         ) from None
     except WRONG_PIN:
         raise SignerError(
-            f"the PIN of token {uri.token!r} is wrong: correct it, a token locks after a few tries"
+            f"the PIN of token {uri.token!r} is wrong: correct it; a token locks after a few tries"
         ) from None
     except NoModule as error:
         raise SignerError(str(error)) from error
@@ -60,8 +61,8 @@ def explained(uri: Pkcs11Uri) -> Iterator[None]:
             if isinstance(error, kind):
                 raise SignerError(words.format(token=repr(uri.token), error=sentence(error))) from error
         raise SignerError(
-            f"{place_of(uri)} cannot be used: {sentence(error)}; is module-path right, and may this user use "
-            "the token and read its configuration?"
+            f"{place_of(uri)} cannot be used: {sentence(error)}; check module-path, and that this user "
+            "may use the token and read its configuration"
         ) from error
 
 

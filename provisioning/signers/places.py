@@ -40,7 +40,7 @@ class SignerPlaces:
             raise ConfigurationError(
                 f"the key of {ca} ({self.place(ca)}) does not belong to its certificate "
                 f"({certificate.subject.rfc4514_string()}, serial {certificate.serial_number:x}): restore both from "
-                "one backup, and see that database_url is this fleet's"
+                "the same backup, and check that database_url is this fleet's"
             )
         return key
 
@@ -54,7 +54,7 @@ class SignerPlaces:
         If a later step fails, call `discard` with the returned signer.
         """
         if self.holds(ca):
-            raise ConfigurationError(f"{self.files.directory} has a key of {ca} already: nothing is ever overwritten")
+            raise ConfigurationError(f"{self.files.directory} has a key of {ca} already: it is not overwritten")
         try:
             signer, uri = self._new(ca)
             key = signer.create()
@@ -73,7 +73,7 @@ class SignerPlaces:
         try:
             signer.discard()
         except SignerError as error:
-            raise ConfigurationError(f"the key of {ca} that was made for nothing is still there: {error}") from error
+            raise ConfigurationError(f"the unused key of {ca} cannot be deleted: {error}") from error
         finally:
             self.files.token_key(ca).unlink(missing_ok=True)
 

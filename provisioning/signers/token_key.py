@@ -127,7 +127,7 @@ class TokenKey(ec.EllipticCurvePrivateKey):
         try:
             return self._signer.calls.do(lambda: self._signed(digest, hashed), _SIGN_SECONDS)
         except PKCS11Error as error:  # No answer, or no thread for the call.
-            log.error("token does not sign", key=self._signer.place, error=sentence(error))  # noqa: TRY400
+            log.error("token does not sign", code="SIGNER_FAILED", key=self._signer.place, detail=sentence(error))  # noqa: TRY400
             raise _unavailable() from error
 
     def _signed(self, digest: bytes, hashed: hashes.HashAlgorithm) -> bytes:
@@ -138,7 +138,7 @@ class TokenKey(ec.EllipticCurvePrivateKey):
                 signature = self._verified(connected, digest, hashed)
             except PKCS11Error as error:
                 connected.close()
-                log.warning("token did not sign", key=self._signer.place, error=sentence(error))
+                log.warning("token did not sign", code="SIGNER_FAILED", key=self._signer.place, detail=sentence(error))
             else:
                 self._connected = connected
                 return signature
@@ -153,15 +153,15 @@ class TokenKey(ec.EllipticCurvePrivateKey):
                 connected.close()
                 raise
         except (PKCS11Error, SignerError, ConfigurationError) as error:  # The last: the PIN can no longer be read.
-            log.error("token does not sign", key=self._signer.place, error=sentence(error))  # noqa: TRY400
+            log.error("token does not sign", code="SIGNER_FAILED", key=self._signer.place, detail=sentence(error))  # noqa: TRY400
             raise _unavailable() from error
         self._connected = connected
-        log.info("token signs again", key=self._signer.place)
+        log.info("token signs again", code="SIGNER_CURRENT", key=self._signer.place)
         return signature
 
     def _verified(self, connected: Connected, digest: bytes, hashed: hashes.HashAlgorithm) -> bytes:
         if connected.public_key != self._public_key:
-            raise _AnotherKey("another key is in the token under its label")
+            raise _AnotherKey("the token has another key under this label")
         raw = connected.sign(digest)
         half = len(raw) // 2
         signature = encode_dss_signature(int.from_bytes(raw[:half]), int.from_bytes(raw[half:]))
@@ -169,7 +169,7 @@ class TokenKey(ec.EllipticCurvePrivateKey):
             self._public_key.verify(signature, digest, ec.ECDSA(Prehashed(hashed)))
         except InvalidSignature:
             raise _WrongSignature(
-                "its signature is wrong: do private and public key of this label belong together?"
+                "its signature is wrong: check that private and public key of this label belong together"
             ) from None
         return signature
 
@@ -209,4 +209,4 @@ _HASH_OF: Final[dict[int, hashes.HashAlgorithm]] = {
 
 
 def _unavailable() -> Refused:
-    return Refused(Code.UNAVAILABLE, "the CA's key cannot be reached in its token now, the log says why; try again")
+    return Refused(Code.UNAVAILABLE, "the CA's key in its token cannot be used now; the log says why, try again")

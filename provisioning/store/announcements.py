@@ -56,13 +56,13 @@ async def listen(url: URL, heard: Callable[[], None]) -> None:
         try:
             async with await psycopg.AsyncConnection.connect(**all_parameters(url), autocommit=True) as connection:
                 await connection.execute(f"LISTEN {_CHANNEL}")
-                log.info("listening for other processes on the store")
+                log.info("listening for other processes on the store", code="ANNOUNCEMENTS_CURRENT")
                 lost = False
                 heard()
                 async for _ in connection.notifies():
                     heard()
         except psycopg.Error as error:
             if not lost:
-                log.warning("store tells nothing now", error=" ".join(str(error).split()))
+                log.warning("store tells nothing now", code="ANNOUNCEMENTS_LOST", detail=" ".join(str(error).split()))
             lost = True
         await asyncio.sleep(_RETRY_SECONDS)

@@ -218,12 +218,16 @@ def explained(error: Exception) -> Exception:
     # for a file that is damaged, or no database.
     unusable = isinstance(error, OperationalError | InternalError) or type(error) is DatabaseError
     if unusable or error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _MENDABLE:
-        log.warning("store cannot be used", error=" ".join(str(error.orig).split()))
+        log.warning("store cannot be used", code="STORE_FAILED", detail=" ".join(str(error.orig).split()))
         refusal = Refused(Code.UNAVAILABLE, "the store cannot be used now; try again")
         refusal.__cause__ = error
         return refusal
     if audit.concerns(error.statement):  # A trigger, a rule or a constraint that somebody added.
-        log.error("audit log cannot be written: nothing is issued or changed", error=" ".join(str(error.orig).split()))
+        log.error(
+            "audit log cannot be written: nothing is issued or changed",
+            code="AUDIT_FAILED",
+            detail=" ".join(str(error.orig).split()),
+        )
         refusal = audit.unwritable()
         refusal.__cause__ = error
         return refusal

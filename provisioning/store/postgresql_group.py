@@ -116,7 +116,7 @@ class SharedTransaction:
             self._check()
         except (BrokenUp, DBAPIError, _StatementFailed, self._connection.dialect.loaded_dbapi.Error) as error:
             reason = error.__cause__ or error
-            log.info("works that went together are done one by one", works=len(works), error=repr(reason))
+            log.info("works that went together are done one by one", works=len(works), detail=repr(reason))
             self._back(error, end)
             return [self.attempt(work) for work in works]
         return [

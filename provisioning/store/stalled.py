@@ -65,7 +65,11 @@ def end_stalled(driver: LoopConnection, lock: int) -> bool:
     driver.execute(_SLEEP)
     if driver.execute(_END, (lock, before.pid, before.since)).rowcount:
         pid = before.pid
-        log.warning("another process has stopped while it was writing to the store: its session is ended", pid=pid)
+        log.warning(
+            "another process has stopped while it was writing to the store: its session is ended",
+            code="STALLED_WRITER_ENDED",
+            pid=pid,
+        )
     now = _holder(driver, lock)
     return now is None or now.pid != before.pid
 

@@ -19,6 +19,7 @@ from tests.support.pki import Held
 
 _SERIAL_NUMBER = bytes.fromhex("0603550405")
 _COMMON_NAME = bytes.fromhex("0603550403")
+_OF_A_CA = x509.BasicConstraints(ca=True, path_length=0)
 FOREVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 """IEEE 802.1AR §8.7: an IDevID does not expire."""
 
@@ -36,6 +37,7 @@ class Manufacturer:
         extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
         above: Manufacturer | None = None,
         strings: _ASN1Type | None = None,
+        constraints: x509.BasicConstraints = _OF_A_CA,
     ) -> None:
         """*extensions*, each with its criticality, are in the CA's own certificate too.
 
@@ -45,7 +47,7 @@ class Manufacturer:
         self.key = key or generate_key()
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name, strings)])
         builder = self._builder(self.name, self.key.public_key(), end)
-        for extension, critical in ((x509.BasicConstraints(ca=True, path_length=0), True), *extensions):
+        for extension, critical in ((constraints, True), *extensions):
             builder = builder.add_extension(extension, critical=critical)
         signer = self if above is None else above
         self.certificate = builder.issuer_name(signer.name).sign(signer.key, hashes.SHA256())

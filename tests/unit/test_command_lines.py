@@ -24,6 +24,10 @@ from broker.settings.config import BrokerConfig
 from device_sim.link.driver import Driver
 from provisioning.program.version import product_version
 from provisioning.revocation.reasons import AUTHORITY_REASONS
+from provisioning.store.certificates import CertificateState
+from provisioning.store.device_inventory import Standing
+from provisioning.store.devices import DeviceState
+from provisioning.store.token_inventory import TokenState
 from tests.support.importtime import imported
 from tests.support.provisioning import REPOSITORY
 
@@ -229,6 +233,17 @@ def test_a_path_that_is_empty_in_the_environment_is_refused(monkeypatch: pytest.
         ("status now", "Got unexpected extra argument(s) (now)"),
         ("token show abc", "Invalid value for 'number': give a whole number, without a unit"),
         ("serve --port 8443/tcp", "Invalid value for '--port': give a whole number, without a unit"),
+        (
+            "certificate list --state gone",
+            "Invalid value for '--state': 'gone' is not one of active, suspended, revoked, ",
+        ),
+        ("device list --state expired", "Invalid value for '--state': 'expired' is not one of active, suspended, "),
+        ("certificate expiring --within 14", "Invalid value for '--within': '14' is not a duration: write 90m, "),
+        ("audit verify --head x", "Invalid value for '--head': write NUMBER:HEXADECIMAL, as audit verify prints it"),
+        ("revoke", "give exactly one of --device, --serial, "),
+        ("group set north", "give at least one rule to change, for example --way token or --closed"),
+        ("ca rolover", "No such command 'rolover'. Did you mean 'rollover'?"),
+        ("listed buy", "No such command 'buy'. There are "),
         ("ca revoke x --reason stolen", f"{NOT_REASON}'stolen' is not one of {OF_A_CA}\n"),
         ("ca revoke x --reason keyCompromise", f"{NOT_REASON}'keyCompromise' is not one of {OF_A_CA}\n"),
         ("revoke --device x --reason CACompromise", f"{NOT_REASON}'CACompromise' is not one of {OF_A_DEVICE}; {A_CAS}"),
@@ -274,6 +289,10 @@ def test_help_cuts_nothing_off_and_explains_every_option(program: str, monkeypat
     [
         ("ca revoke --reason ", list(AUTHORITY_REASONS)),
         ("revoke --reason c", ["cessationOfOperation"]),
+        ("certificate list --state ", [*CertificateState]),
+        ("device list --state ", [*DeviceState]),
+        ("device list --certificate ", [*Standing]),
+        ("token list --state ", [*TokenState]),
         ("serve --log-level ", ["debug", "info", "warning", "error"]),
     ],
 )

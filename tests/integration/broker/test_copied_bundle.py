@@ -69,7 +69,7 @@ def test_a_broker_with_a_copied_bundle_says_so_before_a_device_is_refused(
     shown = own_service.command("status", "--dir", str(own_service.dir), "--url", own_service.https)
     assert "not believed by broker-broker" in shown.stdout, shown.stderr
     doctor = own_service.command("doctor", "--dir", str(own_service.dir)).stdout
-    assert "broker-broker refuses who comes under issuing-2 (announced), as it said" in doctor
+    assert "broker-broker does not know issuing-2 (announced) and refuses its certificates, as it said" in doctor
     refused = ca_attempt(own_service, "rollover", "activate", "--without-waiting")
     assert refused.returncode == 1
     assert "would be refused by broker-broker" in refused.stderr

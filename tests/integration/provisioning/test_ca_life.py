@@ -303,10 +303,10 @@ def test_a_transcript_that_was_changed_is_not_vouched_for(service: ProvisioningS
     text = transcript.read_text()
     assert "Witness: A. Auditor" in text
     assert PASSPHRASE not in text
-    assert "vouches for" in ca(service, "verify-transcript", str(transcript))
+    assert "confirms" in ca(service, "verify-transcript", str(transcript))
     transcript.write_text(text.replace("A. Auditor", "B. Burglar"))
     done = ca_attempt(service, "verify-transcript", str(transcript))
-    assert (done.returncode, "no entry of the audit log vouches for" in done.stderr) == (1, True)
+    assert (done.returncode, "no entry of the audit log confirms" in done.stderr) == (1, True)
 
 
 def test_another_process_on_the_same_store_takes_a_new_ca_over(tmp_path: Path, postgresql: PostgresqlServer) -> None:
@@ -456,13 +456,15 @@ def test_a_ca_is_revoked_though_nothing_else_can_be_written_in_the_directory(
     done = ca_attempt(service, "revoke", "issuing-ca", "--yes")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "issuing-ca is revoked (cACompromise): nothing that it has issued is good from now on." in done.stdout
+    assert (
+        "issuing-ca is revoked (cACompromise): no certificate that it has issued is valid from now on." in done.stdout
+    )
     assert f"device   north meter-1 {serial}" in done.stdout
     assert f"Not done: {service.bundle} cannot be written: Is a directory" in done.stdout
     (said,) = done.stderr.splitlines()
     assert said.startswith(f"fleet-provisioning: issuing-ca is revoked, but: {service.bundle} cannot be written: Is a")
     assert "the service writes the file as soon as it can, or when it starts" in said
-    assert "ca restore-operator certifies him when that is mended" in said
+    assert "fix that, then run ca restore-operator" in said
     assert states(service)["issuing-ca"] == "revoked"
     for name in (service.bundle, service.dir / "operator.crt"):
         name.rmdir()

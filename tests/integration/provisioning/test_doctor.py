@@ -97,7 +97,7 @@ def test_open_files_wrong_passphrase_and_a_database_of_another_version_are_found
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM audit_head"))
     code, found = findings(idle)
-    assert (code, found["audit log"][0]["detail"]) == (1, "its end cannot be read: there is no head")
+    assert (code, found["audit log"][0]["detail"]) == (1, "its last entry cannot be read: there is no head")
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     engine.dispose()
@@ -128,7 +128,10 @@ def test_files_that_root_has_made_in_another_s_directory_are_named(tmp_path: Pat
     (finding,) = found["files"]
     user = user_argument(somebody)
     assert (code, finding["remedy"]) == (1, f"chown {user} {directory / 'fleet.db'} {directory / 'issuing-ca.key'}")
-    assert f"fleet.db, issuing-ca.key: owned by root; the directory is {user}'s" in finding["detail"]
+    assert (
+        f"fleet.db, issuing-ca.key: owned by root; a service that runs as the directory's owner, {user},"
+        in finding["detail"]
+    )
 
 
 def test_what_was_restored_by_half_is_named_and_nothing_is_made_in_its_place(tmp_path: Path) -> None:
@@ -174,7 +177,7 @@ def test_what_was_restored_by_half_is_named_and_nothing_is_made_in_its_place(tmp
     bundle = directory / "ca-bundle.crt"
     bundle.rename(directory / "elsewhere")
     code, wrong = findings(service)
-    assert (code, wrong["certificates"][0]["remedy"]) == (1, "restart the service: it writes it anew")
+    assert (code, wrong["certificates"][0]["remedy"]) == (1, "restart the service: it writes the file again")
     (directory / "elsewhere").rename(bundle)
 
     directory.chmod(0o770)
@@ -290,7 +293,7 @@ def test_rows_whose_former_versions_are_kept_are_warned_of(
             other.execute("INSERT INTO counters (name, value) VALUES ('crl', 0) ON CONFLICT DO NOTHING")
             other.execute(often)
         _, found = findings(ProvisioningService(pristine.dir, {"port": 0, "http_port": 0, "database_url": url}))
-    (warned,) = [each for each in found["database"] if "former versions" in each["detail"]]
+    (warned,) = [each for each in found["database"] if "dead versions" in each["detail"]]
     assert warned["verdict"] == "warning"
     assert "pg_stat_activity" in warned["remedy"]
 
@@ -304,7 +307,7 @@ def test_a_standby_is_told_from_a_database_that_takes_changes(
             settings = {"port": 0, "http_port": 0, "database_url": asked}
             _, found = findings(ProvisioningService(pristine.dir, settings))
             said = [each["detail"] for each in found["database"]]
-            assert any("takes no changes: it is a standby" in each for each in said) is read_only
+            assert any("is read-only: it is a standby" in each for each in said) is read_only
 
 
 @pytest.mark.parametrize(
@@ -331,11 +334,13 @@ def test_each_line_s_ca_is_looked_at_and_a_retired_one_never_again(tmp_path: Pat
     ca("rollover", "begin", "--line", "meters")
     ca("rollover", "activate", "--without-waiting")
     done = service.command("doctor", "--dir", str(service.dir))
-    assert "good for a while: root-ca (active), issuing-ca (active), issuing-meters-1 (active)" in done.stdout
+    assert "not expiring soon: root-ca (active), issuing-ca (active), issuing-meters-1 (active)" in done.stdout
     (service.dir / "issuing-meters-1.key").rename(tmp_path / "kept.key")
     code, found = findings(service)
     assert code == 1
-    assert [each["detail"] for each in found["CAs"]] == ["issuing-meters-1 issues, and its key is not here"]
+    assert [each["detail"] for each in found["CAs"]] == [
+        "issuing-meters-1 issues certificates, but its key is not here"
+    ]
     ca("rollover", "end-line", "meters")
     ca("rollover", "retire", "issuing-meters-1")
     assert findings(service)[0] == 0
@@ -372,13 +377,13 @@ def test_a_table_that_was_dropped_and_a_certificate_of_another_service_are_found
     shutil.copy(service.dir / "operator.crt", service.dir / "server.crt")
     code, found = findings(service)
     (finding,) = found["certificates"]
-    assert (code, finding["detail"]) == (1, "server.crt is not for the key in server.key")
+    assert (code, finding["detail"]) == (1, "server.crt does not match the key in server.key")
     stranger = shared_pki().service("provisioning")
     (service.dir / "server.crt").write_bytes(stranger.certificate.public_bytes(Encoding.PEM))
     code, found = findings(service)
     (finding,) = found["certificates"]
     assert code == 1
-    assert finding["detail"].startswith(f"server.crt is none of this service's: no CA of {service.dir} has issued it")
+    assert finding["detail"].startswith(f"server.crt was not issued by a CA of {service.dir}, but by")
     assert finding["remedy"] == "restart the service: it renews its own certificate"
     with service:
         pass  # It does as it is told.
@@ -390,6 +395,6 @@ def test_a_table_that_was_dropped_and_a_certificate_of_another_service_are_found
     code, found = findings(service)
     (finding,) = found["tables"]
     assert (code, finding["detail"].partition(" lacks ")[2]) == (
-        1, "claims.taken, group_paces: what needs that is refused"
+        1, "claims.taken, group_paces: what needs them is refused"
     )  # fmt: skip
     assert "restore the store from the backup" in finding["remedy"]

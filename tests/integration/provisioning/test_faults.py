@@ -164,7 +164,7 @@ def test_a_full_disk_is_said_costs_nothing_and_is_forgotten_when_there_is_room(
             if kind == "file system":
                 doctor = service.command("doctor", "--dir", str(service.dir))
                 assert doctor.returncode == 1
-                assert "remedy: make room: nothing is issued or revoked until there is some" in doctor.stdout
+                assert "remedy: free disk space: nothing is issued or revoked until then" in doctor.stdout
         assert ready(service) == (200, "ok")
         refused_before = set(crowd.tried) - set(crowd.certificates)
         asyncio.run(crowd.enrol([*refused_before, *crowd.names[360:]], insist=False))

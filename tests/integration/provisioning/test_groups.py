@@ -69,10 +69,10 @@ def test_a_group_that_goes_too_fast_is_told_when_to_come_back_and_spends_nothing
         (("create", "west"), "give --way, or --closed"),
         (("create", "west", "--way", "pigeon"), "INVALID_REQUEST: ways: 'pigeon' is not a way to enrol"),
         (("create", "we st", "--way", "token"), "INVALID_REQUEST: name 'we st'"),
-        (("create", "west", "--way", "token", "--closed"), "contradict"),
+        (("create", "west", "--way", "token", "--closed"), "give --way or --closed, not both"),
         (("show", "nowhere"), "GROUP_UNKNOWN: no group 'nowhere' is configured"),
         (("set", "nowhere", "--lifetime", "90"), "GROUP_UNKNOWN"),
-        (("set", "nowhere"), "give what shall change"),
+        (("set", "nowhere"), "give at least one rule to change"),
     ],
 )
 def test_what_is_wrong_is_said(service: ProvisioningService, arguments: tuple[str, ...], words: str) -> None:

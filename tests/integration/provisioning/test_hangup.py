@@ -54,16 +54,16 @@ def test_profiles_are_taken_over_and_what_is_wrong_changes_nothing(tmp_path: Pat
 
         file.write_text(before + '[profiles.short]\nrole = "nobody"\n', encoding="utf-8")
         hang_up(service, REFUSED)
-        assert "profiles.short" in str(said(service.log, REFUSED)[-1]["error"])
+        assert "profiles.short" in str(said(service.log, REFUSED)[-1]["detail"])
         assert new_group(service, "south") == "south", "what counted before counts"
 
         file.unlink()
         hang_up(service, REFUSED)
-        assert "provisioning.toml is gone: put it back" in str(said(service.log, REFUSED)[-1]["error"])
+        assert "provisioning.toml is gone: put it back" in str(said(service.log, REFUSED)[-1]["detail"])
         file.mkdir()
         hang_up(service, REFUSED)
         assert "provisioning.toml leads to no file: write one, or remove it" in str(
-            said(service.log, REFUSED)[-1]["error"]
+            said(service.log, REFUSED)[-1]["detail"]
         )
         file.rmdir()
         assert new_group(service, "east") == "east"

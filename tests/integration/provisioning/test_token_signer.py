@@ -76,7 +76,7 @@ def test_without_the_pin_or_the_token_the_service_says_what_it_needs(
     (tmp_path / "pin").touch(0o600)
     (tmp_path / "pin").write_text("9999\n")
     done = ProvisioningService(service.dir, settings).command(*serve, "--pkcs11-pin-file", str(tmp_path / "pin"))
-    wrong = "the PIN of token 'fleet' is wrong: correct it, a token locks after a few tries"
+    wrong = "the PIN of token 'fleet' is wrong: correct it; a token locks after a few tries"
     assert (done.returncode, done.stderr) == (1, f"fleet-provisioning: the key of issuing-ca: {wrong}\n")
     # The doctor says the same, and takes what he asks for.
     idle = ProvisioningService(service.dir, settings)
@@ -102,7 +102,7 @@ def test_an_authority_that_cannot_be_founded_leaves_no_key_in_the_token(
     assert not service.dir.exists()
     ProvisioningService.founded(service.dir, settings)
     done = service.command("init", "--dir", str(tmp_path / "second"))
-    assert "'root-ca.fleet.internal' in token 'fleet' exists already: it is never overwritten" in done.stderr
+    assert "'root-ca.fleet.internal' in token 'fleet' exists already and is not overwritten" in done.stderr
     assert len(token.objects) == 4
 
 
@@ -134,7 +134,7 @@ def test_a_token_that_hangs_or_errs_keeps_nobody_from_revoking_and_has_nothing_h
         def garbled() -> bool:
             answer = curl.est("simpleenroll", good.request(), "--user", given[good])
             assert answer.status == 503, answer.text
-            return "do private and public key of this label belong together?" in service.log
+            return "check that private and public key of this label belong together" in service.log
 
         wait_until(garbled, "the token to answer wrongly")
         faulty.mend("C_Sign")
@@ -154,9 +154,9 @@ def text_of_list(service: ProvisioningService) -> bytes:
 @pytest.mark.parametrize(
     ("function", "says", "words"),
     [
-        ("C_Login", "hang", "the token has not answered within 10 s: see whether token 'fleet' can be reached"),
+        ("C_Login", "hang", "the token has not answered within 10 s: check that token 'fleet' can be reached"),
         ("C_Login", "0xa4", "the PIN of token 'fleet' is locked, too many wrong ones were tried: unlock it"),
-        ("C_Sign", "garble", "UNAVAILABLE: the CA's key cannot be reached in its token now, the log says why"),
+        ("C_Sign", "garble", "UNAVAILABLE: the CA's key in its token cannot be used now; the log says why"),
     ],
 )
 def test_a_start_says_what_keeps_the_token_from_signing(

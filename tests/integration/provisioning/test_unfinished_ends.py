@@ -185,7 +185,7 @@ def test_what_a_killed_command_has_left_of_a_ca_is_done_by_the_service_or_the_co
 
     again = ProvisioningService(tmp_path / "again")
     said = ca(again, "revoke", "issuing-ca", "--yes")
-    assert "issuing-ca is revoked already; what it has issued follows still." in said
+    assert "issuing-ca is already revoked; the rest of its certificates follows now." in said
     nothing_is_left_of_the_ca(again)
     done = ca_attempt(again, "revoke", "issuing-ca", "--yes")
     assert (done.returncode, "issuing-ca is revoked already" in done.stderr) == (1, True)

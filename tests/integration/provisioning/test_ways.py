@@ -235,7 +235,7 @@ def test_what_the_manufacturer_has_revoked_lets_nobody_in(
         "manufacturer", "set", name, "--list-url", "https://pki.acme.example/", code=1
     )
     assert url not in command("manufacturer", "set", name, "--no-list-urls")
-    assert "say what is to be otherwise" in command("manufacturer", "set", name, code=2)
+    assert "give at least one of --lapsed-lists" in command("manufacturer", "set", name, code=2)
 
 
 def test_a_list_is_imported_and_its_faults_are_named_by_line(

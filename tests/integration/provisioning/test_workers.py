@@ -229,7 +229,7 @@ def test_a_killed_worker_is_replaced_a_killed_supervisor_leaves_none_and_ctrl_c_
         again, replacing = workers_of(service.pid)
         assert again == other
         assert replacing != killed
-        assert '"code": 137' in service.log
+        assert '"exit_code": 137' in service.log
         assert figures(service, "fleet_provisioning_worker_starts_total") == {"1": 2.0, "2": 1.0}
         assert figures(service, "fleet_provisioning_worker_up") == {"1": 1.0, "2": 1.0}
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
@@ -44,6 +45,7 @@ def page(name: str) -> str:
     return (REFERENCE / f"{name}.md").read_text(encoding="utf-8")
 
 
+LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 SETTINGS = "| setting | default | flag | meaning |"
 
 
@@ -88,6 +90,30 @@ def flags(app: typer.Typer, *commands: str) -> set[str]:
         for option in parameter.opts
         if option.startswith("--")
     }
+
+
+@dataclass(frozen=True)
+class LogCall:
+    """A line of code that logs something."""
+
+    where: str
+    level: str
+    given: Mapping[str | None, ast.expr]
+    """What it says besides the event, by name; None: all that a mapping holds."""
+
+
+def log_calls(package: str) -> Iterator[LogCall]:
+    for path in sorted((REPOSITORY / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                level, logger = node.func.attr, ast.unparse(node.func.value)
+                if logger in {"log", "self._log"} and level in LEVELS:
+                    given = {keyword.arg: keyword.value for keyword in node.keywords}
+                    yield LogCall(f"{path.relative_to(REPOSITORY)}:{node.lineno}", level, given)
+
+
+def literal(value: ast.expr | None) -> str | None:
+    return value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else None
 
 
 def test_settings_of_provisioning_are_those_of_the_code() -> None:
@@ -186,6 +212,22 @@ async def test_metrics_of_the_broker_are_those_of_the_code() -> None:
 def test_refusals_of_provisioning_are_those_of_the_code() -> None:
     rows = table("| code | HTTP | means |", page("codes"))
     assert {code: int(status) for code, status, _ in rows} == {code.value: STATUSES[code].value for code in Code}
+
+
+def test_other_codes_of_provisioning_are_those_of_the_code() -> None:
+    rows = table("| log code of provisioning | means |", page("codes"))
+    logged = {code for each in log_calls("provisioning") if (code := literal(each.given.get("code"))) is not None}
+    refusals = {code.value for code in Code}
+    assert {code for code, _ in rows} - refusals == logged - refusals
+    assert {code for code, _ in rows} <= logged
+
+
+@pytest.mark.parametrize("package", ["provisioning", "broker"])
+def test_every_warning_and_error_in_the_log_has_a_code(package: str) -> None:
+    calls = [each for each in log_calls(package) if each.level in {"warning", "error", "exception", "critical"}]
+    assert len(calls) > 30
+    # Some pass on all facts of an event, its code among them.
+    assert [each.where for each in calls if "code" not in each.given and None not in each.given] == []
 
 
 def test_every_dependency_has_its_reason() -> None:

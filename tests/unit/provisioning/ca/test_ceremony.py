@@ -145,6 +145,9 @@ def test_a_root_that_may_have_no_ca_under_it_has_none() -> None:
     root, certificate = signed_ca("Root", "Root", root_key, root_key, 0), signed_ca("Issuing", "Root", key, root_key, 0)
     with pytest.raises(CeremonyRefused, match="its root may have no CA under it: its root's path length is 0"):
         check_issuing_ca(certificate, root, NOON)
+    none = signed_ca("Root", "Root", root_key, root_key, None, ca=False)
+    with pytest.raises(CeremonyRefused, match="its root is not a CA by its basic constraints"):
+        check_issuing_ca(certificate, none, NOON)
     good = signed_ca("Root", "Root", root_key, root_key, None)
     check_issuing_ca(certificate, good, NOON)
 
@@ -156,13 +159,15 @@ def signed_ca(
     signer: PrivateKey,
     path_length: int | None,
     extra: x509.ExtensionType | None = None,
+    *,
+    ca: bool = True,
 ) -> x509.Certificate:
     names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) for each in (subject, issuer)]
     builder = (
         x509.CertificateBuilder(names[1], names[0], key.public_key(), x509.random_serial_number())
         .not_valid_before(NOON - timedelta(days=1))
         .not_valid_after(NOON + timedelta(days=300))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=path_length), critical=True)
         .add_extension(CA_USAGE, critical=True)
         .add_extension(x509.SubjectKeyIdentifier(key_identifier(key.public_key())), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier(key_identifier(signer.public_key()), None, None), critical=False)

@@ -153,6 +153,12 @@ def test_a_weak_hash_is_refused() -> None:
     assert (error.code, "SHA-256, SHA-384 or SHA-512" in error.detail) == (Code.CSR_SIGNATURE, True)
 
 
+def test_a_signature_of_a_kind_that_nobody_knows_is_refused() -> None:
+    sha256, unknown = bytes.fromhex("06082a8648ce3d040302"), bytes.fromhex("06082a8648ce3d04037f")
+    error = refusal(csr_der().replace(sha256, unknown))
+    assert (error.code, "algorithm is not supported" in error.detail) == (Code.CSR_SIGNATURE, True)
+
+
 @pytest.mark.parametrize("names", [(), ("a", "b"), ("a/b",), ("a b",), ("#",), ("-a",), ("é",)], ids=repr)
 def test_a_name_that_is_none_is_refused(names: tuple[str, ...]) -> None:
     assert refusal(csr_der(names=names)).code is Code.CSR_NAME

@@ -12,8 +12,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from provisioning.ca.ceremony import Authority, found_authority
 from provisioning.ca.issuer import IssuanceRefused, IssuanceRequest, Issuer, IssuerUrls
-from provisioning.ca.lint import Intent, lint
-from provisioning.ca.name_policy import SubjectNames
 from provisioning.ca.profile import (
     MAXIMUM_LIFE,
     InvalidProfile,
@@ -171,66 +169,6 @@ def test_an_issuer_may_have_any_kind_of_key(key: PrivateKey) -> None:
     )
     issuer = Issuer(ca, key)
     issuer.issue(issuer.prepare(profile(), request())).verify_directly_issued_by(ca)
-
-
-def altered(issuer: Issuer, authority: Authority, change: str) -> x509.Certificate:
-    """Return a certificate as a faulty builder would make it."""
-    asked = request()
-    key = authority.issuing_ca.key
-    usage = dict.fromkeys(
-        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "crl_sign", "encipher_only",
-         "decipher_only"), False)  # fmt: skip
-    certifies = x509.KeyUsage(digital_signature=True, key_cert_sign=change == "key usage", **usage)
-    builder = (
-        x509.CertificateBuilder()
-        .issuer_name(x509.Name([]) if change == "issuer" else issuer.certificate.subject)
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x" if change == "subject" else "meter-17")]))
-        .public_key(asked.public_key)
-        .serial_number(SERIAL)
-        .not_valid_before(NOON - timedelta(days=1 if change == "life" else 0))
-        .not_valid_after(NOON + timedelta(days=30))
-        .add_extension(x509.BasicConstraints(ca=change == "ca", path_length=None), critical=change != "criticality")
-        .add_extension(certifies, critical=True)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(asked.identity.uri)]), critical=False
-        )
-        .add_extension(
-            x509.SubjectKeyIdentifier(b"x" if change == "ski" else key_identifier(asked.public_key)), critical=False
-        )
-        .add_extension(
-            x509.AuthorityKeyIdentifier(b"x" if change == "aki" else issuer.key_id, None, None), critical=False
-        )
-    )
-    if change != "no usage":
-        purpose = ExtendedKeyUsageOID.SERVER_AUTH if change == "purpose" else ExtendedKeyUsageOID.CLIENT_AUTH
-        builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-    if change == "extra":
-        builder = builder.add_extension(x509.OCSPNoCheck(), critical=False)
-    return builder.sign(key, hash_for(key))
-
-
-@pytest.mark.parametrize(
-    ("change", "finding"),
-    [
-        ("issuer", "the issuer's name is not the issuing CA's subject"),
-        ("subject", "the Common Name ['x'] is not the name in spiffe://fleet.internal/device/north/meter-17"),
-        ("life", "the certificate lives longer than the device profile allows"),
-        ("ca", "an end entity would become a CA"),
-        ("key usage", "key usage is not digitalSignature alone"),
-        ("purpose", "extended key usage is not the device profile's"),
-        ("no usage", "extension 2.5.29.37 is missing"),
-        ("extra", "extension 1.3.6.1.5.5.7.48.1.5 is in no profile"),
-        ("criticality", "extension 2.5.29.19 has the wrong criticality"),
-        ("ski", "the subject key identifier is not the key's"),
-        ("aki", "the authority key identifier is not the issuing CA's"),
-        ("nothing", None),
-    ],
-)
-def test_the_lint_finds_what_a_faulty_builder_would_do(
-    authority: Authority, issuer: Issuer, change: str, finding: str | None
-) -> None:
-    intent = Intent(profile(), request().identity, issuer.certificate, SubjectNames())
-    assert lint(altered(issuer, authority, change), intent) == ([] if finding is None else [finding])
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ async def test_another_fleets_service_below_the_same_root_is_not_taken_for_ones_
     theirs = PKI.certify(Identity(OTHERS, Role.SERVICE, "provisioning"), purposes=SERVER, names=LOCALHOST)
     device, operator = PKI.device("meter-1").credential, Identity(DOMAIN, Role.OPERATOR, "admin")
     request = build_csr(generate_key(), "meter-1")
-    refused = f"it is the service of trust domain {OTHERS}, and that of {DOMAIN} is asked for"
+    refused = f"it is the service of trust domain {OTHERS}, not of {DOMAIN}"
     response = Responder(PKI.issuing, delegate(PKI), [theirs], nonce=False)(question_about(theirs))
     async with impostor(theirs.credential, PKI.anchors, response=response or b"") as (url, heard):
         with pytest.raises(FeedLost, match=refused):

@@ -54,22 +54,22 @@ REVOKED = {OURS.certificate.serial_number: x509.ReasonFlags.key_compromise}
     ("shown", "why"),
     [
         (lambda: b"", "it does not prove that its certificate is not revoked"),
-        (lambda: b"\x30\x03\x0a\x01\x00", "cannot be believed"),
-        (lambda: b"something else", "cannot be believed: not an OCSP response"),
+        (lambda: b"\x30\x03\x0a\x01\x00", "cannot be trusted"),
+        (lambda: b"something else", "cannot be trusted: not an OCSP response"),
         (lambda: response(revoked=REVOKED), "its certificate is revoked (keyCompromise)"),
         (lambda: response(unknown=True), "its CA does not know its certificate"),
-        (lambda: response(ANOTHER), "cannot be believed: the answer is about another certificate"),
-        (lambda: response(forged=True), "cannot be believed"),
-        (lambda: response(pki=Pki()), "cannot be believed"),
+        (lambda: response(ANOTHER), "cannot be trusted: the answer is about another certificate"),
+        (lambda: response(forged=True), "cannot be trusted"),
+        (lambda: response(pki=Pki()), "cannot be trusted"),
         (
             lambda: response(age=timedelta(minutes=61), life=timedelta(days=1)),
-            "what it shows about its certificate is of",
+            "its OCSP response is of",
         ),
         (
             lambda: response(age=timedelta(minutes=10), life=timedelta(minutes=5)),
-            "cannot be believed: the answer ended",
+            "cannot be trusted: the answer ended",
         ),
-        (lambda: response(age=timedelta(minutes=-10)), "cannot be believed: the answer is of"),
+        (lambda: response(age=timedelta(minutes=-10)), "cannot be trusted: the answer is of"),
     ],
     ids=[
         "none",
@@ -99,7 +99,7 @@ async def test_who_proves_it_is_told_the_token() -> None:
 
 
 def test_of_an_anchor_nobody_says_whether_it_is_revoked() -> None:
-    assert "is an anchor itself" in str(unproven([OURS.der], response(), PKI.now))
+    assert "is itself a trust anchor" in str(unproven([OURS.der], response(), PKI.now))
 
 
 NOT_SIGNED = bytes.fromhex("300f06092a864886f70d010701a0020400")

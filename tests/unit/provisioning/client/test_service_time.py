@@ -52,22 +52,22 @@ def test_what_a_genuine_answer_says_is_the_time() -> None:
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (lambda mine: response(mine, nonce=False), "does not repeat what tells a fresh answer from an old one"),
-        (lambda _mine: response(question()), "has answered another question"),
-        (lambda mine: response(mine, forged=True), "cannot be believed"),
-        (lambda mine: response(mine, pki=Pki()), "cannot be believed"),
-        (lambda mine: response(mine, signer=OURS), "cannot be believed"),
-        (lambda mine: response(mine, another=True), "cannot be believed: the answer is about another certificate"),
+        (lambda mine: response(mine, nonce=False), "has no nonce: it may be an old one"),
+        (lambda _mine: response(question()), "is for another request"),
+        (lambda mine: response(mine, forged=True), "cannot be trusted"),
+        (lambda mine: response(mine, pki=Pki()), "cannot be trusted"),
+        (lambda mine: response(mine, signer=OURS), "cannot be trusted"),
+        (lambda mine: response(mine, another=True), "cannot be trusted: the answer is about another certificate"),
         (lambda mine: response(mine, unknown=True), "its CA does not know it"),
         (
             lambda mine: response(mine, revoked={OURS.certificate.serial_number: x509.ReasonFlags.key_compromise}),
             "it is revoked (keyCompromise)",
         ),
-        (lambda mine: response(mine, age=2 * DAY, life=DAY), "cannot be believed: the answer ended"),
-        (lambda mine: response(mine, age=-DAY), "cannot be believed: the answer is of"),
-        (lambda _mine: b"", "cannot be believed"),
-        (lambda _mine: b"\x30\x03\x0a\x01\x03", "cannot be believed"),
-        (lambda _mine: bytes(64), "cannot be believed"),
+        (lambda mine: response(mine, age=2 * DAY, life=DAY), "cannot be trusted: the answer ended"),
+        (lambda mine: response(mine, age=-DAY), "cannot be trusted: the answer is of"),
+        (lambda _mine: b"", "cannot be trusted"),
+        (lambda _mine: b"\x30\x03\x0a\x01\x03", "cannot be trusted"),
+        (lambda _mine: bytes(64), "cannot be trusted"),
     ],
     ids=[
         "an old one",
@@ -103,7 +103,7 @@ def test_the_path_is_judged_by_what_was_said() -> None:
     mine = question(ended)
     made = Responder(PKI.issuing, delegate(PKI), [ended])(mine.der)
     assert made is not None
-    with pytest.raises(TimeUnknown, match=r"it is said to be .* is valid from .* to "):
+    with pytest.raises(TimeUnknown, match=r"the OCSP responder says .* is valid from .* to "):
         told(made, mine, path(ended))
 
 
@@ -124,9 +124,9 @@ async def test_the_service_is_asked_for_its_certificate_and_told_nothing(answers
     async with impostor(OURS.credential, PKI.anchors) as (url, heard):
         said = await service_time(url, PKI.anchors, trust_domain=DOMAIN, at_least=datetime.now(UTC) - DAY)
         assert abs(datetime.now(UTC) - said) < timedelta(minutes=5)
-        with pytest.raises(TimeUnknown, match=r"it is said to be .* has passed"):
+        with pytest.raises(TimeUnknown, match=r"the OCSP responder says .* has passed"):
             await service_time(url, PKI.anchors, at_least=datetime.now(UTC) + DAY)
-        with pytest.raises(TimeUnknown, match="is asked for"):
+        with pytest.raises(TimeUnknown, match=r"it is the service of trust domain .*, not of"):
             await service_time(url, PKI.anchors, trust_domain="another.example")
         with pytest.raises(TimeUnknown, match="cannot be asked"):
             await service_time(url, Pki().anchors)

@@ -53,6 +53,7 @@ def test_a_public_listener_needs_a_name_in_certificates(tmp_path: Path) -> None:
         (["issuing-ca"], "fifteen chars..", "file", False),
         (["issuing-ca"], "fünfzehn Zeich.", "file", False),
         (["issuing-ca"], None, "file", False),
+        (["root-ca"], "", "pkcs11:token=x", False),
         (["root-ca"], "short", "pkcs11:token=x", True),
         ([], "short", "pkcs11:token=x", False),
         (["server", "operator"], "short", "file", False),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import timedelta
 
 import pytest
@@ -11,7 +12,9 @@ from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.attempt import TlsConnection, TokenCredential
 from provisioning.errors import Code, Pending, Refused
 from provisioning.pki.keys import generate_key
+from provisioning.store import audit
 from provisioning.store.approvals import ApprovalState
+from provisioning.store.audit import Action
 from provisioning.store.groups import NewKey
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.ways import HOUR, claim, enrol, group, is_good, pending, refusal, who_signed_for
@@ -203,6 +206,20 @@ async def test_an_approval_does_not_bring_back_a_key_that_another_approval_has_r
     await service.decide(number, approve=True, by="boss")
     await enrol(fleet, "meter-1", key=keys[0], label="line")
     assert not await is_good(fleet, certificate)
+
+
+async def test_an_approval_of_another_key_is_spent_and_recorded_once(fleet: Fleet) -> None:
+    """It is the way in and the decision about the new key, both."""
+    await group(fleet, "approval", new_key=NewKey.APPROVE)
+    service = ApprovalService(fleet.database, fleet.clock)
+    numbers = []
+    for key in (generate_key(), generate_key()):
+        numbers.append(await pending(fleet, "meter-1", key=key, label="line"))
+        await service.decide(numbers[-1], approve=True, by="boss")
+        await enrol(fleet, "meter-1", key=key, label="line")
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
+    signings = [json.loads(each.details) for each in entries if each.action == Action.SIGNING_CERTIFICATE]
+    assert [each["paid_with"] for each in signings] == [f"approval {number}" for number in numbers]
 
 
 async def test_an_approval_of_a_newcomer_is_none_of_another_key_for_who_came_in_since(fleet: Fleet) -> None:

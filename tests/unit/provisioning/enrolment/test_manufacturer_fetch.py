@@ -138,7 +138,7 @@ async def test_what_cannot_be_used_changes_nothing_and_is_said_once(
     def found(connection: Any) -> list[str]:
         return [each.detail for each in manufacturer_findings(connection, fleet.clock()) if each.verdict == "warning"]
 
-    assert f"acme's list at {web.url}{LIST} is not fetched: HTTP status 404" in await fleet.database.read(found)
+    assert f"acme's CRL at {web.url}{LIST} cannot be fetched: HTTP status 404" in await fleet.database.read(found)
     web.pages[LIST] = listed(acme, number=6, now=fleet.clock())
     fleet.clock.advance(HOUR)
     with capture_logs() as logs:

@@ -213,16 +213,16 @@ async def test_the_doctor_says_when_the_next_list_is_due(fleet: Fleet, acme: Man
     assert await found() == []
     await give_list(fleet, listed(acme))
     fleet.clock.advance(18 * HOUR)
-    assert await found() == [("ok", "lists hold for a while: acme")]
+    assert await found() == [("ok", "CRLs not expiring soon: acme")]
     fleet.clock.advance(HOUR)
-    assert await found() == [("warning", "acme's list lapses on 2027-03-02 12:00 UTC, and the next is not here")]
+    assert await found() == [("warning", "acme's CRL expires on 2027-03-02 12:00 UTC; the next one is not here")]
     part = listed(acme, point=scope(SHARD.format(1)), now=fleet.clock())
     await give_list(fleet, part)
     fleet.clock.advance(6 * HOUR)
-    gone = "the first of acme's 2 lists lapsed on 2027-03-02 12:00 UTC, and the next is not here"
+    gone = "the first of acme's 2 CRLs expired on 2027-03-02 12:00 UTC; the next one is not here"
     assert await found() == [("warning", gone)]
     fleet.clock.advance(DAY)
-    assert await found() == [("failed", "acme's lists lapsed on 2027-03-03 07:00 UTC: its devices are refused")]
+    assert await found() == [("failed", "acme's CRLs expired on 2027-03-03 07:00 UTC: its devices are refused")]
     await set_lapsed(fleet, LapsedLists.ACCEPT)
     assert await found() == []
 
@@ -240,13 +240,13 @@ async def test_a_list_is_awaited_by_nobody_where_no_device_comes_in_by_its_ca(fl
     await give_list(fleet, listed(acme, life=3 * DAY))
     assert list(await fleet.database.read(manufacturer_lists.awaited)) == ["acme"]
     fleet.clock.advance(19 * HOUR)
-    due = ("warning", "root's list lapses on 2027-03-02 12:00 UTC, and the next is not here")
-    assert await found() == [due, ("ok", "lists hold for a while: acme")]
+    due = ("warning", "root's CRL expires on 2027-03-02 12:00 UTC; the next one is not here")
+    assert await found() == [due, ("ok", "CRLs not expiring soon: acme")]
     fleet.clock.advance(6 * HOUR)
-    lapsed = "root's lists lapsed on 2027-03-02 12:00 UTC: what it has revoked since is not known"
+    lapsed = "root's CRLs expired on 2027-03-02 12:00 UTC: what it has revoked since is unknown"
     assert (await found())[0] == ("warning", lapsed)
     await fleet.groups.change("nobody", {"ways": parse_ways(["manufacturer"])}, by="admin")
-    assert (await found())[0] == ("failed", "root's lists lapsed on 2027-03-02 12:00 UTC: its devices are refused")
+    assert (await found())[0] == ("failed", "root's CRLs expired on 2027-03-02 12:00 UTC: its devices are refused")
 
 
 async def test_a_list_that_is_made_no_more_is_removed_with_what_it_says(fleet: Fleet, acme: Manufacturer) -> None:

@@ -21,6 +21,7 @@ from tests.support.fleet import Fleet
 from tests.support.manufacturer import Manufacturer
 from tests.support.pki import pem_of
 from tests.support.requests import NOON, csr_der
+from tests.support.slow_keys import rsa_key
 from tests.support.ways import enrol, group, is_good, nothing, refusal, register
 from tests.support.weak_keys import roca
 
@@ -100,6 +101,8 @@ async def test_what_is_registered_and_ended_is_told_and_audited(fleet: Fleet) ->
         ({"extensions": [(purposes(ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE), False)]}, "lacks clientAuth"),
         ({"extensions": [(UNKNOWN, True)]}, r"unknown critical extension, 1\.3\.6"),
         ({"key": roca()}, "ROCA"),
+        ({"key": rsa_key(1024)}, "weak key, or one of a kind"),
+        ({"constraints": x509.BasicConstraints(ca=False, path_length=None)}, "is not that of a CA"),
     ],
 )
 async def test_a_ca_whose_devices_could_never_come_in_is_refused_with_the_reason(

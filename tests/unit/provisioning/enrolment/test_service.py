@@ -160,11 +160,19 @@ async def test_a_certificate_of_the_same_name_from_elsewhere_is_unknown(fleet: F
         await fleet.reenrol(certificate, successor_csr(certificate))
 
 
-async def test_an_issuing_ca_that_has_ended_signs_nothing_says_so_and_spends_nothing(fleet: Fleet) -> None:
-    now, ends = fleet.clock(), fleet.authority.issuing_ca.certificate.not_valid_after_utc
-    fleet.clock.now = ends
+@pytest.mark.parametrize("early", [False, True], ids=["ended", "not begun"])
+async def test_an_issuing_ca_that_is_not_valid_now_signs_nothing_says_so_and_spends_nothing(
+    fleet: Fleet, *, early: bool
+) -> None:
+    now, ca = fleet.clock(), fleet.authority.issuing_ca.certificate
+    fleet.clock.now = ca.not_valid_before_utc - timedelta(seconds=1) if early else ca.not_valid_after_utc
     token = await fleet.token()
-    with pytest.raises(Refused, match="UNAVAILABLE: the issuing CA expired on"):
+    why = (
+        "the issuing CA is valid from 2027-03-01: an operator has to set the clock"
+        if early
+        else "the issuing CA expired on"
+    )
+    with pytest.raises(Refused, match=f"UNAVAILABLE: .*{why}"):
         await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", token))
     fleet.clock.now = now
     await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", token))

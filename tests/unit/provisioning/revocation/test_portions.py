@@ -197,7 +197,7 @@ async def test_why_it_is_not_finished_is_said_where_nobody_waits_for_it(
         go_on.set()
         with pytest.raises(Died):
             await task
-    assert [(event["event"], event["error"]) for event in logs] == [
+    assert [(event["event"], event["detail"]) for event in logs] == [
         ("end of a device, a key or a CA not finished", "the disk is full")
     ]
 

@@ -299,6 +299,37 @@ async def test_a_delta_continues_the_oldest_list_that_has_not_lapsed(fleet: Flee
     assert delta_of(second) == (later + 1, later, {certificate.serial_number: hold})
 
 
+async def test_what_one_list_records_and_forgets_is_no_other_list_s(fleet: Fleet) -> None:
+    """A CA's shards share a numbering, not a history; the others go on while one is long valid."""
+    life = timedelta(days=1)
+    long = CrlPublisher(fleet.database, plan(fleet, delta_url=DELTA_URL, life=life), fleet.clock, passing(fleet))
+    await long.start()
+    brief = CrlPublisher(
+        fleet.database,
+        plan(fleet, name="issuing-ca-1", delta_url=DELTA_URL, life=timedelta(minutes=20)),
+        fleet.clock,
+        passing(fleet),
+    )
+    await brief.start()
+    for _ in range(12):
+        fleet.clock.advance(timedelta(minutes=15))
+        before, made = brief.current, await brief.publish()
+        assert before is not None
+        assert delta_of(brief)[1] == before.number
+    fleet.clock.advance(timedelta(hours=-1))  # What was made since is of a time to come.
+    made = await brief.publish()
+    assert delta_of(brief)[1] == made.number
+    await long.publish()
+    assert delta_of(long)[1] == FIRST, "it is valid for all of the day"
+    stored = await fleet.database.read(
+        lambda connection: [crls.newest(connection, name) for name in ("issuing-ca", "issuing-ca-1")]
+    )
+    assert stored == [long.current, brief.current]
+    kept = select(tables.crls.c.number).where(tables.crls.c.issuer == "issuing-ca")
+    numbers = await fleet.database.read(lambda connection: connection.execute(kept).scalars().all())
+    assert FIRST in numbers
+
+
 async def test_a_list_that_is_not_affordable_yet_is_preceded_by_a_delta(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,7 +109,9 @@ async def test_it_is_told_once_and_the_device_stays(fleet: Fleet, acme: Manufact
     def found(connection: Connection) -> list[str]:
         return [each.detail for each in manufacturer_findings(connection, NOON) if each.verdict == "warning"]
 
-    assert await fleet.database.read(found) == ["1 device is in though acme has revoked the certificate that let it in"]
+    assert await fleet.database.read(found) == [
+        "1 device is enrolled although acme has revoked the certificate that it enrolled with"
+    ]
     await fleet.revocation.revoke_device("SN17", RevocationReason.SUPERSEDED, by="anna")
     await watch.look()
     assert (watch.counts, await fleet.database.read(found)) == ({"acme": 0}, [])

@@ -57,12 +57,16 @@ def signs(key: TokenKey) -> bool:
     [
         ("C_Login", "0xa4", "the PIN of token 'fleet' is locked, .*: unlock it with the token's own tool"),
         ("C_GetTokenInfo", "0x40000", "the PIN of token 'fleet' is locked, .*: unlock it with the token's own tool"),
-        ("C_GetTokenInfo", "0x20000", "locks with one wrong PIN more, so it is not tried: log in once with the token"),
+        (
+            "C_GetTokenInfo",
+            "0x20000",
+            "one more wrong PIN would lock token 'fleet', so none is tried: log in once with the token",
+        ),
         ("C_Login", "0xa3", "the PIN of token 'fleet' has expired: set a new one"),
         ("C_Login", "0x102", "token 'fleet' has no PIN yet: set one"),
         ("C_OpenSession", "0xb1", "no session left for this service: end another program that uses it, or raise"),
-        ("C_OpenSession", "0xe0", "token 'fleet' is not there, or does not answer as one .*is it plugged in"),
-        ("C_OpenSession", "0x32", "token 'fleet' is not there, or does not answer as one .*is it plugged in"),
+        ("C_OpenSession", "0xe0", "token 'fleet' is not there, or does not respond .*check that it is plugged in"),
+        ("C_OpenSession", "0x32", "token 'fleet' is not there, or does not respond .*check that it is plugged in"),
     ],
 )
 @pytest.mark.usefixtures("module")
@@ -83,7 +87,7 @@ def test_the_last_try_that_a_token_grants_is_not_taken(
     assert module.begin_again()
     faulty.tell("C_GetTokenInfo", "0x20000")
     faulty.tell("C_Login", "0x5")  # What whoever tries it is told.
-    with pytest.raises(SignerError, match="locks with one wrong PIN more"):
+    with pytest.raises(SignerError, match="one more wrong PIN would lock"):
         in_token(token, "last-try").open()
     faulty.mend_all()  # Somebody has logged in with the right one.
     assert signs(key)
@@ -211,7 +215,7 @@ def test_who_waits_for_a_token_that_hangs_is_refused_in_time_and_the_next_one_at
     assert not signs(key)
     monkeypatch.setattr(token_key, "_SIGN_SECONDS", 3600.0)  # Who waited now would be missed.
     assert not signs(key)
-    with pytest.raises(SignerError, match=r"has not answered yet .*: see whether token 'fleet' can be reached"):
+    with pytest.raises(SignerError, match=r"has not answered an earlier .*: check that token 'fleet' can be reached"):
         in_token(token, "hangs").open()
     faulty.mend("C_Sign")
     wait_until(lambda: signs(key), "the token to answer")
@@ -271,8 +275,8 @@ def test_refusals_are_not_one_object_that_grows(token: SoftToken, faulty: Faulty
     ("kind", "words"),
     [
         ("P-521", "is on another curve: use ECDSA P-256 or P-384"),
-        ("RSA", "is no elliptic-curve key: use ECDSA P-256 or P-384"),
-        ("half", "there is no public key 'kind-half' in token 'fleet': put it beside the private one"),
+        ("RSA", "is not an elliptic-curve key: use ECDSA P-256 or P-384"),
+        ("half", "there is no public key 'kind-half' in token 'fleet': store it with the private key"),
     ],
 )
 def test_a_key_of_another_kind_is_named(token: SoftToken, kind: str, words: str) -> None:

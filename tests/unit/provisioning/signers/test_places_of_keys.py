@@ -48,7 +48,7 @@ def test_a_key_is_made_once_and_found_again_whatever_new_keys_are_made_by(kept: 
         assert each.holds("root-ca")
         assert each.place("root-ca") == signer.place
         assert each.open("root-ca").public_key() == key.public_key()
-        with pytest.raises(ConfigurationError, match="has a key of root-ca already: nothing is ever overwritten"):
+        with pytest.raises(ConfigurationError, match="has a key of root-ca already: it is not overwritten"):
             each.create("root-ca")
     assert kept.open("root-ca").public_key() == key.public_key()
     kept.discard("root-ca", signer)
@@ -87,7 +87,7 @@ def test_where_the_key_cannot_be_taken_back_it_is_said_and_nothing_points_to_it(
     kept = places(tmp_path, token.uri)
     _, signer = kept.create("root-ca")
     gone = Pkcs11Signer(Pkcs11Uri(token.module, "another", "x"), lambda: PIN)
-    with pytest.raises(ConfigurationError, match="the key of root-ca that was made for nothing is still there"):
+    with pytest.raises(ConfigurationError, match="the unused key of root-ca cannot be deleted"):
         kept.discard("root-ca", gone)
     assert not kept.holds("root-ca")
     kept.discard("root-ca", signer)

@@ -252,7 +252,7 @@ def test_what_cannot_be_opened_is_named(token: SoftToken, tmp_path: Path) -> Non
         match=r"there is no module .*/none\.so: install the token's PKCS #11 module, or correct module-path",
     ):
         nowhere.open()
-    with pytest.raises(SignerError, match=r"there is no token 'other' in .*: is it plugged in\?"):
+    with pytest.raises(SignerError, match=r"there is no token 'other' in .*: check that it is plugged in"):
         Pkcs11Signer(Pkcs11Uri(token.module, "other", "x"), lambda: PIN).open()
     with pytest.raises(SignerError, match="there is no key 'nothing' in token 'fleet'"):
         in_token(token, "nothing").open()

@@ -119,7 +119,7 @@ async def test_a_process_does_not_go_on_with_a_schema_that_is_not_its_own(url: s
                 with capture_logs() as said, pytest.raises(Refused) as caught:
                     await ask
                 assert caught.value.code is Code.UNAVAILABLE
-                (warning,) = [each["error"] for each in said if each["event"] == "store cannot be used"]
+                (warning,) = [each["detail"] for each in said if each["event"] == "store cannot be used"]
                 assert f"schema 9999, this process is for {CURRENT}: another version has changed it; stop" in warning
             administrator.execute("UPDATE alembic_version SET version_num = %s", (CURRENT,))
         await database.probe()

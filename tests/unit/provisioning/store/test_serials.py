@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.store import sqlite_lane
-from provisioning.store.serials import BLOCK, SerialNumbers, rising_serials
+from provisioning.store.serials import BLOCK, SerialNumbers, new_serial, rising_serials, use
 from tests.support.fleet import Fleet, open_fleet
 from tests.support.requests import NOON, csr_der
 
@@ -59,6 +60,16 @@ async def test_numbers_are_used_in_their_order_and_one_that_is_given_back_comes_
         assert reservation.serial == given_back.serial
         used.append(reservation.serial)
     assert used == sorted(used)
+
+
+async def test_a_number_is_used_once_and_only_if_it_is_reserved(fleet: Fleet) -> None:
+    numbers = SerialNumbers(fleet.database)
+    async with numbers.reservation(NOON) as reservation:
+        reservation.burnt = True
+    await fleet.database.write(lambda connection: use(connection, reservation.serial))
+    for number in (reservation.serial, new_serial()):
+        with pytest.raises(RuntimeError, match=f"serial number {number:x} was not reserved"):
+            await fleet.database.write(functools.partial(use, serial=number))
 
 
 async def test_a_certificate_changes_one_page_at_random_of_a_large_store(
