@@ -23,8 +23,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "should send no Origin, or that of the broker's own address. If it is not yours, somebody has tried to use "
         "the certificate",
         "UNSUPPORTED_TLS_VERSION": "the client needs TLS 1.3; allow_tls12 allows TLS 1.2",
-        "BROKER_NOT_TRUSTED": "the client does not trust the broker's certificate: give it the right trust anchor, and "
-        "have it connect to a name in the certificate (fleet-broker status shows them)",
+        "BROKER_NOT_TRUSTED": "the client does not trust the broker's certificate: give it the right trust anchor, "
+        "have it connect to a name in the certificate (fleet-broker status shows them); its clock may be wrong",
         "NO_CERTIFICATE": "give the client its certificate and key, with the chain below the trust anchor",
         "UNTRUSTED_ISSUER": "the certificate's CA is not among the trust anchors (fleet-broker trust show): after a "
         "rollover replace cafile with the service's ca-bundle.crt; or the client does not send the intermediate "

@@ -60,8 +60,13 @@ def _numbered(count: int) -> list[bytes]:
     return [f"{number:03d}".encode() for number in range(count)]
 
 
-@owed(chapter, "11-alias", "names a topic once, and then its alias alone: both messages come, at that topic",
-      "MQTT-3.3.2-12, §3.3.4", needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "11-alias",
+    "publishes with a topic and an alias, and then with the alias alone: both messages arrive at that topic",
+    "MQTT-3.3.2-12, §3.3.4",
+    needs=_V5,
+)
 async def _by_alias(parties: Parties) -> None:
     listener, device, _ = await _publisher(parties)
     for payload, suffix in zip(_numbered(3), ("telemetry", "", ""), strict=True):
@@ -71,7 +76,7 @@ async def _by_alias(parties: Parties) -> None:
     await _came(parties, listener, device, ["telemetry"] * 3)
 
 
-@owed(chapter, "11-alias-each", "uses each alias that it may, up to the highest: each stands for its own topic",
+@owed(chapter, "11-alias-each", "uses every alias up to the maximum: each stands for its own topic",
       "MQTT-3.3.2-12", needs=_V5)  # fmt: skip
 async def _each_alias(parties: Parties) -> None:
     listener, device, most = await _publisher(parties)
@@ -85,7 +90,9 @@ async def _each_alias(parties: Parties) -> None:
     await _came(parties, listener, device, suffixes * 2)
 
 
-@owed(chapter, "11-alias-remade", "gives an alias another topic: from then on it stands for that", "§3.3.4", needs=_V5)
+@owed(
+    chapter, "11-alias-remade", "gives an alias another topic: it stands for that one from then on", "§3.3.4", needs=_V5
+)
 async def _remade(parties: Parties) -> None:
     listener, device, _ = await _publisher(parties)
     suffixes = ["telemetry", "telemetry", "state", "state"]
@@ -109,8 +116,13 @@ async def _refused(listener: GoodClient, device: GoodClient, bad: Publish, what:
         raise BrokenPromise(f"{what}: closed without a DISCONNECT that says why", advised=True)
 
 
-@owed(chapter, "11-alias-forgotten", "comes back to its session and uses an alias of the last connection: it is put "
-      "out, and nothing is delivered", "MQTT-3.3.2-7, §3.3.4", needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "11-alias-forgotten",
+    "reconnects and uses an alias of the last connection: it is disconnected, and nothing is delivered",
+    "MQTT-3.3.2-7, §3.3.4",
+    needs=_V5,
+)
 async def _forgotten(parties: Parties) -> None:
     listener, device, _ = await _publisher(parties, keeps=True)
     await device.subscribe(parties.topic(device, "cmd/#"), QoS.AT_LEAST_ONCE)
@@ -131,10 +143,10 @@ def _wrong(name: str, description: str, what: str, over: int | None, topic: str)
         await _refused(listener, device, Publish(at, b"by alias", properties=_alias(alias)), what)
 
 
-_wrong("11-alias-0", "uses alias 0: is put out, and nothing is delivered", "alias 0", 0, "telemetry")
-_wrong("11-alias-over", "uses an alias over the broker's maximum: is put out, and nothing is delivered",
+_wrong("11-alias-0", "uses alias 0: it is disconnected, and nothing is delivered", "alias 0", 0, "telemetry")
+_wrong("11-alias-over", "uses an alias above the broker's maximum: it is disconnected, and nothing is delivered",
        "an alias over the maximum", None, "telemetry")  # fmt: skip
-_wrong("11-alias-unknown", "uses an alias that it never gave a topic: is put out, and nothing is delivered",
+_wrong("11-alias-unknown", "uses an alias that has no topic: it is disconnected, and nothing is delivered",
        "an alias without a topic", 1, "")  # fmt: skip
 
 
@@ -160,23 +172,34 @@ async def _at_their_topics(device: GoodClient, sent: list[tuple[str, bytes]]) ->
             raise BrokenPromise(f"published to {topic}, it came at {came.topic}")
 
 
-@owed(chapter, "12-alias-out", "takes two aliases, and is sent to on three topics: no other is used, and each message "
-      "comes at its topic", "MQTT-3.3.2-11, MQTT-3.1.2-26", needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "12-alias-out",
+    "has a Topic Alias Maximum of two, and gets messages at three topics: "
+    "no other alias is used, and each message has its topic",
+    "MQTT-3.3.2-11, MQTT-3.1.2-26",
+    needs=_V5,
+)
 async def _out(parties: Parties) -> None:
     device = await parties.device(topic_alias_maximum=_TAKES)
     await device.subscribe(parties.topic(device, "cmd/#"), QoS.AT_LEAST_ONCE)
     await _at_their_topics(device, await _commanded(parties, device))
 
 
-@owed(chapter, "12-alias-out-none", "says that it takes no alias: none is used", "MQTT-3.1.2-27", needs=_V5)
+@owed(chapter, "12-alias-out-none", "has a Topic Alias Maximum of zero: no alias is used", "MQTT-3.1.2-27", needs=_V5)
 async def _out_none(parties: Parties) -> None:
     device = await parties.device(topic_alias_maximum=0)
     await device.subscribe(parties.topic(device, "cmd/#"), QoS.AT_LEAST_ONCE)
     await _at_their_topics(device, await _commanded(parties, device))
 
 
-@owed(chapter, "12-alias-out-again", "is cut off with messages that were sent by aliases: they come again with their "
-      "topics", "MQTT-3.3.2-7", needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "12-alias-out-again",
+    "loses its connection with messages that were sent by alias: they come again with their topics",
+    "MQTT-3.3.2-7",
+    needs=_V5,
+)
 async def _out_again(parties: Parties) -> None:
     device = await parties.device(keeps=True, topic_alias_maximum=_TAKES, answers=NOTHING)
     await device.subscribe(parties.topic(device, "cmd/#"), QoS.AT_LEAST_ONCE)
@@ -187,7 +210,7 @@ async def _out_again(parties: Parties) -> None:
     await _at_their_topics(device, sent + await _commanded(parties, device, rounds=1))
 
 
-@owed(chapter, "12-alias-out-no-more", "took aliases, and comes back without taking any: none is used",
+@owed(chapter, "12-alias-out-no-more", "reconnects with a Topic Alias Maximum of zero: no alias is used any more",
       "MQTT-3.1.2-27", needs=_V5)  # fmt: skip
 async def _out_no_more(parties: Parties) -> None:
     device = await parties.device(keeps=True, topic_alias_maximum=_TAKES, answers=NOTHING)

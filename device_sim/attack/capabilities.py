@@ -55,6 +55,7 @@ class Feature(StrEnum):
     REGISTRY = "registry"
     SUSPENSION = "suspension"
     FLAPPING_ALERT = "flapping_alert"
+    LIVE_EXPIRY = "live_expiry"
 
 
 class _Strict(BaseModel):

@@ -10,7 +10,11 @@ from device_sim.attack import (
     conduct_cases,
     enrolment_cases,
     handshake_cases,
+    lifetime_cases,
+    operator_cases,
     packet_cases,
+    published_cases,
+    renewal_cases,
     session_cases,
     topic_cases,
     unsendable_cases,
@@ -28,6 +32,7 @@ def _order(case: Case) -> int:
 
 _CHAPTERS = (
     certificate_cases,
+    lifetime_cases,
     unsendable_cases,
     handshake_cases,
     packet_cases,
@@ -35,6 +40,9 @@ _CHAPTERS = (
     topic_cases,
     conduct_cases,
     enrolment_cases,
+    renewal_cases,
+    operator_cases,
+    published_cases,
 )
 
 CATALOGUE: tuple[Case, ...] = tuple(

@@ -39,7 +39,7 @@ chapter = Chapter()
 case = chapter.case
 
 
-@case("39-flood", "publishes 30,000 messages at once; others are served", "mqtt served",
+@case("39-flood", "publishes 30,000 messages at once: others are served", "mqtt served",
       "mqtt DISCONNECT 0x96", "mqtt DISCONNECT 0x97", limit=patience)  # fmt: skip
 async def _flood(scene: Scene) -> Seen:
     paper, innocent = await scene.device(), await scene.device()
@@ -81,7 +81,13 @@ def _keep_alive(limits: TimeLimits) -> float:
 
 
 # Nor earlier: a client that pings once per keep alive would be disconnected by the first late packet.
-@case("41-freezes", "freezes, with a keep alive of one second", "mqtt DISCONNECT 0x8d", limit=_keep_alive, idle=True)
+@case(
+    "41-freezes",
+    "sends nothing any more, with a keep alive of one second",
+    "mqtt DISCONNECT 0x8d",
+    limit=_keep_alive,
+    idle=True,
+)
 async def _freezes(scene: Scene) -> Seen:
     paper = await scene.device()
     name = paper.name
@@ -112,7 +118,13 @@ def _in_force(client: RawClient) -> tuple[float, float]:
     return alive, _ONE_AND_A_HALF * (alive - _KEEP_ALIVE)
 
 
-@case("41-will-of-frozen", "freezes, and has a will that must be sent", "mqtt delivered", limit=_keep_alive, idle=True)
+@case(
+    "41-will-of-frozen",
+    "sends nothing any more, and has a will: the will is sent",
+    "mqtt delivered",
+    limit=_keep_alive,
+    idle=True,
+)
 async def _will_of_frozen(scene: Scene) -> Seen:
     watcher = await scene.watcher()
     paper = await scene.device()
@@ -139,7 +151,7 @@ async def _will_of_frozen(scene: Scene) -> Seen:
     return replace(seen, got_in=False, seconds=seconds)
 
 
-@case("42-never-reads", "is sent 96 MB and never reads; others are served", "mqtt served", "mqtt DISCONNECT 0x97",
+@case("42-never-reads", "is sent 96 MB and never reads: others are served", "mqtt served", "mqtt DISCONNECT 0x97",
       limit=patience)  # fmt: skip
 async def _never_reads(scene: Scene) -> Seen:
     paper, innocent = await scene.device(), await scene.device()
@@ -174,7 +186,7 @@ async def _never_reads(scene: Scene) -> Seen:
 
 
 # No broker is at fault: this shows that a device that checks dates by a wrong clock says so, and does not connect.
-@case("43-clock-ahead", "its clock is two years ahead: it must refuse the broker itself", "device server_certificate")
+@case("43-clock-ahead", "has a clock two years ahead: it must refuse the broker itself", "device server_certificate")
 async def _clock_ahead(scene: Scene) -> Seen:
     paper = await scene.device()
     client = await scene.dialled(paper)

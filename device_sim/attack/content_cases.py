@@ -41,7 +41,7 @@ def _told(parties: Parties, device: GoodClient) -> Properties:
 @owed(
     chapter,
     "16-properties",
-    "is sent a message with all properties, at each QoS: all come unaltered, user properties in their order",
+    "gets a message with all properties, at each QoS: all are unaltered, user properties in order",
     _UNALTERED,
     needs=_V5,
 )
@@ -58,7 +58,7 @@ async def _live(parties: Parties) -> None:
 @owed(
     chapter,
     "16-properties-queued",
-    "comes back to a message with all properties that was queued: all come unaltered",
+    "reconnects to a queued message with all properties: all are unaltered",
     _UNALTERED,
     needs=_V5,
 )
@@ -73,8 +73,13 @@ async def _queued(parties: Parties) -> None:
     as_told(device.came[0], Publish(topic, b"queued", granted, properties=told))
 
 
-@owed(chapter, "16-properties-retained", "retains a message with all properties: all come unaltered to who subscribes "
-      "later", _UNALTERED, needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "16-properties-retained",
+    "retains a message with all properties: a later subscriber gets all unaltered",
+    _UNALTERED,
+    needs=_V5,
+)
 async def _retained(parties: Parties) -> None:
     device, listener = await parties.device(), await parties.service()
     topic, told = parties.topic(device, "state"), _told(parties, device)
@@ -88,7 +93,7 @@ async def _retained(parties: Parties) -> None:
 @owed(
     chapter,
     "16-properties-empty",
-    "is sent a message whose content type, correlation data and user property are there, and empty: they come so",
+    "gets a message with an empty content type, correlation data and user property: they come, empty",
     "MQTT-3.3.2-16, MQTT-3.3.2-17, MQTT-3.3.2-20",
     needs=_V5,
 )
@@ -102,8 +107,13 @@ async def _empty(parties: Parties) -> None:
     as_told(device.came[0], Publish(topic, b"step", _ONCE, properties=told))
 
 
-@owed(chapter, "16-payload", "is sent nothing, every byte there is, and 100 kB: each comes as it was sent", "§3.3.3",
-      older="§3.3.3")  # fmt: skip
+@owed(
+    chapter,
+    "16-payload",
+    "gets an empty payload, one with every byte value, and one of 100 kB: each is unaltered",
+    "§3.3.3",
+    older="§3.3.3",
+)
 async def _payload(parties: Parties) -> None:
     device, sender = await parties.device(), await parties.service("sender")
     topic = parties.topic(device, "cmd/step")
@@ -114,8 +124,13 @@ async def _payload(parties: Parties) -> None:
     await exactly(device, payloads, "what was sent")
 
 
-@owed(chapter, "16-to-older", "speaks MQTT 5 to who speaks 3.1.1, and is spoken to: both come, without properties",
-      "MQTT-4.5.0-1, §3.3.4", needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "16-to-older",
+    "exchanges messages by MQTT 5 with a client that speaks 3.1.1: they arrive both ways, without properties",
+    "MQTT-4.5.0-1, §3.3.4",
+    needs=_V5,
+)
 async def _to_older(parties: Parties) -> None:
     device, older = await parties.device(), await parties.service("sender", version=ProtocolVersion.V311)
     topic, command = parties.topic(device, "telemetry"), parties.topic(device, "cmd/step")
@@ -129,7 +144,7 @@ async def _to_older(parties: Parties) -> None:
         raise BrokenPromise(f"what MQTT 3.1.1 cannot bear came: {device.came[0].properties}")
 
 
-@owed(chapter, "16-no-response-information", "asks for no response information, and says nothing of it: it gets none",
+@owed(chapter, "16-no-response-information", "asks for no response information, or does not mention it: it gets none",
       "MQTT-3.1.2-28", needs=_V5)  # fmt: skip
 async def _no_response_information(parties: Parties) -> None:
     asked: tuple[dict[str, Any], ...] = ({}, {"request_response_information": False})

@@ -9,6 +9,7 @@ from __future__ import annotations
 from device_sim.attack import (
     alias_cases,
     content_cases,
+    crash_cases,
     exchange_cases,
     expiry_cases,
     identifier_cases,
@@ -39,6 +40,7 @@ _CHAPTERS = (
     takeover_cases,
     matching_cases,
     order_cases,
+    crash_cases,
 )
 
 

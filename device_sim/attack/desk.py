@@ -29,6 +29,8 @@ _NOT_FOUND = 404
 _TOLD = 5
 # A case takes less than a minute; a token unused after that is unclaimed.
 _TOKEN_SECONDS = 600
+_SHORT_SECONDS = 60
+"""Revoking a name does not void a token that is for no name."""
 _LIFE_SECONDS = 7200
 """Lifetime of a certificate from one of this attack's tokens: an attack takes minutes, or an hour on a machine that
 others hold, and a CRL need not list what has expired (RFC 5280 §3.3)."""
@@ -68,23 +70,46 @@ class Ended:
 
 
 class EnrolmentDesk:
-    """The service at *url*, trusted by *anchors*, and its *operator*."""
+    """The service at *url*, trusted by *anchors*, and its *operator*.
 
-    def __init__(self, url: str, anchors: Path, operator: OperatorClient) -> None:
+    *relying_url* is where it publishes CRLs and OCSP responses; empty: certificates say where.
+    """
+
+    def __init__(self, url: str, anchors: Path, operator: OperatorClient, relying_url: str = "") -> None:
         self.url = url
         self.anchors = anchors
         self.operator = operator
+        self.relying_url = relying_url
         self._noted: dict[str, None] = {}
 
     def note(self, name: str) -> None:
         """Record that the service is asked to enrol *name* (rule 1)."""
         self._noted[name] = None
 
-    async def token(self, name: str, group: str | None, role: Role = Role.DEVICE) -> str:
-        """Return a one-time token for *name*; raise `RequestRefused` or `ServiceUnavailable`."""
+    async def token(
+        self,
+        name: str,
+        group: str | None,
+        role: Role = Role.DEVICE,
+        *,
+        operator_role: str | None = None,
+        seconds: int = _TOKEN_SECONDS,
+        life: int = _LIFE_SECONDS,
+    ) -> str:
+        """Return a one-time token for *name*, good for *seconds*, whose certificate is valid for *life* seconds.
+
+        Raises `RequestRefused` or `ServiceUnavailable`.
+        """
         self.note(name)
         (token,) = await self.operator.create_tokens(
-            device=name, group=group, role=role, ttl_seconds=_TOKEN_SECONDS, lifetime_seconds=_LIFE_SECONDS
+            device=name, group=group, role=role, operator_role=operator_role, ttl_seconds=seconds, lifetime_seconds=life
+        )
+        return token.token
+
+    async def token_of_group(self, group: str) -> str:
+        """Return a one-time token for any new device of *group*; raise as `token`."""
+        (token,) = await self.operator.create_tokens(
+            group=group, count=1, ttl_seconds=_SHORT_SECONDS, lifetime_seconds=_LIFE_SECONDS
         )
         return token.token
 

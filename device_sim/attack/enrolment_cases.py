@@ -1,225 +1,158 @@
-"""Cases 44 and 45: the enrolment service receives false requests, and the broker gets no news of revocations."""
+"""Cases 44 and 45: the enrolment service receives false requests, and the broker gets no news of revocations.
+
+Renewals, and the operators' API, are in `device_sim.attack.renewal_cases` and `device_sim.attack.operator_cases`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import time
-from collections.abc import Awaitable, Callable
 
-import httpx
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from device_sim.attack import der
+from device_sim.attack.asking import desk_of, enrols, posts, request_for, token_for
 from device_sim.attack.case import Chapter
-from device_sim.attack.desk import EnrolmentDesk
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible
 from device_sim.attack.verdict import ClosedBy, Layer, Seen
-from provisioning.client.csr import build_csr
-from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
-from provisioning.pki.keys import PrivateKey, generate_key
-from provisioning.pki.tls import CredentialPem, client_context
+from provisioning.pki.keys import generate_key
+from provisioning.pki.revocation import RevocationReason
 
 _GRACE_PATIENCE = 15.0
 _STALE = 0.2
+_SHORT = 1
 
 chapter = Chapter()
 case = chapter.case
 
 
-def _desk(scene: Scene) -> EnrolmentDesk:
-    if scene.target.desk is None:
-        raise Impossible("there is no enrolment service beside this broker")
-    return scene.target.desk
-
-
-async def _token(scene: Scene, name: str) -> str:
-    return await _desk(scene).token(name, scene.target.group)
-
-
-async def _tried(attempt: Callable[[], Awaitable[x509.Certificate]]) -> Seen:
-    try:
-        certificate = await attempt()
-    except EnrolmentRefused as error:
-        return Seen(Layer.HTTP, f"{error.status} {error.code}".strip(), error.detail, ClosedBy.NOBODY)
-    except EnrolmentUnavailable as error:
-        return Seen(Layer.HTTP, "unavailable", str(error), ClosedBy.NOBODY)
-    return Seen(Layer.HTTP, "issued", f"serial {certificate.serial_number:x}", ClosedBy.NOBODY, got_in=True)
-
-
-def _csr(name: str, key: PrivateKey | None = None) -> x509.CertificateSigningRequest:
-    return build_csr(key or generate_key(), name)
-
-
-async def _enrols(
-    scene: Scene, csr: x509.CertificateSigningRequest, user: str, token: str, label: str | None = None
-) -> Seen:
-    desk = _desk(scene)
-    desk.note(user)  # The service may accept a device that it should refuse.
-    async with EstClient(desk.url, desk.anchors, trust_domain=desk.operator.trust_domain) as est:
-        return await _tried(lambda: est.enrol(csr, user=user, token=token, label=label))
-
-
-@case("44-good", "enrols as it should (control)", "http issued")
+@case("44-good", "enrols with a good token and request (control)", "http issued")
 async def _good(scene: Scene) -> Seen:
-    _desk(scene)
     name = scene.fresh()
-    return await _enrols(scene, _csr(name), name, await _token(scene, name))
+    return await enrols(scene, request_for(name), name, await token_for(scene, name))
 
 
 @case("44-token-used", "uses its token a second time", "http 401 TOKEN_USED")
 async def _token_used(scene: Scene) -> Seen:
-    _desk(scene)
     name = scene.fresh()
-    token = await _token(scene, name)
-    await _enrols(scene, _csr(name), name, token)
-    return await _enrols(scene, _csr(name), name, token)
+    token = await token_for(scene, name)
+    await enrols(scene, request_for(name), name, token)
+    return await enrols(scene, request_for(name), name, token)
 
 
-@case("44-replayed-csr", "replays a whole enrolment, request and token", "http 401 TOKEN_USED")
+@case("44-replayed-csr", "sends a whole enrolment again, with the same request and token", "http 401 TOKEN_USED")
 async def _replayed(scene: Scene) -> Seen:
-    _desk(scene)
     name = scene.fresh()
-    token, csr = await _token(scene, name), _csr(name)
-    await _enrols(scene, csr, name, token)
-    return await _enrols(scene, csr, name, token)
+    token, csr = await token_for(scene, name), request_for(name)
+    await enrols(scene, csr, name, token)
+    return await enrols(scene, csr, name, token)
 
 
-@case("44-token-race", "uses one token ten times at once: one certificate", "http 401 TOKEN_USED")
+@case("44-token-race", "uses one token ten times at once: it gets one certificate", "http 401 TOKEN_USED")
 async def _token_race(scene: Scene) -> Seen:
-    _desk(scene)
     name = scene.fresh()
-    token = await _token(scene, name)
-    answers = await asyncio.gather(*(_enrols(scene, _csr(name), name, token) for _ in range(10)))
+    token = await token_for(scene, name)
+    answers = await asyncio.gather(*(enrols(scene, request_for(name), name, token) for _ in range(10)))
     issued = sum(answer.got_in for answer in answers)
     if issued != 1:
         return Seen(Layer.HTTP, "issued", f"{issued} certificates for one token", ClosedBy.NOBODY, got_in=True)
     return next(answer for answer in answers if not answer.got_in)
 
 
-@case("44-token-guessed", "guesses a token", "http 401 TOKEN_UNKNOWN")
+@case("44-token-guessed", "uses a token that is wrong in one character", "http 401 TOKEN_UNKNOWN")
 async def _token_guessed(scene: Scene) -> Seen:
     name = scene.fresh()
-    return await _enrols(scene, _csr(name), name, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
+    token = await token_for(scene, name)
+    return await enrols(scene, request_for(name), name, token[:-1] + ("A" if token[-1] != "A" else "B"))
 
 
-@case("44-other-device", "asks with its own token for another's certificate", "http 403 TOKEN_DEVICE")
+@case("44-token-expired", "uses a token that has expired", "http 401 TOKEN_EXPIRED", idle=True)
+async def _token_expired(scene: Scene) -> Seen:
+    desk, name = desk_of(scene), scene.fresh()
+    token = await desk.token(name, scene.target.group, seconds=_SHORT)
+    await asyncio.sleep(_SHORT + 1)
+    return await enrols(scene, request_for(name), name, token)
+
+
+@case(
+    "44-token-void", "is revoked, and enrols with a token made before the revocation", "http 401 TOKEN_VOID"
+)  # fmt: skip
+async def _token_void(scene: Scene) -> Seen:
+    desk, paper = desk_of(scene), await scene.device()
+    token = await token_for(scene, paper.name)
+    await desk.operator.revoke(device=paper.name, reason=RevocationReason.KEY_COMPROMISE)
+    return await enrols(scene, request_for(paper.name), paper.name, token)
+
+
+@case(
+    "44-existing-name", "enrols under an existing device's name with a token for any new device", "http 403 NAME_TAKEN"
+)
+async def _existing_name(scene: Scene) -> Seen:
+    desk, victim = desk_of(scene), await scene.device()
+    token = await desk.token_of_group(scene.target.group)
+    return await enrols(scene, request_for(victim.name), victim.name, token)
+
+
+@case("44-other-device", "asks for another device's certificate with its own token", "http 403 TOKEN_DEVICE")
 async def _other_device(scene: Scene) -> Seen:
-    _desk(scene)
     mine, theirs = scene.fresh(), scene.fresh("victim")
-    return await _enrols(scene, _csr(theirs), theirs, await _token(scene, mine))
+    return await enrols(scene, request_for(theirs), theirs, await token_for(scene, mine))
 
 
-@case("44-other-group", "asks for another group's certificate", "http 403 TOKEN_GROUP")
+@case("44-other-group", "asks for a certificate of another group", "http 403 TOKEN_GROUP")
 async def _other_group(scene: Scene) -> Seen:
-    _desk(scene)
     name = scene.fresh()
-    return await _enrols(scene, _csr(name), name, await _token(scene, name), label="admins")
+    return await enrols(scene, request_for(name), name, await token_for(scene, name), label="admins")
 
 
-@case("44-weak-key", "asks for a certificate of an RSA key of 1024 bits", "http 400 CSR_KEY")
+@case("44-weak-key", "asks for a certificate for an RSA key of 1024 bits", "http 400 CSR_KEY")
 async def _weak_key(scene: Scene) -> Seen:
-    _desk(scene)
     name = scene.fresh()
     key = rsa.generate_private_key(65537, 1024)  # noqa: S505 - the attack
-    return await _enrols(scene, _csr(name, key), name, await _token(scene, name))
+    return await enrols(scene, request_for(name, key), name, await token_for(scene, name))
 
 
-@case("44-stolen-key", "asks for a certificate of another device's key", "http 400 KEY_REUSED")
-async def _stolen_key(scene: Scene) -> Seen:
-    _desk(scene)
-    victim, name = await scene.device(), scene.fresh()
-    return await _enrols(scene, _csr(name, victim.key), name, await _token(scene, name))
-
-
-@case("44-no-possession", "asks for a key that it does not have", "http 400 CSR_SIGNATURE")
-async def _no_possession(scene: Scene) -> Seen:
-    _desk(scene)
+@case("44-weak-curve", "asks for a certificate for a key on the curve secp256k1", "http 400 CSR_KEY")
+async def _weak_curve(scene: Scene) -> Seen:
     name = scene.fresh()
-    request = bytearray(_csr(name).public_bytes(Encoding.DER))
+    key = ec.generate_private_key(ec.SECP256K1())
+    return await enrols(scene, request_for(name, key), name, await token_for(scene, name))
+
+
+@case("44-stolen-key", "asks for a certificate for another device's key", "http 400 KEY_REUSED")
+async def _stolen_key(scene: Scene) -> Seen:
+    victim, name = await scene.device(), scene.fresh()
+    return await enrols(scene, request_for(name, victim.key), name, await token_for(scene, name))
+
+
+@case("44-compromised-key", "enrols again with a key that was reported as compromised", "http 400 KEY_REUSED")
+async def _compromised_key(scene: Scene) -> Seen:
+    desk, paper = desk_of(scene), await scene.device()
+    await desk.operator.revoke(device=paper.name, reason=RevocationReason.KEY_COMPROMISE)
+    return await enrols(scene, request_for(paper.name, paper.key), paper.name, await token_for(scene, paper.name))
+
+
+@case("44-no-possession", "asks for a certificate for a key that it does not have", "http 400 CSR_SIGNATURE")
+async def _no_possession(scene: Scene) -> Seen:
+    name = scene.fresh()
+    request = bytearray(request_for(name).public_bytes(Encoding.DER))
     request[-1] ^= 1
-    return await _posts(scene, bytes(request), name, await _token(scene, name))
+    return await posts(scene, bytes(request), name, await token_for(scene, name))
 
 
 @case("44-sha1-request", "signs its request over SHA-1", "http 400 CSR_SIGNATURE")
 async def _sha1_request(scene: Scene) -> Seen:
-    _desk(scene)
     name = scene.fresh()
     key = generate_key()
-    return await _posts(scene, der.request_over_sha1(_csr(name, key), key), name, await _token(scene, name))
+    return await posts(scene, der.request_over_sha1(request_for(name, key), key), name, await token_for(scene, name))
 
 
-@case("44-not-a-request", "sends noise for a request", "http 400 CSR_MALFORMED")
+@case("44-not-a-request", "sends random bytes as its request", "http 400 CSR_MALFORMED")
 async def _not_a_request(scene: Scene) -> Seen:
-    _desk(scene)
     name = scene.fresh()
-    return await _posts(scene, bytes(range(200)), name, await _token(scene, name))
-
-
-@case("44-renews-as-other", "renews its certificate under another's name", "http 400 CSR_SUBJECT_CHANGED")
-async def _renews_as_other(scene: Scene) -> Seen:
-    desk = _desk(scene)
-    paper, victim = await scene.device(), scene.fresh("victim")
-    desk.note(victim)
-    async with EstClient(desk.url, desk.anchors, paper.pem) as est:
-        return await _tried(lambda: est.reenrol(_csr(victim)))
-
-
-@case("44-renews-revoked", "renews a revoked certificate", "http 403 CERTIFICATE_REVOKED")
-async def _renews_revoked(scene: Scene) -> Seen:
-    desk = _desk(scene)
-    paper = await scene.device()
-    await scene.target.registrar.revoke(paper)
-    return await _renewed(desk, paper.pem, build_csr(
-        generate_key(), paper.name, paper.certificate
-    ))  # fmt: skip
-
-
-@case("44-renews-forged", "renews a certificate that the service never issued", "http 403 CERTIFICATE_UNKNOWN")
-async def _renews_forged(scene: Scene) -> Seen:
-    desk = _desk(scene)
-    paper = scene.forged()
-    desk.note(paper.name)
-    return await _renewed(desk, paper.pem, build_csr(
-        generate_key(), paper.name, paper.certificate
-    ))  # fmt: skip
-
-
-@case("44-device-as-operator", "a device asks for tokens as an operator would", "http 403 ROLE")
-async def _device_as_operator(scene: Scene) -> Seen:
-    desk = _desk(scene)
-    paper = await scene.device()
-    async with httpx.AsyncClient(verify=client_context(desk.anchors, paper.pem, allow_tls12=True)) as client:
-        answer = await client.post(f"{desk.url}/v1/tokens", json={"device": scene.fresh()})
-    code = answer.json().get("code", "") if answer.headers.get("Content-Type", "").endswith("json") else ""
-    return Seen(
-        Layer.HTTP, f"{answer.status_code} {code}".strip(), answer.text[:200], ClosedBy.NOBODY, answer.is_success
-    )
-
-
-async def _renewed(desk: EnrolmentDesk, pem: CredentialPem, csr: x509.CertificateSigningRequest) -> Seen:
-    async with EstClient(desk.url, desk.anchors, pem) as est:
-        return await _tried(lambda: est.reenrol(csr))
-
-
-async def _posts(scene: Scene, request: bytes, user: str, token: str) -> Seen:
-    """Send *request* unchanged: the client would refuse to."""
-    desk = _desk(scene)
-    async with httpx.AsyncClient(verify=client_context(desk.anchors, allow_tls12=True)) as client:
-        answer = await client.post(
-            f"{desk.url}/.well-known/est/simpleenroll",
-            content=base64.b64encode(request),
-            headers={"Content-Type": "application/pkcs10"},
-            auth=httpx.BasicAuth(user, token),
-        )
-    code = answer.text.partition(":")[0]
-    return Seen(
-        Layer.HTTP, f"{answer.status_code} {code}".strip(), answer.text.strip()[:200], ClosedBy.NOBODY,
-        answer.is_success,
-    )  # fmt: skip
+    return await posts(scene, bytes(range(200)), name, await token_for(scene, name))
 
 
 @case(

@@ -50,8 +50,14 @@ async def _completed(device: GoodClient, *codes: ReasonCode) -> None:
         raise BrokenPromise(f"PUBCOMP 0x{answer.reason_code:02x} was the answer to PUBREL")
 
 
-@owed(chapter, "7-publish-again", "is cut off behind PUBREC, comes back and sends its QoS 2 message again: it is "
-      "delivered once", "MQTT-4.3.3-10", older="MQTT-4.3.3-2", needs=_QOS2)  # fmt: skip
+@owed(
+    chapter,
+    "7-publish-again",
+    "loses its connection after PUBREC, reconnects and sends its QoS 2 message again: it is delivered once",
+    "MQTT-4.3.3-10",
+    older="MQTT-4.3.3-2",
+    needs=_QOS2,
+)
 async def _publish_again(parties: Parties) -> None:
     listener, device, message = await _publisher(parties)
     await _received(device, message)
@@ -62,8 +68,14 @@ async def _publish_again(parties: Parties) -> None:
     await exactly(listener, [b"once"], "its message")
 
 
-@owed(chapter, "7-publish-unanswered", "is cut off before PUBREC, comes back and sends its QoS 2 message again: it is "
-      "delivered once", "MQTT-4.3.3-10", older="MQTT-4.3.3-2", needs=_QOS2)  # fmt: skip
+@owed(
+    chapter,
+    "7-publish-unanswered",
+    "loses its connection before PUBREC, reconnects and sends its QoS 2 message again: it is delivered once",
+    "MQTT-4.3.3-10",
+    older="MQTT-4.3.3-2",
+    needs=_QOS2,
+)
 async def _publish_unanswered(parties: Parties) -> None:
     listener, device, message = await _publisher(parties)
     await device.send(message)
@@ -74,8 +86,15 @@ async def _publish_unanswered(parties: Parties) -> None:
     await exactly(listener, [b"once"], "its message")
 
 
-@owed(chapter, "7-release-again", "is cut off behind PUBREL, comes back and sends it again: PUBCOMP, and its message "
-      "is delivered once", "MQTT-4.3.3-11", older="MQTT-4.3.3-2", needs=_QOS2)  # fmt: skip
+@owed(
+    chapter,
+    "7-release-again",
+    "loses its connection after PUBREL, reconnects and sends PUBREL again: "
+    "PUBCOMP comes, and the message is delivered once",
+    "MQTT-4.3.3-11",
+    older="MQTT-4.3.3-2",
+    needs=_QOS2,
+)
 async def _release_again(parties: Parties) -> None:
     listener, device, message = await _publisher(parties)
     await _received(device, message)
@@ -142,7 +161,7 @@ async def _nothing_left(parties: Parties, device: GoodClient) -> None:
 @owed(
     chapter,
     "8-qos1-again",
-    "is cut off before its PUBACK and comes back: the message comes again, with DUP",
+    "loses its connection before its PUBACK, and reconnects: the message comes again, with DUP",
     "MQTT-4.4.0-1, MQTT-3.3.1-1",
     older="MQTT-4.4.0-1, MQTT-3.3.1-1",
 )
@@ -153,7 +172,7 @@ async def _qos1_again(parties: Parties) -> None:
 @owed(
     chapter,
     "8-qos2-again",
-    "is cut off before its PUBREC and comes back: the message comes again, with DUP",
+    "loses its connection before its PUBREC, and reconnects: the message comes again, with DUP",
     "MQTT-4.4.0-1, MQTT-3.3.1-1",
     older="MQTT-4.4.0-1, MQTT-3.3.1-1",
     needs=_QOS2,
@@ -162,8 +181,14 @@ async def _qos2_again(parties: Parties) -> None:
     await _sent_again(parties, QoS.EXACTLY_ONCE)
 
 
-@owed(chapter, "8-qos2-release-again", "is cut off before its PUBCOMP and comes back: PUBREL comes again, and not the "
-      "message", "MQTT-4.4.0-1, MQTT-4.3.3-6", older="MQTT-4.4.0-1", needs=_QOS2)  # fmt: skip
+@owed(
+    chapter,
+    "8-qos2-release-again",
+    "loses its connection before its PUBCOMP, and reconnects: PUBREL comes again, the message does not",
+    "MQTT-4.4.0-1, MQTT-4.3.3-6",
+    older="MQTT-4.4.0-1",
+    needs=_QOS2,
+)
 async def _qos2_release_again(parties: Parties) -> None:
     device, first = await _commanded(parties, QoS.EXACTLY_ONCE, frozenset({Pubrec}))
     await device.until(lambda: bool(device.released), "no PUBREL came for what was received")
@@ -182,7 +207,7 @@ async def _qos2_release_again(parties: Parties) -> None:
 @owed(
     chapter,
     "8-queued",
-    "comes back to what was queued: all of it comes, once, in order, and not again afterwards",
+    "reconnects to queued messages: all come, once, in order, and not again later",
     "MQTT-4.5.0-1, MQTT-4.6.0-5",
     older="MQTT-3.1.2-5, MQTT-4.6.0-6",
 )
@@ -203,7 +228,7 @@ async def _queued(parties: Parties) -> None:
 @owed(
     chapter,
     "8-in-order",
-    "is cut off with three unacknowledged messages and reconnects: they arrive in order",
+    "loses its connection with three unacknowledged messages, and reconnects: they come in order",
     "MQTT-4.6.0-1",
     older="MQTT-4.6.0-1",
 )
@@ -225,7 +250,7 @@ async def _in_order(parties: Parties) -> None:
 @owed(
     chapter,
     "8-clean-start",
-    "comes back with a clean start: its old session is gone, and nothing of it comes",
+    "reconnects with a clean start: its old session is gone, with its messages",
     "MQTT-3.1.2-4",
     older="MQTT-3.1.2-6",
 )

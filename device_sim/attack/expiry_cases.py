@@ -50,7 +50,7 @@ async def _away(parties: Parties) -> tuple[GoodClient, GoodClient]:
 @owed(
     chapter,
     "9-expired-queued",
-    "comes back when a queued message has expired: it gets the others alone",
+    "reconnects when one of its queued messages has expired: it gets the others only",
     "MQTT-3.3.2-5",
     needs=_V5,
 )
@@ -68,7 +68,7 @@ async def _expired_queued(parties: Parties) -> None:
 @owed(
     chapter,
     "9-queued-counts-down",
-    "comes back to a message that has waited: its expiry interval is that much less",
+    "reconnects to a queued message: its expiry interval is shorter by the time it has waited",
     "MQTT-3.3.2-6",
     needs=_V5,
 )
@@ -101,8 +101,13 @@ async def _expired_retained(parties: Parties) -> None:
         raise BrokenPromise(f"a retained message was delivered {_WAIT} s after it was published to live for {_SHORT} s")
 
 
-@owed(chapter, "9-retained-counts-down", "retains a message that lives on: its expiry interval is shorter by the time "
-      "that it has waited", "MQTT-3.3.2-6", needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "9-retained-counts-down",
+    "retains a message that expires later: its expiry interval is shorter by the time it has waited",
+    "MQTT-3.3.2-6",
+    needs=_V5,
+)
 async def _retained_counts_down(parties: Parties) -> None:
     device = await parties.device()
     topic = parties.topic(device, "state")
@@ -118,7 +123,7 @@ async def _retained_counts_down(parties: Parties) -> None:
 @owed(
     chapter,
     "9-delivered-at-once",
-    "is connected: a message that expires soon comes at once, and says so",
+    "is connected: a message that expires soon comes at once, with its expiry interval",
     "MQTT-3.3.2-6",
     needs=_V5,
 )

@@ -7,7 +7,9 @@ responder whether a certificate was ever issued; the first one trusts the CA's s
 
 from __future__ import annotations
 
+import os
 import secrets
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -49,7 +51,7 @@ CAPABILITIES = Capabilities(
     supports=frozenset({
         Feature.MQTT5, Feature.QOS2, Feature.CLIENT_ID_BINDING, Feature.URI_IDENTITY, Feature.TOPIC_POLICY,
         Feature.SUBSCRIPTION_POLICY, Feature.REVOCATION, Feature.CERTIFICATE_REVOCATION, Feature.SUSPENSION,
-        Feature.FLAPPING_ALERT, Feature.REGISTRY,
+        Feature.FLAPPING_ALERT, Feature.REGISTRY, Feature.LIVE_EXPIRY,
     }),
     # For strangers: two seconds for the deadline, one for the broker's deadline sweep, and twelve for a machine shared
     # with others: the end is waited for, so they cost nothing if it comes earlier.
@@ -98,7 +100,7 @@ async def fleetgate(directory: Path, *, tls12: bool = False) -> AsyncIterator[Ta
         operator = await stack.enter_async_context(
             OperatorClient(url, anchors, CredentialFiles(ca / "operator.crt", ca / "operator.key"))
         )
-        desk = EnrolmentDesk(url, anchors, operator)
+        desk = EnrolmentDesk(url, anchors, operator, service.ready[1])
         config = _BROKER_TOML.format(tls12=str(tls12).lower())
         way_there = f"https://{_LOOPBACK}:{way.port}"
         broker = _Broker(directory, _BROKER, config, directory / "anchors.pem", way_there, operator)
@@ -128,6 +130,7 @@ async def fleetgate(directory: Path, *, tls12: bool = False) -> AsyncIterator[Ta
             feed=Feed(lambda: way.set(Trouble(reset=True)), lambda: way.set(NONE)),
             stop_broker=broker.stop,
             start_broker=start,
+            kill_broker=broker.kill,
             other_issuer=other,
             registry=registry,
         )
@@ -149,7 +152,7 @@ class _Broker:
         self._log = directory / "logs" / f"{name}.log"
         self._service_url = service_url
         self._operator = operator
-        self._port = 0
+        self._port = self._pid = 0
         self._stack = AsyncExitStack()
 
     async def start(self) -> tuple[Endpoint, int]:
@@ -172,10 +175,15 @@ class _Broker:
         )
         if first:
             token_file.unlink()
-        self._port = urlsplit(child.ready[0]).port or 0
+        self._port, self._pid = urlsplit(child.ready[0]).port or 0, child.pid
         return Endpoint(_LOOPBACK, self._port, "localhost"), child.pid
 
     async def stop(self) -> None:
         """Stop it."""
         await self._stack.aclose()
         self._stack = AsyncExitStack()
+
+    async def kill(self) -> None:
+        """Kill it, without giving it time to write anything."""
+        os.kill(self._pid, signal.SIGKILL)
+        await self.stop()

@@ -15,7 +15,7 @@ from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import key_to_pem, write_private
 
 DOMAIN = "fleet.internal"
-_MOST = 300
+_MOST = 500
 
 
 class Papers:

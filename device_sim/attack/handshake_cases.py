@@ -56,13 +56,13 @@ def _older(name: str, description: str, version: ssl.TLSVersion) -> None:
     chapter.add(name, description, ("tls protocol_version",), attempt)
 
 
-_older("25-tls10", "speaks TLS 1.0 at most", ssl.TLSVersion.TLSv1)
-_older("25-tls11", "speaks TLS 1.1 at most", ssl.TLSVersion.TLSv1_1)
-_older("25-tls12", "speaks TLS 1.2 at most, which is not offered", ssl.TLSVersion.TLSv1_2)
+_older("25-tls10", "offers TLS 1.0 at most", ssl.TLSVersion.TLSv1)
+_older("25-tls11", "offers TLS 1.1 at most", ssl.TLSVersion.TLSv1_1)
+_older("25-tls12", "offers TLS 1.2 at most, which the broker does not", ssl.TLSVersion.TLSv1_2)
 
 
 @case(
-    "26-null-cipher", "offers only ciphers that do not encrypt",
+    "26-null-cipher", "offers only cipher suites without encryption",
     "tls handshake_failure", "tls insufficient_security",
 )  # fmt: skip
 async def _null_cipher(scene: Scene) -> Seen:
@@ -109,7 +109,7 @@ async def _wrong_alpn(scene: Scene) -> Seen:
     return await scene.present(context, paper.name)
 
 
-@case("28-silence", "connects and says nothing", CLOSED, limit=_handshake, idle=True)
+@case("28-silence", "connects and sends nothing", CLOSED, limit=_handshake, idle=True)
 async def _silence(scene: Scene) -> Seen:
     plain = await _plain(scene)
     started = time.monotonic()
@@ -119,7 +119,7 @@ async def _silence(scene: Scene) -> Seen:
         plain.close()
 
 
-@case("29-slow-handshake", "sends its ClientHello a byte at a time", CLOSED, limit=_handshake, idle=True)
+@case("29-slow-handshake", "sends its ClientHello one byte at a time", CLOSED, limit=_handshake, idle=True)
 async def _slow_handshake(scene: Scene) -> Seen:
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     paper = await scene.device()
@@ -154,7 +154,7 @@ async def _drip(loop: asyncio.AbstractEventLoop, plain: socket.socket, data: byt
         await asyncio.sleep(pause)
 
 
-@case("30-no-connect", "finishes TLS and sends no CONNECT", CLOSED, limit=_connect, idle=True)
+@case("30-no-connect", "completes TLS and sends no CONNECT", CLOSED, limit=_connect, idle=True)
 async def _no_connect(scene: Scene) -> Seen:
     client = await scene.dialled(await scene.device())
     started = time.monotonic()
@@ -164,7 +164,7 @@ async def _no_connect(scene: Scene) -> Seen:
         client.close()
 
 
-@case("31-slow-connect", "sends its CONNECT a byte at a time", CLOSED, limit=_connect, idle=True)
+@case("31-slow-connect", "sends its CONNECT one byte at a time", CLOSED, limit=_connect, idle=True)
 async def _slow_connect(scene: Scene) -> Seen:
     client = await scene.dialled(await scene.device())
     limit = scene.target.capabilities.limits.connect
@@ -188,7 +188,7 @@ async def _slow_connect(scene: Scene) -> Seen:
 
 @case(
     "32-handshake-flood",
-    "sends ClientHellos and resets without end, while a good one connects",
+    "sends ClientHellos and resets without end: a good device can still connect",
     "mqtt served",
     limit=patience,
 )
@@ -269,7 +269,7 @@ async def _let_in(scene: Scene, paper: Paper) -> tuple[Seen, float]:
     return seen, time.monotonic() - started
 
 
-@case("32-reconnect-storm", "connects again and again, while a good one connects", "mqtt served", limit=patience)
+@case("32-reconnect-storm", "connects again and again: a good device can still connect", "mqtt served", limit=patience)
 async def _reconnect_storm(scene: Scene) -> Seen:
     storming, paper = await scene.device(), await scene.device()
 

@@ -52,8 +52,13 @@ async def _got(device: GoodClient, payload: bytes) -> list[Publish]:
     return [each for each in device.came if each.payload == payload]
 
 
-@owed(chapter, "14-identifier", "subscribes with identifiers 7 and 268,435,455: each message bears that of its "
-      "subscription", "MQTT-3.3.4-3", needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "14-identifier",
+    "subscribes with identifiers 7 and 268,435,455: each message has that of its subscription",
+    "MQTT-3.3.4-3",
+    needs=_V5,
+)
 async def _plain(parties: Parties) -> None:
     device, sender, _ = await _party(parties)
     topics = {7: parties.topic(device, "cmd/small"), _LARGEST: parties.topic(device, "cmd/large")}
@@ -64,8 +69,13 @@ async def _plain(parties: Parties) -> None:
         _borne(await _got(device, str(identifier).encode()), identifier)
 
 
-@owed(chapter, "14-identifiers", "has three subscriptions that match, of which two have identifiers: both come, and no "
-      "other", "MQTT-3.3.4-4, MQTT-3.3.4-5", needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "14-identifiers",
+    "has three matching subscriptions, two of them with identifiers: a message has both identifiers, and no other",
+    "MQTT-3.3.4-4, MQTT-3.3.4-5",
+    needs=_V5,
+)
 async def _several(parties: Parties) -> None:
     device, sender, topic = await _party(parties)
     await device.subscribe(parties.topic(device, "cmd/#"), _ONCE, identifier=1)
@@ -79,8 +89,13 @@ async def _several(parties: Parties) -> None:
         raise BrokenPromise(f"{len(copies)} copies came, and three subscriptions match")
 
 
-@owed(chapter, "14-identifiers-alike", "has two subscriptions that match, with the same identifier: it comes twice",
-      "§3.3.4", needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "14-identifiers-alike",
+    "has two matching subscriptions with the same identifier: a message has it twice",
+    "§3.3.4",
+    needs=_V5,
+)
 async def _alike(parties: Parties) -> None:
     device, sender, topic = await _party(parties)
     await device.subscribe(parties.topic(device, "cmd/#"), _ONCE, identifier=5)
@@ -92,8 +107,13 @@ async def _alike(parties: Parties) -> None:
     _borne(copies, 5, 5)
 
 
-@owed(chapter, "14-identifier-returns", "comes back to its session: what was queued, and what comes then, bears the "
-      "identifier", "§3.8.4, MQTT-3.3.4-3", needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "14-identifier-returns",
+    "reconnects to its session: queued and new messages have the identifier",
+    "§3.8.4, MQTT-3.3.4-3",
+    needs=_V5,
+)
 async def _returns(parties: Parties) -> None:
     device, sender, topic = await _party(parties, keeps=True)
     await device.subscribe(topic, _ONCE, identifier=9)
@@ -105,7 +125,7 @@ async def _returns(parties: Parties) -> None:
     _borne(await _got(device, b"live"), 9)
 
 
-@owed(chapter, "14-identifier-replaced", "subscribes again with another identifier, and without: the old one is gone",
+@owed(chapter, "14-identifier-replaced", "subscribes again with another identifier, and with none: the old one is gone",
       "§3.8.4, MQTT-3.8.4-3", needs=_V5)  # fmt: skip
 async def _replaced(parties: Parties) -> None:
     device, sender, topic = await _party(parties)
@@ -115,8 +135,13 @@ async def _replaced(parties: Parties) -> None:
         _borne(await _got(device, payload), *(() if identifier is None else (identifier,)))
 
 
-@owed(chapter, "14-identifier-unsubscribed", "ends one of two subscriptions that match: the other's identifier is left",
-      "§3.8.4, MQTT-3.10.4-1", needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "14-identifier-unsubscribed",
+    "ends one of two matching subscriptions: a message has the other's identifier only",
+    "§3.8.4, MQTT-3.10.4-1",
+    needs=_V5,
+)
 async def _unsubscribed(parties: Parties) -> None:
     device, sender, topic = await _party(parties)
     await device.subscribe(parties.topic(device, "cmd/#"), _ONCE, identifier=1)
@@ -126,7 +151,7 @@ async def _unsubscribed(parties: Parties) -> None:
     _borne(await _got(device, b"step"), 1)
 
 
-@owed(chapter, "14-identifier-others", "speaks to two who have subscribed with other identifiers: each gets its own",
+@owed(chapter, "14-identifier-others", "publishes to two subscribers with different identifiers: each gets its own",
       "§3.3.4", needs=_V5)  # fmt: skip
 async def _others(parties: Parties) -> None:
     device = await parties.device()
@@ -140,8 +165,13 @@ async def _others(parties: Parties) -> None:
         _borne(await _got(listener, b"said"), identifier)
 
 
-@owed(chapter, "14-identifier-shared", "speaks to two who share, with other identifiers: each gets its own", "§3.3.4",
-      needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "14-identifier-shared",
+    "publishes to two members of a shared subscription with different identifiers: each gets its own",
+    "§3.3.4",
+    needs=_V5,
+)
 async def _shared(parties: Parties) -> None:
     device = await parties.device()
     _able(device)
@@ -162,7 +192,7 @@ async def _shared(parties: Parties) -> None:
             _borne([each], identifier)
 
 
-@owed(chapter, "14-identifier-retained", "has retained a message: who subscribes with an identifier gets it with that",
+@owed(chapter, "14-identifier-retained", "has retained a message: a subscriber with an identifier gets it with that",
       "MQTT-3.3.4-3", needs=_V5)  # fmt: skip
 async def _retained(parties: Parties) -> None:
     device, listener = await parties.device(), await parties.service()
@@ -175,8 +205,13 @@ async def _retained(parties: Parties) -> None:
     _borne(listener.came, 4)
 
 
-@owed(chapter, "14-identifier-sent", "sends an identifier with a message, which is not its to send: who has subscribed "
-      "does not get that", "MQTT-3.3.4-6", needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "14-identifier-sent",
+    "sends a PUBLISH with a subscription identifier, which it must not: subscribers do not get that identifier",
+    "MQTT-3.3.4-6",
+    needs=_V5,
+)
 async def _sent(parties: Parties) -> None:
     device, listener = await parties.device(), await parties.service()
     _able(device)

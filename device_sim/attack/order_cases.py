@@ -18,6 +18,7 @@ from device_sim.attack.target import BrokenPromise
 _ROUNDS = 6
 _AT_ONCE = 9
 """How many messages are sent at once; two in three of them count against the broker's Receive Maximum."""
+_MANY = 300
 _CLAUSE = "MQTT-4.6.0-5, MQTT-4.6.0-6"
 _OLDER = "MQTT-4.6.0-6"
 
@@ -51,7 +52,7 @@ def _in_order(came: Sequence[Publish], sent: Sequence[tuple[bytes, QoS]], grante
             once_each(got, due, f"messages of QoS {qos.value}")
 
 
-@owed(chapter, "20-order", "publishes at QoS 0, 1 and 2 in turn, several at once: at each QoS they come in their order",
+@owed(chapter, "20-order", "publishes at QoS 0, 1 and 2 in turn, several at once: at each QoS they arrive in order",
       _CLAUSE, older=_OLDER)  # fmt: skip
 async def _mixed(parties: Parties) -> None:
     device, listener = await parties.device(), await parties.service()
@@ -67,7 +68,7 @@ async def _mixed(parties: Parties) -> None:
     _in_order(listener.came, sent, granted)
 
 
-@owed(chapter, "20-order-two", "is commanded by two at once: the commands of each come in their order", _CLAUSE,
+@owed(chapter, "20-order-two", "gets commands from two publishers at once: the commands of each come in order", _CLAUSE,
       older=_OLDER)  # fmt: skip
 async def _two(parties: Parties) -> None:
     device = await parties.device()
@@ -96,7 +97,7 @@ async def _two(parties: Parties) -> None:
 @owed(
     chapter,
     "20-order-returns",
-    "comes back while it is commanded: what was queued and what comes then, in their order",
+    "reconnects while commands are published: queued and new ones come in order",
     _CLAUSE,
     older=_OLDER,
 )
@@ -122,5 +123,22 @@ async def _returns(parties: Parties) -> None:
         await commanding
     finally:
         commanding.cancel()
+    await device.settled()
+    _in_order(device.came, sent, granted)
+
+
+@owed(chapter, "20-many-queued", "is away while 300 messages are published to it: all come, in order", _CLAUSE,
+      older=_OLDER)  # fmt: skip
+async def _many(parties: Parties) -> None:
+    device, sender = await parties.device(keeps=True), await parties.service("sender")
+    topic = parties.topic(device, "cmd/step")
+    granted = await device.subscribe(topic, QoS.AT_LEAST_ONCE)
+    await device.say_goodbye()
+    sent = [(f"{number:03d}".encode(), granted) for number in range(_MANY)]
+    for start in range(0, len(sent), _AT_ONCE):
+        await _publish_at_once(sender, topic, sent[start : start + _AT_ONCE])
+    device = await parties.returned(device)
+    due = {payload for payload, _ in sent}
+    await device.until(lambda: due <= set(device.payloads), f"of {_MANY} queued messages not all came")
     await device.settled()
     _in_order(device.came, sent, granted)

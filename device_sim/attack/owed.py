@@ -36,11 +36,12 @@ def owed(
     older: str = "",
     needs: tuple[Feature, ...] = (),
     withheld: bool = False,
+    last: bool = False,
 ) -> Callable[[Owed], Owed]:
     """Add the decorated case to *chapter*: it raises `BrokenPromise`, or returns what it has seen; None: all is well.
 
-    *clause* of MQTT 5 and *older* of 3.1.1 promise it (rule 1). *withheld*: something must not be delivered. All cases
-    mostly wait, so many run at once.
+    *clause* of MQTT 5 and *older* of 3.1.1 promise it (rule 1). *withheld*: something must not be delivered. Most cases
+    wait, so many run at once; *last* ones are a burden on the broker, or restart it: they run alone, after the others.
     """
     expected = (NOWHERE if withheld else _KEPT,)
 
@@ -56,11 +57,16 @@ def owed(
                 return await tried(parties) or kept()
 
         both = f"{clause}; 3.1.1: {older}" if older else clause
-        chapter.add(name, description, expected, attempt, needs=needs, limit=patience, idle=True, clause=both)
+        chapter.add(
+            name, description, expected, attempt, needs=needs, limit=patience, idle=not last, last=last, clause=both
+        )
         if older and Feature.MQTT5 not in needs:
             words, clause_311 = f"{description} (MQTT 3.1.1)", f"3.1.1: {older}"
             twin = name + OLDER
-            chapter.add(twin, words, expected, attempt_older, needs=needs, limit=patience, idle=True, clause=clause_311)
+            chapter.add(
+                twin, words, expected, attempt_older,
+                needs=needs, limit=patience, idle=not last, last=last, clause=clause_311,
+            )  # fmt: skip
         return tried
 
     return add

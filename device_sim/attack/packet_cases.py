@@ -100,7 +100,7 @@ def _first(name: str, description: str, made: Callable[[_Own], bytes], *expected
     chapter.add(name, description, expected or (CLOSED,), attempt)
 
 
-@case("33-oversized", "announces a packet of 256 MB and stalls", "mqtt DISCONNECT 0x95", *BAD_PACKET)
+@case("33-oversized", "announces a packet of 256 MB, and sends nothing more", "mqtt DISCONNECT 0x95", *BAD_PACKET)
 async def _oversized(scene: Scene) -> Seen:
     paper = await scene.device()
     client = await scene.admitted(paper)
@@ -116,40 +116,52 @@ async def _oversized(scene: Scene) -> Seen:
     return seen
 
 
-_first("33-oversized-first", "announces a CONNECT of 256 MB and stalls",
+_first("33-oversized-first", "announces a CONNECT of 256 MB, and sends nothing more",
        lambda _: b"\x10\xff\xff\xff\x7f" + bytes(100_000))  # fmt: skip
 
-_bad("34-five-byte-length", "a remaining length of five bytes", lambda _: b"\x30\xff\xff\xff\xff\x01")
-_bad("34-reserved-flags", "a SUBSCRIBE with its reserved bits cleared",
-     lambda own: encode_frame(0x80, b"\x00\x01" + own.properties + own.commands + b"\x00"))  # fmt: skip
-_bad("34-qos3", "a PUBLISH of QoS 3",
-     lambda own: encode_frame(_PUBLISH_QOS3, own.topic + b"\x00\x01" + own.properties))  # fmt: skip
-_bad("34-bad-utf8", "a topic name that is not UTF-8",
-     lambda own: encode_frame(0x30, own.misspelt(b"\xc3\x28") + own.properties))  # fmt: skip
-_bad("34-null-in-topic", "a topic name with the null character",
-     lambda own: encode_frame(0x30, own.misspelt(b"\0y") + own.properties))  # fmt: skip
-_bad("34-wildcard-topic", "publishes to a wildcard",
-     lambda own: encode_frame(0x30, own.misspelt(b"/#") + own.properties), "mqtt DISCONNECT 0x90")  # fmt: skip
-_bad("34-second-connect", "a second CONNECT", lambda own: own.connect.encode())
-_bad("34-type-0", "the reserved packet type 0", lambda _: b"\x00\x00")
-_bad("34-connack", "a CONNACK, which only brokers send", lambda own: encode_frame(0x20, b"\0\0" + own.properties))
 _bad(
-    "34-property-twice", "the same property twice",
+    "34-five-byte-length", "sends a packet with a Remaining Length of five bytes", lambda _: b"\x30\xff\xff\xff\xff\x01"
+)
+_bad("34-reserved-flags", "sends a SUBSCRIBE with its reserved flags cleared",
+     lambda own: encode_frame(0x80, b"\x00\x01" + own.properties + own.commands + b"\x00"))  # fmt: skip
+_bad("34-qos3", "sends a PUBLISH with QoS 3",
+     lambda own: encode_frame(_PUBLISH_QOS3, own.topic + b"\x00\x01" + own.properties))  # fmt: skip
+_bad("34-bad-utf8", "publishes to a topic name that is not UTF-8",
+     lambda own: encode_frame(0x30, own.misspelt(b"\xc3\x28") + own.properties))  # fmt: skip
+_bad("34-null-in-topic", "publishes to a topic name with a null character",
+     lambda own: encode_frame(0x30, own.misspelt(b"\0y") + own.properties))  # fmt: skip
+_bad("34-wildcard-topic", "publishes to a topic name with a wildcard",
+     lambda own: encode_frame(0x30, own.misspelt(b"/#") + own.properties), "mqtt DISCONNECT 0x90")  # fmt: skip
+_bad("34-second-connect", "sends a second CONNECT", lambda own: own.connect.encode())
+_bad("34-type-0", "sends a packet of the reserved type 0", lambda _: b"\x00\x00")
+_bad(
+    "34-connack",
+    "sends a CONNACK, which only brokers may send",
+    lambda own: encode_frame(0x20, b"\0\0" + own.properties),
+)
+_bad(
+    "34-property-twice", "sends the same property twice",
     lambda own: encode_frame(0x30, own.topic + b"\x04\x01\x00\x01\x00"), needs=(Feature.MQTT5,),
 )  # fmt: skip
-_bad("34-empty-subscribe", "a SUBSCRIBE without a filter",
+_bad("34-empty-subscribe", "sends a SUBSCRIBE without a filter",
      lambda own: encode_frame(0x82, b"\x00\x01" + own.properties))  # fmt: skip
-_first("34-publish-first", "a PUBLISH before CONNECT", lambda own: encode_frame(0x30, own.topic + own.properties))
-_first("34-noise", "noise inside TLS", lambda _: _EVERY_BYTE)
-_first("34-other-protocol", "a CONNECT of the protocol MQTX",
+_first("34-publish-first", "sends a PUBLISH before CONNECT", lambda own: encode_frame(0x30, own.topic + own.properties))
+_first("34-noise", "sends random bytes inside TLS", lambda _: _EVERY_BYTE)
+_first("34-other-protocol", "sends a CONNECT with the protocol name MQTX",
        lambda own: own.connect.encode().replace(b"MQTT", b"MQTX", 1),
        CLOSED, "mqtt CONNACK 0x84", "mqtt CONNACK 1")  # fmt: skip
 
-_bad("40-packet-id-0", "a packet identifier of zero",
+_bad("40-packet-id-0", "sends packet identifier zero",
      lambda own: encode_frame(0x32, own.topic + b"\x00\x00" + own.properties))  # fmt: skip
 
 
-@case("40-topic-alias", "a topic alias over the maximum", "mqtt DISCONNECT 0x94", *BAD_PACKET, needs=(Feature.MQTT5,))
+@case(
+    "40-topic-alias",
+    "uses a topic alias above the broker's maximum",
+    "mqtt DISCONNECT 0x94",
+    *BAD_PACKET,
+    needs=(Feature.MQTT5,),
+)
 async def _topic_alias(scene: Scene) -> Seen:
     paper = await scene.device()
     name = paper.name
@@ -166,7 +178,7 @@ async def _topic_alias(scene: Scene) -> Seen:
 
 
 @case(
-    "40-receive-maximum", "more unfinished QoS 2 messages than the broker allows",
+    "40-receive-maximum", "has more QoS 2 messages in flight than the broker's Receive Maximum",
     "mqtt DISCONNECT 0x93", needs=(Feature.MQTT5, Feature.QOS2),
 )  # fmt: skip
 async def _receive_maximum(scene: Scene) -> Seen:

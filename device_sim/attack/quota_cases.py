@@ -45,8 +45,13 @@ def _no_more(device: GoodClient) -> None:
         )
 
 
-@owed(chapter, "5-receive-maximum-qos1", "takes three messages of QoS 1 at once: gets three, and the others as it "
-      "acknowledges", "MQTT-3.3.4-9", needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "5-receive-maximum-qos1",
+    "has a Receive Maximum of three: three QoS 1 messages come, and more as it acknowledges",
+    "MQTT-3.3.4-9",
+    needs=_V5,
+)
 async def _qos1(parties: Parties) -> None:
     device = await parties.device(receive_maximum=_MOST, answers=NOTHING)
     await device.subscribe(parties.topic(device, "cmd/#"), QoS.AT_LEAST_ONCE)
@@ -65,7 +70,7 @@ async def _qos1(parties: Parties) -> None:
 @owed(
     chapter,
     "5-receive-maximum-qos2",
-    "takes three messages of QoS 2 at once: one counts until its PUBCOMP",
+    "has a Receive Maximum of three: each QoS 2 message counts until its PUBCOMP",
     "MQTT-3.3.4-9, §4.9",
     needs=(*_V5, Feature.QOS2),
 )
@@ -94,7 +99,7 @@ async def _completed(device: GoodClient) -> None:
 @owed(
     chapter,
     "5-receive-maximum-returns",
-    "comes back to what was queued, and takes three at once: gets no more",
+    "reconnects to queued messages with a Receive Maximum of three: no more come at once",
     "MQTT-3.3.4-9",
     needs=_V5,
 )
@@ -118,7 +123,7 @@ async def _returns(parties: Parties) -> None:
 @owed(
     chapter,
     "6-packet-size",
-    "takes packets of 256 bytes: a larger one is not sent to it, and the next one is",
+    "has a Maximum Packet Size of 256 bytes: a larger message does not come, the next one does",
     "MQTT-3.1.2-24, MQTT-3.1.2-25",
     needs=_V5,
 )
@@ -134,8 +139,8 @@ async def _packet_size(parties: Parties) -> None:
 @owed(
     chapter,
     "6-packet-size-queued",
-    "takes packets of 256 bytes, one at a time, and comes back to what was queued: what "
-    "fits comes, and what does not takes no place",
+    "has a Maximum Packet Size of 256 bytes and a Receive Maximum of one, and reconnects to queued "
+    "messages: those that fit come",
     "MQTT-3.1.2-24, MQTT-3.1.2-25",
     needs=_V5,
 )
@@ -153,8 +158,8 @@ async def _packet_size_queued(parties: Parties) -> None:
 @owed(
     chapter,
     "6-packet-size-retained",
-    "takes packets of 256 bytes, and subscribes to a retained message that is larger: "
-    "it does not come, and what is sent then does",
+    "has a Maximum Packet Size of 256 bytes, and subscribes to a larger retained message: "
+    "it does not come, the next message does",
     "MQTT-3.1.2-24, MQTT-3.1.2-25",
     needs=_V5,
 )

@@ -199,7 +199,7 @@ def told_by(packet: Packet, version: ProtocolVersion) -> Seen:
         case Connack(reason_code=code) if version is not ProtocolVersion.V5:
             number = connect_return_code(code)
             return Seen(Layer.MQTT, f"{kind} {number.value}", reason, ClosedBy.PEER, got_in=number == 0)
-        case Suback(reason_codes=(code, *_)):
+        case Suback(reason_codes=(*_, code)):  # Of the filter that was asked for last.
             return Seen(Layer.MQTT, f"{kind} 0x{code:02x}", reason, ClosedBy.NOBODY, got_in=code < _FAILURE)
         case Puback(reason_code=code) | Pubrec(reason_code=code):
             return Seen(Layer.MQTT, f"{kind} 0x{code:02x}", reason, ClosedBy.NOBODY, got_in=code < _FAILURE)

@@ -34,6 +34,10 @@ _STYLE = {
 }
 
 
+_CONSPICUOUS = (Verdict.FAIL, Verdict.WARN, Verdict.INVALID)
+"""Verdicts that are explained, and named once more at the end."""
+
+
 def console(file: object) -> Console:
     """Return a console on *file*, wide if that is not a terminal."""
     terminal = getattr(file, "isatty", lambda: False)()
@@ -84,7 +88,7 @@ def show(
     console: Console,
     title: str,
     outcomes: Sequence[Outcome],
-    headings: tuple[str, str] = ("a device that …", "was answered"),
+    headings: tuple[str, str] = ("the device …", "was answered"),
 ) -> None:
     """Print a table on a terminal, lines elsewhere, and the totals."""
     if not console.is_terminal:
@@ -100,16 +104,26 @@ def show(
     for outcome in outcomes:
         seen = outcome.seen
         answer = Text(seen.text if seen is not None else "")
-        if outcome.judgement.why:
-            answer.append(f"\n{outcome.judgement.why}", style="dim")
-        if outcome.verdict in {Verdict.WARN, Verdict.FAIL, Verdict.INVALID}:
-            right = f"expected: {' or '.join(outcome.expected)}"
-            answer.append(f"\n{f'promised by {outcome.clause}' if outcome.clause else right}", style="dim")
+        for words in _explained(outcome):
+            answer.append(f"\n{words}" if answer else words, style="dim")
         style = _STYLE[outcome.verdict]
         figure = f"{outcome.seconds * 1000:.0f}" if seen is not None and outcome.seconds else ""
         table.add_row(Text(outcome.verdict.value, style=style), outcome.name, outcome.description, answer, figure)
     console.print(table, highlight=False)
     console.print(f"\n{totals(outcomes)}", highlight=False)
+    for verdict in _CONSPICUOUS:  # The table is longer than a screen.
+        if names := [outcome.name for outcome in outcomes if outcome.verdict is verdict]:
+            console.print(Text(f"{verdict.value}: {', '.join(names)}", style=_STYLE[verdict]), highlight=False)
+
+
+def _explained(outcome: Outcome) -> list[str]:
+    """Return what is said of an answer: the reason for the verdict, the peer's own words, and the right answer."""
+    why, seen = outcome.judgement.why, outcome.seen
+    if outcome.verdict not in _CONSPICUOUS:
+        return [why] if why else []
+    said = [f"it said: {seen.reason}"] if seen is not None and seen.reason and seen.reason not in why else []
+    right = f"promised by {outcome.clause}" if outcome.clause else f"expected: {' or '.join(outcome.expected)}"
+    return [why, *said, right]
 
 
 def as_dict(kind: str, name: str, outcomes: Sequence[Outcome], environment: Mapping[str, str]) -> dict[str, Any]:
@@ -187,7 +201,7 @@ def markdown(documents: Sequence[Mapping[str, Any]], *, every: bool = False) -> 
     if any("clause" in case for document in documents for case in document["cases"]):
         return _promises(documents, rows, every=every)
     lines = [
-        f"| case | a device that … | right answer | {' | '.join(names)} |",
+        f"| case | the device … | right answer | {' | '.join(names)} |",
         "|---|---|---|" + "---|" * len(names),
     ]
     for name, cases in rows.items():
@@ -204,7 +218,7 @@ _KEPT = frozenset({Verdict.PASS, Verdict.SKIP})
 
 def _promises(documents: Sequence[Mapping[str, Any]], rows: _Rows, *, every: bool) -> str:
     names = [f"{document['target']} {document.get('target_version', '')}".rstrip() for document in documents]
-    lines = [f"| case | a device that … | promised by | {' | '.join(names)} |", "|---|---|---|" + "---|" * len(names)]
+    lines = [f"| case | the device … | promised by | {' | '.join(names)} |", "|---|---|---|" + "---|" * len(names)]
     others = [Counter[str]() for _ in documents]
     for name, cases in rows.items():
         if not every and all(case is None or case["verdict"] in _KEPT for case in cases):

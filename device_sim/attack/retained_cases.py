@@ -53,7 +53,7 @@ async def _live_plain(parties: Parties) -> None:
 @owed(
     chapter,
     "10-live-as-published",
-    "the same with retain as published: RETAIN is as it was sent",
+    "does the same to a subscriber with Retain As Published: RETAIN is as it was sent",
     "MQTT-3.3.1-13",
     needs=_V5,
 )
@@ -84,7 +84,7 @@ async def _stored(parties: Parties) -> None:
 @owed(
     chapter,
     "10-cleared",
-    "clears what it retained, by an empty message: a later subscriber gets nothing",
+    "clears a retained message with an empty one: a later subscriber gets nothing",
     "MQTT-3.3.1-6, MQTT-3.3.1-7",
     older="MQTT-3.3.1-10, MQTT-3.3.1-11",
 )
@@ -129,7 +129,7 @@ async def _handled(parties: Parties, handling: RetainHandling, *counts: int) -> 
 @owed(
     chapter,
     "10-handling-0",
-    "retains a message: a client that subscribes twice gets it twice",
+    "retains a message: a client that subscribes twice gets it twice (Retain Handling 0)",
     "MQTT-3.3.1-9, MQTT-3.8.4-4",
     older="MQTT-3.8.4-3",
 )
@@ -140,7 +140,7 @@ async def _handling_send(parties: Parties) -> None:
 @owed(
     chapter,
     "10-handling-1",
-    "retains a message: a client that asks for it with new subscriptions only gets it once",
+    "retains a message: a client that subscribes twice gets it once (Retain Handling 1)",
     "MQTT-3.3.1-10",
     needs=_V5,
 )
@@ -148,12 +148,18 @@ async def _handling_new(parties: Parties) -> None:
     await _handled(parties, RetainHandling.SEND_IF_NEW, 1, 1)
 
 
-@owed(chapter, "10-handling-2", "retains a message: a client that asks for none gets none", "MQTT-3.3.1-11", needs=_V5)
+@owed(
+    chapter,
+    "10-handling-2",
+    "retains a message: a subscriber gets nothing (Retain Handling 2)",
+    "MQTT-3.3.1-11",
+    needs=_V5,
+)
 async def _handling_none(parties: Parties) -> None:
     await _handled(parties, RetainHandling.DO_NOT_SEND, 0, 0)
 
 
-@owed(chapter, "10-many", "retains messages at two topics: who subscribes to both by a wildcard gets both, with RETAIN",
+@owed(chapter, "10-many", "retains messages at two topics: a wildcard subscription gets both, with RETAIN",
       "MQTT-3.3.1-9, §3.8.4", older="MQTT-3.3.1-6")  # fmt: skip
 async def _many(parties: Parties) -> None:
     device, listener = await parties.device(), await parties.service()
@@ -171,7 +177,7 @@ async def _many(parties: Parties) -> None:
 @owed(
     chapter,
     "10-stored-qos",
-    "retains a message at its highest QoS: who subscribes at QoS 0 and at that one gets it at the lower of both",
+    "retains a message at its highest QoS: subscribers at QoS 0 and at that QoS get it at the lower of both",
     "MQTT-3.3.1-5, MQTT-3.8.4-8",
     older="MQTT-3.3.1-5, MQTT-3.8.4-6",
 )
@@ -188,7 +194,7 @@ async def _stored_qos(parties: Parties) -> None:
             raise BrokenPromise(f"it came at QoS {listener.came[0].qos.value} to who had subscribed at {qos.value}")
 
 
-@owed(chapter, "10-outlives", "retains a message, and its session ends: who subscribes then gets it", "§4.1",
+@owed(chapter, "10-outlives", "retains a message, and its session ends: a later subscriber gets it", "§4.1",
       older="MQTT-3.1.2-7")  # fmt: skip
 async def _outlives(parties: Parties) -> None:
     device = await parties.device()
@@ -204,8 +210,8 @@ async def _outlives(parties: Parties) -> None:
 @owed(
     chapter,
     "10-handling-1-returns",
-    "has subscribed, comes back to its session and asks for retained messages with new "
-    "subscriptions only: it gets none, and one when it has unsubscribed",
+    "reconnects to its session and subscribes again with Retain Handling 1: "
+    "it gets nothing, and after unsubscribing the retained message",
     "MQTT-3.3.1-10",
     needs=_V5,
 )

@@ -59,9 +59,9 @@ def _resumes(name: str, description: str, *, clean: bool, version: ssl.TLSVersio
 
 _T13, _T12 = ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2
 _resumes("2-resumed-tls13", "resumes a TLS 1.3 session that it closed cleanly", clean=True, version=_T13)
-_resumes("3-resumed-tls13-abrupt", "resumes a TLS 1.3 session after a reset", clean=False, version=_T13)
+_resumes("3-resumed-tls13-abrupt", "resumes a TLS 1.3 session that ended with a reset", clean=False, version=_T13)
 _resumes("4-resumed-tls12-ticket", "resumes a TLS 1.2 session by its ticket", clean=True, version=_T12)
-_resumes("5-resumed-tls12-id", "resumes a TLS 1.2 session by its id", clean=True, version=_T12, ticket=False)
+_resumes("5-resumed-tls12-id", "resumes a TLS 1.2 session by its session ID", clean=True, version=_T12, ticket=False)
 
 
 @case("6-live", "is connected", "mqtt DISCONNECT 0x98", "mqtt DISCONNECT 0x87", needs=_NEEDS, limit=revocation)
@@ -89,7 +89,7 @@ async def _kept(scene: Scene, messages: int) -> tuple[Paper, str]:
     paper = await scene.device()
     name = paper.name
     client = await scene.admitted(paper, _keeping(scene, name))
-    if not (await scene.subscribe(client, scene.topic(name, "cmd/#"), QoS.AT_LEAST_ONCE)).got_in:
+    if not (await scene.subscribe(client, scene.topic(name, "cmd/#"), qos=QoS.AT_LEAST_ONCE)).got_in:
         raise Impossible("a device may not subscribe to its commands here")
     client.abort()
     sender_name = scene.fresh("sender")
@@ -105,14 +105,14 @@ async def _kept(scene: Scene, messages: int) -> tuple[Paper, str]:
     return paper, name
 
 
-@case("8-kept-session", "resumes an MQTT session that was kept for it", *REVOKED, needs=_NEEDS, limit=revocation)
+@case("8-kept-session", "resumes an MQTT session that the broker has kept", *REVOKED, needs=_NEEDS, limit=revocation)
 async def _kept_session(scene: Scene) -> Seen:
     paper, _ = await _kept(scene, 0)
     await scene.target.registrar.revoke(paper)
     return await scene.until_refused(paper)
 
 
-@case("9-queued-messages", "reconnects to fetch queued messages", "mqtt not-delivered", needs=_NEEDS)
+@case("9-queued-messages", "reconnects to get queued messages", "mqtt not-delivered", needs=_NEEDS)
 async def _queued_messages(scene: Scene) -> Seen:
     honest, honest_name = await _kept(scene, _QUEUE)
     if not (await _fetched(scene, honest, honest_name)).got_in:
@@ -148,13 +148,13 @@ async def _fetched(scene: Scene, paper: Paper, name: str) -> Seen:
         client.close()
 
 
-@case("10-will", "leaves a will on its own topic (policy)", "mqtt delivered", "mqtt not-delivered", needs=_NEEDS,
+@case("10-will", "has a will for its own topic (policy)", "mqtt delivered", "mqtt not-delivered", needs=_NEEDS,
       limit=lambda _: PATIENCE)  # fmt: skip
 async def _will(scene: Scene) -> Seen:
     return await session_cases.will_of_revoked(scene)
 
 
-@case("11-serial-of-other-issuer", "has a serial number that another CA revoked: admitted", IN, needs=_NEEDS)
+@case("11-serial-of-other-issuer", "has a serial number that another CA has revoked: it is admitted", IN, needs=_NEEDS)
 async def _serial_of_other_issuer(scene: Scene) -> Seen:
     other = scene.target.other_issuer
     if other is None:
@@ -186,7 +186,7 @@ async def _feed_lost(scene: Scene) -> Seen:
         client.close()
 
 
-@case("13-broker-restarted", "tries again at a broker that has been restarted", *REVOKED,
+@case("13-broker-restarted", "connects again after the broker was restarted", *REVOKED,
       needs=_NEEDS, limit=lambda _: _RESTART)  # fmt: skip
 async def _broker_restarted(scene: Scene) -> Seen:
     paper = await scene.device()
@@ -225,7 +225,7 @@ async def _first_known(scene: Scene, paper: Paper) -> Seen:
             return seen
 
 
-@case("15-other-certificate", "uses its other certificate, which is not revoked", IN,
+@case("15-other-certificate", "uses its other certificate, which is not revoked: it is admitted", IN,
       needs=(Feature.REVOCATION, Feature.CERTIFICATE_REVOCATION))  # fmt: skip
 async def _other_certificate(scene: Scene) -> Seen:
     desk = scene.target.desk
@@ -242,7 +242,7 @@ async def _other_certificate(scene: Scene) -> Seen:
     return await scene.show(successor)
 
 
-@case("16-suspended", "is suspended, and later released", "mqtt CONNACK 0x8a", needs=(*_NEEDS, Feature.SUSPENSION))
+@case("16-suspended", "is suspended, and later resumed", "mqtt CONNACK 0x8a", needs=(*_NEEDS, Feature.SUSPENSION))
 async def _suspended(scene: Scene) -> Seen:
     desk = scene.target.desk
     if desk is None:
@@ -261,7 +261,7 @@ async def _suspended(scene: Scene) -> Seen:
     return replace(refused, revoked="")  # It may come back.
 
 
-@case("17-neighbour", "is not revoked, while another is: stays connected", "mqtt served", needs=_NEEDS)
+@case("17-neighbour", "is not revoked, while another is: it stays connected", "mqtt served", needs=_NEEDS)
 async def _neighbour(scene: Scene) -> Seen:
     paper, neighbour = await scene.device(), await scene.device()
     client = await scene.admitted(neighbour)

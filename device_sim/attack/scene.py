@@ -16,6 +16,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import itertools
 import ssl
 import time
 from collections import Counter
@@ -26,7 +27,7 @@ from typing import Any
 
 from broker.mqtt.codes import ProtocolVersion, QoS
 from broker.mqtt.connect import Connect
-from broker.mqtt.packets import Pingreq, Pingresp, Publish, Suback, Subscribe, SubscriptionRequest
+from broker.mqtt.packets import Disconnect, Pingreq, Pingresp, Publish, Suback, Subscribe, SubscriptionRequest
 from device_sim.attack.bystander import Bystander
 from device_sim.attack.capabilities import Feature
 from device_sim.attack.issuer import Paper
@@ -52,10 +53,14 @@ GRACE = 12.0
 (`device_sim.attack.verdict`, rule 4)."""
 _ANSWER = 10.0
 _PAUSE = 0.1
+_PAUSES = (0.02, 0.04, 0.08, 0.16, 0.2)
+"""Seconds between attempts of a revoked device, the last one repeated."""
 _AT_ONCE = 1.0
 """Seconds within which no broker drops a client."""
 SOON = 1.0
 """Seconds for data to arrive behind a PINGRESP, where different processes write data and PINGRESP."""
+OTHER = "-other"
+"""Suffix of the group that no good party is in."""
 _MARKERS = 3
 """How many allowed messages in a row a broker may lose: delivery at QoS 0 is not guaranteed."""
 
@@ -125,7 +130,9 @@ class Scene:
             if self._watcher is None or self._watcher.gone:
                 await self.stop_watching()
                 name, topics = self.fresh("watcher"), f"fleet/{self.target.group}/#"
+                others = f"fleet/{self.target.group}{OTHER}/#"  # What a device must not write, and might.
                 client = await self.admitted(await self.target.registrar.certify(self.target.service(name)))
+                await self.subscribe(client, others)
                 seen = await self.subscribe(client, topics)
                 if not seen.got_in:
                     raise Impossible(f"a service may not subscribe to {topics} here ({seen.text}): nobody can watch")
@@ -208,8 +215,13 @@ class Scene:
         *,
         version: ProtocolVersion | None = None,
         session: ssl.SSLSession | None = None,
+        goodbye: bool = True,
     ) -> Seen:
-        """Connect with *context*, send a harmless CONNECT, and return the answer, timed from the first packet."""
+        """Connect with *context*, send a harmless CONNECT, and return the answer, timed from the first packet.
+
+        If it is let in, it says DISCONNECT unless not *goodbye*: a broker may ban who breaks off again and again, and
+        that ban is not the refusal which is asked for.
+        """
         started = time.monotonic()
         try:
             client = await self.dial(context, version=version, session=session)
@@ -217,6 +229,8 @@ class Scene:
             return seen_in(error.closure).since(started)
         try:
             seen = await client.connect(self.connect(client_id, version=version, keep_alive=60), _ANSWER)
+            if goodbye and seen.got_in and seen.code != OPEN:
+                await client.send(Disconnect().encode(client.version))
         finally:
             resumed = client.socket.session_reused
             client.close()
@@ -233,9 +247,10 @@ class Scene:
     async def until_refused(self, paper: Paper) -> Seen:
         """Connect with *paper*, already revoked, until it is refused; return that, timed from now.
 
-        The target has its time limit, and more on a machine that others hold (`with_grace`).
+        The target has its time limit, and more on a machine that others hold (`with_grace`). It connects no more than
+        some 50 times in ten seconds: a broker may refuse who connects more often, whatever its certificate.
         """
-        started = time.monotonic()
+        started, pauses = time.monotonic(), itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1]))
 
         async def refused(within: float) -> Seen:
             until = time.monotonic() + within
@@ -247,6 +262,7 @@ class Scene:
                     seen = (await self.show(paper)).since(started)
                 if not seen.got_in or time.monotonic() > until:
                     return seen
+                await asyncio.sleep(next(pauses))
 
         seen = await self.with_grace(refused, self.target.capabilities.limits.revocation)
         return seen if seen.got_in else self.is_out(paper, seen)
@@ -312,9 +328,9 @@ class Scene:
         at_once = seen.closed_by is ClosedBy.PEER and (seen.seconds or 0.0) < _AT_ONCE
         return TurnedAway(text) if is_answer(seen) or at_once else Starved(text)
 
-    async def subscribe(self, client: RawClient, topic_filter: str, qos: QoS = QoS.AT_MOST_ONCE) -> Seen:
-        """Subscribe and return the answer."""
-        request = Subscribe(1, (SubscriptionRequest(topic_filter, qos),))
+    async def subscribe(self, client: RawClient, *filters: str, qos: QoS = QoS.AT_MOST_ONCE) -> Seen:
+        """Subscribe in one packet and return the answer, about the last of *filters*."""
+        request = Subscribe(1, tuple(SubscriptionRequest(each, qos) for each in filters))
         await client.send(request.encode(client.version))
         return await client.answer(Suback, deadline=_ANSWER)
 

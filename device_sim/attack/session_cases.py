@@ -1,4 +1,4 @@
-"""Cases 6, 7, 18 to 20 and 38: a genuine device whose certificate is revoked or copied, or that poses as another."""
+"""Cases 5 to 7, 18 to 20 and 38: a genuine device whose certificate is revoked or copied, or that poses as another."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible
 from device_sim.attack.verdict import CLOSED, OPEN, ClosedBy, Layer, Seen
+from provisioning.client.csr import build_csr
+from provisioning.client.est import EstClient
+from provisioning.pki.keys import generate_key
+from provisioning.pki.revocation import RevocationReason
 
 _V311 = ProtocolVersion.V311
 _ANSWER = 10.0
@@ -24,6 +28,43 @@ _OFTEN = 100
 
 chapter = Chapter()
 case = chapter.case
+
+
+@case(
+    "5-revoked-before-connect",
+    "completes TLS, is revoked, and then sends CONNECT",
+    *REVOKED,
+    CLOSED,
+    needs=(Feature.REVOCATION,),
+)
+async def _before_connect(scene: Scene) -> Seen:
+    paper = await scene.device()
+    client = await scene.dialled(paper)
+    try:
+        await scene.target.registrar.revoke(paper)
+        later = await scene.device()
+        await scene.target.registrar.revoke(later)
+        await scene.until_refused(later)  # What was revoked before is known by then.
+        started = time.monotonic()
+        seen = (await client.connect(scene.connect(paper.name, keep_alive=60))).since(started)
+    finally:
+        client.close()
+    return seen if seen.got_in else scene.is_out(paper, seen)
+
+
+@case(
+    "5-revoked-by-name", "is revoked by its name, and uses its other certificate", *REVOKED, needs=(Feature.REVOCATION,)
+)
+async def _whole_device(scene: Scene) -> Seen:
+    desk = scene.target.desk
+    if desk is None:
+        raise Impossible("there is no operator's API to revoke a device with")
+    paper, key = await scene.device(), generate_key()
+    async with EstClient(desk.url, desk.anchors, paper.pem) as est:
+        successor = Paper(await est.reenrol(build_csr(key, paper.name, paper.certificate)), key)
+    await desk.operator.revoke(device=paper.name, reason=RevocationReason.KEY_COMPROMISE)
+    first = await scene.until_refused(paper)
+    return first if first.got_in else await scene.until_refused(successor)
 
 
 @case(
@@ -83,10 +124,10 @@ def _resumed(name: str, description: str, *, clean: bool) -> None:
 
 
 _resumed("7-resumed", "is revoked, and resumes its TLS session", clean=True)
-_resumed("7-resumed-abrupt", "the same, after an abrupt end", clean=False)
+_resumed("7-resumed-abrupt", "is revoked, and resumes a TLS session that ended with a reset", clean=False)
 
 
-@case("18-clone", "two devices with one credential: the older is disconnected", "mqtt DISCONNECT 0x8e")
+@case("18-clone", "connects twice with one credential: the older connection is closed", "mqtt DISCONNECT 0x8e")
 async def _clone(scene: Scene) -> Seen:
     paper = await scene.device()
     older = await scene.admitted(paper)
@@ -99,31 +140,52 @@ async def _clone(scene: Scene) -> Seen:
 
 
 # Within a minute, the interval that brokers count by: EMQX bans after 15 times, ours after 60.
-@case("18-flapping", "two clones disconnect each other repeatedly", "mqtt CONNACK 0x8a",
+@case("18-flapping", "connects again and again without DISCONNECT, as two clones do", "mqtt CONNACK 0x8a",
       needs=(Feature.FLAPPING_ALERT,), limit=patience)  # fmt: skip
 async def _flapping(scene: Scene) -> Seen:
     paper = await scene.device()
-    seen = await scene.show(paper)
+    context = scene.context(paper.pem)
+    seen = await scene.present(context, paper.name, goodbye=False)
     for _ in range(_OFTEN):
         if not seen.got_in:
             break
-        seen = await scene.show(paper)
+        seen = await scene.present(context, paper.name, goodbye=False)
     return seen
 
 
-def _other_client_id(name: str, description: str, version: ProtocolVersion | None, *expected: str) -> None:
+def _other_client_id(
+    name: str, description: str, version: ProtocolVersion | None, *expected: str, longer: bool = False
+) -> None:
     async def attempt(scene: Scene) -> Seen:
         paper = await scene.device()
-        return await scene.present(scene.context(paper.pem), scene.fresh("victim"), version=version)
+        used = f"{paper.name}-2" if longer else scene.fresh("victim")
+        return await scene.present(scene.context(paper.pem), used, version=version)
 
     chapter.add(name, description, expected, attempt, needs=(Feature.CLIENT_ID_BINDING,))
 
 
-_other_client_id("19-other-client-id", "uses another's client id", None, "mqtt CONNACK 0x85", "mqtt CONNACK 0x87")
-_other_client_id("19-other-client-id-311", "the same with MQTT 3.1.1", _V311, "mqtt CONNACK 2", "mqtt CONNACK 5")
+_other_client_id(
+    "19-other-client-id", "uses another device's client identifier", None, "mqtt CONNACK 0x85", "mqtt CONNACK 0x87"
+)
+_other_client_id(
+    "19-other-client-id-311",
+    "uses another device's client identifier, with MQTT 3.1.1",
+    _V311,
+    "mqtt CONNACK 2",
+    "mqtt CONNACK 5",
+)
 
 
-@case("19-takes-over", "uses the client id of a connected device", "mqtt served", needs=(Feature.CLIENT_ID_BINDING,))
+_other_client_id("19-longer-client-id", "uses a client identifier that begins with its own name", None,
+                 "mqtt CONNACK 0x85", "mqtt CONNACK 0x87", longer=True)  # fmt: skip
+
+
+@case(
+    "19-takes-over",
+    "uses the client identifier of a connected device",
+    "mqtt served",
+    needs=(Feature.CLIENT_ID_BINDING,),
+)
 async def _takes_over(scene: Scene) -> Seen:
     victim, thief = await scene.device(), await scene.device()
     connected = await scene.admitted(victim)
@@ -159,7 +221,7 @@ async def _other_user_name(scene: Scene) -> Seen:
 
 
 # It was permitted when the device was admitted, and those waiting for its end should learn of it.
-@case("38-will-of-revoked", "is revoked while connected, with a will on its own topic (policy)",
+@case("38-will-of-revoked", "is revoked while connected, with a will for its own topic (policy)",
       "mqtt delivered", NOWHERE, needs=(Feature.REVOCATION,), limit=patience)  # fmt: skip
 async def will_of_revoked(scene: Scene) -> Seen:
     """Return whether the will of a device that is revoked while connected is sent."""

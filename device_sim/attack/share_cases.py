@@ -88,22 +88,39 @@ async def _between(members: Sequence[GoodClient], payloads: list[bytes], what: s
     once_each(_all(members), payloads, what)
 
 
-@owed(chapter, "13-share-one", "speaks to three who share: each message comes to one of them", "§4.8.2", needs=_V5)
+@owed(
+    chapter,
+    "13-share-one",
+    "publishes to a shared subscription of three: each message goes to one of them",
+    "§4.8.2",
+    needs=_V5,
+)
 async def _one(parties: Parties) -> None:
     share = await _Share.of_a_device(parties)
     members = [await share.member() for _ in range(3)]
     await _between(members, await share.say(), "what was shared")
 
 
-@owed(chapter, "13-share-one-qos2", "the same at QoS 2: each message comes to one of them, once", "§4.8.2", needs=_QOS2)
+@owed(
+    chapter,
+    "13-share-one-qos2",
+    "does the same at QoS 2: each message goes to one of them, once",
+    "§4.8.2",
+    needs=_QOS2,
+)
 async def _one_qos2(parties: Parties) -> None:
     share = await _Share.of_a_device(parties)
     members = [await share.member(QoS.EXACTLY_ONCE) for _ in range(2)]
     await _between(members, await share.say(12, QoS.EXACTLY_ONCE), "what was shared")
 
 
-@owed(chapter, "13-share-each-group", "speaks to two groups and one who shares with nobody: each of the three gets all",
-      "§4.8.2", needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "13-share-each-group",
+    "publishes to two shared subscriptions and an ordinary one: each of the three gets all",
+    "§4.8.2",
+    needs=_V5,
+)
 async def _each_group(parties: Parties) -> None:
     share = await _Share.of_a_device(parties)
     alone, ours, theirs = [await parties.service() for _ in range(3)]
@@ -115,8 +132,14 @@ async def _each_group(parties: Parties) -> None:
         await _between([who], payloads, f"what was due to {words}")
 
 
-@owed(chapter, "13-share-and-own", "speaks to one of a group who has subscribed for itself too: it gets all, and the "
-      "group gets all once more", "§4.8.2", needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "13-share-and-own",
+    "publishes to a client with an ordinary and a shared subscription: "
+    "it gets all by the first, and the group gets all once more",
+    "§4.8.2",
+    needs=_V5,
+)
 async def _and_own(parties: Parties) -> None:
     share = await _Share.of_a_device(parties)
     both, other = await share.member(), await share.member()
@@ -128,8 +151,13 @@ async def _and_own(parties: Parties) -> None:
         raise BrokenPromise("who had subscribed for itself too did not get all")
 
 
-@owed(chapter, "13-share-qos", "speaks at its highest QoS to three who were granted 0, 1 and 2: none gets more than it "
-      "was granted", "MQTT-4.8.2-3, MQTT-3.8.4-8", needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "13-share-qos",
+    "publishes at its highest QoS to members with QoS 0, 1 and 2: none gets a message at a higher QoS than granted",
+    "MQTT-4.8.2-3, MQTT-3.8.4-8",
+    needs=_V5,
+)
 async def _qos(parties: Parties) -> None:
     share = await _Share.of_a_device(parties)
     granted = [qos for qos in QoS if qos <= parties.best_qos]
@@ -148,7 +176,7 @@ async def _qos(parties: Parties) -> None:
 @owed(
     chapter,
     "13-share-mixed",
-    "speaks at QoS 0, 1 and 2 in turn to two who share: each message comes at the QoS that it was said at, once",
+    "publishes at QoS 0, 1 and 2 in turn to two members: each message arrives once, at its QoS",
     "MQTT-3.8.4-8, §4.8.2",
     needs=_V5,
 )
@@ -167,7 +195,7 @@ async def _mixed(parties: Parties) -> None:
             raise BrokenPromise(f"a message came at QoS {each.qos.value} that was said {each.payload[2:].decode()}")
 
 
-@owed(chapter, "13-share-retained", "has retained a message: who subscribes as one of many does not get it",
+@owed(chapter, "13-share-retained", "has retained a message: a new member of a shared subscription does not get it",
       "§3.8.4, §4.8.2", needs=_V5)  # fmt: skip
 async def _retained(parties: Parties) -> None:
     share = await _Share.of_a_device(parties)
@@ -185,8 +213,13 @@ async def _retained(parties: Parties) -> None:
             raise BrokenPromise("a retained message came to who has subscribed as one of many")
 
 
-@owed(chapter, "13-share-leaves", "speaks to two who share, of whom one unsubscribes: the other gets all from then on",
-      "MQTT-3.10.4-2, §4.8.2", needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "13-share-leaves",
+    "publishes to two members, one of which unsubscribes: the other gets all from then on",
+    "MQTT-3.10.4-2, §4.8.2",
+    needs=_V5,
+)
 async def _leaves(parties: Parties) -> None:
     share = await _Share.of_a_device(parties)
     leaves, stays = await share.member(), await share.member()
@@ -204,8 +237,8 @@ async def _leaves(parties: Parties) -> None:
 @owed(
     chapter,
     "13-share-twice",
-    "speaks to two who share, of whom one has subscribed twice: each message comes once, and "
-    "that one leaves by one UNSUBSCRIBE",
+    "publishes to two members, one of which has subscribed twice: "
+    "each message arrives once, and one UNSUBSCRIBE ends both",
     "§4.8.2",
     needs=_V5,
 )
@@ -233,8 +266,13 @@ async def _holding(parties: Parties, qos: QoS, *, keeps: bool) -> tuple[_Share, 
     return share, holder, await share.member(qos), payloads
 
 
-@owed(chapter, "13-share-ends-qos1", "has spoken at QoS 1 to one of a group whose session ends without PUBACK: another "
-      "should get it", "§4.8.2", needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "13-share-ends-qos1",
+    "publishes at QoS 1 to a member whose session ends without PUBACK: another should get the message",
+    "§4.8.2",
+    needs=_V5,
+)
 async def _ends_qos1(parties: Parties) -> None:
     _, holder, other, payloads = await _holding(parties, _ONCE, keeps=False)
     holder.cut()
@@ -249,8 +287,14 @@ async def _ends_qos1(parties: Parties) -> None:
     once_each(other.payloads, payloads, "what another had not acknowledged")
 
 
-@owed(chapter, "13-share-returns-qos1", "has spoken at QoS 1 to one of a group who is cut off without PUBACK and comes "
-      "back: that one gets it again, or another does", "§4.8.2, MQTT-4.4.0-1", needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "13-share-returns-qos1",
+    "publishes at QoS 1 to a member that loses its connection without PUBACK and reconnects: "
+    "it gets the message again, or another does",
+    "§4.8.2, MQTT-4.4.0-1",
+    needs=_V5,
+)
 async def _returns_qos1(parties: Parties) -> None:
     _, holder, other, payloads = await _holding(parties, _ONCE, keeps=True)
     holder.cut()
@@ -259,8 +303,14 @@ async def _returns_qos1(parties: Parties) -> None:
     await _heard([holder, other], lambda: set(payloads) <= set(_all([holder, other])), "what was not acknowledged")
 
 
-@owed(chapter, "13-share-returns-qos2", "has spoken at QoS 2 to one of a group who is cut off without PUBREC and comes "
-      "back: that one gets it, and nobody else", "MQTT-4.8.2-4", needs=_QOS2)  # fmt: skip
+@owed(
+    chapter,
+    "13-share-returns-qos2",
+    "publishes at QoS 2 to a member that loses its connection without PUBREC and reconnects: "
+    "it gets the message again, and no other does",
+    "MQTT-4.8.2-4",
+    needs=_QOS2,
+)
 async def _returns_qos2(parties: Parties) -> None:
     _, holder, other, payloads = await _holding(parties, QoS.EXACTLY_ONCE, keeps=True)
     identifiers = [each.packet_id for each in holder.came]
@@ -273,8 +323,13 @@ async def _returns_qos2(parties: Parties) -> None:
     await _nothing_came(other)
 
 
-@owed(chapter, "13-share-ends-qos2", "has spoken at QoS 2 to one of a group whose session ends without PUBREC: nobody "
-      "else gets it", "MQTT-4.8.2-5", needs=_QOS2)  # fmt: skip
+@owed(
+    chapter,
+    "13-share-ends-qos2",
+    "publishes at QoS 2 to a member whose session ends without PUBREC: no other gets the message",
+    "MQTT-4.8.2-5",
+    needs=_QOS2,
+)
 async def _ends_qos2(parties: Parties) -> None:
     _, holder, other, _ = await _holding(parties, QoS.EXACTLY_ONCE, keeps=False)
     holder.cut()
@@ -287,8 +342,13 @@ async def _nothing_came(other: GoodClient) -> None:
         raise BrokenPromise("a message of QoS 2 came to a second member of the group")
 
 
-@owed(chapter, "13-share-refused", "is refused by one of a group, by a PUBACK with a failure: nobody else gets it",
-      "MQTT-4.8.2-6, MQTT-4.4.0-2", needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "13-share-refused",
+    "publishes to a member that refuses with a failure in PUBACK: no other gets the message",
+    "MQTT-4.8.2-6, MQTT-4.4.0-2",
+    needs=_V5,
+)
 async def _refused(parties: Parties) -> None:
     _, holder, other, _ = await _holding(parties, _ONCE, keeps=True)
     for each in holder.came:
@@ -296,8 +356,13 @@ async def _refused(parties: Parties) -> None:
     await _discarded(parties, holder, other)
 
 
-@owed(chapter, "13-share-refused-qos2", "is refused by one of a group, by a PUBREC with a failure: nobody else gets it",
-      "MQTT-4.8.2-6, MQTT-4.4.0-2", needs=_QOS2)  # fmt: skip
+@owed(
+    chapter,
+    "13-share-refused-qos2",
+    "publishes to a member that refuses with a failure in PUBREC: no other gets the message",
+    "MQTT-4.8.2-6, MQTT-4.4.0-2",
+    needs=_QOS2,
+)
 async def _refused_qos2(parties: Parties) -> None:
     _, holder, other, _ = await _holding(parties, QoS.EXACTLY_ONCE, keeps=True)
     for each in holder.came:
@@ -320,7 +385,7 @@ async def _discarded(parties: Parties, holder: GoodClient, other: GoodClient) ->
 @owed(
     chapter,
     "13-share-away",
-    "speaks to a group of whom one is away, and comes back: each message comes to one of them",
+    "publishes to members of which one is away, and reconnects: each message goes to one of them",
     "§4.8.2, MQTT-4.5.0-1",
     needs=_V5,
 )
@@ -337,7 +402,7 @@ async def _away(parties: Parties) -> None:
 @owed(
     chapter,
     "13-share-all-away",
-    "speaks to a group of whom all are away, and come back: each message comes to one of them",
+    "publishes to members that are all away, and reconnect: each message goes to one of them",
     "§4.8.2, MQTT-4.5.0-1",
     needs=_V5,
 )

@@ -38,7 +38,7 @@ chapter = Chapter()
 @owed(
     chapter,
     "17-keep-alive",
-    "sends a PINGREQ or a message within each keep alive, its own or the broker's: it stays, and is answered",
+    "sends a PINGREQ or a message within each keep alive, its own or the broker's: it stays connected",
     "MQTT-3.1.2-21, MQTT-3.1.2-22, MQTT-3.12.4-1",
     older="MQTT-3.1.2-24, MQTT-3.12.4-1",
 )
@@ -61,8 +61,8 @@ async def _keeps_alive(parties: Parties) -> None:
 @owed(
     chapter,
     "17-assigned",
-    "has no client identifier, as another who comes: both stay, each is told its own, and what is "
-    "said to one does not put the other out",
+    "connects twice without a client identifier: "
+    "both stay connected, each with its own identifier, and a message to one does not disconnect the other",
     "MQTT-3.1.3-6, MQTT-3.1.3-7, MQTT-3.2.2-16",
     older="MQTT-3.1.3-6",
 )
@@ -91,8 +91,13 @@ async def _assigned(parties: Parties) -> None:
         await exactly(each, [b"said"], "what was said to both")
 
 
-@owed(chapter, "17-assigned-returns", "was assigned a client identifier, and comes back by it: to its session",
-      "MQTT-3.1.3-7", needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "17-assigned-returns",
+    "reconnects with the client identifier that it was assigned: its session is there",
+    "MQTT-3.1.3-7",
+    needs=_V5,
+)
 async def _assigned_returns(parties: Parties) -> None:
     await parties.service()
     try:
@@ -133,7 +138,7 @@ async def _gone(parties: Parties, device: GoodClient) -> None:
         raise BrokenPromise("its session was there still (CONNACK with session present), or what had been sent to that")
 
 
-@owed(chapter, "21-session-ends", "comes back when its session has expired: it is gone, and what was queued with it",
+@owed(chapter, "21-session-ends", "reconnects when its session has expired: the session is gone, with its messages",
       "MQTT-4.1.0-2", needs=_V5)  # fmt: skip
 async def _expires(parties: Parties) -> None:
     device = await _leaving(parties, _SHORT)
@@ -143,8 +148,13 @@ async def _expires(parties: Parties) -> None:
     await _gone(parties, device)
 
 
-@owed(chapter, "21-session-ends-at-once", "has no session to keep, is cut off and comes back: nothing is left of it",
-      "MQTT-3.1.2-23, MQTT-4.1.0-2", older="MQTT-3.1.2-6")  # fmt: skip
+@owed(
+    chapter,
+    "21-session-ends-at-once",
+    "has no session to keep, loses its connection and reconnects: nothing is left",
+    "MQTT-3.1.2-23, MQTT-4.1.0-2",
+    older="MQTT-3.1.2-6",
+)
 async def _ends_at_once(parties: Parties) -> None:
     device = await parties.device()
     await device.subscribe(parties.topic(device, "cmd/#"), _ONCE)
@@ -153,7 +163,7 @@ async def _ends_at_once(parties: Parties) -> None:
     await _gone(parties, device)
 
 
-@owed(chapter, "21-session-ended-at-goodbye", "says in DISCONNECT that its session is over: it is gone",
+@owed(chapter, "21-session-ended-at-goodbye", "ends its session in DISCONNECT: the session is gone",
       "§3.14.2.2.2", needs=_V5)  # fmt: skip
 async def _ended_at_goodbye(parties: Parties) -> None:
     device = await _leaving(parties, SESSION_SECONDS)
@@ -165,7 +175,7 @@ async def _ended_at_goodbye(parties: Parties) -> None:
 @owed(
     chapter,
     "21-session-prolonged-at-goodbye",
-    "says in DISCONNECT that its session be kept for longer: it is there, with what was queued",
+    "prolongs its session in DISCONNECT: the session is there, with its messages",
     "§3.14.2.2.2",
     needs=_V5,
 )
@@ -178,7 +188,7 @@ async def _prolonged_at_goodbye(parties: Parties) -> None:
     await exactly(device, [b"queued"], "what was queued for it")
 
 
-@owed(chapter, "21-session-prolonged", "comes back in time and asks for longer: what counts is what it asked last",
+@owed(chapter, "21-session-prolonged", "reconnects in time and asks for a longer session: the last interval counts",
       "MQTT-3.1.2-23", needs=_V5)  # fmt: skip
 async def _prolonged(parties: Parties) -> None:
     device = await _leaving(parties, _SHORT + 2)

@@ -19,6 +19,7 @@ from device_sim.attack.target import BrokenPromise
 _V5 = (Feature.MQTT5,)
 _ONCE = QoS.AT_LEAST_ONCE
 _MEANWHILE = 40
+_LISTENERS = 40
 
 chapter = Chapter()
 
@@ -40,7 +41,7 @@ async def _overlapping(parties: Parties, wide: QoS, exact: QoS) -> None:
 @owed(
     chapter,
     "15-overlapping",
-    "has two subscriptions that match: a message comes at the higher QoS of the two, whichever was made first",
+    "has two matching subscriptions: a message comes at the higher QoS of the two, whichever was made first",
     "MQTT-3.3.4-2",
     older="MQTT-3.3.5-1",
 )
@@ -49,7 +50,7 @@ async def _highest(parties: Parties) -> None:
     await _overlapping(parties, parties.best_qos, QoS.AT_MOST_ONCE)
 
 
-@owed(chapter, "15-overlapping-ended", "ends one of two subscriptions that match: a message comes by the other, once",
+@owed(chapter, "15-overlapping-ended", "ends one of two matching subscriptions: a message comes by the other, once",
       "MQTT-3.10.4-1", older="MQTT-3.10.4-1")  # fmt: skip
 async def _one_ended(parties: Parties) -> None:
     device, sender = await parties.device(), await parties.service("sender")
@@ -61,8 +62,13 @@ async def _one_ended(parties: Parties) -> None:
     await exactly(device, [b"step"], "its command")
 
 
-@owed(chapter, "15-granted", "is sent QoS 0, 1 and 2 by subscriptions at each: it comes at the lower of both",
-      "MQTT-3.8.4-8", older="MQTT-3.8.4-6")  # fmt: skip
+@owed(
+    chapter,
+    "15-granted",
+    "publishes at QoS 0, 1 and 2 to subscriptions at each: a message comes at the lower of both",
+    "MQTT-3.8.4-8",
+    older="MQTT-3.8.4-6",
+)
 async def _granted(parties: Parties) -> None:
     device = await parties.device()
     topic = parties.topic(device, "telemetry")
@@ -89,7 +95,8 @@ async def _granted(parties: Parties) -> None:
 @owed(
     chapter,
     "15-many-filters",
-    "subscribes by one packet to three topics at three QoS: one SUBACK, a code for each in their order, and each holds",
+    "subscribes to three topics at three QoS in one packet: "
+    "one SUBACK comes, with a code for each in order, and all are in force",
     "MQTT-3.8.4-5, MQTT-3.9.3-1",
     older="MQTT-3.8.4-4, MQTT-3.9.3-1",
 )
@@ -115,8 +122,13 @@ async def _many(parties: Parties) -> None:
             )
 
 
-@owed(chapter, "15-replaced", "subscribes again at a lower QoS: the new subscription counts, and a message comes once",
-      "MQTT-3.8.4-3", older="MQTT-3.8.4-3")  # fmt: skip
+@owed(
+    chapter,
+    "15-replaced",
+    "subscribes again at a lower QoS: the new subscription replaces the old one, and a message comes once",
+    "MQTT-3.8.4-3",
+    older="MQTT-3.8.4-3",
+)
 async def _replaced(parties: Parties) -> None:
     device, sender = await parties.device(), await parties.service("sender")
     topic = parties.topic(device, "cmd/step")
@@ -130,7 +142,7 @@ async def _replaced(parties: Parties) -> None:
             raise BrokenPromise(f"it did not come once and at QoS {qos.value}, as had been subscribed last")
 
 
-@owed(chapter, "15-replaced-no-local", "subscribes again with No Local, and without: what was asked last counts",
+@owed(chapter, "15-replaced-no-local", "subscribes again with No Local, and again without: the last one counts",
       "MQTT-3.8.4-3, MQTT-3.8.3-3", needs=_V5)  # fmt: skip
 async def _replaced_no_local(parties: Parties) -> None:
     speaker, _, topic = await _speaking(parties, no_local=False)
@@ -142,8 +154,13 @@ async def _replaced_no_local(parties: Parties) -> None:
         await exactly(speaker, due, f"what it said itself, {'with' if no_local else 'without'} No Local")
 
 
-@owed(chapter, "15-replaced-as-published", "subscribes again with Retain As Published, and without: what was asked "
-      "last counts", "MQTT-3.8.4-3, MQTT-3.3.1-13", needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "15-replaced-as-published",
+    "subscribes again with Retain As Published, and again without: the last one counts",
+    "MQTT-3.8.4-3, MQTT-3.3.1-13",
+    needs=_V5,
+)
 async def _replaced_as_published(parties: Parties) -> None:
     device, listener = await parties.device(), await parties.service()
     topic = parties.topic(device, "state")
@@ -161,7 +178,7 @@ async def _replaced_as_published(parties: Parties) -> None:
 @owed(
     chapter,
     "15-replaced-meanwhile",
-    "subscribes again and again while messages come: none is missed, and none doubled",
+    "subscribes again and again while messages come: none is missed or doubled",
     "MQTT-3.8.4-4",
     older="MQTT-3.8.4-3",
 )
@@ -188,7 +205,7 @@ async def _replaced_meanwhile(parties: Parties) -> None:
 # Ended subscriptions
 
 
-@owed(chapter, "15-ended", "unsubscribes: nothing comes any more, nor when it comes back to its session",
+@owed(chapter, "15-ended", "unsubscribes: nothing comes any more, nor after a reconnect",
       "MQTT-3.10.4-2", older="MQTT-3.10.4-2")  # fmt: skip
 async def _ended(parties: Parties) -> None:
     device, sender = await parties.device(keeps=True), await parties.service("sender")
@@ -208,7 +225,7 @@ async def _ended(parties: Parties) -> None:
 @owed(
     chapter,
     "15-ended-under-way",
-    "unsubscribes with a message unacknowledged, is cut off and comes back: that one comes again",
+    "unsubscribes with a message unacknowledged, loses its connection and reconnects: that message comes again",
     "MQTT-3.10.4-3",
     older="MQTT-3.10.4-3",
 )
@@ -237,9 +254,7 @@ async def _speaking(parties: Parties, *, no_local: bool, keeps: bool = False) ->
     return speaker, other, topic
 
 
-@owed(
-    chapter, "15-local", "has subscribed to what it says itself: that comes, once", "MQTT-4.5.0-1", older="MQTT-4.5.0-1"
-)
+@owed(chapter, "15-local", "subscribes to its own topic: its message comes, once", "MQTT-4.5.0-1", older="MQTT-4.5.0-1")
 async def _local(parties: Parties) -> None:
     speaker, other, topic = await _speaking(parties, no_local=False)
     await speaker.publish(topic, b"own")
@@ -250,7 +265,7 @@ async def _local(parties: Parties) -> None:
 @owed(
     chapter,
     "15-no-local",
-    "has subscribed with No Local: what it says itself does not come, and what others say does",
+    "subscribes with No Local: its own messages do not come, others' do",
     "MQTT-3.8.3-3",
     needs=_V5,
 )
@@ -263,8 +278,31 @@ async def _no_local(parties: Parties) -> None:
     await exactly(other, [b"own", b"other"], "what both said, to who has not asked for No Local")
 
 
-@owed(chapter, "15-no-local-returns", "has subscribed with No Local and comes back to its session: that holds still",
-      "MQTT-3.8.3-3, §4.1", needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "15-no-local-retained",
+    "retains a message and subscribes with No Local: that message does not come, another's does",
+    "MQTT-3.8.3-3",
+    needs=_V5,
+)
+async def _no_local_retained(parties: Parties) -> None:
+    device, speaker, other = await parties.device(), await parties.service("sender"), await parties.service("sender")
+    for who, name, payload in ((speaker, "mine", b"own"), (other, "theirs", b"other")):
+        topic = parties.topic(device, f"cmd/{name}")
+        await who.publish(topic, payload, retain=True)
+        parties.retained(who, topic)
+    for name in ("mine", "theirs"):  # Not by a wildcard: some brokers retain nothing for that (`10-many`).
+        await speaker.subscribe(parties.topic(device, f"cmd/{name}"), _ONCE, no_local=True)
+    await exactly(speaker, [b"other"], "what others said")
+
+
+@owed(
+    chapter,
+    "15-no-local-returns",
+    "subscribes with No Local and reconnects to its session: No Local is still in force",
+    "MQTT-3.8.3-3, §4.1",
+    needs=_V5,
+)
 async def _no_local_returns(parties: Parties) -> None:
     speaker, other, topic = await _speaking(parties, no_local=True, keeps=True)
     await speaker.say_goodbye()
@@ -274,8 +312,13 @@ async def _no_local_returns(parties: Parties) -> None:
     await exactly(speaker, [b"other"], "what others said")
 
 
-@owed(chapter, "15-as-published-returns", "has subscribed with Retain As Published and comes back to its session: that "
-      "holds still", "MQTT-3.3.1-13, §4.1", needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "15-as-published-returns",
+    "subscribes with Retain As Published and reconnects to its session: it is still in force",
+    "MQTT-3.3.1-13, §4.1",
+    needs=_V5,
+)
 async def _as_published_returns(parties: Parties) -> None:
     device, listener = await parties.device(), await parties.service(keeps=True)
     topic = parties.topic(device, "state")
@@ -289,3 +332,23 @@ async def _as_published_returns(parties: Parties) -> None:
     if [each.retain for each in listener.came] != [True, False]:
         flags = " ".join(str(int(each.retain)) for each in listener.came)
         raise BrokenPromise(f"RETAIN was {flags}, and should have been 1 0")
+
+
+def _nothing(number: int) -> str:
+    return f"nothing came to subscriber {number} of {_LISTENERS}"
+
+
+@owed(
+    chapter, "15-many-listeners", "publishes to 40 subscribers: each gets the message, once", "§4.7, MQTT-3.3.4-2",
+    last=True,
+)  # fmt: skip
+async def _to_all(parties: Parties) -> None:
+    device = await parties.device()
+    topic = parties.topic(device, "telemetry")
+    listeners = [await parties.service() for _ in range(_LISTENERS)]
+    for listener in listeners:
+        await listener.subscribe(topic, _ONCE)
+    await device.publish(topic, b"to all")
+    for number, listener in enumerate(listeners, 1):
+        await listener.until(lambda each=listener: bool(each.came), _nothing(number))  # type: ignore[misc]
+    await asyncio.gather(*(exactly(each, [b"to all"], "what was published") for each in listeners))

@@ -40,7 +40,7 @@ async def _ended(first: GoodClient) -> Seen:
     return seen
 
 
-@owed(chapter, "18-taken-over", "comes while it is connected: the first connection is closed, and told why",
+@owed(chapter, "18-taken-over", "connects while it is connected: the first connection is closed, with the reason",
       "MQTT-3.1.4-3", older="MQTT-3.1.4-2")  # fmt: skip
 async def _told(parties: Parties) -> None:
     first = await parties.device()
@@ -89,7 +89,7 @@ async def _all_again(parties: Parties, qos: QoS) -> None:
 @owed(
     chapter,
     "18-taken-over-qos1",
-    "comes while messages of QoS 1 are unacknowledged: they come again, once, with DUP",
+    "connects while QoS 1 messages are unacknowledged: they come again, once, with DUP",
     "MQTT-4.4.0-1, MQTT-3.1.2-5",
     older="MQTT-4.4.0-1",
 )
@@ -100,7 +100,7 @@ async def _qos1(parties: Parties) -> None:
 @owed(
     chapter,
     "18-taken-over-qos2",
-    "comes while messages of QoS 2 are unacknowledged: they come again, once, with DUP",
+    "connects while QoS 2 messages are unacknowledged: they come again, once, with DUP",
     "MQTT-4.4.0-1, MQTT-3.1.2-5",
     older="MQTT-4.4.0-1",
     needs=_QOS2,
@@ -109,8 +109,14 @@ async def _qos2(parties: Parties) -> None:
     await _all_again(parties, QoS.EXACTLY_ONCE)
 
 
-@owed(chapter, "18-taken-over-released", "comes while a PUBREL is unanswered: PUBREL comes again, and not the message",
-      "MQTT-4.4.0-1, MQTT-4.3.3-6", older="MQTT-4.4.0-1", needs=_QOS2)  # fmt: skip
+@owed(
+    chapter,
+    "18-taken-over-released",
+    "connects while a PUBREL is unanswered: PUBREL comes again, the message does not",
+    "MQTT-4.4.0-1, MQTT-4.3.3-6",
+    older="MQTT-4.4.0-1",
+    needs=_QOS2,
+)
 async def _released(parties: Parties) -> None:
     first, _ = await _holding(parties, QoS.EXACTLY_ONCE, count=1)
     packet_id = first.came[0].packet_id or 0
@@ -128,7 +134,7 @@ async def _released(parties: Parties) -> None:
 @owed(
     chapter,
     "18-taken-over-queued",
-    "takes one message at a time and comes while others are queued: all come, in order",
+    "has a Receive Maximum of one, and connects while others are queued: all come, in order",
     "MQTT-3.1.2-5, MQTT-4.6.0-5",
     needs=_V5,
 )
@@ -141,7 +147,7 @@ async def _queued(parties: Parties) -> None:
 @owed(
     chapter,
     "18-taken-over-clean",
-    "comes with a clean start while messages are unacknowledged: nothing of them comes",
+    "connects with a clean start while messages are unacknowledged: they do not come",
     "MQTT-3.1.2-4, MQTT-3.2.2-2",
     older="MQTT-3.1.2-6, MQTT-3.2.2-1",
 )
@@ -171,8 +177,13 @@ async def _with_will(parties: Parties, delay: int | None) -> tuple[GoodClient, G
     return listener, device, payload
 
 
-@owed(chapter, "18-taken-over-will-at-once", "has no will delay, and comes for its session while it is connected: the "
-      "will is sent, once", "MQTT-3.1.2-8, §3.1.4", older="MQTT-3.1.2-8")  # fmt: skip
+@owed(
+    chapter,
+    "18-taken-over-will-at-once",
+    "has no will delay, and connects to its session while it is connected: the will is sent, once",
+    "MQTT-3.1.2-8, §3.1.4",
+    older="MQTT-3.1.2-8",
+)
 async def _will_at_once(parties: Parties) -> None:
     listener, first, payload = await _with_will(parties, None)
     await parties.returned(first)
@@ -183,7 +194,7 @@ async def _will_at_once(parties: Parties) -> None:
 @owed(
     chapter,
     "18-taken-over-will",
-    "has a will delay, and comes for its session while it is connected: the will is not sent",
+    "has a will delay, and connects to its session while it is connected: the will is not sent",
     "MQTT-3.1.3-9, §3.1.3.2.2",
     needs=_V5,
     withheld=True,
@@ -198,8 +209,8 @@ async def _will(parties: Parties) -> Seen:
 @owed(
     chapter,
     "18-taken-over-will-clean",
-    "has a will delay, and comes with a clean start while it is connected, which ends "
-    "its session: the will should be sent, once",
+    "has a will delay, and connects with a clean start while it is connected: "
+    "its session ends, and the will should be sent, once",
     "§3.1.3.2.2",
     needs=_V5,
 )

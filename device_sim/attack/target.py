@@ -114,6 +114,8 @@ class Target:
     feed: Feed | None = None
     stop_broker: Callable[[], Awaitable[None]] | None = None
     start_broker: Callable[[], Awaitable[None]] | None = None
+    kill_broker: Callable[[], Awaitable[None]] | None = None
+    """Ends it at once (SIGKILL), as a power failure does."""
     other_issuer: Issuer | None = None
     """A second CA that the broker trusts, and that may certify CAs."""
     registry: Callable[[], AbstractAsyncContextManager[Endpoint]] | None = None

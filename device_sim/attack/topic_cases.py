@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import replace
 
 from broker.mqtt.codes import ProtocolVersion, QoS
@@ -22,11 +22,12 @@ from broker.mqtt.packets import (
     Subscribe,
     SubscriptionRequest,
 )
+from broker.mqtt.properties import NO_PROPERTIES, Properties
 from device_sim.attack.capabilities import Feature
 from device_sim.attack.case import NOWHERE, Chapter, patience
 from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient
-from device_sim.attack.scene import SOON, Scene
+from device_sim.attack.scene import OTHER, SOON, Scene
 from device_sim.attack.target import Impossible
 from device_sim.attack.verdict import CLOSED, DELIVERED, OPEN, ClosedBy, Layer, Seen
 
@@ -38,11 +39,32 @@ chapter = Chapter()
 case = chapter.case
 
 
+Chosen = Callable[[Scene, str], str]
+"""Returns the topic that a device, by its name, must not write to."""
+
+
+def _of_another(scene: Scene, _device: str) -> str:
+    return scene.topic(scene.fresh("victim"))
+
+
+def _of_longer_name(scene: Scene, device: str) -> str:
+    return scene.topic(f"{device}0")
+
+
+def _in_other_group(scene: Scene, device: str) -> str:
+    return f"fleet/{scene.target.group}{OTHER}/{device}/telemetry"
+
+
+def _command(scene: Scene, device: str) -> str:
+    return scene.topic(device, "cmd/reboot")
+
+
 def _publishes(
-    name: str, description: str, *expected: str, qos: QoS, own: str = "", retain: bool = False,
-    version: ProtocolVersion | None = None, needs: tuple[Feature, ...] = (),
+    name: str, description: str, *expected: str, qos: QoS, to: Chosen = _of_another, retain: bool = False,
+    version: ProtocolVersion | None = None, needs: tuple[Feature, ...] = (), properties: Properties = NO_PROPERTIES,
+    times: int = 1,
 ) -> None:  # fmt: skip
-    """Add a case that publishes to another device's topic, or to its *own* topic that it may not write."""
+    """Add a case that publishes, so many *times*, *to* a topic that the device may not write."""
 
     async def attempt(scene: Scene) -> Seen:
         await scene.watcher()
@@ -51,12 +73,12 @@ def _publishes(
         connect = scene.connect(device, version=version, keep_alive=600)
         client = await scene.admitted(paper, connect)
         try:
-            topic = scene.topic(device, own) if own else scene.topic(scene.fresh("victim"))
-            payload = f"forged by {device}".encode()
-            packet = Publish(topic, payload, qos, retain, packet_id=_PACKET if qos else None)
-            started = time.monotonic()
-            await client.send(packet.encode(client.version))
-            answer = await client.answer(Puback, Pubrec, deadline=_ANSWER) if qos else None
+            topic, payload = to(scene, device), f"forged by {device}".encode()
+            packet = Publish(topic, payload, qos, retain, packet_id=_PACKET if qos else None, properties=properties)
+            started, answer = time.monotonic(), None
+            for _ in range(times):
+                await client.send(packet.encode(client.version))
+                answer = await client.answer(Puback, Pubrec, deadline=_ANSWER) if qos else None
             seen = await _what_came(scene, client, device, payload, answer)
             seen = seen.since(started)
             if retain and not seen.got_in and await scene.retains(topic, payload):
@@ -81,30 +103,72 @@ async def _what_came(scene: Scene, client: RawClient, device: str, payload: byte
     return fate if answer is None or fate.got_in or answer.got_in else replace(answer, withheld=payload)
 
 
-_publishes("35-other-topic-qos1", "publishes to another's topic (QoS 1)", "mqtt PUBACK 0x87", qos=QoS.AT_LEAST_ONCE)
-_publishes("35-other-topic-qos2", "publishes to another's topic (QoS 2)", "mqtt PUBREC 0x87",
+_publishes(
+    "35-other-topic-qos1", "publishes to another device's topic (QoS 1)", "mqtt PUBACK 0x87", qos=QoS.AT_LEAST_ONCE
+)
+_publishes("35-other-topic-qos2", "publishes to another device's topic (QoS 2)", "mqtt PUBREC 0x87",
            qos=QoS.EXACTLY_ONCE, needs=(Feature.QOS2,))  # fmt: skip
-_publishes("35-other-topic-qos0", "publishes to another's topic (QoS 0)", NOWHERE, "mqtt DISCONNECT 0x87",
+_publishes("35-other-topic-qos0", "publishes to another device's topic (QoS 0)", NOWHERE, "mqtt DISCONNECT 0x87",
            qos=QoS.AT_MOST_ONCE)  # fmt: skip
-_publishes("35-other-topic-311", "publishes to another's topic (MQTT 3.1.1)", NOWHERE, CLOSED,
+_publishes("35-other-topic-311", "publishes to another device's topic (MQTT 3.1.1)", NOWHERE, CLOSED,
            qos=QoS.AT_LEAST_ONCE, version=_V311)  # fmt: skip
-_publishes("35-own-command", "sends itself a command", "mqtt PUBACK 0x87", qos=QoS.AT_LEAST_ONCE, own="cmd/reboot")
-_publishes("37-retained", "retains a message on another's topic", "mqtt PUBACK 0x87",
+_publishes("35-other-topic-again", "publishes to another device's topic three times (QoS 1)", "mqtt PUBACK 0x87",
+           qos=QoS.AT_LEAST_ONCE, times=3)  # fmt: skip
+_publishes("35-other-topic-properties", "publishes to another device's topic, with properties", "mqtt PUBACK 0x87",
+           qos=QoS.AT_LEAST_ONCE, needs=(Feature.MQTT5,),
+           properties=Properties(content_type="text/plain", user_properties=(("a", "b"),)))  # fmt: skip
+_publishes(
+    "35-similar-name",
+    "publishes to a topic of a device whose name begins with its own name",
+    "mqtt PUBACK 0x87",
+    qos=QoS.AT_LEAST_ONCE,
+    to=_of_longer_name,
+)
+_publishes("35-other-group", "publishes to its own name's topic in another group", "mqtt PUBACK 0x87",
+           qos=QoS.AT_LEAST_ONCE, to=_in_other_group)  # fmt: skip
+_publishes("35-own-command", "publishes a command to itself", "mqtt PUBACK 0x87", qos=QoS.AT_LEAST_ONCE, to=_command)
+_publishes("37-retained", "publishes a retained message to another device's topic", "mqtt PUBACK 0x87",
            qos=QoS.AT_LEAST_ONCE, retain=True)  # fmt: skip
 
 
+@case("35-alias", "publishes to another device's topic by a topic alias", "mqtt PUBACK 0x87", "mqtt DISCONNECT 0x82",
+      "mqtt DISCONNECT 0x87", "mqtt DISCONNECT 0x94", needs=(Feature.TOPIC_POLICY, Feature.MQTT5))  # fmt: skip
+async def _alias(scene: Scene) -> Seen:
+    await scene.watcher()
+    paper = await scene.device()
+    client = await scene.admitted(paper)
+    try:
+        if client.connack is None or not client.connack.properties.topic_alias_maximum:
+            raise Impossible("the broker takes no topic aliases")
+        topic, payload = _of_another(scene, paper.name), f"forged by {paper.name}".encode()
+        started, answer, alias = time.monotonic(), None, Properties(topic_alias=1)
+        for named in (topic, ""):  # First with the topic, which sets the alias, then by the alias alone.
+            packet = Publish(named, payload, QoS.AT_LEAST_ONCE, packet_id=_PACKET, properties=alias)
+            await client.send(packet.encode(client.version))
+            answer = await client.answer(Puback, deadline=_ANSWER)
+        return (await _what_came(scene, client, paper.name, payload, answer)).since(started)
+    finally:
+        client.close()
+
+
 def _subscribes(
-    name: str, description: str, topic_filter: str, *expected: str, version: ProtocolVersion | None = None
-) -> None:
+    name: str, description: str, topic_filter: str, *expected: str, version: ProtocolVersion | None = None,
+    behind: bool = False,
+) -> None:  # fmt: skip
+    """Add a case that subscribes to *topic_filter*, *behind* one of its own in the same packet or alone."""
+
     async def attempt(scene: Scene) -> Seen:
         paper = await scene.device()
         connect = scene.connect(paper.name, version=version, keep_alive=600)
         client = await scene.admitted(paper, connect)
         try:
             victim = await scene.device()
-            listens_to = topic_filter.format(victim=scene.topic(victim.name))
+            listens_to = topic_filter.format(
+                victim=scene.topic(victim.name), commands=scene.topic(victim.name, "cmd/#")
+            )
+            own = (scene.topic(paper.name, "cmd/#"),) if behind else ()
             started = time.monotonic()
-            seen = (await scene.subscribe(client, listens_to)).since(started)
+            seen = (await scene.subscribe(client, *own, listens_to)).since(started)
             if seen.got_in:
                 return await _overheard(scene, client, victim, listens_to)
             with contextlib.suppress(Impossible):  # Refused; without a watcher no more can be known.
@@ -169,22 +233,46 @@ async def _say(scene: Scene, who: Paper, topic: str, payload: bytes) -> None:
 _NO = "mqtt SUBACK 0x87"
 _subscribes("36-everything", "subscribes to #", "#", _NO)
 _subscribes("36-everything-311", "subscribes to # with MQTT 3.1.1", "#", "mqtt SUBACK 0x80", version=_V311)
-_subscribes("36-other-device", "subscribes to another's telemetry", "{victim}", _NO)
-_subscribes("36-all-commands", "subscribes to everybody's commands", "fleet/+/+/cmd/#", _NO)
+_subscribes("36-other-device", "subscribes to another device's telemetry", "{victim}", _NO)
+_subscribes("36-other-commands", "subscribes to another device's commands", "{commands}", _NO)
+_subscribes("36-all-commands", "subscribes to all devices' commands", "fleet/+/+/cmd/#", _NO)
 _subscribes("36-sys", "subscribes to $SYS/#", "$SYS/#", _NO)
-_subscribes("36-shared", "subscribes to everything by a shared subscription", "$share/g/#", _NO, "mqtt SUBACK 0x9e")
+_subscribes("36-shared", "subscribes to # by a shared subscription", "$share/g/#", _NO, "mqtt SUBACK 0x9e")
+_subscribes(
+    "36-shared-other",
+    "subscribes to another device's telemetry by a shared subscription",
+    "$share/g/{victim}",
+    _NO,
+    "mqtt SUBACK 0x9e",
+)
+_subscribes("36-second-filter", "subscribes to its own commands and, in the same packet, to #", "#", _NO, behind=True)
 
 
-@case("37-will", "leaves a will on another's topic", "mqtt CONNACK 0x87", NOWHERE, needs=(Feature.TOPIC_POLICY,),
-      limit=patience)  # fmt: skip
-async def _will(scene: Scene) -> Seen:
+def _leaves_will(name: str, description: str, *expected: str, version: ProtocolVersion | None = None) -> None:
+    async def attempt(scene: Scene) -> Seen:
+        return await _will(scene, version)
+
+    chapter.add(name, description, expected, attempt, needs=(Feature.TOPIC_POLICY,), limit=patience)
+
+
+_leaves_will("37-will", "connects with a will for another device's topic", "mqtt CONNACK 0x87", NOWHERE)
+_leaves_will(
+    "37-will-311",
+    "connects with a will for another device's topic (MQTT 3.1.1)",
+    "mqtt CONNACK 5",
+    NOWHERE,
+    version=_V311,
+)
+
+
+async def _will(scene: Scene, version: ProtocolVersion | None) -> Seen:
     await scene.watcher()
     paper = await scene.device()
     name = paper.name
     payload = f"will of {name}".encode()
     client = await scene.dialled(paper)
     will = Will(scene.topic(scene.fresh("victim")), payload)
-    seen = await client.connect(scene.connect(name, keep_alive=60, will=will))
+    seen = await client.connect(scene.connect(name, version=version, keep_alive=60, will=will))
     client.abort()
     # When this name is admitted again, the old connection has ended and its will is sent (MQTT 5 §3.1.2.5, §3.1.4).
     again = await scene.admitted(paper)

@@ -103,7 +103,7 @@ async def _sent(scene: Scene, paper: Paper, flight: Flight) -> Seen:
 # The control: the rest means nothing if our own good handshake is refused too
 
 
-@case("1-own-tls", "a good device with a TLS stack of its own (control)", IN)
+@case("1-own-tls", "connects with a good certificate and a TLS stack of its own (control)", IN)
 async def _own_tls(scene: Scene) -> Seen:
     paper = await scene.device()
     return await _sent(scene, paper, _flight(paper, _entry(_der(paper))))
@@ -117,7 +117,7 @@ async def _skips_certificate(scene: Scene) -> Seen:
     return await _sent(scene, await scene.device(), lambda _context, _transcript: iter(()))
 
 
-@case("2-empty-list", "sends an empty list of certificates, and a proof of nothing",
+@case("2-empty-list", "sends an empty certificate list, and a CertificateVerify",
       "tls certificate_required", "tls unexpected_message")  # fmt: skip
 async def _empty_list(scene: Scene) -> Seen:
     paper = await scene.device()
@@ -125,7 +125,7 @@ async def _empty_list(scene: Scene) -> Seen:
 
 
 # The first certificate is judged as the client's own: a CA's has no client purpose, and the proof's key differs.
-@case("15-reversed-chain", "sends its chain in reverse", *BAD, "tls decrypt_error")
+@case("15-reversed-chain", "sends its chain in reverse order", *BAD, "tls decrypt_error")
 async def _reversed_chain(scene: Scene) -> Seen:
     paper = await scene.device()
     above = _entry(scene.target.ca_certificate.public_bytes(Encoding.DER))
@@ -145,28 +145,30 @@ def _malformed(name: str, description: str, *expected: str, made: Callable[[byte
     chapter.add(name, description, expected or UNREADABLE, attempt)
 
 
-_malformed("16-malformed-der", "its certificate is noise", made=lambda _: _entry(bytes(range(256)) * 2))
-_malformed("16-truncated-der", "its certificate ends too soon", made=lambda good: _entry(good[:-20]))
+_malformed("16-malformed-der", "sends random bytes as its certificate", made=lambda _: _entry(bytes(range(256)) * 2))
+_malformed("16-truncated-der", "sends a truncated certificate", made=lambda good: _entry(good[:-20]))
 _malformed("16-trailing-garbage", "sends garbage after its certificate", made=lambda good: _entry(good + _GARBAGE))
 _malformed(
-    "16-wrong-length", "its certificate claims one byte too many",
+    "16-wrong-length", "sends a certificate whose length field is one byte too long",
     made=lambda good: _entry(good[:2] + (int.from_bytes(good[2:4]) + 1).to_bytes(2) + good[4:]),
 )  # fmt: skip
 _malformed(
-    "16-giant-length", "its certificate claims to be 2 GB long",
+    "16-giant-length", "sends a certificate whose length field says 2 GB",
     made=lambda good: _entry(bytes.fromhex("30847fffffff") + der.content(good)),
 )  # fmt: skip
 # BER: the same certificate, and what the CA signed is unchanged. A lenient server admits a device it should admit.
 _malformed(
-    "16-indefinite-length", "its certificate is encoded in BER (may be accepted)", IN, *UNREADABLE,
+    "16-indefinite-length", "sends its certificate in BER (may be accepted)", IN, *UNREADABLE,
     made=lambda good: _entry(b"\x30\x80" + der.content(good) + b"\0\0"),
 )  # fmt: skip
 _malformed("16-empty-entry", "sends an empty certificate entry", made=lambda _: _entry(b""))
-_malformed("16-entry-too-long", "its certificate is longer than the list", made=lambda good: _entry(good, _MOST))
+_malformed(
+    "16-entry-too-long", "sends a certificate entry that is longer than the list", made=lambda good: _entry(good, _MOST)
+)
 _malformed("16-half-an-entry", "sends half an entry after its certificate", made=lambda good: _entry(good) + b"\0\0")
 
 
-@case("16-list-too-long", "its list of certificates is longer than the message", *UNREADABLE)
+@case("16-list-too-long", "sends a certificate list that is longer than the message", *UNREADABLE)
 async def _list_too_long(scene: Scene) -> Seen:
     paper = await scene.device()
     entry = _entry(_der(paper))
@@ -178,7 +180,7 @@ async def _list_too_long(scene: Scene) -> Seen:
     return await _sent(scene, paper, sent)
 
 
-@case("16-message-too-long", "announces 16 MB of certificates, and stalls",
+@case("16-message-too-long", "announces 16 MB of certificates, and sends nothing more",
       "tls illegal_parameter", "tls internal_error", "tls decode_error", CLOSED)  # fmt: skip
 async def _message_too_long(scene: Scene) -> Seen:
     paper = await scene.device()
@@ -192,7 +194,7 @@ _SPOILT = (
 )  # fmt: skip
 
 
-@case("16-any-byte", "changes one byte, here and there, of what the CA has signed", *_SPOILT)
+@case("16-any-byte", "presents its certificate with one signed byte changed, at several places", *_SPOILT)
 async def _any_byte(scene: Scene) -> Seen:
     paper = await scene.device()
     good = _der(paper)
@@ -212,13 +214,13 @@ async def _any_byte(scene: Scene) -> Seen:
 # Certificates without their key
 
 
-@case("17-no-proof", "shows a genuine certificate and leaves the proof out", "tls unexpected_message")
+@case("17-no-proof", "presents a genuine certificate and omits CertificateVerify", "tls unexpected_message")
 async def _no_proof(scene: Scene) -> Seen:
     paper = await scene.device()
     return await _sent(scene, paper, lambda context, _: iter((_certificates(context, _entry(_der(paper))),)))
 
 
-@case("17-replayed-proof", "replays the proof of another handshake", "tls decrypt_error")
+@case("17-replayed-proof", "sends the CertificateVerify of another handshake", "tls decrypt_error")
 async def _replayed_proof(scene: Scene) -> Seen:
     paper = await scene.device()
     proofs: list[bytes] = []
@@ -232,7 +234,7 @@ async def _replayed_proof(scene: Scene) -> Seen:
     return await _sent(scene, paper, sent) if control.got_in else control
 
 
-@case("17-empty-proof", "sends an empty signature as proof", "tls decrypt_error", "tls decode_error")
+@case("17-empty-proof", "sends a CertificateVerify with an empty signature", "tls decrypt_error", "tls decode_error")
 async def _empty_proof(scene: Scene) -> Seen:
     paper = await scene.device()
 
@@ -243,7 +245,7 @@ async def _empty_proof(scene: Scene) -> Seen:
     return await _sent(scene, paper, sent)
 
 
-@case("17-weak-proof", "signs its proof over SHA-1, which TLS 1.3 forbids",
+@case("17-weak-proof", "signs its CertificateVerify over SHA-1, which TLS 1.3 forbids",
       "tls illegal_parameter", "tls decrypt_error", "tls handshake_failure")  # fmt: skip
 async def _weak_proof(scene: Scene) -> Seen:
     paper = await scene.device()
@@ -256,7 +258,13 @@ async def _weak_proof(scene: Scene) -> Seen:
 
 
 # TLS 1.3 has no signature scheme for the curve (RFC 8446 §4.2.3): the proof claims to be over P-256.
-@case("23-p192", "has a key on the curve P-192", *BAD, "tls insufficient_security", "tls illegal_parameter")
+@case(
+    "23-p192",
+    "presents a certificate for a key on the curve P-192",
+    *BAD,
+    "tls insufficient_security",
+    "tls illegal_parameter",
+)
 async def _p192(scene: Scene) -> Seen:
     key = ec.generate_private_key(ec.SECP192R1())
     paper = scene.target.issuer.issue(scene.target.device(scene.fresh()), key=key)

@@ -63,6 +63,14 @@ UNANSWERED = "unanswered"
 
 _SILENT = frozenset({"closed", "reset"})
 _FAILURE = 0x80
+_STILL_OPEN = "still open at the deadline"
+_GAINS = {
+    "CONNACK": "the broker let it in",
+    "SUBACK": "the subscription was granted",
+    "PUBACK": "the message was accepted",
+    "PUBREC": "the message was accepted",
+    DELIVERED: "it was delivered",
+}
 _PACKETS = frozenset({"CONNACK", "PUBACK", "PUBREC", "SUBACK", "DISCONNECT"})
 
 
@@ -160,12 +168,20 @@ def judge(expected: tuple[str, ...], limit: float, seen: Seen, seconds: float) -
     if any(map(seen.matches, expected)):
         return Judgement(Verdict.FAIL, late) if late else Judgement(Verdict.PASS)
     if seen.got_in:
-        return Judgement(Verdict.FAIL, "the attack succeeded" if seen.code != OPEN else "still open at the deadline")
+        return Judgement(Verdict.FAIL, f"the attack succeeded: {_gain(seen)}" if seen.code != OPEN else _STILL_OPEN)
     if all(map(is_admission, expected)):
         return Judgement(Verdict.FAIL, _missed(seen))
     if late:
         return Judgement(Verdict.FAIL, late)
     return Judgement(Verdict.WARN, "refused, but not in the expected way")
+
+
+def _gain(seen: Seen) -> str:
+    """Return what the attacker got by *seen*."""
+    packet = seen.code.partition(" ")[0]
+    if seen.layer is Layer.HTTP:
+        return "it got a certificate" if seen.code == "issued" else "the service did what it was asked"
+    return _GAINS.get(packet, "it was not refused")
 
 
 def _missed(seen: Seen) -> str:

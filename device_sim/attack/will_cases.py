@@ -95,17 +95,23 @@ def _sent(
         await _once(listener, payload)
 
 
-_sent("1-will-cut", "is cut off by a reset: its will is sent, once", _reset)
+_sent("1-will-cut", "loses its connection by a reset: its will is sent, once", _reset)
 _sent("1-will-closed", "closes without DISCONNECT: its will is sent, once", _close)
 _sent(
-    "1-will-asked-for", "says DISCONNECT 0x04, with will: it is sent, once", _ask_for_it, clause="§3.14.2.1", older="",
+    "1-will-asked-for",
+    "sends DISCONNECT 0x04 (with will): the will is sent, once",
+    _ask_for_it,
+    clause="§3.14.2.1",
+    older="",
     needs=_V5,
-)  # fmt: skip
-_sent("1-will-protocol-error", "breaks the protocol and is put out: its will is sent, once", _break_the_protocol)
+)
+_sent("1-will-protocol-error", "is disconnected for a protocol error: its will is sent, once", _break_the_protocol)
 _sent(
-    "1-will-taken-over", "comes a second time, which ends the first connection: its will is sent, once", _come_twice,
+    "1-will-taken-over",
+    "connects a second time, which closes the first connection: its will is sent, once",
+    _come_twice,
     clause=_ENDS_OR_EXPIRES,
-)  # fmt: skip
+)
 
 
 # 2: not sent
@@ -114,7 +120,7 @@ _sent(
 @owed(
     chapter,
     "2-goodbye",
-    "says DISCONNECT 0x00: its will is not sent",
+    "sends DISCONNECT 0x00: its will is not sent",
     "MQTT-3.14.4-3",
     older="MQTT-3.14.4-3",
     withheld=True,
@@ -128,7 +134,7 @@ async def _goodbye(parties: Parties) -> Seen:
 @owed(
     chapter,
     "2-goodbye-returns",
-    "comes back without a will and is cut off: the old will is not sent",
+    "reconnects without a will, and loses that connection: the old will is not sent",
     "MQTT-3.1.2-10",
     older="MQTT-3.1.2-10",
     withheld=True,
@@ -146,7 +152,7 @@ async def _without(parties: Parties) -> Seen:
 @owed(
     chapter,
     "3-delay-returns",
-    "is cut off and comes back within its will delay: the will is not sent",
+    "loses its connection and reconnects within its will delay: the will is not sent",
     "MQTT-3.1.3-9",
     needs=_V5,
     withheld=True,
@@ -159,7 +165,7 @@ async def _delay_returns(parties: Parties) -> Seen:
     return await not_delivered(listener, payload, "its will was sent, though it had come back within the will delay")
 
 
-@owed(chapter, "3-delay-goodbye", "says DISCONNECT 0x00, with a will delay: the will is never sent", "MQTT-3.14.4-3",
+@owed(chapter, "3-delay-goodbye", "sends DISCONNECT 0x00, with a will delay: the will is never sent", "MQTT-3.14.4-3",
       needs=_V5, withheld=True)  # fmt: skip
 async def _delay_goodbye(parties: Parties) -> Seen:
     listener, device, payload = await _left(parties, keeps=True, delay=1)
@@ -171,7 +177,7 @@ async def _delay_goodbye(parties: Parties) -> Seen:
 @owed(
     chapter,
     "3-delay-passes",
-    "is cut off and stays away: its will is sent when the will delay has passed",
+    "loses its connection and does not reconnect: the will is sent when the will delay has passed",
     "MQTT-3.1.2-8, §3.1.3.2.2",
     needs=_V5,
 )
@@ -196,10 +202,12 @@ def _session_ends(name: str, description: str, seconds: int) -> None:
 
 
 _session_ends(
-    "3-delay-session-ends", "is cut off, and its session ends before its will delay: its will is sent then", 1
+    "3-delay-session-ends",
+    "loses its connection, and its session expires before the will delay: the will is sent then",
+    1,
 )
 _session_ends(
-    "3-delay-no-session", "is cut off with a will delay, and has no session to keep: its will is sent at once", 0
+    "3-delay-no-session", "loses its connection, with a will delay and no session to keep: the will is sent at once", 0
 )
 
 
@@ -209,7 +217,7 @@ _session_ends(
 @owed(
     chapter,
     "4-will-as-left",
-    "leaves a will with QoS and properties: all come as it left them",
+    "has a will with QoS and properties: all arrive unaltered",
     "MQTT-3.1.2-9, MQTT-3.1.3-10",
     needs=_V5,
 )
@@ -235,7 +243,7 @@ async def _as_left(parties: Parties) -> None:
 @owed(
     chapter,
     "4-will-retained",
-    "leaves a will to be retained: a later subscriber gets it, with RETAIN",
+    "has a will with RETAIN: a later subscriber gets it, with RETAIN",
     "MQTT-3.1.2-15",
     older="MQTT-3.1.2-17",
 )
@@ -258,7 +266,7 @@ async def _retained(parties: Parties) -> None:
 @owed(
     chapter,
     "4-will-not-retained",
-    "leaves a will that is not to be retained: a later subscriber gets nothing",
+    "has a will without RETAIN: a later subscriber gets nothing",
     "MQTT-3.1.2-14",
     older="MQTT-3.1.2-16",
 )

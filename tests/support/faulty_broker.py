@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ _LATE = 0.3
 _GRACE = 1.5
 _EARLY = 0.2
 _FOURTH = 4
+_OFTEN = 5
 
 
 class Fault(Enum):
@@ -50,6 +52,7 @@ class Fault(Enum):
     GRANTS_NOTHING = "answers a SUBSCRIBE without a filter by a SUBACK without a reason code"
     IMPATIENT = "puts a silent device out long before its keep alive has passed"
     CLOSES_FOR_TOPICS = "closes the connection of whoever publishes to a topic that is not its own"
+    BANS_THE_HASTY = "knows no revocation, and bans who has often connected and closed without DISCONNECT"
     IGNORES_FLAGS = "does not look at the reserved bits of a SUBSCRIBE, but at its filter"
 
 
@@ -71,6 +74,7 @@ class FaultyBroker:
         self._clients: list[_Client] = []
         self._admitted = 0
         self._delivered = 0
+        self._broken_off: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -133,6 +137,9 @@ class FaultyBroker:
                 client.writer.write(Suback(packet_id, tuple(ReasonCode.SUCCESS for _ in requests)).encode(_V5))
             case Publish():
                 return self._take(client, packet)
+            case Disconnect():
+                self._broken_off[client.name] -= 1
+                return False
             case _ if packet.packet_type is PacketType.PINGREQ:
                 client.writer.write(PINGRESP)
             case _:
@@ -149,6 +156,10 @@ class FaultyBroker:
 
     def _admits(self, client: _Client) -> bool:
         self._admitted += 1
+        self._broken_off[client.name] += 1
+        if self.fault is Fault.BANS_THE_HASTY and self._broken_off[client.name] > _OFTEN:
+            client.writer.write(Connack(ReasonCode.BANNED).encode(_V5))
+            return False
         unlucky = self._admitted % _FOURTH == 0
         if unlucky and self.fault is Fault.CUTS_SOME:
             return False

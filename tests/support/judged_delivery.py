@@ -18,6 +18,7 @@ OF_MOSQUITTO = {
     "6-packet-size-queued": "what fits of what was queued: not all came",
     "6-packet-size-retained": "what fits: not all came",
     "13-share-ends-qos1": "went to nobody else of the group",
+    "15-no-local-retained": "what others said: b'own' came too",
     "15-replaced-no-local": "what it said itself, with No Local: b'not to itself' came too",
     "15-replaced-as-published": "RETAIN was 0 0 0, and should have been 0 1 0",
     "18-taken-over-will-at-once": "its will was never sent",

@@ -124,7 +124,7 @@ async def test_our_broker_gives_good_devices_what_it_owes_them(tmp_path: Path) -
 async def test_mosquitto_is_started_and_judged_by_what_it_claims(tmp_path: Path) -> None:
     work, document = tmp_path / "work", tmp_path / "attack.json"
     work.mkdir()
-    picked = "1,2,3,5,6-revoked-live,17,19-other-client-id,35-other-topic-qos1,44-good"
+    picked = "1,2,3-expired*,5-revoked,6-revoked-live,17,19-other-client-id,35-other-topic-qos1,44-good"
     code, out, err = await simulator(
         work, "attack", "--against", "mosquitto", "--only", picked, "--json", str(document)
     )
@@ -140,7 +140,7 @@ async def test_mosquitto_is_started_and_judged_by_what_it_claims(tmp_path: Path)
 async def test_a_broker_without_mqtt5_is_judged_by_what_its_version_can_say(tmp_path: Path) -> None:
     work, document = tmp_path / "work", tmp_path / "attack.json"
     work.mkdir()
-    picked = "1,2,3-expired,5,6,19-other-client-id,34-property-twice,35-other-topic-qos1,36-everything"
+    picked = "1,2,3-expired,5-revoked,6,19-other-client-id,34-property-twice,35-other-topic-qos1,36-everything"
     code, out, err = await simulator(
         work, "attack", "--against", "nats-server", "--only", picked, "--json", str(document)
     )
@@ -205,7 +205,7 @@ async def test_a_broker_that_runs_already_is_attacked_with_its_ca_and_its_capabi
         assert target.other_issuer is not None
         (broker / "other.pem").write_bytes(target.other_issuer.crl(()))
         code, out, err = await simulator(
-            work, "attack", "--only", "1,3,5,8", "--json", str(tmp_path / "attack.json"),
+            work, "attack", "--only", "1,3-expired*,5-revoked,8", "--json", str(tmp_path / "attack.json"),
             "--host", target.endpoint.host, "--port", str(target.endpoint.port), "--cafile", str(broker / "ca.pem"),
             "--ca-cert", str(broker / "ca.pem"), "--ca-key", str(tmp_path / "ca.key"),
             "--capabilities", str(tmp_path / "claims.toml"),

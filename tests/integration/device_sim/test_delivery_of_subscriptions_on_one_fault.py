@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -78,6 +79,29 @@ def queued(passage: Passage, packet: Publish) -> bool:
 
 def with_dollar(_: Passage, packet: Publish) -> bool:
     return "/$" in packet.topic
+
+
+def with_long_topic(_: Passage, packet: Publish) -> bool:
+    return len(packet.topic) > 512
+
+
+def behind_a_hundred(passage: Passage, packet: Publish) -> bool:
+    """Whether so many have been sent on this connection."""
+    del packet
+    passage.memory["sent"] = sent = passage.memory.get("sent", 0) + 1
+    return bool(sent > 100)
+
+
+class LosesTheLast(Loses):
+    """It sends a message to no more than 32 subscribers."""
+
+    def __init__(self) -> None:
+        super().__init__(self.is_last)
+        self.copies: Counter[bytes] = Counter()
+
+    def is_last(self, _: Passage, packet: Publish) -> bool:
+        self.copies[packet.payload] += 1
+        return self.copies[packet.payload] > 32
 
 
 def replaced(old: str, new: str) -> Callable[[str], str]:
@@ -237,10 +261,14 @@ def borne(ids: str, due: str) -> str:
             own("15") | {"15-many-filters": "SUBACK 0x02 0x00 0x01 was the answer to who had asked for 1 0 2"},
         ),
         # It replaces the options too, which mosquitto does not.
-        (UnsubscribesToReplace, "15", {"15-replaced-meanwhile": "what was sent meanwhile: not all came"}),
+        (
+            UnsubscribesToReplace, "15",
+            {"15-replaced-meanwhile": "what was sent meanwhile: not all came", "15-no-local-retained": NO_LOCAL},
+        ),
         (
             ForgetsOptions, "15-local,15-no-*,15-as-*",
-            {"15-no-local-returns": NO_LOCAL, "15-as-published-returns": "RETAIN was 0 0"},
+            dict.fromkeys(["15-no-local-returns", "15-no-local-retained"], NO_LOCAL)
+            | {"15-as-published-returns": "RETAIN was 0 0"},
         ),
         (
             lambda: ChangesSubscriptions(no_local=False), "15",
@@ -251,6 +279,7 @@ def borne(ids: str, due: str) -> str:
             {
                 "15-local": "what itself and another said: not all came",
                 "15-no-local": "what both said, to who has not asked for No Local: not all came",
+                "15-no-local-retained": NO_LOCAL,
             },
         ),
         (
@@ -270,7 +299,9 @@ def borne(ids: str, due: str) -> str:
         ),
         (
             lambda: ChangesMessages(at_another_topic), "19",
-            dict.fromkeys(["19-one-level", "19-all-levels", "19-level-between", "19-both-wildcards"], ELSEWHERE),
+            dict.fromkeys(
+                ["19-one-level", "19-all-levels", "19-level-between", "19-both-wildcards", "19-long-topic"], ELSEWHERE
+            ),
         ),
         (
             lambda: ChangesTopics(str.lower), "19",
@@ -305,6 +336,9 @@ def borne(ids: str, due: str) -> str:
             },
         ),
         (lambda: Loses(with_dollar), "19", {"19-dollar-inside": "not all came that cmd/+ matches"}),
+        (lambda: Loses(with_long_topic), "19", {"19-long-topic": "not all came that cmd/# matches"}),
+        (lambda: Loses(behind_a_hundred), "20", {"20-many-queued": "of 300 queued messages not all came"}),
+        (LosesTheLast, "15-many-listeners,15-local", {"15-many-listeners": "nothing came to subscriber"}),
     ],
 )  # fmt: skip
 async def test_a_fault_is_found_where_it_is(

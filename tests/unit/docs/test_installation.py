@@ -122,6 +122,13 @@ def test_the_units_and_the_page_speak_of_the_same_places() -> None:
     assert int(limit[1]) > 100_000  # `max_connections`
 
 
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_the_units_wait_for_readiness_watch_for_hangs_and_restart_for_ever(unit: Path) -> None:
+    lines = unit.read_text(encoding="utf-8").splitlines()
+    assert {"Type=notify", "WatchdogSec=60", "Restart=on-failure", "StartLimitIntervalSec=0"} <= set(lines)
+    assert "for 60 seconds (`WatchdogSec=`)" in PAGE
+
+
 def test_the_python_is_python() -> None:
     (example,) = blocks("python")
     compile(example, "installation.md", "exec")

@@ -36,10 +36,13 @@ def test_names_are_unique_and_every_case_expects_something(cases: Sequence[Case]
 @pytest.mark.parametrize(
     ("patterns", "names"),
     [
-        (["3"], ["3-expired", "3-expired-1s"]),
+        (["3"], ["3-expired", "3-expired-1s", "3-resumed-expired", "3-expires-live"]),
         (["3-expired"], ["3-expired"]),
-        (["3-*,6"], ["3-expired", "3-expired-1s", "6-revoked-live", "6-revoked-live-311"]),
-        (["*will*", "14"], ["14-incomplete-chain", "37-will", "38-will-of-revoked", "41-will-of-frozen"]),
+        (["4-*,6"], ["4-not-yet-valid", "6-revoked-live", "6-revoked-live-311"]),
+        (
+            ["*will*", "14"],
+            ["14-incomplete-chain", "37-will", "37-will-311", "38-will-of-revoked", "41-will-of-frozen"],
+        ),
     ],
 )
 def test_cases_are_picked_by_number_name_or_pattern(patterns: list[str], names: list[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from device_sim.attack import run, scene
 from device_sim.attack import target as attack_target
-from device_sim.attack.capabilities import CrlFile
+from device_sim.attack.capabilities import CrlFile, Feature
 from device_sim.attack.catalogue import CATALOGUE, pick
 from device_sim.attack.issuer import Paper
 from device_sim.attack.run import ALIVE, STAYS
@@ -158,3 +158,25 @@ async def test_a_command_of_the_tester_s_that_fails_is_no_fault_of_the_broker(
     assert outcome.verdict is Verdict.SKIP
     assert outcome.judgement.why.startswith("the broker was not told to read its revocation list: ")
     assert words in outcome.judgement.why
+
+
+class Unheard:
+    """A registrar whose revocations reach nobody."""
+
+    def __init__(self, registrar: SigningRegistrar) -> None:
+        self.certify = registrar.certify
+
+    async def revoke(self, paper: Paper) -> None:
+        """Do nothing."""
+
+
+async def test_a_ban_of_who_connects_often_is_no_refusal_of_a_revoked_certificate(tmp_path: Path) -> None:
+    """The answer is the same, 0x8a: so who waits for the refusal must not bring the ban about."""
+    (case,) = pick(CATALOGUE, ["5-revoked"])
+    async with faulty(tmp_path, Fault.BANS_THE_HASTY) as target:
+        claimed = target.capabilities.model_copy(update={"supports": frozenset(Feature)})
+        registrar = Unheard(SigningRegistrar(target.issuer, None))
+        one = scene.Scene(replace(target, capabilities=claimed, registrar=registrar))
+        outcome = await run._tried(one, case)
+        await one.close()
+    assert (outcome.verdict, outcome.judgement.why) == (Verdict.FAIL, "the attack succeeded: the broker let it in")

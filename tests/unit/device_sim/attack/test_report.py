@@ -56,7 +56,7 @@ def test_one_table_compares_runs_and_leaves_a_gap_where_one_has_no_such_case() -
     theirs = as_dict("attack", "theirs", [RIGHT], {})
     assert ours["verdict"] == "fail"
     assert markdown([ours, theirs]).splitlines() == [
-        "| case | a device that … | right answer | ours | theirs |",
+        "| case | the device … | right answer | ours | theirs |",
         "|---|---|---|---|---|",
         "| 2-a | a | tls x | **pass** tls x, 20 ms | **pass** tls x, 20 ms |",
         "| 3-b | b | tls x | **warn** tcp reset, 20 ms; otherwise |  |",
@@ -70,7 +70,7 @@ def test_of_promises_the_table_shows_those_that_somebody_does_not_keep_and_count
     promised = [replace(outcome, clause="MQTT-1.2-3") for outcome in ALL]
     ours = as_dict("delivery", "ours", [replace(RIGHT, name=each.name, clause="MQTT-1.2-3") for each in ALL], {})
     theirs = as_dict("delivery", "theirs", promised, {}) | {"target_version": "1.0"}
-    head = ["| case | a device that … | promised by | ours | theirs 1.0 |", "|---|---|---|---|---|"]
+    head = ["| case | the device … | promised by | ours | theirs 1.0 |", "|---|---|---|---|---|"]
     total = "| **total** | | | 4 pass, 0 warn, 0 fail, 0 skip | 1 pass, 1 warn, 1 fail, 1 skip |"
     unkept = [
         "| 3-b | a | MQTT-1.2-3 | pass | **warn**: otherwise |",
@@ -102,3 +102,23 @@ def test_a_case_keeps_its_name_on_a_terminal_of_80_columns() -> None:
     case = replace(ODD, name=name, description="the server's certificate is for another name: sends nothing")
     show(Console(file=out, width=80, force_terminal=True, no_color=True), "run", [case])
     assert f" {name} " in out.getvalue(), out.getvalue()
+
+
+def test_what_failed_is_named_once_more_below_the_table_and_what_the_broker_said_beside_it() -> None:
+    """The table is longer than a screen."""
+    out = io.StringIO()
+    seen = Seen(Layer.MQTT, "CONNACK 0x87", "EXPIRED: yesterday")
+    failed = replace(ODD, name="3-expired", judgement=Judgement(Verdict.FAIL, "the attack succeeded"), seen=seen)
+    passed = replace(ODD, name="1-good", judgement=Judgement(Verdict.PASS))
+    show(Console(file=out, width=120, force_terminal=True, no_color=True), "run", [passed, failed])
+    *_, totals, names = out.getvalue().rstrip().splitlines()
+    assert totals == "1 pass, 0 warn, 1 fail, 0 skip"
+    assert "fail: 3-expired" in names
+    assert out.getvalue().count("it said: EXPIRED: yesterday") == 1
+
+
+def test_a_case_that_was_not_tried_has_its_reason_in_its_first_line() -> None:
+    out = io.StringIO()
+    show(Console(file=out, width=120, force_terminal=True, no_color=True), "run", [LEFT])
+    (row,) = [each for each in out.getvalue().splitlines() if " 5-d " in each]
+    assert "cannot" in row

@@ -50,7 +50,7 @@ GONE = Seen(Layer.TCP, UNANSWERED, "Connection refused", ClosedBy.NOBODY)
         (("tls unknown_ca",), CLOSED, 0.1, Verdict.WARN, "refused, but not in the expected way"),
         (("closed",), CLOSED, 0.1, Verdict.PASS, ""),
         (("closed",), EXPIRED, 0.1, Verdict.WARN, "refused, but not in the expected way"),
-        (("tls unknown_ca",), IN, 0.1, Verdict.FAIL, "the attack succeeded"),
+        (("tls unknown_ca",), IN, 0.1, Verdict.FAIL, "the attack succeeded: the broker let it in"),
         (("closed",), STILL_OPEN, 3.0, Verdict.FAIL, "still open at the deadline"),
         (("tls unknown_ca",), GONE, 0.1, Verdict.FAIL, "nobody answered"),
         (("mqtt CONNACK 0x00",), GONE, 0.1, Verdict.FAIL, "nobody answered"),

@@ -1,0 +1,123 @@
+"""What bad clients ask of the enrolment service: enrolment, renewal, the operators' API; each answer as `Seen`.
+
+Rules
+-----
+1. Whoever is asked for is noted first (`EnrolmentDesk.note`): the service may accept what it should refuse.
+2. An answer is written as ``http <status> <code>``, with the service's own code; what was granted is ``http issued`` or
+   the status alone.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import httpx
+from cryptography import x509
+
+from device_sim.attack.desk import EnrolmentDesk
+from device_sim.attack.issuer import Paper
+from device_sim.attack.scene import Scene
+from device_sim.attack.target import Impossible
+from device_sim.attack.verdict import ClosedBy, Layer, Seen
+from provisioning.client.csr import build_csr
+from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
+from provisioning.pki.keys import PrivateKey, generate_key
+from provisioning.pki.tls import CredentialPem, client_context
+
+_SHOWN = 200
+
+
+def desk_of(scene: Scene) -> EnrolmentDesk:
+    """Return the target's enrolment service; raise `Impossible` if it has none."""
+    if scene.target.desk is None:
+        raise Impossible("there is no enrolment service beside this broker")
+    return scene.target.desk
+
+
+async def token_for(scene: Scene, name: str) -> str:
+    """Return a one-time token for the device *name*."""
+    return await desk_of(scene).token(name, scene.target.group)
+
+
+def request_for(name: str, key: PrivateKey | None = None) -> x509.CertificateSigningRequest:
+    """Return a request for *name*, with a new key if none is given."""
+    return build_csr(key or generate_key(), name)
+
+
+async def answered(attempt: Callable[[], Awaitable[x509.Certificate]]) -> Seen:
+    """Return how the service answers *attempt*."""
+    try:
+        certificate = await attempt()
+    except EnrolmentRefused as error:
+        return Seen(Layer.HTTP, f"{error.status} {error.code}".strip(), error.detail, ClosedBy.NOBODY)
+    except EnrolmentUnavailable as error:
+        return Seen(Layer.HTTP, "unavailable", str(error), ClosedBy.NOBODY)
+    return Seen(Layer.HTTP, "issued", f"serial {certificate.serial_number:x}", ClosedBy.NOBODY, got_in=True)
+
+
+async def enrols(
+    scene: Scene, csr: x509.CertificateSigningRequest, user: str, token: str, label: str | None = None
+) -> Seen:
+    """Enrol *user* with *csr* and *token*; *label* is the group asked for."""
+    desk = desk_of(scene)
+    desk.note(user)
+    async with EstClient(desk.url, desk.anchors, trust_domain=desk.operator.trust_domain) as est:
+        return await answered(lambda: est.enrol(csr, user=user, token=token, label=label))
+
+
+async def renews(desk: EnrolmentDesk, paper: Paper, csr: x509.CertificateSigningRequest | None = None) -> Seen:
+    """Renew *paper*; *csr* is the request, if not the right one."""
+    asked = csr or build_csr(generate_key(), paper.name, paper.certificate)
+    async with EstClient(desk.url, desk.anchors, paper.pem) as est:
+        return await answered(lambda: est.reenrol(asked))
+
+
+async def posts(scene: Scene, request: bytes, user: str, token: str) -> Seen:
+    """Enrol with *request* unchanged: the client would refuse to send it."""
+    desk = desk_of(scene)
+    desk.note(user)
+    async with _connected(desk) as client:
+        answer = await client.post(
+            f"{desk.url}/.well-known/est/simpleenroll",
+            content=base64.b64encode(request),
+            headers={"Content-Type": "application/pkcs10"},
+            auth=httpx.BasicAuth(user, token),
+        )
+    return _seen(answer, answer.text.partition(":")[0])
+
+
+async def calls(
+    desk: EnrolmentDesk, pem: CredentialPem | None, path: str, body: Mapping[str, object] | None = None
+) -> Seen:
+    """POST *body* to *path* of the operators' API, or GET it without one, with the credential *pem*, if any."""
+    async with _connected(desk, pem) as client:
+        url = f"{desk.url}{path}"
+        answer = await (client.get(url) if body is None else client.post(url, json=dict(body)))
+    is_json = answer.headers.get("Content-Type", "").endswith("json")
+    return _seen(answer, "" if answer.is_success or not is_json else str(answer.json().get("code", "")))
+
+
+@asynccontextmanager
+async def _connected(desk: EnrolmentDesk, pem: CredentialPem | None = None) -> AsyncIterator[httpx.AsyncClient]:
+    """Yield a client of the service that checks nothing of what it sends; raise `EnrolmentUnavailable`."""
+    try:
+        async with httpx.AsyncClient(verify=client_context(desk.anchors, pem, allow_tls12=True)) as client:
+            yield client
+    except httpx.HTTPError as error:
+        raise EnrolmentUnavailable(f"{desk.url} gave no answer: {str(error) or type(error).__name__}") from error
+
+
+async def short_lived(scene: Scene, life: timedelta) -> Paper:
+    """Return a good device whose certificate, from the service, is valid for *life*."""
+    desk, name, key = desk_of(scene), scene.fresh(), generate_key()
+    token = await desk.token(name, scene.target.group, life=int(life.total_seconds()))
+    async with EstClient(desk.url, desk.anchors, trust_domain=desk.operator.trust_domain) as est:
+        return Paper(await est.enrol(build_csr(key, name), user=name, token=token), key)
+
+
+def _seen(answer: httpx.Response, code: str) -> Seen:
+    text = answer.text.strip()[:_SHOWN]
+    return Seen(Layer.HTTP, f"{answer.status_code} {code}".strip(), text, ClosedBy.NOBODY, answer.is_success)
