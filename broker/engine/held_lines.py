@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -34,29 +34,29 @@ _PORTION: Final = 32
 class HeldLines:
     """The lines of one broker."""
 
-    __slots__ = ("_call_soon", "_clock", "_held", "_scheduled", "_waiting")
+    __slots__ = ("_as_written", "_call_soon", "_clock", "_held", "_scheduled", "_waiting")
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         self._call_soon = call_soon
-        self._clock: Callable[[], str] | None = None
+        self._clock: Callable[[], Any] | None = None
         """Returns the time for a line. None: no line waits, nor has to."""
+        self._as_written: Callable[[Any], str] = str
         self._held = False
         self._scheduled = False
-        self._waiting: deque[tuple[str, dict[str, object]]] = deque()
+        self._waiting: deque[tuple[str, dict[str, object], Any]] = deque()
 
     def info(self, event: str, **facts: object) -> None:
         """Write a line, now or later."""
         if self._clock is None:
             log.info(event, **facts)
             return
-        facts["timestamp"] = self._clock()
-        self._waiting.append((event, facts))
+        self._waiting.append((event, facts, self._clock()))
         if len(self._waiting) > MOST:
             self._write(1)
 
-    def hold(self, clock: Callable[[], str]) -> None:
-        """Let all lines wait until `release`; *clock* returns the time as a line has it."""
-        self._clock, self._held = clock, True
+    def hold(self, clock: Callable[[], Any], as_written: Callable[[Any], str] = str) -> None:
+        """Let all lines wait until `release`; *clock* returns a time, and *as_written* that time as a line has it."""
+        self._clock, self._as_written, self._held = clock, as_written, True
 
     def release(self) -> None:
         """Write what waits, in portions."""
@@ -84,5 +84,5 @@ class HeldLines:
 
     def _write(self, most: int) -> None:
         for _ in range(min(most, len(self._waiting))):
-            event, facts = self._waiting.popleft()
-            log.info(event, **facts)
+            event, facts, said_at = self._waiting.popleft()
+            log.info(event, **facts, timestamp=self._as_written(said_at))

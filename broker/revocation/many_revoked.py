@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 from broker.engine.held_lines import HeldLines
-from provisioning.program.logs import time_now
+from provisioning.program.logs import written
 
 _FEW: Final = 8
 _QUIET_SECONDS: Final = 0.02
 _LONGEST_SECONDS: Final = 1.0
+
+_now: Final = partial(datetime.now, UTC)
 
 
 class ManyRevoked:
@@ -41,7 +45,7 @@ class ManyRevoked:
         if self._together > _FEW and not self._holds:
             self._holds = True
             self._since = now
-            self._lines.hold(time_now)
+            self._lines.hold(_now, written)
             asyncio.get_running_loop().call_later(_QUIET_SECONDS, self._look)
 
     def end(self) -> None:

@@ -47,7 +47,7 @@ from provisioning.client.feed import (
     follow,
     tell_known,
 )
-from provisioning.pki.revocation import CertificateKey, Revocation
+from provisioning.pki.revocation import CertificateKey
 from provisioning.pki.tls import Credential, TlsConfigurationError
 
 log = structlog.get_logger("broker")
@@ -180,18 +180,21 @@ class RevocationFeed:
         """Record a revocation, and disconnect affected clients; report it unless it is old news."""
         history = self._engine.history
         self._after, self._mark = event.sequence, event.mark
-        closed = await self._put_out(event.revocation, now)
+        closed = revoke(self._engine, event.revocation, now)
+        if self._engine.admission.stands_above(event.revocation.key):
+            closed += await judge_all(self._engine, self._clock)
         if closed or self._was_current:
             self._many.one(now)
-        await self._revoked_services.note(event.revocation, event.device)
+        if self._revoked_services.concern(event.device):
+            await self._revoked_services.note(event.revocation, event.device)
         if closed:
             took = (datetime.now(UTC) - event.recorded_at).total_seconds()
             self._engine.metrics.revocation_to_close_seconds.observe(max(0.0, took), closed)
         self._taken += not self._was_current
         is_news = self._history_read and (self._was_current or self._taken <= _MOST_CAUGHT_UP)
-        if closed or is_news:
+        reason = event.revocation.reason.value
+        if history.witness is not None and (closed or is_news):
             named = _named(event.revocation.key, event.device, event.sequence)
-            reason = str(event.revocation.reason)
             history.told("revoked", code="REVOKED", **named, reason=reason, sessions_closed=closed)
         if not (closed or self._was_current):
             return  # Old news, read again at the start: there may be a million.
@@ -200,7 +203,7 @@ class RevocationFeed:
             code="REVOKED",
             device=event.device,
             serial=f"{event.revocation.serial:x}",
-            reason=str(event.revocation.reason),
+            reason=reason,
             sequence=event.sequence,
             sessions_closed=closed,
         )
@@ -233,13 +236,6 @@ class RevocationFeed:
         if found is not None:
             return f"the certificate of {found[0]} is revoked ({found[1].reason})"
         return self._revoked_services.find(certificates)
-
-    async def _put_out(self, revocation: Revocation, now: float) -> int:
-        """Record *revocation* and close the affected sessions; return how many."""
-        closed = revoke(self._engine, revocation, now)
-        if self._engine.admission.stands_above(revocation.key):
-            closed += await judge_all(self._engine, self._clock)
-        return closed
 
 
 def _named(key: CertificateKey, device: str, sequence: int) -> dict[str, object]:

@@ -71,9 +71,13 @@ class RevokedServices:
             return None
         return f"the certificate with serial number {found.serial:x} is revoked ({found.reason}; kept in {self._path})"
 
+    def concern(self, device: str) -> bool:
+        """Whether the revocations of *device* are stored: it is the service or a CA."""
+        return device == PROVISIONING or device.startswith(AUTHORITY_PREFIX)
+
     async def note(self, revocation: Revocation, device: str) -> None:
-        """Store *revocation*, reported by the feed for *device*, if that is the service or a CA."""
-        if device != PROVISIONING and not device.startswith(AUTHORITY_PREFIX):
+        """Store *revocation*, reported by the feed for *device*, if it does `concern` these."""
+        if not self.concern(device):
             return
         if not revocation.reason.final or revocation.key in self._known:
             return

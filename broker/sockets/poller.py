@@ -32,6 +32,7 @@ from typing import Final, Protocol
 import structlog
 
 from broker.sockets.coalescing import Coalescing
+from broker.sockets.lingering import Lingering
 from broker.sockets.turn import Turn
 
 log = structlog.get_logger("broker")
@@ -65,7 +66,7 @@ class Watched(Protocol):
 class Poller:
     """The epoll set."""
 
-    __slots__ = ("_again", "_coalescing", "_empty", "_epoll", "_loop", "_turn", "_watched", "doze")
+    __slots__ = ("_again", "_coalescing", "_empty", "_epoll", "_lingering", "_loop", "_turn", "_watched", "doze")
 
     def __init__(self, loop: AbstractEventLoop, turn: Turn, coalescing: Coalescing | None = None) -> None:
         """Use *coalescing* to decide when to wait for more before calling those that are ready."""
@@ -74,6 +75,7 @@ class Poller:
         self._turn = turn
         self._epoll = select.epoll()
         self._watched: dict[int, Watched] = {}
+        self._lingering = Lingering(loop)
         self._again: set[int] = set()
         self._empty = asyncio.Event()
         self.doze: Poller | None = None
@@ -94,8 +96,17 @@ class Poller:
         if self._watched.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
             self._again.discard(descriptor)  # The number may soon be reused.
-            if not self._watched:
-                self._empty.set()
+        elif not self._lingering.forget(descriptor):
+            return
+        if not (self._watched or self._lingering):
+            self._empty.set()
+
+    def linger(self, descriptor: int, transport: Watched) -> None:
+        """Stop watching *descriptor*, whose *transport* has said goodbye: it is looked at a moment later."""
+        if self._watched.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+            self._again.discard(descriptor)
+            self._lingering.add(descriptor, transport)
 
     def again(self, descriptor: int) -> None:
         """Call the transport of *descriptor* in the next turn regardless of epoll: OpenSSL holds bytes for it."""
@@ -125,19 +136,20 @@ class Poller:
 
     def __len__(self) -> int:
         """Return how many transports there are."""
-        return len(self._watched)
+        return len(self._watched) + len(self._lingering)
 
     def abort(self) -> None:
         """Close every transport at once."""
         for transport in list(self._watched.values()):
             transport.abort()
+        self._lingering.abort()
 
     async def drained(self, patience: float) -> None:
         """Close all transports cleanly, wait up to *patience* seconds until they are gone, then abort the rest."""
         self._empty.clear()
         for transport in list(self._watched.values()):
             transport.close()
-        if self._watched:
+        if len(self):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(patience):
                     await self._empty.wait()

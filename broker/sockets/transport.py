@@ -37,7 +37,6 @@ import ssl
 import sys
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
@@ -422,8 +421,10 @@ class TlsTransport(Readiness):
 
     def _gather(self) -> None:
         """Let the kernel send nothing but whole segments until the stream ends; that sends the rest."""
-        with suppress(OSError):  # It has been reset, which the write will find out, or is no TCP socket.
+        try:  # noqa: SIM105 - a context manager takes longer than the call
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        except OSError:  # It has been reset, which the write will find out, or is no TCP socket.
+            pass
 
     def abort(self, code: str = "ABORTED", detail: str = "") -> None:
         """Close the socket at once, and report why."""
@@ -434,7 +435,7 @@ class TlsTransport(Readiness):
     def _finish(self) -> None:
         """Send close_notify, so that the peer knows that nothing was cut off (RFC 8446 §6.1), and linger."""
         if self._tls is not None:
-            openssl.say_goodbye(self._tls)
+            openssl.say_goodbye(self._tls, self._inside)
             if self._inside:  # A peer that has already gone may still resume the session later.
                 resumption.stay_resumable(self._inside)
         self._linger()
@@ -442,17 +443,24 @@ class TlsTransport(Readiness):
     def _linger(self) -> None:
         if self._state is CLOSED:
             return
-        self._state = LINGERING
-        self._let_go()  # What arrives from now on is discarded unread.
+        self._state = LINGERING  # What arrives from now on is discarded unread.
+        if self._settled:  # TLS and the connection are freed with the socket: a thousand may be closed at once.
+            self._backlog, self._inside = None, 0
+        else:
+            self._let_go()
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
             self._close()
             return
-        self._watch(READABLE)
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(_LINGER_SECONDS, self._close)
+            self._timer = None
+        if self._settled:
+            self._poller.linger(self._fd, self)
+        else:
+            self._watch(READABLE)
+            self._timer = self._loop.call_later(_LINGER_SECONDS, self._close)
 
     def _close(self) -> None:
         if self._state is CLOSED:

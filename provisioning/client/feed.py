@@ -19,6 +19,7 @@ Rules
 from __future__ import annotations
 
 import base64
+import functools
 import json
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ import httpx
 from provisioning.client.connection import explain, open_pool, problem_of
 from provisioning.pki.revocation import CertificateKey, Revocation, RevocationReason
 from provisioning.pki.tls import Credential, verified_path
+from provisioning.quick_values import quickly_made
 
 HEARTBEAT = 5.0
 _PATH = "/v1/revocations/feed"
@@ -37,6 +39,10 @@ SILENT_HEARTBEATS = 3
 """After this many missing ones the connection is given up."""
 _DATA_OF_REVOKED = b"\nevent: revoked\ndata: "
 _DECODE = json.JSONDecoder().raw_decode
+# What is revoked together has one issuer, one time and one reason.
+_issuer_of = functools.lru_cache(16)(bytes.fromhex)
+_moment_of = functools.lru_cache(16)(datetime.fromisoformat)
+_reason_of = functools.lru_cache(16)(RevocationReason)
 _LONGEST_EVENT = 1024 * 1024
 """The event about the CAs has the certificate of each, about 1 KB."""
 
@@ -61,6 +67,7 @@ class FeedAhead(Exception):
     """
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class RevocationEvent:
     """One revocation and its place in the feed."""
@@ -278,13 +285,13 @@ class EventReader:
     def _revoked(self, facts: dict[str, str]) -> RevocationEvent:
         sequence = self._next(facts)
         revocation = Revocation(
-            issuer_key_id=bytes.fromhex(facts["issuer_key_id"]),
-            serial=int(facts["serial"], 16),
-            reason=RevocationReason(facts["reason"]),
-            revoked_at=datetime.fromisoformat(facts["revoked_at"]),
+            _issuer_of(facts["issuer_key_id"]),
+            int(facts["serial"], 16),
+            _reason_of(facts["reason"]),
+            _moment_of(facts["revoked_at"]),
         )
         recorded_at = facts.get("recorded_at")
-        moment = revocation.revoked_at if recorded_at is None else datetime.fromisoformat(recorded_at)
+        moment = revocation.revoked_at if recorded_at is None else _moment_of(recorded_at)
         return RevocationEvent(sequence, revocation, facts["device"], moment, facts.get("mark"))
 
     def _released(self, facts: dict[str, str]) -> ReleaseEvent:

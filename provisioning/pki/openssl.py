@@ -50,6 +50,7 @@ _FIRST_KNOWN, _FIRST_UNKNOWN = (3, 11), (3, 15)
 StatusCallback: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 InfoCallback: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
 """Types of what OpenSSL calls when a client asks for a staple, and at each step of a session other than data."""
+_NO_CALLBACK: Final = InfoCallback()
 
 
 def address_of(session: Any) -> int:
@@ -124,11 +125,17 @@ def forget_errors() -> None:
             _never_shaken.do_handshake()
 
 
-def say_goodbye(session: Any) -> None:
+def say_goodbye(session: Any, address: int = 0) -> None:
     """Send close_notify (RFC 8446 §6.1) to the peer of *session*, if its socket takes it at once.
 
-    *session* is an `ssl.SSLSocket` that does not block, or the object inside one. Its TLS session stays resumable.
+    *session* is an `ssl.SSLSocket` that does not block, or the object inside one; OpenSSL's is at *address*, if that is
+    known. Its TLS session stays resumable.
     """
+    if address:  # The usual way. Its alert is no step that anybody counts (`provisioning.pki.key_updates`).
+        library.SSL_set_info_callback(address, _NO_CALLBACK)
+        if library.SSL_shutdown(address) < 0:
+            forget_errors()
+        return
     # Not by `unwrap`, which releases the object inside: its address is still in use.
     inner = getattr(session, "_sslobj", session)
     if inner is None:

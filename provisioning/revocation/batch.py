@@ -18,13 +18,15 @@ Rules
 1. Whatever would be refused alone refuses the batch, and all that is refused is named (`RefusedTogether`).
 2. Duplicate names count once.
 3. Devices are processed in the order in which they were named; so are answers and audit log entries, one for each.
-4. The answer says, for each device, what the call has changed, or, if it changed nothing, the device's revocations; for
+4. The answer is made when the feed has handed over the batch's events: brokers close sessions, or admit again, while
+   it is made, and whoever has it finds that they know.
+5. The answer says, for each device, what the call has changed, or, if it changed nothing, the device's revocations; for
    a device in portions only the newest hundred certificates: there may be thousands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -47,7 +49,14 @@ from provisioning.store.unfinished_ends import UnfinishedEnd
 TOGETHER: Final = 2000
 """Most certificates of whole devices in a batch's transaction, some 0.1 ms each: the others follow in portions."""
 
+Heard = Callable[[int], Awaitable[None]]
+"""Waits until the feed has handed the event with a sequence number to its followers, not for ever."""
+
 _ABOVE_EVERY_ID: Final = 2**62
+
+
+async def nobody_follows(_sequence: int) -> None:
+    """Wait for nobody: where there is no feed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +71,12 @@ class Batch:
     """Certificates of the devices that are processed at once, oldest first, by the devices' ids."""
     left: Mapping[int, UnfinishedEnd]
     """Earlier decisions about devices that are not finished, by the devices' ids."""
-
-    @property
-    def later(self) -> Sequence[Device]:
-        """Devices whose certificates follow in portions."""
-        return [each for each in self.whole if each.id not in self.issued]
-
-    @property
-    def at_once(self) -> Sequence[StoredCertificate]:
-        """All certificates of the devices that are processed at once."""
-        return [certificate for issued in self.issued.values() for certificate in issued]
-
-    @property
-    def named(self) -> Sequence[Device]:
-        """Every device that is named, or a certificate of which is, once."""
-        every = [*self.whole, *(each.device for each in self.singly)]
-        return list({each.id: each for each in every}.values())
+    later: Sequence[Device]
+    """Devices whose certificates follow in portions."""
+    at_once: Sequence[StoredCertificate]
+    """All certificates of the devices that are processed at once."""
+    named: Sequence[Device]
+    """Every device that is named, or a certificate of which is, once."""
 
     def check_an_admin_is_left(self, connection: Connection, now: datetime, undone: str) -> None:
         """Raise `RefusedTogether`, which undoes the transaction, if the batch has shut out the last admin."""
@@ -96,19 +95,21 @@ def look_up(connection: Connection, names: Sequence[str], serials: Sequence[str]
     names, serials = list(dict.fromkeys(names)), list(dict.fromkeys(serials))
     locked = devices.lock_all(connection, names, serials)
     by_name = {each.name: each for each in locked}
-    for name in names:
+    for name in [name for name in names if name not in by_name]:
         with refusals.of("device", name):
-            if name not in by_name:
-                raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name!r}")
+            raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name!r}")
     whole = [by_name[name] for name in names if name in by_name]
     singly = certificates.of_devices_or_with_serials(connection, [], serials)
     known = {each.serial for each in singly}
-    for serial in serials:
+    for serial in [serial for serial in serials if serial not in known]:
         with refusals.of("serial", serial):
-            if serial not in known:
-                raise Refused(Code.SERIAL_UNKNOWN, f"no certificate has the serial number {serial!r}")
+            raise Refused(Code.SERIAL_UNKNOWN, f"no certificate has the serial number {serial!r}")
     left = unfinished_ends.of_each(connection, [each.id for each in locked])
-    return Batch(whole, singly, _done_at_once(connection, whole, left), left)
+    issued = _done_at_once(connection, whole, left)
+    later = [each for each in whole if each.id not in issued]
+    at_once = [certificate for some in issued.values() for certificate in some]
+    named = {each.id: each for each in (*whole, *(each.device for each in singly))}
+    return Batch(whole, singly, issued, left, later, at_once, list(named.values()))
 
 
 def told(
@@ -167,7 +168,7 @@ def _done_at_once(
         if len(identifiers) <= min(room, issued_to.FEW) and device.id not in left:
             room -= len(identifiers)
             chosen[device.id] = identifiers
-    by_id = {
-        each.id: each for each in certificates.with_ids(connection, {each for some in chosen.values() for each in some})
-    }
+    every = [each for some in chosen.values() for each in some]
+    known = {each.id: each for each in whole}
+    by_id = {each.id: each for each in certificates.of_known_devices(connection, every, known)}
     return {device: [by_id[each] for each in identifiers] for device, identifiers in chosen.items()}

@@ -5,7 +5,7 @@ How it is atomic: `provisioning.revocation.batch`. What is revoked: `provisionin
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -14,7 +14,9 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Refusals
-from provisioning.revocation.batch import Batch, finish_later, look_up, told
+from provisioning.pki.identity import Role
+from provisioning.program.collector import paused
+from provisioning.revocation.batch import Batch, Heard, finish_later, look_up, told
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.keys_of_many import KeysOfMany, finish_keys, keys_of
 from provisioning.revocation.portions import Portions
@@ -29,10 +31,6 @@ from provisioning.store.database import Database
 from provisioning.store.devices import Device, DeviceState
 
 log = structlog.get_logger(__name__)
-
-
-Heard = Callable[[int], Awaitable[None]]
-"""Waits until the feed has handed the event with a sequence number to its followers, not for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +117,13 @@ class EndOfMany:
         others = [fact for identifier, fact in facts.items() if identifier not in named]
         return RevocationOutcome(told(begun.batch, facts, later, [*of_keys, *others]), changed)
 
+    @paused()
     def _begin(self, connection: Connection, end: End) -> _Begun:
         now, grounds, undone = self._clock(), end.grounds, end.action.value
         refusals = Refusals()
         voided = tokens.void_of_each(connection, end.names, now)  # Before the devices: the store's lock order.
         batch = look_up(connection, end.names, end.serials, refusals)
-        for device in batch.whole:
+        for device in [each for each in batch.whole if each.role is Role.SERVICE]:
             with refusals.of("device", device.name):
                 check_the_service_is_not_ended(device)
         refusals.check(undone)
@@ -174,14 +173,17 @@ def _entries(
     for each in ended:
         of_device.setdefault(each.device.id, []).append(each)
     found: list[tuple[str, dict[str, object]]] = []
-    later = {each.id for each in batch.later}
+    later, common = {each.id for each in batch.later}, end.grounds.facts
     every: dict[int, Device] = {each.id: each for each in (*batch.named, *(each.device for each in ended))}
-    for device in every.values():
-        taken = of_device.get(device.id, ())
-        if not (taken or device.id in fresh or voided[device.name]):
+    for identifier, device in every.items():
+        taken, tokens_voided = of_device.get(identifier, ()), voided.get(device.name, 0)
+        if not (taken or identifier in fresh or tokens_voided):
             continue
-        serials = IN_WHAT_FOLLOWS if device.id in later and not taken else [each.serial for each in taken]
-        facts = {**end.grounds.facts, "serials": serials, "tokens_voided": voided[device.name], **facts_before(taken)}
-        facts |= {"same_key": IN_WHAT_FOLLOWS} if keys.follow(device.id) else {}
+        serials = IN_WHAT_FOLLOWS if identifier in later and not taken else [each.serial for each in taken]
+        facts = {**common, "serials": serials, "tokens_voided": tokens_voided}
+        if any(each.revocation is not None for each in taken):
+            facts |= facts_before(taken)
+        if keys.later and keys.follow(identifier):
+            facts["same_key"] = IN_WHAT_FOLLOWS
         found.append((device.name, facts))
     return found

@@ -40,13 +40,14 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii
 from typing import Final
 
 import structlog
 
 from provisioning.errors import Code, Refused
 from provisioning.pki import address_key
-from provisioning.program.flat_json import FlatJson
+from provisioning.quick_values import quickly_made
 from provisioning.store import revocations
 from provisioning.store.database import Database
 from provisioning.store.revocations import EventKind, RevocationRecord
@@ -61,11 +62,11 @@ _PATIENCE_SECONDS: Final = 1.0
 MOST_OF_ONE: Final = 16
 """Subscriptions of one party at one process: a broker has one, and for half a minute those that it has lost."""
 
-_ENCODE: Final = FlatJson(ascii_only=True, sort_keys=False).encode
 _TAIL: Final = 8192
 _MARK_DIGITS: Final = 16
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class FeedEvent:
     """One revocation or release, encoded once for all subscribers."""
@@ -80,20 +81,22 @@ class FeedEvent:
 
 def event_of(record: RevocationRecord) -> FeedEvent:
     """Return *record* with its server-sent event."""
-    when = _times(record.occurred_at)
-    data = {"sequence": record.sequence, "issuer_key_id": record.issuer_key_id, "serial": record.serial}
-    match record.kind:
-        case EventKind.REVOKED:
-            data |= {"reason": record.reason.value, "revoked_at": when.at, "recorded_at": when.recorded_at}
-            if record.invalidity_date is not None:
-                data["invalidity_date"] = _times(record.invalidity_date).at
-        case EventKind.RELEASED:
-            data |= {"released_at": when.at}
-    data["device"] = record.device
-    facts = (record.kind, record.issuer_key_id, record.serial, record.reason, when.exactly)
-    data["mark"] = mark = hashlib.sha256(" ".join(facts).encode()).hexdigest()[:_MARK_DIGITS]
-    frame = f"id: {record.sequence}\nevent: {record.kind}\ndata: {_ENCODE(data)}\n\n".encode()
-    return FeedEvent(record.sequence, record.issuer_key_id, record.serial, frame, mark)
+    when, sequence, issuer, serial = _times(record.occurred_at), record.sequence, record.issuer_key_id, record.serial
+    kind = record.kind.value
+    if record.kind is EventKind.REVOKED:
+        what = f'"reason": "{record.reason.value}", "revoked_at": "{when.at}", "recorded_at": "{when.recorded_at}"'
+        if record.invalidity_date is not None:
+            what += f', "invalidity_date": "{_times(record.invalidity_date).at}"'
+    else:
+        what = f'"released_at": "{when.at}"'
+    facts = f"{kind} {issuer} {serial} {record.reason.value} {when.exactly}"
+    mark = hashlib.sha256(facts.encode()).hexdigest()[:_MARK_DIGITS]
+    # As the library's encoder writes it, for a tenth of the steps: only the name is not ours.
+    data = (
+        f'{{"sequence": {sequence}, "issuer_key_id": "{issuer}", "serial": "{serial}", {what}, '
+        f'"device": {encode_basestring_ascii(record.device)}, "mark": "{mark}"}}'
+    )
+    return FeedEvent(sequence, issuer, serial, f"id: {sequence}\nevent: {kind}\ndata: {data}\n\n".encode(), mark)
 
 
 @dataclass(frozen=True, slots=True)

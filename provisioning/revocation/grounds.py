@@ -23,7 +23,7 @@ class Grounds:
     def facts(self) -> dict[str, object]:
         """The facts for the audit log."""
         known = {} if self.invalidity_date is None else {"invalidity_date": self.invalidity_date}
-        return {"reason": self.reason, **known}
+        return {"reason": self.reason.value, **known}
 
 
 def grounds_of(reason: RevocationReason, invalidity_date: datetime | None, now: datetime) -> Grounds:

@@ -52,25 +52,31 @@ def record(connection: Connection, ended: Changed, grounds: Grounds, now: dateti
     """Revoke certificates, even if on hold or revoked before, and return their revocations."""
     at = now.replace(microsecond=0)  # As in the CRL (RFC 5280 §5.1.2.6).
     fresh = [each for each in ended if each.revocation is None]
-    held = {each.id: each.revocation for each in ended if each.revocation is not None}
-    told: dict[int, StoredRevocation] = {}
-    since = grounds.invalidity_date
+    held = [each for each in ended if each.revocation is not None]
+    told: dict[int, Revoked] = {}
+    reason, since = grounds.reason, grounds.invalidity_date
     if held:
-        sequences = revocations.finalise(connection, held, reason=grounds.reason, revoked_by=by, invalidity_date=since)
-        told |= {
-            identifier: StoredRevocation(place, grounds.reason, before.revoked_at, since or before.invalidity_date)
-            for place, (identifier, before) in zip(sequences, held.items(), strict=True)
-        }
+        told = _made_final(connection, held, grounds, by)
     if fresh:
         identifiers = [each.id for each in fresh]
         sequences = revocations.add(
-            connection, identifiers, reason=grounds.reason, revoked_at=now, revoked_by=by, invalidity_date=since
+            connection, identifiers, reason=reason, revoked_at=now, revoked_by=by, invalidity_date=since
         )
-        told |= {
-            identifier: StoredRevocation(place, grounds.reason, at, since)
-            for place, identifier in zip(sequences, identifiers, strict=True)
-        }
-    return [_facts(each, told[each.id]) for each in ended]
+        for place, each in zip(sequences, fresh, strict=True):
+            told[each.id] = Revoked(each.serial, each.device.name, reason, at, place, since)
+    return [told[each.id] for each in ended]
+
+
+def _made_final(connection: Connection, held: Changed, grounds: Grounds, by: str) -> dict[int, Revoked]:
+    """Make revocations that there are final, for *grounds*; return the facts by certificate ids."""
+    before = {each.id: each.revocation for each in held if each.revocation is not None}
+    reason, since = grounds.reason, grounds.invalidity_date
+    sequences = revocations.finalise(connection, before, reason=reason, revoked_by=by, invalidity_date=since)
+    now = {
+        identifier: StoredRevocation(place, reason, was.revoked_at, since or was.invalidity_date)
+        for place, (identifier, was) in zip(sequences, before.items(), strict=True)
+    }
+    return {each.id: _facts(each, now[each.id]) for each in held}
 
 
 def facts_of(issued: Changed) -> list[Revoked]:

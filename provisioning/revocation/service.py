@@ -34,7 +34,8 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
-from provisioning.revocation.end_of_many import End, EndOfMany, Heard
+from provisioning.revocation.batch import Heard, nobody_follows
+from provisioning.revocation.end_of_many import End, EndOfMany
 from provisioning.revocation.end_of_one import EndOfOne
 from provisioning.revocation.grounds import Grounds, grounds_of
 from provisioning.revocation.issued_to import TooMany, first_of_device
@@ -82,10 +83,6 @@ class _Unfinished(Exception):
     """An earlier decision about the device is not finished."""
 
 
-async def _at_once(_sequence: int) -> None:
-    pass
-
-
 class RevocationService:
     """Revokes for ever: certificates by device or by serial number, and devices as a whole."""
 
@@ -95,7 +92,7 @@ class RevocationService:
         clock: Callable[[], datetime],
         after_commit: tuple[Callable[[Changed], None], ...],
         shut_out: Callable[[], None] = lambda: None,
-        heard: Heard = _at_once,
+        heard: Heard = nobody_follows,
     ) -> None:
         """*after_commit* are called with the certificates whose status has changed, before the caller is answered.
 

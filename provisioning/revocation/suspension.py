@@ -28,6 +28,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.batch import Heard, nobody_follows
 from provisioning.revocation.events_since import released_since
 from provisioning.revocation.holds import (
     ReleaseOutcome,
@@ -74,16 +75,18 @@ class SuspensionService:
         clock: Callable[[], datetime],
         after_commit: tuple[Callable[[Changed], None], ...],
         portions: Portions | None = None,
+        heard: Heard = nobody_follows,
     ) -> None:
         """*after_commit* are called with the certificates whose status has changed, before the caller is answered.
 
-        *portions* finishes what is left; without it, the service has its own.
+        *portions* finishes what is left; without it, the service has its own. *heard* is awaited before the answer to a
+        batch is made, once its events were announced.
         """
         self._database = database
         self._clock = clock
         self._after_commit = after_commit
         self._portions = portions or Portions(database, clock, self._tell)
-        self._many = SuspensionOfMany(database, clock, self._tell, self._portions)
+        self._many = SuspensionOfMany(database, clock, self._tell, self._portions, heard)
 
     async def suspend_device(self, name: str, *, by: str, occasion: Occasion = AN_OPERATOR_S_WORD) -> RevocationOutcome:
         """Put every certificate of a device on hold; raise `Refused` if it is unknown or gone for good.

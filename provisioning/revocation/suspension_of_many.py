@@ -15,8 +15,9 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import Refusals
 from provisioning.pki.revocation import RevocationReason
+from provisioning.program.collector import paused
 from provisioning.revocation import issued_to
-from provisioning.revocation.batch import Batch, finish_later, look_up, told
+from provisioning.revocation.batch import Batch, Heard, finish_later, look_up, told
 from provisioning.revocation.events_since import released_since
 from provisioning.revocation.holds import (
     Released,
@@ -61,17 +62,24 @@ class SuspensionOfMany:
     """Suspends and resumes what is named together: all of it, or nothing."""
 
     def __init__(
-        self, database: Database, clock: Callable[[], datetime], tell: Callable[[Changed], None], portions: Portions
+        self,
+        database: Database,
+        clock: Callable[[], datetime],
+        tell: Callable[[Changed], None],
+        portions: Portions,
+        heard: Heard,
     ) -> None:
         self._database = database
         self._clock = clock
         self._tell = tell
         self._portions = portions
+        self._heard = heard
 
     async def suspend(self, names: Sequence[str], serials: Sequence[str], *, by: str) -> RevocationOutcome:
         """Put all that is named on hold; raise `RefusedTogether` naming all that cannot be."""
         begun = await self._database.write(partial(self._hold, names=names, serials=serials, by=by))
         self._tell(begun.fresh)
+        await self._reach(begun.held)
         later, more = await finish_later(self._database, self._portions, begun.batch, begun.before)
         changed = begun.changed or more
         if changed:
@@ -82,6 +90,7 @@ class SuspensionOfMany:
         facts = {each.id: fact for each, fact in zip(begun.fresh, begun.held, strict=True)}
         return RevocationOutcome(told(begun.batch, facts, later), changed)
 
+    @paused()
     def _hold(self, connection: Connection, names: Sequence[str], serials: Sequence[str], by: str) -> _Begun:
         now, refusals, undone = self._clock(), Refusals(), Action.SUSPENDED.value
         batch = look_up(connection, names, serials, refusals)
@@ -108,10 +117,15 @@ class SuspensionOfMany:
         audit.append_each(connection, now, by, Action.SUSPENDED, entries)
         return _Begun(batch, fresh, bool(entries), before, held=held)
 
+    async def _reach(self, done: Sequence[Revoked] | Sequence[Released]) -> None:
+        if done:
+            await self._heard(max(each.sequence for each in done))
+
     async def resume(self, names: Sequence[str], serials: Sequence[str], *, by: str) -> ReleaseOutcome:
         """Release all that is named; raise `RefusedTogether` naming all that cannot be."""
         begun = await self._database.write(partial(self._release, names=names, serials=serials, by=by))
         self._tell(begun.fresh)
+        await self._reach(begun.released)
         released = [*begun.released]
         later = [each.name for each in begun.batch.later]
         if later:
@@ -126,6 +140,7 @@ class SuspensionOfMany:
         place = {each.name: number for number, each in enumerate(begun.batch.named)}
         return ReleaseOutcome(sorted(released, key=lambda each: (place[each.device], each.sequence)), changed)
 
+    @paused()
     def _release(self, connection: Connection, names: Sequence[str], serials: Sequence[str], by: str) -> _Begun:
         now, refusals, undone = self._clock(), Refusals(), Action.RESUMED.value
         batch = look_up(connection, names, serials, refusals)

@@ -39,7 +39,7 @@ def is_taken_with_its_device(certificate: StoredCertificate, grounds: Grounds, n
 def facts_before(taken: Sequence[StoredCertificate]) -> Mapping[str, object]:
     """Return the audit log's facts about changed final reasons: which certificates had which."""
     before = {
-        each.serial: each.revocation.reason
+        each.serial: each.revocation.reason.value
         for each in taken
         if each.revocation is not None and each.revocation.reason.final
     }

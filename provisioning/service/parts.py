@@ -193,7 +193,7 @@ async def build(
     )
     audit_key = read_audit_key(authority.files)
     revocation = RevocationService(database, utc_now, told, responder.forget_all, feed.reach)
-    suspension = SuspensionService(database, utc_now, told, revocation.portions)
+    suspension = SuspensionService(database, utc_now, told, revocation.portions, feed.reach)
     recall = RecallWatch(database, utc_now, revocation, suspension, SERVER_NAME)
     fetcher = ManufacturerFetcher(
         database,

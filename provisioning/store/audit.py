@@ -43,7 +43,7 @@ from sqlalchemy.exc import OperationalError
 from provisioning.directory.audit_chain import BEGINNING, AuditHead, link, seal
 from provisioning.errors import Code, Refused
 from provisioning.program.flat_json import FlatJson
-from provisioning.store.prepared import Prepared
+from provisioning.store.prepared import Columns, Prepared, Same
 from provisioning.store.tables import audit_entries, audit_head
 
 KEY_OPTION: Final = "audit_key"
@@ -203,23 +203,24 @@ def append_each(
             end.now = AuditHead(last, mac)
     last, mac = end.now.number, end.now.mac
     at, does = at.astimezone(UTC), action.value
-    rows = []
+    doing = _doing(at, actor, does)
+    texts, macs = [], []
     for number, (subject, details) in enumerate(entries, last + 1):
         text = _DETAILS.encode(details)
-        mac = _mac(key, mac, number, at, actor, does, subject, text)
-        rows.append(
-            {
-                "number": number,
-                "at": at,
-                "actor": actor,
-                "action": does,
-                "subject": subject,
-                "details": text,
-                "mac": mac,
-            }
-        )
-    end.now = AuditHead(last + len(rows), mac)
-    _APPEND.run_each(connection, rows)
+        mac = link(key, mac, _content(number, doing, subject, text).encode())
+        texts.append(text)
+        macs.append(mac)
+    end.now = AuditHead(last + len(texts), mac)
+    columns: Columns = {
+        "number": range(last + 1, last + len(texts) + 1),
+        "at": Same(at),
+        "actor": Same(actor),
+        "action": Same(does),
+        "subject": [subject for subject, _ in entries],
+        "details": texts,
+        "mac": macs,
+    }
+    _APPEND.run_columns(connection, columns)
     if shared is None:
         _write(connection, end)
 
@@ -288,8 +289,16 @@ def _mac(
 
 def content(number: int, at: datetime, actor: str, action: str, subject: str, details: str) -> str:
     """Return what is authenticated of an entry: a JSON array, put together as the library would write it."""
-    texts = ", ".join(map(encode_basestring_ascii, (actor, action, subject, details)))
-    return f'[{number}, "{at.astimezone(UTC).isoformat()}", {texts}]'
+    return _content(number, _doing(at, actor, action), subject, details)
+
+
+def _doing(at: datetime, actor: str, action: str) -> str:
+    """Return what entries that are appended together have in common, as `content` has it."""
+    return f'"{at.astimezone(UTC).isoformat()}", {encode_basestring_ascii(actor)}, {encode_basestring_ascii(action)}'
+
+
+def _content(number: int, doing: str, subject: str, details: str) -> str:
+    return f"[{number}, {doing}, {encode_basestring_ascii(subject)}, {encode_basestring_ascii(details)}]"
 
 
 def begin(connection: Connection) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, Final
 
 from cryptography import x509
@@ -127,6 +128,7 @@ class HeldCertificate:
 
 FACTS: Final = [certificates.c[field.name] for field in fields(StoredCertificate) if field.name in certificates.c]
 """The columns that are fields of `StoredCertificate`, in their order."""
+_WIDTH: Final = len(FACTS)
 
 
 REVOCATION_FACTS: Final = [
@@ -195,6 +197,13 @@ _IDS_WITH_SERIAL: Final = Prepared(
     select(certificates.c.id).where(certificates.c.serial == bindparam("wanted")), at_once=True
 )
 _WITH_ID: Final = Prepared(selected().where(certificates.c.id == bindparam("wanted")), at_once=True)
+# The devices of a batch have been read, and locked, before.
+_OF_KNOWN_DEVICE: Final = Prepared(
+    select(*FACTS, *REVOCATION_FACTS, *ENDS_ABOVE, certificates.c.device_id)
+    .select_from(with_ends_above(certificates.outerjoin(revocations)))
+    .where(certificates.c.id == bindparam("wanted")),
+    at_once=True,
+)
 _FIND_SERIAL: Final = Prepared(selected(with_der=True).where(certificates.c.serial == bindparam("wanted")).limit(1))
 _ENDED: Final = select(unfinished_ends.c.ended_at).where(
     unfinished_ends.c.device_id == certificates.c.device_id, unfinished_ends.c.reason != RELEASE
@@ -257,11 +266,15 @@ _NEWEST_WITH_KEY: Final = Prepared(
 
 def from_row(row: Sequence[Any]) -> StoredCertificate:
     """Return the certificate in a row of `selected`."""
-    width = len(FACTS)
-    sequence, reason, revoked_at, invalid, *ends = row[width + DEVICE_WIDTH : width + DEVICE_WIDTH + 6]
+    behind = _WIDTH + DEVICE_WIDTH
+    return _certificate(row[:_WIDTH], device_from(row[_WIDTH:]), row[behind : behind + 6])
+
+
+def _certificate(facts: Sequence[Any], device: Device, ends: Sequence[Any]) -> StoredCertificate:
+    sequence, reason, revoked_at, invalid, *above = ends
     revocation = None if sequence is None else StoredRevocation(sequence, RevocationReason(reason), revoked_at, invalid)
-    facts: list[Any] = [*row[:width], device_from(row[width:]), revocation, *ends]
-    return StoredCertificate(*facts)
+    every: list[Any] = [*facts, device, revocation, *above]
+    return StoredCertificate(*every)
 
 
 @quickly_made
@@ -371,15 +384,21 @@ def of_devices_or_with_serials(
 
 def _ids(connection: Connection, of: Prepared, wanted: Sequence[object]) -> set[int]:
     """Return the ids that *of* finds for each that is *wanted*."""
-    answers = of.answers(connection, [{"wanted": each} for each in wanted]) if wanted else ()
-    return {row[0] for answer in answers for row in answer.rows}
+    return {row[0] for row in of.placed(connection, list(dict.fromkeys(wanted)))}
 
 
 def with_ids(connection: Connection, *identifiers: set[int]) -> list[StoredCertificate]:
     """Return the certificates with these ids, oldest first."""
     wanted = sorted(set().union(*identifiers))
-    answers = _WITH_ID.answers(connection, [{"wanted": each} for each in wanted]) if wanted else ()
-    return [from_row(row) for answer in answers for row in answer.rows]
+    return sorted(map(from_row, _WITH_ID.placed(connection, wanted)), key=attrgetter("id"))
+
+
+def of_known_devices(
+    connection: Connection, identifiers: Sequence[int], known: Mapping[int, Device]
+) -> list[StoredCertificate]:
+    """Return the certificates with these ids, which belong to devices that are *known*, by their ids; in no order."""
+    rows = _OF_KNOWN_DEVICE.placed(connection, identifiers)
+    return [_certificate(row[:_WIDTH], known[row[-2]], row[_WIDTH:-2]) for row in rows]
 
 
 def key_compromised(connection: Connection, device_id: int, spki_sha256: bytes) -> bool:

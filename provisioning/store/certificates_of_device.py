@@ -143,8 +143,10 @@ def first(connection: Connection, device_id: int, most: int) -> list[StoredCerti
 
 def first_ids(connection: Connection, device_ids: Sequence[int], most: int) -> list[list[int]]:
     """Return the ids of the *most* oldest certificates of each device."""
-    asked = [{"wanted": each, "most": most} for each in device_ids]
-    return [[row[0] for row in answer.rows] for answer in _FIRST_IDS.answers(connection, asked)] if asked else []
+    found: list[list[int]] = [[] for _ in device_ids]
+    for identifier, place in _FIRST_IDS.placed(connection, device_ids, {"most": most}):
+        found[place - 1].append(identifier)
+    return [sorted(each) for each in found]
 
 
 def before(connection: Connection, device_id: int, identifier: int, most: int) -> list[StoredCertificate]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, Final
 
 from sqlalchemy import Case, bindparam, case, func, insert, select, update
@@ -13,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.pki.identity import Role
 from provisioning.quick_values import quickly_made
-from provisioning.store.prepared import Prepared
+from provisioning.store.prepared import Prepared, Same
 from provisioning.store.tables import certificates, devices, revocations
 
 WIDTH: Final = len(devices.c)
@@ -73,14 +74,11 @@ class Device:
     @property
     def state(self) -> DeviceState:
         """The state in force: the most final decision."""
-        for state, since in (
-            (DeviceState.DECOMMISSIONED, self.decommissioned_at),
-            (DeviceState.REVOKED, self.revoked_at),
-            (DeviceState.SUSPENDED, self.suspended_at),
-        ):
-            if since is not None:
-                return state
-        return DeviceState.ACTIVE
+        if self.decommissioned_at is not None:
+            return DeviceState.DECOMMISSIONED
+        if self.revoked_at is not None:
+            return DeviceState.REVOKED
+        return DeviceState.ACTIVE if self.suspended_at is None else DeviceState.SUSPENDED
 
 
 def device_from(row: Sequence[Any]) -> Device:
@@ -106,9 +104,9 @@ def lock_all(connection: Connection, names: Sequence[str], serials: Sequence[str
     Several devices are always locked in the order of their names, or two transactions could deadlock.
     """
     # Each is looked up by an index: without statistics PostgreSQL would read all devices for a list.
-    owners = _each(connection, _ID_WITH_SERIAL, serials)
-    wanted = {*names, *(row[0] for row in _each(connection, _NAME, sorted({row[0] for row in owners})))}
-    return [device_from(row) for row in _each(connection, _LOCK, sorted(wanted))]
+    owners = {row[0] for row in _ID_WITH_SERIAL.placed(connection, serials)}
+    wanted = {*names, *(row[0] for row in _NAME.placed(connection, sorted(owners)))}
+    return sorted(map(device_from, _LOCK.placed(connection, sorted(wanted))), key=attrgetter("name"))
 
 
 def _each(connection: Connection, prepared: Prepared, wanted: Sequence[object]) -> list[tuple[Any, ...]]:
@@ -149,8 +147,9 @@ def set_state(connection: Connection, device_ids: Sequence[int], state: DeviceSt
         "new_revoked_at": DeviceState.REVOKED,
         "new_decommissioned_at": DeviceState.DECOMMISSIONED,
     }
-    values = {column: since if each is state else None for column, each in columns.items()}
-    _SET_STATE.run_each(connection, [{"wanted": identifier, **values} for identifier in device_ids])
+    if device_ids:
+        values = {column: Same(since if each is state else None) for column, each in columns.items()}
+        _SET_STATE.run_columns(connection, {"wanted": device_ids, **values})
 
 
 def _state() -> Case[str]:

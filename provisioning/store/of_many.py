@@ -11,12 +11,18 @@ uses::
 
 SQLite keeps to the order of a CROSS JOIN, so it iterates over the array, whatever its statistics on the table.
 
+The first rows of each value are chosen by a subquery of one table, which is all that is read of the others::
+
+    SELECT t.id FROM t WHERE t.a = ? ORDER BY t.id LIMIT ? OFFSET ?
+    SELECT t.id, asked.key + 1 FROM json_each(?) AS asked CROSS JOIN t
+        WHERE t.id IN (SELECT t.id FROM t WHERE t.a = asked.value ORDER BY t.id LIMIT ? OFFSET ?)
+
 Rules
 -----
 1. Rows end with the position of the value that they answer, from 1; their order is undefined.
 2. Values that JSON might not preserve exactly are not looked up like this: `array_of` tells.
 
-Handles: a statement with one parameter, text or a number, and neither subquery, order nor limit.
+Handles: a statement with one parameter, text or a number, and neither subquery, order nor limit; and the first ids.
 """
 
 from __future__ import annotations
@@ -27,11 +33,20 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 _FLAT: Final = re.compile(r"SELECT ([^?]+?) \nFROM ([^?]+?) ?\nWHERE ([^?]*)\?([^?]*)", re.ASCII)
+_FIRST_IDS: Final = re.compile(
+    r"SELECT (?P<first>(?P<table>\w+)\.id \nFROM (?P=table) \nWHERE (?P=table)\.\w+ = )\?"
+    r"(?P<rest> ORDER BY (?P=table)\.id\n LIMIT \? OFFSET \?)",
+    re.ASCII,
+)
 _MORE: Final = re.compile(r"\b(SELECT|LIMIT|ORDER BY|GROUP BY)\b", re.ASCII)
 
 
 def text_of_many(text: str) -> str:
     """Return the statement *text* for an array of values; empty if it is not one that is handled."""
+    if (found := _FIRST_IDS.fullmatch(text)) is not None:
+        first, table, rest = found["first"], found["table"], found["rest"]
+        each = f"SELECT {first}asked.value{rest}"
+        return f"SELECT {table}.id, asked.key + 1 FROM json_each(?) AS asked CROSS JOIN {table} WHERE {table}.id IN ({each})"  # noqa: S608, E501 - of a statement only
     found = _FLAT.fullmatch(text)
     if found is None or len(_MORE.findall(text)) > 1:
         return ""
@@ -42,10 +57,7 @@ def text_of_many(text: str) -> str:
 
 def array_of(values: Sequence[Any]) -> str | None:
     """Return *values* as JSON, None if one is neither a number nor plain text."""
-    for value in values:
-        if type(value) is str:
-            if not (value.isascii() and value.isprintable()):
-                return None
-        elif type(value) is not int:
-            return None
-    return json.dumps(values)
+    if not set(map(type, values)) <= {str, int}:
+        return None
+    text = "".join([value for value in values if type(value) is str])
+    return json.dumps(values) if text.isascii() and text.isprintable() else None

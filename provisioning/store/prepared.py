@@ -27,8 +27,9 @@ defaults that are computed in Python.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from operator import itemgetter
 from typing import Any, Final, Protocol
 
@@ -48,6 +49,16 @@ _AT_ONCE: Final = 5000
 """Rows per statement on PostgreSQL; so many one by one would block all writers for seconds."""
 _DRIVER: Final = "driver"
 """Key in a connection's ``info``: see `driver_of`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Same:
+    """A value that all rows of `Prepared.run_columns` share."""
+
+    value: Any
+
+
+Columns = Mapping[str, Sequence[Any] | Same]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +110,22 @@ class _Compiled:
     def bound_at_once(self, rows: Sequence[Values]) -> Any:
         """Return the values of *rows* as arrays, None if that is impossible."""
         if self.positional:  # SQLite, with one parameter.
-            array = of_many.array_of([value for values in rows for value in self.in_order(values)])
-            return None if array is None else (array,)
+            return None if len(self.binders) > 1 else self.array([values[self.binders[0][0]] for values in rows], {})
         bound: dict[str, Any] = dict(self.fixed)
         for name, bind in self.binders:
             if name not in bound:
                 column = [values[name] for values in rows]
                 bound[name] = array_of(column if bind is None else [bind(value) for value in column])
         return bound
+
+    def array(self, wanted: Sequence[Any], common: Values) -> tuple[Any, ...] | None:
+        """Return the values of SQLite's *at_once*: those *wanted* of its first parameter, and the *common* others.
+
+        None if that is impossible.
+        """
+        array = of_many.array_of(wanted)
+        common = {**self.fixed, **common}
+        return None if array is None else (array, *[common[name] for name, _ in self.binders[1:]])
 
     def read(self, row: Sequence[Any]) -> tuple[Any, ...]:
         """Return a row of the driver with every value converted to its type."""
@@ -117,6 +136,17 @@ class _Compiled:
             if (value := found[place]) is not None:  # No type of ours reads NULL as anything else.
                 found[place] = convert(value)
         return tuple(found)
+
+    def read_all(self, rows: Sequence[Sequence[Any]]) -> Sequence[tuple[Any, ...]]:
+        """Do the same to many rows, column by column: most columns need nothing."""
+        if not self.readers or not rows:
+            return [tuple(row) for row in rows]
+        columns: list[Sequence[Any]] = list(zip(*rows, strict=True))
+        for place, convert in self.readers:
+            column = columns[place]
+            if column.count(None) < len(column):
+                columns[place] = [None if value is None else convert(value) for value in column]
+        return list(zip(*columns, strict=True))
 
 
 class Prepared:
@@ -176,6 +206,27 @@ class Prepared:
         except connection.dialect.loaded_dbapi.Error as error:
             raise told(connection, compiled.text, error) from error
 
+    def run_columns(self, connection: Connection, columns: Columns) -> None:
+        """Execute once for each row of *columns*, which are as long as each other; at least one is no `Same`.
+
+        It is `run_each` without a mapping for each row, which on SQLite takes as long as the statement.
+        """
+        compiled = self._for(connection.dialect, columns)
+        size = next(len(column) for column in columns.values() if not isinstance(column, Same))
+        if size <= 1 or not compiled.positional:
+            every = [repeat(each.value, size) if isinstance(each, Same) else each for each in columns.values()]
+            self.run_each(connection, [dict(zip(columns, row, strict=True)) for row in zip(*every, strict=True)])
+            return
+        fixed = compiled.fixed
+        bound = [
+            _bound(columns[name] if name in columns else Same(fixed[name]), bind) for name, bind in compiled.binders
+        ]
+        driver: Any = connection.connection.driver_connection
+        try:
+            driver.cursor().executemany(compiled.text, zip(*bound, strict=False))
+        except connection.dialect.loaded_dbapi.Error as error:
+            raise told(connection, compiled.text, error) from error
+
     def first(self, connection: Connection, values: Values) -> tuple[Any, ...] | None:
         """Execute; return the first row, None if there is none."""
         compiled = self._for(connection.dialect, values)
@@ -198,7 +249,7 @@ class Prepared:
         compiled = self._for(connection.dialect, values)
         if (leader := _leader(connection, compiled)) is not None:
             return leader.ask(self, [values])[0].rows
-        return [compiled.read(row) for row in _execute(connection, compiled, values).fetchall()]
+        return compiled.read_all(_execute(connection, compiled, values).fetchall())
 
     def answers(self, connection: Connection, rows: Sequence[Values]) -> list[Answer]:
         """Execute for each of *rows*, which have the same names, with as few statements as possible."""
@@ -216,6 +267,26 @@ class Prepared:
             return [Answer(changed[place]) for place in range(1, len(rows) + 1)]
         told = {row[-1]: Answer(1, (compiled.read(row[:-1]),)) for row in found}
         return [told.pop(values[self._told_by], Answer(0)) for values in rows]  # Of equal rows, the first was inserted.
+
+    def placed(
+        self, connection: Connection, wanted: Sequence[Any], common: Values | None = None
+    ) -> Sequence[tuple[Any, ...]]:
+        """Return what is found for each of *wanted*, the different values of the first parameter, in no order.
+
+        Rows end with the place of the value that they answer, from 1. *common* has the other parameters' values. It is
+        `answers` without a mapping for each value, and without an answer for each.
+        """
+        if not wanted:
+            return ()
+        common = common or {}
+        rows = [{"wanted": wanted[0], **common}]
+        compiled = self._for(connection.dialect, rows[0])
+        bound = compiled.array(wanted, common) if compiled.positional and compiled.at_once and len(wanted) > 1 else None
+        if bound is not None:
+            return compiled.read_all(_execute_at_once(connection, compiled, bound).fetchall())
+        rows += [{"wanted": each, **common} for each in wanted[1:]]
+        answers = enumerate(self.answers(connection, rows), 1)
+        return [(*row, place) for place, answer in answers for row in answer.rows]
 
     def _read(self, connection: Connection, compiled: _Compiled, rows: Sequence[Values]) -> list[Answer]:
         asked = {tuple(values.values()): values for values in rows}  # Equal values, equal answers.
@@ -336,10 +407,17 @@ def _compile(
         asked = [name for name in names if name not in fixed]
         types = {name: _without_length(compiled.binds[name].type.compile(dialect)) for name in asked}
         together = text_at_once(statement, text, types, told_by)
-    elif at_once and positional and isinstance(statement, Select) and len(binders) == 1 and binders[0][1] is None:
+    elif at_once and positional and isinstance(statement, Select) and not any(bind for _, bind in binders):
         together = of_many.text_of_many(text)
     converted = [(place, bind) for place, (_, bind) in enumerate(binders) if bind is not None]
     return _Compiled(text, binders, _picker(names), converted, fixed, readers, positional, together)
+
+
+def _bound(column: Sequence[Any] | Same, bind: _Convert | None) -> Iterable[Any]:
+    """Return the values of *column* as SQLite's driver takes them, those of `Same` for ever."""
+    if isinstance(column, Same):
+        return repeat(column.value if bind is None else bind(column.value))
+    return column if bind is None else map(bind, column)
 
 
 def _json_reader(convert: _Convert) -> _Convert:

@@ -22,7 +22,7 @@ from provisioning.pki.revocation import RevocationReason
 from provisioning.quick_values import quickly_made
 from provisioning.store import announcements, counters
 from provisioning.store.certificates import StoredRevocation
-from provisioning.store.prepared import Prepared
+from provisioning.store.prepared import Columns, Prepared, Same
 from provisioning.store.tables import activations, certificates, devices, revocation_events, revocations
 
 _EVENTS: Final = revocation_events.c
@@ -102,6 +102,11 @@ class EventKind(StrEnum):
     RELEASED = "released"
 
 
+# An enumeration looks up a value in twenty steps, for each of a thousand events.
+_KINDS: Final = {each.value: each for each in EventKind}
+_REASONS: Final = {each.value: each for each in RevocationReason}
+
+
 @quickly_made
 @dataclass(frozen=True, slots=True)
 class RevocationRecord:
@@ -131,21 +136,21 @@ def add(
     Their revocation date is *revoked_at* truncated to the second, as a CRL has it (RFC 5280 §5.1.2.6); their
     events keep the exact time. *invalidity_date* is since when they were not to be trusted (RFC 5280 §5.3.2).
     """
-    occurred = dict.fromkeys(certificate_ids, (revoked_at, invalidity_date))
-    sequences = _append(connection, EventKind.REVOKED, occurred, reason=reason, actor=revoked_by)
-    for_what, at = reason.value, revoked_at.replace(microsecond=0)  # Once, and not for each of a thousand.
-    rows = [
-        {
-            "sequence": sequence,
-            "certificate_id": certificate_id,
-            "reason": for_what,
-            "revoked_at": at,
-            "revoked_by": revoked_by,
-            "invalidity_date": invalidity_date,
-        }
-        for sequence, certificate_id in zip(sequences, certificate_ids, strict=True)
-    ]
-    _ADD.run_each(connection, rows)
+    if not certificate_ids:
+        return range(0)
+    since = Same(invalidity_date)
+    sequences = _append(
+        connection, EventKind.REVOKED, certificate_ids, Same(revoked_at), since, reason=reason, actor=revoked_by
+    )
+    columns: Columns = {
+        "sequence": sequences,
+        "certificate_id": certificate_ids,
+        "reason": Same(reason.value),
+        "revoked_at": Same(revoked_at.replace(microsecond=0)),
+        "revoked_by": Same(revoked_by),
+        "invalidity_date": since,
+    }
+    _ADD.run_columns(connection, columns)
     return sequences
 
 
@@ -163,59 +168,66 @@ def finalise(
     *held* has the certificates' current revocations, by certificate id. Their dates stay: they have been distrusted
     since then. So do their invalidity dates, if no other is given. *replaced*: another certificate replaces them now.
     """
-    occurred = {
-        identifier: (before.revoked_at, invalidity_date or before.invalidity_date)
-        for identifier, before in held.items()
+    if not held:
+        return range(0)
+    identifiers = list(held)
+    revoked_at = [before.revoked_at for before in held.values()]
+    invalid = [invalidity_date or before.invalidity_date for before in held.values()]
+    sequences = _append(
+        connection, EventKind.REVOKED, identifiers, revoked_at, invalid, reason=reason, actor=revoked_by
+    )
+    columns: Columns = {
+        "held": identifiers,
+        "place": sequences,
+        "final": Same(reason.value),
+        "actor": Same(revoked_by),
+        "invalid": invalid,
     }
-    sequences = _append(connection, EventKind.REVOKED, occurred, reason=reason, actor=revoked_by)
-    rows = [
-        {"held": identifier, "place": place, "final": reason.value, "actor": revoked_by, "invalid": invalid}
-        for place, (identifier, (_, invalid)) in zip(sequences, occurred.items(), strict=True)
-    ]
-    _FINALISE.run_each(connection, rows)
+    _FINALISE.run_columns(connection, columns)
     if not replaced:  # Trials are on hold from their first second, so every end of one passes here.
-        rows = [{"held": identifier, "since": before.revoked_at} for identifier, before in held.items()]
-        _WITHDRAW.run_each(connection, rows)
+        _WITHDRAW.run_columns(connection, {"held": identifiers, "since": revoked_at})
     return sequences
 
 
 def release(connection: Connection, certificate_ids: Sequence[int], *, released_at: datetime, actor: str) -> range:
     """End holds; return the sequence numbers of the releases."""
+    if not certificate_ids:
+        return range(0)
     sequences = _append(
         connection,
         EventKind.RELEASED,
-        dict.fromkeys(certificate_ids, (released_at, None)),
+        certificate_ids,
+        Same(released_at),
+        Same(None),
         reason=RevocationReason.CERTIFICATE_HOLD,
         actor=actor,
     )
-    _RELEASE.run_each(connection, [{"held": identifier} for identifier in certificate_ids])
+    _RELEASE.run_columns(connection, {"held": certificate_ids})
     return sequences
 
 
 def _append(
     connection: Connection,
     kind: EventKind,
-    occurred: Mapping[int, tuple[datetime, datetime | None]],
+    certificate_ids: Sequence[int],
+    occurred_at: Sequence[datetime] | Same,
+    invalidity_dates: Sequence[datetime | None] | Same,
     *,
     reason: RevocationReason,
     actor: str,
 ) -> range:
-    """Record events; *occurred* maps a certificate's id to the event's time and the invalidity date."""
-    sequences = counters.take(connection, counters.REVOCATION, len(occurred))
-    what, for_what = kind.value, reason.value
-    rows = [
-        {
-            "sequence": sequence,
-            "certificate_id": certificate_id,
-            "kind": what,
-            "reason": for_what,
-            "occurred_at": occurred_at,
-            "actor": actor,
-            "invalidity_date": invalidity_date,
-        }
-        for sequence, (certificate_id, (occurred_at, invalidity_date)) in zip(sequences, occurred.items(), strict=True)
-    ]
-    _ADD_EVENT.run_each(connection, rows)
+    """Record an event for each of *certificate_ids*, which are different."""
+    sequences = counters.take(connection, counters.REVOCATION, len(certificate_ids))
+    columns: Columns = {
+        "sequence": sequences,
+        "certificate_id": certificate_ids,
+        "kind": Same(kind.value),
+        "reason": Same(reason.value),
+        "occurred_at": occurred_at,
+        "actor": Same(actor),
+        "invalidity_date": invalidity_dates,
+    }
+    _ADD_EVENT.run_columns(connection, columns)
     announcements.announce(connection)
     return sequences
 
@@ -224,7 +236,7 @@ def after(connection: Connection, sequence: int, limit: int) -> list[RevocationR
     """Return the events after *sequence*, in order, *limit* at most."""
     rows = _AFTER.rows(connection, {"position": sequence, "most": limit})
     return [
-        RevocationRecord(number, EventKind(kind), issuer, serial, RevocationReason(reason), *rest)
+        RevocationRecord(number, _KINDS[kind], issuer, serial, _REASONS[reason], *rest)
         for number, kind, issuer, serial, reason, *rest in rows
     ]
 

@@ -60,7 +60,12 @@ _UNUSED: Final = (
     tokens.c.used_at.is_(None),
     tokens.c.voided_at.is_(None),
 )
-_LOCK_UNUSED: Final = select(tokens.c.device).where(*_UNUSED).order_by(tokens.c.id).with_for_update()
+_LOCK_UNUSED: Final = Prepared(
+    select(tokens.c.device)
+    .where(tokens.c.device == bindparam("wanted"), tokens.c.used_at.is_(None), tokens.c.voided_at.is_(None))
+    .with_for_update(),
+    at_once=True,
+)
 _VOID: Final = update(tokens).where(*_UNUSED).values(voided_at=bindparam("now"))
 _VOID_ONE: Final = Prepared(
     update(tokens)
@@ -162,11 +167,11 @@ def void(connection: Connection, device: str, now: datetime) -> int:
 
 def void_of_each(connection: Connection, devices: Sequence[str], now: datetime) -> Counter[str]:
     """Void every unused token bound to one of *devices*; return how many there were of each."""
-    # Nothing else locks several tokens in another order.
-    found = connection.execute(_LOCK_UNUSED, {"wanted": devices}).scalars().all() if devices else ()
+    # Nothing else locks several devices' tokens in another order.
+    found = Counter(row[0] for row in _LOCK_UNUSED.placed(connection, sorted(set(devices))))
     if found:
-        connection.execute(_VOID, {"wanted": devices, "now": now})
-    return Counter(device for device in found if device is not None)
+        connection.execute(_VOID, {"wanted": list(found), "now": now})
+    return found
 
 
 def void_made_by(connection: Connection, operators: Sequence[str], now: datetime) -> Counter[str]:

@@ -81,8 +81,7 @@ def of_device(connection: Connection, device_id: int) -> UnfinishedEnd | None:
 
 def of_each(connection: Connection, device_ids: Sequence[int]) -> dict[int, UnfinishedEnd]:
     """Return what is left to do for the certificates of devices, by device id."""
-    answers = _OF_DEVICE.answers(connection, [{"wanted": each} for each in device_ids]) if device_ids else ()
-    return {row[0]: _from_row(row) for answer in answers for row in answer.rows}
+    return {row[0]: _from_row(row[:-1]) for row in _OF_DEVICE.placed(connection, device_ids)}
 
 
 def _from_row(row: Sequence[Any]) -> UnfinishedEnd:

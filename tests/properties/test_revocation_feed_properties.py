@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,8 @@ from provisioning.client.feed import (
     RevocationEvent,
 )
 from provisioning.pki.revocation import Revocation, RevocationReason
+from provisioning.revocation.feed import event_of
+from provisioning.store.revocations import EventKind, RevocationRecord
 
 REVOKED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -50,6 +53,46 @@ def released(sequence: int) -> bytes:
         "device": f"meter-{sequence}",
     }
     return f"id: {sequence}\nevent: released\ndata: {json.dumps(data)}\n\n".encode()
+
+
+_HEX = st.text("0123456789abcdef", min_size=1, max_size=40)
+_MOMENTS = st.datetimes(datetime(1971, 1, 1), datetime(2999, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+
+
+@given(
+    sequence=st.integers(1, 2**62),
+    kind=st.sampled_from(EventKind),
+    issuer=_HEX,
+    serial=_HEX,
+    reason=st.sampled_from(RevocationReason),
+    occurred_at=_MOMENTS,
+    device=st.text(min_size=1, max_size=64),
+    since=st.none() | _MOMENTS,
+)
+def test_the_service_writes_an_event_as_the_library_would(
+    sequence: int,
+    kind: EventKind,
+    issuer: str,
+    serial: str,
+    reason: RevocationReason,
+    occurred_at: datetime,
+    device: str,
+    since: datetime | None,
+) -> None:
+    """Its text is put together for a thousand events at once; here is the slow twin."""
+    event = event_of(RevocationRecord(sequence, kind, issuer, serial, reason, occurred_at, device, since))
+    at = f"{occurred_at:%Y-%m-%dT%H:%M:%SZ}"
+    data: dict[str, object] = {"sequence": sequence, "issuer_key_id": issuer, "serial": serial}
+    if kind is EventKind.REVOKED:
+        exactly = occurred_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        data |= {"reason": reason.value, "revoked_at": at, "recorded_at": exactly}
+        data |= {} if since is None else {"invalidity_date": f"{since:%Y-%m-%dT%H:%M:%SZ}"}
+    else:
+        data |= {"released_at": at}
+    data |= {"device": device, "mark": event.mark}
+    assert event.frame == f"id: {sequence}\nevent: {kind.value}\ndata: {json.dumps(data)}\n\n".encode()
+    facts = f"{kind} {issuer} {serial} {reason} {occurred_at.isoformat()}"
+    assert event.mark == hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
 CA = IssuingAuthority("issuing-2", "default", "announced", b"\x30\x00")

@@ -17,6 +17,7 @@ from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation import batch, recording
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.service import RevocationService
+from provisioning.revocation.suspension import SuspensionService
 from provisioning.store import audit, devices
 from provisioning.store.devices import DeviceState
 from provisioning.store.revocations import EventKind
@@ -406,3 +407,36 @@ async def test_the_feed_has_the_events_of_a_batch_before_its_caller_is_answered(
         outcome = await service.revoke_batch(NAMES, [], RevocationReason.SUPERSEDED, by="anna")
         story.append(sorted(each.sequence for each in outcome.revoked))
     assert story == [3, 3, [1, 2, 3], [1, 2, 3]], "the second time there is nothing to wait for"
+
+
+async def test_the_feed_has_the_events_of_a_suspension_before_its_caller_is_answered(fleet: Fleet) -> None:
+    """Whoever is told that many are suspended, or resumed, may try it at once."""
+    for name in NAMES:
+        await fleet.enrol(name)
+    story: list[object] = []
+
+    async def heard(sequence: int) -> None:
+        story.append(sequence)
+
+    announced = lambda changed: story.append(len(changed))  # noqa: E731 - in one line with what it is for
+    service = SuspensionService(fleet.database, fleet.clock, (announced,), heard=heard)
+    for _ in range(2):
+        suspended = await service.suspend_batch(NAMES, [], by="anna")
+        story.append(sorted(each.sequence for each in suspended.revoked))
+    for _ in range(2):
+        resumed = await service.resume_batch(NAMES, [], by="anna")
+        story.append(sorted(each.sequence for each in resumed.released))
+    assert story == [3, 3, [1, 2, 3], [1, 2, 3], 3, 6, [4, 5, 6], []], "there is something to wait for once each"
+
+
+async def test_the_entries_of_a_batch_are_written_by_our_own_encoder(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library's takes as long as the rest of the entry, and is used where one fact is of a type that ours lacks."""
+    for name in NAMES:
+        await fleet.enrol(name)
+    monkeypatch.setattr(audit._DETAILS, "_library", None)
+    await fleet.suspension.suspend_batch(NAMES, [], by="anna")
+    await fleet.suspension.resume_batch(NAMES, [], by="anna")
+    await fleet.revocation.revoke_batch(NAMES, [], RevocationReason.KEY_COMPROMISE, by="anna")
+    assert len(await audited(fleet, "suspended", "resumed", "revoked")) == 3 * len(NAMES)

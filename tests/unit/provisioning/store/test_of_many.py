@@ -7,15 +7,15 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from sqlalchemy import BindParameter, DateTime, bindparam, select
+from sqlalchemy import BindParameter, DateTime, Integer, bindparam, select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.identity import Role
-from provisioning.store import certificates, devices, of_many, tables
+from provisioning.store import certificates, certificates_of_device, devices, of_many, tables
 from provisioning.store.prepared import Answer, Prepared
 from provisioning.store.utc_date_time import UtcDateTime
-from tests.support.fleet import Fleet
+from tests.support.fleet import Fleet, successor_csr
 from tests.support.requests import NOON
 
 ODD = [
@@ -39,6 +39,13 @@ ODD = [
 ]
 _WANTED: BindParameter[Any] = bindparam("wanted")
 _NAME = tables.devices.c.name
+_FIRST_IDS = Prepared(
+    select(tables.certificates.c.id)
+    .where(tables.certificates.c.device_id == _WANTED)
+    .order_by(tables.certificates.c.id)
+    .limit(bindparam("most", type_=Integer)),
+    at_once=True,
+)
 STATEMENTS = [
     devices._LOCK,
     certificates._IDS_WITH_SERIAL,
@@ -67,6 +74,38 @@ async def test_it_is_what_one_by_one_gives(fleet: Fleet, statement: Prepared) ->
             together = statement.answers(connection, rows)
             singly = [Answer(len(found), found) for found in (statement.rows(connection, row) for row in rows)]
             assert [sorted(each.rows) for each in together] == [sorted(each.rows) for each in singly]
+            different = list(dict.fromkeys(row["wanted"] for row in rows))
+            placed = statement.placed(connection, different)
+            slowly = [
+                (*row, place)
+                for place, each in enumerate(different, 1)
+                for row in statement.rows(connection, {"wanted": each})
+            ]
+            assert sorted(placed) == sorted(slowly)
+
+    await fleet.database.write(look)
+
+
+async def test_the_first_of_each_are_those_that_it_has_alone(fleet: Fleet) -> None:
+    """However few or many it has, in whatever order they are asked for."""
+    for name, more in (("none", 0), ("one", 1), ("three", 3)):
+        certificate = await fleet.enrol(name) if more else None
+        for _ in range(more - 1):
+            assert certificate is not None
+            certificate = await fleet.reenrol(certificate, successor_csr(certificate))
+
+    def look(connection: Connection) -> None:
+        known = [each.id for each in devices.find_all(connection, ["three", "one"])]
+        for most in (1, 2, 3, 101):
+            for wanted in (known, [*known[::-1], 10**9], known[:1], [10**9], []):
+                slowly = [
+                    (row[0], place)
+                    for place, each in enumerate(wanted, 1)
+                    for row in _FIRST_IDS.rows(connection, {"wanted": each, "most": most})
+                ]
+                assert sorted(_FIRST_IDS.placed(connection, wanted, {"most": most})) == sorted(slowly)
+                lists = [[row for row, at in slowly if at == place] for place in range(1, len(wanted) + 1)]
+                assert certificates_of_device.first_ids(connection, wanted, most) == lists
 
     await fleet.database.write(look)
 
@@ -78,7 +117,13 @@ def test_what_json_might_change_and_what_is_not_flat_is_left_to_one_by_one() -> 
     assert of_many.text_of_many("SELECT a \nFROM t \nWHERE b = ? AND c IS NULL") == (
         "SELECT a, asked.key + 1 FROM json_each(?) AS asked CROSS JOIN t WHERE b = asked.value AND c IS NULL"
     )
+    assert of_many.text_of_many("SELECT t.id \nFROM t \nWHERE t.b = ? ORDER BY t.id\n LIMIT ? OFFSET ?") == (
+        "SELECT t.id, asked.key + 1 FROM json_each(?) AS asked CROSS JOIN t WHERE t.id IN "
+        "(SELECT t.id \nFROM t \nWHERE t.b = asked.value ORDER BY t.id\n LIMIT ? OFFSET ?)"
+    )
     for text in (
+        "SELECT t.id \nFROM t \nWHERE t.b = ? ORDER BY t.c\n LIMIT ? OFFSET ?",
+        "SELECT t.id \nFROM u \nWHERE t.b = ? ORDER BY t.id\n LIMIT ? OFFSET ?",
         "SELECT a \nFROM t \nWHERE b = ? AND c = ?",
         "SELECT a \nFROM t \nWHERE b = (SELECT x \nFROM u \nWHERE y = ?)",
         "SELECT a \nFROM t \nWHERE b = ? ORDER BY a",

@@ -19,7 +19,7 @@ from provisioning.errors import Refused
 from provisioning.store import prepared, schema
 from provisioning.store.database import Database
 from provisioning.store.either import insert_into
-from provisioning.store.prepared import Prepared
+from provisioning.store.prepared import Columns, Prepared, Same
 from provisioning.store.tables import tokens
 from provisioning.store.utc_date_time import UtcDateTime
 
@@ -122,6 +122,54 @@ async def test_many_rows_are_written_once_and_all_however_many_go_in_one_stateme
             assert [digest for digest, _ in found.all()] == digests
             void_now = select(tokens.c.digest).where(tokens.c.voided_at == ABROAD).order_by(tokens.c.id)
             assert connection.execute(void_now).scalars().all() == [each for each in digests if each[1]]
+
+    await database.write(work)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+async def test_columns_are_written_as_rows_are(database: Database, count: int) -> None:
+    """Inserted, changed and deleted; with values that all share, of every type and NULL, and with values of its own."""
+    add = Prepared(insert(tokens), told_by="digest")
+    change = Prepared(
+        update(tokens)
+        .where(tokens.c.digest == bindparam("wanted"), tokens.c.role == "device")
+        .values(expires_at=bindparam("ends"), group_name=bindparam("group")),
+        at_once=True,
+    )
+    remove = Prepared(delete(tokens).where(tokens.c.digest == bindparam("wanted")), at_once=True)
+    digests = [bytes([each] * 32) for each in range(count)]
+    ends = [ABROAD + timedelta(days=each) for each in range(count)]
+    facts = {name: value for name, value in ROW.items() if name not in {"digest", "group_name", "expires_at"}}
+    columns: Columns = {
+        **{name: Same(value) for name, value in facts.items()},
+        "digest": digests,
+        "group_name": [None if each % 2 else f"g{each}" for each in range(count)],
+        "expires_at": ends,
+    }
+    changed: Columns = {"wanted": digests, "ends": ends[::-1], "group": Same(None)}
+    removed: Columns = {"wanted": digests[1:]}
+
+    def rows_of(given: Columns) -> list[dict[str, Any]]:
+        return [
+            {name: each.value if isinstance(each, Same) else each[place] for name, each in given.items()}
+            for place in range(len(given["wanted"] if given is removed else digests))  # type: ignore[arg-type]
+        ]
+
+    def work(connection: Connection) -> None:
+        every = select(*(column for column in tokens.c if column.name != "id")).order_by(tokens.c.digest)
+        for statement, given in ((add, columns), (change, changed), (remove, removed)):
+            outcomes = []
+            for quickly in (False, True):
+                before = connection.begin_nested()
+                if quickly:
+                    statement.run_columns(connection, given)
+                else:
+                    statement.run_each(connection, rows_of(given))
+                outcomes.append([tuple(row) for row in connection.execute(every)])
+                if not quickly:
+                    before.rollback()
+            assert outcomes[0] == outcomes[1]
+        assert len(outcomes[1]) == min(count, 1)
 
     await database.write(work)
 
