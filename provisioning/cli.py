@@ -2,7 +2,8 @@
 
 Rules
 -----
-1. An error is one line that names the problem and the remedy; the exit code is 0 done, 1 refused or failed, 2 misused.
+1. An error is one line that names the problem and the remedy; the exit code is 0 done, 1 refused or failed, 2 misused
+   or configured with an invalid setting.
 2. Flags come before the environment, the environment before the file (`provisioning.config`).
 3. Results go to stdout, everything else to stderr.
 """
@@ -111,11 +112,11 @@ def run(make: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Turn an error that a person can act on into one line and exit code 1."""
+    """Turn an error that a person can act on into one line, and exit code 1, or 2 for invalid settings."""
     try:
         yield
     except (ConfigurationError, Refused) as error:
-        raise fail(str(error)) from error
+        raise fail(error) from error
     except KeyboardInterrupt as error:
         say("fleet-provisioning: stopped")
         raise typer.Exit(130) from error

@@ -34,7 +34,7 @@ from pydantic_settings import (
 )
 
 from provisioning.config_words import explain, no_such
-from provisioning.errors import ConfigurationError
+from provisioning.errors import ConfigurationError, InvalidSettings
 from provisioning.metrics_exposure import MetricsExposure
 from provisioning.program.durations import with_its_unit
 from provisioning.program.given_file import SECRET_BYTES, SETTINGS_BYTES, contents_of, named, text_of
@@ -252,15 +252,15 @@ def _secret(name: str, need: str, value: SecretStr | None, file: Path | None) ->
 
 
 def _refuse_unknown_variables() -> None:
-    """Raise `ConfigurationError` for a variable that looks like a setting but is none: it would have no effect."""
+    """Raise `InvalidSettings` for a variable that looks like a setting but is none: it would have no effect."""
     for variable, value in os.environ.items():
         if not variable.startswith(ENVIRONMENT_PREFIX):
             continue
         name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
         if made := service_link(name.upper(), value):
-            raise ConfigurationError(f"{variable}: {made}")
+            raise InvalidSettings(f"{variable}: {made}")
         if name not in Settings.model_fields:
-            raise ConfigurationError(f"{variable}: {no_such(name, Settings.model_fields)}")
+            raise InvalidSettings(f"{variable}: {no_such(name, Settings.model_fields)}")
 
 
 def _settings_file(file: Path) -> Path | None:
@@ -274,7 +274,7 @@ def _settings_file(file: Path) -> Path | None:
 def load_settings(directory: Path | None, **flags: Any) -> Settings:
     """Return the settings from *flags* (None: not given), the environment, and the file in *directory*.
 
-    Raises `ConfigurationError` naming every setting that is wrong.
+    Raises `InvalidSettings` naming every setting that is wrong, `ConfigurationError` if the file cannot be read.
     """
     given = {name: value for name, value in flags.items() if value is not None}
     if directory is not None:
@@ -292,15 +292,15 @@ def load_settings(directory: Path | None, **flags: Any) -> Settings:
     except ValidationError as error:
         known = {"": tuple(Settings.model_fields), "profiles": tuple(ProfileSettings.model_fields)}
         wrong = [explain(each, ENVIRONMENT_PREFIX, file, given, known) for each in error.errors()]
-        raise ConfigurationError("; ".join(wrong)) from error
+        raise InvalidSettings("; ".join(wrong)) from error
     except (NotToml, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{file} is not TOML: {error}") from error
+        raise InvalidSettings(f"{file} is not TOML: {error}") from error
     except SettingsError as error:  # It only names the field, in quotes.
         name = next((each for each in Settings.model_fields if f'"{each}"' in str(error)), "profiles")
         remedy = f"a table is JSON in the environment; better write it in {SETTINGS_FILE}"
-        raise ConfigurationError(f"{ENVIRONMENT_PREFIX}{name.upper()}: is not JSON; {remedy}") from error
+        raise InvalidSettings(f"{ENVIRONMENT_PREFIX}{name.upper()}: is not JSON; {remedy}") from error
     except ValueError as error:
-        raise ConfigurationError(f"configuration: {error}") from error
+        raise InvalidSettings(f"configuration: {error}") from error
     except OSError as error:
         whose = "; run this as the user whose it is" if isinstance(error, PermissionError) else ""
         raise ConfigurationError(f"{file} cannot be read: {error.strerror}{whose}") from error

@@ -201,3 +201,7 @@ class Pending(Exception):
 
 class ConfigurationError(Exception):
     """The service cannot start as configured; the text names the setting or file and the remedy."""
+
+
+class InvalidSettings(ConfigurationError):
+    """A flag, a variable or the settings file has a value that no service could use, or a name that is no setting."""

@@ -154,7 +154,7 @@ def _read(directory: Path | None, work: Callable[[Connection], ResultT]) -> Resu
     try:
         return asyncio.run(run())
     except (ConfigurationError, Refused) as error:
-        raise fail(str(error)) from error
+        raise fail(error) from error
 
 
 def _parse_head(text: str) -> AuditHead:

@@ -128,6 +128,6 @@ def sign(
             told = {"certificate": str(output), "transcript": str(path), "transcript_sha256": transcript.digest}
             print_document({"ceremony": "ca root sign", **told})
     except CeremonyRefused as error:
-        raise fail(str(error)) from error
+        raise fail(error) from error
     except ConfigurationError as error:
-        raise fail(str(error)) from error
+        raise fail(error) from error

@@ -150,8 +150,8 @@ def _told(directory: Path | None = None) -> Iterator[None]:
     except (ConfigurationError, Refused, KeyFileError) as error:
         text = str(error)
         if directory is not None and (full := full_disk.told(error, directory)) is not None and full not in text:
-            text = f"{error.code}: {full}" if isinstance(error, Refused) else f"{text}: {full}"
-        raise fail(text) from error
+            raise fail(f"{error.code}: {full}" if isinstance(error, Refused) else f"{text}: {full}") from error
+        raise fail(error) from error
 
 
 async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT]], *, looks: bool = False) -> ResultT:

@@ -47,7 +47,7 @@ def doctor(
     try:
         settings = load_settings(directory, passphrase_file=passphrase_file, pkcs11_pin_file=pin_file)
     except ConfigurationError as error:
-        raise fail(str(error)) from error
+        raise fail(error) from error
     findings = asyncio.run(_all(settings))
     if as_json:
         sys.stdout.write(json.dumps([asdict(finding) for finding in findings], indent=2) + "\n")

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from provisioning.commands.printed_rows import AnswerT, Table, print_pairs
-from provisioning.errors import ConfigurationError
+from provisioning.errors import ConfigurationError, InvalidSettings
 from provisioning.program.durations import seconds_in
 from provisioning.program.gathered_options import with_options
 from provisioning.program.journal import failure
@@ -58,10 +58,10 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-def fail(message: str) -> typer.Exit:
-    """Print the one line that explains a failure, and return the exit to raise."""
-    say(failure(f"fleet-provisioning: {message}", sys.stderr))
-    return typer.Exit(1)
+def fail(why: str | Exception) -> typer.Exit:
+    """Print the one line that explains a failure, and return the exit to raise: 2 for settings that are invalid."""
+    say(failure(f"fleet-provisioning: {why}", sys.stderr))
+    return typer.Exit(2 if isinstance(why, InvalidSettings) else 1)
 
 
 def warn_of_open(*secrets: Path | None) -> None:
@@ -120,7 +120,7 @@ class Connection:
             client = EnrolmentOperatorClient(url, self.cafile or where / "ca-bundle.crt", credential)
             asyncio.run(_run(client, command))
         except (ConfigurationError, RequestRefused) as error:
-            raise fail(str(error)) from error
+            raise fail(error) from error
         except TlsConfigurationError as error:
             raise fail(f"{error}; give --dir, or --cafile, --cert and --key") from error
         except ServiceFails as error:

@@ -58,7 +58,7 @@ def test_from_token_to_revocation(command: Operator, stranger: Curl, device: Ope
     _, listed, _ = command("device", "list", "--state", "active", "--certificate", "revoked", "--json")
     (shown,) = [each for each in json.loads(listed) if each["name"] == device.name]
     assert (shown["state"], shown["certificate"]) == ("active", "revoked")
-    assert command("device", "list", "--certificate", "lost")[0] == 1
+    assert command("device", "list", "--certificate", "lost")[0] == 2
     code, _, _ = command("revoke", "--device", device.name)
     assert code == 0
     _, listed, _ = command("device", "list", "--state", "revoked")

@@ -88,5 +88,5 @@ def test_the_service_logs_from_the_level_that_it_is_given(tmp_path: Path) -> Non
         pass
     assert service.log == ""
     quiet = service.command("serve", "--dir", str(service.dir), "--log-level", "loud")
-    assert (quiet.returncode, quiet.stdout) == (1, "")
+    assert (quiet.returncode, quiet.stdout) == (2, "")
     assert quiet.stderr == ("fleet-provisioning: --log-level: input should be 'debug', 'info', 'warning' or 'error'\n")

@@ -73,10 +73,12 @@ def test_an_acknowledgement_that_is_not_due_closes(
     backend.received()
     backend.send(wrong(id_of(message)))
     assert backend.closed
-    farewell = backend.received()
-    assert [getattr(each, "reason_code", None) for each in farewell] == (
-        [ReasonCode.PROTOCOL_ERROR] if version is V5 else []
-    )
+    if version is V5:
+        farewell = backend.farewell()
+        assert farewell.reason_code is ReasonCode.PROTOCOL_ERROR
+        assert str(farewell.properties.reason_string).endswith(f" where {'PUBACK' if qos == 1 else 'PUBREC'} is due")
+    else:
+        assert backend.received() == []
     (again,) = broker.service(version=version, **kept).messages()
     assert (again.packet_id, again.dup) == (message.packet_id, True)
 
@@ -91,6 +93,8 @@ def test_puback_behind_pubrel_closes(broker: MemoryBroker, version: ProtocolVers
     assert backend.received() == [Pubrel(id_of(message))]
     backend.send(Puback(id_of(message)))
     assert backend.closed
+    if version is V5:
+        assert str(backend.farewell().properties.reason_string).endswith(" where PUBCOMP is due")
 
 
 def test_a_client_may_refuse_a_message(broker: MemoryBroker) -> None:

@@ -65,6 +65,102 @@ def test_more_messages_than_the_queue_takes_come_back_all(broker: StoredBroker) 
     assert after.service(**KEPT).payloads() == [b"%d" % number * 100 for number in range(10)]
 
 
+def test_what_came_back_counts_for_the_bound_of_the_queue(broker: StoredBroker) -> None:
+    broker.limits |= {"max_queued_bytes": 1000}
+    backend = broker.service(**KEPT)
+    backend.subscribe("fleet/#", qos=1)
+    backend.vanish()
+    broker.device("meter-1").publish(TOPIC, bytes(700), qos=1)
+    after = broker.killed()
+    after.device("meter-1").publish(TOPIC, bytes(700), qos=1)
+    assert after.metrics.dropped_queue_full == 1
+    assert after.service(**KEPT).payloads() == [bytes(700)]
+
+
+def test_what_came_back_and_expires_makes_room(broker: StoredBroker) -> None:
+    broker.limits |= {"max_queued_messages": 2}
+    backend = broker.service(**KEPT)
+    backend.subscribe("fleet/#", qos=1)
+    backend.vanish()
+    meter = broker.device("meter-1")
+    for seconds in (30, 20):
+        meter.publish(TOPIC, b"short", qos=1, message_expiry_interval=seconds)
+    after = broker.killed(away=10)
+    meter = after.device("meter-1")
+    meter.publish(TOPIC, b"no room", qos=1)
+    after.advance(11)
+    meter.publish(TOPIC, b"long", qos=1)
+    assert (after.metrics.dropped_queue_full, after.metrics.dropped_expired) == (1, 1)
+    assert after.service(**KEPT).payloads() == [b"short", b"long"]
+
+
+def test_what_took_the_place_of_expired_messages_is_as_durable_as_they_were(broker: StoredBroker) -> None:
+    broker.limits |= {"max_queued_messages": 2}
+    broker = broker.killed()
+    backend = broker.service(**KEPT)
+    backend.subscribe("fleet/#", qos=1)
+    backend.vanish()
+    meter = broker.device("meter-1")
+    for _ in range(2):
+        meter.publish(TOPIC, b"short", qos=1, message_expiry_interval=5)
+    broker.advance(6)
+    for payload in (b"1", b"2", b"no room"):
+        meter.publish(TOPIC, payload, qos=1)
+    assert (broker.metrics.dropped_expired, broker.metrics.dropped_queue_full) == (2, 1)
+    after = broker.killed()
+    assert after.store.rows("SELECT count(*) FROM deliveries") == [(2,)]
+    assert after.service(**KEPT).payloads() == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+def test_what_was_too_large_for_its_client_does_not_come_back(broker: StoredBroker, qos: int) -> None:
+    """As if it had been delivered [MQTT-3.1.2-25]."""
+    backend = broker.service(**KEPT, maximum_packet_size=100)
+    backend.subscribe("fleet/#", qos=2)
+    meter = broker.device("meter-1")
+    meter.publish(TOPIC, bytes(100), qos=qos)
+    meter.publish(TOPIC, b"small", qos=qos)
+    assert broker.metrics.dropped_too_large == 1
+    after = broker.killed()
+    assert after.store.rows("SELECT count(*) FROM deliveries") == [(1,)]
+    assert after.service(**KEPT).payloads() == [b"small"]
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+def test_what_became_too_large_for_its_client_or_old_for_anybody_does_not_come_back(
+    broker: StoredBroker, qos: int
+) -> None:
+    backend = broker.service(**KEPT, receive_maximum=1)
+    backend.subscribe("fleet/#", qos=2)
+    meter = broker.device("meter-1")
+    meter.publish(TOPIC, bytes(100), qos=qos)  # Sent, and too large when it is to be sent again.
+    meter.publish(TOPIC, b"old", qos=qos, message_expiry_interval=5)
+    meter.publish(TOPIC, b"small", qos=qos)
+    backend.vanish()
+    broker.advance(6)
+    back = broker.service(**KEPT, receive_maximum=1, maximum_packet_size=100)
+    assert back.payloads() == [b"small"]
+    assert (broker.metrics.dropped_too_large, broker.metrics.dropped_expired) == (1, 1)
+    after = broker.killed()
+    assert after.store.rows("SELECT count(*) FROM deliveries") == [(1,)]
+    assert after.service(**KEPT).payloads() == [b"small"]
+
+
+def test_what_came_back_unacknowledged_counts_for_the_bytes_that_may_be(broker: StoredBroker) -> None:
+    broker.limits |= {"max_inflight_bytes": 30_000}
+    backend = broker.service(**KEPT)
+    backend.subscribe("fleet/#", qos=2)
+    meter = broker.device("meter-1")
+    for _ in range(3):
+        meter.publish(TOPIC, bytes(11_000), qos=2)
+    assert len(backend.messages()) == 3
+    after = broker.killed()
+    back = after.service(**KEPT)
+    assert len(back.messages()) == 3
+    after.device("meter-1").publish(TOPIC, b"next", qos=2)
+    assert back.messages() == []
+
+
 def test_what_comes_after_a_restart_lasts_beside_what_was_there(broker: StoredBroker) -> None:
     """For who is away since before it, too, and in rows of its own."""
     backend = broker.service("backend", **KEPT)

@@ -95,6 +95,31 @@ def test_who_comes_again_and_does_not_keep_up_does_not_fill_the_log(broker: Memo
     assert said[10:] == ["backend", "meter-1"], "another's are said, and its own later on"
 
 
+@pytest.mark.parametrize("qos", [1, 2])
+@pytest.mark.parametrize("again", [False, True], ids=["it reads again", "it comes back"])
+def test_what_waited_while_a_client_took_nothing_is_sent_when_it_takes_something(
+    broker: MemoryBroker, qos: int, again: bool
+) -> None:
+    meter = broker.device("meter-1")
+    backend = broker.service(**KEPT)
+    backend.subscribe("fleet/#", qos=2)
+    meter.publish(TOPIC, b"before", qos=qos)
+    backend.connection.choke(broker.now)
+    for payload in (b"1", b"2"):
+        meter.publish(TOPIC, payload, qos=qos)
+    assert backend.payloads() == [b"before"]
+    if again:
+        backend.vanish()
+        backend = broker.service(**KEPT)
+        assert backend.payloads() == [b"before", b"1", b"2"]
+    else:
+        backend.connection.unchoke(broker.now)
+        backend.ping()  # Whoever it is that ends the turn.
+        assert [each.payload for each in backend.received() if isinstance(each, Publish)] == [b"1", b"2"]
+    meter.publish(TOPIC, b"after", qos=qos)
+    assert backend.payloads() == [b"after"]
+
+
 def test_what_is_full_is_said_by_the_name_of_the_setting(broker: MemoryBroker) -> None:
     meter = broker.device("meter-1")
     for name, size in (("messages", 1), ("bytes", 400)):

@@ -11,7 +11,7 @@ from broker.mqtt.packets import Packet, Pingreq, Pingresp, Publish
 from broker.sockets.rounds import ROOM, VERY_MANY
 from provisioning.pki.identity import Role
 from tests.support.policies import of_roles
-from tests.support.wire import V5, V311, MemoryBroker, WireClient, publication
+from tests.support.wire import V5, V311, MemoryBroker, WireClient, publication, request
 
 ALL = "fleet/all"
 EVERYBODY = of_roles(
@@ -60,6 +60,7 @@ def broker() -> MemoryBroker:
 @pytest.mark.parametrize("fields", [{}, {"retain": True}, {"content_type": "text"}])
 def test_others_are_served_between_two_rounds(broker: MemoryBroker, qos: int, fields: dict[str, Any]) -> None:
     clients, modest, publisher = crowd(broker, qos), broker.device("meter-1"), broker.device("meter-2")
+    clients[11].subscribe(request(ALL, qos, retain_as_published=True))
     packet = publication(ALL, b"7", qos, packet_id=1 if qos else None, **fields)
     in_one_read(publisher, packet)
     assert len(publisher.received()) == bool(qos)
@@ -73,6 +74,7 @@ def test_others_are_served_between_two_rounds(broker: MemoryBroker, qos: int, fi
     for client in clients:
         (message,) = client.messages()
         assert (message.topic, message.payload, message.qos) == (ALL, b"7", qos)
+        assert message.retain is ("retain" in fields and client is clients[11]), "as published, for who asked for that"
         assert message.properties.content_type == (fields.get("content_type") if client.version is V5 else None)
 
 

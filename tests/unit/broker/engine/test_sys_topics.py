@@ -7,10 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from broker.admission.policy import Rules
 from broker.engine import sys_topics
 from broker.engine.sys_topics import INTERVAL, SysTopics
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.packets import Publish
+from provisioning.pki.identity import Role
+from tests.support.policies import of_roles
 from tests.support.wire import MemoryBroker, WireClient
 
 
@@ -114,6 +117,17 @@ def test_the_figures_and_what_clients_retain_take_no_room_from_each_other() -> N
     meter.publish("fleet/meters/meter-1/a", b"", retain=True)
     meter.publish("fleet/meters/meter-1/c", b"1", retain=True)
     assert broker.engine.retained.count == 2
+
+
+def test_what_a_client_retains_below_sys_takes_room_as_anything_else_does() -> None:
+    policy = of_roles({Role.SERVICE: Rules(publish_allow=("$SYS/bridge/#",), subscribe_allow=("$SYS/#",))})
+    broker = MemoryBroker(policy=policy, max_retained=2)
+    bridge = broker.service("bridge")
+    for name in ("a", "b", "c"):
+        bridge.publish(f"$SYS/bridge/{name}", b"1", retain=True)
+    assert broker.engine.retained.count == len(broker.engine.retained) == 2
+    bridge.subscribe("$SYS/bridge/#")
+    assert sorted(each.topic for each in bridge.messages()) == ["$SYS/bridge/a", "$SYS/bridge/b"]
 
 
 def test_the_most_memory_is_never_less_than_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:

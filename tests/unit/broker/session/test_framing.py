@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from broker.sockets.slow_reader import without_qos0
 from tests.conformance.scene import open_broker
 from tests.support.wire import V5, publication
 
@@ -67,3 +68,17 @@ def test_while_a_client_takes_nothing_no_alias_is_introduced_at_qos_0() -> None:
         (LONG, 1),
         ("", 1),
     ]
+
+
+def test_of_a_client_with_aliases_that_does_not_keep_up_only_what_introduces_one_is_kept() -> None:
+    broker = open_broker()
+    client = broker.service(topic_alias_maximum=1)
+    client.subscribe("#", qos=1)
+    publisher = broker.service("publisher")
+    for qos in (0, 0, 1, 0):
+        publisher.publish(LONG, b"%d" % qos, qos=qos)
+    publisher.publish("without", b"0")
+    packets = list(client.transport.packets)
+    assert len(packets) == 5
+    assert without_qos0(packets, broker.metrics) == [packets[0], packets[2]]
+    assert broker.metrics.dropped_slow_consumer == 3

@@ -41,6 +41,20 @@ def test_instances_are_those_beside_the_owners_own_name(registry: SessionRegistr
     assert registry.instances(SERVICE) == 0
 
 
+def test_of_parties_that_come_and_go_nothing_is_kept(registry: SessionRegistry) -> None:
+    """A CA that is not limited to one domain may make up any number of domains and names."""
+    for number in range(100):
+        identity = Identity(f"domain-{number}", Role.SERVICE, "meter")
+        for session in (
+            registry.create("meter", identity),
+            registry.create("meter-1", identity),
+            registry.create("meter-2", identity, left=True),
+        ):
+            registry.schedule(session, float(number))
+            registry.discard(session)
+    assert (registry._sessions, registry._instances, registry._left, registry._schedule) == ({}, {}, set(), {})
+
+
 def test_a_new_session_asks_whoever_is_asked_before_a_message_is_taken(registry: SessionRegistry) -> None:
     assert registry.create("meter-1", METER).permits is None
     registry.permits = lambda *_: True

@@ -374,3 +374,13 @@ def test_best_effort_messages_of_the_turn_in_which_a_client_connects_do_not_prec
     session.connect(wire, PLAIN_V4, receive_maximum=1)
     session.flush()
     assert wire.sent == []
+
+
+def test_who_comes_back_after_taking_nothing_holds_publishers_again(wire: Wire) -> None:
+    session = session_with(wire, messages=10, receive_maximum=1)
+    for value in range(6):
+        session.deliver_reliably(number(value))
+    session.give_up()
+    session.disconnect()
+    session.connect(Wire(), PLAIN_V4, receive_maximum=1)
+    assert session.deliver_reliably(number(6))
