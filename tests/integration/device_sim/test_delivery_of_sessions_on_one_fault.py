@@ -164,6 +164,10 @@ PROPERTIES = ["16-properties", "16-properties-queued", "16-properties-retained"]
 UNACKED = ["18-taken-over-qos1", "18-taken-over-qos2"]
 PROLONGED = ["21-session-prolonged-at-goodbye", "21-session-prolonged"]
 OWN = own("18")
+RETURNS_OTHERWISE = {
+    "20-order-returns": f"messages of QoS 2 {OTHERWISE}",
+    "20-many-queued": f"messages of QoS 1 {OTHERWISE}",
+}
 
 
 @pytest.mark.parametrize(
@@ -303,14 +307,14 @@ OWN = own("18")
             OWN
             | dict.fromkeys(UNACKED, "what came then: came more than once")
             | dict.fromkeys(["18-taken-over-queued", *PROLONGED], QUEUED_MORE)
-            | {"20-order-returns": f"messages of QoS 2 {OTHERWISE}"},
+            | RETURNS_OTHERWISE,
         ),
-        (Overtakes, "20", {"20-order-returns": f"messages of QoS 2 {OTHERWISE}"}),
+        (Overtakes, "20", RETURNS_OTHERWISE),
         (KeepsSessions, "18-taken-over-clean", {"18-taken-over-clean": "it asked for a clean start, and got its old"}),
         (
             ForgetsSessions, "18,20,21",
             dict.fromkeys([*UNACKED, "18-taken-over-released", "18-taken-over-queued", "18-taken-over-will-at-once",
-                           "18-taken-over-will", "20-order-returns", *PROLONGED], GONE)
+                           "18-taken-over-will", "20-order-returns", "20-many-queued", *PROLONGED], GONE)
             | {"18-taken-over-will-clean": "its will was never sent"},
         ),
         (
@@ -318,7 +322,10 @@ OWN = own("18")
             {"18-taken-over-will": "its will was sent, though it had come for its session at once"},
         ),
         (lambda: Swaps(QoS.AT_MOST_ONCE), "20", {"20-order": f"messages of QoS 0 {OTHERWISE}"}),
-        (lambda: Swaps(QoS.AT_LEAST_ONCE), "20", {"20-order": f"messages of QoS 1 {OTHERWISE}"}),
+        (
+            lambda: Swaps(QoS.AT_LEAST_ONCE), "20",
+            dict.fromkeys(["20-order", "20-many-queued"], f"messages of QoS 1 {OTHERWISE}"),
+        ),
         (
             lambda: Swaps(QoS.EXACTLY_ONCE), "20",
             dict.fromkeys(["20-order", "20-order-two", "20-order-returns"], f"messages of QoS 2 {OTHERWISE}"),

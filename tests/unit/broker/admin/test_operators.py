@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import httpx
 import pytest
@@ -200,4 +200,6 @@ async def test_an_operator_keeps_the_place_and_whoever_only_connects_does_not(mo
     assert (await asked(operator)).startswith(b"HTTP/1.1 200 ")
     for _, writer in (operator, *devices):
         writer.transport.abort()
+        with suppress(OSError):
+            await writer.wait_closed()
     await scene.door.close()

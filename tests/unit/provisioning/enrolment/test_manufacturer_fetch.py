@@ -244,7 +244,7 @@ async def test_a_defect_that_a_list_has_met_leaves_the_others_and_the_service(
     await fetch_at(fleet, web.url + "/odd", web.url + LIST)
     with capture_logs() as logs:
         assert await fetcher.fetch_due() == 2
-    assert [each["url"] for each in logs if each.get("code") == "INTERNAL_ERROR"] == [web.url + "/odd"]
+    assert [each["url"] for each in logs if each.get("code") == "INTERNAL"] == [web.url + "/odd"]
     urls = await fleet.database.read(manufacturer_list_urls.in_force)
     assert [(each.problem[:14], each.failures) for each in urls] == [("INTERNAL_ERROR", 1), ("", 0)]
     assert fetcher.outcomes == {("acme", "new"): 1, ("acme", "failed"): 1}
