@@ -17,19 +17,16 @@ Does not handle: what an option means (`broker.mosquitto.conversion`).
 from __future__ import annotations
 
 import difflib
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from broker.mosquitto.findings import Findings
-from broker.mosquitto.line import Line
+from broker.mosquitto.line import BLANKS, Line
 from broker.settings.mosquitto_options import OPTIONS, Place, option
 from provisioning.program.given_file import SETTINGS_BYTES, text_of
 
 _BLANK: Final = " \t\r"
-_BLANKS: Final = re.compile(r"[ \t]+")
-"""Other white space is part of a name or a value."""
 _DEFAULT_PORT: Final = 1883
 _MOST_PORT: Final = 65_535
 _BEGIN_A_PLUGIN: Final = frozenset({"auth_plugin", "global_plugin", "plugin", "plugin_load", "plugin_use"})
@@ -131,7 +128,7 @@ def _lines(path: Path, name: str = "") -> list[Line]:
         raise UnreadableConf(f"{path} is not text: it contains a NUL")
     lines = []
     for number, raw in enumerate(text.split("\n"), 1):
-        key, *rest = _BLANKS.split(raw.strip(_BLANK), maxsplit=1)
+        key, *rest = BLANKS.split(raw.strip(_BLANK), maxsplit=1)
         if key and not key.startswith("#"):
             lines.append(Line(number, key, "".join(rest), name))
     return lines

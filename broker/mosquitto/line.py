@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-_BLANKS: Final = re.compile(r"[ \t]+")
+BLANKS: Final = re.compile(r"[ \t]+")
+"""What separates words; other white space is part of a name or a value."""
 _TRUTH: Final = {"true": True, "1": True, "false": False, "0": False}
 _LEAST, _MOST = -(2**31), 2**31 - 1
 
@@ -40,7 +41,7 @@ class Line:
     @property
     def words(self) -> list[str]:
         """The words of the value, at least one."""
-        return _BLANKS.split(self.value)
+        return BLANKS.split(self.value)
 
     def is_true(self) -> bool:
         """Return the value as true or false. Raises `InvalidValue`."""

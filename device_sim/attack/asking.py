@@ -112,10 +112,8 @@ async def _connected(desk: EnrolmentDesk, pem: CredentialPem | None = None) -> A
 
 async def short_lived(scene: Scene, life: timedelta) -> Paper:
     """Return a good device whose certificate, from the service, is valid for *life*."""
-    desk, name, key = desk_of(scene), scene.fresh(), generate_key()
-    token = await desk.token(name, scene.target.group, life=int(life.total_seconds()))
-    async with EstClient(desk.url, desk.anchors, trust_domain=desk.operator.trust_domain) as est:
-        return Paper(await est.enrol(build_csr(key, name), user=name, token=token), key)
+    desk, name = desk_of(scene), scene.fresh()
+    return await desk.enrolled(name, await desk.token(name, scene.target.group, life=int(life.total_seconds())))
 
 
 def _seen(answer: httpx.Response, code: str) -> Seen:

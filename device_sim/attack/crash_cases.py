@@ -6,13 +6,15 @@ be killed.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from broker.mqtt.codes import QoS
 from broker.mqtt.connect import Will
 from broker.mqtt.packets import Pubcomp, Publish, Pubrec, Pubrel
 from device_sim.attack.case import Chapter
-from device_sim.attack.good_client import GoodClient, Parties
-from device_sim.attack.issuer import Paper
+from device_sim.attack.good_client import Parties
 from device_sim.attack.owed import exactly, owed
+from device_sim.attack.scene import Scene
 from device_sim.attack.target import BrokenPromise, Impossible
 
 _ONCE = QoS.AT_LEAST_ONCE
@@ -25,22 +27,19 @@ chapter = Chapter()
 async def _kill(parties: Parties) -> None:
     """Kill the broker, start it again, and return when it admits devices."""
     scene = parties.scene
-    kill, start = scene.target.kill_broker, scene.target.start_broker
-    if kill is None or start is None:
-        raise Impossible("the tester cannot kill this broker")
+    kill, start = _means(scene)
     await kill()  # At once: what was acknowledged last must be on disk already.
     await scene.close()
     await start()
     await scene.until_admitted(await scene.device(), _STARTED)
 
 
-def _check_killable(parties: Parties) -> None:
-    if parties.scene.target.kill_broker is None:
+def _means(scene: Scene) -> tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[None]]]:
+    """Return how the broker is killed, and how it is started again; raise `Impossible` if it cannot be."""
+    kill, start = scene.target.kill_broker, scene.target.start_broker
+    if kill is None or start is None:
         raise Impossible("the tester cannot kill this broker")
-
-
-async def _sender(parties: Parties, paper: Paper) -> GoodClient:
-    return await parties.connected(paper)
+    return kill, start
 
 
 @owed(
@@ -51,7 +50,7 @@ async def _sender(parties: Parties, paper: Paper) -> GoodClient:
     last=True,
 )
 async def _queued(parties: Parties) -> None:
-    _check_killable(parties)
+    _means(parties.scene)  # Before anything else is done.
     device, sender = await parties.device(keeps=True), await parties.service("sender")
     await device.subscribe(parties.topic(device, "cmd/#"), _ONCE)
     device.cut()
@@ -61,14 +60,14 @@ async def _queued(parties: Parties) -> None:
     await _kill(parties)
     again = await parties.returned(device)
     await exactly(again, told, "what was queued when the broker was killed")
-    await (await _sender(parties, sender.paper)).publish(topic, b"afterwards")
+    await (await parties.connected(sender.paper)).publish(topic, b"afterwards")
     await again.until(lambda: b"afterwards" in again.payloads, "its subscription was lost when the broker was killed")
 
 
 @owed(chapter, "22-killed-retained", "retains a message before the broker is killed: a later subscriber gets it",
       "MQTT-3.3.1-5, §4.1", last=True)  # fmt: skip
 async def _retained(parties: Parties) -> None:
-    _check_killable(parties)
+    _means(parties.scene)  # Before anything else is done.
     device = await parties.device()
     topic = parties.topic(device, "state")
     await device.publish(topic, b"kept", retain=True)
@@ -82,7 +81,7 @@ async def _retained(parties: Parties) -> None:
 @owed(chapter, "22-killed-qos2", "sends a QoS 2 message again after the broker was killed: it arrives once",
       "MQTT-4.3.3-10, §4.1", last=True)  # fmt: skip
 async def _exactly_once(parties: Parties) -> None:
-    _check_killable(parties)
+    _means(parties.scene)  # Before anything else is done.
     listener, device = await parties.service(keeps=True), await parties.device(keeps=True)
     await device.subscribe(parties.topic(device, "cmd/#"), _ONCE)
     topic, number = parties.topic(device, "telemetry"), device.new_id()
@@ -107,7 +106,7 @@ async def _exactly_once(parties: Parties) -> None:
 @owed(chapter, "22-killed-will", "has a will when the broker is killed, and does not reconnect: the will is sent",
       "MQTT-3.1.2-8, §4.1", last=True)  # fmt: skip
 async def _will(parties: Parties) -> None:
-    _check_killable(parties)
+    _means(parties.scene)  # Before anything else is done.
     paper = await parties.scene.device()
     topic = parties.topic(paper, "state")
     listener = await parties.service(keeps=True)

@@ -136,6 +136,12 @@ class EnrolmentDesk:
             why = str(group.exceptions[0])
         return Ended(revoked, self.left, why, datetime.now(UTC) + timedelta(seconds=_LIFE_SECONDS))
 
+    async def enrolled(self, name: str, token: str) -> Paper:
+        """Return *name* with a certificate for a new key, enrolled with *token*."""
+        key = generate_key()
+        async with EstClient(self.url, self.anchors, trust_domain=self.operator.trust_domain) as est:
+            return Paper(await est.enrol(build_csr(key, name), user=name, token=token), key)
+
     @property
     def left(self) -> tuple[str, ...]:
         """The names requested and not yet revoked."""
@@ -151,11 +157,7 @@ class EnrollingRegistrar:
     async def certify(self, identity: Identity) -> Paper:
         """Enrol *identity*."""
         desk = self._desk
-        token = await desk.token(identity.name, identity.group, identity.role)
-        key = generate_key()
-        async with EstClient(desk.url, desk.anchors, trust_domain=desk.operator.trust_domain) as est:
-            certificate = await est.enrol(build_csr(key, identity.name), user=identity.name, token=token)
-        return Paper(certificate, key)
+        return await desk.enrolled(identity.name, await desk.token(identity.name, identity.group, identity.role))
 
     async def revoke(self, paper: Paper) -> None:
         """Revoke this one certificate."""

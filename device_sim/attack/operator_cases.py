@@ -8,10 +8,7 @@ from device_sim.attack.desk import EnrolmentDesk
 from device_sim.attack.issuer import Paper
 from device_sim.attack.scene import Scene
 from device_sim.attack.verdict import Seen
-from provisioning.client.csr import build_csr
-from provisioning.client.est import EstClient
 from provisioning.pki.identity import Role
-from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
 
 _TOKENS, _REVOCATIONS, _DEVICES = "/v1/tokens", "/v1/revocations", "/v1/devices"
@@ -23,10 +20,8 @@ case = chapter.case
 
 async def _operator(scene: Scene, desk: EnrolmentDesk, role: str) -> Paper:
     """Return a new operator of *role*, with its certificate."""
-    name, key = scene.fresh("operator"), generate_key()
-    token = await desk.token(name, None, Role.OPERATOR, operator_role=role)
-    async with EstClient(desk.url, desk.anchors, trust_domain=desk.operator.trust_domain) as est:
-        return Paper(await est.enrol(build_csr(key, name), user=name, token=token), key)
+    name = scene.fresh("operator")
+    return await desk.enrolled(name, await desk.token(name, None, Role.OPERATOR, operator_role=role))
 
 
 @case("44-stranger-as-operator", "asks for an enrolment token without a certificate", "http 401 CERTIFICATE_MISSING")
