@@ -40,6 +40,7 @@ HOT = [
     "provisioning/pki/revocation.py",
     "broker/engine/deadlines.py",
     "broker/engine/denials.py",
+    "broker/sockets/departed.py",
     "broker/sockets/doze.py",
     "broker/engine/engine.py",
     "broker/engine/exchange.py",
