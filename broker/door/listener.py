@@ -43,12 +43,12 @@ from broker.engine.engine import Engine
 from broker.settings.limits import Limits
 from broker.settings.origins import NO_PAGES, Origins
 from broker.sockets.byte_stream import ByteStream
-from broker.sockets.departed import has_left
 from broker.sockets.doze import Doze
 from broker.sockets.poller import Poller
 from broker.sockets.tls_session import TlsSession, accept, open_tls
 from broker.sockets.transport import TlsTransport
 from broker.sockets.turn import Turn
+from provisioning.pki.departed import has_left
 from provisioning.pki.identity import Identity
 from provisioning.pki.resumption import forget_sessions
 
