@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from broker.mqtt.codes import ProtocolVersion, QoS
@@ -35,7 +37,7 @@ def verdicts(lines: list[Line]) -> dict[str, Verdict]:
     return {line.name: line.verdict for line in lines}
 
 
-LIMITS = {"receive_maximum": 2, "server_keep_alive": 2}
+LIMITS: dict[str, Any] = {"receive_maximum": 2, "server_keep_alive": 2}
 PINGS = tuple((float(at), Puback(1)) for at in range(1, 6))
 
 
