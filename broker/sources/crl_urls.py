@@ -76,8 +76,14 @@ class CrlUrls:
         self._http = PlainHttp(_TIMEOUT)
 
     def configure(self, urls: Iterable[tuple[str, str]]) -> None:
-        """Follow *urls*, those that the settings name, each preceded by the name of its bundle."""
-        for key in urls:
+        """Follow *urls*, those that the settings name now, each preceded by the name of its bundle.
+
+        One that they no longer name is left, unless a certificate names it again.
+        """
+        wanted = set(urls)
+        for key in [key for key, each in self._followed.items() if each.configured and key not in wanted]:
+            del self._followed[key]
+        for key in wanted:
             self._followed.setdefault(key, _Followed(due=self._clock())).configured = True
 
     def follow(self, urls: Iterable[str], bundle: str) -> list[str]:
@@ -143,7 +149,9 @@ class CrlUrls:
 
     async def fetch(self, url: str, bundle: str) -> None:
         """Fetch *url* of *bundle* now, unless that was just done; if it is under way, wait for it."""
-        followed = self._followed[bundle, url]
+        followed = self._followed.get((bundle, url))
+        if followed is None:
+            return  # It was left meanwhile, by a reload of the settings.
         running = followed.lock.locked()
         async with followed.lock:
             if running or self._clock() - followed.tried < _LEAST_PAUSE:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta, tzinfo
 from itertools import pairwise
+from typing import Self
 
 import pytest
 
@@ -130,18 +130,28 @@ async def test_when_the_clock_was_set_all_are_asked_for(daily: Following) -> Non
     assert await daily.at(10) == 2
 
 
-async def test_a_list_before_its_time_is_read_again_though_its_url_says_that_it_is_unchanged(daily: Following) -> None:
+class InTwoHours(datetime):
+    """What the wall clock says when two more hours are over."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return super().now(tz) + timedelta(hours=2)
+
+
+async def test_a_list_before_its_time_is_read_again_though_its_url_says_that_it_is_unchanged(
+    daily: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
     held = shared_device("meter-1")
-    early = timedelta(minutes=5, seconds=1)  # A second more than clocks may differ.
-    daily.web.pages["/ca.crl"] = crl(PKI.issuing, [held], age=-early)
+    daily.web.pages["/ca.crl"] = crl(PKI.issuing, [held], age=timedelta(hours=-1), life=timedelta(days=3))
     await daily.at(0)
     assert (daily.alarms(CrlProblem.CRL_NOT_YET_VALID), daily.held) == (1, [])
-    async with asyncio.timeout(20):
-        while not daily.held:
-            await daily.at(daily.now + 1)
-            await asyncio.sleep(0.05)
-    assert daily.requests == 2, "asked for when its time had come, and not before"
-    assert daily.broker.engine.admission.status.index.find((held.revocation.issuer_key_id, held.revocation.serial))
+    assert await daily.at(10) == 1
+    for module in ("crl_urls", "crl_intake"):
+        monkeypatch.setattr(f"broker.sources.{module}.datetime", InTwoHours)
+    assert await daily.at(20) == 2
+    assert (daily.web.not_modified, daily.held) == (0, [1])
+    assert daily.broker.engine.admission.status.index.find(held.revocation.key)
+    assert await daily.at(30) == 2
 
 
 async def test_a_list_of_an_unknown_ca_is_read_when_that_ca_is_known(daily: Following) -> None:
@@ -159,3 +169,15 @@ async def test_a_list_of_an_unknown_ca_is_read_when_that_ca_is_known(daily: Foll
 async def test_certificates_cannot_have_anything_but_plain_http_fetched(daily: Following) -> None:
     asked = ["https://crl.example/ca.crl", "ftp://crl.example/ca.crl", "file:///etc/passwd", f"{daily.web.url}/x.crl"]
     assert daily.urls.follow(asked, "") == [f"{daily.web.url}/x.crl"]
+
+
+async def test_a_url_that_the_settings_no_longer_name_is_left_and_its_list_stays(daily: Following) -> None:
+    """Also that of a bundle that is gone. Whatever was revoked stays so, as with a file that is gone."""
+    daily.web.pages |= {"/ca.crl": crl(PKI.issuing), "/other.crl": crl(PKI.issuing, number=2)}
+    await daily.at(0)
+    daily.urls.configure([("", f"{daily.web.url}/other.crl")])
+    await daily.urls.fetch(f"{daily.web.url}/ca.crl", "")  # As who had begun to wait for it before.
+    assert await daily.at(2 * DAY) == 1
+    assert (daily.web.requests["/other.crl"], daily.held) == (1, [2])
+    assert daily.urls.follow([f"{daily.web.url}/ca.crl"], "") == [f"{daily.web.url}/ca.crl"], "a certificate names it"
+    assert await daily.at(2 * DAY + 1) == 2
