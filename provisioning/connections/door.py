@@ -11,6 +11,8 @@ Rules
 1. A bounded number is accepted per turn, so that others are served in between; if the process has no descriptors
    left, none for a second, and the log says so.
 2. A place is given back when the connection has ended, for whatever reason.
+3. A connection of a proxy begins with a PROXY header (`provisioning.program.proxy_arrivals`), and has a place when that
+   has come: as one of the client's address. Before that it counts for no address, and has a bound of its own.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ import structlog
 from provisioning.connections.listening import BACKLOG
 from provisioning.connections.places import Place, Places, hang_up
 from provisioning.pki.seen_out import see_out_if_refused
+from provisioning.program.proxy_arrivals import ProxyArrivals
+from provisioning.program.proxy_header import Address
+from provisioning.program.proxy_networks import ProxyNetworks
 
 log = structlog.get_logger(__name__)
 
@@ -35,25 +40,42 @@ _ACCEPTS_A_TURN: Final = 32
 _HANDSHAKE_SECONDS: Final = 10.0
 _LOST_MILLISECONDS: Final = 30_000
 """After this long without acknowledgement of sent data the connection, say a feed subscriber's, counts as lost."""
+_MOST_UNNAMED: Final = 1_000
+"""Connections of proxies whose header is awaited, or a quarter of the places if that is less."""
 _PAUSE: Final = 1.0
 _TELL_AGAIN: Final = 60.0
 _GONE: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EINTR})
 """Errors of one connection; all others are the listening socket's, or the process's."""
 
-Make = Callable[[Place], asyncio.Protocol]
-"""Makes the protocol of a connection; it gives the place back when the connection is lost."""
+Make = Callable[[Place, Address | None], asyncio.Protocol]
+"""Makes the protocol of a connection; it gives the place back when the connection is lost.
+
+The address is what a proxy says of the client; None: the client has connected itself.
+"""
 
 
 class Door:
     """One listening socket."""
 
-    def __init__(self, listening: socket.socket, context: ssl.SSLContext | None, make: Make, places: Places) -> None:
-        """Accept on *listening*, over TLS with a *context*, as many as there are *places* for."""
+    def __init__(
+        self,
+        listening: socket.socket,
+        context: ssl.SSLContext | None,
+        make: Make,
+        places: Places,
+        proxies: ProxyNetworks | None = None,
+    ) -> None:
+        """Accept on *listening*, over TLS with a *context*, as many as there are *places* for.
+
+        A connection from *proxies* begins with a PROXY header.
+        """
         self._loop = asyncio.get_running_loop()
         self._listening = listening
         self._context = context
         self._make = make
         self._places = places
+        self._proxies = proxies
+        self._arrivals = ProxyArrivals(self._loop, self._arrived)
         self._tasks: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
         self._told_at = self._loop.time() - _TELL_AGAIN
@@ -71,6 +93,7 @@ class Door:
         if self._pause is not None:
             self._pause.cancel()
         self._loop.remove_reader(self._listening.fileno())
+        self._arrivals.close()
 
     def _begin(self) -> None:
         self._pause = None
@@ -89,9 +112,19 @@ class Door:
                 self._loop.remove_reader(self._listening.fileno())
                 self._pause = self._loop.call_later(_PAUSE, self._begin)
                 return
-            self._admit(accepted, address[0])
+            if self._proxies is not None and address[0] in self._proxies:
+                accepted.setblocking(False)
+                most = min(_MOST_UNNAMED, max(self._places.most // 4, 1))
+                client = self._arrivals.take(accepted, address[:2], _HANDSHAKE_SECONDS, most)
+                if client is not None:
+                    self._arrived(accepted, client)
+            else:
+                self._admit(accepted, address[0], None)
 
-    def _admit(self, accepted: socket.socket, host: str) -> None:
+    def _arrived(self, accepted: socket.socket, client: Address) -> None:
+        self._admit(accepted, client[0], client)
+
+    def _admit(self, accepted: socket.socket, host: str, client: Address | None) -> None:
         crowded = self._places.lost + self._places.turned_away
         place = self._places.take(host, functools.partial(hang_up, accepted))
         if self._places.lost + self._places.turned_away > crowded:
@@ -99,16 +132,16 @@ class Door:
         if place is None:
             accepted.close()
             return
-        task = self._loop.create_task(self._shake_hands(accepted, host, place))
+        task = self._loop.create_task(self._shake_hands(accepted, host, place, client))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _shake_hands(self, accepted: socket.socket, host: str, place: Place) -> None:
+    async def _shake_hands(self, accepted: socket.socket, host: str, place: Place, client: Address | None) -> None:
         seconds = None if self._context is None else _HANDSHAKE_SECONDS
         see_out_if_refused(accepted)
         try:
             await self._loop.connect_accepted_socket(
-                lambda: self._make(place), accepted, ssl=self._context, ssl_handshake_timeout=seconds
+                lambda: self._make(place, client), accepted, ssl=self._context, ssl_handshake_timeout=seconds
             )
         except (OSError, TimeoutError) as error:  # Anybody can cause it: not worth a log line each.
             place.leave()
