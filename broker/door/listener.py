@@ -11,7 +11,9 @@ Rules
    except for one every tenth of a second: a broker that is always busy admits slowly rather than never.
 3. Nobody is accepted while newcomers who have sent data wait to be served: new ones wait in the kernel's queue, where
    no deadline runs and no limit counts. A bounded number of connections is accepted per turn, so that connected devices
-   are served in between; when the process has no descriptors left, none for a second.
+   are served in between; when the process has no descriptors left, none for a second. While more wait than a turn
+   accepts, those that have already left are closed before TLS: a key exchange for each of them would keep the others
+   waiting, and the kernel's queue is served in order.
 4. Nobody is accepted before the first `begin`: the server calls it when it knows which certificates are revoked.
 5. A connection from a network of `proxies` begins with a PROXY header (`provisioning.program.proxy_arrivals`), and has
    the address that this says: who is refused or waits is decided when it is known. Until then it counts for no address,
@@ -51,6 +53,7 @@ from broker.sockets.poller import Poller
 from broker.sockets.tls_session import TlsSession, accept, open_tls
 from broker.sockets.transport import TlsTransport
 from broker.sockets.turn import Turn
+from provisioning.pki.departed import has_left
 from provisioning.pki.identity import Identity
 from provisioning.pki.resumption import forget_sessions
 from provisioning.program.proxy_arrivals import ProxyArrivals
@@ -147,6 +150,8 @@ class Listener:
             self._serve,
         )
         self._rate = ConnectionRate(loop.time())
+        self._crowded = False
+        """Whether the last turn left connections in the kernel's queue."""
         self._speaks = speaks
         self._unsafe_identity = unsafe_identity
         self._context = context
@@ -154,7 +159,7 @@ class Listener:
         self._proxy_names: tuple[str, ...] = ()
         self._proxies: ProxyNetworks | None = None
         self._arrivals = ProxyArrivals(loop, self._arrived, lambda host: self._reception.unnamed(host, loop.time()))
-        self._named: deque[tuple[socket.socket, Address]] = deque()
+        self._named: deque[tuple[socket.socket, Address | None]] = deque()
         """Accepted connections of proxies, with the addresses in their headers, which wait for a turn."""
         self._paused = False
         self._wakes = False
@@ -253,7 +258,7 @@ class Listener:
         self._reception.begin_turn(1 if busy else _ACCEPTS_A_TURN, now)
         room, pause = self._room(now, busy=busy)
         try:
-            left = self._take_in(room, now)
+            left = self._crowded = self._take_in(room, now)
         except OSError as error:
             log.warning("accept failed", code="ACCEPT_FAILED", detail=error.strerror, retry_in=_PAUSE)
             self._pause(_PAUSE)
@@ -272,32 +277,34 @@ class Listener:
         for _ in range(room):
             if self._socket is None:
                 return False
-            if self._named:
-                accepted, address = self._named.popleft()
-            else:
-                try:
-                    accepted, address = accept(self._socket)
-                except BlockingIOError:
-                    return False
-                except OSError as error:
-                    if error.errno in _EXHAUSTED:
-                        raise
-                    continue  # The peer left before it was accepted.
-                self._engine.metrics.connections_accepted += 1
-                self._rate.take()
-                if self._proxies is not None and address[0] in self._proxies:
-                    client = self._of_client(accepted, address[:2])
-                    if client is None:
-                        continue
-                    address = client
-            served += self._reception.receive(accepted, address[:2], now)
+            try:
+                accepted, address = self._named.popleft() if self._named else self._taken(self._socket)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    raise
+                continue  # The peer left before it was accepted.
+            if address is None:
+                continue
+            if self._crowded and has_left(accepted):
+                self._reception.left(accepted, address[0], now)
+                continue
+            served += self._reception.receive(accepted, address, now)
             if served == _ACCEPTS_A_TURN:
                 break
         return True
 
-    def _of_client(self, accepted: socket.socket, proxy: Address) -> Address | None:
-        """Return the address in the header of *proxy*; None if it is not there yet, or was refused."""
-        return self._arrivals.take(accepted, proxy, self._limits().handshake_timeout, self._reception.most_unnamed)
+    def _taken(self, listening: socket.socket) -> tuple[socket.socket, Address | None]:
+        """Accept one, and return its client's address too; None: a proxy has not said it yet, or was refused."""
+        accepted, address = accept(listening)
+        self._engine.metrics.connections_accepted += 1
+        self._rate.take()
+        peer: Address = address[:2]
+        if self._proxies is None or peer[0] not in self._proxies:
+            return accepted, peer
+        seconds, most = self._limits().handshake_timeout, self._reception.most_unnamed
+        return accepted, self._arrivals.take(accepted, peer, seconds, most)
 
     def _arrived(self, accepted: socket.socket, client: Address) -> None:
         """Take note that the header of a connection has come, and that it is *client*'s."""
@@ -321,7 +328,7 @@ class Listener:
         room, pause = _ACCEPTS_A_TURN, _FULL_PAUSE
         if self._reception.full:
             room = 0
-        elif lobby.waiting or len(lobby) >= limits.max_unadmitted:
+        elif self._crowded or lobby.waiting or len(lobby) >= limits.max_unadmitted:
             room = _LOOKS_A_TURN
         if limits.max_connection_rate:
             allowed = self._rate.available(limits.max_connection_rate, now)

@@ -9,7 +9,10 @@ start.
 Rules
 -----
 1. A bounded number is accepted per turn, so that others are served in between; if the process has no descriptors
-   left, none for a second, and the log says so.
+   left, none for a second, and the log says so. While more wait than a turn accepts, those whose client has already
+   left are closed before TLS: the kernel's queue is served in order, and a handshake takes a thousand times as long
+   (docs/decisions/0224-departed-clients-are-closed-before-tls.md). Without TLS a client may send its request and
+   nothing more.
 2. A place is given back when the connection has ended, for whatever reason.
 3. A connection of a proxy begins with a PROXY header (`provisioning.program.proxy_arrivals`), and has a place when that
    has come: as one of the client's address. Before that it counts for no address, and has a bound of its own.
@@ -29,6 +32,7 @@ import structlog
 
 from provisioning.connections.listening import BACKLOG
 from provisioning.connections.places import Place, Places, hang_up
+from provisioning.pki.departed import has_left
 from provisioning.pki.seen_out import see_out_if_refused
 from provisioning.program.proxy_arrivals import ProxyArrivals
 from provisioning.program.proxy_header import Address
@@ -37,6 +41,8 @@ from provisioning.program.proxy_networks import ProxyNetworks
 log = structlog.get_logger(__name__)
 
 _ACCEPTS_A_TURN: Final = 32
+_LOOKS_A_TURN: Final = 256
+"""How many may be accepted per turn, those included whose client has left: each of these costs some microseconds."""
 _HANDSHAKE_SECONDS: Final = 10.0
 _LOST_MILLISECONDS: Final = 30_000
 """After this long without acknowledgement of sent data the connection, say a feed subscriber's, counts as lost."""
@@ -78,6 +84,8 @@ class Door:
         self._arrivals = ProxyArrivals(self._loop, self._arrived)
         self._tasks: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
+        self._crowded = False
+        """Whether the last turn left connections in the kernel's queue."""
         self._told_at = self._loop.time() - _TELL_AGAIN
 
     def open(self) -> None:
@@ -100,10 +108,13 @@ class Door:
         self._loop.add_reader(self._listening.fileno(), self._accept)
 
     def _accept(self) -> None:
-        for _ in range(_ACCEPTS_A_TURN):
+        admitted, crowded = 0, self._crowded
+        self._crowded = True
+        for _ in range(_LOOKS_A_TURN):
             try:
                 accepted, address = self._listening.accept()
             except BlockingIOError:
+                self._crowded = False
                 return
             except OSError as error:
                 if error.errno in _GONE:
@@ -112,14 +123,26 @@ class Door:
                 self._loop.remove_reader(self._listening.fileno())
                 self._pause = self._loop.call_later(_PAUSE, self._begin)
                 return
-            if self._proxies is not None and address[0] in self._proxies:
-                accepted.setblocking(False)
-                most = min(_MOST_UNNAMED, max(self._places.most // 4, 1))
-                client = self._arrivals.take(accepted, address[:2], _HANDSHAKE_SECONDS, most)
-                if client is not None:
-                    self._arrived(accepted, client)
-            else:
-                self._admit(accepted, address[0], None)
+            host, client = address[0], None
+            if self._proxies is not None and host in self._proxies:
+                client = self._of_client(accepted, address[:2])
+                if client is None:
+                    continue
+                host = client[0]
+            if crowded and self._context is not None and has_left(accepted):
+                log.debug("handshake failed", address=host, reason="left before it began")
+                accepted.close()
+                continue
+            self._admit(accepted, host, client)
+            admitted += 1
+            if admitted == _ACCEPTS_A_TURN:
+                return
+
+    def _of_client(self, accepted: socket.socket, proxy: Address) -> Address | None:
+        """Return the address in the header of *proxy*; None if it is not there yet, or was refused."""
+        accepted.setblocking(False)
+        most = min(_MOST_UNNAMED, max(self._places.most // 4, 1))
+        return self._arrivals.take(accepted, proxy, _HANDSHAKE_SECONDS, most)
 
     def _arrived(self, accepted: socket.socket, client: Address) -> None:
         self._admit(accepted, client[0], client)
