@@ -11,7 +11,9 @@ Rules
    except for one every tenth of a second: a broker that is always busy admits slowly rather than never.
 3. Nobody is accepted while newcomers who have sent data wait to be served: new ones wait in the kernel's queue, where
    no deadline runs and no limit counts. A bounded number of connections is accepted per turn, so that connected devices
-   are served in between; when the process has no descriptors left, none for a second.
+   are served in between; when the process has no descriptors left, none for a second. While more wait than a turn
+   accepts, those that have already left are closed before TLS: a key exchange for each of them would keep the others
+   waiting, and the kernel's queue is served in order.
 4. Nobody is accepted before the first `begin`: the server calls it when it knows which certificates are revoked.
 5. The TLS context can be replaced at any time; the new one applies to the next connection, and the old one's sessions
    are forgotten.
@@ -46,6 +48,7 @@ from broker.sockets.poller import Poller
 from broker.sockets.tls_session import TlsSession, accept, open_tls
 from broker.sockets.transport import TlsTransport
 from broker.sockets.turn import Turn
+from provisioning.pki.departed import has_left
 from provisioning.pki.identity import Identity
 from provisioning.pki.resumption import forget_sessions
 
@@ -140,6 +143,8 @@ class Listener:
             self._serve,
         )
         self._rate = ConnectionRate(loop.time())
+        self._crowded = False
+        """Whether the last turn left connections in the kernel's queue."""
         self._speaks = speaks
         self._unsafe_identity = unsafe_identity
         self._context = context
@@ -224,7 +229,7 @@ class Listener:
         self._reception.begin_turn(1 if busy else _ACCEPTS_A_TURN, now)
         room, pause = self._room(now, busy=busy)
         try:
-            left = self._take_in(room, now)
+            left = self._crowded = self._take_in(room, now)
         except OSError as error:
             log.warning("accept failed", code="ACCEPT_FAILED", detail=error.strerror, retry_in=_PAUSE)
             self._pause(_PAUSE)
@@ -251,6 +256,9 @@ class Listener:
                 continue  # The peer left before it was accepted.
             self._engine.metrics.connections_accepted += 1
             self._rate.take()
+            if self._crowded and has_left(accepted):
+                self._reception.left(accepted, address[0], now)
+                continue
             served += self._reception.receive(accepted, address[:2], now)
             if served == _ACCEPTS_A_TURN:
                 break
@@ -262,7 +270,7 @@ class Listener:
         room, pause = _ACCEPTS_A_TURN, _FULL_PAUSE
         if self._reception.full:
             room = 0
-        elif lobby.waiting or len(lobby) >= limits.max_unadmitted:
+        elif self._crowded or lobby.waiting or len(lobby) >= limits.max_unadmitted:
             room = _LOOKS_A_TURN
         if limits.max_connection_rate:
             allowed = self._rate.available(limits.max_connection_rate, now)

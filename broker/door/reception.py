@@ -41,6 +41,7 @@ _SHARE_OF_DESCRIPTORS: Final = 4
 _TELL_AGAIN: Final = 60.0
 _LOOK_AGAIN: Final = 0.25
 """Seconds between two checks whether waiting clients can displace others."""
+_LEFT: Final = "left before TLS began, while many wait; for the next minute such connections are only counted"
 _PUT_OUT: Final = "all connections are in use, most by this network"
 
 
@@ -149,6 +150,17 @@ class Reception:
             )
             self._turn_away(away.accepted, host, RefusalCode.RATE_LIMITED, now)
         return False
+
+    def left(self, accepted: socket.socket, host: str, now: float) -> None:
+        """Close a connection from *host* whose client has already left: one more that has led to nothing."""
+        limits = self._limits()
+        source = self._lobby.strangers.source(host, limits, now)
+        source.arrive(limits, now)
+        source.leave(admitted=False)
+        if now - source.left_told_at > _TELL_AGAIN:
+            source.left_told_at = now
+            log.info("refused", code=RefusalCode.TLS_HANDSHAKE_FAILED, address=host, detail=_LEFT)
+        self._turn_away(accepted, host, RefusalCode.TLS_HANDSHAKE_FAILED, now)
 
     @property
     def _most_waiting(self) -> int:

@@ -9,7 +9,10 @@ start.
 Rules
 -----
 1. A bounded number is accepted per turn, so that others are served in between; if the process has no descriptors
-   left, none for a second, and the log says so.
+   left, none for a second, and the log says so. While more wait than a turn accepts, those whose client has already
+   left are closed before TLS: the kernel's queue is served in order, and a handshake takes a thousand times as long
+   (docs/decisions/0224-departed-clients-are-closed-before-tls.md). Without TLS a client may send its request and
+   nothing more.
 2. A place is given back when the connection has ended, for whatever reason.
 """
 
@@ -27,11 +30,14 @@ import structlog
 
 from provisioning.connections.listening import BACKLOG
 from provisioning.connections.places import Place, Places, hang_up
+from provisioning.pki.departed import has_left
 from provisioning.pki.seen_out import see_out_if_refused
 
 log = structlog.get_logger(__name__)
 
 _ACCEPTS_A_TURN: Final = 32
+_LOOKS_A_TURN: Final = 256
+"""How many may be accepted per turn, those included whose client has left: each of these costs some microseconds."""
 _HANDSHAKE_SECONDS: Final = 10.0
 _LOST_MILLISECONDS: Final = 30_000
 """After this long without acknowledgement of sent data the connection, say a feed subscriber's, counts as lost."""
@@ -56,6 +62,8 @@ class Door:
         self._places = places
         self._tasks: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
+        self._crowded = False
+        """Whether the last turn left connections in the kernel's queue."""
         self._told_at = self._loop.time() - _TELL_AGAIN
 
     def open(self) -> None:
@@ -77,10 +85,13 @@ class Door:
         self._loop.add_reader(self._listening.fileno(), self._accept)
 
     def _accept(self) -> None:
-        for _ in range(_ACCEPTS_A_TURN):
+        admitted, crowded = 0, self._crowded
+        self._crowded = True
+        for _ in range(_LOOKS_A_TURN):
             try:
                 accepted, address = self._listening.accept()
             except BlockingIOError:
+                self._crowded = False
                 return
             except OSError as error:
                 if error.errno in _GONE:
@@ -89,7 +100,14 @@ class Door:
                 self._loop.remove_reader(self._listening.fileno())
                 self._pause = self._loop.call_later(_PAUSE, self._begin)
                 return
+            if crowded and self._context is not None and has_left(accepted):
+                log.debug("handshake failed", address=address[0], reason="left before it began")
+                accepted.close()
+                continue
             self._admit(accepted, address[0])
+            admitted += 1
+            if admitted == _ACCEPTS_A_TURN:
+                return
 
     def _admit(self, accepted: socket.socket, host: str) -> None:
         crowded = self._places.lost + self._places.turned_away

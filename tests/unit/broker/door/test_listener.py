@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -44,6 +45,14 @@ class Hall:
         """Connect, and say nothing."""
         port = int(self.listener.url.rpartition(":")[2])
         self.stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+
+    def knock_and_leave(self, *, reset: bool) -> None:
+        """Connect, say something, and leave."""
+        port = int(self.listener.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as leaving:
+            leaving.sendall(b"a ClientHello")
+            if reset:
+                leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def turn(self) -> int:
         """Let the listener and then the lobby have a turn; return how many have been accepted in all."""
@@ -135,3 +144,28 @@ def test_nor_does_one_who_waits_for_a_place(hall: Hall) -> None:
     hall.lobby._ready()
     hall.listener._accept()
     assert len(hall.lobby.waiting) == 0
+
+
+@pytest.mark.parametrize("reset", [True, False])
+def test_those_who_have_left_keep_nobody_waiting_when_the_queue_is_long(
+    hall: Hall, capsys: pytest.CaptureFixture[str], *, reset: bool
+) -> None:
+    """The kernel's queue is served in order: a handshake for each of them would be in front of everybody else's."""
+    for _ in range(200):
+        hall.knock_and_leave(reset=reset)
+    hall.knock()
+    served: list[socket.socket] = []
+    hall.listener._reception._serve = lambda accepted, _: served.append(hall.stack.enter_context(accepted))
+    hall.listener._accept()
+    assert len(served) == 32, "nothing said yet that many wait"
+    hall.listener._accept()
+    assert len(served) == 33, "of all others, the one who is still there"
+    assert hall.engine.metrics.connections_accepted == 201
+    assert hall.engine.metrics.refused["TLS_HANDSHAKE_FAILED"] == 168
+    limits = hall.listener._limits()
+    assert hall.lobby.strangers.source("127.0.0.1", limits, hall.now).failures(limits, hall.now) == 168
+    assert [each for each in hall.engine.history.strangers("127.0.0.1") if each.code == "TLS_HANDSHAKE_FAILED"]
+    assert capsys.readouterr().out.count("left before TLS began") == 1
+    hall.knock_and_leave(reset=reset)
+    hall.listener._accept()
+    assert len(served) == 34, "the queue was empty: no need to ask"

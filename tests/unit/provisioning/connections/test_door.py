@@ -8,6 +8,7 @@ import gc
 import os
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, cast
@@ -108,6 +109,55 @@ async def test_one_who_has_gone_before_he_was_accepted_keeps_nobody_waiting(monk
         async with opened(Places(2), Aborted) as (_, client):
             assert await greeted(client) == b"come in"
     assert logs == []
+
+
+class CountedPlaces(Places):
+    """Places that count who has had one."""
+
+    taken = 0
+
+    def take(self, host: str, cut: Callable[[], None]) -> Place | None:
+        self.taken += 1
+        return super().take(host, cut)
+
+
+@pytest.mark.parametrize("reset", [True, False])
+async def test_those_who_have_left_keep_nobody_waiting_when_the_queue_is_long(*, reset: bool) -> None:
+    """The kernel's queue is served in order: a handshake for each of them would be in front of everybody else's."""
+    pki, places = shared_pki(), CountedPlaces(1000)
+    context = server_context(pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.OPTIONAL)
+
+    def comes(listening: tuple[str, int]) -> bytes:
+        with (
+            socket.create_connection(listening, PATIENCE) as client,
+            client_context(pki.anchors).wrap_socket(client, server_hostname="localhost") as secured,
+        ):
+            return secured.recv(100)
+
+    async with opened(places, context=RenewableContext(context)) as (door, _):
+        address = door._listening.getsockname()
+        for _ in range(200):
+            with socket.create_connection(address) as leaving:
+                leaving.sendall(NO_HELLO)
+                if reset:
+                    leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert await asyncio.to_thread(comes, address) == b"come in"
+        assert places.taken == door_module._ACCEPTS_A_TURN + 1, "one turn's, before it was known that many wait"
+
+
+async def test_without_tls_a_request_may_be_all_that_a_client_sends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door_module, "_ACCEPTS_A_TURN", 1)
+    places = Places(1000)
+    async with opened(places) as (door, client):
+        clients = [socket.create_connection(door._listening.getsockname()) for _ in range(3)]
+        for each in clients:
+            each.sendall(b"GET /")
+            each.shutdown(socket.SHUT_WR)
+            each.setblocking(False)
+        assert await greeted(client) == b"come in"
+        for each in clients:
+            assert await greeted(each) == b"come in"
+            each.close()
 
 
 async def test_without_a_descriptor_nobody_is_accepted_for_a_moment_and_that_is_said(
