@@ -123,7 +123,7 @@ async def test_a_search_by_state_looks_up_the_certificates_of_those_in_it_only(
 
 
 @pytest.mark.timeout(300)
-async def test_a_page_is_looked_up_and_not_searched_for(fleet: Fleet) -> None:
+async def test_a_page_is_looked_up_and_not_searched_for(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while PostgreSQL has no statistics."""
     await fleet.database.write(lambda connection: fill(connection, fleet.issuer.key_id, 20_000, fleet.clock()))
 
@@ -140,6 +140,8 @@ async def test_a_page_is_looked_up_and_not_searched_for(fleet: Fleet) -> None:
         DeviceSearch(state=DeviceState.REVOKED),
         DeviceSearch("north", DeviceState.REVOKED, Standing.EXPIRED),
     ):
+        if search.state is not None:  # Without statistics it would read a table that is hardly larger than a part.
+            monkeypatch.setattr(device_inventory, "_AT_ONCE", 20)
         asked, read = await noted(fleet.database.read(lambda connection: look(connection, search)))  # noqa: B023
         assert read == 0, search
         assert await fleet.database.read(lambda connection: scanned(connection, asked)) == set(), search  # noqa: B023
