@@ -19,7 +19,7 @@ from device_sim.attack.capabilities import Feature
 from device_sim.attack.case import IN, REVOKED, Chapter, revocation
 from device_sim.attack.issuer import Paper
 from device_sim.attack.scene import PATIENCE, Scene
-from device_sim.attack.target import BrokenPromise, Impossible
+from device_sim.attack.target import Impossible
 from device_sim.attack.verdict import DELIVERED, ClosedBy, Layer, Seen
 from device_sim.link.tls_dial import NotAdmitted
 from provisioning.client.csr import build_csr
@@ -272,26 +272,3 @@ async def _neighbour(scene: Scene) -> Seen:
     finally:
         client.close()
     return Seen(Layer.MQTT, "served", f"PINGRESP in {waited * 1000:.0f} ms", ClosedBy.NOBODY, seconds=waited)
-
-
-@case("18-enrolled-again", "is revoked while connected, and enrolled again: its old session is gone", IN, needs=_NEEDS)
-async def _enrolled_again(scene: Scene) -> Seen:
-    desk = scene.target.desk
-    if desk is None:
-        raise Impossible("there is no enrolment service to enrol it again")
-    paper = await scene.device()
-    client = await scene.admitted(paper, _keeping(scene, paper.name))
-    try:
-        if not (await scene.subscribe(client, scene.topic(paper.name, "cmd/#"), qos=QoS.AT_LEAST_ONCE)).got_in:
-            raise Impossible("a device may not subscribe to its commands here")
-        await scene.target.registrar.revoke(paper)
-        await scene.with_grace(client.end, scene.target.capabilities.limits.revocation)
-    finally:
-        client.close()
-    again = await desk.enrolled(paper.name, await desk.token(paper.name, scene.target.group))
-    client = await scene.admitted(again, _keeping(scene, paper.name))
-    client.close()
-    if client.connack is not None and client.connack.session_present:
-        # Whoever had the key may have subscribed, and what was sent to him would come to the device.
-        raise BrokenPromise("the session of the revoked certificate was there still (CONNACK with session present)")
-    return client.seen(client.connack) if client.connack is not None else Seen(Layer.MQTT, "closed")

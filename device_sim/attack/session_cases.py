@@ -10,12 +10,13 @@ from dataclasses import replace
 from broker.mqtt.codes import ProtocolVersion
 from broker.mqtt.connect import Will
 from broker.mqtt.packets import Publish
+from broker.mqtt.properties import Properties
 from device_sim.attack.capabilities import Feature
 from device_sim.attack.case import IN, NOWHERE, REVOKED, Chapter, patience, revocation
 from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import Scene
-from device_sim.attack.target import Impossible
+from device_sim.attack.target import BrokenPromise, Impossible
 from device_sim.attack.verdict import CLOSED, OPEN, ClosedBy, Layer, Seen
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EstClient
@@ -25,6 +26,7 @@ from provisioning.pki.revocation import RevocationReason
 _V311 = ProtocolVersion.V311
 _ANSWER = 10.0
 _MANY = 20
+_EXPIRY = 600
 _OFTEN = 100
 """How many times clones displace each other: a broker that has not noticed by then never will."""
 
@@ -149,6 +151,8 @@ async def _revoke(scene: Scene, paper: Paper) -> None:
     "mqtt served", needs=(Feature.REVOCATION, Feature.CERTIFICATE_REVOCATION),
 )  # fmt: skip
 async def _revoked_takes_over(scene: Scene) -> Seen:
+    if scene.target.capabilities.missing((Feature.CERTIFICATE_REVOCATION,)):
+        raise Impossible("a revocation concerns the device here: its successor is refused too")
     paper = await scene.device()
     desk = scene.target.desk
     if desk is None:
@@ -170,6 +174,25 @@ async def _revoked_takes_over(scene: Scene) -> Seen:
     finally:
         connected.close()
     return Seen(Layer.MQTT, "taken-over", f"its successor was put out: {seen.text}", got_in=True)
+
+
+@case("6-revoked-session", "is revoked while connected, and enrolled again: its old session is gone",
+      IN, needs=(Feature.REVOCATION,), limit=patience)  # fmt: skip
+async def _revoked_session(scene: Scene) -> Seen:
+    desk = scene.target.desk
+    if desk is None:
+        raise Impossible("there is no enrolment service to enrol it again")
+    paper = await scene.device()
+    kept = Properties(session_expiry_interval=_EXPIRY) if scene.version is ProtocolVersion.V5 else Properties()
+    connect = scene.connect(paper.name, clean_start=False, keep_alive=600, properties=kept)
+    await cut(scene, paper, await scene.admitted(paper, connect))
+    again = await desk.enrolled(paper.name, await desk.token(paper.name, scene.target.group))
+    client = await scene.admitted(again, connect)
+    client.close()
+    if client.connack is None or client.connack.session_present:
+        # Whoever had the key may have subscribed, and what was sent to him would come to the device.
+        raise BrokenPromise("the session of the revoked certificate was there still (CONNACK with session present)")
+    return client.seen(client.connack)
 
 
 async def cut(scene: Scene, paper: Paper, client: RawClient) -> Seen:

@@ -40,7 +40,14 @@ def test_names_are_unique_and_every_case_expects_something(cases: Sequence[Case]
         (["3-expired"], ["3-expired"]),
         (
             ["4-*,6"],
-            ["4-not-yet-valid", "6-revoked-live", "6-revoked-live-311", "6-revoked-many", "6-revoked-instances"],
+            [
+                "4-not-yet-valid",
+                "6-revoked-live",
+                "6-revoked-live-311",
+                "6-revoked-many",
+                "6-revoked-instances",
+                "6-revoked-session",
+            ],
         ),
         (
             ["*will*", "14"],
