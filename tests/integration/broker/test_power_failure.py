@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -206,7 +207,7 @@ def finish(meter: TlsClient, number: int, *, received: bool) -> None:
 
 
 def test_a_certificate_whose_token_is_spent_is_kept_and_who_was_revoked_stays_out(folder: Path) -> None:
-    settings = {"audit_policy": "require", "audit_max_bytes": 64 * 1024}
+    settings: dict[str, Any] = {"audit_policy": "require", "audit_max_bytes": 64 * 1024}
     with ProvisioningService.copied(folder / "fleet", {"crl_debounce_seconds": 0.05}) as service:
         good, bad = enrol(service, "meter-1", "meter-2")
         first = BrokerProcess.enrolled(folder / "disk", service, **settings, audit_log=folder / "disk/log/audit.jsonl")
