@@ -22,7 +22,7 @@ from typing import Final
 import structlog
 from sqlalchemy.engine import URL, Connection
 
-from provisioning.store.server_parameters import all_parameters
+from provisioning.store.server_parameters import listeners_parameters
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +54,9 @@ async def listen(url: URL, heard: Callable[[], None]) -> None:
     lost = False
     while True:
         try:
-            async with await psycopg.AsyncConnection.connect(**all_parameters(url), autocommit=True) as connection:
+            async with await psycopg.AsyncConnection.connect(
+                **listeners_parameters(url), autocommit=True
+            ) as connection:
                 await connection.execute(f"LISTEN {_CHANNEL}")
                 log.info("listening for other processes on the store", code="ANNOUNCEMENTS_CURRENT")
                 lost = False

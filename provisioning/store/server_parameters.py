@@ -60,6 +60,16 @@ def all_parameters(url: URL) -> dict[str, Any]:
     return {**named, **server_parameters(url)}
 
 
+def listeners_parameters(url: URL) -> dict[str, Any]:
+    """Return all of libpq's parameters for a connection that only listens: it needs none of our limits.
+
+    A pooler would refuse them (`provisioning.store.opened_sessions`).
+    """
+    parameters = all_parameters(url)
+    del parameters["options"]
+    return parameters
+
+
 WRITERS_DURABILITY: Final = (
     "SELECT set_config(name, 'on', false) FROM pg_settings "
     "WHERE name = 'synchronous_commit' AND setting = 'off' AND source <> 'client'"
