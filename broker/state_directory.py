@@ -1,7 +1,7 @@
 """The broker's state directory, as `provisioning.pki.own_directory` requires it, and the remedy where a mount opens it.
 
 A Kubernetes volume with ``fsGroup`` is made accessible to that group, with everything in it, each time it is mounted:
-changed modes do not last (docs/decisions/0166-a-volume-that-is-opened-to-a-group.md).
+changed modes do not last (docs/decisions/0166-group-writable-volumes.md).
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class Network(_Tally):
 class Source(_Tally):
     """One address, or what counts as one, within its network."""
 
-    __slots__ = ("network", "told_at", "waiting")
+    __slots__ = ("left_told_at", "network", "told_at", "waiting")
 
     def __init__(self, network: Network, now: float) -> None:
         super().__init__(1, now)
@@ -88,6 +88,8 @@ class Source(_Tally):
         """How many wait for a place."""
         self.told_at = -1e9
         """When the log last reported that its connections are closed."""
+        self.left_told_at = -1e9
+        """When the log last reported that its clients leave before TLS begins."""
 
     def refuses(self, limits: Limits, now: float) -> str | None:
         """Return why connections from here are refused now, or None."""

@@ -30,6 +30,7 @@ HOT = [
     "broker/mqtt/filter_set.py",
     "provisioning/pki/address_key.py",
     "provisioning/pki/certificate_reader.py",
+    "provisioning/pki/departed.py",
     "provisioning/pki/extension.py",
     "provisioning/pki/identity.py",
     "provisioning/pki/handshake_bounds.py",

@@ -5,7 +5,7 @@ Theory
 A device uses its label's ``/cacerts`` as its trust anchors (RFC 7030 §4.1.3), and needs them for two things: the path
 of its own certificate, whose CAs are those of its group's line, and the paths of the service and the brokers, from the
 default line. Other lines' CAs would only be more to trust. A party that needs all CAs, such as a broker, asks without
-a label or takes the bundle (docs/decisions/0105-a-label-tells-its-own-cas.md).
+a label or takes the bundle (docs/decisions/0105-cacerts-under-a-label.md).
 
 Rules
 -----

@@ -6,7 +6,7 @@ The fleet's CAs also certify brokers, and devices as servers if a profile allows
 host name, as everything on one machine is `localhost`. With chain and host name checks alone, such a server could
 collect tokens, and tell a broker that nothing is revoked. The certificate identifies its holder: it has to be
 the service, before the first byte is sent. If two fleets are below one root, each has such a service, and their
-trust domains distinguish them (docs/decisions/0168-the-service-is-of-ones-own-trust-domain.md).
+trust domains distinguish them (docs/decisions/0168-service-of-ones-own-trust-domain.md).
 
 Rules
 -----
@@ -14,8 +14,8 @@ Rules
 2. A wrong server causes the same error as one whose certificate does not chain.
 3. The server proves that its certificate is not revoked, with an OCSP response that its CA has signed within the hour.
    An attacker on the path who has copied the service's key has none an hour after the revocation
-   (docs/decisions/0192-who-takes-a-token-proves-that-it-is-not-revoked.md,
-   docs/decisions/0208-what-an-attacker-of-the-edges-found.md).
+   (docs/decisions/0192-staple-required-before-a-token-is-sent.md,
+   docs/decisions/0208-attacks-on-protocol-edges.md).
 4. A client that knows its trust domain accepts only that domain's service; one that does not, as before its first
    enrolment, accepts that of any fleet below its anchors.
 

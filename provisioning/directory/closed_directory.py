@@ -4,7 +4,7 @@ If others may read its secrets, that causes only a warning (`provisioning.pki.op
 
 The owner is not checked here: root may run the service for its owner (`provisioning.directory.in_charge`). A Kubernetes
 volume with ``fsGroup`` is opened to that group, with all its contents, each time it is mounted
-(docs/decisions/0170-provisioning-s-directory-is-closed.md).
+(docs/decisions/0170-directory-of-provisioning-must-be-private.md).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ needed: nothing runs in between.
 A group's bucket counts certificates, first ones and successors. It belongs to the group that the decision has found,
 not the one that the request names: nobody can empty another group's bucket with requests that fail, and a batch
 that runs wild, or a copied claim, costs only its own group. It is in the store, so that all processes on one
-database share it (docs/decisions/0087-a-group-s-pace-is-in-the-store.md): two statements for a certificate of a group
+database share it (docs/decisions/0087-group-rate-limit-in-the-store.md): two statements for a certificate of a group
 that has a pace, none for others, and an undone transaction takes nothing. A caller's bucket is checked before anything
 of the request is read, and each process has its own.
 
@@ -25,7 +25,7 @@ Rules
 2. A clock that is set back gives a caller nothing and takes nothing.
 3. No caller waits longer than the pace says, whatever the clock did. The store has wall-clock times: one that is
    further ahead than that was written by a clock that has been set back since, and then a group's bucket counts as full
-   (docs/decisions/0178-what-a-clock-that-was-ahead-has-left.md).
+   (docs/decisions/0178-timestamps-from-a-clock-that-was-ahead.md).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ EST clients get one line of plain text whose first word is the code (RFC 7030 §
 API gives a problem document (RFC 9457) with the code as a member.
 
 A client that has shown no evidence gets the same answer and status whatever the reason: a stranger must not find out
-which ways a group has, or who is on its list (docs/decisions/0163-what-a-stranger-is-told.md).
+which ways a group has, or who is on its list (docs/decisions/0163-unauthenticated-requests-learn-nothing.md).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Files that everybody on the machine may read, which get a warning, or write, which are refused.
 
-A private file that everybody may read is used all the same: docs/decisions/0182-a-key-that-everybody-may-read.md says
+A private file that everybody may read is used all the same: docs/decisions/0182-world-readable-private-keys.md says
 why. Whoever may write to a file of anchors, of settings or of permissions decides what a program trusts, and need not
 wait for its next start where changed files are read again.
 

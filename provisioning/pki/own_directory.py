@@ -11,7 +11,7 @@ Rules
 1. The directory and its contents belong to the user who runs the program, or to root, who may do everything anyway;
    not checked if root runs it for the directory's owner (`check_closed`).
 2. Neither group nor others may write to the directory, nor to a file or directory in it that they can reach; the group
-   may if the caller says that it is the user's own (docs/decisions/0166-a-volume-that-is-opened-to-a-group.md).
+   may if the caller says that it is the user's own (docs/decisions/0166-group-writable-volumes.md).
 3. A symbolic link counts as its target, and must itself belong to the user.
 4. One remedy covers everything in the directory except links, each of which has its own; *user* can apply it, and it
    can be typed as printed.
@@ -30,6 +30,8 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+
+from provisioning.program.durable_names import make_folder
 
 _ROOT: Final = 0
 _OTHERS_ENTER: Final = stat.S_IXGRP | stat.S_IXOTH
@@ -50,7 +52,7 @@ def enter(directory: Path, user: int, *, of_group: bool = False) -> None:
     One that can be neither made nor read is left for those who need something in it to report.
     """
     with contextlib.suppress(OSError):
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(directory)
     with contextlib.suppress(OSError):
         check_own(directory, user, of_group=of_group)
 

@@ -6,7 +6,7 @@ If an allocation fails, any line may fail: one that reads a signal from its pipe
 middle of a change to two related lists. A service that continues may miss signals, serve some and not others, and
 still look alive. Nothing is acknowledged before it is on the disk, so being killed loses nothing that an
 orderly end would save, and its supervisor restarts it, with memory
-(docs/decisions/0158-out-of-memory-is-the-end.md).
+(docs/decisions/0158-out-of-memory.md).
 
 Rules
 -----

@@ -5,7 +5,7 @@ Theory
 systemd names a datagram socket in NOTIFY_SOCKET to what it starts with ``Type=notify``. A start then lasts until the
 service accepts connections: ``systemctl start`` fails with the service, and what is ordered after it finds it ready.
 With ``WatchdogSec=`` it also expects a sign of life, at least that often, and otherwise ends the process with SIGABRT
-and starts it again (docs/decisions/0220-a-service-says-when-it-is-ready-and-alive.md).
+and starts it again (docs/decisions/0220-systemd-notify-and-journal.md).
 
 Rules
 -----

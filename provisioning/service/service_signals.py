@@ -1,7 +1,7 @@
 """The signals of a running service, as events of its loop: SIGINT and SIGTERM to stop, SIGHUP to reload.
 
 The process ends at most `STOP_SECONDS` after a stop, whatever blocks it: a token that does not answer during a
-signature, a database or a disk (`provisioning.program.ending`, docs/decisions/0169-a-stop-has-an-end.md).
+signature, a database or a disk (`provisioning.program.ending`, docs/decisions/0169-shutdown-has-a-time-limit.md).
 
 The supervisor of several workers has no event loop, and its own handlers: `provisioning.service.workers`.
 """

@@ -12,8 +12,8 @@ Announced: it is published to relying parties, and issues nothing yet. Active: i
 each line. Retiring: it issues no more, but still publishes the status of what it has issued. Retired, revoked:
 it is no longer trusted.
 
-A line is a succession of issuing CAs (docs/decisions/0086-lines-of-issuing-cas.md). A fleet has one, `DEFAULT_LINE`,
-until an operator begins another; a group's rules say which one certifies its devices.
+A line is a succession of issuing CAs (docs/decisions/0086-groups-with-their-own-issuing-cas.md). A fleet has one,
+`DEFAULT_LINE`, until an operator begins another; a group's rules say which one certifies its devices.
 
 Rules
 -----

@@ -10,7 +10,7 @@ no column of its own: it changes as time passes.
 Rules
 -----
 1. The cost of a page does not depend on the number of devices or certificates: each is looked up by an index, even
-   if PostgreSQL has no statistics (docs/decisions/0085-look-ups-without-statistics.md), and a search by state or
+   if PostgreSQL has no statistics (docs/decisions/0085-index-look-ups-without-statistics.md), and a search by state or
    standing examines at most `LOOKED_AT` devices. What it has found by then is the page, even if short or empty,
    and the cursor says where the next one begins.
 2. A device's certificates are examined newest first, up to the first good one.

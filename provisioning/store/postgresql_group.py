@@ -9,8 +9,8 @@ is released when the next one is made, or by the commit; and there is one at the
 
 Rules
 -----
-1. The lock of all writers, of every process, is taken first (docs/decisions/0067-one-writer-at-a-time.md): a group
-   locks the rows of many callers, and two concurrent groups could deadlock.
+1. The lock of all writers, of every process, is taken first (docs/decisions/0067-one-writer-with-group-commit.md): a
+   group locks the rows of many callers, and two concurrent groups could deadlock.
 2. Works that have nothing in common run side by side (`provisioning.store.company`); if that fails, each is done by
    itself.
 3. A work that continues after one of its statements failed has failed: the server executes nothing more for it.

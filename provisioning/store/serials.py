@@ -8,7 +8,7 @@ records the certificate removes its reservation. One fsync serves a block instea
 
 The numbers of a block begin with the time and are used in order, so a store of any size puts them next to each other in
 its indexes, while fully random numbers would change a separate page for each
-certificate (docs/decisions/0171-certificates-that-lie-together.md).
+certificate (docs/decisions/0171-certificates-issued-together-share-pages.md).
 
 Rules
 -----

@@ -13,7 +13,7 @@ Rules
 2. If both set a parameter, the URL's value counts. Its ``options`` are added to ours: a search path does not remove
    the limits.
 3. A stalled process costs the others less than they wait for a lock: seconds, and no refusal
-   (docs/decisions/0144-who-has-stopped-lets-go.md).
+   (docs/decisions/0144-stopped-process-loses-its-postgresql-session.md).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ As on PostgreSQL, all works that wait when the writer is free share one transact
 (`provisioning.store.group`). A commit waits for the disk and is always in the thread. A work computes: in a thread it
 and the event loop take the GIL from each other, a dozen times per enrolment. So works declared as
 short run on the event loop, two milliseconds at a time between its other events, and the thread only does
-the commit, for which it does not need the GIL (docs/decisions/0082-short-works-run-on-the-event-loop.md)::
+the commit, for which it does not need the GIL (docs/decisions/0082-short-sqlite-transactions-on-the-event-loop.md)::
 
     event loop   requests ─ works ─ works ──┐ requests ─ checks ─ … ┌── answers, works ─ …
     thread                                  └──── COMMIT, fsync ────┘

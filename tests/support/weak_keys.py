@@ -36,6 +36,21 @@ def close_primes() -> rsa.RSAPrivateKey:
     return rsa_key(first, next_prime(first + 1226))
 
 
+def distant_primes() -> rsa.RSAPrivateKey:
+    """Two primes so far apart that Fermat's method finds them in the ninetieth round: (p-q)²/8√n."""
+    first = next_prime((3 << 1022 | number_without_small_factors(1000)) + 214)
+    return rsa_key(first, next_prime(first + math.isqrt(8 * 90 * first) + 1383))
+
+
+def number_without_small_factors(bits: int) -> int:
+    """Return a number of so many *bits* that may pass for a modulus; nobody knows its factors."""
+    source = random.Random(bits)  # noqa: S311 - the same number each time
+    number = 1 << (bits - 1) | source.getrandbits(bits - 1) | 1
+    while math.gcd(number, _SMALL_PRIMES) != 1:
+        number += 2
+    return number
+
+
 def roca() -> rsa.RSAPrivateKey:
     """CVE-2017-15361: k·M + (65537^a mod M), where M is the product of the first primes."""
     product = math.prod(prime for prime in _PRIMES if prime < 168)

@@ -4,10 +4,10 @@ A request is recognised by group, name and public key, and each repetition is si
 is worth one certificate; the operator sees the evidence that was shown with the request.
 
 A request for a server-generated key is recognised by the request's own key, which counts for nothing else
-(docs/decisions/0088-a-key-that-waits-is-not-made.md): without a signature by it, anyone who guesses the request would
-be given the private key. If the answer was lost, so was the key: the repeated request gets a new key in its place,
-without another decision, while the group answers the same request again
-(docs/decisions/0106-a-lost-key-is-replaced.md).
+(docs/decisions/0088-serverkeygen-key-after-approval.md): without a signature by it, anyone who guesses the request
+would be given the private key. If the answer was lost, so was the key: the repeated request gets a new key in its
+place, without another decision, while the group answers the same request again
+(docs/decisions/0106-repeating-a-lost-serverkeygen-answer.md).
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _over(connection: Connection, found: StoredApproval, attempt: Attempt, group
 
     It has bought its certificate, and the same request is not answered with that again; or it was given before the name
     had its present certificate, so that nobody has decided about replacing that. The order is not taken from clocks:
-    one that was set back would reverse it (docs/decisions/0178-what-a-clock-that-was-ahead-has-left.md).
+    one that was set back would reverse it (docs/decisions/0178-timestamps-from-a-clock-that-was-ahead.md).
     """
     if found.state is ApprovalState.APPROVED:
         newest = newest_of(connection, found.request.name)

@@ -37,7 +37,7 @@ from tests.support.wire import MemoryBroker, own_certificate
 
 DOCS = REPOSITORY / "docs"
 REFERENCE = DOCS / "reference"
-DEPENDENCIES = DOCS / "decisions" / "0010-dependencies.md"
+DEPENDENCIES = DOCS / "decisions" / "0010-runtime-dependencies.md"
 
 
 def page(name: str) -> str:

@@ -28,6 +28,8 @@ from tests.support.requests import csr_der
 from tests.support.slow_keys import dsa_key, rsa_key
 
 POLICY = KeyPolicy()
+CHECKS = (POLICY.check, POLICY.check_shown)
+"""Of a key that is to be certified, and of one that was shown."""
 SUITE = ("fermat", "roca", "rsapoly", "smallfactors")
 """The judge's checks of what an RSA modulus is made of."""
 
@@ -66,18 +68,48 @@ def test_another_kind_or_size_is_refused_with_the_remedy(key: PrivateKey, words:
     ("make", "judge", "words"),
     [
         (weak_keys.close_primes, "fermat", "CVE-2022-26320"),
+        (weak_keys.distant_primes, "fermat", "CVE-2022-26320"),
         (weak_keys.roca, "roca", "CVE-2017-15361"),
         (weak_keys.sparse, "rsapoly", "not random"),
         (weak_keys.small_factor, "smallfactors", "small factor"),
     ],
-    ids=["close primes", "ROCA", "sparse", "small factor"],
+    ids=["close primes", "close primes in many rounds", "ROCA", "sparse", "small factor"],
 )
 def test_a_modulus_that_can_be_factored_is_refused(
     make: Callable[[], rsa.RSAPrivateKey], judge: str, words: str
 ) -> None:
     key = make().public_key()
     assert list(badkeys.checkrsa(key.public_numbers().n, checks=SUITE)) == [judge]
-    with pytest.raises(WeakKey, match=words):
+    for check in CHECKS:
+        with pytest.raises(WeakKey, match=words):
+            check(key)
+
+
+def test_an_even_modulus_is_refused() -> None:
+    odd = weak_keys.number_without_small_factors(2047)
+    with pytest.raises(WeakKey, match="small factor"):
+        POLICY.check(rsa.RSAPublicNumbers(65537, 2 * odd).public_key())
+
+
+@pytest.mark.parametrize(("bits", "passes"), [(2040, False), (2047, False), (2052, False), (8192, True), (8200, False)])
+def test_the_length_of_a_modulus_has_two_bounds_and_is_a_multiple_of_8(bits: int, passes: bool) -> None:
+    key = rsa.RSAPublicNumbers(65537, weak_keys.number_without_small_factors(bits)).public_key()
+    if passes:
+        POLICY.check(key)
+        return
+    with pytest.raises(WeakKey, match=f"has {bits} bits: use 2048 to 8192, a multiple of 8"):
+        POLICY.check(key)
+
+
+@pytest.mark.parametrize(
+    ("exponent", "passes"), [(65535, False), (65539, True), ((1 << 32) - 1, True), ((1 << 32) + 1, False)]
+)
+def test_an_exponent_has_two_bounds(exponent: int, passes: bool) -> None:
+    key = rsa.RSAPublicNumbers(exponent, weak_keys.number_without_small_factors(2048)).public_key()
+    if passes:
+        POLICY.check(key)
+        return
+    with pytest.raises(WeakKey, match="the RSA exponent is"):
         POLICY.check(key)
 
 
@@ -113,8 +145,18 @@ def small_order_points() -> list[bytes]:
 
 @pytest.mark.parametrize("point", small_order_points(), ids=bytes.hex)
 def test_a_point_of_small_order_is_refused(point: bytes) -> None:
-    with pytest.raises(WeakKey, match="small order"):
-        POLICY.check(ed25519.Ed25519PublicKey.from_public_bytes(point))
+    for check in CHECKS:
+        with pytest.raises(WeakKey, match="small order"):
+            check(ed25519.Ed25519PublicKey.from_public_bytes(point))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [*ORDINARY, ec.generate_private_key(ec.SECP521R1()), rsa_key(1024), rsa_key(exponent=3), dsa_key(1024)],
+    ids=["P-256", "P-384", "Ed25519", "RSA-2048", "RSA-3072", "P-521", "RSA-1024", "exponent 3", "DSA"],
+)
+def test_another_ca_s_device_may_have_a_key_that_this_one_would_not_certify(key: PrivateKey) -> None:
+    POLICY.check_shown(key.public_key())
 
 
 def test_anybody_can_prove_possession_of_a_point_of_small_order_and_is_refused(tmp_path: Path) -> None:
@@ -159,6 +201,9 @@ def test_a_published_key_is_refused(place: int, tmp_path: Path) -> None:
     policy = KeyPolicy(KeyBlocklist(records))
     with pytest.raises(WeakKey, match="was published"):
         policy.check(keys[place])
+    with pytest.raises(WeakKey, match="was published"):  # Also when its certificate was issued before that.
+        policy.check_shown(keys[place])
+    policy.check_shown(keys[4])
     policy.check(keys[4])  # The one that is not in the list.
 
 

@@ -201,6 +201,15 @@ async def test_another_ca_s_certificates_are_not_spoken_about(responding: Respon
     assert caught.value.failure is Failure.UNAUTHORIZED
 
 
+async def test_a_ca_that_is_no_longer_answered_for_is_not_spoken_about_although_it_was(responding: Responding) -> None:
+    question = request_der(await responding.fleet.enrol(), responding.issuer, SHA256)
+    assert (await responding.responder.answer(question)).der
+    responding.responder.answer_for([])
+    with pytest.raises(OcspRefused) as caught:
+        responding.responder.answer_at_once(question)
+    assert caught.value.failure is Failure.UNAUTHORIZED
+
+
 @pytest.mark.parametrize("length", [1, 16, 32, 128])
 async def test_a_nonce_is_echoed_and_its_answer_never_kept(responding: Responding, length: int) -> None:
     certificate = await responding.fleet.enrol()

@@ -141,6 +141,22 @@ async def test_one_certificate_is_suspended_and_resumed(fleet: Fleet) -> None:
     assert await refusal(fleet.suspension.suspend_device("nobody", by="admin")) is Code.DEVICE_UNKNOWN
 
 
+async def test_a_revoked_certificate_is_not_released_though_its_device_is_active(fleet: Fleet) -> None:
+    first = await fleet.enrol()
+    await fleet.reenrol(first, successor_csr(first))
+    await fleet.revocation.revoke_serial(serial(first), RevocationReason.SUPERSEDED, by="admin")
+    assert await state(fleet) is DeviceState.ACTIVE
+    for refused in (
+        fleet.suspension.resume_serial(serial(first), by="admin"),
+        fleet.suspension.suspend_serial(serial(first), by="admin"),
+        fleet.suspension.resume_batch([], [serial(first)], by="admin"),
+    ):
+        assert await refusal(refused) is Code.REVOCATION_FINAL
+    assert not (await fleet.suspension.resume_device("meter-17", by="admin")).changed
+    assert await refusal(fleet.reenrol(first, successor_csr(first))) is Code.CERTIFICATE_REVOKED
+    assert await events(fleet) == [(1, "revoked", RevocationReason.SUPERSEDED)]
+
+
 async def test_a_certificate_of_a_suspended_device_does_not_come_back_alone(fleet: Fleet) -> None:
     certificate = await fleet.enrol()
     await fleet.suspension.suspend_device("meter-17", by="admin")

@@ -1,0 +1,21 @@
+"""Whether the peer of a TCP connection has already left: asked before anything is done for it."""
+
+from __future__ import annotations
+
+import socket
+from typing import Final
+
+_STATE: Final = 1
+"""Bytes of the kernel's answer: the first one is the state (tcp(7), ``TCP_INFO``)."""
+_CLOSED: Final = 7
+_CLOSE_WAIT: Final = 8
+"""States of a connection that was reset, and of one whose peer will send nothing more (RFC 9293 §3.3.2)."""
+
+
+def has_left(connected: socket.socket) -> bool:
+    """Whether the peer has reset *connected*, or sends nothing more: it can complete no handshake.
+
+    Reading tells less: bytes that arrived before the reset come first, and the reset after them.
+    """
+    state: int = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _STATE)[0]
+    return state in (_CLOSED, _CLOSE_WAIT)
