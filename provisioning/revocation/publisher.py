@@ -296,7 +296,7 @@ class CrlPublisher:
             return found, through, last
 
         contents = CrlContents()
-        await asyncio.to_thread(contents.apply, *await self._database.read(read))
+        await asyncio.to_thread(contents.apply, *await self._database.survey(read))
         return contents
 
     async def _read(self, issuer: CrlIssuer, contents: CrlContents) -> _News:
