@@ -177,12 +177,13 @@ async def test_a_commit_that_no_standby_has_confirmed_is_not_taken_for_one(
     database: Database, server: PostgresqlServer
 ) -> None:
     """Synchronous replication, and an administrator who cancels the wait for it: the server says COMMIT, and warns."""
+    words: set[str] = set()
     address = server.url("postgres").replace("+psycopg", "")
     with psycopg.connect(address, autocommit=True, options="-c synchronous_commit=local") as administrator:
         administrator.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
         administrator.execute("SELECT pg_reload_conf()")
         try:
-            waits, words = None, set()
+            waits = None
             async with asyncio.timeout(PATIENCE):
                 while waits is None:  # The setting is in force a moment later.
                     word = f"word {len(words)}"
