@@ -73,6 +73,12 @@ def run(
     unsafe_any_websocket_origin: Annotated[
         bool | None, typer.Option("--unsafe-any-websocket-origin", help="Allow any web page to connect there.")
     ] = None,
+    proxy_protocol_from: Annotated[
+        str | None,
+        typer.Option(
+            help="Networks of load balancers that send the PROXY protocol's header, comma-separated (default: none)."
+        ),
+    ] = None,
     unsafe_plain_port: Annotated[
         int | None, typer.Option(help="Port without TLS on 127.0.0.1, for protocol test tools only (default: none).")
     ] = None,

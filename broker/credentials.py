@@ -4,7 +4,8 @@ Theory
 ------
 With a provisioning service the broker is a client like any device: a one-time token buys the first certificate; each
 renewal is authenticated by the present certificate and uses a new key. Key, certificate and chain are in one file that
-is replaced by a rename, so that a crash leaves either the old credential or the new one, whole.
+is replaced by a rename, so that a crash leaves either the old credential or the new one, whole. The new one is on disk
+before anybody is told of it: the token that bought it is spent.
 
 Rules
 -----
@@ -21,7 +22,6 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -37,8 +37,9 @@ from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstC
 from provisioning.errors import Code
 from provisioning.pki.identity import InvalidIdentity, Role, identity_of
 from provisioning.pki.issued_by import is_issued_by
-from provisioning.pki.keys import generate_key, key_to_pem, opened_anew
+from provisioning.pki.keys import generate_key, key_to_pem, write_draft
 from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
+from provisioning.program.durable_names import make_folder, replace_by
 
 log = structlog.get_logger("broker")
 
@@ -228,8 +229,8 @@ class BrokerCredential:
         path = [certificate, *_path_below_anchor(certificate, chain)]
         content = key_pem + b"".join(each.public_bytes(Encoding.PEM) for each in path)
         try:
-            self._write_draft(content)
-            self._draft.replace(self._path)
+            write_draft(self._draft, content)
+            replace_by(self._draft, self._path)
             self._obtained = datetime.now(UTC)
         except OSError as error:
             raise CredentialError(
@@ -239,19 +240,13 @@ class BrokerCredential:
     def _make_room(self) -> None:
         """Check that a certificate could be stored, before one is requested. Raises `CredentialError`."""
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._write_draft(bytes(_ROOM))
+            make_folder(self._path.parent)
+            write_draft(self._draft, bytes(_ROOM))
             self._draft.unlink()
         except OSError as error:
             raise CredentialError(
                 f"{self._path} cannot be written: {error.strerror}; no certificate was asked for"
             ) from error
-
-    def _write_draft(self, content: bytes) -> None:
-        with os.fdopen(opened_anew(self._draft), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
 
 
 async def _current(

@@ -46,6 +46,7 @@ def listen_everywhere(
     for setting, each in zip(_settings(config), config.listeners, strict=True):
         origins = each.origins(config.origins)
         listener = Listener(loop, engine, doors, context, Speaks(each.protocol), limits=each.limits, origins=origins)
+        listener.proxies = each.proxies(config.proxy_protocol_from)
         _open(listener, setting, each.host or config.host, each.port, opened)
         listeners.append(listener)
     if config.unsafe_plain_port is not None and config.unsafe_plain_identity is not None:

@@ -39,6 +39,7 @@ from provisioning.metrics_exposure import MetricsExposure
 from provisioning.program.durations import with_its_unit
 from provisioning.program.given_file import SECRET_BYTES, SETTINGS_BYTES, contents_of, named, text_of
 from provisioning.program.given_toml import NotToml, toml_of
+from provisioning.program.proxy_networks import ProxyNames
 from provisioning.program.service_links import service_link
 
 ENVIRONMENT_PREFIX: Final = "FLEET_PROVISIONING_"
@@ -101,6 +102,10 @@ class Settings(BaseSettings):
     http_port: int = Field(default=8080, ge=0, le=65535)
     workers: int = Field(default=1, ge=1, le=64)
     """Service processes on the two ports; more than one needs PostgreSQL."""
+    proxy_protocol_from: ProxyNames = ()
+    """Networks of the load balancers that begin each connection to the HTTPS port with the PROXY protocol's header."""
+    http_proxy_protocol_from: ProxyNames = ()
+    """The same for the plain HTTP port."""
     public_listener: bool = False
     """Allow a host that is not a loopback address."""
     public_http_url: HttpUrl | None = None

@@ -17,6 +17,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "FLAPPING": "find out why its connections are lost; the ban ends by itself (limits.ban_seconds)",
         "CLONE_SUSPECTED": "find out who holds a copy of the key; if somebody does, revoke the certificate",
         "RATE_LIMITED": "find out why so many attempts fail, or raise the limit named in the detail",
+        "BAD_PROXY_HEADER": "the address is one of proxy_protocol_from, and its connection does not begin with a valid "
+        "PROXY header: configure the proxy to send it (HAProxy: send-proxy-v2), or name only the proxies there",
         "NOT_TLS": "the client does not use TLS: enable TLS in it",
         "NOT_WEBSOCKET": "the listener is for MQTT over WebSocket; the detail says what the HTTP request lacks",
         "ORIGIN_NOT_ALLOWED": "if the page is yours, name its origin in websocket_origins; a client that is no browser "

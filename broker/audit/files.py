@@ -4,14 +4,16 @@ Theory
 ------
 A line is ``{"number":7,"at":"…","event":"refused",…,"mac":"…"}``; its code authenticates everything before ``,"mac"``
 and the previous line (`provisioning.directory.audit_chain`). A file begins with a line of event ``file`` that repeats
-the code which it continues, so the rest can be verified when the oldest files are gone. Lines are on disk before the
-head moves: a process that dies may leave lines beyond the head, but never a head beyond the lines.
+the code which it continues, so the rest can be verified when the oldest files are gone. Lines, and the name of the file
+that they are in, are on disk before the head moves: a process that dies, or a power failure, may leave lines beyond the
+head, but never a head beyond the lines, nor half a head.
 
 Rules
 -----
 1. One process at a time appends (a lock on the file); lines are never changed.
 2. A partial write is undone, and retried later with the same number.
-3. A line that a dying process did not finish is cut off, and that is recorded.
+3. A line that a dying process did not finish is cut off, and that is recorded; so is what a power failure has left,
+   after the head, of lines that were being written: any part of them may be missing.
 4. If the log ends before its head, or was removed, numbering continues after the head, so that the gap stays visible.
    If the head is missing, nobody knows what else is: that is recorded. `broker.audit.verification` reports both for as
    long as the entry is kept.
@@ -36,6 +38,7 @@ from typing import Any, Final
 from provisioning.directory.audit_chain import BEGINNING, AuditHead, link, make_key, read_key, seal
 from provisioning.errors import ConfigurationError
 from provisioning.pki.keys import opened_anew
+from provisioning.program.durable_names import make_folder, sync_content, sync_names
 
 _MAC: Final = b',"mac":"'
 _TAIL: Final = 128 * 1024
@@ -102,7 +105,7 @@ def decoded(line: bytes) -> tuple[bytes, bytes, dict[str, Any]]:
 def opened_files(path: Path, keyfile: Path, most_bytes: int, most_files: int) -> AuditFiles:
     """Return the files of the log at *path*, open; the key is created if missing. Raises `AuditError`."""
     try:
-        keyfile.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(keyfile.parent)
         make_key(keyfile)
         files = AuditFiles(path, read_key(keyfile), most_bytes, most_files)
     except (ConfigurationError, OSError) as error:
@@ -121,12 +124,14 @@ class AuditFiles:
         self._most_files = most_files
         self._descriptor = -1
         self._size = 0
+        self._named = False
+        """Whether the head's name is known to be on disk. Which of two heads has it is not: an older one is right."""
         self.head = AuditHead(0, BEGINNING)
 
     def open(self) -> None:
         """Continue the log, or begin it. Raises `AuditError`."""
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self._path.parent)
             self._descriptor = self._opened()
             self._continue()
         except OSError as error:
@@ -204,7 +209,12 @@ class AuditFiles:
         draft = target.with_name(f"{target.name}.draft")
         with os.fdopen(opened_anew(draft), "wb") as file:
             file.write(f"{head}:{seal(self._key, head).hex()}\n".encode())
+            sync_content(file)
         draft.replace(target)
+        if not self._named:
+            with contextlib.suppress(OSError):  # The lines must not be taken back now: the next head tries again.
+                sync_names(target.parent)
+                self._named = True
 
     def _opened(self) -> int:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -213,15 +223,25 @@ class AuditFiles:
         except BlockingIOError:
             os.close(descriptor)
             raise AuditError(f"audit_log: {self._path} belongs to another broker: give each broker its own") from None
+        try:
+            sync_names(self._path.parent)
+        except OSError:
+            os.close(descriptor)
+            raise
         return descriptor
 
     def _continue(self) -> None:
         """Find the end of the log, and continue from there."""
         torn = self._cut_off()
-        last = self._last(self._path) or next(
-            (end for each in reversed(rotated(self._path)) if (end := self._last(each)) is not None), None
-        )
-        head = read_head(self._path, self._key)
+        try:
+            head = read_head(self._path, self._key)
+        except AuditError:
+            self._last(self._path)  # If that is not authentic either, the key is wrong, or all of it changed.
+            raise
+        full = next((end for each in reversed(rotated(self._path)) if (end := self._last(each)) is not None), None)
+        if head is not None:
+            torn += self._cut_off_unsealed(head, full)
+        last = self._last(self._path) or full
         found: list[dict[str, Any]] = []
         if torn:
             found.append({"detail": f"{torn} bytes of an unfinished entry were cut off"})
@@ -259,6 +279,33 @@ class AuditFiles:
             os.ftruncate(self._descriptor, self._size)
         return torn
 
+    def _cut_off_unsealed(self, head: AuditHead, full: AuditHead | None) -> int:
+        """Remove what follows *head*, from its first line that is not whole; return its length.
+
+        *full*: the last entry of the last full file. What an older head follows is left for `_last` to judge.
+        """
+        with self._path.open("rb") as file:
+            content = file.read()
+        begin = content.rfind(_MAC + head.mac.hex().encode())
+        if begin < 0 and head != full:
+            return 0
+        place = 0 if begin < 0 else content.index(b"\n", begin) + 1
+        number, mac = head.number, head.mac
+        while place < len(content):
+            end = content.index(b"\n", place) + 1
+            try:
+                said, own, facts = decoded(content[place:end])
+            except ValueError:
+                break
+            if facts["number"] != number + 1 or not hmac.compare_digest(own, link(self._key, mac, said)):
+                break
+            place, number, mac = end, number + 1, own
+        torn = len(content) - place
+        if torn:
+            os.ftruncate(self._descriptor, place)
+            self._size = place
+        return torn
+
     def _last(self, path: Path) -> AuditHead | None:
         """Return the last entry of *path*, None if it is empty. Raises `AuditError` if it is not authentic."""
         with path.open("rb") as file:
@@ -287,6 +334,7 @@ class AuditFiles:
             with self._path.open("rb") as file:
                 first = decoded(file.readline())[2]["number"]
             self._path.rename(self._path.with_name(f"{self._path.stem}-{first:012d}{self._path.suffix}"))
+            sync_names(self._path.parent)  # Before another has its name: the full one must not be without.
         full, self._descriptor = self._descriptor, self._opened()
         os.close(full)
         self._size = 0

@@ -15,7 +15,11 @@ Rules
    accepts, those that have already left are closed before TLS: a key exchange for each of them would keep the others
    waiting, and the kernel's queue is served in order.
 4. Nobody is accepted before the first `begin`: the server calls it when it knows which certificates are revoked.
-5. The TLS context can be replaced at any time; the new one applies to the next connection, and the old one's sessions
+5. A connection from a network of `proxies` begins with a PROXY header (`provisioning.program.proxy_arrivals`), and has
+   the address that this says: who is refused or waits is decided when it is known. Until then it counts for no address,
+   has a bound of its own (`Reception.most_unnamed`), and is not one of `max_connections`. If it becomes known between
+   turns, the connection waits for the next one, as in the kernel's queue, and before those.
+6. The TLS context can be replaced at any time; the new one applies to the next connection, and the old one's sessions
    are forgotten.
 """
 
@@ -25,6 +29,7 @@ import asyncio
 import errno
 import socket
 import ssl
+from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -51,6 +56,8 @@ from broker.sockets.turn import Turn
 from provisioning.pki.departed import has_left
 from provisioning.pki.identity import Identity
 from provisioning.pki.resumption import forget_sessions
+from provisioning.program.proxy_arrivals import ProxyArrivals
+from provisioning.program.proxy_networks import ProxyNetworks, networks
 
 if TYPE_CHECKING:
     from broker.sockets.websocket import WebSocket
@@ -149,6 +156,14 @@ class Listener:
         self._unsafe_identity = unsafe_identity
         self._context = context
         self.origins = origins
+        self._proxy_names: tuple[str, ...] = ()
+        self._proxies: ProxyNetworks | None = None
+        self._arrivals = ProxyArrivals(loop, self._arrived, lambda host: self._reception.unnamed(host, loop.time()))
+        self._named: deque[tuple[socket.socket, Address | None]] = deque()
+        """Accepted connections of proxies, with the addresses in their headers, which wait for a turn."""
+        self._paused = False
+        self._wakes = False
+        """Whether a turn for those was requested."""
         self._socket: socket.socket | None = None
         self.url = ""
 
@@ -173,6 +188,15 @@ class Listener:
         if origins.unsafe_any and self._websocket is not None:
             log.warning("any web page may connect with the client certificate of its visitor", code="UNSAFE_ANY_ORIGIN")
         self._origins = origins
+
+    @property
+    def proxies(self) -> tuple[str, ...]:
+        """The networks whose connections begin with a PROXY header from now on, as in the settings."""
+        return self._proxy_names
+
+    @proxies.setter
+    def proxies(self, names: tuple[str, ...]) -> None:
+        self._proxy_names, self._proxies = names, networks(names)
 
     def _limits(self) -> Limits:
         common = self._engine.limits
@@ -216,6 +240,9 @@ class Listener:
             self._socket.close()
             self._socket = None
             self._lobby.waiting.close()
+            self._arrivals.close()
+            while self._named:
+                self._named.popleft()[0].close()
 
     def _accept(self) -> None:
         lobby = self._lobby
@@ -223,6 +250,8 @@ class Listener:
             lobby.behind = False  # The loop asks again at once, and the lobby sets it again if it still applies.
             if lobby.waiting:
                 self._pause(SECONDS_A_TURN)  # They trigger no event. By then the lobby has had a turn and updated it.
+            elif self._named:
+                self._wake()
             return
         now = self._loop.time()
         busy = self._engine.metrics.loop_lag > self._limits().max_loop_lag
@@ -239,6 +268,8 @@ class Listener:
             self._pause(pause)
         elif lobby.waiting:
             self._pause(pause)
+        elif self._named:
+            self._wake()
 
     def _take_in(self, room: int, now: float) -> bool:
         """Accept at most *room*; return whether more may be left. Raises `OSError` if no descriptor is left."""
@@ -247,22 +278,49 @@ class Listener:
             if self._socket is None:
                 return False
             try:
-                accepted, address = accept(self._socket)
+                accepted, address = self._named.popleft() if self._named else self._taken(self._socket)
             except BlockingIOError:
                 return False
             except OSError as error:
                 if error.errno in _EXHAUSTED:
                     raise
                 continue  # The peer left before it was accepted.
-            self._engine.metrics.connections_accepted += 1
-            self._rate.take()
+            if address is None:
+                continue
             if self._crowded and has_left(accepted):
                 self._reception.left(accepted, address[0], now)
                 continue
-            served += self._reception.receive(accepted, address[:2], now)
+            served += self._reception.receive(accepted, address, now)
             if served == _ACCEPTS_A_TURN:
                 break
         return True
+
+    def _taken(self, listening: socket.socket) -> tuple[socket.socket, Address | None]:
+        """Accept one, and return its client's address too; None: a proxy has not said it yet, or was refused."""
+        accepted, address = accept(listening)
+        self._engine.metrics.connections_accepted += 1
+        self._rate.take()
+        peer: Address = address[:2]
+        if self._proxies is None or peer[0] not in self._proxies:
+            return accepted, peer
+        seconds, most = self._limits().handshake_timeout, self._reception.most_unnamed
+        return accepted, self._arrivals.take(accepted, peer, seconds, most)
+
+    def _arrived(self, accepted: socket.socket, client: Address) -> None:
+        """Take note that the header of a connection has come, and that it is *client*'s."""
+        self._named.append((accepted, client))
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have a turn soon: nothing in the kernel's queue causes one."""
+        if not self._wakes:
+            self._wakes = True
+            self._loop.call_soon(self._woken)
+
+    def _woken(self) -> None:
+        self._wakes = False
+        if self._socket is not None and not self._paused and self._named:
+            self._accept()
 
     def _room(self, now: float, *, busy: bool) -> tuple[int, float]:
         """Return how many may be accepted now, and after what pause to check again if some are left."""
@@ -284,10 +342,12 @@ class Listener:
     def _pause(self, seconds: float) -> None:
         """Accept nobody for *seconds*."""
         if self._socket is not None:
+            self._paused = True
             self._loop.remove_reader(self._socket.fileno())
             self._loop.call_later(seconds, self._go_on)
 
     def _go_on(self) -> None:
+        self._paused = False
         if self._socket is not None:
             self.begin()
             self._accept()

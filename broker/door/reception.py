@@ -38,6 +38,8 @@ _WAITING: Final = 5
 """How many times the number of places may wait: a fleet of ten thousand behind one address, by default."""
 _SHARE_OF_DESCRIPTORS: Final = 4
 """One in this many descriptors is for waiting clients."""
+_SHARE_OF_UNNAMED: Final = 16
+"""One in this many is for connections of proxies whose header is awaited."""
 _TELL_AGAIN: Final = 60.0
 _LOOK_AGAIN: Final = 0.25
 """Seconds between two checks whether waiting clients can displace others."""
@@ -161,6 +163,16 @@ class Reception:
             source.left_told_at = now
             log.info("refused", code=RefusalCode.TLS_HANDSHAKE_FAILED, address=host, detail=_LEFT)
         self._turn_away(accepted, host, RefusalCode.TLS_HANDSHAKE_FAILED, now)
+
+    @property
+    def most_unnamed(self) -> int:
+        """How many connections of proxies may wait for the header that says whose they are."""
+        return max(min(self._limits().max_unadmitted, self._descriptors // _SHARE_OF_UNNAMED), 1)
+
+    def unnamed(self, host: str, now: float) -> None:
+        """Count a connection of the proxy *host* that was closed because of its header."""
+        self._engine.metrics.refused[RefusalCode.BAD_PROXY_HEADER] += 1
+        self._engine.history.turned_away(host, RefusalCode.BAD_PROXY_HEADER, now)
 
     @property
     def _most_waiting(self) -> int:

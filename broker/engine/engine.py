@@ -217,8 +217,7 @@ class Engine(Exchange):
         counter = self.metrics.refused if session is None else self.metrics.closed
         counter[code] += 1
         if self.logs_clients:
-            who = {"client": client_id, **named(connection)} if client_id else named(connection)
-            self.lines.info(str(what), code=code, detail=detail, address=connection.address, **who)
+            self.lines.tell(what.value, _facts_of_end, connection, code, detail, client_id)
         self.history.note(what, connection, code, detail, client_id, now)
         if session is not None:
             if connection.peer is not None:
@@ -337,7 +336,8 @@ class Engine(Exchange):
         self.returning.forget(session)
         self.replays.forget(session)
         self.forget_stored(session)
-        for shared in list(session.shared_messages()):
+        owes = session.inflight is not None or session.queued > 0  # Most owe nothing.
+        for shared in list(session.shared_messages()) if owes else ():
             self._give_to_another(session.owner.trust_domain, shared, now)
         if session.will is not None:
             self._publish_will(session, session.will, now)
@@ -389,6 +389,12 @@ class Engine(Exchange):
     def connections(self) -> list[Client]:
         """Return every admitted connection."""
         return self.live.all()
+
+
+def _facts_of_end(connection: Client, code: str, detail: str, client_id: str) -> dict[str, object]:
+    """Return what a line says of a connection that has ended."""
+    who = {"client": client_id, **named(connection)} if client_id else named(connection)
+    return {"code": code, "detail": detail, "address": connection.address, **who}
 
 
 def _host(connection: Client) -> str:

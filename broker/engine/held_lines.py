@@ -14,12 +14,13 @@ Rules
 3. Only lines wait. What counts as evidence is in the audit log, and what decides about clients in the engine: both are
    up to date. If the process is killed, waiting lines are lost; one that stops writes them (`flush`).
 4. No clock: whoever holds lines back brings one.
+5. What a line says is put together when it is written, where it can be (`tell`).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -43,14 +44,18 @@ class HeldLines:
         self._as_written: Callable[[Any], str] = str
         self._held = False
         self._scheduled = False
-        self._waiting: deque[tuple[str, dict[str, object], Any]] = deque()
+        self._waiting: deque[tuple[str, Callable[..., Mapping[str, object]], tuple[object, ...], Any]] = deque()
 
     def info(self, event: str, **facts: object) -> None:
         """Write a line, now or later."""
+        self.tell(event, _given, facts)
+
+    def tell(self, event: str, facts: Callable[..., Mapping[str, object]], *about: object) -> None:
+        """Write a line with ``facts(*about)``, which are the same whenever they are asked for, now or later."""
         if self._clock is None:
-            log.info(event, **facts)
+            log.info(event, **facts(*about))
             return
-        self._waiting.append((event, facts, self._clock()))
+        self._waiting.append((event, facts, about, self._clock()))
         if len(self._waiting) > MOST:
             self._write(1)
 
@@ -84,5 +89,9 @@ class HeldLines:
 
     def _write(self, most: int) -> None:
         for _ in range(min(most, len(self._waiting))):
-            event, facts, said_at = self._waiting.popleft()
-            log.info(event, **facts, timestamp=self._as_written(said_at))
+            event, facts, about, said_at = self._waiting.popleft()
+            log.info(event, **facts(*about), timestamp=self._as_written(said_at))
+
+
+def _given(facts: Mapping[str, object]) -> Mapping[str, object]:
+    return facts

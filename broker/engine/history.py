@@ -15,10 +15,13 @@ Rules
 1. No I/O, no clock: the time is passed in. Nothing on the data path: events concern connections, not messages.
 2. At most *most* events on the known shelf and a quarter of that on the other, in all circumstances.
 3. No message content, no key, no token is recorded.
+4. While very many sessions are closed, their events wait to be filed, in order (`hold`); whoever looks finds them
+   filed. Where there is an audit log nothing waits: it is told at once.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -42,6 +45,8 @@ MOST_DENIED = 10
 _DENIED_SECONDS = 60.0
 LONGEST_SHOWN = 300
 """Characters kept of a text whose length the client chooses."""
+MOST_WAITING = 20_000
+"""Events that wait to be filed; for each further one the oldest is filed."""
 _STRANGERS_PART = 4
 
 
@@ -170,22 +175,51 @@ class Witness(Protocol):
 class History:
     """The events of one broker."""
 
-    __slots__ = ("_denied", "_known", "_pace", "_strangers", "witness")
+    __slots__ = ("_denied", "_holds", "_known", "_pace", "_strangers", "_waiting", "witness")
 
     def __init__(self, most: int) -> None:
         self.witness: Witness | None = None
+        self._holds = False
+        self._waiting: deque[tuple[Happened, Party, str, str, str, float, int]] = deque()
+        """What happened and is not filed yet, in order."""
         self._denied = WindowCount(_DENIED_SECONDS)
         self._pace = WindowCount(_DENIED_SECONDS)
         self._known = _Shelf(most)
         self._strangers = _Shelf(most // _STRANGERS_PART)
 
     def __len__(self) -> int:
+        self.settle()
         return len(self._known) + len(self._strangers)
+
+    def hold(self) -> None:
+        """File nothing until `release`: many sessions are being closed, and nobody looks."""
+        self._holds = True
+
+    def release(self) -> None:
+        """File what happens at once again; what waits follows by `settle`."""
+        self._holds = False
+
+    def settle(self, most: int | None = None) -> bool:
+        """File what waits, *most* events of it; return whether some still wait."""
+        waiting = self._waiting
+        for _ in range(len(waiting) if most is None else min(most, len(waiting))):
+            self._file(*waiting.popleft())
+        return len(waiting) > 0
 
     def note(
         self, what: Happened, party: Party, code: str, detail: str, client_id: str, now: float, times: int = 1
     ) -> None:
-        """Record that *what* happened to *party*, *times* times."""
+        """Record that *what* happened to *party*, which has ended or does not change meanwhile, *times* times."""
+        if self.witness is None and (self._holds or self._waiting):
+            self._waiting.append((what, party, code, detail, client_id, now, times))
+            if len(self._waiting) > MOST_WAITING:
+                self._file(*self._waiting.popleft())
+        else:
+            self._file(what, party, code, detail, client_id, now, times)
+
+    def _file(
+        self, what: Happened, party: Party, code: str, detail: str, client_id: str, now: float, times: int
+    ) -> None:
         peer, refusal = party.peer, party.refusal
         identity: Identity | str | None = None
         serial = ""
@@ -232,6 +266,7 @@ class History:
 
     def turned_away(self, host: str, code: str, now: float) -> None:
         """Record that a connection from *host* was closed before TLS."""
+        self.settle()
         event = Event(Happened.REFUSED, code, "", f"{host}:0", None, "", "", now)
         if self.witness is not None:
             self.witness.saw(event)
@@ -239,14 +274,17 @@ class History:
 
     def known(self) -> Iterator[list[Event]]:
         """Yield the events of each identity, from a copy."""
+        self.settle()
         return iter(self._known.copy())
 
     def strangers(self, host: str) -> list[Event]:
         """Return the events of unidentified clients at *host*."""
+        self.settle()
         return self._strangers.find(host)
 
     def unnamed(self) -> Iterator[list[Event]]:
         """Yield the events of unidentified clients at each address, from a copy."""
+        self.settle()
         return iter(self._strangers.copy())
 
 

@@ -100,7 +100,9 @@ class Replays:
         """Take note that the client of *session* has disconnected."""
         self._ready.pop(session, None)
         replays = self.waiting.pop(session, None)
-        kept = deque(replay for replay in replays or () if replay.subscription.qos > 0)
+        if replays is None:
+            return
+        kept = deque(replay for replay in replays if replay.subscription.qos > 0)
         if kept:
             self.waiting[session] = kept
 

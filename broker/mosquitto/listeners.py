@@ -37,6 +37,12 @@ _PROTOCOLS: Final = {"mqtt": "mqtts", "websockets": "wss"}
 _EVERY: Final = {"": "::", "ipv4": "0.0.0.0", "ipv6": "::"}
 _VERSIONS: Final = frozenset({"3", "4", "5"})
 _MOST_QOS: Final = 2
+_ENDS_TLS: Final = (
+    "mosquitto takes a PROXY header only where the proxy ends TLS, and believes what that says of the client's "
+    "certificate; here each client has TLS with the broker, through the proxy: have the proxy pass TLS through "
+    "(docs/operations.md#behind-a-load-balancer), give this listener certfile, keyfile, cafile, require_certificate "
+    "and use_identity_as_username, remove this line, convert again, and write proxy_protocol_from: the proxy's networks"
+)
 _NO_EFFECT: Final = "it has no effect where the certificate names the client (use_identity_as_username)"
 
 
@@ -61,6 +67,9 @@ def judge(listener: Listener, others: Sequence[Listener], findings: Findings) ->
     apart = f"; or convert the others alone: {' '.join(f'--listener {port}' for port in ports)}" if ports else ""
     if listener.port == 0:
         findings.impossible(listener.begun, f"it is a Unix socket, and clients connect by TCP: remove it{apart}")
+        return False
+    if "enable_proxy_protocol" in listener.said:
+        findings.impossible(listener.said["enable_proxy_protocol"], f"{_ENDS_TLS}{apart}")
         return False
     if "psk_hint" in listener.said:
         findings.impossible(listener.said["psk_hint"], f"{OPTIONS['psk_hint'].text}{apart}")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,7 +41,7 @@ _RELOADED_SETTINGS = frozenset(
     {
         *("limits", "policy_file", "trust", "crlfile", "crl_urls", "crl_from_certificates", "crl_policy"),
         *("ocsp_responder", "ocsp_from_certificates", "ocsp_policy"),
-        *("websocket_origins", "unsafe_any_websocket_origin"),
+        *("websocket_origins", "unsafe_any_websocket_origin", "proxy_protocol_from"),
     }
 )
 
@@ -171,23 +171,33 @@ class NewLimits:
     """The limits from now on."""
 
     limits: Limits
-    origins: tuple[Origins, ...]
-    """Whose web pages may connect, by listener."""
+    whom: tuple[_Whom, ...]
+    """By listener."""
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Whom:
+    """Whom one listener believes."""
+
+    origins: Origins
+    """Whose web pages may connect."""
+    proxies: tuple[str, ...]
+    """The networks that send PROXY headers."""
+
+
 class ReloadedLimits:
-    """The limits, and whose web pages may connect; also warns about settings that need a restart."""
+    """The limits, whose web pages may connect, and who sends PROXY headers; also what needs a restart."""
 
     part = Part.LIMITS
 
     def __init__(self, engine: Engine, started_with: BrokerConfig, listeners: Sequence[Listener] = ()) -> None:
-        """Change *listeners*: those in the settings, in order, followed by those that serve no web pages, if any."""
+        """Change *listeners*: those in the settings, in order, followed by the one without TLS, if any."""
         self._engine = engine
         self._started_with = started_with
         self._listeners = listeners
         self._places = [each.place for each in started_with.listeners]
-        self._origins = tuple(each.origins(started_with.origins) for each in started_with.listeners)
+        self._whom = tuple(_whom(started_with))
 
     def files(self, _config: BrokerConfig) -> Sequence[Path]:
         """Return none: the reloader watches the settings file itself."""
@@ -208,22 +218,23 @@ class ReloadedLimits:
             for name in BrokerConfig.model_fields
             if name not in reloaded and _lasting(config, name) != _lasting(self._started_with, name)
         ]
-        origins = self._origins_in(config)
-        if origins != self._origins:
-            changed.append("websocket_origins")
+        whom = self._whom_in(config)
+        pairs = list(zip(self._whom, whom, strict=True))
+        changed += ["websocket_origins"] * any(old.origins != new.origins for old, new in pairs)
+        changed += ["proxy_protocol_from"] * any(old.proxies != new.proxies for old, new in pairs)
         restart = f"restart needed for: {', '.join(waiting)}" if waiting else ""
         if not changed:
             return Unchanged(restart)
-        return NewLimits(new, origins, "; ".join(filter(None, (", ".join(changed), restart))))
+        return NewLimits(new, whom, "; ".join(filter(None, (", ".join(changed), restart))))
 
-    def _origins_in(self, config: BrokerConfig) -> tuple[Origins, ...]:
-        """Return the origins of each running listener, by *config*; unchanged for one that is no longer in it."""
-        wanted = [each.origins(config.origins) for each in config.listeners]
+    def _whom_in(self, config: BrokerConfig) -> tuple[_Whom, ...]:
+        """Return whom each running listener believes, by *config*; unchanged for one that is no longer in it."""
+        wanted = list(_whom(config))
         places = [each.place for each in config.listeners]
         if places == self._places:
             return tuple(wanted)
         named = dict(zip(places, wanted, strict=True))
-        return tuple(named.get(place, was) for place, was in zip(self._places, self._origins, strict=True))
+        return tuple(named.get(place, was) for place, was in zip(self._places, self._whom, strict=True))
 
     async def preview(self, loaded: NewLimits) -> tuple[str, Effects | None]:
         """Describe which."""
@@ -232,11 +243,18 @@ class ReloadedLimits:
     async def apply(self, loaded: NewLimits) -> tuple[str, Effects | None]:
         """Activate them: for new requests only, not for existing state."""
         self._engine.limit(loaded.limits)
-        self._origins = loaded.origins
-        for listener, origins in zip(self._listeners, loaded.origins, strict=False):
-            if origins != listener.origins:
-                listener.origins = origins
+        self._whom = loaded.whom
+        for listener, whom in zip(self._listeners, loaded.whom, strict=False):
+            if whom.origins != listener.origins:
+                listener.origins = whom.origins
+            listener.proxies = whom.proxies
         return loaded.detail, None
+
+
+def _whom(config: BrokerConfig) -> Iterator[_Whom]:
+    """Yield whom each listener of *config* believes."""
+    for each in config.listeners:
+        yield _Whom(each.origins(config.origins), each.proxies(config.proxy_protocol_from))
 
 
 def files_of(config: BrokerConfig, settings_file: Path | None) -> list[Path]:

@@ -104,5 +104,7 @@ def _put_out(
     """Close *connection*, whose certificate is no longer trusted; drop will and session, unless `keeps_revoked`."""
     peer, session, keeps = connection.peer, connection.session, engine.keeps_revoked
     connection.disconnect(refusal.code, reason, refusal.detail, now, publish_will=sends_will(engine, refusal))
-    if not keeps and peer is not None and session is not None and engine.admission.status.is_ended(peer.certificate):
+    if keeps or peer is None or session is None or not engine.registry.has(session):
+        return  # Most sessions end with their connection.
+    if engine.admission.status.is_ended(peer.certificate):
         engine.forget(session, now)

@@ -24,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,14 +38,14 @@ from broker.revocation.many_revoked import ManyRevoked
 from broker.revocation.revocation_rounds import judge_absent, judge_all
 from broker.revocation.revoked_services import RevokedServices
 from provisioning.client.feed import (
-    Current,
     FeedAhead,
+    FeedEvent,
     FeedLost,
     FeedRefused,
     IssuingAuthority,
     ReleaseEvent,
     RevocationEvent,
-    follow,
+    follow_together,
     tell_known,
 )
 from provisioning.pki.revocation import CertificateKey
@@ -57,6 +58,8 @@ _LONGEST_PAUSE = 15.0
 _LONGEST_SECONDS = 3600.0
 """Maximum age of the connection; up to a fifth less at random, so that brokers do not all come back together."""
 _SECONDS_A_TURN = 0.01
+_PORTION = 32
+"""Revocations that take effect in one go; with one session each, some two milliseconds."""
 _MOST_CAUGHT_UP = 1_000
 """Revocations that the audit log names individually when a lost feed is read again; beyond that only the number."""
 
@@ -87,7 +90,7 @@ class RevocationFeed:
         self._replace_own = replace_own
         self._revoked_services = revoked_services
         self._hear = hear
-        self._many = ManyRevoked(engine.lines, clock)
+        self._many = ManyRevoked(engine.lines, engine.history, clock)
         self._after = 0
         self._mark: str | None = None
         """The mark of the event *_after*."""
@@ -100,6 +103,8 @@ class RevocationFeed:
         """Whether events are news: everything revoked before has been read."""
         self._taken = 0
         """How many revocations this reading has brought before it is current."""
+        self._turn_ends = 0.0
+        """When the event loop gets a turn."""
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -142,8 +147,8 @@ class RevocationFeed:
 
     async def _follow(self) -> None:
         """Follow over one connection; return when it is to be renewed, and raise as `follow` does."""
-        history, after = self._engine.history, self._after
-        events = follow(
+        after = self._after
+        arriving = follow_together(
             self._url,
             self._anchors,
             self._credential,
@@ -152,61 +157,108 @@ class RevocationFeed:
             refuse=self._refuse_server,
             hear=self._hear,
         )
-        turn_ends = 0.0
+        self._turn_ends = 0.0
         ends = self._clock() + _LONGEST_SECONDS * random.uniform(0.8, 1.0)  # noqa: S311 - as above
-        async with contextlib.aclosing(events):
-            async for event in events:
-                now = self._clock()
-                if now >= turn_ends:  # Many events may have arrived, and reading them never suspends by itself.
-                    await asyncio.sleep(0)
-                    now = self._clock()
-                    turn_ends = now + _SECONDS_A_TURN
-                if isinstance(event, Current):
-                    if not self._was_current:
-                        await self._caught_up(after, event.sequence)
-                    self._engine.admission.status.freshness.current(now)
-                    self.current.set()
-                    if now >= ends:
-                        return
-                elif isinstance(event, ReleaseEvent):
-                    self._after, self._mark = event.sequence, event.mark
-                    if self._engine.admission.status.index.release(event.key):
-                        log.info("released", code="RELEASED", device=event.device, serial=f"{event.key[1]:x}")
-                        history.told("released", code="RELEASED", **_named(event.key, event.device, event.sequence))
-                else:
-                    await self._revoked(event, now)
+        async with contextlib.aclosing(arriving):
+            async for events in arriving:
+                waiting = deque(events)
+                while waiting:
+                    now = await self._turn()
+                    some = self._usual(waiting)
+                    if some:
+                        self._revoked_together(some, now)
+                        continue
+                    event = waiting.popleft()
+                    if isinstance(event, RevocationEvent):
+                        await self._revoked(event, now)
+                    elif isinstance(event, ReleaseEvent):
+                        self._released(event)
+                    else:
+                        if not self._was_current:
+                            await self._caught_up(after, event.sequence)
+                        self._engine.admission.status.freshness.current(now)
+                        self.current.set()
+                        if now >= ends:
+                            return
+
+    async def _turn(self) -> float:
+        """Let the event loop serve others if it is time to; return what time it is."""
+        now = self._clock()
+        if now >= self._turn_ends:  # Many events may have arrived, and reading them never suspends by itself.
+            await asyncio.sleep(0)
+            now = self._clock()
+            self._turn_ends = now + _SECONDS_A_TURN
+        return now
+
+    def _usual(self, waiting: deque[FeedEvent]) -> list[RevocationEvent]:
+        """Take a portion of usual revocations, of clients, from the front of *waiting*, and return it; else []."""
+        admission, services = self._engine.admission, self._revoked_services
+        some: list[RevocationEvent] = []
+        while waiting and len(some) < _PORTION:
+            event = waiting[0]
+            if not isinstance(event, RevocationEvent):
+                break
+            if services.concern(event.device) or admission.stands_above(event.revocation.key):
+                break
+            some.append(event)
+            waiting.popleft()
+        return some
+
+    def _released(self, event: ReleaseEvent) -> None:
+        self._after, self._mark = event.sequence, event.mark
+        if self._engine.admission.status.index.release(event.key):
+            log.info("released", code="RELEASED", device=event.device, serial=f"{event.key[1]:x}")
+            named = _named(event.key, event.device, event.sequence)
+            self._engine.history.told("released", code="RELEASED", **named)
+
+    def _revoked_together(self, events: Sequence[RevocationEvent], now: float) -> None:
+        """Do for all *events*, of which none is about the service or a CA, what `_revoked` does for each."""
+        if self._was_current:
+            self._many.come(now, len(events))
+        closed_of: dict[datetime, int] = {}
+        for event in events:
+            self._after, self._mark = event.sequence, event.mark
+            closed = revoke(self._engine, event.revocation, now)
+            if closed:
+                closed_of[event.recorded_at] = closed_of.get(event.recorded_at, 0) + closed
+            self._tell(event, closed, now)
+        self._measure(closed_of)
 
     async def _revoked(self, event: RevocationEvent, now: float) -> None:
         """Record a revocation, and disconnect affected clients; report it unless it is old news."""
-        history = self._engine.history
         self._after, self._mark = event.sequence, event.mark
         closed = revoke(self._engine, event.revocation, now)
         if self._engine.admission.stands_above(event.revocation.key):
             closed += await judge_all(self._engine, self._clock)
-        if closed or self._was_current:
-            self._many.one(now)
+        if self._was_current:
+            self._many.come(now)
         if self._revoked_services.concern(event.device):
             await self._revoked_services.note(event.revocation, event.device)
         if closed:
-            took = (datetime.now(UTC) - event.recorded_at).total_seconds()
-            self._engine.metrics.revocation_to_close_seconds.observe(max(0.0, took), closed)
-        self._taken += not self._was_current
+            self._measure({event.recorded_at: closed})
+        self._tell(event, closed, now)
+
+    def _measure(self, closed_of: Mapping[datetime, int]) -> None:
+        """Count how long after a revocation was recorded how many sessions are closed, which is now."""
+        if closed_of:
+            now, seconds = datetime.now(UTC), self._engine.metrics.revocation_to_close_seconds
+            for recorded_at, closed in closed_of.items():
+                seconds.observe(max(0.0, (now - recorded_at).total_seconds()), closed)
+
+    def _tell(self, event: RevocationEvent, closed: int, now: float) -> None:
+        """Report a revocation that has closed *closed* sessions, unless it is old news."""
+        history = self._engine.history
+        if not self._was_current:
+            self._taken += 1
+            if closed:
+                self._many.come(now)
         is_news = self._history_read and (self._was_current or self._taken <= _MOST_CAUGHT_UP)
-        reason = event.revocation.reason.value
         if history.witness is not None and (closed or is_news):
             named = _named(event.revocation.key, event.device, event.sequence)
+            reason = event.revocation.reason.value
             history.told("revoked", code="REVOKED", **named, reason=reason, sessions_closed=closed)
-        if not (closed or self._was_current):
-            return  # Old news, read again at the start: there may be a million.
-        self._engine.lines.info(
-            "revoked",
-            code="REVOKED",
-            device=event.device,
-            serial=f"{event.revocation.serial:x}",
-            reason=reason,
-            sequence=event.sequence,
-            sessions_closed=closed,
-        )
+        if closed or self._was_current:  # Otherwise old news, read again at the start: there may be a million.
+            self._engine.lines.tell("revoked", _facts, event, closed)
 
     async def _caught_up(self, after: int, sequence: int) -> None:
         """Take note that everything up to *sequence* was read, starting after *after*."""
@@ -236,6 +288,18 @@ class RevocationFeed:
         if found is not None:
             return f"the certificate of {found[0]} is revoked ({found[1].reason})"
         return self._revoked_services.find(certificates)
+
+
+def _facts(event: RevocationEvent, closed: int) -> dict[str, object]:
+    """Return what the line about *event* says."""
+    return {
+        "code": "REVOKED",
+        "device": event.device,
+        "serial": f"{event.revocation.serial:x}",
+        "reason": event.revocation.reason.value,
+        "sequence": event.sequence,
+        "sessions_closed": closed,
+    }
 
 
 def _named(key: CertificateKey, device: str, sequence: int) -> dict[str, object]:

@@ -21,6 +21,7 @@ from broker.settings.setting_types import LONGEST, MOST, File, FileText, Interva
 from broker.settings.trust_settings import REQUIRE, HttpUrl, Paths, Policy, StatusPolicy, TrustSettings, Urls
 from provisioning.client.address import misnamed
 from provisioning.pki.identity import InvalidIdentity, parse_uri
+from provisioning.program.proxy_networks import ProxyNames
 
 PREFIX = "FLEET_BROKER_"
 """The prefix of environment variables."""
@@ -43,6 +44,8 @@ class BrokerConfig(BaseSettings):
     """Let any web page connect, with the certificate of its reader's browser."""
     listener: tuple[ListenerSettings, ...] = ()
     """Several listeners, instead of port and websocket_port, which are the short form."""
+    proxy_protocol_from: ProxyNames = ()
+    """Networks of the load balancers that begin each connection with the PROXY protocol's header; empty: none do."""
     unsafe_plain_port: Port | None = None
     """A listener without TLS on 127.0.0.1, for protocol test tools; all its clients are unsafe_plain_identity."""
     unsafe_plain_identity: str | None = None

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from broker.settings.limits import Limits
 from broker.settings.origins import OriginNames, Origins
 from broker.settings.setting_types import MOST, Count, CountOrNone, Port, Real
+from provisioning.program.proxy_networks import ProxyNames
 
 _OWN = (
     "max_unadmitted",
@@ -18,6 +19,8 @@ _OWN = (
     "failed_attempt_recovery",
     "max_connection_rate",
 )
+
+_RELOADED = ("websocket_origins", "unsafe_any_websocket_origin", "proxy_protocol_from")
 
 
 class ListenerSettings(BaseModel):
@@ -35,6 +38,8 @@ class ListenerSettings(BaseModel):
     """Whose web pages may connect, of a wss listener; None: those of the broker's setting of that name."""
     unsafe_any_websocket_origin: bool | None = None
     """None: as the broker's setting of that name, unless this listener names origins."""
+    proxy_protocol_from: ProxyNames | None = None
+    """Who sends the PROXY protocol's header here; None: as the broker's setting of that name."""
     max_unadmitted: Count | None = None
     max_unadmitted_per_address: Count | None = None
     max_failed_attempts: Count | None = None
@@ -57,7 +62,7 @@ class ListenerSettings(BaseModel):
     @property
     def lasting(self) -> Self:
         """The part of it that only a restart changes."""
-        return self.model_copy(update={"websocket_origins": None, "unsafe_any_websocket_origin": None})
+        return self.model_copy(update=dict.fromkeys(_RELOADED))
 
     def origins(self, common: Origins) -> Origins:
         """Return whose pages may connect here; *common* if this listener has no setting of its own."""
@@ -67,6 +72,10 @@ class ListenerSettings(BaseModel):
         if unsafe_any:
             return Origins(unsafe_any=True)
         return Origins(common.named if named is None else frozenset(named))
+
+    def proxies(self, common: tuple[str, ...]) -> tuple[str, ...]:
+        """Return whose PROXY headers are believed here; *common* if this listener has no setting of its own."""
+        return common if self.proxy_protocol_from is None else self.proxy_protocol_from
 
     def limits(self, common: Limits) -> Limits:
         """Return *common* with this listener's own."""

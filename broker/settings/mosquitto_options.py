@@ -77,7 +77,10 @@ _OWN_ID: Final = "a device's client identifier is its certificate's name"
 _NO_PASSWORDS: Final = "remove it: the certificate authenticates, there are no passwords"
 _NO_PSK: Final = "remove it: the certificate authenticates, there are no pre-shared keys"
 _NO_ENGINE: Final = "a key in a token is provisioning's, for its CA; the broker's is keyfile"
-_NO_PROXY: Final = "no PROXY protocol is spoken: let clients connect to the broker itself, with their own TLS"
+_PASSES_TLS: Final = (
+    "write proxy_protocol_from, the networks of the proxies, and have them pass TLS through: what they say of a "
+    "client's certificate is not believed"
+)
 _PLUGIN: Final = "mosquitto's plugins cannot be loaded; amqtt's plugins are named below [plugins], see docs/plugins.md"
 _BRIDGE: Final = "configure a bridge in mosquitto's own file; it connects as a client: docs/coming-from-mosquitto.md"
 _ANONYMOUS: Final = "remove it: no client is admitted without a certificate"
@@ -130,7 +133,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "dhparamfile": _left_out(_FEW_SUITES, _LISTENER),
     "disable_client_cert_date_checks": _converted("remove it: an expired certificate is refused", _LISTENER),
     "enable_control_api": _left_out("there are no $CONTROL topics; fleet-broker's commands ask a running broker"),
-    "enable_proxy_protocol": _impossible(_NO_PROXY, _LISTENER),
+    "enable_proxy_protocol": _impossible(_PASSES_TLS, _LISTENER),
     "global_max_clients": _left_out("sessions end: max_session_expiry below [limits]; max_connections bounds the rest"),
     "global_max_connections": _converted("write max_connections below [limits]"),
     "global_plugin": _impossible(_PLUGIN, Place.PLUGIN),
@@ -177,7 +180,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "plugin_use": _impossible(_PLUGIN, Place.PLUGIN),
     "port": _converted("", _LISTENER),
     "protocol": _converted("write it in a [[listener]] table: mqtts or wss", _LISTENER),
-    "proxy_protocol_v2_require_tls": _impossible(_NO_PROXY, _LISTENER),
+    "proxy_protocol_v2_require_tls": _left_out("every client has TLS with the broker", _LISTENER),
     "psk_file": _converted(_NO_PSK, _CLIENTS),
     "psk_hint": _impossible(_NO_PSK, _LISTENER),
     "queue_qos0_messages": _left_out("messages at QoS 0 are not kept for a client that is away"),

@@ -435,8 +435,8 @@ class TlsTransport(Readiness):
     def _finish(self) -> None:
         """Send close_notify, so that the peer knows that nothing was cut off (RFC 8446 §6.1), and linger."""
         if self._tls is not None:
-            openssl.say_goodbye(self._tls, self._inside)
-            if self._inside:  # A peer that has already gone may still resume the session later.
+            said = openssl.say_goodbye(self._tls, self._inside)
+            if self._inside and not said:  # A peer that has already gone may still resume the session later.
                 resumption.stay_resumable(self._inside)
         self._linger()
 

@@ -35,6 +35,7 @@ from broker.settings.trust_settings import TrustSettings
 from provisioning.pki.extension import UNREADABLE, UNUSABLE
 from provisioning.pki.keys import replace_private
 from provisioning.pki.tls import TlsConfigurationError
+from provisioning.program.durable_names import make_folder
 
 MOST_BYTES = 1024 * 1024
 MOST_ANCHORS = 200
@@ -75,7 +76,7 @@ def read_copy(settings: TrustSettings, path: Path) -> list[x509.Certificate]:
 
 def keep(path: Path, anchors: Sequence[x509.Certificate]) -> None:
     """Replace the copy at *path*. Raises `OSError` or `provisioning.pki.keys.KeyFileError`."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(path.parent)
     replace_private(path, pem_of(anchors))
 
 

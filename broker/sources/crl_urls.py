@@ -8,9 +8,11 @@ Rules
 3. Per bundle at most `_MOST_URLS` named by certificates are followed, and only from verified certificates. Bundles are
    fetched independently, and a URL that two bundles name is fetched for each: the state of one bundle's servers, and
    the number of its URLs, does not affect the other.
-4. When the wall clock was set all are fetched again: a list that seemed current may have expired. A list that was
+4. A list is asked for again when half of the time to its nextUpdate is over, however often it was unchanged: its next
+   issue may appear just before the end. One that has expired is asked for with growing pauses.
+5. When the wall clock was set all are fetched again: a list that seemed current may have expired. A list that was
    refused for its dates is read again when they allow it, even if its URL's content is unchanged.
-5. A failed fetch is retried with growing pauses; the first failure is logged, and the present list stays.
+6. A failed fetch is retried with growing pauses; the first failure is logged, and the present list stays.
 """
 
 from __future__ import annotations
@@ -53,6 +55,8 @@ class _Followed:
     unmatched: tuple[int, int] | None = None
     untimely: tuple[Window, ...] = ()
     """The periods in which lists could be used that were refused for their dates."""
+    fresh_until: datetime | None = None
+    """The earliest nextUpdate of what was read last."""
     pause: float = _FIRST_PAUSE
     failed: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -72,8 +76,14 @@ class CrlUrls:
         self._http = PlainHttp(_TIMEOUT)
 
     def configure(self, urls: Iterable[tuple[str, str]]) -> None:
-        """Follow *urls*, those that the settings name, each preceded by the name of its bundle."""
-        for key in urls:
+        """Follow *urls*, those that the settings name now, each preceded by the name of its bundle.
+
+        One that they no longer name is left, unless a certificate names it again.
+        """
+        wanted = set(urls)
+        for key in [key for key, each in self._followed.items() if each.configured and key not in wanted]:
+            del self._followed[key]
+        for key in wanted:
             self._followed.setdefault(key, _Followed(due=self._clock())).configured = True
 
     def follow(self, urls: Iterable[str], bundle: str) -> list[str]:
@@ -139,7 +149,9 @@ class CrlUrls:
 
     async def fetch(self, url: str, bundle: str) -> None:
         """Fetch *url* of *bundle* now, unless that was just done; if it is under way, wait for it."""
-        followed = self._followed[bundle, url]
+        followed = self._followed.get((bundle, url))
+        if followed is None:
+            return  # It was left meanwhile, by a reload of the settings.
         running = followed.lock.locked()
         async with followed.lock:
             if running or self._clock() - followed.tried < _LEAST_PAUSE:
@@ -156,9 +168,9 @@ class CrlUrls:
                 followed.due = self._clock() + min(followed.pause, self._refresh)
                 followed.pause *= 2
                 return
-            followed.failed = False
-            followed.pause = _FIRST_PAUSE
-            followed.due = self._clock() + self._refresh
+            if followed.failed:
+                followed.failed, followed.pause = False, _FIRST_PAUSE
+            self._schedule(followed)
             if fetched is not None:
                 await self._take(url, bundle, followed, fetched.content)
                 # Not earlier: a caller of this fetch may give up, and cancel it.
@@ -173,10 +185,21 @@ class CrlUrls:
         followed.digest = digest
         followed.unmatched = learned if taken.unmatched else None
         followed.untimely = taken.untimely
-        if taken.fresh_until is not None:
-            left = (taken.fresh_until - datetime.now(UTC)).total_seconds()
-            followed.due = self._clock() + max(_LEAST_PAUSE, min(self._refresh, left / 2))
+        followed.fresh_until, followed.pause = taken.fresh_until, _FIRST_PAUSE
+        self._schedule(followed)
         self.follow(taken.delta_urls, bundle)
+
+    def _schedule(self, followed: _Followed) -> None:
+        """Say when to fetch again what was just fetched, by what is known of it."""
+        wait = self._refresh
+        if followed.fresh_until is not None:
+            left = (followed.fresh_until - datetime.now(UTC)).total_seconds()
+            if left > 0:
+                wait = max(_LEAST_PAUSE, min(wait, left / 2))
+            else:
+                wait = min(wait, followed.pause)
+                followed.pause *= 2
+        followed.due = self._clock() + wait
 
     async def _get(self, url: str, followed: _Followed) -> Fetched | None:
         known = followed.unmatched is None  # An unusable answer must be sent again.

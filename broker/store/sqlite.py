@@ -30,6 +30,7 @@ from broker.store.batch import Batch, Row
 from broker.store.journal import Journal
 from broker.store.schema import AFTER_THE_FIRST_DAY, FIRST_DAY, MIGRATIONS, SCHEMA, VERSION
 from provisioning.program import full_disk, read_only
+from provisioning.program.durable_names import make_folder
 
 log = structlog.get_logger("broker")
 
@@ -74,7 +75,7 @@ class SqliteStore:
         self._gathering: asyncio.TimerHandle | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(path.parent)
             self._lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise unusable(path, error) from error

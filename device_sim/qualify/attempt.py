@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from broker.mqtt.packets import Connect, Packet, Publish
+from broker.mqtt.codes import ProtocolVersion
+from broker.mqtt.packets import Connack, Connect, Packet, Publish
 
 
 @dataclass(slots=True)
@@ -14,16 +15,22 @@ class Attempt:
     """One TCP connection of the device. Times are `time.monotonic`."""
 
     at: float
+    offered: int | None = None
+    """The highest TLS version that its ClientHello offers, as on the wire; None: not known."""
     tls: float | None = None
     """When the device had finished its half of the handshake: it has accepted the server."""
     tls_version: str = ""
     certificate: bool = False
     """Whether it sent its own certificate."""
+    serial: int | None = None
+    """The serial number of that."""
     refusal: str = ""
     """How the handshake failed instead: the device's alert, or the socket's error."""
     packets: list[tuple[float, Packet]] = field(default_factory=list)
-    noise: bool = False
-    """It sent something other than MQTT."""
+    sent: list[Packet] = field(default_factory=list)
+    """What the stand sent it: CONNACK, and the commands."""
+    noise: str = ""
+    """What is wrong with what it sent, if that is not MQTT."""
     answered: float | None = None
     """When it got its CONNACK."""
     ended: float | None = None
@@ -36,9 +43,19 @@ class Attempt:
         return next((packet for _, packet in self.packets if isinstance(packet, Connect)), None)
 
     @property
+    def connack(self) -> Connack | None:
+        """The answer to that."""
+        return next((packet for packet in self.sent if isinstance(packet, Connack)), None)
+
+    @property
+    def v5(self) -> bool:
+        """Whether it speaks MQTT 5."""
+        return self.connect is not None and self.connect.protocol_version is ProtocolVersion.V5
+
+    @property
     def sent_data(self) -> bool:
         """Whether any application data arrived after the handshake."""
-        return bool(self.packets) or self.noise
+        return bool(self.packets) or bool(self.noise)
 
     @property
     def published(self) -> list[Publish]:

@@ -37,6 +37,8 @@ class Asked:
     path: str
     certificate: bool
     status: HTTPStatus
+    serial: int | None = None
+    """The serial number of the certificate that it was given."""
 
 
 class EnrolmentStand:
@@ -50,13 +52,18 @@ class EnrolmentStand:
         paper: ServerPaper = ServerPaper.GOOD,
         status: HTTPStatus = HTTPStatus.OK,
         retry_after: int = 0,
+        other_key: bool = False,
     ) -> None:
+        """*other_key*: each certificate is for a key that the device does not have."""
         self.asked: list[Asked] = []
+        self.issued = asyncio.Event()
+        """Set when it has answered with a certificate."""
         self.port = 0
         self._papers = papers
         self._host = host
         self._status = status
         self._retry_after = retry_after
+        self._other_key = other_key
         self._context = server_context(
             papers.enrolment[paper], papers.anchors, client_certificate=ClientCertificate.OPTIONAL, allow_tls12=True
         )
@@ -101,7 +108,7 @@ class EnrolmentStand:
     async def _answer(self, writer: asyncio.StreamWriter, path: str, body: bytes) -> None:
         tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
         put_off = self._status is not HTTPStatus.OK and not self.asked
-        status, content, headers = HTTPStatus.OK, b"", ""
+        status, content, headers, serial = HTTPStatus.OK, b"", "", None
         if put_off:
             status, content, headers = self._status, b"later\n", f"Retry-After: {self._retry_after}\r\n"
         elif path.endswith(("/simpleenroll", "/simplereenroll")):
@@ -110,12 +117,16 @@ class EnrolmentStand:
             except (ValueError, binascii.Error):
                 status, content = HTTPStatus.BAD_REQUEST, b"no PKCS #10 request in base64\n"
             else:
-                der = pkcs7.serialize_certificates([self._papers.answer(request)], Encoding.DER)
+                issued = self._papers.answer(request, other_key=self._other_key)
+                serial, der = issued.serial_number, pkcs7.serialize_certificates([issued], Encoding.DER)
                 content, headers = base64.encodebytes(der), "Content-Type: application/pkcs7-mime\r\n"
         elif not path.endswith("/cacerts"):
             status, content = HTTPStatus.NOT_FOUND, b"no such resource\n"
         shown = tls.getpeercert(binary_form=True) is not None
-        self.asked.append(Asked(time.monotonic(), path, shown, status))
+        asked = Asked(time.monotonic(), path, shown, status, serial)
+        self.asked.append(asked)
+        if serial is not None:
+            self.issued.set()
         head = f"HTTP/1.1 {status.value} {status.phrase}\r\n{headers}Content-Length: {len(content)}\r\n"
         writer.write(f"{head}Connection: close\r\n\r\n".encode() + content)
         await writer.drain()

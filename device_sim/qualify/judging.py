@@ -18,12 +18,11 @@ import signal
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 
 from broker.mqtt.codes import ProtocolVersion
 from device_sim.attack.verdict import Verdict
 from device_sim.qualify.attempt import Attempt, pauses
-from device_sim.qualify.enrolment_stand import Asked
+from device_sim.qualify.client_hello import name_of
 
 SENDS_NOTHING = "sends-nothing"
 _SILENT = frozenset({"closed", "reset", "timeout", "server_certificate"})
@@ -31,8 +30,9 @@ _TIGHT = 0.1
 _SAME = 0.08
 _GROWTH = 1.3
 _ENOUGH = 4
+_TWO = 2
+_TO_RESEND = 3.0
 _LONG_KEEP_ALIVE = 1200
-_EARLY = 0.1
 _FACTOR = 2.0
 _SLACK = 2.0
 
@@ -48,7 +48,8 @@ class Line:
     why: str = ""
 
 
-def _line(name: str, right: str, *, good: bool, seen: str, why: str, otherwise: Verdict = Verdict.FAIL) -> Line:
+def line_of(name: str, right: str, *, good: bool, seen: str, why: str, otherwise: Verdict = Verdict.FAIL) -> Line:
+    """Return a line that passes if *good*, and else has the verdict *otherwise*, with the reason *why*."""
     return Line(name, right, Verdict.PASS, seen) if good else Line(name, right, otherwise, seen, why)
 
 
@@ -83,41 +84,50 @@ def habits(attempts: Sequence[Attempt], ending: str = "") -> list[Line]:
     early = [packet for at, packet in first.packets if first.answered is not None and at < first.answered]
     return [
         Line("connects", "connects and is served", Verdict.PASS, f"MQTT {_version(connect.protocol_version)}"),
-        _line(
+        line_of(
             "tls", "TLS 1.3", good=first.tls_version == "TLSv1.3", seen=first.tls_version,
             why="1.2 is old: offer 1.3", otherwise=Verdict.WARN,
         ),
-        _line(
+        line_of(
             "certificate", "shows its certificate", good=first.certificate,
             seen="a certificate" if first.certificate else "none", why="a broker that asks for one refuses it",
         ),
-        _line(
+        line_of(
             "keep-alive", f"1 to {_LONG_KEEP_ALIVE} s", good=0 < alive <= _LONG_KEEP_ALIVE, seen=f"{alive} s",
             why="a dead connection goes unnoticed for long", otherwise=Verdict.WARN,
         ),
-        _line(
+        line_of(
             "stays", "stays connected", good=len(attempts) == 1, seen=_connections(attempts),
             why="it left a broker that serves it well", otherwise=Verdict.WARN,
         ),
-        _line(
+        line_of(
             "waits-for-connack", "sends nothing between CONNECT and CONNACK", good=len(early) <= 1,
             seen=f"{max(0, len(early) - 1)} packets", why="allowed, and lost if it is refused", otherwise=Verdict.WARN,
         ),
+        speaks_mqtt(attempts),
     ]  # fmt: skip
 
 
-def verifies(attempts: Sequence[Attempt], *, essential: bool = True) -> list[Line]:
-    """Judge a device faced with the wrong server; a flaw is a warning if it is not *essential*."""
+def speaks_mqtt(attempts: Sequence[Attempt]) -> Line:
+    """Judge whether all that a device sent to a broker that it trusts is MQTT."""
+    noise = next((attempt.noise for attempt in attempts if attempt.noise), "")
+    right = "sends only what the standard allows"
+    return line_of(
+        "speaks-mqtt", right, good=not noise, seen=noise or "MQTT", why="a broker ends the connection at once"
+    )
+
+
+def verifies(attempts: Sequence[Attempt]) -> list[Line]:
+    """Judge a device faced with the wrong server."""
     right = "refuses the server and sends it nothing"
     if not attempts:
         return [skipped(SENDS_NOTHING, right, "it did not come")]
     leaked = [attempt for attempt in attempts if attempt.sent_data]
     believed = [attempt for attempt in attempts if attempt.tls is not None and not attempt.sent_data]
-    worst = Verdict.FAIL if essential else Verdict.WARN
     if leaked:
         what = "CONNECT" if leaked[0].connect is not None else "data"
         why = f"it sent {what} in {len(leaked)} of {len(attempts)} connections"
-        return [Line(SENDS_NOTHING, right, worst, f"sent {what}", why)]
+        return [Line(SENDS_NOTHING, right, Verdict.FAIL, f"sent {what}", why)]
     lines = [Line(SENDS_NOTHING, right, Verdict.PASS, "nothing sent")]
     told = "says why, with a TLS alert"
     if believed:
@@ -125,7 +135,7 @@ def verifies(attempts: Sequence[Attempt], *, essential: bool = True) -> list[Lin
         return [*lines, Line("says-why", told, Verdict.WARN, "no alert", why)]
     alerts = sorted({attempt.refusal for attempt in attempts if attempt.refusal} - _SILENT)
     lines.append(
-        _line(
+        line_of(
             "says-why", told, good=bool(alerts), seen=", ".join(alerts) or "no alert",
             why="whoever looks for the cause finds a broken connection only", otherwise=Verdict.WARN,
         )
@@ -140,7 +150,19 @@ def refuses_old_tls(attempts: Sequence[Attempt]) -> list[Line]:
         return [skipped(SENDS_NOTHING, right, "it did not come")]
     taken = [attempt for attempt in attempts if attempt.tls is not None]
     why = f"TLS 1.1 was spoken in {len(taken)} of {len(attempts)} connections"
-    return [_line(SENDS_NOTHING, right, good=not taken, seen="TLS 1.1" if taken else "refused", why=why)]
+    return [line_of(SENDS_NOTHING, right, good=not taken, seen="TLS 1.1" if taken else "refused", why=why)]
+
+
+def keeps_version(attempts: Sequence[Attempt]) -> list[Line]:
+    """Judge whether a device whose connections break at its ClientHello offers less the next time."""
+    right = "offers no older TLS after a broken connection"
+    versions = [attempt.offered for attempt in attempts if attempt.offered is not None]
+    if len(versions) < _TWO:
+        return [skipped("keeps-version", right, "too few attempts to tell; give a longer --window")]
+    lowest = min(versions[1:])
+    seen = f"{name_of(versions[0])} at first, {name_of(lowest)} later"
+    why = "whoever breaks its connections makes it speak what can be attacked (RFC 7507)"
+    return [line_of("keeps-version", right, good=lowest >= versions[0], seen=seen, why=why)]
 
 
 def comes_back(attempts: Sequence[Attempt], status: int | None, window: float) -> list[Line]:
@@ -164,7 +186,7 @@ def comes_back(attempts: Sequence[Attempt], status: int | None, window: float) -
     tight = len(waits) >= _ENOUGH and longest_but < _TIGHT
     at_most = f"{max(1, round(longest_but * 1000))} ms"
     return [
-        _line(
+        line_of(
             "comes-back", right, good=not tight, seen=seen,
             why=f"all waits but {'one' if but == 1 else but} are {at_most} at most: it hammers a server in trouble",
         )
@@ -182,7 +204,7 @@ def waits(sequences: Sequence[Sequence[float]]) -> list[Line]:
     else:
         early, late = statistics.mean(firsts), statistics.mean(later)
         lines.append(
-            _line(
+            line_of(
                 "waits-grow", grows, good=late > _GROWTH * early, seen=f"{early:.2f} s at first, {late:.2f} s later",
                 why="a long outage costs as much as a short one, for the whole fleet at once", otherwise=Verdict.WARN,
             )
@@ -193,7 +215,7 @@ def waits(sequences: Sequence[Sequence[float]]) -> list[Line]:
         mean = statistics.mean(firsts)
         scatter = statistics.pstdev(firsts) / mean if mean else 0.0
         lines.append(
-            _line(
+            line_of(
                 "waits-scatter", scatters, good=scatter > _SAME, seen=f"first wait {mean:.2f} s ± {scatter:.0%}",
                 why="a fleet that lost its broker comes back at the same moment", otherwise=Verdict.WARN,
             )
@@ -209,7 +231,7 @@ def gives_up(attempts: Sequence[Attempt], window: float) -> list[Line]:
     given = [attempt for attempt in attempts if attempt.ended is not None]
     seen = f"after {min(a.ended - a.at for a in given if a.ended is not None):.1f} s" if given else "it waits"
     why = f"it still waited after {window:g} s; with a longer --window it may yet"
-    return [_line("gives-up", right, good=bool(given), seen=seen, why=why, otherwise=Verdict.WARN)]
+    return [line_of("gives-up", right, good=bool(given), seen=seen, why=why, otherwise=Verdict.WARN)]
 
 
 def notices_silence(attempts: Sequence[Attempt], window: float) -> list[Line]:
@@ -223,8 +245,8 @@ def notices_silence(attempts: Sequence[Attempt], window: float) -> list[Line]:
     if served.ended is not None:
         took = served.ended - served.answered
         return [
-            _line("notices", right, good=took <= allowed or alive == 0, seen=f"after {took:.1f} s", why="too late"),
-            _line(
+            line_of("notices", right, good=took <= allowed or alive == 0, seen=f"after {took:.1f} s", why="too late"),
+            line_of(
                 "comes-again", "connects again", good=len(attempts) > 1, seen=_connections(attempts),
                 why="it left, and stayed away", otherwise=Verdict.WARN,
             ),
@@ -237,19 +259,30 @@ def notices_silence(attempts: Sequence[Attempt], window: float) -> list[Line]:
     return [Line("notices", right, Verdict.FAIL, "it stays", f"keep alive {alive} s, and still there")]
 
 
-def redelivers(attempts: Sequence[Attempt]) -> list[Line]:
-    """Judge a device whose first message was not acknowledged before the connection broke."""
+def redelivers(attempts: Sequence[Attempt], window: float, ending: str = "") -> list[Line]:
+    """Judge a device whose first message was not acknowledged before the connection broke.
+
+    It was watched for *window* seconds from its first connection; *ending* is how it ended by itself.
+    """
     right, marked = "sends the message again", "marks it as sent before (DUP), with its packet identifier"
     senders = [attempt for attempt in attempts if attempt.published]
     if not senders:
         return [skipped("resends", right, "it publishes nothing with QoS 1 or 2")]
     lost = senders[0].published[0]
+    later = attempts[list(attempts).index(senders[0]) + 1 :]
+    until = attempts[0].at + window - _TO_RESEND
+    if not ending and not any(a.answered is not None and (a.published or a.ended or a.answered < until) for a in later):
+        return [skipped("resends", right, "it was not served again for long enough; give a longer --window")]
     again = [
         packet
         for attempt in senders[1:]
         for packet in attempt.published
         if (packet.topic, packet.payload) == (lost.topic, lost.payload)
     ]
+    changed = _other_name(senders)
+    if changed:
+        why = "its session, with the message, is under the identifier that it was assigned [MQTT-3.1.3-7]"
+        return [Line("resends", right, Verdict.FAIL, changed, why)]
     if not again:
         why = "the broker never acknowledged it: it is lost"
         return [Line("resends", right, Verdict.FAIL, f"{len(senders)} connections with messages", why)]
@@ -259,7 +292,19 @@ def redelivers(attempts: Sequence[Attempt]) -> list[Line]:
         return [*lines, skipped("marks-duplicate", marked, "it asks for no session, so that it is a new message")]
     good = again[0].dup and again[0].packet_id == lost.packet_id
     seen = f"DUP {int(again[0].dup)}, packet identifier {again[0].packet_id} after {lost.packet_id}"
-    return [*lines, _line("marks-duplicate", marked, good=good, seen=seen, why="[MQTT-3.3.1-1], [MQTT-4.4.0-1]")]
+    return [*lines, line_of("marks-duplicate", marked, good=good, seen=seen, why="[MQTT-3.3.1-1], [MQTT-4.4.0-1]")]
+
+
+def _other_name(senders: Sequence[Attempt]) -> str:
+    """Return what is wrong if a device that was assigned a client identifier, and keeps a session, forgets it."""
+    first = senders[0]
+    assigned = first.connack.properties.assigned_client_identifier if first.connack is not None and first.v5 else None
+    if not assigned:
+        return ""
+    later = next((each.connect for each in senders[1:] if each.connect is not None), None)
+    if later is None or later.clean_start or later.client_id == assigned:
+        return ""
+    return f"it was called {assigned}, and came as {later.client_id!r}"
 
 
 def serves_slowly(attempts: Sequence[Attempt]) -> list[Line]:
@@ -268,50 +313,11 @@ def serves_slowly(attempts: Sequence[Attempt]) -> list[Line]:
         return [skipped("is-served", "works over a slow network", "it did not come")]
     served = [attempt for attempt in attempts if attempt.answered is not None]
     return [
-        _line(
+        line_of(
             "is-served", "works over a slow network", good=bool(served), seen=_connections(attempts),
             why="it does not get through: its timeouts are too short",
         )
     ]  # fmt: skip
-
-
-def renews(asked: Sequence[Asked], retry_after: int) -> list[Line]:
-    """Judge a device whose certificate is about to expire; its first request may have been deferred."""
-    right = "asks for its next certificate"
-    enrolments = [each for each in asked if each.path.endswith(("/simpleenroll", "/simplereenroll"))]
-    if not enrolments:
-        return [skipped("renews", right, "it never asked the enrolment service; give its command {est_url}")]
-    done = [each for each in enrolments if each.status is HTTPStatus.OK]
-    lines = [
-        _line(
-            "renews", right, good=bool(done), seen=f"{len(enrolments)} requests",
-            why="it was not there when the certificate was to be had",
-        ),
-        _line(
-            "renews-as-itself", "shows the certificate that it renews", good=enrolments[0].certificate,
-            seen="with certificate" if enrolments[0].certificate else "without", why="the service must refuse it",
-            otherwise=Verdict.WARN,
-        ),
-    ]  # fmt: skip
-    if retry_after and len(enrolments) > 1:
-        waited = enrolments[1].at - enrolments[0].at
-        lines.append(
-            _line(
-                "respects-retry-after", f"waits {retry_after} s", good=waited >= retry_after - _EARLY,
-                seen=f"{waited:.1f} s", why="it was told when to come again",
-            )
-        )  # fmt: skip
-    return lines
-
-
-def trusts_no_other_service(asked: Sequence[Asked], came: bool) -> list[Line]:
-    """Judge a device whose enrolment service is an impostor."""
-    right = "refuses the service and sends it nothing"
-    if asked:
-        return [Line(SENDS_NOTHING, right, Verdict.FAIL, "sent a request", f"{len(asked)} requests")]
-    if not came:
-        return [skipped(SENDS_NOTHING, right, "it never asked the enrolment service; give its command {est_url}")]
-    return [Line(SENDS_NOTHING, right, Verdict.PASS, "nothing sent")]
 
 
 def _version(version: ProtocolVersion) -> str:

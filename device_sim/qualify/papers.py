@@ -1,14 +1,16 @@
-"""The certificates of a qualification: one good server, four bad ones, and the device's own credential.
+"""The certificates of a qualification: one good server, eight bad ones, and the device's own credential.
 
 Rules
 -----
 1. The device trusts one root, ``ca.crt``. Exactly one thing is wrong with each bad server.
-2. ``crl.pem`` says which CA is revoked. It contains the root's list and the revoked CA's: OpenSSL needs both.
+2. ``crl.pem`` says which CA, and which server, is revoked. It contains the root's list and the revoked CA's: OpenSSL
+   needs both.
 """
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from ipaddress import ip_address
@@ -17,10 +19,10 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from device_sim.attack.issuer import SERVER_AUTH, Issuer
+from device_sim.attack.issuer import CLIENT_AUTH, SERVER_AUTH, Issuer
 from device_sim.credentials.certification import common_name
 from provisioning.pki.identity import PROVISIONING, Identity, Role
-from provisioning.pki.keys import key_to_pem, write_private
+from provisioning.pki.keys import generate_key, key_to_pem, write_private
 from provisioning.pki.stapling import own_certificate, staple
 from provisioning.pki.tls import CredentialPem
 
@@ -28,6 +30,7 @@ _DOMAIN = "fleet.internal"
 _GROUP = "qualified"
 _DAY = timedelta(days=1)
 _MINUTE = timedelta(minutes=1)
+_REVOKED_SERIAL = x509.random_serial_number()
 
 
 class ServerPaper(StrEnum):
@@ -38,6 +41,10 @@ class ServerPaper(StrEnum):
     WRONG_NAME = "wrong name"
     OTHER_CA = "other CA"
     REVOKED_CA = "revoked CA"
+    REVOKED = "revoked"
+    NOT_YET_VALID = "not yet valid"
+    SELF_SIGNED = "self-signed"
+    CLIENT_ONLY = "for clients only"
 
 
 class Papers:
@@ -58,6 +65,10 @@ class Papers:
             ServerPaper.WRONG_NAME: _server(self._root, _alternatives(["broker.example.net"])),
             ServerPaper.OTHER_CA: _server(self._other, names),
             ServerPaper.REVOKED_CA: _server(self._revoked, names, chain=self._revoked.pem),
+            ServerPaper.REVOKED: _server(self._root, names, serial=_REVOKED_SERIAL),
+            ServerPaper.NOT_YET_VALID: _server(self._root, names, begins=_DAY, ends=2 * _DAY),
+            ServerPaper.SELF_SIGNED: _self_signed(names),
+            ServerPaper.CLIENT_ONLY: _server(self._root, names, usages=CLIENT_AUTH),
         }
         names = _alternatives(server_names, Identity(_DOMAIN, Role.SERVICE, PROVISIONING))
         self.enrolment = {
@@ -82,14 +93,14 @@ class Papers:
         device = self._root.issue(self.identity, begins=begins, ends=ends)
         (directory / "ca.crt").write_bytes(self._root.pem)
         (directory / "crl.pem").write_bytes(
-            self._root.crl([self._revoked.certificate.serial_number]) + self._revoked.crl([])
+            self._root.crl([self._revoked.certificate.serial_number, _REVOKED_SERIAL]) + self._revoked.crl([])
         )
         (directory / "device.crt").write_bytes(device.certificate.public_bytes(Encoding.PEM))
         write_private(directory / "device.key", key_to_pem(device.key))
 
-    def answer(self, request: x509.CertificateSigningRequest) -> x509.Certificate:
-        """Return the device's next certificate, for the key in *request*."""
-        public_key = request.public_key()
+    def answer(self, request: x509.CertificateSigningRequest, *, other_key: bool = False) -> x509.Certificate:
+        """Return the device's next certificate, for the key in *request*, or for an *other_key*."""
+        public_key = (generate_key() if other_key else request).public_key()
         return self._root.issue(self.identity, public_key=public_key, ends=_DAY).certificate
 
 
@@ -101,11 +112,26 @@ def _server(
     begins: timedelta = -_MINUTE,
     ends: timedelta = _DAY,
     chain: bytes = b"",
+    usages: Sequence[x509.ObjectIdentifier] = SERVER_AUTH,
+    serial: int | None = None,
 ) -> CredentialPem:
     paper = issuer.issue(
-        None, subject=common_name(name), usages=SERVER_AUTH, begins=begins, ends=ends, extra=((names, False),)
+        None,
+        subject=common_name(name),
+        usages=usages,
+        begins=begins,
+        ends=ends,
+        serial=serial,
+        extra=((names, False),),
     )
     return CredentialPem(paper.certificate.public_bytes(Encoding.PEM) + chain + key_to_pem(paper.key))
+
+
+def _self_signed(names: x509.SubjectAlternativeName) -> CredentialPem:
+    key, name = generate_key(), common_name("broker")
+    signer = Issuer(Issuer.founded(name).certificate, key)
+    paper = signer.issue(None, key=key, subject=name, usages=SERVER_AUTH, authority_key=False, extra=((names, False),))
+    return paper.pem
 
 
 def _alternatives(names: list[str], identity: Identity | None = None) -> x509.SubjectAlternativeName:

@@ -4,7 +4,7 @@ Rules
 -----
 1. Each stage has a stand, a directory and, if the device is a program, a process of its own.
 2. Hardware keeps its address and credential through all stages; what that makes impossible is skipped and reported.
-3. The good stage comes first. A device that fails it is judged no further: later results would mean nothing.
+3. The good stage comes first. A device that is not served in it is judged no further: later results would mean nothing.
 4. A stage's window begins when the device first connects: its start-up time, long on a busy machine, is not judged. A
    program that has not connected within a window is judged as one that stayed away.
 5. A program that has ended is not waited for: what it did until then is all.
@@ -21,13 +21,13 @@ from datetime import timedelta
 from pathlib import Path
 
 from device_sim.attack.verdict import Judgement, Layer, Outcome, Seen, Verdict
-from device_sim.qualify import judging
+from device_sim.qualify import judging, secrecy
 from device_sim.qualify.attempt import pauses
 from device_sim.qualify.device import BadCommand, Device, Hardware
 from device_sim.qualify.enrolment_stand import EnrolmentStand
 from device_sim.qualify.judging import Line
 from device_sim.qualify.papers import Papers
-from device_sim.qualify.stages import Stage, Witness
+from device_sim.qualify.stages import Stage, Witness, conduct_of_program
 from device_sim.qualify.stand import CannotListen, Stand
 from device_sim.trouble.proxy import Proxy
 from device_sim.trouble.trouble import NONE
@@ -36,6 +36,8 @@ from provisioning.program.printable import printable
 _TO_COME = 120.0
 _TO_END = 5.0
 _LOOK = 0.02
+_TO_INSTALL = 1.0
+"""Seconds for a device to store its next certificate, and to begin to use it by itself."""
 _LOOK_AGAIN = 0.2
 _TAIL = 4096
 _LINE = 200
@@ -69,9 +71,7 @@ async def qualify(bench: Bench, stages: Sequence[Stage], parallel: int, begins: 
             witness = await _witnessed(bench, stage)
         if stage.failing and witness is not None:
             sequences.append(pauses(witness.attempts))
-        lines = stage.judge(witness) if witness is not None else [_unable(stage)]
-        if witness is not None and witness.stayed_away and lines[0].verdict is Verdict.SKIP:
-            lines = [judging.skipped("tried", stage.description, witness.ending)]
+        lines = _judged(stage, witness)
         outcomes[stage.name] = [_outcome(stage.name, stage.description, line, bench.window) for line in lines]
         for outcome in outcomes[stage.name]:
             told(outcome)
@@ -91,6 +91,16 @@ async def qualify(bench: Bench, stages: Sequence[Stage], parallel: int, begins: 
     for outcome in overall:
         told(outcome)
     return [outcome for stage in stages for outcome in outcomes[stage.name]] + overall
+
+
+def _judged(stage: Stage, witness: Witness | None) -> list[Line]:
+    if witness is None:
+        return [_unable(stage)]
+    lines = stage.judge(witness)
+    if witness.stayed_away and lines[0].verdict is Verdict.SKIP:
+        lines = [judging.skipped("tried", stage.description, witness.ending)]
+    known = {line.name for line in lines}
+    return [*lines, *(line for line in conduct_of_program(witness) if line.name not in known)]
 
 
 async def _witnessed(bench: Bench, stage: Stage) -> Witness | None:
@@ -119,10 +129,15 @@ async def _witnessed(bench: Bench, stage: Stage) -> Witness | None:
                 paper=stage.enrolment_paper,
                 status=stage.enrolment_status,
                 retry_after=stage.retry_after,
+                other_key=stage.other_key,
             )
         )
         values = _values(bench, directory, port, service.port if stage.enrols else None)
         presence = await stack.enter_async_context(bench.device.present(values, directory / "device.log"))
+
+        if stage.enrols:
+            breaking = asyncio.create_task(_break_when_renewed(service, stand), name="break")
+            stack.callback(breaking.cancel)
 
         def gone() -> bool:  # On a slow network it may be gone before its data arrives.
             return presence.gone and stage.trouble == NONE
@@ -136,6 +151,7 @@ async def _witnessed(bench: Bench, stage: Stage) -> Witness | None:
             await _moment()
             await _until(_TO_END, lambda: all(each.ended is not None for each in stand.attempts), stand.change)
         # Before the device is stopped: that would end its connections too.
+        output = secrecy.read_output(directory / "device.log")
         return Witness(
             [replace(attempt, packets=list(attempt.packets)) for attempt in stand.attempts],
             list(service.asked),
@@ -144,7 +160,18 @@ async def _witnessed(bench: Bench, stage: Stage) -> Witness | None:
             bench.window,
             bench.device.mentions("crl"),
             judging.ending(presence.status, _last_words(directory / "device.log")),
+            bench.device.mentions("est_url"),
+            secrecy.crash(presence.status, output),
+            secrecy.leaked(output, directory / "device.key"),
+            secrecy.exposed(directory),
         )
+
+
+async def _break_when_renewed(service: EnrolmentStand, stand: Stand) -> None:
+    """Break the device's connections a while after it has its next certificate: it is to use that when it returns."""
+    await service.issued.wait()
+    await asyncio.sleep(_TO_INSTALL)
+    stand.drop_all()
 
 
 async def _moment() -> None:

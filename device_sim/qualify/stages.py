@@ -8,17 +8,37 @@ from fnmatch import fnmatchcase
 from http import HTTPStatus
 
 from broker.mqtt.codes import ReasonCode
+from broker.mqtt.properties import Properties
 from device_sim.attack.verdict import Verdict
-from device_sim.qualify import judging
+from device_sim.qualify import judging, limit_judging, renewal_judging
 from device_sim.qualify.attempt import Attempt
+from device_sim.qualify.conduct import Conduct, Step
 from device_sim.qualify.enrolment_stand import Asked
 from device_sim.qualify.judging import SENDS_NOTHING, Line
 from device_sim.qualify.papers import ServerPaper
-from device_sim.qualify.stand import Conduct, Step
 from device_sim.trouble.trouble import NONE, Trouble
 
 _ATTEMPTS = 6
 _RETRY_AFTER = 2
+_SMALL = 40
+"""Less than a PUBLISH to the device's own topic takes."""
+_RARE = (
+    ReasonCode.USE_ANOTHER_SERVER,
+    ReasonCode.CONNECTION_RATE_EXCEEDED,
+    ReasonCode.BANNED,
+    ReasonCode.SERVER_MOVED,
+    ReasonCode.CLIENT_IDENTIFIER_NOT_VALID,
+    ReasonCode.QUOTA_EXCEEDED,
+    ReasonCode.UNSPECIFIED_ERROR,
+)
+_GOODBYES = (
+    ReasonCode.SESSION_TAKEN_OVER,
+    ReasonCode.MAXIMUM_CONNECT_TIME,
+    ReasonCode.SERVER_SHUTTING_DOWN,
+    ReasonCode.ADMINISTRATIVE_ACTION,
+    ReasonCode.MESSAGE_RATE_TOO_HIGH,
+    ReasonCode.UNSPECIFIED_ERROR,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +53,14 @@ class Witness:
     crl_given: bool
     ending: str = ""
     """How the device ended by itself, in words; empty: it has not ended."""
+    est_given: bool = False
+    """Whether it was told where to renew its certificate."""
+    crash: str = ""
+    """How it crashed; empty: it has not."""
+    leak: str = ""
+    """In which form its output has a private key; empty: in none."""
+    exposed: str = ""
+    """A file with a private key that others may read; empty: there is none."""
 
     @property
     def stayed_away(self) -> bool:
@@ -58,6 +86,8 @@ class Stage:
     enrolment_paper: ServerPaper = ServerPaper.GOOD
     enrolment_status: HTTPStatus = HTTPStatus.OK
     retry_after: int = 0
+    other_key: bool = False
+    """Whether the certificate that the enrolment service gives is for a key that the device does not have."""
 
     def enough(self, attempts: Sequence[Attempt]) -> bool:
         """Whether more time would reveal nothing new."""
@@ -70,11 +100,11 @@ def _unverifiable(seen: Witness) -> list[Line]:
     return [*lines, *_again(seen)] if lines[0].verdict is not Verdict.FAIL else lines
 
 
-def _revoked_ca(seen: Witness) -> list[Line]:
+def _revoked(seen: Witness) -> list[Line]:
     if not seen.crl_given:
         why = "it was not given the CRL; give its command {crl}"
         return [judging.skipped(SENDS_NOTHING, "refuses the server and sends it nothing", why)]
-    return judging.verifies(seen.attempts, essential=False)
+    return judging.verifies(seen.attempts)
 
 
 def _again(seen: Witness) -> list[Line]:
@@ -85,8 +115,51 @@ def _patient(seen: Witness) -> list[Line]:
     return [*judging.gives_up(seen.attempts, seen.window), *_again(seen)]
 
 
+def _version_kept(seen: Witness) -> list[Line]:
+    return [*judging.keeps_version(seen.attempts), *_again(seen)]
+
+
+def _aliases(seen: Witness) -> list[Line]:
+    return limit_judging.keeps_aliases(seen.attempts)
+
+
+def _good(seen: Witness) -> list[Line]:
+    lines = judging.habits(seen.attempts, seen.ending)
+    if lines[0].verdict is Verdict.FAIL:
+        return lines
+    return [*lines, *limit_judging.keeps_aliases(seen.attempts, essential=False), *conduct_of_program(seen, whole=True)]
+
+
+def conduct_of_program(seen: Witness, *, whole: bool = False) -> list[Line]:
+    """Return what is wrong with the program itself, in any stage; *whole*: what is right too."""
+    lines = [
+        judging.line_of(
+            "keeps-secret", "prints no private key", good=not seen.leak, seen=seen.leak or "nothing",
+            why="whoever reads its log has its identity",
+        ),
+        judging.line_of(
+            "key-file", "lets nobody else read its key", good=not seen.exposed, seen=seen.exposed or "nothing",
+            why="any program on the device has its identity: mode 0600",
+        ),
+        judging.line_of(
+            "survives", "does not crash", good=not seen.crash, seen=seen.crash or "it runs",
+            why=f"{seen.ending}: whatever it had to send is lost",
+        ),
+    ]  # fmt: skip
+    return [line for line in lines if whole or line.verdict is not Verdict.PASS]
+
+
+def _renewal(seen: Witness, retry_after: int) -> list[Line]:
+    lines = renewal_judging.renews(seen.asked, retry_after, given=seen.est_given, came=seen.came_to_enrol)
+    return [*lines, *renewal_judging.uses_the_new_one(seen.attempts, seen.asked)]
+
+
 def _renews(retry_after: int) -> Judge:
-    return lambda seen: judging.renews(seen.asked, retry_after)
+    return lambda seen: _renewal(seen, retry_after)
+
+
+def _ends(name: str, description: str, codes: tuple[ReasonCode, ...]) -> Stage:
+    return Stage(name, description, _again, Conduct(goodbye=codes), failing=True)
 
 
 def _bad_server(name: str, description: str, paper: ServerPaper) -> Stage:
@@ -97,8 +170,8 @@ def _drop(name: str, description: str, step: Step) -> Stage:
     return Stage(name, description, _again, Conduct(drop_at=step), failing=True)
 
 
-def _refusal(name: str, description: str, code: ReasonCode) -> Stage:
-    return Stage(name, description, _again, Conduct(connack=code), failing=True)
+def _refusal(name: str, description: str, *codes: ReasonCode) -> Stage:
+    return Stage(name, description, _again, Conduct(connack=codes), failing=True)
 
 
 def _puts_off(name: str, description: str, status: HTTPStatus) -> Stage:
@@ -108,11 +181,19 @@ def _puts_off(name: str, description: str, status: HTTPStatus) -> Stage:
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage("good", "all is well", lambda seen: judging.habits(seen.attempts, seen.ending)),
+    Stage("good", "all is well", _good, Conduct(ponders=True)),
     _bad_server("server-expired", "the server's certificate has expired", ServerPaper.EXPIRED),
     _bad_server("server-wrong-name", "the server's certificate is for another name", ServerPaper.WRONG_NAME),
     _bad_server("server-other-ca", "the server's certificate is of an untrusted CA", ServerPaper.OTHER_CA),
-    Stage("server-revoked-ca", "the CA that certified the server is revoked", _revoked_ca,
+    _bad_server("server-not-yet-valid", "the server's certificate is valid from tomorrow", ServerPaper.NOT_YET_VALID),
+    _bad_server("server-self-signed", "the server's certificate is signed with its own key", ServerPaper.SELF_SIGNED),
+    _bad_server("server-for-clients", "the server's certificate is for clients only (Extended Key Usage)",
+                ServerPaper.CLIENT_ONLY),
+    Stage("server-anonymous", "the server has no certificate (anonymous cipher suites of TLS 1.2)",
+          _unverifiable, Conduct(anonymous=True), failing=True),
+    Stage("server-revoked", "the server's certificate is revoked", _revoked,
+          Conduct(ServerPaper.REVOKED), failing=True),
+    Stage("server-revoked-ca", "the CA that certified the server is revoked", _revoked,
           Conduct(ServerPaper.REVOKED_CA), failing=True),
     Stage("old-tls", "the server speaks TLS 1.1 and nothing newer",
           lambda seen: judging.refuses_old_tls(seen.attempts), Conduct(tls11_only=True), failing=True),
@@ -120,13 +201,30 @@ STAGES: tuple[Stage, ...] = (
     Stage("no-connack", "the broker does not answer CONNECT", _patient, Conduct(silent_at=Step.TLS), failing=True),
     _refusal("connack-not-authorized", "the broker refuses the device", ReasonCode.NOT_AUTHORIZED),
     _refusal("connack-busy", "the broker is too busy", ReasonCode.SERVER_BUSY),
+    _refusal("connack-rare", "the broker refuses the device, each time with another rare reason", *_RARE),
     _drop("drop-tcp", "the connection breaks at once", Step.TCP),
+    Stage("drop-hello", "the connection breaks behind ClientHello", _version_kept, Conduct(drop_at=Step.HELLO),
+          failing=True),
     _drop("drop-tls", "the connection breaks behind the handshake", Step.TLS),
     _drop("drop-connect", "the connection breaks behind CONNECT", Step.CONNECT),
     _drop("drop-connack", "the connection breaks behind CONNACK", Step.CONNACK),
     _drop("drop-request", "the connection breaks at the first SUBSCRIBE or PUBLISH", Step.REQUEST),
+    _ends("disconnects", "the broker ends the connection at the first request, each time with another reason",
+          _GOODBYES),
     Stage("no-puback", "the first message is not acknowledged, and the connection breaks",
-          lambda seen: judging.redelivers(seen.attempts), Conduct(first_puback=False)),
+          lambda seen: judging.redelivers(seen.attempts, seen.window, seen.ending), Conduct(first_puback=False)),
+    Stage("no-pubcomp", "the connection breaks behind PUBREL",
+          lambda seen: limit_judging.releases_again(seen.attempts), Conduct(first_pubcomp=False)),
+    Stage("limits", "the broker takes two unacknowledged messages, sets the keep alive, and acknowledges nothing",
+          lambda seen: limit_judging.keeps_limits(seen.attempts, seen.window, ended=bool(seen.ending)),
+          Conduct(acknowledges=False, server_keep_alive=True, limits=Properties(receive_maximum=2))),
+    Stage("small-packets", "the broker takes packets of 40 bytes at most",
+          lambda seen: limit_judging.keeps_packets_small(seen.attempts),
+          Conduct(limits=Properties(maximum_packet_size=_SMALL))),
+    Stage("aliases", "the broker takes two topic aliases, and after a broken connection none", _aliases,
+          Conduct(aliases=2)),
+    Stage("commands", "the broker sends commands of any content, at each QoS",
+          lambda seen: limit_judging.takes_commands(seen.attempts), Conduct(commands=True)),
     Stage("half-open", "the broker is gone behind CONNACK, and did not say so",
           lambda seen: judging.notices_silence(seen.attempts, seen.window), Conduct(silent_at=Step.CONNACK)),
     Stage("slow", "the network is slow, late and cuts everything small",
@@ -137,8 +235,11 @@ STAGES: tuple[Stage, ...] = (
               HTTPStatus.SERVICE_UNAVAILABLE),
     _puts_off("renew-202", "the enrolment service wants to think (202, Retry-After)", HTTPStatus.ACCEPTED),
     Stage("renew-other-ca", "the enrolment service has a certificate of an untrusted CA",
-          lambda seen: judging.trusts_no_other_service(seen.asked, came=seen.came_to_enrol),
+          lambda seen: renewal_judging.trusts_no_other_service(seen.asked, came=seen.came_to_enrol),
           enrols=True, enrolment_paper=ServerPaper.OTHER_CA),
+    Stage("renew-other-key", "the enrolment service answers with a certificate for another key",
+          lambda seen: renewal_judging.keeps_the_old_one(seen.attempts, seen.asked, seen.ending),
+          enrols=True, other_key=True),
 )  # fmt: skip
 
 

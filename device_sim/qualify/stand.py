@@ -20,9 +20,10 @@ import socket
 import ssl
 import time
 import warnings
-from dataclasses import dataclass
-from enum import IntEnum
+from dataclasses import replace
 from typing import Self
+
+from cryptography import x509
 
 from broker.mqtt.codes import ProtocolVersion, QoS, ReasonCode
 from broker.mqtt.packets import (
@@ -42,12 +43,16 @@ from broker.mqtt.packets import (
     Unsuback,
     Unsubscribe,
 )
+from broker.mqtt.properties import Properties
 from device_sim.attack.raw_client import RawClient, reset
-from device_sim.attack.verdict import Seen
+from device_sim.attack.verdict import MALFORMED, Seen
 from device_sim.link.closure import from_error
 from device_sim.link.tls_dial import handshake
 from device_sim.qualify.attempt import Attempt
-from device_sim.qualify.papers import Papers, ServerPaper
+from device_sim.qualify.client_hello import LONGEST, offered, record_length
+from device_sim.qualify.commanding import commands
+from device_sim.qualify.conduct import Conduct, Step
+from device_sim.qualify.papers import Papers
 from provisioning.pki.openssl import say_goodbye
 from provisioning.pki.tls import ClientCertificate, server_context
 
@@ -56,30 +61,11 @@ _MOST_ATTEMPTS = 5_000
 _HANDSHAKE = 60.0
 _FOREVER = 3600.0
 _UNACKNOWLEDGED = 1.0
-
-
-class Step(IntEnum):
-    """How far a connection comes before the stand drops it, or falls silent."""
-
-    TCP = 1
-    TLS = 2
-    CONNECT = 3
-    CONNACK = 4
-    REQUEST = 5
-    """The first SUBSCRIBE or PUBLISH."""
-
-
-@dataclass(frozen=True, slots=True)
-class Conduct:
-    """How the stand behaves; correctly, if no argument is given."""
-
-    paper: ServerPaper = ServerPaper.GOOD
-    tls11_only: bool = False
-    drop_at: Step | None = None
-    silent_at: Step | None = None
-    connack: ReasonCode = ReasonCode.SUCCESS
-    first_puback: bool = True
-    """Whether the first message is acknowledged; if not, the connection is dropped a second later."""
+_PEEK = 0.005
+_KEEP_ALIVE = 2
+_PONDERS = 0.3
+ASSIGNED = "assigned-by-the-broker"
+"""The client identifier for who has none."""
 
 
 class CannotListen(Exception):
@@ -98,6 +84,9 @@ class Stand:
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._listening: socket.socket | None = None
+        self._open: list[tuple[RawClient, Attempt]] = []
+        self._refused = 0
+        self._released = self._ending = False
 
     async def __aenter__(self) -> Self:
         """Listen."""
@@ -151,12 +140,21 @@ class Stand:
             if self._conduct.silent_at is Step.TCP:
                 await _gone(raw)
                 return
+            attempt.offered = await _hello(raw)
+            if self._conduct.drop_at is Step.HELLO:
+                attempt.by_device = False
+                return
             connected = tls = self._context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
             if await self._shaken(tls, attempt):
-                await self._talk(RawClient(tls, ProtocolVersion.V311), attempt)
+                peer = RawClient(tls, ProtocolVersion.V311)
+                self._open.append((peer, attempt))
+                try:
+                    await self._talk(peer, attempt)
+                finally:
+                    self._open.remove((peer, attempt))
         finally:
             attempt.ended = time.monotonic()
-            if attempt.by_device or self._conduct.connack is not ReasonCode.SUCCESS:
+            if attempt.by_device or self._conduct.connack or self._conduct.goodbye:
                 connected.close()  # What was sent last must arrive.
             else:
                 reset(connected)
@@ -170,7 +168,9 @@ class Stand:
             attempt.refusal = from_error(error, time.monotonic()).code
             return False
         attempt.tls, attempt.tls_version = time.monotonic(), tls.version() or ""
-        attempt.certificate = tls.getpeercert(binary_form=True) is not None
+        shown = tls.getpeercert(binary_form=True)
+        attempt.certificate = shown is not None
+        attempt.serial = x509.load_der_x509_certificate(shown).serial_number if shown is not None else None
         self._changed.set()
         return True
 
@@ -182,7 +182,7 @@ class Stand:
         while True:
             packet = await peer.receive(_FOREVER)
             if isinstance(packet, Seen):
-                attempt.noise |= packet.code == "malformed"
+                attempt.noise = packet.reason if packet.code == MALFORMED else attempt.noise
                 return
             if len(attempt.packets) < _MOST_PACKETS:
                 attempt.packets.append((time.monotonic(), packet))
@@ -220,40 +220,151 @@ class Stand:
 
     async def _answer(self, peer: RawClient, attempt: Attempt, packet: Packet) -> bool:
         """Answer as a broker does; return whether the connection goes on."""
-        match packet:
-            case Connect():
-                return await self._admit(peer, attempt, packet)
-            case Subscribe(packet_id=number, requests=requests):
-                answer: Packet | None = Suback(number, tuple(ReasonCode(each.qos) for each in requests))
-            case Unsubscribe(packet_id=number, filters=filters):
-                answer = Unsuback(number, tuple(ReasonCode.SUCCESS for _ in filters))
-            case Publish(qos=QoS.AT_LEAST_ONCE, packet_id=int(number)):
-                if not self._conduct.first_puback and len([a for a in self.attempts if a.published]) == 1:
-                    await asyncio.sleep(_UNACKNOWLEDGED)
-                    return False
-                answer = Puback(number)
-            case Publish(qos=QoS.EXACTLY_ONCE, packet_id=int(number)):
-                answer = Pubrec(number)
-            case Pubrel(packet_id=number):
-                answer = Pubcomp(number)
-            case Pingreq():
-                answer = Pingresp()
-            case _:
-                answer = None
-        if answer is not None:
+        conduct = self._conduct
+        if isinstance(packet, Connect):
+            return await self._admit(peer, attempt, packet)
+        if conduct.goodbye and isinstance(packet, Subscribe | Publish):
+            await self._dismiss(peer, conduct.goodbye)
+            return False
+        if self._is_first_unanswered(packet):
+            if isinstance(packet, Publish):
+                await asyncio.sleep(_UNACKNOWLEDGED)
+            return False
+        answer = _answer_to(packet)
+        if answer is not None and (conduct.acknowledges or not isinstance(answer, Puback | Pubrec)):
             await peer.send(answer.encode(peer.version))
+        if conduct.commands and isinstance(packet, Subscribe) and attempt.connect is not None:
+            for command in commands(attempt.connect, packet):
+                attempt.sent.append(command)
+                await peer.send(command.encode(peer.version))
+        if conduct.aliases and isinstance(packet, Publish) and len(self._admitted()) == 1 and not self._ending:
+            self._ending = True
+            self._start(self._ended_soon(peer, attempt))
         return True
+
+    def _is_first_unanswered(self, packet: Packet) -> bool:
+        """Whether the connection breaks instead of an answer to *packet*."""
+        conduct = self._conduct
+        if isinstance(packet, Pubrel) and not conduct.first_pubcomp and not self._released:
+            self._released = True
+            return True
+        unanswered = isinstance(packet, Publish) and packet.qos and not conduct.first_puback
+        return bool(unanswered) and len([each for each in self.attempts if each.published]) == 1
 
     async def _admit(self, peer: RawClient, attempt: Attempt, connect: Connect) -> bool:
         peer.version = connect.protocol_version
-        refused = self._conduct.connack is not ReasonCode.SUCCESS
-        kept = not connect.clean_start and not refused and len([a for a in self.attempts if a.answered]) > 0
-        await peer.send(Connack(self._conduct.connack, kept).encode(peer.version))
-        if refused:
+        conduct = self._conduct
+        early = await self._early(peer, attempt) if conduct.ponders else []
+        if conduct.connack:
+            code = conduct.connack[self._refused % len(conduct.connack)]
+            self._refused += 1
+            await peer.send(Connack(code).encode(peer.version))
             say_goodbye(peer.socket)
             return False
+        kept = not connect.clean_start and bool(self._admitted())
+        connack = Connack(ReasonCode.SUCCESS, kept, self._announced(connect))
+        attempt.sent.append(connack)
+        await peer.send(connack.encode(peer.version))
         attempt.answered = time.monotonic()
-        return self._conduct.drop_at is not Step.CONNACK
+        for packet in early:
+            await self._answer(peer, attempt, packet)
+        return conduct.drop_at is not Step.CONNACK
+
+    async def _early(self, peer: RawClient, attempt: Attempt) -> list[Packet]:
+        """Return what comes before CONNACK is sent, a moment late."""
+        came: list[Packet] = []
+        until = time.monotonic() + _PONDERS
+        while not isinstance(packet := await peer.receive(max(0.0, until - time.monotonic())), Seen):
+            attempt.packets.append((time.monotonic(), packet))
+            came.append(packet)
+        return came
+
+    def _admitted(self) -> list[Attempt]:
+        return [attempt for attempt in self.attempts if attempt.answered is not None]
+
+    def _announced(self, connect: Connect) -> Properties:
+        """Return what CONNACK says to who sent *connect*: only MQTT 5 can say it."""
+        conduct = self._conduct
+        told = conduct.limits
+        if not connect.client_id:
+            told = replace(told, assigned_client_identifier=ASSIGNED)
+        if conduct.server_keep_alive:
+            told = replace(told, server_keep_alive=_server_keep_alive(connect.keep_alive))
+        if conduct.aliases and not self._admitted():
+            told = replace(told, topic_alias_maximum=conduct.aliases)
+        return told
+
+    async def _dismiss(self, peer: RawClient, codes: tuple[ReasonCode, ...]) -> None:
+        """Say DISCONNECT with the next of *codes*, if that can be said, and close."""
+        if peer.version is ProtocolVersion.V5:
+            await peer.send(Disconnect(codes[self._refused % len(codes)]).encode(peer.version))
+            self._refused += 1
+        say_goodbye(peer.socket)
+
+    async def _ended_soon(self, peer: RawClient, attempt: Attempt) -> None:
+        await asyncio.sleep(_UNACKNOWLEDGED)
+        _drop(peer, attempt)
+
+    def drop_all(self) -> None:
+        """Break every connection, as a network does."""
+        for peer, attempt in self._open:
+            _drop(peer, attempt)
+
+
+def _server_keep_alive(asked: int) -> int:
+    """Return the keep alive in seconds that a device is told which has *asked* for another one: half, a few at most."""
+    return max(1, min(_KEEP_ALIVE, asked // 2)) if asked else _KEEP_ALIVE
+
+
+def _answer_to(packet: Packet) -> Packet | None:
+    """Return what a broker answers; None: nothing."""
+    match packet:
+        case Subscribe(packet_id=number, requests=requests):
+            return Suback(number, tuple(ReasonCode(each.qos) for each in requests))
+        case Unsubscribe(packet_id=number, filters=filters):
+            return Unsuback(number, tuple(ReasonCode.SUCCESS for _ in filters))
+        case Publish(qos=QoS.AT_LEAST_ONCE, packet_id=int(number)):
+            return Puback(number)
+        case Publish(qos=QoS.EXACTLY_ONCE, packet_id=int(number)):
+            return Pubrec(number)
+        case Pubrec(packet_id=number):
+            return Pubrel(number)
+        case Pubrel(packet_id=number):
+            return Pubcomp(number)
+        case Pingreq():
+            return Pingresp()
+        case _:
+            return None
+
+
+def _drop(peer: RawClient, attempt: Attempt) -> None:
+    """Break the connection of *peer*: what reads from it sees the end."""
+    attempt.by_device = False
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(peer.socket, socket.SHUT_RDWR)  # Below TLS.
+
+
+async def _hello(raw: socket.socket) -> int | None:
+    """Return the version that the ClientHello offers, which stays to be read; None if it does not come whole."""
+    until = time.monotonic() + _HANDSHAKE
+    seen = 0
+    while time.monotonic() < until:
+        try:
+            data = raw.recv(LONGEST, socket.MSG_PEEK)
+        except BlockingIOError:
+            data = b""
+        except OSError:
+            return None
+        else:
+            if not data:
+                return None
+        length = record_length(data)
+        if length is not None and len(data) >= min(length, LONGEST):
+            return offered(data)
+        # Readiness would be reported at once for what has been peeked at.
+        await asyncio.sleep(_PEEK if len(data) == seen else 0)
+        seen = len(data)
+    return None
 
 
 async def _gone(raw: socket.socket) -> None:
@@ -267,6 +378,9 @@ def _context(papers: Papers, conduct: Conduct) -> ssl.SSLContext:
     context = server_context(
         papers.servers[conduct.paper], papers.anchors, client_certificate=ClientCertificate.OPTIONAL, allow_tls12=True
     )
+    if conduct.anonymous:
+        context.set_ciphers("AECDH:ADH:@SECLEVEL=0")
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
     if conduct.tls11_only:
         # The stand offers what nobody should accept: only here, and only to be refused.
         context.set_ciphers("ALL:@SECLEVEL=0")

@@ -15,7 +15,6 @@ from provisioning.api.operators import (
     Name,
     Operator,
     new_router,
-    page_of,
     rfc3339,
 )
 from provisioning.api.route_roles import for_role
@@ -44,9 +43,12 @@ async def list_approvals(
     group: Name | None = None,
     state: ApprovalState | None = None,
 ) -> dict[str, Any]:
-    """List requests, oldest first. ``next`` is the cursor of the page that follows."""
-    found = await administration.approvals.page(limit=limit + 1, after=after, group=group, state=state)
-    return page_of([_item(each) for each in found], limit, cursor="id")
+    """List requests, oldest first. ``next`` is the cursor of the page that follows.
+
+    With a filter a page may be shorter than ``limit``, or empty, even if ``next`` is not null.
+    """
+    found, following = await administration.approvals.page(limit=limit, after=after, group=group, state=state)
+    return {"items": [_item(each) for each in found], "next": None if following is None else str(following)}
 
 
 @router.post("/approvals/{number}/decision")

@@ -47,10 +47,10 @@ async def show_device(name: str, services: Services) -> dict[str, Any]:
 async def status(services: Services) -> dict[str, Any]:
     """Show counts by state and how recent the CRLs are."""
     now = services.clock()
-    device_counts, uncertified, certificate_counts, open_tokens, unknown = await services.database.read(
+    device_counts, certified, certificate_counts, open_tokens, unknown = await services.database.survey(
         lambda connection: (
             devices.count(connection),
-            devices.count_without_certificate(connection, now),
+            devices.count_certified(connection, now),
             inventory.count(connection, now),
             tokens.count_open(connection, now),
             known_authorities.unknown(connection),
@@ -58,7 +58,7 @@ async def status(services: Services) -> dict[str, Any]:
     )
     return {
         "devices": device_counts,
-        "active_devices_without_certificate": uncertified,
+        "active_devices_without_certificate": device_counts[DeviceState.ACTIVE] - certified,
         "certificates": certificate_counts,
         "tokens": {"open": open_tokens},
         "feed": {"sequence": services.feed.newest, "subscribers": await services.followers()},

@@ -105,20 +105,24 @@ async def list_certificates(
     limit: Limit = DEFAULT_PAGE,
     after: Annotated[int | None, Query(ge=0, le=2**62)] = None,
 ) -> dict[str, Any]:
-    """List certificates in order of issuance. ``next`` is the cursor of the page that follows."""
+    """List certificates in order of issuance. ``next`` is the cursor of the page that follows.
+
+    In a search by anything but ``device`` or ``serial`` a page may be shorter than ``limit``, or empty, even if
+    ``next`` is not null.
+    """
     now = services.clock()
-    found = await services.database.read(
-        lambda connection: inventory.page(connection, search, limit=limit + 1, after=after, now=now)
+    found, following = await services.database.read(
+        lambda connection: inventory.page(connection, search, limit=limit, after=after, now=now)
     )
-    items = [_certificate_item(each, now) for each in found[:limit]]
-    return {"items": items, "next": str(found[limit - 1].id) if len(found) > limit else None}
+    items = [_certificate_item(each, now) for each in found]
+    return {"items": items, "next": None if following is None else str(following)}
 
 
 @router.get("/inventory/counts")
 async def count_certificates(services: Services, search: Search) -> dict[str, int]:
     """Count the certificates that a search finds, by state."""
     now = services.clock()
-    counts = await services.database.read(lambda connection: inventory.count(connection, now, search))
+    counts = await services.database.survey(lambda connection: inventory.count(connection, now, search))
     return {state.value: number for state, number in counts.items()}
 
 
@@ -133,8 +137,8 @@ async def export_certificates(
     """Write every certificate that a search finds, as CSV or as a JSON array."""
     now = services.clock()
 
-    def look(after: int | None) -> Callable[[Connection], list[StoredCertificate]]:
-        def page(connection: Connection) -> list[StoredCertificate]:
+    def look(after: int | None) -> Callable[[Connection], _Found]:
+        def page(connection: Connection) -> _Found:
             check_still(connection, operator, services.clock())
             return inventory.page(connection, search, limit=MAXIMUM_PAGE, after=after, now=now)
 
@@ -169,20 +173,26 @@ async def show_certificate(serial: str, services: Services) -> dict[str, Any]:
 
 
 _Page = list[dict[str, Any]]
+_Found = tuple[list[StoredCertificate], int | None]
+"""A page, and where the next one begins."""
 
 
 async def _pages(
     services: OperatorServices,
-    found: list[StoredCertificate],
-    look: Callable[[int | None], Callable[[Connection], list[StoredCertificate]]],
+    first: _Found,
+    look: Callable[[int | None], Callable[[Connection], _Found]],
     now: datetime,
     cut: Callable[[Code], None],
 ) -> AsyncIterator[_Page]:
-    """Yield *found*, the first page, and what *look* finds after it; call *cut*, and end, when that is refused."""
-    while found:
-        yield [_certificate_item(each, now) for each in found]
+    """Yield the *first* page, and what *look* finds after it; call *cut*, and end, when that is refused."""
+    found, following = first
+    while True:
+        if found:
+            yield [_certificate_item(each, now) for each in found]
+        if following is None:
+            return
         try:
-            found = await services.database.read(look(found[-1].id))
+            found, following = await services.database.read(look(following))
         except Refused as refusal:
             cut(refusal.code)
             return

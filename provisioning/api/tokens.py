@@ -20,7 +20,6 @@ from provisioning.api.operators import (
     Operator,
     Services,
     new_router,
-    page_of,
     rfc3339,
 )
 from provisioning.api.revocations import MAXIMUM_TOGETHER
@@ -108,12 +107,15 @@ async def list_tokens(
     device: Name | None = None,
     expires_before: datetime | None = None,
 ) -> dict[str, Any]:
-    """List tokens, oldest first. ``next`` is the cursor of the page that follows."""
+    """List tokens, oldest first. ``next`` is the cursor of the page that follows.
+
+    With a filter a page may be shorter than ``limit``, or empty, even if ``next`` is not null.
+    """
     wanted = TokenFilter(state, group, device, utc_of(expires_before))
-    found = await services.database.read(
-        lambda connection: token_inventory.page(connection, wanted, limit=limit + 1, after=after, now=services.clock())
+    found, following = await services.database.read(
+        lambda connection: token_inventory.page(connection, wanted, limit=limit, after=after, now=services.clock())
     )
-    return page_of([_item(each) for each in found], limit, cursor="id")
+    return {"items": [_item(each) for each in found], "next": None if following is None else str(following)}
 
 
 @router.get("/tokens/{number}")

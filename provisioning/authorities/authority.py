@@ -41,6 +41,7 @@ from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.identity import Identity, InvalidIdentity, Role
 from provisioning.pki.keys import KeyFileError, PrivateKey, write_private
 from provisioning.program import full_disk
+from provisioning.program.durable_names import make_folder, sync_content, sync_names
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
 from provisioning.signers.places import IN_FILES, SignerPlaces
 from provisioning.signers.signer import Signer
@@ -104,14 +105,16 @@ async def found(settings: Settings, server_names: Sequence[str], clock: Callable
             f"{directory} exists and is not empty: choose another --dir; init does not overwrite anything"
         )
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(directory.parent, 0o777)
         workshop = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))  # Mode 0700.
     except OSError as error:
         raise ConfigurationError(f"{directory} cannot be made: {error.strerror}") from error
     try:
         async with _keys(settings.model_copy(update={"directory": workshop})) as keys:
             await _furnish(keys, server_names, clock)
+            sync_names(workshop)
             workshop.rename(directory)  # noqa: ASYNC240 - one system call, and nobody else is on this loop
+            sync_names(directory.parent)
     except (OSError, KeyFileError, InvalidIdentity, InvalidServerName, Refused, ConfigurationError) as error:
         if (full := full_disk.told(error, directory.parent)) is not None:
             raise ConfigurationError(f"{directory} cannot be made: {full}, or choose another --dir") from error
@@ -260,3 +263,4 @@ def _write_public(path: Path, content: bytes) -> None:
     # would not start (`provisioning.directory.closed_directory`).
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
         file.write(content)
+        sync_content(file)

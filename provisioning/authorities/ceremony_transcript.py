@@ -27,6 +27,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from provisioning.errors import ConfigurationError
+from provisioning.program.durable_names import make_folder, sync_content, sync_names
 from provisioning.program.printable import printable
 from provisioning.program.version import product_version
 
@@ -85,9 +86,11 @@ class Transcript:
     def write(self, path: Path) -> None:
         """Write the file; raise `ConfigurationError` if it exists or cannot be written."""
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(path.parent)
             with path.open("xb") as file:
                 file.write(self.text)
+                sync_content(file)
+            sync_names(path.parent)
         except OSError as error:
             raise ConfigurationError(f"the transcript {path} cannot be written: {error.strerror}") from error
 

@@ -39,8 +39,9 @@ from provisioning.errors import ConfigurationError, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import PROVISIONING, Identity, InvalidIdentity, Role, identity_of
-from provisioning.pki.keys import KeyFileError, generate_key, key_to_pem, load_key, spki_fingerprint, write_private
+from provisioning.pki.keys import KeyFileError, generate_key, key_to_pem, load_key, spki_fingerprint, write_draft
 from provisioning.pki.revocation import certificate_key
+from provisioning.program.durable_names import replace_by, sync_names
 from provisioning.store import audit, certificates, device_keys, devices, host_names, serials
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
@@ -193,6 +194,7 @@ class OwnCredentials:
         with self.files.held(to_change=True):
             for draft, path in drafts:
                 draft.rename(path)
+        sync_names(self.files.directory)
 
 
 def server_names_of(settings: Settings) -> tuple[str, ...]:
@@ -233,13 +235,12 @@ def _names_of(certificate: x509.Certificate) -> tuple[tuple[str, ...], tuple[IpA
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Replace the file at *path* by one with *content*, in one step."""
-    _draft(path, content).rename(path)
+    """Replace the file at *path* by one with *content*, in one step; return when that is on disk."""
+    replace_by(_draft(path, content), path)
 
 
 def _draft(path: Path, content: bytes) -> Path:
     # A command and a service may write the same file: each has its own draft, and the last one wins.
     draft = path.with_name(f".{path.name}.{os.getpid()}.new")
-    draft.unlink(missing_ok=True)  # Left by an earlier process with the same number.
-    write_private(draft, content)
+    write_draft(draft, content)
     return draft

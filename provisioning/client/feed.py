@@ -8,7 +8,7 @@ heartbeat. Sequence numbers have no gaps, so a subscriber can tell a lost event 
 
 Rules
 -----
-1. `follow` yields sequence numbers without a gap or raises `FeedLost`; it never skips what it cannot read.
+1. `follow_together` yields sequence numbers without a gap or raises `FeedLost`; it never skips what it cannot read.
 2. Silence longer than three heartbeats is `FeedLost`: a dead peer looks like a quiet one.
 3. One connection, one call: when to reconnect, and from which number, is the caller's decision. The server's
    certificate is judged in the handshake only, so a caller that never reconnects believes it for ever.
@@ -19,8 +19,10 @@ Rules
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import json
+import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -37,8 +39,17 @@ HEARTBEAT = 5.0
 _PATH = "/v1/revocations/feed"
 SILENT_HEARTBEATS = 3
 """After this many missing ones the connection is given up."""
-_DATA_OF_REVOKED = b"\nevent: revoked\ndata: "
-_DECODE = json.JSONDecoder().raw_decode
+_USUAL = re.compile(
+    r"id: [1-9][0-9]{0,17}\nevent: revoked\ndata: "
+    r'{"sequence": ([1-9][0-9]{0,17}), "issuer_key_id": "([0-9a-f]+)", "serial": "([0-9a-f]+)", '
+    r'"reason": "([A-Za-z]+)", "revoked_at": "([0-9TZ:.-]+)", "recorded_at": "([0-9TZ:.-]+)", '
+    r'(?:"invalidity_date": "[0-9TZ:-]+", )?'
+    r'"device": "([ !#-\[\]-~]*)", "mark": "([0-9a-f]+)"}'
+)
+"""A revocation as the service writes it, where the name needs no escapes: read for a third of what its JSON takes.
+
+A thousand may come at once, and sessions stay open until theirs has been read.
+"""
 # What is revoked together has one issuer, one time and one reason.
 _issuer_of = functools.lru_cache(16)(bytes.fromhex)
 _moment_of = functools.lru_cache(16)(datetime.fromisoformat)
@@ -134,7 +145,28 @@ async def follow(
     refuse: Refuse = lambda _path: None,
     hear: Callable[[Sequence[IssuingAuthority]], None] = lambda _issuing: None,
 ) -> AsyncGenerator[FeedEvent, None]:
-    """Yield the events after the sequence number *after*, for ever.
+    """Yield the events after the sequence number *after*, one by one, for ever; see `follow_together`."""
+    together = follow_together(
+        base_url, anchors, credential, after, mark=mark, heartbeat=heartbeat, refuse=refuse, hear=hear
+    )
+    async with contextlib.aclosing(together):
+        async for events in together:
+            for event in events:
+                yield event
+
+
+async def follow_together(
+    base_url: str,
+    anchors: Path | str,
+    credential: Credential,
+    after: int,
+    *,
+    mark: str | None = None,
+    heartbeat: float = HEARTBEAT,
+    refuse: Refuse = lambda _path: None,
+    hear: Callable[[Sequence[IssuingAuthority]], None] = lambda _issuing: None,
+) -> AsyncGenerator[list[FeedEvent], None]:
+    """Yield the events after the sequence number *after*, those that have arrived together at once, for ever.
 
     *mark* is that of the event *after*: if a restored store has another event there, this raises `FeedAhead`.
     *heartbeat* is the service's interval in seconds; a server for which *refuse* gives a reason is not read.
@@ -154,11 +186,11 @@ async def follow(
             await _check(base_url, response, after)
             reader = EventReader(after)
             async for chunk in response.aiter_bytes():
-                for event in reader.feed(chunk):
-                    if isinstance(event, Authorities):
-                        hear(event.issuing)
+                for arrived in reader.together(chunk):
+                    if isinstance(arrived, Authorities):
+                        hear(arrived.issuing)
                     else:
-                        yield event
+                        yield arrived
     except httpx.ReadTimeout as error:
         raise FeedLost(f"the revocation feed of {base_url} has been silent for {silence:g} s") from error
     except httpx.HTTPError as error:
@@ -220,20 +252,6 @@ async def _check(base_url: str, response: httpx.Response, after: int) -> None:
     raise FeedRefused(reason, str((problem_of(response) or {}).get("code", "")))
 
 
-def _usual_facts(block: bytes) -> dict[str, str] | None:
-    """Return what an event says that is a revocation, laid out as the service does it; None if it is any other.
-
-    A thousand may come at once, and sessions stay open until theirs has been read.
-    """
-    head, _, data = block.partition(_DATA_OF_REVOKED)
-    if not data or b"\n" in data or b"\n" in head or not (head.startswith(b"id: ") and head.isascii()):
-        return None
-    text = data.decode()
-    facts: dict[str, str]
-    facts, end = _DECODE(text)
-    return facts if end == len(text) else None
-
-
 class EventReader:
     """Bytes of the feed in, events out, in sequence after *after*. Does no I/O.
 
@@ -255,16 +273,36 @@ class EventReader:
             if event is not None:
                 yield event
 
+    def together(self, chunk: bytes) -> Iterator[list[FeedEvent] | Authorities]:
+        """Yield the same, events that follow one upon another in one list."""
+        events: list[FeedEvent] = []
+        try:
+            for event in self.feed(chunk):
+                if isinstance(event, Authorities):
+                    if events:
+                        yield events
+                    events = []
+                    yield event
+                else:
+                    events.append(event)
+        except FeedLost:
+            if events:  # What was read before it counts.
+                yield events
+            raise
+        if events:
+            yield events
+
     def _event(self, block: bytes) -> FeedEvent | Authorities | None:
         try:
-            usual = _usual_facts(block)
-            return self._any_event(block) if usual is None else self._revoked(usual)
+            written = block.decode()
+            usual = _USUAL.fullmatch(written)
+            return self._any_event(written) if usual is None else self._usually_revoked(*usual.groups())
         except (ValueError, KeyError, TypeError) as error:
             raise FeedLost(f"an event of the revocation feed cannot be read: {error!r}") from error
 
-    def _any_event(self, block: bytes) -> FeedEvent | Authorities | None:
+    def _any_event(self, written: str) -> FeedEvent | Authorities | None:
         kind, data = "message", ""
-        for line in block.decode().split("\n"):
+        for line in written.split("\n"):
             name, _, value = line.partition(":")
             if name == "event":
                 kind = value.removeprefix(" ")
@@ -282,8 +320,24 @@ class EventReader:
             case _:
                 return None
 
+    def _usually_revoked(
+        self,
+        sequence: str,
+        issuer: str,
+        serial: str,
+        reason: str,
+        revoked_at: str,
+        recorded_at: str,
+        device: str,
+        mark: str,
+    ) -> RevocationEvent:
+        """Do what `_revoked` does, its slow twin, with the texts themselves."""
+        number = self._next(int(sequence))
+        revocation = Revocation(_issuer_of(issuer), int(serial, 16), _reason_of(reason), _moment_of(revoked_at))
+        return RevocationEvent(number, revocation, device, _moment_of(recorded_at), mark)
+
     def _revoked(self, facts: dict[str, str]) -> RevocationEvent:
-        sequence = self._next(facts)
+        sequence = self._next(int(facts["sequence"]))
         revocation = Revocation(
             _issuer_of(facts["issuer_key_id"]),
             int(facts["serial"], 16),
@@ -295,12 +349,11 @@ class EventReader:
         return RevocationEvent(sequence, revocation, facts["device"], moment, facts.get("mark"))
 
     def _released(self, facts: dict[str, str]) -> ReleaseEvent:
-        sequence = self._next(facts)
+        sequence = self._next(int(facts["sequence"]))
         key = (bytes.fromhex(facts["issuer_key_id"]), int(facts["serial"], 16))
         return ReleaseEvent(sequence, key, facts["device"], facts.get("mark"))
 
-    def _next(self, facts: dict[str, str]) -> int:
-        sequence = int(facts["sequence"])
+    def _next(self, sequence: int) -> int:
         if sequence != self._sequence + 1:
             raise FeedLost(f"the revocation feed went from {self._sequence} to {sequence}")
         self._sequence = sequence

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from provisioning.errors import ConfigurationError
+from provisioning.program.durable_names import sync_content, sync_names
 
 
 def expect_new(path: Path) -> None:
@@ -23,9 +24,11 @@ def expect_new(path: Path) -> None:
 
 
 def write_new(path: Path, content: bytes) -> None:
-    """Write a new file; raise `ConfigurationError` if it exists or cannot be written."""
+    """Write a new file, and return when it is on disk; raise `ConfigurationError` if it exists or cannot be written."""
     try:
         with path.open("xb") as file:
             file.write(content)
+            sync_content(file)
+        sync_names(path.parent)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error

@@ -2,7 +2,8 @@
 
 Rules
 -----
-1. It is created with mode 0600, replaces no other file, and is removed if nothing was written into it.
+1. It is created with mode 0600, replaces no other file, and is removed if nothing was written into it. What the command
+   reports is on disk.
 2. A token that cannot be written is voided: nobody has seen it, and it could not be identified later.
 """
 
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 from provisioning.commands.new_file import expect_new
 from provisioning.commands.service_command import counted
 from provisioning.errors import ConfigurationError
+from provisioning.program.durable_names import sync_names
 
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
@@ -31,6 +33,7 @@ def private_file(path: Path) -> Iterator[FileIO]:
     file = FileIO(str(path), "x", opener=lambda name, flags: os.open(name, flags, 0o600))
     try:
         with file:
+            sync_names(path.parent)
             yield file
     finally:
         if not path.stat().st_size:
@@ -44,6 +47,7 @@ async def keep(client: EnrolmentOperatorClient, file: FileIO, text: str, tokens:
         left = memoryview(text.encode())
         while left:
             left = left[file.write(left) or 0 :]
+        os.fsync(file.fileno())
     except OSError as error:
         file.truncate(begin)
         made = [each.id for each in tokens if each.id is not None]

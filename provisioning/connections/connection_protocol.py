@@ -35,6 +35,7 @@ from provisioning.connections.older_answers import OlderAnswer, reads_only_its_o
 from provisioning.connections.places import Place
 from provisioning.connections.taken_answers import TakenAnswers
 from provisioning.connections.written_answer import Answering, ReadyAnswer, lines
+from provisioning.program.proxy_header import Address
 
 log = structlog.get_logger(__name__)
 
@@ -74,16 +75,19 @@ class ConnectionProtocol(HttpToolsProtocol):
         whole: WholeRequests | None = None,
         stall_seconds: float = _STALL_SECONDS,
         place: Place | None = None,
+        client: Address | None = None,
         **options: Any,
     ) -> None:
         """*whole* answers the requests that it accepts; None: all go to the application.
 
-        A client that reads nothing of an answer for *stall_seconds* is cut off. The connection has *place*.
+        A client that reads nothing of an answer for *stall_seconds* is cut off. The connection has *place*. It is from
+        *client*; None: from the address at its other end.
         """
         super().__init__(*arguments, **options)
         self._whole = whole
         self._stall_seconds = stall_seconds
         self._place = place
+        self._from = client
         self._held: list[bytes] | None = None
         """The parts of a body whose request has not been passed on yet."""
         self._in_head = False
@@ -104,6 +108,8 @@ class ConnectionProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(GatheringTransport(transport, self.loop))
+        if self._from is not None:
+            self.client = self._from
         self._taken = TakenAnswers(self.transport, self.loop, self._stall_seconds)
         self._head = HeadDeadline(self.loop, _REQUEST_SECONDS, self._close, self._place)
         self._head.begin()

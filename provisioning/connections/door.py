@@ -14,6 +14,8 @@ Rules
    (docs/decisions/0224-departed-clients-are-closed-before-tls.md). Without TLS a client may send its request and
    nothing more.
 2. A place is given back when the connection has ended, for whatever reason.
+3. A connection of a proxy begins with a PROXY header (`provisioning.program.proxy_arrivals`), and has a place when that
+   has come: as one of the client's address. Before that it counts for no address, and has a bound of its own.
 """
 
 from __future__ import annotations
@@ -32,6 +34,9 @@ from provisioning.connections.listening import BACKLOG
 from provisioning.connections.places import Place, Places, hang_up
 from provisioning.pki.departed import has_left
 from provisioning.pki.seen_out import see_out_if_refused
+from provisioning.program.proxy_arrivals import ProxyArrivals
+from provisioning.program.proxy_header import Address
+from provisioning.program.proxy_networks import ProxyNetworks
 
 log = structlog.get_logger(__name__)
 
@@ -41,25 +46,42 @@ _LOOKS_A_TURN: Final = 256
 _HANDSHAKE_SECONDS: Final = 10.0
 _LOST_MILLISECONDS: Final = 30_000
 """After this long without acknowledgement of sent data the connection, say a feed subscriber's, counts as lost."""
+_MOST_UNNAMED: Final = 1_000
+"""Connections of proxies whose header is awaited, or a quarter of the places if that is less."""
 _PAUSE: Final = 1.0
 _TELL_AGAIN: Final = 60.0
 _GONE: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EINTR})
 """Errors of one connection; all others are the listening socket's, or the process's."""
 
-Make = Callable[[Place], asyncio.Protocol]
-"""Makes the protocol of a connection; it gives the place back when the connection is lost."""
+Make = Callable[[Place, Address | None], asyncio.Protocol]
+"""Makes the protocol of a connection; it gives the place back when the connection is lost.
+
+The address is what a proxy says of the client; None: the client has connected itself.
+"""
 
 
 class Door:
     """One listening socket."""
 
-    def __init__(self, listening: socket.socket, context: ssl.SSLContext | None, make: Make, places: Places) -> None:
-        """Accept on *listening*, over TLS with a *context*, as many as there are *places* for."""
+    def __init__(
+        self,
+        listening: socket.socket,
+        context: ssl.SSLContext | None,
+        make: Make,
+        places: Places,
+        proxies: ProxyNetworks | None = None,
+    ) -> None:
+        """Accept on *listening*, over TLS with a *context*, as many as there are *places* for.
+
+        A connection from *proxies* begins with a PROXY header.
+        """
         self._loop = asyncio.get_running_loop()
         self._listening = listening
         self._context = context
         self._make = make
         self._places = places
+        self._proxies = proxies
+        self._arrivals = ProxyArrivals(self._loop, self._arrived)
         self._tasks: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
         self._crowded = False
@@ -79,6 +101,7 @@ class Door:
         if self._pause is not None:
             self._pause.cancel()
         self._loop.remove_reader(self._listening.fileno())
+        self._arrivals.close()
 
     def _begin(self) -> None:
         self._pause = None
@@ -100,16 +123,31 @@ class Door:
                 self._loop.remove_reader(self._listening.fileno())
                 self._pause = self._loop.call_later(_PAUSE, self._begin)
                 return
+            host, client = address[0], None
+            if self._proxies is not None and host in self._proxies:
+                client = self._of_client(accepted, address[:2])
+                if client is None:
+                    continue
+                host = client[0]
             if crowded and self._context is not None and has_left(accepted):
-                log.debug("handshake failed", address=address[0], reason="left before it began")
+                log.debug("handshake failed", address=host, reason="left before it began")
                 accepted.close()
                 continue
-            self._admit(accepted, address[0])
+            self._admit(accepted, host, client)
             admitted += 1
             if admitted == _ACCEPTS_A_TURN:
                 return
 
-    def _admit(self, accepted: socket.socket, host: str) -> None:
+    def _of_client(self, accepted: socket.socket, proxy: Address) -> Address | None:
+        """Return the address in the header of *proxy*; None if it is not there yet, or was refused."""
+        accepted.setblocking(False)
+        most = min(_MOST_UNNAMED, max(self._places.most // 4, 1))
+        return self._arrivals.take(accepted, proxy, _HANDSHAKE_SECONDS, most)
+
+    def _arrived(self, accepted: socket.socket, client: Address) -> None:
+        self._admit(accepted, client[0], client)
+
+    def _admit(self, accepted: socket.socket, host: str, client: Address | None) -> None:
         crowded = self._places.lost + self._places.turned_away
         place = self._places.take(host, functools.partial(hang_up, accepted))
         if self._places.lost + self._places.turned_away > crowded:
@@ -117,16 +155,16 @@ class Door:
         if place is None:
             accepted.close()
             return
-        task = self._loop.create_task(self._shake_hands(accepted, host, place))
+        task = self._loop.create_task(self._shake_hands(accepted, host, place, client))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _shake_hands(self, accepted: socket.socket, host: str, place: Place) -> None:
+    async def _shake_hands(self, accepted: socket.socket, host: str, place: Place, client: Address | None) -> None:
         seconds = None if self._context is None else _HANDSHAKE_SECONDS
         see_out_if_refused(accepted)
         try:
             await self._loop.connect_accepted_socket(
-                lambda: self._make(place), accepted, ssl=self._context, ssl_handshake_timeout=seconds
+                lambda: self._make(place, client), accepted, ssl=self._context, ssl_handshake_timeout=seconds
             )
         except (OSError, TimeoutError) as error:  # Anybody can cause it: not worth a log line each.
             place.leave()

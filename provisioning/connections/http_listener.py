@@ -1,6 +1,7 @@
 """The HTTP server of one port: the library's, with our own accepting of connections and without its extras.
 
-It handles no signals, writes no access log, trusts no proxy headers, opens no WebSocket and does not name itself.
+It handles no signals, writes no access log, opens no WebSocket and does not name itself. It trusts no headers of HTTP
+that proxies write; a PROXY header, from a proxy in the settings, is read by `provisioning.connections.door`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from starlette.applications import Starlette
 from provisioning.connections.connection_protocol import ConnectionProtocol
 from provisioning.connections.door import Door
 from provisioning.connections.places import Place, Places
+from provisioning.program.proxy_header import Address
+from provisioning.program.proxy_networks import ProxyNetworks
 
 _GRACE_SECONDS: Final = 10
 _DATE_SECONDS: Final = 1.0
@@ -28,8 +31,9 @@ _DATE: Final = 0
 class HttpListener(uvicorn.Server):
     """A server that leaves signals to others, and reports when it accepts connections."""
 
-    def __init__(self, config: uvicorn.Config, places: Places) -> None:
+    def __init__(self, config: uvicorn.Config, places: Places, proxies: ProxyNetworks | None) -> None:
         super().__init__(config)
+        self._proxies = proxies
         self.accepting: Final = asyncio.Event()
         self._stopping: Final = asyncio.Event()
         self._places = places
@@ -39,7 +43,7 @@ class HttpListener(uvicorn.Server):
         """Begin to accept connections with our own `Door`: the library does not count connections."""
         self.servers = []
         for each in sockets or ():
-            door = Door(each, self.config.ssl, self._protocol, self._places)
+            door = Door(each, self.config.ssl, self._protocol, self._places, self._proxies)
             door.open()
             self._doors.append(door)
         self.started = True
@@ -63,13 +67,14 @@ class HttpListener(uvicorn.Server):
             door.close()
         await super().shutdown(sockets)
 
-    def _protocol(self, place: Place) -> asyncio.Protocol:
+    def _protocol(self, place: Place, client: Address | None) -> asyncio.Protocol:
         config = self.config
         made: asyncio.Protocol = config.http_protocol_class(  # type: ignore[call-arg]
             config=config,
             server_state=self.server_state,
             app_state=self.lifespan.state,
             place=place,
+            client=client,
         )
         return made
 
@@ -80,9 +85,16 @@ class HttpListener(uvicorn.Server):
 
 
 def http_listener(
-    app: Starlette, protocol: Callable[..., ConnectionProtocol], context: ssl.SSLContext | None, places: Places
+    app: Starlette,
+    protocol: Callable[..., ConnectionProtocol],
+    context: ssl.SSLContext | None,
+    places: Places,
+    proxies: ProxyNetworks | None = None,
 ) -> HttpListener:
-    """Return a server of *app*, over TLS with a *context*; each connection is a *protocol*, and has one of *places*."""
+    """Return a server of *app*, over TLS with a *context*; each connection is a *protocol*, and has one of *places*.
+
+    Connections from *proxies* begin with a PROXY header.
+    """
     headers = [("X-Content-Type-Options", "nosniff")]
     if context is not None:
         headers.append(("Strict-Transport-Security", "max-age=31536000"))
@@ -102,4 +114,5 @@ def http_listener(
             ssl_context_factory=None if context is None else lambda _config, _default: context,
         ),
         places,
+        proxies,
     )

@@ -25,6 +25,7 @@ import contextlib
 import socket
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Final
 
 from provisioning.pki.address_key import address_key, network_of
 
@@ -75,7 +76,7 @@ class Places:
 
     def __init__(self, most: int) -> None:
         """There are *most*, two at least."""
-        self._most = most
+        self.most: Final = most
         self._most_of = (most // 2, most - most // 4)
         self._sources: dict[bytes, _Source] = {}
         self._silent: OrderedDict[Place, None] = OrderedDict()
@@ -97,7 +98,7 @@ class Places:
                 room = self._make_room(source.silent)
                 break
         else:
-            room = len(self._held) < self._most or self._make_room(self._silent)
+            room = len(self._held) < self.most or self._make_room(self._silent)
         if not room:
             self.turned_away += 1
             return None

@@ -80,8 +80,8 @@ class ApprovalService:
 
     async def page(
         self, *, limit: int, after: int, group: str | None, state: ApprovalState | None
-    ) -> list[StoredApproval]:
-        """Return requests, oldest first, after the number *after*."""
+    ) -> tuple[list[StoredApproval], int | None]:
+        """Return requests, oldest first, after the number *after*, and where the next page begins, if there is one."""
         return await self._database.read(
             lambda connection: approvals.page(connection, limit=limit, after=after, group=group, state=state)
         )

@@ -107,7 +107,7 @@ class RenewalService:
             raise Refused(Code.INVALID_REQUEST, out_of_bounds("spread_seconds", spread, timedelta(), MAXIMUM_SPREAD))
 
         # Before the order, and not in its transaction: this reads all certificates of the fleet.
-        number = await self._database.read(partial(renewals.concerned, group=group, at=self._clock()))
+        number = await self._database.survey(partial(renewals.concerned, group=group, at=self._clock()))
 
         def record(connection: Connection) -> HastenedOutcome:
             now = self._clock()

@@ -54,7 +54,7 @@ class TokenRetention:
                 audit.append(connection, now, self._actor, Action.TOKENS_REMOVED, subject, {"count": removed})
             return removed
 
-        ended = await self._database.read(partial(tokens.ended_before, before=before))
+        ended = await self._database.survey(partial(tokens.ended_before, before=before))
         removed = 0
         for start in range(0, len(ended), PORTION):
             removed += await self._database.write(partial(transaction, numbers=ended[start : start + PORTION]))

@@ -6,12 +6,15 @@ Rules
 2. A draft that will replace another file is always a new file: whatever has its name, say put there by someone who may
    write to the directory, is removed, and neither followed nor written to.
 3. An error names the file and the remedy, never the key or the passphrase.
+4. What is written is on disk, with its name, before the caller goes on: a certificate that outlives its key in a power
+   failure is worth nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from pathlib import Path
 
 from cryptography import x509
@@ -20,6 +23,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
+from provisioning.program.durable_names import replace_by, sync_content, sync_names
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
@@ -46,38 +50,45 @@ def key_to_pem(key: PrivateKey, passphrase: bytes | None = None) -> bytes:
 def write_private(path: Path, content: bytes) -> None:
     """Create *path* with mode 0600 holding *content*; raise `KeyFileError` if it exists already, or cannot be written.
 
-    A file that could not be written completely is removed: half a key would be in the way of the next one.
+    It is there whole or not at all, whatever ends the process: half a key would be in the way of the next one.
     """
+    draft = path.with_name(f".{secrets.token_hex(8)}.new")
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            write_draft(draft, content)
+            _name_it(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+        try:
+            sync_names(path.parent)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
     except FileExistsError:
         raise KeyFileError(f"{path} exists already; move it away first, it is never overwritten") from None
     except OSError as error:
         raise KeyFileError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _name_it(draft: Path, path: Path) -> None:
+    """Give what is at *draft* the name *path*, which nothing has. Raises `FileExistsError`, or another `OSError`."""
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise KeyFileError(f"{path} cannot be written: {error.strerror}") from error
+        path.hardlink_to(draft)
+    except FileExistsError:
+        raise
+    except OSError:  # A file system without hard links: two processes at the same moment are told apart by this.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        draft.replace(path)
 
 
 def replace_private(path: Path, content: bytes) -> None:
     """Replace *path* atomically by a file of mode 0600 that holds *content*: a crash leaves one or the other.
 
-    Raises `KeyFileError`, or `OSError`; the old file is then unchanged.
+    When this returns, it is the new one, on disk. Raises `OSError`.
     """
     draft = path.with_suffix(".draft")
-    draft.unlink(missing_ok=True)
-    write_private(draft, content)
-    draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_draft(draft, content)
+    replace_by(draft, path)
 
 
 def opened_anew(path: Path) -> int:
@@ -87,6 +98,13 @@ def opened_anew(path: Path) -> int:
     """
     path.unlink(missing_ok=True)
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
+def write_draft(path: Path, content: bytes) -> None:
+    """Write *content*, mode 0600, to what will be renamed, in place of whatever is there. Raises `OSError`."""
+    with os.fdopen(opened_anew(path), "wb") as file:
+        file.write(content)
+        sync_content(file)
 
 
 def load_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:

@@ -125,31 +125,33 @@ def forget_errors() -> None:
             _never_shaken.do_handshake()
 
 
-def say_goodbye(session: Any, address: int = 0) -> None:
+def say_goodbye(session: Any, address: int = 0) -> bool:
     """Send close_notify (RFC 8446 §6.1) to the peer of *session*, if its socket takes it at once.
 
     *session* is an `ssl.SSLSocket` that does not block, or the object inside one; OpenSSL's is at *address*, if that is
-    known. Its TLS session stays resumable.
+    known. Return whether it is, and OpenSSL has sent it; then its TLS session stays resumable.
     """
     if address:  # The usual way. Its alert is no step that anybody counts (`provisioning.pki.key_updates`).
         library.SSL_set_info_callback(address, _NO_CALLBACK)
         if library.SSL_shutdown(address) < 0:
             forget_errors()
-        return
+            return False
+        return True
     # Not by `unwrap`, which releases the object inside: its address is still in use.
     inner = getattr(session, "_sslobj", session)
     if inner is None:
-        return
+        return False
     if address := address_of(inner):  # `ssl` asks for the peer's as well: another read, and an exception.
         if library.SSL_shutdown(address) < 0:
             forget_errors()
-        return
+        return False
     try:
         inner.shutdown()
     except ssl.SSLWantReadError:  # The usual answer: ours is sent, the peer's has not arrived.
         pass
     except (OSError, ValueError):  # The latter if its handshake was never begun.
         forget_errors()
+    return False
 
 
 # Errors are made in functions of their own: one in a local variable of the function that raises it keeps itself alive,

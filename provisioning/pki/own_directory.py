@@ -31,6 +31,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from provisioning.program.durable_names import make_folder
+
 _ROOT: Final = 0
 _OTHERS_ENTER: Final = stat.S_IXGRP | stat.S_IXOTH
 
@@ -50,7 +52,7 @@ def enter(directory: Path, user: int, *, of_group: bool = False) -> None:
     One that can be neither made nor read is left for those who need something in it to report.
     """
     with contextlib.suppress(OSError):
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(directory)
     with contextlib.suppress(OSError):
         check_own(directory, user, of_group=of_group)
 

@@ -23,6 +23,7 @@ Rules
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -90,6 +91,10 @@ def pack(reason: RevocationReason, revoked_at: datetime) -> int:
     return int(revoked_at.timestamp()) << _REASON_BITS | _REASONS.index(reason)
 
 
+_packed_together = functools.lru_cache(16)(pack)
+"""The same, cached: what is revoked together is so at one time, for one reason."""
+
+
 def unpack(key: CertificateKey, packed: int) -> Revocation:
     """Return the revocation of the certificate *key* from *packed*, which `pack` made."""
     return Revocation(*key, _reason(packed), datetime.fromtimestamp(packed >> _REASON_BITS, UTC))
@@ -142,7 +147,7 @@ class RevocationIndex:
         issued = self._events.setdefault(revocation.issuer_key_id, {})
         known = issued.get(revocation.serial)
         if known is None or _reason(known) is RevocationReason.CERTIFICATE_HOLD:
-            issued[revocation.serial] = pack(revocation.reason, revocation.revoked_at)
+            issued[revocation.serial] = _packed_together(revocation.reason, revocation.revoked_at)
         elif revocation.reason is RevocationReason.KEY_COMPROMISE:
             issued[revocation.serial] = pack(revocation.reason, unpack(revocation.key, known).revoked_at)
         return known is None

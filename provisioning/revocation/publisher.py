@@ -274,7 +274,7 @@ class CrlPublisher:
             return found, through
 
         contents = CrlContents()
-        await asyncio.to_thread(contents.apply, *await self._database.read(read))
+        await asyncio.to_thread(contents.apply, *await self._database.survey(read))
         return contents
 
     async def _read(self, issuer: CrlIssuer, contents: CrlContents) -> _News:

@@ -49,6 +49,7 @@ from provisioning.directory.in_charge import in_charge
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.program.descriptors import room_for
 from provisioning.program.out_of_memory import told
+from provisioning.program.proxy_networks import networks
 from provisioning.program.service_manager import ServiceManager
 from provisioning.program.version import product_version
 from provisioning.service.parts import build
@@ -188,10 +189,11 @@ async def _running(
         if place is not None and place.hung_up:
             await reloader.reload()
         places = Places(room_for(settings.maximum_connections))
-        https = http_listener(parts.https, protocol, parts.credential.context, places)
+        proxies = networks(settings.proxy_protocol_from)
+        https = http_listener(parts.https, protocol, parts.credential.context, places, proxies)
         await parts.credential.staple()  # Before anybody comes with a token.
         plain = functools.partial(ConnectionProtocol, whole=parts.http.state.whole, stall_seconds=stall_seconds)
-        http = http_listener(parts.http, plain, None, places)
+        http = http_listener(parts.http, plain, None, places, networks(settings.http_proxy_protocol_from))
         async with asyncio.TaskGroup() as tasks:
             background = [told(tasks.create_task(run())) for run in parts.background]
             background.append(told(tasks.create_task(signals.heed_hangups(reloader.reload))))

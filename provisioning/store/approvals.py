@@ -15,7 +15,7 @@ from typing import Any, Final
 from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
-from provisioning.store import counters
+from provisioning.store import counters, stretches
 from provisioning.store.tables import approvals
 
 _NUMBERS: Final = "approval"
@@ -149,14 +149,22 @@ def remove_stale(connection: Connection, group: str, before: datetime) -> int:
 
 def page(
     connection: Connection, *, limit: int, after: int, group: str | None, state: ApprovalState | None
-) -> list[StoredApproval]:
-    """Return requests, oldest first, after the number *after*."""
-    statement = select(approvals).where(approvals.c.id > after).order_by(approvals.c.id).limit(limit)
+) -> tuple[list[StoredApproval], int | None]:
+    """Return up to *limit* requests, oldest first, after the number *after*, and where the next page begins.
+
+    Without a next page that is None. A page may be shorter though there is a next one (`provisioning.store.stretches`).
+    """
+    statement = select(approvals).order_by(approvals.c.id)
     if group is not None:
         statement = statement.where(approvals.c.group_name == group)
     if state is not None:
         statement = statement.where(approvals.c.state == state.value)
-    return [_from_row(row) for row in connection.execute(statement)]
+
+    def found(behind: int, last: int, most: int) -> list[StoredApproval]:
+        part = statement.where(approvals.c.id > behind, approvals.c.id <= last).limit(most)
+        return [_from_row(row) for row in connection.execute(part)]
+
+    return stretches.page(connection, select(approvals.c.id), found, limit=limit, after=after)
 
 
 def _from_row(row: Any) -> StoredApproval:

@@ -88,6 +88,7 @@ class Database:
         self._schema: str | None = None
         self._write_failed = False
         self._left_at = -math.inf
+        self._surveys = asyncio.Semaphore()
 
     @property
     def shown_url(self) -> str:
@@ -143,6 +144,14 @@ class Database:
     async def read(self, work: Callable[[Connection], ResultT]) -> ResultT:
         """Run *work* in a transaction that only reads, from one snapshot."""
         return await self._reader.run(work)
+
+    async def survey(self, work: Callable[[Connection], ResultT]) -> ResultT:
+        """Run *work*, which reads a large part of the store, perhaps for seconds, as `read` does; one at a time.
+
+        So several of them leave readers for whoever waits for an OCSP response, the feed or a page.
+        """
+        async with self._surveys:
+            return await self._reader.run(work)
 
     async def look(self, work: Callable[[Connection], ResultT]) -> ResultT:
         """Run *work*, which asks a short question or two; each is answered as of the moment at which it is asked.

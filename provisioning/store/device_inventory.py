@@ -10,15 +10,15 @@ no column of its own: it changes as time passes.
 Rules
 -----
 1. The cost of a page does not depend on the number of devices or certificates: each is looked up by an index, even
-   if PostgreSQL has no statistics (docs/decisions/0085-index-look-ups-without-statistics.md), and a search by state or
-   standing examines at most `LOOKED_AT` devices. What it has found by then is the page, even if short or empty,
-   and the cursor says where the next one begins.
+   if PostgreSQL has no statistics (docs/decisions/0085-index-look-ups-without-statistics.md), and a search by
+   standing examines at most `LOOKED_AT` devices, one by state alone `LOOKED_AT_FOR_STATE`. What it has found by then
+   is the page, even if short or empty, and the cursor says where the next one begins.
 2. A device's certificates are examined newest first, up to the first good one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -29,13 +29,16 @@ from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store.certificates import ENDED_ABOVE, NOT_ENDED_ABOVE, with_ends_above
-from provisioning.store.devices import WIDTH, Device, DeviceState, device_from
+from provisioning.store.devices import WIDTH, Device, DeviceState, device_from, state
 from provisioning.store.tables import certificates, devices, revocations
 from provisioning.store.utc_date_time import UtcDateTime
 
 LOOKED_AT: Final = 2000
-"""Devices, for one page of a search that the index does not answer."""
+"""Devices, for one page of a search by their certificates."""
+LOOKED_AT_FOR_STATE: Final = 20_000
+"""For one of a search by state alone, in which the certificates of no other device are looked up."""
 _AT_ONCE: Final = 500
+_NAMED: Final = 50
 
 
 class Standing(StrEnum):
@@ -118,26 +121,45 @@ def page(
 
     Without a next page that is None. A page may be shorter though there is a next one.
     """
-    narrow = search.state is not None or search.certificate is not None
-    statement = _SHOWN if search.group is None else _SHOWN.where(devices.c.group_name == search.group)
-    found: list[ShownDevice] = []
+    if search.state is None and search.certificate is None:
+        found = list(_shown(connection, _behind(search, after).limit(limit + 1), now))
+        return found[:limit], found[limit - 1].device.name if len(found) > limit else None
+    most = LOOKED_AT_FOR_STATE if search.certificate is None else LOOKED_AT
+    found = []
     looked_at = 0
     while True:
-        size = _AT_ONCE if narrow else limit + 1
-        onward = statement if after is None else statement.where(devices.c.name > after)
-        rows = list(_shown(connection, onward.limit(size), now))
-        for each in rows:
-            if not search.wants(each):
-                continue
-            if len(found) == limit:
-                return found, found[-1].device.name
-            found.append(each)
-        looked_at += len(rows)
-        if len(rows) < size:
+        if search.state is None:
+            part = list(_shown(connection, _behind(search, after).limit(_AT_ONCE), now))
+            found += filter(search.wants, part)
+            size, last = len(part), part[-1].device.name if part else None
+        else:  # Before the certificates of any are looked up.
+            states = _behind(search, after).with_only_columns(devices.c.name, state()).limit(_AT_ONCE)
+            rows = connection.execute(states).all()
+            names = [name for name, is_now in rows if is_now == search.state]
+            if search.certificate is None:
+                names = names[: limit + 1 - len(found)]
+            found += filter(search.wants, _named(connection, names, now))
+            size, last = len(rows), rows[-1][0] if rows else None
+        if len(found) > limit:
+            return found[:limit], found[limit - 1].device.name
+        if size < _AT_ONCE:
             return found, None
-        after = rows[-1].device.name
-        if looked_at >= LOOKED_AT:
+        after = last
+        looked_at += size
+        if looked_at >= most:
             return found, after
+
+
+def _behind(search: DeviceSearch, after: str | None) -> Select[Any]:
+    """Return the statement for all devices of the group behind a name, in order."""
+    statement = _SHOWN if search.group is None else _SHOWN.where(devices.c.group_name == search.group)
+    return statement if after is None else statement.where(devices.c.name > after)
+
+
+def _named(connection: Connection, names: Sequence[str], now: datetime) -> Iterator[ShownDevice]:
+    for first in range(0, len(names), _NAMED):  # For many more, PostgreSQL without statistics would read all devices.
+        chosen = names[first : first + _NAMED]
+        yield from _shown(connection, _SHOWN.where(devices.c.name.in_(chosen)), now)
 
 
 def _shown(connection: Connection, statement: Select[Any], now: datetime) -> Iterator[ShownDevice]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
-from sqlalchemy import ColumnElement, case, exists, false, func, or_, select, true
+from sqlalchemy import ColumnElement, Join, Table, case, exists, false, func, or_, select, true
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation import RevocationReason
+from provisioning.store import stretches
 from provisioning.store.certificates import (
     ENDED_ABOVE,
     NOT_ENDED_ABOVE,
@@ -17,7 +20,9 @@ from provisioning.store.certificates import (
     from_row,
     selected,
     with_ends_above,
+    with_ids,
 )
+from provisioning.store.devices import NOT_REVOKED
 from provisioning.store.tables import (
     certificates,
     devices,
@@ -41,75 +46,140 @@ class CertificateSearch:
     expires_from: datetime | None = None
     expires_before: datetime | None = None
 
-    def conditions(self, now: datetime, *, above: bool = True) -> list[ColumnElement[bool]]:
-        """Return the search as SQL conditions; for *above* see `_in_state`."""
-        equal = (
-            (devices.c.name, self.device),
-            (devices.c.group_name, self.group),
-            (certificates.c.serial, self.serial),
-            (certificates.c.issuer_key_id, self.issuer),
-            (certificates.c.fingerprint_sha256, self.fingerprint),
-        )
-        found: list[ColumnElement[bool]] = [column == value for column, value in equal if value is not None]
-        if self.expires_from is not None:
-            found.append(certificates.c.not_after >= self.expires_from)
-        if self.expires_before is not None:
-            found.append(certificates.c.not_after < self.expires_before)
-        if self.state is not None:
-            found.append(_in_state(self.state, now, above=above))
+    @property
+    def narrows(self) -> bool:
+        """Whether it says something that no index answers in the order of issuance."""
+        said = self.group, self.fingerprint, self.issuer, self.state, self.expires_from, self.expires_before
+        return any(each is not None for each in said)
+
+    def indexed(self) -> list[ColumnElement[bool]]:
+        """Return what an index answers, as SQL conditions on certificates alone."""
+        found: list[ColumnElement[bool]] = []
+        if self.device is not None:
+            owner = select(devices.c.id).where(devices.c.name == self.device).scalar_subquery()
+            found.append(certificates.c.device_id == owner)
+        if self.serial is not None:
+            found.append(certificates.c.serial == self.serial)
         return found
 
+    def conditions(self, state_of: _StateOf) -> Iterator[ColumnElement[bool]]:
+        """Yield the rest but for the group, as SQL conditions on certificates."""
+        if self.issuer is not None:
+            yield certificates.c.issuer_key_id == self.issuer
+        if self.fingerprint is not None:
+            yield certificates.c.fingerprint_sha256 == self.fingerprint
+        if self.expires_from is not None:
+            yield state_of.ends >= self.expires_from
+        if self.expires_before is not None:
+            yield state_of.ends < self.expires_before
+        if self.state is not None:
+            yield state_of.is_(self.state)
 
-def _in_state(state: CertificateState, now: datetime, *, above: bool) -> ColumnElement[bool]:
-    """Return the state as an SQL condition.
 
-    *above* includes the ends of keys and CAs, over `with_ends_above`: some are not recorded for all certificates yet.
-    """
-    ended, stands = (ENDED_ABOVE, NOT_ENDED_ABOVE) if above else (false(), true())
-    unrevoked = revocations.c.sequence.is_(None) & stands
-    match state:
-        case CertificateState.REVOKED:  # In SQL a comparison with NULL is not true.
-            return or_(revocations.c.reason != RevocationReason.CERTIFICATE_HOLD.value, ended)
-        case CertificateState.SUSPENDED:
-            return (revocations.c.reason == RevocationReason.CERTIFICATE_HOLD.value) & stands
-        case CertificateState.ACTIVE:
-            return unrevoked & (certificates.c.not_after > now)
-        case CertificateState.EXPIRED:
-            return unrevoked & (certificates.c.not_after <= now)
+@dataclass(frozen=True, slots=True)
+class _StateOf:
+    """The columns that a certificate's state follows from *now*."""
+
+    now: datetime
+    reason: ColumnElement[str | None]
+    """Why it is revoked now, NULL if it is not."""
+    ends: ColumnElement[datetime]
+    above: bool
+    """Include the ends of keys and CAs, over `with_ends_above`: some are not recorded for all certificates yet."""
+
+    def is_(self, state: CertificateState) -> ColumnElement[bool]:
+        """Return the state as an SQL condition."""
+        ended, stands = (ENDED_ABOVE, NOT_ENDED_ABOVE) if self.above else (false(), true())
+        unrevoked = self.reason.is_(None) & stands
+        match state:
+            case CertificateState.REVOKED:  # In SQL a comparison with NULL is not true.
+                return or_(self.reason != _HOLD, ended)
+            case CertificateState.SUSPENDED:
+                return (self.reason == _HOLD) & stands
+            case CertificateState.ACTIVE:
+                return unrevoked & (self.ends > self.now)
+            case CertificateState.EXPIRED:
+                return unrevoked & (self.ends <= self.now)
+
+
+_HOLD: Final = RevocationReason.CERTIFICATE_HOLD.value
+# Subqueries and not joins, and the expiry not by its index: a page looks at the rows of one stretch, and PostgreSQL
+# without statistics would read all devices, revocations or expiries for it.
+_REASON: Final = select(revocations.c.reason).where(revocations.c.certificate_id == certificates.c.id).scalar_subquery()
+_ENDS: Final = func.coalesce(certificates.c.not_after, certificates.c.issued_at)
+
+
+def _of_group(name: str) -> ColumnElement[bool]:
+    return select(devices.c.group_name).where(devices.c.id == certificates.c.device_id).scalar_subquery() == name
 
 
 def page(
     connection: Connection, search: CertificateSearch, *, limit: int, after: int | None, now: datetime
-) -> list[StoredCertificate]:
-    """Return certificates in order of issuance, after the row id *after*."""
-    statement = selected().where(*search.conditions(now)).order_by(certificates.c.id).limit(limit)
-    if after is not None:
-        statement = statement.where(certificates.c.id > after)
-    return [from_row(row) for row in connection.execute(statement)]
+) -> tuple[list[StoredCertificate], int | None]:
+    """Return up to *limit* certificates in order of issuance, after the row id *after*, and where the next page begins.
+
+    Without a next page that is None. A page may be shorter though there is a next one (`provisioning.store.stretches`).
+    """
+    start, indexed = after or 0, search.indexed()
+    if not search.narrows:
+        behind = certificates.c.id > start
+        statement = selected().where(*indexed, behind).order_by(certificates.c.id).limit(limit + 1)
+        found = [from_row(row) for row in connection.execute(statement)]
+        return found[:limit], found[limit - 1].id if len(found) > limit else None
+    conditions = [*indexed, *search.conditions(_StateOf(now, _REASON, _ENDS, above=True))]
+    if search.group is not None:
+        conditions.append(_of_group(search.group))
+    wanted = select(certificates.c.id).select_from(with_ends_above(certificates)).where(*conditions)
+
+    def find(behind: int, last: int, most: int) -> list[StoredCertificate]:
+        part = wanted.where(certificates.c.id > behind, certificates.c.id <= last)
+        return with_ids(connection, set(connection.execute(part.order_by(certificates.c.id).limit(most)).scalars()))
+
+    return stretches.page(connection, select(certificates.c.id).where(*indexed), find, limit=limit, after=start)
 
 
 def count(
     connection: Connection, now: datetime, search: CertificateSearch | None = None
 ) -> dict[CertificateState, int]:
-    """Return how many certificates there are in each state *now*."""
+    """Return how many certificates there are in each state *now*; without *search* by indexes alone, mostly."""
     above = _something_is_left(connection)
+    if search is None and not above:
+        return _count_all(connection, now)
+    state_of = _StateOf(now, revocations.c.reason, certificates.c.not_after, above)
     state = case(
-        *(
-            (_in_state(each, now, above=above), each.value)
-            for each in CertificateState
-            if each is not CertificateState.EXPIRED
-        ),
+        *((state_of.is_(each), each.value) for each in CertificateState if each is not CertificateState.EXPIRED),
         else_=CertificateState.EXPIRED.value,
     )
-    conditions = () if search is None else search.conditions(now, above=above)
-    of_devices = search is not None and (search.device is not None or search.group is not None)
-    # Not joined in vain: all certificates of years are counted.
-    source = (certificates.join(devices) if of_devices else certificates).outerjoin(revocations)
+    conditions: list[ColumnElement[bool]] = []
+    source: Table | Join = certificates
+    if search is not None:
+        conditions += [*search.indexed(), *search.conditions(state_of)]
+        if search.group is not None:  # Not joined in vain: all certificates of years are counted.
+            source = certificates.join(devices)
+            conditions.append(devices.c.group_name == search.group)
+    source = source.outerjoin(revocations)
     if above:  # Including them doubles the cost.
         source = with_ends_above(source)
     statement = select(state, func.count()).select_from(source).where(*conditions).group_by(state)
     found = {CertificateState(name): number for name, number in connection.execute(statement)}
     return {state: found.get(state, 0) for state in CertificateState}
+
+
+def _count_all(connection: Connection, now: datetime) -> dict[CertificateState, int]:
+    """Count without a look at any certificate: a million take a gigabyte, the indexes of them a twentieth."""
+    every = connection.execute(select(func.count()).select_from(certificates)).scalar_one()
+    reasons = select(revocations.c.reason, func.count()).group_by(revocations.c.reason)
+    revoked: dict[str, int] = dict(connection.execute(reasons).all())
+    unrevoked = select(func.count()).select_from(certificates).where(certificates.c.not_after > now, NOT_REVOKED)
+    active = connection.execute(unrevoked).scalar_one()
+    on_hold = revoked.pop(_HOLD, 0)
+    final = sum(revoked.values())
+    return {
+        CertificateState.ACTIVE: active,
+        CertificateState.SUSPENDED: on_hold,
+        CertificateState.REVOKED: final,
+        CertificateState.EXPIRED: every - active - on_hold - final,
+    }
 
 
 def _something_is_left(connection: Connection) -> bool:

@@ -26,6 +26,7 @@ defaults that are computed in Python.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ Values = Mapping[str, Any]
 
 _AT_ONCE: Final = 5000
 """Rows per statement on PostgreSQL; so many one by one would block all writers for seconds."""
+_NULL: Final = math.nan
+"""NULL for SQLite, which stores no NaN. For None its driver looks for an adapter, in 3,000 steps a value."""
 _DRIVER: Final = "driver"
 """Key in a connection's ``info``: see `driver_of`."""
 
@@ -416,7 +419,8 @@ def _compile(
 def _bound(column: Sequence[Any] | Same, bind: _Convert | None) -> Iterable[Any]:
     """Return the values of *column* as SQLite's driver takes them, those of `Same` for ever."""
     if isinstance(column, Same):
-        return repeat(column.value if bind is None else bind(column.value))
+        value = column.value if bind is None else bind(column.value)
+        return repeat(_NULL if value is None else value)
     return column if bind is None else map(bind, column)
 
 

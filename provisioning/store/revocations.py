@@ -75,6 +75,9 @@ _CHANGES: Final = (
 _CHANGES_OF_SHARD: Final = _CHANGES.where(_CHANGED.c.crl_shard_id == bindparam("shard"))
 
 
+# Not by their indexes: SQLite would read all certificates, or each that has not expired, and not each that is revoked.
+_OF_CERTIFICATE: Final = revocations.c.certificate_id + 0
+_ENDS: Final = func.coalesce(certificates.c.not_after, certificates.c.issued_at)
 _FINALISE: Final = Prepared(
     update(revocations)
     .where(revocations.c.certificate_id == bindparam("held"))
@@ -265,8 +268,8 @@ def listed(connection: Connection, issuer_key_id: bytes, shard_id: int | None, s
             revocations.c.reason,
             revocations.c.invalidity_date,
         )
-        .select_from(revocations.join(certificates))
-        .where(*_scope(issuer_key_id, shard_id), certificates.c.not_after > since)
+        .select_from(revocations.join(certificates, certificates.c.id == _OF_CERTIFICATE))
+        .where(*_scope(issuer_key_id, shard_id), since < _ENDS)
         .order_by(revocations.c.sequence)
     )
     return [

@@ -11,10 +11,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, bindparam, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, func, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.identity import Role
+from provisioning.store import stretches
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import certificates, tokens
 from provisioning.store.tokens import VOIDED_AT
@@ -72,6 +73,8 @@ _KNOWN: Final = select(
 ).select_from(tokens.outerjoin(certificates, tokens.c.certificate_id == certificates.c.id))
 
 
+# Not by its index: a page is of tokens in the order of their numbers.
+_ENDS: Final = func.coalesce(tokens.c.expires_at, tokens.c.created_at)
 _FIND: Final = Prepared(_KNOWN.where(tokens.c.id == bindparam("wanted")), at_once=True)
 _VOID: Final = Prepared(
     update(tokens)
@@ -81,18 +84,29 @@ _VOID: Final = Prepared(
 )
 
 
-def page(connection: Connection, wanted: TokenFilter, *, limit: int, after: int, now: datetime) -> Sequence[KnownToken]:
-    """Return matching tokens, the oldest first, after the one with number *after*."""
-    statement = _KNOWN.where(tokens.c.id > after).order_by(tokens.c.id).limit(limit)
+def page(
+    connection: Connection, wanted: TokenFilter, *, limit: int, after: int, now: datetime
+) -> tuple[list[KnownToken], int | None]:
+    """Return up to *limit* matching tokens, the oldest first, after the number *after*, and where the next page begins.
+
+    Without a next page that is None. A page may be shorter though there is a next one (`provisioning.store.stretches`).
+    """
+    indexed = [
+        column == value
+        for column, value in ((tokens.c.group_name, wanted.group), (tokens.c.device, wanted.device))
+        if value is not None
+    ]
+    statement = _KNOWN.where(*indexed)
     if wanted.state is not None:
         statement = statement.where(_is(wanted.state, now))
-    if wanted.group is not None:
-        statement = statement.where(tokens.c.group_name == wanted.group)
-    if wanted.device is not None:
-        statement = statement.where(tokens.c.device == wanted.device)
     if wanted.expires_before is not None:
-        statement = statement.where(tokens.c.expires_at < wanted.expires_before)
-    return [_from_row(row, now) for row in connection.execute(statement)]
+        statement = statement.where(wanted.expires_before > _ENDS)
+
+    def found(behind: int, last: int, most: int) -> list[KnownToken]:
+        part = statement.where(tokens.c.id > behind, tokens.c.id <= last).order_by(tokens.c.id).limit(most)
+        return [_from_row(row, now) for row in connection.execute(part)]
+
+    return stretches.page(connection, select(tokens.c.id).where(*indexed), found, limit=limit, after=after)
 
 
 def find(connection: Connection, number: int, now: datetime) -> KnownToken | None:
@@ -119,9 +133,9 @@ def _is(state: TokenState, now: datetime) -> ColumnElement[bool]:
         case TokenState.VOID:
             return and_(tokens.c.used_at.is_(None), VOIDED_AT.element.is_not(None))
         case TokenState.EXPIRED:
-            return and_(unused, tokens.c.expires_at <= now)
+            return and_(unused, now >= _ENDS)
         case TokenState.OPEN:
-            return and_(unused, tokens.c.expires_at > now)
+            return and_(unused, now < _ENDS)
 
 
 def _from_row(row: Sequence[Any], now: datetime) -> KnownToken:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -95,6 +97,48 @@ def test_the_service_writes_an_event_as_the_library_would(
     assert event.mark == hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
+@given(
+    sequence=st.integers(1, 10**18),
+    issuer=st.binary(min_size=1, max_size=20).map(bytes.hex),
+    serial=_HEX,
+    reason=st.sampled_from(RevocationReason),
+    occurred_at=_MOMENTS,
+    device=st.text(min_size=1, max_size=64) | st.from_regex(r"[a-z0-9 .:_-]{1,64}", fullmatch=True),
+    since=st.none() | _MOMENTS,
+    place=st.integers(0, 400),
+    other=st.binary(max_size=3),
+)
+def test_what_is_read_by_its_layout_is_what_its_json_says(
+    sequence: int,
+    issuer: str,
+    serial: str,
+    reason: RevocationReason,
+    occurred_at: datetime,
+    device: str,
+    since: datetime | None,
+    place: int,
+    other: bytes,
+) -> None:
+    """Revocations as the service writes them are not read as JSON; the slow twin reads any, and refuses the same."""
+    record = RevocationRecord(sequence, EventKind.REVOKED, issuer, serial, reason, occurred_at, device, since)
+    frame = event_of(record).frame
+    damaged = frame[:place] + other + frame[place + len(other) :]
+    for written in (frame, damaged):
+        block = written.removesuffix(b"\n\n")
+        if b"\n\n" not in block:
+            quickly = _outcome(EventReader(sequence - 1)._event, block)
+            assert quickly == _outcome(EventReader(sequence - 1)._any_event, block)
+
+
+def _outcome(read: Callable[[Any], object], block: bytes) -> object:
+    """Return what *read* makes of *block*, with the event's mark, or that it refuses it."""
+    try:
+        event = read(block if read.__name__ == "_event" else block.decode())
+    except (FeedLost, ValueError, KeyError, TypeError) as error:
+        return "a gap" if "went from" in str(error) else "cannot be read"
+    return event, getattr(event, "mark", None)
+
+
 CA = IssuingAuthority("issuing-2", "default", "announced", b"\x30\x00")
 
 
@@ -138,6 +182,32 @@ def test_the_stream_may_be_cut_anywhere(cuts: list[int], carriage_returns: bool)
     places = [0, *sorted(cuts), len(stream)]
     events = [event for start, end in itertools.pairwise(places) for event in reader.feed(stream[start:end])]
     assert events == EVENTS
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=5), st.booleans())
+def test_what_arrives_together_is_the_same_in_lists(cuts: list[int], cut_off: bool) -> None:
+    """What stands before an event that cannot be read counts; and the CAs keep their place among the others."""
+    stream = STREAM + revoked(10) if cut_off else STREAM
+    reader = EventReader(after=4)
+    places = [0, *sorted(cuts), len(stream)]
+    found: list[object] = []
+    try:
+        for start, end in itertools.pairwise(places):
+            for arrived in reader.together(stream[start:end]):
+                assert arrived, "no list is empty"
+                found += arrived if isinstance(arrived, list) else [arrived]
+    except FeedLost:
+        assert cut_off
+    else:
+        assert not cut_off
+    assert found == EVENTS
+
+
+def test_what_one_read_has_brought_is_one_list_on_each_side_of_the_cas() -> None:
+    before, cas, *after = EventReader(after=4).together(STREAM)
+    assert before == EVENTS[:1]
+    assert cas == EVENTS[1]
+    assert after == [EVENTS[2:]]
 
 
 def test_byte_by_byte() -> None:

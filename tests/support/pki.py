@@ -100,7 +100,7 @@ class Pki:
         return pem_of(self.root.certificate, self.issuing.certificate).decode()
 
     def authority(self, common_name: str, issuer: Held | None = None, **different: object) -> Held:
-        """Return another CA: below *issuer*, or a root of its own; *different* may give a *key* or *not_after*."""
+        """Return another CA: below *issuer*, or a root of its own; *different*: a *key*, *not_after*, *extensions*."""
         return self._ca(common_name, issuer, 0 if issuer else 1, **different)  # type: ignore[arg-type]
 
     def write_anchors(self, directory: Path) -> Path:
@@ -190,6 +190,7 @@ class Pki:
         *,
         key: ec.EllipticCurvePrivateKey | None = None,
         not_after: datetime | None = None,
+        extensions: Sequence[x509.ExtensionType] = NO_EXTENSIONS,
     ) -> Held:
         key = key or generate_key()
         name = _name(common_name)
@@ -200,6 +201,8 @@ class Pki:
             .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
             .add_extension(_SIGNS_CERTIFICATES, critical=True)  # RFC 5280 §4.2.1.9; OpenSSL's strict mode requires it.
         )
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=False)
         return Held(builder.sign(issuer.key if issuer else key, hashes.SHA256()), key)
 
     def _builder(

@@ -52,7 +52,9 @@ class TlsClient:
         session: ssl.SSLSession | None = None,
         receive_buffer: int | None = None,
         source: str | None = None,
+        before: bytes = b"",
     ) -> None:
+        """Connect from *source*, and send *before* in front of TLS."""
         self.version = version
         self.context = context or client_context(anchors, credential)
         raw = socket.socket()
@@ -64,6 +66,7 @@ class TlsClient:
             raw.bind((source, 0))
         try:
             raw.connect(("127.0.0.1", port))
+            raw.sendall(before)
             self.socket = self.context.wrap_socket(raw, server_hostname="localhost", session=session)
         except OSError:
             raw.close()

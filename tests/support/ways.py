@@ -93,7 +93,7 @@ async def pending(fleet: Fleet, name: str, **presented: Any) -> int:
     with pytest.raises(Pending) as caught:
         await enrol(fleet, name, **presented)
     assert caught.value.retry_after > 0
-    waiting = await ApprovalService(fleet.database, fleet.clock).page(
+    waiting, _ = await ApprovalService(fleet.database, fleet.clock).page(
         limit=99, after=0, group=None, state=ApprovalState.PENDING
     )
     return max(each.id for each in waiting if each.request.name == name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shlex
 import socket
 from pathlib import Path
@@ -18,7 +19,7 @@ from tests.support.programs import forking_python
 
 SOURCE = Path(__file__).parents[3]
 PATIENCE = 240
-WINDOW = ["--window", "8", "--parallel", str(len(STAGES))]
+WINDOW = ["--window", "10", "--parallel", "20"]
 FEWER = ["--window", "8", "--parallel", "11"]
 """For a device that hammers: more of them take the processor from each other, and it looks like pauses."""
 
@@ -54,13 +55,18 @@ def device(name: str, placeholders: str) -> list[str]:
 async def test_a_good_device_passes_every_line(tmp_path: Path) -> None:
     good = device("good", "{host} {port} {cafile} {crl} {cert} {key} {client_id} {topic} {est_url}")
     code, verdicts, said = await qualify(tmp_path, *WINDOW, *good)
-    assert {line: verdict for line, verdict in verdicts.items() if verdict[0] != "pass"} == {}, said
+    assert {line: verdict for line, verdict in verdicts.items() if verdict[0] not in {"pass", "skip"}} == {}, said
+    # It speaks MQTT 3.1.1, publishes at QoS 1 and subscribes to nothing.
+    assert {line for line, verdict in verdicts.items() if verdict[0] == "skip"} == {
+        "no-pubcomp.releases-again", "limits.receive-maximum", "limits.server-keep-alive",
+        "small-packets.maximum-packet-size", "aliases.topic-aliases", "commands.acknowledges",
+    }, said  # fmt: skip
     assert code == 0
     assert {line.partition(".")[0] for line in verdicts} == {stage.name for stage in STAGES} | {"reconnect"}
     # What it was judged by is there, and not only the lines that are easy.
     assert {
         "server-revoked-ca.sends-nothing", "no-puback.marks-duplicate", "half-open.notices",
-        "renew-503.respects-retry-after", "renew-other-ca.sends-nothing",
+        "renew-503.respects-retry-after", "renew-other-ca.sends-nothing", "renew-other-key.keeps-the-old-one",
         "reconnect.waits-grow", "reconnect.waits-scatter",
     } <= set(verdicts)  # fmt: skip
 
@@ -72,15 +78,22 @@ async def test_a_careless_device_fails_on_the_lines_that_it_earns(tmp_path: Path
     failed = {line for line, (verdict, _) in verdicts.items() if verdict == "fail"}
     hammered = {
         "connack-not-authorized.comes-back", "connack-busy.comes-back", "drop-tcp.comes-back", "drop-tls.comes-back",
-        "drop-connect.comes-back", "drop-connack.comes-back", "drop-request.comes-back",
+        "drop-connect.comes-back", "drop-connack.comes-back", "drop-request.comes-back", "drop-hello.comes-back",
+        "connack-rare.comes-back", "disconnects.comes-back",
     }  # fmt: skip
     assert failed - hammered == {
         "server-expired.sends-nothing", "server-wrong-name.sends-nothing", "server-other-ca.sends-nothing",
-        "old-tls.sends-nothing", "half-open.notices",
+        "server-not-yet-valid.sends-nothing", "server-self-signed.sends-nothing", "server-for-clients.sends-nothing",
+        "server-anonymous.sends-nothing", "old-tls.sends-nothing", "half-open.notices",
     }, said  # fmt: skip
     for line in hammered - failed:  # It has no core: what starves for a tenth of a second has waited, seen from here.
-        assert verdicts[line][1].startswith("6 attempts, waits of "), said
-    assert any("hammers" in verdicts[line][1] for line in hammered & failed), said
+        assert re.search(rf"{re.escape(line)} +device \d attempts?", said), said
+    if not hammered & failed:  # On a machine that others hold: once more, alone.
+        (tmp_path / "alone").mkdir()
+        alone = ["--window", "8", "--parallel", "1", "--only", "good,drop-connect"]
+        _, again, said_again = await qualify(tmp_path / "alone", *alone, *careless)
+        assert "hammers" in again["drop-connect.comes-back"][1], said_again
+    assert all("hammers" in verdicts[line][1] for line in hammered & failed), said
     assert code == 4
     assert verdicts["server-expired.sends-nothing"][1].startswith("it sent CONNECT in ")
     assert verdicts["good.keep-alive"][0] == "warn"

@@ -47,10 +47,10 @@ class Device:
         )
         self.client.on_connect = lambda _c, _u, _f, reason, _p: self._answered(reason.is_failure)
         self.client.connect_timeout = PATIENCE
-        context = client_context(self.cafile, self.files)
-        context.load_verify_locations(crl)
-        context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
-        self.client.tls_set_context(context)
+        self.context = client_context(self.cafile, self.files)
+        self.context.load_verify_locations(crl)
+        self.context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
+        self.client.tls_set_context(self.context)
 
     def _answered(self, refused: bool) -> None:
         self.connected = not refused
@@ -89,7 +89,7 @@ class Device:
     async def _renewed(self) -> None:
         certificate = x509.load_pem_x509_certificate(self.files.certificate.read_bytes())
         key = generate_key()
-        for attempt in range(8):
+        for attempt in range(3):  # Then with the certificate that it has, and later again.
             try:
                 async with EstClient(self.est, self.cafile, self.files) as est:
                     issued = await est.reenrol(build_csr(key, self.name, certificate))
@@ -99,6 +99,7 @@ class Device:
             else:
                 self.files.certificate.write_bytes(issued.public_bytes(Encoding.PEM))
                 self.files.key.write_bytes(key_to_pem(key))
+                self.context.load_cert_chain(self.files.certificate, self.files.key)
                 return
 
 

@@ -197,19 +197,20 @@ async def test_without_a_feed_the_lists_alone_are_waited_for(
 async def test_each_listener_is_where_and_as_the_settings_say(
     tmp_path: Path, broker: MemoryBroker, opened: contextlib.AsyncExitStack
 ) -> None:
-    pages = {"websocket_origins": "https://dash.example"}
+    common = {"websocket_origins": "https://dash.example", "proxy_protocol_from": "10.0.0.0/8, 2001:db8::1"}
     listeners = [
         {"port": 0, "max_unadmitted": 3},
         {"port": 0, "host": "127.0.0.2", "protocol": "wss"},
-        {"port": 0, "protocol": "wss", "websocket_origins": []},
+        {"port": 0, "protocol": "wss", "websocket_origins": [], "proxy_protocol_from": []},
     ]
-    doors = Entrances(tmp_path, broker, opened, listener=listeners, **pages)
+    doors = Entrances(tmp_path, broker, opened, listener=listeners, **common)
     assert [each.url.rpartition(":")[0] for each in doors.listeners] == [
         "mqtts://127.0.0.1",
         "wss://127.0.0.2",
         "wss://127.0.0.1",
     ]
     assert [each.origins for each in doors.listeners[1:]] == [Origins(frozenset({"https://dash.example"})), Origins()]
+    assert [each.proxies for each in doors.listeners] == [("10.0.0.0/8", "2001:db8::1/128")] * 2 + [()]
     assert doors.listeners[0]._limits().max_unadmitted == 3
     assert doors.listeners[1]._limits() == doors.engine.limits
     await opened.aclose()

@@ -11,7 +11,7 @@ import pytest
 from broker.revocation import revocation_feed
 from broker.revocation.revocation_feed import RevocationFeed
 from broker.revocation.revoked_services import RevokedServices
-from provisioning.client.feed import Current, FeedAhead, FeedLost, Refuse
+from provisioning.client.feed import Current, FeedAhead, FeedEvent, FeedLost, Refuse
 from provisioning.pki.tls import CredentialFiles
 from tests.support.wire import MemoryBroker
 
@@ -40,7 +40,9 @@ async def test_a_feed_that_was_put_back_is_read_again_at_once(
     pauses: list[float] = []
     sleep = asyncio.sleep
 
-    async def follow(*followed: object, mark: str | None, refuse: Refuse, **_named: object) -> AsyncIterator[Current]:
+    async def follow(
+        *followed: object, mark: str | None, refuse: Refuse, **_named: object
+    ) -> AsyncIterator[list[FeedEvent]]:
         after = followed[3]
         assert isinstance(after, int)
         assert mark is None
@@ -50,7 +52,7 @@ async def test_a_feed_that_was_put_back_is_read_again_at_once(
             raise FeedLost("nobody listens there")
         if after:
             raise FeedAhead("start again from 0")
-        yield Current(1)
+        yield [Current(1)]
         raise asyncio.CancelledError
 
     async def paused(seconds: float) -> None:
@@ -58,7 +60,7 @@ async def test_a_feed_that_was_put_back_is_read_again_at_once(
             pauses.append(seconds)
         await sleep(0)
 
-    monkeypatch.setattr(revocation_feed, "follow", follow)
+    monkeypatch.setattr(revocation_feed, "follow_together", follow)
     monkeypatch.setattr(asyncio, "sleep", paused)
     with pytest.raises(asyncio.CancelledError):
         await feed.run()
@@ -74,17 +76,17 @@ async def test_what_was_put_back_is_a_lost_feed_until_it_has_been_read(
     feed = feed_of(broker, tmp_path)
     lost: list[bool] = []
 
-    async def follow(*_: object, **_named: object) -> AsyncIterator[Current]:
+    async def follow(*_: object, **_named: object) -> AsyncIterator[list[FeedEvent]]:
         lost.append(broker.freshness.is_lost)
         if len(lost) == 1:
-            yield Current(3)
+            yield [Current(3)]
             lost.append(broker.freshness.is_lost)
             raise FeedAhead("start again from 0")
-        yield Current(1)
+        yield [Current(1)]
         lost.append(broker.freshness.is_lost)
         raise asyncio.CancelledError
 
-    monkeypatch.setattr(revocation_feed, "follow", follow)
+    monkeypatch.setattr(revocation_feed, "follow_together", follow)
     with pytest.raises(asyncio.CancelledError):
         await feed.run()
     assert lost == [False, False, True, False]

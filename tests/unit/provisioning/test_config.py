@@ -175,6 +175,30 @@ def test_a_list_in_the_environment_is_written_by_commas_or_as_json(
     assert load_settings(tmp_path).server_names == ("ca.example.org", "localhost")
 
 
+@pytest.mark.parametrize("text", ["10.0.0.0/8, ::1", '["10.0.0.0/8", "::1"]'])
+@pytest.mark.parametrize("name", ["proxy_protocol_from", "http_proxy_protocol_from"])
+def test_networks_of_proxies_are_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
+    assert getattr(load_settings(tmp_path), name) == ()
+    monkeypatch.setenv(f"FLEET_PROVISIONING_{name.upper()}", text)
+    assert getattr(load_settings(tmp_path), name) == ("10.0.0.0/8", "::1/128")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[x", "FLEET_PROVISIONING_PROXY_PROTOCOL_FROM: is not JSON: write the networks by commas"),
+        ("::/0", "FLEET_PROVISIONING_PROXY_PROTOCOL_FROM.*: ::/0 would let everybody claim to be any client"),
+        ("10.0.0.1/8", "FLEET_PROVISIONING_PROXY_PROTOCOL_FROM.*: 10.0.0.1/8 is an address in a network: write 10.0.0"),
+    ],
+)
+def test_what_is_no_network_of_proxies_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, why: str
+) -> None:
+    monkeypatch.setenv("FLEET_PROVISIONING_PROXY_PROTOCOL_FROM", text)
+    with pytest.raises(ConfigurationError, match=why):
+        load_settings(tmp_path)
+
+
 @pytest.mark.parametrize(("name", "text"), [("SERVER_NAMES", "[x"), ("PROFILES", "sensor")])
 def test_what_is_no_json_in_the_environment_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str

@@ -6,17 +6,20 @@ import asyncio
 import socket
 import ssl
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+from structlog.testing import capture_logs
 
+from broker.admission.refusal import RefusalCode
 from broker.door.listener import Doors, Listener, Speaks
 from broker.door.lobby import SECONDS_A_TURN
 from broker.settings.limits import Limits
 from broker.sockets.doze import Doze
 from broker.sockets.poller import READABLE, Poller
 from broker.sockets.turn import Turn
+from tests.support.proxy_headers import LOCAL, block, line
 from tests.support.watched import WatchedClient
 from tests.support.wire import MemoryBroker
 
@@ -44,7 +47,32 @@ class Hall:
     def knock(self) -> None:
         """Connect, and say nothing."""
         port = int(self.listener.url.rpartition(":")[2])
-        self.stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+        self.comes(port)
+
+    def comes(self, port: int = 0, said: bytes = b"") -> socket.socket:
+        """Connect, and send what is *said*."""
+        port = port or int(self.listener.url.rpartition(":")[2])
+        client = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.stack.enter_context(client)
+        client.sendall(said)
+        return client
+
+    @property
+    def hosts(self) -> list[str]:
+        """The addresses of those who have a place."""
+        return [each.host for each in self.lobby._watched.values()]
+
+    def go_round(self) -> None:
+        """Let the loop look once at what is ready."""
+        self.loop.call_soon(self.loop.stop)
+        self.loop.run_forever()
+
+    def until(self, done: Callable[[], object]) -> None:
+        for _ in range(10_000):
+            if done():
+                return
+            self.go_round()
+        raise AssertionError("it did not happen")
 
     def knock_and_leave(self, *, reset: bool) -> None:
         """Connect, say something, and leave."""
@@ -144,6 +172,130 @@ def test_nor_does_one_who_waits_for_a_place(hall: Hall) -> None:
     hall.lobby._ready()
     hall.listener._accept()
     assert len(hall.lobby.waiting) == 0
+
+
+@pytest.fixture
+def proxied(hall: Hall) -> Hall:
+    """Return a hall whose visitors all come from a proxy."""
+    hall.listener.proxies = ("127.0.0.0/8",)
+    return hall
+
+
+def test_who_comes_through_a_proxy_has_the_address_that_it_says(proxied: Hall) -> None:
+    proxied.comes(said=line(("198.51.100.7", 1)) + b"!")
+    proxied.comes(said=block(("2001:db8::7", 1)) + b"!")
+    proxied.turn()
+    assert proxied.hosts == ["198.51.100.7", "2001:db8::7"]
+
+
+def test_whose_header_is_late_has_no_place_before_it_is_there(proxied: Hall) -> None:
+    client = proxied.comes(said=line(("198.51.100.7", 1))[:-3])
+    proxied.turn()
+    proxied.turn()
+    assert proxied.hosts == []
+    client.sendall(b"1\r\n")
+    proxied.until(lambda: proxied.hosts)
+    assert proxied.hosts == ["198.51.100.7"]
+
+
+def test_limits_are_of_the_clients_address_and_the_proxy_has_none(proxied: Hall) -> None:
+    proxied.engine.limits = Limits(max_unadmitted_per_address=1)
+    for number in range(40):
+        proxied.comes(said=line((f"198.51.100.{number}", 1)))
+    proxied.comes(said=line(("198.51.100.0", 2)))
+    proxied.turn()
+    proxied.turn()
+    assert (len(proxied.lobby), len(proxied.lobby.waiting)) == (40, 1)
+
+
+def test_who_has_failed_too_often_is_refused_and_others_through_the_same_proxy_are_not(proxied: Hall) -> None:
+    proxied.engine.limits = Limits(max_failed_attempts=1)
+    for said in ("198.51.100.7", "198.51.100.7", "203.0.113.7"):
+        proxied.comes(said=line((said, 1)))
+    proxied.turn()
+    assert proxied.hosts == ["198.51.100.7", "203.0.113.7"]
+    assert proxied.engine.metrics.refused == {RefusalCode.RATE_LIMITED: 1}
+    (told,) = proxied.engine.history.strangers("198.51.100.7")
+    assert told.code == "RATE_LIMITED"
+
+
+def test_a_proxy_without_its_header_is_refused_counted_and_remembered(proxied: Hall) -> None:
+    client = proxied.comes(said=b"\x16\x03\x01")
+    with capture_logs() as logs:
+        proxied.turn()
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+    assert [(each["code"], each["address"]) for each in logs] == [("BAD_PROXY_HEADER", "127.0.0.1")]
+    assert proxied.engine.metrics.refused == {RefusalCode.BAD_PROXY_HEADER: 1}
+    assert [each.code for each in proxied.engine.history.strangers("127.0.0.1")] == ["BAD_PROXY_HEADER"]
+    proxied.comes(said=LOCAL).close()
+    proxied.turn()
+    proxied.until(lambda: not len(proxied.listener._arrivals))
+    assert proxied.engine.metrics.refused == {RefusalCode.BAD_PROXY_HEADER: 1}, "a health check is no attack"
+
+
+def test_those_whose_header_has_come_wait_their_turn(proxied: Hall) -> None:
+    taking = [proxied.speaks(takes=SECONDS_A_TURN) for _ in range(2)]
+    clients = [proxied.comes() for _ in range(3)]
+    proxied.turn()
+    assert len(proxied.listener._arrivals) == 3
+    for number, client in enumerate(clients):
+        client.sendall(line((f"198.51.100.{number}", 1)))
+    for each in taking:
+        each.says()
+    proxied.lobby._ready()
+    assert proxied.lobby.behind
+    proxied.loop.remove_reader(proxied.lobby._epoll.fileno())  # It would call those who take time.
+    while len(proxied.listener._arrivals):
+        proxied.go_round()
+        proxied.lobby.behind = True
+    for _ in range(5):
+        proxied.go_round()
+        proxied.lobby.behind = True
+    assert len(proxied.listener._named) == 3
+    for each in taking:
+        proxied.lobby.forget(each.ours.fileno())
+    proxied.lobby.behind = False
+    proxied.until(lambda: len(proxied.lobby) == 3)
+    assert sorted(proxied.hosts) == ["198.51.100.0", "198.51.100.1", "198.51.100.2"]
+
+
+def test_while_nobody_is_accepted_they_wait_too_and_then_go_before_others(proxied: Hall) -> None:
+    proxied.engine.limits = Limits(max_connection_rate=1)
+    clients = [proxied.comes()]
+    proxied.turn()
+    clients[0].sendall(line(("198.51.100.0", 1)))
+    proxied.comes(said=line(("198.51.100.1", 1)))
+    proxied.turn()
+    assert proxied.listener._paused, "one a second"
+    for _ in range(5):
+        proxied.go_round()
+    assert len(proxied.listener._named) == 1
+    proxied.now += 1
+    proxied.until(lambda: len(proxied.hosts) == 2)
+    assert proxied.hosts == ["198.51.100.0", "198.51.100.1"], "who waits for his turn was counted when he was accepted"
+
+
+def test_nobody_else_is_believed_and_without_the_setting_nobody(hall: Hall) -> None:
+    header = line(("198.51.100.7", 1))
+    hall.comes(said=header)
+    hall.listener.proxies = ("127.0.0.2/32", "10.0.0.0/8")
+    hall.comes(said=header)
+    hall.turn()
+    assert hall.hosts == ["127.0.0.1", "127.0.0.1"]
+
+
+def test_those_who_come_through_a_proxy_end_with_the_listener(proxied: Hall) -> None:
+    waits, named = proxied.comes(), proxied.comes()
+    proxied.turn()
+    named.sendall(line(("198.51.100.7", 1)))
+    while not proxied.listener._named:
+        proxied.listener._paused = True  # So it gets no turn.
+        proxied.go_round()
+    proxied.listener.stop_accepting()
+    assert waits.recv(1) == named.recv(1) == b""
+    for _ in range(3):
+        proxied.go_round()
 
 
 @pytest.mark.parametrize("reset", [True, False])

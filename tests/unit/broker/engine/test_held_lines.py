@@ -104,3 +104,20 @@ def test_a_broker_that_stops_writes_all(lines: HeldLines, loop: Loop) -> None:
         lines.release()
         loop.turn()
         assert len(logged) == 201
+
+
+def test_what_a_line_says_is_put_together_when_it_is_written(lines: HeldLines, loop: Loop) -> None:
+    asked: list[int] = []
+
+    def facts(number: int) -> dict[str, object]:
+        asked.append(number)
+        return {"number": number}
+
+    with capture_logs() as logged:
+        lines.tell("closed", facts, 1)
+        lines.hold(str)
+        lines.tell("closed", facts, 2)
+        assert asked == numbers(logged) == [1]
+        lines.release()
+        loop.turn()
+        assert asked == numbers(logged) == [1, 2]

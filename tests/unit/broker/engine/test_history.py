@@ -205,3 +205,55 @@ def test_a_history_of_nothing_keeps_nothing(most: int) -> None:
     history = History(most)
     history.turned_away("192.0.2.1", "TOO_MANY_CONNECTIONS", 1.0)
     assert len(history) == 0
+
+
+class Witness:
+    """What an audit log would have."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def saw(self, event: Event) -> None:
+        self.seen.append(event.code)
+
+    def told(self, event: str, **facts: object) -> None:
+        raise AssertionError(event, facts)
+
+
+def note(history: History, party: Stranger, *codes: str) -> None:
+    for number, code in enumerate(codes):
+        history.note(Happened.REFUSED, party, code, "", "", float(number))
+
+
+def test_who_looks_while_events_wait_finds_them_in_order() -> None:
+    history, stranger = History(100), Stranger("192.0.2.1")
+    note(history, stranger, "A")
+    history.hold()
+    note(history, stranger, "B", "C")
+    assert len(history._strangers) == 1
+    assert [event.code for event in history.strangers("192.0.2.1")] == ["A", "B", "C"]
+    note(history, stranger, "D")
+    history.turned_away("192.0.2.1", "E", 9.0)
+    assert len(history) == 5
+    note(history, stranger, "F", "G", "H")
+    history.release()
+    assert history.settle(1)
+    note(history, stranger, "I")
+    assert [event.code for event in history.strangers("192.0.2.1")] == list("ABCDEFGHI")
+    note(history, stranger, "J")
+    assert len(history._strangers) == 10
+    assert not history.settle()
+
+
+def test_few_wait_and_none_if_there_is_an_audit_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.engine.history.MOST_WAITING", 2)
+    history, stranger = History(100), Stranger("192.0.2.1")
+    history.hold()
+    note(history, stranger, "A", "B", "C")
+    assert len(history._strangers) == 1
+    history = History(100)
+    witness = history.witness = Witness()
+    history.hold()
+    note(history, stranger, "A", "B")
+    assert witness.seen == ["A", "B"]
+    assert len(history._strangers) == 2

@@ -315,7 +315,7 @@ def test_defaults_that_differ_are_shown(write: Write) -> None:
         ("accept_protocol_versions 4, 5", "4, 5: none of 3.1, 3.1.1 and 5.0 can be refused; remove it"),
         ("disable_client_cert_date_checks true", "an expired certificate is refused; renew those that have expired"),
         ("tls_keyform engine", "a key in a token is provisioning's"),
-        ("enable_proxy_protocol 2", "no PROXY protocol is spoken"),
+        ("enable_proxy_protocol 2", "mosquitto takes a PROXY header only where the proxy ends TLS"),
         ("plugin /lib/mosquitto_persist_sqlite.so", "remove it: what is acknowledged is on disk without a plugin"),
         ("acl_file /nowhere/acl", "/nowhere/acl: cannot be read: No such file or directory"),
         ("listener eighty", "'eighty' is no port"),

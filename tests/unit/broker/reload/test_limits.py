@@ -217,10 +217,11 @@ def test_settings_that_wait_for_a_restart_are_named() -> None:
 
 
 class Door:
-    """A listener, as far as its origins go."""
+    """A listener, as far as it is known whom it believes."""
 
     def __init__(self) -> None:
         self.origins = NO_PAGES
+        self.proxies: tuple[str, ...] = ()
 
 
 async def test_whose_web_pages_may_connect_counts_at_once_for_each_listener() -> None:
@@ -246,6 +247,21 @@ async def test_whose_web_pages_may_connect_counts_at_once_for_each_listener() ->
     assert [door.origins for door in doors[1:]] == [NO_PAGES, NO_PAGES], "at once, too"
     moved = settings(listener=(another, last), websocket_origins=["https://dash.example"])
     assert part.load(moved, None) == Unchanged("restart needed for: listener"), "what runs is not in it"
+
+
+async def test_who_sends_proxy_headers_counts_at_once_for_each_listener() -> None:
+    doors = [Door(), Door(), Door()]
+    tables = ({"port": 1}, {"port": 2, "proxy_protocol_from": []}, {"port": 3, "proxy_protocol_from": ["10.0.0.7"]})
+    part = ReloadedLimits(MemoryBroker().engine, settings(listener=tables), cast("Sequence[Listener]", doors))
+    loaded = part.load(settings(listener=tables, proxy_protocol_from=["10.0.0.0/8"]), None)
+    assert not isinstance(loaded, Unchanged)
+    assert (await part.apply(loaded))[0] == "proxy_protocol_from"
+    assert [door.proxies for door in doors] == [("10.0.0.0/8",), (), ("10.0.0.7/32",)]
+    tables[1]["proxy_protocol_from"] = ["::1"]
+    loaded = part.load(settings(listener=tables), None)
+    assert not isinstance(loaded, Unchanged)
+    assert (await part.apply(loaded))[0] == "proxy_protocol_from"
+    assert [door.proxies for door in doors] == [(), ("::1/128",), ("10.0.0.7/32",)]
 
 
 @pytest.mark.parametrize(("provisioning", "waits"), [(None, ""), ("https://localhost:1", "restart needed for: cafile")])

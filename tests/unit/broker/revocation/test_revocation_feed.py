@@ -45,17 +45,17 @@ class Service:
     async def _no_other(self, _code: str) -> bool:
         return False
 
-    async def says(self, *events: FeedEvent, shown: Held | None = None) -> None:
+    async def says(self, *events: FeedEvent, shown: Held | None = None, together: bool = False) -> None:
         """Have the broker follow it to the end of *events*; and then see *shown*, which `refused` tells of."""
 
-        async def follow(*_: object, refuse: Refuse, **_named: object) -> AsyncIterator[FeedEvent]:
-            for each in events:
-                yield each
+        async def follow(*_: object, refuse: Refuse, **_named: object) -> AsyncIterator[list[FeedEvent]]:
+            for some in [events] if together else [[each] for each in events]:
+                yield list(some)
             if shown is not None:
                 self.refused.append(refuse([shown.der, PKI.issuing.der]))
             raise asyncio.CancelledError
 
-        self._monkeypatch.setattr(revocation_feed, "follow", follow)
+        self._monkeypatch.setattr(revocation_feed, "follow_together", follow)
         await self.follows()
 
     async def follows(self) -> None:
@@ -129,10 +129,10 @@ async def test_of_many_that_are_revoked_together_all_are_closed_before_their_lin
     service = Service(tmp_path, broker, monkeypatch)
     seen: list[tuple[int, int]] = []
 
-    async def follow(*_: object, **_named: object) -> AsyncIterator[FeedEvent]:
-        yield Current(0)
+    async def follow(*_: object, **_named: object) -> AsyncIterator[list[FeedEvent]]:
+        yield [Current(0)]
         for number, name in enumerate(names, 1):
-            yield RevocationEvent(number, shared_device(name).revocation, name, PKI.now)
+            yield [RevocationEvent(number, shared_device(name).revocation, name, PKI.now)]
             seen.append((sum(each.closed for each in clients), len(logged)))
         broker.now += 60
         await service.lines_written()
@@ -140,7 +140,7 @@ async def test_of_many_that_are_revoked_together_all_are_closed_before_their_lin
         broker.device("meter-31")
         raise asyncio.CancelledError
 
-    monkeypatch.setattr(revocation_feed, "follow", follow)
+    monkeypatch.setattr(revocation_feed, "follow_together", follow)
     with capture_logs() as logged:
         await service.follows()
     assert seen[0] == (1, 3), "a single one has its lines at once: current, closed, revoked"

@@ -344,6 +344,19 @@ def test_an_error_in_a_listener_is_named(tmp_path: Path, content: str, text: str
         ("[limits]\nmax_packt_size = 5", "limits.max_packt_size: no such setting; is max_packet_size meant?"),
         ("websockets_origin = 'https://a'", "websockets_origin: no such setting; write websocket_origins, a list"),
         ("websocket_origins = ['https://a/']", "websocket_origins.0: 'https://a/': an origin has no path: write https"),
+        ("proxy_protocol_from = ['0.0.0.0/0']", "proxy_protocol_from.0: 0.0.0.0/0 would let everybody claim to be any"),
+        (
+            "proxy_protocol_from = '10.0.0.1/8'",
+            "proxy_protocol_from.0: 10.0.0.1/8 is an address in a network: write 10",
+        ),
+        (
+            "[[listener]]\nport = 1\nproxy_protocol_from = ['lb']",
+            "listener[1].proxy_protocol_from[1]: 'lb' is no network",
+        ),
+        (
+            "enable_proxy_protocol = 1",
+            "enable_proxy_protocol: no such setting; write proxy_protocol_from, the networks of",
+        ),
         ("quux = 1", "quux: no such setting; see docs/reference/settings-of-the-broker.md"),
         ("listener = 8883", "listener: write a [[listener]] table with port = 8883, or port = 8883 alone"),
         ("[[listener]]\nprot = 8883", "listener[1].port: field required"),
@@ -396,9 +409,8 @@ SWITCHES = {"trust.feed", "limits.quarantine_clones"} | {
     for key, field in model.model_fields.items()
     if field.annotation in {bool, bool | None}
 }
-LISTS = {"any_client_id", "admin_changers", "websocket_origins", "listener.websocket_origins"} | {
-    "crl_urls",
-    "trust.crl_urls",
+LISTS = {"any_client_id", "admin_changers", "crl_urls", "trust.crl_urls"} | {
+    *("websocket_origins", "listener.websocket_origins", "proxy_protocol_from", "listener.proxy_protocol_from"),
 }
 """Those that an empty text leaves empty; a list of files it does not."""
 

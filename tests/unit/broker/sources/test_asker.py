@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
+from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused, unavailable
 from broker.settings.config import BrokerConfig
 from broker.settings.trust_settings import StatusPolicy
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.trust_files import load_trust
+from tests.support.crl import at, crl
 from tests.support.pki import pem_of, shared_device, shared_pki
 from tests.support.responder import Responder, delegate
 from tests.support.stored import StoredBroker
@@ -124,3 +127,47 @@ async def test_every_will_of_one_certificate_waits_for_the_one_answer(
     assert [asker.ask_about(key) for _ in range(3)] == [0, 0, 0]
     assert (len(asker._tasks), len(asker._asked)) == (0, 0)
     await asker.close()
+
+
+@pytest.mark.parametrize("named_by", ["client", "issuer"])
+@pytest.mark.parametrize("follows", [True, False])
+async def test_the_list_that_a_certificate_names_is_fetched_if_the_settings_say_so_and_never_else(
+    broker: StoredBroker, web: WebServer, tmp_path: Path, follows: bool, named_by: str
+) -> None:
+    """Under a lenient policy, too: nobody is refused because it is not known yet, but whom it names is."""
+    point = [x509.CRLDistributionPoints(at(f"{web.url}/ca.crl"))]
+    if named_by == "client":
+        issuer, held = PKI.issuing, PKI.device("meter-1", extensions=point)
+        web.pages["/ca.crl"] = crl(issuer, [held])
+    else:
+        issuer = PKI.authority("Plant CA", PKI.root, extensions=point)
+        held = PKI.device("meter-1", issuer=issuer)
+        web.pages["/ca.crl"] = crl(PKI.root, [issuer], number=2)
+    files = PKI.broker().write(tmp_path)
+    (tmp_path / "root.pem").write_bytes(pem_of(PKI.root.certificate))
+    (tmp_path / "empty.crl").write_bytes(crl(PKI.root))
+    config = BrokerConfig(
+        cafile=tmp_path / "root.pem",
+        certfile=files.certificate,
+        keyfile=files.key,
+        crlfile=(tmp_path / "empty.crl",),
+        crl_from_certificates=follows,
+        crl_policy=StatusPolicy(None),
+    )
+    admission = broker.engine.admission
+    admission.believe(load_trust(config))
+    lists = RevocationLists(broker.engine, config, lambda: broker.now)
+    await lists.files.look()
+    path = (held.der, issuer.der, PKI.root.der)
+    peer = admission.examine(held.der, datetime.now(UTC), lambda: path)
+    assert isinstance(peer, Peer)
+    assert (peer.inquiry is not None) is follows, "who is not asked about need not wait"
+    assert peer.issuer is not None
+    lists._asker.ask(held.certificate, peer.issuer, unavailable(RefusalCode.CRL_MISSING, "no list"))
+    await asyncio.gather(*lists._asker._tasks)
+    broker.keep_fresh()
+    refusal = admission.refuse_now(peer, broker.now)
+    code = RefusalCode.REVOKED if named_by == "client" else RefusalCode.ISSUER_REVOKED
+    assert (refusal and refusal.code, web.requests["/ca.crl"]) == ((code, 1) if follows else (None, 0))
+    await lists._asker.close()
+    await lists.urls.close()

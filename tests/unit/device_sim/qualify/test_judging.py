@@ -10,7 +10,7 @@ from broker.mqtt.codes import ProtocolVersion, QoS
 from broker.mqtt.connect import Connect
 from broker.mqtt.packets import Publish
 from device_sim.attack.verdict import Verdict
-from device_sim.qualify import judging
+from device_sim.qualify import judging, renewal_judging
 from device_sim.qualify.attempt import Attempt, pauses
 from device_sim.qualify.enrolment_stand import Asked
 from device_sim.qualify.qualifying import exit_code
@@ -59,7 +59,7 @@ def test_pauses_are_from_the_end_of_one_to_the_start_of_the_next() -> None:
         ([attempt(refusal="closed")], {"sends-nothing": PASS, "says-why": WARN}),
         ([attempt(tls=0.1)], {"sends-nothing": PASS, "says-why": WARN}),
         ([attempt(refusal="unknown_ca"), believing()], {"sends-nothing": FAIL}),
-        ([attempt(tls=0.1, noise=True)], {"sends-nothing": FAIL}),
+        ([attempt(tls=0.1, noise="bad packet")], {"sends-nothing": FAIL}),
         ([], {"sends-nothing": SKIP}),
     ],
 )
@@ -67,10 +67,6 @@ def test_a_device_must_not_send_to_a_server_that_it_cannot_know(
     attempts: list[Attempt], expected: dict[str, Verdict]
 ) -> None:
     assert verdicts(judging.verifies(attempts)) == expected
-
-
-def test_a_revoked_ca_is_a_warning_only() -> None:
-    assert verdicts(judging.verifies([believing()], essential=False)) == {"sends-nothing": WARN}
 
 
 def test_old_tls_is_taken_or_not() -> None:
@@ -134,8 +130,15 @@ def test_a_dead_connection_is_noticed_by_the_keep_alive(
     assert verdicts(found) == expected
 
 
+def served(at: float) -> Attempt:
+    made = believing(at)
+    made.answered = at
+    return made
+
+
 def sender(at: float, payload: bytes, *, dup: bool, packet_id: int = 1, clean: bool = False) -> Attempt:
     made = believing(at, clean=clean)
+    made.answered = at
     made.packets.append((at, Publish("t", payload, QoS.AT_LEAST_ONCE, dup=dup, packet_id=packet_id)))
     return made
 
@@ -150,12 +153,20 @@ def sender(at: float, payload: bytes, *, dup: bool, packet_id: int = 1, clean: b
         ([sender(0, b"a", dup=False, clean=True), sender(1, b"a", dup=False, clean=True)],
          {"resends": PASS, "marks-duplicate": SKIP}),
         ([sender(0, b"a", dup=False), sender(1, b"b", dup=False)], {"resends": FAIL}),
-        ([sender(0, b"a", dup=False)], {"resends": FAIL}),
+        ([sender(0, b"a", dup=False)], {"resends": SKIP}),
+        ([sender(0, b"a", dup=False), served(8.0)], {"resends": SKIP}),
+        ([sender(0, b"a", dup=False), served(2.0)], {"resends": FAIL}),
         ([believing()], {"resends": SKIP}),
     ],
 )  # fmt: skip
 def test_what_was_not_acknowledged_is_sent_again(attempts: list[Attempt], expected: dict[str, Verdict]) -> None:
-    assert verdicts(judging.redelivers(attempts)) == expected
+    assert verdicts(judging.redelivers(attempts, 10.0)) == expected
+
+
+def test_a_message_is_lost_with_a_device_that_ends() -> None:
+    assert verdicts(judging.redelivers([sender(0, b"a", dup=False)], 10.0, "it ended with status 1")) == {
+        "resends": FAIL
+    }
 
 
 def asked(at: float, status: HTTPStatus, *, certificate: bool = True) -> Asked:
@@ -174,13 +185,15 @@ def asked(at: float, status: HTTPStatus, *, certificate: bool = True) -> Asked:
     ],
 )  # fmt: skip
 def test_renewal_is_patient(requests: list[Asked], expected: dict[str, Verdict]) -> None:
-    assert verdicts(judging.renews(requests, 2)) == expected
+    assert verdicts(renewal_judging.renews(requests, 2, given=False, came=bool(requests))) == expected
 
 
 def test_a_strange_service_gets_nothing() -> None:
-    assert verdicts(judging.trusts_no_other_service([], came=True)) == {"sends-nothing": PASS}
-    assert verdicts(judging.trusts_no_other_service([], came=False)) == {"sends-nothing": SKIP}
-    assert verdicts(judging.trusts_no_other_service([asked(0, HTTPStatus.OK)], came=True)) == {"sends-nothing": FAIL}
+    assert verdicts(renewal_judging.trusts_no_other_service([], came=True)) == {"sends-nothing": PASS}
+    assert verdicts(renewal_judging.trusts_no_other_service([], came=False)) == {"sends-nothing": SKIP}
+    assert verdicts(renewal_judging.trusts_no_other_service([asked(0, HTTPStatus.OK)], came=True)) == {
+        "sends-nothing": FAIL
+    }
 
 
 def test_a_device_that_never_connects_is_judged_no_further() -> None:
@@ -192,7 +205,7 @@ def test_habits() -> None:
     device.tls_version, device.certificate, device.answered = "TLSv1.2", False, 0.1
     assert verdicts(judging.habits([device])) == {
         "connects": PASS, "tls": WARN, "certificate": FAIL,
-        "keep-alive": WARN, "stays": PASS, "waits-for-connack": PASS,
+        "keep-alive": WARN, "stays": PASS, "waits-for-connack": PASS, "speaks-mqtt": PASS,
     }  # fmt: skip
 
 

@@ -6,8 +6,9 @@ import socket
 
 import pytest
 
+from device_sim.qualify.conduct import Conduct
 from device_sim.qualify.papers import Papers
-from device_sim.qualify.stand import CannotListen, Conduct, Stand
+from device_sim.qualify.stand import CannotListen, Stand
 
 
 async def test_a_port_that_is_taken_is_said_in_one_sentence() -> None:

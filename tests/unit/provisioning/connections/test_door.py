@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import gc
 import os
@@ -23,8 +24,11 @@ from provisioning.connections.places import Place, Places
 from provisioning.pki.polite_handshake import PoliteHandshake
 from provisioning.pki.renewable_context import RenewableContext
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
+from provisioning.program.proxy_header import Address
+from provisioning.program.proxy_networks import ProxyNetworks
 from tests.support.descriptors import a_shell_that_allows
 from tests.support.pki import shared_pki
+from tests.support.proxy_headers import LOCAL, line
 
 PATIENCE = 20
 FEW = 0.01
@@ -33,11 +37,13 @@ FEW = 0.01
 class Greeting(asyncio.Protocol):
     """Greets whoever comes, and gives the place back when he has gone."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, client: Address | None) -> None:
         self._place = place
+        self._client = client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast("asyncio.Transport", transport).write(b"come in")  # uvloop's is no subclass.
+        greeting = "come in" if self._client is None else "come in, {} at {}".format(*self._client)
+        cast("asyncio.Transport", transport).write(greeting.encode())  # uvloop's is no subclass.
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
@@ -63,7 +69,7 @@ async def opened(
     """Yield an open door, and a client that has connected and was not accepted yet."""
     with kind() as listening, socket.socket() as client:
         listening.bind(("127.0.0.1", 0))
-        door = Door(listening, options.get("context"), Greeting, places)
+        door = Door(listening, options.get("context"), Greeting, places, options.get("proxies"))
         door.open()
         client.connect(listening.getsockname())  # The event loop has not gone round when it is.
         client.setblocking(False)
@@ -288,3 +294,51 @@ async def test_that_somebody_had_no_room_is_said_once_a_minute(monkeypatch: pyte
                     other.setblocking(False)
                     assert await loop.sock_recv(other, 100) == b"come in"
                 assert [each["code"] for each in logs] == ["CROWDED"] * told
+
+
+async def test_a_proxy_says_whose_connection_it_is_and_the_place_is_that_clients() -> None:
+    places, loop = Places(16), asyncio.get_running_loop()
+    async with opened(places, proxies=ProxyNetworks(["127.0.0.0/8"])) as (_, client):
+        client.send(line(("198.51.100.7", 49152)))
+        assert await greeted(client) == b"come in, 198.51.100.7 at 49152"
+        (place,) = places._held
+        assert place._keys == (b"198.51.100.7", b"198.51.100.0/24")
+        with socket.socket() as late:
+            late.setblocking(False)
+            await loop.sock_connect(late, client.getpeername())
+            for each in line(("2001:db8::7", 1), ("::1", 1)):
+                assert len(places) == 1, "it has no place before its header is there"
+                await loop.sock_sendall(late, bytes([each]))
+            assert await loop.sock_recv(late, 100) == b"come in, 2001:db8::7 at 1"
+            assert len(places) == 2
+
+
+async def test_a_proxy_without_its_header_is_refused_and_a_health_check_is_not() -> None:
+    loop = asyncio.get_running_loop()
+    with capture_logs() as logs:
+        async with opened(Places(16), proxies=ProxyNetworks(["127.0.0.1/32"])) as (_, client):
+            with socket.socket() as checks:
+                checks.setblocking(False)
+                await loop.sock_connect(checks, client.getpeername())
+                await loop.sock_sendall(checks, LOCAL)
+            client.send(b"GET / HTTP/1.1\r\n\r\n")
+            with contextlib.suppress(ConnectionResetError):
+                assert await greeted(client) == b""
+    assert [each["code"] for each in logs] == ["BAD_PROXY_HEADER"]
+
+
+async def test_nobody_else_is_believed() -> None:
+    places = Places(16)
+    async with opened(places, proxies=ProxyNetworks(["127.0.0.2/32"])) as (_, client):
+        client.send(line(("198.51.100.7", 49152)))
+        assert await greeted(client) == b"come in"
+        (place,) = places._held
+        assert place._keys[0] == b"127.0.0.1"
+
+
+async def test_those_whose_header_is_awaited_end_with_the_door() -> None:
+    async with opened(Places(16), proxies=ProxyNetworks(["127.0.0.1/32"])) as (door, client):
+        while not len(door._arrivals):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(FEW)
+        door.close()
+        assert await greeted(client) == b""

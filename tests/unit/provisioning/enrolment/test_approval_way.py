@@ -99,7 +99,7 @@ async def test_the_same_request_several_times_at_once_is_one_request(fleet: Flee
     outcomes = set(await asyncio.gather(*(attempt() for _ in range(8))))
     assert "pending" in outcomes
     assert outcomes <= {"pending", Code.UNAVAILABLE}, "on PostgreSQL the second may have to ask again"
-    found = await ApprovalService(fleet.database, fleet.clock).page(limit=9, after=0, group="line", state=None)
+    found, _ = await ApprovalService(fleet.database, fleet.clock).page(limit=9, after=0, group="line", state=None)
     assert len(found) == 1
 
 
@@ -123,7 +123,7 @@ async def test_an_approval_beside_a_claim_shows_the_claim(fleet: Fleet) -> None:
     key = generate_key()
     number = await pending(fleet, "meter-1", key=key, certificate=shared)
     service = ApprovalService(fleet.database, fleet.clock)
-    (waiting,) = await service.page(limit=9, after=0, group="line", state=None)
+    (waiting,), _ = await service.page(limit=9, after=0, group="line", state=None)
     assert waiting.request.evidence == "claim batch"
     await service.decide(number, approve=True, by="boss")
     certificate = await enrol(fleet, "meter-1", key=key, certificate=shared)
@@ -166,7 +166,7 @@ async def test_one_address_does_not_take_every_place_of_the_queue(
                 break
             got[address] += 1
     assert list(got.values()) == [4, 2, 0, 0, 1], "half of what is free; an address in other clothes is the same one"
-    found = await ApprovalService(fleet.database, fleet.clock).page(limit=9, after=0, group="line", state=None)
+    found, _ = await ApprovalService(fleet.database, fleet.clock).page(limit=9, after=0, group="line", state=None)
     assert {each.request.asked_from for each in found} == {"192.0.2.1", "192.0.2.2", "2001:db8::/64"}
 
 
@@ -185,7 +185,7 @@ async def test_an_operator_may_approve_a_new_key_of_a_device_that_exists(fleet: 
     old = await enrol(fleet, "meter-1", token=TokenCredential("meter-1", await fleet.token("meter-1", "line")))
     key = generate_key()
     number = await pending(fleet, "meter-1", key=key, certificate=shared)
-    (waiting,) = await ApprovalService(fleet.database, fleet.clock).page(limit=9, after=0, group="line", state=None)
+    (waiting,), _ = await ApprovalService(fleet.database, fleet.clock).page(limit=9, after=0, group="line", state=None)
     assert waiting.request.evidence == "claim batch; the name is enrolled already"
     assert await is_good(fleet, old)
     await ApprovalService(fleet.database, fleet.clock).decide(number, approve=True, by="boss")
@@ -233,7 +233,7 @@ async def test_an_approval_of_a_newcomer_is_none_of_another_key_for_who_came_in_
     certificate = await enrol(fleet, "meter-1", token=token)
     number = await pending(fleet, "meter-1", key=key, label="line")
     assert await is_good(fleet, certificate)
-    (waiting,) = await service.page(limit=9, after=0, group="line", state=ApprovalState.PENDING)
+    (waiting,), _ = await service.page(limit=9, after=0, group="line", state=ApprovalState.PENDING)
     assert waiting.request.evidence == "nothing; the name is enrolled already"
     await service.decide(number, approve=True, by="boss")
     await enrol(fleet, "meter-1", key=key, label="line")
@@ -253,7 +253,7 @@ async def test_a_request_that_waited_while_its_name_came_in_is_not_approved_as_i
     )
     codes = {each.code for each in outcomes if isinstance(each, Refused)}
     assert codes == {Code.APPROVAL_OUTDATED, Code.APPROVAL_UNKNOWN}
-    (waiting,) = await service.page(limit=9, after=0, group="line", state=None)
+    (waiting,), _ = await service.page(limit=9, after=0, group="line", state=None)
     assert waiting.request.evidence == "nothing; the name is enrolled already"
     assert waiting.state is ApprovalState.PENDING
     assert await pending(fleet, "meter-1", key=key, label="line") == waiting.id
@@ -273,7 +273,7 @@ async def test_a_request_that_comes_again_is_listed_as_it_is_now(fleet: Fleet) -
     assert again == await pending(fleet, "meter-1", key=key, label="line") != number
     with pytest.raises(Refused, match="APPROVAL_UNKNOWN"):
         await service.decide(number, approve=True, by="boss")
-    (waiting,) = await service.page(limit=9, after=0, group="line", state=None)
+    (waiting,), _ = await service.page(limit=9, after=0, group="line", state=None)
     assert waiting.request.evidence == "nothing; the name is enrolled already"
     await service.decide(again, approve=False, by="boss")
     assert await refusal(fleet, "meter-1", key=key, label="line") is Code.APPROVAL_DENIED

@@ -87,7 +87,7 @@ class Asker:
         with pytest.raises(Pending):
             await ask()
         service = ApprovalService(self.direct.database, self.direct.clock)
-        (waiting,) = await service.page(limit=9, after=0, group=None, state=None)
+        (waiting,), _ = await service.page(limit=9, after=0, group=None, state=None)
         await service.decide(waiting.id, approve=True, by="boss")
         return ask
 

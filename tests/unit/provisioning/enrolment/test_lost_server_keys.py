@@ -39,7 +39,7 @@ async def ask(fleet: Fleet, own: PrivateKey) -> MadeKey:
 
 async def approve(fleet: Fleet) -> None:
     service = ApprovalService(fleet.database, fleet.clock)
-    (waiting,) = await service.page(limit=9, after=0, group="line", state=ApprovalState.PENDING)
+    (waiting,), _ = await service.page(limit=9, after=0, group="line", state=ApprovalState.PENDING)
     await service.decide(waiting.id, approve=True, by="boss")
 
 
@@ -108,7 +108,7 @@ async def test_another_asker_waits_for_a_decision_of_his_own(fleet: Fleet) -> No
     lost = await first_answer(fleet, generate_key())
     with pytest.raises(Pending):
         await ask(fleet, generate_key())
-    (waiting,) = await ApprovalService(fleet.database, fleet.clock).page(
+    (waiting,), _ = await ApprovalService(fleet.database, fleet.clock).page(
         limit=9, after=0, group="line", state=ApprovalState.PENDING
     )
     assert waiting.request.evidence == "nothing; the name is enrolled already; the service makes the key"

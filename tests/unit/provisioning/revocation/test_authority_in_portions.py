@@ -304,10 +304,10 @@ async def test_what_is_shown_of_it_is_what_it_is_worth_before_its_portion(fleet:
         now = fleet.clock()
 
         def look(connection: Any) -> tuple[dict[str, str], dict[str, str]]:
-            everything = inventory.page(connection, CertificateSearch(), limit=99, after=None, now=now)
+            everything, _ = inventory.page(connection, CertificateSearch(), limit=99, after=None, now=now)
             for state in CertificateState:
                 search = CertificateSearch(state=state)
-                of_it = inventory.page(connection, search, limit=99, after=None, now=now)
+                of_it, _ = inventory.page(connection, search, limit=99, after=None, now=now)
                 assert [each.id for each in of_it] == [each.id for each in everything if each.state(now) is state]
                 assert inventory.count(connection, now)[state] == len(of_it)
                 assert inventory.count(connection, now, search)[state] == len(of_it)

@@ -35,7 +35,7 @@ async def boss_is_compromised(fleet: Fleet) -> None:
 
 
 async def states(fleet: Fleet) -> dict[str | None, TokenState]:
-    found = await fleet.database.read(
+    found, _ = await fleet.database.read(
         lambda connection: token_inventory.page(connection, TokenFilter(), limit=99, after=0, now=fleet.clock())
     )
     return {each.device: each.state for each in found}
@@ -53,7 +53,7 @@ async def test_they_are_void_and_none_is_written(fleet: Fleet) -> None:
         "meter-4": TokenState.OPEN, "boss": TokenState.USED,
     }  # fmt: skip
     void = TokenFilter(TokenState.VOID)
-    listed = await fleet.database.read(
+    listed, _ = await fleet.database.read(
         lambda connection: token_inventory.page(connection, void, limit=99, after=0, now=fleet.clock())
     )
     assert [(each.device, each.voided_at) for each in listed] == [

@@ -244,7 +244,7 @@ async def test_whatever_decides_who_gets_in_is_in_the_log_once_with_who_decided_
     for name, approve in (("meter-3", True), ("meter-4", False)):
         with pytest.raises(Pending):
             await enrol(fleet, name, label="line")
-        newest = (await approvals.page(limit=9, after=0, group="line", state=None))[-1]
+        newest = (await approvals.page(limit=9, after=0, group="line", state=None))[0][-1]
         decided = await approvals.decide(newest.id, approve=approve, by="bert")
         assert (decided.id, decided.decided_by, decided.decided_at) == (newest.id, "bert", clock())
         assert decided.state is (ApprovalState.APPROVED if approve else ApprovalState.DENIED)

@@ -91,8 +91,39 @@ async def test_a_search_looks_at_so_many_devices_and_goes_on_behind_them(
     assert pages == [[], [], ["z-last"]]
 
 
+async def test_a_search_by_state_looks_up_the_certificates_of_those_in_it_only(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_inventory, "_AT_ONCE", 10)
+    monkeypatch.setattr(device_inventory, "LOOKED_AT_FOR_STATE", 20)
+    await fleet.database.write(lambda connection: fill(connection, fleet.issuer.key_id, 25, fleet.clock()))
+    for name in ("gone-11-a", "x", "y", "z"):
+        await fleet.enrol(name)
+    looked_up: list[str] = []
+    read = devices.device_from
+
+    def noted_device(row: object) -> devices.Device:
+        device = read(row)  # type: ignore[arg-type]
+        looked_up.append(device.name)
+        return device
+
+    monkeypatch.setattr(device_inventory, "device_from", noted_device)
+    active = DeviceSearch(state=DeviceState.ACTIVE)
+    found: list[list[str]] = []
+    after: str | None = None
+    while True:
+        page, after = await fleet.database.read(
+            lambda connection: device_inventory.page(connection, active, limit=2, after=after, now=fleet.clock())  # noqa: B023
+        )
+        found.append([each.device.name for each in page])
+        if after is None:
+            break
+    assert found == [["gone-11-a"], ["x", "y"], ["z"]]
+    assert set(looked_up) == {"gone-11-a", "x", "y", "z"}
+
+
 @pytest.mark.timeout(300)
-async def test_a_page_is_looked_up_and_not_searched_for(fleet: Fleet) -> None:
+async def test_a_page_is_looked_up_and_not_searched_for(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while PostgreSQL has no statistics."""
     await fleet.database.write(lambda connection: fill(connection, fleet.issuer.key_id, 20_000, fleet.clock()))
 
@@ -106,7 +137,11 @@ async def test_a_page_is_looked_up_and_not_searched_for(fleet: Fleet) -> None:
         DeviceSearch("north"),
         DeviceSearch(certificate=Standing.EXPIRED),
         DeviceSearch("north", DeviceState.ACTIVE, Standing.REVOKED),
+        DeviceSearch(state=DeviceState.REVOKED),
+        DeviceSearch("north", DeviceState.REVOKED, Standing.EXPIRED),
     ):
+        if search.state is not None:  # Without statistics it would read a table that is hardly larger than a part.
+            monkeypatch.setattr(device_inventory, "_AT_ONCE", 20)
         asked, read = await noted(fleet.database.read(lambda connection: look(connection, search)))  # noqa: B023
         assert read == 0, search
         assert await fleet.database.read(lambda connection: scanned(connection, asked)) == set(), search  # noqa: B023

@@ -17,6 +17,7 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import audit, devices, inventory, token_inventory
 from provisioning.store.certificates import CertificateState
+from provisioning.store.devices import DeviceState
 from provisioning.store.inventory import CertificateSearch
 from provisioning.store.token_inventory import TokenFilter
 from tests.support.fleet import Fleet
@@ -27,9 +28,10 @@ DAY = timedelta(days=1)
 
 async def found(fleet: Fleet, search: CertificateSearch) -> set[str]:
     now = fleet.clock()
-    page = await fleet.database.read(
+    page, following = await fleet.database.read(
         lambda connection: inventory.page(connection, search, limit=100, after=None, now=now)
     )
+    assert following is None
     counts = await fleet.database.read(lambda connection: inventory.count(connection, now, search))
     assert sum(counts.values()) == len(page)
     for state in CertificateState:
@@ -69,7 +71,8 @@ async def test_certificates_are_found_by_everything_that_names_them(fleet: Fleet
 async def test_an_active_device_that_has_nothing_good_to_show_is_counted(fleet: Fleet) -> None:
     async def bare() -> int:
         now = fleet.clock()
-        return await fleet.database.read(lambda connection: devices.count_without_certificate(connection, now))
+        active = (await fleet.database.read(devices.count))[DeviceState.ACTIVE]
+        return active - await fleet.database.read(lambda connection: devices.count_certified(connection, now))
 
     for name in ("meter-1", "meter-2", "meter-3"):
         last = await fleet.enrol(name)
@@ -121,7 +124,7 @@ async def test_many_ended_tokens_are_removed_in_portions_and_usable_ones_among_t
     entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 1000))
     removed = [each.subject for each in entries if each.action == "spent tokens removed"]
     assert removed == ["2 tokens", "2 tokens", "1 tokens"]
-    left = await fleet.database.read(
+    left, _ = await fleet.database.read(
         lambda connection: token_inventory.page(connection, TokenFilter(), limit=9, after=0, now=fleet.clock())
     )
     assert [each.id for each in left] == [kept.number]
@@ -132,15 +135,18 @@ async def test_the_tokens_of_one_group_are_found_without_reading_all_others(flee
     await fleet.token_service.create(TokenOrder(group="few", count=3), by="admin")
     asked: list[tuple[str, Any]] = []
 
-    def explained(connection: Connection) -> str:
+    def explained(connection: Connection) -> list[str]:
         connection.exec_driver_sql("ANALYZE")
         event.listen(connection, "before_cursor_execute", lambda *each: asked.append((each[2], each[3])))
         wanted = TokenFilter(group="few")
-        found = token_inventory.page(connection, wanted, limit=100, after=1, now=fleet.clock())
+        found, _ = token_inventory.page(connection, wanted, limit=100, after=1, now=fleet.clock())
         assert [each.group for each in found] == ["few"] * 3
-        ((statement, parameters),) = asked
         explain = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
-        plan = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
-        return "\n".join(str(row[-1]) for row in plan)
+        return [
+            "\n".join(str(row[-1]) for row in connection.exec_driver_sql(f"{explain} {statement}", parameters).all())
+            for statement, parameters in list(asked)
+        ]
 
-    assert "ix_tokens_group_name" in await fleet.database.write(explained)
+    plans = await fleet.database.write(explained)
+    assert len(plans) == 2
+    assert all("ix_tokens_group_name" in plan for plan in plans), plans

@@ -142,7 +142,7 @@ async def test_a_store_of_the_first_release_is_upgraded_without_loss(tmp_path: P
         assert list(audit_findings.findings(connection)) == []
         counted = devices.count(connection)
         assert (counted[DeviceState.ACTIVE], counted[DeviceState.REVOKED]) == (1, 1)
-        found = inventory.page(connection, CertificateSearch(), limit=9, after=None, now=NOW)
+        found, _ = inventory.page(connection, CertificateSearch(), limit=9, after=None, now=NOW)
         states = {each.serial: each.state(NOW) for each in found}
         assert not device_keys.claim(connection, b"\x02", 1)
         assert device_keys.holder(connection, b"\x02") == 2  # The key of meter-2 since the first release.

@@ -1,0 +1,155 @@
+"""`fleet-sim qualify` fails each of 40 faulty devices, for its fault, and passes the same device without one.
+
+The devices are real programs on real connections (`tests.support.devices.flawed`). Each is tried in the stages that are
+about its fault alone: several at a time, since they mostly wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from device_sim.attack.verdict import Outcome, Verdict
+from device_sim.qualify.device import Program
+from device_sim.qualify.papers import Papers
+from device_sim.qualify.run import Bench, qualify
+from device_sim.qualify.stages import STAGES, Stage, pick
+from tests.support.programs import forking_python
+
+WINDOWS = (4.0, 10.0, 20.0)
+"""Seconds: on a machine busy with other tests a device may need longer to get to its fault."""
+AT_ONCE = 14
+NAME = "device-under-test"
+PLACES = "{host} {port} {cafile} {crl} {cert} {key} {client_id} {topic} {commands} {est_url}"
+
+SERVERS = {
+    "any-server": "server-other-ca.sends-nothing",
+    "any-name": "server-wrong-name.sends-nothing",
+    "any-time": "server-expired.sends-nothing",
+    "own-check-not-before": "server-not-yet-valid.sends-nothing",
+    "own-check-any-key": "server-self-signed.sends-nothing",
+    "own-check-any-purpose": "server-for-clients.sends-nothing",
+    "no-crl": "server-revoked.sends-nothing",
+    "crl-of-leaf-only": "server-revoked-ca.sends-nothing",
+    "anonymous": "server-anonymous.sends-nothing",
+    "old-tls": "old-tls.sends-nothing",
+    "falls-back": "drop-hello.keeps-version",
+    "shows-nothing": "good.certificate",
+}
+PATIENCE = {
+    "no-pause": "drop-connect.comes-back",
+    "never-listens": "half-open.notices",
+    "impatient": "slow.is-served",
+    "crashes-on-rare-reason": "connack-rare.survives",
+    "prints-key": "good.keeps-secret",
+    "prints-key-in-hexadecimal": "good.keeps-secret",
+    "malformed": "good.speaks-mqtt",
+}
+MESSAGES = {
+    "loses-unacknowledged": "no-puback.resends",
+    "new-identifier": "no-puback.marks-duplicate",
+    "no-dup": "no-puback.marks-duplicate",
+    "forgets-assigned-name": "no-puback.resends",
+    "publishes-after-pubrec": "no-pubcomp.releases-again",
+    "ignores-receive-maximum": "limits.receive-maximum",
+    "ignores-keep-alive": "limits.server-keep-alive",
+    "one-identifier": "limits.packet-identifiers",
+    "sends-again-at-once": "limits.sends-once",
+    "ignores-packet-size": "small-packets.maximum-packet-size",
+    "aliases-unasked": "good.topic-aliases",
+    "keeps-aliases": "aliases.topic-aliases",
+}
+COMMANDS = {
+    "no-puback": "commands.acknowledges",
+    "puback-for-qos2": "commands.acknowledges",
+    "no-pubcomp": "commands.acknowledges",
+    "crashes-on-binary": "commands.survives",
+    "leaves-on-empty": "commands.takes-commands",
+}
+RENEWAL = {
+    "never-renews": "renew.renews",
+    "keeps-old-certificate": "renew.uses-the-new-one",
+    "ignores-retry-after": "renew-503.respects-retry-after",
+    "any-service": "renew-other-ca.sends-nothing",
+    "any-certificate": "renew-other-key.keeps-the-old-one",
+    "key-for-everybody": "renew.key-file",
+}
+FAILING = SERVERS | PATIENCE | MESSAGES | COMMANDS | RENEWAL
+WARNED = {
+    "same-pause": "reconnect.waits-grow",
+    "gives-up": "connack-busy.comes-back",
+    "waits-for-ever": "no-connack.gives-up",
+    "hurries": "good.waits-for-connack",
+    "renews-without-its-own": "renew.renews-as-itself",
+}
+
+
+async def judged(directory: Path, flaw: str, line: str, verdict: Verdict) -> str:
+    """Return what was said of the device with *flaw*, if *line* has not got *verdict*; empty: it has."""
+    name = line.partition(".")[0]
+    stages = [stage for stage in STAGES if stage.name == name] if name != "reconnect" else pick(["drop-*"])
+    outcomes: Mapping[str, Outcome] = {}
+    for window in WINDOWS:
+        outcomes = await tried(_new(directory / f"{flaw}-{window:g}"), flaw, stages, window, len(stages))
+        if line in outcomes and outcomes[line].verdict is verdict:
+            return ""
+    return said(outcomes)
+
+
+def _new(place: Path) -> Path:
+    place.mkdir()
+    return place
+
+
+async def tried(place: Path, flaw: str, stages: Sequence[Stage], window: float, parallel: int) -> Mapping[str, Outcome]:
+    """Return the outcomes of the device with *flaw* in *stages*, by name."""
+    command = f"{shlex.quote(forking_python('tests'))} -m tests.support.devices.flawed {flaw} {PLACES}"
+    bench = Bench(Papers(NAME, ["127.0.0.1", "localhost"]), Program(command), place, "127.0.0.1", 0, window)
+    outcomes = await qualify(bench, stages, parallel, lambda _: None, lambda _: None)
+    return {outcome.name: outcome for outcome in outcomes}
+
+
+def said(outcomes: Mapping[str, Outcome]) -> str:
+    """Return what was not as it should be."""
+    return "; ".join(
+        f"{each.verdict} {each.name}: {each.seen.code if each.seen else '-'} {each.judgement.why}"
+        for each in outcomes.values()
+        if each.verdict is not Verdict.PASS
+    )
+
+
+@pytest.mark.parametrize(
+    "flaws",
+    [SERVERS, PATIENCE, MESSAGES, COMMANDS, RENEWAL],
+    ids=["servers", "patience", "messages", "commands", "renewal"],
+)
+async def test_each_faulty_device_fails_for_its_fault(tmp_path: Path, flaws: Mapping[str, str]) -> None:
+    found = await asyncio.gather(*(judged(tmp_path, flaw, line, Verdict.FAIL) for flaw, line in flaws.items()))
+    assert {flaw: why for flaw, why in zip(flaws, found, strict=True) if why} == {}
+
+
+async def test_what_will_cause_trouble_one_day_is_a_warning(tmp_path: Path) -> None:
+    found = await asyncio.gather(*(judged(tmp_path, flaw, line, Verdict.WARN) for flaw, line in WARNED.items()))
+    assert {flaw: why for flaw, why in zip(WARNED, found, strict=True) if why} == {}
+
+
+@pytest.mark.parametrize("flaw", ["none", "none-named-by-broker"])
+async def test_the_same_device_without_a_fault_passes_in_each_of_these_stages(tmp_path: Path, flaw: str) -> None:
+    names = {line.partition(".")[0] for line in FAILING.values()}
+    if flaw != "none":
+        names = {"no-puback", "limits"}  # All that a client identifier is used for.
+    stages = [stage for stage in STAGES if stage.name in names]
+    # Nothing that a faulty device fails by is merely not there.
+    only_if_bad = {"connack-rare.survives", "commands.survives", "renew.key-file", "good.topic-aliases"}
+    expected = {line for line in FAILING.values() if line.partition(".")[0] in names} - only_if_bad
+    outcomes: Mapping[str, Outcome] = {}
+    for window in WINDOWS[1:]:
+        outcomes = await tried(_new(tmp_path / f"{window:g}"), flaw, stages, window - 3, AT_ONCE)
+        passed = {name for name, each in outcomes.items() if each.verdict is Verdict.PASS}
+        if expected <= passed and not any(each.verdict is Verdict.FAIL for each in outcomes.values()):
+            return
+    pytest.fail(f"missing: {expected - passed}; {said(outcomes)}")

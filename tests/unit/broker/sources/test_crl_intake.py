@@ -1,0 +1,155 @@
+"""What is made of the lists in one answer, whoever sent it: used, refused, told, and until when they hold."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from broker.admission.bundle import ListTerms, TrustBundle
+from broker.admission.trust import Trust
+from broker.engine.history import Event
+from broker.settings.trust_settings import StatusPolicy
+from broker.sources.crl_intake import CrlIntake
+from provisioning.pki.crl import CrlProblem, parse
+from tests.support.crl import crl, impostor_of, pem
+from tests.support.pki import Held, Pki, shared_device, shared_pki
+from tests.support.wire import MemoryBroker
+
+PKI = shared_pki()
+HOUR = timedelta(hours=1)
+
+
+class Audited:
+    """Takes down what the audit log is told."""
+
+    def __init__(self) -> None:
+        self.entries: list[dict[str, Any]] = []
+
+    def saw(self, event: Event) -> None:
+        pass
+
+    def told(self, event: str, **facts: object) -> None:
+        self.entries.append({"event": event, **facts})
+
+
+class Receiving:
+    """A broker that trusts *anchors*, and what it did with lists."""
+
+    def __init__(self, *anchors: Held) -> None:
+        self.broker = MemoryBroker()
+        self.audit = self.broker.engine.history.witness = Audited()
+        bundle = TrustBundle("", [each.certificate for each in anchors], lists=ListTerms(StatusPolicy(0.0)))
+        self.broker.engine.admission.believe(Trust([bundle]))
+        self.intake = CrlIntake(self.broker.engine, lambda: self.broker.now)
+        self.take = self.intake.take
+
+    def is_revoked(self, held: Held) -> bool:
+        return self.broker.engine.admission.status.index.find(held.revocation.key) is not None
+
+    @property
+    def problems(self) -> list[str]:
+        return [each["code"] for each in self.audit.entries if each["event"] == "CRL problem"]
+
+
+def next_update(der: bytes) -> datetime:
+    return parse(der).next_update
+
+
+async def test_of_several_lists_each_counts_and_what_is_wrong_with_one_harms_no_other() -> None:
+    first, second = PKI.device("first", issuer=PKI.root), shared_device("meter-1")
+    receiving = Receiving(PKI.root, PKI.issuing)
+    roots = crl(PKI.root, [first], life=3 * HOUR, freshest="http://a/delta")
+    forged = crl(PKI.issuing, [PKI.device("good")], number=9, signed_by=impostor_of(PKI.issuing))
+    ours = crl(PKI.issuing, [second], life=2 * HOUR, freshest="http://b/delta")
+    taken = await receiving.take(pem(roots, forged, ours), "file")
+    assert [receiving.is_revoked(each) for each in (first, second)] == [True, True]
+    assert receiving.problems == ["CRL_BAD_SIGNATURE"]
+    assert taken.delta_urls == ("http://a/delta", "http://b/delta")
+    assert taken.fresh_until == next_update(ours), "the first of them to end"
+    assert taken.unmatched, "another CA of that name may be learned, whose signature it is"
+    again = await receiving.take(pem(ours, roots), "file")
+    assert (again.fresh_until, again.delta_urls) == (next_update(ours), ("http://b/delta", "http://a/delta"))
+    assert not again.unmatched
+
+
+async def test_of_two_cas_with_one_name_a_list_is_that_of_the_one_whose_key_signed_it() -> None:
+    other = Pki().issuing
+    receiving = Receiving(PKI.issuing, other)
+    mine = shared_device("meter-1")
+    theirs = PKI.device("meter-1", issuer=other)
+    await receiving.take(crl(other, [mine, theirs]), "file")
+    assert (receiving.problems, receiving.is_revoked(mine), receiving.is_revoked(theirs)) == ([], False, True)
+    await receiving.take(crl(PKI.issuing, [mine]), "file")
+    assert receiving.is_revoked(mine)
+
+
+async def test_a_list_ends_the_sessions_of_those_it_names_and_the_audit_log_says_who_they_are() -> None:
+    receiving = Receiving(PKI.issuing)
+    broker = receiving.broker
+    await receiving.take(crl(PKI.issuing), "ca.crl")
+    receiving.audit.entries.clear()
+    victim, neighbour = broker.device("meter-1"), broker.device("meter-2")
+    await receiving.take(crl(PKI.issuing, [shared_device("meter-1")], number=7), "ca.crl")
+    broker.settle()
+    assert (victim.closed, neighbour.closed) == (True, False)
+    used, revoked = receiving.audit.entries
+    assert used | {"event": "CRL in use", "crl_number": 7, "entries": 1, "revoked": 1, "sessions_closed": 1} == used
+    serial, issuer = shared_device("meter-1").revocation.serial, shared_device("meter-1").revocation.issuer_key_id
+    assert revoked == {
+        "event": "revoked",
+        "code": "REVOKED",
+        "source": "ca.crl",
+        "issuer": issuer.hex(),
+        "serial": f"{serial:x}",
+        "reason": "keyCompromise",
+        "crl_number": 7,
+    }
+    assert broker.metrics.revocations == 1
+
+
+@pytest.mark.parametrize(("many", "named"), [(20, 20), (21, 0)])
+async def test_of_very_many_only_the_number_is_recorded(many: int, named: int) -> None:
+    receiving = Receiving(PKI.issuing)
+    await receiving.take(crl(PKI.issuing, dict.fromkeys(range(1, many + 1))), "ca.crl")
+    assert receiving.audit.entries[0]["revoked"] == many
+    assert [each["event"] for each in receiving.audit.entries[1:]] == ["revoked"] * named
+
+
+async def test_that_a_list_is_late_and_that_it_has_ended_is_said_once_each() -> None:
+    receiving = Receiving(PKI.root, PKI.issuing)
+    await receiving.take(crl(PKI.issuing, age=50 * HOUR / 60), "late.crl")
+    await receiving.take(crl(PKI.root, age=2 * HOUR), "ended.crl")
+    for _ in range(2):
+        receiving.intake.alarm()
+    said = [each for each in receiving.audit.entries if each["event"] == "CRL problem"]
+    assert [(each["code"], each["source"]) for each in said] == [
+        ("CRL_LATE", "late.crl"),
+        ("CRL_EXPIRED", "ended.crl"),
+    ]
+    assert ["away, and the next CRL is not available" in str(each["detail"]) for each in said] == [True, False]
+    alarms = receiving.broker.metrics.revocation_alarms
+    assert (alarms[CrlProblem.CRL_LATE], alarms[CrlProblem.CRL_EXPIRED]) == (1, 1)
+
+
+async def test_a_list_that_is_too_early_or_too_late_says_when_it_could_be_used() -> None:
+    receiving = Receiving(PKI.issuing)
+    await receiving.take(crl(PKI.issuing), "file")
+    early, late = crl(PKI.issuing, number=2, age=-HOUR), crl(PKI.issuing, number=3, age=2 * HOUR)
+    for der, code in ((early, "CRL_NOT_YET_VALID"), (late, "CRL_EXPIRED")):
+        taken = await receiving.take(der, "file")
+        listed = parse(der)
+        assert taken.untimely == ((listed.this_update - timedelta(minutes=5), listed.next_update),)
+        assert not taken.unmatched
+        assert receiving.problems[-1] == code
+    taken = await receiving.take(crl(PKI.issuing, number=0, age=HOUR / 2), "file")
+    assert (receiving.problems[-1], taken.untimely) == ("CRL_OLDER", ()), "no clock makes it newer"
+
+
+async def test_what_is_no_list_is_said_and_nothing_comes_of_it() -> None:
+    receiving = Receiving(PKI.issuing)
+    for content in (b"", b"<html>", b"\x30\x03abc"):
+        taken = await receiving.take(content, "http://a/")
+        assert (taken.unmatched, taken.untimely, taken.fresh_until) == (False, (), None)
+    assert receiving.problems == ["CRL_MALFORMED"] * 3

@@ -1,0 +1,183 @@
+"""Lists at URLs are asked for in time, whatever their servers say, and read again when they may have become usable."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import datetime, timedelta, tzinfo
+from itertools import pairwise
+from typing import Self
+
+import pytest
+
+from broker.admission.bundle import ListTerms, TrustBundle
+from broker.admission.trust import Trust
+from broker.settings.trust_settings import StatusPolicy
+from broker.sources.crl_intake import CrlIntake
+from broker.sources.crl_urls import CrlUrls
+from provisioning.pki.crl import CrlProblem
+from tests.support.crl import crl
+from tests.support.pki import Held, shared_device, shared_pki
+from tests.support.web import WebServer
+from tests.support.wire import MemoryBroker
+
+PKI = shared_pki()
+DAY = 86_400.0
+NOW = timedelta(0)
+
+
+def trust_in(*anchors: Held, generation: int = 1) -> Trust:
+    terms = ListTerms(StatusPolicy(0.0), from_certificates=True)
+    return Trust([TrustBundle("", [each.certificate for each in anchors], lists=terms)], generation)
+
+
+class Following:
+    """A broker that follows one URL, by a clock of the test; lists are dated by the real one."""
+
+    def __init__(self, web: WebServer, refresh: float) -> None:
+        self.web, self.now = web, 0.0
+        self.broker = MemoryBroker()
+        self.broker.engine.admission.believe(trust_in(PKI.issuing))
+        self.urls = CrlUrls(CrlIntake(self.broker.engine, lambda: self.now), refresh, lambda: self.now)
+        self.urls.configure([("", f"{web.url}/ca.crl")])
+
+    @property
+    def requests(self) -> int:
+        return self.web.requests["/ca.crl"]
+
+    @property
+    def held(self) -> list[int]:
+        return [each.number for each in self.broker.engine.admission.status.lists.held]
+
+    def alarms(self, code: CrlProblem) -> int:
+        return int(self.broker.metrics.revocation_alarms[code])
+
+    async def at(self, now: float) -> int:
+        """Return how many requests the URL has had by *now*, when what is due has been fetched."""
+        self.now = now
+        await self.urls.fetch_due()
+        return self.requests
+
+    async def waits(self, times: int) -> list[float]:
+        """Fetch so many times more; return how long the URL was left alone before each, in seconds."""
+        begun = [self.now]
+        while len(begun) <= times:
+            before = self.requests
+            if await self.at(self.now + 0.5) > before:
+                begun.append(self.now)
+        return [later - earlier for earlier, later in pairwise(begun)]
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    with WebServer() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def daily(web: WebServer) -> AsyncIterator[Following]:
+    following = Following(web, DAY)
+    yield following
+    await following.urls.close()
+
+
+async def test_a_list_that_is_unchanged_is_asked_for_again_before_it_ends(daily: Following) -> None:
+    """Its next issue may appear a moment after it was asked for, and long before it is due by the settings."""
+    daily.web.pages["/ca.crl"] = crl(PKI.issuing, age=NOW, life=timedelta(minutes=20))
+    assert await daily.at(0) == 1
+    assert await daily.at(500) == 1, "half of its life is not over"
+    assert await daily.at(601) == 2
+    assert daily.web.not_modified == 1
+    assert await daily.at(1202) == 3, "by its own end still"
+    daily.web.pages["/ca.crl"] = crl(PKI.issuing, number=2, age=NOW, life=timedelta(days=30))
+    assert await daily.at(1803) == 4
+    assert daily.held == [2]
+    assert await daily.at(1803 + DAY - 1) == 4
+    assert await daily.at(1803 + DAY) == 5, "but as often as the settings want"
+
+
+async def test_a_list_that_has_ended_is_asked_for_with_growing_pauses(daily: Following) -> None:
+    daily.web.pages["/ca.crl"] = crl(PKI.issuing, age=timedelta(hours=2))
+    assert await daily.at(0) == 1
+    assert daily.held == [1], "whom it names is revoked all the same"
+    assert await daily.waits(5) == [1, 2, 4, 8, 16]
+    daily.web.pages["/ca.crl"] = crl(PKI.issuing, number=2, age=NOW)
+    await daily.waits(1)
+    assert daily.held == [2]
+    assert await daily.at(daily.now + 1000) == daily.requests
+
+
+async def test_a_url_that_fails_is_told_once_and_its_list_stays(daily: Following) -> None:
+    daily.web.pages["/ca.crl"] = crl(PKI.issuing, [shared_device("meter-1")], life=timedelta(days=30))
+    await daily.at(0)
+    del daily.web.pages["/ca.crl"]
+    await daily.at(DAY)
+    assert await daily.waits(4) == [1, 2, 4, 8]
+    assert (daily.alarms(CrlProblem.CRL_UNREADABLE), daily.held) == (1, [1])
+    daily.web.pages["/ca.crl"] = crl(PKI.issuing, number=2, life=timedelta(days=30))
+    await daily.waits(1)
+    assert daily.held == [2]
+    del daily.web.pages["/ca.crl"]
+    await daily.at(daily.now + DAY)
+    assert daily.alarms(CrlProblem.CRL_UNREADABLE) == 2, "it had answered meanwhile"
+    assert await daily.waits(1) == [1]
+
+
+async def test_when_the_clock_was_set_all_are_asked_for(daily: Following) -> None:
+    daily.web.pages["/ca.crl"] = crl(PKI.issuing, life=timedelta(days=30))
+    await daily.at(0)
+    assert await daily.at(10) == 1
+    daily.urls.clock_set()
+    assert await daily.at(10) == 2
+
+
+class InTwoHours(datetime):
+    """What the wall clock says when two more hours are over."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return super().now(tz) + timedelta(hours=2)
+
+
+async def test_a_list_before_its_time_is_read_again_though_its_url_says_that_it_is_unchanged(
+    daily: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = shared_device("meter-1")
+    daily.web.pages["/ca.crl"] = crl(PKI.issuing, [held], age=timedelta(hours=-1), life=timedelta(days=3))
+    await daily.at(0)
+    assert (daily.alarms(CrlProblem.CRL_NOT_YET_VALID), daily.held) == (1, [])
+    assert await daily.at(10) == 1
+    for module in ("crl_urls", "crl_intake"):
+        monkeypatch.setattr(f"broker.sources.{module}.datetime", InTwoHours)
+    assert await daily.at(20) == 2
+    assert (daily.web.not_modified, daily.held) == (0, [1])
+    assert daily.broker.engine.admission.status.index.find(held.revocation.key)
+    assert await daily.at(30) == 2
+
+
+async def test_a_list_of_an_unknown_ca_is_read_when_that_ca_is_known(daily: Following) -> None:
+    plant = PKI.authority("Plant CA", PKI.root)
+    daily.web.pages["/ca.crl"] = crl(plant)
+    await daily.at(0)
+    assert (daily.alarms(CrlProblem.CRL_WRONG_ISSUER), daily.held) == (1, [])
+    assert await daily.at(100) == 1
+    daily.broker.engine.admission.believe(trust_in(PKI.issuing, plant, generation=2))
+    assert await daily.at(101) == 2
+    assert (daily.web.not_modified, daily.held) == (0, [1]), "it is sent again: it was of no use"
+    assert await daily.at(102) == 2
+
+
+async def test_certificates_cannot_have_anything_but_plain_http_fetched(daily: Following) -> None:
+    asked = ["https://crl.example/ca.crl", "ftp://crl.example/ca.crl", "file:///etc/passwd", f"{daily.web.url}/x.crl"]
+    assert daily.urls.follow(asked, "") == [f"{daily.web.url}/x.crl"]
+
+
+async def test_a_url_that_the_settings_no_longer_name_is_left_and_its_list_stays(daily: Following) -> None:
+    """Also that of a bundle that is gone. Whatever was revoked stays so, as with a file that is gone."""
+    daily.web.pages |= {"/ca.crl": crl(PKI.issuing), "/other.crl": crl(PKI.issuing, number=2)}
+    await daily.at(0)
+    daily.urls.configure([("", f"{daily.web.url}/other.crl")])
+    await daily.urls.fetch(f"{daily.web.url}/ca.crl", "")  # As who had begun to wait for it before.
+    assert await daily.at(2 * DAY) == 1
+    assert (daily.web.requests["/other.crl"], daily.held) == (1, [2])
+    assert daily.urls.follow([f"{daily.web.url}/ca.crl"], "") == [f"{daily.web.url}/ca.crl"], "a certificate names it"
+    assert await daily.at(2 * DAY + 1) == 2
