@@ -11,6 +11,7 @@ Rules
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping
 from itertools import islice
@@ -140,4 +141,6 @@ def _short(value: object) -> object:
         return value[:MOST_REASON]
     if isinstance(value, list):
         return [_short(each) if isinstance(each, str) else "…" for each in value[:_MOST_TOLD]]
+    if isinstance(value, float) and not math.isfinite(value):  # NaN and Infinity are not JSON: a line of the log is.
+        return "…"
     return value if value is None or isinstance(value, int | float) else "…"

@@ -12,8 +12,9 @@ Theory
       devices/NAME.key  its private key, PEM
 
 A device exists when its line is in the index, and the line is written after its files. Ctrl-C, a full disk or a crash
-at any moment leaves complete devices, and files of a few others, which the next enrolment completes or replaces. Any
-other tool can use the PEM files as they are.
+at any moment leaves complete devices, and files of a few others, which the next enrolment completes or replaces. All is
+synced at the end of a change, together, which is much quicker than each alone: if the power fails before, a line may be
+there without its files, and that device counts as not enrolled. Any other tool can use the PEM files as they are.
 
 Rules
 -----
@@ -21,6 +22,8 @@ Rules
 2. Only one process at a time changes a fleet (a lock on the index), together with workers that it has started; any
    number may read it.
 3. Reading needs no certificate parser: ten thousand devices load in a second.
+4. A key that is to be used again is on disk before it is shown to anybody
+   (docs/decisions/0075-device-key-on-disk-before-the-request.md).
 """
 
 from __future__ import annotations
@@ -38,8 +41,9 @@ from typing import Any, BinaryIO, Self
 
 from device_sim.credentials.credential import HeldCredential
 from provisioning.pki.identity import Identity, InvalidIdentity, Role
-from provisioning.pki.keys import PrivateKey, generate_key, key_to_pem, load_key, opened_anew
+from provisioning.pki.keys import PrivateKey, generate_key, key_to_pem, load_key, opened_anew, replace_private
 from provisioning.pki.tls import CredentialFiles
+from provisioning.program.durable_names import make_folder, sync_names
 
 SCHEMA = 1
 _HEADER, _INDEX, _ANCHORS, _DEVICES = "fleet.json", "index.jsonl", "ca-bundle.crt", "devices"
@@ -96,16 +100,17 @@ class FleetDirectory:
         self.service = service
         self.entries: dict[str, Entry] = {}
         self._index: BinaryIO | None = None
+        self._unsynced: list[Path] = []
 
     @classmethod
     def create(cls, path: Path, origin: Origin, anchors: str, service: str) -> FleetDirectory:
         """Return a new, empty fleet in *path*, which must not exist or be empty."""
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise FleetUnusable(f"{path} exists and is no fleet: name an empty directory, or one that does not exist")
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (path / _DEVICES).mkdir(mode=0o700)
-        write_whole(path / _ANCHORS, anchors.encode())
-        write_whole(path / _INDEX, b"")
+        make_folder(path)
+        make_folder(path / _DEVICES)
+        replace_private(path / _ANCHORS, anchors.encode())
+        replace_private(path / _INDEX, b"")
         fleet = cls(path, origin, service)
         fleet._write_header()  # Last: it makes the directory a fleet.
         return fleet
@@ -147,7 +152,7 @@ class FleetDirectory:
 
     def move(self, origin: Origin, anchors: str) -> None:
         """Take certificates from *origin* from now on, and trust *anchors*: the service or its operator has changed."""
-        write_whole(self.anchors, anchors.encode())
+        replace_private(self.anchors, anchors.encode())
         self.origin = origin
         self._write_header()
 
@@ -159,7 +164,7 @@ class FleetDirectory:
             "operator": None if operator is None else [str(operator.certificate), str(operator.key)],
             "service": self.service,
         }
-        write_whole(self.path / _HEADER, json.dumps(header, indent=2).encode())
+        replace_private(self.path / _HEADER, json.dumps(header, indent=2).encode())
 
     def credential(self, name: str) -> HeldCredential:
         """Return the credential of *name*. Raises `FleetUnusable`."""
@@ -181,38 +186,60 @@ class FleetDirectory:
             except BlockingIOError:
                 raise FleetUnusable(f"{self.path} is being changed by another process: wait for its end") from None
             self._read_index()
+            self._forget_the_incomplete()
             self._end_last_line(index)
-            self._index = index
-            try:
+            with self._appending(index):
                 yield self
-            finally:
-                self._index = None
 
     @contextmanager
     def joined(self) -> Iterator[Self]:
         """Change the fleet as part of the process that holds it (`changing`) and waits for our end."""
         # A line is appended in one write, so lines of several processes do not mix.
-        with (self.path / _INDEX).open("ab", buffering=0) as index:
-            self._index = index
-            try:
-                yield self
-            finally:
-                self._index = None
+        with (self.path / _INDEX).open("ab", buffering=0) as index, self._appending(index):
+            yield self
+
+    @contextmanager
+    def _appending(self, index: BinaryIO) -> Iterator[None]:
+        self._index = index
+        try:
+            yield
+        finally:
+            self._index = None
+            self._sync(index)
+
+    def _sync(self, index: BinaryIO) -> None:
+        """Return when all that was changed is on disk."""
+        changed, self._unsynced = self._unsynced, []
+        for path in changed:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        for folder in {path.parent for path in changed}:
+            sync_names(folder)
+        os.fsync(index.fileno())
+
+    def _forget_the_incomplete(self) -> None:
+        """Forget the devices with an empty or missing file, as a power failure leaves them."""
+        files = {each.name for each in os.scandir(self.path / _DEVICES) if each.stat().st_size}
+        for name, entry in list(self.entries.items()):
+            if not entry.revoked and not {f"{name}.crt", f"{name}.key"} <= files:
+                del self.entries[name]
 
     def begun_key(self, name: str) -> PrivateKey:
         """Return the key with which *name*, still without a certificate, requests one: on disk since its creation."""
         path = self._file(name, "key")
-        if path.exists():
+        if path.exists() and path.stat().st_size:
             return load_key(path)
         key = generate_key()
-        write_whole(path, key_to_pem(key))
+        replace_private(path, key_to_pem(key))
         return key
 
     def keep(self, held: HeldCredential) -> None:
         """Add *held*, or replace its party's former credential with it."""
         name = held.identity.name
-        write_whole(self._file(name, "key"), held.key_pem)
-        write_whole(self._file(name, "crt"), held.certificate_pem)
+        for kind, content in (("key", held.key_pem), ("crt", held.certificate_pem)):
+            path = self._file(name, kind)
+            write_whole(path, content)
+            self._unsynced.append(path)
         self._append(Entry(held.identity, held.serial, held.not_after))
 
     def revoked(self, name: str) -> None:
@@ -244,6 +271,8 @@ class FleetDirectory:
             for number, line in enumerate(index, 1):
                 if not line.endswith(b"\n"):
                     return  # The last write was cut short: that device is not enrolled.
+                if b"\0" in line:
+                    continue  # A power failure left a hole: nobody was told that these were enrolled.
                 try:
                     entry = Entry.of(json.loads(line))
                 except (ValueError, KeyError, TypeError, InvalidIdentity) as error:
@@ -257,7 +286,7 @@ class FleetDirectory:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write *content* to *path* with mode 0600: whole, or not at all."""
+    """Write *content* to *path* with mode 0600: whole, or not at all, unless the power fails soon after."""
     beside = path.with_name(f".{path.name}.new")
     with os.fdopen(opened_anew(beside), "wb") as file:
         file.write(content)

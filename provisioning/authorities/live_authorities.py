@@ -157,6 +157,11 @@ class LiveAuthorities:
             if self._root_key_ids[name] in issuers:  # A root's key is offline, and not loaded without need.
                 publisher.changed()
 
+    def read_lists_again(self) -> None:
+        """Have every list compared with the store, which has lost its last events."""
+        for publisher in self.publishers.values():
+            publisher.read_again()
+
     async def start(self) -> None:
         """Record the CAs that the fleet was founded with, and apply the store's state; raise if it fails.
 

@@ -55,6 +55,7 @@ from provisioning.store import (
     certificates_of_device,
     claims,
     devices,
+    group_rooms,
     groups,
     recalls,
     unfinished_ends,
@@ -276,7 +277,7 @@ def _check_room(connection: Connection, rules: Group, now: datetime) -> None:
     if rules.maximum_devices is None:
         return
     groups.find(connection, rules.name, for_update=True)  # Two newcomers are counted one after the other.
-    if groups.count_devices(connection, rules.name, now, rules.maximum_devices) >= rules.maximum_devices:
+    if not group_rooms.take(connection, rules.name, rules.maximum_devices, now):
         raise Refused(
             Code.GROUP_FULL,
             f"group {rules.name} has {rules.maximum_devices} devices, its maximum: an operator has to "

@@ -23,7 +23,7 @@ from provisioning.enrolment.webhook import check_url
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import InvalidIdentity, Role, check_name
 from provisioning.program.durations import out_of_bounds
-from provisioning.store import audit, authorities, groups
+from provisioning.store import audit, authorities, group_rooms, groups
 from provisioning.store.audit import Action
 from provisioning.store.authorities import DEFAULT_LINE
 from provisioning.store.database import Database
@@ -74,6 +74,7 @@ class GroupService:
             _check_line(connection, group)
             now = self._clock()
             groups.change(connection, group, by=by, now=now)
+            group_rooms.forget(connection, name)
             audit.append(connection, now, by, Action.GROUP_CHANGED, name, _facts(group))
             return StoredGroup(group, stored.created_at, stored.created_by, now, by)
 

@@ -178,13 +178,9 @@ def _read(arrival: _Arrival) -> Address | None:
             raise _Over
         if arrival.has_header:
             return arrival.peer
-        begun = arrival.begun + seen
-        header = read_header(begun)
-        size = len(seen) if header is None else header.size - len(arrival.begun)
-        if len(accepted.recv(size)) != size:
-            raise InvalidHeader("urgent data within a PROXY header")  # Nothing else divides what was there.
-        arrival.begun = begun[: len(arrival.begun) + size]
-        if header is not None:
+        header = read_header(arrival.begun + seen)
+        arrival.begun += accepted.recv(len(seen) if header is None else header.size - len(arrival.begun))
+        if header is not None and len(arrival.begun) == header.size:
             if header.client is not None and not _is_of_the_proxy(header.client[0], arrival.peer[0]):
                 return header.client
             arrival.has_header = True

@@ -167,7 +167,7 @@ def _check_fields(block: bytes, at: int) -> None:
     while at < len(block):
         value_at = at + _FIELD_HEAD
         end = value_at + int.from_bytes(block[at + 1 : value_at], "big")
-        if value_at > len(block) or end > len(block):
+        if end > len(block):
             raise InvalidHeader("a field of the PROXY header is longer than the header")
         if block[at] == _CHECKSUM:
             if checksum_at or end - value_at != _CHECKSUM_BYTES:

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from provisioning.ca.crl import entry_of, removal_of
-from provisioning.store.revocations import ListedChange
+from provisioning.store.revocations import ListedChange, RevocationRecord
 
 _MOST_PIECES: Final = 256
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
@@ -39,9 +39,11 @@ class CrlContents:
         self._forgotten = 0  # Changes up to this event have been forgotten.
         self._first_end = _NEVER  # No entry expires before it, so that not every CRL needs a scan of all entries.
         self.through = 0
+        self.last: RevocationRecord | None = None
+        """The event *through*, to recognise a store that has lost it."""
 
-    def apply(self, changes: Iterable[ListedChange], through: int) -> None:
-        """Apply *changes*, in the order of their events, up to the event *through*."""
+    def apply(self, changes: Iterable[ListedChange], through: int, last: RevocationRecord | None = None) -> None:
+        """Apply *changes*, in the order of their events, up to the event *through*, which is *last*."""
         new = []
         for change in changes:
             serial = change.serial
@@ -63,7 +65,7 @@ class CrlContents:
             self._recent[serial] = (change.sequence, entry)
         if self._pieces is not None and new:
             self._pieces.append(b"".join(new))
-        self.through = through
+        self.through, self.last = through, last
 
     def complete(self, previous_update: datetime) -> Mapping[int, bytes]:
         """Return the complete list's entries, without those that had expired at the previous update."""

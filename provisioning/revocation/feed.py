@@ -25,7 +25,9 @@ Rules
    with a thousand would delay it for the others. Beyond the limit, the address with the most subscriptions loses its
    oldest to an address with at least two fewer; otherwise the new one is refused. So brokers that share a name do not
    disconnect each other, and whoever has copied a broker's key cannot shut it out from one address.
-6. A commit of another process on the same database is noticed at once (`provisioning.store.announcements`), or at the
+6. The store may lose its last events while the service runs: a standby took over that did not have them. Each look
+   reads the newest known event again; if it is another, every subscription ends, and who returns is told by rule 4.
+7. A commit of another process on the same database is noticed at once (`provisioning.store.announcements`), or at the
    latest at the next heartbeat.
 """
 
@@ -63,6 +65,8 @@ MOST_OF_ONE: Final = 16
 """Subscriptions of one party at one process: a broker has one, and for half a minute those that it has lost."""
 
 _TAIL: Final = 8192
+_NAMED: Final = 100
+"""Lost revocations that the log names, the newest ones."""
 _MARK_DIGITS: Final = 16
 
 
@@ -131,12 +135,15 @@ class RevocationFeed:
         on_new: Callable[[Sequence[FeedEvent]], None] = lambda _events: None,
         on_look: Callable[[], Awaitable[None]] | None = None,
         authorities: Callable[[], bytes] = bytes,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         """*on_new* is called with events as they are read, whichever process on the store made them.
 
         *on_look* is called when something was announced, even without events; it may raise `Refused`.
         *authorities* returns the event that lists the issuing CAs, the same object as long as they are unchanged.
+        *on_lost* is called if the store has lost events: what was derived from them must be read again.
         """
+        self._on_lost = on_lost
         self.authorities: Final = authorities
         self._on_look = on_look
         self._database = database
@@ -150,10 +157,13 @@ class RevocationFeed:
         self._awaited: list[tuple[int, asyncio.Future[None]]] = []
         """Who waits until which event is handed to the subscribers."""
         self.newest = 0
+        self._mark = ""
+        """The mark of the event *newest*."""
 
     async def start(self) -> None:
-        """Find the feed's newest sequence number; before the first subscriber."""
-        self.newest = await self._database.read(revocations.newest)
+        """Find the feed's newest event; before the first subscriber."""
+        newest = await self._database.read(revocations.newest)
+        self._take_as_newest(await self._page(max(newest - 1, 0), 1))
 
     def announce(self) -> None:
         """Announce that revocations have been committed."""
@@ -265,15 +275,47 @@ class RevocationFeed:
 
     async def _read_new(self) -> None:
         full, most = True, min(_FIRST_PAGE, BATCH)
-        while full and (events := await self._page(self.newest, most)):
+        while full and (events := await self._news(most)):
             full = len(events) == most  # Events after a page that is not full are announced.
             most = min(2 * most, BATCH)
             self._on_new(events)
             self._tail.extend(events)
-            self.newest = events[-1].sequence
+            self._take_as_newest(events)
             for subscription in self._subscriptions:
                 subscription.wake()
             self._tell_who_waits()
+
+    async def _news(self, most: int) -> list[FeedEvent]:
+        """Return the events after the newest known one, *most* at most; begin anew if the store has lost that one."""
+        if self.newest == 0:
+            return await self._page(0, most)
+        known = await self._page(self.newest - 1, most + 1)
+        if known and (known[0].sequence, known[0].mark) == (self.newest, self._mark):
+            return known[1:]
+        await self._begin_anew()
+        return []
+
+    async def _begin_anew(self) -> None:
+        """Forget all events, and let every subscriber return and be told so (rule 4)."""
+        known, tail = self.newest, tuple(self._tail)
+        await self.start()
+        there = {each.mark for each in await self._page(max(known - len(tail), 0), len(tail))} if tail else set()
+        lost = [each.serial for each in tail if each.mark not in there]
+        log.error(
+            "the database has lost revocations that were answered: repeat them",
+            code="STORE_WENT_BACK",
+            known=known,
+            found=self.newest,
+            lost=lost[-_NAMED:],
+        )
+        self._tail.clear()
+        self._on_lost()
+        for subscription in tuple(self._subscriptions):
+            subscription.close()
+        self._tell_who_waits()
+
+    def _take_as_newest(self, events: Sequence[FeedEvent]) -> None:
+        self.newest, self._mark = (events[-1].sequence, events[-1].mark) if events else (0, "")
 
     def _tell_who_waits(self) -> None:
         waiting, self._awaited = self._awaited, []

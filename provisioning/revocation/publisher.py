@@ -17,7 +17,8 @@ Rules
    so it rises even after an older store was restored: a relying party accepts no CRL with a lower number than the one
    that it has. Numbers are skipped, never repeated. Complete CRL and delta share the numbering, and have the same
    number when they are made together (RFC 5280 §5.2.3).
-   Changes are read while the number is locked: a CRL with a higher number never contains less, whichever of several
+   Changes are read while the number is locked, and the contents that they continue are compared with the store, which
+   may have lost its last commits: a CRL with a higher number never contains less, whichever of several
    processes on one store made it. Older entries are read before, without blocking the store's one writer.
 2. Building and signing run in a thread.
 3. A failed attempt is logged and retried; the last CRL is served meanwhile.
@@ -48,7 +49,7 @@ from provisioning.store.audit import Action
 from provisioning.store.crl_shards import CrlShard
 from provisioning.store.crls import CompleteCrl, PublishedCrl
 from provisioning.store.database import Database
-from provisioning.store.revocations import ListedChange
+from provisioning.store.revocations import ListedChange, RevocationRecord
 
 log = structlog.get_logger(__name__)
 
@@ -81,6 +82,10 @@ class CrlPlan:
         return None if self.shard is None else self.shard.id
 
 
+class _Outdated(Exception):
+    """The store has lost events that the contents were made of: a standby took over that did not have them."""
+
+
 @dataclass(frozen=True, slots=True)
 class _News:
     """The input of a publication, read in one transaction."""
@@ -89,7 +94,8 @@ class _News:
     at: datetime
     """The lists' thisUpdate."""
     changes: list[ListedChange]
-    through: int
+    last: RevocationRecord | None
+    """The newest event."""
     base: CompleteCrl | None
 
 
@@ -128,6 +134,11 @@ class CrlPublisher:
     def changed(self) -> None:
         """Note that something was revoked or released."""
         self._changed.set()
+
+    def read_again(self) -> None:
+        """Compare a list that was made by this process with the store, which has lost its last events."""
+        if self._contents is not None:
+            self.changed()
 
     async def start(self) -> None:
         """Load the last stored list, or publish the first one, and a delta if the plan says so."""
@@ -174,18 +185,22 @@ class CrlPublisher:
         if self._set_back():
             self._contents = None  # What had expired by the wrong clock may not have.
         contents = self._contents or await self._everything(issuer)
-        news = await self._read(issuer, contents)
+        try:
+            news = await self._read(issuer, contents)
+        except _Outdated:
+            contents = await self._everything(issuer)
+            news = await self._read(issuer, contents)
         previous_update = self._previous_update()
         now = news.at
         begun = time.monotonic()
 
         def build() -> tuple[PublishedCrl, PublishedCrl | None]:
-            contents.apply(news.changes, news.through)
+            contents.apply(news.changes, _number_of(news.last), news.last)
             request = self._request(news.number, now)
             entries = contents.complete(previous_update)
             listing = replace(request, entries=entries, encoded=contents.pieces())
             complete = _signed(issuer, listing, self._plan.name)
-            base = news.base or CompleteCrl(news.number, news.through)
+            base = news.base or CompleteCrl(news.number, contents.through)
             return complete, self._signed_delta(issuer, request, contents, base)
 
         complete, delta = await asyncio.to_thread(build)
@@ -214,11 +229,15 @@ class CrlPublisher:
         if contents is None:
             raise AssertionError("a delta continues a complete list")
         issuer = await asyncio.to_thread(self._plan.open_issuer)
-        news = await self._read(issuer, contents)
+        try:
+            news = await self._read(issuer, contents)
+        except _Outdated:
+            await self.publish()
+            return
         now = news.at
 
         def build() -> PublishedCrl | None:
-            contents.apply(news.changes, news.through)
+            contents.apply(news.changes, _number_of(news.last), news.last)
             base = news.base
             return None if base is None else self._signed_delta(issuer, self._request(news.number, now), contents, base)
 
@@ -247,14 +266,16 @@ class CrlPublisher:
         """
         issuer = await asyncio.to_thread(self._plan.open_issuer)
 
-        def read(connection: Connection) -> tuple[bool, int]:
-            newest = revocations.newest(connection)
-            found = revocations.changes(connection, issuer.key_id, self._plan.shard_id, contents.through, newest)
-            return bool(found), newest
+        def read(connection: Connection) -> tuple[bool, RevocationRecord | None]:
+            last = revocations.last(connection)
+            if not revocations.has(connection, contents.last):
+                return True, last
+            after, through = contents.through, _number_of(last)
+            return bool(revocations.changes(connection, issuer.key_id, self._plan.shard_id, after, through)), last
 
-        news, newest = await self._database.read(read)
+        news, last = await self._database.read(read)
         if not news:
-            contents.apply((), newest)
+            contents.apply((), _number_of(last), last)
         return news
 
     async def _everything(self, issuer: CrlIssuer) -> CrlContents:
@@ -265,31 +286,37 @@ class CrlPublisher:
         plan, now = self._plan, self._clock()
         previous_update = self._previous_update()
 
-        def read(connection: Connection) -> tuple[list[ListedChange], int]:
-            through = revocations.newest(connection)  # First: the reads that follow contain at least as much.
+        def read(connection: Connection) -> tuple[list[ListedChange], int, RevocationRecord | None]:
+            last = revocations.last(connection)  # First: the reads that follow contain at least as much.
+            through = _number_of(last)
             found = revocations.listed(connection, issuer.key_id, plan.shard_id, previous_update)
             base = crls.oldest_in_use(connection, plan.name, now)
             if base is not None:  # Releases too, for the delta.
                 found += revocations.changes(connection, issuer.key_id, plan.shard_id, base.through_sequence, through)
-            return found, through
+            return found, through, last
 
         contents = CrlContents()
         await asyncio.to_thread(contents.apply, *await self._database.survey(read))
         return contents
 
     async def _read(self, issuer: CrlIssuer, contents: CrlContents) -> _News:
-        """Reserve a number and a second, and read the changes since *contents*; return in that second."""
+        """Reserve a number and a second, and read the changes since *contents*; return in that second.
+
+        Raises `_Outdated`.
+        """
         plan, now = self._plan, self._clock()
 
         def read(connection: Connection) -> _News:
+            if not revocations.has(connection, contents.last):
+                raise _Outdated
             if self._set_back():
                 crls.forget_ahead(connection, plan.name, now + self._longest_life())
             number = counters.take_above(connection, plan.counter, int(now.timestamp() * 1000))
-            through = revocations.newest(connection)
+            last = revocations.last(connection)
             base = crls.oldest_in_use(connection, plan.name, now)
-            found = revocations.changes(connection, issuer.key_id, plan.shard_id, contents.through, through)
+            found = revocations.changes(connection, issuer.key_id, plan.shard_id, contents.through, _number_of(last))
             audit.append(connection, now, _ACTOR, Action.SIGNING_CRL, plan.name, {"number": number})
-            return _News(number, crls.take_second(connection, plan.name, now), found, through, base)
+            return _News(number, crls.take_second(connection, plan.name, now), found, last, base)
 
         news = await self._database.write(read)
         await self._sleep(max(0.0, (news.at - self._clock()).total_seconds()))
@@ -297,7 +324,7 @@ class CrlPublisher:
 
     def _record(self, connection: Connection, crl: PublishedCrl, news: _News, *, stored: bool) -> None:
         if self._plan.delta_url is not None:
-            complete = CompleteCrl(crl.number, news.through)
+            complete = CompleteCrl(crl.number, _number_of(news.last))
             crls.record_complete(connection, self._plan.name, complete, crl.next_update, crl.this_update)
         if stored or len(crl.der) <= _STORED_BYTES:
             crls.add(connection, crl)
@@ -331,6 +358,10 @@ class CrlPublisher:
 
 
 _BEGINNING: Final = datetime.min.replace(tzinfo=UTC)
+
+
+def _number_of(event: RevocationRecord | None) -> int:
+    return 0 if event is None else event.sequence
 
 
 def _audit_signed(connection: Connection, name: str, now: datetime, crl: PublishedCrl | None) -> None:

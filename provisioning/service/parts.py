@@ -151,6 +151,7 @@ async def build(
         on_new,
         on_look=ShutOut(database, responder.forget_all).look,
         authorities=lambda: live.told.event,
+        on_lost=functools.partial(_read_again, responder, live),
     )
     await feed.start()
     told: tuple[Callable[[Changed], None], ...] = (
@@ -299,6 +300,12 @@ def _plain(
     http.add_middleware(OcspEndpoint, questions=questions, body_seconds=settings.body_seconds)
     http.state.whole = WholeOcsp(questions)
     return http
+
+
+def _read_again(responder: OcspResponder, live: LiveAuthorities) -> None:
+    """Take nothing for granted that was made of events which the store has lost."""
+    responder.forget_all()
+    live.read_lists_again()
 
 
 async def _followers(feed: RevocationFeed, fellows: FellowWorkers | None) -> int:

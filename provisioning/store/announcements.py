@@ -22,7 +22,7 @@ from typing import Final
 import structlog
 from sqlalchemy.engine import URL, Connection
 
-from provisioning.store.server_parameters import all_parameters
+from provisioning.store.server_parameters import listeners_parameters
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +30,10 @@ _CHANNEL: Final = "fleetgate_revocations"
 TELL: Final = f"NOTIFY {_CHANNEL}"
 """Tells every process, when the transaction commits; for the end of one in which something was announced."""
 _RETRY_SECONDS: Final = 1.0
+_FOREVER: Final = (
+    "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout' AND setting <> '0'"
+)
+"""An administrator's limit (PostgreSQL 14) would end the session, which is idle by its nature, again and again."""
 
 _ANNOUNCED: Final = "announced"
 """Of a connection's notes: whether its transaction has something to tell."""
@@ -54,7 +58,10 @@ async def listen(url: URL, heard: Callable[[], None]) -> None:
     lost = False
     while True:
         try:
-            async with await psycopg.AsyncConnection.connect(**all_parameters(url), autocommit=True) as connection:
+            async with await psycopg.AsyncConnection.connect(
+                **listeners_parameters(url), autocommit=True
+            ) as connection:
+                await connection.execute(_FOREVER)
                 await connection.execute(f"LISTEN {_CHANNEL}")
                 log.info("listening for other processes on the store", code="ANNOUNCEMENTS_CURRENT")
                 lost = False

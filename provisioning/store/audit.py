@@ -260,6 +260,12 @@ def entries(connection: Connection, after: int, limit: int) -> list[AuditEntry]:
     return about(connection, "", limit, after=after)
 
 
+def has(connection: Connection, head: AuditHead) -> bool:
+    """Whether *head* is, or was, an end of this log."""
+    mac: bytes | None = connection.scalar(select(audit_entries.c.mac).where(audit_entries.c.number == head.number))
+    return mac == head.mac
+
+
 def about(connection: Connection, text: str, limit: int, *, after: int | None = None) -> list[AuditEntry]:
     """Return entries with *text* somewhere, all of them if it is empty, in order: the last ones, or from *after* on."""
     statement = select(audit_entries).limit(limit)

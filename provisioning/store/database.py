@@ -216,12 +216,14 @@ def _check_parameters(url: URL) -> None:
 
 def _postgresql_lanes(engine: Engine) -> tuple[Lane, Lane]:
     """Return who writes and who looks things up."""
-    from provisioning.store.loop_waits import LoopConnection  # Only PostgreSQL needs its driver and greenlets.
+    from provisioning.store.opened_sessions import OpenedSessions  # Only PostgreSQL needs its driver and greenlets.
     from provisioning.store.postgresql_lane import PostgresqlLane, PostgresqlLooks
 
+    sessions = OpenedSessions()
+
     @event.listens_for(engine, "do_connect")
-    def connect(_dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]) -> LoopConnection:
-        return LoopConnection.connect(*arguments, **options)
+    def connect(_dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]) -> object:
+        return sessions.open(*arguments, **options)
 
     return PostgresqlLane(engine, "store-writer"), PostgresqlLooks(engine, "store-looks")
 

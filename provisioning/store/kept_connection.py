@@ -1,4 +1,8 @@
-"""The one connection of a lane on PostgreSQL: kept open between transactions, and reopened when it is broken."""
+"""The one connection of a lane on PostgreSQL: kept open between transactions, and reopened when it is broken.
+
+A new connection may lead to another server, a standby that has taken over. If that lacks what was committed last, and
+answered, it is reported: tokens that were spent are good again, and nobody else would notice.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,19 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Final
 
+import structlog
 from psycopg.pq import TransactionStatus
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from provisioning.directory.audit_chain import AuditHead
 from provisioning.store import audit
 from provisioning.store.loop_waits import LoopWaits
 from provisioning.store.postgresql_group import SharedTransaction, driver_of
 from provisioning.store.prepared import told
 from provisioning.store.server_parameters import WRITERS_DURABILITY, WRITERS_REST
+
+log = structlog.get_logger(__name__)
 
 
 class Stale(Exception):
@@ -30,6 +38,8 @@ class KeptConnection:
         self._connection: Connection | None = None
         self._waits: LoopWaits | None = None
         self._unwanted = False
+        self._committed: AuditHead | None = None
+        """The audit log's end that was committed last."""
 
     @property
     def is_open(self) -> bool:
@@ -73,9 +83,13 @@ class KeptConnection:
                 if kept and error.connection_invalidated:
                     raise Stale from error
                 raise
+            if not kept:
+                self._compare(connection)
             with audit.one_end(connection):
                 yield shared
+                end = audit.end_of(connection)
             shared.commit()
+            self._committed = end or self._committed
 
     @contextlib.contextmanager
     def asking(self) -> Iterator[Connection]:
@@ -99,6 +113,17 @@ class KeptConnection:
         finally:
             if not self.is_open or driver_of(connection).pgconn.transaction_status != TransactionStatus.IDLE:
                 self.drop()
+
+    def _compare(self, connection: Connection) -> None:
+        known, self._committed = self._committed, None
+        if known is None or audit.has(connection, known):
+            self._committed = known
+            return
+        log.error(
+            "the database has lost changes that were answered: docs/postgresql.md says what to repeat",
+            code="STORE_WENT_BACK",
+            committed=str(known),
+        )
 
     def _open(self) -> Connection:
         self.drop()

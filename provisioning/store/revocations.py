@@ -244,6 +244,16 @@ def after(connection: Connection, sequence: int, limit: int) -> list[RevocationR
     ]
 
 
+def last(connection: Connection) -> RevocationRecord | None:
+    """Return the newest event, None if there is none."""
+    return next(iter(after(connection, newest(connection) - 1, 1)), None)
+
+
+def has(connection: Connection, record: RevocationRecord | None) -> bool:
+    """Whether *record* is still the event with its number: not if the store has lost its last commits."""
+    return record is None or after(connection, record.sequence - 1, 1) == [record]
+
+
 @dataclass(frozen=True, slots=True)
 class ListedChange:
     """A certificate's current state for a CRL, and the newest event about it; *revoked_at* is None if released."""

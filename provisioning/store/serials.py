@@ -15,6 +15,8 @@ Rules
 1. A number that `reservation` gives is durable, unique in the store, and held by one caller.
 2. It may be given to another caller only if nothing was signed under it.
 3. A reservation left behind by a dead process is never used: a certificate may have been signed under it.
+4. If the store has no reservation of a number, it has lost it with its last commits (a standby took over): nothing is
+   recorded under it, and the block is left.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from typing import Final
 from sqlalchemy import bindparam, delete, insert
 from sqlalchemy.engine import Connection
 
+from provisioning.errors import Code, Refused
 from provisioning.store.database import Database
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import serial_reservations
@@ -63,6 +66,10 @@ def serial_text(serial: int) -> str:
     return f"{serial:x}"
 
 
+class NotReserved(Refused):
+    """The store does not know a number as reserved."""
+
+
 @dataclass
 class Reservation:
     """A number that one issuance may use; *burnt* once anything may have been signed under it."""
@@ -90,6 +97,10 @@ class SerialNumbers:
         reservation = Reservation(self._reserved.pop())
         try:
             yield reservation
+        except NotReserved:
+            reservation.burnt = True
+            self._reserved.clear()
+            raise
         finally:
             if not reservation.burnt:
                 self._reserved.append(reservation.serial)
@@ -110,6 +121,9 @@ class SerialNumbers:
 
 
 def use(connection: Connection, serial: int) -> None:
-    """Remove the reservation of a number that is used, in the transaction that records the certificate."""
+    """Remove the reservation of a number that is used, in the transaction that records the certificate.
+
+    Raises `NotReserved`.
+    """
     if _USE.run(connection, {"used": serial_text(serial)}) != 1:
-        raise RuntimeError(f"serial number {serial_text(serial)} was not reserved")
+        raise NotReserved(Code.UNAVAILABLE, f"serial number {serial_text(serial)} is not reserved any more; try again")

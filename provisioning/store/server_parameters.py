@@ -35,12 +35,15 @@ _SHORT_REST: Final = "5s"
 # The same for a client that does not read its results.
 _TIMEOUTS_OF_SENDING: Final = "-c tcp_user_timeout=5s"
 # Without statistics a look-up is estimated as expensive, and compiling it takes 30 to 180 ms; no query takes so long.
-_SETTINGS: Final = f"{_TIMEOUTS} {_TIMEOUTS_OF_SENDING} -c jit=off"
+# The driver reads times in this style only, and a database or role may have another one.
+_STYLE: Final = "-c DateStyle=ISO"
+_SETTINGS: Final = f"{_TIMEOUTS} {_TIMEOUTS_OF_SENDING} -c jit=off {_STYLE}"
 _SILENCE_SECONDS: Final = 20
 _KEEPALIVE_SECONDS: Final = 5
 _WANTED: Final[Mapping[str, str | int]] = {
     "connect_timeout": 5,
     "application_name": SESSION_NAME,
+    "client_encoding": "UTF8",  # Whatever the database's is: of SQL_ASCII the driver returns bytes.
     "tcp_user_timeout": 1000 * _SILENCE_SECONDS,
     "keepalives_idle": _KEEPALIVE_SECONDS,
     "keepalives_interval": _KEEPALIVE_SECONDS,
@@ -58,6 +61,16 @@ def all_parameters(url: URL) -> dict[str, Any]:
     """Return all of libpq's parameters for a connection to *url*, which may name several servers."""
     _, named = url.get_dialect()().create_connect_args(url)
     return {**named, **server_parameters(url)}
+
+
+def listeners_parameters(url: URL) -> dict[str, Any]:
+    """Return all of libpq's parameters for a connection that only listens: it needs none of our limits.
+
+    A pooler would refuse them (`provisioning.store.opened_sessions`).
+    """
+    parameters = all_parameters(url)
+    del parameters["options"]
+    return parameters
 
 
 WRITERS_DURABILITY: Final = (

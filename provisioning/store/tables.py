@@ -249,6 +249,14 @@ group_paces = Table(
 )
 """The bucket's level of each group with a pace, as of a time: see `provisioning.enrolment.pace`."""
 
+group_rooms = Table(
+    "group_rooms",
+    metadata,
+    Column("group_name", NAME, primary_key=True),
+    Column("taken", BigInteger, nullable=False),
+)
+"""How many devices each group with a maximum has at most: see `provisioning.store.group_rooms`."""
+
 claims = Table(
     "claims",
     metadata,

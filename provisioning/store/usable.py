@@ -9,10 +9,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.program import full_disk, read_only
 from provisioning.store.database import Database
+
+_UNFIT: Final = "UnfitServer"
+"""Whose text has its remedy; by its name, as only PostgreSQL needs that module."""
 
 
 @contextlib.contextmanager
@@ -35,6 +39,8 @@ def reason_of(refusal: Refused) -> str:
 def _explained(refusal: Refused, database: Database) -> str:
     reason = reason_of(refusal)
     if database.url.get_backend_name() != "sqlite":
+        if type(getattr(refusal.__cause__, "orig", None)).__name__ == _UNFIT:
+            return f"{reason}. See docs/postgresql.md"
         return (
             f"{reason}; is it running, and may the service connect to it and make tables there? See docs/postgresql.md"
         )

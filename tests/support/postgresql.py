@@ -48,7 +48,9 @@ _OFF = ("fsync", "synchronous_commit", "full_page_writes", "autovacuum")
 class PostgresqlServer:
     """One cluster, created, started and removed by the test run."""
 
-    def __init__(self) -> None:
+    def __init__(self, standby_of: PostgresqlServer | None = None) -> None:
+        """*standby_of*: follow that server, which runs, instead of being one of its own."""
+        self._primary = standby_of
         self._numbers = itertools.count(1)
         self._process: subprocess.Popen[bytes] | None = None
         self._mounted = False
@@ -64,10 +66,16 @@ class PostgresqlServer:
             [sys.executable, "-I", "-S", outlived.__file__, self._directory, self._data / "postmaster.pid"],
             stdin=subprocess.PIPE, start_new_session=True, cwd="/",
         )  # fmt: skip
-        self._user = _unprivileged_user()
+        self._user = unprivileged_user()
         if self._user is not None:  # The server refuses to run as root.
             shutil.chown(self._directory, self._user)
         try:
+            if self._primary is not None:
+                self._run("pg_basebackup", "--pgdata", self._data, "--host", "127.0.0.1", "--port",
+                          str(self._primary.port), "--username", "fleet", "--write-recovery-conf",
+                          "--checkpoint", "fast", "--no-sync")  # fmt: skip
+                self.start()
+                return self
             self._run("initdb", "--pgdata", self._data, "--username", "fleet", "--auth", "trust", "--no-sync",
                       "--locale", "C.UTF-8", "--encoding", "UTF8")  # fmt: skip
             self.start()
@@ -91,7 +99,7 @@ class PostgresqlServer:
     def start(self) -> None:
         """Start the server, on its previous port if it had one."""
         for _ in range(5):
-            if self._try_to_start(self.port or _free_port()):
+            if self._try_to_start(self.port or free_port()):
                 return
         raise AssertionError(f"PostgreSQL does not start\n{self._log.read_text()}")
 
@@ -104,6 +112,18 @@ class PostgresqlServer:
             process.wait(timeout=START_SECONDS)
         finally:
             process.kill()
+
+    def promote(self) -> None:
+        """Let a standby be a primary."""
+        assert self._value("SELECT pg_promote()") is True
+
+    def catch_up(self, primary: PostgresqlServer) -> None:
+        """Wait until a standby has what *primary* has committed."""
+        end = primary._value("SELECT pg_current_wal_lsn()")
+        deadline = time.monotonic() + START_SECONDS
+        while not self._value(f"SELECT pg_last_wal_replay_lsn() >= '{end}'"):
+            assert time.monotonic() < deadline, "the standby does not catch up"
+            time.sleep(0.01)
 
     def url(self, name: str) -> str:
         """Return the URL of a database, in the form of the setting ``database_url``."""
@@ -148,6 +168,12 @@ class PostgresqlServer:
         if self._process is not None:
             self._execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
 
+    def _value(self, query: str) -> object:
+        with psycopg.connect(f"postgresql://fleet@127.0.0.1:{self.port}/postgres", autocommit=True) as connection:
+            row = connection.execute(query.encode()).fetchone()
+        assert row is not None
+        return row[0]
+
     def _execute(self, statement: str) -> None:
         with psycopg.connect(f"postgresql://fleet@127.0.0.1:{self.port}/postgres", autocommit=True) as connection:
             connection.execute(statement.encode())
@@ -169,7 +195,7 @@ class PostgresqlServer:
             process = subprocess.Popen(
                 [binary("postgres"), "-D", self._data, "-p", str(port), "-c", "listen_addresses=127.0.0.1",
                  "-c", f"unix_socket_directories={self._directory}", "-c", "max_connections=60", *options],
-                stdout=log, stderr=log, cwd=self._directory, **_as(self._user),
+                stdout=log, stderr=log, cwd=self._directory, **as_user(self._user),
             )  # fmt: skip
         deadline = time.monotonic() + START_SECONDS
         while process.poll() is None and time.monotonic() < deadline:
@@ -185,7 +211,7 @@ class PostgresqlServer:
     def _run(self, program: str, *arguments: str | Path) -> None:
         done = subprocess.run(
             [binary(program), *arguments], capture_output=True, text=True, check=False, timeout=START_SECONDS,
-            cwd=self._directory, **_as(self._user),
+            cwd=self._directory, **as_user(self._user),
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
 
@@ -213,18 +239,21 @@ def _mount_memory(place: Path) -> bool:
     return subprocess.run(mount, capture_output=True, check=False).returncode == 0
 
 
-def _unprivileged_user() -> str | None:
+def unprivileged_user() -> str | None:
+    """Return as whom to run a server that refuses to run as root; None: as ourselves."""
     if os.geteuid() != 0:
         return None
     names = {entry.pw_name for entry in pwd.getpwall()}
     return "postgres" if "postgres" in names else "nobody"
 
 
-def _as(user: str | None) -> dict[str, Any]:
+def as_user(user: str | None) -> dict[str, Any]:
+    """Return the arguments of `subprocess` to run a program as *user*."""
     return {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of the loopback address that is free now."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port: int = listening.getsockname()[1]

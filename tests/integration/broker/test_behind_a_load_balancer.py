@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from provisioning.pki.tls import client_context
-from tests.integration.broker.test_admin import said
+from tests.integration.broker.test_admin import fleet_broker, said
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.load_balancer import load_balancer
 from tests.support.pki import Held, Pki
@@ -225,3 +225,54 @@ def test_a_resumed_session_and_tls_in_the_headers_segment(
             assert tls.version() == "TLSv1.3"
     wait_until(lambda: len(behind.events("CLIENT_CLOSED") + behind.events("CONNECTION_LOST")) >= 3, "they have ended")
     assert name
+
+
+def test_readiness_is_checked_at_the_metrics_port_without_a_header(
+    behind: BrokerProcess, tmp_path: Path, pki: Pki, meter: Held, name: str
+) -> None:
+    (url,) = (each for each in behind.urls if each.startswith("http://"))
+    port = url.removesuffix("/metrics").rpartition(":")[2]
+    changes = {
+        "backend brokers": "backend brokers\n    option httpchk GET /readyz",
+        "send-proxy-v2 check": f"send-proxy-v2 check port {port} inter 100 fall 3",
+        "timeout connect 5s": "timeout connect 5s\n    log stdout format raw local0\n    option log-health-checks",
+    }
+    with load_balancer("haproxy", tmp_path / "balancer", {8883: behind.port}, changes) as ports:
+        output = tmp_path / "balancer" / "output"
+        wait_until(lambda: "code: 200" in output.read_text(), "a health check has succeeded")
+        with TlsClient(ports[8883], pki.anchors, meter.credential, source=OTHERS[9]) as client:
+            client.connect(client_id=name)
+
+
+def test_the_setting_counts_from_a_reload_on_for_each_listener(
+    pki: Pki, tmp_path: Path, meter: Held, name: str
+) -> None:
+    config = tmp_path / "broker.toml"
+
+    def write(first: str, second: str) -> None:
+        tables = (f"[[listener]]\nport = 0\nproxy_protocol_from = {each}\n" for each in (first, second))
+        config.write_text("watch_files = false\n" + "".join(tables))
+
+    def enters(port: int, before: bytes = b"") -> bool:
+        try:
+            with TlsClient(port, pki.anchors, meter.credential, before=before) as client:
+                client.connect(client_id=name)
+                return True
+        except (OSError, Ended):
+            return False
+
+    write("[]", '["127.0.0.1"]')
+    broker = BrokerProcess.with_files(tmp_path / "b", pki, "--config", str(config))
+    place = broker.arguments.index("--port")
+    del broker.arguments[place : place + 2]
+    with broker:
+        first, second = (int(url.rpartition(":")[2]) for url in broker.urls)
+        header = line(("198.51.100.7", 5))
+        assert [enters(first), enters(second), enters(second, header)] == [True, False, True]
+        write('["127.0.0.0/8"]', "[]")
+        assert "proxy_protocol_from" in said(broker.dir / "state", "reload")
+        assert [enters(first), enters(first, header), enters(second)] == [False, True, True]
+        write('["0.0.0.0/0"]', "[]")
+        code, told, _ = fleet_broker(broker.dir / "state", "reload")
+        assert (code, "0.0.0.0/0 would let everybody claim to be any client" in told) == (1, True), told
+        assert [enters(first), enters(first, header)] == [False, True], "what was refused changes nothing"

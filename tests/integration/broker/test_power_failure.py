@@ -5,17 +5,23 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from broker.mqtt.codes import QoS
+from broker.audit.verification import verify
+from broker.mqtt.codes import QoS, ReasonCode
+from broker.mqtt.connect import Connack
 from broker.mqtt.packets import Puback, Pubcomp, Publish, Pubrec, Pubrel, Suback, Subscribe, SubscriptionRequest
-from tests.support.broker_process import BrokerProcess
+from provisioning.directory.audit_chain import read_key
+from tests.support.broker_process import BrokerProcess, wait_until
+from tests.support.enrolled import Enrolled, enrol
 from tests.support.pki import Pki
 from tests.support.power_cuts import Disk, PowerCut, PowerCuts, quick_folder
+from tests.support.provisioning import ProvisioningService
 from tests.support.recorded_disk import RecordedDisk, listing
-from tests.support.tls_client import TlsClient
-from tests.support.wire import KEPT, id_of, publication
+from tests.support.tls_client import Ended, TlsClient
+from tests.support.wire import KEPT, V5, connect_packet, id_of, publication
 
 SEED = 20_261_129
 TOPIC, STATE = "fleet/meters/meter/telemetry", "fleet/meters/meter/state"
@@ -198,3 +204,47 @@ def finish(meter: TlsClient, number: int, *, received: bool) -> None:
         meter.expect(Pubrec)
     meter.send(Pubrel(packet_id))
     meter.expect(Pubcomp)
+
+
+def test_a_certificate_whose_token_is_spent_is_kept_and_who_was_revoked_stays_out(folder: Path) -> None:
+    settings: dict[str, Any] = {"audit_policy": "require", "audit_max_bytes": 64 * 1024}
+    with ProvisioningService.copied(folder / "fleet", {"crl_debounce_seconds": 0.05}) as service:
+        good, bad = enrol(service, "meter-1", "meter-2")
+        first = BrokerProcess.enrolled(folder / "disk", service, **settings, audit_log=folder / "disk/log/audit.jsonl")
+        disk = RecordedDisk(folder / "disk", folder / "record")
+        cuts = PowerCuts(disk)
+        first.environment |= disk.environment
+        left = folder / "left"
+        again = BrokerProcess(left, first.arguments[5:], settings | {"audit_log": left / "log/audit.jsonl"})
+        with first:
+            disk.mark("ready")
+            for held in (good, bad):
+                with TlsClient(first.port, service.bundle, held.credential) as client:
+                    client.connect(client_id=held.name)
+            service.revoke(device=bad.name)
+            wait_until(lambda: not tried(first, service, bad), "it is out")
+            disk.mark("revoked")
+            first.stop(signal.SIGKILL)
+        for cut in cuts.few(10, SEED):
+            cut.write(left)
+            if "ready" not in cut.marks and not (cut.tree.get("state/broker.pem") or (0, b""))[1]:
+                code, said = again.fail()
+                assert code, cut
+                assert "TOKEN_USED: this enrolment token was used already: ask for a new one" in said, cut
+                continue
+            with again:
+                assert tried(again, service, good), cut
+                assert not tried(again, service, bad), cut
+            verdict = verify(left / "log" / "audit.jsonl", read_key(left / "state" / "audit.key"))
+            assert [each for each in verdict.findings if "the head is missing" not in each] == [], cut
+            assert not verdict.findings or "ready" not in cut.marks, cut
+
+
+def tried(broker: BrokerProcess, service: ProvisioningService, held: Enrolled) -> bool:
+    """Whether *broker* admits *held*."""
+    with TlsClient(broker.port, service.bundle, held.credential) as client:
+        try:
+            client.send(connect_packet(V5, client_id=held.name))
+            return client.expect(Connack).reason_code is ReasonCode.SUCCESS
+        except Ended:
+            return False

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import re
+import resource
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -110,6 +113,22 @@ def test_an_older_copy_put_back_is_found_by_a_head_that_was_noted(path: Path) ->
     head_of(path).write_bytes(old[1])
     assert verify(path, KEY).findings == []
     assert "does not contain the head" in verify(path, KEY, noted).findings[0]
+    write(path, "ANOTHER", "FOUR")
+    assert verify(path, KEY).findings == []
+    (found,) = verify(path, KEY, noted).findings
+    assert "does not contain the head" in found, "another entry of that number is not it"
+
+
+def test_a_head_that_was_noted_is_found_in_the_log_that_went_on(path: Path) -> None:
+    noted = [write(path, "TWO"), write(path, "THREE"), write(path, "FOUR", "FIVE")]
+    assert [verify(path, KEY, each).findings for each in noted] == [[], [], []]
+
+
+def test_of_very_many_findings_the_first_are_shown(path: Path) -> None:
+    write(path, *(f"CODE_{number}" for number in range(200)))
+    path.write_bytes(path.read_bytes().replace(b"CODE_", b"EDOC_"))
+    findings = verify(path, KEY).findings
+    assert (len(findings), findings[-1]) == (102, "and more")
 
 
 def test_a_torn_entry_is_cut_off_and_that_is_an_entry(path: Path) -> None:
@@ -278,3 +297,65 @@ def test_what_somebody_else_has_put_in_its_place_is_not_continued(path: Path) ->
     path.unlink()
     assert files.append([entry]) == 1
     files.close()
+
+
+@contextlib.contextmanager
+def no_file_longer_than(most: int) -> Iterator[None]:
+    """As on a disk that is full: what fits is written, and the rest fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_a_full_disk_took_a_part_of_is_undone_and_written_later_under_the_same_number(path: Path) -> None:
+    files = opened(path)
+    files.append([(1_700_000_000.0, {"code": "ONE"})])
+    whole, head = path.read_bytes(), files.head
+    with no_file_longer_than(len(whole) + 20), pytest.raises(OSError, match="File too large"):
+        files.append([(1_700_000_000.0, {"code": "TWO"})])
+    assert (path.read_bytes(), files.head) == (whole, head)
+    assert verify(path, KEY).head == head
+    files.append([(1_700_000_000.0, {"code": "TWO"})])
+    files.close()
+    assert [json.loads(line)["number"] for line in lines(path)] == [1, 2, 3]
+    assert verify(path, KEY, files.head).findings == []
+
+
+def test_a_file_that_could_not_be_begun_on_a_full_disk_is_begun_later(path: Path) -> None:
+    files = opened(path, most_bytes=1)
+    with no_file_longer_than(10), pytest.raises(OSError, match="File too large"):
+        files.append([(1_700_000_000.0, {"code": "ONE"})])
+    assert path.read_bytes() == b""
+    files.append([(1_700_000_000.0, {"code": "ONE"})])
+    files.close()
+    assert [json.loads(line).get("event") for line in lines(path)] == ["file", None]
+    assert verify(path, KEY, files.head).findings == []
+
+
+def test_no_fact_takes_the_place_of_number_or_time(path: Path) -> None:
+    files = opened(path)
+    files.append([(1_700_000_000.0, {"number": 99, "at": "never", "code": "ONE", "empty": "", "none": None})])
+    files.close()
+    entry = json.loads(lines(path)[1])
+    assert (entry["number"], entry["at"][:4], entry["code"]) == (2, "2023", "ONE")
+    assert not {"empty", "none"} & entry.keys()
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"2:zz", b"two:ab:cd", b"\xff\xfe"])
+def test_a_head_that_is_none_is_not_believed(path: Path, content: bytes) -> None:
+    write(path, "ONE")
+    head_of(path).write_bytes(content)
+    (found,) = verify(path, KEY).findings
+    assert found.startswith(f"{head_of(path)} ")
+    with pytest.raises(AuditError, match=re.escape(str(head_of(path)))):
+        opened(path)
+
+
+@pytest.mark.parametrize("number", ['"3"', "null", "3.0", "[]"])
+def test_a_line_without_a_number_is_none_and_found(path: Path, number: str) -> None:
+    write(path, "ONE", "TWO")
+    path.write_bytes(path.read_bytes().replace(b'"number":3', f'"number":{number}'.encode()))
+    assert "audit.jsonl: after entry 2: not a line of an audit log" in verify(path, KEY).findings

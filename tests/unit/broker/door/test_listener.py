@@ -264,16 +264,37 @@ def test_while_nobody_is_accepted_they_wait_too_and_then_go_before_others(proxie
     proxied.engine.limits = Limits(max_connection_rate=1)
     clients = [proxied.comes()]
     proxied.turn()
+    for _ in range(3):
+        proxied.go_round()
+    assert proxied.listener._paused, "one a second"
     clients[0].sendall(line(("198.51.100.0", 1)))
     proxied.comes(said=line(("198.51.100.1", 1)))
-    proxied.turn()
-    assert proxied.listener._paused, "one a second"
+    paused = proxied.engine.metrics.accepts_paused
     for _ in range(5):
         proxied.go_round()
     assert len(proxied.listener._named) == 1
+    assert proxied.engine.metrics.accepts_paused == paused, "and he does not begin another pause"
     proxied.now += 1
     proxied.until(lambda: len(proxied.hosts) == 2)
     assert proxied.hosts == ["198.51.100.0", "198.51.100.1"], "who waits for his turn was counted when he was accepted"
+
+
+def test_more_than_one_turn_takes_in_are_all_taken_in(proxied: Hall) -> None:
+    clients = [proxied.comes() for _ in range(40)]
+    while len(proxied.listener._arrivals) < 40:
+        proxied.turn()
+    for number, client in enumerate(clients):
+        client.sendall(line((f"198.51.100.{number}", 1)))
+    proxied.until(lambda: len(proxied.hosts) == 40)
+
+
+def test_those_whose_header_is_awaited_are_bounded_by_the_listeners_places(proxied: Hall) -> None:
+    proxied.engine.limits = Limits(max_unadmitted=2)
+    for _ in range(5):
+        proxied.comes()
+    proxied.turn()
+    assert len(proxied.listener._arrivals) == 2
+    assert proxied.engine.metrics.refused == {RefusalCode.BAD_PROXY_HEADER: 3}
 
 
 def test_nobody_else_is_believed_and_without_the_setting_nobody(hall: Hall) -> None:

@@ -219,6 +219,20 @@ def test_an_address_with_all_its_places_has_nobody_put_out(house: House) -> None
     house.come("10.0.2.1", "10.0.2.1", *["10.0.1.1"] * 2, *["10.0.1.2"] * 2)
     assert house.come("10.0.2.1") == ["waits"]
     assert not any(house.place(number).told for number in range(6))
+    house.now += PATIENCE
+    house.reception.begin_turn(32, house.now)
+    assert house.states()[6] == "waits", "nor for one who has waited"
+    assert not any(house.place(number).told for number in range(6))
+
+
+def test_nobody_who_waits_has_the_place_of_another_who_would_be_as_badly_off_then(house: House) -> None:
+    house.limits = Limits(max_unadmitted=6, max_unadmitted_per_address=4)
+    house.come(*["10.0.1.1"] * 3, *["10.0.1.2"] * 3)
+    house.come("10.0.1.2", "10.0.1.1")
+    house.now += PATIENCE / 2
+    house.reception.begin_turn(32, house.now)
+    assert house.states()[6:] == ["waits", "waits"]
+    assert not any(house.place(number).told for number in range(6))
 
 
 def test_who_waits_has_the_place_of_one_who_is_late_though_nobody_else_comes(house: House) -> None:

@@ -52,6 +52,17 @@ def test_answers_about_long_topics_count_for_several() -> None:
     assert len(verdicts) == 300
 
 
+def test_an_answer_that_alone_takes_all_room_is_kept_until_the_next() -> None:
+    """Otherwise a client with such a topic would be refused whatever plugins say."""
+    verdicts = Verdicts(lambda: 1, lifetime=10.0)
+    long, short = ((object(), Action.PUBLISH, "x" * length) for length in (65_000, 1))
+    verdicts.put(long, None, now=0.0)
+    assert verdicts.fresh(long, 1.0)
+    assert verdicts.known(long) is None
+    verdicts.put(short, NO, now=0.0)
+    assert (verdicts.known(long), verdicts.known(short), len(verdicts)) == (FAILED, NO, 1)
+
+
 def test_answers_grow_old_and_failures_sooner() -> None:
     verdicts = Verdicts(lambda: 10, lifetime=10.0)
     good, bad = (object(), Action.PUBLISH, "t"), (object(), Action.PUBLISH, "t")

@@ -63,14 +63,14 @@ async def test_of_several_lists_each_counts_and_what_is_wrong_with_one_harms_no_
     roots = crl(PKI.root, [first], life=3 * HOUR, freshest="http://a/delta")
     forged = crl(PKI.issuing, [PKI.device("good")], number=9, signed_by=impostor_of(PKI.issuing))
     ours = crl(PKI.issuing, [second], life=2 * HOUR, freshest="http://b/delta")
-    taken = await receiving.take(pem(roots, forged, ours), "file")
+    taken = await receiving.take(pem(ours, forged, roots), "file")
     assert [receiving.is_revoked(each) for each in (first, second)] == [True, True]
     assert receiving.problems == ["CRL_BAD_SIGNATURE"]
-    assert taken.delta_urls == ("http://a/delta", "http://b/delta")
+    assert taken.delta_urls == ("http://b/delta", "http://a/delta")
     assert taken.fresh_until == next_update(ours), "the first of them to end"
     assert taken.unmatched, "another CA of that name may be learned, whose signature it is"
-    again = await receiving.take(pem(ours, roots), "file")
-    assert (again.fresh_until, again.delta_urls) == (next_update(ours), ("http://b/delta", "http://a/delta"))
+    again = await receiving.take(pem(roots, ours), "file")
+    assert (again.fresh_until, again.delta_urls) == (next_update(ours), ("http://a/delta", "http://b/delta"))
     assert not again.unmatched
 
 

@@ -181,3 +181,23 @@ async def test_a_url_that_the_settings_no_longer_name_is_left_and_its_list_stays
     assert (daily.web.requests["/other.crl"], daily.held) == (1, [2])
     assert daily.urls.follow([f"{daily.web.url}/ca.crl"], "") == [f"{daily.web.url}/ca.crl"], "a certificate names it"
     assert await daily.at(2 * DAY + 1) == 2
+
+
+async def test_a_url_that_the_settings_still_name_is_not_asked_again_because_they_were_read_again(
+    daily: Following,
+) -> None:
+    daily.web.pages["/ca.crl"] = crl(PKI.issuing, life=timedelta(days=30))
+    await daily.at(0)
+    daily.urls.configure([("", f"{daily.web.url}/ca.crl")])
+    assert await daily.at(10) == 1
+
+
+async def test_who_comes_waits_for_a_url_until_it_was_tried_whatever_came_of_it(daily: Following) -> None:
+    daily.web.pages["/good.crl"] = crl(PKI.issuing)
+    urls = daily.urls.follow([f"{daily.web.url}/{name}.crl" for name in ("good", "bad")], "")
+    for url in urls:
+        assert daily.urls.untried([url], "")
+        await daily.urls.fetch(url, "")
+        assert not daily.urls.untried([url], "")
+    assert daily.urls.untried(daily.urls.follow([*urls, f"{daily.web.url}/new.crl"], ""), "")
+    assert not daily.urls.untried([], "")

@@ -6,8 +6,11 @@ import pytest
 
 from device_sim.attack.verdict import (
     BROKEN,
+    DELIVERED_AGAIN,
     HELD_BACK,
+    MALFORMED,
     NEVER_CAME,
+    NOT_DELIVERED,
     OPEN,
     STARVED,
     UNADVISED,
@@ -20,6 +23,7 @@ from device_sim.attack.verdict import (
     Verdict,
     before_mqtt5,
     is_admission,
+    is_answer,
     judge,
     on_this_machine,
     seen_in,
@@ -36,6 +40,9 @@ WRONG = Seen(Layer.MQTT, BROKEN, "it came twice", ClosedBy.NOBODY)
 NOT_ADVISED = Seen(Layer.MQTT, UNADVISED, "closed without a DISCONNECT", ClosedBy.NOBODY)
 NOT_PASSED_ON = Seen(Layer.MQTT, HELD_BACK, "it went to nobody else", ClosedBy.NOBODY)
 UNSERVED = Seen(Layer.MQTT, STARVED, "an innocent device was not served", ClosedBy.NOBODY)
+GARBAGE = Seen(Layer.MQTT, MALFORMED, "HTTP/1.1 400", ClosedBy.NOBODY)
+ISSUED = Seen(Layer.HTTP, "issued", got_in=True)
+DONE = Seen(Layer.HTTP, "200", got_in=True)
 GONE = Seen(Layer.TCP, UNANSWERED, "Connection refused", ClosedBy.NOBODY)
 
 
@@ -58,6 +65,13 @@ GONE = Seen(Layer.TCP, UNANSWERED, "Connection refused", ClosedBy.NOBODY)
         (("mqtt CONNACK 0x00",), IN, 0.1, Verdict.PASS, ""),
         (("mqtt CONNACK 0x00",), EXPIRED, 0.1, Verdict.FAIL, "refused where it must not be"),
         (("mqtt CONNACK 0x00", "tls unknown_ca"), EXPIRED, 0.1, Verdict.WARN, "refused, but not in the expected way"),
+        (("tls certificate_expired",), EXPIRED, 3.0, Verdict.PASS, ""),
+        (("closed",), GARBAGE, 0.1, Verdict.FAIL, "no refusal: HTTP/1.1 400"),
+        (("mqtt malformed",), GARBAGE, 0.1, Verdict.FAIL, "no refusal: HTTP/1.1 400"),
+        (("mqtt delivered",), Seen(Layer.MQTT, NOT_DELIVERED), 0.1, Verdict.FAIL, "it never came"),
+        (("mqtt delivered",), Seen(Layer.MQTT, DELIVERED_AGAIN), 0.1, Verdict.FAIL, "it came more than once"),
+        (("http 401 TOKEN_USED",), ISSUED, 0.1, Verdict.FAIL, "the attack succeeded: it got a certificate"),
+        (("http 403 DENIED",), DONE, 0.1, Verdict.FAIL, "the attack succeeded: the service did what it was asked"),
     ],
 )
 def test_a_verdict_follows_from_answer_and_time(
@@ -98,6 +112,28 @@ def test_a_starved_machine_excuses_what_is_slow_and_nothing_else(
     assert ("waited for a core in 16% of the time" in judgement.why) is (verdict is Verdict.INVALID)
 
 
+def test_one_of_several_right_answers_is_excused_if_it_is_slow() -> None:
+    expected = ("tls unknown_ca", "tls certificate_expired")
+    judgement = on_this_machine(judge(expected, 3.0, EXPIRED, 3.5), expected, EXPIRED, {"the broker": 0.5}, 0.15)
+    assert judgement.verdict is Verdict.INVALID
+
+
+@pytest.mark.parametrize(
+    ("seen", "answered"),
+    [
+        (EXPIRED, True),
+        (IN, True),
+        (CLOSED, False),
+        (Seen(Layer.TCP, "closed"), False),
+        (STILL_OPEN, False),
+        (GONE, False),
+    ],
+)
+def test_who_closes_without_a_word_has_not_answered(seen: Seen, answered: bool) -> None:
+    assert is_answer(seen) is answered
+    assert answered or seen.alert is None
+
+
 @pytest.mark.parametrize(
     ("answer", "lets_in"),
     [
@@ -122,6 +158,7 @@ def test_an_answer_lets_in_or_not(answer: str, lets_in: bool) -> None:
 
 
 def test_a_code_is_told_apart_from_an_alert() -> None:
+    assert Seen(Layer.TLS, "reset").alert is None
     assert (EXPIRED.alert, EXPIRED.reason_code) == ("certificate_expired", None)
     assert (CLOSED.alert, CLOSED.reason_code) == (None, None)
     assert (IN.alert, IN.reason_code) == (None, "0x00")
@@ -174,6 +211,7 @@ def test_an_outcome_is_the_record_of_a_case() -> None:
         (("mqtt DISCONNECT 0x98",), ("closed",)),
         (("mqtt PUBACK 0x87",), ("mqtt not-delivered", "closed")),
         (("mqtt PUBREC 0x87",), ("mqtt not-delivered", "closed")),
+        (("mqtt PUBACK 0x80", "mqtt SUBACK 0x80"), ("mqtt not-delivered", "closed", "mqtt SUBACK 0x80")),
         (("mqtt SUBACK 0x87", "mqtt SUBACK 0x9e"), ("mqtt SUBACK 0x80", "closed")),
         (("mqtt served", "http 401 TOKEN_USED"), ("mqtt served", "http 401 TOKEN_USED")),
     ],

@@ -341,4 +341,5 @@ async def test_those_whose_header_is_awaited_end_with_the_door() -> None:
         while not len(door._arrivals):  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(FEW)
         door.close()
+        assert len(door._arrivals) == 0
         assert await greeted(client) == b""

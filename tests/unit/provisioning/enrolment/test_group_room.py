@@ -80,6 +80,61 @@ async def test_it_is_what_counting_by_every_certificate_gives(fleet: Fleet, seed
     assert len(seen) > 2
 
 
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_group_is_full_when_counting_says_so_and_its_row_is_never_below(fleet: Fleet, seed: int) -> None:
+    choose = random.Random(seed)  # noqa: S311 - no secret
+    most = 4
+    await group(fleet, "claim", "token", maximum_devices=most, new_key=groups.NewKey.REPLACE)
+    shared = await claim(fleet, devices=100)
+    outcomes = set()
+    for step in range(40):
+        name = f"meter-{choose.randrange(9)}"
+        now = fleet.clock()
+        before = await fleet.database.read(lambda connection: by_the_book(connection, now))  # noqa: B023
+        is_new = await fleet.database.read(lambda connection: devices.find(connection, name)) is None  # noqa: B023
+        match choose.randrange(8):
+            case 0 | 1 | 2:
+                doing = enrol(fleet, name, certificate=shared)
+            case 3 | 4:
+                doing = enrol_by_token(fleet, name, "line")
+            case 5:
+                with contextlib.suppress(Refused):
+                    await fleet.revocation.decommission(name, by="admin")
+                continue
+            case 6:
+                most = choose.choice([3, 4, 5])
+                await fleet.groups.change("line", {"maximum_devices": None if step % 2 else most}, by="admin")
+                await enrol_by_token(fleet, f"extra-{step}", "line") if step % 2 and before < most else None
+                await fleet.groups.change("line", {"maximum_devices": most}, by="admin")
+                continue
+            case _:
+                fleet.clock.advance(HOUR / choose.choice([1, 2]))
+                continue
+        code = None
+        try:
+            await doing
+        except Refused as refused:
+            code = refused.code
+        if is_new:
+            assert (code is Code.GROUP_FULL) == (before >= most), (step, code, before, most)
+        outcomes.add(code)
+        taken = await fleet.database.read(lambda c: c.execute(text("SELECT taken FROM group_rooms")).scalar())
+        after = await fleet.database.read(lambda connection: by_the_book(connection, now))  # noqa: B023
+        assert taken is None or taken >= after
+    assert {None, Code.GROUP_FULL} <= outcomes
+
+
+async def test_the_devices_of_a_group_are_counted_once_and_not_for_each_newcomer(fleet: Fleet) -> None:
+    await group(fleet, "token", maximum_devices=50)
+    counted = []
+    for number in range(5):
+        token = TokenCredential(f"meter-{number}", await fleet.token(f"meter-{number}", "line"))
+        asked, _ = await noted(enrol(fleet, f"meter-{number}", token=token))
+        counted.append(sum("trial_ends_at" in statement and "count(" in statement for statement, _ in asked))
+    assert counted[0] > 0
+    assert counted[1:] == [0] * 4
+
+
 async def test_lost_trials_are_not_looked_at(fleet: Fleet) -> None:
     """Also while PostgreSQL has no statistics: it is done while nobody else can write."""
     await fleet.database.write(lambda connection: fill(connection, fleet.issuer.key_id, MANY, fleet.clock()))

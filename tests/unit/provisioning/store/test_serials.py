@@ -11,8 +11,9 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import TokenCredential
+from provisioning.errors import Code
 from provisioning.store import sqlite_lane
-from provisioning.store.serials import BLOCK, SerialNumbers, new_serial, rising_serials, use
+from provisioning.store.serials import BLOCK, NotReserved, SerialNumbers, new_serial, rising_serials, use
 from tests.support.fleet import Fleet, open_fleet
 from tests.support.requests import NOON, csr_der
 
@@ -68,8 +69,22 @@ async def test_a_number_is_used_once_and_only_if_it_is_reserved(fleet: Fleet) ->
         reservation.burnt = True
     await fleet.database.write(lambda connection: use(connection, reservation.serial))
     for number in (reservation.serial, new_serial()):
-        with pytest.raises(RuntimeError, match=f"serial number {number:x} was not reserved"):
+        with pytest.raises(NotReserved, match=f"serial number {number:x} is not reserved any more"):
             await fleet.database.write(functools.partial(use, serial=number))
+
+
+async def test_a_block_that_the_store_has_lost_is_left(fleet: Fleet) -> None:
+    """A standby took over that did not have it: one issuance is refused, and not one for each number of the block."""
+    numbers = SerialNumbers(fleet.database)
+    async with numbers.reservation(NOON):
+        pass
+    await fleet.database.write(lambda connection: connection.execute(text("DELETE FROM serial_reservations")))
+    with pytest.raises(NotReserved) as refused:
+        async with numbers.reservation(NOON) as reservation:
+            await fleet.database.write(functools.partial(use, serial=reservation.serial))
+    assert refused.value.code is Code.UNAVAILABLE
+    async with numbers.reservation(NOON) as reservation:
+        await fleet.database.write(functools.partial(use, serial=reservation.serial))
 
 
 async def test_a_certificate_changes_one_page_at_random_of_a_large_store(

@@ -1,0 +1,180 @@
+"""Opens sessions at PostgreSQL: through a pooler, if that keeps them, and never at a former primary.
+
+Theory
+------
+A pooler such as PgBouncer stands between us and the server. It refuses parameters of libpq that it does not know
+(``options``), or leaves them out, so through one they are set by statements. In session mode a client then has a
+session of its own, as without a pooler. In transaction and statement mode each transaction gets any session: ``LISTEN``
+hears nothing, limits set by a statement are another client's, and what was checked when a session was opened (the
+schema, the server) is not known of the next one. None of that causes an error, so those modes are found out and
+refused.
+
+A pooler shows itself by a process number of its own: the server's is another one. Its mode shows when two clients
+alternate: a session that both get, or that changes, belongs to neither.
+
+After a fail-over the new primary has a higher timeline. If the old one comes back as it was, some of our connections
+would lead there: what was revoked meanwhile is unknown to it, and what it takes is lost later. So a server is refused
+whose timeline is lower than one that this process has used.
+
+Rules
+-----
+1. Without a pooler, a session costs one more round trip when it is opened.
+2. A server that does not tell its timeline is not compared. Timelines of different clusters are not compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import select
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+import psycopg
+from psycopg.pq import ExecStatus
+
+from provisioning.store.loop_waits import LoopConnection
+
+_REFUSED_OPTION: Final = re.compile("unsupported (?:options )?startup parameter")
+"""PgBouncer's words: it has no code of its own for it."""
+_PROBE: Final = b"BEGIN; SELECT pg_backend_pid()"
+_PROBES: Final = 3
+_PROBE_SECONDS: Final = 10.0
+_PROBE_AGAIN_SECONDS: Final = 60.0
+_TIMELINE: Final = (
+    "SELECT system_identifier, substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) FROM pg_control_system() "
+    "WHERE NOT pg_is_in_recovery()"
+)
+_ARGUMENT: Final = re.compile(r"(?:\\.|[^\s\\])+", re.DOTALL)
+_SETTING: Final = re.compile(r"(?:-c\s*|--)([^=]+)=(.*)", re.DOTALL)
+
+
+class UnfitServer(psycopg.OperationalError):
+    """The URL leads somewhere where the service must not work; the text has the remedy."""
+
+
+class OpenedSessions:
+    """Opens the sessions of one store."""
+
+    def __init__(self) -> None:
+        self._timelines: Final[dict[int, int]] = {}
+        """The highest timeline seen of each cluster."""
+        self._probed_at = -_PROBE_AGAIN_SECONDS
+
+    def open(self, *arguments: Any, **parameters: Any) -> LoopConnection:
+        """Return a session with libpq's *parameters*; raise psycopg's errors, `UnfitServer` among them."""
+        try:
+            driver: LoopConnection = LoopConnection.connect(*arguments, **parameters)
+        except psycopg.OperationalError as error:
+            if _REFUSED_OPTION.search(str(error)) is None:
+                raise
+            driver = LoopConnection.connect(*arguments, **_without_options(parameters))
+        try:
+            driver.autocommit = True
+            self._prepare(driver, arguments, parameters)
+            driver.autocommit = False
+        except BaseException:
+            driver.close()
+            raise
+        return driver
+
+    def _prepare(self, driver: LoopConnection, arguments: tuple[Any, ...], parameters: dict[str, Any]) -> None:
+        try:
+            session = _value(driver, "SELECT pg_backend_pid()")
+        except psycopg.OperationalError as error:
+            if driver.closed and "statement pooling" in str(error):
+                raise _shared_sessions() from error
+            raise
+        if session != driver.info.backend_pid:
+            if time.monotonic() - self._probed_at > _PROBE_AGAIN_SECONDS:
+                with LoopConnection.connect(*arguments, **_without_options(parameters)) as other:
+                    _check_kept(driver, other)
+                self._probed_at = time.monotonic()
+            for name, value in settings_of(parameters.get("options", "")):
+                driver.execute("SELECT set_config(%s, %s, false)", (name, value))
+        self._check_timeline(driver)
+
+    def _check_timeline(self, driver: LoopConnection) -> None:
+        try:
+            found = driver.execute(_TIMELINE, prepare=False).fetchone()
+        except psycopg.Error:
+            if driver.closed:
+                raise
+            return
+        if found is None:
+            return
+        cluster, timeline = int(found[0]), int(found[1], 16)
+        known = self._timelines.get(cluster, 0)
+        if timeline < known:
+            raise UnfitServer(
+                f"the server at {driver.info.host}:{driver.info.port} is a former primary that has come back (timeline "
+                f"{timeline}, this service has used {known}): stop it, or make it a standby of the present one "
+                "(pg_rewind, pg_basebackup)"
+            )
+        self._timelines[cluster] = timeline
+
+
+def settings_of(options: str) -> Iterator[tuple[str, str]]:
+    """Yield the names and values of the settings in libpq's *options*."""
+    words = iter(_ARGUMENT.findall(options))
+    for word in words:
+        text = f"{word}{next(words, '')}" if word == "-c" else word
+        if (found := _SETTING.fullmatch(re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL))) is not None:
+            yield found[1].strip().replace("-", "_"), found[2]
+
+
+def _without_options(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if name != "options"}
+
+
+def _check_kept(driver: LoopConnection, other: LoopConnection) -> None:
+    """Raise `UnfitServer` unless *driver* keeps its session while *other* has a transaction."""
+    other.autocommit = True
+    for _ in range(_PROBES):
+        ours = _value(driver, "SELECT pg_backend_pid()")
+        theirs = _probe(other)
+        if theirs == ours or _value(driver, "SELECT pg_backend_pid()") != ours:
+            raise _shared_sessions()
+        other.execute("ROLLBACK")
+
+
+def _probe(other: LoopConnection) -> int:
+    """Begin a transaction on *other*, and return its session; not for ever, if the pool has no other one."""
+    connection = other.pgconn
+    connection.send_query(_PROBE)
+    found: int | None = None
+    deadline = time.monotonic() + _PROBE_SECONDS
+    while True:
+        while connection.is_busy():
+            if not select.select([connection.socket], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise UnfitServer(
+                    "the connection pool has no second session for this service: each process of it has up to seven; "
+                    "raise pool_size in pgbouncer.ini"
+                )
+            connection.consume_input()
+        result = connection.get_result()
+        if result is None:
+            break
+        if result.status == ExecStatus.TUPLES_OK:
+            found = int(result.get_value(0, 0) or 0)
+        elif result.status == ExecStatus.FATAL_ERROR:
+            with contextlib.suppress(psycopg.Error):
+                other.close()
+            raise _shared_sessions()  # In statement mode there are no transactions.
+    if found is None:
+        raise UnfitServer("the connection pool does not say which session it gives")
+    return found
+
+
+def _shared_sessions() -> UnfitServer:
+    return UnfitServer(
+        "it is reached through a connection pool that gives its sessions to all clients in turn (PgBouncer's pool_mode "
+        "transaction or statement): notifications and time limits would not work, without an error. Name the server "
+        "itself, or let the pool keep sessions for this database: pool_mode=session behind it in pgbouncer.ini"
+    )
+
+
+def _value(driver: LoopConnection, query: str) -> Any:
+    row = driver.execute(query.encode(), prepare=False).fetchone()
+    return None if row is None else row[0]

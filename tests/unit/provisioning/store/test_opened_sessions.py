@@ -1,0 +1,152 @@
+"""Sessions through PgBouncer, in each of its modes, and at a former primary that has come back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
+from provisioning.errors import ConfigurationError, Refused
+from provisioning.store import announcements, opened_sessions, revocations
+from provisioning.store.database import Database
+from provisioning.store.opened_sessions import settings_of
+from provisioning.store.usable import usable
+from tests.support.notes import PATIENCE
+from tests.support.pgbouncer import PgBouncer
+from tests.support.postgresql import PostgresqlServer
+
+IGNORING = {"ignore_startup_parameters": "options"}
+
+
+@pytest.fixture
+def url(postgresql: PostgresqlServer) -> Iterator[str]:
+    with postgresql.database() as url:
+        yield url
+
+
+def shown(name: str, connection: Connection) -> str:
+    return str(connection.exec_driver_sql(f"SHOW {name}").scalar_one())
+
+
+@pytest.mark.parametrize("settings", [{}, IGNORING], ids=["as installed", "leaving options out"])
+async def test_a_pool_that_keeps_sessions_is_as_good_as_none(
+    postgresql: PostgresqlServer, url: str, settings: dict[str, str]
+) -> None:
+    """PgBouncer refuses our limits when a session is opened, or leaves them out: they are set all the same."""
+    with PgBouncer(postgresql, "session", **settings) as pooler:
+        database = Database(pooler.through(url) + "?options=-c%20search_path%3Dpublic,pg_temp")
+        heard = asyncio.Event()
+        listening = asyncio.create_task(announcements.listen(database.url, heard.set))
+        try:
+            for name, value in (
+                ("statement_timeout", "30s"),
+                ("lock_timeout", "10s"),
+                ("idle_in_transaction_session_timeout", "5s"),
+                ("jit", "off"),
+            ):
+                assert await database.write(lambda connection, name=name: shown(name, connection)) == value  # type: ignore[misc]
+            assert await database.read(lambda connection: shown("search_path", connection)) == "public,pg_temp"
+            async with asyncio.timeout(PATIENCE):
+                await heard.wait()  # It listens.
+                heard.clear()
+                await database.write(announcements.announce)
+                await heard.wait()
+        finally:
+            listening.cancel()
+            await database.close()
+
+
+@pytest.mark.parametrize("settings", [{}, IGNORING], ids=["as installed", "leaving options out"])
+@pytest.mark.parametrize("mode", ["transaction", "statement"])
+async def test_a_pool_that_shares_sessions_is_refused_with_the_remedy(
+    postgresql: PostgresqlServer, url: str, mode: str, settings: dict[str, str]
+) -> None:
+    with PgBouncer(postgresql, mode, **settings) as pooler:
+        database = Database(pooler.through(url))
+        try:
+            remedy = r"pool_mode=session behind it in pgbouncer\.ini\. See docs/postgresql\.md$"
+            with pytest.raises(ConfigurationError, match=remedy), usable(database):
+                await database.write(revocations.newest)
+        finally:
+            await database.close()
+
+
+async def test_a_pool_with_one_session_is_refused(
+    postgresql: PostgresqlServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise each of our connections would wait for the others, for minutes."""
+    monkeypatch.setattr(opened_sessions, "_PROBE_SECONDS", 0.2)
+    with PgBouncer(postgresql, "session", default_pool_size=1) as pooler:
+        database = Database(pooler.through(url))
+        try:
+            with pytest.raises(ConfigurationError, match="raise pool_size"), usable(database):
+                await database.write(revocations.newest)
+        finally:
+            await database.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        ("-c lock_timeout=10s  -cjit=off", [("lock_timeout", "10s"), ("jit", "off")]),
+        ("--statement-timeout=5s", [("statement_timeout", "5s")]),
+        (r"-c search_path=a,\ b -c x.y=c\\d", [("search_path", "a, b"), ("x.y", r"c\d")]),
+        ("-c a=b=c endpoint=x", [("a", "b=c")]),
+        ("", []),
+    ],
+)
+def test_options_are_read_as_libpq_reads_them(options: str, settings: list[tuple[str, str]]) -> None:
+    assert list(settings_of(options)) == settings
+
+
+@pytest.fixture
+def primary() -> Iterator[PostgresqlServer]:
+    with PostgresqlServer() as server:
+        yield server
+
+
+@pytest.fixture
+def standby(primary: PostgresqlServer) -> Iterator[PostgresqlServer]:
+    with PostgresqlServer(standby_of=primary) as server:
+        yield server
+
+
+async def test_a_former_primary_that_comes_back_is_refused(
+    primary: PostgresqlServer, standby: PostgresqlServer
+) -> None:
+    database = Database(
+        f"postgresql+psycopg://fleet@/postgres?host=127.0.0.1:{primary.port}&host=127.0.0.1:{standby.port}"
+        "&target_session_attrs=read-write"
+    )
+    reasons: list[str] = []
+
+    async def reached() -> bool:
+        try:
+            return await database.write(lambda connection: bool(connection.scalar(text("SELECT true"))), short=True)
+        except Refused as refusal:
+            reasons.append(str(refusal.__cause__))
+            return False
+
+    async def becomes_reached() -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not await reached():
+                pass
+
+    try:
+        assert await reached()
+        primary.stop()
+        standby.promote()
+        await becomes_reached()
+        primary.start()
+        standby.stop()
+        for _ in range(2):
+            assert not await reached()
+        assert "is a former primary that has come back (timeline 1, this service has used 2)" in reasons[-1]
+        primary.stop()
+        standby.start()
+        await becomes_reached()
+    finally:
+        await database.close()
