@@ -15,7 +15,8 @@ Rules
    itself.
 3. A work that continues after one of its statements failed has failed: the server executes nothing more for it.
 4. It is committed when the server has said so. The COMMIT of a failed transaction is answered with ROLLBACK, not with
-   an error.
+   an error. A commit that no standby has confirmed because somebody cancelled the wait is answered with COMMIT and a
+   warning: it may be lost, so nobody is told that it is done.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any, Final
 
 import structlog
 from psycopg import Cursor
-from psycopg.errors import LockNotAvailable
+from psycopg.errors import Diagnostic, LockNotAvailable
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 from sqlalchemy.engine import Connection
@@ -51,6 +52,7 @@ _WAIT: Final = f"RELEASE work; SELECT pg_advisory_xact_lock({_WRITERS}); SAVEPOI
 _NEXT: Final = "RELEASE work; SAVEPOINT work"
 _BACK: Final = "ROLLBACK TO work"
 _COMMIT: Final = "COMMIT"
+_WARNING: Final = "01000"
 
 
 class _StatementFailed(Exception):
@@ -89,9 +91,21 @@ class SharedTransaction:
     def commit(self) -> None:
         """Commit, and send the announcements; raise SQLAlchemy's error if it is not committed."""
         tells = announcements.take(self._connection)
-        said = self._say(f"{announcements.TELL}; {_COMMIT}" if tells else _COMMIT)
-        if said != _COMMIT:
-            raise OperationalError(_COMMIT, None, _StatementFailed(f"the server said {said}"))
+        warnings: list[str] = []
+
+        def heed(notice: Diagnostic) -> None:
+            if notice.sqlstate == _WARNING:
+                warnings.append(str(notice.message_primary))
+
+        self._driver.add_notice_handler(heed)
+        try:
+            said = self._say(f"{announcements.TELL}; {_COMMIT}" if tells else _COMMIT)
+        finally:
+            self._driver.remove_notice_handler(heed)
+        if said != _COMMIT or warnings:
+            raise OperationalError(
+                _COMMIT, None, _StatementFailed(f"the server said {', '.join((str(said), *warnings))}")
+            )
 
     def attempt(self, work: _Work) -> Outcome:
         """Run one work in a savepoint; raise what SQLAlchemy raises if the whole transaction is lost."""

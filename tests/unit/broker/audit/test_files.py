@@ -234,20 +234,6 @@ def test_a_log_is_one_process_and_its_place_must_be_writable(path: Path, tmp_pat
         opened_files(path, tmp_path / "bad.key", 1 << 20, 4)
 
 
-def test_what_a_full_disk_takes_half_of_is_written_later(path: Path) -> None:
-    files = opened(path)
-    files.append([(1.0, {"event": "kept"})])
-    before, head = path.read_bytes(), files.head
-    files._descriptor, real = -1, files._descriptor
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        files.append([(2.0, {"event": "later"})])
-    files._descriptor = real
-    assert (path.read_bytes(), files.head, read_head(path, KEY)) == (before, head, head)
-    files.append([(2.0, {"event": "later"})])
-    files.close()
-    assert verify(path, KEY).findings == []
-
-
 def renamed(path: Path) -> None:
     path.rename(path.with_name("audit.jsonl.1"))
 
@@ -316,7 +302,7 @@ def test_what_a_full_disk_took_a_part_of_is_undone_and_written_later_under_the_s
     whole, head = path.read_bytes(), files.head
     with no_file_longer_than(len(whole) + 20), pytest.raises(OSError, match="File too large"):
         files.append([(1_700_000_000.0, {"code": "TWO"})])
-    assert (path.read_bytes(), files.head) == (whole, head)
+    assert (path.read_bytes(), files.head, read_head(path, KEY)) == (whole, head, head)
     assert verify(path, KEY).head == head
     files.append([(1_700_000_000.0, {"code": "TWO"})])
     files.close()
@@ -333,6 +319,23 @@ def test_a_file_that_could_not_be_begun_on_a_full_disk_is_begun_later(path: Path
     files.close()
     assert [json.loads(line).get("event") for line in lines(path)] == ["file", None]
     assert verify(path, KEY, files.head).findings == []
+
+
+def test_a_file_that_a_dying_process_did_not_begin_is_begun_by_the_next_one(path: Path) -> None:
+    head = write(path, "ONE", "TWO")
+    path.rename(path.with_name(f"audit-{1:012d}.jsonl"))  # As a full file is put aside.
+    write(path, "THREE")
+    assert [json.loads(line)["number"] for line in lines(path)] == [4, 5]
+    assert (verify(path, KEY, head).findings, verify(path, KEY).first) == ([], 1)
+
+
+def test_a_long_log_goes_on_where_it_ended(path: Path) -> None:
+    files = opened(path)
+    files.append([(1_700_000_000.0, {"code": "LONG", "detail": "x" * 2000})] * 100)
+    files.close()
+    write(path, "AFTER")
+    assert json.loads(lines(path)[-1])["number"] == 102
+    assert verify(path, KEY).findings == []
 
 
 def test_no_fact_takes_the_place_of_number_or_time(path: Path) -> None:

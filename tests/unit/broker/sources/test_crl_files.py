@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
 
+import pytest
+
 from broker.sources.crl_files import CrlFiles
 from broker.sources.crl_intake import CrlIntake, Taken
 from provisioning.pki.crl import CrlProblem
@@ -16,7 +18,7 @@ from tests.support.descriptors import a_shell_that_allows
 class SlowIntake:
     """Takes a list only when it is let."""
 
-    learned = (1, 0)
+    learned: tuple[int, int] = (1, 0)
 
     def __init__(self) -> None:
         self.begun = asyncio.Event()
@@ -139,3 +141,42 @@ async def test_of_a_file_that_has_gone_nothing_is_kept_and_nobody_waits_for_it(t
     intake.outcome = Taken()
     await files.look()
     assert intake.taken[-1] == b"another"
+
+
+async def test_a_list_of_an_unknown_ca_is_read_again_whenever_more_cas_are_known(tmp_path: Path) -> None:
+    """Until then nobody waits for it, and it is not read."""
+    (tmp_path / "ca.crl").write_bytes(b"list")
+    intake = SlowIntake()
+    intake.go_on.set()
+    intake.outcome = Taken(unmatched=True)
+    files = CrlFiles(cast("CrlIntake", intake), [tmp_path], 60.0)
+    await files.look()
+    for learned, outcome, reads in (
+        ((1, 0), Taken(), 1),  # As before.
+        ((1, 1), Taken(unmatched=True), 2),
+        ((2, 0), Taken(), 3),
+        ((3, 0), Taken(), 3),  # It is matched.
+    ):
+        intake.learned, intake.outcome = learned, outcome
+        assert files.undecided is (reads > len(intake.taken))
+        for _ in range(2):
+            await files.look()
+            assert len(intake.taken) == reads
+            assert not files.undecided
+
+
+async def test_a_file_too_large_for_a_list_is_not_read_and_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.sources.crl_files.LIST_BYTES", 10)
+    for name, size in (("a.crl", 11), ("b.crl", 10)):
+        (tmp_path / name).write_bytes(b"x" * size)
+    said: list[str] = []
+    intake = SlowIntake()
+    intake.go_on.set()
+    intake.complain = lambda _code, detail, _source: said.append(detail)  # type: ignore[method-assign]
+    files = CrlFiles(cast("CrlIntake", intake), [tmp_path], 60.0)
+    for _ in range(2):
+        await files.look()
+    assert intake.taken == [b"x" * 10]
+    assert len(said) == 1, "once"

@@ -198,6 +198,8 @@ async def test_who_comes_waits_for_a_url_until_it_was_tried_whatever_came_of_it(
     for url in urls:
         assert daily.urls.untried([url], "")
         await daily.urls.fetch(url, "")
+        await daily.urls.fetch(url, "")
+        assert daily.web.requests[url.removeprefix(daily.web.url)] == 1, "it was just tried"
         assert not daily.urls.untried([url], "")
     assert daily.urls.untried(daily.urls.follow([*urls, f"{daily.web.url}/new.crl"], ""), "")
     assert not daily.urls.untried([], "")

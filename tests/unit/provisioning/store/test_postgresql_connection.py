@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
+import psycopg
 import pytest
 import uvloop
 from sqlalchemy.engine import Connection
@@ -15,6 +16,8 @@ from provisioning.store.database import Database
 from provisioning.store.postgresql_group import driver_of
 from tests.support.notes import HERE, PATIENCE, lock, note, noted, somebody_else, thread_of, with_notes
 from tests.support.postgresql import PostgresqlServer
+
+_WAITS_FOR_STANDBY = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 
 
 def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Any:
@@ -167,3 +170,36 @@ async def test_a_connection_that_is_cut_when_a_work_has_failed_refuses_its_group
     got = await of_a_group_that_is_cut(database, short, fails, lambda c: (note(c, "b"), thread_of(c)))
     assert (got[0], got[1] == HERE) == ("b", False), "where a new connection may be opened"
     assert await database.look(noted) == {"b"}
+
+
+@on_both_loops
+async def test_a_commit_that_no_standby_has_confirmed_is_not_taken_for_one(
+    database: Database, server: PostgresqlServer
+) -> None:
+    """Synchronous replication, and an administrator who cancels the wait for it: the server says COMMIT, and warns."""
+    words: set[str] = set()
+    address = server.url("postgres").replace("+psycopg", "")
+    with psycopg.connect(address, autocommit=True, options="-c synchronous_commit=local") as administrator:
+        administrator.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        administrator.execute("SELECT pg_reload_conf()")
+        try:
+            waits = None
+            async with asyncio.timeout(PATIENCE):
+                while waits is None:  # The setting is in force a moment later.
+                    word = f"word {len(words)}"
+                    words.add(word)
+                    writing = asyncio.create_task(
+                        database.write(lambda connection, word=word: note(connection, word), short=True)  # type: ignore[misc]
+                    )
+                    while not writing.done() and waits is None:
+                        await asyncio.sleep(0.01)
+                        waits = administrator.execute(_WAITS_FOR_STANDBY).fetchone()
+            administrator.execute("SELECT pg_cancel_backend(%s)", waits)
+            with pytest.raises(Refused) as caught:
+                await writing
+            assert caught.value.code is Code.UNAVAILABLE
+            assert "canceling wait for synchronous replication" in str(caught.value.__cause__)
+        finally:
+            administrator.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            administrator.execute("SELECT pg_reload_conf()")
+    assert await database.read(noted) == words, "the last one is there, and could have been lost"
