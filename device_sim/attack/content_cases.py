@@ -19,7 +19,9 @@ from device_sim.attack.target import BrokenPromise
 _V5 = (Feature.MQTT5,)
 _ONCE = QoS.AT_LEAST_ONCE
 _LIFE = 90
-_LARGE = 100_000
+_LARGE = (100_000, 900_000)
+_AROUND = 500
+"""Bytes of a PUBLISH besides its payload, at most."""
 _UNALTERED = ", ".join(f"MQTT-3.3.2-{number}" for number in (4, 15, 16, 17, 18, 20))
 
 chapter = Chapter()
@@ -110,18 +112,36 @@ async def _empty(parties: Parties) -> None:
 @owed(
     chapter,
     "16-payload",
-    "gets an empty payload, one with every byte value, and one of 100 kB: each is unaltered",
+    "gets payloads at once, queued and retained: empty, with every byte value, of up to 900 kB: each is unaltered",
     "§3.3.3",
     older="§3.3.3",
 )
 async def _payload(parties: Parties) -> None:
-    device, sender = await parties.device(), await parties.service("sender")
+    device, sender = await parties.device(keeps=True), await parties.service("sender")
     topic = parties.topic(device, "cmd/step")
     await device.subscribe(topic, _ONCE)
-    payloads = [b"", bytes(range(256)), bytes(range(256)) * (_LARGE // 256)]
+    payloads = [b"", bytes(range(256)), *(_large(sender, size) for size in _LARGE)]
     for payload in payloads:
         await sender.publish(topic, payload)
     await exactly(device, payloads, "what was sent")
+    await device.say_goodbye()
+    for payload in payloads:
+        await sender.publish(topic, payload)
+    device = await parties.returned(device)
+    await exactly(device, payloads, "what was queued")
+    state = parties.topic(device, "state")
+    await device.publish(state, payloads[-1], retain=True)
+    parties.retained(device, state)
+    listener = await parties.service()
+    await listener.subscribe(state, _ONCE)
+    await exactly(listener, payloads[-1:], "what is retained")
+
+
+def _large(sender: GoodClient, size: int) -> bytes:
+    """Return *size* bytes, or as many as the broker takes."""
+    connack = sender.raw.connack
+    most = connack.properties.maximum_packet_size if connack is not None else None
+    return (bytes(range(251)) * (size // 251 + 1))[: size if most is None else min(size, most - _AROUND)]
 
 
 @owed(

@@ -6,11 +6,13 @@ be killed.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from broker.mqtt.codes import QoS
 from broker.mqtt.connect import Will
-from broker.mqtt.packets import Pubcomp, Publish, Pubrec, Pubrel
+from broker.mqtt.packets import Puback, Pubcomp, Publish, Pubrec, Pubrel
+from broker.mqtt.properties import Properties
 from device_sim.attack.case import Chapter
 from device_sim.attack.good_client import Parties
 from device_sim.attack.owed import exactly, owed
@@ -19,6 +21,10 @@ from device_sim.attack.target import BrokenPromise, Impossible
 
 _ONCE = QoS.AT_LEAST_ONCE
 _STARTED = 60.0
+_LIFE = 600
+_IDENTIFIER = 22
+_MANY = 32
+_LARGE = bytes(range(250)) * 400
 _SESSION = "MQTT-4.1.0-1, §4.1"
 
 chapter = Chapter()
@@ -45,37 +51,99 @@ def _means(scene: Scene) -> tuple[Callable[[], Awaitable[None]], Callable[[], Aw
 @owed(
     chapter,
     "22-killed-queued",
-    "is away when the broker is killed: its queued messages and its subscription are kept",
-    _SESSION,
+    "is away when the broker is killed: its queued messages and its subscription are kept, with all their options",
+    f"{_SESSION}, MQTT-3.3.2-5, MQTT-3.3.4-3",
     last=True,
 )
 async def _queued(parties: Parties) -> None:
     _means(parties.scene)  # Before anything else is done.
     device, sender = await parties.device(keeps=True), await parties.service("sender")
-    await device.subscribe(parties.topic(device, "cmd/#"), _ONCE)
+    await device.subscribe(parties.topic(device, "cmd/#"), _ONCE, identifier=_IDENTIFIER, as_published=True)
     device.cut()
-    topic, told = parties.topic(device, "cmd/step"), [f"step {number}".encode() for number in range(3)]
+    topic, told = parties.topic(device, "cmd/step"), [*(f"step {number}".encode() for number in range(3)), _LARGE]
     for payload in told:
-        await sender.publish(topic, payload)
+        await sender.publish(topic, payload, properties=Properties(message_expiry_interval=_LIFE))
     await _kill(parties)
     again = await parties.returned(device)
     await exactly(again, told, "what was queued when the broker was killed")
-    await (await parties.connected(sender.paper)).publish(topic, b"afterwards")
+    for came in again.came:
+        _has_identifier(came)
+        left = came.properties.message_expiry_interval
+        if left is None or not 0 < left <= _LIFE:
+            raise BrokenPromise(f"what was queued came with an expiry interval of {left}, and had {_LIFE}")
+    sender = await parties.connected(sender.paper)
+    await sender.publish(topic, b"afterwards", retain=True)
+    parties.retained(sender, topic)
     await again.until(lambda: b"afterwards" in again.payloads, "its subscription was lost when the broker was killed")
+    _has_identifier(again.came[-1])
+    if not again.came[-1].retain:
+        raise BrokenPromise("Retain As Published was forgotten when the broker was killed")
 
 
-@owed(chapter, "22-killed-retained", "retains a message before the broker is killed: a later subscriber gets it",
-      "MQTT-3.3.1-5, §4.1", last=True)  # fmt: skip
+def _has_identifier(came: Publish) -> None:
+    if came.properties.subscription_identifiers != (_IDENTIFIER,):
+        raise BrokenPromise("the subscription identifier was forgotten when the broker was killed")
+
+
+@owed(
+    chapter,
+    "22-killed-at-puback",
+    f"is away while {_MANY} messages of 100 kB are published at once, and the broker is killed at the first PUBACK: "
+    "what was acknowledged is kept",
+    "MQTT-4.3.2-4, MQTT-4.1.0-1, §4.1",
+    last=True,
+)
+async def _at_puback(parties: Parties) -> None:
+    _means(parties.scene)  # Before anything else is done.
+    device, sender = await parties.device(keeps=True), await parties.service("sender")
+    await device.subscribe(parties.topic(device, "cmd/#"), _ONCE)
+    device.cut()
+    topic = parties.topic(device, "cmd/step")
+    told = {number: f"{number} ".encode() + _LARGE for number in range(1, _MANY + 1)}
+    packets = b"".join(
+        Publish(topic, payload, _ONCE, packet_id=number).encode(parties.version) for number, payload in told.items()
+    )
+    sending = asyncio.create_task(sender.raw.send(packets, _STARTED))
+    try:
+        first = await sender.answered(Puback)
+        await _kill(parties)
+    finally:
+        sending.cancel()
+        await asyncio.wait([sending])
+    acknowledged = {first.packet_id}
+    while isinstance(packet := await sender.raw.receive(0.0), Puback):  # Those that had come with the first.
+        acknowledged.add(packet.packet_id)
+    again = await parties.returned(device)
+    await again.until(
+        lambda: {told[number] for number in acknowledged} <= set(again.payloads),
+        f"what was acknowledged when the broker was killed ({len(acknowledged)} messages): not all came",
+    )
+
+
+@owed(
+    chapter,
+    "22-killed-retained",
+    "retains messages and clears one before the broker is killed: a later subscriber gets the others",
+    "MQTT-3.3.1-5, MQTT-3.3.1-6, §4.1",
+    last=True,
+)
 async def _retained(parties: Parties) -> None:
     _means(parties.scene)  # Before anything else is done.
     device = await parties.device()
-    topic = parties.topic(device, "state")
-    await device.publish(topic, b"kept", retain=True)
+    topics = [parties.topic(device, f"state/{name}") for name in ("kept", "cleared")]
+    for topic, payload in zip(topics, (b"kept", b"cleared"), strict=True):
+        await device.publish(topic, payload, retain=True, properties=Properties(message_expiry_interval=_LIFE))
+    await device.publish(topics[1], b"", retain=True)
     await _kill(parties)
-    parties.retained(await parties.device(device.paper), topic)
+    device = await parties.device(device.paper)
+    for topic in topics:
+        parties.retained(device, topic)
     listener = await parties.service()
-    await listener.subscribe(topic, _ONCE)
+    await listener.subscribe(parties.topic(device, "state/#"), _ONCE)
     await exactly(listener, [b"kept"], "what was retained when the broker was killed")
+    left = listener.came[0].properties.message_expiry_interval
+    if left is None or not 0 < left <= _LIFE:
+        raise BrokenPromise(f"what was retained came with an expiry interval of {left}, and had {_LIFE}")
 
 
 @owed(chapter, "22-killed-qos2", "sends a QoS 2 message again after the broker was killed: it arrives once",

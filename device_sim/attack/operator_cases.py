@@ -48,6 +48,21 @@ async def _auditor(scene: Scene) -> Seen:
     return await calls(desk, auditor.pem, _REVOCATIONS, {"device": victim.name, "reason": "unspecified"})
 
 
+@case("44-auditor-enrols", "makes a device's token as an operator who may only read", "http 403 OPERATOR_ROLE")
+async def _auditor_enrols(scene: Scene) -> Seen:
+    desk, name = desk_of(scene), scene.fresh()
+    auditor = await _operator(scene, desk, _AUDITOR)
+    desk.note(name)
+    return await calls(desk, auditor.pem, _TOKENS, {"device": name, "group": scene.target.group})
+
+
+@case("44-enroller-revokes", "revokes a device as an operator who may only enrol devices", "http 403 OPERATOR_ROLE")
+async def _enroller_revokes(scene: Scene) -> Seen:
+    desk, victim = desk_of(scene), await scene.device()
+    enroller = await _operator(scene, desk, _ENROLLER)
+    return await calls(desk, enroller.pem, _REVOCATIONS, {"device": victim.name, "reason": "unspecified"})
+
+
 @case(
     "44-enroller-makes-operator", "makes an operator's token as an operator who may only enrol devices",
     "http 403 OPERATOR_ROLE",

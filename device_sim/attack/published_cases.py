@@ -51,7 +51,13 @@ async def _fetched(method: str, url: str, **options: Any) -> httpx.Response:
 
 
 async def _is_listed(desk: EnrolmentDesk, scene: Scene, paper: Paper) -> bool:
-    """Whether the CRL lists *paper*; raise `BrokenPromise` if it is not a CRL of the CA, `Impossible` without a CRL."""
+    """Whether the CRL lists *paper*; raises as `_list`."""
+    crl = await _list(desk, scene, paper)
+    return crl.get_revoked_certificate_by_serial_number(paper.certificate.serial_number) is not None
+
+
+async def _list(desk: EnrolmentDesk, scene: Scene, paper: Paper) -> x509.CertificateRevocationList:
+    """Return the CRL; raise `BrokenPromise` if it is not a CRL of the CA, `Impossible` without a CRL."""
     named = next(iter(distribution_points(paper.certificate)), "")
     url = f"{desk.relying_url}/crl/issuing-ca.crl" if desk.relying_url else named
     if not url.startswith("http://"):
@@ -63,7 +69,7 @@ async def _is_listed(desk: EnrolmentDesk, scene: Scene, paper: Paper) -> bool:
         raise BrokenPromise(f"{url} gives no CRL: {error}") from error
     if not crl.is_signature_valid(scene.target.ca_certificate.public_key()):  # type: ignore[arg-type]
         raise BrokenPromise(f"the CRL at {url} is not signed by the CA")
-    return crl.get_revoked_certificate_by_serial_number(paper.certificate.serial_number) is not None
+    return crl
 
 
 async def _responder_says(desk: EnrolmentDesk, scene: Scene, paper: Paper, *, nonce: bool) -> str:
@@ -96,6 +102,47 @@ async def _on_the_crl(scene: Scene) -> Seen:
             raise BrokenPromise(f"{_LATEST:.0f} s after its revocation the device is not on the CRL", never=True)
         await asyncio.sleep(_LOOK_AGAIN)
     return _known_as_revoked(started)
+
+
+@chapter.case(
+    "45-crl-in-order", "is revoked, and watches the CRL: each has a higher number than the last, and is no older",
+    _PUBLISHED, needs=_NEEDS, limit=lambda _: 2 * _LATEST,
+)  # fmt: skip
+async def _in_order(scene: Scene) -> Seen:
+    desk, started = _publishing(scene), time.monotonic()
+    known = await _list(desk, scene, await scene.device())
+    for _ in range(2):
+        paper = await scene.device()
+        await scene.target.registrar.revoke(paper)
+        until = time.monotonic() + _LATEST
+        while True:
+            crl = await _list(desk, scene, paper)
+            _follows(crl, known)
+            known = crl
+            if crl.get_revoked_certificate_by_serial_number(paper.certificate.serial_number) is not None:
+                break
+            if time.monotonic() > until:
+                raise BrokenPromise(f"{_LATEST:.0f} s after its revocation the device is not on the CRL", never=True)
+            await asyncio.sleep(_LOOK_AGAIN)
+    return _known_as_revoked(started)
+
+
+def _follows(crl: x509.CertificateRevocationList, known: x509.CertificateRevocationList) -> None:
+    """Raise `BrokenPromise` if *crl*, published after *known*, would be taken for an older one (RFC 5280 §5.2.3)."""
+    if crl == known:
+        return
+    now, before = _number(crl), _number(known)
+    if now <= before:
+        raise BrokenPromise(f"CRL number {now} came after {before}: who has that takes the new list for an old one")
+    if crl.last_update_utc < known.last_update_utc:
+        raise BrokenPromise(f"a CRL of {crl.last_update_utc} came after one of {known.last_update_utc}")
+
+
+def _number(crl: x509.CertificateRevocationList) -> int:
+    try:
+        return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except x509.ExtensionNotFound:
+        raise BrokenPromise("the CRL has no number (RFC 5280 §5.2.3)") from None
 
 
 @chapter.case("45-at-ocsp", "is revoked, and looked up at the OCSP responder", _PUBLISHED, needs=_NEEDS)

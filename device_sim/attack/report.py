@@ -59,6 +59,8 @@ def line(outcome: Outcome) -> str:
     answer = seen.text if seen is not None else "-"
     if seen is not None and outcome.seconds:
         answer += f"  {outcome.seconds * 1000:.0f} ms"
+    if seen is not None and seen.figures:
+        answer += f"  {seen.figures}"
     why = f"  ({_promised(outcome)})" if outcome.judgement.why else ""
     return f"{outcome.verdict.value.upper():4}  {outcome.name:{_NAME_WIDTH}}  {answer}{why}"
 
@@ -119,11 +121,12 @@ def show(
 def _explained(outcome: Outcome) -> list[str]:
     """Return what is said of an answer: the reason for the verdict, the peer's own words, and the right answer."""
     why, seen = outcome.judgement.why, outcome.seen
+    figures = [seen.figures] if seen is not None and seen.figures else []
     if outcome.verdict not in _CONSPICUOUS:
-        return [why] if why else []
+        return [*([why] if why else []), *figures]
     said = [f"it said: {seen.reason}"] if seen is not None and seen.reason and seen.reason not in why else []
     right = f"promised by {outcome.clause}" if outcome.clause else f"expected: {' or '.join(outcome.expected)}"
-    return [why, *said, right]
+    return [why, *figures, *said, right]
 
 
 def as_dict(kind: str, name: str, outcomes: Sequence[Outcome], environment: Mapping[str, str]) -> dict[str, Any]:
@@ -246,7 +249,7 @@ def _cell(case: Mapping[str, Any] | None) -> str:
         return ""
     seen = case["observed"]
     answer = f"{seen['answer']}, {seen['ms']:.0f} ms" if seen is not None else ""
-    why = _escaped(case["why"])
+    why = _escaped("; ".join(part for part in ((seen or {}).get("figures", ""), case["why"]) if part))
     return f"**{case['verdict']}** " + "; ".join(part for part in (answer, why) if part)
 
 

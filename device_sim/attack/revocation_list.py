@@ -109,7 +109,7 @@ async def _kept(scene: Scene, messages: int) -> tuple[Paper, str]:
 async def _kept_session(scene: Scene) -> Seen:
     paper, _ = await _kept(scene, 0)
     await scene.target.registrar.revoke(paper)
-    return await scene.until_refused(paper)
+    return await scene.until_refused(paper, clean=False)
 
 
 @case("9-queued-messages", "reconnects to get queued messages", "mqtt not-delivered", needs=_NEEDS)

@@ -216,11 +216,12 @@ class Scene:
         version: ProtocolVersion | None = None,
         session: ssl.SSLSession | None = None,
         goodbye: bool = True,
+        clean: bool = True,
     ) -> Seen:
         """Connect with *context*, send a harmless CONNECT, and return the answer, timed from the first packet.
 
         If it is let in, it says DISCONNECT unless not *goodbye*: a broker may ban who breaks off again and again, and
-        that ban is not the refusal which is asked for.
+        that ban is not the refusal which is asked for. Not *clean*: it asks for the session that the broker has kept.
         """
         started = time.monotonic()
         try:
@@ -228,7 +229,9 @@ class Scene:
         except NotAdmitted as error:
             return seen_in(error.closure).since(started)
         try:
-            seen = await client.connect(self.connect(client_id, version=version, keep_alive=60), _ANSWER)
+            seen = await client.connect(
+                self.connect(client_id, version=version, keep_alive=60, clean_start=clean), _ANSWER
+            )
             if goodbye and seen.got_in and seen.code != OPEN:
                 await client.send(Disconnect().encode(client.version))
         finally:
@@ -240,26 +243,27 @@ class Scene:
         how = "TLS session resumed" if resumed else "full handshake: the broker did not resume"
         return replace(seen, reason=f"{how}; {seen.reason}" if seen.reason else how)
 
-    async def show(self, paper: Paper, pem: CredentialPem | None = None) -> Seen:
-        """Connect with *paper*, or *pem* in its place, under the name in *paper*."""
-        return await self.present(self.context(pem or paper.pem), paper.name)
+    async def show(self, paper: Paper, pem: CredentialPem | None = None, *, clean: bool = True) -> Seen:
+        """Connect with *paper*, or *pem* in its place, under the name in *paper*; *clean* as for `present`."""
+        return await self.present(self.context(pem or paper.pem), paper.name, clean=clean)
 
-    async def until_refused(self, paper: Paper) -> Seen:
+    async def until_refused(self, paper: Paper, *, clean: bool = True) -> Seen:
         """Connect with *paper*, already revoked, until it is refused; return that, timed from now.
 
         The target has its time limit, and more on a machine that others hold (`with_grace`). It connects no more than
-        some 50 times in ten seconds: a broker may refuse who connects more often, whatever its certificate.
+        some 50 times in ten seconds: a broker may refuse who connects more often, whatever its certificate. *clean* is
+        that of `present`.
         """
         started, pauses = time.monotonic(), itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1]))
 
         async def refused(within: float) -> Seen:
             until = time.monotonic() + within
             while True:
-                seen = (await self.show(paper)).since(started)
+                seen = (await self.show(paper, clean=clean)).since(started)
                 if seen.matches(CLOSED):
                     # It may have been connecting when the broker disconnected existing sessions: what is the answer
                     # now?
-                    seen = (await self.show(paper)).since(started)
+                    seen = (await self.show(paper, clean=clean)).since(started)
                 if not seen.got_in or time.monotonic() > until:
                     return seen
                 await asyncio.sleep(next(pauses))

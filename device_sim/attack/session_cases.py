@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 from dataclasses import replace
@@ -9,12 +10,13 @@ from dataclasses import replace
 from broker.mqtt.codes import ProtocolVersion
 from broker.mqtt.connect import Will
 from broker.mqtt.packets import Publish
+from broker.mqtt.properties import Properties
 from device_sim.attack.capabilities import Feature
 from device_sim.attack.case import IN, NOWHERE, REVOKED, Chapter, patience, revocation
 from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import Scene
-from device_sim.attack.target import Impossible
+from device_sim.attack.target import BrokenPromise, Impossible
 from device_sim.attack.verdict import CLOSED, OPEN, ClosedBy, Layer, Seen
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EstClient
@@ -23,6 +25,8 @@ from provisioning.pki.revocation import RevocationReason
 
 _V311 = ProtocolVersion.V311
 _ANSWER = 10.0
+_MANY = 20
+_EXPIRY = 600
 _OFTEN = 100
 """How many times clones displace each other: a broker that has not noticed by then never will."""
 
@@ -85,6 +89,110 @@ async def _revoked_live_311(scene: Scene) -> Seen:
     name = paper.name
     connect = scene.connect(name, version=_V311, keep_alive=600)
     return await cut(scene, paper, await scene.admitted(paper, connect))
+
+
+@case(
+    "6-revoked-many",
+    f"is one of {_MANY} that are revoked one after the other while connected: 19 of 20 are disconnected at once",
+    "mqtt DISCONNECT 0x98", "mqtt DISCONNECT 0x87",
+    needs=(Feature.REVOCATION,), limit=lambda limits: limits.revocation_p95,
+)  # fmt: skip
+async def _revoked_many(scene: Scene) -> Seen:
+    papers = [await scene.device() for _ in range(_MANY)]
+    clients = [await scene.admitted(paper) for paper in papers]
+    ends: list[Seen] = []
+    try:
+        for paper, client in zip(papers, clients, strict=True):
+            ends.append(await cut(scene, paper, client))
+            if ends[-1].got_in or ends[-1].matches(CLOSED):
+                return ends[-1]
+    finally:
+        for client in clients:
+            client.close()
+    took = sorted(each.seconds or 0.0 for each in ends)
+    usual, slowest = took[-1 - len(took) // 20], took[-1]
+    told = f"19 of 20 within {usual * 1000:.0f} ms of the call, the slowest {slowest * 1000:.0f} ms"
+    return replace(ends[-1], seconds=usual, figures=told, revoked="")
+
+
+@case(
+    "6-revoked-instances", "is a service with two connections, and is revoked: both are closed",
+    "mqtt DISCONNECT 0x98", "mqtt DISCONNECT 0x87",
+    needs=(Feature.REVOCATION,), limit=revocation,
+)  # fmt: skip
+async def _revoked_instances(scene: Scene) -> Seen:
+    name = scene.fresh("service")
+    paper = await scene.target.registrar.certify(scene.target.service(name))
+    clients = [await scene.dialled(paper) for _ in range(2)]
+    try:
+        for number, client in enumerate(clients):
+            if not (await client.connect(scene.connect(f"{name}-{number}", keep_alive=600))).got_in:
+                raise Impossible("a certificate may have one connection only here")
+        ends = await asyncio.gather(*(_ended(scene, client) for client in clients), _revoke(scene, paper))
+    finally:
+        for client in clients:
+            client.close()
+    seen = [each for each in ends if each is not None]
+    worst = next((each for each in seen if each.got_in), seen[-1])
+    return worst if worst.got_in else scene.is_out(paper, worst)
+
+
+async def _ended(scene: Scene, client: RawClient) -> Seen:
+    started = time.monotonic()
+    return (await scene.with_grace(client.end, scene.target.capabilities.limits.revocation)).since(started)
+
+
+async def _revoke(scene: Scene, paper: Paper) -> None:
+    await scene.target.registrar.revoke(paper)
+
+
+@case(
+    "5-revoked-takes-over", "is revoked, and connects while its successor is connected: that stays connected",
+    "mqtt served", needs=(Feature.REVOCATION, Feature.CERTIFICATE_REVOCATION),
+)  # fmt: skip
+async def _revoked_takes_over(scene: Scene) -> Seen:
+    if scene.target.capabilities.missing((Feature.CERTIFICATE_REVOCATION,)):
+        raise Impossible("a revocation concerns the device here: its successor is refused too")
+    paper = await scene.device()
+    desk = scene.target.desk
+    if desk is None:
+        successor = scene.forged(paper.name)
+    else:
+        key = generate_key()
+        async with EstClient(desk.url, desk.anchors, paper.pem) as est:
+            successor = Paper(await est.reenrol(build_csr(key, paper.name, paper.certificate)), key)
+    await scene.target.registrar.revoke(paper)
+    await scene.until_refused(paper)
+    connected = await scene.admitted(successor)
+    try:
+        await scene.show(paper)
+        await scene.show(paper, clean=False)
+        seen = await connected.end(0.5)
+        if seen.got_in:
+            await scene.served(connected)
+            return Seen(Layer.MQTT, "served", "its successor stays connected", ClosedBy.NOBODY)
+    finally:
+        connected.close()
+    return Seen(Layer.MQTT, "taken-over", f"its successor was put out: {seen.text}", got_in=True)
+
+
+@case("6-revoked-session", "is revoked while connected, and enrolled again: its old session is gone",
+      IN, needs=(Feature.REVOCATION,), limit=patience)  # fmt: skip
+async def _revoked_session(scene: Scene) -> Seen:
+    desk = scene.target.desk
+    if desk is None:
+        raise Impossible("there is no enrolment service to enrol it again")
+    paper = await scene.device()
+    kept = Properties(session_expiry_interval=_EXPIRY) if scene.version is ProtocolVersion.V5 else Properties()
+    connect = scene.connect(paper.name, clean_start=False, keep_alive=600, properties=kept)
+    await cut(scene, paper, await scene.admitted(paper, connect))
+    again = await desk.enrolled(paper.name, await desk.token(paper.name, scene.target.group))
+    client = await scene.admitted(again, connect)
+    client.close()
+    if client.connack is None or client.connack.session_present:
+        # Whoever had the key may have subscribed, and what was sent to him would come to the device.
+        raise BrokenPromise("the session of the revoked certificate was there still (CONNACK with session present)")
+    return client.seen(client.connack)
 
 
 async def cut(scene: Scene, paper: Paper, client: RawClient) -> Seen:

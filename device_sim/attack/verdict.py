@@ -116,6 +116,8 @@ class Seen:
     """A payload that nobody had received at this point: a later arrival overrides this."""
     revoked: str = ""
     """The name of a device refused as revoked: a later admission means the revocation was forgotten."""
+    figures: str = ""
+    """What was measured, to be shown whatever the verdict is."""
 
     @property
     def text(self) -> str:
@@ -285,6 +287,7 @@ class Outcome:
                 "alert": seen.alert,
                 "reason_code": seen.reason_code,
                 "reason_string": seen.reason,
+                **({"figures": seen.figures} if seen.figures else {}),
                 "closed_by": seen.closed_by.value,
                 "ms": round(self.seconds * 1000, 1),
             }

@@ -165,6 +165,22 @@ async def _delay_returns(parties: Parties) -> Seen:
     return await not_delivered(listener, payload, "its will was sent, though it had come back within the will delay")
 
 
+@owed(
+    chapter,
+    "3-delay-returns-cut",
+    "loses its connection, reconnects within its will delay without a will, and loses that one: the will is not sent",
+    "MQTT-3.1.3-9, MQTT-3.1.2-8",
+    needs=_V5,
+    withheld=True,
+)
+async def _delay_returns_cut(parties: Parties) -> Seen:
+    listener, device, payload = await _left(parties, keeps=True, delay=1)
+    device.cut()
+    (await parties.returned(device)).cut()
+    await asyncio.sleep(1 + SOON)
+    return await not_delivered(listener, payload, "the will of a connection was sent that had been resumed in time")
+
+
 @owed(chapter, "3-delay-goodbye", "sends DISCONNECT 0x00, with a will delay: the will is never sent", "MQTT-3.14.4-3",
       needs=_V5, withheld=True)  # fmt: skip
 async def _delay_goodbye(parties: Parties) -> Seen:

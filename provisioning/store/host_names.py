@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Final
 
 from cryptography import x509
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.extension import UNREADABLE
@@ -28,6 +28,7 @@ from provisioning.store.devices import Device, DeviceState, device_from
 from provisioning.store.either import insert_into
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import certificates, devices, host_names
+from provisioning.store.utc_date_time import UtcDateTime
 
 _HOLDER: Final = Prepared(
     select(devices).select_from(host_names.join(devices)).where(host_names.c.name == bindparam("wanted")), at_once=True
@@ -38,19 +39,24 @@ _MOVE: Final = Prepared(
     .values(device_id=bindparam("new_device")),
     at_once=True,
 )
-_OF_OTHER_SERVERS: Final = Prepared(
-    select(certificates.c.device_id, certificates.c.der)
-    .select_from(certificates.join(devices))
-    .where(
+# In two steps: in one, SQLite would read every certificate of the fleet to find those of a few servers.
+_OTHER_SERVERS: Final = Prepared(
+    select(devices.c.id).where(
         devices.c.role != Role.DEVICE.value,
         devices.c.revoked_at.is_(None),
         devices.c.decommissioned_at.is_(None),
         devices.c.id != bindparam("holder"),
-        certificates.c.not_after > bindparam("now"),
     )
-    .order_by(certificates.c.id)
 )
-"""All of them are searched, which is rare: only when a server's name changes its owner."""
+"""All devices are read for them, which is rare: only when a server's name changes its owner."""
+# It is never NULL; by the column alone PostgreSQL would collect what every device has that has not ended.
+_ENDS: Final = func.coalesce(certificates.c.not_after, certificates.c.issued_at)
+_OF_SERVER: Final = Prepared(
+    select(certificates.c.id, certificates.c.device_id, certificates.c.der).where(
+        certificates.c.device_id == bindparam("wanted"), bindparam("now", type_=UtcDateTime) < _ENDS
+    ),
+    at_once=True,
+)
 _OVER: Final = frozenset({DeviceState.REVOKED, DeviceState.DECOMMISSIONED})
 
 
@@ -92,8 +98,10 @@ def keep_from_devices(connection: Connection, name: str, server_id: int, now: da
 
 def _another_server(connection: Connection, name: str, holder: Device, now: datetime) -> int | None:
     """Return the id of a server that has a certificate with the host name beside *holder*, None if none has."""
-    found = _OF_OTHER_SERVERS.rows(connection, {"holder": holder.id, "now": now})
-    return next((device for device, der in found if name in _names_in(der)), None)
+    found: list[tuple[int, int, bytes]] = []
+    for (server,) in _OTHER_SERVERS.rows(connection, {"holder": holder.id}):
+        found += _OF_SERVER.rows(connection, {"wanted": server, "now": now})
+    return next((device for _, device, der in sorted(found) if name in _names_in(der)), None)
 
 
 def _names_in(der: bytes) -> list[str]:

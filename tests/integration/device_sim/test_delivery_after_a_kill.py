@@ -16,6 +16,7 @@ from tests.support.judged_delivery import assert_found, is_against
 
 FORGOTTEN = {
     "22-killed-queued": "its session was gone (CONNACK without session present)",
+    "22-killed-at-puback": "its session was gone (CONNACK without session present)",
     "22-killed-retained": "what was retained when the broker was killed: not all came",
     "22-killed-qos2": "its session was gone (CONNACK without session present)",
     "22-killed-will": "its session was gone (CONNACK without session present)",

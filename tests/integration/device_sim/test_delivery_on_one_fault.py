@@ -67,7 +67,8 @@ def _short_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 UNKILLED = dict.fromkeys(
-    ["22-killed-queued", "22-killed-retained", "22-killed-qos2", "22-killed-will"], "the tester cannot kill this broker"
+    ["22-killed-queued", "22-killed-at-puback", "22-killed-retained", "22-killed-qos2", "22-killed-will"],
+    "the tester cannot kill this broker",
 )
 """Skipped: who puts a proxy before the broker does not hand over its process."""
 NEVER = "its will was never sent"

@@ -11,6 +11,7 @@ from tests.integration.device_sim import (
     test_delivery_of_sessions_on_one_fault,
     test_delivery_of_subscriptions_on_one_fault,
     test_delivery_on_one_fault,
+    test_planted_faults,
 )
 
 
@@ -27,4 +28,5 @@ def test_each_case_of_mqtt_5_is_broken_by_something() -> None:
         test_delivery_of_subscriptions_on_one_fault,
     )
     broken = set.union(*map(expected_in, modules)) | test_delivery_after_a_kill.FORGOTTEN.keys()
+    broken |= test_planted_faults.DELIVERED_WRONGLY.keys()
     assert {case.name for case in OWED if not case.name.endswith(OLDER)} == broken

@@ -38,7 +38,17 @@ def test_names_are_unique_and_every_case_expects_something(cases: Sequence[Case]
     [
         (["3"], ["3-expired", "3-expired-1s", "3-resumed-expired", "3-expires-live"]),
         (["3-expired"], ["3-expired"]),
-        (["4-*,6"], ["4-not-yet-valid", "6-revoked-live", "6-revoked-live-311"]),
+        (
+            ["4-*,6"],
+            [
+                "4-not-yet-valid",
+                "6-revoked-live",
+                "6-revoked-live-311",
+                "6-revoked-many",
+                "6-revoked-instances",
+                "6-revoked-session",
+            ],
+        ),
         (
             ["*will*", "14"],
             ["14-incomplete-chain", "37-will", "37-will-311", "38-will-of-revoked", "41-will-of-frozen"],

@@ -1,0 +1,201 @@
+"""Our own broker and service with faults in their source: each is found by the case that was made for it.
+
+Several faults are planted in one run, in different places, so that one start of both programs tries many. Nearly all
+of them passed before these cases were made (docs/decisions/0222-planted-faults-in-devices.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from device_sim.attack import fleetgate_target, run, scene
+from device_sim.attack.case import Case
+from device_sim.attack.catalogue import CATALOGUE, pick
+from device_sim.attack.delivery_list import OWED
+from device_sim.attack.fleetgate_target import fleetgate
+from device_sim.attack.revocation_list import chapter
+from device_sim.attack.verdict import Outcome, Verdict
+from device_sim.stage import processes
+from tests.support import planting
+from tests.support.planting import Fault
+
+ENFORCEMENT = "broker/revocation/enforcement.py"
+ENGINE = "broker/engine/engine.py"
+JOURNAL = "broker/store/journal.py"
+CONNECT = "broker/connection/connect_handler.py"
+ADMISSION = "broker/admission/admission.py"
+CONNECTION = "broker/connection/connection.py"
+
+LATE: Fault = (
+    ENFORCEMENT,
+    "        _put_out(engine, connection, refusal, now)\n    return len(connections)",
+    (
+        "        import asyncio\n"
+        "        asyncio.get_running_loop().call_later(\n"
+        "            1.0, lambda c=connection: (_put_out(engine, c, refusal, now), engine.turn.request())\n"
+        "        )\n"
+        "    return len(connections)"
+    ),
+)
+ONLY_THE_FIRST: Fault = (
+    ENFORCEMENT,
+    "    connections = engine.live.of(revocation.key)\n",
+    "    connections = engine.live.of(revocation.key)[:1]\n",
+)
+SESSION_STAYS: Fault = (
+    ENFORCEMENT,
+    "    if engine.admission.status.is_ended(peer.certificate):",
+    "    if False:",
+)
+TAKES_OVER_UNJUDGED: Fault = (
+    CONNECT,
+    "    refusal = connection.refusal or _unsupported",
+    (
+        "    for other in engine.connections() if connection.refusal is not None else ():\n"
+        "        if other.session is not None and other.session.client_id == packet.client_id:\n"
+        '            other.disconnect("SESSION_TAKEN_OVER", ReasonCode.SESSION_TAKEN_OVER, "taken over", now)\n'
+        "    refusal = connection.refusal or _unsupported"
+    ),
+)
+ADMITTED_AT_ITS_SESSION: Sequence[Fault] = (
+    (
+        ADMISSION,
+        "        return self.status.refuse_revoked(peer)\n\n    def is_revoked",
+        "        return None\n\n    def is_revoked",
+    ),
+    (
+        ADMISSION,
+        "        refusal = self.refuse_now(peer, now)\n        if refusal is not None:\n",
+        "        refusal = self.refuse_now(peer, now)\n        if refusal is not None and connect.clean_start:\n",
+    ),
+)
+ROLES: Fault = (
+    "provisioning/operator_role.py",
+    "return order.index(self) >= order.index(needed)",
+    "return True",
+)
+CRL_NUMBERS: Fault = (
+    "provisioning/ca/crl.py",
+    "x509.CRLNumber(request.number)",
+    "x509.CRLNumber(4_000_000_000_000 - request.number)",
+)
+
+
+@pytest.fixture(autouse=True)
+def _short_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else this machine does, it is the broker that is judged."""
+    monkeypatch.setattr(run, "MOST_WAITING", 10.0)
+    monkeypatch.setattr(scene, "PATIENCE", 10.0)
+
+
+@pytest.fixture
+def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    """Return what plants faults in the programs that the simulator starts from then on."""
+
+    def planted(*faults: Fault) -> None:
+        planting.write(tmp_path / "faults.json", faults)
+        monkeypatch.setenv(planting.FAULTS, str(tmp_path / "faults.json"))
+        monkeypatch.setattr(fleetgate_target, "running", planting.planted_in(processes.running))
+
+    return planted
+
+
+async def failed(directory: Path, cases: Sequence[Case]) -> dict[str, str]:
+    """Return the reason of each of *cases* that failed."""
+    place = directory / "run"
+    place.mkdir()
+    async with fleetgate(place) as target:
+        found: list[Outcome] = await run.run(target, cases, lambda _: None)
+    return {each.name: each.judgement.why for each in found if each.verdict is Verdict.FAIL}
+
+
+def assert_found(found: dict[str, str], expected: dict[str, str]) -> None:
+    assert found.keys() == expected.keys(), found
+    for name, words in expected.items():
+        assert words in found[name], found
+
+
+@pytest.mark.timeout(400)
+async def test_late_and_lax_revocations_are_found(tmp_path: Path, plant: object) -> None:
+    plant(LATE, ONLY_THE_FIRST, TAKES_OVER_UNJUDGED, ROLES, CRL_NUMBERS)  # type: ignore[operator]
+    expected = {
+        "5-revoked-takes-over": "the attack succeeded",
+        "6-revoked-many": "s, 0.5 s at most",
+        "6-revoked-instances": "still open at the deadline",
+        "44-auditor-enrols": "the service did what it was asked",
+        "44-enroller-revokes": "the service did what it was asked",
+        "45-crl-in-order": "who has that takes the new list for an old one",
+    }
+    assert_found(await failed(tmp_path, pick(CATALOGUE, [",".join(expected)])), expected)
+
+
+@pytest.mark.timeout(400)
+async def test_what_a_revoked_session_leaves_is_found(tmp_path: Path, plant: object) -> None:
+    plant(SESSION_STAYS, *ADMITTED_AT_ITS_SESSION)  # type: ignore[operator]
+    found = await failed(tmp_path, [*pick(chapter.cases, ["8,9"]), *pick(CATALOGUE, ["6-revoked-session"])])
+    assert_found(
+        {name: why for name, why in found.items() if not name.startswith("0-")},
+        {
+            "8-kept-session": "the attack succeeded: the broker let it in",
+            "9-queued-messages": "it was delivered",
+            "6-revoked-session": "the session of the revoked certificate was there still",
+        },
+    )
+
+
+DELIVERED_WRONGLY = {
+    "16-payload": "what was sent: not all came",
+    "3-delay-returns-cut": "the will of a connection was sent that had been resumed in time",
+}
+CUT: Fault = (
+    "broker/mqtt/message.py",
+    "        self.payload = payload\n",
+    "        self.payload = payload[:600_000]\n",
+)
+OLD_WILL: Fault = (
+    ENGINE,
+    "        session.will = will  # A delayed",
+    "        session.will = will or session.will  # A delayed",
+)
+
+
+@pytest.mark.timeout(400)
+async def test_cut_payloads_and_a_will_that_was_over_are_found(tmp_path: Path, plant: object) -> None:
+    plant(CUT, OLD_WILL)  # type: ignore[operator]
+    assert_found(await failed(tmp_path, pick(OWED, [",".join(DELIVERED_WRONGLY)])), DELIVERED_WRONGLY)
+
+
+FORGETFUL: Sequence[tuple[Fault, dict[str, str]]] = (
+    (
+        (JOURNAL, "            stored.identifiers,\n", '            b"",\n'),
+        {"22-killed-queued": "the subscription identifier was forgotten"},
+    ),
+    (
+        (JOURNAL, "None if message.expires_at is None else message.expires_at + self.wall_offset", "None"),
+        {"22-killed-queued": "an expiry interval of None", "22-killed-retained": "an expiry interval of None"},
+    ),
+    (
+        (
+            "broker/engine/exchange.py",
+            "if self.journal is not None and (replaces or (kept and message.payload)):",
+            "if self.journal is not None and kept and message.payload:",
+        ),
+        {"22-killed-retained": "came too"},
+    ),
+    (
+        (CONNECTION, "if journal is not None and journal.dirty:  # The answer", "if False:  # The answer"),
+        {"22-killed-at-puback": "not all came"},
+    ),
+)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(("fault", "expected"), FORGETFUL, ids=["identifier", "expiry", "cleared", "puback"])
+async def test_what_a_killed_broker_should_have_stored_is_missed(
+    tmp_path: Path, plant: object, fault: Fault, expected: dict[str, str]
+) -> None:
+    plant(fault)  # type: ignore[operator]
+    assert_found(await failed(tmp_path, pick(OWED, [",".join(expected)])), expected)
