@@ -181,9 +181,17 @@ def test_nothing_wrong_is_signed(authority: Authority) -> None:
     wanted = IssuingCaRequest(authority.root_ca.certificate.subject, generate_key().public_key())
     with pytest.raises(CeremonyRefused, match="would be wrong: its names are not those of a CA under this root"):
         sign_issuing_ca(authority.root_ca, wanted, SERIAL | 3, NOON)
-    after = authority.root_ca.certificate.not_valid_after_utc + timedelta(days=1)
+    end = authority.root_ca.certificate.not_valid_after_utc
+    for after in (end, end + timedelta(days=1)):
+        with pytest.raises(CeremonyRefused, match="the root expired on 2037-02-28: it can sign nothing more"):
+            sign_issuing_ca(authority.root_ca, replace(wanted, subject=NAME), SERIAL | 3, after)
+
+
+def test_a_root_that_has_expired_names_no_successor(authority: Authority) -> None:
+    end = authority.root_ca.certificate.not_valid_after_utc
+    serials = (SERIAL | 10, SERIAL | 11, SERIAL | 12)
     with pytest.raises(CeremonyRefused, match="the root expired on 2037-02-28: it can sign nothing more"):
-        sign_issuing_ca(authority.root_ca, replace(wanted, subject=NAME), SERIAL | 3, after)
+        succeed_root(authority.root_ca, generate_key(), "fleet.internal", serials, end)
 
 
 def test_old_and_new_root_reach_what_is_under_the_other(authority: Authority, tmp_path: Path) -> None:

@@ -13,7 +13,16 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from provisioning.ca.csr import VerifiedRequest, apply_profile, verify_csr
 from provisioning.ca.name_policy import NameRefused, SubjectNames
-from provisioning.ca.profile import InvalidProfile, KeyType, Profile, ProfileConfig, ProfileName, profile_of
+from provisioning.ca.profile import (
+    MAXIMUM_LIFE,
+    MINIMUM_LIFE,
+    InvalidProfile,
+    KeyType,
+    Profile,
+    ProfileConfig,
+    ProfileName,
+    profile_of,
+)
 from provisioning.config import ProfileSettings
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Identity, Role
@@ -155,6 +164,32 @@ def test_subject_attributes_are_honoured_by_name_and_the_organization_is_the_pro
     assert found.attributes == (x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Example Works"), serial)
     with pytest.raises(NameRefused, match="serialNumber is not 1 to 64 printable characters"):
         names(profile, asked=SubjectNames(attributes=(x509.NameAttribute(NameOID.SERIAL_NUMBER, "a\nb"),)))
+    longest = x509.NameAttribute(NameOID.SERIAL_NUMBER, "1" * 64)
+    assert longest in names(profile, asked=SubjectNames(attributes=(longest,))).attributes
+    with pytest.raises(NameRefused, match="serialNumber is not 1 to 64 printable characters"):
+        names(profile, asked=SubjectNames(attributes=(x509.NameAttribute(NameOID.SERIAL_NUMBER, "1" * 65),)))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        SubjectNames(("press-4.plant.example",)),
+        SubjectNames((), (TEN,)),
+        SubjectNames(attributes=(x509.NameAttribute(NameOID.SERIAL_NUMBER, "SN-4711"),)),
+    ],
+    ids=["host", "address", "attribute"],
+)
+def test_each_kind_of_name_is_checked_in_the_result_too(more: SubjectNames) -> None:
+    """Wherever it came from: the linter asks this of every certificate before it is signed."""
+    assert configured().names.allows(METER, NOTHING)
+    assert not configured().names.allows(METER, more)
+
+
+@pytest.mark.parametrize(
+    ("life", "backdate"), [(MINIMUM_LIFE, timedelta()), (MAXIMUM_LIFE, timedelta(hours=1))], ids=["least", "most"]
+)
+def test_the_bounds_of_times_are_allowed_themselves(life: timedelta, backdate: timedelta) -> None:
+    assert configured(life=life, backdate=backdate).life == life
 
 
 def test_a_successor_keeps_what_the_profile_allows_now() -> None:

@@ -116,6 +116,22 @@ async def test_a_denied_request_is_refused_until_it_is_approved(fleet: Fleet) ->
         await service.decide(999, approve=True, by="boss")
 
 
+async def test_a_decision_is_about_one_request_and_no_other_that_waits(fleet: Fleet) -> None:
+    await group(fleet, "approval")
+    service = ApprovalService(fleet.database, fleet.clock)
+    keys = [generate_key() for _ in range(4)]
+    numbers = [await pending(fleet, f"meter-{place}", key=key, label="line") for place, key in enumerate(keys)]
+    await service.decide(numbers[0], approve=True, by="boss")
+    await service.decide(numbers[1], approve=False, by="boss")
+    assert await pending(fleet, "meter-2", key=keys[2], label="line") == numbers[2]
+    await service.decide(numbers[3], approve=True, by="boss")
+    await enrol(fleet, "meter-3", key=keys[3], label="line")
+    found, _ = await service.page(limit=9, after=0, group="line", state=None)
+    assert [each.state.value for each in found] == ["approved", "denied", "pending", "used"]
+    await enrol(fleet, "meter-0", key=keys[0], label="line")
+    assert await refusal(fleet, "meter-1", key=keys[1], label="line") is Code.APPROVAL_DENIED
+
+
 async def test_an_approval_beside_a_claim_shows_the_claim(fleet: Fleet) -> None:
     await group(fleet, "claim+approval")
     shared = await claim(fleet)
@@ -141,6 +157,8 @@ async def test_a_queue_that_is_full_takes_no_more_and_forgets_what_nobody_decide
     for number in (1, 2):
         await pending(fleet, f"meter-{number}", key=key if number == 1 else None, label="line")
     assert await refusal(fleet, "meter-3", label="line") is Code.APPROVALS_FULL
+    await group(fleet, "approval", name="other")
+    await pending(fleet, "meter-9", label="other")
     await pending(fleet, "meter-1", key=key, label="line")
     fleet.clock.advance(timedelta(days=7))
     assert await refusal(fleet, "meter-3", label="line") is Code.APPROVALS_FULL

@@ -20,7 +20,7 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role, identity_of
 from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import audit, audit_findings, claims
+from provisioning.store import audit, audit_findings, claims, devices
 from provisioning.store.audit import Action
 from provisioning.store.groups import NewKey
 from tests.support.fleet import Fleet, successor_csr
@@ -95,6 +95,9 @@ async def test_a_trial_that_ends_unused_gives_its_name_back_to_everybody_and_its
     # Neither was activated: whoever knew the names, or the claim, keeps nobody out.
     assert identity_of(await by_token("anna", None, Role.OPERATOR)).role is Role.OPERATOR
     assert identity_of(await by_token("meter-1", "north")).group == "north"
+    anna = await fleet.database.read(lambda connection: devices.find(connection, "anna"))
+    assert anna is not None
+    assert (anna.role, anna.group) == (Role.OPERATOR, None), "whoever comes after does not move others"
     assert await is_good(fleet, await by_token("meter-2", "line"))
     trial = await enrol(fleet, "meter-3", certificate=shared)
     assert await refusal(fleet, "meter-4", certificate=shared) is Code.GROUP_FULL

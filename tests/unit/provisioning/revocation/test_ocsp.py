@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from sqlalchemy import select
 
 from provisioning.ca.ceremony import found_authority
 from provisioning.ca.der import OCTET_STRING, SEQUENCE, children, element, object_identifier
@@ -18,7 +19,7 @@ from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation import ocsp as ocsp_module
 from provisioning.revocation import ocsp_signer as signer_module
-from provisioning.store import audit, certificates
+from provisioning.store import audit, certificates, tables
 from provisioning.store.audit import Action
 from tests.support.fleet import Fleet
 from tests.support.ocsp import SHA1, SHA256, request_der
@@ -66,6 +67,10 @@ async def test_the_signer_is_certified_for_nothing_else_and_not_for_long(respond
     )
     assert stored is not None
     assert stored.device.name == "provisioning"
+    reserved = select(tables.serial_reservations.c.serial)
+    left = await responding.fleet.database.read(lambda connection: connection.execute(reserved).scalars().all())
+    assert left, "others of its block"
+    assert f"{signer.serial_number:x}" not in left
     entries = await responding.fleet.database.read(lambda connection: audit.entries(connection, 0, 100))
     assert [each.action for each in entries if each.actor == "provisioning"] == [
         Action.SIGNING_CERTIFICATE,

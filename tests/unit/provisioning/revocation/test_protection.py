@@ -17,8 +17,9 @@ from provisioning.errors import Code, Refused, RefusedTogether
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import audit, devices, revocations
+from provisioning.store import audit, devices, operators, revocations
 from provisioning.store.audit import Action
+from provisioning.store.devices import DeviceState
 from tests.support.fleet import Fleet
 from tests.support.requests import csr_der
 
@@ -92,6 +93,26 @@ async def test_of_many_the_last_admin_is_the_one_who_is_refused_and_no_operator_
     assert (refused.kind, refused.name) == (("serial", serials["anna"]) if by_serial else ("device", "anna"))
     assert refused.detail.startswith("anna is the last admin")
     await end("meter-1", "eve")
+
+
+@pytest.mark.parametrize("who", ["auditor", "device", DeviceState.SUSPENDED, DeviceState.DECOMMISSIONED])
+async def test_who_else_has_a_good_certificate_is_not_an_admin_who_is_left(fleet: Fleet, who: str) -> None:
+    serial = await enrol_admin(fleet, "anna")
+    if who == "device":
+        await fleet.enrol("bert")
+        admin = OperatorRole.ADMIN
+        await fleet.database.write(partial(operators.grant, name="bert", role=admin, by="anna", now=fleet.clock()))
+    else:
+        await enrol_admin(fleet, "bert", OperatorRole.AUDITOR if who == "auditor" else OperatorRole.ADMIN)
+    if isinstance(who, DeviceState):  # Its certificates are still to be revoked, or put on hold.
+        bert = await fleet.database.read(lambda connection: devices.find(connection, "bert"))
+        assert bert is not None
+        await fleet.database.write(
+            partial(devices.set_state, device_ids=[bert.id], state=DeviceState(who), since=fleet.clock())
+        )
+    for ending in ("revoke", "suspend by serial"):
+        with pytest.raises(Refused, match="LAST_ADMIN"):
+            await ENDINGS[ending](fleet, "anna", serial)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,12 +11,13 @@ from cryptography import x509
 from sqlalchemy import select, text
 from sqlalchemy.engine import Connection
 
-from provisioning.ca.crl import CrlIssuer
+from provisioning.ca.crl import CrlIssuer, CrlRefused
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation import publisher as publisher_module
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
-from provisioning.store import crls, revocations, tables
+from provisioning.store import audit, crls, revocations, tables
+from provisioning.store.audit import Action
 from provisioning.store.counters import crl_counter
 from provisioning.store.revocations import ListedChange
 from tests.support.fleet import Fleet
@@ -153,6 +155,27 @@ async def test_no_two_lists_are_of_the_same_second_from_then_on_when_the_clock_w
     fleet.clock.advance(timedelta(days=-1))
     made = [(await each.publish()).this_update for each in (first, second, first)]
     assert made == [NOON + timedelta(seconds=after) for after in range(3)]
+
+
+async def test_a_number_is_in_the_audit_log_before_anything_is_signed_under_it(fleet: Fleet) -> None:
+    class Away(CrlIssuer):
+        def issue(self, prepared: Any) -> bytes:
+            del prepared
+            raise CrlRefused("the token with the key is away")
+
+    issuing = fleet.authority.issuing_ca
+    issuers: list[type[CrlIssuer]] = [CrlIssuer, Away]
+    opening = plan(fleet, open_issuer=lambda: issuers.pop(0)(issuing.certificate, issuing.key))
+    publisher = CrlPublisher(fleet.database, opening, fleet.clock, passing(fleet))
+    await publisher.start()
+    with pytest.raises(CrlRefused, match="is away"):
+        await publisher.publish()
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
+    assert [(each.actor, each.action, each.subject, json.loads(each.details)) for each in entries] == [
+        ("provisioning", Action.SIGNING_CRL, "issuing-ca", {"number": FIRST}),
+        ("provisioning", Action.CRL_SIGNED, "issuing-ca", {"number": FIRST, "entries": 0}),
+        ("provisioning", Action.SIGNING_CRL, "issuing-ca", {"number": FIRST + 1}),
+    ]
 
 
 async def test_as_many_lists_are_stored_as_tell_what_was_said_lately(fleet: Fleet) -> None:

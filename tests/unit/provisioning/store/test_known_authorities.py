@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 
 from sqlalchemy import select, update
 from sqlalchemy.engine import Connection
@@ -51,6 +52,10 @@ async def test_the_last_word_of_each_broker_counts(fleet: Fleet) -> None:
 
     assert await fleet.database.read(of_second) == [("broker-1", False), ("broker-2", None)]
     assert (word.is_recent(NOON + timedelta(days=7)), word.is_recent(NOON + timedelta(days=8))) == (True, False)
+
+    for state, words in ((AuthorityState.RETIRED, 0), (AuthorityState.REVOKED, 0), (AuthorityState.RETIRING, 1)):
+        await fleet.database.write(partial(authorities.set_state, name="issuing-2", state=state, now=fleet.clock()))
+        assert len(await fleet.database.read(known_authorities.unknown)) == words, "of a CA that issues nothing"
 
     await says(fleet, "broker-1", {"issuing-ca": True, "issuing-2": True})
     assert await fleet.database.read(known_authorities.unknown) == []
