@@ -6,7 +6,6 @@ service's directory. Errors name the source of the value; nothing is corrected s
 
 from __future__ import annotations
 
-import json
 import os
 from contextvars import ContextVar
 from datetime import timedelta
@@ -36,6 +35,7 @@ from pydantic_settings import (
 from provisioning.config_words import explain, no_such
 from provisioning.errors import ConfigurationError, InvalidSettings
 from provisioning.metrics_exposure import MetricsExposure
+from provisioning.program.by_commas import by_commas
 from provisioning.program.durations import with_its_unit
 from provisioning.program.given_file import SECRET_BYTES, SETTINGS_BYTES, contents_of, named, text_of
 from provisioning.program.given_toml import NotToml, toml_of
@@ -182,15 +182,7 @@ class Settings(BaseSettings):
     @field_validator("server_names", mode="before")
     @classmethod
     def _by_commas(cls, value: object) -> object:
-        """In the environment a list is written by commas; JSON, as for all other lists, does too."""
-        if not isinstance(value, str):
-            return value
-        if value.lstrip().startswith("["):
-            try:
-                return json.loads(value)
-            except json.JSONDecodeError as error:
-                raise ValueError("is not JSON: write the names by commas") from error
-        return tuple(filter(None, map(str.strip, value.split(","))))
+        return by_commas(value, "names")
 
     @field_validator("public_http_url")
     @classmethod

@@ -167,13 +167,9 @@ async def _revoked_takes_over(scene: Scene) -> Seen:
     try:
         await scene.show(paper)
         await scene.show(paper, clean=False)
-        seen = await connected.end(0.5)
-        if seen.got_in:
-            await scene.served(connected)
-            return Seen(Layer.MQTT, "served", "its successor stays connected", ClosedBy.NOBODY)
+        return await _stays(scene, connected, "its successor")
     finally:
         connected.close()
-    return Seen(Layer.MQTT, "taken-over", f"its successor was put out: {seen.text}", got_in=True)
 
 
 @case("6-revoked-session", "is revoked while connected, and enrolled again: its old session is gone",
@@ -299,13 +295,18 @@ async def _takes_over(scene: Scene) -> Seen:
     connected = await scene.admitted(victim)
     try:
         await scene.present(scene.context(thief.pem), victim.name)
-        seen = await connected.end(0.5)
-        if seen.got_in:
-            await scene.served(connected)
-            return Seen(Layer.MQTT, "served", "the victim stays connected", ClosedBy.NOBODY)
+        return await _stays(scene, connected, "the victim")
     finally:
         connected.close()
-    return Seen(Layer.MQTT, "taken-over", f"the victim was put out: {seen.text}", got_in=True)
+
+
+async def _stays(scene: Scene, connected: RawClient, who: str) -> Seen:
+    """Return whether *connected*, the good client of *who*, has stayed and is served."""
+    seen = await connected.end(0.5)
+    if not seen.got_in:
+        return Seen(Layer.MQTT, "taken-over", f"{who} was put out: {seen.text}", got_in=True)
+    await scene.served(connected)
+    return Seen(Layer.MQTT, "served", f"{who} stays connected", ClosedBy.NOBODY)
 
 
 # The certificate authenticates; an additional user name proves nothing and changes nothing.

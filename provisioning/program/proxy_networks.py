@@ -10,13 +10,13 @@ Rules
 from __future__ import annotations
 
 import ipaddress
-import json
 from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator
 from pydantic_settings import NoDecode
 
+from provisioning.program.by_commas import by_commas
 from provisioning.program.proxy_header import unmapped
 
 
@@ -59,15 +59,7 @@ def network_of_proxies(text: str) -> str:
 
 
 def _listed(value: object) -> object:
-    """Take a text as in the environment: several by commas, or JSON."""
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("["):
-        try:
-            return json.loads(value)
-        except json.JSONDecodeError as error:
-            raise ValueError("is not JSON: write the networks by commas") from error
-    return tuple(filter(None, map(str.strip, value.split(","))))
+    return by_commas(value, "networks")
 
 
 ProxyNames = Annotated[
