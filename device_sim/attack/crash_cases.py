@@ -68,9 +68,7 @@ async def _queued(parties: Parties) -> None:
     await exactly(again, told, "what was queued when the broker was killed")
     for came in again.came:
         _has_identifier(came)
-        left = came.properties.message_expiry_interval
-        if left is None or not 0 < left <= _LIFE:
-            raise BrokenPromise(f"what was queued came with an expiry interval of {left}, and had {_LIFE}")
+        _expires(came, "queued")
     sender = await parties.connected(sender.paper)
     await sender.publish(topic, b"afterwards", retain=True)
     parties.retained(sender, topic)
@@ -78,6 +76,12 @@ async def _queued(parties: Parties) -> None:
     _has_identifier(again.came[-1])
     if not again.came[-1].retain:
         raise BrokenPromise("Retain As Published was forgotten when the broker was killed")
+
+
+def _expires(came: Publish, kept: str) -> None:
+    left = came.properties.message_expiry_interval
+    if left is None or not 0 < left <= _LIFE:
+        raise BrokenPromise(f"what was {kept} came with an expiry interval of {left}, and had {_LIFE}")
 
 
 def _has_identifier(came: Publish) -> None:
@@ -141,9 +145,7 @@ async def _retained(parties: Parties) -> None:
     listener = await parties.service()
     await listener.subscribe(parties.topic(device, "state/#"), _ONCE)
     await exactly(listener, [b"kept"], "what was retained when the broker was killed")
-    left = listener.came[0].properties.message_expiry_interval
-    if left is None or not 0 < left <= _LIFE:
-        raise BrokenPromise(f"what was retained came with an expiry interval of {left}, and had {_LIFE}")
+    _expires(listener.came[0], "retained")
 
 
 @owed(chapter, "22-killed-qos2", "sends a QoS 2 message again after the broker was killed: it arrives once",

@@ -16,6 +16,7 @@ from provisioning.api.operators import (
     Operator,
     new_router,
     rfc3339,
+    stretch_of,
 )
 from provisioning.api.route_roles import for_role
 from provisioning.operator_role import OperatorRole
@@ -48,7 +49,7 @@ async def list_approvals(
     With a filter a page may be shorter than ``limit``, or empty, even if ``next`` is not null.
     """
     found, following = await administration.approvals.page(limit=limit, after=after, group=group, state=state)
-    return {"items": [_item(each) for each in found], "next": None if following is None else str(following)}
+    return stretch_of([_item(each) for each in found], following)
 
 
 @router.post("/approvals/{number}/decision")

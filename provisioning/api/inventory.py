@@ -35,6 +35,7 @@ from provisioning.api.operators import (
     Services,
     new_router,
     rfc3339,
+    stretch_of,
 )
 from provisioning.api.revocations import normal_serial
 from provisioning.enrolment.authentication import check_still
@@ -114,8 +115,7 @@ async def list_certificates(
     found, following = await services.database.read(
         lambda connection: inventory.page(connection, search, limit=limit, after=after, now=now)
     )
-    items = [_certificate_item(each, now) for each in found]
-    return {"items": items, "next": None if following is None else str(following)}
+    return stretch_of([_certificate_item(each, now) for each in found], following)
 
 
 @router.get("/inventory/counts")

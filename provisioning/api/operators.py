@@ -124,6 +124,11 @@ def page_of(items: Sequence[dict[str, Any]], limit: int, *, cursor: str = "name"
     return {"items": shown, "next": str(shown[-1][cursor]) if len(items) > limit else None}
 
 
+def stretch_of(items: Sequence[dict[str, Any]], following: int | None) -> dict[str, Any]:
+    """Return a page of a list of which a stretch was looked at: all of *items*, and where the next page begins."""
+    return {"items": items, "next": None if following is None else str(following)}
+
+
 def rfc3339(moment: datetime) -> str:
     """Return *moment* in UTC, to the second."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

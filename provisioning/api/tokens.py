@@ -21,6 +21,7 @@ from provisioning.api.operators import (
     Services,
     new_router,
     rfc3339,
+    stretch_of,
 )
 from provisioning.api.revocations import MAXIMUM_TOGETHER
 from provisioning.api.route_roles import for_role
@@ -115,7 +116,7 @@ async def list_tokens(
     found, following = await services.database.read(
         lambda connection: token_inventory.page(connection, wanted, limit=limit, after=after, now=services.clock())
     )
-    return {"items": [_item(each) for each in found], "next": None if following is None else str(following)}
+    return stretch_of([_item(each) for each in found], following)
 
 
 @router.get("/tokens/{number}")
