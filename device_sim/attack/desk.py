@@ -142,6 +142,12 @@ class EnrolmentDesk:
         async with EstClient(self.url, self.anchors, trust_domain=self.operator.trust_domain) as est:
             return Paper(await est.enrol(build_csr(key, name), user=name, token=token), key)
 
+    async def renewed(self, paper: Paper) -> Paper:
+        """Return the successor of *paper*, for a new key."""
+        key = generate_key()
+        async with EstClient(self.url, self.anchors, paper.pem) as est:
+            return Paper(await est.reenrol(build_csr(key, paper.name, paper.certificate)), key)
+
     @property
     def left(self) -> tuple[str, ...]:
         """The names requested and not yet revoked."""

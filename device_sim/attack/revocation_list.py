@@ -22,9 +22,6 @@ from device_sim.attack.scene import PATIENCE, Scene
 from device_sim.attack.target import Impossible
 from device_sim.attack.verdict import DELIVERED, ClosedBy, Layer, Seen
 from device_sim.link.tls_dial import NotAdmitted
-from provisioning.client.csr import build_csr
-from provisioning.client.est import EstClient
-from provisioning.pki.keys import generate_key
 
 _NEEDS = (Feature.REVOCATION,)
 _QUEUE = 3
@@ -230,13 +227,7 @@ async def _first_known(scene: Scene, paper: Paper) -> Seen:
 async def _other_certificate(scene: Scene) -> Seen:
     desk = scene.target.desk
     paper = await scene.device()
-    name = paper.name
-    if desk is None:
-        successor = scene.forged(name)
-    else:
-        key = generate_key()
-        async with EstClient(desk.url, desk.anchors, paper.pem) as est:
-            successor = Paper(await est.reenrol(build_csr(key, name, paper.certificate)), key)
+    successor = scene.forged(paper.name) if desk is None else await desk.renewed(paper)
     await scene.target.registrar.revoke(paper)
     await scene.until_refused(paper)
     return await scene.show(successor)

@@ -18,9 +18,6 @@ from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import BrokenPromise, Impossible
 from device_sim.attack.verdict import CLOSED, OPEN, ClosedBy, Layer, Seen
-from provisioning.client.csr import build_csr
-from provisioning.client.est import EstClient
-from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
 
 _V311 = ProtocolVersion.V311
@@ -63,9 +60,8 @@ async def _whole_device(scene: Scene) -> Seen:
     desk = scene.target.desk
     if desk is None:
         raise Impossible("there is no operator's API to revoke a device with")
-    paper, key = await scene.device(), generate_key()
-    async with EstClient(desk.url, desk.anchors, paper.pem) as est:
-        successor = Paper(await est.reenrol(build_csr(key, paper.name, paper.certificate)), key)
+    paper = await scene.device()
+    successor = await desk.renewed(paper)
     await desk.operator.revoke(device=paper.name, reason=RevocationReason.KEY_COMPROMISE)
     first = await scene.until_refused(paper)
     return first if first.got_in else await scene.until_refused(successor)
@@ -155,12 +151,7 @@ async def _revoked_takes_over(scene: Scene) -> Seen:
         raise Impossible("a revocation concerns the device here: its successor is refused too")
     paper = await scene.device()
     desk = scene.target.desk
-    if desk is None:
-        successor = scene.forged(paper.name)
-    else:
-        key = generate_key()
-        async with EstClient(desk.url, desk.anchors, paper.pem) as est:
-            successor = Paper(await est.reenrol(build_csr(key, paper.name, paper.certificate)), key)
+    successor = scene.forged(paper.name) if desk is None else await desk.renewed(paper)
     await scene.target.registrar.revoke(paper)
     await scene.until_refused(paper)
     connected = await scene.admitted(successor)
