@@ -38,7 +38,7 @@ def locked(url: str) -> Iterator[psycopg.Connection[object]]:
     """Have another program lock a table of the database at *url*."""
     with psycopg.connect(url.replace("+psycopg", "").partition("?")[0]) as other:
         other.execute("LOCK TABLE counters IN ACCESS EXCLUSIVE MODE")
-        yield other  # type: ignore[misc]
+        yield other
         other.rollback()
 
 
