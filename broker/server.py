@@ -68,6 +68,7 @@ from broker.stopping import STOP_SECONDS, Stopped, heed_hangups, heed_signals, i
 from broker.store.sqlite import SqliteStore
 from broker.upkeep import look_rarely, publish_figures, tick
 from provisioning.pki import open_to_all
+from provisioning.pki.polite_handshake import PoliteHandshake
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import (
     ClientCertificate,
@@ -375,6 +376,7 @@ class BrokerServer:
                 f"{self._config.cafile} holds no CA's certificate: name the file with those of the CAs that certify "
                 "clients, or of their root"
             )
+        context.sslobject_class = PoliteHandshake  # Of the operators' door; the clients' listener uses none.
         return context
 
     def _first_context(self, own: OwnCertificate, anchors: str) -> ssl.SSLContext:

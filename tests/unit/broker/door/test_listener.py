@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import ssl
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -20,17 +19,16 @@ from broker.sockets.doze import Doze
 from broker.sockets.poller import READABLE, Poller
 from broker.sockets.turn import Turn
 from tests.support.proxy_headers import LOCAL, block, line
+from tests.support.turned_loop import TurnedLoop
 from tests.support.watched import WatchedClient
 from tests.support.wire import MemoryBroker
 
 
-class Hall:
+class Hall(TurnedLoop):
     """A listener on a loop that does not run: its turns are called by the test, its clock is in the test's hand."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.now = 1.0
-        self.loop.time = lambda: self.now  # type: ignore[method-assign]
+        super().__init__(now=1.0)
         turn = Turn(self.loop.call_soon)
         self.poller = Poller(self.loop, turn)
         self.doze = Doze(self.loop, turn, self.poller, lambda: 0.1)
@@ -61,18 +59,6 @@ class Hall:
     def hosts(self) -> list[str]:
         """The addresses of those who have a place."""
         return [each.host for each in self.lobby._watched.values()]
-
-    def go_round(self) -> None:
-        """Let the loop look once at what is ready."""
-        self.loop.call_soon(self.loop.stop)
-        self.loop.run_forever()
-
-    def until(self, done: Callable[[], object]) -> None:
-        for _ in range(10_000):
-            if done():
-                return
-            self.go_round()
-        raise AssertionError("it did not happen")
 
     def knock_and_leave(self, *, reset: bool) -> None:
         """Connect, say something, and leave."""
