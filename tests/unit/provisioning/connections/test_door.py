@@ -10,8 +10,8 @@ import os
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
@@ -26,7 +26,7 @@ from provisioning.pki.renewable_context import RenewableContext
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 from provisioning.program.proxy_header import Address
 from provisioning.program.proxy_networks import ProxyNetworks
-from tests.support.descriptors import a_shell_that_allows
+from tests.support.descriptors import no_descriptors
 from tests.support.pki import shared_pki
 from tests.support.proxy_headers import LOCAL, line
 
@@ -78,15 +78,6 @@ async def opened(
                 yield door, client
         finally:
             door.close()
-
-
-@contextmanager
-def no_descriptors() -> Iterator[None]:
-    """Let nothing more be opened."""
-    free = os.dup(0)
-    os.close(free)
-    with a_shell_that_allows(free):
-        yield
 
 
 async def greeted(client: socket.socket) -> bytes:
