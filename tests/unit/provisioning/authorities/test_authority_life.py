@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -128,32 +128,6 @@ async def test_a_ca_retires_when_the_last_certificate_of_its_has_ended(fleet_cas
     bundle = x509.load_pem_x509_certificates(AuthorityFiles(fleet_cas.settings.directory).bundle.read_bytes())
     names = [each.subject.rfc4514_string().partition(",")[0] for each in bundle]
     assert names == ["CN=Fleetgate root CA", "CN=Fleetgate issuing CA 2"]
-
-
-async def test_what_a_service_still_issued_while_the_certificates_were_looked_at_keeps_the_ca(
-    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They are looked at before the transaction, for which others would have to wait."""
-    life = fleet_cas.life
-    await fleet_cas.successor()
-    fleet_cas.clock.advance(fleet_cas.settings.operator_life)
-    ca, *_ = [each for each in await life.every() if each.name == "issuing-ca"]
-    survey, now = fleet_cas.database.survey, fleet_cas.clock()
-
-    def issued(connection: Connection) -> None:
-        meter = devices.add(connection, "meter-1", Role.DEVICE, None, now)
-        until = now + timedelta(days=3)
-        certificates.add(connection, IssuedCertificate(b"", ca.key_id, 7, now, until, b""), meter.id, now)
-
-    async def look_and_be_late(work: Callable[[Connection], object]) -> object:
-        looked_at = await survey(work)
-        await fleet_cas.database.write(issued)
-        return looked_at
-
-    monkeypatch.setattr(fleet_cas.database, "survey", look_and_be_late)
-    until = now + timedelta(days=3)
-    with pytest.raises(ConfigurationError, match=f"certificates of issuing-ca are good until {until:%Y-%m-%d}"):
-        await life.retire()
 
 
 async def test_a_ca_whose_certificates_may_be_renewed_after_their_end_is_not_retired(fleet_cas: Ceremonies) -> None:
