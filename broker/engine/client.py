@@ -34,7 +34,7 @@ class Client(Protocol):
     bucket: int
     """The bucket in which `broker.engine.deadlines` has filed it."""
     consulted: Inquiry | None
-    """The question to plugins about the CONNECT, once they were asked."""
+    """The question to plugins about the CONNECT, once they were asked; or what else it has waited for."""
     expires_at: float
     """When its certificate ends, in seconds of the monotonic clock."""
     explains: bool

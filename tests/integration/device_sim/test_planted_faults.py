@@ -82,6 +82,11 @@ CRL_NUMBERS: Fault = (
     "x509.CRLNumber(request.number)",
     "x509.CRLNumber(4_000_000_000_000 - request.number)",
 )
+RSA_KEYS: Fault = (
+    "provisioning/ca/key_policy.py",
+    "            case rsa.RSAPublicKey():\n                _check_rsa(key)\n",
+    "            case rsa.RSAPublicKey():\n                pass\n",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -120,13 +125,14 @@ def assert_found(found: dict[str, str], expected: dict[str, str]) -> None:
 
 @pytest.mark.timeout(400)
 async def test_late_and_lax_revocations_are_found(tmp_path: Path, plant: object) -> None:
-    plant(LATE, ONLY_THE_FIRST, TAKES_OVER_UNJUDGED, ROLES, CRL_NUMBERS)  # type: ignore[operator]
+    plant(LATE, ONLY_THE_FIRST, TAKES_OVER_UNJUDGED, ROLES, CRL_NUMBERS, RSA_KEYS)  # type: ignore[operator]
     expected = {
         "5-revoked-takes-over": "the attack succeeded",
         "6-revoked-many": "s, 0.5 s at most",
         "6-revoked-instances": "still open at the deadline",
         "44-auditor-enrols": "the service did what it was asked",
         "44-enroller-revokes": "the service did what it was asked",
+        "44-weak-key": "the attack succeeded",
         "45-crl-in-order": "who has that takes the new list for an old one",
     }
     assert_found(await failed(tmp_path, pick(CATALOGUE, [",".join(expected)])), expected)

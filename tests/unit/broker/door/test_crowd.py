@@ -82,6 +82,16 @@ def test_in_a_network_that_has_more_than_its_share_an_address_makes_room_for_ano
     assert town.whose(crowd, "a.2") is None
 
 
+def test_between_addresses_of_a_network_that_has_more_than_its_share_the_difference_must_be_two_too() -> None:
+    for has, others, gone in ((20, 21, 0), (20, 22, 1), (3, 40, 18)):
+        town = Town()
+        town.come("a.1", has)
+        town.come("a.2", others)
+        crowd = town.crowd()
+        came = [town.whose(crowd, "a.1") for _ in range(gone + 5)]
+        assert came == ["a.2"] * gone + [None] * 5, "who has come in this moment is counted"
+
+
 def test_a_fleet_that_is_alone_loses_nobody() -> None:
     town = Town()
     town.come("a.1", 64)
@@ -185,9 +195,10 @@ def test_what_is_said_of_a_network_is_true_of_its_addresses() -> None:
         crowd = town.crowd()
         for number in range(60):
             source = town.source(f"n{number}.{random.randrange(3)}")
-            said = crowd.may_make_room_for(source.network)
+            said, anybody = crowd.may_make_room_for(source.network), crowd.may_make_room
             if crowd.makes_room(source) is not None:
                 assert said
+                assert anybody
                 yes += 1
             else:
                 no += not said
