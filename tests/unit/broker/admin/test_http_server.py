@@ -162,10 +162,15 @@ async def test_a_long_answer_comes_in_chunks_or_ends_with_the_connection(path: P
     assert answer.endswith(b"\r\nConnection: close\r\n\r\n0,1,2,")
 
 
-async def test_a_pipelined_request_is_not_answered(path: Path) -> None:
-    answer = await ask(path, (b"GET /a HTTP/1.1\r\n" + HEAD) * 2, end=False)
-    assert len(bodies(answer)) == 1
-    assert b"Connection: close" in answer
+async def test_a_pipelined_request_is_not_answered_and_changes_nothing_of_the_one_before(path: Path) -> None:
+    first = b"POST /a?x=1 HTTP/1.1\r\nContent-Length: 2\r\n" + HEAD + b"hi"
+    behind = b"GET /b?x=2 HTTP/1.0\r\nOrigin: https://elsewhere.example\r\nContent-Length: 70000\r\n\r\n" + bytes(
+        70_000
+    )
+    for more in (behind, behind[:30], behind.replace(b"GET", b"HEAD", 1)):
+        answer = await ask(path, first + more, end=False)
+        assert bodies(answer) == [["POST", "/a", {"x": "1"}, "hi", "me"]]
+        assert b"Connection: close" in answer
 
 
 @pytest.mark.parametrize(
