@@ -310,6 +310,25 @@ async def test_a_root_is_retired_when_nothing_lives_under_it(fleet_cas: Ceremoni
     }  # fmt: skip
     with pytest.raises(ConfigurationError, match="root-2 cannot be retired: issuing-2 lives under it"):
         await RootLife(fleet_cas.life).retire("root-2")
+    for other in ("issuing-2", "root-ca", "root-2-by-root-ca"):
+        with pytest.raises(ConfigurationError, match=rf"there is no root '{other}' to retire; there are root-2 \(act"):
+            await RootLife(fleet_cas.life).retire(other)
+    assert await fleet_cas.states() == states
+    entries = await fleet_cas.database.read(lambda connection: audit.entries(connection, 0, 100))
+    for name in ("root-2", "root-2-by-root-ca", "root-ca-by-root-2"):
+        steps = [each.action for each in entries if each.subject == name]
+        expected = ["CA certificate signed"] if name == "root-2" else ["CA certificate signed", "CA changed"]
+        assert steps == (["signing CA certificate"] if name == "root-2" else []) + expected
+
+
+async def test_a_root_that_is_retired_leaves_the_certificates_between_the_others(fleet_cas: Ceremonies) -> None:
+    await RootLife(fleet_cas.life).begin()
+    assert await RootLife(fleet_cas.life).begin(another=True) == "root-3"
+    await RootLife(fleet_cas.life).retire("root-3")
+    states = await fleet_cas.states()
+    retired = {"root-3", "root-3-by-root-2", "root-2-by-root-3"}
+    assert {name for name, state in states.items() if state == "retired"} == retired
+    assert states["root-2-by-root-ca"] == states["root-ca-by-root-2"] == "active"
 
 
 async def test_a_weak_key_or_another_s_certificate_is_not_announced(fleet_cas: Ceremonies) -> None:
