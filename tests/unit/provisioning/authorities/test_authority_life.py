@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import SecretStr
 from sqlalchemy.engine import Connection
@@ -347,6 +348,29 @@ async def test_a_weak_key_or_another_s_certificate_is_not_announced(fleet_cas: C
         await NextAuthority(life).announce(stranger.public_bytes(Encoding.PEM))
     with pytest.raises(ConfigurationError, match="is no PEM certificate"):
         await NextAuthority(life).announce(b"nonsense")
+
+
+async def test_what_no_trusted_root_has_signed_as_a_ca_s_is_not_announced(fleet_cas: Ceremonies) -> None:
+    life = fleet_cas.life
+    await RootLife(life).begin()
+    assert await fleet_cas.successor() == "issuing-2"
+    fleet_cas.clock.advance(fleet_cas.settings.operator_life)
+    await life.retire()
+    await RootLife(life).retire("root-ca")
+    request = read_issuing_ca_csr(await NextAuthority(life).export_csr())
+    before = await fleet_cas.states()
+    known = {each.name: each.certificate for each in await life.every()}
+    retired = CertificateAuthority(known["root-ca"], life.places.open("root-ca"))
+    signed = sign_issuing_ca(retired, request, 7 << 100, fleet_cas.clock())
+    with pytest.raises(ConfigurationError, match=r"^no root of this fleet has issued it"):
+        await NextAuthority(life).announce(signed.public_bytes(Encoding.PEM))
+    now = fleet_cas.clock()
+    builder = x509.CertificateBuilder(known["root-2"].subject, request.subject, request.public_key, 8 << 100)
+    of_no_ca = builder.not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    signed = of_no_ca.sign(life.places.open("root-2"), hashes.SHA256())
+    with pytest.raises(ConfigurationError, match="CA"):
+        await NextAuthority(life).announce(signed.public_bytes(Encoding.PEM))
+    assert await fleet_cas.states() == before
 
 
 async def test_a_certificate_that_was_taken_over_is_told_so_when_it_comes_again(fleet_cas: Ceremonies) -> None:
