@@ -13,7 +13,7 @@ from provisioning.errors import ConfigurationError
 from provisioning.pki.identity import Role
 from provisioning.store import certificates, devices
 from provisioning.store.certificates import IssuedCertificate
-from tests.unit.provisioning.authorities.test_authority_life import ceremonies
+from tests.support.ceremonies import ceremonies
 
 
 async def test_what_a_service_still_issued_while_the_certificates_were_looked_at_keeps_the_ca(
