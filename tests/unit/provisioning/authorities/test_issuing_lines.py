@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from provisioning.directory.audit_key import read_audit_key
 from provisioning.directory.files import AuthorityFiles
 from provisioning.errors import ConfigurationError
 from provisioning.pki.keys import generate_key
-from provisioning.store import authorities, groups
+from provisioning.store import audit, authorities, groups
 from provisioning.store.crl_shards import shard_name
 from provisioning.store.database import Database
 from provisioning.store.groups import Group
@@ -57,7 +58,8 @@ async def test_a_line_stays_under_its_root_and_ends_when_nobody_needs_it(tmp_pat
     await found(settings, ["localhost"], clock)
     database = Database(settings.resolved_database_url, read_audit_key(AuthorityFiles(settings.directory)))
     try:
-        life = AuthorityLife(settings, database, clock, Transcript("a test", clock, lambda _line: None))
+        shown: list[str] = []
+        life = AuthorityLife(settings, database, clock, Transcript("a test", clock, shown.append))
         other = found_authority("other.internal", clock(), (1 << 100, 2 << 100), None, (generate_key(), generate_key()))
         request = read_issuing_ca_csr(await NextAuthority(life).export_csr("pumps"))
         signed = sign_issuing_ca(
@@ -100,5 +102,11 @@ async def test_a_line_stays_under_its_root_and_ends_when_nobody_needs_it(tmp_pat
         assert await database.read(authorities.active_lines) == ["default"]
         clock.advance(timedelta(days=1))
         assert await life.retire() == "issuing-pumps-1"
+        entries = await database.read(lambda connection: audit.entries(connection, 0, 100))
+        (new_root,) = [each for each in entries if each.subject == "root-2"]
+        assert f"{other.root_ca.certificate.serial_number:x}" in new_root.details
+        assert next(line for line in shown if line in {"New root:", "Issuing CA issuing-pumps-1:"}) == "New root:"
+        states = [json.loads(each.details).get("state") for each in entries if each.subject == "issuing-pumps-1"]
+        assert [each for each in states if each] == ["active", "retiring", "retired"]
     finally:
         await database.close()
