@@ -15,11 +15,13 @@ from provisioning.authorities.authority_life import AuthorityLife
 from provisioning.authorities.ceremony_transcript import Transcript
 from provisioning.authorities.issuing_lines import check_line, line_of, next_name
 from provisioning.authorities.next_authority import NextAuthority
+from provisioning.authorities.operator_restoration import restore_operator
 from provisioning.ca.ceremony import CertificateAuthority, found_authority, read_issuing_ca_csr, sign_issuing_ca
 from provisioning.config import Settings
 from provisioning.directory.audit_key import read_audit_key
-from provisioning.directory.files import AuthorityFiles
+from provisioning.directory.files import AuthorityFiles, read_certificate
 from provisioning.errors import ConfigurationError
+from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import generate_key
 from provisioning.store import audit, authorities, groups
 from provisioning.store.crl_shards import shard_name
@@ -70,6 +72,9 @@ async def test_a_line_stays_under_its_root_and_ends_when_nobody_needs_it(tmp_pat
         assert await life.activate(waiting=False) == ("issuing-pumps-1", [])
         lines = await database.read(authorities.active_lines)
         assert lines == ["default", "pumps"]
+        await restore_operator(life, "admin")  # By the CA that issues for the service itself, of two that issue.
+        operator = read_certificate(life.files.certificate("operator"))
+        assert is_issued_by(operator, read_certificate(life.files.certificate("issuing-ca")))
 
         # Its root is elsewhere, so its successor is signed elsewhere, or by a root that somebody names.
         with pytest.raises(

@@ -73,6 +73,7 @@ async def test_who_is_registered_again_comes_back_alone(fleet: Fleet) -> None:
     await register(fleet, acme)
     await register(fleet, Manufacturer("Other", begin=NOON), name="other")
     await service.end("acme", by="anna")
+    assert (await service.find("other")).ended_at is None
     others = await service.end("other", by="anna")
     again = Manufacturer(begin=NOON, key=acme.key)
     await register(fleet, again)
