@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Final
 
 from cryptography import x509
@@ -124,7 +125,7 @@ class AuthorityLife:
             return chosen.name
 
         retired = await self.database.write(transaction)
-        await self.write_bundle()
+        await self.write_files()
         return retired
 
     async def end_line(self, line: str) -> str:
@@ -147,26 +148,38 @@ class AuthorityLife:
 
         return await self.database.write(transaction)
 
-    async def write_bundle(self) -> None:
-        """Write the trust anchors as they are now, as a running service does; raise `ConfigurationError` if that fails.
+    async def write_files(self, new: str | None = None) -> None:
+        """Write the trust anchors as they are now, and certificates of CAs with a key here: of *new*, and missing ones.
 
-        The change itself is in the store by then.
+        Raises `ConfigurationError` if something cannot be written. The change itself is in the store by then.
         """
         trusted = [each for each in await self.every() if each.state.trusted]
-        anchors = [
-            each.certificate
-            for kind in (AuthorityKind.ROOT, AuthorityKind.ISSUING)
-            for each in trusted
-            if each.kind is kind
-        ]
-        try:
-            replace_file(self.files.bundle, pem_of(*anchors))
-        except OSError as error:
+        contents: dict[Path, bytes] = {}
+        for each in trusted:
+            path = self.files.certificate(each.name)
+            if each.name == new or (self.places.holds(each.name) and not path.exists()):
+                contents[path] = pem_of(each.certificate)
+        contents[self.files.bundle] = pem_of(
+            *(
+                each.certificate
+                for kind in (AuthorityKind.ROOT, AuthorityKind.ISSUING)
+                for each in trusted
+                if each.kind is kind
+            )
+        )
+        failed: list[ConfigurationError] = []
+        for path, content in contents.items():
+            try:
+                replace_file(path, content)
+            except ConfigurationError as error:
+                failed.append(error)
+        if failed:
+            what = "file" if len(failed) == 1 else "files"
             raise ConfigurationError(
-                f"{self.files.bundle} cannot be written: {error.strerror}. What was done to the CA is done all the "
-                "same; the service writes the file as soon as it can, or when it starts: look at the disk, and at who "
-                "owns the directory"
-            ) from error
+                f"{'; '.join(map(str, failed))}. What was done to the CA is done all the same; look at the disk, and "
+                f"at who owns the directory. The next step of a CA's life here writes the {what}; the service writes "
+                "the bundle as soon as it can, or when it starts"
+            ) from failed[0]
 
     async def newest_root(self) -> StoredAuthority:
         """Return the newest root, whose key must be here; raise `ConfigurationError`."""

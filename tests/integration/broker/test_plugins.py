@@ -26,7 +26,7 @@ from tests.support.broker_process import REPOSITORY, wait_until
 from tests.support.mosquitto import Mosquitto
 from tests.support.pki import Held, Pki
 from tests.support.plugins import plugged
-from tests.support.tls_client import Ended, TlsClient
+from tests.support.tls_client import TlsClient
 
 PAGE = (REPOSITORY / "docs" / "plugins.md").read_text(encoding="utf-8")
 
@@ -312,34 +312,6 @@ class Late(Named):
         *(f"{name} close" for name in names),
         "",
     ]
-
-
-def test_policy_and_anchors_that_are_changed_while_the_broker_is_starting_count(
-    tmp_path: Path, pki: Pki, anchors: Path
-) -> None:
-    """They are read before plugins start, which may take half a minute, and are looked at every second after that."""
-    other, trusted = Pki(), tmp_path / "trusted.pem"
-    trusted.write_text(pki.anchors + other.anchors)
-    code = f"""
-from pathlib import Path
-from amqtt.plugins.base import BasePlugin
-
-
-class Edits(BasePlugin):
-    async def on_broker_pre_start(self):
-        Path({str(tmp_path / "policy.toml")!r}).write_text('[role.device]\\npublish.allow = ["other/#"]\\n')
-        Path({str(trusted)!r}).write_text({pki.anchors!r})
-"""
-    bundle = f'[[trust]]\nname = "ours"\nanchors = ["{trusted}"]\nunsafe_no_revocation = true\nroles = ["device"]'
-    with plugged(tmp_path, pki, f'"fleet_plugins.Edits" = {{}}\n{bundle}', code) as broker:
-        for part in ("policy", "trust"):
-            wait_until(lambda: broker.events("RELOADED", part=part), f"what the {part} says now counts")  # noqa: B023
-        meter = clients(broker.port, anchors, pki.device("meter-1"), tmp_path, "meter")
-        refused = meter.publish("fleet/meters/meter-1/t", "1", "-q", "1", "-i", "meter-1")
-        assert "RC:135" in refused.stdout
-        theirs = other.device("meter-2").credential
-        with TlsClient(broker.port, anchors, theirs) as client, pytest.raises(Ended, match="UNKNOWN_CA"):
-            client.connect(client_id="meter-2")
 
 
 def test_plugins_are_closed_whose_start_ends_as_the_broker_is_to_stop(tmp_path: Path, pki: Pki) -> None:

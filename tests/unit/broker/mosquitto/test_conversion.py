@@ -71,10 +71,13 @@ def test_a_listener_with_certificates_becomes_settings(settings: Any) -> None:
     assert (bundle.anchors, bundle.crlfile) == ((Path("ca.crt"),), (Path("ca.crl"),))
     assert (bundle.unsafe_no_revocation, bundle.client_id, bundle.any_client_id) == (False, "prefix", ())
     assert [(each.source, each.role) for each in bundle.identity] == [("common-name", Role.DEVICE)]
+    assert made.trust_domain == bundle.trust_domain == "fleet.internal", "else nobody would be its own"
 
 
 def test_what_is_weak_in_mosquitto_is_as_weak_here_and_is_said(write: Write, settings: Any) -> None:
     text = f"listener 8883\n{TLS}".replace("crlfile ca.crl\n", "")
+    on_loopback = text.replace("8883", "65535 127.0.0.1")
+    assert settings(f"{on_loopback}{text}").unsafe_public_listener, "one is enough"
     made = settings(text)
     assert (made.host, made.unsafe_public_listener, made.allow_tls12) == ("::", True, True)
     assert (made.trust[0].unsafe_no_revocation, made.persistence) == (True, False)
@@ -286,6 +289,31 @@ def test_of_a_directory_only_what_mosquitto_trusts_is_trusted(settings: Any, wri
 )
 def test_limits(settings: Any, line: str, limit: str, value: int) -> None:
     assert getattr(settings(f"{NAMED}{line}\n").limits, limit) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "notes"),
+    [
+        (f"{NAMED}message_size_limit 1000\n", ["line 8: message_size_limit: max_packet_size counts the topic too"]),
+        (f"{NAMED}max_packet_size 1000\n", []),
+        (f"{NAMED}max_connections -1\n", ["line 8: max_connections: no limit, but there are at most 100000"]),
+        (f"{NAMED}max_connections 5\n", []),
+        (
+            f"{NAMED}max_connections 5\n{NAMED.replace('8883', '8884')}",
+            ["line 8: max_connections: max_connections is for all listeners together"],
+        ),
+        (
+            f"{NAMED}max_topic_alias 4\n{NAMED.replace('8883', '8884')}{chr(10) * 64}max_topic_alias_broker 3\n",
+            ["line 8: max_topic_alias: max_topic_alias is for all listeners and both ways: the smallest applies"],
+        ),
+        (f"{NAMED}max_topic_alias 4\n", []),
+    ],
+)
+def test_a_bound_that_becomes_another_is_told(write: Write, text: str, notes: list[str]) -> None:
+    left_out = converted(write(text)).settings.partition("\n# Left out:\n")[2]
+    told = [line for line in re.sub(r"\n#  +", " ", left_out).splitlines() if "require_certificate" not in line]
+    assert len(told) == len(notes)
+    assert all(line.startswith(f"# {note}") for line, note in zip(told, notes, strict=True))
 
 
 def test_the_connections_of_all_listeners_are_counted_together(settings: Any) -> None:

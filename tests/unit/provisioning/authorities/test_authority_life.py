@@ -20,6 +20,7 @@ from provisioning.authorities.authority_life import WAITING, AuthorityLife
 from provisioning.authorities.authority_revocation import AuthorityRevocation
 from provisioning.authorities.ceremony_transcript import Transcript, digest_of
 from provisioning.authorities.next_authority import NextAuthority
+from provisioning.authorities.operator_restoration import restore_operator
 from provisioning.authorities.root_life import RootLife
 from provisioning.ca.ceremony import (
     CertificateAuthority,
@@ -31,13 +32,13 @@ from provisioning.ca.ceremony import (
 from provisioning.ca.issuer import Issuer
 from provisioning.config import Settings
 from provisioning.directory.audit_key import read_audit_key
-from provisioning.directory.files import AuthorityFiles
+from provisioning.directory.files import AuthorityFiles, read_certificate
 from provisioning.enrolment.issuing import Issuing
 from provisioning.enrolment.operator_roles import change_operator_role
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
-from provisioning.pki.keys import generate_key
+from provisioning.pki.keys import generate_key, load_key
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.reasons import AUTHORITY_REASONS
 from provisioning.revocation.suspension import SuspensionService
@@ -354,6 +355,40 @@ async def test_a_certificate_that_was_taken_over_is_told_so_when_it_comes_again(
         with pytest.raises(ConfigurationError, match=words):
             await NextAuthority(life).announce(pem)
     assert await fleet_cas.states() == before
+
+
+@pytest.mark.parametrize("what", ["issuing CA", "root"])
+async def test_a_certificate_that_cannot_be_written_is_said_and_written_by_the_next_step(
+    fleet_cas: Ceremonies, what: str
+) -> None:
+    begin = NextAuthority(fleet_cas.life).begin if what == "issuing CA" else RootLife(fleet_cas.life).begin
+    name = "issuing-2" if what == "issuing CA" else "root-2"
+    files = fleet_cas.life.files
+    path = files.certificate(name)
+    path.mkdir()  # Nothing takes its place.
+    with pytest.raises(ConfigurationError, match=rf"^{path} cannot be written: Is a directory\. What was done"):
+        await begin()
+    states, known = await fleet_cas.states(), {each.name: each for each in await fleet_cas.life.every()}
+    assert states[name] == ("announced" if what == "issuing CA" else "active")
+    new = known[name].certificate.public_bytes(Encoding.PEM)
+    assert new in files.bundle.read_bytes(), "whatever can be written is"
+    assert list(files.directory.glob(".*")) == [], "and no draft is left"
+    path.rmdir()
+    assert (await begin(another=True)).endswith("-3")
+    assert path.read_bytes() == new
+
+
+async def test_an_operator_whose_files_cannot_be_written_is_told_so_and_no_key_is_left(fleet_cas: Ceremonies) -> None:
+    files = fleet_cas.life.files
+    path = files.certificate("operator")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ConfigurationError, match=rf"operator\.key or {path} cannot be written: Is a directory$"):
+        await restore_operator(fleet_cas.life, "admin")
+    assert list(files.directory.glob(".*")) == []
+    path.rmdir()
+    await restore_operator(fleet_cas.life, "admin")
+    assert read_certificate(path).public_key() == load_key(files.key("operator")).public_key()
 
 
 def test_a_witness_writes_no_line_of_his_own() -> None:

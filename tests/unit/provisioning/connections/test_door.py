@@ -327,6 +327,24 @@ async def test_nobody_else_is_believed() -> None:
         assert place._keys[0] == b"127.0.0.1"
 
 
+@pytest.mark.parametrize(("places", "unnamed", "most"), [(8, 1000, 2), (16, 1, 1), (2, 1000, 1)])
+async def test_a_quarter_of_the_places_may_wait_for_a_header_and_the_longest_waiting_goes(
+    monkeypatch: pytest.MonkeyPatch, places: int, unnamed: int, most: int
+) -> None:
+    monkeypatch.setattr(door_module, "_MOST_UNNAMED", unnamed)
+    loop = asyncio.get_running_loop()
+    async with opened(Places(places), proxies=ProxyNetworks(["127.0.0.1/32"])) as (door, client):
+        with contextlib.ExitStack() as others:
+            for number in range(1, most + 1):
+                while len(door._arrivals) < number:  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(FEW)
+                other = others.enter_context(socket.socket())
+                other.setblocking(False)
+                await loop.sock_connect(other, client.getpeername())
+            assert await greeted(client) == b""
+            assert len(door._arrivals) == most
+
+
 async def test_those_whose_header_is_awaited_end_with_the_door() -> None:
     async with opened(Places(16), proxies=ProxyNetworks(["127.0.0.1/32"])) as (door, client):
         while not len(door._arrivals):  # noqa: ASYNC110 - nobody tells

@@ -290,7 +290,14 @@ async def test_the_certificate_that_counts_is_the_one_it_came_in_by_last(fleet: 
     await give_list(fleet, listed(acme, first))
     assert await watch_of(fleet).look() == 0
     await give_list(fleet, listed(acme, second, number=2))
-    assert await watch_of(fleet).look() == 1
+    assert (await watch_of(fleet).look(), len(await known(fleet))) == (1, 1)
+    await fleet.suspension.resume_device("SN17", by="anna")
+    fleet.clock.advance(2 * HOUR)
+    third = acme.idevid("SN17")[0]
+    await enrol(fleet, "SN17", certificate=third, key=key)
+    assert await known(fleet) == [], "nothing is said of the third one yet"
+    await give_list(fleet, listed(acme, second, third, number=3))
+    assert (await watch_of(fleet).look(), await state_of(fleet, "SN17")) == (1, DeviceState.SUSPENDED)
 
 
 @pytest.mark.parametrize("hours", [1, -1])
