@@ -23,7 +23,7 @@ How a CA begins: `provisioning.authorities.next_authority`; how one is revoked:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -38,7 +38,7 @@ from provisioning.config import Settings
 from provisioning.directory.files import AuthorityFiles, pem_of
 from provisioning.errors import ConfigurationError
 from provisioning.signers.places import SignerPlaces
-from provisioning.store import audit, authorities, groups, known_authorities, serials
+from provisioning.store import audit, authorities, certificates, groups, known_authorities, serials
 from provisioning.store.audit import Action
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority, described
 from provisioning.store.database import Database
@@ -107,9 +107,18 @@ class AuthorityLife:
         """End a retiring CA whose last certificate has expired; return its name."""
         now = self.clock()
 
+        def look(connection: Connection) -> tuple[str, int, dict[str | None, datetime]]:
+            chosen = only_one(authorities.every(connection), name, AuthorityState.RETIRING, "retiring")
+            return chosen.name, certificates.newest(connection), _ends(connection, chosen)
+
+        looked_at, newest, ends = await self.database.survey(look)  # It may take seconds, for which nobody waits.
+
         def transaction(connection: Connection) -> str:
-            chosen = only_one(authorities.every(connection, for_update=True), name, AuthorityState.RETIRING, "retiring")
-            last, renewable = _last_use(connection, chosen)
+            found = authorities.every(connection, for_update=True)
+            chosen = only_one(found, looked_at, AuthorityState.RETIRING, "retiring")
+            for group, end in _ends(connection, chosen, newest).items():  # A service may not have noticed yet.
+                ends[group] = max(end, ends.get(group, end))
+            last, renewable = _last_use(connection, ends)
             if last is not None and now < last:
                 raise ConfigurationError(
                     f"certificates of {chosen.name} are good until {last:%Y-%m-%d %H:%M} UTC: retire it then, or "
@@ -224,9 +233,13 @@ def _check_believed(name: str, doubts: Sequence[BrokersWord], now: datetime) -> 
         )
 
 
-def _last_use(connection: Connection, ca: StoredAuthority) -> tuple[datetime | None, datetime | None]:
-    """Return when the last certificate of *ca* expires, except the service's own, and when it can no longer be used."""
-    ends = authorities.last_expiries(connection, ca.key_id, SERVER_NAME)
+def _ends(connection: Connection, ca: StoredAuthority, behind: int = 0) -> dict[str | None, datetime]:
+    """Return when the last certificate of *ca* expires in each group, except the service's own."""
+    return authorities.last_expiries(connection, ca.key_id, SERVER_NAME, behind)
+
+
+def _last_use(connection: Connection, ends: Mapping[str | None, datetime]) -> tuple[datetime | None, datetime | None]:
+    """Return when the last certificate expires, and when it can no longer be used, by the *ends* of each group."""
     uses = [
         end + (groups.rules_of(connection, group).renewal_grace if group is not None else timedelta())
         for group, end in ends.items()

@@ -65,8 +65,12 @@ class Service:
         self.given: Held | None = None
         self.trust_domain: str | None = None
         self.validity: dict[str, Any] = {}
+        self.shown: list[str] = []
+        """The tokens that were shown to it."""
         self.answer: Exception | x509.Certificate | None = None
         """What it answers to a request for a certificate, if that is none of its own."""
+        self.obstacle: Path | None = None
+        """What is in the way of the draft as soon as the certificate is there."""
 
     def __call__(self, *_: object, trust_domain: str | None = None) -> Service:
         self.trust_domain = trust_domain
@@ -84,7 +88,9 @@ class Service:
         pki = self.issuers.pop(0) if len(self.issuers) > 1 else self.issuers[0]
         return [pki.root.certificate, pki.issuing.certificate]
 
-    async def enrol(self, *_: object, **__: Any) -> x509.Certificate:
+    async def enrol(self, _csr: object, **shown: Any) -> x509.Certificate:
+        assert shown == {"user": "broker-1", "token": shown["token"]}
+        self.shown.append(shown["token"])
         return self._issue("enrol")
 
     async def reenrol(self, *_: object) -> x509.Certificate:
@@ -96,6 +102,8 @@ class Service:
             raise self.answer
         if self.answer is not None:
             return self.answer
+        if self.obstacle is not None:
+            self.obstacle.mkdir()
         self.given = self.issuers[-1].broker(**self.validity)
         return self.given.certificate
 
@@ -158,6 +166,14 @@ async def test_the_chain_is_that_of_the_ca_that_has_issued(
     assert service.given is not None
     chain = x509.load_pem_x509_certificates(credential.files.certificate.read_bytes())
     assert chain == [service.given.certificate, cas[-1].issuing.certificate]
+    await credential.ensure()
+    assert service.shown == ["fgt_token"], "with a valid one none is spent"
+    waiting = asyncio.create_task(credential.until_renewed())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    assert service.asked.count("reenrol") == 0, "it is not due"
+    waiting.cancel()
 
 
 @pytest.mark.parametrize(
@@ -208,13 +224,23 @@ async def test_a_renewal_replaces_key_certificate_and_chain_or_nothing(
     with pytest.raises(EnrolmentRefused):
         await credential.renew()
     assert credential.files.certificate.read_bytes() == first
-    service.answer = None
+    service.answer, draft = None, tmp_path / "broker.new"
+    draft.mkdir()
+    with pytest.raises(CredentialError, match=r"no certificate was asked for$"):
+        await credential.renew()
+    draft.rmdir()
+    service.obstacle = draft
+    with pytest.raises(CredentialError, match=r"the new certificate is lost$"):
+        await credential.renew()
+    draft.rmdir()
+    service.obstacle = None
+    assert credential.files.certificate.read_bytes() == first
     await credential.renew()
     assert service.given is not None
     chain = x509.load_pem_x509_certificates(credential.files.certificate.read_bytes())
     assert chain == [service.given.certificate, service.issuers[0].issuing.certificate]
     assert credential.files.key.read_bytes().partition(b"-----END")[0] != first.partition(b"-----END")[0]
-    assert service.asked == ["cacerts", "enrol", *["cacerts", "reenrol"] * 2]
+    assert service.asked == ["cacerts", "enrol", *["cacerts", "reenrol"] * 3]
 
 
 async def test_a_renewal_that_fails_is_tried_again_and_an_end_is_told_once(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,18 @@ async def test_every_filter_finds_whom_it_names() -> None:
     assert await names(broker, serial=":".join([f"0{serial}"[i : i + 2] for i in range(0, 40, 2)])[:2]) == []
     assert await names(broker, anything="192.0.2.1:1883") == ["backend-7", "meter-1"]
     assert await names(broker, client="backend") == []
+    assert await names(broker, anything="backend") == ["backend-7"], "as the certificate calls it"
+    assert await names(broker, domain=DOMAIN) == everybody
+    assert await names(broker, domain="other.example") == []
+    broker.advance(30)
+    (here,) = (await listed(broker, client="meter-1"))["sessions"]
+    (away,) = (await listed(broker, connected="false"))["sessions"]
+    assert (here["address"], here["serial"], here["keep_alive"]) == ("192.0.2.1:1883", serial, 3600)
+    since = datetime.fromisoformat(here["connected_since"])
+    assert timedelta(seconds=20) < datetime.now(UTC) - since < timedelta(seconds=600)
+    assert here["certificate_expires_in"] > 3600
+    assert (here["session_expires_in"], away["session_expires_in"]) == (None, 30)
+    assert (away["address"], away["serial"], away["connected_since"]) == (None, None, None)
 
 
 @pytest.mark.parametrize("text", ["backend-\x1b[2J", "backend-\\x1b[2J", f"{DOMAIN}/backend-\\x1b[2J"])

@@ -172,6 +172,8 @@ def test_who_is_not_named_by_a_certificate_may_be_anonymous(write: Write) -> Non
     text = NAMED.replace("use_identity_as_username true", "use_identity_as_username 0")
     told = [line.split(": ")[1] for line in problems(write(f"{text}allow_anonymous true\npassword_file p\n"))]
     assert told == ["listener", "allow_anonymous", "password_file"]
+    told = problems(write(f"{text}allow_anonymous false\npassword_file p\n"))
+    assert [line.split(": ")[1] for line in told] == ["listener", "password_file"]
     assert problems(write("allow_anonymous true\n"))[-1].startswith("line 1: allow_anonymous: remove it")
 
 
@@ -216,6 +218,8 @@ def test_a_listener_for_websockets_names_its_origins(settings: Any, write: Write
         (8883, "127.0.0.1", "mqtts"), (9001, "::1", "wss"),
     ]  # fmt: skip
     assert made.listener[1].websocket_origins == ("https://a.example", "https://b.example:8443")
+    (alone,) = settings(second).listener
+    assert (alone.port, alone.protocol, alone.websocket_origins) == (9001, "wss", ("https://a.example",))
     (told,) = problems(write(f"{second}websockets_origin *\n"))
     assert told.startswith("line 10: websockets_origin: '*' is no origin")
 
@@ -307,6 +311,8 @@ def test_limits(settings: Any, line: str, limit: str, value: int) -> None:
             ["line 8: max_topic_alias: max_topic_alias is for all listeners and both ways: the smallest applies"],
         ),
         (f"{NAMED}max_topic_alias 4\n", []),
+        (f"{NAMED}tls_version tlsv1.1\n", ["line 8: tls_version: TLS 1.1 is refused"]),
+        (f"{NAMED}tls_version tlsv1.2\n", []),
     ],
 )
 def test_a_bound_that_becomes_another_is_told(write: Write, text: str, notes: list[str]) -> None:
@@ -378,6 +384,12 @@ def test_the_acl_file_becomes_the_policy_and_its_users_keep_their_identifiers(
     assert "only those that it names are admitted" not in made.settings
     acl.write_text("user backend\ntopic read t/#\n")
     assert "only those that it names are admitted" in converted(write(text)).settings.replace("\n# ", " ")
+
+
+def test_an_acl_file_that_cannot_be_converted_is_an_error(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "acl").write_text("topic read t/#\nnonsense\n")
+    (told,) = problems(write(f"acl_file {tmp_path}/acl\n{NAMED}"))
+    assert told.startswith(f"line 1: acl_file: {tmp_path}/acl: ")
 
 
 def test_a_prefix_of_client_identifiers_is_one_of_names(settings: Any, write: Write, tmp_path: Path) -> None:

@@ -206,6 +206,7 @@ async def test_a_stricter_setting_is_for_the_devices_of_its_own_manufacturer(fle
     await give_list(fleet, listed(other, idevid), "other")
     watch = watch_of(fleet)
     assert await watch.look() == 1
+    assert [len(await known(fleet, name)) for name in ("acme", "other")] == [0, 1]
     await fleet.suspension.resume_device("SN18", by="anna")
     await is_to(fleet, RevokedDevices.SUSPEND)
     assert (await watch.look(), await state_of(fleet, "SN18")) == (0, DeviceState.ACTIVE), "as anna has decided"
