@@ -470,13 +470,17 @@ class TlsTransport(Readiness):
             return
         if self._inside and self._state in (OPEN, MUTE, CLOSING):  # The handshake was completed.
             resumption.stay_resumable(self._inside)
+        unheard = self._state is HANDSHAKE and in_kernel(self._fd) > 0
         self._state = CLOSED
         self._let_go()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._poller.forget(self._fd)
-        give_up_in_time(self._socket)
+        if unheard:  # The end of the stream would wait behind it, and many a client waits for that for ever.
+            drop(self._socket)
+        else:
+            give_up_in_time(self._socket)
         self._socket.close()
 
     def _let_go(self) -> None:
