@@ -299,12 +299,27 @@ async def _insert(database: Database, table: Table, rows: Iterator[Row]) -> int:
     inserted = 0
 
     def add(connection: Connection, portion: Sequence[Row]) -> None:
-        connection.execute(insert(table), portion)
+        if connection.dialect.name == "postgresql":
+            _copy(connection, table, portion)
+        else:
+            connection.execute(insert(table), portion)
 
     while portion := list(itertools.islice(rows, _PORTION)):
         await database.write(partial(add, portion=portion))
         inserted += len(portion)
     return inserted
+
+
+def _copy(connection: Connection, table: Table, portion: Sequence[Row]) -> None:
+    """Insert by COPY: row by row the server would take four times as long."""
+    names = list(portion[0])
+    binders = [table.c[name].type.dialect_impl(connection.dialect).bind_processor(connection.dialect) for name in names]
+    driver: Any = connection.connection.driver_connection
+    with driver.cursor() as cursor, cursor.copy(f"COPY {table.name} ({', '.join(names)}) FROM STDIN") as copy:
+        for row in portion:
+            copy.write_row(
+                [value if bind is None else bind(value) for bind, value in zip(binders, row.values(), strict=True)]
+            )
 
 
 def _count(connection: Connection) -> None:
@@ -320,12 +335,11 @@ def _count(connection: Connection) -> None:
 
 async def _audit(database: Database, count: int, now: datetime) -> None:
     def append(connection: Connection, first: int, last: int) -> None:
-        with audit.one_end(connection):
-            entries = [
-                (f"meter-{number:07}", {"serial": hashlib.sha256(b"%d" % number).hexdigest()[:38], "group": "group-01"})
-                for number in range(first, last)
-            ]
-            audit.append_each(connection, now, "meter-0000001", Action.CERTIFICATE_SIGNED, entries)
+        entries = [
+            (f"meter-{number:07}", {"serial": hashlib.sha256(b"%d" % number).hexdigest()[:38], "group": "group-01"})
+            for number in range(first, last)
+        ]
+        audit.append_each(connection, now, "meter-0000001", Action.CERTIFICATE_SIGNED, entries)
 
     for first in range(0, count, _PORTION):
         await database.write(partial(append, first=first, last=min(count, first + _PORTION)))

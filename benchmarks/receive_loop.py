@@ -62,6 +62,9 @@ class _Void:
     def close(self, last: Sequence[bytes] = ()) -> None:
         pass
 
+    def reset(self) -> None:
+        pass
+
     def hold(self) -> None:
         pass
 

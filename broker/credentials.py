@@ -57,7 +57,12 @@ _REFUSED_FOR = {
 }
 """Reasons for which the service refuses a certificate that a token then replaces: the alarm and its code."""
 
-_RENEWAL_ERRORS = (EnrolmentRefused, EnrolmentUnavailable, InvalidIdentity, TlsConfigurationError, CredentialError)
+_ENROLMENT_ERRORS = (EnrolmentRefused, EnrolmentUnavailable, InvalidIdentity, CredentialError)
+_RENEWAL_ERRORS = (*_ENROLMENT_ERRORS, TlsConfigurationError)
+
+
+class NoRoomError(CredentialError):
+    """A certificate could not be stored, so none was requested: the token is unspent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,8 @@ class BrokerCredential:
         """When the present certificate arrived; None: before this process began."""
         self._of_no_use: str | None = None
         """A token that was spent or refused: it is not used again."""
+        self._told_no_room = ""
+        """The last reason reported for not using one."""
         self._told_ended: x509.Certificate | None = None
         """The certificate whose expiry has been reported."""
 
@@ -136,18 +143,27 @@ class BrokerCredential:
             return False
         try:
             await self._enrol(token)
-        except EnrolmentUnavailable:
-            return False  # It is retried at the next refusal.
-        except (EnrolmentRefused, InvalidIdentity, CredentialError) as error:
-            self._of_no_use = token
-            self._alarm(refusal, str(error), "another")
+        except NoRoomError as error:  # It is retried at the next refusal.
+            if str(error) != self._told_no_room:
+                self._told_no_room = str(error)
+                self._alarm(refusal, str(error), "make it writable: the token is unspent, and is used then")
             return False
+        except _ENROLMENT_ERRORS as error:
+            if isinstance(error, EnrolmentUnavailable) and token != self._of_no_use:
+                return False  # So is this, unless the service went away when the token was spent already.
+            self._of_no_use = token
+            self._alarm(refusal, str(error), self._put_token("another"))
+            return False
+        self._told_no_room = ""
         return True
 
-    def _alarm(self, refusal: str, detail: str, which: str) -> None:
+    @staticmethod
+    def _alarm(refusal: str, detail: str, remedy: str) -> None:
         alarm, code = _REFUSED_FOR[Code(refusal)]
-        remedy = f"put {which} token into token_file ({self._token_command})"
         log.error(alarm, code=code, detail=detail, remedy=remedy)
+
+    def _put_token(self, which: str) -> str:
+        return f"put {which} token into token_file ({self._token_command})"
 
     def _tell_end(self) -> None:
         """Report once that the present certificate has expired, if it has."""
@@ -156,10 +172,13 @@ class BrokerCredential:
             return
         self._told_ended = certificate
         detail = f"the broker's certificate {self._path} {_why_of_no_use(self._path, certificate, now)}"
-        self._alarm(Code.CERTIFICATE_EXPIRED, detail, "a")
+        self._alarm(Code.CERTIFICATE_EXPIRED, detail, self._put_token("a"))
 
     async def _enrol(self, token: str) -> None:
-        """Spend *token*. Raises `EnrolmentRefused`, `EnrolmentUnavailable`, `InvalidIdentity`, `CredentialError`."""
+        """Spend *token*. Raises `NoRoomError` if nothing was requested.
+
+        Also `EnrolmentRefused`, `EnrolmentUnavailable`, `InvalidIdentity` or `CredentialError`.
+        """
         self._make_room()
         asked = self._enrolment
         async with EstClient(asked.url, asked.anchors, trust_domain=asked.trust_domain) as client:
@@ -238,13 +257,13 @@ class BrokerCredential:
             ) from error
 
     def _make_room(self) -> None:
-        """Check that a certificate could be stored, before one is requested. Raises `CredentialError`."""
+        """Check that a certificate could be stored, before one is requested. Raises `NoRoomError`."""
         try:
             make_folder(self._path.parent)
             write_draft(self._draft, bytes(_ROOM))
             self._draft.unlink()
         except OSError as error:
-            raise CredentialError(
+            raise NoRoomError(
                 f"{self._path} cannot be written: {error.strerror}; no certificate was asked for"
             ) from error
 

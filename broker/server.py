@@ -47,6 +47,7 @@ from broker.reload.parts import (
     ReloadedLimits,
     ReloadedPolicy,
     describe_certificate,
+    digest,
     files_of,
 )
 from broker.reload.policy_change import enforce_at_start
@@ -63,11 +64,12 @@ from broker.sources.anchor_urls import AnchorUrls
 from broker.sources.leniency import feed_freshness, warn_of_advisory
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.staple import Staple
-from broker.sources.trust_files import load_trust, trust_of_cafile
+from broker.sources.trust_files import anchor_files, load_trust, trust_of_cafile
 from broker.stopping import STOP_SECONDS, Stopped, heed_hangups, heed_signals, in_time, unless_stopped
 from broker.store.sqlite import SqliteStore
 from broker.upkeep import look_rarely, publish_figures, tick
 from provisioning.pki import open_to_all
+from provisioning.pki.polite_handshake import PoliteHandshake
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import (
     ClientCertificate,
@@ -121,6 +123,8 @@ class BrokerServer:
         self._hangup = asyncio.Event()
         self._watch: FileWatch | None = None
         """The state of the files before any of them was read; None: they are not watched."""
+        self._anchors_before = b""
+        """The digest of the files with trust anchors before these were read."""
         self._credential: BrokerCredential | None = None
         self._no_token: str | None = None
         """The token file whose absence has been logged, and why; None: none has."""
@@ -143,6 +147,7 @@ class BrokerServer:
             files = await self._ask_elsewhere(anchor_urls)
         except Stopped:
             return
+        self._anchors_before = digest(anchor_files(self._config))
         engine = self._engine(self._admission(files.certificate, policy), loop, anchor_urls)
         audit = self._begin_audit(engine, loop)
         store: SqliteStore | None = None
@@ -375,6 +380,7 @@ class BrokerServer:
                 f"{self._config.cafile} holds no CA's certificate: name the file with those of the CAs that certify "
                 "clients, or of their root"
             )
+        context.sslobject_class = PoliteHandshake  # Of the operators' door; the clients' listener uses none.
         return context
 
     def _first_context(self, own: OwnCertificate, anchors: str) -> ssl.SSLContext:
@@ -424,6 +430,7 @@ class BrokerServer:
             engine,
             self._config,
             anchors,
+            self._anchors_before,
             lambda believed: context(own.credential, key, believed),
             listeners,
             lists,

@@ -8,13 +8,13 @@ Rules
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from provisioning.program.durations import REMEDY
+from provisioning.program.near_names import nearest
 from provisioning.program.value_words import WORDS
 
 _REFERENCE: Final = "docs/reference/settings-of-provisioning.md"
@@ -47,8 +47,8 @@ def explain(error: Any, prefix: str, file: Path, flags: Mapping[str, Any], known
 
 def no_such(name: str, known: Collection[str]) -> str:
     """Return the error text for the setting *name*, which is not one of *known*."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"no such setting; {f'is {near[0]} meant?' if near else f'see {_REFERENCE}'}"
+    near = nearest(name, known)
+    return f"no such setting; {f'is {near} meant?' if near else f'see {_REFERENCE}'}"
 
 
 def _plain(message: str) -> str:

@@ -221,7 +221,9 @@ class AdminApi:
             near = [] if meant is None else await near_names(self._served.engine, meant, among)
             detail = f"no such client is connected{f'; {did_you_mean(near)}' if near else ''}"
             return problem(HTTPStatus.NOT_FOUND, "NO_SUCH_SESSION", detail)
-        return Response.json({"kicked": ended})
+        if not forget:
+            return Response.json({"kicked": ended})
+        return Response.json({"kicked": ended, "stored": await self._sessions.stored()})
 
     async def _reload(self, request: Request) -> Response:
         parts, candidates, dry_run = reload_asked(request.body)

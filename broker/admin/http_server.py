@@ -98,8 +98,11 @@ Settle = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 @dataclass(slots=True)
 class _Incoming:
-    """What `httptools` reports about one request."""
+    """What `httptools` reports about one request; what comes behind it, in the same piece of data, is not looked at."""
 
+    method: str = ""
+    """Known when it is complete; so is `version`."""
+    version: str = ""
     target: bytes = b""
     accept: str = ""
     host: str = ""
@@ -110,14 +113,18 @@ class _Incoming:
     pipelined: bool = False
     bound: Callable[[str], int] = lambda _path: MAX_BODY
     most: int = MAX_BODY
-    keeps: Callable[[], bool] | None = None
-    """The parser's verdict on whether another request may follow; it forgets it when everything is read."""
+    parser: httptools.HttpRequestParser | None = None
+    """What it says of method, version and `keep` is about the latest request, and forgotten when everything is read."""
     keep: bool = False
+    """Whether another request may follow."""
 
     def on_url(self, url: bytes) -> None:
-        self.target += url
+        if not self.pipelined:
+            self.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self.pipelined:
+            return
         match name.lower():
             case b"accept":
                 self.accept = value.decode("latin-1")
@@ -130,18 +137,23 @@ class _Incoming:
         self.pipelined = self.complete
 
     def on_headers_complete(self) -> None:
-        self.most = self.bound(self.target.partition(b"?")[0].decode("latin-1"))
+        if not self.pipelined:
+            self.most = self.bound(self.target.partition(b"?")[0].decode("latin-1"))
 
     def on_body(self, data: bytes) -> None:
+        if self.pipelined:
+            return
         if len(self.body) + len(data) > self.most:
             self.too_large = True
-        elif not self.pipelined:
+        else:
             self.body += data
 
     def on_message_complete(self) -> None:
         self.complete = True
-        self.keep = self.keeps is not None and self.keeps()
-        self.keeps = None  # Otherwise there would be a reference cycle.
+        if self.parser is not None:
+            self.method, self.version = self.parser.get_method().decode(), self.parser.get_http_version()
+            self.keep = self.parser.should_keep_alive()
+        self.parser = None  # Otherwise there would be a reference cycle.
 
 
 class HttpServer:
@@ -231,7 +243,7 @@ class HttpServer:
 
         incoming = _Incoming(bound=bound)
         parser = httptools.HttpRequestParser(incoming)
-        incoming.keeps = parser.should_keep_alive
+        incoming.parser = parser
         self._waiting[task] = None
         try:
             async with asyncio.timeout(_REQUEST_SECONDS):
@@ -249,13 +261,13 @@ class HttpServer:
         if not isinstance(caller, Response) and incoming.origin is not None:
             caller = _foreign(incoming.origin, incoming.host, caller) or caller
         if isinstance(caller, Response):
-            await self._answer(writer, task, caller, keep=False, bodyless=_is_head(incoming, parser))
+            await self._answer(writer, task, caller, keep=False, bodyless=incoming.method == "HEAD")
             return False
         keep = incoming.keep and not incoming.pipelined
-        bodyless = _is_head(incoming, parser)
-        request = _request(incoming, "GET" if bodyless else parser.get_method().decode(), caller)
+        bodyless = incoming.method == "HEAD"
+        request = _request(incoming, "GET" if bodyless else incoming.method, caller)
         response = request if isinstance(request, Response) else await self._handled(request)
-        chunks = parser.get_http_version() == "1.1"
+        chunks = incoming.version == "1.1"
         keep = keep and (chunks or isinstance(response.body, bytes))
         await self._answer(writer, task, response, keep=keep, chunks=chunks, bodyless=bodyless)
         return keep
@@ -331,10 +343,6 @@ async def _read(
         if incoming.too_large or size > incoming.most + _MAX_HEAD:
             return problem(413, "BODY_TOO_LARGE", f"more than {incoming.most} bytes")
     return None
-
-
-def _is_head(incoming: _Incoming, parser: httptools.HttpRequestParser) -> bool:
-    return incoming.complete and parser.get_method() == b"HEAD"
 
 
 def _foreign(origin: str, host: str, caller: str) -> Response | None:

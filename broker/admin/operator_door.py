@@ -45,7 +45,6 @@ from provisioning.connections.places import Place, Places, hang_up
 from provisioning.pki.identity import Role, parse_uri
 from provisioning.pki.key_updates import bound_key_updates
 from provisioning.pki.openssl import address_of
-from provisioning.pki.polite_handshake import PoliteHandshake
 from provisioning.pki.seen_out import see_out_if_refused
 from provisioning.pki.tls import verified_path
 
@@ -66,7 +65,7 @@ class OperatorDoor:
     """A listening TLS port in front of one `HttpServer`."""
 
     def __init__(self, server: HttpServer, operators: Operators, context: Callable[[], ssl.SSLContext]) -> None:
-        """Serve *operators* with the present *context*."""
+        """Serve *operators* with the present *context*, whose TLS objects are `PoliteHandshake`."""
         self._server = server
         self._operators = operators
         self._context = context
@@ -114,7 +113,6 @@ class OperatorDoor:
         reader = asyncio.StreamReader(limit=_READ, loop=loop)
         generation = self._operators.generation  # That of the context.
         context = self._context()
-        context.sslobject_class = PoliteHandshake  # The clients' listener uses the context without it.
         see_out_if_refused(accepted)
 
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

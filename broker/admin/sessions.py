@@ -18,6 +18,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -41,6 +42,8 @@ log = structlog.get_logger("broker")
 _STRETCH = 50
 """Sessions between two turns of the loop: well under a millisecond, though showing one takes 16 µs."""
 _SHOWN_OTHERS = 5
+_STORE_PATIENCE = 10.0
+"""Seconds to wait for the store before an operator is told that the end of a session is not on disk yet."""
 _VERSIONS = {ProtocolVersion.V31: "3.1", ProtocolVersion.V311: "3.1.1", ProtocolVersion.V5: "5.0"}
 
 KICKED = "KICKED"
@@ -206,6 +209,24 @@ class SessionView:
         if others and not ended:
             raise OfAnotherDomain(others[:_SHOWN_OTHERS])
         return ended
+
+    async def stored(self) -> bool:
+        """Wait until what was changed so far is stored; return whether it is, False while the store cannot be written.
+
+        An operator who is told that a session has ended must not find it again after a crash (decision 0226).
+        """
+        journal, written = self._engine.journal, asyncio.Event()
+        if journal is None:
+            return True
+        if journal.failed:
+            return False
+        if not journal.when_written(lambda _now: written.set()):
+            return True
+        self._engine.turn.request()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STORE_PATIENCE):
+                await written.wait()
+        return written.is_set() and not journal.failed
 
 
 def described(session: Session, now: float, wall: datetime) -> dict[str, Any]:

@@ -64,6 +64,7 @@ class RefusalCode(StrEnum):
     UNSUPPORTED = "UNSUPPORTED"
     BAD_PACKET = "BAD_PACKET"
     SHUTTING_DOWN = "SHUTTING_DOWN"
+    STORE_FAILED = "STORE_FAILED"
 
 
 RETRY_AFTER = "retry-after"

@@ -160,6 +160,10 @@ def kick(
         kept = ", its session is kept" if each["session_kept"] else ""
         at = f" at {each['address']}" if each["address"] else ""
         sys.stdout.write(f"{printable(each['client_id'])} ({each['identity']}){at}: {what}{kept}\n")
+    if not answer.get("stored", True):
+        sys.stderr.write(
+            "the broker's store cannot be written now: until it can, a crash would bring the session back\n"
+        )
 
 
 @trust_app.command("show")

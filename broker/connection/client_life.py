@@ -168,14 +168,30 @@ class ClientLife(ABC):
             self._close(refusal.code, refusal.recorded, now, publish_will=False, claimed=claimed, last=last)
 
     def disconnect(
-        self, code: str, reason_code: ReasonCode, detail: str, now: float, *, publish_will: bool = True
+        self,
+        code: str,
+        reason_code: ReasonCode,
+        detail: str,
+        now: float,
+        *,
+        publish_will: bool = True,
+        withhold: bool = False,
     ) -> None:
-        """End the connection from our side; an MQTT 5 client is told why in a DISCONNECT packet."""
+        """End the connection from our side; an MQTT 5 client is told why in a DISCONNECT packet.
+
+        *withhold*: what waits for a client that does not keep up is dropped, and it gets a reset instead.
+        """
         if self.closed:
             return
         session, last = self.session, []
         if session is not None:
             session.flush()
+            if withhold and self._transport.unsent:
+                try:
+                    self._end(code, detail, now, publish_will=publish_will)
+                finally:
+                    self._transport.reset()
+                return
             if self.version is ProtocolVersion.V5:
                 told_it = told(code, detail, self.engine.connected if self.engine.stopping else 0)
                 last = [disconnect_packet(reason_code, told_it, session.framing.maximum_packet_size)]

@@ -4,7 +4,8 @@ Theory
 ------
 The handshake has established the client's identity; admission decides whether that is good enough here. What CONNECT
 asks for is granted within the limits, and CONNACK states every difference. While its certificate is still being looked
-up, or a plugin is being asked, the client waits; its CONNECT is then handled again from the start.
+up, or a plugin is being asked, or the end of its earlier session is not on disk yet (decision 0226), the client waits;
+its CONNECT is then handled again from the start.
 
 Rules
 -----
@@ -20,7 +21,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from broker.admission.admission import Admitted
-from broker.admission.inquiry import Waits
+from broker.admission.inquiry import Inquiry, Waits
 from broker.admission.peer import Peer
 from broker.admission.refusal import EXPIRED_SINCE, RefusalCode, Refused, unauthorised
 from broker.connection.welcome import welcome
@@ -42,7 +43,7 @@ RECEIVE_MAXIMUM_DEFAULT = 65535
 
 
 def connect(engine: Engine, connection: Client, packet: Connect, now: float) -> None:
-    """Admit the client and give it its session, or refuse it; raise `Waits` while its certificate is looked up."""
+    """Admit the client and give it its session, or refuse it; raise `Waits` while that cannot be decided."""
     connection.version = packet.protocol_version
     inquiry = connection.peer.inquiry if connection.peer is not None else None
     if inquiry is not None and not inquiry.done:
@@ -78,14 +79,7 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
     refusal = _judge(engine, connection, admitted, packet, now)
     if refusal is not None:
         return refusal
-    opened = engine.open(
-        connection,
-        admitted,
-        clean_start=packet.clean_start,
-        expiry_interval=granted_expiry,
-        will=None if packet.will is None else _kept_will(packet.will, admitted.peer, engine.stamp(connection.peer)),
-        now=now,
-    )
+    opened = _open(engine, connection, admitted, packet, granted_expiry, now)
     if isinstance(opened, Refused):
         return opened
     session, present = opened
@@ -109,8 +103,28 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
         engine.presence.connected(connection, session, now)
     if engine.extension is not None:
         engine.extension.connected(connection, session, packet)
-        connection.consulted = None
+    connection.consulted = None
     return None
+
+
+def _open(
+    engine: Engine, connection: Client, admitted: Admitted, packet: Connect, expiry: int, now: float
+) -> tuple[Session, bool] | Refused:
+    """Return the client's session and whether it was present before, or the refusal; raise `Waits` for the store."""
+    opened = engine.open(
+        connection,
+        admitted,
+        clean_start=packet.clean_start,
+        expiry_interval=expiry,
+        will=None if packet.will is None else _kept_will(packet.will, admitted.peer, engine.stamp(connection.peer)),
+        now=now,
+    )
+    if isinstance(opened, Inquiry):
+        if connection.consulted is None:
+            connection.consulted = opened  # When the packet is handled again, it was counted already.
+        connection.wait(opened, packet)
+        raise Waits
+    return opened
 
 
 def _welcome(

@@ -26,7 +26,7 @@ Rules
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Final
 
@@ -41,7 +41,7 @@ PATIENCE: Final = 1.0
 class Crowd:
     """A snapshot of all places: where their holders come from, the oldest first."""
 
-    __slots__ = ("_addresses", "_fair", "_heavy", "_late", "_most_late", "_most_of", "_sizes", "_waited")
+    __slots__ = ("_addresses", "_came", "_fair", "_heavy", "_late", "_most_late", "_most_of", "_sizes", "_waited")
 
     def __init__(self, places: Mapping[int, tuple[Source, float]], now: float) -> None:
         """Take each descriptor's source, and the time since which it has its place."""
@@ -51,6 +51,8 @@ class Crowd:
         self._most_of: dict[Network, Most[Source]] = {}
         """For each network asked about: which of its addresses has most places."""
         self._late: dict[Network, deque[tuple[int, Source]]] = {}
+        self._came: Counter[Source] = Counter()
+        """How many from each address have been given a place since: they are in its network's number already."""
         self._waited: set[int] = set()
         """The descriptors of late clients that still have a place."""
         before = now - PATIENCE
@@ -84,16 +86,16 @@ class Crowd:
         if not self.may_make_room_for(ours):
             return None
         if theirs is None:
-            return self._latest_of_most(ours)
+            return self._latest_of_most(source)
         if self._sizes[theirs] < self._sizes.get(ours, 0) + 2:
             theirs = ours  # It has more than its fair share.
         most = self._most(theirs)
         first = most.first()
-        if first is None or (theirs is ours and most.of(first) < most.of(source) + 2):
+        if first is None or (theirs is ours and most.of(first) < most.of(source) + self._came[source] + 2):
             return None
-        return self._takes(ours, theirs, first)
+        return self._takes(source, theirs, first)
 
-    def _latest_of_most(self, ours: Network) -> int | None:
+    def _latest_of_most(self, newcomer: Source) -> int | None:
         """Take out the longest-late client of the network with most of those, if there is one."""
         theirs = self._most_late.first()
         if theirs is None:
@@ -101,10 +103,12 @@ class Crowd:
         late = self._late[theirs]
         while late[0][0] not in self._waited:
             late.popleft()
-        return self._takes(ours, theirs, late[0][1])
+        return self._takes(newcomer, theirs, late[0][1])
 
-    def _takes(self, ours: Network, theirs: Network, source: Source) -> int:
-        """Transfer the oldest place of *source*, in *theirs*, to *ours*; return its descriptor."""
+    def _takes(self, newcomer: Source, theirs: Network, source: Source) -> int:
+        """Transfer the oldest place of *source*, in *theirs*, to *newcomer*; return its descriptor."""
+        ours = newcomer.network
+        self._came[newcomer] += 1
         self._sizes[theirs] -= 1
         self._sizes[ours] = self._sizes.get(ours, 0) + 1
         self._most(theirs).take(source)

@@ -59,7 +59,7 @@ class Most(Generic[Key]):
             self._levels[count][key] = None
         else:
             del self._counts[key]
-        if not self._levels[-1] and len(self._levels) > 1:
+        if not self._levels[-1]:
             self._levels.pop()  # One at most: *key* has just come to the next one.
 
     def first(self) -> Key | None:

@@ -104,6 +104,10 @@ class PacketWatch(PassesOn):
         self._report(last)
         self._stream.close(last)
 
+    def reset(self) -> None:
+        """Close the stream at once."""
+        self._stream.reset()
+
     def _report(self, packets: Sequence[bytes]) -> None:
         extension = self._engine.extension
         if extension is not None:

@@ -34,7 +34,7 @@ class Client(Protocol):
     bucket: int
     """The bucket in which `broker.engine.deadlines` has filed it."""
     consulted: Inquiry | None
-    """The question to plugins about the CONNECT, once they were asked."""
+    """The question to plugins about the CONNECT, once they were asked; or what else it has waited for."""
     expires_at: float
     """When its certificate ends, in seconds of the monotonic clock."""
     explains: bool
@@ -74,9 +74,19 @@ class Client(Protocol):
         """Take note that the certificate was examined again."""
 
     def disconnect(
-        self, code: str, reason_code: ReasonCode, detail: str, now: float, *, publish_will: bool = True
+        self,
+        code: str,
+        reason_code: ReasonCode,
+        detail: str,
+        now: float,
+        *,
+        publish_will: bool = True,
+        withhold: bool = False,
     ) -> None:
-        """End the connection from our side; tell the client why if it can be told."""
+        """End the connection from our side; tell the client why if it can be told.
+
+        *withhold*: what waits for a client that does not keep up is dropped, and it gets a reset instead.
+        """
 
     def left(self, now: float, *, publish_will: bool) -> None:
         """End the connection because the client sent DISCONNECT."""

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 
 from broker.admission.admission import Admission, Admitted
 from broker.admission.guard import Guard
+from broker.admission.inquiry import Inquiry
 from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused, unauthorised
 from broker.engine.client import Client
@@ -37,10 +38,12 @@ from broker.engine.replay import Replays
 from broker.engine.returning import Returning
 from broker.engine.session_quota import refuse_another
 from broker.engine.terms import CurrentTerms
+from broker.engine.unwritten_end import end_in_store, refuse_to_end, what_to_wait_for
 from broker.engine.vouched import stamp_of
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.message import Message, PersonalMessage
 from broker.routing.retained import Room
+from broker.session.name import session_name
 from broker.session.queue import QueueLimits
 from broker.session.registry import SessionRegistry
 from broker.session.session import NEVER, Session
@@ -129,38 +132,20 @@ class Engine(Exchange):
         expiry_interval: int,
         will: Will | None,
         now: float,
-    ) -> tuple[Session, bool] | Refused:
+    ) -> tuple[Session, bool] | Refused | Inquiry:
         """Return an admitted client's session and whether it was present before [MQTT-3.2.2-2], or the refusal.
 
-        An older connection of the same session is taken over [MQTT-3.1.4-3].
+        An older connection of the same session is taken over [MQTT-3.1.4-3]. An inquiry: what was stored of an earlier
+        session has to be gone first (`broker.engine.unwritten_end`); then this is called again.
         """
-        peer = admitted.peer
-        session = self._session_of(admitted, now)
-        if isinstance(session, Refused):
+        peer, brief = admitted.peer, expiry_interval == 0 and not clean_start
+        session = self._earlier(admitted, ends=clean_start, brief=brief, now=now)
+        if isinstance(session, Session):
+            session = self._take_up(session, admitted, connection, ends=clean_start, now=now)
+        if isinstance(session, Refused | Inquiry):
             return session
-        # The session ended with an earlier broker process; its client may be back before its will was sent.
-        only_a_will = session is not None and session.connection is None and session.expiry_interval == 0
-        if session is None or only_a_will:
-            refusal = refuse_another(self.registry, self.limits, admitted, replaces=only_a_will)
-            if refusal is not None:
-                return refusal
-        if session is not None:
-            older, before, revoked = session.connection, session.certificate, self.counts_no_more(session)
-            clone = self._taken_over(peer, session, connection, now)
-            if older is not None and clone is not None:
-                older.disconnect(clone.code, ReasonCode.ADMINISTRATIVE_ACTION, clone.detail, now)
-                return clone
-            if older is not None:
-                taken, detail = ReasonCode.SESSION_TAKEN_OVER, "another connection has taken over"
-                older.disconnect("SESSION_TAKEN_OVER", taken, detail, now, publish_will=not revoked)
-            self.returning.came(session, now)
-            if only_a_will or revoked:
-                session.will = None
-            for_good = revoked and before is not None and self.admission.status.is_ended(before)
-            ends = clean_start or only_a_will or for_good
-            if ends or not self.registry.has(session):
-                self.forget(session, now)  # Unless it ended together with the older connection.
-                session = None
+        if (waits := self._wait_for_store(admitted)) is not None:
+            return waits
         present = session is not None
         if session is None:
             session = self.registry.create(admitted.client_id, peer.identity)
@@ -171,6 +156,58 @@ class Engine(Exchange):
         self.connected += 1
         self.metrics.admitted += 1
         return session, present
+
+    def _earlier(
+        self, admitted: Admitted, *, ends: bool, brief: bool, now: float
+    ) -> Session | Refused | Inquiry | None:
+        """Return the session that *admitted* has, as it is; or the refusal, or what has to be waited for first.
+
+        *ends*: the client wants it ended; *brief*: it wants it for the time of its connection only.
+        """
+        session = self._session_of(admitted, now)
+        if isinstance(session, Refused):
+            return session
+        if session is None or _only_a_will(session):
+            refusal = refuse_another(self.registry, self.limits, admitted, replaces=session is not None)
+            return session if refusal is None else refusal
+        if (ends or brief) and (refusal := refuse_to_end(session)) is not None:
+            return refusal
+        if brief:
+            end_in_store(session)
+            return self._wait_for_store(admitted) or session
+        return session
+
+    def _take_up(
+        self, session: Session, admitted: Admitted, connection: Client, *, ends: bool, now: float
+    ) -> Session | Refused | None:
+        """Free *session* from its older connection, and return it; None: it has ended, as the client wants (*ends*)."""
+        # The session ended with an earlier broker process; its client may be back before its will was sent.
+        only_a_will = _only_a_will(session)
+        older, before, revoked = session.connection, session.certificate, self.counts_no_more(session)
+        clone = self._taken_over(admitted.peer, session, connection, now)
+        if older is not None and clone is not None:
+            older.disconnect(clone.code, ReasonCode.ADMINISTRATIVE_ACTION, clone.detail, now)
+            return clone
+        if older is not None:
+            taken, detail = ReasonCode.SESSION_TAKEN_OVER, "another connection has taken over"
+            older.disconnect("SESSION_TAKEN_OVER", taken, detail, now, publish_will=not revoked)
+        self.returning.came(session, now)
+        if only_a_will or revoked:
+            session.will = None
+        for_good = revoked and before is not None and self.admission.status.is_ended(before)
+        if ends or only_a_will or for_good or not self.registry.has(session):
+            self.forget(session, now)  # Unless it ended together with the older connection.
+            return None
+        return session
+
+    def _wait_for_store(self, admitted: Admitted) -> Inquiry | Refused | None:
+        """Return what *admitted* must wait for until an earlier session is gone from the store, a refusal, or None."""
+        if self.journal is None:
+            return None
+        waits = what_to_wait_for(self.journal, session_name(admitted.peer.identity, admitted.client_id))
+        if waits is not None:
+            self.turn.request()
+        return waits
 
     def _session_of(self, admitted: Admitted, now: float) -> Session | Refused | None:
         """Return the existing session for *admitted*, or the refusal if it belongs to another identity.
@@ -389,6 +426,11 @@ class Engine(Exchange):
     def connections(self) -> list[Client]:
         """Return every admitted connection."""
         return self.live.all()
+
+
+def _only_a_will(session: Session) -> bool:
+    """Whether *session* ended with an earlier process of the broker, and only its will is left."""
+    return session.connection is None and session.expiry_interval == 0
 
 
 def _facts_of_end(connection: Client, code: str, detail: str, client_id: str) -> dict[str, object]:

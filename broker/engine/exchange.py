@@ -26,6 +26,7 @@ from broker.admission.response_information import ResponseInformation
 from broker.engine.client import Client
 from broker.engine.extension import Extension
 from broker.engine.session_rows import session_row, subscription_row
+from broker.engine.unwritten_end import unfinished
 from broker.metrics import Metrics
 from broker.mqtt.message import Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
@@ -43,6 +44,8 @@ _APPENDS_A_PACKET = 1024
 _DELIVERIES_A_PACKET = 16
 """How many appends of a message (first constant), or deliveries at QoS 1 or 2 (second), cost as much as one packet
 (`broker.sockets.work`)."""
+_CALLED_AT_ONCE = 16
+"""Clients whose CONNECT waited for the store and is handled now, before others are served: a few milliseconds."""
 
 
 class Exchange:
@@ -204,10 +207,12 @@ class Exchange:
     def stored(self, now: float) -> None:
         """Send what waited for the batch that has just been written."""
         if self.journal is not None:
-            under_way = bool(self.journal.resuming)
+            under_way, calls = bool(self.journal.resuming), bool(self.journal.watching)
             self.turn.sessions.update(self.journal.written())
             if self.journal.resuming and not under_way:
                 self._resume(now)
+            if self.journal.watching and not calls:
+                self._call(now)
             self.turn.request()
 
     def _resume(self, now: float) -> None:
@@ -221,18 +226,36 @@ class Exchange:
     def not_stored(self, now: float) -> None:
         """Take note that a batch could not be written; it will be retried."""
         if self.journal is not None:
+            calls = bool(self.journal.watching)
             self.turn.sessions.update(self.journal.not_written(now))
+            if self.journal.watching and not calls:
+                self._call(now)
+            self.turn.request()
+
+    def _call(self, now: float) -> None:
+        """Call some of those who waited for the store, and continue once other clients were served."""
+        if self.journal is None:
+            return
+        watching = self.journal.watching
+        try:
+            for _ in range(min(_CALLED_AT_ONCE, len(watching))):
+                watching.popleft()(now)
+        finally:
+            if watching:
+                self.turn.later(partial(self._call, now))
             self.turn.request()
 
     def forget_stored(self, session: Session) -> None:
         """Delete *session* and its unsent messages from the store."""
-        journal, session.journal = self.journal, None
+        journal, outlived, session.journal = self.journal, session.journal is not None, None
         if journal is None:
             return
         journal.owed.pop(session, None)
         if session.row == 0:
             return
         journal.remove_session(session.row)
+        if outlived:
+            journal.ended(session.name, unfinished=unfinished(session))
         session.row = 0
         for delivery in session.deliveries():
             if isinstance(delivery, PersonalMessage | Released) and delivery.sequence and delivery.message is not None:

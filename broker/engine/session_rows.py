@@ -8,8 +8,13 @@ from broker.store.batch import Row
 from provisioning.pki.revocation import CertificateKey
 
 
-def session_row(session: Session, ended_at: float | None, wall_offset: float) -> Row:
-    """Return the columns of *session*, whose connection ended at *ended_at* (monotonic; None: it has not)."""
+def session_row(
+    session: Session, ended_at: float | None, wall_offset: float, *, expiry_interval: int | None = None
+) -> Row:
+    """Return the columns of *session*, whose connection ended at *ended_at* (monotonic; None: it has not).
+
+    *expiry_interval*, if given, is stored instead of its own.
+    """
     will = session.will
     will_columns: Row = (None,) * 7
     left_with: Row = (None, None)
@@ -25,7 +30,7 @@ def session_row(session: Session, ended_at: float | None, wall_offset: float) ->
         session.client_id,
         session.owner.uri,
         session.v5,
-        session.expiry_interval,
+        session.expiry_interval if expiry_interval is None else expiry_interval,
         None if ended_at is None else ended_at + wall_offset,
         *will_columns,
         *_certificate_columns(session.certificate, session.authorities),

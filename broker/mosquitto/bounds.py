@@ -178,10 +178,14 @@ def _aliases(listeners: Sequence[Listener], findings: Findings) -> list[Setting]
     keys = ("max_topic_alias", "max_topic_alias_broker")
     lines = [each.said[key] for each in listeners for key in keys if key in each.said]
     made = [
-        each for line in lines for each in _one(line, "max_topic_alias", lambda each: max(each.whole(), 0), findings)
+        (each, line)
+        for line in lines
+        for each in _one(line, "max_topic_alias", lambda each: max(each.whole(), 0), findings)
     ]
-    smallest = sorted(made, key=lambda each: int(str(each.value)))[:1]
-    for line in lines:
-        if smallest and not smallest[0].where.startswith(line.where):
+    if not made:
+        return []
+    smallest, applies = min(made, key=lambda each: int(str(each[0].value)))
+    for _, line in made:
+        if line is not applies:
             findings.left_out(line, "max_topic_alias is for all listeners and both ways: the smallest applies")
-    return smallest
+    return [smallest]

@@ -16,7 +16,6 @@ Does not handle: what an option means (`broker.mosquitto.conversion`).
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -25,6 +24,7 @@ from broker.mosquitto.findings import Findings
 from broker.mosquitto.line import BLANKS, Line
 from broker.settings.mosquitto_options import OPTIONS, Place, option
 from provisioning.program.given_file import SETTINGS_BYTES, text_of
+from provisioning.program.near_names import nearest
 
 _BLANK: Final = " \t\r"
 _DEFAULT_PORT: Final = 1883
@@ -215,5 +215,5 @@ def _add_to(groups: list[list[Line]], line: Line, *, begins: bool) -> None:
 
 
 def _unknown(key: str) -> str:
-    near = difflib.get_close_matches(key, OPTIONS, n=1)
-    return "mosquitto 2.0 and 2.1 have no such option" + (f"; is {near[0]} meant?" if near else "")
+    near = nearest(key, OPTIONS)
+    return "mosquitto 2.0 and 2.1 have no such option" + (f"; is {near} meant?" if near else "")

@@ -17,7 +17,6 @@ Does not handle: attributes that only an instance has (`broker.plugins.company` 
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from inspect import getattr_static, iscoroutinefunction, signature
 from types import FunctionType
 from typing import Any, Final
@@ -25,6 +24,7 @@ from typing import Any, Final
 from amqtt.plugins.base import BaseAuthPlugin, BasePlugin, BaseTopicPlugin
 
 from broker.plugins.errors import PluginError
+from provisioning.program.near_names import nearest
 
 QUESTIONS: Final = (
     (BaseAuthPlugin, "authenticate", ("session",)),
@@ -59,10 +59,10 @@ def check_hooks(path: str, plugin_class: type[BasePlugin[Any]]) -> None:
         if name in EVENTS:
             _check(path, plugin_class, name, EVENTS[name])
         elif name.startswith(_OF_AMQTT):
-            near = get_close_matches(name, EVENTS, 1)
+            near = nearest(name, EVENTS)
             raise PluginError(
                 f"plugins: {path}: {name} is never called: there is no such event"
-                + (f"; did you mean {near[0]}?" if near else f": {', '.join(sorted(EVENTS))}")
+                + (f"; did you mean {near}?" if near else f": {', '.join(sorted(EVENTS))}")
             )
 
 

@@ -83,6 +83,7 @@ class ReloadedTrust:
         engine: Engine,
         config: BrokerConfig,
         anchors: str,
+        before: bytes,
         build: Callable[[str], ssl.SSLContext],
         listeners: Sequence[Listener],
         lists: RevocationLists,
@@ -90,7 +91,10 @@ class ReloadedTrust:
         staple: Staple,
         clock: Callable[[], float],
     ) -> None:
-        """Begin with *config* and *anchors* (PEM); *build* creates a context that trusts given anchors, or raises."""
+        """Begin with *config* and *anchors* (PEM); *build* creates a context that trusts given anchors, or raises.
+
+        *before* is the `digest` of their files from before they were read: what was changed since then is new.
+        """
         self._engine = engine
         self._build = build
         self._listeners = listeners
@@ -98,7 +102,7 @@ class ReloadedTrust:
         self._urls = urls
         self._staple = staple
         self._clock = clock
-        self._mark = self._mark_of(config)
+        self._mark = _mark_of(config, before)
         self.anchors = anchors
         """The anchors of the present contexts, in PEM, whatever the files contain by now."""
 
@@ -120,7 +124,7 @@ class ReloadedTrust:
 
     def _load(self, config: BrokerConfig) -> NewTrust | Unchanged:
         fetch_missing(config)
-        mark = self._mark_of(config)
+        mark = _mark_of(config, digest(anchor_files(config)))
         if mark == self._mark:
             return Unchanged()
         trust = load_trust(config, self._engine.admission.trust_generation + 1)
@@ -167,11 +171,6 @@ class ReloadedTrust:
         """Whether the bundles determine whom a bare name in the policy means: the broker has no trust domain."""
         return self._engine.admission.trust_domain is None
 
-    def _mark_of(self, config: BrokerConfig) -> tuple[object, ...]:
-        lists = (config.crlfile, config.crl_urls, config.crl_from_certificates, config.crl_policy)
-        ocsp = (config.ocsp_responder, config.ocsp_from_certificates, config.ocsp_policy)
-        return digest(anchor_files(config)), config.trust, lists, ocsp
-
     async def _sweep(self, loaded: NewTrust, going: dict[Session, bool], *, change: bool) -> Effects:
         """Judge every connection by the new generation.
 
@@ -206,6 +205,13 @@ class ReloadedTrust:
             await asyncio.sleep(0)
         more = disconnected - len(affected)
         return Effects(connected, disconnected, wills_dropped=wills, affected=tuple(affected), more=more)
+
+
+def _mark_of(config: BrokerConfig, files: bytes) -> tuple[object, ...]:
+    """Return a value that changes with what trust depends on; *files* is the digest of those with anchors."""
+    lists = (config.crlfile, config.crl_urls, config.crl_from_certificates, config.crl_policy)
+    ocsp = (config.ocsp_responder, config.ocsp_from_certificates, config.ocsp_policy)
+    return files, config.trust, lists, ocsp
 
 
 def record_trust(engine: Engine, trust: Trust) -> None:

@@ -11,7 +11,9 @@ Rules
    client may return to its session.
 4. The same applies if it was revoked between two processes of the broker, and its client was connected until the first
    one ended.
-5. No I/O, no clock.
+5. What waits in the broker for a client that does not keep up is not sent any more: it reads as slowly as it likes,
+   and would be sent megabytes after its revocation. It is reset, and not told why.
+6. No I/O, no clock.
 """
 
 from __future__ import annotations
@@ -103,7 +105,8 @@ def _put_out(
 ) -> None:
     """Close *connection*, whose certificate is no longer trusted; drop will and session, unless `keeps_revoked`."""
     peer, session, keeps = connection.peer, connection.session, engine.keeps_revoked
-    connection.disconnect(refusal.code, reason, refusal.detail, now, publish_will=sends_will(engine, refusal))
+    will = sends_will(engine, refusal)
+    connection.disconnect(refusal.code, reason, refusal.detail, now, publish_will=will, withhold=True)
     if keeps or peer is None or session is None or not engine.registry.has(session):
         return  # Most sessions end with their connection.
     if engine.admission.status.is_ended(peer.certificate):

@@ -41,6 +41,7 @@ from broker.session.connection import Connection
 from broker.session.framing import PLAIN_V4, Framing
 from broker.session.incoming import Incoming
 from broker.session.inflight import LARGE, Inflight, out_of_order
+from broker.session.name import session_name
 from broker.session.queue import MessageQueue, QueueLimits
 from broker.session.will import Will
 from broker.store.journal import Journal
@@ -132,7 +133,7 @@ class Session:
     @property
     def name(self) -> str:
         """A unique name: role, trust domain and client identifier."""
-        return f"/{self.owner.role}/{self.owner.trust_domain}/{self.client_id}"
+        return session_name(self.owner, self.client_id)
 
     @property
     def who(self) -> dict[str, str]:

@@ -6,11 +6,11 @@ docs/coming-from-mosquitto.md. `fleet-broker config convert` (`broker.mosquitto`
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection
 from typing import Final
 
 from broker.settings.mosquitto_options import LIMIT, OPTIONS, Place, option
+from provisioning.program.near_names import nearest
 
 _BRIDGE: Final = "connection"
 _OF_THE_POLICY: Final = frozenset({"denied_publish", "device", "group", "identity", "role"})
@@ -29,10 +29,10 @@ def hint(key: str, known: Collection[str], limits: Collection[str]) -> str:
         return f"; {theirs.advice}"
     if key in _OF_THE_POLICY:
         return f"; {_POLICY}"
-    near = difflib.get_close_matches(key, [*known, *(limits if limits != known else ())], n=1)
+    near = nearest(key, [*known, *(limits if limits != known else ())])
     if near:
-        place = " below [limits]" if near[0] not in known else ""
-        return f"; is {near[0]}{place} meant?"
+        place = " below [limits]" if near not in known else ""
+        return f"; is {near}{place} meant?"
     return "; see docs/reference/settings-of-the-broker.md"
 
 

@@ -31,6 +31,9 @@ class ByteStream(Protocol):
     def close(self, last: Sequence[bytes] = ()) -> None:
         """Write what is left and the *last* packets, close TLS cleanly, then the socket."""
 
+    def reset(self) -> None:
+        """Close the socket at once; the peer gets nothing more of what waits for it."""
+
     def hold(self) -> None:
         """Stop reading until `release`."""
 

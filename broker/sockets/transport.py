@@ -42,6 +42,7 @@ from typing import Final
 
 from broker.metrics import Metrics
 from broker.sockets.byte_stream import Receiver
+from broker.sockets.kernel_buffer import drop, gather, give_up_in_time
 from broker.sockets.poller import READABLE, WRITABLE, Poller
 from broker.sockets.readiness import Readiness
 from broker.sockets.slow_reader import in_kernel, without_qos0
@@ -407,7 +408,7 @@ class TlsTransport(Readiness):
         """
         if last and self._state is OPEN:
             if self._backlog is None:
-                self._gather()
+                gather(self._socket)
             self.write(list(last))
         if self._state in (HANDSHAKE, MUTE):
             self._close()
@@ -419,18 +420,20 @@ class TlsTransport(Readiness):
                 self._pause_reading()
                 self._timer = self._loop.call_later(_DRAIN_SECONDS, self._close)
 
-    def _gather(self) -> None:
-        """Let the kernel send nothing but whole segments until the stream ends; that sends the rest."""
-        try:  # noqa: SIM105 - a context manager takes longer than the call
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-        except OSError:  # It has been reset, which the write will find out, or is no TCP socket.
-            pass
-
     def abort(self, code: str = "ABORTED", detail: str = "") -> None:
         """Close the socket at once, and report why."""
         if self._receiver is not None:
             self._receiver.lost(code, self._loop.time(), detail)
         self._close()
+
+    def reset(self) -> None:
+        """Close the socket at once; what waits for the peer, in the kernel's buffer too, is not sent.
+
+        The peer gets RST. The receiver is not told: this is its decision.
+        """
+        if self._state is not CLOSED:
+            drop(self._socket)
+            self._close()
 
     def _finish(self) -> None:
         """Send close_notify, so that the peer knows that nothing was cut off (RFC 8446 §6.1), and linger."""
@@ -467,12 +470,17 @@ class TlsTransport(Readiness):
             return
         if self._inside and self._state in (OPEN, MUTE, CLOSING):  # The handshake was completed.
             resumption.stay_resumable(self._inside)
+        unheard = self._state is HANDSHAKE and in_kernel(self._fd) > 0
         self._state = CLOSED
         self._let_go()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._poller.forget(self._fd)
+        if unheard:  # The end of the stream would wait behind it, and many a client waits for that for ever.
+            drop(self._socket)
+        else:
+            give_up_in_time(self._socket)
         self._socket.close()
 
     def _let_go(self) -> None:

@@ -210,6 +210,11 @@ class WebSocket:
         events: list[Event] = [BytesMessage(data=b"".join(last))] if last else []
         self._transport.close([frames.send(each) for each in (*events, CloseConnection(code=_NORMAL))])
 
+    def reset(self) -> None:
+        """Close the socket at once; the peer gets nothing more."""
+        self._above = None
+        self._transport.reset()
+
     def settle(self, *, dozes: bool = False) -> None:
         """Take note that the client is admitted, and whether it *dozes*."""
         self._transport.settle(dozes=dozes)

@@ -1,7 +1,8 @@
-"""What is written in one transaction, and what waits for it: answers, packets, sessions that retransmit."""
+"""What is written in one transaction, and what waits for it: answers, packets, sessions, clients."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Protocol
@@ -81,6 +82,10 @@ class Batch:
     packets: list[tuple[Answerable, bytes]] = field(default_factory=list)
     resumed: list[Answerable] = field(default_factory=list)
     """Connections whose sessions retransmit unacknowledged messages as soon as this is written."""
+    ended: dict[str, bool] = field(default_factory=dict)
+    """Names of stored sessions that end with it; whether an exchange at QoS 2 was unfinished."""
+    watchers: list[Callable[[float], None]] = field(default_factory=list)
+    """Called when it is written, or could not be: answers for which no session is needed."""
     probe: bool = False
     """Whether it must be written even if empty, to find out whether the store can be written."""
 
@@ -132,6 +137,8 @@ class Batch:
         self.answers += later.answers
         self.packets += later.packets
         self.resumed += later.resumed
+        self.ended |= {name: left or self.ended.get(name, False) for name, left in later.ended.items()}
+        self.watchers += later.watchers
 
     def move(self, moved: Moved) -> None:
         """Record that stored times are shifted, and shift those in this batch, which are by the clock before that."""

@@ -11,6 +11,10 @@ batch is written is never written at all.
 Exactly-once delivery across a crash needs more: a QoS 2 PUBLISH is sent only after its packet identifier is stored, and
 a PUBREL only after the receipt of PUBREC is stored. Those packets are held back likewise.
 
+And a client that was told that it has no session must not find its old one after a crash: what that remembers of QoS 2
+exchanges would be taken for the new session's. So its CONNECT waits until the end of the old one is stored (decision
+0226): `unwritten_end`.
+
 Rules
 -----
 1. Answers are sent in the order in which they were given [MQTT-4.6.0-2]: while anything is unwritten, all of them wait.
@@ -75,6 +79,7 @@ class Journal:
         "_last_session",
         "_sweep_at",
         "begin",
+        "brief",
         "dirty",
         "earlier",
         "failed",
@@ -83,6 +88,7 @@ class Journal:
         "owed",
         "resuming",
         "wall_offset",
+        "watching",
         "writing",
     )
 
@@ -105,6 +111,10 @@ class Journal:
         """QoS 1 messages sent again while the store fails; answered when it recovers, and not to be routed twice."""
         self.resuming: deque[Answerable] = deque()
         """Connections that may retransmit, perhaps a whole fleet that has come back: see `resume_some`."""
+        self.watching: deque[Callable[[float], None]] = deque()
+        """Those who waited for a batch that was written, or could not be; to be called, some at a time."""
+        self.brief: set[int] = set()
+        """Rows of sessions that end with their connection if the broker is restarted, and live on until then."""
         self.wall_offset = wall_offset
         self._held: list[Publisher] = []
         self._sweep_at = _FEW_HELD
@@ -174,14 +184,40 @@ class Journal:
         """Record the state of a session."""
         self.dirty = True
         self.earlier.discard(row)
+        self.brief.discard(row)
         self.open.sessions[row] = values
 
     def remove_session(self, row: int) -> None:
         """Record that a session has ended; its subscriptions and deliveries are removed with it."""
         self.dirty = True
         self.earlier.discard(row)
+        self.brief.discard(row)
         self.open.forget(row)
         self.open.sessions[row] = None
+
+    def ended(self, name: str, *, unfinished: bool) -> None:
+        """Take note that what was just recorded ends the session *name*, which outlived its connection.
+
+        *unfinished*: with an exchange at QoS 2.
+        """
+        self.open.ended[name] = unfinished or self.open.ended.get(name, False)
+
+    def unwritten_end(self, name: str) -> bool | None:
+        """Return whether a session *name*, whose end is not written yet, left an exchange unfinished; None: no such."""
+        found = [batch.ended[name] for batch in (self.open, self.writing) if batch is not None and name in batch.ended]
+        return any(found) if found else None
+
+    def when_ended(self, name: str, call: Callable[[float], None]) -> None:
+        """Call *call*, with the time, when the end of session *name* is written, or could not be."""
+        batch = self.writing if name not in self.open.ended and self.writing is not None else self.open
+        batch.watchers.append(call)
+
+    def when_written(self, call: Callable[[float], None]) -> bool:
+        """Call *call*, with the time, when all recorded so far is written, or could not be; False: it is."""
+        batch = self.open if self.open.changes else self.writing
+        if batch is not None:
+            batch.watchers.append(call)
+        return batch is not None
 
     def subscribe(self, row: int, topic_filter: str, values: Row) -> None:
         """Record a subscription of whose retained messages none has been sent, or all have."""
@@ -308,6 +344,7 @@ class Journal:
                     touched.add(session)
             _release(batch.answers, touched)
             self.resuming.extend(batch.resumed)
+            self.watching.extend(batch.watchers)
         batch = self.open
         if not batch.holds_answers:  # They waited only to keep the order.
             _release(batch.answers, touched)
@@ -337,6 +374,8 @@ class Journal:
             batch.take_in(self.open)
             batch.probe = False
             self.open, self.writing = batch, None
+        watchers, self.open.watchers = self.open.watchers, []
+        self.watching.extend(watchers)
         touched: set[Outbox] = set()
         # Closing a connection may record more: it comes after what is here.
         answers, self.open.answers = self.open.answers, []

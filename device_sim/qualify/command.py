@@ -39,7 +39,8 @@ def qualify_device(
 ) -> None:
     """Test a device: verification, backoff, redelivery, renewal.
 
-    Exit code 4: it sends data to unauthenticated servers; 1: other.
+    Exit code 4: it sends data to unauthenticated servers; 1: other;
+    3: others hold this machine's cores, and slowness alone decided.
     """
     with late_imports():
         from device_sim.qualify.qualifying import judge_device

@@ -37,12 +37,17 @@ class Presence(Protocol):
     def gone(self) -> bool:
         """Whether nothing more will come: it and everything it started have ended."""
 
+    @property
+    def session(self) -> int | None:
+        """The session (setsid) of its processes, if they run here."""
+
 
 class Hardware:
     """A device that cannot be started from here."""
 
     status: int | None = None
     gone = False
+    session: int | None = None
 
     def mentions(self, _placeholder: str) -> bool:
         """Whether it is given this placeholder; for hardware this is unknown."""
@@ -97,6 +102,10 @@ class Program:
 class _Running:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+
+    @property
+    def session(self) -> int:
+        return self._process.pid
 
     @property
     def status(self) -> int | None:

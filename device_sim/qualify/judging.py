@@ -14,6 +14,7 @@ Rules
 
 from __future__ import annotations
 
+import math
 import signal
 import statistics
 from collections.abc import Sequence
@@ -46,20 +47,38 @@ class Line:
     verdict: Verdict
     seen: str = ""
     why: str = ""
+    by_time: float | None = None
+    """Seconds of waiting for a core that would explain this verdict, a pass too; None: slowness cannot explain it.
+
+    0: slowness alone can, but there is no telling how much.
+    """
 
 
-def line_of(name: str, right: str, *, good: bool, seen: str, why: str, otherwise: Verdict = Verdict.FAIL) -> Line:
-    """Return a line that passes if *good*, and else has the verdict *otherwise*, with the reason *why*."""
-    return Line(name, right, Verdict.PASS, seen) if good else Line(name, right, otherwise, seen, why)
+def line_of(
+    name: str, right: str, *, good: bool, seen: str, why: str, otherwise: Verdict = Verdict.FAIL,
+    lucky: float | None = None, late: float | None = None,
+) -> Line:  # fmt: skip
+    """Return a line that passes if *good*, and else has the verdict *otherwise*, with the reason *why*.
+
+    *lucky* is `Line.by_time` if it passes, *late* otherwise.
+    """
+    if good:
+        return Line(name, right, Verdict.PASS, seen, by_time=lucky)
+    return Line(name, right, otherwise, seen, why, late)
 
 
 def _connections(attempts: Sequence[Attempt]) -> str:
     return f"{len(attempts)} connection{'s' * (len(attempts) != 1)}"
 
 
-def skipped(name: str, right: str, why: str) -> Line:
+def skipped(name: str, right: str, why: str, *, by_time: float | None = None) -> Line:
     """Return a line about what could not be judged."""
-    return Line(name, right, Verdict.SKIP, "", why)
+    return Line(name, right, Verdict.SKIP, "", why, by_time)
+
+
+def missed(name: str, right: str, why: str) -> Line:
+    """Return a line about what the device has not done, and might have with more time."""
+    return skipped(name, right, why, by_time=0.0)
 
 
 def ending(status: int | None, said: str) -> str:
@@ -75,7 +94,9 @@ def habits(attempts: Sequence[Attempt], ending: str = "") -> list[Line]:
     if not served:
         seen = f"{_connections(attempts)}, none with a CONNECT" if attempts else "it did not come"
         why = ending or "nothing can be judged without"
-        return [Line("connects", "connects and is served", Verdict.FAIL, seen, why)]
+        # A program that ends before it connects has its reasons.
+        slow = 0.0 if attempts or not ending else None
+        return [Line("connects", "connects and is served", Verdict.FAIL, seen, why, slow)]
     first = served[0]
     connect = first.connect
     if connect is None:
@@ -98,11 +119,12 @@ def habits(attempts: Sequence[Attempt], ending: str = "") -> list[Line]:
         ),
         line_of(
             "stays", "stays connected", good=len(attempts) == 1, seen=_connections(attempts),
-            why="it left a broker that serves it well", otherwise=Verdict.WARN,
+            why="it left a broker that serves it well", otherwise=Verdict.WARN, late=0.0,
         ),
         line_of(
             "waits-for-connack", "sends nothing between CONNECT and CONNACK", good=len(early) <= 1,
             seen=f"{max(0, len(early) - 1)} packets", why="allowed, and lost if it is refused", otherwise=Verdict.WARN,
+            lucky=first.answered - first.packets[0][0] if first.answered is not None else None,
         ),
         speaks_mqtt(attempts),
     ]  # fmt: skip
@@ -121,14 +143,18 @@ def verifies(attempts: Sequence[Attempt]) -> list[Line]:
     """Judge a device faced with the wrong server."""
     right = "refuses the server and sends it nothing"
     if not attempts:
-        return [skipped(SENDS_NOTHING, right, "it did not come")]
+        return [missed(SENDS_NOTHING, right, "it did not come")]
     leaked = [attempt for attempt in attempts if attempt.sent_data]
     believed = [attempt for attempt in attempts if attempt.tls is not None and not attempt.sent_data]
     if leaked:
         what = "CONNECT" if leaked[0].connect is not None else "data"
         why = f"it sent {what} in {len(leaked)} of {len(attempts)} connections"
         return [Line(SENDS_NOTHING, right, Verdict.FAIL, f"sent {what}", why)]
-    lines = [Line(SENDS_NOTHING, right, Verdict.PASS, "nothing sent")]
+    if not any(attempt.refusal or attempt.tls is not None or attempt.ended is not None for attempt in attempts):
+        return [missed(SENDS_NOTHING, right, "no handshake came to its end; give a longer --window")]
+    # What it sends to a server that it has just accepted may be under way.
+    lucky = 0.0 if any(attempt.ended is None for attempt in believed) else None
+    lines = [Line(SENDS_NOTHING, right, Verdict.PASS, "nothing sent", by_time=lucky)]
     told = "says why, with a TLS alert"
     if believed:
         why = "it finished the handshake, and then left without a word"
@@ -147,7 +173,9 @@ def refuses_old_tls(attempts: Sequence[Attempt]) -> list[Line]:
     """Judge a device that is offered only TLS 1.1."""
     right = "refuses TLS 1.1"
     if not attempts:
-        return [skipped(SENDS_NOTHING, right, "it did not come")]
+        return [missed(SENDS_NOTHING, right, "it did not come")]
+    if not any(attempt.refusal or attempt.tls is not None or attempt.ended is not None for attempt in attempts):
+        return [missed(SENDS_NOTHING, right, "no handshake came to its end; give a longer --window")]
     taken = [attempt for attempt in attempts if attempt.tls is not None]
     why = f"TLS 1.1 was spoken in {len(taken)} of {len(attempts)} connections"
     return [line_of(SENDS_NOTHING, right, good=not taken, seen="TLS 1.1" if taken else "refused", why=why)]
@@ -158,7 +186,7 @@ def keeps_version(attempts: Sequence[Attempt]) -> list[Line]:
     right = "offers no older TLS after a broken connection"
     versions = [attempt.offered for attempt in attempts if attempt.offered is not None]
     if len(versions) < _TWO:
-        return [skipped("keeps-version", right, "too few attempts to tell; give a longer --window")]
+        return [missed("keeps-version", right, "too few attempts to tell; give a longer --window")]
     lowest = min(versions[1:])
     seen = f"{name_of(versions[0])} at first, {name_of(lowest)} later"
     why = "whoever breaks its connections makes it speak what can be attacked (RFC 7507)"
@@ -169,15 +197,15 @@ def comes_back(attempts: Sequence[Attempt], status: int | None, window: float) -
     """Judge how a device retries when every attempt fails; *status* is its exit status, if it has ended."""
     right = "tries again, and not in a tight loop"
     if not attempts:
-        return [skipped("comes-back", right, "it did not come")]
+        return [missed("comes-back", right, "it did not come")]
     waits = pauses(attempts)
     if not waits:
         if status is not None:
             return [Line("comes-back", right, Verdict.WARN, "1 attempt", f"it ended {_how(status)}: it gave up")]
         if attempts[0].ended is None:
             why = f"still in its first connection after {window:g} s: does it ever give up?"
-            return [Line("comes-back", right, Verdict.WARN, "1 attempt", why)]
-        return [skipped("comes-back", right, f"one attempt in {window:g} s; give a longer --window")]
+            return [Line("comes-back", right, Verdict.WARN, "1 attempt", why, by_time=0.0)]
+        return [missed("comes-back", right, f"one attempt in {window:g} s; give a longer --window")]
     # Full jitter makes half of five waits short now and then, but not all but one; a tight loop on a starved machine
     # has one long wait, or several longer ones among many.
     but = max(1, len(waits) // 5)
@@ -185,9 +213,14 @@ def comes_back(attempts: Sequence[Attempt], status: int | None, window: float) -
     seen = f"{len(attempts)} attempts, waits of {_seconds(waits)}"
     tight = len(waits) >= _ENOUGH and longest_but < _TIGHT
     at_most = f"{max(1, round(longest_but * 1000))} ms"
+    judged = sorted(waits)[: len(waits) - but]
+    # The stand sees late when the device leaves, and that it comes: each of its pauses may have been longer. What a
+    # device waits for a core is a pause, seen from here.
+    shorter = sum(max(0.0, _TIGHT - wait) for wait in judged)
+    longer = sum(max(0.0, wait - _TIGHT) for wait in judged)
     return [
         line_of(
-            "comes-back", right, good=not tight, seen=seen,
+            "comes-back", right, good=not tight, seen=seen, lucky=longer, late=shorter,
             why=f"all waits but {'one' if but == 1 else but} are {at_most} at most: it hammers a server in trouble",
         )
     ]  # fmt: skip
@@ -200,17 +233,18 @@ def waits(sequences: Sequence[Sequence[float]]) -> list[Line]:
     later = [wait for waits in sequences for wait in waits[2:]]
     lines = []
     if len(later) < _ENOUGH or len(firsts) < _ENOUGH:
-        lines.append(skipped("waits-grow", grows, "too few waits to tell; give a longer --window"))
+        lines.append(missed("waits-grow", grows, "too few waits to tell; give a longer --window"))
     else:
         early, late = statistics.mean(firsts), statistics.mean(later)
         lines.append(
             line_of(
                 "waits-grow", grows, good=late > _GROWTH * early, seen=f"{early:.2f} s at first, {late:.2f} s later",
                 why="a long outage costs as much as a short one, for the whole fleet at once", otherwise=Verdict.WARN,
+                lucky=0.0, late=0.0,
             )
         )  # fmt: skip
     if len(firsts) < _ENOUGH:
-        lines.append(skipped("waits-scatter", scatters, "too few waits to tell; give a longer --window"))
+        lines.append(missed("waits-scatter", scatters, "too few waits to tell; give a longer --window"))
     else:
         mean = statistics.mean(firsts)
         scatter = statistics.pstdev(firsts) / mean if mean else 0.0
@@ -218,6 +252,7 @@ def waits(sequences: Sequence[Sequence[float]]) -> list[Line]:
             line_of(
                 "waits-scatter", scatters, good=scatter > _SAME, seen=f"first wait {mean:.2f} s ± {scatter:.0%}",
                 why="a fleet that lost its broker comes back at the same moment", otherwise=Verdict.WARN,
+                lucky=0.0, late=0.0,
             )
         )  # fmt: skip
     return lines
@@ -227,11 +262,11 @@ def gives_up(attempts: Sequence[Attempt], window: float) -> list[Line]:
     """Judge a device that gets no answer."""
     right = "gives up a server that does not answer"
     if not attempts:
-        return [skipped("gives-up", right, "it did not come")]
+        return [missed("gives-up", right, "it did not come")]
     given = [attempt for attempt in attempts if attempt.ended is not None]
     seen = f"after {min(a.ended - a.at for a in given if a.ended is not None):.1f} s" if given else "it waits"
     why = f"it still waited after {window:g} s; with a longer --window it may yet"
-    return [line_of("gives-up", right, good=bool(given), seen=seen, why=why, otherwise=Verdict.WARN)]
+    return [line_of("gives-up", right, good=bool(given), seen=seen, why=why, otherwise=Verdict.WARN, late=0.0)]
 
 
 def notices_silence(attempts: Sequence[Attempt], window: float) -> list[Line]:
@@ -239,24 +274,30 @@ def notices_silence(attempts: Sequence[Attempt], window: float) -> list[Line]:
     right = "leaves within twice its keep alive, and comes again"
     served = next((attempt for attempt in attempts if attempt.answered is not None), None)
     if served is None or served.connect is None or served.answered is None:
-        return [skipped("notices", right, "it was never served")]
+        return [missed("notices", right, "it was never served")]
     alive = served.connect.keep_alive
     allowed = _FACTOR * alive + _SLACK
     if served.ended is not None:
         took = served.ended - served.answered
         return [
-            line_of("notices", right, good=took <= allowed or alive == 0, seen=f"after {took:.1f} s", why="too late"),
+            line_of(
+                "notices", right, good=took <= allowed or alive == 0, seen=f"after {took:.1f} s", why="too late",
+                lucky=0.0, late=took - allowed,
+            ),
             line_of(
                 "comes-again", "connects again", good=len(attempts) > 1, seen=_connections(attempts),
-                why="it left, and stayed away", otherwise=Verdict.WARN,
+                why="it left, and stayed away", otherwise=Verdict.WARN, late=0.0,
             ),
         ]  # fmt: skip
     if alive == 0:
         return [Line("notices", right, Verdict.FAIL, "it stays", "its keep alive is off: it will never notice")]
-    if allowed > window:
-        why = f"its keep alive of {alive} s takes a --window of {allowed:.0f} s"
+    # It was watched from when it came first, not from CONNACK on.
+    watched = attempts[0].at + window - served.answered
+    if allowed > watched:
+        why = f"its keep alive of {alive} s takes a --window of {math.ceil(window - watched + allowed)} s"
         return [skipped("notices", right, why)]
-    return [Line("notices", right, Verdict.FAIL, "it stays", f"keep alive {alive} s, and still there")]
+    why = f"keep alive {alive} s, and still there"
+    return [Line("notices", right, Verdict.FAIL, "it stays", why, watched - allowed)]
 
 
 def redelivers(attempts: Sequence[Attempt], window: float, ending: str = "") -> list[Line]:
@@ -267,12 +308,12 @@ def redelivers(attempts: Sequence[Attempt], window: float, ending: str = "") -> 
     right, marked = "sends the message again", "marks it as sent before (DUP), with its packet identifier"
     senders = [attempt for attempt in attempts if attempt.published]
     if not senders:
-        return [skipped("resends", right, "it publishes nothing with QoS 1 or 2")]
+        return [missed("resends", right, "it publishes nothing with QoS 1 or 2")]
     lost = senders[0].published[0]
     later = attempts[list(attempts).index(senders[0]) + 1 :]
     until = attempts[0].at + window - _TO_RESEND
     if not ending and not any(a.answered is not None and (a.published or a.ended or a.answered < until) for a in later):
-        return [skipped("resends", right, "it was not served again for long enough; give a longer --window")]
+        return [missed("resends", right, "it was not served again for long enough; give a longer --window")]
     again = [
         packet
         for attempt in senders[1:]
@@ -285,7 +326,8 @@ def redelivers(attempts: Sequence[Attempt], window: float, ending: str = "") -> 
         return [Line("resends", right, Verdict.FAIL, changed, why)]
     if not again:
         why = "the broker never acknowledged it: it is lost"
-        return [Line("resends", right, Verdict.FAIL, f"{len(senders)} connections with messages", why)]
+        slow = None if any(attempt.published for attempt in later) else 0.0
+        return [Line("resends", right, Verdict.FAIL, f"{len(senders)} connections with messages", why, slow)]
     lines = [Line("resends", right, Verdict.PASS, "sent again")]
     connect = senders[0].connect
     if connect is not None and connect.clean_start:
@@ -310,12 +352,12 @@ def _other_name(senders: Sequence[Attempt]) -> str:
 def serves_slowly(attempts: Sequence[Attempt]) -> list[Line]:
     """Judge a device behind a slow network."""
     if not attempts:
-        return [skipped("is-served", "works over a slow network", "it did not come")]
+        return [missed("is-served", "works over a slow network", "it did not come")]
     served = [attempt for attempt in attempts if attempt.answered is not None]
     return [
         line_of(
             "is-served", "works over a slow network", good=bool(served), seen=_connections(attempts),
-            why="it does not get through: its timeouts are too short",
+            why="it does not get through: its timeouts are too short", late=0.0,
         )
     ]  # fmt: skip
 

@@ -16,7 +16,7 @@ from broker.mqtt.codes import ProtocolVersion, QoS
 from broker.mqtt.packets import Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel
 from device_sim.attack.verdict import Verdict
 from device_sim.qualify.attempt import Attempt
-from device_sim.qualify.judging import Line, line_of, skipped
+from device_sim.qualify.judging import Line, line_of, missed, skipped
 
 _KEEP_ALIVE_FACTOR = 1.5
 _LATE = 0.7
@@ -36,7 +36,7 @@ def keeps_limits(attempts: Sequence[Attempt], window: float, *, ended: bool) -> 
     """
     served = _served(attempts)
     if not served:
-        return [skipped("receive-maximum", "keeps to the broker's limits", _NOT_SERVED)]
+        return [missed("receive-maximum", "keeps to the broker's limits", _NOT_SERVED)]
     return [
         _receive_maximum(served),
         _server_keep_alive(served[0], window, ended=ended),
@@ -55,9 +55,9 @@ def _receive_maximum(served: Sequence[Attempt]) -> Line:
     if limit is None:
         raise ValueError("the stand announced no Receive Maximum")
     if most < limit:
-        return skipped("receive-maximum", right, f"it had {most} under way at most, {limit} were allowed")
+        return missed("receive-maximum", right, f"it had {most} under way at most, {limit} were allowed")
     seen = f"{most} under way, {limit} allowed"
-    return line_of("receive-maximum", right, good=most <= limit, seen=seen, why="[MQTT-3.3.4-7]")
+    return line_of("receive-maximum", right, good=most <= limit, seen=seen, why="[MQTT-3.3.4-7]", lucky=0.0)
 
 
 def _server_keep_alive(first: Attempt, window: float, *, ended: bool) -> Line:
@@ -81,9 +81,12 @@ def _server_keep_alive(first: Attempt, window: float, *, ended: bool) -> Line:
     )
     allowed = _KEEP_ALIVE_FACTOR * told + _LATE
     if end is not None and end - first.answered < allowed and silent <= allowed:
-        return skipped("server-keep-alive", right, "its connection was too short to tell")
+        return missed("server-keep-alive", right, "its connection was too short to tell")
     seen = f"silent for {silent:.1f} s at most; it was told {told} s instead of its {connect.keep_alive} s"
-    return line_of("server-keep-alive", right, good=silent <= allowed, seen=seen, why="[MQTT-3.1.2-21]: it is put out")
+    return line_of(
+        "server-keep-alive", right, good=silent <= allowed, seen=seen, why="[MQTT-3.1.2-21]: it is put out",
+        late=silent - allowed,
+    )  # fmt: skip
 
 
 def _identifiers(served: Sequence[Attempt]) -> Line:
@@ -97,7 +100,7 @@ def _identifiers(served: Sequence[Attempt]) -> Line:
                 why = "[MQTT-2.2.1-3]: the acknowledgement of one is taken for the other's"
                 return Line("packet-identifiers", right, Verdict.FAIL, seen, why)
     if not any(len(attempt.published) > 1 for attempt in served):
-        return skipped("packet-identifiers", right, "it had one message under way at most")
+        return missed("packet-identifiers", right, "it had one message under way at most")
     return Line("packet-identifiers", right, Verdict.PASS, "different ones")
 
 
@@ -108,12 +111,12 @@ def _sends_once(served: Sequence[Attempt]) -> Line:
         counted = Counter((each.packet_id, each.payload) for each in attempt.published)
         again = max([again, *counted.values()])
     if again == 0:
-        return skipped("sends-once", right, "it published nothing with QoS 1 or 2")
+        return missed("sends-once", right, "it published nothing with QoS 1 or 2")
     v5 = served[0].v5
     why = "[MQTT-4.4.0-1]" if v5 else "a slow broker gets slower, and its subscribers get it more than once"
     otherwise = Verdict.FAIL if v5 else Verdict.WARN
     seen = f"{again} times on one connection" if again > 1 else "once"
-    return line_of("sends-once", right, good=again == 1, seen=seen, why=why, otherwise=otherwise)
+    return line_of("sends-once", right, good=again == 1, seen=seen, why=why, otherwise=otherwise, lucky=0.0)
 
 
 def keeps_packets_small(attempts: Sequence[Attempt]) -> list[Line]:
@@ -121,7 +124,7 @@ def keeps_packets_small(attempts: Sequence[Attempt]) -> list[Line]:
     right = "sends no packet beyond the broker's Maximum Packet Size"
     served = _served(attempts)
     if not served:
-        return [skipped("maximum-packet-size", right, _NOT_SERVED)]
+        return [missed("maximum-packet-size", right, _NOT_SERVED)]
     if not served[0].v5:
         return [skipped("maximum-packet-size", right, _OLDER)]
     connack = served[0].connack
@@ -134,8 +137,11 @@ def keeps_packets_small(attempts: Sequence[Attempt]) -> list[Line]:
     )
     seen = f"{largest} bytes at most, {limit} allowed"
     return [
-        line_of("maximum-packet-size", right, good=largest <= limit, seen=seen, why="[MQTT-3.2.2-15]: it is put out")
-    ]
+        line_of(
+            "maximum-packet-size", right, good=largest <= limit, seen=seen, why="[MQTT-3.2.2-15]: it is put out",
+            lucky=0.0,
+        )
+    ]  # fmt: skip
 
 
 def keeps_aliases(attempts: Sequence[Attempt], *, essential: bool = True) -> list[Line]:
@@ -161,9 +167,11 @@ def keeps_aliases(attempts: Sequence[Attempt], *, essential: bool = True) -> lis
                 return [
                     Line("topic-aliases", right, Verdict.FAIL, seen, "[MQTT-3.3.2-7]: aliases end with a connection")
                 ]
+    if used and essential and len(served) == 1:
+        return [missed("topic-aliases", right, "it did not come again")]
     if used:
-        return [Line("topic-aliases", right, Verdict.PASS, f"{len(served)} connections")]
-    return [skipped("topic-aliases", right, "it uses no topic aliases")] if essential else []
+        return [Line("topic-aliases", right, Verdict.PASS, f"{len(served)} connections", by_time=0.0)]
+    return [missed("topic-aliases", right, "it uses no topic aliases")] if essential else []
 
 
 def takes_commands(attempts: Sequence[Attempt]) -> list[Line]:
@@ -172,13 +180,13 @@ def takes_commands(attempts: Sequence[Attempt]) -> list[Line]:
     acknowledged, stays = "acknowledges each command as its QoS asks", "takes any payload"
     given = next((a for a in served if any(isinstance(each, Publish) for each in a.sent)), None)
     if given is None:
-        return [skipped("acknowledges", acknowledged, "it subscribes to nothing")]
+        return [missed("acknowledges", acknowledged, "it subscribes to nothing")]
     sent = [each for each in given.sent if isinstance(each, Publish)]
     seen = f"{len(sent)} commands sent"
     lines = [
         line_of(
             "takes-commands", stays, good=given.ended is None or not given.by_device, seen=seen,
-            why="it ended the connection on which they came",
+            why="it ended the connection on which they came", lucky=0.0,
         )
     ]  # fmt: skip
     once = {each.packet_id for each in sent if each.qos is QoS.AT_LEAST_ONCE}
@@ -193,7 +201,7 @@ def takes_commands(attempts: Sequence[Attempt]) -> list[Line]:
         return [*lines, skipped("acknowledges", acknowledged, "it subscribes with QoS 0")]
     told = f"missing: {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}" if missing else "all"  # noqa: PLR2004
     why = "[MQTT-4.3.2-4], [MQTT-4.3.3-8]: the broker keeps it, and sends it again and again"
-    return [*lines, line_of("acknowledges", acknowledged, good=not missing, seen=told, why=why)]
+    return [*lines, line_of("acknowledges", acknowledged, good=not missing, seen=told, why=why, late=0.0)]
 
 
 def _ids(numbers: set[int | None]) -> list[int]:
@@ -209,13 +217,13 @@ def releases_again(attempts: Sequence[Attempt]) -> list[Line]:
     right = "sends PUBREL again, and the message no more"
     first = next((a for a in attempts if any(isinstance(packet, Pubrel) for _, packet in a.packets)), None)
     if first is None:
-        return [skipped("releases-again", right, "it publishes nothing with QoS 2")]
+        return [missed("releases-again", right, "it publishes nothing with QoS 2")]
     released = next(packet.packet_id for _, packet in first.packets if isinstance(packet, Pubrel))
     told = next((p for p in first.published if p.qos is QoS.EXACTLY_ONCE and p.packet_id == released), None)
     later = attempts[list(attempts).index(first) + 1 :]
     resumed = next((a for a in later if a.connack is not None), None)
     if resumed is None:
-        return [skipped("releases-again", right, "it did not come again")]
+        return [missed("releases-again", right, "it did not come again")]
     if resumed.connack is not None and not resumed.connack.session_present:
         return [skipped("releases-again", right, "it asks for no session")]
     packets = [packet for _, packet in resumed.packets]
@@ -225,4 +233,5 @@ def releases_again(attempts: Sequence[Attempt]) -> list[Line]:
     again = any(isinstance(p, Pubrel) and p.packet_id == released for p in packets)
     seen = "PUBLISH again" if doubled else "PUBREL again" if again else "neither again"
     why = "[MQTT-4.3.3-6]: a broker that has released the identifier delivers it twice" if doubled else "[MQTT-4.4.0-1]"
-    return [line_of("releases-again", right, good=again and not doubled, seen=seen, why=why)]
+    late = None if doubled else 0.0
+    return [line_of("releases-again", right, good=again and not doubled, seen=seen, why=why, late=late)]

@@ -117,8 +117,8 @@ def _instruct(err: Console, bench: Bench) -> None:
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> ExitCode:
-    """Return the worst: data sent to impostors, then any other failure, or that nothing could be judged."""
+    """Return the worst: data sent to impostors, any other failure, nothing judged, no verdict on this machine."""
     failed = [outcome.name for outcome in outcomes if outcome.verdict is Verdict.FAIL]
     if any(name.endswith(SENDS_NOTHING) for name in failed):
         return ExitCode.SECURITY
-    return ExitCode.ERROR if worst(outcomes) is Verdict.FAIL else ExitCode.OK
+    return {Verdict.FAIL: ExitCode.ERROR, Verdict.INVALID: ExitCode.INVALID}.get(worst(outcomes), ExitCode.OK)

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from device_sim.attack.verdict import Verdict
 from device_sim.qualify.attempt import Attempt
 from device_sim.qualify.enrolment_stand import Asked
-from device_sim.qualify.judging import SENDS_NOTHING, Line, line_of, skipped
+from device_sim.qualify.judging import SENDS_NOTHING, Line, line_of, missed, skipped
 
 _EARLY = 0.1
 
@@ -29,14 +29,14 @@ def renews(asked: Sequence[Asked], retry_after: int, *, given: bool, came: bool)
     if not enrolments and given:
         seen = "it connected, and asked for nothing" if came else "it never asked"
         why = "its certificate was about to expire: it will be off the air until somebody goes there"
-        return [Line("renews", right, Verdict.FAIL, seen, why)]
+        return [Line("renews", right, Verdict.FAIL, seen, why, by_time=0.0)]
     if not enrolments:
-        return [skipped("renews", right, "it never asked the enrolment service; give its command {est_url}")]
+        return [_never_asked("renews", right, given=False)]
     done = [each for each in enrolments if each.status is HTTPStatus.OK]
     lines = [
         line_of(
             "renews", right, good=bool(done), seen=f"{len(enrolments)} requests",
-            why="it was not there when the certificate was to be had",
+            why="it was not there when the certificate was to be had", late=0.0,
         ),
         line_of(
             "renews-as-itself", "shows the certificate that it renews", good=enrolments[0].certificate,
@@ -46,23 +46,32 @@ def renews(asked: Sequence[Asked], retry_after: int, *, given: bool, came: bool)
     ]  # fmt: skip
     if retry_after and len(enrolments) > 1:
         waited = enrolments[1].at - enrolments[0].at
+        # Whichever of the two came late: a wait would explain it.
+        off = abs(waited - (retry_after - _EARLY))
         lines.append(
             line_of(
                 "respects-retry-after", f"waits {retry_after} s", good=waited >= retry_after - _EARLY,
-                seen=f"{waited:.1f} s", why="it was told when to come again",
+                seen=f"{waited:.1f} s", why="it was told when to come again", lucky=off, late=off,
             )
         )  # fmt: skip
     return lines
 
 
-def trusts_no_other_service(asked: Sequence[Asked], came: bool) -> list[Line]:
+def _never_asked(name: str, right: str, *, given: bool) -> Line:
+    """Return the line about a device that never asked; with more time it might have, if it is *given* where."""
+    if given:
+        return missed(name, right, "it never asked the enrolment service; give a longer --window")
+    return skipped(name, right, "it never asked the enrolment service; give its command {est_url}")
+
+
+def trusts_no_other_service(asked: Sequence[Asked], came: bool, *, given: bool) -> list[Line]:
     """Judge a device whose enrolment service is an impostor."""
     right = "refuses the service and sends it nothing"
     if asked:
         return [Line(SENDS_NOTHING, right, Verdict.FAIL, "sent a request", f"{len(asked)} requests")]
     if not came:
-        return [skipped(SENDS_NOTHING, right, "it never asked the enrolment service; give its command {est_url}")]
-    return [Line(SENDS_NOTHING, right, Verdict.PASS, "nothing sent")]
+        return [_never_asked(SENDS_NOTHING, right, given=given)]
+    return [Line(SENDS_NOTHING, right, Verdict.PASS, "nothing sent", by_time=0.0)]
 
 
 def uses_the_new_one(attempts: Sequence[Attempt], asked: Sequence[Asked]) -> list[Line]:
@@ -73,26 +82,27 @@ def uses_the_new_one(attempts: Sequence[Attempt], asked: Sequence[Asked]) -> lis
         return []
     later = [attempt for attempt in attempts if attempt.at > given[0].at and attempt.tls is not None]
     if not later:
-        return [skipped("uses-the-new-one", right, "it has not connected since; give a longer --window")]
+        return [missed("uses-the-new-one", right, "it has not connected since; give a longer --window")]
     last = later[-1]
     good = last.serial in {each.serial for each in given}
     seen = "the new one" if good else "the old one" if last.certificate else "none"
     why = "the old one ends, and it is put out"
-    return [line_of("uses-the-new-one", right, good=good, seen=seen, why=why)]
+    had = last.at - given[0].at
+    return [line_of("uses-the-new-one", right, good=good, seen=seen, why=why, late=had)]
 
 
-def keeps_the_old_one(attempts: Sequence[Attempt], asked: Sequence[Asked], ending: str) -> list[Line]:
+def keeps_the_old_one(attempts: Sequence[Attempt], asked: Sequence[Asked], ending: str, *, given: bool) -> list[Line]:
     """Judge a device that was answered with a certificate for a key that it does not have."""
     right = "does not replace its certificate by one that is not for its key"
-    given = [each for each in asked if each.serial is not None]
-    if not given:
-        return [skipped("keeps-the-old-one", right, "it never asked the enrolment service; give its command {est_url}")]
-    later = [attempt for attempt in attempts if attempt.at > given[0].at and attempt.tls is not None]
+    issued = [each for each in asked if each.serial is not None]
+    if not issued:
+        return [_never_asked("keeps-the-old-one", right, given=given)]
+    later = [attempt for attempt in attempts if attempt.at > issued[0].at and attempt.tls is not None]
     if ending:
         return [Line("keeps-the-old-one", right, Verdict.FAIL, "it ended", ending)]
     if not later:
         why = "its credential is useless: it is off the air until somebody goes there"
-        return [Line("keeps-the-old-one", right, Verdict.FAIL, "it did not connect again", why)]
+        return [Line("keeps-the-old-one", right, Verdict.FAIL, "it did not connect again", why, by_time=0.0)]
     good = later[-1].certificate
     seen, why = "the old one" if good else "no certificate", "a broker that asks for one refuses it"
     return [line_of("keeps-the-old-one", right, good=good, seen=seen, why=why)]

@@ -8,6 +8,7 @@ Rules
 4. A stage's window begins when the device first connects: its start-up time, long on a busy machine, is not judged. A
    program that has not connected within a window is judged as one that stayed away.
 5. A program that has ended is not waited for: what it did until then is all.
+6. A line that came about by slowness, on a machine that others hold, is no verdict (`device_sim.qualify.starvation`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from device_sim.qualify.judging import Line
 from device_sim.qualify.papers import Papers
 from device_sim.qualify.stages import Stage, Witness, conduct_of_program
 from device_sim.qualify.stand import CannotListen, Stand
+from device_sim.qualify.starvation import NOTHING, Waited, Watch, Watching, on_this_machine
 from device_sim.trouble.proxy import Proxy
 from device_sim.trouble.trouble import NONE
 from provisioning.program.printable import printable
@@ -57,21 +59,26 @@ class Bench:
     host: str
     port: int
     window: float
+    watching: Watching = Watch
+    """Begins to measure how long stand and device wait for a core, given the device's session, if it has one here."""
 
 
 async def qualify(bench: Bench, stages: Sequence[Stage], parallel: int, begins: Begins, told: Told) -> list[Outcome]:
     """Take the device through *stages*, *parallel* at a time; report each line as it is known, and return all."""
     outcomes: dict[str, list[Outcome]] = {}
     sequences: list[list[float]] = []
+    waited_failing = NOTHING
     places = asyncio.Semaphore(1 if isinstance(bench.device, Hardware) else parallel)
 
     async def one(stage: Stage) -> None:
+        nonlocal waited_failing
         async with places:
             begins(stage)
-            witness = await _witnessed(bench, stage)
+            witness, waited = await _witnessed(bench, stage)
         if stage.failing and witness is not None:
             sequences.append(pauses(witness.attempts))
-        lines = _judged(stage, witness)
+            waited_failing += waited
+        lines = [on_this_machine(line, waited) for line in _judged(stage, witness)]
         outcomes[stage.name] = [_outcome(stage.name, stage.description, line, bench.window) for line in lines]
         for outcome in outcomes[stage.name]:
             told(outcome)
@@ -79,7 +86,10 @@ async def qualify(bench: Bench, stages: Sequence[Stage], parallel: int, begins: 
     rest = list(stages)
     if rest and rest[0].name == "good":
         await one(rest.pop(0))
-        if any(outcome.verdict is Verdict.FAIL and outcome.name == "good.connects" for outcome in outcomes["good"]):
+        if any(
+            outcome.verdict in {Verdict.FAIL, Verdict.INVALID} and outcome.name == "good.connects"
+            for outcome in outcomes["good"]
+        ):
             return outcomes["good"]
     try:
         async with asyncio.TaskGroup() as together:
@@ -87,7 +97,8 @@ async def qualify(bench: Bench, stages: Sequence[Stage], parallel: int, begins: 
                 together.create_task(one(stage), name=stage.name)
     except* (BadCommand, CannotListen, OSError) as errors:
         raise errors.exceptions[0] from None
-    overall = [_outcome("reconnect", "in all stages together", line, bench.window) for line in judging.waits(sequences)]
+    together_judged = [on_this_machine(line, waited_failing) for line in judging.waits(sequences)]
+    overall = [_outcome("reconnect", "in all stages together", line, bench.window) for line in together_judged]
     for outcome in overall:
         told(outcome)
     return [outcome for stage in stages for outcome in outcomes[stage.name]] + overall
@@ -103,11 +114,11 @@ def _judged(stage: Stage, witness: Witness | None) -> list[Line]:
     return [*lines, *(line for line in conduct_of_program(witness) if line.name not in known)]
 
 
-async def _witnessed(bench: Bench, stage: Stage) -> Witness | None:
-    """Return what was seen; None if this stage is impossible for this device."""
+async def _witnessed(bench: Bench, stage: Stage) -> tuple[Witness | None, Waited]:
+    """Return what was seen, and what was waited; None if this stage is impossible for this device."""
     hardware = isinstance(bench.device, Hardware)
     if hardware and (stage.enrols or stage.trouble != NONE):
-        return None
+        return None, NOTHING
     directory = bench.directory / stage.name
     directory.mkdir()
     if not hardware:
@@ -135,6 +146,9 @@ async def _witnessed(bench: Bench, stage: Stage) -> Witness | None:
         values = _values(bench, directory, port, service.port if stage.enrols else None)
         presence = await stack.enter_async_context(bench.device.present(values, directory / "device.log"))
 
+        watch = bench.watching(presence.session)
+        looking = asyncio.create_task(watch.keep_looking(), name="watch")
+        stack.callback(looking.cancel)
         if stage.enrols:
             breaking = asyncio.create_task(_break_when_renewed(service, stand), name="break")
             stack.callback(breaking.cancel)
@@ -146,13 +160,16 @@ async def _witnessed(bench: Bench, stage: Stage) -> Witness | None:
             _TO_COME if hardware else bench.window,
             lambda: bool(stand.attempts) or service.came > 0 or gone(),
         )
+        if stand.attempts:  # Rule 4.
+            watch.begin()
         await _until(bench.window, lambda: gone() or stage.enough(stand.attempts), stand.change)
         if gone():  # Its data has arrived but is still to be read.
             await _moment()
             await _until(_TO_END, lambda: all(each.ended is not None for each in stand.attempts), stand.change)
         # Before the device is stopped: that would end its connections too.
+        watch.look()
         output = secrecy.read_output(directory / "device.log")
-        return Witness(
+        witness = Witness(
             [replace(attempt, packets=list(attempt.packets)) for attempt in stand.attempts],
             list(service.asked),
             service.came > 0,
@@ -165,6 +182,7 @@ async def _witnessed(bench: Bench, stage: Stage) -> Witness | None:
             secrecy.leaked(output, directory / "device.key"),
             secrecy.exposed(directory),
         )
+        return witness, watch.waited
 
 
 async def _break_when_renewed(service: EnrolmentStand, stand: Stand) -> None:

@@ -235,10 +235,11 @@ STAGES: tuple[Stage, ...] = (
               HTTPStatus.SERVICE_UNAVAILABLE),
     _puts_off("renew-202", "the enrolment service wants to think (202, Retry-After)", HTTPStatus.ACCEPTED),
     Stage("renew-other-ca", "the enrolment service has a certificate of an untrusted CA",
-          lambda seen: renewal_judging.trusts_no_other_service(seen.asked, came=seen.came_to_enrol),
+          lambda seen: renewal_judging.trusts_no_other_service(
+              seen.asked, came=seen.came_to_enrol, given=seen.est_given),
           enrols=True, enrolment_paper=ServerPaper.OTHER_CA),
     Stage("renew-other-key", "the enrolment service answers with a certificate for another key",
-          lambda seen: renewal_judging.keeps_the_old_one(seen.attempts, seen.asked, seen.ending),
+          lambda seen: renewal_judging.keeps_the_old_one(seen.attempts, seen.asked, seen.ending, given=seen.est_given),
           enrols=True, other_key=True),
 )  # fmt: skip
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect
-from difflib import get_close_matches
 from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -27,6 +26,7 @@ from device_sim.scenario.threshold import InvalidThreshold, Threshold
 from device_sim.scenario.values import BY_HAND, ScenarioPart, Seconds
 from provisioning.program.given_file import SETTINGS_BYTES, text_of
 from provisioning.program.given_toml import NotToml, toml_of
+from provisioning.program.near_names import nearest
 
 _MOST_SHOWN = 60
 """How many characters of a wrong value are shown."""
@@ -185,8 +185,8 @@ def _remedy(fault: Any, model: type[BaseModel]) -> str:
     match fault["type"]:
         case "extra_forbidden":
             known = known_at(model, fault["loc"][:-1])
-            close = get_close_matches(str(fault["loc"][-1]), known, 1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
+            near = nearest(str(fault["loc"][-1]), known)
+            hint = f"did you mean {near!r}? " if near else ""
             return f"there is no such field; {hint}these exist: {', '.join(known)}"
         case "missing":
             return "is required; add it"

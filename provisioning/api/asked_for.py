@@ -9,7 +9,6 @@ Handles: names of query parameters, Content-Type. Does not handle: values (the f
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from typing import Final
 
@@ -18,6 +17,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from provisioning.errors import Code, Refused
+from provisioning.program.near_names import nearest
 
 _SHOWN: Final = 40
 _JSON: Final = "application/json"
@@ -44,9 +44,8 @@ class AskedFor:
             raise Refused(Code.MEDIA_TYPE, f"Content-Type is {media_type[:_SHOWN]!r}: send {_JSON}")
 
     def _instead_of(self, name: str) -> str:
-        close = difflib.get_close_matches(name[:_SHOWN], self._parameters, 1)
-        if close:
-            return f"is {close[0]} meant?"
+        if near := nearest(name[:_SHOWN], self._parameters):
+            return f"is {near} meant?"
         return f"this path takes {', '.join(sorted(self._parameters)) or 'none'}"
 
 

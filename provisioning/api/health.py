@@ -33,6 +33,28 @@ Check = Callable[[], Awaitable[str]]
 """Returns ``ok``, or in a word or two what is wrong."""
 
 
+class Patient:
+    """A check that is waited for a limited time, and never runs twice at a time.
+
+    A transaction cannot be cancelled (`provisioning.store.lanes`), and one on a database that has vanished takes half a
+    minute: meanwhile probes get an answer, and do not queue up behind one another.
+    """
+
+    def __init__(self, check: Check, seconds: float) -> None:
+        """Wait for *check* for so many *seconds*."""
+        self._check = check
+        self._seconds = seconds
+        self._asking: asyncio.Future[str] | None = None
+
+    async def __call__(self) -> str:
+        """Return its result, or ``slow``."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.ensure_future(self._check())
+        asking = self._asking
+        done, _ = await asyncio.wait({asking}, timeout=self._seconds)
+        return asking.result() if done else "slow"
+
+
 @dataclass(frozen=True, slots=True)
 class Readiness:
     """The parts that are asked."""
@@ -48,7 +70,7 @@ class Readiness:
     def checks(self) -> dict[str, Check]:
         """Return what `/readyz` asks."""
         return {
-            "store": self._store,
+            "store": Patient(self._store, _PATIENCE_SECONDS),
             "issuing_ca": self._issuing_ca,
             "ocsp_signer": self._ocsp_signer,
             "crls": self._crls,
@@ -56,14 +78,11 @@ class Readiness:
 
     async def _store(self) -> str:
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
-                await self.database.read(revocations.newest)
-                if self.database.write_is_late:
-                    return "slow"
-                if self.database.write_failed:
-                    await self.database.probe()
-        except TimeoutError:
-            return "slow"
+            await self.database.read(revocations.newest)
+            if self.database.write_is_late:
+                return "slow"
+            if self.database.write_failed:
+                await self.database.probe()
         except Refused:
             return "unavailable"
         return "ok"

@@ -23,9 +23,10 @@ How a CA begins: `provisioning.authorities.next_authority`; how one is revoked:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Final
 
 from cryptography import x509
@@ -37,7 +38,7 @@ from provisioning.config import Settings
 from provisioning.directory.files import AuthorityFiles, pem_of
 from provisioning.errors import ConfigurationError
 from provisioning.signers.places import SignerPlaces
-from provisioning.store import audit, authorities, groups, known_authorities, serials
+from provisioning.store import audit, authorities, certificates, groups, known_authorities, serials
 from provisioning.store.audit import Action
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority, described
 from provisioning.store.database import Database
@@ -106,9 +107,18 @@ class AuthorityLife:
         """End a retiring CA whose last certificate has expired; return its name."""
         now = self.clock()
 
+        def look(connection: Connection) -> tuple[str, int, dict[str | None, datetime]]:
+            chosen = only_one(authorities.every(connection), name, AuthorityState.RETIRING, "retiring")
+            return chosen.name, certificates.newest(connection), _ends(connection, chosen)
+
+        looked_at, newest, ends = await self.database.survey(look)  # It may take seconds, for which nobody waits.
+
         def transaction(connection: Connection) -> str:
-            chosen = only_one(authorities.every(connection, for_update=True), name, AuthorityState.RETIRING, "retiring")
-            last, renewable = _last_use(connection, chosen)
+            found = authorities.every(connection, for_update=True)
+            chosen = only_one(found, looked_at, AuthorityState.RETIRING, "retiring")
+            for group, end in _ends(connection, chosen, newest).items():  # A service may not have noticed yet.
+                ends[group] = max(end, ends.get(group, end))
+            last, renewable = _last_use(connection, ends)
             if last is not None and now < last:
                 raise ConfigurationError(
                     f"certificates of {chosen.name} are good until {last:%Y-%m-%d %H:%M} UTC: retire it then, or "
@@ -124,7 +134,7 @@ class AuthorityLife:
             return chosen.name
 
         retired = await self.database.write(transaction)
-        await self.write_bundle()
+        await self.write_files()
         return retired
 
     async def end_line(self, line: str) -> str:
@@ -147,26 +157,38 @@ class AuthorityLife:
 
         return await self.database.write(transaction)
 
-    async def write_bundle(self) -> None:
-        """Write the trust anchors as they are now, as a running service does; raise `ConfigurationError` if that fails.
+    async def write_files(self, new: str | None = None) -> None:
+        """Write the trust anchors as they are now, and certificates of CAs with a key here: of *new*, and missing ones.
 
-        The change itself is in the store by then.
+        Raises `ConfigurationError` if something cannot be written. The change itself is in the store by then.
         """
         trusted = [each for each in await self.every() if each.state.trusted]
-        anchors = [
-            each.certificate
-            for kind in (AuthorityKind.ROOT, AuthorityKind.ISSUING)
-            for each in trusted
-            if each.kind is kind
-        ]
-        try:
-            replace_file(self.files.bundle, pem_of(*anchors))
-        except OSError as error:
+        contents: dict[Path, bytes] = {}
+        for each in trusted:
+            path = self.files.certificate(each.name)
+            if each.name == new or (self.places.holds(each.name) and not path.exists()):
+                contents[path] = pem_of(each.certificate)
+        contents[self.files.bundle] = pem_of(
+            *(
+                each.certificate
+                for kind in (AuthorityKind.ROOT, AuthorityKind.ISSUING)
+                for each in trusted
+                if each.kind is kind
+            )
+        )
+        failed: list[ConfigurationError] = []
+        for path, content in contents.items():
+            try:
+                replace_file(path, content)
+            except ConfigurationError as error:
+                failed.append(error)
+        if failed:
+            what = "file" if len(failed) == 1 else "files"
             raise ConfigurationError(
-                f"{self.files.bundle} cannot be written: {error.strerror}. What was done to the CA is done all the "
-                "same; the service writes the file as soon as it can, or when it starts: look at the disk, and at who "
-                "owns the directory"
-            ) from error
+                f"{'; '.join(map(str, failed))}. What was done to the CA is done all the same; look at the disk, and "
+                f"at who owns the directory. The next step of a CA's life here writes the {what}; the service writes "
+                "the bundle as soon as it can, or when it starts"
+            ) from failed[0]
 
     async def newest_root(self) -> StoredAuthority:
         """Return the newest root, whose key must be here; raise `ConfigurationError`."""
@@ -211,9 +233,13 @@ def _check_believed(name: str, doubts: Sequence[BrokersWord], now: datetime) -> 
         )
 
 
-def _last_use(connection: Connection, ca: StoredAuthority) -> tuple[datetime | None, datetime | None]:
-    """Return when the last certificate of *ca* expires, except the service's own, and when it can no longer be used."""
-    ends = authorities.last_expiries(connection, ca.key_id, SERVER_NAME)
+def _ends(connection: Connection, ca: StoredAuthority, behind: int = 0) -> dict[str | None, datetime]:
+    """Return when the last certificate of *ca* expires in each group, except the service's own."""
+    return authorities.last_expiries(connection, ca.key_id, SERVER_NAME, behind)
+
+
+def _last_use(connection: Connection, ends: Mapping[str | None, datetime]) -> tuple[datetime | None, datetime | None]:
+    """Return when the last certificate expires, and when it can no longer be used, by the *ends* of each group."""
     uses = [
         end + (groups.rules_of(connection, group).renewal_grace if group is not None else timedelta())
         for group, end in ends.items()

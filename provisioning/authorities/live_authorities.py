@@ -54,7 +54,8 @@ from provisioning.revocation.feed import FeedEvent
 from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.ocsp_signer import RenewedOcspSigner
 from provisioning.revocation.publisher import CrlPublisher
-from provisioning.store import authorities, crl_shards, revocations
+from provisioning.revocation.shared_contents import SharedContents
+from provisioning.store import authorities, crl_shards
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority
 from provisioning.store.crl_shards import CrlShard
 from provisioning.store.database import Database
@@ -106,6 +107,7 @@ class LiveAuthorities:
         self._serial_numbers = serial_numbers
         self._responder = responder
         self._clock = clock
+        self._contents = SharedContents(database, clock)
         self._on_trust = on_trust
         self._on_active = on_active
         self._states: Sequence[tuple[str, str]] = ()
@@ -246,10 +248,10 @@ class LiveAuthorities:
             log.error("root CA's list not published", code="CRL_NOT_PUBLISHED", ca=root.name, detail=str(error))  # noqa: TRY400
             return
         # What was revoked while no service ran is in no list yet.
-        listed = await self._database.read(
-            lambda connection: revocations.listed(connection, root.key_id, None, self._clock())
-        )
-        if publisher.current is not None and len(listed) > publisher.current.entries:
+        now = self._clock()
+        listed = await self._contents.take(root.key_id, None, now)
+        current = publisher.current
+        if current is not None and listed is not None and len(listed.complete(now)) > current.entries:
             publisher.changed()
         self._roots[root.name] = self.publishers[root.name] = publisher
         self._root_key_ids[root.name] = root.key_id.hex()
@@ -287,7 +289,9 @@ class LiveAuthorities:
             log.error("OCSP signer not made", code="OCSP_SIGNER_FAILED", ca=ca.name, detail=str(refusal))  # noqa: TRY400 - that says it all
         in_use, listed = await self._database.write(functools.partial(self._shards, ca.name))
         plans = issuing_crl_plans(self._settings, ca, key, self._public_url, listed)
-        publishers = {plan.name: CrlPublisher(self._database, plan, self._clock) for plan in plans}
+        publishers = {
+            plan.name: CrlPublisher(self._database, plan, self._clock, shared=self._contents) for plan in plans
+        }
         for publisher in publishers.values():
             await publisher.start()
         working = self._working[ca.name] = _Working(Issuing(issuer, in_use), signer, publishers)

@@ -25,7 +25,6 @@ from sqlalchemy.exc import IntegrityError
 from provisioning.authorities.authority import urls_of
 from provisioning.authorities.authority_life import AuthorityLife, facts_of
 from provisioning.authorities.issuing_lines import check_line, line_of, next_name, root_for, shown_line
-from provisioning.authorities.own_credentials import replace_file
 from provisioning.ca.ceremony import (
     CeremonyRefused,
     CertificateAuthority,
@@ -36,7 +35,6 @@ from provisioning.ca.ceremony import (
     sign_issuing_ca,
 )
 from provisioning.ca.issuer import IssuerUrls
-from provisioning.directory.files import pem_of
 from provisioning.errors import ConfigurationError
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import PrivateKey
@@ -134,8 +132,7 @@ class NextAuthority:
         if new_root is not None:
             self.life.transcript.certificate("New root", new_root)
         self.life.transcript.certificate(f"Issuing CA {name}", certificate)
-        replace_file(self.life.files.certificate(name), pem_of(certificate))
-        await self.life.write_bundle()
+        await self.life.write_files(name)
 
     async def _check_none_waits(self, line: str, *, another: bool) -> None:
         """Raise `ConfigurationError` where a CA of *line* is announced already, unless *another* is wanted."""

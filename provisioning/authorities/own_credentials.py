@@ -16,9 +16,10 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -189,12 +190,12 @@ class OwnCredentials:
 
         await self.database.write(record)
         chain = pem_of(certificate, self.issuer.certificate, *self.chain)
-        pair = (self.files.key(file_name), key_to_pem(key)), (self.files.certificate(file_name), chain)
-        drafts = [(_draft(path, content), path) for path, content in pair]
-        with self.files.held(to_change=True):
-            for draft, path in drafts:
-                draft.rename(path)
-        sync_names(self.files.directory)
+        pair = {self.files.key(file_name): key_to_pem(key), self.files.certificate(file_name): chain}
+        with _drafts(pair) as drafts:
+            with self.files.held(to_change=True):
+                for path, draft in drafts.items():
+                    draft.rename(path)
+            sync_names(self.files.directory)
 
 
 def server_names_of(settings: Settings) -> tuple[str, ...]:
@@ -235,12 +236,27 @@ def _names_of(certificate: x509.Certificate) -> tuple[tuple[str, ...], tuple[IpA
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Replace the file at *path* by one with *content*, in one step; return when that is on disk."""
-    replace_by(_draft(path, content), path)
+    """Replace the file at *path* by one with *content*, in one step; return when that is on disk.
+
+    Raises `ConfigurationError` naming the file.
+    """
+    with _drafts({path: content}) as drafts:
+        replace_by(drafts[path], path)
 
 
-def _draft(path: Path, content: bytes) -> Path:
+@contextlib.contextmanager
+def _drafts(contents: Mapping[Path, bytes]) -> Iterator[Mapping[Path, Path]]:
+    """Write drafts of these files, for the block to rename; if anything fails, none is left, since one may be a key."""
     # A command and a service may write the same file: each has its own draft, and the last one wins.
-    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
-    write_draft(draft, content)
-    return draft
+    drafts = {path: path.with_name(f".{path.name}.{os.getpid()}.new") for path in contents}
+    try:
+        for path, draft in drafts.items():
+            write_draft(draft, contents[path])
+        yield drafts
+    except OSError as error:
+        names = " or ".join(map(str, contents))
+        raise ConfigurationError(f"{names} cannot be written: {error.strerror}") from error
+    finally:
+        for draft in drafts.values():
+            with contextlib.suppress(OSError):  # It is not there: it was not written, or has its name by now.
+                draft.unlink()

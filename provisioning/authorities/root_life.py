@@ -20,9 +20,7 @@ from dataclasses import dataclass
 from sqlalchemy.engine import Connection
 
 from provisioning.authorities.authority_life import AuthorityLife, facts_of
-from provisioning.authorities.own_credentials import replace_file
 from provisioning.ca.ceremony import CertificateAuthority, succeed_root
-from provisioning.directory.files import pem_of
 from provisioning.errors import ConfigurationError
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.store import authorities, serials
@@ -80,8 +78,7 @@ class RootLife:
         self.life.transcript.certificate(f"New root {name}", succession.new_root)
         self.life.transcript.certificate("New key certified by the old root", succession.new_with_old)
         self.life.transcript.certificate("Old key certified by the new root", succession.old_with_new)
-        replace_file(self.life.files.certificate(name), pem_of(succession.new_root))
-        await self.life.write_bundle()
+        await self.life.write_files(name)
         return name
 
     async def retire(self, name: str) -> None:
@@ -105,7 +102,7 @@ class RootLife:
                     self.life.note(connection, Action.CA_CHANGED, each.name, {"state": AuthorityState.RETIRED})
 
         await self.life.database.write(transaction)
-        await self.life.write_bundle()
+        await self.life.write_files()
 
 
 def _under(root: StoredAuthority, found: Sequence[StoredAuthority]) -> list[str]:

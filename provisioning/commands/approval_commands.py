@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from provisioning.commands.service_command import Connection, Json, connected, print_json, print_list, shown_time
+from provisioning.commands.printed_rows import print_each
+from provisioning.commands.service_command import Connection, Json, connected, print_json, shown_time
 from provisioning.program.command_group import command_group
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ def list_approvals(
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
 
     async def command(client: EnrolmentOperatorClient) -> None:
-        found = [each async for each in client.approvals(group=group, state=state)]
-        print_list(
+        found = client.approvals(group=group, state=state)
+        await print_each(
             found, ("number", "device", "group", "shown", "key SHA-256", "since", "state"), _row, as_json=as_json
         )
 

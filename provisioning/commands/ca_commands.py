@@ -292,7 +292,7 @@ def revoke(
         affected: list[StoredCertificate] = []
         renewed = False
         with _noted(problems):  # The CA is revoked: if a step fails now, the others are still done.
-            await life.write_bundle()
+            await life.write_files()
         with _noted(problems, "fix that, then run ca restore-operator"):
             if renewed := await revocation.renew_operator(begun):
                 life.transcript.say("The first operator (admin) has a new certificate in operator.crt.")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from provisioning.commands.choice_option import choice_option
+from provisioning.commands.printed_rows import print_each
 from provisioning.commands.service_command import (
     Connection,
     Json,
@@ -98,7 +99,7 @@ def list_certificates(
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
 
     async def command(client: OperatorClient) -> None:
-        _print([each async for each in client.certificates(**asdict(search))], as_json=as_json)
+        await print_each(client.certificates(**asdict(search)), _COLUMNS, _row, as_json=as_json)
 
     connection.run(command)
 
@@ -128,7 +129,7 @@ def expiring(
     async def command(client: OperatorClient) -> None:
         ending = client.certificates(group=group, state="active", expires_before=until)
         found = [each async for each in ending if each.device != SERVER_NAME]
-        _print(sorted(found, key=lambda each: each.not_after), as_json=as_json)
+        print_list(sorted(found, key=lambda each: each.not_after), _COLUMNS, _row, as_json=as_json)
 
     connection.run(command)
 
@@ -227,10 +228,8 @@ def show_certificate(
     connection.run(command)
 
 
-def _print(found: Sequence[IssuedCertificate], *, as_json: bool) -> None:
-    print_list(
-        found,
-        ("serial", "device", "role", "state", "not after"),
-        lambda each: (each.serial, each.device, each.role, each.state, shown_time(each.not_after)),
-        as_json=as_json,
-    )
+_COLUMNS: Final = ("serial", "device", "role", "state", "not after")
+
+
+def _row(each: IssuedCertificate) -> Sequence[str]:
+    return each.serial, each.device, each.role, each.state, shown_time(each.not_after)

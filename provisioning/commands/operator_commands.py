@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from provisioning.commands.choice_option import choice_option
-from provisioning.commands.printed_rows import print_pairs
+from provisioning.commands.printed_rows import print_each, print_pairs
 from provisioning.commands.service_command import (
     Connection,
     Json,
@@ -25,7 +25,6 @@ from provisioning.commands.service_command import (
     counted,
     print_document,
     print_facts,
-    print_list,
     print_table,
     shown_time,
 )
@@ -63,8 +62,8 @@ def list_devices(
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
 
     async def command(client: OperatorClient) -> None:
-        found = [device async for device in client.devices(group=group, state=state, certificate=certificate)]
-        print_list(
+        found = client.devices(group=group, state=state, certificate=certificate)
+        await print_each(
             found,
             ("name", "role", "group", "state", "certificate", "until", "enrolled", "certificates"),
             lambda each: (

@@ -10,7 +10,7 @@ import contextlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from textwrap import indent
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 AnswerT = TypeVar("AnswerT", bound="BaseModel")
 
 _INDENT: Final = 2
+_PORTION: Final = 1000
+"""Rows that share the widths of a table's columns."""
 
 
 class Table:
@@ -92,6 +94,20 @@ def printed(
     else:
         table = Table(columns)
         yield lambda found: table.print(map(row, found))
+
+
+async def print_each(
+    answers: AsyncIterator[AnswerT], columns: Sequence[str], row: Callable[[AnswerT], Sequence[str]], *, as_json: bool
+) -> None:
+    """Print *answers* as they come, as `printed` does: a fleet's list is not held in memory."""
+    portion: list[AnswerT] = []
+    with printed(columns, row, as_json=as_json) as show:
+        async for each in answers:
+            portion.append(each)
+            if len(portion) == _PORTION:
+                show(portion)
+                portion = []
+        show(portion)  # Also without any: a table has its header.
 
 
 def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:

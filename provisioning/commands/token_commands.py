@@ -21,7 +21,7 @@ from provisioning.commands.choice_option import choice_option
 from provisioning.commands.in_steps import check_none_refused, in_steps
 from provisioning.commands.meant_devices import confirm
 from provisioning.commands.named_lines import before_the_loop, read_lines
-from provisioning.commands.printed_rows import printed
+from provisioning.commands.printed_rows import print_each, printed
 from provisioning.commands.service_command import (
     Connection,
     Json,
@@ -31,7 +31,6 @@ from provisioning.commands.service_command import (
     print_answer,
     print_document,
     print_json,
-    print_list,
     progress,
     say,
     shown_time,
@@ -285,8 +284,7 @@ def list_tokens(
 
     async def command(client: EnrolmentOperatorClient) -> None:
         search = client.tokens(state=state, group=group, device=device, expires_before=until)
-        found = [each async for each in search]
-        print_list(found, _COLUMNS, _listed, as_json=as_json)
+        await print_each(search, _COLUMNS, _listed, as_json=as_json)
 
     connection.run(command)
 

@@ -16,13 +16,12 @@ import re
 import tomllib
 from typing import Any, Final
 
+from provisioning.program.toml_strings import STRING
 from provisioning.program.toml_twice import said_twice
 
 MOST_NESTED: Final = 32
 """Maximum depth of brackets, and number of parts of one key."""
-_MARK: Final = re.compile(
-    r'"""(?:[^\\]|\\.)*?"""|\'\'\'.*?\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}.,=\n]', re.DOTALL
-)
+_MARK: Final = re.compile(STRING + r"|[\[\]{}.,=\n]", re.DOTALL)
 
 _TWICE: Final = ("overwrite", "twice", "immutable")
 """The parser's messages for a duplicate key or table."""

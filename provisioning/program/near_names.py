@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import re
 from bisect import insort
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Final
 
 MOST: Final = 3
@@ -59,6 +61,15 @@ class NearNames:
     def found(self) -> list[str]:
         """The nearest names, in order; all are equally near."""
         return list(self._found)
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return which of the *known* words of a program's own, settings for example, *word* resembles most, if any.
+
+    Unlike a device's name, such a word may also be a part of the one that is meant, or have another ending.
+    """
+    near = get_close_matches(word, list(known), 1)
+    return near[0] if near else None
 
 
 def did_you_mean(names: list[str]) -> str:

@@ -12,52 +12,62 @@ dotted key that goes through another key's value; the parser's own message stays
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
-_MARK: Final = re.compile(
-    r'"""(?:[^\\]|\\.)*?"""|\'\'\'.*?\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}=\n]', re.DOTALL
-)
+from provisioning.program.toml_strings import STRING
+
+_MARK: Final = re.compile(STRING + r"|[\[\]{}=\n]", re.DOTALL)
+_FIRST: Final = re.compile(r"\S")
 _PART: Final = re.compile(r'"([^"\n]*)"|\'([^\'\n]*)\'|([A-Za-z0-9_-]+)')
 
 Path = tuple[str, ...]
+Place = tuple[object, ...]
+"""A path whose arrays of tables are numbered: the same key in two of their elements has two places."""
 
 
 def said_twice(text: str) -> str | None:
     """Return the duplicate key or table in *text*, both lines and the remedy; None if none is found."""
     table: Path = ()
-    keys: dict[Path, int] = {}
-    tables: dict[Path, int] = {}
+    elements: dict[Path, int] = {}
+    keys: dict[Place, int] = {}
+    tables: dict[Place, int] = {}
     for line, statement in _statements(text):
         many = statement.startswith("[[")
         head = statement.startswith("[")
         path = _path(statement.strip("[]")) if head else (*table, *_path(statement))
+        place = _place(path, elements)
         shown = ".".join(path)
         if head:
             table = path
         if many:  # Another element, with its own keys.
-            keys = {each: at for each, at in keys.items() if each[: len(path)] != path or each == path}
-            tables = {each: at for each, at in tables.items() if each[: len(path)] != path}
-        if (head and path in keys) or (not head and path in tables):
-            first = keys.get(path) or tables[path]
+            elements[path] = elements.get(path, 0) + 1
+            tables.pop(place, None)
+        if (head and place in keys) or (not head and place in tables):
+            first = keys.get(place) or tables[place]
             return f"{shown} is there as a key and as a table, at lines {first} and {line}: leave one of them"
         seen = tables if head else keys
-        if path in seen:
+        if place in seen:
             if head:
-                return f"[{shown}] is there twice, at lines {seen[path]} and {line}: put what is below both below one"
-            return f"{shown} is there twice, at lines {seen[path]} and {line}: leave one of them"
+                return f"[{shown}] is there twice, at lines {seen[place]} and {line}: put what is below both below one"
+            return f"{shown} is there twice, at lines {seen[place]} and {line}: leave one of them"
         if not many:
-            seen[path] = line
+            seen[place] = line
     return None
+
+
+def _place(path: Path, elements: Mapping[Path, int]) -> Place:
+    above = (path[:length] for length in range(1, len(path)))
+    return (*((each[-1], elements.get(each, 0)) for each in above), *path[-1:])
 
 
 def _statements(text: str) -> Iterator[tuple[int, str]]:
     """Yield each statement's line number, and its text: a key without its value, a header in full."""
     depth, start, line, value_at = 0, 0, 1, -1
-    begun = 1
+    begun, first = 1, _first(text, 0)
     for found in _MARK.finditer(text + "\n"):
         mark = found[0]
-        is_header = text[start : found.start()].lstrip()[:1] in {"", "["} and value_at < 0
+        is_header = value_at < 0 and (first >= found.start() or text[first] == "[")
         if mark == "=" and depth == 0 and value_at < 0:
             value_at = found.start()
         elif mark in "[{" and not is_header:
@@ -69,9 +79,17 @@ def _statements(text: str) -> Iterator[tuple[int, str]]:
             if statement:
                 yield begun, statement
             start, value_at = found.end(), -1
+            if first < start:
+                first = _first(text, start)
         line += mark.count("\n")
-        if not text[start : found.end()].strip():
+        if first >= found.end():
             begun = line
+
+
+def _first(text: str, start: int) -> int:
+    """Return the place of the first character from *start* on that is no space; beyond the text: there is none."""
+    found = _FIRST.search(text, start)
+    return len(text) + 1 if found is None else found.start()
 
 
 def _path(dotted: str) -> Path:

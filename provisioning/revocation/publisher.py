@@ -44,6 +44,7 @@ from sqlalchemy.engine import Connection
 from provisioning.ca.crl import CrlIssuer, CrlRefused, CrlRequest
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.revocation.crl_contents import CrlContents
+from provisioning.revocation.shared_contents import SharedContents
 from provisioning.store import audit, counters, crls, revocations
 from provisioning.store.audit import Action
 from provisioning.store.crl_shards import CrlShard
@@ -108,12 +109,14 @@ class CrlPublisher:
         plan: CrlPlan,
         clock: Callable[[], datetime],
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        shared: SharedContents | None = None,
     ) -> None:
-        """*sleep* waits for so many seconds of *clock*."""
+        """*sleep* waits for so many seconds of *clock*; *shared* reads everything for all lists together."""
         self._database = database
         self._plan = plan
         self._clock = clock
         self._sleep = sleep
+        self._shared = shared
         self._changed = asyncio.Event()
         self._contents: CrlContents | None = None
         self._current: PublishedCrl | None = None
@@ -188,6 +191,8 @@ class CrlPublisher:
         try:
             news = await self._read(issuer, contents)
         except _Outdated:
+            if self._shared is not None:
+                self._shared.forget()
             contents = await self._everything(issuer)
             news = await self._read(issuer, contents)
         previous_update = self._previous_update()
@@ -285,6 +290,10 @@ class CrlPublisher:
         """
         plan, now = self._plan, self._clock()
         previous_update = self._previous_update()
+        if self._shared is not None:
+            ready = await self._shared.take(issuer.key_id, plan.shard_id, previous_update)
+            if ready is not None:
+                return ready
 
         def read(connection: Connection) -> tuple[list[ListedChange], int, RevocationRecord | None]:
             last = revocations.last(connection)  # First: the reads that follow contain at least as much.

@@ -214,15 +214,16 @@ def adopt(connection: Connection, root: x509.Certificate, issuing: x509.Certific
     return True
 
 
-def last_expiries(connection: Connection, key_id: bytes, but_of: str) -> dict[str | None, datetime]:
+def last_expiries(connection: Connection, key_id: bytes, but_of: str, behind: int = 0) -> dict[str | None, datetime]:
     """Return when the last certificate that this CA has issued expires, for each group or none.
 
-    Those of the device *but_of* are not counted.
+    Those of the device *but_of* are not counted, nor those up to the row *behind*. Without that all certificates are
+    read: never in a transaction that others wait for.
     """
     statement = (
         select(devices.c.group_name, func.max(certificates.c.not_after))
         .select_from(certificates.join(devices))
-        .where(certificates.c.issuer_key_id == key_id.hex(), devices.c.name != but_of)
+        .where(certificates.c.issuer_key_id == key_id.hex(), devices.c.name != but_of, certificates.c.id > behind)
         .group_by(devices.c.group_name)
     )
     return dict(connection.execute(statement).all())

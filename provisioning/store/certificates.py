@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from sqlalchemy import Join, Select, Table, and_, bindparam, insert, or_, select, text
+from sqlalchemy import Join, Select, Table, and_, bindparam, func, insert, or_, select, text
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.keys import spki_fingerprint
@@ -361,6 +361,12 @@ def revocation_of(
         said = RevocationReason.UNSPECIFIED if issuer_ended_for is None else RevocationReason(issuer_ended_for)
         return True, (issuer_ended_at.replace(microsecond=0), said)
     return True, None if ended_at is None else (ended_at.replace(microsecond=0), RevocationReason(ended_for))
+
+
+def newest(connection: Connection) -> int:
+    """Return the id of the newest certificate, 0 if there is none."""
+    number: int = connection.execute(select(func.coalesce(func.max(certificates.c.id), 0))).scalar_one()
+    return number
 
 
 def find_serial(

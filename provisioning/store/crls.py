@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.engine import Connection
 
 from provisioning.store import counters
@@ -93,6 +93,23 @@ def oldest_in_use(connection: Connection, name: str, now: datetime) -> CompleteC
     )
     row = connection.execute(statement).one_or_none()
     return None if row is None else CompleteCrl(*row)
+
+
+def oldest_of_any_in_use(connection: Connection, now: datetime) -> int | None:
+    """Return up to which event the oldest complete list tells that is still in use, of all lists; None: there is none.
+
+    A delta of any of them continues at that event or a later one.
+    """
+    statement = select(func.min(crl_history.c.through_sequence)).where(crl_history.c.next_update > now)
+    found: int | None = connection.execute(statement).scalar_one()
+    return found
+
+
+def oldest_newest(connection: Connection) -> datetime | None:
+    """Return when that list was made which is the oldest among the newest of each name, None if there is none."""
+    newest_of_each = select(func.max(crls.c.this_update).label("at")).group_by(crls.c.issuer).subquery()
+    found: datetime | None = connection.execute(select(func.min(newest_of_each.c.at))).scalar_one()
+    return found
 
 
 def add(connection: Connection, crl: PublishedCrl) -> None:

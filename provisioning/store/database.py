@@ -43,7 +43,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.store.audit import KEY_OPTION
 from provisioning.store.conditions import conditioned
-from provisioning.store.lanes import Apart, Lane, PooledLane, is_read_only
+from provisioning.store.lanes import Apart, Lane, PooledLane, is_read_only, lacks_something
 from provisioning.store.prepared import told
 from provisioning.store.server_parameters import all_parameters, server_parameters
 from provisioning.store.sqlite_lane import SqliteLane
@@ -56,6 +56,14 @@ _RESTED_SECONDS: Final = 1.0
 _LEAVE_SECONDS: Final = 5.0
 _RESTED_SINCE: Final = "rested_since"
 _BUSY_MILLISECONDS: Final = 10_000  # Only another process, such as a backup, can hold SQLite's lock.
+_TRIES: Final = (
+    "LOCK TABLE {tables} IN ROW EXCLUSIVE MODE NOWAIT",
+    # Each table grows by itself, and those that are written seldom have room in their files for long. What is not
+    # logged takes no room from the write-ahead log: where that is full, the server stops.
+    "CREATE UNLOGGED TABLE fleet_probe AS SELECT repeat('x', 1000) FROM generate_series(1, 1000)",
+    "DROP TABLE fleet_probe",
+)
+"""What PostgreSQL can do if every table can be written."""
 _KEPT_LOG_BYTES: Final = 16 * 1024 * 1024
 """Of SQLite's write-ahead log: while somebody reads for long, a backup say, it grows, and would never shrink again."""
 
@@ -87,6 +95,7 @@ class Database:
         self.url: Final = parsed
         self._schema: str | None = None
         self._write_failed = False
+        self._lacks_something = False
         self._left_at = -math.inf
         self._surveys = asyncio.Semaphore()
 
@@ -104,8 +113,11 @@ class Database:
 
     @property
     def write_failed(self) -> bool:
-        """Whether the store could not be used when something was last to be written; a full disk can be read."""
-        return self._write_failed
+        """Whether the store could not be used when something was last to be written; a full disk can be read.
+
+        Without room, or a lock, some things can be written and others cannot: then only `probe` says that it is over.
+        """
+        return self._write_failed or self._lacks_something
 
     @property
     def write_is_late(self) -> bool:
@@ -126,6 +138,7 @@ class Database:
             result = await self._writer.run(conditioned(work), apart, short=short)
         except Refused as refusal:
             self._write_failed = self._write_failed or refusal.code is Code.UNAVAILABLE
+            self._lacks_something = self._lacks_something or lacks_something(refusal)
             if is_read_only(refusal) and time.monotonic() - self._left_at >= _LEAVE_SECONDS:
                 await self._leave()
             raise
@@ -134,12 +147,19 @@ class Database:
 
     async def probe(self) -> None:
         """Write something that does not stay; raise `Refused` if that cannot be done."""
+        thorough = self._lacks_something and self.url.get_backend_name() != "sqlite"
 
         def come_and_go(connection: Connection) -> None:  # SQLite writes no page whose content is as it was.
             connection.exec_driver_sql("INSERT INTO counters (name, value) VALUES ('probe', 0)")
             connection.exec_driver_sql("DELETE FROM counters WHERE name = 'probe'")
+            if thorough:
+                from provisioning.store.every_table import EVERY_TABLE  # Seldom needed, and never on SQLite.
+
+                for statement in _TRIES:
+                    connection.exec_driver_sql(statement.format(tables=", ".join(EVERY_TABLE.tables)))
 
         await self.write(come_and_go)
+        self._lacks_something = False
 
     async def read(self, work: Callable[[Connection], ResultT]) -> ResultT:
         """Run *work* in a transaction that only reads, from one snapshot."""

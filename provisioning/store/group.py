@@ -19,6 +19,7 @@ ensures it.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -27,7 +28,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from provisioning.store import audit
-from provisioning.store.lanes import Job, Outcome, explained
+from provisioning.store.lanes import Job, Outcome, explained, is_locked
 from provisioning.store.prepared import driver_of
 from provisioning.store.sqlite_writer import SqliteWriter
 
@@ -47,6 +48,7 @@ class Group:
         self._log = contextlib.ExitStack()
         """The context that all entries of the audit log share."""
         self._connection: Connection | None = None
+        self._begun_at = math.inf
         self._jobs: Final[list[Job]] = []
         self._outcomes: Final[list[Outcome]] = []
         self._failure = Outcome()
@@ -59,6 +61,7 @@ class Group:
     def begin(self) -> None:
         """Wait for SQLite's lock and begin; if that fails, `run` fails its jobs."""
         self.begun = True
+        self._begun_at = time.monotonic()
         try:
             self._open(_PATIENCE_MILLISECONDS)
         except Exception as error:  # noqa: BLE001 - of the transaction as a whole: it is told to everybody in it
@@ -82,6 +85,11 @@ class Group:
             self._outcomes.append(_attempt(self._connection, job.work))
         except Exception as error:  # noqa: BLE001 - the same
             self._fail(error)
+
+    @property
+    def waited_in_vain_since(self) -> float | None:
+        """When it began to wait for SQLite's lock, if it did not get it."""
+        return self._begun_at if self.failed and is_locked(self._failure.failure) else None
 
     def close(self) -> None:
         """Take no more jobs, and write what they have in common: the end of the audit log."""

@@ -16,7 +16,9 @@ Rules
 1. The queue is bounded; a cancelled caller waits for the end of its transaction and never continues beside it.
 2. A work that fails undoes only its own changes. If the transaction as a whole fails, all works in it are
    refused, and nothing of it is in the store.
-3. A store that cannot be used is `Refused` with UNAVAILABLE, here and nowhere else, and so is an audit log that cannot
+3. Waits are bounded however many wait: where a work has waited in vain for another program's lock, all that have waited
+   as long are refused with it, and do not wait for the same lock one after the other.
+4. A store that cannot be used is `Refused` with UNAVAILABLE, here and nowhere else, and so is an audit log that cannot
    be written, for whatever reason. The reason goes to the log only: it names hosts and users, which must not be
    disclosed.
 """
@@ -24,7 +26,10 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import math
+import sqlite3
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Hashable
@@ -54,6 +59,12 @@ an operator can fix them. SQLite's for the last is an OperationalError."""
 
 _READ_ONLY: Final = "25006"
 """PostgreSQL's error for a change on a server that takes none."""
+
+_LOCKED: Final = "55P03"
+"""PostgreSQL's error for a lock that was not released within `lock_timeout`."""
+
+_NO_ROOM: Final = "53100"
+"""PostgreSQL's error where a file cannot grow: its volume is full."""
 
 
 class Lane(ABC):
@@ -112,6 +123,8 @@ class PooledLane(Lane):
     def __init__(self, engine: Engine, threads: int, name: str) -> None:
         super().__init__(engine)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._vain_since = -math.inf
+        """When the last work began that waited in vain for a lock."""
 
     def _submit(
         self,
@@ -120,18 +133,24 @@ class PooledLane(Lane):
         *,
         short: bool,  # noqa: ARG002 - The same.
     ) -> asyncio.Future[ResultT]:
-        return asyncio.get_running_loop().run_in_executor(self._executor, self._transact, work)
+        return asyncio.get_running_loop().run_in_executor(self._executor, self._transact, work, time.monotonic())
 
     def stop(self) -> None:
         """Finish what waits."""
         self._executor.shutdown()
 
-    def _transact(self, work: Callable[[Connection], ResultT]) -> ResultT:
+    def _transact(self, work: Callable[[Connection], ResultT], since: float) -> ResultT:
+        if since <= self._vain_since:
+            raise _unusable()
+        begun = time.monotonic()
         try:
             with self._engine.begin() as connection:
                 return work(connection)
         except DBAPIError as error:
-            raise explained(error) from error
+            failure = explained(error)
+            if is_locked(failure):
+                self._vain_since = max(self._vain_since, begun)
+            raise failure from error
 
 
 class QueuedLane(Lane):
@@ -154,7 +173,7 @@ class QueuedLane(Lane):
     ) -> asyncio.Future[ResultT]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[ResultT] = loop.create_future()
-        self._jobs.append(Job(work, future, short, apart))
+        self._jobs.append(Job(work, future, short, apart, time.monotonic()))
         if not self._busy:
             self._busy = True
             self._idle.clear()
@@ -165,6 +184,13 @@ class QueuedLane(Lane):
         """Finish what waits."""
         self._idle.wait()
         self._worker.shutdown()
+
+    def _waiting_since(self, begun: float) -> list[Job]:
+        """Take those from the queue who have been waiting since *begun*, when a work began that waited in vain."""
+        taken = []
+        while self._jobs and self._jobs[0].since <= begun:
+            taken.append(self._jobs.popleft())
+        return taken
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._jobs:
@@ -192,6 +218,8 @@ class Job:
     future: asyncio.Future[Any]
     short: bool = False
     apart: Apart | None = None
+    since: float = math.inf
+    """When it was queued, by the monotonic clock."""
 
     def settle(self, outcome: Outcome) -> None:
         """Give the caller the outcome; called on the caller's loop."""
@@ -203,7 +231,29 @@ class Job:
 
 def is_read_only(refusal: Refused) -> bool:
     """Whether the store has refused a change because its server takes none: a standby, or one whose settings say so."""
-    return getattr(getattr(refusal.__cause__, "orig", None), "sqlstate", None) == _READ_ONLY
+    return _state(refusal) == _READ_ONLY
+
+
+def is_locked(failure: BaseException | None) -> bool:
+    """Whether a work has failed because it waited in vain for a lock that somebody else has."""
+    if _state(failure) == _LOCKED:
+        return True
+    orig = getattr(getattr(failure, "__cause__", None), "orig", None)
+    return getattr(orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def lacks_something(failure: BaseException) -> bool:
+    """Whether it has failed for the lack of a lock or of room, which others may do without."""
+    return is_locked(failure) or _state(failure) == _NO_ROOM
+
+
+def _state(failure: BaseException | None) -> str | None:
+    """Return PostgreSQL's code for what `explained` has explained."""
+    return getattr(getattr(getattr(failure, "__cause__", None), "orig", None), "sqlstate", None)
+
+
+def _unusable() -> Refused:
+    return Refused(Code.UNAVAILABLE, "the store cannot be used now; try again")
 
 
 def explained(error: Exception) -> Exception:
@@ -218,9 +268,12 @@ def explained(error: Exception) -> Exception:
     # for a file that is damaged, or no database.
     unusable = isinstance(error, OperationalError | InternalError) or type(error) is DatabaseError
     if unusable or error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _MENDABLE:
-        log.warning("store cannot be used", code="STORE_FAILED", detail=" ".join(str(error.orig).split()))
-        refusal = Refused(Code.UNAVAILABLE, "the store cannot be used now; try again")
+        refusal = _unusable()
         refusal.__cause__ = error
+        detail = " ".join(str(error.orig).split())
+        if is_locked(refusal):
+            detail += ": another program has locked what is needed"
+        log.warning("store cannot be used", code="STORE_FAILED", detail=detail)
         return refusal
     if audit.concerns(error.statement):  # A trigger, a rule or a constraint that somebody added.
         log.error(

@@ -129,6 +129,10 @@ class SharedTransaction:
             members = Company(self._connection, works, self._pause).run()
             self._check()
         except (BrokenUp, DBAPIError, _StatementFailed, self._connection.dialect.loaded_dbapi.Error) as error:
+            cause = error.__cause__ if isinstance(error, BrokenUp) else error
+            if isinstance(cause, DBAPIError) and isinstance(cause.orig, LockNotAvailable):
+                self._back(error, end)  # Each by itself would wait for the same lock.
+                return [Outcome(failure=explained(cause))] * len(works)
             reason = error.__cause__ or error
             log.info("works that went together are done one by one", works=len(works), detail=repr(reason))
             self._back(error, end)

@@ -27,7 +27,7 @@ from sqlalchemy.engine import Engine
 
 from provisioning.store.kept_connection import Stale
 from provisioning.store.kept_lane import KeptLane
-from provisioning.store.lanes import Job, Outcome, explained
+from provisioning.store.lanes import Job, Outcome, explained, is_locked
 from provisioning.store.postgresql_group import SharedTransaction, note_statement
 
 _ALONE_SECONDS: Final = 0.03
@@ -41,7 +41,7 @@ class PostgresqlLooks(KeptLane):
     """Short look-ups, one after the other."""
 
     def _serve(self, pause: Callable[[], None], *, here: bool) -> Callable[[], None]:  # noqa: ARG002 - It is short.
-        job = self._jobs[0]
+        job, begun = self._jobs[0], time.monotonic()
         try:
             with self._kept.asking() as connection:
                 outcome = Outcome(job.work(connection))
@@ -50,7 +50,13 @@ class PostgresqlLooks(KeptLane):
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets it
             outcome = Outcome(failure=explained(error))
         self._jobs.popleft()
-        return lambda: job.settle(outcome)
+        told = [job, *(self._waiting_since(begun) if is_locked(outcome.failure) else ())]
+
+        def tell() -> None:
+            for each in told:
+                each.settle(outcome)
+
+        return tell
 
 
 class PostgresqlLane(KeptLane):
@@ -69,7 +75,7 @@ class PostgresqlLane(KeptLane):
         return 0.0 if begun is None else time.monotonic() - begun
 
     def _serve(self, pause: Callable[[], None], *, here: bool) -> Callable[[], None]:
-        group = _Group(self._jobs, here=here)
+        group = _Group(self._jobs, self._waiting_since, here=here)
         self._begun = time.monotonic()
         try:
             with self._kept.transaction(pause) as transaction:
@@ -96,21 +102,27 @@ class PostgresqlLane(KeptLane):
 class _Group:
     """The jobs of one transaction, taken from the queue while it runs, and their outcomes."""
 
-    def __init__(self, queue: deque[Job], *, here: bool) -> None:
+    def __init__(self, queue: deque[Job], waiting_since: Callable[[float], list[Job]], *, here: bool) -> None:
         """Begin empty; *here*: on the event loop, where only short works may run."""
         self._queue = queue
+        self._waiting_since = waiting_since
         self._here = here
+        self._begun = time.monotonic()
         self._jobs: Final[list[Job]] = []
         self._outcomes: list[Outcome] = []
 
     def run(self, transaction: SharedTransaction, closes_at: float) -> None:
         """Run the jobs that wait, and those that arrive until *closes_at*."""
         while True:
+            begun = time.monotonic()
             company = self._company()
             if company is None:
                 self._outcomes.append(transaction.attempt(self._jobs[-1].work))
             else:
                 self._outcomes += transaction.attempt_together([job.work for job in company])
+            last = self._outcomes[-1]
+            if is_locked(last.failure):
+                self._refuse_those_waiting(begun, last)
             if time.monotonic() >= closes_at or not self._may_take():
                 return
 
@@ -119,6 +131,8 @@ class _Group:
         if not self._jobs:
             self._jobs.append(self._queue.popleft())
         failure = Outcome(failure=explained(error))
+        if is_locked(failure.failure):
+            self._jobs.extend(self._waiting_since(self._begun))
         told = [each if each.failure is not None else failure for each in self._outcomes]
         self._outcomes = told + [failure] * (len(self._jobs) - len(told))
 
@@ -126,6 +140,11 @@ class _Group:
         """Answer all callers; on their event loop."""
         for job, outcome in zip(self._jobs, self._outcomes, strict=True):
             job.settle(outcome)
+
+    def _refuse_those_waiting(self, begun: float, refused: Outcome) -> None:
+        waiting = self._waiting_since(begun)
+        self._jobs.extend(waiting)
+        self._outcomes += [refused] * len(waiting)
 
     def _may_take(self) -> bool:
         return bool(self._queue) and (not self._here or self._queue[0].short)

@@ -9,7 +9,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -24,6 +24,7 @@ from provisioning.store import announcements, counters
 from provisioning.store.certificates import StoredRevocation
 from provisioning.store.prepared import Columns, Prepared, Same
 from provisioning.store.tables import activations, certificates, devices, revocation_events, revocations
+from provisioning.store.utc_date_time import UtcDateTime
 
 _EVENTS: Final = revocation_events.c
 _ADD: Final = Prepared(insert(revocations), told_by="sequence")
@@ -286,6 +287,61 @@ def listed(connection: Connection, issuer_key_id: bytes, shard_id: int | None, s
         ListedChange(sequence, int(serial, 16), not_after, at, at, RevocationReason(reason), invalid)
         for sequence, serial, not_after, at, reason, invalid in connection.execute(statement)
     ]
+
+
+_EACH: Final = (
+    select(
+        certificates.c.issuer_key_id,
+        certificates.c.crl_shard_id,
+        revocations.c.sequence,
+        certificates.c.serial,
+        certificates.c.not_after,
+        revocations.c.revoked_at,
+        revocations.c.reason,
+        revocations.c.invalidity_date,
+    )
+    .select_from(revocations.join(certificates, certificates.c.id == _OF_CERTIFICATE))
+    .where(bindparam("since", type_=UtcDateTime) < _ENDS)
+    .order_by(revocations.c.sequence)
+)
+_RELEASED: Final = (
+    select(
+        certificates.c.issuer_key_id,
+        certificates.c.crl_shard_id,
+        _EVENTS.sequence,
+        certificates.c.serial,
+        certificates.c.not_after,
+        _EVENTS.occurred_at,
+    )
+    .select_from(
+        revocation_events.join(certificates).outerjoin(revocations, revocations.c.certificate_id == certificates.c.id)
+    )
+    .where(
+        _EVENTS.sequence > bindparam("after"),
+        _EVENTS.sequence <= bindparam("through"),
+        _EVENTS.kind == EventKind.RELEASED.value,
+        revocations.c.sequence.is_(None),
+    )
+    .order_by(_EVENTS.sequence)
+)
+Scope = tuple[str, int | None]
+"""An issuer's key identifier and a shard: which lists a certificate is on."""
+
+
+def listed_of_each(connection: Connection, since: datetime) -> Iterator[tuple[Scope, ListedChange]]:
+    """Yield what `listed` returns, of every issuer and shard, in the order of the feed."""
+    # In portions: a driver keeps a whole result, which may be all revocations of a fleet.
+    rows = connection.execution_options(yield_per=_PAGE).execute(_EACH, {"since": since})
+    for issuer, shard, sequence, serial, not_after, at, reason, invalid in rows:
+        yield (issuer, shard), ListedChange(sequence, int(serial, 16), not_after, at, at, _REASONS[reason], invalid)
+
+
+def released_of_each(connection: Connection, after: int, through: int) -> Iterator[tuple[Scope, ListedChange]]:
+    """Yield the certificates that were released after the event *after*, up to *through*, and are not revoked now."""
+    for start in range(after, through, _PAGE):
+        part = {"after": start, "through": min(start + _PAGE, through)}
+        for issuer, shard, sequence, serial, not_after, occurred_at in connection.execute(_RELEASED, part):
+            yield (issuer, shard), ListedChange(sequence, int(serial, 16), not_after, occurred_at, None, None)
 
 
 def changes(

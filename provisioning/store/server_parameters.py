@@ -18,7 +18,8 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from sqlalchemy.engine import URL, Connection
@@ -90,3 +91,18 @@ def rest_longer(connection: Connection) -> None:
     """Let the transaction be idle for up to a minute between two statements: for works on thousands of rows."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SET LOCAL {_REST} = '{_READERS_REST}'")
+
+
+@contextlib.contextmanager
+def without_nested_loops(connection: Connection) -> Iterator[None]:
+    """Let the statements of the block, which read large parts of tables, join them as wholes.
+
+    Without statistics, as after a restore, PostgreSQL expects a row or two where there are all devices, and looks up
+    what belongs to each by itself: for longer than a statement may take.
+    """
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    connection.exec_driver_sql("SET LOCAL enable_nestloop = off")
+    yield
+    connection.exec_driver_sql("SET LOCAL enable_nestloop TO DEFAULT")  # An error ends the transaction anyway.

@@ -95,6 +95,9 @@ class SqliteLane(QueuedLane):
             group.run(self._jobs.popleft())
             while self._jobs and not group.failed and time.monotonic() < group.closes_at:
                 group.run(self._jobs.popleft())
+            if (since := group.waited_in_vain_since) is not None:
+                for job in self._waiting_since(since):
+                    group.run(job)
             group.close()
         self._commit_seconds = group.commit()
         loop.call_soon_threadsafe(self._ended, loop, group)

@@ -1,4 +1,4 @@
-"""docs/operations.md, "In a container": what a container's programs have, and nothing else, is all that ours need.
+"""docs/container.md, "Any other way": what a container's programs have, and nothing else, is all that ours need.
 
 Each program is process 1 of a process namespace of its own, without a capability, its root file system is read-only but
 for one directory, and its environment has a path and our settings. Namespaces stand for the container's runtime.

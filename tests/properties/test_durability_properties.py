@@ -14,7 +14,7 @@ from broker.mqtt.packets import Puback, Pubcomp, Publish, Pubrec, Pubrel, Subscr
 from provisioning.pki.identity import Role
 from tests.support.pki import DOMAIN
 from tests.support.stored import StoredBroker
-from tests.support.wire import WireClient, publication, request, will
+from tests.support.wire import V5, WireClient, connect_packet, publication, request, will
 
 NAMES = ["a", "b"]
 REFERENCES = [("messages", "id", "message FROM deliveries"), ("deliveries", "message", "id FROM messages")]
@@ -76,9 +76,13 @@ def test_what_is_recovered_is_what_was_written(sequence: list[tuple[str, str, in
             if kind in ("connect", "clean", "brief") and client is None:
                 expiry = None if kind == "brief" else 600
                 last = will(f"fleet/g/{name}/cmd/will", b"%d" % count, qos)
-                clients[name] = broker.service(
-                    name, clean_start=kind != "connect", will=last, receive_maximum=2, session_expiry_interval=expiry
-                )
+                asked = {"clean_start": kind != "connect", "session_expiry_interval": expiry}
+                clients[name] = client = broker.open_service(name)
+                client.send(connect_packet(V5, client_id=name, will=last, receive_maximum=2, **asked))
+                while not client.transport.packets:  # Its earlier session is not gone from the store yet.
+                    while broker.write():
+                        pass
+                    expected = known(broker.engine)
             elif kind == "write":
                 while broker.write():
                     pass

@@ -1,7 +1,8 @@
-"""How many file descriptors a process may have, and a shell that allows few."""
+"""How many file descriptors a process may have, a shell that allows few, and a moment without any."""
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,15 @@ def a_shell_that_allows(soft: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard))
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Let this process open nothing more in the context."""
+    free = os.dup(0)
+    os.close(free)
+    with a_shell_that_allows(free):
+        yield
 
 
 def allowed(pid: int) -> tuple[int, int]:

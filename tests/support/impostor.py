@@ -29,16 +29,20 @@ async def impostor(
     sequence: int = 0,
     response: bytes = b"",
     answer: bytes = b"",
+    until: asyncio.Event | None = None,
 ) -> AsyncIterator[tuple[str, list[bytes]]]:
     """Yield its address, at `localhost`, and what it has received: one entry per connection.
 
     It says that nothing has happened after *sequence*, or *answer*, and staples the OCSP *response*.
+    The connection ends after the answer, or with *until*.
     """
     heard: list[bytes] = []
 
     async def pose(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         heard.append(await reader.read(1000))
         writer.write(answer or _FEED % sequence)
+        if until is not None:
+            await until.wait()
         writer.close()
         with contextlib.suppress(OSError):  # The client is gone.
             await writer.wait_closed()

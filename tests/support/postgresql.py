@@ -113,6 +113,26 @@ class PostgresqlServer:
         finally:
             process.kill()
 
+    def wait_until_gone(self) -> None:
+        """Wait until the server has ended by itself."""
+        process, self._process = self._process, None
+        assert process is not None
+        process.wait(timeout=START_SECONDS)
+
+    def move_log(self, place: Path) -> None:
+        """Put the write-ahead log on another file system, at *place*; the server must be stopped."""
+        log = self._data / "pg_wal"
+        shutil.copytree(log, place, dirs_exist_ok=True)
+        shutil.rmtree(log)
+        log.symlink_to(place)
+        self.give(place)
+
+    def give(self, place: Path) -> None:
+        """Make the server's user the owner of *place* and what is in it."""
+        if self._user is not None:
+            for each in (place, *place.rglob("*")):
+                shutil.chown(each, self._user)
+
     def promote(self) -> None:
         """Let a standby be a primary."""
         assert self._value("SELECT pg_promote()") is True

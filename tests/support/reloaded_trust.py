@@ -9,12 +9,13 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from broker.reload.parts import ProposedAnchors
+from broker.reload.parts import ProposedAnchors, digest
 from broker.reload.trust_change import NewTrust, ReloadedTrust
 from broker.settings.config import BrokerConfig
 from broker.sources.anchor_urls import AnchorUrls
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.staple import Staple
+from broker.sources.trust_files import anchor_files
 from provisioning.pki.tls import ClientCertificate, server_context
 from tests.support.pki import Held, pem_of, shared_pki
 from tests.support.wire import MemoryBroker, WireClient
@@ -55,6 +56,7 @@ class Scene:
             broker.engine,
             self.config,
             pem_of(PKI.root.certificate, OTHER.certificate).decode(),
+            digest(anchor_files(self.config)),
             lambda anchors: server_context(own, anchors, client_certificate=ClientCertificate.REQUIRED),
             [],
             RevocationLists(broker.engine, self.config, clock),

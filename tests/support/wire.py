@@ -79,6 +79,7 @@ class FakeTransport:
         self.writes = 0
         # Not bool: what was asserted to be false, mypy takes for false ever after, and skips all behind the contrary.
         self.closed: Any = False
+        self.was_reset = False
         self.held: Any = False
         self.unsent = False
         self.untaken = 0
@@ -99,6 +100,11 @@ class FakeTransport:
             self.write(list(last))
         assert not self.closed, "closed twice"
         self.closed = True
+
+    def reset(self) -> None:
+        self.packets.clear()
+        self.close()
+        self.was_reset = True
 
     def hold(self) -> None:
         assert not self.held, "held twice"

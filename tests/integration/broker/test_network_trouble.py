@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from device_sim.link.tls_dial import Endpoint
 from device_sim.trouble.proxy import Proxy
 from device_sim.trouble.trouble import NONE, Direction, Trouble
 from provisioning.pki.tls import client_context
-from tests.support.broker_process import PATIENCE, BrokerProcess
+from tests.support.broker_process import PATIENCE, BrokerProcess, wait_until
 from tests.support.pki import Held, Pki
 
 FED = 32 * 1024 * 1024
@@ -28,6 +30,11 @@ async def admitted(port: int, anchors: Path, held: Held, connect: Connect) -> Ra
     seen = await client.connect(connect, PATIENCE)
     assert seen.got_in, seen
     return client
+
+
+def read_all(connected: socket.socket) -> None:
+    while connected.recv(65536):
+        pass
 
 
 async def subscribed(client: RawClient, topic_filter: str) -> None:
@@ -77,6 +84,27 @@ async def test_a_subscriber_in_a_blackhole_costs_the_broker_no_memory(tmp_path: 
             assert grown < 12 * 1024, f"{FED >> 20} MiB to a device in a blackhole cost {grown} KiB"
             for client in (slow, sender):
                 client.abort()
+
+
+async def test_who_does_not_get_the_brokers_hello_is_told_the_end_nevertheless(
+    tmp_path: Path, anchors: Path, pki: Pki
+) -> None:
+    """As where large packets vanish: the end of the stream waits behind them, and the client for it, for ever."""
+    running = BrokerProcess.with_files(tmp_path / "own", pki, limits__handshake_timeout=1).afresh()
+    with running as broker, socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # The kernel's least: it has not room for all.
+        raw.settimeout(PATIENCE)
+        raw.connect(("127.0.0.1", broker.port))
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = client_context(anchors, pki.device("far").credential).wrap_bio(
+            incoming, outgoing, server_hostname="localhost"
+        )
+        with pytest.raises(ssl.SSLWantReadError):
+            tls.do_handshake()
+        raw.sendall(outgoing.read())
+        wait_until(lambda: broker.events("HANDSHAKE_TIMEOUT"), "the broker gives up")
+        with pytest.raises(ConnectionResetError):
+            read_all(raw)
 
 
 @pytest.mark.parametrize(

@@ -314,24 +314,6 @@ class Late(Named):
     ]
 
 
-def test_a_policy_that_is_changed_while_the_broker_is_starting_counts(tmp_path: Path, pki: Pki, anchors: Path) -> None:
-    """It is read before plugins start, which may take half a minute, and is looked at every second after that."""
-    code = f"""
-from pathlib import Path
-from amqtt.plugins.base import BasePlugin
-
-
-class Edits(BasePlugin):
-    async def on_broker_pre_start(self):
-        Path({str(tmp_path / "policy.toml")!r}).write_text('[role.device]\\npublish.allow = ["other/#"]\\n')
-"""
-    with plugged(tmp_path, pki, '"fleet_plugins.Edits" = {}', code) as broker:
-        wait_until(lambda: broker.events("RELOADED", part="policy"), "what it says now counts")
-        meter = clients(broker.port, anchors, pki.device("meter-1"), tmp_path, "meter")
-        refused = meter.publish("fleet/meters/meter-1/t", "1", "-q", "1", "-i", "meter-1")
-        assert "RC:135" in refused.stdout
-
-
 def test_plugins_are_closed_whose_start_ends_as_the_broker_is_to_stop(tmp_path: Path, pki: Pki) -> None:
     code = """
 import asyncio

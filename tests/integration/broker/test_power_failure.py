@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from broker.admin.client import AdminClient
 from broker.audit.verification import verify
 from broker.mqtt.codes import QoS, ReasonCode
 from broker.mqtt.connect import Connack
@@ -108,6 +109,14 @@ def send(scene: Scene, meter: TlsClient, number: int) -> None:
     scene.disk.mark(f"acknowledged {number}")
 
 
+def publish_once(meter: TlsClient, payload: bytes) -> None:
+    """Publish *payload* at QoS 2, to the end of its exchange."""
+    meter.send(publication(TOPIC, payload, 2, packet_id=60_000))
+    meter.expect(Pubrec)
+    meter.send(Pubrel(60_000))
+    meter.expect(Pubcomp)
+
+
 def receive(scene: Scene, backend: TlsClient, until: int) -> None:
     """Take what comes, to the end of the exchange of every message below *until*."""
     left = set(range(until)) - scene.done
@@ -161,10 +170,7 @@ def check_kept(scene: Scene, broker: BrokerProcess, known: Known) -> None:
         for number in unfinished:
             finish(meter, number, received=number in known("received"))
         meter.publish(TOPIC, b"-1", qos=1)
-        meter.send(publication(TOPIC, b"-2", 2, packet_id=60_000))
-        meter.expect(Pubrec)
-        meter.send(Pubrel(60_000))
-        meter.expect(Pubcomp)
+        publish_once(meter, b"-2")
     if "retained" in known.marks:
         with scene.come(broker, "looker") as looker:
             looker.send(Subscribe(1, (SubscriptionRequest(OTHER, QoS.AT_MOST_ONCE),)))
@@ -204,6 +210,55 @@ def finish(meter: TlsClient, number: int, *, received: bool) -> None:
         meter.expect(Pubrec)
     meter.send(Pubrel(packet_id))
     meter.expect(Pubcomp)
+
+
+def test_a_session_that_has_ended_stays_so(folder: Path, pki: Pki) -> None:
+    """A client that was told so begins its packet identifiers afresh: the old session would take them for its own."""
+    scene = Scene(folder, pki)
+    mark, running = scene.disk.mark, scene.running
+    with running:
+        with scene.come(running, "backend") as backend:
+            backend.subscribe(FILTER, qos=2)
+        with scene.come(running, "leaver"):
+            pass
+        with scene.come(running, "meter") as meter:
+            meter.send(publication(TOPIC, b"0", 2, packet_id=1))
+            meter.expect(Pubrec)
+        with TlsClient(running.port, running.dir / "anchors.pem", pki.device("meter").credential) as meter:
+            assert not meter.connect(client_id="meter", session_expiry_interval=600).session_present
+            mark("afresh")
+            send(scene, meter, 0)
+        with AdminClient.at_socket(running.dir / "state" / "admin.sock") as admin:
+            assert admin.post("/v1/sessions/kick", {"client": "leaver", "forget": True})["stored"]
+        mark("forgotten")
+        running.stop(signal.SIGKILL)
+    for cut in scene.cuts.few(4, SEED):
+        known = Known(cut.marks)
+        if "afresh" not in known.marks:
+            continue
+        with scene.left_by(cut) as broker:
+            with scene.come(broker, "meter") as meter:
+                if 0 not in known("acknowledged"):
+                    finish(meter, 0, received=0 in known("received"))
+                publish_once(meter, b"-1")
+            with scene.come(broker, "backend") as backend:
+                assert got_until_the_last(backend).count(0) == 2, cut
+            with scene.come(broker, "leaver"):
+                assert not scene.present or "forgotten" not in known.marks
+
+
+def got_until_the_last(backend: TlsClient) -> list[int]:
+    """Return what *backend* gets until ``-1``."""
+    got: list[int] = []
+    while -1 not in got:
+        packet = backend.next_packet()
+        if isinstance(packet, Pubrel):
+            backend.send(Pubcomp(packet.packet_id))
+        else:
+            assert isinstance(packet, Publish)
+            got.append(int(packet.payload))
+            backend.send(Puback(id_of(packet)) if packet.qos == 1 else Pubrec(id_of(packet)))
+    return got
 
 
 def test_a_certificate_whose_token_is_spent_is_kept_and_who_was_revoked_stays_out(folder: Path) -> None:

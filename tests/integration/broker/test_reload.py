@@ -21,7 +21,9 @@ from broker.mqtt.disconnect import Disconnect
 from broker.mqtt.publication import Publish
 from provisioning.pki.keys import key_to_pem
 from tests.support.broker_process import BrokerProcess, wait_until
+from tests.support.mosquitto import Mosquitto
 from tests.support.pki import Held, Pki, pem_of
+from tests.support.plugins import plugged
 from tests.support.tls_client import Ended, TlsClient, attempt
 from tests.support.wire import connect_packet
 
@@ -342,3 +344,31 @@ def test_a_directory_of_anchors_may_change(tmp_path: Path, pki: Pki) -> None:
         wait_until(lambda: not admitted(), "the new CA is not trusted any more")
         with TlsClient(broker.port, pki.anchors, pki.device("m-1").credential) as client:
             client.connect(client_id="m-1")
+
+
+def test_policy_and_anchors_that_are_changed_while_the_broker_is_starting_count(
+    tmp_path: Path, pki: Pki, anchors: Path
+) -> None:
+    """They are read before plugins start, which may take half a minute, and are looked at every second after that."""
+    other, trusted = Pki(), tmp_path / "trusted.pem"
+    trusted.write_text(pki.anchors + other.anchors)
+    code = f"""
+from pathlib import Path
+from amqtt.plugins.base import BasePlugin
+
+
+class Edits(BasePlugin):
+    async def on_broker_pre_start(self):
+        Path({str(tmp_path / "policy.toml")!r}).write_text('[role.device]\\npublish.allow = ["other/#"]\\n')
+        Path({str(trusted)!r}).write_text({pki.anchors!r})
+"""
+    bundle = f'[[trust]]\nname = "ours"\nanchors = ["{trusted}"]\nunsafe_no_revocation = true\nroles = ["device"]'
+    with plugged(tmp_path, pki, f'"fleet_plugins.Edits" = {{}}\n{bundle}', code) as broker:
+        for part in ("policy", "trust"):
+            wait_until(lambda: broker.events("RELOADED", part=part), f"what the {part} says now counts")  # noqa: B023
+        meter = Mosquitto(broker.port, anchors, pki.device("meter-1").write(tmp_path, "meter"))
+        refused = meter.publish("fleet/meters/meter-1/t", "1", "-q", "1", "-i", "meter-1")
+        assert "RC:135" in refused.stdout
+        theirs = other.device("meter-2").credential
+        with TlsClient(broker.port, anchors, theirs) as client, pytest.raises(Ended, match="UNKNOWN_CA"):
+            client.connect(client_id="meter-2")

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -52,16 +53,30 @@ def device(name: str, placeholders: str) -> list[str]:
     return ["--exec", f"{shlex.quote(forking_python('tests'))} -m tests.support.devices.{name} {placeholders}"]
 
 
+def code_of(verdicts: Mapping[str, tuple[str, str]]) -> int:
+    """Return the exit code for a device without a fault: on a machine that others hold there may be no verdict."""
+    return 3 if any(verdict == "invalid" for verdict, _ in verdicts.values()) else 0
+
+
+def _new(place: Path) -> Path:
+    place.mkdir()
+    return place
+
+
 async def test_a_good_device_passes_every_line(tmp_path: Path) -> None:
     good = device("good", "{host} {port} {cafile} {crl} {cert} {key} {client_id} {topic} {est_url}")
     code, verdicts, said = await qualify(tmp_path, *WINDOW, *good)
-    assert {line: verdict for line, verdict in verdicts.items() if verdict[0] not in {"pass", "skip"}} == {}, said
+    # On a machine that others hold there may be no verdict on it; a bad one there never is.
+    starved = {line for line, (verdict, _) in verdicts.items() if verdict == "invalid"}
+    assert code == code_of(verdicts), said
+    assert {line: each for line, each in verdicts.items() if each[0] not in {"pass", "skip", "invalid"}} == {}, said
+    if "good.connects" in starved:
+        return
     # It speaks MQTT 3.1.1, publishes at QoS 1 and subscribes to nothing.
-    assert {line for line, verdict in verdicts.items() if verdict[0] == "skip"} == {
+    assert {line for line, verdict in verdicts.items() if verdict[0] == "skip"} | starved == {
         "no-pubcomp.releases-again", "limits.receive-maximum", "limits.server-keep-alive",
         "small-packets.maximum-packet-size", "aliases.topic-aliases", "commands.acknowledges",
-    }, said  # fmt: skip
-    assert code == 0
+    } | starved, said  # fmt: skip
     assert {line.partition(".")[0] for line in verdicts} == {stage.name for stage in STAGES} | {"reconnect"}
     # What it was judged by is there, and not only the lines that are easy.
     assert {
@@ -87,11 +102,10 @@ async def test_a_careless_device_fails_on_the_lines_that_it_earns(tmp_path: Path
         "server-anonymous.sends-nothing", "old-tls.sends-nothing", "half-open.notices",
     }, said  # fmt: skip
     for line in hammered - failed:  # It has no core: what starves for a tenth of a second has waited, seen from here.
-        assert re.search(rf"{re.escape(line)} +device \d attempts?", said), said
+        assert verdicts[line][0] == "invalid" or re.search(rf"{re.escape(line)} +device \d attempts?", said), said
     if not hammered & failed:  # On a machine that others hold: once more, alone.
-        (tmp_path / "alone").mkdir()
         alone = ["--window", "8", "--parallel", "1", "--only", "good,drop-connect"]
-        _, again, said_again = await qualify(tmp_path / "alone", *alone, *careless)
+        _, again, said_again = await qualify(_new(tmp_path / "alone"), *alone, *careless)
         assert "hammers" in again["drop-connect.comes-back"][1], said_again
     assert all("hammers" in verdicts[line][1] for line in hammered & failed), said
     assert code == 4
@@ -106,12 +120,13 @@ async def test_mosquitto_sub_verifies_and_gives_up(tmp_path: Path) -> None:
     credential = "--cafile {cafile} --cert {cert} --key {key}"
     command = f"mosquitto_sub -h localhost -p {{port}} {credential} -i {{client_id}} -t {{commands}} -k 5"
     code, verdicts, said = await qualify(tmp_path, *WINDOW, "--exec", command)
-    assert code == 0, said
+    starved = [line for line, (verdict, _) in verdicts.items() if verdict == "invalid"]
+    assert code == code_of(verdicts), said
     for stage in ("server-expired", "server-wrong-name", "server-other-ca", "old-tls"):
         assert verdicts[f"{stage}.sends-nothing"][0] == "pass"
     assert verdicts["server-expired.comes-back"] == ("warn", "it ended with status 14: it gave up")
-    assert verdicts["no-puback.resends"][0] == "skip"
-    assert "takes a --window of 12 s" in verdicts["half-open.notices"][1]
+    assert verdicts["no-puback.resends"][0] == ("invalid" if "no-puback.resends" in starved else "skip")
+    assert "its keep alive of 5 s takes a --window of 1" in verdicts["half-open.notices"][1]
 
 
 async def test_hardware_is_told_where_to_connect_and_keeps_its_credential(tmp_path: Path) -> None:
@@ -139,7 +154,7 @@ async def test_hardware_is_told_where_to_connect_and_keeps_its_credential(tmp_pa
     assert f"Let the device connect to 127.0.0.1:{port} as device-under-test" in said
     assert verdicts["server-other-ca.sends-nothing"][0] == "pass", said
     assert verdicts["renew.tried"] == ("skip", "its certificate would have to be replaced")
-    assert code == 0
+    assert code == code_of(verdicts)
 
 
 @pytest.mark.parametrize(
@@ -178,9 +193,8 @@ async def test_nobody_waits_for_a_program_that_has_ended_and_its_last_words_are_
 ) -> None:
     # A window is longer than this test's patience.
     code, verdicts, _ = await qualify(tmp_path, "--exec", program, "--window", "600", "--only", "good,renew")
-    assert code == 1
     (verdict, told) = verdicts["good.connects"]
-    assert verdict == "fail"
+    assert (code, verdict) in {(1, "fail"), (3, "invalid")}
     assert told.startswith(why)
 
 
@@ -188,7 +202,7 @@ async def test_what_a_program_has_left_running_is_the_device(tmp_path: Path) -> 
     needed("mosquitto_sub")
     command = "mosquitto_sub -h localhost -p {port} --cafile {cafile} --cert {cert} --key {key} -i d -t {commands}"
     code, verdicts, said = await qualify(tmp_path, "--exec", f"sh -c '{command} &'", "--window", "2", "--only", "good")
-    assert (code, verdicts["good.connects"][0]) == (0, "pass"), said
+    assert (code, verdicts["good.connects"][0]) == (code_of(verdicts), "pass"), said
 
 
 async def test_the_list_names_every_stage(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from device_sim.qualify.device import Program
 from device_sim.qualify.papers import Papers
 from device_sim.qualify.run import Bench, qualify
 from device_sim.qualify.stages import STAGES, Stage, pick
+from tests.support.machine import Quiet
 from tests.support.programs import forking_python
 
 WINDOWS = (4.0, 10.0, 20.0)
@@ -108,7 +109,7 @@ def _new(place: Path) -> Path:
 async def tried(place: Path, flaw: str, stages: Sequence[Stage], window: float, parallel: int) -> Mapping[str, Outcome]:
     """Return the outcomes of the device with *flaw* in *stages*, by name."""
     command = f"{shlex.quote(forking_python('tests'))} -m tests.support.devices.flawed {flaw} {PLACES}"
-    bench = Bench(Papers(NAME, ["127.0.0.1", "localhost"]), Program(command), place, "127.0.0.1", 0, window)
+    bench = Bench(Papers(NAME, ["127.0.0.1", "localhost"]), Program(command), place, "127.0.0.1", 0, window, Quiet)
     outcomes = await qualify(bench, stages, parallel, lambda _: None, lambda _: None)
     return {outcome.name: outcome for outcome in outcomes}
 

@@ -463,7 +463,7 @@ def test_a_ca_is_revoked_though_nothing_else_can_be_written_in_the_directory(
     assert f"Not done: {service.bundle} cannot be written: Is a directory" in done.stdout
     (said,) = done.stderr.splitlines()
     assert said.startswith(f"fleet-provisioning: issuing-ca is revoked, but: {service.bundle} cannot be written: Is a")
-    assert "the service writes the file as soon as it can, or when it starts" in said
+    assert "the service writes the bundle as soon as it can, or when it starts" in said
     assert "fix that, then run ca restore-operator" in said
     assert states(service)["issuing-ca"] == "revoked"
     for name in (service.bundle, service.dir / "operator.crt"):

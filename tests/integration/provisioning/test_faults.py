@@ -10,11 +10,13 @@ import os
 import resource
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psycopg
 import pytest
 from cryptography import x509
 
@@ -173,6 +175,91 @@ def test_a_full_disk_is_said_costs_nothing_and_is_forgotten_when_there_is_room(
         assert service.post("/v1/revocations", device="meter-0", reason="keyCompromise").status_code == 201
         crowd.check()
         assert service.stop(signal.SIGTERM) == 0
+
+
+@pytest.fixture
+def volume() -> Iterator[Path]:
+    """A file system of 64 megabytes for a server of another user, who may not enter the test's directory."""
+    with tempfile.TemporaryDirectory(prefix="fleetgate-volume-", dir="/tmp") as name:
+        place = Path(name)
+        mount = ["mount", "-t", "tmpfs", "-o", "size=64m,mode=0700", "none", name]
+        if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode != 0:
+            pytest.skip("a small file system can only be mounted by root")
+        try:
+            yield place
+        finally:
+            subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def executed(url: str, *statements: str) -> None:
+    """Execute *statements* in the database at *url*, as another program."""
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+def test_a_full_volume_under_postgresql_is_said_costs_nothing_and_is_forgotten_when_there_is_room(
+    tmp_path: Path, volume: Path
+) -> None:
+    """The tables' volume: the server goes on, and some tables still have room in their files."""
+    with PostgresqlServer() as server:
+        (volume / "tables").mkdir(mode=0o700)
+        server.give(volume)
+        executed(server.url("postgres"), f"CREATE TABLESPACE small LOCATION '{volume / 'tables'}'")
+        executed(server.url("postgres"), "CREATE DATABASE small TEMPLATE template0 TABLESPACE small")
+        with ProvisioningService.founded(tmp_path / "fleet", {"database_url": server.url("small")}) as service:
+            crowd = Crowd(service, [f"meter-{number}" for number in range(160)])
+            asyncio.run(crowd.enrol(crowd.names[:10], insist=False))
+            assert len(crowd.certificates) == 10
+            with filled(service, volume):
+                asyncio.run(crowd.enrol(crowd.names[10:150], insist=False, enough=REFUSED))
+                assert len(crowd.said) >= REFUSED
+                for _ in range(2):
+                    assert ready(service) == (503, "unavailable"), "though something small can still be written"
+                assert "No space left on device" in service.log
+                assert Curl(service.http).run("/crl/issuing-ca.crl").status == 200
+            assert ready(service) == (200, "ok")
+            refused_before = set(crowd.tried) - set(crowd.certificates)
+            asyncio.run(crowd.enrol([*refused_before, *crowd.names[150:]], insist=False))
+            assert set(crowd.certificates) == set(crowd.tried), "no token was spent for nothing"
+            crowd.check()
+
+
+def test_a_server_that_ends_for_a_full_log_volume_loses_nothing_and_is_used_again_when_it_is_back(
+    tmp_path: Path, volume: Path
+) -> None:
+    """PostgreSQL ends with PANIC in the middle of a COMMIT, and cannot start again before there is room."""
+    with PostgresqlServer() as server:
+        server.stop()
+        server.move_log(volume)
+        server.start()
+        url = server.new_database(template="template0")
+        with ProvisioningService.founded(tmp_path / "fleet", {"database_url": url}) as service:
+            crowd = Crowd(service, [f"meter-{number}" for number in range(40)])
+            asyncio.run(crowd.enrol(crowd.names[:10], insist=False))
+
+            async def while_it_fills() -> None:
+                enrolling = asyncio.create_task(crowd.enrol(crowd.names[10:30], insist=False))
+                with contextlib.suppress(psycopg.Error):
+                    while True:
+                        write = "SELECT pg_logical_emit_message(true, 'test', repeat('x', 1000000))"
+                        await asyncio.to_thread(executed, url, write)
+                await enrolling
+
+            with filled(service, volume):
+                asyncio.run(while_it_fills())
+                server.wait_until_gone()
+                heard = len(crowd.said)
+                asyncio.run(crowd.enrol(crowd.names[30:35], insist=False))
+                assert len(crowd.said) == heard + 5
+                assert ready(service) == (503, "unavailable")
+                assert Curl(service.http).run("/crl/issuing-ca.crl").status == 200
+            server.start()
+            refused_before = set(crowd.tried) - set(crowd.certificates)
+            asyncio.run(crowd.enrol([*refused_before, *crowd.names[35:]], insist=True))
+            assert set(crowd.certificates) == set(crowd.names)
+            crowd.check()
+            assert ready(service) == (200, "ok")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)

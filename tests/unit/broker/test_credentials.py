@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -10,13 +11,15 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+from structlog.testing import capture_logs
 
 from broker import credentials
 from broker.credentials import BrokerCredential, Enrolment, renewal_due
 from broker.own_certificate import CredentialError
-from provisioning.client.est import EnrolmentUnavailable
+from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
 from provisioning.pki.keys import generate_key
-from tests.support.pki import Held, Pki, shared_pki
+from tests.support.pki import Held, Pki, shared_pki, shared_service
 from tests.support.planted import Planted
 
 GOT = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -61,6 +64,13 @@ class Service:
         self.asked: list[str] = []
         self.given: Held | None = None
         self.trust_domain: str | None = None
+        self.validity: dict[str, Any] = {}
+        self.shown: list[str] = []
+        """The tokens that were shown to it."""
+        self.answer: Exception | x509.Certificate | None = None
+        """What it answers to a request for a certificate, if that is none of its own."""
+        self.obstacle: Path | None = None
+        """What is in the way of the draft as soon as the certificate is there."""
 
     def __call__(self, *_: object, trust_domain: str | None = None) -> Service:
         self.trust_domain = trust_domain
@@ -78,9 +88,23 @@ class Service:
         pki = self.issuers.pop(0) if len(self.issuers) > 1 else self.issuers[0]
         return [pki.root.certificate, pki.issuing.certificate]
 
-    async def enrol(self, *_: object, **__: Any) -> x509.Certificate:
-        self.asked.append("enrol")
-        self.given = self.issuers[-1].broker()
+    async def enrol(self, _csr: object, **shown: Any) -> x509.Certificate:
+        assert shown == {"user": "broker-1", "token": shown["token"]}
+        self.shown.append(shown["token"])
+        return self._issue("enrol")
+
+    async def reenrol(self, *_: object) -> x509.Certificate:
+        return self._issue("reenrol")
+
+    def _issue(self, asked: str) -> x509.Certificate:
+        self.asked.append(asked)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        if self.answer is not None:
+            return self.answer
+        if self.obstacle is not None:
+            self.obstacle.mkdir()
+        self.given = self.issuers[-1].broker(**self.validity)
         return self.given.certificate
 
 
@@ -124,7 +148,7 @@ async def test_what_is_wrong_with_the_file_is_said_and_no_token_is_spent_where_n
 
 async def test_no_token_is_spent_where_the_cas_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service = Service([Pki()], 0)
-    with pytest.raises(CredentialError, match="it is away"):
+    with pytest.raises(CredentialError, match=r"it is away$"):
         await credential_at(service, tmp_path, monkeypatch).ensure()
     assert service.asked == ["cacerts"]
 
@@ -142,6 +166,14 @@ async def test_the_chain_is_that_of_the_ca_that_has_issued(
     assert service.given is not None
     chain = x509.load_pem_x509_certificates(credential.files.certificate.read_bytes())
     assert chain == [service.given.certificate, cas[-1].issuing.certificate]
+    await credential.ensure()
+    assert service.shown == ["fgt_token"], "with a valid one none is spent"
+    waiting = asyncio.create_task(credential.until_renewed())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    assert service.asked.count("reenrol") == 0, "it is not due"
+    waiting.cancel()
 
 
 @pytest.mark.parametrize(
@@ -158,3 +190,145 @@ def test_the_nearer_the_end_the_shorter_the_pauses_until_it_has_come(
     asked = Enrolment("https://localhost:1", tmp_path / "anchors.pem", "broker-1", None)
     credential = BrokerCredential(tmp_path, asked)
     assert credential._longest_pause() == pytest.approx(longest, rel=0.05)
+
+
+async def test_a_certificate_that_names_nobody_is_no_brokers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service([Pki()], answers=9)
+    service.answer = certificate(MINUTE, 9999 * HOUR)
+    with pytest.raises(CredentialError, match=r"^the broker could not enrol at https://localhost:1: "):
+        await credential_at(service, tmp_path, monkeypatch).ensure()
+    assert not (tmp_path / "broker.pem").exists()
+
+
+async def test_a_short_certificate_that_was_dated_back_is_not_due_as_soon_as_it_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, now = Service([Pki()], answers=9), datetime.now(UTC)
+    service.validity = {"not_before": now - HOUR, "not_after": now + MINUTE}
+    credential = credential_at(service, tmp_path, monkeypatch)
+    await credential.ensure()
+    assert now + MINUTE / 3 < credential._due() < now + MINUTE
+
+
+async def test_a_renewal_replaces_key_certificate_and_chain_or_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service([Pki()], answers=9)
+    credential = credential_at(service, tmp_path, monkeypatch)
+    with pytest.raises(EnrolmentUnavailable, match=r"broker\.pem cannot be read$"):
+        await credential.renew()
+    assert service.asked == []
+    await credential.ensure()
+    first = credential.files.certificate.read_bytes()
+    service.answer = EnrolmentRefused(403, "DEVICE_BLOCKED", "no")
+    with pytest.raises(EnrolmentRefused):
+        await credential.renew()
+    assert credential.files.certificate.read_bytes() == first
+    service.answer, draft = None, tmp_path / "broker.new"
+    draft.mkdir()
+    with pytest.raises(CredentialError, match=r"no certificate was asked for$"):
+        await credential.renew()
+    draft.rmdir()
+    service.obstacle = draft
+    with pytest.raises(CredentialError, match=r"the new certificate is lost$"):
+        await credential.renew()
+    draft.rmdir()
+    service.obstacle = None
+    assert credential.files.certificate.read_bytes() == first
+    await credential.renew()
+    assert service.given is not None
+    chain = x509.load_pem_x509_certificates(credential.files.certificate.read_bytes())
+    assert chain == [service.given.certificate, service.issuers[0].issuing.certificate]
+    assert credential.files.key.read_bytes().partition(b"-----END")[0] != first.partition(b"-----END")[0]
+    assert service.asked == ["cacerts", "enrol", *["cacerts", "reenrol"] * 3]
+
+
+async def test_a_renewal_that_fails_is_tried_again_and_an_end_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, now = Service([Pki()], answers=9), datetime.now(UTC)
+    ended = shared_pki().broker(not_before=now - HOUR, not_after=now - MINUTE)
+    (tmp_path / "broker.pem").write_bytes(ended.certificate.public_bytes(Encoding.PEM))
+    credential, waited = credential_at(service, tmp_path, monkeypatch), []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            service.answer = None
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    service.answer = EnrolmentUnavailable("it is away")
+    with capture_logs() as logs:
+        await credential.until_renewed()
+    assert credential.certificate() == (service.given and service.given.certificate)
+    assert [each["code"] for each in logs] == ["OWN_CERTIFICATE_DATES", *["RENEWAL_FAILED"] * 3, "RENEWED"]
+    assert [1 <= waited[0] <= 2, 2 <= waited[1] <= 4, 4 <= waited[2] <= 8] == [True] * 3
+    with capture_logs() as logs:
+        credential._tell_end()
+    assert logs == [], "what is valid has not ended"
+
+
+@pytest.mark.parametrize(
+    "answer", [EnrolmentRefused(403, "TOKEN_SPENT", "no"), certificate(MINUTE, HOUR), shared_service("s").certificate]
+)
+async def test_a_token_that_was_refused_or_spent_in_vain_is_not_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Exception | x509.Certificate
+) -> None:
+    service = Service([Pki()], answers=9)
+    credential = credential_at(service, tmp_path, monkeypatch)
+    service.answer = answer
+    with capture_logs() as logs:
+        for token in (None, "first", "first"):
+            assert await credential.replace("CERTIFICATE_REVOKED", token) is False
+    assert service.asked.count("enrol") == 1
+    assert [each["code"] for each in logs] == ["OWN_CERTIFICATE_REVOKED"]
+    assert str(logs[0]["remedy"]).startswith("put another token into token_file")
+    service.answer = None
+    assert await credential.replace("CERTIFICATE_REVOKED", "second") is True
+    assert await credential.replace("CERTIFICATE_REVOKED", "second") is False, "it is spent"
+    assert service.asked.count("enrol") == 2
+
+
+async def test_a_token_that_was_spent_as_the_service_went_away_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its certificate comes from a CA that has just begun to issue, and whose own certificate cannot be had."""
+    service = Service([Pki(), Pki()], answers=1)
+    credential = credential_at(service, tmp_path, monkeypatch)
+    with capture_logs() as logs:
+        for _ in range(2):
+            assert await credential.replace("CERTIFICATE_EXPIRED", "spent") is False
+    assert service.asked == ["cacerts", "enrol", "cacerts"]
+    assert [(each["code"], each["detail"]) for each in logs] == [("OWN_CERTIFICATE_DATES", "it is away")]
+
+
+async def test_a_token_that_was_not_used_yet_is_used_when_it_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service([Pki()], answers=9)
+    credential = credential_at(service, tmp_path, monkeypatch)
+    (tmp_path / "broker.new").mkdir()
+    with capture_logs() as logs:
+        for _ in range(2):
+            assert await credential.replace("CERTIFICATE_REVOKED", "unspent") is False
+    assert service.asked == []
+    assert [(each["code"], each["remedy"]) for each in logs] == [
+        ("OWN_CERTIFICATE_REVOKED", "make it writable: the token is unspent, and is used then")
+    ]
+    (tmp_path / "broker.new").rmdir()
+    service.answer = EnrolmentUnavailable("it is away")
+    assert await credential.replace("CERTIFICATE_REVOKED", "unspent") is False
+    service.answer = None
+    assert await credential.replace("CERTIFICATE_REVOKED", "unspent") is True
+
+
+def test_cas_that_have_certified_each_other_are_named_once_each() -> None:
+    keys = {name: generate_key() for name in ("leaf", "one", "other")}
+
+    def issued(subject: str, issuer: str) -> x509.Certificate:
+        above, below = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) for each in (issuer, subject))
+        builder = x509.CertificateBuilder(above, below, keys[subject].public_key(), 1, GOT, GOT + HOUR)
+        return builder.sign(keys[issuer], hashes.SHA256())
+
+    cas = [issued("one", "other"), issued("other", "one")]
+    assert credentials._path_below_anchor(issued("leaf", "one"), cas) == cas

@@ -224,6 +224,24 @@ def test_what_a_revoked_client_had_sent_is_acknowledged_before_it_is_put_out(bro
     assert farewell.packet_type.name == "DISCONNECT"
 
 
+@pytest.mark.parametrize("version", [V311, V5])
+def test_a_revoked_client_that_does_not_keep_up_is_reset_and_a_kicked_one_is_not(
+    broker: MemoryBroker, version: ProtocolVersion
+) -> None:
+    """What waits for it in the broker would be sent for as long as it cares to read, behind it what it is told."""
+    holder, other = shared_pki().device("meter-1"), shared_pki().device("meter-2")
+    revoked, kicked = broker.open(holder, version=version), broker.open(other, version=version)
+    for client, name in ((revoked, "meter-1"), (kicked, "meter-2")):
+        client.connect(client_id=name)
+        client.transport.unsent = True
+    revoke(broker.engine, holder.revocation, broker.now)
+    kicked.connection.disconnect("KICKED", ReasonCode.ADMINISTRATIVE_ACTION, "", broker.now)
+    assert (revoked.transport.was_reset, kicked.transport.was_reset) == (True, False)
+    assert revoked.received() == []
+    assert len(kicked.received()) == (version is V5)
+    assert broker.engine.connected == 0
+
+
 def test_a_revoked_device_cannot_come_back(broker: MemoryBroker) -> None:
     holder = shared_pki().device("meter-1")
     revoke(broker.engine, holder.revocation, broker.now)

@@ -233,6 +233,28 @@ def test_a_retained_message_that_was_cleared_stays_cleared(broker: StoredBroker)
     assert len(after.engine.retained) == 0
 
 
+@pytest.mark.parametrize(
+    ("own", "stored", "publisher"),
+    [
+        (DOMAIN, "device/meter-1", f"/device/{DOMAIN}/meter-1"),
+        (DOMAIN, "service/a/b", f"/service/{DOMAIN}/a/b"),
+        (DOMAIN, "/device/other.example/meter-1", "/device/other.example/meter-1"),
+        (DOMAIN, "", ""),
+        (None, "device/meter-1", "device/meter-1"),
+    ],
+)
+def test_who_published_a_retained_message_before_names_had_a_trust_domain_is_of_the_brokers_own(
+    tmp_path: Path, own: str | None, stored: str, publisher: str
+) -> None:
+    broker = StoredBroker(tmp_path, trust_domain=DOMAIN)
+    broker.device("meter-1").publish(TOPIC, b"x", qos=1, retain=True)
+    broker.store._database.execute("UPDATE retained SET publisher = ?", (stored,))
+    broker.limits["trust_domain"] = own
+    after = broker.killed()
+    assert [each.publisher for each in after.engine.retained.walk(TOPIC) if each is not None] == [publisher]
+    broker.close()
+
+
 @pytest.mark.parametrize("limit", ["max_retained", "max_retained_of_device"])
 def test_more_retained_messages_than_there_is_room_for_come_back_all(broker: StoredBroker, limit: str) -> None:
     meter = broker.device("meter-1")

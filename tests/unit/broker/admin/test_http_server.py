@@ -157,15 +157,40 @@ async def test_a_body_arrives_in_pieces_and_in_chunks(path: Path) -> None:
 
 async def test_a_long_answer_comes_in_chunks_or_ends_with_the_connection(path: Path) -> None:
     answer = await ask(path, b"GET /long HTTP/1.1\r\n" + HEAD)
+    assert b"\r\nTransfer-Encoding: chunked\r\n" in answer
     assert answer.endswith(b"\r\n\r\n2\r\n0,\r\n2\r\n1,\r\n2\r\n2,\r\n0\r\n\r\n")
-    answer = await ask(path, b"GET /long HTTP/1.0\r\n" + HEAD, end=False)
-    assert answer.endswith(b"\r\nConnection: close\r\n\r\n0,1,2,")
+    for keep in (b"", b"Connection: keep-alive\r\n"):
+        answer = await ask(path, b"GET /long HTTP/1.0\r\n" + keep + HEAD, end=False)
+        assert b"chunked" not in answer
+        assert answer.endswith(b"\r\nConnection: close\r\n\r\n0,1,2,")
 
 
-async def test_a_pipelined_request_is_not_answered(path: Path) -> None:
-    answer = await ask(path, (b"GET /a HTTP/1.1\r\n" + HEAD) * 2, end=False)
-    assert len(bodies(answer)) == 1
-    assert b"Connection: close" in answer
+async def test_places_come_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "_MAX_CONNECTIONS", 2)
+    for _ in range(4):
+        assert bodies(await ask(path, b"GET /x HTTP/1.1\r\n" + HEAD)) == [["GET", "/x", {}, "", "me"]]
+
+
+async def test_it_does_not_wait_for_who_asks_nothing_when_it_ends(tmp_path: Path) -> None:
+    server, answered = HttpServer(_echo, lambda _: "me"), b"GET /x HTTP/1.1\r\n" + HEAD
+    await server.listen(open_socket(tmp_path / "admin.sock"))
+    reader, writer = await asyncio.open_unix_connection(tmp_path / "admin.sock")
+    writer.write(answered)
+    await reader.readuntil(b'"me"]\n')
+    await asyncio.wait_for(server.close(), http_server._REQUEST_SECONDS / 3)
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_pipelined_request_is_not_answered_and_changes_nothing_of_the_one_before(path: Path) -> None:
+    first = b"POST /a?x=1 HTTP/1.1\r\nContent-Length: 2\r\n" + HEAD + b"hi"
+    behind = b"GET /b?x=2 HTTP/1.0\r\nOrigin: https://elsewhere.example\r\nContent-Length: 70000\r\n\r\n" + bytes(
+        70_000
+    )
+    for more in (behind, behind[:30], behind.replace(b"GET", b"HEAD", 1)):
+        answer = await ask(path, first + more, end=False)
+        assert bodies(answer) == [["POST", "/a", {"x": "1"}, "hi", "me"]]
+        assert b"Connection: close" in answer
 
 
 @pytest.mark.parametrize(
@@ -173,6 +198,7 @@ async def test_a_pipelined_request_is_not_answered(path: Path) -> None:
     [
         (b"\x16\x03\x01 hello\r\n\r\n", b"400 Bad Request"),
         (b"GET http://[ HTTP/1.1\r\n" + HEAD, b"400 Bad Request"),
+        (b"GET /x HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" + HEAD, b"400 Bad Request"),
         (b"POST /x HTTP/1.1\r\nContent-Length: 100000\r\n" + HEAD + bytes(MAX_BODY + 1), b"413 "),
         (b"GET /x HTTP/1.1\r\n" + b"X: " + b"y" * 100_000, b"413 "),
         (b"GET /defect HTTP/1.1\r\nConnection: close\r\n" + HEAD, b"500 Internal Server Error"),

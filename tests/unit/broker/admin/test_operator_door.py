@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker.admin.http_server import HttpServer, Request, Response
 from broker.admin.operator_door import OperatorDoor, Operators
@@ -40,3 +41,15 @@ async def test_changes_of_keys_that_come_in_one_piece_with_the_handshake_are_bou
             await asyncio.to_thread(answer, 1000)
     finally:
         await door.close()
+
+
+def test_that_somebody_lost_a_place_is_said_once_a_minute_and_only_of_somebody_more() -> None:
+    operators = Operators(MemoryBroker().engine)
+    door = OperatorDoor(HttpServer(None, operators.identify), operators, None)  # type: ignore[arg-type]
+    said = []
+    for now, lost, turned_away in ((0, 0, 0), (1, 1, 0), (2, 1, 0), (60, 1, 1), (61, 1, 1), (200, 1, 1), (201, 2, 1)):
+        door._places.lost, door._places.turned_away = lost, turned_away
+        with capture_logs() as logs:
+            door._tell("192.0.2.1", now)
+        said += [(now, each["code"], each["address"], each["lost"], each["turned_away"]) for each in logs]
+    assert said == [(now, "CROWDED", "192.0.2.1", *others) for now, *others in ((1, 1, 0), (61, 1, 1), (201, 2, 1))]

@@ -203,3 +203,25 @@ async def test_an_operator_keeps_the_place_and_whoever_only_connects_does_not(mo
         with suppress(OSError):
             await writer.wait_closed()
     await scene.door.close()
+
+
+async def test_a_place_comes_back_whatever_becomes_of_the_connection(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places, port = scene.door._places, int(scene.door.url.rpartition(":")[2])
+    monkeypatch.setattr(operator_door, "_HANDSHAKE_SECONDS", 0.1)
+    for said in (b"this is no TLS\r\n\r\n", b""):  # The latter is waited for until the time is up.
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(said)
+        async with asyncio.timeout(30):
+            with suppress(OSError):
+                await reader.read()
+        writer.close()
+    monkeypatch.undo()
+    async with scene.client() as client:
+        assert told(await client.get("/")) == (200, URI)
+        assert len(places) == 1
+    async with asyncio.timeout(30):
+        while len(places):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    assert (places.lost, places.turned_away) == (0, 0)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from broker.admin import sessions
 from broker.admin.sessions import InvalidSelection, Selection, SessionView, normal_serial
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.packets import Disconnect
 from provisioning.pki.identity import Identity, Role
 from tests.support.pki import DOMAIN, shared_device
+from tests.support.stored import StoredBroker
 from tests.support.wire import MemoryBroker
 
 
@@ -48,6 +52,18 @@ async def test_every_filter_finds_whom_it_names() -> None:
     assert await names(broker, serial=":".join([f"0{serial}"[i : i + 2] for i in range(0, 40, 2)])[:2]) == []
     assert await names(broker, anything="192.0.2.1:1883") == ["backend-7", "meter-1"]
     assert await names(broker, client="backend") == []
+    assert await names(broker, anything="backend") == ["backend-7"], "as the certificate calls it"
+    assert await names(broker, domain=DOMAIN) == everybody
+    assert await names(broker, domain="other.example") == []
+    broker.advance(30)
+    (here,) = (await listed(broker, client="meter-1"))["sessions"]
+    (away,) = (await listed(broker, connected="false"))["sessions"]
+    assert (here["address"], here["serial"], here["keep_alive"]) == ("192.0.2.1:1883", serial, 3600)
+    since = datetime.fromisoformat(here["connected_since"])
+    assert timedelta(seconds=20) < datetime.now(UTC) - since < timedelta(seconds=600)
+    assert here["certificate_expires_in"] > 3600
+    assert (here["session_expires_in"], away["session_expires_in"]) == (None, 30)
+    assert (away["address"], away["serial"], away["connected_since"]) == (None, None, None)
 
 
 @pytest.mark.parametrize("text", ["backend-\x1b[2J", "backend-\\x1b[2J", f"{DOMAIN}/backend-\\x1b[2J"])
@@ -133,3 +149,37 @@ async def test_kicking_tells_the_client_why_and_keeps_or_forgets_the_session() -
     (forgotten,) = await view.kick(Selection(anything="meter-1"), "x", "uid 0", forget=True)
     assert (forgotten["was_connected"], forgotten["session_kept"]) == (False, False)
     assert await names(broker) == []
+
+
+async def test_an_operator_is_told_of_an_end_when_it_is_stored(tmp_path: Path) -> None:
+    broker = StoredBroker(tmp_path)
+    view = SessionView(broker.engine, lambda: broker.now)
+    broker.device("meter-1", session_expiry_interval=60).vanish()
+    assert await view.stored()
+    broker.held = True
+    await view.kick(Selection(anything="meter-1"), "x", "uid 0", forget=True)
+    told = asyncio.create_task(view.stored())
+    await asyncio.sleep(0)
+    assert not told.done()
+    broker.write()
+    assert await told
+    broker.journal.retain("a", None)
+    told = asyncio.create_task(view.stored())
+    await asyncio.sleep(0)
+    broker.fail()
+    assert not await told
+    assert not await view.stored(), "it fails still"
+    broker.write()
+    assert await view.stored()
+    assert await SessionView(MemoryBroker().engine).stored(), "there is no store"
+    broker.close()
+
+
+async def test_an_operator_does_not_wait_for_a_disk_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "_STORE_PATIENCE", 0.01)
+    broker = StoredBroker(tmp_path)
+    broker.held = True
+    broker.journal.retain("a", None)
+    assert not await SessionView(broker.engine).stored()
+    broker.write()
+    broker.close()

@@ -60,6 +60,7 @@ class Scene:
     def end(self) -> list[Mapping[str, Any]]:
         self.log.close()
         assert not self.log._thread.is_alive(), "nobody has to wait for its end"
+        assert self.files._descriptor == -1, "another broker may have the file now"
         assert verify(self.path, KEY).findings == []
         return self.files.entries
 
@@ -94,6 +95,27 @@ def test_who_knocks_again_and_again_gets_some_entries_and_a_number(
         {"event": "again", "about": "192.0.2.1", "what": "refused", "times": 970}
     ]
     assert sum(bool(each.get("identity")) for each in entries) == 3
+
+
+def test_after_a_minute_the_number_is_said_and_entries_are_written_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.refuse(40)
+    scene.refuse(30, None)
+    monkeypatch.setattr(audit_log, "_MINUTE", -1.0)
+    scene.refuse(1)
+    _, *entries, stopped = scene.end()
+    assert stopped["event"] == "stopped"
+    assert [each["event"] for each in entries] == ["refused"] * 60 + ["again", "refused"]
+    assert (entries[60]["about"], entries[60]["times"]) == (str(METER), 10), (
+        "of whom nothing was left out nothing is said"
+    )
+
+
+def test_who_is_admitted_often_has_an_entry_each_time(scene: Scene) -> None:
+    for _ in range(40):
+        scene.log.saw(Event(Happened.ADMITTED, "ADMITTED", "", "192.0.2.1:5", METER, "ab", "meter-1", 0.0))
+    assert sum(each["event"] == "admitted" for each in scene.end()) == 40
 
 
 def test_of_how_many_there_are_counts_is_bounded_and_said(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +181,7 @@ def test_what_finds_no_place_is_lost_counted_and_said(scene: Scene, monkeypatch:
     for number in range(8):
         scene.log.told("reload", part=number)
     assert scene.outcomes["lost"] == 3
-    assert scene.states[0] is not None
+    assert [str(each).count("entries arrive faster") for each in scene.states].count(1) == 1, "it is said once"
     scene.files.full.clear()
     wait_until(lambda: scene.states[-1] is None, "there is room again")
     events = [(each["event"], each.get("times")) for each in scene.end()]

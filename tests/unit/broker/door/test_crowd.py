@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from broker.door.crowd import PATIENCE, SHARES, Crowd
+from broker.door.most import Most
 from broker.door.strangers import Network, Source
 
 
@@ -80,6 +81,16 @@ def test_in_a_network_that_has_more_than_its_share_an_address_makes_room_for_ano
     crowd = town.crowd()
     assert town.whose(crowd, "a.3") == "a.2"
     assert town.whose(crowd, "a.2") is None
+
+
+def test_between_addresses_of_a_network_that_has_more_than_its_share_the_difference_must_be_two_too() -> None:
+    for has, others, gone in ((20, 21, 0), (20, 22, 1), (3, 40, 18)):
+        town = Town()
+        town.come("a.1", has)
+        town.come("a.2", others)
+        crowd = town.crowd()
+        came = [town.whose(crowd, "a.1") for _ in range(gone + 5)]
+        assert came == ["a.2"] * gone + [None] * 5, "who has come in this moment is counted"
 
 
 def test_a_fleet_that_is_alone_loses_nobody() -> None:
@@ -185,10 +196,33 @@ def test_what_is_said_of_a_network_is_true_of_its_addresses() -> None:
         crowd = town.crowd()
         for number in range(60):
             source = town.source(f"n{number}.{random.randrange(3)}")
-            said = crowd.may_make_room_for(source.network)
+            said, anybody = crowd.may_make_room_for(source.network), crowd.may_make_room
             if crowd.makes_room(source) is not None:
                 assert said
+                assert anybody
                 yes += 1
             else:
                 no += not said
     assert min(yes, no) > 100
+
+
+# Who has most
+
+
+def test_of_those_who_have_most_the_one_is_named_who_had_as_many_first() -> None:
+    """As a slow one says, which looks through all of them."""
+    random, most = Random(7), Most({"a": 2, "b": 2})  # noqa: S311 - which keys
+    counts, since = {"a": 2, "b": 2}, {"a": 0, "b": 1}
+    for moment in range(2, 3000):
+        key = random.choice("abcdef")
+        if counts.get(key) and random.random() < (0.4 if moment < 2000 else 0.9):
+            most.take(key)
+            counts[key] -= 1
+        else:
+            most.add(key)
+            counts[key] = counts.get(key, 0) + 1
+        since[key] = moment
+        there = [each for each in counts if counts[each]]
+        first = min(there, key=lambda each: (-counts[each], since[each]), default=None)
+        assert most.first() == first
+        assert most.of(key) == counts[key]

@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import ssl
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 from structlog.testing import capture_logs
 
 from broker.admission.refusal import RefusalCode
-from broker.door.listener import Doors, Listener, Speaks
+from broker.door.connection_rate import ConnectionRate
+from broker.door.listener import _BUSY_PAUSE, Doors, Listener, Speaks
 from broker.door.lobby import SECONDS_A_TURN
 from broker.settings.limits import Limits
+from broker.settings.origins import Origins
 from broker.sockets.doze import Doze
 from broker.sockets.poller import READABLE, Poller
 from broker.sockets.turn import Turn
+from tests.support.descriptors import no_descriptors
 from tests.support.proxy_headers import LOCAL, block, line
+from tests.support.turned_loop import TurnedLoop
 from tests.support.watched import WatchedClient
 from tests.support.wire import MemoryBroker
 
 
-class Hall:
+class Hall(TurnedLoop):
     """A listener on a loop that does not run: its turns are called by the test, its clock is in the test's hand."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.now = 1.0
-        self.loop.time = lambda: self.now  # type: ignore[method-assign]
+        super().__init__(now=1.0)
         turn = Turn(self.loop.call_soon)
         self.poller = Poller(self.loop, turn)
         self.doze = Doze(self.loop, turn, self.poller, lambda: 0.1)
         engine = MemoryBroker().engine
-        doors = Doors(self.poller, self.doze)
+        self.doors = doors = Doors(self.poller, self.doze)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.listener = Listener(self.loop, engine, doors, context, Speaks.UNSAFE_PLAIN)
         self.engine = engine
@@ -61,18 +62,6 @@ class Hall:
     def hosts(self) -> list[str]:
         """The addresses of those who have a place."""
         return [each.host for each in self.lobby._watched.values()]
-
-    def go_round(self) -> None:
-        """Let the loop look once at what is ready."""
-        self.loop.call_soon(self.loop.stop)
-        self.loop.run_forever()
-
-    def until(self, done: Callable[[], object]) -> None:
-        for _ in range(10_000):
-            if done():
-                return
-            self.go_round()
-        raise AssertionError("it did not happen")
 
     def knock_and_leave(self, *, reset: bool) -> None:
         """Connect, say something, and leave."""
@@ -336,9 +325,120 @@ def test_those_who_have_left_keep_nobody_waiting_when_the_queue_is_long(
     assert hall.engine.metrics.connections_accepted == 201
     assert hall.engine.metrics.refused["TLS_HANDSHAKE_FAILED"] == 168
     limits = hall.listener._limits()
-    assert hall.lobby.strangers.source("127.0.0.1", limits, hall.now).failures(limits, hall.now) == 168
+    source = hall.lobby.strangers.source("127.0.0.1", limits, hall.now)
+    assert source.failures(limits, hall.now) == 168
+    assert source.under_way == source.network.under_way == 0, "they take nobody's place"
     assert [each for each in hall.engine.history.strangers("127.0.0.1") if each.code == "TLS_HANDSHAKE_FAILED"]
     assert capsys.readouterr().out.count("left before TLS began") == 1
     hall.knock_and_leave(reset=reset)
     hall.listener._accept()
     assert len(served) == 34, "the queue was empty: no need to ask"
+
+
+def test_after_a_pause_they_are_accepted_as_they_come_again(proxied: Hall) -> None:
+    proxied.engine.limits = Limits(max_connection_rate=1)
+    for number in range(2):
+        proxied.comes(said=line((f"198.51.100.{number}", 1)))
+    proxied.until(lambda: proxied.hosts)
+    for _ in range(5):
+        proxied.go_round()
+    assert len(proxied.hosts) == 1
+    assert proxied.engine.metrics.accepts_paused
+    proxied.engine.limits = Limits()
+    proxied.now += 1
+    proxied.until(lambda: len(proxied.hosts) == 2)
+    late = proxied.comes(said=line(("198.51.100.2", 1))[:-1])
+    proxied.until(lambda: len(proxied.listener._arrivals))
+    late.sendall(b"\n")
+    proxied.until(lambda: len(proxied.hosts) == 3)
+
+
+def test_while_the_loop_lags_one_is_accepted_at_a_time(hall: Hall) -> None:
+    hall.engine.metrics.loop_lag = hall.engine.limits.max_loop_lag + 1
+    for _ in range(4):
+        hall.knock()
+    assert hall.turn() == 1
+    hall.go_round()
+    assert hall.engine.metrics.connections_accepted == 1, "and then there is a pause"
+    hall.now += _BUSY_PAUSE
+    hall.go_round()
+    assert hall.engine.metrics.connections_accepted == 2
+    hall.engine.metrics.loop_lag = 0.0
+    hall.now += _BUSY_PAUSE
+    hall.until(lambda: hall.engine.metrics.connections_accepted == 4)
+
+
+def test_without_a_descriptor_nobody_is_accepted_for_a_moment(hall: Hall) -> None:
+    hall.knock()
+    with no_descriptors(), capture_logs() as logs:
+        assert hall.turn() == 0
+    assert [each["code"] for each in logs] == ["ACCEPT_FAILED"]
+    hall.go_round()
+    assert hall.turn() == 1, "who waited in the queue is still there"
+    hall.knock()
+    hall.go_round()
+    assert hall.engine.metrics.connections_accepted == 1
+    hall.now += 1
+    hall.until(lambda: hall.engine.metrics.connections_accepted == 2)
+
+
+def test_all_connections_count_wherever_they_are(hall: Hall) -> None:
+    hall.engine.limits = Limits(max_unadmitted_per_address=1)
+    hall.knock()
+    hall.knock()
+    hall.turn()
+    assert (len(hall.lobby), len(hall.lobby.waiting)) == (1, 1)
+    for set_of, times in ((hall.poller, 2), (hall.doze, 3)):
+        for _ in range(times):
+            client = WatchedClient()
+            hall.stack.callback(client.end)
+            set_of.watch(client.ours.fileno(), client, READABLE)
+    assert hall.doors.connections == 7
+
+
+def test_when_there_are_too_many_of_those_who_wait_one_goes_for_somebody_from_elsewhere(proxied: Hall) -> None:
+    proxied.engine.limits = Limits(max_connections=4, max_unadmitted_per_address=1)
+    for _ in range(4):
+        proxied.comes(said=line(("198.51.100.1", 1)))
+    proxied.turn()
+    assert (len(proxied.lobby), len(proxied.lobby.waiting)) == (1, 3)
+    proxied.comes(said=line(("203.0.113.1", 1)))
+    proxied.turn()
+    assert proxied.hosts == ["198.51.100.1", "203.0.113.1"]
+    assert len(proxied.lobby.waiting) == 2
+    assert proxied.engine.metrics.refused == {RefusalCode.TOO_MANY_CONNECTIONS: 1}
+
+
+def test_those_who_wait_for_a_place_end_with_the_listener(hall: Hall) -> None:
+    hall.engine.limits = Limits(max_unadmitted_per_address=1)
+    _, waits = hall.comes(), hall.comes()
+    hall.turn()
+    assert hall.listener._socket is not None
+    descriptor = hall.listener._socket.fileno()
+    hall.listener.stop_accepting()
+    assert waits.recv(1) == b""
+    assert len(hall.lobby) == 1, "who has a place stays"
+    assert not hall.loop.remove_reader(descriptor)
+
+
+@pytest.mark.parametrize("speaks", [Speaks.MQTT, Speaks.WEBSOCKET])
+def test_that_any_page_may_connect_is_said_where_pages_can(hall: Hall, speaks: Speaks) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with capture_logs() as logs:
+        listener = Listener(hall.loop, hall.engine, hall.doors, context, speaks, origins=Origins(unsafe_any=True))
+        listener.origins = Origins(frozenset({"https://example.com"}))
+    assert [each["code"] for each in logs] == ["UNSAFE_ANY_ORIGIN"] * (speaks is Speaks.WEBSOCKET)
+    listener._lobby.close()
+
+
+def test_of_connections_that_may_come_no_more_are_saved_up_than_a_second_s() -> None:
+    rate = ConnectionRate(0.0)
+    assert rate.available(1, 100.0) == 1
+    assert rate.available(3, 200.0) == 3
+    rate.take()
+    assert rate.available(3, 200.0) == 2
+    for _ in range(5):
+        rate.take()
+    assert rate.available(3, 200.0) == 0
+    assert rate.pause(4) == 0.25
+    assert rate.available(4, 200.25) == 1

@@ -136,6 +136,15 @@ def house() -> Iterator[House]:
     loop.close()
 
 
+def test_of_connections_that_have_not_said_whose_they_are_few_may_wait_where_there_are_few_descriptors(
+    house: House,
+) -> None:
+    assert house.reception.most_unnamed == 4
+    house.limits = Limits(max_unadmitted=1_000_000)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert 1 <= house.reception.most_unnamed <= soft // 2
+
+
 def network(number: int) -> str:
     return f"10.0.{number}.1"
 

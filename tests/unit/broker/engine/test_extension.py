@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from broker.admission.policy import Rules
@@ -290,13 +292,46 @@ def test_packets_are_told_when_they_are_whole_and_only_where_somebody_asks(broke
     for byte in connect + big:
         meter.send_bytes(bytes([byte]))
     meter.send_bytes(b"\xc0\x00" * 2)
+    for piece in (b"\xc0\x00" + big[:100], big[100:] + b"\xc0\x00"):
+        meter.send_bytes(piece)
     heard = [each for each in judge.told if each[0] in {"in", "out"}]
     assert [each for each in heard if each[0] == "in"] == [
         ("in", "10", str(len(connect))),
         ("in", "30", str(len(big))),
-        *[("in", "c0", "2")] * 2,
+        *[("in", "c0", "2")] * 3,
+        ("in", "30", str(len(big))),
+        ("in", "c0", "2"),
     ]
-    assert [each[1] for each in heard if each[0] == "out"] == ["20", "d0", "d0"]
+    assert [each[1] for each in heard if each[0] == "out"] == ["20", *["d0"] * 4]
     assert isinstance(meter.received()[-1], Pingresp)
     meter.send_bytes(b"\x30\xff\xff\xff\xff\xff")
     assert meter.closed
+    assert [each[1] for each in judge.told if each[0] == "out"][-1] == "e0"
+
+
+def test_what_has_nothing_to_do_with_packets_passes_between_stream_and_connection(broker: MemoryBroker) -> None:
+    Judge(broker)
+    broker.connection_type = PacketWatch
+    holder = shared_device("meter-1")
+    meter = broker.open(holder, path=[b"its CA"])
+    watch: Any = meter.connection
+    meter.transport.unsent, meter.transport.untaken = True, 7
+    assert (watch.unsent, watch.untaken, watch.address) == (True, 7, "192.0.2.1:1883")
+    assert watch.presented() == (holder.der, [b"its CA"])
+    meter.connect(client_id="meter-1")
+    assert meter.transport.settled
+    watch.settle(dozes=True)
+    assert meter.transport.dozes
+    watch.hold()
+    assert meter.transport.held
+    watch.release()
+    assert not meter.transport.held
+    watch.rest(0.5)
+    assert meter.transport.rests == [0.5]
+    session: Any = broker.engine.registry.all()[0]
+    watch.choke(broker.now)
+    assert session.choked
+    watch.unchoke(broker.now)
+    assert not session.choked
+    meter.vanish()
+    assert not session.connected

@@ -71,10 +71,13 @@ def test_a_listener_with_certificates_becomes_settings(settings: Any) -> None:
     assert (bundle.anchors, bundle.crlfile) == ((Path("ca.crt"),), (Path("ca.crl"),))
     assert (bundle.unsafe_no_revocation, bundle.client_id, bundle.any_client_id) == (False, "prefix", ())
     assert [(each.source, each.role) for each in bundle.identity] == [("common-name", Role.DEVICE)]
+    assert made.trust_domain == bundle.trust_domain == "fleet.internal", "else nobody would be its own"
 
 
 def test_what_is_weak_in_mosquitto_is_as_weak_here_and_is_said(write: Write, settings: Any) -> None:
     text = f"listener 8883\n{TLS}".replace("crlfile ca.crl\n", "")
+    on_loopback = text.replace("8883", "65535 127.0.0.1")
+    assert settings(f"{on_loopback}{text}").unsafe_public_listener, "one is enough"
     made = settings(text)
     assert (made.host, made.unsafe_public_listener, made.allow_tls12) == ("::", True, True)
     assert (made.trust[0].unsafe_no_revocation, made.persistence) == (True, False)
@@ -169,6 +172,8 @@ def test_who_is_not_named_by_a_certificate_may_be_anonymous(write: Write) -> Non
     text = NAMED.replace("use_identity_as_username true", "use_identity_as_username 0")
     told = [line.split(": ")[1] for line in problems(write(f"{text}allow_anonymous true\npassword_file p\n"))]
     assert told == ["listener", "allow_anonymous", "password_file"]
+    told = problems(write(f"{text}allow_anonymous false\npassword_file p\n"))
+    assert [line.split(": ")[1] for line in told] == ["listener", "password_file"]
     assert problems(write("allow_anonymous true\n"))[-1].startswith("line 1: allow_anonymous: remove it")
 
 
@@ -213,6 +218,8 @@ def test_a_listener_for_websockets_names_its_origins(settings: Any, write: Write
         (8883, "127.0.0.1", "mqtts"), (9001, "::1", "wss"),
     ]  # fmt: skip
     assert made.listener[1].websocket_origins == ("https://a.example", "https://b.example:8443")
+    (alone,) = settings(second).listener
+    assert (alone.port, alone.protocol, alone.websocket_origins) == (9001, "wss", ("https://a.example",))
     (told,) = problems(write(f"{second}websockets_origin *\n"))
     assert told.startswith("line 10: websockets_origin: '*' is no origin")
 
@@ -288,6 +295,33 @@ def test_limits(settings: Any, line: str, limit: str, value: int) -> None:
     assert getattr(settings(f"{NAMED}{line}\n").limits, limit) == value
 
 
+@pytest.mark.parametrize(
+    ("text", "notes"),
+    [
+        (f"{NAMED}message_size_limit 1000\n", ["line 8: message_size_limit: max_packet_size counts the topic too"]),
+        (f"{NAMED}max_packet_size 1000\n", []),
+        (f"{NAMED}max_connections -1\n", ["line 8: max_connections: no limit, but there are at most 100000"]),
+        (f"{NAMED}max_connections 5\n", []),
+        (
+            f"{NAMED}max_connections 5\n{NAMED.replace('8883', '8884')}",
+            ["line 8: max_connections: max_connections is for all listeners together"],
+        ),
+        (
+            f"{NAMED}max_topic_alias 4\n{NAMED.replace('8883', '8884')}{chr(10) * 64}max_topic_alias_broker 3\n",
+            ["line 8: max_topic_alias: max_topic_alias is for all listeners and both ways: the smallest applies"],
+        ),
+        (f"{NAMED}max_topic_alias 4\n", []),
+        (f"{NAMED}tls_version tlsv1.1\n", ["line 8: tls_version: TLS 1.1 is refused"]),
+        (f"{NAMED}tls_version tlsv1.2\n", []),
+    ],
+)
+def test_a_bound_that_becomes_another_is_told(write: Write, text: str, notes: list[str]) -> None:
+    left_out = converted(write(text)).settings.partition("\n# Left out:\n")[2]
+    told = [line for line in re.sub(r"\n#  +", " ", left_out).splitlines() if "require_certificate" not in line]
+    assert len(told) == len(notes)
+    assert all(line.startswith(f"# {note}") for line, note in zip(told, notes, strict=True))
+
+
 def test_the_connections_of_all_listeners_are_counted_together(settings: Any) -> None:
     second = NAMED.replace("8883", "8884")
     assert settings(f"{NAMED}max_connections 5\n{second}max_connections 7\n").limits.max_connections == 12
@@ -350,6 +384,12 @@ def test_the_acl_file_becomes_the_policy_and_its_users_keep_their_identifiers(
     assert "only those that it names are admitted" not in made.settings
     acl.write_text("user backend\ntopic read t/#\n")
     assert "only those that it names are admitted" in converted(write(text)).settings.replace("\n# ", " ")
+
+
+def test_an_acl_file_that_cannot_be_converted_is_an_error(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "acl").write_text("topic read t/#\nnonsense\n")
+    (told,) = problems(write(f"acl_file {tmp_path}/acl\n{NAMED}"))
+    assert told.startswith(f"line 1: acl_file: {tmp_path}/acl: ")
 
 
 def test_a_prefix_of_client_identifiers_is_one_of_names(settings: Any, write: Write, tmp_path: Path) -> None:

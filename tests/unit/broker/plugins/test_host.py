@@ -13,6 +13,7 @@ from broker.mqtt.codes import ReasonCode
 from broker.mqtt.packets import Connack, Puback
 from broker.plugins.errors import NotOffered
 from broker.plugins.views import RetainedView
+from provisioning.pki.identity import identity_of
 from tests.support.hosted_plugins import HostedPlugins
 from tests.support.pki import shared_device
 from tests.support.wire import V5, MemoryBroker, connect_packet, publication, will
@@ -43,6 +44,24 @@ class Tenants(BaseAuthPlugin):
     async def authenticate(self, *, session: Any) -> bool:
         session.attributes["tenant"] = f"of {session.username} with {session.password}"
         return True
+
+
+class Doorkeeper(BaseAuthPlugin):
+    """Gives one answer, and notes what it has seen."""
+
+    def __init__(self, answer: bool | None) -> None:
+        super().__init__(BaseContext())
+        self.answer = answer
+        self.seen: dict[str, Any] = {}
+
+    async def authenticate(self, *, session: Any) -> bool:
+        names = ("client_id", "username", "password", "clean_session", "keep_alive", "remote_address", "remote_port")
+        wills = ("will_flag", "will_topic", "will_message", "will_qos", "will_retain")
+        self.seen = {name: getattr(session, name) for name in (*names, *wills)}
+        self.seen |= {"certificate": session.ssl_object.getpeercert(True), **session.attributes}
+        if self.answer is None:
+            raise LookupError("a defect")
+        return self.answer
 
 
 class Scene:
@@ -129,6 +148,52 @@ async def test_what_a_plugin_has_noted_of_a_client_it_lets_in_is_there_and_its_p
     assert topics.seen == ["of anna with secret"]
     (session,) = plugins.host._sessions.values()
     assert (session.username, session.password) == ("meter-1", None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (True, ReasonCode.SUCCESS),
+        (False, ReasonCode.NOT_AUTHORIZED),
+        (None, ReasonCode.SERVER_UNAVAILABLE),
+    ],
+)
+async def test_who_is_let_in_or_not_is_shown_with_certificate_and_connect(
+    broker: MemoryBroker, answer: bool | None, code: ReasonCode
+) -> None:
+    doorkeeper, holder = Doorkeeper(answer), shared_device("meter-1")
+    plugins = HostedPlugins(broker, [doorkeeper])
+    meter = broker.open(holder)
+    last = will(f"{OWN}/gone", b"bye", 1, retain=True)
+    fields = {"username": "anna", "password": b"secret", "keep_alive": 60, "clean_start": False}
+    meter.send(connect_packet(V5, client_id="meter-1", will=last, **fields))
+    await plugins.answered()
+    assert meter.next_packet(Connack).reason_code is code
+    identity = identity_of(holder.certificate)
+    assert doorkeeper.seen == {
+        "client_id": "meter-1",
+        "username": "anna",
+        "password": "secret",
+        "clean_session": False,
+        "keep_alive": 60,
+        "remote_address": "192.0.2.1",
+        "remote_port": 1883,
+        "will_flag": True,
+        "will_topic": f"{OWN}/gone",
+        "will_message": b"bye",
+        "will_qos": 1,
+        "will_retain": True,
+        "certificate": holder.der,
+        "fleetgate.identity": identity.uri,
+        "fleetgate.role": "device",
+        "fleetgate.group": "meters",
+        "fleetgate.name": "meter-1",
+        "fleetgate.serial": f"{holder.certificate.serial_number:x}",
+    }
+    if answer:
+        (session,) = plugins.host._sessions.values()
+        assert (session.clean_session, session.will_topic) == (False, f"{OWN}/gone")
+        assert (session.inflight_in_count, session.inflight_out_count, session.retained_messages_count) == (0, 0, 0)
 
 
 async def test_what_has_expired_is_in_no_plugin_s_view_of_what_is_retained(scene: Scene) -> None:

@@ -69,6 +69,7 @@ async def test_a_plugin_hears_in_order_of_what_is_permitted_and_of_nothing_else(
     meter.unsubscribe(f"{OWN}/cmd/#", f"{OWN}/never")
     meter.send(Disconnect())
     await company.close()
+    assert company.describe()[0]["hooks"] == sorted(company.members[0].events.handlers)
     plugin = company.plugins[0]
     assert isinstance(plugin, Listens)
     assert plugin.heard == [

@@ -402,6 +402,10 @@ async def test_proposed_anchors_are_tried_in_the_place_of_those_that_are_named(
     _, effects = await scene.trust.preview(scene.load(ProposedAnchors(pem_of(OTHER.certificate).decode(), "ours")))
     assert effects is not None
     assert effects.disconnected == 0, "the other bundle vouches for it still"
+    loaded = scene.load(ProposedAnchors(pem_of(BELOW.certificate).decode(), "ours"))
+    assert loaded.trust is not None
+    has = [[each.certificate for each in bundle.anchors] for bundle in loaded.trust.bundles]
+    assert has == [[BELOW.certificate], [PKI.root.certificate, OTHER.certificate]]
     for bundle, named in ((None, "none given"), ("cafile", "cafile")):
         with pytest.raises(TlsConfigurationError, match=rf"^bundle: {named}; there are ours, other$"):
             scene.load(ProposedAnchors(pem_of(OTHER.certificate).decode(), bundle))

@@ -19,6 +19,7 @@ from broker.settings.trust_settings import TrustSettings
 
 ENOUGH: dict[str, Any] = {"cafile": Path("ca.pem"), "provisioning": "https://127.0.0.1:8443"}
 FILES = {"certfile": Path("a"), "keyfile": Path("b")}
+OURS = {"name": "ours", "anchors": ["a.pem"], "unsafe_no_revocation": True}
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +80,14 @@ def test_a_file_is_forgotten_after_it_was_loaded(tmp_path: Path) -> None:
         ),
         (ENOUGH | {"host": "example.org"}, "host: example.org is not a loopback address; set unsafe_public_listener"),
         (ENOUGH | {"host": ""}, "host:  is not a loopback address"),
+        (ENOUGH | {"admin_host": "0.0.0.0"}, "admin_host: 0.0.0.0 is not a loopback address; set unsafe_public_admin"),
+        (ENOUGH | {"metrics_host": "::"}, "metrics_host: :: is not a loopback address; set unsafe_public_metrics"),
+        (ENOUGH | {"unsafe_plain_port": 1}, "unsafe_plain_port and unsafe_plain_identity: give both or neither"),
+        (ENOUGH | {"unsafe_plain_port": 1, "unsafe_plain_identity": "spiffe://x"}, "unsafe_plain_identity: "),
+        (ENOUGH | {"trust": [OURS], "crlfile": ["c"]}, "crlfile, ocsp_responder and similar settings: with [[trust]]"),
+        (ENOUGH | {"trust": [OURS], "ocsp_from_certificates": True}, "crlfile, ocsp_responder and similar settings: "),
+        ({"cafile": "a", "trust": [OURS | {"feed": True}]} | FILES, "trust: feed = true needs provisioning, whose"),
+        (ENOUGH | {"trust": [OURS, OURS]}, "trust: each bundle needs a different name; these are ours, ours"),
         (
             ENOUGH | {"port": 9443, "metrics_port": 9443},
             "metrics_port: 127.0.0.1 port 9443 is taken by another setting; give each a port of its own",
@@ -128,6 +137,9 @@ def test_all_errors_are_told_at_once() -> None:
         ("LIMITS__MAX_INFLIGHT", "0", "FLEET_BROKER_LIMITS__MAX_INFLIGHT: input should be greater than or equal to 1"),
         ("LIMITS__HANDSHAKE_TIMEOUT", "0", "FLEET_BROKER_LIMITS__HANDSHAKE_TIMEOUT: input should be greater than 0"),
         ("LIMITS__MAX_PACKT", "1", "FLEET_BROKER_LIMITS__MAX_PACKT: no such setting"),
+        ("PROT", "1", "FLEET_BROKER_PROT: no such setting; is port meant?"),
+        ("PROT__MAX_INFLIGHT", "1", "FLEET_BROKER_PROT__MAX_INFLIGHT: no such setting"),
+        ("NAME__MAX_INFLIGHT", "1", "FLEET_BROKER_NAME__MAX_INFLIGHT: no such setting"),
         ("LIMITS", "{", "limits: the environment variable FLEET_BROKER_LIMITS is not JSON"),
         ("STATE_DIR", "", "FLEET_BROKER_STATE_DIR: is empty; name a file or a directory, or leave it out"),
         ("CRLFILE", "", "FLEET_BROKER_CRLFILE: is empty; name a file or a directory, or leave it out"),
@@ -208,6 +220,15 @@ def test_unsafe_settings_do_what_they_say() -> None:
         {"cafile": "a", "unsafe_no_revocation": True, "unsafe_public_listener": True, "host": "0.0.0.0"} | FILES,
     )
     assert config.host == "0.0.0.0"
+    public = {"admin_host": "0.0.0.0", "unsafe_public_admin": True, "metrics_host": "::", "unsafe_public_metrics": True}
+    config = load(None, ENOUGH | public)
+    assert (config.admin_host, config.metrics_host) == ("0.0.0.0", "::")
+
+
+@pytest.mark.parametrize("source", [{"crlfile": ["c"]}, {"crl_urls": ["http://a/c"]}, {"crl_from_certificates": True}])
+def test_a_source_of_crls_is_enough_alone(source: dict[str, Any]) -> None:
+    config = load(None, {"cafile": "a"} | FILES | source)
+    assert (config.has_crls, config.has_ocsp) == (True, False)
 
 
 def test_a_token_is_not_shown() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from broker.settings.trust_settings import TrustSettings
+from broker.settings.trust_settings import IdentitySource, StatusPolicy, TrustSettings
 
 PIN = "ab" * 32
 URL = "https://ca.example/anchors.pem"
@@ -55,3 +55,51 @@ def test_files_an_own_ca_and_pins_are_reasons(given: dict[str, Any]) -> None:
 
 def test_a_pin_is_read_as_tools_print_it() -> None:
     assert settings(anchors_url=PLAIN, anchors_sha256=["AB:" * 31 + "AB"]).anchors_sha256 == (PIN,)
+
+
+@pytest.mark.parametrize(
+    ("source", "crls", "ocsp"),
+    [
+        ({"crlfile": ["a.crl"]}, True, False),
+        ({"crl_urls": ["http://ca.example/a.crl"]}, True, False),
+        ({"crl_from_certificates": True}, True, False),
+        ({"ocsp_responder": "http://ca.example/ocsp"}, False, True),
+        ({"ocsp_from_certificates": True}, False, True),
+        ({"feed": True}, False, False),
+    ],
+)
+def test_each_source_of_revocations_is_one_alone(source: dict[str, Any], *, crls: bool, ocsp: bool) -> None:
+    made = TrustSettings.model_validate({"name": "ours", "anchors": "a.pem", **source})
+    assert (made.has_crls, made.has_ocsp) == (crls, ocsp)
+
+
+@pytest.mark.parametrize(
+    ("policy", "never", "late", "later"),
+    [("advisory", True, True, True), ("grace 60s", False, True, False), ("require", False, False, False)],
+)
+def test_what_is_late_or_never_came_is_accepted_by_the_policy(
+    policy: str, *, never: bool, late: bool, later: bool
+) -> None:
+    terms = settings(anchors="a.pem", crl_policy=policy).crl_policy
+    assert isinstance(terms, StatusPolicy)
+    assert [terms.allows(overdue) for overdue in (None, 60.0, 61.0)] == [never, late, later]
+    assert terms.allows(0.0)
+
+
+def test_any_group_is_named_alone() -> None:
+    assert settings(anchors="a.pem", groups=["*"]).any_group
+    with pytest.raises(ValidationError, match=r"ours: groups: \* is any group; name no others beside it"):
+        settings(anchors="a.pem", groups=["*", "north"])
+
+
+def test_the_groups_that_are_named_are_those_of_the_bundle_or_of_its_names() -> None:
+    names = [IdentitySource(source="common-name", group="north"), IdentitySource(source="spiffe")]
+    given = {"anchors": "a.pem", "trust_domain": "plant.example", "identity": names}
+    assert settings(**given).named_groups == {"north"}
+    assert settings(**given, groups=["south"]).named_groups == {"south"}
+
+
+@pytest.mark.parametrize("pattern", ["(?P<group>.+)", "(?P<name>.+)-(?P<rule>.+)", "(?P<name>"])
+def test_a_pattern_captures_a_name_and_nothing_unknown(pattern: str) -> None:
+    with pytest.raises(ValidationError):
+        IdentitySource(source="common-name", group="north", pattern=pattern)

@@ -343,3 +343,14 @@ def test_frames_that_come_with_the_request_are_read() -> None:
     frames = Connection(ConnectionType.CLIENT)
     made.server.receive(request + frames.send(BytesMessage(CONNECT)), made.broker.now)
     assert made.broker.engine.connected == 1
+
+
+def test_what_has_nothing_to_do_with_frames_passes_between_transport_and_connection(browser: Browser) -> None:
+    wire, server = browser.wire, browser.server
+    wire.unsent, wire.untaken, wire.certificate, wire.path = True, 7, b"its certificate", [b"its CA"]
+    assert (server.unsent, server.untaken, server.address) == (True, 7, "192.0.2.1:1883")
+    assert server.presented() == (b"its certificate", [b"its CA"])
+    server.settle(dozes=True)
+    assert (wire.settled, wire.dozes) == (True, True)
+    server.rest(0.5)
+    assert wire.rests == [0.5]

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
 from broker.settings.trust_settings import TrustSettings
+from broker.sources import anchor_copy
 from broker.sources.anchor_copy import AnchorsNotFetched, AnchorsRefused, anchors_in, copy_of, keep, read_copy
 from provisioning.pki.keys import generate_key
 from provisioning.pki.tls import TlsConfigurationError
@@ -113,6 +114,18 @@ def test_an_answer_of_which_nothing_is_valid_today_is_refused_and_a_copy_is_not(
     with pytest.raises(AnchorsRefused, match=rf"^none of 1 certificates is valid on {later:%Y-%m-%d}$"):
         anchors_in(pinned, content, later)
     assert anchors_in(pinned, content, None) == [BOTH[0]]
+
+
+@pytest.mark.parametrize("most", [2, 1])
+def test_an_answer_of_more_certificates_than_are_taken_is_refused(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Each is compared with every other, and with every client's path."""
+    monkeypatch.setattr(anchor_copy, "MOST_ANCHORS", most)
+    pinned = settings(*(each.fingerprint(SHA256()).hex() for each in BOTH))
+    if most == len(BOTH):
+        assert anchors_in(pinned, BUNDLE, PKI.now) == BOTH
+    else:
+        with pytest.raises(AnchorsRefused, match=r"^2 certificates; 1 are taken at most$"):
+            anchors_in(pinned, BUNDLE, PKI.now)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

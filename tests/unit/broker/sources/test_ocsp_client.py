@@ -149,6 +149,21 @@ async def test_a_responder_that_is_not_there_is_said_once_and_left_alone_for_a_w
     await scene.client.close()
 
 
+async def test_so_many_failing_responders_are_remembered_and_no_more(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Certificates name them: whoever issues many, each with a URL of its own, would fill the memory."""
+    monkeypatch.setattr(ocsp_client, "_MOST_RESPONDERS", 2)
+    first, second, third = (f"{scene.web.url}/{number}" for number in range(3))
+    for url in (first, second):
+        assert await scene.client.ask_at([url], SERIAL, scene.issuer) is None
+    assert scene.client.failing == {first, second}
+    assert await scene.client.ask_at([third], SERIAL, scene.issuer) is None
+    assert scene.client.failing == {third}
+    assert [scene.client.is_silent(url) for url in (first, second, third)] == [False, False, True]
+    await scene.client.close()
+
+
 async def test_the_answers_that_were_used_last_are_remembered(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ocsp_client, "_MOST_ANSWERS", 2)
     first, second, third = scene.responder.certificates = [shared_device(f"meter-{number}") for number in (1, 2, 3)]

@@ -189,9 +189,9 @@ def test_renewal_is_patient(requests: list[Asked], expected: dict[str, Verdict])
 
 
 def test_a_strange_service_gets_nothing() -> None:
-    assert verdicts(renewal_judging.trusts_no_other_service([], came=True)) == {"sends-nothing": PASS}
-    assert verdicts(renewal_judging.trusts_no_other_service([], came=False)) == {"sends-nothing": SKIP}
-    assert verdicts(renewal_judging.trusts_no_other_service([asked(0, HTTPStatus.OK)], came=True)) == {
+    assert verdicts(renewal_judging.trusts_no_other_service([], came=True, given=True)) == {"sends-nothing": PASS}
+    assert verdicts(renewal_judging.trusts_no_other_service([], came=False, given=True)) == {"sends-nothing": SKIP}
+    assert verdicts(renewal_judging.trusts_no_other_service([asked(0, HTTPStatus.OK)], came=True, given=True)) == {
         "sends-nothing": FAIL
     }
 

@@ -53,10 +53,10 @@ def test_without_a_new_certificate_there_is_nothing_to_use() -> None:
     ],
 )
 def test_a_useless_certificate_is_not_installed(attempts: list[Attempt], ending: str, expected: Verdict) -> None:
-    assert verdict(renewal_judging.keeps_the_old_one(attempts, GIVEN, ending)) is expected
+    assert verdict(renewal_judging.keeps_the_old_one(attempts, GIVEN, ending, given=True)) is expected
 
 
 def test_who_is_told_where_to_renew_and_never_asks_fails() -> None:
     assert verdict(renewal_judging.renews([], 0, given=True, came=False)) is FAIL
     assert verdict(renewal_judging.renews([], 0, given=False, came=False)) is SKIP
-    assert verdict(renewal_judging.keeps_the_old_one([], [], "")) is SKIP
+    assert verdict(renewal_judging.keeps_the_old_one([], [], "", given=True)) is SKIP

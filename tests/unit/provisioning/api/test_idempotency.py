@@ -40,7 +40,10 @@ async def test_the_first_answer_is_given_again_and_a_key_serves_one_request(flee
     key = book.digest_of("admin", "/v1/tokens", "k")
     assert await book.begin(key, b"r" * 32) is None
     assert await refusal(book, key, b"r" * 32) is Code.IDEMPOTENCY_BUSY
+    beside = book.digest_of("admin", "/v1/tokens", "beside")
+    assert await book.begin(beside, b"r" * 32) is None
     await book.finish(key, JSONResponse({"token": TOKEN}, 201))
+    assert await refusal(book, beside, b"r" * 32) is Code.IDEMPOTENCY_BUSY, "that was no answer to this one"
     answer = await book.begin(key, b"r" * 32)
     assert answer is not None
     assert (answer.status_code, json.loads(bytes(answer.body))) == (201, {"token": TOKEN})
@@ -107,12 +110,14 @@ async def test_the_database_alone_does_not_give_an_answer_away(fleet: Fleet) -> 
 
 async def test_a_request_whose_process_died_is_done_by_the_next_one(fleet: Fleet) -> None:
     book = AnswerBook(fleet.database, SECRET, fleet.clock)
-    key = book.digest_of("admin", "/v1/tokens", "k")
-    assert await book.begin(key, b"r" * 32) is None
+    key, beside = (book.digest_of("admin", "/v1/tokens", each) for each in ("k", "l"))
+    for each in (key, beside):
+        assert await book.begin(each, b"r" * 32) is None
     fleet.clock.advance(timedelta(seconds=61))
     assert await refusal(book, key, b"x" * 32) is Code.IDEMPOTENCY_MISMATCH
     assert await book.begin(key, b"r" * 32) is None
     assert await refusal(book, key, b"r" * 32) is Code.IDEMPOTENCY_BUSY
+    assert await book.begin(beside, b"r" * 32) is None, "that one nobody does yet"
     await book.forget(key)
     assert await book.begin(key, b"x" * 32) is None, "who was refused may correct himself"
 

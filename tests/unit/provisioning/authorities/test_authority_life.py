@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from pydantic import SecretStr
 from sqlalchemy.engine import Connection
 
-from provisioning.authorities.authority import found
 from provisioning.authorities.authority_life import WAITING, AuthorityLife
 from provisioning.authorities.authority_revocation import AuthorityRevocation
 from provisioning.authorities.ceremony_transcript import Transcript, digest_of
 from provisioning.authorities.next_authority import NextAuthority
-from provisioning.authorities.root_life import RootLife
 from provisioning.ca.ceremony import (
     CertificateAuthority,
     IssuingCaRequest,
@@ -29,8 +24,6 @@ from provisioning.ca.ceremony import (
     sign_issuing_ca,
 )
 from provisioning.ca.issuer import Issuer
-from provisioning.config import Settings
-from provisioning.directory.audit_key import read_audit_key
 from provisioning.directory.files import AuthorityFiles
 from provisioning.enrolment.issuing import Issuing
 from provisioning.enrolment.operator_roles import change_operator_role
@@ -56,47 +49,10 @@ from provisioning.store import (
 )
 from provisioning.store.authorities import AuthorityState
 from provisioning.store.certificates import IssuedCertificate, StoredCertificate
-from provisioning.store.database import Database
 from provisioning.store.groups import Group
 from provisioning.store.known_authorities import LATELY
+from tests.support.ceremonies import Ceremonies
 from tests.support.fleet import Clock
-
-
-@dataclass
-class Ceremonies:
-    settings: Settings
-    database: Database
-    clock: Clock
-    life: AuthorityLife
-    shown: list[str]
-
-    async def states(self) -> dict[str, str]:
-        return dict(await self.database.read(authorities.states))
-
-    async def successor(self) -> str:
-        """Begin and activate the next issuing CA, a day later."""
-        await NextAuthority(self.life).begin()
-        self.clock.advance(WAITING)
-        return (await self.life.activate())[0]
-
-
-@contextlib.asynccontextmanager
-async def ceremonies(directory: Path, **settings: object) -> AsyncIterator[Ceremonies]:
-    clock, shown = Clock(), list[str]()
-    chosen = Settings(directory=directory, passphrase=SecretStr("secret"), **settings)  # type: ignore[arg-type]
-    await found(chosen, ["localhost"], clock)
-    database = Database(chosen.resolved_database_url, read_audit_key(AuthorityFiles(directory)))
-    try:
-        life = AuthorityLife(chosen, database, clock, Transcript("a test", clock, shown.append))
-        yield Ceremonies(chosen, database, clock, life, shown)
-    finally:
-        await database.close()
-
-
-@pytest.fixture
-async def fleet_cas(tmp_path: Path) -> AsyncIterator[Ceremonies]:
-    async with ceremonies(tmp_path / "fleet") as opened:
-        yield opened
 
 
 async def revoked(
@@ -175,19 +131,6 @@ async def test_one_successor_waits_at_a_time_unless_another_is_asked_for(fleet_c
     await life.activate("issuing-3", waiting=False)
     assert await NextAuthority(life).begin() == "issuing-4"
     assert await NextAuthority(life).begin(another=True) == "issuing-5"
-
-
-async def test_one_root_waits_at_a_time_unless_another_is_asked_for(fleet_cas: Ceremonies) -> None:
-    roots = RootLife(fleet_cas.life)
-    assert await roots.begin() == "root-2"
-    with pytest.raises(ConfigurationError, match=r"root-2 is the next root already.*ca rollover begin.*--another"):
-        await roots.begin()
-    assert not (fleet_cas.settings.directory / "root-3.key").exists()
-    await roots.retire("root-2")
-    assert await roots.begin() == "root-3"
-    await NextAuthority(fleet_cas.life).begin()
-    assert await roots.begin() == "root-4"
-    assert await roots.begin(another=True) == "root-5"
 
 
 async def test_what_cannot_be_revoked_is_said_before_anything_is_done(fleet_cas: Ceremonies) -> None:
@@ -292,23 +235,6 @@ async def test_the_first_operator_gets_back_what_he_had_while_another_admin_can_
     stored = await fleet_cas.database.read(lambda connection: device_inventory.find(connection, "admin", now))
     assert stored is not None
     assert stored.issued == (1 if suspended else 2)
-
-
-async def test_a_root_is_retired_when_nothing_lives_under_it(fleet_cas: Ceremonies) -> None:
-    with pytest.raises(ConfigurationError, match="root-ca cannot be retired: issuing-ca lives under it"):
-        await RootLife(fleet_cas.life).retire("root-ca")
-    assert await RootLife(fleet_cas.life).begin() == "root-2"
-    await fleet_cas.successor()
-    fleet_cas.clock.advance(fleet_cas.settings.operator_life)
-    await fleet_cas.life.retire()
-    await RootLife(fleet_cas.life).retire("root-ca")
-    states = await fleet_cas.states()
-    assert states == {
-        "issuing-2": "active", "issuing-ca": "retired", "root-2": "active", "root-ca": "retired",
-        "root-2-by-root-ca": "retired", "root-ca-by-root-2": "retired",
-    }  # fmt: skip
-    with pytest.raises(ConfigurationError, match="root-2 cannot be retired: issuing-2 lives under it"):
-        await RootLife(fleet_cas.life).retire("root-2")
 
 
 async def test_a_weak_key_or_another_s_certificate_is_not_announced(fleet_cas: Ceremonies) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.x509 import ocsp
+from structlog.testing import capture_logs
 
 from provisioning.api.application import new_application
 from provisioning.api.health import health_routes
@@ -167,14 +168,20 @@ async def test_what_ocsp_says_of_it_goes_with_it_through_each_change(fleet: Flee
         made.let_through([])
         assert await shown(port) == (first, serial), "a context with other anchors has it at once"
         answering = False
-        await made.staple()
+        with capture_logs() as logs:
+            for _ in range(2):
+                await made.staple()
+        assert [each["code"] for each in logs] == ["STAPLE_FAILED"], "said once"
         assert await shown(port) == (first, serial), "what was said before is good until it ends"
         fleet.clock.advance(LIFE * 2 / 3)
         assert await made.check()
         renewed, serial = await shown(port)
         assert renewed == b"", "what was said of another certificate is not said of this one"
         answering = True
-        await made.staple()
+        with capture_logs() as logs:
+            for _ in range(2):
+                await made.staple()
+        assert [each["code"] for each in logs] == ["STAPLED"], "and when it is over"
         assert await shown(port) == (f"{serial:x}".encode(), serial)
         plain = await Client.connect(port, trusting(fleet))
         assert plain.staple == b"", "nobody gets one who has not asked"

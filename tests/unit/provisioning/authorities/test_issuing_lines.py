@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from provisioning.authorities.authority_life import AuthorityLife
 from provisioning.authorities.ceremony_transcript import Transcript
 from provisioning.authorities.issuing_lines import check_line, line_of, next_name
 from provisioning.authorities.next_authority import NextAuthority
+from provisioning.authorities.operator_restoration import restore_operator
 from provisioning.ca.ceremony import CertificateAuthority, found_authority, read_issuing_ca_csr, sign_issuing_ca
 from provisioning.config import Settings
 from provisioning.directory.audit_key import read_audit_key
-from provisioning.directory.files import AuthorityFiles
+from provisioning.directory.files import AuthorityFiles, read_certificate
 from provisioning.errors import ConfigurationError
+from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import generate_key
-from provisioning.store import authorities, groups
+from provisioning.store import audit, authorities, groups
 from provisioning.store.crl_shards import shard_name
 from provisioning.store.database import Database
 from provisioning.store.groups import Group
@@ -57,7 +60,8 @@ async def test_a_line_stays_under_its_root_and_ends_when_nobody_needs_it(tmp_pat
     await found(settings, ["localhost"], clock)
     database = Database(settings.resolved_database_url, read_audit_key(AuthorityFiles(settings.directory)))
     try:
-        life = AuthorityLife(settings, database, clock, Transcript("a test", clock, lambda _line: None))
+        shown: list[str] = []
+        life = AuthorityLife(settings, database, clock, Transcript("a test", clock, shown.append))
         other = found_authority("other.internal", clock(), (1 << 100, 2 << 100), None, (generate_key(), generate_key()))
         request = read_issuing_ca_csr(await NextAuthority(life).export_csr("pumps"))
         signed = sign_issuing_ca(
@@ -68,6 +72,9 @@ async def test_a_line_stays_under_its_root_and_ends_when_nobody_needs_it(tmp_pat
         assert await life.activate(waiting=False) == ("issuing-pumps-1", [])
         lines = await database.read(authorities.active_lines)
         assert lines == ["default", "pumps"]
+        await restore_operator(life, "admin")  # By the CA that issues for the service itself, of two that issue.
+        operator = read_certificate(life.files.certificate("operator"))
+        assert is_issued_by(operator, read_certificate(life.files.certificate("issuing-ca")))
 
         # Its root is elsewhere, so its successor is signed elsewhere, or by a root that somebody names.
         with pytest.raises(
@@ -100,5 +107,11 @@ async def test_a_line_stays_under_its_root_and_ends_when_nobody_needs_it(tmp_pat
         assert await database.read(authorities.active_lines) == ["default"]
         clock.advance(timedelta(days=1))
         assert await life.retire() == "issuing-pumps-1"
+        entries = await database.read(lambda connection: audit.entries(connection, 0, 100))
+        (new_root,) = [each for each in entries if each.subject == "root-2"]
+        assert f"{other.root_ca.certificate.serial_number:x}" in new_root.details
+        assert next(line for line in shown if line in {"New root:", "Issuing CA issuing-pumps-1:"}) == "New root:"
+        states = [json.loads(each.details).get("state") for each in entries if each.subject == "issuing-pumps-1"]
+        assert [each for each in states if each] == ["active", "retiring", "retired"]
     finally:
         await database.close()

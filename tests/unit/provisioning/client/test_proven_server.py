@@ -124,18 +124,39 @@ def of_another_key() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("body", "why"),
+    ("answer", "why"),
     [
-        (NOT_SIGNED, "sent no readable certificate"),
-        (b"\x30", "sent no readable certificate"),
-        (of_another_key(), "none or not only the one for the key that was sent"),
+        (answering(NOT_SIGNED), "sent no readable certificate"),
+        (answering(b"\x30"), "sent no readable certificate"),
+        (answering(b"\x30").replace(b"\r\n\r\nM", b"\r\n\r\n!"), "sent an answer that is not base64"),
+        (answering(of_another_key()), "none or not only the one for the key that was sent"),
     ],
-    ids=["PKCS #7 with data", "cut off", "an unknown curve"],
+    ids=["PKCS #7 with data", "cut off", "no base64", "an unknown curve"],
 )
-async def test_an_answer_of_which_nothing_can_be_made_is_an_error_of_the_service(body: bytes, why: str) -> None:
+async def test_an_answer_of_which_nothing_can_be_made_is_an_error_of_the_service(answer: bytes, why: str) -> None:
     async with (
-        impostor(OURS.credential, PKI.anchors, response=response(), answer=answering(body)) as (url, _),
+        impostor(OURS.credential, PKI.anchors, response=response(), answer=answer) as (url, _),
         EstClient(url, PKI.anchors) as est,
     ):
         with pytest.raises(EnrolmentUnavailable, match=why):
             await est.enrol(build_csr(generate_key(), "meter-1"), user="meter-1", token=TOKEN)
+
+
+def held_as_pkcs7(*held: Held) -> bytes:
+    return answering(pkcs7.serialize_certificates([each.certificate for each in held], Encoding.DER))
+
+
+async def test_what_is_taken_is_one_certificate_for_the_key_that_was_sent() -> None:
+    """Another's would be presented with a key that does not fit, and of two nobody knows which one counts."""
+    mine, another = PKI.device("meter-1"), PKI.device("meter-2")
+    request = build_csr(mine.key, "meter-1")
+    for sent in ((mine,), (another,), (mine, another)):
+        async with (
+            impostor(OURS.credential, PKI.anchors, response=response(), answer=held_as_pkcs7(*sent)) as (url, _),
+            EstClient(url, PKI.anchors) as est,
+        ):
+            if sent == (mine,):
+                assert await est.enrol(request, user="meter-1", token=TOKEN) == mine.certificate
+                continue
+            with pytest.raises(EnrolmentUnavailable, match=f"answered simpleenroll with {len(sent)} certificates"):
+                await est.enrol(request, user="meter-1", token=TOKEN)

@@ -124,6 +124,7 @@ async def test_the_service_is_asked_for_its_certificate_and_told_nothing(answers
     async with impostor(OURS.credential, PKI.anchors) as (url, heard):
         said = await service_time(url, PKI.anchors, trust_domain=DOMAIN, at_least=datetime.now(UTC) - DAY)
         assert abs(datetime.now(UTC) - said) < timedelta(minutes=5)
+        assert said <= await service_time(url, PKI.anchors), "who knows of no time asks for any"
         with pytest.raises(TimeUnknown, match=r"the OCSP responder says .* has passed"):
             await service_time(url, PKI.anchors, at_least=datetime.now(UTC) + DAY)
         with pytest.raises(TimeUnknown, match=r"it is the service of trust domain .*, not of"):
@@ -131,7 +132,7 @@ async def test_the_service_is_asked_for_its_certificate_and_told_nothing(answers
         with pytest.raises(TimeUnknown, match="cannot be asked"):
             await service_time(url, Pki().anchors)
     assert not any(heard)
-    assert len({each.nonce for each in answers}) == 2, "each question is another"
+    assert len({each.nonce for each in answers}) == 3, "each question is another"
 
 
 async def test_a_broker_of_the_fleet_is_not_asked(answers: list[Question]) -> None:
@@ -142,9 +143,12 @@ async def test_a_broker_of_the_fleet_is_not_asked(answers: list[Question]) -> No
 
 
 async def test_who_cannot_be_asked_says_nothing() -> None:
-    async with impostor(OURS.credential, PKI.anchors) as (url, _):
-        with pytest.raises(TimeUnknown, match="names no OCSP responder"):
-            await service_time(url, PKI.anchors)
+    identity = Identity(DOMAIN, Role.SERVICE, PROVISIONING)
+    by_the_root = PKI.certify(identity, issuer=PKI.root, purposes=SERVER, names=LOCALHOST)
+    for service in (OURS, by_the_root):
+        async with impostor(service.credential, PKI.anchors) as (url, _):
+            with pytest.raises(TimeUnknown, match="names no OCSP responder"):
+                await service_time(url, PKI.anchors)
     with pytest.raises(TimeUnknown, match="cannot be asked"):
         await service_time(url, PKI.anchors)
     with pytest.raises(TlsConfigurationError, match="https://"):

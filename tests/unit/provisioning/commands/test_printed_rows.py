@@ -8,13 +8,13 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from pydantic import BaseModel
 
-from provisioning.commands.printed_rows import JsonArray, Table, print_pairs
-from provisioning.commands.service_command import say
+from provisioning.commands.printed_rows import JsonArray, Table, print_each, print_pairs
+from provisioning.commands.service_command import print_list, say
 from tests.support.programs import REPOSITORY
 
 COLUMNS = ("number", "device")
@@ -72,6 +72,29 @@ def test_an_array_in_portions_is_what_json_makes_of_it(capsys: pytest.CaptureFix
         for begin, end in itertools.pairwise(cuts):
             array.print(FACTS[begin:end])
     assert capsys.readouterr().out == json.dumps([each.model_dump() for each in FACTS], indent=2) + "\n"
+
+
+@pytest.mark.parametrize("number", [0, 1, 1000, 1001, 2500])
+@pytest.mark.parametrize("as_json", [True, False])
+async def test_a_list_is_printed_as_it_comes_and_is_the_same_as_if_it_had_been_held(
+    capsys: pytest.CaptureFixture[str], number: int, as_json: bool
+) -> None:
+    facts = [Fact(number=each, words=["a"]) for each in range(1000, 1000 + number)]
+    printed_before_the_end: list[str] = []
+
+    async def come() -> AsyncIterator[Fact]:
+        for each in facts:
+            yield each
+        printed_before_the_end.append(capsys.readouterr().out)
+
+    def row(fact: Fact) -> Sequence[str]:
+        return str(fact.number), *fact.words
+
+    await print_each(come(), COLUMNS, row, as_json=as_json)
+    rest = capsys.readouterr().out
+    print_list(facts, COLUMNS, row, as_json=as_json)
+    assert printed_before_the_end[0] + rest == capsys.readouterr().out
+    assert bool(printed_before_the_end[0]) == (number >= 1000)
 
 
 def _print_and_fail(members: Sequence[Fact]) -> None:

@@ -10,8 +10,8 @@ import os
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
@@ -26,7 +26,7 @@ from provisioning.pki.renewable_context import RenewableContext
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 from provisioning.program.proxy_header import Address
 from provisioning.program.proxy_networks import ProxyNetworks
-from tests.support.descriptors import a_shell_that_allows
+from tests.support.descriptors import no_descriptors
 from tests.support.pki import shared_pki
 from tests.support.proxy_headers import LOCAL, line
 
@@ -78,15 +78,6 @@ async def opened(
                 yield door, client
         finally:
             door.close()
-
-
-@contextmanager
-def no_descriptors() -> Iterator[None]:
-    """Let nothing more be opened."""
-    free = os.dup(0)
-    os.close(free)
-    with a_shell_that_allows(free):
-        yield
 
 
 async def greeted(client: socket.socket) -> bytes:
@@ -334,6 +325,24 @@ async def test_nobody_else_is_believed() -> None:
         assert await greeted(client) == b"come in"
         (place,) = places._held
         assert place._keys[0] == b"127.0.0.1"
+
+
+@pytest.mark.parametrize(("places", "unnamed", "most"), [(8, 1000, 2), (16, 1, 1), (2, 1000, 1)])
+async def test_a_quarter_of_the_places_may_wait_for_a_header_and_the_longest_waiting_goes(
+    monkeypatch: pytest.MonkeyPatch, places: int, unnamed: int, most: int
+) -> None:
+    monkeypatch.setattr(door_module, "_MOST_UNNAMED", unnamed)
+    loop = asyncio.get_running_loop()
+    async with opened(Places(places), proxies=ProxyNetworks(["127.0.0.1/32"])) as (door, client):
+        with contextlib.ExitStack() as others:
+            for number in range(1, most + 1):
+                while len(door._arrivals) < number:  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(FEW)
+                other = others.enter_context(socket.socket())
+                other.setblocking(False)
+                await loop.sock_connect(other, client.getpeername())
+            assert await greeted(client) == b""
+            assert len(door._arrivals) == most
 
 
 async def test_those_whose_header_is_awaited_end_with_the_door() -> None:

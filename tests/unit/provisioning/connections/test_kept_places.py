@@ -80,6 +80,23 @@ async def test_who_takes_them_after_all_keeps_it() -> None:
         assert not lost.is_set()
 
 
+@pytest.mark.parametrize(
+    "behind",
+    [b"", LISTENS + b"GET / HT", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n12"],
+    ids=["nothing", "half a head", "half a body"],
+)
+async def test_who_takes_his_answer_late_keeps_no_place_for_what_he_has_not_asked_yet(behind: bytes) -> None:
+    place = Noted(Places(2))
+    async with connected(place=place, app_state={"left": asyncio.Event()}) as (reader, writer):
+        async with asyncio.timeout(PLENTY):
+            writer.write(LARGE + behind)
+            await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(LARGE_SIZE)
+        assert place.said[0] == "silent"
+        assert place.said[-1] == "silent"
+        assert "asks" in place.said
+
+
 async def test_a_body_behind_its_answer_is_no_question() -> None:
     place = Noted(Places(2))
     async with connected(place=place) as (reader, writer), asyncio.timeout(PLENTY):

@@ -34,6 +34,14 @@ def test_workers_have_sockets_of_their_own_on_the_same_two_ports(host: str) -> N
             each.https.listen()
 
 
+def test_an_address_of_ipv6_takes_no_connection_over_ipv4() -> None:
+    """Whatever the kernel's default: ``::`` opens no port that the settings do not name."""
+    settings = Settings(host="::1", port=0, http_port=0)
+    with bound(settings) as alone, bound_for(settings, 1) as (shared,):
+        for each in (alone.https, alone.http, shared.https, shared.http):
+            assert each.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
+
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("theirs", [1, 2])
 @pytest.mark.parametrize("ours", [1, 2])

@@ -393,3 +393,18 @@ async def test_a_url_is_any_other_s(fleet: Fleet) -> None:
         await fetch_at(fleet, *[f"http://pki.acme.example/{number}" for number in range(65)])
     with pytest.raises(Refused, match="MANUFACTURER_UNKNOWN"):
         await fetch_at(fleet)
+
+
+@pytest.mark.usefixtures("acme")
+async def test_a_url_that_two_manufacturers_share_is_taken_from_the_one_that_is_meant(fleet: Fleet) -> None:
+    """The other's list would no longer be fetched, and lapse."""
+    await register(fleet, Manufacturer("Other", begin=NOON - DAY), name="other")
+    service = ManufacturerService(fleet.database, fleet.clock, nothing)
+    shared, own = "http://pki.example/all.crl", "http://pki.example/other.crl"
+    for name, urls in (("acme", (shared,)), ("other", (shared, own)), ("acme", ())):
+        await service.change(name, ManufacturerChange(list_urls=urls), by="anna")
+    left = await fleet.database.read(manufacturer_list_urls.in_force)
+    assert [(each.manufacturer, each.url) for each in left] == [("other", shared), ("other", own)]
+    await service.change("other", ManufacturerChange(list_urls=(own,)), by="anna")
+    left = await fleet.database.read(manufacturer_list_urls.in_force)
+    assert [(each.manufacturer, each.url) for each in left] == [("other", own)]

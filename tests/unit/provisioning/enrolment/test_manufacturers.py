@@ -68,6 +68,20 @@ async def test_names_are_such_as_devices_can_have(fleet: Fleet, field: str, wron
     await service.add(**fields, by="admin")
 
 
+async def test_who_is_registered_again_comes_back_alone(fleet: Fleet) -> None:
+    acme, service = Manufacturer(begin=NOON), ManufacturerService(fleet.database, fleet.clock, nothing)
+    await register(fleet, acme)
+    await register(fleet, Manufacturer("Other", begin=NOON), name="other")
+    await service.end("acme", by="anna")
+    assert (await service.find("other")).ended_at is None
+    others = await service.end("other", by="anna")
+    again = Manufacturer(begin=NOON, key=acme.key)
+    await register(fleet, again)
+    found = await service.find("acme")
+    assert (found.ended_at, found.der) == (None, again.certificate.public_bytes(Encoding.DER))
+    assert await service.find("other") == others
+
+
 async def test_what_is_registered_and_ended_is_told_and_audited(fleet: Fleet) -> None:
     told: list[str] = []
 

@@ -56,6 +56,25 @@ async def test_a_role_that_a_token_has_named_can_be_changed_before_he_enrols(fle
     assert found.role is OperatorRole.ENROLLER
 
 
+async def test_an_admin_whose_certificates_are_revoked_or_have_ended_is_none_who_can_get_in(fleet: Fleet) -> None:
+    service = OperatorRoleService(fleet.database, fleet.clock)
+    order = TokenOrder(["bert"], None, Role.OPERATOR, operator_role=OperatorRole.ADMIN)
+    (token,) = await fleet.token_service.create(order, by="admin")
+    certificate = await fleet.enrolment.enrol(csr_der(names=["bert"]), TokenCredential("bert", token.token))
+    await enrol_operator(fleet, "carl", OperatorRole.ADMIN)
+    carls = {each.grant.name: each.good_until for each in await service.every()}["carl"]
+    assert carls is not None
+    fleet.clock.advance(carls - fleet.clock() - timedelta(hours=1))
+    await enrol_operator(fleet, "anna", OperatorRole.ADMIN)
+    await fleet.revocation.revoke_serial(f"{certificate.serial_number:x}", RevocationReason.SUPERSEDED, by="anna")
+    assert [each.good_until for each in await service.every() if each.grant.name != "anna"] == [None, carls]
+    assert (await service.grant("anna", OperatorRole.ENROLLER, by="anna")).role is OperatorRole.ENROLLER, "carl is left"
+    await service.grant("anna", OperatorRole.ADMIN, by="carl")
+    fleet.clock.advance(timedelta(hours=1))
+    assert [each.good_until for each in await service.every() if each.grant.name != "anna"] == [None, None]
+    assert (await refusal(fleet, "anna", OperatorRole.ENROLLER)).code is Code.LAST_ADMIN
+
+
 async def test_the_last_admin_who_can_get_in_stays_one(fleet: Fleet) -> None:
     service = OperatorRoleService(fleet.database, fleet.clock)
     await enrol_operator(fleet, "anna", OperatorRole.ADMIN)

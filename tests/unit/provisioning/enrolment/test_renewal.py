@@ -179,6 +179,14 @@ async def test_an_operator_hastens_what_was_issued_before_and_its_successors_are
     assert await fleet.database.read(lambda connection: list(audit_findings.findings(connection))) == []
 
 
+async def test_an_order_concerns_certificates_that_are_good(fleet: Fleet) -> None:
+    ended, revoked = await fleet.enrol("meter-1"), await fleet.enrol("meter-2")
+    await fleet.revocation.revoke_serial(f"{revoked.serial_number:x}", RevocationReason.SUPERSEDED, by="admin")
+    assert (await service(fleet).hasten(group=None, spread=HOUR, by="admin")).certificates == 1
+    fleet.clock.advance(ended.not_valid_after_utc - fleet.clock())
+    assert (await service(fleet).hasten(group=None, spread=HOUR, by="admin")).certificates == 0
+
+
 async def test_what_is_revoked_has_a_window_that_is_over(fleet: Fleet) -> None:
     certificate = await fleet.enrol()
     await fleet.revocation.revoke_device("meter-17", RevocationReason.KEY_COMPROMISE, by="admin")

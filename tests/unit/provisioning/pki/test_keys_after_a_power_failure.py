@@ -13,7 +13,9 @@ from tests.support.recorded_disk import RecordedDisk
 
 _WRITER = """
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
+from provisioning.authorities.ceremony_transcript import Transcript
 from provisioning.commands.new_file import write_new
 from provisioning.pki.keys import replace_private, write_private
 from provisioning.program.durable_names import make_folder
@@ -28,6 +30,10 @@ replace_private(folder / "a.key", b"second")
 mark("a.key second")
 write_new(folder / "a.crt", b"third")
 mark("a.crt third")
+transcript = Transcript("a test", lambda: datetime.now(UTC), lambda _line: None)
+transcript.say("fourth")
+transcript.write(folder / "ceremonies" / "a.txt")
+mark("ceremonies/a.txt")
 """
 _WHOLE = {"a.key": {b"first", b"second"}}
 """`write_new` is for what can be made again: the others are never there in part."""
@@ -46,3 +52,5 @@ def test_what_was_written_is_there_with_its_name_and_nothing_is_there_in_part(tm
         known = dict(mark.split() for mark in cut.marks if " " in mark)
         assert {name: cut.tree[name][1] for name in known} == {name: said.encode() for name, said in known.items()}, cut
         assert "new/newer" not in cut.marks or "new/newer" in cut.tree, cut
+        if "ceremonies/a.txt" in cut.marks:  # The audit log confirms it from then on.
+            assert (cut.tree["ceremonies/a.txt"][1] or b"").endswith(b"\nfourth\n"), cut

@@ -25,6 +25,9 @@ raw = '''
 numbers = [1.5, 2.5, 3.5, 1.5, 2.5, 3.5, 1.5, 2.5, 3.5, 1.5, 2.5, 3.5, 1.5, 2.5, 3.5, 1.5, 2.5, 3.5, 1.5, 2.5, 3.5,
   1.5, 2.5, 3.5, 1.5, 2.5, 3.5, 1.5, 2.5, 3.5, 1.5, 2.5, 3.5, 1.5, 2.5, 3.5, 1.5, 2.5, 3.5, 1.5, 2.5, 3.5]
 tables = [{a.b = 1}, {a.b = 2}]
+ends = [\"\"\"a\"\"\"\",
+  \"\"\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\"\"\"\"\",
+  '''[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[''''']
 [x.y.z]
 a.b.c = 1
 """
@@ -92,8 +95,10 @@ def test_a_byte_order_mark_is_no_part_of_the_text() -> None:
         "[[" + " . ".join('"a"' for _ in range(60_000)) + "]]",
         "x = {" + ".".join("a" * 60_000) + " = 1}",
         "a = [\n" + "[\n" * MOST_NESTED,
+        'x = ["""a"""", ' + "[" * 50_000 + '"z"',
+        "x = ['''a''''', " + "[" * 50_000 + "'z'",
     ],
-    ids=["arrays", "tables", "key", "header", "quoted", "inline", "lines"],
+    ids=["arrays", "tables", "key", "header", "quoted", "inline", "lines", "behind quotes", "behind literal quotes"],
 )
 def test_what_is_nested_without_end_is_refused_before_it_is_worked_through(text: str) -> None:
     with pytest.raises(NotToml, match=r"^more than 32 levels, one within the other \(at line \d+\)$"):
@@ -122,3 +127,20 @@ def test_it_reads_what_tomllib_reads(text: str) -> None:
     except NotToml:
         found = None
     assert found == expected
+
+
+@pytest.mark.timeout(25)
+@pytest.mark.parametrize(
+    "text",
+    [
+        'a = "' + r"\"" * 100_000,
+        'a = """' + r"\"" * 100_000,
+        "".join(f"[[a{number}]]\nb = 1\n" for number in range(20_000)) + "c = 1\nc = 2",
+        "a = [" + "\n" * 400_000 + "]\na = 1",
+    ],
+    ids=["a string", "a long string", "tables", "lines"],
+)
+def test_what_is_wrong_is_found_in_a_time_that_grows_as_the_text(text: str) -> None:
+    """Each of these took minutes."""
+    with pytest.raises(NotToml, match=r"^Unterminated string|is there twice, at lines"):
+        toml_of(text)

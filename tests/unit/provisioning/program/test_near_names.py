@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from provisioning.program.near_names import LONGEST, MOST, NearNames, did_you_mean
+from provisioning.program.near_names import LONGEST, MOST, NearNames, did_you_mean, nearest
 
 FLEET = [f"meter-{number}" for number in range(100)] + ["broker-1", "Pump Room 3", "x"]
 
@@ -56,3 +56,10 @@ def test_only_the_nearest_are_kept_and_the_name_itself_is_none_of_them() -> None
 )
 def test_the_question_reads_as_one(names: list[str], asked: str) -> None:
     assert did_you_mean(names) == asked
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("max_inflight", "max_inflight_messages"), ("prot", "port"), ("bridge", None), ("", None)]
+)
+def test_of_a_programs_own_words_one_that_is_longer_may_be_meant(word: str, meant: str | None) -> None:
+    assert nearest(word, ["port", "host", "max_inflight_messages"]) == meant

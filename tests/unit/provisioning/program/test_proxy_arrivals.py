@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -14,6 +13,7 @@ from structlog.testing import capture_logs
 from provisioning.program.proxy_arrivals import ProxyArrivals
 from provisioning.program.proxy_header import Address
 from tests.support.proxy_headers import LOCAL, UNKNOWN, block, line
+from tests.support.turned_loop import TurnedLoop
 
 CLIENT = ("198.51.100.7", 49152)
 PROXY = ("10.0.0.1", 4000)
@@ -21,13 +21,11 @@ TLS = b"\x16\x03\x01\x02\x00"
 SECONDS = 10.0
 
 
-class Yard:
+class Yard(TurnedLoop):
     """Arrivals on a loop that runs only when told to, with a clock in the test's hand."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.now = 1_000.0
-        self.loop.time = lambda: self.now  # type: ignore[method-assign]
+        super().__init__(now=1_000.0)
         self.arrived: list[tuple[socket.socket, Address]] = []
         self.refused: list[str] = []
         self.arrivals = ProxyArrivals(self.loop, lambda *arrived: self.arrived.append(arrived), self.refused.append)
@@ -44,18 +42,6 @@ class Yard:
 
     def take(self, ours: socket.socket, most: int = 5, peer: Address = PROXY) -> Address | None:
         return self.arrivals.take(ours, peer, SECONDS, most)
-
-    def turn(self) -> None:
-        """Let the loop look once at what is ready."""
-        self.loop.call_soon(self.loop.stop)
-        self.loop.run_forever()
-
-    def until(self, done: Callable[[], object]) -> None:
-        for _ in range(10_000):
-            if done():
-                return
-            self.turn()
-        raise AssertionError("it did not happen")
 
     def close(self) -> None:
         self.arrivals.close()
@@ -99,7 +85,7 @@ def test_a_header_that_comes_byte_by_byte_is_awaited_and_the_loop_is_woken_once_
         theirs.sendall(bytes([each]) if number < len(header) - 1 else bytes([each]) + TLS)
         yard.until(lambda: len(looked) == number + 2)  # noqa: B023 - used before the next
         for _ in range(3):
-            yard.turn()
+            yard.go_round()
         assert len(looked) == number + 2, "what was seen once is no event again"
     assert yard.arrived == [(ours, CLIENT)]
     assert ours.recv(100) == TLS
@@ -182,7 +168,7 @@ def test_a_header_that_ends_too_early_or_never_comes_is_refused(yard: Yard) -> N
     with capture_logs() as logs:
         assert yard.take(ours) is None
         theirs.sendall(block(CLIENT)[:20])
-        yard.turn()
+        yard.go_round()
         theirs.close()
         yard.until(lambda: yard.refused)
         yard.now += 61

@@ -151,7 +151,8 @@ async def test_it_is_out_where_that_is_set(
     ]
     await is_to(fleet, setting)
     await give_list(fleet, listed(acme, idevid, reason=reason))
-    assert await watch_of(fleet).look() == 1
+    watch = watch_of(fleet)
+    assert (await watch.look(), watch.counts) == (1, {"acme": 0}), "whoever is out is not counted as still in"
     assert await state_of(fleet, "SN17") is state
     assert (await is_good(fleet, certificate), await is_good(fleet, stays)) == (False, True)
     ((actor, subject, facts),) = await told(fleet, action)
@@ -193,6 +194,22 @@ async def test_a_stricter_setting_is_for_those_that_were_told_of_before(fleet: F
     assert (await watch.look(), await state_of(fleet, "SN17")) == (1, DeviceState.SUSPENDED)
     await is_to(fleet, RevokedDevices.REPORT)
     assert (await watch.look(), await state_of(fleet, "SN17")) == (0, DeviceState.SUSPENDED)
+
+
+@pytest.mark.usefixtures("acme")
+async def test_a_stricter_setting_is_for_the_devices_of_its_own_manufacturer(fleet: Fleet) -> None:
+    other = Manufacturer("Other", begin=NOON - DAY)
+    await register(fleet, other, name="other")
+    idevid = other.idevid("SN18")[0]
+    await enrol(fleet, "SN18", certificate=idevid)
+    await is_to(fleet, RevokedDevices.SUSPEND, "other")
+    await give_list(fleet, listed(other, idevid), "other")
+    watch = watch_of(fleet)
+    assert await watch.look() == 1
+    assert [len(await known(fleet, name)) for name in ("acme", "other")] == [0, 1]
+    await fleet.suspension.resume_device("SN18", by="anna")
+    await is_to(fleet, RevokedDevices.SUSPEND)
+    assert (await watch.look(), await state_of(fleet, "SN18")) == (0, DeviceState.ACTIVE), "as anna has decided"
 
 
 async def test_a_milder_setting_leaves_what_an_operator_has_decided(fleet: Fleet, acme: Manufacturer) -> None:
@@ -274,7 +291,14 @@ async def test_the_certificate_that_counts_is_the_one_it_came_in_by_last(fleet: 
     await give_list(fleet, listed(acme, first))
     assert await watch_of(fleet).look() == 0
     await give_list(fleet, listed(acme, second, number=2))
-    assert await watch_of(fleet).look() == 1
+    assert (await watch_of(fleet).look(), len(await known(fleet))) == (1, 1)
+    await fleet.suspension.resume_device("SN17", by="anna")
+    fleet.clock.advance(2 * HOUR)
+    third = acme.idevid("SN17")[0]
+    await enrol(fleet, "SN17", certificate=third, key=key)
+    assert await known(fleet) == [], "nothing is said of the third one yet"
+    await give_list(fleet, listed(acme, second, third, number=3))
+    assert (await watch_of(fleet).look(), await state_of(fleet, "SN17")) == (1, DeviceState.SUSPENDED)
 
 
 @pytest.mark.parametrize("hours", [1, -1])

@@ -151,8 +151,12 @@ async def test_every_edit_removal_and_cut_is_found(
         ("DELETE FROM audit_head", ["the head is missing"]),
     ],
 )
-async def test_what_cannot_even_be_read_is_a_finding(sqlite_url: str, statement: str, expected: list[str]) -> None:
+@pytest.mark.parametrize("page", [2, 500])
+async def test_what_cannot_even_be_read_is_a_finding(
+    sqlite_url: str, statement: str, expected: list[str], page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """SQLite keeps anything in any column; PostgreSQL would not take it."""
+    monkeypatch.setattr(audit_findings, "_PAGE", page)
     database = Database(sqlite_url, KEY)
     await schema.upgrade(database)
     for number in range(1, 6):

@@ -1,17 +1,21 @@
-"""A connection that breaks at a COMMIT: what was asked for is done or not, never by half, and never twice."""
+"""A connection that breaks: what was asked for is done or not, never by half, never twice; what is gone is noticed."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import psycopg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
+from structlog.testing import capture_logs
 
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code, Refused
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
+from provisioning.store import audit
+from provisioning.store.audit import Action
 from provisioning.store.audit_findings import findings
 from tests.support.cut_connections import Way
 from tests.support.fleet import Fleet, open_fleet
@@ -68,3 +72,38 @@ async def test_a_lost_commit_is_done_once_or_not_at_all_and_asking_again_helps(
                 await revoke()
                 assert await counts(direct) == (1, 1, 0, 1)
                 assert await direct.database.read(lambda connection: list(findings(connection))) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("SELECT 1", []),
+        ("DELETE FROM audit_entries WHERE number = 2", ["STORE_WENT_BACK"]),
+        ("UPDATE audit_entries SET mac = decode(repeat('00', 32), 'hex') WHERE number = 2", ["STORE_WENT_BACK"]),
+    ],
+    ids=["the same store", "an older one", "another one"],
+)
+async def test_a_store_without_what_was_committed_last_is_told_of(
+    postgresql: PostgresqlServer, change: str, told: list[str]
+) -> None:
+    """Found behind the same address: a standby that did not have it, or that went its own way."""
+
+    async def note(number: int) -> None:
+        await fleet.database.write(
+            lambda connection: audit.append(connection, fleet.clock(), "anna", Action.REVOKED, f"meter-{number}", {})
+        )
+
+    with postgresql.database() as url:
+        async with open_fleet(url) as fleet:
+            await note(1)
+            await note(2)
+            with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as administrator:
+                administrator.execute("SET session_replication_role = replica")  # Its triggers refuse that.
+                administrator.execute(change.encode())
+                administrator.execute(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            with capture_logs() as logs:
+                await note(3)
+            assert [each["code"] for each in logs if "code" in each] == told

@@ -7,13 +7,14 @@ import functools
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code
 from provisioning.store import sqlite_lane
 from provisioning.store.serials import BLOCK, NotReserved, SerialNumbers, new_serial, rising_serials, use
+from provisioning.store.tables import serial_reservations
 from tests.support.fleet import Fleet, open_fleet
 from tests.support.requests import NOON, csr_der
 
@@ -85,6 +86,22 @@ async def test_a_block_that_the_store_has_lost_is_left(fleet: Fleet) -> None:
     assert refused.value.code is Code.UNAVAILABLE
     async with numbers.reservation(NOON) as reservation:
         await fleet.database.write(functools.partial(use, serial=reservation.serial))
+
+
+async def test_who_stops_gives_back_his_own_numbers_and_nobody_else_s(fleet: Fleet) -> None:
+    mine, theirs = SerialNumbers(fleet.database), SerialNumbers(fleet.database)
+    for each in (mine, theirs):
+        async with each.reservation(NOON):
+            pass
+    await mine.release()
+    left = await fleet.database.read(
+        lambda connection: connection.scalar(select(func.count()).select_from(serial_reservations))
+    )
+    assert left == BLOCK
+    for each in (theirs, mine):  # Who goes on after all takes new ones.
+        async with each.reservation(NOON) as reservation:
+            await fleet.database.write(functools.partial(use, serial=reservation.serial))
+            reservation.burnt = True
 
 
 async def test_a_certificate_changes_one_page_at_random_of_a_large_store(

@@ -1,0 +1,65 @@
+"""What a client waits for whose earlier session has ended: until that is gone from the store, too.
+
+Theory
+------
+A client that is told that it has no session begins its packet identifiers afresh. If its old session came back after a
+crash, the broker would take a new QoS 2 message for an old one with the same identifier, and acknowledge it without
+routing it; and messages of the old one would be sent again (decision 0226). So CONNECT waits, before anything is opened
+for it, and is then handled again from the start.
+
+Rules
+-----
+1. Only a client waits whose session of the same name was stored, and whose end is not written yet: whatever ended it.
+2. While the store fails nobody waits: a message can only be lost or doubled if the old session had an unfinished
+   exchange at QoS 2. Then the client is refused, and its session stays; any other is admitted.
+3. No I/O, no clock.
+"""
+
+from __future__ import annotations
+
+from broker.admission.inquiry import Inquiry
+from broker.admission.refusal import RefusalCode, Refused, unavailable
+from broker.engine.session_rows import session_row
+from broker.session.session import Session
+from broker.store.journal import Journal
+
+
+def unfinished(session: Session) -> bool:
+    """Whether *session* has an exchange at QoS 2 that has begun and not ended, in either direction."""
+    inflight = session.inflight
+    return bool(session.incoming) or (inflight is not None and any(each.exactly_once for each in inflight.values()))
+
+
+def refuse_to_end(session: Session) -> Refused | None:
+    """Return why *session* cannot be ended by its client while the store fails, or None."""
+    journal = session.journal
+    return _refusal() if journal is not None and journal.failed and unfinished(session) else None
+
+
+def what_to_wait_for(journal: Journal, name: str) -> Inquiry | Refused | None:
+    """Return what the client of session *name* waits for before it is admitted; why it cannot be; or None."""
+    left = journal.unwritten_end(name)
+    if left is None:
+        return None
+    if journal.failed:
+        return _refusal() if left else None
+    inquiry = Inquiry()
+    journal.when_ended(name, lambda now: inquiry.answer(None, now))
+    return inquiry
+
+
+def end_in_store(session: Session) -> None:
+    """Record that *session*, which its client resumes for the time of one connection, ends if the broker does.
+
+    Until it is admitted all stays as it was: the client may be gone before, and come back with another wish.
+    """
+    journal = session.journal
+    if journal is not None and session.row not in journal.brief:
+        journal.save_session(session.row, session_row(session, None, journal.wall_offset, expiry_interval=0))
+        journal.brief.add(session.row)
+        journal.ended(session.name, unfinished=unfinished(session))
+
+
+def _refusal() -> Refused:
+    detail = "the store cannot be written: your earlier session, with an unfinished exchange, cannot be ended now"
+    return unavailable(RefusalCode.STORE_FAILED, detail)

@@ -1,0 +1,126 @@
+"""Roots: which may sign, when one is retired, and files that cannot be written."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from provisioning.authorities.next_authority import NextAuthority
+from provisioning.authorities.operator_restoration import restore_operator
+from provisioning.authorities.root_life import RootLife
+from provisioning.ca.ceremony import CertificateAuthority, read_issuing_ca_csr, sign_issuing_ca
+from provisioning.directory.files import read_certificate
+from provisioning.errors import ConfigurationError
+from provisioning.pki.keys import load_key
+from provisioning.store import audit
+from tests.support.ceremonies import Ceremonies
+
+
+async def test_one_root_waits_at_a_time_unless_another_is_asked_for(fleet_cas: Ceremonies) -> None:
+    roots = RootLife(fleet_cas.life)
+    assert await roots.begin() == "root-2"
+    with pytest.raises(ConfigurationError, match=r"root-2 is the next root already.*ca rollover begin.*--another"):
+        await roots.begin()
+    assert not (fleet_cas.settings.directory / "root-3.key").exists()
+    await roots.retire("root-2")
+    assert await roots.begin() == "root-3"
+    await NextAuthority(fleet_cas.life).begin()
+    assert await roots.begin() == "root-4"
+    assert await roots.begin(another=True) == "root-5"
+
+
+async def test_a_root_is_retired_when_nothing_lives_under_it(fleet_cas: Ceremonies) -> None:
+    with pytest.raises(ConfigurationError, match="root-ca cannot be retired: issuing-ca lives under it"):
+        await RootLife(fleet_cas.life).retire("root-ca")
+    assert await RootLife(fleet_cas.life).begin() == "root-2"
+    await fleet_cas.successor()
+    fleet_cas.clock.advance(fleet_cas.settings.operator_life)
+    await fleet_cas.life.retire()
+    await RootLife(fleet_cas.life).retire("root-ca")
+    states = await fleet_cas.states()
+    assert states == {
+        "issuing-2": "active", "issuing-ca": "retired", "root-2": "active", "root-ca": "retired",
+        "root-2-by-root-ca": "retired", "root-ca-by-root-2": "retired",
+    }  # fmt: skip
+    with pytest.raises(ConfigurationError, match="root-2 cannot be retired: issuing-2 lives under it"):
+        await RootLife(fleet_cas.life).retire("root-2")
+    for other in ("issuing-2", "root-ca", "root-2-by-root-ca"):
+        with pytest.raises(ConfigurationError, match=rf"there is no root '{other}' to retire; there are root-2 \(act"):
+            await RootLife(fleet_cas.life).retire(other)
+    assert await fleet_cas.states() == states
+    entries = await fleet_cas.database.read(lambda connection: audit.entries(connection, 0, 100))
+    for name in ("root-2", "root-2-by-root-ca", "root-ca-by-root-2"):
+        steps = [each.action for each in entries if each.subject == name]
+        expected = ["CA certificate signed"] if name == "root-2" else ["CA certificate signed", "CA changed"]
+        assert steps == (["signing CA certificate"] if name == "root-2" else []) + expected
+
+
+async def test_a_root_that_is_retired_leaves_the_certificates_between_the_others(fleet_cas: Ceremonies) -> None:
+    await RootLife(fleet_cas.life).begin()
+    assert await RootLife(fleet_cas.life).begin(another=True) == "root-3"
+    await RootLife(fleet_cas.life).retire("root-3")
+    states = await fleet_cas.states()
+    retired = {"root-3", "root-3-by-root-2", "root-2-by-root-3"}
+    assert {name for name, state in states.items() if state == "retired"} == retired
+    assert states["root-2-by-root-ca"] == states["root-ca-by-root-2"] == "active"
+
+
+async def test_what_no_trusted_root_has_signed_as_a_ca_s_is_not_announced(fleet_cas: Ceremonies) -> None:
+    life = fleet_cas.life
+    await RootLife(life).begin()
+    assert await fleet_cas.successor() == "issuing-2"
+    fleet_cas.clock.advance(fleet_cas.settings.operator_life)
+    await life.retire()
+    await RootLife(life).retire("root-ca")
+    request = read_issuing_ca_csr(await NextAuthority(life).export_csr())
+    before = await fleet_cas.states()
+    known = {each.name: each.certificate for each in await life.every()}
+    retired = CertificateAuthority(known["root-ca"], life.places.open("root-ca"))
+    signed = sign_issuing_ca(retired, request, 7 << 100, fleet_cas.clock())
+    with pytest.raises(ConfigurationError, match=r"^no root of this fleet has issued it"):
+        await NextAuthority(life).announce(signed.public_bytes(Encoding.PEM))
+    now = fleet_cas.clock()
+    builder = x509.CertificateBuilder(known["root-2"].subject, request.subject, request.public_key, 8 << 100)
+    of_no_ca = builder.not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    signed = of_no_ca.sign(life.places.open("root-2"), hashes.SHA256())
+    with pytest.raises(ConfigurationError, match="CA"):
+        await NextAuthority(life).announce(signed.public_bytes(Encoding.PEM))
+    assert await fleet_cas.states() == before
+
+
+@pytest.mark.parametrize("what", ["issuing CA", "root"])
+async def test_a_certificate_that_cannot_be_written_is_said_and_written_by_the_next_step(
+    fleet_cas: Ceremonies, what: str
+) -> None:
+    begin = NextAuthority(fleet_cas.life).begin if what == "issuing CA" else RootLife(fleet_cas.life).begin
+    name = "issuing-2" if what == "issuing CA" else "root-2"
+    files = fleet_cas.life.files
+    path = files.certificate(name)
+    path.mkdir()  # Nothing takes its place.
+    with pytest.raises(ConfigurationError, match=rf"^{path} cannot be written: Is a directory\. What was done"):
+        await begin()
+    states, known = await fleet_cas.states(), {each.name: each for each in await fleet_cas.life.every()}
+    assert states[name] == ("announced" if what == "issuing CA" else "active")
+    new = known[name].certificate.public_bytes(Encoding.PEM)
+    assert new in files.bundle.read_bytes(), "whatever can be written is"
+    assert list(files.directory.glob(".*")) == [], "and no draft is left"
+    path.rmdir()
+    assert (await begin(another=True)).endswith("-3")
+    assert path.read_bytes() == new
+
+
+async def test_an_operator_whose_files_cannot_be_written_is_told_so_and_no_key_is_left(fleet_cas: Ceremonies) -> None:
+    files = fleet_cas.life.files
+    path = files.certificate("operator")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ConfigurationError, match=rf"operator\.key or {path} cannot be written: Is a directory$"):
+        await restore_operator(fleet_cas.life, "admin")
+    assert list(files.directory.glob(".*")) == []
+    path.rmdir()
+    await restore_operator(fleet_cas.life, "admin")
+    assert read_certificate(path).public_key() == load_key(files.key("operator")).public_key()

@@ -1,0 +1,110 @@
+"""What the feed's client makes of a server's answer, and that it reads none of a server that is not to be believed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from provisioning.client.feed import Current, FeedAhead, FeedEvent, FeedLost, FeedRefused, follow_together, tell_known
+from provisioning.pki.identity import PROVISIONING, Identity, Role
+from tests.support.impostor import impostor
+from tests.support.pki import DOMAIN, SERVER, Pki
+from tests.support.responder import Responder, delegate, question_about
+
+PKI = Pki()
+SERVICE = PKI.certify(Identity(DOMAIN, Role.SERVICE, PROVISIONING), purposes=SERVER, names=[x509.DNSName("localhost")])
+BROKER = PKI.broker().credential
+STREAM, PROBLEM = "text/event-stream", "application/problem+json"
+REFUSED = '{"code": "ROLE_FORBIDDEN"}'
+
+
+def written(status: int, kind: str, body: str = "") -> bytes:
+    return f"HTTP/1.1 {status} Said\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+@asynccontextmanager
+async def answering(answer: bytes, until: asyncio.Event | None = None) -> AsyncIterator[tuple[str, list[bytes]]]:
+    proof = Responder(PKI.issuing, delegate(PKI), [SERVICE], nonce=False)(question_about(SERVICE))
+    async with impostor(SERVICE.credential, PKI.anchors, response=proof or b"", answer=answer, until=until) as served:
+        yield served
+
+
+async def first(url: str, after: int = 7, **given: Any) -> list[FeedEvent]:
+    async with aclosing(follow_together(url, PKI.anchors, BROKER, after, **given)) as feed:
+        return await anext(feed)
+
+
+async def told(url: str, **given: Any) -> None:
+    await tell_known(url, PKI.anchors, BROKER, {"issuing-ca": True}, **given)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "said"),
+    [
+        (written(200, "text/html", "welcome"), FeedRefused, "refused the revocation feed: 200 welcome"),
+        (written(503, STREAM), FeedRefused, "refused the revocation feed: 503"),
+        (written(403, PROBLEM, REFUSED), FeedRefused, "refused the revocation feed: 403"),
+        (written(409, PROBLEM, "{}"), FeedAhead, "has not what was read up to 7"),
+        (written(200, f"{STREAM.upper()}; charset=utf-8"), FeedLost, "ended the revocation feed"),
+    ],
+)
+async def test_what_is_no_feed_is_told_of(answer: bytes, error: type[Exception], said: str) -> None:
+    async with answering(answer) as (url, _):
+        with pytest.raises(error, match=said) as caught:
+            await first(url)
+    assert getattr(caught.value, "code", "") == ("ROLE_FORBIDDEN" if b"ROLE_FORBIDDEN" in answer else "")
+
+
+async def test_who_says_nothing_for_three_heartbeats_is_given_up() -> None:
+    until = asyncio.Event()
+    async with answering(b"", until) as (url, _):
+        async with aclosing(follow_together(url, PKI.anchors, BROKER, 0, heartbeat=0.2)) as feed:
+            assert await anext(feed) == [Current(0)]
+            with pytest.raises(FeedLost, match=r"has been silent for 0\.6 s$"):
+                await anext(feed)
+        until.set()
+
+
+@pytest.mark.parametrize(("mark", "asked"), [(None, "?after=7 "), ("ab", "?after=7&mark=ab ")])
+async def test_the_place_is_asked_for_by_its_number_and_its_mark(mark: str | None, asked: str) -> None:
+    async with answering(b"") as (url, heard):
+        with pytest.raises(FeedLost, match="the revocation feed is at 0, but the last event received is 7"):
+            await first(url, mark=mark)
+        assert await first(url, 0) == [Current(0)]
+    assert asked.encode() in heard[0]
+
+
+@pytest.mark.parametrize("ask", [first, told])
+@pytest.mark.parametrize(
+    "answer", [b"", written(409, PROBLEM, "{}"), written(403, PROBLEM, REFUSED), written(204, PROBLEM)]
+)
+async def test_a_server_that_the_caller_does_not_believe_is_not_heard(answer: bytes, ask: Callable[..., Any]) -> None:
+    """Whoever has copied a revoked key could end a broker's trust in what it has, or tell it that nothing is new."""
+    shown: list[Sequence[bytes]] = []
+
+    def refuse(path: Sequence[bytes]) -> str:
+        shown.append(path)
+        return "it is revoked"
+
+    async with answering(answer) as (url, _):
+        with pytest.raises(FeedLost, match=r"is not believed: it is revoked$") as caught:
+            await ask(url, refuse=refuse)
+    assert type(caught.value) is FeedLost
+    ((own, issuer, *_),) = shown
+    assert (own, issuer) == (SERVICE.der, PKI.issuing.der)
+
+
+async def test_which_cas_are_known_is_told_or_the_refusal_is() -> None:
+    async with answering(written(204, PROBLEM)) as (url, heard):
+        await told(url)
+    assert b'{"known":{"issuing-ca":true}}' in heard[0].replace(b" ", b"")
+    for status in (200, 403):
+        async with answering(written(status, PROBLEM, REFUSED)) as (url, _):
+            with pytest.raises(FeedRefused, match=f"does not take which CAs are known here: {status}") as caught:
+                await told(url)
+        assert caught.value.code == "ROLE_FORBIDDEN"

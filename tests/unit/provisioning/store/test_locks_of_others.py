@@ -1,0 +1,146 @@
+"""Another program's lock: waits are bounded however many wait, the reason is logged, and all goes on afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import Connection
+from structlog.testing import capture_logs
+
+from provisioning.errors import Code, Refused
+from provisioning.store import group, schema
+from provisioning.store.database import Database
+from tests.support.postgresql import PostgresqlServer
+
+WAIT = 1.0
+"""How long a work waits for a lock here, in seconds."""
+MANY = 12
+
+
+def count(connection: Connection) -> None:
+    connection.execute(text("INSERT INTO counters (name, value) VALUES ('mine', 1) ON CONFLICT DO NOTHING"))
+
+
+def find(connection: Connection) -> object:
+    return connection.execute(text("SELECT value FROM counters WHERE name = 'mine'")).scalar()
+
+
+@contextlib.contextmanager
+def locked(url: str) -> Iterator[psycopg.Connection[object]]:
+    """Have another program lock a table of the database at *url*."""
+    with psycopg.connect(url.replace("+psycopg", "").partition("?")[0]) as other:
+        other.execute("LOCK TABLE counters IN ACCESS EXCLUSIVE MODE")
+        yield other
+        other.rollback()
+
+
+def is_unavailable(outcome: object) -> bool:
+    return isinstance(outcome, Refused) and outcome.code is Code.UNAVAILABLE
+
+
+@pytest.mark.parametrize("way", ["write", "short", "together", "look", "read"])
+async def test_all_who_wait_for_a_lock_of_another_program_are_told_so_when_one_has_waited_in_vain(
+    postgresql: PostgresqlServer, way: str
+) -> None:
+    with postgresql.database() as url:
+        database = Database(f"{url}?options=-clock_timeout%3D{int(WAIT * 1000)}")
+        try:
+            await database.write(count)
+            await database.look(find)
+            ways: dict[str, Callable[[int], Coroutine[None, None, object]]] = {
+                "write": lambda _: database.write(count),
+                "short": lambda _: database.write(count, short=True),
+                "together": lambda number: database.write(count, lambda: [number], short=True),
+                "look": lambda _: database.look(find),
+                "read": lambda _: database.read(find),
+            }
+            ask = ways[way]
+            with locked(url), capture_logs() as logged:
+                begun = time.monotonic()
+                told = await asyncio.gather(*(ask(number) for number in range(MANY)), return_exceptions=True)
+                took = time.monotonic() - begun
+                assert all(map(is_unavailable, told)), told
+                assert took < MANY * WAIT / 3, "they do not wait one after the other"
+                late = await asyncio.gather(ask(MANY), return_exceptions=True)
+                assert is_unavailable(late[0])
+            assert any("another program has locked what is needed" in str(each.get("detail")) for each in logged)
+            again = await asyncio.gather(*(ask(number) for number in range(MANY)), return_exceptions=True)
+            assert not any(isinstance(each, BaseException) for each in again), again
+        finally:
+            await database.close()
+
+
+async def test_who_came_later_than_the_one_that_waited_in_vain_has_a_try_of_its_own(
+    postgresql: PostgresqlServer,
+) -> None:
+    with postgresql.database() as url:
+        database = Database(f"{url}?options=-clock_timeout%3D{int(WAIT * 1000)}")
+        try:
+            await database.write(count)
+            with locked(url) as other:
+                early = asyncio.create_task(database.write(count))
+                await asyncio.sleep(WAIT / 2)
+                later = asyncio.create_task(database.write(count))
+                with pytest.raises(Refused):
+                    await early
+                other.rollback()
+                await later
+        finally:
+            await database.close()
+
+
+async def test_all_who_wait_for_sqlite_are_told_so_when_one_has_waited_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group, "_PATIENCE_MILLISECONDS", int(WAIT * 1000))
+    database = Database(f"sqlite:///{tmp_path / 'fleet.db'}")
+    try:
+        await schema.upgrade(database)
+        other = create_engine(database.url)
+        with other.connect() as held:
+            held.exec_driver_sql("BEGIN IMMEDIATE")
+            begun = time.monotonic()
+            asked = (database.write(count, short=bool(number % 2)) for number in range(MANY))
+            told = await asyncio.gather(*asked, return_exceptions=True)
+            assert all(map(is_unavailable, told)), told
+            assert time.monotonic() - begun < MANY * WAIT / 3
+            held.rollback()
+        other.dispose()
+        await asyncio.gather(*(database.write(count) for _ in range(MANY)))
+    finally:
+        await database.close()
+
+
+async def test_a_read_that_has_waited_behind_one_that_waited_in_vain_is_refused_without_a_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On any store: what fails here is made to look like a lock."""
+    database = Database(f"sqlite:///{tmp_path / 'fleet.db'}")
+    tried = []
+    goes_on = threading.Event()
+
+    def fail(connection: Connection) -> None:
+        tried.append(connection)
+        goes_on.wait(10)
+        connection.exec_driver_sql("SELECT * FROM nothing")
+
+    monkeypatch.setattr("provisioning.store.lanes.is_locked", lambda _failure: True)
+    try:
+        asked = [asyncio.create_task(database.read(fail)) for _ in range(MANY)]
+        while len(tried) < 4:  # noqa: ASYNC110 - threads tell nobody
+            await asyncio.sleep(0.01)
+        goes_on.set()
+        told = await asyncio.gather(*asked, return_exceptions=True)
+        assert all(map(is_unavailable, told)), told
+        assert len(tried) <= 8, "who came before the first of them began has not waited as long, and has a try"
+    finally:
+        goes_on.set()
+        await database.close()
