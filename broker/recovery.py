@@ -1,20 +1,31 @@
 """Restores the state from before a restart: from the store into the engine.
 
+Theory
+------
+There may be hundreds of thousands of sessions and a million retained messages, and nobody is served before they are
+here (decision 0227). So rows are read one by one; what many rows have in common is kept once, and what is sorted is
+filed beside its predecessor. The caller has the garbage collector paused. Slow twin: `tests.support.restored_slowly`,
+which adds each as if its client had just sent it.
+
 Rules
 -----
 1. A QoS 1 message that was under way is sent again, in order; the client may get it twice, as QoS 1 allows. A QoS 2
    message is sent again with the packet identifier that the client knows: exactly once.
-2. An expired session is not restored. If a session was connected when the broker was killed, its expiry counts from the
-   restart; so does the delay of its will, which also waits while clients return (`broker.engine.returning`): they lost
-   their connection through no fault of theirs. Of a session that ended with its connection only the will is restored:
+2. An expired session is not restored, unless it has a will or messages, which may concern others: then it ends with the
+   first tick. The rows of the others are removed while clients are served (`Journal.lapsed`).
+3. If a session was connected when the broker was killed, its expiry counts from the restart; so does the delay of its
+   will, which also waits while clients return (`broker.engine.returning`): they lost their connection through no fault
+   of theirs. Of a session that ended with its connection only the will is restored:
    its client finds no session. If a certificate was revoked meanwhile, or its anchors are gone, it is treated as if its
    client had been connected (`broker.revocation.enforcement`).
-3. Expired messages are dropped.
+4. Expired messages are dropped.
+5. What a row says is checked as if it were new: a damaged database is refused.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Final
 
 import structlog
 
@@ -29,9 +40,12 @@ from broker.session.session import NEVER, Session
 from broker.session.will import Will
 from broker.store.journal import Journal
 from broker.store.sqlite import SqliteStore, unusable
-from provisioning.pki.identity import parse_uri
+from provisioning.pki.identity import Identity, parse_uri
 
 log = structlog.get_logger("broker")
+
+_KEPT: Final = 4096
+"""Values that rows may have in common, remembered while they are read."""
 
 
 def recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) -> Journal:
@@ -44,7 +58,6 @@ def recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) -> 
         journal = _recover(engine, store, now, wall_now)
     except (KeyError, ValueError, PacketError) as error:  # A row without its counterpart, or an invalid identity.
         raise unusable(store.path, f"it is damaged ({type(error).__name__}: {error})") from error
-    engine.tick(now)  # Do what became due while the broker was down.
     return journal
 
 
@@ -53,33 +66,39 @@ def _recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) ->
     last_session = _highest(store, "sessions")
     last_message = _highest(store, "messages")
     journal = Journal(offset, last_session=last_session, last_message=last_message)
-    sessions = {row[0]: _session(engine, journal, row, now) for row in store.rows("SELECT * FROM sessions")}
+    sessions = _sessions(engine, journal, store, now)
+    gone = frozenset(journal.lapsed.values())
+    engine.metrics.sessions_expired += len(gone)
     unfinished: list[tuple[Session, Subscription, int]] = []
-    for row, topic_filter, *options, identifiers, pending in store.rows("SELECT * FROM subscriptions"):
-        qos, no_local, retain_as_published, retain_handling = options
+    for row, topic_filter, qos, no_local, retain_as_published, retain_handling, identifiers, pending in store.each(
+        "SELECT * FROM subscriptions"
+    ):
+        if row in gone:
+            continue
         subscription = Subscription(
             topic_filter, qos, bool(no_local), bool(retain_as_published), retain_handling, identifiers
         )
         engine.subscribe(sessions[row], subscription)
         if pending:
             unfinished.append((sessions[row], subscription, pending))
-    messages = {row[0]: _message(row[1:], offset) for row in store.rows("SELECT * FROM messages")}
+    messages = {row[0]: _message(row[1:], offset) for row in store.each("SELECT * FROM messages")}
     _deliveries(store, journal, sessions, messages, now)
-    for row, packet_id in store.rows("SELECT * FROM incoming"):
+    for row, packet_id in store.each("SELECT * FROM incoming"):
+        if row in gone:
+            continue
         session = sessions[row]
         if session.incoming is None:
             session.incoming = Incoming()
         session.incoming.add(packet_id)  # One by one: there may be 65,535.
-    _retained(engine, store, journal, now)
+    engine.retained.restore(_retained(engine, store, journal, now))
     _replays(engine, store, unfinished)
     journal.first_retained = engine.retained.last_number
     for session in sessions.values():  # Only now: what a session loses here was stored before.
         session.journal = journal if session.expiry_interval > 0 else None
     engine.journal = journal
-    if sessions or len(engine.retained):
-        log.info(
-            "recovered", code="RECOVERED", sessions=len(sessions), messages=len(messages), retained=len(engine.retained)
-        )
+    if sessions or gone or len(engine.retained):
+        found = {"sessions": len(sessions), "messages": len(messages), "retained": len(engine.retained)}
+        log.info("recovered", code="RECOVERED", **found, expired=len(gone))
     return journal
 
 
@@ -88,12 +107,55 @@ def _highest(store: SqliteStore, table: str) -> int:
     return int(highest)
 
 
-def _session(engine: Engine, journal: Journal, row: tuple[Any, ...], now: float) -> Session:
+class _Owners:
+    """Reads the owners of sessions, most of which differ in the name alone."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Identity] = {}
+
+    def read(self, uri: str) -> Identity:
+        """Return whom *uri* denotes, as `parse_uri` does."""
+        before, _, name = uri.rpartition("/")
+        known = self._known.get(before)
+        if known is not None:
+            return Identity(known.trust_domain, known.role, name, known.group)
+        if len(self._known) >= _KEPT:
+            self._known.clear()
+        self._known[before] = identity = parse_uri(uri)
+        return identity
+
+
+def _sessions(engine: Engine, journal: Journal, store: SqliteStore, now: float) -> dict[int, Session]:
+    """Restore the sessions, without those that have expired and owe nobody anything."""
+    owners = _Owners()
+    owing = {row for (row,) in store.each("SELECT DISTINCT session FROM deliveries")}
+    wall_now = now + journal.wall_offset
+    sessions: dict[int, Session] = {}
+    for row in store.each("SELECT * FROM sessions"):
+        number, client_id, owner, _, expiry_interval, ended_at, will_topic, *_ = row
+        if (
+            ended_at is not None
+            and 0 < expiry_interval != NEVER
+            and ended_at + expiry_interval <= wall_now
+            and will_topic is None
+            and number not in owing
+        ):
+            owners.read(owner)
+            journal.lapsed[client_id, owner] = number
+            journal.earlier.add(number)
+        else:
+            sessions[number] = _session(engine, journal, row, owners.read(owner), now)
+    return sessions
+
+
+def _session(engine: Engine, journal: Journal, row: tuple[Any, ...], owner: Identity, now: float) -> Session:
     *row_before, certificate, authorities, will_certificate, will_authorities = row
-    number, client_id, owner, v5, expiry_interval, ended_at, *will, will_delay = row_before
+    number, client_id, _, v5, expiry_interval, ended_at, *will, will_delay = row_before
+    if client_id == owner.name:
+        client_id = owner.name  # The same text, once in memory.
     offset = journal.wall_offset
     ended = now if ended_at is None else min(ended_at - offset, now)  # Later than now: the clock is behind.
-    session = engine.registry.create(client_id, parse_uri(owner), left=expiry_interval == 0)
+    session = engine.registry.create(client_id, owner, left=expiry_interval == 0)
     session.row = number
     if ended_at is not None:
         journal.earlier.add(number)
@@ -117,7 +179,7 @@ def _session(engine: Engine, journal: Journal, row: tuple[Any, ...], now: float)
 def _deliveries(
     store: SqliteStore, journal: Journal, sessions: dict[int, Session], messages: dict[int, Message], now: float
 ) -> None:
-    for row, sequence, number, qos, retain, identifiers, packet_id, released, share in store.rows(
+    for row, sequence, number, qos, retain, identifiers, packet_id, released, share in store.each(
         "SELECT * FROM deliveries ORDER BY session, sequence"
     ):
         message = messages[number]
@@ -134,14 +196,28 @@ def _deliveries(
             sessions[row].restore(stored, packet_id)
 
 
-def _retained(engine: Engine, store: SqliteStore, journal: Journal, now: float) -> None:
-    own = engine.admission.trust_domain
-    for topic_name, *columns, publisher, number in store.rows("SELECT * FROM retained"):
-        message = _message(tuple(columns), journal.wall_offset)
-        if message.expires_at is None or message.expires_at > now:
-            engine.retained.retain(topic_name, message, _publisher(publisher, own), number)
-        else:
-            journal.retain(topic_name, None)
+def _retained(
+    engine: Engine, store: SqliteStore, journal: Journal, now: float
+) -> Iterator[tuple[str, Message, str, int]]:
+    """Yield the retained messages as `RetainedMessages.restore` takes them: the table is sorted by their topics."""
+    own, offset = engine.admission.trust_domain, journal.wall_offset
+    stored = publisher = ""
+    for topic_name, topic, payload, qos, retain, properties, expires_at, by, number in store.each(
+        "SELECT * FROM retained ORDER BY topic_name"
+    ):
+        if by != stored:  # Neighbours are mostly of one publisher, whose name is kept once.
+            stored, publisher = by, _publisher(by, own)
+        if expires_at is not None:
+            expires_at -= offset  # noqa: PLW2901 - by the monotonic clock from here on
+            if expires_at <= now:
+                journal.retain(topic_name, None)
+                continue
+        yield (
+            topic_name,
+            Message(topic, payload, qos, retain=bool(retain), properties=properties, expires_at=expires_at),
+            publisher,
+            number,
+        )
 
 
 def _publisher(stored: str, own: str | None) -> str:
@@ -158,7 +234,7 @@ def _publisher(stored: str, own: str | None) -> str:
 
 def _replays(engine: Engine, store: SqliteStore, unfinished: list[tuple[Session, Subscription, int]]) -> None:
     sent: dict[tuple[int, str], set[int]] = {}
-    for row, topic_filter, number in store.rows("SELECT * FROM replayed"):
+    for row, topic_filter, number in store.each("SELECT * FROM replayed"):
         sent.setdefault((row, topic_filter), set()).add(number)
     for session, subscription, newest in unfinished:
         # The latest retained message may be gone: its number is not reused while a replay refers to it.

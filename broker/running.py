@@ -40,6 +40,7 @@ from provisioning.pki.tls import TlsConfigurationError
 from provisioning.program import core_dumps, out_of_memory
 from provisioning.program.descriptors import room_for, take_all
 from provisioning.program.ending import Ending
+from provisioning.program.hung_line import hung
 from provisioning.program.journal import failure
 from provisioning.program.log_stream import LossyStream
 from provisioning.program.logs import fit_for_terminal, heed_libraries, renderer_of, stamp
@@ -100,7 +101,7 @@ def _count_descriptors(connections: int) -> None:
 def _test(settings: BrokerConfig) -> None:
     if found := problems(settings):
         for problem in found:
-            typer.echo(failure(f"fleet-broker: {printable(problem, also=LAID_OUT)}", sys.stderr), err=True)
+            _say(failure(f"fleet-broker: {printable(problem, also=LAID_OUT)}", sys.stderr))
         raise typer.Exit(_USAGE)
     if settings.plugins:
         from broker.plugins.loading import find_plugins  # Imports amqtt, only if there are plugins.
@@ -110,12 +111,16 @@ def _test(settings: BrokerConfig) -> None:
         except PluginError as error:
             raise _failed(str(error), _USAGE) from None
     if settings.keyfile is not None and (warning := open_to_all.told_of(settings.keyfile)) is not None:
-        typer.echo(f"fleet-broker: warning: keyfile: {printable(warning, also=LAID_OUT)}", err=True)
+        _say(f"fleet-broker: warning: keyfile: {printable(warning, also=LAID_OUT)}")
     typer.echo("the settings are valid")
 
 
+def _say(line: str) -> None:
+    typer.echo(hung(line, sys.stderr), err=True)
+
+
 def _failed(text: str, code: int) -> typer.Exit:
-    typer.echo(failure(f"fleet-broker: {printable(text, also=LAID_OUT)}", sys.stderr), err=True)
+    _say(failure(f"fleet-broker: {printable(text, also=LAID_OUT)}", sys.stderr))
     return typer.Exit(code)
 
 

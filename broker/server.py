@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import ssl
 import time
@@ -78,6 +79,7 @@ from provisioning.pki.tls import (
     TlsConfigurationError,
     server_context,
 )
+from provisioning.program.collector import paused
 from provisioning.program.ending import Ending
 from provisioning.program.given_file import SECRET_BYTES, text_of
 from provisioning.program.out_of_memory import told
@@ -348,7 +350,9 @@ class BrokerServer:
 
     def _open_store(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> SqliteStore:
         store = SqliteStore(self._config.state_dir / "broker.db")
-        journal = recover(engine, store, loop.time(), time.time())
+        with paused():
+            journal = recover(engine, store, loop.time(), time.time())
+            gc.freeze()  # What was restored stays: no collection from here on looks at all of it.
         store.attach(
             journal,
             loop,

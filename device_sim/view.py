@@ -257,7 +257,9 @@ class View:
         text = str(error)
         if isinstance(error, OSError) and error.strerror and error.filename is not None:
             text = f"{error.filename}: {error.strerror}"  # Not "[Errno 2]": the reader is a person.
-        self._err.print(f"fleet-sim: {text}", style="red", highlight=False, markup=False, soft_wrap=True)
+        # A terminal would break at its edge, in the middle of a word.
+        whole = not self._err.is_terminal
+        self._err.print(f"fleet-sim: {text}", style="red", highlight=False, markup=False, soft_wrap=whole)
 
     def summary(self, report: Report) -> None:
         """Show the verdict."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ import typer
 
 from broker.commands.error_line import failed
 from provisioning.program.command_group import command_group
+from provisioning.program.hung_line import hung
 from provisioning.program.printable import printable
 
 config_app = command_group(name="config", help="Make the broker's settings of mosquitto's.")
@@ -55,7 +57,7 @@ def convert(
     except (InvalidConf, UnreadableConf) as error:
         raise failed(str(error), _USAGE) from None
     for each in made.left_out:
-        typer.echo(f"fleet-broker: {printable(each)}", err=True)
+        typer.echo(hung(f"fleet-broker: {printable(each)}", sys.stderr), err=True)
     if output is not None:
         _write({output: made.settings, beside(output): made.policy})
     else:

@@ -27,6 +27,7 @@ from broker.commands.admin_command import (
 )
 from provisioning.program.command_group import command_group
 from provisioning.program.given_file import LIST_BYTES, contents_of
+from provisioning.program.hung_line import hung
 
 crl_app = command_group(help="Show the CRLs in use, and try another one.")
 
@@ -86,7 +87,7 @@ def _contents(files: Sequence[Path]) -> bytes:
     try:
         contents = [contents_of(file, LIST_BYTES) for file in files]
     except OSError as error:
-        typer.echo(f"fleet-broker: {error.filename}: {error.strerror}", err=True)
+        typer.echo(hung(f"fleet-broker: {error.filename}: {error.strerror}", sys.stderr), err=True)
         raise typer.Exit(1) from None
     if len(contents) == 1:
         return contents[0]

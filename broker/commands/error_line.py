@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
+from provisioning.program.hung_line import hung
 from provisioning.program.printable import LAID_OUT, printable
 
 
 def say_wrong(text: str) -> None:
     """Write *text*, which may quote files and answers of others, as the program's own line."""
-    typer.echo(f"fleet-broker: {printable(text, also=LAID_OUT)}", err=True)
+    typer.echo(hung(f"fleet-broker: {printable(text, also=LAID_OUT)}", sys.stderr), err=True)
 
 
 def failed(text: str, code: int = 1) -> typer.Exit:

@@ -7,6 +7,7 @@ an unusable policy.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ import typer
 
 from broker.commands.error_line import failed
 from provisioning.program.command_group import command_group
+from provisioning.program.hung_line import hung
 from provisioning.program.printable import printable
 
 if TYPE_CHECKING:
@@ -155,7 +157,7 @@ def convert(
     except (InvalidAcl, PolicyError) as error:
         raise failed(str(error), _USAGE) from None
     for each in made.left_out:
-        typer.echo(f"fleet-broker: {printable(each)}", err=True)
+        typer.echo(hung(f"fleet-broker: {printable(each)}", sys.stderr), err=True)
     typer.echo(made.policy, nl=False)
 
 

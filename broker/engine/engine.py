@@ -342,6 +342,9 @@ class Engine(Exchange):
         for topic_name in self.retained.sweep(now):
             if self.journal is not None:
                 self.journal.retain(topic_name, None)
+        if self.journal is not None and self.journal.lapsed:
+            self.journal.remove_lapsed()
+            yield
         for session in self.registry.due(now):
             if session.connection is None:
                 self._due(session, now)

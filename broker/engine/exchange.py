@@ -192,7 +192,7 @@ class Exchange:
             self.forget_stored(session)
         if session.expiry_interval > 0 or session.will is not None:
             if session.row == 0:
-                session.row = journal.new_session()
+                session.row = journal.new_session(session.client_id, session.owner.uri)
             journal.save_session(session.row, session_row(session, ended_at, journal.wall_offset))
 
     def answer(self, connection: Client, packet: bytes, otherwise: bytes | Otherwise = Otherwise.CLOSE) -> None:

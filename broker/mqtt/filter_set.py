@@ -26,14 +26,21 @@ _ANY_BELOW = f"{SEPARATOR}{ANY_LEVELS}"
 class FilterSet:
     """Topic filters, any of which may match."""
 
-    __slots__ = ("_exact", "_prefixes", "_wild", "filters")
+    __slots__ = ("_exact", "_prefixes", "_prepared", "_wild", "filters")
 
     def __init__(self, filters: tuple[str, ...]) -> None:
         self.filters = filters
+        self._prepared = False
+        """Whether `matches` was asked: at a start very many sets are made of which only that they cover is asked."""
+        self._exact: frozenset[str] = frozenset()
+        self._prefixes: tuple[str, ...] = ()
+        self._wild: tuple[str, ...] = ()
+
+    def _prepare(self) -> None:
         exact: list[str] = []
         prefixes: list[str] = []
         wild: list[str] = []
-        for each in filters:
+        for each in self.filters:
             if ONE_LEVEL in each or each == ANY_LEVELS:
                 wild.append(each)
             elif each.endswith(_ANY_BELOW):
@@ -44,9 +51,12 @@ class FilterSet:
         self._exact = frozenset(exact)
         self._prefixes = tuple(prefixes)
         self._wild = tuple(wild)
+        self._prepared = True
 
     def matches(self, topic_name: str) -> bool:
         """Return whether a filter matches *topic_name*. Runs for each first PUBLISH to a topic."""
+        if not self._prepared:
+            self._prepare()
         if topic_name in self._exact or topic_name.startswith(self._prefixes):
             return True
         wild = self._wild

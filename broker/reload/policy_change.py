@@ -71,6 +71,9 @@ def judge(policy: TopicPolicy, session: Session, *, ours: bool, goes: bool = Fal
 
     *goes*: as if its client had been disconnected before, leaving its will (*wills*) or not.
     """
+    must_be_known = session.connected and not goes
+    if not (session.subscriptions or session.will or must_be_known):
+        return None
     permissions = policy.permissions(session.owner, session.client_id, ours=ours)
     withdrawn = []
     for topic_filter in session.subscriptions:
@@ -81,10 +84,10 @@ def judge(policy: TopicPolicy, session: Session, *, ours: bool, goes: bool = Fal
     if goes and will is not None and (not wills or min(will.delay, session.expiry_interval) == 0):
         will = None  # It was dropped then, or sent.
     unpublishable = will is not None and not permissions.may_publish(will.message.topic.decode())
+    if not (withdrawn or unpublishable or must_be_known):
+        return None
     known = policy.knows(session.owner, ours=ours)
-    if withdrawn or unpublishable or (session.connected and not goes and not known):
-        return Loss(known, tuple(withdrawn), unpublishable)
-    return None
+    return Loss(known, tuple(withdrawn), unpublishable) if withdrawn or unpublishable or not known else None
 
 
 def enforce(engine: Engine, session: Session, loss: Loss, now: float) -> None:

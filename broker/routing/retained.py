@@ -15,7 +15,7 @@ Rules
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -50,9 +50,12 @@ class Room:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Retained:
-    """A retained message, its publisher (`broker.session.session.Session.name`; empty: the broker), its number."""
+    """A retained message, its publisher (`broker.session.session.Session.name`; empty: the broker), its number.
+
+    Never changed, and not frozen: a million are made at a start, and to make a frozen one takes three times as long.
+    """
 
     message: Message
     publisher: str
@@ -113,7 +116,7 @@ class RetainedMessages:
     def retain(self, topic_name: str, message: Message, publisher: str = "", number: int = 0) -> bool:
         """Keep *message*; an empty payload deletes the topic's message [MQTT-3.3.1-6]. Return False if it does not fit.
 
-        It gets the next number, unless it comes from the store with its own: no limit applies to such a message.
+        It gets the next number, unless it has one: no limit applies to such a message.
 
         The topic's previous message is removed in any case: it is out of date [MQTT-3.3.1-5], 3.1.1 [MQTT-3.3.1-7].
         """
@@ -125,17 +128,37 @@ class RetainedMessages:
             self._full = "" if number else self._exceeded(publisher, cost)
             if self._full:
                 return False
-            self._count += 1
-            self._bytes += cost
-            if publisher.startswith(_A_DEVICE):
-                room = self._of_devices.setdefault(publisher, Room(0, 0))
-                room.messages += 1
-                room.bytes += cost
+            self._charge(publisher, cost)
         self._expiring += message.expires_at is not None
         number = number or self.last_number + 1
         self.last_number = max(self.last_number, number)
         self._messages.insert(topic_name, Retained(message, publisher, number))
         return True
+
+    def restore(self, stored: Iterable[tuple[str, Message, str, int]]) -> None:
+        """Keep what the store holds: topic name, message, publisher and number of each, sorted by topic names.
+
+        To be called while nothing is kept. No limit applies.
+        """
+        self._messages.fill(self._restored(stored))
+
+    def _restored(self, stored: Iterable[tuple[str, Message, str, int]]) -> Iterator[tuple[str, Retained]]:
+        for topic_name, message, publisher, number in stored:
+            if _counts(topic_name, publisher):
+                self._charge(publisher, _cost(topic_name, message))
+            self._expiring += message.expires_at is not None
+            self.last_number = max(self.last_number, number)
+            yield topic_name, Retained(message, publisher, number)
+
+    def _charge(self, publisher: str, cost: int) -> None:
+        self._count += 1
+        self._bytes += cost
+        if publisher.startswith(_A_DEVICE):
+            room = self._of_devices.get(publisher)
+            if room is None:
+                room = self._of_devices[publisher] = Room(0, 0)
+            room.messages += 1
+            room.bytes += cost
 
     def _exceeded(self, publisher: str, size: int) -> str:
         """Return the limit that a message of *size* bytes would exceed, empty for none."""

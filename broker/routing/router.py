@@ -415,6 +415,8 @@ class Routes(dict[bytes, Route]):
 
     def invalidate(self, topic_filter: str) -> None:
         """Drop the routes that a change under *topic_filter* may have altered."""
+        if not self and not self.many:
+            return  # Nothing is cached, as while very many subscriptions are restored.
         node = self._tree.find(topic_filter)
         stale: Collection[bytes] | None = node.remembered(self._generation) if node is not None and node.wild else None
         if stale is None:

@@ -16,15 +16,18 @@ Rules
 3. A removed filter leaves no empty node behind.
 4. What a node remembers is complete while it has subscriptions and belongs to the present *generation* of the cache;
    otherwise it is unusable (`Node.remembered`). It may include names that the cache has dropped since.
+5. Most nodes have either children or subscriptions: those that have none share one empty dict, which is never changed.
 """
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from broker.mqtt.subscription import Subscription
 
 S = TypeVar("S")
+
+_NONE: Final[dict[Any, Any]] = {}
 
 
 class Node(Generic[S]):
@@ -33,8 +36,8 @@ class Node(Generic[S]):
     __slots__ = ("_generation", "_names", "children", "subscriptions", "wild")
 
     def __init__(self, *, wild: bool = False) -> None:
-        self.children: dict[str, Node[S]] = {}
-        self.subscriptions: dict[S, Subscription] = {}
+        self.children: dict[str, Node[S]] = _NONE
+        self.subscriptions: dict[S, Subscription] = _NONE
         self.wild = wild
         self._names: set[bytes] | None = None
         self._generation = 0
@@ -84,8 +87,12 @@ class SubscriptionTree(Generic[S]):
         for level in subscription.topic_filter.split("/"):
             child = node.children.get(level)
             if child is None:
+                if node.children is _NONE:
+                    node.children = {}
                 child = node.children[level] = Node(wild=node.wild or level in {"+", "#"})
             node = child
+        if node.subscriptions is _NONE:
+            node.subscriptions = {}
         replaced = node.subscriptions.get(subscriber)
         node.subscriptions[subscriber] = subscription
         self._count += replaced is None

@@ -43,6 +43,8 @@ from broker.store.batch import Answerable, Batch, Moved, Otherwise, Outbox, Row
 
 MOST_WAITING = 65_536
 """Answers and retained topics of one batch beyond which publishers are held: some megabytes."""
+LAPSED_AT_ONCE: Final = 1000
+"""Expired sessions removed from the store by one transaction: with two subscriptions each it takes 60 ms."""
 _PORTION: Final = 128
 """Packets retransmitted before others are served; one session may exceed it, up to its Receive Maximum."""
 _FEW_HELD = 1024
@@ -84,6 +86,7 @@ class Journal:
         "earlier",
         "failed",
         "first_retained",
+        "lapsed",
         "open",
         "owed",
         "resuming",
@@ -99,6 +102,9 @@ class Journal:
         """Rows of sessions that ended before this process began, and have not been recorded since."""
         self.first_retained = 0
         """The highest number of a retained message that existed before."""
+        self.lapsed: dict[tuple[str, str], int] = {}
+        """Rows of sessions that had expired before this process began, by client identifier and owner: they exist no
+        more, and are removed from the store a portion at a time."""
         self.open = Batch()
         self.writing: Batch | None = None
         self.begin: Callable[[], None] | None = None
@@ -175,10 +181,22 @@ class Journal:
 
     # Sessions
 
-    def new_session(self) -> int:
+    def new_session(self, client_id: str, owner: str) -> int:
         """Return the row number for a new persistent session."""
+        if self.lapsed and (row := self.lapsed.pop((client_id, owner), 0)):
+            self._remove_lapsed(row)  # The store has one session of a client identifier and owner.
         self._last_session += 1
         return self._last_session
+
+    def remove_lapsed(self) -> None:
+        """Record that some of `lapsed` are removed."""
+        for _ in range(min(len(self.lapsed), LAPSED_AT_ONCE)):
+            self._remove_lapsed(self.lapsed.popitem()[1])
+
+    def _remove_lapsed(self, row: int) -> None:
+        self.dirty = True
+        self.earlier.discard(row)
+        self.open.sessions[row] = None
 
     def save_session(self, row: int, values: Row) -> None:
         """Record the state of a session."""

@@ -18,7 +18,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,13 @@ class SqliteStore:
         """Return the rows of a SELECT; for start-up only. Raises `StoreError`."""
         try:
             return self._database.execute(query).fetchall()
+        except sqlite3.Error as error:
+            raise unusable(self.path, error) from error
+
+    def each(self, query: str) -> Iterator[Row]:
+        """Yield the same rows one by one: a million need not be in memory at once. Raises `StoreError`."""
+        try:
+            yield from self._database.execute(query)
         except sqlite3.Error as error:
             raise unusable(self.path, error) from error
 

@@ -8,6 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import typer
+
 if TYPE_CHECKING:
     from device_sim.attack.target import Target
 
@@ -30,8 +32,14 @@ class Against(StrEnum):
     NATS_SERVER = "nats-server"
     RABBITMQ = "rabbitmq"
 
-    def opened(self, *, tls12: bool = False) -> Opened:
-        """Return the function that starts it."""
+    def opened(self, *, tls12: bool = False, websocket: bool = False) -> Opened:
+        """Return the function that starts it; *websocket*: to be attacked there, or `typer.BadParameter`."""
+        if websocket:
+            if self is not Against.FLEETGATE:
+                raise typer.BadParameter(f"--websocket --against {self}: only a Fleetgate is started with WebSocket")
+            from device_sim.attack.fleetgate_target import fleetgate
+
+            return lambda directory: fleetgate(directory, tls12=tls12, websocket=True)
         start = self._start
         return lambda directory: start(directory, tls12=tls12)
 

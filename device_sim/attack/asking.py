@@ -23,7 +23,7 @@ from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible
 from device_sim.attack.verdict import ClosedBy, Layer, Seen
 from provisioning.client.csr import build_csr
-from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
+from provisioning.client.est import EnrolmentPending, EnrolmentRefused, EnrolmentUnavailable, EstClient
 from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.tls import CredentialPem, client_context
 
@@ -53,15 +53,17 @@ async def answered(attempt: Callable[[], Awaitable[x509.Certificate]]) -> Seen:
         certificate = await attempt()
     except EnrolmentRefused as error:
         return Seen(Layer.HTTP, f"{error.status} {error.code}".strip(), error.detail, ClosedBy.NOBODY)
+    except EnrolmentPending as error:
+        return Seen(Layer.HTTP, "202 PENDING", str(error), ClosedBy.NOBODY)
     except EnrolmentUnavailable as error:
         return Seen(Layer.HTTP, "unavailable", str(error), ClosedBy.NOBODY)
     return Seen(Layer.HTTP, "issued", f"serial {certificate.serial_number:x}", ClosedBy.NOBODY, got_in=True)
 
 
 async def enrols(
-    scene: Scene, csr: x509.CertificateSigningRequest, user: str, token: str, label: str | None = None
+    scene: Scene, csr: x509.CertificateSigningRequest, user: str, token: str | None, label: str | None = None
 ) -> Seen:
-    """Enrol *user* with *csr* and *token*; *label* is the group asked for."""
+    """Enrol *user* with *csr* and *token*, if any; *label* is the group asked for."""
     desk = desk_of(scene)
     desk.note(user)
     async with EstClient(desk.url, desk.anchors, trust_domain=desk.operator.trust_domain) as est:
@@ -90,14 +92,26 @@ async def posts(scene: Scene, request: bytes, user: str, token: str) -> Seen:
 
 
 async def calls(
-    desk: EnrolmentDesk, pem: CredentialPem | None, path: str, body: Mapping[str, object] | None = None
+    desk: EnrolmentDesk,
+    pem: CredentialPem | None,
+    path: str,
+    body: Mapping[str, object] | None = None,
+    *,
+    method: str = "POST",
 ) -> Seen:
-    """POST *body* to *path* of the operators' API, or GET it without one, with the credential *pem*, if any."""
+    """POST *body* to *path* of the operators' API, or GET it without one, with the credential *pem*, if any.
+
+    The answer is not read to its end: what streams has none.
+    """
     async with _connected(desk, pem) as client:
-        url = f"{desk.url}{path}"
-        answer = await (client.get(url) if body is None else client.post(url, json=dict(body)))
+        method, content = ("GET", None) if body is None else (method, dict(body))
+        async with client.stream(method, f"{desk.url}{path}", json=content) as answer:
+            if not answer.is_success:
+                await answer.aread()
+            else:
+                return Seen(Layer.HTTP, str(answer.status_code), "", ClosedBy.NOBODY, got_in=True)
     is_json = answer.headers.get("Content-Type", "").endswith("json")
-    return _seen(answer, "" if answer.is_success or not is_json else str(answer.json().get("code", "")))
+    return _seen(answer, "" if not is_json else str(answer.json().get("code", "")))
 
 
 @asynccontextmanager

@@ -13,9 +13,12 @@ from device_sim.attack import (
     lifetime_cases,
     operator_cases,
     packet_cases,
+    pending_cases,
     published_cases,
     renewal_cases,
+    role_cases,
     session_cases,
+    staple_cases,
     topic_cases,
     unsendable_cases,
 )
@@ -40,9 +43,12 @@ _CHAPTERS = (
     topic_cases,
     conduct_cases,
     enrolment_cases,
+    pending_cases,
     renewal_cases,
+    role_cases,
     operator_cases,
     published_cases,
+    staple_cases,
 )
 
 CATALOGUE: tuple[Case, ...] = tuple(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import typer
@@ -21,6 +22,7 @@ from device_sim.attack.target import SigningRegistrar, Target
 from device_sim.broker_words import HOST as LOCALHOST
 from device_sim.broker_words import named
 from device_sim.link.endpoint import endpoint_of
+from device_sim.link.tls_dial import Endpoint
 
 
 def chosen(given: Given, *, tls12: bool) -> Opened:
@@ -32,7 +34,7 @@ def chosen(given: Given, *, tls12: bool) -> Opened:
                 "--server-name, --cafile, --ca-cert, --ca-key, --provisioning, --cert, --key, --capabilities: "
                 "for a broker given by --broker"
             )
-        return (given.against or Against.FLEETGATE).opened(tls12=tls12)
+        return (given.against or Against.FLEETGATE).opened(tls12=tls12, websocket=given.websocket)
     if given.against is not None:
         raise typer.BadParameter("--against starts a broker, --broker names one that runs: leave one of them out")
     if (given.ca_cert is None) != (given.ca_key is None):
@@ -52,7 +54,7 @@ def chosen(given: Given, *, tls12: bool) -> Opened:
         claimed = claims.load(given.capabilities) if given.capabilities is not None else claims.EVERYTHING
         issuer = Issuer.load(certificate, key)
         registrar = SigningRegistrar(issuer, claimed.revocation)
-        yield Target(claimed, await endpoint_of(host, port, name), anchors, issuer, registrar)
+        yield Target(claimed, await _endpoint(given, host, port, name), anchors, issuer, registrar)
 
     return opened
 
@@ -70,10 +72,14 @@ def _with_operator(given: Given, host: str, port: int, name: str) -> Opened:
     async def opened(_directory: Path) -> AsyncIterator[Target]:
         claimed = claims.load(given.capabilities) if given.capabilities is not None else AS_SHIPPED
         issuer = None if given.ca_cert is None or given.ca_key is None else Issuer.load(given.ca_cert, given.ca_key)
-        async with running_fleetgate(service, await endpoint_of(host, port, name), issuer, claimed) as target:
+        async with running_fleetgate(service, await _endpoint(given, host, port, name), issuer, claimed) as target:
             yield target
 
     return opened
+
+
+async def _endpoint(given: Given, host: str, port: int, name: str) -> Endpoint:
+    return replace(await endpoint_of(host, port, name), websocket=given.websocket)
 
 
 def _is_address(host: str) -> bool:

@@ -10,6 +10,7 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,8 +19,9 @@ from typing import Any
 from device_sim.attack.issuer import Paper
 from device_sim.parallel import in_parallel
 from provisioning.client.csr import build_csr
+from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.client.est import EstClient
-from provisioning.client.operator import OperatorClient, RequestRefused, ServiceUnavailable
+from provisioning.client.operator import RequestRefused, ServiceUnavailable
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
@@ -75,7 +77,7 @@ class EnrolmentDesk:
     *relying_url* is where it publishes CRLs and OCSP responses; empty: certificates say where.
     """
 
-    def __init__(self, url: str, anchors: Path, operator: OperatorClient, relying_url: str = "") -> None:
+    def __init__(self, url: str, anchors: Path, operator: EnrolmentOperatorClient, relying_url: str = "") -> None:
         self.url = url
         self.anchors = anchors
         self.operator = operator
@@ -95,6 +97,7 @@ class EnrolmentDesk:
         operator_role: str | None = None,
         seconds: int = _TOKEN_SECONDS,
         life: int = _LIFE_SECONDS,
+        dns_names: Sequence[str] = (),
     ) -> str:
         """Return a one-time token for *name*, good for *seconds*, whose certificate is valid for *life* seconds.
 
@@ -102,8 +105,9 @@ class EnrolmentDesk:
         """
         self.note(name)
         (token,) = await self.operator.create_tokens(
-            device=name, group=group, role=role, operator_role=operator_role, ttl_seconds=seconds, lifetime_seconds=life
-        )
+            device=name, group=group, role=role, operator_role=operator_role, ttl_seconds=seconds,
+            lifetime_seconds=life, dns_names=dns_names or None,
+        )  # fmt: skip
         return token.token
 
     async def token_of_group(self, group: str) -> str:

@@ -24,7 +24,7 @@ from device_sim.link.tls_dial import Endpoint
 from device_sim.stage.processes import run_to_end, running
 from device_sim.trouble.proxy import Proxy
 from device_sim.trouble.trouble import NONE, Trouble
-from provisioning.client.operator import OperatorClient
+from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.pki.identity import Role
 from provisioning.pki.keys import write_private
 from provisioning.pki.tls import CredentialFiles
@@ -44,7 +44,7 @@ max_backlog = 1048576
 flapping_count = 20
 """
 _ASKING_TOML = 'ocsp_responder = "{}/ocsp"\nocsp_policy = "require"\n'
-_SERVICE_TOML = "feed_heartbeat_seconds = 0.5\n"
+_SERVICE_TOML = 'feed_heartbeat_seconds = 0.5\npublic_http_url = "http://{}:{}"\n'
 
 CAPABILITIES = Capabilities(
     name="fleetgate",
@@ -68,8 +68,11 @@ CAPABILITIES = Capabilities(
 
 
 @asynccontextmanager
-async def fleetgate(directory: Path, *, tls12: bool = False) -> AsyncIterator[Target]:
-    """Start service and broker in *directory* and yield the target; stop both on leaving."""
+async def fleetgate(directory: Path, *, tls12: bool = False, websocket: bool = False) -> AsyncIterator[Target]:
+    """Start service and broker in *directory* and yield the target; stop both on leaving.
+
+    *websocket*: it is attacked at its other listener, whose devices are to be judged alike.
+    """
     ca, logs, passphrase = directory / "provisioning", directory / "logs", directory / "passphrase"
     logs.mkdir()
     secret = secrets.token_urlsafe(24).encode()
@@ -81,11 +84,13 @@ async def fleetgate(directory: Path, *, tls12: bool = False) -> AsyncIterator[Ta
         log=logs / "init.log",
         deadline=_START,
     )
-    (ca / "provisioning.toml").write_text(_SERVICE_TOML)
     other = Issuer.founded(common_name("Second CA"), path_length=None)
     anchors = ca / "ca-bundle.crt"
     (directory / "anchors.pem").write_bytes(anchors.read_bytes() + other.pem)
     async with AsyncExitStack() as stack:
+        # Certificates name where CRLs and OCSP responses are; the service's port is not known before it has one.
+        relying = await stack.enter_async_context(Proxy(_LOOPBACK, 0))
+        (ca / "provisioning.toml").write_text(_SERVICE_TOML.format(_LOOPBACK, relying.port))
         service = await stack.enter_async_context(
             running(
                 "fleet-provisioning serve",
@@ -96,14 +101,15 @@ async def fleetgate(directory: Path, *, tls12: bool = False) -> AsyncIterator[Ta
             )
         )
         url = service.ready[0]
+        relying.to_port = urlsplit(service.ready[1]).port or 0
         way = await stack.enter_async_context(Proxy(_LOOPBACK, urlsplit(url).port or 0))
         operator = await stack.enter_async_context(
-            OperatorClient(url, anchors, CredentialFiles(ca / "operator.crt", ca / "operator.key"))
+            EnrolmentOperatorClient(url, anchors, CredentialFiles(ca / "operator.crt", ca / "operator.key"))
         )
         desk = EnrolmentDesk(url, anchors, operator, service.ready[1])
         config = _BROKER_TOML.format(tls12=str(tls12).lower())
         way_there = f"https://{_LOOPBACK}:{way.port}"
-        broker = _Broker(directory, _BROKER, config, directory / "anchors.pem", way_there, operator)
+        broker = _Broker(directory, _BROKER, config, directory / "anchors.pem", way_there, operator, websocket)
         stack.push_async_callback(broker.stop)
 
         async def start() -> None:
@@ -111,7 +117,9 @@ async def fleetgate(directory: Path, *, tls12: bool = False) -> AsyncIterator[Ta
 
         @asynccontextmanager
         async def registry() -> AsyncIterator[Endpoint]:
-            asking = _Broker(directory, _ASKING_BROKER, _ASKING_TOML.format(service.ready[1]), anchors, url, operator)
+            asking = _Broker(
+                directory, _ASKING_BROKER, _ASKING_TOML.format(service.ready[1]), anchors, url, operator, websocket
+            )
             try:
                 yield (await asking.start())[0]
             finally:
@@ -142,7 +150,14 @@ class _Broker:
     """A broker's process, which can be restarted on the same port."""
 
     def __init__(
-        self, directory: Path, name: str, config: str, anchors: Path, service_url: str, operator: OperatorClient
+        self,
+        directory: Path,
+        name: str,
+        config: str,
+        anchors: Path,
+        service_url: str,
+        operator: EnrolmentOperatorClient,
+        websocket: bool,
     ) -> None:
         self._name = name
         self._config = directory / f"{name}.toml"
@@ -152,7 +167,8 @@ class _Broker:
         self._log = directory / "logs" / f"{name}.log"
         self._service_url = service_url
         self._operator = operator
-        self._port = self._pid = 0
+        self._websocket = websocket
+        self._port = self._websocket_port = self._pid = 0
         self._stack = AsyncExitStack()
 
     async def start(self) -> tuple[Endpoint, int]:
@@ -162,6 +178,8 @@ class _Broker:
             "--cafile", str(self._anchors), "--state-dir", str(self._state), "--name", self._name,
             "--host", _LOOPBACK, "--port", str(self._port),
         ]  # fmt: skip
+        if self._websocket:
+            arguments += ["--websocket-port", str(self._websocket_port)]
         token_file = self._state.with_suffix(".token")
         first = not self._state.exists()
         if first:
@@ -175,8 +193,10 @@ class _Broker:
         )
         if first:
             token_file.unlink()
-        self._port, self._pid = urlsplit(child.ready[0]).port or 0, child.pid
-        return Endpoint(_LOOPBACK, self._port, "localhost"), child.pid
+        self._pid = child.pid
+        ports = {each.scheme: each.port or 0 for each in map(urlsplit, child.ready)}
+        self._port, self._websocket_port = ports["mqtts"], ports.get("wss", 0)
+        return Endpoint(_LOOPBACK, self._websocket_port or self._port, "localhost", self._websocket), child.pid
 
     async def stop(self) -> None:
         """Stop it."""

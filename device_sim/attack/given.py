@@ -34,6 +34,9 @@ class Given:
             show_default=False,
         ),
     ] = None
+    websocket: Annotated[
+        bool, typer.Option("--websocket", help="Connect by MQTT over WebSocket: --port is that listener's.")
+    ] = False
     cafile: Annotated[Path | None, typer.Option("--cafile", help="Trust anchors for its certificate, PEM.")] = None
     ca_cert: Annotated[Path | None, typer.Option("--ca-cert", help="The CA whose devices it admits, PEM.")] = None
     ca_key: Annotated[Path | None, typer.Option("--ca-key", help="That CA's key, PEM, unencrypted.")] = None

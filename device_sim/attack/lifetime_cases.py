@@ -1,6 +1,6 @@
-"""Case 3, continued: a certificate that was good at the first connection expires, and the device goes on using it.
+"""Cases 3, 7 and 19, continued: what was good at the first connection is not at a resumed one, or no longer.
 
-OpenSSL checks the dates at a full handshake only, not when a TLS session is resumed, nor while a connection is open.
+OpenSSL checks a certificate at a full handshake only, not when a TLS session is resumed or a connection stays open.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from device_sim.attack.asking import desk_of
 from device_sim.attack.capabilities import Feature
-from device_sim.attack.case import Chapter
+from device_sim.attack.case import IN, Chapter
 from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import Scene
@@ -61,6 +62,47 @@ async def _resumed(scene: Scene) -> Seen:
         raise Impossible("the broker gives no TLS session to resume")
     await asyncio.sleep(max(0.0, _left(paper)) + _MOMENT)
     return await scene.present(context, paper.name, session=session)
+
+
+async def _left_behind(scene: Scene, paper: Paper) -> tuple[ssl.SSLContext, ssl.SSLSession]:
+    """Return a context, and a TLS session of *paper* to resume in it; raise `Impossible` if the broker gives none."""
+    context = scene.context(paper.pem)
+    client = await scene.admitted(paper, context=context)
+    session = client.socket.session
+    client.close()
+    if session is None:
+        raise Impossible("the broker gives no TLS session to resume")
+    return context, session
+
+
+@case("7-resumed-suspended", "is suspended, and resumes its TLS session", "mqtt CONNACK 0x8a", "mqtt CONNACK 0x87",
+      needs=(Feature.SUSPENSION,))  # fmt: skip
+async def _resumed_suspended(scene: Scene) -> Seen:
+    desk, paper = desk_of(scene), await scene.device()
+    context, session = await _left_behind(scene, paper)
+    await desk.operator.suspend(serial=f"{paper.certificate.serial_number:x}")
+    known = await scene.until_refused(paper)
+    return known if known.got_in else await scene.present(context, paper.name, session=session)
+
+
+@case("21-resumed", "is suspended, and its suspension is ended: it is admitted again", IN,
+      needs=(Feature.SUSPENSION,))  # fmt: skip
+async def _released(scene: Scene) -> Seen:
+    desk, paper = desk_of(scene), await scene.device()
+    serial = f"{paper.certificate.serial_number:x}"
+    await desk.operator.suspend(serial=serial)
+    known = await scene.until_refused(paper)
+    if known.got_in:
+        raise Impossible("it was let in while it was suspended (21-suspended)")
+    await desk.operator.resume(serial=serial)
+    return await scene.until_released(paper)
+
+
+@case("19-resumed-other-client-id", "resumes its TLS session, and uses another device's client identifier",
+      "mqtt CONNACK 0x85", "mqtt CONNACK 0x87", needs=(Feature.CLIENT_ID_BINDING,))  # fmt: skip
+async def _resumed_as_other(scene: Scene) -> Seen:
+    context, session = await _left_behind(scene, await scene.device())
+    return await scene.present(context, scene.fresh("victim"), session=session)
 
 
 @case(

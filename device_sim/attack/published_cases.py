@@ -161,6 +161,23 @@ async def _at_the_responder(scene: Scene) -> Seen:
     return _known_as_revoked(started)
 
 
+@chapter.case("45-suspended", "is suspended, and resumed: CRL and OCSP responder say so, each time", "http released",
+              needs=(*_NEEDS, Feature.SUSPENSION), limit=lambda _: 2 * _LATEST)  # fmt: skip
+async def _suspended(scene: Scene) -> Seen:
+    desk, paper = _publishing(scene), await scene.device()
+    serial, started = f"{paper.certificate.serial_number:x}", time.monotonic()
+    for change, listed, status in ((desk.operator.suspend, True, _REVOKED), (desk.operator.resume, False, _GOOD)):
+        await change(serial=serial)
+        if (said := await _responder_says(desk, scene, paper, nonce=True)) != status:
+            raise BrokenPromise(f"after {change.__name__} the OCSP responder says: {said}")
+        until = time.monotonic() + _LATEST
+        while await _is_listed(desk, scene, paper) is not listed:
+            if time.monotonic() > until:
+                raise BrokenPromise(f"{_LATEST:.0f} s after {change.__name__} the CRL says otherwise", never=True)
+            await asyncio.sleep(_LOOK_AGAIN)
+    return Seen(Layer.HTTP, "released", "", ClosedBy.NOBODY, seconds=time.monotonic() - started)
+
+
 def _publishing(scene: Scene) -> EnrolmentDesk:
     if scene.target.desk is None:
         raise Impossible("there is no service that publishes revocations")

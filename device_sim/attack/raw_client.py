@@ -10,6 +10,7 @@ Rules
 -----
 1. Every wait has a deadline. At the deadline the connection is *open*, which is an observation and not an error.
 2. Nothing is sent unasked: no PINGREQ, no PUBACK, no DISCONNECT.
+3. Over WebSocket, where the endpoint says so, every case is the same: bytes travel in frames, and nothing else differs.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ from broker.mqtt.errors import PacketError
 from broker.mqtt.framing import split_frames
 from broker.mqtt.packets import Connack, Connect, Disconnect, Packet, Puback, Pubrec, Suback, decode_packet
 from device_sim.attack.verdict import MALFORMED, OPEN, ClosedBy, Layer, Seen, seen_in
-from device_sim.link.closure import from_error
-from device_sim.link.tls_dial import Endpoint, dial
+from device_sim.link.closure import Closure, from_error
+from device_sim.link.closure import Layer as EndedAt
+from device_sim.link.tls_dial import Endpoint, NotAdmitted, dial
+from device_sim.link.websocket import NotUpgraded, NotWebSocket, WebSocket
 from provisioning.pki.openssl import forget_errors, say_goodbye
 
 _READ = 65536
@@ -52,6 +55,7 @@ class RawClient:
         self.ended: Seen | None = None
         self.connack: Connack | None = None
         self._asked_keep_alive = 0
+        self._websocket: WebSocket | None = None
 
     @classmethod
     async def dial(
@@ -64,14 +68,42 @@ class RawClient:
         source: str | None = None,
         deadline: float = 10.0,
     ) -> RawClient:
-        """Connect and finish the client's half of the handshake; raise `device_sim.link.tls_dial.NotAdmitted`."""
-        return cls((await dial(endpoint, context, deadline=deadline, session=session, source=source)).socket, version)
+        """Connect, finish the client's half of the handshake, and upgrade to WebSocket if that is spoken there.
+
+        Raises `device_sim.link.tls_dial.NotAdmitted`.
+        """
+        dialled = await dial(endpoint, context, deadline=deadline, session=session, source=source)
+        client = cls(dialled.socket, version)
+        if endpoint.websocket:
+            await client._upgrade(endpoint.server_name, deadline)
+        return client
+
+    async def _upgrade(self, host: str, deadline: float) -> None:
+        asked = WebSocket(host)
+        await self.send(asked.request, deadline)
+        self._websocket = asked
+        try:
+            async with asyncio.timeout(deadline):
+                while not asked.upgraded and self.ended is None:
+                    await self._read()
+        except TimeoutError as error:
+            self.close()
+            raise NotAdmitted(from_error(error, time.monotonic())) from None
+        except BaseException:
+            self.close()
+            raise
+        if self.ended is not None:
+            resumed = self.socket.session_reused or False
+            self.close()
+            seen = self.ended
+            layer = EndedAt.TLS if seen.layer is Layer.TLS else EndedAt.TCP if seen.layer is Layer.TCP else EndedAt.MQTT
+            raise NotAdmitted(Closure(layer, seen.code, seen.reason, time.monotonic()), tls_resumed=resumed)
 
     # Sending
 
     async def send(self, data: bytes, deadline: float = 10.0) -> bool:
         """Write *data*; return whether all of it was accepted in time. `receive` reports a broken connection."""
-        view = memoryview(data)
+        view = memoryview(data if self._websocket is None else self._websocket.framed(data))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline):
                 while view and self._broken is None and self.socket.fileno() >= 0:
@@ -152,6 +184,15 @@ class RawClient:
         if not data:
             self.ended = Seen(Layer.MQTT, "closed", "the peer closed the connection, without a packet")
             return
+        if self._websocket is not None:
+            try:
+                data = self._websocket.unframed(data)
+            except NotUpgraded as refused:
+                self.ended = Seen(Layer.MQTT, "closed", f"no WebSocket: {refused}")
+                return
+            except NotWebSocket as error:
+                self.ended = Seen(Layer.MQTT, MALFORMED, f"the peer sent {error}", ClosedBy.NOBODY)
+                return
         self._buffer += data
         try:
             frames, used = split_frames(self._buffer, _LARGEST_PACKET)

@@ -53,6 +53,14 @@ async def _suspended(scene: Scene) -> Seen:
     return await renews(desk, paper)
 
 
+@case("44-renews-suspended-device", "is suspended by its name, and renews its certificate",
+      "http 403 CERTIFICATE_SUSPENDED", "http 403 DEVICE_SUSPENDED")  # fmt: skip
+async def _suspended_device(scene: Scene) -> Seen:
+    desk, paper = desk_of(scene), await scene.device()
+    await desk.operator.suspend(device=paper.name)
+    return await renews(desk, paper)
+
+
 @case("44-renews-expired", "renews an expired certificate", "http 403 CERTIFICATE_EXPIRED", idle=True)
 async def _expired(scene: Scene) -> Seen:
     desk, paper = desk_of(scene), await short_lived(scene, _LIFE)

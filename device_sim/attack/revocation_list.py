@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 import time
 from dataclasses import replace
@@ -242,13 +241,10 @@ async def _suspended(scene: Scene) -> Seen:
     serial = f"{paper.certificate.serial_number:x}"
     await desk.operator.suspend(serial=serial)
     refused = await scene.until_refused(paper)
+    if refused.got_in:
+        return refused
     await desk.operator.resume(serial=serial)
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + scene.target.capabilities.limits.revocation
-    while not (seen := await scene.show(paper)).got_in:
-        if loop.time() > deadline:
-            return Seen(Layer.MQTT, "not-released", seen.text, ClosedBy.PEER)
-        await asyncio.sleep(_LOOK_AGAIN)
+    await scene.until_released(paper)
     return replace(refused, revoked="")  # It may come back.
 
 

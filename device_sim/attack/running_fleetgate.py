@@ -37,8 +37,8 @@ from device_sim.broker_words import shown
 from device_sim.link.tls_dial import Endpoint, NotAdmitted, dial
 from device_sim.remedies import with_remedy
 from device_sim.view import View
+from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.client.est import EstClient
-from provisioning.client.operator import OperatorClient
 from provisioning.pki.identity import Identity, identity_of
 from provisioning.pki.keys import KeyFileError
 from provisioning.pki.tls import CredentialFiles, client_context
@@ -68,7 +68,7 @@ async def running_fleetgate(
     """
     trust_domain = _identity_in(service.operator.certificate).trust_domain
     word = f"attack-{secrets.token_hex(4)}"
-    async with OperatorClient(service.url, service.anchors, service.operator) as operator:
+    async with EnrolmentOperatorClient(service.url, service.anchors, service.operator) as operator:
         me = await operator.me()
         if me.role != _ADMIN:
             raise Impossible(

@@ -32,7 +32,7 @@ from device_sim.attack.bystander import Bystander
 from device_sim.attack.capabilities import Feature
 from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient
-from device_sim.attack.target import Impossible, Starved, Target, TurnedAway
+from device_sim.attack.target import BrokenPromise, Impossible, Starved, Target, TurnedAway
 from device_sim.attack.verdict import CLOSED, DELIVERED, NOT_DELIVERED, OPEN, ClosedBy, Layer, Seen, is_answer, seen_in
 from device_sim.attack.watcher import Watcher
 from device_sim.core_wait import MOST_WAITING, CoreWatch
@@ -285,6 +285,19 @@ class Scene:
         seen = await wait(limit)
         if seen.got_in and max(cores.shares().values()) > MOST_WAITING:
             seen = await wait(GRACE)
+        return seen
+
+    async def until_released(self, paper: Paper) -> Seen:
+        """Connect with *paper*, no longer suspended, until it is admitted; return that, timed from now.
+
+        Raises `BrokenPromise` if it is still refused when a revocation would have had to take effect.
+        """
+        started, limit = time.monotonic(), self.target.capabilities.limits.revocation
+        while not (seen := (await self.show(paper)).since(started)).got_in:
+            if time.monotonic() > started + limit:
+                what = f"{limit:g} s after it was resumed, the device is still not let in: {seen.text} {seen.reason}"
+                raise BrokenPromise(what.rstrip(), never=True)
+            await asyncio.sleep(_PAUSES[-1])
         return seen
 
     async def until_admitted(self, paper: Paper, deadline: float) -> None:

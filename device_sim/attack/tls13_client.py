@@ -37,6 +37,7 @@ from device_sim.attack.tls13_keys import APPLICATION_DATA, BadRecord, KeySchedul
 from device_sim.attack.verdict import OPEN, UNANSWERED, ClosedBy, Layer, Seen, seen_in
 from device_sim.link.closure import from_error
 from device_sim.link.tls_dial import Endpoint
+from device_sim.link.websocket import NotUpgraded, NotWebSocket, WebSocket
 
 CERTIFICATE, CERTIFICATE_VERIFY, FINISHED = 11, 15, 20
 _CLIENT_HELLO, _SERVER_HELLO, _CERTIFICATE_REQUEST = 1, 2, 13
@@ -110,9 +111,18 @@ async def offer(endpoint: Endpoint, suites: bytes, deadline: float) -> Seen:
 async def exchange(endpoint: Endpoint, flight: Flight, request: bytes, deadline: float) -> bytes | Seen:
     """Connect, send *flight*, Finished and *request*; return the server's first application data, or the end.
 
-    Raises `HandshakeBroken` if the server's half cannot be followed.
+    Over WebSocket, the first that it says after the upgrade. Raises `HandshakeBroken` if the server's half cannot be
+    followed.
     """
-    return await _connected(endpoint, deadline, lambda made: made.run(endpoint.server_name, flight, request))
+    websocket = WebSocket(endpoint.server_name) if endpoint.websocket else None
+    if websocket is not None:
+        request = websocket.request + websocket.framed(request)
+    try:
+        return await _connected(
+            endpoint, deadline, lambda made: made.run(endpoint.server_name, flight, request, websocket)
+        )
+    except (NotUpgraded, NotWebSocket) as error:
+        return Seen(Layer.MQTT, "closed", f"no WebSocket: {error}")
 
 
 async def _connected(endpoint: Endpoint, deadline: float, what: Callable[[_Exchange], Awaitable[_T]]) -> _T | Seen:
@@ -155,7 +165,7 @@ class _Exchange:
         await self._send(bytes((_HANDSHAKE,)) + b"\x03\x01" + len(hello).to_bytes(2) + hello)
         return private
 
-    async def run(self, server_name: str, flight: Flight, request: bytes) -> bytes:
+    async def run(self, server_name: str, flight: Flight, request: bytes, websocket: WebSocket | None) -> bytes:
         private = await self._hello(server_name, _SUITE)
         try:
             _, body = await self._message(_SERVER_HELLO)
@@ -182,9 +192,17 @@ class _Exchange:
             self._transcript.add(each)
         sent += _sealed(sealing, _HANDSHAKE, message(FINISHED, sealing.finished(self._transcript.digest())))
         await self._send(sent + _sealed(application, APPLICATION_DATA, request))
+        return await self._first(websocket)
+
+    async def _first(self, websocket: WebSocket | None) -> bytes:
+        """Return the first application data; over *websocket*, the first of its frames."""
         while True:
             kind, content = await self._record()
-            if kind == APPLICATION_DATA:
+            if kind != APPLICATION_DATA:
+                continue
+            if websocket is not None:
+                content = websocket.unframed(content)
+            if content:
                 return content
 
     async def _send(self, data: bytes) -> None:

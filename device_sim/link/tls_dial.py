@@ -51,6 +51,8 @@ class Endpoint:
     host: str
     port: int
     server_name: str
+    websocket: bool = False
+    """Whether MQTT is in the frames of a WebSocket there. `dial` ends before its upgrade."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from sqlalchemy.engine import Connection
+
 from provisioning.api.operators import DEFAULT_PAGE, Limit, Name, Services, new_router, rfc3339
-from provisioning.errors import Code, Refused
 from provisioning.store import device_inventory, devices, inventory, known_authorities, tokens
 from provisioning.store.device_inventory import DeviceSearch, ShownDevice, Standing
 from provisioning.store.devices import DeviceState
+from provisioning.store.near_devices import no_such_device
 
 router: Final = new_router()
 
@@ -37,10 +39,14 @@ async def list_devices(
 async def show_device(name: str, services: Services) -> dict[str, Any]:
     """Show one device."""
     now = services.clock()
-    found = await services.database.read(lambda connection: device_inventory.find(connection, name, now))
-    if found is None:
-        raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name[:80]!r}")
-    return _device_item(found)
+
+    def look(connection: Connection) -> ShownDevice:
+        found = device_inventory.find(connection, name, now)
+        if found is None:
+            raise no_such_device(connection, name)
+        return found
+
+    return _device_item(await services.database.read(look))
 
 
 @router.get("/status")

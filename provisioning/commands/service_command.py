@@ -27,6 +27,7 @@ from provisioning.commands.printed_rows import AnswerT, Table, print_pairs
 from provisioning.errors import ConfigurationError, InvalidSettings
 from provisioning.program.durations import seconds_in
 from provisioning.program.gathered_options import with_options
+from provisioning.program.hung_line import hung
 from provisioning.program.journal import failure
 from provisioning.program.printable import LAID_OUT, printable
 from provisioning.program.starting import importing
@@ -54,7 +55,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def say(line: str) -> None:
     """Print a line for people: to stderr, with control characters escaped."""
-    sys.stderr.write(f"{printable(line, also=LAID_OUT)}\n")
+    sys.stderr.write(f"{hung(printable(line, also=LAID_OUT), sys.stderr)}\n")
     sys.stderr.flush()
 
 

@@ -6,13 +6,42 @@ another line. To a file or a pipe a line is written unchanged: programs read lin
 
 from __future__ import annotations
 
-import shutil
+import os
 import sys
-import textwrap
+from typing import Final, TextIO
+
+_CONTINUED: Final = 2
+_UNTOLD: Final = 80
+"""Columns of a terminal that does not say how many it has."""
+
+
+def hung(text: str, stream: TextIO, indent: int = _CONTINUED) -> str:
+    """Return *text* for *stream*: at a terminal the rest of each long line is indented by *indent* columns."""
+    if not stream.isatty():
+        return text
+    room = _columns(stream)
+    return "\n".join(_hung(line, room, indent) for line in text.split("\n"))
 
 
 def print_hung(line: str, indent: int) -> None:
-    """Print *line*, which has no line ends; at a terminal the rest of a long one is indented by *indent* columns."""
-    if sys.stdout.isatty() and len(line) > (room := shutil.get_terminal_size().columns) >= 2 * indent:
-        line = textwrap.fill(line, room, subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False)
-    sys.stdout.write(f"{line}\n")
+    """Print *line*, which has no line ends, to standard output as `hung`."""
+    sys.stdout.write(f"{hung(line, sys.stdout, indent)}\n")
+
+
+def _hung(line: str, room: int, indent: int) -> str:
+    if len(line) <= room or room < 2 * indent:
+        return line
+    import textwrap  # Late: most programs never say anything that long.
+
+    return textwrap.fill(line, room, subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False)
+
+
+def _columns(stream: TextIO) -> int:
+    """Return how wide the terminal of *stream* is: standard output may be another one, or none."""
+    told = os.environ.get("COLUMNS", "")
+    if told.isdecimal() and int(told):
+        return int(told)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or _UNTOLD
+    except (OSError, ValueError):
+        return _UNTOLD

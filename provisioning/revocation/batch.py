@@ -43,9 +43,12 @@ from provisioning.store import certificates, certificates_of_device, devices, un
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
 from provisioning.store.devices import Device
+from provisioning.store.near_devices import no_such_device
 from provisioning.store.server_parameters import rest_longer
 from provisioning.store.unfinished_ends import UnfinishedEnd
 
+_LOOKED_FOR: Final = 3
+"""Unknown names in one request for which similar ones are looked up."""
 TOGETHER: Final = 2000
 """Most certificates of whole devices in a batch's transaction, some 0.1 ms each: the others follow in portions."""
 
@@ -95,8 +98,11 @@ def look_up(connection: Connection, names: Sequence[str], serials: Sequence[str]
     names, serials = list(dict.fromkeys(names)), list(dict.fromkeys(serials))
     locked = devices.lock_all(connection, names, serials)
     by_name = {each.name: each for each in locked}
-    for name in [name for name in names if name not in by_name]:
+    unknown = [name for name in names if name not in by_name]
+    for name in unknown:
         with refusals.of("device", name):
+            if len(unknown) <= _LOOKED_FOR:
+                raise no_such_device(connection, name)
             raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name!r}")
     whole = [by_name[name] for name in names if name in by_name]
     singly = certificates.of_devices_or_with_serials(connection, [], serials)

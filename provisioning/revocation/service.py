@@ -58,6 +58,7 @@ from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
 from provisioning.store.devices import Device, DeviceState
+from provisioning.store.near_devices import no_such_device
 from provisioning.store.side_by_side import go_alone
 
 log = structlog.get_logger(__name__)
@@ -246,7 +247,7 @@ def _to_be_ended(connection: Connection, end: _End, now: datetime) -> tuple[Devi
     voided = tokens.void(connection, end.name, now)  # Before the device: the store's lock order.
     device = devices.find(connection, end.name, for_update=True)
     if device is None:
-        raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {end.name[:80]!r}")
+        raise no_such_device(connection, end.name)
     if device.role is not Role.DEVICE:
         go_alone(connection)  # Whether an admin is left depends on all of them.
     check_the_service_is_not_ended(device)

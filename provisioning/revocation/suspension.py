@@ -62,6 +62,7 @@ from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
 from provisioning.store.devices import Device, DeviceState
+from provisioning.store.near_devices import no_such_device
 
 log = structlog.get_logger(__name__)
 
@@ -270,7 +271,7 @@ def _locked(connection: Connection, name: str) -> Device:
     """Return the device, locked; raise `Refused` if there is none."""
     device = devices.find(connection, name, for_update=True)
     if device is None:
-        raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name[:80]!r}")
+        raise no_such_device(connection, name)
     return device
 
 

@@ -138,7 +138,7 @@ class Database:
             result = await self._writer.run(conditioned(work), apart, short=short)
         except Refused as refusal:
             self._write_failed = self._write_failed or refusal.code is Code.UNAVAILABLE
-            self._lacks_something = self._lacks_something or lacks_something(refusal)
+            self._note(refusal)
             if is_read_only(refusal) and time.monotonic() - self._left_at >= _LEAVE_SECONDS:
                 await self._leave()
             raise
@@ -163,7 +163,11 @@ class Database:
 
     async def read(self, work: Callable[[Connection], ResultT]) -> ResultT:
         """Run *work* in a transaction that only reads, from one snapshot."""
-        return await self._reader.run(work)
+        try:
+            return await self._reader.run(work)
+        except Refused as refusal:
+            self._note(refusal)
+            raise
 
     async def survey(self, work: Callable[[Connection], ResultT]) -> ResultT:
         """Run *work*, which reads a large part of the store, perhaps for seconds, as `read` does; one at a time.
@@ -171,14 +175,22 @@ class Database:
         So several of them leave readers for whoever waits for an OCSP response, the feed or a page.
         """
         async with self._surveys:
-            return await self._reader.run(work)
+            return await self.read(work)
 
     async def look(self, work: Callable[[Connection], ResultT]) -> ResultT:
         """Run *work*, which asks a short question or two; each is answered as of the moment at which it is asked.
 
         On PostgreSQL it is cheaper than `read`, whose snapshot takes two journeys to the server more.
         """
-        return await self._looks.run(work, short=True)
+        try:
+            return await self._looks.run(work, short=True)
+        except Refused as refusal:
+            self._note(refusal)
+            raise
+
+    def _note(self, refusal: Refused) -> None:
+        """Remember that something is missing, until `probe` finds that it is not."""
+        self._lacks_something = self._lacks_something or lacks_something(refusal)
 
     async def _leave(self) -> None:
         """Connect anew with everything: the name may lead to another server by now, or to one that takes changes.

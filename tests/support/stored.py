@@ -52,6 +52,7 @@ class StoredBroker(MemoryBroker):
         self.store = SqliteStore(database)
         self.store._database.execute("PRAGMA synchronous=OFF")  # No machine dies in these tests, only brokers do.
         self.journal: Journal = recover(self.engine, self.store, now, now + WALL_OFFSET)
+        self.engine.tick(now)  # As the process does in its first second.
         self.engine.turn.after = self._release_what_needs_no_disk
 
     def settle(self) -> None:

@@ -23,7 +23,7 @@ from tests.support.key_updates import change_keys
 from tests.support.noted_error import Bystander, leave_error
 from tests.support.one_segment import OneSegmentClient
 from tests.support.pki import Pki, shared_pki
-from tests.support.tls_server import Server, Told, visit
+from tests.support.tls_server import Server, Told, talk_and_keep, visit
 
 
 @pytest.fixture
@@ -194,6 +194,23 @@ async def test_an_end_without_close_notify_is_an_end_too(server: Server, pki: Pk
 
     told, _ = await visit(server, client_context(pki.anchors, pki.device("meter-1").credential), vanish)
     assert await asyncio.wait_for(told.ended, 30) == "CLIENT_CLOSED"
+
+
+async def test_what_comes_after_the_end_has_no_effect(server: Server, pki: Pki) -> None:
+    """A session may still have something to write, and a verdict come that it waited for."""
+    told, _ = await visit(server, client_context(pki.anchors, pki.device("meter-1").credential), talk_and_keep)
+    transport = told.transport
+    assert transport is not None
+    await asyncio.wait_for(told.ended, 30)
+    async with asyncio.timeout(30):
+        while len(server.poller):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    for _ in range(2):
+        transport.settle(dozes=True)
+        transport.write([b"late"])
+        transport.close([b"later"])
+        transport.abort()
+    assert (transport.untaken, transport.unsent, len(server.poller), len(server.doze)) == (0, False, 0, 0)
 
 
 async def reset(server: Server, pki: Pki, *last_words: bytes, unread: int = 5) -> Told:

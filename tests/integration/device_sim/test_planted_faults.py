@@ -20,6 +20,7 @@ from device_sim.attack.revocation_list import chapter
 from device_sim.attack.verdict import Outcome, Verdict
 from device_sim.stage import processes
 from tests.support import planting
+from tests.support.planted_doors import AT_THE_OTHER_LISTENER, FOR_ANOTHER, NEVER_RELEASED, STAPLED
 from tests.support.planting import Fault
 
 ENFORCEMENT = "broker/revocation/enforcement.py"
@@ -108,11 +109,11 @@ def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     return planted
 
 
-async def failed(directory: Path, cases: Sequence[Case]) -> dict[str, str]:
+async def failed(directory: Path, cases: Sequence[Case], *, websocket: bool = False) -> dict[str, str]:
     """Return the reason of each of *cases* that failed."""
     place = directory / "run"
     place.mkdir()
-    async with fleetgate(place) as target:
+    async with fleetgate(place, websocket=websocket) as target:
         found: list[Outcome] = await run.run(target, cases, lambda _: None)
     return {each.name: each.judgement.why for each in found if each.verdict is Verdict.FAIL}
 
@@ -136,6 +137,67 @@ async def test_late_and_lax_revocations_are_found(tmp_path: Path, plant: object)
         "45-crl-in-order": "who has that takes the new list for an old one",
     }
     assert_found(await failed(tmp_path, pick(CATALOGUE, [",".join(expected)])), expected)
+
+
+GOT_IT = "the attack succeeded: it got a certificate"
+DONE = "the service did what it was asked"
+LET_IN = "the attack succeeded: the broker let it in"
+
+
+@pytest.mark.timeout(400)
+async def test_what_is_granted_to_another_is_found(tmp_path: Path, plant: object) -> None:
+    plant(*FOR_ANOTHER)  # type: ignore[operator]
+    expected = {
+        "7-resumed-suspended": LET_IN,
+        "19-resumed-other-client-id": LET_IN,
+        "24-enrolled-broker": LET_IN,
+        "44-pending-other-key": GOT_IT,
+        "44-pending-other-name": GOT_IT,
+        "44-group-token-elsewhere": GOT_IT,
+        "44-renews-suspended-device": GOT_IT,
+        "44-service-as-operator": DONE,
+        "44-broker-as-operator": DONE,
+        "44-device-follows": DONE,
+        "44-device-as-broker": DONE,
+        "45-suspended": "after suspend the OCSP responder says: good",
+    }
+    assert_found(await failed(tmp_path, pick(CATALOGUE, [",".join(expected)])), expected)
+
+
+@pytest.mark.timeout(400)
+async def test_a_device_that_is_never_released_and_a_wrong_staple_are_found(tmp_path: Path, plant: object) -> None:
+    plant(NEVER_RELEASED, *STAPLED)  # type: ignore[operator]
+    cases = [*pick(chapter.cases, ["16"]), *pick(CATALOGUE, ["21-resumed,45-staple,45-staple-of-revoked"])]
+    no_answer = "the broker staples what is no answer about its certificate"
+    expected = {
+        "16-suspended": "the device is still not let in",
+        "21-resumed": "the device is still not let in",
+        "45-staple": no_answer,
+        "45-staple-of-revoked": no_answer,
+    }
+    assert_found(await failed(tmp_path, cases), expected)
+
+
+WEBSOCKET = {
+    "3-resumed-expired": LET_IN,
+    "5-revoked": LET_IN,
+    "6-revoked-live": "still open at the deadline",
+    "7-resumed": LET_IN,
+    "19-other-client-id": LET_IN,
+    "21-suspended": LET_IN,
+    "35-other-topic-qos1": "the attack succeeded",
+    "36-other-commands": "the attack succeeded",
+}
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("websocket", [False, True])
+async def test_what_only_the_websocket_listener_lets_in_is_found_there(
+    tmp_path: Path, plant: object, websocket: bool
+) -> None:
+    plant(*AT_THE_OTHER_LISTENER)  # type: ignore[operator]
+    found = await failed(tmp_path, pick(CATALOGUE, [",".join(WEBSOCKET)]), websocket=websocket)
+    assert_found(found, WEBSOCKET if websocket else {})
 
 
 @pytest.mark.timeout(400)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -59,10 +60,11 @@ async def test_a_suspension_and_its_end_are_seen_everywhere(
     assert ": good" in ocsp_says(service, enrolled)
     in_crl(service, enrolled, None)
     events = []
-    async for event in follow(service.https, service.bundle, service.operator, after):
-        if isinstance(event, Current):
-            break
-        events.append(event)
+    async with aclosing(follow(service.https, service.bundle, service.operator, after)) as feed:
+        async for event in feed:
+            if isinstance(event, Current):
+                break
+            events.append(event)
     hold, release = events
     assert isinstance(hold, RevocationEvent)
     assert hold.revocation.reason is RevocationReason.CERTIFICATE_HOLD

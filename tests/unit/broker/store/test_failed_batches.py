@@ -132,7 +132,7 @@ def test_a_probe_that_succeeds_ends_the_failure_though_nothing_is_left_to_write(
 
 def test_what_is_over_is_struck_from_a_batch_that_could_not_be_written(journal: Journal) -> None:
     first, second = Message(b"t", b"x", 2), Message(b"t", b"y", 1)
-    row, other = journal.new_session(), journal.new_session()
+    row, other = journal.new_session("a", "owner"), journal.new_session("b", "owner")
     journal.save_session(row, ("s",))
     journal.subscribe(row, "t", ())
     journal.incoming(row, 5, known=True)

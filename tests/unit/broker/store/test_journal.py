@@ -153,7 +153,7 @@ def test_a_message_that_is_given_to_another_after_all_gets_a_new_row(journal: Jo
 
 
 def test_a_session_takes_what_was_noted_for_it_along(journal: Journal) -> None:
-    row = journal.new_session()
+    row = journal.new_session("a", "owner")
     assert row == 8
     journal.save_session(row, ("s",))
     journal.subscribe(row, "t", ())

@@ -55,6 +55,10 @@ async def test_all_who_wait_for_a_lock_of_another_program_are_told_so_when_one_h
         try:
             await database.write(count)
             await database.look(find)
+
+            def failed() -> bool:
+                return database.write_failed
+
             ways: dict[str, Callable[[int], Coroutine[None, None, object]]] = {
                 "write": lambda _: database.write(count),
                 "short": lambda _: database.write(count, short=True),
@@ -71,7 +75,12 @@ async def test_all_who_wait_for_a_lock_of_another_program_are_told_so_when_one_h
                 assert took < MANY * WAIT / 3, "they do not wait one after the other"
                 late = await asyncio.gather(ask(MANY), return_exceptions=True)
                 assert is_unavailable(late[0])
+                assert failed()
+                with pytest.raises(Refused):
+                    await database.probe()
             assert any("another program has locked what is needed" in str(each.get("detail")) for each in logged)
+            await database.probe()
+            assert not failed()
             again = await asyncio.gather(*(ask(number) for number in range(MANY)), return_exceptions=True)
             assert not any(isinstance(each, BaseException) for each in again), again
         finally:

@@ -1,0 +1,97 @@
+"""Case 45, continued: the OCSP response that the broker staples about its own certificate (RFC 6066 §8).
+
+A device that asks relies on it, and has nothing else that would tell it of a stolen broker's key.
+
+Rules
+-----
+1. A staple counts if it is about the certificate that is shown, signed as it must be, and in date (RFC 6960 §3.2).
+2. No staple is no finding: none is owed, and who must have one refuses a server without.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+
+from cryptography import x509
+
+from device_sim.attack.asking import desk_of
+from device_sim.attack.case import Chapter
+from device_sim.attack.issuer import Paper
+from device_sim.attack.scene import Scene
+from device_sim.attack.target import BrokenPromise, Impossible
+from device_sim.attack.verdict import ClosedBy, Layer, Seen
+from provisioning.pki.ocsp import Answer, OcspRefused, ask, read_answer, responders
+from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.stapling import ask_for_staple, staple_in
+
+_GOOD, _NOT_GOOD = "tls staple-good", "tls staple-not-good"
+_LATEST = 30.0
+_LOOK_AGAIN = 0.1
+
+chapter = Chapter()
+case = chapter.case
+
+
+async def _shown(scene: Scene, paper: Paper) -> tuple[x509.Certificate, bytes]:
+    """Return the broker's certificate, and the staple that came with it; empty: none."""
+    context = scene.context(paper.pem)
+    if not ask_for_staple(context):
+        raise Impossible("this Python cannot ask for a staple")
+    client = await scene.dial(context)
+    try:
+        der = client.socket.getpeercert(binary_form=True) or b""
+        inner = client.socket._sslobj  # type: ignore[attr-defined]  # noqa: SLF001 - `ssl` does not hand out staples.
+        return x509.load_der_x509_certificate(der), staple_in(inner)
+    finally:
+        client.close()
+
+
+def _read(scene: Scene, certificate: x509.Certificate, der: bytes) -> Answer:
+    """Return what the staple *der* says about *certificate*; raise `BrokenPromise` if no device could accept it."""
+    issuer, serial = scene.target.ca_certificate, certificate.serial_number
+    try:
+        return read_answer(der, ask(serial, issuer, nonce=False), serial, issuer, datetime.now(UTC))
+    except OcspRefused as error:
+        raise BrokenPromise(f"the broker staples what is no answer about its certificate: {error}") from error
+
+
+@case("45-staple", "asks for the broker's staple: it is about the broker's certificate, signed and in date", _GOOD)
+async def _about_itself(scene: Scene) -> Seen:
+    certificate, der = await _shown(scene, await scene.device())
+    if not responders(certificate):
+        raise Impossible("the broker's certificate names no OCSP responder")
+    if not der:
+        raise Impossible("the broker staples nothing")
+    answer = _read(scene, certificate, der)
+    if not answer.known or answer.revoked_at is not None:
+        raise BrokenPromise("by its staple the broker's certificate is revoked, or unknown")
+    return Seen(Layer.TLS, "staple-good", f"until {answer.fresh_until:%H:%M:%S} UTC", ClosedBy.NOBODY)
+
+
+@case("45-staple-of-revoked", "asks a broker that has been revoked for its staple: that does not say good", _NOT_GOOD,
+      limit=lambda _: _LATEST, last=True)  # fmt: skip
+async def _of_a_revoked_one(scene: Scene) -> Seen:
+    if scene.target.registry is None:
+        raise Impossible("there is no other broker of the fleet that could be revoked")
+    desk, paper = desk_of(scene), await scene.device()
+    async with scene.target.registry() as endpoint:
+        other = scene.at(endpoint)
+        try:
+            certificate, der = await _shown(other, paper)
+            if not der or _read(other, certificate, der).revoked_at is not None:
+                raise Impossible("that broker staples nothing while it is good")
+            serial = f"{certificate.serial_number:x}"
+            await desk.operator.revoke(serial=serial, reason=RevocationReason.KEY_COMPROMISE)
+            started = time.monotonic()
+            while True:
+                _, der = await _shown(other, paper)
+                if not der or _read(other, certificate, der).revoked_at is not None:
+                    told = "revoked" if der else "nothing"
+                    return Seen(Layer.TLS, "staple-not-good", f"it says {told}", ClosedBy.NOBODY).since(started)
+                if time.monotonic() > started + _LATEST:
+                    raise BrokenPromise(f"{_LATEST:.0f} s after its revocation the broker staples that it is good")
+                await asyncio.sleep(_LOOK_AGAIN)
+        finally:
+            await other.close()

@@ -1,0 +1,86 @@
+"""The simulator's WebSocket against wsproto's, an implementation by others, however the bytes are cut."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, Request
+
+from device_sim.link.websocket import NotUpgraded, NotWebSocket, WebSocket
+
+LENGTHS = st.one_of(st.integers(0, 130), st.integers(65_530, 65_540))
+
+
+def upgraded() -> tuple[WebSocket, WSConnection, bytes]:
+    """Return both ends, and the server's answer, which the client has not read."""
+    ours, theirs = WebSocket("localhost"), WSConnection(ConnectionType.SERVER)
+    theirs.receive_data(ours.request)
+    (request,) = theirs.events()
+    assert isinstance(request, Request)
+    assert request.subprotocols == ["mqtt"]
+    return ours, theirs, theirs.send(AcceptConnection(subprotocol="mqtt"))
+
+
+@given(st.lists(LENGTHS, max_size=4))
+def test_what_is_framed_is_read_by_others(lengths: list[int]) -> None:
+    ours, theirs, _ = upgraded()
+    sent = [bytes(i % 251 for i in range(length)) for length in lengths]
+    theirs.receive_data(b"".join(map(ours.framed, sent)))
+    assert b"".join(event.data for event in theirs.events() if isinstance(event, BytesMessage)) == b"".join(sent)
+
+
+@given(st.lists(LENGTHS, max_size=4), st.lists(st.integers(0, 70_000), max_size=6))
+def test_what_others_frame_is_read_however_it_is_cut(lengths: list[int], cuts: list[int]) -> None:
+    ours, theirs, answer = upgraded()
+    sent = [bytes(i % 251 for i in range(length)) for length in lengths]
+    data = answer + b"".join(theirs.send(BytesMessage(each)) + theirs.send(Ping()) for each in sent)
+    edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+    pieces = [data[start:end] for start, end in itertools.pairwise(edges)]
+    assert b"".join(map(ours.unframed, pieces)) == b"".join(sent)
+
+
+def test_a_message_in_several_frames_is_one_stretch_of_bytes() -> None:
+    ours, theirs, answer = upgraded()
+    first = theirs.send(BytesMessage(b"ab", message_finished=False))
+    assert ours.unframed(answer + first + theirs.send(BytesMessage(b"cd"))) == b"abcd"
+
+
+def test_nothing_is_read_behind_the_end() -> None:
+    ours, theirs, answer = upgraded()
+    data = theirs.send(BytesMessage(b"last")) + theirs.send(CloseConnection(1000))
+    assert ours.unframed(answer + data + b"\x82\x01x") == b"last"
+    assert ours.closed
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"HTTP/1.1 403 Forbidden\r\n\r\n", "HTTP/1.1 403 Forbidden"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: x\r\n\r\n", "another Sec-WebSocket-Accept"),
+        (b"x" * 20_000, "an answer without end"),
+    ],
+)
+def test_a_server_that_does_not_upgrade_is_reported(answer: bytes, words: str) -> None:
+    with pytest.raises(NotUpgraded, match=words):
+        WebSocket("localhost").unframed(answer)
+
+
+def test_a_server_that_forgets_the_subprotocol_is_reported() -> None:
+    ours, theirs = WebSocket("localhost"), WSConnection(ConnectionType.SERVER)
+    theirs.receive_data(ours.request)
+    list(theirs.events())
+    with pytest.raises(NotUpgraded, match="without the subprotocol mqtt"):
+        ours.unframed(theirs.send(AcceptConnection()))
+
+
+@pytest.mark.parametrize(
+    ("frame", "words"), [(b"\x82\x81abcde", "a masked frame"), (b"\x81\x01x", "a frame of type 1")]
+)
+def test_a_frame_that_no_server_may_send_is_reported(frame: bytes, words: str) -> None:
+    ours, _, answer = upgraded()
+    with pytest.raises(NotWebSocket, match=words):
+        ours.unframed(answer + frame)
