@@ -1,8 +1,9 @@
-"""What all tests share: imports, a PostgreSQL server a worker, order, when garbage is collected, no log of others."""
+"""What all tests share: imports, a PostgreSQL server a worker, where they write, order, garbage, no log of others."""
 
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from collections.abc import Generator, Iterator
 from typing import Any, Final
@@ -12,6 +13,7 @@ import structlog
 from hypothesis import settings
 
 from tests.support import programs
+from tests.support.memory_place import memory_place
 from tests.support.postgresql import PostgresqlServer
 
 # A machine may be busy with other tests: an example takes as long as it needs.
@@ -46,6 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # does not, and is sent Ctrl-C.
     if imported := getattr(config, "workerinput", {}).get("imported"):
         programs.join(*imported)
+    if (memory := memory_place(runs_programs=True)) is not None:  # Before pytest makes the first directory of a test.
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
 
 
 @pytest.hookimpl(trylast=True)

@@ -14,17 +14,21 @@ Rules
    (docs/decisions/0224-departed-clients-are-closed-before-tls.md). Without TLS a client may send its request and
    nothing more.
 2. A place is given back when the connection has ended, for whatever reason.
-3. A connection of a proxy begins with a PROXY header (`provisioning.program.proxy_arrivals`), and has a place when that
+3. A handshake that takes too long ends with a reset. Where large packets vanish on the way the end of the stream would
+   wait behind our part of the handshake, and a client without a time limit of its own for that, for ever.
+4. A connection of a proxy begins with a PROXY header (`provisioning.program.proxy_arrivals`), and has a place when that
    has come: as one of the client's address. Before that it counts for no address, and has a bound of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
 import socket
 import ssl
+import struct
 from collections.abc import Callable
 from typing import Final
 
@@ -52,6 +56,8 @@ _PAUSE: Final = 1.0
 _TELL_AGAIN: Final = 60.0
 _GONE: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EINTR})
 """Errors of one connection; all others are the listening socket's, or the process's."""
+
+_RESET: Final = struct.pack("ii", 1, 0)
 
 Make = Callable[[Place, Address | None], asyncio.Protocol]
 """Makes the protocol of a connection; it gives the place back when the connection is lost.
@@ -162,6 +168,8 @@ class Door:
     async def _shake_hands(self, accepted: socket.socket, host: str, place: Place, client: Address | None) -> None:
         seconds = None if self._context is None else _HANDSHAKE_SECONDS
         see_out_if_refused(accepted)
+        # Begun before the event loop's own, so due before it.
+        late = None if seconds is None else self._loop.call_later(seconds, _have_it_reset, accepted)
         try:
             await self._loop.connect_accepted_socket(
                 lambda: self._make(place, client), accepted, ssl=self._context, ssl_handshake_timeout=seconds
@@ -172,6 +180,9 @@ class Door:
         except BaseException:
             place.leave()
             raise
+        finally:
+            if late is not None:
+                late.cancel()
 
     def _tell(self, host: str) -> None:
         now = self._loop.time()
@@ -185,3 +196,9 @@ class Door:
                 lost=self._places.lost,
                 turned_away=self._places.turned_away,
             )
+
+
+def _have_it_reset(accepted: socket.socket) -> None:
+    """Let the end of the connection, which is near, be RST."""
+    with contextlib.suppress(OSError):  # It has ended.
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

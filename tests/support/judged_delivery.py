@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from device_sim.attack import run
@@ -25,6 +27,29 @@ OF_MOSQUITTO = {
     "18-taken-over-will-clean": "its will was never sent",
 }
 """What mosquitto 2.0.21 itself gets wrong (docs/delivery.md)."""
+
+
+Trial = tuple[Callable[[], OneFault], str, dict[str, str]]
+"""What makes a fault, the cases that are tried, and the text of each that must be against the broker."""
+_AT_ONCE = 4
+"""Trials that run at the same time: each waits, most of the time, for what a fault has swallowed."""
+
+
+def together(trials: Sequence[Trial]) -> list[Sequence[Trial]]:
+    """Return *trials* in groups, for `assert_each_found`."""
+    return [trials[first : first + _AT_ONCE] for first in range(0, len(trials), _AT_ONCE)]
+
+
+async def assert_each_found(directory: Path, trials: Sequence[Trial], *, older: bool = False) -> None:
+    """Check that each of *trials*, at a broker of its own, finds what it must, and nothing else."""
+    places = [directory / str(number) for number in range(len(trials))]
+    for place in places:
+        place.mkdir()
+    found = await asyncio.gather(
+        *(found_in(place, fault(), only, older=older) for place, (fault, only, _) in zip(places, trials, strict=True))
+    )
+    for each, (_, _, expected) in zip(found, trials, strict=True):
+        assert_found(each, expected)
 
 
 async def found_in(directory: Path, fault: OneFault, only: str, *, older: bool = False) -> dict[str, str]:

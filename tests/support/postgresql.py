@@ -37,11 +37,11 @@ from provisioning.store import schema
 from provisioning.store.database import Database
 from tests.support import outlived
 from tests.support.kept_database import KeptDatabase
+from tests.support.memory_place import ROOM, memory_place
 
 START_SECONDS = 60
 AUDIT_KEY = b""
 _TEMPLATE = "fleet_template"
-_ROOM = 4 * 2**30
 _OFF = ("fsync", "synchronous_commit", "full_page_writes", "autovacuum")
 
 
@@ -58,7 +58,7 @@ class PostgresqlServer:
         self.port = 0
 
     def __enter__(self) -> Self:
-        memory = _memory()
+        memory = memory_place()
         self._directory = Path(tempfile.mkdtemp(prefix="fleetgate-postgresql-", dir=memory))
         self._mounted = memory is None and _mount_memory(self._directory)
         self._data = self._directory / "data"
@@ -244,18 +244,11 @@ def binary(name: str) -> str:
     return binary
 
 
-def _memory() -> Path | None:
-    """Return an in-memory file system with room for what the largest tests write; None: there is none."""
-    place = Path("/dev/shm")  # noqa: S108 - a directory is made there, with a name that nobody can guess
-    usable = place.is_dir() and os.access(place, os.W_OK) and shutil.disk_usage(place).free > _ROOM
-    return place if usable else None
-
-
 def _mount_memory(place: Path) -> bool:
     """Mount an in-memory file system at *place*; return whether that is possible here."""
     if os.geteuid() != 0:
         return False
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={_ROOM},mode=0700", "none", str(place)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={ROOM},mode=0700", "none", str(place)]
     return subprocess.run(mount, capture_output=True, check=False).returncode == 0
 
 

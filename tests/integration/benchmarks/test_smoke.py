@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 SOURCE = Path(__file__).parents[3]
 
@@ -72,6 +75,18 @@ def test_certificates_ocsp_and_revocations_are_measured_beside_cfssl_on_both_sto
             assert theirs[f"{kind}_rate"] > 0
         assert ours["memory_end"] > theirs["memory_end"] > 0
     assert figures["facts"]["already_revoked"] == 100
+
+
+def test_a_device_gets_in_over_a_link_with_a_long_delay(tmp_path: Path) -> None:
+    if os.geteuid() != 0 or not Path("/dev/net/tun").exists():
+        pytest.skip("only root makes network namespaces with TUN devices")
+    made = subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False)
+    if made.returncode != 0 or shutil.which("ip") is None:
+        pytest.skip("no network namespace can be made here")
+    link = run(tmp_path, "far_devices")["links"]["600 ms"]
+    assert link["attempts"] == 1
+    (seconds,) = link["seconds"]
+    assert seconds > 1.8, "TCP, TLS and MQTT take a round trip each"
 
 
 def test_the_broker_without_checks_is_only_ever_a_benchmarks_part() -> None:

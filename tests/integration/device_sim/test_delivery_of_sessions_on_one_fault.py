@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,8 @@ from tests.support.delivery_faults import (
     SendsAgainWithoutDup,
     SendsTheWillOfWhoReturned,
 )
-from tests.support.judged_delivery import IMPATIENT, OF_MOSQUITTO, assert_found, found_in
-from tests.support.one_fault import OneFault, Passage
+from tests.support.judged_delivery import IMPATIENT, OF_MOSQUITTO, Trial, assert_each_found, together
+from tests.support.one_fault import Passage
 from tests.support.session_faults import (
     AssignsOne,
     ChangesConnacks,
@@ -171,8 +171,8 @@ RETURNS_OTHERWISE = {
 
 
 @pytest.mark.parametrize(
-    ("fault", "only", "expected"),
-    [
+    "trials",
+    together([
         (lambda: Loses(second_retained), "10-many,10-stored*,10-outlives", {"10-many": "at two topics: not all came"}),
         (ForgetsWithTheSession, "10", {"10-outlives": "what is retained: not all came"}),
         (
@@ -336,9 +336,7 @@ RETURNS_OTHERWISE = {
             IgnoresGoodbyes, "21",
             {"21-session-ended-at-goodbye": STILL_THERE, "21-session-prolonged-at-goodbye": GONE},
         ),
-    ],
+    ]),
 )  # fmt: skip
-async def test_a_fault_is_found_where_it_is(
-    tmp_path: Path, fault: Callable[[], OneFault], only: str, expected: dict[str, str]
-) -> None:
-    assert_found(await found_in(tmp_path, fault(), only), expected)
+async def test_faults_are_found_where_they_are(tmp_path: Path, trials: Sequence[Trial]) -> None:
+    await assert_each_found(tmp_path, trials)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,8 @@ from broker.mqtt.packets import Publish
 from device_sim.attack import run
 from device_sim.attack.scene import Scene
 from tests.support.delivery_faults import ChangesSubscriptions, SendsAgainUnderAnotherIdentifier
-from tests.support.judged_delivery import IMPATIENT, OF_MOSQUITTO, assert_found, found_in
-from tests.support.one_fault import OneFault, Passage
+from tests.support.judged_delivery import IMPATIENT, OF_MOSQUITTO, Trial, assert_each_found, together
+from tests.support.one_fault import Passage
 from tests.support.subscription_faults import (
     AnswersInReverse,
     ChangesFilters,
@@ -132,8 +132,8 @@ def borne(ids: str, due: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("fault", "only", "expected"),
-    [
+    "trials",
+    together([
         (
             lambda: ChangesFilters(for_everybody), "13",
             own("13") | dict.fromkeys([*SHARING, "13-share-all-away"], MORE)
@@ -339,9 +339,7 @@ def borne(ids: str, due: str) -> str:
         (lambda: Loses(with_long_topic), "19", {"19-long-topic": "not all came that cmd/# matches"}),
         (lambda: Loses(behind_a_hundred), "20", {"20-many-queued": "of 300 queued messages not all came"}),
         (LosesTheLast, "15-many-listeners,15-local", {"15-many-listeners": "nothing came to subscriber"}),
-    ],
+    ]),
 )  # fmt: skip
-async def test_a_fault_is_found_where_it_is(
-    tmp_path: Path, fault: Callable[[], OneFault], only: str, expected: dict[str, str]
-) -> None:
-    assert_found(await found_in(tmp_path, fault(), only), expected)
+async def test_faults_are_found_where_they_are(tmp_path: Path, trials: Sequence[Trial]) -> None:
+    await assert_each_found(tmp_path, trials)

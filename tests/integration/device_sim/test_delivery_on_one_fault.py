@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -51,7 +51,15 @@ from tests.support.delivery_faults import (
     SwallowsUsedIdentifiers,
     TellsOneLife,
 )
-from tests.support.judged_delivery import IMPATIENT, OF_MOSQUITTO, assert_found, found_in
+from tests.support.judged_delivery import (
+    IMPATIENT,
+    OF_MOSQUITTO,
+    Trial,
+    assert_each_found,
+    assert_found,
+    found_in,
+    together,
+)
 from tests.support.one_fault import OneFault, with_fault
 from tests.support.programs import REPOSITORY, forking_python
 
@@ -90,10 +98,13 @@ RETURNING = ["7-publish-again", "7-publish-unanswered", "7-release-again", "7-id
 WILLS = "1,2,3,4"
 
 
+async def test_without_a_fault_nothing_is_found_but_what_mosquitto_does_itself(tmp_path: Path) -> None:
+    assert_found(await found_in(tmp_path, OneFault(), "*"), OF_MOSQUITTO | UNKILLED)
+
+
 @pytest.mark.parametrize(
-    ("fault", "only", "expected"),
-    [
-        (OneFault, "*", OF_MOSQUITTO | UNKILLED),
+    "trials",
+    together([
         (
             SendsWillsAnyway, WILLS,
             NO_SESSION | dict.fromkeys(["2-goodbye", "3-delay-goodbye"], GOODBYE)
@@ -260,12 +271,10 @@ WILLS = "1,2,3,4"
             {"10-live-as-published": "RETAIN was 1 1", "10-stored": "what is retained: not all came"},
         ),
         (NeverClears, "10", {"10-cleared": "what was cleared is retained still"}),
-    ],
+    ]),
 )  # fmt: skip
-async def test_a_fault_is_found_where_it_is(
-    tmp_path: Path, fault: Callable[[], OneFault], only: str, expected: dict[str, str]
-) -> None:
-    assert_found(await found_in(tmp_path, fault(), only), expected)
+async def test_faults_are_found_where_they_are(tmp_path: Path, trials: Sequence[Trial]) -> None:
+    await assert_each_found(tmp_path, trials)
 
 
 OLDER = {f"{name}-311": words for name, words in OF_MOSQUITTO.items() if name == "18-taken-over-will-at-once"}

@@ -212,6 +212,29 @@ async def test_who_fails_the_handshake_gives_his_place_back() -> None:
 NO_TLS = b"GET / HTTP/1.1\r\n\r\n"
 NO_HELLO = b"\x16\x03\x01\x00\x05hello"
 LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=["asyncio", "uvloop"])
+def test_who_takes_too_long_for_the_handshake_is_reset(
+    loop: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the stream would wait behind a hello that does not get through, and the client for that."""
+    monkeypatch.setattr(door_module, "_HANDSHAKE_SECONDS", 0.2)
+    context = server_context(
+        shared_pki().broker().credential, shared_pki().anchors, client_certificate=ClientCertificate.OPTIONAL
+    )
+
+    async def waits() -> None:
+        places = Places(2)
+        async with opened(places, context=context) as (_, client):
+            with pytest.raises(ConnectionResetError):
+                await asyncio.get_running_loop().sock_recv(client, 100)
+            await empty(places)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(waits())
+
+
 UNEXPECTED_MESSAGE = b"\x15\x03\x03\x00\x02\x02\x0a"
 
 

@@ -166,6 +166,31 @@ async def test_a_queue_that_is_full_takes_no_more_and_forgets_what_nobody_decide
     await pending(fleet, "meter-3", label="line")
 
 
+async def test_what_is_decided_takes_no_place_and_is_not_forgotten_nor_is_another_group_s(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("provisioning.enrolment.ways.approval.MAXIMUM_PENDING", 2)
+    for name in ("line", "other"):
+        await group(fleet, "approval", name=name)
+    service = ApprovalService(fleet.database, fleet.clock)
+    approved, denied, elsewhere = (generate_key() for _ in range(3))
+    numbers = [await pending(fleet, name, key=key, label="line") for name, key in (("a", approved), ("d", denied))]
+    for number, approve in zip(numbers, (True, False), strict=True):
+        await service.decide(number, approve=approve, by="boss")
+    waits = await pending(fleet, "meter-9", key=elsewhere, label="other")
+    found, _ = await service.page(limit=9, after=0, group="other", state=None)
+    assert [each.id for each in found] == [waits]
+    found, _ = await service.page(limit=9, after=numbers[0], group="line", state=None)
+    assert [each.id for each in found] == numbers[1:]
+    for name in ("meter-1", "meter-2"):
+        await pending(fleet, name, label="line")
+    fleet.clock.advance(timedelta(days=7, seconds=1))
+    await pending(fleet, "meter-3", label="line")
+    assert await pending(fleet, "meter-9", key=elsewhere, label="other") == waits
+    assert await refusal(fleet, "d", key=denied, label="line") is Code.APPROVAL_DENIED
+    await enrol(fleet, "a", key=approved, label="line")
+
+
 async def test_one_address_does_not_take_every_place_of_the_queue(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,22 @@ async def test_a_listed_key_lets_its_device_in_and_a_listed_name_alone_does_not(
     assert await refusal(fleet, "meter-3", token=token) is Code.NOT_LISTED
 
 
+async def test_an_entry_is_replaced_and_removed_in_its_own_list_and_no_other_goes(fleet: Fleet) -> None:
+    service = DeviceListService(fleet.database, fleet.clock)
+    both: list[tuple[str, str | None]] = [("meter-1", None), ("meter-2", None)]
+    for name in ("line", "other"):
+        await service.add(name, both, by="admin")
+
+    async def entries(name: str) -> list[tuple[str, bool]]:
+        return [(each.name, each.spki_sha256 is not None) for each in await service.page(name, limit=9, after=None)]
+
+    await service.add("line", [("meter-2", "00" * 32)], by="admin")
+    assert await entries("line") == [("meter-1", False), ("meter-2", True)]
+    await service.remove("line", "meter-1", by="admin")
+    assert await entries("line") == [("meter-2", True)]
+    assert await entries("other") == [("meter-1", False), ("meter-2", False)]
+
+
 async def test_a_list_takes_what_is_right_and_names_what_is_wrong(fleet: Fleet) -> None:
     errors = await listed(fleet, ("meter-1", None), ("a b", None), ("meter-2", "zz"), ("meter-1", None), ("", None))
     assert list(errors) == [1, 2, 3, 4]

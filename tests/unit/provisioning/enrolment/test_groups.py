@@ -56,7 +56,10 @@ async def test_a_closed_group_lets_nobody_in_and_keeps_who_is_in(fleet: Fleet) -
     with pytest.raises(Refused, match="WAY_REFUSED: a token could not be used"):
         await fleet.token()
     await fleet.reenrol(inside, successor_csr(inside))
+    await group(fleet, "south")
+    before = await fleet.groups.find("south")
     await fleet.groups.change("north", {"ways": parse_ways(["token"])}, by="admin")
+    assert await fleet.groups.find("south") == before
     await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", token))
 
 

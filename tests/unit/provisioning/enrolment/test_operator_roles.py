@@ -4,6 +4,8 @@ import json
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import select, update
+from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.authentication import authenticate_operator
@@ -13,8 +15,10 @@ from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import audit, operators
+from provisioning.store import audit, operators, unfinished_key_ends
+from provisioning.store.certificates_of_key import DeviceKey
 from provisioning.store.devices import DeviceState
+from provisioning.store.tables import certificates, devices
 from tests.support.fleet import Fleet
 from tests.support.requests import csr_der
 
@@ -70,6 +74,24 @@ async def test_an_admin_whose_certificates_are_revoked_or_have_ended_is_none_who
     assert [each.good_until for each in await service.every() if each.grant.name != "anna"] == [None, carls]
     assert (await service.grant("anna", OperatorRole.ENROLLER, by="anna")).role is OperatorRole.ENROLLER, "carl is left"
     await service.grant("anna", OperatorRole.ADMIN, by="carl")
+
+    def report(connection: Connection) -> DeviceKey:
+        """Have the key of carl's certificate reported as compromised; the certificate is still to be revoked."""
+        of_carl = select(certificates.c.device_id, certificates.c.spki_sha256).join(devices)
+        key = DeviceKey(*connection.execute(of_carl.where(devices.c.name == "carl")).one())
+        unfinished_key_ends.begin(connection, [key], invalidity_date=None, ended_at=fleet.clock(), ended_by="anna")
+        return key
+
+    reported = await fleet.database.write(report)
+    assert [each.good_until for each in await service.every() if each.grant.name != "anna"] == [None, None]
+    assert (await refusal(fleet, "anna", OperatorRole.ENROLLER)).code is Code.LAST_ADMIN
+    await fleet.database.write(lambda connection: unfinished_key_ends.finish(connection, reported))
+    carl = update(devices).where(devices.c.name == "carl")
+    for ended in ("suspended_at", "revoked_at", "decommissioned_at"):  # His certificate is still to be revoked.
+        for at in (fleet.clock(), None):
+            assert at or (await refusal(fleet, "anna", OperatorRole.ENROLLER)).code is Code.LAST_ADMIN
+            change = carl.values({ended: at})
+            await fleet.database.write(lambda connection, change=change: connection.execute(change))  # type: ignore[misc]
     fleet.clock.advance(timedelta(hours=1))
     assert [each.good_until for each in await service.every() if each.grant.name != "anna"] == [None, None]
     assert (await refusal(fleet, "anna", OperatorRole.ENROLLER)).code is Code.LAST_ADMIN

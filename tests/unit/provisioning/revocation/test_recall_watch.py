@@ -203,6 +203,8 @@ async def test_a_stricter_setting_is_for_the_devices_of_its_own_manufacturer(fle
     idevid = other.idevid("SN18")[0]
     await enrol(fleet, "SN18", certificate=idevid)
     await is_to(fleet, RevokedDevices.SUSPEND, "other")
+    terms = ManufacturerService(fleet.database, fleet.clock, nothing)
+    assert (await terms.find("acme")).revoked_devices is RevokedDevices.REPORT
     await give_list(fleet, listed(other, idevid), "other")
     watch = watch_of(fleet)
     assert await watch.look() == 1
