@@ -15,7 +15,7 @@ Rules
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from itertools import chain
 
@@ -125,7 +125,10 @@ class SessionRegistry:
             seconds = [second for second in range(first, last + 1) if second in self._schedule]
         for second in seconds:
             filed = [(each.scheduled_at, each) for each in self._schedule.get(second, ())]
-            for when, session in sorted(((when, each) for when, each in filed if when is not None), key=_first):
+            left = deque(sorted(((when, each) for when, each in filed if when is not None), key=_first))
+            filed.clear()
+            while left:  # Not kept until all were yielded: to free ten thousand at once would hold up everybody.
+                when, session = left.popleft()
                 if when <= now and session.scheduled_at == when:
                     self._unfile(session)
                     if self.has(session):
