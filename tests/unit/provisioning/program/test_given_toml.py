@@ -56,6 +56,12 @@ def test_what_strings_and_comments_say_counts_for_nothing() -> None:
             "[x]\na = 1\n[y] # [x]\nb = 1\n[ x ]\nc = 1",
             "[x] is there twice, at lines 1 and 5: put what is below both below one",
         ),
+        ("a = [\n {b = 1},\n {b = 1},\n]\nc = 1\nc = 2", "c is there twice, at lines 5 and 6: leave one of them"),
+        ("a = [\n[1],\n[1],\n]\nb = 1\nb = 2", "b is there twice, at lines 5 and 6: leave one of them"),
+        (
+            "[t]\na = [[1], [\n2]] # [t]\n[u]\na = {x = {y = 1}}\n[t.v]\na = 1\na = 2",
+            "t.v.a is there twice, at lines 7 and 8: leave one of them",
+        ),
         ("a = 1\n[a]\nb = 1", "a is there as a key and as a table, at lines 1 and 2: leave one of them"),
         ("a.b = 1\na = 2", "Cannot overwrite a value (at end of document)"),
     ],
