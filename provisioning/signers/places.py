@@ -54,7 +54,11 @@ class SignerPlaces:
         If a later step fails, call `discard` with the returned signer.
         """
         if self.holds(ca):
-            raise ConfigurationError(f"{self.files.directory} has a key of {ca} already: it is not overwritten")
+            held = next(path for path in (self.files.key(ca), self.files.token_key(ca)) if path.exists())
+            raise ConfigurationError(
+                f"{self.files.directory} has a key of {ca} already: it is not overwritten. If `ca list` shows no "
+                f"{ca}, a step was interrupted before the key was used: move {held.name} away"
+            )
         try:
             signer, uri = self._new(ca)
             key = signer.create()
