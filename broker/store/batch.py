@@ -86,6 +86,8 @@ class Batch:
     """Names of stored sessions that end with it; whether an exchange at QoS 2 was unfinished."""
     watchers: list[Callable[[float], None]] = field(default_factory=list)
     """Called when it is written, or could not be: answers for which no session is needed."""
+    gone: set[int] = field(default_factory=set)
+    """Rows of sessions that have ended, whose other changes are still here and void: see `drop_void`."""
     probe: bool = False
     """Whether it must be written even if empty, to find out whether the store can be written."""
 
@@ -100,6 +102,7 @@ class Batch:
 
         No answer promises that a delivery is over: it would be repeated. Nor, on its own, a session's row.
         """
+        self.drop_void()
         return bool(
             self.deliveries or self.messages or self.progress or self.incoming or self.subscriptions or self.retained
         )
@@ -111,11 +114,11 @@ class Batch:
 
     def take_in(self, later: Batch) -> None:
         """Add the changes made after this batch, which could not be written; drop what is obsolete by then."""
+        later.drop_void()
         if later.moved is not None:
             self.move(later.moved)
-        for row, values in later.sessions.items():
-            if values is None:
-                self.forget(row)
+        self.gone.update(row for row, values in later.sessions.items() if values is None)
+        self.drop_void()
         self.sessions |= later.sessions
         for subscribed in later.subscriptions:
             self.replayed.pop(subscribed, None)
@@ -149,11 +152,22 @@ class Batch:
             _add(table, column, moved.seconds)
 
     def forget(self, row: int) -> None:
-        """Drop the changes of session *row*, which has ended."""
+        """Drop the changes of session *row*, which has ended: at the next look at what there is to write.
+
+        A row is never used again. So many sessions that end in one turn cost one pass through the batch, not one each.
+        """
+        self.gone.add(row)
+
+    def drop_void(self) -> None:
+        """Drop the changes of the sessions that have ended; before anybody reads the tables."""
+        gone = self.gone
+        if not gone:
+            return
         by_session: tuple[dict[Any, Any], ...] = (self.subscriptions, self.deliveries, self.progress, self.incoming)
         for table in (*by_session, self.replayed):
-            for key in [key for key in table if key[0] == row]:
+            for key in [key for key in table if key[0] in gone]:
                 del table[key]
+        gone.clear()
 
 
 def _add(table: dict[Any, Any], column: int, seconds: float) -> None:

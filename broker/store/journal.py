@@ -340,6 +340,7 @@ class Journal:
         if self.writing is not None or not (self.dirty or probe):
             return None
         self.writing, self.open = self.open, Batch()
+        self.writing.drop_void()
         self.writing.probe = probe
         return self.writing
 

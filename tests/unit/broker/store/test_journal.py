@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from broker.mqtt.message import Message, PersonalMessage
 from broker.store import journal as module
-from broker.store.batch import Batch, Moved, Otherwise
+from broker.store.batch import Batch, Moved, Otherwise, Row
 from broker.store.journal import Journal
 from tests.support.batches import Ear, stored
 
@@ -162,10 +162,41 @@ def test_a_session_takes_what_was_noted_for_it_along(journal: Journal) -> None:
     journal.advance(row, 1, 3, released=False)
     journal.subscribe(1, "t", ())
     journal.remove_session(row)
-    batch = journal.open
+    batch = journal.take()
+    assert batch is not None
     assert batch.sessions == {row: None}
     assert list(batch.subscriptions) == [(1, "t")]
     assert (batch.deliveries, batch.progress, batch.incoming) == ({}, {}, {})
+
+
+def test_what_a_session_has_taken_along_promises_nothing_any_more(journal: Journal) -> None:
+    row = journal.new_session("a", "owner")
+    journal.incoming(row, 5, known=True)
+    before = journal.open.promises
+    journal.remove_session(row)
+    after = journal.open.promises
+    assert (before, after) == (True, False)
+    assert journal.open.changes
+
+
+def test_many_sessions_that_end_in_one_turn_cost_one_pass_through_the_batch(journal: Journal) -> None:
+    class Passed(dict[tuple[int, str], Row | None]):
+        times = 0
+
+        def __iter__(self) -> Iterator[tuple[int, str]]:
+            self.times += 1
+            return super().__iter__()
+
+    journal.open.subscriptions = passed = Passed()
+    rows = [journal.new_session(f"client-{number}", "owner") for number in range(100)]
+    for row in rows:
+        journal.subscribe(row, "t", ())
+    for row in rows[1:]:
+        journal.remove_session(row)
+    assert passed.times == 0
+    assert journal.take() is not None
+    assert passed.times == 1
+    assert [*passed.items()] == [((rows[0], "t"), ())]
 
 
 def test_a_packet_waits_for_what_it_promises(journal: Journal, ear: Ear) -> None:
@@ -347,7 +378,7 @@ def test_what_came_again_is_owed_once_until_it_is_answered(journal: Journal, ear
     journal.use_anew(Ear(), 5)
 
 
-_NOT_WRITTEN = ("answers", "packets", "resumed", "ended", "watchers", "probe")
+_NOT_WRITTEN = ("answers", "packets", "resumed", "ended", "watchers", "gone", "probe")
 
 
 @pytest.mark.parametrize("table", [name for name in Batch.__dataclass_fields__ if name not in _NOT_WRITTEN])
@@ -381,4 +412,5 @@ def test_what_was_replayed_is_struck_with_the_subscription_that_it_was_for(journ
             assert journal.open.subscriptions == {(1, "a"): None, (1, "b"): ROW}
         case _:
             journal.remove_session(1)
+            assert not journal.open.promises  # Looks for what is void.
     assert journal.open.replayed == ({} if change == "remove_session" else {(1, "b"): [3]})
