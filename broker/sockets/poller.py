@@ -22,7 +22,6 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import select
 from asyncio import AbstractEventLoop
 from collections.abc import Iterable
@@ -150,9 +149,9 @@ class Poller:
         for transport in list(self._watched.values()):
             transport.close()
         if len(self):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(patience):
-                    await self._empty.wait()
+            patient = self._loop.call_later(patience, self._empty.set)
+            await self._empty.wait()
+            patient.cancel()
         self.abort()
         self.close()
 
