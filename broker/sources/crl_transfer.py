@@ -8,7 +8,8 @@ byte now and then.
 
 Rules
 -----
-1. A transfer has ten seconds, and two more for each KiB that has come; a quarter of an hour at most.
+1. A transfer has ten seconds, and two more for each KiB that has come; a quarter of an hour at most, and half a minute
+   without a byte.
 2. At a time four are under way. At most two of them may take longer than the ten seconds: slow servers leave room for
    the others.
 """
@@ -23,6 +24,8 @@ from typing import Final
 from provisioning.client.list_download import NotFetched
 
 FIRST_SECONDS: Final = 10.0
+LONGEST_WAIT: Final = 30.0
+"""Seconds without a byte: where each tenth packet is lost, and others wait in a queue, ten without one are no rarity."""
 _LONGEST_SECONDS: Final = 900.0
 _LEAST_RATE: Final = 512
 """Bytes per second."""
@@ -66,7 +69,7 @@ class CrlTransfer:
     def arrived(self, size: int) -> None:
         """Take note that *size* bytes have come by now."""
         self._bytes = size
-        if not self.is_long and self._clock() - self._begun > FIRST_SECONDS / 2 and self._transfers.long < _LONG_AT_ONCE:
+        if not self.is_long and self._transfers.long < _LONG_AT_ONCE:
             self.is_long = True
             self._transfers.long += 1
         if self.is_long:
