@@ -49,8 +49,8 @@ WAITING: Final = timedelta(days=1)
 
 _SHOWN: Final = 10
 _UNDER_WAY: Final = 20_000
-"""Certificates looked at again in the transaction that retires a CA. PostgreSQL numbers a row when it is inserted: one with
-a lower number than the newest may be committed after it, but not when so many have come meanwhile."""
+"""Certificates looked at again in the transaction that retires a CA. PostgreSQL numbers a row when it is inserted: one
+with a lower number than the newest may be committed after it, but not when so many have come meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
