@@ -37,13 +37,13 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DisconnectionError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.store.audit import KEY_OPTION
 from provisioning.store.conditions import conditioned
-from provisioning.store.lanes import Apart, Lane, PooledLane, is_read_only, lacks_something
+from provisioning.store.lanes import Apart, Lane, PooledLane, explained, is_read_only, lacks_something
 from provisioning.store.prepared import told
 from provisioning.store.server_parameters import all_parameters, server_parameters
 from provisioning.store.sqlite_lane import SqliteLane
@@ -155,8 +155,12 @@ class Database:
             if thorough:
                 from provisioning.store.every_table import EVERY_TABLE  # Seldom needed, and never on SQLite.
 
-                for statement in _TRIES:
-                    connection.exec_driver_sql(statement.format(tables=", ".join(EVERY_TABLE.tables)))
+                try:
+                    for statement in _TRIES:
+                        connection.exec_driver_sql(statement.format(tables=", ".join(EVERY_TABLE.tables)))
+                except DBAPIError as error:
+                    # Told as its own: a lock that is refused at once is none for which others have waited in vain.
+                    raise Refused(Code.UNAVAILABLE, "not every table can be written now") from explained(error)
 
         await self.write(come_and_go)
         self._lacks_something = False
