@@ -42,7 +42,7 @@ from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused, unauthorised
 from broker.engine.engine import Engine
 from broker.mqtt.codes import ReasonCode
-from broker.sockets.kernel_buffer import drop
+from broker.sockets.kernel_buffer import do_not_drop, drop
 from provisioning.connections.places import Place, Places, hang_up
 from provisioning.pki.identity import Role, parse_uri
 from provisioning.pki.key_updates import bound_key_updates
@@ -137,6 +137,9 @@ class OperatorDoor:
         except (OSError, TimeoutError) as error:
             place.leave()
             log.info("admin handshake failed", address=host, detail=str(error))
+        else:
+            if late.when() <= loop.time():  # It got through in between.
+                do_not_drop(accepted)
         finally:
             late.cancel()
 

@@ -25,7 +25,7 @@ from provisioning.client.list_download import NotFetched
 
 FIRST_SECONDS: Final = 10.0
 LONGEST_WAIT: Final = 30.0
-"""Seconds without a byte: where each tenth packet is lost, and others wait in a queue, ten without one are no rarity."""
+"""Seconds without a byte: where each tenth packet is lost, and others wait in a queue, ten of them are no rarity."""
 _LONGEST_SECONDS: Final = 900.0
 _LEAST_RATE: Final = 512
 """Bytes per second."""

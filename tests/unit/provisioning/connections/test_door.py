@@ -256,7 +256,6 @@ def test_who_gets_through_just_before_the_loop_gives_up_is_not_reset_at_the_end(
     loop: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rest of an answer would be lost."""
-    monkeypatch.setattr(door_module, "_HANDSHAKE_SECONDS", FEW)
     pki = shared_pki()
     context = server_context(pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.OPTIONAL)
 
@@ -267,7 +266,7 @@ def test_who_gets_through_just_before_the_loop_gives_up_is_not_reset_at_the_end(
 
     async def visit() -> None:
         places = Places(2)
-        async with opened(places, context=RenewableContext(context)) as (door, client):
+        async with opened(places, context=RenewableContext(context), handshake_seconds=FEW) as (door, client):
             monkeypatch.setattr(door, "_loop", BusyLoop())
             coming = asyncio.create_task(asyncio.to_thread(comes, client))
             while not len(places):  # noqa: ASYNC110 - nobody tells
