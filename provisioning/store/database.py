@@ -43,7 +43,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.store.audit import KEY_OPTION
 from provisioning.store.conditions import conditioned
-from provisioning.store.lanes import Apart, Lane, PooledLane, is_read_only, lacks_something
+from provisioning.store.lanes import Apart, Lane, PooledLane, explained, is_read_only, lacks_something
 from provisioning.store.prepared import told
 from provisioning.store.server_parameters import all_parameters, server_parameters
 from provisioning.store.sqlite_lane import SqliteLane
@@ -157,7 +157,11 @@ class Database:
             connection.exec_driver_sql("INSERT INTO counters (name, value) VALUES ('probe', 0)")
             connection.exec_driver_sql("DELETE FROM counters WHERE name = 'probe'")
             if thorough:
-                _try_all(connection)
+                try:
+                    _try_all(connection)
+                except DBAPIError as error:
+                    # Told as its own: a lock that is refused at once is none for which others have waited in vain.
+                    raise Refused(Code.UNAVAILABLE, "not every table can be written now") from explained(error)
 
         await self.write(come_and_go)
         self._lacks_something = False

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -34,10 +35,10 @@ def find(connection: Connection) -> object:
 
 
 @contextlib.contextmanager
-def locked(url: str, table: str = "counters") -> Iterator[psycopg.Connection[object]]:
+def locked(url: str, table: LiteralString = "counters") -> Iterator[psycopg.Connection[object]]:
     """Have another program lock *table* of the database at *url*."""
     with psycopg.connect(url.replace("+psycopg", "").partition("?")[0]) as other:
-        other.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE".encode())
+        other.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
         yield other
         other.rollback()
 
@@ -115,6 +116,32 @@ async def test_a_user_who_may_not_try_everything_is_told_that_it_is_over(
         await database.write(count)
     finally:
         await database.close()
+
+
+async def test_nobody_is_refused_because_the_probe_finds_a_lock_for_which_it_does_not_wait(
+    postgresql: PostgresqlServer,
+) -> None:
+    """`/readyz` asks again and again, while there is work that needs no locked table."""
+    with postgresql.database() as url:
+        database = Database(f"{url}?options=-clock_timeout%3D{int(WAIT * 1000)}")
+
+        def rename(connection: Connection) -> None:
+            connection.execute(text("UPDATE devices SET name = name"))
+
+        try:
+            with locked(url, "devices"):
+                with pytest.raises(Refused):
+                    await database.write(rename)
+                probe, *told = await asyncio.gather(
+                    database.probe(), *(database.write(count) for _ in range(MANY)), return_exceptions=True
+                )
+                assert is_unavailable(probe)
+                assert told == [None] * MANY
+                assert database.write_failed
+            await database.probe()
+            assert not database.write_failed
+        finally:
+            await database.close()
 
 
 async def test_who_came_later_than_the_one_that_waited_in_vain_has_a_try_of_its_own(
