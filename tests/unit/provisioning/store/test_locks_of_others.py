@@ -88,6 +88,36 @@ async def test_all_who_wait_for_a_lock_of_another_program_are_told_so_when_one_h
             await database.close()
 
 
+@pytest.mark.parametrize("right", ["CREATE ON SCHEMA public", "UPDATE, DELETE, TRUNCATE ON audit_entries"])
+async def test_a_user_who_may_not_try_everything_is_told_that_it_is_over(
+    postgresql: PostgresqlServer, right: str
+) -> None:
+    """Not an owner: one that may write to the tables, and perhaps only append to the audit log."""
+    url = postgresql.new_database()
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as owner:
+        owner.execute(f"CREATE ROLE writer_{owner.info.dbname} LOGIN".encode())
+        writer = f"writer_{owner.info.dbname}"
+        owner.execute(f"GRANT CREATE ON SCHEMA public TO {writer}".encode())
+        owner.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {writer}".encode())
+        owner.execute(f"REVOKE {right} FROM {writer}".encode())
+    database = Database(f"{url.replace('fleet@', f'{writer}@')}?options=-clock_timeout%3D{int(WAIT * 1000)}")
+
+    def failed() -> bool:
+        return database.write_failed
+
+    try:
+        with locked(url), pytest.raises(Refused):
+            await database.write(count)
+        assert failed()
+        with locked(url, "devices"), pytest.raises(Refused):
+            await database.probe()
+        await database.probe()
+        assert not failed()
+        await database.write(count)
+    finally:
+        await database.close()
+
+
 async def test_nobody_is_refused_because_the_probe_finds_a_lock_for_which_it_does_not_wait(
     postgresql: PostgresqlServer,
 ) -> None:
