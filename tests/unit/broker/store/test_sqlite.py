@@ -319,6 +319,25 @@ class Asker:
         raise AssertionError(now)
 
 
+async def test_what_waits_only_for_its_turn_is_not_answered_before_the_batch_that_is_being_written(
+    store: SqliteStore,
+) -> None:
+    """Else the answers of that batch would be sent, too, while a power failure could still undo what they promise."""
+    journal, asker, goes_on = Journal(0.0), Asker(), threading.Event()
+    reports = Reports(journal)
+    store.attach(journal, asyncio.get_running_loop(), reports.written, reports.failed)
+    store._thread.submit(goes_on.wait, 30)
+    journal.retain("t", Message(b"t", b"x", 1, retain=True))
+    journal.answer(asker, b"stored")
+    store._write_gathered()
+    journal.answer(asker, b"behind it")
+    store.begin()
+    assert (asker.outbox, reports.said) == ([], [])
+    goes_on.set()
+    await reports.wait_for("written")
+    assert asker.outbox == [b"stored", b"behind it"]
+
+
 @pytest.mark.parametrize("promises", [True, False])
 async def test_while_the_store_fails_who_is_promised_nothing_is_answered_at_the_end_of_the_turn(
     store: SqliteStore, promises: bool
