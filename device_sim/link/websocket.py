@@ -10,6 +10,7 @@ Rules
 1. No I/O.
 2. A client masks each frame (RFC 6455 §5.3), a server none (§5.1): one that does is reported, and nothing more is read.
 3. Pings are not answered: no broker of ours sends any.
+4. A frame of more than `LARGEST_FRAME` is refused when its length is known; a large one costs what its bytes do.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _CONTROL: Final = 0x8
 _TWO_BYTES, _EIGHT_BYTES = 126, 127
 _END: Final = b"\r\n\r\n"
 _LARGEST_HEAD: Final = 16_384
+LARGEST_FRAME: Final = 64 * 1024 * 1024
 
 
 class NotUpgraded(Exception):
@@ -49,7 +51,7 @@ class WebSocket:
             f"Sec-WebSocket-Key: {key.decode()}\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"
         ).encode()
         self._head = b""
-        self._rest = b""
+        self._rest = bytearray()
         self.upgraded = False
         self.closed = False
         """Whether the server has said that nothing more will come."""
@@ -89,7 +91,7 @@ class WebSocket:
                 self.closed = True
             elif opcode < _CONTROL:
                 payload.append(self._rest[start:at])
-        self._rest = self._rest[at:]
+        del self._rest[:at]
         return b"".join(payload)
 
     def _check(self, head: bytes) -> None:
@@ -104,7 +106,7 @@ class WebSocket:
             raise NotUpgraded(f"{said}, without the subprotocol mqtt")
 
 
-def _frame(data: bytes, at: int) -> tuple[int, int, int] | None:
+def _frame(data: bytearray, at: int) -> tuple[int, int, int] | None:
     """Return opcode, begin and end of the payload of the frame at *at*; None: it is not whole yet."""
     if len(data) < at + 2:
         return None
@@ -119,5 +121,7 @@ def _frame(data: bytes, at: int) -> tuple[int, int, int] | None:
         if len(data) < start + extra:
             return None
         length, start = int.from_bytes(data[start : start + extra]), start + extra
+    if length > LARGEST_FRAME:
+        raise NotWebSocket(f"a frame of {length} bytes")
     end = start + length
     return (first & _OPCODE, start, end) if len(data) >= end else None

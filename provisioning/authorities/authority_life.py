@@ -48,6 +48,9 @@ WAITING: Final = timedelta(days=1)
 """How long an announced CA waits for activation, so that relying parties can fetch the bundle."""
 
 _SHOWN: Final = 10
+_UNDER_WAY: Final = 20_000
+"""Certificates looked at again in the transaction that retires a CA. PostgreSQL numbers a row when it is inserted: one
+with a lower number than the newest may be committed after it, but not when so many have come meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +112,15 @@ class AuthorityLife:
 
         def look(connection: Connection) -> tuple[str, int, dict[str | None, datetime]]:
             chosen = only_one(authorities.every(connection), name, AuthorityState.RETIRING, "retiring")
-            return chosen.name, certificates.newest(connection), _ends(connection, chosen)
+            seen = max(0, certificates.newest(connection) - _UNDER_WAY)
+            return chosen.name, seen, _ends(connection, chosen)
 
-        looked_at, newest, ends = await self.database.survey(look)  # It may take seconds, for which nobody waits.
+        looked_at, seen, ends = await self.database.survey(look)  # It may take seconds, for which nobody waits.
 
         def transaction(connection: Connection) -> str:
             found = authorities.every(connection, for_update=True)
             chosen = only_one(found, looked_at, AuthorityState.RETIRING, "retiring")
-            for group, end in _ends(connection, chosen, newest).items():  # A service may not have noticed yet.
+            for group, end in _ends(connection, chosen, seen).items():  # A service may not have noticed yet.
                 ends[group] = max(end, ends.get(group, end))
             last, renewable = _last_use(connection, ends)
             if last is not None and now < last:

@@ -58,6 +58,7 @@ _GONE: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EINTR})
 """Errors of one connection; all others are the listening socket's, or the process's."""
 
 _RESET: Final = struct.pack("ii", 1, 0)
+_NO_RESET: Final = struct.pack("ii", 0, 0)
 
 Make = Callable[[Place, Address | None], asyncio.Protocol]
 """Makes the protocol of a connection; it gives the place back when the connection is lost.
@@ -169,7 +170,7 @@ class Door:
         seconds = None if self._context is None else _HANDSHAKE_SECONDS
         see_out_if_refused(accepted)
         # Begun before the event loop's own, so due before it.
-        late = None if seconds is None else self._loop.call_later(seconds, _have_it_reset, accepted)
+        late = None if seconds is None else self._loop.call_later(seconds, _end_with, accepted, _RESET)
         try:
             await self._loop.connect_accepted_socket(
                 lambda: self._make(place, client), accepted, ssl=self._context, ssl_handshake_timeout=seconds
@@ -180,6 +181,9 @@ class Door:
         except BaseException:
             place.leave()
             raise
+        else:
+            if late is not None and late.when() <= self._loop.time():  # It got through in between.
+                _end_with(accepted, _NO_RESET)
         finally:
             if late is not None:
                 late.cancel()
@@ -198,7 +202,7 @@ class Door:
             )
 
 
-def _have_it_reset(accepted: socket.socket) -> None:
-    """Let the end of the connection, which is near, be RST."""
+def _end_with(accepted: socket.socket, linger: bytes) -> None:
+    """Let the end of the connection be RST, or not."""
     with contextlib.suppress(OSError):  # It has ended.
-        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)

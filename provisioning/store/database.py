@@ -37,13 +37,13 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DisconnectionError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.store.audit import KEY_OPTION
 from provisioning.store.conditions import conditioned
-from provisioning.store.lanes import Apart, Lane, PooledLane, is_read_only, lacks_something
+from provisioning.store.lanes import Apart, Lane, PooledLane, explained, is_read_only, lacks_something
 from provisioning.store.prepared import told
 from provisioning.store.server_parameters import all_parameters, server_parameters
 from provisioning.store.sqlite_lane import SqliteLane
@@ -56,14 +56,15 @@ _RESTED_SECONDS: Final = 1.0
 _LEAVE_SECONDS: Final = 5.0
 _RESTED_SINCE: Final = "rested_since"
 _BUSY_MILLISECONDS: Final = 10_000  # Only another process, such as a backup, can hold SQLite's lock.
-_TRIES: Final = (
-    "LOCK TABLE {tables} IN ROW EXCLUSIVE MODE NOWAIT",
+_ROOM: Final = (
     # Each table grows by itself, and those that are written seldom have room in their files for long. What is not
     # logged takes no room from the write-ahead log: where that is full, the server stops.
     "CREATE UNLOGGED TABLE fleet_probe AS SELECT repeat('x', 1000) FROM generate_series(1, 1000)",
     "DROP TABLE fleet_probe",
 )
-"""What PostgreSQL can do if every table can be written."""
+"""What PostgreSQL can do where files can grow."""
+_FORBIDDEN: Final = frozenset({"42501", "3F000"})
+"""PostgreSQL's errors for a missing privilege, and for no schema to create something in."""
 _KEPT_LOG_BYTES: Final = 16 * 1024 * 1024
 """Of SQLite's write-ahead log: while somebody reads for long, a backup say, it grows, and would never shrink again."""
 
@@ -146,17 +147,21 @@ class Database:
         return result
 
     async def probe(self) -> None:
-        """Write something that does not stay; raise `Refused` if that cannot be done."""
+        """Write something that does not stay; raise `Refused` if that cannot be done.
+
+        What the store's user may not try tells nothing: else its service would be unready for ever.
+        """
         thorough = self._lacks_something and self.url.get_backend_name() != "sqlite"
 
         def come_and_go(connection: Connection) -> None:  # SQLite writes no page whose content is as it was.
             connection.exec_driver_sql("INSERT INTO counters (name, value) VALUES ('probe', 0)")
             connection.exec_driver_sql("DELETE FROM counters WHERE name = 'probe'")
             if thorough:
-                from provisioning.store.every_table import EVERY_TABLE  # Seldom needed, and never on SQLite.
-
-                for statement in _TRIES:
-                    connection.exec_driver_sql(statement.format(tables=", ".join(EVERY_TABLE.tables)))
+                try:
+                    _try_all(connection)
+                except DBAPIError as error:
+                    # Told as its own: a lock that is refused at once is none for which others have waited in vain.
+                    raise Refused(Code.UNAVAILABLE, "not every table can be written now") from explained(error)
 
         await self.write(come_and_go)
         self._lacks_something = False
@@ -209,6 +214,28 @@ class Database:
             await asyncio.to_thread(lane.stop)
         for lane in lanes:
             await asyncio.to_thread(lane.dispose)
+
+
+def _try_all(connection: Connection) -> None:
+    """Lock every table of PostgreSQL's as who writes to it does, and make a file grow."""
+    from provisioning.store.every_table import EVERY_TABLE  # Seldom needed, and never on SQLite.
+
+    for name in EVERY_TABLE.tables:  # Each by itself: it may be that only some may be changed by this user.
+        _try(connection, f"LOCK TABLE {name} IN ROW EXCLUSIVE MODE NOWAIT")
+    _try(connection, *_ROOM)
+
+
+def _try(connection: Connection, *statements: str) -> None:
+    """Execute *statements* as far as this user may."""
+    connection.exec_driver_sql("SAVEPOINT probe")
+    try:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) not in _FORBIDDEN:
+            raise
+        connection.exec_driver_sql("ROLLBACK TO probe")
+    connection.exec_driver_sql("RELEASE probe")
 
 
 def _postgresql(url: URL, options: dict[str, Any], size: int) -> Engine:

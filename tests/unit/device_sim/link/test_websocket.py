@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, Request
 
-from device_sim.link.websocket import NotUpgraded, NotWebSocket, WebSocket
+from device_sim.link.websocket import LARGEST_FRAME, NotUpgraded, NotWebSocket, WebSocket
 
 LENGTHS = st.one_of(st.integers(0, 130), st.integers(65_530, 65_540))
 
@@ -78,7 +78,12 @@ def test_a_server_that_forgets_the_subprotocol_is_reported() -> None:
 
 
 @pytest.mark.parametrize(
-    ("frame", "words"), [(b"\x82\x81abcde", "a masked frame"), (b"\x81\x01x", "a frame of type 1")]
+    ("frame", "words"),
+    [
+        (b"\x82\x81abcde", "a masked frame"),
+        (b"\x81\x01x", "a frame of type 1"),
+        (b"\x82\x7f" + (LARGEST_FRAME + 1).to_bytes(8), f"a frame of {LARGEST_FRAME + 1} bytes"),
+    ],
 )
 def test_a_frame_that_no_server_may_send_is_reported(frame: bytes, words: str) -> None:
     ours, _, answer = upgraded()

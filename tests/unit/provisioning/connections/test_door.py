@@ -235,6 +235,58 @@ def test_who_takes_too_long_for_the_handshake_is_reset(
         runner.run(waits())
 
 
+class BusyLoop:
+    """The event loop, as if it were so busy that its own limit for a handshake came long after the door's."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    async def connect_accepted_socket(self, make: Any, accepted: socket.socket, **options: Any) -> Any:
+        while not struct.unpack("ii", accepted.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))[0]:  # noqa: ASYNC110
+            await asyncio.sleep(FEW)
+        options["ssl_handshake_timeout"] = PATIENCE
+        return await self._loop.connect_accepted_socket(make, accepted, **options)
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=["asyncio", "uvloop"])
+def test_who_gets_through_just_before_the_loop_gives_up_is_not_reset_at_the_end(
+    loop: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest of an answer would be lost."""
+    monkeypatch.setattr(door_module, "_HANDSHAKE_SECONDS", FEW)
+    pki = shared_pki()
+    context = server_context(pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.OPTIONAL)
+
+    def comes(client: socket.socket) -> bytes:
+        client.setblocking(True)
+        with client_context(pki.anchors).wrap_socket(client, server_hostname="localhost") as secured:
+            return secured.recv(100)
+
+    async def visit() -> None:
+        places = Places(2)
+        async with opened(places, context=RenewableContext(context)) as (door, client):
+            monkeypatch.setattr(door, "_loop", BusyLoop())
+            coming = asyncio.create_task(asyncio.to_thread(comes, client))
+            while not len(places):  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(FEW)
+            assert await coming == b"come in"
+            await empty(places)
+
+    def ended(accepted: socket.socket, linger: bytes) -> None:
+        ends.append(linger)
+        end_with(accepted, linger)
+
+    ends: list[bytes] = []
+    end_with = door_module._end_with
+    monkeypatch.setattr(door_module, "_end_with", ended)
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(visit())
+    assert ends == [door_module._RESET, door_module._NO_RESET]
+
+
 UNEXPECTED_MESSAGE = b"\x15\x03\x03\x00\x02\x02\x0a"
 
 

@@ -142,7 +142,8 @@ async def test_the_first_of_many_are_handed_over_while_the_rest_is_read(
 async def test_who_waits_for_an_event_is_told_when_it_is_handed_over_and_waits_not_for_ever(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with running(fleet, 60) as feed:
+    monkeypatch.setattr(feed_module, "_PATIENCE_SECONDS", 3600)
+    async with asyncio.timeout(60), running(fleet, 60) as feed:
         await revoke(fleet, None, "a", "b")
         first, second = (asyncio.create_task(feed.reach(place)) for place in (1, 2))
         await asyncio.sleep(0)

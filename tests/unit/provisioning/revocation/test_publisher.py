@@ -292,6 +292,22 @@ async def test_a_burst_makes_one_list_and_a_failure_is_repeated(fleet: Fleet, mo
     assert len(serials(publisher)) == 1
 
 
+async def test_a_list_is_renewed_in_time_after_a_change_too(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publisher_module, "_LONGEST_WAIT_SECONDS", 0.01)
+    publisher = CrlPublisher(fleet.database, plan(fleet), fleet.clock, passing(fleet))
+    first = await publisher.publish()
+    task = asyncio.create_task(publisher.run())
+    await fleet.enrol()
+    await fleet.revocation.revoke_device("meter-17", RevocationReason.SUPERSEDED, by="admin")
+    publisher.changed()
+    for number in (first.number + 1, first.number + 2):
+        while publisher.current is None or publisher.current.number < number:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.001)
+        fleet.clock.advance(timedelta(minutes=31))
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 DELTA_URL = "http://ca.example.org/crl/issuing-ca.delta.crl"
 
 

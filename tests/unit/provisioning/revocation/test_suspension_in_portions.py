@@ -70,6 +70,14 @@ async def test_a_device_is_suspended_and_resumed_in_portions_while_others_write(
     assert [each.action for each in entries if each.actor != "meter-1"][-8:] == ["suspended"] * 4 + ["resumed"] * 4
 
 
+async def test_one_of_many_that_is_on_hold_alone_is_released_with_its_device(fleet: Fleet) -> None:
+    held = serials_of(await many_of(fleet))[2]
+    await fleet.suspension.suspend_serial(held, by="anna")
+    resumed = await fleet.suspension.resume_device("meter-1", by="berta")
+    assert (resumed.changed, [each.serial for each in resumed.released]) == (True, [held])
+    assert await state(fleet) is DeviceState.ACTIVE
+
+
 async def test_who_is_half_suspended_gets_nothing_and_is_good_to_nobody_who_asks(fleet: Fleet) -> None:
     every = await many_of(fleet)
     with dying_after(1), pytest.raises(Died):

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -34,10 +35,10 @@ def find(connection: Connection) -> object:
 
 
 @contextlib.contextmanager
-def locked(url: str) -> Iterator[psycopg.Connection[object]]:
-    """Have another program lock a table of the database at *url*."""
+def locked(url: str, table: LiteralString = "counters") -> Iterator[psycopg.Connection[object]]:
+    """Have another program lock *table* of the database at *url*."""
     with psycopg.connect(url.replace("+psycopg", "").partition("?")[0]) as other:
-        other.execute("LOCK TABLE counters IN ACCESS EXCLUSIVE MODE")
+        other.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
         yield other
         other.rollback()
 
@@ -83,6 +84,62 @@ async def test_all_who_wait_for_a_lock_of_another_program_are_told_so_when_one_h
             assert not failed()
             again = await asyncio.gather(*(ask(number) for number in range(MANY)), return_exceptions=True)
             assert not any(isinstance(each, BaseException) for each in again), again
+        finally:
+            await database.close()
+
+
+@pytest.mark.parametrize("right", ["CREATE ON SCHEMA public", "UPDATE, DELETE, TRUNCATE ON audit_entries"])
+async def test_a_user_who_may_not_try_everything_is_told_that_it_is_over(
+    postgresql: PostgresqlServer, right: str
+) -> None:
+    """Not an owner: one that may write to the tables, and perhaps only append to the audit log."""
+    url = postgresql.new_database()
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as owner:
+        owner.execute(f"CREATE ROLE writer_{owner.info.dbname} LOGIN".encode())
+        writer = f"writer_{owner.info.dbname}"
+        owner.execute(f"GRANT CREATE ON SCHEMA public TO {writer}".encode())
+        owner.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {writer}".encode())
+        owner.execute(f"REVOKE {right} FROM {writer}".encode())
+    database = Database(f"{url.replace('fleet@', f'{writer}@')}?options=-clock_timeout%3D{int(WAIT * 1000)}")
+
+    def failed() -> bool:
+        return database.write_failed
+
+    try:
+        with locked(url), pytest.raises(Refused):
+            await database.write(count)
+        assert failed()
+        with locked(url, "devices"), pytest.raises(Refused):
+            await database.probe()
+        await database.probe()
+        assert not failed()
+        await database.write(count)
+    finally:
+        await database.close()
+
+
+async def test_nobody_is_refused_because_the_probe_finds_a_lock_for_which_it_does_not_wait(
+    postgresql: PostgresqlServer,
+) -> None:
+    """`/readyz` asks again and again, while there is work that needs no locked table."""
+    with postgresql.database() as url:
+        database = Database(f"{url}?options=-clock_timeout%3D{int(WAIT * 1000)}")
+
+        def rename(connection: Connection) -> None:
+            connection.execute(text("UPDATE devices SET name = name"))
+
+        try:
+            with locked(url, "devices"):
+                with pytest.raises(Refused):
+                    await database.write(rename)
+                probe, *told = await asyncio.gather(
+                    database.probe(), *(database.write(count) for _ in range(MANY)), return_exceptions=True
+                )
+                assert is_unavailable(probe)
+                assert told == [None] * MANY
+                assert database.write_failed
+            await database.probe()
+            assert not database.write_failed
         finally:
             await database.close()
 
