@@ -204,3 +204,19 @@ def test_who_waits_for_the_end_of_a_session_is_called_when_the_last_end_of_its_n
         assert called == said
         journal.take()
     assert journal.unwritten_end("/device/meter-1") is None
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("second", [False, True])
+def test_an_end_that_could_not_be_written_is_as_unfinished_as_the_worst_of_its_name(
+    journal: Journal, first: bool, second: bool
+) -> None:
+    journal.remove_session(1)
+    journal.ended("/device/meter-1", unfinished=first)
+    journal.take()
+    journal.remove_session(2)
+    journal.ended("/device/meter-1", unfinished=second)
+    journal.ended("/device/meter-2", unfinished=second)
+    journal.not_written(0.0)
+    assert journal.unwritten_end("/device/meter-1") is (first or second)
+    assert journal.unwritten_end("/device/meter-2") is second
