@@ -11,6 +11,7 @@ dotted key that goes through another key's value; the parser's own message stays
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -20,6 +21,9 @@ from provisioning.program.toml_strings import STRING
 _MARK: Final = re.compile(STRING + r"|[\[\]{}=\n]", re.DOTALL)
 _FIRST: Final = re.compile(r"\S")
 _PART: Final = re.compile(r'"([^"\n]*)"|\'([^\'\n]*)\'|([A-Za-z0-9_-]+)')
+
+_MOST_PARTS: Final = 64
+"""Of a statement. One with more is none: it is behind what the parser has stopped at."""
 
 Path = tuple[str, ...]
 Place = tuple[object, ...]
@@ -35,7 +39,10 @@ def said_twice(text: str) -> str | None:
     for line, statement in _statements(text):
         many = statement.startswith("[[")
         head = statement.startswith("[")
-        path = _path(statement.strip("[]")) if head else (*table, *_path(statement))
+        said = _path(statement.strip("[]") if head else statement)
+        if len(said) > _MOST_PARTS:
+            return None
+        path = said if head else (*table, *said)
         place = _place(path, elements)
         shown = ".".join(path)
         if head:
@@ -93,6 +100,5 @@ def _first(text: str, start: int) -> int:
 
 
 def _path(dotted: str) -> Path:
-    return tuple(
-        next(part for part in found.groups("") if part) for found in _PART.finditer(dotted) if any(found.groups(""))
-    )
+    parts = (found for found in _PART.finditer(dotted) if any(found.groups("")))
+    return tuple(next(part for part in found.groups("") if part) for found in itertools.islice(parts, _MOST_PARTS + 1))
