@@ -77,6 +77,9 @@ class _Void:
     def settle(self, *, dozes: bool = False) -> None:
         pass
 
+    def probe(self, silence: int) -> None:
+        pass
+
 
 class Subject:
     """One broker in memory, with one publisher and one subscriber."""

@@ -154,6 +154,8 @@ class Settings(BaseSettings):
     """A subscriber that takes no byte for so long is cut off."""
     maximum_body_bytes: int = Field(default=1024 * 1024, ge=16 * 1024, le=16 * 1024 * 1024)
     """Ten thousand names of a token batch fit, or 20,000 entries of a manufacturer's list; EST has a smaller limit."""
+    handshake_seconds: float = Field(default=10.0, ge=1, le=300)
+    """For a TLS handshake; and for the PROXY header before it, where one is due."""
     body_seconds: float = Field(default=20.0, gt=0, le=300)
     maximum_connections: int = Field(default=10_000, ge=16, le=1_000_000)
     """Of one process, on both ports; half of them from one address. Who has been silent for longest makes room."""

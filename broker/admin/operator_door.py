@@ -16,7 +16,8 @@ Rules
    been silent longest (`provisioning.connections.places`): neither strangers nor devices can keep operators out with
    silent connections. A connection found to be an operator's keeps its place.
 5. A client that changes its TLS keys endlessly, which any certificate of the fleet allows, is cut off.
-6. A client that fails the handshake is told why (`provisioning.pki.polite_handshake`).
+6. A client that fails the handshake is told why (`provisioning.pki.polite_handshake`), and one that takes too long for
+   it is reset: the end of the stream would wait behind what does not reach it.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused, unauthorised
 from broker.engine.engine import Engine
 from broker.mqtt.codes import ReasonCode
+from broker.sockets.kernel_buffer import do_not_drop, drop
 from provisioning.connections.places import Place, Places, hang_up
 from provisioning.pki.identity import Role, parse_uri
 from provisioning.pki.key_updates import bound_key_updates
@@ -114,6 +116,8 @@ class OperatorDoor:
         generation = self._operators.generation  # That of the context.
         context = self._context()
         see_out_if_refused(accepted)
+        # Begun before the event loop's own, so due before it.
+        late = loop.call_later(_HANDSHAKE_SECONDS, drop, accepted)
 
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self._operators.began(writer, generation, place)
@@ -133,6 +137,11 @@ class OperatorDoor:
         except (OSError, TimeoutError) as error:
             place.leave()
             log.info("admin handshake failed", address=host, detail=str(error))
+        else:
+            if late.when() <= loop.time():  # It got through in between.
+                do_not_drop(accepted)
+        finally:
+            late.cancel()
 
     def _tell(self, host: str, now: float) -> None:
         places = self._places

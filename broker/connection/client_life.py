@@ -147,6 +147,8 @@ class ClientLife(ABC):
         self.since = now
         self.keep_alive = keep_alive * lifetime.KEEP_ALIVE_FACTOR
         self._transport.settle()
+        if not keep_alive:  # Its silence means nothing, so the kernel has to ask.
+            self._transport.probe(self.terms.limits.max_keepalive)
         limits = self.engine.limits
         if limits.max_packet_rate or limits.max_byte_rate:
             self._meter = Meter(limits, now)

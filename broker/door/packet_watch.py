@@ -133,3 +133,7 @@ class PacketWatch(PassesOn):
     def settle(self, *, dozes: bool = False) -> None:
         """Take note that the client is admitted, and whether it *dozes*."""
         self._stream.settle(dozes=dozes)
+
+    def probe(self, silence: int) -> None:
+        """Let the kernel look for the peer after *silence* seconds."""
+        self._stream.probe(silence)

@@ -49,6 +49,9 @@ class ByteStream(Protocol):
         Whether it *dozes* may change: a client that only sends pings may be served a little later.
         """
 
+    def probe(self, silence: int) -> None:
+        """Let the kernel look for the peer after *silence* seconds: nobody else does."""
+
 
 class Receiver(Protocol):
     """What a transport delivers to: a connection."""

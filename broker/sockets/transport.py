@@ -43,6 +43,7 @@ from typing import Final
 from broker.metrics import Metrics
 from broker.sockets.byte_stream import Receiver
 from broker.sockets.kernel_buffer import drop, gather, give_up_in_time
+from broker.sockets.kernel_probes import probe
 from broker.sockets.poller import READABLE, WRITABLE, Poller
 from broker.sockets.readiness import Readiness
 from broker.sockets.slow_reader import in_kernel, without_qos0
@@ -155,6 +156,10 @@ class TlsTransport(Readiness):
             self._settled, self._owes_ticket = True, bool(self._inside) and resumption.CAN_REMEMBER
         if self._state is not CLOSED:
             self._poller = self._poller.settled(self._fd, self, self._events, dozes=dozes)
+
+    def probe(self, silence: int) -> None:
+        """Let the kernel look for the peer after *silence* seconds."""
+        probe(self._socket, silence)
 
     # Reading
 

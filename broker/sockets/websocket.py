@@ -219,6 +219,10 @@ class WebSocket:
         """Take note that the client is admitted, and whether it *dozes*."""
         self._transport.settle(dozes=dozes)
 
+    def probe(self, silence: int) -> None:
+        """Let the kernel look for the peer after *silence* seconds."""
+        self._transport.probe(silence)
+
     def rest(self, seconds: float) -> None:
         """Stop reading for *seconds*."""
         self._transport.rest(seconds)

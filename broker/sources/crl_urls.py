@@ -2,8 +2,8 @@
 
 Rules
 -----
-1. Plain HTTP only, no redirects, no proxy, no compression, bounded bytes and seconds: the content is signed, and its
-   origin proves nothing (RFC 5280 §8 has no use for TLS here).
+1. Plain HTTP only, no redirects, no proxy, no compression, bounded bytes and seconds (`broker.sources.crl_transfer`):
+   the content is signed, and its origin proves nothing (RFC 5280 §8 has no use for TLS here).
 2. An unchanged list is not transferred again (ETag, Last-Modified), nor read again.
 3. Per bundle at most `_MOST_URLS` named by certificates are followed, and only from verified certificates. Bundles are
    fetched independently, and a URL that two bundles name is fetched for each: the state of one bundle's servers, and
@@ -13,30 +13,27 @@ Rules
 5. When the wall clock was set all are fetched again: a list that seemed current may have expired. A list that was
    refused for its dates is read again when they allow it, even if its URL's content is unchanged.
 6. A failed fetch is retried with growing pauses; the first failure is logged, and the present list stays.
+7. Who waits for a list waits for the one transfer that is under way, and may give up: it goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import itertools
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from broker.beat import next_beat
 from broker.sources.crl_intake import CrlIntake, Window, is_open
+from broker.sources.crl_transfer import FIRST_SECONDS, LONGEST_WAIT, CrlTransfers
 from provisioning.client.list_download import Fetched, NotFetched, download
 from provisioning.client.plain_http import PlainHttp
 from provisioning.pki.crl import CrlProblem
 
 _MOST_BYTES = 64 * 1024 * 1024
 _MOST_URLS = 256
-_AT_ONCE = 4
-"""Per bundle."""
-_TIMEOUT = 10.0
 _FIRST_PAUSE = 1.0
 _LEAST_PAUSE = 1.0
 _LOOK = 0.5
@@ -59,7 +56,6 @@ class _Followed:
     """The earliest nextUpdate of what was read last."""
     pause: float = _FIRST_PAUSE
     failed: bool = False
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class CrlUrls:
@@ -72,8 +68,10 @@ class CrlUrls:
         self._clock = clock
         self._followed: dict[tuple[str, str], _Followed] = {}
         """By bundle and URL."""
-        self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(_AT_ONCE))
-        self._http = PlainHttp(_TIMEOUT)
+        self._transfers: dict[str, CrlTransfers] = {}
+        """By bundle."""
+        self._under_way: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._http = PlainHttp(LONGEST_WAIT)
 
     def configure(self, urls: Iterable[tuple[str, str]]) -> None:
         """Follow *urls*, those that the settings name now, each preceded by the name of its bundle.
@@ -118,22 +116,27 @@ class CrlUrls:
                     under_way.pop(key).result()  # Raises if there was a bug.
                 for url, bundle in self._due():
                     if (bundle, url) not in under_way:
-                        under_way[bundle, url] = asyncio.create_task(self.fetch(url, bundle))
+                        under_way[bundle, url] = self._begin(url, bundle)
                 self._intake.alarm()
                 await next_beat(_LOOK)
         finally:
-            for task in under_way.values():
-                task.cancel()
-            await asyncio.gather(*under_way.values(), return_exceptions=True)
             await self.close()
 
     async def close(self) -> None:
         """Stop fetching."""
+        under_way = list(self._under_way.values())
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
         await self._http.close()
 
     async def fetch_due(self) -> None:
-        """Fetch what is due now."""
-        await asyncio.gather(*itertools.starmap(self.fetch, self._due()))
+        """Fetch what is due now; what takes long goes on without being waited for."""
+        begun = [self._begin(url, bundle) for url, bundle in self._due()]
+        if begun:
+            done, _ = await asyncio.wait(begun, timeout=FIRST_SECONDS)
+            for task in done:
+                task.result()  # Raises if there was a bug.
 
     def _due(self) -> list[tuple[str, str]]:
         now, learned, wall = self._clock(), self._intake.learned, datetime.now(UTC)
@@ -149,32 +152,37 @@ class CrlUrls:
 
     async def fetch(self, url: str, bundle: str) -> None:
         """Fetch *url* of *bundle* now, unless that was just done; if it is under way, wait for it."""
+        await asyncio.shield(self._begin(url, bundle))
+
+    def _begin(self, url: str, bundle: str) -> asyncio.Task[None]:
+        task = self._under_way.get((bundle, url))
+        if task is None:
+            task = self._under_way[bundle, url] = asyncio.create_task(self._fetch(url, bundle))
+            task.add_done_callback(lambda _task: self._under_way.pop((bundle, url)))
+        return task
+
+    async def _fetch(self, url: str, bundle: str) -> None:
         followed = self._followed.get((bundle, url))
         if followed is None:
             return  # It was left meanwhile, by a reload of the settings.
-        running = followed.lock.locked()
-        async with followed.lock:
-            if running or self._clock() - followed.tried < _LEAST_PAUSE:
-                return
-            followed.tried = self._clock()
-            try:
-                async with self._slots[bundle], asyncio.timeout(_TIMEOUT):
-                    fetched = await self._get(url, followed)
-            except (NotFetched, TimeoutError) as error:
-                if not followed.failed:
-                    detail = str(error) or f"no answer within {_TIMEOUT:g} s"
-                    self._intake.complain(CrlProblem.CRL_UNREADABLE, detail, url)
-                followed.failed = True
-                followed.due = self._clock() + min(followed.pause, self._refresh)
-                followed.pause *= 2
-                return
-            if followed.failed:
-                followed.failed, followed.pause = False, _FIRST_PAUSE
-            self._schedule(followed)
-            if fetched is not None:
-                await self._take(url, bundle, followed, fetched.content)
-                # Not earlier: a caller of this fetch may give up, and cancel it.
-                followed.etag, followed.modified = fetched.etag, fetched.modified
+        if self._clock() - followed.tried < _LEAST_PAUSE:
+            return
+        followed.tried = self._clock()
+        try:
+            fetched = await self._get(url, bundle, followed)
+        except NotFetched as error:
+            if not followed.failed:
+                self._intake.complain(CrlProblem.CRL_UNREADABLE, str(error), url)
+            followed.failed = True
+            followed.due = self._clock() + min(followed.pause, self._refresh)
+            followed.pause *= 2
+            return
+        if followed.failed:
+            followed.failed, followed.pause = False, _FIRST_PAUSE
+        self._schedule(followed)
+        if fetched is not None:
+            await self._take(url, bundle, followed, fetched.content)
+            followed.etag, followed.modified = fetched.etag, fetched.modified
 
     async def _take(self, url: str, bundle: str, followed: _Followed, content: bytes) -> None:
         digest = hashlib.sha256(content).digest()
@@ -201,12 +209,15 @@ class CrlUrls:
                 followed.pause *= 2
         followed.due = self._clock() + wait
 
-    async def _get(self, url: str, followed: _Followed) -> Fetched | None:
+    async def _get(self, url: str, bundle: str, followed: _Followed) -> Fetched | None:
         known = followed.unmatched is None  # An unusable answer must be sent again.
-        return await download(
-            self._http,
-            url,
-            etag=followed.etag if known else "",
-            modified=followed.modified if known else "",
-            most_bytes=_MOST_BYTES,
-        )
+        transfers = self._transfers.setdefault(bundle, CrlTransfers())
+        async with transfers.one() as transfer:
+            return await download(
+                self._http,
+                url,
+                etag=followed.etag if known else "",
+                modified=followed.modified if known else "",
+                most_bytes=_MOST_BYTES,
+                arrived=transfer.arrived,
+            )

@@ -5,6 +5,7 @@ The caller bounds the time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from provisioning.client.plain_http import NOT_MODIFIED, OK, AnswerRefused, HttpFailed, PlainHttp, body_of
@@ -24,8 +25,19 @@ class Fetched:
     modified: str
 
 
-async def download(http: PlainHttp, url: str, *, etag: str, modified: str, most_bytes: int) -> Fetched | None:
-    """Return the list at *url*; None if it is unchanged since *etag* or *modified*. Raises `NotFetched`."""
+async def download(
+    http: PlainHttp,
+    url: str,
+    *,
+    etag: str,
+    modified: str,
+    most_bytes: int,
+    arrived: Callable[[int], None] = lambda _bytes: None,
+) -> Fetched | None:
+    """Return the list at *url*; None if it is unchanged since *etag* or *modified*. Raises `NotFetched`.
+
+    *arrived* is called with how many bytes have come, again and again.
+    """
     headers = {"Accept": "application/pkix-crl, */*;q=0.5", **conditions(etag, modified)}
     try:
         async with http.asked("GET", url, headers) as response:
@@ -33,7 +45,7 @@ async def download(http: PlainHttp, url: str, *, etag: str, modified: str, most_
                 return None
             if response.status_code != OK:
                 raise NotFetched(f"HTTP status {response.status_code}")
-            content, received = await body_of(response, most_bytes), response.headers
+            content, received = await body_of(response, most_bytes, arrived), response.headers
             return Fetched(content, validator_of(received, "ETag"), validator_of(received, "Last-Modified"))
     except HttpFailed as error:
         raise NotFetched(f"cannot be fetched: {error}") from error

@@ -10,7 +10,7 @@ The client, and httpx with it, is loaded with the first request: most brokers ne
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -77,8 +77,10 @@ class PlainHttp:
             await self._client.aclose()
 
 
-async def body_of(response: httpx.Response, most_bytes: int) -> bytes:
-    """Return the body of *response*.
+async def body_of(
+    response: httpx.Response, most_bytes: int, arrived: Callable[[int], None] = lambda _bytes: None
+) -> bytes:
+    """Return the body of *response*; *arrived* is called with how much of it has come, again and again.
 
     Raises `AnswerRefused` if it is compressed, longer than *most_bytes*, or in chunks of a few bytes: thousands
     of those fit in one read, and block the event loop.
@@ -93,4 +95,5 @@ async def body_of(response: httpx.Response, most_bytes: int) -> bytes:
             raise AnswerRefused("it comes in chunks of a few bytes")
         if len(body) > most_bytes:
             raise AnswerRefused(f"more than {most_bytes} bytes")
+        arrived(len(body))
     return bytes(body)

@@ -47,7 +47,7 @@ log = structlog.get_logger(__name__)
 _ACCEPTS_A_TURN: Final = 32
 _LOOKS_A_TURN: Final = 256
 """How many may be accepted per turn, those included whose client has left: each of these costs some microseconds."""
-_HANDSHAKE_SECONDS: Final = 10.0
+HANDSHAKE_SECONDS: Final = 10.0
 _LOST_MILLISECONDS: Final = 30_000
 """After this long without acknowledgement of sent data the connection, say a feed subscriber's, counts as lost."""
 _MOST_UNNAMED: Final = 1_000
@@ -77,10 +77,12 @@ class Door:
         make: Make,
         places: Places,
         proxies: ProxyNetworks | None = None,
+        handshake_seconds: float = HANDSHAKE_SECONDS,
     ) -> None:
         """Accept on *listening*, over TLS with a *context*, as many as there are *places* for.
 
-        A connection from *proxies* begins with a PROXY header.
+        A connection from *proxies* begins with a PROXY header. That, and the handshake, may each take
+        *handshake_seconds*.
         """
         self._loop = asyncio.get_running_loop()
         self._listening = listening
@@ -88,6 +90,7 @@ class Door:
         self._make = make
         self._places = places
         self._proxies = proxies
+        self._seconds = handshake_seconds
         self._arrivals = ProxyArrivals(self._loop, self._arrived)
         self._tasks: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
@@ -149,7 +152,7 @@ class Door:
         """Return the address in the header of *proxy*; None if it is not there yet, or was refused."""
         accepted.setblocking(False)
         most = min(_MOST_UNNAMED, max(self._places.most // 4, 1))
-        return self._arrivals.take(accepted, proxy, _HANDSHAKE_SECONDS, most)
+        return self._arrivals.take(accepted, proxy, self._seconds, most)
 
     def _arrived(self, accepted: socket.socket, client: Address) -> None:
         self._admit(accepted, client[0], client)
@@ -167,7 +170,7 @@ class Door:
         task.add_done_callback(self._tasks.discard)
 
     async def _shake_hands(self, accepted: socket.socket, host: str, place: Place, client: Address | None) -> None:
-        seconds = None if self._context is None else _HANDSHAKE_SECONDS
+        seconds = None if self._context is None else self._seconds
         see_out_if_refused(accepted)
         # Begun before the event loop's own, so due before it.
         late = None if seconds is None else self._loop.call_later(seconds, _end_with, accepted, _RESET)

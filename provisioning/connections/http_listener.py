@@ -17,7 +17,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from provisioning.connections.connection_protocol import ConnectionProtocol
-from provisioning.connections.door import Door
+from provisioning.connections.door import HANDSHAKE_SECONDS, Door
 from provisioning.connections.places import Place, Places
 from provisioning.program.proxy_header import Address
 from provisioning.program.proxy_networks import ProxyNetworks
@@ -31,9 +31,12 @@ _DATE: Final = 0
 class HttpListener(uvicorn.Server):
     """A server that leaves signals to others, and reports when it accepts connections."""
 
-    def __init__(self, config: uvicorn.Config, places: Places, proxies: ProxyNetworks | None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, places: Places, proxies: ProxyNetworks | None, handshake_seconds: float
+    ) -> None:
         super().__init__(config)
         self._proxies = proxies
+        self._handshake_seconds = handshake_seconds
         self.accepting: Final = asyncio.Event()
         self._stopping: Final = asyncio.Event()
         self._places = places
@@ -43,7 +46,7 @@ class HttpListener(uvicorn.Server):
         """Begin to accept connections with our own `Door`: the library does not count connections."""
         self.servers = []
         for each in sockets or ():
-            door = Door(each, self.config.ssl, self._protocol, self._places, self._proxies)
+            door = Door(each, self.config.ssl, self._protocol, self._places, self._proxies, self._handshake_seconds)
             door.open()
             self._doors.append(door)
         self.started = True
@@ -90,10 +93,11 @@ def http_listener(
     context: ssl.SSLContext | None,
     places: Places,
     proxies: ProxyNetworks | None = None,
+    handshake_seconds: float = HANDSHAKE_SECONDS,
 ) -> HttpListener:
     """Return a server of *app*, over TLS with a *context*; each connection is a *protocol*, and has one of *places*.
 
-    Connections from *proxies* begin with a PROXY header.
+    Connections from *proxies* begin with a PROXY header. That, and the handshake, may each take *handshake_seconds*.
     """
     headers = [("X-Content-Type-Options", "nosniff")]
     if context is not None:
@@ -115,4 +119,5 @@ def http_listener(
         ),
         places,
         proxies,
+        handshake_seconds,
     )

@@ -190,10 +190,12 @@ async def _running(
             await reloader.reload()
         places = Places(room_for(settings.maximum_connections))
         proxies = networks(settings.proxy_protocol_from)
-        https = http_listener(parts.https, protocol, parts.credential.context, places, proxies)
+        seconds = settings.handshake_seconds
+        https = http_listener(parts.https, protocol, parts.credential.context, places, proxies, seconds)
         await parts.credential.staple()  # Before anybody comes with a token.
         plain = functools.partial(ConnectionProtocol, whole=parts.http.state.whole, stall_seconds=stall_seconds)
-        http = http_listener(parts.http, plain, None, places, networks(settings.http_proxy_protocol_from))
+        proxies = networks(settings.http_proxy_protocol_from)
+        http = http_listener(parts.http, plain, None, places, proxies, seconds)
         async with asyncio.TaskGroup() as tasks:
             background = [told(tasks.create_task(run())) for run in parts.background]
             background.append(told(tasks.create_task(signals.heed_hangups(reloader.reload))))

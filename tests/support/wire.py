@@ -77,6 +77,7 @@ class FakeTransport:
     def __init__(self) -> None:
         self.packets: deque[bytes] = deque()
         self.writes = 0
+        self.probed_after: int | None = None
         # Not bool: what was asserted to be false, mypy takes for false ever after, and skips all behind the contrary.
         self.closed: Any = False
         self.was_reset = False
@@ -123,6 +124,9 @@ class FakeTransport:
         assert not self.settled or dozes is not self.dozes, "admitted twice"
         self.settled = True
         self.dozes = dozes
+
+    def probe(self, silence: int) -> None:
+        self.probed_after = silence
 
 
 def own_certificate(held: Held | None = None) -> OwnCertificate:

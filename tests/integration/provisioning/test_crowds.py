@@ -99,3 +99,14 @@ def test_so_it_is_on_the_plain_port(small: ProvisioningService) -> None:
             )
         assert plain.run("/healthz").status == 200
         assert plain.run("/healthz", "--interface", "127.0.0.9").status == 200
+
+
+def test_who_takes_longer_for_the_handshake_than_the_settings_allow_is_reset(tmp_path: Path) -> None:
+    """Devices on slow links need longer than the ten seconds that are the default."""
+    settings = {"handshake_seconds": 1}
+    with (
+        ProvisioningService.copied(tmp_path / "fleet", settings) as running,
+        socket.create_connection(("127.0.0.1", running.port), timeout=8) as silent,
+        pytest.raises(ConnectionResetError),
+    ):
+        silent.recv(1)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Callable
 
 import pytest
+import uvloop
 from structlog.testing import capture_logs
 
+from broker.admin import operator_door
 from broker.admin.http_server import HttpServer, Request, Response
 from broker.admin.operator_door import OperatorDoor, Operators
 from provisioning.pki import openssl
@@ -41,6 +45,29 @@ async def test_changes_of_keys_that_come_in_one_piece_with_the_handshake_are_bou
             await asyncio.to_thread(answer, 1000)
     finally:
         await door.close()
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_who_takes_too_long_for_the_handshake_is_reset(
+    loop: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the stream would wait behind a hello that does not get through, and the operator for that."""
+    monkeypatch.setattr(operator_door, "_HANDSHAKE_SECONDS", 0.2)
+
+    async def visit() -> None:
+        pki, operators = shared_pki(), Operators(MemoryBroker().engine)
+        context = server_context(pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.REQUIRED)
+        door = OperatorDoor(HttpServer(None, operators.identify), operators, lambda: context)  # type: ignore[arg-type]
+        door.open("127.0.0.1", 0)
+        with socket.create_connection(("127.0.0.1", int(door.url.rpartition(":")[2]))) as silent:
+            silent.setblocking(False)
+            async with asyncio.timeout(20):
+                with pytest.raises(ConnectionResetError):
+                    await asyncio.get_running_loop().sock_recv(silent, 100)
+        await door.close()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(visit())
 
 
 def test_that_somebody_lost_a_place_is_said_once_a_minute_and_only_of_somebody_more() -> None:

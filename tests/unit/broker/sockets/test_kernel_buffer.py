@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from broker.sockets import kernel_buffer
-from broker.sockets.kernel_buffer import drop, gather, give_up_in_time, next_attempt
+from broker.sockets.kernel_buffer import do_not_drop, drop, gather, give_up_in_time, next_attempt
 from tests.support.broker_process import wait_until
 from tests.support.kernel_sockets import state_of
 
@@ -101,3 +101,14 @@ def test_what_is_no_tcp_socket_is_left_alone() -> None:
         give_up_in_time(ours)
         ours.send(b"still")
         assert theirs.recv(10) == b"still"
+
+
+def test_what_was_to_be_dropped_is_delivered_after_all(pair: Pair) -> None:
+    ours, theirs = pair
+    ours.sendall(b"the rest")
+    drop(ours)
+    do_not_drop(ours)
+    ours.close()
+    theirs.settimeout(20)
+    assert theirs.recv(100) == b"the rest"
+    assert theirs.recv(100) == b"", "the end, and no reset"

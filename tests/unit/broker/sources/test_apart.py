@@ -51,7 +51,7 @@ async def hanging() -> AsyncIterator[str]:
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nobody give up who waits in vain: what is answered was not kept waiting, however slow the machine."""
     monkeypatch.setattr("broker.sources.ocsp_http.PATIENCE", 600.0)
-    monkeypatch.setattr("broker.sources.crl_urls._TIMEOUT", 600.0)
+    monkeypatch.setattr("broker.sources.crl_transfer.FIRST_SECONDS", 600.0)
 
 
 async def test_a_responder_that_hangs_keeps_nobody_of_another_bundle_waiting(web: WebServer, hanging: str) -> None:

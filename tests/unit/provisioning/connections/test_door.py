@@ -19,7 +19,7 @@ import uvloop
 from structlog.testing import capture_logs
 
 from provisioning.connections import door as door_module
-from provisioning.connections.door import Door
+from provisioning.connections.door import HANDSHAKE_SECONDS, Door
 from provisioning.connections.places import Place, Places
 from provisioning.pki.polite_handshake import PoliteHandshake
 from provisioning.pki.renewable_context import RenewableContext
@@ -69,7 +69,8 @@ async def opened(
     """Yield an open door, and a client that has connected and was not accepted yet."""
     with kind() as listening, socket.socket() as client:
         listening.bind(("127.0.0.1", 0))
-        door = Door(listening, options.get("context"), Greeting, places, options.get("proxies"))
+        seconds = options.get("handshake_seconds", HANDSHAKE_SECONDS)
+        door = Door(listening, options.get("context"), Greeting, places, options.get("proxies"), seconds)
         door.open()
         client.connect(listening.getsockname())  # The event loop has not gone round when it is.
         client.setblocking(False)
@@ -216,17 +217,16 @@ LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
 
 @pytest.mark.parametrize("loop", LOOPS, ids=["asyncio", "uvloop"])
 def test_who_takes_too_long_for_the_handshake_is_reset(
-    loop: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
+    loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
     """The end of the stream would wait behind a hello that does not get through, and the client for that."""
-    monkeypatch.setattr(door_module, "_HANDSHAKE_SECONDS", 0.2)
     context = server_context(
         shared_pki().broker().credential, shared_pki().anchors, client_certificate=ClientCertificate.OPTIONAL
     )
 
     async def waits() -> None:
         places = Places(2)
-        async with opened(places, context=context) as (_, client):
+        async with opened(places, context=context, handshake_seconds=0.2) as (_, client):
             with pytest.raises(ConnectionResetError):
                 await asyncio.get_running_loop().sock_recv(client, 100)
             await empty(places)
@@ -256,7 +256,6 @@ def test_who_gets_through_just_before_the_loop_gives_up_is_not_reset_at_the_end(
     loop: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rest of an answer would be lost."""
-    monkeypatch.setattr(door_module, "_HANDSHAKE_SECONDS", FEW)
     pki = shared_pki()
     context = server_context(pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.OPTIONAL)
 
@@ -267,7 +266,7 @@ def test_who_gets_through_just_before_the_loop_gives_up_is_not_reset_at_the_end(
 
     async def visit() -> None:
         places = Places(2)
-        async with opened(places, context=RenewableContext(context)) as (door, client):
+        async with opened(places, context=RenewableContext(context), handshake_seconds=FEW) as (door, client):
             monkeypatch.setattr(door, "_loop", BusyLoop())
             coming = asyncio.create_task(asyncio.to_thread(comes, client))
             while not len(places):  # noqa: ASYNC110 - nobody tells
