@@ -123,7 +123,10 @@ def _written(known: Iterable[Revocation]) -> bytes:
 
 def _kept(path: Path) -> Iterator[Revocation]:
     try:
-        for row in json.loads(contents_of(path, _BYTES)):
+        rows = json.loads(contents_of(path, _BYTES))
+        if not isinstance(rows, list):  # An empty object or text has no rows either.
+            raise TypeError("it is no list")  # noqa: TRY301 - the same refusal as for a row
+        for row in rows:
             yield Revocation(
                 bytes.fromhex(row["issuer_key_id"]),
                 int(row["serial"], 16),
@@ -134,7 +137,7 @@ def _kept(path: Path) -> Iterator[Revocation]:
         return
     except OSError as error:
         raise TlsConfigurationError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:  # The last for endlessly nested input.
         raise TlsConfigurationError(
             f"{path} was changed or is damaged: restore it from a backup. Without it the broker, until it has read the "
             "feed, trusts a service whose certificate was revoked within the hour, or whose CA is revoked"

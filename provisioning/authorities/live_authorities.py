@@ -247,11 +247,12 @@ class LiveAuthorities:
                 raise
             log.error("root CA's list not published", code="CRL_NOT_PUBLISHED", ca=root.name, detail=str(error))  # noqa: TRY400
             return
-        # What was revoked while no service ran is in no list yet.
+        # What was revoked while no service ran is in no list yet. The list may hold others that have ended meanwhile.
         now = self._clock()
         listed = await self._contents.take(root.key_id, None, now)
         current = publisher.current
-        if current is not None and listed is not None and len(listed.complete(now)) > current.entries:
+        entries = () if listed is None else listed.complete(now).values()
+        if current is not None and any(entry not in current.der for entry in entries):
             publisher.changed()
         self._roots[root.name] = self.publishers[root.name] = publisher
         self._root_key_ids[root.name] = root.key_id.hex()

@@ -139,6 +139,7 @@ async def test_a_disk_that_hangs_keeps_the_feed_waiting_for_a_moment_only(
 @pytest.mark.parametrize(
     "content",
     [b"", b"[", b"{}x", b"[1]", b'[{"issuer_key_id": "00"}]', b"7", b"null", b"\xff",
+     b"{}", b'""', b"[" * 200_000,
      b'[{"issuer_key_id": "zz", "serial": "1", "reason": "keyCompromise", "revoked_at": "2026-03-01T12:00:00+00:00"}]',
      b'[{"issuer_key_id": "00", "serial": "1", "reason": "for fun", "revoked_at": "2026-03-01T12:00:00+00:00"}]',
      b'[{"issuer_key_id": "00", "serial": "1", "reason": "keyCompromise", "revoked_at": "yesterday"}]'],

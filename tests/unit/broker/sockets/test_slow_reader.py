@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Iterator
 from typing import Any
+
+import pytest
 
 from broker.metrics import Metrics
 from broker.mqtt.acks import Puback
 from broker.mqtt.introduction import Introduction
 from broker.mqtt.ping import Pingresp
-from broker.sockets.poller import Poller
+from broker.sockets.poller import READABLE, WRITABLE, Poller
 from broker.sockets.slow_reader import in_kernel, without_qos0
 from broker.sockets.transport import TlsTransport
-from broker.sockets.transport_state import OPEN
+from broker.sockets.transport_state import CLOSED, CLOSING, LINGERING, OPEN
 from broker.sockets.turn import Turn
 from tests.support.broker_process import wait_until
 from tests.support.wire import V5, publication
@@ -101,3 +104,115 @@ def test_packets_to_a_client_that_does_not_keep_up_are_counted_as_all_others() -
     poller.close()
     theirs.close()
     loop.close()
+
+
+class Narrow(Full):
+    """A TLS session whose socket takes as much as there is room for, or has failed."""
+
+    def __init__(self) -> None:
+        self.room = 0
+        self.taken = b""
+        self.broken = False
+
+    def write(self, data: bytes) -> int:
+        if self.broken:
+            raise ConnectionResetError
+        size = min(self.room, len(data))
+        if size == 0:
+            raise ssl.SSLWantWriteError
+        self.room -= size
+        self.taken += data[:size]
+        return size
+
+
+class Told:
+    """What the receiver of a transport was told."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def choke(self, _now: float) -> None:
+        self.words.append("choke")
+
+    def unchoke(self, _now: float) -> None:
+        self.words.append("unchoke")
+
+    def drained(self, _now: float) -> None:
+        self.words.append("drained")
+
+    def lost(self, code: str, _now: float, _detail: str = "") -> None:
+        self.words.append(code)
+
+
+class Slow:
+    """A connected transport, read, whose backlog may have a hundred bytes."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, ours: socket.socket) -> None:
+        self.loop, self.session, self.told = loop, Narrow(), Told()
+        turn = Turn(loop.call_soon)
+        self.poller = Poller(loop, turn)
+        session: Any = self.session
+        receiver: Any = self.told
+        self.transport = TlsTransport(loop, ours, session, ("192.0.2.1", 1), Metrics(), self.poller, turn, 100)
+        self.transport._receiver, self.transport._state, self.transport._events = receiver, OPEN, READABLE
+        self.poller.watch(ours.fileno(), self.transport, READABLE)
+
+    def takes(self, size: int) -> None:
+        self.session.room = size
+        self.transport.on_writable()
+
+
+@pytest.fixture
+def slow() -> Iterator[Slow]:
+    loop = asyncio.new_event_loop()
+    ours, theirs = socket.socketpair()
+    slow = Slow(loop, ours)
+    yield slow
+    slow.poller.abort()
+    slow.poller.close()
+    theirs.close()
+    loop.close()
+
+
+def test_a_client_that_took_what_waited_is_read_as_before(slow: Slow) -> None:
+    slow.transport.write([b"x" * 100])
+    assert (slow.transport._events, slow.told.words) == (READABLE | WRITABLE, []), "the bound is not exceeded"
+    slow.takes(99)
+    assert (slow.transport._events, slow.told.words) == (READABLE | WRITABLE, [])
+    slow.takes(1)
+    assert (slow.transport._events, slow.told.words) == (READABLE, ["drained"])
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_choked_client_is_read_again_at_half_of_the_bound_unless_it_is_held(slow: Slow, held: bool) -> None:
+    slow.transport.write([b"x" * 101])
+    assert (slow.transport._events, slow.told.words) == (WRITABLE, ["choke"])
+    if held:
+        slow.transport.hold()
+    slow.takes(50)
+    assert (slow.transport._events, slow.told.words) == (WRITABLE, ["choke"])
+    slow.takes(1)
+    assert (slow.transport._events, slow.told.words) == (WRITABLE | (0 if held else READABLE), ["choke", "unchoke"])
+    slow.transport.release()
+    assert slow.transport._events == READABLE | WRITABLE
+
+
+def test_a_client_that_is_closed_gets_what_waits_though_it_goes_on_sending(slow: Slow) -> None:
+    """Its bytes are not read any more: they would be taken for an error of the socket, which ends it at once."""
+    slow.transport.write([b"x" * 10])
+    slow.transport.close([b"last"])
+    assert (slow.transport._state, slow.transport._events) == (CLOSING, WRITABLE)
+    slow.takes(10)
+    assert slow.transport._state is CLOSING
+    slow.takes(4)
+    assert (slow.transport._state, slow.session.taken) == (LINGERING, b"x" * 10 + b"last")
+
+
+def test_a_client_that_is_closed_and_goes_before_it_took_all_is_not_listened_to(slow: Slow) -> None:
+    slow.transport.write([b"x" * 10])
+    slow.transport.close()
+    slow.session.broken = True
+    slow.takes(10)
+    assert slow.transport._state is CLOSING, "the caller may be in the middle of a flush"
+    slow.loop.run_until_complete(asyncio.sleep(0))
+    assert (slow.transport._state, slow.told.words) == (CLOSED, [])

@@ -152,8 +152,11 @@ def test_who_is_held_stays_held_when_his_frames_are_taken(browser: Browser) -> N
     browser.server.hold()
     browser.broker.settle()
     assert browser.wire.held
-    browser.server.release()
-    assert not browser.wire.held
+    for _ in range(2):
+        browser.server.release()
+        assert not browser.wire.held
+        browser.server.hold()
+        assert browser.wire.held
 
 
 def test_nothing_behind_the_end_is_read(browser: Browser) -> None:
@@ -171,6 +174,21 @@ def test_the_end_of_the_websocket_is_the_end_of_the_connection(browser: Browser,
     browser.send(event)
     assert browser.wire.closed
     assert browser.broker.metrics.closed == {code: 1}
+
+
+def test_the_last_packets_and_the_end_of_the_websocket_come_together(browser: Browser) -> None:
+    browser.server.close([b"first", b"last"])
+    browser.websocket.receive_data(b"".join(browser.wire.packets))
+    said = list(browser.websocket.events())
+    assert [type(each) for each in said] == [BytesMessage, CloseConnection]
+    assert (bytes(said[0].data), said[1].code) == (b"firstlast", 1000)  # type: ignore[attr-defined]
+    assert (browser.wire.writes, browser.wire.closed) == (2, True), "the answer to the upgrade, and these"
+
+
+def test_who_is_closed_before_the_upgrade_gets_no_frames() -> None:
+    made = Browser(MemoryBroker())
+    made.server.close([b"last"])
+    assert (made.wire.writes, made.wire.closed) == (0, True)
 
 
 def test_a_frame_that_is_none_ends_it(browser: Browser) -> None:

@@ -169,3 +169,54 @@ def test_a_batch_that_could_not_be_written_keeps_what_was_replayed_to_the_same_s
     journal.not_written(0.0)
     assert journal.open.replayed == {(1, "a"): left}
     assert journal.open.subscriptions == {(1, "a"): ROW}
+
+
+def test_what_was_noted_for_a_session_that_ended_meanwhile_is_not_written_after_all(journal: Journal) -> None:
+    """Its rows would refer to none, the database would refuse them, and no batch could be written any more."""
+    journal.save_session(1, ("client", "owner", True, 60, 90.0))
+    assert journal.take() is not None
+    journal.subscribe(2, "a", (1,))
+    journal.add(2, stored(1))
+    journal.incoming(2, 8, known=True)
+    journal.remove_session(2)
+    journal.not_written(0.0)
+    failed = journal.open
+    assert (failed.sessions[2], failed.subscriptions, failed.deliveries, failed.incoming) == (None, {}, {}, {})
+
+
+def test_who_waits_for_the_end_of_a_session_is_called_when_the_last_end_of_its_name_is_written(
+    journal: Journal,
+) -> None:
+    called: list[str] = []
+    journal.remove_session(1)
+    journal.ended("/device/meter-1", unfinished=True)
+    first = journal.take()
+    assert first is not None
+    journal.when_ended("/device/meter-1", lambda _: called.append("first"))
+    journal.remove_session(2)
+    journal.ended("/device/meter-1", unfinished=False)
+    assert journal.unwritten_end("/device/meter-1") is True, "of either"
+    journal.when_ended("/device/meter-1", lambda _: called.append("second"))
+    for said in (["first"], ["first", "second"]):
+        journal.written()
+        while journal.watching:
+            journal.watching.popleft()(0.0)
+        assert called == said
+        journal.take()
+    assert journal.unwritten_end("/device/meter-1") is None
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("second", [False, True])
+def test_an_end_that_could_not_be_written_is_as_unfinished_as_the_worst_of_its_name(
+    journal: Journal, first: bool, second: bool
+) -> None:
+    journal.remove_session(1)
+    journal.ended("/device/meter-1", unfinished=first)
+    journal.take()
+    journal.remove_session(2)
+    journal.ended("/device/meter-1", unfinished=second)
+    journal.ended("/device/meter-2", unfinished=second)
+    journal.not_written(0.0)
+    assert journal.unwritten_end("/device/meter-1") is (first or second)
+    assert journal.unwritten_end("/device/meter-2") is second

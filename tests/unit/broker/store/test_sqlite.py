@@ -278,6 +278,19 @@ async def test_a_batch_of_which_nothing_is_left_is_said_without_the_disk(store: 
     assert reports.said == ["written"]
 
 
+async def test_a_batch_of_which_nothing_is_left_when_it_has_been_gathered_is_said_too(store: SqliteStore) -> None:
+    journal = Journal(0.0)
+    reports = Reports(journal)
+    store.attach(journal, asyncio.get_running_loop(), reports.written, reports.failed)
+    message = Message(b"t", b"x", 1)
+    journal.add(1, PersonalMessage(message))
+    store.begin()
+    journal.remove(1, 0, message)
+    assert reports.said == []
+    await reports.wait_for("written")
+    assert journal.writing is None, "or nothing would be written any more"
+
+
 @pytest.mark.parametrize("defect", [False, True])
 async def test_a_batch_that_cannot_be_written_is_tried_again(store: SqliteStore, defect: bool) -> None:
     journal = Journal(0.0)
@@ -317,6 +330,53 @@ class Asker:
 
     def send_again(self, now: float) -> None:
         raise AssertionError(now)
+
+
+async def test_what_waits_only_for_its_turn_is_not_answered_before_the_batch_that_is_being_written(
+    store: SqliteStore,
+) -> None:
+    """Else the answers of that batch would be sent, too, while a power failure could still undo what they promise."""
+    journal, asker, goes_on = Journal(0.0), Asker(), threading.Event()
+    reports = Reports(journal)
+    store.attach(journal, asyncio.get_running_loop(), reports.written, reports.failed)
+    store._thread.submit(goes_on.wait, 30)
+    journal.retain("t", Message(b"t", b"x", 1, retain=True))
+    journal.answer(asker, b"stored")
+    store._write_gathered()
+    journal.answer(asker, b"behind it")
+    store.begin()
+    assert (asker.outbox, reports.said) == ([], [])
+    goes_on.set()
+    await reports.wait_for("written")
+    assert asker.outbox == [b"stored", b"behind it"]
+
+
+async def test_what_comes_while_a_batch_is_written_is_written_without_a_further_turn(store: SqliteStore) -> None:
+    journal, goes_on = Journal(0.0), threading.Event()
+    reports = Reports(journal)
+    store.attach(journal, asyncio.get_running_loop(), reports.written, reports.failed)
+    store._thread.submit(goes_on.wait, 30)
+    journal.retain("first", Message(b"first", b"x", 1, retain=True))
+    store._write_gathered()
+    journal.retain("second", Message(b"second", b"x", 1, retain=True))
+    goes_on.set()
+    await reports.wait_for("written", "written")
+    assert len(store.rows("SELECT * FROM retained")) == 2
+
+
+async def test_a_store_that_failed_is_tried_again_though_nothing_is_left_to_write(store: SqliteStore) -> None:
+    """Else every message would be refused for ever."""
+    journal = Journal(0.0)
+    reports = Reports(journal)
+    store.attach(journal, asyncio.get_running_loop(), reports.written, reports.failed)
+    journal.incoming(999, 1, known=True)  # No such session.
+    store.begin()
+    await reports.wait_for("failed")
+    journal.open.incoming.clear()
+    reports.written()
+    assert (journal.dirty, journal.failed) == (False, True)
+    await reports.wait_for("failed", "written", "written")
+    assert not journal.failed
 
 
 @pytest.mark.parametrize("promises", [True, False])
