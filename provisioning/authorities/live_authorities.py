@@ -247,6 +247,8 @@ class LiveAuthorities:
                 raise
             log.error("root CA's list not published", code="CRL_NOT_PUBLISHED", ca=root.name, detail=str(error))  # noqa: TRY400
             return
+        self._roots[root.name] = self.publishers[root.name] = publisher
+        self._root_key_ids[root.name] = root.key_id.hex()
         # What was revoked while no service ran is in no list yet. The list may hold others that have ended meanwhile.
         now = self._clock()
         listed = await self._contents.take(root.key_id, None, now)
@@ -254,8 +256,6 @@ class LiveAuthorities:
         entries = () if listed is None else listed.complete(now).values()
         if current is not None and any(entry not in current.der for entry in entries):
             publisher.changed()
-        self._roots[root.name] = self.publishers[root.name] = publisher
-        self._root_key_ids[root.name] = root.key_id.hex()
         self._run_root(root.name)
 
     def _run_root(self, name: str) -> None:
@@ -297,6 +297,8 @@ class LiveAuthorities:
             await publisher.start()
         working = self._working[ca.name] = _Working(Issuing(issuer, in_use), signer, publishers)
         self.publishers.update(publishers)
+        for publisher in publishers.values():
+            publisher.changed()  # Of what was revoked since it was made, nobody could tell it.
         self._responder.answer_for(self.ocsp_signers())
         self._begin(working)
 

@@ -139,7 +139,6 @@ async def build(
         on_trust=credential.trust,
         on_active=credential.issue_with,
     )
-    await live.start()
 
     def on_new(events: Sequence[FeedEvent]) -> None:
         responder.forget_events(events)
@@ -153,7 +152,8 @@ async def build(
         authorities=lambda: live.told.event,
         on_lost=functools.partial(_read_again, responder, live),
     )
-    await feed.start()
+    await feed.start()  # First: what others revoke while the lists are made is told to them.
+    await live.start()
     told: tuple[Callable[[Changed], None], ...] = (
         responder.forget_changed,
         lambda _changed: feed.announce(),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
+import pytest
 from cryptography import x509
+from sqlalchemy import select
 
 from provisioning.authorities.authority import open_authority
 from provisioning.authorities.authority_revocation import AuthorityRevocation
@@ -14,6 +16,9 @@ from provisioning.ca.ceremony import ISSUING_LIFE
 from provisioning.ca.issuer import Issuer
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.ocsp import OcspResponder
+from provisioning.revocation.publisher import CrlPublisher
+from provisioning.revocation.service import RevocationService
+from provisioning.store import tables
 from provisioning.store.serials import SerialNumbers
 from tests.support.ceremonies import Ceremonies
 
@@ -83,3 +88,39 @@ async def test_a_list_that_says_all_is_not_made_again_by_the_next_service(fleet_
     live = opened(fleet_cas)
     await live.start()
     assert not live.publishers[ROOT]._changed.is_set()
+
+
+async def test_what_another_process_revokes_while_a_list_is_first_made_is_in_the_next_one(
+    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its event may be read before anybody knows of the list that has to be told."""
+    live, revoked = opened(fleet_cas), set[int]()
+    first = CrlPublisher.start
+
+    async def start(publisher: CrlPublisher) -> None:
+        await first(publisher)
+        if publisher._plan.name == "issuing-ca":
+            (serial, *_) = await fleet_cas.database.read(
+                lambda connection: connection.scalars(select(tables.certificates.c.serial)).all()
+            )
+            service = RevocationService(fleet_cas.database, fleet_cas.clock, ())
+            await service.revoke_serial(serial, RevocationReason.UNSPECIFIED, by="another process")
+            revoked.add(int(serial, 16))
+
+    monkeypatch.setattr(CrlPublisher, "start", start)
+    await live.start()
+    assert revoked
+    fleet_cas.clock.advance(timedelta(seconds=5))  # Else the list is of the future, and made again for that.
+    running = asyncio.create_task(live.run())
+    try:
+        async with asyncio.timeout(20):
+            while not revoked <= listed(live.publishers["issuing-ca"]):  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.01)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+def listed(publisher: CrlPublisher) -> set[int]:
+    assert publisher.current is not None
+    return {each.serial_number for each in x509.load_der_x509_crl(publisher.current.der)}
