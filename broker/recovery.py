@@ -70,9 +70,11 @@ def _recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) ->
     gone = frozenset(journal.lapsed.values())
     engine.metrics.sessions_expired += len(gone)
     unfinished: list[tuple[Session, Subscription, int]] = []
+    newest_pending = 0
     for row, topic_filter, qos, no_local, retain_as_published, retain_handling, identifiers, pending in store.each(
         "SELECT * FROM subscriptions"
     ):
+        newest_pending = max(newest_pending, pending)
         if row in gone:
             continue
         subscription = Subscription(
@@ -91,6 +93,8 @@ def _recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) ->
             session.incoming = Incoming()
         session.incoming.add(packet_id)  # One by one: there may be 65,535.
     engine.retained.restore(_retained(engine, store, journal, now))
+    # The latest retained message may be gone: its number is not reused while a row of a replay refers to it.
+    engine.retained.last_number = max(engine.retained.last_number, newest_pending)
     _replays(engine, store, unfinished)
     journal.first_retained = engine.retained.last_number
     for session in sessions.values():  # Only now: what a session loses here was stored before.
@@ -237,8 +241,6 @@ def _replays(engine: Engine, store: SqliteStore, unfinished: list[tuple[Session,
     for row, topic_filter, number in store.each("SELECT * FROM replayed"):
         sent.setdefault((row, topic_filter), set()).add(number)
     for session, subscription, newest in unfinished:
-        # The latest retained message may be gone: its number is not reused while a replay refers to it.
-        engine.retained.last_number = max(engine.retained.last_number, newest)
         known = frozenset(sent.get((session.row, subscription.topic_filter), ()))
         engine.replays.resume(session, subscription, newest, known)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from broker.recovery import recover
@@ -172,8 +172,15 @@ def described_delivery(delivery: Any) -> Any:
             getattr(delivery, "share", ""), message.references, message.row)  # fmt: skip
 
 
+PENDING_OF_THE_EXPIRED: dict[str, list[Row]] = {table: [] for table in TABLES} | {
+    "sessions": [(1, "a", f"spiffe://{DOMAIN}/device/g/a", 0, 45, 1_699_997_400.0, *[None] * 11)],
+    "subscriptions": [(1, "fleet/#", 0, 0, 1, 0, b"", 3)],
+}
+
+
 @settings(max_examples=100, deadline=None)
 @given(stores())
+@example(PENDING_OF_THE_EXPIRED)
 def test_what_is_restored_quickly_is_what_is_restored_row_by_row(contents: dict[str, list[Row]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         one, other = Path(folder) / "one", Path(folder) / "other"

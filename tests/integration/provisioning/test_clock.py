@@ -141,6 +141,7 @@ def test_a_clock_that_goes_forward_and_back(moved: Moved) -> None:
     assert abs(begun + MINUTE - clock.now()) < TOLERANCE
     renewed = moved.renewal(early)
     assert renewed.status == 200, renewed.text
+    wait_until(lambda: moved.ready()["ocsp_signer"] == "ok", "the OCSP signer has noticed, too", NOTICED, SLOWLY)
     assert moved.ocsp(ahead) == "good"
     moved.command("revoke", "--device", "early", "--reason", "keyCompromise")
     gone = read(early).serial_number

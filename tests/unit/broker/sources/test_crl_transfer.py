@@ -40,14 +40,22 @@ class SlowServer:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(self.content))
             size = -(-len(self.content) // PIECES)
             for number in range(self.pieces):
-                await asyncio.sleep(self.pause)
+                try:  # A server closes when its last connection has ended.
+                    async with asyncio.timeout(self.pause):
+                        return await self.until_gone(reader)
+                except TimeoutError:
+                    pass
                 writer.write(self.content[number * size : (number + 1) * size])
                 await writer.drain()
-            await reader.read()  # Until the asker goes.
+            await self.until_gone(reader)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
             writer.close()
+
+    async def until_gone(self, reader: asyncio.StreamReader) -> None:
+        """Wait until the asker goes."""
+        await reader.read()
 
 
 @asynccontextmanager
