@@ -42,10 +42,10 @@ from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused, unauthorised
 from broker.engine.engine import Engine
 from broker.mqtt.codes import ReasonCode
-from broker.sockets.kernel_buffer import do_not_drop, drop
 from provisioning.connections.places import Place, Places, hang_up
 from provisioning.pki.identity import Role, parse_uri
 from provisioning.pki.key_updates import bound_key_updates
+from provisioning.pki.late_handshake import reset_if_late
 from provisioning.pki.openssl import address_of
 from provisioning.pki.seen_out import see_out_if_refused
 from provisioning.pki.tls import verified_path
@@ -116,8 +116,6 @@ class OperatorDoor:
         generation = self._operators.generation  # That of the context.
         context = self._context()
         see_out_if_refused(accepted)
-        # Begun before the event loop's own, so due before it.
-        late = loop.call_later(_HANDSHAKE_SECONDS, drop, accepted)
 
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self._operators.began(writer, generation, place)
@@ -127,21 +125,17 @@ class OperatorDoor:
                 place.leave()
 
         try:
-            await loop.connect_accepted_socket(
-                lambda: _Connection(reader, connected, loop=loop),
-                accepted,
-                ssl=context,
-                ssl_handshake_timeout=_HANDSHAKE_SECONDS,
-                ssl_shutdown_timeout=_HANDSHAKE_SECONDS,
-            )
+            with reset_if_late(loop, accepted, _HANDSHAKE_SECONDS):
+                await loop.connect_accepted_socket(
+                    lambda: _Connection(reader, connected, loop=loop),
+                    accepted,
+                    ssl=context,
+                    ssl_handshake_timeout=_HANDSHAKE_SECONDS,
+                    ssl_shutdown_timeout=_HANDSHAKE_SECONDS,
+                )
         except (OSError, TimeoutError) as error:
             place.leave()
             log.info("admin handshake failed", address=host, detail=str(error))
-        else:
-            if late.when() <= loop.time():  # It got through in between.
-                do_not_drop(accepted)
-        finally:
-            late.cancel()
 
     def _tell(self, host: str, now: float) -> None:
         places = self._places

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from broker.admin.unix_socket import OFF, socket_path
-from broker.commands.error_line import failed
-from provisioning.program.hung_line import hung, print_hung
-from provisioning.program.printable import LAID_OUT, printable
+from broker.commands.error_line import failed, say_wrong
+from provisioning.program.hung_line import print_hung
+from provisioning.program.printable import printable
 from provisioning.program.starting import importing
 from provisioning.program.version_option import version_option
 
@@ -106,7 +106,7 @@ def _connect(socket: Path | None, state_dir: Path | None, config: Path | None) -
             f"--url: {_remote.url[:_SHOWN]!r} is no https:// address; give that of the broker's admin_port"
         )
     if (warning := open_to_all.told_of(_remote.key)) is not None:
-        typer.echo(hung(f"fleet-broker: warning: {printable(warning, also=LAID_OUT)}", sys.stderr), err=True)
+        say_wrong(f"warning: {warning}")
     return AdminClient.at_url(_remote.url, _remote.cafile, CredentialFiles(_remote.cert, _remote.key))
 
 

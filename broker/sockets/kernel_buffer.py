@@ -14,10 +14,10 @@ import socket
 import struct
 from typing import Final
 
+from provisioning.pki.late_handshake import drop
+
 _UNTAKEN_MILLISECONDS: Final = 15_000
 """A farewell that is lost three times on a link with a round trip of a second still arrives."""
-_DROP: Final = struct.pack("ii", 1, 0)
-_DELIVER: Final = struct.pack("ii", 0, 0)
 _BEGINNING: Final = struct.Struct("3xBB3xI")
 """Of the kernel's ``tcp_info``: unanswered probes of a peer that accepts nothing, doublings, retransmission timeout."""
 
@@ -43,16 +43,6 @@ def next_attempt(connected: socket.socket) -> float:
         return 0.0
     probes, doublings, microseconds = _BEGINNING.unpack(info)
     return float(microseconds << (doublings if probes else 0)) / 1e6
-
-
-def drop(connected: socket.socket) -> None:
-    """When the socket is closed, which is next, send RST, and nothing of what is left."""
-    _set(connected, socket.SOL_SOCKET, socket.SO_LINGER, _DROP)
-
-
-def do_not_drop(connected: socket.socket) -> None:
-    """Undo `drop`."""
-    _set(connected, socket.SOL_SOCKET, socket.SO_LINGER, _DELIVER)
 
 
 def _set(connected: socket.socket, level: int, option: int, value: int | bytes) -> None:

@@ -42,7 +42,7 @@ from typing import Final
 
 from broker.metrics import Metrics
 from broker.sockets.byte_stream import Receiver
-from broker.sockets.kernel_buffer import drop, gather, give_up_in_time
+from broker.sockets.kernel_buffer import gather, give_up_in_time
 from broker.sockets.kernel_probes import probe
 from broker.sockets.poller import READABLE, WRITABLE, Poller
 from broker.sockets.readiness import Readiness
@@ -54,6 +54,7 @@ from broker.sockets.turn import Turn
 from broker.sockets.work import PORTION
 from provisioning.pki import handshake_bounds, openssl, resumption
 from provisioning.pki.key_updates import bound_key_updates, changed_keys_too_often
+from provisioning.pki.late_handshake import drop
 from provisioning.pki.openssl import address_of, has_pending, read_on
 from provisioning.pki.stapling import forget_staple
 from provisioning.pki.tls import verified_path

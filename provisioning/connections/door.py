@@ -23,13 +23,12 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import functools
 import socket
 import ssl
-import struct
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Final
 
 import structlog
@@ -37,6 +36,7 @@ import structlog
 from provisioning.connections.listening import BACKLOG
 from provisioning.connections.places import Place, Places, hang_up
 from provisioning.pki.departed import has_left
+from provisioning.pki.late_handshake import reset_if_late
 from provisioning.pki.seen_out import see_out_if_refused
 from provisioning.program.proxy_arrivals import ProxyArrivals
 from provisioning.program.proxy_header import Address
@@ -56,9 +56,6 @@ _PAUSE: Final = 1.0
 _TELL_AGAIN: Final = 60.0
 _GONE: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EINTR})
 """Errors of one connection; all others are the listening socket's, or the process's."""
-
-_RESET: Final = struct.pack("ii", 1, 0)
-_NO_RESET: Final = struct.pack("ii", 0, 0)
 
 Make = Callable[[Place, Address | None], asyncio.Protocol]
 """Makes the protocol of a connection; it gives the place back when the connection is lost.
@@ -172,24 +169,17 @@ class Door:
     async def _shake_hands(self, accepted: socket.socket, host: str, place: Place, client: Address | None) -> None:
         seconds = None if self._context is None else self._seconds
         see_out_if_refused(accepted)
-        # Begun before the event loop's own, so due before it.
-        late = None if seconds is None else self._loop.call_later(seconds, _end_with, accepted, _RESET)
         try:
-            await self._loop.connect_accepted_socket(
-                lambda: self._make(place, client), accepted, ssl=self._context, ssl_handshake_timeout=seconds
-            )
+            with nullcontext() if seconds is None else reset_if_late(self._loop, accepted, seconds):
+                await self._loop.connect_accepted_socket(
+                    lambda: self._make(place, client), accepted, ssl=self._context, ssl_handshake_timeout=seconds
+                )
         except (OSError, TimeoutError) as error:  # Anybody can cause it: not worth a log line each.
             place.leave()
             log.debug("handshake failed", address=host, reason=str(error))
         except BaseException:
             place.leave()
             raise
-        else:
-            if late is not None and late.when() <= self._loop.time():  # It got through in between.
-                _end_with(accepted, _NO_RESET)
-        finally:
-            if late is not None:
-                late.cancel()
 
     def _tell(self, host: str) -> None:
         now = self._loop.time()
@@ -203,9 +193,3 @@ class Door:
                 lost=self._places.lost,
                 turned_away=self._places.turned_away,
             )
-
-
-def _end_with(accepted: socket.socket, linger: bytes) -> None:
-    """Let the end of the connection be RST, or not."""
-    with contextlib.suppress(OSError):  # It has ended.
-        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)

@@ -9,7 +9,8 @@ from contextlib import suppress
 import pytest
 
 from broker.sockets import kernel_buffer
-from broker.sockets.kernel_buffer import do_not_drop, drop, gather, give_up_in_time, next_attempt
+from broker.sockets.kernel_buffer import gather, give_up_in_time, next_attempt
+from provisioning.pki.late_handshake import do_not_drop, drop
 from tests.support.broker_process import wait_until
 from tests.support.kernel_sockets import state_of
 

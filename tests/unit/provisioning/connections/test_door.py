@@ -21,6 +21,7 @@ from structlog.testing import capture_logs
 from provisioning.connections import door as door_module
 from provisioning.connections.door import HANDSHAKE_SECONDS, Door
 from provisioning.connections.places import Place, Places
+from provisioning.pki import late_handshake
 from provisioning.pki.polite_handshake import PoliteHandshake
 from provisioning.pki.renewable_context import RenewableContext
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
@@ -279,11 +280,11 @@ def test_who_gets_through_just_before_the_loop_gives_up_is_not_reset_at_the_end(
         end_with(accepted, linger)
 
     ends: list[bytes] = []
-    end_with = door_module._end_with
-    monkeypatch.setattr(door_module, "_end_with", ended)
+    end_with = late_handshake._linger
+    monkeypatch.setattr(late_handshake, "_linger", ended)
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(visit())
-    assert ends == [door_module._RESET, door_module._NO_RESET]
+    assert ends == [late_handshake._DROP, late_handshake._DELIVER]
 
 
 UNEXPECTED_MESSAGE = b"\x15\x03\x03\x00\x02\x02\x0a"
