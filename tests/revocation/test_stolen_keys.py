@@ -192,6 +192,7 @@ async def test_the_feed_s_connection_is_renewed_and_nothing_is_lost_or_told_agai
                 for _ in range(2):
                     await asyncio.to_thread(subscribed_anew, service)
             following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
     assert not broker.freshness.is_lost
     assert witness.heard.count("feed current") == 1
     assert not {"feed lost", "feed starts again"} & set(witness.heard)
