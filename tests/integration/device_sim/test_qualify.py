@@ -134,11 +134,13 @@ async def test_mosquitto_as_a_bridge_checks_staples_all_but_whom_they_are_about(
     """`bridge_require_ocsp` of 2.0 believes a staple about any certificate, as curl did until 7.74 (CVE-2020-8286)."""
     needed("mosquitto")
     script = tmp_path / "bridge.sh"
-    script.write_text(
-        'cd "$1" && printf "%s\\n" "listener 0 s" "user $(id -un)" "connection c" "address localhost:$2" '
-        '"bridge_cafile $3" "bridge_certfile $4" "bridge_keyfile $5" "remote_clientid d" "try_private false" '
-        '"notifications false" "topic # out 1" "restart_timeout 1 5" "bridge_require_ocsp true" > m.conf && exec mosquitto -c m.conf\n'
-    )
+    settings = (
+        "listener 0 s", "user $(id -un)", "connection c", "address localhost:$2", "bridge_cafile $3",
+        "bridge_certfile $4", "bridge_keyfile $5", "remote_clientid d", "try_private false", "notifications false",
+        "topic # out 1", "restart_timeout 1 5", "bridge_require_ocsp true",
+    )  # fmt: skip
+    lines = " ".join(f'"{setting}"' for setting in settings)
+    script.write_text(f'cd "$1" && printf "%s\\n" {lines} > m.conf && exec mosquitto -c m.conf\n')
     command = f"sh {shlex.quote(str(script))} {{dir}} {{port}} {{cafile}} {{cert}} {{key}}"
     code, verdicts, said = await qualify(tmp_path, *WINDOW, "--only", "good,staple-*", "--exec", command)
     if verdicts["good.connects"][0] == "invalid":
