@@ -135,7 +135,8 @@ class Exchange:
         kept = self.retained.retain(topic_name, message, name)
         if self.journal is not None and (replaces or (kept and message.payload)):  # Otherwise nothing has changed.
             number = self.retained.last_number
-            self.journal.retain(topic_name, message if kept and message.payload else None, name, number)
+            stored = message if kept and message.payload else None
+            self.journal.retain(topic_name, stored, name, number, replaces=replaces)
             self.turn.request()
         if not kept:
             self.metrics.dropped_retained_full += 1

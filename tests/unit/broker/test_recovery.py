@@ -408,6 +408,10 @@ def test_nothing_is_written_to_forget_what_was_never_retained(broker: StoredBrok
     assert broker.journal.open.retained == {}
     meter.publish(f"{TOPIC}/0", b"1", retain=True)
     meter.publish(f"{TOPIC}/0", b"", retain=True)
+    assert broker.journal.open.retained == {}
+    meter.publish(f"{TOPIC}/0", b"1", retain=True)
+    broker.write()
+    meter.publish(f"{TOPIC}/0", b"", retain=True)
     assert broker.journal.open.retained == {f"{TOPIC}/0": None}
 
 
