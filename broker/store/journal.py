@@ -84,6 +84,7 @@ class Journal:
         "_stored_session",
         "_sweep_at",
         "_taken_session",
+        "again",
         "begin",
         "brief",
         "dirty",
@@ -113,6 +114,8 @@ class Journal:
         self.writing: Batch | None = None
         self.begin: Callable[[], None] | None = None
         """Begins to write the open batch; None: the owner of the journal calls `take` itself."""
+        self.again: Callable[[], None] | None = None
+        """Has `Exchange.go_on` called after one round of the event loop, with the time it is then."""
         self.failed = False
         """Whether the last write failed: nothing durable is accepted until one succeeds."""
         self.dirty = False
@@ -392,6 +395,10 @@ class Journal:
             batch.answers.clear()
             self.dirty = batch.changes
         return touched
+
+    def has_waiting(self) -> bool:
+        """Whether any who waited for a batch have yet to be let on: `resuming`, `watching`."""
+        return bool(self.resuming or self.watching)
 
     def resume_some(self, now: float) -> list[Outbox]:
         """Let some of `resuming` retransmit, a portion of packets in total; return the sessions to flush."""
