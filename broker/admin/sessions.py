@@ -229,7 +229,7 @@ class SessionView:
         journal, written = self._engine.journal, asyncio.Event()
         if journal is None:
             return Stored.WRITTEN
-        if self._fails:
+        if self._fails():
             return Stored.FAILED
         if not journal.when_written(lambda _now: written.set()):
             return Stored.WRITTEN
@@ -237,11 +237,10 @@ class SessionView:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STORE_PATIENCE):
                 await written.wait()
-        if self._fails:
+        if self._fails():
             return Stored.FAILED
         return Stored.WRITTEN if written.is_set() else Stored.SLOW
 
-    @property
     def _fails(self) -> bool:
         return self._engine.journal is not None and self._engine.journal.failed
 
