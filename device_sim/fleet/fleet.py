@@ -29,6 +29,7 @@ from device_sim.fleet.live_device import LiveDevice
 from device_sim.fleet.streaming import Streaming
 from device_sim.fleet.surroundings import Surroundings
 from device_sim.link.closure import Closure
+from device_sim.link.distance import NEARBY
 from device_sim.link.link import Link, StageTimes
 from device_sim.link.tls_dial import Endpoint, NotAdmitted
 from device_sim.parallel import in_parallel
@@ -63,6 +64,8 @@ class Fleet:
         self._frozen = False
         self.renewal_failures: list[tuple[float, str]] = []
         self.counters = surroundings.counters
+        self.distance = NEARBY
+        """The worst that a device's connection had when it was admitted."""
         self.admissions = 0
         self.refusals: list[tuple[str, Closure]] = []
         self.lost: list[tuple[str, Closure]] = []
@@ -273,6 +276,7 @@ class Fleet:
         if device.name not in self.condemned:
             record(Duration.OUTAGE, time.monotonic() - out_since, 0.0)
         self._admitted(device, started)
+        self.distance = self.distance.or_worse(connection.distance())
         return connection
 
     def _admitted(self, device: LiveDevice, started: float) -> None:
