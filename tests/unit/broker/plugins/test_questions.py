@@ -173,10 +173,12 @@ async def test_who_waits_for_an_answer_when_nobody_is_asked_any_more_is_refused_
     inquiry = questions.ask([(session, Action.PUBLISH, "t")])
     assert inquiry is not None
     await asyncio.sleep(0)
-    closing = asyncio.create_task(questions.close())
-    for _ in range(20):
-        await asyncio.sleep(0)
+    with capture_logs() as logged:
+        closing = asyncio.create_task(questions.close())
+        for _ in range(20):
+            await asyncio.sleep(0)
     assert closing.done(), "it waits for nobody's patience"
+    assert failures_in(logged) == [], "the plugin has not failed"
     assert inquiry.done
     assert questions.known(session, Action.PUBLISH, "t") is RefusalCode.PLUGIN_FAILED
 
