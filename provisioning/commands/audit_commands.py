@@ -5,7 +5,6 @@ The store is imported by the command that needs it: `--help` and the API command
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from collections.abc import Callable
@@ -24,14 +23,13 @@ from provisioning.commands.service_command import (
     say,
     shown_time,
 )
-from provisioning.directory.audit_chain import AuditHead
-from provisioning.directory.files import AuthorityFiles
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.program.command_group import command_group
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
+    from provisioning.directory.audit_chain import AuditHead
     from provisioning.store.audit import AuditEntry
 
 audit_app = command_group(help="Read and verify the audit log.")
@@ -129,8 +127,11 @@ def show(
 
 
 def _read(directory: Path | None, work: Callable[[Connection], ResultT]) -> ResultT:
+    import asyncio
+
     from provisioning.config import load_settings
     from provisioning.directory.audit_key import read_audit_key
+    from provisioning.directory.files import AuthorityFiles
     from provisioning.program.logs import configure_logging
     from provisioning.store import schema
     from provisioning.store.database import Database
@@ -158,6 +159,8 @@ def _read(directory: Path | None, work: Callable[[Connection], ResultT]) -> Resu
 
 
 def _parse_head(text: str) -> AuditHead:
+    from provisioning.directory.audit_chain import AuditHead
+
     try:
         return AuditHead.parse(text)
     except ValueError:
