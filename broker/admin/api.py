@@ -50,7 +50,7 @@ from broker.admin.parameters import (
     reload_asked,
     told_of,
 )
-from broker.admin.sessions import InvalidSelection, OfAnotherDomain, Selection, SessionView
+from broker.admin.sessions import InvalidSelection, OfAnotherDomain, Selection, SessionView, Stored
 from broker.admin.subscriptions import checked_topic, subscriptions_document
 from broker.admin.trust import anchors_of, trust_document
 from broker.door.listener import Listener
@@ -223,7 +223,8 @@ class AdminApi:
             return problem(HTTPStatus.NOT_FOUND, "NO_SUCH_SESSION", detail)
         if not forget:
             return Response.json({"kicked": ended})
-        return Response.json({"kicked": ended, "stored": await self._sessions.stored()})
+        store = await self._sessions.stored()
+        return Response.json({"kicked": ended, "stored": store is Stored.WRITTEN, "store": store})
 
     async def _reload(self, request: Request) -> Response:
         parts, candidates, dry_run = reload_asked(request.body)

@@ -24,6 +24,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from time import monotonic
 from typing import Any
 
@@ -48,6 +49,16 @@ _VERSIONS = {ProtocolVersion.V31: "3.1", ProtocolVersion.V311: "3.1.1", Protocol
 
 KICKED = "KICKED"
 """Stable code of a connection ended by an operator."""
+
+
+class Stored(StrEnum):
+    """What is known of changes that should be on disk."""
+
+    WRITTEN = "written"
+    SLOW = "slow"
+    """Not written yet: the disk takes long, nothing has failed."""
+    FAILED = "failed"
+    """The store cannot be written now."""
 
 
 class InvalidSelection(ValueError):
@@ -210,23 +221,28 @@ class SessionView:
             raise OfAnotherDomain(others[:_SHOWN_OTHERS])
         return ended
 
-    async def stored(self) -> bool:
-        """Wait until what was changed so far is stored; return whether it is, False while the store cannot be written.
+    async def stored(self) -> Stored:
+        """Wait until what was changed so far is stored, as long as there is patience; return what is known then.
 
         An operator who is told that a session has ended must not find it again after a crash (decision 0226).
         """
         journal, written = self._engine.journal, asyncio.Event()
         if journal is None:
-            return True
-        if journal.failed:
-            return False
+            return Stored.WRITTEN
+        if self._fails():
+            return Stored.FAILED
         if not journal.when_written(lambda _now: written.set()):
-            return True
+            return Stored.WRITTEN
         self._engine.turn.request()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STORE_PATIENCE):
                 await written.wait()
-        return written.is_set() and not journal.failed
+        if self._fails():
+            return Stored.FAILED
+        return Stored.WRITTEN if written.is_set() else Stored.SLOW
+
+    def _fails(self) -> bool:
+        return self._engine.journal is not None and self._engine.journal.failed
 
 
 def described(session: Session, now: float, wall: datetime) -> dict[str, Any]:

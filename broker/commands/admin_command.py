@@ -3,9 +3,7 @@
 Rules
 -----
 1. An error is one line on standard error and exit code 1.
-2. Data goes to standard output, for people or with ``--json`` for programs. Nothing is cut to the terminal's width,
-   since serial numbers are there to be copied: where a table does not fit, a row takes several lines. Text chosen by
-   clients is only printed to a terminal in `printable` form.
+2. Data goes to standard output, for people (`provisioning.program.printed_table`) or with ``--json`` for programs.
 3. What is needed to talk to a broker (httpx) is imported only when a command runs, and what is needed to talk to one
    elsewhere (the TLS library) only then: neither ``--help`` nor shell completion should wait for it.
 """
@@ -15,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,8 +23,7 @@ import typer
 
 from broker.admin.unix_socket import OFF, socket_path
 from broker.commands.error_line import failed, say_wrong
-from provisioning.program.hung_line import print_hung
-from provisioning.program.printable import printable
+from provisioning.program import printed_table
 from provisioning.program.starting import importing
 from provisioning.program.version_option import version_option
 
@@ -152,17 +148,21 @@ def clock(text: str) -> str:
 
 def print_facts(facts: dict[str, Any]) -> None:
     """Print *facts*, one per line; on a terminal long ones continue below where they began."""
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        text = value
-        if isinstance(value, dict):
-            text = ", ".join(f"{key} {count}" for key, count in value.items()) or "none"
-        elif isinstance(value, list):
-            text = " ".join(_named(each) if isinstance(each, dict) else each for each in value) or "none"
-        elif isinstance(value, bool):
-            text = "yes" if value else "no"
-        shown = "-" if text is None else printable(clock(str(text)))
-        print_hung(f"{name.replace('_', ' '):<{width}}  {shown}", width + 2)
+    printed_table.print_pairs([(name.replace("_", " "), _shown(value)) for name, value in facts.items()])
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case dict():
+            return ", ".join(f"{key} {count}" for key, count in value.items()) or "none"
+        case list():
+            return " ".join(_named(each) if isinstance(each, dict) else each for each in value) or "none"
+        case _:
+            return clock(str(value))
 
 
 def _named(item: dict[str, Any]) -> str:
@@ -171,18 +171,5 @@ def _named(item: dict[str, Any]) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table for people; if it is wider than the terminal, each row takes several lines."""
-    lines = [columns, *([printable(clock(cell)) for cell in row] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
-    if sys.stdout.isatty() and sum(widths) + 2 * len(widths) > shutil.get_terminal_size().columns:
-        longest = max(map(len, columns))
-        sys.stdout.write("\n".join(map("".join, (_record(columns, line, longest) for line in lines[1:]))))
-        return
-    for line in lines:
-        cells = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
-        sys.stdout.write("  ".join(cells).rstrip() + "\n")
-
-
-def _record(columns: Sequence[str], cells: Sequence[str], width: int) -> Iterator[str]:
-    for column, cell in zip(columns, cells, strict=True):
-        yield f"{column:<{width}}  {cell}\n"
+    """Print a table for people, with moments as `clock` shows them."""
+    printed_table.print_table(columns, ([clock(cell) for cell in row] for row in rows))

@@ -13,18 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
-from provisioning.commands.service_command import (
-    Directory,
-    Json,
-    counted,
-    fail,
-    print_document,
-    print_table,
-    say,
-    shown_time,
-)
+from provisioning.commands.service_command import Directory, Json, counted, fail, print_document, say, shown_time
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.program.command_group import command_group
+from provisioning.program.printed_table import print_table
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection

@@ -17,10 +17,9 @@ from provisioning.commands.ceremony_command import (
     now,
     read_file,
     show,
-    show_aside,
 )
 from provisioning.commands.new_file import expect_new, write_new
-from provisioning.commands.service_command import fail, print_document
+from provisioning.commands.service_command import fail, print_document, say
 from provisioning.errors import ConfigurationError
 from provisioning.program.command_group import command_group
 
@@ -111,7 +110,7 @@ def sign(
             ceremony.directory, passphrase_file=ceremony.passphrase_file, pkcs11_pin_file=ceremony.pin_file
         )
         files = AuthorityFiles(settings.directory)
-        transcript = Transcript("ca root sign", now, show_aside if ceremony.as_json else show, ceremony.witness or ())
+        transcript = Transcript("ca root sign", now, say if ceremony.as_json else show, ceremony.witness or ())
         certificate = read_certificate(files.certificate(root))
         authority = CertificateAuthority(certificate, SignerPlaces(files, settings).open_for(root, certificate))
         wanted = read_issuing_ca_csr(read_file(request))

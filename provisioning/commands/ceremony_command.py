@@ -70,7 +70,7 @@ class Ceremony:
         from provisioning.store.audit import Action
 
         async def run(settings: Settings, database: Database) -> None:
-            tell = show_aside if self.as_json else show
+            tell = say if self.as_json else show  # Aside, if the result is for programs.
             transcript = Transcript(title, now, tell, self.witness or ())
             told = await work(AuthorityLife(settings, database, now, transcript))
             transcript.say("")
@@ -215,11 +215,6 @@ def read_file(path: Path) -> bytes:
 def show(line: str) -> None:
     """Print a line of the result."""
     sys.stdout.write(f"{line}\n")
-
-
-def show_aside(line: str) -> None:
-    """Print a line for people to stderr, if the result is for programs."""
-    say(line)
 
 
 def now() -> datetime:

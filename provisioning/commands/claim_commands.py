@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from provisioning.commands.new_file import expect_new
+from provisioning.commands.printed_rows import print_list
 from provisioning.commands.service_command import (
     Connection,
     Json,
@@ -16,7 +17,6 @@ from provisioning.commands.service_command import (
     counted,
     print_document,
     print_json,
-    print_list,
     shown_time,
     span,
 )

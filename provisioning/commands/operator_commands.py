@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from provisioning.commands.choice_option import choice_option
-from provisioning.commands.printed_rows import print_each, print_pairs
+from provisioning.commands.printed_rows import print_each
 from provisioning.commands.service_command import (
     Connection,
     Json,
@@ -25,10 +25,10 @@ from provisioning.commands.service_command import (
     counted,
     print_document,
     print_facts,
-    print_table,
     shown_time,
 )
 from provisioning.program.command_group import command_group
+from provisioning.program.printed_table import print_pairs, print_table
 
 if TYPE_CHECKING:
     from provisioning.client.operator import OperatorClient
