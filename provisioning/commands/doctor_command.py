@@ -5,7 +5,6 @@ The command imports the store and the CA: `--help` starts without them.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -38,6 +37,8 @@ def doctor(
     Example:
       fleet-provisioning doctor --dir /var/lib/fleet --passphrase-file /etc/fleet/passphrase
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    import asyncio
+
     from provisioning.config import load_settings
     from provisioning.doctor.doctor_finding import Verdict
     from provisioning.program.logs import configure_logging
