@@ -23,18 +23,23 @@ from broker.commands.admin_command import print_facts, print_table
 from broker.commands.crl_commands import _print_status
 from tests.support.pki import shared_pki
 
-COLUMNS = ("client id", "serial")
-ROWS = [("meter-1", "5e7de11f0ba7119a3b584cb5685734fb"), ("meter-2", "4830faef90a81da9cfb6010eb110de05")]
+COLUMNS = ("client id", "group", "serial")
+ROWS = [
+    ("meter-1", "north", "5e7de11f0ba7119a3b584cb5685734fb"),
+    ("meter-2", "north", "4830faef90a81da9cfb6010eb110de05"),
+]
 TABLE = """\
-client id  serial
-meter-1    5e7de11f0ba7119a3b584cb5685734fb
-meter-2    4830faef90a81da9cfb6010eb110de05
+client id  group  serial
+meter-1    north  5e7de11f0ba7119a3b584cb5685734fb
+meter-2    north  4830faef90a81da9cfb6010eb110de05
 """
 RECORDS = """\
 client id  meter-1
+group      north
 serial     5e7de11f0ba7119a3b584cb5685734fb
 
 client id  meter-2
+group      north
 serial     4830faef90a81da9cfb6010eb110de05
 """
 FACTS = {
@@ -56,7 +61,7 @@ def on_a_terminal(width: int, program: str = PROGRAM) -> str:
         os.close(theirs)
 
 
-@pytest.mark.parametrize(("width", "shown"), [(120, TABLE), (40, RECORDS)])
+@pytest.mark.parametrize(("width", "shown"), [(50, TABLE), (49, RECORDS)])
 def test_a_table_that_does_not_fit_is_shown_row_by_row(width: int, shown: str) -> None:
     assert on_a_terminal(width) == shown
 
