@@ -25,6 +25,7 @@ from device_sim.attack.issuer import Paper
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import BrokenPromise, Impossible
 from device_sim.attack.verdict import ClosedBy, Layer, Seen
+from provisioning.client.network_words import network_words
 from provisioning.pki.crl import distribution_points
 from provisioning.pki.ocsp import OcspRefused, ask, read_answer, responders
 
@@ -47,7 +48,7 @@ async def _fetched(method: str, url: str, **options: Any) -> httpx.Response:
         async with httpx.AsyncClient(timeout=_TIMEOUT) as client:
             return await client.request(method, url, **options)
     except httpx.HTTPError as error:
-        raise Impossible(f"{url} is not reached from here: {str(error) or type(error).__name__}") from error
+        raise Impossible(f"{url} is not reached from here: {network_words(error)}") from error
 
 
 async def _is_listed(desk: EnrolmentDesk, scene: Scene, paper: Paper) -> bool:
