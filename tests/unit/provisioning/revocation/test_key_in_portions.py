@@ -187,6 +187,20 @@ async def test_reported_by_several_at_once_it_is_ended_once(fleet: Fleet, key: P
     assert await unfinished_keys(fleet) == 0
 
 
+async def test_reported_again_while_it_is_half_done_it_is_finished_and_each_reporter_is_in_the_log(
+    fleet: Fleet, key: PrivateKey
+) -> None:
+    every = serials_of(await many_for_key(fleet, key, more=5))
+    with dying_after(0), pytest.raises(Died):
+        await fleet.revocation.revoke_serial(every[1], COMPROMISED, by="anna")
+    outcome = await fleet.revocation.revoke_serial(every[0], COMPROMISED, by="berta")
+    assert (outcome.changed, [each.serial for each in outcome.revoked]) == (True, every[:1])
+    assert sorted(each.serial for each in await events(fleet)) == sorted(every), "each once"
+    assert await unfinished_keys(fleet) == 0
+    entries = await fleet.database.read(lambda connection: audit.about(connection, "berta", 99))
+    assert [(each.action, json.loads(each.details)["serials"]) for each in entries] == [("revoked", every[:1])]
+
+
 async def test_the_device_s_end_and_the_key_s_do_not_come_to_harm_together(fleet: Fleet, key: PrivateKey) -> None:
     every = await many_for_key(fleet, key, more=5)
     other = await fleet.enrol("meter-1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from functools import partial
 
@@ -35,6 +36,7 @@ from tests.support.requests import csr_der
 
 COMPROMISED = RevocationReason.KEY_COMPROMISE
 HOLD = RevocationReason.CERTIFICATE_HOLD
+SUPERSEDED = RevocationReason.SUPERSEDED
 
 
 pytestmark = pytest.mark.usefixtures("small_portions")
@@ -172,6 +174,28 @@ async def test_what_is_revoked_already_is_no_portion_s_news(fleet: Fleet) -> Non
     entries = await fleet.database.read(lambda connection: audit.about(connection, "anna", 99))
     assert len(entries) == 3, "the decision's, and two portions'"
     assert outcome.changed
+    assert sorted(each.serial for each in outcome.revoked) == sorted(serials_of(every)[:3]), "and no other's"
+
+
+@pytest.mark.parametrize("way", ["alone", "in a batch"])
+async def test_an_end_that_finds_no_certificate_is_in_the_log_for_the_state_and_the_tokens_that_it_ends(
+    fleet: Fleet, way: str
+) -> None:
+    async def revoke() -> bool:
+        if way == "alone":
+            return (await fleet.revocation.revoke_device("meter-1", SUPERSEDED, by="anna")).changed
+        return (await fleet.revocation.revoke_batch(["meter-1"], [], SUPERSEDED, by="anna")).changed
+
+    for each in serials_of(await many_of(fleet)):
+        await fleet.revocation.revoke_serial(each, SUPERSEDED, by="berta")
+    assert await revoke()
+    token = TokenCredential("meter-1", await fleet.token("meter-1"))
+    assert await revoke()
+    with pytest.raises(Refused, match="TOKEN_VOID"):
+        await fleet.enrolment.enrol(csr_der(names=["meter-1"]), token)
+    assert not await revoke()
+    entries = await fleet.database.read(lambda connection: audit.about(connection, "anna", 99))
+    assert [json.loads(each.details)["tokens_voided"] for each in entries if each.action == "revoked"] == [0, 1]
 
 
 async def test_why_it_is_not_finished_is_said_where_nobody_waits_for_it(
