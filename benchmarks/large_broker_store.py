@@ -154,6 +154,7 @@ async def restore(state_dir: Path, said: Callable[[str], None]) -> dict[str, Any
     steps.done("recovered")
     store.attach(journal, loop, lambda: engine.stored(loop.time()), lambda: engine.not_stored(loop.time()))
     journal.begin, engine.turn.after = store.begin, journal.turn_ended
+    journal.again = lambda: engine.turn.later(lambda: engine.go_on(loop.time()))
     enforce_at_start(engine, loop.time())
     look_rarely()
     steps.done("policy")

@@ -360,6 +360,7 @@ class BrokerServer:
             on_failure=lambda: engine.not_stored(loop.time()),
         )
         journal.begin, engine.turn.after = store.begin, journal.turn_ended
+        journal.again = lambda: engine.turn.later(lambda: engine.go_on(loop.time()))
         store.commit_seconds = engine.metrics.store_commit_seconds
         return store
 

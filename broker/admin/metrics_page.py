@@ -15,10 +15,11 @@ Rules
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
 from time import monotonic
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -46,6 +47,7 @@ from provisioning.program.version import product_version
 
 PREFIX = "fleet_broker"
 PATH = "/metrics"
+FamilyT = TypeVar("FamilyT", CounterMetricFamily, GaugeMetricFamily)
 
 _LABELLED = {
     "refused": ("refusals", "clients refused, by stable code"),
@@ -176,66 +178,37 @@ class _Figures(Collector):
     def _revocation(self) -> Iterator[Metric]:
         admission = self._engine.admission
         yield _gauge("revoked_certificates", "entries of the revocation index", len(admission.status.index))
-        entries = GaugeMetricFamily(
-            _named("revocation_entries"),
-            "entries of the revocation index, by source",
-            labels=("source",),
-        )
-        for source, size in admission.status.index.sizes().items():
-            entries.add_metric((source,), size)
-        yield entries
+        sizes = admission.status.index.sizes()
+        yield _gauges("revocation_entries", "entries of the revocation index, by source", "source", sizes)
         by_bundle = admits(admission, self.now)
         text = "1 while clients are admitted; 0 while none is: revocation data too old, or an audit log that must be"
         yield _gauge("newcomers_admitted", text, int(any(by_bundle.values())))
-        bundles = GaugeMetricFamily(
-            _named("bundle_newcomers_admitted"),
-            "1 while clients of the trust bundle are admitted, 0 while none is",
-            labels=("bundle",),
-        )
-        for bundle, admitted in by_bundle.items():
-            bundles.add_metric((bundle,), int(admitted))
-        yield bundles
-        unknown = GaugeMetricFamily(
-            _named("unknown_issuing_cas"),
-            "issuing CAs of provisioning that this broker does not trust, by state",
-            labels=("state",),
-        )
+        text = "1 while clients of the trust bundle are admitted, 0 while none is"
+        yield _gauges("bundle_newcomers_admitted", text, "bundle", by_bundle)
         states = Counter(each.state for each in self._authorities.unknown)
-        for state in STATES:
-            unknown.add_metric((state,), states[state])
-        yield unknown
-        paths = GaugeMetricFamily(
-            _named("bundle_paths"), "certification paths seen from clients of a trust bundle", labels=("bundle",)
-        )
+        text = "issuing CAs of provisioning that this broker does not trust, by state"
+        yield _gauges("unknown_issuing_cas", text, "state", {state: states[state] for state in STATES})
         trust = admission.trust
-        for each in trust.bundles if trust is not None else ():
-            paths.add_metric((each.name,), 0 if trust is None else trust.paths_of(each))
-        yield paths
-        age = GaugeMetricFamily(
-            _named("revocation_age_seconds"),
-            "age of the last complete data of a source of revocations",
-            labels=("source",),
-        )
-        feed_age = admission.status.freshness.age(self.now)
-        if feed_age is not None:
-            age.add_metric(("feed",), feed_age)
-        left = GaugeMetricFamily(
-            _named("crl_seconds_left"),
-            "seconds until the nextUpdate of a CRL; negative: it has expired",
-            labels=("issuer",),
-        )
-        wall = datetime.now(UTC)
+        paths = {} if trust is None else {each.name: trust.paths_of(each) for each in trust.bundles}
+        yield _gauges("bundle_paths", "certification paths seen from clients of a trust bundle", "bundle", paths)
+        yield from self._ages()
+
+    def _ages(self) -> Iterator[Metric]:
+        status, wall = self._engine.admission.status, datetime.now(UTC)
         fresh_until: dict[str, datetime] = {}
         made: dict[str, datetime] = {}
-        for held in admission.status.lists.held:
+        for held in status.lists.held:
             name = held.issuer
             fresh_until[name] = min(held.fresh_until, fresh_until.get(name, held.fresh_until))
             made[name] = min(held.this_update, made.get(name, held.this_update))
-        for name, until in fresh_until.items():
-            left.add_metric((name,), (until - wall).total_seconds())
-            age.add_metric((f"crl:{name}",), (wall - made[name]).total_seconds())
-        yield age
-        yield left
+        feed_age = status.freshness.age(self.now)
+        ages = {} if feed_age is None else {"feed": feed_age}
+        ages |= {f"crl:{name}": (wall - at).total_seconds() for name, at in made.items()}
+        text = "age of the last complete data of a source of revocations"
+        yield _gauges("revocation_age_seconds", text, "source", ages)
+        left = {name: (until - wall).total_seconds() for name, until in fresh_until.items()}
+        text = "seconds until the nextUpdate of a CRL; negative: it has expired"
+        yield _gauges("crl_seconds_left", text, "issuer", left)
 
 
 def _counters(metrics: Metrics) -> Iterator[Metric]:
@@ -273,23 +246,17 @@ def _counters(metrics: Metrics) -> Iterator[Metric]:
 
 def _by_name(name: str, values: dict[str, float]) -> Metric:
     """Return a metric family labelled with the name of a plugin, or of a bundle."""
-    family: CounterMetricFamily | GaugeMetricFamily
+    shown = dict(sorted(values.items()))
     if name == "plugin_blocked":
-        family = CounterMetricFamily(_named(f"{name}_seconds"), _HELP[name], labels=("plugin",))
-    else:
-        family = GaugeMetricFamily(_named(name), _HELP[name], labels=("bundle",))
-    for each, value in sorted(values.items()):
-        family.add_metric((each,), value)
-    return family
+        return _with_each(CounterMetricFamily(_named(f"{name}_seconds"), _HELP[name], labels=("plugin",)), shown)
+    return _gauges(name, _HELP[name], "bundle", shown)
 
 
 def _by_code(name: str, counts: Counter[str]) -> Metric:
     title, text = _LABELLED.get(name, (name, name.replace("_", " ")))
-    counter = CounterMetricFamily(_named(title), text, labels=("code",))
     shown = {**dict.fromkeys(_BEFORE_THEY_HAPPEN.get(name, ()), 0), **counts}
-    for code, count in sorted((str(code), count) for code, count in shown.items()):
-        counter.add_metric((code,), count)
-    return counter
+    by_code = dict(sorted((str(code), count) for code, count in shown.items()))
+    return _with_each(CounterMetricFamily(_named(title), text, labels=("code",)), by_code)
 
 
 def _named(name: str) -> str:
@@ -298,3 +265,14 @@ def _named(name: str) -> str:
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(_named(name), text, value)
+
+
+def _gauges(name: str, text: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    return _with_each(GaugeMetricFamily(_named(name), text, labels=(label,)), values)
+
+
+def _with_each(family: FamilyT, values: Mapping[str, float]) -> FamilyT:
+    """Return *family* with *values* by the value of its label."""
+    for each, value in values.items():
+        family.add_metric((each,), value)
+    return family

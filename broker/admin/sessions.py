@@ -24,6 +24,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from time import monotonic
 from typing import Any
 
@@ -35,6 +36,7 @@ from broker.engine.engine import Engine
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.session.session import NEVER, Session
 from provisioning.pki.identity import Identity, Role
+from provisioning.program.moments import rfc3339
 from provisioning.program.printable import printable
 
 log = structlog.get_logger("broker")
@@ -48,6 +50,16 @@ _VERSIONS = {ProtocolVersion.V31: "3.1", ProtocolVersion.V311: "3.1.1", Protocol
 
 KICKED = "KICKED"
 """Stable code of a connection ended by an operator."""
+
+
+class Stored(StrEnum):
+    """What is known of changes that should be on disk."""
+
+    WRITTEN = "written"
+    SLOW = "slow"
+    """Not written yet: the disk takes long, nothing has failed."""
+    FAILED = "failed"
+    """The store cannot be written now."""
 
 
 class InvalidSelection(ValueError):
@@ -210,23 +222,28 @@ class SessionView:
             raise OfAnotherDomain(others[:_SHOWN_OTHERS])
         return ended
 
-    async def stored(self) -> bool:
-        """Wait until what was changed so far is stored; return whether it is, False while the store cannot be written.
+    async def stored(self) -> Stored:
+        """Wait until what was changed so far is stored, as long as there is patience; return what is known then.
 
         An operator who is told that a session has ended must not find it again after a crash (decision 0226).
         """
         journal, written = self._engine.journal, asyncio.Event()
         if journal is None:
-            return True
-        if journal.failed:
-            return False
+            return Stored.WRITTEN
+        if self._fails():
+            return Stored.FAILED
         if not journal.when_written(lambda _now: written.set()):
-            return True
+            return Stored.WRITTEN
         self._engine.turn.request()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STORE_PATIENCE):
                 await written.wait()
-        return written.is_set() and not journal.failed
+        if self._fails():
+            return Stored.FAILED
+        return Stored.WRITTEN if written.is_set() else Stored.SLOW
+
+    def _fails(self) -> bool:
+        return self._engine.journal is not None and self._engine.journal.failed
 
 
 def described(session: Session, now: float, wall: datetime) -> dict[str, Any]:
@@ -254,7 +271,7 @@ def described(session: Session, now: float, wall: datetime) -> dict[str, Any]:
     if isinstance(connection, ClientConnection):
         facts["version"] = _VERSIONS[connection.version]
         facts["address"] = connection.address
-        facts["connected_since"] = _shown(wall - timedelta(seconds=now - connection.since))
+        facts["connected_since"] = rfc3339(wall - timedelta(seconds=now - connection.since))
         facts["keep_alive"] = round(connection.keep_alive / KEEP_ALIVE_FACTOR)
         if connection.peer is not None:
             facts["serial"] = connection.peer.serial
@@ -263,7 +280,3 @@ def described(session: Session, now: float, wall: datetime) -> dict[str, Any]:
     elif session.expiry_interval != NEVER:
         facts["session_expires_in"] = max(0, round(session.expires_at - now))
     return facts
-
-
-def _shown(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"

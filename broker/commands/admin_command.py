@@ -3,11 +3,9 @@
 Rules
 -----
 1. An error is one line on standard error and exit code 1.
-2. Data goes to standard output, for people or with ``--json`` for programs. Nothing is cut to the terminal's width,
-   since serial numbers are there to be copied: where a table does not fit, a row takes several lines. Text chosen by
-   clients is only printed to a terminal in `printable` form.
-3. What is needed to talk to a broker (httpx, pydantic, the TLS library) is imported only when a command runs: it takes
-   most of a second, and neither ``--help`` nor shell completion should wait for it.
+2. Data goes to standard output, for people (`provisioning.program.printed_table`) or with ``--json`` for programs.
+3. What is needed to talk to a broker (httpx) is imported only when a command runs, and what is needed to talk to one
+   elsewhere (the TLS library) only then: neither ``--help`` nor shell completion should wait for it.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,8 +23,7 @@ import typer
 
 from broker.admin.unix_socket import OFF, socket_path
 from broker.commands.error_line import failed, say_wrong
-from provisioning.program.hung_line import print_hung
-from provisioning.program.printable import printable
+from provisioning.program import printed_table
 from provisioning.program.starting import importing
 from provisioning.program.version_option import version_option
 
@@ -93,9 +89,7 @@ def remote_options(
 def _connect(socket: Path | None, state_dir: Path | None, config: Path | None) -> AdminClient:
     with importing():  # Late, like the next ones: rule 3.
         from broker.admin.client import AdminClient
-        from broker.settings.config_loading import ConfigError
-        from provisioning.pki import open_to_all
-        from provisioning.pki.tls import CredentialFiles
+        from broker.settings.config_file import ConfigError
 
     if _remote.url is None:
         return AdminClient.at_socket(_socket(socket, state_dir, config))
@@ -105,9 +99,16 @@ def _connect(socket: Path | None, state_dir: Path | None, config: Path | None) -
         raise ConfigError(
             f"--url: {_remote.url[:_SHOWN]!r} is no https:// address; give that of the broker's admin_port"
         )
+    with importing():
+        from provisioning.pki import open_to_all
+        from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
+
     if (warning := open_to_all.told_of(_remote.key)) is not None:
         say_wrong(f"warning: {warning}")
-    return AdminClient.at_url(_remote.url, _remote.cafile, CredentialFiles(_remote.cert, _remote.key))
+    try:
+        return AdminClient.at_url(_remote.url, _remote.cafile, CredentialFiles(_remote.cert, _remote.key))
+    except TlsConfigurationError as error:
+        raise ConfigError(str(error)) from error
 
 
 @contextlib.contextmanager
@@ -115,18 +116,17 @@ def admin_client(socket: Path | None, state_dir: Path | None, config: Path | Non
     """Yield a client of the selected broker; an error is one line and exit code 1."""
     with importing():
         from broker.admin.client import BrokerUnreachable, RequestRefused
-        from broker.settings.config_loading import ConfigError
-        from provisioning.pki.tls import TlsConfigurationError
+        from broker.settings.config_file import ConfigError
 
     try:
         with _connect(socket, state_dir, config) as client:
             yield client
-    except (BrokerUnreachable, RequestRefused, ConfigError, TlsConfigurationError) as error:
+    except (BrokerUnreachable, RequestRefused, ConfigError) as error:
         raise failed(str(error)) from None
 
 
 def _socket(socket: Path | None, state_dir: Path | None, config: Path | None) -> Path:
-    from broker.settings.config_loading import ConfigError, read_texts
+    from broker.settings.config_file import ConfigError, read_texts
 
     values = read_texts(config, "admin_socket", "state_dir")
     setting = str(socket) if socket is not None else values.get("admin_socket")
@@ -148,17 +148,21 @@ def clock(text: str) -> str:
 
 def print_facts(facts: dict[str, Any]) -> None:
     """Print *facts*, one per line; on a terminal long ones continue below where they began."""
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        text = value
-        if isinstance(value, dict):
-            text = ", ".join(f"{key} {count}" for key, count in value.items()) or "none"
-        elif isinstance(value, list):
-            text = " ".join(_named(each) if isinstance(each, dict) else each for each in value) or "none"
-        elif isinstance(value, bool):
-            text = "yes" if value else "no"
-        shown = "-" if text is None else printable(clock(str(text)))
-        print_hung(f"{name.replace('_', ' '):<{width}}  {shown}", width + 2)
+    printed_table.print_pairs([(name.replace("_", " "), _shown(value)) for name, value in facts.items()])
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case dict():
+            return ", ".join(f"{key} {count}" for key, count in value.items()) or "none"
+        case list():
+            return " ".join(_named(each) if isinstance(each, dict) else each for each in value) or "none"
+        case _:
+            return clock(str(value))
 
 
 def _named(item: dict[str, Any]) -> str:
@@ -167,18 +171,5 @@ def _named(item: dict[str, Any]) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table for people; if it is wider than the terminal, each row takes several lines."""
-    lines = [columns, *([printable(clock(cell)) for cell in row] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
-    if sys.stdout.isatty() and sum(widths) + 2 * len(widths) > shutil.get_terminal_size().columns:
-        longest = max(map(len, columns))
-        sys.stdout.write("\n".join(map("".join, (_record(columns, line, longest) for line in lines[1:]))))
-        return
-    for line in lines:
-        cells = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
-        sys.stdout.write("  ".join(cells).rstrip() + "\n")
-
-
-def _record(columns: Sequence[str], cells: Sequence[str], width: int) -> Iterator[str]:
-    for column, cell in zip(columns, cells, strict=True):
-        yield f"{column:<{width}}  {cell}\n"
+    """Print a table for people, with moments as `clock` shows them."""
+    printed_table.print_table(columns, ([clock(cell) for cell in row] for row in rows))

@@ -161,9 +161,8 @@ def kick(
         at = f" at {each['address']}" if each["address"] else ""
         sys.stdout.write(f"{printable(each['client_id'])} ({each['identity']}){at}: {what}{kept}\n")
     if not answer.get("stored", True):
-        sys.stderr.write(
-            "the broker's store cannot be written now: until it can, a crash would bring the session back\n"
-        )
+        why = "is slow and has not written this yet" if answer.get("store") == "slow" else "cannot be written now"
+        sys.stderr.write(f"the broker's store {why}: until it has, a crash would bring the session back\n")
 
 
 @trust_app.command("show")

@@ -24,6 +24,7 @@ from broker.mqtt.publish import PINGREQ, PINGRESP
 from broker.mqtt.subscribe import Suback
 from broker.session.session import Session
 from broker.store.batch import Otherwise
+from broker.store.owed import Again
 
 
 def pinged(engine: Engine, session: Session | None, data: bytes) -> bool:
@@ -91,10 +92,10 @@ def answer_unstorable(engine: Engine, connection: Client, session: Session, pack
     if journal is None or packet_id is None:
         return False
     if packet.dup and packet.qos is QoS.AT_LEAST_ONCE and connection.version is ProtocolVersion.V5:
-        waits = not journal.owe(session, packet_id)
-        if waits:
+        known = journal.owe(session, packet_id, connection)
+        if known is Again.UNANSWERED:
             engine.answer(connection, Puback(packet_id).encode(connection.version), Otherwise.WAIT)
-        return waits
+        return known is not Again.NEW
     journal.use_anew(session, packet_id)
     _refuse(connection, session, packet, now)
     return True

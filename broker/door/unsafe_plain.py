@@ -10,7 +10,6 @@ import math
 import socket
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import NoReturn
 
 from broker.admission.peer import Peer
 from broker.connection.connection import ClientConnection
@@ -37,10 +36,6 @@ class UnsafePlainSession:
 
     def version(self) -> None:
         """Return None: there is no TLS."""
-
-    def shutdown(self) -> NoReturn:
-        """Raise `OSError`: there is no TLS to close."""
-        raise OSError("not a TLS session")
 
 
 class UnsafePeer(PassesOn):

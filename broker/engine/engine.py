@@ -7,8 +7,8 @@ routes, the sessions, the retained messages, the live connections by certificate
 every connection gets it.
 
 The life of a session here: `open` (admitted client: created or resumed, an older connection taken over) → messages →
-`detach` (connection gone: will published or delayed, session discarded or kept until it expires) → `tick`. Messages and
-subscriptions are in `broker.engine.exchange`, which this builds on.
+`detach` (connection gone: will published or delayed, session discarded or kept until it expires) → `duties`. Messages
+and subscriptions are in `broker.engine.exchange`, which this builds on.
 
 Rules
 -----
@@ -326,16 +326,11 @@ class Engine(Exchange):
         if session.connection is None and self.registry.has(session):
             self._discard(session, now)
 
-    def tick(self, now: float) -> None:
-        """Do everything that is due; call it about once a second."""
-        for _ in self.duties(now):
-            pass
-        self.turn.request()
-
     def duties(self, now: float) -> Iterator[None]:
-        """Do the same in steps of one client or session, without flushing, so that the caller can serve others between.
+        """Do what is due, once a second, in steps of one client or session; flushing is the caller's.
 
-        Ten thousand may be due in one second: clients whose network failed, newcomers cut off by it, expired sessions.
+        So it can serve others between: ten thousand may be due at once, clients whose network failed, newcomers cut off
+        by that, expired sessions.
         """
         self.replays.now = now
         yield from self.deadlines.due(now)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 from broker.admission.inquiry import Inquiry
 from broker.admission.response_information import ResponseInformation
@@ -135,7 +134,8 @@ class Exchange:
         kept = self.retained.retain(topic_name, message, name)
         if self.journal is not None and (replaces or (kept and message.payload)):  # Otherwise nothing has changed.
             number = self.retained.last_number
-            self.journal.retain(topic_name, message if kept and message.payload else None, name, number)
+            stored = message if kept and message.payload else None
+            self.journal.retain(topic_name, stored, name, number, replaces=replaces)
             self.turn.request()
         if not kept:
             self.metrics.dropped_retained_full += 1
@@ -207,42 +207,34 @@ class Exchange:
     def stored(self, now: float) -> None:
         """Send what waited for the batch that has just been written."""
         if self.journal is not None:
-            under_way, calls = bool(self.journal.resuming), bool(self.journal.watching)
+            under_way = self.journal.has_waiting()
             self.turn.sessions.update(self.journal.written())
-            if self.journal.resuming and not under_way:
-                self._resume(now)
-            if self.journal.watching and not calls:
-                self._call(now)
-            self.turn.request()
-
-    def _resume(self, now: float) -> None:
-        """Let some of the returned sessions resume sending, and continue once other clients were served."""
-        if self.journal is not None:
-            self.turn.sessions.update(self.journal.resume_some(now))
-            if self.journal.resuming:
-                self.turn.later(partial(self._resume, now))
-            self.turn.request()
+            self._begin_to_go_on(under_way, now)
 
     def not_stored(self, now: float) -> None:
         """Take note that a batch could not be written; it will be retried."""
         if self.journal is not None:
-            calls = bool(self.journal.watching)
+            under_way = self.journal.has_waiting()
             self.turn.sessions.update(self.journal.not_written(now))
-            if self.journal.watching and not calls:
-                self._call(now)
-            self.turn.request()
+            self._begin_to_go_on(under_way, now)
 
-    def _call(self, now: float) -> None:
-        """Call some of those who waited for the store, and continue once other clients were served."""
-        if self.journal is None:
+    def _begin_to_go_on(self, under_way: bool, now: float) -> None:
+        if not under_way:
+            self.go_on(now)
+        self.turn.request()
+
+    def go_on(self, now: float) -> None:
+        """Let some of those who waited for the store continue, as of *now*; the others after one round of the loop."""
+        journal = self.journal
+        if journal is None or not journal.has_waiting():
             return
-        watching = self.journal.watching
         try:
-            for _ in range(min(_CALLED_AT_ONCE, len(watching))):
-                watching.popleft()(now)
+            self.turn.sessions.update(journal.resume_some(now))
+            for _ in range(min(_CALLED_AT_ONCE, len(journal.watching))):
+                journal.watching.popleft()(now)
         finally:
-            if watching:
-                self.turn.later(partial(self._call, now))
+            if journal.has_waiting() and journal.again is not None:
+                journal.again()
             self.turn.request()
 
     def forget_stored(self, session: Session) -> None:

@@ -17,7 +17,7 @@ Rules
    at QoS 0 is over; one at QoS 1 or 2 continues when the client returns to its session. If the broker restarted in
    between, it starts over, except for what was sent at QoS 2.
 4. Where plugins decide who may receive a message (`ask`), it waits for the answer, and so does everything behind it.
-5. No I/O, no clock: expiry uses the time of the last `wake`, at most a second old (`Engine.tick`).
+5. No I/O, no clock: expiry uses the time of the last `wake`, at most a second old (`Engine.duties`).
 """
 
 from __future__ import annotations

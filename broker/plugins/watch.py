@@ -9,7 +9,8 @@ it step by step, where a step is everything that the plugin does until it waits 
 
 A time-out cancels the call, which may clean up. One that catches its cancellation and continues, as a loop with a bare
 ``except`` does, would never end, and neither would the wait for its answer: after `_CLEANING` seconds it is abandoned,
-wherever it is.
+wherever it is, and whatever it has met meanwhile. A time-out of the plugin's own cancels the task as well, until it has
+been handled; a task of its own that is cancelled does not. Neither makes the call end.
 
 A step that never ends would never be measured. So a thread checks now and then, and reports what has blocked the loop
 for a second.
@@ -51,22 +52,26 @@ Answer = TypeVar("Answer")
 
 
 class _LastCall:
-    """The time that a call has after its cancellation; then the current task is cancelled again."""
+    """The time that a call has after its *task* was cancelled; then it is cancelled again."""
 
-    def __init__(self) -> None:
-        self._task = asyncio.current_task()
-        self._cancelled = False
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self._task = task
+        self._cancellations = task.cancelling()
         self._timer = asyncio.get_running_loop().call_later(_CLEANING, self._cancel)
+        self.is_over = False
 
     def _cancel(self) -> None:
-        if self._task is not None:
-            self._cancelled = self._task.cancel()
+        self.is_over = self._task.cancel()
 
-    def over(self) -> None:
+    @property
+    def is_withdrawn(self) -> bool:
+        """Whether it was a time-out of the call's own, which it has handled."""
+        return self._task.cancelling() < self._cancellations
+
+    def end(self) -> None:
         """Undo the second cancellation: whoever cancelled the task first counts only that one."""
         self._timer.cancel()
-        if self._cancelled and self._task is not None:
-            self._cancelled = False
+        if self.is_over:
             self._task.uncancel()
 
 
@@ -94,35 +99,37 @@ class Watch:
         given: Any = None
         thrown: BaseException | None = None
         last: _LastCall | None = None
-        while True:
-            begun = self._clock()
-            self._step = plugin, hook, begun
-            try:
-                waits_for = call.send(given) if thrown is None else call.throw(thrown)
-            except BaseException as end:
-                if last is not None:
-                    last.over()
-                if isinstance(end, StopIteration):
+        task = asyncio.current_task()
+        try:
+            while True:
+                begun = self._clock()
+                self._step = plugin, hook, begun
+                try:
+                    waits_for = call.send(given) if thrown is None else call.throw(thrown)
+                except StopIteration as end:
                     return cast("Answer", end.value)
-                raise
-            finally:
-                self._step = None
-                self._judge(plugin, hook, self._clock() - begun)
-            try:
-                given, thrown = (yield waits_for), None
-            except GeneratorExit:
-                call.close()
-                raise
-            except BaseException as error:  # For the plugin to handle: above all a cancellation.
-                if last is not None:
-                    last.over()
-                    if isinstance(error, asyncio.CancelledError):  # It was cancelled before, and has not ended.
+                finally:
+                    self._step = None
+                    self._judge(plugin, hook, self._clock() - begun)
+                if last is not None and last.is_withdrawn:
+                    last.end()
+                    last = None
+                try:
+                    given, thrown = (yield waits_for), None
+                except GeneratorExit:
+                    call.close()
+                    raise
+                except BaseException as error:  # For the plugin to handle: above all a cancellation.
+                    if last is not None and last.is_over:
                         with contextlib.suppress(Exception):
                             call.close()
                         raise
-                if isinstance(error, asyncio.CancelledError):
-                    last = _LastCall()
-                thrown = error
+                    thrown = error
+                    if last is None and task is not None and task.cancelling():
+                        last = _LastCall(task)
+        finally:
+            if last is not None:
+                last.end()
 
     def _judge(self, plugin: str, hook: str, seconds: float) -> None:
         if seconds >= _BLOCKS:

@@ -113,10 +113,8 @@ class RetainedMessages:
         """Whether *topic_name* has a message, expired or not."""
         return self._messages.get(topic_name) is not None
 
-    def retain(self, topic_name: str, message: Message, publisher: str = "", number: int = 0) -> bool:
+    def retain(self, topic_name: str, message: Message, publisher: str = "") -> bool:
         """Keep *message*; an empty payload deletes the topic's message [MQTT-3.3.1-6]. Return False if it does not fit.
-
-        It gets the next number, unless it has one: no limit applies to such a message.
 
         The topic's previous message is removed in any case: it is out of date [MQTT-3.3.1-5], 3.1.1 [MQTT-3.3.1-7].
         """
@@ -125,14 +123,13 @@ class RetainedMessages:
             return True
         if _counts(topic_name, publisher):
             cost = _cost(topic_name, message)
-            self._full = "" if number else self._exceeded(publisher, cost)
+            self._full = self._exceeded(publisher, cost)
             if self._full:
                 return False
             self._charge(publisher, cost)
         self._expiring += message.expires_at is not None
-        number = number or self.last_number + 1
-        self.last_number = max(self.last_number, number)
-        self._messages.insert(topic_name, Retained(message, publisher, number))
+        self.last_number += 1
+        self._messages.insert(topic_name, Retained(message, publisher, self.last_number))
         return True
 
     def restore(self, stored: Iterable[tuple[str, Message, str, int]]) -> None:

@@ -75,11 +75,14 @@ class Batch:
     unreferenced: list[tuple[int]] = field(default_factory=list)
     incoming: dict[tuple[int, int], bool] = field(default_factory=dict)
     retained: dict[str, Row | None] = field(default_factory=dict)
+    new_topics: set[str] = field(default_factory=set)
+    """Topics in `retained` of which the store holds nothing: that such a one is cleared again need not be written."""
     replayed: dict[tuple[int, str], list[int]] = field(default_factory=dict)
     """(session, topic filter) to the numbers of retained messages sent at QoS 2 while more are to come."""
     answers: list[tuple[Answerable, bytes, bytes | Otherwise]] = field(default_factory=list)
     """Connection, its answer, and the answer instead if the batch cannot be written."""
-    packets: list[tuple[Answerable, bytes]] = field(default_factory=list)
+    packets: dict[tuple[Answerable, bytes], None] = field(default_factory=dict)
+    """Connection and packet, in order; each once, however often a client asks for it."""
     resumed: list[Answerable] = field(default_factory=list)
     """Connections whose sessions retransmit unacknowledged messages as soon as this is written."""
     ended: dict[str, bool] = field(default_factory=dict)
@@ -136,12 +139,33 @@ class Batch:
             if self.messages.pop(number, None) is None:
                 self.unreferenced.append((number,))
         self.incoming |= later.incoming
-        self.retained |= later.retained
+        for topic_name, row in later.retained.items():
+            self.retain(topic_name, row, new=topic_name in later.new_topics)
         self.answers += later.answers
-        self.packets += later.packets
+        self.packets |= later.packets
         self.resumed += later.resumed
         self.ended |= {name: left or self.ended.get(name, False) for name, left in later.ended.items()}
         self.watchers += later.watchers
+
+    def retain(self, topic_name: str, row: Row | None, *, new: bool) -> None:
+        """Record a topic's retained message, or that it has none; *new*: nothing older holds any of that topic."""
+        if row is None and topic_name in self.new_topics:
+            self.new_topics.remove(topic_name)
+            del self.retained[topic_name]
+            return
+        if new:
+            self.new_topics.add(topic_name)
+        self.retained[topic_name] = row
+
+    def drop_unneeded(self) -> None:
+        """Drop what need not be kept while the store fails, perhaps for days, in which clients come and go.
+
+        Packets go with their connection. That a session has ended concerns the next client of its name only if an
+        exchange was unfinished: it waits for nothing as long as the store fails, and then all here is written at once.
+        """
+        self.packets = {each: None for each in self.packets if each[0].session is not None}
+        self.resumed = [each for each in self.resumed if each.session is not None]
+        self.ended = {name: left for name, left in self.ended.items() if left}
 
     def move(self, moved: Moved) -> None:
         """Record that stored times are shifted, and shift those in this batch, which are by the clock before that."""

@@ -26,7 +26,8 @@ Rules
 3. What waits belongs to one *connection*: it is dropped with it, and never sent on the next connection of the same
    session, whose client starts its packet identifiers afresh.
 4. What waits is bounded, however long a write takes: beyond `MOST_WAITING` answers and retained topics publishers are
-   *held*: they are not read until the batch is written, or is known to have failed.
+   *held*: they are not read until the batch is written, or is known to have failed. While writing fails, for days
+   perhaps, what comes and goes leaves nothing here: connections, sessions and topics that the store never held.
 5. No I/O, no clock: `sqlite` writes, times are converted by an offset to the wall clock. When that clock is set, the
    times stored by this process are shifted with it, so that an interval is still right after a restart. Times stored
    before this process stay as they were.
@@ -40,6 +41,7 @@ from typing import Final, Protocol
 
 from broker.mqtt.message import Message
 from broker.store.batch import Answerable, Batch, Moved, Otherwise, Outbox, Row
+from broker.store.owed import Again, Owed
 
 MOST_WAITING = 65_536
 """Answers and retained topics of one batch beyond which publishers are held: some megabytes."""
@@ -79,7 +81,10 @@ class Journal:
         "_held",
         "_last_message",
         "_last_session",
+        "_stored_session",
         "_sweep_at",
+        "_taken_session",
+        "again",
         "begin",
         "brief",
         "dirty",
@@ -109,12 +114,14 @@ class Journal:
         self.writing: Batch | None = None
         self.begin: Callable[[], None] | None = None
         """Begins to write the open batch; None: the owner of the journal calls `take` itself."""
+        self.again: Callable[[], None] | None = None
+        """Has `Exchange.go_on` called after one round of the event loop, with the time it is then."""
         self.failed = False
         """Whether the last write failed: nothing durable is accepted until one succeeds."""
         self.dirty = False
         """Whether anything is unwritten, so that answers have to wait."""
-        self.owed: dict[Outbox, set[int]] = {}
-        """QoS 1 messages sent again while the store fails; answered when it recovers, and not to be routed twice."""
+        self.owed: dict[Outbox, Owed] = {}
+        """What was sent again while the store fails."""
         self.resuming: deque[Answerable] = deque()
         """Connections that may retransmit, perhaps a whole fleet that has come back: see `resume_some`."""
         self.watching: deque[Callable[[float], None]] = deque()
@@ -125,6 +132,10 @@ class Journal:
         self._held: list[Publisher] = []
         self._sweep_at = _FEW_HELD
         self._last_session = last_session
+        self._stored_session = last_session
+        """The highest row of a session that may be in the store, …"""
+        self._taken_session = last_session
+        """… or in the batch that is being written."""
         self._last_message = last_message
 
     def clock_set(self, seconds: float) -> None:
@@ -151,7 +162,7 @@ class Journal:
     def send(self, connection: Answerable, packet: bytes) -> None:
         """Send *packet*, which depends on what was just recorded, when that is written."""
         self.dirty = True
-        self.open.packets.append((connection, packet))
+        self.open.packets[connection, packet] = None
 
     def resume(self, connection: Answerable) -> None:
         """Let the session retransmit unacknowledged messages when everything recorded so far is written."""
@@ -211,7 +222,10 @@ class Journal:
         self.earlier.discard(row)
         self.brief.discard(row)
         self.open.forget(row)
-        self.open.sessions[row] = None
+        if row > self._taken_session:
+            self.open.sessions.pop(row, None)
+        else:
+            self.open.sessions[row] = None
 
     def ended(self, name: str, *, unfinished: bool) -> None:
         """Take note that what was just recorded ends the session *name*, which outlived its connection.
@@ -303,32 +317,41 @@ class Journal:
 
     # Messages on their way in, and retained ones
 
-    def owe(self, session: Outbox, packet_id: int) -> bool:
-        """Record that QoS 1 message *packet_id*, sent again while the store fails, waits; False if it already did.
+    def owe(self, session: Outbox, packet_id: int, connection: Answerable) -> Again:
+        """Record that QoS 1 message *packet_id* of *session* was sent again, on *connection*, while the store fails.
 
-        Whether it was routed before is unknown: it may arrive twice, but must not be refused.
+        Returns what was known of it: see `Owed`.
         """
-        known = self.owed.setdefault(session, set())
-        if packet_id in known:
-            return False
-        known.add(packet_id)
-        return True
+        return self.owed.setdefault(session, Owed()).again(packet_id, connection)
 
     def use_anew(self, session: Outbox, packet_id: int) -> None:
         """Take note that *packet_id* now names another message of *session*."""
         if session in self.owed:
-            self.owed[session].discard(packet_id)
+            self.owed[session].use_anew(packet_id)
 
     def incoming(self, row: int, packet_id: int, *, known: bool) -> None:
         """Record a packet identifier between PUBLISH and PUBREL, or that it is free again."""
         self.dirty = True
         self.open.incoming[row, packet_id] = known
 
-    def retain(self, topic_name: str, message: Message | None, publisher: str = "", number: int = 0) -> None:
-        """Record a topic's retained message, its publisher and *number*, or that it has none."""
+    def retain(
+        self,
+        topic_name: str,
+        message: Message | None,
+        publisher: str = "",
+        number: int = 0,
+        *,
+        replaces: bool = True,
+    ) -> None:
+        """Record a topic's retained message, its publisher and *number*, or that it has none.
+
+        *replaces*: the topic may have had one.
+        """
         self.dirty = True
         row = None if message is None else (*self._message_row(message), publisher, number)
-        self.open.retained[topic_name] = row
+        writing, batch = self.writing, self.open
+        new = not (replaces or topic_name in batch.retained or (writing is not None and topic_name in writing.retained))
+        batch.retain(topic_name, row, new=new)
 
     # The store's side
 
@@ -340,6 +363,7 @@ class Journal:
         if self.writing is not None or not (self.dirty or probe):
             return None
         self.writing, self.open = self.open, Batch()
+        self._taken_session = self._last_session
         self.writing.drop_void()
         self.writing.probe = probe
         return self.writing
@@ -354,6 +378,7 @@ class Journal:
         self.owed.clear()
         touched: set[Outbox] = set()
         if batch is not None:
+            self._stored_session = self._taken_session
             if batch.changes or batch.probe:  # Otherwise nothing was written: the store may still be failing.
                 self.failed = False
             for connection, packet in batch.packets:
@@ -370,6 +395,10 @@ class Journal:
             batch.answers.clear()
             self.dirty = batch.changes
         return touched
+
+    def has_waiting(self) -> bool:
+        """Whether any who waited for a batch have yet to be let on: `resuming`, `watching`."""
+        return bool(self.resuming or self.watching)
 
     def resume_some(self, now: float) -> list[Outbox]:
         """Let some of `resuming` retransmit, a portion of packets in total; return the sessions to flush."""
@@ -390,9 +419,13 @@ class Journal:
         self._release_held()
         batch = self.writing
         if batch is not None:
+            void = [row for row, values in self.open.sessions.items() if values is None and row > self._stored_session]
             batch.take_in(self.open)
+            for row in void:
+                del batch.sessions[row]
+            batch.drop_unneeded()
             batch.probe = False
-            self.open, self.writing = batch, None
+            self.open, self.writing, self._taken_session = batch, None, self._stored_session
         watchers, self.open.watchers = self.open.watchers, []
         self.watching.extend(watchers)
         touched: set[Outbox] = set()

@@ -28,6 +28,7 @@ import structlog
 from broker.histogram import Histogram
 from broker.store.batch import Batch, Row
 from broker.store.journal import Journal
+from broker.store.outage import Outage
 from broker.store.schema import AFTER_THE_FIRST_DAY, FIRST_DAY, MIGRATIONS, SCHEMA, VERSION
 from provisioning.program import full_disk, read_only
 from provisioning.program.durable_names import make_folder
@@ -73,6 +74,7 @@ class SqliteStore:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._gathering: asyncio.TimerHandle | None = None
+        self._outage = Outage(path)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         try:
             make_folder(path.parent)
@@ -198,20 +200,12 @@ class SqliteStore:
             return  # Closed meanwhile, which has written the rest.
         if error is None:
             self.commit_seconds.observe(future.result())
-            if self._journal.failed:
-                log.info("the store can be written again", code="STORE_WRITTEN", path=str(self.path))
+            if self._loop is not None:
+                self._outage.over(self._loop.time())
             self._on_written()
             self.begin()
         elif self._loop is not None:
-            # Any error but SQLite's is a bug. It must not cost an acknowledged message either.
-            defect = None if isinstance(error, sqlite3.Error) else error
-            log.error(
-                "the store cannot be written",
-                code="STORE_FAILED",
-                detail=str(error),
-                path=str(self.path),
-                exc_info=defect,
-            )
+            self._outage.failed(error, self._loop.time())
             self._on_failure()
             self._retry = self._loop.call_later(_RETRY_SECONDS, self._try_again)
 

@@ -93,23 +93,37 @@ class Issuer:
         )
         return cls(paper.certificate, key, dns_of_name=dns_of_name)
 
-    def vouches_for(self, certificate: x509.Certificate, life: timedelta) -> bytes:
-        """Return an OCSP response (RFC 6960) in DER, valid for *life*, that says *certificate* is not revoked."""
+    def vouches_for(
+        self,
+        certificate: x509.Certificate,
+        *,
+        begins: timedelta = timedelta(minutes=-1),
+        ends: timedelta = _LIFE,
+        revoked: bool = False,
+        responder: Paper | None = None,
+    ) -> bytes:
+        """Return an OCSP response (RFC 6960) in DER, valid from *begins* to *ends* from now, about *certificate*.
+
+        It says that it is not *revoked*. It is signed by this CA, or by another *responder*, whose certificate goes
+        with it.
+        """
         now = datetime.now(UTC)
         builder = ocsp.OCSPResponseBuilder().add_response(
             certificate,
             self.certificate,
             hashes.SHA1(),  # noqa: S303 - it names, and signs nothing: what clients ask by
-            ocsp.OCSPCertStatus.GOOD,
-            now,
-            now + life,
-            None,
-            None,
+            ocsp.OCSPCertStatus.REVOKED if revoked else ocsp.OCSPCertStatus.GOOD,
+            now + begins,
+            now + ends,
+            now + begins if revoked else None,
+            x509.ReasonFlags.key_compromise if revoked else None,
         )
-        response = builder.responder_id(ocsp.OCSPResponderEncoding.HASH, self.certificate).sign(
-            self.key, signature_hash(self.key)
-        )
-        return response.public_bytes(Encoding.DER)
+        signer = responder or Paper(self.certificate, self.key)
+        # By name, it could be this CA itself.
+        builder = builder.responder_id(ocsp.OCSPResponderEncoding.NAME, signer.certificate)
+        if responder is not None:
+            builder = builder.certificates([responder.certificate])
+        return builder.sign(signer.key, signature_hash(signer.key)).public_bytes(Encoding.DER)
 
     def issue(
         self,

@@ -24,7 +24,7 @@ from provisioning.program.printable import printable
 
 SCHEMA = 1
 _WIDTH = 200
-_NAME_WIDTH = 32  # The longest is server-wrong-name.sends-nothing, of `qualify`.
+_NAME_WIDTH = 38  # The longest is staple-other-certificate.sends-nothing, of `qualify`.
 _STYLE = {
     Verdict.PASS: "green",
     Verdict.WARN: "yellow",
@@ -62,7 +62,7 @@ def line(outcome: Outcome) -> str:
     if seen is not None and seen.figures:
         answer += f"  {seen.figures}"
     why = f"  ({_promised(outcome)})" if outcome.judgement.why else ""
-    return f"{outcome.verdict.value.upper():4}  {outcome.name:{_NAME_WIDTH}}  {answer}{why}"
+    return f"{outcome.verdict.value.upper():7}  {outcome.name:{_NAME_WIDTH}}  {answer}{why}"
 
 
 def _promised(outcome: Outcome) -> str:

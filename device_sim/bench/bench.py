@@ -238,16 +238,14 @@ class Bench:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(deadline), asyncio.TaskGroup() as tasks:
                 working = tasks.create_task(
-                    self._publish() if self.plan.kind is Kind.PUB else self._enough(), name="publish or receive"
+                    self._publish() if self.plan.kind is Kind.PUB else self.figures.enough.wait(),
+                    name="publish or receive",
                 )
                 await self._connect(keep_alive)
                 deserted = tasks.create_task(self._deserted(), name="deserted")
                 await asyncio.wait([working, deserted], return_when=asyncio.FIRST_COMPLETED)
                 for task in (working, deserted):
                     task.cancel()
-
-    async def _enough(self) -> None:
-        await self.figures.enough.wait()
 
     async def _deserted(self) -> None:
         """Return when no client is connected any more; none reconnects."""

@@ -83,8 +83,8 @@ def run_scenario(
 ) -> None:
     """Run a scenario and check its thresholds. Ctrl-C once ends it early and reports; twice aborts.
 
-    Exit codes: 0 all thresholds hold; 1 error; 2 usage; 3 the generator was the bottleneck; 4 a device was wrongly
-    admitted or refused; 99 a threshold is crossed; 130 ended by Ctrl-C.
+    Exit codes: 0 all thresholds hold; 1 error; 2 usage; 3 the generator, or the link, was the bottleneck; 4 a device
+    was wrongly admitted or refused; 99 a threshold is crossed; 130 ended by Ctrl-C.
 
     \b
     Example:

@@ -27,6 +27,7 @@ from device_sim.fleet.commands import Command, UnreadableCommand, decode_answer
 from device_sim.fleet.sequence import Arrival, SequenceCheck
 from device_sim.latency import Latency
 from device_sim.link.closure import Closure
+from device_sim.link.distance import NEARBY, Distance
 from device_sim.link.driver import Driver
 from device_sim.link.keep_alive import KeepAlive
 from device_sim.link.link import Link, NotConnected, SubscriptionRefused, Terms
@@ -169,6 +170,10 @@ class Backend:
                     break
                 except (NotAdmitted, NotConnected, SubscriptionRefused):
                     pass  # The next attempt is due later.
+
+    def distance(self) -> Distance:
+        """Return how far away the broker is, as far as known by now."""
+        return NEARBY if self.connection is None else self.connection.distance()
 
     @property
     def _is_connected(self) -> bool:

@@ -29,6 +29,7 @@ from device_sim.fleet.live_device import LiveDevice
 from device_sim.fleet.streaming import Streaming
 from device_sim.fleet.surroundings import Surroundings
 from device_sim.link.closure import Closure
+from device_sim.link.distance import NEARBY
 from device_sim.link.link import Link, StageTimes
 from device_sim.link.tls_dial import Endpoint, NotAdmitted
 from device_sim.parallel import in_parallel
@@ -59,10 +60,12 @@ class Fleet:
         self._surroundings = surroundings
         self._tasks = asyncio.TaskGroup()
         self._closing = False
-        self._running: dict[asyncio.Task[None], LiveDevice] = {}
+        self._running: dict[asyncio.Task[object], LiveDevice] = {}
         self._frozen = False
         self.renewal_failures: list[tuple[float, str]] = []
         self.counters = surroundings.counters
+        self.distance = NEARBY
+        """The worst that a device's connection had when it was admitted."""
         self.admissions = 0
         self.refusals: list[tuple[str, Closure]] = []
         self.lost: list[tuple[str, Closure]] = []
@@ -118,7 +121,7 @@ class Fleet:
 
     def arrive(self, device: LiveDevice, due: float) -> None:
         """Tell *device* to connect, which was due at *due* (`time.monotonic`); do not wait for it."""
-        self._start("connect", device, self._arrive(device, due))
+        self._start("connect", device, self._attempt(device, due))
 
     def condemn(self, name: str) -> None:
         """Note that *name* is being revoked: from now on refusing it is correct."""
@@ -248,13 +251,10 @@ class Fleet:
             ]
         return frozenset(device.name for device, _ in waiting)
 
-    def _start(self, what: str, device: LiveDevice, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, what: str, device: LiveDevice, work: Coroutine[Any, Any, object]) -> None:
         task = self._tasks.create_task(work, name=f"{what} {device.name}")
         self._running[task] = device
         task.add_done_callback(self._running.pop)
-
-    async def _arrive(self, device: LiveDevice, due: float) -> None:
-        await self._attempt(device, due)
 
     async def _attempt(self, device: LiveDevice, due: float) -> Link | None:
         """Let *device* connect once; return its connection, or None if it was not admitted."""
@@ -276,6 +276,7 @@ class Fleet:
         if device.name not in self.condemned:
             record(Duration.OUTAGE, time.monotonic() - out_since, 0.0)
         self._admitted(device, started)
+        self.distance = self.distance.or_worse(connection.distance())
         return connection
 
     def _admitted(self, device: LiveDevice, started: float) -> None:

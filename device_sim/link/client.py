@@ -34,6 +34,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from device_sim.link.buffered_socket import BufferedSocket
 from device_sim.link.closure import BrokenByUs, Closure, Layer, connack_311, from_error, hint_in, unasked_session
+from device_sim.link.distance import Distance, distance_of
 from device_sim.link.keep_alive import KeepAlive
 from device_sim.link.link import (
     DEADLINE,
@@ -247,6 +248,10 @@ class Connection:
         if granted >= FAILURE:
             raise SubscriptionRefused(topic_filter, granted)
         return granted
+
+    def distance(self) -> Distance:
+        """Return how far away the broker is; see `device_sim.link.link.Link`."""
+        return distance_of(self._socket.tls)
 
     def read_on(self, on: bool) -> None:
         """Stop reading, or continue; see `device_sim.link.link.Link`."""

@@ -47,6 +47,7 @@ from broker.mqtt.packets import (
 from broker.mqtt.properties import NO_PROPERTIES, Properties
 from device_sim.link.buffered_socket import RECORD, BufferedSocket
 from device_sim.link.closure import BrokenByUs, Closure, Layer, connack_311, from_error, hint_in, unasked_session
+from device_sim.link.distance import Distance, distance_of
 from device_sim.link.keep_alive import KeepAlive
 from device_sim.link.link import (
     DEADLINE,
@@ -243,6 +244,10 @@ class LightConnection:
         if ReasonCode(granted).is_failure:
             raise SubscriptionRefused(topic_filter, granted)
         return granted
+
+    def distance(self) -> Distance:
+        """Return how far away the broker is; see `device_sim.link.link.Link`."""
+        return distance_of(self._socket.tls)
 
     def read_on(self, on: bool) -> None:
         """Stop reading, or continue; see `device_sim.link.link.Link`."""

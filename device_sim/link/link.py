@@ -23,6 +23,7 @@ from typing import Protocol
 from broker.mqtt.codes import ProtocolVersion
 from broker.mqtt.connect import Will
 from device_sim.link.closure import Closure
+from device_sim.link.distance import Distance
 from device_sim.link.keep_alive import KeepAlive
 from device_sim.link.tls_dial import Endpoint
 from provisioning.pki.tls import CredentialPem
@@ -91,6 +92,9 @@ class Link(Protocol):
 
     async def subscribe(self, topic_filter: str, qos: int) -> int:
         """Subscribe, and return the QoS granted. Raises `SubscriptionRefused` or `NotConnected`."""
+
+    def distance(self) -> Distance:
+        """Return how far away the broker is, as far as known by now."""
 
     def read_on(self, on: bool) -> None:
         """Stop reading what the broker sends, as a device that is too slow; or continue."""

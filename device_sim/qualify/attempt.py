@@ -17,6 +17,8 @@ class Attempt:
     at: float
     offered: int | None = None
     """The highest TLS version that its ClientHello offers, as on the wire; None: not known."""
+    asks_for_staple: bool | None = None
+    """Whether its ClientHello asks for an OCSP staple; None: not known."""
     tls: float | None = None
     """When the device had finished its half of the handshake: it has accepted the server."""
     tls_version: str = ""

@@ -34,6 +34,9 @@ def qualify_device(
     directory: Annotated[
         Path | None, typer.Option("--dir", help="Keep credentials and the device's output here: a new directory.")
     ] = None,
+    ignores_staples: Annotated[
+        bool, typer.Option("--ignores-staples", help="The device does not check OCSP staples: tell, do not fail it.")
+    ] = False,
     json: Annotated[Path | None, typer.Option("--json", help="Write the verdict to this JSON file.")] = None,
     junit: Annotated[Path | None, typer.Option("--junit", help="Write the verdict to this JUnit XML file.")] = None,
 ) -> None:
@@ -45,4 +48,18 @@ def qualify_device(
     with late_imports():
         from device_sim.qualify.qualifying import judge_device
 
-    judge_device(exec_, only, show_list, client_id, host, port, server_name, directory, window, parallel, json, junit)
+    judge_device(
+        exec_,
+        only,
+        show_list,
+        client_id,
+        host,
+        port,
+        server_name,
+        directory,
+        window,
+        parallel,
+        ignores_staples,
+        json,
+        junit,
+    )

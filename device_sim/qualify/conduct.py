@@ -7,7 +7,7 @@ from enum import IntEnum
 
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.properties import NO_PROPERTIES, Properties
-from device_sim.qualify.papers import ServerPaper
+from device_sim.qualify.papers import ServerPaper, ServerStaple
 
 
 class Step(IntEnum):
@@ -28,6 +28,8 @@ class Conduct:
     """How the stand behaves; correctly, if no argument is given."""
 
     paper: ServerPaper = ServerPaper.GOOD
+    staple: ServerStaple = ServerStaple.GOOD
+    """What it staples to whoever asks for one, if anybody could vouch for its certificate."""
     tls11_only: bool = False
     anonymous: bool = False
     """Whether it offers only cipher suites in which the server has no certificate (TLS 1.2)."""

@@ -65,10 +65,9 @@ class EnrolmentStand:
         self._retry_after = retry_after
         self._other_key = other_key
         self._context = server_context(
-            papers.enrolment[paper], papers.anchors, client_certificate=ClientCertificate.OPTIONAL, allow_tls12=True
+            papers.enrolment[paper].pem, papers.anchors, client_certificate=ClientCertificate.OPTIONAL, allow_tls12=True
         )
-        if paper is ServerPaper.GOOD:
-            papers.vouch_for(self._context)
+        papers.vouch_for(self._context, papers.enrolment[paper])
         self._server: asyncio.Server | None = None
         self._door: Proxy | None = None
 

@@ -26,6 +26,7 @@ from device_sim.qualify.attempt import Attempt, pauses
 from device_sim.qualify.client_hello import name_of
 
 SENDS_NOTHING = "sends-nothing"
+NEVER_ASKS = "it asks for no staple: only a CRL, or asking by itself, tells it that the server is revoked"
 _SILENT = frozenset({"closed", "reset", "timeout", "server_certificate"})
 _TIGHT = 0.1
 _SAME = 0.08
@@ -167,6 +168,20 @@ def verifies(attempts: Sequence[Attempt]) -> list[Line]:
         )
     )  # fmt: skip
     return lines
+
+
+def checks_staple(attempts: Sequence[Attempt]) -> list[Line]:
+    """Judge a device whose server has the wrong staple, or none where one is due.
+
+    Whoever asks for a staple must check it (RFC 6066 §8), and refuse a server without one if its certificate says that
+    one is due (RFC 7633). Nobody need ask.
+    """
+    if attempts and not any(attempt.asks_for_staple for attempt in attempts):
+        right = "refuses the server and sends it nothing"
+        if all(attempt.asks_for_staple is None for attempt in attempts):
+            return [missed(SENDS_NOTHING, right, "no ClientHello came whole; give a longer --window")]
+        return [skipped(SENDS_NOTHING, right, NEVER_ASKS)]
+    return verifies(attempts)
 
 
 def refuses_old_tls(attempts: Sequence[Attempt]) -> list[Line]:

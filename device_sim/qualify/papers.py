@@ -1,10 +1,12 @@
-"""The certificates of a qualification: one good server, eight bad ones, and the device's own credential.
+"""The certificates of a qualification: one good server, eight bad ones, their staples, and the device's own credential.
 
 Rules
 -----
 1. The device trusts one root, ``ca.crt``. Exactly one thing is wrong with each bad server.
 2. ``crl.pem`` says which CA, and which server, is revoked. It contains the root's list and the revoked CA's: OpenSSL
    needs both.
+3. Whatever can be vouched for is, with a good staple: some devices admit no server without one. Where the staple is
+   what is wrong, the certificate is good, and says that a staple is due (RFC 7633).
 """
 
 from __future__ import annotations
@@ -19,12 +21,11 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from device_sim.attack.issuer import CLIENT_AUTH, SERVER_AUTH, Issuer
+from device_sim.attack.issuer import CLIENT_AUTH, SERVER_AUTH, Issuer, Paper
 from device_sim.credentials.certification import common_name
 from provisioning.pki.identity import PROVISIONING, Identity, Role
 from provisioning.pki.keys import generate_key, key_to_pem, write_private
-from provisioning.pki.stapling import own_certificate, staple
-from provisioning.pki.tls import CredentialPem
+from provisioning.pki.stapling import staple
 
 _DOMAIN = "fleet.internal"
 _GROUP = "qualified"
@@ -45,6 +46,19 @@ class ServerPaper(StrEnum):
     NOT_YET_VALID = "not yet valid"
     SELF_SIGNED = "self-signed"
     CLIENT_ONLY = "for clients only"
+    MUST_STAPLE = "says that a staple is due"
+
+
+class ServerStaple(StrEnum):
+    """What a server staples about its certificate."""
+
+    GOOD = "good"
+    NONE = "none"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+    OTHER_CERTIFICATE = "of another certificate"
+    OTHER_KEY = "signed with another key in the CA's name"
+    OWN_KEY = "signed by the server itself"
 
 
 class Papers:
@@ -64,11 +78,12 @@ class Papers:
             ServerPaper.EXPIRED: _server(self._root, names, begins=-2 * _DAY, ends=-_DAY),
             ServerPaper.WRONG_NAME: _server(self._root, _alternatives(["broker.example.net"])),
             ServerPaper.OTHER_CA: _server(self._other, names),
-            ServerPaper.REVOKED_CA: _server(self._revoked, names, chain=self._revoked.pem),
+            ServerPaper.REVOKED_CA: _server(self._revoked, names).presented_with(self._revoked.certificate),
             ServerPaper.REVOKED: _server(self._root, names, serial=_REVOKED_SERIAL),
             ServerPaper.NOT_YET_VALID: _server(self._root, names, begins=_DAY, ends=2 * _DAY),
             ServerPaper.SELF_SIGNED: _self_signed(names),
             ServerPaper.CLIENT_ONLY: _server(self._root, names, usages=CLIENT_AUTH),
+            ServerPaper.MUST_STAPLE: _server(self._root, names, staple_due=True),
         }
         names = _alternatives(server_names, Identity(_DOMAIN, Role.SERVICE, PROVISIONING))
         self.enrolment = {
@@ -77,10 +92,33 @@ class Papers:
         }
         """For the enrolment service, which a device may also recognise by its identity (docs/decisions/0150)."""
 
-    def vouch_for(self, context: ssl.SSLContext) -> None:
-        """Have *context* staple proof that its certificate from the root is not revoked (docs/decisions/0192)."""
-        own = x509.load_der_x509_certificate(own_certificate(context))
-        staple(context, self._root.vouches_for(own, _DAY), (datetime.now(UTC) + _DAY).timestamp())
+    def vouch_for(self, context: ssl.SSLContext, own: Paper, stapled: ServerStaple = ServerStaple.GOOD) -> None:
+        """Have *context*, which presents *own*, staple that, if there is a CA that could say so.
+
+        Devices may demand it, and our EST client does (docs/decisions/0192).
+        """
+        signer = next(
+            (each for each in (self._root, self._other) if own.certificate.issuer == each.certificate.subject), None
+        )
+        if stapled is ServerStaple.NONE or signer is None or own.certificate.serial_number == _REVOKED_SERIAL:
+            return
+        staple(context, self._response(signer, own, stapled), (datetime.now(UTC) + _DAY).timestamp())
+
+    def _response(self, signer: Issuer, own: Paper, stapled: ServerStaple) -> bytes:
+        match stapled:
+            case ServerStaple.REVOKED:
+                return signer.vouches_for(own.certificate, revoked=True)
+            case ServerStaple.EXPIRED:
+                return signer.vouches_for(own.certificate, begins=-2 * _DAY, ends=-_DAY)
+            case ServerStaple.OTHER_CERTIFICATE:
+                return signer.vouches_for(self.servers[ServerPaper.GOOD].certificate)
+            case ServerStaple.OTHER_KEY:
+                namesake = Issuer.founded(signer.certificate.subject)
+                return signer.vouches_for(own.certificate, responder=Paper(namesake.certificate, namesake.key))
+            case ServerStaple.OWN_KEY:
+                return signer.vouches_for(own.certificate, responder=own)
+            case _:
+                return signer.vouches_for(own.certificate)
 
     @property
     def anchors(self) -> str:
@@ -111,27 +149,26 @@ def _server(
     *,
     begins: timedelta = -_MINUTE,
     ends: timedelta = _DAY,
-    chain: bytes = b"",
     usages: Sequence[x509.ObjectIdentifier] = SERVER_AUTH,
     serial: int | None = None,
-) -> CredentialPem:
-    paper = issuer.issue(
+    staple_due: bool = False,
+) -> Paper:
+    due = ((x509.TLSFeature([x509.TLSFeatureType.status_request]), False),) if staple_due else ()
+    return issuer.issue(
         None,
         subject=common_name(name),
         usages=usages,
         begins=begins,
         ends=ends,
         serial=serial,
-        extra=((names, False),),
+        extra=((names, False), *due),
     )
-    return CredentialPem(paper.certificate.public_bytes(Encoding.PEM) + chain + key_to_pem(paper.key))
 
 
-def _self_signed(names: x509.SubjectAlternativeName) -> CredentialPem:
+def _self_signed(names: x509.SubjectAlternativeName) -> Paper:
     key, name = generate_key(), common_name("broker")
     signer = Issuer(Issuer.founded(name).certificate, key)
-    paper = signer.issue(None, key=key, subject=name, usages=SERVER_AUTH, authority_key=False, extra=((names, False),))
-    return paper.pem
+    return signer.issue(None, key=key, subject=name, usages=SERVER_AUTH, authority_key=False, extra=((names, False),))
 
 
 def _alternatives(names: list[str], identity: Identity | None = None) -> x509.SubjectAlternativeName:

@@ -42,6 +42,7 @@ def judge_device(
     directory: Path | None,
     window: float,
     parallel: int,
+    ignores_staples: bool,
     json: Path | None,
     junit: Path | None,
 ) -> None:
@@ -56,8 +57,9 @@ def judge_device(
         raise typer.BadParameter(f"--dir {directory} exists: give a new directory")
     out, err = report.console(sys.stdout), report.console(sys.stderr)
     if show_list:
+        width = max(len(stage.name) for stage in stages) + 2
         for stage in stages:
-            out.print(f"{stage.name:24}{stage.description}", soft_wrap=True, markup=False, highlight=False)
+            out.print(f"{stage.name:{width}}{stage.description}", soft_wrap=True, markup=False, highlight=False)
         return
     expect_file("--json", json)
     expect_file("--junit", junit)
@@ -69,7 +71,7 @@ def judge_device(
             else:
                 place = directory
                 place.mkdir(mode=0o700, parents=True)
-            bench = Bench(papers, device, place, host, port, window)
+            bench = Bench(papers, device, place, host, port, window, ignores_staples=ignores_staples)
             if isinstance(device, Hardware):
                 papers.write(place)
                 _instruct(err, bench)

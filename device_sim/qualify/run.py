@@ -61,6 +61,8 @@ class Bench:
     window: float
     watching: Watching = Watch
     """Begins to measure how long stand and device wait for a core, given the device's session, if it has one here."""
+    ignores_staples: bool = False
+    """Whether its maker says that it does not check staples, though it may ask for them."""
 
 
 async def qualify(bench: Bench, stages: Sequence[Stage], parallel: int, begins: Begins, told: Told) -> list[Outcome]:
@@ -117,7 +119,7 @@ def _judged(stage: Stage, witness: Witness | None) -> list[Line]:
 async def _witnessed(bench: Bench, stage: Stage) -> tuple[Witness | None, Waited]:
     """Return what was seen, and what was waited; None if this stage is impossible for this device."""
     hardware = isinstance(bench.device, Hardware)
-    if hardware and (stage.enrols or stage.trouble != NONE):
+    if (hardware and (stage.enrols or stage.trouble != NONE)) or (stage.staples_wrongly and bench.ignores_staples):
         return None, NOTHING
     directory = bench.directory / stage.name
     directory.mkdir()
@@ -240,6 +242,8 @@ def _values(bench: Bench, directory: Path, port: int, service: int | None) -> di
 
 def _unable(stage: Stage) -> Line:
     why = "its certificate would have to be replaced" if stage.enrols else "it keeps its address: only with --exec"
+    if stage.staples_wrongly:
+        why = "by --ignores-staples it does not check: only a CRL, or asking by itself, tells it of a revocation"
     return judging.skipped("tried", stage.description, why)
 
 

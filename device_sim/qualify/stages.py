@@ -15,7 +15,7 @@ from device_sim.qualify.attempt import Attempt
 from device_sim.qualify.conduct import Conduct, Step
 from device_sim.qualify.enrolment_stand import Asked
 from device_sim.qualify.judging import SENDS_NOTHING, Line
-from device_sim.qualify.papers import ServerPaper
+from device_sim.qualify.papers import ServerPaper, ServerStaple
 from device_sim.trouble.trouble import NONE, Trouble
 
 _ATTEMPTS = 6
@@ -89,8 +89,15 @@ class Stage:
     other_key: bool = False
     """Whether the certificate that the enrolment service gives is for a key that the device does not have."""
 
+    @property
+    def staples_wrongly(self) -> bool:
+        """Whether the staple is what is wrong with the server."""
+        return self.conduct.staple is not ServerStaple.GOOD
+
     def enough(self, attempts: Sequence[Attempt]) -> bool:
         """Whether more time would reveal nothing new."""
+        if self.staples_wrongly and attempts and attempts[0].asks_for_staple is False:
+            return True
         return self.failing and len([each for each in attempts if each.ended is not None]) >= _ATTEMPTS
 
 
@@ -105,6 +112,10 @@ def _revoked(seen: Witness) -> list[Line]:
         why = "it was not given the CRL; give its command {crl}"
         return [judging.skipped(SENDS_NOTHING, "refuses the server and sends it nothing", why)]
     return judging.verifies(seen.attempts)
+
+
+def _stapled(seen: Witness) -> list[Line]:
+    return judging.checks_staple(seen.attempts)
 
 
 def _again(seen: Witness) -> list[Line]:
@@ -166,6 +177,10 @@ def _bad_server(name: str, description: str, paper: ServerPaper) -> Stage:
     return Stage(name, description, _unverifiable, Conduct(paper), failing=True)
 
 
+def _bad_staple(name: str, description: str, stapled: ServerStaple) -> Stage:
+    return Stage(name, description, _stapled, Conduct(ServerPaper.MUST_STAPLE, stapled), failing=True)
+
+
 def _drop(name: str, description: str, step: Step) -> Stage:
     return Stage(name, description, _again, Conduct(drop_at=step), failing=True)
 
@@ -195,6 +210,16 @@ STAGES: tuple[Stage, ...] = (
           Conduct(ServerPaper.REVOKED), failing=True),
     Stage("server-revoked-ca", "the CA that certified the server is revoked", _revoked,
           Conduct(ServerPaper.REVOKED_CA), failing=True),
+    _bad_staple("staple-revoked", "the server staples that its certificate is revoked", ServerStaple.REVOKED),
+    _bad_staple("staple-expired", "the server's staple has expired", ServerStaple.EXPIRED),
+    _bad_staple("staple-other-certificate", "the server's staple is about another certificate",
+                ServerStaple.OTHER_CERTIFICATE),
+    _bad_staple("staple-other-key", "the server's staple is signed in the CA's name, with another key",
+                ServerStaple.OTHER_KEY),
+    _bad_staple("staple-own-key", "the server has signed its staple itself (no OCSP signing in its certificate)",
+                ServerStaple.OWN_KEY),
+    _bad_staple("staple-missing", "the server staples nothing, and its certificate says that a staple is due",
+                ServerStaple.NONE),
     Stage("old-tls", "the server speaks TLS 1.1 and nothing newer",
           lambda seen: judging.refuses_old_tls(seen.attempts), Conduct(tls11_only=True), failing=True),
     Stage("no-handshake", "the server accepts, and says nothing", _patient, Conduct(silent_at=Step.TCP), failing=True),

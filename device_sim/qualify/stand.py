@@ -49,7 +49,7 @@ from device_sim.attack.verdict import MALFORMED, Seen
 from device_sim.link.closure import from_error
 from device_sim.link.tls_dial import handshake
 from device_sim.qualify.attempt import Attempt
-from device_sim.qualify.client_hello import LONGEST, offered, record_length
+from device_sim.qualify.client_hello import LONGEST, ClientHello, client_hello, record_length
 from device_sim.qualify.commanding import commands
 from device_sim.qualify.conduct import Conduct, Step
 from device_sim.qualify.papers import Papers
@@ -140,7 +140,9 @@ class Stand:
             if self._conduct.silent_at is Step.TCP:
                 await _gone(raw)
                 return
-            attempt.offered = await _hello(raw)
+            hello = await _hello(raw)
+            if hello is not None:
+                attempt.offered, attempt.asks_for_staple = hello.version, hello.asks_for_staple
             if self._conduct.drop_at is Step.HELLO:
                 attempt.by_device = False
                 return
@@ -344,8 +346,8 @@ def _drop(peer: RawClient, attempt: Attempt) -> None:
         socket.socket.shutdown(peer.socket, socket.SHUT_RDWR)  # Below TLS.
 
 
-async def _hello(raw: socket.socket) -> int | None:
-    """Return the version that the ClientHello offers, which stays to be read; None if it does not come whole."""
+async def _hello(raw: socket.socket) -> ClientHello | None:
+    """Return what the ClientHello says, which stays to be read; None if it does not come whole."""
     until = time.monotonic() + _HANDSHAKE
     seen = 0
     while time.monotonic() < until:
@@ -360,7 +362,7 @@ async def _hello(raw: socket.socket) -> int | None:
                 return None
         length = record_length(data)
         if length is not None and len(data) >= min(length, LONGEST):
-            return offered(data)
+            return client_hello(data)
         # Readiness would be reported at once for what has been peeked at.
         await asyncio.sleep(_PEEK if len(data) == seen else 0)
         seen = len(data)
@@ -375,9 +377,9 @@ async def _gone(raw: socket.socket) -> None:
 
 
 def _context(papers: Papers, conduct: Conduct) -> ssl.SSLContext:
-    context = server_context(
-        papers.servers[conduct.paper], papers.anchors, client_certificate=ClientCertificate.OPTIONAL, allow_tls12=True
-    )
+    own = papers.servers[conduct.paper]
+    context = server_context(own.pem, papers.anchors, client_certificate=ClientCertificate.OPTIONAL, allow_tls12=True)
+    papers.vouch_for(context, own, conduct.staple)
     if conduct.anonymous:
         context.set_ciphers("AECDH:ADH:@SECLEVEL=0")
         context.maximum_version = ssl.TLSVersion.TLSv1_2

@@ -166,6 +166,7 @@ def _generator(result: RunResult) -> dict[str, Any]:
         "sources": max(len(result.manner.sources), 1),
         "lag": _histogram(slowest.lag),
         "processes": [_process(process) for process in result.processes],
+        "distance": {name: round(figure, 6) for name, figure in asdict(result.distance).items()},
     }
 
 

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from device_sim.link.distance import Distance
 from device_sim.results.document import Document, figure_of, remarks
 from device_sim.view import Fitting
 
@@ -55,6 +56,9 @@ def _generator(document: Document) -> list[RenderableType]:
         if process["memory_a_device_kb"] is not None:
             text += f", {process['memory_a_device_kb']:.0f} KB a device"
         said.append(Text(text, "dim"))
+    distance = Distance(**document["generator"].get("distance", {}))
+    if distance.is_far:
+        said.append(Text(f"  link: {distance}", "dim"))
     return said
 
 

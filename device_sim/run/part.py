@@ -31,6 +31,7 @@ from device_sim.fleet.fleet import Fleet, Member
 from device_sim.fleet.surroundings import Counters, Surroundings
 from device_sim.fleet.tally import Sent
 from device_sim.link.closure import Closure
+from device_sim.link.distance import ADMISSION
 from device_sim.link.keep_alive import KeepAlive
 from device_sim.run.health import GeneratorWatch, HealthSample, resident_memory
 from device_sim.run.manner import Manner, Share
@@ -45,6 +46,8 @@ from device_sim.trouble.proxy import Proxy
 from provisioning.pki.tls import client_context
 
 _DRAIN_DEADLINE = 10.0
+_ACKNOWLEDGEMENT = 2
+"""Round trips that it needs, at QoS 2."""
 _LOOPBACK = "127.0.0.1"
 _COLLECTIONS = (10_000, 5, 50)
 """New objects before a youngest-generation collection, and collections of each generation before one of the next."""
@@ -210,8 +213,9 @@ class Part:
         if self._streaming is not None:
             self._streaming.cancel()
             await asyncio.wait([self._streaming])
-        await fleet.freeze(_DRAIN_DEADLINE)  # First: connecting devices still resend what was not acknowledged.
-        kept_waiting = await fleet.quiet(_DRAIN_DEADLINE)
+        # First: connecting devices still resend what was not acknowledged.
+        await fleet.freeze(scene.patience(_DRAIN_DEADLINE, ADMISSION))
+        kept_waiting = await fleet.quiet(scene.patience(_DRAIN_DEADLINE, _ACKNOWLEDGEMENT))
         await stay_out(scene)
         recorder = self._recorder
         owed = sum(len(fleet.devices[name].unacknowledged) for name in kept_waiting)

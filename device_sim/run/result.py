@@ -3,7 +3,7 @@
 Rules
 -----
 1. Exit code, the first that applies: 4 a device got in or was kept out wrongly; 130 the user ended the run; 3 the
-   generator was the bottleneck; 99 a threshold is crossed; 0.
+   generator, or the link, was the bottleneck; 99 a threshold is crossed; 0.
 2. A run that was ended early is reported but never counts as a success.
 """
 
@@ -15,7 +15,9 @@ from datetime import datetime
 
 from device_sim.latency import Latency
 from device_sim.link.closure import Closure
+from device_sim.link.distance import NEARBY, Distance
 from device_sim.report import ExitCode
+from device_sim.run.far_broker import is_the_links, why_invalid
 from device_sim.run.health import HealthSample, faults, starved
 from device_sim.run.manner import ONE_PROCESS, Manner
 from device_sim.run.recorder import Recorder
@@ -84,6 +86,7 @@ class RunResult:
     interrupted: signal.Signals | None = None
     manner: Manner = ONE_PROCESS
     broker: str = "unknown"
+    distance: Distance = NEARBY
     thresholds: list[Judged] = field(default_factory=list)
     invalid: list[str] = field(default_factory=list)
 
@@ -106,10 +109,18 @@ class RunResult:
             for fault in faults(process.samples, process.lag, limits)
         ]
         failed = [judged for judged in self.thresholds if not judged.passed]
-        if failed and all(judged.too_long for judged in failed):  # A busy machine excuses nothing else.
-            self.invalid += [why for process in self.processes if (why := starved(process.samples, limits))]
+        busy = [why for process in self.processes if (why := starved(process.samples, limits))]
+        slow = [judged for judged in failed if judged.too_long]
+        far = [judged for judged in failed if self._is_the_links(judged)]
+        if all(judged in far or (busy and judged in slow) for judged in failed):  # Nothing else is excused.
+            self.invalid += busy if slow else []
+            self.invalid += [why_invalid(self.distance)] if far else []
         if skipped > limits.skipped_share * max(published + skipped, 1):
             self.invalid.append(f"{skipped} messages were skipped because the generator was late; publish less often")
+
+    def _is_the_links(self, judged: Judged) -> bool:
+        lost = self.recorder.counts[Count.LOST_RECEIVERS]
+        return is_the_links(judged.threshold, judged.value, self.distance, qos=self.scenario.qos, receivers_lost=lost)
 
     @property
     def exit_code(self) -> int:

@@ -26,6 +26,7 @@ from device_sim.fleet.tally import account, is_complete, total
 from device_sim.interruption import Interruption
 from device_sim.latency import Latency
 from device_sim.link.closure import Closure
+from device_sim.link.distance import NEARBY
 from device_sim.link.keep_alive import KeepAlive
 from device_sim.link.tls_dial import NotAdmitted
 from device_sim.remedies import with_remedy
@@ -44,6 +45,8 @@ from device_sim.scenario.stages import Stage
 from device_sim.telemetry.payload import Telemetry
 
 _DRAIN_DEADLINE = 10.0
+_DELIVERY = 2
+"""Round trips from a device to a receiver, at QoS 2."""
 _MOST_LOSSES = 20
 _SAMPLE_SECONDS = 1.0
 _CONDUCTOR = "conductor"
@@ -79,6 +82,8 @@ class Run:
         self._extra = 0
         self._rate, self._paused = 1.0, False
         self._watch = GeneratorWatch()
+        self._distance = NEARBY
+        """The worst that a receiver's connection had: no trouble of the scenario is in its way."""
 
     async def play(self, interruption: Interruption) -> RunResult:
         """Play all stages, drain, and judge. The first interruption ends the stages, not the report."""
@@ -114,6 +119,7 @@ class Run:
             self.stopped_by,
             self.manner,
             self.target.broker_name,
+            self._distance,
         )
         result.judge(sum(outcome.skipped for outcome in outcomes), self.recorder.counts[Count.PUBLISHED])
         return result
@@ -290,6 +296,8 @@ class Run:
             self._take_sample()
 
     def _take_sample(self) -> None:
+        for backend in self.backends:
+            self._distance = self._distance.or_worse(backend.distance())
         states = []
         for process in self.processes:
             if process.part is None:
@@ -325,7 +333,7 @@ class Run:
 
         told = any(outcome.present for outcome in outcomes)
         try:
-            async with asyncio.timeout(_DRAIN_DEADLINE):
+            async with asyncio.timeout(_DRAIN_DEADLINE + self._distance.longest(_DELIVERY)):
                 for backend in self.backends:
                     if told:
                         await backend.look_again()

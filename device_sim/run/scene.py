@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from device_sim.fleet.backend import Backend
 from device_sim.fleet.fleet import Fleet
 from device_sim.fleet.live_device import LiveDevice
+from device_sim.link.distance import ADMISSION
 from device_sim.randomness import randomness_of
 from device_sim.run.manner import WHOLE, Share
 from device_sim.run.recorder import FAILED_REVOCATION, Marker, Recorder
@@ -104,10 +105,14 @@ class Scene:
                 pass
 
     async def settle(self, condition: Callable[[], bool], seconds: float) -> None:
-        """Return when *condition* holds, after *seconds*, or when the user interrupts."""
-        deadline = time.monotonic() + seconds
-        while not condition() and time.monotonic() < deadline and not self.stopping:
+        """Return when *condition* holds, after *seconds* and what admissions take here, or when the user interrupts."""
+        begun = time.monotonic()
+        while not condition() and time.monotonic() < begun + self.patience(seconds, ADMISSION) and not self.stopping:
             await self.sleep(_LOOK_AGAIN)
+
+    def patience(self, seconds: float, round_trips: int) -> float:
+        """Return how long to wait for what may take *seconds* near the broker, and needs *round_trips*."""
+        return seconds + self.fleet.distance.longest(round_trips)
 
     def choose(self, devices: Iterable[LiveDevice], share: float) -> list[LiveDevice]:
         """Return a *share* of *devices*, at least one if there are any; the same for a given seed, stage and part."""

@@ -16,6 +16,7 @@ from device_sim.device import Event, State
 from device_sim.fleet.live_device import LiveDevice
 from device_sim.fleet.revocation_trial import cut_off, try_again
 from device_sim.link.closure import BROKEN
+from device_sim.link.distance import ADMISSION
 from device_sim.link.tls_dial import NotAdmitted
 from device_sim.parallel import in_parallel
 from device_sim.randomness import randomness_of
@@ -31,6 +32,8 @@ _SETTLE = 30.0
 _LOOK_AGAIN = 0.05
 _MOST_AGAIN = 20
 _AGAIN_AT_ONCE = 8
+_CLOSING, _COMMAND = 1, 2
+"""Round trips that they need."""
 
 
 async def play(scene: Scene, number: int, stage: Stage) -> None:
@@ -135,7 +138,7 @@ async def _revoke(scene: Scene, stage: Revoke) -> None:
         scene.mark("revoke", device.name)
         late = time.monotonic() - due
         try:
-            cut = await cut_off(operator, device, stage.deadline, stage.reason)
+            cut = await cut_off(operator, device, scene.patience(stage.deadline, _CLOSING), stage.reason)
         except (RequestRefused, ServiceUnavailable) as error:
             scene.not_done(device, error)
             return
@@ -146,7 +149,7 @@ async def _revoke(scene: Scene, stage: Revoke) -> None:
             return  # Its network failed first, which is no credit to the broker: it reconnects, to be refused.
         if cut.closure is not None:
             recorder.record(Duration.REVOKED_CLOSED, cut.since_sent, late)
-        if not await _out(device, stage.deadline if cut.closure is not None else 0.0):
+        if not await _out(device, scene.patience(stage.deadline, _CLOSING) if cut.closure is not None else 0.0):
             await _stayed_in(scene, device)
         await _tries_again(scene, device, Duration.REVOKED_REFUSED)
 
@@ -246,12 +249,13 @@ async def _suspend(scene: Scene, stage: Suspend) -> None:
             return
         fleet.revoked(device.name, time.monotonic())
         recorder.counts[Count.SUSPENDED] += 1
-        done, _ = await asyncio.wait([link.closed], timeout=stage.deadline)
+        patience = scene.patience(stage.deadline, _CLOSING)
+        done, _ = await asyncio.wait([link.closed], timeout=patience)
         if done:
             closure = link.closed.result()
             if closure.code != BROKEN:
                 recorder.record(Duration.SUSPENDED_CLOSED, closure.at - sent, late)
-        if not await _out(device, stage.deadline if done else 0.0):
+        if not await _out(device, patience if done else 0.0):
             await _stayed_in(scene, device)
         await _tries_again(scene, device, None)
         await scene.sleep(stage.seconds)
@@ -262,7 +266,7 @@ async def _suspend(scene: Scene, stage: Suspend) -> None:
         except (RequestRefused, ServiceUnavailable) as error:
             scene.not_done(device, error)
             return
-        admitted = await fleet.readmit(device, resumed, stage.deadline)
+        admitted = await fleet.readmit(device, resumed, scene.patience(stage.deadline, ADMISSION))
         if admitted is not None:
             recorder.counts[Count.RESUMED] += 1
             recorder.record(Duration.RESUMED_ADMITTED, admitted - resumed, 0.0)
@@ -309,7 +313,7 @@ async def _command(scene: Scene, stage: Command) -> None:
         raise RuntimeError("a part of a scenario with a command has a backend to send it")
 
     async def command(device: LiveDevice, due: float) -> None:
-        late, until = time.monotonic() - due, time.monotonic() + stage.deadline
+        late, until = time.monotonic() - due, time.monotonic() + scene.patience(stage.deadline, _COMMAND)
         if stage.asleep:
             await scene.settle(lambda: device.is_asleep, stage.deadline)
         left = max(until - time.monotonic(), 0.0)

@@ -41,6 +41,7 @@ from provisioning.signers.places import SignerPlaces
 from provisioning.store import audit, authorities, certificates, groups, known_authorities, serials
 from provisioning.store.audit import Action
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority, described
+from provisioning.store.certificates import NewestCertificate
 from provisioning.store.database import Database
 from provisioning.store.known_authorities import BrokersWord
 
@@ -48,9 +49,6 @@ WAITING: Final = timedelta(days=1)
 """How long an announced CA waits for activation, so that relying parties can fetch the bundle."""
 
 _SHOWN: Final = 10
-_UNDER_WAY: Final = 20_000
-"""Certificates looked at again in the transaction that retires a CA. PostgreSQL numbers a row when it is inserted: one
-with a lower number than the newest may be committed after it, but not when so many have come meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +108,22 @@ class AuthorityLife:
         """End a retiring CA whose last certificate has expired; return its name."""
         now = self.clock()
 
-        def look(connection: Connection) -> tuple[str, int, dict[str | None, datetime]]:
+        def look(connection: Connection) -> tuple[str, NewestCertificate | None, dict[str | None, datetime]]:
             chosen = only_one(authorities.every(connection), name, AuthorityState.RETIRING, "retiring")
-            seen = max(0, certificates.newest(connection) - _UNDER_WAY)
-            return chosen.name, seen, _ends(connection, chosen)
+            return chosen.name, certificates.newest(connection), _ends(connection, chosen)
 
-        looked_at, seen, ends = await self.database.survey(look)  # It may take seconds, for which nobody waits.
+        looked_at, newest, ends = await self.database.survey(look)  # It may take seconds, for which nobody waits.
 
         def transaction(connection: Connection) -> str:
             found = authorities.every(connection, for_update=True)
             chosen = only_one(found, looked_at, AuthorityState.RETIRING, "retiring")
-            for group, end in _ends(connection, chosen, seen).items():  # A service may not have noticed yet.
+            if not certificates.holds(connection, newest):
+                raise ConfigurationError(
+                    "the store has lost certificates while they were looked at, as in a fail-over: nothing was "
+                    "changed; try again"
+                )
+            behind = 0 if newest is None else newest.id
+            for group, end in _ends(connection, chosen, behind).items():  # A service may not have noticed yet.
                 ends[group] = max(end, ends.get(group, end))
             last, renewable = _last_use(connection, ends)
             if last is not None and now < last:

@@ -253,8 +253,7 @@ class LiveAuthorities:
         now = self._clock()
         listed = await self._contents.take(root.key_id, None, now)
         current = publisher.current
-        entries = () if listed is None else listed.complete(now).values()
-        if current is not None and any(entry not in current.der for entry in entries):
+        if current is not None and any(entry not in current.der for entry in listed.complete(now).values()):
             publisher.changed()
         self._run_root(root.name)
 

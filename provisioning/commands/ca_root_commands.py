@@ -17,11 +17,9 @@ from provisioning.commands.ceremony_command import (
     now,
     read_file,
     show,
-    show_aside,
 )
 from provisioning.commands.new_file import expect_new, write_new
-from provisioning.commands.service_command import fail, print_document
-from provisioning.directory.files import AuthorityFiles, read_certificate
+from provisioning.commands.service_command import fail, print_document, say
 from provisioning.errors import ConfigurationError
 from provisioning.program.command_group import command_group
 
@@ -100,7 +98,7 @@ def sign(
     from provisioning.authorities.ceremony_transcript import Transcript
     from provisioning.ca.ceremony import CeremonyRefused, CertificateAuthority, read_issuing_ca_csr, sign_issuing_ca
     from provisioning.config import load_settings
-    from provisioning.directory.files import pem_of
+    from provisioning.directory.files import AuthorityFiles, pem_of, read_certificate
     from provisioning.signers.places import SignerPlaces
     from provisioning.store.serials import new_serial
 
@@ -112,7 +110,7 @@ def sign(
             ceremony.directory, passphrase_file=ceremony.passphrase_file, pkcs11_pin_file=ceremony.pin_file
         )
         files = AuthorityFiles(settings.directory)
-        transcript = Transcript("ca root sign", now, show_aside if ceremony.as_json else show, ceremony.witness or ())
+        transcript = Transcript("ca root sign", now, say if ceremony.as_json else show, ceremony.witness or ())
         certificate = read_certificate(files.certificate(root))
         authority = CertificateAuthority(certificate, SignerPlaces(files, settings).open_for(root, certificate))
         wanted = read_issuing_ca_csr(read_file(request))

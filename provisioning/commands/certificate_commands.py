@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from provisioning.commands.choice_option import choice_option
-from provisioning.commands.printed_rows import print_each
+from provisioning.commands.printed_rows import print_each, print_list
 from provisioning.commands.service_command import (
     Connection,
     Json,
@@ -24,13 +24,12 @@ from provisioning.commands.service_command import (
     print_document,
     print_facts,
     print_json,
-    print_list,
-    print_table,
     progress,
     shown_time,
 )
 from provisioning.program.command_group import command_group
 from provisioning.program.gathered_options import with_options
+from provisioning.program.printed_table import print_table
 
 if TYPE_CHECKING:
     from provisioning.client.operator import OperatorClient

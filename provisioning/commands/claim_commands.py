@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from provisioning.commands.new_file import expect_new
+from provisioning.commands.printed_rows import print_list
 from provisioning.commands.service_command import (
     Connection,
     Json,
@@ -16,12 +17,10 @@ from provisioning.commands.service_command import (
     counted,
     print_document,
     print_json,
-    print_list,
     shown_time,
     span,
 )
 from provisioning.errors import ConfigurationError
-from provisioning.pki.keys import KeyFileError, write_private
 from provisioning.program.command_group import command_group
 
 if TYPE_CHECKING:
@@ -61,6 +60,8 @@ def create_claim(
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
 
     async def command(client: EnrolmentOperatorClient) -> None:
+        from provisioning.pki.keys import KeyFileError, write_private  # Late: `service_command`, rule 3.
+
         expect_new(output)
         issued = await client.create_claim(
             name,

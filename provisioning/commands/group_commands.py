@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from provisioning.commands.service_command import Connection, Json, connected, print_facts, print_json, print_list, span
+from provisioning.commands.printed_rows import print_list
+from provisioning.commands.service_command import Connection, Json, connected, print_facts, print_json, span
 from provisioning.program.command_group import command_group
 from provisioning.program.durations import shown
 from provisioning.program.gathered_options import with_options

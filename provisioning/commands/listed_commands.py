@@ -16,16 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from provisioning.commands.named_lines import before_the_loop
-from provisioning.commands.service_command import (
-    Connection,
-    Json,
-    connected,
-    counted,
-    print_document,
-    print_list,
-    progress,
-    say,
-)
+from provisioning.commands.printed_rows import print_list
+from provisioning.commands.service_command import Connection, Json, connected, counted, print_document, progress, say
 from provisioning.errors import ConfigurationError
 from provisioning.program.command_group import command_group
 from provisioning.program.given_file import LIST_BYTES, contents_of, lines_of

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
+from provisioning.commands.printed_rows import print_list
 from provisioning.commands.service_command import (
     Connection,
     Json,
@@ -16,13 +17,12 @@ from provisioning.commands.service_command import (
     counted,
     print_facts,
     print_json,
-    print_list,
-    print_table,
     shown_time,
 )
 from provisioning.errors import ConfigurationError
 from provisioning.program.command_group import command_group
 from provisioning.program.given_file import PEM_BYTES, contents_of
+from provisioning.program.printed_table import print_table
 
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient

@@ -8,8 +8,6 @@ Rules
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from provisioning.commands.choice_option import choice_option
-from provisioning.commands.printed_rows import print_each, print_pairs
+from provisioning.commands.printed_rows import print_each
 from provisioning.commands.service_command import (
     Connection,
     Json,
@@ -25,10 +23,10 @@ from provisioning.commands.service_command import (
     counted,
     print_document,
     print_facts,
-    print_table,
     shown_time,
 )
 from provisioning.program.command_group import command_group
+from provisioning.program.printed_table import print_pairs, print_table
 
 if TYPE_CHECKING:
     from provisioning.client.operator import OperatorClient
@@ -102,7 +100,7 @@ def show_device(
         if as_json:
             document = device.model_dump(mode="json")
             document["certificates"] = [each.model_dump(mode="json") for each in issued]
-            sys.stdout.write(json.dumps(document, indent=2) + "\n")
+            print_document(document)
             return
         print_facts(device)
         print_table(

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from provisioning.commands.service_command import Connection, Json, connected, print_answer, print_list, shown_time
+from provisioning.commands.printed_rows import print_list
+from provisioning.commands.service_command import Connection, Json, connected, print_answer, shown_time
 from provisioning.operator_role import OperatorRole
 from provisioning.program.command_group import command_group
 

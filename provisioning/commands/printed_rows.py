@@ -1,21 +1,19 @@
 """Prints answers of many rows as they arrive: long ones are not held in memory, and a premature end loses no row.
 
-For people it is a table, for programs a JSON array, which is well-formed even if not all of its members arrived. No
-content of a table can control the terminal (`provisioning.program.printable`).
+For people it is a table (`provisioning.program.printed_table`), for programs a JSON array, which is well-formed even if
+not all of its members arrived.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from textwrap import indent
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from provisioning.program.hung_line import print_hung
-from provisioning.program.printable import printable
+from provisioning.program.printed_table import Table
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -25,33 +23,6 @@ AnswerT = TypeVar("AnswerT", bound="BaseModel")
 _INDENT: Final = 2
 _PORTION: Final = 1000
 """Rows that share the widths of a table's columns."""
-
-
-class Table:
-    """A table for people; on a terminal that is too narrow for it, each row is a block of lines."""
-
-    def __init__(self, columns: Sequence[str]) -> None:
-        """Print nothing yet; *columns* are the header."""
-        self._columns = columns
-        self._widths = [0] * len(columns)
-        self._is_begun = False
-
-    def print(self, rows: Iterable[Sequence[str]]) -> None:
-        """Print *rows*, the header before the first; columns never become narrower."""
-        # Never truncated to the terminal's width: serial numbers are copied from it.
-        found = [[printable(cell) for cell in row] for row in rows]
-        lines = [self._columns, *found]
-        self._widths = [max(width, *(len(line[place]) for line in lines)) for place, width in enumerate(self._widths)]
-        is_first, self._is_begun = not self._is_begun, True
-        whole = sum(self._widths) + 2 * (len(self._widths) - 1)
-        if sys.stdout.isatty() and found and whole > shutil.get_terminal_size().columns:
-            for number, row in enumerate(found):
-                sys.stdout.write("" if is_first and not number else "\n")
-                print_pairs(list(zip(self._columns, row, strict=True)))
-            return
-        for line in lines if is_first else found:
-            cells = (f"{cell:<{width}}" for cell, width in zip(line, self._widths, strict=True))
-            sys.stdout.write("  ".join(cells).rstrip() + "\n")
 
 
 class JsonArray:
@@ -99,7 +70,7 @@ def printed(
 async def print_each(
     answers: AsyncIterator[AnswerT], columns: Sequence[str], row: Callable[[AnswerT], Sequence[str]], *, as_json: bool
 ) -> None:
-    """Print *answers* as they come, as `printed` does: a fleet's list is not held in memory."""
+    """Print *answers* as they come: a fleet's list is not held in memory."""
     portion: list[AnswerT] = []
     with printed(columns, row, as_json=as_json) as show:
         async for each in answers:
@@ -110,8 +81,9 @@ async def print_each(
         show(portion)  # Also without any: a table has its header.
 
 
-def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
-    """Print a line for each of *pairs*, a name and a value."""
-    width = max(len(name) for name, _ in pairs)
-    for name, shown in pairs:
-        print_hung(f"{name:<{width}}  {printable(shown)}".rstrip(), width + 2)
+def print_list(
+    answers: Sequence[AnswerT], columns: Sequence[str], row: Callable[[AnswerT], Sequence[str]], *, as_json: bool
+) -> None:
+    """Print *answers*, of which there are few."""
+    with printed(columns, row, as_json=as_json) as show:
+        show(answers)

@@ -4,32 +4,31 @@ Rules
 -----
 1. Every error is one line on stderr and exit code 1.
 2. Results go to stdout, as text for people or, with ``--json``, as JSON for programs.
-3. The client's libraries (httpx, pydantic, the TLS library) are imported when a command calls the service: that takes
-   most of a second, for which neither ``--help`` nor shell completion should wait.
+3. The client's libraries (asyncio, httpx, pydantic, the TLS library) are imported when a command calls the service:
+   that takes most of a second, for which neither ``--help`` nor shell completion should wait.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from provisioning.commands.printed_rows import AnswerT, Table, print_pairs
 from provisioning.errors import ConfigurationError, InvalidSettings
 from provisioning.program.durations import seconds_in
 from provisioning.program.gathered_options import with_options
 from provisioning.program.hung_line import hung
 from provisioning.program.journal import failure
 from provisioning.program.printable import LAID_OUT, printable
+from provisioning.program.printed_table import print_pairs
 from provisioning.program.starting import importing
 
 if TYPE_CHECKING:
@@ -106,6 +105,8 @@ class Connection:
     def run(self, command: Callable[[EnrolmentOperatorClient], Awaitable[None]]) -> None:
         """Run *command* with a client of the service; turn errors into one line and exit code 1."""
         with importing():  # Late: rule 3.
+            import asyncio
+
             from provisioning.client.enrolment import EnrolmentOperatorClient
             from provisioning.client.operator import RequestRefused, ServiceFails, ServiceUnavailable
             from provisioning.config import load_settings
@@ -207,15 +208,9 @@ InvalidityDate = Annotated[
 ]
 
 
-def print_json(answer: BaseModel | Sequence[BaseModel]) -> None:
-    """Print an answer, or several, for programs."""
-    from pydantic import BaseModel
-
-    if isinstance(answer, BaseModel):
-        document: Any = answer.model_dump(mode="json")
-    else:
-        document = [each.model_dump(mode="json") for each in answer]
-    print_document(document)
+def print_json(answer: BaseModel) -> None:
+    """Print an answer for programs."""
+    print_document(answer.model_dump(mode="json"))
 
 
 def print_answer(answer: BaseModel, *, as_json: bool) -> None:
@@ -224,16 +219,6 @@ def print_answer(answer: BaseModel, *, as_json: bool) -> None:
         print_json(answer)
     else:
         print_facts(answer)
-
-
-def print_list(
-    answers: Sequence[AnswerT], columns: Sequence[str], row: Callable[[AnswerT], Sequence[str]], *, as_json: bool
-) -> None:
-    """Print answers: for programs, or as a table with the *row* of each."""
-    if as_json:
-        print_json(answers)
-    else:
-        print_table(columns, map(row, answers))
 
 
 def print_document(document: object) -> None:
@@ -257,11 +242,6 @@ def _shown(value: object) -> str:
             return ", ".join(map(str, value)) or "none"
         case _:
             return str(value)
-
-
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table for people; on a terminal that is too narrow for it, each row as a block of lines."""
-    Table(columns).print(rows)
 
 
 def progress_bar() -> Progress:

@@ -291,9 +291,7 @@ class CrlPublisher:
         plan, now = self._plan, self._clock()
         previous_update = self._previous_update()
         if self._shared is not None:
-            ready = await self._shared.take(issuer.key_id, plan.shard_id, previous_update)
-            if ready is not None:
-                return ready
+            return await self._shared.take(issuer.key_id, plan.shard_id, previous_update)
 
         def read(connection: Connection) -> tuple[list[ListedChange], int, RevocationRecord | None]:
             last = revocations.last(connection)  # First: the reads that follow contain at least as much.

@@ -14,7 +14,8 @@ Rules
 -----
 1. Contents are as of the event `through`, and given away once: whoever takes them adds all that happened since, under
    the lock that the publisher takes anyway. So how old a reading is changes what it costs, and nothing else.
-2. A list that needs more than was read, because it has never been published, is told so, and reads for itself.
+2. A list that has never been published needs what had expired before, too: if that was not read, everything is read
+   once more, for it and for all others of its kind.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import partial
 from typing import Final
 
 from sqlalchemy.engine import Connection
@@ -36,7 +38,6 @@ from provisioning.store.revocations import ListedChange, RevocationRecord, Scope
 
 _KEPT_SECONDS: Final = 60.0
 _PORTION: Final = 5000
-_BEGINNING: Final = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +62,15 @@ class SharedContents:
         self._given: set[Scope] = set()
         self._one_by_one: Final = asyncio.Lock()
 
-    async def take(self, issuer_key_id: bytes, shard_id: int | None, since: datetime) -> CrlContents | None:
-        """Return the contents of a list with all that had not expired at *since*; None: it must read for itself."""
+    async def take(self, issuer_key_id: bytes, shard_id: int | None, since: datetime) -> CrlContents:
+        """Return the contents of a list with all that had not expired at *since*."""
         wanted = issuer_key_id.hex(), shard_id
         async with self._one_by_one:
             reading = self._reading
-            if reading is None or wanted in self._given:
-                reading = self._reading = await self._database.survey(self._read)
+            if reading is None or wanted in self._given or since < reading.since:
+                reading = self._reading = await self._database.survey(partial(self._read, since=since))
                 self._given.clear()
                 asyncio.get_running_loop().call_later(_KEPT_SECONDS, self._forget, reading)
-            if since < reading.since:
-                return None
             self._given.add(wanted)
         found = reading.by_issuer.pop(wanted[0], None) if shard_id is None else reading.by_shard.pop(wanted, None)
         return found or _empty(reading.last)
@@ -84,10 +83,10 @@ class SharedContents:
         if self._reading is reading:
             self._reading = None
 
-    def _read(self, connection: Connection) -> _Reading:
+    def _read(self, connection: Connection, since: datetime) -> _Reading:
         last = revocations.last(connection)  # First: the reads that follow contain at least as much.
         through = 0 if last is None else last.sequence
-        since = crls.oldest_newest(connection) or _BEGINNING
+        since = min(since, crls.oldest_newest(connection) or since)
         reading = _Reading(since, last, defaultdict(CrlContents), defaultdict(CrlContents))
         _sort_in(reading, revocations.listed_of_each(connection, since))
         base = crls.oldest_of_any_in_use(connection, self._clock())

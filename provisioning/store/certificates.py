@@ -8,11 +8,11 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from sqlalchemy import Join, Select, Table, and_, bindparam, func, insert, or_, select, text
+from sqlalchemy import Join, Select, Table, and_, bindparam, insert, or_, select, text
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.keys import spki_fingerprint
@@ -204,6 +204,11 @@ _OF_KNOWN_DEVICE: Final = Prepared(
     .where(certificates.c.id == bindparam("wanted")),
     at_once=True,
 )
+_NEWEST: Final = (
+    select(certificates.c.id, certificates.c.issuer_key_id, certificates.c.serial)
+    .order_by(certificates.c.id.desc())
+    .limit(1)
+)
 _FIND_SERIAL: Final = Prepared(selected(with_der=True).where(certificates.c.serial == bindparam("wanted")).limit(1))
 _ENDED: Final = select(unfinished_ends.c.ended_at).where(
     unfinished_ends.c.device_id == certificates.c.device_id, unfinished_ends.c.reason != RELEASE
@@ -363,10 +368,30 @@ def revocation_of(
     return True, None if ended_at is None else (ended_at.replace(microsecond=0), RevocationReason(ended_for))
 
 
-def newest(connection: Connection) -> int:
-    """Return the id of the newest certificate, 0 if there is none."""
-    number: int = connection.execute(select(func.coalesce(func.max(certificates.c.id), 0))).scalar_one()
-    return number
+class NewestCertificate(NamedTuple):
+    """The certificate that was newest at some time."""
+
+    id: int
+    issuer_key_id: str
+    serial: str
+
+
+def newest(connection: Connection) -> NewestCertificate | None:
+    """Return the newest certificate, None if there is none.
+
+    Whoever sees it sees all with a lower number, and all that come later have a higher one: a certificate is numbered
+    and committed while its process has the lock of all writers (`provisioning.store.postgresql_group`), which the
+    server releases when others see the commit. That holds as long as the numbers' sequence has no CACHE.
+    """
+    row = connection.execute(_NEWEST).one_or_none()
+    return None if row is None else NewestCertificate(*row)
+
+
+def holds(connection: Connection, seen: NewestCertificate | None) -> bool:
+    """Whether *seen*, and so all that were seen with it, are still there: not after a fail-over that lost commits."""
+    if seen is None:
+        return True
+    return connection.execute(_NEWEST.where(certificates.c.id == seen.id)).one_or_none() == seen
 
 
 def find_serial(

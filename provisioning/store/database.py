@@ -56,13 +56,18 @@ _RESTED_SECONDS: Final = 1.0
 _LEAVE_SECONDS: Final = 5.0
 _RESTED_SINCE: Final = "rested_since"
 _BUSY_MILLISECONDS: Final = 10_000  # Only another process, such as a backup, can hold SQLite's lock.
-_ROOM: Final = (
-    # Each table grows by itself, and those that are written seldom have room in their files for long. What is not
-    # logged takes no room from the write-ahead log: where that is full, the server stops.
-    "CREATE UNLOGGED TABLE fleet_probe AS SELECT repeat('x', 1000) FROM generate_series(1, 1000)",
-    "DROP TABLE fleet_probe",
+_GROW: Final = "TABLE fleet_probe AS SELECT repeat('x', 1000) FROM generate_series(1, 1000)"
+# Each table grows by itself, and those that are written seldom have room in their files for long. What is not logged
+# takes no room from the write-ahead log: where that is full, the server stops.
+_BESIDE_THE_TABLES: Final = (
+    "SELECT set_config('temp_tablespaces', CASE place WHEN '' THEN '' ELSE quote_ident(place) END, true) "
+    "FROM current_setting('default_tablespace') AS place"
 )
-"""What PostgreSQL can do where files can grow."""
+_ROOM: Final = (
+    (_BESIDE_THE_TABLES, f"CREATE TEMPORARY {_GROW}", "DROP TABLE pg_temp.fleet_probe"),  # Everybody may, by default.
+    (f"CREATE UNLOGGED {_GROW}", "DROP TABLE fleet_probe"),
+)
+"""What PostgreSQL can do where files can grow, in either of two ways."""
 _FORBIDDEN: Final = frozenset({"42501", "3F000"})
 """PostgreSQL's errors for a missing privilege, and for no schema to create something in."""
 _KEPT_LOG_BYTES: Final = 16 * 1024 * 1024
@@ -222,11 +227,12 @@ def _try_all(connection: Connection) -> None:
 
     for name in EVERY_TABLE.tables:  # Each by itself: it may be that only some may be changed by this user.
         _try(connection, f"LOCK TABLE {name} IN ROW EXCLUSIVE MODE NOWAIT")
-    _try(connection, *_ROOM)
+    any(_try(connection, *statements) for statements in _ROOM)
 
 
-def _try(connection: Connection, *statements: str) -> None:
-    """Execute *statements* as far as this user may."""
+def _try(connection: Connection, *statements: str) -> bool:
+    """Execute *statements*; return whether this user may."""
+    allowed = True
     connection.exec_driver_sql("SAVEPOINT probe")
     try:
         for statement in statements:
@@ -235,7 +241,9 @@ def _try(connection: Connection, *statements: str) -> None:
         if getattr(error.orig, "sqlstate", None) not in _FORBIDDEN:
             raise
         connection.exec_driver_sql("ROLLBACK TO probe")
+        allowed = False
     connection.exec_driver_sql("RELEASE probe")
+    return allowed
 
 
 def _postgresql(url: URL, options: dict[str, Any], size: int) -> Engine:

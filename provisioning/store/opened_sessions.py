@@ -81,7 +81,7 @@ class OpenedSessions:
 
     def _prepare(self, driver: LoopConnection, arguments: tuple[Any, ...], parameters: dict[str, Any]) -> None:
         try:
-            session = _value(driver, "SELECT pg_backend_pid()")
+            session = _session(driver)
         except psycopg.OperationalError as error:
             if driver.closed and "statement pooling" in str(error):
                 raise _shared_sessions() from error
@@ -132,9 +132,9 @@ def _check_kept(driver: LoopConnection, other: LoopConnection) -> None:
     """Raise `UnfitServer` unless *driver* keeps its session while *other* has a transaction."""
     other.autocommit = True
     for _ in range(_PROBES):
-        ours = _value(driver, "SELECT pg_backend_pid()")
+        ours = _session(driver)
         theirs = _probe(other)
-        if theirs == ours or _value(driver, "SELECT pg_backend_pid()") != ours:
+        if theirs == ours or _session(driver) != ours:
             raise _shared_sessions()
         other.execute("ROLLBACK")
 
@@ -175,6 +175,7 @@ def _shared_sessions() -> UnfitServer:
     )
 
 
-def _value(driver: LoopConnection, query: str) -> Any:
-    row = driver.execute(query.encode(), prepare=False).fetchone()
+def _session(driver: LoopConnection) -> Any:
+    """Return which session of the server *driver* has."""
+    row = driver.execute(b"SELECT pg_backend_pid()", prepare=False).fetchone()
     return None if row is None else row[0]

@@ -21,7 +21,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import structlog
@@ -35,7 +35,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from provisioning.directory.audit_chain import AuditHead
 from provisioning.store import announcements, audit
 from provisioning.store.company import BrokenUp, Company
-from provisioning.store.lanes import Outcome, explained
+from provisioning.store.lanes import Outcome, explained, is_locked
 from provisioning.store.loop_waits import LoopConnection
 from provisioning.store.prepared import told
 from provisioning.store.side_by_side import COMPANY, GoneAlone
@@ -136,13 +136,22 @@ class SharedTransaction:
             reason = error.__cause__ or error
             log.info("works that went together are done one by one", works=len(works), detail=repr(reason))
             self._back(error, end)
-            return [self.attempt(work) for work in works]
+            return list(self._one_by_one(works))
+        alone = self._one_by_one(member.work for member in members if isinstance(member.failure, GoneAlone))
         return [
-            self.attempt(member.work)
+            next(alone)
             if isinstance(member.failure, GoneAlone)
             else Outcome(member.result, None if member.failure is None else explained(member.failure))
             for member in members
         ]
+
+    def _one_by_one(self, works: Iterable[_Work]) -> Iterator[Outcome]:
+        """Run each by itself; after one that has waited in vain for a lock, refuse the others, who waited as long."""
+        outcome = Outcome()
+        for work in works:
+            if not is_locked(outcome.failure):
+                outcome = self.attempt(work)
+            yield outcome
 
     def _wait(self) -> None:
         try:

@@ -117,12 +117,14 @@ class _Group:
             begun = time.monotonic()
             company = self._company()
             if company is None:
-                self._outcomes.append(transaction.attempt(self._jobs[-1].work))
+                outcomes = [transaction.attempt(self._jobs[-1].work)]
             else:
-                self._outcomes += transaction.attempt_together([job.work for job in company])
-            last = self._outcomes[-1]
-            if is_locked(last.failure):
-                self._refuse_those_waiting(begun, last)
+                outcomes = transaction.attempt_together([job.work for job in company])
+            self._outcomes += outcomes
+            # Any of them: who went alone may have waited in vain while the last one needed no lock.
+            locked = next((each for each in outcomes if is_locked(each.failure)), None)
+            if locked is not None:
+                self._refuse_those_waiting(begun, locked)
             if time.monotonic() >= closes_at or not self._may_take():
                 return
 

@@ -88,7 +88,8 @@ certificates = Table(
     Index("ix_certificates_device_id", "device_id", "id"),  # Finds a device's newest, however many it has had.
     # A key's owner is in `device_keys`, which alone would change a random page for each certificate.
     Index("ix_certificates_key", "device_id", "spki_sha256", "id"),
-    # With the device, so that what can connect is counted by it alone.
+    # With the device, so that what can connect is counted by it alone. On PostgreSQL it includes the id (migration
+    # 0035), as every index does on SQLite; saying so here makes SQLAlchemy import its dialect.
     Index("ix_certificates_not_after", "not_after", "crl_shard_id", "device_id"),
 )
 

@@ -20,6 +20,7 @@ from broker.store import journal as journal_module
 from broker.store.journal import Journal
 from broker.store.sqlite import SqliteStore
 from tests.support import restored_slowly
+from tests.support.due import do_what_is_due
 from tests.support.pki import DOMAIN
 from tests.support.stored import WALL_OFFSET, StoredBroker
 from tests.support.wire import MemoryBroker
@@ -105,9 +106,9 @@ class Restored:
         broker = MemoryBroker()
         store = SqliteStore(directory / "broker.db")
         journal = way(broker.engine, store, NOW, NOW + WALL_OFFSET)
-        broker.engine.tick(NOW)
+        do_what_is_due(broker.engine, NOW)
         while journal.lapsed:
-            broker.engine.tick(NOW)
+            do_what_is_due(broker.engine, NOW)
         broker.settle()
         return cls(broker, store, journal)
 

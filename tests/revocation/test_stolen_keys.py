@@ -159,6 +159,22 @@ class Witness:
         """Clients are not looked at."""
 
 
+class Pausing(RevocationFeed):
+    """Opens no further connection once it has had enough: one that is cancelled while it is opened stays behind."""
+
+    enough = False
+
+    async def _follow(self) -> None:
+        if self.enough:
+            self.paused.set()
+            await asyncio.Event().wait()
+        await super()._follow()
+
+    @functools.cached_property
+    def paused(self) -> asyncio.Event:
+        return asyncio.Event()
+
+
 async def test_the_feed_s_connection_is_renewed_and_nothing_is_lost_or_told_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,7 +189,7 @@ async def test_the_feed_s_connection_is_renewed_and_nothing_is_lost_or_told_agai
     with ProvisioningService.copied(tmp_path / "fleet", {"feed_heartbeat_seconds": 0.05}) as service:
         devices = await asyncio.to_thread(enrol, service, "one", "two")
         (held,) = await asyncio.to_thread(enrol, service, "b", role="broker")
-        feed = RevocationFeed(
+        feed = Pausing(
             broker.engine,
             service.https,
             service.bundle,
@@ -191,6 +207,8 @@ async def test_the_feed_s_connection_is_renewed_and_nothing_is_lost_or_told_agai
                 await asyncio.to_thread(wait_until, found, "it is heard of")
                 for _ in range(2):
                     await asyncio.to_thread(subscribed_anew, service)
+            feed.enough = True
+            await feed.paused.wait()
             following.cancel()
     assert not broker.freshness.is_lost
     assert witness.heard.count("feed current") == 1

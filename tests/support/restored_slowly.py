@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import structlog
@@ -11,6 +12,7 @@ from broker.engine.session_rows import certificate_of
 from broker.mqtt.errors import PacketError
 from broker.mqtt.message import Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
+from broker.routing.retained import Room
 from broker.session.framing import framing
 from broker.session.incoming import Incoming
 from broker.session.session import NEVER, Session
@@ -18,6 +20,7 @@ from broker.session.will import Will
 from broker.store.journal import Journal
 from broker.store.sqlite import SqliteStore, unusable
 from provisioning.pki.identity import parse_uri
+from tests.support.due import do_what_is_due
 
 log = structlog.get_logger("broker")
 
@@ -32,7 +35,7 @@ def recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) -> 
         journal = _recover(engine, store, now, wall_now)
     except (KeyError, ValueError, PacketError) as error:  # A row without its counterpart, or an invalid identity.
         raise unusable(store.path, f"it is damaged ({type(error).__name__}: {error})") from error
-    engine.tick(now)  # Do what became due while the broker was down.
+    do_what_is_due(engine, now)  # Do what became due while the broker was down.
     return journal
 
 
@@ -123,13 +126,19 @@ def _deliveries(
 
 
 def _retained(engine: Engine, store: SqliteStore, journal: Journal, now: float) -> None:
-    own = engine.admission.trust_domain
+    own, retained, newest = engine.admission.trust_domain, engine.retained, 0
+    retained.limit = retained.bytes_limit = sys.maxsize  # No limit applies to what is stored.
+    retained.device_limit = Room(sys.maxsize, sys.maxsize)
     for topic_name, *columns, publisher, number in store.rows("SELECT * FROM retained"):
         message = _message(tuple(columns), journal.wall_offset)
         if message.expires_at is None or message.expires_at > now:
-            engine.retained.retain(topic_name, message, _publisher(publisher, own), number)
+            retained.last_number = number - 1
+            retained.retain(topic_name, message, _publisher(publisher, own))
+            newest = max(newest, number)
         else:
             journal.retain(topic_name, None)
+    retained.last_number = newest
+    engine.limit(engine.limits)
 
 
 def _publisher(stored: str, own: str | None) -> str:

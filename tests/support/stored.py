@@ -21,6 +21,7 @@ from typing import Any
 from broker.recovery import recover
 from broker.store.journal import Journal
 from broker.store.sqlite import SqliteStore
+from tests.support.due import do_what_is_due
 from tests.support.pki import shared_service
 from tests.support.wire import MemoryBroker, WireClient
 
@@ -52,7 +53,8 @@ class StoredBroker(MemoryBroker):
         self.store = SqliteStore(database)
         self.store._database.execute("PRAGMA synchronous=OFF")  # No machine dies in these tests, only brokers do.
         self.journal: Journal = recover(self.engine, self.store, now, now + WALL_OFFSET)
-        self.engine.tick(now)  # As the process does in its first second.
+        do_what_is_due(self.engine, now)  # As the process does in its first second.
+        self.journal.again = lambda: self.engine.turn.later(lambda: self.engine.go_on(self.now))
         self.engine.turn.after = self._release_what_needs_no_disk
 
     def settle(self) -> None:
@@ -69,6 +71,16 @@ class StoredBroker(MemoryBroker):
         self.engine.stored(self.now)
         super().settle()
         return True
+
+    def write_slowly(self) -> None:
+        """Write one batch; whatever the event loop does because of that takes a second."""
+        batch = self.journal.take()
+        assert batch is not None
+        self.store._apply(batch)
+        self.engine.stored(self.now)
+        while self._soon:
+            self.now += 1.0
+            self._soon.popleft()()
 
     def fail(self) -> None:
         """Fail to write the open batch, which is kept, as the store's thread does on a full disk."""

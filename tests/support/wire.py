@@ -50,6 +50,7 @@ from broker.own_certificate import OwnCertificate
 from broker.settings.limits import Limits
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import CredentialFiles, CredentialPem
+from tests.support.due import do_what_is_due
 from tests.support.pki import DOMAIN, Held, shared_device, shared_pki, shared_service
 from tests.support.policies import DEFAULT_POLICY
 
@@ -178,7 +179,7 @@ class MemoryBroker:
             step = 1.0 if seconds <= 600 else seconds
             self.now = min(self.now + step, end)
             self.wall = shared_pki().now + timedelta(seconds=self.now - 1000.0)
-            self.engine.tick(self.now)
+            do_what_is_due(self.engine, self.now)
             self.settle()
 
     def keep_fresh(self) -> None:

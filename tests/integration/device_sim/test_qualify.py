@@ -72,10 +72,11 @@ async def test_a_good_device_passes_every_line(tmp_path: Path) -> None:
     assert {line: each for line, each in verdicts.items() if each[0] not in {"pass", "skip", "invalid"}} == {}, said
     if "good.connects" in starved:
         return
-    # It speaks MQTT 3.1.1, publishes at QoS 1 and subscribes to nothing.
+    # It speaks MQTT 3.1.1, publishes at QoS 1, subscribes to nothing, and asks for no staple.
     assert {line for line, verdict in verdicts.items() if verdict[0] == "skip"} | starved == {
         "no-pubcomp.releases-again", "limits.receive-maximum", "limits.server-keep-alive",
         "small-packets.maximum-packet-size", "aliases.topic-aliases", "commands.acknowledges",
+        *(f"{stage.name}.sends-nothing" for stage in STAGES if stage.staples_wrongly),
     } | starved, said  # fmt: skip
     assert {line.partition(".")[0] for line in verdicts} == {stage.name for stage in STAGES} | {"reconnect"}
     # What it was judged by is there, and not only the lines that are easy.
@@ -127,6 +128,28 @@ async def test_mosquitto_sub_verifies_and_gives_up(tmp_path: Path) -> None:
     assert verdicts["server-expired.comes-back"] == ("warn", "it ended with status 14: it gave up")
     assert verdicts["no-puback.resends"][0] == ("invalid" if "no-puback.resends" in starved else "skip")
     assert "its keep alive of 5 s takes a --window of 1" in verdicts["half-open.notices"][1]
+
+
+async def test_mosquitto_as_a_bridge_checks_staples_all_but_whom_they_are_about(tmp_path: Path) -> None:
+    """`bridge_require_ocsp` of 2.0 believes a staple about any certificate, as curl did until 7.74 (CVE-2020-8286)."""
+    needed("mosquitto")
+    script = tmp_path / "bridge.sh"
+    settings = (
+        "listener 0 s", "user $(id -un)", "connection c", "address localhost:$2", "bridge_cafile $3",
+        "bridge_certfile $4", "bridge_keyfile $5", "remote_clientid d", "try_private false", "notifications false",
+        "topic # out 1", "restart_timeout 1 5", "bridge_require_ocsp true",
+    )  # fmt: skip
+    lines = " ".join(f'"{setting}"' for setting in settings)
+    script.write_text(f'cd "$1" && printf "%s\\n" {lines} > m.conf && exec mosquitto -c m.conf\n')
+    command = f"sh {shlex.quote(str(script))} {{dir}} {{port}} {{cafile}} {{cert}} {{key}}"
+    code, verdicts, said = await qualify(tmp_path, *WINDOW, "--only", "good,staple-*", "--exec", command)
+    if verdicts["good.connects"][0] == "invalid":
+        return
+    judged = {line: verdict for line, (verdict, _) in verdicts.items() if line.endswith("sends-nothing")}
+    # What has not come on a machine that others hold is no verdict.
+    assert {line for line, verdict in judged.items() if verdict == "fail"} <= {"staple-other-certificate.sends-nothing"}
+    assert set(judged.values()) - {"invalid"} == {"pass", "fail"}, said
+    assert code == 4
 
 
 async def test_hardware_is_told_where_to_connect_and_keeps_its_credential(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`fleet-sim qualify` fails each of 40 faulty devices, for its fault, and passes the same device without one.
+"""`fleet-sim qualify` fails each of 50 faulty devices, for its fault, and passes the same device without one.
 
 The devices are real programs on real connections (`tests.support.devices.flawed`). Each is tried in the stages that are
 about its fault alone: several at a time, since they mostly wait.
@@ -41,6 +41,16 @@ SERVERS = {
     "falls-back": "drop-hello.keeps-version",
     "shows-nothing": "good.certificate",
 }
+STAPLES = {
+    "ignores-staple": "staple-revoked.sends-nothing",
+    "asks-no-more": "staple-revoked.sends-nothing",
+    "staple-may-say-revoked": "staple-revoked.sends-nothing",
+    "staple-of-any-time": "staple-expired.sends-nothing",
+    "staple-of-any-certificate": "staple-other-certificate.sends-nothing",
+    "staple-by-any-key": "staple-other-key.sends-nothing",
+    "staple-by-any-certificate": "staple-own-key.sends-nothing",
+    "staple-may-be-missing": "staple-missing.sends-nothing",
+}
 PATIENCE = {
     "no-pause": "drop-connect.comes-back",
     "never-listens": "half-open.notices",
@@ -79,7 +89,7 @@ RENEWAL = {
     "any-certificate": "renew-other-key.keeps-the-old-one",
     "key-for-everybody": "renew.key-file",
 }
-FAILING = SERVERS | PATIENCE | MESSAGES | COMMANDS | RENEWAL
+FAILING = SERVERS | STAPLES | PATIENCE | MESSAGES | COMMANDS | RENEWAL
 WARNED = {
     "same-pause": "reconnect.waits-grow",
     "gives-up": "connack-busy.comes-back",
@@ -106,10 +116,13 @@ def _new(place: Path) -> Path:
     return place
 
 
-async def tried(place: Path, flaw: str, stages: Sequence[Stage], window: float, parallel: int) -> Mapping[str, Outcome]:
+async def tried(
+    place: Path, flaw: str, stages: Sequence[Stage], window: float, parallel: int, *, ignores_staples: bool = False
+) -> Mapping[str, Outcome]:
     """Return the outcomes of the device with *flaw* in *stages*, by name."""
     command = f"{shlex.quote(forking_python('tests'))} -m tests.support.devices.flawed {flaw} {PLACES}"
-    bench = Bench(Papers(NAME, ["127.0.0.1", "localhost"]), Program(command), place, "127.0.0.1", 0, window, Quiet)
+    papers = Papers(NAME, ["127.0.0.1", "localhost"])
+    bench = Bench(papers, Program(command), place, "127.0.0.1", 0, window, Quiet, ignores_staples)
     outcomes = await qualify(bench, stages, parallel, lambda _: None, lambda _: None)
     return {outcome.name: outcome for outcome in outcomes}
 
@@ -125,8 +138,8 @@ def said(outcomes: Mapping[str, Outcome]) -> str:
 
 @pytest.mark.parametrize(
     "flaws",
-    [SERVERS, PATIENCE, MESSAGES, COMMANDS, RENEWAL],
-    ids=["servers", "patience", "messages", "commands", "renewal"],
+    [SERVERS, STAPLES, PATIENCE, MESSAGES, COMMANDS, RENEWAL],
+    ids=["servers", "staples", "patience", "messages", "commands", "renewal"],
 )
 async def test_each_faulty_device_fails_for_its_fault(tmp_path: Path, flaws: Mapping[str, str]) -> None:
     found = await asyncio.gather(*(judged(tmp_path, flaw, line, Verdict.FAIL) for flaw, line in flaws.items()))
@@ -154,3 +167,18 @@ async def test_the_same_device_without_a_fault_passes_in_each_of_these_stages(tm
         if expected <= passed and not any(each.verdict is Verdict.FAIL for each in outcomes.values()):
             return
     pytest.fail(f"missing: {expected - passed}; {said(outcomes)}")
+
+
+@pytest.mark.parametrize(
+    ("flaw", "ignores_staples", "why"),
+    [("none-without-staple", False, "it asks for no staple"), ("ignores-staple", True, "by --ignores-staples")],
+)
+async def test_a_device_that_does_not_claim_to_check_staples_is_told_and_does_not_fail(
+    tmp_path: Path, flaw: str, ignores_staples: bool, why: str
+) -> None:
+    stages = pick(["staple-*"])
+    outcomes = await tried(tmp_path, flaw, stages, 20.0, AT_ONCE, ignores_staples=ignores_staples)
+    about = [each for name, each in outcomes.items() if name.startswith("staple-")]
+    assert [(each.verdict, each.judgement.why.startswith(why)) for each in about] == [(Verdict.SKIP, True)] * len(
+        stages
+    )

@@ -66,6 +66,7 @@ async def test_a_fleet_from_its_enrolment_to_its_end(tmp_path: Path, stage: Stag
     assert (counts["revoked"], counts["renewed"], counts["lost_connections"]) == (2, 2, 6 + 2)
     assert document["durations"]["revoked_refused"]["response"]["count"] == 4  # A full handshake each, and a resumed.
     assert document["verdict"] == "PASS"
+    assert 0.0 < document["generator"]["distance"]["round_trip"] < 0.01  # The kernel was asked: it is near.
     suite = ET.parse(tmp_path / "out" / "junit.xml").getroot()  # noqa: S314 - our own
     assert (suite.get("failures"), suite.get("tests")) == ("0", str(len(document["thresholds"]) + 1))
     assert len((tmp_path / "out" / "timeline.csv").read_text().splitlines()) == len(document["timeline"]) + 1
@@ -116,6 +117,7 @@ async def test_workers_with_the_light_driver_observe_the_same(tmp_path: Path, ti
     assert (counts["revoked"], counts["renewed"], counts["lost_connections"]) == (2, 2, 6 + 2)
     assert document["durations"]["command"]["response"]["count"] == 12
     assert document["durations"]["revoked_refused"]["response"]["count"] == 4
+    assert 0.0 < document["generator"]["distance"]["round_trip"] < 0.01
     processes = document["generator"]["processes"]
     assert [(process["name"], process["devices"]) for process in processes] == [
         ("worker 1", 6), ("worker 2", 6), ("conductor", 0),

@@ -10,7 +10,6 @@ import os
 import resource
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from provisioning.pki.keys import generate_key
 from tests.support.curl import Curl
 from tests.support.postgresql import PostgresqlServer
 from tests.support.provisioning import ProvisioningService
+from tests.support.small_volume import full, small_volume
 
 PATIENCE = 60
 WORKERS = 6
@@ -117,16 +117,8 @@ def limited_files(service: ProvisioningService, _disk: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def filled(_service: ProvisioningService, disk: Path) -> Iterator[None]:
     """Fill the file system, to the last byte."""
-    ballast = disk / "ballast"
-    try:
-        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            for size in (65536, 512):
-                with contextlib.suppress(OSError):
-                    while True:
-                        file.write(b"x" * size)
+    with full(disk):
         yield
-    finally:
-        ballast.unlink()
 
 
 @pytest.fixture
@@ -179,16 +171,9 @@ def test_a_full_disk_is_said_costs_nothing_and_is_forgotten_when_there_is_room(
 
 @pytest.fixture
 def volume() -> Iterator[Path]:
-    """A file system of 64 megabytes for a server of another user, who may not enter the test's directory."""
-    with tempfile.TemporaryDirectory(prefix="fleetgate-volume-", dir="/tmp") as name:
-        place = Path(name)
-        mount = ["mount", "-t", "tmpfs", "-o", "size=64m,mode=0700", "none", name]
-        if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode != 0:
-            pytest.skip("a small file system can only be mounted by root")
-        try:
-            yield place
-        finally:
-            subprocess.run(["umount", "--lazy", place], check=True)
+    """A file system that a server of another user can use."""
+    with small_volume() as place:
+        yield place
 
 
 def executed(url: str, *statements: str) -> None:

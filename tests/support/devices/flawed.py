@@ -48,7 +48,9 @@ from device_sim.backoff import Backoff
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
 from provisioning.pki.keys import PrivateKey, generate_key, key_to_pem, load_key
+from provisioning.pki.stapling import ask_for_staple
 from provisioning.pki.tls import CredentialFiles, client_context
+from tests.support.devices.staple_check import check_staple
 
 V5 = ProtocolVersion.V5
 BACKOFF = Backoff(base=0.3, cap=10.0)
@@ -109,6 +111,8 @@ class Device:
         if flaw == "anonymous":
             context.minimum_version, context.check_hostname = ssl.TLSVersion.TLSv1_2, False
             context.set_ciphers("ALL:@SECLEVEL=0")
+        if self.asks_for_staple:
+            assert ask_for_staple(context)
         if flaw == "falls-back":
             context.minimum_version = ssl.TLSVersion.TLSv1_2
             if self.tried:
@@ -117,8 +121,15 @@ class Device:
             context = ssl.create_default_context(cafile=str(self.cafile))
         return context
 
+    @property
+    def asks_for_staple(self) -> bool:
+        return self.flaw != "none-without-staple" and not (self.flaw == "asks-no-more" and self.tried)
+
     def checked(self, tls: ssl.SSLSocket) -> None:
-        """Check the server's certificate by hand, all but what the flaw leaves out; raise `OSError`."""
+        """Check the server's staple, and its certificate by hand, all but what the flaw leaves out; raise `OSError`."""
+        asked = self.asks_for_staple and self.flaw not in {"ignores-staple", "shows-nothing", "anonymous", "any-server"}
+        if asked and tls.version() != "TLSv1.1":
+            check_staple(tls, x509.load_pem_x509_certificate(self.cafile.read_bytes()), self.flaw)
         if not self.flaw.startswith("own-check"):
             return
         certificate = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"")

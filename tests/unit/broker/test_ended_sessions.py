@@ -11,6 +11,7 @@ import pytest
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.packets import Pingreq, Pingresp, Pubcomp, Pubrec, Pubrel
+from broker.mqtt.publication import Publish
 from tests.support.stored import StoredBroker
 from tests.support.wire import KEPT, V5, WireClient, connect_packet, id_of, publication, will
 
@@ -187,6 +188,47 @@ def test_very_many_that_wait_are_admitted_some_at_a_time(broker: StoredBroker) -
     assert [type(client.next_packet(Connack)) for client in clients] == [Connack] * len(names)
 
 
+def test_who_is_admitted_late_out_of_many_is_admitted_as_of_then(broker: StoredBroker) -> None:
+    """Thousands that wait take seconds: a certificate may end meanwhile, and a keep alive begins with the answer."""
+    names = [f"service-{number}" for number in range(40)]
+    for name in names:
+        broker.service(name, **KEPT).vanish()
+    broker.held = True
+    clients = [asking(broker, name, **FRESH) for name in names]
+    (ending := clients[-1].connection).expires_at = broker.now + 1
+    begun = broker.now
+    broker.write_slowly()
+    assert broker.now > begun + 2
+    since = [client.connection.since for client in clients[:-1]]
+    assert (since[0], since == sorted(since), len(set(since))) == (begun, True, 3)
+    assert (ending.session, broker.metrics.refused["EXPIRED"]) == (None, 1)
+
+
+@pytest.mark.parametrize("connect", [KEPT, ONCE], ids=["kept", "for one connection"])
+def test_who_resumes_late_out_of_many_gets_nothing_that_has_expired_by_then(
+    broker: StoredBroker, connect: dict[str, Any]
+) -> None:
+    names = [f"service-{number}" for number in range(40)]
+    for name in names:
+        client = broker.service(name, **KEPT)
+        client.subscribe(TOPIC, qos=2)
+        client.vanish()
+    meter = broker.device("meter-1")
+    for number in range(4):
+        meter.publish(TOPIC, b"%d" % number, qos=2)
+    for name in names:  # Two of four are under way, the others wait for room.
+        client = broker.service(name, **KEPT, receive_maximum=2)
+        assert client.payloads() == [b"0", b"1"]
+        client.vanish()
+    meter.publish(TOPIC, b"brief", qos=1, message_expiry_interval=1)
+    broker.held = True
+    clients = [asking(broker, name, **connect) for name in names]
+    while broker.journal.dirty:
+        broker.write_slowly()
+    last = [each.payload for each in clients[-1].received() if isinstance(each, Publish)]
+    assert last == [b"0", b"1", b"2", b"3"]
+
+
 # A session resumed for the time of one connection
 
 
@@ -201,6 +243,7 @@ def test_who_resumes_a_session_for_one_connection_is_told_when_it_is_stored_as_s
     broker.write()
     assert client.next_packet(Connack).session_present
     assert client.payloads() == [b"kept"]
+    assert broker.journal.brief == set(), "its row number is never used again"
     after = broker.killed()
     assert not asking(after, **KEPT).next_packet(Connack).session_present
     assert after.store.rows("SELECT count(*) FROM deliveries") == [(0,)]
@@ -222,6 +265,23 @@ def test_who_is_gone_before_it_has_resumed_a_session_so_finds_it_whole(broker: S
     back = asking(broker.killed(), **KEPT)
     assert back.next_packet(Connack).session_present
     assert back.payloads() == [b"kept"]
+
+
+def test_a_session_that_was_kept_again_is_stored_anew_before_it_is_resumed_for_one_connection(
+    broker: StoredBroker,
+) -> None:
+    broker.service(**KEPT).vanish()
+    broker.held = True
+    asking(broker, **ONCE).vanish()
+    broker.write()
+    asking(broker, **KEPT).vanish()
+    while broker.journal.dirty:
+        broker.write()
+    client = asking(broker, **ONCE)
+    assert client.received() == [], "in the store it would outlive this connection"
+    broker.write()
+    assert client.next_packet(Connack).session_present
+    assert not asking(broker.killed(), **KEPT).next_packet(Connack).session_present
 
 
 # A store that fails

@@ -401,14 +401,16 @@ def test_a_retained_message_that_has_expired_leaves_the_database_too(broker: Sto
 
 def test_nothing_is_written_to_forget_what_was_never_retained(broker: StoredBroker) -> None:
     meter = broker.device("meter-1")
-    broker.settle()
     broker.held = True
     for number in range(3):
         meter.publish(f"{TOPIC}/{number}", b"", retain=True)
     assert broker.journal.open.retained == {}
-    meter.publish(f"{TOPIC}/0", b"1", retain=True)
-    meter.publish(f"{TOPIC}/0", b"", retain=True)
-    assert broker.journal.open.retained == {f"{TOPIC}/0": None}
+    for expected in ({}, {f"{TOPIC}/0": None}):
+        meter.publish(f"{TOPIC}/0", b"1", retain=True)
+        if expected:
+            broker.write()
+        meter.publish(f"{TOPIC}/0", b"", retain=True)
+        assert broker.journal.open.retained == expected
 
 
 def test_a_session_that_ended_with_its_connection_is_not_there_after_a_crash(broker: StoredBroker) -> None:

@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from broker.mqtt.codes import ReasonCode
 from broker.wall_clock import WallClock
+from tests.support.due import do_what_is_due
 from tests.support.pki import shared_pki
 from tests.support.stored import WALL_OFFSET, StoredBroker
 from tests.support.wire import MemoryBroker, WireClient, publication
@@ -44,7 +45,7 @@ class Clocks:
         for _ in range(seconds):
             self.broker.now += 1.0
             self.clock.look(self.broker.engine, self.broker.now, EPOCH + self.broker.now + self.ahead)
-            self.broker.engine.tick(self.broker.now)
+            do_what_is_due(self.broker.engine, self.broker.now)
             self.broker.settle()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from broker.admin import sessions
-from broker.admin.sessions import InvalidSelection, Selection, SessionView, normal_serial
+from broker.admin.sessions import InvalidSelection, Selection, SessionView, Stored, normal_serial
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.packets import Disconnect
 from provisioning.pki.identity import Identity, Role
@@ -155,23 +155,23 @@ async def test_an_operator_is_told_of_an_end_when_it_is_stored(tmp_path: Path) -
     broker = StoredBroker(tmp_path)
     view = SessionView(broker.engine, lambda: broker.now)
     broker.device("meter-1", session_expiry_interval=60).vanish()
-    assert await view.stored()
+    assert await view.stored() is Stored.WRITTEN
     broker.held = True
     await view.kick(Selection(anything="meter-1"), "x", "uid 0", forget=True)
     told = asyncio.create_task(view.stored())
     await asyncio.sleep(0)
     assert not told.done()
     broker.write()
-    assert await told
+    assert await told is Stored.WRITTEN
     broker.journal.retain("a", None)
     told = asyncio.create_task(view.stored())
     await asyncio.sleep(0)
     broker.fail()
-    assert not await told
-    assert not await view.stored(), "it fails still"
+    assert await told is Stored.FAILED
+    assert await view.stored() is Stored.FAILED, "it fails still"
     broker.write()
-    assert await view.stored()
-    assert await SessionView(MemoryBroker().engine).stored(), "there is no store"
+    assert await view.stored() is Stored.WRITTEN
+    assert await SessionView(MemoryBroker().engine).stored() is Stored.WRITTEN, "there is no store"
     broker.close()
 
 
@@ -180,6 +180,6 @@ async def test_an_operator_does_not_wait_for_a_disk_that_hangs(tmp_path: Path, m
     broker = StoredBroker(tmp_path)
     broker.held = True
     broker.journal.retain("a", None)
-    assert not await SessionView(broker.engine).stored()
+    assert await SessionView(broker.engine).stored() is Stored.SLOW, "slow is not failed"
     broker.write()
     broker.close()

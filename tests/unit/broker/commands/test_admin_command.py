@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import json
 import os
 import socket
 import struct
@@ -21,18 +23,23 @@ from broker.commands.admin_command import print_facts, print_table
 from broker.commands.crl_commands import _print_status
 from tests.support.pki import shared_pki
 
-COLUMNS = ("client id", "serial")
-ROWS = [("meter-1", "5e7de11f0ba7119a3b584cb5685734fb"), ("meter-2", "4830faef90a81da9cfb6010eb110de05")]
+COLUMNS = ("client id", "group", "serial")
+ROWS = [
+    ("meter-1", "north", "5e7de11f0ba7119a3b584cb5685734fb"),
+    ("meter-2", "north", "4830faef90a81da9cfb6010eb110de05"),
+]
 TABLE = """\
-client id  serial
-meter-1    5e7de11f0ba7119a3b584cb5685734fb
-meter-2    4830faef90a81da9cfb6010eb110de05
+client id  group  serial
+meter-1    north  5e7de11f0ba7119a3b584cb5685734fb
+meter-2    north  4830faef90a81da9cfb6010eb110de05
 """
 RECORDS = """\
 client id  meter-1
+group      north
 serial     5e7de11f0ba7119a3b584cb5685734fb
 
 client id  meter-2
+group      north
 serial     4830faef90a81da9cfb6010eb110de05
 """
 FACTS = {
@@ -54,7 +61,7 @@ def on_a_terminal(width: int, program: str = PROGRAM) -> str:
         os.close(theirs)
 
 
-@pytest.mark.parametrize(("width", "shown"), [(120, TABLE), (40, RECORDS)])
+@pytest.mark.parametrize(("width", "shown"), [(50, TABLE), (49, RECORDS)])
 def test_a_table_that_does_not_fit_is_shown_row_by_row(width: int, shown: str) -> None:
     assert on_a_terminal(width) == shown
 
@@ -109,8 +116,14 @@ def test_an_audit_log_that_is_no_path_is_named(tmp_path: Path) -> None:
 @pytest.fixture(params=["hello", "[]"])
 def stranger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """A socket at which something answers 200 that is no broker."""
-    path = tmp_path / "stranger.sock"
-    answer = f"HTTP/1.1 200 OK\r\nContent-Length: {len(request.param)}\r\n\r\n{request.param}".encode()
+    with answering(tmp_path / "stranger.sock", request.param) as path:
+        yield path
+
+
+@contextlib.contextmanager
+def answering(path: Path, body: str) -> Iterator[Path]:
+    """Answer 200 with *body* at *path*, whatever is asked."""
+    answer = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
         listening.listen()
@@ -143,6 +156,23 @@ def test_what_answers_and_is_no_broker_is_called_so(stranger: Path, command: lis
     result = CliRunner().invoke(app, [*command, "--admin-socket", str(stranger)])
     assert said(result).startswith(f"fleet-broker: no broker answers at {stranger} (what answers there is something")
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("store", "told"),
+    [
+        ("written", ""),
+        ("slow", "the broker's store is slow and has not written this yet: until it has, "),
+        ("failed", "the broker's store cannot be written now: until it has, "),
+    ],
+)
+def test_who_ends_a_session_is_told_what_is_known_of_the_disk(tmp_path: Path, store: str, told: str) -> None:
+    who = {"client_id": "m", "identity": "spiffe://d/device/g/m", "address": None}
+    ended = {"kicked": [{**who, "was_connected": False, "session_kept": False}], "stored": store == "written"}
+    with answering(tmp_path / "broker.sock", json.dumps(ended | {"store": store})) as path:
+        result = CliRunner().invoke(app, ["kick", "m", "--forget", "--admin-socket", str(path)])
+    assert (result.exit_code, result.stdout) == (0, "m (spiffe://d/device/g/m): forgotten\n")
+    assert result.stderr == (f"{told}a crash would bring the session back\n" if told else "")
 
 
 @pytest.mark.parametrize(

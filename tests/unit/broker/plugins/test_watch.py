@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from broker.metrics import Metrics
+from broker.plugins import watch
 from broker.plugins.logs import Complaints
 from broker.plugins.watch import BLOCKS, Watch
 
@@ -97,6 +99,77 @@ async def test_a_time_out_reaches_the_call_which_may_clean_up(scene: Scene) -> N
     assert told == ["cancelled", "cleaned up"]
 
 
+async def test_a_call_that_tries_again_whatever_it_meets_ends_too(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it meets may be an error of its own, as of a server that it cannot reach; it has no more time for that."""
+    monkeypatch.setattr(watch, "_CLEANING", 0.05)
+    tried = 0
+
+    async def call() -> None:
+        nonlocal tried
+        while True:
+            refused = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_later(0.001, refused.set_exception, ConnectionRefusedError())
+            tried += 1
+            with contextlib.suppress(asyncio.CancelledError, ConnectionRefusedError):
+                await refused
+
+    asked = asyncio.create_task(scene.run(call()))
+    await asyncio.sleep(0)
+    asked.cancel()
+    done, _ = await asyncio.wait([asked], timeout=30)
+    if not done:  # It does not end by itself.
+        for _ in range(3):
+            asked.cancel()
+            await asyncio.wait([asked], timeout=1)
+    assert done
+    assert asked.cancelled()
+    assert tried > 1
+
+
+@pytest.mark.parametrize("ended", ["by a time-out of its own", "with a task of its own"])
+async def test_a_cancellation_of_its_own_is_none_of_the_call(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, ended: str
+) -> None:
+    """One that gives up the first server in time may ask the second for as long as it would have the first."""
+    monkeypatch.setattr(watch, "_CLEANING", 0.01)
+
+    async def call() -> str:
+        first = asyncio.create_task(asyncio.Event().wait())
+        if ended == "by a time-out of its own":
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.001):
+                    await first
+        else:
+            first.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await first
+        await asyncio.sleep(0.1)
+        return "the second's answer"
+
+    assert await scene.run(call()) == "the second's answer"
+
+
+async def test_after_a_time_out_of_its_own_a_call_that_is_cancelled_may_still_clean_up(scene: Scene) -> None:
+    told: list[str] = []
+
+    async def call() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.001):
+                await asyncio.Event().wait()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            told.append("cleaned up")
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await scene.run(call())
+    assert told == ["cleaned up"]
+
+
 async def test_a_task_that_is_dropped_closes_the_call(scene: Scene) -> None:
     told: list[str] = []
 
@@ -124,6 +197,8 @@ async def test_while_it_lasts_it_is_said_once_a_step_who_holds_the_loop(scene: S
     scene.watch.look()
     with capture_logs() as logs:
         await scene.run(call())
+        scene.clock.now += 60.0
+        scene.watch.look()
     lasting = [line for line in logs if line["log_level"] == "error"]
     assert [(line["plugin"], line["code"], line["seconds"]) for line in lasting] == [("Mine", BLOCKS, 1.0)]
 

@@ -10,6 +10,7 @@ from broker.mqtt.message import Message, PersonalMessage
 from broker.store import journal as module
 from broker.store.batch import Batch, Moved, Otherwise, Row
 from broker.store.journal import Journal
+from broker.store.owed import Again
 from tests.support.batches import Ear, stored
 
 
@@ -156,12 +157,14 @@ def test_a_session_takes_what_was_noted_for_it_along(journal: Journal) -> None:
     row = journal.new_session("a", "owner")
     assert row == 8
     journal.save_session(row, ("s",))
+    journal.take()
     journal.subscribe(row, "t", ())
     journal.incoming(row, 5, known=True)
     journal.add(row, stored(1, qos=2))
     journal.advance(row, 1, 3, released=False)
     journal.subscribe(1, "t", ())
     journal.remove_session(row)
+    journal.written()
     batch = journal.take()
     assert batch is not None
     assert batch.sessions == {row: None}
@@ -169,8 +172,24 @@ def test_a_session_takes_what_was_noted_for_it_along(journal: Journal) -> None:
     assert (batch.deliveries, batch.progress, batch.incoming) == ({}, {}, {})
 
 
+def test_a_session_that_the_store_was_never_given_leaves_nothing(journal: Journal) -> None:
+    stored_row, given_row, row = 7, journal.new_session("a", "owner"), 0
+    for each in (stored_row, given_row):
+        journal.save_session(each, ("s",))
+    journal.take()
+    row = journal.new_session("b", "owner")
+    journal.save_session(row, ("s",))
+    for each in (stored_row, given_row, row):
+        journal.remove_session(each)
+    assert journal.open.sessions == {stored_row: None, given_row: None}
+    journal.written()
+    batch = journal.take()
+    assert batch is not None
+    assert batch.sessions == {stored_row: None, given_row: None}
+
+
 def test_what_a_session_has_taken_along_promises_nothing_any_more(journal: Journal) -> None:
-    row = journal.new_session("a", "owner")
+    row = 7
     journal.incoming(row, 5, known=True)
     before = journal.open.promises
     journal.remove_session(row)
@@ -367,18 +386,22 @@ def test_when_the_clock_is_set_what_this_process_has_stored_is_told_from_what_wa
     assert row[5] == 155.0, "by the clock as it is now"
 
 
-def test_what_came_again_is_owed_once_until_it_is_answered(journal: Journal, ear: Ear) -> None:
-    assert journal.owe(ear, 5)
-    assert not journal.owe(ear, 5)
+def test_what_came_again_is_routed_once_and_owed_once_on_each_connection_until_it_is_answered(
+    journal: Journal, ear: Ear
+) -> None:
+    other = Ear()
+    known = [journal.owe(ear, 5, connection) for connection in (ear, ear, other, other)]
+    assert known == [Again.NEW, Again.WAITS, Again.UNANSWERED, Again.WAITS]
+    assert [journal.owe(ear, 6, other), journal.owe(Ear(), 6, other)] == [Again.NEW, Again.NEW]
     journal.use_anew(ear, 5)
-    assert journal.owe(ear, 5)
+    assert [journal.owe(ear, 5, other), journal.owe(ear, 6, other)] == [Again.NEW, Again.WAITS]
     journal.take(probe=True)
     journal.written()
-    assert journal.owe(ear, 5)
+    assert journal.owe(ear, 5, other) is Again.NEW
     journal.use_anew(Ear(), 5)
 
 
-_NOT_WRITTEN = ("answers", "packets", "resumed", "ended", "watchers", "gone", "probe")
+_NOT_WRITTEN = ("new_topics", "answers", "packets", "resumed", "ended", "watchers", "gone", "probe")
 
 
 @pytest.mark.parametrize("table", [name for name in Batch.__dataclass_fields__ if name not in _NOT_WRITTEN])

@@ -69,6 +69,25 @@ def test_a_device_must_not_send_to_a_server_that_it_cannot_know(
     assert verdicts(judging.verifies(attempts)) == expected
 
 
+@pytest.mark.parametrize(
+    ("attempts", "expected"),
+    [
+        ([], {"sends-nothing": SKIP}),
+        ([attempt()], {"sends-nothing": SKIP}),
+        ([attempt(asks_for_staple=False, tls=0.1), believing()], {"sends-nothing": SKIP}),
+        ([attempt(asks_for_staple=True, refusal="bad_certificate_status_response")],
+         {"sends-nothing": PASS, "says-why": PASS}),
+        ([attempt(asks_for_staple=True, tls=0.1, ended=0.2)], {"sends-nothing": PASS, "says-why": WARN}),
+        ([attempt(asks_for_staple=True, tls=0.1, packets=[(0.1, connect())])], {"sends-nothing": FAIL}),
+        # It asks once, and then no more.
+        ([attempt(asks_for_staple=True, refusal="closed"), attempt(asks_for_staple=False, packets=[(0.1, connect())])],
+         {"sends-nothing": FAIL}),
+    ],
+)  # fmt: skip
+def test_who_asks_for_a_staple_must_check_it(attempts: list[Attempt], expected: dict[str, Verdict]) -> None:
+    assert verdicts(judging.checks_staple(attempts)) == expected
+
+
 def test_old_tls_is_taken_or_not() -> None:
     assert verdicts(judging.refuses_old_tls([attempt(refusal="protocol_version")])) == {"sends-nothing": PASS}
     assert verdicts(judging.refuses_old_tls([attempt(tls=0.1)])) == {"sends-nothing": FAIL}

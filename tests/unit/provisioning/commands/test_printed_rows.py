@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from pydantic import BaseModel
 
-from provisioning.commands.printed_rows import JsonArray, Table, print_each, print_pairs
-from provisioning.commands.service_command import print_list, say
+from provisioning.commands.printed_rows import JsonArray, print_each, print_list
+from provisioning.commands.service_command import say
+from provisioning.program.printed_table import Table, print_pairs
 from tests.support.programs import REPOSITORY
 
 COLUMNS = ("number", "device")

@@ -9,7 +9,8 @@ import pytest
 import typer
 from pydantic import BaseModel
 
-from provisioning.commands.service_command import duration, moment, print_facts, print_table, span
+from provisioning.commands.service_command import duration, moment, print_facts, span
+from provisioning.program.printed_table import print_table
 
 COLUMNS = ("number", "device", "key")
 ROWS = (("1", "meter-1", "a" * 64), ("2", "meter-2", "b" * 64))

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import pytest
 from cryptography import x509
-from sqlalchemy import text
+from sqlalchemy import insert, text
 from sqlalchemy.engine import Connection
 
 from provisioning.ca.crl import CrlIssuer
@@ -19,6 +19,7 @@ from provisioning.store import crls, revocations
 from provisioning.store.counters import crl_counter
 from provisioning.store.crl_shards import CrlShard
 from provisioning.store.crls import CompleteCrl
+from provisioning.store.tables import crl_shards
 from tests.support.fleet import Fleet, new_authority
 from tests.support.many import fill
 from tests.support.searched import noted
@@ -109,7 +110,7 @@ async def test_the_store_is_read_once_for_all_lists_of_a_start_and_again_for_who
 
     async def take_all() -> list[int]:
         found = [await shared.take(key_id, shard, now) for shard in (None, 7, 8)]
-        return [len(each.complete(now)) for each in found if each is not None]
+        return [len(each.complete(now)) for each in found]
 
     for _ in range(2):
         asked, entries = await noted(take_all())
@@ -120,9 +121,10 @@ async def test_the_store_is_read_once_for_all_lists_of_a_start_and_again_for_who
     assert asked
 
 
-async def test_a_list_that_was_never_published_reads_for_itself_what_has_expired_since_the_others_were(
+async def test_lists_that_were_never_published_have_what_has_expired_since_the_others_were_by_one_more_reading(
     fleet: Fleet,
 ) -> None:
+    """As at the first start after `crl_shards` was raised."""
     own = fleet.authority.issuing_ca
     issuer = CrlIssuer(own.certificate, own.key)
     certificate = await fleet.enrol("meter-1")
@@ -130,12 +132,31 @@ async def test_a_list_that_was_never_published_reads_for_itself_what_has_expired
     await fleet.revocation.revoke_device("meter-1", RevocationReason.SUPERSEDED, by="admin")
     fleet.clock.advance(timedelta(days=31))
     await CrlPublisher(fleet.database, plan(issuer, "older"), fleet.clock, _no_wait).publish()
-    newer = CrlPublisher(
-        fleet.database, plan(issuer, "newer"), fleet.clock, _no_wait, SharedContents(fleet.database, fleet.clock)
-    )
-    await newer.start()
-    assert newer.current is not None
-    assert [each.serial_number for each in x509.load_der_x509_crl(newer.current.der)] == [certificate.serial_number]
+    shared = SharedContents(fleet.database, fleet.clock)
+
+    def add_shards(connection: Connection) -> None:
+        for each in SHARDS:
+            connection.execute(insert(crl_shards).values(id=each.id, issuer=each.issuer, url=each.url))
+
+    await fleet.database.write(add_shards)
+    published = [
+        CrlPublisher(fleet.database, each, fleet.clock, _no_wait, shared)
+        for each in (
+            plan(issuer, "older"),
+            plan(issuer, "newer"),
+            *(plan(issuer, f"newer-{each.id}", each) for each in SHARDS),
+        )
+    ]
+
+    async def start_all() -> None:
+        for each in published:
+            await each.start()
+
+    asked, _ = await noted(start_all())
+    assert sum("FROM revocations JOIN certificates" in statement for statement, _ in asked) == 2
+    told_by = [published[number].current for number in range(2)]
+    listed = [[each.serial_number for each in x509.load_der_x509_crl(crl.der)] for crl in told_by if crl is not None]
+    assert listed == [[], [certificate.serial_number]]
 
 
 async def _no_wait(_seconds: float) -> None:

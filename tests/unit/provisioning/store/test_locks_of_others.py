@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 from provisioning.errors import Code, Refused
 from provisioning.store import group, schema
 from provisioning.store.database import Database
+from provisioning.store.side_by_side import go_alone
 from tests.support.postgresql import PostgresqlServer
 
 WAIT = 1.0
@@ -28,6 +29,15 @@ MANY = 12
 
 def count(connection: Connection) -> None:
     connection.execute(text("INSERT INTO counters (name, value) VALUES ('mine', 1) ON CONFLICT DO NOTHING"))
+
+
+def needs_no_lock(connection: Connection) -> None:
+    connection.execute(text("UPDATE devices SET name = name"))
+
+
+def fails_after_a_change(connection: Connection) -> None:
+    needs_no_lock(connection)
+    raise ZeroDivisionError
 
 
 def find(connection: Connection) -> object:
@@ -140,6 +150,56 @@ async def test_nobody_is_refused_because_the_probe_finds_a_lock_for_which_it_doe
                 assert database.write_failed
             await database.probe()
             assert not database.write_failed
+        finally:
+            await database.close()
+
+
+@pytest.mark.parametrize("way", ["most go alone", "done one by one"])
+async def test_of_works_that_go_together_one_waits_for_a_lock_and_neither_its_company_nor_who_is_behind_does(
+    postgresql: PostgresqlServer, way: str
+) -> None:
+    with postgresql.database() as url:
+        database = Database(f"{url}?options=-clock_timeout%3D{int(WAIT * 1000)}")
+        tried: list[str] = []
+
+        def alone(connection: Connection) -> None:
+            go_alone(connection)
+            tried.append("alone")
+            count(connection)
+
+        def one_by_one(connection: Connection) -> None:
+            tried.append("one by one")
+            count(connection)
+
+        def behind(connection: Connection) -> None:
+            tried.append("behind")
+            count(connection)
+
+        works: list[Callable[[Connection], None]]
+        if way == "most go alone":
+            works = [*[alone] * MANY, needs_no_lock]  # The last one's outcome tells nothing of those before it.
+        else:
+            works = [fails_after_a_change, *[one_by_one] * MANY]
+        try:
+            await database.write(count)
+            with locked(url):
+                *told, last = await asyncio.gather(
+                    *(
+                        database.write(work, lambda number=number: [number], short=True)  # type: ignore[misc]
+                        for number, work in enumerate(works)
+                    ),
+                    database.write(behind),
+                    return_exceptions=True,
+                )
+            if way == "most go alone":
+                assert told.pop() is None
+                assert tried == ["alone"]
+            else:
+                assert isinstance(told.pop(0), ZeroDivisionError)
+                assert tried == ["one by one"]
+            assert len(told) == MANY
+            assert all(map(is_unavailable, [*told, last])), told
+            assert await asyncio.gather(*(database.write(count) for _ in range(MANY))) == [None] * MANY
         finally:
             await database.close()
 

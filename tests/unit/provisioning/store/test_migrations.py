@@ -410,3 +410,32 @@ async def test_tokens_that_are_void_together_are_void_one_by_one_before(store_ur
         assert await fleet.database.write(back_and_forth) == [
             ("meter-1", voided_at), ("meter-2", voided_at), ("meter-3", None), ("meter-4", None)
         ]  # fmt: skip
+
+
+_EXPIRIES = {
+    "postgresql": "SELECT indexdef FROM pg_indexes WHERE indexname = 'ix_certificates_not_after'",
+    "sqlite": "SELECT sql FROM sqlite_master WHERE name = 'ix_certificates_not_after'",
+}
+
+
+async def test_a_store_of_certificates_has_their_numbers_in_the_index_of_expiries_after_the_upgrade(
+    store_url: str,
+) -> None:
+    async with open_fleet(store_url) as fleet:
+        await fleet.enrol("meter-1", csr_der(names=["meter-1"]))
+
+        def back_and_forth(connection: Connection) -> list[str]:
+            defined = text(_EXPIRIES[connection.dialect.name])
+            found = [connection.execute(defined).scalar_one()]
+            command.downgrade(configuration(connection), "0034")
+            found.append(connection.execute(defined).scalar_one())
+            as_of(connection, "0035")
+            return [*found, connection.execute(defined).scalar_one()]
+
+        new, old, again = await fleet.database.write(back_and_forth)
+        assert new == again
+        assert "(not_after, crl_shard_id, device_id)" in old
+        assert new == (old if fleet.database.url.get_backend_name() == "sqlite" else f"{old} INCLUDE (id)")
+        await fleet.enrol("meter-2", csr_der(names=["meter-2"]))
+        counted = await fleet.database.read(lambda connection: inventory.count(connection, fleet.clock()))
+        assert counted[CertificateState.ACTIVE] == 2

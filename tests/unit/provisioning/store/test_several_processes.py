@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.engine import Connection
 
 from provisioning.ca.crl import CrlIssuer
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code, Refused
+from provisioning.pki.identity import Role
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.feed import RevocationFeed
@@ -24,12 +25,16 @@ from provisioning.revocation.publisher import CrlPlan, CrlPublisher
 from provisioning.store import (
     announcements,
     audit_findings,
+    certificates,
     certificates_of_device,
     devices,
     inventory,
     revocations,
 )
+from provisioning.store.certificates import IssuedCertificate
 from provisioning.store.counters import crl_counter
+from provisioning.store.serials import serial_text
+from provisioning.store.tables import certificates as certificates_table
 from tests.support.fleet import Clock, Fleet, open_fleet, successor_csr
 from tests.support.postgresql import PostgresqlServer
 from tests.support.requests import csr_der
@@ -99,6 +104,46 @@ async def until(condition: Callable[[], Awaitable[object]]) -> None:
 async def until_somebody_waits_for_a_lock(fleet: Fleet) -> None:
     waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
     await until(lambda: fleet.database.read(lambda connection: connection.execute(waiting).scalar_one()))
+
+
+async def test_whoever_sees_a_certificate_sees_all_with_a_lower_number(two: tuple[Fleet, Fleet]) -> None:
+    """What retires a CA looks, and later looks only at what is newer than the newest that it has seen."""
+    first, second = two
+    inside, go_on = threading.Event(), threading.Event()
+
+    def number(connection: Connection, serial: int) -> int:
+        now = first.clock()
+        device = devices.add(connection, f"meter-{serial}", Role.DEVICE, None, now)
+        issued = IssuedCertificate(b"", b"ca", serial, now, now + timedelta(days=1), b"")
+        return certificates.add(connection, issued, device.id, now)
+
+    def number_and_stay(connection: Connection) -> int:
+        given = number(connection, 1)
+        inside.set()
+        assert go_on.wait(PATIENCE)
+        return given
+
+    async def seen(fleet: Fleet) -> set[str]:
+        rows = select(certificates_table.c.serial)
+        return set(await fleet.database.read(lambda connection: connection.execute(rows).scalars()))
+
+    numbered = asyncio.create_task(first.database.write(number_and_stay))
+    await asyncio.to_thread(inside.wait, PATIENCE)
+    later = asyncio.create_task(second.database.write(lambda connection: number(connection, 2)))
+    try:
+        await until_somebody_waits_for_a_lock(first)
+        assert await seen(second) == set(), "not the one with the higher number alone"
+        assert not later.done()
+    finally:
+        go_on.set()
+    assert await numbered < await later
+    newest = await second.database.read(certificates.newest)
+    assert newest == (await later, b"ca".hex(), serial_text(2))
+
+
+async def test_the_sequence_of_certificates_numbers_keeps_none_for_a_session(two: tuple[Fleet, Fleet]) -> None:
+    sequence = text("SELECT cache_size FROM pg_sequences WHERE sequencename = 'certificates_id_seq'")
+    assert await two[0].database.read(lambda connection: connection.execute(sequence).scalars().all()) == [1]
 
 
 @contextlib.asynccontextmanager

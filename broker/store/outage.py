@@ -1,0 +1,58 @@
+"""What the log says while the database cannot be written: that it fails, each minute how often, and when it is over.
+
+A write is tried every second, on a full disk for days: a line for each would fill the log, perhaps on that same disk.
+
+Rules
+-----
+1. No I/O, no clock: the time is passed in.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+log = structlog.get_logger("broker")
+
+_PAUSE: Final = 60.0
+
+
+class Outage:
+    """The failures of one database since it was written last, if any."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+        self._since: float | None = None
+        self._told_at = 0.0
+        self._attempts = 0
+        self._untold = 0
+
+    def failed(self, error: BaseException, now: float) -> None:
+        """Take note that a write has failed with *error*."""
+        self._attempts += 1
+        self._untold += 1
+        if self._since is None:
+            self._since = now
+        elif now - self._told_at < _PAUSE:
+            return
+        times, self._untold, self._told_at = self._untold, 0, now
+        # Any error but SQLite's is a bug. It must not cost an acknowledged message either.
+        defect = None if isinstance(error, sqlite3.Error) else error
+        log.error(
+            "the store cannot be written",
+            code="STORE_FAILED",
+            detail=str(error),
+            path=self._path,
+            times=times,
+            exc_info=defect,
+        )
+
+    def over(self, now: float) -> None:
+        """Take note that a write has succeeded."""
+        if self._since is not None:
+            facts = {"path": self._path, "attempts": self._attempts, "seconds": round(now - self._since)}
+            log.info("the store can be written again", code="STORE_WRITTEN", **facts)
+            self._since, self._attempts, self._untold = None, 0, 0

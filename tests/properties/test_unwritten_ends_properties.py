@@ -1,0 +1,91 @@
+"""Sessions and retained messages that come and go while batches are written, or cannot be: the store ends up right.
+
+What the store never held need not be removed from it. A store that is told of every removal is the slow twin; and
+however often a batch fails, no removal waits of what it never held.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from broker.mqtt.message import Message
+from broker.store.journal import Journal
+
+TOPICS = ("a", "b", "c")
+STEPS = st.lists(
+    st.one_of(
+        st.sampled_from(["begin", "end", "take", "written", "failed"]),
+        st.tuples(st.sampled_from(["retain", "clear"]), st.sampled_from(TOPICS)),
+    ),
+    min_size=10,
+    max_size=40,
+)
+
+
+class Stored:
+    """What a database would hold."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[int, Any] = {1: (), 2: ()}
+        self.retained: dict[str, Any] = {"a": ()}
+        self.topics = {"a"}
+        """All that it ever held."""
+
+    def apply(self, journal: Journal) -> None:
+        batch = journal.writing
+        assert batch is not None
+        _apply(self.sessions, batch.sessions)
+        _apply(self.retained, batch.retained)
+        self.topics |= self.retained.keys()
+
+
+def _apply(table: dict[Any, Any], changes: dict[Any, Any]) -> None:
+    for key, row in changes.items():
+        if row is None:
+            table.pop(key, None)
+        else:
+            table[key] = row
+
+
+@settings(max_examples=400)
+@given(STEPS)
+@example(["begin", "take", "written", "begin", "take", "failed", "end", "end"])
+@example([("clear", "a"), "take", ("retain", "a"), "failed", ("clear", "a")])
+def test_what_was_never_stored_is_not_removed_and_nothing_that_was_is_left(steps: list[Any]) -> None:
+    journal, stored = Journal(0.0, last_session=2), Stored()
+    sessions, retained = set(stored.sessions), set(stored.retained)
+    for step in steps:
+        match step:
+            case "begin":
+                row = journal.new_session("client", "owner")
+                journal.save_session(row, (row,))
+                sessions.add(row)
+            case "end" if sessions:
+                row = max(sessions)
+                sessions.remove(row)
+                journal.remove_session(row)
+            case ("retain", topic):
+                journal.retain(topic, Message(b"t", b"x"), replaces=topic in retained)
+                retained.add(topic)
+            case ("clear", topic) if topic in retained:
+                journal.retain(topic, None)
+                retained.remove(topic)
+            case "take":
+                journal.take()
+            case "written" if journal.writing is not None:
+                stored.apply(journal)
+                journal.written()
+            case "failed" if journal.writing is not None:
+                journal.not_written(0.0)
+                removed = {row for row, values in journal.open.sessions.items() if values is None}
+                cleared = {topic for topic, row in journal.open.retained.items() if row is None}
+                assert removed <= set(stored.sessions)
+                assert cleared <= stored.topics
+    for _ in range(2):
+        if journal.writing is not None or journal.take(probe=True) is not None:
+            stored.apply(journal)
+            journal.written()
+    assert (set(stored.sessions), set(stored.retained)) == (sessions, retained)

@@ -1,0 +1,99 @@
+"""A broker is judged by what it does, and not by the link to it: docs/decisions/0235."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from device_sim.latency import Latency
+from device_sim.link.distance import NEARBY, Distance
+from device_sim.report import ExitCode
+from device_sim.run import far_broker
+from device_sim.run.health import HealthSample
+from device_sim.run.recorder import Recorder
+from device_sim.run.result import ProcessHealth, RunResult
+from device_sim.scenario.catalogue import find
+from device_sim.scenario.metrics import Count, Duration
+from device_sim.scenario.model import Scenario
+
+HEALTHY = HealthSample(1.0, 2.0, 0.3, 50, 20_000, 40, 28_232, 80.0)
+SATELLITE = Distance(0.6, 0.65, 1.3, 0.0)
+LOSSY = replace(SATELLITE, lost=0.1)
+GOOD = {Duration.ADMITTED: 1.86, Duration.END_TO_END: 0.75, Duration.REVOKED_CLOSED: 0.62}
+"""Seconds of a good broker, measured across a round trip of 600 ms."""
+
+
+def smoke(
+    distance: Distance, seconds: dict[Duration, float], *, counts: dict[Count, int] | None = None, waiting: float = 0.0
+) -> RunResult:
+    """Return what a run of the scenario ``smoke`` comes to."""
+    recorder = Recorder()
+    for metric, measured in seconds.items():
+        recorder.record(metric, measured, 0.0)
+    recorder.counts.update(counts or {})
+    scenario: Scenario = find("smoke")
+    health = [ProcessHealth("generator", [replace(HEALTHY, waiting=waiting)], Latency())]
+    found = RunResult(scenario, datetime.now(UTC), 1.0, recorder, health, {}, {}, distance=distance)
+    found.judge(skipped=0, published=1000)
+    return found
+
+
+def test_a_good_broker_across_a_satellite_link_does_not_fail() -> None:
+    found = smoke(SATELLITE, GOOD)
+    assert (found.exit_code, found.verdict) == (ExitCode.INVALID, "INVALID")
+    (why,) = found.invalid
+    assert "the link explains what exceeds a threshold (round trip 600 ms, at worst 650)" in why
+    assert smoke(LOSSY, GOOD | {Duration.ADMITTED: 9.8, Duration.END_TO_END: 4.2}).verdict == "INVALID"
+
+
+def test_what_is_good_enough_across_any_link_has_passed() -> None:
+    assert smoke(LOSSY, GOOD | {Duration.END_TO_END: 0.49}).verdict == "PASS"
+
+
+def test_near_the_broker_its_durations_are_its_own() -> None:
+    assert smoke(NEARBY, GOOD).verdict == "FAIL"
+    assert smoke(Distance(0.0005, 0.04, 0.24, 0.3), GOOD).verdict == "FAIL"
+
+
+def test_a_broker_that_takes_longer_than_the_link_explains_fails_there_too() -> None:
+    assert smoke(SATELLITE, GOOD | {Duration.END_TO_END: 1.3}).verdict == "FAIL"
+    assert smoke(LOSSY, GOOD | {Duration.END_TO_END: 12.0}).verdict == "FAIL"
+    assert smoke(SATELLITE, GOOD | {Duration.ADMITTED: 4.2}).verdict == "FAIL"
+
+
+@pytest.mark.parametrize(
+    ("count", "code"),
+    [
+        (Count.LOST, ExitCode.THRESHOLD),
+        (Count.DUPLICATED, ExitCode.THRESHOLD),
+        (Count.OUT_OF_ORDER, ExitCode.THRESHOLD),
+        (Count.UNEXPECTED, ExitCode.THRESHOLD),
+        (Count.UNANSWERED_COMMANDS, ExitCode.THRESHOLD),
+        (Count.FALSE_ADMISSIONS, ExitCode.SECURITY),
+        (Count.FALSE_REFUSALS, ExitCode.SECURITY),
+    ],
+)
+def test_no_link_excuses_what_a_broker_does(count: Count, code: ExitCode) -> None:
+    assert smoke(LOSSY, GOOD, counts={count: 1}).exit_code == code
+
+
+def test_a_device_that_did_not_get_in_says_nothing_where_the_link_alone_may_take_longer_than_an_attempt() -> None:
+    out = {Count.UNREACHED: 1}
+    assert smoke(LOSSY, GOOD, counts=out).verdict == "INVALID"
+    assert smoke(SATELLITE, GOOD, counts=out).verdict == "FAIL"  # Three round trips are no reason.
+    assert smoke(NEARBY, GOOD, counts=out).verdict == "FAIL"
+    assert smoke(LOSSY, GOOD, counts={**out, Count.LOST_RECEIVERS: 1}).verdict == "FAIL"  # It may be down.
+
+
+def test_link_and_busy_machine_together_excuse_what_either_would() -> None:
+    slow = GOOD | {Duration.END_TO_END: 30.0}
+    found = smoke(LOSSY, slow, counts={Count.UNREACHED: 1}, waiting=0.4)
+    assert found.verdict == "INVALID"
+    assert len(found.invalid) == 2
+    assert smoke(LOSSY, slow, counts={Count.UNREACHED: 1}).verdict == "FAIL"
+
+
+def test_every_duration_has_its_round_trips() -> None:
+    assert set(far_broker._ROUND_TRIPS) == set(Duration)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from device_sim.fleet.fleet import Fleet
+from device_sim.fleet.surroundings import Counters, Surroundings
+from device_sim.link.distance import NEARBY, Distance
+from device_sim.run.recorder import Recorder
+from device_sim.run.scene import Scene
+from device_sim.scenario.catalogue import find
+
+FAR = Distance(0.02, 0.02, 0.02, 0.0)
+"""A link as any far one, but that a test need not wait long: an admission may take half a second."""
+
+
+def scene(distance: Distance) -> Scene:
+    unused = cast("Any", None)
+    fleet = Fleet([], Surroundings(unused, unused, unused, Counters(), 1))
+    fleet.distance = distance
+    return Scene(find("smoke"), unused, fleet, None, Recorder(), 0.0)
+
+
+def test_across_a_far_link_everything_is_waited_for_longer_by_what_that_may_take() -> None:
+    assert scene(NEARBY).patience(5.0, 1) == 5.0
+    assert scene(FAR).patience(5.0, 1) == pytest.approx(5.16)
+    assert scene(FAR).patience(5.0, 2) == pytest.approx(5.32)
+
+
+async def test_devices_that_settle_have_the_time_that_an_admission_may_take_there() -> None:
+    begun = asyncio.get_running_loop().time()
+    await scene(NEARBY).settle(lambda: False, 0.0)
+    at_once = asyncio.get_running_loop().time()
+    await scene(FAR).settle(lambda: False, 0.0)
+    assert asyncio.get_running_loop().time() - at_once >= 3 * (0.02 + 7 * 0.02) > at_once - begun
+
+
+async def test_a_link_that_turns_out_to_be_far_meanwhile_is_waited_for_as_well() -> None:
+    waiting = scene(NEARBY)
+    looks = []
+
+    def look() -> bool:
+        looks.append(1)
+        waiting.fleet.distance = FAR  # The first device has been admitted.
+        return len(looks) == 3
+
+    await waiting.settle(look, 0.01)
+    assert len(looks) == 3
