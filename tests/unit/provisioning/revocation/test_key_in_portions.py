@@ -21,7 +21,7 @@ from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
 from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.revocation import RevocationReason
-from provisioning.revocation.recording import RevocationOutcome
+from provisioning.revocation.recording import IN_WHAT_FOLLOWS, RevocationOutcome
 from provisioning.revocation.service import RevocationService
 from provisioning.revocation.shut_out import ShutOut
 from provisioning.store import audit, certificates, certificates_of_device, certificates_of_key, devices, operators
@@ -237,6 +237,17 @@ async def test_a_batch_ends_keys_of_few_at_once_and_of_many_in_portions(fleet: F
     again = await fleet.revocation.revoke_batch([], [few[0], many[0]], COMPROMISED, by="anna")
     assert (again.changed, {each.serial for each in again.revoked}) == (False, {few[0], many[0]})
     assert len(await events(fleet)) == len(few + many)
+
+
+async def test_a_batch_that_ends_keys_of_several_devices_in_portions_says_so_of_each(fleet: Fleet) -> None:
+    names = ("meter-1", "meter-2")
+    every = [serials_of(await many_for_key(fleet, generate_key(), name, more=4)) for name in names]
+    outcome = await fleet.revocation.revoke_batch([], [each[0] for each in every], COMPROMISED, by="anna")
+    assert {each.device for each in outcome.revoked} == set(names)
+    assert sorted(each.serial for each in await events(fleet)) == sorted(every[0] + every[1])
+    entries = await fleet.database.read(lambda connection: audit.about(connection, "anna", 99))
+    said = {each.subject for each in entries if json.loads(each.details).get("same_key") == IN_WHAT_FOLLOWS}
+    assert said == set(names)
 
 
 async def test_an_admin_by_a_key_of_many_certificates_is_none_from_the_first_moment(

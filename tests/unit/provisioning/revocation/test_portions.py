@@ -16,6 +16,7 @@ from provisioning.enrolment.authentication import authenticate
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason, certificate_key
+from provisioning.revocation import portions
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.service import RevocationService
 from provisioning.store import audit, certificates, conditions, devices
@@ -253,6 +254,32 @@ async def test_what_a_process_has_left_another_ends_unless_it_ends_itself(
             await running
         assert not started.portions._tasks, "nothing of it goes on"
     assert len(await events(fleet)) == len(every)
+
+
+async def test_a_store_that_fails_once_does_not_end_the_rounds(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    await many_of(fleet)
+    with dying_after(1), pytest.raises(Died):
+        await fleet.revocation.revoke_device("meter-1", COMPROMISED, by="anna")
+    monkeypatch.setattr(portions, "_ROUND_SECONDS", 0.0)
+    failed, left = asyncio.Event(), portions._left
+
+    def fails_once(connection: Connection) -> object:
+        if failed.is_set():
+            return left(connection)
+        loop.call_soon_threadsafe(failed.set)
+        raise Refused(Code.UNAVAILABLE, "the disk is away")
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(portions, "_left", fails_once)
+    running = asyncio.create_task(RevocationService(fleet.database, fleet.clock, ()).run())
+    async with asyncio.timeout(20):
+        await failed.wait()
+        while await unfinished(fleet):
+            assert not running.done()
+            await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
 
 
 async def test_an_admin_of_many_certificates_is_no_admin_from_the_first_moment(
