@@ -17,7 +17,7 @@ from cryptography import x509
 from provisioning.client.connection import explain, open_pool
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentUnavailable, EstClient
-from provisioning.client.feed import Current, FeedLost, follow
+from provisioning.client.feed import Current, FeedLost
 from provisioning.client.genuine_server import GenuineServer, trust_domain_of
 from provisioning.client.operator import OperatorClient, ServiceUnavailable
 from provisioning.pki.identity import Identity, Role
@@ -30,6 +30,7 @@ from provisioning.pki.tls import (
     client_context,
     server_context,
 )
+from tests.support.feed_events import follow
 from tests.support.impostor import impostor
 from tests.support.pki import DOMAIN, SERVER, Held, Pki, shared_pki
 from tests.support.responder import Responder, delegate, question_about
