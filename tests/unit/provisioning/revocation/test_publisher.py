@@ -188,22 +188,6 @@ async def test_as_many_lists_are_stored_as_tell_what_was_said_lately(fleet: Flee
     assert sorted(number for (number,) in stored) == [FIRST + 600_000 * each for each in range(3, 13)]
 
 
-async def test_a_long_list_is_stored_when_it_is_time_for_one_and_not_for_each_change(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The next start has one that is half a life old at most, and the store's one writer is spared the others."""
-    monkeypatch.setattr(publisher_module, "_STORED_BYTES", 0)
-    publisher = CrlPublisher(fleet.database, plan(fleet), fleet.clock, passing(fleet))
-    await publisher.start()
-    kept = [publisher.current]
-    for minutes in (1, 30):
-        fleet.clock.advance(timedelta(minutes=minutes))
-        await publisher.publish()
-        kept.append(await fleet.database.read(lambda connection: crls.newest(connection, "issuing-ca")))
-    assert kept == [kept[0], kept[0], publisher.current]
-    assert kept[0] != publisher.current
-
-
 async def test_a_certificate_leaves_the_list_after_one_list_past_its_end(fleet: Fleet) -> None:
     certificate = await fleet.enrol()
     await fleet.revocation.revoke_device("meter-17", RevocationReason.SUPERSEDED, by="admin")
