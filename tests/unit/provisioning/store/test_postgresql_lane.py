@@ -212,6 +212,24 @@ async def test_what_the_server_rolls_back_at_the_commit_is_not_called_committed(
         await asyncio.to_thread(commit_what_has_failed)
 
 
+async def test_what_the_server_only_remarks_at_the_commit_is_no_failure(database: Database, short: bool) -> None:
+    def make(connection: Connection) -> None:
+        remark = "CREATE FUNCTION remark() RETURNS trigger LANGUAGE plpgsql"
+        connection.exec_driver_sql(f"{remark} AS $$ BEGIN RAISE NOTICE 'so'; RETURN NEW; END $$")
+        at_commit = "CREATE CONSTRAINT TRIGGER remarks AFTER INSERT ON notes DEFERRABLE INITIALLY DEFERRED"
+        connection.exec_driver_sql(f"{at_commit} FOR EACH ROW EXECUTE FUNCTION remark()")
+
+    def listeners(connection: Connection) -> int:
+        return len(driver_of(connection)._notice_handlers)
+
+    await database.write(make)
+    before = await database.write(listeners)
+    for word in "abc":
+        assert await database.write(lambda c, word=word: note(c, word), short=short) == word  # type: ignore[misc]
+    assert await database.look(noted) == {*"abc"}
+    assert await database.write(listeners) == before, "none is left behind by each commit"
+
+
 @pytest.mark.usefixtures("patient")
 async def test_if_the_commit_fails_everybody_is_told_and_nothing_is_kept(database: Database, short: bool) -> None:
     def tables(connection: Connection) -> None:
