@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 from provisioning.errors import Code, Refused
 from provisioning.store import group, schema
 from provisioning.store.database import Database
+from provisioning.store.postgresql_group import _WRITERS
 from provisioning.store.side_by_side import go_alone
 from tests.support.postgresql import PostgresqlServer
 
@@ -200,6 +201,28 @@ async def test_of_works_that_go_together_one_waits_for_a_lock_and_neither_its_co
             assert len(told) == MANY
             assert all(map(is_unavailable, [*told, last])), told
             assert await asyncio.gather(*(database.write(count) for _ in range(MANY))) == [None] * MANY
+        finally:
+            await database.close()
+
+
+@pytest.mark.parametrize("short", [False, True], ids=["in a thread", "on the event loop"])
+async def test_all_who_wait_for_another_process_are_told_so_when_one_has_waited_in_vain(
+    postgresql: PostgresqlServer, *, short: bool
+) -> None:
+    """It holds the lock of all writers for longer than any of ours would."""
+    with postgresql.database() as url:
+        database = Database(f"{url}?options=-clock_timeout%3D{int(WAIT * 1000)}")
+        try:
+            await database.write(count)
+            with psycopg.connect(url.replace("+psycopg", "")) as other:
+                other.execute(f"SELECT pg_advisory_xact_lock({_WRITERS})".encode())
+                begun = time.monotonic()
+                asked = (database.write(count, short=short) for _ in range(MANY))
+                told = await asyncio.gather(*asked, return_exceptions=True)
+                assert all(map(is_unavailable, told)), told
+                assert time.monotonic() - begun < MANY * WAIT / 3, "they do not wait one after the other"
+                other.rollback()
+            assert await asyncio.gather(*(database.write(count, short=short) for _ in range(MANY))) == [None] * MANY
         finally:
             await database.close()
 
