@@ -1,46 +1,25 @@
 """The command line of the broker: ``fleet-broker run``, ``policy``, and the commands that talk to a running one.
 
 Data goes to standard output (the ready line), logs to standard error. Exit codes: 0 stopped, 1 failed, 2 usage.
-A command imports what it needs when it is called: importing the broker takes a second, and neither ``--help`` nor shell
-completion should wait for it (`tests/unit/test_command_lines.py`). ``annotations`` from ``__future__`` is not used:
-Typer would compile those of `run` from text, twice, at every start.
+A command is imported when it is named, and what it needs when it is called: importing the broker takes a second, and
+neither ``--help`` nor shell completion should wait for it (`tests/unit/test_command_lines.py`). ``annotations`` from
+``__future__`` is not used: Typer would compile those of `run` from text, twice, at every start.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from broker.commands import admin_commands, check_command, explain_commands
 from broker.commands.admin_command import Json, print_json, remote_options
-from broker.commands.audit_commands import audit_app
-from broker.commands.config_commands import config_app
-from broker.commands.crl_commands import crl_app
-from broker.commands.policy_commands import policy
-from broker.commands.reload_command import reload
 from provisioning.program.command_group import command_group
 from provisioning.program.starting import importing
 from provisioning.program.version import product_version
 
-app = command_group(
-    name="fleet-broker",
-    help="An MQTT 3.1.1 and 5.0 broker that admits only devices with a valid, unrevoked certificate.",
-)
-
-app.callback()(remote_options)
-app.add_typer(admin_commands.trust_app, name="trust")
-app.add_typer(crl_app, name="crl")
-app.add_typer(audit_app, name="audit")
-for command in (admin_commands.status, admin_commands.sessions, admin_commands.subscriptions, admin_commands.kick):
-    app.command()(command)
-app.command()(explain_commands.why)
-app.command()(check_command.check)
-app.command()(reload)
-app.add_typer(policy, name="policy")
-app.add_typer(config_app, name="config")
+run_app = command_group()
 
 
-@app.command(
+@run_app.command(
     epilog="Example: fleet-broker run --provisioning https://127.0.0.1:8443 --cafile fleet/ca-bundle.crt "
     "--token-file broker.token --state-dir broker-state"
 )
@@ -171,12 +150,35 @@ def run(
     run_broker(flags, config, only_test=test_config)
 
 
-@app.command()
 def version(as_json: Json = False) -> None:
     """Print the version, and how the hot path was built."""
-    from broker.build import is_compiled  # Imports the hot path.
+    from broker.build import is_compiled
 
     if as_json:
         print_json({"name": "fleet-broker", "version": product_version(), "compiled": is_compiled()})
         return
     typer.echo(f"fleet-broker {product_version()} ({'compiled' if is_compiled() else 'plain Python'})")
+
+
+_COMMANDS: Final = "broker.commands"
+app = command_group(
+    name="fleet-broker",
+    help="An MQTT 3.1.1 and 5.0 broker that admits only devices with a valid, unrevoked certificate.",
+    callback=remote_options,
+    late={
+        "run": run_app,
+        "status": f"{_COMMANDS}.admin_commands:status",
+        "sessions": f"{_COMMANDS}.admin_commands:sessions",
+        "subscriptions": f"{_COMMANDS}.admin_commands:subscriptions",
+        "kick": f"{_COMMANDS}.admin_commands:kick",
+        "why": f"{_COMMANDS}.explain_commands:why",
+        "check": f"{_COMMANDS}.check_command:check",
+        "reload": f"{_COMMANDS}.reload_command:reload",
+        "version": version,
+        "trust": f"{_COMMANDS}.admin_commands:trust_app",
+        "crl": f"{_COMMANDS}.crl_commands:crl_app",
+        "audit": f"{_COMMANDS}.audit_commands:audit_app",
+        "policy": f"{_COMMANDS}.policy_commands:policy",
+        "config": f"{_COMMANDS}.config_commands:config_app",
+    },
+)

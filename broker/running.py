@@ -29,7 +29,8 @@ from broker.plugins.errors import PluginError
 from broker.preflight import problems
 from broker.server import BrokerServer
 from broker.settings.config import BrokerConfig
-from broker.settings.config_loading import ConfigError, load
+from broker.settings.config_file import ConfigError
+from broker.settings.config_loading import load
 from broker.settings.limits import Limits
 from broker.state_directory import NoDirectory
 from broker.stopping import GIVEN_UP, LEFTOVER_SECONDS

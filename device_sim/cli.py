@@ -5,9 +5,9 @@ Exit codes: 0 everything holds; 1 an error, or a check that failed; 2 wrong usag
 
 Rules
 -----
-1. A command's file has its arguments; the work is in a module of its own, which is imported when the command is called
-   (`late_imports`). Importing the whole simulator takes a second, and neither ``--help`` nor shell completion should
-   wait for it, nor one command for what another needs (`tests/unit/test_command_lines.py`).
+1. A command's file has its arguments, and is imported when the command is named; the work is in a module of its own,
+   which is imported when it is called (`late_imports`). Importing the whole simulator takes a second, and neither
+   ``--help`` nor shell completion should wait for it, nor one command for another (`tests/unit/test_command_lines.py`).
 """
 
 from __future__ import annotations
@@ -20,45 +20,23 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from device_sim.attack.command import attack, attack_table, delivery, revocation
-from device_sim.attack.doctor import doctor
-from device_sim.bench.command import bench
-from device_sim.commands.ctl_command import ctl
-from device_sim.commands.enrol_command import enrol
-from device_sim.commands.export_command import export
-from device_sim.commands.report_command import report
-from device_sim.commands.run_command import run_scenario, scenarios
 from device_sim.late_imports import late_imports
-from device_sim.qualify.command import qualify_device
 from provisioning.program import command_line
 from provisioning.program.command_group import command_group
 from provisioning.program.version import product_version
 from provisioning.program.version_option import version_option
 
-app = command_group()
 
-
-@app.callback()
 def about(*, version: Annotated[bool, version_option("fleet-sim")] = False) -> None:
     """Fleets of simulated devices, each with its own key and certificate."""
     del version  # Handled already, if it was given.
 
 
-app.command()(attack)
-app.command()(revocation)
-app.command()(delivery)
-app.command()(attack_table)
-app.command("qualify")(qualify_device)
-app.command()(doctor)
-
-
-@app.command("version")
 def show_version() -> None:
     """Print the version."""
     typer.echo(f"fleet-sim {product_version()}")
 
 
-@app.command()
 def demo(
     devices: Annotated[int, typer.Option(min=2, max=5000, help="How many devices.")] = 200,
     seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long to stream telemetry.")] = 15.0,
@@ -79,13 +57,26 @@ def demo(
     demonstrate(devices, seconds, seed, keep, directory, as_json)
 
 
-app.command()(enrol)
-app.command()(export)
-app.command("run")(run_scenario)
-app.command()(scenarios)
-app.command(context_settings={"ignore_unknown_options": True})(ctl)  # "-5%" is an (invalid) share, not an option.
-app.add_typer(bench, name="bench")
-app.command()(report)
+app = command_group(
+    callback=about,
+    late={
+        "demo": demo,
+        "run": "device_sim.commands.run_command:run_scenario",
+        "attack": "device_sim.attack.command:attack",
+        "revocation": "device_sim.attack.command:revocation",
+        "delivery": "device_sim.attack.command:delivery",
+        "attack-table": "device_sim.attack.command:attack_table",
+        "qualify": "device_sim.qualify.command:qualify_device",
+        "doctor": "device_sim.attack.doctor:doctor",
+        "version": show_version,
+        "enrol": "device_sim.commands.enrol_command:enrol",
+        "export": "device_sim.commands.export_command:export",
+        "scenarios": "device_sim.commands.run_command:scenarios",
+        "ctl": "device_sim.commands.ctl_command:ctl_app",
+        "report": "device_sim.commands.report_command:report",
+        "bench": "device_sim.bench.command:bench",
+    },
+)
 
 
 def main() -> NoReturn:

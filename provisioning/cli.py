@@ -6,11 +6,11 @@ Rules
    or configured with an invalid setting.
 2. Flags come before the environment, the environment before the file (`provisioning.config`).
 3. Results go to stdout, everything else to stderr.
+4. A command is imported when it is named, and what it needs when it is called (`tests/unit/test_command_lines.py`).
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import shlex
@@ -18,26 +18,10 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
-from provisioning.commands import (
-    approval_commands,
-    audit_commands,
-    ca_commands,
-    certificate_commands,
-    claim_commands,
-    doctor_command,
-    group_commands,
-    lifecycle_commands,
-    listed_commands,
-    manufacturer_commands,
-    operator_commands,
-    operator_role_commands,
-    renewal_commands,
-    token_commands,
-)
 from provisioning.commands.ceremony_command import PassphraseFile, PinFile, now
 from provisioning.commands.service_command import Json, fail, print_document, say, warn_of_doubts, warn_of_open
 from provisioning.errors import ConfigurationError, Refused
@@ -51,37 +35,6 @@ if TYPE_CHECKING:
     from provisioning.config import Settings
     from provisioning.program.service_manager import ServiceManager
 
-app = command_group(name="fleet-provisioning")
-
-app.add_typer(token_commands.token_app, name="token")
-app.add_typer(operator_commands.device_app, name="device")
-app.add_typer(certificate_commands.certificate_app, name="certificate")
-app.add_typer(audit_commands.audit_app, name="audit")
-app.add_typer(ca_commands.ca_app, name="ca")
-app.add_typer(operator_role_commands.operator_app, name="operator")
-app.add_typer(group_commands.group_app, name="group")
-app.add_typer(claim_commands.claim_app, name="claim")
-app.add_typer(manufacturer_commands.manufacturer_app, name="manufacturer")
-app.add_typer(listed_commands.listed_app, name="listed")
-app.add_typer(approval_commands.approval_app, name="approval")
-app.add_typer(renewal_commands.renewal_app, name="renewal")
-for command in (
-    lifecycle_commands.revoke,
-    lifecycle_commands.suspend,
-    lifecycle_commands.resume,
-    lifecycle_commands.decommission,
-):
-    app.command()(command)
-app.command("status")(operator_commands.status)
-app.command("doctor")(doctor_command.doctor)
-
-
-@app.callback()
-def about(*, version: Annotated[bool, version_option("fleet-provisioning")] = False) -> None:
-    """Enrol devices, issue, renew and revoke their certificates, publish CRLs and a live revocation feed."""
-    del version  # Has been answered, if it was asked.
-
-
 Directory = Annotated[
     Path | None, typer.Option("--dir", help="The service's directory (default: fleet).", show_default=False)
 ]
@@ -91,13 +44,10 @@ PublicHttpUrl = Annotated[
 ]
 
 
-def main() -> NoReturn:
-    """Run the command line and exit."""
-    command_line.run(app, "fleet-provisioning")
-
-
 def run(make: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a service's coroutine on uvloop where there is one."""
+    import asyncio
+
     from provisioning.program.out_of_memory import watched
 
     try:
@@ -129,7 +79,6 @@ def settings_of(directory: Path | None, **flags: object) -> Settings:
     return load_settings(directory, **flags)
 
 
-@app.command()
 def init(
     directory: Directory = None,
     trust_domain: Annotated[
@@ -162,6 +111,8 @@ def init(
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
     # Each command imports what it needs: `--help` and the API commands start without the server.
     with importing():
+        import asyncio
+
         from provisioning.authorities.authority import found
         from provisioning.authorities.own_credentials import DEFAULT_SERVER_NAMES
         from provisioning.directory.files import ISSUING_CA, OPERATOR
@@ -197,7 +148,6 @@ def init(
     )
 
 
-@app.command()
 def serve(
     directory: Directory = None,
     host: Annotated[
@@ -307,10 +257,49 @@ def _serve_with_workers(
         return Supervisor(places, work, on_ready, on_hangup=last_good.reload, manager=manager).run()
 
 
-@app.command()
 def version(as_json: Json = False) -> None:
     """Print the version."""
     if as_json:
         print_document({"name": "fleet-provisioning", "version": product_version()})
         return
     sys.stdout.write(f"fleet-provisioning {product_version()}\n")
+
+
+def about(*, version: Annotated[bool, version_option("fleet-provisioning")] = False) -> None:
+    """Enrol devices, issue, renew and revoke their certificates, publish CRLs and a live revocation feed."""
+    del version  # Has been answered, if it was asked.
+
+
+_COMMANDS: Final = "provisioning.commands"
+app = command_group(
+    name="fleet-provisioning",
+    callback=about,
+    late={
+        "init": init,
+        "serve": serve,
+        "revoke": f"{_COMMANDS}.lifecycle_commands:revoke",
+        "suspend": f"{_COMMANDS}.lifecycle_commands:suspend",
+        "resume": f"{_COMMANDS}.lifecycle_commands:resume",
+        "decommission": f"{_COMMANDS}.lifecycle_commands:decommission",
+        "status": f"{_COMMANDS}.operator_commands:status",
+        "doctor": f"{_COMMANDS}.doctor_command:doctor",
+        "version": version,
+        "token": f"{_COMMANDS}.token_commands:token_app",
+        "device": f"{_COMMANDS}.operator_commands:device_app",
+        "certificate": f"{_COMMANDS}.certificate_commands:certificate_app",
+        "audit": f"{_COMMANDS}.audit_commands:audit_app",
+        "ca": f"{_COMMANDS}.ca_commands:ca_app",
+        "operator": f"{_COMMANDS}.operator_role_commands:operator_app",
+        "group": f"{_COMMANDS}.group_commands:group_app",
+        "claim": f"{_COMMANDS}.claim_commands:claim_app",
+        "manufacturer": f"{_COMMANDS}.manufacturer_commands:manufacturer_app",
+        "listed": f"{_COMMANDS}.listed_commands:listed_app",
+        "approval": f"{_COMMANDS}.approval_commands:approval_app",
+        "renewal": f"{_COMMANDS}.renewal_commands:renewal_app",
+    },
+)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    command_line.run(app, "fleet-provisioning")

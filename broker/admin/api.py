@@ -63,6 +63,7 @@ from broker.sources.anchor_urls import AnchorUrls
 from broker.sources.staple import Staple
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.revocation import certificate_key
+from provisioning.program.moments import rfc3339
 from provisioning.program.near_names import did_you_mean
 from provisioning.program.version import product_version
 
@@ -148,11 +149,11 @@ class AdminApi:
                 "name": served.name,
                 "version": product_version(),
                 "pid": os.getpid(),
-                "started_at": f"{datetime.now(UTC) - timedelta(seconds=uptime):%Y-%m-%dT%H:%M:%SZ}",
+                "started_at": rfc3339(datetime.now(UTC) - timedelta(seconds=uptime)),
                 "uptime_seconds": round(uptime),
                 "listeners": [listener.url for listener in served.listeners],
                 "certificate_not_after": (
-                    f"{certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}" if certificate is not None else None
+                    rfc3339(certificate.not_valid_after_utc) if certificate is not None else None
                 ),
                 "certificate": self._own_state(),
                 "certificate_names": served.own.host_names,

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
 from broker.admin.unix_socket import address_of
 from provisioning.client.address import NoAddress, check_address
-from provisioning.pki.tls import Credential, client_context
+
+if TYPE_CHECKING:
+    from provisioning.pki.tls import Credential
 
 _JSON = "application/json"
 _SOMETHING_ELSE = "what answers there is something else"
@@ -55,7 +58,8 @@ class AdminClient:
                     probe.connect(address)
             except OSError as error:
                 raise BrokerUnreachable(_nobody(str(path), error.strerror or str(error))) from error
-            transport = httpx.HTTPTransport(uds=address)
+            no_anchors = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # Not the system's, which take long to read.
+            transport = httpx.HTTPTransport(uds=address, verify=no_anchors)
             client = stack.enter_context(
                 httpx.Client(transport=transport, base_url="http://broker", timeout=_PATIENCE, trust_env=False)
             )
@@ -68,6 +72,8 @@ class AdminClient:
 
         Raises `BrokerUnreachable`, `TlsConfigurationError`.
         """
+        from provisioning.pki.tls import client_context  # Late: most brokers are asked at their socket.
+
         context = client_context(anchors, credential)
         with contextlib.ExitStack() as stack:
             try:

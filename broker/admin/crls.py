@@ -10,6 +10,7 @@ from broker.admin.newcomers import newcomers_facts
 from broker.admission.crl_shelf import HeldList
 from broker.engine.engine import Engine
 from broker.reload.crl_trial import Trial
+from provisioning.program.moments import rfc3339
 
 
 def crl_document(engine: Engine, wall: datetime, now: float) -> dict[str, Any]:
@@ -39,9 +40,9 @@ def list_facts(held: HeldList, wall: datetime) -> dict[str, Any]:
         "delta": held.delta is not None,
         "scope": sorted(held.complete.scope.names),
         "source": held.source,
-        "this_update": f"{held.this_update:%Y-%m-%dT%H:%M:%SZ}",
-        "next_update": f"{held.fresh_until:%Y-%m-%dT%H:%M:%SZ}",
-        "late_from": f"{held.late_from:%Y-%m-%dT%H:%M:%SZ}",
+        "this_update": rfc3339(held.this_update),
+        "next_update": rfc3339(held.fresh_until),
+        "late_from": rfc3339(held.late_from),
         "seconds_left": round((held.fresh_until - wall).total_seconds()),
         "state": "expired" if held.fresh_until < wall else state,
     }
@@ -51,5 +52,5 @@ def trial_facts(trial: Trial) -> dict[str, Any]:
     """Return what a list would do, as data and in words."""
     facts = asdict(trial) | {"text": str(trial)}
     if trial.next_update is not None:
-        facts["next_update"] = f"{trial.next_update:%Y-%m-%dT%H:%M:%SZ}"
+        facts["next_update"] = rfc3339(trial.next_update)
     return facts

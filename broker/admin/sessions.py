@@ -36,6 +36,7 @@ from broker.engine.engine import Engine
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.session.session import NEVER, Session
 from provisioning.pki.identity import Identity, Role
+from provisioning.program.moments import rfc3339
 from provisioning.program.printable import printable
 
 log = structlog.get_logger("broker")
@@ -270,7 +271,7 @@ def described(session: Session, now: float, wall: datetime) -> dict[str, Any]:
     if isinstance(connection, ClientConnection):
         facts["version"] = _VERSIONS[connection.version]
         facts["address"] = connection.address
-        facts["connected_since"] = _shown(wall - timedelta(seconds=now - connection.since))
+        facts["connected_since"] = rfc3339(wall - timedelta(seconds=now - connection.since))
         facts["keep_alive"] = round(connection.keep_alive / KEEP_ALIVE_FACTOR)
         if connection.peer is not None:
             facts["serial"] = connection.peer.serial
@@ -279,7 +280,3 @@ def described(session: Session, now: float, wall: datetime) -> dict[str, Any]:
     elif session.expiry_interval != NEVER:
         facts["session_expires_in"] = max(0, round(session.expires_at - now))
     return facts
-
-
-def _shown(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"

@@ -16,6 +16,7 @@ from broker.admin.newcomers import admits
 from broker.admission.admission import Admission
 from broker.admission.peer import DEFAULT_BUNDLE
 from broker.admission.trust import Trust
+from provisioning.program.moments import rfc3339
 
 
 def anchors_of(contexts: Iterable[ssl.SSLContext]) -> list[x509.Certificate]:
@@ -54,7 +55,7 @@ def _anchor(certificate: x509.Certificate, trust: Trust | None) -> dict[str, Any
         "serial": f"{certificate.serial_number:x}",
         "key": _key(certificate),
         "sha256": sha256,
-        "not_after": f"{certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}",
+        "not_after": rfc3339(certificate.not_valid_after_utc),
         "days_left": left.days,
     }
 

@@ -4,8 +4,8 @@ Rules
 -----
 1. An error is one line on standard error and exit code 1.
 2. Data goes to standard output, for people (`provisioning.program.printed_table`) or with ``--json`` for programs.
-3. What is needed to talk to a broker (httpx, pydantic, the TLS library) is imported only when a command runs: it takes
-   most of a second, and neither ``--help`` nor shell completion should wait for it.
+3. What is needed to talk to a broker (httpx) is imported only when a command runs, and what is needed to talk to one
+   elsewhere (the TLS library) only then: neither ``--help`` nor shell completion should wait for it.
 """
 
 from __future__ import annotations
@@ -89,9 +89,7 @@ def remote_options(
 def _connect(socket: Path | None, state_dir: Path | None, config: Path | None) -> AdminClient:
     with importing():  # Late, like the next ones: rule 3.
         from broker.admin.client import AdminClient
-        from broker.settings.config_loading import ConfigError
-        from provisioning.pki import open_to_all
-        from provisioning.pki.tls import CredentialFiles
+        from broker.settings.config_file import ConfigError
 
     if _remote.url is None:
         return AdminClient.at_socket(_socket(socket, state_dir, config))
@@ -101,9 +99,16 @@ def _connect(socket: Path | None, state_dir: Path | None, config: Path | None) -
         raise ConfigError(
             f"--url: {_remote.url[:_SHOWN]!r} is no https:// address; give that of the broker's admin_port"
         )
+    with importing():
+        from provisioning.pki import open_to_all
+        from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
+
     if (warning := open_to_all.told_of(_remote.key)) is not None:
         say_wrong(f"warning: {warning}")
-    return AdminClient.at_url(_remote.url, _remote.cafile, CredentialFiles(_remote.cert, _remote.key))
+    try:
+        return AdminClient.at_url(_remote.url, _remote.cafile, CredentialFiles(_remote.cert, _remote.key))
+    except TlsConfigurationError as error:
+        raise ConfigError(str(error)) from error
 
 
 @contextlib.contextmanager
@@ -111,18 +116,17 @@ def admin_client(socket: Path | None, state_dir: Path | None, config: Path | Non
     """Yield a client of the selected broker; an error is one line and exit code 1."""
     with importing():
         from broker.admin.client import BrokerUnreachable, RequestRefused
-        from broker.settings.config_loading import ConfigError
-        from provisioning.pki.tls import TlsConfigurationError
+        from broker.settings.config_file import ConfigError
 
     try:
         with _connect(socket, state_dir, config) as client:
             yield client
-    except (BrokerUnreachable, RequestRefused, ConfigError, TlsConfigurationError) as error:
+    except (BrokerUnreachable, RequestRefused, ConfigError) as error:
         raise failed(str(error)) from None
 
 
 def _socket(socket: Path | None, state_dir: Path | None, config: Path | None) -> Path:
-    from broker.settings.config_loading import ConfigError, read_texts
+    from broker.settings.config_file import ConfigError, read_texts
 
     values = read_texts(config, "admin_socket", "state_dir")
     setting = str(socket) if socket is not None else values.get("admin_socket")

@@ -151,7 +151,7 @@ def _key(config: Path | None, state_dir: Path | None) -> Path:
 
 
 def _settings(config: Path | None) -> dict[str, str]:
-    from broker.settings.config_loading import ConfigError, read_texts
+    from broker.settings.config_file import ConfigError, read_texts
 
     try:
         return read_texts(config, "audit_log", "audit_keyfile", "state_dir")

@@ -57,7 +57,7 @@ def check(
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
     # Late, like what follows: `broker.commands.admin_command`, rule 3.
     from broker.admission.policy_file import PolicyError
-    from broker.settings.config_loading import ConfigError
+    from broker.settings.config_file import ConfigError
     from provisioning.pki.tls import TlsConfigurationError
 
     read = [(file, pem) for file in files if (pem := _certificates_of(file)) is not None]
@@ -119,7 +119,8 @@ def _of_files(cafile: Path | None, config: Path | None) -> _Judge:
     from broker.admission.policy_file import load_policy
     from broker.admission.status import RevocationStatus
     from broker.own_certificate import own_trust_domain
-    from broker.settings.config_loading import ConfigError, load
+    from broker.settings.config_file import ConfigError
+    from broker.settings.config_loading import load
     from broker.sources.trust_files import load_trust, read_anchors
     from provisioning.pki.revocation import RevocationIndex
 

@@ -182,7 +182,7 @@ def _configured(config: Path | None, file: Path | None, trust_domain: str | None
     """Return the policy's file and the broker's trust domain; what is not given, from its settings file *config*."""
     if config is None:
         return file, trust_domain
-    from broker.settings.config_loading import ConfigError, read_texts
+    from broker.settings.config_file import ConfigError, read_texts
 
     try:
         settings = read_texts(config, "policy_file", "trust_domain")

@@ -100,7 +100,6 @@ class Watch:
         thrown: BaseException | None = None
         last: _LastCall | None = None
         task = asyncio.current_task()
-        before = 0 if task is None else task.cancelling()
         try:
             while True:
                 begun = self._clock()
@@ -126,8 +125,7 @@ class Watch:
                             call.close()
                         raise
                     thrown = error
-                    cancelled = isinstance(error, asyncio.CancelledError) and last is None
-                    if cancelled and task is not None and task.cancelling() > before:
+                    if last is None and task is not None and task.cancelling():
                         last = _LastCall(task)
         finally:
             if last is not None:

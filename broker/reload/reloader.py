@@ -27,7 +27,7 @@ from broker.reload.file_watch import FileWatch
 from broker.reload.parts import Candidate, Reloadable, Unchanged
 from broker.reload.report import Outcome, Part, PartReport, ReloadReport
 from broker.settings.config import BrokerConfig
-from broker.settings.config_loading import ConfigError
+from broker.settings.config_file import ConfigError
 from provisioning.pki.tls import TlsConfigurationError
 
 log = structlog.get_logger("broker")

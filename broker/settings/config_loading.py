@@ -15,14 +15,12 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from broker.settings.config import PREFIX, BrokerConfig, FileValues
-from broker.settings.config_hints import hint, of_mosquitto
+from broker.settings.config_file import ConfigError, read_file
+from broker.settings.config_hints import hint
 from broker.settings.limits import Limits
 from broker.settings.listener_settings import ListenerSettings
 from broker.settings.mosquitto_options import OPTIONS
 from broker.settings.trust_settings import TrustSettings
-from provisioning.pki.open_to_all import written_by_all
-from provisioning.program.given_file import EMPTY, SETTINGS_BYTES, contents_of, text_of
-from provisioning.program.given_toml import NotToml, toml_of
 from provisioning.program.service_links import service_link
 from provisioning.program.value_words import WORDS
 
@@ -36,10 +34,6 @@ _JSON_TABLES = {
     "listener": "use [[listener]] tables in the file",
 }
 """Settings that the environment can only hold as JSON, and the easier alternative."""
-
-
-class ConfigError(Exception):
-    """The settings are unusable; the text names the source, the key and the remedy."""
 
 
 def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
@@ -67,51 +61,6 @@ def _not_json(said: str) -> str:
     table = next((each for each in _JSON_TABLES if f'"{each}"' in said), "limits")
     remedy = _JSON_TABLES[table] or f"set {_variable('limits', 'max_inflight')} and the others one by one"
     return f"{table}: the environment variable {_variable(table)} is not JSON; {remedy}"
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """Return the contents of the TOML file *path*, unchecked.
-
-    Raises `ConfigError`, also for one that everybody may write to.
-    """
-    if (why := written_by_all(path)) is not None:
-        raise ConfigError(why)
-    try:
-        return toml_of(text_of(path, SETTINGS_BYTES))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except (NotToml, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is {_no_toml(path, error)}") from error
-
-
-def _no_toml(path: Path, error: ValueError) -> str:
-    """Return what *path* is instead, and the remedy."""
-    text = contents_of(path, SETTINGS_BYTES).decode(errors="replace")
-    told = of_mosquitto(text, BrokerConfig.model_fields, {each.name for each in fields(Limits)})
-    if not told:
-        return f"not TOML: {error}"
-    return "\n".join(
-        (
-            f"mosquitto's, and not TOML: fleet-broker config convert {path} > broker.toml converts it.",
-            "What to do with its settings (docs/coming-from-mosquitto.md):",
-            *told,
-        )
-    )
-
-
-def read_texts(path: Path | None, *keys: str) -> dict[str, str]:
-    """Return those of *keys* (all are files) in the TOML file *path*, if given: this is how a command finds a broker.
-
-    Raises `ConfigError`, also for a value that is empty or not text.
-    """
-    values = {} if path is None else read_file(path)
-    found = {key: values[key] for key in keys if key in values}
-    for key, value in found.items():
-        if not isinstance(value, str):
-            raise ConfigError(f"{path}: {key}: {WORDS['string_type']}")
-        if not value:
-            raise ConfigError(f"{path}: {key}: {EMPTY}")
-    return found
 
 
 def _refuse_unknown_variables() -> None:

@@ -17,6 +17,7 @@ Rules
 2. Intervals begin when two pings are there at once, or one arrives within an interval after the last; they end with the
    first poll that finds fewer than two.
 3. If there is more than one batch, the rest does not wait for the next interval.
+4. Whatever error a turn meets, the set is polled again.
 """
 
 from __future__ import annotations
@@ -61,7 +62,12 @@ class Doze(Poller):
         return events
 
     def _ready(self) -> None:
-        super()._ready()
+        try:
+            super()._ready()
+        finally:  # The event loop may not be watching the set: nothing else would call this again.
+            self._poll_again()
+
+    def _poll_again(self) -> None:
         if self._timer is not None:  # Between two polls, for bytes inside OpenSSL.
             return
         now, interval = self._loop.time(), self._interval()

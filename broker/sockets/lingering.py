@@ -12,6 +12,7 @@ Rules
 1. Each is looked at every `_LOOK_SECONDS`, and closed when its peer has closed its side, or after `_LONGEST_SECONDS`.
 2. The event loop serves others after each `_PORTION`.
 3. Without any there is no timer.
+4. An unexpected error closes the transport that met it, with its traceback in the log, and keeps no other from its end.
 
 Does not handle: newcomers, whose places others wait for: they are watched until they have gone.
 """
@@ -20,6 +21,10 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop
 from typing import Final, Protocol
+
+import structlog
+
+log = structlog.get_logger("broker")
 
 _LOOK_SECONDS: Final = 0.25
 _LONGEST_SECONDS: Final = 1.0
@@ -77,10 +82,17 @@ class Lingering:
         some, self._to_look_at = self._to_look_at[:_PORTION], self._to_look_at[_PORTION:]
         for descriptor in some:
             transport, until = self._until.get(descriptor, (None, 0.0))
-            if transport is not None:  # Otherwise it was closed meanwhile.
+            if transport is None:  # It was closed meanwhile.
+                continue
+            try:
                 transport.on_readable()
-                if descriptor in self._until and now >= until:
-                    transport.abort()
+            except MemoryError:  # Not the fault of this connection: `provisioning.program.out_of_memory`.
+                raise
+            except Exception:  # As in `broker.sockets.poller`: it would be looked at for ever.
+                log.exception("connection failed", code="INTERNAL_ERROR")
+                transport.abort()
+            if descriptor in self._until and now >= until:
+                transport.abort()
         if self._to_look_at:
             self._loop.call_soon(self._go_on)
         elif self._until:

@@ -71,6 +71,7 @@ class CrlUrls:
         self._transfers: dict[str, CrlTransfers] = {}
         """By bundle."""
         self._under_way: dict[tuple[str, str], asyncio.Task[None]] = {}
+        """By bundle and URL; there is one for each at a time."""
         self._http = PlainHttp(LONGEST_WAIT)
 
     def configure(self, urls: Iterable[tuple[str, str]]) -> None:
@@ -109,14 +110,13 @@ class CrlUrls:
 
     async def run(self) -> None:
         """Fetch what is due until cancelled, all in parallel: one that hangs delays none."""
-        under_way: dict[tuple[str, str], asyncio.Task[None]] = {}
+        begun: set[asyncio.Task[None]] = set()
         try:
             while True:
-                for key in [key for key, task in under_way.items() if task.done()]:
-                    under_way.pop(key).result()  # Raises if there was a bug.
-                for url, bundle in self._due():
-                    if (bundle, url) not in under_way:
-                        under_way[bundle, url] = self._begin(url, bundle)
+                for task in [each for each in begun if each.done()]:
+                    begun.remove(task)
+                    task.result()  # Raises if there was a bug.
+                begun.update(self._begin(url, bundle) for url, bundle in self._due())
                 self._intake.alarm()
                 await next_beat(_LOOK)
         finally:

@@ -47,6 +47,7 @@ from provisioning.pki.ocsp import CLOCK_TOLERANCE, Answer, OcspRefused, responde
 from provisioning.pki.revocation import CertificateKey, RevocationReason, certificate_key
 from provisioning.pki.tls import certificates_in
 from provisioning.program.given_file import PEM_BYTES, contents_of
+from provisioning.program.moments import rfc3339
 
 log = structlog.get_logger("broker")
 
@@ -146,8 +147,8 @@ class Staple:
         if held is not None:
             answer = held.answer
             document |= {
-                "this_update": f"{answer.this_update:%Y-%m-%dT%H:%M:%SZ}",
-                "next_update": f"{answer.fresh_until:%Y-%m-%dT%H:%M:%SZ}",
+                "this_update": rfc3339(answer.this_update),
+                "next_update": rfc3339(answer.fresh_until),
                 "age_seconds": round((wall - answer.this_update).total_seconds()),
                 "seconds_left": round((answer.fresh_until - wall).total_seconds()),
             }
@@ -243,7 +244,7 @@ class Staple:
             self._tell_revoked(held.answer.reason)
             return
         if is_news or self._revoked is not None:
-            facts = {"serial": _serial(own), "next_update": f"{held.answer.fresh_until:%Y-%m-%dT%H:%M:%SZ}"}
+            facts = {"serial": _serial(own), "next_update": rfc3339(held.answer.fresh_until)}
             log.info("stapled", code="STAPLED", **facts)
             self._history.told("stapled", code="STAPLED", **facts)
         self._revoked = None

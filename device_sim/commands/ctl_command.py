@@ -9,6 +9,7 @@ import typer
 from device_sim.late_imports import late_imports
 from device_sim.report import ExitCode
 from device_sim.run.order import ORDERS
+from provisioning.program.command_group import command_group
 
 if TYPE_CHECKING:
     from device_sim.interruption import Interruption
@@ -17,6 +18,10 @@ _SILENT_SECONDS = 3.0
 _WAITS = "the run is at it; Ctrl-C ends the waiting, not the run"
 
 
+ctl_app = command_group()
+
+
+@ctl_app.command(context_settings={"ignore_unknown_options": True})  # "-5%" is an (invalid) share, not an option.
 def ctl(
     order: Annotated[list[str], typer.Argument(help=f"One of: {ORDERS}.")],
     process: Annotated[

@@ -15,11 +15,11 @@ from provisioning.api.operators import (
     Name,
     Operator,
     new_router,
-    rfc3339,
     stretch_of,
 )
 from provisioning.api.route_roles import for_role
 from provisioning.operator_role import OperatorRole
+from provisioning.program.moments import rfc3339
 from provisioning.store.approvals import ApprovalState, StoredApproval
 
 router: Final = new_router()
@@ -70,6 +70,6 @@ def _item(approval: StoredApproval) -> dict[str, Any]:
         "asked_from": approval.request.asked_from,
         "state": approval.state,
         "requested_at": rfc3339(approval.requested_at),
-        "decided_at": None if approval.decided_at is None else rfc3339(approval.decided_at),
+        "decided_at": rfc3339(approval.decided_at),
         "decided_by": approval.decided_by,
     }

@@ -17,9 +17,9 @@ from provisioning.api.operators import (
     Operator,
     new_router,
     page_of,
-    rfc3339,
 )
 from provisioning.enrolment.claims import DEFAULT_TRIAL, ClaimOrder
+from provisioning.program.moments import rfc3339
 from provisioning.store.claims import StoredClaim
 
 router: Final = new_router()
@@ -83,7 +83,7 @@ def _item(claim: StoredClaim) -> dict[str, Any]:
         "used": claim.used,
         "activation_seconds": int(claim.trial.total_seconds()),
         "expires_at": rfc3339(claim.expires_at),
-        "ended_at": None if claim.ended_at is None else rfc3339(claim.ended_at),
+        "ended_at": rfc3339(claim.ended_at),
         "fingerprint_sha256": claim.fingerprint_sha256,
         "certificate": ssl.DER_cert_to_PEM_cert(claim.der),
         "created_at": rfc3339(claim.created_at),

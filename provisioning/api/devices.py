@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from sqlalchemy.engine import Connection
 
-from provisioning.api.operators import DEFAULT_PAGE, Limit, Name, Services, new_router, rfc3339
+from provisioning.api.operators import DEFAULT_PAGE, Limit, Name, Services, new_router
+from provisioning.program.moments import rfc3339
 from provisioning.store import device_inventory, devices, inventory, known_authorities, tokens
 from provisioning.store.device_inventory import DeviceSearch, ShownDevice, Standing
 from provisioning.store.devices import DeviceState
@@ -99,7 +100,7 @@ def _device_item(shown: ShownDevice) -> dict[str, Any]:
         "state": device.state,
         "created_at": rfc3339(device.created_at),
         **{
-            name: None if moment is None else rfc3339(moment)
+            name: rfc3339(moment)
             for name, moment in (
                 ("suspended_at", device.suspended_at),
                 ("revoked_at", device.revoked_at),

@@ -17,9 +17,9 @@ from provisioning.api.operators import (
     Operator,
     new_router,
     page_of,
-    rfc3339,
 )
 from provisioning.enrolment.groups import parse_ways
+from provisioning.program.moments import rfc3339
 from provisioning.store.authorities import DEFAULT_LINE
 from provisioning.store.groups import DEFAULT_PROFILE, Group, NewKey, StoredGroup, alternative_text
 

@@ -34,12 +34,12 @@ from provisioning.api.operators import (
     OperatorServices,
     Services,
     new_router,
-    rfc3339,
     stretch_of,
 )
 from provisioning.api.revocations import normal_serial
 from provisioning.enrolment.authentication import check_still
 from provisioning.errors import Code, Refused
+from provisioning.program.moments import rfc3339
 from provisioning.store import authorities, certificates, inventory
 from provisioning.store.certificates import CertificateState, StoredCertificate
 from provisioning.store.inventory import CertificateSearch
@@ -257,10 +257,8 @@ def _certificate_item(stored: StoredCertificate, now: datetime) -> dict[str, Any
         "not_before": rfc3339(stored.not_before),
         "not_after": rfc3339(stored.not_after),
         "state": state,
-        "revoked_at": None if since is None else rfc3339(since),
+        "revoked_at": rfc3339(since),
         "reason": None if revocation is None else revocation.reason,
         "sequence": None if revocation is None else revocation.sequence,
-        "invalidity_date": None
-        if revocation is None or revocation.invalidity_date is None
-        else rfc3339(revocation.invalidity_date),
+        "invalidity_date": None if revocation is None else rfc3339(revocation.invalidity_date),
     }

@@ -14,9 +14,9 @@ from provisioning.api.operators import (
     Operator,
     Services,
     new_router,
-    rfc3339,
 )
 from provisioning.api.revocations import MAXIMUM_TOGETHER, Target, normal_serial, revoked_item
+from provisioning.program.moments import rfc3339
 from provisioning.revocation.holds import Released
 
 router: Final = new_router()

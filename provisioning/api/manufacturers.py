@@ -19,11 +19,11 @@ from provisioning.api.operators import (
     Operator,
     new_router,
     page_of,
-    rfc3339,
 )
 from provisioning.enrolment.manufacturer_fetch import MAXIMUM_URLS
 from provisioning.enrolment.manufacturers import ManufacturerChange
 from provisioning.pki.revocation import unpack
+from provisioning.program.moments import rfc3339
 from provisioning.store.manufacturer_list_urls import StoredUrl
 from provisioning.store.manufacturer_lists import StoredList
 from provisioning.store.manufacturers import LapsedLists, RevokedDevices, StoredManufacturer
@@ -176,7 +176,7 @@ def _with_lists(
         "name": manufacturer.name,
         "group": manufacturer.group,
         "name_prefix": manufacturer.name_prefix,
-        "ended_at": None if manufacturer.ended_at is None else rfc3339(manufacturer.ended_at),
+        "ended_at": rfc3339(manufacturer.ended_at),
         "fingerprint_sha256": manufacturer.fingerprint_sha256,
         "certificate": ssl.DER_cert_to_PEM_cert(manufacturer.der),
         "created_at": rfc3339(manufacturer.created_at),
@@ -186,7 +186,7 @@ def _with_lists(
         "list_urls": [
             {
                 "url": each.url,
-                "fetched_at": None if each.fetched_at is None else rfc3339(each.fetched_at),
+                "fetched_at": rfc3339(each.fetched_at),
                 "problem": each.problem or None,
                 "due_at": rfc3339(each.due_at),
             }

@@ -6,8 +6,9 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
-from provisioning.api.operators import Operator, Services, new_router, rfc3339
+from provisioning.api.operators import Operator, Services, new_router
 from provisioning.operator_role import OperatorRole
+from provisioning.program.moments import rfc3339
 from provisioning.store.operators import OperatorGrant, ShownOperator
 
 router: Final = new_router()
@@ -48,7 +49,7 @@ def _item(grant: OperatorGrant) -> dict[str, Any]:
     return {
         "name": grant.name,
         "role": grant.role,
-        "granted_at": None if grant.granted_at is None else rfc3339(grant.granted_at),
+        "granted_at": rfc3339(grant.granted_at),
         "granted_by": grant.granted_by,
     }
 
@@ -57,5 +58,5 @@ def _shown(operator: ShownOperator) -> dict[str, Any]:
     return {
         **_item(operator.grant),
         "state": operator.state,
-        "good_until": None if operator.good_until is None else rfc3339(operator.good_until),
+        "good_until": rfc3339(operator.good_until),
     }

@@ -12,7 +12,7 @@ import contextlib
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
@@ -127,8 +127,3 @@ def page_of(items: Sequence[dict[str, Any]], limit: int, *, cursor: str = "name"
 def stretch_of(items: Sequence[dict[str, Any]], following: int | None) -> dict[str, Any]:
     """Return a page of a list of which a stretch was looked at: all of *items*, and where the next page begins."""
     return {"items": items, "next": None if following is None else str(following)}
-
-
-def rfc3339(moment: datetime) -> str:
-    """Return *moment* in UTC, to the second."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

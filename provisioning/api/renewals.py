@@ -11,7 +11,8 @@ from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from provisioning.api.administration import Administration
-from provisioning.api.operators import PREFIX, Name, Operator, new_router, rfc3339
+from provisioning.api.operators import PREFIX, Name, Operator, new_router
+from provisioning.program.moments import rfc3339
 
 public_router: Final = APIRouter(prefix=PREFIX)
 """For everybody: whoever has a certificate may know when to renew it."""

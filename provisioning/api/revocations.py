@@ -8,9 +8,10 @@ from typing import Annotated, Any, Final, Self
 from fastapi import Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
-from provisioning.api.operators import DONE_BEFORE, Name, Operator, Services, new_router, rfc3339
+from provisioning.api.operators import DONE_BEFORE, Name, Operator, Services, new_router
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
+from provisioning.program.moments import rfc3339
 from provisioning.revocation.recording import Revoked
 
 MAXIMUM_TOGETHER: Final = 1000
@@ -92,5 +93,5 @@ def revoked_item(revoked: Revoked) -> dict[str, Any]:
         "reason": revoked.reason,
         "revoked_at": rfc3339(revoked.revoked_at),
         "sequence": revoked.sequence,
-        "invalidity_date": None if revoked.invalidity_date is None else rfc3339(revoked.invalidity_date),
+        "invalidity_date": rfc3339(revoked.invalidity_date),
     }

@@ -20,7 +20,6 @@ from provisioning.api.operators import (
     Operator,
     Services,
     new_router,
-    rfc3339,
     stretch_of,
 )
 from provisioning.api.revocations import MAXIMUM_TOGETHER
@@ -30,6 +29,7 @@ from provisioning.enrolment.tokens import DEFAULT_TTL, MAXIMUM_BATCH, IssuedToke
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
+from provisioning.program.moments import rfc3339
 from provisioning.store import token_inventory
 from provisioning.store.token_inventory import KnownToken, TokenFilter, TokenState
 
@@ -201,11 +201,7 @@ def _item(token: KnownToken) -> dict[str, Any]:
         "created_at": rfc3339(token.created_at),
         "created_by": token.created_by,
         "expires_at": rfc3339(token.expires_at),
-        "voided_at": _moment(token.voided_at),
-        "used_at": _moment(token.used_at),
+        "voided_at": rfc3339(token.voided_at),
+        "used_at": rfc3339(token.used_at),
         "serial": token.serial,
     }
-
-
-def _moment(moment: datetime | None) -> str | None:
-    return None if moment is None else rfc3339(moment)

@@ -5,7 +5,6 @@ The store is imported by the command that needs it: `--help` and the API command
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from collections.abc import Callable
@@ -15,8 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 import typer
 
 from provisioning.commands.service_command import Directory, Json, counted, fail, print_document, say, shown_time
-from provisioning.directory.audit_chain import AuditHead
-from provisioning.directory.files import AuthorityFiles
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.program.command_group import command_group
 from provisioning.program.printed_table import print_table
@@ -24,6 +21,7 @@ from provisioning.program.printed_table import print_table
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
+    from provisioning.directory.audit_chain import AuditHead
     from provisioning.store.audit import AuditEntry
 
 audit_app = command_group(help="Read and verify the audit log.")
@@ -121,8 +119,11 @@ def show(
 
 
 def _read(directory: Path | None, work: Callable[[Connection], ResultT]) -> ResultT:
+    import asyncio
+
     from provisioning.config import load_settings
     from provisioning.directory.audit_key import read_audit_key
+    from provisioning.directory.files import AuthorityFiles
     from provisioning.program.logs import configure_logging
     from provisioning.store import schema
     from provisioning.store.database import Database
@@ -150,6 +151,8 @@ def _read(directory: Path | None, work: Callable[[Connection], ResultT]) -> Resu
 
 
 def _parse_head(text: str) -> AuditHead:
+    from provisioning.directory.audit_chain import AuditHead
+
     try:
         return AuditHead.parse(text)
     except ValueError:

@@ -38,7 +38,6 @@ from provisioning.commands.service_command import (
     print_document,
     shown_time,
 )
-from provisioning.directory.files import OPERATOR, AuthorityFiles, read_certificate
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.program.command_group import command_group
@@ -66,6 +65,7 @@ def list_authorities(directory: Directory = None, as_json: Json = False) -> None
     Example:
       fleet-provisioning ca list --dir /var/lib/fleet
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    from provisioning.directory.files import AuthorityFiles
     from provisioning.signers.places import SignerPlaces
     from provisioning.store import authorities
     from provisioning.store.authorities import AuthorityKind
@@ -329,6 +329,7 @@ def restore_operator(
       fleet-provisioning ca restore-operator --dir /var/lib/fleet
     """  # noqa: D301
     from provisioning.authorities import operator_restoration
+    from provisioning.directory.files import OPERATOR, read_certificate
 
     async def work(life: AuthorityLife) -> Facts:
         await operator_restoration.restore_operator(life, name)

@@ -5,7 +5,6 @@ Each command imports what it needs: `--help` starts without it.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import sys
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from provisioning.commands.service_command import Directory, Json, fail, print_document, say, warn_of_open
-from provisioning.directory.files import ISSUING_CA, ROOT_CA, AuthorityFiles, read_certificate
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.program.gathered_options import with_options
 from provisioning.program.given_file import PEM_BYTES, contents_of
@@ -104,6 +102,8 @@ class Ceremony:
         return self._opened(run)
 
     def _opened(self, work: Callable[[Settings, Database], Awaitable[ResultT]]) -> ResultT:
+        import asyncio
+
         from provisioning.config import load_settings
         from provisioning.directory.closed_directory import secrets_of
         from provisioning.program.logs import configure_logging
@@ -130,7 +130,9 @@ def look_into_store(directory: Path | None, work: Callable[[Database], Awaitable
 
     A store with an older schema is refused, not upgraded.
     """
-    from provisioning.config import load_settings  # Late: `service_command`, rule 3.
+    import asyncio  # Late: `service_command`, rule 3.
+
+    from provisioning.config import load_settings
 
     with _told():
         settings = load_settings(directory)
@@ -156,6 +158,7 @@ def _told(directory: Path | None = None) -> Iterator[None]:
 
 async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT]], *, looks: bool = False) -> ResultT:
     from provisioning.directory.audit_key import read_audit_key
+    from provisioning.directory.files import ISSUING_CA, ROOT_CA, AuthorityFiles, read_certificate
     from provisioning.program.logs import configure_logging
     from provisioning.store import authorities, schema
     from provisioning.store.database import Database

@@ -5,15 +5,13 @@ The command imports the store and the CA: `--help` starts without them.
 
 from __future__ import annotations
 
-import asyncio
-import json
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from provisioning.commands.ceremony_command import PassphraseFile, PinFile
-from provisioning.commands.service_command import Directory, Json, fail
+from provisioning.commands.service_command import Directory, Json, fail, print_document
 from provisioning.errors import ConfigurationError
 from provisioning.program.hung_line import print_hung
 from provisioning.program.printable import printable
@@ -39,6 +37,8 @@ def doctor(
     Example:
       fleet-provisioning doctor --dir /var/lib/fleet --passphrase-file /etc/fleet/passphrase
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    import asyncio
+
     from provisioning.config import load_settings
     from provisioning.doctor.doctor_finding import Verdict
     from provisioning.program.logs import configure_logging
@@ -50,7 +50,7 @@ def doctor(
         raise fail(error) from error
     findings = asyncio.run(_all(settings))
     if as_json:
-        sys.stdout.write(json.dumps([asdict(finding) for finding in findings], indent=2) + "\n")
+        print_document([asdict(finding) for finding in findings])
     else:
         for finding in findings:
             print_hung(f"{finding.verdict:<8} {finding.check:<13} {printable(finding.detail)}", _SET_IN)

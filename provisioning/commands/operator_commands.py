@@ -8,8 +8,6 @@ Rules
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -102,7 +100,7 @@ def show_device(
         if as_json:
             document = device.model_dump(mode="json")
             document["certificates"] = [each.model_dump(mode="json") for each in issued]
-            sys.stdout.write(json.dumps(document, indent=2) + "\n")
+            print_document(document)
             return
         print_facts(device)
         print_table(

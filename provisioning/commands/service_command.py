@@ -4,13 +4,12 @@ Rules
 -----
 1. Every error is one line on stderr and exit code 1.
 2. Results go to stdout, as text for people or, with ``--json``, as JSON for programs.
-3. The client's libraries (httpx, pydantic, the TLS library) are imported when a command calls the service: that takes
-   most of a second, for which neither ``--help`` nor shell completion should wait.
+3. The client's libraries (asyncio, httpx, pydantic, the TLS library) are imported when a command calls the service:
+   that takes most of a second, for which neither ``--help`` nor shell completion should wait.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import sys
@@ -106,6 +105,8 @@ class Connection:
     def run(self, command: Callable[[EnrolmentOperatorClient], Awaitable[None]]) -> None:
         """Run *command* with a client of the service; turn errors into one line and exit code 1."""
         with importing():  # Late: rule 3.
+            import asyncio
+
             from provisioning.client.enrolment import EnrolmentOperatorClient
             from provisioning.client.operator import RequestRefused, ServiceFails, ServiceUnavailable
             from provisioning.config import load_settings

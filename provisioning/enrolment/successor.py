@@ -67,7 +67,7 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
     rules = rules_for(connection, stored.device.role, stored.device.group)
     _check_dates(connection, stored, attempt, timedelta() if on_trial else rules.renewal_grace)
     if certificate is None:
-        raise AssertionError("authenticate refuses a missing certificate")
+        raise AssertionError("known refuses a missing certificate")
     if stored.device.state is not DeviceState.ACTIVE:
         raise ended(stored.device)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

@@ -18,16 +18,18 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import typer
 from typer.core import TyperArgument, TyperGroup, TyperOption
 from typer.exceptions import TyperException
 
 from provisioning.program.given_file import EMPTY
+from provisioning.program.given_values import convert_only_given
+from provisioning.program.late_commands import Command, LateCommands
 from provisioning.program.printable import is_text, printable
 from provisioning.program.value_words import WORDS
 
@@ -39,6 +41,13 @@ _LIST: Final = re.compile(r"<list\[(.*)\]>")
 
 class CommandGroup(TyperGroup):
     """A group of commands with full summaries, whose commands refuse lone surrogates."""
+
+    late: ClassVar[Mapping[str, Command]] = {}
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        if self.late:
+            self.commands: Any = LateCommands(self.late)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return the command; its repeatable options show the type of one value: `<str>`, not `<list[str]>`."""
@@ -68,8 +77,8 @@ class CommandGroup(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the commands' names: first those to start with, which a newcomer looks for."""
-        names: list[str] = super().list_commands(ctx)
-        return sorted(names, key=lambda name: _BEGIN.index(name) if name in _BEGIN else len(_BEGIN))
+        del ctx  # click's signature; not needed.
+        return sorted(self.commands, key=lambda name: _BEGIN.index(name) if name in _BEGIN else len(_BEGIN))
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the first paragraph of each command's help."""
@@ -80,10 +89,14 @@ class CommandGroup(TyperGroup):
                 formatter.write_dl(rows)
 
 
-def command_group(**settings: Any) -> typer.Typer:
-    """Return an application or a part of one, with Typer's *settings*; without a command it shows its help."""
+def command_group(*, late: Mapping[str, Command] | None = None, **settings: Any) -> typer.Typer:
+    """Return an application or a part of one, with Typer's *settings*; without a command it shows its help.
+
+    Its commands are those in the table *late* (`LateCommands`) or, without it, those that it is given.
+    """
+    group = CommandGroup if late is None else type("LateGroup", (CommandGroup,), {"late": late})
     return typer.Typer(
-        cls=CommandGroup, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, **settings
+        cls=group, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, **settings
     )
 
 
@@ -91,6 +104,7 @@ def _parse_args(
     command: Any, parse_args: Callable[[Any, list[str]], list[str]], ctx: Any, args: list[str]
 ) -> list[str]:
     """Parse *args*; raise a usage error if an option with one value is given twice, or a path is empty."""
+    convert_only_given(command.get_params(ctx))  # With --help.
     if ctx.resilient_parsing:  # During shell completion.
         return parse_args(ctx, args)
     written, bare, given = _read(command, ctx, args)

@@ -203,11 +203,7 @@ class Prepared:
             for first in range(0, len(rows), _AT_ONCE):
                 _execute_many(connection, compiled, rows[first : first + _AT_ONCE])
             return
-        driver: Any = connection.connection.driver_connection
-        try:
-            driver.cursor().executemany(compiled.text, [compiled.bound(values) for values in rows])
-        except connection.dialect.loaded_dbapi.Error as error:
-            raise told(connection, compiled.text, error) from error
+        _execute_each(connection, compiled, [compiled.bound(values) for values in rows])
 
     def run_columns(self, connection: Connection, columns: Columns) -> None:
         """Execute once for each row of *columns*, which are as long as each other; at least one is no `Same`.
@@ -224,11 +220,7 @@ class Prepared:
         bound = [
             _bound(columns[name] if name in columns else Same(fixed[name]), bind) for name, bind in compiled.binders
         ]
-        driver: Any = connection.connection.driver_connection
-        try:
-            driver.cursor().executemany(compiled.text, zip(*bound, strict=False))
-        except connection.dialect.loaded_dbapi.Error as error:
-            raise told(connection, compiled.text, error) from error
+        _execute_each(connection, compiled, zip(*bound, strict=False))
 
     def first(self, connection: Connection, values: Values) -> tuple[Any, ...] | None:
         """Execute; return the first row, None if there is none."""
@@ -365,6 +357,15 @@ def driver_of(connection: Connection) -> Any:
         driver: Any = connection.connection.driver_connection
         found = notes[_DRIVER] = driver.cursor() if connection.dialect.name == "sqlite" else driver
     return found
+
+
+def _execute_each(connection: Connection, compiled: _Compiled, bound: Iterable[Any]) -> None:
+    """Execute once for each of *bound*, the values as the driver takes them."""
+    driver: Any = connection.connection.driver_connection
+    try:
+        driver.cursor().executemany(compiled.text, bound)
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise told(connection, compiled.text, error) from error
 
 
 def _execute_many(connection: Connection, compiled: _Compiled, rows: Sequence[Values]) -> Any:

@@ -6,6 +6,7 @@ Which modules a process has imported, it tells itself: ``python -X importtime`` 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -38,10 +39,37 @@ A_CAS = "that is for a CA: fleet-provisioning ca revoke"
 PROGRAMS = {"fleet-provisioning": provisioning.cli.app, "fleet-broker": broker.cli.app, "fleet-sim": device_sim.cli.app}
 PACKAGES = {"fleet-provisioning": "provisioning", "fleet-broker": "broker", "fleet-sim": "device_sim"}
 HEAVY = {
-    "fleet-provisioning": {"sqlalchemy", "alembic", "fastapi", "uvicorn", "httpx", "rich.console"},
-    "fleet-broker": {"broker.connection.connection", "broker.server", "structlog", "cryptography", "httpx"},
+    "fleet-provisioning": {"sqlalchemy", "alembic", "fastapi", "uvicorn", "httpx", "rich.console", "asyncio"},
+    "fleet-broker": {"broker.connection.connection", "broker.server", "structlog", "cryptography", "httpx", "asyncio"},
     "fleet-sim": {"asyncio", "broker", "cryptography", "device_sim.view", "httpx", "paho", "cbor2", "hdrh"},
 }
+COMMANDS = re.compile(
+    r"(provisioning|broker|device_sim)\.(.*_commands?|(attack|bench|qualify)\.command|attack\.doctor)"
+)
+"""The modules of commands, those that several commands share among them."""
+SHARED = {
+    "provisioning.commands.ceremony_command",  # `init` and `serve` have its options.
+    "provisioning.commands.service_command",
+    "broker.commands.admin_command",
+    "provisioning.program.late_commands",
+}
+ALONE = [
+    ("fleet-provisioning version", None),
+    ("fleet-provisioning --version", None),
+    ("fleet-provisioning serve --help", None),
+    ("fleet-provisioning doctor --help", "provisioning.commands.doctor_command"),
+    ("fleet-provisioning status --help", "provisioning.commands.operator_commands"),
+    ("fleet-provisioning group list --help", "provisioning.commands.group_commands"),
+    ("fleet-provisioning audit show --help", "provisioning.commands.audit_commands"),
+    ("fleet-broker version", None),
+    ("fleet-broker run --help", None),
+    ("fleet-broker status --help", "broker.commands.admin_commands"),
+    ("fleet-broker policy show", "broker.commands.policy_commands"),
+    ("fleet-sim version", None),
+    ("fleet-sim scenarios", "device_sim.commands.run_command"),
+    ("fleet-sim doctor --help", "device_sim.attack.doctor"),
+    ("fleet-sim bench pub --help", "device_sim.bench.command"),
+]
 CLIENTS = {"httpx", "paho", "hdrh"}
 # What its answer has, and what it can do without.
 FREE_OF = {
@@ -76,6 +104,19 @@ def told(code: str, arguments: Iterable[str] = (), **environment: str) -> tuple[
     return done.stdout, imported(done.stderr)
 
 
+def completed(typed: str, shell: str) -> tuple[str, set[str]]:
+    """Return what a *shell* gets for what was *typed* before Tab, and the modules that were imported for it."""
+    program = typed.split(maxsplit=1)[0]
+    asked = {
+        f"_{program.replace('-', '_').upper()}_COMPLETE": f"complete_{shell}",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(typed.count(" ")),
+        "_TYPER_COMPLETE_ARGS": typed,
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }
+    return ended(program, [], **asked)
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_each_program_says_its_version(program: str) -> None:
     done = CliRunner().invoke(PROGRAMS[program], ["--version"])
@@ -91,14 +132,48 @@ def test_help_and_version_wait_for_no_heavy_library(program: str, flag: str) -> 
     assert not (HEAVY[program] | {"pydantic"}) & modules
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_the_shell_s_completion_waits_for_no_heavy_library(program: str) -> None:
-    variable = f"_{program.replace('-', '_').upper()}_COMPLETE"
-    asked = {variable: "complete_bash", "COMP_WORDS": f"{program} ver", "COMP_CWORD": "1"}
-    output, modules = ended(program, [], **asked)
-    assert output.split() == ["version"]
+def test_the_shell_s_completion_waits_for_no_heavy_library(program: str, shell: str) -> None:
+    output, modules = completed(f"{program} ver", shell)
+    assert "version" in output
     assert PACKAGES[program] in modules
-    assert not HEAVY[program] & modules
+    assert not (HEAVY[program] | {"pydantic", "rich.console"}) & modules
+    assert {each for each in modules if COMMANDS.fullmatch(each)} <= SHARED
+
+
+@pytest.mark.parametrize(("line", "own"), ALONE)
+def test_a_command_imports_no_other_command(line: str, own: str | None) -> None:
+    program, *words = line.split()
+    _, modules = ended(program, words)
+    assert {each for each in modules if COMMANDS.fullmatch(each)} - SHARED == ({own} if own else set())
+    assert not {"pydantic", "asyncio", "httpx", "cryptography"} & modules or words[0] in {"policy", "scenarios"}
+
+
+@pytest.mark.parametrize("line", ["fleet-broker status", "fleet-broker sessions", "fleet-broker trust show"])
+def test_a_command_that_asks_the_admin_socket_needs_no_settings_and_no_certificates(line: str, tmp_path: Path) -> None:
+    """Nothing answers there: what it has imported by then is all that it needs, since it has asked."""
+    program, *words = line.split()
+    entry = f"import sys; sys.argv[0] = {program!r}; from broker.__main__ import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", entry, *words],
+        cwd=REPOSITORY,
+        env={**os.environ, "FLEET_BROKER_STATE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, "no broker answers" in done.stderr) == (1, True), done.stderr
+    assert not {"asyncio", "cryptography", "pydantic_settings", "broker.settings.config"} & imported(done.stderr)
+
+
+def test_what_fish_is_offered_is_plain_text_on_one_line_each() -> None:
+    """Rendered by rich, long help was wrapped, and its second line was offered as a word; ``[…]`` was left out."""
+    output, _ = completed("fleet-broker run --p", "fish")
+    lines = output.splitlines()
+    assert [line.partition("\t")[0] for line in lines if not line.startswith("--p")] == []
+    assert any(len(line) > 100 for line in lines)
 
 
 @pytest.mark.parametrize("command", FREE_OF)
@@ -297,9 +372,7 @@ def test_help_cuts_nothing_off_and_explains_every_option(program: str, monkeypat
     ],
 )
 def test_completion_offers_what_an_option_takes(words: str, offered: list[str]) -> None:
-    typed = f"fleet-provisioning {words}"
-    asked = {"_FLEET_PROVISIONING_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
-    output, _ = ended("fleet-provisioning", [], **asked)
+    output, _ = completed(f"fleet-provisioning {words}", "bash")
     assert output.split() == offered
 
 

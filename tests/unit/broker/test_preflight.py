@@ -14,7 +14,8 @@ from broker import state_directory
 from broker.admission.foreign_groups import unnamed_groups, warn_of_groups
 from broker.admission.policy_file import DEFAULT_POLICY_FILE
 from broker.preflight import problems
-from broker.settings.config_loading import ConfigError, load, read_file
+from broker.settings.config_file import ConfigError, read_file
+from broker.settings.config_loading import load
 from broker.sources.trust_files import read_anchors
 from broker.state_directory import NoDirectory
 from provisioning.pki.identity import Identity, Role

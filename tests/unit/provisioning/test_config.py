@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.settings.config_loading import ConfigError, load
+from broker.settings.config_file import ConfigError
+from broker.settings.config_loading import load
 from provisioning.authorities.issuing_policy import profiles_of
 from provisioning.authorities.own_credentials import server_names_of
 from provisioning.ca.profile import MAXIMUM_LIFE, MINIMUM_LIFE

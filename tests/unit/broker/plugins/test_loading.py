@@ -15,7 +15,8 @@ from broker.cli import app
 from broker.plugins.errors import PluginError
 from broker.plugins.hooks import EVENTS
 from broker.plugins.loading import find_plugins
-from broker.settings.config_loading import ConfigError, load
+from broker.settings.config_file import ConfigError
+from broker.settings.config_loading import load
 from tests.support.pki import shared_pki
 
 MODULE = """

@@ -173,12 +173,28 @@ async def test_who_waits_for_an_answer_when_nobody_is_asked_any_more_is_refused_
     inquiry = questions.ask([(session, Action.PUBLISH, "t")])
     assert inquiry is not None
     await asyncio.sleep(0)
-    closing = asyncio.create_task(questions.close())
-    for _ in range(20):
-        await asyncio.sleep(0)
+    with capture_logs() as logged:
+        closing = asyncio.create_task(questions.close())
+        for _ in range(20):
+            if not closing.done():
+                await asyncio.sleep(0)
     assert closing.done(), "it waits for nobody's patience"
-    assert inquiry.done
+    assert failures_in(logged) == [], "the plugin has not failed"
+    assert inquiry.done, "nothing goes on when it is closed"
     assert questions.known(session, Action.PUBLISH, "t") is RefusalCode.PLUGIN_FAILED
+
+
+async def test_nothing_is_kept_of_a_question_but_its_answer() -> None:
+    """There is one for each topic of each connection, for as long as the broker runs."""
+    questions, session = questions_of(Asked(lambda: True)), HostedSession()
+    for number in range(3):
+        inquiry = questions.ask([(session, Action.PUBLISH, f"t/{number}")])
+        assert inquiry is not None
+        answered = asyncio.Event()
+        inquiry.when_done(lambda _, answered=answered: answered.set())  # type: ignore[misc]
+        await answered.wait()
+        await asyncio.sleep(0)
+    assert (len(questions._tasks), len(questions._asked), len(questions._verdicts)) == (0, 0, 3)
 
 
 @pytest.mark.parametrize("is_defect", [True, False])

@@ -197,6 +197,8 @@ async def test_while_it_lasts_it_is_said_once_a_step_who_holds_the_loop(scene: S
     scene.watch.look()
     with capture_logs() as logs:
         await scene.run(call())
+        scene.clock.now += 60.0
+        scene.watch.look()
     lasting = [line for line in logs if line["log_level"] == "error"]
     assert [(line["plugin"], line["code"], line["seconds"]) for line in lasting] == [("Mine", BLOCKS, 1.0)]
 

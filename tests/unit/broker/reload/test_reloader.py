@@ -18,7 +18,7 @@ from broker.reload.parts import Candidate, ReloadedPolicy, Unchanged, files_of
 from broker.reload.reloader import Reloader, keep_current
 from broker.reload.report import SHOWN, Affected, Effects, Outcome, Part, PartReport, ReloadReport
 from broker.settings.config import BrokerConfig
-from broker.settings.config_loading import ConfigError
+from broker.settings.config_file import ConfigError
 from provisioning.pki.identity import identity_of
 from provisioning.pki.tls import TlsConfigurationError
 from tests.support.pki import shared_device

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from broker.settings.config import BrokerConfig
-from broker.settings.config_loading import ConfigError, load, read_texts
+from broker.settings.config_file import ConfigError, read_texts
+from broker.settings.config_loading import load
 from broker.settings.limits import Limits
 from broker.settings.listener_settings import ListenerSettings
 from broker.settings.origins import NO_PAGES, Origins

@@ -205,6 +205,25 @@ def test_bytes_inside_go_along_and_do_not_wait(night: Night) -> None:
     assert [each.calls for each in sleepers] == [2, 2, 1]
 
 
+def test_an_error_in_one_turn_is_none_for_those_who_doze(night: Night) -> None:
+    """The event loop does not watch a set that is polled at intervals: they would never be served again."""
+
+    class Broken:
+        outbox: list[bytes] = []  # noqa: RUF012 - it has none
+
+        def flush(self) -> None:
+            raise LookupError("a defect")
+
+    sleepers = crowd(night)
+    night.doze._turn.sessions.add(Broken())
+    with pytest.raises(LookupError):
+        night.loop.advance(INTERVAL)
+    for sleeper in sleepers:
+        sleeper.says()
+    night.loop.advance(INTERVAL)
+    assert [each.calls for each in sleepers] == [2] * 3
+
+
 def test_a_set_that_is_closed_looks_no_more(night: Night) -> None:
     sleepers = crowd(night)
     night.doze.abort()

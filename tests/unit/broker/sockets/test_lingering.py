@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker.sockets.lingering import Lingering
 
@@ -137,3 +138,17 @@ def test_all_are_closed_at_once_when_the_broker_ends(loop: Loop, lingering: Ling
     loop.advance(0.26)
     assert {peer.looks for peer in peers} == {0}
     assert not loop.timers
+
+
+def test_one_that_meets_an_error_is_closed_and_all_others_are_looked_at_on(loop: Loop, lingering: Lingering) -> None:
+    """Otherwise nobody would ever be looked at again, and every socket that says goodbye would stay open."""
+    peers = [Peer(number, lingering) for number in range(3)]
+    peers[0].on_readable = lambda: 1 / 0  # type: ignore[method-assign, assignment]
+    peers[1].gone = True
+    with capture_logs() as logs:
+        loop.advance(0.26)
+    assert [each["code"] for each in logs] == ["INTERNAL_ERROR"]
+    assert [peer.aborted for peer in peers] == [1, 0, 0]
+    assert len(lingering) == 1
+    loop.advance(0.26)
+    assert [peer.looks for peer in peers] == [0, 1, 2]

@@ -202,5 +202,5 @@ async def test_the_next_lists_say_the_new_reason(fleet: Fleet) -> None:
         for der in (publisher.current.der, *([publisher.delta.der] if reason is COMPROMISED else [])):
             entry = x509.load_der_x509_crl(der).get_revoked_certificate_by_serial_number(certificate.serial_number)
             assert entry is not None
-            assert entry.extensions.get_extension_for_class(x509.CRLReason).value.reason is reason.flag
+            assert entry.extensions.get_extension_for_class(x509.CRLReason).value.reason is x509.ReasonFlags(reason)
             assert entry.revocation_date_utc == since
