@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from contextlib import nullcontext, suppress
 
 import psycopg
@@ -293,6 +294,23 @@ async def test_a_look_sees_what_was_committed_before_it_was_asked_and_changes_no
     assert isinstance(found[1], IntegrityError)
     assert not isinstance(found[2], BaseException)
     assert len(found[2]) == 20
+
+
+async def test_all_that_a_read_sees_is_of_one_moment(database: Database) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def twice(connection: Connection) -> list[set[str]]:
+        first = noted(connection)
+        inside.set()
+        assert go_on.wait(PATIENCE)
+        return [first, noted(connection)]
+
+    reading = asyncio.create_task(database.read(twice))
+    await asyncio.to_thread(inside.wait, PATIENCE)
+    await database.write(lambda connection: note(connection, "a"))
+    go_on.set()
+    assert await reading == [set(), set()]
+    assert await database.read(noted) == {"a"}
 
 
 @pytest.mark.parametrize("seed", range(6))
