@@ -265,3 +265,17 @@ def test_who_was_assigned_a_name_and_keeps_a_session_returns_under_it(
 
 def test_a_device_that_never_came_over_a_slow_network_is_not_judged_by_it() -> None:
     assert verdicts(judging.serves_slowly([])) == {"is-served": SKIP}
+
+
+def test_what_was_never_seen_is_skipped_and_not_passed() -> None:
+    assert verdicts(judging.notices_silence([], 20.0)) == {"notices": SKIP}
+    assert verdicts(judging.notices_silence([attempt(tls=0.1)], 20.0)) == {"notices": SKIP}
+    assert verdicts(judging.keeps_version([])) == {"keeps-version": SKIP}
+    assert verdicts(judging.keeps_version([attempt(offered=0x0304)])) == {"keeps-version": SKIP}
+
+
+def test_who_has_switched_its_keep_alive_off_is_told_that() -> None:
+    device = believing(keep_alive=0)
+    device.answered = 0.1
+    (line,) = judging.notices_silence([device], 20.0)
+    assert (line.verdict, line.why) == (FAIL, "its keep alive is off: it will never notice")
