@@ -279,3 +279,11 @@ def test_who_has_switched_its_keep_alive_off_is_told_that() -> None:
     device.answered = 0.1
     (line,) = judging.notices_silence([device], 20.0)
     assert (line.verdict, line.why) == (FAIL, "its keep alive is off: it will never notice")
+
+
+@pytest.mark.parametrize(
+    ("offered", "expected"), [((0x0304, 0x0304), PASS), ((0x0304, 0x0303), FAIL), ((0x0303, 0x0304, 0x0303), PASS)]
+)
+def test_no_older_tls_is_offered_after_a_broken_connection(offered: tuple[int, ...], expected: Verdict) -> None:
+    found = judging.keeps_version([attempt(offered=each) for each in offered])
+    assert verdicts(found) == {"keeps-version": expected}
