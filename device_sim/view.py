@@ -9,6 +9,7 @@ Rules
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -257,6 +258,10 @@ class View:
         text = str(error)
         if isinstance(error, OSError) and error.strerror and error.filename is not None:
             text = f"{error.filename}: {error.strerror}"  # Not "[Errno 2]": the reader is a person.
+        elif isinstance(error, OSError) and error.strerror and error.errno == errno.ENOSPC:
+            text = error.strerror  # Whoever writes to an open file is not told its name.
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            text += "; free some, or name a place on another disk"
         # A terminal would break at its edge, in the middle of a word.
         whole = not self._err.is_terminal
         self._err.print(f"fleet-sim: {text}", style="red", highlight=False, markup=False, soft_wrap=whole)

@@ -19,6 +19,7 @@ from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentUnavailable, EstClient
 from provisioning.client.feed import Current, FeedLost
 from provisioning.client.genuine_server import GenuineServer, trust_domain_of
+from provisioning.client.network_words import network_words
 from provisioning.client.operator import OperatorClient, ServiceUnavailable
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import generate_key
@@ -192,3 +193,22 @@ async def test_a_port_of_nobody_and_one_without_tls_are_told_of_with_what_to_do(
         port = server.sockets[0].getsockname()[1]
         assert "it speaks no TLS; name the first address of its ready line" in await told_of(port)
     assert "nothing listens there; start it, or name the first address of its ready line" in await told_of(port)
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (httpx.ConnectTimeout("timed out"), "it takes too long to connect"),
+        (httpx.ReadTimeout(""), "nothing came any more for too long"),
+        (httpx.ReadError(""), "the connection broke off"),
+        (httpx.RemoteProtocolError("Server disconnected"), "Server disconnected"),
+    ],
+)
+def test_a_link_that_breaks_off_or_falls_silent_is_told_of_in_words(error: httpx.HTTPError, why: str) -> None:
+    said = explain("https://ca.example:8443", error)
+    assert said == f"the provisioning service at https://ca.example:8443 does not answer: {why}"
+
+
+def test_every_kind_of_silence_and_breaking_off_has_words() -> None:
+    for kind in (*httpx.TimeoutException.__subclasses__(), *httpx.NetworkError.__subclasses__()):
+        assert kind.__name__ not in network_words(kind(""))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from contextlib import nullcontext, suppress
 
 import psycopg
@@ -212,6 +213,24 @@ async def test_what_the_server_rolls_back_at_the_commit_is_not_called_committed(
         await asyncio.to_thread(commit_what_has_failed)
 
 
+async def test_what_the_server_only_remarks_at_the_commit_is_no_failure(database: Database, short: bool) -> None:
+    def make(connection: Connection) -> None:
+        remark = "CREATE FUNCTION remark() RETURNS trigger LANGUAGE plpgsql"
+        connection.exec_driver_sql(f"{remark} AS $$ BEGIN RAISE NOTICE 'so'; RETURN NEW; END $$")
+        at_commit = "CREATE CONSTRAINT TRIGGER remarks AFTER INSERT ON notes DEFERRABLE INITIALLY DEFERRED"
+        connection.exec_driver_sql(f"{at_commit} FOR EACH ROW EXECUTE FUNCTION remark()")
+
+    def listeners(connection: Connection) -> int:
+        return len(driver_of(connection)._notice_handlers)
+
+    await database.write(make)
+    before = await database.write(listeners)
+    for word in "abc":
+        assert await database.write(lambda c, word=word: note(c, word), short=short) == word  # type: ignore[misc]
+    assert await database.look(noted) == {*"abc"}
+    assert await database.write(listeners) == before, "none is left behind by each commit"
+
+
 @pytest.mark.usefixtures("patient")
 async def test_if_the_commit_fails_everybody_is_told_and_nothing_is_kept(database: Database, short: bool) -> None:
     def tables(connection: Connection) -> None:
@@ -275,6 +294,23 @@ async def test_a_look_sees_what_was_committed_before_it_was_asked_and_changes_no
     assert isinstance(found[1], IntegrityError)
     assert not isinstance(found[2], BaseException)
     assert len(found[2]) == 20
+
+
+async def test_all_that_a_read_sees_is_of_one_moment(database: Database) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def twice(connection: Connection) -> list[set[str]]:
+        first = noted(connection)
+        inside.set()
+        assert go_on.wait(PATIENCE)
+        return [first, noted(connection)]
+
+    reading = asyncio.create_task(database.read(twice))
+    await asyncio.to_thread(inside.wait, PATIENCE)
+    await database.write(lambda connection: note(connection, "a"))
+    go_on.set()
+    assert await reading == [set(), set()]
+    assert await database.read(noted) == {"a"}
 
 
 @pytest.mark.parametrize("seed", range(6))
