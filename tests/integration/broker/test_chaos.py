@@ -285,6 +285,8 @@ def test_whatever_happens_at_once_everybody_finds_what_it_was_told(
         for clerk in clerks:
             stack.enter_context(clerk)
         trouble.run(SECONDS, take_over)
+        for noted in ("must", "must_not", "compared"):  # On a slow machine some may not have come to anything yet.
+            wait_until(lambda: any(getattr(clerk, noted) for clerk in clerks), noted)  # noqa: B023
         for clerk in clerks:
             clerk.__exit__()
         for source in publishers:
@@ -308,8 +310,7 @@ def test_whatever_happens_at_once_everybody_finds_what_it_was_told(
     for listener, source in (("once", publishers[0]), ("backend", publishers[1])):
         assert not set(listeners[listener].got) & set(source.refused), "refused, and delivered all the same"
     assert "Traceback" not in broker.log
-    assert min(map(len, (once, twice, must, must_not))) > 0
-    assert sum(clerk.compared for clerk in clerks) > 0
+    assert min(len(once), len(twice)) > 0
     check_intact(broker.dir / "state" / "broker.db")
     compare_figures(broker, pki, {clerk._name: clerk.retained for clerk in clerks})
 
