@@ -11,12 +11,12 @@ import psycopg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from provisioning.api.health import Readiness
 from provisioning.errors import Code, Refused
 from provisioning.store import database as database_module
-from provisioning.store import loop_waits, postgresql_lane
+from provisioning.store import kept_connection, loop_waits, postgresql_lane
 from provisioning.store.database import Database
 from provisioning.store.kept_connection import KeptConnection
 from provisioning.store.postgresql_group import _WRITERS, SharedTransaction, driver_of
@@ -40,6 +40,26 @@ async def test_the_first_connection_is_not_opened_on_the_event_loop(postgresql: 
         opened = Database(url)
         assert await opened.write(thread_of, short=True) != HERE
         assert await opened.write(thread_of, short=True) == HERE
+        await opened.close()
+
+
+async def test_a_connection_that_could_not_be_set_to_keep_commits_is_not_used(
+    postgresql: PostgresqlServer, monkeypatch: pytest.MonkeyPatch, short: bool
+) -> None:
+    """The server's own setting is to forget the last ones if it is killed."""
+
+    def kept(connection: Connection) -> str:
+        setting: str = connection.execute(text("SHOW synchronous_commit")).scalar_one()
+        return setting
+
+    with postgresql.database() as url:
+        opened = Database(url)
+        with monkeypatch.context() as patched:
+            patched.setattr(kept_connection, "WRITERS_DURABILITY", "SELECT no_such_function()")
+            with pytest.raises(ProgrammingError):
+                await opened.write(kept, short=short)
+        assert await opened.read(kept) == "off"
+        assert await opened.write(kept, short=short) == "on"
         await opened.close()
 
 
@@ -98,6 +118,32 @@ async def test_a_transaction_that_does_not_end_is_late(
         assert database._writer.seconds_at_work() < PATIENCE, "since it began, and not since the machine did"
     assert await waiting == "b"
     assert [*late, database.write_is_late] == [False, False], "nothing is to be written"
+
+
+async def test_who_is_cut_off_whenever_a_transaction_begins_is_refused_and_goes_on_when_that_is_over(
+    database: Database, short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kept connection may have broken while it rested, so another is tried; a new one has not."""
+    begun: list[None] = []
+    with somebody_else(database) as other, monkeypatch.context() as patched:
+        begin = SharedTransaction.begin
+
+        def cut_off(transaction: SharedTransaction) -> None:
+            pid = driver_of(transaction._connection).info.backend_pid
+            other.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+            begun.append(None)
+            begin(transaction)
+
+        patched.setattr(SharedTransaction, "begin", cut_off)
+        async with asyncio.timeout(PATIENCE):
+            for tries in (2, 3):
+                with pytest.raises(Refused) as refusal:
+                    await database.write(lambda c: note(c, "a"), short=short)
+                assert refusal.value.code is Code.UNAVAILABLE
+                assert len(begun) == tries
+    async with asyncio.timeout(PATIENCE):
+        assert await database.write(lambda c: note(c, "b"), short=short) == "b"
+    assert await database.look(noted) == {"b"}
 
 
 @pytest.mark.parametrize("contended", [False, True])
