@@ -130,7 +130,7 @@ def test_nothing_is_asked_for_one_that_has_ended_meanwhile(around: Surroundings,
 
 
 @pytest.mark.parametrize("waits", [0, 1])
-def test_what_waits_inside_openssl_is_read_with_the_rest_though_the_kernel_knows_nothing_of_it(
+def test_what_openssl_holds_is_read_with_the_rest_though_the_kernel_knows_nothing_of_it(
     around: Surroundings, monkeypatch: pytest.MonkeyPatch, waits: int
 ) -> None:
     monkeypatch.setattr(readiness, "has_pending", {INSIDE: waits}.__getitem__)
