@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from structlog.testing import capture_logs
 
-from broker.sockets.poller import READABLE, Poller
+from broker.sockets.poller import READABLE, WRITABLE, Poller
 from broker.sockets.turn import Turn
 from tests.support.turned_loop import TurnedLoop
 from tests.support.watched import WatchedClient
@@ -89,6 +89,51 @@ def test_what_one_connection_meets_does_not_affect_the_others(hall: Hall) -> Non
     assert len(hall.poller) == 1
 
 
+@pytest.mark.parametrize(
+    ("watched", "says", "called"),
+    [
+        (READABLE, True, ["read"]),
+        (WRITABLE, True, ["write"]),
+        (READABLE | WRITABLE, False, ["write"]),
+        (READABLE | WRITABLE, True, ["write", "read"]),
+    ],
+)
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_socket_that_accepts_bytes_is_written_to_first_and_then_read_if_it_is_still_there(
+    hall: Hall, watched: int, called: list[str], *, says: bool, closes: bool
+) -> None:
+    calls: list[str] = []
+    client, descriptor = hall.clients[0], hall.clients[0].ours.fileno()
+
+    def write() -> None:
+        calls.append("write")
+        hall.poller.change(descriptor, READABLE)
+        if closes:
+            hall.poller.forget(descriptor)
+
+    client.on_writable = write  # type: ignore[method-assign]
+    client._act = lambda: calls.append("read")
+    hall.poller.change(descriptor, watched)
+    if says:
+        client.says()
+    hall.go_round()
+    assert calls == (called[:1] if closes else called)
+
+
+def test_no_memory_is_not_taken_for_a_fault_of_the_connection_that_met_it(hall: Hall) -> None:
+    def act() -> None:
+        raise MemoryError
+
+    client = hall.clients[0]
+    client._act = act
+    client.says()
+    met: list[object] = []
+    hall.loop.set_exception_handler(lambda _loop, context: met.append(context["exception"]))
+    hall.go_round()
+    assert [type(each) for each in met] == [MemoryError]
+    assert not client.aborted
+
+
 @pytest.mark.parametrize("leaves", [[], [0.0, 0.02], [0.0, None]], ids=str)
 @pytest.mark.parametrize("lingering", [0, 1, 2])
 async def test_at_the_end_all_are_closed_and_whoever_stays_is_aborted(
@@ -97,6 +142,9 @@ async def test_at_the_end_all_are_closed_and_whoever_stays_is_aborted(
     """Those that have said goodbye are waited for like the others."""
     loop = asyncio.get_running_loop()
     poller = Poller(loop, Turn(loop.call_soon))
+    earlier = Client(poller)
+    poller.forget(earlier.ours.fileno())  # All had gone once before.
+    earlier.end()
     clients = [Client(poller, each, lingers=len(leaves) - at <= lingering) for at, each in enumerate(leaves)]
     descriptor = poller._epoll.fileno()
     async with asyncio.timeout(30):
