@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import socketserver
 import threading
 from collections.abc import Iterator
@@ -79,12 +80,21 @@ def test_an_answer_is_a_document_and_what_is_not_given_is_not_asked(broker: Answ
     assert broker.asked[2][2:] == (b"PEM", "application/x-pem-file")
 
 
-def test_a_proxy_in_the_environment_is_told_nothing(broker: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The socket is the broker's user's; what is asked there, and the answer, go nowhere else."""
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    with client(broker) as admin:
-        assert admin.get("/v1/status") == {}
+def test_a_proxy_in_the_environment_is_told_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an operator asks of a broker, and under which name, goes nowhere else."""
+    anchors = tmp_path / "ca.pem"
+    anchors.write_text(shared_pki().anchors)
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        with (
+            AdminClient.at_url("https://127.0.0.1:9", anchors, shared_device("meter-1").credential) as admin,
+            pytest.raises(BrokerUnreachable, match="Connection refused"),
+        ):
+            admin.get("/v1/status")
+        proxy.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
 
 
 @pytest.mark.parametrize(
