@@ -16,13 +16,7 @@ from provisioning.program.command_group import command_group
 from provisioning.program.starting import importing
 from provisioning.program.version import product_version
 
-run_app = command_group()
 
-
-@run_app.command(
-    epilog="Example: fleet-broker run --provisioning https://127.0.0.1:8443 --cafile fleet/ca-bundle.crt "
-    "--token-file broker.token --state-dir broker-state"
-)
 def run(
     config: Annotated[
         Path | None, typer.Option(help="TOML file with these settings, and more; flags override it.")
@@ -142,7 +136,13 @@ def run(
         bool, typer.Option("--test-config", help="Check the settings and the files they name, and exit.")
     ] = False,
 ) -> None:
-    """Run the broker until Ctrl-C or SIGTERM."""
+    """Run the broker until Ctrl-C or SIGTERM.
+
+    \b
+    Example:
+      fleet-broker run --provisioning https://127.0.0.1:8443 --cafile fleet/ca-bundle.crt \\
+        --token-file broker.token --state-dir broker-state
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     flags = {key: value for key, value in locals().items() if value is not None}
     with importing():
         from broker.running import run_broker  # Imports the broker, which takes a second.
@@ -166,7 +166,7 @@ app = command_group(
     help="An MQTT 3.1.1 and 5.0 broker that admits only devices with a valid, unrevoked certificate.",
     callback=remote_options,
     late={
-        "run": run_app,
+        "run": run,
         "status": f"{_COMMANDS}.admin_commands:status",
         "sessions": f"{_COMMANDS}.admin_commands:sessions",
         "subscriptions": f"{_COMMANDS}.admin_commands:subscriptions",

@@ -79,7 +79,7 @@ class Metrics:
 
     @property
     def dropped(self) -> int:
-        """Messages that were not delivered, for whatever reason."""
+        """Messages that were not delivered, or not retained, for whatever reason."""
         return (
             self.dropped_slow_consumer
             + self.dropped_queue_full

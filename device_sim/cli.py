@@ -12,6 +12,7 @@ Rules
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from io import TextIOWrapper
@@ -32,8 +33,11 @@ def about(*, version: Annotated[bool, version_option("fleet-sim")] = False) -> N
     del version  # Handled already, if it was given.
 
 
-def show_version() -> None:
+def show_version(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Print the version."""
+    if as_json:
+        sys.stdout.write(json.dumps({"name": "fleet-sim", "version": product_version()}, indent=2) + "\n")
+        return
     typer.echo(f"fleet-sim {product_version()}")
 
 
@@ -50,7 +54,12 @@ def demo(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
 ) -> None:
-    """Enrol a fleet, stream, revoke, and attack: the whole product on loopback, with a verdict at the end."""
+    """Enrol a fleet, stream, revoke, and attack: the whole product on loopback, with a verdict at the end.
+
+    \b
+    Example:
+      fleet-sim demo --devices 50 --seconds 5
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     with late_imports():
         from device_sim.demo.demonstration import demonstrate
 

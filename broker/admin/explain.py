@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -44,20 +44,16 @@ async def why(engine: Engine, about: str) -> dict[str, Any]:
     """
     serial = normal_serial(about) if len(about) > 1 else ""
     events: list[Event] = []
-    for number, of_one in enumerate(engine.history.known()):
+    async for of_one in _in_turns(engine.history.known()):
         events += [event for event in of_one if event.is_about(about, serial)]
-        if number % _STRETCH == 0:
-            await asyncio.sleep(0)
     hosts = {event.host for event in events}
     host = about if engine.history.strangers(about) else about.rpartition(":")[0]
     events += engine.history.strangers(host)
     nearby = [event for each in sorted(hosts - {host}) for event in engine.history.strangers(each)]
     claimed: list[Event] = []
-    for number, of_one in enumerate(engine.history.unnamed()):
+    async for of_one in _in_turns(engine.history.unnamed()):
         if of_one[0].host not in hosts | {host}:
             claimed += [event for event in of_one if about in {event.client_id, printable(event.client_id)} - {""}]
-        if number % _STRETCH == 0:
-            await asyncio.sleep(0)
     now, wall = asyncio.get_running_loop().time(), datetime.now(UTC)
     sessions: list[dict[str, Any]] = []
     async for found in matching(engine, Selection(anything=about)):
@@ -94,13 +90,19 @@ async def near_names(engine: Engine, about: str, among: Selection | None = None)
     async for found in matching(engine, among or Selection()):
         for session in found:
             see(session.client_id, session.owner)
-    for number, of_one in enumerate(engine.history.known() if among is None else ()):
+    async for of_one in _in_turns(engine.history.known() if among is None else ()):
         for event in of_one:
             if event.identity is not None:
                 see(event.client_id if event.what is not Happened.REFUSED else "", event.identity)
+    return near.found
+
+
+async def _in_turns(those: Iterable[list[Event]]) -> AsyncIterator[list[Event]]:
+    """Yield each of *those*; devices are served after each stretch."""
+    for number, of_one in enumerate(those):
+        yield of_one
         if number % _STRETCH == 0:
             await asyncio.sleep(0)
-    return near.found
 
 
 def read_certificates(pem: bytes) -> list[x509.Certificate]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import Final
 
 from broker.admin.health import Health
 from broker.admin.http_server import HttpServer, Request, Response
@@ -12,6 +13,9 @@ from broker.engine.engine import Engine
 from broker.own_certificate import OwnCertificate
 from broker.revocation.issuing_authorities import IssuingAuthorities
 from broker.settings.config import BrokerConfig
+
+_LOST_MILLISECONDS: Final = 30_000
+"""As long as a client has for taking an answer."""
 
 
 class MetricsEndpoint:
@@ -52,6 +56,8 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Every connection's (tcp(7)). Without it the kernel keeps what a vanished peer was sent for minutes.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _LOST_MILLISECONDS)
         listening.setblocking(False)
         listening.bind((host, port))
         listening.listen()  # Only now is it certain that no other process does.

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from broker.admission.filter_template import FilterTemplate, InvalidFilter
 from provisioning.pki.identity import InvalidIdentity, check_name
+from provisioning.program.printable import printable
 
 _ACCESS = {
     "read": ("subscribe.allow",),
@@ -113,7 +114,7 @@ def _rule(rest: str, where: str, *, is_pattern: bool) -> tuple[tuple[str, ...], 
 
 
 def _toml(sections: dict[str, dict[str, list[str]]], name: str) -> str:
-    lines = [f"# Made of mosquitto's ACL file {Path(name).name} by fleet-broker policy convert."]
+    lines = [f"# Made of mosquitto's ACL file {printable(Path(name).name)} by fleet-broker policy convert."]
     if any("subscribe.deny" in rules for rules in sections.values()):
         lines.append("# A subscription that reaches into a denied topic is refused as a whole: mosquitto grants it and")
         lines.append("# withholds messages.")

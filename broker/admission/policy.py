@@ -33,10 +33,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 
 from broker.admission.filter_template import FilterTemplate
 from broker.mqtt.filter_set import NO_FILTERS, FilterSet
-from broker.mqtt.topics import covers, matches, overlaps
+from broker.mqtt.topics import SEPARATOR, covers, matches, overlaps
 from provisioning.pki.identity import SCHEME, Identity, Role
 
 _UNSAFE_LEVEL = re.compile(r"[/+#\x00]|^\$|^$")
@@ -174,6 +175,24 @@ class TopicPolicy:
     def for_ours_only(self) -> list[Section]:
         """The sections that only serve parties of our own trust domain; their deny filters apply to all."""
         return [each.section for each in self._sections.values() if each.bare and not each.only_denies]
+
+    @property
+    def own_names(self) -> frozenset[str] | None:
+        """All levels and names that it mentions itself; None if it makes levels of a group and something else.
+
+        It treats devices of one role and group alike if their names are none of these (`broker.reload.alike`).
+        """
+        names: set[str] = set()
+        for templates in self._sections.values():
+            if templates.section.kind in {Kind.DEVICE, Kind.IDENTITY}:
+                names.add(templates.section.name.rpartition("/")[2])
+            for action in Action:
+                for template in chain.from_iterable(templates.rules(action)):
+                    levels = template.text.split(SEPARATOR)
+                    if any("{group}" in level and level != "{group}" for level in levels):
+                        return None
+                    names.update(levels)
+        return frozenset(names)
 
     def knows(self, identity: Identity, *, ours: bool) -> bool:
         """Whether a section names *identity* by role, device or itself: otherwise it is not admitted (rule 3)."""

@@ -145,7 +145,7 @@ def kick(
     An MQTT 5 client gets DISCONNECT 0x98 (Administrative action) with the reason.
 
     \b
-    Examples:
+    Example:
       fleet-broker kick meter-17
       fleet-broker kick plant-7.example/meter-17
     """  # noqa: D301 - as above

@@ -8,25 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from broker.commands.error_line import failed
+from broker.commands.error_line import failed, say_wrong
 from provisioning.program.command_group import command_group
-from provisioning.program.hung_line import hung
-from provisioning.program.printable import printable
 
 config_app = command_group(name="config", help="Make the broker's settings of mosquitto's.")
 
 _USAGE = 2
 
 
-@config_app.command(
-    epilog="Example: fleet-broker config convert /etc/mosquitto/mosquitto.conf --output broker.toml",
-)
+@config_app.command()
 def convert(
     file: Annotated[Path, typer.Argument(help="mosquitto.conf, with all that it includes.")],
     output: Annotated[
@@ -46,7 +41,11 @@ def convert(
 
     An option without a meaning here is left out, and a comment says why. Run it in the folder where mosquitto runs: a
     relative path in the file begins there.
-    """
+
+    \b
+    Example:
+      fleet-broker config convert /etc/mosquitto/mosquitto.conf --output broker.toml
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     from broker.mosquitto.conf import UnreadableConf
     from broker.mosquitto.conversion import InvalidConf, beside, converted
 
@@ -57,7 +56,7 @@ def convert(
     except (InvalidConf, UnreadableConf) as error:
         raise failed(str(error), _USAGE) from None
     for each in made.left_out:
-        typer.echo(hung(f"fleet-broker: {printable(each)}", sys.stderr), err=True)
+        say_wrong(each)
     if output is not None:
         _write({output: made.settings, beside(output): made.policy})
     else:

@@ -25,9 +25,9 @@ from broker.commands.admin_command import (
     print_json,
     print_table,
 )
+from broker.commands.error_line import failed
 from provisioning.program.command_group import command_group
 from provisioning.program.given_file import LIST_BYTES, contents_of
-from provisioning.program.hung_line import hung
 
 crl_app = command_group(help="Show the CRLs in use, and try another one.")
 
@@ -68,7 +68,11 @@ def crl_try(
     """Say what a CRL would do if the broker had it now: whom it would disconnect, or why it would not be used.
 
     Nothing is changed.
-    """
+
+    \b
+    Example:
+      fleet-broker crl try plant-7.crl
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     content = _contents(files)
     with admin_client(socket, state_dir, config) as client:
         answer = client.post_bytes("/v1/crls/try", content, "application/pkix-crl")
@@ -87,8 +91,7 @@ def _contents(files: Sequence[Path]) -> bytes:
     try:
         contents = [contents_of(file, LIST_BYTES) for file in files]
     except OSError as error:
-        typer.echo(hung(f"fleet-broker: {error.filename}: {error.strerror}", sys.stderr), err=True)
-        raise typer.Exit(1) from None
+        raise failed(f"{error.filename} cannot be read: {error.strerror}") from None
     if len(contents) == 1:
         return contents[0]
     return b"".join(each if b"-----BEGIN" in each else _pem(each) for each in contents)

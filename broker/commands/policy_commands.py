@@ -7,16 +7,13 @@ an unusable policy.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from broker.commands.error_line import failed
+from broker.commands.error_line import failed, say_wrong
 from provisioning.program.command_group import command_group
-from provisioning.program.hung_line import hung
-from provisioning.program.printable import printable
 
 if TYPE_CHECKING:
     from broker.admission.policy import Action, Decision, TopicPolicy
@@ -51,11 +48,7 @@ _OwnDomain = Annotated[
 ]
 
 
-@policy.command(
-    "test",
-    epilog="Example: fleet-broker policy test --policy policy.toml --identity spiffe://fleet.internal/device/north/m-1 "
-    "--publish fleet/north/m-1/telemetry --subscribe 'fleet/#'",
-)
+@policy.command("test")
 def try_topics(
     identity: Annotated[str, typer.Option(help="Who asks: spiffe://<trust-domain>/<role>/<group>/<name>.")],
     file: _PolicyFile = None,
@@ -70,7 +63,13 @@ def try_topics(
     config: _Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Say whether an identity may publish and subscribe, and by which rule. Exit code 1 if anything is denied."""
+    """Say whether an identity may publish and subscribe, and by which rule. Exit code 1 if anything is denied.
+
+    \b
+    Example:
+      fleet-broker policy test --policy policy.toml --identity spiffe://fleet.internal/device/north/m-1 \\
+        --publish fleet/north/m-1/telemetry --subscribe 'fleet/#'
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     from broker.admission.policy import Action  # Late, like all imports here: `broker.commands.admin_command`, rule 3.
 
     file, trust_domain = _configured(config, file, trust_domain)
@@ -108,7 +107,13 @@ def show(
     config: _Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check and print a policy (without --policy the default one), or what one identity may do."""
+    """Check and print a policy (without --policy the default one), or what one identity may do.
+
+    \b
+    Example:
+      fleet-broker policy show > policy.toml
+      fleet-broker policy show --policy policy.toml --identity spiffe://fleet.internal/device/north/meter-1
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     from broker.admission.policy_file import PolicyError, parse_policy, read_policy
     from provisioning.program.given_toml import toml_of
 
@@ -144,11 +149,16 @@ def show(
             typer.echo(f"  {title:15}  {each}")
 
 
-@policy.command(epilog="Example: fleet-broker policy convert /etc/mosquitto/acl > policy.toml")
+@policy.command()
 def convert(
     file: Annotated[Path, typer.Argument(help="mosquitto's ACL file.")],
 ) -> None:
-    """Print mosquitto's ACL file as a topic policy. What has no counterpart is reported on standard error."""
+    """Print mosquitto's ACL file as a topic policy. What has no counterpart is reported on standard error.
+
+    \b
+    Example:
+      fleet-broker policy convert /etc/mosquitto/acl > policy.toml
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     from broker.admission.mosquitto_acl import InvalidAcl, converted
     from broker.admission.policy_file import PolicyError, read_policy
 
@@ -157,7 +167,7 @@ def convert(
     except (InvalidAcl, PolicyError) as error:
         raise failed(str(error), _USAGE) from None
     for each in made.left_out:
-        typer.echo(hung(f"fleet-broker: {printable(each)}", sys.stderr), err=True)
+        say_wrong(each)
     typer.echo(made.policy, nl=False)
 
 

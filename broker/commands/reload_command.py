@@ -43,7 +43,12 @@ def reload(
     """Reload certificate, trust anchors, policy and limits, as SIGHUP does.
 
     A part that cannot be used is refused, and the old one stays: exit code 1.
-    """
+
+    \b
+    Example:
+      fleet-broker reload
+      fleet-broker reload --dry-run --policy new.toml
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     if not dry_run and (policy is not None or anchors is not None):
         raise failed("--policy and --anchors: only with --dry-run; a reload takes the broker's own files", _USAGE)
     asked = {"dry_run": dry_run, **_candidates(policy, anchors, bundle)}

@@ -14,14 +14,13 @@ Rules
    between, so that messages keep flowing.
 2. The session stays, with its other subscriptions and with the messages that it was granted. Its will is dropped if it
    may not be published any more.
-3. `judge` changes nothing: a dry run and the real change agree.
+3. Judging (`broker.reload.alike`) changes nothing: a dry run and the real change agree.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 import structlog
@@ -31,63 +30,14 @@ from broker.admission.policy import TopicPolicy
 from broker.admission.refusal import RefusalCode
 from broker.engine.engine import Engine
 from broker.mqtt.codes import ReasonCode
-from broker.mqtt.topics import SharedSubscription
+from broker.reload.alike import Judge
+from broker.reload.loss import Loss
 from broker.reload.report import SHOWN, Affected, Effects
 from broker.session.session import Session
 
 log = structlog.get_logger("broker")
 
 _SESSIONS_A_STEP = 100
-_SHOWN_FILTER = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """What a session may not have under a policy."""
-
-    known: bool
-    subscriptions: tuple[str, ...]
-    will: bool
-
-    @property
-    def disconnects(self) -> bool:
-        """Whether its client is disconnected for it."""
-        return not self.known or bool(self.subscriptions)
-
-    def why(self, session: Session) -> str:
-        """Return the reason in words."""
-        name = session.owner.name
-        if not self.known:
-            return f"no section of the policy admits {name}"
-        if self.subscriptions:
-            first, *others = self.subscriptions
-            more = f" and {len(others)} more" if others else ""
-            return f"may not subscribe to {first[:_SHOWN_FILTER]!r}{more}"
-        return "its will may not be published"
-
-
-def judge(policy: TopicPolicy, session: Session, *, ours: bool, goes: bool = False, wills: bool = True) -> Loss | None:
-    """Return what *session* would lose under *policy*, or None; *ours*: its owner is of our own trust domain.
-
-    *goes*: as if its client had been disconnected before, leaving its will (*wills*) or not.
-    """
-    must_be_known = session.connected and not goes
-    if not (session.subscriptions or session.will or must_be_known):
-        return None
-    permissions = policy.permissions(session.owner, session.client_id, ours=ours)
-    withdrawn = []
-    for topic_filter in session.subscriptions:
-        shared = SharedSubscription.parse(topic_filter)
-        if not permissions.may_subscribe(topic_filter if shared is None else shared.topic_filter):
-            withdrawn.append(topic_filter)
-    will = session.will
-    if goes and will is not None and (not wills or min(will.delay, session.expiry_interval) == 0):
-        will = None  # It was dropped then, or sent.
-    unpublishable = will is not None and not permissions.may_publish(will.message.topic.decode())
-    if not (withdrawn or unpublishable or must_be_known):
-        return None
-    known = policy.knows(session.owner, ours=ours)
-    return Loss(known, tuple(withdrawn), unpublishable) if withdrawn or unpublishable or not known else None
 
 
 def enforce(engine: Engine, session: Session, loss: Loss, now: float) -> None:
@@ -108,9 +58,9 @@ def enforce(engine: Engine, session: Session, loss: Loss, now: float) -> None:
 def enforce_at_start(engine: Engine, now: float) -> None:
     """Judge the recovered sessions: the policy may have changed while the broker was down."""
     warn_of_idle_names(engine.admission)
-    ended = 0
+    ended, judge, is_ours = 0, Judge(engine.admission.policy), engine.admission.is_ours
     for session in engine.registry.all():
-        loss = judge(engine.admission.policy, session, ours=engine.admission.is_ours(session.owner))
+        loss = judge.loss(session, ours=is_ours(session.owner))
         if loss is not None:
             ended += len(loss.subscriptions)
             enforce(engine, session, loss, now)
@@ -158,14 +108,14 @@ async def _sweep(
     losing = disconnected = subscriptions = dropped = 0
     here: list[Affected] = []
     away: list[Affected] = []
-    sessions = engine.registry.all()
+    judge, sessions = Judge(policy), engine.registry.all()
     for start in range(0, len(sessions), _SESSIONS_A_STEP):
         for session in sessions[start : start + _SESSIONS_A_STEP]:
             goes = session in going
             if goes and session.expiry_interval == 0:
                 continue  # It ended with its connection.
             ours, wills = admission.is_ours(session.owner), going.get(session, True)
-            loss = judge(policy, session, ours=ours, goes=goes, wills=wills)
+            loss = judge.loss(session, ours=ours, goes=goes, wills=wills)
             if loss is None:  # Also for a session that has ended meanwhile: it has nothing left.
                 continue
             losing += 1

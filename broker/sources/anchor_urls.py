@@ -33,6 +33,7 @@ from broker.settings.config import BrokerConfig
 from broker.settings.trust_settings import TrustSettings
 from broker.sources.anchor_copy import MOST_BYTES, AnchorsRefused, anchors_in, copy_of, keep, pem_of
 from provisioning.client.address import NoAddress, check_address
+from provisioning.client.network_words import network_words
 from provisioning.client.plain_http import AnswerRefused, body_of
 from provisioning.client.validators import conditions, validator_of
 from provisioning.pki.keys import KeyFileError
@@ -196,7 +197,7 @@ async def _get(followed: Followed) -> bytes | None:
     except AnswerRefused as error:
         raise AnchorsRefused(str(error)) from error
     except (httpx.HTTPError, NoAddress) as error:
-        raise _Unfetched(f"cannot be fetched: {str(error) or type(error).__name__}") from error
+        raise _Unfetched(f"cannot be fetched: {network_words(error)}") from error
 
 
 def _take(followed: Followed, content: bytes) -> bool:

@@ -24,6 +24,7 @@ from device_sim.attack.target import Impossible
 from device_sim.attack.verdict import ClosedBy, Layer, Seen
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentPending, EnrolmentRefused, EnrolmentUnavailable, EstClient
+from provisioning.client.network_words import network_words
 from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.tls import CredentialPem, client_context
 
@@ -121,7 +122,7 @@ async def _connected(desk: EnrolmentDesk, pem: CredentialPem | None = None) -> A
         async with httpx.AsyncClient(verify=client_context(desk.anchors, pem, allow_tls12=True)) as client:
             yield client
     except httpx.HTTPError as error:
-        raise EnrolmentUnavailable(f"{desk.url} gave no answer: {str(error) or type(error).__name__}") from error
+        raise EnrolmentUnavailable(f"{desk.url} gave no answer: {network_words(error)}") from error
 
 
 async def short_lived(scene: Scene, life: timedelta) -> Paper:

@@ -129,7 +129,12 @@ def judge(
                 target = await stack.enter_async_context(opened(Path(directory)))
                 known = (*CATALOGUE, *revocation_list.chapter.cases, *OWED)
                 target.capabilities.check_cases(case.name for case in known)
-                outcomes = await run(target, cases, told)
+                try:
+                    outcomes = await run(target, cases, told)
+                except asyncio.CancelledError:
+                    how_far = f"after {len(tried.outcomes)} of {tried.cases} cases"
+                    report.show_stopped(out, f"{kind} {target.capabilities.name}", tried.outcomes, how_far)
+                    raise
         report.show(out, f"{kind} {target.capabilities.name}", outcomes)
         _say_where_to_begin(view, outcomes)
         _say_what_is_assumed(view, target, cases, outcomes)

@@ -29,11 +29,9 @@ def chosen(given: Given, *, tls12: bool) -> Opened:
     """Return the target that the options name: a running broker, or one to start. Raises `typer.BadParameter`."""
     where = named(given.broker, given.host, given.port)
     if where is None:
-        if given.tells_of_a_running_one:
-            raise typer.BadParameter(
-                "--server-name, --cafile, --ca-cert, --ca-key, --provisioning, --cert, --key, --capabilities: "
-                "for a broker given by --broker"
-            )
+        if given.of_a_running_one:
+            options = ", ".join(given.of_a_running_one)
+            raise typer.BadParameter(f"{options}: for a broker given by --broker")
         return (given.against or Against.FLEETGATE).opened(tls12=tls12, websocket=given.websocket)
     if given.against is not None:
         raise typer.BadParameter("--against starts a broker, --broker names one that runs: leave one of them out")

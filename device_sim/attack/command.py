@@ -17,7 +17,13 @@ def attack(given: Given) -> None:
     """Try what a malicious device can do, and check how each attempt is refused.
 
     Exit code 4: a case failed; 3: none failed, and one could not be judged on this machine; 1: none was tried.
-    """
+
+    \b
+    Example:
+      fleet-sim attack
+      fleet-sim attack --broker mqtts://broker:8883 --cafile ca.crt --ca-cert ca.crt --ca-key ca.key
+      fleet-sim attack --only 3-expired --json outcomes.json
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     with late_imports():
         from device_sim.attack.attacking import judge
         from device_sim.attack.catalogue import CATALOGUE
@@ -30,7 +36,12 @@ def revocation(given: Given) -> None:
     """Try to circumvent a revocation in every way, and check that it holds.
 
     Exit code 4: a case failed; 3: none failed, and one could not be judged on this machine; 1: none was tried.
-    """
+
+    \b
+    Example:
+      fleet-sim revocation
+      fleet-sim revocation --against mosquitto --json mosquitto.json
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     with late_imports():
         from device_sim.attack.attacking import judge
         from device_sim.attack.revocation_list import chapter
@@ -46,7 +57,11 @@ def delivery(given: Given) -> None:
     identifiers, properties, session takeover, topic matching, order. --list names the clause of each case.
 
     Exit code 99: a case failed; 3: none failed, and one could not be judged on this machine; 1: none was tried.
-    """
+
+    \b
+    Example:
+      fleet-sim delivery --against mosquitto --only 1-will-cut --json mosquitto.json
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     with late_imports():
         from device_sim.attack.attacking import judge
         from device_sim.attack.delivery_list import OWED
@@ -61,7 +76,12 @@ def attack_table(
         bool, typer.Option("--every", help="Of `delivery`, a row also for cases that nobody fails.")
     ] = False,
 ) -> None:
-    """Print one Markdown table that compares several runs."""
+    """Print one Markdown table that compares several runs.
+
+    \b
+    Example:
+      fleet-sim attack-table fleetgate.json mosquitto.json
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     with late_imports():
         from device_sim.attack import report
 

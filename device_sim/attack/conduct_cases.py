@@ -193,15 +193,15 @@ async def _clock_ahead(scene: Scene) -> Seen:
     der = client.socket.getpeercert(binary_form=True)
     client.close()
     anchors = x509.load_pem_x509_certificates(scene.target.anchors.read_bytes())
-    leaf = x509.load_der_x509_certificate(der or b"")
+    presented = x509.load_der_x509_certificate(der or b"")
     policy = PolicyBuilder().store(Store(anchors))
     name = x509.DNSName(scene.target.endpoint.server_name)
     try:
-        policy.time(datetime.now(UTC)).build_server_verifier(name).verify(leaf, anchors)
+        policy.time(datetime.now(UTC)).build_server_verifier(name).verify(presented, anchors)
     except VerificationError as error:
         raise Impossible(f"by the right clock the strict verifier refuses it too: {error}") from error
     try:
-        policy.time(datetime.now(UTC) + timedelta(days=730)).build_server_verifier(name).verify(leaf, anchors)
+        policy.time(datetime.now(UTC) + timedelta(days=730)).build_server_verifier(name).verify(presented, anchors)
     except VerificationError as error:
         return Seen(Layer.DEVICE, "server_certificate", f"by the device's clock: {error}", ClosedBy.US)
     return Seen(Layer.DEVICE, "agreed", "the certificate is good by that clock too", ClosedBy.NOBODY, got_in=True)

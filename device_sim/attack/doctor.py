@@ -13,12 +13,13 @@ Rules
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -195,20 +196,33 @@ def _programs(machine: Machine) -> list[Finding]:
 def doctor(
     devices: Annotated[int, typer.Option("--devices", min=1, help="Number of devices to connect.")] = 10_000,
     sources: Annotated[int, typer.Option("--sources", min=1, help="Number of source addresses.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check whether this machine can run a fleet, and show remedies. Exit code 1: it cannot."""
+    """Check whether this machine can run a fleet, and show remedies. Exit code 1: it cannot.
+
+    \b
+    Example:
+      fleet-sim doctor --devices 50000 --sources 2
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    findings = examine(look(), devices, sources)
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(finding) for finding in findings], indent=2) + "\n")
+    else:
+        _show(findings)
+    problems = any(finding.state is State.PROBLEM for finding in findings)
+    raise typer.Exit(ExitCode.ERROR if problems else ExitCode.OK)
+
+
+def _show(findings: Sequence[Finding]) -> None:
     from rich.console import Console  # Late: `device_sim.cli`, rule 1.
 
     console = Console(width=None if sys.stdout.isatty() else 200)
-    findings = examine(look(), devices, sources)
     style = {State.OK: "green", State.ADVICE: "yellow", State.PROBLEM: "bold red"}
     for finding in findings:
         console.print(f"[{style[finding.state]}]{finding.state.value:8}[/]{finding.what:17}", end="")
         console.print(finding.detail, markup=False, highlight=False, soft_wrap=True)
         if finding.remedy:
             console.print(f"{'':25}-> {finding.remedy}", markup=False, highlight=False, soft_wrap=True)
-    problems = any(finding.state is State.PROBLEM for finding in findings)
-    raise typer.Exit(ExitCode.ERROR if problems else ExitCode.OK)
 
 
 def _numbers(path: Path) -> list[int]:

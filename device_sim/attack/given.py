@@ -68,7 +68,11 @@ class Given:
     junit: Annotated[Path | None, typer.Option("--junit", help="Write the outcomes to this JUnit XML file.")] = None
 
     @property
-    def tells_of_a_running_one(self) -> bool:
-        """Whether an option is given that only concerns an already running broker."""
-        paths = (self.cafile, self.ca_cert, self.ca_key, self.cert, self.key, self.capabilities)
-        return any((self.server_name, self.provisioning, *paths))
+    def of_a_running_one(self) -> tuple[str, ...]:
+        """The given options that only concern an already running broker."""
+        options = {
+            "--server-name": self.server_name, "--cafile": self.cafile, "--ca-cert": self.ca_cert,
+            "--ca-key": self.ca_key, "--provisioning": self.provisioning, "--cert": self.cert, "--key": self.key,
+            "--capabilities": self.capabilities,
+        }  # fmt: skip
+        return tuple(option for option, value in options.items() if value)

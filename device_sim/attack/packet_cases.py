@@ -100,6 +100,12 @@ def _first(name: str, description: str, made: Callable[[_Own], bytes], *expected
     chapter.add(name, description, expected or (CLOSED,), attempt)
 
 
+def _with_will_flag(connect: bytes) -> bytes:
+    """Return *connect* with the flag of a will, which does not follow."""
+    flags = connect.index(b"MQTT") + 5
+    return connect[:flags] + bytes([connect[flags] | 0x04]) + connect[flags + 1 :]
+
+
 @case("33-oversized", "announces a packet of 256 MB, and sends nothing more", "mqtt DISCONNECT 0x95", *BAD_PACKET)
 async def _oversized(scene: Scene) -> Seen:
     paper = await scene.device()
@@ -145,6 +151,12 @@ _bad(
 )  # fmt: skip
 _bad("34-empty-subscribe", "sends a SUBSCRIBE without a filter",
      lambda own: encode_frame(0x82, b"\x00\x01" + own.properties))  # fmt: skip
+_bad("34-string-too-long", "publishes to a topic name that is longer than the packet",
+     lambda own: encode_frame(0x30, b"\xff\xf0" + own.topic[2:]))  # fmt: skip
+_bad("34-properties-too-long", "sends a PUBLISH with properties that are longer than the packet",
+     lambda own: encode_frame(0x30, own.topic + b"\x7f\x01\x00"), needs=(Feature.MQTT5,))  # fmt: skip
+_first("34-connect-cut", "sends a CONNECT that ends before the will which it announces",
+       lambda own: _with_will_flag(own.connect.encode()), CLOSED, "mqtt CONNACK 0x81", "mqtt CONNACK 0x82")  # fmt: skip
 _first("34-publish-first", "sends a PUBLISH before CONNECT", lambda own: encode_frame(0x30, own.topic + own.properties))
 _first("34-noise", "sends random bytes inside TLS", lambda _: _EVERY_BYTE)
 _first("34-other-protocol", "sends a CONNECT with the protocol name MQTX",

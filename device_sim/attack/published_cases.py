@@ -25,6 +25,7 @@ from device_sim.attack.issuer import Paper
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import BrokenPromise, Impossible
 from device_sim.attack.verdict import ClosedBy, Layer, Seen
+from provisioning.client.network_words import network_words
 from provisioning.pki.crl import distribution_points
 from provisioning.pki.ocsp import OcspRefused, ask, read_answer, responders
 
@@ -47,7 +48,7 @@ async def _fetched(method: str, url: str, **options: Any) -> httpx.Response:
         async with httpx.AsyncClient(timeout=_TIMEOUT) as client:
             return await client.request(method, url, **options)
     except httpx.HTTPError as error:
-        raise Impossible(f"{url} is not reached from here: {str(error) or type(error).__name__}") from error
+        raise Impossible(f"{url} is not reached from here: {network_words(error)}") from error
 
 
 async def _is_listed(desk: EnrolmentDesk, scene: Scene, paper: Paper) -> bool:
@@ -72,13 +73,19 @@ async def _list(desk: EnrolmentDesk, scene: Scene, paper: Paper) -> x509.Certifi
     return crl
 
 
-async def _responder_says(desk: EnrolmentDesk, scene: Scene, paper: Paper, *, nonce: bool) -> str:
-    """Return *good*, *revoked* or *unknown*; raise `BrokenPromise` if the answer is none, `Impossible` without one."""
+async def _responder_says(
+    desk: EnrolmentDesk, scene: Scene, paper: Paper, *, nonce: bool, serial: int | None = None
+) -> str:
+    """Return *good*, *revoked* or *unknown*, for *paper* or another *serial* number of its CA.
+
+    Raises `BrokenPromise` if the answer is none, `Impossible` without one.
+    """
     named = next(iter(responders(paper.certificate)), "")
     url = f"{desk.relying_url}/ocsp" if desk.relying_url else named
     if not url.startswith("http://"):
         raise Impossible("certificates of this service name no OCSP responder (public_http_url is not set)")
-    serial, issuer = paper.certificate.serial_number, scene.target.ca_certificate
+    issuer = scene.target.ca_certificate
+    serial = paper.certificate.serial_number if serial is None else serial
     question = ask(serial, issuer, nonce=nonce)
     answer = await _fetched("POST", url, content=question.der, headers=_OCSP)
     try:
@@ -159,6 +166,19 @@ async def _at_the_responder(scene: Scene) -> Seen:
             how = "with" if nonce else "without"
             raise BrokenPromise(f"after its revocation the OCSP responder says, to a request {how} a nonce: {said}")
     return _known_as_revoked(started)
+
+
+@chapter.case("45-never-issued", "asks the OCSP responder about a number that was never issued: it does not say good",
+              f"http {_UNKNOWN}", f"http {_REVOKED}")  # fmt: skip
+async def _never_issued(scene: Scene) -> Seen:
+    desk, paper = _publishing(scene), await scene.device()
+    said = ""
+    for nonce in (False, True):
+        said = await _responder_says(desk, scene, paper, nonce=nonce, serial=x509.random_serial_number())
+        if said == _GOOD:
+            # Whoever has copied the CA's key is found by nothing else (RFC 6960 §2.2).
+            raise BrokenPromise("about a certificate that the service never issued the OCSP responder says: good")
+    return Seen(Layer.HTTP, said, "", ClosedBy.NOBODY)
 
 
 @chapter.case("45-suspended", "is suspended, and resumed: CRL and OCSP responder say so, each time", "http released",

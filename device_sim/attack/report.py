@@ -34,6 +34,11 @@ _STYLE = {
 }
 
 
+_LEAST_COLUMN = 20
+"""Characters that a column of sentences needs to be read; on a narrower terminal each case has lines of its own."""
+_BESIDE = 18
+"""What verdict, milliseconds and the spaces between columns take."""
+
 _CONSPICUOUS = (Verdict.FAIL, Verdict.WARN, Verdict.INVALID)
 """Verdicts that are explained, and named once more at the end."""
 
@@ -92,30 +97,70 @@ def show(
     outcomes: Sequence[Outcome],
     headings: tuple[str, str] = ("the device …", "was answered"),
 ) -> None:
-    """Print a table on a terminal, lines elsewhere, and the totals."""
+    """Print a table on a terminal, on a narrow one a paragraph for each; lines elsewhere; and the totals."""
     if not console.is_terminal:
         for outcome in outcomes:
             console.print(line(outcome), soft_wrap=True, highlight=False, markup=False)
         console.print(f"{title}: {totals(outcomes)}", soft_wrap=True, highlight=False, markup=False)
         return
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
-    for heading in ("", "case", *headings, "ms"):
-        # A case's name stays whole: it is what --only takes.
-        is_name = heading == "case"
-        table.add_column(heading, justify="right" if heading == "ms" else "left", overflow="fold", no_wrap=is_name)
-    for outcome in outcomes:
-        seen = outcome.seen
-        answer = Text(seen.text if seen is not None else "")
-        for words in _explained(outcome):
-            answer.append(f"\n{words}" if answer else words, style="dim")
-        style = _STYLE[outcome.verdict]
-        figure = f"{outcome.seconds * 1000:.0f}" if seen is not None and outcome.seconds else ""
-        table.add_row(Text(outcome.verdict.value, style=style), outcome.name, outcome.description, answer, figure)
-    console.print(table, highlight=False)
+    longest = max((len(outcome.name) for outcome in outcomes), default=0)
+    if console.width < _BESIDE + longest + 2 * _LEAST_COLUMN:
+        console.print(_paragraphs(title, outcomes), highlight=False)
+    else:
+        console.print(_table(title, outcomes, headings), highlight=False)
     console.print(f"\n{totals(outcomes)}", highlight=False)
     for verdict in _CONSPICUOUS:  # The table is longer than a screen.
         if names := [outcome.name for outcome in outcomes if outcome.verdict is verdict]:
             console.print(Text(f"{verdict.value}: {', '.join(names)}", style=_STYLE[verdict]), highlight=False)
+
+
+def _table(title: str, outcomes: Sequence[Outcome], headings: tuple[str, str]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
+    for heading in ("", "case", *headings, "ms"):
+        # A case's name stays whole: it is what --only takes. So does the verdict.
+        is_whole = heading in {"", "case"}
+        table.add_column(heading, justify="right" if heading == "ms" else "left", overflow="fold", no_wrap=is_whole)
+    for outcome in outcomes:
+        table.add_row(_verdict_of(outcome), outcome.name, outcome.description, _answer(outcome), _figure(outcome))
+    return table
+
+
+def _paragraphs(title: str, outcomes: Sequence[Outcome]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for outcome in outcomes:
+        figure = f"  {_figure(outcome)} ms" if _figure(outcome) else ""
+        table.add_row(_verdict_of(outcome), f"{outcome.name}{figure}")
+        table.add_row("", outcome.description)
+        table.add_row("", _answer(outcome))
+    return table
+
+
+def _verdict_of(outcome: Outcome) -> Text:
+    return Text(outcome.verdict.value, style=_STYLE[outcome.verdict])
+
+
+def _answer(outcome: Outcome) -> Text:
+    """Return what was seen, and below it what is said of that."""
+    answer = Text(outcome.seen.text if outcome.seen is not None else "")
+    for words in _explained(outcome):
+        answer.append(f"\n{words}" if answer else words, style="dim")
+    return answer
+
+
+def _figure(outcome: Outcome) -> str:
+    """Return the milliseconds that it took, if that is known."""
+    return f"{outcome.seconds * 1000:.0f}" if outcome.seen is not None and outcome.seconds else ""
+
+
+def show_stopped(console: Console, title: str, outcomes: Sequence[Outcome], how_far: str) -> None:
+    """Print what was judged before the tester stopped the run; on a terminal it is there already."""
+    if not console.is_terminal:
+        for outcome in outcomes:
+            console.print(line(outcome), soft_wrap=True, highlight=False, markup=False)
+    judged = totals(outcomes) if outcomes else "nothing judged"
+    console.print(f"{title}, stopped {how_far}: {judged}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _explained(outcome: Outcome) -> list[str]:

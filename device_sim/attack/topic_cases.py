@@ -5,6 +5,7 @@ A case about a message states whether it was delivered, using the order argument
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Container
@@ -29,7 +30,7 @@ from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import OTHER, SOON, Scene
 from device_sim.attack.target import Impossible
-from device_sim.attack.verdict import CLOSED, DELIVERED, OPEN, ClosedBy, Layer, Seen
+from device_sim.attack.verdict import CLOSED, DELIVERED, NOT_DELIVERED, OPEN, ClosedBy, Layer, Seen
 
 _V311 = ProtocolVersion.V311
 _ANSWER = 10.0
@@ -55,6 +56,10 @@ def _in_other_group(scene: Scene, device: str) -> str:
     return f"fleet/{scene.target.group}{OTHER}/{device}/telemetry"
 
 
+def _delayed(scene: Scene, device: str) -> str:
+    return f"$delayed/1/{_of_another(scene, device)}"
+
+
 def _command(scene: Scene, device: str) -> str:
     return scene.topic(device, "cmd/reboot")
 
@@ -62,9 +67,12 @@ def _command(scene: Scene, device: str) -> str:
 def _publishes(
     name: str, description: str, *expected: str, qos: QoS, to: Chosen = _of_another, retain: bool = False,
     version: ProtocolVersion | None = None, needs: tuple[Feature, ...] = (), properties: Properties = NO_PROPERTIES,
-    times: int = 1,
+    times: int = 1, settles: float = 0.0,
 ) -> None:  # fmt: skip
-    """Add a case that publishes, so many *times*, *to* a topic that the device may not write."""
+    """Add a case that publishes, so many *times*, *to* a topic that the device may not write.
+
+    After *settles* seconds it is looked whether it was delivered.
+    """
 
     async def attempt(scene: Scene) -> Seen:
         await scene.watcher()
@@ -79,7 +87,7 @@ def _publishes(
             for _ in range(times):
                 await client.send(packet.encode(client.version))
                 answer = await client.answer(Puback, Pubrec, deadline=_ANSWER) if qos else None
-            seen = await _what_came(scene, client, device, payload, answer)
+            seen = await _what_came(scene, client, device, payload, answer, settles)
             seen = seen.since(started)
             if retain and not seen.got_in and await scene.retains(topic, payload):
                 # Existing subscribers did not get it, but later ones do.
@@ -91,8 +99,11 @@ def _publishes(
     chapter.add(name, description, expected, attempt, needs=(Feature.TOPIC_POLICY, *needs))
 
 
-async def _what_came(scene: Scene, client: RawClient, device: str, payload: bytes, answer: Seen | None) -> Seen:
-    """Return whether *payload*, to which *client* got this *answer*, was delivered; else the answer."""
+async def _what_came(
+    scene: Scene, client: RawClient, device: str, payload: bytes, answer: Seen | None, settles: float = 0.0
+) -> Seen:
+    """Return whether *payload*, to which *client* got this *answer*, was delivered *settles* later; else the answer."""
+    await asyncio.sleep(settles)
     if answer is not None and not answer.code.startswith(("PUBACK", "PUBREC")):
         return replace(answer, withheld=payload)  # It was closed for this.
     if answer is not None and answer.code.startswith("PUBREC"):
@@ -127,6 +138,9 @@ _publishes(
 _publishes("35-other-group", "publishes to its own name's topic in another group", "mqtt PUBACK 0x87",
            qos=QoS.AT_LEAST_ONCE, to=_in_other_group)  # fmt: skip
 _publishes("35-own-command", "publishes a command to itself", "mqtt PUBACK 0x87", qos=QoS.AT_LEAST_ONCE, to=_command)
+_publishes("35-delayed", "publishes to another device's topic behind $delayed/1/, which for some brokers means a delay",
+           "mqtt PUBACK 0x87", "mqtt PUBACK 0x90", NOWHERE, qos=QoS.AT_LEAST_ONCE, to=_delayed,
+           settles=1.5)  # fmt: skip
 _publishes("37-retained", "publishes a retained message to another device's topic", "mqtt PUBACK 0x87",
            qos=QoS.AT_LEAST_ONCE, retain=True)  # fmt: skip
 
@@ -164,7 +178,7 @@ def _subscribes(
         try:
             victim = await scene.device()
             listens_to = topic_filter.format(
-                victim=scene.topic(victim.name), commands=scene.topic(victim.name, "cmd/#")
+                victim=scene.topic(victim.name), commands=scene.topic(victim.name, "cmd/#"), group=scene.target.group
             )
             own = (scene.topic(paper.name, "cmd/#"),) if behind else ()
             started = time.monotonic()
@@ -179,6 +193,22 @@ def _subscribes(
             client.close()
 
     chapter.add(name, description, expected, attempt, needs=(Feature.TOPIC_POLICY, Feature.SUBSCRIPTION_POLICY))
+
+
+async def overhears(scene: Scene, paper: Paper, listens_to: str) -> Seen:
+    """Connect with *paper*, subscribe to *listens_to*, and return whether another device is heard; else the answer."""
+    started = time.monotonic()
+    client = await scene.dial(scene.context(paper.pem))
+    try:
+        seen = await client.connect(scene.connect(paper.name, keep_alive=600))
+        if seen.got_in and seen.code != OPEN:
+            seen = await scene.subscribe(client, listens_to)
+            if seen.got_in:
+                seen = await _overheard(scene, client, await scene.device(), listens_to)
+                seen = seen if seen.code == DELIVERED else Seen(Layer.MQTT, NOT_DELIVERED, seen.text, ClosedBy.NOBODY)
+        return seen.since(started)
+    finally:
+        client.close()
 
 
 async def _overheard(scene: Scene, spy: RawClient, victim: Paper, listens_to: str) -> Seen:
@@ -245,6 +275,10 @@ _subscribes(
     _NO,
     "mqtt SUBACK 0x9e",
 )
+_subscribes("36-queue", "subscribes to another device's telemetry behind $queue/, which for some brokers means a share",
+            "$queue/{victim}", _NO)  # fmt: skip
+_subscribes("36-exclusive", "subscribes to another device's telemetry behind $exclusive/", "$exclusive/{victim}", _NO)
+_subscribes("36-own-group", "subscribes to everything of its own group", "fleet/{group}/#", _NO)
 _subscribes("36-second-filter", "subscribes to its own commands and, in the same packet, to #", "#", _NO, behind=True)
 
 

@@ -23,7 +23,7 @@ from device_sim.view import Progress, View
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.client.est import EstClient
 from provisioning.pki.identity import check_name
-from provisioning.pki.tls import CredentialFiles
+from provisioning.pki.tls import CredentialFiles, certificates_in
 from provisioning.program.given_file import PEM_BYTES, text_of
 
 _GROUP, _TRUST_DOMAIN = "meters", "fleet.internal"
@@ -217,7 +217,7 @@ def _fleet(
                 raise FleetUnusable(f"{directory} was made from another CA: continue with that one, or enrol another")
             return fleet
         origin = Origin(url or fleet.origin.provisioning_url, operator or fleet.origin.operator)
-        anchors = before if cafile is None else text_of(cafile, PEM_BYTES)
+        anchors = before if cafile is None else _anchors(cafile)
         if (origin, anchors) != (fleet.origin, before):
             with fleet.changing():
                 fleet.move(origin, anchors)
@@ -230,7 +230,18 @@ def _fleet(
         raise typer.BadParameter(
             "a new fleet needs --provisioning, --cafile, --cert and --key, or --ca-cert and --ca-key"
         )
-    return FleetDirectory.create(directory, Origin(url, operator), text_of(cafile, PEM_BYTES), service)
+    return FleetDirectory.create(directory, Origin(url, operator), _anchors(cafile), service)
+
+
+def _anchors(cafile: Path) -> str:
+    """Return the trust anchors in *cafile*, before a fleet is made that could not use them."""
+    text = text_of(cafile, PEM_BYTES)
+    try:
+        certificates_in(text.encode())
+    except ValueError:  # Its text is about parsers.
+        hint = "name the file of the trust anchors, ca-bundle.crt of the service"
+        raise typer.BadParameter(f"--cafile {cafile} holds no whole PEM certificate: {hint}") from None
+    return text
 
 
 def _client(fleet: FleetDirectory) -> EnrolmentOperatorClient:

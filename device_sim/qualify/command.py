@@ -44,7 +44,12 @@ def qualify_device(
 
     Exit code 4: it sends data to unauthenticated servers; 1: other;
     3: others hold this machine's cores, and slowness alone decided.
-    """
+
+    \b
+    Example:
+      fleet-sim qualify --exec './device {host} {port} {cafile} {cert} {key}'
+      fleet-sim qualify --list
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
     with late_imports():
         from device_sim.qualify.qualifying import judge_device
 

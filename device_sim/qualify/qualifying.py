@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -75,8 +76,7 @@ def judge_device(
             if isinstance(device, Hardware):
                 papers.write(place)
                 _instruct(err, bench)
-            live = _Live(err, len(stages))
-            return await qualify(bench, stages, parallel, live.begins, live.told)
+            return await _judged(out, _Live(err, len(stages)), bench, stages, parallel)
 
     with explained(View(), also=(BadCommand, CannotListen)):
         outcomes = run_story(story)
@@ -88,22 +88,35 @@ def judge_device(
     raise typer.Exit(exit_code(outcomes))
 
 
+async def _judged(out: Console, live: _Live, bench: Bench, stages: Sequence[Stage], parallel: int) -> list[Outcome]:
+    try:
+        return await qualify(bench, stages, parallel, live.begins, live.told)
+    except asyncio.CancelledError:
+        how_far = f"in stage {live.number} of {len(stages)}"
+        report.show_stopped(out, f"{_KIND} {bench.papers.identity.name}", live.outcomes, how_far)
+        raise
+
+
 class _Live:
     """A line for each stage as it begins, and on a terminal one for each verdict."""
 
     def __init__(self, err: Console, count: int) -> None:
         self._err = err
         self._count = count
-        self._number = 0
+        self.number = 0
+        """How many stages have begun."""
+        self.outcomes: list[Outcome] = []
+        """The lines judged so far."""
 
     def begins(self, stage: Stage) -> None:
         """Report that *stage* begins."""
-        self._number += 1
-        text = f"[{self._number}/{self._count}] {stage.name}: {stage.description}"
+        self.number += 1
+        text = f"[{self.number}/{self._count}] {stage.name}: {stage.description}"
         self._err.print(text, soft_wrap=True, markup=False, highlight=False)
 
     def told(self, outcome: Outcome) -> None:
         """Report one line of the verdict; outside a terminal all come at the end."""
+        self.outcomes.append(outcome)
         if self._err.is_terminal:
             self._err.print(f"  {report.line(outcome)}", soft_wrap=True, markup=False, highlight=False)
 

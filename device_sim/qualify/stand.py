@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import ssl
 import time
@@ -94,7 +93,7 @@ class Stand:
         try:
             self._listening = socket.create_server((self._host, self.port), family=family)
         except OSError as error:
-            why = os.strerror(error.errno) if error.errno else str(error)
+            why = (error.strerror or str(error)).partition(" (while")[0]  # asyncio and socket name the address again.
             where = f"{self._host} port {self.port}"
             raise CannotListen(f"nothing can listen on {where}: {why}; give others: --host, --port") from error
         self._listening.setblocking(False)

@@ -57,8 +57,9 @@ class Progress:
         self._file = path.open("wb", buffering=0)
         try:
             self._write()
-        except OSError:
+        except OSError as error:
             self._file.close()
+            error.filename = str(path)
             raise
 
     def add(self, *, durations: bool = False) -> None:

@@ -112,7 +112,10 @@ class Scene:
 
     def patience(self, seconds: float, round_trips: int) -> float:
         """Return how long to wait for what may take *seconds* near the broker, and needs *round_trips*."""
-        return seconds + self.fleet.distance.longest(round_trips)
+        distance = self.fleet.distance
+        if self.backend is not None:  # A proxy of ours, which is near, may stand before the devices.
+            distance = distance.or_worse(self.backend.distance())
+        return seconds + distance.longest(round_trips)
 
     def choose(self, devices: Iterable[LiveDevice], share: float) -> list[LiveDevice]:
         """Return a *share* of *devices*, at least one if there are any; the same for a given seed, stage and part."""

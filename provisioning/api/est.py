@@ -28,7 +28,7 @@ from provisioning.api.request_text import decode_body
 from provisioning.authorities.told_authorities import ToldAuthorities
 from provisioning.ca.certificate_message import certificate_message
 from provisioning.ca.key_envelope import EnvelopeSigner, seal_key
-from provisioning.enrolment.attempt import CertificateCredential, TokenCredential
+from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.problems import pending_answer
 from provisioning.enrolment.service import EnrolmentService, MadeKey
 from provisioning.errors import Code, Pending, Refused
@@ -190,8 +190,8 @@ class _Operations:
 
     async def simplereenroll(self, request: EstRequest, label: str | None) -> Response:
         csr = _read_csr(request)
-        credential = CertificateCredential(peer_certificate(request.scope))
-        return _issued(await self._enrolment.reenrol(csr, credential, label, tls_connection(request.scope)))
+        certificate = peer_certificate(request.scope)
+        return _issued(await self._enrolment.reenrol(csr, certificate, label, tls_connection(request.scope)))
 
     async def serverkeygen(self, request: EstRequest, label: str | None) -> Response:
         csr = _read_csr(request)

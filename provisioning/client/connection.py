@@ -24,6 +24,7 @@ import httpx
 from provisioning.client.address import NoAddress, check_address, misnamed, no_address
 from provisioning.client.async_library import look_for_no_other
 from provisioning.client.genuine_server import genuine_server, trust_domain_of
+from provisioning.client.network_words import network_words
 from provisioning.pki.stapling import ask_for_staple
 from provisioning.pki.tls import SPEAKS_NO_TLS, Credential, TlsConfigurationError, client_context, read_once
 
@@ -102,8 +103,7 @@ def explain(base_url: str, error: httpx.HTTPError) -> str:
         if isinstance(cause, ConnectionRefusedError):
             why = f"nothing listens there; start it, or {NAME_THE_ADDRESS}"
             return f"the provisioning service at {base_url} does not answer: {why}"
-    reason = "it takes too long to connect" if isinstance(error, httpx.ConnectTimeout) else str(error)
-    return f"the provisioning service at {base_url} does not answer: {reason or type(error).__name__}"
+    return f"the provisioning service at {base_url} does not answer: {network_words(error)}"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

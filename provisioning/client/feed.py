@@ -19,7 +19,6 @@ Rules
 from __future__ import annotations
 
 import base64
-import contextlib
 import functools
 import json
 import re
@@ -89,7 +88,7 @@ class RevocationEvent:
     recorded_at: datetime
     """When the service recorded it: *revoked_at*, not truncated to the second."""
     mark: str | None = field(default=None, compare=False)
-    """For `follow`: distinguishes it from another event with its number; None if the service sends none."""
+    """For `follow_together`: distinguishes it from another event with its number; None if the service sends none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,27 +131,6 @@ FeedEvent = RevocationEvent | ReleaseEvent | Current
 
 Refuse = Callable[[Sequence[bytes]], str | None]
 """Returns why a server with this certificate path (DER, its own first) is not trusted, or None."""
-
-
-async def follow(
-    base_url: str,
-    anchors: Path | str,
-    credential: Credential,
-    after: int,
-    *,
-    mark: str | None = None,
-    heartbeat: float = HEARTBEAT,
-    refuse: Refuse = lambda _path: None,
-    hear: Callable[[Sequence[IssuingAuthority]], None] = lambda _issuing: None,
-) -> AsyncGenerator[FeedEvent, None]:
-    """Yield the events after the sequence number *after*, one by one, for ever; see `follow_together`."""
-    together = follow_together(
-        base_url, anchors, credential, after, mark=mark, heartbeat=heartbeat, refuse=refuse, hear=hear
-    )
-    async with contextlib.aclosing(together):
-        async for events in together:
-            for event in events:
-                yield event
 
 
 async def follow_together(

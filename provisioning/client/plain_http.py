@@ -16,6 +16,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from provisioning.client.address import NoAddress, check_address
+from provisioning.client.network_words import network_words
 from provisioning.program.starting import importing
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class PlainHttp:
                 body_follows(response)
                 yield response
         except (httpx.HTTPError, NoAddress) as error:
-            raise HttpFailed(str(error) or type(error).__name__) from error
+            raise HttpFailed(network_words(error)) from error
 
     def _open(self) -> httpx.AsyncClient:
         with importing():

@@ -29,13 +29,6 @@ class TokenCredential:
 
 
 @dataclass(frozen=True, slots=True)
-class CertificateCredential:
-    """The certificate that the client presented in TLS, None if it presented none."""
-
-    certificate: x509.Certificate | None
-
-
-@dataclass(frozen=True, slots=True)
 class Question:
     """The question for a group's webhook, and its URL."""
 

@@ -51,7 +51,6 @@ from provisioning.ca.profile import Profile
 from provisioning.enrolment import pace
 from provisioning.enrolment.attempt import (
     Attempt,
-    CertificateCredential,
     Question,
     TlsConnection,
     TokenCredential,
@@ -193,19 +192,19 @@ class EnrolmentService:
     async def reenrol(
         self,
         csr_der: bytes,
-        credential: CertificateCredential,
+        certificate: x509.Certificate | None,
         label: str | None = None,
         connection: TlsConnection | None = None,
     ) -> bytes:
         """Return a successor of the presented certificate, in DER, with the same key or a new one; raise `Refused`."""
         request = verify_csr(csr_der, self._key_policy)
-        self._check_shown(credential.certificate, Code.CSR_KEY)
+        self._check_shown(certificate, Code.CSR_KEY)
         return await self._certify(
             Attempt(
                 request,
                 self._clock(),
                 label,
-                certificate=credential.certificate,
+                certificate=certificate,
                 renewal=True,
                 connection=connection,
             )

@@ -271,6 +271,7 @@ def _grants(order: TokenOrder) -> list[TokenGrant]:
         raise _invalid(str(error)) from error
     if group is None and order.role is Role.DEVICE:
         group = DEFAULT_GROUP
+    _check_server_names(order)
     names = _dns_names(order), _ip_addresses(order)
     if order.devices:
         return [TokenGrant(device, group, order.role, *names, order.lifetime) for device in order.devices]
@@ -341,7 +342,6 @@ def _check_size(order: TokenOrder) -> None:
 
 
 def _dns_names(order: TokenOrder) -> tuple[str, ...]:
-    _check_server_names(order)
     try:
         return tuple(dict.fromkeys(check_host_name(name) for name in order.dns_names))
     except InvalidServerName as error:

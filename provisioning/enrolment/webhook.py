@@ -33,6 +33,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from provisioning.client.address import NoAddress, check_address, given_url
+from provisioning.client.network_words import network_words
 from provisioning.enrolment.attempt import Question, Verdict
 from provisioning.errors import Code, Refused
 from provisioning.pki.tls import client_context
@@ -112,9 +113,7 @@ class Webhooks:
         except TimeoutError as error:
             raise _failed(question, f"did not answer within {question.timeout.total_seconds():g} s") from error
         except (httpx.HTTPError, NoAddress) as error:
-            log.warning(
-                "webhook failed", code="WEBHOOK_FAILED", group=question.group, detail=str(error) or type(error).__name__
-            )
+            log.warning("webhook failed", code="WEBHOOK_FAILED", group=question.group, detail=network_words(error))
             raise _failed(question, "cannot be reached") from error
         match answer:
             case {"allow": True}:

@@ -56,11 +56,6 @@ class RevocationReason(StrEnum):
         """Whether it is irreversible."""
         return self is not RevocationReason.CERTIFICATE_HOLD
 
-    @property
-    def flag(self) -> x509.ReasonFlags:
-        """The same reason as `cryptography` names it."""
-        return x509.ReasonFlags(self.value)
-
 
 @dataclass(frozen=True, slots=True)
 class Revocation:

@@ -268,17 +268,21 @@ class ListedChange:
     invalidity_date: datetime | None = None
 
 
+_LISTED: Final = (
+    revocations.c.sequence,
+    certificates.c.serial,
+    certificates.c.not_after,
+    revocations.c.revoked_at,
+    revocations.c.reason,
+    revocations.c.invalidity_date,
+)
+"""What a list says of a certificate that is revoked now, in the order of `ListedChange`'s making."""
+
+
 def listed(connection: Connection, issuer_key_id: bytes, shard_id: int | None, since: datetime) -> list[ListedChange]:
     """Return all certificates of an issuer, or of one shard, revoked now that had not expired at *since*."""
     statement = (
-        select(
-            revocations.c.sequence,
-            certificates.c.serial,
-            certificates.c.not_after,
-            revocations.c.revoked_at,
-            revocations.c.reason,
-            revocations.c.invalidity_date,
-        )
+        select(*_LISTED)
         .select_from(revocations.join(certificates, certificates.c.id == _OF_CERTIFICATE))
         .where(*_scope(issuer_key_id, shard_id), since < _ENDS)
         .order_by(revocations.c.sequence)
@@ -290,16 +294,7 @@ def listed(connection: Connection, issuer_key_id: bytes, shard_id: int | None, s
 
 
 _EACH: Final = (
-    select(
-        certificates.c.issuer_key_id,
-        certificates.c.crl_shard_id,
-        revocations.c.sequence,
-        certificates.c.serial,
-        certificates.c.not_after,
-        revocations.c.revoked_at,
-        revocations.c.reason,
-        revocations.c.invalidity_date,
-    )
+    select(certificates.c.issuer_key_id, certificates.c.crl_shard_id, *_LISTED)
     .select_from(revocations.join(certificates, certificates.c.id == _OF_CERTIFICATE))
     .where(bindparam("since", type_=UtcDateTime) < _ENDS)
     .order_by(revocations.c.sequence)

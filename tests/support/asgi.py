@@ -19,6 +19,7 @@ async def through(app: Any, asked: Scope, body: bytes) -> Response:
         sent.append(message)
 
     await app({"query_string": b"", **asked, "raw_path": asked["path"].encode(), "state": {}}, receive, send)
+    assert [each["type"] for each in sent] == ["http.response.start", "http.response.body"], "one answer"
     told = Response(sent[1]["body"], sent[0]["status"])
     told.raw_headers = sent[0]["headers"]
     return told

@@ -7,14 +7,17 @@ Does not handle: revocation, sessions, wills, retained messages.
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
+
+from cryptography import x509
 
 from broker.mqtt.codes import PacketType, ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack, Connect
@@ -25,11 +28,12 @@ from broker.mqtt.packets import Packet, Puback, Publish, Suback, Subscribe, deco
 from broker.mqtt.publish import PINGRESP
 from broker.mqtt.topics import matches
 from device_sim.attack.capabilities import Capabilities, Feature, TimeLimits
-from device_sim.attack.issuer import SERVER_AUTH, Issuer
+from device_sim.attack.issuer import SERVER_AUTH, Issuer, Paper
 from device_sim.attack.target import SigningRegistrar, Target
 from device_sim.credentials.certification import common_name
 from device_sim.link.tls_dial import Endpoint
 from provisioning.pki.identity import Identity, Role
+from provisioning.pki.stapling import staple
 
 _V5 = ProtocolVersion.V5
 _LARGEST = 1_000_000
@@ -191,19 +195,37 @@ class FaultyBroker:
                 client.writer.write(Publish(packet.topic, packet.payload).encode(_V5))
 
 
+_STAPLE_DUE = x509.TLSFeature([x509.TLSFeatureType.status_request])
+
+
 @asynccontextmanager
-async def faulty(directory: Path, fault: Fault) -> AsyncIterator[Target]:
-    """Yield a broker with this *fault* as a target; it claims a topic policy."""
+async def faulty(
+    directory: Path,
+    fault: Fault = Fault.NONE,
+    *,
+    stapled: Callable[[Issuer, Paper], bytes] | None = None,
+    staple_due: bool = False,
+    of_another_ca: bool = False,
+) -> AsyncIterator[Target]:
+    """Yield a broker with this *fault* as a target; it claims a topic policy.
+
+    It staples what *stapled* returns for its CA and its certificate. *staple_due*: that says that one is due; it is *of
+    another CA* than the devices'.
+    """
     authority = Issuer.founded(common_name("CA"))
+    above = Issuer.founded(common_name("CA of servers")) if of_another_ca else authority
     identity = Identity("fleet.internal", Role.BROKER, "broker-1")
-    server = authority.issue(identity, usages=SERVER_AUTH, dns_names=["localhost"])
+    extra = ((_STAPLE_DUE, False),) if staple_due else ()
+    server = above.issue(identity, usages=SERVER_AUTH, dns_names=["localhost"], extra=extra)
     (directory / "server.pem").write_bytes(server.pem.pem)
-    (directory / "ca.pem").write_bytes(authority.pem)
+    (directory / "ca.pem").write_bytes(authority.pem + (above.pem if of_another_ca else b""))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(directory / "server.pem")
     context.load_verify_locations(directory / "ca.pem")
     context.verify_mode = ssl.CERT_REQUIRED
+    if stapled is not None:
+        assert staple(context, stapled(above, server), math.inf)
     broker = FaultyBroker(fault)
     claims = Capabilities(
         name="faulty", supports=frozenset({Feature.MQTT5, Feature.TOPIC_POLICY}), limits=TimeLimits(keep_alive=10.0)

@@ -13,7 +13,7 @@ from cryptography import x509
 from provisioning.ca.ceremony import Authority, found_authority
 from provisioning.ca.issuer import Issuer
 from provisioning.ca.profile import ProfileConfig, ProfileName, profile_of
-from provisioning.enrolment.attempt import CertificateCredential, TokenCredential
+from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.groups import GroupService
 from provisioning.enrolment.issuing import Issuing
 from provisioning.enrolment.service import EnrolmentService, MadeKey
@@ -53,9 +53,9 @@ class Enrolment:
         return x509.load_der_x509_certificate(await self.service.enrol(csr_der, token, *rest, **presented))
 
     async def reenrol(
-        self, csr_der: bytes, credential: CertificateCredential, *rest: Any, **presented: Any
+        self, csr_der: bytes, certificate: x509.Certificate | None, *rest: Any, **presented: Any
     ) -> x509.Certificate:
-        return x509.load_der_x509_certificate(await self.service.reenrol(csr_der, credential, *rest, **presented))
+        return x509.load_der_x509_certificate(await self.service.reenrol(csr_der, certificate, *rest, **presented))
 
     async def enrol_with_server_key(self, csr_der: bytes, *presented: Any) -> MadeKey:
         return await self.service.enrol_with_server_key(csr_der, *presented)
@@ -87,7 +87,7 @@ class Fleet:
         return await self.enrolment.enrol(csr or csr_der(names=[device]), credential)
 
     async def reenrol(self, certificate: x509.Certificate, csr: bytes) -> x509.Certificate:
-        return await self.enrolment.reenrol(csr, CertificateCredential(certificate))
+        return await self.enrolment.reenrol(csr, certificate)
 
 
 def successor_csr(certificate: x509.Certificate, key: PrivateKey | None = None) -> bytes:

@@ -48,9 +48,10 @@ _OFF = ("fsync", "synchronous_commit", "full_page_writes", "autovacuum")
 class PostgresqlServer:
     """One cluster, created, started and removed by the test run."""
 
-    def __init__(self, standby_of: PostgresqlServer | None = None) -> None:
-        """*standby_of*: follow that server, which runs, instead of being one of its own."""
-        self._primary = standby_of
+    def __init__(self, standby_of: PostgresqlServer | None = None, copy_of: PostgresqlServer | None = None) -> None:
+        """*standby_of*: follow that server, which runs; *copy_of*: be a copy of it, by itself, as it is now."""
+        self._original = standby_of or copy_of
+        self._follows = standby_of is not None
         self._numbers = itertools.count(1)
         self._process: subprocess.Popen[bytes] | None = None
         self._mounted = False
@@ -70,9 +71,10 @@ class PostgresqlServer:
         if self._user is not None:  # The server refuses to run as root.
             shutil.chown(self._directory, self._user)
         try:
-            if self._primary is not None:
+            if self._original is not None:
+                follow = ["--write-recovery-conf"] if self._follows else []
                 self._run("pg_basebackup", "--pgdata", self._data, "--host", "127.0.0.1", "--port",
-                          str(self._primary.port), "--username", "fleet", "--write-recovery-conf",
+                          str(self._original.port), "--username", "fleet", *follow,
                           "--checkpoint", "fast", "--no-sync")  # fmt: skip
                 self.start()
                 return self

@@ -5,6 +5,7 @@ Which modules a process has imported, it tells itself: ``python -X importtime`` 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -359,6 +360,33 @@ def test_help_cuts_nothing_off_and_explains_every_option(program: str, monkeypat
             assert all(name in said for name in each.opts if name.startswith("-")), (words, each.opts)
 
 
+OBVIOUS = {"version", "status", "trust show", "crl status", "scenarios"}
+"""Commands that need no example: they are called as they are named."""
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_shows_an_example_of_what_can_be_typed(program: str) -> None:
+    for words, command in commands_of(program):
+        if hasattr(command, "commands") or " ".join(words) in OBVIOUS:
+            continue
+        _, found, shown = f"{command.help} {command.epilog}".partition("Example:")
+        assert found, words
+        assert " ".join([program, *words]) in shown, words
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_what_is_called_alike_is_one_thing(program: str) -> None:
+    """`--json` prints, or names a file where a command's output is for people meanwhile."""
+    flags = {name: each for _, command in commands_of(program) for each in command.params for name in each.opts}
+    assert flags["--version"] is not None
+    for words, command in commands_of(program):
+        for each in command.params:
+            if "--json" in each.opts:
+                assert each.is_flag or "file" in each.help, words
+            if "--yes" in each.opts:
+                assert (each.is_flag, "ask" in each.help) == (True, True), words
+
+
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
@@ -452,6 +480,8 @@ def test_a_stream_that_is_closed_is_no_crash_and_no_other_file_s(
 def test_each_says_whose_version_it_tells(program: str) -> None:
     told = CliRunner().invoke(PROGRAMS[program], ["version"], prog_name=program).stdout
     assert told.startswith(f"{program} {product_version()}")
+    document = json.loads(CliRunner().invoke(PROGRAMS[program], ["version", "--json"], prog_name=program).stdout)
+    assert (document["name"], document["version"]) == (program, product_version())
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,7 @@ async def test_a_broker_that_runs_already_is_attacked_with_its_ca_and_its_capabi
 @pytest.mark.parametrize(
     ("bans_after", "verdict", "told"),
     [
-        (60, "pass", "21-unregistered                   -  (not applicable: with the CA's key alone"),
+        (60, "pass", f"{'21-unregistered':38}  -  (not applicable: with the CA's key alone"),
         (0, "fail", "failed for want of: flapping_alert (18-flapping)"),
     ],
 )
@@ -276,7 +276,7 @@ async def test_against_a_broker_that_is_not_there_nothing_is_judged(tmp_path: Pa
         (["attack", "--broker", "localhost", "--ca-cert", "x"], "--ca-cert and --ca-key go together"),
         (["attack", "--broker", "localhost", "--cert", "x"], "--cafile, --cert and --key go together: name all four"),
         (["attack", "--provisioning", "https://localhost"], "for a broker given by --broker"),
-        (["attack", "--ca-key", "x"], "for a broker given by --broker"),
+        (["attack", "--ca-key", "x"], "Error: --ca-key: for a broker given by --broker"),
     ],
 )
 async def test_wrong_usage_is_explained(tmp_path: Path, arguments: list[str], words: str) -> None:
@@ -303,7 +303,7 @@ async def test_an_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
             while not started(tmp_path):  # noqa: ASYNC110 - a run tells of its cases at the end
                 await asyncio.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, err = await asyncio.wait_for(process.communicate(), 40)
+        out, err = await asyncio.wait_for(process.communicate(), 40)
     finally:
         if process.returncode is None:
             process.kill()
@@ -311,4 +311,5 @@ async def test_an_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "stopped by SIGINT" in err.decode()
     assert "Traceback" not in err.decode()
+    assert not out or f" of {len(CATALOGUE) + 2} cases: " in out.decode()  # It was stopped before the first, or later.
     assert names_in(tmp_path) == []

@@ -44,7 +44,8 @@ OURS = {"admin", "provisioning", "broker-1", "meter-1"}
 NEED_AN_OPERATOR = (
     "5-revoked,6-revoked-live,7-resumed,21-suspended,22-renewed-old-one,38-will-of-revoked,"
     "44-good,44-token-used,44-token-guessed,44-other-device,44-renews-revoked,"
-    "44-revoked-operator,45-on-crl,45-crl-in-order,45-at-ocsp,45-suspended"
+    "44-asks-for-ca,44-asks-for-names,44-asks-for-usages,44-serials,"
+    "44-revoked-operator,45-on-crl,45-crl-in-order,45-at-ocsp,45-never-issued,45-suspended"
 )
 
 

@@ -6,7 +6,7 @@ of them passed before these cases were made (docs/decisions/0222-planted-faults-
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from device_sim.attack.revocation_list import chapter
 from device_sim.attack.verdict import Outcome, Verdict
 from device_sim.stage import processes
 from tests.support import planting
+from tests.support.planted_cves import COSTLY, GRANTED, LEFT_BEHIND, OVERRUN, PREFIXES
 from tests.support.planted_doors import AT_THE_OTHER_LISTENER, FOR_ANOTHER, NEVER_RELEASED, STAPLED
 from tests.support.planting import Fault
 
@@ -267,3 +268,47 @@ async def test_what_a_killed_broker_should_have_stored_is_missed(
 ) -> None:
     plant(fault)  # type: ignore[operator]
     assert_found(await failed(tmp_path, pick(OWED, [",".join(expected)])), expected)
+
+
+OF_OTHERS: Mapping[str, tuple[Sequence[Fault], Mapping[str, str]]] = {
+    "costly": (
+        COSTLY,
+        {
+            "28-idle-load": "20 connections that say nothing keep the broker busy",
+            "33-user-properties": "s, 5 s at most",
+            "34-many-levels": "s, 5 s at most",
+        },
+    ),
+    "let": (
+        [*OVERRUN, *LEFT_BEHIND, *PREFIXES],
+        {
+            "19-clean-start-of-refused": "the attack succeeded",
+            "24-wildcard-name": "it was delivered",
+            "34-properties-too-long": "still open at the deadline",
+            "34-string-too-long": "still open at the deadline",
+            "35-delayed": "it was delivered",
+            "36-exclusive": "it was delivered",
+            "36-own-group": "it was delivered",
+            "36-queue": "it was delivered",
+            "37-will-of-refused": "it was delivered",
+        },
+    ),
+    "granted": (
+        GRANTED,
+        {
+            "44-asks-for-ca": "it has a certificate of a CA",
+            "44-asks-for-names": "it has a certificate for localhost and spiffe://",
+            "44-asks-for-usages": "it has a certificate of a server",
+            "44-serials": "the next can be guessed",
+            "45-never-issued": "the OCSP responder says: good",
+        },
+    ),
+}
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("faults", OF_OTHERS)
+async def test_what_others_have_had_is_found(tmp_path: Path, plant: object, faults: str) -> None:
+    planted, expected = OF_OTHERS[faults]
+    plant(*planted)  # type: ignore[operator]
+    assert_found(await failed(tmp_path, pick(CATALOGUE, [",".join(expected)])), dict(expected))

@@ -7,6 +7,8 @@ import contextlib
 import shutil
 import sqlite3
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -109,3 +111,39 @@ def test_postgresql(postgresql: PostgresqlServer, tmp_path: Path) -> None:
         check_restored(service, head)
         with pytest.raises(Exception, match="append-only"):
             service.stored("UPDATE audit_entries SET actor = 'x' RETURNING number")
+
+
+def test_postgresql_s_whole_server_copied_while_devices_enrol(postgresql: PostgresqlServer, tmp_path: Path) -> None:
+    """What pg_basebackup has copied holds all that was answered before it began, and nothing by halves."""
+    enrolled: list[str] = []
+    copied = threading.Event()
+    with ProvisioningService.copied_on(postgresql, tmp_path / "fleet", SETTINGS) as idle, idle as service:
+        fill(service)
+        head = head_of(service)
+
+        def enrol_meanwhile() -> None:
+            while not copied.is_set():
+                name = f"busy-{len(enrolled)}"
+                enrol(service, name)
+                enrolled.append(name)
+
+        with ThreadPoolExecutor(1) as pool, contextlib.closing(contextlib.ExitStack()) as ended:
+            ended.callback(copied.set)
+            busy = pool.submit(enrol_meanwhile)
+            wait_until(lambda: len(enrolled) > 2, "devices enrol")
+            before = list(enrolled)
+            with PostgresqlServer(copy_of=postgresql) as copy:
+                copied.set()
+                busy.result()
+                enrol(service, "meter-3")
+                name = service.database_url.rpartition("/")[2]
+                service.stop()
+                restored = SETTINGS | {"database_url": copy.url(name)}
+                with ProvisioningService(tmp_path / "fleet", restored) as again:
+                    check_restored(again, head)
+                    with again.api() as api:
+                        states = {name: api.get(f"/v1/devices/{name}") for name in enrolled}
+                    known = [name for name, found in states.items() if found.status_code == 200]
+                    assert known[: len(before)] == before
+                    assert known == enrolled[: len(known)], "in the order in which they came"
+                    assert all(states[name].json()["certificate"] == "valid" for name in known)

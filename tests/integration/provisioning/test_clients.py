@@ -19,7 +19,7 @@ from cryptography import x509
 from device_sim.credentials.credential import enrol
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
-from provisioning.client.feed import Current, FeedAhead, FeedLost, RevocationEvent, follow
+from provisioning.client.feed import Current, FeedAhead, FeedLost, RevocationEvent
 from provisioning.client.operator import OperatorClient, RequestRefused, ServiceUnavailable
 from provisioning.directory.files import read_certificate
 from provisioning.pki.identity import Identity, InvalidIdentity, Role, identity_of
@@ -29,6 +29,7 @@ from provisioning.pki.revocation import RevocationReason, certificate_key
 from provisioning.pki.tls import CredentialPem, TlsConfigurationError
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.enrolled import enrol as enrol_here
+from tests.support.feed_events import follow
 from tests.support.impostor import impostor
 from tests.support.provisioning import ProvisioningService
 

@@ -16,10 +16,11 @@ from cryptography.x509 import ocsp
 
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentUnavailable, EstClient
-from provisioning.client.feed import RevocationEvent, follow
+from provisioning.client.feed import RevocationEvent
 from provisioning.pki.keys import generate_key
 from tests.support.curl import Curl
 from tests.support.enrolled import Enrolled, enrol, spent
+from tests.support.feed_events import follow
 from tests.support.ocsp import SHA256, request_der
 from tests.support.postgresql import PostgresqlServer
 from tests.support.provisioning import ProvisioningService

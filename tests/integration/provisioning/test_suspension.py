@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.client.feed import Current, ReleaseEvent, RevocationEvent, follow
+from provisioning.client.feed import Current, ReleaseEvent, RevocationEvent
 from provisioning.pki.revocation import RevocationReason
 from tests.support.curl import Curl
+from tests.support.feed_events import follow
 from tests.support.openssl import OpensslDevice, certificate_facts, openssl
 from tests.support.provisioning import ProvisioningService
 

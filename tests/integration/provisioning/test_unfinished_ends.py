@@ -12,13 +12,14 @@ from pathlib import Path
 
 import httpx
 
-from provisioning.client.feed import RevocationEvent, follow
+from provisioning.client.feed import RevocationEvent
 from tests.support import programs
 from tests.support.broker_process import wait_until
 from tests.support.ca_life import ca, ca_attempt, roll_over, states
 from tests.support.copied_certificates import copy_certificate, serial_of_copy
 from tests.support.curl import Curl
 from tests.support.enrolled import enrol
+from tests.support.feed_events import follow
 from tests.support.openssl import OpensslDevice
 from tests.support.postgresql import PostgresqlServer
 from tests.support.provisioning import ProvisioningService

@@ -22,10 +22,11 @@ from cryptography import x509
 from cryptography.x509 import ocsp
 from prometheus_client.parser import text_string_to_metric_families
 
-from provisioning.client.feed import RevocationEvent, follow
+from provisioning.client.feed import RevocationEvent
 from provisioning.pki.keys import spki_fingerprint
 from tests.support.curl import Curl
 from tests.support.enrolled import enrol, spent
+from tests.support.feed_events import follow
 from tests.support.ocsp import SHA256, request_der
 from tests.support.openssl import OpensslDevice
 from tests.support.postgresql import PostgresqlServer

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import sys
 
@@ -81,6 +82,14 @@ def test_what_is_said_stays_indented_on_a_terminal_and_whole_in_a_log(
 def test_an_error_of_the_system_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     View().failed(FileNotFoundError(2, "No such file or directory", "ca.crt"))
     assert capsys.readouterr().err == "fleet-sim: ca.crt: No such file or directory\n"
+
+
+@pytest.mark.parametrize("name", [None, "out/progress.jsonl"])
+def test_a_full_disk_is_told_with_a_remedy(capsys: pytest.CaptureFixture[str], name: str | None) -> None:
+    View().failed(OSError(errno.ENOSPC, "No space left on device", name))
+    where = f"{name}: " if name else ""
+    said = f"fleet-sim: {where}No space left on device; free some, or name a place on another disk\n"
+    assert capsys.readouterr().err == said
 
 
 def test_results_go_to_standard_output_and_progress_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from device_sim.attack.doctor import Machine, State, examine, look
+from device_sim.cli import app
 
 HEALTHY = Machine(
     descriptors=20_000,
@@ -72,3 +75,11 @@ def test_a_lack_has_its_remedy(change: dict[str, Any], devices: int, what: str, 
 
 def test_this_machine_can_be_looked_at() -> None:
     assert look().cores >= 1
+
+
+def test_its_findings_are_told_to_programs_too() -> None:
+    done = CliRunner().invoke(app, ["doctor", "--devices", "10000000", "--json"])
+    found = json.loads(done.stdout)
+    assert {each["what"]: each["state"] for each in found}["descriptors"] == State.PROBLEM
+    assert all(each["remedy"] for each in found if each["state"] == State.PROBLEM)
+    assert (done.exit_code, done.stderr) == (1, "")

@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from rich.console import Console
 
-from device_sim.attack.report import as_dict, line, markdown, show, write_junit
+from device_sim.attack.report import as_dict, line, markdown, show, show_stopped, write_junit
 from device_sim.attack.run import worst
 from device_sim.attack.verdict import Judgement, Layer, Outcome, Seen, Verdict
 
@@ -102,6 +102,33 @@ def test_a_case_keeps_its_name_on_a_terminal_of_80_columns() -> None:
     case = replace(ODD, name=name, description="the server's certificate is for another name: sends nothing")
     show(Console(file=out, width=80, force_terminal=True, no_color=True), "run", [case])
     assert f" {name} " in out.getvalue(), out.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 140])
+def test_no_word_is_broken_on_a_terminal_however_narrow(width: int) -> None:
+    """A table there has columns of three letters; names and verdicts stay whole, as they are what one looks for."""
+    out = io.StringIO()
+    name = "staple-other-certificate.sends-nothing"[: width - 12]
+    why = "it asks for no staple: only a CRL, or asking by itself, tells it that the server is revoked"
+    many = [replace(case, name=name, description=why, judgement=Judgement(case.verdict, why)) for case in (*ALL, BUSY)]
+    show(Console(file=out, width=width, force_terminal=True, color_system=None), "run", many)
+    said = out.getvalue()
+    assert all(len(row) <= width for row in said.splitlines())
+    assert said.count(name) >= len(many)
+    for case in many:
+        assert f" {case.verdict.value} " in said
+    assert {word for word in why.split() if word not in said.split()} == set(), said
+
+
+def test_what_was_judged_before_a_stop_is_shown_once() -> None:
+    """On a terminal each line was shown at once."""
+    piped, terminal = io.StringIO(), io.StringIO()
+    show_stopped(Console(file=piped, width=200), "attack x", ALL, "after 4 of 9 cases")
+    show_stopped(Console(file=terminal, width=200, force_terminal=True), "attack x", ALL, "after 4 of 9 cases")
+    *lines, last = piped.getvalue().splitlines()
+    assert [each.split()[1] for each in lines] == [each.name for each in ALL]
+    assert last == "attack x, stopped after 4 of 9 cases: 1 pass, 1 warn, 1 fail, 1 skip"
+    assert len(terminal.getvalue().splitlines()) == 1
 
 
 def test_what_failed_is_named_once_more_below_the_table_and_what_the_broker_said_beside_it() -> None:

@@ -93,3 +93,16 @@ def test_yes_alone_enrols_nobody(fleet: Path) -> None:
     done = CliRunner().invoke(app, ["enrol", str(fleet), "--devices", "3", "--yes"])
     assert (done.exit_code, "--yes goes with --cleanup" in done.stderr) == (2, True), done.stderr
     assert len(FleetDirectory.read(fleet).devices) == 2
+
+
+def test_trust_anchors_that_are_none_are_named_before_a_fleet_is_made(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("no certificate")
+    (tmp_path / "op.pem").write_text("x")
+    directory, credential = tmp_path / "fleet", str(tmp_path / "op.pem")
+    service = ["--provisioning", "https://localhost:1", "--cafile", str(tmp_path / "notes")]
+    done = CliRunner().invoke(app, ["enrol", str(directory), *service, "--cert", credential, "--key", credential])
+    assert done.exit_code == 2
+    assert f"--cafile {tmp_path / 'notes'} holds no whole PEM certificate: name the file" in " ".join(
+        done.stderr.split()
+    )
+    assert not directory.exists()

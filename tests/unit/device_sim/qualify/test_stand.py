@@ -20,3 +20,9 @@ async def test_a_port_that_is_taken_is_said_in_one_sentence() -> None:
         ):
             async with Stand(papers, Conduct(), "127.0.0.1", port):
                 pytest.fail("it listens")
+
+
+async def test_a_name_that_is_no_address_is_said_in_words() -> None:
+    with pytest.raises(CannotListen, match=r"^nothing can listen on nowhere\.invalid port 0: [A-Z]\w+ [a-z ]+; give"):
+        async with Stand(Papers("meter-1", ["localhost"]), Conduct(), "nowhere.invalid", 0):
+            pytest.fail("it listens")

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import pytest
 
+from device_sim.fleet.backend import Backend
 from device_sim.fleet.fleet import Fleet
 from device_sim.fleet.surroundings import Counters, Surroundings
 from device_sim.link.distance import NEARBY, Distance
@@ -16,17 +17,27 @@ FAR = Distance(0.02, 0.02, 0.02, 0.0)
 """A link as any far one, but that a test need not wait long: an admission may take half a second."""
 
 
-def scene(distance: Distance) -> Scene:
+class FarBackend(Backend):
+    def distance(self) -> Distance:
+        return FAR
+
+
+def scene(distance: Distance, backend: Backend | None = None) -> Scene:
     unused = cast("Any", None)
     fleet = Fleet([], Surroundings(unused, unused, unused, Counters(), 1))
     fleet.distance = distance
-    return Scene(find("smoke"), unused, fleet, None, Recorder(), 0.0)
+    return Scene(find("smoke"), unused, fleet, backend, Recorder(), 0.0)
 
 
 def test_across_a_far_link_everything_is_waited_for_longer_by_what_that_may_take() -> None:
     assert scene(NEARBY).patience(5.0, 1) == 5.0
     assert scene(FAR).patience(5.0, 1) == pytest.approx(5.16)
     assert scene(FAR).patience(5.0, 2) == pytest.approx(5.32)
+
+
+def test_devices_behind_a_proxy_that_troubles_their_network_are_as_far_away_as_their_backend() -> None:
+    assert scene(NEARBY, FarBackend("backend-1", [])).patience(5.0, 1) == pytest.approx(5.16)
+    assert scene(NEARBY, Backend("backend-1", [])).patience(5.0, 1) == 5.0
 
 
 async def test_devices_that_settle_have_the_time_that_an_admission_may_take_there() -> None:

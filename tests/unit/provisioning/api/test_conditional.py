@@ -18,6 +18,8 @@ _DATED = datetime(1994, 11, 6, 8, 49, 37, tzinfo=UTC)
         (["Sun, 06 Nov 1994 08:49:37 GMT"], True),
         (["Sunday, 06-Nov-94 08:49:37 GMT"], True),  # RFC 9110 section 5.6.7: whoever reads a date reads three forms.
         (["Sun Nov  6 08:49:37 1994"], True),
+        (["Sun, 06 Nov 1994 10:49:37 +0200"], True),
+        (["Sun, 06 Nov 1994 08:49:37 +0200"], False),  # Two hours before: of an older list.
         (["Sun, 06 Nov 1994 08:49:36 GMT"], False),
         # Said by his own clock: he may have fetched the list before, while this one was being signed.
         (["Sun, 06 Nov 1994 08:49:38 GMT"], False),

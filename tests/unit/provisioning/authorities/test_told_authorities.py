@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 from cryptography import x509
@@ -22,6 +23,12 @@ def authority(domain: str) -> Authority:
 def stored(name: str, kind: AuthorityKind, certificate: x509.Certificate, line: str = "default") -> StoredAuthority:
     key_id = key_identifier(certificate.public_key())
     return StoredAuthority(name, kind, AuthorityState.ACTIVE, key_id, certificate, NOON, NOON, line)
+
+
+def issuing_in(event: bytes) -> list[str]:
+    """Return the names of the CAs in the feed's event."""
+    data = event.removeprefix(b"event: authorities\ndata: ").removesuffix(b"\n\n")
+    return [each["name"] for each in json.loads(data)["issuing"]]
 
 
 def test_a_label_is_told_its_line_and_the_service_s_and_everybody_all() -> None:
@@ -56,12 +63,17 @@ def test_a_label_is_told_its_line_and_the_service_s_and_everybody_all() -> None:
         *("issuing-ca", "issuing-pumps-1", "issuing-meters-1"),
     ]
 
+    assert issuing_in(told.event) == ["issuing-ca", "issuing-pumps-1", "issuing-meters-1"], (
+        "and neither roots nor crosses"
+    )
+
     # What is trusted no more is told to nobody.
     ended = [replace(each, state=AuthorityState.RETIRED) if each.line == "pumps" else each for each in found]
     told.take(ended)
     assert {names[each] for each in told.of_line("pumps")} == service
     assert not told.one_line, "there are the meters'"
     assert "issuing-pumps-1" not in told.certificates
+    assert issuing_in(told.event) == ["issuing-ca", "issuing-meters-1"]
 
 
 def test_with_one_line_every_label_is_told_everything() -> None:

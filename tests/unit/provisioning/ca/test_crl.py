@@ -48,7 +48,7 @@ def test_a_crl_says_who_is_revoked_since_when_and_why(issuer: CrlIssuer) -> None
         if reason is RevocationReason.UNSPECIFIED:
             assert not list(found.extensions)  # RFC 5280 §5.3.1
         else:
-            assert found.extensions.get_extension_for_class(x509.CRLReason).value.reason is reason.flag
+            assert found.extensions.get_extension_for_class(x509.CRLReason).value.reason is x509.ReasonFlags(reason)
 
 
 def issued(issuer: CrlIssuer, **changes: object) -> x509.CertificateRevocationList:
@@ -75,7 +75,7 @@ def test_the_fields_are_those_that_the_library_makes(
     for serial, (at, reason) in facts.items():
         entry = x509.RevokedCertificateBuilder(serial, at)
         if reason is not RevocationReason.UNSPECIFIED:
-            entry = entry.add_extension(x509.CRLReason(reason.flag), critical=False)
+            entry = entry.add_extension(x509.CRLReason(x509.ReasonFlags(reason)), critical=False)
         builder = builder.add_revoked_certificate(entry.build())
     for extension in (x509.AuthorityKeyIdentifier(issuer.key_id, None, None), x509.CRLNumber(number)):
         builder = builder.add_extension(extension, critical=False)

@@ -33,7 +33,7 @@ STATUSES: list[tuple[bytes, ocsp.OCSPCertStatus, datetime | None, x509.ReasonFla
     (ocsp_fields.UNKNOWN, ocsp.OCSPCertStatus.UNKNOWN, None, None),
     (ocsp_fields.revoked(NOON, None), ocsp.OCSPCertStatus.REVOKED, NOON, None),
     *(
-        (ocsp_fields.revoked(NOON, code), ocsp.OCSPCertStatus.REVOKED, NOON, reason.flag)
+        (ocsp_fields.revoked(NOON, code), ocsp.OCSPCertStatus.REVOKED, NOON, x509.ReasonFlags(reason))
         for reason, code in REASON_CODES.items()
     ),
 ]

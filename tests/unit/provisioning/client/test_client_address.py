@@ -6,8 +6,8 @@ import pytest
 
 from provisioning.client.connection import open_pool
 from provisioning.client.est import EstClient
-from provisioning.client.feed import follow
 from provisioning.pki.tls import TlsConfigurationError
+from tests.support.feed_events import follow
 from tests.support.pki import shared_device, shared_pki
 
 PLAIN = "http://127.0.0.1:8443"

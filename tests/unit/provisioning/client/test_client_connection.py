@@ -17,8 +17,9 @@ from cryptography import x509
 from provisioning.client.connection import explain, open_pool
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentUnavailable, EstClient
-from provisioning.client.feed import Current, FeedLost, follow
+from provisioning.client.feed import Current, FeedLost
 from provisioning.client.genuine_server import GenuineServer, trust_domain_of
+from provisioning.client.network_words import network_words
 from provisioning.client.operator import OperatorClient, ServiceUnavailable
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import generate_key
@@ -30,6 +31,7 @@ from provisioning.pki.tls import (
     client_context,
     server_context,
 )
+from tests.support.feed_events import follow
 from tests.support.impostor import impostor
 from tests.support.pki import DOMAIN, SERVER, Held, Pki, shared_pki
 from tests.support.responder import Responder, delegate, question_about
@@ -147,6 +149,24 @@ async def test_another_fleets_service_below_the_same_root_is_not_taken_for_ones_
                     await est.enrol(request, user="meter-1", token=TOKEN)
 
 
+async def test_no_proxy_of_the_environment_is_told_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    service = PKI.certify(Identity(DOMAIN, Role.SERVICE, "provisioning"), purposes=SERVER, names=LOCALHOST)
+    response = Responder(PKI.issuing, delegate(PKI), [service], nonce=False)(question_about(service))
+    async with impostor(service.credential, PKI.anchors, response=response or b"") as (url, heard):
+        async with EstClient(url, PKI.anchors) as est:
+            with pytest.raises(EnrolmentUnavailable, match="is no EST service"):
+                await est.enrol(build_csr(generate_key(), "meter-1"), user="meter-1", token=TOKEN)
+        assert any(heard), "the service itself was asked"
+
+
+async def test_an_operator_s_client_keeps_no_connection_when_it_ends() -> None:
+    async with OperatorClient("https://localhost", PKI.anchors, PKI.device("meter-1").credential) as client:
+        pass
+    assert client._pool.is_closed
+
+
 def test_who_names_no_identity_belongs_to_no_fleet_and_what_is_no_certificate_is_told_of(tmp_path: Path) -> None:
     assert trust_domain_of(PKI.device("meter-1").credential) == DOMAIN
     assert trust_domain_of(serving_as(Role.SERVICE, "claim", uris=[]).credential) is None
@@ -191,3 +211,22 @@ async def test_a_port_of_nobody_and_one_without_tls_are_told_of_with_what_to_do(
         port = server.sockets[0].getsockname()[1]
         assert "it speaks no TLS; name the first address of its ready line" in await told_of(port)
     assert "nothing listens there; start it, or name the first address of its ready line" in await told_of(port)
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (httpx.ConnectTimeout("timed out"), "it takes too long to connect"),
+        (httpx.ReadTimeout(""), "nothing came any more for too long"),
+        (httpx.ReadError(""), "the connection broke off"),
+        (httpx.RemoteProtocolError("Server disconnected"), "Server disconnected"),
+    ],
+)
+def test_a_link_that_breaks_off_or_falls_silent_is_told_of_in_words(error: httpx.HTTPError, why: str) -> None:
+    said = explain("https://ca.example:8443", error)
+    assert said == f"the provisioning service at https://ca.example:8443 does not answer: {why}"
+
+
+def test_every_kind_of_silence_and_breaking_off_has_words() -> None:
+    for kind in (*httpx.TimeoutException.__subclasses__(), *httpx.NetworkError.__subclasses__()):
+        assert kind.__name__ not in network_words(kind(""))

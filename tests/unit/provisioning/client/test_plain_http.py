@@ -13,6 +13,7 @@ import pytest
 from broker.sources.ocsp_http import OcspHttp
 from provisioning.client.list_download import NotFetched, download
 from provisioning.client.plain_http import HttpFailed, PlainHttp
+from provisioning.pki.late_handshake import drop
 from provisioning.pki.ocsp import OcspRefused
 from tests.support.pki import shared_pki
 
@@ -202,6 +203,32 @@ async def test_who_accepts_and_says_nothing_is_waited_for_so_long() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/x.crl"
         async with asyncio.timeout(3):  # As long as the library would wait unasked, and less.
-            with pytest.raises(NotFetched, match="cannot be fetched: ReadTimeout"):
+            with pytest.raises(NotFetched, match=r"cannot be fetched: nothing came any more for too long$"):
                 await download(http, url, etag="", modified="", most_bytes=9)
     await http.close()
+
+
+@pytest.mark.parametrize(
+    ("reset", "words"),
+    [
+        (False, "cannot be fetched: peer closed connection without sending complete message body"),
+        (True, "cannot be fetched: the connection broke off$"),
+    ],
+)
+async def test_a_list_that_is_cut_off_half_way_is_told_of_and_nothing_of_it_is_taken(
+    plain: PlainHttp, words: str, *, reset: bool
+) -> None:
+    came = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + bytes(500))
+        await came.wait()  # Or the reset overtakes it.
+        if reset:
+            drop(writer.get_extra_info("socket"))
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x.crl"
+        with pytest.raises(NotFetched, match=words):
+            await download(plain, url, etag="", modified="", most_bytes=9999, arrived=lambda _bytes: came.set())

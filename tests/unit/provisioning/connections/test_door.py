@@ -102,6 +102,26 @@ async def test_who_comes_has_a_place_until_he_goes_and_nobody_is_told() -> None:
     assert logs == [], "that there is nobody else is no failure"
 
 
+async def test_what_was_sent_to_one_who_has_vanished_is_kept_for_half_a_minute() -> None:
+    kept = asyncio.get_running_loop().create_future()
+
+    class Asked(Greeting):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            accepted = transport.get_extra_info("socket")
+            kept.set_result(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+            super().connection_made(transport)
+
+    with socket.socket() as listening, socket.socket() as client:
+        listening.bind(("127.0.0.1", 0))
+        door = Door(listening, None, Asked, places := Places(2))
+        door.open()
+        client.connect(listening.getsockname())
+        assert await asyncio.wait_for(kept, PATIENCE) == 30_000
+        client.close()
+        await asyncio.wait_for(empty(places), PATIENCE)
+        door.close()
+
+
 async def test_one_who_has_gone_before_he_was_accepted_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door_module, "_PAUSE", PATIENCE * 2)
     with capture_logs() as logs:

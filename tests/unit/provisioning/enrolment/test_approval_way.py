@@ -320,3 +320,18 @@ async def test_a_request_that_comes_again_is_listed_as_it_is_now(fleet: Fleet) -
     assert waiting.request.evidence == "nothing; the name is enrolled already"
     await service.decide(again, approve=False, by="boss")
     assert await refusal(fleet, "meter-1", key=key, label="line") is Code.APPROVAL_DENIED
+
+
+async def test_who_asks_again_when_his_approval_is_used_up_waits_again(fleet: Fleet) -> None:
+    """Though it is the same request, with the same key, shown as it was before."""
+    await group(fleet, "approval", "token", new_key=NewKey.APPROVE)
+    service = ApprovalService(fleet.database, fleet.clock)
+    await enrol(fleet, "meter-1", token=TokenCredential("meter-1", await fleet.token("meter-1", "line")))
+    key = generate_key()
+    number = await pending(fleet, "meter-1", key=key, label="line")
+    await service.decide(number, approve=True, by="boss")
+    await enrol(fleet, "meter-1", key=key, label="line")
+    fleet.clock.advance(HOUR)
+    again = await pending(fleet, "meter-1", key=key, label="line")
+    (waiting,), _ = await service.page(limit=9, after=0, group="line", state=ApprovalState.PENDING)
+    assert waiting.id == again != number

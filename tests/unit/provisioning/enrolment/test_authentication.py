@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 
-from provisioning.enrolment.attempt import CertificateCredential, TlsConnection, TokenCredential
+from provisioning.enrolment.attempt import TlsConnection, TokenCredential
 from provisioning.enrolment.authentication import authenticate, authenticate_operator, check_still
 from provisioning.enrolment.operator_roles import OperatorRoleService
 from provisioning.enrolment.tokens import TokenOrder
@@ -143,9 +143,8 @@ async def test_a_successor_is_of_the_same_party_whatever_the_connection(fleet: F
             await fleet.reenrol(certificate, csr)
         assert caught.value.code is Code.CSR_SUBJECT_CHANGED
     resumed = TlsConnection("TLSv1.3", resumed=True)
-    credential = CertificateCredential(certificate)
-    successor = await fleet.enrolment.reenrol(successor_csr(certificate), credential, connection=resumed)
+    successor = await fleet.enrolment.reenrol(successor_csr(certificate), certificate, connection=resumed)
     assert successor.subject == certificate.subject
     with pytest.raises(Refused) as caught:
-        await fleet.enrolment.reenrol(successor_csr(certificate), CertificateCredential(None))
+        await fleet.enrolment.reenrol(successor_csr(certificate), None)
     assert caught.value.code is Code.CERTIFICATE_MISSING

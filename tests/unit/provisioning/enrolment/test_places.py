@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 from cryptography import x509
 
-from provisioning.enrolment.attempt import CertificateCredential, TlsConnection, TokenCredential
+from provisioning.enrolment.attempt import TlsConnection, TokenCredential
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
 from tests.support.fleet import Fleet, successor_csr
@@ -48,8 +48,8 @@ async def test_a_label_is_that_of_the_group_at_every_enrolment(fleet: Fleet, sho
     assert await refusal(fleet, "billing", token=shown.service, label="line") is Code.TOKEN_GROUP, "it has no group"
     certificate = await enrol(fleet, "meter-1", token=shown.north, label="north")
     with pytest.raises(Refused, match="TOKEN_GROUP: meter-1 belongs to group north, not line"):
-        await fleet.enrolment.reenrol(successor_csr(certificate), CertificateCredential(certificate), "line")
-    await fleet.enrolment.reenrol(successor_csr(certificate), CertificateCredential(certificate), "north")
+        await fleet.enrolment.reenrol(successor_csr(certificate), certificate, "line")
+    await fleet.enrolment.reenrol(successor_csr(certificate), certificate, "north")
 
 
 async def test_a_group_s_link_to_the_connection_is_wanted_at_every_enrolment(fleet: Fleet, shown: Shown) -> None:
@@ -58,6 +58,4 @@ async def test_a_group_s_link_to_the_connection_is_wanted_at_every_enrolment(fle
     connection = TlsConnection("TLSv1.2", b"twelve bytes")
     assert await refusal(fleet, "meter-1", certificate=shown.idevid, connection=connection) is Code.CSR_LINK
     with pytest.raises(Refused, match="CSR_LINK"):
-        await fleet.enrolment.reenrol(
-            successor_csr(certificate), CertificateCredential(certificate), connection=connection
-        )
+        await fleet.enrolment.reenrol(successor_csr(certificate), certificate, connection=connection)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from provisioning.client.est import renewal_identifier
 from provisioning.enrolment import pace
-from provisioning.enrolment.attempt import CertificateCredential, TlsConnection, TokenCredential
+from provisioning.enrolment.attempt import TlsConnection, TokenCredential
 from provisioning.enrolment.renewal_info import (
     HastenedOutcome,
     RenewalInfo,
@@ -254,9 +254,7 @@ async def graced(fleet: Fleet, **rules: Any) -> x509.Certificate:
 
 async def code_of_renewal(fleet: Fleet, certificate: x509.Certificate, connection: TlsConnection | None = None) -> Code:
     with pytest.raises(Refused) as caught:
-        await fleet.enrolment.reenrol(
-            successor_csr(certificate), CertificateCredential(certificate), connection=connection
-        )
+        await fleet.enrolment.reenrol(successor_csr(certificate), certificate, connection=connection)
     return caught.value.code
 
 
@@ -338,9 +336,7 @@ async def test_after_the_end_the_key_must_be_shown_on_this_connection(fleet: Fle
     certificate = await graced(fleet)
     resumed = TlsConnection("TLSv1.3", resumed=True)
     assert await code_of_renewal(fleet, certificate, resumed) is Code.CERTIFICATE_EXPIRED
-    await fleet.enrolment.reenrol(
-        successor_csr(certificate), CertificateCredential(certificate), connection=TlsConnection("TLSv1.3")
-    )
+    await fleet.enrolment.reenrol(successor_csr(certificate), certificate, connection=TlsConnection("TLSv1.3"))
 
 
 # How many.

@@ -31,7 +31,7 @@ from provisioning.store.audit import Action
 from provisioning.store.counters import crl_counter
 from provisioning.store.devices import Device
 from tests.support.fleet import Fleet, successor_csr
-from tests.support.many_certificates import events, stored
+from tests.support.many_certificates import events, many_for_key, serials_of, stored
 from tests.support.operators import operator
 from tests.support.requests import csr_der
 
@@ -102,6 +102,19 @@ async def test_what_is_revoked_and_then_reported_as_compromised_says_so_from_the
     successor = await fleet.enrol()
     with pytest.raises(Refused, match="KEY_REUSED: this key was reported as compromised"):
         await fleet.reenrol(successor, successor_csr(successor, key))
+
+
+@pytest.mark.parametrize("way", ["serial", "serials"])
+async def test_a_key_of_several_certificates_is_reported_once(fleet: Fleet, way: str) -> None:
+    key = generate_key()
+    first, second = await many_for_key(fleet, key, "meter-17", more=1)
+    assert (await revoking(fleet, way, first, COMPROMISED)).changed
+    assert len(await events(fleet)) == 2
+    for certificate in (first, second):
+        again = await revoking(fleet, way, certificate, COMPROMISED)
+        assert (again.changed, [each.serial for each in again.revoked]) == (False, serials_of([certificate]))
+    assert len(await events(fleet)) == 2
+    assert len(await audited(fleet)) == 1
 
 
 @pytest.mark.parametrize("first", sorted(OPERATOR_REASONS - {COMPROMISED}))
@@ -202,5 +215,5 @@ async def test_the_next_lists_say_the_new_reason(fleet: Fleet) -> None:
         for der in (publisher.current.der, *([publisher.delta.der] if reason is COMPROMISED else [])):
             entry = x509.load_der_x509_crl(der).get_revoked_certificate_by_serial_number(certificate.serial_number)
             assert entry is not None
-            assert entry.extensions.get_extension_for_class(x509.CRLReason).value.reason is reason.flag
+            assert entry.extensions.get_extension_for_class(x509.CRLReason).value.reason is x509.ReasonFlags(reason)
             assert entry.revocation_date_utc == since

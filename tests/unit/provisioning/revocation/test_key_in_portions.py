@@ -21,7 +21,7 @@ from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
 from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.revocation import RevocationReason
-from provisioning.revocation.recording import RevocationOutcome
+from provisioning.revocation.recording import IN_WHAT_FOLLOWS, RevocationOutcome
 from provisioning.revocation.service import RevocationService
 from provisioning.revocation.shut_out import ShutOut
 from provisioning.store import audit, certificates, certificates_of_device, certificates_of_key, devices, operators
@@ -187,6 +187,20 @@ async def test_reported_by_several_at_once_it_is_ended_once(fleet: Fleet, key: P
     assert await unfinished_keys(fleet) == 0
 
 
+async def test_reported_again_while_it_is_half_done_it_is_finished_and_each_reporter_is_in_the_log(
+    fleet: Fleet, key: PrivateKey
+) -> None:
+    every = serials_of(await many_for_key(fleet, key, more=5))
+    with dying_after(0), pytest.raises(Died):
+        await fleet.revocation.revoke_serial(every[1], COMPROMISED, by="anna")
+    outcome = await fleet.revocation.revoke_serial(every[0], COMPROMISED, by="berta")
+    assert (outcome.changed, [each.serial for each in outcome.revoked]) == (True, every[:1])
+    assert sorted(each.serial for each in await events(fleet)) == sorted(every), "each once"
+    assert await unfinished_keys(fleet) == 0
+    entries = await fleet.database.read(lambda connection: audit.about(connection, "berta", 99))
+    assert [(each.action, json.loads(each.details)["serials"]) for each in entries] == [("revoked", every[:1])]
+
+
 async def test_the_device_s_end_and_the_key_s_do_not_come_to_harm_together(fleet: Fleet, key: PrivateKey) -> None:
     every = await many_for_key(fleet, key, more=5)
     other = await fleet.enrol("meter-1")
@@ -223,6 +237,17 @@ async def test_a_batch_ends_keys_of_few_at_once_and_of_many_in_portions(fleet: F
     again = await fleet.revocation.revoke_batch([], [few[0], many[0]], COMPROMISED, by="anna")
     assert (again.changed, {each.serial for each in again.revoked}) == (False, {few[0], many[0]})
     assert len(await events(fleet)) == len(few + many)
+
+
+async def test_a_batch_that_ends_keys_of_several_devices_in_portions_says_so_of_each(fleet: Fleet) -> None:
+    names = ("meter-1", "meter-2")
+    every = [serials_of(await many_for_key(fleet, generate_key(), name, more=4)) for name in names]
+    outcome = await fleet.revocation.revoke_batch([], [each[0] for each in every], COMPROMISED, by="anna")
+    assert {each.device for each in outcome.revoked} == set(names)
+    assert sorted(each.serial for each in await events(fleet)) == sorted(every[0] + every[1])
+    entries = await fleet.database.read(lambda connection: audit.about(connection, "anna", 99))
+    said = {each.subject for each in entries if json.loads(each.details).get("same_key") == IN_WHAT_FOLLOWS}
+    assert said == set(names)
 
 
 async def test_an_admin_by_a_key_of_many_certificates_is_none_from_the_first_moment(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -10,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from sqlalchemy import select
+from sqlalchemy.engine import Connection
 
 from provisioning.ca.ceremony import found_authority
 from provisioning.ca.der import OCTET_STRING, SEQUENCE, children, element, object_identifier
@@ -19,8 +21,11 @@ from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation import ocsp as ocsp_module
 from provisioning.revocation import ocsp_signer as signer_module
+from provisioning.revocation.feed import FeedEvent
+from provisioning.revocation.ocsp import OcspResponder
 from provisioning.store import audit, certificates, tables
 from provisioning.store.audit import Action
+from provisioning.store.certificates import StoredCertificate
 from tests.support.fleet import Fleet
 from tests.support.ocsp import SHA1, SHA256, request_der
 from tests.support.requests import csr_der
@@ -89,7 +94,9 @@ async def test_a_revocation_is_seen_at_once_although_good_was_remembered(
         response = await responding.ask(certificate, algorithm)
         assert response.certificate_status is ocsp.OCSPCertStatus.REVOKED
         assert response.revocation_time_utc == responding.fleet.clock()
-        assert response.revocation_reason == (None if reason is RevocationReason.UNSPECIFIED else reason.flag)
+        assert response.revocation_reason == (
+            None if reason is RevocationReason.UNSPECIFIED else x509.ReasonFlags(reason)
+        )
     since = responding.fleet.clock()
     responding.fleet.clock.advance(timedelta(seconds=1))
     await responding.revocation.revoke_device("meter-17", RevocationReason.KEY_COMPROMISE, by="admin")
@@ -98,21 +105,62 @@ async def test_a_revocation_is_seen_at_once_although_good_was_remembered(
     assert response.revocation_time_utc == since
 
 
-async def test_a_look_up_that_a_revocation_overtakes_is_not_remembered(responding: Responding) -> None:
-    certificate = await responding.fleet.enrol()
-    # The first question has read "good" from the store, or will; its answer must not stay.
-    asked = asyncio.create_task(responding.ask(certificate))
-    await asyncio.sleep(0)
-    await responding.revocation.revoke_device("meter-17", RevocationReason.SUPERSEDED, by="admin")
-    await asked
+def forget_own(responding: Responding, stored: StoredCertificate) -> None:
+    responding.responder.forget_changed([stored])
+
+
+def forget_another_process_s(responding: Responding, stored: StoredCertificate) -> None:
+    responding.responder.forget_events([FeedEvent(1, stored.issuer_key_id, stored.serial, b"", "")])
+
+
+def forget_all(responding: Responding, _: StoredCertificate) -> None:
+    responding.responder.forget_all()
+
+
+@pytest.mark.parametrize("forget", [forget_own, forget_another_process_s, forget_all])
+async def test_a_look_up_that_a_revocation_overtakes_is_neither_shared_nor_remembered(
+    responding: Responding,
+    monkeypatch: pytest.MonkeyPatch,
+    forget: Callable[[Responding, StoredCertificate], None],
+) -> None:
+    fleet, certificate = responding.fleet, await responding.fleet.enrol()
+    has_read, goes_on, read = asyncio.Event(), asyncio.Event(), fleet.database.read
+
+    async def slowly(work: Callable[[Connection], object]) -> object:
+        found = await read(work)
+        has_read.set()
+        await goes_on.wait()
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fleet.database, "read", slowly)
+        overtaken = asyncio.create_task(responding.ask(certificate))
+        await has_read.wait()  # "good"
+    await fleet.revocation.revoke_device("meter-17", RevocationReason.SUPERSEDED, by="admin")
+    stored = await read(
+        lambda connection: certificates.find(connection, fleet.issuer.key_id, certificate.serial_number)
+    )
+    assert stored is not None
+    forget(responding, stored)
+    async with asyncio.timeout(20):  # Who asks now does not wait for what is old.
+        assert (await responding.ask(certificate)).certificate_status is ocsp.OCSPCertStatus.REVOKED
+    responding.responder.forget_all()  # Only what was overtaken can be remembered now.
+    goes_on.set()
+    await overtaken
     assert (await responding.ask(certificate)).certificate_status is ocsp.OCSPCertStatus.REVOKED
 
 
-async def test_another_process_s_revocation_is_seen_when_the_entry_is_old(responding: Responding) -> None:
-    certificate = await responding.fleet.enrol()
+@pytest.mark.parametrize(("life", "minutes"), [(DAY / 2, 5), (timedelta(minutes=4), 2)])
+async def test_a_status_is_remembered_for_minutes_and_half_as_long_as_its_answer_lives(
+    responding: Responding, life: timedelta, minutes: int
+) -> None:
+    fleet, certificate = responding.fleet, await responding.fleet.enrol()
+    responding.responder = OcspResponder(fleet.database, [responding.signer], fleet.clock, life)
     await responding.ask(certificate)
-    await responding.fleet.revocation.revoke_device("meter-17", RevocationReason.SUPERSEDED, by="admin")
-    responding.fleet.clock.advance(responding.responder.remembered)
+    await fleet.revocation.revoke_device("meter-17", RevocationReason.SUPERSEDED, by="admin")  # Nobody tells it.
+    fleet.clock.advance(timedelta(minutes=minutes, seconds=-1))
+    assert (await responding.ask(certificate)).certificate_status is ocsp.OCSPCertStatus.GOOD
+    fleet.clock.advance(timedelta(seconds=1))
     assert (await responding.ask(certificate)).certificate_status is ocsp.OCSPCertStatus.REVOKED
 
 
@@ -276,6 +324,22 @@ async def test_strangers_cannot_fill_the_memory(responding: Responding, monkeypa
         await responding.ask(certificate)
     kept = {int(serial, 16) for _, serial in responding.responder._entries}
     assert kept == {each.serial_number for each in issued[2:]}
+
+
+async def test_what_strangers_may_vary_is_no_question_to_be_remembered(
+    responding: Responding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ocsp_module, "_QUESTIONS", 2)
+    certificate = await responding.fleet.enrol()
+    usual = request_der(certificate, responding.issuer, SHA256)
+    with_nonce = request_der(certificate, responding.issuer, nonce=b"n" * 16)
+    monkeypatch.setattr(ocsp_module, "_LONGEST_QUESTION", len(with_nonce))
+    for asked in (usual, with_nonce, request_der(certificate, responding.issuer, hashes.SHA512())):
+        await responding.responder.answer(asked)
+    assert list(responding.responder._questions) == [usual]
+    for algorithm in (SHA1, hashes.SHA384()):
+        await responding.ask(certificate, algorithm)
+    assert len(responding.responder._questions) <= 2
 
 
 async def test_an_expired_signer_signs_nothing_and_an_answer_never_outlives_it(responding: Responding) -> None:

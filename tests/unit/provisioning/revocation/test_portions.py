@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from functools import partial
 
@@ -15,6 +16,7 @@ from provisioning.enrolment.authentication import authenticate
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason, certificate_key
+from provisioning.revocation import portions
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.service import RevocationService
 from provisioning.store import audit, certificates, conditions, devices
@@ -35,6 +37,7 @@ from tests.support.requests import csr_der
 
 COMPROMISED = RevocationReason.KEY_COMPROMISE
 HOLD = RevocationReason.CERTIFICATE_HOLD
+SUPERSEDED = RevocationReason.SUPERSEDED
 
 
 pytestmark = pytest.mark.usefixtures("small_portions")
@@ -172,6 +175,28 @@ async def test_what_is_revoked_already_is_no_portion_s_news(fleet: Fleet) -> Non
     entries = await fleet.database.read(lambda connection: audit.about(connection, "anna", 99))
     assert len(entries) == 3, "the decision's, and two portions'"
     assert outcome.changed
+    assert sorted(each.serial for each in outcome.revoked) == sorted(serials_of(every)[:3]), "and no other's"
+
+
+@pytest.mark.parametrize("way", ["alone", "in a batch"])
+async def test_an_end_that_finds_no_certificate_is_in_the_log_for_the_state_and_the_tokens_that_it_ends(
+    fleet: Fleet, way: str
+) -> None:
+    async def revoke() -> bool:
+        if way == "alone":
+            return (await fleet.revocation.revoke_device("meter-1", SUPERSEDED, by="anna")).changed
+        return (await fleet.revocation.revoke_batch(["meter-1"], [], SUPERSEDED, by="anna")).changed
+
+    for each in serials_of(await many_of(fleet)):
+        await fleet.revocation.revoke_serial(each, SUPERSEDED, by="berta")
+    assert await revoke()
+    token = TokenCredential("meter-1", await fleet.token("meter-1"))
+    assert await revoke()
+    with pytest.raises(Refused, match="TOKEN_VOID"):
+        await fleet.enrolment.enrol(csr_der(names=["meter-1"]), token)
+    assert not await revoke()
+    entries = await fleet.database.read(lambda connection: audit.about(connection, "anna", 99))
+    assert [json.loads(each.details)["tokens_voided"] for each in entries if each.action == "revoked"] == [0, 1]
 
 
 async def test_why_it_is_not_finished_is_said_where_nobody_waits_for_it(
@@ -229,6 +254,32 @@ async def test_what_a_process_has_left_another_ends_unless_it_ends_itself(
             await running
         assert not started.portions._tasks, "nothing of it goes on"
     assert len(await events(fleet)) == len(every)
+
+
+async def test_a_store_that_fails_once_does_not_end_the_rounds(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    await many_of(fleet)
+    with dying_after(1), pytest.raises(Died):
+        await fleet.revocation.revoke_device("meter-1", COMPROMISED, by="anna")
+    monkeypatch.setattr(portions, "_ROUND_SECONDS", 0.0)
+    failed, left = asyncio.Event(), portions._left
+
+    def fails_once(connection: Connection) -> object:
+        if failed.is_set():
+            return left(connection)
+        loop.call_soon_threadsafe(failed.set)
+        raise Refused(Code.UNAVAILABLE, "the disk is away")
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(portions, "_left", fails_once)
+    running = asyncio.create_task(RevocationService(fleet.database, fleet.clock, ()).run())
+    async with asyncio.timeout(20):
+        await failed.wait()
+        while await unfinished(fleet):
+            assert not running.done()
+            await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
 
 
 async def test_an_admin_of_many_certificates_is_no_admin_from_the_first_moment(

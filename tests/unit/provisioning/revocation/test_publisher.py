@@ -262,7 +262,7 @@ async def test_what_concerns_other_lists_is_looked_at_once(fleet: Fleet, monkeyp
 
 async def test_a_burst_makes_one_list_and_a_failure_is_repeated(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publisher_module, "_RETRY_SECONDS", 0.01)
-    failures = [ConfigurationError("the key is elsewhere")]
+    failures = [ConfigurationError("elsewhere"), OSError("away"), CrlRefused("odd"), Refused(Code.UNAVAILABLE, "full")]
     opened = asyncio.Event()
     loop = asyncio.get_running_loop()
     issuing = fleet.authority.issuing_ca
@@ -288,7 +288,7 @@ async def test_a_burst_makes_one_list_and_a_failure_is_repeated(fleet: Fleet, mo
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert failures == []
-    assert publisher.current.number == FIRST + 1, "one at the start, none for the failure, one for the whole burst"
+    assert publisher.current.number == FIRST + 1, "one at the start, none for a failure, one for the whole burst"
     assert len(serials(publisher)) == 1
 
 

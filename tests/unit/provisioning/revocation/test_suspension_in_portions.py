@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 
 import pytest
@@ -11,7 +12,9 @@ from sqlalchemy.engine import Connection
 from provisioning.enrolment.authentication import authenticate
 from provisioning.errors import Refused
 from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.holds import ReleaseOutcome
 from provisioning.revocation.portions import Portions
+from provisioning.revocation.recording import IN_WHAT_FOLLOWS, RevocationOutcome
 from provisioning.revocation.service import RevocationService
 from provisioning.revocation.suspension import SuspensionService
 from provisioning.store import audit, devices, unfinished_ends
@@ -43,6 +46,24 @@ async def state(fleet: Fleet) -> DeviceState:
     return device.state
 
 
+async def suspend(fleet: Fleet, way: str) -> RevocationOutcome:
+    if way == "alone":
+        return await fleet.suspension.suspend_device("meter-1", by="berta")
+    return await fleet.suspension.suspend_batch(["meter-1"], [], by="berta")
+
+
+async def resume(fleet: Fleet, way: str) -> ReleaseOutcome:
+    if way == "alone":
+        return await fleet.suspension.resume_device("meter-1", by="berta")
+    return await fleet.suspension.resume_batch(["meter-1"], [], by="berta")
+
+
+async def decisions(fleet: Fleet, *by: str) -> list[tuple[str, str, object]]:
+    """Return what the audit log says that they have done: who, what, and which certificates."""
+    entries = await fleet.database.read(lambda connection: audit.about(connection, "meter-1", 99))
+    return [(each.actor, each.action, json.loads(each.details)["serials"]) for each in entries if each.actor in by]
+
+
 async def test_a_device_is_suspended_and_resumed_in_portions_while_others_write(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,8 +74,11 @@ async def test_a_device_is_suspended_and_resumed_in_portions_while_others_write(
     assert sorted(each.serial for each in suspended.revoked) == sorted(serials_of(every))
     assert {each.reason for each in suspended.revoked} == {HOLD}
     assert await state(fleet) is DeviceState.SUSPENDED
+    portions = [serials_of(every)[3:][::-1], serials_of(every)[1:3][::-1], serials_of(every)[:1]]
+    assert await decisions(fleet, "anna") == [("anna", "suspended", each) for each in (IN_WHAT_FOLLOWS, *portions)]
     again = await fleet.suspension.suspend_device("meter-1", by="anna")
     assert (again.changed, len(again.revoked)) == (False, 5)
+    assert len(await decisions(fleet, "anna")) == 4, "nothing was decided"
 
     resumed = await fleet.suspension.resume_device("meter-1", by="berta")
     assert resumed.changed
@@ -63,11 +87,38 @@ async def test_a_device_is_suspended_and_resumed_in_portions_while_others_write(
     assert await state(fleet) is DeviceState.ACTIVE
     assert [each.kind for each in await events(fleet)] == [EventKind.REVOKED] * 5 + [EventKind.RELEASED] * 5
     assert await unfinished(fleet) == []
+    assert await decisions(fleet, "berta") == [("berta", "resumed", each) for each in (IN_WHAT_FOLLOWS, *portions)]
     again_resumed = await fleet.suspension.resume_device("meter-1", by="berta")
     assert (again_resumed.changed, again_resumed.released) == (False, [])
+    assert len(await decisions(fleet, "berta")) == 4
     await asyncio.gather(*between.others)
-    entries = await fleet.database.read(lambda connection: audit.about(connection, "meter-1", 99))
-    assert [each.action for each in entries if each.actor != "meter-1"][-8:] == ["suspended"] * 4 + ["resumed"] * 4
+
+
+async def test_that_only_the_device_s_own_state_changes_is_a_change_and_in_the_log(fleet: Fleet) -> None:
+    every = serials_of(await many_of(fleet))
+    for serial in every:
+        await fleet.suspension.suspend_serial(serial, by="anna")
+    assert (await fleet.suspension.suspend_device("meter-1", by="berta")).changed
+    for serial in every:
+        await fleet.revocation.revoke_serial(serial, RevocationReason.SUPERSEDED, by="anna")
+    resumed = await fleet.suspension.resume_device("meter-1", by="berta")
+    assert (resumed.changed, resumed.released) == (True, [])
+    assert await decisions(fleet, "berta") == [
+        ("berta", "suspended", IN_WHAT_FOLLOWS),
+        ("berta", "resumed", IN_WHAT_FOLLOWS),
+    ]
+
+
+@pytest.mark.parametrize("way", ["alone", "in a batch"])
+async def test_who_asks_again_for_what_is_half_done_finishes_it_and_has_decided_nothing(fleet: Fleet, way: str) -> None:
+    every = await many_of(fleet)
+    await begin(fleet, "suspended", portions=1)
+    again = await suspend(fleet, way)
+    assert again.changed
+    assert way != "alone" or len(again.revoked) == 3
+    assert {await said_by_ocsp(fleet, each) for each in every} == {HOLD}
+    begun = [each for each in await decisions(fleet, "anna", "berta") if each[2] == IN_WHAT_FOLLOWS]
+    assert begun == [("anna", "suspended", IN_WHAT_FOLLOWS)]
 
 
 async def test_one_of_many_that_is_on_hold_alone_is_released_with_its_device(fleet: Fleet) -> None:
@@ -121,25 +172,37 @@ async def begin(fleet: Fleet, what: str, *, portions: int) -> None:
         await decide("meter-1", by="anna")
 
 
+@pytest.mark.parametrize("way", ["alone", "in a batch"])
 @pytest.mark.parametrize("first", ["suspended", "resumed"])
-async def test_what_was_decided_last_is_done_to_every_certificate(fleet: Fleet, first: str) -> None:
+async def test_what_was_decided_last_is_done_to_every_certificate(fleet: Fleet, first: str, way: str) -> None:
     every = await many_of(fleet)
     await begin(fleet, first, portions=2)
     if first == "suspended":
-        assert (await fleet.suspension.resume_device("meter-1", by="berta")).changed
+        assert (await resume(fleet, way)).changed
     else:
-        assert (await fleet.suspension.suspend_device("meter-1", by="berta")).changed
+        assert (await suspend(fleet, way)).changed
     assert await state(fleet) is (DeviceState.ACTIVE if first == "suspended" else DeviceState.SUSPENDED)
     assert {await said_by_ocsp(fleet, each) for each in every} == {None if first == "suspended" else HOLD}
     assert await unfinished(fleet) == []
+    assert (await decisions(fleet, "berta"))[0][1:] == (
+        "resumed" if first == "suspended" else "suspended",
+        IN_WHAT_FOLLOWS,
+    )
 
 
+@pytest.mark.parametrize("way", ["alone", "in a batch"])
 @pytest.mark.parametrize("first", ["suspended", "resumed"])
-async def test_an_end_does_not_wait_for_it(fleet: Fleet, first: str) -> None:
+async def test_an_end_does_not_wait_for_it(fleet: Fleet, first: str, way: str) -> None:
     every = await many_of(fleet)
     await begin(fleet, first, portions=1)
-    await fleet.revocation.revoke_device("meter-1", COMPROMISED, by="berta")
+    before = len(await events(fleet))
+    if way == "alone":
+        await fleet.revocation.revoke_device("meter-1", COMPROMISED, by="berta")
+    else:
+        await fleet.revocation.revoke_batch(["meter-1"], [], COMPROMISED, by="berta")
     assert await state(fleet) is DeviceState.REVOKED
+    ended = [(each.kind, each.reason) for each in (await events(fleet))[before:]]
+    assert ended == [(EventKind.REVOKED, COMPROMISED)] * 5, "none was held, or released, before"
     assert [await said_by_ocsp(fleet, each) for each in every] == [COMPROMISED] * 5
     assert await unfinished(fleet) == []
 

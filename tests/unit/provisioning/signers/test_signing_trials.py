@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from structlog.testing import capture_logs
 
 from provisioning.api.health import Readiness
 from provisioning.authorities import signing_trials
@@ -58,14 +59,19 @@ async def test_a_token_that_is_away_is_not_ready_until_it_is_back(
     await ready.trials.look()
     assert await ready.says() == "ok"
     folder = token.configuration.parent / "tokens"
-    folder.rename(folder.with_name("elsewhere"))
-    try:
-        await ready.trials.look()
-        assert await ready.says() == "not signing"
-    finally:
-        folder.with_name("elsewhere").rename(folder)
-    await ready.trials.look()
-    assert await ready.says() == "ok"
+    with capture_logs() as logs:
+        folder.rename(folder.with_name("elsewhere"))
+        try:
+            for _ in range(2):
+                await ready.trials.look()
+                assert await ready.says() == "not signing"
+        finally:
+            folder.with_name("elsewhere").rename(folder)
+        for _ in range(2):
+            await ready.trials.look()
+            assert await ready.says() == "ok"
+    said = [each["event"] for each in logs if each.get("code", "").startswith("SIGNER_") and "key" not in each]
+    assert said == ["a token does not sign: nothing is issued", "every token signs again"], "besides what its key says"
 
 
 async def test_a_token_that_does_not_answer_is_not_ready_and_is_asked_once(

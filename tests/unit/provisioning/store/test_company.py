@@ -57,10 +57,12 @@ async def test_a_company_has_no_more_than_so_many_whoever_else_waits(
     assert companies == [2, 2], "and one went alone"
 
 
+@pytest.mark.parametrize("other", ["a", "b"])
 async def test_who_decides_upon_what_another_does_waits_for_the_next_company(
-    fleet: Fleet, companies: list[int], together: Together
+    fleet: Fleet, companies: list[int], together: Together, other: str
 ) -> None:
-    upon = {"a": "x", "b": "y", "c": "x", "d": "z"}
+    upon = {"a": "x", "b": "y"}
+    upon |= {"c": upon[other], "d": "z"}
     works = [work(fleet, lambda c, n=name: add(c, n), name, *what) for name, what in upon.items()]  # type: ignore[misc]
     assert await together(fleet, *works) == [*upon]
     assert companies == [2, 2]

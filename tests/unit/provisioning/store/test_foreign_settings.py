@@ -67,7 +67,7 @@ async def test_a_word_in_other_letters_is_kept_or_refused(fleet: Fleet) -> None:
 async def test_an_idle_session_that_listens_is_not_ended(postgresql: PostgresqlServer) -> None:
     with postgresql.database() as url, psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as other:
         name = make_url(url).database
-        other.execute(f"ALTER DATABASE {name} SET idle_session_timeout = '50ms'".encode())
+        other.execute(f"ALTER DATABASE {name} SET idle_session_timeout = '500ms'".encode())
         limits = "SELECT setting FROM pg_settings WHERE name = 'idle_session_timeout'"
         heard = asyncio.Event()
         listening = asyncio.create_task(announcements.listen(make_url(url), heard.set))
@@ -75,7 +75,7 @@ async def test_an_idle_session_that_listens_is_not_ended(postgresql: PostgresqlS
             await heard.wait()
         before = other.execute(LISTENERS).fetchall()
         with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as another:
-            assert another.execute(limits).fetchone() == ("50",), "the limit is there"
+            assert another.execute(limits).fetchone() == ("500",), "the limit is there"
             select.select([another.pgconn.socket], [], [], PATIENCE)
             with pytest.raises(psycopg.OperationalError):
                 another.execute("SELECT 1")

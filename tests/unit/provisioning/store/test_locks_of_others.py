@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 from provisioning.errors import Code, Refused
 from provisioning.store import group, schema
 from provisioning.store.database import Database
+from provisioning.store.postgresql_group import _WRITERS
 from provisioning.store.side_by_side import go_alone
 from tests.support.postgresql import PostgresqlServer
 
@@ -154,7 +155,7 @@ async def test_nobody_is_refused_because_the_probe_finds_a_lock_for_which_it_doe
             await database.close()
 
 
-@pytest.mark.parametrize("way", ["most go alone", "done one by one"])
+@pytest.mark.parametrize("way", ["side by side", "most go alone", "done one by one"])
 async def test_of_works_that_go_together_one_waits_for_a_lock_and_neither_its_company_nor_who_is_behind_does(
     postgresql: PostgresqlServer, way: str
 ) -> None:
@@ -167,8 +168,8 @@ async def test_of_works_that_go_together_one_waits_for_a_lock_and_neither_its_co
             tried.append("alone")
             count(connection)
 
-        def one_by_one(connection: Connection) -> None:
-            tried.append("one by one")
+        def beside(connection: Connection) -> None:
+            tried.append("beside")
             count(connection)
 
         def behind(connection: Connection) -> None:
@@ -179,7 +180,7 @@ async def test_of_works_that_go_together_one_waits_for_a_lock_and_neither_its_co
         if way == "most go alone":
             works = [*[alone] * MANY, needs_no_lock]  # The last one's outcome tells nothing of those before it.
         else:
-            works = [fails_after_a_change, *[one_by_one] * MANY]
+            works = [*([fails_after_a_change] if way == "done one by one" else []), *[beside] * MANY]
         try:
             await database.write(count)
             with locked(url):
@@ -195,11 +196,33 @@ async def test_of_works_that_go_together_one_waits_for_a_lock_and_neither_its_co
                 assert told.pop() is None
                 assert tried == ["alone"]
             else:
-                assert isinstance(told.pop(0), ZeroDivisionError)
-                assert tried == ["one by one"]
+                assert way == "side by side" or isinstance(told.pop(0), ZeroDivisionError)
+                assert tried == ["beside"]
             assert len(told) == MANY
             assert all(map(is_unavailable, [*told, last])), told
             assert await asyncio.gather(*(database.write(count) for _ in range(MANY))) == [None] * MANY
+        finally:
+            await database.close()
+
+
+@pytest.mark.parametrize("short", [False, True], ids=["in a thread", "on the event loop"])
+async def test_all_who_wait_for_another_process_are_told_so_when_one_has_waited_in_vain(
+    postgresql: PostgresqlServer, *, short: bool
+) -> None:
+    """It holds the lock of all writers for longer than any of ours would."""
+    with postgresql.database() as url:
+        database = Database(f"{url}?options=-clock_timeout%3D{int(WAIT * 1000)}")
+        try:
+            await database.write(count)
+            with psycopg.connect(url.replace("+psycopg", "")) as other:
+                other.execute(f"SELECT pg_advisory_xact_lock({_WRITERS})".encode())
+                begun = time.monotonic()
+                asked = (database.write(count, short=short) for _ in range(MANY))
+                told = await asyncio.gather(*asked, return_exceptions=True)
+                assert all(map(is_unavailable, told)), told
+                assert time.monotonic() - begun < MANY * WAIT / 3, "they do not wait one after the other"
+                other.rollback()
+            assert await asyncio.gather(*(database.write(count, short=short) for _ in range(MANY))) == [None] * MANY
         finally:
             await database.close()
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from contextlib import nullcontext, suppress
 
 import psycopg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from provisioning.api.health import Readiness
 from provisioning.errors import Code, Refused
 from provisioning.store import database as database_module
-from provisioning.store import loop_waits, postgresql_lane
+from provisioning.store import kept_connection, loop_waits, postgresql_lane
 from provisioning.store.database import Database
 from provisioning.store.kept_connection import KeptConnection
 from provisioning.store.postgresql_group import _WRITERS, SharedTransaction, driver_of
@@ -39,6 +40,26 @@ async def test_the_first_connection_is_not_opened_on_the_event_loop(postgresql: 
         opened = Database(url)
         assert await opened.write(thread_of, short=True) != HERE
         assert await opened.write(thread_of, short=True) == HERE
+        await opened.close()
+
+
+async def test_a_connection_that_could_not_be_set_to_keep_commits_is_not_used(
+    postgresql: PostgresqlServer, monkeypatch: pytest.MonkeyPatch, short: bool
+) -> None:
+    """The server's own setting is to forget the last ones if it is killed."""
+
+    def kept(connection: Connection) -> str:
+        setting: str = connection.execute(text("SHOW synchronous_commit")).scalar_one()
+        return setting
+
+    with postgresql.database() as url:
+        opened = Database(url)
+        with monkeypatch.context() as patched:
+            patched.setattr(kept_connection, "WRITERS_DURABILITY", "SELECT no_such_function()")
+            with pytest.raises(ProgrammingError):
+                await opened.write(kept, short=short)
+        assert await opened.read(kept) == "off"
+        assert await opened.write(kept, short=short) == "on"
         await opened.close()
 
 
@@ -97,6 +118,32 @@ async def test_a_transaction_that_does_not_end_is_late(
         assert database._writer.seconds_at_work() < PATIENCE, "since it began, and not since the machine did"
     assert await waiting == "b"
     assert [*late, database.write_is_late] == [False, False], "nothing is to be written"
+
+
+async def test_who_is_cut_off_whenever_a_transaction_begins_is_refused_and_goes_on_when_that_is_over(
+    database: Database, short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kept connection may have broken while it rested, so another is tried; a new one has not."""
+    begun: list[None] = []
+    with somebody_else(database) as other, monkeypatch.context() as patched:
+        begin = SharedTransaction.begin
+
+        def cut_off(transaction: SharedTransaction) -> None:
+            pid = driver_of(transaction._connection).info.backend_pid
+            other.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+            begun.append(None)
+            begin(transaction)
+
+        patched.setattr(SharedTransaction, "begin", cut_off)
+        async with asyncio.timeout(PATIENCE):
+            for tries in (2, 3):
+                with pytest.raises(Refused) as refusal:
+                    await database.write(lambda c: note(c, "a"), short=short)
+                assert refusal.value.code is Code.UNAVAILABLE
+                assert len(begun) == tries
+    async with asyncio.timeout(PATIENCE):
+        assert await database.write(lambda c: note(c, "b"), short=short) == "b"
+    assert await database.look(noted) == {"b"}
 
 
 @pytest.mark.parametrize("contended", [False, True])
@@ -212,6 +259,24 @@ async def test_what_the_server_rolls_back_at_the_commit_is_not_called_committed(
         await asyncio.to_thread(commit_what_has_failed)
 
 
+async def test_what_the_server_only_remarks_at_the_commit_is_no_failure(database: Database, short: bool) -> None:
+    def make(connection: Connection) -> None:
+        remark = "CREATE FUNCTION remark() RETURNS trigger LANGUAGE plpgsql"
+        connection.exec_driver_sql(f"{remark} AS $$ BEGIN RAISE NOTICE 'so'; RETURN NEW; END $$")
+        at_commit = "CREATE CONSTRAINT TRIGGER remarks AFTER INSERT ON notes DEFERRABLE INITIALLY DEFERRED"
+        connection.exec_driver_sql(f"{at_commit} FOR EACH ROW EXECUTE FUNCTION remark()")
+
+    def listeners(connection: Connection) -> int:
+        return len(driver_of(connection)._notice_handlers)
+
+    await database.write(make)
+    before = await database.write(listeners)
+    for word in "abc":
+        assert await database.write(lambda c, word=word: note(c, word), short=short) == word  # type: ignore[misc]
+    assert await database.look(noted) == {*"abc"}
+    assert await database.write(listeners) == before, "none is left behind by each commit"
+
+
 @pytest.mark.usefixtures("patient")
 async def test_if_the_commit_fails_everybody_is_told_and_nothing_is_kept(database: Database, short: bool) -> None:
     def tables(connection: Connection) -> None:
@@ -275,6 +340,23 @@ async def test_a_look_sees_what_was_committed_before_it_was_asked_and_changes_no
     assert isinstance(found[1], IntegrityError)
     assert not isinstance(found[2], BaseException)
     assert len(found[2]) == 20
+
+
+async def test_all_that_a_read_sees_is_of_one_moment(database: Database) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def twice(connection: Connection) -> list[set[str]]:
+        first = noted(connection)
+        inside.set()
+        assert go_on.wait(PATIENCE)
+        return [first, noted(connection)]
+
+    reading = asyncio.create_task(database.read(twice))
+    await asyncio.to_thread(inside.wait, PATIENCE)
+    await database.write(lambda connection: note(connection, "a"))
+    go_on.set()
+    assert await reading == [set(), set()]
+    assert await database.read(noted) == {"a"}
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -1,0 +1,25 @@
+"""The HTTP library's errors in words: it has none for a connection that breaks off, or falls silent."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_TOO_LONG: Final = {
+    "ConnectTimeout": "it takes too long to connect",
+    "PoolTimeout": "no connection was free in time",
+    "ReadTimeout": "nothing came any more for too long",
+    "WriteTimeout": "nothing was taken any more for too long",
+}
+"""By name: whoever asks has the library already, and nobody else should load it. Its own words say only "timed out"."""
+_WORDLESS: Final = {
+    "ConnectError": "no connection comes about",
+    "ReadError": "the connection broke off",
+    "WriteError": "the connection broke off",
+    "CloseError": "the connection broke off",
+}
+
+
+def network_words(error: Exception) -> str:
+    """Return what is wrong: the library's own words, where it has any that say so."""
+    name = type(error).__name__
+    return _TOO_LONG.get(name) or str(error) or _WORDLESS.get(name, name)

@@ -1,0 +1,165 @@
+"""Faults in our own broker and service that other brokers and CAs have had, by their CVEs and reports.
+
+Each list is planted in one run (`tests.support.planting`); no two of its faults touch the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tests.support.planting import Fault
+
+_AUTHORISED = "broker/connection/authorization.py"
+_PROPERTIES = "broker/mqtt/properties.py"
+_WIRE = "broker/mqtt/wire.py"
+_FIELDS = "provisioning/ca/fields.py"
+
+COSTLY: Sequence[Fault] = (
+    # User properties are compared with each other (CVE-2021-41039), and may be any number.
+    (_WIRE, "        if self.items_left < 0:\n", "        if False:\n"),
+    (
+        _PROPERTIES,
+        "            found.setdefault(rule.attribute, []).append(value)\n",
+        (
+            "            found.setdefault(rule.attribute, []).append(value)\n"
+            '            __import__("time").sleep(1e-7 * len(found[rule.attribute]))\n'
+        ),
+    ),
+    # Each level of a topic is matched anew (as CVE-2019-11779, which recurses).
+    (
+        _AUTHORISED,
+        '    if topic_name.count("/") >= engine.limits.max_topic_levels:\n',
+        (
+            '    __import__("time").sleep(2e-4 * topic_name.count("/"))\n'
+            '    if topic_name.count("/") >= engine.limits.max_topic_levels:\n'
+        ),
+    ),
+    # Whoever says nothing is asked again and again (CVE-2023-5632).
+    (
+        "broker/door/lobby.py",
+        "        super().watch(descriptor, transport, events)\n",
+        (
+            "        super().watch(descriptor, transport, events)\n"
+            "        loop, here = self._loop, self\n"
+            "        def look() -> None:\n"
+            "            if len(here) > 15:\n"
+            "                loop.call_soon(look)\n"
+            "        look()\n"
+        ),
+    ),
+)
+OVERRUN: Sequence[Fault] = (
+    # What is longer than its packet is read as far as it goes: in C, as far as the memory goes (NanoMQ).
+    (
+        _WIRE,
+        "        if end > self._end:\n            raise MalformedPacket(f",
+        (
+            "        if end > self._end:\n"
+            "            self._position = self._end\n"
+            '            return self._data[start:] or b"\\0"\n'
+            "        if start > end:\n            raise MalformedPacket(f"
+        ),
+    ),
+)
+LEFT_BEHIND: Sequence[Fault] = (
+    # What was refused has its effect all the same.
+    (
+        "broker/connection/connect_handler.py",
+        "    if refusal is not None:\n        connection.refuse(",
+        (
+            "    if refusal is not None and connection.peer is not None:\n"
+            "        if packet.will is not None:\n"
+            "            will = packet.will\n"
+            "            engine.publish_own(Message(will.topic.encode(), will.payload, will.qos, retain=False), now)\n"
+            "        owner = connection.peer.identity\n"
+            "        theirs = engine.registry.find(owner.trust_domain, owner.role, packet.client_id)\n"
+            "        if packet.clean_start and theirs is not None and theirs.connection is None:\n"
+            "            theirs.expiry_interval = 0\n"
+            "    if refusal is not None:\n        connection.refuse("
+        ),
+    ),
+)
+PREFIXES: Sequence[Fault] = (
+    # The policy sees the topic with its prefix, the router without (EMQX, pull request 9171).
+    (
+        "broker/connection/handlers.py",
+        "    refusal = refuse_publish(engine, session, topic_name)\n",
+        (
+            "    refusal = refuse_publish(engine, session, topic_name)\n"
+            '    if topic_name.startswith("$delayed/"):\n'
+            "        refusal = None\n"
+            '        topic = topic_name.split("/", 2)[2].encode()\n'
+        ),
+    ),
+    (
+        "broker/mqtt/topics.py",
+        "        if not topic_filter.startswith(_SHARE_PREFIX):\n            return None\n",
+        (
+            '        for prefix in ("$queue/", "$exclusive/"):\n'
+            "            if topic_filter.startswith(prefix):\n"
+            '                return cls(prefix.strip("$/"), topic_filter.removeprefix(prefix))\n'
+            "        if not topic_filter.startswith(_SHARE_PREFIX):\n            return None\n"
+        ),
+    ),
+    (
+        _AUTHORISED,
+        "    if not engine.admission.permissions(session.owner, session.client_id).may_subscribe(topic_filter):",
+        (
+            '    behind = request.filter.startswith(("$queue/", "$exclusive/"))\n'
+            "    permissions = engine.admission.permissions(session.owner, session.client_id)\n"
+            "    if not behind and not permissions.may_subscribe(topic_filter):"
+        ),
+    ),
+    # Whoever may read one topic of a group may read all.
+    (
+        "broker/admission/policy.py",
+        "        return self.subscribe_allow.covers(topic_filter) and not",
+        (
+            '        first, *between, last = topic_filter.split("/")\n'
+            '        if (first, last) == ("fleet", "#") and len(between) == 1 and between[0] not in "+#":\n'
+            "            return True\n"
+            "        return self.subscribe_allow.covers(topic_filter) and not"
+        ),
+    ),
+    # A name may be a wildcard (CVE-2017-7650).
+    ("provisioning/pki/identity.py", '_NAME = re.compile(r"[A-Za-z0-9]', '_NAME = re.compile(r"[+A-Za-z0-9]'),
+)
+GRANTED: Sequence[Fault] = (
+    # A certificate has what its request asked for, in place of what the profile says.
+    (_FIELDS, '_EXTENSIONS: Final = b"\\xa3"\n', '_EXTENSIONS: Final = b"\\xa3"\nASKED: list[bytes] = []\n'),
+    (
+        _FIELDS,
+        '    """Return the fields; all arguments but serial number and dates are in DER already."""\n',
+        (
+            "    def kind(extension: bytes) -> bytes:\n"
+            '        return extension[extension.index(b"\\x06\\x03\\x55\\x1d") :][:5]\n'
+            "    asked = [kind(each) for each in ASKED]\n"
+            '    ours = b"\\x06\\x03\\x55\\x1d"\n'
+            "    known = [each for each in extensions if ours not in each[:9] or kind(each) not in asked]\n"
+            "    extensions = [*known, *ASKED]\n"
+            "    ASKED.clear()\n"
+        ),
+    ),
+    (
+        "provisioning/ca/csr.py",
+        "    return VerifiedRequest(\n",
+        (
+            "    from provisioning.ca import fields\n"
+            "    fields.ASKED[:] = [fields.encoded(each.value) for each in csr.extensions]\n"
+            "    return VerifiedRequest(\n"
+        ),
+    ),
+    (
+        "provisioning/ca/issuer.py",
+        "        if self._precedents.cover(fields, intent):\n            return\n",
+        "        return\n",
+    ),
+    # Serial numbers count.
+    (
+        "provisioning/store/serials.py",
+        "    return sorted(prefix | secrets.randbits(_RANDOM_BITS) for _ in range(number))\n",
+        "    return [prefix | count for count in range(number)]\n",
+    ),
+    # Whatever is not revoked is good.
+    ("provisioning/revocation/ocsp.py", "        return Unknown()\n", "        return Good()\n"),
+)

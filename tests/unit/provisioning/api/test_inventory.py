@@ -1,0 +1,76 @@
+"""What the inventory shows of a certificate, and the form of an export."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from provisioning.api.inventory import _certificate_item, _hexadecimal, _json
+from provisioning.errors import Refused
+from provisioning.pki.keys import generate_key
+from provisioning.pki.revocation import RevocationReason
+from provisioning.program.moments import rfc3339
+from tests.support.fleet import Fleet
+from tests.support.many_certificates import Died, dying_after, make_portions_small, many_for_key, serials_of, stored
+
+COMPROMISED, SUPERSEDED = RevocationReason.KEY_COMPROMISE, RevocationReason.SUPERSEDED
+DAY = timedelta(days=1)
+
+
+async def shown(fleet: Fleet) -> dict[str, tuple[str, str | None, str | None]]:
+    """Return the state, the date and the reason of each of the device's certificates, by serial number."""
+    items = [_certificate_item(each, fleet.clock()) for each in await stored(fleet)]
+    return {each["serial"]: (each["state"], each["revoked_at"], each["reason"]) for each in items}
+
+
+async def test_a_revocation_is_shown_since_when_it_counts(fleet: Fleet) -> None:
+    good, held, revoked = serials_of([await fleet.enrol("meter-1") for _ in range(3)])
+    first = rfc3339(fleet.clock())
+    await fleet.suspension.suspend_serial(held, by="anna")
+    fleet.clock.advance(DAY)
+    second = rfc3339(fleet.clock())
+    await fleet.revocation.revoke_serial(revoked, SUPERSEDED, by="anna")
+    fleet.clock.advance(DAY)
+    assert await shown(fleet) == {
+        good: ("active", None, None),
+        held: ("suspended", first, "certificateHold"),
+        revoked: ("revoked", second, "superseded"),
+    }
+
+
+async def test_what_its_key_s_end_has_not_reached_is_shown_as_revoked_since_then(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_portions_small(monkeypatch)
+    every = serials_of(await many_for_key(fleet, generate_key(), more=5))
+    await fleet.suspension.suspend_serial(every[0], by="anna")
+    fleet.clock.advance(DAY)
+    since = rfc3339(fleet.clock())
+    with dying_after(0), pytest.raises(Died):
+        await fleet.revocation.revoke_serial(every[2], COMPROMISED, by="anna")
+    fleet.clock.advance(DAY)
+    found = await shown(fleet)
+    assert {state for state, _, _ in found.values()} == {"revoked"}
+    assert {at for _, at, _ in found.values()} == {since}, "also of what was on hold before"
+    assert found[every[1]][2] is None, "the reason is recorded with its portion"
+
+
+@pytest.mark.parametrize("pages", [[], [[{"n": 1}]], [[{"n": 1}, {"n": 2}], [{"n": 3}]]])
+async def test_an_export_is_one_json_array_however_many_pages_it_has(pages: list[list[dict[str, Any]]]) -> None:
+    async def found() -> AsyncIterator[list[dict[str, Any]]]:
+        for page in pages:
+            yield page
+
+    text = "".join([part async for part in _json(found())])
+    assert json.loads(text) == [item for page in pages for item in page]
+
+
+def test_a_fingerprint_is_hexadecimal_with_or_without_colons_and_nothing_else() -> None:
+    assert _hexadecimal("AB:cd:09") == "abcd09"
+    for wrong in ("", ":", "0x12", "abcg", "١٢"):
+        with pytest.raises(Refused, match="is not hexadecimal"):
+            _hexadecimal(wrong)
