@@ -12,20 +12,20 @@ from __future__ import annotations
 import errno
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
-from rich.measure import Measurement
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from device_sim.fitting import Fitting, row
 from device_sim.repeating import repeating
 from device_sim.report import Check, ExitCode, Report
 from device_sim.terminal import WordsOnly
@@ -110,7 +110,7 @@ class Traffic:
         late = Text(f"generator late p99 {self.lateness.p99:.1f} ms", style="dim")
         return Group(
             Fitting(self._bar(40, late), self._bar(24, late), self._bar(10, late), self._bar(10)),
-            Fitting(_row(figures), _row(some), _row(few)),
+            Fitting(row(figures), row(some), row(few)),
         )
 
     def _bar(self, width: int, *beside: Text) -> Table:
@@ -123,29 +123,6 @@ class Traffic:
             *beside,
         )
         return bar
-
-
-def _row(figures: Mapping[str, str]) -> Table:
-    table = Table(box=None, padding=(0, 1), pad_edge=True)
-    for heading in figures:
-        table.add_column(heading, justify="right", header_style="dim", no_wrap=True)
-    table.add_row(*figures.values())
-    return table
-
-
-class Fitting:
-    """The first of *pictures*, widest first, that fits the terminal; else the last."""
-
-    def __init__(self, *pictures: RenderableType) -> None:
-        self._pictures = pictures
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the picture that fits."""
-        for picture in self._pictures:
-            if Measurement.get(console, options.update(width=_LOG_WIDTH), picture).maximum <= options.max_width:
-                yield picture
-                return
-        yield self._pictures[-1]
 
 
 class Shown(Protocol):

@@ -238,9 +238,9 @@ def _anchors(cafile: Path) -> str:
     text = text_of(cafile, PEM_BYTES)
     try:
         certificates_in(text.encode())
-    except ValueError as error:
-        hint = "name the trust anchors in PEM, ca-bundle.crt of the service"
-        raise typer.BadParameter(f"--cafile {cafile} holds no certificate ({error}): {hint}") from None
+    except ValueError:  # Its text is about parsers.
+        hint = "name the file of the trust anchors, ca-bundle.crt of the service"
+        raise typer.BadParameter(f"--cafile {cafile} holds no whole PEM certificate: {hint}") from None
     return text
 
 

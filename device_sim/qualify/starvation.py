@@ -35,6 +35,8 @@ from device_sim.qualify.judging import Line
 
 _LOOK_AGAIN: Final = 0.2
 _MOST_THREADS: Final = 4096
+_LEAST: Final = 0.1
+"""Seconds of waiting that explain nothing, however short the stage was: nothing is judged by less."""
 _SESSION: Final = 3
 """Where /proc/PID/stat has the session, counted from behind the program's name (proc(5))."""
 
@@ -51,7 +53,7 @@ class Waited:
     @property
     def starved(self) -> bool:
         """Whether that is so much that no slowness means anything."""
-        return self.seconds > MOST_WAITING * self.elapsed
+        return self.seconds > max(MOST_WAITING * self.elapsed, _LEAST)
 
     def __add__(self, other: Waited) -> Waited:
         return Waited(self.seconds + other.seconds, self.elapsed + other.elapsed)

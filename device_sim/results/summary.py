@@ -9,9 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from device_sim.fitting import Fitting
 from device_sim.link.distance import Distance
 from device_sim.results.document import Document, figure_of, remarks
-from device_sim.view import Fitting
 
 _PERCENTS = (50.0, 95.0, 99.0)
 _HEADINGS = (("count", "p50", "p95", "p99", "max"), ("p50", "p99", "max"), ("p50", "p99"), ("p99",))

@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from device_sim.fitting import Fitting, row
 from device_sim.run.recorder import Percentiles, Sample, StageSpan
 from device_sim.run.runner import Run
 from device_sim.run.stages import label_of
@@ -100,7 +101,6 @@ class RunState:
         return grid
 
     def _fleet(self, sample: Sample) -> RenderableType:
-        table = Table(box=None, padding=(0, 1), pad_edge=True)
         figures = {
             "connected": f"{sample.connected}/{self.devices}",
             "told": str(sample.told),
@@ -110,10 +110,9 @@ class RunState:
             "revoked": str(self.revoked),
             "connections lost": str(self.lost_connections),
         }
-        for heading in figures:
-            table.add_column(heading, justify="right", header_style="dim", no_wrap=True)
-        table.add_row(*figures.values())
-        return table
+        some = {name: figures[name] for name in ("connected", "messages/s", "received", "revoked")}
+        few = {name: figures[name] for name in ("connected", "messages/s")}
+        return Fitting(row(figures), row(some), row(few))
 
     def _latencies(self, sample: Sample) -> RenderableType:
         table = Table(box=None, padding=(0, 1), pad_edge=True)

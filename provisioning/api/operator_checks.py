@@ -50,7 +50,7 @@ class OperatorChecks:
         self._next = _Look()
         self._under_way: asyncio.Task[dict[bytes, _Found]] | None = None
 
-    async def operator(self, certificate: x509.Certificate | None, der: bytes = b"") -> AuthenticatedOperator:
+    async def operator(self, certificate: x509.Certificate | None, der: bytes) -> AuthenticatedOperator:
         """Return who presented *certificate*, whose encoding is *der*; raise `Refused` as `authenticate_operator`."""
         look = self._next
         look.certificates[der] = certificate

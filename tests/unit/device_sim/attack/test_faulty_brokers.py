@@ -12,11 +12,13 @@ import pytest
 from device_sim.attack import run, scene
 from device_sim.attack import target as attack_target
 from device_sim.attack.capabilities import CrlFile, Feature
+from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE, pick
 from device_sim.attack.issuer import Paper
 from device_sim.attack.run import ALIVE, STAYS
 from device_sim.attack.target import SigningRegistrar
-from device_sim.attack.verdict import Outcome, Verdict
+from device_sim.attack.verdict import Judgement, Layer, Outcome, Seen, Verdict
+from provisioning.client.operator import ServiceUnavailable
 from provisioning.pki.identity import Identity
 from tests.support.faulty_broker import Fault, faulty
 
@@ -180,3 +182,51 @@ async def test_a_ban_of_who_connects_often_is_no_refusal_of_a_revoked_certificat
         outcome = await run._tried(one, case)
         await one.close()
     assert (outcome.verdict, outcome.judgement.why) == (Verdict.FAIL, "the attack succeeded: the broker let it in")
+
+
+class _Away(SigningRegistrar):
+    """Its service is down."""
+
+    async def certify(self, identity: Identity) -> Paper:
+        raise ServiceUnavailable(f"nobody enrols {identity.name}")
+
+
+async def test_a_service_that_is_down_has_not_let_anybody_pass(tmp_path: Path) -> None:
+    (case,) = pick(CATALOGUE, ["35-other-topic-qos1"])
+    async with faulty(tmp_path, Fault.NONE) as target:
+        one = scene.Scene(replace(target, registrar=_Away(target.issuer, None)))
+        outcome = await run._tried(one, case)
+    assert outcome.verdict is Verdict.FAIL
+    assert outcome.judgement.why.startswith("the enrolment service did not play its part: nobody enrols ")
+
+
+async def test_a_case_that_does_not_end_has_not_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_FOREVER", 0.0)
+
+    async def endless(_: scene.Scene) -> Seen:
+        await asyncio.Event().wait()
+        raise AssertionError("it has ended")
+
+    case = Case("99-endless", "never ends", ("mqtt served",), endless, limit=lambda _: 0.1)
+    async with faulty(tmp_path, Fault.NONE) as target:
+        outcome = await run._tried(scene.Scene(target), case)
+    assert (outcome.verdict, "did not come to an end" in outcome.judgement.why) == (Verdict.FAIL, True)
+
+
+async def test_a_case_that_a_protocol_cannot_say_is_not_tried(tmp_path: Path) -> None:
+    (case,) = pick(CATALOGUE, ["40-topic-alias"])
+    async with faulty(tmp_path, Fault.NONE) as target:
+        claimed = target.capabilities.model_copy(update={"supports": frozenset({Feature.TOPIC_POLICY})})
+        outcome = await run._tried(scene.Scene(replace(target, capabilities=claimed)), case)
+    assert (outcome.verdict, outcome.judgement.why) == (Verdict.SKIP, "not claimed: mqtt5")
+
+
+async def test_who_was_kept_out_and_is_let_in_at_the_end_was_not_kept_out(tmp_path: Path) -> None:
+    async with faulty(tmp_path, Fault.NONE) as target:
+        one = scene.Scene(target)
+        paper = await one.device()
+        seen = one.is_out(paper, Seen(Layer.MQTT, "CONNACK 0x87"))
+        outcome = Outcome("5-revoked", "", ("mqtt CONNACK 0x87",), 3.0, Judgement(Verdict.PASS), seen)
+        (spoilt,) = (await run._again(one, {"5-revoked": outcome})).values()
+    assert spoilt.verdict is Verdict.FAIL
+    assert spoilt.judgement.why == "let in again when all cases had been tried: mqtt CONNACK 0x00"

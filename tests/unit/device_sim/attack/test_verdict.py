@@ -70,6 +70,11 @@ GONE = Seen(Layer.TCP, UNANSWERED, "Connection refused", ClosedBy.NOBODY)
         (("mqtt malformed",), GARBAGE, 0.1, Verdict.FAIL, "no refusal: HTTP/1.1 400"),
         (("mqtt delivered",), Seen(Layer.MQTT, NOT_DELIVERED), 0.1, Verdict.FAIL, "it never came"),
         (("mqtt delivered",), Seen(Layer.MQTT, DELIVERED_AGAIN), 0.1, Verdict.FAIL, "it came more than once"),
+        # What is advised is no more than that, however long it takes; what is owed is owed.
+        (("mqtt kept",), NOT_ADVISED, 9.0, Verdict.WARN, "closed without a DISCONNECT"),
+        (("mqtt kept",), NOT_PASSED_ON, 9.0, Verdict.WARN, "it went to nobody else"),
+        (("mqtt kept",), WRONG, 0.1, Verdict.FAIL, "it came twice"),
+        (("mqtt kept",), NOT_COME, 0.1, Verdict.FAIL, "its will was never sent"),
         (("http 401 TOKEN_USED",), ISSUED, 0.1, Verdict.FAIL, "the attack succeeded: it got a certificate"),
         (("http 403 DENIED",), DONE, 0.1, Verdict.FAIL, "the attack succeeded: the service did what it was asked"),
     ],

@@ -102,5 +102,7 @@ def test_trust_anchors_that_are_none_are_named_before_a_fleet_is_made(tmp_path: 
     service = ["--provisioning", "https://localhost:1", "--cafile", str(tmp_path / "notes")]
     done = CliRunner().invoke(app, ["enrol", str(directory), *service, "--cert", credential, "--key", credential])
     assert done.exit_code == 2
-    assert f"--cafile {tmp_path / 'notes'} holds no certificate" in " ".join(done.stderr.split())
+    assert f"--cafile {tmp_path / 'notes'} holds no whole PEM certificate: name the file" in " ".join(
+        done.stderr.split()
+    )
     assert not directory.exists()

@@ -77,6 +77,12 @@ def test_a_keep_alive_that_was_short_already_is_not_judged() -> None:
     assert verdicts(limit_judging.keeps_limits([device], 6.0, ended=False))["server-keep-alive"] is SKIP
 
 
+def test_a_connection_that_was_short_says_nothing_of_a_keep_alive() -> None:
+    device = served((0.5, message(1)), **LIMITS)
+    device.ended = 0.8
+    assert verdicts(limit_judging.keeps_limits([device], 6.0, ended=False))["server-keep-alive"] is SKIP
+
+
 @pytest.mark.parametrize(("payload", "expected"), [(b"x" * 8, PASS), (b"x" * 80, FAIL)])
 def test_packets_are_small_enough(payload: bytes, expected: Verdict) -> None:
     found = limit_judging.keeps_packets_small([served((0.1, message(1, payload)), maximum_packet_size=40)])

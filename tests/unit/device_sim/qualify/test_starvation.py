@@ -48,6 +48,8 @@ QUIET, STARVED = Waited(0.1, 20.0), Waited(8.0, 20.0)
         (Line("x", "", PASS, by_time=2.0), STARVED, INVALID),  # It may have passed because it was slow.
         (Line("x", "", PASS, by_time=9.0), STARVED, PASS),
         (Line("x", "", FAIL, by_time=0.0), NOTHING, FAIL),
+        (Line("x", "", SKIP, by_time=0.0), Waited(0.04, 0.2), SKIP),  # The program ended at once.
+        (Line("x", "", SKIP, by_time=0.0), Waited(0.11, 0.2), INVALID),
     ],
 )
 def test_only_what_the_wait_explains_is_invalid(line: Line, waited: Waited, expected: Verdict) -> None:

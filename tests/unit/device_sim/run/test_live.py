@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from device_sim.run.health import HealthSample
@@ -37,6 +38,16 @@ def test_the_picture_fits_a_terminal_of_80_columns_with_its_figures_whole() -> N
     assert max(map(len, lines)) <= 80
     picture = "\n".join(lines)
     for words in ("498/500", "12345", "981", "revoke 5%, 5/s", "hold 5 s", "4 times mqtt 0x87", "lag p99 3 ms", "4.2"):
+        assert words in picture
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_no_figure_and_no_name_of_one_is_cut_off_on_a_narrow_terminal(width: int) -> None:
+    lines = drawn(STATE, width)
+    assert max(map(len, lines)) <= width
+    picture = "\n".join(lines)
+    assert "…" not in picture
+    for words in ("connected", "498/500", "messages/s", "981", "end_to_end"):
         assert words in picture
 
 

@@ -84,7 +84,7 @@ class Meanwhile(OperatorChecks):
         super().__init__(fleet.database, fleet.clock)
         self._happens = happens
 
-    async def operator(self, certificate: x509.Certificate | None, der: bytes = b"") -> AuthenticatedOperator:
+    async def operator(self, certificate: x509.Certificate | None, der: bytes) -> AuthenticatedOperator:
         found = await super().operator(certificate, der)
         if self._happens:
             await self._happens.pop()()

@@ -149,6 +149,24 @@ async def test_another_fleets_service_below_the_same_root_is_not_taken_for_ones_
                     await est.enrol(request, user="meter-1", token=TOKEN)
 
 
+async def test_no_proxy_of_the_environment_is_told_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    service = PKI.certify(Identity(DOMAIN, Role.SERVICE, "provisioning"), purposes=SERVER, names=LOCALHOST)
+    response = Responder(PKI.issuing, delegate(PKI), [service], nonce=False)(question_about(service))
+    async with impostor(service.credential, PKI.anchors, response=response or b"") as (url, heard):
+        async with EstClient(url, PKI.anchors) as est:
+            with pytest.raises(EnrolmentUnavailable, match="is no EST service"):
+                await est.enrol(build_csr(generate_key(), "meter-1"), user="meter-1", token=TOKEN)
+        assert any(heard), "the service itself was asked"
+
+
+async def test_an_operator_s_client_keeps_no_connection_when_it_ends() -> None:
+    async with OperatorClient("https://localhost", PKI.anchors, PKI.device("meter-1").credential) as client:
+        pass
+    assert client._pool.is_closed
+
+
 def test_who_names_no_identity_belongs_to_no_fleet_and_what_is_no_certificate_is_told_of(tmp_path: Path) -> None:
     assert trust_domain_of(PKI.device("meter-1").credential) == DOMAIN
     assert trust_domain_of(serving_as(Role.SERVICE, "claim", uris=[]).credential) is None
