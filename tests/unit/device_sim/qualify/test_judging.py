@@ -279,3 +279,29 @@ def test_who_has_switched_its_keep_alive_off_is_told_that() -> None:
     device.answered = 0.1
     (line,) = judging.notices_silence([device], 20.0)
     assert (line.verdict, line.why) == (FAIL, "its keep alive is off: it will never notice")
+
+
+@pytest.mark.parametrize(
+    ("offered", "expected"), [((0x0304, 0x0304), PASS), ((0x0304, 0x0303), FAIL), ((0x0303, 0x0304, 0x0303), PASS)]
+)
+def test_no_older_tls_is_offered_after_a_broken_connection(offered: tuple[int, ...], expected: Verdict) -> None:
+    found = judging.keeps_version([attempt(offered=each) for each in offered])
+    assert verdicts(found) == {"keeps-version": expected}
+
+
+def test_who_leaves_a_good_broker_or_hurries_is_warned() -> None:
+    message = Publish("t", b"m", QoS.AT_LEAST_ONCE, packet_id=1)
+    good = attempt(tls=0.0, tls_version="TLSv1.3", answered=1.0, certificate=True, packets=[(0.0, connect())])
+    hasty = attempt(tls=0.0, answered=1.0, certificate=True, packets=[(0.0, connect()), (0.5, message)])
+    found = verdicts(judging.habits([good]))
+    assert (found["stays"], found["waits-for-connack"]) == (PASS, PASS)
+    assert verdicts(judging.habits([good, good]))["stays"] is WARN
+    assert verdicts(judging.habits([hasty]))["waits-for-connack"] is WARN
+
+
+def test_who_waits_for_ever_is_warned_and_who_never_came_is_not_judged() -> None:
+    assert verdicts(judging.gives_up([attempt(0.0)], 20.0)) == {"gives-up": WARN}
+    assert verdicts(judging.gives_up([attempt(0.0, 3.0)], 20.0)) == {"gives-up": PASS}
+    assert verdicts(judging.gives_up([], 20.0)) == {"gives-up": SKIP}
+    assert verdicts(judging.verifies([])) == {"sends-nothing": SKIP}
+    assert verdicts(judging.refuses_old_tls([])) == {"sends-nothing": SKIP}
