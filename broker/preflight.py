@@ -124,6 +124,19 @@ def _lists(config: BrokerConfig) -> Iterator[str]:
             yield f"crlfile: {path} is not a usable CRL ({error.detail}); give one in PEM or DER"
 
 
+def doubts(config: BrokerConfig) -> Iterator[str]:
+    """Yield what the broker can start with, and is probably a mistake: CRLs that have expired, which may be renewed."""
+    now = datetime.now(UTC)
+    for path in config.crl_files:
+        with contextlib.suppress(OSError, CrlRefused):  # Told by `problems`.
+            for der in split(contents_of(path, LIST_BYTES)):
+                if (until := parse(der).next_update) <= now:
+                    yield (
+                        f"crlfile: {path} has expired on {until:%Y-%m-%d %H:%M} UTC: while it has, crl_policy "
+                        f"{config.crl_policy} decides about its CA's certificates; put a newer one there"
+                    )
+
+
 def _token(config: BrokerConfig) -> Iterator[str]:
     enrolled = (config.state_dir / "broker.pem").exists()
     if config.token_file is None or enrolled:

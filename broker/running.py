@@ -26,7 +26,7 @@ from broker.audit.files import AuditError
 from broker.door.listening import ListenError
 from broker.own_certificate import CredentialError
 from broker.plugins.errors import PluginError
-from broker.preflight import problems
+from broker.preflight import doubts, problems
 from broker.server import BrokerServer
 from broker.settings.config import BrokerConfig
 from broker.settings.config_file import ConfigError
@@ -113,6 +113,8 @@ def _test(settings: BrokerConfig) -> None:
             raise _failed(str(error), _USAGE) from None
     if settings.keyfile is not None and (warning := open_to_all.told_of(settings.keyfile)) is not None:
         _say(f"fleet-broker: warning: keyfile: {printable(warning, also=LAID_OUT)}")
+    for doubt in doubts(settings):
+        _say(f"fleet-broker: warning: {printable(doubt, also=LAID_OUT)}")
     typer.echo("the settings are valid")
 
 

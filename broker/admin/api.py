@@ -159,7 +159,7 @@ class AdminApi:
                 "certificate_names": served.own.host_names,
                 "connected": engine.connected,
                 "sessions": len(engine.registry),
-                "subscriptions": engine.routes.subscription_count,
+                "subscriptions": engine.routes.subscription_count + engine.routes.shared_subscription_count,
                 "retained": engine.retained.count,
                 "messages_received": metrics.messages_received,
                 "packets_sent": metrics.packets_sent,

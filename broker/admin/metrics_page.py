@@ -148,7 +148,8 @@ class _Figures(Collector):
     def _present(self) -> Iterator[Metric]:
         engine = self._engine
         yield _gauge("connected", "clients connected", engine.connected)
-        yield _gauge("subscriptions", "subscriptions", engine.routes.subscription_count)
+        subscriptions = engine.routes.subscription_count + engine.routes.shared_subscription_count
+        yield _gauge("subscriptions", "subscriptions, those of each member of a share too", subscriptions)
         yield _gauge("retained_messages", "retained messages, without the broker's own", engine.retained.count)
         yield _gauge("history_events", "events available to fleet-broker why", len(engine.history))
         failed = engine.journal is not None and engine.journal.failed

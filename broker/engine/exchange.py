@@ -245,8 +245,7 @@ class Exchange:
         journal.owed.pop(session, None)
         if session.row == 0:
             return
-        journal.remove_session(session.row)
-        if outlived:
+        if journal.remove_session(session.row) and outlived:
             journal.ended(session.name, unfinished=unfinished(session))
         session.row = 0
         for delivery in session.deliveries():

@@ -278,8 +278,8 @@ class Routes(dict[bytes, Route]):
 
     @property
     def subscription_count(self) -> int:
-        """How many subscriptions there are."""
-        return len(self._tree)
+        """How many subscriptions there are, besides those of shares."""
+        return len(self._tree) - len(self._groups)
 
     @property
     def shared_subscription_count(self) -> int:

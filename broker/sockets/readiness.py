@@ -63,13 +63,8 @@ class Readiness:
     def _read_on(self) -> None:
         if self._state is OPEN and not (self.choked or self._held or self._resting):
             self._watch(self._events | READABLE)
-            if self._waits_inside():
+            if self._inside and has_pending(self._inside):  # Bytes that the kernel does not know of.
                 self._poller.again(self._fd)
-
-    def _waits_inside(self) -> bool:
-        """Whether OpenSSL holds bytes that the kernel does not know of."""
-        open_to_it = self._state is OPEN and self._events & READABLE != 0
-        return open_to_it and self._inside != 0 and has_pending(self._inside) != 0
 
     def _pause_reading(self) -> None:
         self._watch(self._events & ~READABLE)

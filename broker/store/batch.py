@@ -191,6 +191,7 @@ class Batch:
         for table in (*by_session, self.replayed):
             for key in [key for key in table if key[0] in gone]:
                 del table[key]
+        self.done = [key for key in self.done if key[0] not in gone]
         gone.clear()
 
 

@@ -216,16 +216,20 @@ class Journal:
         self.brief.discard(row)
         self.open.sessions[row] = values
 
-    def remove_session(self, row: int) -> None:
-        """Record that a session has ended; its subscriptions and deliveries are removed with it."""
+    def remove_session(self, row: int) -> bool:
+        """Record that a session has ended; its subscriptions and deliveries are removed with it.
+
+        Returns whether the store may hold it: otherwise nothing of it can come back.
+        """
         self.dirty = True
         self.earlier.discard(row)
         self.brief.discard(row)
         self.open.forget(row)
         if row > self._taken_session:
             self.open.sessions.pop(row, None)
-        else:
-            self.open.sessions[row] = None
+            return False
+        self.open.sessions[row] = None
+        return True
 
     def ended(self, name: str, *, unfinished: bool) -> None:
         """Take note that what was just recorded ends the session *name*, which outlived its connection.
@@ -241,8 +245,11 @@ class Journal:
 
     def when_ended(self, name: str, call: Callable[[float], None]) -> None:
         """Call *call*, with the time, when the end of session *name* is written, or could not be."""
-        batch = self.writing if name not in self.open.ended and self.writing is not None else self.open
-        batch.watchers.append(call)
+        if name not in self.open.ended and self.writing is not None:
+            self.writing.watchers.append(call)
+        else:
+            self.open.watchers.append(call)
+            self.dirty = True
 
     def when_written(self, call: Callable[[float], None]) -> bool:
         """Call *call*, with the time, when all recorded so far is written, or could not be; False: it is."""
@@ -393,7 +400,7 @@ class Journal:
         if not batch.holds_answers:  # They waited only to keep the order.
             _release(batch.answers, touched)
             batch.answers.clear()
-            self.dirty = batch.changes
+            self.dirty = batch.changes or bool(batch.watchers)  # They wait, even if for nothing any more.
         return touched
 
     def has_waiting(self) -> bool:

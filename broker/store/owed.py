@@ -47,4 +47,3 @@ class Owed:
     def use_anew(self, packet_id: int) -> None:
         """Take note that *packet_id* names another message now."""
         self._routed.discard(packet_id)
-        self._waiting.discard(packet_id)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import shutil
 import socket
 import ssl
@@ -42,6 +43,7 @@ from provisioning.pki import open_to_all
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import KeyFileError, load_key, spki_fingerprint
 from provisioning.pki.own_directory import quoted, user_argument, user_name
+from provisioning.program import full_disk
 from provisioning.program.given_file import SETTINGS_BYTES, contents_of
 from provisioning.store import audit_findings, schema
 from provisioning.store.database import Database
@@ -54,8 +56,10 @@ _GROUP: Final = stat.S_ISGID | stat.S_IRWXG
 _ROOT: Final = 0
 _CLOCK_TOLERANCE: Final = timedelta(minutes=2)
 _LEAST_FREE: Final = 500 * 1024 * 1024
-_FULL: Final = 1024 * 1024
 """With less free space than this, writing more than a page may fail."""
+_FULL: Final = 1024 * 1024
+_FEW_FILES: Final = 16
+"""The store's and a renewed certificate's are made when they are needed."""
 _PROBE_SECONDS: Final = 2.0
 _FIRST_UNPRIVILEGED: Final = 1024
 _TORN: Final = "tables"
@@ -253,8 +257,12 @@ def _of_others(files: AuthorityFiles, name: str, certificate: x509.Certificate) 
 def _disk(settings: Settings) -> Iterator[Finding]:
     free = shutil.disk_usage(settings.directory).free
     shown = f"{free // 2**20:,} MiB free at {settings.directory}"
+    volume = os.statvfs(settings.directory)
     if free < _FULL:
         yield failed("disk", shown, "free disk space: nothing is issued or revoked until then")
+    elif volume.f_files and volume.f_favail < _FEW_FILES:
+        left = f"{volume.f_favail} more files (inodes) fit at {settings.directory}"
+        yield failed("disk", left, "remove files there: nothing is issued or revoked without room for some")
     elif free < _LEAST_FREE:
         yield warning("disk", shown, "free disk space: when the disk is full, nothing is issued or revoked")
     else:
@@ -299,15 +307,21 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
     except ConfigurationError as error:
         yield failed("database", str(error), "restore it from the backup, or name the right one")
     except Refused as refusal:
-        yield failed(
-            "database",
-            f"{where} cannot be used: {reason_of(refusal)}",
-            "restore it from the backup, or let the service's user read and write it"
-            if settings.database_url is None
-            else "start it; check database_url, its firewall and the database user's rights",
-        )
+        yield _unusable(refusal, settings, where)
     finally:
         await database.close()
+
+
+def _unusable(refusal: Refused, settings: Settings, where: str) -> Finding:
+    if (full := full_disk.told(refusal, settings.directory)) is not None:
+        return failed("database", f"{where} cannot be used: {full}", "free disk space")
+    return failed(
+        "database",
+        f"{where} cannot be used: {reason_of(refusal)}",
+        "restore it from the backup, or let the service's user read and write it"
+        if settings.database_url is None
+        else "start it; check database_url, its firewall and the database user's rights",
+    )
 
 
 def _whole(connection: Connection, where: str) -> Finding:

@@ -55,8 +55,9 @@ def _says_full(error: BaseException) -> bool:
 
 
 def _may_mean_full(error: BaseException) -> bool:
-    # If it cannot create the file that its readers share (-shm), SQLite reports an I/O error, not a full disk.
-    return _sqlite_code(error) == sqlite3.SQLITE_IOERR
+    # If it cannot create the files beside the store (-wal, -shm), SQLite reports an I/O error for want of bytes, and
+    # that it cannot open the store for want of inodes, not a full disk.
+    return _sqlite_code(error) in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
 
 
 def _sqlite_code(error: BaseException) -> int:

@@ -43,6 +43,11 @@ class FailingDisk:
         new.write_text(str(-number if only_syncs else number))
         new.rename(self._flag)
 
+    @property
+    def fails(self) -> bool:
+        """Whether it fails now."""
+        return self._flag.exists()
+
     def recover(self) -> None:
         """Make the disk work again."""
         self._flag.unlink()

@@ -251,6 +251,28 @@ async def test_what_was_no_return_after_all_fails_and_the_next_time_is_a_full_ha
         assert again.found == (False, HYBRID)
 
 
+@needs_ml_kem
+async def test_a_handshake_that_was_prepared_for_a_return_is_held_to_it(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it is complete it is noted whose return it was to be: otherwise `confirm` would let X25519 alone pass."""
+    noted: list[bytes | None] = []
+    confirm = resumed_exchange.confirm
+
+    def noting(address: int) -> None:
+        noted.append(resumed_exchange._ordered.get(address))
+        confirm(address)
+        assert address not in resumed_exchange._ordered
+
+    monkeypatch.setattr(resumed_exchange, "confirm", noting)
+    context = device()
+    async with visiting(server, context) as first:
+        session, name = first.client.session, first.name
+    async with visiting(server, context, session) as second:
+        assert second.found == (True, X25519)
+    assert noted == [None, name]
+
+
 async def test_a_session_is_not_held_against_another_at_its_place(server: Server) -> None:
     context = device()
     for _ in range(3):

@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -398,3 +399,34 @@ def test_a_table_that_was_dropped_and_a_certificate_of_another_service_are_found
         1, "claims.taken, group_paces: what needs them is refused"
     )  # fmt: skip
     assert "restore the store from the backup" in finding["remedy"]
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Iterator[Path]:
+    """A file system of two megabytes, with room for 64 files."""
+    place = tmp_path / "volume"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m,nr_inodes=64,mode=700", "none", str(place)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode != 0:
+        pytest.skip("a small file system can only be mounted by root")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@pytest.mark.parametrize("lacking", ["bytes", "files"])
+def test_a_volume_without_room_is_the_only_thing_to_mend(
+    volume: Path, lacking: str, pristine: ProvisioningService
+) -> None:
+    """Of a full one SQLite says I/O error: the remedy was to restore the store from the backup."""
+    shutil.copytree(pristine.dir, volume, dirs_exist_ok=True)
+    with contextlib.suppress(OSError):
+        for number in range(64):
+            (volume / f"ballast-{number}").write_bytes(b"x" * (2 * 1024 * 1024 if lacking == "bytes" else 1))
+    code, found = findings(ProvisioningService(volume, {"port": 0, "http_port": 0}))
+    assert code == 1
+    ((told,)) = found["disk"]
+    assert "fit at" in told["detail"] if lacking == "files" else "0 MiB free" in told["detail"]
+    assert all("has too little room" in each["detail"] for each in found.get("database", []))
+    assert not any("backup" in each["remedy"] for each in (*found["disk"], *found.get("database", [])))

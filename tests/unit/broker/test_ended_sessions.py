@@ -173,6 +173,28 @@ def test_who_waits_counts_once(broker: StoredBroker) -> None:
     assert refused.reason_code is ReasonCode.CONNECTION_RATE_EXCEEDED
 
 
+@pytest.mark.parametrize("asks", ["while it is written", "then"])
+@pytest.mark.parametrize("second", [KEPT, ONCE], ids=["kept", "for one connection"])
+def test_nobody_waits_for_the_end_of_a_session_that_the_store_was_never_given(
+    broker: StoredBroker, second: dict[str, Any], asks: str
+) -> None:
+    """It began and ended while one batch was written: nothing of it is left to write, and nobody else writes."""
+    broker.held = True
+    broker.journal.retain("a", None)
+    slow = broker.journal.take()
+    assert slow is not None
+    asking(broker, **KEPT).vanish()
+    asking(broker, **second).leave(session_expiry_interval=0)
+    client = asking(broker, **FRESH) if asks == "while it is written" else None
+    broker.store._apply(slow)
+    broker.engine.stored(broker.now)
+    broker.settle()
+    client = client or asking(broker, **FRESH)
+    while broker.journal.dirty:
+        broker.write()
+    assert not client.next_packet(Connack).session_present
+
+
 def test_very_many_that_wait_are_admitted_some_at_a_time(broker: StoredBroker) -> None:
     names = [f"service-{number}" for number in range(40)]
     for name in names:
@@ -183,7 +205,12 @@ def test_very_many_that_wait_are_admitted_some_at_a_time(broker: StoredBroker) -
     assert batch is not None
     broker.store._apply(batch)
     broker.engine.stored(broker.now)
-    assert 0 < broker.engine.connected < len(names)
+    admitted = broker.engine.connected
+    assert 0 < admitted < len(names)
+    broker.journal.retain("a", None)
+    assert broker.journal.take() is not None
+    broker.engine.stored(broker.now)
+    assert broker.engine.connected == admitted, "another batch is no reason to go on faster"
     broker.settle()
     assert [type(client.next_packet(Connack)) for client in clients] == [Connack] * len(names)
 

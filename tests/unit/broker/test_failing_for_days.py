@@ -70,6 +70,12 @@ def name_is_used_once(broker: StoredBroker, turn: int) -> None:
     broker.advance(6)
 
 
+def message_is_sent_again_by_who_ends(broker: StoredBroker, turn: int) -> None:
+    client = broker.service(client_id=f"backend-{turn}", **FRESH)
+    client.send(publication(CMD, b"y", 1, packet_id=5, dup=True))
+    client.leave(session_expiry_interval=0)
+
+
 def topic_is_retained_and_cleared(broker: StoredBroker, turn: int) -> None:
     meter = broker.device("meter-2")
     meter.publish(f"fleet/meters/meter-2/{turn}", b"x", retain=True)
@@ -100,6 +106,7 @@ def client_resumes_an_exchange_and_is_gone(broker: StoredBroker, _turn: int) -> 
         new_session_expires,
         session_is_begun_afresh,
         name_is_used_once,
+        message_is_sent_again_by_who_ends,
         topic_is_retained_and_cleared,
         retained_message_expires,
         client_resumes_an_exchange_and_is_gone,

@@ -13,13 +13,14 @@ from structlog.testing import capture_logs
 from broker import state_directory
 from broker.admission.foreign_groups import unnamed_groups, warn_of_groups
 from broker.admission.policy_file import DEFAULT_POLICY_FILE
-from broker.preflight import problems
+from broker.preflight import doubts, problems
 from broker.settings.config_file import ConfigError, read_file
 from broker.settings.config_loading import load
 from broker.sources.trust_files import read_anchors
 from broker.state_directory import NoDirectory
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.tls import TlsConfigurationError
+from tests.support.crl import crl
 from tests.support.pki import DOMAIN, SERVER, Pki, shared_device, shared_pki
 
 
@@ -39,6 +40,16 @@ def good(tmp_path: Path) -> dict[str, Any]:
 def test_good_files_are_good_and_nothing_is_made(good: dict[str, Any]) -> None:
     assert problems(load(None, good)) == []
     assert not good["state_dir"].exists()
+
+
+def test_a_list_that_has_expired_is_doubted_and_no_problem(good: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "good.crl").write_bytes(crl(shared_pki().issuing))
+    (tmp_path / "old.crl").write_bytes(crl(shared_pki().issuing, age=timedelta(days=2)))
+    config = load(None, good | {"crlfile": f"{tmp_path}/good.crl,{tmp_path}/old.crl,{tmp_path}/none.crl"})
+    assert len(problems(config)) == 1
+    (doubt,) = doubts(config)
+    assert doubt.startswith(f"crlfile: {tmp_path}/old.crl has expired on 20")
+    assert "crl_policy require decides" in doubt
 
 
 def test_response_information_that_is_no_topic_is_told(good: dict[str, Any]) -> None:

@@ -164,11 +164,12 @@ def test_with_nobody_connected_it_waits_for_who_comes_back(broker: MemoryBroker,
 
 def test_a_share_without_members_is_gone(broker: MemoryBroker, meter: WireClient) -> None:
     members = workers(broker, 2)
-    assert broker.engine.routes.subscription_count == 1
+    routes = broker.engine.routes
+    assert (routes.subscription_count, routes.shared_subscription_count) == (0, 2)
     assert members[0].unsubscribe(SHARED).reason_codes == (0,)
     assert members[0].unsubscribe(SHARED).reason_codes == (0x11,)
     members[1].vanish()
-    assert broker.engine.routes.subscription_count == 0
+    assert (len(routes._tree), routes._groups) == (0, {})
     publish(meter, 1)
 
 

@@ -13,6 +13,7 @@ async def test_figures_are_at_most_a_second_old_and_taken_once_for_all_who_ask_m
     broker, now = MemoryBroker(), 0.0  # A machine may just have been started.
     surveyor = Surveyor(broker.engine, lambda: now)
     first, *others = await asyncio.gather(*(surveyor.survey() for _ in range(3)))
+    assert first.connected.total() == 0
     assert all(each is first for each in others)
     for _ in range(3):
         broker.device("meter-1")

@@ -49,7 +49,7 @@ def test_the_figures_are_true_and_only_changes_are_said(broker: MemoryBroker, to
         "messages/received": "1",
         "publish/messages/received": "1",
         "publish/messages/dropped": "0",
-        "subscriptions/count": "2",
+        "subscriptions/count": "1",
         "shared_subscriptions/count": "1",
         "uptime": "10 seconds",
         "fleet/admitted": "2",

@@ -99,8 +99,9 @@ async def test_a_time_out_reaches_the_call_which_may_clean_up(scene: Scene) -> N
     assert told == ["cancelled", "cleaned up"]
 
 
+@pytest.mark.parametrize("cancellations", [1, 3])
 async def test_a_call_that_tries_again_whatever_it_meets_ends_too(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, cancellations: int
 ) -> None:
     """What it meets may be an error of its own, as of a server that it cannot reach; it has no more time for that."""
     monkeypatch.setattr(watch, "_CLEANING", 0.05)
@@ -116,8 +117,9 @@ async def test_a_call_that_tries_again_whatever_it_meets_ends_too(
                 await refused
 
     asked = asyncio.create_task(scene.run(call()))
-    await asyncio.sleep(0)
-    asked.cancel()
+    for _ in range(cancellations):  # By its time-out, and by the broker that stops.
+        await asyncio.sleep(0)
+        asked.cancel()
     done, _ = await asyncio.wait([asked], timeout=30)
     if not done:  # It does not end by itself.
         for _ in range(3):
@@ -125,6 +127,7 @@ async def test_a_call_that_tries_again_whatever_it_meets_ends_too(
             await asyncio.wait([asked], timeout=1)
     assert done
     assert asked.cancelled()
+    assert asked.cancelling() == cancellations, "the watch's own is taken back"
     assert tried > 1
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
+from pydantic import ValidationError
 
+from broker.settings.listener_settings import ListenerSettings
 from broker.settings.origins import NO_PAGES, Origins, origin_of
 
 
@@ -115,3 +117,12 @@ def test_the_listeners_own_origin_is_no_foreign_page(origin: str, host: str) -> 
 )
 def test_another_port_or_scheme_of_the_same_host_is_another_origin(origin: str, host: str) -> None:
     assert NO_PAGES.admit(origin, host) is (origin == f"https://{host}")
+
+
+def test_a_listener_that_names_pages_admits_no_others_though_the_broker_admits_any() -> None:
+    everybody, named = Origins(unsafe_any=True), ("https://a.example",)
+    assert ListenerSettings(port=1, protocol="wss").origins(everybody) == everybody
+    own = ListenerSettings(port=1, protocol="wss", websocket_origins=named)
+    assert own.origins(everybody) == Origins(frozenset(named))
+    with pytest.raises(ValidationError, match="unsafe_any_websocket_origin: it admits every page, and"):
+        ListenerSettings(port=1, protocol="wss", websocket_origins=named, unsafe_any_websocket_origin=True)

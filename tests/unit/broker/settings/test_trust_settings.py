@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from broker.settings.trust_settings import IdentitySource, StatusPolicy, TrustSettings
+from broker.settings.trust_settings import REQUIRE, IdentitySource, StatusPolicy, TrustSettings
+from provisioning.pki.identity import Role
 
 PIN = "ab" * 32
 URL = "https://ca.example/anchors.pem"
@@ -86,6 +87,36 @@ def test_what_is_late_or_never_came_is_accepted_by_the_policy(
     assert terms.allows(0.0)
 
 
+def test_what_is_not_said_of_a_bundle_opens_nothing() -> None:
+    with pytest.raises(ValidationError, match=r"ours: no source of revocations; give feed, crlfile, crl_urls or ocsp_"):
+        TrustSettings.model_validate({"name": "ours", "anchors": "a.pem"})
+    made = TrustSettings.model_validate({"name": "ours", "anchors": "a.pem", "feed": True})
+    assert (made.unsafe_no_revocation, made.crl_from_certificates, made.ocsp_from_certificates) == (False,) * 3
+    assert (made.client_id, made.any_client_id, made.max_sessions) == ("equal", (), 0)
+    assert {made.crl_policy, made.ocsp_policy} == {REQUIRE}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"feed_policy": "advisory"}, "ours: feed_policy: it is about the feed; give feed = true, or leave it out"),
+        ({"username": "meter"}, "ours: username: ignore, equal, or a text with {device}"),
+        ({"username": "{group}"}, "ours: username: ignore, equal, or a text with {device}"),
+    ],
+)
+def test_terms_that_would_bind_nobody_are_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        settings(anchors="a.pem", **given)
+    assert words in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "given", [{"feed": True, "feed_policy": "advisory"}, {"username": "{group}/{device}"}, {"groups": ["a", "b"]}]
+)
+def test_terms_that_bind_somebody_are_taken(given: dict[str, Any]) -> None:
+    settings(anchors="a.pem", **given)
+
+
 def test_any_group_is_named_alone() -> None:
     assert settings(anchors="a.pem", groups=["*"]).any_group
     with pytest.raises(ValidationError, match=r"ours: groups: \* is any group; name no others beside it"):
@@ -97,6 +128,33 @@ def test_the_groups_that_are_named_are_those_of_the_bundle_or_of_its_names() -> 
     given = {"anchors": "a.pem", "trust_domain": "plant.example", "identity": names}
     assert settings(**given).named_groups == {"north"}
     assert settings(**given, groups=["south"]).named_groups == {"south"}
+
+
+@pytest.mark.parametrize(
+    ("groups", "identity", "is_open"),
+    [
+        ([], [], True),
+        ([], [{"source": "spiffe"}], True),
+        ([], [{"source": "common-name", "pattern": "(?P<group>.+)/(?P<name>.+)"}], True),
+        ([], [{"source": "common-name", "group": "north"}, {"source": "spiffe"}], True),
+        ([], [{"source": "common-name", "group": "north"}], False),
+        (["north"], [{"source": "spiffe"}], False),
+        (["*"], [], False),
+    ],
+)
+def test_a_certificate_may_state_any_group_unless_the_settings_say_which(
+    groups: list[str], identity: list[dict[str, str]], *, is_open: bool
+) -> None:
+    """The operator is warned of a bundle whose CA may put its clients among ours."""
+    given = {"anchors": "a.pem", "trust_domain": "plant.example", "groups": groups, "identity": identity}
+    assert settings(**given).leaves_groups_open == is_open
+
+
+def test_a_device_belongs_to_a_group_and_nobody_else_need() -> None:
+    assert IdentitySource(source="common-name", role=Role.SERVICE).group is None
+    assert IdentitySource(source="spiffe").group is None
+    with pytest.raises(ValidationError, match=r"group: a device belongs to one; give group, or capture it"):
+        IdentitySource(source="common-name")
 
 
 @pytest.mark.parametrize("pattern", ["(?P<group>.+)", "(?P<name>.+)-(?P<rule>.+)", "(?P<name>"])

@@ -229,6 +229,7 @@ def test_a_set_that_is_closed_looks_no_more(night: Night) -> None:
     night.doze.abort()
     night.doze.close()
     assert all(each.gone for each in sleepers)
+    assert night.doze._epoll.closed
     night.loop.advance(INTERVAL)
     assert [each.calls for each in sleepers] == [1] * 3
 

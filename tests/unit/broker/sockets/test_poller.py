@@ -9,23 +9,26 @@ from collections.abc import Iterator
 import pytest
 from structlog.testing import capture_logs
 
-from broker.sockets.poller import READABLE, Poller
+from broker.sockets.poller import READABLE, WRITABLE, Poller
 from broker.sockets.turn import Turn
 from tests.support.turned_loop import TurnedLoop
 from tests.support.watched import WatchedClient
 
 
 class Client(WatchedClient):
-    """One that leaves when it is told to, at once or later, or not at all."""
+    """One that leaves when it is told to, at once or later, or not at all; it may linger until then."""
 
-    def __init__(self, poller: Poller, leaves: float | None = 0.0) -> None:
+    def __init__(self, poller: Poller, leaves: float | None = 0.0, *, lingers: bool = False) -> None:
         super().__init__()
         self.poller = poller
         self.leaves = leaves
+        self.lingers = lingers
         self.aborted = False
         poller.watch(self.ours.fileno(), self, READABLE)
 
     def close(self) -> None:
+        if self.lingers:
+            self.poller.linger(self.ours.fileno(), self)
         if self.leaves is not None:
             asyncio.get_running_loop().call_later(self.leaves, self.poller.forget, self.ours.fileno())
 
@@ -67,11 +70,12 @@ def test_who_has_more_is_called_once_more_without_an_event_and_not_if_that_is_en
     for _ in range(3):
         hall.go_round()
     assert (first.calls, second.calls) == (1, 0)
-    hall.again(first)
-    hall.poller.forget(first.ours.fileno())
-    hall.poller.watch(first.ours.fileno(), second, READABLE)  # The number is another's now.
-    hall.go_round()
-    assert (first.calls, second.calls) == (1, 0)
+    for end in (hall.poller.forget, lambda each: hall.poller.linger(each, first)):
+        hall.again(first)
+        end(first.ours.fileno())
+        hall.poller.watch(first.ours.fileno(), second, READABLE)  # The number is another's now.
+        hall.go_round()
+        assert (first.calls, second.calls) == (1, 0)
 
 
 def test_what_one_connection_meets_does_not_affect_the_others(hall: Hall) -> None:
@@ -86,20 +90,88 @@ def test_what_one_connection_meets_does_not_affect_the_others(hall: Hall) -> Non
     assert len(hall.poller) == 1
 
 
-async def test_at_the_end_all_are_closed_and_whoever_stays_is_aborted() -> None:
+@pytest.mark.parametrize(
+    ("watched", "says", "called"),
+    [
+        (READABLE, True, ["read"]),
+        (WRITABLE, True, ["write"]),
+        (READABLE | WRITABLE, False, ["write"]),
+        (READABLE | WRITABLE, True, ["write", "read"]),
+    ],
+)
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_socket_that_accepts_bytes_is_written_to_first_and_then_read_if_it_is_still_there(
+    hall: Hall, watched: int, called: list[str], *, says: bool, closes: bool
+) -> None:
+    calls: list[str] = []
+    client, descriptor = hall.clients[0], hall.clients[0].ours.fileno()
+
+    def write() -> None:
+        calls.append("write")
+        hall.poller.change(descriptor, READABLE)
+        if closes:
+            hall.poller.forget(descriptor)
+
+    client.on_writable = write  # type: ignore[method-assign]
+    client._act = lambda: calls.append("read")
+    hall.poller.change(descriptor, watched)
+    if says:
+        client.says()
+    hall.go_round()
+    assert calls == (called[:1] if closes else called)
+
+
+def test_no_memory_is_not_taken_for_a_fault_of_the_connection_that_met_it(hall: Hall) -> None:
+    def act() -> None:
+        raise MemoryError
+
+    client = hall.clients[0]
+    client._act = act
+    client.says()
+    met: list[object] = []
+    hall.loop.set_exception_handler(lambda _loop, context: met.append(context["exception"]))
+    hall.go_round()
+    assert [type(each) for each in met] == [MemoryError]
+    assert not client.aborted
+
+
+@pytest.mark.parametrize("leaves", [[], [0.0, 0.02], [0.0, None]], ids=str)
+@pytest.mark.parametrize("lingering", [0, 1, 2])
+async def test_at_the_end_all_are_closed_and_whoever_stays_is_aborted(
+    leaves: list[float | None], lingering: int
+) -> None:
+    """Those that have said goodbye are waited for like the others."""
     loop = asyncio.get_running_loop()
-    for leaves in ([], [0.0, 0.02], [0.0, None]):
-        poller = Poller(loop, Turn(loop.call_soon))
-        clients = [Client(poller, each) for each in leaves]
-        descriptor = poller._epoll.fileno()
-        async with asyncio.timeout(30):
-            await poller.drained(0.05 if None in leaves else 60)
-        assert [each.aborted for each in clients] == [each is None for each in leaves]
-        assert len(poller) == 0
-        assert poller._epoll.closed
-        assert not loop.remove_reader(descriptor)
-        for each in clients:
-            each.end()
+    poller = Poller(loop, Turn(loop.call_soon))
+    earlier = Client(poller)
+    poller.forget(earlier.ours.fileno())  # All had gone once before.
+    earlier.end()
+    clients = [Client(poller, each, lingers=len(leaves) - at <= lingering) for at, each in enumerate(leaves)]
+    descriptor = poller._epoll.fileno()
+    async with asyncio.timeout(30):
+        await poller.drained(0.05 if None in leaves else 60)
+    assert [each.aborted for each in clients] == [each is None for each in leaves]
+    assert len(poller) == 0
+    assert poller._epoll.closed
+    assert not loop.remove_reader(descriptor)
+    for each in clients:
+        each.end()
+
+
+def test_one_that_has_said_goodbye_is_there_until_it_has_gone_and_is_not_called(hall: Hall) -> None:
+    first, second = hall.clients
+    hall.again(first)
+    hall.poller.linger(first.ours.fileno(), first)
+    first.says()
+    assert not hall.poller._epoll.poll(0), "what it still sends wakes nobody"
+    for _ in range(3):
+        hall.go_round()
+    assert (first.calls, len(hall.poller)) == (0, 2)
+    hall.poller.forget(second.ours.fileno())
+    assert not hall.poller._empty.is_set()
+    for _ in range(2):  # The second time it is not there.
+        hall.poller.forget(first.ours.fileno())
+        assert (len(hall.poller), hall.poller._empty.is_set()) == (0, True)
 
 
 def test_a_client_that_dozes_where_there_is_no_other_set_stays(hall: Hall) -> None:

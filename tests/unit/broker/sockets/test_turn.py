@@ -107,3 +107,15 @@ def test_the_allowance_is_that_of_one_turn(turn: Turn) -> None:
     turn.allowance = 0
     turn.end()
     assert turn.allowance == ALLOWANCE
+
+
+def test_what_comes_after_a_turn_comes_when_all_is_flushed(turn: Turn) -> None:
+    """The store begins to write then."""
+    session = Session()
+    flushed: list[int] = []
+    turn.after = lambda: flushed.append(session.flushed)
+    for _ in range(2):
+        turn.begin()
+        turn.sessions.add(session)
+        turn.end()
+    assert flushed == [1, 2]

@@ -172,6 +172,13 @@ def test_a_session_takes_what_was_noted_for_it_along(journal: Journal) -> None:
     assert (batch.deliveries, batch.progress, batch.incoming) == ({}, {}, {})
 
 
+def test_two_ends_of_one_name_in_a_batch_leave_what_either_left(journal: Journal) -> None:
+    for row, unfinished in ((1, True), (2, False)):
+        journal.remove_session(row)
+        journal.ended("/device/meter-1", unfinished=unfinished)
+    assert journal.unwritten_end("/device/meter-1") is True
+
+
 def test_a_session_that_the_store_was_never_given_leaves_nothing(journal: Journal) -> None:
     stored_row, given_row, row = 7, journal.new_session("a", "owner"), 0
     for each in (stored_row, given_row):

@@ -17,7 +17,7 @@ from device_sim.attack.catalogue import CATALOGUE, pick
 from device_sim.attack.issuer import Paper
 from device_sim.attack.run import ALIVE, STAYS
 from device_sim.attack.target import SigningRegistrar
-from device_sim.attack.verdict import Outcome, Seen, Verdict
+from device_sim.attack.verdict import Judgement, Layer, Outcome, Seen, Verdict
 from provisioning.client.operator import ServiceUnavailable
 from provisioning.pki.identity import Identity
 from tests.support.faulty_broker import Fault, faulty
@@ -219,3 +219,14 @@ async def test_a_case_that_a_protocol_cannot_say_is_not_tried(tmp_path: Path) ->
         claimed = target.capabilities.model_copy(update={"supports": frozenset({Feature.TOPIC_POLICY})})
         outcome = await run._tried(scene.Scene(replace(target, capabilities=claimed)), case)
     assert (outcome.verdict, outcome.judgement.why) == (Verdict.SKIP, "not claimed: mqtt5")
+
+
+async def test_who_was_kept_out_and_is_let_in_at_the_end_was_not_kept_out(tmp_path: Path) -> None:
+    async with faulty(tmp_path, Fault.NONE) as target:
+        one = scene.Scene(target)
+        paper = await one.device()
+        seen = one.is_out(paper, Seen(Layer.MQTT, "CONNACK 0x87"))
+        outcome = Outcome("5-revoked", "", ("mqtt CONNACK 0x87",), 3.0, Judgement(Verdict.PASS), seen)
+        (spoilt,) = (await run._again(one, {"5-revoked": outcome})).values()
+    assert spoilt.verdict is Verdict.FAIL
+    assert spoilt.judgement.why == "let in again when all cases had been tried: mqtt CONNACK 0x00"

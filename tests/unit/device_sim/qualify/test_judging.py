@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from http import HTTPStatus
 
 import pytest
 
 from broker.mqtt.codes import ProtocolVersion, QoS
 from broker.mqtt.connect import Connect
-from broker.mqtt.packets import Publish
+from broker.mqtt.packets import Connack, Publish
+from broker.mqtt.properties import Properties
 from device_sim.attack.verdict import Verdict
 from device_sim.qualify import judging, renewal_judging
 from device_sim.qualify.attempt import Attempt, pauses
@@ -241,3 +243,65 @@ def test_habits() -> None:
 def test_data_for_strangers_is_the_worst(lines: list[tuple[str, str, Verdict]], code: ExitCode) -> None:
     outcomes = [_outcome(stage, "", judging.Line(name, "", verdict, "seen"), 1.0) for stage, name, verdict in lines]
     assert exit_code(outcomes) is code
+
+
+@pytest.mark.parametrize(
+    ("clean", "name", "expected"),
+    [(False, "other", FAIL), (True, "other", PASS), (False, "assigned", PASS)],
+)
+def test_who_was_assigned_a_name_and_keeps_a_session_returns_under_it(
+    clean: bool, name: str, expected: Verdict
+) -> None:
+    lost = Publish("t", b"m", QoS.AT_LEAST_ONCE, packet_id=1)
+    told = Connack(properties=Properties(assigned_client_identifier="assigned"))
+    first = Connect("", clean_start=clean, protocol_version=ProtocolVersion.V5)
+    later = Connect(name, clean_start=clean, protocol_version=ProtocolVersion.V5)
+    attempts = [
+        attempt(0.0, 1.0, tls=0.0, answered=0.1, packets=[(0.0, first), (0.2, lost)], sent=[told]),
+        attempt(2.0, tls=2.0, answered=2.1, packets=[(2.0, later), (2.2, replace(lost, dup=True))]),
+    ]
+    assert verdicts(judging.redelivers(attempts, 10.0))["resends"] is expected
+
+
+def test_a_device_that_never_came_over_a_slow_network_is_not_judged_by_it() -> None:
+    assert verdicts(judging.serves_slowly([])) == {"is-served": SKIP}
+
+
+def test_what_was_never_seen_is_skipped_and_not_passed() -> None:
+    assert verdicts(judging.notices_silence([], 20.0)) == {"notices": SKIP}
+    assert verdicts(judging.notices_silence([attempt(tls=0.1)], 20.0)) == {"notices": SKIP}
+    assert verdicts(judging.keeps_version([])) == {"keeps-version": SKIP}
+    assert verdicts(judging.keeps_version([attempt(offered=0x0304)])) == {"keeps-version": SKIP}
+
+
+def test_who_has_switched_its_keep_alive_off_is_told_that() -> None:
+    device = believing(keep_alive=0)
+    device.answered = 0.1
+    (line,) = judging.notices_silence([device], 20.0)
+    assert (line.verdict, line.why) == (FAIL, "its keep alive is off: it will never notice")
+
+
+@pytest.mark.parametrize(
+    ("offered", "expected"), [((0x0304, 0x0304), PASS), ((0x0304, 0x0303), FAIL), ((0x0303, 0x0304, 0x0303), PASS)]
+)
+def test_no_older_tls_is_offered_after_a_broken_connection(offered: tuple[int, ...], expected: Verdict) -> None:
+    found = judging.keeps_version([attempt(offered=each) for each in offered])
+    assert verdicts(found) == {"keeps-version": expected}
+
+
+def test_who_leaves_a_good_broker_or_hurries_is_warned() -> None:
+    message = Publish("t", b"m", QoS.AT_LEAST_ONCE, packet_id=1)
+    good = attempt(tls=0.0, tls_version="TLSv1.3", answered=1.0, certificate=True, packets=[(0.0, connect())])
+    hasty = attempt(tls=0.0, answered=1.0, certificate=True, packets=[(0.0, connect()), (0.5, message)])
+    found = verdicts(judging.habits([good]))
+    assert (found["stays"], found["waits-for-connack"]) == (PASS, PASS)
+    assert verdicts(judging.habits([good, good]))["stays"] is WARN
+    assert verdicts(judging.habits([hasty]))["waits-for-connack"] is WARN
+
+
+def test_who_waits_for_ever_is_warned_and_who_never_came_is_not_judged() -> None:
+    assert verdicts(judging.gives_up([attempt(0.0)], 20.0)) == {"gives-up": WARN}
+    assert verdicts(judging.gives_up([attempt(0.0, 3.0)], 20.0)) == {"gives-up": PASS}
+    assert verdicts(judging.gives_up([], 20.0)) == {"gives-up": SKIP}
+    assert verdicts(judging.verifies([])) == {"sends-nothing": SKIP}
+    assert verdicts(judging.refuses_old_tls([])) == {"sends-nothing": SKIP}

@@ -51,6 +51,7 @@ PINGS = tuple((float(at), Puback(1)) for at in range(1, 6))
         ([(0.5, message(1))], "server-keep-alive", FAIL),
         ([(0.1, message(1)), (0.2, message(1, b"y")), *PINGS], "packet-identifiers", FAIL),
         ([(0.1, message(1)), (0.2, message(2, b"y")), *PINGS], "packet-identifiers", PASS),
+        ([(0.1, message(1)), *PINGS], "packet-identifiers", SKIP),
         ([(0.1, message(1)), (0.2, message(1)), *PINGS], "sends-once", FAIL),
         ([(0.1, message(1)), *PINGS], "sends-once", PASS),
         ([*PINGS], "sends-once", SKIP),
@@ -74,6 +75,12 @@ def test_what_only_mqtt_5_can_say_is_skipped_for_an_older_device() -> None:
 
 def test_a_keep_alive_that_was_short_already_is_not_judged() -> None:
     device = served((0.5, message(1)), keep_alive=1, **LIMITS)
+    assert verdicts(limit_judging.keeps_limits([device], 6.0, ended=False))["server-keep-alive"] is SKIP
+
+
+def test_a_connection_that_was_short_says_nothing_of_a_keep_alive() -> None:
+    device = served((0.5, message(1)), **LIMITS)
+    device.ended = 0.8
     assert verdicts(limit_judging.keeps_limits([device], 6.0, ended=False))["server-keep-alive"] is SKIP
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from provisioning.pki import openssl, resumption
+from provisioning.pki import key_shown, openssl, resumed_exchange, resumption
 from provisioning.pki.tls import ClientCertificate, Credential, client_context, server_context
 from tests.support.asking_client import BROKER, PKI, Asking, served
 from tests.support.noted_error import Bystander, leave_error
@@ -30,6 +30,15 @@ def tls13_suites(of: ssl.SSLContext) -> list[str]:
 
 def test_this_python_lets_openssl_be_asked() -> None:
     assert openssl.AVAILABLE, "without it every handshake and every record costs more: see docs/decisions/0080"
+
+
+def test_this_openssl_does_for_sessions_what_its_version_can() -> None:
+    """Where it cannot, the tests of it are left out: that must not be for another reason."""
+    remembers, has_ml_kem = ssl.OPENSSL_VERSION_INFO >= (3, 3), ssl.OPENSSL_VERSION_INFO >= (3, 5)
+    assert key_shown.CAN_NOTE
+    assert remembers is resumption.CAN_REMEMBER
+    assert remembers is resumed_exchange.CAN_LIMIT
+    assert has_ml_kem is resumed_exchange.CAN_EXCHANGE_LESS
 
 
 @pytest.mark.parametrize("available", [True, False])

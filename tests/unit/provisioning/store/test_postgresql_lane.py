@@ -342,6 +342,18 @@ async def test_a_look_sees_what_was_committed_before_it_was_asked_and_changes_no
     assert len(found[2]) == 20
 
 
+async def test_a_connection_that_was_cut_while_it_rested_costs_no_read(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "_RESTED_SECONDS", 0.0)
+    await asyncio.gather(*(database.read(noted) for _ in range(4)))
+    with somebody_else(database) as other:
+        others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        ended = other.execute(f"SELECT pg_terminate_backend(pid, 5000) {others}".encode()).fetchall()
+    assert len(ended) > 1
+    assert await asyncio.gather(*(database.read(noted) for _ in range(4))) == [set()] * 4
+
+
 async def test_all_that_a_read_sees_is_of_one_moment(database: Database) -> None:
     inside, go_on = threading.Event(), threading.Event()
 

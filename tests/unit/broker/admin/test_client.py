@@ -1,0 +1,157 @@
+"""The client of the admin API: what a broker answers and refuses, and that nothing else is taken for one."""
+
+from __future__ import annotations
+
+import json
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.admin.client import AdminClient, BrokerUnreachable, RequestRefused
+from tests.support.pki import shared_device, shared_pki
+
+JSON = "application/json"
+
+
+class Answering(socketserver.UnixStreamServer):
+    """A server that answers each request with what the test says; no status: it hangs up."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), Handler)
+        self.answer: tuple[int, str, bytes] = 200, JSON, b"{}"
+        self.asked: list[tuple[str, str, bytes, str]] = []
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Answering
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self.server.asked.append((self.command, self.path, body, self.headers.get("Content-Type", "")))
+        status, kind, content = self.server.answer
+        if status:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    do_POST = do_GET  # noqa: N815 - the library's name
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Answering]:
+    with Answering(tmp_path / "s") as server:
+        serving = threading.Thread(target=server.serve_forever, args=(0.01,))
+        serving.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            serving.join()
+
+
+def client(broker: Answering) -> AdminClient:
+    return AdminClient.at_socket(Path(str(broker.server_address)))
+
+
+def test_an_answer_is_a_document_and_what_is_not_given_is_not_asked(broker: Answering) -> None:
+    broker.answer = 200, JSON, b'{"sessions": []}'
+    with client(broker) as admin:
+        assert admin.get("/v1/sessions", group="north", role=None) == {"sessions": []}
+        assert admin.post("/v1/reload", {"a": 1}) == {"sessions": []}
+        assert admin.post_pem("/v1/explain", b"PEM") == {"sessions": []}
+        assert b"".join(admin.stream("/v1/sessions", group="north", role=None)) == b'{"sessions": []}'
+    assert [each[:2] for each in broker.asked] == [
+        ("GET", "/v1/sessions?group=north"),
+        ("POST", "/v1/reload"),
+        ("POST", "/v1/explain"),
+        ("GET", "/v1/sessions?group=north"),
+    ]
+    assert json.loads(broker.asked[1][2]) == {"a": 1}
+    assert broker.asked[2][2:] == (b"PEM", "application/x-pem-file")
+
+
+def test_a_proxy_in_the_environment_is_told_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an operator asks of a broker, and under which name, goes nowhere else."""
+    anchors = tmp_path / "ca.pem"
+    anchors.write_text(shared_pki().anchors)
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        with (
+            AdminClient.at_url("https://127.0.0.1:9", anchors, shared_device("meter-1").credential) as admin,
+            pytest.raises(BrokerUnreachable, match="Connection refused"),
+        ):
+            admin.get("/v1/status")
+        proxy.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "code", "text"),
+    [
+        (JSON, b'{"code": "NOT_FOUND", "detail": "there is none"}', "NOT_FOUND", "NOT_FOUND: there is none"),
+        (JSON, b'{"code": "NOT_FOUND"}', "", 'HTTP 404: {"code": "NOT_FOUND"}'),
+        (JSON, b"[]", "", "HTTP 404: []"),
+        ("text/html", b"<h1>nothing</h1>", "", "HTTP 404: <h1>nothing</h1>"),
+    ],
+)
+def test_a_refusal_is_told_with_its_code_or_as_it_is(
+    broker: Answering, kind: str, content: bytes, code: str, text: str
+) -> None:
+    broker.answer = 404, kind, content
+    with client(broker) as admin:
+        for ask in (lambda: admin.get("/v1/status"), lambda: list(admin.stream("/v1/sessions"))):
+            with pytest.raises(RequestRefused) as raised:
+                ask()
+            assert (raised.value.code, str(raised.value)) == (code, text)
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ((200, "text/html", b"<h1>hello</h1>"), "what answers there is something else"),
+        ((200, "text/plain", b"[]"), "what answers there is something else"),
+        ((0, "", b""), "Server disconnected"),
+    ],
+)
+def test_something_else_is_not_taken_for_a_broker(broker: Answering, answer: tuple[int, str, bytes], why: str) -> None:
+    broker.answer = answer
+    with client(broker) as admin:
+        for ask in (lambda: admin.get("/v1/status"), lambda: list(admin.stream("/v1/sessions"))):
+            with pytest.raises(BrokerUnreachable) as raised:
+                ask()
+            assert str(raised.value).startswith(f"no broker answers at {broker.server_address} ({why}")
+            assert "--state-dir" in str(raised.value)
+
+
+def test_where_nobody_listens_it_is_said_before_anything_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name, why in (("missing", "No such file or directory"), ("file", "Connection refused")):
+        with pytest.raises(BrokerUnreachable) as raised:
+            AdminClient.at_socket(tmp_path / name)
+        assert str(raised.value).startswith(f"no broker answers at {tmp_path / name} ({why}): start it, or name the")
+
+
+def test_an_address_that_is_none_and_one_where_nobody_listens_are_told_with_the_operator_s_remedy(
+    tmp_path: Path,
+) -> None:
+    anchors, credential = tmp_path / "ca.pem", shared_device("meter-1").credential
+    anchors.write_text(shared_pki().anchors)
+    with pytest.raises(BrokerUnreachable, match=r"^no broker answers at localhost:9 \("):
+        AdminClient.at_url("localhost:9", anchors, credential)
+    with (
+        AdminClient.at_url("https://127.0.0.1:9", anchors, credential) as admin,
+        pytest.raises(BrokerUnreachable, match=r"check that admin_port is set there and that the certificate is an op"),
+    ):
+        admin.get("/v1/status")
