@@ -151,6 +151,7 @@ class Asked:
     async def _do(self, *, renumbered: bool = False) -> int:
         del renumbered
         if self.refuses:
+            self.may = not self.ends
             raise HTTPException(400)
         await self._database.write(lambda _: None)
         self.done += 1
@@ -201,6 +202,14 @@ async def test_who_was_refused_may_correct_himself_under_the_same_key(fleet: Fle
     asked.refuses = True
     assert (await asked.post())[0] == 400
     asked.refuses = False
+    assert await asked.post("y") == (200, "1", False)
+
+
+async def test_the_key_of_a_refused_request_is_free_though_he_who_asked_may_not_any_more(fleet: Fleet) -> None:
+    asked = Asked(fleet)
+    asked.refuses = asked.ends = True  # His role ended while it was refused.
+    assert (await asked.post())[0] == 400
+    asked.refuses, asked.ends, asked.may = False, False, True
     assert await asked.post("y") == (200, "1", False)
 
 

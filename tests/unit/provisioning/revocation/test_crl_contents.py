@@ -56,6 +56,15 @@ def test_what_is_new_is_joined_by_itself_until_the_pieces_are_many() -> None:
     assert b"".join(contents.pieces()) == b"".join(contents.complete(NOON).values())
 
 
+def test_a_hold_that_becomes_final_is_final_in_what_is_signed() -> None:
+    """Of the pieces joined for the list before, the one that says "hold" must not be signed again."""
+    contents = CrlContents()
+    contents.apply([change(1, 7, HOLD), change(2, 8, FINAL)], 2)
+    assert b"".join(contents.pieces()) == entry_of(7, NOON, HOLD) + entry_of(8, NOON, FINAL)
+    contents.apply([change(3, 7, FINAL)], 3)
+    assert b"".join(contents.pieces()) == entry_of(7, NOON, FINAL) + entry_of(8, NOON, FINAL)
+
+
 def test_an_entry_leaves_after_one_list_past_its_end() -> None:
     contents = CrlContents()
     contents.apply([change(1, 7, FINAL)], 1)
