@@ -138,8 +138,8 @@ class Journal:
         self._taken_session = last_session
         """… or in the batch that is being written."""
         self._given_session = last_session
-        """The highest that was in any batch, also in one that could not be written: after a failed fsync SQLite's log may
-        hold all of it until the next write, and a broker that is killed before finds it there."""
+        """The highest in any batch, one that could not be written included: after a failed fsync SQLite's log may hold
+        it until the next write, and a broker that is killed before that finds it."""
         self._last_message = last_message
 
     def clock_set(self, seconds: float) -> None:
