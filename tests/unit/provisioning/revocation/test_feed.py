@@ -286,10 +286,10 @@ async def test_who_is_revoked_while_it_subscribes_does_not_skip_the_event_that_e
         "type": "http", "method": "GET", "path": "/v1/revocations/feed", "raw_path": b"", "query_string": b"after=1",
         "headers": [], "extensions": {"tls": {"client_cert_der": der}},
     }  # fmt: skip
-    heard = iter(({"type": "http.request", "body": b""}, {"type": "http.disconnect"}))
+    heard = iter(("http.request", "http.disconnect"))
 
     async def receive() -> dict[str, object]:
-        return next(heard)
+        return {"type": next(heard), "body": b""}
 
     async def send(message: dict[str, object]) -> None:
         """Nobody reads."""
