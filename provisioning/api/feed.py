@@ -10,7 +10,8 @@ Rules
    which ones it would not, and no CA is activated that would have devices refused
    (`provisioning.store.known_authorities`).
 5. The stream ends when the subscriber's own certificate is revoked or expires, and when the service stops. What
-   happened to it before he was found good is history, a suspension that is over, and ends nothing.
+   happened to it before he was found good is history, a suspension that is over, and ends nothing. Nor can he begin
+   behind what happened since: he would skip the event that ends him.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def feed_routes(
         check_role(follower, SUBSCRIBER_ROLES)
         host = "" if request.client is None else request.client.host
         start = _last_event_id(request) if after is None else after
-        subscription = await feed.subscribe(start, mark, by=follower.device.name, host=host)
+        subscription = await feed.subscribe(start, mark, by=follower.device.name, host=host, known=known)
         log.info("feed subscribed", subscriber=follower.device.name, after=start, subscribers=feed.subscribers)
         return _FeedStream(subscription, follower, known, clock, stall_seconds)
 

@@ -183,22 +183,27 @@ class RevocationFeed:
             except Refused as refusal:
                 log.warning("feed cannot read the store", code="FEED_NOT_READ", detail=refusal.detail)
 
-    async def subscribe(self, after: int, mark: str | None = None, *, by: str = "", host: str = "") -> Subscription:
+    async def subscribe(
+        self, after: int, mark: str | None = None, *, by: str = "", host: str = "", known: int | None = None
+    ) -> Subscription:
         """Return a subscription of the party called *by* to everything after *after*; raise `Refused` if that is ahead.
+
+        *known* is the newest event as of which the party was found good; None: the newest one now. Beyond that it skips
+        nothing: what came since may be its own end.
 
         *mark* is that of the event *after*: `Refused` too if the store has another one there, or if the party has too
         many subscriptions, and no address has two more than *host*.
         """
+        if known is None and after > self.newest:
+            known = await self._database.read(revocations.newest)
+        if known is not None and after > known:
+            raise Refused(
+                Code.FEED_AHEAD,
+                f"after={after}, but the newest revocation is {known}: an older database was "
+                "restored; discard what was read and start again from 0",
+            )
         if after > self.newest:
-            # The number may come from a commit that run() has not read yet.
-            newest = await self._database.read(revocations.newest)
-            if after > newest:
-                raise Refused(
-                    Code.FEED_AHEAD,
-                    f"after={after}, but the newest revocation is {newest}: an older database was "
-                    "restored; discard what was read and start again from 0",
-                )
-            self.announce()
+            self.announce()  # The number comes from a commit that run() has not read yet.
         if mark is not None and after > 0 and mark != await self._mark_of(after):
             raise Refused(
                 Code.FEED_AHEAD,

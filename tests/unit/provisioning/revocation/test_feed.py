@@ -6,10 +6,13 @@ import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from fastapi import FastAPI
 
-from provisioning.api.feed import _FeedStream
+from provisioning.api.feed import _FeedStream, feed_routes
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation import feed as feed_module
@@ -17,6 +20,7 @@ from provisioning.revocation.feed import MOST_OF_ONE, FeedEvent, RevocationFeed,
 from provisioning.store import certificates
 from provisioning.store.revocations import EventKind, RevocationRecord
 from tests.support.fleet import Fleet
+from tests.support.operators import operator
 
 HEARTBEAT = 0.05
 
@@ -264,6 +268,34 @@ async def test_a_follower_who_takes_nothing_is_cut_off(fleet: Fleet) -> None:
         scope = {"type": "http", "extensions": {"connection": {"abort": aborted.set}}}
         await stream(scope, receive, send)  # type: ignore[arg-type]
         assert (aborted.is_set(), bodies, feed.subscribers) == (True, 1, 0)
+
+
+async def test_who_is_revoked_while_it_subscribes_does_not_skip_the_event_that_ends_it(fleet: Fleet) -> None:
+    """It would follow until its certificate expires: nobody asks again whether it is good."""
+    await operator(fleet, "boss")
+    der = (await operator(fleet, "anna")).public_bytes(Encoding.DER)
+
+    class Meanwhile(RevocationFeed):
+        async def subscribe(self, *arguments: Any, **named: Any) -> Subscription:
+            await fleet.revocation.revoke_device("anna", RevocationReason.KEY_COMPROMISE, by="boss")
+            return await super().subscribe(*arguments, **named)
+
+    app = FastAPI()
+    app.include_router(feed_routes(fleet.database, Meanwhile(fleet.database, 60), fleet.clock, 15))
+    scope = {
+        "type": "http", "method": "GET", "path": "/v1/revocations/feed", "raw_path": b"", "query_string": b"after=1",
+        "headers": [], "extensions": {"tls": {"client_cert_der": der}},
+    }  # fmt: skip
+    heard = iter(("http.request", "http.disconnect"))
+
+    async def receive() -> dict[str, object]:
+        return {"type": next(heard), "body": b""}
+
+    async def send(message: dict[str, object]) -> None:
+        """Nobody reads."""
+
+    with pytest.raises(Refused, match="FEED_AHEAD"):
+        await asyncio.wait_for(app(scope, receive, send), 30)  # type: ignore[arg-type]
 
 
 async def test_the_address_that_follows_most_makes_room_for_another_of_the_party_and_for_nobody_else(
