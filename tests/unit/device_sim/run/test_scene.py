@@ -9,7 +9,7 @@ from device_sim.fleet.backend import Backend
 from device_sim.fleet.fleet import Fleet
 from device_sim.fleet.surroundings import Counters, Surroundings
 from device_sim.link.distance import NEARBY, Distance
-from device_sim.run.recorder import Recorder
+from device_sim.run.recorder import PAST_DEADLINE, Recorder
 from device_sim.run.scene import Scene
 from device_sim.scenario.catalogue import find
 
@@ -38,6 +38,19 @@ def test_across_a_far_link_everything_is_waited_for_longer_by_what_that_may_take
 def test_devices_behind_a_proxy_that_troubles_their_network_are_as_far_away_as_their_backend() -> None:
     assert scene(NEARBY, FarBackend("backend-1", [])).patience(5.0, 1) == pytest.approx(5.16)
     assert scene(NEARBY, Backend("backend-1", [])).patience(5.0, 1) == 5.0
+
+
+def test_what_has_come_past_a_deadline_in_time_for_the_link_is_noted_and_near_the_broker_nothing_is() -> None:
+    far, near = scene(FAR), scene(NEARBY)
+    for seconds in (4.9, 5.0, 5.1):
+        far.took(seconds, 5.0, "meter-1 was disconnected")
+        near.took(seconds, 5.0, "meter-1 was disconnected")
+    noted = [(each.kind, each.what) for each in far.recorder.markers]
+    assert noted == [(PAST_DEADLINE, "meter-1 was disconnected after 5.1 s, 5 near the broker")]
+    assert near.recorder.markers == []
+    for _ in range(100):
+        far.took(6.0, 5.0, "meter-1 was disconnected")
+    assert len(far.recorder.markers) == 20
 
 
 async def test_devices_that_settle_have_the_time_that_an_admission_may_take_there() -> None:
