@@ -80,22 +80,30 @@ class Lingering:
     def _go_on(self) -> None:
         now = self._loop.time()
         some, self._to_look_at = self._to_look_at[:_PORTION], self._to_look_at[_PORTION:]
-        for descriptor in some:
-            transport, until = self._until.get(descriptor, (None, 0.0))
-            if transport is None:  # It was closed meanwhile.
-                continue
+        try:
+            for descriptor in some:
+                self._look_at(descriptor, now)
+        finally:  # Whatever one meets at its end: nothing else would look at the others.
+            if self._to_look_at:
+                self._loop.call_soon(self._go_on)
+            elif self._until:
+                self._loop.call_later(_LOOK_SECONDS, self._look)
+            else:
+                self._scheduled = False
+
+    def _look_at(self, descriptor: int, now: float) -> None:
+        transport, until = self._until.get(descriptor, (None, 0.0))
+        if transport is None:  # It was closed meanwhile.
+            return
+        try:
+            transport.on_readable()
+        except MemoryError:  # Not the fault of this connection: `provisioning.program.out_of_memory`.
+            raise
+        except Exception:  # As in `broker.sockets.poller`: it would be looked at for ever.
+            log.exception("connection failed", code="INTERNAL_ERROR")
+            until = now
+        if descriptor in self._until and now >= until:
             try:
-                transport.on_readable()
-            except MemoryError:  # Not the fault of this connection: `provisioning.program.out_of_memory`.
-                raise
-            except Exception:  # As in `broker.sockets.poller`: it would be looked at for ever.
-                log.exception("connection failed", code="INTERNAL_ERROR")
                 transport.abort()
-            if descriptor in self._until and now >= until:
-                transport.abort()
-        if self._to_look_at:
-            self._loop.call_soon(self._go_on)
-        elif self._until:
-            self._loop.call_later(_LOOK_SECONDS, self._look)
-        else:
-            self._scheduled = False
+            finally:
+                self.forget(descriptor)

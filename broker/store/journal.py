@@ -78,6 +78,7 @@ class Journal:
 
     __slots__ = (
         "_first_message",
+        "_given_session",
         "_held",
         "_last_message",
         "_last_session",
@@ -136,6 +137,9 @@ class Journal:
         """The highest row of a session that may be in the store, …"""
         self._taken_session = last_session
         """… or in the batch that is being written."""
+        self._given_session = last_session
+        """The highest in any batch, one that could not be written included: after a failed fsync SQLite's log may hold
+        it until the next write, and a broker that is killed before that finds it."""
         self._last_message = last_message
 
     def clock_set(self, seconds: float) -> None:
@@ -219,7 +223,7 @@ class Journal:
     def remove_session(self, row: int) -> bool:
         """Record that a session has ended; its subscriptions and deliveries are removed with it.
 
-        Returns whether the store may hold it: otherwise nothing of it can come back.
+        Returns whether anything of it could come back after a crash.
         """
         self.dirty = True
         self.earlier.discard(row)
@@ -227,9 +231,9 @@ class Journal:
         self.open.forget(row)
         if row > self._taken_session:
             self.open.sessions.pop(row, None)
-            return False
-        self.open.sessions[row] = None
-        return True
+        else:
+            self.open.sessions[row] = None
+        return row <= self._given_session
 
     def ended(self, name: str, *, unfinished: bool) -> None:
         """Take note that what was just recorded ends the session *name*, which outlived its connection.
@@ -370,7 +374,7 @@ class Journal:
         if self.writing is not None or not (self.dirty or probe):
             return None
         self.writing, self.open = self.open, Batch()
-        self._taken_session = self._last_session
+        self._taken_session = self._given_session = self._last_session
         self.writing.drop_void()
         self.writing.probe = probe
         return self.writing

@@ -8,7 +8,8 @@ Rules
 3. The event loop never waits for the disk: batches are written in a thread of their own, one at a time.
 4. A write that fails (full disk, I/O error, read-only file system) changes nothing: the transaction is rolled back, the
    batch is reopened, and retried every second until it succeeds, even if it is empty by then: only a write shows
-   whether the store can be written. `on_failure` and `on_written` tell the engine.
+   whether the store can be written. `on_failure` and `on_written` tell the engine. One thing is left: where only the
+   fsync failed, SQLite's log holds the batch until the next write, and a broker that is killed before finds it.
 """
 
 from __future__ import annotations

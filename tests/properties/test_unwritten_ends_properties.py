@@ -1,7 +1,7 @@
 """Sessions and retained messages that come and go while batches are written, or cannot be: the store ends up right.
 
 What the store never held need not be removed from it. A store that is told of every removal is the slow twin; and
-however often a batch fails, no removal waits of what it never held.
+however often a batch fails, no removal waits of what it never held. Whoever waits for an end is called.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from broker.store.journal import Journal
 TOPICS = ("a", "b", "c")
 STEPS = st.lists(
     st.one_of(
-        st.sampled_from(["begin", "end", "take", "written", "failed"]),
+        st.sampled_from(["begin", "brief", "end", "ask", "take", "written", "failed"]),
         st.tuples(st.sampled_from(["retain", "clear"]), st.sampled_from(TOPICS)),
     ),
     min_size=10,
@@ -54,19 +54,30 @@ def _apply(table: dict[Any, Any], changes: dict[Any, Any]) -> None:
 @given(STEPS)
 @example(["begin", "take", "written", "begin", "take", "failed", "end", "end"])
 @example([("clear", "a"), "take", ("retain", "a"), "failed", ("clear", "a")])
+@example([("clear", "a"), "take", "begin", "brief", "ask", "end", "written"])
+@example([("clear", "a"), "take", "begin", "brief", "end", "written", "ask"])
 def test_what_was_never_stored_is_not_removed_and_nothing_that_was_is_left(steps: list[Any]) -> None:
     journal, stored = Journal(0.0, last_session=2), Stored()
     sessions, retained = set(stored.sessions), set(stored.retained)
+    asked, called = 0, list[float]()
     for step in steps:
         match step:
             case "begin":
                 row = journal.new_session("client", "owner")
                 journal.save_session(row, (row,))
                 sessions.add(row)
+            case "brief" if sessions:  # It is to end with its connection.
+                row = max(sessions)
+                journal.save_session(row, (row,))
+                journal.ended("client", unfinished=False)
             case "end" if sessions:
                 row = max(sessions)
                 sessions.remove(row)
-                journal.remove_session(row)
+                if journal.remove_session(row):
+                    journal.ended("client", unfinished=row % 2 == 0)
+            case "ask" if journal.unwritten_end("client") is not None:
+                journal.when_ended("client", called.append)
+                asked += 1
             case ("retain", topic):
                 journal.retain(topic, Message(b"t", b"x"), replaces=topic in retained)
                 retained.add(topic)
@@ -84,8 +95,8 @@ def test_what_was_never_stored_is_not_removed_and_nothing_that_was_is_left(steps
                 cleared = {topic for topic, row in journal.open.retained.items() if row is None}
                 assert removed <= set(stored.sessions)
                 assert cleared <= stored.topics
-    for _ in range(2):
-        if journal.writing is not None or journal.take(probe=True) is not None:
-            stored.apply(journal)
-            journal.written()
+    while journal.writing is not None or journal.take(probe=journal.failed) is not None:
+        stored.apply(journal)
+        journal.written()
+    assert len([each(0.0) for each in journal.watching]) == len(called) == asked
     assert (set(stored.sessions), set(stored.retained)) == (sessions, retained)

@@ -221,8 +221,8 @@ class Clerk:
             self._compare(name, present=True)
 
     def _begins_afresh(self, number: int) -> None:
+        failures = self._trouble.failures  # Before: while the store fails nobody waits for the end of a session.
         name, _, _ = self._brief(number, _LONG)
-        failures = self._trouble.failures
         client, _ = self._client(name, clean_start=True)
         client.leave()
         if self._trouble.failures == failures:

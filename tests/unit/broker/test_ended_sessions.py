@@ -12,6 +12,7 @@ from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.packets import Pingreq, Pingresp, Pubcomp, Pubrec, Pubrel
 from broker.mqtt.publication import Publish
+from broker.session.incoming import Incoming
 from tests.support.stored import StoredBroker
 from tests.support.wire import KEPT, V5, WireClient, connect_packet, id_of, publication, will
 
@@ -343,6 +344,28 @@ def test_while_the_store_fails_a_session_with_an_unfinished_exchange_cannot_be_e
     broker.settle()
     again = asking(broker, **connect)
     assert again.next_packet(Connack).reason_code is ReasonCode.SUCCESS
+
+
+@pytest.mark.parametrize("tried", [True, False])
+def test_what_could_not_be_written_is_reckoned_with_and_what_was_never_tried_is_not(
+    broker: StoredBroker, tried: bool
+) -> None:
+    """After a failed fsync SQLite's log holds the whole batch: a broker that is killed then finds the session there."""
+    broker.held = True
+    if not tried:
+        broker.journal.retain("a", None)
+        broker.fail()
+    client = asking(broker, **KEPT)
+    assert not client.next_packet(Connack).session_present
+    if tried:
+        client.send(publication(CMD, b"old", 2, packet_id=7))
+        broker.fail()
+    else:  # A message of QoS 2 is refused now.
+        client.session.incoming = Incoming()
+        client.session.incoming.add(7)
+    end_by_operator(broker, client)
+    answer = asking(broker, **FRESH).next_packet(Connack).reason_code
+    assert answer is (ReasonCode.SERVER_UNAVAILABLE if tried else ReasonCode.SUCCESS)
 
 
 @pytest.mark.parametrize("at", ["before", "while"])

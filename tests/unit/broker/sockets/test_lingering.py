@@ -152,3 +152,18 @@ def test_one_that_meets_an_error_is_closed_and_all_others_are_looked_at_on(loop:
     assert len(lingering) == 1
     loop.advance(0.26)
     assert [peer.looks for peer in peers] == [0, 1, 2]
+
+
+def test_one_that_cannot_even_be_closed_keeps_no_other_from_its_end(loop: Loop, lingering: Lingering) -> None:
+    def abort() -> None:
+        raise ZeroDivisionError
+
+    peers = [Peer(number, lingering) for number in range(40)]
+    peers[0].abort = abort  # type: ignore[method-assign, assignment]
+    with pytest.raises(ZeroDivisionError):
+        loop.advance(1.1)
+    for _ in range(3):
+        loop.turn()
+        loop.advance(0.26)
+    assert [peer.aborted for peer in peers[1:]] == [1] * 39
+    assert (len(lingering), loop.timers) == (0, []), "it is not looked at for ever"
