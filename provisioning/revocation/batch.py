@@ -139,13 +139,12 @@ def told(
 async def finish_later(
     database: Database, portions: Portions, batch: Batch, before: int
 ) -> tuple[Mapping[str, Sequence[Revoked]], bool]:
-    """Clear caches for the devices in portions, and revoke or hold their certificates; return the facts, by name.
+    """Revoke or hold the certificates of the devices in portions, which are shut out; return the facts, by name.
 
     Return also whether they were changed: events after *before* in the feed are this call's.
     """
     if not batch.later:
         return {}, False
-    portions.shut_out()
     await portions.finish_all([each.name for each in batch.later])
     told: dict[str, list[Revoked]] = {each.name: [] for each in batch.later}
     for each in await revoked_since(database, told, before, issued_to.FEW):

@@ -96,6 +96,8 @@ class EndOfMany:
                 break
             except _Unfinished as unfinished:  # Finish the earlier decision first.
                 await self._portions.finish_all(unfinished.names)
+        if begun.batch.later or begun.keys.later:
+            self._portions.shut_out()  # Before anything is waited for: the feed, and the portions of others.
         self._tell(begun.ended)
         if begun.facts:  # Brokers close sessions while the answer, which may be long, is made.
             await self._heard(max(fact.sequence for fact in begun.facts))

@@ -76,7 +76,6 @@ async def finish_keys(
     """
     if not keys.later:
         return ()
-    portions.shut_out()
     await portions.finish_all(keys.later)
     names = {each.device.name for each in batch.singly if keys.follow(each.device.id)}
     return await revoked_since(database, names, before, issued_to.FEW)

@@ -78,6 +78,8 @@ class SuspensionOfMany:
     async def suspend(self, names: Sequence[str], serials: Sequence[str], *, by: str) -> RevocationOutcome:
         """Put all that is named on hold; raise `RefusedTogether` naming all that cannot be."""
         begun = await self._database.write(partial(self._hold, names=names, serials=serials, by=by))
+        if begun.batch.later:
+            self._portions.shut_out()  # Before the feed is waited for.
         self._tell(begun.fresh)
         await self._reach(begun.held)
         later, more = await finish_later(self._database, self._portions, begun.batch, begun.before)
