@@ -21,7 +21,7 @@ from typing import Any
 
 from device_sim.latency import Latency
 from device_sim.run.health import waiting_of
-from device_sim.run.recorder import FAILED_RENEWAL, FAILED_REVOCATION, LOST_RECEIVER, Recorder, Sample
+from device_sim.run.recorder import FAILED_RENEWAL, FAILED_REVOCATION, LOST_RECEIVER, PAST_DEADLINE, Recorder, Sample
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.scenario.metrics import DESCRIPTIONS, Count
 from provisioning.program.given_file import LIST_BYTES, contents_of
@@ -139,7 +139,7 @@ def remarks(document: Document) -> list[str]:
     return told + [
         f"{marker['kind']}: {marker['what']}"
         for marker in document["markers"]
-        if marker["kind"] in {FAILED_RENEWAL, FAILED_REVOCATION, LOST_RECEIVER}
+        if marker["kind"] in {FAILED_RENEWAL, FAILED_REVOCATION, LOST_RECEIVER, PAST_DEADLINE}
     ]
 
 

@@ -8,8 +8,9 @@ only by durations, if each exceeds its limit by no more than the link explains. 
 
 Rules
 -----
-1. No link excuses what a broker does: a lost message, a false admission, a wrong count.
-2. A device that has not got in is the one count that time decides here: an attempt has `DEADLINE` seconds. It says
+1. What a stage has a deadline for, and has come after it in the time that the link may take, is no pass: INVALID.
+2. No link excuses what a broker does: a lost message, a false admission, a wrong count.
+3. A device that has not got in is the one count that time decides here: an attempt has `DEADLINE` seconds. It says
    nothing where the link alone may take longer, unless a receiver, which was in, has lost its connection as well: then
    the broker may be down. All other waits are longer across such a link, by what it may take.
 """
@@ -62,9 +63,9 @@ def is_the_links(
     return value - threshold.bound <= distance.explains(round_trips) * 1000
 
 
-def why_invalid(distance: Distance) -> str:
-    """Return the reason, and the remedy."""
+def why_invalid(distance: Distance, what: str = "a threshold") -> str:
+    """Return the reason, and the remedy; *what* is exceeded: a threshold, or a deadline."""
     return (
-        f"the link explains what exceeds a threshold ({distance}), so it says nothing about the broker; "
-        "run fleet-sim nearer to it, or a scenario of your own whose thresholds allow for the link"
+        f"the link explains what exceeds {what} ({distance}), so it says nothing about the broker; "
+        f"run fleet-sim nearer to it, or a scenario of your own whose {what.partition(' ')[2]}s allow for the link"
     )

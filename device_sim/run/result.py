@@ -20,7 +20,7 @@ from device_sim.report import ExitCode
 from device_sim.run.far_broker import is_the_links, why_invalid
 from device_sim.run.health import HealthSample, faults, starved
 from device_sim.run.manner import ONE_PROCESS, Manner
-from device_sim.run.recorder import Recorder
+from device_sim.run.recorder import PAST_DEADLINE, Recorder
 from device_sim.scenario.metrics import SECURITY, Count, Duration
 from device_sim.scenario.model import Scenario
 from device_sim.scenario.threshold import Threshold, must_be_nought
@@ -115,6 +115,8 @@ class RunResult:
         if all(judged in far or (busy and judged in slow) for judged in failed):  # Nothing else is excused.
             self.invalid += busy if slow else []
             self.invalid += [why_invalid(self.distance)] if far else []
+            past = any(marker.kind == PAST_DEADLINE for marker in recorder.markers)
+            self.invalid += [why_invalid(self.distance, "a deadline")] if past else []
         if skipped > limits.skipped_share * max(published + skipped, 1):
             self.invalid.append(f"{skipped} messages were skipped because the generator was late; publish less often")
 

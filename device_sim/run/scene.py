@@ -19,7 +19,7 @@ from device_sim.fleet.live_device import LiveDevice
 from device_sim.link.distance import ADMISSION
 from device_sim.randomness import randomness_of
 from device_sim.run.manner import WHOLE, Share
-from device_sim.run.recorder import FAILED_REVOCATION, Marker, Recorder
+from device_sim.run.recorder import FAILED_REVOCATION, PAST_DEADLINE, Marker, Recorder
 from device_sim.run.target import Target
 from device_sim.scenario.metrics import Count
 from device_sim.scenario.model import Scenario
@@ -61,6 +61,7 @@ class Scene:
         self.told_devices: list[LiveDevice] = []
         self.number = 0
         self._started = started
+        self._past = 0
         self._stopping = asyncio.Event()
         order = sorted(fleet.devices.values(), key=lambda device: device.name)
         randomness_of(scenario.seed, "run", "arrivals").shuffle(order)
@@ -116,6 +117,14 @@ class Scene:
         if self.backend is not None:  # A proxy of ours, which is near, may stand before the devices.
             distance = distance.or_worse(self.backend.distance())
         return seconds + distance.longest(round_trips)
+
+    def took(self, seconds: float, deadline: float, what: str) -> None:
+        """Note that *what* took so many *seconds*: past the *deadline* of a stage it came in time for the link only."""
+        if seconds <= deadline or self.patience(deadline, 1) <= deadline:
+            return
+        self._past += 1
+        if self._past <= _MOST_TOLD:
+            self.mark(PAST_DEADLINE, f"{what} after {seconds:.1f} s, {deadline:g} near the broker")
 
     def choose(self, devices: Iterable[LiveDevice], share: float) -> list[LiveDevice]:
         """Return a *share* of *devices*, at least one if there are any; the same for a given seed, stage and part."""

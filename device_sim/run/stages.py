@@ -149,12 +149,21 @@ async def _revoke(scene: Scene, stage: Revoke) -> None:
             return  # Its network failed first, which is no credit to the broker: it reconnects, to be refused.
         if cut.closure is not None:
             recorder.record(Duration.REVOKED_CLOSED, cut.since_sent, late)
-        if not await _out(device, scene.patience(stage.deadline, _CLOSING) if cut.closure is not None else 0.0):
-            await _stayed_in(scene, device)
+            scene.took(cut.since_answer, stage.deadline, f"{device.name} was disconnected")
+        await _stays_out(scene, device, stage.deadline if cut.closure is not None else 0.0)
         await _tries_again(scene, device, Duration.REVOKED_REFUSED)
 
     devices = scene.choose(scene.connected(), stage.select)
     await scene.pace(devices, even(len(devices), stage.rate * scene.rate_share), revoke)
+
+
+async def _stays_out(scene: Scene, device: LiveDevice, deadline: float) -> None:
+    """Have *device*, which must be out, count as falsely admitted unless it is disconnected by the *deadline*."""
+    begun = time.monotonic()
+    if await _out(device, scene.patience(deadline, _CLOSING) if deadline else 0.0):
+        scene.took(time.monotonic() - begun, deadline, f"{device.name} was out")
+    else:
+        await _stayed_in(scene, device)
 
 
 async def _out(device: LiveDevice, seconds: float) -> bool:
@@ -249,14 +258,14 @@ async def _suspend(scene: Scene, stage: Suspend) -> None:
             return
         fleet.revoked(device.name, time.monotonic())
         recorder.counts[Count.SUSPENDED] += 1
-        patience = scene.patience(stage.deadline, _CLOSING)
-        done, _ = await asyncio.wait([link.closed], timeout=patience)
+        answered = time.monotonic()
+        done, _ = await asyncio.wait([link.closed], timeout=scene.patience(stage.deadline, _CLOSING))
         if done:
             closure = link.closed.result()
             if closure.code != BROKEN:
                 recorder.record(Duration.SUSPENDED_CLOSED, closure.at - sent, late)
-        if not await _out(device, patience if done else 0.0):
-            await _stayed_in(scene, device)
+                scene.took(closure.at - answered, stage.deadline, f"{device.name} was disconnected")
+        await _stays_out(scene, device, stage.deadline if done else 0.0)
         await _tries_again(scene, device, None)
         await scene.sleep(stage.seconds)
         fleet.pardon(device.name)
@@ -270,6 +279,7 @@ async def _suspend(scene: Scene, stage: Suspend) -> None:
         if admitted is not None:
             recorder.counts[Count.RESUMED] += 1
             recorder.record(Duration.RESUMED_ADMITTED, admitted - resumed, 0.0)
+            scene.took(admitted - resumed, stage.deadline, f"{device.name} was admitted again")
 
     devices = scene.choose(scene.connected(), stage.select)
     await scene.pace(devices, even(len(devices), stage.rate * scene.rate_share), suspend)
@@ -313,7 +323,8 @@ async def _command(scene: Scene, stage: Command) -> None:
         raise RuntimeError("a part of a scenario with a command has a backend to send it")
 
     async def command(device: LiveDevice, due: float) -> None:
-        late, until = time.monotonic() - due, time.monotonic() + scene.patience(stage.deadline, _COMMAND)
+        begun = time.monotonic()
+        late, until = begun - due, begun + scene.patience(stage.deadline, _COMMAND)
         if stage.asleep:
             await scene.settle(lambda: device.is_asleep, stage.deadline)
         left = max(until - time.monotonic(), 0.0)
@@ -321,6 +332,8 @@ async def _command(scene: Scene, stage: Command) -> None:
         for seconds in answers.answered.values():
             if not stage.asleep:
                 recorder.record(Duration.COMMAND, seconds, late)
+        if answers.answered:
+            scene.took(time.monotonic() - begun, stage.deadline, f"{device.name} had answered a command")
         recorder.counts[Count.UNANSWERED_COMMANDS] += len(answers.missing) + len(answers.refused)
 
     devices = scene.choose(scene.sleepers() if stage.asleep else scene.connected(), stage.select)

@@ -60,8 +60,8 @@ _GROW: Final = "TABLE fleet_probe AS SELECT repeat('x', 1000) FROM generate_seri
 # Each table grows by itself, and those that are written seldom have room in their files for long. What is not logged
 # takes no room from the write-ahead log: where that is full, the server stops.
 _BESIDE_THE_TABLES: Final = (
-    "SELECT set_config('temp_tablespaces', CASE place WHEN '' THEN '' ELSE quote_ident(place) END, true) "
-    "FROM current_setting('default_tablespace') AS place"
+    "SELECT set_config('temp_tablespaces', coalesce((SELECT quote_ident(spcname) FROM pg_tablespace "
+    "WHERE spcname = current_setting('default_tablespace')), ''), true)"  # One that is no more is ignored for tables.
 )
 _ROOM: Final = (
     (_BESIDE_THE_TABLES, f"CREATE TEMPORARY {_GROW}", "DROP TABLE pg_temp.fleet_probe"),  # Everybody may, by default.

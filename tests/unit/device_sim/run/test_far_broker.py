@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -12,7 +13,7 @@ from device_sim.link.distance import NEARBY, Distance
 from device_sim.report import ExitCode
 from device_sim.run import far_broker
 from device_sim.run.health import HealthSample
-from device_sim.run.recorder import Recorder
+from device_sim.run.recorder import PAST_DEADLINE, Marker, Recorder
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.scenario.catalogue import find
 from device_sim.scenario.metrics import Count, Duration
@@ -26,13 +27,19 @@ GOOD = {Duration.ADMITTED: 1.86, Duration.END_TO_END: 0.75, Duration.REVOKED_CLO
 
 
 def smoke(
-    distance: Distance, seconds: dict[Duration, float], *, counts: dict[Count, int] | None = None, waiting: float = 0.0
+    distance: Distance,
+    seconds: dict[Duration, float],
+    *,
+    counts: dict[Count, int] | None = None,
+    waiting: float = 0.0,
+    markers: Sequence[Marker] = (),
 ) -> RunResult:
     """Return what a run of the scenario ``smoke`` comes to."""
     recorder = Recorder()
     for metric, measured in seconds.items():
         recorder.record(metric, measured, 0.0)
     recorder.counts.update(counts or {})
+    recorder.markers += markers
     scenario: Scenario = find("smoke")
     health = [ProcessHealth("generator", [replace(HEALTHY, waiting=waiting)], Latency())]
     found = RunResult(scenario, datetime.now(UTC), 1.0, recorder, health, {}, {}, distance=distance)
@@ -93,6 +100,19 @@ def test_link_and_busy_machine_together_excuse_what_either_would() -> None:
     assert found.verdict == "INVALID"
     assert len(found.invalid) == 2
     assert smoke(LOSSY, slow, counts={Count.UNREACHED: 1}).verdict == "FAIL"
+
+
+def test_what_came_past_a_deadline_is_no_pass_and_excuses_nothing() -> None:
+    """Nearby it would have been a false admission: the time that the link may take must not make a pass of it."""
+    past = [Marker(1.0, PAST_DEADLINE, "meter-1 was disconnected after 6.1 s, 5 near the broker")]
+    good = GOOD | {Duration.END_TO_END: 0.49}
+    found = smoke(SATELLITE, good, markers=past)
+    assert (found.exit_code, len(found.invalid)) == (ExitCode.INVALID, 1)
+    assert "the link explains what exceeds a deadline (round trip 600 ms" in found.invalid[0]
+    assert smoke(SATELLITE, good, markers=past, counts={Count.LOST: 1}).exit_code == ExitCode.THRESHOLD
+    assert smoke(SATELLITE, good, markers=past, counts={Count.FALSE_ADMISSIONS: 1}).exit_code == ExitCode.SECURITY
+    assert smoke(SATELLITE, GOOD, markers=past).exit_code == ExitCode.INVALID
+    assert smoke(SATELLITE, good).verdict == "PASS"
 
 
 def test_every_duration_has_its_round_trips() -> None:

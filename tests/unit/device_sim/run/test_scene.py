@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from device_sim.device import State
 from device_sim.fleet.backend import Backend
 from device_sim.fleet.fleet import Fleet
 from device_sim.fleet.surroundings import Counters, Surroundings
 from device_sim.link.distance import NEARBY, Distance
-from device_sim.run.recorder import Recorder
+from device_sim.run import stages
+from device_sim.run.recorder import PAST_DEADLINE, Recorder
 from device_sim.run.scene import Scene
 from device_sim.scenario.catalogue import find
 
@@ -40,6 +43,19 @@ def test_devices_behind_a_proxy_that_troubles_their_network_are_as_far_away_as_t
     assert scene(NEARBY, Backend("backend-1", [])).patience(5.0, 1) == 5.0
 
 
+def test_what_has_come_past_a_deadline_in_time_for_the_link_is_noted_and_near_the_broker_nothing_is() -> None:
+    far, near = scene(FAR), scene(NEARBY)
+    for seconds in (4.9, 5.0, 5.1):
+        far.took(seconds, 5.0, "meter-1 was disconnected")
+        near.took(seconds, 5.0, "meter-1 was disconnected")
+    noted = [(each.kind, each.what) for each in far.recorder.markers]
+    assert noted == [(PAST_DEADLINE, "meter-1 was disconnected after 5.1 s, 5 near the broker")]
+    assert near.recorder.markers == []
+    for _ in range(100):
+        far.took(6.0, 5.0, "meter-1 was disconnected")
+    assert len(far.recorder.markers) == 20
+
+
 async def test_devices_that_settle_have_the_time_that_an_admission_may_take_there() -> None:
     begun = asyncio.get_running_loop().time()
     await scene(NEARBY).settle(lambda: False, 0.0)
@@ -59,3 +75,37 @@ async def test_a_link_that_turns_out_to_be_far_meanwhile_is_waited_for_as_well()
 
     await waiting.settle(look, 0.01)
     assert len(looks) == 3
+
+
+class Held:
+    """A device that must be out, and stays connected until the test says so."""
+
+    name = "meter-1"
+
+    def __init__(self) -> None:
+        self.machine = SimpleNamespace(state=State.REVOKED)
+        self.connection = SimpleNamespace(closed=asyncio.get_running_loop().create_future())
+        self.closed_by_itself = False
+
+    @property
+    def is_connected(self) -> bool:
+        return not self.connection.closed.done()
+
+    async def close(self) -> None:
+        self.closed_by_itself = True
+
+
+@pytest.mark.parametrize("distance", [NEARBY, FAR])
+async def test_a_session_that_ends_past_the_deadline_is_never_in_order(distance: Distance) -> None:
+    """Nearby it is a false admission at once; across a far link it is waited for, and noted."""
+    around, device = scene(distance), Held()
+    judged = asyncio.create_task(stages._stays_out(around, cast("Any", device), 0.02))
+    await asyncio.wait([judged], timeout=0.06)
+    device.connection.closed.set_result(None)
+    await judged
+    kinds = [each.kind for each in around.recorder.markers]
+    stayed = around.fleet.falsely_admitted == {device.name}
+    assert (kinds, stayed, device.closed_by_itself) in [
+        (["stayed in"], True, True),
+        *([([PAST_DEADLINE], False, False)] if distance is FAR else []),
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -127,6 +128,30 @@ async def test_a_user_who_may_not_try_everything_is_told_that_it_is_over(
         await database.write(count)
     finally:
         await database.close()
+
+
+async def test_where_tables_are_to_be_made_in_a_place_that_is_no_more_the_service_is_ready_again(
+    postgresql: PostgresqlServer,
+) -> None:
+    """The server makes them in the database's own place then, and says so to nobody."""
+    url = postgresql.new_database()
+    place = f"place_{url.rpartition('/')[2]}"
+    with (
+        tempfile.TemporaryDirectory(prefix="fleetgate-place-", dir="/tmp") as directory,
+        psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as owner,
+    ):
+        postgresql.give(Path(directory))
+        owner.execute(f"CREATE TABLESPACE {place} LOCATION '{directory}'".encode())
+        owner.execute(f"ALTER DATABASE {owner.info.dbname} SET default_tablespace = {place}".encode())
+        database = Database(f"{url}?options=-clock_timeout%3D{int(WAIT * 1000)}")
+        try:
+            with locked(url), pytest.raises(Refused):
+                await database.write(count)
+            owner.execute(f"DROP TABLESPACE {place}".encode())
+            await database.probe()
+            assert not database.write_failed
+        finally:
+            await database.close()
 
 
 async def test_nobody_is_refused_because_the_probe_finds_a_lock_for_which_it_does_not_wait(
