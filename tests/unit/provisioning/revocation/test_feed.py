@@ -337,7 +337,7 @@ async def test_a_follower_whose_certificate_has_expired_hears_nothing_more(fleet
 @pytest.mark.parametrize("said", ["", "abc", "-1", "1.5", " 1", "\u00b2", "1" * 19])
 def test_where_a_follower_goes_on_is_a_number(said: str) -> None:
     request = Request({"type": "http", "headers": [(b"last-event-id", said.encode("latin-1"))]})
-    with pytest.raises(Refused, match="INVALID_REQUEST: Last-Event-ID .* is not a sequence number"):
+    with pytest.raises(Refused, match=r"INVALID_REQUEST: Last-Event-ID .* is not a sequence number"):
         _last_event_id(request)
 
 
