@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import pytest
 from cryptography import x509
-from sqlalchemy import insert, text
+from sqlalchemy import insert, text, update
 from sqlalchemy.engine import Connection
 
 from provisioning.ca.crl import CrlIssuer
@@ -19,7 +19,7 @@ from provisioning.store import crls, revocations
 from provisioning.store.counters import crl_counter
 from provisioning.store.crl_shards import CrlShard
 from provisioning.store.crls import CompleteCrl
-from provisioning.store.tables import crl_shards
+from provisioning.store.tables import certificates, crl_shards
 from tests.support.fleet import Fleet, new_authority
 from tests.support.many import fill
 from tests.support.searched import noted
@@ -157,6 +157,43 @@ async def test_lists_that_were_never_published_have_what_has_expired_since_the_o
     told_by = [published[number].current for number in range(2)]
     listed = [[each.serial_number for each in x509.load_der_x509_crl(crl.der)] for crl in told_by if crl is not None]
     assert listed == [[], [certificate.serial_number]]
+
+
+async def test_who_needs_what_had_expired_has_it_though_a_reading_without_that_is_there(fleet: Fleet) -> None:
+    """Whichever list asks first: each asks once, so that nothing else makes it read again."""
+    shard = SHARDS[0].id
+
+    def add_shard(connection: Connection) -> None:
+        connection.execute(insert(crl_shards).values(id=shard, issuer="first", url=SHARDS[0].url))
+
+    await fleet.database.write(add_shard)
+    await fleet.enrol("meter-1")
+    await fleet.database.write(lambda connection: connection.execute(update(certificates).values(crl_shard_id=shard)))
+    await fleet.revocation.revoke_device("meter-1", RevocationReason.SUPERSEDED, by="admin")
+    before = fleet.clock()
+    fleet.clock.advance(timedelta(days=31))
+    key_id, now = fleet.issuer.key_id, fleet.clock()
+    shared = SharedContents(fleet.database, fleet.clock)
+    assert not (await shared.take(key_id, None, now)).complete(now)
+    assert len((await shared.take(key_id, shard, before)).complete(before)) == 1
+
+
+async def test_one_reading_does_for_lists_that_were_published_at_different_times(fleet: Fleet) -> None:
+    """Also if the one that was published last asks first."""
+    own = fleet.authority.issuing_ca
+    issuer = CrlIssuer(own.certificate, own.key)
+    await CrlPublisher(fleet.database, plan(issuer, "older"), fleet.clock, _no_wait).start()
+    before = fleet.clock()
+    fleet.clock.advance(timedelta(minutes=20))
+    await CrlPublisher(fleet.database, plan(issuer, "newer"), fleet.clock, _no_wait).start()
+    shared = SharedContents(fleet.database, fleet.clock)
+
+    async def take_both() -> None:
+        await shared.take(issuer.key_id, None, fleet.clock())
+        await shared.take(issuer.key_id, SHARDS[0].id, before)
+
+    asked, _ = await noted(take_both())
+    assert sum("FROM revocations JOIN certificates" in statement for statement, _ in asked) == 1
 
 
 async def _no_wait(_seconds: float) -> None:
