@@ -135,6 +135,25 @@ def scope_of(der: bytes, method: str, path: str, *headers: tuple[bytes, bytes]) 
     }
 
 
+async def test_who_may_only_read_changes_nothing_by_any_route(fleet: Fleet) -> None:
+    """Not even what is asked for as a whole, past the framework."""
+    await operator(fleet, "boss")
+    der = (await operator(fleet, "eve", OperatorRole.AUDITOR)).public_bytes(Encoding.DER)
+    await fleet.enrol()
+    await register(fleet, ACME, name="meter-17")
+    app = api_of(fleet, [])
+    before = await fleet.database.read(lambda connection: connection.execute(EVENTS).scalar_one())
+    for (method, path), body in CHANGES.items():
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        answer = await through(app, scope_of(der, method, path), content)
+        assert (answer.status_code, json.loads(bytes(answer.body))["code"]) == (403, "OPERATOR_ROLE"), (method, path)
+    scope, responder = scope_of(der, "POST", PATH), app.state.late
+    request = responder.read(scope, json.dumps({"device": "meter-17"}).encode())
+    with pytest.raises(Exception, match="OPERATOR_ROLE"):
+        await responder.respond(scope, request)
+    assert await fleet.database.read(lambda connection: connection.execute(EVENTS).scalar_one()) == before
+
+
 @pytest.mark.parametrize("key", [False, True], ids=["", "with a key"])
 async def test_who_may_less_meanwhile_changes_nothing_by_any_route(fleet: Fleet, key: bool) -> None:
     der = await caller(fleet)

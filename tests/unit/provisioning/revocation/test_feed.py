@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
-from provisioning.api.feed import _FeedStream, feed_routes
+from provisioning.api.feed import _FeedStream, _last_event_id, feed_routes
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation import feed as feed_module
@@ -270,6 +270,77 @@ async def test_a_follower_who_takes_nothing_is_cut_off(fleet: Fleet) -> None:
         assert (aborted.is_set(), bodies, feed.subscribers) == (True, 1, 0)
 
 
+class Follower:
+    """A broker that follows, and what it hears; it leaves when *leaves* is set."""
+
+    def __init__(self) -> None:
+        self.leaves = asyncio.Event()
+        self.bodies: list[bytes] = []
+        self.hears = asyncio.Event()
+        self._comes = iter(("http.request",))
+
+    async def receive(self) -> dict[str, object]:
+        for comes in self._comes:
+            return {"type": comes, "body": b""}
+        await self.leaves.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.body":
+            self.bodies.append(message["body"])
+            self.hears.set()
+
+
+async def stream_to(fleet: Fleet, feed: RevocationFeed) -> tuple[Follower, asyncio.Task[None]]:
+    certificate = await fleet.enrol("follower")
+    serial = f"{certificate.serial_number:x}"
+    found = await fleet.database.read(lambda connection: certificates.find_serial(connection, serial))
+    assert found is not None
+    follower = Follower()
+    stream = _FeedStream(await feed.subscribe(0), found[0], 0, fleet.clock, stall_seconds=15)
+    return follower, asyncio.create_task(stream({"type": "http"}, follower.receive, follower.send))  # type: ignore[arg-type]
+
+
+async def ask(fleet: Fleet, feed: RevocationFeed, der: bytes, query: bytes = b"") -> None:
+    """Ask to follow with the certificate *der*, and leave at once."""
+    app = FastAPI()
+    app.include_router(feed_routes(fleet.database, feed, fleet.clock, 15))
+    scope = {
+        "type": "http", "method": "GET", "path": "/v1/revocations/feed", "raw_path": b"", "query_string": query,
+        "headers": [], "extensions": {"tls": {"client_cert_der": der}},
+    }  # fmt: skip
+    follower = Follower()
+    follower.leaves.set()
+    await asyncio.wait_for(app(scope, follower.receive, follower.send), 30)  # type: ignore[arg-type]
+
+
+async def test_of_a_follower_who_leaves_nothing_is_kept(fleet: Fleet) -> None:
+    async with running(fleet, heartbeat=60) as feed:
+        follower, streaming = await stream_to(fleet, feed)
+        await asyncio.wait_for(follower.hears.wait(), 30)
+        assert feed.subscribers == 1
+        follower.leaves.set()
+        await asyncio.wait_for(streaming, 30)
+        assert feed.subscribers == 0
+
+
+async def test_a_follower_whose_certificate_has_expired_hears_nothing_more(fleet: Fleet) -> None:
+    async with running(fleet) as feed:
+        follower, streaming = await stream_to(fleet, feed)
+        await asyncio.wait_for(follower.hears.wait(), 30)
+        assert not streaming.done()
+        fleet.clock.advance(timedelta(days=999))
+        await asyncio.wait_for(streaming, 30)
+        assert follower.bodies[-1] == b""
+
+
+@pytest.mark.parametrize("said", ["", "abc", "-1", "1.5", " 1", "\u00b2", "1" * 19])
+def test_where_a_follower_goes_on_is_a_number(said: str) -> None:
+    request = Request({"type": "http", "headers": [(b"last-event-id", said.encode("latin-1"))]})
+    with pytest.raises(Refused, match=r"INVALID_REQUEST: Last-Event-ID .* is not a sequence number"):
+        _last_event_id(request)
+
+
 async def test_who_is_revoked_while_it_subscribes_does_not_skip_the_event_that_ends_it(fleet: Fleet) -> None:
     """It would follow until its certificate expires: nobody asks again whether it is good."""
     await operator(fleet, "boss")
@@ -280,22 +351,15 @@ async def test_who_is_revoked_while_it_subscribes_does_not_skip_the_event_that_e
             await fleet.revocation.revoke_device("anna", RevocationReason.KEY_COMPROMISE, by="boss")
             return await super().subscribe(*arguments, **named)
 
-    app = FastAPI()
-    app.include_router(feed_routes(fleet.database, Meanwhile(fleet.database, 60), fleet.clock, 15))
-    scope = {
-        "type": "http", "method": "GET", "path": "/v1/revocations/feed", "raw_path": b"", "query_string": b"after=1",
-        "headers": [], "extensions": {"tls": {"client_cert_der": der}},
-    }  # fmt: skip
-    heard = iter(("http.request", "http.disconnect"))
-
-    async def receive() -> dict[str, object]:
-        return {"type": next(heard), "body": b""}
-
-    async def send(message: dict[str, object]) -> None:
-        """Nobody reads."""
-
     with pytest.raises(Refused, match="FEED_AHEAD"):
-        await asyncio.wait_for(app(scope, receive, send), 30)  # type: ignore[arg-type]
+        await ask(fleet, Meanwhile(fleet.database, 60), der, b"after=1")
+
+
+async def test_no_device_follows(fleet: Fleet) -> None:
+    der = (await fleet.enrol()).public_bytes(Encoding.DER)
+    with pytest.raises(Refused) as refused:
+        await ask(fleet, RevocationFeed(fleet.database, 60), der)
+    assert refused.value.code is Code.ROLE
 
 
 async def test_the_address_that_follows_most_makes_room_for_another_of_the_party_and_for_nobody_else(

@@ -319,7 +319,9 @@ async def test_who_came_in_while_a_list_came_is_found_an_hour_later_by_whatever_
         recalls.came_in(connection, came.device_id, came.manufacturer_id, late.serial_number)
 
     await fleet.database.write(recorded)
-    fleet.clock.advance(hours * HOUR)
+    fleet.clock.advance(hours * HOUR - hours * timedelta(seconds=1))
+    assert await watch.look() == 0, "nothing has changed that calls for a walk through every list"
+    fleet.clock.advance(hours * timedelta(seconds=1))
     assert (await watch.look(), await watch.look()) == (1, 0)
 
 
