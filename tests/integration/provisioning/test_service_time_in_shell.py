@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import socket
 import ssl
 import subprocess
 import threading
@@ -212,3 +213,41 @@ def test_who_has_the_service_s_certificate_but_not_its_key_says_no_time(device: 
             assert is_now(device.said(port, responder))
         with serving(device.directory, service, key) as port:
             assert device.said(port, responder) == NOTHING
+
+
+def test_who_ends_the_handshake_before_it_shows_its_key_says_no_time(device: Device, pki: Pki) -> None:
+    """With an orderly end: openssl shows the certificates, and calls that no failure."""
+    service = pki.broker()
+    with (
+        answering(Responder(pki.issuing, delegate(pki), [service])) as responder,
+        TCPServer(("127.0.0.1", 0), half_a_handshake(service)) as server,
+        served(server),
+    ):
+        assert device.said(server.server_address[1], responder) == NOTHING
+    assert (device.directory / "served.txt").read_text().count("BEGIN CERTIFICATE") == 2
+
+
+def half_a_handshake(service: Held) -> type[BaseRequestHandler]:
+    """Return who speaks TLS 1.2 as far as it needs no key."""
+
+    def record(kind: int, content: bytes) -> bytes:
+        return bytes((kind, 3, 3)) + len(content).to_bytes(2) + content
+
+    def message(kind: int, content: bytes) -> bytes:
+        return record(22, bytes((kind,)) + len(content).to_bytes(3) + content)
+
+    chain = [service.der, *(each.public_bytes(Encoding.DER) for each in service.chain)]
+    certificates = b"".join(len(each).to_bytes(3) + each for each in chain)
+    renegotiation = bytes.fromhex("ff01000100")
+    hello = bytes((3, 3, *range(32), 0, 0xC0, 0x2B, 0)) + len(renegotiation).to_bytes(2) + renegotiation
+
+    class Half(BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(message(2, hello) + message(11, len(certificates).to_bytes(3) + certificates))
+            self.request.sendall(record(21, b"\x01\x00"))  # close_notify
+            self.request.shutdown(socket.SHUT_WR)
+            while self.request.recv(65536):
+                pass
+
+    return Half
