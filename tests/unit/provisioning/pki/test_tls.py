@@ -72,8 +72,9 @@ def test_a_server_chooses_the_suite_that_every_device_has_in_hardware_first() ->
 
 @pytest.mark.parametrize("checks", [False, True])
 def test_dates_are_openssls_to_check_unless_the_caller_does(checks: bool) -> None:
-    context = server(caller_checks_dates=checks)
-    assert bool(context.verify_flags & NO_CHECK_TIME) is checks
+    context, of_client = server(caller_checks_dates=checks), client_context(PKI.anchors, caller_checks_dates=checks)
+    for each in (context, of_client):
+        assert bool(each.verify_flags & NO_CHECK_TIME) is checks
     assert context.verify_flags & ssl.VERIFY_X509_PARTIAL_CHAIN
     assert context.num_tickets == 1
 
