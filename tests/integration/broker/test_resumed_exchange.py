@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(
 )
 needs_ml_kem = pytest.mark.skipif(not resumed_exchange.CAN_EXCHANGE_LESS, reason="an OpenSSL that has no ML-KEM")
 seen_in_python = pytest.mark.skipif(
-    not resumed_exchange.__file__.endswith(".py"), reason="compiled code calls compiled code past what a test puts there"
+    not resumed_exchange.__file__.endswith(".py"), reason="compiled code calls compiled code past what a test puts in"
 )
 
 

@@ -364,6 +364,20 @@ async def test_what_comes_while_a_batch_is_written_is_written_without_a_further_
     assert len(store.rows("SELECT * FROM retained")) == 2
 
 
+async def test_who_began_to_wait_meanwhile_for_an_end_of_which_nothing_is_left_is_called(store: SqliteStore) -> None:
+    journal, goes_on = Journal(0.0), threading.Event()
+    reports = Reports(journal)
+    store.attach(journal, asyncio.get_running_loop(), reports.written, reports.failed)
+    store._thread.submit(goes_on.wait, 30)
+    journal.retain("a", Message(b"a", b"x", 1, retain=True))
+    store._write_gathered()
+    journal.ended("/device/meter-1", unfinished=False)
+    journal.when_ended("/device/meter-1", lambda _now: None)
+    goes_on.set()
+    await reports.wait_for("written", "written")
+    assert len(journal.watching) == 1
+
+
 async def test_a_store_that_failed_is_tried_again_though_nothing_is_left_to_write(store: SqliteStore) -> None:
     """Else every message would be refused for ever."""
     journal = Journal(0.0)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import ssl
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from provisioning.pki.tls import (
     TlsConfigurationError,
     certificates_in,
     client_context,
+    read_once,
     server_context,
 )
 from tests.support.openssl import openssl
@@ -68,8 +72,9 @@ def test_a_server_chooses_the_suite_that_every_device_has_in_hardware_first() ->
 
 @pytest.mark.parametrize("checks", [False, True])
 def test_dates_are_openssls_to_check_unless_the_caller_does(checks: bool) -> None:
-    context = server(caller_checks_dates=checks)
-    assert bool(context.verify_flags & NO_CHECK_TIME) is checks
+    context, of_client = server(caller_checks_dates=checks), client_context(PKI.anchors, caller_checks_dates=checks)
+    for each in (context, of_client):
+        assert bool(each.verify_flags & NO_CHECK_TIME) is checks
     assert context.verify_flags & ssl.VERIFY_X509_PARTIAL_CHAIN
     assert context.num_tickets == 1
 
@@ -105,6 +110,45 @@ def test_a_certificate_that_tls_finds_too_weak_is_told_from_a_pair_that_does_not
     with pytest.raises(TlsConfigurationError, match=r"weak.crt is too weak for TLS .*P-256 key") as caught:
         client_context(PKI.anchors, weak)
     assert "belong together" not in str(caught.value)
+
+
+def test_of_a_credential_in_memory_nothing_stays_open() -> None:
+    """`ssl` reads files only: each context has some made for it, of which a service would run out."""
+    broken = CredentialPem(HELD.credential.pem[:-40])
+    client_context(PKI.anchors, HELD.credential)
+    with pytest.raises(TlsConfigurationError):
+        client_context(PKI.anchors, broken)
+    opened = []
+    for each in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # That of the list itself.
+            opened.append(str(each.readlink()))
+    assert [each for each in opened if "memfd:credential" in each] == []
+
+
+def test_what_is_read_into_memory_is_what_is_in_the_files(tmp_path: Path) -> None:
+    files = HELD.write(tmp_path)
+    certificate, key = files.certificate.read_bytes(), files.key.read_bytes()
+    both = tmp_path / "both.pem"
+    both.write_bytes(certificate + key)
+    in_two, in_one = CredentialPem.of(files), CredentialPem.of(CredentialFiles(both, both))
+    assert (in_two.pem, in_two.key) == (certificate, key)
+    assert (in_one.pem, in_one.key) == (certificate + key, None)
+    for each in (in_two, in_one):
+        client_context(PKI.anchors, each)
+
+
+def test_a_pipe_is_read_once_and_files_whenever_they_are_needed(tmp_path: Path) -> None:
+    files = HELD.write(tmp_path)
+    pem = files.certificate.read_bytes() + files.key.read_bytes()
+    in_memory = HELD.credential
+    assert read_once(in_memory) is in_memory
+    assert read_once(files) is files, "they may be renewed"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(pem,))
+    writer.start()
+    assert read_once(CredentialFiles(pipe, pipe)) == CredentialPem(pem)
+    writer.join()
 
 
 def test_certificates_are_read_whole_or_not_at_all() -> None:

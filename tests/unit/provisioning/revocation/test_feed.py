@@ -290,14 +290,24 @@ class Follower:
             self.bodies.append(message["body"])
             self.hears.set()
 
+    async def has_heard(self, words: str) -> None:
+        async with asyncio.timeout(30):
+            while words.encode() not in b"".join(self.bodies):
+                self.hears.clear()
+                await self.hears.wait()
 
-async def stream_to(fleet: Fleet, feed: RevocationFeed) -> tuple[Follower, asyncio.Task[None]]:
+
+async def stream_to(fleet: Fleet, feed: RevocationFeed, known: int = 0) -> tuple[Follower, asyncio.Task[None]]:
+    """Stream to "follower", who was found good after *known* events: of a suspension that is over, if there are any."""
     certificate = await fleet.enrol("follower")
+    if known:
+        await fleet.suspension.suspend_device("follower", by="admin")
+        await fleet.suspension.resume_device("follower", by="admin")
     serial = f"{certificate.serial_number:x}"
     found = await fleet.database.read(lambda connection: certificates.find_serial(connection, serial))
     assert found is not None
     follower = Follower()
-    stream = _FeedStream(await feed.subscribe(0), found[0], 0, fleet.clock, stall_seconds=15)
+    stream = _FeedStream(await feed.subscribe(0), found[0], known, fleet.clock, stall_seconds=15)
     return follower, asyncio.create_task(stream({"type": "http"}, follower.receive, follower.send))  # type: ignore[arg-type]
 
 
@@ -312,6 +322,19 @@ async def ask(fleet: Fleet, feed: RevocationFeed, der: bytes, query: bytes = b""
     follower = Follower()
     follower.leaves.set()
     await asyncio.wait_for(app(scope, follower.receive, follower.send), 30)  # type: ignore[arg-type]
+
+
+async def test_a_follower_s_own_revocation_ends_it_and_no_other_s_and_no_suspension_that_is_over(fleet: Fleet) -> None:
+    async with running(fleet) as feed:
+        follower, streaming = await stream_to(fleet, feed, known=2)
+        await follower.has_heard("id: 2\n")
+        await revoke(fleet, feed, "meter-1")
+        await follower.has_heard("id: 3\n")
+        assert not streaming.done()
+        await fleet.revocation.revoke_device("follower", RevocationReason.SUPERSEDED, by="admin")
+        await asyncio.wait_for(streaming, 30)
+        assert b"id: 4\n" in follower.bodies[-2]
+        assert follower.bodies[-1] == b""
 
 
 async def test_of_a_follower_who_leaves_nothing_is_kept(fleet: Fleet) -> None:

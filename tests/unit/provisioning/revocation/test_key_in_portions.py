@@ -201,6 +201,15 @@ async def test_reported_again_while_it_is_half_done_it_is_finished_and_each_repo
     assert [(each.action, json.loads(each.details)["serials"]) for each in entries] == [("revoked", every[:1])]
 
 
+async def test_a_batch_that_names_a_key_that_is_half_done_finishes_it(fleet: Fleet, key: PrivateKey) -> None:
+    every = serials_of(await many_for_key(fleet, key, more=5))
+    with dying_after(0), pytest.raises(Died):
+        await fleet.revocation.revoke_serial(every[1], COMPROMISED, by="anna")
+    assert (await fleet.revocation.revoke_batch([], every[:1], COMPROMISED, by="berta")).changed
+    assert sorted(each.serial for each in await events(fleet)) == sorted(every), "each once"
+    assert await unfinished_keys(fleet) == 0
+
+
 async def test_the_device_s_end_and_the_key_s_do_not_come_to_harm_together(fleet: Fleet, key: PrivateKey) -> None:
     every = await many_for_key(fleet, key, more=5)
     other = await fleet.enrol("meter-1")
