@@ -91,6 +91,10 @@ class Batch:
     """Called when it is written, or could not be: answers for which no session is needed."""
     gone: set[int] = field(default_factory=set)
     """Rows of sessions that have ended, whose other changes are still here and void: see `drop_void`."""
+    tried: bool = field(default=False, compare=False)
+    """Whether it could not be written: the log may hold it as it was then (`sqlite`, rule 4)."""
+    struck: bool = False
+    """Whether something that was tried is no longer here: until a write succeeds, a crash may bring it back."""
     probe: bool = False
     """Whether it must be written even if empty, to find out whether the store can be written."""
 
@@ -113,7 +117,7 @@ class Batch:
     @property
     def holds_answers(self) -> bool:
         """Whether its answers must wait until it is written."""
-        return bool(self.promises or self.packets or self.resumed)
+        return bool(self.promises or self.packets or self.resumed or self.struck)
 
     def take_in(self, later: Batch) -> None:
         """Add the changes made after this batch, which could not be written; drop what is obsolete by then."""
@@ -152,6 +156,7 @@ class Batch:
         if row is None and topic_name in self.new_topics:
             self.new_topics.remove(topic_name)
             del self.retained[topic_name]
+            self.struck = self.struck or self.tried
             return
         if new:
             self.new_topics.add(topic_name)

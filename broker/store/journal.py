@@ -20,9 +20,9 @@ Rules
 1. Answers are sent in the order in which they were given [MQTT-4.6.0-2]: while anything is unwritten, all of them wait.
 2. A batch that cannot be written is merged into the open one, and retried. A message that was routed is never refused:
    its answer keeps waiting until it is written, or until the batch contains nothing that an answer promises, because
-   every subscriber has acknowledged. An answer that does not concern a message ends its connection. Messages that
-   arrive while the store fails are refused before they are routed, so that no refused message is ever delivered
-   (decision 0094).
+   every subscriber has acknowledged, and nothing was struck from it that a crash could bring back. An answer that does
+   not concern a message ends its connection. Messages that arrive while the store fails are refused before they are
+   routed, so that no refused message is ever delivered (decision 0094).
 3. What waits belongs to one *connection*: it is dropped with it, and never sent on the next connection of the same
    session, whose client starts its packet identifiers afresh.
 4. What waits is bounded, however long a write takes: beyond `MOST_WAITING` answers and retained topics publishers are
@@ -430,6 +430,7 @@ class Journal:
         self._release_held()
         batch = self.writing
         if batch is not None:
+            batch.tried = True
             void = [row for row, values in self.open.sessions.items() if values is None and row > self._stored_session]
             batch.take_in(self.open)
             for row in void:

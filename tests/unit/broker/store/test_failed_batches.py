@@ -288,3 +288,33 @@ def test_packets_of_a_connection_that_has_gone_are_dropped_when_a_batch_fails(jo
     journal.send(gone, b"later")
     journal.not_written(0.0)
     assert (list(journal.open.packets), journal.open.resumed) == ([(ear, b"packet")], [ear])
+
+
+@pytest.mark.parametrize("cleared", ["while it is written", "afterwards"])
+def test_a_message_that_may_be_in_the_log_is_not_cleared_before_a_write_succeeds(
+    journal: Journal, ear: Ear, cleared: str
+) -> None:
+    """Whoever was told that it is cleared found it again: after a failed fsync, and a kill before the next write."""
+
+    def clear() -> None:
+        journal.retain("t", None)
+        journal.answer(ear, b"cleared", Otherwise.WAIT)
+
+    journal.retain("t", Message(b"t", b"x"), replaces=False)
+    assert journal.take() is not None
+    if cleared == "while it is written":
+        clear()
+    journal.not_written(1.0)
+    if cleared == "afterwards":
+        clear()
+    assert (journal.open.retained, journal.open.changes) == ({}, False), "nothing is kept of it"
+    assert journal.open.holds_answers
+    assert journal.take(probe=True) is not None
+    journal.not_written(2.0)
+    assert (journal.open.holds_answers, ear.outbox) == (True, [])
+    assert journal.take(probe=True) is not None
+    journal.written()
+    assert ear.outbox == [b"cleared"]
+    journal.retain("t", Message(b"t", b"x"), replaces=False)
+    journal.retain("t", None)
+    assert not journal.open.holds_answers, "none of this was ever tried"
