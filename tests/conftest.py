@@ -22,12 +22,17 @@ settings.load_profile("fleetgate")
 
 LONGEST: Final = {
     "test_attack.py",
+    "test_attack_on_one_fault.py",
+    "test_chaos.py",
     "test_clock.py",
     "test_demo.py",
     "test_durability.py",
+    "test_full_volume.py",
     "test_judged_by_testssl.py",
     "test_peers.py",
+    "test_planted_faults.py",
     "test_qualify.py",
+    "test_qualify_faulty_devices.py",
     "test_real_clients.py",
     "test_run.py",
     "test_run_in_trouble.py",

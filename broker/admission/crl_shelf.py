@@ -9,7 +9,8 @@ say) is prepared outside the event loop (`prepare`) and installed inside it (`pu
 Rules
 -----
 1. A list is replaced only by a newer one: by its number, then by thisUpdate. Replaying an old, still valid list
-   releases nobody.
+   releases nobody. Of two lists of one number and second, as a CA issues that numbers none and revokes twice at once,
+   nobody can tell which is newer: who is in either of them is revoked, until the next.
 2. An expired list replaces only an expired one.
 3. Entries of an expired list still count as revoked. `overdue` reports that nothing newer is known, and the bundle's
    policy decides what follows.
@@ -116,7 +117,7 @@ class CrlShelf:
         if listed.base_number is not None:
             return _continued(current, listed, listed.base_number, now, pause)
         if current is not None:
-            if _place(listed) == _place(current.complete):
+            if listed.signed == current.complete.signed:
                 return None
             if _place(listed) < _place(current.complete):
                 raise CrlRefused(
@@ -125,6 +126,10 @@ class CrlShelf:
             if listed.next_update < now <= current.fresh_until:
                 raise _expired(listed)
         entries = read_entries(listed, pause)
+        if current is not None and _place(listed) == _place(current.complete):
+            if entries.keys() <= current.complete_entries.keys():
+                return None
+            entries = {**current.complete_entries, **entries}
         held = HeldList(key_id, name, source, listed, entries, None, entries)
         delta = current.delta if current is not None else None
         if delta is not None and listed.number < delta.number:  # The delta's base is no later than the replaced list.

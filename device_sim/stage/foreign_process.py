@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import re
 import shutil
 import signal
@@ -23,6 +24,8 @@ from device_sim.stage.bound import bound
 from device_sim.stage.processes import ChildFailed
 
 LOOPBACK = "127.0.0.1"
+_PORTS = range(20_000, 32_768)
+"""Below those of outgoing connections: Linux's default net.ipv4.ip_local_port_range."""
 _START = 60.0
 _GRACE = 10.0
 _POLL = 0.05
@@ -42,10 +45,14 @@ def program(name: str, package: str, *, beside: Sequence[str] = ()) -> str:
 
 
 def free_port() -> int:
-    """Return a currently free port, for a server that cannot choose its own."""
-    with socket.create_server((LOOPBACK, 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
+    """Return a currently free port, for a server that cannot choose its own.
+
+    It is none of those that the kernel gives to whoever asks for any: a connection could have it before the server.
+    """
+    while True:
+        port = random.choice(_PORTS)  # noqa: S311 - so that two who ask at once rarely get the same
+        with contextlib.suppress(OSError), socket.create_server((LOOPBACK, port)):
+            return port
 
 
 @asynccontextmanager

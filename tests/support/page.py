@@ -23,7 +23,6 @@ import re
 import select
 import shlex
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Mapping
@@ -31,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from device_sim.stage.foreign_process import free_port
 from tests.support.fork_server import lasting
 from tests.support.programs import REPOSITORY, forking_python
 
@@ -82,16 +82,11 @@ def _section(text: str, heading: str) -> tuple[int, int]:
 
 
 def free_ports() -> dict[int, int]:
-    """Return a free port for each standard one, below the kernel's range for outgoing connections."""
-    chosen: dict[int, int] = {}
-    candidate = 20_000 + os.getpid() * 7 % 10_000
-    for standard in PORTS:
-        while True:
-            candidate += 1
-            with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", candidate)):
-                chosen[standard] = candidate
-                break
-    return chosen
+    """Return a free port for each standard one."""
+    chosen: set[int] = set()
+    while len(chosen) < len(PORTS):
+        chosen.add(free_port())
+    return dict(zip(PORTS, chosen, strict=True))
 
 
 def unlike(shown: tuple[str, ...], output: list[str]) -> str | None:

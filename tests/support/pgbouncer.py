@@ -18,7 +18,8 @@ from typing import Self
 
 from sqlalchemy.engine import make_url
 
-from tests.support.postgresql import START_SECONDS, PostgresqlServer, as_user, free_port, unprivileged_user
+from device_sim.stage.foreign_process import free_port
+from tests.support.postgresql import START_SECONDS, PostgresqlServer, as_user, unprivileged_user
 
 
 class PgBouncer:

@@ -22,7 +22,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -33,6 +32,7 @@ from typing import Any, Self
 
 import psycopg
 
+from device_sim.stage.foreign_process import free_port
 from provisioning.store import schema
 from provisioning.store.database import Database
 from tests.support import outlived
@@ -265,11 +265,3 @@ def unprivileged_user() -> str | None:
 def as_user(user: str | None) -> dict[str, Any]:
     """Return the arguments of `subprocess` to run a program as *user*."""
     return {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
-
-
-def free_port() -> int:
-    """Return a port of the loopback address that is free now."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port

@@ -65,6 +65,27 @@ def test_the_same_list_is_no_news(shelf: Shelf) -> None:
     assert shelf.put(same) is None
 
 
+@pytest.mark.parametrize("numbers", [(7, 8), (None, None)], ids=["numbered", "not numbered"])
+def test_of_two_lists_that_nobody_can_order_each_revokes(shelf: Shelf, numbers: tuple[int | None, int | None]) -> None:
+    """A CA that numbers no lists had revoked twice in one second: the second time nobody took notice."""
+    number, next_number = numbers
+    first = crl(CA, {1: None, 2: None}, number=number, now=shelf.now)
+    second = crl(CA, {2: None, 3: None}, number=number, now=shelf.now)
+    shelf.put(first)
+    assert shelf.put(second) == ({3}, 0)
+    assert shelf.revoked == {1, 2, 3}
+    assert (shelf.put(first), shelf.put(second)) == (None, None), "both are known"
+    shelf.put(crl(CA, {3: None}, number=next_number, age=timedelta(0), now=shelf.now))
+    assert shelf.revoked == {3}
+
+
+def test_of_two_lists_that_nobody_can_order_each_revokes_beside_a_later_delta(shelf: Shelf) -> None:
+    shelf.put(crl(CA, {1: None, 2: None}, number=7, now=shelf.now))
+    shelf.put(crl(CA, {2: REMOVE, 4: None}, number=8, base=7, now=shelf.now))
+    shelf.put(crl(CA, {3: None}, number=7, now=shelf.now))
+    assert shelf.revoked == {1, 3, 4}
+
+
 def test_an_old_list_that_is_played_back_releases_nobody(shelf: Shelf) -> None:
     old = crl(CA, number=1)
     shelf.put(crl(CA, {1: None}, number=2))
