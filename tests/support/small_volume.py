@@ -13,11 +13,14 @@ import pytest
 
 
 @contextlib.contextmanager
-def small_volume() -> Iterator[Path]:
-    """Mount 64 megabytes for a server of another user, who may not enter the test's directory."""
+def small_volume(options: str = "size=64m") -> Iterator[Path]:
+    """Mount one with *options* of a tmpfs, where a server of another user can be: he may not enter a test's directory.
+
+    It goes lazily: a connection that found it full is open until what it raised is freed, a cycle.
+    """
     with tempfile.TemporaryDirectory(prefix="fleetgate-volume-", dir="/tmp") as name:
         place = Path(name)
-        mount = ["mount", "-t", "tmpfs", "-o", "size=64m,mode=0700", "none", name]
+        mount = ["mount", "-t", "tmpfs", "-o", f"{options},mode=0700", "none", name]
         if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode != 0:
             pytest.skip("a small file system can only be mounted by root")
         try:

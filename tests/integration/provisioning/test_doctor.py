@@ -24,6 +24,7 @@ from tests.support.pki import shared_pki
 from tests.support.postgresql import PostgresqlServer
 from tests.support.prepared_fleet import PASSPHRASE
 from tests.support.provisioning import REPOSITORY, ProvisioningService
+from tests.support.small_volume import small_volume
 
 
 @pytest.fixture(scope="module")
@@ -402,17 +403,10 @@ def test_a_table_that_was_dropped_and_a_certificate_of_another_service_are_found
 
 
 @pytest.fixture
-def volume(tmp_path: Path) -> Iterator[Path]:
+def volume() -> Iterator[Path]:
     """A file system of two megabytes, with room for 64 files."""
-    place = tmp_path / "volume"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m,nr_inodes=64,mode=700", "none", str(place)]
-    if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode != 0:
-        pytest.skip("a small file system can only be mounted by root")
-    try:
+    with small_volume("size=2m,nr_inodes=64") as place:
         yield place
-    finally:
-        subprocess.run(["umount", "--lazy", place], check=True)
 
 
 @pytest.mark.parametrize("lacking", ["bytes", "files"])

@@ -6,10 +6,8 @@ import asyncio
 import contextlib
 import json
 import math
-import os
 import resource
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -122,17 +120,10 @@ def filled(_service: ProvisioningService, disk: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of eight megabytes."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(place)]
-    if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode != 0:
-        pytest.skip("a small file system can only be mounted by root; limited files are tried everywhere")
-    try:
+def disk() -> Iterator[Path]:
+    """A file system of eight megabytes; where none can be mounted, limited files are tried."""
+    with small_volume("size=8m") as place:
         yield place
-    finally:
-        subprocess.run(["umount", place], check=True)
 
 
 @pytest.mark.parametrize("kind", ["limit", "file system"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.program import full_disk
 from provisioning.store.database import Database
 from provisioning.store.usable import usable
+from tests.support.small_volume import small_volume
 
 
 class SmallDisk:
@@ -35,18 +35,10 @@ class SmallDisk:
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Iterator[SmallDisk]:
+def small() -> Iterator[SmallDisk]:
     """A file system that is smaller than an authority."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(place)]
-    if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode != 0:
-        pytest.skip("a small file system can only be mounted by root")
-    try:
+    with small_volume("size=2m") as place:
         yield SmallDisk(place)
-    finally:
-        # Lazily: the connection that found the disk full is open until what it raised is freed, a cycle.
-        subprocess.run(["umount", "--lazy", place], check=True)
 
 
 def fill(ballast: Path) -> None:
