@@ -56,8 +56,8 @@ _GROUP: Final = stat.S_ISGID | stat.S_IRWXG
 _ROOT: Final = 0
 _CLOCK_TOLERANCE: Final = timedelta(minutes=2)
 _LEAST_FREE: Final = 500 * 1024 * 1024
-"""With less free space than this, writing more than a page may fail."""
 _FULL: Final = 1024 * 1024
+"""With less free space than this, writing more than a page may fail."""
 _FEW_FILES: Final = 16
 """The store's and a renewed certificate's are made when they are needed."""
 _PROBE_SECONDS: Final = 2.0

@@ -58,6 +58,5 @@ def _built(name: str, command: Command) -> Any:
 def _imported(where: str) -> Any:
     module, _, attribute = where.partition(":")
     with importing():
-        return getattr(
-            __import__(module, fromlist=[attribute]), attribute
-        )  # As `import` does: -X importtime tells of it.
+        imported = __import__(module, fromlist=[attribute])  # As `import` does: -X importtime tells of it.
+        return getattr(imported, attribute)

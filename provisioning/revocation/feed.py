@@ -49,6 +49,7 @@ import structlog
 
 from provisioning.errors import Code, Refused
 from provisioning.pki import address_key
+from provisioning.program.moments import rfc3339
 from provisioning.quick_values import quickly_made
 from provisioning.store import revocations
 from provisioning.store.database import Database
@@ -117,7 +118,7 @@ def _times(moment: datetime) -> _Times:
     """Return *moment* as an event has it; cached, because what is revoked together is revoked at one time."""
     moment = moment.astimezone(UTC)
     recorded_at = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return _Times(moment.strftime("%Y-%m-%dT%H:%M:%SZ"), recorded_at, moment.isoformat())
+    return _Times(rfc3339(moment), recorded_at, moment.isoformat())
 
 
 def current_frame(sequence: int) -> bytes:

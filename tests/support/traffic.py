@@ -6,58 +6,35 @@ witness what a broker acknowledged, refused and delivered over any number of res
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
 
 from broker.mqtt.codes import QoS, ReasonCode
 from broker.mqtt.packets import Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel, Suback, Subscribe, SubscriptionRequest
 from provisioning.pki.tls import Credential
-from tests.support.tls_client import Ended, TlsClient
+from tests.support.acting_thread import ActingThread
+from tests.support.tls_client import TlsClient
 from tests.support.wire import publication
 
 _PAUSE = 0.02
 _WINDOW = 20
 
 
-class Persistent:
+class Persistent(ActingThread):
     """A client with a session that outlives its connections, in a thread."""
 
     def __init__(self, port: Callable[[], int], anchors: Path, name: str, credential: Credential, qos: int) -> None:
         """Connect as *name* to whatever *port* returns at that moment."""
+        super().__init__()
         self.qos = qos
-        self.failure: BaseException | None = None
         self.connections = 0
         self._port = port
         self._anchors = anchors
         self._name = name
         self._credential = credential
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._stopping.set()
-        self._thread.join(timeout=30)
-        assert not self._thread.is_alive()
-        if self.failure is not None:
-            raise self.failure
-
-    def _run(self) -> None:
-        try:
-            while not self._stopping.is_set():
-                with contextlib.suppress(OSError, Ended):
-                    self._serve()
-                self._stopping.wait(_PAUSE)
-        except BaseException as failure:  # noqa: BLE001 - it is raised by the thread that judges
-            self.failure = failure
-
-    def _serve(self) -> None:
+    def _act(self) -> None:
         with TlsClient(self._port(), self._anchors, self._credential) as client:
             answer = client.connect(client_id=self._name, clean_start=False, session_expiry_interval=3600)
             self.connections += 1

@@ -13,11 +13,10 @@ import random
 import resource
 import signal
 import sqlite3
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
@@ -25,6 +24,7 @@ from broker.mqtt.codes import QoS, ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.packets import Publish, Subscribe, SubscriptionRequest
 from tests.integration.broker.test_durability import check_intact
+from tests.support.acting_thread import ActingThread
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.failing_disk import FailingDisk
 from tests.support.pki import Pki
@@ -91,45 +91,29 @@ class Trouble:
         self._broker.start()
 
 
-class Clerk:
+class Clerk(ActingThread):
     """Lets clients begin and end, and notes what must come of it."""
 
+    longest = 60
+
     def __init__(self, name: str, broker: BrokerProcess, pki: Pki, trouble: Trouble, seed: int) -> None:
+        super().__init__()
         self.must: set[int] = set()
         """The wills that must be sent."""
         self.must_not: set[int] = set()
         self.compared = 0
         """How many sessions were found as they had to be: there, or gone."""
-        self.failure: BaseException | None = None
         self.retained = (0, 0)
         """The last number that was acknowledged, and the last that was sent."""
         self._name, self._broker, self._pki, self._trouble = name, broker, pki, trouble
         self._random = random.Random(seed)  # noqa: S311 - choices, not secrets
         self._numbers = itertools.count(1000 * seed + 1)
         self._credential = pki.device(name).credential
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._acts = (self._dies, self._returns, self._leaves, self._expires, self._is_kept, self._begins_afresh)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._stopping.set()
-        self._thread.join(60)
-        assert not self._thread.is_alive()
-        if self.failure is not None:
-            raise self.failure
-
-    def _run(self) -> None:
-        acts = [self._dies, self._returns, self._leaves, self._expires, self._is_kept, self._begins_afresh]
-        try:
-            while not self._stopping.is_set():
-                with contextlib.suppress(OSError, Ended, Refused):
-                    self._random.choice(acts)(next(self._numbers))
-                self._stopping.wait(0.02)
-        except BaseException as failure:  # noqa: BLE001 - it is raised by the thread that judges
-            self.failure = failure
+    def _act(self) -> None:
+        with contextlib.suppress(Refused):
+            self._random.choice(self._acts)(next(self._numbers))
 
     def _client(self, name: str, **connect: Any) -> tuple[TlsClient, bool]:
         credential = self._credential if name == self._name else self._pki.device(name).credential

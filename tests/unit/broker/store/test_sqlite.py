@@ -332,14 +332,21 @@ class Asker:
         raise AssertionError(now)
 
 
+def held_up(store: SqliteStore) -> tuple[Journal, Reports, threading.Event]:
+    """Let *store* write for a journal, but nothing before the event."""
+    journal, goes_on = Journal(0.0), threading.Event()
+    reports = Reports(journal)
+    store.attach(journal, asyncio.get_running_loop(), reports.written, reports.failed)
+    store._thread.submit(goes_on.wait, 30)
+    return journal, reports, goes_on
+
+
 async def test_what_waits_only_for_its_turn_is_not_answered_before_the_batch_that_is_being_written(
     store: SqliteStore,
 ) -> None:
     """Else the answers of that batch would be sent, too, while a power failure could still undo what they promise."""
-    journal, asker, goes_on = Journal(0.0), Asker(), threading.Event()
-    reports = Reports(journal)
-    store.attach(journal, asyncio.get_running_loop(), reports.written, reports.failed)
-    store._thread.submit(goes_on.wait, 30)
+    asker = Asker()
+    journal, reports, goes_on = held_up(store)
     journal.retain("t", Message(b"t", b"x", 1, retain=True))
     journal.answer(asker, b"stored")
     store._write_gathered()
@@ -352,10 +359,7 @@ async def test_what_waits_only_for_its_turn_is_not_answered_before_the_batch_tha
 
 
 async def test_what_comes_while_a_batch_is_written_is_written_without_a_further_turn(store: SqliteStore) -> None:
-    journal, goes_on = Journal(0.0), threading.Event()
-    reports = Reports(journal)
-    store.attach(journal, asyncio.get_running_loop(), reports.written, reports.failed)
-    store._thread.submit(goes_on.wait, 30)
+    journal, reports, goes_on = held_up(store)
     journal.retain("first", Message(b"first", b"x", 1, retain=True))
     store._write_gathered()
     journal.retain("second", Message(b"second", b"x", 1, retain=True))
@@ -365,10 +369,7 @@ async def test_what_comes_while_a_batch_is_written_is_written_without_a_further_
 
 
 async def test_who_began_to_wait_meanwhile_for_an_end_of_which_nothing_is_left_is_called(store: SqliteStore) -> None:
-    journal, goes_on = Journal(0.0), threading.Event()
-    reports = Reports(journal)
-    store.attach(journal, asyncio.get_running_loop(), reports.written, reports.failed)
-    store._thread.submit(goes_on.wait, 30)
+    journal, reports, goes_on = held_up(store)
     journal.retain("a", Message(b"a", b"x", 1, retain=True))
     store._write_gathered()
     journal.ended("/device/meter-1", unfinished=False)
