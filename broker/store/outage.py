@@ -15,6 +15,8 @@ from typing import Final
 
 import structlog
 
+from broker.store.database_files import StoreError
+
 log = structlog.get_logger("broker")
 
 _PAUSE: Final = 60.0
@@ -39,8 +41,8 @@ class Outage:
         elif now - self._told_at < _PAUSE:
             return
         times, self._untold, self._told_at = self._untold, 0, now
-        # Any error but SQLite's is a bug. It must not cost an acknowledged message either.
-        defect = None if isinstance(error, sqlite3.Error) else error
+        # Any other error is a bug. It must not cost an acknowledged message either.
+        defect = None if isinstance(error, sqlite3.Error | StoreError | OSError) else error
         log.error(
             "the store cannot be written",
             code="STORE_FAILED",
