@@ -24,8 +24,6 @@ from tests.support.pki import DOMAIN, Held, Pki, shared_device, shared_pki, shar
 from tests.support.stored import StoredBroker
 from tests.support.wire import KEPT, V5, V311, will
 
-TOPIC = "fleet/meters/meter-1/telemetry"
-
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[StoredBroker]:
