@@ -49,6 +49,7 @@ from provisioning.client.feed import (
     follow_together,
     tell_known,
 )
+from provisioning.pki.identity import AUTHORITY_PREFIX
 from provisioning.pki.revocation import CertificateKey
 from provisioning.pki.tls import Credential, TlsConfigurationError
 
@@ -228,7 +229,8 @@ class RevocationFeed:
         """Record a revocation, and disconnect affected clients; report it unless it is old news."""
         self._after, self._mark = event.sequence, event.mark
         closed = revoke(self._engine, event.revocation, now)
-        if self._engine.admission.stands_above(event.revocation.key):
+        is_authority = event.device.startswith(AUTHORITY_PREFIX)
+        if is_authority or self._engine.admission.stands_above(event.revocation.key):
             closed += await judge_all(self._engine, self._clock)
         if self._was_current:
             self._many.come(now)
