@@ -15,9 +15,9 @@ the response ends (`provisioning.api.feed`), and it resumes later from its last 
 Rules
 -----
 1. A subscriber sees each sequence number after its own exactly once, in order, without a gap.
-2. It is told when it has caught up, and then the newest number at every heartbeat, with the time since the stream began,
-   so that it notices if somebody on the way holds the stream back; after the first, and whenever they have changed, the
-   issuing CAs (`provisioning.authorities.told_authorities`).
+2. It is told when it has caught up, and then the newest number at every heartbeat, with the time since the stream
+   began, so that it notices if somebody on the way holds the stream back; after the first, and whenever they have
+   changed, the issuing CAs (`provisioning.authorities.told_authorities`).
 3. Memory does not depend on how slow a subscriber is.
 4. A subscriber that says which event it has at its position is answered only if the store has the same one there. After
    an older store was restored, its numbers are used again for other revocations, which a subscriber that continued

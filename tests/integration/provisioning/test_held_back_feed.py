@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from provisioning.client.feed import Current, FeedLost, RevocationEvent, follow_together
+from provisioning.client.feed import Current, FeedEvent, FeedLost, RevocationEvent, follow_together
 from tests.support.enrolled import enrol
 from tests.support.provisioning import ProvisioningService
 
@@ -36,7 +36,8 @@ class InTheWay:
 
     async def hold_back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass on the records that *reader* has."""
-        self.held = held = asyncio.Queue()
+        held: asyncio.Queue[bytes] = asyncio.Queue()
+        self.held = held
         taking = asyncio.create_task(self._take(reader, held))
         try:
             with suppress(ConnectionError):
@@ -85,13 +86,17 @@ async def in_the_way_of(service: ProvisioningService) -> AsyncIterator[tuple[str
         await asyncio.gather(*ways, return_exceptions=True)
 
 
-async def test_a_feed_that_is_held_back_is_given_up_and_read_elsewhere(tmp_path: Path) -> None:
+async def test_a_feed_that_is_held_back_is_given_up_and_the_next_tells_what_was(tmp_path: Path) -> None:
     """It was read on for an hour, and a revocation heard of half an hour late."""
+
+    async def falls_behind(feed: AsyncIterator[list[FeedEvent]], attacker: InTheWay) -> None:
+        async for _ in feed:
+            assert attacker.held.qsize() < 60, "nobody notices"
+
     with ProvisioningService.copied(tmp_path / "fleet", {"feed_heartbeat_seconds": 0.2}) as service:
         (device,) = await asyncio.to_thread(enrol, service, "meter-1")
         async with in_the_way_of(service) as (url, attacker), asyncio.timeout(60):
-            feed = follow_together(url, service.bundle, service.operator, 0, heartbeat=1.0)
-            async with aclosing(feed):
+            async with aclosing(followed(service, url)) as feed:
                 assert await anext(feed) == [Current(0)]
                 assert await anext(feed) == [Current(0)]
                 attacker.holds = True
@@ -99,11 +104,14 @@ async def test_a_feed_that_is_held_back_is_given_up_and_read_elsewhere(tmp_path:
                     await asyncio.sleep(0.05)
                 await asyncio.to_thread(service.revoke, device=device.name, reason="keyCompromise")
                 with pytest.raises(FeedLost, match=r"is held back: \d+\.\d s behind"):
-                    async for _ in feed:
-                        assert attacker.held.qsize() < 60, "nobody notices"
+                    await falls_behind(feed, attacker)
             attacker.holds = False
-            feed = follow_together(url, service.bundle, service.operator, 0, heartbeat=1.0)
-            async with aclosing(feed):
+            async with aclosing(followed(service, url)) as feed:
                 first, *_ = await anext(feed)
                 assert isinstance(first, RevocationEvent)
                 assert first.device == device.name
+
+
+def followed(service: ProvisioningService, url: str) -> AsyncGenerator[list[FeedEvent], None]:
+    """Follow *service* at *url*, and find three seconds of silence too long."""
+    return follow_together(url, service.bundle, service.operator, 0, heartbeat=1.0)
