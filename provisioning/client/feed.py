@@ -155,8 +155,9 @@ async def follow_together(
     *mark* is that of the event *after*: if a restored store has another event there, this raises `FeedAhead`.
     *heartbeat* is the service's interval in seconds; a server for which *refuse* gives a reason is not read.
     *hear* is called with the fleet's issuing CAs after the first `Current`, and again when they have changed.
-    *clock* is monotonic. Raises `FeedLost` or `FeedAhead`. Close the iterator (`contextlib.aclosing`) if you stop before
-    that.
+    *clock* is monotonic.
+
+    Raises `FeedLost` or `FeedAhead`. Close the iterator (`contextlib.aclosing`) if you stop before that.
     """
     silence = heartbeat * SILENT_HEARTBEATS
     pool = open_pool(base_url, anchors, credential, timeout=silence, connections=1)
