@@ -56,6 +56,9 @@ class _Void:
     def write(self, packets: list[bytes]) -> None:
         pass
 
+    def forget_tls_session(self) -> None:
+        """There is none."""
+
     def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
         return None, ()
 

@@ -31,6 +31,7 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from broker.growing_pause import GrowingPause
 from broker.own_certificate import CredentialError, read_certificate
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
@@ -217,17 +218,16 @@ class BrokerCredential:
 
     async def until_renewed(self) -> None:
         """Wait until renewal is due, then renew, however long that takes."""
-        pause = _FIRST_PAUSE
+        pauses = GrowingPause(_FIRST_PAUSE, _LONGEST_PAUSE)
         while True:
             await _sleep_until(self._due())  # A token may have bought a newer one meanwhile.
             try:
                 await self.renew()
             except _RENEWAL_ERRORS as error:
                 self._tell_end()
-                pause = min(pause, self._longest_pause())
+                pause = pauses.after_failure(self._longest_pause())
                 log.warning("renewal failed", code="RENEWAL_FAILED", detail=str(error), retry_in=round(pause))
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, hides nothing
-                pause = min(pause * 2, _LONGEST_PAUSE)
             else:
                 return
 

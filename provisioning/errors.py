@@ -118,6 +118,11 @@ class Refused(Exception):
         return f"{self.code}: {self.detail}"
 
 
+def invalid(detail: str) -> Refused:
+    """Return the refusal of a request of which a field is wrong: *detail* names it."""
+    return Refused(Code.INVALID_REQUEST, detail)
+
+
 class RefusedStranger(Refused):
     """A refusal of somebody who has shown nothing that is anybody's here.
 

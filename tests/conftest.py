@@ -6,40 +6,20 @@ import gc
 import os
 import signal
 from collections.abc import Generator, Iterator
-from typing import Any, Final
+from typing import Any
 
 import pytest
 import structlog
 from hypothesis import settings
 
 from tests.support import programs
+from tests.support.long_tests import LONGEST, dealt
 from tests.support.memory_place import memory_place
 from tests.support.postgresql import PostgresqlServer
 
 # A machine may be busy with other tests: an example takes as long as it needs.
 settings.register_profile("fleetgate", deadline=None)
 settings.load_profile("fleetgate")
-
-LONGEST: Final = {
-    "test_attack.py",
-    "test_attack_on_one_fault.py",
-    "test_chaos.py",
-    "test_clock.py",
-    "test_demo.py",
-    "test_durability.py",
-    "test_full_volume.py",
-    "test_judged_by_testssl.py",
-    "test_peers.py",
-    "test_planted_faults.py",
-    "test_qualify.py",
-    "test_qualify_faulty_devices.py",
-    "test_real_clients.py",
-    "test_run.py",
-    "test_run_in_trouble.py",
-    "test_schemathesis.py",
-    "test_smoke.py",
-}
-"""Files with tests that take ten seconds and more. One that begins last has a core to itself, and the others wait."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -59,8 +39,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with those that take longest."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    """Begin with those that take longest: each worker with its share of them."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    items[:] = dealt(items, workers, is_long=lambda item: item.path.name in LONGEST)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -49,12 +49,12 @@ from provisioning.pki.late_handshake import reset_if_late
 from provisioning.pki.openssl import address_of
 from provisioning.pki.seen_out import see_out_if_refused
 from provisioning.pki.tls import verified_path
+from provisioning.program.once_a_minute import OnceAMinute
 
 log = structlog.get_logger("broker")
 
 _PLACES = 24
 """Fewer than the server accepts: a connection that has lost its place needs time to end."""
-_TELL_AGAIN = 60.0
 _HANDSHAKE_SECONDS = 10.0
 _QUEUE = 32
 _READ = 16 * 1024
@@ -74,7 +74,7 @@ class OperatorDoor:
         self._listening: socket.socket | None = None
         self._places = Places(_PLACES)
         self._told = 0
-        self._told_at = -_TELL_AGAIN
+        self._crowding = OnceAMinute()
         self._tasks: set[asyncio.Task[None]] = set()
         self.url = ""
 
@@ -139,8 +139,8 @@ class OperatorDoor:
 
     def _tell(self, host: str, now: float) -> None:
         places = self._places
-        if places.lost + places.turned_away > self._told and now - self._told_at >= _TELL_AGAIN:
-            self._told, self._told_at = places.lost + places.turned_away, now
+        if places.lost + places.turned_away > self._told and self._crowding.happened(now):
+            self._told = places.lost + places.turned_away
             log.warning(
                 "connections crowded out",
                 code="CROWDED",

@@ -37,7 +37,7 @@ from broker.admission.bare_names import idle_names
 from broker.admission.bundle_terms import DEFAULT_TERMS, BundleTerms
 from broker.admission.inquiry import Inquiry
 from broker.admission.issuers import Issuer
-from broker.admission.path_ends import PathEnds, VerifiedPath
+from broker.admission.path_ends import Forgotten, PathEnds, VerifiedPath
 from broker.admission.peer import Peer
 from broker.admission.policy import Permissions, TopicPolicy
 from broker.admission.refusal import RefusalCode, Refused, unauthorised, unavailable
@@ -51,6 +51,10 @@ from provisioning.pki.identity import Identity, InvalidIdentity
 from provisioning.pki.revocation import CertificateKey
 
 _MOST_ISSUERS = 1024
+_FORGOTTEN = unavailable(
+    RefusalCode.TRUST_CHANGED,
+    "the broker does not remember the CAs above the certificate; connect again, with a full TLS handshake",
+)
 _NO_PATH: Callable[[], Sequence[bytes]] = tuple
 """The path for a resumed session, and for a caller without one."""
 
@@ -149,8 +153,36 @@ class Admission:
                 facts = facts_of(parsed, issuer.bundle.terms.identify)
         except (InvalidIdentity, *UNREADABLE) as error:
             return unauthorised(RefusalCode.INVALID_IDENTITY, str(error))
+        try:
+            peer = self._peer_of(certificate, facts, issuer, now, path)
+        except Forgotten:
+            return replace(_FORGOTTEN, identity=facts.identity.uri, serial=f"{facts.key[1]:x}")
+        identity = facts.identity
+        if facts.may_certify:
+            refusal: Refused | None = unauthorised(
+                RefusalCode.CA_CERTIFICATE, "this is the certificate of a CA, not of a device"
+            )
+        else:
+            refusal = self._judge(peer, facts, now)
+            if issuer is not None and parsed is not None and refusal is None:
+                terms, apart = issuer.bundle.terms, self._stands_apart(identity)
+                refusal = issuer.fault or terms.refuse_client(parsed, identity, apart=apart)
+                if refusal is None and status:
+                    refusal, inquiry = self._refuse_or_ask(parsed, issuer, now)
+                    peer = peer if inquiry is None else replace(peer, inquiry=inquiry)
+        return peer if refusal is None else replace(refusal, identity=identity.uri, serial=peer.serial)
+
+    def _peer_of(
+        self,
+        certificate: bytes,
+        facts: CertificateFacts,
+        issuer: Issuer | None,
+        now: datetime,
+        path: Callable[[], Sequence[bytes]],
+    ) -> Peer:
+        """Return the client with *certificate*, and what is known of the CAs above it. Raises `Forgotten`."""
         issuer_key_id, serial = facts.key
-        identity, not_after = facts.identity, facts.not_after
+        not_after = facts.not_after
         verified: VerifiedPath | None = None
         authorities: tuple[bytes, ...] = ()
         if issuer is None:
@@ -165,20 +197,7 @@ class Admission:
         left = (not_after - now).total_seconds()
         ends_at = not_after.timestamp()
         key = (issuer_key_id, serial)
-        peer = Peer(identity, key, left, issuer, None, fingerprint, ends_at, verified, authorities)
-        if facts.may_certify:
-            refusal: Refused | None = unauthorised(
-                RefusalCode.CA_CERTIFICATE, "this is the certificate of a CA, not of a device"
-            )
-        else:
-            refusal = self._judge(peer, facts, now)
-            if issuer is not None and parsed is not None and refusal is None:
-                terms, apart = issuer.bundle.terms, self._stands_apart(identity)
-                refusal = issuer.fault or terms.refuse_client(parsed, identity, apart=apart)
-                if refusal is None and status:
-                    refusal, inquiry = self._refuse_or_ask(parsed, issuer, now)
-                    peer = peer if inquiry is None else replace(peer, inquiry=inquiry)
-        return peer if refusal is None else replace(refusal, identity=identity.uri, serial=peer.serial)
+        return Peer(facts.identity, key, left, issuer, None, fingerprint, ends_at, verified, authorities)
 
     def _refuse_or_ask(
         self, certificate: x509.Certificate, issuer: Issuer, now: datetime
@@ -208,13 +227,20 @@ class Admission:
             )
         return self.status.refuse_revoked(peer)
 
-    def is_revoked(self, certificate: CertificateKey) -> bool:
-        """Whether *certificate*, of which only this key is known, or the CA that issued it, is revoked by now."""
+    def is_revoked(self, certificate: CertificateKey, authorities: tuple[bytes, ...] = ()) -> bool:
+        """Whether *certificate*, of which only this key is known, or a CA above it, is revoked by now.
+
+        *authorities*: the CAs above it, where they are known (`broker.admission.issuers.authorities_of`).
+        """
         index = self.status.index
         if index.find(certificate) is not None:
             return True
         if self.trust is None:
-            return self._ends.find_revoked(certificate[0], index) is not None
+            # After a restart no path is known, but the anchors are.
+            anchors = [each for bundle in self.believed.bundles for each in bundle.anchors] if self.believed else []
+            return self._ends.is_doubtful(certificate[0], authorities, index) or any(
+                each.find_revoked(index) is not None for each in anchors if each.key_id in authorities
+            )
         issuers = self.trust.issuers_with(certificate[0], self.trust_domain)
         return any(issuer.find_revoked(index) is not None for issuer in issuers)
 

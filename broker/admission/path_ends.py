@@ -12,10 +12,16 @@ The feed may report that a CA in the path is revoked. With its stolen key, certi
 recorded, so that no list names them; presented with the CA's own certificate, they verify up to a root that is still
 trusted.
 
+Whoever has a CA's key can make as many paths as he likes: a path length of zero still lets a CA certify itself again
+(RFC 5280 §6.1.4 (l)). So a path can be forgotten on purpose, and then nothing would be known against a client below a
+revoked CA that resumes its TLS session.
+
 Rules
 -----
 1. Only CAs of paths that OpenSSL has verified are learned. Their number is limited; the one learned first is dropped
-   first. An unknown CA imposes nothing: its clients end with their own certificates.
+   first. As long as none was dropped, an unknown CA imposes nothing: its clients end with their own certificates, which
+   are anchors themselves. Afterwards what a certificate says about its issuer is confirmed by the signature, and of a
+   client whose CA is unknown everything may be wrong: it has to show the path again (`Forgotten`).
 2. A path ends with the first of its certificates to expire. Of several paths above one CA (it was renewed, say), the
    one that lasts longest counts for resumed sessions.
 3. It belongs to one generation of trust: what earlier anchors vouched for no longer counts. No I/O, no clock.
@@ -23,6 +29,7 @@ Rules
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Final
 
@@ -33,7 +40,13 @@ from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import CertificateKey, Revocation, RevocationIndex
 
-_MOST_PATHS: Final = 1024
+MOST_PATHS: Final = 1024
+_MOST_TRIED: Final = 32
+"""CAs that one identifier may mean: the signature is tried against each of their keys, at 0.1 ms."""
+
+
+class Forgotten(Exception):
+    """The CAs above a certificate may have been known once, and are not now."""
 
 
 class VerifiedPath:
@@ -70,7 +83,7 @@ class VerifiedPath:
 class PathEnds:
     """The verified paths, by what clients' certificates say about their issuer."""
 
-    __slots__ = ("_ends", "_paths", "revoked_as")
+    __slots__ = ("_ends", "_has_forgotten", "_paths", "revoked_as")
 
     def __init__(self) -> None:
         self._paths: dict[tuple[bytes, ...], VerifiedPath] = {}
@@ -78,6 +91,7 @@ class PathEnds:
         """By the identifier in certificates, then by the CA's own key: the path that lasts longest."""
         self.revoked_as: set[CertificateKey] = set()
         """How the revocation index identifies the CAs of all paths."""
+        self._has_forgotten = False
 
     def __len__(self) -> int:
         """Return the number of remembered paths."""
@@ -91,7 +105,7 @@ class PathEnds:
         key = (issuer_key_id, *above)
         known = self._paths.get(key)
         if known is None:
-            if len(self._paths) >= _MOST_PATHS:
+            if len(self._paths) >= MOST_PATHS:
                 self._forget(next(iter(self._paths)))
             known = self._paths[key] = VerifiedPath(above)
             self.revoked_as.update(known.revoked_as)
@@ -99,19 +113,33 @@ class PathEnds:
         return known
 
     def known(self, issuer_key_id: bytes, certificate: bytes) -> VerifiedPath | None:
-        """Return the CAs above *certificate* (DER), verified earlier; None: they are not known."""
-        paths = self._ends.get(issuer_key_id)
-        if paths is None:
-            return None
-        if len(paths) == 1:
-            return next(iter(paths.values()))
-        parsed = x509.load_der_x509_certificate(certificate)
-        return next((each for each in paths.values() if is_issued_by(parsed, each.authority)), None)
+        """Return the CAs above *certificate* (DER), verified earlier; None: nobody has vouched for it.
 
-    def find_revoked(self, issuer_key_id: bytes, index: RevocationIndex) -> Revocation | None:
-        """Return the revocation of a CA above a certificate of which only its stated issuer is known."""
-        paths = self._ends.get(issuer_key_id, {}).values()
-        return next((found[1] for each in paths if (found := each.find_revoked(index)) is not None), None)
+        Raises `Forgotten`.
+        """
+        paths = self._ends.get(issuer_key_id, {})
+        if not self._has_forgotten:
+            if not paths:
+                return None
+            if len(paths) == 1:
+                return next(iter(paths.values()))
+        parsed = x509.load_der_x509_certificate(certificate)
+        usual = paths.get(issuer_key_id)  # Most certificates identify their issuer as is usual.
+        others = (each for each in paths.values() if each is not usual)
+        for each in itertools.islice(filter(None, itertools.chain([usual], others)), _MOST_TRIED):
+            if is_issued_by(parsed, each.authority):
+                return each
+        raise Forgotten
+
+    def is_doubtful(self, issuer_key_id: bytes, authorities: Sequence[bytes], index: RevocationIndex) -> bool:
+        """Whether a CA is revoked, or forgotten, above a certificate of which only its stated issuer is known.
+
+        *authorities* are those above it, upwards, as far as they are known.
+        """
+        paths = self._ends.get(issuer_key_id, {})
+        if self._has_forgotten and (not authorities or authorities[0] not in paths):
+            return True
+        return any(each.find_revoked(index) is not None for each in paths.values())
 
     def _count(self, issuer_key_id: bytes, path: VerifiedPath) -> None:
         paths = self._ends.setdefault(issuer_key_id, {})
@@ -121,6 +149,7 @@ class PathEnds:
 
     def _forget(self, key: tuple[bytes, ...]) -> None:
         del self._paths[key]
+        self._has_forgotten = True
         self.revoked_as = {each for path in self._paths.values() for each in path.revoked_as}
         self._ends.pop(key[0], None)
         for (issuer_key_id, *_), path in self._paths.items():

@@ -49,7 +49,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "EXPIRED": "renew the certificate; if that is not possible any more, enrol the device again",
         "LIFETIME_OVER": "none: the client should reconnect; see limits.max_connection_lifetime",
         "IDENTITY_CHANGED": "the trust settings have changed: the client should reconnect, under its new identity",
-        "TRUST_CHANGED": "none: the trust settings changed while the client was connecting; it should reconnect",
+        "TRUST_CHANGED": "none: trust settings changed while the client was connecting, or its CA was forgotten; it "
+        "should reconnect",
         "NOT_YET_VALID": "compare the clocks of broker and CA; the certificate becomes valid by itself",
         "REVOKED": "revocation is final: if the device is good, enrol it again with a new token",
         "SUSPENDED": "resume it: fleet-provisioning resume",

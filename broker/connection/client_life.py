@@ -102,6 +102,8 @@ class ClientLife(ABC):
         outcome = self.engine.admission.examine(certificate, wall_now, path)
         if isinstance(outcome, Refused):
             self.refusal = outcome
+            if outcome.code is RefusalCode.TRUST_CHANGED:  # Its CAs are forgotten: it must show them again.
+                self._transport.forget_tls_session()
             self.engine.deadlines.file(self, now + self.engine.limits.connect_timeout)
         else:
             self.identified(outcome, now)

@@ -118,6 +118,10 @@ class PacketWatch(PassesOn):
         """Return the peer's certificate, and its verified path."""
         return self._stream.presented()
 
+    def forget_tls_session(self) -> None:
+        """Take note that the client may not come back with its TLS session."""
+        self._stream.forget_tls_session()
+
     def hold(self) -> None:
         """Stop reading until `release`."""
         self._stream.hold()

@@ -319,7 +319,7 @@ class Engine(Exchange):
         admission = self.admission
         if self.keeps_revoked or certificate is None:
             return False
-        return admission.is_revoked(certificate) or not admission.vouches(authorities, session.owner)
+        return admission.is_revoked(certificate, authorities) or not admission.vouches(authorities, session.owner)
 
     def forget(self, session: Session, now: float) -> None:
         """End *session*, which has no connection, before it expires."""

@@ -22,7 +22,7 @@ from amqtt.contexts import BaseContext
 from amqtt.events import BrokerEvents, MQTTEvents
 from amqtt.plugins.base import BaseAuthPlugin, BasePlugin, BaseTopicPlugin
 
-from broker.plugins.errors import PluginError
+from broker.plugins.errors import PluginError, is_a_plugin_s
 from broker.plugins.events import Handler, PluginEvents
 from broker.plugins.loading import Wanted
 from broker.plugins.logs import LOGGER, Complaints
@@ -73,6 +73,7 @@ class Company:
             self.members.append(Member(each.path, plugin, events))
         self.looks_at_messages = any(_MESSAGES & member.events.handlers.keys() for member in self.members)
         self.looks_at_packets = any(_PACKETS & member.events.handlers.keys() for member in self.members)
+        self._watch = watch
         self._begun: list[Member] = []
         """The plugins that have been, or are being, told that the broker is about to listen."""
         self._parting = False
@@ -114,11 +115,14 @@ class Company:
                 continue
             try:
                 async with asyncio.timeout(_AT_START) as patience:
-                    await handler()
-            except Exception as error:
+                    await self._watch.watched(member.events.name, event, handler())
+            except BaseException as error:
+                if not is_a_plugin_s(error):
+                    raise
                 if patience.expired():
                     raise PluginError(
-                        f"plugins: {member.path}: on_{event} has not returned within {_AT_START:g} s"
+                        f"plugins: {member.path}: on_{event} has not returned within {_AT_START:g} s; do in a task of "
+                        "its own what takes longer, or leave it out"
                     ) from error
                 raise PluginError(
                     f"plugins: {member.path}: on_{event} has failed: {type(error).__name__}: {error}; correct its "

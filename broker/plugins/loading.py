@@ -47,7 +47,7 @@ class Wanted:
         context.config = self.config
         try:
             return self.plugin_class(context)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(
                 f"plugins: {self.path} cannot be started: {type(error).__name__}: {error}; correct its configuration, "
                 "or leave it out"
@@ -64,7 +64,7 @@ def _find(path: str, config: Mapping[str, Any]) -> Wanted:
         found = import_string(path)
     except ImportError as error:
         raise PluginError(f"plugins: {path} cannot be imported: {error}; {_import_remedy(error)}") from error
-    except Exception as error:  # Importing the module may raise anything.
+    except (Exception, SystemExit) as error:  # Importing the module may raise anything.
         raise PluginError(f"plugins: {path} cannot be imported: {type(error).__name__}: {error}") from error
     if not isinstance(found, type) or not issubclass(found, BasePlugin):
         raise PluginError(

@@ -168,11 +168,8 @@ class Questions:
 
     async def _in_time(self, answering: Coroutine[Any, Any, object]) -> bool | None:
         """Return the verdict if it comes in time. Raises TimeoutError, and TypeError for an invalid one."""
-        async with asyncio.timeout(self._patience) as patience:
-            verdict = _verdict(await answering)
-        if patience.expired():  # It caught its cancellation, and answered then.
-            raise TimeoutError
-        return verdict
+        async with asyncio.timeout(self._patience):
+            return _verdict(await answering)
 
     def _outcome(
         self, answers: Sequence[tuple[str, bool | RefusalCode | None]], refusing: Sequence[str], about: dict[str, Any]

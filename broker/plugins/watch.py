@@ -12,6 +12,9 @@ A time-out cancels the call, which may clean up. One that catches its cancellati
 wherever it is, and whatever it has met meanwhile. A time-out of the plugin's own cancels the task as well, until it has
 been handled; a task of its own that is cancelled does not. Neither makes the call end.
 
+One that catches its cancellation and ends otherwise, with an answer or an error, would leave its caller uncancelled,
+and a task that delivers events would wait for the next. So it counts as cancelled: what it returns then is dropped.
+
 A step that never ends would never be measured. So a thread checks now and then, and reports what has blocked the loop
 for a second.
 
@@ -20,7 +23,7 @@ Rules
 1. A step longer than `_BLOCKS` seconds is reported (``PLUGIN_BLOCKS``), and its time is counted for the plugin.
 2. What a plugin does outside of its calls (tasks and timers of its own) is not seen here, only in ``loop_lag_seconds``.
 3. The thread only reads and logs. Without plugins there is none.
-4. A cancelled call ends for its caller within `_CLEANING` seconds, whatever the plugin does.
+4. A cancelled call ends for its caller within `_CLEANING` seconds and as cancelled, whatever the plugin does.
 """
 
 from __future__ import annotations
@@ -75,6 +78,14 @@ class _LastCall:
             self._task.uncancel()
 
 
+def _if_still(last: _LastCall | None) -> _LastCall | None:
+    """Return *last*; None, and end it, if what was cancelled goes on."""
+    if last is None or not last.is_withdrawn:
+        return last
+    last.end()
+    return None
+
+
 class Watch:
     """What the plugins of one broker do with the event loop."""
 
@@ -102,18 +113,17 @@ class Watch:
         task = asyncio.current_task()
         try:
             while True:
-                begun = self._clock()
-                self._step = plugin, hook, begun
                 try:
-                    waits_for = call.send(given) if thrown is None else call.throw(thrown)
-                except StopIteration as end:
-                    return cast("Answer", end.value)
-                finally:
-                    self._step = None
-                    self._judge(plugin, hook, self._clock() - begun)
-                if last is not None and last.is_withdrawn:
-                    last.end()
-                    last = None
+                    try:
+                        waits_for = self._take_step(plugin, hook, call, given, thrown)
+                    finally:
+                        last = _if_still(last)
+                except (Exception, SystemExit) as end:
+                    if last is not None:
+                        raise asyncio.CancelledError from end
+                    if isinstance(end, StopIteration):
+                        return cast("Answer", end.value)
+                    raise
                 try:
                     given, thrown = (yield waits_for), None
                 except GeneratorExit:
@@ -121,7 +131,7 @@ class Watch:
                     raise
                 except BaseException as error:  # For the plugin to handle: above all a cancellation.
                     if last is not None and last.is_over:
-                        with contextlib.suppress(Exception):
+                        with contextlib.suppress(Exception, SystemExit):
                             call.close()
                         raise
                     thrown = error
@@ -130,6 +140,18 @@ class Watch:
         finally:
             if last is not None:
                 last.end()
+
+    def _take_step(
+        self, plugin: str, hook: str, call: Coroutine[Any, Any, Any], given: Any, thrown: BaseException | None
+    ) -> Any:
+        """Return what *call* waits for next. Raises `StopIteration` with its answer, as it does."""
+        begun = self._clock()
+        self._step = plugin, hook, begun
+        try:
+            return call.send(given) if thrown is None else call.throw(thrown)
+        finally:
+            self._step = None
+            self._judge(plugin, hook, self._clock() - begun)
 
     def _judge(self, plugin: str, hook: str, seconds: float) -> None:
         if seconds >= _BLOCKS:

@@ -33,6 +33,7 @@ import structlog
 
 from broker.admission.path_ends import VerifiedPath
 from broker.engine.engine import Engine
+from broker.growing_pause import GrowingPause
 from broker.revocation.enforcement import revoke
 from broker.revocation.many_revoked import ManyRevoked
 from broker.revocation.revocation_rounds import judge_absent, judge_all
@@ -48,13 +49,14 @@ from provisioning.client.feed import (
     follow_together,
     tell_known,
 )
+from provisioning.pki.identity import AUTHORITY_PREFIX
 from provisioning.pki.revocation import CertificateKey
 from provisioning.pki.tls import Credential, TlsConfigurationError
 
 log = structlog.get_logger("broker")
 
-_FIRST_PAUSE = 0.2
-_LONGEST_PAUSE = 15.0
+_PAUSES = 0.2, 15.0
+"""After failures, in seconds: the first, and the longest."""
 _LONGEST_SECONDS = 3600.0
 """Maximum age of the connection; up to a fifth less at random, so that brokers do not all come back together."""
 _SECONDS_A_TURN = 0.01
@@ -114,7 +116,7 @@ class RevocationFeed:
             self._many.end()
 
     async def _follow_for_ever(self) -> None:
-        pause = _FIRST_PAUSE
+        pause = GrowingPause(*_PAUSES)
         while True:
             before = self._after
             try:
@@ -127,10 +129,10 @@ class RevocationFeed:
                 self._after, self._mark = 0, None
                 self._history_read = False
                 if before:  # It responds again after a restore, so the backoff is over. At 0 nothing can be ahead.
-                    pause = _FIRST_PAUSE
+                    pause.reset()
             except (FeedLost, TlsConfigurationError) as error:
                 if self._after > before or self._was_current:
-                    pause = _FIRST_PAUSE
+                    pause.reset()
                 freshness = self._engine.admission.status.freshness
                 freshness.lost()
                 facts = {"detail": str(error), "after": self._after, "policy": freshness.policy}
@@ -139,11 +141,10 @@ class RevocationFeed:
                     self._lost = True
                     self._engine.history.told("feed lost", code="FEED_LOST", **facts)
                 if isinstance(error, FeedRefused) and await self._replace_own(error.code):
-                    pause = _FIRST_PAUSE
+                    pause.reset()
             self._was_current = False
             self._taken = 0
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, hides nothing
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            await asyncio.sleep(pause.after_failure() * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load only
 
     async def _follow(self) -> None:
         """Follow over one connection; return when it is to be renewed, and raise as `follow` does."""
@@ -228,7 +229,8 @@ class RevocationFeed:
         """Record a revocation, and disconnect affected clients; report it unless it is old news."""
         self._after, self._mark = event.sequence, event.mark
         closed = revoke(self._engine, event.revocation, now)
-        if self._engine.admission.stands_above(event.revocation.key):
+        is_authority = event.device.startswith(AUTHORITY_PREFIX)
+        if is_authority or self._engine.admission.stands_above(event.revocation.key):
             closed += await judge_all(self._engine, self._clock)
         if self._was_current:
             self._many.come(now)

@@ -9,7 +9,7 @@ that the filter can reach, and can pause. Cached routes are searched another way
 Rules
 -----
 1. No I/O, no clock.
-2. ``find(filter)`` yields exactly the names that `broker.mqtt.topics.matches` accepts (property-tested).
+2. ``walk(filter)`` yields exactly the names that `broker.mqtt.topics.matches` accepts (property-tested).
 3. A removed name leaves no empty node behind.
 4. Most nodes are leaves: a million of them share one empty dict, which is never changed.
 """
@@ -117,14 +117,11 @@ class TopicNames(Generic[V]):
             del path[depth - 1].children[levels[depth - 1]]
         return removed
 
-    def find(self, topic_filter: str) -> list[V]:
-        """Return the values of every name that *topic_filter* matches."""
-        return [value for value in _found(self._root, topic_filter.split("/"), 0) if value is not None]
-
     def walk(self, topic_filter: str) -> Iterator[V | None]:
-        """Yield the same one by one, while names come and go: one that is removed before its turn is not yielded.
+        """Yield the value of every name that *topic_filter* matches, while names come and go.
 
-        Yields None for a step without a result, so that a caller that counts steps can bound its work.
+        One that is removed before its turn is not yielded. Yields None for a step without a result, so that a caller
+        that counts steps can bound its work.
         """
         yield from _found(self._root, topic_filter.split("/"), 0)
 
@@ -135,11 +132,6 @@ class TopicNames(Generic[V]):
     def all(self) -> list[V]:
         """Return the value of every name."""
         return [value for value in _below(self._root, at_root=False) if value is not None]
-
-    def clear(self) -> None:
-        """Forget every name."""
-        self._root = _Node()
-        self._count = 0
 
 
 def _found(node: _Node[V], levels: list[str], depth: int) -> Iterator[V | None]:

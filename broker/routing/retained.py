@@ -14,7 +14,6 @@ Rules
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -26,13 +25,13 @@ from broker.mqtt.subscription import Subscription
 from broker.mqtt.topics import text_bytes
 from broker.routing.names import TopicNames
 from provisioning.pki.identity import Role
+from provisioning.program.once_a_minute import OnceAMinute
 
 log = structlog.get_logger("broker")
 
 SWEPT_AT_ONCE = 2_000
 """Entries that one `sweep` looks at: a millisecond."""
 _A_DEVICE = f"/{Role.DEVICE}/"
-_COMPLAINT_PAUSE = 60.0
 _SHOWN = 200
 _USUAL_LEVELS = 8
 """Levels of a topic that are free: nearly all topics have fewer, and most levels are shared."""
@@ -67,7 +66,7 @@ class RetainedMessages:
 
     __slots__ = (
         "_bytes",
-        "_complained_at",
+        "_complaints",
         "_count",
         "_expiring",
         "_full",
@@ -86,7 +85,7 @@ class RetainedMessages:
         self._count = 0
         self._expiring = 0
         self._round: Iterator[Retained | None] = iter(())
-        self._complained_at = -math.inf
+        self._complaints = OnceAMinute()
         self._full = ""
         """The limit exceeded by the last message that did not fit."""
         self._of_devices: dict[str, Room] = {}
@@ -172,8 +171,7 @@ class RetainedMessages:
 
     def complain(self, topic_name: str, who: Mapping[str, str], now: float) -> None:
         """Log, at most once a minute, that what *who* published to *topic_name* did not fit, and why."""
-        if now - self._complained_at > _COMPLAINT_PAUSE:
-            self._complained_at = now
+        if self._complaints.happened(now):
             facts = {**who, "topic": topic_name[:_SHOWN], "limit": self._full}
             log.warning("not retained", code="RETAINED_FULL", **facts, retained=self._count, bytes=self._bytes)
 

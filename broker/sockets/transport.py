@@ -219,6 +219,10 @@ class TlsTransport(Readiness):
         """Return the path verified in the handshake, in DER, the peer's own certificate first; [] if resumed."""
         return verified_path(self._tls) if self._tls is not None else []
 
+    def forget_tls_session(self) -> None:
+        """Take note that the client may not come back with the TLS session that it has resumed, if it has."""
+        resumption.forget(self._inside)
+
     def _read(self) -> None:
         receiver, tls = self._receiver, self._tls
         if receiver is None or tls is None:

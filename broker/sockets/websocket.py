@@ -231,6 +231,10 @@ class WebSocket:
         """Return the peer's certificate, and its verified path."""
         return self._transport.presented()
 
+    def forget_tls_session(self) -> None:
+        """Take note that the client may not come back with its TLS session."""
+        self._transport.forget_tls_session()
+
     def hold(self) -> None:
         """Stop reading until `release`."""
         if not self._held and not self._pauses:

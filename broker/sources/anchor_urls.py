@@ -21,7 +21,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from typing import Any
 import structlog
 
 from broker.beat import next_beat
+from broker.growing_pause import GrowingPause
 from broker.settings.config import BrokerConfig
 from broker.settings.trust_settings import TrustSettings
 from broker.sources.anchor_copy import MOST_BYTES, AnchorsRefused, anchors_in, copy_of, keep, pem_of
@@ -65,7 +66,7 @@ class Followed:
     """Why the last attempt failed."""
     etag: str = ""
     modified: str = ""
-    pause: float = _FIRST_PAUSE
+    pause: GrowingPause = field(default_factory=lambda: GrowingPause(_FIRST_PAUSE))
 
     def document(self) -> dict[str, Any]:
         """Return the document for operators."""
@@ -131,7 +132,8 @@ class AnchorUrls:
         if followed.problem:
             log.info("anchors fetched again", code="ANCHORS_CURRENT", bundle=settings.name, url=settings.anchors_url)
         self.outcomes["new" if changed else "unchanged"] += 1
-        followed.problem, followed.pause, followed.current_at = "", _FIRST_PAUSE, time.time()
+        followed.problem, followed.current_at = "", time.time()
+        followed.pause.reset()
         if self._followed.get(followed.copy) is followed:  # Otherwise the bundle has another URL by now.
             self.confirmed_at[settings.name] = followed.current_at
         followed.due = time.monotonic() + settings.anchors_refresh_seconds * _spread()
@@ -143,8 +145,7 @@ class AnchorUrls:
         facts = {"bundle": settings.name, "url": settings.anchors_url, "detail": detail}
         told = followed.problem == detail  # Logged once per problem: it may be down for a week.
         followed.problem = detail
-        followed.due = time.monotonic() + min(followed.pause, settings.anchors_refresh_seconds) * _spread()
-        followed.pause *= 2
+        followed.due = time.monotonic() + followed.pause.after_failure(settings.anchors_refresh_seconds) * _spread()
         if refused:
             self.outcomes["ANCHORS_REFUSED"] += 1
             if not told:
@@ -171,15 +172,14 @@ async def _get(followed: Followed) -> bytes | None:
     """Return the URL's answer; None: unchanged. Raises `_Unfetched`, `AnchorsRefused`."""
     import httpx  # Late: only needed with such a URL.
 
-    from provisioning.client.bounded_head import BoundedTransport, body_follows
+    from provisioning.client.bounded_head import BoundedTransport, body_follows, bounded_client
 
     settings = followed.settings
     url = settings.anchors_url or ""
     headers = {"Accept": _ACCEPT, "Accept-Encoding": "identity", **conditions(followed.etag, followed.modified)}
     own = settings.anchors_url_cafile
     verify = client_context(own, allow_tls12=True) if own else httpx.create_ssl_context(trust_env=False)
-    transport = BoundedTransport(verify)
-    client = httpx.AsyncClient(transport=transport, timeout=_TIMEOUT, trust_env=False, follow_redirects=False)
+    client = bounded_client(BoundedTransport(verify), _TIMEOUT)
     try:
         check_address(url)
         async with client, client.stream("GET", url, headers=headers) as response:
@@ -188,10 +188,7 @@ async def _get(followed: Followed) -> bytes | None:
                 return None
             if response.status_code != httpx.codes.OK:
                 raise _Unfetched(f"HTTP status {response.status_code}")
-            received = response.headers
-            if received.get("Content-Encoding", "identity") != "identity":
-                raise _Unfetched(f"it came as {received['Content-Encoding'][:40]!r}, which was not requested")
-            content = await body_of(response, MOST_BYTES)
+            content, received = await body_of(response, MOST_BYTES), response.headers
             followed.etag, followed.modified = validator_of(received, "ETag"), validator_of(received, "Last-Modified")
             return content
     except AnswerRefused as error:

@@ -22,10 +22,11 @@ import asyncio
 import hashlib
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from broker.beat import next_beat
+from broker.growing_pause import GrowingPause
 from broker.sources.crl_intake import CrlIntake, Window, is_open
 from broker.sources.crl_transfer import FIRST_SECONDS, LONGEST_WAIT, CrlTransfers
 from provisioning.client.list_download import Fetched, NotFetched, download
@@ -54,7 +55,7 @@ class _Followed:
     """The periods in which lists could be used that were refused for their dates."""
     fresh_until: datetime | None = None
     """The earliest nextUpdate of what was read last."""
-    pause: float = _FIRST_PAUSE
+    pause: GrowingPause = field(default_factory=lambda: GrowingPause(_FIRST_PAUSE))
     failed: bool = False
 
 
@@ -174,11 +175,11 @@ class CrlUrls:
             if not followed.failed:
                 self._intake.complain(CrlProblem.CRL_UNREADABLE, str(error), url)
             followed.failed = True
-            followed.due = self._clock() + min(followed.pause, self._refresh)
-            followed.pause *= 2
+            followed.due = self._clock() + followed.pause.after_failure(self._refresh)
             return
         if followed.failed:
-            followed.failed, followed.pause = False, _FIRST_PAUSE
+            followed.failed = False
+            followed.pause.reset()
         self._schedule(followed)
         if fetched is not None:
             await self._take(url, bundle, followed, fetched.content)
@@ -193,7 +194,8 @@ class CrlUrls:
         followed.digest = digest
         followed.unmatched = learned if taken.unmatched else None
         followed.untimely = taken.untimely
-        followed.fresh_until, followed.pause = taken.fresh_until, _FIRST_PAUSE
+        followed.fresh_until = taken.fresh_until
+        followed.pause.reset()
         self._schedule(followed)
         self.follow(taken.delta_urls, bundle)
 
@@ -202,11 +204,7 @@ class CrlUrls:
         wait = self._refresh
         if followed.fresh_until is not None:
             left = (followed.fresh_until - datetime.now(UTC)).total_seconds()
-            if left > 0:
-                wait = max(_LEAST_PAUSE, min(wait, left / 2))
-            else:
-                wait = min(wait, followed.pause)
-                followed.pause *= 2
+            wait = max(_LEAST_PAUSE, min(wait, left / 2)) if left > 0 else followed.pause.after_failure(wait)
         followed.due = self._clock() + wait
 
     async def _get(self, url: str, bundle: str, followed: _Followed) -> Fetched | None:

@@ -36,6 +36,7 @@ from cryptography import x509
 
 from broker.beat import left_until
 from broker.engine.engine import Engine
+from broker.growing_pause import GrowingPause
 from broker.own_certificate import read_certificate
 from broker.settings.config import BrokerConfig
 from broker.sources.ocsp_http import PATIENCE, OcspHttp
@@ -52,7 +53,8 @@ from provisioning.program.moments import rfc3339
 log = structlog.get_logger("broker")
 
 _LOOK = 1.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+_PAUSES = 1.0, 60.0
+"""After failures, in seconds: the first, and the longest."""
 _LARGEST = 16 * 1024
 """The largest response, in bytes, handed to devices; those of our own service have less than one thousand."""
 
@@ -92,7 +94,7 @@ class Staple:
         self._own: _Own | None = None
         self._held: _Held | None = None
         self._due = 0.0
-        self._pause = _FIRST_PAUSE
+        self._pause = GrowingPause(*_PAUSES)
         self._problem = ""
         self._revoked: RevocationReason | None = None
         self._was_known_revoked = False
@@ -114,7 +116,7 @@ class Staple:
         else:
             self._drop()
             self._problem, self._revoked, self._was_known_revoked = "", None, False
-            self._due, self._pause = self._clock(), _FIRST_PAUSE
+            self._ask_now()
             self._tried.clear()
             if problem:
                 self._fail(problem)
@@ -186,17 +188,22 @@ class Staple:
             log.warning(
                 "the stapled response is from the future", code="STAPLE_FAILED", detail="the clock was set back"
             )
-            self._due, self._pause = self._clock(), _FIRST_PAUSE
+            self._ask_now()
         known = self._index.find(own.key)
         if known is not None and held is not None and held.answer.reason is None:
             self._drop()  # The responder lags behind our other sources, or its answer is being replayed.
-            self._due, self._pause = self._clock(), _FIRST_PAUSE
+            self._ask_now()
         elif known is None and self._was_known_revoked:  # It was suspended: clients refuse a broker that staples so.
-            self._due, self._pause = self._clock(), _FIRST_PAUSE
+            self._ask_now()
         self._was_known_revoked = known is not None
         if self._clock() >= self._due:
             await self._renew(own, known.reason if known is not None else None)
             self._tried.set()
+
+    def _ask_now(self) -> None:
+        """Ask as soon as possible, however often that has failed before."""
+        self._due = self._clock()
+        self._pause.reset()
 
     async def _renew(self, own: _Own, known: RevocationReason | None) -> None:
         held, problem = None, ""
@@ -221,7 +228,7 @@ class Staple:
             held = before  # Replayed, or from a lagging cache.
         left = (held.answer.fresh_until - datetime.now(UTC)).total_seconds()
         self._due = self._clock() + max(_LOOK, min(left / 2, self._config.ocsp_refresh_seconds))
-        self._pause = _FIRST_PAUSE
+        self._pause.reset()
         self._take(own, held)
 
     async def _ask(
@@ -268,8 +275,7 @@ class Staple:
             log.warning("no new staple", code="STAPLE_FAILED", detail=problem, stapling=self._held is not None)
             self._history.told("staple lost", code="STAPLE_FAILED", detail=problem)
         self._problem = problem
-        self._due = self._clock() + self._pause
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        self._due = self._clock() + self._pause.after_failure()
 
     def _tell_revoked(self, reason: RevocationReason) -> None:
         self._metrics.revocation_alarms["OWN_CERTIFICATE_REVOKED"] += 1

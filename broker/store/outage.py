@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
-from typing import Final
 
 import structlog
 
-log = structlog.get_logger("broker")
+from broker.store.database_files import StoreError
+from provisioning.program.once_a_minute import OnceAMinute
 
-_PAUSE: Final = 60.0
+log = structlog.get_logger("broker")
 
 
 class Outage:
@@ -26,21 +26,19 @@ class Outage:
     def __init__(self, path: Path) -> None:
         self._path = str(path)
         self._since: float | None = None
-        self._told_at = 0.0
         self._attempts = 0
-        self._untold = 0
+        self._lines = OnceAMinute()
 
     def failed(self, error: BaseException, now: float) -> None:
         """Take note that a write has failed with *error*."""
         self._attempts += 1
-        self._untold += 1
         if self._since is None:
             self._since = now
-        elif now - self._told_at < _PAUSE:
+        times = self._lines.happened(now)
+        if not times:
             return
-        times, self._untold, self._told_at = self._untold, 0, now
-        # Any error but SQLite's is a bug. It must not cost an acknowledged message either.
-        defect = None if isinstance(error, sqlite3.Error) else error
+        # Any other error is a bug. It must not cost an acknowledged message either.
+        defect = None if isinstance(error, sqlite3.Error | StoreError | OSError) else error
         log.error(
             "the store cannot be written",
             code="STORE_FAILED",
@@ -55,4 +53,4 @@ class Outage:
         if self._since is not None:
             facts = {"path": self._path, "attempts": self._attempts, "seconds": round(now - self._since)}
             log.info("the store can be written again", code="STORE_WRITTEN", **facts)
-            self._since, self._attempts, self._untold = None, 0, 0
+            self._since, self._attempts, self._lines = None, 0, OnceAMinute()

@@ -281,12 +281,10 @@ class LiveDevice:
             self._early += ((topic_name, payload),)
             return
         prefix = f"{self.machine.topic_prefix}/cmd/"
-        counters = self._surroundings.counters
         try:
             command = decode_command(topic_name.removeprefix(prefix), payload)
         except UnreadableCommand:
             return  # A device ignores what it does not understand.
-        counters.commands += 1
         self._commands += 1
         answering = self._answering()
         if answering.outcome is Outcome.IGNORED:

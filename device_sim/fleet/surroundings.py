@@ -25,7 +25,6 @@ class Counters:
     """Messages that the broker refused, by the reason code of its PUBACK."""
     held_back: int = 0
     repeated: int = 0
-    commands: int = 0
     reconnections: int = 0
     sessions_resumed: int = 0
     sessions_lost: int = 0

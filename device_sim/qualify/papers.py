@@ -89,6 +89,7 @@ class Papers:
         self.enrolment = {
             ServerPaper.GOOD: _server(self._root, names, PROVISIONING),
             ServerPaper.OTHER_CA: _server(self._other, names, PROVISIONING),
+            ServerPaper.MUST_STAPLE: _server(self._root, names, PROVISIONING, staple_due=True),
         }
         """For the enrolment service, which a device may also recognise by its identity (docs/decisions/0150)."""
 

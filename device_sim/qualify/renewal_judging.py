@@ -13,10 +13,11 @@ from http import HTTPStatus
 
 from device_sim.attack.verdict import Verdict
 from device_sim.qualify.attempt import Attempt
-from device_sim.qualify.enrolment_stand import Asked
-from device_sim.qualify.judging import SENDS_NOTHING, Line, line_of, missed, skipped
+from device_sim.qualify.enrolment_stand import Arrival, Asked
+from device_sim.qualify.judging import NEVER_ASKS, SENDS_NOTHING, Line, line_of, missed, skipped
 
 _EARLY = 0.1
+_REFUSES = "refuses the service and sends it nothing"
 
 
 def renews(asked: Sequence[Asked], retry_after: int, *, given: bool, came: bool) -> list[Line]:
@@ -25,7 +26,7 @@ def renews(asked: Sequence[Asked], retry_after: int, *, given: bool, came: bool)
     *given*: it was told where to renew; *came*: it, or anybody, has connected there.
     """
     right = "asks for its next certificate"
-    enrolments = [each for each in asked if each.path.endswith(("/simpleenroll", "/simplereenroll"))]
+    enrolments = [each for each in asked if each.enrols]
     if not enrolments and given:
         seen = "it connected, and asked for nothing" if came else "it never asked"
         why = "its certificate was about to expire: it will be off the air until somebody goes there"
@@ -64,14 +65,25 @@ def _never_asked(name: str, right: str, *, given: bool) -> Line:
     return skipped(name, right, "it never asked the enrolment service; give its command {est_url}")
 
 
-def trusts_no_other_service(asked: Sequence[Asked], came: bool, *, given: bool) -> list[Line]:
+def trusts_no_other_service(arrivals: Sequence[Arrival], *, given: bool) -> list[Line]:
     """Judge a device whose enrolment service is an impostor."""
-    right = "refuses the service and sends it nothing"
-    if asked:
-        return [Line(SENDS_NOTHING, right, Verdict.FAIL, "sent a request", f"{len(asked)} requests")]
-    if not came:
-        return [_never_asked(SENDS_NOTHING, right, given=given)]
-    return [Line(SENDS_NOTHING, right, Verdict.PASS, "nothing sent", by_time=0.0)]
+    if not arrivals:
+        return [_never_asked(SENDS_NOTHING, _REFUSES, given=given)]
+    believed = sum(arrival.sent_data for arrival in arrivals)
+    if believed:
+        why = f"in {believed} of {len(arrivals)} connections"
+        return [Line(SENDS_NOTHING, _REFUSES, Verdict.FAIL, "sent a request", why)]
+    return [Line(SENDS_NOTHING, _REFUSES, Verdict.PASS, "nothing sent", by_time=0.0)]
+
+
+def checks_service_staple(arrivals: Sequence[Arrival], *, given: bool) -> list[Line]:
+    """Judge a device whose enrolment service has the wrong staple, or none where one is due: as `checks_staple`."""
+    hellos = [arrival.hello for arrival in arrivals if arrival.hello is not None]
+    if arrivals and not hellos:
+        return [missed(SENDS_NOTHING, _REFUSES, "no ClientHello came whole; give a longer --window")]
+    if hellos and not any(hello.asks_for_staple for hello in hellos):
+        return [skipped(SENDS_NOTHING, _REFUSES, NEVER_ASKS)]
+    return trusts_no_other_service(arrivals, given=given)
 
 
 def uses_the_new_one(attempts: Sequence[Attempt], asked: Sequence[Asked]) -> list[Line]:

@@ -80,7 +80,7 @@ async def qualify(bench: Bench, stages: Sequence[Stage], parallel: int, begins: 
         if stage.failing and witness is not None:
             sequences.append(pauses(witness.attempts))
             waited_failing += waited
-        lines = [on_this_machine(line, waited) for line in _judged(stage, witness)]
+        lines = [on_this_machine(line, waited) for line in _judged(stage, bench, witness)]
         outcomes[stage.name] = [_outcome(stage.name, stage.description, line, bench.window) for line in lines]
         for outcome in outcomes[stage.name]:
             told(outcome)
@@ -106,9 +106,9 @@ async def qualify(bench: Bench, stages: Sequence[Stage], parallel: int, begins: 
     return [outcome for stage in stages for outcome in outcomes[stage.name]] + overall
 
 
-def _judged(stage: Stage, witness: Witness | None) -> list[Line]:
+def _judged(stage: Stage, bench: Bench, witness: Witness | None) -> list[Line]:
     if witness is None:
-        return [_unable(stage)]
+        return [_unable(stage, bench)]
     lines = stage.judge(witness)
     if witness.stayed_away and lines[0].verdict is Verdict.SKIP:
         lines = [judging.skipped("tried", stage.description, witness.ending)]
@@ -140,6 +140,7 @@ async def _witnessed(bench: Bench, stage: Stage) -> tuple[Witness | None, Waited
                 bench.papers,
                 bench.host,
                 paper=stage.enrolment_paper,
+                stapled=stage.enrolment_staple,
                 status=stage.enrolment_status,
                 retry_after=stage.retry_after,
                 other_key=stage.other_key,
@@ -160,11 +161,11 @@ async def _witnessed(bench: Bench, stage: Stage) -> tuple[Witness | None, Waited
 
         await _until(
             _TO_COME if hardware else bench.window,
-            lambda: bool(stand.attempts) or service.came > 0 or gone(),
+            lambda: bool(stand.attempts or service.arrivals) or gone(),
         )
         if stand.attempts:  # Rule 4.
             watch.begin()
-        await _until(bench.window, lambda: gone() or stage.enough(stand.attempts), stand.change)
+        await _until(bench.window, lambda: gone() or stage.enough(stand.attempts, service.arrivals), stand.change)
         if gone():  # Its data has arrived but is still to be read.
             await _moment()
             await _until(_TO_END, lambda: all(each.ended is not None for each in stand.attempts), stand.change)
@@ -174,7 +175,7 @@ async def _witnessed(bench: Bench, stage: Stage) -> tuple[Witness | None, Waited
         witness = Witness(
             [replace(attempt, packets=list(attempt.packets)) for attempt in stand.attempts],
             list(service.asked),
-            service.came > 0,
+            [replace(arrival) for arrival in service.arrivals],
             presence.status,
             bench.window,
             bench.device.mentions("crl"),
@@ -240,9 +241,9 @@ def _values(bench: Bench, directory: Path, port: int, service: int | None) -> di
     }
 
 
-def _unable(stage: Stage) -> Line:
+def _unable(stage: Stage, bench: Bench) -> Line:
     why = "its certificate would have to be replaced" if stage.enrols else "it keeps its address: only with --exec"
-    if stage.staples_wrongly:
+    if stage.staples_wrongly and bench.ignores_staples:
         why = "by --ignores-staples it does not check: only a CRL, or asking by itself, tells it of a revocation"
     return judging.skipped("tried", stage.description, why)
 

@@ -13,7 +13,7 @@ from device_sim.attack.verdict import Verdict
 from device_sim.qualify import judging, limit_judging, renewal_judging
 from device_sim.qualify.attempt import Attempt
 from device_sim.qualify.conduct import Conduct, Step
-from device_sim.qualify.enrolment_stand import Asked
+from device_sim.qualify.enrolment_stand import Arrival, Asked
 from device_sim.qualify.judging import SENDS_NOTHING, Line
 from device_sim.qualify.papers import ServerPaper, ServerStaple
 from device_sim.trouble.trouble import NONE, Trouble
@@ -47,7 +47,8 @@ class Witness:
 
     attempts: Sequence[Attempt]
     asked: Sequence[Asked]
-    came_to_enrol: bool
+    arrivals: Sequence[Arrival]
+    """Its connections to the enrolment service."""
     status: int | None
     window: float
     crl_given: bool
@@ -65,7 +66,7 @@ class Witness:
     @property
     def stayed_away(self) -> bool:
         """Whether it has ended without connecting anywhere."""
-        return bool(self.ending) and not self.attempts and not self.came_to_enrol
+        return bool(self.ending) and not self.attempts and not self.arrivals
 
 
 Judge = Callable[[Witness], list[Line]]
@@ -84,6 +85,7 @@ class Stage:
     enrols: bool = False
     """The device's certificate is about to expire, and there is an enrolment service."""
     enrolment_paper: ServerPaper = ServerPaper.GOOD
+    enrolment_staple: ServerStaple = ServerStaple.GOOD
     enrolment_status: HTTPStatus = HTTPStatus.OK
     retry_after: int = 0
     other_key: bool = False
@@ -91,11 +93,14 @@ class Stage:
 
     @property
     def staples_wrongly(self) -> bool:
-        """Whether the staple is what is wrong with the server."""
-        return self.conduct.staple is not ServerStaple.GOOD
+        """Whether the staple is what is wrong with the server, or with the enrolment service."""
+        return {self.conduct.staple, self.enrolment_staple} != {ServerStaple.GOOD}
 
-    def enough(self, attempts: Sequence[Attempt]) -> bool:
+    def enough(self, attempts: Sequence[Attempt], arrivals: Sequence[Arrival]) -> bool:
         """Whether more time would reveal nothing new."""
+        if self.enrolment_staple is not ServerStaple.GOOD:
+            hello = arrivals[0].hello if arrivals else None
+            return any(each.sent_data for each in arrivals) or (hello is not None and not hello.asks_for_staple)
         if self.staples_wrongly and attempts and attempts[0].asks_for_staple is False:
             return True
         return self.failing and len([each for each in attempts if each.ended is not None]) >= _ATTEMPTS
@@ -116,6 +121,10 @@ def _revoked(seen: Witness) -> list[Line]:
 
 def _stapled(seen: Witness) -> list[Line]:
     return judging.checks_staple(seen.attempts)
+
+
+def _stapled_by_service(seen: Witness) -> list[Line]:
+    return renewal_judging.checks_service_staple(seen.arrivals, given=seen.est_given)
 
 
 def _again(seen: Witness) -> list[Line]:
@@ -161,7 +170,7 @@ def conduct_of_program(seen: Witness, *, whole: bool = False) -> list[Line]:
 
 
 def _renewal(seen: Witness, retry_after: int) -> list[Line]:
-    lines = renewal_judging.renews(seen.asked, retry_after, given=seen.est_given, came=seen.came_to_enrol)
+    lines = renewal_judging.renews(seen.asked, retry_after, given=seen.est_given, came=bool(seen.arrivals))
     return [*lines, *renewal_judging.uses_the_new_one(seen.attempts, seen.asked)]
 
 
@@ -179,6 +188,13 @@ def _bad_server(name: str, description: str, paper: ServerPaper) -> Stage:
 
 def _bad_staple(name: str, description: str, stapled: ServerStaple) -> Stage:
     return Stage(name, description, _stapled, Conduct(ServerPaper.MUST_STAPLE, stapled), failing=True)
+
+
+def _bad_service_staple(name: str, description: str, stapled: ServerStaple) -> Stage:
+    return Stage(
+        name, description, _stapled_by_service, enrols=True, enrolment_paper=ServerPaper.MUST_STAPLE,
+        enrolment_staple=stapled,
+    )  # fmt: skip
 
 
 def _drop(name: str, description: str, step: Step) -> Stage:
@@ -260,9 +276,21 @@ STAGES: tuple[Stage, ...] = (
               HTTPStatus.SERVICE_UNAVAILABLE),
     _puts_off("renew-202", "the enrolment service wants to think (202, Retry-After)", HTTPStatus.ACCEPTED),
     Stage("renew-other-ca", "the enrolment service has a certificate of an untrusted CA",
-          lambda seen: renewal_judging.trusts_no_other_service(
-              seen.asked, came=seen.came_to_enrol, given=seen.est_given),
+          lambda seen: renewal_judging.trusts_no_other_service(seen.arrivals, given=seen.est_given),
           enrols=True, enrolment_paper=ServerPaper.OTHER_CA),
+    _bad_service_staple("renew-staple-revoked", "the enrolment service staples that its certificate is revoked",
+                        ServerStaple.REVOKED),
+    _bad_service_staple("renew-staple-expired", "the enrolment service's staple has expired", ServerStaple.EXPIRED),
+    _bad_service_staple("renew-staple-other-certificate", "the enrolment service's staple is about another certificate",
+                        ServerStaple.OTHER_CERTIFICATE),
+    _bad_service_staple("renew-staple-other-key",
+                        "the enrolment service's staple is signed in the CA's name, with another key",
+                        ServerStaple.OTHER_KEY),
+    _bad_service_staple("renew-staple-own-key", "the enrolment service has signed its staple itself",
+                        ServerStaple.OWN_KEY),
+    _bad_service_staple("renew-staple-missing",
+                        "the enrolment service staples nothing, and its certificate says that a staple is due",
+                        ServerStaple.NONE),
     Stage("renew-other-key", "the enrolment service answers with a certificate for another key",
           lambda seen: renewal_judging.keeps_the_old_one(seen.attempts, seen.asked, seen.ending, given=seen.est_given),
           enrols=True, other_key=True),

@@ -48,19 +48,17 @@ from device_sim.attack.verdict import MALFORMED, Seen
 from device_sim.link.closure import from_error
 from device_sim.link.tls_dial import handshake
 from device_sim.qualify.attempt import Attempt
-from device_sim.qualify.client_hello import LONGEST, ClientHello, client_hello, record_length
 from device_sim.qualify.commanding import commands
 from device_sim.qualify.conduct import Conduct, Step
 from device_sim.qualify.papers import Papers
+from device_sim.qualify.peeked_hello import HANDSHAKE, peeked_hello
 from provisioning.pki.openssl import say_goodbye
 from provisioning.pki.tls import ClientCertificate, server_context
 
 _MOST_PACKETS = 10_000
 _MOST_ATTEMPTS = 5_000
-_HANDSHAKE = 60.0
 _FOREVER = 3600.0
 _UNACKNOWLEDGED = 1.0
-_PEEK = 0.005
 _KEEP_ALIVE = 2
 _PONDERS = 0.3
 ASSIGNED = "assigned-by-the-broker"
@@ -139,7 +137,7 @@ class Stand:
             if self._conduct.silent_at is Step.TCP:
                 await _gone(raw)
                 return
-            hello = await _hello(raw)
+            hello = await peeked_hello(raw)
             if hello is not None:
                 attempt.offered, attempt.asks_for_staple = hello.version, hello.asks_for_staple
             if self._conduct.drop_at is Step.HELLO:
@@ -163,7 +161,7 @@ class Stand:
 
     async def _shaken(self, tls: ssl.SSLSocket, attempt: Attempt) -> bool:
         try:
-            async with asyncio.timeout(_HANDSHAKE):
+            async with asyncio.timeout(HANDSHAKE):
                 await handshake(asyncio.get_running_loop(), tls)
         except (OSError, TimeoutError) as error:
             attempt.refusal = from_error(error, time.monotonic()).code
@@ -343,29 +341,6 @@ def _drop(peer: RawClient, attempt: Attempt) -> None:
     attempt.by_device = False
     with contextlib.suppress(OSError):
         socket.socket.shutdown(peer.socket, socket.SHUT_RDWR)  # Below TLS.
-
-
-async def _hello(raw: socket.socket) -> ClientHello | None:
-    """Return what the ClientHello says, which stays to be read; None if it does not come whole."""
-    until = time.monotonic() + _HANDSHAKE
-    seen = 0
-    while time.monotonic() < until:
-        try:
-            data = raw.recv(LONGEST, socket.MSG_PEEK)
-        except BlockingIOError:
-            data = b""
-        except OSError:
-            return None
-        else:
-            if not data:
-                return None
-        length = record_length(data)
-        if length is not None and len(data) >= min(length, LONGEST):
-            return client_hello(data)
-        # Readiness would be reported at once for what has been peeked at.
-        await asyncio.sleep(_PEEK if len(data) == seen else 0)
-        seen = len(data)
-    return None
 
 
 async def _gone(raw: socket.socket) -> None:

@@ -21,9 +21,14 @@ from provisioning.api.operators import (
 from provisioning.enrolment.groups import parse_ways
 from provisioning.program.moments import rfc3339
 from provisioning.store.authorities import DEFAULT_LINE
-from provisioning.store.groups import DEFAULT_PROFILE, Group, NewKey, StoredGroup, alternative_text
-
-DEFAULT_SAME_KEY_SECONDS: Final = 3600
+from provisioning.store.groups import (
+    DEFAULT_PROFILE,
+    DEFAULT_SAME_KEY_WINDOW,
+    Group,
+    NewKey,
+    StoredGroup,
+    alternative_text,
+)
 
 router: Final = new_router()
 
@@ -42,7 +47,7 @@ class GroupRules(BaseModel):
     lifetime_seconds: Seconds = 0
     maximum_devices: Annotated[int, Field(ge=0, le=10**9)] = 0
     certificates_per_minute: Annotated[int, Field(ge=0, le=10**9)] = 0
-    same_key_seconds: Seconds = DEFAULT_SAME_KEY_SECONDS
+    same_key_seconds: Seconds = int(DEFAULT_SAME_KEY_WINDOW.total_seconds())
     new_key: NewKey = NewKey.REFUSE
     server_keys: bool = False
     tls_unique: bool = False

@@ -38,6 +38,7 @@ from provisioning.connections.places import Place, Places, hang_up
 from provisioning.pki.departed import has_left
 from provisioning.pki.late_handshake import reset_if_late
 from provisioning.pki.seen_out import see_out_if_refused
+from provisioning.program.once_a_minute import OnceAMinute
 from provisioning.program.proxy_arrivals import ProxyArrivals
 from provisioning.program.proxy_header import Address
 from provisioning.program.proxy_networks import ProxyNetworks
@@ -53,7 +54,6 @@ _LOST_MILLISECONDS: Final = 30_000
 _MOST_UNNAMED: Final = 1_000
 """Connections of proxies whose header is awaited, or a quarter of the places if that is less."""
 _PAUSE: Final = 1.0
-_TELL_AGAIN: Final = 60.0
 _GONE: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EINTR})
 """Errors of one connection; all others are the listening socket's, or the process's."""
 
@@ -93,7 +93,7 @@ class Door:
         self._pause: asyncio.TimerHandle | None = None
         self._crowded = False
         """Whether the last turn left connections in the kernel's queue."""
-        self._told_at = self._loop.time() - _TELL_AGAIN
+        self._crowding = OnceAMinute()
 
     def open(self) -> None:
         """Accept from now on."""
@@ -182,9 +182,7 @@ class Door:
             raise
 
     def _tell(self, host: str) -> None:
-        now = self._loop.time()
-        if now - self._told_at >= _TELL_AGAIN:
-            self._told_at = now
+        if self._crowding.happened(self._loop.time()):
             log.warning(
                 "connections crowded out",
                 code="CROWDED",

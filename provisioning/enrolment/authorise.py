@@ -322,7 +322,9 @@ def _comes_back(
     held = certificates.newest_with_key(connection, device.name, attempt.request.key_fingerprint)
     # A key that was replaced, or whose certificate an operator has suspended, is not the key that it has.
     if held is not None and not held.withdrawn and rules.same_key_window:
-        return (held.der if _answers(held, rules, attempt.now) else None), ()
+        answer = held.der if _answers(held, rules, attempt.now) else None
+        if answer is not None or device.role is Role.DEVICE:
+            return answer, ()  # An operator whose certificate has expired is not one again by a token for a new one.
     lost = [each.lost for each in said if each.lost is not None]
     if lost:
         return None, lost

@@ -30,7 +30,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from provisioning.ca.profile import DIGITAL_SIGNATURE
-from provisioning.errors import Code, Refused
+from provisioning.errors import Code, Refused, invalid
 from provisioning.pki.identity import InvalidIdentity, check_name
 from provisioning.pki.keys import generate_key, key_to_pem
 from provisioning.program.durations import out_of_bounds
@@ -151,13 +151,13 @@ def _check(order: ClaimOrder) -> None:
         check_name("name", order.name)
         check_name("group", order.group)
     except InvalidIdentity as error:
-        raise _invalid(str(error)) from error
+        raise invalid(str(error)) from error
     if not 1 <= order.maximum_devices <= MAXIMUM_DEVICES:
-        raise _invalid(f"maximum_devices must be 1 to {MAXIMUM_DEVICES}")
+        raise invalid(f"maximum_devices must be 1 to {MAXIMUM_DEVICES}")
     if not timedelta(minutes=1) <= order.life <= MAXIMUM_LIFE:
-        raise _invalid(out_of_bounds("life_seconds", order.life, timedelta(minutes=1), MAXIMUM_LIFE))
+        raise invalid(out_of_bounds("life_seconds", order.life, timedelta(minutes=1), MAXIMUM_LIFE))
     if not TRIALS[0] <= order.trial <= TRIALS[1]:
-        raise _invalid(out_of_bounds("activation_seconds", order.trial, *TRIALS))
+        raise invalid(out_of_bounds("activation_seconds", order.trial, *TRIALS))
 
 
 def _self_signed(order: ClaimOrder, key: ec.EllipticCurvePrivateKey, now: datetime) -> x509.Certificate:
@@ -188,7 +188,3 @@ def _known(stored: StoredClaim | None, name: str) -> StoredClaim:
     if stored is None:
         raise Refused(Code.CLAIM_UNKNOWN, f"no claim is called {name[:80]!r}")
     return stored
-
-
-def _invalid(detail: str) -> Refused:
-    return Refused(Code.INVALID_REQUEST, detail)

@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 
 from provisioning.ca.profile import MAXIMUM_LIFE, MINIMUM_LIFE, Profile
 from provisioning.enrolment.webhook import check_url
-from provisioning.errors import Code, Refused
+from provisioning.errors import Code, Refused, invalid
 from provisioning.pki.identity import InvalidIdentity, Role, check_name
 from provisioning.program.durations import out_of_bounds
 from provisioning.store import audit, authorities, group_rooms, groups
@@ -94,24 +94,24 @@ class GroupService:
         try:
             check_name("name", group.name)
         except InvalidIdentity as error:
-            raise _invalid(str(error)) from error
+            raise invalid(str(error)) from error
         if len(group.ways) > MAXIMUM_ALTERNATIVES:
-            raise _invalid(f"ways: {MAXIMUM_ALTERNATIVES} alternatives at most")
+            raise invalid(f"ways: {MAXIMUM_ALTERNATIVES} alternatives at most")
         profile = self._profiles.get(group.profile)
         if profile is None or profile.role is not Role.DEVICE:
             usable = sorted(name for name, each in self._profiles.items() if each.role is Role.DEVICE)
-            raise _invalid(f"profile {group.profile[:80]!r} is not one for devices: use {', '.join(usable)}")
+            raise invalid(f"profile {group.profile[:80]!r} is not one for devices: use {', '.join(usable)}")
         if group.lifetime is not None and not MINIMUM_LIFE <= group.lifetime <= MAXIMUM_LIFE:
-            raise _invalid(out_of_bounds("lifetime_seconds", group.lifetime, MINIMUM_LIFE, MAXIMUM_LIFE))
+            raise invalid(out_of_bounds("lifetime_seconds", group.lifetime, MINIMUM_LIFE, MAXIMUM_LIFE))
         if group.maximum_devices is not None and group.maximum_devices < 1:
-            raise _invalid("maximum_devices must be at least 1, or 0 for no limit")
+            raise invalid("maximum_devices must be at least 1, or 0 for no limit")
         if group.certificates_per_minute is not None and group.certificates_per_minute < 1:
-            raise _invalid("certificates_per_minute must be at least 1, or 0 for no limit")
+            raise invalid("certificates_per_minute must be at least 1, or 0 for no limit")
         if not timedelta() <= group.renewal_grace <= MAXIMUM_GRACE:
-            raise _invalid(out_of_bounds("renewal_grace_seconds", group.renewal_grace, timedelta(), MAXIMUM_GRACE))
+            raise invalid(out_of_bounds("renewal_grace_seconds", group.renewal_grace, timedelta(), MAXIMUM_GRACE))
         _check_webhook(group)
         if not timedelta() <= group.same_key_window <= MAXIMUM_SAME_KEY_WINDOW:
-            raise _invalid(
+            raise invalid(
                 out_of_bounds("same_key_seconds", group.same_key_window, timedelta(), MAXIMUM_SAME_KEY_WINDOW)
             )
 
@@ -122,7 +122,7 @@ def _check_line(connection: Connection, group: Group) -> None:
         return
     lines = authorities.active_lines(connection)
     if group.issuing_line not in lines:
-        raise _invalid(
+        raise invalid(
             f"issuing_line {group.issuing_line[:40]!r} has no active CA: use {', '.join(lines)}, or begin the line "
             "with ca rollover begin --line"
         )
@@ -133,11 +133,11 @@ def _check_webhook(group: Group) -> None:
         try:
             check_url(group.webhook_url)
         except ValueError as error:
-            raise _invalid(str(error)) from error
+            raise invalid(str(error)) from error
     elif any(WayName.WEBHOOK in alternative for alternative in group.ways):
-        raise _invalid("webhook_url is missing: a way of the group needs it")
+        raise invalid("webhook_url is missing: a way of the group needs it")
     if not _WEBHOOK_TIMEOUTS[0] <= group.webhook_timeout <= _WEBHOOK_TIMEOUTS[1]:
-        raise _invalid(out_of_bounds("webhook_timeout_seconds", group.webhook_timeout, *_WEBHOOK_TIMEOUTS))
+        raise invalid(out_of_bounds("webhook_timeout_seconds", group.webhook_timeout, *_WEBHOOK_TIMEOUTS))
 
 
 def rules_for(connection: Connection, role: Role, group: str | None) -> Group:
@@ -161,14 +161,14 @@ def _alternative(text: str) -> Alternative:
         try:
             names[WayName(word.strip())] = None
         except ValueError:
-            raise _invalid(
+            raise invalid(
                 f"ways: {word.strip()[:40]!r} is not a way to enrol: use {', '.join(WayName)}, "
                 "joined by + where several are needed together"
             ) from None
     # What costs a person or a call comes last; the webhook is not asked about a request that is refused anyway.
     ordered = tuple(name for name in WayName if name in names)
     if ordered == (WayName.WEBHOOK,):
-        raise _invalid("ways: a webhook may veto but not admit: join it with another way, such as claim+webhook")
+        raise invalid("ways: a webhook may veto but not admit: join it with another way, such as claim+webhook")
     return ordered
 
 
@@ -198,7 +198,3 @@ def _facts(group: Group) -> dict[str, object]:
         "webhook_timeout": group.webhook_timeout,
         "issuing_line": group.issuing_line,
     }
-
-
-def _invalid(detail: str) -> Refused:
-    return Refused(Code.INVALID_REQUEST, detail)

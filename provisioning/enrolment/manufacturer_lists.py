@@ -36,7 +36,7 @@ import structlog
 from cryptography import x509
 from sqlalchemy.engine import Connection
 
-from provisioning.errors import Code, Refused
+from provisioning.errors import Code, Refused, invalid
 from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, parse, read_entries, split, verify
 from provisioning.pki.revocation import Entries
 from provisioning.store import audit, manufacturer_list_urls, manufacturer_lists, manufacturers
@@ -126,7 +126,7 @@ class ManufacturerListService:
             except CrlRefused as error:
                 raise _refused(error) from error
             if before is None and len(lists) >= MAXIMUM_LISTS:
-                raise _invalid(f"{name} has {MAXIMUM_LISTS} lists for different distribution points already")
+                raise invalid(f"{name} has {MAXIMUM_LISTS} lists for different distribution points already")
             facts = {
                 "number": listed.number,
                 "this_update": listed.this_update,
@@ -173,7 +173,7 @@ class ManufacturerListService:
     def _check_released(self, before: StoredList, released: int) -> None:
         """Raise `Refused`, and undo the transaction, if a list has released too many of the entries of *before*."""
         if released > max(_RELEASED_ANYWAY, before.entries * self._released_share):
-            raise _invalid(
+            raise invalid(
                 f"the list names {released} of the {before.entries} certificates no more that number {before.number} "
                 "says are revoked: they could enrol again. Ask the manufacturer; if it is meant so, say so (--fewer)"
             )
@@ -286,8 +286,4 @@ def _check_newer(listed: CertificateList, before: StoredList | None, *, renumber
 
 
 def _refused(error: CrlRefused) -> Refused:
-    return _invalid(f"the list cannot be used: {error}")
-
-
-def _invalid(detail: str) -> Refused:
-    return Refused(Code.INVALID_REQUEST, detail)
+    return invalid(f"the list cannot be used: {error}")

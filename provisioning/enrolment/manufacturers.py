@@ -30,7 +30,7 @@ from sqlalchemy.exc import IntegrityError
 
 from provisioning.ca.key_policy import KeyPolicy, WeakKey
 from provisioning.enrolment.manufacturer_fetch import MAXIMUM_URLS, check_list_url
-from provisioning.errors import Code, Refused
+from provisioning.errors import Code, Refused, invalid
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import InvalidIdentity, check_name
 from provisioning.pki.keys import key_identifier
@@ -77,9 +77,9 @@ class ManufacturerService:
             if name_prefix:
                 check_name("name_prefix", name_prefix)
         except InvalidIdentity as error:
-            raise _invalid(str(error)) from error
+            raise invalid(str(error)) from error
         if len(name_prefix) > MAXIMUM_PREFIX:
-            raise _invalid(f"name_prefix has {len(name_prefix)} characters, {MAXIMUM_PREFIX} at most")
+            raise invalid(f"name_prefix has {len(name_prefix)} characters, {MAXIMUM_PREFIX} at most")
         now = self._clock()
         certificate = _ca(pem, now)
         der = certificate.public_bytes(Encoding.DER)
@@ -87,9 +87,7 @@ class ManufacturerService:
 
         def record(connection: Connection) -> StoredManufacturer:
             if authorities.knows(connection, key_identifier(certificate.public_key())):
-                raise _invalid(
-                    "certificate is that of a CA of this fleet: its devices would enrol again as new devices"
-                )
+                raise invalid("certificate is that of a CA of this fleet: its devices would enrol again as new devices")
             known = manufacturers.find_named(connection, name)
             try:
                 if known is not None and _comes_again(known, certificate, group, name_prefix):
@@ -195,7 +193,7 @@ def _ca(pem: str, now: datetime) -> x509.Certificate:
     try:
         found = x509.load_pem_x509_certificates(pem.encode())
         if len(found) != 1:
-            raise _invalid(f"certificate holds {len(found)} certificates: give the one CA that issues the IDevIDs")
+            raise invalid(f"certificate holds {len(found)} certificates: give the one CA that issues the IDevIDs")
         (certificate,) = found
         key = certificate.public_key()
         certificate.subject.public_bytes()
@@ -203,24 +201,22 @@ def _ca(pem: str, now: datetime) -> x509.Certificate:
         # The listeners' anchors are loaded together: one that OpenSSL cannot read would leave them without any.
         client_context(certificate.public_bytes(Encoding.PEM).decode())
     except _UNREADABLE as error:
-        raise _invalid(f"certificate is not one PEM certificate ({str(error).partition('. See http')[0]})") from error
+        raise invalid(f"certificate is not one PEM certificate ({str(error).partition('. See http')[0]})") from error
     if wrong:
-        raise _invalid(f"certificate {wrong}")
+        raise invalid(f"certificate {wrong}")
     if now > certificate.not_valid_after_utc:
-        raise _invalid(
-            f"certificate expired on {certificate.not_valid_after_utc:%Y-%m-%d}: no device can enrol with it"
-        )
+        raise invalid(f"certificate expired on {certificate.not_valid_after_utc:%Y-%m-%d}: no device can enrol with it")
     match key:
         case ec.EllipticCurvePublicKey() | ed25519.Ed25519PublicKey():
             pass
         case rsa.RSAPublicKey(key_size=bits) if bits >= _MINIMUM_RSA_BITS:
             pass
         case _:
-            raise _invalid("certificate has a weak key, or one of a kind that is not supported")
+            raise invalid("certificate has a weak key, or one of a kind that is not supported")
     try:
         _KEYS.check_shown(key)
     except WeakKey as error:
-        raise _invalid(f"certificate has a weak key: {error}") from error
+        raise invalid(f"certificate has a weak key: {error}") from error
     return certificate
 
 
@@ -263,18 +259,14 @@ def _comes_again(known: StoredManufacturer, certificate: x509.Certificate, group
 
 def _checked(urls: Sequence[str]) -> list[str]:
     if len(urls) > MAXIMUM_URLS:
-        raise _invalid(f"list_urls names {len(urls)} URLs, {MAXIMUM_URLS} at most")
+        raise invalid(f"list_urls names {len(urls)} URLs, {MAXIMUM_URLS} at most")
     try:
         return list(dict.fromkeys(map(check_list_url, urls)))
     except ValueError as error:
-        raise _invalid(f"list_urls: {error}") from error
+        raise invalid(f"list_urls: {error}") from error
 
 
 def _known(stored: StoredManufacturer | None, name: str) -> StoredManufacturer:
     if stored is None:
         raise Refused(Code.MANUFACTURER_UNKNOWN, f"no manufacturer is called {name[:80]!r}")
     return stored
-
-
-def _invalid(detail: str) -> Refused:
-    return Refused(Code.INVALID_REQUEST, detail)

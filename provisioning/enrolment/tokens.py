@@ -37,7 +37,7 @@ from provisioning.ca.profile import MAXIMUM_LIFE
 from provisioning.ca.server_names import InvalidServerName, check_host_name
 from provisioning.enrolment.operator_roles import change_operator_role
 from provisioning.enrolment.own_name import check_nobody_enrols_as_the_service
-from provisioning.errors import Code, Refusals, Refused
+from provisioning.errors import Code, Refusals, Refused, invalid
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import InvalidIdentity, Role, check_name
 from provisioning.program.durations import out_of_bounds
@@ -268,7 +268,7 @@ def _grants(order: TokenOrder) -> list[TokenGrant]:
         for device in order.devices:
             check_nobody_enrols_as_the_service(check_name("device", device))
     except InvalidIdentity as error:
-        raise _invalid(str(error)) from error
+        raise invalid(str(error)) from error
     if group is None and order.role is Role.DEVICE:
         group = DEFAULT_GROUP
     _check_server_names(order)
@@ -326,42 +326,38 @@ def _check_way(connection: Connection, group: str) -> None:
 
 def _check_size(order: TokenOrder) -> None:
     if not timedelta(seconds=1) <= order.ttl <= MAXIMUM_TTL:
-        raise _invalid(out_of_bounds("ttl_seconds", order.ttl, timedelta(seconds=1), MAXIMUM_TTL))
+        raise invalid(out_of_bounds("ttl_seconds", order.ttl, timedelta(seconds=1), MAXIMUM_TTL))
     if order.lifetime is not None and not timedelta(seconds=1) <= order.lifetime <= MAXIMUM_LIFE:
-        raise _invalid(out_of_bounds("lifetime_seconds", order.lifetime, timedelta(seconds=1), MAXIMUM_LIFE))
+        raise invalid(out_of_bounds("lifetime_seconds", order.lifetime, timedelta(seconds=1), MAXIMUM_LIFE))
     if not 1 <= order.count <= MAXIMUM_BATCH or len(order.devices) > MAXIMUM_BATCH:
-        raise _invalid(f"a batch has 1 to {MAXIMUM_BATCH} tokens: ask for several batches")
+        raise invalid(f"a batch has 1 to {MAXIMUM_BATCH} tokens: ask for several batches")
     if order.devices and order.count != 1:
-        raise _invalid("count is for group tokens: devices already says how many")
+        raise invalid("count is for group tokens: devices already says how many")
     if len(set(order.devices)) != len(order.devices):
-        raise _invalid("devices names a device twice")
+        raise invalid("devices names a device twice")
     if order.operator_role is not None and (order.role is not Role.OPERATOR or not order.devices):
-        raise _invalid("operator_role is for tokens with role operator, each for one by name")
+        raise invalid("operator_role is for tokens with role operator, each for one by name")
     if not order.devices and order.group is None:
-        raise _invalid("give device, devices or group")
+        raise invalid("give device, devices or group")
 
 
 def _dns_names(order: TokenOrder) -> tuple[str, ...]:
     try:
         return tuple(dict.fromkeys(check_host_name(name) for name in order.dns_names))
     except InvalidServerName as error:
-        raise _invalid(f"dns_names: {error}") from error
+        raise invalid(f"dns_names: {error}") from error
 
 
 def _ip_addresses(order: TokenOrder) -> tuple[str, ...]:
     try:
         return tuple(dict.fromkeys(str(ipaddress.ip_address(address)) for address in order.ip_addresses))
     except ValueError as error:
-        raise _invalid(f"ip_addresses: {error}") from error
+        raise invalid(f"ip_addresses: {error}") from error
 
 
 def _check_server_names(order: TokenOrder) -> None:
     number = len(order.dns_names) + len(order.ip_addresses)
     if number and order.role is not Role.BROKER:
-        raise _invalid(f"dns_names and ip_addresses are for role broker, not {order.role}")
+        raise invalid(f"dns_names and ip_addresses are for role broker, not {order.role}")
     if number > MAXIMUM_SERVER_NAMES:
-        raise _invalid(f"a certificate holds {MAXIMUM_SERVER_NAMES} DNS names and IP addresses at most")
-
-
-def _invalid(detail: str) -> Refused:
-    return Refused(Code.INVALID_REQUEST, detail)
+        raise invalid(f"a certificate holds {MAXIMUM_SERVER_NAMES} DNS names and IP addresses at most")

@@ -11,7 +11,8 @@ Rules
 1. If sessions cannot be kept (`CAN_REMEMBER`), nothing here has an effect, and OpenSSL uses its default.
 2. A ticket is used once: a client that used it is given another.
 3. A client that passes TLS but is not admitted gets no ticket, and its session is not kept: it would take 6 KB per
-   attempt, and displace sessions of admitted clients. A session it came with stays.
+   attempt, and displace sessions of admitted clients. A session it came with stays, unless that is why it is refused
+   (`forget`).
 4. A session can be resumed for a day after its client has used its certificate's key (`provisioning.pki.key_shown`), in
    TLS 1.3, with a cheaper key exchange than the first (`provisioning.pki.resumed_exchange`).
 """
@@ -74,6 +75,13 @@ def leave_nothing(address: int) -> None:
     made = library.SSL_get_session(address)
     if made and not library.SSL_session_reused(address):
         library.SSL_CTX_remove_session(library.SSL_get_SSL_CTX(address), made)
+
+
+def forget(address: int) -> None:
+    """Forget the session that the client at *address* has resumed: it cannot do so again. 0: it has none."""
+    came_with = library.SSL_get_session(address) if address and CAN_REMEMBER else 0
+    if came_with:
+        library.SSL_CTX_remove_session(library.SSL_get_SSL_CTX(address), came_with)
 
 
 def stay_resumable(address: int) -> None:

@@ -31,15 +31,13 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable
-from typing import Final
 
 import structlog
 
+from provisioning.program.once_a_minute import OnceAMinute
 from provisioning.program.proxy_header import LONGEST, Address, InvalidHeader, read_header, unmapped
 
 log = structlog.get_logger(__name__)
-
-_TELL_AGAIN: Final = 60.0
 
 
 class _Over(Exception):
@@ -79,8 +77,7 @@ class ProxyArrivals:
         self._waiting: dict[int, _Arrival] = {}
         """By descriptor, the oldest first."""
         self._timer: asyncio.TimerHandle | None = None
-        self._told_at = loop.time() - _TELL_AGAIN
-        self._untold = 0
+        self._refusals = OnceAMinute()
 
     def __len__(self) -> int:
         """Return how many wait."""
@@ -126,12 +123,10 @@ class ProxyArrivals:
         return None
 
     def _refuse(self, arrival: _Arrival, why: str) -> None:
-        host, now = arrival.peer[0], self._loop.time()
+        host = arrival.peer[0]
         self._end(arrival)
-        self._untold += 1
-        if now - self._told_at >= _TELL_AGAIN:
-            log.warning("proxy refused", code="BAD_PROXY_HEADER", address=host, detail=why, connections=self._untold)
-            self._told_at, self._untold = now, 0
+        if times := self._refusals.happened(self._loop.time()):
+            log.warning("proxy refused", code="BAD_PROXY_HEADER", address=host, detail=why, connections=times)
         self._refused(host)
 
     def _end(self, arrival: _Arrival) -> None:

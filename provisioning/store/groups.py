@@ -21,6 +21,7 @@ from provisioning.store.prepared import Prepared
 from provisioning.store.tables import devices, enrolment_groups
 
 DEFAULT_PROFILE: Final = "device"
+DEFAULT_SAME_KEY_WINDOW: Final = timedelta(hours=1)
 _DEFAULTS: Final = 64
 
 
@@ -68,7 +69,7 @@ class Group:
     maximum_devices: int | None = None
     certificates_per_minute: int | None = None
     """First certificates and renewals together."""
-    same_key_window: timedelta = timedelta()
+    same_key_window: timedelta = DEFAULT_SAME_KEY_WINDOW
     """How long the same request is answered with the same certificate; zero: a request is answered once."""
     new_key: NewKey = NewKey.REFUSE
     server_keys: bool = False

@@ -3,10 +3,10 @@
 Theory
 ------
 As on PostgreSQL, all works that wait when the writer is free share one transaction and its fsync
-(`provisioning.store.group`). A commit waits for the disk and is always in the thread. A work computes: in a thread it
-and the event loop take the GIL from each other, a dozen times per enrolment. So works declared as
-short run on the event loop, two milliseconds at a time between its other events, and the thread only does
-the commit, for which it does not need the GIL (docs/decisions/0082-short-sqlite-transactions-on-the-event-loop.md)::
+(`provisioning.store.sqlite_group`). A commit waits for the disk and is always in the thread. A work computes: in a
+thread it and the event loop take the GIL from each other, a dozen times per enrolment. So works declared as short run
+on the event loop, two milliseconds at a time between its other events, and the thread only does the commit, for which
+it does not need the GIL (docs/decisions/0082-short-sqlite-transactions-on-the-event-loop.md)::
 
     event loop   requests ─ works ─ works ──┐ requests ─ checks ─ … ┌── answers, works ─ …
     thread                                  └──── COMMIT, fsync ────┘
@@ -30,8 +30,8 @@ from typing import Final
 import structlog
 from sqlalchemy.engine import Engine
 
-from provisioning.store.group import Group
 from provisioning.store.lanes import QueuedLane
+from provisioning.store.sqlite_group import SqliteGroup
 from provisioning.store.sqlite_writer import SqliteWriter
 
 log = structlog.get_logger(__name__)
@@ -61,13 +61,13 @@ class SqliteLane(QueuedLane):
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin a group. `Job.apart` is ignored: a statement is a call, so combining several gains nothing."""
         seconds = max(_GROUP_SECONDS, min(self._commit_seconds, _LONGEST_GROUP_SECONDS))
-        group = Group(self._writer, time.monotonic() + seconds)
+        group = SqliteGroup(self._writer, time.monotonic() + seconds)
         if self._jobs[0].short and time.monotonic() >= self._threaded_until and group.begin_at_once():
             self._run_slice(loop, group)
         else:
             self._end_in_thread(loop, group)
 
-    def _run_slice(self, loop: asyncio.AbstractEventLoop, group: Group) -> None:
+    def _run_slice(self, loop: asyncio.AbstractEventLoop, group: SqliteGroup) -> None:
         """Run short works on the event loop for a moment; continue after its other events."""
         begun = now = time.monotonic()
         while self._jobs and self._jobs[0].short and not group.failed:
@@ -85,10 +85,10 @@ class SqliteLane(QueuedLane):
         group.close()
         self._end_in_thread(loop, group)
 
-    def _end_in_thread(self, loop: asyncio.AbstractEventLoop, group: Group) -> None:
+    def _end_in_thread(self, loop: asyncio.AbstractEventLoop, group: SqliteGroup) -> None:
         self._worker.submit(self._end, loop, group)
 
-    def _end(self, loop: asyncio.AbstractEventLoop, group: Group) -> None:
+    def _end(self, loop: asyncio.AbstractEventLoop, group: SqliteGroup) -> None:
         """Commit; if works do not run on the event loop, begin and run them first."""
         if not group.begun:
             group.begin()
@@ -102,6 +102,6 @@ class SqliteLane(QueuedLane):
         self._commit_seconds = group.commit()
         loop.call_soon_threadsafe(self._ended, loop, group)
 
-    def _ended(self, loop: asyncio.AbstractEventLoop, group: Group) -> None:
+    def _ended(self, loop: asyncio.AbstractEventLoop, group: SqliteGroup) -> None:
         self._next(loop)  # First, so that the disk has work while answers are written.
         group.settle()

@@ -13,15 +13,17 @@ from typing import Any
 import httpx
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from structlog.testing import capture_logs
 
+from broker.admission.path_ends import MOST_PATHS
 from broker.mqtt.codes import ReasonCode
 from broker.revocation import revocation_feed
 from broker.revocation.revocation_feed import RevocationFeed
 from broker.revocation.revoked_services import FILE_NAME, RevokedServices
 from provisioning.directory.files import read_certificate
 from provisioning.pki.identity import identity_of
-from provisioning.pki.keys import load_key
+from provisioning.pki.keys import generate_key, load_key
 from provisioning.pki.ocsp import ask
 from provisioning.pki.revocation import certificate_key
 from provisioning.pki.tls import CredentialPem, client_context
@@ -61,6 +63,23 @@ def forged(service: ProvisioningService, like: Enrolled, **different: Any) -> He
     made = Pki().certify(identity_of(like.certificate), issuer=stolen, **different)
     # A root that is trusted vouches for what is shown with it.
     return Held(made.certificate, made.key, (stolen.certificate,))
+
+
+def certified_again(authority: Held, times: int) -> list[Held]:
+    """Return CAs of the name of *authority*, certified by it, all with one key: what one of them signs, all did."""
+    key, own = generate_key(), authority.certificate
+    named = x509.AuthorityKeyIdentifier.from_issuer_public_key(own.public_key())  # type: ignore[arg-type]
+    certified = (
+        x509.CertificateBuilder(own.subject, own.subject, key.public_key(), number + 1)
+        .not_valid_before(own.not_valid_before_utc)
+        .not_valid_after(own.not_valid_after_utc)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(named, critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(authority.key, hashes.SHA256())
+        for number in range(times)
+    )
+    return [Held(each, key) for each in certified]
 
 
 @pytest.mark.parametrize("whose", ["the service's stolen key", "the key of a revoked CA"])
@@ -256,3 +275,36 @@ def test_rev_45_what_the_key_of_a_revoked_ca_has_certified_is_out_though_nobody_
                 assert client.socket.session_reused
                 client.connect(client_id="meter-3", expect=ReasonCode.NOT_AUTHORIZED)
             good.check_alive()
+
+
+def test_rev_45_nor_does_he_come_back_by_showing_more_cas_than_the_broker_remembers(tmp_path: Path) -> None:
+    """A CA may certify itself again, whatever its path length (RFC 5280 §6.1.4 l): each time it is another path."""
+    settings = {"crl_debounce_seconds": 0.05, "feed_heartbeat_seconds": 0.2}
+    with ProvisioningService.copied(tmp_path / "fleet", settings) as service:
+        (meter,) = enrol(service, "meter-1")
+        broker = BrokerProcess.enrolled(tmp_path / "b", service)
+        roll_over(service, "issuing-2")
+        anchors = tmp_path / "anchors.pem"  # A copy, as on another machine: nobody takes the CA out of it.
+        anchors.write_bytes(service.bundle.read_bytes())
+        broker.arguments[broker.arguments.index("--cafile") + 1] = str(anchors)
+        stolen = stolen_authority(service)
+        (first,), others = certified_again(stolen, 1), certified_again(stolen, MOST_PATHS)
+        thief, other = (Pki().certify(identity_of(meter.certificate), issuer=each) for each in (first, others[0]))
+        shown = Held(thief.certificate, thief.key, (first.certificate, stolen.certificate))
+        context = client_context(service.bundle, shown.credential)
+        with broker:
+            with TlsClient(broker.port, "", context=context) as before:
+                before.connect(client_id="meter-1")
+                session = before.leave()
+            ca(service, "revoke", "issuing-ca", "--reason", "cACompromise", "--yes")
+            wait_until(lambda: broker.events("revoked", device="ca:issuing-ca"), "the broker learns of the revocation")
+            for each in others:
+                shown = Held(other.certificate, other.key, (each.certificate, stolen.certificate))
+                with TlsClient(broker.port, service.bundle, shown.credential) as client:
+                    client.connect(client_id="meter-1", expect=ReasonCode.NOT_AUTHORIZED)
+            with TlsClient(broker.port, "", context=context, session=session) as client:
+                assert client.socket.session_reused
+                client.connect(client_id="meter-1", expect=ReasonCode.SERVER_UNAVAILABLE)
+            with TlsClient(broker.port, "", context=context, session=session) as client:
+                assert not client.socket.session_reused, "he is told to show the path again, and has to"
+                client.connect(client_id="meter-1", expect=ReasonCode.NOT_AUTHORIZED)

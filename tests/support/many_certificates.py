@@ -51,10 +51,15 @@ async def many_of(fleet: Fleet, name: str = "meter-1", more: int = 4) -> list[x5
 async def many_for_key(
     fleet: Fleet, key: PrivateKey, name: str = "meter-1", more: int = 4, role: Role = Role.DEVICE
 ) -> list[x509.Certificate]:
-    """Return the certificates for *key* of a device, or of a party with another *role*, oldest first: its only ones."""
+    """Return the certificates for *key* of a device, or of a party with another *role*, oldest first: its only ones.
+
+    Each is the successor of the one before: a request that is repeated gets the same certificate again.
+    """
     token = TokenCredential(name, await fleet.token(name, "north" if role is Role.DEVICE else None, role))
-    first = await fleet.enrolment.enrol(csr_der(key, names=[name]), token)
-    return [first, *[await fleet.reenrol(first, successor_csr(first, key)) for _ in range(more)]]
+    every = [await fleet.enrolment.enrol(csr_der(key, names=[name]), token)]
+    for _ in range(more):
+        every.append(await fleet.reenrol(every[-1], successor_csr(every[-1], key)))
+    return every
 
 
 def serials_of(every: list[x509.Certificate]) -> list[str]:

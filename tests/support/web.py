@@ -19,6 +19,8 @@ class WebServer:
         self._tls = context is not None
         self.pages: dict[str, Answer] = {}
         self.requests: Counter[str] = Counter()
+        self.headers: dict[str, str] = {}
+        """Sent with every page."""
         self.not_modified = 0
         outer = self
 
@@ -62,6 +64,8 @@ class WebServer:
         handler.send_response(200)
         handler.send_header("ETag", tag)
         handler.send_header("Content-Length", str(len(content)))
+        for name, value in self.headers.items():
+            handler.send_header(name, value)
         handler.end_headers()
         handler.wfile.write(content)
 

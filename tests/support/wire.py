@@ -90,6 +90,7 @@ class FakeTransport:
         self.rests: list[float] = []
         self.certificate: bytes | None = None
         self.path: Sequence[bytes] = ()
+        self.forgets_tls_session = False
 
     def write(self, packets: list[bytes]) -> None:
         assert packets, "nothing was written"
@@ -120,6 +121,9 @@ class FakeTransport:
 
     def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
         return self.certificate, self.path
+
+    def forget_tls_session(self) -> None:
+        self.forgets_tls_session = True
 
     def settle(self, *, dozes: bool = False) -> None:
         assert not self.settled or dozes is not self.dozes, "admitted twice"

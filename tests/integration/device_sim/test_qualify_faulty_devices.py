@@ -1,4 +1,4 @@
-"""`fleet-sim qualify` fails each of 50 faulty devices, for its fault, and passes the same device without one.
+"""`fleet-sim qualify` fails each of 58 faulty devices, for its fault, and passes the same device without one.
 
 The devices are real programs on real connections (`tests.support.devices.flawed`). Each is tried in the stages that are
 about its fault alone: several at a time, since they mostly wait.
@@ -18,6 +18,7 @@ from device_sim.qualify.device import Program
 from device_sim.qualify.papers import Papers
 from device_sim.qualify.run import Bench, qualify
 from device_sim.qualify.stages import STAGES, Stage, pick
+from tests.support.devices.flawed import AT_SERVICE
 from tests.support.machine import Quiet
 from tests.support.programs import forking_python
 
@@ -89,7 +90,8 @@ RENEWAL = {
     "any-certificate": "renew-other-key.keeps-the-old-one",
     "key-for-everybody": "renew.key-file",
 }
-FAILING = SERVERS | STAPLES | PATIENCE | MESSAGES | COMMANDS | RENEWAL
+STAPLES_OF_SERVICE = {f"{AT_SERVICE}{flaw}": f"renew-{line}" for flaw, line in STAPLES.items()}
+FAILING = SERVERS | STAPLES | PATIENCE | MESSAGES | COMMANDS | RENEWAL | STAPLES_OF_SERVICE
 WARNED = {
     "same-pause": "reconnect.waits-grow",
     "gives-up": "connack-busy.comes-back",
@@ -138,8 +140,8 @@ def said(outcomes: Mapping[str, Outcome]) -> str:
 
 @pytest.mark.parametrize(
     "flaws",
-    [SERVERS, STAPLES, PATIENCE, MESSAGES, COMMANDS, RENEWAL],
-    ids=["servers", "staples", "patience", "messages", "commands", "renewal"],
+    [SERVERS, STAPLES, PATIENCE, MESSAGES, COMMANDS, RENEWAL, STAPLES_OF_SERVICE],
+    ids=["servers", "staples", "patience", "messages", "commands", "renewal", "staples-of-service"],
 )
 async def test_each_faulty_device_fails_for_its_fault(tmp_path: Path, flaws: Mapping[str, str]) -> None:
     found = await asyncio.gather(*(judged(tmp_path, flaw, line, Verdict.FAIL) for flaw, line in flaws.items()))
@@ -151,11 +153,17 @@ async def test_what_will_cause_trouble_one_day_is_a_warning(tmp_path: Path) -> N
     assert {flaw: why for flaw, why in zip(WARNED, found, strict=True) if why} == {}
 
 
-@pytest.mark.parametrize("flaw", ["none", "none-named-by-broker"])
-async def test_the_same_device_without_a_fault_passes_in_each_of_these_stages(tmp_path: Path, flaw: str) -> None:
-    names = {line.partition(".")[0] for line in FAILING.values()}
-    if flaw != "none":
-        names = {"no-puback", "limits"}  # All that a client identifier is used for.
+@pytest.mark.parametrize(
+    ("flaw", "names"),
+    [
+        ("none", {line.partition(".")[0] for line in FAILING.values()}),
+        ("none-named-by-broker", {"no-puback", "limits"}),  # All that a client identifier is used for.
+        (f"{AT_SERVICE}none", {line.partition(".")[0] for line in STAPLES_OF_SERVICE.values()}),
+    ],
+)
+async def test_the_same_device_without_a_fault_passes_in_each_of_these_stages(
+    tmp_path: Path, flaw: str, names: set[str]
+) -> None:
     stages = [stage for stage in STAGES if stage.name in names]
     # Nothing that a faulty device fails by is merely not there.
     only_if_bad = {"connack-rare.survives", "commands.survives", "renew.key-file", "good.topic-aliases"}
@@ -169,16 +177,17 @@ async def test_the_same_device_without_a_fault_passes_in_each_of_these_stages(tm
     pytest.fail(f"missing: {expected - passed}; {said(outcomes)}")
 
 
+@pytest.mark.parametrize("at", ["", AT_SERVICE])
 @pytest.mark.parametrize(
     ("flaw", "ignores_staples", "why"),
     [("none-without-staple", False, "it asks for no staple"), ("ignores-staple", True, "by --ignores-staples")],
 )
 async def test_a_device_that_does_not_claim_to_check_staples_is_told_and_does_not_fail(
-    tmp_path: Path, flaw: str, ignores_staples: bool, why: str
+    tmp_path: Path, flaw: str, ignores_staples: bool, why: str, at: str
 ) -> None:
-    stages = pick(["staple-*"])
-    outcomes = await tried(tmp_path, flaw, stages, 20.0, AT_ONCE, ignores_staples=ignores_staples)
-    about = [each for name, each in outcomes.items() if name.startswith("staple-")]
+    stages = pick(["renew-staple-*" if at else "staple-*"])
+    outcomes = await tried(tmp_path, f"{at}{flaw}", stages, 20.0, AT_ONCE, ignores_staples=ignores_staples)
+    about = [each for name, each in outcomes.items() if name.startswith(("staple-", "renew-staple-"))]
     assert [(each.verdict, each.judgement.why.startswith(why)) for each in about] == [(Verdict.SKIP, True)] * len(
         stages
     )

@@ -50,6 +50,7 @@ from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstC
 from provisioning.pki.keys import PrivateKey, generate_key, key_to_pem, load_key
 from provisioning.pki.stapling import ask_for_staple
 from provisioning.pki.tls import CredentialFiles, client_context
+from tests.support.devices.hand_enrolment import reenrol_by_hand
 from tests.support.devices.staple_check import check_staple
 
 V5 = ProtocolVersion.V5
@@ -61,6 +62,8 @@ RENEW_AT = 0.8
 NO_CHECK_TIME = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME."""
 LARGEST = 1 << 20
+AT_SERVICE = "at-service-"
+"""Flaws with the staple of the enrolment service begin so."""
 
 
 class Device:
@@ -80,7 +83,7 @@ class Device:
         self.count = 0
         self.client_id = "" if flaw in {"forgets-assigned-name", "none-named-by-broker"} else name
         self.aliases: dict[str, int] = {}
-        self.tried = 0
+        self.tried = self.renewals = 0
         self.renewed_by: PrivateKey | None = None
         if flaw == "prints-key":
             sys.stderr.write(Path(key).read_text())
@@ -206,6 +209,14 @@ class Device:
                 return
 
     async def _asked(self, csr: x509.CertificateSigningRequest) -> x509.Certificate:
+        if self.flaw.startswith(AT_SERVICE):
+            flaw = self.flaw.removeprefix(AT_SERVICE)
+            self.renewals += 1
+            asks = flaw != "none-without-staple" and not (flaw == "asks-no-more" and self.renewals > 1)
+            try:
+                return reenrol_by_hand(self.est, self.cafile, self.files, csr, flaw, asks=asks)
+            except OSError as error:
+                raise EnrolmentUnavailable(str(error), retry_after=0.3) from error
         if self.flaw not in {"any-service", "any-certificate", "renews-without-its-own"}:
             async with EstClient(self.est, self.cafile, self.files) as est:
                 return await est.reenrol(csr)

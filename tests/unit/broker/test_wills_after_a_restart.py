@@ -24,8 +24,6 @@ from tests.support.pki import DOMAIN, Held, Pki, shared_device, shared_pki, shar
 from tests.support.stored import StoredBroker
 from tests.support.wire import KEPT, V5, V311, will
 
-TOPIC = "fleet/meters/meter-1/telemetry"
-
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[StoredBroker]:
@@ -315,6 +313,28 @@ def test_nor_does_he_if_they_are_others_before_it_is_due(broker: StoredBroker) -
     after.engine.admission.believed = believing(CROSS.root)
     after.advance(60)
     assert watcher.payloads() == []
+
+
+@pytest.mark.parametrize("judged", ["cafile", "bundle"])
+@pytest.mark.parametrize(("revoked", "sent"), [(PKI.issuing, []), (PKI.device("meter-9"), [b"gone"])])
+def test_nor_does_he_if_a_ca_above_him_is_revoked_meanwhile(
+    broker: StoredBroker, revoked: Held, sent: list[bytes], judged: str
+) -> None:
+    """With its stolen key he certified himself: no list has his number. No client has shown the CA since."""
+    held, now = PKI.device("meter-1"), believing(PKI.issuing, PKI.root)
+    broker.engine.admission.trust = now if judged == "bundle" else None
+    watcher = broker.open(shared_service("backend"), path=[shared_service("backend").der, *map(_der, [PKI.issuing])])
+    watcher.connect(client_id="backend", **KEPT)
+    watcher.subscribe("fleet/#", qos=1)
+    meter = broker.open(held, path=[held.der, _der(PKI.issuing), _der(PKI.root)])
+    meter.connect(client_id="meter-1", will=will("fleet/meters/meter-1/event", qos=1), **KEPT)
+    after = broker.killed()
+    after.engine.admission.trust = now if judged == "bundle" else None
+    after.engine.admission.believed = now
+    after.engine.admission.status.index.add(revoked.revocation)
+    after.advance(60)
+    after.engine.admission.trust = None
+    assert after.service(**KEPT).payloads() == sent
 
 
 @pytest.mark.parametrize("revoked", [False, True])

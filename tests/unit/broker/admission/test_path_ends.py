@@ -13,11 +13,13 @@ from broker.admission import path_ends
 from broker.admission.admission import Admission
 from broker.admission.freshness import Freshness
 from broker.admission.issuers import revoked_as
-from broker.admission.path_ends import PathEnds
+from broker.admission.path_ends import Forgotten, PathEnds
 from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.status import RevocationStatus
+from broker.mqtt.codes import ReasonCode
 from provisioning.pki.identity import Identity, Role
+from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import RevocationIndex
 from tests.support.pki import DOMAIN, Held, shared_pki
 from tests.support.policies import DEFAULT_POLICY
@@ -162,7 +164,7 @@ def test_what_is_remembered_is_what_the_signatures_say(
 
 
 def test_it_is_bounded_and_forgets_what_was_learned_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(path_ends, "_MOST_PATHS", 2)
+    monkeypatch.setattr(path_ends, "MOST_PATHS", 2)
     ends = PathEnds()
     for ca in (RENEWED, FIRST, ANOTHER):
         ends.verified(b"a", [b"client", der(ca)])
@@ -172,8 +174,53 @@ def test_it_is_bounded_and_forgets_what_was_learned_first(monkeypatch: pytest.Mo
     ends.verified(b"b", [b"client", der(RENEWED)])
     ends.verified(b"b", [b"client", der(FIRST)])
     assert len(ends) == 2
-    assert ends.known(b"a", HELD.der) is None
+    with pytest.raises(Forgotten):
+        ends.known(b"a", HELD.der)
+    with pytest.raises(Forgotten):
+        ends.known(b"b", OF_ANOTHER.der)
     assert end_of(ends, b"b", HELD) == RENEWED.certificate.not_valid_after_utc
+
+
+def test_who_has_the_key_of_a_revoked_ca_does_not_come_back_by_having_its_path_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A path length of zero allows self-issued CAs (RFC 5280 §6.1.4 l): as many paths as he likes."""
+    monkeypatch.setattr(path_ends, "MOST_PATHS", 8)
+    stolen = PKI.authority("Stolen CA", PKI.root)
+    by_name = [PKI.authority("Stolen CA", stolen) for _ in range(9)]
+    thief = PKI.certify(METER, issuer=by_name[0])
+    judge = admission()
+    left(judge, thief, [by_name[0], stolen, PKI.root])
+    judge.status.index.add(stolen.revocation)
+    for each in by_name[1:]:
+        held, path = PKI.certify(METER, issuer=each), [each, stolen, PKI.root]
+        refused = judge.examine(held.der, NOW, lambda held=held, path=path: [held.der, *map(der, path)])  # type: ignore[misc]
+        assert isinstance(refused, Refused)
+        assert refused.code is RefusalCode.ISSUER_REVOKED
+    refused = judge.examine(thief.der, NOW)
+    assert isinstance(refused, Refused), "he resumes his TLS session"
+    assert (refused.code, refused.reason_code) == (RefusalCode.TRUST_CHANGED, ReasonCode.SERVER_UNAVAILABLE)
+    assert (refused.identity, refused.serial) == (METER.uri, f"{thief.certificate.serial_number:x}")
+    keys = tuple(key_identifier(each.key.public_key()) for each in (by_name[0], stolen, PKI.root))
+    assert judge.is_revoked(thief.revocation.key, keys), "nor is his will sent"
+    # He may also say that he is another CA's; but whose signature it is, is looked at now.
+    left(judge, HELD, [FIRST])
+    assert left(judge, HELD) == 60
+    assert not judge.is_revoked(HELD.revocation.key, (key_identifier(FIRST.key.public_key()),))
+    as_first = PKI.certify(METER, issuer=by_name[0], authority_key_id=key_identifier(FIRST.key.public_key()))
+    assert isinstance(judge.examine(as_first.der, NOW), Refused)
+    assert judge.is_revoked(as_first.revocation.key, keys)
+
+
+def test_of_many_cas_that_one_identifier_may_mean_few_are_asked_who_signed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each costs a signature; whoever has a CA's key gives as many the same identifier as he likes."""
+    monkeypatch.setattr(path_ends, "_MOST_TRIED", 2)
+    ends, key_id = PathEnds(), key_identifier(FIRST.key.public_key())
+    for ca in (*(PKI.authority("Ending CA", FIRST) for _ in range(3)), ANOTHER, FIRST):
+        ends.verified(key_id, [b"client", der(ca)])
+    assert end_of(ends, key_id, HELD) == FIRST.certificate.not_valid_after_utc, "it is identified as is usual"
+    with pytest.raises(Forgotten):
+        ends.known(key_id, OF_ANOTHER.der)
 
 
 @pytest.mark.parametrize("path", [[FIRST], [FIRST, PKI.root]])
@@ -203,7 +250,7 @@ def test_a_ca_is_revoked_by_whatever_name_its_issuers_key_goes() -> None:
 
 
 def test_of_a_path_that_is_forgotten_no_ca_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(path_ends, "_MOST_PATHS", 1)
+    monkeypatch.setattr(path_ends, "MOST_PATHS", 1)
     ends = PathEnds()
     for ca in (FIRST, ANOTHER):
         ends.verified(b"a", [b"client", der(ca), der(PKI.root)])
@@ -223,3 +270,15 @@ def test_a_live_session_ends_with_the_ca(resumed: bool) -> None:
     assert str(meter.farewell().properties.reason_string).startswith(
         "EXPIRED: the certificate, or that of a CA above it, has expired"
     )
+
+
+def test_whose_cas_are_forgotten_is_told_to_show_them_and_cannot_resume_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(path_ends, "MOST_PATHS", 1)
+    broker = MemoryBroker()
+    for held, issuer in ((HELD, FIRST), (OF_ANOTHER, ANOTHER)):
+        broker.open(held, path=[held.der, der(issuer)])
+    resumed, full = broker.open(HELD), broker.open(HELD, path=[HELD.der, der(FIRST)])
+    answer = resumed.connect(client_id="meter-1", expect=ReasonCode.SERVER_UNAVAILABLE)
+    assert str(answer.properties.reason_string).startswith("TRUST_CHANGED: the broker does not remember the CAs")
+    full.connect(client_id="meter-1")
+    assert (resumed.transport.forgets_tls_session, full.transport.forgets_tls_session) == (True, False)

@@ -79,6 +79,7 @@ class Untidy(BasePlugin):
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "odd_plugins.py").write_text(MODULE)
     (tmp_path / "broken_plugins.py").write_text("raise RuntimeError('no luck')")
+    (tmp_path / "exiting_plugins.py").write_text("raise SystemExit(0)")
     (tmp_path / "poor_plugins.py").write_text("import aiohttp.nothing_of_the_kind")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "odd_plugins", raising=False)
@@ -91,6 +92,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("no_such_thing.Plugin", {}, "plugins: no_such_thing.Plugin cannot be imported: .*; correct the dotted path"),
         ("nodots", {}, "plugins: nodots cannot be imported: "),
         ("broken_plugins.X", {}, "plugins: broken_plugins.X cannot be imported: RuntimeError: no luck"),
+        ("exiting_plugins.X", {}, "plugins: exiting_plugins.X cannot be imported: SystemExit: 0"),
         (
             "odd_plugins.NoPlugin",
             {},

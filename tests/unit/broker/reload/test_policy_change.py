@@ -23,7 +23,6 @@ from tests.support.pki import shared_device
 from tests.support.stored import StoredBroker
 from tests.support.wire import V5, MemoryBroker, WireClient, will
 
-OWN = "fleet/meters/meter-1"
 SERVICES = Rules(("#",), (), ("#", "$SYS/#"))
 
 

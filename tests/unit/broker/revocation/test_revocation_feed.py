@@ -108,6 +108,21 @@ async def test_whoever_has_come_by_the_path_of_a_ca_that_is_revoked_is_put_out(
     assert [each.closed for each in clients] == [True, False]
 
 
+async def test_so_is_he_if_the_broker_has_forgotten_that_path(
+    broker: MemoryBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He may have seen to that himself, with another CA's key: a CA can make any number of paths."""
+    below = PKI.authority("A CA that is revoked", PKI.root)
+    goes = PKI.device("meter-1", issuer=below)
+    client = broker.open(goes, path=[each.der for each in (goes, below, PKI.root)])
+    client.connect(client_id="meter-1")
+    broker.engine.admission.believe(None)  # Nothing is known of other generations.
+    service = Service(tmp_path, broker, monkeypatch)
+    assert not broker.engine.admission.stands_above(below.revocation.key)
+    await service.says(revoked(below, device="ca:issuing-ca"))
+    assert client.closed
+
+
 @pytest.mark.parametrize("released", [False, True])
 async def test_a_service_whose_certificate_is_on_hold_is_not_believed_until_it_is_released(
     broker: MemoryBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, released: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import threading
 import time
 from pathlib import Path
@@ -93,6 +94,18 @@ async def test_what_is_unchanged_is_not_sent_again_unless_the_last_answer_was_of
     assert followed.copy.read_bytes() == pem_of(ROOT)
 
 
+async def test_an_answer_that_is_compressed_is_of_no_use(tmp_path: Path) -> None:
+    with WebServer() as web:
+        web.headers = {"Content-Encoding": "gzip"}
+        web.pages["/a"] = gzip.compress(pem_of(ROOT))
+        urls = AnchorUrls(config(tmp_path, f"{web.url}/a"))
+        [followed] = urls.followed
+        assert await urls.fetch(followed) is False
+    assert followed.document()["problem"] == "the answer is compressed, though it was asked for as it is"
+    assert urls.outcomes == {"ANCHORS_REFUSED": 1}
+    assert not followed.copy.exists()
+
+
 async def test_a_failure_is_told_once_and_tried_again_after_pauses_that_grow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +122,8 @@ async def test_a_failure_is_told_once_and_tried_again_after_pauses_that_grow(
 
         for pause in (5, 10, 20):
             assert await is_due_in(pause)
-        followed.pause = 2.0 * refresh
+        while followed.pause.after_failure() < refresh:
+            pass
         assert await is_due_in(refresh), "never later than when all is well"
         assert [each["code"] for each in logged] == ["ANCHORS_UNFETCHED"]
         web.pages["/a"] = b"nothing"

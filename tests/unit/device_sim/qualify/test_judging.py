@@ -209,14 +209,6 @@ def test_renewal_is_patient(requests: list[Asked], expected: dict[str, Verdict])
     assert verdicts(renewal_judging.renews(requests, 2, given=False, came=bool(requests))) == expected
 
 
-def test_a_strange_service_gets_nothing() -> None:
-    assert verdicts(renewal_judging.trusts_no_other_service([], came=True, given=True)) == {"sends-nothing": PASS}
-    assert verdicts(renewal_judging.trusts_no_other_service([], came=False, given=True)) == {"sends-nothing": SKIP}
-    assert verdicts(renewal_judging.trusts_no_other_service([asked(0, HTTPStatus.OK)], came=True, given=True)) == {
-        "sends-nothing": FAIL
-    }
-
-
 def test_a_device_that_never_connects_is_judged_no_further() -> None:
     assert verdicts(judging.habits([])) == {"connects": FAIL}
 

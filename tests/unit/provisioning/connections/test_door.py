@@ -368,13 +368,12 @@ def test_who_breaks_a_record_after_the_handshake_reads_the_alert_and_then_the_en
         runner.run(visit())
 
 
-async def test_that_somebody_had_no_room_is_said_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_that_somebody_had_no_room_is_said_once_a_minute() -> None:
     places = Places(2)
     with capture_logs() as logs:
         async with opened(places) as (door, client):
             assert await greeted(client) == b"come in"
             loop = asyncio.get_running_loop()
-            monkeypatch.setattr(door_module, "_TELL_AGAIN", PATIENCE)
             for told in (1, 1):
                 with socket.create_connection(door._listening.getsockname()) as other:
                     other.setblocking(False)

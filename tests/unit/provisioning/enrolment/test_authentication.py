@@ -13,16 +13,15 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 
-from provisioning.enrolment.attempt import TlsConnection, TokenCredential
+from provisioning.enrolment.attempt import TlsConnection
 from provisioning.enrolment.authentication import authenticate, authenticate_operator, check_still
 from provisioning.enrolment.operator_roles import OperatorRoleService
-from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
-from provisioning.pki.identity import Role
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
 from tests.support.fleet import Fleet, successor_csr
+from tests.support.operators import operator
 from tests.support.pki import shared_device, shared_pki
 from tests.support.requests import csr_der
 
@@ -36,11 +35,6 @@ async def asked(fleet: Fleet, certificate: x509.Certificate | None, ask: Any = a
     except Refused as refused:
         return refused.code
     return None
-
-
-async def operator(fleet: Fleet, name: str, role: OperatorRole) -> x509.Certificate:
-    (token,) = await fleet.token_service.create(TokenOrder([name], None, Role.OPERATOR, operator_role=role), by="admin")
-    return await fleet.enrolment.enrol(csr_der(names=[name]), TokenCredential(name, token.token))
 
 
 async def test_a_certificate_is_good_from_its_first_second_to_its_last(fleet: Fleet) -> None:

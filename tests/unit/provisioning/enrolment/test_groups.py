@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -203,9 +204,62 @@ async def test_what_has_not_begun_is_not_given_again(fleet: Fleet) -> None:
 
 
 async def test_without_a_window_a_token_answers_once(fleet: Fleet) -> None:
+    await group(fleet, same_key_window=timedelta())
     key, token = generate_key(), await fleet.token()
     await fleet.enrolment.enrol(csr_der(key), TokenCredential("meter-17", token))
     assert await refusal(fleet, csr_der(key), token) is Code.TOKEN_USED
+
+
+@pytest.mark.parametrize("role", Role)
+async def test_a_lost_answer_costs_nobody_the_token_unless_a_group_says_so(fleet: Fleet, role: Role) -> None:
+    """No group is configured, and there is none for who is no device: an hour, for the same key and name."""
+    key, token = generate_key(), await fleet.token(group="north" if role is Role.DEVICE else None, role=role)
+    credential = TokenCredential("meter-17", token)
+    first = await fleet.enrolment.enrol(csr_der(key), credential)
+    fleet.clock.advance(HOUR - timedelta(seconds=1))
+    again = await asyncio.gather(*(fleet.enrolment.enrol(csr_der(key), credential) for _ in range(3)))
+    assert set(again) == {first}
+    assert await refusal(fleet, csr_der(), token) is Code.TOKEN_USED, "whoever has copied the token"
+    signed = await fleet.database.read(lambda connection: connection.execute(select(tables.certificates.c.id)).all())
+    assert len(signed) == 1
+    fleet.clock.advance(timedelta(seconds=1))
+    assert await refusal(fleet, csr_der(key), token) is Code.TOKEN_USED
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda fleet, _: fleet.revocation.revoke_device("meter-17", RevocationReason.UNSPECIFIED, by="admin"),
+        lambda fleet, serial: fleet.revocation.revoke_serial(serial, RevocationReason.UNSPECIFIED, by="admin"),
+        lambda fleet, _: fleet.suspension.suspend_device("meter-17", by="admin"),
+        lambda fleet, serial: fleet.suspension.suspend_serial(serial, by="admin"),
+        lambda fleet, _: fleet.revocation.decommission("meter-17", by="admin"),
+        lambda fleet, _: group(fleet, ways=()),
+    ],
+    ids=["revoked", "its certificate revoked", "suspended", "its certificate suspended", "decommissioned", "closed"],
+)
+async def test_what_has_ended_meanwhile_is_no_answer_to_the_repeated_request(
+    fleet: Fleet, end: Callable[[Fleet, str], Awaitable[object]]
+) -> None:
+    key, token = generate_key(), await fleet.token()
+    first = await fleet.enrolment.enrol(csr_der(key), TokenCredential("meter-17", token))
+    await end(fleet, f"{first.serial_number:x}")
+    assert await refusal(fleet, csr_der(key), token) is Code.TOKEN_USED
+
+
+@pytest.mark.parametrize("role", Role)
+async def test_a_token_for_new_ones_brings_back_by_his_key_nobody_but_a_device(fleet: Fleet, role: Role) -> None:
+    """Their certificates have expired: a former admin would be one again, by a token that is for a new operator."""
+    key, now = generate_key(), fleet.clock()
+    first = await fleet.enrolment.enrol(csr_der(key), TokenCredential("meter-17", await fleet.token(role=role)))
+    (unbound,) = await fleet.token_service.create(TokenOrder((), "north", role, timedelta(days=90)), by="admin")
+    credential = TokenCredential("meter-17", unbound.token)
+    assert await fleet.enrolment.enrol(csr_der(key), credential) == first, "what he has, and nothing is spent for it"
+    fleet.clock.advance(first.not_valid_after_utc - now + timedelta(seconds=1))
+    if role is Role.DEVICE:
+        await fleet.enrolment.enrol(csr_der(key), credential)
+    else:
+        assert await refusal(fleet, csr_der(key), unbound.token) is Code.NAME_TAKEN
 
 
 async def test_a_token_that_nobody_has_made_lets_nobody_in(fleet: Fleet) -> None:

@@ -194,6 +194,7 @@ async def test_a_renewal_is_answered_again_for_a_while_with_what_came_after_what
 
 
 async def test_without_a_window_each_renewal_is_another_and_a_trial_never_is_an_answer(fleet: Fleet) -> None:
+    await group(fleet, "token", name="north", same_key_window=timedelta())
     certificate, key = await fleet.enrol("meter-1"), generate_key()
     request = successor_csr(certificate)
     assert await fleet.reenrol(certificate, request) != await fleet.reenrol(certificate, request)

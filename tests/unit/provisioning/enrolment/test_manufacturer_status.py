@@ -25,7 +25,6 @@ from tests.support.requests import NOON, csr_der
 from tests.support.ways import enrol, give_list, group, listed, nothing, refusal, register, set_lapsed
 
 DAY = timedelta(days=1)
-COMPROMISE = x509.ReasonFlags.key_compromise
 HOLD = x509.ReasonFlags.certificate_hold
 SHARD = "http://pki.acme.example/{}.crl"
 

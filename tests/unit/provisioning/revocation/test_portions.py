@@ -36,7 +36,6 @@ from tests.support.many_certificates import (
 from tests.support.requests import csr_der
 
 COMPROMISED = RevocationReason.KEY_COMPROMISE
-HOLD = RevocationReason.CERTIFICATE_HOLD
 SUPERSEDED = RevocationReason.SUPERSEDED
 
 

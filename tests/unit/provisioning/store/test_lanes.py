@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from provisioning.errors import Refused
 from provisioning.store import sqlite_lane
 from provisioning.store.database import _KEPT_LOG_BYTES, Database
-from provisioning.store.group import Group
+from provisioning.store.sqlite_group import SqliteGroup
 from provisioning.store.sqlite_lane import SqliteLane
 
 
@@ -244,13 +244,13 @@ async def test_works_run_in_the_order_in_which_they_came_wherever_they_run(datab
 async def test_a_lock_that_another_process_holds_does_not_hold_up_the_event_loop(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop, begin, begins = asyncio.get_running_loop(), Group.begin, asyncio.Event()
+    loop, begin, begins = asyncio.get_running_loop(), SqliteGroup.begin, asyncio.Event()
 
-    def noted(group: Group) -> None:
+    def noted(group: SqliteGroup) -> None:
         loop.call_soon_threadsafe(begins.set)
         begin(group)
 
-    monkeypatch.setattr(Group, "begin", noted)
+    monkeypatch.setattr(SqliteGroup, "begin", noted)
     with contextlib.closing(sqlite3.connect(tmp_path / "fleet.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         waiting = asyncio.create_task(database.write(thread_of, short=True))

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from structlog.testing import capture_logs
 
 from provisioning.errors import Code, Refused
-from provisioning.store import group, schema
+from provisioning.store import schema, sqlite_group
 from provisioning.store.database import Database
 from provisioning.store.postgresql_group import _WRITERS
 from provisioning.store.side_by_side import go_alone
@@ -274,7 +274,7 @@ async def test_who_came_later_than_the_one_that_waited_in_vain_has_a_try_of_its_
 async def test_all_who_wait_for_sqlite_are_told_so_when_one_has_waited_in_vain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group, "_PATIENCE_MILLISECONDS", int(WAIT * 1000))
+    monkeypatch.setattr(sqlite_group, "_PATIENCE_MILLISECONDS", int(WAIT * 1000))
     database = Database(f"sqlite:///{tmp_path / 'fleet.db'}")
     try:
         await schema.upgrade(database)

@@ -16,8 +16,8 @@ from provisioning.errors import Code, Refused
 from provisioning.store import audit, audit_findings, schema, sqlite_lane
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
-from provisioning.store.group import Group
 from provisioning.store.prepared import driver_of
+from provisioning.store.sqlite_group import SqliteGroup
 from tests.support.requests import NOON
 
 KEY = b"k" * 32
@@ -54,16 +54,16 @@ def groups(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[list
     del database  # What it has needed itself does not count.
     found: list[int] = []
     seconds: list[tuple[float, float]] = []
-    commit = Group.commit
+    commit = SqliteGroup.commit
 
-    def noted(group: Group) -> float:
+    def noted(group: SqliteGroup) -> float:
         found.append(len(group._jobs))
         begun = time.monotonic()
         told = commit(group)
         seconds.append((told, time.monotonic() - begun))
         return told
 
-    monkeypatch.setattr(Group, "commit", noted)
+    monkeypatch.setattr(SqliteGroup, "commit", noted)
     yield found
     assert all(0 <= told <= taken for told, taken in seconds)
 

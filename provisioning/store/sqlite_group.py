@@ -35,7 +35,7 @@ from provisioning.store.sqlite_writer import SqliteWriter
 _PATIENCE_MILLISECONDS: Final = 10_000  # Only another process, such as a backup, can hold SQLite's lock.
 
 
-class Group:
+class SqliteGroup:
     """A transaction, and the jobs that it runs."""
 
     def __init__(self, writer: SqliteWriter, closes_at: float) -> None:

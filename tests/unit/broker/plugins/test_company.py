@@ -1,0 +1,167 @@
+"""Plugins from start to end: one that does not start ends the broker's start, and none keeps it from ending."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+from amqtt.contexts import BaseContext
+from amqtt.plugins.base import BasePlugin
+
+from broker.metrics import Metrics
+from broker.plugins import company as starting
+from broker.plugins import watch
+from broker.plugins.company import Company
+from broker.plugins.errors import PluginError
+from broker.plugins.loading import Wanted
+from broker.plugins.logs import Complaints
+from broker.plugins.watch import Watch
+
+
+class Hears(BasePlugin[BaseContext]):
+    """Writes down what it hears, and does what its subclass says."""
+
+    def __init__(self, context: BaseContext) -> None:
+        super().__init__(context)
+        self.heard: list[str] = []
+
+    async def on_broker_pre_shutdown(self) -> None:
+        self.heard.append("stop")
+
+    async def on_broker_post_shutdown(self) -> None:
+        self.heard.append("stopped")
+
+    async def close(self) -> None:
+        self.heard.append("close")
+
+
+class Deaf(Hears):
+    """Catches its cancellation, and goes on."""
+
+    async def on_broker_pre_start(self) -> None:
+        for _ in range(5):  # So that a test that fails ends, too.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+
+class DeafLater(Hears):
+    async def on_broker_post_start(self) -> None:
+        await Deaf.on_broker_pre_start(self)
+
+
+class Belated(Hears):
+    """Has started when its time is over."""
+
+    async def on_broker_pre_start(self) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+
+class Exits(Hears):
+    async def on_broker_pre_start(self) -> None:
+        sys.exit()
+
+
+class Cancels(Hears):
+    async def on_broker_pre_start(self) -> None:
+        waits = asyncio.ensure_future(asyncio.Event().wait())
+        waits.cancel()
+        await waits
+
+
+class ExitsAtOnce(Hears):
+    def __init__(self, context: BaseContext) -> None:
+        super().__init__(context)
+        sys.exit()
+
+
+def company_of(*plugins: type[BasePlugin[Any]], patience: float = 30.0) -> Company:
+    complaints = Complaints(Metrics(), asyncio.get_running_loop().time)
+    wanted = [Wanted(f"fleet_plugins.{each.__name__}", each, None) for each in plugins]
+    return Company(wanted, BaseContext(), complaints, Watch(Metrics(), complaints), lambda: 100, patience)
+
+
+async def ended(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Return the task of *work*, which must end; fail if it does not."""
+    task = asyncio.create_task(work)
+    done, _ = await asyncio.wait({task}, timeout=30)
+    while not task.done():  # It does not end by itself.
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.1)
+    assert done
+    return task
+
+
+async def started(company: Company) -> None:
+    await company.pre_start()
+    await company.post_start()
+
+
+@pytest.mark.parametrize(
+    ("plugin", "said"),
+    [
+        (Deaf, "Deaf: on_broker_pre_start has not returned within 0.05 s; do in a task of its own what takes longer"),
+        (DeafLater, "DeafLater: on_broker_post_start has not returned within 0.05 s; "),
+        (Belated, "Belated: on_broker_pre_start has not returned within 0.05 s; "),
+        (Exits, "Exits: on_broker_pre_start has failed: SystemExit: ; correct its configuration, or leave it out"),
+        (Cancels, "Cancels: on_broker_pre_start has failed: CancelledError: ; correct its configuration, or leave"),
+    ],
+)
+async def test_a_plugin_that_does_not_start_ends_the_start_and_is_named_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, plugin: type[BasePlugin[Any]], said: str
+) -> None:
+    monkeypatch.setattr(watch, "_CLEANING", 0.05)
+    monkeypatch.setattr(starting, "_AT_START", 0.05)
+    company = company_of(plugin)
+    failed = (await ended(started(company))).exception()
+    assert isinstance(failed, PluginError)
+    assert str(failed).startswith(f"plugins: fleet_plugins.{said}")
+    await company.close()
+    assert company.plugins[0].heard == ["stop", "stopped", "close"]
+
+
+async def test_a_start_that_is_stopped_ends_though_a_plugin_catches_its_cancellation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watch, "_CLEANING", 0.05)
+    starts = asyncio.create_task(company_of(Deaf).pre_start())
+
+    async def stop() -> None:
+        await asyncio.sleep(0)
+        starts.cancel()
+        await asyncio.wait({starts})
+
+    await ended(stop())
+    assert starts.cancelled()
+
+
+async def test_a_plugin_that_would_end_the_program_as_it_is_created_is_named() -> None:
+    with pytest.raises(PluginError, match=r"plugins: fleet_plugins\.ExitsAtOnce cannot be started: SystemExit"):
+        company_of(ExitsAtOnce)
+
+
+@pytest.mark.parametrize("error", [None, LookupError, SystemExit])
+async def test_all_plugins_are_closed_whatever_one_does_that_is_told_of_something_then(
+    error: type[BaseException] | None,
+) -> None:
+    """One that catches its cancellation, and returns or raises something else, has not ended the task that calls it."""
+
+    class Busy(Hears):
+        async def on_broker_client_unsubscribed(self, **_: object) -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if error is not None:
+                    raise error from None
+
+    company = company_of(Hears, Busy, patience=0.05)
+    await company.pre_start()
+    for _ in range(2):  # The second is under way when the plugin's time is over.
+        company.tell("broker_client_unsubscribed", client_id="meter-1", topic="t")
+    await asyncio.sleep(0)
+    (await ended(company.close())).result()
+    assert [plugin.heard for plugin in company.plugins] == [["stop", "stopped", "close"]] * 2
