@@ -6,7 +6,7 @@ Theory
 
     https  ─ PeerCertificateProtocol ─ HTTPS application ─ services ─ store
     http   ─ HTTP application ─ OCSP, newest CRLs, CA certificates
-    tasks  ─ feed reader, HTTPS credential, and for each CA an OCSP signer and CRL publishers
+    tasks  ─ feed reader, HTTPS credential, for each CA an OCSP signer and CRL publishers, and other work now and then
 
 `serve` builds the parts (`provisioning.service.parts`), announces itself with one line, and waits for a signal. A task
 that fails takes the service down with its error: a service whose CRL or feed has stopped must not look healthy.
