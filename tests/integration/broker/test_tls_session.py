@@ -153,6 +153,23 @@ def test_this_python_has_the_inner_object() -> None:
     assert tls_session._WRAP is not None, "without it every connection costs more: see docs/decisions/0016"
 
 
+class Other:
+    """A session of an interpreter that has changed it."""
+
+    def read(self, size: int) -> bytes: ...  # type: ignore[empty-body]
+
+
+@pytest.mark.parametrize("wrap", [lambda _context, _socket: None, lambda *_, **__: Other()])
+def test_where_the_inner_object_has_changed_the_documented_one_is_used(
+    wrap: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tls_session._inner_wrap() is not None
+    monkeypatch.setattr(ssl.SSLContext, "_wrap_socket", wrap)
+    assert tls_session._inner_wrap() is None
+    monkeypatch.setattr(ssl.SSLContext, "_wrap_socket", None)
+    assert tls_session._inner_wrap() is None
+
+
 def test_the_inner_object_is_what_is_used(pki: Pki) -> None:
     context = server_context(pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.REQUIRED)
     accepted, other = socket.socketpair()

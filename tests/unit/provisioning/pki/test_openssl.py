@@ -199,3 +199,38 @@ def test_whether_a_client_has_left_or_its_connection_was_reset_is_said_as_ssl_sa
     assert expected[0] is (ConnectionResetError if resets else ended)
     assert lost(shake_hands_directly, **how) == expected
     assert openssl.library.ERR_peek_last_error() == 0
+
+
+def test_a_handshake_that_has_no_room_for_its_answer_waits_to_write() -> None:
+    accepted, connected = socket.socketpair()
+    told, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_context(PKI.anchors, None).wrap_bio(told, to_send, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    accepted.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while accepted.send(b"x" * 65_536):
+            pass
+    with connected, served().wrap_socket(accepted, server_side=True, do_handshake_on_connect=False) as session:
+        connected.sendall(to_send.read())
+        assert openssl.shake_hands(openssl.address_of(session)) == openssl.WANTS_WRITE
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_goodbye_is_said_after_a_handshake_and_before_it_leaves_nothing_behind(*, known: bool) -> None:
+    asking = Asking(served())
+    address = asking.server_address if known else 0
+    assert not openssl.say_goodbye(asking.server, address), "its handshake was never begun"
+    assert openssl.library.ERR_peek_last_error() == 0
+    asking = Asking(served())
+    asking.shake_hands()
+    assert openssl.say_goodbye(asking.server, asking.server_address if known else 0) is known
+    assert openssl.library.ERR_peek_last_error() == 0
+
+
+def test_a_socket_that_is_closed_says_no_goodbye() -> None:
+    one, other = socket.socketpair()
+    with other:
+        session = served().wrap_socket(one, server_side=True, do_handshake_on_connect=False)
+        session.close()
+        assert not openssl.say_goodbye(session)
