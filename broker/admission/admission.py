@@ -9,10 +9,11 @@ identifier. Until `Admitted` exists, no existing session is touched.
 
 Rules
 -----
-1. Order of `examine`: issuer, identity, an end entity, trust domain, role, validity, revocation, whether revocation
-   status is known well enough. Of `admit`: revocation again (time has passed), the outcome of an inquiry, freshness of
-   the revocation data, client identifier, will. The first failed check is the answer. The policy may have changed
-   between the two, so both check that it knows the identity.
+1. Order of `examine`: issuer, identity, an end entity, trust domain, whether the policy knows the identity, validity,
+   revocation, the terms of the issuer's bundle, whether revocation status is known well enough. Of `admit`: revocation
+   again (time has passed), whether anybody is admitted now (`shut`), the outcome of an inquiry, freshness of the
+   revocation data, the user name, the policy again (it may have changed), client identifier, will. The first failed
+   check is the answer.
 2. A client identifier is the device's name, or empty. A service may run several instances: ``<name>-<anything>``.
 3. No I/O; the time is passed in. What must be fetched is requested from an `Asker`, and the client waits for its
    answer.
