@@ -305,12 +305,13 @@ def _why_of_no_use(path: Path, certificate: x509.Certificate | None, now: dateti
         ended = certificate.not_valid_after_utc
         return f"has expired on {ended:%Y-%m-%d} (the clock here says {now:%Y-%m-%d %H:%M} UTC)"
     try:
-        path.stat()
+        path.read_bytes()
     except FileNotFoundError:
         return "does not exist"
     except OSError as error:
         raise CredentialError(
-            f"the broker's certificate {path} cannot be read: {error.strerror}; run the broker as the user who owns it"
+            f"the broker's certificate {path} cannot be read: {error.strerror}; run the broker as the user who owns "
+            "it, or give the file to the broker's user (chown)"
         ) from error
     return "is not a readable certificate"
 

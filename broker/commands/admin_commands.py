@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from broker.admin.client import AdminClient
 
 _SHOWN = 1000
+_ROLES = ("device", "service", "operator")
 
 trust_app = command_group(help="Show the trust anchors.")
 
@@ -55,7 +56,10 @@ def sessions(
     ] = None,
     group: Group = None,
     device: Annotated[str | None, typer.Option(help="Only of this name.", show_default=False)] = None,
-    role: Annotated[str | None, typer.Option(help="device, service or operator.", show_default=False)] = None,
+    role: Annotated[
+        str | None,
+        typer.Option(help="device, service or operator.", autocompletion=lambda: list(_ROLES), show_default=False),
+    ] = None,
     domain: Annotated[str | None, typer.Option(help="Only of this trust domain.", show_default=False)] = None,
     connected: Annotated[
         bool | None, typer.Option("--connected/--away", help="Only connected ones, or only kept ones.")

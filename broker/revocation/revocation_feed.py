@@ -3,8 +3,8 @@
 Rules
 -----
 1. The feed is read from sequence number 0 when the broker starts: the index is complete before anybody is admitted.
-2. A lost feed is reconnected at the last number, after a growing pause with full jitter. `Freshness` decides how long
-   newcomers are still admitted meanwhile; connected devices stay.
+2. A lost feed is reconnected at the last number, after growing pauses, each shortened at random by up to half.
+   `Freshness` decides how long newcomers are still admitted meanwhile; connected devices stay.
 3. Closing many sessions alternates with other work: after each `_SECONDS_A_TURN`, the event loop gets a turn.
 4. If the service knows less than we do, or has something else at our number (a restored database), the feed is read
    again from 0; what was revoked stays revoked.
