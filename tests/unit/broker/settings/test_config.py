@@ -113,6 +113,8 @@ def test_a_file_is_forgotten_after_it_was_loaded(tmp_path: Path) -> None:
             ENOUGH | {"audit_keyfile": "a"},
             "audit_log: audit_keyfile and audit_policy apply to the audit log only; give",
         ),
+        (ENOUGH | {"crl_check_seconds": 0}, "--crl-check-seconds: input should be greater than 0"),
+        (ENOUGH | {"crl_urls": "https://a/c"}, "--crl-urls: 'https://a/c': a list or an answer is signed, so it is"),
         (ENOUGH | {"revocation_grace": -1}, "--revocation-grace: input should be greater than or equal to 0"),
         (
             ENOUGH | {"revocation_grace": "soon"},
@@ -432,6 +434,7 @@ LISTS = {"any_client_id", "admin_changers", "crl_urls", "trust.crl_urls"} | {
     ("value", "taken"),
     [
         ("true", SWITCHES),
+        ("false", SWITCHES),
         ("1" + 30 * "0", set()),
         ("-1", set()),
         ("inf", set()),

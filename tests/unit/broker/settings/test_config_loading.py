@@ -49,3 +49,46 @@ def test_nothing_of_a_file_is_kept(path: Path) -> None:
 def test_a_command_reads_of_the_file_what_it_asks_for(path: Path) -> None:
     path.write_text("state_dir = 'here'\nport = 5\naudit_log = 'there'")
     assert read_texts(path, "state_dir", "audit_keyfile") == {"state_dir": "here"}
+
+
+@pytest.mark.parametrize("entry", ["LIMITS__MAX_INFLIGHT=7", 'PLUGINS={"a.b": {}}'])
+def test_what_should_be_a_table_is_refused_whatever_the_environment_has_of_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch, entry: str
+) -> None:
+    """Else the environment's entry would take its place: a plugin that keeps devices out would not run."""
+    variable, _, value = entry.partition("=")
+    monkeypatch.setenv(f"FLEET_BROKER_{variable}", value)
+    table = variable.partition("_")[0].lower()
+    path.write_text(f"{table} = ['c.d']")
+    assert refusal(path, {}) == f"{path}: {table}: write a table, [{table}]"
+
+
+@pytest.mark.parametrize(
+    ("variable", "named"),
+    [
+        ("LIMITS__MAX_INFLIGT", "no such setting; is max_inflight meant?"),
+        ("LIMITS__PORT", "no such setting; see docs/reference/settings-of-the-broker.md"),
+        ("MAX_INFLIGHT", "no such setting; it is a limit; write it below [limits]"),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_told_the_nearest_at_its_place(
+    path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, named: str
+) -> None:
+    monkeypatch.setenv(f"FLEET_BROKER_{variable}", "7")
+    path.write_text("")
+    assert refusal(path, {}) == f"FLEET_BROKER_{variable}: {named}"
+
+
+def test_an_entry_of_plugins_is_of_the_file_unless_the_environment_names_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_text('[plugins]\n"c.d" = 7')
+    monkeypatch.setenv("FLEET_BROKER_PLUGINS", '{"a.b": {}}')
+    assert refusal(path, {}).startswith(f"{path}: plugins.c.d: write a table")
+    monkeypatch.setenv("FLEET_BROKER_PLUGINS", '{"a.b": 7}')
+    path.write_text("")
+    assert refusal(path, {}).startswith("FLEET_BROKER_PLUGINS: plugins.a.b: write a table")
+
+
+def test_one_file_is_a_list_of_one() -> None:
+    assert load(None, ENOUGH | {"crlfile": Path("a.crl")}).crlfile == (Path("a.crl"),)
