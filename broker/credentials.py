@@ -22,7 +22,6 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import random
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -41,6 +40,7 @@ from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import generate_key, key_to_pem, write_draft
 from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
 from provisioning.program.durable_names import make_folder, replace_by
+from provisioning.program.spread import spread
 
 log = structlog.get_logger("broker")
 
@@ -227,7 +227,7 @@ class BrokerCredential:
                 self._tell_end()
                 pause = pauses.after_failure(self._longest_pause())
                 log.warning("renewal failed", code="RENEWAL_FAILED", detail=str(error), retry_in=round(pause))
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, hides nothing
+                await asyncio.sleep(pause * spread(0.5))
             else:
                 return
 
