@@ -2,7 +2,7 @@
 
 Theory
 ------
-Decision D6: a QoS 1 or 2 message is acknowledged only when every persistent session that must receive it has it on
+Decision 0013: a QoS 1 or 2 message is acknowledged only when every persistent session that must receive it has it on
 disk. During a turn, changes of persistent state are recorded in the *open batch*, and the answers that depend on them
 (PUBACK, PUBREC, PUBCOMP, SUBACK, UNSUBACK) are held back with it. The store writes one batch at a time; changes made
 meanwhile go into the next. So many messages share one fsync, and a message that its subscriber acknowledges before its

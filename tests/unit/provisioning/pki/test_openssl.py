@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import socket
 import ssl
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -162,3 +164,73 @@ def test_a_refusal_is_the_one_that_ssl_raises_and_leaves_nothing_for_the_next_se
     expected = refused(credential, lambda session: session.do_handshake())
     assert refused(credential, shake_hands_directly) == expected
     assert openssl.library.ERR_peek_last_error() == 0
+
+
+def lost(shake_hands: Callable[[Any], object], *, resets: bool, remembered_sessions: int) -> tuple[object, ...]:
+    """Return what a server says of a client that leaves in the middle of its handshake."""
+    server = server_context(
+        BROKER.credential,
+        PKI.anchors,
+        client_certificate=ClientCertificate.REQUIRED,
+        remembered_sessions=remembered_sessions,
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = socket.create_connection(listening.getsockname())
+        accepted, _ = listening.accept()
+    with client, server.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False) as session:
+        if resets:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        try:
+            shake_hands(session)
+        except OSError as error:
+            return type(error), error.errno, getattr(error, "reason", None)
+    raise AssertionError("it was let in")
+
+
+@pytest.mark.parametrize("remembered_sessions", [0, 100], ids=["ends", "ignores ends"])
+@pytest.mark.parametrize("resets", [True, False])
+def test_whether_a_client_has_left_or_its_connection_was_reset_is_said_as_ssl_says_it(
+    *, resets: bool, remembered_sessions: int
+) -> None:
+    how: Any = {"resets": resets, "remembered_sessions": remembered_sessions}
+    expected = lost(lambda session: session.do_handshake(), **how)
+    ended = ssl.SSLZeroReturnError if remembered_sessions and resumption.CAN_REMEMBER else ssl.SSLEOFError
+    assert expected[0] is (ConnectionResetError if resets else ended)
+    assert lost(shake_hands_directly, **how) == expected
+    assert openssl.library.ERR_peek_last_error() == 0
+
+
+def test_a_handshake_that_has_no_room_for_its_answer_waits_to_write() -> None:
+    accepted, connected = socket.socketpair()
+    told, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_context(PKI.anchors, None).wrap_bio(told, to_send, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    accepted.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while accepted.send(b"x" * 65_536):
+            pass
+    with connected, served().wrap_socket(accepted, server_side=True, do_handshake_on_connect=False) as session:
+        connected.sendall(to_send.read())
+        assert openssl.shake_hands(openssl.address_of(session)) == openssl.WANTS_WRITE
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_goodbye_is_said_after_a_handshake_and_before_it_leaves_nothing_behind(*, known: bool) -> None:
+    asking = Asking(served())
+    address = asking.server_address if known else 0
+    assert not openssl.say_goodbye(asking.server, address), "its handshake was never begun"
+    assert openssl.library.ERR_peek_last_error() == 0
+    asking = Asking(served())
+    asking.shake_hands()
+    assert openssl.say_goodbye(asking.server, asking.server_address if known else 0) is known
+    assert openssl.library.ERR_peek_last_error() == 0
+
+
+def test_a_socket_that_is_closed_says_no_goodbye() -> None:
+    one, other = socket.socketpair()
+    with other:
+        session = served().wrap_socket(one, server_side=True, do_handshake_on_connect=False)
+        session.close()
+        assert not openssl.say_goodbye(session)
