@@ -131,7 +131,13 @@ def run(
         bool | None,
         typer.Option("--persistence/--no-persistence", help="Keep sessions and messages over a restart (default: on)."),
     ] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error (default: info).")] = None,
+    log_level: Annotated[
+        str | None,
+        typer.Option(
+            help="debug, info, warning or error (default: info).",
+            autocompletion=lambda: ["debug", "info", "warning", "error"],
+        ),
+    ] = None,
     test_config: Annotated[
         bool, typer.Option("--test-config", help="Check the settings and the files they name, and exit.")
     ] = False,

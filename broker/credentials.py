@@ -22,7 +22,6 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import random
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -41,6 +40,7 @@ from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import generate_key, key_to_pem, write_draft
 from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
 from provisioning.program.durable_names import make_folder, replace_by
+from provisioning.program.spread import spread
 
 log = structlog.get_logger("broker")
 
@@ -227,7 +227,7 @@ class BrokerCredential:
                 self._tell_end()
                 pause = pauses.after_failure(self._longest_pause())
                 log.warning("renewal failed", code="RENEWAL_FAILED", detail=str(error), retry_in=round(pause))
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, hides nothing
+                await asyncio.sleep(pause * spread(0.5))
             else:
                 return
 
@@ -305,12 +305,13 @@ def _why_of_no_use(path: Path, certificate: x509.Certificate | None, now: dateti
         ended = certificate.not_valid_after_utc
         return f"has expired on {ended:%Y-%m-%d} (the clock here says {now:%Y-%m-%d %H:%M} UTC)"
     try:
-        path.stat()
+        path.read_bytes()
     except FileNotFoundError:
         return "does not exist"
     except OSError as error:
         raise CredentialError(
-            f"the broker's certificate {path} cannot be read: {error.strerror}; run the broker as the user who owns it"
+            f"the broker's certificate {path} cannot be read: {error.strerror}; run the broker as the user who owns "
+            "it, or give the file to the broker's user (chown)"
         ) from error
     return "is not a readable certificate"
 

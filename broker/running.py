@@ -34,7 +34,7 @@ from broker.settings.config_loading import load
 from broker.settings.limits import Limits
 from broker.state_directory import NoDirectory
 from broker.stopping import GIVEN_UP, LEFTOVER_SECONDS
-from broker.store.sqlite import StoreError
+from broker.store.database_files import StoreError
 from provisioning.pki import open_to_all
 from provisioning.pki.own_directory import ForeignDirectory
 from provisioning.pki.tls import TlsConfigurationError

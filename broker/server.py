@@ -33,9 +33,11 @@ from broker.admission.response_information import ResponseInformation
 from broker.admission.status import RevocationStatus
 from broker.audit.log import AuditLog
 from broker.audit.opening import NoAudit, open_audit
+from broker.clients_context import clients_context
 from broker.door.listener import Doors, Listener
 from broker.engine.engine import Engine
 from broker.engine.presence import Presence
+from broker.enrolment_token import EnrolmentToken
 from broker.entrances import announce, listen_everywhere
 from broker.loop_lag import measure_lag
 from broker.own_certificate import CredentialError, NotToday, OwnCertificate, own_trust_domain
@@ -69,19 +71,14 @@ from broker.sources.trust_files import anchor_files, load_trust, trust_of_cafile
 from broker.stopping import STOP_SECONDS, Stopped, heed_hangups, heed_signals, in_time, unless_stopped
 from broker.store.sqlite import SqliteStore
 from broker.upkeep import look_rarely, publish_figures, tick
-from provisioning.pki import open_to_all
-from provisioning.pki.polite_handshake import PoliteHandshake
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import (
-    ClientCertificate,
     CredentialFiles,
     CredentialPem,
     TlsConfigurationError,
-    server_context,
 )
 from provisioning.program.collector import paused
 from provisioning.program.ending import Ending
-from provisioning.program.given_file import SECRET_BYTES, text_of
 from provisioning.program.out_of_memory import told
 from provisioning.program.service_manager import ServiceManager
 from provisioning.program.starting import importing
@@ -128,8 +125,7 @@ class BrokerServer:
         self._anchors_before = b""
         """The digest of the files with trust anchors before these were read."""
         self._credential: BrokerCredential | None = None
-        self._no_token: str | None = None
-        """The token file whose absence has been logged, and why; None: none has."""
+        self._token = EnrolmentToken(config)
         self._plugins: Plugins | NoPlugins = NoPlugins()
 
     async def run(self) -> None:
@@ -267,7 +263,7 @@ class BrokerServer:
 
         async def replace_own(refusal: str) -> bool:
             own = self._credential
-            if own is None or not own.is_replaced(refusal) or not await own.replace(refusal, self._token()):
+            if own is None or not own.is_replaced(refusal) or not await own.replace(refusal, self._token.read()):
                 return False
             await reloader.reload({Part.CERTIFICATE}, quiet=True)
             return True
@@ -320,33 +316,15 @@ class BrokerServer:
         with importing():
             from broker.credentials import BrokerCredential, Enrolment  # Imports an EST client, for the same reason.
 
-        enrolment = Enrolment(config.provisioning, config.cafile, config.name, self._token(), config.trust_domain)
+        enrolment = Enrolment(config.provisioning, config.cafile, config.name, self._token.read(), config.trust_domain)
         self._credential = BrokerCredential(config.state_dir, enrolment)
         try:
             await self._credential.ensure()
         except CredentialError as error:
-            if self._no_token is None or enrolment.token is not None:
+            if self._token.problem is None or enrolment.token is not None:
                 raise
-            raise CredentialError(f"{error}; token_file cannot be used: {self._no_token}") from error
+            raise CredentialError(f"{error}; token_file cannot be used: {self._token.problem}") from error
         return self._credential.files
-
-    def _token(self) -> str | None:
-        """Return the present token."""
-        if self._config.token_file is not None:
-            try:
-                token = text_of(self._config.token_file, SECRET_BYTES).strip()
-                why = "it is empty"
-            except OSError as error:
-                # A token is spent at the first start; its file may be removed later.
-                token, why = "", error.strerror or type(error).__name__
-            except UnicodeDecodeError:
-                token, why = "", "it is no text"
-            if token:
-                return token
-            is_told, self._no_token = self._no_token is not None, f"{self._config.token_file}: {why}"
-            if not is_told:  # Log it once: the token is read at each refusal by a feed, as it may be back.
-                log.info("no token", detail=self._no_token)
-        return self._config.token.get_secret_value() if self._config.token is not None else None
 
     def _open_store(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> SqliteStore:
         store = SqliteStore(self._config.state_dir / "broker.db")
@@ -368,29 +346,9 @@ class BrokerServer:
         """Return the anchors for OpenSSL, in PEM, as they were read when *engine* was made."""
         return (engine.admission.trust or trust_of_cafile(self._config)).anchors_pem
 
-    def _context(self, credential: CredentialPem, key: Path, anchors: str) -> ssl.SSLContext:
-        """Return a context that presents *credential*, whose key came from the file *key*, and trusts *anchors*."""
-        if (warning := open_to_all.told_of(key)) is not None:
-            log.warning("private key readable for every user", code="KEY_OPEN", detail=warning)
-        context = server_context(
-            credential,
-            anchors,
-            client_certificate=ClientCertificate.REQUIRED,
-            allow_tls12=self._config.allow_tls12,
-            remembered_sessions=self._config.limits.max_connections,
-            hybrid_resumption=self._config.hybrid_resumption,
-        )
-        if not context.get_ca_certs():  # Bundles check each anchor themselves; here the wrong file was named.
-            raise TlsConfigurationError(
-                f"{self._config.cafile} holds no CA's certificate: name the file with those of the CAs that certify "
-                "clients, or of their root"
-            )
-        context.sslobject_class = PoliteHandshake  # Of the operators' door; the clients' listener uses none.
-        return context
-
     def _first_context(self, own: OwnCertificate, anchors: str) -> ssl.SSLContext:
         """Return a context; log it if no client will accept it today: the clock may be wrong, and will be set."""
-        context = self._context(own.credential, own.files.key, anchors)
+        context = clients_context(self._config, own.credential, own.files.key, anchors)
         try:
             describe_certificate(own.credential, own.files.certificate)
         except NotToday as error:
@@ -430,7 +388,7 @@ class BrokerServer:
         staple: Staple,
     ) -> Reloader:
         clock = asyncio.get_running_loop().time
-        context, key = self._context, own.files.key
+        context, key = partial(clients_context, self._config), own.files.key
         trust = ReloadedTrust(
             engine,
             self._config,

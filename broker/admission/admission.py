@@ -9,10 +9,11 @@ identifier. Until `Admitted` exists, no existing session is touched.
 
 Rules
 -----
-1. Order of `examine`: issuer, identity, an end entity, trust domain, role, validity, revocation, whether revocation
-   status is known well enough. Of `admit`: revocation again (time has passed), the outcome of an inquiry, freshness of
-   the revocation data, client identifier, will. The first failed check is the answer. The policy may have changed
-   between the two, so both check that it knows the identity.
+1. Order of `examine`: issuer, identity, an end entity, trust domain, whether the policy knows the identity, validity,
+   revocation, the terms of the issuer's bundle, whether revocation status is known well enough. Of `admit`: revocation
+   again (time has passed), whether anybody is admitted now (`shut`), the outcome of an inquiry, freshness of the
+   revocation data, the user name, the policy again (it may have changed), client identifier, will. The first failed
+   check is the answer.
 2. A client identifier is the device's name, or empty. A service may run several instances: ``<name>-<anything>``.
 3. No I/O; the time is passed in. What must be fetched is requested from an `Asker`, and the client waits for its
    answer.
@@ -125,6 +126,13 @@ class Admission:
         other.fingerprints = self.fingerprints
         return other
 
+    def of_generation(self, generation: int) -> Admission:
+        """Return the admission for a client whose TLS began in *generation* of trust.
+
+        What the anchors of another one vouched for is judged, and not remembered: it says nothing about later clients.
+        """
+        return self if generation == self.trust_generation else self.judging_by(self.trust)
+
     def examine(
         self,
         certificate: bytes | None,
@@ -235,13 +243,16 @@ class Admission:
         index = self.status.index
         if index.find(certificate) is not None:
             return True
+        # Noted while `cafile` judged, it has what the certificate said about its issuer, and not the issuer's own key.
+        if authorities and index.find((authorities[0], certificate[1])) is not None:
+            return True
         if self.trust is None:
             # After a restart no path is known, but the anchors are.
             anchors = [each for bundle in self.believed.bundles for each in bundle.anchors] if self.believed else []
             return self._ends.is_doubtful(certificate[0], authorities, index) or any(
                 each.find_revoked(index) is not None for each in anchors if each.key_id in authorities
             )
-        issuers = self.trust.issuers_with(certificate[0], self.trust_domain)
+        issuers = self.trust.issuers_with(authorities[0] if authorities else certificate[0], self.trust_domain)
         return any(issuer.find_revoked(index) is not None for issuer in issuers)
 
     def stands_above(self, certificate: CertificateKey) -> bool:
@@ -257,8 +268,11 @@ class Admission:
         """Whether one of *authorities* is still an anchor for *identity*; also true if that is not known."""
         if not authorities or self.believed is None:
             return True
+        apart = self._stands_apart(identity)
         return any(
-            self._is_of(identity, bundle.terms.trust_domain) and not bundle.anchor_keys.isdisjoint(authorities)
+            self._is_of(identity, bundle.terms.trust_domain)
+            and not bundle.anchor_keys.isdisjoint(authorities)
+            and bundle.terms.refuse_identity(identity, apart=apart) is None
             for bundle in self.believed.bundles
         )
 

@@ -91,6 +91,19 @@ class BundleTerms:
 
         *apart*: it is of another trust domain than the broker's own, so groups must be granted explicitly.
         """
+        if self.settings is None:
+            return None
+        if (refusal := self.refuse_identity(identity, apart=apart)) is not None:
+            return refusal
+        missing = self.purposes - _purposes_of(certificate)
+        if missing:
+            names = ", ".join(sorted(_WORDS.get(each, each.dotted_string) for each in missing))
+            return unauthorised(RefusalCode.WRONG_PURPOSE, f"the extended key usage does not name {names}")
+        weak = _weakness(certificate)
+        return None if weak is None else unauthorised(RefusalCode.WEAK_CERTIFICATE, f"the certificate's {weak}")
+
+    def refuse_identity(self, identity: Identity, *, apart: bool) -> Refused | None:
+        """Judge *identity*, as far as it can be without a certificate; *apart* as above."""
         settings = self.settings
         if settings is None:
             return None
@@ -104,12 +117,7 @@ class BundleTerms:
             return unauthorised(
                 RefusalCode.WRONG_GROUP, f"the trust bundle {settings.name} does not vouch for {whom}{of}"
             )
-        missing = self.purposes - _purposes_of(certificate)
-        if missing:
-            names = ", ".join(sorted(_WORDS.get(each, each.dotted_string) for each in missing))
-            return unauthorised(RefusalCode.WRONG_PURPOSE, f"the extended key usage does not name {names}")
-        weak = _weakness(certificate)
-        return None if weak is None else unauthorised(RefusalCode.WEAK_CERTIFICATE, f"the certificate's {weak}")
+        return None
 
     def _vouches_for(self, group: str | None, *, apart: bool) -> bool:
         settings = self.settings

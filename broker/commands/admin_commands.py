@@ -32,10 +32,14 @@ if TYPE_CHECKING:
     from broker.admin.client import AdminClient
 
 _SHOWN = 1000
+_ROLES = ("device", "service", "operator")
 
 trust_app = command_group(help="Show the trust anchors.")
 
 Group = Annotated[str | None, typer.Option(help="Only of this group.", show_default=False)]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help=f"How many to show (default: {_SHOWN}, with --json all).", show_default=False)
+]
 
 
 def status(socket: Socket = None, state_dir: StateDir = None, config: Config = None, as_json: Json = False) -> None:
@@ -55,15 +59,15 @@ def sessions(
     ] = None,
     group: Group = None,
     device: Annotated[str | None, typer.Option(help="Only of this name.", show_default=False)] = None,
-    role: Annotated[str | None, typer.Option(help="device, service or operator.", show_default=False)] = None,
+    role: Annotated[
+        str | None,
+        typer.Option(help="device, service or operator.", autocompletion=lambda: list(_ROLES), show_default=False),
+    ] = None,
     domain: Annotated[str | None, typer.Option(help="Only of this trust domain.", show_default=False)] = None,
     connected: Annotated[
         bool | None, typer.Option("--connected/--away", help="Only connected ones, or only kept ones.")
     ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, help=f"How many to show (default: {_SHOWN}, with --json all).", show_default=False),
-    ] = None,
+    limit: Limit = None,
     socket: Socket = None,
     state_dir: StateDir = None,
     config: Config = None,
@@ -101,10 +105,7 @@ def subscriptions(
         str | None, typer.Option(help="Only those that match this topic: who would get a message.", show_default=False)
     ] = None,
     group: Group = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, help=f"How many to show (default: {_SHOWN}, with --json all).", show_default=False),
-    ] = None,
+    limit: Limit = None,
     socket: Socket = None,
     state_dir: StateDir = None,
     config: Config = None,

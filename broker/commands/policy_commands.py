@@ -14,6 +14,7 @@ import typer
 
 from broker.commands.error_line import failed, say_wrong
 from provisioning.program.command_group import command_group
+from provisioning.program.text_width import padded, width_of
 
 if TYPE_CHECKING:
     from broker.admission.policy import Action, Decision, TopicPolicy
@@ -82,14 +83,14 @@ def try_topics(
     answers = [
         (action, topic, _decide(rules, who, client_id or who.name, action, topic, ours=ours)) for action, topic in asked
     ]
-    width = max(len(topic) for _, topic, _ in answers)
+    width = max(width_of(topic) for _, topic, _ in answers)
     for action, topic, decision in answers:
         if as_json:
             fields: dict[str, Any] = {"action": action, "topic": topic, "allowed": decision.allowed}
             typer.echo(json.dumps(fields | {"because": decision.because}))
         else:
             answer = "allowed" if decision.allowed else "denied "
-            typer.echo(f"{answer}  {action:9}  {topic:{width}}  {decision.because}")
+            typer.echo(f"{answer}  {action:9}  {padded(topic, width)}  {decision.because}")
     if not all(decision.allowed for *_, decision in answers):
         raise typer.Exit(_DENIED)
 

@@ -102,7 +102,7 @@ def answer_unstorable(engine: Engine, connection: Client, session: Session, pack
 
 
 def _refuse(connection: Client, session: Session, packet: Publish, now: float) -> None:
-    """Refuse a message while the store cannot be written: nothing is acknowledged before it is stored (D6)."""
+    """Refuse a message while the store cannot be written: nothing is acknowledged before that (decision 0013)."""
     if connection.version is not ProtocolVersion.V5 or packet.packet_id is None:
         session.unanswered(now)
         return

@@ -3,8 +3,8 @@
 Rules
 -----
 1. The feed is read from sequence number 0 when the broker starts: the index is complete before anybody is admitted.
-2. A lost feed is reconnected at the last number, after a growing pause with full jitter. `Freshness` decides how long
-   newcomers are still admitted meanwhile; connected devices stay.
+2. A lost feed is reconnected at the last number, after growing pauses, each shortened at random by up to half.
+   `Freshness` decides how long newcomers are still admitted meanwhile; connected devices stay.
 3. Closing many sessions alternates with other work: after each `_SECONDS_A_TURN`, the event loop gets a turn.
 4. If the service knows less than we do, or has something else at our number (a restored database), the feed is read
    again from 0; what was revoked stays revoked.
@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -52,6 +51,7 @@ from provisioning.client.feed import (
 from provisioning.pki.identity import AUTHORITY_PREFIX
 from provisioning.pki.revocation import CertificateKey
 from provisioning.pki.tls import Credential, TlsConfigurationError
+from provisioning.program.spread import spread
 
 log = structlog.get_logger("broker")
 
@@ -144,7 +144,7 @@ class RevocationFeed:
                     pause.reset()
             self._was_current = False
             self._taken = 0
-            await asyncio.sleep(pause.after_failure() * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load only
+            await asyncio.sleep(pause.after_failure() * spread(0.5))
 
     async def _follow(self) -> None:
         """Follow over one connection; return when it is to be renewed, and raise as `follow` does."""
@@ -159,7 +159,7 @@ class RevocationFeed:
             hear=self._hear,
         )
         self._turn_ends = 0.0
-        ends = self._clock() + _LONGEST_SECONDS * random.uniform(0.8, 1.0)  # noqa: S311 - as above
+        ends = self._clock() + _LONGEST_SECONDS * spread(0.2)
         async with contextlib.aclosing(arriving):
             async for events in arriving:
                 waiting = deque(events)

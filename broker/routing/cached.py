@@ -51,11 +51,6 @@ class CachedNames:
         self._gone: list[dict[Any, set[bytes]]] = []
         """Dropped files that are still in memory."""
 
-    @property
-    def forgotten(self) -> int:
-        """How many dropped files are still in memory."""
-        return sum(map(len, self._gone))
-
     def __len__(self) -> int:
         return sum(map(len, self._depths.values()))
 

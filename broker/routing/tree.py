@@ -12,7 +12,7 @@ subscribes to the same few wildcards, and searching the names of all others each
 Rules
 -----
 1. No I/O, no clock, no knowledge of subscribers: each is an object with a hash.
-2. ``match(name)`` finds exactly the filters that `broker.mqtt.topics.matches` accepts (property-tested).
+2. ``nodes(name)`` finds exactly the filters that `broker.mqtt.topics.matches` accepts (property-tested).
 3. A removed filter leaves no empty node behind.
 4. What a node remembers is complete while it has subscriptions and belongs to the present *generation* of the cache;
    otherwise it is unusable (`Node.remembered`). It may include names that the cache has dropped since.
@@ -127,10 +127,6 @@ class SubscriptionTree(Generic[S]):
                 return None
             node = child
         return node
-
-    def match(self, topic_name: str) -> list[tuple[S, Subscription]]:
-        """Return every subscription that matches *topic_name*; a subscriber may occur more than once."""
-        return [found for node in self.nodes(topic_name) for found in node.subscriptions.items()]
 
     def nodes(self, topic_name: str) -> list[Node[S]]:
         """Return the nodes of every filter that matches *topic_name*; some have no subscriptions."""

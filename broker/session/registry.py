@@ -3,9 +3,9 @@
 Rules
 -----
 1. One session per trust domain, role and client identifier [MQTT-3.1.4-3]; it belongs to the identity that created it,
-   and never to another (decision D5). The role is part of the key, so that instance ``meter-1`` of a service ``meter``
-   does not shut out the device ``meter-1``; the domain is, because a CA of another domain may name its parties as it
-   likes (docs/decisions/0141). `find` and `create` are only called for an admitted client.
+   and never to another (decision 0005). The role is part of the key, so that instance ``meter-1`` of a service
+   ``meter`` does not shut out the device ``meter-1``; the domain is, because a CA of another domain may name its
+   parties as it likes (decision 0141). `find` and `create` are only called for an admitted client.
 2. A session without a connection lives for its Session Expiry Interval; with NEVER it is kept. Zero ends it with the
    connection [MQTT-3.1.2-23].
 3. No I/O, no clock. `due` returns the sessions to look at; what is due is stored in the session.

@@ -417,7 +417,7 @@ class Session:
         return self.inflight is not None and any(message.exactly_once for message in self.inflight.values())
 
     def send_again(self, now: float) -> None:
-        """Do so now."""
+        """Do what `resume` does, whatever is unwritten."""
         if self.inflight is not None:
             self._drain(self.inflight, now)
 

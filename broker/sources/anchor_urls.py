@@ -17,7 +17,6 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -39,6 +38,7 @@ from provisioning.client.plain_http import AnswerRefused, body_of
 from provisioning.client.validators import conditions, validator_of
 from provisioning.pki.keys import KeyFileError
 from provisioning.pki.tls import TlsConfigurationError, client_context
+from provisioning.program.spread import spread
 
 log = structlog.get_logger("broker")
 
@@ -136,7 +136,7 @@ class AnchorUrls:
         followed.pause.reset()
         if self._followed.get(followed.copy) is followed:  # Otherwise the bundle has another URL by now.
             self.confirmed_at[settings.name] = followed.current_at
-        followed.due = time.monotonic() + settings.anchors_refresh_seconds * _spread()
+        followed.due = time.monotonic() + settings.anchors_refresh_seconds * spread(_JITTER)
         return changed
 
     def _failed(self, followed: Followed, detail: str, *, refused: bool) -> None:
@@ -145,7 +145,8 @@ class AnchorUrls:
         facts = {"bundle": settings.name, "url": settings.anchors_url, "detail": detail}
         told = followed.problem == detail  # Logged once per problem: it may be down for a week.
         followed.problem = detail
-        followed.due = time.monotonic() + followed.pause.after_failure(settings.anchors_refresh_seconds) * _spread()
+        pause = followed.pause.after_failure(settings.anchors_refresh_seconds)
+        followed.due = time.monotonic() + pause * spread(_JITTER)
         if refused:
             self.outcomes["ANCHORS_REFUSED"] += 1
             if not told:
@@ -215,7 +216,3 @@ def _changed_at(copy: Path) -> float | None:
         return copy.stat().st_mtime
     except OSError:
         return None
-
-
-def _spread() -> float:
-    return 1.0 - _JITTER * random.random()  # noqa: S311 - spreads load, hides nothing

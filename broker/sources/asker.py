@@ -75,7 +75,7 @@ class StatusAsker:
             urls = self._urls.follow(named, bundle.name)
         wants_lists = refusal is not None or self._files.undecided or self._urls.untried(urls, bundle.name)
         key = issuer.key_id, certificate.serial_number
-        wants_answer = bundle.ocsp is not None and not self._ocsp.is_current(key, datetime.now(UTC))
+        wants_answer = bundle.ocsp is not None and not self._ocsp.is_current(key, bundle.name, datetime.now(UTC))
         if not wants_lists and not wants_answer:
             return None  # A cached answer is good enough.
         inquiry = Inquiry()
@@ -99,7 +99,7 @@ class StatusAsker:
             responder = terms.responder if terms is not None else None
             if responder is None or self._ocsp.is_silent(responder):
                 continue
-            if self._ocsp.is_current(absent, datetime.now(UTC)):
+            if self._ocsp.is_current(absent, issuer.bundle.name, datetime.now(UTC)):
                 break
             if len(self._tasks) >= _ASKED_AT_ONCE:
                 return _LOOK
@@ -144,7 +144,7 @@ class StatusAsker:
             now = datetime.now(UTC)
             refusal = self._admission.status.refuse_by_lists(certificate, issuer, now)
             if refusal is None:
-                answer = self._ocsp.known((issuer.key_id, certificate.serial_number))
+                answer = self._ocsp.known((issuer.key_id, certificate.serial_number), issuer.bundle.name)
                 refusal = self._admission.status.refuse_by_ocsp(issuer, answer, now)
             inquiry.answer(refusal, self._clock())
 
@@ -176,7 +176,8 @@ class StatusAsker:
                 unanswered[bundle.name] = unanswered.get(bundle.name, 0.0) + 1
             else:
                 oldest[bundle.name] = max(age, oldest.get(bundle.name, 0.0))
-            if not self._ocsp.is_current(peer.certificate, now) and not self._ocsp.is_silent(bundle.ocsp.responder):
+            is_current = self._ocsp.is_current(peer.certificate, bundle.name, now)
+            if not is_current and not self._ocsp.is_silent(bundle.ocsp.responder):
                 due.setdefault(bundle.name, []).append((connection, peer.issuer))
         engine.metrics.ocsp_oldest_answer_seconds, engine.metrics.ocsp_unanswered = oldest, unanswered
         for name, clients in due.items():

@@ -8,12 +8,15 @@ Rules
 3. At most `_MOST_ANSWERS` are cached, the least recently used dropped first. A certificate known to be revoked stays in
    the index.
 4. Each bundle has its own questions under way, and its own certificates on hold: a responder that hangs, or suspends
-   every certificate, affects one bundle only.
+   every certificate, affects one bundle only. So does one that replays an old answer: a CA of one bundle may have
+   certified the key of another's, and what is answered there about such a certificate spares no other bundle its own
+   question.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -64,8 +67,9 @@ class OcspClient:
         self._metrics = metrics
         self._tell = tell
         self._on_revoked = on_revoked
-        self._answers: OrderedDict[CertificateKey, tuple[Answer, float]] = OrderedDict()
-        self._asking: dict[CertificateKey, asyncio.Task[Answer | None]] = {}
+        self._answers: OrderedDict[CertificateKey, tuple[Answer, float, str]] = OrderedDict()
+        """The newest answer about each certificate, when one came last, and the bundle that asked then."""
+        self._asking: dict[tuple[str, CertificateKey], asyncio.Task[Answer | None]] = {}
         self._revoked: dict[bytes, dict[int, int]] = {}
         self._on_hold: defaultdict[str, dict[CertificateKey, tuple[Sequence[str], Issuer]]] = defaultdict(dict)
         self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(_AT_ONCE))
@@ -75,18 +79,18 @@ class OcspClient:
         """Responders whose failure has been logged."""
         self._http = OcspHttp()
 
-    def known(self, key: CertificateKey) -> Answer | None:
-        """Return the last answer about *key*, however old."""
+    def known(self, key: CertificateKey, bundle: str) -> Answer | None:
+        """Return the last answer about *key*, however old, if *bundle* has asked for it."""
         found = self._answers.get(key)
-        if found is None:
+        if found is None or found[2] != bundle:
             return None
         self._answers.move_to_end(key)
         return found[0]
 
-    def is_current(self, key: CertificateKey, now: datetime) -> bool:
-        """Whether there is no need to ask about *key* again yet."""
+    def is_current(self, key: CertificateKey, bundle: str, now: datetime) -> bool:
+        """Whether there is no need for *bundle* to ask about *key* again yet."""
         found = self._answers.get(key)
-        if found is None or not found[0].known:
+        if found is None or found[2] != bundle or not found[0].known:
             return False
         return now < found[0].fresh_until and self._clock() + self._slept - found[1] < self._refresh
 
@@ -116,10 +120,11 @@ class OcspClient:
     async def ask_at(self, urls: Sequence[str], serial: int, issuer: Issuer) -> Answer | None:
         """Return the answer of the first of *urls* that responds, about the certificate with that serial number."""
         key = issuer.key_id, serial
-        task = self._asking.get(key)
+        asking = issuer.bundle.name, key
+        task = self._asking.get(asking)
         if task is None:
-            task = self._asking[key] = asyncio.get_running_loop().create_task(self._ask(urls, key, issuer))
-            task.add_done_callback(lambda _: self._asking.pop(key, None))
+            task = self._asking[asking] = asyncio.get_running_loop().create_task(self._ask(urls, key, issuer))
+            task.add_done_callback(lambda _: self._asking.pop(asking, None))
         # Shielded: a caller that stops waiting does not stop the question, for which others may wait.
         return await asyncio.shield(task)
 
@@ -131,7 +136,9 @@ class OcspClient:
     async def ask_about_holds(self, bundle: str) -> None:
         """Ask again about suspended certificates of *bundle*: their clients are refused before any question."""
         now, on_hold = datetime.now(UTC), self._on_hold[bundle]
-        due = [(urls, key[1], issuer) for key, (urls, issuer) in on_hold.items() if not self.is_current(key, now)]
+        due = [
+            (urls, key[1], issuer) for key, (urls, issuer) in on_hold.items() if not self.is_current(key, bundle, now)
+        ]
         await asyncio.gather(*(self.ask_at(*each) for each in due))
 
     async def close(self) -> None:
@@ -174,14 +181,17 @@ class OcspClient:
         self._tell("OCSP lost", code="OCSP_FAILED", source=url, detail=detail)
 
     def _note(self, key: CertificateKey, answer: Answer, urls: Sequence[str], issuer: Issuer) -> Answer:
-        before = self.known(key)
-        if before is not None and answer.this_update < before.this_update:
-            return before  # Replayed, or from a lagging cache: the known answer is newer.
-        self._answers[key] = answer, self._clock() + self._slept
+        found, bundle = self._answers.get(key), issuer.bundle.name
+        if found is not None and answer.this_update < found[0].this_update:
+            # Replayed, or from a lagging cache: the known answer is newer. The next client has it asked about again.
+            before, at, asker = found
+            self._answers[key] = before, at if asker == bundle else -math.inf, bundle
+            return before
+        self._answers[key] = answer, self._clock() + self._slept, bundle
         self._answers.move_to_end(key)
         if len(self._answers) > _MOST_ANSWERS:
             self._answers.popitem(last=False)
-        on_hold = self._on_hold[issuer.bundle.name]
+        on_hold = self._on_hold[bundle]
         if answer.reason is RevocationReason.CERTIFICATE_HOLD and len(on_hold) < _MOST_ON_HOLD:
             on_hold[key] = urls, issuer
         elif answer.known:

@@ -94,7 +94,7 @@ class Batch:
     tried: bool = field(default=False, compare=False)
     """Whether it could not be written: the log may hold it as it was then (`sqlite`, rule 4)."""
     struck: bool = False
-    """Whether something that was tried is no longer here: until a write succeeds, a crash may bring it back."""
+    """Whether a retained message was struck that a crash may bring back: nobody is told before a write succeeds."""
     probe: bool = False
     """Whether it must be written even if empty, to find out whether the store can be written."""
 
@@ -155,12 +155,19 @@ class Batch:
         """Record a topic's retained message, or that it has none; *new*: nothing older holds any of that topic."""
         if row is None and topic_name in self.new_topics:
             self.new_topics.remove(topic_name)
-            del self.retained[topic_name]
-            self.struck = self.struck or self.tried
+            self.struck = self.strike(self.retained, topic_name) or self.struck
             return
         if new:
             self.new_topics.add(topic_name)
         self.retained[topic_name] = row
+
+    def strike(self, table: dict[Any, Any], key: int | str) -> bool:
+        """Drop a row that the store has never held; return whether a crash may bring it back all the same.
+
+        Whether it was here already when the batch was tried is not known, and does not matter: it came a second ago.
+        """
+        table.pop(key, None)
+        return self.tried
 
     def drop_unneeded(self) -> None:
         """Drop what need not be kept while the store fails, perhaps for days, in which clients come and go.

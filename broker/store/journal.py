@@ -2,7 +2,7 @@
 
 Theory
 ------
-Decision D6: a QoS 1 or 2 message is acknowledged only when every persistent session that must receive it has it on
+Decision 0013: a QoS 1 or 2 message is acknowledged only when every persistent session that must receive it has it on
 disk. During a turn, changes of persistent state are recorded in the *open batch*, and the answers that depend on them
 (PUBACK, PUBREC, PUBCOMP, SUBACK, UNSUBACK) are held back with it. The store writes one batch at a time; changes made
 meanwhile go into the next. So many messages share one fsync, and a message that its subscriber acknowledges before its
@@ -78,7 +78,6 @@ class Journal:
 
     __slots__ = (
         "_first_message",
-        "_given_session",
         "_held",
         "_last_message",
         "_last_session",
@@ -137,9 +136,6 @@ class Journal:
         """The highest row of a session that may be in the store, …"""
         self._taken_session = last_session
         """… or in the batch that is being written."""
-        self._given_session = last_session
-        """The highest in any batch, one that could not be written included: after a failed fsync SQLite's log may hold
-        it until the next write, and a broker that is killed before that finds it."""
         self._last_message = last_message
 
     def clock_set(self, seconds: float) -> None:
@@ -230,10 +226,9 @@ class Journal:
         self.brief.discard(row)
         self.open.forget(row)
         if row > self._taken_session:
-            self.open.sessions.pop(row, None)
-        else:
-            self.open.sessions[row] = None
-        return row <= self._given_session
+            return self.open.strike(self.open.sessions, row)
+        self.open.sessions[row] = None
+        return True
 
     def ended(self, name: str, *, unfinished: bool) -> None:
         """Take note that what was just recorded ends the session *name*, which outlived its connection.
@@ -374,7 +369,7 @@ class Journal:
         if self.writing is not None or not (self.dirty or probe):
             return None
         self.writing, self.open = self.open, Batch()
-        self._taken_session = self._given_session = self._last_session
+        self._taken_session = self._last_session
         self.writing.drop_void()
         self.writing.probe = probe
         return self.writing

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import structlog
 
+from broker.store.database_files import StoreError
 from provisioning.program.once_a_minute import OnceAMinute
 
 log = structlog.get_logger("broker")
@@ -36,8 +37,8 @@ class Outage:
         times = self._lines.happened(now)
         if not times:
             return
-        # Any error but SQLite's is a bug. It must not cost an acknowledged message either.
-        defect = None if isinstance(error, sqlite3.Error) else error
+        # Any other error is a bug. It must not cost an acknowledged message either.
+        defect = None if isinstance(error, sqlite3.Error | StoreError | OSError) else error
         log.error(
             "the store cannot be written",
             code="STORE_FAILED",

@@ -10,11 +10,14 @@ Rules
    batch is reopened, and retried every second until it succeeds, even if it is empty by then: only a write shows
    whether the store can be written. `on_failure` and `on_written` tell the engine. One thing is left: where only the
    fsync failed, SQLite's log holds the batch until the next write, and a broker that is killed before finds it.
+5. A damaged database is not opened, and nothing is written into files that are not those that were opened
+   (`broker.store.database_files`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -28,6 +31,7 @@ import structlog
 
 from broker.histogram import Histogram
 from broker.store.batch import Batch, Row
+from broker.store.database_files import DatabaseFiles, StoreError
 from broker.store.journal import Journal
 from broker.store.outage import Outage
 from broker.store.schema import AFTER_THE_FIRST_DAY, FIRST_DAY, MIGRATIONS, SCHEMA, VERSION
@@ -45,13 +49,9 @@ _PLACE_IS_UNFIT = ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_FULL", "SQLITE_
 """Prefixes of error names that do not mean that the file itself is damaged."""
 
 
-class StoreError(Exception):
-    """The database cannot be opened; the text names the file and the remedy."""
-
-
 def unusable(path: Path, error: Exception | str) -> StoreError:
     """Return the error to raise for *error*, met at *path*, with the remedy."""
-    remedy = "move it away, or put back a backup: what is in it is lost then, sessions and retained messages"
+    remedy = f"move it away, with {path.name}-wal and -shm, or put back a backup: what is in it is lost then"
     name = getattr(error, "sqlite_errorname", "")
     if isinstance(error, OSError) or name.startswith(_PLACE_IS_UNFIT):
         remedy = "see that this user can write it, and that the disk is not full, or give another state_dir"
@@ -84,11 +84,19 @@ class SqliteStore:
             raise unusable(path, error) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._files = DatabaseFiles(path, self._lock)
+            if (doubt := self._files.examine()) is not None:
+                log.warning("the store's last changes are gone", code="STORE_LOG_MISSING", detail=doubt)
+            if not path.exists():
+                log.info("an empty store is created", code="STORE_CREATED", path=str(path))
             path.touch(mode=0o600)
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except BlockingIOError:
             os.close(self._lock)
             raise StoreError(f"{path} is in use by another broker: give each its own state_dir") from None
+        except StoreError:
+            os.close(self._lock)
+            raise
         except (sqlite3.Error, OSError) as error:
             os.close(self._lock)
             raise unusable(path, error) from error
@@ -98,8 +106,10 @@ class SqliteStore:
             self._database.execute("PRAGMA synchronous=FULL")
             self._database.execute("PRAGMA foreign_keys=ON")
             self._database.execute(f"PRAGMA journal_size_limit={_KEPT_LOG_BYTES}")
+            self._refuse_damaged()
             self._migrate()
-        except sqlite3.Error as error:
+            self._files.opened()
+        except (sqlite3.Error, OSError) as error:
             self.close()
             raise unusable(path, error) from error
 
@@ -109,6 +119,19 @@ class SqliteStore:
         (ours,) = self._database.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'deliveries'").fetchone()
         if tables and not ours:
             raise sqlite3.DatabaseError("it is another program's")
+
+    def _refuse_damaged(self) -> None:
+        """Raise `sqlite3.Error` for a database that is damaged, or cannot be written.
+
+        Otherwise what a damaged page held would be missing, and nobody told; all is read now anyway.
+        """
+        for statement in ("BEGIN IMMEDIATE", f"PRAGMA user_version={VERSION}", "ROLLBACK"):
+            self._database.execute(statement)
+        (found,) = self._database.execute("PRAGMA integrity_check(1)").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(f"it is damaged ({' '.join(found.split())})")
+        if (orphan := self._database.execute("PRAGMA foreign_key_check").fetchone()) is not None:
+            raise sqlite3.DatabaseError(f"it is damaged (a row of {orphan[0]} refers to none of {orphan[2]})")
 
     def _migrate(self) -> None:
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
@@ -227,9 +250,11 @@ class SqliteStore:
             try:
                 for batch in (journal.writing, journal.open):
                     if batch is not None and batch.changes:
-                        self._apply(batch)
+                        self._commit(batch)
             except sqlite3.Error as error:
                 log.error("the store cannot be written", code="STORE_FAILED", detail=str(error), path=str(self.path))  # noqa: TRY400
+        with contextlib.suppress(OSError):  # The worst is a warning at the next start.
+            self._files.closing()
         self._database.close()
         os.close(self._lock)
 
@@ -239,7 +264,14 @@ class SqliteStore:
         return time.perf_counter() - started
 
     def _apply(self, batch: Batch) -> None:
-        """Write *batch* in one transaction. Idempotent."""
+        """Write *batch* in one transaction. Idempotent. Raises `StoreError` if it would be written into lost files."""
+        if (lost := self._files.lost()) is not None:
+            if self._files.log_is_gone:
+                self._database.execute("PRAGMA wal_checkpoint(FULL)")  # So that not even kill -9 costs anything.
+            raise StoreError(lost)
+        self._commit(batch)
+
+    def _commit(self, batch: Batch) -> None:
         database = self._database
         database.execute("BEGIN IMMEDIATE")
         try:

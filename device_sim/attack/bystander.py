@@ -21,6 +21,7 @@ from broker.mqtt.packets import Pingreq, Pingresp
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.target import Starved, TurnedAway
 from device_sim.attack.verdict import PUT_OUT, SERVED, STARVED, ClosedBy, Layer, Seen
+from device_sim.link.distance import NEARBY, Distance, distance_of
 
 _PINGRESP = "PINGRESP"
 _LONGEST_PAUSE = 300.0
@@ -50,6 +51,11 @@ class Bystander:
         if self._client is not None:
             self._client.close()
             self._client = None
+
+    @property
+    def distance(self) -> Distance:
+        """How far away the broker is, as far as this connection tells: others may be under attack."""
+        return NEARBY if self._client is None else distance_of(self._client.socket)
 
     async def harmed(self, during: str) -> Seen | None:
         """Return what has happened to it since the last check, attributed to *during*; None: nothing."""

@@ -21,6 +21,7 @@ from dataclasses import replace
 
 from device_sim.attack.capabilities import Capabilities, Feature
 from device_sim.attack.case import Case
+from device_sim.attack.far_broker import across_this_link
 from device_sim.attack.scene import Scene, cores_of
 from device_sim.attack.target import BrokenPromise, Impossible, Starved, Target, TurnedAway
 from device_sim.attack.verdict import (
@@ -195,6 +196,7 @@ async def _tried(scene: Scene, case: Case) -> Outcome:
         return Outcome(case.name, case.description, expected, limit, judgement, None, seconds)
     seconds = time.monotonic() - started if seen.seconds is None else seen.seconds
     judgement = on_this_machine(judge(expected, limit, seen, seconds), expected, seen, watch.shares(), MOST_WAITING)
+    judgement = across_this_link(judgement, expected, limit, seen, seconds, scene.bystander.distance)
     missing = capabilities.missing(_needed(case, seen))
     if missing and judgement.verdict is not Verdict.PASS and seen.code not in {STARVED, TURNED_AWAY}:
         judgement = Judgement(Verdict.SKIP, f"not claimed: {', '.join(missing)}")

@@ -30,6 +30,7 @@ from broker.mqtt.connect import Connect
 from broker.mqtt.packets import Disconnect, Pingreq, Pingresp, Publish, Suback, Subscribe, SubscriptionRequest
 from device_sim.attack.bystander import Bystander
 from device_sim.attack.capabilities import Feature
+from device_sim.attack.far_broker import TIMED
 from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.target import BrokenPromise, Impossible, Starved, Target, TurnedAway
@@ -279,12 +280,15 @@ class Scene:
     async def with_grace(self, wait: Callable[[float], Awaitable[Seen]], limit: float) -> Seen:
         """Return what *wait* sees within *limit* seconds that ends a peer's connection.
 
-        On a machine that others hold it waits longer: to be judged late, it must be known to have come.
+        On a machine that others hold, or across a long link, it waits longer: to be judged late, it must be known to
+        have come.
         """
         cores = cores_of(self.target)
         seen = await wait(limit)
-        if seen.got_in and max(cores.shares().values()) > MOST_WAITING:
-            seen = await wait(GRACE)
+        starved = max(cores.shares().values()) > MOST_WAITING
+        grace = max(GRACE if starved else 0.0, self.bystander.distance.longest(TIMED))
+        if seen.got_in and grace:
+            seen = await wait(grace)
         return seen
 
     async def until_released(self, paper: Paper) -> Seen:

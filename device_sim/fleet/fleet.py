@@ -3,7 +3,8 @@
 Rules
 -----
 1. A device may be told to connect at any time (`arrive`), without waiting for the outcome of earlier ones.
-2. A device that lost its connection reconnects with backoff and full jitter, each from its own seed.
+2. A device that lost its connection reconnects after the pauses of its group (`device_sim.backoff`), each drawn from
+   its own seed.
 3. A device that is refused or revoked is left alone. A refusal without a preceding `condemn` is a false refusal; a
    condemned device that gets in is a false admission.
 4. Whatever a task of the fleet raises ends the fleet, with that exception.

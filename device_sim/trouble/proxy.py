@@ -85,7 +85,7 @@ class Proxy:
 
     @property
     def orphans(self) -> int:
-        """How many half-open connections the broker has not ended yet."""
+        """How many half-open connections the broker has not ended yet: for tests of a broker, as nothing here asks."""
         self._sweep()
         return len(self._orphans)
 

@@ -9,7 +9,8 @@ heartbeat. Sequence numbers have no gaps, so a subscriber can tell a lost event 
 Rules
 -----
 1. `follow_together` yields sequence numbers without a gap or raises `FeedLost`; it never skips what it cannot read.
-2. Silence longer than three heartbeats is `FeedLost`: a dead peer looks like a quiet one.
+2. Silence longer than three heartbeats is `FeedLost`: a dead peer looks like a quiet one. So is a stream whose
+   heartbeats are later and later: somebody holds it back (`provisioning.client.feed_delay`).
 3. One connection, one call: when to reconnect, and from which number, is the caller's decision. The server's
    certificate is judged in the handshake only, so a caller that never reconnects believes it for ever.
 4. No answer of a server is read, not even a refusal, before the caller has said whether to trust the server: the caller
@@ -26,10 +27,12 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from time import monotonic
 
 import httpx
 
 from provisioning.client.connection import explain, open_pool, problem_of
+from provisioning.client.feed_delay import FeedDelay
 from provisioning.pki.revocation import CertificateKey, Revocation, RevocationReason
 from provisioning.pki.tls import Credential, verified_path
 from provisioning.quick_values import quickly_made
@@ -106,6 +109,8 @@ class Current:
     """Everything up to *sequence* has been received; also the heartbeat."""
 
     sequence: int
+    elapsed: float | None = field(default=None, compare=False)
+    """How many seconds the stream had lasted, by the service's clock; None: a service from before 0238."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +148,16 @@ async def follow_together(
     heartbeat: float = HEARTBEAT,
     refuse: Refuse = lambda _path: None,
     hear: Callable[[Sequence[IssuingAuthority]], None] = lambda _issuing: None,
+    clock: Callable[[], float] = monotonic,
 ) -> AsyncGenerator[list[FeedEvent], None]:
     """Yield the events after the sequence number *after*, those that have arrived together at once, for ever.
 
     *mark* is that of the event *after*: if a restored store has another event there, this raises `FeedAhead`.
     *heartbeat* is the service's interval in seconds; a server for which *refuse* gives a reason is not read.
-    *hear* is called with the fleet's issuing CAs after the first `Current`, and again when they have changed. Raises
-    `FeedLost` or `FeedAhead`. Close the iterator (`contextlib.aclosing`) if you stop before that.
+    *hear* is called with the fleet's issuing CAs after the first `Current`, and again when they have changed.
+    *clock* is monotonic.
+
+    Raises `FeedLost` or `FeedAhead`. Close the iterator (`contextlib.aclosing`) if you stop before that.
     """
     silence = heartbeat * SILENT_HEARTBEATS
     pool = open_pool(base_url, anchors, credential, timeout=silence, connections=1)
@@ -162,13 +170,19 @@ async def follow_together(
         ):
             _believe(base_url, response, refuse)
             await _check(base_url, response, after)
-            reader = EventReader(after)
+            reader, delay = EventReader(after), FeedDelay(silence, heartbeat)
             async for chunk in response.aiter_bytes():
+                now, behind = clock(), 0.0
                 for arrived in reader.together(chunk):
                     if isinstance(arrived, Authorities):
                         hear(arrived.issuing)
-                    else:
-                        yield arrived
+                        continue
+                    yield arrived
+                    last = arrived[-1]
+                    if isinstance(last, Current) and last.elapsed is not None:
+                        behind = delay.of(last.elapsed, now)
+                if behind:
+                    raise FeedLost(f"the revocation feed of {base_url} is held back: {behind:.1f} s behind")
     except httpx.ReadTimeout as error:
         raise FeedLost(f"the revocation feed of {base_url} has been silent for {silence:g} s") from error
     except httpx.HTTPError as error:
@@ -341,4 +355,5 @@ class EventReader:
         sequence = int(facts["sequence"])
         if sequence != self._sequence:
             raise FeedLost(f"the revocation feed is at {sequence}, but the last event received is {self._sequence}")
-        return Current(sequence)
+        elapsed = facts.get("elapsed")
+        return Current(sequence, None if elapsed is None else float(elapsed))

@@ -176,7 +176,8 @@ def _known(stored: StoredGroup | None, name: str) -> StoredGroup:
     if stored is None:
         raise Refused(
             Code.GROUP_UNKNOWN,
-            f"no group {name[:80]!r} is configured: devices enrol in it by token only; to change that, create it",
+            f"no group {name[:80]!r} is configured: devices enrol in it by token only; to change that, create it "
+            "(fleet-provisioning group create)",
         )
     return stored
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import random
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -35,6 +34,7 @@ from provisioning.client.neighbourhood import is_of_own_network
 from provisioning.client.plain_http import PlainHttp
 from provisioning.enrolment.manufacturer_lists import RELEASED_SHARE, ManufacturerListService
 from provisioning.errors import Code, Refused
+from provisioning.program.spread import spread
 from provisioning.store import manufacturer_list_urls, manufacturer_lists
 from provisioning.store.database import Database
 from provisioning.store.manufacturer_list_urls import MAXIMUM_PROBLEM, StoredUrl
@@ -116,7 +116,10 @@ class ManufacturerFetcher:
         return sum(await asyncio.gather(*map(self._fetch_first, due)))
 
     async def _fetch_first(self, url: StoredUrl) -> bool:
-        """Fetch *url* unless another process does; a server that does not answer delays few other fetches."""
+        """Fetch *url* unless another process does; return whether it was this one.
+
+        A server that does not answer delays few other fetches.
+        """
         async with self._slots:
             take = functools.partial(manufacturer_list_urls.take, url=url, until=self._clock() + _AHEAD)
             try:
@@ -188,7 +191,7 @@ class ManufacturerFetcher:
                 manufacturer=url.manufacturer,
                 url=url.url,
             )
-        return facts | {"due_at": now + self._pause(lists, now) * _spread()}
+        return facts | {"due_at": now + self._pause(lists, now) * spread(_JITTER)}
 
     def _pause(self, lists: Iterable[StoredList], now: datetime) -> timedelta:
         lives = [each.next_update - now for each in lists]
@@ -208,13 +211,9 @@ class ManufacturerFetcher:
             )
         pause = min(self._refresh, _FIRST_PAUSE * 2 ** min(url.failures, _MOST_DOUBLED))
         return {
-            "due_at": self._clock() + pause * _spread(),
+            "due_at": self._clock() + pause * spread(_JITTER),
             "problem": problem,
             "failures": url.failures + 1,
             "etag": "",  # What could not be used has to be fetched again.
             "modified": "",
         }
-
-
-def _spread() -> float:
-    return 1 - random.random() * _JITTER  # noqa: S311 - not for secrets

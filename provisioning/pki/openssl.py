@@ -44,7 +44,10 @@ COMPLETE, WANTS_READ, WANTS_WRITE = 0, 2, 3
 """`SSL_ERROR_NONE`, `SSL_ERROR_WANT_READ` and `SSL_ERROR_WANT_WRITE`."""
 _FAILED: Final = 1
 _SYSTEM_CALL_FAILED: Final = 5
-"""`SSL_ERROR_SSL` and `SSL_ERROR_SYSCALL`."""
+_ENDED: Final = 6
+"""`SSL_ERROR_SSL`, `SSL_ERROR_SYSCALL` and `SSL_ERROR_ZERO_RETURN`."""
+_UNEXPECTED_END: Final = "UNEXPECTED_EOF_WHILE_READING"
+"""How OpenSSL calls the end of a connection, unless it is told to take it for a proper one (`resumption`)."""
 _FIRST_KNOWN, _FIRST_UNKNOWN = (3, 11), (3, 15)
 
 StatusCallback: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
@@ -108,7 +111,7 @@ def shake_hands(address: int) -> int:
         raise _failure(address, error)
     if what == _SYSTEM_CALL_FAILED and number:
         raise OSError(number, os.strerror(number))
-    raise _ended()
+    raise _ended(what)
 
 
 def forget_errors() -> None:
@@ -147,9 +150,7 @@ def say_goodbye(session: Any, address: int = 0) -> bool:
         return False
     try:
         inner.shutdown()
-    except ssl.SSLWantReadError:  # The usual answer: ours is sent, the peer's has not arrived.
-        pass
-    except (OSError, ValueError):  # The latter if its handshake was never begun.
+    except OSError:  # As a rule ours is sent, and the peer's has not arrived: `ssl.SSLWantReadError`.
         forget_errors()
     return False
 
@@ -158,9 +159,10 @@ def say_goodbye(session: Any, address: int = 0) -> bool:
 # with all frames up to where it is caught and the session in them, 40 KB, until the garbage collector finds the cycle.
 
 
-def _ended() -> ssl.SSLEOFError:
-    ended = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the peer has closed the connection")
-    ended.reason = None  # type: ignore[assignment]  # As in `ssl`.
+def _ended(what: int, reason: str | None = None) -> ssl.SSLError:
+    kind, number = (ssl.SSLZeroReturnError, what) if what == _ENDED else (ssl.SSLEOFError, ssl.SSL_ERROR_EOF)
+    ended: ssl.SSLError = kind(number, "the peer has closed the connection")
+    ended.reason = reason  # type: ignore[assignment]  # As in `ssl`.
     return ended
 
 
@@ -168,6 +170,8 @@ def _failure(address: int, error: int) -> ssl.SSLError:
     words = (library.ERR_reason_error_string(error) or b"handshake failed").decode()
     # `ssl` names an error as in OpenSSL's header, where alerts are still those of SSL 3.
     reason = words.upper().replace(" ", "_").replace("SSL/TLS_ALERT_", "SSLV3_ALERT_")
+    if reason == _UNEXPECTED_END:
+        return _ended(_FAILED, reason)
     if reason != "CERTIFICATE_VERIFY_FAILED":
         failed = ssl.SSLError(_FAILED, words)
         failed.reason = reason

@@ -1,4 +1,7 @@
-"""TLS contexts: the only two places in the repository that build an `ssl.SSLContext`.
+"""TLS contexts: the only two constructors of those under which somebody is authenticated.
+
+Other contexts in the repository shake hands with nobody: they probe OpenSSL, or are put where a library wants one. The
+exception are anchors at a public URL (`broker.sources.anchor_urls`), whose server has a certificate of the public CAs.
 
 Rules
 -----

@@ -36,6 +36,8 @@ from provisioning.program.value_words import WORDS
 _BEGIN: Final = ("demo", "init", "serve", "run")
 _NAMING: Final = ("--device", "--group")
 """What a bare word names: the first of these options that its command has."""
+_QUOTED: Final = re.compile(r"(.* is not one of )('[^']+'(?:, '[^']+')*)\.")
+"""Typer's list of choices, which our own lists have without quotes."""
 _LIST: Final = re.compile(r"<list\[(.*)\]>")
 
 
@@ -165,7 +167,9 @@ def _in_words(error: typer.BadParameter) -> str:
     """Return what is wrong with a value, without pydantic's terms for it."""
     cause = error.__cause__
     kind = cause.errors()[0]["type"] if isinstance(cause, ValueError) and hasattr(cause, "errors") else ""
-    return WORDS.get(kind, error.message.removeprefix("Value error, "))
+    said = WORDS.get(kind, error.message.removeprefix("Value error, "))
+    choices = _QUOTED.fullmatch(said)
+    return said if choices is None else choices[1] + choices[2].replace("'", "")
 
 
 def _all(value: Any) -> Any:

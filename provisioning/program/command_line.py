@@ -7,6 +7,7 @@ Rules
 3. ``python -m broker`` is ``fleet-broker``, in its messages too: the commands that they suggest can be typed.
 4. What a shell's completion shows is plain text. Typer renders it with rich if that is installed: it would be imported
    at each Tab, take ``[…]`` for markup, and wrap what is long, of which fish offers the second line.
+5. A character that the terminal's encoding lacks is shown escaped, and ends no command: names come from certificates.
 
 Does not handle: errors of commands, which report them themselves.
 """
@@ -14,6 +15,7 @@ Does not handle: errors of commands, which report them themselves.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from typing import Any, Final, NoReturn
@@ -25,11 +27,13 @@ _UNWRITABLE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 def run(app: typer.Typer, program: str) -> NoReturn:
     """Run the command in the arguments, under the name *program*, and exit."""
-    if f"_{program.replace('-', '_').upper()}_COMPLETE" in os.environ:
-        modules: dict[str, Any] = sys.modules
-        modules["rich"] = None  # As if it were not installed: rule 4.
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.casefold() != "utf-8":
+        sys.stdout.reconfigure(errors="backslashreplace")  # As standard error has: rule 5.
+    instruction = os.environ.get(f"_{program.replace('-', '_').upper()}_COMPLETE")
     try:
         try:
+            if instruction is not None:
+                _complete(app, program, instruction)
             app(prog_name=program)
         finally:
             sys.stdout.flush()
@@ -41,6 +45,18 @@ def run(app: typer.Typer, program: str) -> NoReturn:
         typer.echo(f"{program}: the output cannot be written: {error.strerror}", err=True)
         _let_go_of_output()
     raise AssertionError("typer exits")
+
+
+def _complete(app: typer.Typer, program: str, instruction: str) -> None:
+    """Answer a shell's question and exit, unless Typer has to answer it."""
+    modules: dict[str, Any] = sys.modules
+    modules["rich"] = None  # As if it were not installed: rule 4.
+    from provisioning.program import shell_completion  # Late: a command needs nothing of it.
+
+    if (answer := shell_completion.answer(app, program, instruction)) is not None:
+        text, code = answer
+        sys.stdout.write(f"{text}\n" if text else "")
+        sys.exit(code)
 
 
 def _let_go_of_output() -> NoReturn:

@@ -7,10 +7,14 @@ another line. To a file or a pipe a line is written unchanged: programs read lin
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Final, TextIO
 
+from provisioning.program.text_width import width_of
+
 _CONTINUED: Final = 2
+_PIECES: Final = re.compile(r" +|[^ ]+")
 _UNTOLD: Final = 80
 """Columns of a terminal that does not say how many it has."""
 
@@ -29,11 +33,17 @@ def print_hung(line: str, indent: int) -> None:
 
 
 def _hung(line: str, room: int, indent: int) -> str:
-    if len(line) <= room or room < 2 * indent:
+    if width_of(line) <= room or room < 2 * indent:
         return line
-    import textwrap  # Late: most programs never say anything that long.
-
-    return textwrap.fill(line, room, subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False)
+    lines, gap = [""], ""
+    for piece in _PIECES.findall(line.expandtabs()):
+        if piece.startswith(" "):
+            gap = piece
+        elif lines[-1] and width_of(lines[-1] + gap + piece) > room:
+            lines.append(" " * indent + piece)
+        else:
+            lines[-1] += gap + piece
+    return "\n".join(lines)
 
 
 def _columns(stream: TextIO) -> int:

@@ -1,7 +1,7 @@
 """Logs: structured lines on stderr; stdout is for the ready line and for commands' results.
 
-Coloured text at a terminal, otherwise JSON, in the journal with its priority (`provisioning.program.journal`). No
-secret reaches them: objects with a secret have a representation without it.
+Text at a terminal, coloured unless NO_COLOR is set (no-color.org), otherwise JSON, in the journal with its priority
+(`provisioning.program.journal`). No secret reaches them: objects with a secret have a representation without it.
 
 A line that cannot be written, because the disk is full or the reader is gone or hangs, is lost, without other effects
 (`provisioning.program.log_stream`): what is logged has been done and committed, and its caller gets the
@@ -11,6 +11,7 @@ answer. What must not be done without a record has one in the audit log (`provis
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from datetime import UTC, datetime
 from typing import Final, TextIO, cast
@@ -85,7 +86,7 @@ class _Lines(logging.Formatter):
 def renderer_of(as_json: Renderer) -> Renderer:
     """Return what makes lines for standard error: for people at a terminal, otherwise *as_json*, with its priority."""
     if sys.stderr.isatty():
-        return structlog.dev.ConsoleRenderer()
+        return structlog.dev.ConsoleRenderer(colors=not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb")
     return prioritised(as_json) if is_journal(sys.stderr) else as_json
 
 

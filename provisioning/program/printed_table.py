@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from provisioning.program.hung_line import print_hung
 from provisioning.program.printable import printable
+from provisioning.program.text_width import padded, width_of
 
 
 class Table:
@@ -28,7 +29,9 @@ class Table:
         """Print *rows*, the header before the first; columns never become narrower."""
         found = [[printable(cell) for cell in row] for row in rows]
         lines = [self._columns, *found]
-        self._widths = [max(width, *(len(line[place]) for line in lines)) for place, width in enumerate(self._widths)]
+        self._widths = [
+            max(width, *(width_of(line[place]) for line in lines)) for place, width in enumerate(self._widths)
+        ]
         is_first, self._is_begun = not self._is_begun, True
         whole = sum(self._widths) + 2 * (len(self._widths) - 1)
         if sys.stdout.isatty() and found and whole > shutil.get_terminal_size().columns:
@@ -37,7 +40,7 @@ class Table:
                 print_pairs(list(zip(self._columns, row, strict=True)))
             return
         for line in lines if is_first else found:
-            cells = (f"{cell:<{width}}" for cell, width in zip(line, self._widths, strict=True))
+            cells = (padded(cell, width) for cell, width in zip(line, self._widths, strict=True))
             sys.stdout.write("  ".join(cells).rstrip() + "\n")
 
 
@@ -48,6 +51,6 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
     """Print a line for each of *pairs*, a name and a value."""
-    width = max(len(name) for name, _ in pairs)
+    width = max(width_of(name) for name, _ in pairs)
     for name, shown in pairs:
-        print_hung(f"{name:<{width}}  {printable(shown)}".rstrip(), width + 2)
+        print_hung(f"{padded(name, width)}  {printable(shown)}".rstrip(), width + 2)

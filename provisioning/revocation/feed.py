@@ -15,8 +15,9 @@ the response ends (`provisioning.api.feed`), and it resumes later from its last 
 Rules
 -----
 1. A subscriber sees each sequence number after its own exactly once, in order, without a gap.
-2. It is told when it has caught up, and then the newest number at every heartbeat; after the first, and whenever they
-   have changed, the issuing CAs (`provisioning.authorities.told_authorities`).
+2. It is told when it has caught up, and then the newest number at every heartbeat, with the time since the stream
+   began, so that it notices if somebody on the way holds the stream back; after the first, and whenever they have
+   changed, the issuing CAs (`provisioning.authorities.told_authorities`).
 3. Memory does not depend on how slow a subscriber is.
 4. A subscriber that says which event it has at its position is answered only if the store has the same one there. After
    an older store was restored, its numbers are used again for other revocations, which a subscriber that continued
@@ -121,9 +122,9 @@ def _times(moment: datetime) -> _Times:
     return _Times(rfc3339(moment), recorded_at, moment.isoformat())
 
 
-def current_frame(sequence: int) -> bytes:
-    """Return the event that says which sequence number is the newest."""
-    return f'event: current\ndata: {{"sequence": {sequence}}}\n\n'.encode()
+def current_frame(sequence: int, elapsed: float) -> bytes:
+    """Return the event that says which sequence number is the newest, *elapsed* seconds after the stream began."""
+    return f'event: current\ndata: {{"sequence": {sequence}, "elapsed": {elapsed:.3f}}}\n\n'.encode()
 
 
 class RevocationFeed:
@@ -355,7 +356,8 @@ class Subscription:
         """Yield events with the bytes to send, all available ones at once; heartbeats come without events."""
         loop = asyncio.get_running_loop()
         told_current, told_authorities = False, b""
-        heartbeat_at = loop.time() + self._heartbeat_seconds
+        began = loop.time()
+        heartbeat_at = began + self._heartbeat_seconds
         try:
             while not self._closed:
                 self._woken.clear()
@@ -365,7 +367,7 @@ class Subscription:
                 frames = [event.frame for event in events]
                 due = loop.time() >= heartbeat_at
                 if self._position >= self._feed.newest and (due or not told_current):
-                    frames.append(current_frame(self._position))
+                    frames.append(current_frame(self._position, loop.time() - began))
                     told_current = True
                 if told_current and (authorities := self._feed.authorities()) is not told_authorities:
                     frames.append(authorities)

@@ -18,7 +18,7 @@ from provisioning.store import (
 )
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.certificates_of_key import DeviceKey
-from provisioning.store.devices import Device, DeviceState
+from provisioning.store.devices import Device
 
 FEW: Final = 100
 """Most certificates that are checked and revoked on the event loop: some 0.2 ms each."""
@@ -37,8 +37,9 @@ def first_of_device(connection: Connection, device: Device) -> list[StoredCertif
     found = certificates_of_device.first(connection, device.id, FEW + 1)
     if len(found) > FEW:
         raise TooMany
-    # Even of few certificates, if many devices were named together (`provisioning.revocation.batch`).
-    if device.state is not DeviceState.ACTIVE and unfinished_ends.of_device(connection, device.id) is not None:
+    # Even of few certificates, if many devices were named together (`provisioning.revocation.batch`), and of an active
+    # device, too: that it is resumed would undo the suspension that comes after it.
+    if unfinished_ends.of_device(connection, device.id) is not None:
         raise TooMany
     return found
 

@@ -51,8 +51,7 @@ def check_to_be_released(
         return True
     if device.state is DeviceState.SUSPENDED:
         raise Refused(Code.DEVICE_SUSPENDED, f"{device.name} is suspended as a whole: resume the device")
-    _check_nothing_is_left(connection, device)
-    return True
+    return True  # Also if it is being resumed as a whole: what follows releases the same.
 
 
 def _check_nothing_is_left(connection: Connection, device: Device) -> None:

@@ -44,6 +44,7 @@ from provisioning.authorities.issuing_policy import key_policy_of, profiles_of
 from provisioning.authorities.live_authorities import LiveAuthorities
 from provisioning.authorities.own_credentials import SERVER_NAME, OwnCredentials, server_names_of
 from provisioning.authorities.signing_trials import SigningTrials
+from provisioning.ca.issuer import Issuer
 from provisioning.config import Settings
 from provisioning.connections.listening import Listening
 from provisioning.directory.audit_key import read_audit_key
@@ -109,35 +110,10 @@ async def build(
     serial_numbers: SerialNumbers,
 ) -> Parts:
     """Return the parts of a service that is about to run: alone, or at a worker's *place*."""
-    public_url = listening.http_url if settings.public_http_url is None else str(settings.public_http_url)
     profiles, key_policy = LiveProfiles(profiles_of(settings)), key_policy_of(settings)
     responder = OcspResponder(database, [], utc_now, settings.ocsp_life)
-    credential = HttpsCredential(
-        authority.files,
-        lambda issuer: OwnCredentials(
-            authority.files,
-            issuer,
-            database,
-            serial_numbers,
-            profiles,
-            settings.trust_domain,
-            utc_now,
-            tuple(live.told.crosses),
-            server_names_of(settings),
-        ),
-        responder.answer,
-        keeps=place is None or place.leads,
-    )
-    live = LiveAuthorities(
-        authority=authority,
-        settings=settings,
-        public_url=public_url,
-        database=database,
-        serial_numbers=serial_numbers,
-        responder=responder,
-        clock=utc_now,
-        on_trust=credential.trust,
-        on_active=credential.issue_with,
+    credential, live = _authorities(
+        settings, authority, listening, place, database, serial_numbers, profiles, responder
     )
 
     def on_new(events: Sequence[FeedEvent]) -> None:
@@ -271,6 +247,46 @@ async def build(
             lambda changed: webhooks.reading(webhook_anchors(changed)),
         ),
     )
+
+
+def _authorities(
+    settings: Settings,
+    authority: OpenAuthority,
+    listening: Listening,
+    place: WorkerPlace | None,
+    database: Database,
+    serial_numbers: SerialNumbers,
+    profiles: LiveProfiles,
+    responder: OcspResponder,
+) -> tuple[HttpsCredential, LiveAuthorities]:
+    """Return the CAs, and the service's own certificate, which is issued by one of them and follows their trust."""
+
+    def credentials(issuer: Issuer) -> OwnCredentials:
+        return OwnCredentials(
+            authority.files,
+            issuer,
+            database,
+            serial_numbers,
+            profiles,
+            settings.trust_domain,
+            utc_now,
+            tuple(live.told.crosses),
+            server_names_of(settings),
+        )
+
+    credential = HttpsCredential(authority.files, credentials, responder.answer, keeps=place is None or place.leads)
+    live = LiveAuthorities(
+        authority=authority,
+        settings=settings,
+        public_url=listening.http_url if settings.public_http_url is None else str(settings.public_http_url),
+        database=database,
+        serial_numbers=serial_numbers,
+        responder=responder,
+        clock=utc_now,
+        on_trust=credential.trust,
+        on_active=credential.issue_with,
+    )
+    return credential, live
 
 
 def _readiness(database: Database, live: LiveAuthorities) -> tuple[SigningTrials, Readiness]:

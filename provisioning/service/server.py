@@ -6,7 +6,7 @@ Theory
 
     https  ─ PeerCertificateProtocol ─ HTTPS application ─ services ─ store
     http   ─ HTTP application ─ OCSP, newest CRLs, CA certificates
-    tasks  ─ feed reader, HTTPS credential, and for each CA an OCSP signer and CRL publishers
+    tasks  ─ feed reader, HTTPS credential, for each CA an OCSP signer and CRL publishers, and other work now and then
 
 `serve` builds the parts (`provisioning.service.parts`), announces itself with one line, and waits for a signal. A task
 that fails takes the service down with its error: a service whose CRL or feed has stopped must not look healthy.
@@ -178,7 +178,8 @@ async def _running(
             process = os.getpid() if place is None else os.getppid()  # The supervisor passes signals on.
             held.enter_context(in_charge(settings.directory, listening.https_url, process, alone=not postgresql))
         database, serial_numbers = await held.enter_async_context(_open_store(settings, authority.files))
-        parts = await build(settings, authority, listening, place, database, serial_numbers)
+        with usable(database):
+            parts = await build(settings, authority, listening, place, database, serial_numbers)
         stall_seconds = 2 * settings.feed_stall_seconds  # The feed reports it itself before that.
         protocol = functools.partial(
             PeerCertificateProtocol, whole=parts.https.state.whole, stall_seconds=stall_seconds

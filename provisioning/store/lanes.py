@@ -17,7 +17,8 @@ Rules
 2. A work that fails undoes only its own changes. If the transaction as a whole fails, all works in it are
    refused, and nothing of it is in the store.
 3. Waits are bounded however many wait: where a work has waited in vain for another program's lock, all that have waited
-   as long are refused with it, and do not wait for the same lock one after the other.
+   as long are refused with it, or wait only briefly (`provisioning.store.patience`), and do not wait for the same lock
+   one after the other.
 4. A store that cannot be used is `Refused` with UNAVAILABLE, here and nowhere else, and so is an audit log that cannot
    be written, for whatever reason. The reason goes to the log only: it names hosts and users, which must not be
    disclosed.
@@ -141,7 +142,7 @@ class PooledLane(Lane):
 
     def _transact(self, work: Callable[[Connection], ResultT], since: float) -> ResultT:
         if since <= self._vain_since:
-            raise _unusable()
+            raise unusable()
         begun = time.monotonic()
         try:
             with self._engine.begin() as connection:
@@ -252,7 +253,8 @@ def _state(failure: BaseException | None) -> str | None:
     return getattr(getattr(getattr(failure, "__cause__", None), "orig", None), "sqlstate", None)
 
 
-def _unusable() -> Refused:
+def unusable() -> Refused:
+    """Return the refusal of whoever needs the store while it cannot be used."""
     return Refused(Code.UNAVAILABLE, "the store cannot be used now; try again")
 
 
@@ -266,9 +268,9 @@ def explained(error: Exception) -> Exception:
         return unfit
     # InternalError: PostgreSQL's for a server that has become a read-only replica. DatabaseError itself: SQLite's
     # for a file that is damaged, or no database.
-    unusable = isinstance(error, OperationalError | InternalError) or type(error) is DatabaseError
-    if unusable or error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _MENDABLE:
-        refusal = _unusable()
+    is_unusable = isinstance(error, OperationalError | InternalError) or type(error) is DatabaseError
+    if is_unusable or error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _MENDABLE:
+        refusal = unusable()
         refusal.__cause__ = error
         detail = " ".join(str(error.orig).split())
         if is_locked(refusal):

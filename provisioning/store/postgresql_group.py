@@ -11,8 +11,8 @@ Rules
 -----
 1. The lock of all writers, of every process, is taken first (docs/decisions/0067-one-writer-with-group-commit.md): a
    group locks the rows of many callers, and two concurrent groups could deadlock.
-2. Works that have nothing in common run side by side (`provisioning.store.company`); if that fails, each is done by
-   itself.
+2. Works that have nothing in common run side by side (`provisioning.store.company`); if that fails, each is to be done
+   by itself. One that is brief waits only briefly for locks of other programs (`provisioning.store.patience`).
 3. A work that continues after one of its statements failed has failed: the server executes nothing more for it.
 4. It is committed when the server has said so. The COMMIT of a failed transaction is answered with ROLLBACK, not with
    an error. A commit that no standby has confirmed because somebody cancelled the wait is answered with COMMIT and a
@@ -21,7 +21,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import structlog
@@ -35,8 +35,9 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from provisioning.directory.audit_chain import AuditHead
 from provisioning.store import announcements, audit
 from provisioning.store.company import BrokenUp, Company
-from provisioning.store.lanes import Outcome, explained, is_locked
+from provisioning.store.lanes import Outcome, explained
 from provisioning.store.loop_waits import LoopConnection
+from provisioning.store.patience import BRIEF_SECONDS
 from provisioning.store.prepared import told
 from provisioning.store.side_by_side import COMPANY, GoneAlone
 from provisioning.store.stalled import end_stalled
@@ -50,9 +51,16 @@ _BEGIN: Final = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_try_advisory_x
 # Before the savepoint: rolling back to a savepoint releases the locks taken after it.
 _WAIT: Final = f"RELEASE work; SELECT pg_advisory_xact_lock({_WRITERS}); SAVEPOINT work"
 _NEXT: Final = "RELEASE work; SAVEPOINT work"
+# Before the savepoint, again: rolling back to it would undo the setting.
+_BRIEF: Final = f"RELEASE work; SET LOCAL lock_timeout = {round(1000 * BRIEF_SECONDS)}; SAVEPOINT work"
+_PATIENT: Final = "RELEASE work; SET LOCAL lock_timeout TO DEFAULT; SAVEPOINT work"
 _BACK: Final = "ROLLBACK TO work"
 _COMMIT: Final = "COMMIT"
 _WARNING: Final = "01000"
+
+
+class WaitedInVain(Exception):
+    """A lock of another program was not released in time for works that ran side by side; all of them are undone."""
 
 
 class _StatementFailed(Exception):
@@ -76,6 +84,7 @@ class SharedTransaction:
         self._driver: Final = driver_of(connection)
         self._pause = pause
         self._used = False
+        self._brief = False
         self.alone = True
         """Whether it did not have to wait for another process when it began."""
 
@@ -107,9 +116,9 @@ class SharedTransaction:
                 _COMMIT, None, _StatementFailed(f"the server said {', '.join((str(said), *warnings))}")
             )
 
-    def attempt(self, work: _Work) -> Outcome:
+    def attempt(self, work: _Work, *, brief: bool = False) -> Outcome:
         """Run one work in a savepoint; raise what SQLAlchemy raises if the whole transaction is lost."""
-        self._mark()
+        self._mark(brief=brief)
         end = audit.end_of(self._connection)
         try:
             result = work(self._connection)
@@ -119,39 +128,31 @@ class SharedTransaction:
             return Outcome(failure=explained(error))
         return Outcome(result)
 
-    def attempt_together(self, works: Sequence[_Work]) -> list[Outcome]:
-        """Run *works*, which have nothing in common, side by side; if that fails, each by itself."""
-        if len(works) == 1:
-            return [self.attempt(works[0])]
-        self._mark()
+    def attempt_together(self, works: Sequence[_Work], *, brief: bool = False) -> list[Outcome | None]:
+        """Run *works*, which have nothing in common, side by side; None for each that is to be done by itself.
+
+        Raises `WaitedInVain`, or what SQLAlchemy raises if the whole transaction is lost.
+        """
+        self._mark(brief=brief)
         end = audit.end_of(self._connection)
         try:
             members = Company(self._connection, works, self._pause).run()
             self._check()
         except (BrokenUp, DBAPIError, _StatementFailed, self._connection.dialect.loaded_dbapi.Error) as error:
-            cause = error.__cause__ if isinstance(error, BrokenUp) else error
-            if isinstance(cause, DBAPIError) and isinstance(cause.orig, LockNotAvailable):
-                self._back(error, end)  # Each by itself would wait for the same lock.
-                return [Outcome(failure=explained(cause))] * len(works)
             reason = error.__cause__ or error
             log.info("works that went together are done one by one", works=len(works), detail=repr(reason))
             self._back(error, end)
-            return list(self._one_by_one(works))
-        alone = self._one_by_one(member.work for member in members if isinstance(member.failure, GoneAlone))
+            cause = error.__cause__ if isinstance(error, BrokenUp) else error
+            # The driver's own error, where one statement was made for several of them.
+            if isinstance(getattr(cause, "orig", cause), LockNotAvailable):
+                raise WaitedInVain from error
+            return [None] * len(works)
         return [
-            next(alone)
+            None
             if isinstance(member.failure, GoneAlone)
             else Outcome(member.result, None if member.failure is None else explained(member.failure))
             for member in members
         ]
-
-    def _one_by_one(self, works: Iterable[_Work]) -> Iterator[Outcome]:
-        """Run each by itself; after one that has waited in vain for a lock, refuse the others, who waited as long."""
-        outcome = Outcome()
-        for work in works:
-            if not is_locked(outcome.failure):
-                outcome = self.attempt(work)
-            yield outcome
 
     def _wait(self) -> None:
         try:
@@ -171,8 +172,11 @@ class SharedTransaction:
         except self._connection.dialect.loaded_dbapi.Error as error:
             raise told(self._connection, "the end of a process that has stopped", error) from error
 
-    def _mark(self) -> None:
-        if self._used:
+    def _mark(self, *, brief: bool) -> None:
+        if brief is not self._brief:
+            self._say(_BRIEF if brief else _PATIENT)
+            self._brief = brief
+        elif self._used:
             self._say(_NEXT)
         self._used = True
 

@@ -11,7 +11,8 @@ Rules
 1. A group is closed after `_ALONE_SECONDS`, or `_GROUP_SECONDS` if another process has recently held the lock, which
    may wait for it now; or after as long as its predecessor's commit took, if that was longer: later works are in the
    next one. So a slow disk has larger groups, and works get at least half of the time.
-2. Works run in order of arrival; those that go side by side take turns.
+2. Works run in order of arrival; those that go side by side take turns. If one waits in vain for another program's
+   lock, all that have waited as long are tried by themselves in the same group (`provisioning.store.patience`).
 3. A look has no transaction: each of its statements sees what is committed when it is executed.
 """
 
@@ -27,8 +28,9 @@ from sqlalchemy.engine import Engine
 
 from provisioning.store.kept_connection import Stale
 from provisioning.store.kept_lane import KeptLane
-from provisioning.store.lanes import Job, Outcome, explained, is_locked
-from provisioning.store.postgresql_group import SharedTransaction, note_statement
+from provisioning.store.lanes import Job, Outcome, explained, is_locked, unusable
+from provisioning.store.patience import Patience
+from provisioning.store.postgresql_group import SharedTransaction, WaitedInVain, note_statement
 
 _ALONE_SECONDS: Final = 0.03
 _GROUP_SECONDS: Final = 0.01
@@ -67,6 +69,7 @@ class PostgresqlLane(KeptLane):
         event.listen(engine, "before_cursor_execute", note_statement)
         self._commit_seconds = 0.0
         self._crowded_until = 0.0
+        self._patience: Final = Patience()
         self._begun: float | None = None
 
     def seconds_at_work(self) -> float:
@@ -75,7 +78,7 @@ class PostgresqlLane(KeptLane):
         return 0.0 if begun is None else time.monotonic() - begun
 
     def _serve(self, pause: Callable[[], None], *, here: bool) -> Callable[[], None]:
-        group = _Group(self._jobs, self._waiting_since, here=here)
+        group = _Group(self._jobs, self._waiting_since, self._patience, here=here)
         self._begun = time.monotonic()
         try:
             with self._kept.transaction(pause) as transaction:
@@ -102,31 +105,50 @@ class PostgresqlLane(KeptLane):
 class _Group:
     """The jobs of one transaction, taken from the queue while it runs, and their outcomes."""
 
-    def __init__(self, queue: deque[Job], waiting_since: Callable[[float], list[Job]], *, here: bool) -> None:
+    def __init__(
+        self, queue: deque[Job], waiting_since: Callable[[float], list[Job]], patience: Patience, *, here: bool
+    ) -> None:
         """Begin empty; *here*: on the event loop, where only short works may run."""
         self._queue = queue
         self._waiting_since = waiting_since
+        self._patience = patience
         self._here = here
         self._begun = time.monotonic()
         self._jobs: Final[list[Job]] = []
         self._outcomes: list[Outcome] = []
 
     def run(self, transaction: SharedTransaction, closes_at: float) -> None:
-        """Run the jobs that wait, and those that arrive until *closes_at*."""
+        """Run the jobs that wait, and those that arrive until *closes_at*; also later, those that wait only briefly."""
         while True:
-            begun = time.monotonic()
-            company = self._company()
-            if company is None:
-                outcomes = [transaction.attempt(self._jobs[-1].work)]
-            else:
-                outcomes = transaction.attempt_together([job.work for job in company])
-            self._outcomes += outcomes
-            # Any of them: who went alone may have waited in vain while the last one needed no lock.
-            locked = next((each for each in outcomes if is_locked(each.failure)), None)
-            if locked is not None:
-                self._refuse_those_waiting(begun, locked)
-            if time.monotonic() >= closes_at or not self._may_take():
+            company, brief = self._company()
+            self._outcomes += self._together(transaction, company, brief=brief)
+            if not self._may_take():
                 return
+            if time.monotonic() >= closes_at and not self._patience.is_brief(self._queue[0].since):
+                return
+
+    def _together(self, transaction: SharedTransaction, company: Sequence[Job], *, brief: bool) -> list[Outcome]:
+        """Run *company* side by side, and by itself whoever has to."""
+        found: Sequence[Outcome | None] = [None] * len(company)
+        begun = time.monotonic()
+        if len(company) > 1:
+            try:
+                found = transaction.attempt_together([job.work for job in company], brief=brief)
+            except WaitedInVain:
+                self._patience.waited_in_vain(begun, time.monotonic(), briefly=brief)
+        return [
+            self._alone(transaction, job) if each is None else each for job, each in zip(company, found, strict=True)
+        ]
+
+    def _alone(self, transaction: SharedTransaction, job: Job) -> Outcome:
+        brief = self._patience.is_brief(job.since)
+        if brief and self._patience.is_over:
+            return Outcome(failure=unusable())
+        begun = time.monotonic()
+        outcome = transaction.attempt(job.work, brief=brief)
+        if is_locked(outcome.failure):
+            self._patience.waited_in_vain(begun, time.monotonic(), briefly=brief)
+        return outcome
 
     def fail(self, error: Exception) -> None:
         """Mark the transaction as lost: every job that has not failed itself gets *error*."""
@@ -143,30 +165,26 @@ class _Group:
         for job, outcome in zip(self._jobs, self._outcomes, strict=True):
             job.settle(outcome)
 
-    def _refuse_those_waiting(self, begun: float, refused: Outcome) -> None:
-        waiting = self._waiting_since(begun)
-        self._jobs.extend(waiting)
-        self._outcomes += [refused] * len(waiting)
-
     def _may_take(self) -> bool:
         return bool(self._queue) and (not self._here or self._queue[0].short)
 
-    def _company(self) -> Sequence[Job] | None:
-        """Take the next job, and those that may run side by side with it; None if it must run by itself."""
+    def _company(self) -> tuple[Sequence[Job], bool]:
+        """Take the next job, and those that may run side by side with it; and say whether they wait only briefly."""
         first = self._queue.popleft()
         self._jobs.append(first)
-        taken = _decides_upon(first)
+        brief = self._patience.is_brief(first.since)
+        taken = None if brief and self._patience.is_over else _decides_upon(first)
         if taken is None:
-            return None
+            return [first], brief
         company = [first]
         while len(company) < _LARGEST_COMPANY and self._may_take():
             more = _decides_upon(self._queue[0])
-            if more is None or not taken.isdisjoint(more):
+            if more is None or not taken.isdisjoint(more) or self._patience.is_brief(self._queue[0].since) is not brief:
                 break
             taken |= more
             company.append(self._queue.popleft())
         self._jobs.extend(company[1:])
-        return company
+        return company, brief
 
 
 def _decides_upon(job: Job) -> set[Hashable] | None:

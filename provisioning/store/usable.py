@@ -7,6 +7,7 @@ the service, or runs a command on its machine, can fix it, and is told the datab
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -18,13 +19,20 @@ from provisioning.store.database import Database
 _UNFIT: Final = "UnfitServer"
 """Whose text has its remedy; by its name, as only PostgreSQL needs that module."""
 
+_DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
 
 @contextlib.contextmanager
 def usable(database: Database) -> Iterator[None]:
-    """Turn a store's refusal in the block into a `ConfigurationError` with the reason and where to look."""
+    """Turn a store's refusal in the block into a `ConfigurationError` with the reason and where to look.
+
+    What else refuses there, such as a token that signs, says so itself.
+    """
     try:
         yield
     except Refused as refusal:
+        if getattr(refusal.__cause__, "orig", None) is None:  # Not of the database.
+            raise
         raise ConfigurationError(
             f"database_url: the database {database.shown_url} cannot be used: {_explained(refusal, database)}"
         ) from refusal
@@ -44,6 +52,13 @@ def _explained(refusal: Refused, database: Database) -> str:
         return (
             f"{reason}; is it running, and may the service connect to it and make tables there? See docs/postgresql.md"
         )
+    if _is_damaged(refusal):
+        return f"{reason}. Restore it from the backup: docs/backup.md"
     place = Path(database.url.database or "").absolute().parent
     found = read_only.told(place) or full_disk.told(refusal, place)
     return found or f"{reason}; look at the file's owner, its directory and the disk"
+
+
+def _is_damaged(refusal: Refused) -> bool:
+    error = getattr(refusal.__cause__, "orig", None)
+    return isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF in _DAMAGED

@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,7 @@ from broker.settings.config import BrokerConfig
 from device_sim.link.driver import Driver
 from provisioning.program.version import product_version
 from provisioning.revocation.reasons import AUTHORITY_REASONS
-from provisioning.store.certificates import CertificateState
-from provisioning.store.device_inventory import Standing
-from provisioning.store.devices import DeviceState
-from provisioning.store.token_inventory import TokenState
-from tests.support.importtime import imported
+from tests.support.importtime import PACKAGES, ended, imported, told
 from tests.support.provisioning import REPOSITORY
 
 OF_A_CA = ", ".join(AUTHORITY_REASONS)
@@ -38,7 +34,6 @@ OF_A_DEVICE = "unspecified, keyCompromise, affiliationChanged, superseded, cessa
 NOT_REASON = "Invalid value for '--reason': "
 A_CAS = "that is for a CA: fleet-provisioning ca revoke"
 PROGRAMS = {"fleet-provisioning": provisioning.cli.app, "fleet-broker": broker.cli.app, "fleet-sim": device_sim.cli.app}
-PACKAGES = {"fleet-provisioning": "provisioning", "fleet-broker": "broker", "fleet-sim": "device_sim"}
 HEAVY = {
     "fleet-provisioning": {"sqlalchemy", "alembic", "fastapi", "uvicorn", "httpx", "rich.console", "asyncio"},
     "fleet-broker": {"broker.connection.connection", "broker.server", "structlog", "cryptography", "httpx", "asyncio"},
@@ -85,39 +80,6 @@ FREE_OF = {
 }
 
 
-def ended(program: str, arguments: Iterable[str], **environment: str) -> tuple[str, set[str]]:
-    """Return what a process of *program* prints, and the modules that it has imported, when it has ended well."""
-    entry = f"import sys; sys.argv[0] = {program!r}; from {PACKAGES[program]}.__main__ import main; main()"
-    return told(entry, arguments, **environment)
-
-
-def told(code: str, arguments: Iterable[str] = (), **environment: str) -> tuple[str, set[str]]:
-    """Return what a process with *code* prints, and the modules that it has imported."""
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", code, *arguments],
-        cwd=REPOSITORY,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    return done.stdout, imported(done.stderr)
-
-
-def completed(typed: str, shell: str) -> tuple[str, set[str]]:
-    """Return what a *shell* gets for what was *typed* before Tab, and the modules that were imported for it."""
-    program = typed.split(maxsplit=1)[0]
-    asked = {
-        f"_{program.replace('-', '_').upper()}_COMPLETE": f"complete_{shell}",
-        "COMP_WORDS": typed,
-        "COMP_CWORD": str(typed.count(" ")),
-        "_TYPER_COMPLETE_ARGS": typed,
-        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
-    }
-    return ended(program, [], **asked)
-
-
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_each_program_says_its_version(program: str) -> None:
     done = CliRunner().invoke(PROGRAMS[program], ["--version"])
@@ -131,16 +93,6 @@ def test_help_and_version_wait_for_no_heavy_library(program: str, flag: str) -> 
     assert program in output
     assert PACKAGES[program] in modules
     assert not (HEAVY[program] | {"pydantic"}) & modules
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_the_shell_s_completion_waits_for_no_heavy_library(program: str, shell: str) -> None:
-    output, modules = completed(f"{program} ver", shell)
-    assert "version" in output
-    assert PACKAGES[program] in modules
-    assert not (HEAVY[program] | {"pydantic", "rich.console"}) & modules
-    assert {each for each in modules if COMMANDS.fullmatch(each)} <= SHARED
 
 
 @pytest.mark.parametrize(("line", "own"), ALONE)
@@ -167,14 +119,6 @@ def test_a_command_that_asks_the_admin_socket_needs_no_settings_and_no_certifica
     )
     assert (done.returncode, "no broker answers" in done.stderr) == (1, True), done.stderr
     assert not {"asyncio", "cryptography", "pydantic_settings", "broker.settings.config"} & imported(done.stderr)
-
-
-def test_what_fish_is_offered_is_plain_text_on_one_line_each() -> None:
-    """Rendered by rich, long help was wrapped, and its second line was offered as a word; ``[…]`` was left out."""
-    output, _ = completed("fleet-broker run --p", "fish")
-    lines = output.splitlines()
-    assert [line.partition("\t")[0] for line in lines if not line.startswith("--p")] == []
-    assert any(len(line) > 100 for line in lines)
 
 
 @pytest.mark.parametrize("command", FREE_OF)
@@ -217,6 +161,21 @@ def test_output_that_cannot_be_written_is_said_in_one_line(program: str, unbuffe
         )
     assert done.stderr == f"{program}: the output cannot be written: No space left on device\n"
     assert done.returncode == 1
+
+
+def test_a_character_that_the_encoding_lacks_is_shown_escaped(tmp_path: Path) -> None:
+    """Of a policy file, of a certificate: such as no terminal of this encoding could show."""
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[role.device]\npublish.allow = ["straße/…"]\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "broker", "policy", "show", "--policy", str(policy)],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, b"stra\xdfe/\\u2026" in done.stdout) == (0, True), done
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -313,6 +272,11 @@ def test_a_path_that_is_empty_in_the_environment_is_refused(monkeypatch: pytest.
             "certificate list --state gone",
             "Invalid value for '--state': 'gone' is not one of active, suspended, revoked, ",
         ),
+        (
+            "approval list --state gone",
+            "Invalid value for '--state': 'gone' is not one of pending, approved, denied, used\n",
+        ),
+        ("certificate export --format xml", "Invalid value for '--format': 'xml' is not one of csv, json\n"),
         ("device list --state expired", "Invalid value for '--state': 'expired' is not one of active, suspended, "),
         ("certificate expiring --within 14", "Invalid value for '--within': '14' is not a duration: write 90m, "),
         ("audit verify --head x", "Invalid value for '--head': write NUMBER:HEXADECIMAL, as audit verify prints it"),
@@ -385,23 +349,6 @@ def test_what_is_called_alike_is_one_thing(program: str) -> None:
                 assert each.is_flag or "file" in each.help, words
             if "--yes" in each.opts:
                 assert (each.is_flag, "ask" in each.help) == (True, True), words
-
-
-@pytest.mark.parametrize(
-    ("words", "offered"),
-    [
-        ("ca revoke --reason ", list(AUTHORITY_REASONS)),
-        ("revoke --reason c", ["cessationOfOperation"]),
-        ("certificate list --state ", [*CertificateState]),
-        ("device list --state ", [*DeviceState]),
-        ("device list --certificate ", [*Standing]),
-        ("token list --state ", [*TokenState]),
-        ("serve --log-level ", ["debug", "info", "warning", "error"]),
-    ],
-)
-def test_completion_offers_what_an_option_takes(words: str, offered: list[str]) -> None:
-    output, _ = completed(f"fleet-provisioning {words}", "bash")
-    assert output.split() == offered
 
 
 def test_a_reason_is_taken_in_capitals_too(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import random
 import resource
+import shutil
 import signal
 import sqlite3
 import time
@@ -342,3 +343,53 @@ def test_a_reason_is_known(durable: BrokerProcess, pki: Pki) -> None:
         assert answer is not None
         assert answer.reason_code is ReasonCode.NOT_AUTHORIZED
         assert str(answer.properties.reason_string).startswith("NOT_AUTHORIZED: m may not publish to")
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced by a backup"])
+def test_a_database_that_is_no_longer_there_is_not_written_and_not_begun_anew_in_silence(
+    durable: BrokerProcess, pki: Pki, meter_held: Held, replaced: bool
+) -> None:
+    path = durable.dir / "state" / "broker.db"
+    log, other = (path.with_name(f"broker.db-{end}") for end in ("wal", "shm"))
+    backup = durable.dir / "backup.db"
+    with durable:
+        durable.stop()
+        shutil.copy(path, backup)
+        durable.start()
+        with traffic(durable, pki, meter_held, 1) as (publisher, subscriber):
+            wait_until(lambda: len(publisher.acknowledged) > 50, "messages are acknowledged")
+            path.unlink()
+            if replaced:
+                shutil.copy(backup, path)
+            wait_until(lambda: durable.events("STORE_FAILED"), "the store fails")
+            wait_until(lambda: len(publisher.refused) > 20, "messages are refused")
+            publisher.finish()
+            wait_until(lambda: set(subscriber.got) >= set(publisher.acknowledged), "what was acknowledged arrives")
+        (said,) = durable.events("STORE_FAILED")
+        assert "broker.db was deleted, or another file is in its place: put it back; or stop" in said["detail"]
+        durable.stop(signal.SIGTERM if replaced else signal.SIGKILL)
+        code, told = durable.fail()
+        assert code == 1
+        assert ("is not the file that broker.db-wal beside" if replaced else "broker.db is missing, or empty,") in told
+        assert "Traceback" not in told + durable.log
+        for each in (log, other):
+            each.unlink()
+        durable.start()
+        assert len(durable.events("STORE_CREATED")) == (1 if replaced else 2)
+
+
+def test_a_log_that_is_deleted_under_way_costs_nothing_acknowledged(
+    durable: BrokerProcess, pki: Pki, meter_held: Held
+) -> None:
+    with durable, traffic(durable, pki, meter_held, 1) as (publisher, subscriber):
+        wait_until(lambda: len(publisher.acknowledged) > 50, "messages are acknowledged")
+        (durable.dir / "state" / "broker.db-wal").unlink()
+        wait_until(lambda: durable.events("STORE_FAILED"), "the store fails")
+        (said,) = durable.events("STORE_FAILED")
+        assert "broker.db-wal was deleted: nothing is lost; stop the broker in order (SIGTERM)" in said["detail"]
+        kill(durable)
+        acknowledged = len(publisher.acknowledged)
+        wait_until(lambda: len(publisher.acknowledged) > acknowledged + 50, "the broker goes on")
+        publisher.finish()
+        wait_until(lambda: set(subscriber.got) >= set(publisher.acknowledged), "all that was acknowledged arrives")
+    assert not set(subscriber.got) & set(publisher.refused), "refused, and delivered all the same"

@@ -15,15 +15,16 @@ import pytest
 
 from broker.sockets import tls_session
 from broker.sockets.poller import Poller
-from broker.sockets.tls_session import TlsSession, accept, open_tls
+from broker.sockets.tls_session import TlsSession, accept, open_public_tls, open_tls, shake_hands
 from broker.sockets.turn import Turn
+from provisioning.pki import openssl
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 from tests.support.broker_process import wait_until
 from tests.support.key_updates import change_keys
 from tests.support.noted_error import Bystander, leave_error
 from tests.support.one_segment import OneSegmentClient
 from tests.support.pki import Pki, shared_pki
-from tests.support.tls_server import Server, Told, talk_and_keep, visit
+from tests.support.tls_server import Opener, Server, Told, talk_and_keep, visit
 
 
 @pytest.fixture
@@ -110,9 +111,10 @@ async def test_all_is_read_of_a_peer_that_was_silent(
     told = await server.accept()
     with await connecting as client:
 
-        async def answers(*records: bytes) -> bytes:
+        async def answers(*records: bytes, silent: bool = True) -> bytes:
             assert told.transport is not None
-            told.transport._last_read = 0.0  # As if it had said nothing since the machine started.
+            # As if it had said nothing since the machine started; or just now, however slow the machine is.
+            told.transport._last_read = 0.0 if silent else loop.time() + 3600.0
             told.transport.settle(dozes=dozes)
             assert len(server.doze) == dozes
             await loop.run_in_executor(None, client.send, records)
@@ -121,8 +123,12 @@ async def test_all_is_read_of_a_peer_that_was_silent(
                 told.transport.release()
             return await loop.run_in_executor(None, client.receive, sum(map(len, records)))
 
+        assert told.transport is not None
+        assert await answers(b"ping", silent=False) == b"PING"
+        assert told.transport._ahead == server.ahead
         assert await answers(b"ping") == b"PING"  # After this one the transport reads ahead no more.
         assert await answers(b"ping") == b"PING"
+        assert not told.transport._ahead
         told.holds_at = holds and len(told.received) + 1
         record = b"r" * size
         assert await answers(record, *RECORDS) == b"".join([record, *RECORDS]).upper()
@@ -145,6 +151,53 @@ async def test_reading_ahead_begins_with_the_second_record(server: Server, pki: 
 
 def test_this_python_has_the_inner_object() -> None:
     assert tls_session._WRAP is not None, "without it every connection costs more: see docs/decisions/0016"
+
+
+class Other:
+    """A session of an interpreter that has changed it."""
+
+    def read(self, size: int) -> bytes: ...  # type: ignore[empty-body]
+
+
+@pytest.mark.parametrize("wrap", [lambda _context, _socket: None, lambda *_, **__: Other()])
+def test_where_the_inner_object_has_changed_the_documented_one_is_used(
+    wrap: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tls_session._inner_wrap() is not None
+    monkeypatch.setattr(ssl.SSLContext, "_wrap_socket", wrap)
+    assert tls_session._inner_wrap() is None
+    monkeypatch.setattr(ssl.SSLContext, "_wrap_socket", None)
+    assert tls_session._inner_wrap() is None
+
+
+def test_the_inner_object_is_what_is_used(pki: Pki) -> None:
+    context = server_context(pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.REQUIRED)
+    accepted, other = socket.socketpair()
+    with accepted, other:
+        accepted.setblocking(False)
+        kept, session = open_tls(context, accepted)
+        assert kept is accepted
+        assert not isinstance(session, ssl.SSLSocket)
+
+
+@pytest.mark.parametrize("opener", [open_tls, open_public_tls])
+def test_a_handshake_says_what_it_waits_for_also_where_openssl_cannot_be_asked(pki: Pki, opener: Opener) -> None:
+    """Who waits to write when it has to read, or the other way round, waits for ever or not at all."""
+    context = server_context(pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.REQUIRED)
+    accepted, connected = socket.socketpair()
+    told, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_context(pki.anchors, None).wrap_bio(told, to_send, server_hostname="localhost")
+    accepted.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while accepted.send(b"x" * 65_536):  # So that there is no room for the server's answer.
+            pass
+    kept, session = opener(context, accepted)
+    with kept, connected:
+        assert shake_hands(session, 0, kept) == openssl.WANTS_READ
+        with contextlib.suppress(ssl.SSLWantReadError):
+            client.do_handshake()
+        connected.sendall(to_send.read())
+        assert shake_hands(session, 0, kept) == openssl.WANTS_WRITE
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -126,6 +126,31 @@ def disk() -> Iterator[Path]:
         yield place
 
 
+def test_a_start_on_a_full_disk_ends_with_which_disk_it_is(disk: Path) -> None:
+    with ProvisioningService.copied(disk / "fleet") as service:
+        assert service.stop(signal.SIGTERM) == 0
+        with full(disk):
+            done = service.command("serve", "--dir", str(service.dir), "--port", "0", "--http-port", "0")
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1
+    assert "fleet.db cannot be used: the disk " in last, done.stderr
+    assert "make room there" in last
+
+
+def test_a_start_on_a_damaged_store_ends_with_where_another_is(tmp_path: Path) -> None:
+    with ProvisioningService.copied(tmp_path / "fleet") as service:
+        assert service.stop(signal.SIGTERM) == 0
+        store = service.dir / "fleet.db"
+        for beside in service.dir.glob("fleet.db-*"):
+            beside.unlink()
+        store.write_bytes(store.read_bytes()[:5000])
+        done = service.command("serve", "--dir", str(service.dir), "--port", "0", "--http-port", "0")
+    assert (done.returncode, done.stderr.splitlines()[-1].endswith("Restore it from the backup: docs/backup.md")) == (
+        1,
+        True,
+    ), done.stderr
+
+
 @pytest.mark.parametrize("kind", ["limit", "file system"])
 def test_a_full_disk_is_said_costs_nothing_and_is_forgotten_when_there_is_room(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest

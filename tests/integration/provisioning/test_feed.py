@@ -38,9 +38,10 @@ class Follower:
         self.process = process
         self._buffer = b""
         self.authorities: list[dict[str, Any]] = []
+        self.elapsed: list[float] = []
 
     def next_event(self, seconds: float = 20) -> tuple[str, dict[str, Any]]:
-        """Return the next event's name and data; those about CAs are passed over, and kept in `authorities`."""
+        """Return the next event's name and data, without `elapsed`; those about CAs are kept in `authorities`."""
         assert self.process.stdout is not None
         deadline = time.monotonic() + seconds
         while b"\n\n" not in self._buffer:
@@ -56,6 +57,8 @@ class Follower:
         if fields["event"] == "authorities":
             self.authorities.append(data)
             return self.next_event(seconds)
+        if fields["event"] == "current":
+            self.elapsed.append(data.pop("elapsed"))
         assert fields["event"] == "current" or fields["id"] == str(data["sequence"])
         return fields["event"], data
 

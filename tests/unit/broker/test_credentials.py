@@ -141,6 +141,13 @@ async def test_what_is_wrong_with_the_file_is_said_and_no_token_is_spent_where_n
     (tmp_path / "broker.pem").write_text("no certificate")
     with pytest.raises(CredentialError, match=r"broker\.pem is not a readable certificate: give --token"):
         await without.ensure()
+    (tmp_path / "broker.pem").unlink()
+    (tmp_path / "broker.pem").mkdir()  # As root, who may read any file, finds one that cannot be read.
+    with pytest.raises(
+        CredentialError, match=r"broker\.pem cannot be read: .*; run the broker as the user who owns it,"
+    ):
+        await without.ensure()
+    (tmp_path / "broker.pem").rmdir()
     (tmp_path / "broker.pem").write_bytes(certificate(HOUR, -MINUTE).public_bytes(Encoding.PEM))
     with pytest.raises(CredentialError, match=r"has expired on 2026-11-27 \(the clock here says 20.* UTC\): give"):
         await without.ensure()

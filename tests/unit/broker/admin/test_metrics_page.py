@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from dataclasses import fields
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from prometheus_client.core import Metric
@@ -17,25 +19,45 @@ from broker.admission.bundle import TrustBundle
 from broker.admission.trust import Trust
 from broker.histogram import Histogram
 from broker.metrics import Metrics
-from broker.revocation.issuing_authorities import IssuingAuthorities
+from broker.revocation.issuing_authorities import STATES, IssuingAuthorities
+from broker.store.journal import Journal
+from provisioning.client.feed import IssuingAuthority
 from provisioning.pki.identity import Identity, Role
-from tests.support.pki import DOMAIN, Pki, shared_device, shared_pki
+from provisioning.program.version import product_version
+from tests.support.crl import crl, scope
+from tests.support.held_lists import put
+from tests.support.pki import DOMAIN, Held, Pki, shared_device, shared_pki
 from tests.support.wire import MemoryBroker, own_certificate
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 
 
+def page_of(
+    broker: MemoryBroker, own: Held | None = None, authorities: IssuingAuthorities | None = None
+) -> MetricsPage:
+    authorities = authorities or IssuingAuthorities(broker.engine)
+    return MetricsPage(broker.engine, own_certificate(own), authorities, lambda: broker.now)
+
+
 async def page(broker: MemoryBroker, accept: str = "", path: str = "/metrics", method: str = "GET") -> tuple[int, str]:
-    authorities = IssuingAuthorities(broker.engine)
-    shown = MetricsPage(broker.engine, own_certificate(), authorities, lambda: broker.now)
-    answer = await shown.handle(Request(method, path, {}, b"", "me", accept))
+    answer = await page_of(broker).handle(Request(method, path, {}, b"", "me", accept))
     assert isinstance(answer.body, bytes)
+    assert answer.status != 200 or accept.partition(";")[0] in answer.content_type
     return answer.status, answer.body.decode()
 
 
-async def families(broker: MemoryBroker) -> dict[str, Metric]:
-    _, text = await page(broker)
-    return {family.name: family for family in parse_text(text)}
+async def families(broker: MemoryBroker, shown: MetricsPage | None = None) -> dict[str, Metric]:
+    answer = await (shown or page_of(broker)).handle(Request("GET", "/metrics", {}, b"", "me", ""))
+    assert isinstance(answer.body, bytes)
+    return {family.name: family for family in parse_text(answer.body.decode())}
+
+
+async def figures(
+    broker: MemoryBroker, name: str, shown: MetricsPage | None = None
+) -> dict[tuple[tuple[str, str], ...], float]:
+    """Return every sample called *name* by its labels."""
+    found = (sample for family in (await families(broker, shown)).values() for sample in family.samples)
+    return {tuple(each.labels.items()): each.value for each in found if each.name == f"fleet_broker_{name}"}
 
 
 async def value(broker: MemoryBroker, sample: str, **labels: str) -> float:
@@ -125,6 +147,140 @@ async def test_a_group_may_be_called_anything_that_a_group_may() -> None:
     assert await value(broker, "sessions", role="device", group="a.b_c-9", state="away") == 1
 
 
-@pytest.mark.parametrize(("path", "method", "status"), [("/", "GET", 404), ("/metrics", "POST", 405)])
+async def test_each_figure_is_of_what_its_name_says() -> None:
+    broker = MemoryBroker()
+    reader = broker.service("reader", session_expiry_interval=60)
+    reader.subscribe("fleet/#", "fleet/none", "fleet/nobody", qos=1)
+    reader.subscribe("$share/group/fleet/none")
+    meter = broker.device("meter-1")
+    meter.publish("fleet/meters/meter-1/a", b"1", qos=1, retain=True)
+    reader.vanish()
+    for _ in range(2):
+        meter.publish("fleet/meters/meter-1/t", b"1", qos=1)
+    wanted = {
+        "connected": 1,
+        "subscriptions": 4,
+        "retained_messages": 1,
+        "history_events": 3,
+        "queued_messages": 2,
+        "inflight_messages": 1,
+        "store_failed": 0,
+        "loop_lag_seconds": 0.25,
+    }
+    broker.metrics.loop_lag = 0.25
+    assert {name: await value(broker, name) for name in wanted} == wanted
+    assert await value(broker, "info", version=product_version()) == 1
+    left = await value(broker, "device_certificate_seconds_left_gsum")
+    until_then = shared_device("meter-1").certificate.not_valid_after_utc - datetime.now(UTC)
+    assert left == pytest.approx(until_then.total_seconds(), abs=60)
+
+
+async def test_each_label_is_called_what_it_is() -> None:
+    broker = MemoryBroker()
+    metrics: Metrics = broker.metrics
+    metrics.handshakes["resumed", "TLSv1.3"] += 1
+    metrics.dropped_too_large = 2
+    metrics.plugin_blocked["Mine"] = 0.5
+    metrics.ocsp_unanswered["theirs"] = 3
+    metrics.refused["REVOKED"] += 4
+    metrics.store_commit_seconds.observe(0.002, 5)
+    assert await figures(broker, "handshakes_total") == {(("result", "resumed"), ("version", "TLSv1.3")): 1}
+    assert (await figures(broker, "messages_dropped_total"))[("reason", "too_large"),] == 2
+    assert await figures(broker, "plugin_blocked_seconds_total") == {(("plugin", "Mine"),): 0.5}
+    assert await figures(broker, "ocsp_unanswered") == {(("bundle", "theirs"),): 3}
+    assert await figures(broker, "refusals_total") == {(("code", "REVOKED"),): 4}
+    assert await figures(broker, "store_commit_seconds_sum") == {(): pytest.approx(0.01)}
+    described = (await families(broker))["fleet_broker_admitted"].documentation
+    assert described == "clients let in"
+
+
+@pytest.mark.parametrize("failed", [False, True])
+async def test_a_store_that_takes_no_writes_is_one(*, failed: bool) -> None:
+    broker = MemoryBroker()
+    broker.engine.journal = Journal(0.0)
+    broker.engine.journal.failed = failed
+    assert await value(broker, "store_failed") == failed
+
+
+async def test_the_broker_s_own_certificate_has_so_long_left_and_less_than_none_when_it_has_ended() -> None:
+    broker, pki = MemoryBroker(), shared_pki()
+    assert await figures(broker, "certificate_seconds_left") == {}, "it cannot be read"
+    for days in (2, -1):
+        own = pki.broker(not_before=pki.now + timedelta(days=-2), not_after=pki.now + timedelta(days=days))
+        shown = await figures(broker, "certificate_seconds_left", page_of(broker, own))
+        left = own.certificate.not_valid_after_utc - datetime.now(UTC)
+        assert shown == {(): pytest.approx(left.total_seconds(), abs=60)}
+
+
+async def test_the_age_and_the_end_of_a_source_are_those_of_its_oldest_list() -> None:
+    broker, pki, hour = MemoryBroker(fresh=False), shared_pki(), timedelta(hours=1)
+    judge = broker.engine.admission
+    assert await figures(broker, "revocation_age_seconds") == {}, "the feed was never read"
+    for number, age in enumerate((1, 3, 2)):
+        listed = crl(pki.issuing, {7: None}, age=age * hour, life=4 * hour, point=scope(f"http://ca.example/{number}"))
+        put(judge, pki.issuing, listed)
+    put(judge, pki.root, crl(pki.root, {8: None}, age=2 * hour, life=hour))
+    broker.keep_fresh()
+    broker.now += 7
+    issuing, root = "CN=Test Issuing CA", "CN=Test Root CA"
+    ages = {"feed": 7.0, f"crl:{issuing}": 3 * 3600.0, f"crl:{root}": 2 * 3600.0}
+    assert await figures(broker, "revocation_age_seconds") == {
+        (("source", name),): pytest.approx(age, abs=60) for name, age in ages.items()
+    }
+    assert await figures(broker, "crl_seconds_left") == {
+        (("issuer", issuing),): pytest.approx(3600.0, abs=60),
+        (("issuer", root),): pytest.approx(-3600.0, abs=60),
+    }
+    assert await value(broker, "revoked_certificates") == 4
+    assert await figures(broker, "revocation_entries") == {
+        (("source", name),): count for name, count in {"feed": 0, "crl": 4, "ocsp": 0}.items()
+    }
+
+
+async def test_it_is_shown_for_each_bundle_whether_anybody_is_admitted() -> None:
+    broker, pki = MemoryBroker(), shared_pki()
+    feed = TrustBundle("of the feed", [pki.root.certificate], feed=True)
+    broker.engine.admission.believe(Trust([feed, TrustBundle("other", [pki.issuing.certificate], feed=False)]))
+    for later, fresh in ((0, 1), (10_000, 0)):
+        broker.now += later
+        assert await figures(broker, "bundle_newcomers_admitted") == {
+            (("bundle", "of the feed"),): fresh,
+            (("bundle", "other"),): 1,
+        }
+        assert await value(broker, "newcomers_admitted") == 1, "those of the other bundle are"
+    broker.engine.admission.believe(Trust([feed]))
+    assert await value(broker, "newcomers_admitted") == 0
+
+
+async def test_a_ca_that_is_not_trusted_here_is_counted_by_its_state(broker: MemoryBroker) -> None:
+    compared, stranger = IssuingAuthorities(broker.engine), Pki().issuing
+    broker.engine.admission.believed = Trust([TrustBundle("ours", [shared_pki().root.certificate])])
+    judged = asyncio.Event()
+
+    async def tell(_: object) -> bool:
+        judged.set()
+        return True
+
+    async def reread() -> None: ...
+
+    running = asyncio.create_task(compared.run(reread, tell))
+    compared.hear([IssuingAuthority("theirs", "default", "announced", stranger.der)])
+    await judged.wait()
+    running.cancel()
+    await asyncio.wait({running})
+    shown = await figures(broker, "unknown_issuing_cas", page_of(broker, None, compared))
+    assert shown == {(("state", state),): state == "announced" for state in STATES}
+
+
+async def test_of_very_many_groups_the_page_shows_the_largest() -> None:
+    broker = MemoryBroker()
+    for number in range(MOST_GROUPS + 5):
+        broker.engine.registry.create(f"d{number}", Identity(DOMAIN, Role.DEVICE, f"d{number}", f"g{number}"))
+    assert len(await figures(broker, "sessions")) == MOST_GROUPS + 1
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status"), [("/", "GET", 404), ("/metrics/", "GET", 404), ("/metrics", "POST", 405)]
+)
 async def test_nothing_else_is_served(path: str, method: str, status: int) -> None:
     assert (await page(MemoryBroker(), path=path, method=method))[0] == status

@@ -11,19 +11,22 @@ from hypothesis import strategies as st
 
 from broker.admission import path_ends
 from broker.admission.admission import Admission
+from broker.admission.bundle import TrustBundle
 from broker.admission.freshness import Freshness
 from broker.admission.issuers import revoked_as
 from broker.admission.path_ends import Forgotten, PathEnds
 from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.status import RevocationStatus
+from broker.admission.trust import Trust
+from broker.connection.connection import ClientConnection
 from broker.mqtt.codes import ReasonCode
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import key_identifier
-from provisioning.pki.revocation import RevocationIndex
+from provisioning.pki.revocation import RevocationIndex, RevocationReason, pack
 from tests.support.pki import DOMAIN, Held, shared_pki
 from tests.support.policies import DEFAULT_POLICY
-from tests.support.wire import MemoryBroker
+from tests.support.wire import FakeTransport, MemoryBroker
 
 PKI = shared_pki()
 NOW = PKI.now
@@ -282,3 +285,33 @@ def test_whose_cas_are_forgotten_is_told_to_show_them_and_cannot_resume_again(mo
     assert str(answer.properties.reason_string).startswith("TRUST_CHANGED: the broker does not remember the CAs")
     full.connect(client_id="meter-1")
     assert (resumed.transport.forgets_tls_session, full.transport.forgets_tls_session) == (True, False)
+
+
+def test_who_was_judged_by_cafile_is_found_in_a_list_though_his_certificate_identifies_its_issuer_otherwise() -> None:
+    """A list belongs to a key; what such a certificate says of its issuer is any text."""
+    held = PKI.certify(METER, issuer=FIRST, authority_key_id=b"as the CA's maker has it")
+    judge, key_id = admission(), key_identifier(FIRST.key.public_key())
+    peer = judge.examine(held.der, NOW, lambda: [held.der, der(FIRST)])
+    assert isinstance(peer, Peer)
+    assert peer.certificate[0] != key_id
+    assert not judge.is_revoked(peer.certificate, peer.authorities)
+    revoked = {peer.certificate[1]: pack(RevocationReason.KEY_COMPROMISE, NOW)}
+    judge.status.index.publish(key_id, "a list", revoked)
+    assert judge.is_revoked(peer.certificate, peer.authorities)
+    judge.believe(Trust([TrustBundle("ours", [PKI.root.certificate])]))
+    assert judge.is_revoked(peer.certificate, peer.authorities), "as when its CRLs begin to be used"
+
+
+def test_what_other_anchors_have_vouched_for_is_not_learned_from_who_was_at_the_door_just_then() -> None:
+    """His handshake began under an anchor that lasts longer, and is none any more when it ends."""
+    broker = MemoryBroker()
+    for changes, lasts in ((True, 600), (False, 60)):
+        connection = ClientConnection(broker.engine, FakeTransport(), broker.now)
+        if changes:
+            broker.engine.admission.believe(None)
+        ca = RENEWED if changes else FIRST
+        connection.secured(HELD.der, broker.now, NOW, lambda ca=ca: [HELD.der, der(ca)])  # type: ignore[misc]
+        assert connection.peer is not None
+        assert connection.peer.seconds_left == lasts
+        connection.lost("CONNECTION_LOST", broker.now)
+    assert left(broker.engine.admission, HELD) == 60

@@ -49,10 +49,15 @@ def examined(judge: Admission, *above: Held) -> Peer:
         ([bundle(OTHER.root), bundle(PKI.root)], True),
         ([bundle(PKI.root, **PLANT), bundle(OTHER.root)], False),
         ([bundle(PKI.root, **PLANT), bundle(PKI.root)], True),
+        ([bundle(PKI.root, roles=(Role.SERVICE,))], False),
+        ([bundle(PKI.root, groups=("south",))], False),
+        ([bundle(PKI.root, groups=("south", "meters"))], True),
+        ([bundle(PKI.root, groups=("south",)), bundle(PKI.root, name="others")], True),
     ],
     ids=[
         "the same", "a CA below it", "its renewal", "another root", "others of those names", "nobody",
         "for another domain", "for his domain", "one of two", "each for half", "for both domains",
+        "for services", "for another group", "for his group", "each for a group",
     ],
 )  # fmt: skip
 def test_who_was_let_in_stays_while_an_anchor_above_him_counts_for_his_domain(
@@ -77,7 +82,7 @@ def test_of_whom_nobody_knows_who_vouched_for_him_nobody_is_put_out() -> None:
 
 
 def test_a_broker_without_a_trust_domain_takes_for_ours_whom_no_bundle_has_for_its_own() -> None:
-    trust = Trust([bundle(PKI.root), bundle(OTHER.root, name="theirs", **PLANT)])
+    trust = Trust([bundle(PKI.root), bundle(OTHER.root, name="theirs", groups=("meters",), **PLANT)])
     judge = admission(trust, domain=None)
     judge.believed = trust
     ours, theirs = (tuple(each.anchor_keys) for each in trust.bundles)

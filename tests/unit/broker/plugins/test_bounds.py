@@ -178,6 +178,43 @@ async def test_who_waits_for_room_goes_on_when_there_is_some_also_by_other_limit
     task.cancel()
 
 
+async def test_who_gives_up_where_there_is_room_gives_up_nothing() -> None:
+    """Publishers wait for several plugins at once, and give up all of them because one is slow."""
+
+    async def hear() -> None: ...
+
+    events = events_of(Metrics(), most=4, hear=hear)
+    for _ in range(3):
+        events.tell("hear")
+    events.give_up()
+    events.tell("hear")
+    assert events.holds
+
+
+async def test_a_packet_that_fails_when_there_is_room_again_fails_alone() -> None:
+    told = asyncio.Event()
+
+    async def hear() -> None:
+        if not len(events):
+            told.set()
+
+    def fail() -> None:
+        raise LookupError("a defect")
+
+    events, waiting = events_of(Metrics(), most=2, hear=hear), asyncio.Event()
+    for _ in range(2):
+        events.tell("hear")
+    events.when_room(fail)
+    events.when_room(waiting.set)
+    with capture_logs() as logs:
+        task = asyncio.create_task(events.run())
+        await asyncio.wait({task, asyncio.create_task(told.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    assert (told.is_set(), waiting.is_set(), task.done()) == (True, True, False)
+    assert [each["code"] for each in logs] == ["INTERNAL_ERROR"]
+    task.cancel()
+    await asyncio.wait({task})
+
+
 class Unsayable(Exception):
     def __str__(self) -> str:
         raise LookupError("no words")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from amqtt.contexts import BaseContext
-from amqtt.plugins.base import BasePlugin
+from amqtt.plugins.base import BaseAuthPlugin, BasePlugin, BaseTopicPlugin
 
 from broker.metrics import Metrics
 from broker.plugins import company as starting
@@ -165,3 +165,86 @@ async def test_all_plugins_are_closed_whatever_one_does_that_is_told_of_somethin
     await asyncio.sleep(0)
     (await ended(company.close())).result()
     assert [plugin.heard for plugin in company.plugins] == [["stop", "stopped", "close"]] * 2
+
+
+class Filters(BaseTopicPlugin):
+    """Is asked about topics."""
+
+
+class Asked(BaseAuthPlugin):
+    async def on_broker_client_connected(self, **_: object) -> None: ...
+
+
+class AsksForMessages(Hears):
+    async def on_broker_message_received(self, **_: object) -> None: ...
+
+
+class NotAsync(Hears):
+    def __init__(self, context: BaseContext) -> None:
+        super().__init__(context)
+        self.on_broker_client_connected = self.heard.clear
+
+
+async def test_each_plugin_has_its_own_configuration_and_logger() -> None:
+    complaints = Complaints(Metrics(), asyncio.get_running_loop().time)
+    wanted = [Wanted("fleet_plugins.Hears", Hears, "first"), Wanted("fleet_plugins.Asked", Asked, "second")]
+    company = Company(wanted, BaseContext(), complaints, Watch(Metrics(), complaints), lambda: 100, 30.0)
+    assert [(each.context.config, each.context.logger.name) for each in company.plugins] == [
+        ("first", "fleetgate.plugins.Hears"),
+        ("second", "fleetgate.plugins.Asked"),
+    ]
+
+
+async def test_an_operator_sees_what_each_plugin_is_asked_and_told_and_how_much_of_it_waits() -> None:
+    company = company_of(Asked, Filters, Hears)
+    for _ in range(2):
+        company.tell("broker_client_connected", client_id="meter-1", client_session=None)
+    assert company.describe() == [
+        {
+            "path": "fleet_plugins.Asked",
+            "hooks": ["authenticate", "broker_client_connected"],
+            "events_waiting": 2,
+        },
+        {
+            "path": "fleet_plugins.Filters",
+            "hooks": ["topic_filtering"],
+            "events_waiting": 0,
+        },
+        {
+            "path": "fleet_plugins.Hears",
+            "hooks": ["broker_post_shutdown", "broker_pre_shutdown"],
+            "events_waiting": 0,
+        },
+    ]
+
+
+async def test_publishers_wait_for_a_plugin_that_is_told_of_messages_and_for_no_other() -> None:
+    company = company_of(Asked, AsksForMessages)
+    assert (company.looks_at_messages, company_of(Asked).looks_at_messages) == (True, False)
+    for _ in range(100):
+        company.tell("broker_client_connected", client_id="meter-1", client_session=None)
+    assert company.holding() == []
+    for _ in range(100):
+        company.tell("broker_message_received", client_id="meter-1", message=None)
+    assert company.holding() == [company.members[1].events]
+
+
+async def test_a_plugin_is_told_once_that_the_broker_stops_and_if_it_was_not_told_of_the_start_not_at_all() -> None:
+    company = company_of(Hears, Exits, Hears)
+    with pytest.raises(PluginError):
+        await company.pre_start()
+    await company.pre_shutdown()
+    await company.close()
+    told = ["stop", "stopped", "close"]
+    assert [plugin.heard for plugin in company.plugins] == [told, told, ["close"]]
+
+
+async def test_events_that_nobody_delivers_any_more_are_not_waited_for() -> None:
+    company = company_of(Asked, patience=300.0)
+    company.tell("broker_client_connected", client_id="meter-1", client_session=None)
+    (await ended(company.close())).result()
+
+
+async def test_a_handler_that_only_an_instance_has_must_be_a_coroutine_too() -> None:
+    with pytest.raises(PluginError, match=r"NotAsync: on_broker_client_connected must be defined with 'async def'"):
+        company_of(NotAsync)

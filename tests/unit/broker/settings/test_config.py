@@ -80,6 +80,7 @@ def test_a_file_is_forgotten_after_it_was_loaded(tmp_path: Path) -> None:
             "host: 0.0.0.0 is not a loopback address; set unsafe_public_listener to allow it",
         ),
         (ENOUGH | {"host": "example.org"}, "host: example.org is not a loopback address; set unsafe_public_listener"),
+        (ENOUGH | {"host": "localhost.example"}, "host: localhost.example is not a loopback address"),
         (ENOUGH | {"host": ""}, "host:  is not a loopback address"),
         (ENOUGH | {"admin_host": "0.0.0.0"}, "admin_host: 0.0.0.0 is not a loopback address; set unsafe_public_admin"),
         (ENOUGH | {"metrics_host": "::"}, "metrics_host: :: is not a loopback address; set unsafe_public_metrics"),
@@ -103,6 +104,17 @@ def test_a_file_is_forgotten_after_it_was_loaded(tmp_path: Path) -> None:
             ENOUGH | {"feed_policy": "grace 12"},
             "--feed-policy: 'grace 12' is none of: require, advisory, grace <time> with its unit (such as: grace 12h)",
         ),
+        (
+            ENOUGH | {"feed_policy": "require", "revocation_grace": 5},
+            "feed_policy: it sets the same as revocation_grace",
+        ),
+        (ENOUGH | {"audit_policy": "require"}, "audit_log: audit_keyfile and audit_policy apply to the audit log only"),
+        (
+            ENOUGH | {"audit_keyfile": "a"},
+            "audit_log: audit_keyfile and audit_policy apply to the audit log only; give",
+        ),
+        (ENOUGH | {"crl_check_seconds": 0}, "--crl-check-seconds: input should be greater than 0"),
+        (ENOUGH | {"crl_urls": "https://a/c"}, "--crl-urls: 'https://a/c': a list or an answer is signed, so it is"),
         (ENOUGH | {"revocation_grace": -1}, "--revocation-grace: input should be greater than or equal to 0"),
         (
             ENOUGH | {"revocation_grace": "soon"},
@@ -232,6 +244,16 @@ def test_a_source_of_crls_is_enough_alone(source: dict[str, Any]) -> None:
     assert (config.has_crls, config.has_ocsp) == (True, False)
 
 
+def test_the_sources_of_all_bundles_are_read_and_the_feed_s_terms_are_those_given() -> None:
+    listed = [OURS | {"name": name, "crlfile": [name], "crl_urls": [f"http://{name}/"]} for name in ("a", "b")]
+    config = load(None, ENOUGH | {"trust": listed})
+    assert (config.crl_files, config.all_crl_urls) == ((Path("a"), Path("b")), ("http://a/", "http://b/"))
+    terms = ({"revocation_grace": 5}, {"feed_policy": "advisory"})
+    assert [load(None, ENOUGH | given).feed_terms.grace for given in terms] == [5.0, None]
+    for own, key in (({}, "s/audit.key"), ({"audit_log": "l", "audit_keyfile": "k"}, "k")):
+        assert load(None, ENOUGH | {"state_dir": "s"} | own).audit_key == Path(key)
+
+
 def test_a_token_is_not_shown() -> None:
     assert "s3cret" not in repr(load(None, ENOUGH | {"token": "s3cret"}))
     assert "s3cret" not in refusal(ENOUGH | {"token": "s3cret", "token_file": "x", "port": "s"})
@@ -242,35 +264,6 @@ def test_settings_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         config.port = 1
     assert isinstance(config, BrokerConfig)
-
-
-LISTENERS = """
-[[listener]]
-port = 1
-[[listener]]
-port = 2
-host = "::1"
-protocol = "wss"
-max_connection_rate = 5
-[limits]
-max_connection_rate = 7
-max_unadmitted = 9
-"""
-
-
-def test_listeners_are_tables_or_the_short_form(tmp_path: Path) -> None:
-    path = tmp_path / "broker.toml"
-    path.write_text(LISTENERS)
-    config = load(path, ENOUGH)
-    first, second = config.listeners
-    assert (first.port, first.host, first.protocol) == (1, None, "mqtts")
-    assert (second.port, second.host, second.protocol) == (2, "::1", "wss")
-    assert first.limits(config.limits) is config.limits
-    own = second.limits(config.limits)
-    assert (own.max_connection_rate, own.max_unadmitted) == (5, 9)
-    assert [each.port for each in load(None, ENOUGH).listeners] == [8883]
-    short = load(None, ENOUGH | {"port": 3, "websocket_port": 4}).listeners
-    assert [(each.port, each.protocol) for each in short] == [(3, "mqtts"), (4, "wss")]
 
 
 ORIGINS = """
@@ -441,6 +434,7 @@ LISTS = {"any_client_id", "admin_changers", "crl_urls", "trust.crl_urls"} | {
     ("value", "taken"),
     [
         ("true", SWITCHES),
+        ("false", SWITCHES),
         ("1" + 30 * "0", set()),
         ("-1", set()),
         ("inf", set()),

@@ -31,6 +31,7 @@ def settings(**given: Any) -> TrustSettings:
         ({"anchors_url": PLAIN, "anchors_url_cafile": "c.pem"}, "by http:// anybody may answer"),
         ({"anchors_url": PLAIN, "anchors_url_cafile": "c.pem", "anchors_sha256": [PIN]}, "by http:// anybody"),
         ({"anchors_url": "ftp://ca.example/a"}, "https://, with anchors_url_cafile; or http://, with anchors_sha256"),
+        ({"anchors_url": PLAIN, "anchors_sha256": [f"{PIN}0"]}, "is not the SHA-256 of a certificate: 64 hexa"),
         ({"anchors_url": PLAIN, "anchors_sha256": ["abc"]}, "'abc' is not the SHA-256 of a certificate: 64 hexa"),
     ],
 )
@@ -76,7 +77,12 @@ def test_each_source_of_revocations_is_one_alone(source: dict[str, Any], *, crls
 
 @pytest.mark.parametrize(
     ("policy", "never", "late", "later"),
-    [("advisory", True, True, True), ("grace 60s", False, True, False), ("require", False, False, False)],
+    [
+        ("advisory", True, True, True),
+        ("grace 60s", False, True, False),
+        ("require", False, False, False),
+        (" Require ", False, False, False),
+    ],
 )
 def test_what_is_late_or_never_came_is_accepted_by_the_policy(
     policy: str, *, never: bool, late: bool, later: bool
@@ -94,12 +100,17 @@ def test_what_is_not_said_of_a_bundle_opens_nothing() -> None:
     assert (made.unsafe_no_revocation, made.crl_from_certificates, made.ocsp_from_certificates) == (False,) * 3
     assert (made.client_id, made.any_client_id, made.max_sessions) == ("equal", (), 0)
     assert {made.crl_policy, made.ocsp_policy} == {REQUIRE}
+    assert (made.required_eku, made.roles, made.max_depth) == (("clientAuth",), (Role.DEVICE,), 4)
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
         ({"feed_policy": "advisory"}, "ours: feed_policy: it is about the feed; give feed = true, or leave it out"),
+        (
+            {"identity": [IdentitySource(source="common-name", group="north")]},
+            "ours: trust_domain: identities that are made of certificates need one",
+        ),
         ({"username": "meter"}, "ours: username: ignore, equal, or a text with {device}"),
         ({"username": "{group}"}, "ours: username: ignore, equal, or a text with {device}"),
     ],

@@ -109,7 +109,7 @@ async def test_an_answer_that_is_compressed_is_of_no_use(tmp_path: Path) -> None
 async def test_a_failure_is_told_once_and_tried_again_after_pauses_that_grow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(anchor_urls, "_spread", lambda: 1.0)
+    monkeypatch.setattr(anchor_urls, "spread", lambda _share: 1.0)
     with WebServer() as web, capture_logs() as logged:
         urls = AnchorUrls(config(tmp_path, f"{web.url}/a"))
         [followed] = urls.followed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -100,21 +100,55 @@ async def test_a_hold_becomes_final_and_is_told_again(scene: Scene) -> None:
 
 async def test_what_is_known_is_asked_for_again_when_it_is_old_or_of_nobody(scene: Scene) -> None:
     now = datetime.now(UTC)
-    assert scene.client.known(KEY) is None
+    assert scene.client.known(KEY, "ours") is None
     assert scene.client.age(KEY, now) is None
-    assert not scene.client.is_current(KEY, now)
+    assert not scene.client.is_current(KEY, "ours", now)
     answer = await scene.ask()
     assert answer is not None
-    assert scene.client.known(KEY) == answer
+    assert scene.client.known(KEY, "ours") == answer
     age = scene.client.age(KEY, answer.fresh_until)
     assert age == (answer.fresh_until - answer.this_update).total_seconds()
-    assert scene.client.is_current(KEY, answer.this_update)
-    assert not scene.client.is_current(KEY, answer.fresh_until), "it has ended"
+    assert scene.client.is_current(KEY, "ours", answer.this_update)
+    assert not scene.client.is_current(KEY, "ours", answer.fresh_until), "it has ended"
     scene.now = 60.0
-    assert not scene.client.is_current(KEY, answer.this_update), "after so many seconds, however good it is"
+    assert not scene.client.is_current(KEY, "ours", answer.this_update), "after so many seconds, however good it is"
     scene.responder.unknown = True
     await scene.ask()
-    assert not scene.client.is_current(KEY, answer.this_update), "it may have been issued since"
+    assert not scene.client.is_current(KEY, "ours", answer.this_update), "it may have been issued since"
+    await scene.client.close()
+
+
+async def test_what_another_bundle_s_responder_says_spares_nobody_the_question(scene: Scene) -> None:
+    """A partner's CA may certify our CA's key, and its responder replay an answer from before the revocation."""
+    answers = Responder(PKI.issuing, delegate(PKI), [HELD], nonce=False, age=timedelta(minutes=10))
+    scene.web.pages["/theirs"] = answers
+    there = OcspTerms(REQUIRE, f"{scene.web.url}/theirs")
+    (theirs,) = TrustBundle("theirs", [PKI.issuing.certificate], ocsp=there).anchors
+    scene.responder.revoked[SERIAL] = FINAL
+    good = await scene.client.ask(HELD.certificate, theirs)
+    assert good is not None
+    assert good.reason is None
+    now = datetime.now(UTC)
+    assert scene.client.is_current(KEY, "theirs", now)
+    assert not scene.client.is_current(KEY, "ours", now)
+    assert scene.client.known(KEY, "ours") is None, "if ours is silent, nobody has answered"
+    revoked = await scene.ask()
+    assert scene.reason is RevocationReason.KEY_COMPROMISE
+    assert await scene.client.ask(HELD.certificate, theirs) == revoked, "theirs is the older one"
+    assert scene.reason is RevocationReason.KEY_COMPROMISE
+    assert scene.client.known(KEY, "theirs") == revoked
+    assert not scene.client.is_current(KEY, "theirs", now)
+    await scene.client.close()
+
+
+async def test_an_older_answer_of_the_same_responder_changes_nothing(scene: Scene) -> None:
+    first = await scene.ask()
+    assert first is not None
+    scene.now, scene.responder.age = 30.0, timedelta(minutes=10)
+    assert await scene.ask() == first
+    assert scene.client.is_current(KEY, "ours", first.this_update)
+    scene.now = 60.0
+    assert not scene.client.is_current(KEY, "ours", first.this_update), "the older one does not count as asked"
     await scene.client.close()
 
 
@@ -122,11 +156,11 @@ async def test_what_is_known_grows_old_while_the_machine_sleeps(scene: Scene) ->
     answer = await scene.ask()
     assert answer is not None
     scene.client.slept(59.0)
-    assert scene.client.is_current(KEY, answer.this_update)
+    assert scene.client.is_current(KEY, "ours", answer.this_update)
     scene.now = 1.0
-    assert not scene.client.is_current(KEY, answer.this_update)
+    assert not scene.client.is_current(KEY, "ours", answer.this_update)
     await scene.ask()
-    assert scene.client.is_current(KEY, answer.this_update)
+    assert scene.client.is_current(KEY, "ours", answer.this_update)
     await scene.client.close()
 
 
@@ -170,10 +204,10 @@ async def test_the_answers_that_were_used_last_are_remembered(scene: Scene, monk
     for held in (first, second, first, third):
         await scene.client.ask(held.certificate, scene.issuer)
     keys = [held.revocation.key for held in (first, second, third)]
-    assert [scene.client.known(key) is not None for key in keys] == [True, False, True]
-    assert scene.client.known(keys[0]) is not None
+    assert [scene.client.known(key, "ours") is not None for key in keys] == [True, False, True]
+    assert scene.client.known(keys[0], "ours") is not None
     await scene.client.ask(second.certificate, scene.issuer)
-    assert [scene.client.known(key) is not None for key in keys] == [True, True, False], "a look counts, too"
+    assert [scene.client.known(key, "ours") is not None for key in keys] == [True, True, False], "a look counts, too"
     await scene.client.close()
 
 

@@ -13,8 +13,9 @@ from structlog.testing import capture_logs
 
 from broker.mqtt.message import Message, PersonalMessage
 from broker.store.batch import Batch, Moved
+from broker.store.database_files import StoreError
 from broker.store.journal import Journal
-from broker.store.sqlite import _GATHER_SECONDS, _KEPT_LOG_BYTES, SqliteStore, StoreError
+from broker.store.sqlite import _GATHER_SECONDS, _KEPT_LOG_BYTES, SqliteStore
 from tests.support.batches import SESSION, TABLES, contents, filled
 
 

@@ -61,6 +61,8 @@ def test_pauses_are_from_the_end_of_one_to_the_start_of_the_next() -> None:
         ([attempt(refusal="closed")], {"sends-nothing": PASS, "says-why": WARN}),
         ([attempt(tls=0.1)], {"sends-nothing": PASS, "says-why": WARN}),
         ([attempt(refusal="unknown_ca"), believing()], {"sends-nothing": FAIL}),
+        ([attempt(tls=0.1), attempt(refusal="unknown_ca")], {"sends-nothing": PASS, "says-why": WARN}),
+        ([attempt(refusal="unknown_ca"), attempt()], {"sends-nothing": PASS, "says-why": PASS}),
         ([attempt(tls=0.1, noise="bad packet")], {"sends-nothing": FAIL}),
         ([], {"sends-nothing": SKIP}),
     ],
@@ -76,6 +78,7 @@ def test_a_device_must_not_send_to_a_server_that_it_cannot_know(
     [
         ([], {"sends-nothing": SKIP}),
         ([attempt()], {"sends-nothing": SKIP}),
+        ([attempt(), attempt(asks_for_staple=False)], {"sends-nothing": SKIP}),
         ([attempt(asks_for_staple=False, tls=0.1), believing()], {"sends-nothing": SKIP}),
         ([attempt(asks_for_staple=True, refusal="bad_certificate_status_response")],
          {"sends-nothing": PASS, "says-why": PASS}),
@@ -93,6 +96,9 @@ def test_who_asks_for_a_staple_must_check_it(attempts: list[Attempt], expected: 
 def test_old_tls_is_taken_or_not() -> None:
     assert verdicts(judging.refuses_old_tls([attempt(refusal="protocol_version")])) == {"sends-nothing": PASS}
     assert verdicts(judging.refuses_old_tls([attempt(tls=0.1)])) == {"sends-nothing": FAIL}
+    assert verdicts(judging.refuses_old_tls([attempt(refusal="protocol_version"), attempt()])) == {
+        "sends-nothing": PASS
+    }
 
 
 @pytest.mark.parametrize(
@@ -124,6 +130,10 @@ def test_how_it_comes_back(attempts: list[Attempt], status: int | None, expected
         ([[1.0, 2.0, 4.0]] * 5, PASS, WARN),
         ([[1.0, 1.0, 1.0]] * 5, WARN, WARN),
         ([[1.0, 1.0]] * 3, SKIP, SKIP),
+        ([[1.0, 1.1, 2.0], *[[0.5, 0.4]] * 4], SKIP, PASS),  # Few later ones, or few first ones.
+        ([[1.0, *[2.0] * 8]], SKIP, SKIP),
+        ([[], [1.0, 1.0, 2.0], [1.5, 1.0, 2.5], [0.5, 1.0, 1.5], [1.0, 2.0, 3.0]], PASS, PASS),
+        ([[0.0, 0.0, 1.0]] * 4, PASS, WARN),
         ([], SKIP, SKIP),
     ],
 )
@@ -145,9 +155,9 @@ def test_waits_are_judged_over_all_stages(sequences: list[list[float]], grow: Ve
 def test_a_dead_connection_is_noticed_by_the_keep_alive(
     keep_alive: int, ended: float | None, attempts: int, expected: dict[str, Verdict]
 ) -> None:
-    first = believing(0.0, ended, keep_alive=keep_alive)
-    first.answered = 0.0
-    found = judging.notices_silence([first, *[attempt(9.0)] * (attempts - 1)], window=10.0)
+    first = believing(100.0, None if ended is None else 100.0 + ended, keep_alive=keep_alive)
+    first.answered = 100.0
+    found = judging.notices_silence([first, *[attempt(109.0)] * (attempts - 1)], window=10.0)
     assert verdicts(found) == expected
 
 
@@ -274,9 +284,16 @@ def test_who_has_switched_its_keep_alive_off_is_told_that() -> None:
 
 
 @pytest.mark.parametrize(
-    ("offered", "expected"), [((0x0304, 0x0304), PASS), ((0x0304, 0x0303), FAIL), ((0x0303, 0x0304, 0x0303), PASS)]
+    ("offered", "expected"),
+    [
+        ((0x0304, 0x0304), PASS),
+        ((0x0304, 0x0303), FAIL),
+        ((0x0304, 0x0303, 0x0304), FAIL),  # Once is enough for an attacker.
+        ((0x0304, None, 0x0303), FAIL),
+        ((0x0303, 0x0304, 0x0303), PASS),
+    ],
 )
-def test_no_older_tls_is_offered_after_a_broken_connection(offered: tuple[int, ...], expected: Verdict) -> None:
+def test_no_older_tls_is_offered_after_a_broken_connection(offered: tuple[int | None, ...], expected: Verdict) -> None:
     found = judging.keeps_version([attempt(offered=each) for each in offered])
     assert verdicts(found) == {"keeps-version": expected}
 
@@ -297,3 +314,44 @@ def test_who_waits_for_ever_is_warned_and_who_never_came_is_not_judged() -> None
     assert verdicts(judging.gives_up([], 20.0)) == {"gives-up": SKIP}
     assert verdicts(judging.verifies([])) == {"sends-nothing": SKIP}
     assert verdicts(judging.refuses_old_tls([])) == {"sends-nothing": SKIP}
+
+
+def test_who_connects_without_a_connect_is_not_served() -> None:
+    (line,) = judging.habits([attempt(tls=0.1), attempt(tls=0.2)])
+    assert (line.name, line.verdict, line.seen) == ("connects", FAIL, "2 connections, none with a CONNECT")
+    (line,) = judging.habits([])
+    assert line.seen == "it did not come"
+
+
+def test_what_is_sent_after_connack_is_no_hurry_and_the_first_connection_counts() -> None:
+    message = Publish("t", b"m", QoS.AT_LEAST_ONCE, packet_id=1)
+    good = attempt(tls=0.0, tls_version="TLSv1.3", answered=1.0, certificate=True, packets=[(0.0, connect())])
+    good.packets += [(1.1, message), (1.2, message)]
+    anonymous = attempt(tls=2.0, tls_version="TLSv1.2", answered=2.1, packets=[(2.0, connect())])
+    found = verdicts(judging.habits([good, anonymous]))
+    assert (found["tls"], found["certificate"], found["waits-for-connack"]) == (PASS, PASS, PASS)
+
+
+def test_all_that_was_not_acknowledged_first_counts_and_not_what_came_behind() -> None:
+    first, second = sender(0, b"a", dup=False), sender(1, b"b", dup=True, packet_id=2)
+    first.packets.append((0.5, Publish("t", b"b", QoS.AT_LEAST_ONCE, packet_id=2)))
+    assert verdicts(judging.redelivers([first, second], 10.0)) == {"resends": FAIL}
+    second.packets.append((1.1, Publish("t", b"a", QoS.AT_LEAST_ONCE, dup=True, packet_id=1)))
+    assert verdicts(judging.redelivers([first, second], 10.0)) == {"resends": PASS, "marks-duplicate": PASS}
+
+
+def test_who_asked_for_a_session_at_first_must_mark_the_message() -> None:
+    kept, clean = sender(0, b"a", dup=False), sender(1, b"a", dup=False, clean=True)
+    assert verdicts(judging.redelivers([kept, clean], 10.0))["marks-duplicate"] is FAIL
+
+
+def test_an_older_device_cannot_be_told_a_name() -> None:
+    first, later = sender(0, b"a", dup=False), sender(1, b"a", dup=True)
+    first.sent = [Connack(properties=Properties(assigned_client_identifier="assigned"))]
+    assert verdicts(judging.redelivers([first, later], 10.0)) == {"resends": PASS, "marks-duplicate": PASS}
+
+
+def test_a_device_that_was_told_nothing_has_no_other_name() -> None:
+    first = attempt(0.0, 1.0, tls=0.0, answered=0.1, packets=[(0.0, Connect("d", clean_start=False))])
+    first.packets.append((0.2, Publish("t", b"m", QoS.AT_LEAST_ONCE, packet_id=1)))
+    assert verdicts(judging.redelivers([first, sender(2, b"m", dup=True)], 10.0))["resends"] is PASS

@@ -14,8 +14,10 @@ from device_sim.attack.verdict import Verdict
 from device_sim.qualify import limit_judging
 from device_sim.qualify.attempt import Attempt
 from device_sim.qualify.judging import Line
+from device_sim.qualify.starvation import Waited, on_this_machine
 
-PASS, WARN, FAIL, SKIP = Verdict.PASS, Verdict.WARN, Verdict.FAIL, Verdict.SKIP
+PASS, WARN, FAIL, SKIP, INVALID = Verdict.PASS, Verdict.WARN, Verdict.FAIL, Verdict.SKIP, Verdict.INVALID
+STARVED = Waited(8.0, 20.0)
 V5, V311 = ProtocolVersion.V5, ProtocolVersion.V311
 ONCE, TWICE = QoS.AT_LEAST_ONCE, QoS.EXACTLY_ONCE
 
@@ -151,3 +153,97 @@ def test_nothing_is_released_by_who_publishes_nothing_at_qos_2_or_stays_away() -
     assert verdicts(limit_judging.releases_again([served()])) == {"releases-again": SKIP}
     first = served((0.1, message(1, qos=TWICE)), (0.2, Pubrel(1)))
     assert verdicts(limit_judging.releases_again([first])) == {"releases-again": SKIP}
+
+
+def test_each_connection_is_held_to_the_limits() -> None:
+    """On the first it has two messages under way, on the second three."""
+    two = ((0.1, message(1)), (0.1, message(2, b"y")))
+    kept, broken = served(*two, *PINGS, **LIMITS), served(*two, (0.1, message(3, b"z")), *PINGS, **LIMITS)
+    for attempts in ([kept, broken], [broken, kept]):
+        found = verdicts(limit_judging.keeps_limits(attempts, 6.0, ended=False))
+        assert (found["receive-maximum"], found["packet-identifiers"]) == (FAIL, PASS)
+    one = served((0.1, message(1)), *PINGS, **LIMITS)
+    assert verdicts(limit_judging.keeps_limits([kept, one], 6.0, ended=False))["packet-identifiers"] is PASS
+    unserved = Attempt(0.0, tls=0.1)
+    assert verdicts(limit_judging.keeps_limits([unserved, kept], 6.0, ended=False))["receive-maximum"] is PASS
+
+
+@pytest.mark.parametrize(
+    ("said", "ends", "ended", "expected"),
+    [
+        (3.5, 5.0, False, PASS),  # One and a half of its two seconds, and what a packet may be late.
+        (3.9, 5.0, False, FAIL),
+        (0.5, None, False, FAIL),  # It was watched for six seconds.
+        (0.5, None, True, PASS),  # It has ended, nobody knows when.
+    ],
+)
+def test_a_device_may_be_silent_for_one_and_a_half_of_its_keep_alive(
+    said: float, ends: float | None, ended: bool, expected: Verdict
+) -> None:
+    device = served((said, message(1)), **LIMITS)
+    device.ended = ends
+    found = limit_judging.keeps_limits([device], 6.0, ended=ended)
+    assert verdicts(found)["server-keep-alive"] is expected
+
+
+def test_a_keep_alive_as_short_as_the_broker_s_is_its_own() -> None:
+    device = served((0.5, message(1)), keep_alive=2, **LIMITS)
+    assert verdicts(limit_judging.keeps_limits([device], 6.0, ended=False))["server-keep-alive"] is SKIP
+    device = served((0.5, message(1)), keep_alive=0, **LIMITS)
+    assert verdicts(limit_judging.keeps_limits([device], 6.0, ended=False))["server-keep-alive"] is FAIL
+
+
+def test_the_largest_packet_counts() -> None:
+    sizes = [(0.1, message(1, b"x")), (0.2, message(2, b"x" * 80)), (0.3, message(3, b"x"))]
+    assert verdicts(limit_judging.keeps_packets_small([served(*sizes, maximum_packet_size=40)])) == {
+        "maximum-packet-size": FAIL
+    }
+    quiet = served(maximum_packet_size=40)
+    assert verdicts(limit_judging.keeps_packets_small([quiet, served(*sizes)])) == {"maximum-packet-size": FAIL}
+
+
+def test_aliases_of_a_device_that_need_not_use_any() -> None:
+    assert limit_judging.keeps_aliases([served((0.1, message(1)))], essential=False) == []
+    used = served((0.1, message(1, alias=1)), topic_alias_maximum=2)
+    assert verdicts(limit_judging.keeps_aliases([used], essential=False)) == {"topic-aliases": PASS}
+
+
+@pytest.mark.parametrize(
+    ("command", "answers", "expected"),
+    [
+        (message(101), [], FAIL),
+        (message(101), [Puback(101)], PASS),
+        (message(102, qos=TWICE), [], FAIL),
+        (message(102, qos=TWICE), [Pubrec(102), Pubcomp(102)], PASS),
+    ],
+)
+def test_commands_of_one_qos_are_acknowledged_too(command: Packet, answers: list[Packet], expected: Verdict) -> None:
+    device = served(*((0.1, each) for each in answers), sent=(command,))
+    assert verdicts(limit_judging.takes_commands([device]))["acknowledges"] is expected
+
+
+TWO = ((0.1, message(1)), (0.1, message(2, b"y")))
+RELEASED = served((0.1, message(1, qos=TWICE)), (0.2, Pubrel(1)))
+
+
+@pytest.mark.parametrize(
+    ("lines", "name"),
+    [
+        (limit_judging.keeps_limits([served(*TWO, *PINGS, **LIMITS)], 6.0, ended=False), "receive-maximum"),
+        (limit_judging.keeps_limits([served((0.1, message(1)), **LIMITS)], 6.0, ended=False), "server-keep-alive"),
+        (limit_judging.keeps_limits([served(*TWO, *PINGS, **LIMITS)], 6.0, ended=False), "sends-once"),
+        (limit_judging.keeps_packets_small([served(maximum_packet_size=40)]), "maximum-packet-size"),
+        (limit_judging.takes_commands([served(sent=COMMANDS)]), "takes-commands"),
+        (limit_judging.takes_commands([served(sent=COMMANDS)]), "acknowledges"),
+        (limit_judging.releases_again([RELEASED, served()]), "releases-again"),
+    ],
+)
+def test_what_a_slow_device_had_no_time_for_is_no_verdict_on_a_starved_machine(lines: list[Line], name: str) -> None:
+    line = next(each for each in lines if each.name == name)
+    assert on_this_machine(line, STARVED).verdict is INVALID
+    assert on_this_machine(line, Waited(0.5, 20.0)).verdict is line.verdict
+
+
+def test_a_message_sent_after_its_release_was_sent_on_any_machine() -> None:
+    (line,) = limit_judging.releases_again([RELEASED, served((0.1, message(1, qos=TWICE)))])
+    assert on_this_machine(line, STARVED).verdict is FAIL

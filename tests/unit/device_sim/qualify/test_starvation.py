@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.mqtt.codes import ProtocolVersion
+from broker.mqtt.codes import ProtocolVersion, QoS
 from broker.mqtt.connect import Connect
+from broker.mqtt.packets import Publish
 from device_sim import core_wait
 from device_sim.attack.verdict import Judgement, Outcome, Verdict
 from device_sim.qualify import judging, renewal_judging, starvation
@@ -71,6 +72,12 @@ def served(at: float, ended: float | None, keep_alive: int = 1) -> Attempt:
     return Attempt(at, tls=at, packets=[(at, connect)], answered=at, ended=ended)
 
 
+def sender(at: float, payload: bytes) -> Attempt:
+    made = served(at, None)
+    made.packets.append((at, Publish("t", payload, QoS.AT_LEAST_ONCE, packet_id=1)))
+    return made
+
+
 def enrolled(at: float, status: HTTPStatus) -> Asked:
     return Asked(at, "/.well-known/est/simplereenroll", certificate=True, status=status)
 
@@ -89,6 +96,11 @@ def enrolled(at: float, status: HTTPStatus) -> Asked:
         (judging.notices_silence([served(0.0, 0.1, 7)], 20.0), "notices", PASS),  # It may have left for another reason.
         (judging.serves_slowly([Attempt(0.0)]), "is-served", FAIL),
         (judging.habits([]), "connects", FAIL),
+        (judging.habits([served(0.0, 1.0), Attempt(2.0)]), "stays", WARN),
+        (judging.habits([served(0.0, None)]), "waits-for-connack", PASS),  # What it sends in a hurry came too late.
+        (judging.gives_up([Attempt(0.0)], 20.0), "gives-up", WARN),
+        (judging.checks_staple([Attempt(0.0)]), "sends-nothing", SKIP),
+        (judging.redelivers([sender(0.0, b"a"), served(2.0, None)], 20.0), "resends", FAIL),
         (renewal_judging.renews([], 0, given=True, came=False), "renews", FAIL),
         (
             renewal_judging.renews(
@@ -115,6 +127,8 @@ def test_what_time_alone_decides(lines: list[Line], name: str, plain: Verdict) -
         (judging.notices_silence([served(0.0, None, 0)], 20.0), "notices", FAIL),
         (judging.notices_silence([served(0.0, 19.0)], 20.0), "notices", FAIL),
         (judging.habits([], "it ended with status 3"), "connects", FAIL),
+        (judging.checks_staple([Attempt(0.0), Attempt(1.0, asks_for_staple=False)]), "sends-nothing", SKIP),
+        (judging.redelivers([sender(0.0, b"a"), sender(2.0, b"b")], 20.0), "resends", FAIL),
     ],
 )
 def test_what_time_does_not_decide_is_judged_on_any_machine(lines: list[Line], name: str, expected: Verdict) -> None:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from pydantic import BaseModel
+from rich.cells import cell_len
 
 from provisioning.commands.printed_rows import JsonArray, print_each, print_list
 from provisioning.commands.service_command import say
@@ -65,6 +66,20 @@ def test_blocks_of_a_narrow_terminal_are_apart_in_portions_too(
     table.print([("3", "c")])
     blocks = capsys.readouterr().out.split("\n\n")
     assert [block.split() for block in blocks] == [["number", n, "device", d] for n, d in ("1a", "2b", "3c")]
+
+
+def test_columns_are_below_each_other_whatever_the_names_are_written_in(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = Table(("device", "place"))
+    table.print([("計器", "a"), ("Za\u0308hler", "b"), ("🚀1", "c"), ("meter-17", "d")])
+    print_pairs([("計器", "a"), ("name", "b")])
+    lines = capsys.readouterr().out.splitlines()
+    assert [cell_len(line) for line in lines] == [15, 11, 11, 11, 11, 7, 7]
+    monkeypatch.setenv("COLUMNS", "14")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    Table(("device", "place")).print([("計計計計計", "abcd")])
+    assert capsys.readouterr().out == "device  計計計計計\nplace   abcd\n", "as a table it would be wider than that"
 
 
 @pytest.mark.parametrize("cuts", [[0, 3], [0, 1, 3], [0, 1, 1, 2, 3]])

@@ -97,13 +97,6 @@ def test_a_port_that_the_directorys_own_service_has_is_told_so(
             listen(taken).__enter__()
 
 
-def test_an_ipv6_address_takes_no_ipv4_whoever_has_workers() -> None:
-    settings = Settings(host="::1", port=0, http_port=0)
-    with bound(settings) as alone, bound_for(settings, 1) as (shared,):
-        for each in (alone.https, alone.http, shared.https, shared.http):
-            assert each.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-
-
 def test_what_is_closed_listens_no_more() -> None:
     with bound(Settings(port=0, http_port=0)) as listening:
         listening.close()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import socket
 import ssl
+import struct
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -162,3 +165,122 @@ def test_a_refusal_is_the_one_that_ssl_raises_and_leaves_nothing_for_the_next_se
     expected = refused(credential, lambda session: session.do_handshake())
     assert refused(credential, shake_hands_directly) == expected
     assert openssl.library.ERR_peek_last_error() == 0
+
+
+def lost(shake_hands: Callable[[Any], object], *, resets: bool, remembered_sessions: int) -> tuple[object, ...]:
+    """Return what a server says of a client that leaves in the middle of its handshake."""
+    server = server_context(
+        BROKER.credential,
+        PKI.anchors,
+        client_certificate=ClientCertificate.REQUIRED,
+        remembered_sessions=remembered_sessions,
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = socket.create_connection(listening.getsockname())
+        accepted, _ = listening.accept()
+    with client, server.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False) as session:
+        if resets:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        try:
+            shake_hands(session)
+        except OSError as error:
+            return type(error), error.errno, getattr(error, "reason", None)
+    raise AssertionError("it was let in")
+
+
+@pytest.mark.parametrize("remembered_sessions", [0, 100], ids=["ends", "ignores ends"])
+@pytest.mark.parametrize("resets", [True, False])
+def test_whether_a_client_has_left_or_its_connection_was_reset_is_said_as_ssl_says_it(
+    *, resets: bool, remembered_sessions: int
+) -> None:
+    how: Any = {"resets": resets, "remembered_sessions": remembered_sessions}
+    expected = lost(lambda session: session.do_handshake(), **how)
+    ended = ssl.SSLZeroReturnError if remembered_sessions and resumption.CAN_REMEMBER else ssl.SSLEOFError
+    assert expected[0] is (ConnectionResetError if resets else ended)
+    assert lost(shake_hands_directly, **how) == expected
+    assert openssl.library.ERR_peek_last_error() == 0
+
+
+def test_a_handshake_that_has_no_room_for_its_answer_waits_to_write() -> None:
+    accepted, connected = socket.socketpair()
+    told, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_context(PKI.anchors, None).wrap_bio(told, to_send, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    accepted.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while accepted.send(b"x" * 65_536):
+            pass
+    with connected, served().wrap_socket(accepted, server_side=True, do_handshake_on_connect=False) as session:
+        connected.sendall(to_send.read())
+        assert openssl.shake_hands(openssl.address_of(session)) == openssl.WANTS_WRITE
+
+
+@pytest.mark.parametrize(("known", "available"), [(True, True), (False, True), (False, False)])
+def test_a_goodbye_is_said_after_a_handshake_and_before_it_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, *, known: bool, available: bool
+) -> None:
+    asking = Asking(served())
+    address = asking.server_address if known else 0
+    monkeypatch.setattr(openssl, "AVAILABLE", available)
+    assert not openssl.say_goodbye(asking.server, address), "its handshake was never begun"
+    assert openssl.library.ERR_peek_last_error() == 0
+    monkeypatch.undo()
+    asking = Asking(served())
+    asking.shake_hands()
+    monkeypatch.setattr(openssl, "AVAILABLE", available)
+    assert openssl.say_goodbye(asking.server, asking.server_address if known else 0) is known
+    assert openssl.library.ERR_peek_last_error() == 0
+
+
+def test_a_socket_that_is_closed_says_no_goodbye() -> None:
+    one, other = socket.socketpair()
+    with other:
+        session = served().wrap_socket(one, server_side=True, do_handshake_on_connect=False)
+        session.close()
+        assert not openssl.say_goodbye(session)
+
+
+def test_of_a_client_that_does_not_believe_us_the_same_is_said_as_by_ssl() -> None:
+    """The broker's stable code comes from this reason."""
+    expired = PKI.broker(not_before=PKI.now - timedelta(days=2), not_after=PKI.now - timedelta(days=1))
+
+    def told(shake_hands: Callable[[Any], object]) -> str:
+        server = server_context(expired.credential, PKI.anchors, client_certificate=ClientCertificate.REQUIRED)
+        to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+        asking = client_context(PKI.anchors, None).wrap_bio(to_client, to_server, server_hostname="localhost")
+        asked = server.wrap_bio(to_server, to_client, server_side=True)
+        with pytest.raises(ssl.SSLWantReadError):
+            asking.do_handshake()
+        with contextlib.suppress(ssl.SSLWantReadError):
+            shake_hands(asked)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            asking.do_handshake()
+        with pytest.raises(ssl.SSLError) as raised:
+            shake_hands(asked)
+        return raised.value.reason
+
+    assert (
+        told(shake_hands_directly) == told(lambda session: session.do_handshake()) == "SSLV3_ALERT_CERTIFICATE_EXPIRED"
+    )
+
+
+NO_EXTENDED_MASTER_SECRET = 1
+"""`SSL_OP_NO_EXTENDED_MASTER_SECRET` of OpenSSL 3."""
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_an_extended_master_secret_is_believed_in_when_both_have_it_and_not_before(*, refuses: bool) -> None:
+    server = served()
+    if refuses:
+        server.options |= NO_EXTENDED_MASTER_SECRET
+    asking = Asking(server, version=ssl.TLSVersion.TLSv1_2)
+    assert not openssl.has_extended_master_secret(asking.server)
+    asking.shake_hands()
+    assert openssl.has_extended_master_secret(asking.server) is not refuses
+
+
+def test_where_openssl_cannot_be_asked_it_cannot_call_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openssl, "AVAILABLE", False)
+    assert openssl.callback(openssl.StatusCallback, lambda _session, _argument: 0) is None

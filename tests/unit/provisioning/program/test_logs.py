@@ -89,3 +89,25 @@ def test_a_line_that_was_held_back_has_the_time_at_which_it_was_said(program: st
     assert other["timestamp"].endswith("Z")
     assert other["timestamp"] < held["timestamp"]
     assert list(held) == list(other), "the time comes last"
+
+
+@pytest.mark.parametrize(
+    ("wishes", "coloured"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True), ({"TERM": "dumb"}, False)],
+)
+def test_a_terminal_gets_colours_unless_its_reader_wants_none(wishes: dict[str, str], *, coloured: bool) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    ours, theirs = os.openpty()
+    try:
+        subprocess.run(
+            [sys.executable, "-c", _TIMED],
+            cwd=REPOSITORY,
+            env={**environment, "TERM": "xterm", **wishes},
+            stderr=theirs,
+            check=True,
+        )
+        shown = os.read(ours, 65536)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert (b"signed" in shown, b"\x1b[" in shown) == (True, coloured)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -198,10 +199,13 @@ async def test_a_follower_learns_that_he_is_current_and_hears_heartbeats(
                 frames.append(frame)
                 if len(frames) == 3:
                     break
-    current = b'event: current\ndata: {"sequence": 1}\n\n'
+    current = re.compile(rb'event: current\ndata: {"sequence": 1, "elapsed": ([0-9]+\.[0-9]{3})}\n\n')
     assert frames[0].startswith(b"id: 1\nevent: revoked\ndata: {")
-    assert frames[0].endswith(current), "everything that is ready leaves in one write"
-    assert frames[1:] == [current, current]
+    said = [current.search(frames[0]), *map(current.fullmatch, frames[1:])]
+    assert all(said), "everything that is ready leaves in one write"
+    elapsed = [float(each[1]) for each in said if each is not None]
+    assert elapsed == sorted(elapsed), "the time since it began"
+    assert elapsed[0] < elapsed[-1]
     assert len(pages) < 9, "between two heartbeats nobody asks the store"
 
 

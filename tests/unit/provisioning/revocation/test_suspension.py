@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 from cryptography import x509
+from sqlalchemy import select
 
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.tokens import TokenOrder
@@ -14,6 +15,8 @@ from provisioning.revocation.reasons import REASON_USES
 from provisioning.store import audit, device_inventory, devices, revocations
 from provisioning.store.device_inventory import DeviceSearch
 from provisioning.store.devices import DeviceState
+from provisioning.store.tables import revocation_events
+from provisioning.store.tables import revocations as revoked_rows
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.requests import csr_der
 
@@ -144,6 +147,22 @@ async def test_one_certificate_is_suspended_and_resumed(fleet: Fleet) -> None:
     assert await refusal(fleet.suspension.suspend_device("nobody", by="admin")) is Code.DEVICE_UNKNOWN
 
 
+async def test_a_hold_and_its_end_are_told_as_a_crl_has_them_and_recorded_with_who_decided(fleet: Fleet) -> None:
+    """A CRL has whole seconds (RFC 5280 §5.1.2.6)."""
+    await fleet.enrol()
+    second = fleet.clock()
+    fleet.clock.advance(timedelta(milliseconds=700))
+    held = await fleet.suspension.suspend_device("meter-17", by="anna")
+    assert [each.revoked_at for each in held.revoked] == [second]
+    assert await fleet.database.read(
+        lambda connection: connection.execute(select(revoked_rows.c.revoked_by, revoked_rows.c.revoked_at)).all()
+    ) == [("anna", second)]
+    released = await fleet.suspension.resume_device("meter-17", by="bert")
+    assert [each.released_at for each in released.released] == [second]
+    actors = select(revocation_events.c.actor).order_by(revocation_events.c.sequence)
+    assert await fleet.database.read(lambda connection: [*connection.execute(actors).scalars()]) == ["anna", "bert"]
+
+
 async def test_a_revoked_certificate_is_not_released_though_its_device_is_active(fleet: Fleet) -> None:
     first = await fleet.enrol()
     await fleet.reenrol(first, successor_csr(first))
@@ -177,6 +196,8 @@ async def test_a_decommissioned_device_never_comes_back(fleet: Fleet) -> None:
     assert {each.reason for each in ended.revoked} == {RevocationReason.CESSATION_OF_OPERATION}
     assert not (await fleet.revocation.decommission("meter-17", by="admin")).changed
     assert not (await fleet.revocation.revoke_device("meter-17", RevocationReason.SUPERSEDED, by="a")).changed
+    for asked in (fleet.suspension.resume_device, fleet.suspension.suspend_device):
+        assert await refusal(asked("meter-17", by="admin")) is Code.REVOCATION_FINAL
     assert await state(fleet) is DeviceState.DECOMMISSIONED
     assert await refusal(fleet.token()) is Code.DEVICE_DECOMMISSIONED
     (any_new,) = await fleet.token_service.create(TokenOrder(group="north"), by="admin")

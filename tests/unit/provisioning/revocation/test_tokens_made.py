@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -13,10 +14,11 @@ from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Refused
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import token_inventory, tokens
+from provisioning.store import audit, token_inventory, tokens
 from provisioning.store.tables import tokens as token_rows
 from provisioning.store.token_inventory import TokenFilter, TokenState
 from tests.support.fleet import Fleet
+from tests.support.operators import operator
 from tests.support.requests import csr_der
 
 COMPROMISED = RevocationReason.KEY_COMPROMISE
@@ -73,6 +75,25 @@ async def test_they_are_void_and_none_is_written(fleet: Fleet) -> None:
         await fleet.enrolment.enrol(csr_der(names=["meter-5"]), again)
     first = await fleet.database.read(lambda connection: token_inventory.find_all(connection, [2], fleet.clock()))
     assert first[2].voided_at == fleet.clock() - DAY / 48, "since the first time"
+
+
+async def test_of_every_operator_whose_key_is_compromised_and_for_no_other_reason(fleet: Fleet) -> None:
+    await operator(fleet, "boss")
+    ended = ["anna", "bert"]
+    for number, name in enumerate(ended):
+        await operator(fleet, name)
+        await made(fleet, name, f"meter-{number}")
+    for reason in (RevocationReason.SUPERSEDED, RevocationReason.UNSPECIFIED):
+        certificate = await operator(fleet, "carl")
+        await made(fleet, "carl", f"meter-{reason}")
+        await fleet.revocation.revoke_serial(f"{certificate.serial_number:x}", reason, by="boss")
+        assert (await states(fleet))[f"meter-{reason}"] is TokenState.OPEN
+    assert {(await states(fleet))[f"meter-{number}"] for number in range(2)} == {TokenState.OPEN}
+    await fleet.revocation.revoke_batch(ended, [], COMPROMISED, by="boss")
+    assert {(await states(fleet))[f"meter-{number}"] for number in range(2)} == {TokenState.VOID}
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
+    voided = [json.loads(each.details).get("tokens_voided") for each in entries if each.action == "revoked"][-2:]
+    assert voided == [1, 1]
 
 
 async def test_a_number_that_is_given_again_is_no_void_token_s(fleet: Fleet) -> None:

@@ -1,0 +1,144 @@
+"""The broker's database on disk: the file, its write-ahead log (-wal), and a lock that says which two go together.
+
+Theory
+------
+SQLite finds its log by name, and says nothing where that goes wrong. If the file is deleted under way, it writes on
+into a file that is gone with the process; if the log is, so is what has not been moved into the file. At a start it
+removes a log whose file is missing, and reads one that another file has left into that file. Messages that were
+acknowledged would be lost, or mixed with those of an older copy. So file and log are compared with what was there:
+before they are opened, and with each transaction. While they are open the lock file names both.
+
+Rules
+-----
+1. What is not as it was is a `StoreError`, or a text, with the remedy. Nothing is removed here.
+2. A copy of all files is as good as they are: something is wrong only if one of the two is another, and one the same.
+3. The lock file is emptied, on disk, before SQLite removes its log: an orderly end leaves no trace.
+
+Does not handle: a log that is gone with the lock file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from pathlib import Path
+from typing import Final
+
+from provisioning.program.durable_names import sync_names
+
+_NONE: Final = "-"
+_BORN: Final = 0x800
+"""STATX_BTIME."""
+_HERE: Final = -100
+"""AT_FDCWD."""
+
+
+class StoreError(Exception):
+    """The database cannot be used; the text names the file and the remedy."""
+
+
+class DatabaseFiles:
+    """The files of one database, whose lock file is open as *lock*, and locked."""
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self._path = path
+        self._log = path.with_name(f"{path.name}-wal")
+        self._lock = lock
+        self._opened = (0, 0)
+        """The inode numbers of the file and of its log: neither is used again while they are open."""
+
+    def examine(self) -> str | None:
+        """Return what must be said though the database can be opened; None: nothing. Raises `StoreError` and OSError.
+
+        Called before it is opened.
+        """
+        path, log, both = self._path, self._log.name, f"{self._log.name} and {self._path.name}-shm"
+        if not _size(path) and _size(self._log):
+            raise StoreError(
+                f"{path} is missing, or empty, but not {log} beside it: put the file back that it belongs to; or "
+                f"remove {both} to begin with an empty database: sessions and messages are lost then"
+            )
+        last = os.pread(self._lock, 200, 0).decode("ascii", "replace").split()
+        if len(last) != 2:  # noqa: PLR2004 - The last process ended in order, or was of an older version.
+            return None
+        (last_file, last_log), file, its_log = last, _identity(path), _identity(self._log)
+        if its_log == last_log and file != last_file:
+            raise StoreError(
+                f"{path} is not the file that {log} beside it belongs to: put that back; or, if it is a backup, remove "
+                f"{both}: they would damage it"
+            )
+        if file == last_file and its_log == _NONE:
+            return (
+                f"{log} is gone since the broker was killed: what was acknowledged last is lost, unless sqlite3 was "
+                f"used on {path.name} meanwhile, which takes it in"
+            )
+        return None
+
+    def opened(self) -> None:
+        """Take note of the files, which are open now. Raises OSError."""
+        self._opened = _inode(self._path), _inode(self._log)
+        sync_names(self._path.parent)  # The log is new, perhaps: after a power failure it must not be missing.
+        self._write_lock(f"{_identity(self._path)} {_identity(self._log)}\n")
+
+    def closing(self) -> None:
+        """Take note that SQLite is about to close the database, and to remove its log. Raises OSError.
+
+        It does not remove it if another file is in the place of the one that was opened.
+        """
+        if self._opened == (0, 0) or not self._file_is_gone():
+            self._write_lock("")
+
+    def lost(self) -> str | None:
+        """Return what has become of the files while they are open; None: they are there. Raises OSError."""
+        if self._file_is_gone():
+            return (
+                f"{self._path} was deleted, or another file is in its place: put it back; or stop the broker, put back "
+                "a backup, and start it"
+            )
+        if self.log_is_gone:
+            return f"{self._log} was deleted: nothing is lost; stop the broker in order (SIGTERM), and start it"
+        return None
+
+    @property
+    def log_is_gone(self) -> bool:
+        """Whether the log was deleted, or another is in its place. Raises OSError."""
+        return _inode(self._log) != self._opened[1]
+
+    def _file_is_gone(self) -> bool:
+        return _inode(self._path) != self._opened[0]
+
+    def _write_lock(self, text: str) -> None:
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, text.encode(), 0)
+        os.fsync(self._lock)
+
+
+def _inode(path: Path) -> int:
+    """Return the inode number of *path*; 0: it is not there. Raises OSError."""
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return 0
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _identity(path: Path) -> str:
+    """Return what tells *path* from each other file here, past ones included: ext4 gives numbers of inodes anew.
+
+    So the time at which it was made belongs to it, where the file system knows that. `_NONE`: it is not there.
+    """
+    inode, stat = _inode(path), ctypes.create_string_buffer(256)
+    if not inode:
+        return _NONE
+    if ctypes.CDLL(None).statx(_HERE, os.fsencode(path), 0, _BORN, stat) != 0:
+        return str(inode)
+    (known,) = struct.unpack_from("=I", stat, 0)
+    seconds, nanoseconds = struct.unpack_from("=qI", stat, 80) if known & _BORN else (0, 0)
+    return f"{inode}:{seconds}.{nanoseconds}"

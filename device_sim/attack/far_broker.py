@@ -1,0 +1,34 @@
+"""Which cases say nothing about a broker that is far away: what came late, by no more than the link explains.
+
+Rules
+-----
+1. Only lateness is excused, as INVALID: what never came, came wrongly, or let somebody in counts across any link.
+2. A case that times the broker has a few round trips in that time; one that is timed as a whole, as many as its parties
+   say things one after the other (docs/decisions/0235).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from device_sim.attack.verdict import Judgement, Seen, Verdict
+from device_sim.link.distance import ADMISSION, Distance
+
+TIMED: Final = ADMISSION + 3
+"""A call of the service (TCP, TLS, the request), and a connection that tries."""
+WHOLE: Final = 100
+"""More than any case has exchanges one after the other, admissions included."""
+
+
+def across_this_link(
+    judgement: Judgement, expected: tuple[str, ...], limit: float, seen: Seen, seconds: float, distance: Distance
+) -> Judgement:
+    """Return *judgement* on *seen*, which took *seconds*, or that there can be none at this *distance*."""
+    late = seconds - limit
+    if judgement.verdict is not Verdict.FAIL or late <= 0 or not any(map(seen.matches, expected)):
+        return judgement
+    if late > distance.explains(WHOLE if seen.seconds is None else TIMED):
+        return judgement
+    return Judgement(
+        Verdict.INVALID, f"{judgement.why}; but the link explains that ({distance}): run fleet-sim nearer to the broker"
+    )

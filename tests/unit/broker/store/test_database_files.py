@@ -1,0 +1,233 @@
+"""A database and its log belong together: what is deleted, replaced or damaged is said, and nothing lost in silence."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from broker.store.batch import Batch
+from broker.store.database_files import StoreError
+from broker.store.sqlite import SqliteStore
+from tests.support.batches import filled
+
+OF_ANOTHER = r"not the file that broker\.db-wal beside it belongs to: .* remove broker\.db-wal and broker\.db-shm"
+_KILLED = """
+import os, pathlib, sys
+from broker.store.sqlite import SqliteStore
+from tests.support.batches import filled
+SqliteStore(pathlib.Path(sys.argv[1]))._apply(filled())
+os._exit(9)
+"""
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Path:
+    """The database of a process that was killed when it had written a batch."""
+    path = tmp_path / "broker.db"
+    SqliteStore(path).close()
+    assert subprocess.run([sys.executable, "-c", _KILLED, path], check=False).returncode == 9
+    return path
+
+
+def beside(path: Path, end: str) -> Path:
+    return path.with_name(path.name + end)
+
+
+def opened(path: Path) -> tuple[list[str], int]:
+    """Open the database, and close it; return the codes of what the log says of it, and how many sessions it has."""
+    with capture_logs() as logs:
+        store = SqliteStore(path)
+        ((sessions,),) = store.rows("SELECT count(*) FROM sessions")
+        store.close()
+    return [each["code"] for each in logs], int(sessions)
+
+
+def without_log(path: Path, place: Path) -> int:
+    """Return how many sessions there are in the file alone."""
+    place.mkdir()
+    shutil.copy(path, place / path.name)
+    return opened(place / path.name)[1]
+
+
+# Under way
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_is_no_longer_there_is_not_written_and_one_that_is_back_is(
+    store: SqliteStore, tmp_path: Path, replaced: bool
+) -> None:
+    away = tmp_path / "away"
+    store._apply(filled())
+    store.path.rename(away)
+    if replaced:
+        shutil.copy(away, store.path)
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"broker\.db was deleted, or another file is in its place: put it back"):
+            store._apply(Batch(done=[(1, 9)]))
+    away.rename(store.path)
+    store._apply(Batch(done=[(1, 9)]))
+    assert store.rows("SELECT * FROM deliveries") == []
+
+
+def test_if_the_log_is_deleted_all_that_was_written_is_in_the_file_already(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "broker.db")
+    store._apply(filled())
+    beside(store.path, "-wal").unlink()
+    assert without_log(store.path, tmp_path / "before") == 0
+    with pytest.raises(StoreError, match=r"broker\.db-wal was deleted: nothing is lost; stop the broker in order"):
+        store._apply(Batch(sessions={1: None}))
+    assert without_log(store.path, tmp_path / "after") == 1
+    store.close()
+    assert opened(store.path) == ([], 1)
+
+
+def test_a_backup_that_is_put_in_its_place_under_way_is_not_mixed_with_the_log(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "broker.db")
+    copy = tmp_path / "copy"
+    shutil.copy(store.path, copy)
+    store._apply(filled())
+    store.path.unlink()
+    shutil.copy(copy, store.path)
+    store.close()
+    with pytest.raises(StoreError, match=OF_ANOTHER):
+        SqliteStore(store.path)
+
+
+# At a start
+
+
+def test_what_was_killed_is_opened_without_a_word_and_so_is_a_copy_of_it(killed: Path, tmp_path: Path) -> None:
+    shutil.copytree(killed.parent, tmp_path / "copy")
+    assert opened(tmp_path / "copy" / killed.name) == ([], 1)
+    assert opened(killed) == ([], 1)
+
+
+def test_an_empty_store_is_said(tmp_path: Path) -> None:
+    assert opened(tmp_path / "broker.db") == (["STORE_CREATED"], 0)
+    assert opened(tmp_path / "broker.db") == ([], 0)
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+def test_a_log_whose_file_is_missing_is_kept(killed: Path, emptied: bool) -> None:
+    file, away = killed.read_bytes(), killed.with_name("away")
+    if emptied:
+        killed.write_bytes(b"")
+    else:
+        killed.rename(away)
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"broker\.db is missing, or empty, but not broker\.db-wal beside it: put"):
+            SqliteStore(killed)
+    if emptied:
+        killed.write_bytes(file)
+    else:
+        away.rename(killed)
+    assert opened(killed) == ([], 1)
+
+
+def test_a_log_that_is_gone_since_a_kill_is_said(killed: Path) -> None:
+    beside(killed, "-wal").unlink()
+    assert opened(killed) == (["STORE_LOG_MISSING"], 0)
+    assert opened(killed) == ([], 0), "once"
+
+
+def test_a_backup_is_not_mixed_with_the_log_of_the_file_that_it_replaces(killed: Path, tmp_path: Path) -> None:
+    """On ext4 it may have its inode number, too."""
+    backup = tmp_path / "backup"
+    SqliteStore(backup).close()
+    content = backup.read_bytes()
+    killed.unlink()
+    killed.write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(StoreError, match=OF_ANOTHER):
+            SqliteStore(killed)
+    assert killed.read_bytes() == content
+    for end in ("-wal", "-shm"):
+        beside(killed, end).unlink()
+    assert opened(killed) == ([], 0)
+
+
+def test_a_lock_file_that_says_something_else_is_no_matter(killed: Path) -> None:
+    killed.with_suffix(".lock").write_bytes(b"\xff of another version")
+    assert opened(killed) == ([], 1)
+    assert killed.with_suffix(".lock").read_bytes() == b""
+
+
+def test_a_file_system_that_does_not_know_when_a_file_was_made_is_no_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Library:
+        statx = staticmethod(lambda *_: -1)
+
+    monkeypatch.setattr("ctypes.CDLL", lambda _: Library)
+    assert opened(tmp_path / "broker.db") == (["STORE_CREATED"], 0)
+
+
+# What is in it
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "rootpage = (SELECT rootpage FROM sqlite_schema WHERE name = 'messages')",
+        "sql = replace(sql, 'qos INTEGER', 'qos TEXT')",
+    ],
+    ids=["a page of another table", "a value of another type"],
+)
+def test_a_damaged_database_is_refused_before_anything_is_served(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "broker.db"
+    store = SqliteStore(path)
+    store._apply(filled())
+    store._database.executescript(
+        f"PRAGMA writable_schema=ON; UPDATE sqlite_schema SET {damage} WHERE name = 'retained'"  # noqa: S608 - our own
+    )
+    store.close()
+    with pytest.raises(StoreError, match=r"it is damaged|malformed") as refused:
+        SqliteStore(path)
+    assert "move it away, with broker.db-wal and -shm, or put back a backup" in str(refused.value)
+
+
+def test_an_index_that_lacks_a_row_is_damage(tmp_path: Path) -> None:
+    """Nothing that is read at the start would show it: the second session of one name would."""
+    path = tmp_path / "broker.db"
+    store = SqliteStore(path)
+    store._apply(filled())
+    ((root,),) = store.rows("SELECT rootpage FROM sqlite_schema WHERE name = 'sqlite_autoindex_sessions_1'")
+    store.close()
+    with path.open("r+b") as file:
+        file.seek((root - 1) * 4096)
+        file.write(b"\x0a\0\0\0\0\x10\0\0")  # A leaf of an index without cells.
+    with pytest.raises(StoreError, match=r"it is damaged \(.* index sqlite_autoindex_sessions_1\)"):
+        SqliteStore(path)
+
+
+def test_a_row_that_refers_to_none_is_damage(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "broker.db")
+    store._apply(filled())
+    store._database.executescript("PRAGMA foreign_keys=OFF; DELETE FROM sessions")
+    store.close()
+    with pytest.raises(StoreError, match=r"it is damaged \(a row of \w+ refers to none of sessions\)"):
+        SqliteStore(tmp_path / "broker.db")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's rights are tried")
+def test_a_file_that_may_only_be_read_is_refused_at_the_start() -> None:
+    """It was opened, and each write of it refused, from the first message on."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        path = Path(name) / "broker.db"
+        SqliteStore(path).close()
+        path.chmod(0o400)
+        for each in (path.parent, path, path.with_suffix(".lock")):
+            os.chown(each, 65534, 65534)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(StoreError, match="readonly database; see that this user can write it"):
+                SqliteStore(path)
+        finally:
+            os.seteuid(0)

@@ -1,0 +1,105 @@
+"""Across a long link a case that only came late says nothing about the broker; what is wrong is wrong everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from device_sim.attack import bystander
+from device_sim.attack.capabilities import Capabilities
+from device_sim.attack.far_broker import across_this_link
+from device_sim.attack.issuer import Issuer
+from device_sim.attack.scene import Scene
+from device_sim.attack.target import SigningRegistrar, Target
+from device_sim.attack.verdict import (
+    BROKEN,
+    KEPT,
+    NEVER_CAME,
+    OPEN,
+    ClosedBy,
+    Judgement,
+    Layer,
+    Seen,
+    Verdict,
+    judge,
+)
+from device_sim.credentials.certification import common_name
+from device_sim.link.distance import NEARBY, Distance
+from device_sim.link.tls_dial import Endpoint
+from tests.unit.device_sim.attack.test_starvation import broker
+
+SATELLITE = Distance(0.6, 0.6, 0.8)
+LOSSY = replace(SATELLITE, lost=0.05)
+RACK = Distance(0.001, 0.04, 0.24, 0.05)
+PASS, FAIL, INVALID, WARN = Verdict.PASS, Verdict.FAIL, Verdict.INVALID, Verdict.WARN
+EXPECTED = (f"mqtt {KEPT}", "mqtt DISCONNECT 0x98")
+WHOLE = Seen(Layer.MQTT, KEPT, "", ClosedBy.NOBODY)
+CLOSED = Seen(Layer.MQTT, "DISCONNECT 0x98", seconds=0.0)
+
+
+@pytest.mark.parametrize(
+    ("seen", "limit", "seconds", "distance", "expected"),
+    [
+        (WHOLE, 60.0, 59.0, SATELLITE, PASS),
+        (WHOLE, 60.0, 108.4, SATELLITE, INVALID),  # Eighty round trips later.
+        (WHOLE, 60.0, 121.0, SATELLITE, FAIL),  # More than a hundred.
+        (WHOLE, 60.0, 60.1, NEARBY, FAIL),
+        (WHOLE, 60.0, 60.1, RACK, FAIL),
+        (CLOSED, 3.0, 2.9, SATELLITE, PASS),
+        (CLOSED, 3.0, 6.5, SATELLITE, INVALID),
+        (CLOSED, 3.0, 6.7, SATELLITE, FAIL),
+        (CLOSED, 3.0, 8.7, LOSSY, INVALID),  # Its farewell was lost three times.
+        (CLOSED, 0.5, 8.7, RACK, FAIL),
+        (replace(WHOLE, code=NEVER_CAME, reason="never"), 60.0, 61.0, SATELLITE, FAIL),
+        (replace(WHOLE, code=BROKEN, reason="it came twice"), 60.0, 61.0, SATELLITE, FAIL),
+        (replace(WHOLE, code=OPEN, got_in=True), 3.0, 4.0, LOSSY, FAIL),
+        (replace(CLOSED, code="DISCONNECT 0x80"), 3.0, 2.0, SATELLITE, WARN),
+        (replace(CLOSED, code="DISCONNECT 0x80"), 3.0, 3.1, SATELLITE, FAIL),
+    ],
+)
+def test_only_lateness_is_excused_and_no_more_than_the_link_explains(
+    seen: Seen, limit: float, seconds: float, distance: Distance, expected: Verdict
+) -> None:
+    judged = across_this_link(judge(EXPECTED, limit, seen, seconds), EXPECTED, limit, seen, seconds, distance)
+    assert judged.verdict is expected
+    assert ("nearer to the broker" in judged.why) is (expected is INVALID)
+
+
+def test_another_reason_for_no_verdict_stays() -> None:
+    busy = Judgement(INVALID, "late; but the attacker waited for a core")
+    assert across_this_link(busy, EXPECTED, 60.0, WHOLE, 61.0, SATELLITE) is busy
+
+
+@pytest.mark.parametrize(
+    ("distance", "waits"),
+    [(NEARBY, [3.0]), (SATELLITE, [3.0, 30.0]), (Distance(0.05, 0.05, 0.25), [3.0, 10.8])],
+)
+async def test_across_a_long_link_the_end_of_a_session_is_awaited_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, distance: Distance, waits: list[float]
+) -> None:
+    monkeypatch.setattr(bystander, "distance_of", lambda _: distance)
+    monkeypatch.setattr("device_sim.core_wait.seconds_waited", lambda _: 0.0)
+    waited: list[float] = []
+
+    async def still_open(within: float) -> Seen:
+        waited.append(within)
+        return replace(WHOLE, code=OPEN, got_in=True)
+
+    async with broker(tmp_path, lambda _: True) as target:
+        scene = Scene(target)
+        await scene.bystander.come()
+        try:
+            assert (await scene.with_grace(still_open, 3.0)).got_in, "it is open, and no link excuses that"
+        finally:
+            await scene.close()
+    assert waited == pytest.approx(waits)
+
+
+def test_nothing_is_known_of_the_distance_before_a_good_device_is_connected(tmp_path: Path) -> None:
+    authority = Issuer.founded(common_name("CA"))
+    registrar = SigningRegistrar(authority, None)
+    claims = Capabilities(name="broker", supports=frozenset())
+    target = Target(claims, Endpoint("127.0.0.1", 1, "localhost"), tmp_path / "ca.pem", authority, registrar)
+    assert Scene(target).bystander.distance is NEARBY
