@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from provisioning.enrolment.attempt import TlsConnection
 from provisioning.pki.keys import generate_key, spki_fingerprint
 from tests.support.fleet import Fleet
 from tests.support.ways import enrol, group, pending, refusal
@@ -22,14 +23,16 @@ async def api(fleet: Fleet) -> Api:
 @pytest.mark.parametrize(("word", "state"), [("approve", "approved"), ("deny", "denied")])
 async def test_a_request_is_shown_and_decided(fleet: Fleet, word: str, state: str) -> None:
     ask, key = await api(fleet), generate_key()
-    number = await pending(fleet, "meter-1", key=key, label="lab")
+    number = await pending(
+        fleet, "meter-1", key=key, label="lab", connection=TlsConnection("TLSv1.3", address="192.0.2.7")
+    )
     waiting = {
         "id": number,
         "group": "lab",
         "name": "meter-1",
         "key_sha256": spki_fingerprint(key.public_key()).hex(),
         "evidence": "nothing",
-        "asked_from": None,
+        "asked_from": "192.0.2.7",
         "state": "pending",
         "requested_at": "2027-03-01T12:00:00Z",
         "decided_at": None,

@@ -23,8 +23,8 @@ ORDER = {"name": "batch", "group": "line", "maximum_devices": 5, "life_seconds":
 class Api:
     """The operators' API, called by anna."""
 
-    def __init__(self, fleet: Fleet, der: bytes) -> None:
-        self._app = api_of(fleet, [])
+    def __init__(self, fleet: Fleet, der: bytes, **other: Any) -> None:
+        self._app = api_of(fleet, [], **other)
         self._der = der
 
     async def __call__(self, method: str, path: str, body: object = None, query: str = "") -> tuple[int, Any]:

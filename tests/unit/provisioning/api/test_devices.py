@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
+from provisioning.ca.crl import CrlIssuer
 from provisioning.pki.revocation import RevocationReason
+from provisioning.program.moments import rfc3339
+from provisioning.revocation.feed import RevocationFeed
+from provisioning.revocation.publisher import CrlPlan, CrlPublisher
+from provisioning.store.counters import crl_counter
 from tests.support.fleet import Fleet
 from tests.unit.provisioning.api.test_claims import Api
 from tests.unit.provisioning.api.test_still_operator import caller
@@ -51,6 +57,61 @@ async def test_a_device_is_shown_as_it_is(fleet: Fleet) -> None:
     status, refused = await ask("GET", "/v1/devices/meter-5")
     assert (status, refused["code"]) == (404, "DEVICE_UNKNOWN")
     assert "meter-5" in refused["detail"]
+
+
+async def test_the_state_of_the_whole_is_counted(fleet: Fleet) -> None:
+    for name in NAMES:
+        await fleet.enrol(name)
+    await fleet.revocation.revoke_device("meter-2", RevocationReason.SUPERSEDED, by="boss")
+    await fleet.suspension.suspend_device("meter-3", by="boss")
+    await fleet.token("meter-5")
+    fleet.clock.advance(timedelta(days=31))  # All of them have ended.
+    issuing = fleet.authority.issuing_ca
+    publisher = CrlPublisher(
+        fleet.database,
+        CrlPlan(
+            name="issuing-ca",
+            counter=crl_counter("issuing-ca"),
+            life=timedelta(hours=1),
+            debounce_seconds=0.01,
+            open_issuer=lambda: CrlIssuer(issuing.certificate, issuing.key),
+        ),
+        fleet.clock,
+    )
+    feed = RevocationFeed(fleet.database, 15)
+
+    async def followers() -> int:
+        return 5
+
+    services: dict[str, Any] = {"followers": followers, "feed": feed, "publishers": {"issuing-ca": publisher}}
+    ask = Api(fleet, await caller(fleet), **services)
+    assert (await ask("GET", "/v1/status"))[1]["crls"] == {}
+    certificate = await fleet.enrol("meter-6")
+    await fleet.revocation.revoke_serial(f"{certificate.serial_number:x}", RevocationReason.SUPERSEDED, by="boss")
+    await fleet.token("meter-7")
+    await publisher.start()
+    current = await publisher.publish()
+    await feed.start()
+    assert await ask("GET", "/v1/status") == (
+        200,
+        {
+            "checks": {},
+            "devices": {"active": 5, "suspended": 1, "revoked": 1, "decommissioned": 0},
+            "active_devices_without_certificate": 3,
+            "certificates": {"active": 2, "expired": 2, "revoked": 2, "suspended": 1},
+            "tokens": {"open": 1},
+            "feed": {"sequence": 3, "subscribers": 5},
+            "unknown_authorities": [],
+            "crls": {
+                "issuing-ca": {
+                    "number": current.number,
+                    "entries": 1,
+                    "this_update": rfc3339(current.this_update),
+                    "next_update": rfc3339(current.next_update),
+                }
+            },
+        },
+    )
 
 
 async def test_they_are_found_by_group_state_and_certificate_and_told_in_pages(fleet: Fleet) -> None:

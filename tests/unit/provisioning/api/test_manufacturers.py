@@ -10,10 +10,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
+from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.manufacturer_fetch import MAXIMUM_URLS
 from provisioning.revocation.recall_watch import RecallWatch
+from provisioning.store import audit, manufacturer_list_urls
 from tests.support.asgi import through
+from tests.support.crl import scope as crl_scope
 from tests.support.fleet import Fleet
 from tests.support.manufacturer import Manufacturer
 from tests.support.requests import NOON
@@ -83,6 +86,28 @@ async def test_one_term_is_changed_and_no_other(fleet: Fleet, acme: Manufacturer
     assert await changed({term: terms[term]}) == other | {term: terms[term]}
 
 
+async def test_what_a_list_is_about_and_why_none_came_is_told(fleet: Fleet, acme: Manufacturer) -> None:
+    await group(fleet, "manufacturer")
+    await register(fleet, acme)
+    ask = Lists(fleet, await caller(fleet))
+    await ask("PATCH", "/v1/manufacturers/acme", {"list_urls": URLS})
+    part = listed(acme, 1, point=crl_scope(URLS[0]))
+    status, taken = await ask.give(part)
+    assert (status, taken["about"]) == (201, URLS[:1])
+    facts = {"problem": "no answer", "fetched_at": NOON, "due_at": NOON + timedelta(hours=1)}
+
+    def record(connection: Connection) -> None:
+        manufacturer_list_urls.record(connection, manufacturer_list_urls.in_force(connection)[0], facts)
+
+    await fleet.database.write(record)
+    _, shown = await ask("GET", "/v1/manufacturers/acme")
+    now = "2027-03-01T12:00:00Z"
+    assert shown["list_urls"] == [
+        {"url": URLS[0], "fetched_at": now, "problem": "no answer", "due_at": "2027-03-01T13:00:00Z"},
+        {"url": URLS[1], "fetched_at": None, "problem": None, "due_at": now},
+    ]
+
+
 async def test_manufacturers_are_told_in_pages_in_order_of_name(fleet: Fleet) -> None:
     ask = await api(fleet)
     for name in "cab":
@@ -130,6 +155,10 @@ async def test_a_list_is_told_as_it_is_and_one_that_says_less_is_taken_only_if_t
     assert (taken["revoked"], taken["released"]) == (1, 39)
     status, removed = await ask("DELETE", f"/v1/manufacturers/acme/lists/{taken['sha256']}")
     assert (status, removed["released"]) == (200, 2)
+    await ask("PATCH", "/v1/manufacturers/acme", {"lapsed_lists": "accept"})
+    await ask("DELETE", "/v1/manufacturers/acme")
+    done = await fleet.database.read(lambda connection: audit.about(connection, "acme", 99))
+    assert [each.actor for each in done] == ["admin", *["anna"] * 6], "it was registered by another"
     for no_hash in ("ab", "A" * 64, "a" * 65):
         assert (await ask("DELETE", f"/v1/manufacturers/acme/lists/{no_hash}"))[0] == 400
 

@@ -96,8 +96,11 @@ async def caller(fleet: Fleet) -> bytes:
     return (await operator(fleet, "anna")).public_bytes(Encoding.DER)
 
 
-def api_of(fleet: Fleet, happens: list[Callable[[], Awaitable[object]]]) -> Any:
-    """Return the application, where what *happens* comes, once, between an operator's being let in and his change."""
+def api_of(fleet: Fleet, happens: list[Callable[[], Awaitable[object]]], **other: Any) -> Any:
+    """Return the application, where what *happens* comes, once, between an operator's being let in and his change.
+
+    *other*: services to be in the place of those here.
+    """
     absent: Any = None
     metrics, settings = Metrics(), Settings()
     framework = new_operator_application(
@@ -117,7 +120,7 @@ def api_of(fleet: Fleet, happens: list[Callable[[], Awaitable[object]]]) -> Any:
         trust_changed=nothing,
     )
     services: OperatorServices = dataclasses.replace(
-        framework.state.operator_services, checks=Meanwhile(fleet, happens)
+        framework.state.operator_services, checks=Meanwhile(fleet, happens), **other
     )
     framework.state.operator_services = services
     app = new_application(settings, metrics, port="https", behind=framework)
