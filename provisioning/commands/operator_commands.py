@@ -120,7 +120,7 @@ def status(
     connection: Connection,
     as_json: Json = False,
 ) -> None:
-    """Count devices, certificates and open tokens, and show the age of the CRLs.
+    """Show whether the service is ready, count devices, certificates and open tokens, and show the age of the CRLs.
 
     \b
     Example:
@@ -138,6 +138,9 @@ def status(
 
 
 def _status_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if checks := found.get("checks"):
+        bad = ", ".join(f"{name} {is_now}" for name, is_now in checks.items() if is_now != "ok")
+        yield "ready", f"no: {bad}; doctor and the log say why" if bad else "yes"
     for what in ("devices", "certificates", "tokens"):
         numbers = found[what].items()
         yield what, ", ".join(f"{number} {state}{_of_these(found, what, state)}" for state, number in numbers)
