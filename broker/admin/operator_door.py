@@ -226,7 +226,8 @@ class Operators:
     def _examine(self, writer: asyncio.StreamWriter) -> Peer | Refused:
         tls = writer.get_extra_info("ssl_object")
         certificate = tls.getpeercert(True) if tls is not None else None
-        return self._engine.admission.examine(certificate, datetime.now(UTC), lambda: verified_path(tls))
+        admission = self._engine.admission.of_generation(self._generations.get(writer, 0))
+        return admission.examine(certificate, datetime.now(UTC), lambda: verified_path(tls))
 
     def _judge(self, writer: asyncio.StreamWriter) -> str | Refused:
         outcome = self._examine(writer)

@@ -126,6 +126,13 @@ class Admission:
         other.fingerprints = self.fingerprints
         return other
 
+    def of_generation(self, generation: int) -> Admission:
+        """Return the admission for a client whose TLS began in *generation* of trust.
+
+        What the anchors of another one vouched for is judged, and not remembered: it says nothing about later clients.
+        """
+        return self if generation == self.trust_generation else self.judging_by(self.trust)
+
     def examine(
         self,
         certificate: bytes | None,

@@ -99,7 +99,7 @@ class ClientLife(ABC):
         self, certificate: bytes | None, now: float, wall_now: datetime, path: Callable[[], Sequence[bytes]] = tuple
     ) -> None:
         """Take note that TLS is up, with the client's DER *certificate*; a refusal is sent in answer to its CONNECT."""
-        outcome = self.engine.admission.examine(certificate, wall_now, path)
+        outcome = self.engine.admission.of_generation(self.terms.generation).examine(certificate, wall_now, path)
         if isinstance(outcome, Refused):
             self.refusal = outcome
             if outcome.code is RefusalCode.TRUST_CHANGED:  # Its CAs are forgotten: it must show them again.

@@ -108,17 +108,15 @@ class PluginEvents:
 
     async def call(self, event: str, handler: Handler, **facts: Any) -> None:
         """Call *handler* and wait for it, within the time-out."""
+        patience = asyncio.timeout(self._patience)
         try:
-            async with asyncio.timeout(self._patience):
+            async with patience:
                 await self._watch.watched(self.name, event, handler(**facts))
-        except TimeoutError as error:
-            self._complaints.tell(
-                RefusalCode.PLUGIN_FAILED, self.name, f"plugin: not ended in {self._patience:g} s", error, hook=event
-            )
         except BaseException as error:
             if not is_a_plugin_s(error):
                 raise
-            self._complaints.tell(RefusalCode.PLUGIN_FAILED, self.name, "plugin has raised", error, hook=event)
+            text = f"plugin: not ended in {self._patience:g} s" if patience.expired() else "plugin has raised"
+            self._complaints.tell(RefusalCode.PLUGIN_FAILED, self.name, text, error, hook=event)
 
     async def drained(self) -> None:
         """Wait until all waiting events are delivered, at most as long as one event may take."""

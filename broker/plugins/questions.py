@@ -141,16 +141,16 @@ class Questions:
         hook = "authenticate" if about["action"] == "connect" else "topic_filtering"
 
         async def answer(plugin: P) -> tuple[str, bool | RefusalCode | None]:
-            name = type(plugin).__name__
+            name, patience = type(plugin).__name__, asyncio.timeout(self._patience)
             try:
-                return name, await self._in_time(self._watch.watched(name, hook, call(plugin)))
-            except TimeoutError as error:
-                text = f"plugin has not answered in {self._patience:g} s"
-                self._complaints.tell(RefusalCode.PLUGIN_FAILED, name, text, error, **about)
+                async with patience:
+                    return name, _verdict(await self._watch.watched(name, hook, call(plugin)))
             except BaseException as error:
                 if not is_a_plugin_s(error):
                     raise
-                self._complaints.tell(RefusalCode.PLUGIN_FAILED, name, "plugin has raised", error, **about)
+                late = f"plugin has not answered in {self._patience:g} s"
+                text = late if patience.expired() else "plugin has raised"
+                self._complaints.tell(RefusalCode.PLUGIN_FAILED, name, text, error, **about)
             return name, RefusalCode.PLUGIN_FAILED
 
         try:
@@ -165,11 +165,6 @@ class Questions:
             return await asyncio.gather(*map(answer, plugins))
         finally:
             self._turn.release()
-
-    async def _in_time(self, answering: Coroutine[Any, Any, object]) -> bool | None:
-        """Return the verdict if it comes in time. Raises TimeoutError, and TypeError for an invalid one."""
-        async with asyncio.timeout(self._patience):
-            return _verdict(await answering)
 
     def _outcome(
         self, answers: Sequence[tuple[str, bool | RefusalCode | None]], refusing: Sequence[str], about: dict[str, Any]

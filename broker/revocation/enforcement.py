@@ -7,8 +7,8 @@ Rules
    settings, unless the operator keeps wills (`keeps_revoked`): nothing vouches for its author any more. An expired
    certificate was valid until then, and its client's will is sent (decision 0143). A will that waits for its delay
    depends on its certificate until then (`broker.engine.engine`).
-3. The session of a revoked certificate is dropped too; after a suspension, a revoked CA, or changed trust settings the
-   client may return to its session.
+3. The session of a revoked certificate is dropped too. If it was suspended or superseded, if a CA was revoked, or the
+   trust settings were changed, the client may return to its session.
 4. The same applies if it was revoked between two processes of the broker, and its client was connected until the first
    one ended.
 5. What waits in the broker for a client that does not keep up is not sent any more: it reads as slowly as it likes,

@@ -73,40 +73,18 @@ async def fleetgate(directory: Path, *, tls12: bool = False, websocket: bool = F
 
     *websocket*: it is attacked at its other listener, whose devices are to be judged alike.
     """
-    ca, logs, passphrase = directory / "provisioning", directory / "logs", directory / "passphrase"
-    logs.mkdir()
     secret = secrets.token_urlsafe(24).encode()
-    write_private(passphrase, secret)
-    with_secret = ("--passphrase-file", str(passphrase))
-    await run_to_end(
-        "fleet-provisioning init",
-        ["provisioning", "init", "--dir", str(ca), *with_secret],
-        log=logs / "init.log",
-        deadline=_START,
-    )
     other = Issuer.founded(common_name("Second CA"), path_length=None)
-    anchors = ca / "ca-bundle.crt"
-    (directory / "anchors.pem").write_bytes(anchors.read_bytes() + other.pem)
     async with AsyncExitStack() as stack:
-        # Certificates name where CRLs and OCSP responses are; the service's port is not known before it has one.
-        relying = await stack.enter_async_context(Proxy(_LOOPBACK, 0))
-        (ca / "provisioning.toml").write_text(_SERVICE_TOML.format(_LOOPBACK, relying.port))
-        service = await stack.enter_async_context(
-            running(
-                "fleet-provisioning serve",
-                ["provisioning", "serve", "--dir", str(ca), "--port", "0", "--http-port", "0", *with_secret],
-                log=logs / "provisioning.log",
-                ready="fleet-provisioning ready ",
-                deadline=_START,
-            )
-        )
-        url = service.ready[0]
-        relying.to_port = urlsplit(service.ready[1]).port or 0
+        ca = directory / "provisioning"
+        url, http_url = await stack.enter_async_context(_service(directory, ca, secret))
+        anchors = ca / "ca-bundle.crt"
+        (directory / "anchors.pem").write_bytes(anchors.read_bytes() + other.pem)
         way = await stack.enter_async_context(Proxy(_LOOPBACK, urlsplit(url).port or 0))
         operator = await stack.enter_async_context(
             EnrolmentOperatorClient(url, anchors, CredentialFiles(ca / "operator.crt", ca / "operator.key"))
         )
-        desk = EnrolmentDesk(url, anchors, operator, service.ready[1])
+        desk = EnrolmentDesk(url, anchors, operator, http_url)
         config = _BROKER_TOML.format(tls12=str(tls12).lower())
         way_there = f"https://{_LOOPBACK}:{way.port}"
         broker = _Broker(directory, _BROKER, config, directory / "anchors.pem", way_there, operator, websocket)
@@ -118,7 +96,7 @@ async def fleetgate(directory: Path, *, tls12: bool = False, websocket: bool = F
         @asynccontextmanager
         async def registry() -> AsyncIterator[Endpoint]:
             asking = _Broker(
-                directory, _ASKING_BROKER, _ASKING_TOML.format(service.ready[1]), anchors, url, operator, websocket
+                directory, _ASKING_BROKER, _ASKING_TOML.format(http_url), anchors, url, operator, websocket
             )
             try:
                 yield (await asking.start())[0]
@@ -144,6 +122,33 @@ async def fleetgate(directory: Path, *, tls12: bool = False, websocket: bool = F
         )
         await start()
         yield target
+
+
+@asynccontextmanager
+async def _service(directory: Path, ca: Path, secret: bytes) -> AsyncIterator[tuple[str, str]]:
+    """Found the CAs in *ca*, their keys encrypted with *secret*, run the service, and yield its https and http URLs."""
+    logs, passphrase = directory / "logs", directory / "passphrase"
+    logs.mkdir()
+    write_private(passphrase, secret)
+    with_secret = ("--passphrase-file", str(passphrase))
+    await run_to_end(
+        "fleet-provisioning init",
+        ["provisioning", "init", "--dir", str(ca), *with_secret],
+        log=logs / "init.log",
+        deadline=_START,
+    )
+    # Certificates name where CRLs and OCSP responses are; the service's port is not known before it has one.
+    async with Proxy(_LOOPBACK, 0) as relying:
+        (ca / "provisioning.toml").write_text(_SERVICE_TOML.format(_LOOPBACK, relying.port))
+        async with running(
+            "fleet-provisioning serve",
+            ["provisioning", "serve", "--dir", str(ca), "--port", "0", "--http-port", "0", *with_secret],
+            log=logs / "provisioning.log",
+            ready="fleet-provisioning ready ",
+            deadline=_START,
+        ) as service:
+            relying.to_port = urlsplit(service.ready[1]).port or 0
+            yield service.ready[0], service.ready[1]
 
 
 class _Broker:

@@ -52,8 +52,9 @@ async def show_device(name: str, services: Services) -> dict[str, Any]:
 
 @router.get("/status")
 async def status(services: Services) -> dict[str, Any]:
-    """Show counts by state and how recent the CRLs are."""
+    """Show whether the service is ready, counts by state and how recent the CRLs are."""
     now = services.clock()
+    checks = {name: await check() for name, check in services.readiness.items()}
     device_counts, certified, certificate_counts, open_tokens, unknown = await services.database.survey(
         lambda connection: (
             devices.count(connection),
@@ -64,6 +65,7 @@ async def status(services: Services) -> dict[str, Any]:
         )
     )
     return {
+        "checks": checks,
         "devices": device_counts,
         "active_devices_without_certificate": device_counts[DeviceState.ACTIVE] - certified,
         "certificates": certificate_counts,

@@ -96,6 +96,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "ListedOperator": _OPERATOR | {"state": "active", "good_until": _TO},
     "Myself": {"name": "anna", "role": "enroller", "serial": _SERIAL, "not_after": _TO},
     "ServiceStatus": {
+        "checks": {"store": "ok", "issuing_ca": "ok", "ocsp_signer": "ok", "crls": "ok"},
         "devices": {"active": 1200, "suspended": 0, "revoked": 3, "decommissioned": 1},
         "active_devices_without_certificate": 7,
         "certificates": {"active": 1193, "suspended": 0, "revoked": 5, "expired": 310},

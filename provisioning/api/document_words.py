@@ -25,6 +25,7 @@ FIELDS: Final = {
     "chain": "Certificate of its issuing CA, PEM; empty if the root issued it.",
     "changed_at": f"When it was last changed ({_MOMENT}).",
     "changed_by": "Operator who last changed it.",
+    "checks": "What `/readyz` asks, by part: `ok`, or in a word or two what is wrong.",
     "code": "Stable, for programs.",
     "count": "How many tokens for any new device of `group`.",
     "created_at": f"When it was made ({_MOMENT}).",

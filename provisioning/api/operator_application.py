@@ -21,6 +21,7 @@ from provisioning.api.est import Answer
 from provisioning.api.feed import feed_routes
 from provisioning.api.groups import router as group_router
 from provisioning.api.head import HeadAsGet
+from provisioning.api.health import Check
 from provisioning.api.idempotency import AnswerBook
 from provisioning.api.inventory import router as inventory_router
 from provisioning.api.lifecycle import router as lifecycle_router
@@ -89,6 +90,7 @@ def new_operator_application(
     stall_seconds: float,
     publishers: dict[str, CrlPublisher],
     followers: Callable[[], Awaitable[int]],
+    readiness: Mapping[str, Check],
     trust_changed: Callable[[], Awaitable[object]],
     released_share: float = RELEASED_SHARE,
 ) -> FastAPI:
@@ -109,6 +111,7 @@ def new_operator_application(
         AnswerBook(database, audit_key, clock),
         OperatorChecks(database, clock),
         followers,
+        readiness,
     )
     app.state.enrolment_services = EnrolmentAdministration(
         GroupService(database, profiles, clock),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
@@ -20,6 +20,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field
 from starlette.types import Scope
 
+from provisioning.api.health import Check
 from provisioning.api.idempotency import AnswerBook, IdempotentRoute
 from provisioning.api.operator_checks import OperatorChecks
 from provisioning.api.peer import peer_certificate, peer_certificate_der
@@ -64,6 +65,8 @@ class OperatorServices:
     checks: OperatorChecks
     followers: Callable[[], Awaitable[int]]
     """Returns how many follow the feed, at every worker."""
+    readiness: Mapping[str, Check]
+    """What `/readyz` asks."""
 
     async def authorise(self, request: Request) -> AuthenticatedOperator:
         """Return who calls; raise `Refused` unless it is an operator whose role suffices for the route.

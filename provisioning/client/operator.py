@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypedDict, TypeVar, Unpack
@@ -236,6 +237,22 @@ class OperatorClient:
                     "without that, or update the service"
                 )
             yield device
+
+    async def names(self, kind: str, beginning: str) -> list[str]:
+        """Return the names of *kind*, "devices" or "groups", that begin with *beginning*; none if they fill a page."""
+        page = await self._call(Page, "GET", f"/v1/{kind}", query={"limit": str(PAGE), "after": beginning or None})
+        if page.next is not None and page.next.startswith(beginning):
+            return []
+        found = [name for item in page.items if (name := str(item["name"])).startswith(beginning)]
+        if not beginning:
+            return found
+        try:  # The page is of the names behind it.
+            known = self._object(await self._send("GET", f"/v1/{kind}/{quote(beginning, safe='')}"))
+        except RequestRefused as refusal:
+            if refusal.status != HTTPStatus.NOT_FOUND:
+                raise
+            return found
+        return [str(known["name"]), *found]
 
     async def device(self, name: str) -> EnrolledDevice:
         """Return the party named *name*."""

@@ -185,8 +185,9 @@ class CrlStatus(Answer):
 
 
 class ServiceStatus(Answer):
-    """Counts by state, and the newest CRLs, by name."""
+    """What `/readyz` says of each part, counts by state, and the newest CRLs, by name."""
 
+    checks: dict[str, str] = {}  # An older service does not send it.
     devices: dict[str, int]
     active_devices_without_certificate: int
     certificates: dict[str, int]

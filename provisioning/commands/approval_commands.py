@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from provisioning.commands.known_names import group_names
 from provisioning.commands.printed_rows import print_each
 from provisioning.commands.service_command import Connection, Json, connected, print_json, shown_time
 from provisioning.program.command_group import command_group
@@ -27,7 +28,9 @@ Number = Annotated[int, typer.Argument(min=1, help="The request's number, as the
 @connected
 def list_approvals(
     connection: Connection,
-    group: Annotated[str | None, typer.Option(help="Of this group only.", show_default=False)] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Of this group only.", autocompletion=group_names, show_default=False)
+    ] = None,
     state: Annotated[State, typer.Option(help="Which requests.")] = "pending",
     as_json: Json = False,
 ) -> None:

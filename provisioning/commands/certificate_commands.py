@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from provisioning.commands.choice_option import choice_option
+from provisioning.commands.known_names import device_names, group_names
 from provisioning.commands.printed_rows import print_each, print_list
 from provisioning.commands.service_command import (
     Connection,
@@ -47,14 +48,18 @@ class ExportFormat(StrEnum):
 
 STATES: Final = ("active", "suspended", "revoked", "expired")
 """Of certificates."""
-Group = Annotated[str | None, typer.Option(help="Of devices of this group only.", show_default=False)]
+Group = Annotated[
+    str | None, typer.Option(help="Of devices of this group only.", autocompletion=group_names, show_default=False)
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
     """Which certificates the command line selects: all by default."""
 
-    device: Annotated[str | None, typer.Option(help="Of this device only.", show_default=False)] = None
+    device: Annotated[
+        str | None, typer.Option(help="Of this device only.", autocompletion=device_names, show_default=False)
+    ] = None
     group: Group = None
     serial: Annotated[str | None, typer.Option(help="With this serial number (hexadecimal).", show_default=False)] = (
         None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
+from provisioning.commands.known_names import group_names
 from provisioning.commands.printed_rows import print_list
 from provisioning.commands.service_command import Connection, Json, connected, print_facts, print_json, span
 from provisioning.program.command_group import command_group
@@ -24,7 +25,7 @@ NewKey = Literal["refuse", "approve", "replace"]
 
 group_app = command_group(help="Configure enrolment groups: how devices may enrol.")
 
-Name = Annotated[str, typer.Argument(help="The group's name, which is also its EST label.")]
+Name = Annotated[str, typer.Argument(help="The group's name, which is also its EST label.", autocompletion=group_names)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from provisioning.commands.asking import ask
+from provisioning.commands.known_names import device_names, group_names
 from provisioning.commands.named_lines import before_the_loop, read_lines
 from provisioning.commands.service_command import Connection, counted, say
 from provisioning.errors import ConfigurationError
@@ -58,7 +59,12 @@ class Named:
     # Lists, though one is usual: for an option with one value, a second would silently replace the first.
     device: Annotated[
         list[str] | None,
-        typer.Option("--device", help="All certificates of this device; repeatable.", show_default=False),
+        typer.Option(
+            "--device",
+            help="All certificates of this device; repeatable.",
+            autocompletion=device_names,
+            show_default=False,
+        ),
     ] = None
     serial: Annotated[
         list[str] | None,
@@ -74,7 +80,10 @@ class Named:
             help="The certificates in this file, one serial number per line; - is standard input.", show_default=False
         ),
     ] = None
-    group: Annotated[str | None, typer.Option(help="All devices of this group; asks first.", show_default=False)] = None
+    group: Annotated[
+        str | None,
+        typer.Option(help="All devices of this group; asks first.", autocompletion=group_names, show_default=False),
+    ] = None
 
     def check(self, *options: str) -> None:
         """Raise unless exactly one was given; *options* are those that the command has."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from provisioning.commands.choice_option import choice_option
+from provisioning.commands.known_names import device_names, group_names
 from provisioning.commands.printed_rows import print_each
 from provisioning.commands.service_command import (
     Connection,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 device_app = command_group(help="List devices and their certificates.")
 
-Group = Annotated[str | None, typer.Option(help="Of this group only.", show_default=False)]
+Group = Annotated[str | None, typer.Option(help="Of this group only.", autocompletion=group_names, show_default=False)]
 
 
 STATES: Final = ("active", "suspended", "revoked", "decommissioned")
@@ -84,7 +85,7 @@ def list_devices(
 @connected
 def show_device(
     connection: Connection,
-    name: Annotated[str, typer.Argument(help="The device's name.")],
+    name: Annotated[str, typer.Argument(help="The device's name.", autocompletion=device_names)],
     as_json: Json = False,
 ) -> None:
     """Show one device and its certificates.
@@ -119,7 +120,7 @@ def status(
     connection: Connection,
     as_json: Json = False,
 ) -> None:
-    """Count devices, certificates and open tokens, and show the age of the CRLs.
+    """Show whether the service is ready, count devices, certificates and open tokens, and show the age of the CRLs.
 
     \b
     Example:
@@ -137,6 +138,9 @@ def status(
 
 
 def _status_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if checks := found.get("checks"):
+        bad = ", ".join(f"{name} {is_now}" for name, is_now in checks.items() if is_now != "ok")
+        yield "ready", f"no: {bad}; doctor and the log say why" if bad else "yes"
     for what in ("devices", "certificates", "tokens"):
         numbers = found[what].items()
         yield what, ", ".join(f"{number} {state}{_of_these(found, what, state)}" for state, number in numbers)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from provisioning.commands.known_names import group_names
 from provisioning.commands.service_command import Connection, Json, connected, counted, print_json, span
 from provisioning.program.command_group import command_group
 from provisioning.program.durations import shown
@@ -21,7 +22,9 @@ renewal_app = command_group(help="Have certificates renewed early.")
 @connected
 def hasten(
     connection: Connection,
-    group: Annotated[str | None, typer.Option(help="The devices of this group.", show_default=False)] = None,
+    group: Annotated[
+        str | None, typer.Option(help="The devices of this group.", autocompletion=group_names, show_default=False)
+    ] = None,
     every_group: Annotated[bool, typer.Option("--every-group", help="All parties of the fleet.")] = False,
     spread: Annotated[
         int, typer.Option(metavar="TIME", parser=span, help="Time over which the renewals are spread: 6h, or seconds.")

@@ -102,25 +102,34 @@ class Connection:
         Path | None, typer.Option(help="Its private key (default: DIR/operator.key).", show_default=False)
     ] = None
 
-    def run(self, command: Callable[[EnrolmentOperatorClient], Awaitable[None]]) -> None:
-        """Run *command* with a client of the service; turn errors into one line and exit code 1."""
-        with importing():  # Late: rule 3.
-            import asyncio
+    def client(self, warn: Callable[[Path], None] = lambda _: None) -> EnrolmentOperatorClient:
+        """Return a client of the service, after *warn* about the private key that it uses.
 
+        Raises `ConfigurationError`, `TlsConfigurationError`.
+        """
+        with importing():  # Late: rule 3.
             from provisioning.client.enrolment import EnrolmentOperatorClient
-            from provisioning.client.operator import RequestRefused, ServiceFails, ServiceUnavailable
             from provisioning.config import load_settings
             from provisioning.directory.whereabouts import found
-            from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
+            from provisioning.pki.tls import CredentialFiles
+
+        settings = load_settings(self.directory)
+        where = settings.directory
+        credential = CredentialFiles(self.cert or where / "operator.crt", self.key or where / "operator.key")
+        url = self.url or found(where) or f"https://localhost:{settings.port}"
+        warn(credential.key)
+        return EnrolmentOperatorClient(url, self.cafile or where / "ca-bundle.crt", credential)
+
+    def run(self, command: Callable[[EnrolmentOperatorClient], Awaitable[None]]) -> None:
+        """Run *command* with a client of the service; turn errors into one line and exit code 1."""
+        with importing():
+            import asyncio
+
+            from provisioning.client.operator import RequestRefused, ServiceFails, ServiceUnavailable
+            from provisioning.pki.tls import TlsConfigurationError
 
         try:
-            settings = load_settings(self.directory)
-            where = settings.directory
-            credential = CredentialFiles(self.cert or where / "operator.crt", self.key or where / "operator.key")
-            url = self.url or found(where) or f"https://localhost:{settings.port}"
-            warn_of_open(credential.key)
-            client = EnrolmentOperatorClient(url, self.cafile or where / "ca-bundle.crt", credential)
-            asyncio.run(_run(client, command))
+            asyncio.run(_run(self.client(warn_of_open), command))
         except (ConfigurationError, RequestRefused) as error:
             raise fail(error) from error
         except TlsConfigurationError as error:

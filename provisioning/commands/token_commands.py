@@ -19,6 +19,7 @@ import typer
 
 from provisioning.commands.choice_option import choice_option
 from provisioning.commands.in_steps import check_none_refused, in_steps
+from provisioning.commands.known_names import device_names, group_names
 from provisioning.commands.meant_devices import confirm
 from provisioning.commands.named_lines import before_the_loop, read_lines
 from provisioning.commands.printed_rows import print_each, printed
@@ -87,6 +88,7 @@ def create_token(
         typer.Option(
             help="The device's group (default: its current one, for a new device `default`); without --device: any new "
             "device of that group.",
+            autocompletion=group_names,
             show_default=False,
         ),
     ] = None,
@@ -262,8 +264,12 @@ async def _batches(
 def list_tokens(
     connection: Connection,
     state: Annotated[str | None, choice_option(STATES)] = None,
-    group: Annotated[str | None, typer.Option(help="Of this group only.", show_default=False)] = None,
-    device: Annotated[str | None, typer.Option(help="For this device only.", show_default=False)] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Of this group only.", autocompletion=group_names, show_default=False)
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="For this device only.", autocompletion=device_names, show_default=False)
+    ] = None,
     expiring_within: Annotated[
         str | None, typer.Option(help="Open ones that expire within: 90m, 12h, 14d, 4w.", show_default=False)
     ] = None,
@@ -314,9 +320,12 @@ def void_token(
         list[int] | None,
         typer.Argument(min=1, help="The tokens' numbers, as token list shows them.", show_default=False),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="All open ones for this device.", show_default=False)] = None,
+    device: Annotated[
+        str | None, typer.Option(help="All open ones for this device.", autocompletion=device_names, show_default=False)
+    ] = None,
     group: Annotated[
-        str | None, typer.Option(help="All open ones of this group; asks first.", show_default=False)
+        str | None,
+        typer.Option(help="All open ones of this group; asks first.", autocompletion=group_names, show_default=False),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a group's tokens are voided.")] = False,
     as_json: Json = False,

@@ -116,7 +116,10 @@ class ManufacturerFetcher:
         return sum(await asyncio.gather(*map(self._fetch_first, due)))
 
     async def _fetch_first(self, url: StoredUrl) -> bool:
-        """Fetch *url* unless another process does; a server that does not answer delays few other fetches."""
+        """Fetch *url* unless another process does; return whether it was this one.
+
+        A server that does not answer delays few other fetches.
+        """
         async with self._slots:
             take = functools.partial(manufacturer_list_urls.take, url=url, until=self._clock() + _AHEAD)
             try:

@@ -150,9 +150,7 @@ def say_goodbye(session: Any, address: int = 0) -> bool:
         return False
     try:
         inner.shutdown()
-    except ssl.SSLWantReadError:  # The usual answer: ours is sent, the peer's has not arrived.
-        pass
-    except (OSError, ValueError):  # The latter if its handshake was never begun.
+    except OSError:  # As a rule ours is sent, and the peer's has not arrived: `ssl.SSLWantReadError`.
         forget_errors()
     return False
 

@@ -27,8 +27,6 @@ from typer.core import TyperArgument, TyperOption
 _BREAKS: Final = ("=", ":")
 """Of words, in bash (COMP_WORDBREAKS)."""
 
-Offered = Sequence[CompletionItem]
-
 
 def answer(app: typer.Typer, program: str, instruction: str) -> tuple[str, int] | None:
     """Return what to print and the exit code for *instruction*, such as ``complete_zsh``; None if it is Typer's."""
@@ -46,49 +44,55 @@ def answer(app: typer.Typer, program: str, instruction: str) -> tuple[str, int] 
 def _bash(app: typer.Typer, program: str) -> str:
     # The words after the cursor's are not the program's concern yet.
     words = _mended(split_arg_string(os.environ["COMP_WORDS"]), int(os.environ["COMP_CWORD"]))
-    offered, _ = _offered(app, program, words[1:-1], words[-1])
-    return "\n".join(str(each.value) for each in offered)
+    return "\n".join(str(each.value) for each in _Place(app, program, words[1:-1], words[-1]).offered())
 
 
 def _zsh(app: typer.Typer, program: str) -> str:
     words, last = _typed()
-    offered, files = _offered(app, program, words, last)
+    place = _Place(app, program, words, last)
     # So that candidates are compared with what is behind the option's name.
     behind = "compset -P '*='; " if _names_option(last) else ""
-    if offered:
+    if offered := place.offered():
         items = " ".join(_quoted(_described(each)) for each in offered)
         return f"{behind}local -a offered; offered=({items}); _describe 'value' offered"
-    return f"{behind}_files" if files else ""
+    return f"{behind}_files" if place.may_be_file else ""
 
 
 def _fish(app: typer.Typer, program: str) -> tuple[str, int]:
     words, last = _typed()
-    offered, files = _offered(app, program, words, last)
+    place = _Place(app, program, words, last)
     if os.environ.get("_TYPER_COMPLETE_FISH_ACTION") == "is-args":
-        return "", int(files and not offered)  # 1: let fish offer files.
+        return "", int(place.may_be_file and not place.offered())  # 1: let fish offer files.
     name = f"{last.partition('=')[0]}=" if _names_option(last) else ""  # fish compares the whole word.
-    return "\n".join(f"{name}{each.value}" + (f"\t{_line(each.help)}" if each.help else "") for each in offered), 0
+    lines = (f"{name}{each.value}" + (f"\t{_line(each.help)}" if each.help else "") for each in place.offered())
+    return "\n".join(lines), 0
 
 
-def _offered(app: typer.Typer, program: str, words: list[str], last: str) -> tuple[Offered, bool]:
-    """Return what may stand in place of *last*, and whether that may also be a file."""
-    context = _resolve_context(typer.main.get_command(app), {}, program, words)
-    owner: Any
-    owner, typed = _resolve_incomplete(context, words, last)
-    found: list[CompletionItem] = owner.shell_complete(context, typed)
-    if isinstance(owner, TyperOption | TyperArgument):
-        # Typer's own answer about a path is a mark for the shell, and no word.
-        return [each for each in found if each.type == "plain"], _may_be_file(owner)
-    commands = getattr(owner, "commands", {})
-    return [
-        CompletionItem(each.value, help=_line(commands[each.value].help)) if each.value in commands else each
-        for each in found
-    ], False
+class _Place:
+    """Where the last word stands: in place of an option's value, an argument, or a command or option itself."""
 
+    def __init__(self, app: typer.Typer, program: str, words: list[str], last: str) -> None:
+        self._context = _resolve_context(typer.main.get_command(app), {}, program, words)
+        self._owner: Any
+        self._owner, self._begun = _resolve_incomplete(self._context, words, last)
 
-def _may_be_file(parameter: Any) -> bool:
-    kind = parameter.type_descriptor
-    return parameter._custom_shell_complete is None and not kind.is_choice  # noqa: SLF001 - Typer tells nowhere else.
+    @property
+    def may_be_file(self) -> bool:
+        """Whether a file may stand there."""
+        if not isinstance(self._owner, TyperOption | TyperArgument):
+            return False
+        # Typer tells nowhere else whether the words are known.
+        return self._owner._custom_shell_complete is None and not self._owner.type_descriptor.is_choice  # noqa: SLF001
+
+    def offered(self) -> Sequence[CompletionItem]:
+        """Return what may stand there, and begins like it."""
+        found: list[CompletionItem] = self._owner.shell_complete(self._context, self._begun)
+        commands = getattr(self._owner, "commands", {})
+        return [
+            CompletionItem(each.value, help=_line(commands[each.value].help)) if each.value in commands else each
+            for each in found
+            if each.type == "plain"  # The others are marks for the shell, and no words.
+        ]
 
 
 def _typed() -> tuple[list[str], str]:

@@ -22,6 +22,7 @@ from provisioning.revocation.keys_of_many import KeysOfMany, finish_keys, keys_o
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_the_service_is_not_ended
 from provisioning.revocation.recording import IN_WHAT_FOLLOWS, Changed, RevocationOutcome, Revoked, record
+from provisioning.revocation.surely_expired import surely_expired
 from provisioning.revocation.taken import can_be_taken, facts_before, is_taken_with_its_device
 from provisioning.revocation.tokens_made import void_made_with
 from provisioning.store import audit, devices, revocations, tokens, unfinished_ends
@@ -161,7 +162,8 @@ def _check_nothing_is_left(batch: Batch) -> None:
 
 def _taken(batch: Batch, keys: KeysOfMany, grounds: Grounds, now: datetime) -> list[StoredCertificate]:
     """Return the certificates to revoke: with their device, by serial number, and for their key."""
-    ended = {each.id: each for each in batch.at_once if is_taken_with_its_device(each, grounds, now)}
+    expired = surely_expired(batch.at_once, now)
+    ended = {each.id: each for each in batch.at_once if is_taken_with_its_device(each, grounds, expired)}
     ended |= {each.id: each for each in batch.singly if can_be_taken(each, grounds)}
     ended |= {each.id: each for each in keys.at_once if can_be_taken(each, grounds)}
     return [ended[each] for each in sorted(ended)]  # Oldest first.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -34,9 +34,12 @@ class ReleaseOutcome:
     changed: bool
 
 
-def to_be_held(issued: Changed, now: datetime) -> Changed:
-    """Return those that a suspension of their device puts on hold: all unexpired ones without a revocation."""
-    return [each for each in issued if each.revocation is None and now < each.not_after]
+def to_be_held(issued: Changed, expired: Mapping[int, datetime]) -> Changed:
+    """Return those that a suspension of their device puts on hold: all unexpired ones without a revocation.
+
+    *expired*: `provisioning.revocation.surely_expired`.
+    """
+    return [each for each in issued if each.revocation is None and expired[each.device.id] < each.not_after]
 
 
 def to_be_released(issued: Changed, trials: Collection[int]) -> Changed:

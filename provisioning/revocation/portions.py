@@ -32,7 +32,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -46,6 +46,7 @@ from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.holds import hold, release, to_be_held, to_be_released
 from provisioning.revocation.listed_end import Listed, list_left, revoke_portion
 from provisioning.revocation.recording import Changed, record
+from provisioning.revocation.surely_expired import surely_expired
 from provisioning.revocation.taken import facts_before, is_taken_with_its_device
 from provisioning.store import (
     audit,
@@ -221,7 +222,8 @@ def _left(connection: Connection) -> list[Many]:
 
 def _revoke(connection: Connection, device: Device, issued: Changed, now: datetime, end: UnfinishedEnd) -> Changed:
     grounds = Grounds(end.reason or RevocationReason.UNSPECIFIED, end.invalidity_date)
-    ended = [each for each in issued if is_taken_with_its_device(each, grounds, end.ended_at)]
+    expired = _expired(connection, device, end.ended_at)
+    ended = [each for each in issued if is_taken_with_its_device(each, grounds, expired)]
     if ended:
         record(connection, ended, grounds, now, end.ended_by)
         facts = {**grounds.facts, "serials": [each.serial for each in ended], **facts_before(ended)}
@@ -229,8 +231,13 @@ def _revoke(connection: Connection, device: Device, issued: Changed, now: dateti
     return ended
 
 
+def _expired(connection: Connection, device: Device, now: datetime) -> Mapping[int, datetime]:
+    newest = certificates_of_device.newest(connection, device.id)  # While it is shut out, it gets no other.
+    return surely_expired([] if newest is None else [newest], now)
+
+
 def _hold(connection: Connection, device: Device, issued: Changed, now: datetime, by: str) -> Changed:
-    fresh = to_be_held(issued, now)
+    fresh = to_be_held(issued, _expired(connection, device, now))
     hold(connection, fresh, now, by)
     if fresh:
         audit.append(connection, now, by, Action.SUSPENDED, device.name, {"serials": [each.serial for each in fresh]})

@@ -44,6 +44,7 @@ from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_an_admin_is_left, check_the_service_is_not_ended
 from provisioning.revocation.reasons import OPERATOR_REASONS, REASON_USES
 from provisioning.revocation.recording import IN_WHAT_FOLLOWS, Changed, RevocationOutcome, facts_of, record
+from provisioning.revocation.surely_expired import surely_expired
 from provisioning.revocation.taken import facts_before, is_taken_with_its_device
 from provisioning.revocation.tokens_made import void_made_with
 from provisioning.store import (
@@ -164,7 +165,8 @@ class RevocationService:
         now, grounds = self._clock(), end.grounds
         device, voided = _to_be_ended(connection, end, now)
         issued = first_of_device(connection, device)
-        ended = [each for each in issued if is_taken_with_its_device(each, grounds, now)]
+        expired = surely_expired(issued, now)
+        ended = [each for each in issued if is_taken_with_its_device(each, grounds, expired)]
         revoked = record(connection, ended, grounds, now, end.by)
         changed = _end_state(connection, device, end, now) or bool(ended)
         if changed or voided:

@@ -42,6 +42,7 @@ from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_an_admin_is_left, check_the_service_is_not_ended
 from provisioning.revocation.recording import IN_WHAT_FOLLOWS, Changed, RevocationOutcome, facts_of
+from provisioning.revocation.surely_expired import surely_expired
 from provisioning.revocation.suspendable import (
     check_not_over,
     check_to_be_held,
@@ -99,7 +100,7 @@ class SuspensionService:
             now = self._clock()
             device = _to_be_suspended(connection, name, occasion)
             issued = first_of_device(connection, device)
-            fresh = to_be_held(issued, now)
+            fresh = to_be_held(issued, surely_expired(issued, now))
             held = hold(connection, fresh, now, by)
             changed = _suspend(connection, device, now) or bool(fresh)
             if changed:

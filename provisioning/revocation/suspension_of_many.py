@@ -30,6 +30,7 @@ from provisioning.revocation.holds import (
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_the_service_is_not_ended
 from provisioning.revocation.recording import IN_WHAT_FOLLOWS, Changed, RevocationOutcome, Revoked
+from provisioning.revocation.surely_expired import surely_expired
 from provisioning.revocation.suspendable import (
     check_not_over,
     check_to_be_held,
@@ -105,7 +106,7 @@ class SuspensionOfMany:
                 check_to_be_held(connection, each)
         refusals.check(undone)
         before = revocations.newest(connection) if batch.later else 0
-        whole = to_be_held(batch.at_once, now)
+        whole = to_be_held(batch.at_once, surely_expired(batch.at_once, now))
         fresh = _all_of(whole, [each for each in batch.singly if each.revocation is None])
         held = hold(connection, fresh, now, by)
         suspended = [each.id for each in batch.whole if each.state is not DeviceState.SUSPENDED]

@@ -30,9 +30,9 @@ def can_be_taken(certificate: StoredCertificate, grounds: Grounds) -> bool:
     return grounds.reason is _COMPROMISED and to_be_changed
 
 
-def is_taken_with_its_device(certificate: StoredCertificate, grounds: Grounds, now: datetime) -> bool:
-    """Whether the revocation of its device affects *certificate*."""
-    counts = now < certificate.not_after or certificate.revocation is not None
+def is_taken_with_its_device(certificate: StoredCertificate, grounds: Grounds, expired: Mapping[int, datetime]) -> bool:
+    """Whether the revocation of its device affects *certificate*; *expired*: `surely_expired`."""
+    counts = expired[certificate.device.id] < certificate.not_after or certificate.revocation is not None
     return can_be_taken(certificate, grounds) and (counts or grounds.reason is _COMPROMISED)
 
 

@@ -200,6 +200,7 @@ async def build(
             stall_seconds=settings.feed_stall_seconds,
             publishers=live.publishers,
             followers=functools.partial(_followers, feed, fellows),
+            readiness=readiness.checks(),
             trust_changed=trust_changed,
             released_share=settings.manufacturer_list_released_share,
         )

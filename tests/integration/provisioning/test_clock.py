@@ -59,9 +59,9 @@ class Moved:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def token(self, name: str) -> str:
+    def token(self, name: str, **more: object) -> str:
         operator = Curl(self.service.https, self.service.bundle, self.service.operator)
-        order = {"device": name, "group": "north", "ttl_seconds": 3600}
+        order = {"device": name, "group": "north", "ttl_seconds": 3600, **more}
         answer = operator.run("/v1/tokens", *JSON, data=json.dumps(order).encode())
         assert answer.status == 201, answer.text
         token: str = json.loads(answer.body)["tokens"][0]["token"]
@@ -126,6 +126,8 @@ def test_a_clock_that_goes_forward_and_back(moved: Moved) -> None:
     service, clock = moved.service, moved.clock
     early, answer = moved.enrol("early", moved.token("early"))
     assert answer.status == 200, answer.text
+    brief, answer = moved.enrol("brief", moved.token("brief", lifetime_seconds=24 * 3600))
+    assert answer.status == 200, answer.text
     unspent = moved.token("late")
     moved.wait_for_a_list()
     authority = x509.load_pem_x509_certificate((service.dir / "issuing-ca.crt").read_bytes())
@@ -144,6 +146,7 @@ def test_a_clock_that_goes_forward_and_back(moved: Moved) -> None:
     wait_until(lambda: moved.ready()["ocsp_signer"] == "ok", "the OCSP signer has noticed, too", NOTICED, SLOWLY)
     assert moved.ocsp(ahead) == "good"
     moved.command("revoke", "--device", "early", "--reason", "keyCompromise")
+    moved.command("revoke", "--device", "brief", "--reason", "privilegeWithdrawn")  # By this clock it has expired.
     gone = read(early).serial_number
     wait_until(
         lambda: moved.list().get_revoked_certificate_by_serial_number(gone) is not None, "it is listed", pause=SLOWLY
@@ -162,7 +165,9 @@ def test_a_clock_that_goes_forward_and_back(moved: Moved) -> None:
     wait_until(
         lambda: moved.ready()["issuing_ca"] == "ok" and moved.ready()["ocsp_signer"] == "ok", "ready", NOTICED, SLOWLY
     )
-    assert moved.list().get_revoked_certificate_by_serial_number(gone) is not None
+    for serial in (gone, read(brief).serial_number):
+        assert moved.list().get_revoked_certificate_by_serial_number(serial) is not None
+    assert moved.ocsp(brief) == "revoked"
     _, answer = moved.enrol("late", unspent)
     assert answer.status == 200, "its hour is not over"
     now, answer = moved.enrol("now", moved.token("now"))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import math
+import re
 import resource
 import signal
 import time
@@ -175,6 +176,8 @@ def test_a_full_disk_is_said_costs_nothing_and_is_forgotten_when_there_is_room(
                 doctor = service.command("doctor", "--dir", str(service.dir))
                 assert doctor.returncode == 1
                 assert "remedy: free disk space: nothing is issued or revoked until then" in doctor.stdout
+            status = service.command("status", "--dir", str(service.dir))
+            assert re.search(r"^ready +no: store unavailable; doctor and the log say why$", status.stdout, re.MULTILINE)
         assert ready(service) == (200, "ok")
         refused_before = set(crowd.tried) - set(crowd.certificates)
         asyncio.run(crowd.enrol([*refused_before, *crowd.names[360:]], insist=False))

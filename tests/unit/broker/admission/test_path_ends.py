@@ -19,13 +19,14 @@ from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.status import RevocationStatus
 from broker.admission.trust import Trust
+from broker.connection.connection import ClientConnection
 from broker.mqtt.codes import ReasonCode
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import RevocationIndex, RevocationReason, pack
 from tests.support.pki import DOMAIN, Held, shared_pki
 from tests.support.policies import DEFAULT_POLICY
-from tests.support.wire import MemoryBroker
+from tests.support.wire import FakeTransport, MemoryBroker
 
 PKI = shared_pki()
 NOW = PKI.now
@@ -299,3 +300,18 @@ def test_who_was_judged_by_cafile_is_found_in_a_list_though_his_certificate_iden
     assert judge.is_revoked(peer.certificate, peer.authorities)
     judge.believe(Trust([TrustBundle("ours", [PKI.root.certificate])]))
     assert judge.is_revoked(peer.certificate, peer.authorities), "as when its CRLs begin to be used"
+
+
+def test_what_other_anchors_have_vouched_for_is_not_learned_from_who_was_at_the_door_just_then() -> None:
+    """His handshake began under an anchor that lasts longer, and is none any more when it ends."""
+    broker = MemoryBroker()
+    for changes, lasts in ((True, 600), (False, 60)):
+        connection = ClientConnection(broker.engine, FakeTransport(), broker.now)
+        if changes:
+            broker.engine.admission.believe(None)
+        ca = RENEWED if changes else FIRST
+        connection.secured(HELD.der, broker.now, NOW, lambda ca=ca: [HELD.der, der(ca)])  # type: ignore[misc]
+        assert connection.peer is not None
+        assert connection.peer.seconds_left == lasts
+        connection.lost("CONNECTION_LOST", broker.now)
+    assert left(broker.engine.admission, HELD) == 60

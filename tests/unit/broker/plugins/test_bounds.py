@@ -233,6 +233,8 @@ async def test_who_raises_or_hangs_is_told_of_and_hears_the_next_event(monkeypat
             raise asyncio.CancelledError("a task of mine was")
         if how == "hang":
             await asyncio.Event().wait()
+        if how == "gives up":
+            raise TimeoutError("my server has not answered")
         if how == "deaf":
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.Event().wait()
@@ -244,7 +246,7 @@ async def test_who_raises_or_hangs_is_told_of_and_hears_the_next_event(monkeypat
     events = events_of(metrics, most=10, patience=0.05, hear=hear)
     with capture_logs() as logs:
         task = asyncio.create_task(events.run())
-        for how in ("raise", "exit", "cancelled", "hang", "deaf", "unsayable", "well"):
+        for how in ("raise", "exit", "cancelled", "hang", "gives up", "deaf", "unsayable", "well"):
             events.tell("hear", how=how)
         await told.wait()
         task.cancel()
@@ -252,10 +254,13 @@ async def test_who_raises_or_hangs_is_told_of_and_hears_the_next_event(monkeypat
     assert task.cancelled(), "that was ours"
     assert [event["error"] for event in logs] == [
         "ValueError: of mine", "SystemExit: by a library of mine", "CancelledError: a task of mine was",
-        "TimeoutError: ", "TimeoutError: ", "Unsayable: its own text raises LookupError",
+        "TimeoutError: ", "TimeoutError: my server has not answered", "TimeoutError: ",
+        "Unsayable: its own text raises LookupError",
     ]  # fmt: skip
+    late, raised = "plugin: not ended in 0.05 s", "plugin has raised"
+    assert [event["event"] for event in logs] == [raised, raised, raised, late, raised, late, raised]
     assert {event["code"] for event in logs} == {"PLUGIN_FAILED"}
-    assert metrics.plugin_outcomes == {"PLUGIN_FAILED": 6}
+    assert metrics.plugin_outcomes == {"PLUGIN_FAILED": 7}
 
 
 async def test_the_end_does_not_wait_for_ever() -> None:

@@ -167,7 +167,11 @@ async def test_all_plugins_are_closed_whatever_one_does_that_is_told_of_somethin
     assert [plugin.heard for plugin in company.plugins] == [["stop", "stopped", "close"]] * 2
 
 
-class Asked(BaseAuthPlugin, BaseTopicPlugin):
+class Filters(BaseTopicPlugin):
+    """Is asked about topics."""
+
+
+class Asked(BaseAuthPlugin):
     async def on_broker_client_connected(self, **_: object) -> None: ...
 
 
@@ -192,14 +196,19 @@ async def test_each_plugin_has_its_own_configuration_and_logger() -> None:
 
 
 async def test_an_operator_sees_what_each_plugin_is_asked_and_told_and_how_much_of_it_waits() -> None:
-    company = company_of(Asked, Hears)
+    company = company_of(Asked, Filters, Hears)
     for _ in range(2):
         company.tell("broker_client_connected", client_id="meter-1", client_session=None)
     assert company.describe() == [
         {
             "path": "fleet_plugins.Asked",
-            "hooks": ["authenticate", "topic_filtering", "broker_client_connected"],
+            "hooks": ["authenticate", "broker_client_connected"],
             "events_waiting": 2,
+        },
+        {
+            "path": "fleet_plugins.Filters",
+            "hooks": ["topic_filtering"],
+            "events_waiting": 0,
         },
         {
             "path": "fleet_plugins.Hears",

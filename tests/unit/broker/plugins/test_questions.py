@@ -90,6 +90,10 @@ def raising() -> bool:
     raise Unsayable
 
 
+def giving_up() -> bool:
+    raise TimeoutError("my server has not answered")
+
+
 def questions_of(*plugins: BasePlugin[Any], patience: float = 30.0, most: int = 10) -> Questions:
     metrics = Metrics()
     complaints = Complaints(metrics, asyncio.get_running_loop().time)
@@ -125,13 +129,15 @@ async def failures_of(questions: Questions) -> list[MutableMapping[str, Any]]:
         (TakesNothing(bool), "TypeError: TakesNothing."),
         (Asked(lambda: PRETENDER), "TypeError: the answer is of type Mock"),
         (Asked(raising), "Unsayable: its own text raises LookupError"),
+        (Asked(giving_up), "TimeoutError: my server has not answered"),
     ],
-    ids=["coroutine", "str", "int", "call", "mock", "unsayable"],
+    ids=["coroutine", "str", "int", "call", "mock", "unsayable", "gives up"],
 )
 async def test_what_is_no_answer_keeps_out_and_the_plugin_is_named(plugin: Asked, error: str) -> None:
     failures = await failures_of(questions_of(plugin))
     assert [each["plugin"] for each in failures] == [type(plugin).__name__] * 2
     assert all(str(each["error"]).startswith(error) for each in failures)
+    assert {each["event"] for each in failures} == {"plugin has raised"}
 
 
 async def test_yes_lets_in_and_no_does_not() -> None:

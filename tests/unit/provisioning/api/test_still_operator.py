@@ -113,6 +113,7 @@ def api_of(fleet: Fleet, happens: list[Callable[[], Awaitable[object]]]) -> Any:
         stall_seconds=15,
         publishers={},
         followers=absent,
+        readiness={},
         trust_changed=nothing,
     )
     services: OperatorServices = dataclasses.replace(

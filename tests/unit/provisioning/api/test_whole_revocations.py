@@ -90,6 +90,7 @@ async def api_of(fleet: Fleet, role: OperatorRole | None = OperatorRole.ADMIN) -
         AnswerBook(fleet.database, b"k" * 32, fleet.clock),
         OperatorChecks(fleet.database, fleet.clock),
         nothing,
+        {},
     )
     framework.include_router(token_router)
     framework.include_router(revocation_router)

@@ -8,6 +8,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -216,14 +217,19 @@ def test_a_handshake_that_has_no_room_for_its_answer_waits_to_write() -> None:
         assert openssl.shake_hands(openssl.address_of(session)) == openssl.WANTS_WRITE
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_a_goodbye_is_said_after_a_handshake_and_before_it_leaves_nothing_behind(*, known: bool) -> None:
+@pytest.mark.parametrize(("known", "available"), [(True, True), (False, True), (False, False)])
+def test_a_goodbye_is_said_after_a_handshake_and_before_it_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, *, known: bool, available: bool
+) -> None:
     asking = Asking(served())
     address = asking.server_address if known else 0
+    monkeypatch.setattr(openssl, "AVAILABLE", available)
     assert not openssl.say_goodbye(asking.server, address), "its handshake was never begun"
     assert openssl.library.ERR_peek_last_error() == 0
+    monkeypatch.undo()
     asking = Asking(served())
     asking.shake_hands()
+    monkeypatch.setattr(openssl, "AVAILABLE", available)
     assert openssl.say_goodbye(asking.server, asking.server_address if known else 0) is known
     assert openssl.library.ERR_peek_last_error() == 0
 
@@ -234,3 +240,47 @@ def test_a_socket_that_is_closed_says_no_goodbye() -> None:
         session = served().wrap_socket(one, server_side=True, do_handshake_on_connect=False)
         session.close()
         assert not openssl.say_goodbye(session)
+
+
+def test_of_a_client_that_does_not_believe_us_the_same_is_said_as_by_ssl() -> None:
+    """The broker's stable code comes from this reason."""
+    expired = PKI.broker(not_before=PKI.now - timedelta(days=2), not_after=PKI.now - timedelta(days=1))
+
+    def told(shake_hands: Callable[[Any], object]) -> str:
+        server = server_context(expired.credential, PKI.anchors, client_certificate=ClientCertificate.REQUIRED)
+        to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+        asking = client_context(PKI.anchors, None).wrap_bio(to_client, to_server, server_hostname="localhost")
+        asked = server.wrap_bio(to_server, to_client, server_side=True)
+        with pytest.raises(ssl.SSLWantReadError):
+            asking.do_handshake()
+        with contextlib.suppress(ssl.SSLWantReadError):
+            shake_hands(asked)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            asking.do_handshake()
+        with pytest.raises(ssl.SSLError) as raised:
+            shake_hands(asked)
+        return raised.value.reason
+
+    assert (
+        told(shake_hands_directly) == told(lambda session: session.do_handshake()) == "SSLV3_ALERT_CERTIFICATE_EXPIRED"
+    )
+
+
+NO_EXTENDED_MASTER_SECRET = 1
+"""`SSL_OP_NO_EXTENDED_MASTER_SECRET` of OpenSSL 3."""
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_an_extended_master_secret_is_believed_in_when_both_have_it_and_not_before(*, refuses: bool) -> None:
+    server = served()
+    if refuses:
+        server.options |= NO_EXTENDED_MASTER_SECRET
+    asking = Asking(server, version=ssl.TLSVersion.TLSv1_2)
+    assert not openssl.has_extended_master_secret(asking.server)
+    asking.shake_hands()
+    assert openssl.has_extended_master_secret(asking.server) is not refuses
+
+
+def test_where_openssl_cannot_be_asked_it_cannot_call_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openssl, "AVAILABLE", False)
+    assert openssl.callback(openssl.StatusCallback, lambda _session, _argument: 0) is None

@@ -102,13 +102,16 @@ async def test_a_hold_becomes_final_and_keeps_its_date(fleet: Fleet, days: int) 
 async def test_a_device_is_suspended_though_all_that_it_had_has_ended(fleet: Fleet) -> None:
     certificate = await fleet.enrol()
     fleet.clock.advance(timedelta(days=31))
+    newest = serial(await fleet.enrol())
+    fleet.clock.advance(timedelta(days=31))
     outcomes = [await fleet.suspension.suspend_device("meter-17", by="admin") for _ in range(2)]
-    assert [(each.changed, each.revoked) for each in outcomes] == [(True, []), (False, [])]
+    told = [(each.changed, [held.serial for held in each.revoked]) for each in outcomes]
+    assert told == [(True, [newest]), (False, [newest])], "what has not surely ended"
     assert await state(fleet) is DeviceState.SUSPENDED
     assert (await fleet.suspension.suspend_serial(serial(certificate), by="bert")).changed, "good for a renewal yet"
     entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
     assert [(each.actor, json.loads(each.details)["serials"]) for each in entries if each.action == "suspended"] == [
-        ("admin", []),
+        ("admin", [newest]),
         ("bert", [serial(certificate)]),
     ]
 

@@ -1,0 +1,49 @@
+"""Names of devices and groups that the shell offers at Tab: the running service is asked, as the command would ask it.
+
+Rules
+-----
+1. All names that begin like what was typed, or none: of a part, the shell would type what only the part has in common.
+2. It takes two seconds at most, and nothing is said of a failure: who cannot ask is offered nothing, and types on.
+3. Nothing is imported for it until a name is completed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, Final
+
+import typer
+
+from provisioning.commands.service_command import Connection
+from provisioning.errors import ConfigurationError
+from provisioning.program.starting import importing
+
+_SECONDS: Final = 2.0
+
+
+def device_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the names of devices, and other parties, that begin with *incomplete*; for ``autocompletion=``."""
+    return _asked(ctx.params, "devices", incomplete)
+
+
+def group_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the names of configured groups that begin with *incomplete*; for ``autocompletion=``."""
+    return _asked(ctx.params, "groups", incomplete)
+
+
+def _asked(given: dict[str, Any], kind: str, beginning: str) -> list[str]:
+    with importing():
+        import asyncio
+
+        from provisioning.client.operator import RequestRefused, ServiceUnavailable
+        from provisioning.pki.tls import TlsConfigurationError
+
+    async def ask() -> list[str]:
+        client = Connection(**{each.name: given.get(each.name) for each in fields(Connection)}).client()
+        async with asyncio.timeout(_SECONDS), client:
+            return await client.names(kind, beginning)
+
+    try:
+        return asyncio.run(ask())
+    except (ConfigurationError, RequestRefused, ServiceUnavailable, TlsConfigurationError, OSError):
+        return []  # TimeoutError is an OSError.
