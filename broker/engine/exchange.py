@@ -239,6 +239,7 @@ class Exchange:
 
     def forget_stored(self, session: Session) -> None:
         """Delete *session* and its unsent messages from the store."""
+        left = unfinished(session)
         journal, outlived, session.journal = self.journal, session.journal is not None, None
         if journal is None:
             return
@@ -246,7 +247,7 @@ class Exchange:
         if session.row == 0:
             return
         if journal.remove_session(session.row) and outlived:
-            journal.ended(session.name, unfinished=unfinished(session))
+            journal.ended(session.name, unfinished=left)
         session.row = 0
         for delivery in session.deliveries():
             if isinstance(delivery, PersonalMessage | Released) and delivery.sequence and delivery.message is not None:

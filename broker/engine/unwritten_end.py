@@ -11,7 +11,8 @@ Rules
 -----
 1. Only a client waits whose session of the same name was stored, and whose end is not written yet: whatever ended it.
 2. While the store fails nobody waits: a message can only be lost or doubled if the old session had an unfinished
-   exchange at QoS 2. Then the client is refused, and its session stays; any other is admitted.
+   exchange at QoS 2, or one whose end is not written. Then the client is refused, and its session stays; any other is
+   admitted.
 3. No I/O, no clock.
 """
 
@@ -25,9 +26,16 @@ from broker.store.journal import Journal
 
 
 def unfinished(session: Session) -> bool:
-    """Whether *session* has an exchange at QoS 2 that has begun and not ended, in either direction."""
-    inflight = session.inflight
-    return bool(session.incoming) or (inflight is not None and any(each.exactly_once for each in inflight.values()))
+    """Whether *session* has an exchange at QoS 2 that has begun, in either direction, and not ended for the store.
+
+    If the end of one that the client began is not written, its packet identifier comes back with the session.
+    """
+    inflight, journal = session.inflight, session.journal
+    return (
+        bool(session.incoming)
+        or (inflight is not None and any(each.exactly_once for each in inflight.values()))
+        or (journal is not None and journal.freed(session.row))
+    )
 
 
 def refuse_to_end(session: Session) -> Refused | None:

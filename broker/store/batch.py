@@ -74,6 +74,8 @@ class Batch:
     done: list[tuple[int, int]] = field(default_factory=list)
     unreferenced: list[tuple[int]] = field(default_factory=list)
     incoming: dict[tuple[int, int], bool] = field(default_factory=dict)
+    freed: set[int] = field(default_factory=set)
+    """Rows of sessions of whose `incoming` some became free."""
     retained: dict[str, Row | None] = field(default_factory=dict)
     new_topics: set[str] = field(default_factory=set)
     """Topics in `retained` of which the store holds nothing: that such a one is cleared again need not be written."""
@@ -91,8 +93,9 @@ class Batch:
     """Called when it is written, or could not be: answers for which no session is needed."""
     gone: set[int] = field(default_factory=set)
     """Rows of sessions that have ended, whose other changes are still here and void: see `drop_void`."""
-    tried: bool = field(default=False, compare=False)
-    """Whether it could not be written: the log may hold it as it was then (`sqlite`, rule 4)."""
+    tried: frozenset[int | str] = field(default=frozenset(), compare=False)
+    """Sessions and topics that the store has never held, and that were here when it could not be written: the log may
+    hold them (`sqlite`, rule 4)."""
     struck: bool = False
     """Whether a retained message was struck that a crash may bring back: nobody is told before a write succeeds."""
     probe: bool = False
@@ -143,6 +146,7 @@ class Batch:
             if self.messages.pop(number, None) is None:
                 self.unreferenced.append((number,))
         self.incoming |= later.incoming
+        self.freed |= later.freed
         for topic_name, row in later.retained.items():
             self.retain(topic_name, row, new=topic_name in later.new_topics)
         self.answers += later.answers
@@ -162,12 +166,9 @@ class Batch:
         self.retained[topic_name] = row
 
     def strike(self, table: dict[Any, Any], key: int | str) -> bool:
-        """Drop a row that the store has never held; return whether a crash may bring it back all the same.
-
-        Whether it was here already when the batch was tried is not known, and does not matter: it came a second ago.
-        """
+        """Drop a row that the store has never held; return whether a crash may bring it back all the same."""
         table.pop(key, None)
-        return self.tried
+        return key in self.tried
 
     def drop_unneeded(self) -> None:
         """Drop what need not be kept while the store fails, perhaps for days, in which clients come and go.

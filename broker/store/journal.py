@@ -339,6 +339,12 @@ class Journal:
         """Record a packet identifier between PUBLISH and PUBREL, or that it is free again."""
         self.dirty = True
         self.open.incoming[row, packet_id] = known
+        if not known:
+            self.open.freed.add(row)
+
+    def freed(self, row: int) -> bool:
+        """Return whether a packet identifier of session *row* became free, and the store may not know it."""
+        return row in self.open.freed or (self.writing is not None and row in self.writing.freed)
 
     def retain(
         self,
@@ -425,7 +431,8 @@ class Journal:
         self._release_held()
         batch = self.writing
         if batch is not None:
-            batch.tried = True
+            begun = [row for row, values in batch.sessions.items() if values is not None and row > self._stored_session]
+            batch.tried = frozenset([*begun, *batch.new_topics])
             void = [row for row, values in self.open.sessions.items() if values is None and row > self._stored_session]
             batch.take_in(self.open)
             for row in void:

@@ -200,6 +200,11 @@ class ProvisioningService:
         """Release certificates from hold."""
         assert self.post("/v1/resumptions", **request).status_code in (200, 201)
 
+    def audit_head(self) -> str:
+        """Return the head of the audit log, as ``audit verify`` prints it."""
+        verified = self.command("audit", "verify", "--dir", str(self.dir), check=True).stdout
+        return verified.splitlines()[1].removeprefix("head ")
+
     def post(self, path: str, **request: Any) -> httpx.Response:
         """Send one request as the operator."""
         with self.api() as api:

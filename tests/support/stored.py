@@ -6,6 +6,7 @@ broker.held = True                                     # … until told not to
 meter.send(publication(…))                             # waits
 broker.write()                                         # one batch: its answers leave
 broker.fail()                                          # a batch that cannot be written
+broker.fail(logged=True)                               # … by a failed fsync: `killed(logged=True)` finds it
 after = broker.killed()                                # what was not written is gone; another process begins
 
 A missing database starts as a copy of a new one: creating its tables takes longer than most of these tests.
@@ -13,18 +14,23 @@ A missing database starts as a copy of a new one: creating its tables takes long
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import sqlite3
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from broker.recovery import recover
+from broker.store.batch import Batch
 from broker.store.journal import Journal
 from broker.store.sqlite import SqliteStore
 from tests.support.due import do_what_is_due
 from tests.support.pki import shared_service
 from tests.support.wire import MemoryBroker, WireClient
 
+_VERSIONS = slice(18, 20)
+"""Where a database's header says whether it has a log."""
 WALL_OFFSET = 1_700_000_000.0
 
 
@@ -47,6 +53,8 @@ class StoredBroker(MemoryBroker):
         self.keep_fresh()
         self.held = False
         self._after: StoredBroker | None = None
+        self._logged: bytes | None = None
+        """The database, if SQLite's log holds a batch that it could not sync."""
         database = directory / "broker.db"
         if not database.exists():
             database.write_bytes(_new_database())
@@ -68,6 +76,7 @@ class StoredBroker(MemoryBroker):
         if batch is None:
             return False
         self.store._apply(batch)
+        self._logged = None
         self.engine.stored(self.now)
         super().settle()
         return True
@@ -82,20 +91,43 @@ class StoredBroker(MemoryBroker):
             self.now += 1.0
             self._soon.popleft()()
 
-    def fail(self) -> None:
-        """Fail to write the open batch, which is kept, as the store's thread does on a full disk."""
-        assert self.journal.take(probe=self.journal.failed) is not None, "nothing to write"
+    def fail(self, *, logged: bool = False) -> None:
+        """Fail to write the open batch, which is kept, as the store's thread does on a full disk.
+
+        *logged*: only its sync fails, so that it is in the log until something else is written there.
+        """
+        batch = self.journal.take(probe=self.journal.failed)
+        assert batch is not None, "nothing to write"
+        if logged:
+            self._logged = self._with(batch)
         self.engine.not_stored(self.now)
         super().settle()
+
+    def _with(self, batch: Batch) -> bytes:
+        """Return the database as it would be with *batch*."""
+        with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as copy:
+            content = bytearray(self.store._database.serialize())
+            content[_VERSIONS] = b"\1\1"  # In memory there is no log.
+            copy.deserialize(content)
+            copy.execute("PRAGMA foreign_keys=ON")
+            SqliteStore._apply_changes(copy, batch)
+            content = bytearray(copy.serialize())
+        content[_VERSIONS] = b"\2\2"
+        return bytes(content)
 
     def _release_what_needs_no_disk(self) -> None:
         """Do what the store does at the end of a turn while it cannot be written."""
         if self.journal.failed and self.journal.open.answers and not self.journal.open.holds_answers:
             self.engine.stored(self.now)
 
-    def killed(self, *, away: float = 0.0) -> StoredBroker:
-        """Return another broker on the same database, *away* seconds later; what was not written never was."""
+    def killed(self, *, away: float = 0.0, logged: bool = False) -> StoredBroker:
+        """Return another broker on the same database, *away* seconds later; what was not written never was.
+
+        *logged*: unless the log held it.
+        """
         self.store.close()
+        if logged and self._logged is not None:
+            (self.directory / "broker.db").write_bytes(self._logged)
         self._after = StoredBroker(self.directory, now=self.now + away, **self.limits)
         return self._after
 

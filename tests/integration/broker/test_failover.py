@@ -41,11 +41,6 @@ def status_of(service: ProvisioningService, device: Enrolled) -> ocsp.OCSPCertSt
     return ocsp.load_der_ocsp_response(answer.body).certificate_status
 
 
-def head_of(service: ProvisioningService) -> str:
-    verified = service.command("audit", "verify", "--dir", str(service.dir), check=True).stdout
-    return verified.splitlines()[1].removeprefix("head ")
-
-
 def works(service: ProvisioningService) -> bool:
     return service.post("/v1/tokens", device="meter-9").status_code == HTTPStatus.CREATED
 
@@ -70,7 +65,7 @@ def test_a_standby_that_lacks_the_last_commits_takes_over(tmp_path: Path) -> Non
                     wait_until(lambda: broker.events("REVOKED", device="meter-2"), "the broker hears of it")
                     wait_until(lambda: listed(service, second), "and the list has it")
                     assert status_of(service, third) is ocsp.OCSPCertStatus.GOOD
-                    head = head_of(service)
+                    head = service.audit_head()
                     primary.stop(signal.SIGKILL)
                     standby.start()
                     standby.promote()

@@ -23,11 +23,6 @@ from tests.support.provisioning import ProvisioningService
 SETTINGS = {"crl_debounce_seconds": 0.05, "public_http_url": "http://ca.example.org"}
 
 
-def head_of(service: ProvisioningService) -> str:
-    verified = service.command("audit", "verify", "--dir", str(service.dir), check=True).stdout
-    return verified.splitlines()[1].removeprefix("head ")
-
-
 def check_restored(service: ProvisioningService, head: str) -> None:
     """See that what was copied is there, and what came later is not."""
     assert service.command("audit", "verify", "--head", head, "--dir", str(service.dir)).returncode == 0
@@ -47,14 +42,14 @@ def fill(service: ProvisioningService) -> None:
 def test_sqlite(tmp_path: Path) -> None:
     with ProvisioningService.copied(tmp_path / "fleet", SETTINGS) as service:
         fill(service)
-        head = head_of(service)  # First: what is noted before the copy must be in it.
+        head = service.audit_head()  # First: what is noted before the copy must be in it.
         with (
             contextlib.closing(sqlite3.connect(service.dir / "fleet.db")) as live,
             contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as copy,
         ):
             live.backup(copy)  # What the command .backup does.
         enrol(service, "meter-3")
-        later = head_of(service)
+        later = service.audit_head()
         service.stop()
         for suffix in ("-wal", "-shm"):
             (service.dir / f"fleet.db{suffix}").unlink(missing_ok=True)
@@ -96,7 +91,7 @@ def test_a_service_whose_certificate_the_copy_does_not_know_has_another(tmp_path
 def test_postgresql(postgresql: PostgresqlServer, tmp_path: Path) -> None:
     with ProvisioningService.copied_on(postgresql, tmp_path / "fleet", SETTINGS) as idle, idle as service:
         fill(service)
-        head = head_of(service)
+        head = service.audit_head()
         plain = service.database_url.replace("+psycopg", "")
         subprocess.run([binary("pg_dump"), "--format", "custom", "--file", tmp_path / "dump", plain], check=True)
         enrol(service, "meter-3")
@@ -119,7 +114,7 @@ def test_postgresql_s_whole_server_copied_while_devices_enrol(postgresql: Postgr
     copied = threading.Event()
     with ProvisioningService.copied_on(postgresql, tmp_path / "fleet", SETTINGS) as idle, idle as service:
         fill(service)
-        head = head_of(service)
+        head = service.audit_head()
 
         def enrol_meanwhile() -> None:
             while not copied.is_set():

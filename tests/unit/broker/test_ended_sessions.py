@@ -95,6 +95,32 @@ def test_after_a_crash_a_message_is_not_sent_again_out_of_the_old_session(broker
     assert asking(after, **KEPT).received()[1:] == []
 
 
+@pytest.mark.parametrize("fails_first", [False, True], ids=["before the store fails", "while it fails"])
+def test_an_exchange_whose_end_is_not_on_disk_is_unfinished(broker: StoredBroker, fails_first: bool) -> None:
+    """After a crash the old session knew its identifier: a new message was acknowledged, and routed to nobody."""
+    broker.service(**KEPT).vanish()
+    client = asking(broker, **KEPT)
+    client.send(publication(CMD, b"old", 2, packet_id=7))
+    client.received()
+    broker.held = True
+    if fails_first:
+        broker.device("meter-2", **KEPT)
+        broker.fail()
+    client.send(Pubrel(7))
+    newer = asking(broker, **FRESH)
+    if not fails_first:
+        broker.fail()
+    answer = newer.next_packet(Connack)
+    assert (answer.reason_code, newer.closed) == (ReasonCode.SERVER_UNAVAILABLE, True)
+    assert str(answer.properties.reason_string).startswith("STORE_FAILED: ")
+    while broker.write():
+        pass
+    again = asking(broker, **FRESH)
+    while not again.transport.packets:
+        assert broker.write()
+    assert again.next_packet(Connack).reason_code is ReasonCode.SUCCESS
+
+
 def end_at_disconnect(_broker: StoredBroker, client: WireClient) -> None:
     client.leave(session_expiry_interval=0)
 

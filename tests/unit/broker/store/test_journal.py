@@ -409,7 +409,7 @@ def test_what_came_again_is_routed_once_and_owed_once_on_each_connection_until_i
 
 
 _NOT_WRITTEN = (
-    *("new_topics", "answers", "packets", "resumed", "ended", "watchers", "gone", "tried", "struck", "probe"),
+    *("freed", "new_topics", "answers", "packets", "resumed", "ended", "watchers", "gone", "tried", "struck", "probe"),
 )
 
 
