@@ -231,3 +231,10 @@ def test_one_message_in_a_thousand_may_be_skipped() -> None:
     recorder = Recorder()
     recorder.record(Duration.ADMITTED, 0.010, 0.0)
     assert [result(recorder, skipped=number).verdict for number in (0, 1, 2)] == ["PASS", "PASS", "INVALID"]
+
+
+def test_the_worst_second_of_descriptors_and_the_process_that_waited_most_count() -> None:
+    full = replace(HEALTHY, descriptors=19_990)
+    (fault,) = faults([HEALTHY, full, HEALTHY], late(1), LIMITS)
+    assert fault.startswith("19990 of 20000 descriptors were in use")
+    assert worst([HEALTHY, replace(HEALTHY, waiting=0.4), HEALTHY]).waiting == 0.4
