@@ -22,7 +22,7 @@ def hint(key: str, known: Collection[str], limits: Collection[str]) -> str:
 
     *known* are the settings at its place, *limits* those below ``[limits]``.
     """
-    if key in limits and key not in known:
+    if key in limits:
         return f"; {LIMIT}"
     theirs = option(key)
     if theirs is not None and theirs.text:

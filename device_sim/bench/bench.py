@@ -172,8 +172,7 @@ class Client:
         if self._figures.leaving:
             return
         self._figures.connected -= 1
-        if closure.number != 0:
-            self._figures.lost[f"{closure.layer} {closure.code}"] += 1
+        self._figures.lost[f"{closure.layer} {closure.code}"] += 1
 
 
 class Bench:

@@ -303,15 +303,17 @@ class _Story:
             self._credentials[INSIDER],
             expired,
         )
+        untouched = fleet.devices[victim].connection
         findings = await try_all(scene)
         self._view.findings(findings)
         self._judge(findings, await self._revoked_that_are_let_in(fleet))
-        untouched = fleet.devices[victim].connection
+        still = untouched is not None and not untouched.closed.done()  # A device that is put out comes again at once.
         self.report.check(
             "their victim notices nothing",
-            untouched is not None and not untouched.closed.done(),
-            f"{victim} is connected still",
+            still,
+            f"{victim} is connected still" if still else f"{victim} was put out",
             security=True,
+            late=_all_late(closure for name, closure in fleet.lost if name == victim),
         )
 
     async def _revoked_that_are_let_in(self, fleet: Fleet) -> list[str]:

@@ -282,34 +282,43 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
             f"{SETTINGS_FILE} or FLEET_PROVISIONING_DATABASE_URL",
         )
         return
-    database = Database(settings.resolved_database_url, key)
-    where = database.shown_url
     try:
-        schema.check_there(database)
-        state = await database.read(schema.state)
-        if state is schema.SchemaState.CURRENT:
-            whole = await database.read(lambda connection: _whole(connection, where))
-            yield whole
-            if whole.check != _TORN:
-                async for finding in _records(settings, database, now):
-                    yield finding
-        elif state is schema.SchemaState.NONE:
-            yield failed("database", f"{where} is empty", "restore it from the backup, or name the right one")
-        elif state is schema.SchemaState.OLDER:
-            remedy = "copy the store first, see docs/backup.md: the next start of the service upgrades it"
-            yield warning("database", f"{where} has an older schema", remedy)
-        else:
-            yield failed(
-                "database",
-                f"{where} was made by a newer version",
-                "install that version again",
-            )
+        database = Database(settings.resolved_database_url, key)
+    except ConfigurationError as error:  # The driver is not installed, or does not take the URL.
+        yield failed("database", str(error), "install what it needs, or correct database_url: docs/postgresql.md")
+        return
+    try:
+        async for finding in _opened(database, settings, now):
+            yield finding
     except ConfigurationError as error:
         yield failed("database", str(error), "restore it from the backup, or name the right one")
     except Refused as refusal:
-        yield _unusable(refusal, settings, where)
+        yield _unusable(refusal, settings, database.shown_url)
     finally:
         await database.close()
+
+
+async def _opened(database: Database, settings: Settings, now: datetime) -> AsyncIterator[Finding]:
+    where = database.shown_url
+    schema.check_there(database)
+    state = await database.read(schema.state)
+    if state is schema.SchemaState.CURRENT:
+        whole = await database.read(lambda connection: _whole(connection, where))
+        yield whole
+        if whole.check != _TORN:
+            async for finding in _records(settings, database, now):
+                yield finding
+    elif state is schema.SchemaState.NONE:
+        yield failed("database", f"{where} is empty", "restore it from the backup, or name the right one")
+    elif state is schema.SchemaState.OLDER:
+        remedy = "copy the store first, see docs/backup.md: the next start of the service upgrades it"
+        yield warning("database", f"{where} has an older schema", remedy)
+    else:
+        yield failed(
+            "database",
+            f"{where} was made by a newer version",
+            "install that version again",
+        )
 
 
 def _unusable(refusal: Refused, settings: Settings, where: str) -> Finding:

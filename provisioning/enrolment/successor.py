@@ -32,7 +32,7 @@ from provisioning.enrolment.groups import rules_for
 from provisioning.enrolment.ways.claim import check_own_key
 from provisioning.enrolment.ways.way import IpAddress, Settle
 from provisioning.errors import Code, Refused
-from provisioning.store import authorities, claims
+from provisioning.store import authorities, certificates_of_device, claims
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.groups import Group
@@ -64,6 +64,7 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
         check_not_revoked(stored)
     else:
         check_own_key(attempt, *trial_of)
+        _check_name_is_its_own(connection, stored)
     rules = rules_for(connection, stored.device.role, stored.device.group)
     _check_dates(connection, stored, attempt, timedelta() if on_trial else rules.renewal_grace)
     if certificate is None:
@@ -99,6 +100,18 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
         addresses_of(names),
         None if stored.granted_seconds is None else timedelta(seconds=stored.granted_seconds),
         [activate] if on_trial else (),
+    )
+
+
+def _check_name_is_its_own(connection: Connection, trial: StoredCertificate) -> None:
+    """Refuse a trial whose name another key has got since: by another clock, or one that was ahead, it had ended."""
+    newest = certificates_of_device.newest(connection, trial.device.id)
+    if newest is None or newest.spki_sha256 == trial.spki_sha256 or claims.has_activated(connection, trial.id):
+        return  # After the activation, the newer ones are its successors.
+    raise Refused(
+        Code.NAME_TAKEN,
+        f"{trial.device.name} was given to another key after the trial of certificate {trial.serial} had begun: enrol "
+        "under another name, or ask for a token bound to this one",
     )
 
 

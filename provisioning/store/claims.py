@@ -150,6 +150,12 @@ def of_trial(connection: Connection, certificate_id: int) -> tuple[str, bytes] |
     return None if row is None else (row[0], row[1])
 
 
+def has_activated(connection: Connection, certificate_id: int) -> bool:
+    """Whether this certificate, which was issued on trial, has activated its device."""
+    statement = select(activations.c.activated_at).where(activations.c.certificate_id == certificate_id)
+    return connection.execute(statement).scalar_one_or_none() is not None
+
+
 def activate(connection: Connection, certificate_id: int, now: datetime) -> None:
     """Record the activation, whose place is for good; nothing if there was one before."""
     statement = (

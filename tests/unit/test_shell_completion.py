@@ -87,6 +87,9 @@ def test_what_fish_is_offered_is_plain_text_on_one_line_each() -> None:
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
+        ("fleet-provisioning tok", ["token"]),
+        ("fleet-provisioning certificate expo", ["export"]),
+        ("fleet-provisioning revoke --dev", ["--device", "--devices-file"]),
         ("fleet-provisioning ca revoke --reason ", list(AUTHORITY_REASONS)),
         ("fleet-provisioning revoke --reason c", ["cessationOfOperation"]),
         ("fleet-provisioning certificate list --state ", [*CertificateState]),

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.mqtt.codes import QoS
-from broker.mqtt.packets import Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel
+from broker.mqtt.codes import QoS, ReasonCode
+from broker.mqtt.packets import Disconnect, Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel
 from device_sim.bench.bench import Bench, Figures
 from device_sim.bench.keyring import FleetKeyring
 from device_sim.bench.plan import Kind, Plan
@@ -130,3 +130,24 @@ async def test_a_subscriber_tells_what_it_did_not_get_as_it_should(
 
 async def test_the_other_driver_tells_the_same(tmp_path: Path) -> None:
     assert (await benched(tmp_path, Loses(), 1, Driver.PAHO)).missing == 1
+
+
+class SaysGoodbye(OneFault):
+    """It ends the connection of whoever publishes, without any complaint [MQTT 5 §3.14.2.1, 0x00]."""
+
+    async def from_device(self, passage: Passage, packet: Packet) -> list[Packet]:
+        if isinstance(packet, Publish):
+            passage.tell_device(Disconnect(ReasonCode.SUCCESS))
+            passage.device.close()
+            return []
+        return [packet]
+
+
+@pytest.mark.parametrize("driver", list(Driver))
+async def test_a_connection_that_the_broker_ends_is_lost_however_politely(tmp_path: Path, driver: Driver) -> None:
+    async with open_mosquitto(tmp_path, SaysGoodbye()) as behind:
+        fleet = behind.fleet(tmp_path / "fleet", 1)
+        plan = Plan(Kind.PUB, 1, 100.0, "fleet/%g/%c/telemetry", 0, interval=0.01)
+        figures = await Bench(plan, FleetKeyring(fleet), behind.endpoint, Terms(), driver).run(Interruption())
+    assert figures.lost.total() == 1
+    assert figures.troubled

@@ -10,9 +10,12 @@ from typing import Any, cast
 
 import pytest
 
-from broker.mqtt.packets import Packet, Publish
+from broker.mqtt.codes import QoS
+from broker.mqtt.connect import Connect
+from broker.mqtt.packets import Packet, Puback, Publish
 from device_sim.attack.issuer import Issuer
-from device_sim.demo.demo import _Story
+from device_sim.demo import demo
+from device_sim.demo.demo import BACKEND, _Story
 from device_sim.demo.demo_plan import DemoPlan
 from device_sim.report import ExitCode
 from device_sim.stage.stage import raised
@@ -21,6 +24,7 @@ from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.pki.revocation import RevocationReason
 from tests.support.one_fault import ForgetsRevocations, OneFault, Passage, proxied
 
+ALL = "every message arrives, once, in order"
 LATE = 3.3
 PLAN = DemoPlan(devices=2, seconds=0.5)
 
@@ -41,6 +45,84 @@ class IsSlow(OneFault):
         if isinstance(packet, Publish) and not passage.is_device:
             asyncio.get_running_loop().call_later(LATE, passage.tell_device, packet)
             return []
+        return [packet]
+
+
+class OfTheFifth(OneFault):
+    """It does something with the fifth message to the backend, which is a meter's."""
+
+    count = 0
+
+    def wrong(self, passage: Passage, packet: Publish) -> list[Packet]:
+        raise NotImplementedError
+
+    async def from_broker(self, passage: Passage, packet: Packet) -> list[Packet]:
+        if passage.identity.name != BACKEND or not isinstance(packet, Publish) or "/telemetry" not in packet.topic:
+            return [packet]
+        self.count += 1
+        return self.wrong(passage, packet) if self.count == 5 else [packet]
+
+
+class Loses(OfTheFifth):
+    """It loses it."""
+
+    def wrong(self, passage: Passage, packet: Publish) -> list[Packet]:
+        passage.tell_broker(Puback(packet.packet_id or 0))
+        return []
+
+
+class Doubles(OfTheFifth):
+    """It delivers it once more, as a message of its own."""
+
+    def wrong(self, passage: Passage, packet: Publish) -> list[Packet]:
+        del passage
+        return [packet, replace(packet, qos=QoS.AT_MOST_ONCE, packet_id=None)]
+
+
+class Forges(OfTheFifth):
+    """It delivers it once more, in the name of a device that there is not."""
+
+    def wrong(self, passage: Passage, packet: Publish) -> list[Packet]:
+        del passage
+        topic = packet.topic.replace("meter-0", "meter-9")
+        return [packet, replace(packet, topic=topic, qos=QoS.AT_MOST_ONCE, packet_id=None)]
+
+
+class BreaksOff(OfTheFifth):
+    """It breaks off the connection of all meters; they come again."""
+
+    def wrong(self, passage: Passage, packet: Publish) -> list[Packet]:
+        del passage
+        for each in [each for each in self.passages if each.is_device]:
+            each.device.transport.abort()
+        return [packet]
+
+
+class LosesCommands(OneFault):
+    """No command reaches a device."""
+
+    async def from_broker(self, passage: Passage, packet: Packet) -> list[Packet]:
+        if passage.is_device and isinstance(packet, Publish):
+            passage.tell_broker(Puback(packet.packet_id or 0))
+            return []
+        return [packet]
+
+
+class AdmitsTheRevoked(OneFault):
+    """It closes the session of a revoked device, and lets it in again."""
+
+    def admits(self, passage: Passage) -> bool:
+        del passage
+        return True
+
+
+class PutsTheVictimOut(OneFault):
+    """Whoever comes under another's name is refused, and the other is put out."""
+
+    async def from_device(self, passage: Passage, packet: Packet) -> list[Packet]:
+        if isinstance(packet, Connect) and packet.client_id != passage.identity.name:
+            for each in [each for each in self.passages if each.identity.name == packet.client_id]:
+                each.device.transport.abort()
         return [packet]
 
 
@@ -67,11 +149,24 @@ class _Operator:
         (ClosesLate, ["a revocation closes the live session"], ExitCode.SECURITY),
         (ForgetsRevocations, ["no bad device gets in"], ExitCode.SECURITY),
         (IsSlow, ["telemetry flows"], ExitCode.ERROR),
+        (Loses, [ALL], ExitCode.ERROR),
+        (Doubles, [ALL], ExitCode.ERROR),
+        (Forges, ["nothing forged is delivered"], ExitCode.SECURITY),
+        (BreaksOff, ["no other device is disturbed"], ExitCode.ERROR),
+        (LosesCommands, ["every device answers a command"], ExitCode.ERROR),
+        (AdmitsTheRevoked, ["a revoked device stays out", "no bad device gets in"], ExitCode.SECURITY),
+        (PutsTheVictimOut, ["their victim notices nothing", "no other device is disturbed"], ExitCode.SECURITY),
     ],
 )
 async def test_the_story_of_a_broker_with_one_fault_says_so(
-    tmp_path: Path, fault: Callable[[], OneFault], failed: list[str], outcome: ExitCode
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Callable[[], OneFault],
+    failed: list[str],
+    outcome: ExitCode,
 ) -> None:
+    for never in {"_DRAIN_DEADLINE", "_COMMAND_DEADLINE"} if fault in {Loses, LosesCommands} else ():
+        monkeypatch.setattr(demo, never, 3.0)
     one = fault()
     async with raised(tmp_path, lambda _: None) as stage:
         ca = tmp_path / "provisioning"

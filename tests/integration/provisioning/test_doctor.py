@@ -248,6 +248,23 @@ def test_a_database_that_does_not_answer_and_a_directory_that_is_none(
     assert "1 of 1 checks failed" in done.stderr
 
 
+def test_a_driver_that_is_not_installed_is_a_finding_like_others(pristine: ProvisioningService) -> None:
+    code = "import sys; sys.modules['psycopg'] = None; from provisioning.__main__ import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "doctor", "--dir", str(pristine.dir)],
+        env={**os.environ, **pristine.environment, "FLEET_PROVISIONING_DATABASE_URL": "postgresql+psycopg:///fleet"},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    found = [line for line in done.stdout.splitlines() if line.startswith("failed   database")]
+    assert len(found) == 1, done.stdout + done.stderr
+    assert "driver is not installed: pip install 'fleetgate[postgres]'" in found[0]
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+
+
 def test_the_sum_comes_last_where_both_outputs_are_one_file(tmp_path: Path) -> None:
     with (tmp_path / "told").open("w") as file:
         command = [sys.executable, "-m", "provisioning", "doctor", "--dir", str(tmp_path / "nothing")]
@@ -310,20 +327,6 @@ def test_a_standby_is_told_from_a_database_that_takes_changes(
             _, found = findings(ProvisioningService(pristine.dir, settings))
             said = [each["detail"] for each in found["database"]]
             assert any("is read-only: it is a standby" in each for each in said) is read_only
-
-
-@pytest.mark.parametrize(
-    ("typed", "offered"), [("tok", "token"), ("certificate exp", "expiring"), ("revoke --dev", "--devices-file")]
-)
-def test_the_shell_completes_commands_and_options(typed: str, offered: str) -> None:
-    words = f"fleet-provisioning {typed}"
-    done = subprocess.run(
-        [sys.executable, "-m", "provisioning"],
-        env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin", "_FLEET_PROVISIONING_COMPLETE": "complete_bash",
-             "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)},
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    assert offered in done.stdout.split()
 
 
 def test_each_line_s_ca_is_looked_at_and_a_retired_one_never_again(tmp_path: Path) -> None:

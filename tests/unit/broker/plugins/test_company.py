@@ -39,18 +39,22 @@ class Hears(BasePlugin[BaseContext]):
         self.heard.append("close")
 
 
+async def never_enough() -> None:
+    for _ in range(5):  # So that a test that fails ends, too.
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+
 class Deaf(Hears):
     """Catches its cancellation, and goes on."""
 
     async def on_broker_pre_start(self) -> None:
-        for _ in range(5):  # So that a test that fails ends, too.
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.Event().wait()
+        await never_enough()
 
 
 class DeafLater(Hears):
     async def on_broker_post_start(self) -> None:
-        await Deaf.on_broker_pre_start(self)
+        await never_enough()
 
 
 class Belated(Hears):
@@ -59,6 +63,19 @@ class Belated(Hears):
     async def on_broker_pre_start(self) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
+
+
+class DeafToTheEnd(Hears):
+    """Catches its cancellation whatever it is told at the end."""
+
+    async def on_broker_pre_shutdown(self) -> None:
+        await never_enough()
+
+    async def on_broker_post_shutdown(self) -> None:
+        await never_enough()
+
+    async def close(self) -> None:
+        await never_enough()
 
 
 class Exits(Hears):
@@ -237,6 +254,16 @@ async def test_a_plugin_is_told_once_that_the_broker_stops_and_if_it_was_not_tol
     await company.close()
     told = ["stop", "stopped", "close"]
     assert [plugin.heard for plugin in company.plugins] == [told, told, ["close"]]
+
+
+async def test_the_others_are_told_of_the_end_though_one_never_has_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watch, "_CLEANING", 0.05)
+    company = company_of(DeafToTheEnd, Hears, patience=0.05)
+    await company.pre_start()
+    (await ended(company.close())).result()
+    assert company.plugins[1].heard == ["stop", "stopped", "close"]
 
 
 async def test_events_that_nobody_delivers_any_more_are_not_waited_for() -> None:

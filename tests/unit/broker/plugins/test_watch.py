@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 from typing import Any
 
@@ -129,6 +130,26 @@ async def test_a_call_that_tries_again_whatever_it_meets_ends_too(
     assert asked.cancelled()
     assert asked.cancelling() == cancellations, "the watch's own is taken back"
     assert tried > 1
+
+
+async def test_what_a_call_raises_when_it_is_abandoned_is_dropped(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_CLEANING", 0.01)
+
+    async def call() -> None:
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            await asyncio.Event().wait()
+        finally:
+            sys.exit("by a library of mine")
+
+    asked = asyncio.create_task(scene.run(call()))
+    await asyncio.sleep(0)
+    asked.cancel()
+    await asyncio.wait({asked}, timeout=30)
+    assert asked.cancelled()
 
 
 @pytest.mark.parametrize("ended", ["by a time-out of its own", "with a task of its own"])

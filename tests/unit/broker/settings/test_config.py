@@ -138,6 +138,10 @@ def test_a_time_has_a_unit_or_is_seconds() -> None:
         assert refusal(ENOUGH | {"limits": {"max_session_expiry": wrong}}).startswith("--limits: ")
 
 
+def test_one_packet_may_name_all_subscriptions_of_a_session() -> None:
+    assert [Limits(max_subscriptions=most).packet_items for most in (999, 1001)] == [1000, 1001]
+
+
 def test_all_errors_are_told_at_once() -> None:
     assert len(refusal(ENOUGH | {"port": -1, "log_level": "loud"}).splitlines()) == 2
 

@@ -37,7 +37,14 @@ def test_what_belongs_to_the_topic_policy_is_sent_there(name: str) -> None:
     assert "write it in policy_file: docs/topic-policy.md" in hint(name, BrokerConfig.model_fields, LIMITS)
 
 
+def test_a_limit_that_is_nearly_named_is_told_its_place() -> None:
+    assert hint("max_packt_size", BrokerConfig.model_fields, LIMITS) == "; is max_packet_size below [limits] meant?"
+    assert hint("max_packt_size", LIMITS, LIMITS) == "; is max_packet_size meant?"
+
+
 def test_a_file_is_mosquittos_whatever_few_settings_it_has() -> None:
+    assert [line[:15] for line in told("cafile a\nport 1\ncafile b")] == ["line 1: cafile:", "line 2: port: w"]
+    assert told("# The one of the plant\n\nport 8883") == ["line 3: port: write port = …, as TOML has it"]
     assert told("port 8883\ncafile ca.crt\n") == [
         "line 1: port: write port = …, as TOML has it",
         "line 2: cafile: write cafile = …, as TOML has it",
@@ -47,7 +54,9 @@ def test_a_file_is_mosquittos_whatever_few_settings_it_has() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", ["port = 1", "port 1\nhost = 'x'", "nothing of\nthe kind", "", "[limits]\nport 1"])
+@pytest.mark.parametrize(
+    "text", ["port = 1", "port", "port 1\nhost = 'x'", "nothing of\nthe kind", "", "[limits]\nport 1"]
+)
 def test_another_file_is_none_of_mosquittos(text: str) -> None:
     assert told(text) == []
 
@@ -62,6 +71,7 @@ connection cloud
 topic # out
 bridge_cafile ca.crt
 topic a in
+keepalive_interval 70
 """
     bridge = "configure a bridge in mosquitto's own file; it connects as a client: docs/coming-from-mosquitto.md"
     table = "write a [[listener]] table with port"

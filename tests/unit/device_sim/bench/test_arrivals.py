@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
 import pytest
 
 from device_sim.bench.arrivals import Arrivals
@@ -64,3 +67,18 @@ def test_of_a_shared_subscription_others_get_a_part() -> None:
 
 def test_what_came_out_of_order_is_a_trouble() -> None:
     assert Figures(arrivals=[arrived([1, 3, 2], sent=0, granted=0)]).troubled
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        {"refused": Counter({"mqtt 0x87": 1})},
+        {"lost": Counter({"tcp closed": 1})},
+        {"rejected": 1},
+        {"unacknowledged": 1},
+        {"held_back": 1},
+    ],
+)
+def test_whatever_goes_wrong_once_is_a_trouble(trouble: dict[str, Any]) -> None:
+    assert not Figures(published=9, acknowledged=9, skipped=1, received=9).troubled
+    assert Figures(published=9, acknowledged=9, received=9, **trouble).troubled

@@ -52,6 +52,7 @@ def verdicts(lines: list[judging.Line]) -> dict[str, Verdict]:
 
 def test_pauses_are_from_the_end_of_one_to_the_start_of_the_next() -> None:
     assert pauses([attempt(0, 1), attempt(3, 3.5), attempt(3.2, 4), attempt(5)]) == [2, 0, 1]
+    assert pauses([attempt(0), attempt(3, 4), attempt(6)]) == [0, 2]
 
 
 @pytest.mark.parametrize(
@@ -355,3 +356,10 @@ def test_a_device_that_was_told_nothing_has_no_other_name() -> None:
     first = attempt(0.0, 1.0, tls=0.0, answered=0.1, packets=[(0.0, Connect("d", clean_start=False))])
     first.packets.append((0.2, Publish("t", b"m", QoS.AT_LEAST_ONCE, packet_id=1)))
     assert verdicts(judging.redelivers([first, sender(2, b"m", dup=True)], 10.0))["resends"] is PASS
+
+
+def test_nobody_acknowledges_a_message_of_qos_0() -> None:
+    first, later = served(0.0), served(2.0)
+    first.packets.append((0.1, Publish("t", b"m", QoS.AT_MOST_ONCE)))
+    (line,) = judging.redelivers([first, later], 10.0)
+    assert (line.verdict, line.why) == (SKIP, "it publishes nothing with QoS 1 or 2")

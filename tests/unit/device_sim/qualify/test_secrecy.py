@@ -61,3 +61,29 @@ def test_of_a_long_output_the_beginning_and_the_end_are_read(tmp_path: Path, mon
     assert secrecy.read_output(log) == b"head\ntail"
     log.write_bytes(b"head12")
     assert secrecy.read_output(log) == b"head\n12"
+
+
+def test_a_key_in_lines_or_as_it_is_in_memory_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "device.key"
+    while True:
+        key = generate_key()
+        value = key.private_numbers().private_value.to_bytes(32, "big")
+        if value != b"".join(value.split()):  # Some of its bytes are spaces or line ends.
+            break
+    file.write_bytes(key_to_pem(key))
+    body = b"".join(line for line in key_to_pem(key).splitlines() if b"-----" not in line)
+    lines = b"\n".join(body[at : at + 20] for at in range(0, len(body), 20))
+    assert secrecy.leaked(b"dump:\n" + lines, file) == "base64"
+    assert secrecy.leaked(b"\x00" + value + b"\x00", file) == "bytes"
+
+
+def test_the_device_s_output_is_no_file_of_its_own(tmp_path: Path) -> None:
+    """What it prints is read as such: `leaked`."""
+    log = tmp_path / "device.log"
+    log.write_bytes(key_to_pem(generate_key()))
+    log.chmod(0o644)
+    (tmp_path / "keys").mkdir()
+    assert secrecy.exposed(tmp_path) == ""
+    (tmp_path / "keys" / "next.pem").write_bytes(key_to_pem(generate_key()))
+    (tmp_path / "keys" / "next.pem").chmod(0o604)
+    assert secrecy.exposed(tmp_path) == "keys/next.pem"

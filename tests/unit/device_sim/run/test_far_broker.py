@@ -18,6 +18,7 @@ from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.scenario.catalogue import find
 from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.model import Scenario
+from device_sim.scenario.threshold import Threshold
 
 HEALTHY = HealthSample(1.0, 2.0, 0.3, 50, 20_000, 40, 28_232, 80.0)
 SATELLITE = Distance(0.6, 0.65, 1.3, 0.0)
@@ -117,3 +118,34 @@ def test_what_came_past_a_deadline_is_no_pass_and_excuses_nothing() -> None:
 
 def test_every_duration_has_its_round_trips() -> None:
     assert set(far_broker._ROUND_TRIPS) == set(Duration)
+
+
+@pytest.mark.parametrize(
+    ("metric", "text", "value", "qos", "explained"),
+    [
+        ("tcp", "p99 < 100", 750.0, 1, True),  # One round trip: 650 ms.
+        ("tcp", "p99 < 100", 751.0, 1, False),
+        ("suback", "max <= 100", 751.0, 1, False),
+        ("puback", "mean < 100", 751.0, 1, False),
+        ("puback", "p99 < 100", 1400.0, 2, True),  # Exactly once takes two.
+        ("puback", "p99 < 100", 1401.0, 2, False),
+        ("end_to_end", "p99 < 100", 1400.0, 2, True),
+        ("probe_end_to_end", "p99 < 100", 751.0, 1, False),
+        ("command", "p99 < 100", 1400.0, 2, True),  # Whatever the QoS of telemetry.
+        ("command", "p99 < 100", 1401.0, 2, False),
+        ("revoked_closed", "p99 < 100", 2700.0, 1, True),
+        ("revoked_closed", "p99 < 100", 2701.0, 1, False),
+        # A link makes nothing shorter and no number smaller, and what was never measured is not far away.
+        ("tcp", "p99 > 100", 50.0, 1, False),
+        ("tcp", "p99 == 100", 50.0, 1, False),
+        ("tcp", "count < 10", 11.0, 1, False),
+        ("tcp", "count > 10", 9.0, 1, False),
+        ("tcp", "p99 < 100", None, 1, False),
+        ("lost", "< 1", 1.0, 1, False),
+    ],
+)
+def test_a_threshold_may_be_crossed_by_so_many_round_trips(
+    metric: str, text: str, value: float | None, qos: int, explained: bool
+) -> None:
+    threshold = Threshold.parse(metric, text)
+    assert far_broker.is_the_links(threshold, value, SATELLITE, qos=qos, receivers_lost=0) is explained

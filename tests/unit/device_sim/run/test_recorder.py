@@ -217,3 +217,24 @@ def test_a_share_is_not_one_of_a_moment(monkeypatch: pytest.MonkeyPatch) -> None
     watch = GeneratorWatch()
     shares = [(round(sample.processor, 2), round(sample.waiting, 2)) for sample in (watch.sample(0) for _ in range(4))]
     assert shares == [(0.4, 0.1), (0.4, 0.1), (0.4, 0.4), (0.4, 0.3)]
+
+
+def test_a_revocation_that_was_not_done_fails_a_scenario_that_says_nothing_of_it() -> None:
+    recorder = Recorder()
+    recorder.record(Duration.ADMITTED, 0.010, 0.0)
+    assert result(recorder).verdict == "PASS"
+    recorder.counts[Count.FAILED_REVOCATIONS] = 1
+    assert (result(recorder).exit_code, result(recorder).verdict) == (99, "FAIL")
+
+
+def test_one_message_in_a_thousand_may_be_skipped() -> None:
+    recorder = Recorder()
+    recorder.record(Duration.ADMITTED, 0.010, 0.0)
+    assert [result(recorder, skipped=number).verdict for number in (0, 1, 2)] == ["PASS", "PASS", "INVALID"]
+
+
+def test_the_worst_second_of_descriptors_and_the_process_that_waited_most_count() -> None:
+    full = replace(HEALTHY, descriptors=19_990)
+    (fault,) = faults([HEALTHY, full, HEALTHY], late(1), LIMITS)
+    assert fault.startswith("19990 of 20000 descriptors were in use")
+    assert worst([HEALTHY, replace(HEALTHY, waiting=0.4), HEALTHY]).waiting == 0.4

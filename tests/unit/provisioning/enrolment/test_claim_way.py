@@ -292,3 +292,30 @@ async def test_tls_believes_claims_that_can_still_be_used_and_no_others(fleet: F
     assert await anchors() == [lasting]
     fleet.clock.now = lasting.not_valid_after_utc
     assert await anchors() == []
+
+
+async def test_a_name_that_another_clock_has_given_away_is_not_two_devices(fleet: Fleet) -> None:
+    """Its trial had ended by a clock that was ahead, or by another process's; by the right one it may be activated."""
+    await group(fleet, "claim")
+    shared = await claim(fleet)
+    key = generate_key()
+    first = await enrol(fleet, "meter-1", key=key, certificate=shared)
+    fleet.clock.advance(HOUR)
+    other = await enrol(fleet, "meter-1", certificate=shared)
+    fleet.clock.advance(-timedelta(seconds=30))
+    for late in (key, generate_key()):
+        with pytest.raises(Refused, match="NAME_TAKEN: meter-1 was given to another key after the trial"):
+            await fleet.reenrol(first, successor_csr(first, late))
+    assert await is_good(fleet, await fleet.reenrol(other, successor_csr(other)))
+    with pytest.raises(Refused, match="NAME_TAKEN"):
+        await fleet.reenrol(first, successor_csr(first))
+    assert await is_good(fleet, await fleet.reenrol(other, successor_csr(other))), "that answer may be lost"
+
+
+async def test_a_trial_activates_nobody_once_a_token_has_bought_its_name_another_key(fleet: Fleet) -> None:
+    await group(fleet, "claim", "token")
+    trial = await enrol(fleet, "meter-1", certificate=await claim(fleet))
+    token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
+    assert await is_good(fleet, await enrol(fleet, "meter-1", token=token))
+    with pytest.raises(Refused, match="NAME_TAKEN"):
+        await fleet.reenrol(trial, successor_csr(trial))

@@ -1,0 +1,90 @@
+"""When a stage has seen enough, and what it makes of what was seen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from broker.mqtt.connect import Connect
+from device_sim.attack.verdict import Verdict
+from device_sim.qualify.attempt import Attempt
+from device_sim.qualify.client_hello import ClientHello
+from device_sim.qualify.enrolment_stand import Arrival
+from device_sim.qualify.stages import STAGES, Stage, Witness
+
+ASKS, ASKS_NOT = ClientHello(0x0304, asks_for_staple=True), ClientHello(0x0304, asks_for_staple=False)
+LEAKED = Attempt(0.0, tls=0.1, ended=1.0, packets=[(0.2, Connect("d"))])
+SEEN = Witness([LEAKED], [], [], None, 20.0, crl_given=True)
+
+
+def stage(name: str) -> Stage:
+    return next(each for each in STAGES if each.name == name)
+
+
+def verdicts(name: str, seen: Witness) -> dict[str, Verdict]:
+    return {line.name: line.verdict for line in stage(name).judge(seen)}
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "enough"),
+    [
+        ([], False),
+        ([Arrival()], False),
+        ([Arrival(ASKS)], False),  # It may ask no more the next time.
+        ([Arrival(ASKS), Arrival(ASKS_NOT)], False),
+        ([Arrival(ASKS_NOT)], True),
+        ([Arrival(ASKS), Arrival(ASKS_NOT, sent_data=True)], True),
+    ],
+)
+def test_of_a_service_s_staple_enough_is_seen_when_it_was_not_asked_for_or_believed(
+    arrivals: list[Arrival], enough: bool
+) -> None:
+    assert stage("renew-staple-revoked").enough([], arrivals) is enough
+    assert not stage("renew-other-ca").enough([], arrivals)
+
+
+@pytest.mark.parametrize(
+    ("asks", "number", "enough"),
+    [(False, 1, True), (None, 1, False), (True, 1, False), (True, 5, False), (True, 6, True)],
+)
+def test_of_a_broker_s_staple_when_it_was_not_asked_for_or_refused_often(
+    asks: bool | None, number: int, enough: bool
+) -> None:
+    attempts = [Attempt(float(at), ended=at + 0.5, asks_for_staple=asks) for at in range(number)]
+    assert stage("staple-missing").enough(attempts, []) is enough
+    assert stage("staple-missing").enough([*attempts[1:], Attempt(9.0, asks_for_staple=asks)], []) is (asks is False)
+
+
+def test_a_stage_in_which_a_device_may_succeed_is_never_over_before_its_time() -> None:
+    many = [Attempt(float(at), ended=at + 0.5) for at in range(20)]
+    assert {each.name for each in STAGES if each.enough(many, [])} == {each.name for each in STAGES if each.failing}
+    assert not stage("good").enough(many, [])
+
+
+def test_what_was_sent_to_an_impostor_fails_whoever_could_tell() -> None:
+    believed = {name: verdicts(name, SEEN)["sends-nothing"] for name in ("server-expired", "server-revoked")}
+    assert set(believed.values()) == {Verdict.FAIL}
+    assert verdicts("server-revoked", replace(SEEN, crl_given=False)) == {"sends-nothing": Verdict.SKIP}
+    asked = replace(SEEN, attempts=[replace(LEAKED, asks_for_staple=True)])
+    assert verdicts("staple-revoked", asked) == {"sends-nothing": Verdict.FAIL}
+    service = replace(SEEN, attempts=[], arrivals=[Arrival(ASKS, sent_data=True)], est_given=True)
+    for name in ("renew-other-ca", "renew-staple-revoked", "renew-staple-missing"):
+        assert verdicts(name, service) == {"sends-nothing": Verdict.FAIL}
+
+
+def test_those_with_a_wrong_staple_are_those_that_ignores_staples_leaves_out() -> None:
+    assert {each.name for each in STAGES if each.staples_wrongly} == {
+        each.name for each in STAGES if "staple-" in each.name
+    }
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [({"leak": "PEM"}, "keeps-secret"), ({"exposed": "device.key"}, "key-file"), ({"crash": "by SIGSEGV"}, "survives")],
+)
+def test_what_is_wrong_with_the_program_fails_it(fault: dict[str, str], line: str) -> None:
+    served = Attempt(0.0, tls=0.1, tls_version="TLSv1.3", certificate=True, answered=0.2, packets=[(0.1, Connect("d"))])
+    good = replace(SEEN, attempts=[served])
+    assert verdicts("good", good)[line] is Verdict.PASS
+    assert verdicts("good", replace(good, **fault))[line] is Verdict.FAIL  # type: ignore[arg-type]

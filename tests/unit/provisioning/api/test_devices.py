@@ -1,0 +1,68 @@
+"""Operators find devices over the API: a filter finds those it names, and each is shown as it is."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from provisioning.pki.revocation import RevocationReason
+from tests.support.fleet import Fleet
+from tests.unit.provisioning.api.test_claims import Api
+from tests.unit.provisioning.api.test_still_operator import caller
+
+NAMES = ["meter-1", "meter-2", "meter-3", "meter-4"]
+
+
+async def api(fleet: Fleet) -> Api:
+    """Return the API of a fleet with devices that are active, suspended, revoked and decommissioned, a minute apart."""
+    ask = Api(fleet, await caller(fleet))
+    for name in NAMES:
+        await fleet.enrol(name)
+    fleet.clock.advance(timedelta(minutes=1))
+    await fleet.suspension.suspend_device("meter-2", by="boss")
+    fleet.clock.advance(timedelta(minutes=1))
+    await fleet.revocation.revoke_device("meter-3", RevocationReason.SUPERSEDED, by="boss")
+    fleet.clock.advance(timedelta(minutes=1))
+    await fleet.revocation.decommission("meter-4", by="boss")
+    return ask
+
+
+async def test_a_device_is_shown_as_it_is(fleet: Fleet) -> None:
+    ask = await api(fleet)
+    as_enrolled = {
+        "role": "device",
+        "group": "north",
+        "created_at": "2027-03-01T12:00:00Z",
+        "suspended_at": None,
+        "revoked_at": None,
+        "decommissioned_at": None,
+        "certificate_not_after": "2027-03-31T12:00:00Z",
+        "certificates": 1,
+    }
+    states = {
+        "meter-1": {"state": "active", "certificate": "valid"},
+        "meter-2": {"state": "suspended", "certificate": "suspended", "suspended_at": "2027-03-01T12:01:00Z"},
+        "meter-3": {"state": "revoked", "certificate": "revoked", "revoked_at": "2027-03-01T12:02:00Z"},
+        "meter-4": {"state": "decommissioned", "certificate": "revoked", "decommissioned_at": "2027-03-01T12:03:00Z"},
+    }
+    for name, facts in states.items():
+        assert await ask("GET", f"/v1/devices/{name}") == (200, {"name": name} | as_enrolled | facts)
+    status, anna = await ask("GET", "/v1/devices/anna")
+    assert (status, anna["role"], anna["group"]) == (200, "operator", None)
+    status, refused = await ask("GET", "/v1/devices/meter-5")
+    assert (status, refused["code"]) == (404, "DEVICE_UNKNOWN")
+    assert "meter-5" in refused["detail"]
+
+
+async def test_they_are_found_by_group_state_and_certificate_and_told_in_pages(fleet: Fleet) -> None:
+    ask = await api(fleet)
+
+    async def page(query: str) -> tuple[list[str], str | None]:
+        _, found = await ask("GET", "/v1/devices", query=query)
+        return [each["name"] for each in found["items"]], found["next"]
+
+    assert await page("group=north") == (NAMES, None)
+    assert await page("group=south") == ([], None)
+    assert await page("group=north&state=suspended") == (["meter-2"], None)
+    assert await page("group=north&certificate=revoked") == (["meter-3", "meter-4"], None)
+    assert await page("group=north&limit=2") == (NAMES[:2], "meter-2")
+    assert await page("group=north&limit=2&after=meter-2") == (NAMES[2:], None)
