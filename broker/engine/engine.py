@@ -170,7 +170,7 @@ class Engine(Exchange):
         if session is None or _only_a_will(session):
             refusal = refuse_another(self.registry, self.limits, admitted, replaces=session is not None)
             return session if refusal is None else refusal
-        if (ends or brief) and (refusal := refuse_to_end(session)) is not None:
+        if (ends or brief) and (refusal := refuse_to_end(session, brief=brief)) is not None:
             return refusal
         if brief:
             end_in_store(session)

@@ -38,10 +38,17 @@ def unfinished(session: Session) -> bool:
     )
 
 
-def refuse_to_end(session: Session) -> Refused | None:
-    """Return why *session* cannot be ended by its client while the store fails, or None."""
+def refuse_to_end(session: Session, *, brief: bool) -> Refused | None:
+    """Return why *session* cannot be ended by its client while the store fails, or None.
+
+    *brief*: it is resumed for the time of one connection. Then what waits in it at QoS 2 would be sent, and after a
+    crash, which brings back the session as it was, sent again.
+    """
     journal = session.journal
-    return _refusal() if journal is not None and journal.failed and unfinished(session) else None
+    if journal is None or not journal.failed:
+        return None
+    doubles = brief and any(each.exactly_once for each in session.deliveries())
+    return _refusal() if doubles or unfinished(session) else None
 
 
 def what_to_wait_for(journal: Journal, name: str) -> Inquiry | Refused | None:

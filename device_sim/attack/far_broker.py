@@ -3,7 +3,9 @@
 Rules
 -----
 1. Only lateness is excused, as INVALID: what never came, came wrongly, or let somebody in counts across any link.
-2. A case that times the broker has a few round trips in that time; one that is timed as a whole, as many as its parties
+2. A case that did not come to an end is excused where the link alone takes that long for the longest one: a broker that
+   is dead puts out the bystander, and fails the control at the end.
+3. A case that times the broker has a few round trips in that time; one that is timed as a whole, as many as its parties
    say things one after the other (docs/decisions/0235).
 """
 
@@ -17,7 +19,9 @@ from device_sim.link.distance import ADMISSION, Distance
 TIMED: Final = ADMISSION + 3
 """A call of the service (TCP, TLS, the request), and a connection that tries."""
 WHOLE: Final = 100
-"""More than any case has exchanges one after the other, admissions included."""
+"""More than a case has exchanges one after the other, admissions included, if it is no flood."""
+LONGEST: Final = 600
+"""Those of a flood: 300 handshakes."""
 
 
 def across_this_link(
@@ -29,6 +33,17 @@ def across_this_link(
         return judgement
     if late > distance.explains(WHOLE if seen.seconds is None else TIMED):
         return judgement
+    return _none(judgement, distance)
+
+
+def unended_across_this_link(judgement: Judgement, seconds: float, distance: Distance) -> Judgement:
+    """Return *judgement* on a case that went on for *seconds*, or that there can be none at this *distance*."""
+    if judgement.verdict is not Verdict.FAIL or distance.explains(LONGEST) < seconds:
+        return judgement
+    return _none(judgement, distance)
+
+
+def _none(judgement: Judgement, distance: Distance) -> Judgement:
     return Judgement(
         Verdict.INVALID, f"{judgement.why}; but the link explains that ({distance}): run fleet-sim nearer to the broker"
     )

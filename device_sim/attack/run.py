@@ -21,7 +21,7 @@ from dataclasses import replace
 
 from device_sim.attack.capabilities import Capabilities, Feature
 from device_sim.attack.case import Case
-from device_sim.attack.far_broker import across_this_link
+from device_sim.attack.far_broker import across_this_link, unended_across_this_link
 from device_sim.attack.scene import Scene, cores_of
 from device_sim.attack.target import BrokenPromise, Impossible, Starved, Target, TurnedAway
 from device_sim.attack.verdict import (
@@ -193,6 +193,7 @@ async def _tried(scene: Scene, case: Case) -> Outcome:
         unended = Judgement(Verdict.FAIL, f"the case did not come to an end within {seconds:.0f} s")
         nothing = Seen(Layer.MQTT, STARVED, "", ClosedBy.NOBODY)
         judgement = on_this_machine(unended, (), nothing, watch.shares(), MOST_WAITING)
+        judgement = unended_across_this_link(judgement, seconds, scene.bystander.distance)
         return Outcome(case.name, case.description, expected, limit, judgement, None, seconds)
     seconds = time.monotonic() - started if seen.seconds is None else seen.seconds
     judgement = on_this_machine(judge(expected, limit, seen, seconds), expected, seen, watch.shares(), MOST_WAITING)

@@ -118,6 +118,8 @@ class Peer:
         """Whether it has read its CONNACK."""
         self.got: dict[int, set[int]] = defaultdict(set)
         """Numbers that have come, by Subscription Identifier."""
+        self._once: dict[int, set[int]] = defaultdict(set)
+        """Those that must not come again."""
         self._asked: dict[str, Any] = {"clean_start": False, "session_expiry_interval": EXPIRY}
         self._will: int | None = None
         self._afresh = False
@@ -360,7 +362,8 @@ class Peer:
     def _note(self, identifier: int, number: int, qos: int) -> None:
         assert self._requested is None or identifier in self._requested, f"{self.name}: of a session that had ended"
         if qos == 2 and not self._brief:  # Nothing of a brief session outlives a crash.
-            assert number not in self.got[identifier], f"{number} came to {self.name} twice"
+            assert number not in self._once[identifier], f"{number} came to {self.name} twice"
+            self._once[identifier].add(number)
             if identifier == SHARED:
                 assert number not in self._ledger.shared, f"{number} came through the share twice"
                 self._ledger.shared.add(number)

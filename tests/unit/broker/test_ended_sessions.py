@@ -121,6 +121,24 @@ def test_an_exchange_whose_end_is_not_on_disk_is_unfinished(broker: StoredBroker
     assert again.next_packet(Connack).reason_code is ReasonCode.SUCCESS
 
 
+@pytest.mark.parametrize("qos", [1, 2])
+def test_what_waits_at_qos_2_is_not_sent_in_a_brief_session_that_a_crash_would_undo(
+    broker: StoredBroker, qos: int
+) -> None:
+    older = broker.service(**KEPT)
+    older.subscribe(TOPIC, qos=qos)
+    older.vanish()
+    broker.device("meter-1", **KEPT).publish(TOPIC, b"once", qos=2)
+    broker.held = True
+    broker.journal.retain("a", None)
+    broker.fail()
+    client = asking(broker, **ONCE)
+    assert client.next_packet(Connack).reason_code is (
+        ReasonCode.SERVER_UNAVAILABLE if qos == 2 else ReasonCode.SUCCESS
+    )
+    assert [each.payload for each in client.messages()] == ([] if qos == 2 else [b"once"])
+
+
 def end_at_disconnect(_broker: StoredBroker, client: WireClient) -> None:
     client.leave(session_expiry_interval=0)
 

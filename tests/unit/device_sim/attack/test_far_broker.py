@@ -9,7 +9,7 @@ import pytest
 
 from device_sim.attack import bystander
 from device_sim.attack.capabilities import Capabilities
-from device_sim.attack.far_broker import across_this_link
+from device_sim.attack.far_broker import across_this_link, unended_across_this_link
 from device_sim.attack.issuer import Issuer
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import SigningRegistrar, Target
@@ -65,6 +65,22 @@ def test_only_lateness_is_excused_and_no_more_than_the_link_explains(
     judged = across_this_link(judge(EXPECTED, limit, seen, seconds), EXPECTED, limit, seen, seconds, distance)
     assert judged.verdict is expected
     assert ("nearer to the broker" in judged.why) is (expected is INVALID)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "distance", "expected"),
+    [
+        (120.0, SATELLITE, INVALID),
+        (120.0, replace(SATELLITE, usual=0.19), FAIL),
+        (120.0, RACK, FAIL),
+        (120.0, NEARBY, FAIL),
+    ],
+)
+def test_a_case_without_an_end_is_excused_where_a_flood_takes_that_long(
+    seconds: float, distance: Distance, expected: Verdict
+) -> None:
+    unended = Judgement(FAIL, "the case did not come to an end within 120 s")
+    assert unended_across_this_link(unended, seconds, distance).verdict is expected
 
 
 def test_another_reason_for_no_verdict_stays() -> None:
