@@ -249,6 +249,10 @@ class ClientLife(ABC):
         """Write *packets* out now."""
 
     @abstractmethod
+    def drain_later(self, now: float) -> None:
+        """Call the session's `send_again` when all other clients have had a turn."""
+
+    @abstractmethod
     def wait(self, inquiry: Inquiry, packet: Packet | None) -> None:
         """Stop reading until *inquiry* is answered; then handle *packet*, if any, and what was read behind it."""
 

@@ -55,6 +55,7 @@ _V5: Final = ProtocolVersion.V5
 _HOLD_SECONDS: Final = 1.0
 _SILENCE: Final = 10.0  # Seconds of silence after which a client that pings counts as idle (`broker.sockets.doze`).
 _MUCH: Final = 1000  # Bytes of an unfinished packet that prove that the client is alive (decision 0135).
+_SMALL_A_PACKET: Final = 64  # PUBACKs and pings that count as one packet (`broker.sockets.work`).
 _NEVER: Final = 1 << 60  # More bytes than are ever read: what is behind a waiting packet is not looked at.
 
 
@@ -97,7 +98,7 @@ class ClientConnection(ClientLife):
         maximum = self.terms.limits.max_packet_size if session is not None else engine.limits.max_connect_size
         v5 = self.version is _V5
         storable = journal is None or not journal.failed
-        position = messages = acknowledged = handled = stores = 0
+        position = messages = acknowledged = handled = stores = small = 0
         work = engine.turn.work
         most = work.done + PORTION
         slow: Holder | None = None
@@ -188,12 +189,14 @@ class ClientConnection(ClientLife):
                 elif first == _PUBACK and length == 2 and session is not None:
                     session.acknowledged(data[body] << 8 | data[body + 1], now)
                     acknowledged += 1  # Messages that waited for a send quota may be in the outbox now.
+                    small += 1
                     position = end
                     continue
                 elif first == _PINGREQ and length == 0 and session is not None:
                     session.outbox.append(PINGRESP)
                     acknowledged += 1
                     handled += 1
+                    small += 1
                     position = end
                     continue
                 position = end
@@ -217,6 +220,7 @@ class ClientConnection(ClientLife):
         except Waits:
             self._tail, self._needed = bytearray(data[position:]), _NEVER
             limit = position
+        work.done += small // _SMALL_A_PACKET  # A read holds thousands of them.
         metrics.messages_received += messages
         metrics.bytes_received += position  # An unfinished packet counts once, when it is whole.
         if acknowledged and session is not None:
@@ -249,6 +253,16 @@ class ClientConnection(ClientLife):
         """Take note that the client has taken everything that was waiting for it."""
         if self.session is not None:
             self.engine.replays.wake(self.session, now)
+
+    def drain_later(self, now: float) -> None:
+        """Let the session send more of what is queued, after a round of the event loop."""
+        self.engine.turn.later(lambda: self._drain(now))
+
+    def _drain(self, now: float) -> None:
+        if self.session is not None:
+            self.session.send_again(now)
+            self.engine.turn.sessions.add(self.session)
+            self.engine.turn.request()
 
     # Writing
 

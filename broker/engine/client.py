@@ -67,6 +67,9 @@ class Client(Protocol):
     def send(self, packets: list[bytes]) -> None:
         """Write *packets* out now."""
 
+    def drain_later(self, now: float) -> None:
+        """Call the session's `send_again` when all other clients have had a turn."""
+
     def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
         """Return the client's certificate, in DER (None: it has none), and its verified path (empty if resumed)."""
 

@@ -372,7 +372,7 @@ class Engine(Exchange):
         self.replays.forget(session)
         self.forget_stored(session)
         owes = session.inflight is not None or session.queued > 0  # Most owe nothing.
-        for shared in list(session.shared_messages()) if owes else ():
+        for shared in list(_shared_messages(session)) if owes else ():
             self._give_to_another(session.owner.trust_domain, shared, now)
         if session.will is not None:
             self._publish_will(session, session.will, now)
@@ -429,6 +429,18 @@ class Engine(Exchange):
 def _only_a_will(session: Session) -> bool:
     """Whether *session* ended with an earlier process of the broker, and only its will is left."""
     return session.connection is None and session.expiry_interval == 0
+
+
+def _shared_messages(session: Session) -> Iterator[PersonalMessage]:
+    """Yield the messages of Shared Subscriptions that may go to another member, the oldest first.
+
+    These are messages at QoS 1 that the client has not acknowledged, and those never sent to it. A QoS 2 message that
+    was sent may have arrived [MQTT-4.8.2-5].
+    """
+    sent = len(session.inflight) if session.inflight is not None else 0
+    for place, message in enumerate(session.deliveries()):
+        if isinstance(message, PersonalMessage) and message.share and (place >= sent or not message.exactly_once):
+            yield message
 
 
 def _facts_of_end(connection: Client, code: str, detail: str, client_id: str) -> dict[str, object]:

@@ -21,6 +21,7 @@ from __future__ import annotations
 from broker.admission.inquiry import Inquiry
 from broker.admission.refusal import RefusalCode, Refused, unavailable
 from broker.engine.session_rows import session_row
+from broker.session.inflight import holds_exactly_once
 from broker.session.session import Session
 from broker.store.journal import Journal
 
@@ -33,7 +34,7 @@ def unfinished(session: Session) -> bool:
     inflight, journal = session.inflight, session.journal
     return (
         bool(session.incoming)
-        or (inflight is not None and any(each.exactly_once for each in inflight.values()))
+        or (inflight is not None and holds_exactly_once(inflight))
         or (journal is not None and journal.freed(session.row))
     )
 

@@ -27,6 +27,9 @@ class Connection(Protocol):
     def send(self, packets: list[bytes]) -> None:
         """Write *packets* out; the caller may reuse the list afterwards."""
 
+    def drain_later(self, now: float) -> None:
+        """Call the session's `send_again` when all other clients have had a turn."""
+
     def disconnect(
         self, code: str, reason_code: ReasonCode, detail: str, now: float, *, publish_will: bool = True
     ) -> None:

@@ -32,7 +32,17 @@ LARGE: Final = 4096
 class Inflight(Generic[M]):
     """Unacknowledged messages of one direction."""
 
-    __slots__ = ("_again", "_bytes", "_large", "_last_id", "_limits", "_messages", "_quota", "_receive_maximum")
+    __slots__ = (
+        "_again",
+        "_bytes",
+        "_large",
+        "_last_id",
+        "_limits",
+        "_messages",
+        "_quota",
+        "_receive_maximum",
+        "waits",
+    )
 
     def __init__(self, receive_maximum: int, limits: QueueLimits) -> None:
         self._limits = limits
@@ -44,6 +54,8 @@ class Inflight(Generic[M]):
         self._last_id = 0
         self._receive_maximum = receive_maximum
         self._quota = receive_maximum  # 0 while messages wait for retransmission, so that nothing new overtakes them.
+        self.waits = False
+        """Whether retransmission waits for the store, which does not have every packet identifier yet."""
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -102,17 +114,23 @@ class Inflight(Generic[M]):
     def restart(self, receive_maximum: int) -> None:
         """Begin a connection with this *receive_maximum*: every message is to be retransmitted."""
         self._receive_maximum = receive_maximum
+        self.waits = False
         self._again = dict.fromkeys(self._messages)
         self._quota = 0 if self._again else receive_maximum
 
     def send_again(self) -> Iterator[tuple[int, M]]:
         """Yield the messages to retransmit now, within the Receive Maximum, with their packet identifiers."""
-        while self._again and len(self._messages) - len(self._again) < self._receive_maximum:
+        while self._again and not self.waits and len(self._messages) - len(self._again) < self._receive_maximum:
             packet_id = next(iter(self._again))
             del self._again[packet_id]
             yield packet_id, self._messages[packet_id]
         if not self._again:
             self._quota = self._receive_maximum
+
+
+def holds_exactly_once(inflight: Inflight[Deliverable]) -> bool:
+    """Whether an exchange at QoS 2 has begun and not ended."""
+    return any(message.exactly_once for message in inflight.values())
 
 
 def out_of_order(packet: str, packet_id: int, message: Deliverable) -> ProtocolError:

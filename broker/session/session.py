@@ -17,7 +17,8 @@ Rules
 2. The queue is bounded, in messages and in bytes; what does not fit is dropped, newest first, counted, and logged once
    each time the queue fills up. While a client is connected and takes messages, however slowly, the publishers are
    *held* before that happens (`congested`): they are not read until the queue is short again; what they had sent before
-   may exceed the limit in messages. A subscriber that takes nothing holds publishers for at most a second (`give_up`).
+   may exceed the limit in messages. A subscriber that takes nothing holds publishers for at most a second (`give_up`),
+   and not again before its queue has been short, however often its client comes back.
 3. Messages are sent in order of arrival; they are retransmitted on reconnection only [MQTT-4.4.0-1].
 4. Every element of the outbox is one whole packet.
 
@@ -40,7 +41,7 @@ from broker.mqtt.subscription import Subscription
 from broker.session.connection import Connection
 from broker.session.framing import PLAIN_V4, Framing
 from broker.session.incoming import Incoming
-from broker.session.inflight import LARGE, Inflight, out_of_order
+from broker.session.inflight import LARGE, Inflight, holds_exactly_once, out_of_order
 from broker.session.name import session_name
 from broker.session.queue import MessageQueue, QueueLimits
 from broker.session.will import Will
@@ -52,6 +53,9 @@ log = structlog.get_logger("broker")
 
 NEVER = 0xFFFFFFFF
 """Session Expiry Interval of a session that does not expire (MQTT 5 §3.1.2.11.2)."""
+
+_DRAINED_AT_ONCE = 2048
+"""Messages taken from a queue before others are served: beyond the quota what is dropped, some microseconds each."""
 
 Permits = Callable[["Session", bytes], bool]
 """Returns whether the client of a session may receive a message of a topic."""
@@ -192,7 +196,7 @@ class Session:
         """Detach the connection; what was not written is dropped (QoS 0) or stays inflight (QoS 1)."""
         self.connection = None
         self.outbox.clear()
-        self._given_up = False
+        self._given_up = self._given_up or self._held is not None  # Else who comes again and again holds them for ever.
         self._release()
 
     @property
@@ -407,18 +411,19 @@ class Session:
 
         With QoS 2 messages this waits for the store: packet identifiers of the last connection may be unwritten yet.
         """
-        journal, connection = self.journal, self.connection
-        if journal is not None and connection is not None and journal.dirty and self._exactly_once_inflight():
+        journal, connection, inflight = self.journal, self.connection, self.inflight
+        if connection is None or inflight is None:
+            return
+        if journal is not None and journal.dirty and holds_exactly_once(inflight):
+            inflight.waits = True  # Whatever the client sends or takes meanwhile.
             journal.resume(connection)
         else:
             self.send_again(now)
 
-    def _exactly_once_inflight(self) -> bool:
-        return self.inflight is not None and any(message.exactly_once for message in self.inflight.values())
-
     def send_again(self, now: float) -> None:
         """Do what `resume` does, whatever is unwritten."""
         if self.inflight is not None:
+            self.inflight.waits = False
             self._drain(self.inflight, now)
 
     def _drain(self, inflight: Inflight[Deliverable], now: float) -> None:
@@ -435,7 +440,12 @@ class Session:
         if queue is None:
             return
         messages = queue.messages
+        left = _DRAINED_AT_ONCE
         while messages and not self.choked and inflight.room > 0:  # A message too large for the client uses no quota.
+            left -= 1
+            if left < 0 and self.connection is not None:
+                self.connection.drain_later(now)
+                break
             message = queue.popleft()
             if message.expires_at is not None and message.expires_at <= now:
                 self._metrics.dropped_expired += 1
@@ -484,17 +494,3 @@ class Session:
             if self._queue is None:
                 self._queue = MessageQueue(self._limits)
             self._queue.restore(stored)
-
-    def shared_messages(self) -> Iterator[PersonalMessage]:
-        """Yield the messages of Shared Subscriptions that may go to another member, the oldest first.
-
-        These are messages at QoS 1 that the client has not acknowledged, and those never sent to it. A QoS 2 message
-        that was sent may have arrived [MQTT-4.8.2-5].
-        """
-        if self.inflight is not None:
-            for message in self.inflight.values():
-                if isinstance(message, PersonalMessage) and message.share and not message.exactly_once:
-                    yield message
-        for message in self._queue or ():
-            if isinstance(message, PersonalMessage) and message.share:
-                yield message

@@ -18,6 +18,7 @@ from tests.support.curl import Curl, CurlAnswer
 from tests.support.manufacturer import Manufacturer
 from tests.support.openssl import OpensslDevice, certificate_facts, openssl
 from tests.support.provisioning import ProvisioningService
+from tests.support.ways import listed
 from tests.support.web import WebServer
 from tests.support.webhook import WebhookServer
 
@@ -236,6 +237,31 @@ def test_what_the_manufacturer_has_revoked_lets_nobody_in(
     )
     assert url not in command("manufacturer", "set", name, "--no-list-urls")
     assert "give at least one of --lapsed-lists" in command("manufacturer", "set", name, code=2)
+
+
+def test_a_manufacturer_s_list_that_says_less_is_taken_only_by_the_option_that_says_so(
+    command: Operator, device: OpensslDevice, tmp_path: Path
+) -> None:
+    name, acme = device.name[:40], Manufacturer()
+    (ca := tmp_path / "ca.pem").write_text(acme.pem)
+    group(command, name, "manufacturer")
+    command("manufacturer", "add", name, "--group", name, "--certificate", str(ca))
+
+    def of(number: int, minutes: int, entries: int) -> str:
+        """Return the file of a list that was made so many minutes ago."""
+        made = datetime.now(UTC) - timedelta(minutes=minutes)
+        content = listed(acme, *range(1, entries + 1), number=number, now=made)
+        (path := tmp_path / f"{number}.crl").write_bytes(content)
+        return str(path)
+
+    command("manufacturer", "crl", name, of(7, 3, 40))
+    for odd, option, other in (
+        (of(6, 2, 40), "--renumbered", "--fewer"),
+        (of(8, 1, 2), "--fewer", "--renumbered"),
+    ):
+        command("manufacturer", "crl", name, odd, code=1)
+        command("manufacturer", "crl", name, odd, other, code=1)
+        assert "is in use until" in command("manufacturer", "crl", name, odd, option)
 
 
 def test_a_list_is_imported_and_its_faults_are_named_by_line(

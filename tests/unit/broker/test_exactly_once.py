@@ -252,6 +252,35 @@ def test_a_packet_that_waits_for_the_store_introduces_no_alias(stored: StoredBro
     assert [(message.topic, message.payload) for message in backend.messages()] in ([("", b"2")], [(TOPIC, b"2")])
 
 
+@pytest.mark.parametrize("how", ["it takes nothing for a while", "it acknowledges what it had before"])
+def test_a_packet_identifier_is_stored_before_it_is_sent_again_whatever_the_client_does(
+    stored: StoredBroker, how: str
+) -> None:
+    """Else the broker, killed then, sends the message once more, under another identifier."""
+    backend = stored.service(receive_maximum=2, **KEPT)
+    backend.subscribe("fleet/#", qos=2)
+    meter = stored.device("meter-1")
+    for _ in (1, 2):
+        meter.publish(TOPIC, b"before", qos=1)
+    meter.publish(TOPIC, b"once", qos=2)
+    first, second = backend.messages()
+    stored.held = True
+    backend.acknowledge(first)  # Now "once" has an identifier, which is not on disk.
+    backend.vanish()
+    back = stored.service(receive_maximum=2, **KEPT)
+    if how == "it takes nothing for a while":
+        back.connection.choke(stored.now)
+        back.connection.unchoke(stored.now)
+        back.ping()
+    else:
+        back.acknowledge(second)
+    assert not [each for each in back.received() if isinstance(each, Publish)]
+    after = stored.killed()
+    (message,) = [each for each in after.service(**KEPT).messages() if each.qos == 2]
+    assert message.payload == b"once"
+    assert not message.dup, "nobody has seen it"
+
+
 # Answers that wait
 
 

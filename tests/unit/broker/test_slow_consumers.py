@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from broker.mqtt.packets import Pingreq, Pingresp, Pubcomp, Publish, Pubrec, Pubrel, Subscribe
+from broker.mqtt.packets import Packet, Pingreq, Pingresp, Puback, Pubcomp, Publish, Pubrec, Pubrel, Subscribe
 from broker.sockets.slow_reader import in_kernel
 from broker.store.journal import MOST_WAITING
+from tests.support.pki import shared_service
 from tests.support.stored import StoredBroker
-from tests.support.wire import KEPT, V5, MemoryBroker, publication, request
+from tests.support.wire import KEPT, V5, MemoryBroker, connect_packet, id_of, publication, request
 
 TOPIC = "fleet/meters/meter-1/state"
 
@@ -118,6 +119,52 @@ def test_what_waited_while_a_client_took_nothing_is_sent_when_it_takes_something
         assert [each.payload for each in backend.received() if isinstance(each, Publish)] == [b"1", b"2"]
     meter.publish(TOPIC, b"after", qos=qos)
     assert backend.payloads() == [b"after"]
+
+
+def test_who_comes_back_each_second_and_takes_nothing_does_not_stop_its_publisher() -> None:
+    """A service is read for the whole fleet: one device with a half full queue must not hold it again and again."""
+    broker = MemoryBroker(max_queued_messages=8)
+    backend = broker.service()
+    topic = "fleet/meters/meter-1/cmd/x"
+    broker.device("meter-1", receive_maximum=1, **KEPT).subscribe(topic, qos=1)
+    for _ in range(4):
+        backend.publish(topic, b"x", qos=1)
+    for pause in (1, 0, 1, 0):
+        meter = broker.device("meter-1", receive_maximum=1, **KEPT)
+        backend.publish(topic, b"x", qos=1)
+        broker.advance(pause)
+        broker.keep_fresh()
+        meter.leave()
+    assert broker.metrics.publishers_held == 1
+
+
+@pytest.mark.parametrize("why", ["expired", "too large"])
+def test_a_long_queue_that_is_dropped_lets_others_be_served_between(why: str) -> None:
+    """Else forty thousand messages, which a client sent to itself, are dropped in one step: a tenth of a second."""
+    broker = MemoryBroker()
+    backend = broker.service(receive_maximum=1, **KEPT)
+    backend.subscribe("fleet/#", qos=1)
+    topic = "fleet/meters/meter-1/cmd/x"
+    fields = {"message_expiry_interval": 1} if why == "expired" else {}
+    for start in range(0, 9_000, 1_000):
+        ids = range(start + 1, start + 1_001)
+        backend.send(*(publication(topic, b"x" * 20, 1, packet_id=each, **fields) for each in ids))
+    backend.send(publication(topic, b"", 1, packet_id=9_001))
+    first = next(each for each in backend.received() if isinstance(each, Publish))
+    if why == "expired":
+        broker.advance(2)
+        packet: Packet = Puback(id_of(first))
+    else:
+        backend.vanish()
+        backend = broker.open(shared_service("backend"))
+        packet = connect_packet(V5, client_id="backend", receive_maximum=1, maximum_packet_size=40, **KEPT)
+    broker.engine.turn.begin()
+    backend.connection.receive(packet.encode(V5), broker.now)
+    broker.engine.turn.end()
+    assert backend.session.queued > 6_000
+    broker.settle()
+    assert backend.session.queued == 0
+    assert [each.payload for each in backend.received() if isinstance(each, Publish)] == [b""], "it comes in its order"
 
 
 def test_what_is_full_is_said_by_the_name_of_the_setting(broker: MemoryBroker) -> None:

@@ -10,6 +10,7 @@ from broker.admission.policy import Rules
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.packets import Packet, Pingreq, Pingresp, Puback, Publish, Suback, Subscribe, Unsubscribe
 from broker.mqtt.properties import Properties
+from broker.sockets.transport import RECORD
 from broker.sockets.work import PORTION
 from provisioning.pki.identity import Role
 from tests.support.pki import shared_device
@@ -192,6 +193,18 @@ def test_a_replay_counts_for_the_places_that_it_looks_at() -> None:
     assert 1 <= len([each for each in greedy.received() if isinstance(each, Suback)]) <= 4
     greedy.broker.settle()
     assert len(greedy.received()) >= 96
+
+
+@pytest.mark.parametrize("packet", [Pingreq(), Puback(9)])
+def test_a_read_full_of_pings_or_acknowledgements_is_a_portion(packet: Packet) -> None:
+    """Else a turn reads 512 times so many, of a few clients together: three quarters of a second."""
+    client = MemoryBroker().device("meter-1")
+    work = client.broker.engine.turn.work
+    before = work.done
+    read = packet.encode(client.version)
+    client.send_bytes(read * (RECORD // len(read)))
+    assert PORTION // 2 <= work.done - before <= PORTION, "the transport ends its turn after two reads"
+    assert not client.transport.held, "who acknowledges a few thousand at once is not cut up"
 
 
 def test_user_properties_count() -> None:

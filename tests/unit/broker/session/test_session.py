@@ -36,6 +36,9 @@ class Wire:
     def release(self) -> None:
         self.released += 1
 
+    def drain_later(self, _now: float) -> None:
+        raise AssertionError("these queues are short")
+
     def payloads(self) -> list[int]:
         """Return the numbers that have arrived since the last look."""
         numbers = [int(packet[7 if packet[0] & 6 else 5 :]) for packet in self.sent]
@@ -376,11 +379,30 @@ def test_best_effort_messages_of_the_turn_in_which_a_client_connects_do_not_prec
     assert wire.sent == []
 
 
-def test_who_comes_back_after_taking_nothing_holds_publishers_again(wire: Wire) -> None:
+@pytest.mark.parametrize("gives_up", [True, False], ids=["a second passes", "it leaves before that"])
+def test_who_comes_back_after_taking_nothing_holds_nobody_until_it_has_caught_up(wire: Wire, gives_up: bool) -> None:
     session = session_with(wire, messages=10, receive_maximum=1)
     for value in range(6):
         session.deliver_reliably(number(value))
-    session.give_up()
+    publisher = Wire()
+    session.hold(publisher)
+    if gives_up:
+        session.give_up()
     session.disconnect()
+    assert publisher.released == 1
     session.connect(Wire(), PLAIN_V4, receive_maximum=1)
+    session.resume(0.0)
+    assert not session.deliver_reliably(number(6)), "else it comes back each second, and holds them for ever"
+    for packet_id in range(1, 8):
+        session.acknowledged(packet_id, 0.0)
+    assert [session.deliver_reliably(number(value)) for value in range(6)][-1]
+
+
+def test_who_comes_back_with_a_full_queue_and_has_held_nobody_yet_holds_publishers(wire: Wire) -> None:
+    session = session_with(wire, messages=10, receive_maximum=1)
+    session.disconnect()
+    for value in range(6):
+        session.deliver_reliably(number(value))
+    session.connect(Wire(), PLAIN_V4, receive_maximum=1)
+    session.resume(0.0)
     assert session.deliver_reliably(number(6))

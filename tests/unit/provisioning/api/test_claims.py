@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from provisioning.pki.keys import spki_fingerprint
+from provisioning.store import audit
 from tests.support.asgi import through
 from tests.support.fleet import Fleet
 from tests.support.requests import NOON
@@ -77,6 +78,8 @@ async def test_an_ended_claim_stays_in_the_list_with_its_end(fleet: Fleet) -> No
     status, ended = await ask("DELETE", "/v1/claims/batch")
     assert (status, ended["ended_at"]) == (200, "2027-03-01T12:01:00Z")
     assert await ask("GET", "/v1/claims/batch") == (200, ended)
+    done = await fleet.database.read(lambda connection: audit.about(connection, "batch", 9))
+    assert [each.actor for each in done] == ["anna", "anna"]
     for method in ("GET", "DELETE"):
         status, refusal = await ask(method, "/v1/claims/nobody")
         assert (status, refusal["code"]) == (404, "CLAIM_UNKNOWN")
