@@ -79,10 +79,12 @@ def leave_nothing(address: int) -> None:
 
 
 def forget(server_side: Any) -> None:
-    """Forget the session that the client of *server_side* (as in `ssl`) has resumed: it cannot do so again.
+    """Forget the session that the client of *server_side* (as in `ssl`) has resumed: it cannot do so again. None: gone.
 
     A ticket that contains its session cannot be taken back. Where there are such, the context resumes none from now on.
     """
+    if server_side is None:
+        return
     address = address_of(server_side)
     came_with = library.SSL_get_session(address) if address else 0
     if came_with:
