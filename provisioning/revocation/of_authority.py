@@ -21,14 +21,18 @@ Rules
    parties would assume, which keep a device's session for its newer certificate.
 4. No certificate is added to those left: a CA signs in a transaction that checks its state, and writers take turns. So
    they are listed once, outside of transactions, by whoever finishes the end, with no position to keep.
-5. The CA is listed among the devices, under a name that no device can have, only from its revocation on.
+5. A CA whose revocation lies in the future was revoked by a clock that was ahead. What that clock called expired was
+   passed over, and is good again: the revocation counts from now on instead, and the rest follows (`date_again`).
+6. The CA is listed among the devices, under a name that no device can have, only from its revocation on.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
+import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import ConfigurationError
@@ -49,6 +53,12 @@ from provisioning.store.audit import Action
 from provisioning.store.authorities import AuthorityKind, AuthorityState
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.unfinished_authority_ends import EndedIssuer, UnfinishedAuthorityEnd
+
+log = structlog.get_logger(__name__)
+
+_AHEAD: Final = timedelta(minutes=1)
+"""More than the clocks of several processes on a store differ by."""
+_ACTOR: Final = "provisioning"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +108,30 @@ def revoke_authority(
     facts = {**grounds.facts, "certificates": IN_WHAT_FOLLOWS, "state": AuthorityState.REVOKED}
     audit.append(connection, now, by, Action.CA_CHANGED, name, facts)
     return RevokedAuthority(name, issuer, sequence)
+
+
+def revoked_ahead(connection: Connection, now: datetime) -> list[EndedIssuer]:
+    """Return the CAs that were revoked by a clock that was ahead of *now*, and of which nothing is left to do."""
+    ahead = [EndedIssuer(each.hex()) for each in authorities.revoked_after(connection, now + _AHEAD)]
+    return [each for each in ahead if unfinished_authority_ends.of_issuer(connection, each) is None]
+
+
+def date_again(connection: Connection, issuer: EndedIssuer, now: datetime) -> bool:
+    """Let the revocation of *issuer* count from *now*, and schedule what is good by that; return False if it does."""
+    name = authorities.name_of(connection, issuer.key_id)
+    ca = next(each for each in authorities.every(connection, for_update=True) if each.name == name)
+    if issuer not in revoked_ahead(connection, now):  # Another process was faster.
+        return False
+    own = certificates.find(connection, *certificate_key(ca.certificate))
+    if own is None or own.revocation is None:
+        raise AssertionError("it was recorded with the CA's state")
+    reason, since = own.revocation.reason, own.revocation.invalidity_date
+    authorities.set_state(connection, name, AuthorityState.REVOKED, now)
+    unfinished_authority_ends.begin(connection, issuer, UnfinishedAuthorityEnd(_below(reason), since, now, _ACTOR))
+    facts = {**Grounds(reason, since).facts, "certificates": IN_WHAT_FOLLOWS, "state": AuthorityState.REVOKED}
+    audit.append(connection, now, _ACTOR, Action.CA_CHANGED, name, facts | {"instead_of": ca.changed_at})
+    log.warning("CA was revoked by a clock that was ahead", code="REVOKED_AHEAD", ca=name, by_that_clock=ca.changed_at)
+    return True
 
 
 def begun(connection: Connection, name: str) -> RevokedAuthority | None:

@@ -45,6 +45,7 @@ from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.holds import hold, release, to_be_held, to_be_released
 from provisioning.revocation.listed_end import Listed, list_left, revoke_portion
+from provisioning.revocation.of_authority import date_again, revoked_ahead
 from provisioning.revocation.recording import Changed, record
 from provisioning.revocation.surely_expired import surely_expired
 from provisioning.revocation.taken import facts_before, is_taken_with_its_device
@@ -148,11 +149,19 @@ class Portions:
                     await task
 
     async def finish_left(self) -> None:
-        """Finish every end that is unfinished now."""
+        """Finish every end that is unfinished now, and those of CAs that a clock that was ahead has finished early."""
         try:
             await self.finish_all(await self._database.read(_left))
+            await self._finish_what_was_ahead()
         except Refused as refusal:
             log.warning("ends of devices, keys or CAs not finished", code="END_NOT_FINISHED", detail=refusal.detail)
+
+    async def _finish_what_was_ahead(self) -> None:
+        for issuer in await self._database.read(lambda connection: revoked_ahead(connection, self._clock())):
+            again = partial(date_again, issuer=issuer, now=self._clock())
+            if await self._database.write(again):
+                self.shut_out()
+                await self.finish(issuer)
 
     async def _work(self, which: Many) -> None:
         if isinstance(which, str):

@@ -169,6 +169,16 @@ def is_revoked(connection: Connection, key_id: bytes) -> bool:
     return row is not None and row[0] == AuthorityState.REVOKED.value
 
 
+def revoked_after(connection: Connection, moment: datetime) -> list[bytes]:
+    """Return the key identifiers of issuing CAs that were revoked after *moment*."""
+    statement = select(authorities.c.key_id).where(
+        authorities.c.kind == AuthorityKind.ISSUING.value,
+        authorities.c.state == AuthorityState.REVOKED.value,
+        authorities.c.changed_at > moment,
+    )
+    return [bytes.fromhex(key_id) for key_id in connection.execute(statement).scalars()]
+
+
 def knows(connection: Connection, key_id: bytes) -> bool:
     """Whether any of this fleet's CAs, past or present, has this key."""
     return connection.execute(select(authorities.c.id).where(authorities.c.key_id == key_id.hex())).first() is not None
