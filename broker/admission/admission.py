@@ -49,7 +49,7 @@ from broker.mqtt.connect import Connect
 from provisioning.pki.certificate_reader import CertificateFacts, CertificateReader, facts_of
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity, InvalidIdentity
-from provisioning.pki.revocation import CertificateKey
+from provisioning.pki.revocation import CasAbove, CertificateKey
 
 _MOST_ISSUERS = 1024
 _FORGOTTEN = unavailable(
@@ -239,10 +239,13 @@ class Admission:
             )
         return self.status.refuse_revoked(peer)
 
-    def is_revoked(self, certificate: CertificateKey, authorities: tuple[bytes, ...] = ()) -> bool:
+    def is_revoked(
+        self, certificate: CertificateKey, authorities: tuple[bytes, ...] = (), verified: CasAbove | None = None
+    ) -> bool:
         """Whether *certificate*, of which only this key is known, or a CA above it, is revoked by now.
 
-        *authorities*: the CAs above it, where they are known (`broker.admission.issuers.authorities_of`).
+        *authorities*: the CAs above it, where they are known (`broker.admission.issuers.authorities_of`). *verified*:
+        they themselves, which may be forgotten here by now.
         """
         index = self.status.index
         if index.find(certificate) is not None:
@@ -250,6 +253,8 @@ class Admission:
         # Noted while `cafile` judged, it has what the certificate said about its issuer, and not the issuer's own key.
         if authorities and index.find((authorities[0], certificate[1])) is not None:
             return True
+        if self.trust is None and verified is not None:
+            return verified.find_revoked(index) is not None
         if self.trust is None:
             # After a restart no path is known, but the anchors are.
             anchors = [each for bundle in self.believed.bundles for each in bundle.anchors] if self.believed else []

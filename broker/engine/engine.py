@@ -49,7 +49,7 @@ from broker.session.registry import SessionRegistry
 from broker.session.session import NEVER, Session
 from broker.session.will import Will
 from broker.settings.limits import Limits
-from provisioning.pki.revocation import CertificateKey
+from provisioning.pki.revocation import CasAbove, CertificateKey
 
 
 class Engine(Exchange):
@@ -310,16 +310,23 @@ class Engine(Exchange):
 
     def counts_no_more(self, session: Session) -> bool:
         """Whether the certificate of *session* is no longer trusted, though its client is not disconnected yet."""
-        return self._is_withdrawn(session, session.certificate, session.authorities)
+        verified = None if session.will is None else session.will.verified
+        return self._is_withdrawn(session, session.certificate, session.authorities, verified)
 
     def _is_withdrawn(
-        self, session: Session, certificate: CertificateKey | None, authorities: tuple[bytes, ...]
+        self,
+        session: Session,
+        certificate: CertificateKey | None,
+        authorities: tuple[bytes, ...],
+        verified: CasAbove | None,
     ) -> bool:
         """Whether *certificate* is revoked by now, or the *authorities* that vouched for it are no longer anchors."""
         admission = self.admission
         if self.keeps_revoked or certificate is None:
             return False
-        return admission.is_revoked(certificate, authorities) or not admission.vouches(authorities, session.owner)
+        if admission.is_revoked(certificate, authorities, verified):
+            return True
+        return not admission.vouches(authorities, session.owner)
 
     def forget(self, session: Session, now: float) -> None:
         """End *session*, which has no connection, before it expires."""
@@ -415,7 +422,7 @@ class Engine(Exchange):
 
     def _may_be_published(self, session: Session, will: Will, topic_name: str) -> bool:
         """Whether the certificate under which *will* was left is still trusted, and its topic still permitted."""
-        if self._is_withdrawn(session, will.certificate, will.authorities):
+        if self._is_withdrawn(session, will.certificate, will.authorities, will.verified):
             return False
         return self.admission.permissions(session.owner, session.client_id).may_publish(topic_name)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from broker.mqtt.message import Message
-from provisioning.pki.revocation import CertificateKey
+from provisioning.pki.revocation import CasAbove, CertificateKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,8 @@ class Will:
     """The certificate under which it was left; None: not known."""
     authorities: tuple[bytes, ...] = ()
     """The CAs above that, by their keys; empty: not known."""
+    verified: CasAbove | None = field(default=None, compare=False)
+    """They themselves, where `cafile` alone judges, unless they were never shown, or the broker has been restarted."""
 
     def published(self, now: float) -> Message:
         """Return the message as it is published at *now*: its expiry is counted from here (MQTT 5 §3.1.3.2.4)."""

@@ -29,6 +29,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Protocol
 
 from cryptography import x509
 
@@ -187,3 +188,10 @@ class RevocationIndex:
             if packed is not None:
                 return packed
         return None
+
+
+class CasAbove(Protocol):
+    """The CAs above a certificate."""
+
+    def find_revoked(self, index: RevocationIndex) -> tuple[str, Revocation] | None:
+        """Return the name of the first one that is revoked, with its revocation."""

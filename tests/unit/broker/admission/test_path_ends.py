@@ -21,12 +21,13 @@ from broker.admission.status import RevocationStatus
 from broker.admission.trust import Trust
 from broker.connection.connection import ClientConnection
 from broker.mqtt.codes import ReasonCode
+from broker.mqtt.properties import Properties
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import RevocationIndex, RevocationReason, pack
 from tests.support.pki import DOMAIN, Held, shared_pki
 from tests.support.policies import DEFAULT_POLICY
-from tests.support.wire import FakeTransport, MemoryBroker
+from tests.support.wire import FakeTransport, MemoryBroker, will
 
 PKI = shared_pki()
 NOW = PKI.now
@@ -285,6 +286,33 @@ def test_whose_cas_are_forgotten_is_told_to_show_them_and_cannot_resume_again(mo
     assert str(answer.properties.reason_string).startswith("TRUST_CHANGED: the broker does not remember the CAs")
     full.connect(client_id="meter-1")
     assert (resumed.transport.forgets_tls_session, full.transport.forgets_tls_session) == (True, False)
+
+
+@pytest.mark.parametrize("delay", [0, 5])
+@pytest.mark.parametrize("revoked", [False, True])
+def test_the_will_of_a_client_whose_path_is_forgotten_while_it_is_connected_is_judged_by_that(
+    monkeypatch: pytest.MonkeyPatch, delay: int, *, revoked: bool
+) -> None:
+    """In a fleet of more CAs than are remembered, wills of honest devices were not sent."""
+    monkeypatch.setattr(path_ends, "MOST_PATHS", 1)
+    broker, topic = MemoryBroker(), "fleet/meters/meter-1/event"
+    watcher = broker.service()
+    watcher.subscribe(topic)
+    meter = broker.open(HELD, path=[HELD.der, der(FIRST), der(PKI.root)])
+    meter.connect(
+        client_id="meter-1",
+        properties=Properties(session_expiry_interval=600),
+        will=will(topic, b"gone", will_delay_interval=delay),
+    )
+    broker.open(OF_ANOTHER, path=[OF_ANOTHER.der, der(ANOTHER), der(PKI.root)])
+    if delay:
+        meter.vanish()
+    if revoked:
+        broker.engine.admission.status.index.add(FIRST.revocation)
+    if not delay:
+        meter.vanish()
+    broker.advance(delay + 2)
+    assert watcher.payloads() == ([] if revoked else [b"gone"])
 
 
 def test_who_was_judged_by_cafile_is_found_in_a_list_though_his_certificate_identifies_its_issuer_otherwise() -> None:
