@@ -61,6 +61,24 @@ async def test_a_clock_that_was_ahead_leaves_nothing_good_of_who_was_ended(
         assert (await responding.ask(each)).certificate_status is ocsp.OCSPCertStatus.REVOKED
 
 
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+async def test_what_is_left_of_who_was_ended_by_a_clock_that_was_ahead_is_not_good(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, end: End
+) -> None:
+    make_portions_small(monkeypatch)
+    await many_of(fleet, "meter-1")
+    fleet.clock.advance(31 * DAY)
+    every = await many_of(fleet, "meter-1", more=4)
+    fleet.clock.advance(31 * DAY)
+    await fleet.enrol("meter-2")  # Another device's says nothing about this one.
+    with dying_after(0), pytest.raises(Died):
+        await end(fleet)
+    fleet.clock.advance(-31 * DAY)
+    assert not [each for each in await events(fleet)], "none is revoked itself"
+    for each in every:
+        assert await said_by_ocsp(fleet, each) is not None
+
+
 @pytest.mark.parametrize("portions", [False, True], ids=["at once", "in portions"])
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 async def test_what_had_ended_when_a_later_one_was_issued_is_left_alone(
