@@ -61,6 +61,25 @@ async def test_a_clock_that_was_ahead_leaves_nothing_good_of_who_was_ended(
         assert (await responding.ask(each)).certificate_status is ocsp.OCSPCertStatus.REVOKED
 
 
+@pytest.mark.parametrize("portions", [False, True], ids=["at once", "in portions"])
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+async def test_what_that_clock_had_replaced_is_ended_by_asking_again_when_it_is_right(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, end: End, *, portions: bool
+) -> None:
+    """A later certificate, of a date that is wrong, says that the earlier one has ended: nothing here contradicts it."""
+    if portions:
+        make_portions_small(monkeypatch)
+    replaced = await fleet.enrol("meter-1")
+    fleet.clock.advance(31 * DAY)
+    later = await many_of(fleet, "meter-1", more=3)
+    await end(fleet)
+    fleet.clock.advance(-31 * DAY)
+    assert sorted(each.serial for each in await events(fleet)) == sorted(serials_of(later))
+    await end(fleet)
+    assert sorted(each.serial for each in await events(fleet)) == sorted(serials_of([replaced, *later]))
+    assert await said_by_ocsp(fleet, replaced) is not None
+
+
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 async def test_what_is_left_of_who_was_ended_by_a_clock_that_was_ahead_is_not_good(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, end: End
