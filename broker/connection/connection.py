@@ -56,6 +56,7 @@ _HOLD_SECONDS: Final = 1.0
 _SILENCE: Final = 10.0  # Seconds of silence after which a client that pings counts as idle (`broker.sockets.doze`).
 _MUCH: Final = 1000  # Bytes of an unfinished packet that prove that the client is alive (decision 0135).
 _SMALL_A_PACKET: Final = 64  # PUBACKs and pings that count as one packet (`broker.sockets.work`).
+_DELIVERIES_A_PACKET: Final = 16  # Deliveries, each a packet of its own or at QoS 1, that count as one, too.
 _NEVER: Final = 1 << 60  # More bytes than are ever read: what is behind a waiting packet is not looked at.
 
 
@@ -98,7 +99,7 @@ class ClientConnection(ClientLife):
         maximum = self.terms.limits.max_packet_size if session is not None else engine.limits.max_connect_size
         v5 = self.version is _V5
         storable = journal is None or not journal.failed
-        position = messages = acknowledged = handled = stores = small = 0
+        position = messages = acknowledged = handled = stores = small = deliveries = 0
         work = engine.turn.work
         most = work.done + PORTION
         slow: Holder | None = None
@@ -145,6 +146,7 @@ class ClientConnection(ClientLife):
                                 for append in route.appends_v5:
                                     append(frame)
                         if route.individual:
+                            deliveries += len(route.individual)
                             message = Message(topic, data[topic_end + v5 : end])
                             slow = route.deliver_individually(message, session, now) or slow
                         touch(route)
@@ -162,6 +164,7 @@ class ClientConnection(ClientLife):
                         if route is not None and packet_id != b"\0\0":
                             messages += 1
                             if route.subscribers:
+                                deliveries += len(route.individual) + len(route.reliable)
                                 message = Message(topic, data[payload + v5 : end], 1)
                                 for subscriber in route.reliable:
                                     if subscriber.deliver_reliably(message, now):
@@ -220,7 +223,7 @@ class ClientConnection(ClientLife):
         except Waits:
             self._tail, self._needed = bytearray(data[position:]), _NEVER
             limit = position
-        work.done += small // _SMALL_A_PACKET  # A read holds thousands of them.
+        work.done += small // _SMALL_A_PACKET + deliveries // _DELIVERIES_A_PACKET  # A read holds thousands.
         metrics.messages_received += messages
         metrics.bytes_received += position  # An unfinished packet counts once, when it is whole.
         if acknowledged and session is not None:

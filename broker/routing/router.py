@@ -86,7 +86,7 @@ class Subscriber(Protocol):
 
 Append = Callable[[bytes], None]
 
-_COSTLY = 32
+_COSTLY = 16
 """Deliveries of one message, each a packet of its own, beyond which they are counted: 2 µs each, and a read may hold
 hundreds of messages."""
 

@@ -207,6 +207,22 @@ def test_a_read_full_of_pings_or_acknowledgements_is_a_portion(packet: Packet) -
     assert not client.transport.held, "who acknowledges a few thousand at once is not cut up"
 
 
+@pytest.mark.parametrize("qos", [0, 1])
+@pytest.mark.parametrize("how", ["by itself", "in a share"])
+def test_a_read_full_of_messages_counts_for_the_packets_that_a_few_subscribers_get(qos: int, how: str) -> None:
+    """Else a turn reads 64 times so many: half a second of one device, for five services with identifiers."""
+    broker = MemoryBroker()
+    services = [broker.service("w", client_id=f"w-{number}") for number in range(4)]
+    for service in services:
+        service.subscribe("$share/g/fleet/#" if how == "in a share" else "fleet/#", qos=qos, identifier=1)
+    client = broker.device("meter-1")
+    client.publish(OWN, b"", qos=qos)
+    before = broker.engine.turn.work.done
+    in_one_read(client, *(publication(OWN, b"", qos, packet_id=number + 1 if qos else None) for number in range(320)))
+    assert broker.engine.turn.work.done - before == 320 * (1 if how == "in a share" else 4) // 16
+    assert not client.transport.held, "the data path is not cut up"
+
+
 def test_user_properties_count() -> None:
     greedy = talker()
     packet = publication(OWN, b"", 1, packet_id=1, user_properties=PAIRS * 900)
