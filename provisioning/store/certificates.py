@@ -224,7 +224,7 @@ _NEWEST_SINCE: Final = (
     .scalar_subquery()
 )
 _NOT_SURELY_EXPIRED: Final = or_(
-    unfinished_ends.c.ended_at < certificates.c.not_after, _NEWEST_SINCE < certificates.c.not_after
+    unfinished_ends.c.ended_at < certificates.c.not_after, certificates.c.not_after > _NEWEST_SINCE
 )
 _REVOCATION: Final = Prepared(
     select(

@@ -66,7 +66,7 @@ async def test_a_clock_that_was_ahead_leaves_nothing_good_of_who_was_ended(
 async def test_what_that_clock_had_replaced_is_ended_by_asking_again_when_it_is_right(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, end: End, *, portions: bool
 ) -> None:
-    """A later certificate, of a date that is wrong, says that the earlier one has ended: nothing here contradicts it."""
+    """A later certificate, of a wrong date, says that the earlier one has ended: nothing here contradicts it."""
     if portions:
         make_portions_small(monkeypatch)
     replaced = await fleet.enrol("meter-1")
@@ -93,7 +93,7 @@ async def test_what_is_left_of_who_was_ended_by_a_clock_that_was_ahead_is_not_go
     with dying_after(0), pytest.raises(Died):
         await end(fleet)
     fleet.clock.advance(-31 * DAY)
-    assert not [each for each in await events(fleet)], "none is revoked itself"
+    assert not await events(fleet), "none is revoked itself"
     for each in every:
         assert await said_by_ocsp(fleet, each) is not None
 
