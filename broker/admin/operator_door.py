@@ -43,6 +43,7 @@ from broker.admission.refusal import RefusalCode, Refused, unauthorised
 from broker.engine.engine import Engine
 from broker.mqtt.codes import ReasonCode
 from provisioning.connections.places import Place, Places, hang_up
+from provisioning.pki import resumption
 from provisioning.pki.identity import Role, parse_uri
 from provisioning.pki.key_updates import bound_key_updates
 from provisioning.pki.late_handshake import reset_if_late
@@ -227,7 +228,10 @@ class Operators:
         tls = writer.get_extra_info("ssl_object")
         certificate = tls.getpeercert(True) if tls is not None else None
         admission = self._engine.admission.of_generation(self._generations.get(writer, 0))
-        return admission.examine(certificate, datetime.now(UTC), lambda: verified_path(tls))
+        outcome = admission.examine(certificate, datetime.now(UTC), lambda: verified_path(tls))
+        if isinstance(outcome, Refused) and outcome.code is RefusalCode.TRUST_CHANGED:
+            resumption.forget(tls)  # Its CAs are forgotten: it must show them again.
+        return outcome
 
     def _judge(self, writer: asyncio.StreamWriter) -> str | Refused:
         outcome = self._examine(writer)

@@ -131,7 +131,11 @@ class Admission:
 
         What the anchors of another one vouched for is judged, and not remembered: it says nothing about later clients.
         """
-        return self if generation == self.trust_generation else self.judging_by(self.trust)
+        if generation == self.trust_generation:
+            return self
+        other = self.judging_by(self.trust)
+        other.asker = self.asker  # Otherwise the refusal would be that nobody could be asked.
+        return other
 
     def examine(
         self,

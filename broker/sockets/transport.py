@@ -221,7 +221,7 @@ class TlsTransport(Readiness):
 
     def forget_tls_session(self) -> None:
         """Take note that the client may not come back with the TLS session that it has resumed, if it has."""
-        resumption.forget(self._inside)
+        resumption.forget(self._tls)
 
     def _read(self) -> None:
         receiver, tls = self._receiver, self._tls

@@ -171,8 +171,10 @@ async def follow_together(
             _believe(base_url, response, refuse)
             await _check(base_url, response, after)
             reader, delay = EventReader(after), FeedDelay(silence, heartbeat)
+            waited, ready = 0.0, clock()
             async for chunk in response.aiter_bytes():
                 now, behind = clock(), 0.0
+                waited += now - ready
                 for arrived in reader.together(chunk):
                     if isinstance(arrived, Authorities):
                         hear(arrived.issuing)
@@ -180,9 +182,10 @@ async def follow_together(
                     yield arrived
                     last = arrived[-1]
                     if isinstance(last, Current) and last.elapsed is not None:
-                        behind = delay.of(last.elapsed, now)
+                        behind = delay.of(last.elapsed, now, waited)
                 if behind:
                     raise FeedLost(f"the revocation feed of {base_url} is held back: {behind:.1f} s behind")
+                ready = clock()
     except httpx.ReadTimeout as error:
         raise FeedLost(f"the revocation feed of {base_url} has been silent for {silence:g} s") from error
     except httpx.HTTPError as error:

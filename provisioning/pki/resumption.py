@@ -8,7 +8,8 @@ handshake. A server that remembers its sessions issues one ticket of 32 bytes, w
 
 Rules
 -----
-1. If sessions cannot be kept (`CAN_REMEMBER`), nothing here has an effect, and OpenSSL uses its default.
+1. If sessions cannot be kept (`CAN_REMEMBER`), OpenSSL uses its default, tickets that contain them, and nothing here
+   has an effect but `forget`.
 2. A ticket is used once: a client that used it is given another.
 3. A client that passes TLS but is not admitted gets no ticket, and its session is not kept: it would take 6 KB per
    attempt, and displace sessions of admitted clients. A session it came with stays, unless that is why it is refused
@@ -20,10 +21,10 @@ Rules
 from __future__ import annotations
 
 import ssl
-from typing import Final
+from typing import Any, Final
 
 from provisioning.pki import key_shown
-from provisioning.pki.openssl import AVAILABLE, address_of_context, library
+from provisioning.pki.openssl import AVAILABLE, address_of, address_of_context, library
 from provisioning.pki.resumed_exchange import exchange_less
 
 CAN_REMEMBER: Final = AVAILABLE and ssl.OPENSSL_VERSION_INFO >= (3, 3)
@@ -77,11 +78,21 @@ def leave_nothing(address: int) -> None:
         library.SSL_CTX_remove_session(library.SSL_get_SSL_CTX(address), made)
 
 
-def forget(address: int) -> None:
-    """Forget the session that the client at *address* has resumed: it cannot do so again. 0: it has none."""
-    came_with = library.SSL_get_session(address) if address and CAN_REMEMBER else 0
+def forget(server_side: Any) -> None:
+    """Forget the session that the client of *server_side* (as in `ssl`) has resumed: it cannot do so again. None: gone.
+
+    A ticket that contains its session cannot be taken back. Where there are such, the context resumes none from now on.
+    """
+    if server_side is None:
+        return
+    address = address_of(server_side)
+    came_with = library.SSL_get_session(address) if address else 0
     if came_with:
         library.SSL_CTX_remove_session(library.SSL_get_SSL_CTX(address), came_with)
+    context: ssl.SSLContext = server_side.context
+    if not context.options & ssl.OP_NO_TICKET:
+        context.options |= ssl.OP_NO_TICKET  # What clients hold is then looked for among remembered sessions.
+        context.num_tickets = 0
 
 
 def stay_resumable(address: int) -> None:

@@ -323,3 +323,26 @@ def test_while_the_door_is_shut_nobody_comes_in_and_trust_of_before_counts_no_mo
     judge.believe(judge.trust)
     assert told(judge.refuse_before(begun)) == (RefusalCode.TRUST_CHANGED, ReasonCode.SERVER_UNAVAILABLE)
     assert judge.refuse_before(judge.trust_generation) is None
+
+
+def test_who_came_while_trust_changed_is_not_said_to_lack_an_answer_that_is_asked_for() -> None:
+    """His refusal is another (TRUST_CHANGED), and no responder is to blame."""
+    judge = admission(ocsp=OcspTerms(REQUIRE))
+    inquiry = Inquiry()
+    judge.asker = Answering(inquiry)
+    judge.believe(judge.trust)
+    peer = examine(judge.of_generation(1))
+    assert isinstance(peer, Peer)
+    assert peer.inquiry is inquiry
+
+
+class Answering:
+    """Asks elsewhere; the answer is yet to come."""
+
+    failing = ()
+
+    def __init__(self, inquiry: Inquiry) -> None:
+        self._inquiry = inquiry
+
+    def ask(self, _certificate: x509.Certificate, _issuer: Issuer, _refusal: Refused | None) -> Inquiry:
+        return self._inquiry

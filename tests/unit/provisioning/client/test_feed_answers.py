@@ -70,6 +70,25 @@ async def test_who_says_nothing_for_three_heartbeats_is_given_up() -> None:
         until.set()
 
 
+async def test_a_follower_that_is_busy_with_what_has_waited_does_not_take_it_for_held_back() -> None:
+    """It is ten seconds busy with each of many portions, as with the CAs of a mass revocation."""
+    beat = 'event: current\ndata: {"sequence": 0, "elapsed": %.1f}\n\n'
+    portions = [beat % (number / 10) + ":\n\n" * 30_000 for number in range(8)]
+    now, seen = [0.0], 0
+
+    async def follow(url: str) -> None:
+        nonlocal seen
+        async with aclosing(follow_together(url, PKI.anchors, BROKER, 0, clock=lambda: now[0])) as feed:
+            async for _ in feed:
+                now[0] += 10.0
+                seen += 1
+
+    async with answering(written(200, STREAM, "".join(portions))) as (url, _):
+        with pytest.raises(FeedLost, match="ended the revocation feed"):
+            await follow(url)
+    assert seen == 8, "otherwise they have not come one by one"
+
+
 @pytest.mark.parametrize(("mark", "asked"), [(None, "?after=7 "), ("ab", "?after=7&mark=ab ")])
 async def test_the_place_is_asked_for_by_its_number_and_its_mark(mark: str | None, asked: str) -> None:
     async with answering(b"") as (url, heard):

@@ -10,10 +10,10 @@ HEARTBEAT = 5.0
 SILENCE = 15.0
 
 
-def found(*beats: tuple[float, float]) -> list[float]:
-    """Return what is said of *beats*: when each was made, and when it arrived."""
+def found(*beats: tuple[float, float], busy: float = 0.0) -> list[float]:
+    """Return what is said of *beats*: when each was made, and when it arrived; the follower is *busy* after each."""
     delay = FeedDelay(SILENCE, HEARTBEAT)
-    return [delay.of(made, arrived) for made, arrived in beats]
+    return [delay.of(made, arrived, arrived - busy * number) for number, (made, arrived) in enumerate(beats)]
 
 
 def test_who_passes_on_each_heartbeat_just_before_it_would_be_missed_is_found_out_within_a_minute() -> None:
@@ -49,3 +49,10 @@ def test_nobody_else_is(beats: list[tuple[float, float]]) -> None:
 def test_lateness_counts_once_it_has_lasted() -> None:
     beats = [(0.0, 100.0), (5.0, 121.0), (6.0, 125.9), (7.0, 126.0), (26.0, 126.0), (27.0, 143.0)]
     assert found(*beats) == [0.0, 0.0, 0.0, 19.0, 0.0, 0.0]
+
+
+def test_what_waits_while_the_follower_is_busy_is_late_by_itself() -> None:
+    beats = [(0.1 * number, 100.0 + 10.0 * number) for number in range(20)]
+    assert any(found(*beats)), "somebody else takes that long"
+    assert not any(found(*beats, busy=10.0))
+    assert not any(found(*beats, busy=9.8)), "it also waits for its turn of the event loop"

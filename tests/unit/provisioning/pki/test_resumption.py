@@ -1,0 +1,68 @@
+"""What a server forgets of TLS sessions, whether it remembers them or its tickets contain them."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from typing import Any
+
+import pytest
+
+from provisioning.pki import openssl, resumption
+from provisioning.pki.tls import ClientCertificate, client_context, server_context
+from tests.support.pki import shared_device, shared_pki
+
+PKI = shared_pki()
+
+
+class Server:
+    """A server, and a device that comes back with what it was given first."""
+
+    def __init__(self, version: ssl.TLSVersion, *, remembers: bool) -> None:
+        self._remembers = remembers
+        self._context = server_context(
+            PKI.broker().credential,
+            PKI.anchors,
+            client_certificate=ClientCertificate.REQUIRED,
+            allow_tls12=True,
+            remembered_sessions=8 * remembers,
+        )
+        self._device = client_context(PKI.anchors, shared_device("meter-1").credential, allow_tls12=True)
+        self._device.maximum_version = version
+        self.ticket: ssl.SSLSession | None = None
+
+    def come(self, *, admits: bool = True) -> Any:
+        """Let the device come with its ticket; return the server's side."""
+        to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = self._device.wrap_bio(to_client, to_server, server_hostname="localhost", session=self.ticket)
+        server = self._context.wrap_bio(to_server, to_client, server_side=True)
+        for _ in range(3):
+            for each in (client, server):
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    each.do_handshake()
+        if admits and self._remembers:
+            resumption.offer_ticket(openssl.address_of(server), resumed=bool(server.session_reused))
+        server.write(b"a ticket comes with it")
+        assert client.read(100)
+        assert client.session_reused == server.session_reused
+        resumption.stay_resumable(openssl.address_of(server))
+        if admits:
+            self.ticket = client.session
+        return server
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+@pytest.mark.parametrize("remembers", [True, False], ids=["remembered", "in tickets"])
+def test_whose_session_is_forgotten_comes_with_a_whole_handshake_whatever_he_presents(
+    version: ssl.TLSVersion, *, remembers: bool
+) -> None:
+    """He is told to; with a session that stays, an honest device would be refused until its ticket ends."""
+    if remembers and not resumption.CAN_REMEMBER:
+        pytest.skip("an OpenSSL that lets remembered sessions pile up")
+    server = Server(version, remembers=remembers)
+    assert not server.come().session_reused
+    again = server.come(admits=False)
+    assert again.session_reused, "otherwise there is nothing to forget"
+    resumption.forget(again)
+    for _ in range(2):
+        assert not server.come(admits=False).session_reused
