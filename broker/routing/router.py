@@ -402,6 +402,12 @@ class Routes(dict[bytes, Route]):
         shared = SharedSubscription.parse(topic_filter)
         return None if shared is None else self._groups.get((trust_domain, shared.share_name, shared.topic_filter))
 
+    def returned(self, trust_domain: str, topic_filter: str, member: Member) -> None:
+        """Take note that the client of *member* of the Shared Subscription *topic_filter* is connected again."""
+        group = self.share(trust_domain, topic_filter)
+        if group is not None:
+            group.returned(member)
+
     def leave(self, trust_domain: str, share_name: str, member: Member, topic_filter: str) -> bool:
         """Remove *member* from the share; return whether it was a member."""
         key = trust_domain, share_name, topic_filter

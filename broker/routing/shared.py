@@ -5,7 +5,8 @@ Theory
 The group is in the subscription tree like any subscriber, so routes, caches and invalidation need not know about
 sharing. It gives each message to the next member in turn that is connected and takes messages; if none is connected, to
 the next whose session persists. Nothing is decided before the message arrives, so a member that leaves takes along only
-what was sent to it. If its *session* ends, what it has not acknowledged goes to another member at QoS 1 (MQTT 5
+what was sent to it. Members that are away are set aside, so that a thousand of them cost a message nothing. If
+its *session* ends, what it has not acknowledged goes to another member at QoS 1 (MQTT 5
 §4.8.2), and at QoS 2 to no other [MQTT-4.8.2-5].
 
 Rules
@@ -60,7 +61,7 @@ class Member(Protocol):
 class ShareGroup:
     """The members of one share name and topic filter, in one trust domain."""
 
-    __slots__ = ("_members", "_next", "_order", "_touched", "name", "outbox")
+    __slots__ = ("_away", "_members", "_next", "_order", "_touched", "_unreachable", "name", "outbox")
 
     takes_shared_frames = False
     v5 = False
@@ -70,6 +71,11 @@ class ShareGroup:
         """The full topic filter of its members' subscriptions, including ``$share/``."""
         self._members: dict[Member, Subscription] = {}
         self._order: list[Member] = []
+        """Those that are connected, and those that have left since the last message."""
+        self._away: dict[Member, None] = {}
+        """Those that were found to be away, for whom messages may be queued, in turn."""
+        self._unreachable: set[Member] = set()
+        """Those that are away, for whom nothing may be queued."""
         self._next = 0
         self._touched: set[Member] = set()
         self.outbox: list[bytes] = []  # Never used: a group always delivers individually.
@@ -94,8 +100,20 @@ class ShareGroup:
         """Remove *member*; return whether it was one."""
         if self._members.pop(member, None) is None:
             return False
-        self._order.remove(member)
+        if member in self._away:
+            del self._away[member]
+        elif member in self._unreachable:
+            self._unreachable.remove(member)
+        else:
+            self._order.remove(member)
         return True
+
+    def returned(self, member: Member) -> None:
+        """Take note that the client of *member* is connected again."""
+        if member in self._away or member in self._unreachable:
+            self._away.pop(member, None)
+            self._unreachable.discard(member)
+            self._order.append(member)
 
     def deliver(self, message: Message, subscription: Subscription, now: float) -> bool:
         """Give *message* to the member whose turn it is; return whether to hold the publisher.
@@ -146,7 +164,6 @@ class ShareGroup:
         order = self._order
         count = len(order)
         slow: Member | None = None
-        away: Member | None = None
         for step in range(count):
             index = (self._next + step) % count
             member = order[index]
@@ -155,14 +172,34 @@ class ShareGroup:
             if member.has_room(min(message.qos, self._members[member].qos)):
                 self._next = index + 1
                 return member
-            if member.connected:
-                slow = slow or member
-            elif message.qos and self._members[member].qos and member.persistent:
-                away = away or member
-        chosen = slow or away
-        if chosen is not None:
-            self._next = order.index(chosen) + 1
-        return chosen
+            if not member.connected:
+                self._set_aside()
+                return self._choose(message)
+            slow = slow or member
+        if slow is not None:
+            self._next = order.index(slow) + 1
+            return slow
+        return self._choose_away(message) if message.qos else None
+
+    def _choose_away(self, message: Message) -> Member | None:
+        for member in self._away:
+            if member.may_get(message.topic):
+                del self._away[member]  # It is the last one now.
+                self._away[member] = None
+                return member
+        return None
+
+    def _set_aside(self) -> None:
+        """Take the members that are away out of the order: at most once for each time that one leaves."""
+        order = self._order
+        self._next = sum(member.connected for member in order[: self._next])
+        self._order = [member for member in order if member.connected]
+        for member in order:
+            if not member.connected:
+                if self._members[member].qos and member.persistent:
+                    self._away[member] = None
+                else:
+                    self._unreachable.add(member)
 
 
 _ANY = Subscription("#", 2)

@@ -213,12 +213,25 @@ _FIND_SERIAL: Final = Prepared(selected(with_der=True).where(certificates.c.seri
 _ENDED: Final = select(unfinished_ends.c.ended_at).where(
     unfinished_ends.c.device_id == certificates.c.device_id, unfinished_ends.c.reason != RELEASE
 )
+# Only what has surely expired is left out (`provisioning.revocation.surely_expired`), as by the portions that follow.
+_OTHERS: Final = certificates.alias()
+_NEWEST_SINCE: Final = (
+    select(_OTHERS.c.issued_at)
+    .where(_OTHERS.c.device_id == certificates.c.device_id)
+    .order_by(_OTHERS.c.id.desc())
+    .limit(1)
+    .correlate(certificates)
+    .scalar_subquery()
+)
+_NOT_SURELY_EXPIRED: Final = or_(
+    unfinished_ends.c.ended_at < certificates.c.not_after, certificates.c.not_after > _NEWEST_SINCE
+)
 _REVOCATION: Final = Prepared(
     select(
         revocations.c.sequence,
         revocations.c.reason,
         revocations.c.revoked_at,
-        _ENDED.where(unfinished_ends.c.ended_at < certificates.c.not_after).scalar_subquery().label("ended_at"),
+        _ENDED.where(_NOT_SURELY_EXPIRED).scalar_subquery().label("ended_at"),
         _ENDED.with_only_columns(unfinished_ends.c.reason).scalar_subquery().label("ended_for"),
         *ENDS_ABOVE,
         select(unfinished_authority_ends.c.reason)

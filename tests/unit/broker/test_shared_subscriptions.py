@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from broker.mqtt.packets import Pubrec
+from broker.session import session
+from broker.session.session import Session
 from tests.support.wire import MemoryBroker, WireClient, id_of, publication
 
 TOPIC = "fleet/meters/meter-1/telemetry"
@@ -96,6 +98,33 @@ def test_messages_in_flight_of_a_session_that_ends_go_to_another(broker: MemoryB
         got += [message.payload for message in messages]
         staying.acknowledge(*messages)
     assert sorted(got) == [b"%d" % number for number in range(8)]
+
+
+def test_a_thousand_members_that_are_away_cost_a_message_nothing(
+    broker: MemoryBroker, meter: WireClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each message asks all of them, and a read of 500 messages takes a fifth of a second."""
+    if not session.__file__.endswith(".py"):
+        pytest.skip("a compiled class cannot be watched")
+    members = workers(broker, 20, session_expiry_interval=600)
+    for member in members:
+        member.leave()
+    publish(meter, 0)
+    asked: list[object] = []
+    has_room = Session.has_room
+
+    def watched(each: Session, qos: int) -> bool:
+        asked.append(each)
+        return has_room(each, qos)
+
+    monkeypatch.setattr(Session, "has_room", watched)
+    publish(meter, *range(1, 41))
+    assert len(asked) == 0
+    back = broker.service("w", client_id="w-7", clean_start=False, session_expiry_interval=600)
+    assert len(back.payloads()) == 2
+    publish(meter, 99, 100)
+    assert back.payloads() == [b"99", b"100"]
+    assert len(asked) == 2
 
 
 def test_what_has_expired_when_a_session_ends_goes_to_nobody(broker: MemoryBroker, meter: WireClient) -> None:

@@ -63,6 +63,43 @@ async def test_a_clock_that_was_ahead_leaves_nothing_good_of_who_was_ended(
 
 @pytest.mark.parametrize("portions", [False, True], ids=["at once", "in portions"])
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+async def test_what_that_clock_had_replaced_is_ended_by_asking_again_when_it_is_right(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, end: End, *, portions: bool
+) -> None:
+    """A later certificate, of a wrong date, says that the earlier one has ended: nothing here contradicts it."""
+    if portions:
+        make_portions_small(monkeypatch)
+    replaced = await fleet.enrol("meter-1")
+    fleet.clock.advance(31 * DAY)
+    later = await many_of(fleet, "meter-1", more=3)
+    await end(fleet)
+    fleet.clock.advance(-31 * DAY)
+    assert sorted(each.serial for each in await events(fleet)) == sorted(serials_of(later))
+    await end(fleet)
+    assert sorted(each.serial for each in await events(fleet)) == sorted(serials_of([replaced, *later]))
+    assert await said_by_ocsp(fleet, replaced) is not None
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+async def test_what_is_left_of_who_was_ended_by_a_clock_that_was_ahead_is_not_good(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, end: End
+) -> None:
+    make_portions_small(monkeypatch)
+    await many_of(fleet, "meter-1")
+    fleet.clock.advance(31 * DAY)
+    every = await many_of(fleet, "meter-1", more=4)
+    fleet.clock.advance(31 * DAY)
+    await fleet.enrol("meter-2")  # Another device's says nothing about this one.
+    with dying_after(0), pytest.raises(Died):
+        await end(fleet)
+    fleet.clock.advance(-31 * DAY)
+    assert not await events(fleet), "none is revoked itself"
+    for each in every:
+        assert await said_by_ocsp(fleet, each) is not None
+
+
+@pytest.mark.parametrize("portions", [False, True], ids=["at once", "in portions"])
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 async def test_what_had_ended_when_a_later_one_was_issued_is_left_alone(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, end: End, *, portions: bool
 ) -> None:
