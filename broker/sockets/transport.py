@@ -239,7 +239,7 @@ class TlsTransport(Readiness):
             if not data:
                 return
             receiver.receive(data, now)
-            turn.allowance -= 1
+            turn.allowance -= 1 + (len(data) >> 10)
             if self._state is not OPEN or not self._events & READABLE:
                 return  # The call that resumes reading looks for bytes inside OpenSSL.
             if not (has_pending(inside) if ahead else burst):

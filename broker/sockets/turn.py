@@ -26,7 +26,10 @@ from broker.sockets.rounds import VERY_MANY, Flushable, Rounds
 from broker.sockets.work import Work
 
 ALLOWANCE: Final = 512
-"""Reads of one turn, beyond one per connection, that all connections share: about 2 ms of work."""
+"""Reads of one turn, beyond one per connection, that all connections share: some milliseconds of work.
+
+A read counts once, and once more for each KB: a full one can hold five hundred messages.
+"""
 
 
 class Touched(Protocol):
@@ -48,7 +51,7 @@ class Turn:
         self.work = Work()
         """The work done so far for all clients that costs more than its bytes."""
         self.allowance = ALLOWANCE
-        """How many more reads all connections together may make in this turn, beyond one each."""
+        """How many more reads, of less than a KB, all connections together may make in this turn, beyond one each."""
         self.after: Callable[[], None] | None = None
         """Called when everything is flushed: the store begins to write the changes of the turn."""
         self.rounds = Rounds(call_soon)

@@ -58,6 +58,9 @@ log = structlog.get_logger(__name__)
 
 _AHEAD: Final = timedelta(minutes=1)
 """More than the clocks of several processes on a store differ by."""
+_FARTHEST: Final = timedelta(days=366)
+"""Beyond, ours is taken to be behind, as that of a machine that has no battery is until it has asked for the time: all
+that the CA ever issued would be revoked."""
 _ACTOR: Final = "provisioning"
 
 
@@ -112,7 +115,8 @@ def revoke_authority(
 
 def revoked_ahead(connection: Connection, now: datetime) -> list[EndedIssuer]:
     """Return the CAs that were revoked by a clock that was ahead of *now*, and of which nothing is left to do."""
-    ahead = [EndedIssuer(each.hex()) for each in authorities.revoked_after(connection, now + _AHEAD)]
+    found = authorities.revoked_between(connection, now + _AHEAD, now + _FARTHEST, now)
+    ahead = [EndedIssuer(each.hex()) for each in found]
     return [each for each in ahead if unfinished_authority_ends.of_issuer(connection, each) is None]
 
 

@@ -169,12 +169,13 @@ def is_revoked(connection: Connection, key_id: bytes) -> bool:
     return row is not None and row[0] == AuthorityState.REVOKED.value
 
 
-def revoked_after(connection: Connection, moment: datetime) -> list[bytes]:
-    """Return the key identifiers of issuing CAs that were revoked after *moment*."""
+def revoked_between(connection: Connection, after: datetime, before: datetime, made_by: datetime) -> list[bytes]:
+    """Return the key identifiers of issuing CAs revoked *after* one time and *before* another, made by a third."""
     statement = select(authorities.c.key_id).where(
         authorities.c.kind == AuthorityKind.ISSUING.value,
         authorities.c.state == AuthorityState.REVOKED.value,
-        authorities.c.changed_at > moment,
+        authorities.c.changed_at.between(after, before),
+        authorities.c.created_at <= made_by,
     )
     return [bytes.fromhex(key_id) for key_id in connection.execute(statement).scalars()]
 

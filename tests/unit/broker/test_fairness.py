@@ -20,6 +20,8 @@ from broker.sockets.turn import ALLOWANCE, Turn
 from broker.sockets.work import PORTION
 
 MOST_READS = 64
+MOST_FULL_READS = 31
+"""Each counts once, and once more for each of its 16 KB."""
 GREEDY = 40
 
 
@@ -123,13 +125,25 @@ def turns(crowd: Crowd, sessions: list[Endless], count: int) -> list[list[int]]:
     return seen
 
 
-def test_one_greedy_publisher_is_read_so_often_a_turn_and_no_more(crowd: Crowd) -> None:
-    greedy = crowd.join(b"x" * RECORD)
+@pytest.mark.parametrize(("size", "most"), [(1023, MOST_READS), (RECORD, MOST_FULL_READS)])
+def test_one_greedy_publisher_is_read_so_often_a_turn_and_no_more(crowd: Crowd, size: int, most: int) -> None:
+    greedy = crowd.join(b"x" * size)
     turns(crowd, [greedy], 2)  # The handshake, and a first read, which is no burst yet.
-    assert {reads for (reads,) in turns(crowd, [greedy], 20)} == {MOST_READS}
+    assert {reads for (reads,) in turns(crowd, [greedy], 20)} == {most}
 
 
-def test_many_greedy_publishers_share_an_allowance_and_everybody_is_served_in_every_turn(crowd: Crowd) -> None:
+@pytest.mark.parametrize(("size", "most"), [(1023, ALLOWANCE), (RECORD, MOST_FULL_READS)])
+def test_many_greedy_publishers_share_an_allowance_and_everybody_is_served_in_every_turn(
+    crowd: Crowd, size: int, most: int
+) -> None:
+    greedy = [crowd.join(b"x" * size) for _ in range(GREEDY)]
+    turns(crowd, greedy, 2)
+    for reads in turns(crowd, greedy, 20):
+        assert min(reads) >= 1, "somebody was not served"
+        assert sum(reads) <= most + len(greedy), "one turn is too long"
+
+
+def test_who_sends_little_is_served_in_every_turn_beside_them(crowd: Crowd) -> None:
     meek = [crowd.join(b"x") for _ in range(5)]
     greedy = [crowd.join(b"x" * RECORD) for _ in range(GREEDY)]
     later = [crowd.join(b"x") for _ in range(5)]
@@ -137,13 +151,13 @@ def test_many_greedy_publishers_share_an_allowance_and_everybody_is_served_in_ev
     turns(crowd, sessions, 2)
     for reads in turns(crowd, sessions, 20):
         assert min(reads) >= 1, "somebody was not served"
-        assert sum(reads) <= ALLOWANCE + MOST_READS + len(sessions), "one turn is too long"
+        assert sum(reads) <= ALLOWANCE + len(sessions), "one turn is too long"
 
 
 @pytest.mark.parametrize(("each", "reads"), [(0, MOST_READS), (PORTION // 4, 4), (PORTION * 2, 1)])
 def test_reads_that_cost_much_end_the_turn_of_who_sends_so(crowd: Crowd, each: int, reads: int) -> None:
     """Portions are of a turn, not of a read: each of 64 reads could be just below one."""
-    greedy = crowd.join(b"x" * RECORD, Costly(crowd.turn, each))
+    greedy = crowd.join(b"x", Costly(crowd.turn, each))
     meek = crowd.join(b"x")
     turns(crowd, [greedy, meek], 2)
     for of_greedy, of_meek in turns(crowd, [greedy, meek], 20):

@@ -163,11 +163,18 @@ async def test_of_a_ca_revoked_by_a_clock_that_was_ahead_nothing_is_good_when_it
     assert await told_of_the_ca(fleet) == told
 
 
-async def test_a_ca_revoked_by_a_process_whose_clock_is_some_seconds_ahead_is_left_as_it_is(fleet: Fleet) -> None:
-    await fleet.enrol("meter-1")
-    fleet.clock.advance(timedelta(seconds=20))
+@pytest.mark.parametrize(
+    ("lived", "back"),
+    [(DAY, timedelta(seconds=20)), (1000 * DAY, 400 * DAY), (DAY, 3 * DAY)],
+    ids=["by seconds", "by years", "to before it was made"],
+)
+async def test_a_ca_revoked_by_a_clock_that_was_right_is_left_as_it_is(
+    fleet: Fleet, lived: timedelta, back: timedelta
+) -> None:
+    """Another process's clock is some seconds ahead, or this machine does not know the time yet."""
+    fleet.clock.advance(lived)
     await revoke_the_ca(fleet)
     await fleet.revocation.portions.finish_left()
-    fleet.clock.advance(-timedelta(seconds=20))
+    fleet.clock.advance(-back)
     await fleet.revocation.portions.finish_left()
     assert [who for who, _ in await told_of_the_ca(fleet)] == ["boss"]
