@@ -35,7 +35,7 @@ from broker.engine.engine import Engine
 from broker.growing_pause import GrowingPause
 from broker.revocation.enforcement import revoke
 from broker.revocation.many_revoked import ManyRevoked
-from broker.revocation.revocation_rounds import judge_absent, judge_all
+from broker.revocation.revocation_rounds import judge_absent, judge_connected
 from broker.revocation.revoked_services import RevokedServices
 from provisioning.client.feed import (
     FeedAhead,
@@ -231,7 +231,9 @@ class RevocationFeed:
         closed = revoke(self._engine, event.revocation, now)
         is_authority = event.device.startswith(AUTHORITY_PREFIX)
         if is_authority or self._engine.admission.stands_above(event.revocation.key):
-            closed += await judge_all(self._engine, self._clock)
+            closed += await judge_connected(self._engine, self._clock)
+            if self._was_current:  # Otherwise what is still to be read may release them; `_caught_up` judges them.
+                await judge_absent(self._engine, self._clock)
         if self._was_current:
             self._many.come(now)
         if self._revoked_services.concern(event.device):

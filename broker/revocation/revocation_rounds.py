@@ -22,10 +22,16 @@ _Each = TypeVar("_Each")
 
 async def judge_all(engine: Engine, clock: Callable[[], float]) -> int:
     """Close every session that the index no longer permits; return how many of them were connected."""
+    closed = await judge_connected(engine, clock)
+    await judge_absent(engine, clock)
+    return closed
+
+
+async def judge_connected(engine: Engine, clock: Callable[[], float]) -> int:
+    """Put out the connected clients that the index no longer permits; return how many they were."""
     closed = 0
     async for connection, now in _in_turns(engine.connections(), clock):
         closed += enforce(engine, connection, now)
-    await judge_absent(engine, clock)
     engine.turn.request()
     return closed
 
@@ -34,6 +40,7 @@ async def judge_absent(engine: Engine, clock: Callable[[], float]) -> None:
     """End the sessions whose clients were connected when the previous process ended, and are revoked by now."""
     async for session, now in _in_turns(absent(engine), clock):
         forget_revoked(engine, session, now)
+    engine.turn.request()
 
 
 async def _in_turns(those: Iterable[_Each], clock: Callable[[], float]) -> AsyncIterator[tuple[_Each, float]]:

@@ -20,7 +20,7 @@ from provisioning.pki.revocation import RevocationReason
 from provisioning.pki.tls import CredentialFiles
 from tests.support.pki import Held, shared_device, shared_pki, shared_service
 from tests.support.stored import StoredBroker
-from tests.support.wire import KEPT, MemoryBroker
+from tests.support.wire import KEPT, MemoryBroker, will
 
 PKI = shared_pki()
 
@@ -88,6 +88,21 @@ async def test_who_was_revoked_while_no_broker_ran_is_ended_when_all_that_is_kno
     await service.says(Current(1))
     assert [each.client_id for each in after.engine.registry.all()] == ["meter-2"]
     assert [each.client_id for each in after.killed().engine.registry.all()] == ["meter-2"]
+
+
+async def test_whose_hold_is_over_by_the_end_of_what_the_feed_has_to_tell_keeps_his_will(
+    stored: StoredBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That a CA was revoked in between is no reason to judge by half of it who was connected before the restart."""
+    stored.device("meter-1", will=will("fleet/meters/meter-1/event"), **KEPT)
+    after = stored.killed()
+    held, below = shared_device("meter-1"), PKI.authority("A CA that is revoked", PKI.root)
+    hold = revoked(held, RevocationReason.CERTIFICATE_HOLD, "meter-1")
+    gone = replace(revoked(below, device="ca:issuing-ca"), sequence=2)
+    release = ReleaseEvent(3, held.revocation.key, "meter-1")
+    await Service(tmp_path, after, monkeypatch).says(hold, gone, release, Current(3))
+    (session,) = after.engine.registry.all()
+    assert session.will is not None
 
 
 @pytest.mark.parametrize("bundles", [False, True], ids=["cafile", "bundles"])
