@@ -441,9 +441,11 @@ class Session:
             return
         messages = queue.messages
         left = _DRAINED_AT_ONCE
-        while messages and not self.choked and inflight.room > 0:  # A message too large for the client uses no quota.
+        # A message too large for the client uses no quota.
+        while messages and not self.choked and not inflight.waits and inflight.room > 0:
             left -= 1
             if left < 0 and self.connection is not None:
+                inflight.waits = True
                 self.connection.drain_later(now)
                 break
             message = queue.popleft()

@@ -167,6 +167,25 @@ def test_a_long_queue_that_is_dropped_lets_others_be_served_between(why: str) ->
     assert [each.payload for each in backend.received() if isinstance(each, Publish)] == [b""], "it comes in its order"
 
 
+def test_acknowledgements_of_one_read_drop_no_more_of_a_long_queue_than_one_does() -> None:
+    broker = MemoryBroker()
+    backend = broker.service(receive_maximum=3, **KEPT)
+    backend.subscribe("fleet/#", qos=1)
+    topic = "fleet/meters/meter-1/cmd/x"
+    for start in range(0, 9_000, 1_000):
+        ids = range(start + 1, start + 1_001)
+        backend.send(*(publication(topic, b"", 1, packet_id=each, message_expiry_interval=1) for each in ids))
+    taken = [Puback(id_of(each)) for each in backend.received() if isinstance(each, Publish)]
+    assert len(taken) == 3
+    broker.advance(2)
+    broker.engine.turn.begin()
+    backend.connection.receive(b"".join(each.encode(V5) for each in taken), broker.now)
+    broker.engine.turn.end()
+    assert backend.session.queued > 6_000
+    broker.settle()
+    assert backend.session.queued == 0
+
+
 def test_what_is_full_is_said_by_the_name_of_the_setting(broker: MemoryBroker) -> None:
     meter = broker.device("meter-1")
     for name, size in (("messages", 1), ("bytes", 400)):
