@@ -55,7 +55,7 @@ class Inflight(Generic[M]):
         self._receive_maximum = receive_maximum
         self._quota = receive_maximum  # 0 while messages wait for retransmission, so that nothing new overtakes them.
         self.waits = False
-        """Whether sending waits: for the store, which does not have every packet identifier yet, or for others' turn."""
+        """Whether sending waits: for the store, which may lack a packet identifier, or for the turn of others."""
 
     def __len__(self) -> int:
         return len(self._messages)
