@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -337,7 +338,9 @@ async def test_what_comes_on_a_subscription_that_was_refused_has_come(
 
 async def test_a_session_that_is_closed_five_seconds_late_is_closed_too_late(tmp_path: Path) -> None:
     words = failed(await tried(tmp_path, LeavesIn(5.0), "6-revoked-live"))
-    assert words == {"6-revoked-live": NOT_CLOSED}
+    # On a machine that others hold it is waited for, and has come too late.
+    assert re.fullmatch(f"{NOT_CLOSED}|after [5-9].[0-9] s, 3 s at most", words.pop("6-revoked-live"))
+    assert words == {}
 
 
 async def test_a_broker_that_is_slow_on_a_machine_that_others_hold_is_waited_for(

@@ -127,7 +127,8 @@ async def test_mosquitto_sub_verifies_and_gives_up(tmp_path: Path) -> None:
         assert verdicts[f"{stage}.sends-nothing"][0] == "pass"
     assert verdicts["server-expired.comes-back"] == ("warn", "it ended with status 14: it gave up")
     assert verdicts["no-puback.resends"][0] == ("invalid" if "no-puback.resends" in starved else "skip")
-    assert "its keep alive of 5 s takes a --window of 1" in verdicts["half-open.notices"][1]
+    if "half-open.notices" not in starved:
+        assert "its keep alive of 5 s takes a --window of 1" in verdicts["half-open.notices"][1]
 
 
 async def test_mosquitto_as_a_bridge_checks_staples_all_but_whom_they_are_about(tmp_path: Path) -> None:
