@@ -137,7 +137,8 @@ def _identity(path: Path) -> str:
     inode, stat = _inode(path), ctypes.create_string_buffer(256)
     if not inode:
         return _NONE
-    if ctypes.CDLL(None).statx(_HERE, os.fsencode(path), 0, _BORN, stat) != 0:
+    statx = getattr(ctypes.CDLL(None), "statx", None)  # Older C libraries have none.
+    if statx is None or statx(_HERE, os.fsencode(path), 0, _BORN, stat) != 0:
         return str(inode)
     (known,) = struct.unpack_from("=I", stat, 0)
     seconds, nanoseconds = struct.unpack_from("=qI", stat, 80) if known & _BORN else (0, 0)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from structlog.testing import capture_logs
@@ -159,13 +160,11 @@ def test_a_lock_file_that_says_something_else_is_no_matter(killed: Path) -> None
     assert killed.with_suffix(".lock").read_bytes() == b""
 
 
-def test_a_file_system_that_does_not_know_when_a_file_was_made_is_no_matter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("library", [{"statx": lambda *_: -1}, {}], ids=["file system", "C library"])
+def test_who_does_not_know_when_a_file_was_made_is_no_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: dict[str, object]
 ) -> None:
-    class Library:
-        statx = staticmethod(lambda *_: -1)
-
-    monkeypatch.setattr("ctypes.CDLL", lambda _: Library)
+    monkeypatch.setattr("ctypes.CDLL", lambda _: SimpleNamespace(**library))
     assert opened(tmp_path / "broker.db") == (["STORE_CREATED"], 0)
 
 
