@@ -10,8 +10,7 @@ once more, and gives away what is left.
 
 Rules
 -----
-1. Each message is given to one member, and after a crash to no second one. While plugins are asked about it, it is in no
-   session.
+1. Each message is given to one member, after a crash, too. While plugins are asked about it, it is in no session.
 2. Who connects under the name of the ended session waits until all is given away: the store has one session of a
    client identifier and owner, and so a client cannot leave messages faster than they are given away.
 3. A broker that stops gives everything away at once: nobody else has to be served.
