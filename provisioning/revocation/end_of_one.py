@@ -30,7 +30,7 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation import portions as portioned
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.issued_to import TooMany, first_of_key

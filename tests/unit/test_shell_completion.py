@@ -78,6 +78,23 @@ def test_completion_waits_for_no_library_and_no_command(program: str, shell: str
     assert {each for each in modules if COMMANDS.fullmatch(each)} <= SHARED
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "revoke --reason s",
+        "suspend --dev",
+        "decommission --dev",
+        "token create --role b",
+        "token list --s",
+        "ca revoke --r",
+    ],
+)
+def test_no_option_is_completed_by_way_of_the_libraries(typed: str) -> None:
+    output, modules = completed(f"fleet-provisioning {typed}", "bash")
+    assert output
+    assert not LATE & modules
+
+
 def test_what_fish_is_offered_is_plain_text_on_one_line_each() -> None:
     """Rendered by rich, long help was wrapped, and its second line was offered as a word; ``[…]`` was left out."""
     output, _ = completed("fleet-broker run --p", "fish")
@@ -175,7 +192,7 @@ def test_bash_itself_offers_files_only_where_one_may_stand(tmp_path: Path, typed
         "fleet-provisioning", ["--show-completion", "bash"], _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1"
     )
     (tmp_path / "profile").write_text(
-        f"{script}\nPS1= PS2=\nbind 'set enable-bracketed-paste off' 'set bell-style none'\n"
+        f"{script}\nPS1=ready\nexec 2>&1\nbind 'set enable-bracketed-paste off' 'set bell-style none'\n"
     )
     environment = os.environ | {
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
@@ -184,8 +201,10 @@ def test_bash_itself_offers_files_only_where_one_may_stand(tmp_path: Path, typed
     }
     shell = ["/bin/bash", "--noprofile", "--rcfile", "profile", "-i"]
     with on_a_terminal(shell, environment, tmp_path / "log", tmp_path) as (_, terminal):
-        os.write(terminal, f"{typed}\t\x01echo said: \x05\r".encode())  # To the line's beginning, and to its end.
         said = b""
+        while not said.endswith(b"ready"):  # What is typed before it reads a line is the terminal's to edit.
+            said += os.read(terminal, 4096)
+        os.write(terminal, f"{typed}\t\x01echo said: \x05\r".encode())  # To the line's beginning, and to its end.
         while (found := re.search(rb"\r?\nsaid: (.*)\r\n", said)) is None:
             said += os.read(terminal, 4096)
     assert found[1].decode().strip() == becomes

@@ -12,8 +12,8 @@ from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.token_retention import TokenRetention
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Refused
-from provisioning.pki.identity import Role
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.store import audit, token_inventory, tokens
 from provisioning.store.tables import tokens as token_rows
 from provisioning.store.token_inventory import TokenFilter, TokenState
