@@ -20,7 +20,8 @@ from broker.sources.trust_files import read_anchors
 from broker.state_directory import NoDirectory
 from broker.store.database_files import _identity
 from broker.store.sqlite import SqliteStore
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from provisioning.pki.tls import TlsConfigurationError
 from tests.support.crl import crl
 from tests.support.pki import DOMAIN, SERVER, Pki, shared_device, shared_pki

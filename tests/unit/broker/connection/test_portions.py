@@ -12,7 +12,7 @@ from broker.mqtt.packets import Packet, Pingreq, Pingresp, Puback, Publish, Suba
 from broker.mqtt.properties import Properties
 from broker.sockets.transport import RECORD
 from broker.sockets.work import PORTION
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from tests.support.pki import shared_device
 from tests.support.policies import of_roles
 from tests.support.wire import V5, V311, MemoryBroker, WireClient, publication, request
