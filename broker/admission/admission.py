@@ -240,12 +240,12 @@ class Admission:
         return self.status.refuse_revoked(peer)
 
     def is_revoked(
-        self, certificate: CertificateKey, authorities: tuple[bytes, ...] = (), verified: CasAbove | None = None
+        self, certificate: CertificateKey, authorities: tuple[bytes, ...] = (), above: CasAbove | None = None
     ) -> bool:
         """Whether *certificate*, of which only this key is known, or a CA above it, is revoked by now.
 
-        *authorities*: the CAs above it, where they are known (`broker.admission.issuers.authorities_of`). *verified*:
-        they themselves, which may be forgotten here by now.
+        *above*: the CAs above it, which may be forgotten here by now. *authorities*: their keys, if no more is known of
+        them (`broker.admission.issuers.authorities_of`).
         """
         index = self.status.index
         if index.find(certificate) is not None:
@@ -253,14 +253,14 @@ class Admission:
         # Noted while `cafile` judged, it has what the certificate said about its issuer, and not the issuer's own key.
         if authorities and index.find((authorities[0], certificate[1])) is not None:
             return True
-        if self.trust is None and verified is not None:
-            return verified.find_revoked(index) is not None
+        if above is not None:
+            return above.find_revoked(index) is not None
         if self.trust is None:
-            # After a restart no path is known, but the anchors are.
-            anchors = [each for bundle in self.believed.bundles for each in bundle.anchors] if self.believed else []
-            return self._ends.is_doubtful(certificate[0], authorities, index) or any(
-                each.find_revoked(index) is not None for each in anchors if each.key_id in authorities
-            )
+            if self._ends.is_doubtful(certificate[0], authorities, index):
+                return True
+            # The path was left by a broker that did not store it; the anchors are known.
+            anchors = (each for bundle in self.believed.bundles for each in bundle.anchors) if self.believed else ()
+            return any(each.find_revoked(index) is not None for each in anchors if each.key_id in authorities)
         issuers = self.trust.issuers_with(authorities[0] if authorities else certificate[0], self.trust_domain)
         return any(issuer.find_revoked(index) is not None for issuer in issuers)
 
@@ -271,7 +271,7 @@ class Admission:
     def stays(self, peer: Peer) -> None:
         """Take note that *peer*, admitted in an earlier generation of trust, is still connected, below the same CAs."""
         if self.trust is None and peer.verified is not None:
-            self._ends.revoked_as.update(peer.verified.revoked_as)
+            self._ends.revoked_as.update(peer.verified.path_revoked_as)
 
     def vouches(self, authorities: tuple[bytes, ...], identity: Identity) -> bool:
         """Whether one of *authorities* is still an anchor for *identity*; also true if that is not known."""

@@ -68,7 +68,7 @@ class VerifiedPath:
         ]
 
     @property
-    def revoked_as(self) -> list[CertificateKey]:
+    def path_revoked_as(self) -> list[CertificateKey]:
         """How the revocation index identifies its CAs."""
         return [key for key, _ in self._revocable]
 
@@ -108,7 +108,7 @@ class PathEnds:
             if len(self._paths) >= MOST_PATHS:
                 self._forget(next(iter(self._paths)))
             known = self._paths[key] = VerifiedPath(above)
-            self.revoked_as.update(known.revoked_as)
+            self.revoked_as.update(known.path_revoked_as)
             self._count(issuer_key_id, known)
         return known
 
@@ -150,7 +150,7 @@ class PathEnds:
     def _forget(self, key: tuple[bytes, ...]) -> None:
         del self._paths[key]
         self._has_forgotten = True
-        self.revoked_as = {each for path in self._paths.values() for each in path.revoked_as}
+        self.revoked_as = {each for path in self._paths.values() for each in path.path_revoked_as}
         self._ends.pop(key[0], None)
         for (issuer_key_id, *_), path in self._paths.items():
             if issuer_key_id == key[0]:
