@@ -49,6 +49,7 @@ from broker.mqtt.connect import Connect
 from provisioning.pki.certificate_reader import CertificateFacts, CertificateReader, facts_of
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity, InvalidIdentity
+from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import CasAbove, CertificateKey
 
 _MOST_ISSUERS = 1024
@@ -202,6 +203,8 @@ class Admission:
             verified = self._verified_path(issuer_key_id, certificate, path())
             if verified is not None:
                 not_after, authorities = min(not_after, verified.ends), verified.authorities
+            elif self._is_anchor(certificate):
+                authorities = (key_identifier(x509.load_der_x509_certificate(certificate).public_key()),)
         else:  # The issuer's own key, not what the certificate claims about its issuer.
             issuer_key_id, authorities = issuer.key_id, issuer.authorities
             not_after = min(not_after, issuer.not_after)
@@ -255,12 +258,12 @@ class Admission:
             return True
         if above is not None:
             return above.find_revoked(index) is not None
-        if self.trust is None:
-            if self._ends.is_doubtful(certificate[0], authorities, index):
+        if self.trust is None:  # It is an anchor itself, or an older broker has stored it: the anchors are known.
+            anchors = [each for bundle in self.believed.bundles for each in bundle.anchors] if self.believed else []
+            if any(each.find_revoked(index) is not None for each in anchors if each.key_id in authorities):
                 return True
-            # The path was left by a broker that did not store it; the anchors are known.
-            anchors = (each for bundle in self.believed.bundles for each in bundle.anchors) if self.believed else ()
-            return any(each.find_revoked(index) is not None for each in anchors if each.key_id in authorities)
+            is_all_known = bool(authorities) and any(each.key_id == authorities[0] for each in anchors)
+            return not is_all_known and self._ends.is_doubtful(certificate[0], authorities, index)
         issuers = self.trust.issuers_with(authorities[0] if authorities else certificate[0], self.trust_domain)
         return any(issuer.find_revoked(index) is not None for issuer in issuers)
 
@@ -384,7 +387,18 @@ class Admission:
 
     def _verified_path(self, issuer_key_id: bytes, certificate: bytes, path: Sequence[bytes]) -> VerifiedPath | None:
         """Return the CAs above *certificate*, from this handshake or an earlier one, if they are known."""
-        return self._ends.verified(issuer_key_id, path) if path else self._ends.known(issuer_key_id, certificate)
+        if path:
+            return self._ends.verified(issuer_key_id, path)
+        try:
+            return self._ends.known(issuer_key_id, certificate)
+        except Forgotten:
+            if self._is_anchor(certificate):
+                return None  # There never were any.
+            raise
+
+    def _is_anchor(self, certificate: bytes) -> bool:
+        """Whether *certificate* is itself an anchor, and no other anchor has issued it."""
+        return self.believed is not None and certificate in self.believed.topmost
 
     def believe(self, trust: Trust | None) -> None:
         """Begin another generation: apply *trust*, or other anchors in `cafile`, from now on."""

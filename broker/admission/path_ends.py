@@ -21,7 +21,8 @@ Rules
 1. Only CAs of paths that OpenSSL has verified are learned. Their number is limited; the one learned first is dropped
    first. As long as none was dropped, an unknown CA imposes nothing: its clients end with their own certificates, which
    are anchors themselves. Afterwards what a certificate says about its issuer is confirmed by the signature, and of a
-   client whose CA is unknown everything may be wrong: it has to show the path again (`Forgotten`).
+   client whose CA is unknown everything may be wrong: it has to show the path again (`Forgotten`), unless its
+   certificate is one of the anchors.
 2. A path ends with the first of its certificates to expire. Of several paths above one CA (it was renewed, say), the
    one that lasts longest counts for resumed sessions.
 3. It belongs to one generation of trust: what earlier anchors vouched for no longer counts. No I/O, no clock.

@@ -58,7 +58,9 @@ class Trust:
         """The issuer at the start of each path, by the path's CA certificates."""
         self._issuers: dict[tuple[bytes, str], Issuer] = {}
         """One of those issuers per issuing CA and bundle, used where there is no path."""
-        anchors = (anchor for bundle in self.bundles for anchor in bundle.anchors)
+        anchors = [anchor for bundle in self.bundles for anchor in bundle.anchors]
+        self.topmost = frozenset(each.certificate.public_bytes(Encoding.DER) for each in anchors if each.above is None)
+        """The anchors, in DER, that no other one has issued: where `cafile` alone judges, devices may be among them."""
         self.revoked_as = {key for anchor in anchors for key in anchor.path_revoked_as}
         """How the revocation index identifies every known CA."""
 
