@@ -18,7 +18,8 @@ from broker.settings.config_file import ConfigError, read_file
 from broker.settings.config_loading import load
 from broker.sources.trust_files import read_anchors
 from broker.state_directory import NoDirectory
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from provisioning.pki.tls import TlsConfigurationError
 from tests.support.crl import crl
 from tests.support.pki import DOMAIN, SERVER, Pki, shared_device, shared_pki

@@ -106,11 +106,13 @@ def test_where_there_is_a_feed_a_bundle_waits_for_it_though_the_broker_does_not(
 
 
 def test_it_is_current_from_when_all_was_read_until_the_source_is_lost() -> None:
-    freshness, states = Freshness(10.0), []
-    steps = (lambda: None, lambda: freshness.current(5.0), freshness.lost, lambda: freshness.current(6.0))
-    for step in steps:
-        step()
+    freshness = Freshness(10.0)
+    states = [freshness.is_current]
+    for _ in range(2):
+        freshness.current(5.0)
         states.append(freshness.is_current)
-    assert states == [False, True, False, True]
+        freshness.lost()
+        states.append(freshness.is_current)
+    assert states == [False, True, False, True, False]
     assert Freshness(0.0, always_acceptable=True).is_current, "there is nothing to be read"
     assert not Freshness(0.0, always_acceptable=True, policy="advisory").is_current

@@ -20,9 +20,10 @@ from provisioning.ca.issuer import IssuanceRequest, Issuer
 from provisioning.ca.profile import ProfileConfig, profile_of
 from provisioning.config import Settings
 from provisioning.errors import Code, Refused
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
 from provisioning.pki.keys import PrivateKey, generate_key, key_identifier
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.signers import pkcs11_module
 from provisioning.signers.file import FileSigner
 from provisioning.signers.pkcs11 import _PROTECTION, Pkcs11Signer
