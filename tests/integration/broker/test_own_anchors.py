@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from broker.mqtt.packets import Publish
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.pki import DOMAIN, Held, Pki, pem_of
 from tests.support.tls_client import TlsClient, attempt
