@@ -132,7 +132,7 @@ def test_nothing_is_known_of_the_distance_before_a_good_device_is_connected(tmp_
 async def test_a_keep_alive_that_ends_too_early_does_so_across_any_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, distance: Distance, fault: Fault, early: bool
 ) -> None:
-    """CONNECT takes half a round trip to the broker, and so does the end back: the broker does not wait in that time."""
+    """CONNECT takes half a round trip to the broker, and the end takes half a one back: the broker waits in neither."""
     monkeypatch.setattr(run, "MOST_WAITING", 10.0)
     for module in (bystander, conduct_cases):
         monkeypatch.setattr(module, "distance_of", lambda _: distance)
