@@ -24,7 +24,7 @@ from sqlalchemy.engine import Connection
 from provisioning.enrolment.attempt import Attempt
 from provisioning.enrolment.ways.way import Vouched
 from provisioning.errors import Code, Refused
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.store import listed_devices, operators, tokens
 from provisioning.store.groups import Group, WayName
 

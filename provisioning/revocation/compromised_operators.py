@@ -13,8 +13,8 @@ from datetime import datetime
 
 from sqlalchemy.engine import Connection
 
-from provisioning.pki.identity import Role
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.revocation.grounds import Grounds
 from provisioning.store import approvals, tokens
 from provisioning.store.devices import Device

@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Refusals
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.program.collector import paused
 from provisioning.revocation.batch import Batch, Heard, finish_later, look_up, told
 from provisioning.revocation.compromised_operators import Voided, void_made_with

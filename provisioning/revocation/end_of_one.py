@@ -30,7 +30,7 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation import portions as portioned
 from provisioning.revocation.compromised_operators import Voided, void_made_with
 from provisioning.revocation.grounds import Grounds

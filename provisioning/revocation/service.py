@@ -34,8 +34,8 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
-from provisioning.pki.identity import Role
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.revocation.batch import Heard, nobody_follows
 from provisioning.revocation.compromised_operators import Voided, void_made_with
 from provisioning.revocation.end_of_many import End, EndOfMany

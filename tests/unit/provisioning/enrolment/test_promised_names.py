@@ -15,9 +15,9 @@ from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.tokens import IssuedToken, TokenOrder
 from provisioning.errors import Code
-from provisioning.pki.identity import Role
 from provisioning.pki.keys import PrivateKey, generate_key, spki_fingerprint
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from tests.support.fleet import Fleet
 from tests.support.manufacturer import Manufacturer
 from tests.support.operators import operator

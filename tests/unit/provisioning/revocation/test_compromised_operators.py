@@ -16,9 +16,9 @@ from provisioning.enrolment.groups import parse_ways
 from provisioning.enrolment.token_retention import TokenRetention
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Pending, Refused
-from provisioning.pki.identity import Role
 from provisioning.pki.keys import PrivateKey, generate_key
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.store import audit, token_inventory, tokens
 from provisioning.store.groups import Group
 from provisioning.store.tables import tokens as token_rows
