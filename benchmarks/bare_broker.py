@@ -16,7 +16,8 @@ from broker.admission.admission import Admission, Admitted
 from broker.admission.guard import Guard
 from broker.admission.peer import Peer
 from broker.mqtt.connect import Connect
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 
 _A_DAY = 86_400.0
 

@@ -29,8 +29,8 @@ from provisioning.client.csr import build_csr
 from provisioning.client.est import EstClient
 from provisioning.client.operator import OperatorClient
 from provisioning.client.operator_answers import IssuedToken
-from provisioning.pki.identity import Role
 from provisioning.pki.keys import generate_key, write_private
+from provisioning.pki.role import Role
 from provisioning.pki.tls import CredentialFiles, client_context
 
 GROUP = "bench"

@@ -17,7 +17,8 @@ from pathlib import Path
 from pki import BACKEND, GROUP, TRUST_DOMAIN, BenchPki
 from processes import Child, ChildFailed
 
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 
 _RABBITMQ_BIN = "/usr/lib/rabbitmq/bin"
 _START_SECONDS = 60

@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
 from provisioning.pki.keys import generate_key, key_to_pem
+from provisioning.pki.role import Role
 from provisioning.pki.tls import CredentialFiles
 
 TRUST_DOMAIN = "bench.internal"

@@ -46,7 +46,7 @@ from rich.table import Table
 
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
 from provisioning.client.operator import RequestRefused, ServiceUnavailable
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 
 GOAL_P99_SECONDS = 0.1
 _NOT_AUTHORISED_ANY_MORE = 0x98  # MQTT 5: DISCONNECT, administrative action.

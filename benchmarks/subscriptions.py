@@ -35,7 +35,8 @@ from broker.mqtt.subscription import Subscription  # noqa: E402
 from broker.routing.router import Routes  # noqa: E402
 from broker.session.queue import QueueLimits  # noqa: E402
 from broker.session.session import Session  # noqa: E402
-from provisioning.pki.identity import Identity, Role  # noqa: E402
+from provisioning.pki.identity import Identity  # noqa: E402
+from provisioning.pki.role import Role  # noqa: E402
 
 WILDCARDS = {
     "matching nothing of theirs": "fleet/all/#",

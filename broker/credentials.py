@@ -35,9 +35,10 @@ from broker.own_certificate import CredentialError, read_certificate
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
 from provisioning.errors import Code
-from provisioning.pki.identity import InvalidIdentity, Role, identity_of
+from provisioning.pki.identity import InvalidIdentity, identity_of
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import generate_key, key_to_pem, write_draft
+from provisioning.pki.role import Role
 from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
 from provisioning.program.durable_names import make_folder, replace_by
 from provisioning.program.spread import spread

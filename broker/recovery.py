@@ -39,7 +39,8 @@ from broker.session.incoming import Incoming
 from broker.session.session import NEVER, Session
 from broker.session.will import Will
 from broker.store.journal import Journal
-from broker.store.sqlite import SqliteStore, unusable
+from broker.store.soundness import unusable
+from broker.store.sqlite import SqliteStore
 from provisioning.pki.identity import Identity, parse_uri
 
 log = structlog.get_logger("broker")

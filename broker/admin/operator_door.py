@@ -44,10 +44,11 @@ from broker.engine.engine import Engine
 from broker.mqtt.codes import ReasonCode
 from provisioning.connections.places import Place, Places, hang_up
 from provisioning.pki import resumption
-from provisioning.pki.identity import Role, parse_uri
+from provisioning.pki.identity import parse_uri
 from provisioning.pki.key_updates import bound_key_updates
 from provisioning.pki.late_handshake import reset_if_late
 from provisioning.pki.openssl import address_of
+from provisioning.pki.role import Role
 from provisioning.pki.seen_out import see_out_if_refused
 from provisioning.pki.tls import verified_path
 from provisioning.program.once_a_minute import OnceAMinute

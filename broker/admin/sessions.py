@@ -35,7 +35,8 @@ from broker.connection.lifetime import KEEP_ALIVE_FACTOR
 from broker.engine.engine import Engine
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.session.session import NEVER, Session
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from provisioning.program.moments import rfc3339
 from provisioning.program.printable import printable
 

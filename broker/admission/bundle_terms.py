@@ -24,7 +24,8 @@ from broker.admission.refusal import RefusalCode, Refused, unauthorised
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
 from broker.settings.trust_settings import TrustSettings
-from provisioning.pki.identity import Identity, Role, identity_of
+from provisioning.pki.identity import Identity, identity_of
+from provisioning.pki.role import Role
 
 LEAST_RSA_BITS = 2048
 LEAST_CURVE_BITS = 256

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import structlog
 
 from broker.settings.trust_settings import ANY, TrustSettings
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 
 log = structlog.get_logger("broker")
 

@@ -36,8 +36,8 @@ from broker.admission.refusal import RefusalCode, Refused
 from broker.metrics import Metrics
 from broker.mqtt.codes import ReasonCode
 from broker.settings.limits import Limits
-from provisioning.pki.identity import Role
 from provisioning.pki.revocation import CertificateKey
+from provisioning.pki.role import Role
 
 log = structlog.get_logger("broker")
 

@@ -24,8 +24,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import NameOID
 
 from broker.settings.trust_settings import IdentitySource
-from provisioning.pki.identity import Identity, InvalidIdentity, Role, identity_of
+from provisioning.pki.identity import Identity, InvalidIdentity, identity_of
 from provisioning.pki.keys import spki_fingerprint
+from provisioning.pki.role import Role
 
 _LONGEST_VALUE = 1024
 

@@ -38,7 +38,8 @@ from itertools import chain
 from broker.admission.filter_template import FilterTemplate
 from broker.mqtt.filter_set import NO_FILTERS, FilterSet
 from broker.mqtt.topics import SEPARATOR, covers, matches, overlaps
-from provisioning.pki.identity import SCHEME, Identity, Role
+from provisioning.pki.identity import SCHEME, Identity
+from provisioning.pki.role import Role
 
 _UNSAFE_LEVEL = re.compile(r"[/+#\x00]|^\$|^$")
 _MOST_COMPILED = 256

@@ -14,8 +14,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from broker.admission.filter_template import FilterTemplate, InvalidFilter
 from broker.admission.mosquitto_acl import is_acl
 from broker.admission.policy import DeniedPublish, Kind, Rules, Section, TopicPolicy
-from provisioning.pki.identity import SCHEME, InvalidIdentity, Role, check_name, parse_uri
+from provisioning.pki.identity import SCHEME, InvalidIdentity, check_name, parse_uri
 from provisioning.pki.open_to_all import written_by_all
+from provisioning.pki.role import Role
 from provisioning.program.given_toml import NotToml, toml_of
 
 DEFAULT_POLICY_FILE = Path(__file__).with_name("default_policy.toml")

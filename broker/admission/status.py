@@ -27,7 +27,8 @@ from broker.admission.refusal import RefusalCode, Refused, unauthorised, unavail
 from broker.mqtt.codes import ReasonCode
 from provisioning.pki.crl import distribution_points
 from provisioning.pki.ocsp import Answer
-from provisioning.pki.revocation import CertificateKey, Revocation, RevocationIndex, RevocationReason
+from provisioning.pki.revocation import CertificateKey, Revocation, RevocationIndex
+from provisioning.pki.revocation_reason import RevocationReason
 
 _MAY_COME_BACK = frozenset({RevocationReason.CERTIFICATE_HOLD, RevocationReason.SUPERSEDED})
 

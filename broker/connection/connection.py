@@ -56,6 +56,7 @@ _HOLD_SECONDS: Final = 1.0
 _SILENCE: Final = 10.0  # Seconds of silence after which a client that pings counts as idle (`broker.sockets.doze`).
 _MUCH: Final = 1000  # Bytes of an unfinished packet that prove that the client is alive (decision 0135).
 _SMALL_A_PACKET: Final = 64  # PUBACKs and pings that count as one packet (`broker.sockets.work`).
+_SMALL_AT_ONCE: Final = 512  # Of these, out of the thousands that a read can hold; then others are served.
 _DELIVERIES_A_PACKET: Final = 16  # Deliveries, each a packet of its own or at QoS 1, that count as one, too.
 _NEVER: Final = 1 << 60  # More bytes than are ever read: what is behind a waiting packet is not looked at.
 
@@ -194,6 +195,8 @@ class ClientConnection(ClientLife):
                     acknowledged += 1  # Messages that waited for a send quota may be in the outbox now.
                     small += 1
                     position = end
+                    if small >= _SMALL_AT_ONCE and position < limit:
+                        wait_a_turn(self, None, engine.turn, now)
                     continue
                 elif first == _PINGREQ and length == 0 and session is not None:
                     session.outbox.append(PINGRESP)
@@ -201,6 +204,8 @@ class ClientConnection(ClientLife):
                     handled += 1
                     small += 1
                     position = end
+                    if small >= _SMALL_AT_ONCE and position < limit:
+                        wait_a_turn(self, None, engine.turn, now)
                     continue
                 position = end
                 handled += 1

@@ -35,8 +35,8 @@ def work_of(packet: Packet, length: int) -> int:
     return 1 + (length >> 4)
 
 
-def wait_a_turn(connection: Client, packet: Packet, turn: Turn, now: float) -> NoReturn:
-    """Delay *packet*, and what is behind it, until all other clients have had a turn. Raises `Waits`.
+def wait_a_turn(connection: Client, packet: Packet | None, turn: Turn, now: float) -> NoReturn:
+    """Delay *packet*, if any, and what is behind it, until all other clients have had a turn. Raises `Waits`.
 
     It is handled as of *now*, the time of the read, so that a client that has to rest (`broker.connection.meter`) gets
     no credit for the delay.

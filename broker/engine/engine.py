@@ -29,6 +29,7 @@ from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused, unauthorised
 from broker.engine.client import Client
 from broker.engine.deadlines import Deadlines
+from broker.engine.estate import Estates
 from broker.engine.exchange import Exchange, when_known
 from broker.engine.held_lines import HeldLines
 from broker.engine.history import LONGEST_SHOWN, Happened, History, named
@@ -41,7 +42,7 @@ from broker.engine.terms import CurrentTerms
 from broker.engine.unwritten_end import end_in_store, refuse_to_end, what_to_wait_for
 from broker.engine.vouched import stamp_of
 from broker.mqtt.codes import ReasonCode
-from broker.mqtt.message import Message, PersonalMessage
+from broker.mqtt.message import Message
 from broker.routing.retained import Room
 from broker.session.name import session_name
 from broker.session.queue import QueueLimits
@@ -59,6 +60,7 @@ class Engine(Exchange):
         "admission",
         "connected",
         "deadlines",
+        "estates",
         "guard",
         "history",
         "keeps_revoked",
@@ -85,6 +87,7 @@ class Engine(Exchange):
         self.terms = CurrentTerms(admission.trust_generation, limits)
         self.guard = Guard(limits, self.metrics)
         self.deadlines: Deadlines[Client] = Deadlines(now)
+        self.estates = Estates(self)
         self.history = History(limits.max_history)
         self.lines = HeldLines(call_soon)
         self.replays = Replays(self.retained, self.turn, call_soon, now)
@@ -144,7 +147,7 @@ class Engine(Exchange):
             session = self._take_up(session, admitted, connection, ends=clean_start, now=now)
         if isinstance(session, Refused | Inquiry):
             return session
-        if (waits := self._wait_for_store(admitted)) is not None:
+        if (waits := self._wait_for_earlier(admitted)) is not None:
             return waits
         present = session is not None
         if session is None:
@@ -174,7 +177,7 @@ class Engine(Exchange):
             return refusal
         if brief:
             end_in_store(session)
-            return self._wait_for_store(admitted) or session
+            return self._wait_for_earlier(admitted) or session
         return session
 
     def _take_up(
@@ -200,11 +203,14 @@ class Engine(Exchange):
             return None
         return session
 
-    def _wait_for_store(self, admitted: Admitted) -> Inquiry | Refused | None:
-        """Return what *admitted* must wait for until an earlier session is gone from the store, a refusal, or None."""
+    def _wait_for_earlier(self, admitted: Admitted) -> Inquiry | Refused | None:
+        """Return what *admitted* must wait for until an earlier session is gone for good, a refusal, or None."""
+        name = session_name(admitted.peer.identity, admitted.client_id)
+        if (over := self.estates.wait_for(name)) is not None:
+            return over
         if self.journal is None:
             return None
-        waits = what_to_wait_for(self.journal, session_name(admitted.peer.identity, admitted.client_id))
+        waits = what_to_wait_for(self.journal, name)
         if waits is not None:
             self.turn.request()
         return waits
@@ -304,6 +310,7 @@ class Engine(Exchange):
         MQTT 5 §3.1.2.5 lets a stopping server defer them. Without a store they are lost like everything else.
         """
         self.stopping = True
+        self.estates.finish()
         reason = ReasonCode.SERVER_SHUTTING_DOWN
         for connection in self.connections():
             connection.disconnect(RefusalCode.SHUTTING_DOWN, reason, "the broker is stopping", now)
@@ -377,32 +384,10 @@ class Engine(Exchange):
         self.registry.discard(session)
         self.returning.forget(session)
         self.replays.forget(session)
-        self.forget_stored(session)
-        owes = session.inflight is not None or session.queued > 0  # Most owe nothing.
-        for shared in list(_shared_messages(session)) if owes else ():
-            self._give_to_another(session.owner.trust_domain, shared, now)
-        if session.will is not None:
-            self._publish_will(session, session.will, now)
-
-    def _give_to_another(self, trust_domain: str, shared: PersonalMessage, now: float) -> None:
-        """Give *shared*, which a member whose session ended did not acknowledge, to another member of its share.
-
-        Plugins are asked again: a member that has connected since the message was published may get nothing unasked.
-        """
-        group = self.routes.share(trust_domain, shared.share)
-        inquiry = None
-        if group is not None and self.extension is not None:
-            inquiry = self.extension.ask_receivers(shared.message.topic, [group])
-
-        def give(message: Message, later: float) -> None:
-            group = self.routes.share(trust_domain, shared.share)
-            if shared.expires_at is not None and shared.expires_at <= later:
-                self.metrics.dropped_expired += 1  # [MQTT-3.3.2-5]
-            elif group is not None:
-                group.deliver_again(message, later)
-                self.turn.request()
-
-        when_known(inquiry, shared.message, now, give)
+        will, session.will = session.will, None
+        self.estates.leave(session, now, at_once=self.stopping)
+        if will is not None:
+            self._publish_will(session, will, now)
 
     def _publish_will(self, session: Session, will: Will, now: float) -> None:
         """Publish *will*, unless its owner's certificate is no longer trusted or the policy or plugins refuse it."""
@@ -436,18 +421,6 @@ class Engine(Exchange):
 def _only_a_will(session: Session) -> bool:
     """Whether *session* ended with an earlier process of the broker, and only its will is left."""
     return session.connection is None and session.expiry_interval == 0
-
-
-def _shared_messages(session: Session) -> Iterator[PersonalMessage]:
-    """Yield the messages of Shared Subscriptions that may go to another member, the oldest first.
-
-    These are messages at QoS 1 that the client has not acknowledged, and those never sent to it. A QoS 2 message that
-    was sent may have arrived [MQTT-4.8.2-5].
-    """
-    sent = len(session.inflight) if session.inflight is not None else 0
-    for place, message in enumerate(session.deliveries()):
-        if isinstance(message, PersonalMessage) and message.share and (place >= sent or not message.exactly_once):
-            yield message
 
 
 def _facts_of_end(connection: Client, code: str, detail: str, client_id: str) -> dict[str, object]:

@@ -17,7 +17,7 @@ Does not handle: which sessions exist, and when they begin and end (`broker.engi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from broker.admission.inquiry import Inquiry
@@ -27,7 +27,7 @@ from broker.engine.extension import Extension
 from broker.engine.session_rows import session_row, subscription_row
 from broker.engine.unwritten_end import unfinished
 from broker.metrics import Metrics
-from broker.mqtt.message import Message, PersonalMessage, Released
+from broker.mqtt.message import Deliverable, Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
 from broker.mqtt.topics import SharedSubscription, text_bytes
 from broker.routing.retained import RetainedMessages, Room
@@ -237,8 +237,8 @@ class Exchange:
                 journal.again()
             self.turn.request()
 
-    def forget_stored(self, session: Session) -> None:
-        """Delete *session* and its unsent messages from the store."""
+    def forget_stored(self, session: Session, deliveries: Iterable[Deliverable] | None = None) -> None:
+        """Delete *session* from the store, and the *deliveries* that it still has there; None: all that it has."""
         left = unfinished(session)
         journal, outlived, session.journal = self.journal, session.journal is not None, None
         if journal is None:
@@ -249,7 +249,7 @@ class Exchange:
         if journal.remove_session(session.row) and outlived:
             journal.ended(session.name, unfinished=left)
         session.row = 0
-        for delivery in session.deliveries():
+        for delivery in session.deliveries() if deliveries is None else deliveries:
             if isinstance(delivery, PersonalMessage | Released) and delivery.sequence and delivery.message is not None:
                 journal.release(delivery.message)
 

@@ -38,6 +38,11 @@ def session_row(
     )
 
 
+def row_of_ended(session: Session) -> Row:
+    """Return the columns of *session*, which has ended but is still needed: as expired, whatever a clock says."""
+    return session_row(session, 0.0, 0.0, expiry_interval=1)
+
+
 def _certificate_columns(certificate: CertificateKey | None, authorities: tuple[bytes, ...]) -> Row:
     text = None if certificate is None else certificate_text(certificate)
     return text, ":".join(map(bytes.hex, authorities)) or None

@@ -28,7 +28,8 @@ from broker.admission.peer import Peer
 from broker.mqtt.codes import PacketType
 from broker.mqtt.properties import Owner, Properties, encode_properties
 from broker.mqtt.wire import Reader
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 
 _PREFIX = "fleet-"
 _MOST_REMEMBERED = 4096

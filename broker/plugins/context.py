@@ -42,7 +42,7 @@ from broker.plugins.errors import Denied, NotOffered
 from broker.plugins.sessions import HostedSession
 from broker.plugins.views import Hosted, RetainedView, Subscribers, subscriptions
 from broker.session.session import Session
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 
 _NOT_STORED = "$SYS/"
 _MOST_FIGURES = 1000

@@ -37,7 +37,8 @@ import structlog
 from broker.admission.path_ends import VerifiedPath
 from provisioning.pki.identity import AUTHORITY_PREFIX, PROVISIONING
 from provisioning.pki.keys import KeyFileError, replace_private
-from provisioning.pki.revocation import CertificateKey, Revocation, RevocationReason
+from provisioning.pki.revocation import CertificateKey, Revocation
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import TlsConfigurationError
 from provisioning.program.given_file import contents_of
 

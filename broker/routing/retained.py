@@ -24,7 +24,7 @@ from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription
 from broker.mqtt.topics import text_bytes
 from broker.routing.names import TopicNames
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.program.once_a_minute import OnceAMinute
 
 log = structlog.get_logger("broker")

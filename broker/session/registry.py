@@ -22,7 +22,8 @@ from itertools import chain
 from broker.metrics import Metrics
 from broker.session.queue import QueueLimits
 from broker.session.session import Permits, Session
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 
 
 class SessionRegistry:

@@ -30,6 +30,7 @@ Does not handle: encoding packets (`broker.session.framing`), who may subscribe 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import cast
 
 import structlog
@@ -55,7 +56,7 @@ NEVER = 0xFFFFFFFF
 """Session Expiry Interval of a session that does not expire (MQTT 5 §3.1.2.11.2)."""
 
 _DRAINED_AT_ONCE = 2048
-"""Messages taken from a queue before others are served: beyond the quota what is dropped, some microseconds each."""
+"""Messages sent again, or taken from a queue to be sent or dropped, before others are served."""
 
 Permits = Callable[["Session", bytes], bool]
 """Returns whether the client of a session may receive a message of a topic."""
@@ -428,8 +429,10 @@ class Session:
 
     def _drain(self, inflight: Inflight[Deliverable], now: float) -> None:
         """Retransmit, then send what is queued, within the quota; drop what has expired [MQTT-3.3.2-5]."""
+        left = _DRAINED_AT_ONCE
         if inflight.sends_again:
-            for packet_id, message in inflight.send_again():
+            for packet_id, message in islice(inflight.send_again(), left):
+                left -= 1
                 frame = message.frame(packet_id.to_bytes(2, "big"), v5=self.v5, dup=True, now=now)
                 if self._fits(frame):
                     self.outbox.append(frame)
@@ -437,28 +440,25 @@ class Session:
                     inflight.acknowledge(packet_id)
                     self._over(message)
         queue = self._queue
-        if queue is None:
-            return
-        messages = queue.messages
-        left = _DRAINED_AT_ONCE
-        # A message too large for the client uses no quota.
-        while messages and not self.choked and not inflight.waits and inflight.room > 0:
-            left -= 1
-            if left < 0 and self.connection is not None:
-                inflight.waits = True
-                self.connection.drain_later(now)
-                break
-            message = queue.popleft()
-            if message.expires_at is not None and message.expires_at <= now:
-                self._metrics.dropped_expired += 1
-                self._over(message)
-            else:
-                self._transmit(message, inflight, now)
-        if not messages:
-            self._queue = None
-        if (self._held is not None or self._given_up) and queue.short:
-            self._given_up = False
-            self._release()
+        if queue is not None:
+            messages = queue.messages
+            # A message too large for the client uses no quota.
+            while messages and left > 0 and not self.choked and not inflight.waits and inflight.room > 0:
+                left -= 1
+                message = queue.popleft()
+                if message.expires_at is not None and message.expires_at <= now:
+                    self._metrics.dropped_expired += 1
+                    self._over(message)
+                else:
+                    self._transmit(message, inflight, now)
+            if not messages:
+                self._queue = None
+            if (self._held is not None or self._given_up) and queue.short:
+                self._given_up = False
+                self._release()
+        if left <= 0 and self.connection is not None:
+            inflight.waits = True
+            self.connection.drain_later(now)
 
     def note_incoming(self, packet_id: int, *, known: bool) -> None:
         """Record the packet identifier of a QoS 2 message from the client, or that it is free again."""

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_settings import NoDecode
 
 from broker.settings.setting_types import CountOrNone, File, Interval, Name, TrustDomain, Whole, several
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.program.durations import seconds_in
 from provisioning.program.given_file import named
 

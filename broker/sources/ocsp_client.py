@@ -28,7 +28,8 @@ from broker.admission.issuers import Issuer
 from broker.metrics import Metrics
 from broker.sources.ocsp_http import OcspHttp, OcspUnreachable
 from provisioning.pki.ocsp import Answer, OcspRefused, responders
-from provisioning.pki.revocation import OCSP, CertificateKey, RevocationIndex, RevocationReason, pack, unpack
+from provisioning.pki.revocation import OCSP, CertificateKey, RevocationIndex, pack, unpack
+from provisioning.pki.revocation_reason import RevocationReason
 
 log = structlog.get_logger("broker")
 

@@ -45,7 +45,8 @@ from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.ocsp import CLOCK_TOLERANCE, Answer, OcspRefused, responders
-from provisioning.pki.revocation import CertificateKey, RevocationReason, certificate_key
+from provisioning.pki.revocation import CertificateKey, certificate_key
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import certificates_in
 from provisioning.program.given_file import PEM_BYTES, contents_of
 from provisioning.program.moments import rfc3339

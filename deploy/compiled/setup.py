@@ -39,6 +39,8 @@ HOT = [
     "provisioning/pki/resumed_exchange.py",
     "provisioning/pki/resumption.py",
     "provisioning/pki/revocation.py",
+    "provisioning/pki/revocation_reason.py",
+    "provisioning/pki/role.py",
     "broker/engine/deadlines.py",
     "broker/engine/denials.py",
     "broker/sockets/doze.py",

@@ -23,8 +23,9 @@ from device_sim.attack.verdict import Seen
 from device_sim.credentials.certification import common_name
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EstClient
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
 from provisioning.pki.keys import generate_key
+from provisioning.pki.role import Role
 
 BAD = ("tls bad_certificate", "tls unsupported_certificate", "tls certificate_unknown")
 NOT_OURS = "mqtt CONNACK 0x87"

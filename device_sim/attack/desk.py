@@ -22,9 +22,10 @@ from provisioning.client.csr import build_csr
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.client.est import EstClient
 from provisioning.client.operator import RequestRefused, ServiceUnavailable
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
 from provisioning.pki.keys import generate_key
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 
 _AT_ONCE = 8
 _NOT_FOUND = 404

@@ -18,7 +18,7 @@ from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible
 from device_sim.attack.verdict import ClosedBy, Layer, Seen
 from provisioning.pki.keys import generate_key
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 
 _GRACE_PATIENCE = 15.0
 _STALE = 0.2

@@ -25,8 +25,8 @@ from device_sim.stage.processes import run_to_end, running
 from device_sim.trouble.proxy import Proxy
 from device_sim.trouble.trouble import NONE, Trouble
 from provisioning.client.enrolment import EnrolmentOperatorClient
-from provisioning.pki.identity import Role
 from provisioning.pki.keys import write_private
+from provisioning.pki.role import Role
 from provisioning.pki.tls import CredentialFiles
 from provisioning.program.version import product_version
 

@@ -11,8 +11,9 @@ from device_sim.attack.target import Registrar, Target
 from device_sim.credentials.certification import common_name
 from device_sim.link.tls_dial import Endpoint
 from device_sim.stage.foreign_process import LOOPBACK
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
 from provisioning.pki.keys import key_to_pem, write_private
+from provisioning.pki.role import Role
 
 DOMAIN = "fleet.internal"
 _MOST = 500

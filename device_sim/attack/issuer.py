@@ -22,8 +22,9 @@ from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from device_sim.credentials.certification import common_name, key_usage, signature_hash
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
 from provisioning.pki.keys import KeyFileError, PrivateKey, generate_key, key_to_pem, load_key
+from provisioning.pki.role import Role
 from provisioning.pki.tls import CredentialPem
 from provisioning.program.given_file import PEM_BYTES, contents_of
 

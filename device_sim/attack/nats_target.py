@@ -20,7 +20,8 @@ from device_sim.attack.foreign_server import DOMAIN, Papers, expected_names
 from device_sim.attack.issuer import Issuer, Paper
 from device_sim.attack.target import Target
 from device_sim.stage.foreign_process import free_port, program, serving, version_in
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 
 CAPABILITIES = Capabilities(
     name="nats-server",

@@ -8,8 +8,8 @@ from device_sim.attack.desk import EnrolmentDesk
 from device_sim.attack.issuer import Paper
 from device_sim.attack.scene import Scene
 from device_sim.attack.verdict import Seen
-from provisioning.pki.identity import Role
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 
 _TOKENS, _REVOCATIONS, _DEVICES = "/v1/tokens", "/v1/revocations", "/v1/devices"
 _AUDITOR, _ENROLLER, _ADMIN = "auditor", "enroller", "admin"

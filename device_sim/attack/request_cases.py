@@ -21,7 +21,8 @@ from device_sim.attack.target import BrokenPromise
 from device_sim.attack.verdict import ClosedBy, Layer, Seen
 from device_sim.credentials.certification import common_name
 from provisioning.client.est import EstClient
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 
 _REFUSED = ("http not-granted",)
 _SERIALS = 8

@@ -7,7 +7,7 @@ from device_sim.attack.case import Chapter
 from device_sim.attack.issuer import Paper
 from device_sim.attack.scene import Scene
 from device_sim.attack.verdict import Seen
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 
 _TOKENS = "/v1/tokens"
 _FEED, _KNOWN = "/v1/revocations/feed", "/v1/revocations/feed/authorities"

@@ -40,7 +40,8 @@ from device_sim.core_wait import MOST_WAITING, CoreWatch
 from device_sim.link.closure import Closure
 from device_sim.link.tls_dial import Endpoint, NotAdmitted
 from device_sim.remedies import with_remedy
-from provisioning.pki.identity import Role, identity_of
+from provisioning.pki.identity import identity_of
+from provisioning.pki.role import Role
 from provisioning.pki.tls import CredentialPem, client_context
 
 PATIENCE = 60.0

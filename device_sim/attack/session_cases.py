@@ -18,7 +18,7 @@ from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import BrokenPromise, Impossible
 from device_sim.attack.verdict import CLOSED, OPEN, ClosedBy, Layer, Seen
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 
 _V311 = ProtocolVersion.V311
 _ANSWER = 10.0

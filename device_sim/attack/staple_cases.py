@@ -27,7 +27,7 @@ from device_sim.attack.target import BrokenPromise, Impossible
 from device_sim.attack.verdict import ClosedBy, Layer, Seen
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.ocsp import Answer, OcspRefused, ask, read_answer, responders
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.stapling import ask_for_staple, staple_in
 
 _GOOD, _NOT_GOOD = "tls staple-good", "tls staple-not-good"

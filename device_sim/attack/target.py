@@ -19,7 +19,8 @@ from device_sim.attack.desk import Ended, EnrolmentDesk
 from device_sim.attack.issuer import Issuer, Paper
 from device_sim.attack.own_command import CommandFailed, carried_out
 from device_sim.link.tls_dial import Endpoint
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 
 _RELOAD_DEADLINE = 10.0
 

@@ -22,9 +22,10 @@ from device_sim.credentials.fleet_directory import FleetDirectory
 from device_sim.parallel import in_parallel
 from provisioning.client.est import EstClient
 from provisioning.client.operator import OperatorClient, RequestRefused
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
 from provisioning.pki.keys import PrivateKey, generate_key
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 
 _BATCH = 200
 _NOT_FOUND = 404

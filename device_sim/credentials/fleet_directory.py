@@ -40,8 +40,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from device_sim.credentials.credential import HeldCredential
-from provisioning.pki.identity import Identity, InvalidIdentity, Role
+from provisioning.pki.identity import Identity, InvalidIdentity
 from provisioning.pki.keys import PrivateKey, generate_key, key_to_pem, load_key, opened_anew, replace_private
+from provisioning.pki.role import Role
 from provisioning.pki.tls import CredentialFiles
 from provisioning.program.durable_names import make_folder, sync_names
 

@@ -43,7 +43,7 @@ from device_sim.scenario.groups import Group, Telemetry
 from device_sim.stage.stage import Stage, raised
 from device_sim.view import Progress, Traffic, View
 from provisioning.client.est import EstClient
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.pki.tls import client_context
 
 GROUP = "meters"

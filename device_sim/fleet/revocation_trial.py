@@ -19,7 +19,7 @@ from device_sim.fleet.live_device import LiveDevice
 from device_sim.link.closure import Closure, Verdict
 from device_sim.link.tls_dial import NotAdmitted
 from provisioning.client.operator import OperatorClient
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from device_sim.attack.issuer import CLIENT_AUTH, SERVER_AUTH, Issuer, Paper
 from device_sim.credentials.certification import common_name
-from provisioning.pki.identity import PROVISIONING, Identity, Role
+from provisioning.pki.identity import PROVISIONING, Identity
 from provisioning.pki.keys import generate_key, key_to_pem, write_private
+from provisioning.pki.role import Role
 from provisioning.pki.stapling import staple
 
 _DOMAIN = "fleet.internal"

@@ -10,7 +10,7 @@ from device_sim.scenario.pacer import Spread
 from device_sim.scenario.values import Pause, Rate, ScenarioPart, Seconds, Share
 from device_sim.trouble.trouble import NONE, Direction
 from device_sim.trouble.trouble import Trouble as TroubleState
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 
 
 class Ramp(ScenarioPart):

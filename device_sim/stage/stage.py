@@ -22,8 +22,8 @@ from device_sim.stage.hosted import Ended, HostedProcess
 from device_sim.stage.processes import Child, ChildFailed, run_to_end, running
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.client.operator import OperatorClient
-from provisioning.pki.identity import Role
 from provisioning.pki.keys import write_private
+from provisioning.pki.role import Role
 from provisioning.pki.tls import CredentialFiles
 from provisioning.program.version import product_version
 

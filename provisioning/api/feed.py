@@ -32,7 +32,7 @@ from starlette.types import Receive, Scope, Send
 from provisioning.api.peer import peer_certificate
 from provisioning.enrolment.authentication import authenticate, check_role
 from provisioning.errors import Code, Refused
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.revocation.feed import RevocationFeed, Subscription
 from provisioning.store import known_authorities, revocations
 from provisioning.store.certificates import StoredCertificate

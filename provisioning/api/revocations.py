@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 
 from provisioning.api.operators import DONE_BEFORE, Name, Operator, Services, new_router
 from provisioning.errors import Code, Refused
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.program.moments import rfc3339
 from provisioning.revocation.recording import Revoked
 

@@ -28,7 +28,7 @@ from provisioning.enrolment.authentication import AuthenticatedOperator
 from provisioning.enrolment.tokens import DEFAULT_TTL, MAXIMUM_BATCH, IssuedToken, TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.program.moments import rfc3339
 from provisioning.store import token_inventory
 from provisioning.store.token_inventory import KnownToken, TokenFilter, TokenState

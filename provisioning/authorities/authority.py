@@ -38,8 +38,9 @@ from provisioning.config import SETTINGS_FILE, Settings
 from provisioning.directory.audit_key import make_audit_key, read_audit_key
 from provisioning.directory.files import ISSUING_CA, ROOT_CA, AuthorityFiles, pem_of, read_certificate
 from provisioning.errors import ConfigurationError, Refused
-from provisioning.pki.identity import Identity, InvalidIdentity, Role
+from provisioning.pki.identity import Identity, InvalidIdentity
 from provisioning.pki.keys import KeyFileError, PrivateKey, write_private
+from provisioning.pki.role import Role
 from provisioning.program import full_disk
 from provisioning.program.durable_names import make_folder, sync_content, sync_names
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher

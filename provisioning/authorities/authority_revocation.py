@@ -31,7 +31,7 @@ from provisioning.authorities.operator_restoration import issue_operator
 from provisioning.authorities.own_credentials import OPERATOR_NAME
 from provisioning.errors import ConfigurationError
 from provisioning.pki.issued_by import is_issued_by
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.grounds import grounds_of
 from provisioning.revocation.of_authority import RevokedAuthority, begun, revoke_authority
 from provisioning.revocation.portions import Portions

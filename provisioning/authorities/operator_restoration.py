@@ -22,7 +22,8 @@ from provisioning.authorities.issuing_policy import profiles_of
 from provisioning.authorities.own_credentials import OwnCredentials
 from provisioning.ca.issuer import Issuer
 from provisioning.errors import ConfigurationError
-from provisioning.pki.identity import Identity, InvalidIdentity, Role
+from provisioning.pki.identity import Identity, InvalidIdentity
+from provisioning.pki.role import Role
 from provisioning.store import devices
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityState
 from provisioning.store.devices import DeviceState

@@ -39,9 +39,10 @@ from provisioning.enrolment.operator_roles import change_operator_role
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.extension import UNREADABLE
-from provisioning.pki.identity import PROVISIONING, Identity, InvalidIdentity, Role, identity_of
+from provisioning.pki.identity import PROVISIONING, Identity, InvalidIdentity, identity_of
 from provisioning.pki.keys import KeyFileError, generate_key, key_to_pem, load_key, spki_fingerprint, write_draft
 from provisioning.pki.revocation import certificate_key
+from provisioning.pki.role import Role
 from provisioning.program.durable_names import replace_by, sync_names
 from provisioning.store import audit, certificates, device_keys, devices, host_names, serials
 from provisioning.store.audit import Action

@@ -31,7 +31,7 @@ from cryptography import x509
 from provisioning.ca import der
 from provisioning.ca.signing import hash_for, signed, throw_away_twin
 from provisioning.pki.keys import PrivateKey, key_identifier
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 
 _MAXIMUM_NUMBER: Final = (1 << 159) - 1  # RFC 5280 §5.2.3: 20 octets at most, and not negative.
 _ALGORITHM: Final = 1  # After the version (RFC 5280 §5.1.2).

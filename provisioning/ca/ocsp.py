@@ -31,7 +31,7 @@ from provisioning.ca.crl import REASON_CODES
 from provisioning.ca.der import SEQUENCE, children
 from provisioning.ca.signing import signature_algorithm, signer
 from provisioning.pki.keys import PrivateKey
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 
 _NONCE_OCTETS: Final = range(1, 129)
 _CRITICAL: Final = bytes.fromhex("0101ff")

@@ -32,7 +32,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from provisioning.ca.host_patterns import PLACEHOLDER, AmbiguousHostName, check_unambiguous
 from provisioning.ca.name_policy import SUBJECT_ATTRIBUTES, IpNetwork, NamePolicy
 from provisioning.ca.server_names import InvalidServerName, check_host_name
-from provisioning.pki.identity import InvalidIdentity, Role, check_name
+from provisioning.pki.identity import InvalidIdentity, check_name
+from provisioning.pki.role import Role
 
 MAXIMUM_LIFE = timedelta(days=825)
 """With longer lives, CRLs would only ever grow (public CAs had this limit until 2020)."""

@@ -33,7 +33,8 @@ import httpx
 
 from provisioning.client.connection import explain, open_pool, problem_of
 from provisioning.client.feed_delay import FeedDelay
-from provisioning.pki.revocation import CertificateKey, Revocation, RevocationReason
+from provisioning.pki.revocation import CertificateKey, Revocation
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import Credential, verified_path
 from provisioning.quick_values import quickly_made
 

@@ -34,8 +34,9 @@ from typing import ClassVar
 from cryptography import x509
 
 from provisioning.pki.extension import UNREADABLE
-from provisioning.pki.identity import PROVISIONING, InvalidIdentity, Role, identity_of
+from provisioning.pki.identity import PROVISIONING, InvalidIdentity, identity_of
 from provisioning.pki.ocsp import OcspRefused, Question, read_answer
+from provisioning.pki.role import Role
 from provisioning.pki.stapling import staple_in
 from provisioning.pki.tls import Credential, CredentialPem, TlsConfigurationError, verified_path
 from provisioning.program.given_file import PEM_BYTES, contents_of

@@ -35,8 +35,8 @@ from provisioning.client.operator_answers import (
     ReleasedCertificate,
     RevokedCertificate,
 )
-from provisioning.pki.identity import Role
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.pki.tls import Credential, read_once
 
 PAGE = 500

@@ -39,7 +39,7 @@ from provisioning.commands.service_command import (
     shown_time,
 )
 from provisioning.errors import ConfigurationError, Refused
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.program.command_group import command_group
 from provisioning.program.printed_table import print_table
 from provisioning.revocation.reasons import AUTHORITY_REASONS

@@ -10,6 +10,7 @@ Rules
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Final
 
 import typer
@@ -19,6 +20,8 @@ from provisioning.errors import ConfigurationError
 from provisioning.program.starting import importing
 
 _SECONDS: Final = 2.0
+_PATHS: Final = ("directory", "cafile", "cert", "key")
+"""Of a `Connection`: at a completion they are texts (`provisioning.program.given_values`)."""
 
 
 def device_names(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -38,8 +41,11 @@ def _asked(given: dict[str, Any], kind: str, beginning: str) -> list[str]:
         from provisioning.client.operator import RequestRefused, ServiceUnavailable
         from provisioning.pki.tls import TlsConfigurationError
 
+    values: dict[str, Any] = {each.name: given.get(each.name) for each in fields(Connection)}
+    values |= {name: Path(values[name]) for name in _PATHS if values[name]}
+
     async def ask() -> list[str]:
-        client = Connection(**{each.name: given.get(each.name) for each in fields(Connection)}).client()
+        client = Connection(**values).client()
         async with asyncio.timeout(_SECONDS), client:
             return await client.names(kind, beginning)
 

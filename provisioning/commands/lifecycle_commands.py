@@ -11,7 +11,7 @@ from provisioning.commands.meant_devices import Doing, Meant, Named, Yes
 from provisioning.commands.printed_rows import printed
 from provisioning.commands.reason_option import reason_option
 from provisioning.commands.service_command import Connection, InvalidityDate, Json, connected, say, shown_time
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.program.gathered_options import with_options
 from provisioning.revocation.reasons import OPERATOR_REASONS
 

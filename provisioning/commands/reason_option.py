@@ -8,7 +8,7 @@ from typing import Any, Final
 import typer
 
 from provisioning.commands.choice_option import one_of
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.reasons import REASON_USES, ReasonUse
 
 _ELSEWHERE: Final = {

@@ -40,7 +40,7 @@ from provisioning.commands.service_command import (
 from provisioning.commands.token_file import keep, private_file
 from provisioning.errors import Code, ConfigurationError
 from provisioning.operator_role import OperatorRole
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.program.command_group import command_group
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.extension import UNREADABLE
-from provisioning.pki.identity import Role
 from provisioning.pki.revocation import certificate_key
+from provisioning.pki.role import Role
 from provisioning.store import certificates, certificates_of_device, claims, operators
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState

@@ -48,7 +48,7 @@ from provisioning.enrolment.ways.token import TokenWay
 from provisioning.enrolment.ways.way import IpAddress, Settle, Vouched, Way
 from provisioning.enrolment.ways.webhook import WebhookWay
 from provisioning.errors import Code, Refused, RefusedStranger
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.quick_values import quickly_made
 from provisioning.store import (
     certificates,

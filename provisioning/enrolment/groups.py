@@ -21,7 +21,8 @@ from sqlalchemy.exc import IntegrityError
 from provisioning.ca.profile import MAXIMUM_LIFE, MINIMUM_LIFE, Profile
 from provisioning.enrolment.webhook import check_url
 from provisioning.errors import Code, Refused, invalid
-from provisioning.pki.identity import InvalidIdentity, Role, check_name
+from provisioning.pki.identity import InvalidIdentity, check_name
+from provisioning.pki.role import Role
 from provisioning.program.durations import out_of_bounds
 from provisioning.store import audit, authorities, group_rooms, groups
 from provisioning.store.audit import Action

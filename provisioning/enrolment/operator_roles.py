@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.store import audit, devices, operators
 from provisioning.store.audit import Action
 from provisioning.store.database import Database

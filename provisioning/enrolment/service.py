@@ -66,9 +66,10 @@ from provisioning.enrolment.ways.approval import record as record_request
 from provisioning.enrolment.ways.webhook import Unasked
 from provisioning.errors import Code, Pending, Refused
 from provisioning.pki.extension import UNREADABLE
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
 from provisioning.pki.keys import PrivateKey, spki_fingerprint
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.quick_values import quickly_made
 from provisioning.store import audit, certificates, device_keys, devices, groups, revocations, serials
 from provisioning.store.audit import Action

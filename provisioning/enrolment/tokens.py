@@ -39,7 +39,8 @@ from provisioning.enrolment.operator_roles import change_operator_role
 from provisioning.enrolment.own_name import check_nobody_enrols_as_the_service
 from provisioning.errors import Code, Refusals, Refused, invalid
 from provisioning.operator_role import OperatorRole
-from provisioning.pki.identity import InvalidIdentity, Role, check_name
+from provisioning.pki.identity import InvalidIdentity, check_name
+from provisioning.pki.role import Role
 from provisioning.program.durations import out_of_bounds
 from provisioning.store import audit, claims, devices, groups, token_inventory, tokens
 from provisioning.store.audit import Action

@@ -35,7 +35,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.x509.oid import ExtensionOID
 
 from provisioning.pki.extension import UNREADABLE
-from provisioning.pki.revocation import Entries, RevocationReason, pack
+from provisioning.pki.revocation import Entries, pack
+from provisioning.pki.revocation_reason import RevocationReason
 
 _PEM = re.compile(rb"-----BEGIN X509 CRL-----(.*?)-----END X509 CRL-----", re.DOTALL)
 _PAUSE_EVERY = 500

@@ -23,13 +23,13 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from provisioning.pki.extension import extension
+from provisioning.pki.role import Role
 
 SCHEME = "spiffe://"
 PROVISIONING: Final = "provisioning"
@@ -39,17 +39,6 @@ AUTHORITY_PREFIX: Final = "ca:"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _TRUST_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?", re.ASCII)
-
-
-class Role(StrEnum):
-    """What a party is to the fleet; decides what it may do everywhere."""
-
-    DEVICE = "device"
-    BROKER = "broker"
-    SERVICE = "service"
-    OPERATOR = "operator"
-
-
 _ROLES: Final = {role.value: role for role in Role}
 
 

@@ -28,34 +28,15 @@ import hashlib
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Protocol
 
 from cryptography import x509
 
 from provisioning.pki.extension import extension
+from provisioning.pki.revocation_reason import RevocationReason
 
 CertificateKey = tuple[bytes, int]
 """Issuer's key identifier, serial number."""
-
-
-class RevocationReason(StrEnum):
-    """Why a certificate is revoked, spelled as RFC 5280 §5.3.1 does."""
-
-    UNSPECIFIED = "unspecified"
-    KEY_COMPROMISE = "keyCompromise"
-    CA_COMPROMISE = "cACompromise"
-    AFFILIATION_CHANGED = "affiliationChanged"
-    SUPERSEDED = "superseded"
-    CESSATION_OF_OPERATION = "cessationOfOperation"
-    CERTIFICATE_HOLD = "certificateHold"
-    PRIVILEGE_WITHDRAWN = "privilegeWithdrawn"
-    AA_COMPROMISE = "aACompromise"
-
-    @property
-    def final(self) -> bool:
-        """Whether it is irreversible."""
-        return self is not RevocationReason.CERTIFICATE_HOLD
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,9 @@ import sys
 from typing import Any, Final, NoReturn
 
 import typer
+from typer import _completion_shared
+
+from provisioning.program.bash_script import BASH_SCRIPT
 
 _UNWRITABLE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -29,6 +32,7 @@ def run(app: typer.Typer, program: str) -> NoReturn:
     """Run the command in the arguments, under the name *program*, and exit."""
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.casefold() != "utf-8":
         sys.stdout.reconfigure(errors="backslashreplace")  # As standard error has: rule 5.
+    _completion_shared._completion_scripts["bash"] = BASH_SCRIPT  # noqa: SLF001 - Typer takes none any other way.
     instruction = os.environ.get(f"_{program.replace('-', '_').upper()}_COMPLETE")
     try:
         try:

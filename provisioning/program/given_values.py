@@ -1,7 +1,8 @@
 """The values of options and arguments are converted if they are given, and pydantic is imported for that only then.
 
 Typer makes a pydantic adapter for every option when a command is called, and for the program's own ones at every
-completion: a third of what a light start costs, for values that are None and stay so.
+completion: a third of what a light start costs, for values that are None and stay so. At a completion nothing is
+converted, neither what was typed nor a default: the few that look at a value read it themselves.
 """
 
 from __future__ import annotations
@@ -29,4 +30,6 @@ class _OnlyGiven:
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
         if value is None:
             return () if param.multiple or param.nargs == -1 else None
+        if ctx.resilient_parsing:  # During shell completion.
+            return value
         return self._build().coerce(value, param=param, ctx=ctx)

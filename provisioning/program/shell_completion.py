@@ -1,12 +1,13 @@
 """What bash, zsh and fish offer at Tab.
 
-The installed script of each shell is Typer's, and calls the program with the words typed so far. Typer finds which
-option or command the last one belongs to; what is answered is ours.
+A script that each shell has been given calls the program with the words typed so far. It is Typer's, except that of
+bash (`provisioning.program.bash_script`). Typer finds which option or command the last word belongs to; what is
+answered is ours.
 
 Rules
 -----
 1. Files are offered where a file, or any text, may stand; not where words are known, though none fits what was typed:
-   a file's name is no reason to revoke.
+   a file's name is no reason to revoke. bash is told by the exit code, which Typer's script ignored.
 2. ``--reason=key`` is completed like ``--reason key``. bash breaks words at ``=`` and ``:``, which is undone first.
 3. zsh evaluates the answer: whatever is in it is quoted. Typer doubles apostrophes, which zsh then leaves out.
 4. Help texts of commands are whole: the shell cuts what is too wide for its terminal.
@@ -32,7 +33,7 @@ def answer(app: typer.Typer, program: str, instruction: str) -> tuple[str, int] 
     """Return what to print and the exit code for *instruction*, such as ``complete_zsh``; None if it is Typer's."""
     match instruction:
         case "complete_bash":
-            return _bash(app, program), 0
+            return _bash(app, program)
         case "complete_zsh":
             return _zsh(app, program), 0
         case "complete_fish":
@@ -41,10 +42,12 @@ def answer(app: typer.Typer, program: str, instruction: str) -> tuple[str, int] 
             return None
 
 
-def _bash(app: typer.Typer, program: str) -> str:
+def _bash(app: typer.Typer, program: str) -> tuple[str, int]:
     # The words after the cursor's are not the program's concern yet.
     words = _mended(split_arg_string(os.environ["COMP_WORDS"]), int(os.environ["COMP_CWORD"]))
-    return "\n".join(str(each.value) for each in _Place(app, program, words[1:-1], words[-1]).offered())
+    place = _Place(app, program, words[1:-1], words[-1])
+    offered = place.offered()
+    return "\n".join(str(each.value) for each in offered), int(not offered and not place.may_be_file)
 
 
 def _zsh(app: typer.Typer, program: str) -> str:

@@ -14,9 +14,10 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Refusals
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.program.collector import paused
 from provisioning.revocation.batch import Batch, Heard, finish_later, look_up, told
+from provisioning.revocation.compromised_operators import Voided, void_made_with
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.keys_of_many import KeysOfMany, finish_keys, keys_of
 from provisioning.revocation.portions import Portions
@@ -24,7 +25,6 @@ from provisioning.revocation.protection import check_the_service_is_not_ended
 from provisioning.revocation.recording import IN_WHAT_FOLLOWS, Changed, RevocationOutcome, Revoked, record
 from provisioning.revocation.surely_expired import surely_expired
 from provisioning.revocation.taken import can_be_taken, facts_before, is_taken_with_its_device
-from provisioning.revocation.tokens_made import void_made_with
 from provisioning.store import audit, devices, revocations, tokens, unfinished_ends
 from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
@@ -124,14 +124,14 @@ class EndOfMany:
     def _begin(self, connection: Connection, end: End) -> _Begun:
         now, grounds, undone = self._clock(), end.grounds, end.action.value
         refusals = Refusals()
-        voided = tokens.void_of_each(connection, end.names, now)  # Before the devices: the store's lock order.
+        bound = tokens.void_of_each(connection, end.names, now)  # Before the devices: the store's lock order.
         batch = look_up(connection, end.names, end.serials, refusals)
         for device in [each for each in batch.whole if each.role is Role.SERVICE]:
             with refusals.of("device", device.name):
                 check_the_service_is_not_ended(device)
         refusals.check(undone)
         _check_nothing_is_left(batch)
-        voided += void_made_with(connection, batch.named, grounds, now)
+        voided = void_made_with(connection, batch.named, grounds, now, bound)
         keys = keys_of(connection, batch, grounds)
         before = revocations.newest(connection) if batch.later or keys.later else 0
         ended = _taken(batch, keys, grounds, now)
@@ -170,7 +170,7 @@ def _taken(batch: Batch, keys: KeysOfMany, grounds: Grounds, now: datetime) -> l
 
 
 def _entries(
-    batch: Batch, keys: KeysOfMany, end: End, ended: Changed, fresh: set[int], voided: dict[str, int]
+    batch: Batch, keys: KeysOfMany, end: End, ended: Changed, fresh: set[int], voided: Voided
 ) -> list[tuple[str, dict[str, object]]]:
     """Return the audit log's entries, one for each device that the call has changed."""
     of_device: dict[int, list[StoredCertificate]] = {}
@@ -180,11 +180,11 @@ def _entries(
     later, common = {each.id for each in batch.later}, end.grounds.facts
     every: dict[int, Device] = {each.id: each for each in (*batch.named, *(each.device for each in ended))}
     for identifier, device in every.items():
-        taken, tokens_voided = of_device.get(identifier, ()), voided.get(device.name, 0)
-        if not (taken or identifier in fresh or tokens_voided):
+        taken = of_device.get(identifier, ())
+        if not (taken or identifier in fresh or voided.tokens[device.name] or voided.approvals[device.name]):
             continue
         serials = IN_WHAT_FOLLOWS if identifier in later and not taken else [each.serial for each in taken]
-        facts = {**common, "serials": serials, "tokens_voided": tokens_voided}
+        facts = {**common, "serials": serials, **voided.facts_of(device.name)}
         if any(each.revocation is not None for each in taken):
             facts |= facts_before(taken)
         if keys.later and keys.follow(identifier):

@@ -30,8 +30,9 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation import portions as portioned
+from provisioning.revocation.compromised_operators import Voided, void_made_with
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.issued_to import TooMany, first_of_key
 from provisioning.revocation.listed_end import revoke_portion
@@ -39,7 +40,6 @@ from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_an_admin_is_left
 from provisioning.revocation.recording import IN_WHAT_FOLLOWS, Changed, RevocationOutcome, facts_of, record
 from provisioning.revocation.taken import can_be_taken, facts_before
-from provisioning.revocation.tokens_made import void_made_with
 from provisioning.store import audit, certificates, certificates_of_key, revocations, unfinished_key_ends
 from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
@@ -98,7 +98,7 @@ class EndOfOne:
             same_key = first_of_key(connection, key_of(certificate))
             fresh += [each for each in same_key if each.id != certificate.id and can_be_taken(each, grounds)]
         now = self._clock()
-        voided = void_made_with(connection, [certificate.device], grounds, now).total()
+        voided = void_made_with(connection, [certificate.device], grounds, now)
         revoked = record(connection, fresh, grounds, now, by)
         check_an_admin_is_left(connection, [each.device for each in fresh], now)
         if fresh or voided:
@@ -132,7 +132,7 @@ class EndOfOne:
         # Another process may have revoked them since they were listed.
         is_left = any(can_be_taken(each, grounds) for each in first)
         ends_key = is_left and unfinished_key_ends.of_key(connection, key) is None
-        voided = void_made_with(connection, [certificate.device], grounds, now).total()
+        voided = void_made_with(connection, [certificate.device], grounds, now)
         before = revocations.newest(connection)
         record(connection, taken, grounds, now, by)
         changed = bool(taken or voided or ends_key)
@@ -160,7 +160,7 @@ def _audit(
     connection: Connection,
     certificate: StoredCertificate,
     taken: Changed,
-    voided: int,
+    voided: Voided,
     grounds: Grounds,
     now: datetime,
     by: str,
@@ -168,6 +168,6 @@ def _audit(
     ends_key: bool = False,
 ) -> None:
     facts = {**grounds.facts, "serials": [each.serial for each in taken], **facts_before(taken)}
-    facts |= {"tokens_voided": voided} if voided else {}
+    facts |= voided.facts_of(certificate.device.name) if voided else {}
     facts |= {"same_key": IN_WHAT_FOLLOWS} if ends_key else {}
     audit.append(connection, now, by, Action.REVOKED, certificate.device.name, facts)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from provisioning.errors import Code, Refused
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 
 _EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 

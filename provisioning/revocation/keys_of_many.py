@@ -13,7 +13,7 @@ from datetime import datetime
 
 from sqlalchemy.engine import Connection
 
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation import issued_to
 from provisioning.revocation.batch import TOGETHER, Batch
 from provisioning.revocation.events_since import revoked_since

@@ -36,8 +36,10 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import ConfigurationError
-from provisioning.pki.identity import AUTHORITY_PREFIX, Role
-from provisioning.pki.revocation import RevocationReason, certificate_key
+from provisioning.pki.identity import AUTHORITY_PREFIX
+from provisioning.pki.revocation import certificate_key
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.reasons import REASON_USES, ReasonUse
 from provisioning.revocation.recording import IN_WHAT_FOLLOWS

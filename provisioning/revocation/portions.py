@@ -41,7 +41,7 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Refused
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.holds import hold, release, to_be_held, to_be_released
 from provisioning.revocation.listed_end import Listed, list_left, revoke_portion

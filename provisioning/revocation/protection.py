@@ -17,7 +17,8 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
-from provisioning.pki.identity import PROVISIONING, Role
+from provisioning.pki.identity import PROVISIONING
+from provisioning.pki.role import Role
 from provisioning.store import operators
 from provisioning.store.devices import Device
 

@@ -37,7 +37,8 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import Refused
 from provisioning.pki.keys import key_identifier
-from provisioning.pki.revocation import RevocationReason, unpack
+from provisioning.pki.revocation import unpack
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.occasion import NoOccasion, Occasion
 from provisioning.revocation.service import RevocationService
 from provisioning.revocation.suspension import SuspensionService

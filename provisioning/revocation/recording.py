@@ -13,7 +13,7 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.quick_values import quickly_made
 from provisioning.revocation.grounds import Grounds
 from provisioning.store import revocations

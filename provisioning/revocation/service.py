@@ -17,12 +17,14 @@ Rules
 6. A compromised key is compromised in every certificate: whichever is named, all for its key are revoked for that
    reason, even if they were revoked for another before. One key belongs to one device
    (`provisioning.store.device_keys`), whose row is locked.
-7. Whoever has an operator's key may have made tokens with it: that operator's unused tokens are voided, and those just
-   being made for that operator are not made (`provisioning.enrolment.tokens`).
+7. Whoever has an operator's key may have made tokens and approved requests with it: that operator's unused tokens are
+   voided, those just being made for that operator are not made (`provisioning.enrolment.tokens`), and requests that
+   the operator approved and nobody was certified for wait again (`provisioning.revocation.compromised_operators`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,9 +34,10 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
-from provisioning.pki.identity import Role
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.revocation.batch import Heard, nobody_follows
+from provisioning.revocation.compromised_operators import Voided, void_made_with
 from provisioning.revocation.end_of_many import End, EndOfMany
 from provisioning.revocation.end_of_one import EndOfOne
 from provisioning.revocation.grounds import Grounds, grounds_of
@@ -46,7 +49,6 @@ from provisioning.revocation.reasons import OPERATOR_REASONS, REASON_USES
 from provisioning.revocation.recording import IN_WHAT_FOLLOWS, Changed, RevocationOutcome, facts_of, record
 from provisioning.revocation.surely_expired import surely_expired
 from provisioning.revocation.taken import facts_before, is_taken_with_its_device
-from provisioning.revocation.tokens_made import void_made_with
 from provisioning.store import (
     audit,
     certificates_of_device,
@@ -155,12 +157,12 @@ class RevocationService:
                 device=name,
                 reason=grounds.reason.value,
                 certificates=len(ended),
-                tokens=voided,
+                tokens=voided.tokens.total(),
                 by=by,
             )
         return outcome
 
-    def _end_at_once(self, connection: Connection, end: _End) -> tuple[RevocationOutcome, Changed, int]:
+    def _end_at_once(self, connection: Connection, end: _End) -> tuple[RevocationOutcome, Changed, Voided]:
         """End a device in this transaction; raise `TooMany` if it has more than a few certificates."""
         now, grounds = self._clock(), end.grounds
         device, voided = _to_be_ended(connection, end, now)
@@ -170,15 +172,15 @@ class RevocationService:
         revoked = record(connection, ended, grounds, now, end.by)
         changed = _end_state(connection, device, end, now) or bool(ended)
         if changed or voided:
-            facts = {**grounds.facts, "serials": [each.serial for each in ended], "tokens_voided": voided}
+            facts = {**grounds.facts, "serials": [each.serial for each in ended], **voided.facts_of(end.name)}
             facts |= {**facts_before(ended), **end.occasion.facts}
             audit.append(connection, now, end.by, end.action, end.name, facts)
         return RevocationOutcome(revoked or facts_of(issued), changed or bool(voided)), ended, voided
 
-    async def _end_in_portions(self, end: _End) -> tuple[RevocationOutcome, Changed, int]:
+    async def _end_in_portions(self, end: _End) -> tuple[RevocationOutcome, Changed, Voided]:
         """Shut the device out, and then revoke its certificates (`provisioning.revocation.portions`)."""
 
-        def begin(connection: Connection) -> tuple[bool, int, int]:
+        def begin(connection: Connection) -> tuple[bool, Voided, int]:
             now, grounds = self._clock(), end.grounds
             device, voided = _to_be_ended(connection, end, now)
             unfinished = unfinished_ends.of_device(connection, device.id)
@@ -194,7 +196,7 @@ class RevocationService:
                 ended_by=end.by,
             )
             if ends or voided:
-                facts = {**grounds.facts, "serials": IN_WHAT_FOLLOWS, "tokens_voided": voided}
+                facts = {**grounds.facts, "serials": IN_WHAT_FOLLOWS, **voided.facts_of(end.name)}
                 audit.append(connection, now, end.by, end.action, end.name, {**facts, **end.occasion.facts})
             return ends or bool(voided), voided, revocations.newest(connection)
 
@@ -244,9 +246,9 @@ class RevocationService:
                 tell(changed)
 
 
-def _to_be_ended(connection: Connection, end: _End, now: datetime) -> tuple[Device, int]:
-    """Void its tokens, and return the device, locked, and their number; raise `Refused` if it cannot be ended."""
-    voided = tokens.void(connection, end.name, now)  # Before the device: the store's lock order.
+def _to_be_ended(connection: Connection, end: _End, now: datetime) -> tuple[Device, Voided]:
+    """Void its tokens, and return the device, locked, and what is void; raise `Refused` if it cannot be ended."""
+    bound = Counter({end.name: tokens.void(connection, end.name, now)})  # Before the device: the store's lock order.
     device = devices.find(connection, end.name, for_update=True)
     if device is None:
         raise no_such_device(connection, end.name)
@@ -254,7 +256,7 @@ def _to_be_ended(connection: Connection, end: _End, now: datetime) -> tuple[Devi
         go_alone(connection)  # Whether an admin is left depends on all of them.
     check_the_service_is_not_ended(device)
     end.occasion.check(connection, device)
-    return device, voided + void_made_with(connection, [device], end.grounds, now).total()
+    return device, void_made_with(connection, [device], end.grounds, now, bound)
 
 
 def _end_state(connection: Connection, device: Device, end: _End, now: datetime) -> bool:

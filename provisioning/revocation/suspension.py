@@ -27,7 +27,7 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.batch import Heard, nobody_follows
 from provisioning.revocation.events_since import released_since
 from provisioning.revocation.holds import (

@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Refusals
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.program.collector import paused
 from provisioning.revocation import issued_to
 from provisioning.revocation.batch import Batch, Heard, finish_later, look_up, told

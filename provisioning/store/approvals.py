@@ -7,6 +7,8 @@ decision applies to the request that was shown under it.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -125,6 +127,16 @@ def spend(connection: Connection, approval_id: int, certificate_id: int, now: da
         "certificate_id": certificate_id,
     }
     connection.execute(update(approvals).where(approvals.c.id == approval_id).values(spent))
+
+
+def undo_of(connection: Connection, operators: Sequence[str]) -> Counter[str]:
+    """Let the requests wait again that one of *operators* has approved and nobody was certified for; count them."""
+    theirs = approvals.c.state == ApprovalState.APPROVED.value, approvals.c.decided_by.in_(operators)
+    undone = Counter(connection.execute(select(approvals.c.decided_by).where(*theirs).with_for_update()).scalars())
+    if undone:
+        as_before = {"state": ApprovalState.PENDING.value, "decided_at": None, "decided_by": None}
+        connection.execute(update(approvals).where(*theirs).values(as_before | {"certificate_id": None}))
+    return undone
 
 
 def count_pending(connection: Connection, group: str, asked_from: str | None) -> tuple[int, int]:

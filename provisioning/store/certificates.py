@@ -16,7 +16,8 @@ from sqlalchemy import Join, Select, Table, and_, bindparam, insert, or_, select
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.keys import spki_fingerprint
-from provisioning.pki.revocation import RevocationReason, certificate_key
+from provisioning.pki.revocation import certificate_key
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.quick_values import quickly_made
 from provisioning.store.devices import WIDTH as DEVICE_WIDTH
 from provisioning.store.devices import Device, device_from

@@ -15,7 +15,7 @@ from typing import Final
 from sqlalchemy import Integer, bindparam, func, or_, select
 from sqlalchemy.engine import Connection
 
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.store import unfinished_authority_ends
 from provisioning.store.certificates import (
     ENDED_ABOVE,

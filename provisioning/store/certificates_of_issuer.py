@@ -12,8 +12,8 @@ from typing import Any, Final
 from sqlalchemy import Select, func, or_, select
 from sqlalchemy.engine import Connection
 
-from provisioning.pki.identity import Role
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.store.certificates import StoredCertificate, from_row, selected
 from provisioning.store.tables import certificates, devices, revocations
 

@@ -13,7 +13,7 @@ from typing import Final
 from sqlalchemy import Integer, LargeBinary, bindparam, func, select
 from sqlalchemy.engine import Connection
 
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.store.certificates import StoredCertificate, with_ids
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import certificates, revocations

@@ -27,7 +27,7 @@ from typing import Any, Final
 from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy.engine import Connection
 
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.store.certificates import ENDED_ABOVE, NOT_ENDED_ABOVE, with_ends_above
 from provisioning.store.devices import WIDTH, Device, DeviceState, device_from, state
 from provisioning.store.tables import certificates, devices, revocations

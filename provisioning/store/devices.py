@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Case, bindparam, case, exists, func, insert, select, update
 from sqlalchemy.engine import Connection
 
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.quick_values import quickly_made
 from provisioning.store.prepared import Prepared, Same
 from provisioning.store.server_parameters import without_nested_loops

@@ -22,7 +22,7 @@ from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.extension import UNREADABLE
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.store.claims import never_activated
 from provisioning.store.devices import Device, DeviceState, device_from
 from provisioning.store.either import insert_into

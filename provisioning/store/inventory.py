@@ -10,7 +10,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, Join, Table, exists, false, func, or_, select, true
 from sqlalchemy.engine import Connection
 
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.store import stretches
 from provisioning.store.certificates import (
     ENDED_ABOVE,

@@ -17,7 +17,7 @@ from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.operator_role import OperatorRole
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.store.certificates import ISSUER_ENDED_AT, KEY_ENDED_AT, with_ends_above
 from provisioning.store.devices import Device, DeviceState, device_from
 from provisioning.store.prepared import Prepared

@@ -18,7 +18,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, Integer, bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.quick_values import quickly_made
 from provisioning.store import announcements, counters
 from provisioning.store.certificates import StoredRevocation

@@ -14,7 +14,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, and_, bindparam, func, select, update
 from sqlalchemy.engine import Connection
 
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.store import stretches
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import certificates, tokens

@@ -17,7 +17,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.quick_values import quickly_made
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import tokens, voided_makers

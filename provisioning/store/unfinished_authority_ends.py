@@ -13,7 +13,7 @@ from typing import Final
 from sqlalchemy import bindparam, delete, insert, select
 from sqlalchemy.engine import Connection
 
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.store import announcements
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import unfinished_authority_ends

@@ -14,7 +14,7 @@ from typing import Any, Final
 from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.engine import Connection
 
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.store import announcements
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import devices, unfinished_authority_ends, unfinished_ends, unfinished_key_ends

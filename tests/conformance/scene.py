@@ -14,7 +14,7 @@ from broker.mqtt.connect import Connack
 from broker.mqtt.publication import Publish
 from broker.mqtt.wire import encode_frame, encode_two_byte_integer, encode_variable_integer
 from broker.store.journal import Journal
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from tests.support.pki import shared_service
 from tests.support.policies import of_roles
 from tests.support.wire import V5, V31, MemoryBroker, WireClient, publication

@@ -18,7 +18,8 @@ from broker.reload.alike import Judge
 from broker.reload.loss import judge
 from broker.session.session import Session
 from broker.session.will import Will
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from tests.support.wire import MemoryBroker
 
 NAMES = ("m1", "m2", "m", "f", "g", "m1-x", "1")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from broker.engine.engine import Engine
 from broker.mqtt.packets import Puback, Pubcomp, Publish, Pubrec, Pubrel, Subscribe
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from tests.support.pki import DOMAIN
 from tests.support.stored import StoredBroker
 from tests.support.wire import V5, WireClient, connect_packet, publication, request, will

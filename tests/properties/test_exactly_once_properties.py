@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from broker.mqtt.codes import QoS
 from broker.mqtt.packets import Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel, Suback, Subscribe, SubscriptionRequest
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from tests.support.pki import DOMAIN, shared_device, shared_service
 from tests.support.stored import StoredBroker
 from tests.support.wire import WireClient, publication

@@ -22,7 +22,8 @@ from provisioning.client.feed import (
     ReleaseEvent,
     RevocationEvent,
 )
-from provisioning.pki.revocation import Revocation, RevocationReason
+from provisioning.pki.revocation import Revocation
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.feed import event_of
 from provisioning.store.revocations import EventKind, RevocationRecord
 

@@ -23,7 +23,7 @@ from broker.revocation import revocation_feed
 from broker.revocation.revocation_feed import RevocationFeed
 from broker.revocation.revoked_services import RevokedServices
 from provisioning.client.feed import Current, FeedEvent, ReleaseEvent, RevocationEvent
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import CredentialFiles
 from tests.support.pki import shared_device, shared_pki
 from tests.support.wire import KEPT, V5, V311, MemoryBroker, will

@@ -15,7 +15,8 @@ from broker.session.framing import PLAIN_V4
 from broker.session.inflight import Inflight
 from broker.session.queue import QueueLimits
 from broker.session.session import Session
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 
 RELIABLE = Subscription("t", 1)
 OWNER = Identity("d", Role.DEVICE, "m", "g")

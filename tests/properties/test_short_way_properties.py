@@ -17,7 +17,7 @@ from sqlalchemy.dialects import sqlite
 
 from provisioning.directory.audit_chain import AuditHead, link, seal
 from provisioning.enrolment.attempt import Attempt, TlsConnection, TokenCredential
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.program.flat_json import FlatJson
 from provisioning.store.utc_date_time import UtcDateTime
 from tests.support.requests import NOON

@@ -19,7 +19,7 @@ from broker.mqtt.connect import Connack
 from broker.mqtt.packets import Pingreq, Pingresp, Puback, Publish, Suback, Subscribe, SubscriptionRequest
 from provisioning.ca.crl import CrlIssuer, CrlRequest, entry_of
 from provisioning.pki.crl import parse, read_entries
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import client_context
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.crl import at, crl, impostor_of, pem, scope

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from broker.cli import app
 from broker.mqtt.codes import ReasonCode
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from provisioning.pki.tls import client_context
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.enrolled import enrol

@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from device_sim.credentials.credential import HeldCredential
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
 from provisioning.pki.keys import generate_key
+from provisioning.pki.role import Role
 
 ONE_DAY = timedelta(days=1)
 

@@ -20,8 +20,9 @@ from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.status import RevocationStatus
 from broker.admission.trust import Trust
 from broker.settings.trust_settings import TrustSettings
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
 from provisioning.pki.revocation import RevocationIndex
+from provisioning.pki.role import Role
 from tests.support.pki import DOMAIN, Held, shared_pki
 from tests.support.policies import DEFAULT_POLICY
 

@@ -25,8 +25,8 @@ from broker.mqtt.topics import matches
 from device_sim.link.closure import REVOKED
 from device_sim.link.tls_dial import Endpoint
 from provisioning.client.operator import ServiceUnavailable
-from provisioning.pki.identity import Role
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.pki.tls import ClientCertificate, server_context
 from tests.support.authority import Authority
 

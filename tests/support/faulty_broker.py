@@ -32,7 +32,8 @@ from device_sim.attack.issuer import SERVER_AUTH, Issuer, Paper
 from device_sim.attack.target import SigningRegistrar, Target
 from device_sim.credentials.certification import common_name
 from device_sim.link.tls_dial import Endpoint
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from provisioning.pki.stapling import staple
 
 _V5 = ProtocolVersion.V5

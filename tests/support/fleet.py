@@ -18,8 +18,8 @@ from provisioning.enrolment.groups import GroupService
 from provisioning.enrolment.issuing import Issuing
 from provisioning.enrolment.service import EnrolmentService, MadeKey
 from provisioning.enrolment.tokens import TokenOrder, TokenService
-from provisioning.pki.identity import Role
 from provisioning.pki.keys import PrivateKey
+from provisioning.pki.role import Role
 from provisioning.revocation.service import RevocationService
 from provisioning.revocation.suspension import SuspensionService
 from provisioning.store import authorities, schema

@@ -13,9 +13,10 @@ from cryptography import x509
 from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import TokenCredential
-from provisioning.pki.identity import Role
 from provisioning.pki.keys import PrivateKey
-from provisioning.pki.revocation import RevocationReason, certificate_key
+from provisioning.pki.revocation import certificate_key
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.revocation import issued_to, portions
 from provisioning.revocation.portions import Portions
 from provisioning.store import (

@@ -13,10 +13,17 @@ from tests.support.broker_process import wait_until
 
 
 @contextlib.contextmanager
-def on_a_terminal(arguments: list[str], environment: Mapping[str, str], log: Path) -> Iterator[tuple[int, int]]:
-    """Run a program on its own terminal, with stderr in *log*; yield its process number and the terminal."""
+def on_a_terminal(
+    arguments: list[str], environment: Mapping[str, str], log: Path, directory: Path | None = None
+) -> Iterator[tuple[int, int]]:
+    """Run a program on its own terminal, with stderr in *log*; yield its process number and the terminal.
+
+    It runs in *directory*, if that is given.
+    """
     pid, terminal = pty.fork()
     if pid == 0:
+        if directory is not None:
+            os.chdir(directory)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # The tests may run under nohup.
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT, 0o600), 2)
         os.execve(arguments[0], arguments, environment)  # noqa: S606 - no shell is wanted

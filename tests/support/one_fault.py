@@ -35,7 +35,8 @@ from device_sim.attack.issuer import SERVER_AUTH, Issuer, Paper
 from device_sim.attack.target import Registrar, Target
 from device_sim.link.closure import REVOKED
 from device_sim.link.tls_dial import Endpoint
-from provisioning.pki.identity import Identity, Role, identity_of
+from provisioning.pki.identity import Identity, identity_of
+from provisioning.pki.role import Role
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 
 _READ = 65536

@@ -13,7 +13,8 @@ from device_sim.credentials.credential import HeldCredential
 from device_sim.credentials.fleet_directory import FleetDirectory, Origin
 from device_sim.link.tls_dial import Endpoint
 from device_sim.stage.foreign_process import LOOPBACK, free_port, program, serving
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from tests.support.one_fault import OneFault, proxied
 
 _CONFIG = """\

@@ -7,7 +7,7 @@ from cryptography import x509
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.operator_role import OperatorRole
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from tests.support.fleet import Fleet
 from tests.support.requests import csr_der
 

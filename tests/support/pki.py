@@ -23,9 +23,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
 from provisioning.pki.keys import generate_key, key_to_pem
-from provisioning.pki.revocation import Revocation, RevocationReason, certificate_key
+from provisioning.pki.revocation import Revocation, certificate_key
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.pki.tls import CredentialFiles, CredentialPem
 
 DOMAIN = "fleet.internal"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from broker.admission.policy import Kind, Rules, Section, TopicPolicy
 from broker.admission.policy_file import load_policy
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 
 DEFAULT_POLICY = load_policy(None)
 

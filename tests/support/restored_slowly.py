@@ -18,7 +18,8 @@ from broker.session.incoming import Incoming
 from broker.session.session import NEVER, Session
 from broker.session.will import Will
 from broker.store.journal import Journal
-from broker.store.sqlite import SqliteStore, unusable
+from broker.store.soundness import unusable
+from broker.store.sqlite import SqliteStore
 from provisioning.pki.identity import parse_uri
 from tests.support.due import do_what_is_due
 

@@ -12,7 +12,7 @@ import psycopg
 from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import TokenCredential
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.store import audit, audit_findings, devices, postgresql_group
 from provisioning.store.audit import Action
 from tests.support.fleet import Fleet

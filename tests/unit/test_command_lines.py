@@ -57,6 +57,8 @@ ALONE = [
     ("fleet-provisioning status --help", "provisioning.commands.operator_commands"),
     ("fleet-provisioning group list --help", "provisioning.commands.group_commands"),
     ("fleet-provisioning audit show --help", "provisioning.commands.audit_commands"),
+    ("fleet-provisioning revoke --help", "provisioning.commands.lifecycle_commands"),
+    ("fleet-provisioning token create --help", "provisioning.commands.token_commands"),
     ("fleet-broker version", None),
     ("fleet-broker run --help", None),
     ("fleet-broker status --help", "broker.commands.admin_commands"),

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from provisioning.store.device_inventory import Standing
 from provisioning.store.devices import DeviceState
 from provisioning.store.token_inventory import TokenState
 from tests.support.importtime import PACKAGES, ended
+from tests.support.on_a_terminal import on_a_terminal
 from tests.support.programs import REPOSITORY
 
 REASONS = [
@@ -74,6 +76,23 @@ def test_completion_waits_for_no_library_and_no_command(program: str, shell: str
     assert not LATE & modules
     assert program == "fleet-broker" or "broker" not in modules
     assert {each for each in modules if COMMANDS.fullmatch(each)} <= SHARED
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "revoke --reason s",
+        "suspend --dev",
+        "decommission --dev",
+        "token create --role b",
+        "token list --s",
+        "ca revoke --r",
+    ],
+)
+def test_no_option_is_completed_by_way_of_the_libraries(typed: str) -> None:
+    output, modules = completed(f"fleet-provisioning {typed}", "bash")
+    assert output
+    assert not LATE & modules
 
 
 def test_what_fish_is_offered_is_plain_text_on_one_line_each() -> None:
@@ -152,6 +171,43 @@ def test_files_are_offered_where_one_may_stand(typed: str, *, files: bool) -> No
         timeout=60,
     )
     assert (done.returncode, done.stdout, done.stderr) == (int(files), b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("typed", "becomes"),
+    [
+        ("fleet-provisioning revoke --reason keyC", "fleet-provisioning revoke --reason keyCompromise"),
+        ("fleet-provisioning revoke --reason stol", "fleet-provisioning revoke --reason stol"),
+        ("fleet-provisioning revoke --devices-file stol", "fleet-provisioning revoke --devices-file stolen.csv"),
+    ],
+)
+def test_bash_itself_offers_files_only_where_one_may_stand(tmp_path: Path, typed: str, becomes: str) -> None:
+    """Of the script that is installed: what it makes of a line at Tab, said by bash."""
+    (tmp_path / "stolen.csv").touch()
+    (tmp_path / "fleet-provisioning").write_text(
+        f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m provisioning "$@"\n'
+    )
+    (tmp_path / "fleet-provisioning").chmod(0o700)
+    script, _ = ended(
+        "fleet-provisioning", ["--show-completion", "bash"], _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1"
+    )
+    (tmp_path / "profile").write_text(
+        f"{script}\nPS1=ready\nexec 2>&1\nbind 'set enable-bracketed-paste off' 'set bell-style none'\n"
+    )
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHONPATH": str(REPOSITORY),
+        "TERM": "dumb",
+    }
+    shell = ["/bin/bash", "--noprofile", "--rcfile", "profile", "-i"]
+    with on_a_terminal(shell, environment, tmp_path / "log", tmp_path) as (_, terminal):
+        said = b""
+        while not said.endswith(b"ready"):  # What is typed before it reads a line is the terminal's to edit.
+            said += os.read(terminal, 4096)
+        os.write(terminal, f"{typed}\t\x01echo said: \x05\r".encode())  # To the line's beginning, and to its end.
+        while (found := re.search(rb"\r?\nsaid: (.*)\r\n", said)) is None:
+            said += os.read(terminal, 4096)
+    assert found[1].decode().strip() == becomes
 
 
 def test_zsh_reads_the_help_as_it_is_written() -> None:

@@ -5,8 +5,10 @@ is worth one certificate; the operator sees the evidence that was shown with the
 
 A request for a server-generated key is recognised by the request's own key, which counts for nothing else
 (docs/decisions/0088-serverkeygen-key-after-approval.md): without a signature by it, anyone who guesses the request
-would be given the private key. If the answer was lost, so was the key: the repeated request gets a new key in its
-place, without another decision, while the group answers the same request again
+would be given the private key. Nor does an approval of one kind of request count for the other: a request for the
+device's own key is no secret, and at the other operation a copy of it would be worth a private key. If the answer was
+lost, so was the key: the repeated request gets a new key in its place, without another decision, while the group
+answers the same request again
 (docs/decisions/0106-repeating-a-lost-serverkeygen-answer.md).
 """
 
@@ -35,6 +37,7 @@ MAXIMUM_PENDING: Final = 2000
 PENDING_DAYS: Final = timedelta(days=7)
 _LONGEST_EVIDENCE: Final = 200
 _ENROLLED: Final = "; the name is enrolled already"
+_MADE_HERE: Final = "; the service makes the key"
 
 
 class Undecided(Exception):
@@ -64,13 +67,15 @@ def approved(connection: Connection, attempt: Attempt, group: Group, shown: Sequ
     """Return an operator's approval of *attempt*; raise `Undecided` or `Refused` without one."""
     name, key = attempt.request.common_name, _recognised_by(attempt)
     found = approvals.find(connection, group.name, name, key)
+    if found is not None:
+        _check_kind(found, attempt)
     lost = None if found is None else _lost(connection, found, attempt, group)
     if found is None or (lost is None and _over(connection, found, attempt, group)):
         evidence = "+".join(each.credential for each in shown) or "nothing"
         if devices.find(connection, name) is not None:
             evidence += _ENROLLED
         if attempt.server_key:
-            evidence += "; the service makes the key"
+            evidence += _MADE_HERE
         raise Undecided(ApprovalRequest(group.name, name, key, evidence[:_LONGEST_EVIDENCE], _asked_from(attempt)))
     match found.state:
         case ApprovalState.PENDING:
@@ -88,6 +93,24 @@ def approved(connection: Connection, attempt: Attempt, group: Group, shown: Sequ
 
     credential = f"approval {found.id}" + ("" if lost is None else ", again")
     return Vouched(found.decided_by or "", credential, proves=True, decides=True, lost=lost, settle=spend)
+
+
+def _check_kind(found: StoredApproval, attempt: Attempt) -> None:
+    """Refuse the key of a request for a certificate of it to one for a key that is made here, and the reverse."""
+    if (_MADE_HERE in found.request.evidence) is attempt.server_key:
+        return
+    number = f"request {found.id}, for {found.request.name} in group {found.request.group},"
+    if attempt.server_key:
+        raise Refused(
+            Code.SERVER_KEYS_REFUSED,
+            f"{number} is for a certificate of the key that has signed this one: sign a request for a key made by the "
+            "service with a key of its own",
+        )
+    raise Refused(
+        Code.KEY_REUSED,
+        f"{number} is for a key made by the service, and the key that has signed it counts for nothing else: make a "
+        "new key",
+    )
 
 
 def newest_of(connection: Connection, name: str) -> StoredCertificate | None:

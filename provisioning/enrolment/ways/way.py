@@ -28,7 +28,7 @@ from typing import ClassVar, Self
 from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import Attempt
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.quick_values import quickly_made
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.groups import Group, WayName

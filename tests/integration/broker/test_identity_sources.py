@@ -15,8 +15,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
 from provisioning.pki.keys import spki_fingerprint
+from provisioning.pki.role import Role
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.mosquitto import Mosquitto, MosquittoSub
 from tests.support.pki import DOMAIN, Held, Pki, pem_of

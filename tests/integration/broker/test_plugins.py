@@ -20,7 +20,8 @@ import pytest
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.packets import Publish
 from broker.stopping import STOP_SECONDS
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from tests.support.auth_server import Asked, AuthServer
 from tests.support.broker_process import REPOSITORY, wait_until
 from tests.support.mosquitto import Mosquitto

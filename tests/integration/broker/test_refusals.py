@@ -16,7 +16,8 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from broker.mqtt.codes import ReasonCode
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from provisioning.pki.tls import client_context
 from tests.support.broker_process import PATIENCE, BrokerProcess
 from tests.support.pki import DOMAIN, Held, Pki

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from broker.mqtt.codes import ReasonCode
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from tests.support.broker_process import BrokerProcess
 from tests.support.crl import crl
 from tests.support.listed import answer

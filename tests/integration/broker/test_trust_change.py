@@ -18,7 +18,8 @@ from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.framing import split_frames
 from broker.mqtt.packets import Publish, decode_packet
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from provisioning.pki.tls import client_context
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.crl import crl, pem

@@ -13,7 +13,7 @@ import pytest
 
 from device_sim.link.tls_dial import Endpoint
 from device_sim.stage.stage import Stage, raised
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from tests.support.authority import Authority
 from tests.support.needed import needed
 from tests.support.programs import REPOSITORY, forking_python

@@ -32,8 +32,8 @@ from device_sim.trouble.trouble import Trouble
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.client.est import EstClient
 from provisioning.client.operator import ServiceUnavailable
-from provisioning.pki.identity import Role
 from provisioning.pki.keys import key_to_pem, write_private
+from provisioning.pki.role import Role
 from provisioning.pki.tls import CredentialFiles
 from tests.support.authority import Authority
 from tests.support.broker_process import BrokerProcess

@@ -20,7 +20,7 @@ from device_sim.credentials.fleet_directory import FleetDirectory, Origin
 from device_sim.interruption import Interruption
 from device_sim.link.driver import Driver
 from device_sim.link.link import Terms
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from tests.support.authority import Authority
 from tests.support.programs import forking_python
 

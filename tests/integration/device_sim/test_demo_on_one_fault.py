@@ -21,7 +21,7 @@ from device_sim.report import ExitCode
 from device_sim.stage.stage import raised
 from device_sim.view import View
 from provisioning.client.enrolment import EnrolmentOperatorClient
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.one_fault import ForgetsRevocations, OneFault, Passage, proxied
 
 ALL = "every message arrives, once, in order"

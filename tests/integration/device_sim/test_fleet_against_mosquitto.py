@@ -35,7 +35,7 @@ from device_sim.scenario.groups import (
     SlowReader,
     Telemetry,
 )
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.pki.tls import client_context
 from tests.support.authority import Authority
 

@@ -16,7 +16,7 @@ from device_sim.credentials.fleet_directory import FleetDirectory, Origin
 from device_sim.results.document import UnreadableReport, read
 from device_sim.results.progress import document_so_far
 from device_sim.stage.stage import Stage
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from tests.support.authority import Authority
 from tests.support.fleet_sim import TINY, enrol, fleet_sim, left_in, left_running, ran, until_said
 

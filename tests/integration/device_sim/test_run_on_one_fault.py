@@ -24,7 +24,7 @@ from device_sim.run.runner import Run
 from device_sim.run.target import Target
 from device_sim.scenario.model import InvalidScenario, parse
 from provisioning.client.operator import OperatorClient
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import client_context
 from tests.support.one_fault import ForgetsRevocations, OneFault, Passage
 from tests.support.open_mosquitto import open_mosquitto

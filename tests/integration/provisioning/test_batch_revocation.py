@@ -9,7 +9,7 @@ from pathlib import Path
 from cryptography import x509
 
 from provisioning.client.operator import OperatorClient
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.broker_process import wait_until
 from tests.support.curl import Curl
 from tests.support.enrolled import enrol

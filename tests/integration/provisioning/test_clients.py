@@ -22,10 +22,12 @@ from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstC
 from provisioning.client.feed import Current, FeedAhead, FeedLost, RevocationEvent
 from provisioning.client.operator import OperatorClient, RequestRefused, ServiceUnavailable
 from provisioning.directory.files import read_certificate
-from provisioning.pki.identity import Identity, InvalidIdentity, Role, identity_of
+from provisioning.pki.identity import Identity, InvalidIdentity, identity_of
 from provisioning.pki.keys import generate_key
 from provisioning.pki.ocsp import ask
-from provisioning.pki.revocation import RevocationReason, certificate_key
+from provisioning.pki.revocation import certificate_key
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.pki.tls import CredentialPem, TlsConfigurationError
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.enrolled import enrol as enrol_here

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from provisioning.client.operator import OperatorClient, RequestRefused
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from tests.support.enrolled import Enrolled, enrol
 from tests.support.provisioning import ProvisioningService
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from provisioning.client.feed import Current, ReleaseEvent, RevocationEvent
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.curl import Curl
 from tests.support.feed_events import follow
 from tests.support.openssl import OpensslDevice, certificate_facts, openssl

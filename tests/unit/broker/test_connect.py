@@ -15,7 +15,8 @@ from broker.mqtt.errors import MalformedPacket
 from broker.mqtt.packets import Pingreq
 from broker.mqtt.properties import Properties
 from broker.revocation.enforcement import revoke
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from tests.support.pki import Held, shared_device, shared_pki, shared_service
 from tests.support.wire import V5, V31, V311, MemoryBroker, connect_packet, will
 

@@ -16,8 +16,8 @@ from broker.mqtt.disconnect import Disconnect
 from broker.mqtt.ping import Pingreq
 from broker.revocation.enforcement import revoke
 from broker.session.session import Session
-from provisioning.pki.identity import Role
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from tests.support.judge import Judge
 from tests.support.pki import DOMAIN, shared_device, shared_pki
 from tests.support.wire import V5, V311, MemoryBroker, WireClient

@@ -186,6 +186,27 @@ def test_acknowledgements_of_one_read_drop_no_more_of_a_long_queue_than_one_does
     assert backend.session.queued == 0
 
 
+def test_many_messages_that_are_sent_again_let_others_be_served_between() -> None:
+    """Else sixty thousand unacknowledged ones are sent again in one step: a tenth of a second."""
+    broker = MemoryBroker(max_inflight=65_535)
+    backend = broker.service(receive_maximum=65_535, **KEPT)
+    backend.subscribe("fleet/#", qos=1)
+    topic = "fleet/meters/meter-1/cmd/x"
+    for start in range(0, 5_000, 1_000):
+        backend.send(*(publication(topic, b"%d" % each, 1, packet_id=each + 1) for each in range(start, start + 1_000)))
+    backend.vanish()
+    backend = broker.open(shared_service("backend"))
+    packet = connect_packet(V5, client_id="backend", receive_maximum=65_535, **KEPT)
+    broker.engine.turn.begin()
+    backend.connection.receive(packet.encode(V5), broker.now)
+    broker.engine.turn.end()
+    _, *first = backend.received()
+    assert 1_000 < len(first) < 3_000
+    broker.settle()
+    got = [int(each.payload) for each in (*first, *backend.received()) if isinstance(each, Publish) and each.dup]
+    assert got == list(range(5_000))
+
+
 def test_what_is_full_is_said_by_the_name_of_the_setting(broker: MemoryBroker) -> None:
     meter = broker.device("meter-1")
     for name, size in (("messages", 1), ("bytes", 400)):

@@ -22,7 +22,8 @@ from broker.reload.report import Affected, Effects, Outcome, Part, PartReport, R
 from broker.revocation.enforcement import revoke
 from broker.settings.config_loading import load
 from broker.settings.trust_settings import TrustSettings
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from tests.support.pki import DOMAIN, Held, Pki, shared_device, shared_pki
 from tests.support.stored import StoredBroker
 from tests.support.wire import KEPT, V5, MemoryBroker, WireClient, connect_packet, request, will

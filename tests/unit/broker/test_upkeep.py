@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from broker.upkeep import Everything, see_to
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from tests.support.pki import DOMAIN
 from tests.support.wire import MemoryBroker
 

@@ -9,7 +9,7 @@ import pytest
 from broker.admission.policy import Rules
 from broker.mqtt.packets import Packet, Pingreq, Pingresp, Publish
 from broker.sockets.rounds import ROOM, VERY_MANY
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from tests.support.policies import of_roles
 from tests.support.wire import V5, V311, MemoryBroker, WireClient, publication, request
 

@@ -11,7 +11,7 @@ from broker.mqtt.codes import ReasonCode
 from broker.mqtt.packets import Disconnect
 from broker.mqtt.properties import Properties
 from broker.revocation.enforcement import revoke
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.pki import shared_device, shared_pki
 from tests.support.wire import V5, V311, MemoryBroker, WireClient, will
 

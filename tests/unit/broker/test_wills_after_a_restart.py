@@ -18,8 +18,8 @@ from broker.engine.returning import MOST
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.revocation.enforcement import absent, forget_revoked, renew, revoke
 from broker.settings.trust_settings import TrustSettings
-from provisioning.pki.identity import Role
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from tests.support.pki import DOMAIN, Held, Pki, shared_device, shared_pki, shared_service
 from tests.support.stored import StoredBroker
 from tests.support.wire import KEPT, V5, V311, will

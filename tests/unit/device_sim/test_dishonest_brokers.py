@@ -20,7 +20,7 @@ from device_sim.run.runner import Run
 from device_sim.run.target import Target
 from device_sim.scenario.model import parse
 from provisioning.client.operator import OperatorClient
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from tests.support.authority import Authority
 from tests.support.dishonest_broker import Lie, dishonest
 from tests.support.scenarios import ON_ANY_MACHINE

@@ -22,7 +22,8 @@ from broker.metrics import Metrics
 from broker.revocation.issuing_authorities import STATES, IssuingAuthorities
 from broker.store.journal import Journal
 from provisioning.client.feed import IssuingAuthority
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from provisioning.program.version import product_version
 from tests.support.crl import crl, scope
 from tests.support.held_lists import put

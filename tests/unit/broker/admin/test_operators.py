@@ -23,7 +23,8 @@ from broker.admission.inquiry import Inquiry
 from broker.admission.issuers import Issuer
 from broker.admission.refusal import RefusalCode, Refused, unauthorised
 from broker.admission.trust import Trust
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 from tests.support.pki import DOMAIN, Held, shared_device, shared_pki
 from tests.support.wire import MemoryBroker

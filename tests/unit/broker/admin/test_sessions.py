@@ -14,7 +14,8 @@ from broker.admin import sessions
 from broker.admin.sessions import InvalidSelection, Selection, SessionView, Stored, normal_serial
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.packets import Disconnect
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from tests.support.pki import DOMAIN, shared_device
 from tests.support.stored import StoredBroker
 from tests.support.wire import MemoryBroker

@@ -17,8 +17,9 @@ from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.status import RevocationStatus
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
 from provisioning.pki.revocation import RevocationIndex
+from provisioning.pki.role import Role
 from tests.support.pki import DOMAIN, Held, shared_device, shared_pki, shared_service
 from tests.support.policies import DEFAULT_POLICY
 from tests.support.wire import will

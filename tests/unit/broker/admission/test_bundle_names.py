@@ -17,7 +17,8 @@ from broker.admission.refusal import RefusalCode, Refused
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
 from broker.mqtt.properties import Properties
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from tests.support.bundles import (
     CN,
     PKI,

@@ -15,7 +15,8 @@ from broker.admission.bundle_terms import BundleTerms
 from broker.admission.refusal import RefusalCode
 from broker.mqtt.connect import Connect
 from broker.settings.trust_settings import TrustSettings
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from tests.support.pki import DOMAIN, shared_pki
 
 DEVICE = Identity(DOMAIN, Role.DEVICE, "meter-1", "meters")

@@ -24,7 +24,8 @@ from broker.admission.trust import Trust
 from broker.mqtt.connect import Connect
 from device_sim.attack.der import with_sha1
 from provisioning.pki.keys import key_identifier
-from provisioning.pki.revocation import Revocation, RevocationIndex, RevocationReason, pack
+from provisioning.pki.revocation import Revocation, RevocationIndex, pack
+from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.bundles import (
     CN,
     NOW,

@@ -24,8 +24,9 @@ from broker.admission.status import RevocationStatus
 from broker.admission.trust import Trust
 from broker.mqtt.codes import ReasonCode
 from broker.settings.trust_settings import REQUIRE, TrustSettings
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
 from provisioning.pki.revocation import RevocationIndex
+from provisioning.pki.role import Role
 from tests.support.pki import DOMAIN, NO_EXTENSIONS, SERVER, Held, Pki, shared_pki
 
 PKI = shared_pki()

@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives import hashes
 from broker.admission.bundle import TrustBundle
 from broker.admission.issuers import authorities_of
 from provisioning.pki.keys import generate_key, key_identifier
-from provisioning.pki.revocation import Revocation, RevocationIndex, RevocationReason
+from provisioning.pki.revocation import Revocation, RevocationIndex
+from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.pki import shared_pki
 
 KEY = generate_key()

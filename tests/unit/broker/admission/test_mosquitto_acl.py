@@ -11,7 +11,8 @@ from broker.admission.mosquitto_acl import InvalidAcl, converted, is_acl
 from broker.admission.policy import Action
 from broker.admission.policy_file import PolicyError, load_policy, parse_policy
 from broker.cli import app
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 
 ACL = """# everybody
 pattern readwrite sensors/%u/#

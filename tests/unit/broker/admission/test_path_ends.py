@@ -22,9 +22,11 @@ from broker.admission.trust import Trust
 from broker.connection.connection import ClientConnection
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.properties import Properties
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
 from provisioning.pki.keys import key_identifier
-from provisioning.pki.revocation import RevocationIndex, RevocationReason, pack
+from provisioning.pki.revocation import RevocationIndex, pack
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from tests.support.pki import DOMAIN, Held, shared_pki
 from tests.support.policies import DEFAULT_POLICY
 from tests.support.wire import FakeTransport, MemoryBroker, will

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from broker.admission.filter_template import FilterTemplate, InvalidFilter
 from broker.admission.policy import Action, Kind, Permissions, Rules, Section, TopicPolicy
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from tests.support.policies import DEFAULT_POLICY, of_roles
 
 METER = DEFAULT_POLICY.permissions(Identity("d", Role.DEVICE, "meter-1", "meters"), "meter-1", ours=True)

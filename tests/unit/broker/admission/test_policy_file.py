@@ -8,7 +8,8 @@ import pytest
 
 from broker.admission.policy import DeniedPublish
 from broker.admission.policy_file import PolicyError, load_policy, parse_policy, read_policy
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 
 METER = Identity("fleet.internal", Role.DEVICE, "m-1", "north")
 EVERYTHING = """

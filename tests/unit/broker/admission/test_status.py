@@ -23,10 +23,12 @@ from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
 from broker.settings.trust_settings import REQUIRE, StatusPolicy
 from provisioning.pki.crl import parse
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.ocsp import Answer
-from provisioning.pki.revocation import RevocationIndex, RevocationReason
+from provisioning.pki.revocation import RevocationIndex
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from tests.support.crl import at, crl, scope
 from tests.support.pki import DOMAIN, Held, shared_pki
 from tests.support.policies import DEFAULT_POLICY

@@ -10,9 +10,10 @@ from broker.admission.freshness import Freshness
 from broker.admission.peer import Peer
 from broker.admission.status import RevocationStatus
 from broker.admission.trust import Trust
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import RevocationIndex
+from provisioning.pki.role import Role
 from tests.support.bundles import PLANT_DOMAIN, bundle, path
 from tests.support.pki import DOMAIN, Held, Pki, shared_pki
 from tests.support.policies import DEFAULT_POLICY

@@ -16,7 +16,8 @@ from broker.audit.files import AuditFiles
 from broker.audit.log import AuditLog
 from broker.audit.verification import verify
 from broker.engine.history import Event, Happened
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from tests.support.broker_process import wait_until
 
 KEY = bytes(32)

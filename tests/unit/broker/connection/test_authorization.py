@@ -7,7 +7,7 @@ import pytest
 from broker.admission.policy import DeniedPublish, Kind, Rules, Section, TopicPolicy
 from broker.mqtt.acks import Puback, Pubrec
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from tests.support.pki import shared_device
 from tests.support.policies import of_roles
 from tests.support.wire import V5, MemoryBroker, publication, request, will

@@ -12,7 +12,7 @@ from broker.mqtt.packets import Packet, Pingreq, Pingresp, Puback, Publish, Suba
 from broker.mqtt.properties import Properties
 from broker.sockets.transport import RECORD
 from broker.sockets.work import PORTION
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from tests.support.pki import shared_device
 from tests.support.policies import of_roles
 from tests.support.wire import V5, V311, MemoryBroker, WireClient, publication, request
@@ -196,15 +196,30 @@ def test_a_replay_counts_for_the_places_that_it_looks_at() -> None:
 
 
 @pytest.mark.parametrize("packet", [Pingreq(), Puback(9)])
-def test_a_read_full_of_pings_or_acknowledgements_is_a_portion(packet: Packet) -> None:
-    """Else a turn reads 512 times so many, of a few clients together: three quarters of a second."""
+def test_a_read_full_of_pings_or_acknowledgements_is_taken_in_portions(packet: Packet) -> None:
+    """Else fifty clients that send nothing else hold the loop for a tenth of a second, each turn."""
+    broker = MemoryBroker()
+    greedy, modest = broker.device("meter-1"), broker.device("meter-2")
+    work = broker.engine.turn.work
+    before, count = work.done, RECORD // len(packet.encode(V5))
+    in_one_read(greedy, *[packet] * count)
+    assert greedy.transport.held
+    at_once = (work.done - before) * 64
+    assert at_once == 512
+    in_one_read(modest, Pingreq())
+    assert modest.received() == [Pingresp()]
+    answers = len(greedy.received())
+    broker.settle()
+    assert not greedy.transport.held
+    assert work.done - before == count // 64
+    assert (answers, answers + len(greedy.received())) == ((512, count) if packet == Pingreq() else (0, 0))
+
+
+@pytest.mark.parametrize("packet", [Pingreq(), Puback(9)])
+def test_a_portion_that_ends_with_the_read_waits_for_nothing(packet: Packet) -> None:
     client = MemoryBroker().device("meter-1")
-    work = client.broker.engine.turn.work
-    before = work.done
-    read = packet.encode(client.version)
-    client.send_bytes(read * (RECORD // len(read)))
-    assert PORTION // 2 <= work.done - before <= PORTION, "the transport ends its turn after two reads"
-    assert not client.transport.held, "who acknowledges a few thousand at once is not cut up"
+    in_one_read(client, *[packet] * 512)
+    assert not client.transport.held
 
 
 @pytest.mark.parametrize("qos", [0, 1])

@@ -14,7 +14,7 @@ from broker.mqtt.connect import Connack
 from broker.mqtt.message import Message
 from broker.mqtt.packets import Pingreq, Pingresp, Puback, Suback, Subscribe, SubscriptionRequest
 from broker.revocation.enforcement import revoke
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from tests.support.judge import Judge
 from tests.support.pki import shared_device
 from tests.support.policies import of_roles

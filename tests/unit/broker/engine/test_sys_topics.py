@@ -12,7 +12,7 @@ from broker.engine import sys_topics
 from broker.engine.sys_topics import INTERVAL, SysTopics
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.packets import Publish
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from tests.support.policies import of_roles
 from tests.support.wire import MemoryBroker, WireClient
 

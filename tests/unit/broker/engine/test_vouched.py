@@ -17,7 +17,7 @@ from broker.engine.vouched import RESERVED, without_reserved
 from broker.mqtt.codes import ProtocolVersion
 from broker.mqtt.properties import Properties
 from broker.settings.trust_settings import TrustSettings
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from tests.support.pki import DOMAIN, shared_device, shared_pki, shared_service
 from tests.support.wire import V5, V311, MemoryBroker, WireClient, will
 

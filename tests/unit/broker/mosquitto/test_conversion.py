@@ -17,7 +17,8 @@ from broker.mosquitto.conversion import InvalidConf, converted
 from broker.settings.config import BrokerConfig
 from broker.settings.config_loading import load
 from broker.settings.limits import Limits
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 
 TLS = """\
 cafile ca.crt

@@ -12,7 +12,8 @@ from broker.mqtt.message import Message
 from broker.plugins import context as plugin_context
 from broker.plugins.context import HostedContext
 from broker.plugins.errors import Denied, NotOffered
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from tests.support.hosted_plugins import HostedPlugins
 from tests.support.pki import DOMAIN
 from tests.support.wire import MemoryBroker

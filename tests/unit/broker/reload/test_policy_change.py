@@ -18,7 +18,7 @@ from broker.reload.policy_change import change, enforce_at_start, preview
 from broker.reload.report import SHOWN, Affected, Effects
 from broker.settings.config import BrokerConfig
 from broker.settings.trust_settings import TrustSettings
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from tests.support.pki import shared_device
 from tests.support.stored import StoredBroker
 from tests.support.wire import V5, MemoryBroker, WireClient, will

@@ -16,7 +16,7 @@ from broker.revocation import revocation_feed
 from broker.revocation.revocation_feed import RevocationFeed
 from broker.revocation.revoked_services import RevokedServices
 from provisioning.client.feed import Current, FeedEvent, Refuse, ReleaseEvent, RevocationEvent
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import CredentialFiles
 from tests.support.pki import Held, shared_device, shared_pki, shared_service
 from tests.support.stored import StoredBroker

@@ -12,8 +12,10 @@ from broker.engine.engine import Engine
 from broker.mqtt.codes import ReasonCode
 from broker.revocation.revocation_rounds import judge_absent, judge_all
 from broker.store.batch import Batch
-from provisioning.pki.identity import Identity, Role
-from provisioning.pki.revocation import Revocation, RevocationReason
+from provisioning.pki.identity import Identity
+from provisioning.pki.revocation import Revocation
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from tests.support.pki import DOMAIN, shared_device
 from tests.support.stored import StoredBroker
 from tests.support.wire import MemoryBroker

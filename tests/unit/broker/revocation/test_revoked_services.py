@@ -16,7 +16,8 @@ from broker.revocation import revoked_services
 from broker.revocation.revoked_services import FILE_NAME, RevokedServices
 from provisioning.pki.identity import AUTHORITY_PREFIX, PROVISIONING
 from provisioning.pki.keys import replace_private
-from provisioning.pki.revocation import Revocation, RevocationReason, certificate_key
+from provisioning.pki.revocation import Revocation, certificate_key
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import TlsConfigurationError
 from tests.support.pki import Held, Pki
 

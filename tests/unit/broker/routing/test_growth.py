@@ -16,7 +16,8 @@ from broker.routing import cached, names, router, tree
 from broker.routing.router import Routes
 from broker.session.queue import QueueLimits
 from broker.session.session import Session
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 
 LIMITS = QueueLimits(100, 10_000)
 COUNTED = {module.__file__ for module in (cached, names, router, tree)}

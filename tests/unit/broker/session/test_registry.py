@@ -10,7 +10,8 @@ from broker.metrics import Metrics
 from broker.session.queue import QueueLimits
 from broker.session.registry import SessionRegistry
 from broker.session.session import Session
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 
 DOMAIN = "fleet.internal"
 METER = Identity(DOMAIN, Role.DEVICE, "meter-1", "meters")

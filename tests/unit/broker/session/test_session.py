@@ -10,7 +10,8 @@ from broker.mqtt.subscription import Subscription
 from broker.session.framing import PLAIN_V4, framing
 from broker.session.queue import QueueLimits
 from broker.session.session import Session
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 
 OWNER = Identity("fleet.internal", Role.DEVICE, "meter-1", "meters")
 RELIABLE = Subscription("t", 1)

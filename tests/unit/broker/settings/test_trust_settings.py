@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from broker.settings.trust_settings import REQUIRE, IdentitySource, StatusPolicy, TrustSettings
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 
 PIN = "ab" * 32
 URL = "https://ca.example/anchors.pem"

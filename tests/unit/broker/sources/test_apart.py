@@ -19,8 +19,9 @@ from broker.sources.crl_urls import CrlUrls
 from broker.sources.ocsp_client import OcspClient
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.trust_files import load_trust
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
 from provisioning.pki.revocation import RevocationIndex
+from provisioning.pki.role import Role
 from tests.support.crl import crl
 from tests.support.pki import Pki, pem_of, shared_device, shared_pki
 from tests.support.responder import Responder, delegate

@@ -15,7 +15,8 @@ from broker.settings.trust_settings import REQUIRE
 from broker.sources import ocsp_client
 from broker.sources.ocsp_client import OcspClient, urls_of
 from provisioning.pki.ocsp import Answer
-from provisioning.pki.revocation import RevocationIndex, RevocationReason
+from provisioning.pki.revocation import RevocationIndex
+from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.pki import shared_device, shared_pki
 from tests.support.responder import Responder, delegate
 from tests.support.web import WebServer

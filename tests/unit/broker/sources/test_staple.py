@@ -15,7 +15,8 @@ from cryptography import x509
 from broker.settings.config import BrokerConfig
 from broker.sources.staple import Staple
 from provisioning.pki import openssl, stapling
-from provisioning.pki.revocation import Revocation, RevocationReason, certificate_key
+from provisioning.pki.revocation import Revocation, certificate_key
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import ClientCertificate, server_context
 from tests.support.pki import Held, Pki, pem_of, shared_pki
 from tests.support.responder import Responder

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from device_sim.attack import der
 from device_sim.attack.issuer import Issuer
 from device_sim.credentials.certification import common_name
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from provisioning.pki.tls import client_context
 
 CA = Issuer.founded(common_name("CA"))

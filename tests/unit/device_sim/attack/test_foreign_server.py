@@ -46,7 +46,8 @@ def test_a_missing_program_is_named_with_its_package() -> None:
 
 
 def test_certificates_bear_their_name_as_dns_name_only_where_that_is_asked(tmp_path: Path) -> None:
-    from provisioning.pki.identity import Identity, Role
+    from provisioning.pki.identity import Identity
+    from provisioning.pki.role import Role
 
     identity = Identity("fleet.internal", Role.DEVICE, "device-001", "meters")
     for asked in (False, True):

@@ -25,7 +25,8 @@ from device_sim.attack.target import SigningRegistrar, Target
 from device_sim.attack.verdict import Outcome, Verdict
 from device_sim.credentials.certification import common_name
 from device_sim.link.tls_dial import Endpoint
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 
 NAMES = ("32-handshake-flood", "32-reconnect-storm")
 

@@ -18,7 +18,8 @@ from device_sim.attack.unsendable_cases import _certificates, _entry, _flight, _
 from device_sim.attack.verdict import Layer, Seen
 from device_sim.credentials.certification import common_name
 from device_sim.link.tls_dial import Endpoint
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 
 # RFC 8448 §3, a simple 1-RTT handshake.
 SHARED = bytes.fromhex("8bd4054fb55b9d63fdfbacf9f04b9f0d35e6d63f537563efd46272900f89492d")

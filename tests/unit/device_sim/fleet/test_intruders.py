@@ -7,7 +7,8 @@ from cryptography.exceptions import InvalidSignature
 from device_sim.credentials import forgery
 from device_sim.fleet.intruders import CASES, Finding, Outcome
 from device_sim.link.closure import Closure, Layer
-from provisioning.pki.identity import Identity, Role, identity_of
+from provisioning.pki.identity import Identity, identity_of
+from provisioning.pki.role import Role
 
 VICTIM = Identity("fleet.internal", Role.DEVICE, "meter-1", "meters")
 

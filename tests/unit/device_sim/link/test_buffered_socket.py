@@ -11,7 +11,7 @@ import pytest
 
 from device_sim.link.buffered_socket import OUTPUT_LIMIT, BufferedSocket
 from device_sim.link.closure import from_error
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.pki.tls import ClientCertificate, server_context
 from tests.support.authority import Authority
 

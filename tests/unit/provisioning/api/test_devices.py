@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from provisioning.ca.crl import CrlIssuer
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.program.moments import rfc3339
 from provisioning.revocation.feed import RevocationFeed
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher

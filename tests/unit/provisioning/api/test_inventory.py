@@ -12,7 +12,7 @@ import pytest
 from provisioning.api.inventory import _certificate_item, _hexadecimal, _json
 from provisioning.errors import Refused
 from provisioning.pki.keys import generate_key
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.program.moments import rfc3339
 from tests.support.fleet import Fleet
 from tests.support.many_certificates import Died, dying_after, make_portions_small, many_for_key, serials_of, stored

@@ -15,7 +15,7 @@ from provisioning.api.operator_checks import OperatorChecks
 from provisioning.enrolment.authentication import AuthenticatedOperator, authenticate_operator
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.fleet import Fleet
 from tests.support.operators import operator
 

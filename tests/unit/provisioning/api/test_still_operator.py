@@ -24,7 +24,7 @@ from provisioning.config import Settings
 from provisioning.enrolment.authentication import AuthenticatedOperator
 from provisioning.enrolment.operator_roles import OperatorRoleService
 from provisioning.operator_role import OperatorRole
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.feed import RevocationFeed
 from provisioning.store import conditions
 from provisioning.store.tables import audit_entries

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.engine import Connection
 
 from provisioning.api.operators import PREFIX
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.asgi import through
 from tests.support.fleet import Fleet
 from tests.support.operators import operator

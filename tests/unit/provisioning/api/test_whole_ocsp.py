@@ -19,7 +19,7 @@ from provisioning.ca.ocsp import OcspRefused
 from provisioning.config import Settings
 from provisioning.connections.written_answer import ReadyAnswer
 from provisioning.errors import Code, Refused
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation import ocsp as ocsp_module
 from tests.support.asgi import through
 from tests.support.fleet import Fleet

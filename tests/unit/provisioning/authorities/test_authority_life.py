@@ -29,9 +29,9 @@ from provisioning.enrolment.issuing import Issuing
 from provisioning.enrolment.operator_roles import change_operator_role
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.operator_role import OperatorRole
-from provisioning.pki.identity import Role
 from provisioning.pki.keys import generate_key
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.revocation.reasons import AUTHORITY_REASONS
 from provisioning.revocation.suspension import SuspensionService
 from provisioning.signers.places import SignerPlaces

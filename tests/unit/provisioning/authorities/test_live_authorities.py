@@ -14,7 +14,7 @@ from provisioning.authorities.authority_revocation import AuthorityRevocation
 from provisioning.authorities.live_authorities import LiveAuthorities
 from provisioning.ca.ceremony import ISSUING_LIFE
 from provisioning.ca.issuer import Issuer
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.publisher import CrlPublisher
 from provisioning.revocation.service import RevocationService

@@ -14,9 +14,10 @@ from provisioning.authorities.own_credentials import OwnCredentials
 from provisioning.ca.issuer import IssuanceRefused
 from provisioning.ca.profile import Profile, ProfileConfig, ProfileName, profile_of
 from provisioning.directory.files import AuthorityFiles, read_certificate
-from provisioning.pki.identity import Role, identity_of
+from provisioning.pki.identity import identity_of
 from provisioning.pki.keys import generate_key, key_to_pem, load_key, write_private
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.store import certificates, host_names
 from tests.support.fleet import Fleet
 

@@ -12,7 +12,7 @@ from sqlalchemy import delete
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import ConfigurationError
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.store import certificates, devices, tables
 from provisioning.store.authorities import AuthorityState
 from provisioning.store.certificates import IssuedCertificate

@@ -28,9 +28,10 @@ from provisioning.ca.ceremony import (
 )
 from provisioning.ca.issuer import IssuanceRequest, Issuer, IssuerUrls
 from provisioning.ca.profile import ProfileConfig, profile_of
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import PrivateKey, generate_key, key_identifier
+from provisioning.pki.role import Role
 from tests.support import weak_keys
 from tests.support.openssl import openssl
 from tests.support.pki import pem_of

@@ -16,7 +16,7 @@ from provisioning.ca.ceremony import Authority, found_authority
 from provisioning.ca.crl import CrlIssuer, CrlRefused, CrlRequest, entry_of, removal_of
 from provisioning.ca.signing import hash_for
 from provisioning.pki.keys import PrivateKey, generate_key, key_identifier
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.requests import NOON
 from tests.support.slow_keys import rsa_key
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioning.ca.host_patterns import AmbiguousHostName, check_unambiguous, filled, may_clash
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 
 WORDS = ["a", "b", "c", "a.b", "b.c", "a-b", "b-c", "a.b.c", "a-b-c", "a.b-c", "a-b.c", "x-a", "a.x"]
 LITERALS = ["", ".", "-", ".x", "x-", "-x.", ".b."]

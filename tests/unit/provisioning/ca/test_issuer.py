@@ -21,8 +21,9 @@ from provisioning.ca.profile import (
     profile_of,
 )
 from provisioning.ca.signing import hash_for
-from provisioning.pki.identity import Identity, Role, identity_of
+from provisioning.pki.identity import Identity, identity_of
 from provisioning.pki.keys import PrivateKey, generate_key, key_identifier
+from provisioning.pki.role import Role
 from tests.support.requests import NOON
 from tests.support.slow_keys import rsa_key
 

@@ -17,8 +17,9 @@ from provisioning.ca.lint import Intent, lint, lint_ocsp_signer
 from provisioning.ca.name_policy import SubjectNames
 from provisioning.ca.profile import ProfileConfig, ProfileName, profile_of
 from provisioning.ca.signing import hash_for
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
 from provisioning.pki.keys import generate_key, key_identifier
+from provisioning.pki.role import Role
 from tests.support.requests import NOON
 
 SERIAL = 1 << 126 | 5

@@ -16,7 +16,7 @@ from provisioning.ca.crl import REASON_CODES
 from provisioning.ca.ocsp import OcspSigner, Revoked, read_request
 from provisioning.ca.signing import hash_for, signature_algorithm
 from provisioning.pki.keys import PrivateKey
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.slow_keys import rsa_key
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -20,8 +20,9 @@ from provisioning.ca.name_policy import SubjectNames
 from provisioning.ca.precedents import Precedents
 from provisioning.ca.profile import Profile, ProfileConfig, ProfileName, profile_of
 from provisioning.ca.signing import signature_algorithm, signer, with_signature
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
 from provisioning.pki.keys import PrivateKey, generate_key, spki_of
+from provisioning.pki.role import Role
 from tests.support.requests import NOON
 from tests.support.slow_keys import rsa_key
 

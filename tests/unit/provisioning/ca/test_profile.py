@@ -25,8 +25,9 @@ from provisioning.ca.profile import (
 )
 from provisioning.config import ProfileSettings
 from provisioning.errors import Code, Refused
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
 from provisioning.pki.keys import PrivateKey, generate_key
+from provisioning.pki.role import Role
 from tests.support.requests import csr_der
 from tests.support.slow_keys import rsa_key
 

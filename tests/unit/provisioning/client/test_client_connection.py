@@ -21,8 +21,9 @@ from provisioning.client.feed import Current, FeedLost
 from provisioning.client.genuine_server import GenuineServer, trust_domain_of
 from provisioning.client.network_words import network_words
 from provisioning.client.operator import OperatorClient, ServiceUnavailable
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
 from provisioning.pki.keys import generate_key
+from provisioning.pki.role import Role
 from provisioning.pki.tls import (
     ClientCertificate,
     CredentialFiles,

@@ -11,7 +11,8 @@ import pytest
 from cryptography import x509
 
 from provisioning.client.feed import Current, FeedAhead, FeedEvent, FeedLost, FeedRefused, follow_together, tell_known
-from provisioning.pki.identity import PROVISIONING, Identity, Role
+from provisioning.pki.identity import PROVISIONING, Identity
+from provisioning.pki.role import Role
 from tests.support.impostor import impostor
 from tests.support.pki import DOMAIN, SERVER, Pki
 from tests.support.responder import Responder, delegate, question_about

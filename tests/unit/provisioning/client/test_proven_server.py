@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentUnavailable, EstClient
 from provisioning.client.genuine_server import unproven
-from provisioning.pki.identity import PROVISIONING, Identity, Role
+from provisioning.pki.identity import PROVISIONING, Identity
 from provisioning.pki.keys import generate_key
+from provisioning.pki.role import Role
 from tests.support.impostor import impostor
 from tests.support.pki import DOMAIN, SERVER, Held, Pki
 from tests.support.responder import Responder, delegate, question_about

@@ -11,8 +11,9 @@ from cryptography import x509
 
 from provisioning.client import service_time as asked
 from provisioning.client.service_time import TimeUnknown, service_time, told
-from provisioning.pki.identity import PROVISIONING, Identity, Role
+from provisioning.pki.identity import PROVISIONING, Identity
 from provisioning.pki.ocsp import Question, ask
+from provisioning.pki.role import Role
 from provisioning.pki.tls import TlsConfigurationError
 from tests.support.impostor import impostor
 from tests.support.pki import DOMAIN, SERVER, Held, Pki

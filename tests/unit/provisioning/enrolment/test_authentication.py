@@ -19,7 +19,7 @@ from provisioning.enrolment.operator_roles import OperatorRoleService
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.keys import generate_key
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.operators import operator
 from tests.support.pki import shared_device, shared_pki

@@ -17,9 +17,10 @@ from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.authentication import authenticate
 from provisioning.enrolment.claims import ClaimOrder, ClaimService
 from provisioning.errors import Code, Refused
-from provisioning.pki.identity import Role, identity_of
+from provisioning.pki.identity import identity_of
 from provisioning.pki.keys import PrivateKey, generate_key
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.store import audit, audit_findings, claims, devices
 from provisioning.store.audit import Action
 from provisioning.store.groups import NewKey

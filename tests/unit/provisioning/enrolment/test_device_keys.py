@@ -17,7 +17,7 @@ from provisioning.config import Settings
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.pki.keys import PrivateKey, generate_key
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.store.tables import device_keys
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.requests import csr_der

@@ -15,9 +15,9 @@ from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.groups import parse_ways
 from provisioning.enrolment.tokens import TokenOrder, new_token
 from provisioning.errors import Code, Refused
-from provisioning.pki.identity import Role
 from provisioning.pki.keys import generate_key
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.store import audit_findings, tables
 from provisioning.store.groups import Group, NewKey, WayName
 from tests.support.fleet import Fleet, successor_csr

@@ -20,8 +20,8 @@ from provisioning.config import load_settings
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, ConfigurationError, Refused
-from provisioning.pki.identity import Role
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.store import host_names, tables
 from tests.support.fleet import Fleet, open_fleet, successor_csr
 from tests.support.requests import csr_der

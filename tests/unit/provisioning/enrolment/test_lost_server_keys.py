@@ -14,7 +14,8 @@ from provisioning.enrolment.groups import parse_ways
 from provisioning.enrolment.service import MadeKey
 from provisioning.errors import Pending, Refused
 from provisioning.pki.keys import PrivateKey, generate_key
-from provisioning.pki.revocation import RevocationReason, certificate_key
+from provisioning.pki.revocation import certificate_key
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.store import audit, certificates
 from provisioning.store.approvals import ApprovalState
 from provisioning.store.certificates import CertificateState

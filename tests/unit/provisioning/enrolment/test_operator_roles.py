@@ -13,8 +13,8 @@ from provisioning.enrolment.operator_roles import OperatorRoleService
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
-from provisioning.pki.identity import Role
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.store import audit, operators, unfinished_key_ends
 from provisioning.store.certificates_of_key import DeviceKey
 from provisioning.store.devices import DeviceState

@@ -20,7 +20,7 @@ from provisioning.enrolment.claims import MAXIMUM_LIFE as LONGEST_CLAIM
 from provisioning.enrolment.tokens import MAXIMUM_BATCH, MAXIMUM_SERVER_NAMES, MAXIMUM_TTL, TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.store import audit, tokens
 from provisioning.store.groups import Group
 from provisioning.store.token_inventory import KnownToken, TokenState

@@ -17,8 +17,9 @@ from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.tokens import TokenOrder, digest_of, new_token
 from provisioning.errors import Code, Refused
-from provisioning.pki.identity import PROVISIONING, Identity, Role
+from provisioning.pki.identity import PROVISIONING, Identity
 from provisioning.pki.keys import generate_key, spki_fingerprint
+from provisioning.pki.role import Role
 from provisioning.store import certificates, devices, tokens
 from provisioning.store.serials import new_serial
 from provisioning.store.tokens import TokenGrant

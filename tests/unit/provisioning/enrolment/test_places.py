@@ -9,7 +9,7 @@ from cryptography import x509
 
 from provisioning.enrolment.attempt import TlsConnection, TokenCredential
 from provisioning.errors import Code, Refused
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.manufacturer import Manufacturer
 from tests.support.requests import NOON

@@ -24,8 +24,9 @@ from provisioning.enrolment.renewal_info import (
 )
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
-from provisioning.pki.identity import Role
-from provisioning.pki.revocation import RevocationReason, certificate_key
+from provisioning.pki.revocation import certificate_key
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.of_authority import revoke_authority
 from provisioning.store import audit, audit_findings

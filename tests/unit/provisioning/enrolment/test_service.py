@@ -17,9 +17,9 @@ from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.server_keys import make_key
 from provisioning.enrolment.tokens import IssuedToken, TokenOrder
 from provisioning.errors import Code, Pending, Refused
-from provisioning.pki.identity import Role
 from provisioning.pki.keys import PrivateKey, generate_key
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.of_authority import revoke_authority
 from provisioning.store import audit, tables

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from provisioning.errors import Refused
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.of_authority import revoke_authority
 from provisioning.store import audit, certificates, revocations

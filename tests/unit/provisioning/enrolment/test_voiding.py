@@ -9,7 +9,7 @@ import pytest
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.tokens import IssuedToken, TokenOrder
 from provisioning.errors import Code, Refused, RefusedTogether
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.store import audit
 from provisioning.store.audit import Action
 from provisioning.store.token_inventory import KnownToken, TokenState

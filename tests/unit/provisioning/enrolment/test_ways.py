@@ -11,7 +11,7 @@ from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.errors import Code, Refused
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.store.groups import NewKey
 from provisioning.store.serials import serial_text
 from tests.support.fleet import Fleet

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.errors import Code, Refused
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.of_authority import revoke_authority
 from provisioning.revocation.reasons import AUTHORITY_REASONS, OPERATOR_REASONS

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from device_sim.attack.der import content, element, elements
 from provisioning.pki.crl import CrlProblem, CrlRefused, Scope, distribution_points, parse, read_entries, split, verify
-from provisioning.pki.revocation import RevocationIndex, RevocationReason
+from provisioning.pki.revocation import RevocationIndex
+from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.crl import crl, impostor_of, pem, scope
 from tests.support.pki import shared_device, shared_pki
 

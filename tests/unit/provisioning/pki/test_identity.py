@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from provisioning.pki.identity import Identity, InvalidIdentity, Role, parse_uri
+from provisioning.pki.identity import Identity, InvalidIdentity, parse_uri
+from provisioning.pki.role import Role
 
 LONGEST = "n" * 64
 

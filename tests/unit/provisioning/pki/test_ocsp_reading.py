@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
 from provisioning.pki.ocsp import Answer, OcspRefused, Question, ask, read_answer, responders
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.pki import Held, Pki, shared_device, shared_pki
 from tests.support.responder import Responder, delegate
 

@@ -10,15 +10,8 @@ from cryptography import x509
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 
-from provisioning.pki.revocation import (
-    OCSP,
-    Revocation,
-    RevocationIndex,
-    RevocationReason,
-    certificate_key,
-    pack,
-    unpack,
-)
+from provisioning.pki.revocation import OCSP, Revocation, RevocationIndex, certificate_key, pack, unpack
+from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.manufacturer import Manufacturer
 from tests.support.pki import shared_device, shared_pki
 

@@ -17,9 +17,9 @@ from provisioning.enrolment.authentication import authenticate
 from provisioning.enrolment.renewal_info import RenewalService
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
-from provisioning.pki.identity import Role
 from provisioning.pki.keys import generate_key
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.of_authority import RevokedAuthority, begun, device_name, revoke_authority
 from provisioning.revocation.service import RevocationService

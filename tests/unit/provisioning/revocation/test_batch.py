@@ -12,8 +12,8 @@ from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code, Refused, RefusedItem, RefusedTogether
-from provisioning.pki.identity import Role
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.revocation import batch, recording
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.service import RevocationService

@@ -8,7 +8,7 @@ import pytest
 from cryptography import x509
 
 from provisioning.ca.crl import CrlIssuer
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation import publisher as publisher_module
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
 from provisioning.store import crls

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioning.ca.crl import entry_of, removal_of
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.crl_contents import CrlContents
 from provisioning.store.revocations import ListedChange
 from tests.support.requests import NOON

@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request
 
 from provisioning.api.feed import _FeedStream, _last_event_id, feed_routes
 from provisioning.errors import Code, Refused
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation import feed as feed_module
 from provisioning.revocation.feed import MOST_OF_ONE, FeedEvent, RevocationFeed, Subscription, event_of
 from provisioning.store import certificates

@@ -18,9 +18,9 @@ from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Refused
 from provisioning.operator_role import OperatorRole
-from provisioning.pki.identity import Role
 from provisioning.pki.keys import generate_key
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.of_authority import device_name, revoke_authority
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher

@@ -18,9 +18,9 @@ from provisioning.enrolment.authentication import authenticate
 from provisioning.enrolment.renewal_info import RenewalService
 from provisioning.errors import Refused
 from provisioning.operator_role import OperatorRole
-from provisioning.pki.identity import Role
 from provisioning.pki.keys import PrivateKey, generate_key
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.revocation.recording import IN_WHAT_FOLLOWS, RevocationOutcome
 from provisioning.revocation.service import RevocationService
 from provisioning.revocation.shut_out import ShutOut

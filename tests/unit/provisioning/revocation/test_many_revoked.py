@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from provisioning.ca.crl import CrlIssuer
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
 from provisioning.store import (
     certificates,

@@ -18,7 +18,7 @@ from provisioning.ca.der import OCTET_STRING, SEQUENCE, children, element, objec
 from provisioning.ca.ocsp import Failure, OcspRefused
 from provisioning.errors import Code, Refused
 from provisioning.pki.keys import generate_key
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation import ocsp as ocsp_module
 from provisioning.revocation import ocsp_signer as signer_module
 from provisioning.revocation.feed import FeedEvent

@@ -9,8 +9,8 @@ from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import ConfigurationError
-from provisioning.pki.identity import Role
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.of_authority import device_name, revoke_authority
 from provisioning.store import audit, revocations

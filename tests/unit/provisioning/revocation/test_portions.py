@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.authentication import authenticate
 from provisioning.errors import Code, Refused
-from provisioning.pki.identity import Role
-from provisioning.pki.revocation import RevocationReason, certificate_key
+from provisioning.pki.revocation import certificate_key
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.revocation import portions
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.service import RevocationService

@@ -15,8 +15,8 @@ from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused, RefusedTogether
 from provisioning.operator_role import OperatorRole
-from provisioning.pki.identity import Role
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.store import audit, devices, operators, revocations
 from provisioning.store.audit import Action
 from provisioning.store.devices import DeviceState

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.ca.crl import CrlIssuer, CrlRefused
 from provisioning.errors import Code, ConfigurationError, Refused
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation import publisher as publisher_module
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
 from provisioning.store import audit, crls, revocations, tables

@@ -19,7 +19,7 @@ from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.manufacturer_lists import ManufacturerListService
 from provisioning.enrolment.manufacturers import ManufacturerChange, ManufacturerService
 from provisioning.pki.keys import generate_key
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation import issued_to
 from provisioning.revocation.occasion import NoOccasion, Occasion
 from provisioning.revocation.recall_watch import RecallWatch

@@ -10,7 +10,7 @@ from cryptography import x509
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Refused
 from provisioning.pki.keys import generate_key
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.reasons import OPERATOR_REASONS
 from provisioning.store import audit, audit_findings, devices, revocations
 from provisioning.store.audit import Action

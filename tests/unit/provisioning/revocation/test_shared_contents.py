@@ -12,7 +12,7 @@ from sqlalchemy import insert, text, update
 from sqlalchemy.engine import Connection
 
 from provisioning.ca.crl import CrlIssuer
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
 from provisioning.revocation.shared_contents import SharedContents
 from provisioning.store import crls, revocations

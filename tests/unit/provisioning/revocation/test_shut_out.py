@@ -9,7 +9,7 @@ import pytest
 from cryptography.x509 import ocsp
 
 from provisioning.pki.keys import generate_key
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.service import RevocationService
 from provisioning.revocation.shut_out import ShutOut
 from provisioning.revocation.suspension import SuspensionService

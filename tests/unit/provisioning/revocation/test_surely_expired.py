@@ -12,7 +12,7 @@ from cryptography.x509 import ocsp
 
 from provisioning.enrolment.authentication import authenticate
 from provisioning.errors import Refused
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.of_authority import device_name, revoke_authority
 from provisioning.store import audit, revocations

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.reasons import REASON_USES
 from provisioning.store import audit, device_inventory, devices, revocations
 from provisioning.store.device_inventory import DeviceSearch

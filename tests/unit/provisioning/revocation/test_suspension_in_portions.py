@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.authentication import authenticate
 from provisioning.errors import Refused
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.holds import ReleaseOutcome
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.recording import IN_WHAT_FOLLOWS, RevocationOutcome

@@ -20,9 +20,10 @@ from provisioning.ca.issuer import IssuanceRequest, Issuer
 from provisioning.ca.profile import ProfileConfig, profile_of
 from provisioning.config import Settings
 from provisioning.errors import Code, Refused
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import Identity
 from provisioning.pki.keys import PrivateKey, generate_key, key_identifier
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.signers import pkcs11_module
 from provisioning.signers.file import FileSigner
 from provisioning.signers.pkcs11 import _PROTECTION, Pkcs11Signer
@@ -97,6 +98,14 @@ def test_a_key_in_a_file_is_encrypted_and_its_owner_s(tmp_path: Path) -> None:
     assert signer.path.read_bytes().startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----")
     with pytest.raises(SignerError, match="the passphrase is wrong"):
         FileSigner(signer.path, lambda: b"guess").open()
+
+
+def test_no_key_is_written_that_openssl_cannot_open_for_the_length_of_its_passphrase(tmp_path: Path) -> None:
+    signer = FileSigner(tmp_path / "ca.key", lambda: b"x" * 1024)
+    with pytest.raises(SignerError, match="the passphrase is longer than 1023 bytes: give a shorter one"):
+        signer.create()
+    assert not signer.path.exists()
+    FileSigner(signer.path, lambda: b"x" * 1023).create()
 
 
 def test_a_key_in_a_token_cannot_be_taken_out(token: SoftToken) -> None:

@@ -19,7 +19,7 @@ from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.enrolment.renewal_info import RenewalService
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Pending, Refused
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.store import audit, audit_findings, inventory, schema
 from provisioning.store.approvals import ApprovalState
 from provisioning.store.audit import Action

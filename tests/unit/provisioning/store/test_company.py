@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from provisioning.errors import Code, Refused
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.store import counters, devices, host_names, postgresql_lane
 from provisioning.store.counters import REVOCATION
 from provisioning.store.devices import DeviceState

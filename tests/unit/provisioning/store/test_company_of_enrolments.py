@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from provisioning.enrolment import service
 from provisioning.errors import Code, Refused
 from provisioning.pki.keys import generate_key
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.store import certificates, revocations, tokens
 from provisioning.store.audit import Action
 from provisioning.store.groups import Group

@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 from sqlalchemy.engine import Connection
 
-from provisioning.pki.identity import Role
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.store import device_inventory, devices
 from provisioning.store.device_inventory import DeviceSearch, Standing
 from provisioning.store.devices import DeviceState

@@ -14,7 +14,7 @@ from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.token_retention import TokenRetention
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.store import audit, devices, inventory, token_inventory
 from provisioning.store.certificates import CertificateState
 from provisioning.store.devices import DeviceState

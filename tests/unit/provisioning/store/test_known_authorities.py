@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import TokenCredential
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.store import authorities, known_authorities
 from provisioning.store.authorities import AuthorityKind, AuthorityState
 from provisioning.store.known_authorities import BrokersWord

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code, Refused
 from provisioning.pki.keys import generate_key
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.store import audit
 from provisioning.store.audit import Action
 from provisioning.store.audit_findings import findings

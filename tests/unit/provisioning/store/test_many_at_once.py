@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DataError
 
 from provisioning.errors import Refused
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.store import certificates, certificates_of_device, device_keys, devices
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import serial_reservations

@@ -18,9 +18,9 @@ from provisioning.ca.profile import ProfileConfig
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
-from provisioning.pki.identity import Role
 from provisioning.pki.keys import generate_key, spki_fingerprint
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.store import (
     audit,
     audit_findings,

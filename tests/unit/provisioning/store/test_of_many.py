@@ -11,7 +11,7 @@ from sqlalchemy import BindParameter, DateTime, Integer, bindparam, select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.store import certificates, certificates_of_device, devices, of_many, tables
 from provisioning.store.prepared import Answer, Prepared
 from provisioning.store.utc_date_time import UtcDateTime

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from structlog.testing import capture_logs
 
 from provisioning.errors import Code, ConfigurationError, Refused
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.store import audit, devices, revocations, schema
 from provisioning.store.database import Database
 from provisioning.store.revision import CURRENT

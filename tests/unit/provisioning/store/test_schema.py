@@ -18,7 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import ConfigurationError, Refused
-from provisioning.pki.identity import Role
+from provisioning.pki.role import Role
 from provisioning.store import devices, lanes, revision, schema
 from provisioning.store.database import Database
 from provisioning.store.every_table import EVERY_TABLE

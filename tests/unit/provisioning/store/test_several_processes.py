@@ -17,9 +17,9 @@ from sqlalchemy.engine import Connection
 from provisioning.ca.crl import CrlIssuer
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code, Refused
-from provisioning.pki.identity import Role
 from provisioning.pki.keys import generate_key
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.revocation.feed import RevocationFeed
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
 from provisioning.store import (

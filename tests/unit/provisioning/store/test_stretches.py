@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.api.inventory import _csv, _json, _pages
 from provisioning.enrolment.tokens import TokenOrder
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.store import approvals, devices, inventory, revocations, stretches, token_inventory
 from provisioning.store.approvals import ApprovalState
 from provisioning.store.certificates import CertificateState

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import pytest
+from cryptography import x509
 from sqlalchemy import func, select
 
+from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.attempt import TokenCredential
+from provisioning.enrolment.groups import parse_ways
 from provisioning.enrolment.token_retention import TokenRetention
 from provisioning.enrolment.tokens import TokenOrder
-from provisioning.errors import Refused
-from provisioning.pki.identity import Role
-from provisioning.pki.revocation import RevocationReason
+from provisioning.errors import Pending, Refused
+from provisioning.pki.keys import PrivateKey, generate_key
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.role import Role
 from provisioning.store import audit, token_inventory, tokens
+from provisioning.store.groups import Group
 from provisioning.store.tables import tokens as token_rows
 from provisioning.store.token_inventory import TokenFilter, TokenState
 from tests.support.fleet import Fleet
@@ -107,3 +113,61 @@ async def test_a_number_that_is_given_again_is_no_void_token_s(fleet: Fleet) -> 
     assert await retention.remove() == 3, "the last ones of each time stay"
     (good,) = await made(fleet, "boss", "meter-4")
     await fleet.enrolment.enrol(csr_der(names=["meter-4"]), good)
+
+
+async def waiting(fleet: Fleet, name: str, key: PrivateKey) -> int:
+    """Make a request wait for an operator, and return its number."""
+    with pytest.raises(Pending):
+        await fleet.enrolment.enrol(csr_der(key, names=[name]), None, "line")
+    found, _ = await ApprovalService(fleet.database, fleet.clock).page(limit=99, after=0, group="line", state=None)
+    return max(each.id for each in found if each.request.name == name)
+
+
+END = Callable[[Fleet, x509.Certificate], Awaitable[object]]
+ENDS: dict[str, END] = {
+    "one": lambda fleet, boss: fleet.revocation.revoke_serial(f"{boss.serial_number:x}", COMPROMISED, by="anna"),
+    "device": lambda fleet, _: fleet.revocation.revoke_device("boss", COMPROMISED, by="anna"),
+    "many": lambda fleet, _: fleet.revocation.revoke_batch(["boss"], [], COMPROMISED, by="anna"),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_what_he_has_approved_and_nobody_has_had_is_to_be_decided_again(fleet: Fleet, end: str) -> None:
+    """Else a thief of his key keeps a request back that he has approved, until the key is of no use to him any more."""
+    await operator(fleet, "anna")
+    boss = await operator(fleet, "boss")
+    await fleet.groups.create(Group("line", ways=parse_ways(["approval"])), by="admin")
+    service = ApprovalService(fleet.database, fleet.clock)
+    keys = {name: generate_key() for name in ("had", "held", "denied", "other")}
+    numbers = {name: await waiting(fleet, name, key) for name, key in keys.items()}
+    for name, by in (("had", "boss"), ("held", "boss"), ("denied", "boss"), ("other", "anna")):
+        await service.decide(numbers[name], approve=name != "denied", by=by)
+    had = await fleet.enrolment.enrol(csr_der(keys["had"], names=["had"]), None, "line")
+    await ENDS[end](fleet, boss)
+    assert await waiting(fleet, "held", keys["held"]) == numbers["held"], "it waits as it did before"
+    found, _ = await service.page(limit=9, after=0, group="line", state=None)
+    assert {each.request.name: (each.state.value, each.decided_by) for each in found} == {
+        "had": ("used", "boss"),
+        "held": ("pending", None),
+        "denied": ("denied", "boss"),
+        "other": ("approved", "anna"),
+    }
+    again = await fleet.enrolment.enrol(csr_der(keys["had"], names=["had"]), None, "line")
+    assert again == had
+    await fleet.enrolment.enrol(csr_der(keys["other"], names=["other"]), None, "line")
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
+    (details,) = [json.loads(each.details) for each in entries if each.action == "revoked" and each.subject == "boss"]
+    assert details["approvals_undone"] == 1
+    await service.decide(numbers["held"], approve=True, by="anna")
+    await fleet.enrolment.enrol(csr_der(keys["held"], names=["held"]), None, "line")
+
+
+async def test_what_who_is_revoked_for_another_reason_has_approved_stays_approved(fleet: Fleet) -> None:
+    await operator(fleet, "anna")
+    await operator(fleet, "boss")
+    await fleet.groups.create(Group("line", ways=parse_ways(["approval"])), by="admin")
+    key = generate_key()
+    number = await waiting(fleet, "meter-1", key)
+    await ApprovalService(fleet.database, fleet.clock).decide(number, approve=True, by="boss")
+    await fleet.revocation.revoke_device("boss", RevocationReason.SUPERSEDED, by="anna")
+    await fleet.enrolment.enrol(csr_der(key, names=["meter-1"]), None, "line")

@@ -1,0 +1,145 @@
+"""What a session that has ended leaves to the other members of its Shared Subscriptions: given to them in portions.
+
+Theory
+------
+What a member has not acknowledged when its session ends goes to another member (MQTT 5 §4.8.2). That may be tens of
+thousands of messages, at seven microseconds each, so beyond a portion the rest waits for the next rounds of the event
+loop. With a store, a message is removed from the ended session in the same batch in which it is added to another. Until
+the last one is, the session stays in the store, as one that has expired long ago: after a crash the first tick ends it
+once more, and gives away what is left.
+
+Rules
+-----
+1. Each message is given to one member, after a crash, too. While plugins are asked about it, it is in no session.
+2. Who connects under the name of the ended session waits until all is given away: the store has one session of a
+   client identifier and owner, and so a client cannot leave messages faster than they are given away.
+3. A broker that stops gives everything away at once: nobody else has to be served.
+4. No I/O, no clock: all is given away as of the time at which the session ended.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from broker.admission.inquiry import Inquiry
+from broker.engine.exchange import Exchange, when_known
+from broker.engine.session_rows import row_of_ended
+from broker.mqtt.message import Deliverable, Message, PersonalMessage
+from broker.session.session import Session
+
+PORTION: Final = 256
+"""Messages given away before others are served: two milliseconds."""
+
+
+class Estate:
+    """What one session has left."""
+
+    __slots__ = ("kept", "left", "now", "session", "waiting")
+
+    def __init__(self, session: Session, now: float) -> None:
+        self.session = session
+        self.now = now
+        self.left: deque[PersonalMessage] = deque()
+        """What goes to other members, the oldest first."""
+        self.kept: list[Deliverable] = []
+        """What goes to nobody."""
+        self.waiting: list[Inquiry] = []
+        sent = len(session.inflight) if session.inflight is not None else 0
+        for place, message in enumerate(session.deliveries()):
+            # A message at QoS 2 that was sent may have arrived [MQTT-4.8.2-5].
+            if isinstance(message, PersonalMessage) and message.share and (place >= sent or not message.exactly_once):
+                self.left.append(message)
+            else:
+                self.kept.append(message)
+
+
+class Estates:
+    """All sessions that have ended and have not given everything away."""
+
+    __slots__ = ("_exchange", "_open")
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._open: dict[str, Estate] = {}
+        """By the session's name."""
+
+    def leave(self, session: Session, now: float, *, at_once: bool) -> None:
+        """Give away what *session*, which has just ended, leaves, and delete it from the store; or begin to."""
+        exchange, journal = self._exchange, session.journal
+        if session.inflight is None and not session.queued:  # Most owe nothing.
+            exchange.forget_stored(session)
+            return
+        estate = Estate(session, now)
+        if at_once or len(estate.left) <= PORTION:
+            self._give(estate, len(estate.left))
+            exchange.forget_stored(session, estate.kept)
+            return
+        if journal is not None:
+            journal.save_session(session.row, row_of_ended(session))
+        self._open[session.name] = estate
+        if len(self._open) == 1:
+            exchange.turn.later(self._go_on)
+
+    def wait_for(self, name: str) -> Inquiry | None:
+        """Return what a client waits for whose earlier session, called *name*, is not over; None: there is no such."""
+        estate = self._open.get(name)
+        if estate is None:
+            return None
+        inquiry = Inquiry()
+        estate.waiting.append(inquiry)
+        return inquiry
+
+    def finish(self) -> None:
+        """Give away all that is left."""
+        for estate in list(self._open.values()):
+            self._give(estate, len(estate.left))
+            self._end(estate)
+
+    def _go_on(self) -> None:
+        if not self._open:
+            return
+        estate = next(iter(self._open.values()))
+        try:
+            self._give(estate, PORTION)
+        finally:
+            if not estate.left:
+                self._end(estate)
+            if self._open:
+                self._exchange.turn.later(self._go_on)
+
+    def _end(self, estate: Estate) -> None:
+        del self._open[estate.session.name]
+        self._exchange.forget_stored(estate.session, estate.kept)
+        self._exchange.turn.request()
+        for inquiry in estate.waiting:
+            inquiry.answer(None, estate.now)
+
+    def _give(self, estate: Estate, most: int) -> None:
+        session, journal = estate.session, estate.session.journal
+        for _ in range(min(most, len(estate.left))):
+            shared = estate.left.popleft()
+            self._give_to_another(session.owner.trust_domain, shared, estate.now)
+            if journal is not None:
+                journal.remove(session.row, shared.sequence, shared.message)
+
+    def _give_to_another(self, trust_domain: str, shared: PersonalMessage, now: float) -> None:
+        """Give *shared* to another member of its share.
+
+        Plugins are asked again: a member that has connected since the message was published may get nothing unasked.
+        """
+        exchange = self._exchange
+        group = exchange.routes.share(trust_domain, shared.share)
+        inquiry = None
+        if group is not None and exchange.extension is not None:
+            inquiry = exchange.extension.ask_receivers(shared.message.topic, [group])
+
+        def give(message: Message, later: float) -> None:
+            group = exchange.routes.share(trust_domain, shared.share)
+            if shared.expires_at is not None and shared.expires_at <= later:
+                exchange.metrics.dropped_expired += 1  # [MQTT-3.3.2-5]
+            elif group is not None:
+                group.deliver_again(message, later)
+                exchange.turn.request()
+
+        when_known(inquiry, shared.message, now, give)

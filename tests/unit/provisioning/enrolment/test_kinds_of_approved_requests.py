@@ -1,0 +1,77 @@
+"""An approval is of what was asked for: a certificate for the device's own key, or a key that the service makes.
+
+A request is no secret: who has a copy of one, and not its key, can send it to the other operation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from provisioning.enrolment.approvals import ApprovalService
+from provisioning.enrolment.groups import parse_ways
+from provisioning.errors import Code, Pending, Refused
+from provisioning.pki.keys import generate_key
+from provisioning.store.approvals import ApprovalState
+from provisioning.store.groups import Group, NewKey
+from tests.support.fleet import Fleet
+from tests.support.requests import csr_der
+from tests.support.ways import HOUR, is_good
+
+
+async def group(fleet: Fleet, **rules: Any) -> None:
+    given: dict[str, Any] = {"ways": parse_ways(["approval"]), "same_key_window": HOUR, "server_keys": True} | rules
+    await fleet.groups.create(Group("line", **given), by="admin")
+
+
+async def approve(fleet: Fleet) -> None:
+    service = ApprovalService(fleet.database, fleet.clock)
+    (waiting,), _ = await service.page(limit=9, after=0, group="line", state=ApprovalState.PENDING)
+    await service.decide(waiting.id, approve=True, by="boss")
+
+
+async def asked(fleet: Fleet, request: bytes, *, server_key: bool) -> Any:
+    """Return the answer, or the code of the refusal, or None where the request waits."""
+    enrol = fleet.enrolment.enrol_with_server_key if server_key else fleet.enrolment.enrol
+    try:
+        return await enrol(request, None, "line")
+    except Pending:
+        return None
+    except Refused as refusal:
+        return refusal.code
+
+
+OTHER = {False: Code.KEY_REUSED, True: Code.SERVER_KEYS_REFUSED}
+"""What the other kind of request with the same key is refused with, by whether that is for a key made here."""
+
+
+@pytest.mark.parametrize("server_key", [False, True])
+@pytest.mark.parametrize("new_key", [NewKey.REFUSE, NewKey.APPROVE])
+async def test_an_approved_request_is_of_no_use_for_the_other_operation(
+    fleet: Fleet, new_key: NewKey, *, server_key: bool
+) -> None:
+    await group(fleet, new_key=new_key)
+    request = csr_der(generate_key(), names=["meter-1"])
+    assert await asked(fleet, request, server_key=server_key) is None
+    assert await asked(fleet, request, server_key=not server_key) is OTHER[not server_key], "while it waits"
+    await approve(fleet)
+    assert await asked(fleet, request, server_key=not server_key) is OTHER[not server_key], "once it is approved"
+    answer = await asked(fleet, request, server_key=server_key)
+    certificate = answer.certificate if server_key else answer
+    assert await asked(fleet, request, server_key=not server_key) is OTHER[not server_key], "once it is answered"
+    fleet.clock.advance(2 * HOUR)
+    assert await asked(fleet, request, server_key=not server_key) is OTHER[not server_key], "and afterwards"
+    assert await is_good(fleet, certificate)
+
+
+@pytest.mark.parametrize("server_key", [False, True])
+async def test_a_denial_holds_for_both_operations(fleet: Fleet, *, server_key: bool) -> None:
+    await group(fleet)
+    request = csr_der(generate_key(), names=["meter-1"])
+    assert await asked(fleet, request, server_key=server_key) is None
+    service = ApprovalService(fleet.database, fleet.clock)
+    (waiting,), _ = await service.page(limit=9, after=0, group="line", state=ApprovalState.PENDING)
+    await service.decide(waiting.id, approve=False, by="boss")
+    assert await asked(fleet, request, server_key=not server_key) is OTHER[not server_key]
+    assert await asked(fleet, request, server_key=server_key) is Code.APPROVAL_DENIED
