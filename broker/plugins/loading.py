@@ -78,7 +78,7 @@ def find_plugin(path: str, config: Mapping[str, Any]) -> Wanted:
 
 def _import_remedy(error: ImportError) -> str:
     if error.name in _EXTRA:
-        return "amqtt's contributed plugins need the extra: pip install 'fleetgate[amqtt-contrib]'"
+        return "amqtt's contributed plugins need an extra: in the clone, .venv/bin/pip install -e '.[amqtt-contrib]'"
     return "correct the dotted path, or install the package that holds it where fleet-broker is installed"
 
 

@@ -267,13 +267,14 @@ class SqliteStore:
             database.execute(moves, (moved.seconds, moved.retained))
         many("DELETE FROM sessions WHERE id=?", [(row,) for row, values in batch.sessions.items() if values is None])
         many(
-            "INSERT INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET "
+            "INSERT INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET "
             "owner=excluded.owner, v5=excluded.v5, expiry_interval=excluded.expiry_interval, "
             "ended_at=excluded.ended_at, will_topic=excluded.will_topic, will_payload=excluded.will_payload, "
             "will_qos=excluded.will_qos, will_retain=excluded.will_retain, will_properties=excluded.will_properties, "
             "will_expiry_interval=excluded.will_expiry_interval, will_delay=excluded.will_delay, "
             "certificate=excluded.certificate, authorities=excluded.authorities, "
-            "will_certificate=excluded.will_certificate, will_authorities=excluded.will_authorities",
+            "will_certificate=excluded.will_certificate, will_authorities=excluded.will_authorities, "
+            "will_cas=excluded.will_cas",
             [(row, *values) for row, values in batch.sessions.items() if values is not None],
         )
         many(
