@@ -177,7 +177,12 @@ def verifies(attempts: Sequence[Attempt]) -> list[Line]:
     if believed:
         why = "it finished the handshake, and then left without a word"
         return [*lines, Line("says-why", told, Verdict.WARN, "no alert", why)]
-    alerts = sorted({attempt.refusal for attempt in attempts if attempt.refusal} - _SILENT)
+    alerts = sorted({attempt.refusal for attempt in attempts if attempt.alert})
+    if not alerts and {attempt.refusal for attempt in attempts} - _SILENT - {""}:
+        return [
+            *lines,
+            skipped("says-why", told, "it offers nothing that this server speaks, and so need refuse nothing"),
+        ]
     lines.append(
         line_of(
             "says-why", told, good=bool(alerts), seen=", ".join(alerts) or "no alert",
