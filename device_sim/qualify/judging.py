@@ -121,8 +121,8 @@ def habits(attempts: Sequence[Attempt], ending: str = "") -> list[Line]:
             seen="a certificate" if first.certificate else "none", why="a broker that asks for one refuses it",
         ),
         line_of(
-            "keep-alive", f"1 to {_LONG_KEEP_ALIVE} s", good=0 < alive <= _LONG_KEEP_ALIVE, seen=f"{alive} s",
-            why="a dead connection goes unnoticed for long", otherwise=Verdict.WARN,
+            "keep-alive", f"a keep alive of 1 to {_LONG_KEEP_ALIVE} s", good=0 < alive <= _LONG_KEEP_ALIVE,
+            seen=f"{alive} s", why="a dead connection goes unnoticed for long", otherwise=Verdict.WARN,
         ),
         line_of(
             "stays", "stays connected", good=len(attempts) == 1, seen=_connections(attempts),
