@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from device_sim.attack import bystander, conduct_cases, run
+from device_sim.attack import scene as scene_module
 from device_sim.attack.capabilities import Capabilities
 from device_sim.attack.catalogue import CATALOGUE, pick
 from device_sim.attack.far_broker import across_this_link, unended_across_this_link
 from device_sim.attack.issuer import Issuer
 from device_sim.attack.scene import Scene
-from device_sim.attack.target import SigningRegistrar, Target
+from device_sim.attack.target import SigningRegistrar, Starved, Target
 from device_sim.attack.verdict import (
     BROKEN,
     KEPT,
@@ -143,3 +144,28 @@ async def test_a_keep_alive_that_ends_too_early_does_so_across_any_link(
     seen = found[0].seen
     assert seen is not None
     assert seen.code.endswith("too early") is early, seen.text
+
+
+@pytest.mark.parametrize(("distance", "let_in"), [(NEARBY, False), (Distance(0.05, 0.05, 0.25), True)])
+async def test_what_is_late_across_a_long_link_is_not_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, distance: Distance, let_in: bool
+) -> None:
+    """The link takes a second, and a device nearby would give up after half of one."""
+    monkeypatch.setattr(scene_module, "_ANSWER", 0.5)
+    monkeypatch.setattr(bystander, "distance_of", lambda _: distance)
+    async with broker(tmp_path, lambda _: True) as near, Proxy(near.endpoint.host, near.endpoint.port) as link:
+        target = replace(near, endpoint=replace(near.endpoint, port=link.port))
+        scene = Scene(target)
+        await scene.bystander.come()
+        try:
+            link.set(Trouble(latency=0.5))
+            paper = await scene.device()
+            if let_in:
+                (await scene.admitted(paper)).close()
+                assert (await scene.show(paper)).got_in
+            else:
+                with pytest.raises(Starved, match="tcp timeout"):
+                    await scene.admitted(paper)
+        finally:
+            link.set(Trouble())
+            await scene.close()
