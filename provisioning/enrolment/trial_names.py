@@ -1,8 +1,8 @@
 """Whether a name is still that of a trial, and the trial's key that of the device.
 
-A trial that ends without an activation gives its name back; its certificate, and the record of its key, stay. Whoever gets
-the name then has the same row in the store. So a trial's key is the device's only if it has activated the device, or if
-no other key has got the name since.
+A trial that ends without an activation gives its name back; its certificate, and the record of its key, stay. Whoever
+gets the name then has the same row in the store. So a trial's key is the device's only if it has activated the device,
+or if no other key has got the name since.
 """
 
 from __future__ import annotations

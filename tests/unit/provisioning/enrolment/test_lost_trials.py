@@ -10,6 +10,7 @@ from cryptography import x509
 from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.claims import ClaimOrder, ClaimService
+from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.store.groups import NewKey
@@ -21,8 +22,6 @@ DAY = timedelta(days=1)
 
 
 async def any_name(fleet: Fleet) -> TokenCredential:
-    from provisioning.enrolment.tokens import TokenOrder
-
     (token,) = await fleet.token_service.create(TokenOrder(group="line"), by="boss")
     return TokenCredential(NAME, token.token)
 
@@ -105,6 +104,4 @@ async def test_it_is_tried_again_by_whoever_lost_it_while_nobody_else_has_the_na
     fleet.clock.advance(2 * HOUR)
     again = await enrol(fleet, NAME, key=key, certificate=shared)
     assert await is_good(fleet, full)
-    assert await is_good(fleet, await fleet.reenrol(again, successor_csr(again))), (
-        "the key that was activated is its own"
-    )
+    assert await is_good(fleet, await fleet.reenrol(again, successor_csr(again))), "it has activated the device"
