@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 from broker import state_directory
 from broker.admin.unix_socket import socket_path
@@ -23,6 +24,8 @@ from broker.revocation.revoked_services import RevokedServices
 from broker.settings.config import BrokerConfig
 from broker.sources.anchor_copy import AnchorsNotFetched
 from broker.sources.trust_files import load_trust, read_anchors
+from broker.store import soundness
+from broker.store.database_files import StoreError
 from provisioning.pki.crl import CrlRefused, parse, split
 from provisioning.pki.own_directory import ForeignDirectory
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
@@ -35,7 +38,7 @@ _ASKS = ClientCertificate.REQUIRED
 def problems(config: BrokerConfig) -> list[str]:
     """Return what would prevent a broker with *config* from starting, or from being useful."""
     found: list[str] = []
-    for look in (_policy, _responses, _anchors, _groups, _credential, _lists, _token, _state):
+    for look in (_policy, _responses, _anchors, _groups, _credential, _lists, _token, _state, _store):
         found += look(config)
     return found
 
@@ -45,7 +48,7 @@ def _said(key: str, work: Callable[[], object]) -> Iterator[str]:
         work()
     except AnchorsNotFetched:
         raise
-    except (ForeignDirectory, PolicyError, TlsConfigurationError) as error:
+    except (ForeignDirectory, PolicyError, StoreError, TlsConfigurationError) as error:
         yield f"{key}: {error}"
 
 
@@ -124,11 +127,24 @@ def _lists(config: BrokerConfig) -> Iterator[str]:
             yield f"crlfile: {path} is not a usable CRL ({error.detail}); give one in PEM or DER"
 
 
+def _store(config: BrokerConfig) -> Iterator[str]:
+    if config.persistence and _may_write(config.state_dir):  # Otherwise `_state` has said why.
+        yield from _said("state_dir", lambda: soundness.look(config.database))
+
+
+def _may_write(place: Path) -> bool:
+    return os.access(place, os.W_OK | os.X_OK)
+
+
 def doubts(config: BrokerConfig) -> Iterator[str]:
-    """Yield what the broker can start with, and is probably a mistake: CRLs that have expired, which may be renewed."""
+    """Yield what the broker can start with, and is probably a mistake: an expired CRL, a database without its log."""
+    if config.persistence and _may_write(config.state_dir):
+        with contextlib.suppress(StoreError):  # Told by `problems`, as the errors below.
+            if (doubt := soundness.look(config.database)) is not None:
+                yield f"state_dir: {doubt}"
     now = datetime.now(UTC)
     for path in config.crl_files:
-        with contextlib.suppress(OSError, CrlRefused):  # Told by `problems`.
+        with contextlib.suppress(OSError, CrlRefused):
             for der in split(contents_of(path, LIST_BYTES)):
                 if (until := parse(der).next_update) <= now:
                     yield (
@@ -153,7 +169,7 @@ def _state(config: BrokerConfig) -> Iterator[str]:
         yield f"state_dir: {place} is not a directory; name another"
     elif (found := read_only.told(place)) is not None:
         yield f"state_dir: {found}"
-    elif not os.access(place, os.W_OK | os.X_OK):
+    elif not _may_write(place):
         yield f"state_dir: {place} cannot be written by this user; make this user its owner, or name another"
     elif place == config.state_dir:
         yield from _said("state_dir", lambda: state_directory.check(config))

@@ -30,7 +30,8 @@ from typing import Any, Final
 import structlog
 
 from broker.engine.engine import Engine
-from broker.engine.session_rows import certificate_of
+from broker.engine.session_rows import certificate_in
+from broker.engine.stored_cas import StoredCas
 from broker.mqtt.errors import PacketError
 from broker.mqtt.message import Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
@@ -39,7 +40,8 @@ from broker.session.incoming import Incoming
 from broker.session.session import NEVER, Session
 from broker.session.will import Will
 from broker.store.journal import Journal
-from broker.store.sqlite import SqliteStore, unusable
+from broker.store.soundness import unusable
+from broker.store.sqlite import SqliteStore
 from provisioning.pki.identity import Identity, parse_uri
 
 log = structlog.get_logger("broker")
@@ -153,7 +155,7 @@ def _sessions(engine: Engine, journal: Journal, store: SqliteStore, now: float) 
 
 
 def _session(engine: Engine, journal: Journal, row: tuple[Any, ...], owner: Identity, now: float) -> Session:
-    *row_before, certificate, authorities, will_certificate, will_authorities = row
+    *row_before, certificate, authorities, will_certificate, will_authorities, will_cas = row
     number, client_id, _, v5, expiry_interval, ended_at, *will, will_delay = row_before
     if client_id == owner.name:
         client_id = owner.name  # The same text, once in memory.
@@ -165,12 +167,13 @@ def _session(engine: Engine, journal: Journal, row: tuple[Any, ...], owner: Iden
         journal.earlier.add(number)
     session.framing = framing(v5=bool(v5))
     session.expiry_interval = expiry_interval
-    session.certificate, session.authorities = certificate_of(certificate, authorities)
+    session.certificate, session.authorities = certificate_in(certificate, authorities)
     if will[0] is not None:
         *columns, will_expiry_interval = will
         # Older brokers stored the certificate only of sessions that were connected.
-        left_with = certificate_of(will_certificate or certificate, will_authorities or authorities)
-        session.will = Will(_message((*columns, None), offset), will_delay, will_expiry_interval, *left_with)
+        left_with = certificate_in(will_certificate or certificate, will_authorities or authorities)
+        above = None if will_cas is None else StoredCas(will_cas)
+        session.will = Will(_message((*columns, None), offset), will_delay, will_expiry_interval, *left_with, above)
         session.will_due_at = ended + min(will_delay, expiry_interval)
         engine.returning.expect(session)
         engine.registry.schedule(session, session.will_due_at)

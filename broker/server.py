@@ -327,7 +327,7 @@ class BrokerServer:
         return self._credential.files
 
     def _open_store(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> SqliteStore:
-        store = SqliteStore(self._config.state_dir / "broker.db")
+        store = SqliteStore(self._config.database)
         with paused():
             journal = recover(engine, store, loop.time(), time.time())
             gc.freeze()  # What was restored stays: no collection from here on looks at all of it.

@@ -49,6 +49,7 @@ from broker.mqtt.connect import Connect
 from provisioning.pki.certificate_reader import CertificateFacts, CertificateReader, facts_of
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity, InvalidIdentity
+from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import CasAbove, CertificateKey
 
 _MOST_ISSUERS = 1024
@@ -202,6 +203,8 @@ class Admission:
             verified = self._verified_path(issuer_key_id, certificate, path())
             if verified is not None:
                 not_after, authorities = min(not_after, verified.ends), verified.authorities
+            elif self._is_anchor(certificate):
+                authorities = (key_identifier(x509.load_der_x509_certificate(certificate).public_key()),)
         else:  # The issuer's own key, not what the certificate claims about its issuer.
             issuer_key_id, authorities = issuer.key_id, issuer.authorities
             not_after = min(not_after, issuer.not_after)
@@ -240,12 +243,12 @@ class Admission:
         return self.status.refuse_revoked(peer)
 
     def is_revoked(
-        self, certificate: CertificateKey, authorities: tuple[bytes, ...] = (), verified: CasAbove | None = None
+        self, certificate: CertificateKey, authorities: tuple[bytes, ...] = (), above: CasAbove | None = None
     ) -> bool:
         """Whether *certificate*, of which only this key is known, or a CA above it, is revoked by now.
 
-        *authorities*: the CAs above it, where they are known (`broker.admission.issuers.authorities_of`). *verified*:
-        they themselves, which may be forgotten here by now.
+        *above*: the CAs above it, which may be forgotten here by now. *authorities*: their keys, if no more is known of
+        them (`broker.admission.issuers.authorities_of`).
         """
         index = self.status.index
         if index.find(certificate) is not None:
@@ -253,14 +256,14 @@ class Admission:
         # Noted while `cafile` judged, it has what the certificate said about its issuer, and not the issuer's own key.
         if authorities and index.find((authorities[0], certificate[1])) is not None:
             return True
-        if self.trust is None and verified is not None:
-            return verified.find_revoked(index) is not None
-        if self.trust is None:
-            # After a restart no path is known, but the anchors are.
+        if above is not None:
+            return above.find_revoked(index) is not None
+        if self.trust is None:  # It is an anchor itself, or an older broker has stored it: the anchors are known.
             anchors = [each for bundle in self.believed.bundles for each in bundle.anchors] if self.believed else []
-            return self._ends.is_doubtful(certificate[0], authorities, index) or any(
-                each.find_revoked(index) is not None for each in anchors if each.key_id in authorities
-            )
+            if any(each.find_revoked(index) is not None for each in anchors if each.key_id in authorities):
+                return True
+            is_all_known = bool(authorities) and any(each.key_id == authorities[0] for each in anchors)
+            return not is_all_known and self._ends.is_doubtful(certificate[0], authorities, index)
         issuers = self.trust.issuers_with(authorities[0] if authorities else certificate[0], self.trust_domain)
         return any(issuer.find_revoked(index) is not None for issuer in issuers)
 
@@ -271,7 +274,7 @@ class Admission:
     def stays(self, peer: Peer) -> None:
         """Take note that *peer*, admitted in an earlier generation of trust, is still connected, below the same CAs."""
         if self.trust is None and peer.verified is not None:
-            self._ends.revoked_as.update(peer.verified.revoked_as)
+            self._ends.revoked_as.update(peer.verified.path_revoked_as)
 
     def vouches(self, authorities: tuple[bytes, ...], identity: Identity) -> bool:
         """Whether one of *authorities* is still an anchor for *identity*; also true if that is not known."""
@@ -384,7 +387,18 @@ class Admission:
 
     def _verified_path(self, issuer_key_id: bytes, certificate: bytes, path: Sequence[bytes]) -> VerifiedPath | None:
         """Return the CAs above *certificate*, from this handshake or an earlier one, if they are known."""
-        return self._ends.verified(issuer_key_id, path) if path else self._ends.known(issuer_key_id, certificate)
+        if path:
+            return self._ends.verified(issuer_key_id, path)
+        try:
+            return self._ends.known(issuer_key_id, certificate)
+        except Forgotten:
+            if self._is_anchor(certificate):
+                return None  # There never were any.
+            raise
+
+    def _is_anchor(self, certificate: bytes) -> bool:
+        """Whether *certificate* is itself an anchor, and no other anchor has issued it."""
+        return self.believed is not None and certificate in self.believed.topmost
 
     def believe(self, trust: Trust | None) -> None:
         """Begin another generation: apply *trust*, or other anchors in `cafile`, from now on."""

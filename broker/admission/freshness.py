@@ -63,6 +63,11 @@ class Freshness:
         return bool(self.terms.policy) or not self.terms.always
 
     @property
+    def is_current(self) -> bool:
+        """Whether all is known that there is to know, as of a moment ago: else a hold may be known, and not its end."""
+        return not self.has_source or (self._last_current is not None and not self._lost)
+
+    @property
     def is_lost(self) -> bool:
         """Whether its source does not respond."""
         return self._lost

@@ -81,6 +81,11 @@ class Issuer:
             yield issuer
             issuer = issuer.above
 
+    @property
+    def path_revoked_as(self) -> list[CertificateKey]:
+        """How the revocation index identifies it, and every CA above it."""
+        return [key for each in self.path() for key in each.revoked_as]
+
     def find_revoked(self, index: RevocationIndex) -> tuple[str, Revocation] | None:
         """Return the name of the first CA of the path that is revoked, with its revocation."""
         for each in self.path():

@@ -21,7 +21,8 @@ Rules
 1. Only CAs of paths that OpenSSL has verified are learned. Their number is limited; the one learned first is dropped
    first. As long as none was dropped, an unknown CA imposes nothing: its clients end with their own certificates, which
    are anchors themselves. Afterwards what a certificate says about its issuer is confirmed by the signature, and of a
-   client whose CA is unknown everything may be wrong: it has to show the path again (`Forgotten`).
+   client whose CA is unknown everything may be wrong: it has to show the path again (`Forgotten`), unless its
+   certificate is one of the anchors.
 2. A path ends with the first of its certificates to expire. Of several paths above one CA (it was renewed, say), the
    one that lasts longest counts for resumed sessions.
 3. It belongs to one generation of trust: what earlier anchors vouched for no longer counts. No I/O, no clock.
@@ -68,7 +69,7 @@ class VerifiedPath:
         ]
 
     @property
-    def revoked_as(self) -> list[CertificateKey]:
+    def path_revoked_as(self) -> list[CertificateKey]:
         """How the revocation index identifies its CAs."""
         return [key for key, _ in self._revocable]
 
@@ -108,7 +109,7 @@ class PathEnds:
             if len(self._paths) >= MOST_PATHS:
                 self._forget(next(iter(self._paths)))
             known = self._paths[key] = VerifiedPath(above)
-            self.revoked_as.update(known.revoked_as)
+            self.revoked_as.update(known.path_revoked_as)
             self._count(issuer_key_id, known)
         return known
 
@@ -150,7 +151,7 @@ class PathEnds:
     def _forget(self, key: tuple[bytes, ...]) -> None:
         del self._paths[key]
         self._has_forgotten = True
-        self.revoked_as = {each for path in self._paths.values() for each in path.revoked_as}
+        self.revoked_as = {each for path in self._paths.values() for each in path.path_revoked_as}
         self._ends.pop(key[0], None)
         for (issuer_key_id, *_), path in self._paths.items():
             if issuer_key_id == key[0]:

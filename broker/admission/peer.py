@@ -10,7 +10,7 @@ from broker.admission.inquiry import Inquiry
 from broker.admission.issuers import Issuer
 from broker.admission.path_ends import VerifiedPath
 from provisioning.pki.identity import Identity
-from provisioning.pki.revocation import CertificateKey
+from provisioning.pki.revocation import CasAbove, CertificateKey
 
 DEFAULT_BUNDLE: Final = "cafile"
 """The name of the bundle that `cafile` forms."""
@@ -58,6 +58,11 @@ class Peer:
         self.ends_at = ends_at
         self.verified = verified
         self.authorities = authorities
+
+    @property
+    def above(self) -> CasAbove | None:
+        """The CAs above it themselves; None: not known."""
+        return self.verified if self.issuer is None else self.issuer
 
     @property
     def bundle(self) -> str:

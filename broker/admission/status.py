@@ -49,7 +49,7 @@ class RevocationStatus:
         revocation = self.index.find(peer.certificate)
         if revocation is not None:
             return revoked(revocation)
-        above = peer.verified if peer.issuer is None else peer.issuer
+        above = peer.above
         found = None if above is None else above.find_revoked(self.index)
         if found is None:
             return None

@@ -58,8 +58,10 @@ class Trust:
         """The issuer at the start of each path, by the path's CA certificates."""
         self._issuers: dict[tuple[bytes, str], Issuer] = {}
         """One of those issuers per issuing CA and bundle, used where there is no path."""
-        anchors = (anchor for bundle in self.bundles for anchor in bundle.anchors)
-        self.revoked_as = {key for anchor in anchors for each in anchor.path() for key in each.revoked_as}
+        anchors = [anchor for bundle in self.bundles for anchor in bundle.anchors]
+        self.topmost = frozenset(each.certificate.public_bytes(Encoding.DER) for each in anchors if each.above is None)
+        """The anchors, in DER, that no other one has issued: where `cafile` alone judges, devices may be among them."""
+        self.revoked_as = {key for anchor in anchors for key in anchor.path_revoked_as}
         """How the revocation index identifies every known CA."""
 
     @property
@@ -155,7 +157,7 @@ class Trust:
         if known is None and self._namesakes_of(issuer) >= _MOST_NAMESAKES:
             return self._one_too_many(issuer, f"{_MOST_NAMESAKES} CAs called {issuer.subject[:_SHOWN]!r}")
         self._paths[ders] = issuer
-        self.revoked_as.update(key for each in issuer.path() for key in each.revoked_as)
+        self.revoked_as.update(issuer.path_revoked_as)
         if known is None or _counts_before(issuer, known):
             self._issuers[key] = issuer
         return issuer

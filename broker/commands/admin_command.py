@@ -2,7 +2,7 @@
 
 Rules
 -----
-1. An error is one line on standard error and exit code 1.
+1. An error is one line on standard error; the exit codes are those of docs/reference/codes.md.
 2. Data goes to standard output, for people (`provisioning.program.printed_table`) or with ``--json`` for programs.
 3. What is needed to talk to a broker (httpx) is imported only when a command runs, and what is needed to talk to one
    elsewhere (the TLS library) only then: neither ``--help`` nor shell completion should wait for it.
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from broker.admin.unix_socket import OFF, socket_path
-from broker.commands.error_line import failed, say_wrong
+from broker.commands.error_line import USAGE, failed, say_wrong
 from provisioning.program import printed_table
 from provisioning.program.starting import importing
 from provisioning.program.version_option import version_option
@@ -113,7 +113,7 @@ def _connect(socket: Path | None, state_dir: Path | None, config: Path | None) -
 
 @contextlib.contextmanager
 def admin_client(socket: Path | None, state_dir: Path | None, config: Path | None) -> Iterator[AdminClient]:
-    """Yield a client of the selected broker; an error is one line and exit code 1."""
+    """Yield a client of the selected broker; an error is one line and the end of the command."""
     with importing():
         from broker.admin.client import BrokerUnreachable, RequestRefused
         from broker.settings.config_file import ConfigError
@@ -121,7 +121,9 @@ def admin_client(socket: Path | None, state_dir: Path | None, config: Path | Non
     try:
         with _connect(socket, state_dir, config) as client:
             yield client
-    except (BrokerUnreachable, RequestRefused, ConfigError) as error:
+    except ConfigError as error:
+        raise failed(str(error), USAGE) from None
+    except (BrokerUnreachable, RequestRefused) as error:
         raise failed(str(error)) from None
 
 

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from broker.commands.admin_command import Json, print_json
-from broker.commands.error_line import failed
+from broker.commands.error_line import USAGE, failed
 from provisioning.errors import ConfigurationError
 from provisioning.program.command_group import command_group
 from provisioning.program.printable import printable
@@ -139,7 +139,7 @@ def _log(log: Path | None, config: Path | None) -> Path:
         return log
     named = _settings(config).get("audit_log")
     if named is None:
-        raise failed("say which log: --log, or --config with the broker's file that has audit_log", code=2)
+        raise failed("say which log: --log, or --config with the broker's file that has audit_log", USAGE)
     return Path(named)
 
 
@@ -156,4 +156,4 @@ def _settings(config: Path | None) -> dict[str, str]:
     try:
         return read_texts(config, "audit_log", "audit_keyfile", "state_dir")
     except ConfigError as error:
-        raise failed(str(error)) from None
+        raise failed(str(error), USAGE) from None

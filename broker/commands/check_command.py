@@ -3,7 +3,8 @@
 Of one certificate every step is shown; of several one line each, and what to do about each code once: enough to find,
 before a fleet moves to this broker, those that would be refused.
 
-Exit codes: 0 all would be admitted; 1 one would be refused or cannot be read, or no answer; 2 wrong usage.
+Exit codes: 0 all would be admitted; 1 one would be refused or cannot be read, or no answer; 2 wrong usage, or
+unusable settings.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from broker.commands.admin_command import Config, Json, Socket, StateDir, admin_client, print_json
-from broker.commands.error_line import failed, say_wrong
+from broker.commands.error_line import USAGE, failed, say_wrong
 from provisioning.program.given_file import PEM_BYTES, contents_of
 from provisioning.program.hung_line import print_hung
 from provisioning.program.printable import printable
@@ -71,7 +72,7 @@ def check(
                     if several and not as_json:
                         _print_line(answers[-1])
     except (ConfigError, PolicyError, TlsConfigurationError) as error:
-        raise failed(str(error)) from None
+        raise failed(str(error), USAGE) from None
     if as_json and answers:
         print_json(answers if several else answers[0])
     elif several and answers:

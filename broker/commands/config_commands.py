@@ -13,12 +13,10 @@ from typing import Annotated
 
 import typer
 
-from broker.commands.error_line import failed, say_wrong
+from broker.commands.error_line import USAGE, failed, say_wrong
 from provisioning.program.command_group import command_group
 
 config_app = command_group(name="config", help="Make the broker's settings of mosquitto's.")
-
-_USAGE = 2
 
 
 @config_app.command()
@@ -50,11 +48,11 @@ def convert(
     from broker.mosquitto.conversion import InvalidConf, beside, converted
 
     if output is not None and policy:
-        raise failed("--policy prints the policy, and --output writes it too: give one of them", _USAGE)
+        raise failed("--policy prints the policy, and --output writes it too: give one of them", USAGE)
     try:
         made = converted(file, listener or (), output)
     except (InvalidConf, UnreadableConf) as error:
-        raise failed(str(error), _USAGE) from None
+        raise failed(str(error), USAGE) from None
     for each in made.left_out:
         say_wrong(each)
     if output is not None:
@@ -76,4 +74,4 @@ def _write(texts: dict[Path, str]) -> None:
             with contextlib.suppress(OSError):
                 path.unlink()
         remedy = "; move it away, or name another" if isinstance(error, FileExistsError) else ""
-        raise failed(f"{error.filename or written[-1]} cannot be written: {error.strerror}{remedy}", _USAGE) from None
+        raise failed(f"{error.filename or written[-1]} cannot be written: {error.strerror}{remedy}", USAGE) from None

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from typing import Final
 
 import typer
 
 from provisioning.program.hung_line import hung
 from provisioning.program.printable import LAID_OUT, printable
+
+USAGE: Final = 2
+"""The exit code for wrong usage, or settings that cannot be used; 1 is for what was refused, or has failed."""
 
 
 def say_wrong(text: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from broker.commands.error_line import failed, say_wrong
+from broker.commands.error_line import USAGE, failed, say_wrong
 from provisioning.program.command_group import command_group
 from provisioning.program.text_width import padded, width_of
 
@@ -24,7 +24,6 @@ policy = command_group(name="policy", help="Show and test topic policies.")
 
 _WHOLE = "the whole identity is wanted, as fleet-broker check and sessions show it: spiffe://DOMAIN/ROLE/[GROUP/]NAME"
 _DENIED = 1
-_USAGE = 2
 
 _PolicyFile = Annotated[
     Path | None, typer.Option("--policy", help="The policy file; without it the default policy.", show_default=False)
@@ -78,7 +77,7 @@ def try_topics(
     asked = [(Action.PUBLISH, topic) for topic in publish or ()]
     asked += [(Action.SUBSCRIBE, topic) for topic in subscribe or ()]
     if not asked:
-        raise failed("nothing to test: give --publish or --subscribe", _USAGE)
+        raise failed("nothing to test: give --publish or --subscribe", USAGE)
     ours = trust_domain in {None, who.trust_domain}
     answers = [
         (action, topic, _decide(rules, who, client_id or who.name, action, topic, ours=ours)) for action, topic in asked
@@ -124,7 +123,7 @@ def show(
             text = read_policy(file)
             parse_policy(text, str(file or "default policy"))
         except PolicyError as error:
-            raise failed(str(error), _USAGE) from None
+            raise failed(str(error), USAGE) from None
         typer.echo(json.dumps(toml_of(text), indent=2) + "\n" if as_json else text, nl=False)
         return
     rules, who = _policy(file), _identity(identity)
@@ -166,7 +165,7 @@ def convert(
     try:
         made = converted(read_policy(file), str(file))
     except (InvalidAcl, PolicyError) as error:
-        raise failed(str(error), _USAGE) from None
+        raise failed(str(error), USAGE) from None
     for each in made.left_out:
         say_wrong(each)
     typer.echo(made.policy, nl=False)
@@ -185,7 +184,7 @@ def _decide(rules: TopicPolicy, who: Identity, client_id: str, action: Action, t
             shared = SharedSubscription.parse(topic)
             topic = topic if shared is None else shared.topic_filter
     except MalformedPacket as error:
-        raise failed(f"--{action}: {error}", _USAGE) from None
+        raise failed(f"--{action}: {error}", USAGE) from None
     return rules.explain(who, client_id, action, topic, ours=ours)
 
 
@@ -198,7 +197,7 @@ def _configured(config: Path | None, file: Path | None, trust_domain: str | None
     try:
         settings = read_texts(config, "policy_file", "trust_domain")
     except ConfigError as error:
-        raise failed(str(error), _USAGE) from None
+        raise failed(str(error), USAGE) from None
     if file is None and "policy_file" in settings:
         file = Path(settings["policy_file"])
     return file, trust_domain or settings.get("trust_domain")
@@ -210,7 +209,7 @@ def _policy(path: Path | None) -> TopicPolicy:
     try:
         return load_policy(path)
     except PolicyError as error:
-        raise failed(str(error), _USAGE) from None
+        raise failed(str(error), USAGE) from None
 
 
 def _identity(uri: str) -> Identity:
@@ -219,4 +218,4 @@ def _identity(uri: str) -> Identity:
     try:
         return parse_uri(uri)
     except InvalidIdentity as error:
-        raise failed(f"--identity: {error}; {_WHOLE}", _USAGE) from None
+        raise failed(f"--identity: {error}; {_WHOLE}", USAGE) from None

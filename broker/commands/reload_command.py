@@ -9,11 +9,9 @@ from typing import Annotated
 import typer
 
 from broker.commands.admin_command import Config, Json, Socket, StateDir, admin_client, print_json
-from broker.commands.error_line import failed
+from broker.commands.error_line import USAGE, failed
 from broker.reload.report import Part
 from provisioning.program.given_file import PEM_BYTES, text_of
-
-_USAGE = 2
 
 
 def reload(
@@ -50,7 +48,7 @@ def reload(
       fleet-broker reload --dry-run --policy new.toml
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
     if not dry_run and (policy is not None or anchors is not None):
-        raise failed("--policy and --anchors: only with --dry-run; a reload takes the broker's own files", _USAGE)
+        raise failed("--policy and --anchors: only with --dry-run; a reload takes the broker's own files", USAGE)
     asked = {"dry_run": dry_run, **_candidates(policy, anchors, bundle)}
     if parts:
         asked["parts"] = parts
@@ -72,7 +70,7 @@ def _candidates(policy: Path | None, anchors: Path | None, bundle: str | None) -
     from broker.admission.policy_file import PolicyError, read_policy  # Late: `broker.commands.admin_command`, rule 3.
 
     if bundle is not None and anchors is None:
-        raise failed("--bundle: only together with --anchors; give --anchors", _USAGE)
+        raise failed("--bundle: only together with --anchors; give --anchors", USAGE)
     tried = {} if bundle is None else {"bundle": bundle}
     try:
         if policy is not None:
@@ -80,9 +78,9 @@ def _candidates(policy: Path | None, anchors: Path | None, bundle: str | None) -
         if anchors is not None:
             tried["anchors"] = text_of(anchors, PEM_BYTES)
     except PolicyError as error:
-        raise failed(str(error), _USAGE) from None
+        raise failed(str(error), USAGE) from None
     except OSError as error:
-        raise failed(f"--anchors: {anchors} cannot be read: {error.strerror}", _USAGE) from None
+        raise failed(f"--anchors: {anchors} cannot be read: {error.strerror}", USAGE) from None
     except UnicodeDecodeError:
-        raise failed(f"--anchors: {anchors} is no text: give CA certificates in PEM", _USAGE) from None
+        raise failed(f"--anchors: {anchors} is no text: give CA certificates in PEM", USAGE) from None
     return tried

@@ -232,5 +232,5 @@ def _kept_will(will: Will, peer: Peer, stamp: bytes) -> KeptWill:
         will.properties.message_expiry_interval,
         peer.certificate,
         peer.authorities,
-        peer.verified,
+        peer.above,
     )

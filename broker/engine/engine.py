@@ -317,21 +317,21 @@ class Engine(Exchange):
 
     def counts_no_more(self, session: Session) -> bool:
         """Whether the certificate of *session* is no longer trusted, though its client is not disconnected yet."""
-        verified = None if session.will is None else session.will.verified
-        return self._is_withdrawn(session, session.certificate, session.authorities, verified)
+        above = None if session.will is None else session.will.above
+        return self._is_withdrawn(session, session.certificate, session.authorities, above)
 
     def _is_withdrawn(
         self,
         session: Session,
         certificate: CertificateKey | None,
         authorities: tuple[bytes, ...],
-        verified: CasAbove | None,
+        above: CasAbove | None,
     ) -> bool:
         """Whether *certificate* is revoked by now, or the *authorities* that vouched for it are no longer anchors."""
         admission = self.admission
         if self.keeps_revoked or certificate is None:
             return False
-        if admission.is_revoked(certificate, authorities, verified):
+        if admission.is_revoked(certificate, authorities, above):
             return True
         return not admission.vouches(authorities, session.owner)
 
@@ -407,7 +407,7 @@ class Engine(Exchange):
 
     def _may_be_published(self, session: Session, will: Will, topic_name: str) -> bool:
         """Whether the certificate under which *will* was left is still trusted, and its topic still permitted."""
-        if self._is_withdrawn(session, will.certificate, will.authorities, will.verified):
+        if self._is_withdrawn(session, will.certificate, will.authorities, will.above):
             return False
         return self.admission.permissions(session.owner, session.client_id).may_publish(topic_name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from broker.engine.stored_cas import cas_text, certificate_of, certificate_text
 from broker.mqtt.subscription import Subscription
 from broker.session.session import Session
 from broker.store.batch import Row
@@ -17,7 +18,7 @@ def session_row(
     """
     will = session.will
     will_columns: Row = (None,) * 7
-    left_with: Row = (None, None)
+    left_with: Row = (None, None, None)
     if will is not None:
         message = will.message
         will_columns = (
@@ -25,7 +26,7 @@ def session_row(
             will.expiry_interval,
             will.delay,
         )
-        left_with = _certificate_columns(will.certificate, will.authorities)
+        left_with = (*_certificate_columns(will.certificate, will.authorities), cas_text(will.above))
     return (
         session.client_id,
         session.owner.uri,
@@ -48,18 +49,10 @@ def _certificate_columns(certificate: CertificateKey | None, authorities: tuple[
     return text, ":".join(map(bytes.hex, authorities)) or None
 
 
-def certificate_text(key: CertificateKey) -> str:
-    """Return the text that names a certificate in the store: its issuer's key identifier and serial number, in hex."""
-    return f"{key[0].hex()}:{key[1]:x}"
-
-
-def certificate_of(text: str | None, authorities: str | None) -> tuple[CertificateKey | None, tuple[bytes, ...]]:
-    """Return the certificate that two columns name, and the CAs above it. Raises ValueError."""
+def certificate_in(text: str | None, authorities: str | None) -> tuple[CertificateKey | None, tuple[bytes, ...]]:
+    """Return the certificate that two columns name, and the CAs above it by their keys. Raises ValueError."""
     above = () if authorities is None else tuple(map(bytes.fromhex, authorities.split(":")))
-    if text is None:
-        return None, above
-    issuer_key_id, _, serial = text.partition(":")
-    return (bytes.fromhex(issuer_key_id), int(serial, 16)), above
+    return None if text is None else certificate_of(text), above
 
 
 def subscription_row(subscription: Subscription, *, pending: int = 0) -> Row:

@@ -73,6 +73,14 @@ class NewTrust:
     """The trust to judge connected clients by: the same, or `cafile` as a bundle."""
 
 
+@dataclass(frozen=True, slots=True)
+class OwnAnchors:
+    """The anchors of `cafile`, some of which may be the certificates of clients; and who judges those."""
+
+    trust: Trust
+    admission: Admission
+
+
 class ReloadedTrust:
     """Anchors and bundles."""
 
@@ -178,6 +186,7 @@ class ReloadedTrust:
         """
         engine = self._engine
         admission = engine.admission.judging_by(loaded.judge)
+        own = None if loaded.trust is not None else OwnAnchors(loaded.judge, engine.admission.judging_by(None))
         connections = engine.connections()
         connected, disconnected, wills = len(connections), 0, 0
         affected: list[Affected] = []
@@ -185,7 +194,7 @@ class ReloadedTrust:
             now, wall = self._clock(), datetime.now(UTC)
             for connection in connections[start : start + _CONNECTIONS_A_STEP]:
                 session = connection.session
-                outcome = judge(admission, connection, wall) if session is not None else None
+                outcome = judge(admission, connection, wall, own) if session is not None else None
                 if isinstance(outcome, Refused) and session is not None:
                     disconnected += 1
                     going[session] = sends_will(engine, outcome)
@@ -220,8 +229,13 @@ def record_trust(engine: Engine, trust: Trust) -> None:
     engine.history.told("trust", generation=engine.admission.trust_generation, anchors=trust.fingerprints)
 
 
-def judge(admission: Admission, connection: Client, wall: datetime) -> Peer | Refused | None:
-    """Return *admission*'s present verdict on a connection's certificate; None without one: a plain listener."""
+def judge(
+    admission: Admission, connection: Client, wall: datetime, own: OwnAnchors | None = None
+) -> Peer | Refused | None:
+    """Return *admission*'s present verdict on a connection's certificate; None without one: a plain listener.
+
+    *own*: clients may be anchors themselves. A bundle does not allow that.
+    """
     certificate, verified = connection.presented()
     peer, session = connection.peer, connection.session
     if certificate is None or peer is None or session is None:
@@ -232,7 +246,10 @@ def judge(admission: Admission, connection: Client, wall: datetime) -> Peer | Re
         above = () if len(verified) > 1 else _known_above(certificate, peer)
         return [certificate, *above] if above else verified
 
-    outcome = admission.examine(certificate, wall, path, status=False)
+    if own is not None and certificate in own.trust.topmost:
+        outcome = own.admission.examine(certificate, wall, lambda: [certificate], status=False)
+    else:
+        outcome = admission.examine(certificate, wall, path, status=False)
     if isinstance(outcome, Peer) and outcome.identity != session.owner:
         return unauthorised(RefusalCode.IDENTITY_CHANGED, f"the certificate names {outcome.identity} now")
     return outcome

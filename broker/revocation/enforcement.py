@@ -93,7 +93,7 @@ def renew(engine: Engine, connection: Client, peer: Peer, now: float) -> None:
     session.certificate, session.authorities = peer.certificate, peer.authorities
     if session.will is not None:
         session.will = replace(
-            session.will, certificate=peer.certificate, authorities=peer.authorities, verified=peer.verified
+            session.will, certificate=peer.certificate, authorities=peer.authorities, above=peer.above
         )
     engine.note(session, None)  # The stored state is used to judge it if the broker is killed.
 

@@ -175,9 +175,9 @@ class RevocationFeed:
                     elif isinstance(event, ReleaseEvent):
                         self._released(event)
                     else:
+                        self._engine.admission.status.freshness.current(now)  # Before: others judge by it, too.
                         if not self._was_current:
                             await self._caught_up(after, event.sequence)
-                        self._engine.admission.status.freshness.current(now)
                         self.current.set()
                         if now >= ends:
                             return

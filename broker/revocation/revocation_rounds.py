@@ -21,9 +21,13 @@ _Each = TypeVar("_Each")
 
 
 async def judge_all(engine: Engine, clock: Callable[[], float]) -> int:
-    """Close every session that the index no longer permits; return how many of them were connected."""
+    """Close every session that the index no longer permits; return how many of them were connected.
+
+    Who is absent waits until the feed has been read to its end, which then judges them (`broker.revocation`).
+    """
     closed = await judge_connected(engine, clock)
-    await judge_absent(engine, clock)
+    if engine.admission.status.freshness.is_current:
+        await judge_absent(engine, clock)
     return closed
 
 

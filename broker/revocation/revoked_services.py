@@ -67,7 +67,7 @@ class RevokedServices:
 
     def find(self, path: VerifiedPath) -> str | None:
         """Return why a server with the certificates *path* is not trusted, None if nothing is known against it."""
-        found = next((self._known[key] for key in path.revoked_as if key in self._known), None)
+        found = next((self._known[key] for key in path.path_revoked_as if key in self._known), None)
         if found is None:
             return None
         return f"the certificate with serial number {found.serial:x} is revoked ({found.reason}; kept in {self._path})"

@@ -19,8 +19,8 @@ class Will:
     """The certificate under which it was left; None: not known."""
     authorities: tuple[bytes, ...] = ()
     """The CAs above that, by their keys; empty: not known."""
-    verified: CasAbove | None = field(default=None, compare=False)
-    """They themselves, where `cafile` alone judges, unless they were never shown, or the broker has been restarted."""
+    above: CasAbove | None = field(default=None, compare=False)
+    """They themselves; None: not known."""
 
     def published(self, now: float) -> Message:
         """Return the message as it is published at *now*: its expiry is counted from here (MQTT 5 §3.1.3.2.4)."""

@@ -197,6 +197,11 @@ class BrokerConfig(BaseSettings):
         return StatusPolicy(self.revocation_grace) if self.feed_policy is None else self.feed_policy
 
     @property
+    def database(self) -> Path:
+        """Where sessions and messages are kept, with `persistence`."""
+        return self.state_dir / "broker.db"
+
+    @property
     def audit_key(self) -> Path:
         """The file with the audit log's key."""
         return self.audit_keyfile or self.state_dir / "audit.key"

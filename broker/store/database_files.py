@@ -38,42 +38,50 @@ class StoreError(Exception):
     """The database cannot be used; the text names the file and the remedy."""
 
 
+def log_of(path: Path) -> Path:
+    """Return where SQLite keeps the write-ahead log of the database *path*."""
+    return path.with_name(f"{path.name}-wal")
+
+
+def examine(path: Path, lock: int | None) -> str | None:
+    """Return what must be said of the database *path*, though it can be opened; None: nothing.
+
+    Raises `StoreError` and OSError.
+    Called before it is opened. *lock* is its lock file, open; None: there is none.
+    """
+    log = log_of(path)
+    both = f"{log.name} and {path.name}-shm"
+    if not _size(path) and _size(log):
+        raise StoreError(
+            f"{path} is missing, or empty, but not {log.name} beside it: put the file back that it belongs to; or "
+            f"remove {both} to begin with an empty database: sessions and messages are lost then"
+        )
+    last = [] if lock is None else os.pread(lock, 200, 0).decode("ascii", "replace").split()
+    if len(last) != 2:  # noqa: PLR2004 - The last process ended in order, or was of an older version.
+        return None
+    (last_file, last_log), file, its_log = last, _identity(path), _identity(log)
+    if its_log == last_log and file != last_file:
+        raise StoreError(
+            f"{path} is not the file that {log.name} beside it belongs to: put that back; or, if it is a backup, "
+            f"remove {both}: they would damage it"
+        )
+    if file == last_file and its_log == _NONE:
+        return (
+            f"{log.name} is gone since the broker was killed: what was acknowledged last is lost, unless sqlite3 was "
+            f"used on {path.name} meanwhile, which takes it in"
+        )
+    return None
+
+
 class DatabaseFiles:
     """The files of one database, whose lock file is open as *lock*, and locked."""
 
     def __init__(self, path: Path, lock: int) -> None:
         self._path = path
-        self._log = path.with_name(f"{path.name}-wal")
+        self._log = log_of(path)
         self._lock = lock
         self._opened = (0, 0)
         """The inode numbers of the file and of its log: neither is used again while they are open."""
-
-    def examine(self) -> str | None:
-        """Return what must be said though the database can be opened; None: nothing. Raises `StoreError` and OSError.
-
-        Called before it is opened.
-        """
-        path, log, both = self._path, self._log.name, f"{self._log.name} and {self._path.name}-shm"
-        if not _size(path) and _size(self._log):
-            raise StoreError(
-                f"{path} is missing, or empty, but not {log} beside it: put the file back that it belongs to; or "
-                f"remove {both} to begin with an empty database: sessions and messages are lost then"
-            )
-        last = os.pread(self._lock, 200, 0).decode("ascii", "replace").split()
-        if len(last) != 2:  # noqa: PLR2004 - The last process ended in order, or was of an older version.
-            return None
-        (last_file, last_log), file, its_log = last, _identity(path), _identity(self._log)
-        if its_log == last_log and file != last_file:
-            raise StoreError(
-                f"{path} is not the file that {log} beside it belongs to: put that back; or, if it is a backup, remove "
-                f"{both}: they would damage it"
-            )
-        if file == last_file and its_log == _NONE:
-            return (
-                f"{log} is gone since the broker was killed: what was acknowledged last is lost, unless sqlite3 was "
-                f"used on {path.name} meanwhile, which takes it in"
-            )
-        return None
 
     def opened(self) -> None:
         """Take note of the files, which are open now. Raises OSError."""

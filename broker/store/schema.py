@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VERSION = 6
+VERSION = 7
 
 SCHEMA = """
 CREATE TABLE sessions (
@@ -20,6 +20,8 @@ CREATE TABLE sessions (
     authorities TEXT,
     -- the same of that with which the will was left, be its client there or gone
     will_certificate TEXT, will_authorities TEXT,
+    -- those CAs themselves, as the revocation index calls them; NULL: not known
+    will_cas TEXT,
     UNIQUE (client_id, owner)
 ) STRICT;
 CREATE TABLE subscriptions (
@@ -100,6 +102,7 @@ CREATE TABLE replayed (
 ALTER TABLE sessions ADD COLUMN will_certificate TEXT;
 ALTER TABLE sessions ADD COLUMN will_authorities TEXT;
 """,
+    6: "ALTER TABLE sessions ADD COLUMN will_cas TEXT;",
 }
 """The statements that upgrade each older schema to the next."""
 

@@ -31,11 +31,11 @@ import structlog
 
 from broker.histogram import Histogram
 from broker.store.batch import Batch, Row
-from broker.store.database_files import DatabaseFiles, StoreError
+from broker.store.database_files import DatabaseFiles, StoreError, examine
 from broker.store.journal import Journal
 from broker.store.outage import Outage
 from broker.store.schema import AFTER_THE_FIRST_DAY, FIRST_DAY, MIGRATIONS, SCHEMA, VERSION
-from provisioning.program import full_disk, read_only
+from broker.store.soundness import of_another_schema, refuse_damaged, refuse_foreign, unusable
 from provisioning.program.durable_names import make_folder
 
 log = structlog.get_logger("broker")
@@ -45,20 +45,6 @@ _RETRY_SECONDS = 1.0
 _GATHER_SECONDS = 0.002
 _KEPT_LOG_BYTES = 16 * 1024 * 1024
 """The write-ahead log is cut back to this size: large batches, or a long backup, make it grow, and it would stay so."""
-_PLACE_IS_UNFIT = ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_PERM", "SQLITE_BUSY")
-"""Prefixes of error names that do not mean that the file itself is damaged."""
-
-
-def unusable(path: Path, error: Exception | str) -> StoreError:
-    """Return the error to raise for *error*, met at *path*, with the remedy."""
-    remedy = f"move it away, with {path.name}-wal and -shm, or put back a backup: what is in it is lost then"
-    name = getattr(error, "sqlite_errorname", "")
-    if isinstance(error, OSError) or name.startswith(_PLACE_IS_UNFIT):
-        remedy = "see that this user can write it, and that the disk is not full, or give another state_dir"
-        full = full_disk.told(error, path.parent) if isinstance(error, Exception) else None
-        if (found := read_only.told(path.parent) or full) is not None:
-            return StoreError(f"{path} cannot be used as the broker's database: {found}, or give another state_dir")
-    return StoreError(f"{path} cannot be used as the broker's database: {error}; {remedy}")
 
 
 class SqliteStore:
@@ -84,12 +70,12 @@ class SqliteStore:
             raise unusable(path, error) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._files = DatabaseFiles(path, self._lock)
-            if (doubt := self._files.examine()) is not None:
+            if (doubt := examine(path, self._lock)) is not None:
                 log.warning("the store's last changes are gone", code="STORE_LOG_MISSING", detail=doubt)
             if not path.exists():
                 log.info("an empty store is created", code="STORE_CREATED", path=str(path))
             path.touch(mode=0o600)
+            self._files = DatabaseFiles(path, self._lock)
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except BlockingIOError:
             os.close(self._lock)
@@ -101,37 +87,19 @@ class SqliteStore:
             os.close(self._lock)
             raise unusable(path, error) from error
         try:
-            self._refuse_foreign()
+            refuse_foreign(self._database)
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")
             self._database.execute("PRAGMA foreign_keys=ON")
             self._database.execute(f"PRAGMA journal_size_limit={_KEPT_LOG_BYTES}")
-            self._refuse_damaged()
+            for statement in ("BEGIN IMMEDIATE", f"PRAGMA user_version={VERSION}", "ROLLBACK"):
+                self._database.execute(statement)  # One that may not be written would refuse every message.
+            refuse_damaged(self._database)
             self._migrate()
             self._files.opened()
         except (sqlite3.Error, OSError) as error:
             self.close()
             raise unusable(path, error) from error
-
-    def _refuse_foreign(self) -> None:
-        """Raise `sqlite3.DatabaseError` for another program's database, before changing anything in it."""
-        (tables,) = self._database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        (ours,) = self._database.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'deliveries'").fetchone()
-        if tables and not ours:
-            raise sqlite3.DatabaseError("it is another program's")
-
-    def _refuse_damaged(self) -> None:
-        """Raise `sqlite3.Error` for a database that is damaged, or cannot be written.
-
-        Otherwise what a damaged page held would be missing, and nobody told; all is read now anyway.
-        """
-        for statement in ("BEGIN IMMEDIATE", f"PRAGMA user_version={VERSION}", "ROLLBACK"):
-            self._database.execute(statement)
-        (found,) = self._database.execute("PRAGMA integrity_check(1)").fetchone()
-        if found != "ok":
-            raise sqlite3.DatabaseError(f"it is damaged ({' '.join(found.split())})")
-        if (orphan := self._database.execute("PRAGMA foreign_key_check").fetchone()) is not None:
-            raise sqlite3.DatabaseError(f"it is damaged (a row of {orphan[0]} refers to none of {orphan[2]})")
 
     def _migrate(self) -> None:
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
@@ -146,9 +114,7 @@ class SqliteStore:
             self._database.executescript(f"BEGIN; {MIGRATIONS[version - 1]} PRAGMA user_version={version}; COMMIT;")
         if version not in {0, VERSION}:
             self.close()
-            raise StoreError(
-                f"{self.path} has schema {version}, this broker knows {VERSION}: use the broker that made it"
-            )
+            raise of_another_schema(self.path, version)
 
     def rows(self, query: str) -> list[Row]:
         """Return the rows of a SELECT; for start-up only. Raises `StoreError`."""
@@ -301,13 +267,14 @@ class SqliteStore:
             database.execute(moves, (moved.seconds, moved.retained))
         many("DELETE FROM sessions WHERE id=?", [(row,) for row, values in batch.sessions.items() if values is None])
         many(
-            "INSERT INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET "
+            "INSERT INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET "
             "owner=excluded.owner, v5=excluded.v5, expiry_interval=excluded.expiry_interval, "
             "ended_at=excluded.ended_at, will_topic=excluded.will_topic, will_payload=excluded.will_payload, "
             "will_qos=excluded.will_qos, will_retain=excluded.will_retain, will_properties=excluded.will_properties, "
             "will_expiry_interval=excluded.will_expiry_interval, will_delay=excluded.will_delay, "
             "certificate=excluded.certificate, authorities=excluded.authorities, "
-            "will_certificate=excluded.will_certificate, will_authorities=excluded.will_authorities",
+            "will_certificate=excluded.will_certificate, will_authorities=excluded.will_authorities, "
+            "will_cas=excluded.will_cas",
             [(row, *values) for row, values in batch.sessions.items() if values is not None],
         )
         many(

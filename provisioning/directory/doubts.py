@@ -23,6 +23,10 @@ from provisioning.errors import ConfigurationError
 SHORTEST: Final = 15
 """Characters of a password that protects something alone (NIST SP 800-63B-4 §3.1.1.2)."""
 
+ANOTHER_ONE: Final = (
+    "make one with openssl rand -hex 24, and encrypt the keys with it (docs/operations.md, Changing the passphrase)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
@@ -43,7 +47,7 @@ def doubts(settings: Settings) -> Iterator[Doubt]:
 
 
 def about_keys(settings: Settings) -> Iterator[Doubt]:
-    """Yield the doubt that the passphrase can be guessed, if it encrypts a CA's key file in the directory."""
+    """Yield doubts about the passphrase, if it encrypts a CA's key file: it can be guessed, or is not read whole."""
     if settings.passphrase is None and settings.passphrase_file is None:
         return
     files = AuthorityFiles(settings.directory)
@@ -57,8 +61,12 @@ def about_keys(settings: Settings) -> Iterator[Doubt]:
     if len(passphrase.decode(errors="replace")) < SHORTEST:
         yield Doubt(
             f"the passphrase has fewer than {SHORTEST} characters: whoever copies a CA's key file can guess it",
-            "make one with openssl rand -hex 24, and encrypt the keys with it (docs/operations.md, Changing the "
-            "passphrase)",
+            ANOTHER_ONE,
+        )
+    if b"\n" in passphrase:
+        yield Doubt(
+            "the passphrase has several lines: openssl reads the first one only, and does not open the keys with it",
+            ANOTHER_ONE,
         )
 
 

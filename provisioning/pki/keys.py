@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
+from provisioning.pki.key_encryption import encrypted
 from provisioning.program.durable_names import replace_by, sync_content, sync_names
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
@@ -41,10 +42,10 @@ def generate_key() -> ec.EllipticCurvePrivateKey:
 
 def key_to_pem(key: PrivateKey, passphrase: bytes | None = None) -> bytes:
     """Return *key* as PKCS #8 PEM, encrypted when a passphrase is given."""
-    encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    form = serialization.PrivateFormat.PKCS8
     if passphrase is not None:
-        encryption = serialization.BestAvailableEncryption(passphrase)
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+        return encrypted(key.private_bytes(serialization.Encoding.DER, form, serialization.NoEncryption()), passphrase)
+    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
 
 
 def write_private(path: Path, content: bytes) -> None:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -173,6 +173,10 @@ class RevocationIndex:
 
 class CasAbove(Protocol):
     """The CAs above a certificate."""
+
+    @property
+    def path_revoked_as(self) -> Sequence[CertificateKey]:
+        """How the revocation index identifies them."""
 
     def find_revoked(self, index: RevocationIndex) -> tuple[str, Revocation] | None:
         """Return the name of the first one that is revoked, with its revocation."""

@@ -9,6 +9,9 @@ from pathlib import Path
 from provisioning.pki.keys import KeyFileError, PrivateKey, generate_key, key_to_pem, load_key, write_private
 from provisioning.signers.signer import SignerError
 
+LONGEST = 1023
+"""Bytes of a passphrase that openssl takes (PEM_BUFSIZE, without its end)."""
+
 
 @dataclass(frozen=True, slots=True)
 class FileSigner:
@@ -25,9 +28,12 @@ class FileSigner:
 
     def create(self) -> PrivateKey:
         """Create a key and its file; raise `SignerError` if the file exists or cannot be written."""
+        passphrase = self.passphrase()
+        if len(passphrase) > LONGEST:
+            raise SignerError(f"the passphrase is longer than {LONGEST} bytes: give a shorter one")
         key = generate_key()
         try:
-            write_private(self.path, key_to_pem(key, self.passphrase()))
+            write_private(self.path, key_to_pem(key, passphrase))
         except KeyFileError as error:
             raise SignerError(str(error)) from error
         return key

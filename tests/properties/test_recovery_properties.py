@@ -60,10 +60,11 @@ def stores(draw: st.DrawFn) -> dict[str, list[Row]]:
             continue  # No broker would have left that.
         taken.add(name)
         left_with = draw(st.sampled_from(CERTIFICATES)) if will is not None else (None, None)
+        cas = draw(st.sampled_from([None, "", "aa:1f bb:20"])) if will is not None else None
         certificate = draw(st.sampled_from(CERTIFICATES))
         columns = will or (None,) * 7
         made["sessions"].append((number, client_id, owner, draw(st.integers(0, 1)), expiry, draw(maybe), *columns,
-                                 *certificate, *left_with))  # fmt: skip
+                                 *certificate, *left_with, cas))  # fmt: skip
         if expiry == 0:
             continue
         for topic_filter in sorted(draw(st.sets(st.sampled_from(FILTERS), max_size=3))):
@@ -164,6 +165,7 @@ def described_will(will: Any) -> Any:
         will.expiry_interval,
         will.certificate,
         will.authorities,
+        None if will.above is None else will.above.path_revoked_as,
     )
 
 
@@ -174,7 +176,7 @@ def described_delivery(delivery: Any) -> Any:
 
 
 PENDING_OF_THE_EXPIRED: dict[str, list[Row]] = {table: [] for table in TABLES} | {
-    "sessions": [(1, "a", f"spiffe://{DOMAIN}/device/g/a", 0, 45, 1_699_997_400.0, *[None] * 11)],
+    "sessions": [(1, "a", f"spiffe://{DOMAIN}/device/g/a", 0, 45, 1_699_997_400.0, *[None] * 12)],
     "subscriptions": [(1, "fleet/#", 0, 0, 1, 0, b"", 3)],
 }
 
@@ -236,7 +238,7 @@ def test_expired_sessions_leave_the_store_in_portions_and_are_in_nobodys_way(
 def test_an_expired_session_of_another_owner_does_not_displace_who_has_its_name_now(tmp_path: Path) -> None:
     """Both are in the store if the broker ends between the new session and the removal of the old one."""
     uris = (f"spiffe://{DOMAIN}/device/meters/meter-1", f"spiffe://{DOMAIN}/device/old/meter-1")
-    nothing = (None,) * 11
+    nothing = (None,) * 12
     for number, order in enumerate((uris, uris[::-1])):
         directory = tmp_path / str(number)
         directory.mkdir()

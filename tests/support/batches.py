@@ -6,7 +6,7 @@ from broker.mqtt.message import Message, PersonalMessage
 from broker.store.batch import Batch
 from broker.store.sqlite import SqliteStore
 
-SESSION = ("backend", "spiffe://d/service/backend", True, 60, None, *(None,) * 11)
+SESSION = ("backend", "spiffe://d/service/backend", True, 60, None, *(None,) * 12)
 
 
 TABLES = ("sessions", "subscriptions", "messages", "deliveries", "incoming", "retained", "replayed")

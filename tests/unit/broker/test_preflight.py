@@ -18,6 +18,8 @@ from broker.settings.config_file import ConfigError, read_file
 from broker.settings.config_loading import load
 from broker.sources.trust_files import read_anchors
 from broker.state_directory import NoDirectory
+from broker.store.database_files import _identity
+from broker.store.sqlite import SqliteStore
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
 from provisioning.pki.tls import TlsConfigurationError
@@ -51,6 +53,26 @@ def test_a_list_that_has_expired_is_doubted_and_no_problem(good: dict[str, Any],
     (doubt,) = doubts(config)
     assert doubt.startswith(f"crlfile: {tmp_path}/old.crl has expired on 20")
     assert "crl_policy require decides" in doubt
+
+
+def test_a_database_with_which_it_would_not_start_is_told_and_one_without_its_log_is_doubted(
+    good: dict[str, Any],
+) -> None:
+    good["state_dir"].mkdir(mode=0o700)
+    database = good["state_dir"] / "broker.db"
+    database.write_bytes(b"no database" * 1000)
+    (problem,) = problems(load(None, good))
+    assert problem.startswith(f"state_dir: {database} cannot be used as the broker's database: file is not a database")
+    assert problems(load(None, good | {"persistence": False})) == []
+    database.unlink()
+    SqliteStore(database).close()
+    of_this_file = f"{_identity(database)} 1:2.3\n"
+    database.with_suffix(".lock").write_text(of_this_file)
+    assert problems(load(None, good)) == []
+    (doubt,) = doubts(load(None, good))
+    assert doubt.startswith("state_dir: broker.db-wal is gone since the broker was killed")
+    assert database.with_suffix(".lock").read_text() == of_this_file
+    assert list(doubts(load(None, good | {"persistence": False}))) == []
 
 
 def test_response_information_that_is_no_topic_is_told(good: dict[str, Any]) -> None:

@@ -291,7 +291,9 @@ def test_nor_does_he_if_an_older_broker_wrote_down_his_certificate_and_not_that_
     broker.service(**KEPT).subscribe("fleet/#", qos=1)
     meter = broker.open(held, path=[held.der, _der(PKI.issuing), _der(PKI.root)])
     meter.connect(client_id="meter-1", will=will("fleet/meters/meter-1/event", qos=1), **KEPT)
-    broker.store._database.execute("UPDATE sessions SET will_certificate = NULL, will_authorities = NULL")
+    broker.store._database.execute(
+        "UPDATE sessions SET will_certificate = NULL, will_authorities = NULL, will_cas = NULL"
+    )
     after = broker.killed()
     after.engine.admission.believed = believing(PKI.root if revoked else CROSS.root)
     if revoked:
@@ -315,10 +317,11 @@ def test_nor_does_he_if_they_are_others_before_it_is_due(broker: StoredBroker) -
     assert watcher.payloads() == []
 
 
+@pytest.mark.parametrize("stored_by", ["an older broker", "this broker"])
 @pytest.mark.parametrize("judged", ["cafile", "bundle"])
 @pytest.mark.parametrize(("revoked", "sent"), [(PKI.issuing, []), (PKI.device("meter-9"), [b"gone"])])
 def test_nor_does_he_if_a_ca_above_him_is_revoked_meanwhile(
-    broker: StoredBroker, revoked: Held, sent: list[bytes], judged: str
+    broker: StoredBroker, revoked: Held, sent: list[bytes], judged: str, stored_by: str
 ) -> None:
     """With its stolen key he certified himself: no list has his number. No client has shown the CA since."""
     held, now = PKI.device("meter-1"), believing(PKI.issuing, PKI.root)
@@ -328,6 +331,8 @@ def test_nor_does_he_if_a_ca_above_him_is_revoked_meanwhile(
     watcher.subscribe("fleet/#", qos=1)
     meter = broker.open(held, path=[held.der, _der(PKI.issuing), _der(PKI.root)])
     meter.connect(client_id="meter-1", will=will("fleet/meters/meter-1/event", qos=1), **KEPT)
+    if stored_by == "an older broker":
+        broker.store._database.execute("UPDATE sessions SET will_cas = NULL")
     after = broker.killed()
     after.engine.admission.trust = now if judged == "bundle" else None
     after.engine.admission.believed = now

@@ -103,3 +103,16 @@ def test_where_there_is_a_feed_a_bundle_waits_for_it_though_the_broker_does_not(
     advisory.current(1.0)
     assert advisory.acceptable(16.0, require)
     assert not advisory.acceptable(16.1, require)
+
+
+def test_it_is_current_from_when_all_was_read_until_the_source_is_lost() -> None:
+    freshness = Freshness(10.0)
+    states = [freshness.is_current]
+    for _ in range(2):
+        freshness.current(5.0)
+        states.append(freshness.is_current)
+        freshness.lost()
+        states.append(freshness.is_current)
+    assert states == [False, True, False, True, False]
+    assert Freshness(0.0, always_acceptable=True).is_current, "there is nothing to be read"
+    assert not Freshness(0.0, always_acceptable=True, policy="advisory").is_current

@@ -317,6 +317,27 @@ def test_the_will_of_a_client_whose_path_is_forgotten_while_it_is_connected_is_j
     assert watcher.payloads() == ([] if revoked else [b"gone"])
 
 
+@pytest.mark.parametrize("anchor", [True, False])
+def test_who_is_an_anchor_has_no_cas_that_could_be_forgotten(monkeypatch: pytest.MonkeyPatch, *, anchor: bool) -> None:
+    """Each time that it came back to its TLS session it was refused once, and its will was never sent."""
+    monkeypatch.setattr(path_ends, "MOST_PATHS", 1)
+    broker, held = MemoryBroker(), PKI.self_signed(METER)
+    anchors = [PKI.root.certificate, *([held.certificate] if anchor else [])]
+    broker.engine.admission.believed = Trust([TrustBundle("cafile", anchors)])
+    watcher = broker.service()
+    watcher.subscribe("fleet/#")
+    for above in (FIRST, ANOTHER):
+        broker.open(PKI.certify(METER, issuer=above), path=[HELD.der, der(above), der(PKI.root)])
+    meter = broker.open(held)  # It resumes its TLS session.
+    if not anchor:
+        answer = meter.connect(client_id="meter-1", expect=ReasonCode.SERVER_UNAVAILABLE)
+        assert str(answer.properties.reason_string).startswith("TRUST_CHANGED")
+        return
+    meter.connect(client_id="meter-1", will=will("fleet/meters/meter-1/event", b"gone"))
+    meter.vanish()
+    assert watcher.payloads() == [b"gone"]
+
+
 def test_who_was_judged_by_cafile_is_found_in_a_list_though_his_certificate_identifies_its_issuer_otherwise() -> None:
     """A list belongs to a key; what such a certificate says of its issuer is any text."""
     held = PKI.certify(METER, issuer=FIRST, authority_key_id=b"as the CA's maker has it")

@@ -90,9 +90,9 @@ def test_a_broker_that_was_not_started_anew_since_an_upgrade_is_understood(capsy
     ]
 
 
-def said(result: Result) -> str:
-    """Return the one line on standard error of a command that has failed as it should."""
-    assert result.exit_code == 1, result.exception
+def said(result: Result, code: int = 1) -> str:
+    """Return the one line on standard error of a command that has failed, with *code*, as it should."""
+    assert result.exit_code == code, result.exception
     assert isinstance(result.exception, SystemExit), result.exception
     (line,) = result.stderr.splitlines()
     return line
@@ -103,14 +103,29 @@ def test_a_file_that_says_no_place_is_named(tmp_path: Path, key: str, command: l
     path = tmp_path / "broker.toml"
     path.write_text(f"{key} = 5\n")
     result = CliRunner().invoke(app, [*command, "--config", str(path)])
-    assert said(result) == f"fleet-broker: {path}: {key}: give a text, in quotes"
+    assert said(result, 2) == f"fleet-broker: {path}: {key}: give a text, in quotes"
 
 
 def test_an_audit_log_that_is_no_path_is_named(tmp_path: Path) -> None:
     path = tmp_path / "broker.toml"
     path.write_text("audit_log = 5\n")
     result = CliRunner().invoke(app, ["audit", "verify", "--config", str(path)])
-    assert said(result) == f"fleet-broker: {path}: audit_log: give a text, in quotes"
+    assert said(result, 2) == f"fleet-broker: {path}: audit_log: give a text, in quotes"
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["status", "check meter.crt", "check --offline meter.crt", "run --test-config", "policy show", "audit verify"],
+)
+def test_settings_that_cannot_be_used_are_exit_code_2_of_each_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shared_pki().write_anchors(tmp_path).rename("meter.crt")
+    path = tmp_path / "broker.toml"
+    path.write_text("this is no TOML\n")
+    result = CliRunner().invoke(app, [*command.split(), "--config", str(path)])
+    assert said(result, 2).startswith(f"fleet-broker: {path} is not TOML: ")
 
 
 @pytest.fixture(params=["hello", "[]"])
@@ -176,15 +191,15 @@ def test_who_ends_a_session_is_told_what_is_known_of_the_disk(tmp_path: Path, st
 
 
 @pytest.mark.parametrize(
-    ("url", "text"),
+    ("url", "text", "code"),
     [
-        ("http://127.0.0.1:9443", "--url: 'http://127.0.0.1:9443' is no https:// address; give that of the broker's"),
-        ("127.0.0.1", "--url: '127.0.0.1' is no https:// address"),
-        ("https://a\0", "no broker answers at https://a"),
-        ("https://xn--", "no broker answers at https://xn--"),
+        ("http://127.0.0.1:9443", "--url: 'http://127.0.0.1:9443' is no https:// address; give that of the", 2),
+        ("127.0.0.1", "--url: '127.0.0.1' is no https:// address", 2),
+        ("https://a\0", "no broker answers at https://a", 1),
+        ("https://xn--", "no broker answers at https://xn--", 1),
     ],
 )
-def test_an_address_that_is_none_is_said(tmp_path: Path, url: str, text: str) -> None:
+def test_an_address_that_is_none_is_said(tmp_path: Path, url: str, text: str, code: int) -> None:
     pki = shared_pki()
     files = pki.service("boss").write(tmp_path)
     credential = [
@@ -195,7 +210,8 @@ def test_an_address_that_is_none_is_said(tmp_path: Path, url: str, text: str) ->
         "--key",
         str(files.key),
     ]
-    assert said(CliRunner().invoke(app, ["--url", url, *credential, "status"])).startswith(f"fleet-broker: {text}")
+    result = CliRunner().invoke(app, ["--url", url, *credential, "status"])
+    assert said(result, code).startswith(f"fleet-broker: {text}")
 
 
 def test_a_moment_is_shown_as_fleet_provisioning_shows_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,10 +11,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from broker.admission.bundle import TrustBundle
+from broker.admission.freshness import Freshness
 from broker.admission.trust import Trust
 from broker.revocation import revocation_feed
 from broker.revocation.revocation_feed import RevocationFeed
 from broker.revocation.revoked_services import RevokedServices
+from broker.sources.crl_intake import CrlIntake
 from provisioning.client.feed import Current, FeedEvent, Refuse, ReleaseEvent, RevocationEvent
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import CredentialFiles
@@ -103,6 +105,25 @@ async def test_whose_hold_is_over_by_the_end_of_what_the_feed_has_to_tell_keeps_
     await Service(tmp_path, after, monkeypatch).says(hold, gone, release, Current(3))
     (session,) = after.engine.registry.all()
     assert session.will is not None
+
+
+@pytest.mark.parametrize("released", [False, True])
+async def test_nor_is_he_judged_by_half_of_it_if_another_source_revokes_somebody_meanwhile(
+    stored: StoredBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, released: bool
+) -> None:
+    """A list that came while the history was read took the will of whoever had once been on hold."""
+    held = shared_device("meter-1")
+    stored.device("meter-1", will=will("fleet/meters/meter-1/event"), **KEPT)
+    after = stored.killed()
+    after.engine.admission.status.freshness = Freshness(300.0)  # Nothing has been read yet.
+    service = Service(tmp_path, after, monkeypatch)
+    await service.says(revoked(held, RevocationReason.CERTIFICATE_HOLD, "meter-1"))
+    await CrlIntake(after.engine, lambda: after.now).enforce()
+    (session,) = after.engine.registry.all()
+    assert session.will is not None
+    rest = [ReleaseEvent(2, held.revocation.key, "meter-1"), Current(2)] if released else [Current(1)]
+    await service.says(*rest)
+    assert (session.will is not None) is released
 
 
 @pytest.mark.parametrize("bundles", [False, True], ids=["cafile", "bundles"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,14 @@ import pytest
 from broker.store.journal import Journal
 from broker.store.sqlite import SqliteStore
 from tests.support.batches import Ear
+
+_KILLED = """
+import os, pathlib, sys
+from broker.store.sqlite import SqliteStore
+from tests.support.batches import filled
+SqliteStore(pathlib.Path(sys.argv[1]))._apply(filled())
+os._exit(9)
+"""
 
 
 @pytest.fixture
@@ -27,3 +37,12 @@ def journal() -> Journal:
 @pytest.fixture
 def ear() -> Ear:
     return Ear()
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Path:
+    """The database of a process that was killed when it had written a batch."""
+    path = tmp_path / "broker.db"
+    SqliteStore(path).close()
+    assert subprocess.run([sys.executable, "-c", _KILLED, path], check=False).returncode == 9
+    return path

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,22 +17,6 @@ from broker.store.sqlite import SqliteStore
 from tests.support.batches import filled
 
 OF_ANOTHER = r"not the file that broker\.db-wal beside it belongs to: .* remove broker\.db-wal and broker\.db-shm"
-_KILLED = """
-import os, pathlib, sys
-from broker.store.sqlite import SqliteStore
-from tests.support.batches import filled
-SqliteStore(pathlib.Path(sys.argv[1]))._apply(filled())
-os._exit(9)
-"""
-
-
-@pytest.fixture
-def killed(tmp_path: Path) -> Path:
-    """The database of a process that was killed when it had written a batch."""
-    path = tmp_path / "broker.db"
-    SqliteStore(path).close()
-    assert subprocess.run([sys.executable, "-c", _KILLED, path], check=False).returncode == 9
-    return path
 
 
 def beside(path: Path, end: str) -> Path:

@@ -19,7 +19,7 @@ def test_another_schema_is_refused_with_the_remedy(tmp_path: Path) -> None:
     path = tmp_path / "broker.db"
     with contextlib.closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA user_version=99")
-    with pytest.raises(StoreError, match=r"broker\.db has schema 99, this broker knows 6: use the broker that made it"):
+    with pytest.raises(StoreError, match=r"broker\.db has schema 99, this broker knows 7: use the broker that made it"):
         SqliteStore(path)
     SqliteStore(tmp_path / "other.db").close()
 
@@ -42,7 +42,7 @@ def test_a_database_of_an_older_broker_is_brought_up_to_date(tmp_path: Path, sto
         assert older.rows("SELECT * FROM subscriptions") == [(1, "fleet/#", 1, 0, 0, 0, b"", 0)]
         assert older.rows("SELECT * FROM deliveries") == [(1, 1, 7, 1, 0, b"", None, 0, "")]
         assert older.rows("SELECT topic_name, publisher, number FROM retained") == [("a", "", 1), ("t", "", 2)]
-        assert older.rows("PRAGMA user_version") == [(6,)]
+        assert older.rows("PRAGMA user_version") == [(7,)]
         for table in TABLES:
             assert older.rows(f"PRAGMA table_info({table})") == store.rows(f"PRAGMA table_info({table})")
             assert older.rows(f"PRAGMA foreign_key_list({table})") == store.rows(f"PRAGMA foreign_key_list({table})")
@@ -92,7 +92,7 @@ def test_of_a_session_of_an_older_broker_it_is_not_known_who_stood_above_its_cer
     assert store.rows("SELECT will_topic, will_delay, certificate, authorities FROM sessions") == [
         (b"t", 30, "ab:1f", None)
     ]
-    store._apply(Batch(sessions={1: (*SESSION[:-4], "ab:1f", "ab:cd", None, None)}))
+    store._apply(Batch(sessions={1: (*SESSION[:-5], "ab:1f", "ab:cd", None, None, None)}))
     assert store.rows("SELECT certificate, authorities FROM sessions") == [("ab:1f", "ab:cd")]
     store.close()
 

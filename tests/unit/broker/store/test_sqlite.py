@@ -84,7 +84,7 @@ def test_a_session_that_changes_is_written_anew_with_all_that_it_has(store: Sqli
     """Its row is the same: what refers to it stays."""
     store._apply(filled())
     given = ("backend", "spiffe://d/service/other", False, 61, 9.5, b"will", b"gone", 1, 1, b"p", 30, 5, "a:1", "a")
-    changed = (*given, "b:2", "b")
+    changed = (*given, "b:2", "b", "b:2 c:3")
     store._apply(Batch(sessions={1: changed}))
     assert store.rows("SELECT * FROM sessions") == [(1, *changed)]
     assert len(store.rows("SELECT * FROM subscriptions")) == len(store.rows("SELECT * FROM deliveries")) == 1
@@ -132,7 +132,7 @@ def test_what_changes_or_is_taken_away_is_that_and_nothing_beside_it(store: Sqli
 def test_when_the_clock_is_set_what_this_process_has_stored_is_moved_once_and_nothing_older(store: SqliteStore) -> None:
     batch = Batch()
     for row, ended_at in ((1, 50.0), (2, 50.0), (3, None)):
-        batch.sessions[row] = (f"client-{row}", SESSION[1], True, 60, ended_at, *(None,) * 11)
+        batch.sessions[row] = (f"client-{row}", SESSION[1], True, 60, ended_at, *(None,) * 12)
     for number, expires_at in ((5, 70.0), (6, 70.0), (7, None)):
         batch.messages[number] = (b"t", b"x", 1, False, b"", expires_at)
     for number, expires_at in ((3, 80.0), (4, 80.0), (5, None)):

@@ -69,3 +69,13 @@ def test_a_short_passphrase_is_told_if_it_encrypts_a_cas_key(
     assert len(found) == short
     assert not short or "fewer than 15 characters" in found[0]
     assert not any(passphrase in each for each in found if passphrase)
+
+
+def test_a_passphrase_that_openssl_would_not_read_whole_is_told(tmp_path: Path) -> None:
+    """``openssl rand -base64 64`` makes two lines, and openssl's own ``-passin file:`` takes the first."""
+    for name in ("issuing-ca.crt", "issuing-ca.key"):
+        (tmp_path / name).touch()
+    (found,) = told(tmp_path, passphrase=SecretStr("a first line that is long\nand another"))
+    assert found.startswith("the passphrase has several lines: openssl reads the first one only")
+    assert "openssl rand -hex 24" in found
+    assert told(tmp_path, passphrase=SecretStr("one line that is long enough")) == []

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import os
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
 
+from provisioning.pki.key_encryption import ROUNDS
 from provisioning.pki.keys import (
     KeyFileError,
     generate_key,
@@ -40,6 +44,28 @@ def test_a_key_is_written_for_its_owner_alone_and_read_again(
     assert path.stat().st_mode & 0o777 == 0o600
     assert (b"ENCRYPTED" in path.read_bytes()) is (passphrase is not None)
     assert load_key(path, passphrase).public_key() == key.public_key()
+
+
+def test_whoever_has_copied_an_encrypted_key_needs_long_for_each_guess(tmp_path: Path) -> None:
+    """As openssl reads it: OWASP's rounds for PBKDF2 with SHA-256, and neither salt nor vector used twice."""
+    key = generate_key()
+    path, again = tmp_path / "key.pem", key_to_pem(key, SECRET)
+    write_private(path, key_to_pem(key, SECRET))
+    told = subprocess.run(
+        ["openssl", "asn1parse", "-in", path], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    (rounds,) = re.findall(r"INTEGER +:(\w+)", told)
+    assert int(rounds, 16) == ROUNDS >= 600_000
+    for words in ("PBES2", "PBKDF2", "hmacWithSHA256", "aes-256-cbc"):
+        assert words in told
+    salt, vector = re.findall(r"OCTET STRING +\[HEX DUMP\]:(\w{32})$", told, re.MULTILINE)
+    assert salt != vector
+    assert bytes.fromhex(salt) not in base64.b64decode("".join(again.decode().splitlines()[1:-1]))
+    opened = subprocess.run(
+        ["openssl", "pkcs8", "-in", path, "-passin", f"pass:{SECRET.decode()}"],
+        capture_output=True, check=True, timeout=60,
+    ).stdout  # fmt: skip
+    assert opened == key_to_pem(key)
 
 
 @pytest.mark.parametrize("linked", [False, True], ids=["a file", "a link"])

@@ -100,6 +100,14 @@ def test_a_key_in_a_file_is_encrypted_and_its_owner_s(tmp_path: Path) -> None:
         FileSigner(signer.path, lambda: b"guess").open()
 
 
+def test_no_key_is_written_that_openssl_cannot_open_for_the_length_of_its_passphrase(tmp_path: Path) -> None:
+    signer = FileSigner(tmp_path / "ca.key", lambda: b"x" * 1024)
+    with pytest.raises(SignerError, match="the passphrase is longer than 1023 bytes: give a shorter one"):
+        signer.create()
+    assert not signer.path.exists()
+    FileSigner(signer.path, lambda: b"x" * 1023).create()
+
+
 def test_a_key_in_a_token_cannot_be_taken_out(token: SoftToken) -> None:
     key = in_token(token, "stays").create()
     assert isinstance(key, TokenKey)

@@ -1,0 +1,41 @@
+"""The CAs above a certificate as text in the store: by what the revocation index calls them, and no more of them.
+
+After a restart that is all that is known of a CA that is no anchor, until a client shows it.
+"""
+
+from __future__ import annotations
+
+from provisioning.pki.revocation import CasAbove, CertificateKey, Revocation, RevocationIndex
+
+
+def certificate_text(key: CertificateKey) -> str:
+    """Return the text that names a certificate in the store: its issuer's key identifier and serial number, in hex."""
+    return f"{key[0].hex()}:{key[1]:x}"
+
+
+def certificate_of(text: str) -> CertificateKey:
+    """Return the certificate that *text* names. Raises ValueError."""
+    issuer_key_id, _, serial = text.partition(":")
+    return bytes.fromhex(issuer_key_id), int(serial, 16)
+
+
+def cas_text(above: CasAbove | None) -> str | None:
+    """Return the text for the CAs *above* a certificate; None if they are not known."""
+    return None if above is None else " ".join(map(certificate_text, above.path_revoked_as))
+
+
+class StoredCas:
+    """CAs above a certificate, as an earlier process of the broker knew them."""
+
+    __slots__ = ("path_revoked_as",)
+
+    def __init__(self, text: str) -> None:
+        """Take the *text* that `cas_text` made. Raises ValueError."""
+        self.path_revoked_as = tuple(map(certificate_of, text.split()))
+
+    def find_revoked(self, index: RevocationIndex) -> tuple[str, Revocation] | None:
+        """Return the serial number, instead of its name, of the first CA that is revoked, with its revocation."""
+        for key in self.path_revoked_as:
+            if (revocation := index.find(key)) is not None:
+                return f"{key[1]:x}", revocation
+        return None

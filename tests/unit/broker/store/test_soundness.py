@@ -1,0 +1,142 @@
+"""What ``--test-config`` finds out about a database, in the words of a start, and without a trace of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from broker.store.database_files import StoreError
+from broker.store.schema import VERSION
+from broker.store.soundness import look
+from broker.store.sqlite import SqliteStore
+from tests.support.batches import filled
+
+
+def changed(path: Path, statements: str) -> None:
+    with sqlite3.connect(path) as database:
+        database.executescript(statements)
+    database.close()
+
+
+def closed(path: Path) -> None:
+    SqliteStore(path).close()
+
+
+def another_log(path: Path) -> None:
+    content = path.read_bytes()
+    path.unlink()
+    (path.parent / "another").touch()  # So that the inode number is another one on any file system.
+    path.write_bytes(content)
+
+
+def without_file(path: Path) -> None:
+    path.unlink()
+
+
+def of_another_program(path: Path) -> None:
+    changed(path, "CREATE TABLE notes (text)")
+
+
+def of_a_later_schema(path: Path) -> None:
+    closed(path)
+    changed(path, f"PRAGMA user_version={VERSION + 1}")
+
+
+def damaged(path: Path) -> None:
+    store = SqliteStore(path)
+    store._apply(filled())
+    store._database.executescript("PRAGMA foreign_keys=OFF; DELETE FROM sessions")
+    store.close()
+
+
+def no_database(path: Path) -> None:
+    path.write_bytes(b"sessions, messages" * 1000)
+
+
+def traces(directory: Path) -> dict[str, tuple[bytes, int]]:
+    return {each.name: (each.read_bytes(), each.stat().st_mtime_ns) for each in directory.iterdir()}
+
+
+def refusal(attempt: Callable[[Path], object], path: Path) -> str:
+    with pytest.raises(StoreError) as refused:
+        attempt(path)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("spoil", [of_another_program, of_a_later_schema, damaged, no_database])
+def test_what_a_start_would_refuse_is_said_in_its_words(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    path = tmp_path / "broker.db"
+    spoil(path)
+    before = traces(tmp_path)
+    said = refusal(look, path)
+    assert traces(tmp_path) == before
+    assert said == refusal(SqliteStore, path)
+    assert str(path) in said
+
+
+@pytest.mark.parametrize("spoil", [another_log, without_file])
+def test_a_log_that_belongs_to_another_file_is_said(killed: Path, spoil: Callable[[Path], None]) -> None:
+    spoil(killed)
+    before = traces(killed.parent)
+    said = refusal(look, killed)
+    assert traces(killed.parent) == before
+    assert said == refusal(SqliteStore, killed)
+
+
+def test_a_log_that_is_gone_is_a_doubt_as_long_as_it_is(killed: Path) -> None:
+    killed.with_name("broker.db-wal").unlink()
+    for _ in range(2):
+        assert (look(killed) or "").startswith("broker.db-wal is gone since the broker was killed")
+    closed(killed)
+    assert look(killed) is None
+
+
+@pytest.mark.parametrize("made", ["nothing", "an empty file", "an empty database", "a database", "a killed one's"])
+def test_what_a_broker_can_open_is_fine_and_stays_as_it_is(killed: Path, tmp_path: Path, made: str) -> None:
+    (place := tmp_path / "place").mkdir()
+    path = place / "broker.db"
+    if made == "an empty file":
+        path.touch()
+    elif made == "an empty database":
+        changed(path, "VACUUM")
+    elif made == "a database":
+        closed(path)
+    elif made == "a killed one's":
+        for end in ("db", "db-wal", "db-shm", "lock"):
+            shutil.copy(killed.with_name(f"broker.{end}"), place)
+    before = traces(place)
+    assert look(path) is None
+    assert traces(place) == before
+
+
+def test_a_broker_that_runs_is_not_disturbed_and_nothing_is_said_of_its_database(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "broker.db")
+    store._apply(filled())
+    before = traces(tmp_path)
+    assert look(store.path) is None
+    assert traces(tmp_path) == before
+    assert "in use by another broker" in refusal(SqliteStore, store.path), "its lock is still its own"
+    store._apply(filled())
+    store.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's rights are tried")
+@pytest.mark.parametrize("end", ["db", "lock"])
+def test_a_file_that_may_only_be_read_is_said(end: str) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        path = Path(name) / "broker.db"
+        closed(path)
+        path.with_suffix(f".{end}").chmod(0o400)
+        for each in (path.parent, path, path.with_suffix(".lock")):
+            os.chown(each, 65534, 65534)
+        os.seteuid(65534)
+        try:
+            assert f"broker.{end}'; see that this user can write it" in refusal(look, path)
+        finally:
+            os.seteuid(0)
