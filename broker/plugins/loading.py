@@ -56,10 +56,11 @@ class Wanted:
 
 def find_plugins(settings: Mapping[str, Mapping[str, Any]]) -> list[Wanted]:
     """Return the plugins in *settings*, in their order. Raises `PluginError`."""
-    return [_find(path, config) for path, config in settings.items()]
+    return [find_plugin(path, config) for path, config in settings.items()]
 
 
-def _find(path: str, config: Mapping[str, Any]) -> Wanted:
+def find_plugin(path: str, config: Mapping[str, Any]) -> Wanted:
+    """Return the plugin at the dotted *path*, with *config*. Raises `PluginError`."""
     try:
         found = import_string(path)
     except ImportError as error:
