@@ -1,8 +1,9 @@
 """The certificate in use vouches for its successor: same subject, same names, the same key or a new one.
 
 A certificate on trial (`provisioning.store.claims`) is on hold for everything but this: asking for its successor
-activates the device. A certificate that has expired is good only for this, for as long as the group's grace time
-says, and never if it, its CA or the device's later certificate was revoked: the TLS handshake has shown possession of
+activates the device; again, if that answer was lost, but not once the device's later certificate was revoked. A
+certificate that has expired is good only for this, for as long as the group's grace time says, and never if it, its CA
+or the device's later certificate was revoked: the TLS handshake has shown possession of
 its key, the store says the rest. Expired certificates are not revoked one by one; so revoking a device, or replacing
 its key, ends these too when the device comes back (`provisioning.enrolment.authorise`).
 """
@@ -29,10 +30,11 @@ from provisioning.enrolment.authentication import (
     known,
 )
 from provisioning.enrolment.groups import rules_for
+from provisioning.enrolment.trial_names import is_still_its_own
 from provisioning.enrolment.ways.claim import check_own_key
 from provisioning.enrolment.ways.way import IpAddress, Settle
 from provisioning.errors import Code, Refused
-from provisioning.store import authorities, certificates_of_device, claims
+from provisioning.store import authorities, claims
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.groups import Group
@@ -71,6 +73,8 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
         raise AssertionError("known refuses a missing certificate")
     if stored.device.state is not DeviceState.ACTIVE:
         raise ended(stored.device)
+    if on_trial:  # Its successors may have been revoked since; a trial is on hold all the time, and tells nobody.
+        check_not_withdrawn(connection, stored.device)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     if request.subject_alternative_name is None:
         uris = ", ".join(f"URI:{each}" for each in names.get_values_for_type(x509.UniformResourceIdentifier))
@@ -105,9 +109,8 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
 
 def _check_name_is_its_own(connection: Connection, trial: StoredCertificate) -> None:
     """Refuse a trial whose name another key has got since: by another clock, or one that was ahead, it had ended."""
-    newest = certificates_of_device.newest(connection, trial.device.id)
-    if newest is None or newest.spki_sha256 == trial.spki_sha256 or claims.has_activated(connection, trial.id):
-        return  # After the activation, the newer ones are its successors.
+    if is_still_its_own(connection, trial.device.id, trial.id, trial.spki_sha256):
+        return
     raise Refused(
         Code.NAME_TAKEN,
         f"{trial.device.name} was given to another key after the trial of certificate {trial.serial} had begun: enrol "

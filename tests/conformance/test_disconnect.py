@@ -18,6 +18,7 @@ from tests.conformance.scene import (
     PROTOCOL_ERROR,
     assert_closed_in_silence,
     assert_ended,
+    durable,
     keeping,
     raw_connect,
     raw_publish,
@@ -87,6 +88,20 @@ def test_mqtt5_3_14_2_4_there_are_no_user_properties_to_leave_out(publisher5: Wi
     assert publisher5.farewell().properties.user_properties == ()
 
 
+@pytest.mark.parametrize("spare", [0, -1])
+def test_mqtt5_3_14_2_4_the_hint_when_to_come_back_is_left_out_where_there_is_no_room(
+    broker: MemoryBroker, publisher5: WireClient, spare: int
+) -> None:
+    """DISCONNECT leaves out user properties that would make it too large."""
+    publisher5.connection.disconnect("LIFETIME_OVER", ReasonCode.MAXIMUM_CONNECT_TIME, "x" * 30, broker.now)
+    size = len(publisher5.transport.packets[-1])
+    client = broker.service("client", maximum_packet_size=size + spare)
+    client.connection.disconnect("LIFETIME_OVER", ReasonCode.MAXIMUM_CONNECT_TIME, "x" * 30, broker.now)
+    farewell = client.farewell()
+    assert farewell.reason_code is ReasonCode.MAXIMUM_CONNECT_TIME
+    assert bool(farewell.properties.user_properties) == (spare == 0)
+
+
 def test_mqtt5_3_14_4_1_mqtt5_3_14_4_2_disconnect_is_the_end(broker: MemoryBroker, publisher5: WireClient) -> None:
     """Nothing is sent behind DISCONNECT."""
     client = broker.service("client")
@@ -139,7 +154,7 @@ def test_mqtt5_4_9_0_1_the_first_quota_is_within_the_receive_maximum(
     broker: MemoryBroker, publisher5: WireClient, asked: int
 ) -> None:
     """The first send quota is not 0, and not over the receive maximum."""
-    client = broker.service("client", receive_maximum=asked)
+    client = broker.service("client", receive_maximum=asked, **durable(broker, V5))
     client.subscribe("t", qos=1)
     for _ in range(7):
         publisher5.publish("t", qos=1)
