@@ -333,7 +333,7 @@ class Engine(Exchange):
             return False
         if admission.is_revoked(certificate, authorities, above):
             return True
-        return not admission.vouches(authorities, session.owner)
+        return not admission.vouches(authorities, session.owner, above)
 
     def forget(self, session: Session, now: float) -> None:
         """End *session*, which has no connection, before it expires."""
