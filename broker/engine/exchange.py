@@ -129,7 +129,7 @@ class Exchange:
     def retain(self, message: Message, sender: Session | None, now: float) -> bool:
         """Keep *message* of *sender* for later subscribers, on disk too; return False if there is no room."""
         self.metrics.messages_retained += 1
-        topic_name, name = message.topic.decode(), sender.name if sender is not None else ""
+        topic_name, name = message.topic.decode(), sender.publisher if sender is not None else ""
         replaces = self.retained.has(topic_name)
         kept = self.retained.retain(topic_name, message, name)
         if self.journal is not None and (replaces or (kept and message.payload)):  # Otherwise nothing has changed.

@@ -67,7 +67,7 @@ class Replays:
     def begin(self, session: Session, subscriptions: Iterable[Subscription], now: float) -> None:
         """Send the first portion of what *subscriptions*, of one SUBSCRIBE, match, and schedule the rest."""
         self.now = now
-        new = [Replay(self._retained, subscription, session.name) for subscription in subscriptions]
+        new = [Replay(self._retained, subscription, session.publisher) for subscription in subscriptions]
         if not new:
             return
         older = self.waiting.get(session)
@@ -87,7 +87,7 @@ class Replays:
         Messages numbered in *sent* were sent at QoS 2 and are not sent again; those sent at QoS 1 are. Those
         retained after *newest* reached the subscription when they were published.
         """
-        replay = Replay(self._retained, subscription, session.name, newest=newest, sent=sent)
+        replay = Replay(self._retained, subscription, session.publisher, newest=newest, sent=sent)
         self.waiting.setdefault(session, deque()).append(replay)
 
     def wake(self, session: Session, now: float) -> None:
