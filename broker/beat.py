@@ -15,10 +15,16 @@ _NEAR: Final = 0.25
 """The share of a period by which a timer that fires a little early may miss the beat: the next one counts then."""
 
 
-async def next_beat(seconds: float) -> None:
-    """Sleep until the loop's clock is at a multiple of *seconds*: that long at most, and a quarter more."""
-    now = asyncio.get_running_loop().time()
-    await asyncio.sleep(left_until(now, seconds))
+async def next_beat(seconds: float) -> float:
+    """Sleep until the loop's clock is at a multiple of *seconds*: that long at most, and a quarter more.
+
+    Returns by how many seconds it is later than that.
+    """
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    left = left_until(now, seconds)
+    await asyncio.sleep(left)
+    return loop.time() - now - left
 
 
 def left_until(now: float, seconds: float) -> float:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from broker import standstill
 from broker.beat import next_beat
 from broker.engine.engine import Engine
 from broker.engine.sys_topics import INTERVAL, SysTopics
@@ -37,8 +38,9 @@ async def tick(engine: Engine, lists: RevocationLists) -> None:
     collected = loop.time()
     clock, everything = WallClock(collected, time.time()), Everything()
     while True:
-        await next_beat(_TICK)
+        late = await next_beat(_TICK)
         now = loop.time()
+        standstill.look(engine, late, now)
         if ahead := clock.look(engine, now, time.time()):
             lists.clock_set(ahead)
         await see_to(engine, loop.time)

@@ -4,7 +4,8 @@ Theory
 ------
 A line is ``{"number":7,"at":"…","event":"refused",…,"mac":"…"}``; its code authenticates everything before ``,"mac"``
 and the previous line (`provisioning.directory.audit_chain`). A file begins with a line of event ``file`` that repeats
-the code which it continues, so the rest can be verified when the oldest files are gone. Lines, and the name of the file
+the code which it continues, so the rest can be verified when the oldest files are gone, and that says with which entry
+the log begins: files that the broker has not removed itself are missed. Lines, and the name of the file
 that they are in, are on disk before the head moves: a process that dies, or a power failure, may leave lines beyond the
 head, but never a head beyond the lines, nor half a head.
 
@@ -19,6 +20,8 @@ Rules
    long as the entry is kept.
 5. A file that another program has renamed, removed or cut, as logrotate does, is noticed before the next entry:
    another one is begun, and what became of it is recorded. Otherwise entries would go to a file that nobody finds.
+6. If the oldest files are gone and the broker has not removed them, that is recorded before a `file` entry, or with it,
+   says where the log begins now.
 
 Does not handle: the queue in front of it, and its failures (`broker.audit.log`).
 """
@@ -47,7 +50,9 @@ _UNKNOWN: Final = 1 << 62
 """More bytes than any file has."""
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=str)
 LACK: Final = "lack"
-"""The field of a `found` entry according to which others were missing when the broker opened the file."""
+"""The field of an entry according to which others were missing when the broker opened the file, or began it."""
+OLDEST: Final = "oldest"
+"""The field of a `file` entry that says which entry is the first of the log, whose file the broker has kept."""
 
 
 class AuditError(Exception):
@@ -81,6 +86,23 @@ def read_head(path: Path, key: bytes) -> AuditHead | None:
     if not genuine:
         raise AuditError(f"{head_of(path)} was changed, or was written with another key")
     return head
+
+
+def oldest_of(path: Path) -> Path:
+    """Return the oldest file of the log at *path*."""
+    return next(iter(rotated(path)), path)
+
+
+def first_number(path: Path) -> int:
+    """Return the number of the first entry in *path*; 0 if there is none."""
+    with path.open("rb") as file, contextlib.suppress(ValueError):
+        return int(decoded(file.readline(_TAIL))[2]["number"])
+    return 0
+
+
+def missing_before(first: int, oldest: int) -> str:
+    """Return the words for a log that begins with entry *first*, and is to begin with *oldest*."""
+    return f"entries {oldest} to {first - 1} are missing at the beginning"
 
 
 def encoded(key: bytes, previous: bytes, number: int, at: float, facts: Mapping[str, Any]) -> tuple[bytes, bytes]:
@@ -126,6 +148,8 @@ class AuditFiles:
         self._size = 0
         self._named = False
         """Whether the head's name is known to be on disk. Which of two heads has it is not: an older one is right."""
+        self._oldest = 0
+        """The first entry that is to be there, as the last `file` entry says; 0: no entry says it."""
         self.head = AuditHead(0, BEGINNING)
 
     def open(self) -> None:
@@ -243,6 +267,11 @@ class AuditFiles:
             torn += self._cut_off_unsealed(head, full)
         last = self._last(self._path) or full
         found: list[dict[str, Any]] = []
+        self._oldest = self._said_oldest()
+        missing = self._missing_at_the_beginning()
+        if missing is not None:
+            found.append(missing)
+            self._oldest = first_number(oldest_of(self._path))
         if torn:
             found.append({"detail": f"{torn} bytes of an unfinished entry were cut off"})
         if head is not None and (last is None or last.number < head.number):
@@ -263,11 +292,32 @@ class AuditFiles:
         now = datetime.now(UTC).timestamp()
         self.append([(now, {"event": "found", "code": "AUDIT_DAMAGED", **each}) for each in found])
 
-    def _begin_file(self, continues: AuditHead) -> None:
-        facts = {"event": "file", "previous": continues.mac.hex()}
-        now = datetime.now(UTC).timestamp()
-        line, mac = encoded(self._key, continues.mac, continues.number + 1, now, facts)
-        self._write(line, AuditHead(continues.number + 1, mac))
+    def _begin_file(self, continues: AuditHead, oldest: int = 0, lack: Mapping[str, Any] | None = None) -> None:
+        """Begin a file after the entry *continues*; *oldest*, if given, is the first entry from now on."""
+        number = continues.number + 1
+        oldest = oldest or self._oldest or first_number(oldest_of(self._path)) or number
+        facts = {"event": "file", "previous": continues.mac.hex(), OLDEST: oldest, **(lack or {})}
+        line, mac = encoded(self._key, continues.mac, number, datetime.now(UTC).timestamp(), facts)
+        self._write(line, AuditHead(number, mac))
+        self._oldest = oldest
+
+    def _said_oldest(self) -> int:
+        """Return with which entry the log begins, according to its last `file` entry; 0 if that says nothing."""
+        for each in [self._path, *reversed(rotated(self._path))]:
+            with each.open("rb") as file:
+                line = file.readline(_TAIL)
+            if line:
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    content, mac, facts = decoded(line)
+                    if hmac.compare_digest(mac, link(self._key, bytes.fromhex(facts["previous"]), content)):
+                        return int(facts.get(OLDEST, 0))
+                return 0  # `broker.audit.verification` finds what is wrong with it.
+        return 0
+
+    def _missing_at_the_beginning(self) -> dict[str, Any] | None:
+        """Return what is to be recorded of entries whose files somebody else has removed."""
+        first = first_number(oldest_of(self._path))
+        return _lack(missing_before(first, self._oldest)) if self._oldest and first > self._oldest else None
 
     def _cut_off(self) -> int:
         """Remove an unfinished line at the end; return its length."""
@@ -338,8 +388,12 @@ class AuditFiles:
         full, self._descriptor = self._descriptor, self._opened()
         os.close(full)
         self._size = 0
-        self._begin_file(self.head)
-        for each in rotated(self._path)[: -max(1, self._most_files - 1)]:
+        full_ones, most = rotated(self._path), max(1, self._most_files - 1)
+        missing = self._missing_at_the_beginning()
+        self._begin_file(
+            self.head, first_number(full_ones[-most:][0]), missing and {"code": "AUDIT_DAMAGED", **missing}
+        )
+        for each in full_ones[:-most]:
             each.unlink()
 
 

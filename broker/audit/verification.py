@@ -1,4 +1,4 @@
-"""Verifies that an audit log is unchanged: every line, every number, and that it reaches its head.
+"""Verifies that an audit log is unchanged: every line, every number, where it begins, and that it reaches its head.
 
 What the broker itself missed when it started is reported too: since then the numbers, and the head, fit together again.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from broker.audit.files import LACK, AuditError, decoded, read_head, rotated
+from broker.audit.files import LACK, OLDEST, AuditError, decoded, missing_before, read_head, rotated
 from provisioning.directory.audit_chain import BEGINNING, AuditHead, link
 from provisioning.program.given_file import lines_of
 
@@ -62,6 +62,8 @@ def _verify(path: Path, key: bytes, noted: AuditHead | None) -> Verdict:
             return walk.verdict
         walk.see(file.name, line)
     last = walk.verdict.head.number
+    if walk.oldest and walk.verdict.first > walk.oldest:
+        walk.say(missing_before(walk.verdict.first, walk.oldest))
     if head is not None and head.number > last:
         walk.say(f"entries {last + 1} to {head.number} are missing at the end")
     if not walk.noted_found:
@@ -76,6 +78,8 @@ class _Walk:
         self._key = key
         self._noted = noted
         self.noted_found = noted is None or noted.number == 0
+        self.oldest = 0
+        """With which entry the log begins, according to the last entry that says so."""
         self.verdict = Verdict()
         self.say = self.verdict.findings.append
 
@@ -99,8 +103,11 @@ class _Walk:
                 previous = _continued(facts)
         if not hmac.compare_digest(mac, link(self._key, previous, content)):
             self.say(f"{file}: entry {number} was changed, moved, or not written with this key")
-        elif facts.get("event") == "found" and facts.get(LACK):
-            self.say(f"{file}: entry {number}: when the broker opened the file, {facts.get('detail')}")
+        else:
+            if facts.get("event") == "file":
+                self.oldest = facts.get(OLDEST, 0)
+            if facts.get("event") in {"file", "found"} and facts.get(LACK):
+                self.say(f"{file}: entry {number}: when the broker opened the file, {facts.get('detail')}")
         if self._noted is not None and number == self._noted.number:
             self.noted_found = hmac.compare_digest(mac, self._noted.mac)
         verdict.head = AuditHead(number, mac)

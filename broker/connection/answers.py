@@ -85,13 +85,16 @@ def explained_packet(
 def answer_unstorable(engine: Engine, connection: Client, session: Session, packet: Publish, now: float) -> bool:
     """Answer *packet* and return True if the failing store prevents it from being routed.
 
-    A QoS 1 message that is sent again may have been routed before. So it is not refused: its answer waits, and it is
-    routed once more (decision 0094).
+    A message that is sent again may have been routed before, one at QoS 2 by a broker that was killed before it had
+    stored that. So it is not refused: its answer waits, and it is routed once more (decision 0094).
     """
     journal, packet_id = engine.journal, packet.packet_id
     if journal is None or packet_id is None:
         return False
-    if packet.dup and packet.qos is QoS.AT_LEAST_ONCE and connection.version is ProtocolVersion.V5:
+    again = packet.dup and connection.version is ProtocolVersion.V5
+    if again and packet.qos is QoS.EXACTLY_ONCE:  # That it was is in `Session.incoming` from now on.
+        return False
+    if again:
         known = journal.owe(session, packet_id, connection)
         if known is Again.UNANSWERED:
             engine.answer(connection, Puback(packet_id).encode(connection.version), Otherwise.WAIT)

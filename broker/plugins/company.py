@@ -25,7 +25,7 @@ from amqtt.plugins.base import BaseAuthPlugin, BasePlugin, BaseTopicPlugin
 from broker.plugins.errors import PluginError, is_a_plugin_s
 from broker.plugins.events import Handler, PluginEvents
 from broker.plugins.loading import Wanted
-from broker.plugins.logs import LOGGER, Complaints
+from broker.plugins.logs import LOGGER, Outcomes
 from broker.plugins.watch import Watch
 
 _AT_START = 30.0
@@ -57,7 +57,7 @@ class Company:
         self,
         wanted: Sequence[Wanted],
         context: BaseContext,
-        complaints: Complaints,
+        outcomes: Outcomes,
         watch: Watch,
         most_events: Callable[[], int],
         patience: float,
@@ -68,8 +68,9 @@ class Company:
         for each in wanted:
             own = copy.copy(context)
             own.logger = logging.getLogger(f"{LOGGER}.{each.name}")
-            plugin = each.make(own)
-            events = PluginEvents(each.name, _handlers(each.path, plugin), most_events, patience, complaints, watch)
+            with watch.during(each.name, "__init__"):
+                plugin = each.make(own)
+            events = PluginEvents(each.name, _handlers(each.path, plugin), most_events, patience, outcomes, watch)
             self.members.append(Member(each.path, plugin, events))
         self.looks_at_messages = any(_MESSAGES & member.events.handlers.keys() for member in self.members)
         self.looks_at_packets = any(_PACKETS & member.events.handlers.keys() for member in self.members)

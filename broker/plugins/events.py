@@ -25,7 +25,7 @@ from typing import Any
 
 from broker.admission.refusal import RefusalCode
 from broker.plugins.errors import is_a_plugin_s
-from broker.plugins.logs import Complaints, guarded
+from broker.plugins.logs import Outcomes, guarded
 from broker.plugins.watch import Watch
 
 Handler = Callable[..., Coroutine[Any, Any, object]]
@@ -41,7 +41,7 @@ class PluginEvents:
         handlers: Mapping[str, Handler],
         most: Callable[[], int],
         patience: float,
-        complaints: Complaints,
+        outcomes: Outcomes,
         watch: Watch,
     ) -> None:
         """Deliver events to the plugin *name* through *handlers*, each within *patience* seconds."""
@@ -49,7 +49,7 @@ class PluginEvents:
         self.handlers = handlers
         self._most = most
         self._patience = patience
-        self._complaints = complaints
+        self._outcomes = outcomes
         self._watch = watch
         self._waiting: deque[tuple[str, Mapping[str, Any]]] = deque()
         self._news = asyncio.Event()
@@ -116,7 +116,7 @@ class PluginEvents:
             if not is_a_plugin_s(error):
                 raise
             text = f"plugin: not ended in {self._patience:g} s" if patience.expired() else "plugin has raised"
-            self._complaints.tell(RefusalCode.PLUGIN_FAILED, self.name, text, error, hook=event)
+            self._outcomes.tell(RefusalCode.PLUGIN_FAILED, self.name, text, error, hook=event)
 
     async def drained(self) -> None:
         """Wait until all waiting events are delivered, at most as long as one event may take."""
@@ -128,4 +128,4 @@ class PluginEvents:
             self._waiting.clear()
 
     def _dropped(self, text: str, **facts: str | int) -> None:
-        self._complaints.tell(code="PLUGIN_EVENT_DROPPED", plugin=self.name, text=text, error=None, **facts)
+        self._outcomes.tell(code="PLUGIN_EVENT_DROPPED", plugin=self.name, text=text, error=None, **facts)

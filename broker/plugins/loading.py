@@ -56,10 +56,11 @@ class Wanted:
 
 def find_plugins(settings: Mapping[str, Mapping[str, Any]]) -> list[Wanted]:
     """Return the plugins in *settings*, in their order. Raises `PluginError`."""
-    return [_find(path, config) for path, config in settings.items()]
+    return [find_plugin(path, config) for path, config in settings.items()]
 
 
-def _find(path: str, config: Mapping[str, Any]) -> Wanted:
+def find_plugin(path: str, config: Mapping[str, Any]) -> Wanted:
+    """Return the plugin at the dotted *path*, with *config*. Raises `PluginError`."""
     try:
         found = import_string(path)
     except ImportError as error:
@@ -77,7 +78,7 @@ def _find(path: str, config: Mapping[str, Any]) -> Wanted:
 
 def _import_remedy(error: ImportError) -> str:
     if error.name in _EXTRA:
-        return "amqtt's contributed plugins need the extra: pip install 'fleetgate[amqtt-contrib]'"
+        return "amqtt's contributed plugins need an extra: in the clone, .venv/bin/pip install -e '.[amqtt-contrib]'"
     return "correct the dotted path, or install the package that holds it where fleet-broker is installed"
 
 

@@ -58,8 +58,8 @@ def _words(error: BaseException) -> str:
         return f"its own text raises {type(unsaid).__name__}"
 
 
-class Complaints:
-    """Reports refusals and failures, a limited number of times."""
+class Outcomes:
+    """Counts and reports what came of asking plugins, and of telling them: refusals and failures."""
 
     def __init__(self, metrics: Metrics, clock: Callable[[], float]) -> None:
         self._metrics = metrics

@@ -18,8 +18,8 @@ from broker.engine.engine import Engine
 from broker.plugins.company import Company
 from broker.plugins.context import HostedContext
 from broker.plugins.host import PluginHost
-from broker.plugins.loading import find_plugins
-from broker.plugins.logs import Complaints, forward_logs
+from broker.plugins.loading import find_plugin
+from broker.plugins.logs import Outcomes, forward_logs
 from broker.plugins.questions import Questions
 from broker.plugins.watch import Watch
 from broker.settings.config import BrokerConfig
@@ -45,19 +45,30 @@ class Plugins:
         Sessions that come from the store then know that plugins decide what they may receive.
         """
         forward_logs(config.log_level)
-        loop = asyncio.get_running_loop()
-        complaints = Complaints(engine.metrics, loop.time)
-        watch = Watch(engine.metrics, complaints)
+        outcomes = Outcomes(engine.metrics, asyncio.get_running_loop().time)
+        watch = Watch(engine.metrics, outcomes)
+        watch.start()  # One whose constructor never returns is named, too.
+        try:
+            return cls._attached(config, engine, outcomes, watch)
+        except BaseException:
+            watch.close()
+            raise
+
+    @classmethod
+    def _attached(cls, config: BrokerConfig, engine: Engine, outcomes: Outcomes, watch: Watch) -> Plugins:
         host = PluginHost(
             engine,
             claimed_names=config.plugin_username == "connect",
             keeps_passwords=config.plugin_sees_password,
         )
-        context = HostedContext(engine, host.hosted, host.figures, loop.time)
+        wanted = []
+        for path, settings in config.plugins.items():
+            with watch.during(path, "import"):
+                wanted.append(find_plugin(path, settings))
         company = Company(
-            find_plugins(config.plugins),
-            context,
-            complaints,
+            wanted,
+            HostedContext(engine, host.hosted, host.figures, asyncio.get_running_loop().time),
+            outcomes,
             watch,
             lambda: engine.limits.max_plugin_events,
             config.plugin_timeout,
@@ -65,7 +76,7 @@ class Plugins:
         questions = Questions(
             company.plugins,
             lambda: engine.limits.max_plugin_verdicts,
-            complaints,
+            outcomes,
             watch,
             patience=config.plugin_timeout,
             verdict_seconds=config.plugin_verdict_seconds,
@@ -75,7 +86,6 @@ class Plugins:
 
     async def begin(self) -> None:
         """Tell plugins that the broker is about to listen. Raises `PluginError`; `close` them then, too."""
-        self._watch.start()
         await self._company.pre_start()
         for each in self._company.describe():
             log.info("plugin", code="PLUGIN_STARTED", **each)

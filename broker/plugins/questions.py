@@ -25,7 +25,7 @@ from broker.admission.inquiry import Inquiry
 from broker.admission.refusal import RefusalCode
 from broker.engine.extension import Action
 from broker.plugins.errors import is_a_plugin_s
-from broker.plugins.logs import Complaints, guarded
+from broker.plugins.logs import Outcomes, guarded
 from broker.plugins.sessions import HostedSession
 from broker.plugins.verdicts import Question, Verdicts
 from broker.plugins.watch import Watch
@@ -47,7 +47,7 @@ class Questions:
         self,
         plugins: Sequence[BasePlugin[Any]],
         most: Callable[[], int],
-        complaints: Complaints,
+        outcomes: Outcomes,
         watch: Watch,
         *,
         patience: float,
@@ -57,7 +57,7 @@ class Questions:
         self.auth_plugins = [each for each in plugins if isinstance(each, BaseAuthPlugin)]
         self.topic_plugins = [each for each in plugins if isinstance(each, BaseTopicPlugin)]
         self._most = most
-        self._complaints = complaints
+        self._outcomes = outcomes
         self._watch = watch
         self._patience = patience
         self._loop = asyncio.get_running_loop()
@@ -110,7 +110,7 @@ class Questions:
             else:
                 name = type(self.topic_plugins[0]).__name__
                 text = "not asked: limits.max_plugin_verdicts questions wait already"
-                self._complaints.tell(RefusalCode.PLUGIN_FAILED, name, text, **about)
+                self._outcomes.tell(RefusalCode.PLUGIN_FAILED, name, text, **about)
         finally:
             seconds = _FAILURE_SECONDS if code is RefusalCode.PLUGIN_FAILED else None
             self._verdicts.put(question, code, self._loop.time(), seconds)
@@ -150,7 +150,7 @@ class Questions:
                     raise
                 late = f"plugin has not answered in {self._patience:g} s"
                 text = late if patience.expired() else "plugin has raised"
-                self._complaints.tell(RefusalCode.PLUGIN_FAILED, name, text, error, **about)
+                self._outcomes.tell(RefusalCode.PLUGIN_FAILED, name, text, error, **about)
             return name, RefusalCode.PLUGIN_FAILED
 
         try:
@@ -159,7 +159,7 @@ class Questions:
         except TimeoutError as error:
             names = [type(plugin).__name__ for plugin in plugins]
             text = f"no turn to ask plugins in {self._patience:g} s"
-            self._complaints.tell(RefusalCode.PLUGIN_FAILED, names[0], text, error, **about)
+            self._outcomes.tell(RefusalCode.PLUGIN_FAILED, names[0], text, error, **about)
             return [(name, RefusalCode.PLUGIN_FAILED) for name in names]
         try:
             return await asyncio.gather(*map(answer, plugins))
@@ -170,7 +170,7 @@ class Questions:
         self, answers: Sequence[tuple[str, bool | RefusalCode | None]], refusing: Sequence[str], about: dict[str, Any]
     ) -> RefusalCode | None:
         for name in refusing:
-            self._complaints.tell(RefusalCode.REFUSED_BY_PLUGIN, name, "refused by plugin", **about)
+            self._outcomes.tell(RefusalCode.REFUSED_BY_PLUGIN, name, "refused by plugin", **about)
         if refusing:
             return RefusalCode.REFUSED_BY_PLUGIN
         failed = any(answer is RefusalCode.PLUGIN_FAILED for _, answer in answers)

@@ -32,14 +32,14 @@ import asyncio
 import contextlib
 import threading
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from time import monotonic
 from typing import Any, Final, TypeVar, cast
 
 import structlog
 
 from broker.metrics import Metrics
-from broker.plugins.logs import Complaints
+from broker.plugins.logs import Outcomes
 
 log = structlog.get_logger("broker")
 
@@ -89,9 +89,9 @@ def _if_still(last: _LastCall | None) -> _LastCall | None:
 class Watch:
     """What the plugins of one broker do with the event loop."""
 
-    def __init__(self, metrics: Metrics, complaints: Complaints, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, metrics: Metrics, outcomes: Outcomes, clock: Callable[[], float] = monotonic) -> None:
         self._metrics = metrics
-        self._complaints = complaints
+        self._outcomes = outcomes
         self._clock = clock
         self._step: tuple[str, str, float] | None = None
         """The running plugin, its call, and since when; read by the thread."""
@@ -102,6 +102,15 @@ class Watch:
     def watched(self, plugin: str, hook: str, call: Coroutine[Any, Any, Answer]) -> Coroutine[Any, Any, Answer]:
         """Return a wrapper of *call*, a call of *hook* of *plugin*, to await in its place."""
         return cast("Coroutine[Any, Any, Answer]", self._driven(plugin, hook, call))
+
+    @contextlib.contextmanager
+    def during(self, plugin: str, what: str) -> Iterator[None]:
+        """Watch what *plugin* does before anybody is served: if it lasts it is reported, and else it is no offence."""
+        self._step = plugin, what, self._clock()
+        try:
+            yield
+        finally:
+            self._step = None
 
     @types.coroutine
     def _driven(
@@ -158,7 +167,7 @@ class Watch:
             blocked = self._metrics.plugin_blocked
             blocked[plugin] = blocked.get(plugin, 0.0) + seconds
             text = "plugin has blocked the event loop: run such work with asyncio.to_thread"
-            self._complaints.tell(BLOCKS, plugin, text, hook=hook, milliseconds=round(seconds * 1000))
+            self._outcomes.tell(BLOCKS, plugin, text, hook=hook, milliseconds=round(seconds * 1000))
 
     # While it lasts
 

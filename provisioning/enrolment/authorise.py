@@ -21,6 +21,7 @@ Rules
 6. A successor is valid no longer than the enrolment's evidence granted, however often the device renews.
 7. A client that shows nothing learns nothing of a group's ways, list or rules: neither from words nor from timing.
 8. Nobody is certified here as the service itself, whatever vouches for it (`provisioning.enrolment.own_name`).
+9. Nobody who may choose a name chooses one that is promised to another (`provisioning.enrolment.promised_names`).
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from provisioning.enrolment.authentication import check_not_withdrawn, ended
 from provisioning.enrolment.groups import MAXIMUM_GRACE, rules_for
 from provisioning.enrolment.linking import check_link
 from provisioning.enrolment.own_name import check_nobody_enrols_as_the_service
+from provisioning.enrolment.promised_names import check_name_is_not_promised
 from provisioning.enrolment.successor import Successor, authorise_successor
 from provisioning.enrolment.vouching import in_vain, nothing_shown, vouched_by
 from provisioning.enrolment.ways.approval import ApprovalWay, approved
@@ -207,6 +209,8 @@ def _admit(
     superseded: Sequence[StoredCertificate] = ()
     device = devices.find(connection, name, for_update=True)
     is_new = device is None
+    if device is None or (answer is None and claims.never_activated(device, now)):
+        check_name_is_not_promised(connection, attempt, rules, role, said)
     if device is None:
         device = _add_device(connection, rules, name, role, group, now, origin)
     else:

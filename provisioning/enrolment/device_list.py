@@ -71,7 +71,8 @@ class DeviceListService:
                     Code.UNAVAILABLE, "the same names are being listed by another request; try again"
                 ) from error
             if entries:
-                audit.append(connection, now, by, Action.DEVICES_LISTED, group, {"count": len(entries), "new": new})
+                facts = {"count": len(entries), "new": new, "devices": list(map(str, entries.values()))}
+                audit.append(connection, now, by, Action.DEVICES_LISTED, group, facts)
             return new
 
         new = await self._database.write(record)

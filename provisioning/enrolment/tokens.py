@@ -7,7 +7,8 @@ once; the store keeps its SHA-256. It is worth one certificate: for one device, 
 
 Rules
 -----
-1. A token for a group admits only names that are not in use; its holder can never become an existing device.
+1. A token for a group admits only names that are not in use, nor promised to somebody
+   (`provisioning.enrolment.promised_names`); its holder can never become an existing device.
 2. Only a broker's token carries server names.
 3. No token is for the service's own name (`provisioning.enrolment.own_name`).
 4. A token never promises what enrolment would refuse: one bound to an existing device has that device's role and group,

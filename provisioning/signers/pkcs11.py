@@ -34,7 +34,9 @@ try:
     from pkcs11 import Attribute, KeyType, ObjectClass, PKCS11Error
     from pkcs11.util.ec import encode_ec_public_key, encode_named_curve_parameters
 except ImportError as missing:
-    raise SignerError("a key in a token needs python-pkcs11: pip install 'fleetgate[pkcs11]'") from missing
+    raise SignerError(
+        "a key in a token needs python-pkcs11: in the clone, .venv/bin/pip install -e '.[pkcs11]'"
+    ) from missing
 
 from provisioning.signers.pkcs11_calls import TokenCalls
 from provisioning.signers.pkcs11_module import module_at

@@ -258,8 +258,8 @@ def _postgresql(url: URL, options: dict[str, Any], size: int) -> Engine:
         )
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            "database_url names PostgreSQL, whose driver is not installed: pip install 'fleetgate[postgres]', in a "
-            "clone .venv/bin/pip install -e '.[postgres]'"
+            "database_url names PostgreSQL, whose driver is not installed: in the clone, "
+            ".venv/bin/pip install -e '.[postgres]'"
         ) from error
     _check_parameters(url)
     _renew_broken(engine)

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.store.tables import listed_devices
 
-_FIND: Final = select(listed_devices.c.spki_sha256).where(
+_FIND: Final = select(listed_devices.c.spki_sha256, listed_devices.c.added_by).where(
     listed_devices.c.group_name == bindparam("in_group"), listed_devices.c.name == bindparam("wanted")
 )
 
@@ -24,11 +24,15 @@ class ListedDevice:
     name: str
     spki_sha256: bytes | None
 
+    def __str__(self) -> str:
+        """Return its name, and its key if it is known, for the audit log."""
+        return self.name if self.spki_sha256 is None else f"{self.name} {self.spki_sha256.hex()}"
 
-def find(connection: Connection, group: str, name: str) -> ListedDevice | None:
-    """Return the entry for *name* in the group's list."""
+
+def find(connection: Connection, group: str, name: str) -> tuple[ListedDevice, str] | None:
+    """Return the entry for *name* in the group's list, and who has put it there."""
     row = connection.execute(_FIND, {"in_group": group, "wanted": name}).one_or_none()
-    return None if row is None else ListedDevice(name, row.spki_sha256)
+    return None if row is None else (ListedDevice(name, row.spki_sha256), row.added_by)
 
 
 def put(connection: Connection, group: str, entries: Sequence[ListedDevice], *, by: str, now: datetime) -> int:

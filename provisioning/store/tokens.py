@@ -21,6 +21,7 @@ from provisioning.pki.role import Role
 from provisioning.quick_values import quickly_made
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import tokens, voided_makers
+from provisioning.store.utc_date_time import UtcDateTime
 
 VOIDED_AT: Final = func.coalesce(
     tokens.c.voided_at,
@@ -71,6 +72,17 @@ _VOID_ONE: Final = Prepared(
     update(tokens)
     .where(tokens.c.device == bindparam("wanted"), tokens.c.used_at.is_(None), tokens.c.voided_at.is_(None))
     .values(voided_at=bindparam("now")),
+    at_once=True,
+)
+_BOUND: Final = Prepared(
+    select(tokens.c.id)
+    .where(
+        tokens.c.device == bindparam("wanted"),
+        tokens.c.used_at.is_(None),
+        tokens.c.expires_at > bindparam("now", type_=UtcDateTime),
+        VOIDED_AT.element.is_(None),
+    )
+    .limit(1),
     at_once=True,
 )
 _SPEND: Final = Prepared(
@@ -158,6 +170,11 @@ def spend(connection: Connection, token_id: int, certificate_id: int, now: datet
     """Spend a token on a certificate; return False if it was spent in the meantime."""
     spent = {"wanted": token_id, "used_at": now, "certificate_id": certificate_id}
     return _SPEND.run(connection, spent) == 1
+
+
+def is_bound_to(connection: Connection, device: str, now: datetime) -> bool:
+    """Whether a token that could still be used *now* is bound to *device*."""
+    return _BOUND.first(connection, {"wanted": device, "now": now}) is not None
 
 
 def void(connection: Connection, device: str, now: datetime) -> int:

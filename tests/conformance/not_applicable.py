@@ -44,7 +44,6 @@ NOT_APPLICABLE: Final[dict[tuple[str, str], tuple[Kind, str]]] = {
     ("mqtt5", "3.2.2-14"): (Kind.NOT_OFFERED, "the broker always retains, and never sends Retain Available 0"),
     ("mqtt5", "3.2.2-21"): (Kind.CLIENT, "the broker holds it to that value: MQTT-3.2.2-22"),
     ("mqtt5", "3.3.2-10"): (Kind.CLIENT, _UNSEEN),
-    ("mqtt5", "3.3.4-5"): (Kind.NOT_OFFERED, "the broker sends a single copy, with all identifiers: MQTT-3.3.4-4"),
     ("mqtt5", "3.3.4-8"): (Kind.CLIENT, _UNSEEN),
     ("mqtt5", "3.15.2-2"): (Kind.NOT_OFFERED, _NO_AUTH),
     ("mqtt5", "3.15.2-3"): (Kind.NOT_OFFERED, _NO_AUTH),

@@ -170,6 +170,22 @@ def test_mqtt5_3_2_2_20_there_are_no_user_properties_to_leave_out(broker: Memory
     assert stranger(broker, V5).connect(client_id="client").properties.user_properties == ()
 
 
+def test_mqtt5_3_2_2_20_the_hint_when_to_come_back_is_left_out_where_there_is_no_room() -> None:
+    """CONNACK leaves out user properties that would make it too large."""
+    size = 0
+    for difference, told in ((0, True), (0, True), (1, False)):  # The first tells how long the packet is.
+        broker = MemoryBroker(fresh=False)  # It does not know who is revoked, so it says when to come back.
+        client = stranger(broker, V5)
+        client.maximum_packet_size = size - difference if size else client.maximum_packet_size
+        wanted = {"maximum_packet_size": size - difference} if size else {}
+        client.send(connect_packet(V5, client_id="client", **wanted))
+        size = size or len(client.transport.packets[0])
+        answer = client.next_packet(Connack)
+        assert answer.reason_code is ReasonCode.SERVER_UNAVAILABLE
+        assert bool(answer.properties.user_properties) == told
+        assert client.closed
+
+
 def test_mqtt5_3_2_2_22_the_clients_keep_alive_holds_unless_it_is_told_another() -> None:
     """Without a server keep alive, the server uses the client's."""
     broker = open_broker(max_keepalive=60)

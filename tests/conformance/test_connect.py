@@ -365,6 +365,29 @@ def test_mqtt5_3_1_2_25_what_is_too_large_counts_as_sent(broker: MemoryBroker, p
     assert back.payloads() == [b"fits", b"next"]
 
 
+def test_mqtt5_3_1_2_25_what_has_become_too_large_counts_as_sent(broker: MemoryBroker, publisher5: WireClient) -> None:
+    """A message that is too large to send is dropped, and counts as sent."""
+    client = broker.service("client", **keeping(V5))
+    client.subscribe("t", qos=2)
+    publisher5.publish("t", bytes(100), qos=1)
+    publisher5.publish("t", bytes(100), qos=2)
+    publisher5.publish("t", b"fits", qos=1)
+    assert len(client.messages()) == 3
+    client.vanish()
+    publisher5.publish("t", bytes(100), qos=1)  # It waits.
+    back = broker.service("client", maximum_packet_size=40, receive_maximum=1, **keeping(V5))
+    (message,) = back.messages()
+    assert message.payload == b"fits"
+    back.acknowledge(message)
+    for qos in (0, 1, 2):
+        publisher5.publish("t", bytes(100), qos=qos)
+    publisher5.publish("t", b"next", qos=1)
+    assert back.payloads() == [b"next"]
+    back.vanish()
+    again = broker.service("client", **keeping(V5))  # It takes large packets, but what was dropped is gone.
+    assert again.payloads() == [b"next"]
+
+
 @pytest.mark.parametrize("qos", [0, 1])
 def test_mqtt5_3_1_2_26_mqtt5_3_3_2_11_topic_aliases_stay_below_the_clients_maximum(
     broker: MemoryBroker, publisher5: WireClient, qos: int

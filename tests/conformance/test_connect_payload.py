@@ -36,11 +36,15 @@ def test_mqtt5_3_1_3_1_mqtt311_3_1_3_1_the_payload_has_its_order(
     """The payload's order is client identifier, will, user name, password."""
     client = stranger(broker, version)
     flags = 0x02 | WILL_FLAG | USER_NAME_FLAG | PASSWORD_FLAG
-    client.send_bytes(raw_connect(version, raw_will(version), text("user"), text("secret"), flags=flags))
+    fields = raw_will(version, payload=b"\xff"), text("user"), text(b"\xfe\0")  # The first and the last are bytes.
+    client.send_bytes(raw_connect(version, *fields, flags=flags))
     assert client.next_packet(Connack).reason_code is ReasonCode.SUCCESS
     assert client.session.client_id == "client"
     client.vanish()
-    assert [(message.topic, message.payload) for message in watcher.messages()] == [("will", b"gone")]
+    assert [(message.topic, message.payload) for message in watcher.messages()] == [("will", b"\xff")]
+    other = stranger(broker, version)
+    other.send_bytes(raw_connect(version, text(b"\xfe\0"), text("user"), flags=0x02 | USER_NAME_FLAG | PASSWORD_FLAG))
+    assert_bad_connect(other)
 
 
 def test_mqtt5_3_1_3_2_mqtt311_3_1_3_2_the_identifier_names_the_session(
@@ -211,8 +215,16 @@ def test_mqtt5_3_1_4_6_mqtt311_3_1_4_5_nothing_behind_a_rejected_connect_is_proc
     watcher = broker.service("watcher")
     watcher.subscribe("#")
     client = broker.open(shared_service("client"), version=version)
-    client.send(connect_packet(version, client_id="somebody-else"), publication("t", b"1", retain=True), Pingreq())
-    assert [type(packet) for packet in client.received()] == [Connack]
+    client.send(
+        connect_packet(version, client_id="somebody-else"),
+        connect_packet(version, client_id="client"),  # It would be accepted.
+        publication("t", b"1", retain=True),
+        Pingreq(),
+    )
+    (answer,) = client.received()
+    assert isinstance(answer, Connack)
+    assert answer.reason_code is ReasonCode.CLIENT_IDENTIFIER_NOT_VALID
+    assert len(broker.engine.registry) == 1
     client.send(publication("t", b"2", 1, packet_id=1))
     assert watcher.received() == []
     assert len(broker.engine.retained) == 0

@@ -13,35 +13,103 @@ from broker.mqtt.wire import encode_frame
 from tests.conformance.scene import (
     ILL_FORMED,
     PROTOCOL_ERROR,
+    assert_bad_connect,
+    assert_closed_in_silence,
     assert_ended,
+    exactly_once,
     keeping,
+    raw_connect,
     raw_publish,
     raw_subscribe,
     raw_unsubscribe,
+    raw_will,
+    stranger,
     text,
 )
 from tests.support.wire import V5, MemoryBroker, WireClient, publication
 
+STRINGS: dict[str, Any] = {
+    "topic name": raw_publish,
+    "topic name at QoS 1": lambda version, bad: raw_publish(version, bad, first=0x32, packet_id=1),
+    "topic name at QoS 2": lambda version, bad: raw_publish(version, bad, first=0x34, packet_id=1),
+    "topic name with RETAIN": lambda version, bad: raw_publish(version, bad, first=0x31),
+    "filter of SUBSCRIBE": raw_subscribe,
+    "filter of UNSUBSCRIBE": raw_unsubscribe,
+}
+"""Where strings are in every version."""
 
+STRINGS_OF_PROPERTIES: dict[str, Any] = {
+    "content type": lambda bad: raw_publish(V5, "t", properties=b"\x03" + text(bad)),
+    "response topic": lambda bad: raw_publish(V5, "t", properties=b"\x08" + text(bad)),
+    "user property of SUBSCRIBE": lambda bad: raw_subscribe(V5, "t", properties=b"\x26" + text(bad) + text("v")),
+    "reason string of PUBACK": lambda bad: with_reason(0x40, bad),
+    "reason string of PUBREC": lambda bad: with_reason(0x50, bad),
+    "reason string of PUBREL": lambda bad: with_reason(0x62, bad),
+    "reason string of PUBCOMP": lambda bad: with_reason(0x70, bad),
+    "reason string of DISCONNECT": lambda bad: with_reason(0xE0, bad, packet_id=b""),
+    "authentication method": lambda bad: encode_frame(0xF0, bytes((0, 3 + len(bad), 0x15)) + text(bad)),
+}
+"""Where they are in MQTT 5 alone."""
+
+STRINGS_OF_CONNECT: dict[str, Any] = {
+    "protocol name": lambda version, bad: encode_frame(0x10, text(bad) + bytes((version, 2, 0, 0)) + text("client")),
+    "client identifier": lambda version, bad: raw_connect(version, client_id=bad),
+    "will topic": lambda version, bad: raw_connect(version, raw_will(version, bad), flags=0x06),
+    "user name": lambda version, bad: raw_connect(version, text(bad), flags=0x82),
+}
+
+
+def with_reason(first: int, bad: bytes, packet_id: bytes = b"\0\1") -> bytes:
+    return encode_frame(first, packet_id + bytes((0, 3 + len(bad), 0x1F)) + text(bad))
+
+
+@pytest.mark.parametrize("place", STRINGS)
 @pytest.mark.parametrize("bad", ILL_FORMED)
-def test_mqtt5_1_5_4_1_mqtt311_1_5_3_1_ill_formed_text_closes(publisher: WireClient, bad: bytes) -> None:
+def test_mqtt5_1_5_4_1_mqtt311_1_5_3_1_ill_formed_text_closes(publisher: WireClient, bad: bytes, place: str) -> None:
     """Strings are well-formed UTF-8 without surrogates."""
-    publisher.send_bytes(raw_publish(publisher.version, b"a/" + bad))
+    publisher.send_bytes(STRINGS[place](publisher.version, b"a/" + bad))
     assert_ended(publisher)
 
 
-def test_mqtt5_1_5_4_2_mqtt311_1_5_3_2_the_null_character_closes(publisher: WireClient) -> None:
+@pytest.mark.parametrize("place", STRINGS)
+def test_mqtt5_1_5_4_2_mqtt311_1_5_3_2_the_null_character_closes(publisher: WireClient, place: str) -> None:
     """No string holds U+0000."""
-    publisher.send_bytes(raw_publish(publisher.version, b"a\0b"))
+    publisher.send_bytes(STRINGS[place](publisher.version, b"a\0b"))
     assert_ended(publisher)
+
+
+@pytest.mark.parametrize("place", STRINGS_OF_PROPERTIES)
+@pytest.mark.parametrize("bad", [*ILL_FORMED, b"a\0"])
+def test_mqtt5_1_5_4_1_mqtt5_1_5_4_2_ill_formed_text_in_a_property_closes(
+    publisher5: WireClient, bad: bytes, place: str
+) -> None:
+    """Strings are well-formed UTF-8 without surrogates."""
+    publisher5.send_bytes(STRINGS_OF_PROPERTIES[place](bad))
+    assert_ended(publisher5)
+
+
+@pytest.mark.parametrize("place", STRINGS_OF_CONNECT)
+@pytest.mark.parametrize("bad", [*ILL_FORMED, b"a\0"])
+def test_mqtt5_1_5_4_1_mqtt311_1_5_3_1_mqtt5_1_5_4_2_mqtt311_1_5_3_2_ill_formed_text_in_connect_closes(
+    broker: MemoryBroker, version: ProtocolVersion, bad: bytes, place: str
+) -> None:
+    """Strings are well-formed UTF-8 without surrogates."""
+    client = stranger(broker, version)
+    client.send_bytes(STRINGS_OF_CONNECT[place](version, bad))
+    if place == "protocol name":  # It could not be read, so the version is not known either.
+        assert_closed_in_silence(client)
+    else:
+        assert_bad_connect(client)
 
 
 def test_mqtt5_1_5_4_3_mqtt311_1_5_3_3_a_byte_order_mark_is_kept(subscriber: WireClient, publisher: WireClient) -> None:
     """The bytes EF BB BF are U+FEFF wherever they stand, and are not stripped."""
-    subscriber.subscribe("\ufefft")
-    publisher.publish("t")
-    publisher.publish("\ufefft")
-    assert [message.topic for message in subscriber.messages()] == ["\ufefft"]
+    topics = ["\ufefft", "a/\ufeff", "a\ufeffb"]
+    subscriber.subscribe(*topics)
+    for topic in ("t", "a/", "ab", *topics):
+        for qos in (0, 2):
+            publisher.publish(topic, qos=qos)
+    assert [message.topic for message in subscriber.messages()] == [topic for topic in topics for _ in range(2)]
 
 
 def test_mqtt5_1_5_5_1_lengths_are_as_short_as_can_be(publisher5: WireClient, subscriber5: WireClient) -> None:
@@ -52,6 +120,26 @@ def test_mqtt5_1_5_5_1_lengths_are_as_short_as_can_be(publisher5: WireClient, su
     assert [len(each) - len(each.lstrip(b"\x30")) for each in subscriber5.transport.packets] == [1] * 4
     assert len(subscriber5.messages()) == 4  # Read by a decoder that refuses longer lengths.
     publisher5.send_bytes(b"\xc0\x80\x00")
+    assert_ended(publisher5)
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        encode_frame(0x30, text("t") + b"\x80\x00"),  # Property length.
+        encode_frame(0x30, text("t") + b"\x82\x00\x01\x00"),
+        encode_frame(0x32, text("t") + b"\0\1\x80\x00"),
+        encode_frame(0x30, text("t") + b"\x03\x81\x00\x01"),  # Property identifier.
+        encode_frame(0x82, b"\0\1\x03\x0b\x81\x00" + text("t") + b"\0"),  # Subscription identifier.
+        encode_frame(0x82, b"\0\1\x06\x0b\xff\xff\xff\xff\x01" + text("t") + b"\0"),
+        b"\x30\x84\x00\0\1t\0",  # Remaining length.
+        b"\x30\x84\x80\x00\0\1t\0",
+    ],
+)
+def test_mqtt5_1_5_5_1_no_length_is_longer_than_it_needs_to_be(publisher5: WireClient, packet: bytes) -> None:
+    """A variable byte integer is as short as it can be."""
+    publisher5.publish("t")  # The data path knows the topic.
+    publisher5.send_bytes(packet)
     assert_ended(publisher5)
 
 
@@ -79,6 +167,16 @@ def test_mqtt5_2_1_3_1_mqtt311_2_2_2_2_wrong_flags_close(publisher: WireClient, 
     """Reserved flag bits have the values listed."""
     publisher.send_bytes(WRONG_FLAGS[kind](publisher.version))
     assert_ended(publisher)
+
+
+@pytest.mark.parametrize("first", [0x11, 0x12, 0x14, 0x18, 0x1F])
+def test_mqtt5_2_1_3_1_mqtt311_2_2_2_2_wrong_flags_of_connect_close(
+    broker: MemoryBroker, version: ProtocolVersion, first: int
+) -> None:
+    """Reserved flag bits have the values listed."""
+    client = stranger(broker, version)
+    client.send_bytes(bytes((first,)) + raw_connect(version)[1:])
+    assert_bad_connect(client)
 
 
 def test_mqtt311_2_2_2_1_the_brokers_own_flags_are_those_listed(version: ProtocolVersion, broker: MemoryBroker) -> None:
@@ -175,4 +273,11 @@ def test_mqtt5_2_2_2_1_no_properties_are_a_length_of_0(subscriber5: WireClient, 
     """No properties are a property length of 0."""
     subscriber5.send_bytes(raw_subscribe(V5, "t", packet_id=7))
     publisher5.publish("t", b"x")
-    assert list(subscriber5.transport.packets) == [b"\x90\x04\0\x07\0\0", b"\x30\x05\0\x01t\0x"]
+    exactly_once(publisher5, "t", b"y")
+    subscriber5.send_bytes(raw_unsubscribe(V5, "t", packet_id=8))
+    assert list(subscriber5.transport.packets) == [
+        b"\x90\x04\0\x07\0\0",
+        b"\x30\x05\0\x01t\0x",
+        b"\x30\x05\0\x01t\0y",
+        b"\xb0\x04\0\x08\0\0",
+    ]

@@ -97,9 +97,11 @@ def test_mqtt5_4_3_2_3_qos_1_is_unacknowledged_until_puback(broker: MemoryBroker
     client = kept(broker)
     publisher5.publish("t", b"1", qos=1)
     client = back(client)
-    client.send(Pubcomp(1), Pubrel(1))  # No answer to a QoS 1 message.
-    client = back(client)
-    (message,) = client.messages()
+    for answer in (Pubcomp(1), Pubrec(1), Pubrec(1, FAILED), Pubrel(1)):  # No answer to a QoS 1 message.
+        client.send(answer)
+        client = back(client)
+        (message,) = client.messages()
+        assert (message.payload, message.packet_id, message.dup) == (b"1", 1, True)
     client.acknowledge(message)
     assert back(client).received() == []
 
@@ -152,10 +154,13 @@ def test_mqtt5_4_3_3_3_qos_2_is_unacknowledged_until_pubrec(broker: MemoryBroker
     client = kept(broker)
     exactly_once(publisher5, "t", b"1")
     (first,) = client.messages()
-    client.send(Puback(identifier(first)))  # No answer to a QoS 2 message.
-    client = back(client)
-    (again,) = client.messages()
-    assert (again.dup, again.packet_id) == (True, first.packet_id)
+    for answer in (Puback, Pubcomp, Pubrel):  # No answer to a QoS 2 message.
+        client.send(answer(identifier(first)))
+        client = back(client)
+        (again,) = client.messages()
+        assert (again.payload, again.dup, again.packet_id) == (b"1", True, first.packet_id)
+    client.send(Pubrec(identifier(first)))
+    assert back(client).received() == [Pubrel(identifier(first))]
 
 
 def test_mqtt5_4_3_3_4_pubrec_is_answered_with_pubrel(broker: MemoryBroker, publisher5: WireClient) -> None:
@@ -176,8 +181,11 @@ def test_mqtt5_4_3_3_5_mqtt5_4_3_3_6_pubrel_comes_again_until_pubcomp(
     exactly_once(publisher5, "t")
     (message,) = client.messages()
     client.send(Pubrec(identifier(message)))
-    client = back(client)
-    assert client.received() == [Pubrel(identifier(message))]
+    for answer in (Pingreq(), Puback(identifier(message)), Pubrec(identifier(message)), Pubrec(999)):
+        client = back(client)
+        assert client.received() == [Pubrel(identifier(message))]
+        client.send(answer)
+        assert not any(isinstance(packet, Publish) for packet in client.received())
     client = back(client)
     assert client.received() == [Pubrel(identifier(message))]
     client.send(Pubcomp(identifier(message)))
@@ -270,6 +278,13 @@ def test_mqtt5_4_3_3_13_an_expired_message_is_exchanged_to_the_end(
 ) -> None:
     """The exchange goes on even if the message has expired."""
     client = kept(broker)
+    publisher5.send(publication("t", b"sent", qos=2, packet_id=4, message_expiry_interval=5), Pubrel(4))
+    (sent,) = client.messages()
+    broker.advance(60)
+    client.send(Pubrec(identifier(sent)))  # This exchange goes on after the message's end.
+    assert client.received() == [Pubrel(identifier(sent))]
+    client.send(Pubcomp(identifier(sent)))
+    assert publisher5.received() == [Pubrec(4), Pubcomp(4)]
     client.vanish()
     publisher5.send(publication("t", qos=2, packet_id=5, message_expiry_interval=5))
     broker.advance(60)
@@ -321,8 +336,16 @@ def test_mqtt5_4_5_0_1_mqtt311_4_5_0_1_every_matching_session_gets_the_message(
     other.subscribe("+", qos=1)
     client.vanish()
     publisher.publish("t", b"1", qos=1)
-    assert other.payloads() == [b"1"]
-    assert back(client).payloads() == [b"1"]
+    exactly_once(publisher, "t", b"2")
+    publisher.publish("elsewhere/t", b"3", qos=1)
+    assert other.payloads() == [b"1", b"2"]
+    client = back(client)
+    assert [(message.payload, message.qos) for message in client.messages()] == [(b"1", 1), (b"2", 2)]
+    client.subscribe("t/+", qos=1)
+    client.subscribe("#", qos=0)
+    client.vanish()
+    publisher.publish("t/u", b"4", qos=1)  # Added through one of three subscriptions.
+    assert back(client).payloads()[-1] == b"4"
 
 
 def test_mqtt5_4_6_0_1_mqtt311_4_6_0_1_messages_come_again_in_their_first_order(
@@ -364,6 +387,28 @@ def test_mqtt5_4_6_0_4_mqtt311_4_6_0_4_pubrel_packets_keep_the_order(
     order = [identifier(message) for message in client.messages()][::-1]
     client.send(*map(Pubrec, order))
     assert client.received() == [Pubrel(number) for number in order]
+
+
+def test_mqtt5_4_9_0_1_mqtt5_3_3_4_9_a_smaller_receive_maximum_holds_for_what_comes_again(
+    broker: MemoryBroker, publisher5: WireClient
+) -> None:
+    """The first send quota is not 0, and not over the receive maximum."""
+    client = kept(broker)
+    for number in range(4):
+        publisher5.publish("t", b"%d" % number, qos=1 + number % 2)
+    assert len(client.messages()) == 4
+    client.vanish()
+    publisher5.publish("t", b"4", qos=1)
+    smaller = broker.service("client", receive_maximum=1, **keeping(V5))
+    seen = []
+    while messages := smaller.messages():
+        (message,) = messages  # One at a time, and each before what was never sent.
+        seen.append(message.payload)
+        if message.qos == 1:
+            smaller.acknowledge(message)
+        else:
+            finish(smaller, message)
+    assert seen == [b"0", b"1", b"2", b"3", b"4"]
 
 
 def test_mqtt5_4_6_0_5_mqtt311_4_6_0_6_messages_keep_the_order_in_which_they_came(

@@ -87,6 +87,20 @@ def test_mqtt5_3_14_2_4_there_are_no_user_properties_to_leave_out(publisher5: Wi
     assert publisher5.farewell().properties.user_properties == ()
 
 
+@pytest.mark.parametrize("spare", [0, -1])
+def test_mqtt5_3_14_2_4_the_hint_when_to_come_back_is_left_out_where_there_is_no_room(
+    broker: MemoryBroker, publisher5: WireClient, spare: int
+) -> None:
+    """DISCONNECT leaves out user properties that would make it too large."""
+    publisher5.connection.disconnect("LIFETIME_OVER", ReasonCode.MAXIMUM_CONNECT_TIME, "x" * 30, broker.now)
+    size = len(publisher5.transport.packets[-1])
+    client = broker.service("client", maximum_packet_size=size + spare)
+    client.connection.disconnect("LIFETIME_OVER", ReasonCode.MAXIMUM_CONNECT_TIME, "x" * 30, broker.now)
+    farewell = client.farewell()
+    assert farewell.reason_code is ReasonCode.MAXIMUM_CONNECT_TIME
+    assert bool(farewell.properties.user_properties) == (spare == 0)
+
+
 def test_mqtt5_3_14_4_1_mqtt5_3_14_4_2_disconnect_is_the_end(broker: MemoryBroker, publisher5: WireClient) -> None:
     """Nothing is sent behind DISCONNECT."""
     client = broker.service("client")

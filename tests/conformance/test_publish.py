@@ -80,10 +80,12 @@ def test_mqtt311_3_3_1_6_a_new_subscription_gets_each_topics_last_message(
     broker: MemoryBroker, publisher: WireClient
 ) -> None:
     """A new subscription gets the last retained message of each matching topic."""
-    for topic, payload in (("a/1", b"old"), ("a/1", b"new"), ("a/2", b"only"), ("b/1", b"other")):
+    for topic, payload in (("a", b"top"), ("a/1", b"old"), ("a/1", b"new"), ("a/2", b"only"), ("b/1", b"other")):
         publisher.publish(topic, payload, retain=True)
     client = late(broker, "a/+", version=publisher.version)
     assert sorted((m.topic, m.payload) for m in client.messages()) == [("a/1", b"new"), ("a/2", b"only")]
+    for wide, topics in (("a/#", ["a", "a/1", "a/2"]), ("#", ["a", "a/1", "a/2", "b/1"]), ("b/1", ["b/1"])):
+        assert sorted(m.topic for m in late(broker, wide, version=publisher.version).messages()) == topics
 
 
 def test_mqtt311_3_3_1_7_qos_0_replaces_what_was_retained(broker: MemoryBroker, publisher: WireClient) -> None:
@@ -95,8 +97,14 @@ def test_mqtt311_3_3_1_7_qos_0_replaces_what_was_retained(broker: MemoryBroker, 
 
 def test_mqtt311_3_3_1_8_a_retained_message_says_so(broker: MemoryBroker, publisher: WireClient) -> None:
     """A message sent because of a new subscription has RETAIN 1."""
-    publisher.publish("t", retain=True, payload=b"x")
-    assert [message.retain for message in late(broker, version=publisher.version).messages()] == [True]
+    for qos in (0, 1, 2):
+        publisher.publish(f"t/{qos}", b"x", qos=qos, retain=True)
+    messages = late(broker, "t/#", version=publisher.version).messages()
+    assert sorted((message.topic, message.qos, message.retain) for message in messages) == [
+        ("t/0", 0, True),
+        ("t/1", 1, True),
+        ("t/2", 2, True),
+    ]
 
 
 def test_mqtt5_3_3_1_12_mqtt311_3_3_1_9_an_established_subscription_gets_retain_0(
@@ -136,7 +144,9 @@ def test_mqtt5_3_3_1_8_mqtt311_3_3_1_12_retain_0_changes_nothing(broker: MemoryB
     publisher.publish("t", b"kept", retain=True)
     publisher.publish("t", b"passing")
     publisher.publish("t", b"", qos=1)
+    exactly_once(publisher, "t", b"")
     publisher.publish("u", b"passing", qos=1)
+    exactly_once(publisher, "u", b"passing")
     assert late(broker, "t", "u", version=publisher.version).payloads() == [b"kept"]
 
 
@@ -145,7 +155,12 @@ def test_mqtt5_3_3_1_9_retain_handling_0_sends_all(broker: MemoryBroker, publish
     for topic in ("a/1", "a/2", "b"):
         publisher5.publish(topic, b"x", retain=True)
     client = late(broker, request("a/#", 1, retain_handling=0))
-    assert sorted(message.topic for message in client.messages()) == ["a/1", "a/2"]
+    for _ in range(2):
+        assert sorted(message.topic for message in client.messages()) == ["a/1", "a/2"]
+        client.subscribe(request("a/#", 0, retain_handling=0))  # Whether it is new or not.
+    client.received()
+    client.subscribe(request("$share/g/a/#", 0, retain_handling=0))  # To a share it sends none (§4.8.2).
+    assert client.received() == []
 
 
 def test_mqtt5_3_3_1_10_retain_handling_1_sends_to_a_new_subscription(
@@ -165,7 +180,11 @@ def test_mqtt5_3_3_1_10_retain_handling_1_sends_to_a_new_subscription(
 def test_mqtt5_3_3_1_11_retain_handling_2_sends_none(broker: MemoryBroker, publisher5: WireClient) -> None:
     """Retain handling 2 sends none."""
     publisher5.publish("t", b"x", retain=True)
-    assert late(broker, request("t", 1, retain_handling=2)).received() == []
+    client = late(broker, request("t", 1, retain_handling=2))
+    client.subscribe(request("t", 1, retain_handling=2))
+    assert client.received() == []
+    publisher5.publish("t", b"live", retain=True)
+    assert client.payloads() == [b"live"]
 
 
 def test_mqtt5_3_3_1_13_retain_as_published_keeps_the_flag(publisher5: WireClient, subscriber5: WireClient) -> None:
@@ -194,7 +213,13 @@ def test_mqtt5_3_3_4_2_mqtt311_3_3_5_1_overlapping_subscriptions_get_the_highest
     subscriber.subscribe("a/#", qos=1)
     exactly_once(publisher, "a/b")
     publisher.publish("a/b", qos=1)
-    assert max(message.qos for message in subscriber.messages()[:1]) == 2
+    assert [message.qos for message in subscriber.messages()] == [2, 1]  # One copy of each.
+    subscriber.unsubscribe("a/+")
+    exactly_once(publisher, "a/b")
+    assert [message.qos for message in subscriber.messages()] == [1]
+    subscriber.unsubscribe("a/#")
+    exactly_once(publisher, "a/b")
+    assert [message.qos for message in subscriber.messages()] == [0]
 
 
 def test_mqtt5_3_3_4_3_subscription_identifiers_go_with_the_message(
@@ -290,3 +315,96 @@ def test_mqtt311_3_3_5_2_what_is_not_authorised_is_acknowledged_and_goes_nowhere
     assert client.received() == [[], [Puback(5)], [Pubrec(5)]][qos]
     assert not client.closed
     assert watcher.received() == []
+
+
+@pytest.mark.parametrize("keeps_flag", [False, True])
+def test_mqtt5_3_3_1_12_mqtt5_3_3_1_13_the_flag_of_a_message_on_every_way(
+    broker: MemoryBroker, publisher5: WireClient, keeps_flag: bool
+) -> None:
+    """Retain as published 0 forwards with RETAIN 0."""
+    asked = request("t", 2, retain_as_published=keeps_flag)
+    away = broker.service("away", **keeping(V5))
+    away.subscribe(asked)
+    away.vanish()
+    clients = [late(broker, request("t", qos, retain_as_published=keeps_flag)) for qos in (0, 1, 2)]
+    clients.append(late(broker, request("$share/g/t", 2, retain_as_published=keeps_flag)))
+    for qos in (0, 1, 2):
+        for retain in (True, False):
+            publisher5.publish("t", b"x", qos=qos, retain=retain)
+    clients.append(broker.service("away", **keeping(V5)))
+    flags = [[message.retain for message in client.messages()] for client in clients]
+    assert flags == [[keeps_flag, False] * 3] * 4 + [[keeps_flag, False] * 2]  # QoS 0 does not wait for who is away.
+    late_one = late(broker, asked)
+    assert [message.retain for message in late_one.messages()] == [True]  # Said of what is sent because it subscribes.
+
+
+def test_mqtt311_3_3_1_9_retain_0_on_every_way(broker: MemoryBroker, publisher: WireClient) -> None:
+    """A message sent because of an established subscription has RETAIN 0."""
+    version = publisher.version
+    away = broker.service("away", version=version, **keeping(version))
+    away.subscribe("t", qos=2)
+    away.vanish()
+    clients = [late(broker, version=version, qos=qos) for qos in (0, 1, 2)]
+    for qos in (0, 1, 2):
+        publisher.publish("t", b"x", qos=qos, retain=True)
+    clients.append(broker.service("away", version=version, **keeping(version)))
+    assert [[message.retain for message in client.messages()] for client in clients] == [[False] * 3] * 3 + [
+        [False] * 2
+    ]
+
+
+def test_mqtt5_3_3_4_3_identifiers_go_with_the_message_on_every_way(
+    broker: MemoryBroker, publisher5: WireClient
+) -> None:
+    """The subscription identifiers of matching subscriptions go with the message."""
+
+    def seen(client: WireClient) -> list[tuple[int, ...]]:
+        return [message.properties.subscription_identifiers for message in client.messages()]
+
+    away = broker.service("away", **keeping(V5))
+    away.subscribe("t", qos=2, identifier=9)
+    away.vanish()
+    member, client = broker.service("member"), broker.service("client")
+    member.subscribe("$share/g/t", qos=2, identifier=10)
+    client.subscribe("u", "t", qos=2, identifier=128)
+    for qos in (0, 1, 2):
+        publisher5.publish("t", b"x", qos=qos, retain=True)
+    publisher5.publish("u")
+    assert (seen(member), seen(client)) == ([(10,)] * 3, [(128,)] * 4)
+    client.subscribe("t", qos=2, identifier=7)  # It replaces the identifier; what is retained comes with it.
+    publisher5.publish("t", qos=1)
+    assert seen(client) == [(7,), (7,)]
+    client.subscribe("t", qos=2)  # It takes the identifier away.
+    publisher5.publish("t", qos=1)
+    assert seen(client) == [(), ()]
+    for _ in range(2):  # What waited for it, and then again, when it comes again.
+        back = broker.service("away", **keeping(V5))
+        assert seen(back) == [(9,)] * 4
+        back.vanish()
+
+
+def test_mqtt5_3_3_4_4_the_same_identifier_comes_as_often_as_it_was_given(
+    publisher5: WireClient, subscriber5: WireClient
+) -> None:
+    """A single copy has the identifiers of all matching subscriptions."""
+    subscriber5.subscribe("a/b", "a/+", identifier=5)
+    subscriber5.subscribe("a/#", qos=2, identifier=6)
+    subscriber5.subscribe("other", identifier=8)
+    for qos in (0, 1, 2):
+        publisher5.publish("a/b", qos=qos)
+    copies = [sorted(message.properties.subscription_identifiers) for message in subscriber5.messages()]
+    assert copies == [[5, 5, 6]] * 3  # MQTT 5 §3.3.4: "multiple identical Subscription Identifiers".
+
+
+def test_mqtt5_3_3_4_5_a_copy_through_a_share_has_its_own_identifier(
+    broker: MemoryBroker, publisher5: WireClient
+) -> None:
+    """Of several copies, each has its own subscription's identifier."""
+    client = broker.service("client")
+    client.subscribe("a/b", qos=1, identifier=1)
+    client.subscribe("$share/g/a/b", qos=1, identifier=2)
+    client.subscribe("$share/other/a/+", qos=1)
+    for qos in (0, 1, 2):
+        publisher5.publish("a/b", qos=qos)
+        copies = [message.properties.subscription_identifiers for message in client.messages()]
+        assert sorted(copies) == [(), (1,), (2,)]

@@ -304,6 +304,25 @@ def test_mqtt5_3_10_4_2_mqtt311_3_10_4_2_after_unsubscribe_nothing_new_comes(
     assert subscriber.received() == []
 
 
+def test_mqtt5_3_10_4_2_mqtt311_3_10_4_2_nor_for_a_client_that_is_away(
+    broker: MemoryBroker, version: ProtocolVersion, publisher: WireClient
+) -> None:
+    """After UNSUBSCRIBE no new message is added."""
+    client = broker.service("client", version=version, **keeping(version))
+    client.subscribe("t", "t/+", "$share/g/u", qos=2)
+    publisher.publish("t", b"before", qos=1)
+    publisher.publish("u", b"before", qos=1)
+    assert client.payloads() == [b"before", b"before"]
+    client.unsubscribe("t", "$share/g/u")
+    client.vanish()
+    for qos in (1, 2):
+        publisher.publish("t", b"after", qos=qos)
+        publisher.publish("u", b"after", qos=qos)
+    publisher.publish("t/other", b"still", qos=1)
+    back = broker.service("client", version=version, **keeping(version))
+    assert [message.payload for message in back.messages() if not message.dup] == [b"still"]
+
+
 def test_mqtt5_3_10_4_3_mqtt311_3_10_4_3_what_has_begun_is_completed(
     broker: MemoryBroker, version: ProtocolVersion, publisher: WireClient
 ) -> None:

@@ -111,7 +111,10 @@ def test_mqtt5_4_8_2_1_a_share_has_a_name(publisher5: WireClient, bad: str) -> N
     assert_ended(publisher5)
 
 
-@pytest.mark.parametrize("bad", ["$share/g", "$share/g/", "$share/g+/t", "$share/#/t", "$share/+/t"])
+@pytest.mark.parametrize(
+    "bad",
+    ["$share/g", "$share/g/", "$share/g+/t", "$share/g#/t", "$share/#/t", "$share/+/t", "$share/g/#/t", "$share/g/a+"],
+)
 def test_mqtt5_4_8_2_2_a_share_name_is_plain_and_a_filter_follows(publisher5: WireClient, bad: str) -> None:
     """A share name has no '/', '+' or '#', and is followed by '/' and a filter."""
     publisher5.send_bytes(raw_subscribe(V5, bad))
@@ -126,6 +129,9 @@ def test_mqtt5_4_8_2_3_each_member_has_its_own_qos(broker: MemoryBroker, publish
     for _ in range(6):
         exactly_once(publisher5, "t")
     assert [[int(message.qos) for message in member.messages()] for member in members] == [[0, 0], [1, 1], [2, 2]]
+    for _ in range(3):
+        publisher5.publish("t", qos=1)
+    assert [[int(message.qos) for message in member.messages()] for member in members] == [[0], [1], [1]]
 
 
 def share_of_two(broker: MemoryBroker) -> tuple[WireClient, WireClient]:
@@ -176,3 +182,61 @@ def test_mqtt5_4_8_2_6_what_a_member_refuses_goes_to_no_other(broker: MemoryBrok
     first.send(Puback(one.packet_id or 0, FAILED), Pubrec(two.packet_id or 0, FAILED))
     first.leave(session_expiry_interval=0)
     assert second.payloads() == [b"for the second"]
+
+
+@pytest.mark.parametrize("name", ["$SYS/x", "$SYS", "$SYS/x/y"])
+def test_mqtt5_4_7_2_1_mqtt311_4_7_2_1_nor_what_is_retained_there(
+    publisher: WireClient, subscriber: WireClient, name: str
+) -> None:
+    """A filter that begins with a wildcard does not match a topic name that begins with '$'."""
+    publisher.publish(name, b"kept", qos=1, retain=True)
+    wide = ("#", "+", "+/#", "+/x", "+/+", "+/x/#", "+/+/y")
+    subscriber.subscribe(*wide, qos=1)
+    publisher.publish(name, b"live", qos=1)
+    publisher.publish(name, b"live")
+    assert subscriber.received() == []
+    first, *below = name.split("/")
+    subscriber.subscribe("/".join([first, *("+" for _ in below)]))  # A wildcard may stand behind the first level.
+    assert subscriber.payloads() == [b"kept"]
+    subscriber.subscribe(f"{first}/#")
+    assert subscriber.payloads() == [b"kept"]
+
+
+@pytest.mark.parametrize("bad", ["$share/", "$share//t", "$share/g", "$share/#/t", "$share/g/a/#/b", "$share/g/a+"])
+def test_mqtt5_4_8_2_1_mqtt5_4_8_2_2_unsubscribe_knows_a_share_too(publisher5: WireClient, bad: str) -> None:
+    """A shared subscription begins with '$share/' and a share name of at least one character."""
+    publisher5.subscribe("$share/g/t")
+    assert publisher5.unsubscribe("$share/g/t").reason_codes == (ReasonCode.SUCCESS,)
+    publisher5.send_bytes(raw_unsubscribe(V5, bad))
+    assert_ended(publisher5)
+
+
+@pytest.mark.parametrize("ends", ["expires", "clean start"])
+def test_mqtt5_4_8_2_5_nor_does_it_when_the_session_ends_without_its_client(
+    broker: MemoryBroker, publisher5: WireClient, ends: str
+) -> None:
+    """If its session ends first, that QoS 2 message goes to no other member."""
+    first, second = share_of_two(broker)
+    exactly_once(publisher5, "t", b"sent")
+    assert first.payloads() == [b"sent"]
+    first.vanish()
+    if ends == "expires":
+        broker.advance(3700)
+        broker.keep_fresh()
+    else:
+        broker.service("first", clean_start=True)
+    assert second.received() == []
+    publisher = broker.service("another")
+    exactly_once(publisher, "t", b"next")
+    assert second.payloads() == [b"next"]
+
+
+def test_mqtt5_4_8_2_5_a_released_message_goes_to_no_other_either(broker: MemoryBroker, publisher5: WireClient) -> None:
+    """If its session ends first, that QoS 2 message goes to no other member."""
+    first, second = share_of_two(broker)
+    exactly_once(publisher5, "t", b"received")
+    (message,) = first.messages()
+    first.send(Pubrec(message.packet_id or 0))
+    first.received()
+    first.leave(session_expiry_interval=0)
+    assert second.received() == []

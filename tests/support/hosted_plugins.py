@@ -12,7 +12,7 @@ from amqtt.plugins.base import BasePlugin
 from broker.mqtt.packets import Suback, Subscribe
 from broker.plugins.company import Company
 from broker.plugins.host import PluginHost
-from broker.plugins.logs import Complaints
+from broker.plugins.logs import Outcomes
 from broker.plugins.questions import Questions
 from broker.plugins.watch import Watch
 from tests.support.wire import MemoryBroker, WireClient, request
@@ -25,10 +25,10 @@ class HostedPlugins:
         loop = asyncio.get_running_loop()
         broker.now = loop.time()  # As it comes with each answer.
         broker.keep_fresh()
-        complaints = Complaints(broker.metrics, loop.time)
-        watch = Watch(broker.metrics, complaints)
-        company = Company([], BaseContext(), complaints, watch, lambda: 100, 30.0)
-        self._questions = Questions(plugins, lambda: 100, complaints, watch, patience=30.0, verdict_seconds=10.0)
+        outcomes = Outcomes(broker.metrics, loop.time)
+        watch = Watch(broker.metrics, outcomes)
+        company = Company([], BaseContext(), outcomes, watch, lambda: 100, 30.0)
+        self._questions = Questions(plugins, lambda: 100, outcomes, watch, patience=30.0, verdict_seconds=10.0)
         self._broker = broker
         self.host = PluginHost(broker.engine, claimed_names=False)
         self.host.attach(company, self._questions)

@@ -31,11 +31,12 @@ class ListedWay(Way):
     def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:  # noqa: ARG002
         """Refuse a name that is not on the list, or is on it with another key."""
         name = attempt.request.common_name
-        entry = listed_devices.find(connection, group.name, name)
-        if entry is None:
+        found = listed_devices.find(connection, group.name, name)
+        if found is None:
             raise Refused(
                 Code.NOT_LISTED, f"{name} is not on the list of group {group.name}: the operator has to add it"
             )
+        entry, added_by = found
         if entry.spki_sha256 is not None and entry.spki_sha256 != attempt.request.key_fingerprint:
             raise Refused(
                 Code.NOT_LISTED,
@@ -43,4 +44,4 @@ class ListedWay(Way):
                 "has to correct the list",
             )
         pinned = entry.spki_sha256 is not None
-        return Vouched(group.name, "listed key" if pinned else "listed", proves=pinned, identifies=pinned)
+        return Vouched(added_by, "listed key" if pinned else "listed", proves=pinned, identifies=pinned)

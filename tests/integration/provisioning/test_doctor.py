@@ -261,7 +261,7 @@ def test_a_driver_that_is_not_installed_is_a_finding_like_others(pristine: Provi
     )
     found = [line for line in done.stdout.splitlines() if line.startswith("failed   database")]
     assert len(found) == 1, done.stdout + done.stderr
-    assert "driver is not installed: pip install 'fleetgate[postgres]'" in found[0]
+    assert "driver is not installed: in the clone, .venv/bin/pip install -e '.[postgres]'" in found[0]
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
 
 

@@ -383,6 +383,32 @@ def test_what_comes_again_while_the_store_fails_is_not_refused(
     assert sorted(got) == [b"1"] * most + [b"2"]
 
 
+@pytest.mark.parametrize("qos", [1, 2])
+def test_what_was_delivered_before_a_crash_is_not_refused_when_it_comes_again_and_the_store_fails(
+    stored: StoredBroker, qos: int
+) -> None:
+    backend = stored.service()
+    backend.subscribe("fleet/#", qos=1)
+    stored.service("archive", **KEPT).subscribe("fleet/#", qos=2)
+    meter = stored.device("meter-1", **KEPT)
+    stored.held = True
+    meter.send(publication(TOPIC, b"1", qos, packet_id=1))
+    assert backend.payloads() == [b"1"], "at QoS 1, which waits for no disk"
+    assert meter.received() == []
+    after = stored.killed()
+    after.held = True
+    after.service().subscribe("fleet/#", qos=1)
+    meter = after.device("meter-1", **KEPT)
+    after.fail()
+    for _ in range(3):
+        meter.send(publication(TOPIC, b"1", qos, packet_id=1, dup=True))
+    assert meter.received() == []
+    after.held = False
+    after.settle()
+    assert set(meter.received()) == {Puback(1) if qos == 1 else Pubrec(1)}
+    assert after.service("archive", **KEPT).payloads() == [b"1"], "once"
+
+
 def test_an_identifier_that_is_used_anew_names_another_message(stored: StoredBroker, failing: WireClient) -> None:
     failing.vanish()
     meter = stored.device("meter-1", **KEPT)

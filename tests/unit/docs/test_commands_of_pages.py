@@ -26,6 +26,7 @@ PAGES = [
 ]
 """Without the decisions: those tell what was so when they were made."""
 
+_FROM_AN_INDEX = re.compile(r"pip install (?:-\S+ )*['\"]?fleetgate\b(?!-)")
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"^    .*$", re.MULTILINE)
 _MARK = re.compile(r"`([^`\n]+)`")
@@ -109,3 +110,14 @@ def test_what_is_not_theirs_is_noticed() -> None:
     told = "x && fleet-provisioning token crate | sort; ca fleet-broker why m --jsn\nfleet-sim run a --output=o --quit"
     assert [wrong(words) for words in commands(told)] == ["no command crate", "no option --jsn", "no option --quit"]
     assert sum(1 for page in PAGES for snippet in snippets(page) for _ in commands(snippet)) > 250
+
+
+def test_nobody_is_told_to_install_what_a_stranger_may_publish_under_our_name() -> None:
+    """No package index has this product: whoever registers the name there would run code on a CA's host."""
+    sources = [
+        path for package in ("provisioning", "broker", "device_sim") for path in (REPOSITORY / package).rglob("*.py")
+    ]
+    told = {path.name: _FROM_AN_INDEX.findall(path.read_text(encoding="utf-8")) for path in (*PAGES, *sources)}
+    assert {name: found for name, found in told.items() if found} == {}
+    assert _FROM_AN_INDEX.search("pip install --user 'fleetgate[postgres]'")
+    assert not _FROM_AN_INDEX.search("pip install .build/dist/fleetgate-*.whl")

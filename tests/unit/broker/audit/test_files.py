@@ -195,6 +195,65 @@ def test_full_files_are_put_aside_and_the_oldest_removed(path: Path) -> None:
     assert "are missing" in verify(path, KEY).findings[0]
 
 
+MANY = [f"CODE_{number}" for number in range(60)]
+MISSING = "are missing at the beginning"
+
+
+def test_files_that_the_broker_has_not_removed_are_missed(path: Path) -> None:
+    """What it removes itself it says, in an entry: the oldest entries cannot be cut off in its name."""
+    write(path, *MANY, most_bytes=1000, most_files=6)
+    full = rotated(path)
+    first = verify(path, KEY).first
+    assert (len(full), verify(path, KEY).findings) == (5, [])
+    for name in full[:2]:
+        name.unlink()
+    after = int(full[2].stem.rpartition("-")[2])
+    assert verify(path, KEY).findings == [f"entries {first} to {after - 1} {MISSING}"]
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+def test_what_is_missing_at_the_beginning_is_recorded_before_rotation_covers_it(path: Path, *, restarted: bool) -> None:
+    files = opened(path, most_bytes=1000, most_files=6)
+    for code in MANY:
+        files.append([(1.0, {"event": "refused", "code": code})])
+    gone, full = rotated(path)[0], rotated(path)
+    gone.unlink()
+    if restarted:
+        files.close()
+        files = opened(path, most_bytes=1000, most_files=6)
+    first = int(gone.stem.rpartition("-")[2])
+    while rotated(path)[-1] == full[-1]:
+        files.append([(1.0, {"event": "refused"})])
+    files.close()
+    after = int(full[1].stem.rpartition("-")[2])
+    (finding,) = verify(path, KEY, files.head).findings
+    assert finding.endswith(f"entries {first} to {after - 1} {MISSING}")
+    write(path, "AND ON", most_bytes=1000, most_files=6)
+    assert verify(path, KEY).findings == [finding]
+
+
+def test_fewer_files_than_before_are_the_broker_s_own_doing(path: Path) -> None:
+    write(path, *MANY, most_bytes=1000, most_files=6)
+    write(path, *MANY[:20], most_bytes=1000, most_files=2)
+    assert len(rotated(path)) == 1
+    assert verify(path, KEY).findings == []
+
+
+def test_of_a_log_of_an_earlier_version_nobody_knows_where_it_began(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr("broker.audit.files.OLDEST", "unused")
+        write(path, *MANY, most_bytes=1000, most_files=6)
+    rotated(path)[0].unlink()
+    assert verify(path, KEY).findings == []
+    write(path, *MANY[:10], most_bytes=1000, most_files=6)
+    assert verify(path, KEY).findings == []
+    rotated(path)[0].unlink()
+    (finding,) = verify(path, KEY).findings
+    assert finding.endswith(MISSING)
+
+
 def test_a_full_file_that_has_no_successor_yet_goes_on_under_its_new_name(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

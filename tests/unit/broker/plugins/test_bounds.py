@@ -15,7 +15,7 @@ from broker.engine.extension import Action
 from broker.metrics import Metrics
 from broker.plugins import watch
 from broker.plugins.events import Handler, PluginEvents
-from broker.plugins.logs import Complaints
+from broker.plugins.logs import Outcomes
 from broker.plugins.verdicts import Verdicts
 from broker.plugins.watch import Watch
 
@@ -23,8 +23,8 @@ NO, FAILED = RefusalCode.REFUSED_BY_PLUGIN, RefusalCode.PLUGIN_FAILED
 
 
 def events_of(metrics: Metrics, most: int = 3, patience: float = 30.0, **handlers: Handler) -> PluginEvents:
-    complaints = Complaints(metrics, asyncio.get_running_loop().time)
-    return PluginEvents("Mine", handlers, lambda: most, patience, complaints, Watch(metrics, complaints))
+    outcomes = Outcomes(metrics, asyncio.get_running_loop().time)
+    return PluginEvents("Mine", handlers, lambda: most, patience, outcomes, Watch(metrics, outcomes))
 
 
 def test_answers_are_bounded_and_the_oldest_go_first() -> None:
@@ -163,8 +163,8 @@ async def test_who_waits_for_room_goes_on_when_there_is_some_also_by_other_limit
         told.put_nowait(None)
         await go.get()
 
-    complaints = Complaints(Metrics(), asyncio.get_running_loop().time)
-    events = PluginEvents("Mine", {"hear": hear}, lambda: limit[0], 30.0, complaints, Watch(Metrics(), complaints))
+    outcomes = Outcomes(Metrics(), asyncio.get_running_loop().time)
+    events = PluginEvents("Mine", {"hear": hear}, lambda: limit[0], 30.0, outcomes, Watch(Metrics(), outcomes))
     room: list[int] = []
     for _ in range(3):
         events.tell("hear")
@@ -288,9 +288,9 @@ async def test_who_blocks_while_it_is_told_is_named_with_what_it_was_told() -> N
         nonlocal now
         now += 0.2
 
-    complaints = Complaints(metrics, lambda: now)
-    watch = Watch(metrics, complaints, lambda: now)
-    events = PluginEvents("Mine", {"hear": hear}, lambda: 3, 30.0, complaints, watch)
+    outcomes = Outcomes(metrics, lambda: now)
+    watch = Watch(metrics, outcomes, lambda: now)
+    events = PluginEvents("Mine", {"hear": hear}, lambda: 3, 30.0, outcomes, watch)
     with capture_logs() as logs:
         await events.call("hear", hear)
     assert [(each["plugin"], each["hook"]) for each in logs] == [("Mine", "hear")]
@@ -300,13 +300,13 @@ async def test_who_blocks_while_it_is_told_is_named_with_what_it_was_told() -> N
 def test_complaints_are_counted_all_and_logged_ten_times_a_minute(minutes: int) -> None:
     now = 0.0
     metrics = Metrics()
-    complaints = Complaints(metrics, lambda: now)
+    outcomes = Outcomes(metrics, lambda: now)
     with capture_logs() as logs:
         for minute in range(minutes):
             now = 61.0 * minute
             for _ in range(100):
-                complaints.tell("REFUSED_BY_PLUGIN", "Mine", "refused")
-            complaints.tell("PLUGIN_FAILED", "Mine", "failed")
+                outcomes.tell("REFUSED_BY_PLUGIN", "Mine", "refused")
+            outcomes.tell("PLUGIN_FAILED", "Mine", "failed")
     assert metrics.plugin_outcomes == {"REFUSED_BY_PLUGIN": 100 * minutes, "PLUGIN_FAILED": minutes}
     refused = [event for event in logs if event["code"] == "REFUSED_BY_PLUGIN"]
     assert len(refused) == 10 * minutes

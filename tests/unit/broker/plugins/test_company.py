@@ -18,7 +18,7 @@ from broker.plugins import watch
 from broker.plugins.company import Company
 from broker.plugins.errors import PluginError
 from broker.plugins.loading import Wanted
-from broker.plugins.logs import Complaints
+from broker.plugins.logs import Outcomes
 from broker.plugins.watch import Watch
 
 
@@ -97,9 +97,9 @@ class ExitsAtOnce(Hears):
 
 
 def company_of(*plugins: type[BasePlugin[Any]], patience: float = 30.0) -> Company:
-    complaints = Complaints(Metrics(), asyncio.get_running_loop().time)
+    outcomes = Outcomes(Metrics(), asyncio.get_running_loop().time)
     wanted = [Wanted(f"fleet_plugins.{each.__name__}", each, None) for each in plugins]
-    return Company(wanted, BaseContext(), complaints, Watch(Metrics(), complaints), lambda: 100, patience)
+    return Company(wanted, BaseContext(), outcomes, Watch(Metrics(), outcomes), lambda: 100, patience)
 
 
 async def ended(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -203,9 +203,9 @@ class NotAsync(Hears):
 
 
 async def test_each_plugin_has_its_own_configuration_and_logger() -> None:
-    complaints = Complaints(Metrics(), asyncio.get_running_loop().time)
+    outcomes = Outcomes(Metrics(), asyncio.get_running_loop().time)
     wanted = [Wanted("fleet_plugins.Hears", Hears, "first"), Wanted("fleet_plugins.Asked", Asked, "second")]
-    company = Company(wanted, BaseContext(), complaints, Watch(Metrics(), complaints), lambda: 100, 30.0)
+    company = Company(wanted, BaseContext(), outcomes, Watch(Metrics(), outcomes), lambda: 100, 30.0)
     assert [(each.context.config, each.context.logger.name) for each in company.plugins] == [
         ("first", "fleetgate.plugins.Hears"),
         ("second", "fleetgate.plugins.Asked"),

@@ -141,7 +141,7 @@ def test_texts_become_paths_and_words_of_an_enumeration() -> None:
 def test_what_a_contributed_plugin_lacks_has_a_remedy_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     monkeypatch.delitem(sys.modules, "amqtt.contrib.http", raising=False)
-    with pytest.raises(PluginError, match=r"pip install 'fleetgate\[amqtt-contrib\]'"):
+    with pytest.raises(PluginError, match=r"pip install -e '\.\[amqtt-contrib\]'"):
         find_plugins({"amqtt.contrib.http.UserAuthHttpPlugin": {}})
 
 

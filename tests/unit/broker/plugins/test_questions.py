@@ -18,7 +18,7 @@ from broker.engine.extension import Action
 from broker.metrics import Metrics
 from broker.plugins import questions as asking
 from broker.plugins import watch
-from broker.plugins.logs import Complaints
+from broker.plugins.logs import Outcomes
 from broker.plugins.questions import Questions
 from broker.plugins.sessions import HostedSession
 from broker.plugins.watch import Watch
@@ -96,9 +96,9 @@ def giving_up() -> bool:
 
 def questions_of(*plugins: BasePlugin[Any], patience: float = 30.0, most: int = 10) -> Questions:
     metrics = Metrics()
-    complaints = Complaints(metrics, asyncio.get_running_loop().time)
-    watch = Watch(metrics, complaints)
-    return Questions(plugins, lambda: most, complaints, watch, patience=patience, verdict_seconds=10.0)
+    outcomes = Outcomes(metrics, asyncio.get_running_loop().time)
+    watch = Watch(metrics, outcomes)
+    return Questions(plugins, lambda: most, outcomes, watch, patience=patience, verdict_seconds=10.0)
 
 
 def failures_in(logged: Sequence[MutableMapping[str, Any]]) -> list[MutableMapping[str, Any]]:

@@ -13,7 +13,7 @@ from broker.mqtt.packets import Disconnect, Suback, Subscribe, SubscriptionReque
 from broker.plugins.company import Company
 from broker.plugins.host import PluginHost
 from broker.plugins.loading import Wanted
-from broker.plugins.logs import Complaints
+from broker.plugins.logs import Outcomes
 from broker.plugins.questions import Questions
 from broker.plugins.watch import Watch
 from tests.support.wire import MemoryBroker
@@ -52,11 +52,11 @@ class Listens(BasePlugin[BaseContext]):
 
 async def test_a_plugin_hears_in_order_of_what_is_permitted_and_of_nothing_else(broker: MemoryBroker) -> None:
     clock = asyncio.get_running_loop().time
-    complaints = Complaints(broker.metrics, clock)
-    watch = Watch(broker.metrics, complaints)
+    outcomes = Outcomes(broker.metrics, clock)
+    watch = Watch(broker.metrics, outcomes)
     wanted = [Wanted("fleet_plugins.Listens", Listens, None)]
-    company = Company(wanted, BaseContext(), complaints, watch, lambda: 100, 30.0)
-    questions = Questions(company.plugins, lambda: 100, complaints, watch, patience=30.0, verdict_seconds=10.0)
+    company = Company(wanted, BaseContext(), outcomes, watch, lambda: 100, 30.0)
+    questions = Questions(company.plugins, lambda: 100, outcomes, watch, patience=30.0, verdict_seconds=10.0)
     PluginHost(broker.engine, claimed_names=False).attach(company, questions)
     await company.pre_start()
     meter = broker.device("meter-1")

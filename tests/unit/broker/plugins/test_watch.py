@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from broker.metrics import Metrics
 from broker.plugins import watch
-from broker.plugins.logs import Complaints
+from broker.plugins.logs import Outcomes
 from broker.plugins.watch import BLOCKS, Watch
 
 
@@ -28,7 +28,7 @@ class Clock:
 class Scene:
     def __init__(self) -> None:
         self.clock, self.metrics = Clock(), Metrics()
-        self.watch = Watch(self.metrics, Complaints(self.metrics, self.clock), self.clock)
+        self.watch = Watch(self.metrics, Outcomes(self.metrics, self.clock), self.clock)
 
     async def run(self, call: Any) -> Any:
         return await self.watch.watched("Mine", "on_something", call)
@@ -232,7 +232,7 @@ async def test_while_it_lasts_it_is_said_once_a_step_who_holds_the_loop(scene: S
 
 async def test_the_thread_says_it_although_the_loop_stands_still() -> None:
     metrics = Metrics()
-    watch = Watch(metrics, Complaints(metrics, time.monotonic))
+    watch = Watch(metrics, Outcomes(metrics, time.monotonic))
 
     async def call(logs: list[Any]) -> bool:
         until = time.monotonic() + 30

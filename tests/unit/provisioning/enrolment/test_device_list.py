@@ -120,7 +120,25 @@ async def test_what_is_listed_and_unlisted_is_audited(fleet: Fleet) -> None:
         await service.add("a b", [("meter-1", None)], by="admin")
     await listed(fleet, ("a b", None))
     await listed(fleet, ("meter-1", None), ("a b", None))
-    await listed(fleet, ("meter-1", None), ("meter-2", None))
+    key = "0a" * 32
+    await listed(fleet, ("meter-1", key.upper()), ("meter-2", None))
     await service.remove("line", "meter-2", by="admin")
-    assert await details(fleet, Action.DEVICES_LISTED) == [{"count": 1, "new": 1}, {"count": 2, "new": 1}]
+    assert await details(fleet, Action.DEVICES_LISTED) == [
+        {"count": 1, "new": 1, "devices": ["meter-1"]},
+        {"count": 2, "new": 1, "devices": [f"meter-1 {key}", "meter-2"]},
+    ], "whose key was changed, and to which: the list itself may be put right again behind it"
     assert await details(fleet, Action.DEVICES_UNLISTED) == [{"name": "meter-2"}]
+
+
+async def test_whose_entry_has_let_a_device_in_is_responsible_for_it(fleet: Fleet) -> None:
+    """Not the group: an operator may be called as one, and would be said to have done it."""
+    await group(fleet, "listed", new_key=NewKey.REPLACE)
+    service = DeviceListService(fleet.database, fleet.clock)
+    for operator in ("anna", "bert"):
+        key = generate_key()
+        await service.add("line", [("meter-1", fingerprint(key))], by=operator)
+        await enrol(fleet, "meter-1", key=key, label="line")
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
+    done = [(each.actor, each.action) for each in entries if each.subject == "meter-1"]
+    signed = [Action.SIGNING_CERTIFICATE, Action.CERTIFICATE_SIGNED]
+    assert done == [("anna", each) for each in signed] + [("bert", each) for each in (*signed, Action.REVOKED)]

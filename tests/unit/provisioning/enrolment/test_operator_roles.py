@@ -13,6 +13,7 @@ from provisioning.enrolment.operator_roles import OperatorRoleService
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
+from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.store import audit, operators, unfinished_key_ends
@@ -21,6 +22,7 @@ from provisioning.store.devices import DeviceState
 from provisioning.store.tables import certificates, devices
 from tests.support.fleet import Fleet
 from tests.support.requests import csr_der
+from tests.support.ways import HOUR, claim, enrol, group
 
 
 async def enrol_operator(fleet: Fleet, name: str, role: OperatorRole | None) -> OperatorRole:
@@ -169,3 +171,33 @@ async def test_a_device_is_granted_nothing_and_neither_is_a_stranger(fleet: Flee
     ):
         with pytest.raises(Refused, match="operator_role is for tokens with role operator"):
             await fleet.token_service.create(order, by="admin")
+
+
+async def test_who_may_choose_a_name_does_not_choose_that_of_an_admin_who_has_yet_to_enrol(fleet: Fleet) -> None:
+    """A token for any operator of a group buys a name that nobody has; and whoever has a name has the role of it."""
+    service = fleet.token_service
+    (hers,) = await service.create(TokenOrder(["alice"], None, Role.OPERATOR, operator_role=OperatorRole.ADMIN), by="a")
+    anybody, another = await service.create(TokenOrder(group="ops", role=Role.OPERATOR, count=2), by="a")
+    with pytest.raises(Refused, match="NAME_TAKEN: alice is promised to somebody"):
+        await fleet.enrolment.enrol(csr_der(names=["alice"]), TokenCredential("alice", anybody.token))
+    key = generate_key()
+    bob = await fleet.enrolment.enrol(csr_der(key, names=["bob"]), TokenCredential("bob", anybody.token))
+    await OperatorRoleService(fleet.database, fleet.clock).grant("bob", OperatorRole.ENROLLER, by="a")
+    for token in (anybody, another):
+        again = await fleet.enrolment.enrol(csr_der(key, names=["bob"]), TokenCredential("bob", token.token))
+        assert again == bob, "the same request is answered again, whatever he may do by now"
+    alice = await fleet.enrolment.enrol(csr_der(names=["alice"]), TokenCredential("alice", hers.token))
+    admitted = await fleet.database.read(lambda connection: authenticate_operator(connection, alice, fleet.clock()))
+    assert admitted.role is OperatorRole.ADMIN
+
+
+async def test_a_name_that_is_an_admin_s_is_not_chosen_either_once_a_trial_of_it_has_been_lost(fleet: Fleet) -> None:
+    await group(fleet, "claim")
+    service = fleet.token_service
+    await service.create(TokenOrder(["alice"], None, Role.OPERATOR, operator_role=OperatorRole.ADMIN), by="a")
+    (anybody,) = await service.create(TokenOrder(group="ops", role=Role.OPERATOR, ttl=4 * HOUR), by="a")
+    fleet.clock.advance(HOUR)  # The token ends, and her role stays.
+    await enrol(fleet, "alice", certificate=await claim(fleet))
+    fleet.clock.advance(2 * HOUR)
+    with pytest.raises(Refused, match="NAME_TAKEN: alice is promised to somebody"):
+        await enrol(fleet, "alice", token=TokenCredential("alice", anybody.token))

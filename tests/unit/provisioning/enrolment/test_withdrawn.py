@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.errors import Code, Refused
+from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.of_authority import revoke_authority
@@ -229,3 +230,29 @@ async def test_it_is_what_a_look_at_every_certificate_gives(
         assert found == expected
         seen.add(found is None)
     assert seen == {True, False}
+
+
+@pytest.mark.parametrize("reason", [*sorted(OPERATOR_REASONS), RevocationReason.CERTIFICATE_HOLD])
+async def test_what_was_taken_is_not_given_back_by_the_trial_that_has_activated_the_device(
+    fleet: Fleet, reason: RevocationReason
+) -> None:
+    """That lasts for up to seven days, and is good for nothing as far as an operator sees."""
+    await group(fleet, "claim", same_key_window=timedelta())
+    trial = await enrol(fleet, "meter-1", certificate=await claim(fleet))
+    lost = await fleet.reenrol(trial, successor_csr(trial, generate_key()))
+    activated = await fleet.reenrol(trial, successor_csr(trial, generate_key()))
+    fleet.clock.advance(HOUR / 4)
+    await fleet.revocation.revoke_serial(f"{lost.serial_number:x}", RevocationReason.SUPERSEDED, by="admin")
+    newest = await fleet.reenrol(trial, successor_csr(trial))
+    for each in (activated, newest):
+        serial = f"{each.serial_number:x}"
+        if reason is RevocationReason.CERTIFICATE_HOLD:
+            await fleet.suspension.suspend_serial(serial, by="admin")
+        else:
+            await fleet.revocation.revoke_serial(serial, reason, by="admin")
+    with pytest.raises(Refused) as caught:
+        await fleet.reenrol(trial, successor_csr(trial))
+    assert caught.value.code is Code.CERTIFICATE_REVOKED
+    if reason is RevocationReason.CERTIFICATE_HOLD:
+        await fleet.suspension.resume_serial(serial, by="admin")
+        await fleet.reenrol(trial, successor_csr(trial))
