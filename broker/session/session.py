@@ -43,7 +43,7 @@ from broker.session.connection import Connection
 from broker.session.framing import PLAIN_V4, Framing
 from broker.session.incoming import Incoming
 from broker.session.inflight import LARGE, Inflight, holds_exactly_once, out_of_order
-from broker.session.name import publisher_name, session_name
+from broker.session.name import session_name
 from broker.session.queue import MessageQueue, QueueLimits
 from broker.session.will import Will
 from broker.store.journal import Journal
@@ -139,11 +139,6 @@ class Session:
     def name(self) -> str:
         """A unique name: role, trust domain and client identifier."""
         return session_name(self.owner, self.client_id)
-
-    @property
-    def publisher(self) -> str:
-        """The name under which its client publishes."""
-        return publisher_name(self.owner, self.client_id)
 
     @property
     def who(self) -> dict[str, str]:
