@@ -235,13 +235,13 @@ class ShareGroup:
 
     def _choose_full(self, message: Message) -> Member | None:
         """Return one of the next few that have room for *message*, at a lower QoS than usual; else the next in turn."""
-        if not all(
-            each.connected for each in islice(self._full, _LOOKS)
-        ):  # At most once for each time that one leaves.
+        have_left = any(not each.connected for each in islice(self._full, _LOOKS))
+        if have_left:  # At most once for each time that one leaves.
             for member in [each for each in self._full if not each.connected]:
                 self._fill_no_more(member)
                 self._put_away(member)
-        looked = list(islice((each for each in self._full if each.may_get(message.topic)), _LOOKS))
+        takers = (each for each in self._full if each.connected and each.may_get(message.topic))
+        looked = list(islice(takers, _LOOKS))
         chosen = next((each for each in looked if each.has_room(min(message.qos, self._members[each].qos))), None)
         if chosen is None and looked:
             chosen = looked[0]
