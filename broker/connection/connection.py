@@ -37,7 +37,7 @@ from broker.connection.portions import wait_a_turn, work_of
 from broker.engine.client import Holder
 from broker.engine.engine import Engine
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
-from broker.mqtt.errors import PacketError
+from broker.mqtt.errors import PacketError, ProtocolError
 from broker.mqtt.framing import bytes_needed, check_packet_size, decode_length
 from broker.mqtt.message import Message
 from broker.mqtt.packets import Packet, announced_version, decode_packet
@@ -191,7 +191,8 @@ class ClientConnection(ClientLife):
                             position = end
                             continue
                 elif first == _PUBACK and length == 2 and session is not None:
-                    session.acknowledged(data[body] << 8 | data[body + 1], now)
+                    if not session.acknowledged(data[body] << 8 | data[body + 1], now) and data[body:end] == b"\0\0":
+                        raise ProtocolError("packet identifier: 0 is not allowed")
                     acknowledged += 1  # Messages that waited for a send quota may be in the outbox now.
                     small += 1
                     position = end

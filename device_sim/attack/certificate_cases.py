@@ -14,7 +14,7 @@ from cryptography.x509.oid import ObjectIdentifier
 from broker.mqtt.codes import ProtocolVersion
 from device_sim.attack import der
 from device_sim.attack.capabilities import Feature
-from device_sim.attack.case import IN, NOWHERE, REVOKED, Chapter, revocation
+from device_sim.attack.case import IN, NOWHERE, REVOKED, Chapter, patience, revocation
 from device_sim.attack.issuer import SERVER_AUTH, Issuer, Paper
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible, SigningRegistrar
@@ -345,7 +345,7 @@ async def _two_identities(scene: Scene) -> Seen:
 
 @case("24-wildcard-name", "presents a certificate that names a device +, and so could match any topic",
       NOT_OURS, "mqtt CONNACK 0x85", "mqtt CONNACK 0x86", "mqtt SUBACK 0x87", NOWHERE, *BAD,
-      needs=(Feature.TOPIC_POLICY,))  # fmt: skip
+      needs=(Feature.TOPIC_POLICY,), limit=patience)  # fmt: skip
 async def _wildcard_name(scene: Scene) -> Seen:
     uri = scene.target.device("x").uri[:-1] + "+"
     names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)])

@@ -22,6 +22,7 @@ from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import SOON, Scene
 from device_sim.attack.target import Impossible, TurnedAway
 from device_sim.attack.verdict import DELIVERED, DELIVERED_AGAIN, NOT_DELIVERED, ClosedBy, Layer, Seen
+from device_sim.link.distance import distance_of
 
 _FLOOD = 30_000
 _SERVINGS = 10
@@ -90,10 +91,12 @@ def _keep_alive(limits: TimeLimits) -> float:
 )
 async def _freezes(scene: Scene) -> Seen:
     paper = await scene.device()
-    name = paper.name
+    client = await scene.dialled(paper)
     before = time.monotonic()
-    client = await scene.admitted(paper, scene.connect(name, keep_alive=_KEEP_ALIVE))
+    await scene.let_in(client, paper, scene.connect(paper.name, keep_alive=_KEEP_ALIVE))
     started = time.monotonic()
+    # Its CONNECT has come later than it was sent, and so has the end been seen.
+    before += distance_of(client.socket).round_trip
     try:
         alive, more = _in_force(client)
         seen = await scene.with_grace(client.end, scene.target.capabilities.limits.keep_alive + more)

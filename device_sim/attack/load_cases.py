@@ -90,11 +90,15 @@ async def _idle_load(scene: Scene) -> Seen:
     if process is None:
         raise Impossible("the broker is not a process of this tester's: its load is not known")
     endpoint = scene.target.endpoint
-    open_ones = []
+    open_ones: list[asyncio.StreamWriter] = []
     try:
-        for _ in range(_SILENT):
-            _, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
-            open_ones.append(writer)
+        # Together: one after the other takes long across a link.
+        connecting = (asyncio.open_connection(endpoint.host, endpoint.port) for _ in range(_SILENT))
+        came = await asyncio.gather(*connecting, return_exceptions=True)
+        open_ones = [each[1] for each in came if not isinstance(each, BaseException)]
+        for each in came:
+            if isinstance(each, BaseException):
+                raise each
         await asyncio.sleep(_WATCHED / 4)  # What it costs to accept them is not meant.
         started, ran, waited = time.monotonic(), _ran(process), seconds_waited(process)
         await asyncio.sleep(_WATCHED)

@@ -292,6 +292,11 @@ class Scene:
             seen = await wait(grace)
         return seen
 
+    async def arrived(self) -> None:
+        """Wait until what was sent last has come to the broker: an operator may have a shorter way to it."""
+        distance = self.bystander.distance
+        await asyncio.sleep(distance.usual if distance.is_far else 0.0)
+
     async def until_released(self, paper: Paper) -> Seen:
         """Connect with *paper*, no longer suspended, until it is admitted; return that, timed from now.
 
@@ -323,12 +328,17 @@ class Scene:
         """
         started = time.monotonic()
         client = await self.dialled(paper, context)
-        seen = await client.connect(connect or self.connect(paper.name, keep_alive=600))
+        await self.let_in(client, paper, connect or self.connect(paper.name, keep_alive=600), started)
+        return client
+
+    async def let_in(self, client: RawClient, paper: Paper, connect: Connect, started: float | None = None) -> None:
+        """Send *connect* on the dialled connection of the good *paper*, begun at *started*; raise as `admitted`."""
+        started = time.monotonic() if started is None else started
+        seen = await client.connect(connect)
         if not seen.got_in or seen.code == OPEN:
             client.close()
             raise self._refusal(paper, seen.since(started))
         self._let_in.add(identity_of(paper.certificate).role)
-        return client
 
     async def _innocent(self) -> RawClient:
         return await self.admitted(await self.device())

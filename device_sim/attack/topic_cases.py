@@ -204,8 +204,9 @@ async def overhears(scene: Scene, paper: Paper, listens_to: str) -> Seen:
         if seen.got_in and seen.code != OPEN:
             seen = await scene.subscribe(client, listens_to)
             if seen.got_in:
+                # Not timed: it takes as long as other parties do to connect, and to speak.
                 seen = await _overheard(scene, client, await scene.device(), listens_to)
-                seen = seen if seen.code == DELIVERED else Seen(Layer.MQTT, NOT_DELIVERED, seen.text, ClosedBy.NOBODY)
+                return seen if seen.code == DELIVERED else Seen(Layer.MQTT, NOT_DELIVERED, seen.text, ClosedBy.NOBODY)
         return seen.since(started)
     finally:
         client.close()

@@ -19,6 +19,8 @@ class Attempt:
     """The highest TLS version that its ClientHello offers, as on the wire; None: not known."""
     asks_for_staple: bool | None = None
     """Whether its ClientHello asks for an OCSP staple; None: not known."""
+    in_clear: bool = False
+    """Whether it spoke without TLS: it has told everybody on the way."""
     tls: float | None = None
     """When the device had finished its half of the handshake: it has accepted the server."""
     tls_version: str = ""
@@ -56,8 +58,13 @@ class Attempt:
 
     @property
     def sent_data(self) -> bool:
-        """Whether any application data arrived after the handshake."""
-        return bool(self.packets) or bool(self.noise)
+        """Whether any application data arrived, after the handshake or without one."""
+        return bool(self.packets) or bool(self.noise) or self.in_clear
+
+    @property
+    def met_the_server(self) -> bool:
+        """Whether it came far enough to be shown a certificate: whoever only tries a port has judged nobody."""
+        return self.offered is not None or self.tls is not None or self.sent_data
 
     @property
     def published(self) -> list[Publish]:
@@ -71,3 +78,23 @@ def pauses(attempts: Sequence[Attempt]) -> list[float]:
         max(0.0, later.at - (earlier.ended if earlier.ended is not None else later.at))
         for earlier, later in itertools.pairwise(attempts)
     ]
+
+
+@dataclass(slots=True)
+class Failures:
+    """The device's waits, a sequence for each time that it failed again and again."""
+
+    sequences: list[list[float]] = field(default_factory=list)
+    _open: bool = False
+
+    def add(self, attempts: Sequence[Attempt], *, failing: bool, goes_on: bool) -> None:
+        """Add a stage's *attempts*; if not *failing*, only what they mean for the next one.
+
+        *goes_on*: it is the same device in all stages, whose waits grow until it is served.
+        """
+        if failing:
+            if not (goes_on and self._open):
+                self.sequences.append([])
+            self.sequences[-1] += pauses(attempts)
+        served = any(attempt.answered is not None for attempt in attempts)
+        self._open = not served and (failing or self._open)

@@ -27,9 +27,9 @@ from typing import Any, Self
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
-from device_sim.qualify.client_hello import ClientHello
+from device_sim.qualify.client_hello import ClientHello, client_hello, in_clear
 from device_sim.qualify.papers import Papers, ServerPaper, ServerStaple
-from device_sim.qualify.peeked_hello import HANDSHAKE, peeked_hello
+from device_sim.qualify.peeked_hello import HANDSHAKE, first_bytes
 from provisioning.pki.tls import ClientCertificate, server_context
 
 _LARGEST = 65536
@@ -46,7 +46,9 @@ class Arrival:
     hello: ClientHello | None = None
     """None: none has come whole."""
     sent_data: bool = False
-    """Whether any application data came: it has accepted the service."""
+    """Whether any application data came: it has accepted the service, or done without TLS."""
+    in_clear: bool = False
+    """Whether it came without TLS: it has told everybody on the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +160,12 @@ class EnrolmentStand:
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         """Return the connection above TLS; None if the device has refused us."""
         try:
-            arrival.hello = await peeked_hello(raw)
+            first = await first_bytes(raw)
         except asyncio.CancelledError:
             raw.close()
             raise
+        arrival.hello, arrival.in_clear = client_hello(first), in_clear(first)
+        arrival.sent_data = arrival.in_clear
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=_LARGEST)
         protocol = asyncio.StreamReaderProtocol(reader)

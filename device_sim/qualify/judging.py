@@ -21,19 +21,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from broker.mqtt.codes import ProtocolVersion
+from broker.mqtt.packets import Disconnect
 from device_sim.attack.verdict import Verdict
 from device_sim.qualify.attempt import Attempt, pauses
 from device_sim.qualify.client_hello import name_of
+from device_sim.qualify.enrolment_stand import Arrival
+from device_sim.qualify.kept_session import lasts
 
 SENDS_NOTHING = "sends-nothing"
+LEAVES = "it leaves a broker that serves it well, too"
 NEVER_ASKS = "it asks for no staple: only a CRL, or asking by itself, tells it that the server is revoked"
+_UNDECIDED = "no handshake came to its end; give a longer --window"
 _SILENT = frozenset({"closed", "reset", "timeout", "server_certificate"})
 _TIGHT = 0.1
 _SAME = 0.08
 _GROWTH = 1.3
 _ENOUGH = 4
 _TWO = 2
-_TO_RESEND = 3.0
+TO_RESEND = 3.0
+"""Seconds in which a device that is served again sends what is under way."""
 _LONG_KEEP_ALIVE = 1200
 _FACTOR = 2.0
 _SLACK = 2.0
@@ -131,6 +137,16 @@ def habits(attempts: Sequence[Attempt], ending: str = "") -> list[Line]:
     ]  # fmt: skip
 
 
+def leaves(attempts: Sequence[Attempt]) -> bool:
+    """Whether a well-served device has said goodbye by itself: it sleeps between two connections, or is done."""
+    return any(each.answered is not None and said_goodbye(each) for each in attempts)
+
+
+def said_goodbye(attempt: Attempt) -> bool:
+    """Whether the device has ended it with DISCONNECT."""
+    return bool(attempt.packets) and isinstance(attempt.packets[-1][1], Disconnect)
+
+
 def speaks_mqtt(attempts: Sequence[Attempt]) -> Line:
     """Judge whether all that a device sent to a broker that it trusts is MQTT."""
     noise = next((attempt.noise for attempt in attempts if attempt.noise), "")
@@ -149,10 +165,11 @@ def verifies(attempts: Sequence[Attempt]) -> list[Line]:
     believed = [attempt for attempt in attempts if attempt.tls is not None and not attempt.sent_data]
     if leaked:
         what = "CONNECT" if leaked[0].connect is not None else "data"
-        why = f"it sent {what} in {len(leaked)} of {len(attempts)} connections"
+        without = ", without TLS" if any(attempt.in_clear for attempt in leaked) else ""
+        why = f"it sent {what} in {len(leaked)} of {len(attempts)} connections{without}"
         return [Line(SENDS_NOTHING, right, Verdict.FAIL, f"sent {what}", why)]
-    if not any(attempt.refusal or attempt.tls is not None or attempt.ended is not None for attempt in attempts):
-        return [missed(SENDS_NOTHING, right, "no handshake came to its end; give a longer --window")]
+    if not any(map(_decided, attempts)):
+        return [missed(SENDS_NOTHING, right, _UNDECIDED)]
     # What it sends to a server that it has just accepted may be under way.
     lucky = 0.0 if any(attempt.ended is None for attempt in believed) else None
     lines = [Line(SENDS_NOTHING, right, Verdict.PASS, "nothing sent", by_time=lucky)]
@@ -176,7 +193,7 @@ def checks_staple(attempts: Sequence[Attempt]) -> list[Line]:
     Whoever asks for a staple must check it (RFC 6066 §8), and refuse a server without one if its certificate says that
     one is due (RFC 7633). Nobody need ask.
     """
-    if attempts and not any(attempt.asks_for_staple for attempt in attempts):
+    if attempts and not any(attempt.asks_for_staple or attempt.in_clear for attempt in attempts):
         right = "refuses the server and sends it nothing"
         if all(attempt.asks_for_staple is None for attempt in attempts):
             return [missed(SENDS_NOTHING, right, "no ClientHello came whole; give a longer --window")]
@@ -189,11 +206,27 @@ def refuses_old_tls(attempts: Sequence[Attempt]) -> list[Line]:
     right = "refuses TLS 1.1"
     if not attempts:
         return [missed(SENDS_NOTHING, right, "it did not come")]
-    if not any(attempt.refusal or attempt.tls is not None or attempt.ended is not None for attempt in attempts):
-        return [missed(SENDS_NOTHING, right, "no handshake came to its end; give a longer --window")]
+    if any(attempt.in_clear for attempt in attempts):
+        return [sends_nothing_in_clear(attempts)]
+    if not any(map(_decided, attempts)):
+        return [missed(SENDS_NOTHING, right, _UNDECIDED)]
     taken = [attempt for attempt in attempts if attempt.tls is not None]
     why = f"TLS 1.1 was spoken in {len(taken)} of {len(attempts)} connections"
     return [line_of(SENDS_NOTHING, right, good=not taken, seen="TLS 1.1" if taken else "refused", why=why)]
+
+
+def _decided(attempt: Attempt) -> bool:
+    """Whether it could judge the server, and has: accepted it, refused it, or left."""
+    over = bool(attempt.refusal) or attempt.tls is not None or attempt.ended is not None
+    return over and attempt.met_the_server
+
+
+def sends_nothing_in_clear(connections: Sequence[Attempt | Arrival]) -> Line:
+    """Judge whether a device has done without TLS, at the broker or at the enrolment service."""
+    clear = sum(each.in_clear for each in connections)
+    why = f"without TLS, in {clear} of {len(connections)} connections: everybody on the way has read it"
+    right = "sends nothing without TLS"
+    return line_of(SENDS_NOTHING, right, good=not clear, seen="sent data" if clear else "nothing sent", why=why)
 
 
 def keeps_version(attempts: Sequence[Attempt]) -> list[Line]:
@@ -228,6 +261,8 @@ def comes_back(attempts: Sequence[Attempt], status: int | None, window: float) -
     seen = f"{len(attempts)} attempts, waits of {_seconds(waits)}"
     tight = len(waits) >= _ENOUGH and longest_but < _TIGHT
     at_most = f"{max(1, round(longest_but * 1000))} ms"
+    if status is not None and not tight:
+        return [Line("comes-back", right, Verdict.WARN, seen, f"it ended {_how(status)}: it gave up")]
     judged = sorted(waits)[: len(waits) - but]
     # The stand sees late when the device leaves, and that it comes: each of its pauses may have been longer. What a
     # device waits for a core is a pause, seen from here.
@@ -326,11 +361,11 @@ def redelivers(attempts: Sequence[Attempt], window: float, ending: str = "") -> 
         return [missed("resends", right, "it publishes nothing with QoS 1 or 2")]
     lost = senders[0].published[0]
     later = attempts[list(attempts).index(senders[0]) + 1 :]
-    until = attempts[0].at + window - _TO_RESEND
+    until = attempts[0].at + window - TO_RESEND
     if not ending and not any(a.answered is not None and (a.published or a.ended or a.answered < until) for a in later):
         return [missed("resends", right, "it was not served again for long enough; give a longer --window")]
     again = [
-        packet
+        (attempt, packet)
         for attempt in senders[1:]
         for packet in attempt.published
         if (packet.topic, packet.payload) == (lost.topic, lost.payload)
@@ -344,11 +379,11 @@ def redelivers(attempts: Sequence[Attempt], window: float, ending: str = "") -> 
         slow = None if any(attempt.published for attempt in later) else 0.0
         return [Line("resends", right, Verdict.FAIL, f"{len(senders)} connections with messages", why, slow)]
     lines = [Line("resends", right, Verdict.PASS, "sent again")]
-    connect = senders[0].connect
-    if connect is not None and connect.clean_start:
-        return [*lines, skipped("marks-duplicate", marked, "it asks for no session, so that it is a new message")]
-    good = again[0].dup and again[0].packet_id == lost.packet_id
-    seen = f"DUP {int(again[0].dup)}, packet identifier {again[0].packet_id} after {lost.packet_id}"
+    resumed, packet = again[0]
+    if resumed.connack is None or not resumed.connack.session_present:
+        return [*lines, skipped("marks-duplicate", marked, "it has kept no session, so that it is a new message")]
+    good = packet.dup and packet.packet_id == lost.packet_id
+    seen = f"DUP {int(packet.dup)}, packet identifier {packet.packet_id} after {lost.packet_id}"
     return [*lines, line_of("marks-duplicate", marked, good=good, seen=seen, why="[MQTT-3.3.1-1], [MQTT-4.4.0-1]")]
 
 
@@ -359,7 +394,7 @@ def _other_name(senders: Sequence[Attempt]) -> str:
     if not assigned:
         return ""
     later = next((each.connect for each in senders[1:] if each.connect is not None), None)
-    if later is None or later.clean_start or later.client_id == assigned:
+    if later is None or later.clean_start or later.client_id == assigned or lasts(first) == 0.0:
         return ""
     return f"it was called {assigned}, and came as {later.client_id!r}"
 

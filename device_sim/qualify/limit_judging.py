@@ -16,7 +16,7 @@ from broker.mqtt.codes import ProtocolVersion, QoS
 from broker.mqtt.packets import Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel
 from device_sim.attack.verdict import Verdict
 from device_sim.qualify.attempt import Attempt
-from device_sim.qualify.judging import Line, line_of, missed, skipped
+from device_sim.qualify.judging import LEAVES, TO_RESEND, Line, line_of, missed, said_goodbye, skipped
 
 _KEEP_ALIVE_FACTOR = 1.5
 _LATE = 0.7
@@ -32,14 +32,14 @@ def _served(attempts: Sequence[Attempt]) -> list[Attempt]:
 def keeps_limits(attempts: Sequence[Attempt], window: float, *, ended: bool) -> list[Line]:
     """Judge a device that was told a Receive Maximum and a Server Keep Alive, and gets no acknowledgement.
 
-    *ended*: it has ended by itself; otherwise it was watched for *window* seconds.
+    *ended*: it has ended by itself; otherwise it was watched for *window* seconds from its first connection on.
     """
     served = _served(attempts)
     if not served:
         return [missed("receive-maximum", "keeps to the broker's limits", _NOT_SERVED)]
     return [
         _receive_maximum(served),
-        _server_keep_alive(served[0], window, ended=ended),
+        _server_keep_alive(served[0], attempts[0].at + window, ended=ended),
         _identifiers(served),
         _sends_once(served),
     ]
@@ -60,7 +60,7 @@ def _receive_maximum(served: Sequence[Attempt]) -> Line:
     return line_of("receive-maximum", right, good=most <= limit, seen=seen, why="[MQTT-3.3.4-7]", lucky=0.0)
 
 
-def _server_keep_alive(first: Attempt, window: float, *, ended: bool) -> Line:
+def _server_keep_alive(first: Attempt, watched_until: float, *, ended: bool) -> Line:
     right = "sends something within the Server Keep Alive"
     if not first.v5:
         return skipped("server-keep-alive", right, _OLDER)
@@ -75,7 +75,7 @@ def _server_keep_alive(first: Attempt, window: float, *, ended: bool) -> Line:
     times = [first.answered, *(at for at, _ in first.packets if at > first.answered)]
     end = first.ended
     if end is None and not ended:
-        end = first.answered + window
+        end = watched_until
     silent = max(
         (later - earlier for earlier, later in itertools.pairwise([*times, *([end] if end else [])])), default=0
     )
@@ -174,8 +174,8 @@ def keeps_aliases(attempts: Sequence[Attempt], *, essential: bool = True) -> lis
     return [missed("topic-aliases", right, "it uses no topic aliases")] if essential else []
 
 
-def takes_commands(attempts: Sequence[Attempt]) -> list[Line]:
-    """Judge how a device takes what the broker sends it."""
+def takes_commands(attempts: Sequence[Attempt], *, leaves: bool = False) -> list[Line]:
+    """Judge how a device takes what the broker sends it; *leaves*: it leaves who sends it nothing, too."""
     served = _served(attempts)
     acknowledged, stays = "acknowledges each command as its QoS asks", "takes any payload"
     given = next((a for a in served if any(isinstance(each, Publish) for each in a.sent)), None)
@@ -183,11 +183,14 @@ def takes_commands(attempts: Sequence[Attempt]) -> list[Line]:
         return [missed("acknowledges", acknowledged, "it subscribes to nothing")]
     sent = [each for each in given.sent if isinstance(each, Publish)]
     seen = f"{len(sent)} commands sent"
+    stayed = given.ended is None or not given.by_device
     lines = [
         line_of(
-            "takes-commands", stays, good=given.ended is None or not given.by_device, seen=seen,
+            "takes-commands", stays, good=stayed, seen=seen,
             why="it ended the connection on which they came", lucky=0.0,
         )
+        if stayed or not (leaves and said_goodbye(given))
+        else skipped("takes-commands", stays, LEAVES)
     ]  # fmt: skip
     once = {each.packet_id for each in sent if each.qos is QoS.AT_LEAST_ONCE}
     twice = {each.packet_id for each in sent if each.qos is QoS.EXACTLY_ONCE}
@@ -212,8 +215,11 @@ def _acked(packets: Sequence[Packet], kind: type[Puback | Pubrec | Pubcomp]) -> 
     return {packet.packet_id for packet in packets if isinstance(packet, kind)}
 
 
-def releases_again(attempts: Sequence[Attempt]) -> list[Line]:
-    """Judge a device whose connection broke when it had sent PUBREL."""
+def releases_again(attempts: Sequence[Attempt], window: float, ending: str = "") -> list[Line]:
+    """Judge a device whose connection broke when it had sent PUBREL.
+
+    It was watched for *window* seconds from its first connection; *ending* is how it ended by itself.
+    """
     right = "sends PUBREL again, and the message no more"
     first = next((a for a in attempts if any(isinstance(packet, Pubrel) for _, packet in a.packets)), None)
     if first is None:
@@ -231,7 +237,11 @@ def releases_again(attempts: Sequence[Attempt]) -> list[Line]:
         isinstance(p, Publish) and p.packet_id == released and p.payload == told.payload for p in packets
     )
     again = any(isinstance(p, Pubrel) and p.packet_id == released for p in packets)
+    until = attempts[0].at + window - TO_RESEND
+    late = resumed.answered is None or resumed.answered >= until
+    if late and resumed.ended is None and not (again or doubled or ending):
+        return [missed("releases-again", right, "it was not served again for long enough; give a longer --window")]
     seen = "PUBLISH again" if doubled else "PUBREL again" if again else "neither again"
     why = "[MQTT-4.3.3-6]: a broker that has released the identifier delivers it twice" if doubled else "[MQTT-4.4.0-1]"
-    late = None if doubled else 0.0
-    return [line_of("releases-again", right, good=again and not doubled, seen=seen, why=why, late=late)]
+    slow = None if doubled else 0.0
+    return [line_of("releases-again", right, good=again and not doubled, seen=seen, why=why, late=slow)]

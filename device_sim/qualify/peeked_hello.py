@@ -1,4 +1,10 @@
-"""Reads a ClientHello before TLS does: what it says is visible nowhere else."""
+"""Reads the first bytes of a connection before TLS does: what a ClientHello says is visible nowhere else.
+
+Rules
+-----
+1. They stay to be read.
+2. Who breaks off is not waited for. A peek does not tell that: it shows what has come, again and again.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +13,31 @@ import socket
 import time
 from typing import Final
 
-from device_sim.qualify.client_hello import LONGEST, ClientHello, client_hello, record_length
+from device_sim.qualify.client_hello import LONGEST, in_clear, settled
 
 HANDSHAKE: Final = 60.0
 """Seconds that a device may take for its handshake."""
 _PEEK: Final = 0.005
+_ESTABLISHED: Final = 1
+"""TCP_INFO's state of a connection that no side has ended (<netinet/tcp.h>)."""
 
 
-async def peeked_hello(raw: socket.socket) -> ClientHello | None:
-    """Return what the ClientHello says, which stays to be read; None if it does not come whole."""
+async def first_bytes(raw: socket.socket) -> bytes:
+    """Return what comes first: a whole ClientHello, or what is none; what there is of one, if no more comes."""
     until = time.monotonic() + HANDSHAKE
-    seen = 0
+    seen = -1
+    data = b""
     while time.monotonic() < until:
         try:
+            over = raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED
             data = raw.recv(LONGEST, socket.MSG_PEEK)
         except BlockingIOError:
-            data = b""
+            pass
         except OSError:
-            return None
-        else:
-            if not data:
-                return None
-        length = record_length(data)
-        if length is not None and len(data) >= min(length, LONGEST):
-            return client_hello(data)
+            return b""
+        if over or in_clear(data) or (data and settled(data)):
+            return data
         # Readiness would be reported at once for what has been peeked at.
         await asyncio.sleep(_PEEK if len(data) == seen else 0)
         seen = len(data)
-    return None
+    return data

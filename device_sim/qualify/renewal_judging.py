@@ -14,9 +14,12 @@ from http import HTTPStatus
 from device_sim.attack.verdict import Verdict
 from device_sim.qualify.attempt import Attempt
 from device_sim.qualify.enrolment_stand import Arrival, Asked
-from device_sim.qualify.judging import NEVER_ASKS, SENDS_NOTHING, Line, line_of, missed, skipped
+from device_sim.qualify.judging import LEAVES, NEVER_ASKS, SENDS_NOTHING, Line, line_of, missed, skipped
 
 _EARLY = 0.1
+_TO_RETURN = 10.0
+"""Seconds for a device whose connection was broken a second after its answer to come again."""
+_NO_HELLO = "no ClientHello came whole; give a longer --window"
 _REFUSES = "refuses the service and sends it nothing"
 
 
@@ -69,6 +72,8 @@ def trusts_no_other_service(arrivals: Sequence[Arrival], *, given: bool) -> list
     """Judge a device whose enrolment service is an impostor."""
     if not arrivals:
         return [_never_asked(SENDS_NOTHING, _REFUSES, given=given)]
+    if not any(arrival.hello is not None or arrival.sent_data for arrival in arrivals):
+        return [missed(SENDS_NOTHING, _REFUSES, _NO_HELLO)]
     believed = sum(arrival.sent_data for arrival in arrivals)
     if believed:
         why = f"in {believed} of {len(arrivals)} connections"
@@ -79,9 +84,8 @@ def trusts_no_other_service(arrivals: Sequence[Arrival], *, given: bool) -> list
 def checks_service_staple(arrivals: Sequence[Arrival], *, given: bool) -> list[Line]:
     """Judge a device whose enrolment service has the wrong staple, or none where one is due: as `checks_staple`."""
     hellos = [arrival.hello for arrival in arrivals if arrival.hello is not None]
-    if arrivals and not hellos:
-        return [missed(SENDS_NOTHING, _REFUSES, "no ClientHello came whole; give a longer --window")]
-    if hellos and not any(hello.asks_for_staple for hello in hellos):
+    clear = any(arrival.in_clear for arrival in arrivals)
+    if hellos and not clear and not any(hello.asks_for_staple for hello in hellos):
         return [skipped(SENDS_NOTHING, _REFUSES, NEVER_ASKS)]
     return trusts_no_other_service(arrivals, given=given)
 
@@ -103,15 +107,27 @@ def uses_the_new_one(attempts: Sequence[Attempt], asked: Sequence[Asked]) -> lis
     return [line_of("uses-the-new-one", right, good=good, seen=seen, why=why, late=had)]
 
 
-def keeps_the_old_one(attempts: Sequence[Attempt], asked: Sequence[Asked], ending: str, *, given: bool) -> list[Line]:
-    """Judge a device that was answered with a certificate for a key that it does not have."""
+def keeps_the_old_one(
+    attempts: Sequence[Attempt], asked: Sequence[Asked], window: float, ending: str, *, given: bool,
+    leaves: bool = False,
+) -> list[Line]:  # fmt: skip
+    """Judge a device that was answered with a certificate for a key that it does not have.
+
+    It was watched for *window* seconds from its first connection; *ending* is how it ended by itself. *leaves*: it
+    leaves, or ends, where all is well, too.
+    """
     right = "does not replace its certificate by one that is not for its key"
     issued = [each for each in asked if each.serial is not None]
     if not issued:
         return [_never_asked("keeps-the-old-one", right, given=given)]
     later = [attempt for attempt in attempts if attempt.at > issued[0].at and attempt.tls is not None]
+    if ending and leaves:
+        return [skipped("keeps-the-old-one", right, LEAVES)]
     if ending:
         return [Line("keeps-the-old-one", right, Verdict.FAIL, "it ended", ending)]
+    watched = min(issued[0].at, *(attempt.at for attempt in attempts)) + window - issued[0].at
+    if not later and watched < _TO_RETURN:
+        return [missed("keeps-the-old-one", right, "it has not connected since; give a longer --window")]
     if not later:
         why = "its credential is useless: it is off the air until somebody goes there"
         return [Line("keeps-the-old-one", right, Verdict.FAIL, "it did not connect again", why, by_time=0.0)]

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from device_sim.attack.verdict import Judgement, Layer, Outcome, Seen, Verdict
 from device_sim.qualify import judging, secrecy
-from device_sim.qualify.attempt import pauses
+from device_sim.qualify.attempt import Failures
 from device_sim.qualify.device import BadCommand, Device, Hardware
 from device_sim.qualify.enrolment_stand import EnrolmentStand
 from device_sim.qualify.judging import Line
@@ -63,22 +63,26 @@ class Bench:
     """Begins to measure how long stand and device wait for a core, given the device's session, if it has one here."""
     ignores_staples: bool = False
     """Whether its maker says that it does not check staples, though it may ask for them."""
+    leaves: bool = False
+    """Whether it has left, or ended, in the good stage: it sleeps, or does its work once, and does so in others too."""
 
 
 async def qualify(bench: Bench, stages: Sequence[Stage], parallel: int, begins: Begins, told: Told) -> list[Outcome]:
     """Take the device through *stages*, *parallel* at a time; report each line as it is known, and return all."""
     outcomes: dict[str, list[Outcome]] = {}
-    sequences: list[list[float]] = []
+    failures = Failures()
     waited_failing = NOTHING
     places = asyncio.Semaphore(1 if isinstance(bench.device, Hardware) else parallel)
 
     async def one(stage: Stage) -> None:
-        nonlocal waited_failing
+        nonlocal waited_failing, bench
         async with places:
             begins(stage)
             witness, waited = await _witnessed(bench, stage)
-        if stage.failing and witness is not None:
-            sequences.append(pauses(witness.attempts))
+        bench = _knowing(bench, stage, witness)
+        if witness is not None:
+            failures.add(witness.attempts, failing=stage.failing, goes_on=isinstance(bench.device, Hardware))
+        if stage.failing:
             waited_failing += waited
         lines = [on_this_machine(line, waited) for line in _judged(stage, bench, witness)]
         outcomes[stage.name] = [_outcome(stage.name, stage.description, line, bench.window) for line in lines]
@@ -99,11 +103,18 @@ async def qualify(bench: Bench, stages: Sequence[Stage], parallel: int, begins: 
                 together.create_task(one(stage), name=stage.name)
     except* (BadCommand, CannotListen, OSError) as errors:
         raise errors.exceptions[0] from None
-    together_judged = [on_this_machine(line, waited_failing) for line in judging.waits(sequences)]
+    together_judged = [on_this_machine(line, waited_failing) for line in judging.waits(failures.sequences)]
     overall = [_outcome("reconnect", "in all stages together", line, bench.window) for line in together_judged]
     for outcome in overall:
         told(outcome)
     return [outcome for stage in stages for outcome in outcomes[stage.name]] + overall
+
+
+def _knowing(bench: Bench, stage: Stage, witness: Witness | None) -> Bench:
+    """Return *bench* with what the good stage shows of the device, for those behind it."""
+    if witness is None or stage.name != "good":
+        return bench
+    return replace(bench, leaves=judging.leaves(witness.attempts) or bool(witness.ending))
 
 
 def _judged(stage: Stage, bench: Bench, witness: Witness | None) -> list[Line]:
@@ -112,8 +123,10 @@ def _judged(stage: Stage, bench: Bench, witness: Witness | None) -> list[Line]:
     lines = stage.judge(witness)
     if witness.stayed_away and lines[0].verdict is Verdict.SKIP:
         lines = [judging.skipped("tried", stage.description, witness.ending)]
-    known = {line.name for line in lines}
-    return [*lines, *(line for line in conduct_of_program(witness) if line.name not in known)]
+    failed = {line.name for line in lines if line.verdict is Verdict.FAIL}
+    wrong = [line for line in conduct_of_program(witness) if line.name not in failed]
+    # What the stage itself could not tell is known all the same.
+    return [*(line for line in lines if line.name not in {each.name for each in wrong}), *wrong]
 
 
 async def _witnessed(bench: Bench, stage: Stage) -> tuple[Witness | None, Waited]:
@@ -172,18 +185,21 @@ async def _witnessed(bench: Bench, stage: Stage) -> tuple[Witness | None, Waited
         # Before the device is stopped: that would end its connections too.
         watch.look()
         output = secrecy.read_output(directory / "device.log")
+        # What a program has left running is the device: it has not ended.
+        status = presence.status if presence.gone else None
         witness = Witness(
             [replace(attempt, packets=list(attempt.packets)) for attempt in stand.attempts],
             list(service.asked),
             [replace(arrival) for arrival in service.arrivals],
-            presence.status,
+            status,
             bench.window,
             bench.device.mentions("crl"),
-            judging.ending(presence.status, _last_words(directory / "device.log")),
+            judging.ending(status, _last_words(directory / "device.log")),
             bench.device.mentions("est_url"),
             secrecy.crash(presence.status, output),
             secrecy.leaked(output, directory / "device.key"),
             secrecy.exposed(directory),
+            bench.leaves,
         )
         return witness, watch.waited
 

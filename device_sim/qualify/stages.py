@@ -62,6 +62,8 @@ class Witness:
     """In which form its output has a private key; empty: in none."""
     exposed: str = ""
     """A file with a private key that others may read; empty: there is none."""
+    leaves: bool = False
+    """Whether it leaves a broker that serves it well, too."""
 
     @property
     def stayed_away(self) -> bool:
@@ -151,7 +153,8 @@ def _good(seen: Witness) -> list[Line]:
 
 
 def conduct_of_program(seen: Witness, *, whole: bool = False) -> list[Line]:
-    """Return what is wrong with the program itself, in any stage; *whole*: what is right too."""
+    """Return what is wrong with the device itself, in any stage; *whole*: what is right of the program, too."""
+    clear = judging.sends_nothing_in_clear([*seen.attempts, *seen.arrivals])
     lines = [
         judging.line_of(
             "keeps-secret", "prints no private key", good=not seen.leak, seen=seen.leak or "nothing",
@@ -166,7 +169,8 @@ def conduct_of_program(seen: Witness, *, whole: bool = False) -> list[Line]:
             why=f"{seen.ending}: whatever it had to send is lost",
         ),
     ]  # fmt: skip
-    return [line for line in lines if whole or line.verdict is not Verdict.PASS]
+    return [*([] if clear.verdict is Verdict.PASS else [clear]),
+            *(line for line in lines if whole or line.verdict is not Verdict.PASS)]  # fmt: skip
 
 
 def _renewal(seen: Witness, retry_after: int) -> list[Line]:
@@ -255,7 +259,8 @@ STAGES: tuple[Stage, ...] = (
     Stage("no-puback", "the first message is not acknowledged, and the connection breaks",
           lambda seen: judging.redelivers(seen.attempts, seen.window, seen.ending), Conduct(first_puback=False)),
     Stage("no-pubcomp", "the connection breaks behind PUBREL",
-          lambda seen: limit_judging.releases_again(seen.attempts), Conduct(first_pubcomp=False)),
+          lambda seen: limit_judging.releases_again(seen.attempts, seen.window, seen.ending),
+          Conduct(first_pubcomp=False)),
     Stage("limits", "the broker takes two unacknowledged messages, sets the keep alive, and acknowledges nothing",
           lambda seen: limit_judging.keeps_limits(seen.attempts, seen.window, ended=bool(seen.ending)),
           Conduct(acknowledges=False, server_keep_alive=True, limits=Properties(receive_maximum=2))),
@@ -265,7 +270,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("aliases", "the broker takes two topic aliases, and after a broken connection none", _aliases,
           Conduct(aliases=2)),
     Stage("commands", "the broker sends commands of any content, at each QoS",
-          lambda seen: limit_judging.takes_commands(seen.attempts), Conduct(commands=True)),
+          lambda seen: limit_judging.takes_commands(seen.attempts, leaves=seen.leaves), Conduct(commands=True)),
     Stage("half-open", "the broker is gone behind CONNACK, and did not say so",
           lambda seen: judging.notices_silence(seen.attempts, seen.window), Conduct(silent_at=Step.CONNACK)),
     Stage("slow", "the network is slow, late and cuts everything small",
@@ -292,7 +297,8 @@ STAGES: tuple[Stage, ...] = (
                         "the enrolment service staples nothing, and its certificate says that a staple is due",
                         ServerStaple.NONE),
     Stage("renew-other-key", "the enrolment service answers with a certificate for another key",
-          lambda seen: renewal_judging.keeps_the_old_one(seen.attempts, seen.asked, seen.ending, given=seen.est_given),
+          lambda seen: renewal_judging.keeps_the_old_one(
+              seen.attempts, seen.asked, seen.window, seen.ending, given=seen.est_given, leaves=seen.leaves),
           enrols=True, other_key=True),
 )  # fmt: skip
 

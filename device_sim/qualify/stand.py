@@ -48,10 +48,13 @@ from device_sim.attack.verdict import MALFORMED, Seen
 from device_sim.link.closure import from_error
 from device_sim.link.tls_dial import handshake
 from device_sim.qualify.attempt import Attempt
+from device_sim.qualify.client_hello import client_hello, in_clear
+from device_sim.qualify.client_packets import wrong_of_a_client
 from device_sim.qualify.commanding import commands
 from device_sim.qualify.conduct import Conduct, Step
+from device_sim.qualify.kept_session import is_kept
 from device_sim.qualify.papers import Papers
-from device_sim.qualify.peeked_hello import HANDSHAKE, peeked_hello
+from device_sim.qualify.peeked_hello import HANDSHAKE, first_bytes
 from provisioning.pki.openssl import say_goodbye
 from provisioning.pki.tls import ClientCertificate, server_context
 
@@ -134,12 +137,13 @@ class Stand:
             if self._conduct.drop_at is Step.TCP:
                 attempt.by_device = False
                 return
+            first = await first_bytes(raw)
+            if (hello := client_hello(first)) is not None:
+                attempt.offered, attempt.asks_for_staple = hello.version, hello.asks_for_staple
+            attempt.in_clear = in_clear(first)
             if self._conduct.silent_at is Step.TCP:
                 await _gone(raw)
                 return
-            hello = await peeked_hello(raw)
-            if hello is not None:
-                attempt.offered, attempt.asks_for_staple = hello.version, hello.asks_for_staple
             if self._conduct.drop_at is Step.HELLO:
                 attempt.by_device = False
                 return
@@ -183,10 +187,7 @@ class Stand:
             if isinstance(packet, Seen):
                 attempt.noise = packet.reason if packet.code == MALFORMED else attempt.noise
                 return
-            if len(attempt.packets) < _MOST_PACKETS:
-                attempt.packets.append((time.monotonic(), packet))
-            self._changed.set()
-            if isinstance(packet, Disconnect):
+            if self._noted(packet, attempt) or isinstance(packet, Disconnect):
                 return
             if self._reached(packet, attempt, conduct.drop_at):
                 attempt.by_device = False
@@ -213,9 +214,17 @@ class Stand:
     async def _listen(self, peer: RawClient, attempt: Attempt) -> None:
         """Keep listening without answering."""
         while not isinstance(packet := await peer.receive(_FOREVER), Seen):
-            if len(attempt.packets) < _MOST_PACKETS:
-                attempt.packets.append((time.monotonic(), packet))
-            self._changed.set()
+            if self._noted(packet, attempt):
+                return
+
+    def _noted(self, packet: Packet, attempt: Attempt) -> str:
+        """Note *packet*; return what is wrong with it, if no client may send that."""
+        wrong = wrong_of_a_client(packet, connected=attempt.connect is not None)
+        attempt.noise = attempt.noise or wrong
+        if len(attempt.packets) < _MOST_PACKETS:
+            attempt.packets.append((time.monotonic(), packet))
+        self._changed.set()
+        return wrong
 
     async def _answer(self, peer: RawClient, attempt: Attempt, packet: Packet) -> bool:
         """Answer as a broker does; return whether the connection goes on."""
@@ -233,7 +242,7 @@ class Stand:
         if answer is not None and (conduct.acknowledges or not isinstance(answer, Puback | Pubrec)):
             await peer.send(answer.encode(peer.version))
         if conduct.commands and isinstance(packet, Subscribe) and attempt.connect is not None:
-            for command in commands(attempt.connect, packet):
+            for command in commands(attempt, attempt.connect, packet):
                 attempt.sent.append(command)
                 await peer.send(command.encode(peer.version))
         if conduct.aliases and isinstance(packet, Publish) and len(self._admitted()) == 1 and not self._ending:
@@ -260,21 +269,22 @@ class Stand:
             await peer.send(Connack(code).encode(peer.version))
             say_goodbye(peer.socket)
             return False
-        kept = not connect.clean_start and bool(self._admitted())
+        kept = is_kept(connect, [each for each in self.attempts if each is not attempt], time.monotonic())
         connack = Connack(ReasonCode.SUCCESS, kept, self._announced(connect))
         attempt.sent.append(connack)
         await peer.send(connack.encode(peer.version))
         attempt.answered = time.monotonic()
         for packet in early:
             await self._answer(peer, attempt, packet)
-        return conduct.drop_at is not Step.CONNACK
+        return conduct.drop_at is not Step.CONNACK and not attempt.noise
 
     async def _early(self, peer: RawClient, attempt: Attempt) -> list[Packet]:
         """Return what comes before CONNACK is sent, a moment late."""
         came: list[Packet] = []
         until = time.monotonic() + _PONDERS
         while not isinstance(packet := await peer.receive(max(0.0, until - time.monotonic())), Seen):
-            attempt.packets.append((time.monotonic(), packet))
+            if self._noted(packet, attempt):
+                break
             came.append(packet)
         return came
 

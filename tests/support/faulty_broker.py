@@ -56,9 +56,14 @@ class Fault(Enum):
     GOES_DEAF = "delivers nothing any more after the first message"
     GRANTS_NOTHING = "answers a SUBSCRIBE without a filter by a SUBACK without a reason code"
     IMPATIENT = "puts a silent device out long before its keep alive has passed"
+    HASTY = "puts a silent device out after one keep alive, and not after one and a half"
     CLOSES_FOR_TOPICS = "closes the connection of whoever publishes to a topic that is not its own"
     BANS_THE_HASTY = "knows no revocation, and bans who has often connected and closed without DISCONNECT"
     IGNORES_FLAGS = "does not look at the reserved bits of a SUBSCRIBE, but at its filter"
+
+
+_PATIENCE = {Fault.IMPATIENT: _EARLY, Fault.HASTY: 1.05}
+"""In keep alives."""
 
 
 @dataclass(slots=True, eq=False)
@@ -135,7 +140,7 @@ class FaultyBroker:
                 client.writer.write(packet)
             case Connect(keep_alive=seconds):
                 client.connected = True
-                client.patience = seconds * (_EARLY if self.fault is Fault.IMPATIENT else _GRACE)
+                client.patience = seconds * _PATIENCE.get(self.fault, _GRACE)
                 return self._admits(client)
             case Subscribe(packet_id=packet_id, requests=requests):
                 client.filters += [request.filter for request in requests]

@@ -1,4 +1,4 @@
-"""`fleet-sim qualify` fails each of 58 faulty devices, for its fault, and passes the same device without one.
+"""`fleet-sim qualify` fails each of 59 faulty devices, for its fault, and passes the same device without one.
 
 The devices are real programs on real connections (`tests.support.devices.flawed`). Each is tried in the stages that are
 about its fault alone: several at a time, since they mostly wait.
@@ -40,6 +40,7 @@ SERVERS = {
     "anonymous": "server-anonymous.sends-nothing",
     "old-tls": "old-tls.sends-nothing",
     "falls-back": "drop-hello.keeps-version",
+    "does-without-tls": "server-expired.sends-nothing",
     "shows-nothing": "good.certificate",
 }
 STAPLES = {
@@ -175,6 +176,23 @@ async def test_the_same_device_without_a_fault_passes_in_each_of_these_stages(
         if expected <= passed and not any(each.verdict is Verdict.FAIL for each in outcomes.values()):
             return
     pytest.fail(f"missing: {expected - passed}; {said(outcomes)}")
+
+
+@pytest.mark.parametrize("stage", ["drop-hello", "no-handshake", "server-revoked"])
+async def test_who_does_without_tls_is_found_in_whatever_stage(tmp_path: Path, stage: str) -> None:
+    """Whatever a stage is about, and whether its own question can be answered."""
+    line = f"{stage}.sends-nothing"
+    assert await judged(tmp_path, "does-without-tls", line, Verdict.FAIL) == ""
+
+
+async def test_a_device_that_sleeps_is_not_taken_for_one_that_a_command_has_put_out(tmp_path: Path) -> None:
+    """It leaves a broker that sends it nothing, too."""
+    stages = pick(["good,commands"])
+    outcomes = await tried(_new(tmp_path / "sleeps"), "sleeps", stages, 4.0, 1)
+    assert outcomes["good.stays"].verdict is Verdict.WARN, said(outcomes)
+    assert outcomes["commands.takes-commands"].judgement.why == "it leaves a broker that serves it well, too"
+    outcomes = await tried(_new(tmp_path / "crashes"), "sleeps-and-crashes-on-binary", stages, 4.0, 1)
+    assert outcomes["commands.takes-commands"].verdict is Verdict.FAIL, said(outcomes)
 
 
 @pytest.mark.parametrize("at", ["", AT_SERVICE])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import random
 import select
 import socket
@@ -58,6 +59,7 @@ BACKOFF = Backoff(base=0.3, cap=10.0)
 PATIENCE = 1.5
 KEEP_ALIVE = 2
 EVERY = 0.15
+AWAKE = 1.0
 RENEW_AT = 0.8
 NO_CHECK_TIME = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME."""
@@ -163,6 +165,8 @@ class Device:
                 self._connect()
             except OSError as error:
                 sys.stderr.write(f"not connected: {error}\n")
+                if self.flaw == "does-without-tls":
+                    self._without_tls()
             self.tried += 1
             if self.flaw == "gives-up":
                 sys.exit(0)
@@ -177,6 +181,12 @@ class Device:
             with self.context().wrap_socket(raw, server_hostname="localhost") as tls:
                 self.checked(tls)
                 Talk(self, tls, patience).run()
+
+    def _without_tls(self) -> None:
+        """Try again in the clear, as a device does that is "compatible" with everything."""
+        with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), PATIENCE) as raw:
+            raw.sendall(Connect(self.name, username=self.name, clean_start=False).encode(V5))
+            raw.recv(1)
 
     # Renewal
 
@@ -268,6 +278,9 @@ class Talk:
                     return
                 self.take(packet)
             now = time.monotonic()
+            if self.flaw in {"sleeps", "sleeps-and-crashes-on-binary"} and now - began > AWAKE:
+                self.send(Disconnect())
+                return
             if self.connack is None:
                 if now - began > self.patience:
                     raise TimeoutError("no CONNACK")
@@ -329,7 +342,7 @@ class Talk:
                 pass
 
     def taken(self, packet: Publish) -> None:
-        if self.flaw == "crashes-on-binary" and packet.payload:
+        if self.flaw in {"crashes-on-binary", "sleeps-and-crashes-on-binary"} and packet.payload:
             packet.payload.decode()
         if self.flaw == "leaves-on-empty" and not packet.payload:
             raise ConnectionError("an empty command")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from device_sim.attack import bystander
+from device_sim.attack import bystander, conduct_cases, run
 from device_sim.attack.capabilities import Capabilities
+from device_sim.attack.catalogue import CATALOGUE, pick
 from device_sim.attack.far_broker import across_this_link, unended_across_this_link
 from device_sim.attack.issuer import Issuer
 from device_sim.attack.scene import Scene
@@ -28,6 +29,9 @@ from device_sim.attack.verdict import (
 from device_sim.credentials.certification import common_name
 from device_sim.link.distance import NEARBY, Distance
 from device_sim.link.tls_dial import Endpoint
+from device_sim.trouble.proxy import Proxy
+from device_sim.trouble.trouble import Trouble
+from tests.support.faulty_broker import Fault, faulty
 from tests.unit.device_sim.attack.test_starvation import broker
 
 SATELLITE = Distance(0.6, 0.6, 0.8)
@@ -119,3 +123,23 @@ def test_nothing_is_known_of_the_distance_before_a_good_device_is_connected(tmp_
     claims = Capabilities(name="broker", supports=frozenset())
     target = Target(claims, Endpoint("127.0.0.1", 1, "localhost"), tmp_path / "ca.pem", authority, registrar)
     assert Scene(target).bystander.distance is NEARBY
+
+
+@pytest.mark.parametrize("distance", [NEARBY, Distance(0.6, 0.6, 0.8)], ids=["near", "far"])
+@pytest.mark.parametrize(
+    ("fault", "early"), [(Fault.HASTY, True), (Fault.NONE, False)], ids=["one keep alive", "one and a half"]
+)
+async def test_a_keep_alive_that_ends_too_early_does_so_across_any_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, distance: Distance, fault: Fault, early: bool
+) -> None:
+    """CONNECT takes half a round trip to the broker, and the end takes half a one back: the broker waits in neither."""
+    monkeypatch.setattr(run, "MOST_WAITING", 10.0)
+    for module in (bystander, conduct_cases):
+        monkeypatch.setattr(module, "distance_of", lambda _: distance)
+    async with faulty(tmp_path, fault) as near, Proxy(near.endpoint.host, near.endpoint.port) as link:
+        link.set(Trouble(latency=distance.round_trip / 2))
+        target = replace(near, endpoint=replace(near.endpoint, port=link.port))
+        found = await run.run(target, pick(CATALOGUE, ["41-freezes"]), lambda _: None)
+    seen = found[0].seen
+    assert seen is not None
+    assert seen.code.endswith("too early") is early, seen.text

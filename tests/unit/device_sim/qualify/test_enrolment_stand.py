@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import ssl
 from http import HTTPStatus
 
@@ -64,6 +65,17 @@ async def test_who_refuses_the_service_or_says_nothing_has_come_and_sent_nothing
             await said(stand, enrolment())
         await said_nothing(stand)
         assert [(each.hello is None, each.sent_data) for each in stand.arrivals] == [(False, False), (True, False)]
+
+
+async def test_a_token_that_is_sent_without_tls_is_sent() -> None:
+    """A device that falls back to http:// has told everybody on the way."""
+    async with EnrolmentStand(PAPERS, "127.0.0.1", paper=ServerPaper.OTHER_CA) as stand:
+        reader, writer = await asyncio.open_connection("127.0.0.1", stand.port)
+        writer.write(enrolment())
+        with contextlib.suppress(ConnectionResetError):
+            await asyncio.wait_for(reader.read(), 30.0)
+        writer.close()
+        assert [(each.in_clear, each.sent_data) for each in stand.arrivals] == [(True, True)]
 
 
 async def said_nothing(stand: EnrolmentStand) -> None:

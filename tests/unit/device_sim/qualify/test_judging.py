@@ -9,11 +9,11 @@ import pytest
 
 from broker.mqtt.codes import ProtocolVersion, QoS
 from broker.mqtt.connect import Connect
-from broker.mqtt.packets import Connack, Publish
+from broker.mqtt.packets import Connack, Disconnect, Publish
 from broker.mqtt.properties import Properties
 from device_sim.attack.verdict import Verdict
 from device_sim.qualify import judging, renewal_judging
-from device_sim.qualify.attempt import Attempt, pauses
+from device_sim.qualify.attempt import Attempt, Failures, pauses
 from device_sim.qualify.enrolment_stand import Asked
 from device_sim.qualify.qualifying import exit_code
 from device_sim.qualify.run import _outcome
@@ -27,7 +27,7 @@ def connect(*, keep_alive: int = 5, clean: bool = False) -> Connect:
 
 
 def attempt(at: float = 0.0, ended: float | None = None, refusal: str = "", **more: object) -> Attempt:
-    made = Attempt(at, refusal=refusal, ended=ended)
+    made = Attempt(at, refusal=refusal, ended=ended, offered=0x0304 if refusal else None)
     for name, value in more.items():
         setattr(made, name, value)
     return made
@@ -65,6 +65,9 @@ def test_pauses_are_from_the_end_of_one_to_the_start_of_the_next() -> None:
         ([attempt(tls=0.1), attempt(refusal="unknown_ca")], {"sends-nothing": PASS, "says-why": WARN}),
         ([attempt(refusal="unknown_ca"), attempt()], {"sends-nothing": PASS, "says-why": PASS}),
         ([attempt(tls=0.1, noise="bad packet")], {"sends-nothing": FAIL}),
+        ([attempt(refusal="unknown_ca"), attempt(in_clear=True)], {"sends-nothing": FAIL}),
+        ([attempt(refusal="closed", offered=None)], {"sends-nothing": SKIP}),  # It has only tried the port.
+        ([attempt(ended=0.1), attempt(1.0, offered=0x0304)], {"sends-nothing": SKIP}),
         ([], {"sends-nothing": SKIP}),
     ],
 )
@@ -84,6 +87,7 @@ def test_a_device_must_not_send_to_a_server_that_it_cannot_know(
         ([attempt(asks_for_staple=True, refusal="bad_certificate_status_response")],
          {"sends-nothing": PASS, "says-why": PASS}),
         ([attempt(asks_for_staple=True, tls=0.1, ended=0.2)], {"sends-nothing": PASS, "says-why": WARN}),
+        ([attempt(asks_for_staple=False), attempt(in_clear=True)], {"sends-nothing": FAIL}),
         ([attempt(asks_for_staple=True, tls=0.1, packets=[(0.1, connect())])], {"sends-nothing": FAIL}),
         # It asks once, and then no more.
         ([attempt(asks_for_staple=True, refusal="closed"), attempt(asks_for_staple=False, packets=[(0.1, connect())])],
@@ -100,6 +104,10 @@ def test_old_tls_is_taken_or_not() -> None:
     assert verdicts(judging.refuses_old_tls([attempt(refusal="protocol_version"), attempt()])) == {
         "sends-nothing": PASS
     }
+    assert verdicts(judging.refuses_old_tls([attempt(refusal="protocol_version"), attempt(in_clear=True)])) == {
+        "sends-nothing": FAIL
+    }
+    assert verdicts(judging.refuses_old_tls([attempt(refusal="closed", offered=None)])) == {"sends-nothing": SKIP}
 
 
 @pytest.mark.parametrize(
@@ -109,6 +117,8 @@ def test_old_tls_is_taken_or_not() -> None:
         (row(0.01, 0.02, 1.3, 0.02), None, FAIL, "all waits but one are 20 ms at most"),
         (row(0.04, 0.09, 1.3, 0.03, 0.7), None, PASS, "6 attempts"),
         (row(0.01, 0.02), None, PASS, "3 attempts"),
+        (row(0.4, 0.8), 1, WARN, "it ended with status 1: it gave up"),
+        (row(0.01, 0.02, 0.01, 0.02), 1, FAIL, "it hammers"),
         (row(*[0.02] * 8, 0.3, 0.5), None, FAIL, "all waits but 2 are 20 ms at most"),
         (row(*[0.02] * 7, 0.3, 0.4, 0.5), None, PASS, "11 attempts"),
         (row(), 14, WARN, "it ended with status 14"),
@@ -170,7 +180,7 @@ def served(at: float) -> Attempt:
 
 def sender(at: float, payload: bytes, *, dup: bool, packet_id: int = 1, clean: bool = False) -> Attempt:
     made = believing(at, clean=clean)
-    made.answered = at
+    made.answered, made.sent = at, [Connack(session_present=not clean)]
     made.packets.append((at, Publish("t", payload, QoS.AT_LEAST_ONCE, dup=dup, packet_id=packet_id)))
     return made
 
@@ -257,13 +267,26 @@ def test_who_was_assigned_a_name_and_keeps_a_session_returns_under_it(
 ) -> None:
     lost = Publish("t", b"m", QoS.AT_LEAST_ONCE, packet_id=1)
     told = Connack(properties=Properties(assigned_client_identifier="assigned"))
-    first = Connect("", clean_start=clean, protocol_version=ProtocolVersion.V5)
+    kept = Properties(session_expiry_interval=60)
+    first = Connect("", clean_start=clean, protocol_version=ProtocolVersion.V5, properties=kept)
     later = Connect(name, clean_start=clean, protocol_version=ProtocolVersion.V5)
     attempts = [
         attempt(0.0, 1.0, tls=0.0, answered=0.1, packets=[(0.0, first), (0.2, lost)], sent=[told]),
         attempt(2.0, tls=2.0, answered=2.1, packets=[(2.0, later), (2.2, replace(lost, dup=True))]),
     ]
     assert verdicts(judging.redelivers(attempts, 10.0))["resends"] is expected
+
+
+def test_who_keeps_no_session_may_return_under_any_name() -> None:
+    """It asks for no clean start, but its session ends with the connection [MQTT-3.1.2-23]."""
+    lost = Publish("t", b"m", QoS.AT_LEAST_ONCE, packet_id=1)
+    told = Connack(properties=Properties(assigned_client_identifier="assigned"))
+    nameless = Connect("", clean_start=False, protocol_version=ProtocolVersion.V5)
+    attempts = [
+        attempt(0.0, 1.0, tls=0.0, answered=0.1, packets=[(0.0, nameless), (0.2, lost)], sent=[told]),
+        attempt(2.0, tls=2.0, answered=2.1, packets=[(2.0, nameless), (2.2, replace(lost, packet_id=7))], sent=[told]),
+    ]
+    assert verdicts(judging.redelivers(attempts, 10.0)) == {"resends": PASS, "marks-duplicate": SKIP}
 
 
 def test_a_device_that_never_came_over_a_slow_network_is_not_judged_by_it() -> None:
@@ -341,14 +364,18 @@ def test_all_that_was_not_acknowledged_first_counts_and_not_what_came_behind() -
     assert verdicts(judging.redelivers([first, second], 10.0)) == {"resends": PASS, "marks-duplicate": PASS}
 
 
-def test_who_asked_for_a_session_at_first_must_mark_the_message() -> None:
+def test_only_what_is_sent_again_in_its_session_must_be_marked() -> None:
+    """A clean start discards what was under way [MQTT-3.1.2-4]; who begins with one may keep the session behind it."""
     kept, clean = sender(0, b"a", dup=False), sender(1, b"a", dup=False, clean=True)
-    assert verdicts(judging.redelivers([kept, clean], 10.0))["marks-duplicate"] is FAIL
+    assert verdicts(judging.redelivers([kept, clean], 10.0))["marks-duplicate"] is SKIP
+    first, later = sender(0, b"a", dup=False, clean=True), sender(1, b"a", dup=False)
+    assert verdicts(judging.redelivers([first, later], 10.0))["marks-duplicate"] is FAIL
 
 
 def test_an_older_device_cannot_be_told_a_name() -> None:
     first, later = sender(0, b"a", dup=False), sender(1, b"a", dup=True)
     first.sent = [Connack(properties=Properties(assigned_client_identifier="assigned"))]
+    later.sent = [Connack(session_present=True)]
     assert verdicts(judging.redelivers([first, later], 10.0)) == {"resends": PASS, "marks-duplicate": PASS}
 
 
@@ -363,3 +390,30 @@ def test_nobody_acknowledges_a_message_of_qos_0() -> None:
     first.packets.append((0.1, Publish("t", b"m", QoS.AT_MOST_ONCE)))
     (line,) = judging.redelivers([first, later], 10.0)
     assert (line.verdict, line.why) == (SKIP, "it publishes nothing with QoS 1 or 2")
+
+
+def test_who_says_goodbye_to_a_broker_that_serves_it_well_leaves() -> None:
+    gone, broken = served(0.0), served(0.0)
+    gone.packets.append((1.0, Disconnect()))
+    broken.ended = 1.0
+    unserved = believing(0.0)
+    unserved.packets.append((1.0, Disconnect()))
+    assert [judging.leaves([each]) for each in (gone, broken, unserved)] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("goes_on", "sequences"), [(False, [[4.0, 8.0], [9.0], [2.0]]), (True, [[4.0, 8.0, 9.0, 2.0]])]
+)
+def test_the_waits_of_a_device_that_lives_through_all_stages_are_one_sequence_until_it_is_served(
+    goes_on: bool, sequences: list[list[float]]
+) -> None:
+    """Hardware that has waited longer and longer begins the next stage with a long wait: no constant one."""
+    failures = Failures()
+    for waits in ((4.0, 8.0), (9.0,), (2.0,)):
+        failures.add(row(*waits), failing=True, goes_on=goes_on)
+    assert failures.sequences == sequences
+    failures.add([served(0.0)], failing=False, goes_on=goes_on)
+    failures.add(row(1.0), failing=True, goes_on=goes_on)
+    failures.add([served(0.0), served(3.0)], failing=True, goes_on=goes_on)  # Broken behind CONNACK.
+    failures.add(row(0.5), failing=True, goes_on=goes_on)
+    assert failures.sequences[len(sequences) :] == ([[1.0], [0.0], [0.5]] if not goes_on else [[1.0, 0.0], [0.5]])

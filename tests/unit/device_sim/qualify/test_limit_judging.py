@@ -8,7 +8,7 @@ import pytest
 
 from broker.mqtt.codes import ProtocolVersion, QoS
 from broker.mqtt.connect import Connect
-from broker.mqtt.packets import Connack, Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel
+from broker.mqtt.packets import Connack, Disconnect, Packet, Pingreq, Puback, Pubcomp, Publish, Pubrec, Pubrel
 from broker.mqtt.properties import Properties
 from device_sim.attack.verdict import Verdict
 from device_sim.qualify import limit_judging
@@ -134,6 +134,16 @@ def test_a_device_that_leaves_at_a_command_or_takes_none() -> None:
     assert verdicts(limit_judging.takes_commands([served()])) == {"acknowledges": SKIP}
 
 
+@pytest.mark.parametrize(("said", "leaves", "expected"), [(True, True, SKIP), (True, False, FAIL), (False, True, FAIL)])
+def test_who_leaves_a_broker_that_sends_it_nothing_too_has_not_left_because_of_a_command(
+    said: bool, leaves: bool, expected: Verdict
+) -> None:
+    device = served(*([(0.9, Disconnect())] if said else []), sent=(Publish("t", b""),))
+    device.ended = 1.0
+    found = verdicts(limit_judging.takes_commands([device], leaves=leaves))
+    assert found["takes-commands"] is expected
+
+
 @pytest.mark.parametrize(
     ("later", "present", "expected"),
     [
@@ -146,13 +156,34 @@ def test_a_device_that_leaves_at_a_command_or_takes_none() -> None:
 def test_what_was_released_is_released_again(later: list[Packet], present: bool, expected: Verdict) -> None:
     first = served((0.1, message(1, qos=TWICE)), (0.2, Pubrel(1)))
     again = served(*((0.1, each) for each in later), present=present)
-    assert verdicts(limit_judging.releases_again([first, again])) == {"releases-again": expected}
+    assert verdicts(limit_judging.releases_again([first, again], 20.0)) == {"releases-again": expected}
+
+
+@pytest.mark.parametrize(
+    ("answered", "ended", "ending", "expected"),
+    [
+        (16.0, None, "", FAIL),
+        (17.5, None, "", SKIP),  # It came again, too late to do it.
+        (17.5, 18.0, "", FAIL),  # It left without.
+        (17.5, None, "it ended with status 1", FAIL),
+    ],
+)
+def test_who_comes_again_at_the_end_had_no_time_to_release(
+    answered: float, ended: float | None, ending: str, expected: Verdict
+) -> None:
+    first = served((0.1, message(1, qos=TWICE)), (0.2, Pubrel(1)))
+    again = served()
+    again.at = again.answered = answered
+    again.ended = ended
+    assert verdicts(limit_judging.releases_again([first, again], 20.0, ending)) == {"releases-again": expected}
+    again.packets.append((answered + 0.1, Pubrel(1)))
+    assert verdicts(limit_judging.releases_again([first, again], 20.0, ending)) == {"releases-again": PASS}
 
 
 def test_nothing_is_released_by_who_publishes_nothing_at_qos_2_or_stays_away() -> None:
-    assert verdicts(limit_judging.releases_again([served()])) == {"releases-again": SKIP}
+    assert verdicts(limit_judging.releases_again([served()], 20.0)) == {"releases-again": SKIP}
     first = served((0.1, message(1, qos=TWICE)), (0.2, Pubrel(1)))
-    assert verdicts(limit_judging.releases_again([first])) == {"releases-again": SKIP}
+    assert verdicts(limit_judging.releases_again([first], 20.0)) == {"releases-again": SKIP}
 
 
 def test_each_connection_is_held_to_the_limits() -> None:
@@ -184,6 +215,17 @@ def test_a_device_may_be_silent_for_one_and_a_half_of_its_keep_alive(
     device.ended = ends
     found = limit_judging.keeps_limits([device], 6.0, ended=ended)
     assert verdicts(found)["server-keep-alive"] is expected
+
+
+def test_who_takes_long_to_be_served_is_watched_no_longer() -> None:
+    """The window begins with its first connection: two seconds for its handshake, and it pings until the end."""
+    pings: list[tuple[float, Packet]] = [(float(at), Pingreq()) for at in range(2, 7, 2)]
+    device = served(*pings, **LIMITS)
+    device.at = -2.0
+    assert verdicts(limit_judging.keeps_limits([device], 8.0, ended=False))["server-keep-alive"] is PASS
+    tried = Attempt(-9.0, offered=0x0304, ended=-8.0)
+    assert verdicts(limit_judging.keeps_limits([tried, device], 15.0, ended=False))["server-keep-alive"] is PASS
+    assert verdicts(limit_judging.keeps_limits([tried, device], 20.0, ended=False))["server-keep-alive"] is FAIL
 
 
 def test_a_keep_alive_as_short_as_the_broker_s_is_its_own() -> None:
@@ -235,7 +277,7 @@ RELEASED = served((0.1, message(1, qos=TWICE)), (0.2, Pubrel(1)))
         (limit_judging.keeps_packets_small([served(maximum_packet_size=40)]), "maximum-packet-size"),
         (limit_judging.takes_commands([served(sent=COMMANDS)]), "takes-commands"),
         (limit_judging.takes_commands([served(sent=COMMANDS)]), "acknowledges"),
-        (limit_judging.releases_again([RELEASED, served()]), "releases-again"),
+        (limit_judging.releases_again([RELEASED, served()], 20.0), "releases-again"),
     ],
 )
 def test_what_a_slow_device_had_no_time_for_is_no_verdict_on_a_starved_machine(lines: list[Line], name: str) -> None:
@@ -245,5 +287,5 @@ def test_what_a_slow_device_had_no_time_for_is_no_verdict_on_a_starved_machine(l
 
 
 def test_a_message_sent_after_its_release_was_sent_on_any_machine() -> None:
-    (line,) = limit_judging.releases_again([RELEASED, served((0.1, message(1, qos=TWICE)))])
+    (line,) = limit_judging.releases_again([RELEASED, served((0.1, message(1, qos=TWICE)))], 20.0)
     assert on_this_machine(line, STARVED).verdict is FAIL

@@ -59,13 +59,26 @@ def test_without_a_new_certificate_there_is_nothing_to_use() -> None:
     ],
 )
 def test_a_useless_certificate_is_not_installed(attempts: list[Attempt], ending: str, expected: Verdict) -> None:
-    assert verdict(renewal_judging.keeps_the_old_one(attempts, GIVEN, ending, given=True)) is expected
+    assert verdict(renewal_judging.keeps_the_old_one(attempts, GIVEN, 20.0, ending, given=True)) is expected
+
+
+@pytest.mark.parametrize(("window", "expected"), [(10.5, SKIP), (11.5, FAIL)])
+def test_who_was_answered_late_had_no_time_to_return(window: float, expected: Verdict) -> None:
+    """It was answered after a second; ten are enough to come again."""
+    assert [each.at for each in GIVEN] == [1.0]
+    assert verdict(renewal_judging.keeps_the_old_one([shown(0, 1)], GIVEN, window, "", given=True)) is expected
+
+
+def test_who_ends_where_all_is_well_too_has_not_ended_because_of_its_certificate() -> None:
+    ended = [shown(0, 1)], GIVEN, 20.0, "it ended with status 0, and said nothing"
+    assert verdict(renewal_judging.keeps_the_old_one(*ended, given=True, leaves=True)) is SKIP
+    assert verdict(renewal_judging.keeps_the_old_one(*ended, given=True)) is FAIL
 
 
 def test_who_is_told_where_to_renew_and_never_asks_fails() -> None:
     assert verdict(renewal_judging.renews([], 0, given=True, came=False)) is FAIL
     assert verdict(renewal_judging.renews([], 0, given=False, came=False)) is SKIP
-    assert verdict(renewal_judging.keeps_the_old_one([], [], "", given=True)) is SKIP
+    assert verdict(renewal_judging.keeps_the_old_one([], [], 20.0, "", given=True)) is SKIP
 
 
 def asked(at: float, status: HTTPStatus, path: str = "simplereenroll", *, certificate: bool = True) -> Asked:
@@ -79,7 +92,7 @@ def test_what_was_put_off_is_no_certificate_that_could_be_used_or_kept() -> None
     assert verdict(renewal_judging.uses_the_new_one(before, later)) is SKIP
     assert verdict(renewal_judging.uses_the_new_one(after, later)) is PASS
     assert renewal_judging.uses_the_new_one(before, later[:1]) == []
-    assert verdict(renewal_judging.keeps_the_old_one(before, later[:1], "", given=True)) is SKIP
+    assert verdict(renewal_judging.keeps_the_old_one(before, later[:1], 20.0, "", given=True)) is SKIP
 
 
 def test_who_asks_for_other_things_has_not_asked_for_a_certificate() -> None:
@@ -122,6 +135,7 @@ def arrival(*, asks: bool | None = None, sent_data: bool = False) -> Arrival:
         ([arrival(asks=False)], True, PASS),
         ([arrival(asks=False), arrival(asks=False, sent_data=True)], True, FAIL),
         ([arrival(sent_data=True)], True, FAIL),
+        ([arrival()], True, SKIP),  # It has only tried the port.
     ],
 )
 def test_a_strange_service_gets_nothing(arrivals: list[Arrival], given: bool, expected: Verdict) -> None:
@@ -140,6 +154,7 @@ def test_a_strange_service_gets_nothing(arrivals: list[Arrival], given: bool, ex
         ([arrival(asks=True, sent_data=True)], FAIL),
         # It asks once, and then no more.
         ([arrival(asks=True), arrival(asks=False, sent_data=True)], FAIL),
+        ([arrival(asks=False), Arrival(None, sent_data=True, in_clear=True)], FAIL),
     ],
 )
 def test_who_asks_the_service_for_a_staple_must_check_it(arrivals: list[Arrival], expected: Verdict) -> None:
@@ -149,13 +164,13 @@ def test_who_asks_the_service_for_a_staple_must_check_it(arrivals: list[Arrival]
 @pytest.mark.parametrize(
     "lines",
     [
-        renewal_judging.keeps_the_old_one([], [], "", given=True),
+        renewal_judging.keeps_the_old_one([], [], 20.0, "", given=True),
         renewal_judging.renews([asked(0, HTTPStatus.ACCEPTED)], 2, given=True, came=True),
         renewal_judging.renews([asked(0, HTTPStatus.ACCEPTED), asked(0.5, HTTPStatus.OK)], 2, given=True, came=True)[
             2:
         ],
         renewal_judging.uses_the_new_one([shown(0, 1), shown(2, 1)], GIVEN),
-        renewal_judging.keeps_the_old_one([shown(0, 1)], GIVEN, "", given=True),
+        renewal_judging.keeps_the_old_one([shown(0, 1)], GIVEN, 20.0, "", given=True),
         renewal_judging.trusts_no_other_service([arrival(asks=True)], given=True),
         renewal_judging.checks_service_staple([arrival()], given=True),
     ],
@@ -173,7 +188,7 @@ def test_who_used_the_old_one_for_longer_than_others_held_the_machine_fails() ->
 @pytest.mark.parametrize(
     "lines",
     [
-        renewal_judging.keeps_the_old_one([], [], "", given=False),
+        renewal_judging.keeps_the_old_one([], [], 20.0, "", given=False),
         renewal_judging.trusts_no_other_service([], given=False),
         renewal_judging.trusts_no_other_service([arrival(sent_data=True)], given=True),
         renewal_judging.checks_service_staple([arrival(asks=False)], given=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,10 @@ from broker.mqtt.connect import Connect
 from device_sim.attack.verdict import Verdict
 from device_sim.qualify.attempt import Attempt
 from device_sim.qualify.client_hello import ClientHello
+from device_sim.qualify.device import Hardware
 from device_sim.qualify.enrolment_stand import Arrival
+from device_sim.qualify.papers import Papers
+from device_sim.qualify.run import Bench, _judged
 from device_sim.qualify.stages import STAGES, Stage, Witness
 
 ASKS, ASKS_NOT = ClientHello(0x0304, asks_for_staple=True), ClientHello(0x0304, asks_for_staple=False)
@@ -88,3 +92,19 @@ def test_what_is_wrong_with_the_program_fails_it(fault: dict[str, str], line: st
     good = replace(SEEN, attempts=[served])
     assert verdicts("good", good)[line] is Verdict.PASS
     assert verdicts("good", replace(good, **fault))[line] is Verdict.FAIL  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["drop-tcp", "no-puback", "renew", "server-revoked", "good"])
+def test_what_is_sent_without_tls_fails_in_any_stage(name: str) -> None:
+    """Also where the stage's own question has no answer: to broker and to enrolment service."""
+    served = Attempt(0.0, tls=0.1, tls_version="TLSv1.3", certificate=True, answered=0.2, packets=[(0.1, Connect("d"))])
+    seen = replace(SEEN, attempts=[served], crl_given=False)
+    bench = Bench(Papers("d", []), Hardware(), Path(), "127.0.0.1", 0, 20.0)
+    for faulty in (
+        replace(seen, attempts=[served, Attempt(1.0, in_clear=True)]),
+        replace(seen, arrivals=[Arrival(None, sent_data=True, in_clear=True)]),
+    ):
+        told = {line.name: line.verdict for line in _judged(stage(name), bench, faulty)}
+        assert told["sends-nothing"] is Verdict.FAIL
+    assert not any("without TLS" in line.right for line in _judged(stage(name), bench, seen))
+    assert len({line.name for line in _judged(stage(name), bench, faulty)}) == len(_judged(stage(name), bench, faulty))

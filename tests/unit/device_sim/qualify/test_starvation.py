@@ -120,7 +120,7 @@ def test_what_time_alone_decides(lines: list[Line], name: str, plain: Verdict) -
     ("lines", "name", "expected"),
     [
         (judging.verifies([served(0.0, None)]), "sends-nothing", FAIL),
-        (judging.verifies([Attempt(0.0, refusal="unknown_ca")]), "sends-nothing", PASS),
+        (judging.verifies([Attempt(0.0, offered=0x0304, refusal="unknown_ca")]), "sends-nothing", PASS),
         (judging.refuses_old_tls([Attempt(0.0, tls=0.1)]), "sends-nothing", FAIL),
         (judging.comes_back(row(*[0.001] * 200), None, 20.0), "comes-back", FAIL),  # No wait makes that pauses.
         (judging.comes_back(row(5.0, 6.0, 7.0), None, 20.0), "comes-back", PASS),
@@ -234,3 +234,16 @@ async def test_a_device_that_believes_everybody_fails_on_any_machine(tmp_path: P
     believing = "mosquitto_sub --insecure -h localhost -p {port} --cafile {cafile} -i d -t {commands}"
     verdicts, code = await tried(tmp_path / "busy", believing, "server-wrong-name", Busy)
     assert (verdicts["server-wrong-name.sends-nothing"], code) == (FAIL, ExitCode.SECURITY)
+
+
+async def test_a_launcher_that_has_ended_is_not_the_device_that_it_has_left_running(tmp_path: Path) -> None:
+    """What it started has not given up: it waits for the server that says nothing."""
+    left = "sh -c 'openssl s_client -connect localhost:{port} -CAfile {cafile} & exit 3'"
+    papers = Papers("device-under-test", ["127.0.0.1", "localhost"])
+    bench = Bench(papers, Program(left), tmp_path, "127.0.0.1", 0, 3.0, Quiet)
+    outcomes = await qualify(bench, pick(["no-handshake"]), 1, lambda _: None, lambda _: None)
+    (line,) = (each for each in outcomes if each.name == "no-handshake.comes-back")
+    assert (line.verdict, line.judgement.why) == (
+        WARN,
+        "still in its first connection after 3 s: does it ever give up?",
+    )
