@@ -5,9 +5,9 @@ Theory
 The group is in the subscription tree like any subscriber, so routes, caches and invalidation need not know about
 sharing. It gives each message to the next member in turn that is connected and takes messages; if none is connected, to
 the next whose session persists. Nothing is decided before the message arrives, so a member that leaves takes along only
-what was sent to it. Members that are away are set aside, so that a thousand of them cost a message nothing. If
-its *session* ends, what it has not acknowledged goes to another member at QoS 1 (MQTT 5
-§4.8.2), and at QoS 2 to no other [MQTT-4.8.2-5].
+what was sent to it. Members that are away are set aside, so that a thousand of them cost a message nothing. If its
+*session* ends, what it has not acknowledged goes to another member at QoS 1 (MQTT 5 §4.8.2, `broker.engine.estate`),
+and at QoS 2 to no other [MQTT-4.8.2-5].
 
 Rules
 -----
