@@ -98,7 +98,7 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
     resumed = "an earlier session was resumed" if present else ""
     engine.history.note(Happened.ADMITTED, connection, "", resumed, session.client_id, now)
     session.resume(now)
-    engine.replays.wake(session, now)
+    engine.took(session, now)
     if engine.presence is not None:
         engine.presence.connected(connection, session, now)
     if engine.extension is not None:

@@ -124,6 +124,12 @@ class Engine(Exchange):
         """Return what is added to the messages of *peer* about its certificate; empty if nothing is."""
         return stamp_of(self.admission, peer) if self.stamps and peer is not None else b""
 
+    def took(self, session: Session, now: float) -> None:
+        """Take note that the client of *session* has acknowledged or read something, or is back: it may have room."""
+        self.replays.wake(session, now)
+        if self.routes.lagging:
+            self.routes.lagging.took(session)
+
     # Clients coming and going
 
     def open(
@@ -333,7 +339,7 @@ class Engine(Exchange):
             return False
         if admission.is_revoked(certificate, authorities, above):
             return True
-        return not admission.vouches(authorities, session.owner)
+        return not admission.vouches(authorities, session.owner, above)
 
     def forget(self, session: Session, now: float) -> None:
         """End *session*, which has no connection, before it expires."""

@@ -216,6 +216,7 @@ async def test_an_order_for_a_claim_is_judged_whole(fleet: Fleet) -> None:
     made = x509.load_der_x509_certificate((await service.find("batch-0")).der)
     extensions = {each.oid: (each.value, each.critical) for each in made.extensions}
     assert extensions[x509.BasicConstraints.oid] == (x509.BasicConstraints(ca=False, path_length=None), True)
+    assert (extensions[x509.KeyUsage.oid][0].digital_signature, extensions[x509.KeyUsage.oid][1]) == (True, True)
     assert extensions[x509.ExtendedKeyUsage.oid][0] == x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
     assert (made.not_valid_before_utc, made.not_valid_after_utc) == (fleet.clock() - MINUTE, fleet.clock() + MINUTE)
     assert not any(extensions[each.oid][1] for each in (x509.ExtendedKeyUsage, x509.SubjectKeyIdentifier))
