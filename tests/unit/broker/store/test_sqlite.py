@@ -411,6 +411,7 @@ async def test_while_the_store_fails_who_is_promised_nothing_is_answered_at_the_
     assert asker.outbox == []
     store.begin()
     assert asker.outbox == ([] if promises else [b"answer"])
+    assert reports.said == (["failed"] if promises else ["failed", "written"])
     assert journal.failed, "whether it can be written is not known yet"
 
 
