@@ -415,6 +415,13 @@ async def test_while_the_store_fails_who_is_promised_nothing_is_answered_at_the_
     assert journal.failed, "whether it can be written is not known yet"
 
 
+def test_a_batch_that_is_only_to_find_out_whether_the_store_can_be_written_does_so(store: SqliteStore) -> None:
+    with contextlib.closing(sqlite3.connect(store.path)) as other:
+        before = other.execute("PRAGMA data_version").fetchone()
+        store._apply(Batch(probe=True))
+        assert other.execute("PRAGMA data_version").fetchone() != before, "nothing was written"
+
+
 async def test_closing_writes_what_is_left(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "broker.db")
     journal = Journal(0.0)
