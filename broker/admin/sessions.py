@@ -82,6 +82,8 @@ class Selection:
 
     client: str | None = None
     """The client identifier, with or without the trust domain before it."""
+    beginning: str | None = None
+    """How the client identifier begins."""
     device: str | None = None
     """The name in the certificate, of any role; likewise."""
     serial: str | None = None
@@ -136,6 +138,7 @@ class Selection:
             return False
         return (
             (self.client is None or _is_called(self.client, session.client_id, owner, bare=bare))
+            and (self.beginning is None or session.client_id.startswith(self.beginning))
             and (self.device is None or _is_called(self.device, owner.name, owner, bare=bare))
             and (self.serial is None or self.serial == serial)
             and (self.address is None or (live is not None and _is_at(live.address, self.address)))

@@ -86,7 +86,8 @@ def remote_options(
     _remote.url, _remote.cafile, _remote.cert, _remote.key = url, cafile, cert, key
 
 
-def _connect(socket: Path | None, state_dir: Path | None, config: Path | None) -> AdminClient:
+def connect(socket: Path | None, state_dir: Path | None, config: Path | None) -> AdminClient:
+    """Return a client of the selected broker. Raises `ConfigError`, and `BrokerUnreachable`."""
     with importing():  # Late, like the next ones: rule 3.
         from broker.admin.client import AdminClient
         from broker.settings.config_file import ConfigError
@@ -119,7 +120,7 @@ def admin_client(socket: Path | None, state_dir: Path | None, config: Path | Non
         from broker.settings.config_file import ConfigError
 
     try:
-        with _connect(socket, state_dir, config) as client:
+        with connect(socket, state_dir, config) as client:
             yield client
     except ConfigError as error:
         raise failed(str(error), USAGE) from None

@@ -25,6 +25,7 @@ from broker.commands.admin_command import (
     print_json,
     print_table,
 )
+from broker.commands.known_clients import client_ids
 from provisioning.program.command_group import command_group
 from provisioning.program.printable import printable
 
@@ -55,7 +56,9 @@ def status(socket: Socket = None, state_dir: StateDir = None, config: Config = N
 def sessions(
     who: Annotated[
         str | None,
-        typer.Argument(help="Client identifier, device, serial number or address.", show_default=False),
+        typer.Argument(
+            help="Client identifier, device, serial number or address.", autocompletion=client_ids, show_default=False
+        ),
     ] = None,
     group: Group = None,
     device: Annotated[str | None, typer.Option(help="Only of this name.", show_default=False)] = None,
@@ -99,7 +102,9 @@ def sessions(
 def subscriptions(
     who: Annotated[
         str | None,
-        typer.Argument(help="Client identifier, device, serial number or address.", show_default=False),
+        typer.Argument(
+            help="Client identifier, device, serial number or address.", autocompletion=client_ids, show_default=False
+        ),
     ] = None,
     topic: Annotated[
         str | None, typer.Option(help="Only those that match this topic: who would get a message.", show_default=False)
@@ -129,7 +134,8 @@ def kick(
         str,
         typer.Argument(
             help="Client identifier or device of the broker's own trust domain, or <trust domain>/<client identifier>; "
-            "identity, serial number or address."
+            "identity, serial number or address.",
+            autocompletion=client_ids,
         ),
     ],
     reason: Annotated[str | None, typer.Option(help="What the client is told.", show_default=False)] = None,

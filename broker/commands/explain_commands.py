@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from broker.commands.admin_command import Config, Json, Socket, StateDir, admin_client, print_json
+from broker.commands.known_clients import client_ids
 from provisioning.program.hung_line import print_hung
 from provisioning.program.near_names import did_you_mean
 from provisioning.program.printable import printable
@@ -23,7 +24,9 @@ _ABOUT_TLS = (
 
 
 def why(
-    about: Annotated[str, typer.Argument(help="Client identifier, device, serial number or address.")],
+    about: Annotated[
+        str, typer.Argument(help="Client identifier, device, serial number or address.", autocompletion=client_ids)
+    ],
     socket: Socket = None,
     state_dir: StateDir = None,
     config: Config = None,

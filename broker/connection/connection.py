@@ -37,7 +37,7 @@ from broker.connection.portions import wait_a_turn, work_of
 from broker.engine.client import Holder
 from broker.engine.engine import Engine
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
-from broker.mqtt.errors import PacketError
+from broker.mqtt.errors import PacketError, ProtocolError
 from broker.mqtt.framing import bytes_needed, check_packet_size, decode_length
 from broker.mqtt.message import Message
 from broker.mqtt.packets import Packet, announced_version, decode_packet
@@ -191,7 +191,8 @@ class ClientConnection(ClientLife):
                             position = end
                             continue
                 elif first == _PUBACK and length == 2 and session is not None:
-                    session.acknowledged(data[body] << 8 | data[body + 1], now)
+                    if not session.acknowledged(data[body] << 8 | data[body + 1], now) and data[body:end] == b"\0\0":
+                        raise ProtocolError("packet identifier: 0 is not allowed")
                     acknowledged += 1  # Messages that waited for a send quota may be in the outbox now.
                     small += 1
                     position = end
@@ -233,8 +234,8 @@ class ClientConnection(ClientLife):
         metrics.bytes_received += position  # An unfinished packet counts once, when it is whole.
         if acknowledged and session is not None:
             engine.turn.sessions.add(session)
-            if engine.replays.waiting:  # Rare: a session is still being sent retained messages.
-                engine.replays.wake(session, now)
+            if engine.replays.waiting or engine.routes.lagging:  # Rare: it may be waited for.
+                engine.took(session, now)
         if stores and journal is not None and journal.crowded:
             slow = journal
         if slow is not None:
@@ -260,7 +261,7 @@ class ClientConnection(ClientLife):
     def drained(self, now: float) -> None:
         """Take note that the client has taken everything that was waiting for it."""
         if self.session is not None:
-            self.engine.replays.wake(self.session, now)
+            self.engine.took(self.session, now)
 
     def drain_later(self, now: float) -> None:
         """Let the session send more of what is queued, after a round of the event loop."""

@@ -9,9 +9,11 @@ Rules
 
 from __future__ import annotations
 
+import socket
 import ssl
 
 from broker.admission.refusal import RefusalCode
+from provisioning.pki.key_updates import changed_keys_too_often
 
 # X509_V_ERR_… of OpenSSL's x509_vfy.h.
 _VERIFY = {
@@ -24,6 +26,8 @@ _VERIFY = {
 }
 
 _RESET = "the connection was reset"
+_TCP_CLOSE = 7
+"""The kernel's state of a connection that was reset."""
 _REASONS = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": RefusalCode.NO_CERTIFICATE,
     "UNSUPPORTED_PROTOCOL": RefusalCode.UNSUPPORTED_TLS_VERSION,
@@ -66,3 +70,25 @@ def words_of(error: OSError) -> str:
     if isinstance(error, (ConnectionResetError, BrokenPipeError)):
         return _RESET
     return error.strerror or type(error).__name__
+
+
+def cut_off_by(inside: int, connected: socket.socket) -> str:
+    """Return what has ended the stream of *connected*, whose TLS is at *inside*, in words; empty: the peer's own wish.
+
+    `ssl` before Python 3.12.3 takes a reset for an end.
+    """
+    if changed_keys_too_often(inside):
+        return "the client updated its TLS keys too often"
+    return _RESET if _was_reset(connected) else ""
+
+
+def _was_reset(connected: socket.socket) -> bool:
+    """Whether a reset is what the last read has met; one that came after the peer's end is no read's, and an error yet.
+
+    A socket that is no TCP socket is never reset.
+    """
+    try:
+        state = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        return state == _TCP_CLOSE and not connected.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    except OSError:
+        return False

@@ -47,13 +47,13 @@ from broker.sockets.kernel_probes import probe
 from broker.sockets.poller import READABLE, WRITABLE, Poller
 from broker.sockets.readiness import Readiness
 from broker.sockets.slow_reader import in_kernel, without_qos0
-from broker.sockets.tls_refusal import code_of, words_of
+from broker.sockets.tls_refusal import code_of, cut_off_by, words_of
 from broker.sockets.tls_session import TlsSession, shake_hands
 from broker.sockets.transport_state import CLOSED, CLOSING, HANDSHAKE, LINGERING, MUTE, OPEN
 from broker.sockets.turn import Turn
 from broker.sockets.work import PORTION
 from provisioning.pki import handshake_bounds, openssl, resumption
-from provisioning.pki.key_updates import bound_key_updates, changed_keys_too_often
+from provisioning.pki.key_updates import bound_key_updates
 from provisioning.pki.late_handshake import drop
 from provisioning.pki.openssl import address_of, has_pending, read_on
 from provisioning.pki.stapling import forget_staple
@@ -265,7 +265,7 @@ class TlsTransport(Readiness):
             self._close()
             return b""
         if not data:
-            detail = "the client updated its TLS keys too often" if changed_keys_too_often(self._inside) else ""
+            detail = cut_off_by(self._inside, self._socket)
             receiver.lost("CONNECTION_LOST" if detail else "CLIENT_CLOSED", now, detail)
             self._finish()
         return data

@@ -124,6 +124,7 @@ def _read(directory: Path | None, work: Callable[[Connection], ResultT]) -> Resu
     from provisioning.config import load_settings
     from provisioning.directory.audit_key import read_audit_key
     from provisioning.directory.files import AuthorityFiles
+    from provisioning.program.interruption import ended_by_ctrl_c
     from provisioning.program.logs import configure_logging
     from provisioning.store import schema
     from provisioning.store.database import Database
@@ -145,7 +146,8 @@ def _read(directory: Path | None, work: Callable[[Connection], ResultT]) -> Resu
             await database.close()
 
     try:
-        return asyncio.run(run())
+        with ended_by_ctrl_c():
+            return asyncio.run(run())
     except (ConfigurationError, Refused) as error:
         raise fail(error) from error
 

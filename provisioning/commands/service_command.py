@@ -127,9 +127,15 @@ class Connection:
 
             from provisioning.client.operator import RequestRefused, ServiceFails, ServiceUnavailable
             from provisioning.pki.tls import TlsConfigurationError
+            from provisioning.program import termination
+
+        async def run(client: EnrolmentOperatorClient) -> None:
+            with termination.cancelled_by_sigterm():
+                async with client:
+                    await command(client)
 
         try:
-            asyncio.run(_run(self.client(warn_of_open), command))
+            asyncio.run(run(self.client(warn_of_open)))
         except (ConfigurationError, RequestRefused) as error:
             raise fail(error) from error
         except TlsConfigurationError as error:
@@ -144,18 +150,13 @@ class Connection:
             raise  # The reader has closed the output early, as head does: see `provisioning.cli.main`.
         except OSError as error:
             raise fail(f"{error.filename or 'the output cannot be written'}: {error.strerror}") from error
-        except KeyboardInterrupt as error:
+        except (KeyboardInterrupt, asyncio.CancelledError) as error:
             say("fleet-provisioning: stopped")
-            raise typer.Exit(130) from error
+            raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else termination.EXIT_CODE) from error
 
 
 connected = with_options(Connection, behind=True)
 """Gives a command the options of all commands that call the service; it takes a `Connection` first."""
-
-
-async def _run(client: EnrolmentOperatorClient, command: Callable[[EnrolmentOperatorClient], Awaitable[None]]) -> None:
-    async with client:
-        await command(client)
 
 
 def shown_time(moment: datetime) -> str:

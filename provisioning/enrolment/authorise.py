@@ -13,7 +13,8 @@ Rules
 -----
 1. Everything is read from the primary store, in the transaction that records the certificate.
 2. Evidence that many devices share never certifies anyone as an existing device. An existing device is certified again
-   for the key that it has, or on evidence about that very device, as its group's rule for new keys says.
+   for the key that it has, or on evidence about that very device, as its group's rule for new keys says. The key of a
+   trial that was lost is not that of who has got the name since (`provisioning.enrolment.trial_names`).
 3. A device that is suspended or decommissioned gets nothing; a revoked one comes back only with a newer decision of an
    operator: a token bound to it.
 4. A name keeps its role and group for ever.
@@ -41,6 +42,7 @@ from provisioning.enrolment.linking import check_link
 from provisioning.enrolment.own_name import check_nobody_enrols_as_the_service
 from provisioning.enrolment.promised_names import check_name_is_not_promised
 from provisioning.enrolment.successor import Successor, authorise_successor
+from provisioning.enrolment.trial_names import is_still_its_own
 from provisioning.enrolment.vouching import in_vain, nothing_shown, vouched_by
 from provisioning.enrolment.ways.approval import ApprovalWay, approved
 from provisioning.enrolment.ways.claim import ClaimWay
@@ -323,9 +325,8 @@ def _comes_back(
     If that takes an operator's approval, the approval is added to *said*.
     """
     check_not_withdrawn(connection, device)
-    held = certificates.newest_with_key(connection, device.name, attempt.request.key_fingerprint)
-    # A key that was replaced, or whose certificate an operator has suspended, is not the key that it has.
-    if held is not None and not held.withdrawn and rules.same_key_window:
+    held = _held(connection, attempt, device)
+    if held is not None and rules.same_key_window:
         answer = held.der if _answers(held, rules, attempt.now) else None
         if answer is not None or device.role is Role.DEVICE:
             return answer, ()  # An operator whose certificate has expired is not one again by a token for a new one.
@@ -347,6 +348,24 @@ def _comes_back(
         "for a token bound to "
         f"{device.name}",
     )
+
+
+def _held(connection: Connection, attempt: Attempt, device: Device) -> HeldCertificate | None:
+    """Return the device's newest certificate for the request's key, if that is the key that it has.
+
+    It is not if it was replaced, or an operator has suspended its certificate; nor if it only ever had trials of the
+    name, and another key has it now. A renewal with another key replaces it when all that was for it has expired.
+    """
+    key = attempt.request.key_fingerprint
+    held = certificates.newest_with_key(connection, device.name, key)
+    if held is None or held.withdrawn:
+        return None
+    if held.on_trial:
+        return held if is_still_its_own(connection, device.id, held.id, key) else None
+    if attempt.now < held.not_after:
+        return held
+    newest = certificates_of_device.newest(connection, device.id)
+    return held if newest is None or newest.spki_sha256 == key else None
 
 
 def _answers(held: HeldCertificate, rules: Group, now: datetime) -> bool:

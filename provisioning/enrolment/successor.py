@@ -30,10 +30,11 @@ from provisioning.enrolment.authentication import (
     known,
 )
 from provisioning.enrolment.groups import rules_for
+from provisioning.enrolment.trial_names import is_still_its_own
 from provisioning.enrolment.ways.claim import check_own_key
 from provisioning.enrolment.ways.way import IpAddress, Settle
 from provisioning.errors import Code, Refused
-from provisioning.store import authorities, certificates_of_device, claims
+from provisioning.store import authorities, claims
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.groups import Group
@@ -108,9 +109,8 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
 
 def _check_name_is_its_own(connection: Connection, trial: StoredCertificate) -> None:
     """Refuse a trial whose name another key has got since: by another clock, or one that was ahead, it had ended."""
-    newest = certificates_of_device.newest(connection, trial.device.id)
-    if newest is None or newest.spki_sha256 == trial.spki_sha256 or claims.has_activated(connection, trial.id):
-        return  # After the activation, the newer ones are its successors.
+    if is_still_its_own(connection, trial.device.id, trial.id, trial.spki_sha256):
+        return
     raise Refused(
         Code.NAME_TAKEN,
         f"{trial.device.name} was given to another key after the trial of certificate {trial.serial} had begun: enrol "

@@ -15,8 +15,7 @@ Rules
    always hidden: it would import click, pygments and all of rich, and nothing of ours calls it.
 3. A closed standard stream (``2>&-``) is first opened on the null device: otherwise the next opened file would get its
    number, and everything printed.
-4. Ctrl-C meanwhile ends the process at once, like any program: there is nothing to clean up yet, and the traceback of
-   an import is of no use.
+4. Ctrl-C meanwhile ends the process at once (`provisioning.program.interruption`).
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from typing import Any, Final
+
+from provisioning.program.interruption import ended_by_ctrl_c
 
 _FOR_TERMINALS: Final = ("rich", "pygments")
 _FOR_NOBODY: Final = ("httpx._main",)
@@ -52,19 +51,12 @@ def importing() -> Iterator[None]:
     modules: dict[str, Any] = sys.modules
     unwanted = _FOR_NOBODY if sys.stderr.isatty() else _FOR_NOBODY + _FOR_TERMINALS
     hidden = [name for name in unwanted if name not in modules]
-    # Only the main thread may change a signal's handler; and one that was already set stays.
-    plain = threading.current_thread() is threading.main_thread() and (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
     modules.update(dict.fromkeys(hidden))  # None: importing it raises ImportError, as if it were not installed.
     gc.disable()
-    if plain:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        yield
+        with ended_by_ctrl_c():
+            yield
     finally:
-        if plain:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
         for name in hidden:
             del modules[name]
         gc.freeze()

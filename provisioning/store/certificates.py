@@ -110,7 +110,7 @@ class HeldCertificate:
     not_after: datetime
     revoked_for: RevocationReason | None
     on_trial: bool
-    """On hold because it waits for its activation, not by an operator's decision."""
+    """It was issued on trial; on hold because of that, and not by an operator's decision."""
     ended_above: bool
     """Its key was reported as compromised, and not all that are for it are revoked; or its CA was revoked."""
 

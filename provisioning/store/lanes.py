@@ -17,8 +17,8 @@ Rules
 2. A work that fails undoes only its own changes. If the transaction as a whole fails, all works in it are
    refused, and nothing of it is in the store.
 3. Waits are bounded however many wait: where a work has waited in vain for another program's lock, all that have waited
-   as long are refused with it, or wait only briefly (`provisioning.store.patience`), and do not wait for the same lock
-   one after the other.
+   as long are refused with it, or whoever comes next waits only briefly (`provisioning.store.patience`); they do not
+   wait for the same lock one after the other.
 4. A store that cannot be used is `Refused` with UNAVAILABLE, here and nowhere else, and so is an audit log that cannot
    be written, for whatever reason. The reason goes to the log only: it names hosts and users, which must not be
    disclosed.
@@ -45,6 +45,7 @@ from sqlalchemy.exc import DatabaseError, DataError, DBAPIError, InternalError, 
 from provisioning.errors import Code, Refused
 from provisioning.quick_values import quickly_made
 from provisioning.store import audit
+from provisioning.store.failure_lines import FailureLines
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +54,7 @@ Apart = Callable[[], Collection[Hashable] | None]
 """Returns all that a work's decisions depend on, None if it cannot tell."""
 
 _WAITING: Final = 4096
+_failure_lines: Final = FailureLines()
 _MENDABLE: Final = frozenset({"42501", "3F000", "42P01", "42703"})
 """PostgreSQL's errors for a missing privilege, on a table or on the schema, and for a missing table or column:
 an operator can fix them. SQLite's for the last is an OperationalError."""
@@ -275,7 +277,8 @@ def explained(error: Exception) -> Exception:
         detail = " ".join(str(error.orig).split())
         if is_locked(refusal):
             detail += ": another program has locked what is needed"
-        log.warning("store cannot be used", code="STORE_FAILED", detail=detail)
+        if times := _failure_lines.failed(detail, time.monotonic()):
+            log.warning("store cannot be used", code="STORE_FAILED", detail=detail, times=times)
         return refusal
     if audit.concerns(error.statement):  # A trigger, a rule or a constraint that somebody added.
         log.error(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from broker.mqtt.codes import ProtocolVersion
-from tests.conformance.scene import OPEN_POLICY, DurableBroker
+from tests.conformance.scene import OPEN_POLICY, DurableBroker, durable
 from tests.support.wire import V5, V311, MemoryBroker, WireClient
 from tests.support.wire import request as subscription
 
@@ -24,27 +24,27 @@ def broker(request: pytest.FixtureRequest) -> MemoryBroker:
 
 @pytest.fixture
 def publisher(broker: MemoryBroker, version: ProtocolVersion) -> WireClient:
-    return broker.service("publisher", version=version)
+    return broker.service("publisher", version=version, **durable(broker, version))
 
 
 @pytest.fixture
 def subscriber(broker: MemoryBroker, version: ProtocolVersion) -> WireClient:
-    return broker.service("subscriber", version=version)
+    return broker.service("subscriber", version=version, **durable(broker, version))
 
 
 @pytest.fixture
 def publisher5(broker: MemoryBroker) -> WireClient:
-    return broker.service("publisher")
+    return broker.service("publisher", **durable(broker, V5))
 
 
 @pytest.fixture
 def subscriber5(broker: MemoryBroker) -> WireClient:
-    return broker.service("subscriber")
+    return broker.service("subscriber", **durable(broker, V5))
 
 
 @pytest.fixture
 def watcher(broker: MemoryBroker) -> WireClient:
     """An MQTT 5 client that sees every message, and whether it was published with RETAIN."""
-    client = broker.service("watcher")
+    client = broker.service("watcher", **durable(broker, V5))
     client.subscribe(subscription("#", 2, retain_as_published=True))
     return client

@@ -5,19 +5,21 @@ A test is named by the statements it shows (`matrix`); where 3.1.1 and 5.0 say t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from broker.admission.policy import Rules
 from broker.mqtt.acks import Pubcomp, Pubrec, Pubrel
-from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.mqtt.codes import PacketType, ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.publication import Publish
+from broker.mqtt.subscribe import Suback
 from broker.mqtt.wire import encode_frame, encode_two_byte_integer, encode_variable_integer
 from broker.store.journal import Journal
 from provisioning.pki.role import Role
-from tests.support.pki import shared_service
+from tests.support.pki import Held, shared_service
 from tests.support.policies import of_roles
-from tests.support.wire import V5, V31, MemoryBroker, WireClient, publication
+from tests.support.wire import V5, V31, Kind, MemoryBroker, WireClient, publication
 
 MALFORMED, PROTOCOL_ERROR = ReasonCode.MALFORMED_PACKET, ReasonCode.PROTOCOL_ERROR
 
@@ -31,12 +33,30 @@ ILL_FORMED = (b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80")
 """Not UTF-8: no lead byte, an overlong form, a surrogate, behind the last code point."""
 
 
+class PatientClient(WireClient):
+    """A client whose SUBACK may come behind messages: it waits for the store, and they do not (MQTT 5 §3.8.4)."""
+
+    def next_packet(self, kind: type[Kind]) -> Kind:
+        """Return the next packet, or the next SUBACK, if that is wanted."""
+        packets = self.transport.packets
+        place = next((place for place, packet in enumerate(packets) if packet[0] >> 4 == PacketType.SUBACK), 0)
+        if kind is Suback and place:
+            packet = packets[place]
+            del packets[place]
+            packets.appendleft(packet)
+        return super().next_packet(kind)
+
+
 class DurableBroker(MemoryBroker):
     """A broker whose journal is written between two turns, as the store does it; nothing is on a disk here."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.journal = self.engine.journal = Journal(0.0)
+
+    def open(self, holder: Held | None, *, version: ProtocolVersion = V5, path: Sequence[bytes] = ()) -> WireClient:
+        """Return a client whose TLS is up, that has not sent anything yet."""
+        return PatientClient(self, holder, version, path)
 
     def settle(self) -> None:
         """Let the loop come round, and the store write what there is, until there is nothing more to do."""
@@ -126,6 +146,11 @@ def keeping(version: ProtocolVersion) -> dict[str, Any]:
     return {"clean_start": False} | ({"session_expiry_interval": 3600} if version is V5 else {})
 
 
+def durable(broker: MemoryBroker, version: ProtocolVersion) -> dict[str, Any]:
+    """Return the fields of a CONNECT whose session is kept where the broker has a store: messages go another way."""
+    return keeping(version) if isinstance(broker, DurableBroker) else {}
+
+
 def assert_ended(client: WireClient, reason: ReasonCode = MALFORMED) -> None:
     """The broker closed the connection: MQTT 5 is told why, 3.1.1 just sees the end."""
     if client.version is V5:
@@ -171,6 +196,6 @@ def finish(client: WireClient, *messages: Publish) -> None:
 
 def late(broker: MemoryBroker, *filters: Any, version: ProtocolVersion = V5, qos: int = 2) -> WireClient:
     """Return a new client that has just subscribed."""
-    client = broker.service(f"late-{len(broker.engine.registry)}", version=version)
+    client = broker.service(f"late-{len(broker.engine.registry)}", version=version, **durable(broker, version))
     client.subscribe(*(filters or ("t",)), qos=qos)
     return client

@@ -20,6 +20,7 @@ from tests.conformance.scene import (
     assert_bad_connect,
     assert_closed_in_silence,
     assert_ended,
+    durable,
     keeping,
     raw_connect,
     raw_publish,
@@ -320,7 +321,7 @@ def test_mqtt5_3_1_2_23_a_session_is_kept_for_its_interval(broker: MemoryBroker)
 
 def test_mqtt5_3_1_2_24_no_packet_is_larger_than_the_client_takes(broker: MemoryBroker, publisher5: WireClient) -> None:
     """The server sends no packet over the client's maximum packet size."""
-    client = broker.service("client", maximum_packet_size=40)
+    client = broker.service("client", maximum_packet_size=40, **durable(broker, V5))
     client.subscribe("t", qos=1)
     for size in (30, 31, 32, 33, 34, 35):
         publisher5.publish("t", bytes(size), qos=1)
@@ -393,7 +394,7 @@ def test_mqtt5_3_1_2_26_mqtt5_3_3_2_11_topic_aliases_stay_below_the_clients_maxi
     broker: MemoryBroker, publisher5: WireClient, qos: int
 ) -> None:
     """The server sends no topic alias over the client's maximum."""
-    client = broker.service("client", topic_alias_maximum=2)
+    client = broker.service("client", topic_alias_maximum=2, **durable(broker, V5))
     client.subscribe("#", qos=qos)
     for topic in ("a", "b", "c", "a", "b", "c"):
         publisher5.publish(topic, qos=qos)
@@ -404,7 +405,7 @@ def test_mqtt5_3_1_2_26_mqtt5_3_3_2_11_topic_aliases_stay_below_the_clients_maxi
 @pytest.mark.parametrize("said", [{}, {"topic_alias_maximum": 0}])
 def test_mqtt5_3_1_2_27_no_topic_alias_unasked(broker: MemoryBroker, publisher5: WireClient, said: Any) -> None:
     """Without a topic alias maximum, or with 0, the server sends no topic alias."""
-    client = broker.service("client", **said)
+    client = broker.service("client", **said, **durable(broker, V5))
     client.subscribe("t", qos=1)
     for _ in range(2):
         publisher5.publish("t", qos=1)

@@ -262,6 +262,16 @@ def test_mqtt5_2_2_1_5_mqtt311_2_3_1_6_acknowledgements_name_their_publish(
     assert subscriber.received() == [Pubrel(second.packet_id)]
 
 
+@pytest.mark.parametrize("first", [0x40, 0x50, 0x62, 0x70])
+def test_mqtt5_2_2_1_5_mqtt311_2_3_1_6_no_acknowledgement_names_0(subscriber: WireClient, first: int) -> None:
+    """PUBACK, PUBREC, PUBREL and PUBCOMP have the identifier of their PUBLISH."""
+    subscriber.send_bytes(encode_frame(first, b"\x02\x09"))  # One that names nothing is no violation.
+    assert not subscriber.closed
+    subscriber.received()
+    subscriber.send_bytes(encode_frame(first, b"\0\0"))
+    assert_ended(subscriber, PROTOCOL_ERROR)
+
+
 def test_mqtt5_2_2_1_6_mqtt311_2_3_1_7_suback_and_unsuback_name_their_request(subscriber: WireClient) -> None:
     """SUBACK and UNSUBACK have the identifier of their SUBSCRIBE or UNSUBSCRIBE."""
     version = subscriber.version

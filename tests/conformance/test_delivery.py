@@ -5,7 +5,7 @@ from __future__ import annotations
 from broker.mqtt.acks import Puback, Pubcomp, Pubrec, Pubrel
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.packets import Pingreq, Publish
-from tests.conformance.scene import exactly_once, finish, keeping, stranger
+from tests.conformance.scene import durable, exactly_once, finish, keeping, stranger
 from tests.support.wire import V5, MemoryBroker, WireClient, publication
 
 FAILED = ReasonCode.UNSPECIFIED_ERROR
@@ -432,7 +432,7 @@ def test_mqtt5_4_6_0_6_mqtt311_4_6_0_5_every_topic_is_ordered(
     broker: MemoryBroker, version: ProtocolVersion, publisher: WireClient
 ) -> None:
     """Every topic is an ordered topic for subscriptions that are not shared."""
-    client = broker.service("client", version=version)
+    client = broker.service("client", version=version, **durable(broker, version))
     client.subscribe("#", qos=2)
     sent = [(f"t/{number % 3}", b"%d" % number) for number in range(30)]
     for qos in (0, 1, 2):

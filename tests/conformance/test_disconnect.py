@@ -18,6 +18,7 @@ from tests.conformance.scene import (
     PROTOCOL_ERROR,
     assert_closed_in_silence,
     assert_ended,
+    durable,
     keeping,
     raw_connect,
     raw_publish,
@@ -153,7 +154,7 @@ def test_mqtt5_4_9_0_1_the_first_quota_is_within_the_receive_maximum(
     broker: MemoryBroker, publisher5: WireClient, asked: int
 ) -> None:
     """The first send quota is not 0, and not over the receive maximum."""
-    client = broker.service("client", receive_maximum=asked)
+    client = broker.service("client", receive_maximum=asked, **durable(broker, V5))
     client.subscribe("t", qos=1)
     for _ in range(7):
         publisher5.publish("t", qos=1)

@@ -99,10 +99,11 @@ def test_mqtt5_4_13_1_1_a_property_of_publish_comes_once(publisher5: WireClient,
         (b"\xb0\x04\0\x01\0\0", PROTOCOL_ERROR),  # UNSUBACK.
     ],
 )
-def test_mqtt5_4_13_1_1_each_is_told_which_of_both(publisher5: WireClient, packet: bytes, reason: ReasonCode) -> None:
+def test_mqtt5_4_13_1_1_each_is_told_which_of_both(broker: MemoryBroker, packet: bytes, reason: ReasonCode) -> None:
     """A malformed packet or protocol error closes the connection."""
-    publisher5.send_bytes(packet)
-    assert_ended(publisher5, reason)
+    client = broker.service("client")
+    client.send_bytes(packet)
+    assert_ended(client, reason)
 
 
 @pytest.mark.parametrize(

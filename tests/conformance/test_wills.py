@@ -89,6 +89,10 @@ def test_mqtt5_3_1_2_8_a_delay_is_over_with_the_session(broker: MemoryBroker, wa
     broker.service("client", will=delayed, session_expiry_interval=60).vanish()
     broker.service("client", clean_start=True)  # So it does here: another one begins.
     assert watcher.payloads() == [b"gone"]
+    older = broker.service("client", will=delayed, session_expiry_interval=60)
+    broker.service("client", clean_start=True)  # Here, too, while the older connection is open.
+    assert older.closed
+    assert watcher.payloads() == [b"gone"]
     leaves = broker.service("client", will=delayed, session_expiry_interval=60)
     leaves.leave(ReasonCode.DISCONNECT_WITH_WILL_MESSAGE, session_expiry_interval=0)
     assert watcher.payloads() == [b"gone"]

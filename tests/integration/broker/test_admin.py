@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from broker.cli import app
 from broker.mqtt.codes import ReasonCode
 from tests.support.broker_process import PATIENCE, BrokerProcess, wait_until
+from tests.support.importtime import ended
 from tests.support.pki import Held, Pki
 from tests.support.tls_client import TlsClient
 
@@ -66,6 +67,16 @@ def test_curl_asks_and_kicks(state: Path, client: TlsClient, name: str) -> None:
     status, document = curl(socket, "/v1/sessions/kick", "-d", asked)
     assert (status, document["kicked"][0]["address"].rpartition(":")[0]) == (200, "127.0.0.1")
     assert client.farewell().properties.reason_string == "KICKED: go away"
+
+
+@pytest.mark.parametrize("command", ["kick", "why", "sessions", "subscriptions"])
+def test_a_shell_completes_who_is_connected(state: Path, client: TlsClient, name: str, command: str) -> None:
+    del client  # It need only be there.
+    typed = f"fleet-broker {command} --state-dir {state} "
+    asked = {"_FLEET_BROKER_COMPLETE": "complete_fish", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    for beginning, offered in ((name[:-1], True), ("no-such-", False)):
+        words, _ = ended("fleet-broker", [], **asked, _TYPER_COMPLETE_ARGS=typed + beginning)
+        assert (name in words.splitlines()) == offered, words
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import ssl
+import struct
 from functools import partial
 from typing import Any
 
@@ -247,6 +248,18 @@ async def test_an_end_without_close_notify_is_an_end_too(server: Server, pki: Pk
 
     told, _ = await visit(server, client_context(pki.anchors, pki.device("meter-1").credential), vanish)
     assert await asyncio.wait_for(told.ended, 30) == "CLIENT_CLOSED"
+
+
+async def test_a_reset_is_none(server: Server, pki: Pki) -> None:
+    def crash(connection: ssl.SSLSocket) -> None:
+        connection.sendall(b"hello")
+        connection.recv(100)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+
+    told, _ = await visit(server, client_context(pki.anchors, pki.device("meter-1").credential), crash)
+    assert await asyncio.wait_for(told.ended, 30) == "CONNECTION_LOST"
+    assert told.detail == "the connection was reset"
 
 
 async def test_what_comes_after_the_end_has_no_effect(server: Server, pki: Pki) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import pytest
 
 from tests.support.curl import Curl
 from tests.support.openssl import OpensslDevice
-from tests.support.provisioning import ProvisioningService
+from tests.support.provisioning import REPOSITORY, ProvisioningService
 
 
 class Operator:
@@ -237,3 +240,33 @@ def test_the_audit_log_is_shown_and_verified_while_the_service_runs(own_service:
     assert (found.returncode, found.stdout) == (1, "entries 2 to 2 are missing\n")
     found = own_service.command("audit", "verify", "--json", *directory)
     assert (found.returncode, json.loads(found.stdout)["findings"]) == (1, ["entries 2 to 2 are missing"])
+
+
+READING = """
+import signal, sys
+from provisioning.store import audit_findings
+def findings(*_):
+    print("reading", flush=True)
+    sys.stdin.read()
+audit_findings.findings = findings
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from provisioning.__main__ import main
+main()
+"""
+"""The program, with a log that takes for ever to read."""
+
+
+def test_nobody_who_presses_ctrl_c_waits_until_the_audit_log_is_read(own_service: ProvisioningService) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", READING, "audit", "verify", "--dir", str(own_service.dir)],
+        cwd=REPOSITORY, env=own_service.environment, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "reading\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == -signal.SIGINT, "as any program that is interrupted"
+    finally:
+        process.kill()
+        assert process.communicate() == ("", "")

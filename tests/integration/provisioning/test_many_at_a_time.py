@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,9 @@ import pytest
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.client.operator import RefusedItem, RequestRefused
 from provisioning.pki.tls import client_context
+from tests.support.broker_process import wait_until
 from tests.support.enrolled import enrol
-from tests.support.provisioning import ProvisioningService
+from tests.support.provisioning import REPOSITORY, ProvisioningService
 
 ON_BOTH_STORES = True
 
@@ -212,7 +216,10 @@ def test_a_thousand_and_one_are_more_than_a_request_and_no_more_than_a_command(
     assert nobody.stderr.endswith("none of 1001 is suspended: why is said above\n")
 
 
-def test_who_is_interrupted_is_told_how_far_it_came_and_runs_it_again(own_service: ProvisioningService) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_who_is_interrupted_is_told_how_far_it_came_and_runs_it_again(
+    own_service: ProvisioningService, number: signal.Signals, code: int
+) -> None:
     service = own_service
     with service.api() as api:
         api.post("/v1/tokens", json={"group": "lost", "count": 5000})
@@ -222,10 +229,10 @@ def test_who_is_interrupted_is_told_how_far_it_came_and_runs_it_again(own_servic
         bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     begun = command.stdout.readline()  # More than three steps further it cannot come: nobody reads on.
-    command.send_signal(signal.SIGINT)
+    command.send_signal(number)
     told, wrong = command.communicate(timeout=60)
     said = wrong.decode()
-    assert command.returncode == 130, said
+    assert command.returncode == code, said
     far = re.fullmatch(
         r"fleet-provisioning: the first (\d+) of 5000 are void, and perhaps the 500 that follow: to run it again does "
         r"no harm\nfleet-provisioning: stopped\n",
@@ -237,6 +244,39 @@ def test_who_is_interrupted_is_told_how_far_it_came_and_runs_it_again(own_servic
     assert 5000 - int(far[1]) - 500 <= len(json.loads(rest.stdout)) <= 5000 - int(far[1])
     with service.api() as api:
         assert api.get("/v1/status").json()["tokens"]["open"] == 0
+
+
+def test_a_second_sigterm_ends_a_command_whose_output_nobody_reads(own_service: ProvisioningService) -> None:
+    service = own_service
+    with service.api() as api:
+        api.post("/v1/tokens", json={"group": "lost", "count": 100})
+    reader, writer = os.pipe()
+    room = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1)
+    command = subprocess.Popen(
+        [sys.executable, "-m", "provisioning", "token", "list", "--json", *where(service)],
+        cwd=REPOSITORY, stdout=writer,
+    )  # fmt: skip
+    os.close(writer)
+
+    def is_full() -> bool:
+        held = int.from_bytes(fcntl.ioctl(reader, termios.FIONREAD, bytes(4)), sys.byteorder)
+        return held > room / 2  # What follows fits only in part.
+
+    def catches() -> bool:
+        (caught,) = re.findall(r"SigCgt:\s+(\w+)", Path(f"/proc/{command.pid}/status").read_text())
+        return bool(int(caught, 16) >> signal.SIGTERM - 1 & 1)
+
+    try:
+        wait_until(is_full, "the command's output")
+        assert catches()
+        command.terminate()
+        wait_until(lambda: not catches(), "the first signal's arrival")
+        assert command.poll() is None
+        command.terminate()
+        assert command.wait(60) == -signal.SIGTERM
+    finally:
+        command.kill()
+        os.close(reader)
 
 
 def test_a_token_that_was_used_meanwhile_is_said_and_keeps_none_of_the_others(own_service: ProvisioningService) -> None:

@@ -54,6 +54,8 @@ async def test_every_filter_finds_whom_it_names() -> None:
     assert await names(broker, anything="192.0.2.1:1883") == ["backend-7", "meter-1"]
     assert await names(broker, client="backend") == []
     assert await names(broker, anything="backend") == ["backend-7"], "as the certificate calls it"
+    assert await names(broker, beginning="meter-") == ["meter-1", "meter-2"]
+    assert await names(broker, beginning="spiffe:") == []
     assert await names(broker, domain=DOMAIN) == everybody
     assert await names(broker, domain="other.example") == []
     broker.advance(30)

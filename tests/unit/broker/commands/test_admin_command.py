@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
-import socket
 import struct
 import subprocess
 import sys
 import termios
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from typer.testing import CliRunner, Result
 from broker.cli import app
 from broker.commands.admin_command import print_facts, print_table
 from broker.commands.crl_commands import _print_status
+from tests.support.answering import answering
 from tests.support.pki import shared_pki
 
 COLUMNS = ("client id", "group", "serial")
@@ -133,33 +131,6 @@ def stranger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """A socket at which something answers 200 that is no broker."""
     with answering(tmp_path / "stranger.sock", request.param) as path:
         yield path
-
-
-@contextlib.contextmanager
-def answering(path: Path, body: str) -> Iterator[Path]:
-    """Answer 200 with *body* at *path*, whatever is asked."""
-    answer = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(path))
-        listening.listen()
-
-        def serve() -> None:
-            while True:
-                connected, _ = listening.accept()
-                with connected:
-                    asked = connected.recv(65536)
-                    if asked == b"stop":
-                        return
-                    if asked:
-                        connected.sendall(answer)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield path
-        with socket.socket(socket.AF_UNIX) as stopping:
-            stopping.connect(str(path))
-            stopping.sendall(b"stop")
-        thread.join()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,63 @@
+"""What the shell offers for a client identifier: what the broker answers, if that is all of them, and words alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+import typer
+from typer._click.shell_completion import _resolve_context
+
+from broker.cli import app
+from broker.commands.known_clients import client_ids
+from tests.support.answering import answering
+
+JSON = "application/json"
+SOME = ["meter-1", "meter-2", "gate:7@x", "white space", "$(reboot)", "two\nlines", "zähler"]
+
+
+def completing(command: str) -> typer.Context:
+    return cast("typer.Context", _resolve_context(typer.main.get_command(app), {}, "fleet-broker", command.split()))
+
+
+def answered(place: Path, names: list[str], matched: int) -> list[str]:
+    sessions = [{"client_id": each} for each in names]
+    body = json.dumps({"sessions": sessions, "matched": matched, "shown": len(names)})
+    with answering(place / "broker.sock", body, JSON) as path:
+        return client_ids(completing(f"kick --admin-socket {path}"), "")
+
+
+def test_what_would_be_no_word_in_a_shell_is_left_out(tmp_path: Path) -> None:
+    assert answered(tmp_path, SOME, len(SOME)) == ["gate:7@x", "meter-1", "meter-2"]
+
+
+def test_of_more_than_are_shown_none_is_offered(tmp_path: Path) -> None:
+    assert answered(tmp_path, SOME, len(SOME) + 1) == []
+
+
+@pytest.fixture(params=["no JSON", "[]", "{}"])
+def something_else(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    with answering(tmp_path / "stranger.sock", request.param, JSON) as path:
+        yield f"kick --admin-socket {path}"
+
+
+def test_what_is_no_broker_offers_nothing(something_else: str) -> None:
+    assert client_ids(completing(something_else), "") == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "kick --admin-socket /nowhere",
+        "kick --config /nowhere",
+        "--cafile x kick",
+        "--url http://broker:9443 --cafile x --cert x --key x kick",
+        "--url https://broker:9443 --cafile /nowhere --cert /nowhere --key /nowhere kick",
+    ],
+)
+def test_who_cannot_ask_is_offered_nothing_and_told_nothing(command: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert client_ids(completing(command), "meter") == []
+    assert capfd.readouterr() == ("", "")
