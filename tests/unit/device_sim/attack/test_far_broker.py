@@ -20,6 +20,8 @@ from device_sim.attack.verdict import (
     KEPT,
     NEVER_CAME,
     OPEN,
+    STARVED,
+    TURNED_AWAY,
     ClosedBy,
     Judgement,
     Layer,
@@ -58,6 +60,10 @@ CLOSED = Seen(Layer.MQTT, "DISCONNECT 0x98", seconds=0.0)
         (CLOSED, 3.0, 8.7, LOSSY, INVALID),  # Its farewell was lost three times.
         (CLOSED, 0.5, 8.7, RACK, FAIL),
         (replace(WHOLE, code=NEVER_CAME, reason="never"), 60.0, 61.0, SATELLITE, FAIL),
+        (replace(WHOLE, code=STARVED), 10.0, 4.0, LOSSY, INVALID),  # A broker lost patience with its handshake.
+        (replace(WHOLE, code=STARVED), 10.0, 4.0, SATELLITE, FAIL),
+        (replace(WHOLE, code=STARVED), 10.0, 4.0, RACK, FAIL),
+        (replace(WHOLE, code=TURNED_AWAY), 10.0, 4.0, LOSSY, FAIL),
         (replace(WHOLE, code=BROKEN, reason="it came twice"), 60.0, 61.0, SATELLITE, FAIL),
         (replace(WHOLE, code=OPEN, got_in=True), 3.0, 4.0, LOSSY, FAIL),
         (replace(CLOSED, code="DISCONNECT 0x80"), 3.0, 2.0, SATELLITE, WARN),
