@@ -185,9 +185,8 @@ class ShareGroup:
         return member.deliver(message, self._members[member], now, share=self.name)
 
     def deliver_again(self, message: Message, now: float) -> None:
-        """Give *message*, which a member whose session ended did not acknowledge, to another."""
+        """Give *message*, which a member whose session ended has left, to another; flushing is the caller's."""
         self.deliver(message, _ANY, now)
-        self.flush()
 
     def deliver_reliably(self, message: Message, now: float) -> bool:
         """Never called: a group does not take shared frames."""
