@@ -276,14 +276,17 @@ class Admission:
         if self.trust is None and peer.verified is not None:
             self._ends.revoked_as.update(peer.verified.path_revoked_as)
 
-    def vouches(self, authorities: tuple[bytes, ...], identity: Identity) -> bool:
-        """Whether one of *authorities* is still an anchor for *identity*; also true if that is not known."""
+    def vouches(self, authorities: tuple[bytes, ...], identity: Identity, above: CasAbove | None = None) -> bool:
+        """Whether one of *authorities* is still an anchor for *identity*; also true if that is not known.
+
+        *above* are these CAs, where more is known of them than their keys.
+        """
         if not authorities or self.believed is None:
             return True
         apart = self._stands_apart(identity)
         return any(
             self._is_of(identity, bundle.terms.trust_domain)
-            and not bundle.anchor_keys.isdisjoint(authorities)
+            and bundle.vouches_for(authorities, above)
             and bundle.terms.refuse_identity(identity, apart=apart) is None
             for bundle in self.believed.bundles
         )

@@ -23,6 +23,7 @@ from broker.admission.issuers import Issuer
 from broker.settings.trust_settings import StatusPolicy
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import spki_of
+from provisioning.pki.revocation import CasAbove
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,19 @@ class TrustBundle:
             issuer = Issuer(certificate, self, issuer, is_anchor=False)
         issuer.fault = fault
         return issuer
+
+    def vouches_for(self, authorities: Sequence[bytes], above: CasAbove | None) -> bool:
+        """Whether a path through CAs with the keys *authorities*, upwards, leads to an anchor, on the bundle's terms.
+
+        *above* are these CAs, None if no more is known of them: what is not known counts against nobody.
+        """
+        between = next((place for place, key in enumerate(authorities) if key in self.anchor_keys), None)
+        if between is None:
+            return False
+        issuing = [None if above is None else above.issuing]
+        if between == 0:
+            issuing = [each.certificate for each in self._anchors.values() if each.key_id == authorities[0]]
+        return any(self.terms.accepts_path(between, each) for each in issuing)
 
     def _anchor(
         self, certificate: x509.Certificate, given: Sequence[x509.Certificate], below: tuple[x509.Certificate, ...] = ()

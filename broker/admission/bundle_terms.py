@@ -87,6 +87,15 @@ class BundleTerms:
         weak = next(filter(None, [*map(_weakness, between), _weak_key(anchor)]), None)
         return None if weak is None else unauthorised(RefusalCode.WEAK_CERTIFICATE, f"a CA's {weak}")
 
+    def accepts_path(self, between: int, issuing: x509.Certificate | None) -> bool:
+        """Whether a path with so many CAs *between* client and anchor is accepted, as far as is known of it later.
+
+        *issuing* is the CA that has issued to the client, None if that is not known.
+        """
+        if self.settings is None:
+            return True
+        return between <= self.settings.max_depth and (issuing is None or self.accepts_issuer(issuing))
+
     def refuse_client(self, certificate: x509.Certificate, identity: Identity, *, apart: bool) -> Refused | None:
         """Judge a client's certificate, which names *identity*.
 

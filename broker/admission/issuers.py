@@ -82,6 +82,11 @@ class Issuer:
             issuer = issuer.above
 
     @property
+    def issuing(self) -> x509.Certificate:
+        """Its certificate: of a client's path it is the issuing CA."""
+        return self.certificate
+
+    @property
     def path_revoked_as(self) -> list[CertificateKey]:
         """How the revocation index identifies it, and every CA above it."""
         return [key for each in self.path() for key in each.revoked_as]

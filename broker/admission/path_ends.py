@@ -69,6 +69,11 @@ class VerifiedPath:
         ]
 
     @property
+    def issuing(self) -> x509.Certificate:
+        """The CA that issues to clients."""
+        return self.authority
+
+    @property
     def path_revoked_as(self) -> list[CertificateKey]:
         """How the revocation index identifies its CAs."""
         return [key for key, _ in self._revocable]

@@ -234,8 +234,8 @@ class ClientConnection(ClientLife):
         metrics.bytes_received += position  # An unfinished packet counts once, when it is whole.
         if acknowledged and session is not None:
             engine.turn.sessions.add(session)
-            if engine.replays.waiting:  # Rare: a session is still being sent retained messages.
-                engine.replays.wake(session, now)
+            if engine.replays.waiting or engine.routes.lagging:  # Rare: it may be waited for.
+                engine.took(session, now)
         if stores and journal is not None and journal.crowded:
             slow = journal
         if slow is not None:
@@ -261,7 +261,7 @@ class ClientConnection(ClientLife):
     def drained(self, now: float) -> None:
         """Take note that the client has taken everything that was waiting for it."""
         if self.session is not None:
-            self.engine.replays.wake(self.session, now)
+            self.engine.took(self.session, now)
 
     def drain_later(self, now: float) -> None:
         """Let the session send more of what is queued, after a round of the event loop."""

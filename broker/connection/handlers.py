@@ -144,7 +144,7 @@ def puback(engine: Engine, _connection: Client, session: Session, packet: Puback
     """Release the message, and send what waited for the send quota."""
     session.acknowledged(packet.packet_id, now)
     engine.turn.sessions.add(session)
-    engine.replays.wake(session, now)
+    engine.took(session, now)
 
 
 def pubrec(engine: Engine, connection: Client, session: Session, packet: Pubrec, now: float) -> None:
@@ -153,7 +153,7 @@ def pubrec(engine: Engine, connection: Client, session: Session, packet: Pubrec,
     known = session.received(packet.packet_id, now, failed=failed)
     engine.turn.sessions.add(session)
     if failed:
-        engine.replays.wake(session, now)
+        engine.took(session, now)
     else:
         reason = ReasonCode.SUCCESS if known else ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
         answer = Pubrel(packet.packet_id, reason).encode(connection.version)
@@ -176,7 +176,7 @@ def pubcomp(engine: Engine, _connection: Client, session: Session, packet: Pubco
     """Release the packet identifier, and send what waited for the send quota."""
     session.completed(packet.packet_id, now)
     engine.turn.sessions.add(session)
-    engine.replays.wake(session, now)
+    engine.took(session, now)
 
 
 def subscribe(engine: Engine, connection: Client, session: Session, packet: Subscribe, now: float) -> None:

@@ -124,6 +124,12 @@ class Engine(Exchange):
         """Return what is added to the messages of *peer* about its certificate; empty if nothing is."""
         return stamp_of(self.admission, peer) if self.stamps and peer is not None else b""
 
+    def took(self, session: Session, now: float) -> None:
+        """Take note that the client of *session* has acknowledged or read something, or is back: it may have room."""
+        self.replays.wake(session, now)
+        if self.routes.lagging:
+            self.routes.lagging.took(session)
+
     # Clients coming and going
 
     def open(
@@ -138,8 +144,9 @@ class Engine(Exchange):
     ) -> tuple[Session, bool] | Refused | Inquiry:
         """Return an admitted client's session and whether it was present before [MQTT-3.2.2-2], or the refusal.
 
-        An older connection of the same session is taken over [MQTT-3.1.4-3]. An inquiry: what was stored of an earlier
-        session has to be gone first (`broker.engine.unwritten_end`); then this is called again.
+        An older connection of the same session is taken over [MQTT-3.1.4-3]. An inquiry: an earlier session has to be
+        gone first, from the store (`broker.engine.unwritten_end`) and with all that it has left
+        (`broker.engine.estate`); then this is called again.
         """
         peer, brief = admitted.peer, expiry_interval == 0 and not clean_start
         session = self._earlier(admitted, ends=clean_start, brief=brief, now=now)
@@ -333,7 +340,7 @@ class Engine(Exchange):
             return False
         if admission.is_revoked(certificate, authorities, above):
             return True
-        return not admission.vouches(authorities, session.owner)
+        return not admission.vouches(authorities, session.owner, above)
 
     def forget(self, session: Session, now: float) -> None:
         """End *session*, which has no connection, before it expires."""

@@ -32,6 +32,7 @@ from broker.mqtt.subscription import Subscription
 from broker.mqtt.topics import SharedSubscription, text_bytes
 from broker.routing.retained import RetainedMessages, Room
 from broker.routing.router import Route, Routes, Subscriber
+from broker.session.name import publisher_name
 from broker.session.session import Session
 from broker.settings.limits import Limits
 from broker.sockets.rounds import PACKET, PLACE
@@ -129,7 +130,8 @@ class Exchange:
     def retain(self, message: Message, sender: Session | None, now: float) -> bool:
         """Keep *message* of *sender* for later subscribers, on disk too; return False if there is no room."""
         self.metrics.messages_retained += 1
-        topic_name, name = message.topic.decode(), sender.name if sender is not None else ""
+        topic_name = message.topic.decode()
+        name = "" if sender is None else publisher_name(sender.owner, sender.client_id)
         replaces = self.retained.has(topic_name)
         kept = self.retained.retain(topic_name, message, name)
         if self.journal is not None and (replaces or (kept and message.payload)):  # Otherwise nothing has changed.

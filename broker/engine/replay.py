@@ -32,6 +32,7 @@ from broker.mqtt.codes import QoS
 from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription
 from broker.routing.retained import Replay, RetainedMessages
+from broker.session.name import publisher_name
 from broker.session.session import Session
 from broker.sockets.turn import Turn
 
@@ -67,7 +68,8 @@ class Replays:
     def begin(self, session: Session, subscriptions: Iterable[Subscription], now: float) -> None:
         """Send the first portion of what *subscriptions*, of one SUBSCRIBE, match, and schedule the rest."""
         self.now = now
-        new = [Replay(self._retained, subscription, session.name) for subscription in subscriptions]
+        reader = publisher_name(session.owner, session.client_id)
+        new = [Replay(self._retained, subscription, reader) for subscription in subscriptions]
         if not new:
             return
         older = self.waiting.get(session)
@@ -87,7 +89,8 @@ class Replays:
         Messages numbered in *sent* were sent at QoS 2 and are not sent again; those sent at QoS 1 are. Those
         retained after *newest* reached the subscription when they were published.
         """
-        replay = Replay(self._retained, subscription, session.name, newest=newest, sent=sent)
+        reader = publisher_name(session.owner, session.client_id)
+        replay = Replay(self._retained, subscription, reader, newest=newest, sent=sent)
         self.waiting.setdefault(session, deque()).append(replay)
 
     def wake(self, session: Session, now: float) -> None:

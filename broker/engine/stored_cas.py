@@ -29,6 +29,8 @@ class StoredCas:
 
     __slots__ = ("path_revoked_as",)
 
+    issuing = None
+
     def __init__(self, text: str) -> None:
         """Take the *text* that `cas_text` made. Raises ValueError."""
         self.path_revoked_as = tuple(map(certificate_of, text.split()))

@@ -24,14 +24,13 @@ from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription
 from broker.mqtt.topics import text_bytes
 from broker.routing.names import TopicNames
-from provisioning.pki.role import Role
+from broker.session.name import device_of
 from provisioning.program.once_a_minute import OnceAMinute
 
 log = structlog.get_logger("broker")
 
 SWEPT_AT_ONCE = 2_000
 """Entries that one `sweep` looks at: a millisecond."""
-_A_DEVICE = f"/{Role.DEVICE}/"
 _SHOWN = 200
 _USUAL_LEVELS = 8
 """Levels of a topic that are free: nearly all topics have fewer, and most levels are shared."""
@@ -51,7 +50,7 @@ class Room:
 
 @dataclass(slots=True)
 class Retained:
-    """A retained message, its publisher (`broker.session.session.Session.name`; empty: the broker), its number.
+    """A retained message, its publisher (`broker.session.name`; empty: the broker), its number.
 
     Never changed, and not frozen: a million are made at a start, and to make a frozen one takes three times as long.
     """
@@ -149,10 +148,10 @@ class RetainedMessages:
     def _charge(self, publisher: str, cost: int) -> None:
         self._count += 1
         self._bytes += cost
-        if publisher.startswith(_A_DEVICE):
-            room = self._of_devices.get(publisher)
+        if device := device_of(publisher):
+            room = self._of_devices.get(device)
             if room is None:
-                room = self._of_devices[publisher] = Room(0, 0)
+                room = self._of_devices[device] = Room(0, 0)
             room.messages += 1
             room.bytes += cost
 
@@ -162,10 +161,11 @@ class RetainedMessages:
             return "max_retained"
         if self._bytes + size > self.bytes_limit:
             return "max_retained_bytes"
-        room = self._of_devices.get(publisher)
+        device = device_of(publisher)
+        room = self._of_devices.get(device)
         if room is not None and room.messages >= self.device_limit.messages:
             return "max_retained_of_device"
-        if publisher.startswith(_A_DEVICE) and size + (room.bytes if room else 0) > self.device_limit.bytes:
+        if device and size + (room.bytes if room else 0) > self.device_limit.bytes:
             return "max_retained_bytes_of_device"
         return ""
 
@@ -218,12 +218,13 @@ class RetainedMessages:
             cost = _cost(topic_name, removed.message)
             self._count -= 1
             self._bytes -= cost
-            room = self._of_devices.get(removed.publisher)
+            device = device_of(removed.publisher)
+            room = self._of_devices.get(device)
             if room is not None:
                 room.messages -= 1
                 room.bytes -= cost
                 if not room.messages:
-                    del self._of_devices[removed.publisher]
+                    del self._of_devices[device]
 
 
 def _cost(topic_name: str, message: Message) -> int:

@@ -49,7 +49,7 @@ from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription
 from broker.mqtt.topics import SharedSubscription, check_topic_name
 from broker.routing.cached import CachedNames
-from broker.routing.shared import Member, ShareGroup
+from broker.routing.shared import Lagging, Member, ShareGroup
 from broker.routing.tree import Node, SubscriptionTree
 from broker.sockets.rounds import VERY_MANY
 from broker.sockets.work import Work
@@ -250,6 +250,7 @@ class Routes(dict[bytes, Route]):
         "_stale",
         "_tree",
         "_work",
+        "lagging",
         "limit",
         "many",
     )
@@ -273,6 +274,8 @@ class Routes(dict[bytes, Route]):
         """Routes that were dropped with the cache and are still in memory."""
         self._stale: list[bytes] = []
         """Names that are still filed, though their routes were dropped."""
+        self.lagging = Lagging()
+        """The members of shares that have no room for now."""
         self._groups: dict[tuple[str, str, str], ShareGroup] = {}
         """By trust domain, share name and topic filter."""
 
@@ -390,7 +393,9 @@ class Routes(dict[bytes, Route]):
         key = trust_domain, share_name, subscription.topic_filter
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = ShareGroup(str(SharedSubscription(share_name, subscription.topic_filter)))
+            group = self._groups[key] = ShareGroup(
+                str(SharedSubscription(share_name, subscription.topic_filter)), self.lagging
+            )
             self.subscribe(group, Subscription(subscription.topic_filter, QoS.EXACTLY_ONCE))
         return group.join(member, subscription)
 

@@ -5,9 +5,9 @@ Theory
 The group is in the subscription tree like any subscriber, so routes, caches and invalidation need not know about
 sharing. It gives each message to the next member in turn that is connected and takes messages; if none is connected, to
 the next whose session persists. Nothing is decided before the message arrives, so a member that leaves takes along only
-what was sent to it. Members that are away are set aside, so that a thousand of them cost a message nothing. If
-its *session* ends, what it has not acknowledged goes to another member at QoS 1 (MQTT 5
-§4.8.2), and at QoS 2 to no other [MQTT-4.8.2-5].
+what was sent to it. Members that are away, and those without room, are set aside, so that a thousand of them cost a
+message nothing; the latter until they may have room (`Lagging`). If its *session* ends, what it has not acknowledged
+goes to another member at QoS 1 (MQTT 5 §4.8.2, `broker.engine.estate`), and at QoS 2 to no other [MQTT-4.8.2-5].
 
 Rules
 -----
@@ -18,10 +18,14 @@ Rules
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from itertools import islice
+from typing import Any, Final, Protocol
 
 from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription
+
+_LOOKS: Final = 16
+"""Members without room that are asked about a message: at a lower QoS they may have some."""
 
 
 class Member(Protocol):
@@ -58,20 +62,62 @@ class Member(Protocol):
         """Write out the outbox."""
 
 
+class Lagging:
+    """The connected members without room, of all shares, and which shares have set them aside."""
+
+    __slots__ = ("_shares",)
+
+    def __init__(self) -> None:
+        self._shares: dict[Member, list[ShareGroup]] = {}
+
+    def __len__(self) -> int:
+        return len(self._shares)
+
+    def add(self, member: Member, share: ShareGroup) -> None:
+        """Take note that *share* has set *member* aside."""
+        self._shares.setdefault(member, []).append(share)
+
+    def remove(self, member: Member, share: ShareGroup) -> None:
+        """Take note that *member* is no longer set aside by *share*."""
+        shares = self._shares[member]
+        shares.remove(share)
+        if not shares:
+            del self._shares[member]
+
+    def took(self, member: Member) -> None:
+        """Take note that *member* has acknowledged or read something: it may have room."""
+        for share in tuple(self._shares.get(member, ())):
+            share.took(member)
+
+
 class ShareGroup:
     """The members of one share name and topic filter, in one trust domain."""
 
-    __slots__ = ("_away", "_members", "_next", "_order", "_touched", "_unreachable", "name", "outbox")
+    __slots__ = (
+        "_away",
+        "_full",
+        "_lagging",
+        "_members",
+        "_next",
+        "_order",
+        "_touched",
+        "_unreachable",
+        "name",
+        "outbox",
+    )
 
     takes_shared_frames = False
     v5 = False
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, lagging: Lagging) -> None:
         self.name = name
         """The full topic filter of its members' subscriptions, including ``$share/``."""
+        self._lagging = lagging
         self._members: dict[Member, Subscription] = {}
         self._order: list[Member] = []
-        """Those that are connected, and those that have left since the last message."""
+        """Those that had room when they were asked last, connected or not."""
+        self._full: dict[Member, None] = {}
+        """Those that had none, in turn; those that `_lagging` has."""
         self._away: dict[Member, None] = {}
         """Those that were found to be away, for whom messages may be queued, in turn."""
         self._unreachable: set[Member] = set()
@@ -104,6 +150,8 @@ class ShareGroup:
             del self._away[member]
         elif member in self._unreachable:
             self._unreachable.remove(member)
+        elif member in self._full:
+            self._fill_no_more(member)
         else:
             self._order.remove(member)
         return True
@@ -113,6 +161,15 @@ class ShareGroup:
         if member in self._away or member in self._unreachable:
             self._away.pop(member, None)
             self._unreachable.discard(member)
+            self._order.append(member)
+        elif member in self._full:
+            self._fill_no_more(member)
+            self._order.append(member)
+
+    def took(self, member: Member) -> None:
+        """Take note that *member*, which is set aside, has acknowledged or read something."""
+        if member.has_room(self._members[member].qos):
+            self._fill_no_more(member)
             self._order.append(member)
 
     def deliver(self, message: Message, subscription: Subscription, now: float) -> bool:
@@ -128,9 +185,8 @@ class ShareGroup:
         return member.deliver(message, self._members[member], now, share=self.name)
 
     def deliver_again(self, message: Message, now: float) -> None:
-        """Give *message*, which a member whose session ended did not acknowledge, to another."""
+        """Give *message*, which a member whose session ended has left, to another; flushing is the caller's."""
         self.deliver(message, _ANY, now)
-        self.flush()
 
     def deliver_reliably(self, message: Message, now: float) -> bool:
         """Never called: a group does not take shared frames."""
@@ -162,24 +218,36 @@ class ShareGroup:
         The latter two are also chosen in turn, so that no queue fills up beside one with room.
         """
         order = self._order
-        count = len(order)
-        slow: Member | None = None
-        for step in range(count):
-            index = (self._next + step) % count
+        looked = 0
+        while looked < len(order):
+            index = (self._next + looked) % len(order)
             member = order[index]
             if not member.may_get(message.topic):
-                continue
-            if member.has_room(min(message.qos, self._members[member].qos)):
+                looked += 1
+            elif member.has_room(min(message.qos, self._members[member].qos)):
                 self._next = index + 1
                 return member
-            if not member.connected:
-                self._set_aside()
-                return self._choose(message)
-            slow = slow or member
-        if slow is not None:
-            self._next = order.index(slow) + 1
-            return slow
-        return self._choose_away(message) if message.qos else None
+            else:
+                self._set_aside(index)
+        slow = self._choose_full(message)
+        return self._choose_away(message) if slow is None and message.qos else slow
+
+    def _choose_full(self, message: Message) -> Member | None:
+        """Return one of the next few that have room for *message*, at a lower QoS than usual; else the next in turn."""
+        have_left = any(not each.connected for each in islice(self._full, _LOOKS))
+        if have_left:  # At most once for each time that one leaves.
+            for member in [each for each in self._full if not each.connected]:
+                self._fill_no_more(member)
+                self._put_away(member)
+        takers = (each for each in self._full if each.connected and each.may_get(message.topic))
+        looked = list(islice(takers, _LOOKS))
+        chosen = next((each for each in looked if each.has_room(min(message.qos, self._members[each].qos))), None)
+        if chosen is None and looked:
+            chosen = looked[0]
+        if chosen is not None:
+            del self._full[chosen]  # It is the last one now.
+            self._full[chosen] = None
+        return chosen
 
     def _choose_away(self, message: Message) -> Member | None:
         for member in self._away:
@@ -189,17 +257,26 @@ class ShareGroup:
                 return member
         return None
 
-    def _set_aside(self) -> None:
-        """Take the members that are away out of the order: at most once for each time that one leaves."""
-        order = self._order
-        self._next = sum(member.connected for member in order[: self._next])
-        self._order = [member for member in order if member.connected]
-        for member in order:
-            if not member.connected:
-                if self._members[member].qos and member.persistent:
-                    self._away[member] = None
-                else:
-                    self._unreachable.add(member)
+    def _set_aside(self, index: int) -> None:
+        """Take the member at *index*, which is away or has no room, out of the order: once for each time that it is."""
+        member = self._order.pop(index)
+        self._next -= index < self._next
+        if member.connected:
+            self._full[member] = None
+            self._lagging.add(member, self)
+        else:
+            self._put_away(member)
+
+    def _put_away(self, member: Member) -> None:
+        if self._members[member].qos and member.persistent:
+            self._away[member] = None
+        else:
+            self._unreachable.add(member)
+
+    def _fill_no_more(self, member: Member) -> None:
+        """Take *member* out of those without room."""
+        del self._full[member]
+        self._lagging.remove(member, self)
 
 
 _ANY = Subscription("#", 2)

@@ -158,7 +158,8 @@ class WebSocket:
         if above is None:
             return
         if isinstance(event, BytesMessage):
-            above.receive(bytes(event.data), now)
+            if event.data:  # Nothing is no sign of life.
+                above.receive(bytes(event.data), now)
         elif isinstance(event, Ping):
             self._pinged = event
         elif isinstance(event, CloseConnection):

@@ -62,7 +62,7 @@ CREATE TABLE retained (
     topic_name TEXT PRIMARY KEY,
     topic BLOB NOT NULL, payload BLOB NOT NULL, qos INTEGER NOT NULL, retain INTEGER NOT NULL,
     properties BLOB NOT NULL, expires_at REAL,
-    publisher TEXT NOT NULL DEFAULT '',  -- /role/trust domain/client identifier; empty: not known
+    publisher TEXT NOT NULL DEFAULT '',  -- as broker.session.name has it; empty: not known
     number INTEGER NOT NULL DEFAULT 0    -- its place in the order in which messages were retained
 ) STRICT, WITHOUT ROWID;
 -- What of the retained messages of a pending subscription was sent at QoS 2; gone with the row that it refers to, which

@@ -175,6 +175,10 @@ class CasAbove(Protocol):
     """The CAs above a certificate."""
 
     @property
+    def issuing(self) -> x509.Certificate | None:
+        """The one that has issued it; None: only `path_revoked_as` is known."""
+
+    @property
     def path_revoked_as(self) -> Sequence[CertificateKey]:
         """How the revocation index identifies them."""
 

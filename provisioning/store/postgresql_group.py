@@ -12,7 +12,7 @@ Rules
 1. The lock of all writers, of every process, is taken first (docs/decisions/0067-one-writer-with-group-commit.md): a
    group locks the rows of many callers, and two concurrent groups could deadlock.
 2. Works that have nothing in common run side by side (`provisioning.store.company`); if that fails, each is to be done
-   by itself. One that is brief waits only briefly for locks of other programs (`provisioning.store.patience`).
+   by itself. How long they wait for locks of other programs, each is told (`provisioning.store.patience`).
 3. A work that continues after one of its statements failed has failed: the server executes nothing more for it.
 4. It is committed when the server has said so. The COMMIT of a failed transaction is answered with ROLLBACK, not with
    an error. A commit that no standby has confirmed because somebody cancelled the wait is answered with COMMIT and a
@@ -37,7 +37,6 @@ from provisioning.store import announcements, audit
 from provisioning.store.company import BrokenUp, Company
 from provisioning.store.lanes import Outcome, explained
 from provisioning.store.loop_waits import LoopConnection
-from provisioning.store.patience import BRIEF_SECONDS
 from provisioning.store.prepared import told
 from provisioning.store.side_by_side import COMPANY, GoneAlone
 from provisioning.store.stalled import end_stalled
@@ -52,7 +51,7 @@ _BEGIN: Final = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_try_advisory_x
 _WAIT: Final = f"RELEASE work; SELECT pg_advisory_xact_lock({_WRITERS}); SAVEPOINT work"
 _NEXT: Final = "RELEASE work; SAVEPOINT work"
 # Before the savepoint, again: rolling back to it would undo the setting.
-_BRIEF: Final = f"RELEASE work; SET LOCAL lock_timeout = {round(1000 * BRIEF_SECONDS)}; SAVEPOINT work"
+_BRIEF: Final = "RELEASE work; SET LOCAL lock_timeout = {milliseconds}; SAVEPOINT work"
 _PATIENT: Final = "RELEASE work; SET LOCAL lock_timeout TO DEFAULT; SAVEPOINT work"
 _BACK: Final = "ROLLBACK TO work"
 _COMMIT: Final = "COMMIT"
@@ -84,7 +83,7 @@ class SharedTransaction:
         self._driver: Final = driver_of(connection)
         self._pause = pause
         self._used = False
-        self._brief = False
+        self._wait_seconds: float | None = None
         self.alone = True
         """Whether it did not have to wait for another process when it began."""
 
@@ -116,9 +115,12 @@ class SharedTransaction:
                 _COMMIT, None, _StatementFailed(f"the server said {', '.join((str(said), *warnings))}")
             )
 
-    def attempt(self, work: _Work, *, brief: bool = False) -> Outcome:
-        """Run one work in a savepoint; raise what SQLAlchemy raises if the whole transaction is lost."""
-        self._mark(brief=brief)
+    def attempt(self, work: _Work, wait: float | None = None) -> Outcome:
+        """Run one work in a savepoint; raise what SQLAlchemy raises if the whole transaction is lost.
+
+        It may *wait* so many seconds for a lock, or as long as the server lets it.
+        """
+        self._mark(wait)
         end = audit.end_of(self._connection)
         try:
             result = work(self._connection)
@@ -128,12 +130,13 @@ class SharedTransaction:
             return Outcome(failure=explained(error))
         return Outcome(result)
 
-    def attempt_together(self, works: Sequence[_Work], *, brief: bool = False) -> list[Outcome | None]:
+    def attempt_together(self, works: Sequence[_Work], wait: float | None = None) -> list[Outcome | None]:
         """Run *works*, which have nothing in common, side by side; None for each that is to be done by itself.
 
+        They *wait* for locks as in `attempt`.
         Raises `WaitedInVain`, or what SQLAlchemy raises if the whole transaction is lost.
         """
-        self._mark(brief=brief)
+        self._mark(wait)
         end = audit.end_of(self._connection)
         try:
             members = Company(self._connection, works, self._pause).run()
@@ -172,10 +175,10 @@ class SharedTransaction:
         except self._connection.dialect.loaded_dbapi.Error as error:
             raise told(self._connection, "the end of a process that has stopped", error) from error
 
-    def _mark(self, *, brief: bool) -> None:
-        if brief is not self._brief:
-            self._say(_BRIEF if brief else _PATIENT)
-            self._brief = brief
+    def _mark(self, wait: float | None) -> None:
+        if wait != self._wait_seconds:
+            self._say(_PATIENT if wait is None else _BRIEF.format(milliseconds=round(1000 * wait)))
+            self._wait_seconds = wait
         elif self._used:
             self._say(_NEXT)
         self._used = True

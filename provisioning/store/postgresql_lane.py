@@ -11,8 +11,8 @@ Rules
 1. A group is closed after `_ALONE_SECONDS`, or `_GROUP_SECONDS` if another process has recently held the lock, which
    may wait for it now; or after as long as its predecessor's commit took, if that was longer: later works are in the
    next one. So a slow disk has larger groups, and works get at least half of the time.
-2. Works run in order of arrival; those that go side by side take turns. If one waits in vain for another program's
-   lock, all that have waited as long are tried by themselves in the same group (`provisioning.store.patience`).
+2. Works run in order of arrival; those that go side by side take turns. After one has waited in vain for another
+   program's lock, works wait only briefly for a while (`provisioning.store.patience`).
 3. A look has no transaction: each of its statements sees what is committed when it is executed.
 """
 
@@ -28,7 +28,7 @@ from sqlalchemy.engine import Engine
 
 from provisioning.store.kept_connection import Stale
 from provisioning.store.kept_lane import KeptLane
-from provisioning.store.lanes import Job, Outcome, explained, is_locked, unusable
+from provisioning.store.lanes import Job, Outcome, explained, is_locked
 from provisioning.store.patience import Patience
 from provisioning.store.postgresql_group import SharedTransaction, WaitedInVain, note_statement
 
@@ -118,36 +118,32 @@ class _Group:
         self._outcomes: list[Outcome] = []
 
     def run(self, transaction: SharedTransaction, closes_at: float) -> None:
-        """Run the jobs that wait, and those that arrive until *closes_at*; also later, those that wait only briefly."""
+        """Run the jobs that wait, and those that arrive until *closes_at*."""
         while True:
-            company, brief = self._company()
-            self._outcomes += self._together(transaction, company, brief=brief)
-            if not self._may_take():
-                return
-            if time.monotonic() >= closes_at and not self._patience.is_brief(self._queue[0].since):
+            self._outcomes += self._together(transaction, self._company())
+            if not self._may_take() or time.monotonic() >= closes_at:
                 return
 
-    def _together(self, transaction: SharedTransaction, company: Sequence[Job], *, brief: bool) -> list[Outcome]:
+    def _together(self, transaction: SharedTransaction, company: Sequence[Job]) -> list[Outcome]:
         """Run *company* side by side, and by itself whoever has to."""
         found: Sequence[Outcome | None] = [None] * len(company)
         begun = time.monotonic()
+        wait = self._patience.wait(begun)
         if len(company) > 1:
             try:
-                found = transaction.attempt_together([job.work for job in company], brief=brief)
+                found = transaction.attempt_together([job.work for job in company], wait)
             except WaitedInVain:
-                self._patience.waited_in_vain(begun, time.monotonic(), briefly=brief)
+                self._patience.waited_in_vain(begun, time.monotonic(), wait)
         return [
             self._alone(transaction, job) if each is None else each for job, each in zip(company, found, strict=True)
         ]
 
     def _alone(self, transaction: SharedTransaction, job: Job) -> Outcome:
-        brief = self._patience.is_brief(job.since)
-        if brief and self._patience.is_over:
-            return Outcome(failure=unusable())
         begun = time.monotonic()
-        outcome = transaction.attempt(job.work, brief=brief)
+        wait = self._patience.wait(begun)
+        outcome = transaction.attempt(job.work, wait)
         if is_locked(outcome.failure):
-            self._patience.waited_in_vain(begun, time.monotonic(), briefly=brief)
+            self._patience.waited_in_vain(begun, time.monotonic(), wait)
         return outcome
 
     def fail(self, error: Exception) -> None:
@@ -168,23 +164,22 @@ class _Group:
     def _may_take(self) -> bool:
         return bool(self._queue) and (not self._here or self._queue[0].short)
 
-    def _company(self) -> tuple[Sequence[Job], bool]:
-        """Take the next job, and those that may run side by side with it; and say whether they wait only briefly."""
+    def _company(self) -> Sequence[Job]:
+        """Take the next job, and those that may run side by side with it."""
         first = self._queue.popleft()
         self._jobs.append(first)
-        brief = self._patience.is_brief(first.since)
-        taken = None if brief and self._patience.is_over else _decides_upon(first)
+        taken = _decides_upon(first)
         if taken is None:
-            return [first], brief
+            return [first]
         company = [first]
         while len(company) < _LARGEST_COMPANY and self._may_take():
             more = _decides_upon(self._queue[0])
-            if more is None or not taken.isdisjoint(more) or self._patience.is_brief(self._queue[0].since) is not brief:
+            if more is None or not taken.isdisjoint(more):
                 break
             taken |= more
             company.append(self._queue.popleft())
         self._jobs.extend(company[1:])
-        return company, brief
+        return company
 
 
 def _decides_upon(job: Job) -> set[Hashable] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import threading
@@ -22,6 +23,7 @@ from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.mosquitto import Mosquitto
 from tests.support.pki import DOMAIN, Held, Pki
 from tests.support.tls_client import TlsClient
+from tests.support.websocket_client import upgraded
 from tests.support.wire import V5, connect_packet
 
 PATIENCE = 60.0
@@ -174,3 +176,16 @@ def test_the_listener_without_tls_is_on_loopback_and_is_who_it_is_told(doors: Br
         plain.sendall(connect_packet(V5, client_id="another").encode())
         assert plain.recv(1000)[3] == 0x85
     assert doors.events("UNSAFE_PLAIN")
+
+
+def test_frames_without_content_keep_no_client_alive(doors: BrokerProcess, pki: Pki) -> None:
+    """Only a Control Packet does [MQTT-3.1.2-22]: a device whose MQTT was dead counted as present."""
+    with upgraded(ports(doors)["wss"], pki, pki.device("mute")) as client:
+        client.connect(client_id="mute", keep_alive=1)
+
+        def is_put_out() -> bool:
+            with contextlib.suppress(OSError):
+                client.socket.sendall(b"")
+            return bool(doors.events("KEEP_ALIVE_TIMEOUT", client="mute"))
+
+        wait_until(is_put_out, "nothing but empty frames comes from it")

@@ -23,7 +23,7 @@ from provisioning.pki.role import Role
 from provisioning.pki.tls import client_context
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.crl import crl, pem
-from tests.support.pki import DOMAIN, Held, Pki
+from tests.support.pki import DOMAIN, Held, Pki, pem_of
 from tests.support.tls_client import PATIENCE, Ended, TlsClient, attempt
 from tests.support.wire import KEPT, V5, connect_packet, will
 
@@ -127,6 +127,9 @@ class Scene:
         client = self.stack.enter_context(TlsClient(self.broker.port, self.ours.anchors, credential))
         client.connect(client_id=name)
         return client
+
+    def connect_service(self, pki: Pki, name: str) -> TlsClient:
+        return self.connect(pki, name, pki.service(name))
 
     def command(self, *arguments: str) -> dict[str, object]:
         state = str(self.broker.dir / "state")
@@ -246,6 +249,42 @@ def test_other_terms_are_everybodys_terms_at_once(tmp_path: Path, terms: str, co
         assert str(goes.farewell().properties.reason_string).startswith(f"{code}: ")
         stays.check_alive()
         assert scene.broker.events("RELOADED", part="trust", disconnected=1, of=2)
+
+
+@pytest.mark.parametrize(
+    ("terms", "sent"),
+    [
+        ("", True),
+        ("issuers = ['CN=Test Issuing CA']", True),
+        ("issuers = ['CN=Somebody else']", False),
+        ("max_depth = 0", False),
+        ("groups = ['gas']", False),
+    ],
+)
+@pytest.mark.parametrize("anchor", ["root", "both"])
+def test_the_will_of_who_is_away_is_held_to_the_new_terms(
+    tmp_path: Path, terms: str, anchor: str, *, sent: bool
+) -> None:
+    """Who was connected was put out without the will; who had left before had it sent."""
+    with ExitStack() as stack:
+        scene = Scene(tmp_path / "b", stack, both())
+        if anchor == "root":
+            scene.files["theirs"].write_bytes(pem_of(scene.theirs.root.certificate))
+            scene.hangup()
+        last = will("fleet/meters/goes/event", b"gone", 1, will_delay_interval=600)
+        credential = scene.theirs.device("goes").credential
+        with TlsClient(scene.broker.port, scene.ours.anchors, credential) as client:
+            client.connect(client_id="goes", will=last, **KEPT)
+        wait_until(lambda: scene.broker.events("CLIENT_CLOSED", client="goes"), "it is gone")
+        scene.write(both(f"{BLIND}\n{terms}\n"))
+        scene.files["ours"].write_text(scene.ours.anchors + Pki().anchors)  # So that all are other ones, in any case.
+        scene.hangup()
+        watcher = scene.connect_service(scene.ours, "watcher")
+        watcher.subscribe("fleet/+/+/event", qos=1)
+        scene.connect(scene.ours, "goes")  # A clean start: the will is due.
+        if sent or (terms == "max_depth = 0" and anchor == "both"):
+            assert watcher.expect(Publish).payload == b"gone"
+        watcher.check_alive()  # Raises for a message that has come before the answer.
 
 
 def test_a_bundle_that_cannot_be_used_changes_nothing(tmp_path: Path) -> None:

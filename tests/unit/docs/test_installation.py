@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -82,6 +83,20 @@ def test_systemd_understands_the_units(unit: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_passphrase_as_a_credential_starts_what_the_unit_starts(tmp_path: Path) -> None:
+    (unit,) = (each for each in UNITS if each.stem == "fleet-provisioning")
+    (added,) = blocks("ini")
+    (command,) = re.findall(r"^ExecStart=(.+)$", added, re.MULTILINE)
+    assert command.replace("${CREDENTIALS_DIRECTORY}", "/etc/fleetgate") == shlex.join(started(unit))
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd is not installed")
+    both = f"{unit.read_text(encoding='utf-8')}\n{added}".replace(BIN, f"{Path(sys.executable).parent}/")
+    copy = tmp_path / unit.name
+    copy.write_text(re.sub(r"^User=.*$", "User=root", both, flags=re.MULTILINE), encoding="utf-8")
+    done = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_the_units_give_the_services_what_they_need_and_little_more(unit: Path) -> None:
     if shutil.which("systemd-analyze") is None:
@@ -127,6 +142,17 @@ def test_the_units_wait_for_readiness_watch_for_hangs_and_restart_for_ever(unit:
     lines = unit.read_text(encoding="utf-8").splitlines()
     assert {"Type=notify", "WatchdogSec=60", "Restart=on-failure", "StartLimitIntervalSec=0"} <= set(lines)
     assert "for 60 seconds (`WatchdogSec=`)" in PAGE
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_a_reload_needs_no_program_that_a_small_debian_lacks(unit: Path) -> None:
+    """/bin/kill is procps's, which a minimal system does not have: systemctl reload failed there."""
+    (line,) = re.findall(r"^ExecReload=(.*)$", unit.read_text(encoding="utf-8"), re.MULTILINE)
+    with subprocess.Popen(["sleep", "60"]) as service:
+        command = shlex.split(line.replace("$MAINPID", str(service.pid)))
+        assert command[0] == "/bin/sh"
+        subprocess.run(command, check=True, timeout=60, env={"PATH": ""})
+        assert service.wait(timeout=60) == -signal.SIGHUP
 
 
 def test_the_python_is_python() -> None:

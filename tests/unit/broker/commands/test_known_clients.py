@@ -15,6 +15,7 @@ from broker.cli import app
 from broker.commands.known_clients import client_ids
 from tests.support.answering import answering
 
+JSON = "application/json"
 SOME = ["meter-1", "meter-2", "gate:7@x", "white space", "$(reboot)", "two\nlines", "zähler"]
 
 
@@ -25,7 +26,7 @@ def completing(command: str) -> typer.Context:
 def answered(place: Path, names: list[str], matched: int) -> list[str]:
     sessions = [{"client_id": each} for each in names]
     body = json.dumps({"sessions": sessions, "matched": matched, "shown": len(names)})
-    with answering(place / "broker.sock", body) as path:
+    with answering(place / "broker.sock", body, JSON) as path:
         return client_ids(completing(f"kick --admin-socket {path}"), "")
 
 
@@ -39,7 +40,7 @@ def test_of_more_than_are_shown_none_is_offered(tmp_path: Path) -> None:
 
 @pytest.fixture(params=["no JSON", "[]", "{}"])
 def something_else(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    with answering(tmp_path / "stranger.sock", request.param) as path:
+    with answering(tmp_path / "stranger.sock", request.param, JSON) as path:
         yield f"kick --admin-socket {path}"
 
 

@@ -184,6 +184,38 @@ def test_what_was_noted_for_a_session_that_ended_meanwhile_is_not_written_after_
     assert (failed.sessions[2], failed.subscriptions, failed.deliveries, failed.incoming) == (None, {}, {}, {})
 
 
+def test_the_end_of_the_newest_session_that_is_stored_is_written_although_a_batch_before_it_failed(
+    journal: Journal,
+) -> None:
+    newest = journal.new_session("a", "owner")
+    journal.save_session(newest, ("s",))
+    journal.take()
+    journal.written()
+    journal.save_session(1, ("client", "owner", True, 60, 90.0))
+    journal.take()
+    journal.remove_session(newest)
+    journal.not_written(0.0)
+    assert journal.open.sessions[newest] is None
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_that_a_packet_identifier_is_free_is_in_doubt_until_it_is_written(journal: Journal, fails: bool) -> None:
+    journal.incoming(1, 8, known=False)
+    assert [journal.freed(row) for row in (1, 2)] == [True, False]
+    journal.take()
+    journal.incoming(2, 8, known=False)
+    journal.incoming(3, 8, known=True)
+    assert [journal.freed(row) for row in (1, 2, 3)] == [True, True, False]
+    if fails:
+        journal.not_written(0.0)
+    else:
+        journal.written()
+    assert [journal.freed(row) for row in (1, 2, 3)] == [fails, True, False]
+    journal.take()
+    journal.written()
+    assert not any(journal.freed(row) for row in (1, 2, 3))
+
+
 def test_who_waits_for_the_end_of_a_session_is_called_when_the_last_end_of_its_name_is_written(
     journal: Journal,
 ) -> None:

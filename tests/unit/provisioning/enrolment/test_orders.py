@@ -44,6 +44,7 @@ async def test_an_order_for_tokens_is_judged_whole(fleet: Fleet) -> None:
     names = [f"meter-{number}" for number in range(MAXIMUM_BATCH + 1)]
     addresses = [f"10.0.0.{number}" for number in range(MAXIMUM_SERVER_NAMES)]
     broker = {"devices": ["broker-1"], "role": Role.BROKER}
+    await fleet.groups.create(Group("closed", ways=()), by="anna")
     for order, words in (
         ({"ttl": SECOND}, None),
         ({"ttl": MAXIMUM_TTL}, None),
@@ -56,6 +57,7 @@ async def test_an_order_for_tokens_is_judged_whole(fleet: Fleet) -> None:
         ({"devices": [], "group": "north", "count": 2}, None),
         ({"devices": [], "group": "north", "count": 0}, "a batch has 1 to"),
         ({"devices": [], "group": "north", "count": MAXIMUM_BATCH + 1}, "a batch has 1 to"),
+        ({"devices": [], "group": "closed", "count": MAXIMUM_BATCH}, "for another reason: WAY_REFUSED"),
         ({"devices": names}, "a batch has 1 to"),
         ({"devices": ["m-1", "m-2"], "count": 2}, "count is for group tokens"),
         ({"devices": ["m-1", "m-1"]}, "devices names a device twice"),
@@ -216,6 +218,7 @@ async def test_an_order_for_a_claim_is_judged_whole(fleet: Fleet) -> None:
     made = x509.load_der_x509_certificate((await service.find("batch-0")).der)
     extensions = {each.oid: (each.value, each.critical) for each in made.extensions}
     assert extensions[x509.BasicConstraints.oid] == (x509.BasicConstraints(ca=False, path_length=None), True)
+    assert (extensions[x509.KeyUsage.oid][0].digital_signature, extensions[x509.KeyUsage.oid][1]) == (True, True)
     assert extensions[x509.ExtendedKeyUsage.oid][0] == x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
     assert (made.not_valid_before_utc, made.not_valid_after_utc) == (fleet.clock() - MINUTE, fleet.clock() + MINUTE)
     assert not any(extensions[each.oid][1] for each in (x509.ExtendedKeyUsage, x509.SubjectKeyIdentifier))

@@ -267,6 +267,12 @@ async def test_a_device_that_was_away_comes_back_within_the_grace_time(fleet: Fl
     assert await code_of_renewal(fleet, certificate) is Code.CERTIFICATE_EXPIRED
 
 
+async def test_the_grace_time_has_a_last_second(fleet: Fleet) -> None:
+    certificate = await graced(fleet)
+    fleet.clock.advance(6 * DAY)
+    assert (await fleet.reenrol(certificate, successor_csr(certificate))).not_valid_before_utc < fleet.clock()
+
+
 async def test_without_grace_and_for_other_roles_the_end_is_the_end(fleet: Fleet) -> None:
     certificate = await fleet.enrol()
     fleet.clock.advance(30 * DAY + SECOND)

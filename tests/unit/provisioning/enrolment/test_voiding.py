@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 
@@ -56,6 +57,15 @@ async def test_many_are_voided_in_one_step_with_an_entry_for_each(fleet: Fleet) 
         await fleet.enrolment.enrol(csr_der(names=["meter-1"]), TokenCredential("meter-1", tokens[0].token))
     assert await fleet.token_service.void_batch(numbers, anybody, by="bert") == (told, False)
     assert len(await voided(fleet)) == 3
+
+
+async def test_one_is_voided_once_and_who_asks_again_is_told_the_same(fleet: Fleet) -> None:
+    (token,) = await made(fleet, "meter-1")
+    told = await fleet.token_service.void(token.number, anybody, by="anna")
+    assert (told.state, told.voided_at) == (TokenState.VOID, fleet.clock())
+    fleet.clock.advance(timedelta(seconds=5))
+    assert await fleet.token_service.void(token.number, anybody, by="bert") == told
+    assert await voided(fleet) == [("anna", "meter-1", token.number)]
 
 
 async def test_what_is_unknown_or_another_s_to_void_is_named_and_none_is_void(fleet: Fleet) -> None:

@@ -12,11 +12,11 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation_reason import RevocationReason
-from provisioning.store import tokens
+from provisioning.store import patience, tokens
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
 from provisioning.store.lanes import Apart, Outcome
-from provisioning.store.patience import BRIEF_SECONDS, IN_VAIN_SECONDS
+from provisioning.store.patience import _IN_VAIN_SECONDS, BRIEF_SECONDS
 from provisioning.store.postgresql_group import SharedTransaction
 from tests.support.fleet import Fleet, open_fleet
 from tests.support.notes import lock, note, noted, somebody_else
@@ -98,10 +98,14 @@ async def test_who_needs_no_locked_row_is_served_though_another_has_waited_in_va
 
 @pytest.mark.parametrize("way", ["together", "one by one"])
 async def test_those_who_all_need_it_wait_in_vain_for_a_bounded_time_however_many_they_are(
-    database: Database, way: str, short: bool
+    database: Database, way: str, short: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    many = 3 * int(IN_VAIN_SECONDS / BRIEF_SECONDS)
-    tried: list[int] = []
+    many = 3 * int(_IN_VAIN_SECONDS / BRIEF_SECONDS)
+    attempt, tried, waits = SharedTransaction.attempt, list[int](), list[float | None]()
+
+    def noted_attempt(transaction: SharedTransaction, work: Work, wait: float | None = None) -> Outcome:
+        waits.append(wait)
+        return attempt(transaction, work, wait)
 
     def work(number: int) -> Work:
         def does(connection: Connection) -> None:
@@ -110,17 +114,35 @@ async def test_those_who_all_need_it_wait_in_vain_for_a_bounded_time_however_man
 
         return does
 
+    monkeypatch.setattr(SharedTransaction, "attempt", noted_attempt)
     with somebody_else(database, THEIRS):
-        begun = time.monotonic()
         told = await all_of(database, [work(number) for number in range(many)], way, short=short)
-        took = time.monotonic() - begun
         assert all(map(is_unavailable, told)), told
-        assert took < WAIT + 2 * IN_VAIN_SECONDS + WAIT
-        assert len(set(tried)) < many, "some were refused without a try"
+        assert waits.count(None) <= 2, "one that came first and needs none, and one that waits as long as it may"
+        assert waits.count(BRIEF_SECONDS) < many / 2, "the others hardly waited"
+        assert set(tried) == set(range(many)), "nobody was refused without a try"
     assert await all_of(database, [theirs], way, short=short) == [None], "and nothing of it is left"
 
 
-async def test_who_comes_after_one_that_waited_in_vain_waits_as_long_as_ever(database: Database, short: bool) -> None:
+@pytest.mark.parametrize("way", ["together", "one by one"])
+async def test_who_comes_after_one_that_waited_in_vain_holds_nobody_up_as_long_again(
+    database: Database, way: str, short: bool
+) -> None:
+    with somebody_else(database, THEIRS):
+        assert is_unavailable((await all_of(database, [theirs], way, short=short))[0])
+        begun = time.monotonic()
+        for number in range(10):
+            theirs_again, mine = await all_of(database, [theirs, ours(f"{number}")], way, short=short)
+            assert is_unavailable(theirs_again)
+            assert mine == f"{number}"
+        assert time.monotonic() - begun < 3 * WAIT, "and not ten times as long"
+    assert await all_of(database, [theirs], way, short=short) == [None]
+
+
+async def test_who_comes_a_minute_after_one_that_waited_in_vain_waits_as_long_as_ever(
+    database: Database, short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "_CAUTIOUS_SECONDS", 0.0)
     with somebody_else(database, THEIRS) as other:
         early = await asyncio.gather(database.write(theirs, short=short), return_exceptions=True)
         assert is_unavailable(early[0])
@@ -136,9 +158,9 @@ async def test_of_devices_that_enrol_together_only_the_one_whose_row_is_locked_i
 ) -> None:
     attempt, briefly = SharedTransaction.attempt, []
 
-    def noted_attempt(transaction: SharedTransaction, work: Work, *, brief: bool = False) -> Outcome:
-        briefly.append(brief)
-        return attempt(transaction, work, brief=brief)
+    def noted_attempt(transaction: SharedTransaction, work: Work, wait: float | None = None) -> Outcome:
+        briefly.append(wait is not None)
+        return attempt(transaction, work, wait)
 
     certificate = await fleet.enrol("meter-3")
     calls = [await enrolment(fleet, f"meter-{number}") for number in range(6)]
