@@ -15,8 +15,10 @@ Rules
 4. Connections are limited, half of them per address. A newcomer without a place takes that of the connection that has
    been silent longest (`provisioning.connections.places`): neither strangers nor devices can keep operators out with
    silent connections. A connection found to be an operator's keeps its place.
-5. A client that changes its TLS keys endlessly, which any certificate of the fleet allows, is cut off.
-6. A client that fails the handshake is told why (`provisioning.pki.polite_handshake`), and one that takes too long for
+5. What is said about a refused client is bounded: any certificate of the fleet gets as far as that, and could fill the
+   log, or displace what the audit log says of others.
+6. A client that changes its TLS keys endlessly, which any certificate of the fleet allows, is cut off.
+7. A client that fails the handshake is told why (`provisioning.pki.polite_handshake`), and one that takes too long for
    it is reset: the end of the stream would wait behind what does not reach it.
 """
 
@@ -37,6 +39,7 @@ import structlog
 
 from broker.admin.http_server import HttpServer, Response, problem
 from broker.admin.metrics_endpoint import listen, shown_address
+from broker.admission.guard import WindowCount
 from broker.admission.inquiry import Inquiry
 from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused, unauthorised
@@ -61,6 +64,9 @@ _HANDSHAKE_SECONDS = 10.0
 _QUEUE = 32
 _READ = 16 * 1024
 _PAUSE = 1.0
+_TOLD_SECONDS = 60.0
+_MOST_TOLD = 10
+"""Refusals of one identity in `_TOLD_SECONDS` that have a line each; metrics count all."""
 _STATUS_SECONDS = 5.0
 """For a certificate's status to be found out; the asker itself gives up sooner (`broker.sources.asker`)."""
 
@@ -176,6 +182,8 @@ class Operators:
         self._asked: WeakKeyDictionary[asyncio.StreamWriter, Inquiry] = WeakKeyDictionary()
         self._generations: WeakKeyDictionary[asyncio.StreamWriter, int] = WeakKeyDictionary()
         self._places: WeakKeyDictionary[asyncio.StreamWriter, Place] = WeakKeyDictionary()
+        self._told = WindowCount(_TOLD_SECONDS)
+        """How often each identity, or address, has been refused."""
 
     @property
     def generation(self) -> int:
@@ -218,9 +226,11 @@ class Operators:
         engine.metrics.refused[refused.code] += 1
         facts = {"code": refused.code.value, "detail": refused.recorded, "address": address}
         facts |= {"identity": refused.identity, "serial": refused.serial}
+        about = refused.identity or address.rpartition(":")[0]
         if engine.history.witness is not None:
             engine.history.witness.told("operator refused", **facts)
-        log.warning("admin request refused", **facts)
+        if self._told.add(about, asyncio.get_running_loop().time()) <= _MOST_TOLD:
+            log.warning("admin request refused", **facts)
         later = refused.reason_code is ReasonCode.SERVER_UNAVAILABLE
         status = HTTPStatus.SERVICE_UNAVAILABLE if later else HTTPStatus.FORBIDDEN
         return problem(status, refused.code, refused.detail)
