@@ -15,8 +15,8 @@ Rules
 4. Connections are limited, half of them per address. A newcomer without a place takes that of the connection that has
    been silent longest (`provisioning.connections.places`): neither strangers nor devices can keep operators out with
    silent connections. A connection found to be an operator's keeps its place.
-5. What is said about a refused client is bounded: any certificate of the fleet gets as far as that, and could fill the
-   log, or displace what the audit log says of others.
+5. What is said about whoever is refused, or fails the handshake, is bounded: anybody can fail, and with any certificate
+   of the fleet be refused, as often as he likes; so he could fill the log, or displace what the audit log has.
 6. A client that changes its TLS keys endlessly, which any certificate of the fleet allows, is cut off.
 7. A client that fails the handshake is told why (`provisioning.pki.polite_handshake`), and one that takes too long for
    it is reset: the end of the stream would wait behind what does not reach it.
@@ -47,6 +47,7 @@ from broker.engine.engine import Engine
 from broker.mqtt.codes import ReasonCode
 from provisioning.connections.places import Place, Places, hang_up
 from provisioning.pki import resumption
+from provisioning.pki.address_key import address_key
 from provisioning.pki.identity import parse_uri
 from provisioning.pki.key_updates import bound_key_updates
 from provisioning.pki.late_handshake import reset_if_late
@@ -66,7 +67,7 @@ _READ = 16 * 1024
 _PAUSE = 1.0
 _TOLD_SECONDS = 60.0
 _MOST_TOLD = 10
-"""Refusals of one identity in `_TOLD_SECONDS` that have a line each; metrics count all."""
+"""Refusals of one identity in `_TOLD_SECONDS` that have a line each; and failed handshakes of one address."""
 _STATUS_SECONDS = 5.0
 """For a certificate's status to be found out; the asker itself gives up sooner (`broker.sources.asker`)."""
 
@@ -83,6 +84,8 @@ class OperatorDoor:
         self._places = Places(_PLACES)
         self._told = 0
         self._crowding = OnceAMinute()
+        self._failed = WindowCount(_TOLD_SECONDS)
+        """How often each address has failed the handshake."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.url = ""
 
@@ -143,7 +146,8 @@ class OperatorDoor:
                 )
         except (OSError, TimeoutError) as error:
             place.leave()
-            log.info("admin handshake failed", address=host, detail=str(error))
+            if self._failed.add(address_key(host), loop.time()) <= _MOST_TOLD:
+                log.info("admin handshake failed", address=host, detail=str(error))
 
     def _tell(self, host: str, now: float) -> None:
         places = self._places
