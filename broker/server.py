@@ -131,8 +131,7 @@ class BrokerServer:
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM.
 
-        Raises `ForeignDirectory`, `NoDirectory`, `PolicyError`, `CredentialError`, `TlsConfigurationError`,
-        `StoreError`, `ListenError`, `PluginError` or `AdminSocketError`.
+        Raises what prevents a start, as `broker.running` lists it.
         """
         loop = asyncio.get_running_loop()
         self._heed_signals(loop)

@@ -21,6 +21,7 @@ from broker.engine.engine import Engine
 from broker.engine.history import Event, Happened
 from provisioning.pki.identity import SCHEME, Identity
 from provisioning.pki.tls import certificates_in
+from provisioning.program.moments import rfc3339_milliseconds
 from provisioning.program.near_names import NearNames
 from provisioning.program.printable import printable
 
@@ -184,4 +185,4 @@ def _shown(events: Iterable[Event], now: float, wall: datetime) -> list[dict[str
 
 
 def _time(moment: float, now: float, wall: datetime) -> str:
-    return f"{wall - timedelta(seconds=now - moment):%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z"
+    return rfc3339_milliseconds(wall - timedelta(seconds=now - moment))

@@ -4,8 +4,8 @@ Theory
 ------
 The handshake has established the client's identity; admission decides whether that is good enough here. What CONNECT
 asks for is granted within the limits, and CONNACK states every difference. While its certificate is still being looked
-up, or a plugin is being asked, or the end of its earlier session is not on disk yet (decision 0226), the client waits;
-its CONNECT is then handled again from the start.
+up, or a plugin is being asked, or its earlier session is not gone yet (decision 0226), the client waits; its CONNECT is
+then handled again from the start.
 
 Rules
 -----

@@ -3,9 +3,10 @@
 Theory
 ------
 A read brings at most 16 KB, a turn at most 64 reads. For packets that the data path handles itself, a read takes some
-milliseconds. For small packets that it does not handle, such as PUBLISH without permission or to topics not published
-to before, it would take hundreds, during which no other client is served. So after a certain amount of work
-(`broker.sockets.work`) the rest waits for the next round of the event loop, just as a packet waits for an inquiry.
+milliseconds; of the smallest, pings and PUBACKs, it takes only so many at once. For small packets that it does not
+handle, such as PUBLISH without permission or to topics not published to before, a read would take hundreds, during
+which no other client is served. So after a certain amount of work (`broker.sockets.work`) the rest waits for the next
+round of the event loop, just as a packet waits for an inquiry.
 Meanwhile nothing behind it is handled, and that connection is not read (`broker.sockets.transport`). Order is kept.
 
 Rules

@@ -144,8 +144,9 @@ class Engine(Exchange):
     ) -> tuple[Session, bool] | Refused | Inquiry:
         """Return an admitted client's session and whether it was present before [MQTT-3.2.2-2], or the refusal.
 
-        An older connection of the same session is taken over [MQTT-3.1.4-3]. An inquiry: what was stored of an earlier
-        session has to be gone first (`broker.engine.unwritten_end`); then this is called again.
+        An older connection of the same session is taken over [MQTT-3.1.4-3]. An inquiry: an earlier session has to be
+        gone first, from the store (`broker.engine.unwritten_end`) and with all that it has left
+        (`broker.engine.estate`); then this is called again.
         """
         peer, brief = admitted.peer, expiry_interval == 0 and not clean_start
         session = self._earlier(admitted, ends=clean_start, brief=brief, now=now)

@@ -140,6 +140,7 @@ class Estates:
                 exchange.metrics.dropped_expired += 1  # [MQTT-3.3.2-5]
             elif group is not None:
                 group.deliver_again(message, later)
+                exchange.turn.sessions.add(group)  # What one turn gives a member is one write.
                 exchange.turn.request()
 
         when_known(inquiry, shared.message, now, give)

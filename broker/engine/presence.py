@@ -30,6 +30,7 @@ from broker.mqtt.codes import PacketType
 from broker.mqtt.message import Message
 from broker.mqtt.properties import NO_PROPERTIES
 from broker.session.session import Session
+from provisioning.program.moments import rfc3339_milliseconds
 
 TOPICS = "$SYS/broker/presence"
 
@@ -82,7 +83,7 @@ class Presence:
         facts = {
             "event": event,
             "sequence": self._sequence,
-            "at": f"{self._clock():%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z",
+            "at": rfc3339_milliseconds(self._clock()),
             "client_id": session.client_id,
             "identity": owner.uri,
             "serial": peer.serial,

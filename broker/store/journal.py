@@ -22,7 +22,7 @@ Rules
    its answer keeps waiting until it is written, or until the batch contains nothing that an answer promises, because
    every subscriber has acknowledged, and nothing was struck from it that a crash could bring back. An answer that does
    not concern a message ends its connection. Messages that arrive while the store fails are refused before they are
-   routed, so that no refused message is ever delivered (decision 0094).
+   routed, unless they come again and may have been routed before: no refused message is ever delivered (decision 0094).
 3. What waits belongs to one *connection*: it is dropped with it, and never sent on the next connection of the same
    session, whose client starts its packet identifiers afresh.
 4. What waits is bounded, however long a write takes: beyond `MOST_WAITING` answers and retained topics publishers are

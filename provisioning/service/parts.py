@@ -88,6 +88,29 @@ def utc_now() -> datetime:
 
 
 @dataclass(frozen=True, slots=True)
+class Opened:
+    """What a process of the service has opened for its parts: alone, or at a worker's *place*."""
+
+    settings: Settings
+    authority: OpenAuthority
+    listening: Listening
+    place: WorkerPlace | None
+    database: Database
+    serial_numbers: SerialNumbers
+
+    @property
+    def leads(self) -> bool:
+        """Whether work for only one of several workers is done here."""
+        return self.place is None or self.place.leads
+
+    @property
+    def public_url(self) -> str:
+        """Where relying parties reach it."""
+        configured = self.settings.public_http_url
+        return self.listening.http_url if configured is None else str(configured)
+
+
+@dataclass(frozen=True, slots=True)
 class Parts:
     """What is run, and what is served."""
 
@@ -101,20 +124,12 @@ class Parts:
     """Takes the function that reads the settings again."""
 
 
-async def build(
-    settings: Settings,
-    authority: OpenAuthority,
-    listening: Listening,
-    place: WorkerPlace | None,
-    database: Database,
-    serial_numbers: SerialNumbers,
-) -> Parts:
-    """Return the parts of a service that is about to run: alone, or at a worker's *place*."""
+async def build(opened: Opened) -> Parts:
+    """Return the parts of a service that is about to run."""
+    settings, database, place = opened.settings, opened.database, opened.place
     profiles, key_policy = LiveProfiles(profiles_of(settings)), key_policy_of(settings)
     responder = OcspResponder(database, [], utc_now, settings.ocsp_life)
-    credential, live = _authorities(
-        settings, authority, listening, place, database, serial_numbers, profiles, responder
-    )
+    credential, live = _authorities(opened, profiles, responder)
 
     def on_new(events: Sequence[FeedEvent]) -> None:
         responder.forget_events(events)
@@ -150,7 +165,7 @@ async def build(
     trust_changed = everywhere(trust.refresh, fellows, _TRUST)
 
     def webhook_anchors(settings: Settings) -> Path:
-        return settings.webhook_cafile or authority.files.bundle
+        return settings.webhook_cafile or opened.authority.files.bundle
 
     try:
         webhooks = Webhooks(webhook_anchors(settings))
@@ -159,7 +174,7 @@ async def build(
     enrolment = EnrolmentService(
         database=database,
         issuing=live.issuing,
-        serial_numbers=serial_numbers,
+        serial_numbers=opened.serial_numbers,
         profiles=profiles,
         trust_domain=settings.trust_domain,
         clock=utc_now,
@@ -168,7 +183,7 @@ async def build(
         ask=webhooks.ask,
         signs_at_once=live.keys_in_memory,
     )
-    audit_key = read_audit_key(authority.files)
+    audit_key = read_audit_key(opened.authority.files)
     revocation = RevocationService(database, utc_now, told, responder.forget_all, feed.reach)
     suspension = SuspensionService(database, utc_now, told, revocation.portions, feed.reach)
     recall = RecallWatch(database, utc_now, revocation, suspension, SERVER_NAME)
@@ -231,7 +246,7 @@ async def build(
             revocation.run,
             trust.run,
             manufacturers.run,
-            *([recall.run, fetcher.run] if place is None or place.leads else []),
+            *([recall.run, fetcher.run] if opened.leads else []),
             webhooks.run,
             late.run,
             functools.partial(announcements.listen, database.url, feed.announce),
@@ -251,23 +266,17 @@ async def build(
 
 
 def _authorities(
-    settings: Settings,
-    authority: OpenAuthority,
-    listening: Listening,
-    place: WorkerPlace | None,
-    database: Database,
-    serial_numbers: SerialNumbers,
-    profiles: LiveProfiles,
-    responder: OcspResponder,
+    opened: Opened, profiles: LiveProfiles, responder: OcspResponder
 ) -> tuple[HttpsCredential, LiveAuthorities]:
     """Return the CAs, and the service's own certificate, which is issued by one of them and follows their trust."""
+    settings, files = opened.settings, opened.authority.files
 
     def credentials(issuer: Issuer) -> OwnCredentials:
         return OwnCredentials(
-            authority.files,
+            files,
             issuer,
-            database,
-            serial_numbers,
+            opened.database,
+            opened.serial_numbers,
             profiles,
             settings.trust_domain,
             utc_now,
@@ -275,13 +284,13 @@ def _authorities(
             server_names_of(settings),
         )
 
-    credential = HttpsCredential(authority.files, credentials, responder.answer, keeps=place is None or place.leads)
+    credential = HttpsCredential(files, credentials, responder.answer, keeps=opened.leads)
     live = LiveAuthorities(
-        authority=authority,
+        authority=opened.authority,
         settings=settings,
-        public_url=listening.http_url if settings.public_http_url is None else str(settings.public_http_url),
-        database=database,
-        serial_numbers=serial_numbers,
+        public_url=opened.public_url,
+        database=opened.database,
+        serial_numbers=opened.serial_numbers,
         responder=responder,
         clock=utc_now,
         on_trust=credential.trust,

@@ -52,7 +52,7 @@ from provisioning.program.out_of_memory import told
 from provisioning.program.proxy_networks import networks
 from provisioning.program.service_manager import ServiceManager
 from provisioning.program.version import product_version
-from provisioning.service.parts import build
+from provisioning.service.parts import Opened, build
 from provisioning.service.reloading import ReadAgain
 from provisioning.service.service_signals import ServiceSignals, service_signals
 from provisioning.service.worker_place import WorkerPlace
@@ -179,7 +179,7 @@ async def _running(
             held.enter_context(in_charge(settings.directory, listening.https_url, process, alone=not postgresql))
         database, serial_numbers = await held.enter_async_context(_open_store(settings, authority.files))
         with usable(database):
-            parts = await build(settings, authority, listening, place, database, serial_numbers)
+            parts = await build(Opened(settings, authority, listening, place, database, serial_numbers))
         stall_seconds = 2 * settings.feed_stall_seconds  # The feed reports it itself before that.
         protocol = functools.partial(
             PeerCertificateProtocol, whole=parts.https.state.whole, stall_seconds=stall_seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,14 @@ def test_every_command_on_the_page_does_what_the_page_shows(page: Path, heading:
     with Terminal(tmp_path, free_ports()) as terminal:
         for step in steps:
             terminal.follow(step)
+
+
+@pytest.mark.parametrize(("page", "heading"), [(PAGE, None), (README, BY_HAND)], ids=["verify-it-yourself", "readme"])
+def test_what_is_pasted_into_an_interactive_zsh_has_no_comments(page: Path, heading: str | None) -> None:
+    """There `#` begins none, so the first command of the README got its words as arguments, and failed."""
+    for step in read_page(page, heading):
+        for line in step.commands.splitlines():
+            assert "#" not in re.sub(r"'[^']*'", "", line), line
 
 
 def test_a_page_that_shows_something_else_is_noticed() -> None:

@@ -23,6 +23,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from provisioning.enrolment.attempt import Attempt
+from provisioning.enrolment.tokens import MAXIMUM_TTL
 from provisioning.enrolment.trial_names import is_still_its_own
 from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.errors import Code, Refused
@@ -163,11 +164,13 @@ def _over(connection: Connection, found: StoredApproval, attempt: Attempt, group
     """Whether the approval is no longer in force.
 
     It has bought its certificate, and the same request is not answered with that again, or that was a trial whose name
-    another has got since; or it was given before the name had its present certificate, so that nobody has decided about
-    replacing that. The order is not taken from clocks:
-    one that was set back would reverse it (docs/decisions/0178-timestamps-from-a-clock-that-was-ahead.md).
+    another has got since; or nobody has used it for as long as a token may last; or it was given before the name had
+    its present certificate, so that nobody has decided about replacing that. That order is not taken from clocks: one
+    that was set back would reverse it (docs/decisions/0178-timestamps-from-a-clock-that-was-ahead.md).
     """
     if found.state is ApprovalState.APPROVED:
+        if found.decided_at is not None and attempt.now >= found.decided_at + MAXIMUM_TTL:
+            return True
         newest = newest_of(connection, found.request.name)
         return newest is not None and newest.id != found.certificate_id
     if found.state is not ApprovalState.USED:

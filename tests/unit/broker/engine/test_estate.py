@@ -65,6 +65,7 @@ def test_others_are_served_between_two_portions() -> None:
     leaving = member(broker, "leaving")
     payloads = fill(broker, 1)
     staying = member(broker, "staying")
+    writes = staying.transport.writes
     lose(leaving)
     given = [0]
     while broker._soon:
@@ -72,6 +73,7 @@ def test_others_are_served_between_two_portions() -> None:
         given.append(len(list(staying.session.deliveries())))
     assert max(later - before for before, later in pairwise(given)) == PORTION
     assert held(staying) == payloads
+    assert staying.transport.writes == writes + 3, "one for each portion"
 
 
 @pytest.mark.parametrize("qos", [1, 2])

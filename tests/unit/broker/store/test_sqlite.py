@@ -411,7 +411,15 @@ async def test_while_the_store_fails_who_is_promised_nothing_is_answered_at_the_
     assert asker.outbox == []
     store.begin()
     assert asker.outbox == ([] if promises else [b"answer"])
+    assert reports.said == (["failed"] if promises else ["failed", "written"])
     assert journal.failed, "whether it can be written is not known yet"
+
+
+def test_a_batch_that_is_only_to_find_out_whether_the_store_can_be_written_does_so(store: SqliteStore) -> None:
+    with contextlib.closing(sqlite3.connect(store.path)) as other:
+        before = other.execute("PRAGMA data_version").fetchone()
+        store._apply(Batch(probe=True))
+        assert other.execute("PRAGMA data_version").fetchone() != before, "nothing was written"
 
 
 async def test_closing_writes_what_is_left(tmp_path: Path) -> None:

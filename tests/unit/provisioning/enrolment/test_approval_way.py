@@ -10,6 +10,7 @@ import pytest
 
 from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.attempt import TlsConnection, TokenCredential
+from provisioning.enrolment.tokens import MAXIMUM_TTL
 from provisioning.errors import Code, Pending, Refused
 from provisioning.pki.keys import generate_key
 from provisioning.store import audit
@@ -335,3 +336,19 @@ async def test_who_asks_again_when_his_approval_is_used_up_waits_again(fleet: Fl
     again = await pending(fleet, "meter-1", key=key, label="line")
     (waiting,), _ = await service.page(limit=9, after=0, group="line", state=ApprovalState.PENDING)
     assert waiting.id == again != number
+
+
+async def test_an_approval_that_nobody_uses_ends_as_the_longest_token_does(fleet: Fleet) -> None:
+    await group(fleet, "approval")
+    service = ApprovalService(fleet.database, fleet.clock)
+    keys = [generate_key(), generate_key()]
+    for place, key in enumerate(keys):
+        number = await pending(fleet, f"meter-{place}", key=key, label="line")
+        fleet.clock.advance(HOUR)
+        await service.decide(number, approve=True, by="boss")
+    fleet.clock.advance(MAXIMUM_TTL - timedelta(seconds=1))
+    await enrol(fleet, "meter-1", key=keys[1], label="line")
+    assert await pending(fleet, "meter-0", key=keys[0], label="line") > number
+    (waiting,), _ = await service.page(limit=9, after=0, group="line", state=ApprovalState.PENDING)
+    await service.decide(waiting.id, approve=True, by="boss")
+    await enrol(fleet, "meter-0", key=keys[0], label="line")

@@ -44,6 +44,7 @@ async def test_an_order_for_tokens_is_judged_whole(fleet: Fleet) -> None:
     names = [f"meter-{number}" for number in range(MAXIMUM_BATCH + 1)]
     addresses = [f"10.0.0.{number}" for number in range(MAXIMUM_SERVER_NAMES)]
     broker = {"devices": ["broker-1"], "role": Role.BROKER}
+    await fleet.groups.create(Group("closed", ways=()), by="anna")
     for order, words in (
         ({"ttl": SECOND}, None),
         ({"ttl": MAXIMUM_TTL}, None),
@@ -56,6 +57,7 @@ async def test_an_order_for_tokens_is_judged_whole(fleet: Fleet) -> None:
         ({"devices": [], "group": "north", "count": 2}, None),
         ({"devices": [], "group": "north", "count": 0}, "a batch has 1 to"),
         ({"devices": [], "group": "north", "count": MAXIMUM_BATCH + 1}, "a batch has 1 to"),
+        ({"devices": [], "group": "closed", "count": MAXIMUM_BATCH}, "for another reason: WAY_REFUSED"),
         ({"devices": names}, "a batch has 1 to"),
         ({"devices": ["m-1", "m-2"], "count": 2}, "count is for group tokens"),
         ({"devices": ["m-1", "m-1"]}, "devices names a device twice"),

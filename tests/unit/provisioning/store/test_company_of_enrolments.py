@@ -10,6 +10,7 @@ from cryptography import x509
 from sqlalchemy.engine import Connection
 
 from provisioning.enrolment import service
+from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation_reason import RevocationReason
@@ -198,3 +199,22 @@ async def test_a_device_that_is_enrolled_again_and_revoked_at_once_is_one_after_
     assert isinstance(again, x509.Certificate)
     assert len(revoked.revoked) == 2
     assert companies == [2]
+
+
+async def test_who_may_choose_a_name_asks_together_with_others_whether_it_is_promised(
+    fleet: Fleet, companies: list[int], journeys: list[str], together: Together
+) -> None:
+    tokens_of_group = await fleet.token_service.create(TokenOrder(group="north", count=7), by="admin")
+    await fleet.token("meter-3")
+    alone, *calls = [
+        await enrolment(fleet, f"meter-{number}", each.token) for number, each in enumerate(tokens_of_group)
+    ]
+    journeys.clear()
+    await alone()
+    of_one = len(journeys)
+    journeys.clear()
+    outcomes = await together(fleet, *calls)
+    assert len(journeys) <= of_one
+    assert companies == [6]
+    taken = [each.code if isinstance(each, Refused) else None for each in outcomes]
+    assert taken == [None, None, Code.NAME_TAKEN, None, None, None]
