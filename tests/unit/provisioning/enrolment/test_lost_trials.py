@@ -105,3 +105,24 @@ async def test_it_is_tried_again_by_whoever_lost_it_while_nobody_else_has_the_na
     again = await enrol(fleet, NAME, key=key, certificate=shared)
     assert await is_good(fleet, full)
     assert await is_good(fleet, await fleet.reenrol(again, successor_csr(again))), "it has activated the device"
+
+
+async def test_nor_is_the_key_that_a_renewal_has_replaced_once_all_that_was_for_it_has_expired(fleet: Fleet) -> None:
+    """A key is changed so that the old one is worth nothing in the end; shared evidence does not change that."""
+    await group(fleet, "claim", "token")
+    shared, old, new = await claim(fleet, devices=9), generate_key(), generate_key()
+    first = await comes_in(fleet, "token", old, shared)
+    fleet.clock.advance(20 * DAY)
+    await fleet.reenrol(first, successor_csr(first, new))
+    assert await is_good(fleet, await enrol(fleet, NAME, key=old, token=await any_name(fleet))), "its first one is good"
+    fleet.clock.advance(HOUR)
+    newest = await fleet.reenrol(first, successor_csr(first, new))
+    fleet.clock.advance(31 * DAY)
+    assert not await is_good(fleet, newest)
+    order = ClaimOrder("later", "line", 9, timedelta(days=30))
+    service = ClaimService(fleet.database, fleet.clock, nothing)
+    later = x509.load_der_x509_certificate((await service.create(order, by="boss")).claim.der)
+    assert await refusal(fleet, NAME, key=old, certificate=later) is Code.NAME_TAKEN
+    assert await refusal(fleet, NAME, key=old, token=await any_name(fleet)) is Code.NAME_TAKEN
+    trial = await enrol(fleet, NAME, key=new, certificate=later)
+    assert await is_good(fleet, await fleet.reenrol(trial, successor_csr(trial, new))), "it still has that key"
