@@ -7,7 +7,8 @@ session concerned, and the session, or the route that leads to many sessions, is
 that were ready in this turn have been read, `end` flushes every touched outbox once. A thousand messages to one
 subscriber cost one system call and one series of TLS records, not a thousand.
 
-Messages to very many subscribers are written in rounds instead, with turns in between (`broker.sockets.rounds`).
+Messages to very many subscribers are written in rounds instead, with turns in between (`broker.sockets.rounds`). And
+what a client asks for beyond a portion waits here (`portion`).
 
 Hot: `routes.add` and `request` run once per read or message. Budget and measurement: docs/performance.md.
 
@@ -49,8 +50,17 @@ class Turn:
     """What has been touched since the last flush."""
 
     __slots__ = (
-        *("_call_soon", "_portions", "_requested", "_serves", "after", "allowance", "most_work"),
-        *("rounds", "routes", "sessions", "work"),
+        "_call_soon",
+        "_portions",
+        "_requested",
+        "_serves",
+        "after",
+        "allowance",
+        "most_work",
+        "rounds",
+        "routes",
+        "sessions",
+        "work",
     )
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
