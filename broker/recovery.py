@@ -31,7 +31,7 @@ import structlog
 
 from broker.engine.engine import Engine
 from broker.engine.session_rows import certificate_in
-from broker.engine.stored_cas import StoredCas
+from broker.engine.stored_cas import cas_of
 from broker.mqtt.errors import PacketError
 from broker.mqtt.message import Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
@@ -172,7 +172,7 @@ def _session(engine: Engine, journal: Journal, row: tuple[Any, ...], owner: Iden
         *columns, will_expiry_interval = will
         # Older brokers stored the certificate only of sessions that were connected.
         left_with = certificate_in(will_certificate or certificate, will_authorities or authorities)
-        above = None if will_cas is None else StoredCas(will_cas)
+        above = None if will_cas is None else cas_of(will_cas)
         session.will = Will(_message((*columns, None), offset), will_delay, will_expiry_interval, *left_with, above)
         session.will_due_at = ended + min(will_delay, expiry_interval)
         engine.returning.expect(session)

@@ -15,8 +15,10 @@ Rules
 4. Connections are limited, half of them per address. A newcomer without a place takes that of the connection that has
    been silent longest (`provisioning.connections.places`): neither strangers nor devices can keep operators out with
    silent connections. A connection found to be an operator's keeps its place.
-5. A client that changes its TLS keys endlessly, which any certificate of the fleet allows, is cut off.
-6. A client that fails the handshake is told why (`provisioning.pki.polite_handshake`), and one that takes too long for
+5. What is said about whoever is refused, or fails the handshake, is bounded: anybody can fail, and with any certificate
+   of the fleet be refused, as often as he likes; so he could fill the log, or displace what the audit log has.
+6. A client that changes its TLS keys endlessly, which any certificate of the fleet allows, is cut off.
+7. A client that fails the handshake is told why (`provisioning.pki.polite_handshake`), and one that takes too long for
    it is reset: the end of the stream would wait behind what does not reach it.
 """
 
@@ -37,6 +39,7 @@ import structlog
 
 from broker.admin.http_server import HttpServer, Response, problem
 from broker.admin.metrics_endpoint import listen, shown_address
+from broker.admission.guard import WindowCount
 from broker.admission.inquiry import Inquiry
 from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused, unauthorised
@@ -44,6 +47,7 @@ from broker.engine.engine import Engine
 from broker.mqtt.codes import ReasonCode
 from provisioning.connections.places import Place, Places, hang_up
 from provisioning.pki import resumption
+from provisioning.pki.address_key import address_key
 from provisioning.pki.identity import parse_uri
 from provisioning.pki.key_updates import bound_key_updates
 from provisioning.pki.late_handshake import reset_if_late
@@ -61,6 +65,9 @@ _HANDSHAKE_SECONDS = 10.0
 _QUEUE = 32
 _READ = 16 * 1024
 _PAUSE = 1.0
+_TOLD_SECONDS = 60.0
+_MOST_TOLD = 10
+"""Refusals of one identity in `_TOLD_SECONDS` that have a line each; and failed handshakes of one address."""
 _STATUS_SECONDS = 5.0
 """For a certificate's status to be found out; the asker itself gives up sooner (`broker.sources.asker`)."""
 
@@ -77,6 +84,8 @@ class OperatorDoor:
         self._places = Places(_PLACES)
         self._told = 0
         self._crowding = OnceAMinute()
+        self._failed = WindowCount(_TOLD_SECONDS)
+        """How often each address has failed the handshake."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.url = ""
 
@@ -137,7 +146,8 @@ class OperatorDoor:
                 )
         except (OSError, TimeoutError) as error:
             place.leave()
-            log.info("admin handshake failed", address=host, detail=str(error))
+            if self._failed.add(address_key(host), loop.time()) <= _MOST_TOLD:
+                log.info("admin handshake failed", address=host, detail=str(error))
 
     def _tell(self, host: str, now: float) -> None:
         places = self._places
@@ -176,6 +186,8 @@ class Operators:
         self._asked: WeakKeyDictionary[asyncio.StreamWriter, Inquiry] = WeakKeyDictionary()
         self._generations: WeakKeyDictionary[asyncio.StreamWriter, int] = WeakKeyDictionary()
         self._places: WeakKeyDictionary[asyncio.StreamWriter, Place] = WeakKeyDictionary()
+        self._told = WindowCount(_TOLD_SECONDS)
+        """How often each identity, or address, has been refused."""
 
     @property
     def generation(self) -> int:
@@ -218,9 +230,11 @@ class Operators:
         engine.metrics.refused[refused.code] += 1
         facts = {"code": refused.code.value, "detail": refused.recorded, "address": address}
         facts |= {"identity": refused.identity, "serial": refused.serial}
+        about = refused.identity or address.rpartition(":")[0]
         if engine.history.witness is not None:
             engine.history.witness.told("operator refused", **facts)
-        log.warning("admin request refused", **facts)
+        if self._told.add(about, asyncio.get_running_loop().time()) <= _MOST_TOLD:
+            log.warning("admin request refused", **facts)
         later = refused.reason_code is ReasonCode.SERVER_UNAVAILABLE
         status = HTTPStatus.SERVICE_UNAVAILABLE if later else HTTPStatus.FORBIDDEN
         return problem(status, refused.code, refused.detail)

@@ -32,6 +32,7 @@ from broker.engine.history import Event, Happened
 
 log = structlog.get_logger("broker")
 
+OPERATOR_REFUSED = "operator refused"
 _MOST_WAITING = 50_000
 _MOST_A_MINUTE = 30
 _MINUTE = 60.0
@@ -117,7 +118,13 @@ class AuditLog:
         )
 
     def told(self, event: str, **facts: object) -> None:
-        """Record something that does not concern a client."""
+        """Record something that does not concern a client; or that one is no operator."""
+        if event == OPERATOR_REFUSED:  # Whoever has a certificate can cause that endlessly (rule 2).
+            if (now := time.monotonic()) - self._minute > _MINUTE or len(self._paced) >= _MOST_PACED:
+                self._say_again(now)
+            host = str(facts["address"]).rpartition(":")[0]
+            if self._too_often(str(facts["identity"]) or host, event):
+                return
         self._add({"event": event, **{name: _short(value) for name, value in facts.items()}})
 
     def _add(self, facts: Mapping[str, Any]) -> None:

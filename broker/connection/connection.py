@@ -103,6 +103,8 @@ class ClientConnection(ClientLife):
         position = messages = acknowledged = handled = stores = small = deliveries = 0
         work = engine.turn.work
         most = work.done + PORTION
+        if most > engine.turn.most_work:  # Many clients ask for much.
+            most = max(work.done, engine.turn.most_work)
         slow: Holder | None = None
         limit = len(data)
         try:
@@ -265,10 +267,11 @@ class ClientConnection(ClientLife):
 
     def drain_later(self, now: float) -> None:
         """Let the session send more of what is queued, after a round of the event loop."""
-        self.engine.turn.later(lambda: self._drain(now))
+        self.engine.turn.portion(lambda: self._drain(now))
 
     def _drain(self, now: float) -> None:
         if self.session is not None:
+            self.engine.turn.work.done += PORTION  # Thousands of messages.
             self.session.send_again(now)
             self.engine.turn.sessions.add(self.session)
             self.engine.turn.request()

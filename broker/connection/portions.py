@@ -11,7 +11,9 @@ Meanwhile nothing behind it is handled, and that connection is not read (`broker
 
 Rules
 -----
-1. The wait is one round of the loop: a client that is alone loses some microseconds.
+1. The wait is one round of the loop: a client that is alone loses some microseconds. Of many who wait, as many are
+   served in each round as do one portion of work together (`broker.sockets.turn`); what they ask for in one turn before
+   they wait is bounded likewise.
 2. No I/O, no clock: the portion is handled with the time of its read, which is older by as long as the others took.
 """
 
@@ -44,7 +46,7 @@ def wait_a_turn(connection: Client, packet: Packet | None, turn: Turn, now: floa
     """
     inquiry = Inquiry()
     connection.wait(inquiry, packet)
-    turn.later(lambda: inquiry.answer(None, now))
+    turn.portion(lambda: inquiry.answer(None, now))
     raise Waits
 
 

@@ -5,7 +5,13 @@ After a restart that is all that is known of a CA that is no anchor, until a cli
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Final
+
 from provisioning.pki.revocation import CasAbove, CertificateKey, Revocation, RevocationIndex
+
+_MOST_SHARED: Final = 1024
+"""Paths of which those who are restored share what is known: a fleet has few."""
 
 
 def certificate_text(key: CertificateKey) -> str:
@@ -41,3 +47,9 @@ class StoredCas:
             if (revocation := index.find(key)) is not None:
                 return f"{key[1]:x}", revocation
         return None
+
+
+@lru_cache(_MOST_SHARED)
+def cas_of(text: str) -> StoredCas:
+    """Return the CAs of *text*, once for all with the same. Raises ValueError."""
+    return StoredCas(text)

@@ -88,13 +88,13 @@ def renew(engine: Engine, connection: Client, peer: Peer, now: float) -> None:
     connection.examined(peer, now)
     engine.admission.stays(peer)
     session = connection.session
-    if (session.certificate, session.authorities) == (peer.certificate, peer.authorities):
-        return
-    session.certificate, session.authorities = peer.certificate, peer.authorities
-    if session.will is not None:
+    if session.will is not None:  # In any case: its CAs would keep an earlier generation of trust in memory.
         session.will = replace(
             session.will, certificate=peer.certificate, authorities=peer.authorities, above=peer.above
         )
+    if (session.certificate, session.authorities) == (peer.certificate, peer.authorities):
+        return
+    session.certificate, session.authorities = peer.certificate, peer.authorities
     engine.note(session, None)  # The stored state is used to judge it if the broker is killed.
 
 

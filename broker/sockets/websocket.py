@@ -118,7 +118,7 @@ class WebSocket:
             if not self._held:
                 self._transport.hold()
             self._pauses = True
-            self._turn.later(partial(self._go_on, frames, now))
+            self._turn.portion(partial(self._go_on, frames, now))
 
     def _go_on(self, frames: Connection, now: float) -> None:
         self._pauses = False

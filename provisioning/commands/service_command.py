@@ -147,7 +147,7 @@ class Connection:
             advised = "; " in str(error)
             raise fail(str(error) if advised else f"{error}; is the service running, and is --url right?") from error
         except BrokenPipeError:
-            raise  # The reader has closed the output early, as head does: see `provisioning.cli.main`.
+            raise  # The reader has closed the output early, as head does: `provisioning.program.command_line`.
         except OSError as error:
             raise fail(f"{error.filename or 'the output cannot be written'}: {error.strerror}") from error
         except (KeyboardInterrupt, asyncio.CancelledError) as error:

@@ -47,6 +47,7 @@ from provisioning.store.lanes import Apart, Lane, PooledLane, explained, is_read
 from provisioning.store.prepared import told
 from provisioning.store.server_parameters import all_parameters, server_parameters
 from provisioning.store.sqlite_lane import SqliteLane
+from provisioning.store.sqlite_writer import PATIENCE_MILLISECONDS
 
 ResultT = TypeVar("ResultT")
 
@@ -55,7 +56,6 @@ _LATE_SECONDS: Final = 12.0
 _RESTED_SECONDS: Final = 1.0
 _LEAVE_SECONDS: Final = 5.0
 _RESTED_SINCE: Final = "rested_since"
-_BUSY_MILLISECONDS: Final = 10_000  # Only another process, such as a backup, can hold SQLite's lock.
 _GROW: Final = "TABLE fleet_probe AS SELECT repeat('x', 1000) FROM generate_series(1, 1000)"
 # Each table grows by itself, and those that are written seldom have room in their files for long. What is not logged
 # takes no room from the write-ahead log: where that is full, the server stops.
@@ -338,7 +338,7 @@ def _sqlite(url: URL, options: dict[str, Any], size: int) -> Engine:
         # The driver's own transaction control starts them too late (at the first change); ours is explicit.
         connection.isolation_level = None
         for pragma in (
-            f"busy_timeout = {_BUSY_MILLISECONDS}",
+            f"busy_timeout = {PATIENCE_MILLISECONDS}",
             "journal_mode = WAL",
             "synchronous = FULL",
             "foreign_keys = ON",

@@ -24,7 +24,7 @@ BRIEF_SECONDS: Final = 0.05
 LEAST_SECONDS: Final = 0.001
 """The least that PostgreSQL can be told."""
 _IN_VAIN_SECONDS: Final = 2.0
-_SHARE: Final = 0.5
+_SHARE: Final = 0.25
 _CAUTIOUS_SECONDS: Final = 60.0
 
 

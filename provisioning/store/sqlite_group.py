@@ -30,9 +30,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from provisioning.store import audit
 from provisioning.store.lanes import Job, Outcome, explained, is_locked
 from provisioning.store.prepared import driver_of
-from provisioning.store.sqlite_writer import SqliteWriter
-
-_PATIENCE_MILLISECONDS: Final = 10_000  # Only another process, such as a backup, can hold SQLite's lock.
+from provisioning.store.sqlite_writer import PATIENCE_MILLISECONDS, SqliteWriter
 
 
 class SqliteGroup:
@@ -63,7 +61,7 @@ class SqliteGroup:
         self.begun = True
         self._begun_at = time.monotonic()
         try:
-            self._open(_PATIENCE_MILLISECONDS)
+            self._open(PATIENCE_MILLISECONDS)
         except Exception as error:  # noqa: BLE001 - of the transaction as a whole: it is told to everybody in it
             self._fail(error)
 

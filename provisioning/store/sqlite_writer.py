@@ -23,6 +23,9 @@ from sqlalchemy.engine import Connection, Engine
 
 from provisioning.store.prepared import driver_of, told
 
+PATIENCE_MILLISECONDS: Final = 10_000
+"""How long to wait for SQLite's lock: only another process, such as a backup, can hold it."""
+
 
 class SqliteWriter:
     """Begins and ends transactions on a connection that it keeps."""

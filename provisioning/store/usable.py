@@ -1,6 +1,6 @@
 """Reports a database that cannot be used when a program starts, with the reason, to the person who started it.
 
-Strangers are told only that the store cannot be used now (`provisioning.store.lanes`, rule 3). The person who starts
+Strangers are told only that the store cannot be used now (`provisioning.store.lanes`, rule 4). The person who starts
 the service, or runs a command on its machine, can fix it, and is told the database's message.
 """
 

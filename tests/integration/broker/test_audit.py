@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import signal
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 from broker.cli import app
 from broker.mqtt.codes import ReasonCode
+from provisioning.pki.tls import client_context
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.crl import crl
 from tests.support.enrolled import enrol
@@ -277,3 +279,25 @@ def test_denials_add_up_with_the_metrics(tmp_path: Path, pki: Pki, log: Path) ->
         ("publish denied: and more", 15),
         ("subscription denied: and more", 3),
     ]
+
+
+def test_who_is_refused_as_an_operator_fills_neither_log(tmp_path: Path, pki: Pki, log: Path) -> None:
+    """Any device could displace the whole audit log there, and fill the disk with lines; anybody else the latter."""
+    meter = pki.device("meter-1")
+    with BrokerProcess.with_files(tmp_path / "b", pki, "--admin-port", "0", audit_log=log) as broker:
+        url = next(each for each in broker.urls if each.startswith("https://"))
+        for _ in range(30):
+            with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as stranger:
+                stranger.sendall(b"not TLS at all")
+                while stranger.recv(4096):
+                    pass
+        context = client_context(pki.anchors, meter.credential)
+        with httpx.Client(base_url=url, verify=context, trust_env=False) as client:
+            for _ in range(40):
+                assert client.get("/v1/status").json()["code"] == "WRONG_ROLE"
+    refused = [each for each in entries(log) if each["event"] == "operator refused"]
+    assert len(refused) == 30
+    assert {each["identity"] for each in refused} == {"spiffe://fleet.internal/device/meters/meter-1"}
+    (again,) = [each for each in entries(log) if each["event"] == "again"]
+    assert (again["about"], again["what"], again["times"]) == (refused[0]["identity"], "operator refused", 10)
+    assert len(broker.events("admin request refused")) == len(broker.events("admin handshake failed")) == 10

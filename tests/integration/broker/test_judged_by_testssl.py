@@ -35,6 +35,8 @@ from tests.support.provisioning import ProvisioningService
 EVERYTHING = (
     "-p", "-S", "-H", "-I", "-T", "-R", "-C", "-O", "-Z", "-W", "-A", "-L", "-F", "-J", "-D", "-4"
 )  # fmt: skip
+OF_TLS_1_2 = ("-p", "-S", "-s", "-f", "-T", "-R", "-C")
+"""Protocols, certificate, ciphers, forward secrecy; tickets, renegotiation, compression."""
 FINDINGS = {"LOW", "MEDIUM", "HIGH", "CRITICAL"}
 TOOL = {"engine_problem"}  # Of testssl's own OpenSSL, not of the server.
 
@@ -74,6 +76,23 @@ async def test_the_door_has_no_finding(tmp_path: Path, service: ProvisioningServ
     assert facts["TLS1_3"].startswith("offered")
     assert facts["cert_chain_of_trust"] == "passed."
     assert facts["OCSP_stapling"] == "offered"
+
+
+async def test_the_door_of_provisioning_has_none_though_it_takes_tls_1_2(tmp_path: Path) -> None:
+    """Anybody may knock there. Of its ciphers none is old, so attacks on those need not be tried."""
+    founded = await asyncio.to_thread(
+        ProvisioningService.founded, tmp_path / "fleet", {"public_http_url": "http://localhost:8080"}
+    )
+    with founded as service:
+        said = await judged(tmp_path, service.port, *OF_TLS_1_2, anchors=service.bundle)
+    assert findings(said) == set()
+    facts = {each["id"]: each["finding"] for each in said}
+    assert (facts["TLS1_1"], facts["TLS1_2"]) == ("not offered", "offered")
+    assert facts["cert_chain_of_trust"] == "passed."
+    assert facts["OCSP_stapling"].startswith("offered")
+    assert facts["FS"] == "offered"
+    for old in ("NULL", "aNULL", "EXPORT", "LOW", "3DES_IDEA", "OBSOLETED", "STRONG_NOFS"):
+        assert facts[f"cipherlist_{old}"] == "not offered", old
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1 is deprecated:DeprecationWarning")

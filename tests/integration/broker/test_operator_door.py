@@ -166,7 +166,7 @@ def test_the_commands_speak_to_a_broker_elsewhere(
     assert done.stderr == f"fleet-broker: warning: {told_of(files.key)}\n"
     files.key.chmod(0o600)
     done = CliRunner().invoke(app, [*where, "status"])
-    assert (done.exit_code, "--url needs --cafile, --cert and --key" in done.stderr) == (1, True)
+    assert (done.exit_code, "--url needs --cafile, --cert and --key" in done.stderr) == (2, True)
     done = CliRunner().invoke(app, ["--url", "https://127.0.0.1:1", *where[2:], *own, "status"])
     assert (done.exit_code, "no broker answers at https://127.0.0.1:1" in done.stderr) == (1, True)
 

@@ -387,3 +387,29 @@ def test_who_takes_nothing_gets_no_more_than_others_who_do_not(
     publish(meter, *range(3, 12))
     sessions = [broker.engine.registry.called(f"w-{index}")[0] for index in range(3)]
     assert [len(list(session.deliveries())) for session in sessions] == [4, 4, 4]
+
+
+@pytest.mark.parametrize("away", [True, False])
+def test_who_was_set_aside_and_is_back_has_one_place_and_none_when_it_leaves(
+    broker: MemoryBroker, meter: WireClient, away: bool
+) -> None:
+    first, second = workers(broker, 2, session_expiry_interval=600, receive_maximum=1)
+    for number in (0, 10, 20):
+        publish(meter, *range(number, number + 4))  # Of which the last two find nobody with room.
+        if away:
+            first.vanish()
+            publish(meter, number + 4)
+            first = broker.service(
+                "w", client_id="w-0", clean_start=False, session_expiry_interval=600, receive_maximum=1
+            )
+        for _ in range(4):
+            for each in (first, second):
+                each.acknowledge(*each.messages())
+    assert [len(each) for each in (first.messages(), second.messages())] == [0, 0]
+    publish(meter, 30, 31)
+    assert [len(each.payloads()) for each in (first, second)] == [1, 1]
+    assert first.unsubscribe(SHARED).reason_codes == (0,)
+    publish(meter, 32)
+    assert second.session.queued == 1
+    assert first.payloads() == []
+    assert not meter.closed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -100,6 +101,37 @@ def test_a_client_that_asks_for_much_at_once_lets_others_be_served_between() -> 
     assert [each.packet_id for each in answers if isinstance(each, Puback)] == list(range(PORTION + 1, 1001))
     assert not greedy.transport.held
     assert broker.metrics.publishes_denied == 1000
+
+
+def one_round(broker: MemoryBroker) -> None:
+    """Let the event loop go round once."""
+    for _ in range(len(broker._soon)):
+        broker._soon.popleft()()
+
+
+def test_of_many_clients_that_ask_for_much_a_round_takes_no_longer() -> None:
+    """Else fifty devices that publish what they may not hold the loop for a fifth of a second, each turn."""
+    broker = MemoryBroker()
+    greedy = [broker.device(f"meter-{number}") for number in range(50)]
+    modest = broker.device("modest")
+    much = [publication("not/mine", b"", 1, packet_id=number) for number in range(1, 301)]
+    broker.engine.turn.begin()
+    for client in greedy:
+        client.connection.receive(b"".join(each.encode(V5) for each in much), broker.now)
+    modest.connection.receive(b"".join(each.encode(V5) for each in much[:5]), broker.now)
+    broker.engine.turn.end()
+    denied = [broker.metrics.publishes_denied]
+    assert 4 * PORTION <= denied[0] <= 4 * PORTION + len(greedy)
+    assert all(len(client.received()) >= 1 for client in greedy), "somebody was not served"
+    rounds_of_modest = 0
+    while broker._soon:
+        one_round(broker)
+        denied.append(broker.metrics.publishes_denied)
+        rounds_of_modest += modest.transport.held
+    assert denied[-1] == 300 * len(greedy) + 5
+    assert max(later - before for before, later in pairwise(denied)) <= PORTION + 8
+    assert rounds_of_modest <= 2 * len(greedy) * 8 // PORTION, "who asks for little waits for all that others ask for"
+    assert [each.packet_id for each in modest.received() if isinstance(each, Puback)] == [1, 2, 3, 4, 5]
 
 
 def test_filters_count_as_much_as_packets() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.admission.path_ends import VerifiedPath
-from broker.engine.stored_cas import StoredCas, cas_text, certificate_of
+from broker.engine.stored_cas import StoredCas, cas_of, cas_text, certificate_of
 from provisioning.pki.revocation import RevocationIndex
 from tests.support.pki import Held, shared_pki
 
@@ -33,3 +33,8 @@ def test_what_was_read_is_written_as_it_was() -> None:
 def test_what_no_broker_has_written_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"invalid literal|fromhex"):
         certificate_of(text) if " " not in text else StoredCas(text)
+
+
+def test_hundreds_of_thousands_that_are_restored_share_what_is_known_of_their_cas() -> None:
+    assert cas_of("ab:1 cd:2") is cas_of("ab:1 " + "cd:2")
+    assert cas_of("ab:1 cd:3").path_revoked_as == ((b"\xab", 1), (b"\xcd", 3))

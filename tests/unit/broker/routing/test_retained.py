@@ -104,6 +104,19 @@ def test_the_bytes_of_one_device_are_bounded_too() -> None:
     assert retained._of_devices == {}
 
 
+def test_what_a_device_has_changed_or_cleared_takes_its_room_no_more() -> None:
+    retained = RetainedMessages(10, 1000)
+    retained.device_limit = Room(10, 20)
+    assert retained.retain("full", message("full", bytes(16)), "/device/full"), "as much as it may have"
+    assert retained.retain("a", message("a", bytes(4)), "/device/meter")
+    for _ in range(3):
+        assert retained.retain("b", message("b", bytes(14)), "/device/meter")
+        assert not retained.retain("c", message("c"), "/device/meter")
+        retained.retain("b", message("b", b""), "/device/meter")
+        assert retained.retain("c", message("c", bytes(14)), "/device/meter")
+        retained.retain("c", message("c", b""), "/device/meter")
+
+
 def test_deep_topics_count_for_the_memory_that_they_take() -> None:
     device_room = Room(10_000, 1024 * 1024)
     retained = RetainedMessages(100_000, 16 * 1024 * 1024)

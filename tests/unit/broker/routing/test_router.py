@@ -231,3 +231,20 @@ def test_the_route_to_very_many_is_kept_and_forgotten_like_others(end: str) -> N
     else:
         assert routes[b"a/" + b"x" * LONGEST_CACHED].is_wide
         assert len(routes.many) == 2
+
+
+def test_a_route_to_very_many_that_is_made_again_is_found_although_its_name_was_to_be_forgotten() -> None:
+    """Names of stale routes are taken out of their files some at a time: it may have a route again by its turn."""
+    routes = Routes(100_000)
+    many, late = [Subscriber() for _ in range(VERY_MANY + 1)], Subscriber()
+    for subscriber in many:
+        routes.subscribe(subscriber, Subscription("x/5", 0))
+    names = [b"x/5", *(b"x/n%d" % number for number in range(300))]
+    assert sum(routes[name].is_wide for name in names) == 1
+    routes.subscribe(late, Subscription("x/#", 0))  # All are stale.
+    assert set(routes[b"x/5"].subscribers) == {*many, late}
+    for number in range(300):
+        assert not routes[b"other/%d" % number].subscribers
+    last = Subscriber()
+    routes.subscribe(last, Subscription("x/5", 0))
+    assert set(routes[b"x/5"].subscribers) == {*many, late, last}

@@ -98,10 +98,14 @@ async def test_who_needs_no_locked_row_is_served_though_another_has_waited_in_va
 
 @pytest.mark.parametrize("way", ["together", "one by one"])
 async def test_those_who_all_need_it_wait_in_vain_for_a_bounded_time_however_many_they_are(
-    database: Database, way: str, short: bool
+    database: Database, way: str, short: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     many = 3 * int(_IN_VAIN_SECONDS / BRIEF_SECONDS)
-    tried: list[int] = []
+    attempt, tried, waits = SharedTransaction.attempt, list[int](), list[float | None]()
+
+    def noted_attempt(transaction: SharedTransaction, work: Work, wait: float | None = None) -> Outcome:
+        waits.append(wait)
+        return attempt(transaction, work, wait)
 
     def work(number: int) -> Work:
         def does(connection: Connection) -> None:
@@ -110,12 +114,12 @@ async def test_those_who_all_need_it_wait_in_vain_for_a_bounded_time_however_man
 
         return does
 
+    monkeypatch.setattr(SharedTransaction, "attempt", noted_attempt)
     with somebody_else(database, THEIRS):
-        begun = time.monotonic()
         told = await all_of(database, [work(number) for number in range(many)], way, short=short)
-        took = time.monotonic() - begun
         assert all(map(is_unavailable, told)), told
-        assert took < WAIT + 2 * _IN_VAIN_SECONDS + WAIT
+        assert waits.count(None) <= 2, "one that came first and needs none, and one that waits as long as it may"
+        assert waits.count(BRIEF_SECONDS) < many / 2, "the others hardly waited"
         assert set(tried) == set(range(many)), "nobody was refused without a try"
     assert await all_of(database, [theirs], way, short=short) == [None], "and nothing of it is left"
 

@@ -18,7 +18,7 @@ def test_a_lock_that_is_never_released_takes_its_share_of_the_time_however_often
         seconds = LONG if wait is None else wait
         patience.waited_in_vain(now, now + seconds, wait)
         waited, now, tries = waited + seconds, now + seconds + pause, tries + 1
-    assert waited <= LONG + 2 + 600 / 2
+    assert waited <= LONG + 2 + 600 / 4
     assert waited <= LONG + tries * BRIEF_SECONDS, "once as long as the server allows"
 
 
@@ -41,5 +41,5 @@ def test_waits_are_the_shortest_while_brief_ones_have_taken_too_much() -> None:
         now += wait
         tries += 1
     assert wait == LEAST_SECONDS
-    assert 40 <= tries <= 81, "two seconds of them, and what grows back meanwhile"
+    assert 40 <= tries <= 54, "two seconds of them, and what grows back meanwhile"
     assert patience.wait(now + 1) == BRIEF_SECONDS
