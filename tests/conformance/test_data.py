@@ -220,16 +220,18 @@ def test_mqtt5_2_2_1_3_mqtt311_2_3_1_1_identifier_0_is_refused(publisher: WireCl
     assert_ended(publisher, PROTOCOL_ERROR)
 
 
-def test_mqtt5_2_2_1_4_the_broker_chooses_unused_identifiers(publisher5: WireClient, subscriber5: WireClient) -> None:
+def test_mqtt5_2_2_1_4_mqtt311_2_3_1_4_the_broker_chooses_unused_identifiers(
+    publisher: WireClient, subscriber: WireClient
+) -> None:
     """A server gives each new PUBLISH above QoS 0 a non-zero unused identifier."""
-    subscriber5.subscribe("t", qos=2)
+    subscriber.subscribe("t", qos=2)
     for _ in range(3):
-        publisher5.publish("t", qos=1)
-    used = [message.packet_id for message in subscriber5.messages()]
-    subscriber5.session.inflight._last_id = 65_534
+        publisher.publish("t", qos=1)
+    used = [message.packet_id for message in subscriber.messages()]
+    subscriber.session.inflight._last_id = 65_534
     for _ in range(3):
-        publisher5.publish("t", qos=1)
-    fresh = [message.packet_id for message in subscriber5.messages()]
+        publisher.publish("t", qos=1)
+    fresh = [message.packet_id for message in subscriber.messages()]
     assert (used, fresh) == ([1, 2, 3], [65_535, 4, 5])
 
 

@@ -65,37 +65,41 @@ def test_mqtt5_4_3_1_1_mqtt311_4_3_1_1_qos_0_goes_out_plain(publisher: WireClien
     assert subscriber.transport.packets[0][0] == 0x30
 
 
-def test_mqtt5_4_3_2_1_mqtt5_4_3_3_1_each_message_has_an_unused_identifier(
-    broker: MemoryBroker, publisher5: WireClient
+def test_mqtt5_4_3_2_1_mqtt5_4_3_3_1_mqtt311_4_3_2_1_mqtt311_4_3_3_1_each_message_has_an_unused_identifier(
+    broker: MemoryBroker, version: ProtocolVersion, publisher: WireClient
 ) -> None:
     """QoS 1 takes an unused identifier for each new message."""
-    client = kept(broker)
+    client = kept(broker, version)
     for _ in range(3):
-        publisher5.publish("t", qos=1)
-        exactly_once(publisher5, "t")
+        publisher.publish("t", qos=1)
+        exactly_once(publisher, "t")
     messages = client.messages()
     assert len({identifier(message) for message in messages}) == 6
     client.acknowledge(messages[0])
     client.session.inflight._last_id = 0
-    publisher5.publish("t", qos=1)
-    exactly_once(publisher5, "t")
+    publisher.publish("t", qos=1)
+    exactly_once(publisher, "t")
     fresh = {identifier(message) for message in client.messages()}
     assert not fresh & {identifier(message) for message in messages[1:]}
     assert 0 not in fresh
 
 
-def test_mqtt5_4_3_2_2_qos_1_goes_out_without_dup(publisher5: WireClient, subscriber5: WireClient) -> None:
+def test_mqtt5_4_3_2_2_mqtt311_4_3_2_1_qos_1_goes_out_without_dup(
+    publisher: WireClient, subscriber: WireClient
+) -> None:
     """QoS 1 goes out with its identifier and DUP 0."""
-    subscriber5.subscribe("t", qos=1)
-    publisher5.send(publication("t", qos=1, packet_id=1, dup=True))
-    (message,) = subscriber5.messages()
+    subscriber.subscribe("t", qos=1)
+    publisher.send(publication("t", qos=1, packet_id=1, dup=True))
+    (message,) = subscriber.messages()
     assert (message.qos, message.dup, message.packet_id) == (1, False, 1)
 
 
-def test_mqtt5_4_3_2_3_qos_1_is_unacknowledged_until_puback(broker: MemoryBroker, publisher5: WireClient) -> None:
+def test_mqtt5_4_3_2_3_mqtt311_4_3_2_1_qos_1_is_unacknowledged_until_puback(
+    broker: MemoryBroker, version: ProtocolVersion, publisher: WireClient
+) -> None:
     """A QoS 1 PUBLISH is unacknowledged until its PUBACK."""
-    client = kept(broker)
-    publisher5.publish("t", b"1", qos=1)
+    client = kept(broker, version)
+    publisher.publish("t", b"1", qos=1)
     client = back(client)
     for answer in (Pubcomp(1), Pubrec(1), Pubrec(1, FAILED), Pubrel(1)):  # No answer to a QoS 1 message.
         client.send(answer)
@@ -124,10 +128,10 @@ def test_mqtt311_4_3_2_1_qos_1_is_sent_and_kept_until_puback(
     assert back(client).received() == []
 
 
-def test_mqtt5_4_3_2_4_qos_1_is_answered_with_its_identifier(publisher5: WireClient) -> None:
+def test_mqtt5_4_3_2_4_mqtt311_4_3_2_2_qos_1_is_answered_with_its_identifier(publisher: WireClient) -> None:
     """QoS 1 is answered with PUBACK and its identifier."""
-    publisher5.send(*(publication("t", qos=1, packet_id=number) for number in (1, 65_535, 256)))
-    assert publisher5.received() == [Puback(1), Puback(65_535), Puback(256)]
+    publisher.send(*(publication("t", qos=1, packet_id=number) for number in (1, 65_535, 256)))
+    assert publisher.received() == [Puback(1), Puback(65_535), Puback(256)]
 
 
 def test_mqtt5_4_3_2_5_mqtt311_4_3_2_2_the_same_identifier_is_a_new_message(
@@ -141,18 +145,22 @@ def test_mqtt5_4_3_2_5_mqtt311_4_3_2_2_the_same_identifier_is_a_new_message(
     assert subscriber.payloads() == [b"x"] * 3
 
 
-def test_mqtt5_4_3_3_2_qos_2_goes_out_without_dup(publisher5: WireClient, subscriber5: WireClient) -> None:
+def test_mqtt5_4_3_3_2_mqtt311_4_3_3_1_qos_2_goes_out_without_dup(
+    publisher: WireClient, subscriber: WireClient
+) -> None:
     """QoS 2 goes out with its identifier and DUP 0."""
-    subscriber5.subscribe("t", qos=2)
-    publisher5.send(publication("t", qos=2, packet_id=1, dup=True))
-    (message,) = subscriber5.messages()
+    subscriber.subscribe("t", qos=2)
+    publisher.send(publication("t", qos=2, packet_id=1, dup=True))
+    (message,) = subscriber.messages()
     assert (message.qos, message.dup) == (2, False)
 
 
-def test_mqtt5_4_3_3_3_qos_2_is_unacknowledged_until_pubrec(broker: MemoryBroker, publisher5: WireClient) -> None:
+def test_mqtt5_4_3_3_3_mqtt311_4_3_3_1_qos_2_is_unacknowledged_until_pubrec(
+    broker: MemoryBroker, version: ProtocolVersion, publisher: WireClient
+) -> None:
     """A QoS 2 PUBLISH is unacknowledged until its PUBREC."""
-    client = kept(broker)
-    exactly_once(publisher5, "t", b"1")
+    client = kept(broker, version)
+    exactly_once(publisher, "t", b"1")
     (first,) = client.messages()
     for answer in (Puback, Pubcomp, Pubrel):  # No answer to a QoS 2 message.
         client.send(answer(identifier(first)))
@@ -173,12 +181,12 @@ def test_mqtt5_4_3_3_4_pubrec_is_answered_with_pubrel(broker: MemoryBroker, publ
     assert client.received() == [Pubrel(identifier(first))]
 
 
-def test_mqtt5_4_3_3_5_mqtt5_4_3_3_6_pubrel_comes_again_until_pubcomp(
-    broker: MemoryBroker, publisher5: WireClient
+def test_mqtt5_4_3_3_5_mqtt5_4_3_3_6_mqtt311_4_3_3_1_pubrel_comes_again_until_pubcomp(
+    broker: MemoryBroker, version: ProtocolVersion, publisher: WireClient
 ) -> None:
     """A PUBREL is unacknowledged until its PUBCOMP."""
-    client = kept(broker)
-    exactly_once(publisher5, "t")
+    client = kept(broker, version)
+    exactly_once(publisher, "t")
     (message,) = client.messages()
     client.send(Pubrec(identifier(message)))
     for answer in (Pingreq(), Puback(identifier(message)), Pubrec(identifier(message)), Pubrec(999)):
@@ -221,10 +229,10 @@ def test_mqtt5_4_3_3_7_what_was_sent_does_not_expire(broker: MemoryBroker, publi
     assert (message.payload, message.dup) == (b"1", True)
 
 
-def test_mqtt5_4_3_3_8_qos_2_is_answered_with_its_identifier(publisher5: WireClient) -> None:
+def test_mqtt5_4_3_3_8_mqtt311_4_3_3_2_qos_2_is_answered_with_its_identifier(publisher: WireClient) -> None:
     """QoS 2 is answered with PUBREC and its identifier."""
-    publisher5.send(*(publication("t", qos=2, packet_id=number) for number in (1, 65_535, 256)))
-    assert publisher5.received() == [Pubrec(1), Pubrec(65_535), Pubrec(256)]
+    publisher.send(*(publication("t", qos=2, packet_id=number) for number in (1, 65_535, 256)))
+    assert publisher.received() == [Pubrec(1), Pubrec(65_535), Pubrec(256)]
 
 
 def test_mqtt5_4_3_3_9_behind_a_refusal_the_identifier_is_free() -> None:
@@ -240,21 +248,23 @@ def test_mqtt5_4_3_3_9_behind_a_refusal_the_identifier_is_free() -> None:
     assert watcher.payloads() == [b"new"]
 
 
-def test_mqtt5_4_3_3_10_until_pubrel_a_message_is_delivered_once(broker: MemoryBroker, subscriber5: WireClient) -> None:
+def test_mqtt5_4_3_3_10_mqtt311_4_3_3_2_until_pubrel_a_message_is_delivered_once(
+    broker: MemoryBroker, version: ProtocolVersion, subscriber: WireClient
+) -> None:
     """Until PUBREL, the same identifier is answered with PUBREC, and delivered only once."""
-    subscriber5.subscribe("t", qos=2)
-    client = broker.service("client", **keeping(V5))
+    subscriber.subscribe("t", qos=2)
+    client = broker.service("client", version=version, **keeping(version))
     for _ in range(2):
         client.send(publication("t", b"once", qos=2, packet_id=5), publication("t", b"once", 2, packet_id=5, dup=True))
         assert client.received() == [Pubrec(5), Pubrec(5)]
         client = back(client)
-    assert subscriber5.payloads() == [b"once"]
+    assert subscriber.payloads() == [b"once"]
 
 
-def test_mqtt5_4_3_3_11_pubrel_is_answered_with_pubcomp(publisher5: WireClient) -> None:
+def test_mqtt5_4_3_3_11_mqtt311_4_3_3_2_pubrel_is_answered_with_pubcomp(publisher: WireClient) -> None:
     """PUBREL is answered with PUBCOMP and the same identifier."""
-    publisher5.send(publication("t", qos=2, packet_id=5), Pubrel(5), Pubrel(5))
-    assert [(type(packet), packet.packet_id) for packet in publisher5.received()] == [  # type: ignore[union-attr]
+    publisher.send(publication("t", qos=2, packet_id=5), Pubrel(5), Pubrel(5))
+    assert [(type(packet), packet.packet_id) for packet in publisher.received()] == [  # type: ignore[union-attr]
         (Pubrec, 5),
         (Pubcomp, 5),
         (Pubcomp, 5),

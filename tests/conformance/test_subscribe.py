@@ -11,11 +11,14 @@ from broker.mqtt.packets import Publish, Suback, Unsuback
 from broker.mqtt.wire import encode_frame
 from tests.conformance.scene import (
     ILL_FORMED,
+    OPEN_POLICY,
     PROTOCOL_ERROR,
     assert_ended,
+    durable,
     exactly_once,
     finish,
     keeping,
+    late,
     raw_subscribe,
     raw_unsubscribe,
     section,
@@ -115,7 +118,7 @@ def test_mqtt5_3_8_3_5_a_reserved_option_closes(publisher5: WireClient, options:
     assert_ended(publisher5)
 
 
-@pytest.mark.parametrize("options", [0x03, 0x04, 0x08, 0x10, 0x80])
+@pytest.mark.parametrize("options", [0x03, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80])
 def test_mqtt311_3_8_3_4_a_reserved_bit_or_qos_3_closes(broker: MemoryBroker, options: int) -> None:
     """A reserved bit or QoS 3 in SUBSCRIBE closes the connection."""
     client = broker.service("client", version=V311)
@@ -159,14 +162,18 @@ def test_mqtt311_3_8_4_3_the_same_filter_replaces_and_retained_messages_come_aga
     assert [(message.payload, message.qos) for message in subscriber.messages()] == [(b"live", 0)]
 
 
-def test_mqtt5_3_8_4_4_a_replaced_subscription_misses_nothing(broker: MemoryBroker, publisher5: WireClient) -> None:
+def test_mqtt5_3_8_4_4_mqtt311_3_8_4_3_a_replaced_subscription_misses_nothing(
+    broker: MemoryBroker, version: ProtocolVersion
+) -> None:
     """Replaced with retain handling 0, retained messages are sent again; no message is missed."""
-    client = broker.service("client", receive_maximum=1)
+    narrow = type(broker)(policy=OPEN_POLICY, max_inflight=1)  # All but one message wait.
+    client = narrow.service("client", version=version, **durable(narrow, version))
+    publisher = narrow.service("publisher", version=version)
     client.subscribe("t", qos=1)
-    publisher5.publish("t", b"1", qos=1, retain=True)
-    publisher5.publish("t", b"2", qos=1)
-    client.send_bytes(raw_subscribe(V5, "t", 1))
-    publisher5.publish("t", b"3", qos=1)
+    publisher.publish("t", b"1", qos=1, retain=True)
+    publisher.publish("t", b"2", qos=1)
+    client.send_bytes(raw_subscribe(version, "t", 1))
+    publisher.publish("t", b"3", qos=1)
     seen = []
     while messages := [packet for packet in client.received() if isinstance(packet, Publish)]:
         seen += [message.payload for message in messages]
@@ -213,6 +220,32 @@ def test_mqtt5_3_8_4_8_mqtt311_3_8_4_6_the_lower_qos_decides(
         exactly_once(publisher, "t")
         seen.append([int(message.qos) for message in client.messages()])
     assert seen == [[0, 0, 0], [0, 1, 1], [0, 1, 2]]
+    for qos in (0, 1, 2):
+        publisher.publish(f"kept/{qos}", b"x", qos=qos, retain=True)
+    for granted in (0, 1, 2):
+        messages = late(broker, "kept/#", version=version, qos=granted).messages()
+        assert {(message.topic, int(message.qos)) for message in messages} == {
+            (f"kept/{qos}", min(qos, granted)) for qos in (0, 1, 2)
+        }
+
+
+@pytest.mark.parametrize(
+    "connect", [{}, {"topic_alias_maximum": 2}, {"maximum_packet_size": 1000}], ids=["plain", "aliases", "size"]
+)
+@pytest.mark.parametrize("granted", [0, 1, 2])
+def test_mqtt5_3_8_4_8_the_lower_qos_decides_whatever_else_a_client_asks_for(
+    broker: MemoryBroker, publisher5: WireClient, granted: int, connect: Any
+) -> None:
+    """A message goes out at the lower of its QoS and the granted one."""
+    client = broker.service("client", **connect)
+    client.subscribe("identified", qos=granted, identifier=1)
+    client.subscribe(request("not/own", granted, no_local=True))
+    client.subscribe(request("flagged", granted, retain_as_published=True))
+    client.subscribe("$share/g/shared", "plain", qos=granted)
+    for topic in ("identified", "not/own", "flagged", "shared", "plain"):
+        for qos in (0, 1, 2):
+            publisher5.publish(topic, qos=qos)
+        assert [int(message.qos) for message in client.messages()] == [min(qos, granted) for qos in (0, 1, 2)]
 
 
 def test_mqtt5_3_9_2_1_suback_leaves_its_reason_string_out_where_there_is_no_room() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import subprocess
 import time
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import quote
 
@@ -116,12 +118,19 @@ def test_a_get_is_cacheable_for_minutes_and_asked_again_only_if_it_changed(
     assert (first.status, first.headers["Content-Type"]) == (200, "application/ocsp-response")
     assert first.headers["Cache-Control"] == "max-age=300, public, no-transform, must-revalidate"
     assert int(first.headers["Content-Length"]) == len(first.body)
-    for name in ("Date", "Last-Modified", "Expires", "ETag"):
-        assert first.headers[name]
+    assert first.headers["Date"]
+    said = ocsp.load_der_ocsp_response(first.body)
+    for name, moment in (("Last-Modified", said.this_update_utc), ("Expires", said.next_update_utc)):
+        assert parsedate_to_datetime(str(first.headers[name])) == moment
+    assert first.headers["ETag"] == f'"{hashlib.sha256(first.body).hexdigest()}"'
     assert plain.run(f"/ocsp/{encoded}").body == first.body, "raw / and +, from the cache"
     assert plain.run(f"/ocsp//{encoded}").body == first.body
     again = plain.run(f"/ocsp/{encoded}", "--header", f"If-None-Match: {first.headers['ETag']}")
     assert (again.status, again.body) == (304, b"")
+    condition = ("--header", f"If-None-Match: {first.headers['ETag']}")
+    kind = ("--header", "Content-Type: application/ocsp-request")
+    posted = plain.run("/ocsp", *kind, *condition, data=base64.b64decode(encoded))
+    assert (posted.status, posted.body) == (200, first.body), "a condition is for GET and HEAD (RFC 9110 §13.1.2)"
     head = plain.run(f"/ocsp/{encoded}", "--head")
     assert (head.headers["ETag"], head.body) == (first.headers["ETag"], b"")
     service.revoke(device=enrolled.name)

@@ -43,8 +43,9 @@ def test_the_scheme_s_case_does_not_matter_and_a_token_may_hold_colons() -> None
 @pytest.mark.parametrize(
     "header",
     [None, "", "Basic", "Basic !!", "Bearer abc", basic(""), basic("user"), basic("user:"), basic(":token"),
-     "Basic " + base64.b64encode(b"\xff:\xff").decode(), basic("u:" + "x" * 1000)],
-    ids=range(11),
+     "Basic " + base64.b64encode(b"\xff:\xff").decode(), basic("u:" + "x" * 1000),
+     basic("user:token").replace("Basic", "Bearer"), basic("user:token").removeprefix("Basic ")],
+    ids=range(13),
 )  # fmt: skip
 def test_what_is_no_basic_credential_is_refused(header: str | None) -> None:
     with pytest.raises(Refused) as caught:

@@ -127,6 +127,19 @@ def test_a_delta_names_its_base_and_takes_entries_back(issuer: CrlIssuer) -> Non
     complete = issued(issuer, delta_url="http://x/d")
     freshest = complete.extensions.get_extension_for_class(x509.FreshestCRL)
     assert not freshest.critical
+    (point,) = freshest.value
+    assert point.full_name == [x509.UniformResourceIdentifier("http://x/d")]
+
+
+def test_a_delta_has_the_scope_of_its_base(issuer: CrlIssuer) -> None:
+    shard = "http://ca.example.org/crl/issuing-ca-3.crl"
+    base = issued(issuer, number=7, distribution_point=shard, delta_url="http://x/d")
+    delta = issued(issuer, number=9, base_number=7, distribution_point=shard, delta_url="http://x/d")
+    scopes = [each.extensions.get_extension_for_class(x509.IssuingDistributionPoint) for each in (base, delta)]
+    assert scopes[0] == scopes[1], "RFC 5280 §5.2.4: the same scope, and both say it critically"
+    for whole in (issued(issuer), issued(issuer, number=9, base_number=7)):
+        with pytest.raises(x509.ExtensionNotFound):
+            whole.extensions.get_extension_for_class(x509.IssuingDistributionPoint)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from cryptography.x509.oid import NameOID
 from provisioning.ca.same_names import same_alternatives, same_subject
 
 CN, ORGANIZATION = NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME
-PRINTABLE, UTF8, BMP = _ASN1Type.PrintableString, _ASN1Type.UTF8String, _ASN1Type.BMPString
+PRINTABLE, UTF8 = _ASN1Type.PrintableString, _ASN1Type.UTF8String
+BMP, IA5 = _ASN1Type.BMPString, _ASN1Type.IA5String
 URI = x509.UniformResourceIdentifier("spiffe://fleet.internal/broker/b")
 HOST, OTHER = x509.DNSName("mqtt.example.org"), x509.DNSName("mqtt.example.com")
 ADDRESS = x509.IPAddress(ipaddress.ip_address("192.0.2.1"))
@@ -37,6 +38,8 @@ HELD = name([(ORGANIZATION, "Acme", UTF8)], [(CN, "meter-1", UTF8)])
         (name([(ORGANIZATION, "Acme", PRINTABLE)], [(CN, "meter-1", PRINTABLE)]), True),
         (name([(ORGANIZATION, "Acme", UTF8)], [(CN, "meter-1", PRINTABLE)]), True),
         (name([(ORGANIZATION, "Acme", UTF8)], [(CN, "meter-1", BMP)]), False),
+        (name([(ORGANIZATION, "Acme", UTF8)], [(CN, "meter-1", IA5)]), False),
+        (name([(ORGANIZATION, "Acme", UTF8)], [(CN, "Meter-1", UTF8)]), False),
         (name([(ORGANIZATION, "Acme", UTF8)], [(CN, "Meter-1", PRINTABLE)]), False),
         (name([(ORGANIZATION, "Acme", UTF8)], [(CN, "meter-10", PRINTABLE)]), False),
         (name([(CN, "meter-1", UTF8)], [(ORGANIZATION, "Acme", UTF8)]), False),

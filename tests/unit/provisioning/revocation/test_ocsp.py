@@ -52,7 +52,8 @@ async def test_a_good_answer_repeats_the_certid_and_has_both_times(
     assert response.serial_number == certificate.serial_number
     assert response.this_update_utc == responding.fleet.clock()
     assert response.next_update_utc == responding.fleet.clock() + DAY / 2
-    assert response.responder_key_hash is not None
+    (signer,) = response.certificates
+    assert response.responder_key_hash == x509.SubjectKeyIdentifier.from_public_key(signer.public_key()).digest
     assert response.responder_name is None
     assert not list(response.extensions)
 
@@ -171,6 +172,15 @@ async def test_an_answer_from_the_future_is_not_given_again(responding: Respondi
     assert (await responding.ask(certificate)).this_update_utc > now
     responding.fleet.clock.now = now
     assert (await responding.ask(certificate)).this_update_utc == now
+
+
+async def test_a_status_read_in_the_future_is_read_again(responding: Responding) -> None:
+    certificate = await responding.fleet.enrol()
+    responding.fleet.clock.advance(timedelta(hours=1))
+    assert (await responding.ask(certificate)).certificate_status is ocsp.OCSPCertStatus.GOOD
+    await responding.fleet.revocation.revoke_device("meter-17", RevocationReason.SUPERSEDED, by="admin")
+    responding.fleet.clock.advance(timedelta(hours=-1))  # Nobody tells it, and by this clock it was never read.
+    assert (await responding.ask(certificate)).certificate_status is ocsp.OCSPCertStatus.REVOKED
 
 
 async def test_an_answer_from_the_future_is_not_given_again_though_its_status_is_remembered(
