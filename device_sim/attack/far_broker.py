@@ -7,19 +7,23 @@ Rules
    is dead puts out the bystander, and fails the control at the end.
 3. A case that times the broker has a few round trips in that time; one that is timed as a whole, as many as its parties
    say things one after the other (docs/decisions/0235).
+4. A good device that was not let in, and not told why, says nothing where the link alone may take longer than brokers
+   have patience with a handshake.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from device_sim.attack.verdict import Judgement, Seen, Verdict
+from device_sim.attack.verdict import STARVED, Judgement, Seen, Verdict
 from device_sim.link.distance import ADMISSION, Distance
 
 TIMED: Final = ADMISSION + 3
 """A call of the service (TCP, TLS, the request), and a connection that tries."""
 WHOLE: Final = 100
 """More than a case has exchanges one after the other, admissions included, if it is no flood."""
+_ADMITTED: Final = 10.0
+"""Seconds that a broker gives a client to be admitted; some less."""
 LONGEST: Final = 600
 """Those of a flood: 300 handshakes."""
 
@@ -28,6 +32,8 @@ def across_this_link(
     judgement: Judgement, expected: tuple[str, ...], limit: float, seen: Seen, seconds: float, distance: Distance
 ) -> Judgement:
     """Return *judgement* on *seen*, which took *seconds*, or that there can be none at this *distance*."""
+    if judgement.verdict is Verdict.FAIL and seen.code == STARVED and distance.explains(ADMISSION) > _ADMITTED:
+        return _none(judgement, distance)
     late = seconds - limit
     if judgement.verdict is not Verdict.FAIL or late <= 0 or not any(map(seen.matches, expected)):
         return judgement

@@ -76,7 +76,7 @@ def _bad(
         try:
             started = time.monotonic()
             await client.send(made(own))
-            return (await client.end(_ANSWER)).since(started)
+            return (await client.end(scene.at_most(_ANSWER))).since(started)
         finally:
             client.close()
 
@@ -93,7 +93,7 @@ def _first(name: str, description: str, made: Callable[[_Own], bytes], *expected
         try:
             started = time.monotonic()
             await client.send(made(_Own.of(scene, paper.name)))
-            return (await client.answer(Connack, deadline=_ANSWER)).since(started)
+            return (await client.answer(Connack, deadline=scene.at_most(_ANSWER))).since(started)
         finally:
             client.close()
 
@@ -113,7 +113,7 @@ async def _oversized(scene: Scene) -> Seen:
     before = scene.broker_memory()
     try:
         await client.send(b"\x30\xff\xff\xff\x7f" + _Own.of(scene, paper.name).topic + bytes(100_000))
-        seen = await client.end(_ANSWER)
+        seen = await client.end(scene.at_most(_ANSWER))
     finally:
         client.close()
     after = scene.broker_memory()
@@ -184,7 +184,7 @@ async def _topic_alias(scene: Scene) -> Seen:
             raise Impossible("the broker takes 65,535, which is every topic alias there is")
         packet = Publish(scene.topic(name), b"{}", properties=Properties(topic_alias=most + 1))
         await client.send(packet.encode(client.version))
-        return await client.end(_ANSWER)
+        return await client.end(scene.at_most(_ANSWER))
     finally:
         client.close()
 
@@ -206,7 +206,7 @@ async def _receive_maximum(scene: Scene) -> Seen:
             for packet_id in range(1, min(said + 100, 65535))
         )
         await client.send(flood)
-        seen = await client.end(_ANSWER)
+        seen = await client.end(scene.at_most(_ANSWER))
         return replace(seen, reason=f"it said Receive Maximum {said}; {seen.reason}")
     finally:
         client.close()

@@ -59,7 +59,13 @@ def environment() -> dict[str, str]:
 
 
 def line(outcome: Outcome) -> str:
-    """Return one outcome in one line of plain text."""
+    """Return one outcome in one line of plain text: what was wrong there, and what would have been right."""
+    if outcome.verdict in {Verdict.FAIL, Verdict.WARN} and not outcome.clause and outcome.expected:
+        return f"{_line(outcome)}; expected: {' or '.join(outcome.expected)}"
+    return _line(outcome)
+
+
+def _line(outcome: Outcome) -> str:
     seen = outcome.seen
     answer = seen.text if seen is not None else "-"
     if seen is not None and outcome.seconds:
@@ -219,7 +225,7 @@ def write_junit(path: Path, kind: str, name: str, outcomes: Sequence[Outcome]) -
         row = ET.SubElement(
             suite, "testcase", classname=f"{kind}.{name}", name=outcome.name, time=f"{outcome.seconds:.3f}"
         )
-        told = f"{line(outcome)}\nexpected: {' or '.join(outcome.expected)} within {outcome.limit:g} s"
+        told = f"{_line(outcome)}\nexpected: {' or '.join(outcome.expected)} within {outcome.limit:g} s"
         if outcome.seen is not None and outcome.seen.reason:
             told += f"\nsaid: {outcome.seen.reason}"
         if outcome.verdict is Verdict.FAIL:

@@ -185,6 +185,13 @@ class Scene:
 
     # Connecting
 
+    def at_most(self, seconds: float) -> float:
+        """Return how long to wait for what a broker nearby has *seconds* for.
+
+        Across a long link an answer may come later: then it is judged late, and not missing.
+        """
+        return seconds + self.bystander.distance.longest(TIMED)
+
     @property
     def version(self) -> ProtocolVersion:
         """The MQTT version used unless a case says otherwise: the newest that the target claims."""
@@ -204,7 +211,10 @@ class Scene:
     ) -> RawClient:
         """Return a connection to the target; raise `device_sim.link.tls_dial.NotAdmitted`."""
         version = version or self.version
-        return await RawClient.dial(self.target.endpoint, context, version=version, session=session, source=source)
+        return await RawClient.dial(
+            self.target.endpoint, context, version=version, session=session, source=source,
+            deadline=self.at_most(_ANSWER),
+        )  # fmt: skip
 
     def context(self, pem: CredentialPem | None, *, allow_tls12: bool = False) -> ssl.SSLContext:
         """Return a client context for the target."""
@@ -232,7 +242,8 @@ class Scene:
             return seen_in(error.closure).since(started)
         try:
             seen = await client.connect(
-                self.connect(client_id, version=version, keep_alive=60, clean_start=clean), _ANSWER
+                self.connect(client_id, version=version, keep_alive=60, clean_start=clean),
+                self.at_most(_ANSWER),
             )
             if goodbye and seen.got_in and seen.code != OPEN:
                 await client.send(Disconnect().encode(client.version))
@@ -334,7 +345,7 @@ class Scene:
     async def let_in(self, client: RawClient, paper: Paper, connect: Connect, started: float | None = None) -> None:
         """Send *connect* on the dialled connection of the good *paper*, begun at *started*; raise as `admitted`."""
         started = time.monotonic() if started is None else started
-        seen = await client.connect(connect)
+        seen = await client.connect(connect, self.at_most(_ANSWER))
         if not seen.got_in or seen.code == OPEN:
             client.close()
             raise self._refusal(paper, seen.since(started))
@@ -364,7 +375,7 @@ class Scene:
         """Subscribe in one packet and return the answer, about the last of *filters*."""
         request = Subscribe(1, tuple(SubscriptionRequest(each, qos) for each in filters))
         await client.send(request.encode(client.version))
-        return await client.answer(Suback, deadline=_ANSWER)
+        return await client.answer(Suback, deadline=self.at_most(_ANSWER))
 
     async def fate(self, client: RawClient, name: str, payload: bytes) -> Seen:
         """Return whether *payload*, which *client* of the device *name* has just sent, reaches the watcher.

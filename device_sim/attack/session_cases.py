@@ -229,7 +229,7 @@ async def _clone(scene: Scene) -> Seen:
     older = await scene.admitted(paper)
     clone = await scene.admitted(paper)
     try:
-        return await older.end(_ANSWER)
+        return await older.end(scene.at_most(_ANSWER))
     finally:
         older.close()
         clone.close()

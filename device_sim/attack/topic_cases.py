@@ -86,7 +86,7 @@ def _publishes(
             started, answer = time.monotonic(), None
             for _ in range(times):
                 await client.send(packet.encode(client.version))
-                answer = await client.answer(Puback, Pubrec, deadline=_ANSWER) if qos else None
+                answer = await client.answer(Puback, Pubrec, deadline=scene.at_most(_ANSWER)) if qos else None
             seen = await _what_came(scene, client, device, payload, answer, settles)
             seen = seen.since(started)
             if retain and not seen.got_in and await scene.retains(topic, payload):
@@ -159,7 +159,7 @@ async def _alias(scene: Scene) -> Seen:
         for named in (topic, ""):  # First with the topic, which sets the alias, then by the alias alone.
             packet = Publish(named, payload, QoS.AT_LEAST_ONCE, packet_id=_PACKET, properties=alias)
             await client.send(packet.encode(client.version))
-            answer = await client.answer(Puback, deadline=_ANSWER)
+            answer = await client.answer(Puback, deadline=scene.at_most(_ANSWER))
         return (await _what_came(scene, client, paper.name, payload, answer)).since(started)
     finally:
         client.close()

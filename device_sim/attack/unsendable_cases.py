@@ -87,7 +87,7 @@ async def _sent(scene: Scene, paper: Paper, flight: Flight) -> Seen:
     request = scene.connect(paper.name, keep_alive=60).encode()
     started = time.monotonic()
     try:
-        answer = await exchange(scene.target.endpoint, flight, request, _ANSWER)
+        answer = await exchange(scene.target.endpoint, flight, request, scene.at_most(_ANSWER))
     except HandshakeBroken as error:
         raise Impossible(f"our own TLS cannot follow the server: {error}") from error
     if isinstance(answer, Seen):

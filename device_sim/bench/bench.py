@@ -67,6 +67,8 @@ class Figures:
     arrivals: list[Arrivals] = field(default_factory=list)
     """What each subscriber received of the numbered messages."""
     subscribed: int = 0
+    subscribers: int = 0
+    """How many clients should subscribe."""
     wanted: int = 0
     enough: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when *wanted* messages have been received."""
@@ -83,12 +85,15 @@ class Figures:
 
     @property
     def troubled(self) -> bool:
-        """Whether a client was refused or lost, or a message was rejected, or arrived as its QoS does not allow.
+        """Whether a client was refused, lost or not subscribed, or a message rejected, or not as its QoS allows.
 
         A message held back has no latency, which would make the other latencies look better.
         """
         promised = any(each.lost or each.forbidden or each.out_of_order for each in self.arrivals)
-        return bool(self.refused or self.lost or self.rejected or self.unacknowledged or self.held_back or promised)
+        unserved = self.subscribed < self.subscribers
+        return bool(
+            self.refused or self.lost or self.rejected or self.unacknowledged or self.held_back or promised or unserved
+        )
 
     @property
     def missing(self) -> int:
@@ -188,7 +193,7 @@ class Bench:
         sources: tuple[str, ...] = (),
     ) -> None:
         self.plan = plan
-        self.figures = Figures(wanted=plan.limit)
+        self.figures = Figures(wanted=plan.limit, subscribers=plan.clients if plan.kind is Kind.SUB else 0)
         self.started = time.monotonic()
         self._endpoint = endpoint
         self._terms = terms

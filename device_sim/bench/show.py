@@ -67,6 +67,8 @@ def summary(plan: Plan, figures: Figures) -> RenderableType:
     rate = admitted / figures.connecting_seconds if figures.connecting_seconds else 0.0
     parts: list[RenderableType] = [Text(), table, Text()] if figures.latencies else [Text()]
     parts.append(Text(f"  {admitted} of {plan.clients} clients admitted" + (f", {rate:.0f}/s" if rate else "")))
+    if figures.subscribed < figures.subscribers:
+        parts.append(Text(f"  {figures.subscribed} of {figures.subscribers} subscribed", "red"))
     for what, count in (("published", figures.published), ("received", figures.received)):
         if count:
             parts.append(Text(f"  {count} messages {what}, {count / max(figures.seconds, 1e-9):.0f}/s"))
@@ -92,6 +94,7 @@ def document(plan: Plan, figures: Figures) -> dict[str, Any]:
         "seconds": round(figures.seconds, 3),
         "connecting_seconds": round(figures.connecting_seconds, 3),
         "admitted": figures.admitted.count,
+        "subscribed": figures.subscribed,
         "published": figures.published,
         "acknowledged": figures.acknowledged,
         "rejected": figures.rejected,

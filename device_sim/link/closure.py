@@ -154,6 +154,11 @@ def from_error(error: BaseException, at: float) -> Closure:
     return Closure(layer, code, reason, at)
 
 
+def is_alert(error: BaseException) -> bool:
+    """Whether *error* is an alert of the peer, and no failure of our own side."""
+    return isinstance(error, ssl.SSLError) and _ALERT.fullmatch(error.reason or "") is not None
+
+
 def hint_in(user_properties: Iterable[tuple[str, str]]) -> float | None:
     """Return how many seconds the broker asks the device to stay away, if it does."""
     for name, value in user_properties:

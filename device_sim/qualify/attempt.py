@@ -29,7 +29,9 @@ class Attempt:
     serial: int | None = None
     """The serial number of that."""
     refusal: str = ""
-    """How the handshake failed instead: the device's alert, or the socket's error."""
+    """How the handshake failed instead: the device's alert, the socket's error, or what the stand cannot speak."""
+    alert: bool = False
+    """Whether that is an alert of the device."""
     packets: list[tuple[float, Packet]] = field(default_factory=list)
     sent: list[Packet] = field(default_factory=list)
     """What the stand sent it: CONNACK, and the commands."""

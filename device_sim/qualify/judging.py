@@ -121,8 +121,8 @@ def habits(attempts: Sequence[Attempt], ending: str = "") -> list[Line]:
             seen="a certificate" if first.certificate else "none", why="a broker that asks for one refuses it",
         ),
         line_of(
-            "keep-alive", f"1 to {_LONG_KEEP_ALIVE} s", good=0 < alive <= _LONG_KEEP_ALIVE, seen=f"{alive} s",
-            why="a dead connection goes unnoticed for long", otherwise=Verdict.WARN,
+            "keep-alive", f"a keep alive of 1 to {_LONG_KEEP_ALIVE} s", good=0 < alive <= _LONG_KEEP_ALIVE,
+            seen=f"{alive} s", why="a dead connection goes unnoticed for long", otherwise=Verdict.WARN,
         ),
         line_of(
             "stays", "stays connected", good=len(attempts) == 1, seen=_connections(attempts),
@@ -177,7 +177,12 @@ def verifies(attempts: Sequence[Attempt]) -> list[Line]:
     if believed:
         why = "it finished the handshake, and then left without a word"
         return [*lines, Line("says-why", told, Verdict.WARN, "no alert", why)]
-    alerts = sorted({attempt.refusal for attempt in attempts if attempt.refusal} - _SILENT)
+    alerts = sorted({attempt.refusal for attempt in attempts if attempt.alert})
+    if not alerts and {attempt.refusal for attempt in attempts} - _SILENT - {""}:
+        return [
+            *lines,
+            skipped("says-why", told, "it offers nothing that this server speaks, and so need refuse nothing"),
+        ]
     lines.append(
         line_of(
             "says-why", told, good=bool(alerts), seen=", ".join(alerts) or "no alert",

@@ -157,11 +157,12 @@ def conduct_of_program(seen: Witness, *, whole: bool = False) -> list[Line]:
     clear = judging.sends_nothing_in_clear([*seen.attempts, *seen.arrivals])
     lines = [
         judging.line_of(
-            "keeps-secret", "prints no private key", good=not seen.leak, seen=seen.leak or "nothing",
+            "keeps-secret", "prints no private key", good=not seen.leak, seen=seen.leak or "none in its output",
             why="whoever reads its log has its identity",
         ),
         judging.line_of(
-            "key-file", "lets nobody else read its key", good=not seen.exposed, seen=seen.exposed or "nothing",
+            "key-file", "lets nobody else read its key", good=not seen.exposed,
+            seen=seen.exposed or "none that others may read",
             why="any program on the device has its identity: mode 0600",
         ),
         judging.line_of(

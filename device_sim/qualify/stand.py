@@ -45,7 +45,7 @@ from broker.mqtt.packets import (
 from broker.mqtt.properties import Properties
 from device_sim.attack.raw_client import RawClient, reset
 from device_sim.attack.verdict import MALFORMED, Seen
-from device_sim.link.closure import from_error
+from device_sim.link.closure import from_error, is_alert
 from device_sim.link.tls_dial import handshake
 from device_sim.qualify.attempt import Attempt
 from device_sim.qualify.client_hello import client_hello, in_clear
@@ -168,7 +168,7 @@ class Stand:
             async with asyncio.timeout(HANDSHAKE):
                 await handshake(asyncio.get_running_loop(), tls)
         except (OSError, TimeoutError) as error:
-            attempt.refusal = from_error(error, time.monotonic()).code
+            attempt.refusal, attempt.alert = from_error(error, time.monotonic()).code, is_alert(error)
             return False
         attempt.tls, attempt.tls_version = time.monotonic(), tls.version() or ""
         shown = tls.getpeercert(binary_form=True)

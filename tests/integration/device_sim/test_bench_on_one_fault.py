@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from broker.mqtt.codes import QoS, ReasonCode
-from broker.mqtt.packets import Disconnect, Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel
+from broker.mqtt.packets import Disconnect, Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel, Suback
 from device_sim.bench.bench import Bench, Figures
 from device_sim.bench.keyring import FleetKeyring
 from device_sim.bench.plan import Kind, Plan
+from device_sim.bench.show import summary
 from device_sim.interruption import Interruption
 from device_sim.link.driver import Driver
 from device_sim.link.link import Terms
@@ -151,3 +154,29 @@ async def test_a_connection_that_the_broker_ends_is_lost_however_politely(tmp_pa
         figures = await Bench(plan, FleetKeyring(fleet), behind.endpoint, Terms(), driver).run(Interruption())
     assert figures.lost.total() == 1
     assert figures.troubled
+
+
+class NeverGrants(OneFault):
+    """It does not answer SUBSCRIBE."""
+
+    async def from_broker(self, passage: Passage, packet: Packet) -> list[Packet]:
+        del passage
+        return [] if isinstance(packet, Suback) else [packet]
+
+
+@pytest.mark.parametrize("driver", list(Driver))
+async def test_who_is_never_subscribed_is_not_served_however_short_the_benchmark(
+    tmp_path: Path, driver: Driver
+) -> None:
+    """It ends before a driver gives up waiting for SUBACK."""
+    async with open_mosquitto(tmp_path, NeverGrants()) as behind:
+        fleet = behind.fleet(tmp_path / "fleet", 1)
+        plan = Plan(Kind.SUB, 1, 100.0, "fleet/#", 1, seconds=3.0)
+        figures = await Bench(plan, FleetKeyring(fleet, service=True), behind.endpoint, Terms(), driver).run(
+            Interruption()
+        )
+    assert (figures.admitted.count, figures.subscribed) == (1, 0)
+    assert figures.troubled
+    told = Console(width=80, file=StringIO())
+    told.print(summary(plan, figures))
+    assert "0 of 1 subscribed" in told.file.getvalue()  # type: ignore[attr-defined]

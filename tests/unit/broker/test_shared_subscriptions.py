@@ -413,3 +413,13 @@ def test_who_was_set_aside_and_is_back_has_one_place_and_none_when_it_leaves(
     assert second.session.queued == 1
     assert first.payloads() == []
     assert not meter.closed
+
+
+def test_of_those_without_room_who_has_some_at_qos_0_gets_it(broker: MemoryBroker, meter: WireClient) -> None:
+    first, second = workers(broker, 2, receive_maximum=1)
+    publish(meter, 0, 1, 2)  # Each has one unacknowledged, and the first one more in its queue: the second is next.
+    assert [each.session.queued for each in (first, second)] == [1, 0]
+    assert [len(each.messages()) for each in (first, second)] == [1, 1]
+    second.transport.unsent = True
+    publish(meter, 3, 4, qos=0)
+    assert first.payloads() == [b"3", b"4"]

@@ -8,17 +8,20 @@ from pathlib import Path
 import pytest
 
 from device_sim.attack import bystander, conduct_cases, run
+from device_sim.attack import scene as scene_module
 from device_sim.attack.capabilities import Capabilities
 from device_sim.attack.catalogue import CATALOGUE, pick
 from device_sim.attack.far_broker import across_this_link, unended_across_this_link
 from device_sim.attack.issuer import Issuer
 from device_sim.attack.scene import Scene
-from device_sim.attack.target import SigningRegistrar, Target
+from device_sim.attack.target import SigningRegistrar, Starved, Target
 from device_sim.attack.verdict import (
     BROKEN,
     KEPT,
     NEVER_CAME,
     OPEN,
+    STARVED,
+    TURNED_AWAY,
     ClosedBy,
     Judgement,
     Layer,
@@ -57,6 +60,10 @@ CLOSED = Seen(Layer.MQTT, "DISCONNECT 0x98", seconds=0.0)
         (CLOSED, 3.0, 8.7, LOSSY, INVALID),  # Its farewell was lost three times.
         (CLOSED, 0.5, 8.7, RACK, FAIL),
         (replace(WHOLE, code=NEVER_CAME, reason="never"), 60.0, 61.0, SATELLITE, FAIL),
+        (replace(WHOLE, code=STARVED), 10.0, 4.0, LOSSY, INVALID),  # A broker lost patience with its handshake.
+        (replace(WHOLE, code=STARVED), 10.0, 4.0, SATELLITE, FAIL),
+        (replace(WHOLE, code=STARVED), 10.0, 4.0, RACK, FAIL),
+        (replace(WHOLE, code=TURNED_AWAY), 10.0, 4.0, LOSSY, FAIL),
         (replace(WHOLE, code=BROKEN, reason="it came twice"), 60.0, 61.0, SATELLITE, FAIL),
         (replace(WHOLE, code=OPEN, got_in=True), 3.0, 4.0, LOSSY, FAIL),
         (replace(CLOSED, code="DISCONNECT 0x80"), 3.0, 2.0, SATELLITE, WARN),
@@ -143,3 +150,28 @@ async def test_a_keep_alive_that_ends_too_early_does_so_across_any_link(
     seen = found[0].seen
     assert seen is not None
     assert seen.code.endswith("too early") is early, seen.text
+
+
+@pytest.mark.parametrize(("distance", "let_in"), [(NEARBY, False), (Distance(0.05, 0.05, 0.25), True)])
+async def test_what_is_late_across_a_long_link_is_not_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, distance: Distance, let_in: bool
+) -> None:
+    """The link takes a second, and a device nearby would give up after half of one."""
+    monkeypatch.setattr(scene_module, "_ANSWER", 0.5)
+    monkeypatch.setattr(bystander, "distance_of", lambda _: distance)
+    async with broker(tmp_path, lambda _: True) as near, Proxy(near.endpoint.host, near.endpoint.port) as link:
+        target = replace(near, endpoint=replace(near.endpoint, port=link.port))
+        scene = Scene(target)
+        await scene.bystander.come()
+        try:
+            link.set(Trouble(latency=0.5))
+            paper = await scene.device()
+            if let_in:
+                (await scene.admitted(paper)).close()
+                assert (await scene.show(paper)).got_in
+            else:
+                with pytest.raises(Starved, match="tcp timeout"):
+                    await scene.admitted(paper)
+        finally:
+            link.set(Trouble())
+            await scene.close()

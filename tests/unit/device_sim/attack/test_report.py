@@ -91,7 +91,17 @@ def test_a_line_names_the_clause_of_a_promise_that_is_not_kept() -> None:
 
 
 def test_a_line_says_verdict_answer_and_why() -> None:
-    assert line(ODD).split() == ["WARN", "3-b", "tcp", "reset", "20", "ms", "(otherwise)"]
+    assert line(ODD).split() == [
+        "WARN",
+        "3-b",
+        "tcp",
+        "reset",
+        "20",
+        "ms",
+        "(otherwise);",
+        "expected:",
+        *" or ".join(ODD.expected).split(),
+    ]
     assert line(LEFT).split() == ["SKIP", "5-d", "-", "(cannot)"]
 
 

@@ -28,6 +28,7 @@ def connect(*, keep_alive: int = 5, clean: bool = False) -> Connect:
 
 def attempt(at: float = 0.0, ended: float | None = None, refusal: str = "", **more: object) -> Attempt:
     made = Attempt(at, refusal=refusal, ended=ended, offered=0x0304 if refusal else None)
+    made.alert = refusal not in {"", "closed"}
     for name, value in more.items():
         setattr(made, name, value)
     return made
@@ -67,6 +68,13 @@ def test_pauses_are_from_the_end_of_one_to_the_start_of_the_next() -> None:
         ([attempt(tls=0.1, noise="bad packet")], {"sends-nothing": FAIL}),
         ([attempt(refusal="unknown_ca"), attempt(in_clear=True)], {"sends-nothing": FAIL}),
         ([attempt(refusal="closed", offered=None)], {"sends-nothing": SKIP}),  # It has only tried the port.
+        ([attempt(ended=0.1, offered=0x0304)], {"sends-nothing": PASS, "says-why": WARN}),
+        # The stand itself has said so, and the device nothing.
+        ([attempt(refusal="no_shared_cipher", alert=False)], {"sends-nothing": PASS, "says-why": SKIP}),
+        (
+            [attempt(refusal="no_shared_cipher", alert=False), attempt(refusal="unknown_ca")],
+            {"sends-nothing": PASS, "says-why": PASS},
+        ),
         ([attempt(ended=0.1), attempt(1.0, offered=0x0304)], {"sends-nothing": SKIP}),
         ([], {"sends-nothing": SKIP}),
     ],
@@ -145,6 +153,7 @@ def test_how_it_comes_back(attempts: list[Attempt], status: int | None, expected
         ([[1.0, *[2.0] * 8]], SKIP, SKIP),
         ([[], [1.0, 1.0, 2.0], [1.5, 1.0, 2.5], [0.5, 1.0, 1.5], [1.0, 2.0, 3.0]], PASS, PASS),
         ([[0.0, 0.0, 1.0]] * 4, PASS, WARN),
+        ([[0.5, 2.0, 2.0, 2.0]] * 4, PASS, WARN),
         ([], SKIP, SKIP),
     ],
 )
@@ -160,6 +169,7 @@ def test_waits_are_judged_over_all_stages(sequences: list[list[float]], grow: Ve
         (1, 5.0, 2, {"notices": FAIL, "comes-again": PASS}),
         (1, None, 1, {"notices": FAIL}),
         (0, None, 1, {"notices": FAIL}),
+        (0, 9.0, 2, {"notices": PASS, "comes-again": PASS}),  # It has noticed by other means.
         (60, None, 1, {"notices": SKIP}),
     ],
 )
@@ -175,6 +185,12 @@ def test_a_dead_connection_is_noticed_by_the_keep_alive(
 def served(at: float) -> Attempt:
     made = believing(at)
     made.answered = at
+    return made
+
+
+def left(at: float) -> Attempt:
+    made = served(at)
+    made.ended = at + 0.5
     return made
 
 
@@ -198,6 +214,9 @@ def sender(at: float, payload: bytes, *, dup: bool, packet_id: int = 1, clean: b
         ([sender(0, b"a", dup=False)], {"resends": SKIP}),
         ([sender(0, b"a", dup=False), served(8.0)], {"resends": SKIP}),
         ([sender(0, b"a", dup=False), served(2.0)], {"resends": FAIL}),
+        ([sender(0, b"a", dup=False), sender(8.0, b"b", dup=False)], {"resends": FAIL}),  # There was time for another.
+        ([sender(0, b"a", dup=False), left(8.0)], {"resends": FAIL}),
+        ([sender(0, b"a", dup=False), believing(2.0, 2.1)], {"resends": SKIP}),  # It was not admitted again.
         ([believing()], {"resends": SKIP}),
     ],
 )  # fmt: skip
@@ -332,6 +351,42 @@ def test_who_leaves_a_good_broker_or_hurries_is_warned() -> None:
     assert verdicts(judging.habits([hasty]))["waits-for-connack"] is WARN
 
 
+@pytest.mark.parametrize(("keep_alive", "expected"), [(0, WARN), (1, PASS), (1200, PASS), (1201, WARN)])
+def test_a_keep_alive_of_up_to_twenty_minutes_finds_a_dead_connection(keep_alive: int, expected: Verdict) -> None:
+    device = believing(keep_alive=keep_alive)
+    device.answered = 0.1
+    assert verdicts(judging.habits([device]))["keep-alive"] is expected
+
+
+def test_what_was_sent_to_an_impostor_is_told() -> None:
+    said = {
+        "it sent CONNECT in 1 of 2 connections": [attempt(refusal="unknown_ca"), believing()],
+        "it sent data in 1 of 1 connections": [attempt(tls=0.1, noise="bad packet")],
+        "it sent data in 2 of 2 connections, without TLS": [attempt(in_clear=True), attempt(tls=0.1, noise="x")],
+    }
+    for why, attempts in said.items():
+        assert judging.verifies(attempts)[0].why == why
+    alerts = [attempt(refusal="unknown_ca"), attempt(refusal="bad_certificate"), attempt(refusal="closed")]
+    assert judging.verifies(alerts)[1].seen == "bad_certificate, unknown_ca"
+    assert judging.verifies([attempt(refusal="closed")])[1].seen == "no alert"
+    for lines in (judging.verifies([]), judging.refuses_old_tls([])):
+        assert lines[0].why == "it did not come"
+
+
+def test_by_how_much_waiting_for_a_core_explains_pauses_is_told() -> None:
+    """All but the longest count: what they lack to a tenth of a second, or exceed it by."""
+    (hammers,) = judging.comes_back(row(0.01, 0.02, 0.02, 0.01), None, 20.0)
+    assert hammers.verdict is FAIL
+    assert hammers.by_time == pytest.approx(0.09 + 0.09 + 0.08)
+    (pauses_well,) = judging.comes_back(row(0.5, 0.3, 0.4), None, 20.0)
+    assert pauses_well.verdict is PASS
+    assert pauses_well.by_time == pytest.approx(0.2 + 0.3)
+    hasty = attempt(tls=0.0, answered=1.0, packets=[(0.7, connect())])
+    line = next(each for each in judging.habits([hasty]) if each.name == "waits-for-connack")
+    assert line.verdict is PASS
+    assert line.by_time == pytest.approx(0.3)
+
+
 def test_who_waits_for_ever_is_warned_and_who_never_came_is_not_judged() -> None:
     assert verdicts(judging.gives_up([attempt(0.0)], 20.0)) == {"gives-up": WARN}
     assert verdicts(judging.gives_up([attempt(0.0, 3.0)], 20.0)) == {"gives-up": PASS}
@@ -399,6 +454,7 @@ def test_who_says_goodbye_to_a_broker_that_serves_it_well_leaves() -> None:
     unserved = believing(0.0)
     unserved.packets.append((1.0, Disconnect()))
     assert [judging.leaves([each]) for each in (gone, broken, unserved)] == [True, False, False]
+    assert judging.leaves([broken, gone])
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,10 @@ def test_who_leaves_a_broker_that_sends_it_nothing_too_has_not_left_because_of_a
         ([message(1, qos=TWICE)], True, FAIL),
         ([], True, FAIL),
         ([], False, SKIP),
+        ([Pubrel(2)], True, FAIL),  # Another one's.
+        ([Pubrel(1), message(1, qos=TWICE)], True, FAIL),
+        ([Pubrel(1), message(2, qos=TWICE)], True, PASS),  # A new message, which says the same.
+        ([Pubrel(1), message(1, b"new", qos=TWICE)], True, PASS),
     ],
 )
 def test_what_was_released_is_released_again(later: list[Packet], present: bool, expected: Verdict) -> None:
@@ -289,3 +293,59 @@ def test_what_a_slow_device_had_no_time_for_is_no_verdict_on_a_starved_machine(l
 def test_a_message_sent_after_its_release_was_sent_on_any_machine() -> None:
     (line,) = limit_judging.releases_again([RELEASED, served((0.1, message(1, qos=TWICE)))], 20.0)
     assert on_this_machine(line, STARVED).verdict is FAIL
+
+
+def test_of_several_messages_the_one_that_was_released_counts() -> None:
+    """The second one was: the first, of which nothing is known, is sent again as it should."""
+    first = served((0.1, message(1, b"a", qos=TWICE)), (0.1, message(2, b"b")), (0.1, message(3, b"c", qos=TWICE)),
+                   (0.2, Pubrel(3)))  # fmt: skip
+    again = served((0.1, message(1, b"a", qos=TWICE)), (0.1, message(2, b"b")), (0.2, Pubrel(3)))
+    assert verdicts(limit_judging.releases_again([first, again], 20.0)) == {"releases-again": PASS}
+    doubled = served((0.1, message(3, b"c", qos=TWICE)), (0.2, Pubrel(3)))
+    (line,) = limit_judging.releases_again([first, doubled], 20.0)
+    assert (line.verdict, line.seen) == (FAIL, "PUBLISH again")
+
+
+def test_what_is_exactly_as_large_as_allowed_is_allowed() -> None:
+    size = len(message(1, b"").encode(V5))
+    exact = served((0.1, message(1, b"x" * (40 - size))), maximum_packet_size=40)
+    assert verdicts(limit_judging.keeps_packets_small([exact])) == {"maximum-packet-size": PASS}
+    larger = served((0.1, message(1, b"x" * (41 - size))), maximum_packet_size=40)
+    assert verdicts(limit_judging.keeps_packets_small([larger])) == {"maximum-packet-size": FAIL}
+    both = served((0.1, message(1, alias=2)), topic_alias_maximum=2)
+    assert verdicts(limit_judging.keeps_aliases([both], essential=False)) == {"topic-aliases": PASS}
+
+
+def test_what_was_sent_before_connack_had_no_limit() -> None:
+    device = served((-0.05, message(1, b"x" * 80)), (0.1, message(2)), maximum_packet_size=40)
+    (line,) = limit_judging.keeps_packets_small([device])
+    assert (line.verdict, line.seen) == (PASS, f"{len(message(2).encode(V5))} bytes at most, 40 allowed")
+
+
+def test_a_keep_alive_is_judged_by_when_it_was_set() -> None:
+    """Whatever the clock says: CONNACK came at 1000, and the connection ended three seconds later."""
+    device = served((1000.5, message(1)), **LIMITS)
+    device.at, device.answered, device.ended = 999.5, 1000.0, 1003.0
+    assert verdicts(limit_judging.keeps_limits([device], 6.0, ended=False))["server-keep-alive"] is SKIP
+    device.ended = 1004.5
+    assert verdicts(limit_judging.keeps_limits([device], 6.0, ended=False))["server-keep-alive"] is FAIL
+
+
+def test_how_often_a_message_was_sent_is_told() -> None:
+    said = {
+        "once": [message(1)],
+        "3 times on one connection": [message(1), message(2, b"y"), message(1), message(1)],
+    }
+    for seen, packets in said.items():
+        device = served(*((0.1, each) for each in packets), *PINGS, **LIMITS)
+        line = next(
+            each for each in limit_judging.keeps_limits([device], 6.0, ended=False) if each.name == "sends-once"
+        )
+        assert line.seen == seen
+
+
+def test_a_connection_that_the_stand_has_ended_was_not_left_for_a_command() -> None:
+    device = served(sent=COMMANDS)
+    device.ended, device.by_device = 1.0, False
+    assert verdicts(limit_judging.takes_commands([device]))["takes-commands"] is PASS
+    assert verdicts(limit_judging.takes_commands([device], leaves=True))["takes-commands"] is PASS

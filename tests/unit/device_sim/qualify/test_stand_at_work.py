@@ -30,7 +30,7 @@ from broker.mqtt.packets import (
 from broker.mqtt.properties import Properties
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.verdict import Seen, Verdict
-from device_sim.link.tls_dial import Endpoint
+from device_sim.link.tls_dial import Endpoint, NotAdmitted
 from device_sim.qualify import judging
 from device_sim.qualify.attempt import Attempt
 from device_sim.qualify.conduct import Conduct, Step
@@ -292,6 +292,24 @@ async def test_what_is_sent_without_tls_to_a_server_that_says_nothing_is_noted()
         await until(lambda: bool(without_tls(stand)))
         writer.close()
         await until(lambda: stand.attempts[0].ended is not None)
+
+
+@pytest.mark.parametrize(
+    ("conduct", "refusal", "alert"),
+    [
+        (Conduct(anonymous=True), "no_shared_cipher", False),  # It offers none without a certificate.
+        (Conduct(ServerPaper.OTHER_CA), "unknown_ca", True),
+    ],
+)
+async def test_an_alert_is_the_device_s_and_what_the_stand_cannot_speak_is_not(
+    conduct: Conduct, refusal: str, alert: bool
+) -> None:
+    context = ssl.create_default_context(cadata=PAPERS.anchors)
+    async with Stand(PAPERS, conduct, "127.0.0.1", 0) as stand:
+        with pytest.raises(NotAdmitted):
+            await RawClient.dial(Endpoint("127.0.0.1", stand.port, "localhost"), context)
+        await until(lambda: stand.attempts[0].ended is not None)
+        assert (stand.attempts[0].refusal, stand.attempts[0].alert) == (refusal, alert)
 
 
 @pytest.mark.parametrize("begun", [b"", b"\x16\x03", b"\x16\x03\x01\x02\x00\x01\x00"])

@@ -89,6 +89,7 @@ def enrolled(at: float, status: HTTPStatus) -> Asked:
         (judging.verifies([Attempt(0.0)]), "sends-nothing", SKIP),
         (judging.refuses_old_tls([Attempt(0.0)]), "sends-nothing", SKIP),
         (judging.verifies([Attempt(0.0, tls=0.1)]), "sends-nothing", PASS),  # What it says may be under way.
+        (judging.verifies([Attempt(0.0, tls=0.1, ended=0.2), Attempt(1.0, tls=1.1)]), "sends-nothing", PASS),
         (judging.comes_back(row(0.3, 0.4, 0.5), None, 20.0), "comes-back", PASS),  # Pauses, or no core?
         (judging.comes_back(row(0.01, 0.02, 0.02, 0.01), None, 20.0), "comes-back", FAIL),
         (judging.notices_silence([served(0.0, 5.0)], 20.0), "notices", FAIL),
@@ -117,6 +118,31 @@ def test_what_time_alone_decides(lines: list[Line], name: str, plain: Verdict) -
 
 
 @pytest.mark.parametrize(
+    ("lines", "name"),
+    [
+        (judging.verifies([]), "sends-nothing"),
+        (judging.verifies([Attempt(0.0, tls=0.1)]), "sends-nothing"),
+        (judging.serves_slowly([Attempt(0.0)]), "is-served"),
+        (judging.habits([]), "connects"),
+        (judging.habits([served(0.0, 1.0), Attempt(2.0)]), "stays"),
+        (judging.gives_up([Attempt(0.0)], 20.0), "gives-up"),
+        (judging.comes_back([Attempt(0.0)], None, 20.0), "comes-back"),
+        (judging.notices_silence([served(0.0, 3.0)], 20.0), "comes-again"),
+        (judging.notices_silence([served(0.0, 3.0), Attempt(4.0)], 20.0), "notices"),
+        (judging.waits([[1.0, 1.0, 1.0]] * 5), "waits-grow"),
+        (judging.waits([[1.0, 1.0, 1.0]] * 5), "waits-scatter"),
+        (judging.waits([[0.4, 1.0, 2.0, 5.0], [0.1, 0.5, 3.0], [0.6, 0.9, 1.0], [0.3, 1.5, 2.5]]), "waits-grow"),
+        (judging.waits([[0.4, 1.0, 2.0, 5.0], [0.1, 0.5, 3.0], [0.6, 0.9, 1.0], [0.3, 1.5, 2.5]]), "waits-scatter"),
+        (judging.redelivers([sender(0.0, b"a"), served(2.0, None)], 20.0), "resends"),
+    ],
+)
+def test_where_no_number_says_how_late_only_a_starved_machine_is_an_excuse(lines: list[Line], name: str) -> None:
+    line = next(each for each in lines if each.name == name)
+    assert on_this_machine(line, Waited(2.9, 20.0)).verdict is line.verdict, "14.5 %"
+    assert on_this_machine(line, Waited(3.1, 20.0)).verdict is INVALID, "15.5 %"
+
+
+@pytest.mark.parametrize(
     ("lines", "name", "expected"),
     [
         (judging.verifies([served(0.0, None)]), "sends-nothing", FAIL),
@@ -129,6 +155,8 @@ def test_what_time_alone_decides(lines: list[Line], name: str, plain: Verdict) -
         (judging.habits([], "it ended with status 3"), "connects", FAIL),
         (judging.checks_staple([Attempt(0.0), Attempt(1.0, asks_for_staple=False)]), "sends-nothing", SKIP),
         (judging.redelivers([sender(0.0, b"a"), sender(2.0, b"b")], 20.0), "resends", FAIL),
+        (judging.redelivers([sender(0.0, b"a"), served(1.0, 1.5), sender(2.0, b"b")], 20.0), "resends", FAIL),
+        (judging.verifies([Attempt(0.0, tls=0.1, ended=0.2)]), "sends-nothing", PASS),
     ],
 )
 def test_what_time_does_not_decide_is_judged_on_any_machine(lines: list[Line], name: str, expected: Verdict) -> None:
