@@ -115,6 +115,12 @@ async def test_from_the_first_moment_nothing_of_it_is_good(fleet: Fleet) -> None
     assert newest.withdrawn, "the same request is not answered with it again"
 
 
+async def test_what_a_ca_was_revoked_for_is_said_of_what_it_has_issued_from_the_first_moment(fleet: Fleet) -> None:
+    device = await fleet.enrol("meter-1")
+    await begin(fleet, RevocationReason.CESSATION_OF_OPERATION)
+    assert await said_by_ocsp(fleet, device) is RevocationReason.CESSATION_OF_OPERATION
+
+
 async def test_what_is_remembered_of_it_is_forgotten_before_its_portion(fleet: Fleet) -> None:
     device = await fleet.enrol("meter-1")
     responding = await Responding.on(fleet)
