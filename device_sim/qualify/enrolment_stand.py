@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import contextlib
 import socket
 import ssl
@@ -28,11 +27,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
 from device_sim.qualify.client_hello import ClientHello, client_hello, in_clear
+from device_sim.qualify.est_request import EstRequest, est_request
 from device_sim.qualify.papers import Papers, ServerPaper, ServerStaple
 from device_sim.qualify.peeked_hello import HANDSHAKE, first_bytes
 from provisioning.pki.tls import ClientCertificate, server_context
 
-_LARGEST = 65536
 _MOST_ARRIVALS = 5_000
 _PATIENCE = 30.0
 _ENROLS = ("/simpleenroll", "/simplereenroll")
@@ -148,10 +147,7 @@ class EnrolmentStand:
                 async with asyncio.timeout(_PATIENCE):
                     first = await reader.readexactly(1)
                     arrival.sent_data = True
-                    path, body = await _request(first, reader)
-                    await self._answer(writer, path, body)
-        except asyncio.LimitOverrunError:
-            pass  # Its header is longer than any in EST.
+                    await self._answer(writer, await est_request(first, reader, writer))
         finally:
             writer.close()
 
@@ -167,7 +163,7 @@ class EnrolmentStand:
         arrival.hello, arrival.in_clear = client_hello(first), in_clear(first)
         arrival.sent_data = arrival.in_clear
         loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=_LARGEST)
+        reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
         try:
             transport, _ = await loop.connect_accepted_socket(
@@ -177,8 +173,9 @@ class EnrolmentStand:
             return None
         return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
-    async def _answer(self, writer: asyncio.StreamWriter, path: str, body: bytes) -> None:
+    async def _answer(self, writer: asyncio.StreamWriter, request: EstRequest) -> None:
         tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
+        path = request.path
         enrols = path.endswith(_ENROLS)
         put_off = enrols and self._status is not HTTPStatus.OK and not any(each.enrols for each in self.asked)
         status, content, headers, serial = HTTPStatus.OK, b"", "", None
@@ -186,11 +183,11 @@ class EnrolmentStand:
             status, content, headers = self._status, b"later\n", f"Retry-After: {self._retry_after}\r\n"
         elif enrols:
             try:
-                request = x509.load_der_x509_csr(base64.b64decode(b"".join(body.split()), validate=True))
-            except (ValueError, binascii.Error):
+                csr = _csr(request.body)
+            except ValueError:
                 status, content = HTTPStatus.BAD_REQUEST, b"no PKCS #10 request in base64\n"
             else:
-                issued = self._papers.answer(request, other_key=self._other_key)
+                issued = self._papers.answer(csr, other_key=self._other_key)
                 serial, content, headers = issued.serial_number, _certs_only(issued), _CERTS_ONLY
         elif path.endswith("/cacerts"):
             content, headers = _certs_only(*x509.load_pem_x509_certificates(self._papers.anchors.encode())), _CERTS_ONLY
@@ -211,12 +208,8 @@ def _certs_only(*certificates: x509.Certificate) -> bytes:
     return base64.encodebytes(pkcs7.serialize_certificates(list(certificates), Encoding.DER))
 
 
-async def _request(first: bytes, reader: asyncio.StreamReader) -> tuple[str, bytes]:
-    head = (first + await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-    line, *fields = head.split("\r\n")
-    _, path, _ = line.split(" ")
-    headers = {name.strip().lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
-    length = int(headers.get("content-length", "0"))
-    if not 0 <= length <= _LARGEST:
-        raise ValueError("longer than any request")
-    return path, await reader.readexactly(length)
+def _csr(body: bytes) -> x509.CertificateSigningRequest:
+    """Return the PKCS #10 request in *body*: base64, or PEM, which our service takes, too; raise ValueError."""
+    if b"-----BEGIN " in body:
+        return x509.load_pem_x509_csr(body)
+    return x509.load_der_x509_csr(base64.b64decode(b"".join(body.split()), validate=True))

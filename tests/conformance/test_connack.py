@@ -35,6 +35,25 @@ def test_mqtt5_3_2_0_1_mqtt311_3_2_0_1_connack_comes_first(
     assert [packet.payload for packet in rest] == [b"waiting", b"own"]  # type: ignore[union-attr]
 
 
+def test_mqtt5_3_2_0_1_mqtt311_3_2_0_1_not_even_a_message_of_the_same_turn_comes_before(
+    broker: MemoryBroker, version: ProtocolVersion, publisher: WireClient
+) -> None:
+    """CONNACK 0x00 comes before any other packet of the server but AUTH."""
+    client = broker.service("client", version=version, **keeping(version))
+    client.subscribe("t")
+    client.vanish()
+    publisher.publish("t")
+    back, turn = stranger(broker, version), broker.engine.turn
+    turn.begin()
+    publisher.connection.receive(publication("t", b"before").encode(version), broker.now)
+    back.connection.receive(connect_packet(version, client_id="client", **keeping(version)).encode(), broker.now)
+    publisher.connection.receive(publication("t", b"after").encode(version), broker.now)
+    turn.end()
+    broker.settle()
+    assert isinstance(back.next_packet(Connack), Connack)
+    assert back.payloads() == [b"after"]
+
+
 def test_mqtt5_3_2_0_2_there_is_one_connack(broker: MemoryBroker) -> None:
     """There is one CONNACK a connection."""
     client = stranger(broker, V5)

@@ -26,7 +26,7 @@ from tests.conformance.scene import (
     stranger,
     text,
 )
-from tests.support.wire import V5, MemoryBroker, WireClient, publication
+from tests.support.wire import V5, MemoryBroker, WireClient, connect_packet, publication
 
 STRINGS: dict[str, Any] = {
     "topic name": raw_publish,
@@ -195,6 +195,17 @@ def test_mqtt311_2_2_2_1_the_brokers_own_flags_are_those_listed(version: Protoco
     delivered = [each for each in client.received() if isinstance(each, Publish)]
     client.send(*(Pubrec(each.packet_id or 0) for each in delivered if each.qos == 2))
     assert [each[0] for each in client.transport.packets] == [0x62]
+    kept = broker.service("kept", version=version, **keeping(version))
+    kept.subscribe("t", qos=2)
+    for number in (1, 2, 3):
+        client.send(publication("t", qos=1 + number % 2, packet_id=number))
+    first = next(each for each in kept.messages() if each.qos == 2)
+    kept.send(Pubrec(first.packet_id or 0))
+    kept.vanish()
+    back = stranger(broker, version, "kept")
+    back.send(connect_packet(version, client_id="kept", **keeping(version)))
+    firsts = sorted(each[0] for each in back.transport.packets)
+    assert firsts == [0x20, 0x3A, 0x3C, 0x62]  # What is sent again has DUP, but a PUBREL has none.
 
 
 def test_mqtt5_2_2_1_2_mqtt311_2_3_1_5_qos_0_has_no_identifier(publisher: WireClient, subscriber: WireClient) -> None:

@@ -65,6 +65,18 @@ def test_mqtt5_4_3_1_1_mqtt311_4_3_1_1_qos_0_goes_out_plain(publisher: WireClien
     assert subscriber.transport.packets[0][0] == 0x30
 
 
+def test_mqtt5_4_3_1_1_mqtt311_4_3_1_1_qos_0_goes_out_plain_on_every_way(
+    broker: MemoryBroker, version: ProtocolVersion, publisher: WireClient
+) -> None:
+    """QoS 0 goes out with QoS 0 and DUP 0."""
+    publisher.publish("kept", b"x", retain=True)
+    client = broker.service("client", version=version, **({"topic_alias_maximum": 1} if version is V5 else {}))
+    client.subscribe("kept", "t", "u", qos=2, identifier=7 if version is V5 else None)
+    for topic in ("t", "u", "t"):
+        publisher.publish(topic, b"x")
+    assert [each[0] for each in client.transport.packets] == [0x31, 0x30, 0x30, 0x30]  # The first was retained.
+
+
 def test_mqtt5_4_3_2_1_mqtt5_4_3_3_1_mqtt311_4_3_2_1_mqtt311_4_3_3_1_each_message_has_an_unused_identifier(
     broker: MemoryBroker, version: ProtocolVersion, publisher: WireClient
 ) -> None:

@@ -31,7 +31,10 @@ from tests.support.wire import V5, V311, MemoryBroker, WireClient, connect_packe
 
 def test_mqtt5_3_12_4_1_mqtt311_3_12_4_1_ping_is_answered(publisher: WireClient) -> None:
     """PINGREQ is answered with PINGRESP."""
-    publisher.send(Pingreq(), Pingreq())
+    for _ in range(3):  # Alone in a read, and among others.
+        publisher.send(Pingreq())
+        assert publisher.received() == [Pingresp()]
+    publisher.send(Pingreq(), publication("t"), Pingreq())
     assert publisher.received() == [Pingresp(), Pingresp()]
 
 
@@ -42,6 +45,15 @@ def test_mqtt5_3_14_0_1_no_disconnect_before_connack(broker: MemoryBroker, first
     client.send_bytes(first())
     assert not any(isinstance(each, Disconnect) for each in client.received())
     assert client.closed
+
+
+def test_mqtt5_3_14_0_1_who_says_nothing_is_told_nothing(broker: MemoryBroker) -> None:
+    """The server sends no DISCONNECT before a CONNACK below 0x80."""
+    silent, slow = stranger(broker, V5), stranger(broker, V5)
+    slow.send_bytes(raw_connect(V5)[:12])  # As far as its version.
+    broker.advance(60)
+    assert_closed_in_silence(silent)
+    assert_closed_in_silence(slow)
 
 
 @pytest.mark.parametrize("first", [0xE1, 0xE2, 0xE8, 0xEF])
@@ -111,16 +123,25 @@ def test_mqtt5_3_14_4_1_mqtt5_3_14_4_2_disconnect_is_the_end(broker: MemoryBroke
     client.send_bytes(b"\xc0\0")
     assert [type(packet) for packet in client.received()] == [Disconnect]
     assert client.closed
+    publisher5.subscribe("known")
+    other = broker.service("other")
+    other.publish("known", b"early")
+    other.send_bytes(b"\xc1\0" + raw_publish(V5, "known", b"late"))
+    assert publisher5.payloads() == [b"early"]
 
 
 def test_mqtt311_3_14_4_2_what_comes_behind_goodbye_is_not_read(broker: MemoryBroker, version: ProtocolVersion) -> None:
     """A client that has sent DISCONNECT sends nothing more."""
     watcher = broker.service("watcher")
     watcher.subscribe("#")
-    client = broker.service("client", version=version)
-    client.send(Disconnect(), publication("t", b"late"), Pingreq())
-    assert_closed_in_silence(client)
-    assert watcher.received() == []
+    for qos in (0, 1, 2):
+        client = broker.service("client", version=version)
+        client.publish("known", b"early", qos=qos)
+        assert watcher.payloads() == [b"early"]
+        late = [publication(topic, b"late", qos, packet_id=7 if qos else None) for topic in ("known", "t")]
+        client.send(Disconnect(), *late, Pingreq())
+        assert_closed_in_silence(client)
+        assert watcher.received() == []
 
 
 def test_mqtt5_3_14_4_3_mqtt311_3_14_4_3_goodbye_discards_the_will(

@@ -10,6 +10,15 @@ from pathlib import Path
 
 from provisioning.pki.tls import CredentialFiles
 
+HOW_IT_IS_SENT = {
+    "announced": (),
+    "in chunks": ("--header", "Transfer-Encoding: chunked"),
+    # Long after what waits for it has given up, it would be sent without having been asked for.
+    "asked for first": ("--header", "Expect: 100-continue", "--expect100-timeout", "55"),
+    "by HTTP/1.0": ("--http1.0",),
+}
+"""Options for each way of sending a body that a server of HTTP must take (RFC 9112 §6, RFC 9110 §10.1.1)."""
+
 
 @dataclass(frozen=True)
 class CurlAnswer:
@@ -44,8 +53,9 @@ class Curl:
     def run(self, path: str, *options: str, data: bytes | None = None) -> CurlAnswer:
         """Send one request; *data* is its body."""
         body = [] if data is None else ["--data-binary", "@-"]
+        unasked = [] if "Expect: 100-continue" in options else ["--header", "Expect:"]
         done = subprocess.run(
-            self.arguments(path, "--include", "--header", "Expect:", *options, *body),
+            self.arguments(path, "--include", *unasked, *options, *body),
             input=data,
             capture_output=True,
             check=False,
@@ -53,6 +63,8 @@ class Curl:
         )
         assert done.returncode == 0, done.stderr.decode()
         head, _, content = done.stdout.partition(b"\r\n\r\n")
+        if head.startswith(b"HTTP/1.1 100 "):
+            head, _, content = content.partition(b"\r\n\r\n")
         status_line, _, headers = head.partition(b"\r\n")
         return CurlAnswer(int(status_line.split()[1]), BytesHeaderParser().parsebytes(headers), content)
 

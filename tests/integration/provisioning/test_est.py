@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests.support.curl import Curl
+from tests.support.curl import HOW_IT_IS_SENT, Curl
 from tests.support.openssl import P256, OpensslDevice, certificate_facts, openssl
 from tests.support.provisioning import ProvisioningService
 
@@ -61,6 +61,20 @@ def test_enrolment_gives_exactly_the_certificate_that_the_server_builds(
     assert "TLS Web Client Authentication" in extensions
     assert "TLS Web Server Authentication" not in extensions
     assert f"URI:{service.http}/crl/issuing-ca.crl" in extensions
+
+
+@pytest.mark.parametrize("options", HOW_IT_IS_SENT.values(), ids=list(HOW_IT_IS_SENT))
+def test_a_request_is_taken_however_http_lets_it_be_sent(
+    stranger: Curl, service: ProvisioningService, device: OpensslDevice, options: tuple[str, ...]
+) -> None:
+    token = service.token(device=device.name, group="north")
+    answer = stranger.est("simpleenroll", device.request(), "--user", f"{device.name}:{token}", *options)
+    assert answer.status == 200, answer.text
+    device.take(answer.body)
+    openssl("verify", "-purpose", "sslclient", "-CAfile", service.bundle, device.certificate)
+    renewal = device.renewal(san(device), new_key=False)
+    renewed = Curl(service.https, service.bundle, device.credential).est("simplereenroll", renewal, *options)
+    assert renewed.status == 200, renewed.text
 
 
 @pytest.mark.parametrize(

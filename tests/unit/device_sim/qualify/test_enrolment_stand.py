@@ -6,7 +6,9 @@ import asyncio
 import base64
 import contextlib
 import ssl
+from collections.abc import Callable
 from http import HTTPStatus
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -17,6 +19,7 @@ from device_sim.qualify.papers import Papers, ServerPaper, ServerStaple
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentUnavailable, EstClient
 from provisioning.pki.keys import generate_key
+from tests.support.curl import HOW_IT_IS_SENT, Curl
 
 PAPERS = Papers("meter-1", ["localhost", "127.0.0.1"])
 EST = "/.well-known/est"
@@ -122,3 +125,52 @@ async def test_with_a_good_staple_it_is() -> None:
         EstClient(f"https://127.0.0.1:{stand.port}", PAPERS.anchors) as est,
     ):
         await est.enrol(request())
+
+
+@pytest.mark.parametrize("options", HOW_IT_IS_SENT.values(), ids=list(HOW_IT_IS_SENT))
+async def test_a_request_is_read_however_http_lets_it_be_sent(tmp_path: Path, options: tuple[str, ...]) -> None:
+    (tmp_path / "ca.crt").write_text(PAPERS.anchors)
+    body = base64.encodebytes(request().public_bytes(Encoding.DER))
+    async with EnrolmentStand(PAPERS, "127.0.0.1") as stand:
+        curl = Curl(f"https://127.0.0.1:{stand.port}", tmp_path / "ca.crt")
+        answer = await asyncio.wait_for(asyncio.to_thread(curl.est, "simplereenroll", body, *options), 30.0)
+    assert (answer.status, answer.headers["Content-Type"].partition(";")[0]) == (200, "application/pkcs7-mime")
+    assert [(each.path, each.status, each.serial is not None) for each in stand.asked] == [
+        (f"{EST}/simplereenroll", HTTPStatus.OK, True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("query", "encoded"),
+    [
+        pytest.param("?device=meter-1", lambda csr: base64.b64encode(csr.public_bytes(Encoding.DER)), id="query"),
+        pytest.param("", lambda csr: csr.public_bytes(Encoding.PEM), id="PEM"),
+        pytest.param("", lambda csr: b"Certificate Request:\n" + csr.public_bytes(Encoding.PEM), id="openssl -text"),
+    ],
+)
+async def test_what_our_service_takes_in_excess_of_est_is_taken(
+    tmp_path: Path, query: str, encoded: Callable[[x509.CertificateSigningRequest], bytes]
+) -> None:
+    (tmp_path / "ca.crt").write_text(PAPERS.anchors)
+    async with EnrolmentStand(PAPERS, "127.0.0.1") as stand:
+        curl = Curl(f"https://127.0.0.1:{stand.port}", tmp_path / "ca.crt")
+        answer = await asyncio.to_thread(curl.est, f"simplereenroll{query}", encoded(request()))
+    assert answer.status == 200, answer.text
+    assert [each.enrols for each in stand.asked] == [True]
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        pytest.param(b"8000\r\n" + b"A" * 0x8000 + b"\r\n", id="chunks"),
+        pytest.param(b"8000;" + b"a" * 0x8000, id="a chunk's extension"),
+        pytest.param(b"0\r\nX: " + b"a" * 0x8000, id="a trailer"),
+    ],
+)
+async def test_what_has_no_end_is_no_request(endless: bytes) -> None:
+    async with EnrolmentStand(PAPERS, "127.0.0.1") as stand:
+        head = f"POST {EST}/simpleenroll HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        tail = endless if endless.startswith(b"8000\r\n") else b"a" * 0x8000
+        with contextlib.suppress(OSError):  # It is closed while more is on its way.
+            assert await asyncio.wait_for(said(stand, head + endless + tail * 8), 10.0) == b""
+        assert [(each.sent_data, stand.asked) for each in stand.arrivals] == [(True, [])]
