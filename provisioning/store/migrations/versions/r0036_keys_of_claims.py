@@ -1,7 +1,7 @@
 """Keys of claims are kept from devices: they are among the devices' keys, without a device.
 
-SQLite has no statement that lets a column be NULL. What is stored of each row is the same, so only the definition of the
-table that it keeps is changed.
+SQLite has no statement that lets a column be NULL. What is stored of each row is the same, so only its definition of
+the table is changed.
 """
 
 from __future__ import annotations
