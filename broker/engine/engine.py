@@ -317,7 +317,7 @@ class Engine(Exchange):
         MQTT 5 §3.1.2.5 lets a stopping server defer them. Without a store they are lost like everything else.
         """
         self.stopping = True
-        self.estates.finish()
+        self.estates.finish(now)
         reason = ReasonCode.SERVER_SHUTTING_DOWN
         for connection in self.connections():
             connection.disconnect(RefusalCode.SHUTTING_DOWN, reason, "the broker is stopping", now)

@@ -14,12 +14,14 @@ Rules
 2. Who connects under the name of the ended session waits until all is given away: the store has one session of a
    client identifier and owner, and so a client cannot leave messages faster than they are given away.
 3. A broker that stops gives everything away at once: nobody else has to be served.
-4. No I/O, no clock: all is given away as of the time at which the session ended.
+4. No I/O, no clock: each portion is given away, and who waits is let on, as of the time that is passed in then. Much
+   may have ended since the session did, for it or before it: messages, and the certificate of who waits.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from broker.admission.inquiry import Inquiry
@@ -35,11 +37,10 @@ PORTION: Final = 256
 class Estate:
     """What one session has left."""
 
-    __slots__ = ("kept", "left", "now", "session", "waiting")
+    __slots__ = ("kept", "left", "session", "waiting")
 
-    def __init__(self, session: Session, now: float) -> None:
+    def __init__(self, session: Session) -> None:
         self.session = session
-        self.now = now
         self.left: deque[PersonalMessage] = deque()
         """What goes to other members, the oldest first."""
         self.kept: list[Deliverable] = []
@@ -57,29 +58,32 @@ class Estate:
 class Estates:
     """All sessions that have ended and have not given everything away."""
 
-    __slots__ = ("_exchange", "_open")
+    __slots__ = ("_exchange", "_goes_on", "_open", "again")
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self._open: dict[str, Estate] = {}
         """By the session's name."""
+        self._goes_on = False
+        """Whether `again` was called, and `go_on` not yet."""
+        self.again: Callable[[], None] | None = None
+        """Has `go_on` called after one round of the event loop, with the time it is then."""
 
     def leave(self, session: Session, now: float, *, at_once: bool) -> None:
         """Give away what *session*, which has just ended, leaves, and delete it from the store; or begin to."""
-        exchange, journal = self._exchange, session.journal
+        exchange = self._exchange
         if session.inflight is None and not session.queued:  # Most owe nothing.
             exchange.forget_stored(session)
             return
-        estate = Estate(session, now)
+        estate = Estate(session)
         if at_once or len(estate.left) <= PORTION:
-            self._give(estate, len(estate.left))
+            self._give(estate, len(estate.left), now)
             exchange.forget_stored(session, estate.kept)
             return
-        if journal is not None:
-            journal.save_session(session.row, row_of_ended(session))
+        if exchange.journal is not None and session.row:
+            exchange.journal.save_session(session.row, row_of_ended(session))
         self._open[session.name] = estate
-        if len(self._open) == 1:
-            exchange.turn.later(self._go_on)
+        self._go_on_soon()
 
     def wait_for(self, name: str) -> Inquiry | None:
         """Return what a client waits for whose earlier session, called *name*, is not over; None: there is no such."""
@@ -90,37 +94,43 @@ class Estates:
         estate.waiting.append(inquiry)
         return inquiry
 
-    def finish(self) -> None:
+    def finish(self, now: float) -> None:
         """Give away all that is left."""
         for estate in list(self._open.values()):
-            self._give(estate, len(estate.left))
-            self._end(estate)
+            self._give(estate, len(estate.left), now)
+            self._end(estate, now)
 
-    def _go_on(self) -> None:
+    def go_on(self, now: float) -> None:
+        """Give away the next portion, and begin to give away the one after it."""
+        self._goes_on = False
         if not self._open:
             return
         estate = next(iter(self._open.values()))
         try:
-            self._give(estate, PORTION)
+            self._give(estate, PORTION, now)
         finally:
             if not estate.left:
-                self._end(estate)
-            if self._open:
-                self._exchange.turn.later(self._go_on)
+                self._end(estate, now)
+            self._go_on_soon()
 
-    def _end(self, estate: Estate) -> None:
+    def _go_on_soon(self) -> None:
+        if self._open and not self._goes_on and self.again is not None:
+            self._goes_on = True
+            self.again()
+
+    def _end(self, estate: Estate, now: float) -> None:
         del self._open[estate.session.name]
         self._exchange.forget_stored(estate.session, estate.kept)
         self._exchange.turn.request()
         for inquiry in estate.waiting:
-            inquiry.answer(None, estate.now)
+            inquiry.answer(None, now)
 
-    def _give(self, estate: Estate, most: int) -> None:
-        session, journal = estate.session, estate.session.journal
+    def _give(self, estate: Estate, most: int, now: float) -> None:
+        session, journal = estate.session, self._exchange.journal
         for _ in range(min(most, len(estate.left))):
             shared = estate.left.popleft()
-            self._give_to_another(session.owner.trust_domain, shared, estate.now)
-            if journal is not None:
+            self._give_to_another(session.owner.trust_domain, shared, now)
+            if journal is not None and session.row and shared.sequence:
                 journal.remove(session.row, shared.sequence, shared.message)
 
     def _give_to_another(self, trust_domain: str, shared: PersonalMessage, now: float) -> None:

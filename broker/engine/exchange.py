@@ -254,6 +254,7 @@ class Exchange:
         for delivery in session.deliveries() if deliveries is None else deliveries:
             if isinstance(delivery, PersonalMessage | Released) and delivery.sequence and delivery.message is not None:
                 journal.release(delivery.message)
+                delivery.sequence = 0  # The session may have a row again, for its will.
 
 
 def when_known(

@@ -188,7 +188,7 @@ class PersonalMessage:
         Another member gets it if this session ends.
         """
         self.sequence = 0
-        """Its place in a persistent session's order."""
+        """Its place in a persistent session's order; 0: it is not stored."""
 
     @property
     def topic(self) -> bytes:

@@ -321,6 +321,23 @@ def test_who_resumes_a_session_for_one_connection_is_told_when_it_is_stored_as_s
     assert after.store.rows("SELECT count(*) FROM deliveries") == [(0,)]
 
 
+def test_what_ends_with_a_session_that_was_resumed_for_one_connection_leaves_others_what_they_are_owed(
+    broker: StoredBroker,
+) -> None:
+    """Its row for the will took the message away from all who were still to get it: the broker did not start again."""
+    for name in ("backend", "other"):
+        client = broker.service(name, **KEPT)
+        client.subscribe(TOPIC, qos=1)
+        client.vanish()
+    broker.device("meter-1").publish(TOPIC, b"owed", qos=1)
+    once = asking(broker, **ONCE, will=will(CMD, b"gone"))
+    once.next_packet(Connack)
+    assert once.payloads() == [b"owed"]
+    once.vanish()
+    other = broker.killed().service("other", **KEPT)
+    assert other.payloads() == [b"owed"]
+
+
 def test_who_is_gone_before_it_has_resumed_a_session_so_finds_it_whole(broker: StoredBroker) -> None:
     older = broker.service(**KEPT)
     older.subscribe(TOPIC, qos=1)

@@ -11,6 +11,7 @@ import pytest
 
 from broker.engine.estate import PORTION
 from broker.mqtt.connect import Connack
+from tests.support.pki import shared_service
 from tests.support.stored import StoredBroker
 from tests.support.wire import KEPT, V5, MemoryBroker, WireClient, connect_packet, publication, will
 
@@ -26,11 +27,11 @@ def member(broker: MemoryBroker, name: str, **connect: Any) -> WireClient:
     return client
 
 
-def fill(broker: MemoryBroker, qos: int) -> list[bytes]:
-    """Publish `LEFT` messages to the only member; return their payloads."""
+def fill(broker: MemoryBroker, qos: int, number_of: int = LEFT) -> list[bytes]:
+    """Publish so many messages to the only member; return their payloads."""
     meter = broker.device("meter-1")
-    payloads = [b"%d" % number for number in range(LEFT)]
-    for place in range(0, LEFT, 100):
+    payloads = [b"%d" % number for number in range(number_of)]
+    for place in range(0, number_of, 100):
         meter.send(*(publication(TOPIC, each, qos, packet_id=int(each) + 1) for each in payloads[place : place + 100]))
     return payloads
 
@@ -121,6 +122,46 @@ def test_who_comes_back_under_its_name_waits_and_begins_afresh(stored: StoredBro
     after = stored.killed()
     assert len(after.engine.registry.called("leaving")) == 1
     assert held(after.service("staying", **ROOM, **KEPT)) == payloads
+
+
+def test_who_waits_is_let_on_as_of_then_if_its_certificate_has_not_ended_meanwhile() -> None:
+    broker = MemoryBroker(max_inflight=65535)
+    leaving = member(broker, "leaving", **KEPT)
+    fill(broker, 1)
+    member(broker, "staying", **KEPT)
+    lose(leaving)
+    broker.engine.forget(broker.engine.registry.called("leaving")[0], broker.now)
+    ending, again = (broker.open(shared_service("leaving")) for _ in range(2))
+    for each in (ending, again):
+        each.connection.receive(connect_packet(V5, client_id="leaving", **KEPT).encode(V5), broker.now)
+    ending.connection.expires_at = broker.now + 1
+    broker.now += 20
+    broker.settle()
+    assert (ending.closed, broker.metrics.refused["EXPIRED"]) == (True, 1)
+    assert again.connection.since == broker.now
+
+
+@pytest.mark.parametrize("share", [LEFT, PORTION], ids=["in portions", "at once"])
+def test_of_a_session_that_was_to_end_with_the_broker_nothing_stays_in_the_store(
+    stored: StoredBroker, share: int
+) -> None:
+    """Its client had resumed it for one connection when the broker was killed."""
+    member(stored, "leaving", **KEPT).vanish()
+    fill(stored, 1, share)
+    member(stored, "staying", **KEPT).vanish()
+    stored.held = True
+    asking = stored.open_service("leaving")
+    asking.connection.receive(
+        connect_packet(V5, client_id="leaving", clean_start=False, session_expiry_interval=0).encode(V5), stored.now
+    )
+    write(stored)
+    after = stored.killed()
+    staying = after.service("staying", **ROOM, **KEPT)
+    assert len(held(staying)) == share
+    staying.acknowledge(*staying.messages())
+    after.settle()
+    for count in ("SELECT count(*) FROM deliveries", "SELECT count(*) FROM messages"):
+        assert after.store.rows(count) == [(0,)]
 
 
 def test_a_will_is_sent_once_though_a_crash_comes_before_the_last_portion(stored: StoredBroker) -> None:
