@@ -125,7 +125,7 @@ def keeps_the_old_one(
         return [skipped("keeps-the-old-one", right, LEAVES)]
     if ending:
         return [Line("keeps-the-old-one", right, Verdict.FAIL, "it ended", ending)]
-    watched = min(issued[0].at, *(attempt.at for attempt in attempts)) + window - issued[0].at
+    watched = min([issued[0].at, *(attempt.at for attempt in attempts)]) + window - issued[0].at
     if not later and watched < _TO_RETURN:
         return [missed("keeps-the-old-one", right, "it has not connected since; give a longer --window")]
     if not later:

@@ -129,7 +129,7 @@ def test_health_checks_are_not_held_against_anybody(
     behind: BrokerProcess, tmp_path: Path, pki: Pki, meter: Held, name: str, version: str
 ) -> None:
     # HAProxy gives a check as long as lies between two of them.
-    before, log = accepted(behind), len(behind.log.splitlines())
+    before, log = accepted(behind), len(behind.told())
     changes = {"send-proxy-v2 check": f"{version} check inter 50 fall 3"}
     with load_balancer("haproxy", tmp_path / "balancer", {8883: behind.port}, changes) as ports:
         wait_until(lambda: accepted(behind) >= before + 20, "health checks")
@@ -138,8 +138,7 @@ def test_health_checks_are_not_held_against_anybody(
         with TlsClient(ports[8883], pki.anchors, meter.credential, source=OTHERS[8]) as client:
             client.connect(client_id=name)
     wait_until(lambda: behind.events("closed", client=name), "the end is logged")
-    told = [json.loads(each) for each in behind.log.splitlines()[log:]]
-    assert [each["event"] for each in told] == ["admitted", "closed"]
+    assert [each["event"] for each in behind.told()[log:]] == ["admitted", "closed"]
 
 
 @pytest.mark.parametrize("before", [LOCAL, UNKNOWN, block(None)], ids=["local", "unknown", "unspecified"])

@@ -53,6 +53,7 @@ def test_without_a_new_certificate_there_is_nothing_to_use() -> None:
         ([shown(0, 1), shown(2, 1)], "", PASS),
         ([shown(0, 1), shown(2, None)], "", FAIL),
         ([shown(0, 1)], "", FAIL),
+        ([], "", FAIL),  # It went for its next certificate before anything else.
         ([shown(0, 1), Attempt(2, refusal="closed")], "", FAIL),
         ([shown(0, 1), shown(2, 1), Attempt(3, refusal="closed")], "", PASS),  # Nothing is known of the last one.
         ([shown(0, 1), shown(2, 1)], "it ended with status 1", FAIL),
