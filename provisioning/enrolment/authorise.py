@@ -354,14 +354,15 @@ def _held(connection: Connection, attempt: Attempt, device: Device) -> HeldCerti
     """Return the device's newest certificate for the request's key, if that is the key that it has.
 
     It is not if it was replaced, or an operator has suspended its certificate; nor if it only ever had trials of the
-    name, and another key has it now. A renewal with another key replaces it when all that was for it has expired.
+    name, and another key has it now. A renewal with another key, or an activation, replaces it when all that was for it
+    has expired.
     """
     key = attempt.request.key_fingerprint
     held = certificates.newest_with_key(connection, device.name, key)
     if held is None or held.withdrawn:
         return None
-    if held.on_trial:
-        return held if is_still_its_own(connection, device.id, held.id, key) else None
+    if held.on_trial and not is_still_its_own(connection, device.id, held.id, key):
+        return None
     if attempt.now < held.not_after:
         return held
     newest = certificates_of_device.newest(connection, device.id)

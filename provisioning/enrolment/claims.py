@@ -10,6 +10,8 @@ Rules
 -----
 1. A claim has an end and a number of devices; both are checked when it is used, whatever TLS thinks of it.
 2. It is no CA: nothing that its key signs is accepted as a certificate.
+3. No device is ever certified for its key, however it is admitted (`provisioning.store.device_keys`): everybody in the
+   batch could be that device.
 """
 
 from __future__ import annotations
@@ -32,9 +34,9 @@ from sqlalchemy.exc import IntegrityError
 from provisioning.ca.profile import DIGITAL_SIGNATURE
 from provisioning.errors import Code, Refused, invalid
 from provisioning.pki.identity import InvalidIdentity, check_name
-from provisioning.pki.keys import generate_key, key_to_pem
+from provisioning.pki.keys import generate_key, key_to_pem, spki_fingerprint
 from provisioning.program.durations import out_of_bounds
-from provisioning.store import audit, claims, serials
+from provisioning.store import audit, claims, device_keys, serials
 from provisioning.store.audit import Action
 from provisioning.store.claims import NewClaim, StoredClaim
 from provisioning.store.database import Database
@@ -105,6 +107,7 @@ class ClaimService:
                 claims.add(connection, new, by=by, now=now)
             except IntegrityError as error:
                 raise Refused(Code.NAME_EXISTS, f"a claim {order.name} exists already: choose another name") from error
+            device_keys.keep_from_all(connection, spki_fingerprint(key.public_key()))
             facts = {
                 "group": order.group,
                 "maximum_devices": order.maximum_devices,

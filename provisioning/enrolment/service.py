@@ -21,7 +21,7 @@ Rules
 4. The server builds identity, subject and names. Enrolment takes a name and a key from the request, and other names
    where the profile honours them; re-enrolment requires subject and names equal to the certificate's (RFC 7030 §4.2.2,
    `provisioning.ca.same_names`), and grants what the profile allows now.
-5. A key belongs to one device, and a compromised key to none.
+5. A key belongs to one device, and a compromised key and a claim's to none.
 6. A client that repeats a request gets the same answer again, where its group allows it: nothing is signed.
 
 Handles: issuance, recording. Does not handle: HTTP, base64, making tokens, deciding who is admitted.
@@ -423,7 +423,12 @@ def _check_key(connection: Connection, device: Device, request: VerifiedRequest)
     fingerprint = request.key_fingerprint
     if device_keys.claim(connection, fingerprint, device.id):
         return  # No certificate was ever issued for it.
-    if device_keys.holder(connection, fingerprint) != device.id:
+    holder = device_keys.holder(connection, fingerprint)
+    if holder is None:
+        raise Refused(
+            Code.KEY_REUSED, "this is a claim's key, which the whole batch holds: make a new key on each device"
+        )
+    if holder != device.id:
         raise Refused(Code.KEY_REUSED, "another device uses this key: make a new key on each device")
     if certificates.key_compromised(connection, device.id, fingerprint):
         raise Refused(Code.KEY_REUSED, "this key was reported as compromised: make a new key")

@@ -1,5 +1,7 @@
 """The owner of each key: the first device that is certified for a key is the only one for ever.
 
+A claim's key has none, as a whole batch of devices holds it.
+
 Rules
 -----
 1. Claiming and issuing are one transaction: an issuance that fails claims nothing.
@@ -12,7 +14,7 @@ from __future__ import annotations
 import functools
 from typing import Final
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, insert, select
 from sqlalchemy.engine import Connection
 
 from provisioning.store.either import insert_into
@@ -26,8 +28,8 @@ _HOLDER: Final = Prepared(
 
 @functools.cache
 def _claim(dialect: str) -> Prepared:
-    insert = insert_into(device_keys, dialect)
-    return Prepared(insert.on_conflict_do_nothing(index_elements=[device_keys.c.spki_sha256]), told_by="spki_sha256")
+    adding = insert_into(device_keys, dialect)
+    return Prepared(adding.on_conflict_do_nothing(index_elements=[device_keys.c.spki_sha256]), told_by="spki_sha256")
 
 
 def claim(connection: Connection, spki_sha256: bytes, device_id: int) -> bool:
@@ -39,8 +41,13 @@ def claim(connection: Connection, spki_sha256: bytes, device_id: int) -> bool:
     return _claim(connection.dialect.name).run(connection, row) == 1
 
 
-def holder(connection: Connection, spki_sha256: bytes) -> int:
-    """Return whose the key is, which somebody has claimed."""
-    found: int
+def keep_from_all(connection: Connection, spki_sha256: bytes) -> None:
+    """Let no device ever be certified for the key, of which no other has been."""
+    connection.execute(insert(device_keys), {"spki_sha256": spki_sha256, "device_id": None})
+
+
+def holder(connection: Connection, spki_sha256: bytes) -> int | None:
+    """Return whose the key is, which is not free; None: it is kept from all."""
+    found: int | None
     (found,) = _HOLDER.one(connection, {"wanted": spki_sha256})
     return found

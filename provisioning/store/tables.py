@@ -131,9 +131,11 @@ device_keys = Table(
     "device_keys",
     metadata,
     Column("spki_sha256", LargeBinary(32), primary_key=True),
-    Column("device_id", BIG_ID, ForeignKey("devices.id"), nullable=False),
+    Column("device_id", BIG_ID, ForeignKey("devices.id")),
 )
-"""The first device certified for a key, and so the only one for ever. On SQLite it has no row ids."""
+"""The first device certified for a key, and so the only one for ever; NULL: a claim's key, which no device may have.
+
+On SQLite it has no row ids."""
 
 revocations = Table(
     "revocations",

@@ -100,11 +100,25 @@ async def test_it_is_tried_again_by_whoever_lost_it_while_nobody_else_has_the_na
         trial = await enrol(fleet, NAME, key=key, certificate=shared)
         fleet.clock.advance(2 * HOUR)
     trial = await enrol(fleet, NAME, key=key, certificate=shared)
-    full = await fleet.reenrol(trial, successor_csr(trial, generate_key()))
+    full = await fleet.reenrol(trial, successor_csr(trial, key))
     fleet.clock.advance(2 * HOUR)
     again = await enrol(fleet, NAME, key=key, certificate=shared)
     assert await is_good(fleet, full)
-    assert await is_good(fleet, await fleet.reenrol(again, successor_csr(again))), "it has activated the device"
+    assert await is_good(fleet, await fleet.reenrol(again, successor_csr(again))), "it is the device's"
+
+
+async def test_nor_is_the_key_of_a_trial_that_has_activated_another_once_the_trial_is_over(fleet: Fleet) -> None:
+    """A key from a factory, say: the device has changed it, and the factory still has it, and the claim."""
+    await group(fleet, "claim", "token")
+    shared, factorys, own = await claim(fleet, devices=9), generate_key(), generate_key()
+    trial = await enrol(fleet, NAME, key=factorys, certificate=shared)
+    await fleet.reenrol(trial, successor_csr(trial, own))
+    assert await enrol(fleet, NAME, key=factorys, certificate=shared) == trial, "its answer may have been lost"
+    fleet.clock.advance(2 * HOUR)
+    assert await refusal(fleet, NAME, key=factorys, certificate=shared) is Code.NAME_TAKEN
+    assert await refusal(fleet, NAME, key=factorys, token=await any_name(fleet)) is Code.NAME_TAKEN
+    again = await enrol(fleet, NAME, key=own, token=await any_name(fleet))
+    assert await is_good(fleet, again), "the key that it has"
 
 
 async def test_nor_is_the_key_that_a_renewal_has_replaced_once_all_that_was_for_it_has_expired(fleet: Fleet) -> None:

@@ -10,12 +10,14 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import delete, event, select, text
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
 from provisioning.ca.profile import ProfileConfig
 from provisioning.enrolment.attempt import TokenCredential
+from provisioning.enrolment.claims import ClaimOrder, _self_signed
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.pki.keys import generate_key, spki_fingerprint
@@ -39,7 +41,7 @@ from provisioning.store.certificates import CertificateState
 from provisioning.store.database import Database
 from provisioning.store.devices import DeviceState
 from provisioning.store.inventory import CertificateSearch
-from tests.support.fleet import open_fleet
+from tests.support.fleet import open_fleet, successor_csr
 from tests.support.many import fill
 from tests.support.requests import csr_der
 
@@ -439,3 +441,53 @@ async def test_a_store_of_certificates_has_their_numbers_in_the_index_of_expirie
         await fleet.enrol("meter-2", csr_der(names=["meter-2"]))
         counted = await fleet.database.read(lambda connection: inventory.count(connection, fleet.clock()))
         assert counted[CertificateState.ACTIVE] == 2
+
+
+async def test_keys_of_claims_are_kept_from_devices_after_the_upgrade_and_one_that_a_device_has_stays_its_own(
+    store_url: str,
+) -> None:
+    taken, free = generate_key(), generate_key()
+    async with open_fleet(store_url) as fleet:
+        certificate = await fleet.enrol("meter-1", csr_der(taken, names=["meter-1"]))
+        ders = [_self_signed(ClaimOrder("batch", "line", 2, timedelta(days=9)), key, NOW) for key in (taken, free)]
+
+        def back_and_forth(connection: Connection) -> list[bool]:
+            command.downgrade(configuration(connection), "0035")
+            needed = [_device_is_needed(connection)]
+            for number, each in enumerate(ders):
+                row = {"number": number, "der": each.public_bytes(Encoding.DER)}
+                connection.execute(text(_CLAIM), row)
+            as_of(connection, "0036")
+            command.downgrade(configuration(connection), "0035")
+            needed.append(_device_is_needed(connection))
+            as_of(connection, "0036")
+            if connection.dialect.name == "sqlite":
+                assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
+                assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
+            return [*needed, _device_is_needed(connection)]
+
+        assert await fleet.database.write(back_and_forth) == [True, True, False]
+        with pytest.raises(Refused, match="KEY_REUSED: this is a claim's key"):
+            await fleet.enrol("meter-2", csr_der(free, names=["meter-2"]))
+        with pytest.raises(Refused, match="KEY_REUSED: another device"):
+            await fleet.enrol("meter-2", csr_der(taken, names=["meter-2"]))
+        renewed = await fleet.reenrol(certificate, successor_csr(certificate, taken))
+        assert renewed.public_key() == taken.public_key()
+
+
+def _device_is_needed(connection: Connection) -> bool:
+    try:
+        with connection.begin_nested():
+            connection.execute(text("INSERT INTO device_keys (spki_sha256) VALUES (:key)"), {"key": b"k" * 32})
+            connection.execute(text("DELETE FROM device_keys WHERE spki_sha256 = :key"), {"key": b"k" * 32})
+    except IntegrityError:
+        return True
+    return False
+
+
+_CLAIM = """
+INSERT INTO claims
+    (id, name, group_name, fingerprint_sha256, der, maximum_devices, trial_seconds, created_at, created_by, expires_at)
+VALUES (:number, 'batch-' || CAST(:number AS VARCHAR), 'line', CAST(:number AS VARCHAR), :der, 2, 60,
+        '2026-01-01 00:00:00', 'admin', '2027-01-01 00:00:00')
+"""

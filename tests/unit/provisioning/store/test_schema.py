@@ -264,5 +264,5 @@ def test_a_password_and_a_socket_that_a_url_can_name_are_taken() -> None:
 
 def test_without_the_driver_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(ConfigurationError, match=r"pip install 'fleetgate\[postgres\]'"):
+    with pytest.raises(ConfigurationError, match=r"in the clone, \.venv/bin/pip install -e '\.\[postgres\]'$"):
         Database("postgresql+psycopg://127.0.0.1/fleet")
