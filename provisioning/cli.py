@@ -115,6 +115,7 @@ def init(
 
         from provisioning.authorities.authority import found
         from provisioning.authorities.own_credentials import DEFAULT_SERVER_NAMES
+        from provisioning.authorities.workshop import told_of_left
         from provisioning.directory.files import ISSUING_CA, OPERATOR
         from provisioning.program.logs import configure_logging
 
@@ -129,6 +130,8 @@ def init(
             pkcs11_pin_file=pin_file,
         )
         warn_of_open(settings.passphrase_file, settings.pkcs11_pin_file)
+        for left in told_of_left(settings.directory.absolute()):
+            say(f"fleet-provisioning: warning: {left}")
         files = asyncio.run(found(settings, server_name or settings.server_names or DEFAULT_SERVER_NAMES, now))
         warn_of_doubts(settings)
     if as_json:

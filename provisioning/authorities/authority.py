@@ -3,7 +3,7 @@
 Theory
 ------
 Everything is made in a hidden directory beside the final one, which is then renamed in one step: after a crash,
-Ctrl-C or a full disk there is either a complete authority or none.
+Ctrl-C or a full disk there is either a complete authority or none (`provisioning.authorities.workshop`).
 
 Rules
 -----
@@ -17,8 +17,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -30,6 +28,7 @@ from cryptography import x509
 
 from provisioning.authorities.issuing_policy import profiles_of
 from provisioning.authorities.own_credentials import OPERATOR_NAME, OwnCredentials
+from provisioning.authorities.workshop import Workshop
 from provisioning.ca.ceremony import Authority, found_authority
 from provisioning.ca.crl import CrlIssuer
 from provisioning.ca.issuer import Issuer, IssuerUrls
@@ -42,7 +41,7 @@ from provisioning.pki.identity import Identity, InvalidIdentity
 from provisioning.pki.keys import KeyFileError, PrivateKey, write_private
 from provisioning.pki.role import Role
 from provisioning.program import full_disk
-from provisioning.program.durable_names import make_folder, sync_content, sync_names
+from provisioning.program.durable_names import make_folder, sync_content
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
 from provisioning.signers.places import IN_FILES, SignerPlaces
 from provisioning.signers.signer import Signer
@@ -107,15 +106,13 @@ async def found(settings: Settings, server_names: Sequence[str], clock: Callable
         )
     try:
         make_folder(directory.parent, 0o777)
-        workshop = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))  # Mode 0700.
+        workshop = Workshop(directory)
     except OSError as error:
         raise ConfigurationError(f"{directory} cannot be made: {error.strerror}") from error
     try:
-        async with _keys(settings.model_copy(update={"directory": workshop})) as keys:
+        async with _keys(settings.model_copy(update={"directory": workshop.path})) as keys:
             await _furnish(keys, server_names, clock)
-            sync_names(workshop)
-            workshop.rename(directory)  # noqa: ASYNC240 - one system call, and nobody else is on this loop
-            sync_names(directory.parent)
+            workshop.become_the_directory()
     except (OSError, KeyFileError, InvalidIdentity, InvalidServerName, Refused, ConfigurationError) as error:
         if (full := full_disk.told(error, directory.parent)) is not None:
             raise ConfigurationError(f"{directory} cannot be made: {full}, or choose another --dir") from error
@@ -126,7 +123,7 @@ async def found(settings: Settings, server_names: Sequence[str], clock: Callable
             what = "server_names (--server-name)"
         raise ConfigurationError(f"{what}: {error}") from error
     finally:
-        shutil.rmtree(workshop, ignore_errors=True)
+        workshop.close()
     return AuthorityFiles(directory)
 
 

@@ -272,6 +272,21 @@ def test_a_revoked_ca_takes_everything_with_it(service: ProvisioningService, tmp
     assert b"certificate revoked" in verdict.stderr
 
 
+@pytest.mark.parametrize("stolen", [False, True], ids=["out of reach", "stolen, too"])
+def test_a_stolen_ca_is_replaced_though_its_successor_was_announced(service: ProvisioningService, stolen: bool) -> None:
+    """As docs/ca-life.md says."""
+    ca(service, "rollover", "begin")
+    refused = ca_attempt(service, "rollover", "begin")
+    assert (refused.returncode, "line default has its next CA already, issuing-2" in refused.stderr) == (1, True)
+    if stolen:
+        ca(service, "revoke", "issuing-2", "--yes", "--reason", "cACompromise")
+        ca(service, "rollover", "begin")
+    ca(service, "rollover", "activate", "--without-waiting", "--despite-brokers")
+    ca(service, "revoke", "issuing-ca", "--yes", "--reason", "cACompromise")
+    after = {"issuing-2": "revoked", "issuing-3": "active"} if stolen else {"issuing-2": "active"}
+    assert states(service) == {"root-ca": "active", "issuing-ca": "revoked"} | after
+
+
 def test_a_root_is_succeeded_and_each_reaches_what_is_under_the_other(
     service: ProvisioningService, tmp_path: Path
 ) -> None:

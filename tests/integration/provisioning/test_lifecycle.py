@@ -7,9 +7,11 @@ import contextlib
 import os
 import resource
 import signal
+import socket
 import subprocess
 import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
 from provisioning.pki.keys import generate_key
+from tests.support import programs
 from tests.support.curl import Curl
 from tests.support.descriptors import a_shell_that_allows, allowed
 from tests.support.enrolled import spent
@@ -57,6 +60,45 @@ def test_init_never_overwrites_and_leaves_nothing_half_made(tmp_path: Path) -> N
         assert failed.stderr.count("\n") == 1, failed.stderr
         assert arguments[0].removeprefix("--").replace("-", " ") in failed.stderr.replace("-", " "), "what to correct"
         assert [path.name for path in tmp_path.iterdir()] == ["fleet"]
+
+
+def test_what_an_init_that_was_killed_has_left_is_named_by_the_next(tmp_path: Path) -> None:
+    """Not what one that still runs is making, nor a folder of a similar name, which may be somebody's copy."""
+    service, copy = ProvisioningService(tmp_path / "fleet"), tmp_path / ".fleet-of-old"
+    copy.mkdir()
+    (copy / "root-ca.key").write_text("a key\n")
+    with socket.create_server(("127.0.0.1", 0)) as silent, (tmp_path / "log").open("wb") as log, ExitStack() as stack:
+        silent.settimeout(60)
+        store = f"postgresql+psycopg://nobody@127.0.0.1:{silent.getsockname()[1]}/nothing?connect_timeout=600"
+        variables = {**service.environment, "FLEET_PROVISIONING_DATABASE_URL": store}
+
+        def held_up() -> tuple[programs.Process, Path]:
+            """Begin to found it; return when it has the CAs' keys, and waits for its store."""
+            before = set(tmp_path.iterdir())
+            init = programs.start("provisioning", ["init", "--dir", str(service.dir)], variables, log)
+            stack.callback(ended, init)
+            stack.enter_context(silent.accept()[0])
+            (made,) = set(tmp_path.iterdir()) - before
+            assert (made / "issuing-ca.key").exists()
+            return init, made
+
+        def ended(init: programs.Process) -> None:
+            init.kill()
+            init.wait()
+            assert init.stdout is not None
+            init.stdout.close()
+
+        killed, left = held_up()
+        killed.kill()
+        killed.wait()
+        _, being_made = held_up()
+        again = service.command("init", "--dir", str(service.dir), check=True)
+    assert again.stderr == (
+        f"fleet-provisioning: warning: an init that was killed has left {left}, with keys of CAs that were never "
+        f"founded: rm -r {left}\n"
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"fleet", "log", copy.name, left.name, being_made.name}
+    assert not list(service.dir.glob("*.lock"))
 
 
 def test_serve_explains_why_it_cannot_start(tmp_path: Path) -> None:
