@@ -273,6 +273,7 @@ class ClientConnection(ClientLife):
         if self.session is not None:
             self.engine.turn.work.done += PORTION  # Thousands of messages.
             self.session.send_again(now)
+            self.engine.took(self.session, now)  # What has expired is dropped unsent.
             self.engine.turn.sessions.add(self.session)
             self.engine.turn.request()
 

@@ -186,7 +186,10 @@ class ReloadedTrust:
         """
         engine = self._engine
         admission = engine.admission.judging_by(loaded.judge)
-        own = None if loaded.trust is not None else OwnAnchors(loaded.judge, engine.admission.judging_by(None))
+        own: OwnAnchors | None = None
+        if loaded.trust is None:
+            own = OwnAnchors(loaded.judge, engine.admission.judging_by(None))
+            own.admission.believed = loaded.judge
         connections = engine.connections()
         connected, disconnected, wills = len(connections), 0, 0
         affected: list[Affected] = []
@@ -258,9 +261,10 @@ def judge(
 def _under_cafile(before: Peer, outcome: Peer) -> Peer:
     """Return the *outcome* for *before* in the form used where `cafile` alone judges: without an issuer.
 
-    If `cafile` judged before too, only the expiry may be new; CAs may have been renewed.
+    If `cafile` judged before too, only the expiry may be new; CAs may have been renewed. But who was an anchor then may
+    have a CA now, or the other way round.
     """
-    if before.issuer is None:
+    if before.issuer is None and (before.verified is None) == (outcome.issuer is None):
         return replace(before, seconds_left=outcome.seconds_left, ends_at=outcome.ends_at)
     above = _above(outcome.issuer)
     return replace(outcome, issuer=None, verified=VerifiedPath(above) if above else None)

@@ -103,18 +103,17 @@ class WebSocket:
 
     def _take(self, frames: Connection, now: float) -> None:
         """Handle the next portion of what was read; schedule the rest."""
-        left = PORTION  # Frames count by their number, their contents by what they cost.
-        work = self._turn.work
-        before = work.done
+        turn, work = self._turn, self._turn.work
+        most = max(work.done + 1, min(work.done + PORTION, turn.most_work))
         for event in frames.events():
+            work.done += 1  # A frame is decoded for about as much as a small packet is handled.
             self._on_event(event, frames, now)
-            left -= 1
-            if left <= work.done - before:
+            if work.done >= most:
                 break
         pinged, self._pinged = self._pinged, None
         if pinged is not None and frames.state is ConnectionState.OPEN:
             self._send(frames, pinged.response())
-        if left <= work.done - before and self._above is not None:
+        if work.done >= most and self._above is not None:
             if not self._held:
                 self._transport.hold()
             self._pauses = True

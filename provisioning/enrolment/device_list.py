@@ -65,13 +65,13 @@ class DeviceListService:
         def record(connection: Connection) -> int:
             now = self._clock()
             try:
-                new = listed_devices.put(connection, group, list(entries.values()), by=by, now=now)
+                new, changed = listed_devices.put(connection, group, list(entries.values()), by=by, now=now)
             except IntegrityError as error:  # PostgreSQL: somebody else lists the same names at this moment.
                 raise Refused(
                     Code.UNAVAILABLE, "the same names are being listed by another request; try again"
                 ) from error
             if entries:
-                facts = {"count": len(entries), "new": new, "devices": list(map(str, entries.values()))}
+                facts = {"count": len(entries), "new": new, "devices": list(map(str, changed))}
                 audit.append(connection, now, by, Action.DEVICES_LISTED, group, facts)
             return new
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import bindparam, delete, insert, select
+from sqlalchemy import Delete, bindparam, delete, insert, select
 from sqlalchemy.engine import Connection
 
 from provisioning.store.tables import listed_devices
@@ -35,24 +35,34 @@ def find(connection: Connection, group: str, name: str) -> tuple[ListedDevice, s
     return None if row is None else (ListedDevice(name, row.spki_sha256), row.added_by)
 
 
-def put(connection: Connection, group: str, entries: Sequence[ListedDevice], *, by: str, now: datetime) -> int:
-    """Record *entries*, each replacing an older one of its name; return how many were new."""
+def put(
+    connection: Connection, group: str, entries: Sequence[ListedDevice], *, by: str, now: datetime
+) -> tuple[int, list[ListedDevice]]:
+    """Record *entries*, each replacing an older one of its name.
+
+    Return how many were new, and which of them were not on the list with the same key, put there by the same one.
+    """
     if not entries:
-        return 0
-    names = [each.name for each in entries]
-    removed = remove(connection, group, names)
+        return 0, []
+    removing = _removing(group, [each.name for each in entries])
+    columns = listed_devices.c.name, listed_devices.c.spki_sha256, listed_devices.c.added_by
+    before = {row.name: (row.spki_sha256, row.added_by) for row in connection.execute(removing.returning(*columns))}
     rows = [
         {"group_name": group, "name": each.name, "spki_sha256": each.spki_sha256, "added_at": now, "added_by": by}
         for each in entries
     ]
     connection.execute(insert(listed_devices), rows)
-    return len(entries) - removed
+    changed = [each for each in entries if before.get(each.name) != (each.spki_sha256, by)]
+    return len(entries) - len(before), changed
 
 
 def remove(connection: Connection, group: str, names: Sequence[str]) -> int:
     """Remove *names* from the list; return how many were on it."""
-    statement = delete(listed_devices).where(listed_devices.c.group_name == group, listed_devices.c.name.in_(names))
-    return connection.execute(statement).rowcount
+    return connection.execute(_removing(group, names)).rowcount
+
+
+def _removing(group: str, names: Sequence[str]) -> Delete:
+    return delete(listed_devices).where(listed_devices.c.group_name == group, listed_devices.c.name.in_(names))
 
 
 def page(connection: Connection, group: str, *, limit: int, after: str | None) -> list[ListedDevice]:

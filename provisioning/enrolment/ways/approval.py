@@ -69,8 +69,8 @@ def approved(connection: Connection, attempt: Attempt, group: Group, shown: Sequ
     """Return an operator's approval of *attempt*; raise `Undecided` or `Refused` without one."""
     name, key = attempt.request.common_name, _recognised_by(attempt)
     found = approvals.find(connection, group.name, name, key)
-    if found is not None:
-        _check_kind(found, attempt)
+    if found is not None and _gives_way(found, attempt):
+        found = None
     lost = None if found is None else _lost(connection, found, attempt, group)
     if found is None or (lost is None and _over(connection, found, attempt, group)):
         evidence = "+".join(each.credential for each in shown) or "nothing"
@@ -97,10 +97,17 @@ def approved(connection: Connection, attempt: Attempt, group: Group, shown: Sequ
     return Vouched(found.decided_by or "", credential, proves=True, decides=True, lost=lost, settle=spend)
 
 
-def _check_kind(found: StoredApproval, attempt: Attempt) -> None:
-    """Refuse the key of a request for a certificate of it to one for a key that is made here, and the reverse."""
+def _gives_way(found: StoredApproval, attempt: Attempt) -> bool:
+    """Refuse the key of a request for a certificate of it to one for a key that is made here, and the reverse.
+
+    Return whether *attempt* takes the place of the request that was *found*, as one for a certificate does as long as
+    nobody has approved the one for a key made here. Else whoever sends a copy of the first as the second, before the
+    device asks, shuts its key out.
+    """
     if (_MADE_HERE in found.request.evidence) is attempt.server_key:
-        return
+        return False
+    if not attempt.server_key and found.state in {ApprovalState.PENDING, ApprovalState.DENIED}:
+        return True
     number = f"request {found.id}, for {found.request.name} in group {found.request.group},"
     if attempt.server_key:
         raise Refused(

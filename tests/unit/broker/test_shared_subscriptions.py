@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from broker.mqtt.packets import Pubrec
+from broker.mqtt.publication import Publish
 from broker.session import session
 from broker.session.session import Session
-from tests.support.wire import MemoryBroker, WireClient, id_of, publication
+from tests.support.pki import shared_service
+from tests.support.wire import V5, MemoryBroker, WireClient, connect_packet, id_of, publication
 
 TOPIC = "fleet/meters/meter-1/telemetry"
 SHARED = "$share/workers/fleet/#"
@@ -423,3 +425,28 @@ def test_of_those_without_room_who_has_some_at_qos_0_gets_it(broker: MemoryBroke
     second.transport.unsent = True
     publish(meter, 3, 4, qos=0)
     assert first.payloads() == [b"3", b"4"]
+
+
+def test_who_had_no_room_while_what_has_expired_was_dropped_has_some_afterwards() -> None:
+    """It is sent nothing of that, so it acknowledges nothing: others got everything from then on."""
+    broker = MemoryBroker(max_queued_messages=5_000)
+    meter = broker.device("meter-1")
+    back, other = (broker.service("w", client_id=f"w-{index}", session_expiry_interval=600) for index in range(2))
+    for each in (back, other):
+        each.subscribe(f"$share/workers/{TOPIC}", qos=1)
+    back.subscribe("fleet/meters/meter-1/state", qos=1)
+    back.vanish()
+    for _ in range(3_000):
+        meter.publish("fleet/meters/meter-1/state", b"", qos=1, message_expiry_interval=1)
+    broker.advance(2)
+    back = broker.open(shared_service("w"))
+    packet = connect_packet(V5, client_id="w-0", clean_start=False, session_expiry_interval=600)
+    back.connection.receive(packet.encode(V5), broker.now)
+    assert back.session.queued > 0
+    in_one_read = (publication(TOPIC, b"%d" % each, 1, packet_id=each + 1).encode(V5) for each in range(2))
+    meter.connection.receive(b"".join(in_one_read), broker.now)
+    assert len(broker.engine.routes.lagging) == 1
+    broker.settle()
+    assert back.session.queued == 0
+    publish(meter, 2, 3)
+    assert [each.payload for each in back.received()[1:] if isinstance(each, Publish)] in ([b"2"], [b"3"])

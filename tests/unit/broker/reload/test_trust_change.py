@@ -17,7 +17,7 @@ from broker.mqtt.codes import ReasonCode
 from broker.reload.parts import ProposedAnchors, Unchanged
 from broker.reload.report import Affected, Effects
 from broker.reload.trust_change import record_trust
-from broker.revocation.enforcement import revoke
+from broker.revocation.enforcement import enforce, revoke
 from broker.settings.trust_settings import TrustSettings
 from broker.sources.trust_files import trust_of_cafile
 from provisioning.pki.identity import identity_of
@@ -380,6 +380,38 @@ async def test_of_whoever_stays_it_is_known_which_cas_stand_above(broker: Memory
         await scene.trust.apply(scene.load())
         assert broker.engine.admission.stands_above(PKI.issuing.revocation.key)
         assert not broker.engine.admission.stands_above(BELOW.revocation.key)
+
+
+async def test_who_was_an_anchor_and_has_a_ca_now_goes_with_that(broker: MemoryBroker, tmp_path: Path) -> None:
+    """What was known from when it had none stayed: nobody looked at the CA."""
+    scene = Scene(tmp_path, broker)
+    held = PKI.device("meter-1", issuer=BELOW)
+    scene.believe(PKI.root, held)
+    await scene.trust.apply(scene.load())
+    client = connected(broker, held)  # It resumed its TLS session, so there is no path.
+    for anchors in ((OTHER, BELOW), (OTHER, held), (OTHER, BELOW)):
+        scene.believe(PKI.root, *anchors)
+        await scene.trust.apply(scene.load())
+        assert broker.engine.admission.stands_above(BELOW.revocation.key) == (BELOW in anchors)
+    session = client.session
+    assert broker.engine.admission.vouches(session.authorities, session.owner)
+    revoke(broker.engine, BELOW.revocation, broker.now)
+    assert enforce(broker.engine, client.connection, broker.now)
+    assert client.closed
+
+
+async def test_who_is_an_anchor_now_is_not_held_to_the_ca_that_it_had(broker: MemoryBroker, tmp_path: Path) -> None:
+    scene = Scene(tmp_path, broker)
+    held = PKI.device("meter-1", issuer=BELOW)
+    client = connected(broker, held, path(held, BELOW, OTHER))
+    scene.believe(PKI.root, held)
+    await scene.trust.apply(scene.load())
+    session = client.session
+    assert broker.engine.admission.vouches(session.authorities, session.owner)
+    scene.believe(PKI.root)
+    await scene.trust.apply(scene.load())
+    assert client.closed
+    assert not broker.engine.admission.vouches(session.authorities, session.owner)
 
 
 async def test_proposed_anchors_are_tried_in_the_place_of_those_that_are_named(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import pytest
 import structlog
@@ -37,13 +38,14 @@ class Wire(FakeTransport):
 class Browser:
     """A WebSocket client."""
 
-    def __init__(self, broker: MemoryBroker, origins: Origins = NO_PAGES) -> None:
+    def __init__(self, broker: MemoryBroker, origins: Origins = NO_PAGES, number: int = 1) -> None:
         self.broker = broker
+        self.name = f"meter-{number}"
         self.wire = Wire()
         self.server = WebSocket(self.wire, broker.metrics, broker.engine.turn, origins)
         self.connection = ClientConnection(broker.engine, self.server, broker.now)
         self.server.serve(self.connection)
-        self.server.secured(shared_device("meter-1").der, broker.now, datetime.now(UTC))
+        self.server.secured(shared_device(self.name).der, broker.now, datetime.now(UTC))
         self.websocket = WSConnection(ConnectionType.CLIENT)
 
     def send(self, *events: Event, step: int = 0) -> list[Event]:
@@ -107,6 +109,33 @@ def test_many_frames_of_one_read_are_taken_in_portions(browser: Browser) -> None
     assert len(first) == PORTION * 2
     assert first + browser.answers() == Pingresp().encode(V5) * 3 * PORTION
     assert not browser.wire.held
+
+
+@pytest.mark.parametrize("event", [Ping(b"x"), BytesMessage(b""), BytesMessage(Pingreq().encode(V5))])
+def test_of_many_websockets_full_of_frames_a_round_takes_no_longer(event: Event) -> None:
+    """Else each of them holds the loop for some milliseconds, in every round."""
+    broker = MemoryBroker()
+    browsers = [Browser(broker, number=number) for number in range(20)]
+    for each in browsers:
+        assert isinstance(each.upgrade(), AcceptConnection)
+        each.send(BytesMessage(connect_packet(V5, client_id=each.name).encode()))
+    work, reads = broker.engine.turn.work, [b"".join(map(each.websocket.send, [event] * 300)) for each in browsers]
+    begun = work.done
+    broker.engine.turn.begin()
+    for each, data in zip(browsers, reads, strict=True):
+        each.server.receive(data, broker.now)
+    broker.engine.turn.end()
+    done, answered = [work.done], [sum(len(each.answers()) for each in browsers)]
+    assert 4 * PORTION <= done[0] - begun <= 4 * PORTION + len(browsers)
+    while broker._soon:
+        for _ in range(len(broker._soon)):
+            broker._soon.popleft()()
+        done.append(work.done)
+        answered.append(sum(len(each.answers()) for each in browsers))
+    assert done[-1] - begun >= 300 * len(browsers)
+    assert max(map(sum, pairwise(answered[1:]))) <= 2 * len(Pingresp().encode(V5)) * (PORTION + 8), "of two rounds"
+    assert max(later - before for before, later in pairwise(done)) <= PORTION + 8
+    assert not any(each.wire.held for each in browsers)
 
 
 def test_of_many_pings_the_last_is_answered(browser: Browser) -> None:

@@ -130,6 +130,20 @@ async def test_what_is_listed_and_unlisted_is_audited(fleet: Fleet) -> None:
     assert await details(fleet, Action.DEVICES_UNLISTED) == [{"name": "meter-2"}]
 
 
+async def test_a_list_that_is_imported_again_unchanged_does_not_fill_the_audit_log_with_its_names(fleet: Fleet) -> None:
+    """Every night, say; an entry that another operator repeats is his from then on."""
+    service = DeviceListService(fleet.database, fleet.clock)
+    batch = [("meter-1", "0a" * 32), ("meter-2", None)]
+    for by in ("anna", "anna", "bert"):
+        await service.add("line", batch, by=by)
+    both = [f"meter-1 {'0a' * 32}", "meter-2"]
+    assert await details(fleet, Action.DEVICES_LISTED) == [
+        {"count": 2, "new": 2, "devices": both},
+        {"count": 2, "new": 0, "devices": []},
+        {"count": 2, "new": 0, "devices": both},
+    ]
+
+
 async def test_whose_entry_has_let_a_device_in_is_responsible_for_it(fleet: Fleet) -> None:
     """Not the group: an operator may be called as one, and would be said to have done it."""
     await group(fleet, "listed", new_key=NewKey.REPLACE)

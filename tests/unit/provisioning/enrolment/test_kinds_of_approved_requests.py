@@ -54,7 +54,8 @@ async def test_an_approved_request_is_of_no_use_for_the_other_operation(
     await group(fleet, new_key=new_key)
     request = csr_der(generate_key(), names=["meter-1"])
     assert await asked(fleet, request, server_key=server_key) is None
-    assert await asked(fleet, request, server_key=not server_key) is OTHER[not server_key], "while it waits"
+    if not server_key:  # The other kind gives way: below.
+        assert await asked(fleet, request, server_key=True) is OTHER[True], "while it waits"
     await approve(fleet)
     assert await asked(fleet, request, server_key=not server_key) is OTHER[not server_key], "once it is approved"
     answer = await asked(fleet, request, server_key=server_key)
@@ -65,13 +66,36 @@ async def test_an_approved_request_is_of_no_use_for_the_other_operation(
     assert await is_good(fleet, certificate)
 
 
-@pytest.mark.parametrize("server_key", [False, True])
-async def test_a_denial_holds_for_both_operations(fleet: Fleet, *, server_key: bool) -> None:
-    await group(fleet)
-    request = csr_der(generate_key(), names=["meter-1"])
-    assert await asked(fleet, request, server_key=server_key) is None
+async def deny(fleet: Fleet) -> None:
     service = ApprovalService(fleet.database, fleet.clock)
     (waiting,), _ = await service.page(limit=9, after=0, group="line", state=ApprovalState.PENDING)
     await service.decide(waiting.id, approve=False, by="boss")
-    assert await asked(fleet, request, server_key=not server_key) is OTHER[not server_key]
-    assert await asked(fleet, request, server_key=server_key) is Code.APPROVAL_DENIED
+
+
+async def test_what_was_denied_for_its_own_key_is_denied_for_one_made_here(fleet: Fleet) -> None:
+    await group(fleet)
+    request = csr_der(generate_key(), names=["meter-1"])
+    assert await asked(fleet, request, server_key=False) is None
+    await deny(fleet)
+    assert await asked(fleet, request, server_key=True) is OTHER[True]
+    assert await asked(fleet, request, server_key=False) is Code.APPROVAL_DENIED
+
+
+@pytest.mark.parametrize("denied", [False, True])
+async def test_a_copy_that_comes_first_as_the_other_kind_does_not_shut_the_device_out(
+    fleet: Fleet, *, denied: bool
+) -> None:
+    """Its key may be in hardware: it could not make another one, nor could an operator help."""
+    await group(fleet)
+    request = csr_der(generate_key(), names=["meter-1"])
+    assert await asked(fleet, request, server_key=True) is None, "the copy"
+    service = ApprovalService(fleet.database, fleet.clock)
+    (shown,), _ = await service.page(limit=9, after=0, group="line", state=None)
+    if denied:
+        await deny(fleet)
+    assert await asked(fleet, request, server_key=False) is None
+    assert await asked(fleet, request, server_key=True) is OTHER[True], "and not the other way round"
+    with pytest.raises(Refused, match="APPROVAL_UNKNOWN"):
+        await service.decide(shown.id, approve=True, by="boss")  # It is not what was shown under this number.
+    await approve(fleet)
+    assert await is_good(fleet, await asked(fleet, request, server_key=False))
