@@ -140,7 +140,7 @@ def doubts(config: BrokerConfig) -> Iterator[str]:
     """Yield what the broker can start with, and is probably a mistake: an expired CRL, a database without its log."""
     if config.persistence and _may_write(config.state_dir):
         with contextlib.suppress(StoreError):  # Told by `problems`, as the errors below.
-            if (doubt := soundness.look(config.database)) is not None:
+            if (doubt := soundness.look(config.database, inside=False)) is not None:
                 yield f"state_dir: {doubt}"
     now = datetime.now(UTC)
     for path in config.crl_files:

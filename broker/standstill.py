@@ -38,6 +38,7 @@ def look(engine: Engine, late: float, now: float) -> None:
             engine.deadlines.file(connection, connection.bucket + late)
         else:  # Its deadline is checked as filed: what it has sent since counts, too.
             connection.last_received = max(connection.last_received, min(connection.last_received + late, now))
+    engine.returning.stood_still(late)
     for session in engine.registry.all():
         if session.connection is None and session.will is not None:
             session.will_due_at = max(session.will_due_at, min(session.will_due_at + late, now + session.will.delay))

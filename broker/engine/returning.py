@@ -49,6 +49,11 @@ class Returning:
         self._until = now + GRACE
         self._last = now + MOST
 
+    def stood_still(self, seconds: float) -> None:
+        """Take note that for so long, until now, nobody could come back."""
+        self._until += seconds
+        self._last += seconds
+
     def came(self, session: Session, now: float) -> None:
         """Take note that the client of *session* is back: others are likely on their way."""
         if session in self._awaited:

@@ -73,10 +73,10 @@ def refuse_damaged(database: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(f"it is damaged (a row of {orphan[0]} refers to none of {orphan[2]})")
 
 
-def look(path: Path) -> str | None:
+def look(path: Path, *, inside: bool = True) -> str | None:
     """Return what a broker would warn of that opens the database *path* now; None: nothing.
 
-    Raises `StoreError` if it would not start.
+    Raises `StoreError` if it would not start, as far as that is known without looking *inside*: gigabytes to be read.
     """
     try:
         with _lock_of(path) as lock:
@@ -86,7 +86,7 @@ def look(path: Path) -> str | None:
         for each in (path, log_of(path), path.with_suffix(".lock")):
             if each.exists() and not os.access(each, os.R_OK | os.W_OK, effective_ids=True):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(each))
-        if path.exists() and path.stat().st_size:
+        if inside and path.exists() and path.stat().st_size:
             _look_inside(path)
     except (sqlite3.Error, OSError) as error:
         raise unusable(path, error) from error

@@ -17,6 +17,7 @@ from broker.sources.revocation_lists import RevocationLists
 from broker.upkeep import tick
 from tests.support.due import do_what_is_due
 from tests.support.pki import shared_pki
+from tests.support.stored import StoredBroker
 from tests.support.wire import KEPT, MemoryBroker, will
 
 LONG = 60.0
@@ -108,6 +109,21 @@ def test_a_will_of_who_left_at_the_end_of_it_is_not_put_off() -> None:
     standstill.look(broker.engine, LONG, broker.now)
     go_on(broker, 21)
     assert watcher.payloads() == [b"gone"]
+
+
+def test_a_will_from_before_the_start_waits_as_long_as_its_client_could_have_come_back(tmp_path: Path) -> None:
+    before = StoredBroker(tmp_path)
+    before.device("meter", will=will("fleet/meters/meter/event", b"gone"), **KEPT)
+    broker = before.killed()
+    watcher = broker.service(keep_alive=0)
+    watcher.subscribe("fleet/meters/meter/event")
+    go_on(broker, 2)
+    stand_still(broker)
+    go_on(broker, 7)
+    assert not watcher.payloads()
+    go_on(broker, 2)
+    assert watcher.payloads() == [b"gone"]
+    broker.close()
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.9])

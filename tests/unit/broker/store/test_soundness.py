@@ -78,6 +78,7 @@ def test_what_a_start_would_refuse_is_said_in_its_words(tmp_path: Path, spoil: C
     assert traces(tmp_path) == before
     assert said == refusal(SqliteStore, path)
     assert str(path) in said
+    assert look(path, inside=False) is None, "it is read once, not for each question"
 
 
 @pytest.mark.parametrize("spoil", [another_log, without_file])
