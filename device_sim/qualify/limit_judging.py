@@ -187,7 +187,7 @@ def takes_commands(attempts: Sequence[Attempt], *, leaves: bool = False) -> list
     lines = [
         line_of(
             "takes-commands", stays, good=stayed, seen=seen,
-            why="it ended the connection on which they came", lucky=0.0,
+            why=given.noise or "it ended the connection on which they came", lucky=0.0,
         )
         if stayed or not (leaves and said_goodbye(given))
         else skipped("takes-commands", stays, LEAVES)

@@ -20,6 +20,7 @@ _EARLY = 0.1
 _TO_RETURN = 10.0
 """Seconds for a device whose connection was broken a second after its answer to come again."""
 _NO_HELLO = "no ClientHello came whole; give a longer --window"
+_SERVER_KEYS = "it has the server make its key, which is not tested"
 _REFUSES = "refuses the service and sends it nothing"
 
 
@@ -30,8 +31,10 @@ def renews(asked: Sequence[Asked], retry_after: int, *, given: bool, came: bool)
     """
     right = "asks for its next certificate"
     enrolments = [each for each in asked if each.enrols]
+    if not enrolments and _asks_for_keys(asked):
+        return [skipped("renews", right, _SERVER_KEYS)]
     if not enrolments and given:
-        seen = "it connected, and asked for nothing" if came else "it never asked"
+        seen = "it connected, and asked for no certificate" if came else "it never asked"
         why = "its certificate was about to expire: it will be off the air until somebody goes there"
         return [Line("renews", right, Verdict.FAIL, seen, why, by_time=0.0)]
     if not enrolments:
@@ -59,6 +62,10 @@ def renews(asked: Sequence[Asked], retry_after: int, *, given: bool, came: bool)
             )
         )  # fmt: skip
     return lines
+
+
+def _asks_for_keys(asked: Sequence[Asked]) -> bool:
+    return any(each.path.endswith("/serverkeygen") for each in asked)
 
 
 def _never_asked(name: str, right: str, *, given: bool) -> Line:
@@ -118,6 +125,8 @@ def keeps_the_old_one(
     """
     right = "does not replace its certificate by one that is not for its key"
     issued = [each for each in asked if each.serial is not None]
+    if not issued and _asks_for_keys(asked):
+        return [skipped("keeps-the-old-one", right, _SERVER_KEYS)]
     if not issued:
         return [_never_asked("keeps-the-old-one", right, given=given)]
     later = [attempt for attempt in attempts if attempt.at > issued[0].at and attempt.tls is not None]

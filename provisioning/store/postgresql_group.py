@@ -12,7 +12,8 @@ Rules
 1. The lock of all writers, of every process, is taken first (docs/decisions/0067-one-writer-with-group-commit.md): a
    group locks the rows of many callers, and two concurrent groups could deadlock.
 2. Works that have nothing in common run side by side (`provisioning.store.company`); if that fails, each is to be done
-   by itself. How long they wait for locks of other programs, each is told (`provisioning.store.patience`).
+   by itself. How long they wait for locks of other programs, each is told (`provisioning.store.patience`); the commit,
+   with which all would fail, waits as long as the server lets it.
 3. A work that continues after one of its statements failed has failed: the server executes nothing more for it.
 4. It is committed when the server has said so. The COMMIT of a failed transaction is answered with ROLLBACK, not with
    an error. A commit that no standby has confirmed because somebody cancelled the wait is answered with COMMIT and a
@@ -52,7 +53,8 @@ _WAIT: Final = f"RELEASE work; SELECT pg_advisory_xact_lock({_WRITERS}); SAVEPOI
 _NEXT: Final = "RELEASE work; SAVEPOINT work"
 # Before the savepoint, again: rolling back to it would undo the setting.
 _BRIEF: Final = "RELEASE work; SET LOCAL lock_timeout = {milliseconds}; SAVEPOINT work"
-_PATIENT: Final = "RELEASE work; SET LOCAL lock_timeout TO DEFAULT; SAVEPOINT work"
+_AS_EVER: Final = "SET LOCAL lock_timeout TO DEFAULT"
+_PATIENT: Final = f"RELEASE work; {_AS_EVER}; SAVEPOINT work"
 _BACK: Final = "ROLLBACK TO work"
 _COMMIT: Final = "COMMIT"
 _WARNING: Final = "01000"
@@ -107,7 +109,9 @@ class SharedTransaction:
 
         self._driver.add_notice_handler(heed)
         try:
-            said = self._say(f"{announcements.TELL}; {_COMMIT}" if tells else _COMMIT)
+            # NOTIFY waits for the commits of others that announce something, in all databases of the server.
+            patient = [] if self._wait_seconds is None else [_AS_EVER]
+            said = self._say("; ".join((*patient, *([announcements.TELL] if tells else []), _COMMIT)))
         finally:
             self._driver.remove_notice_handler(heed)
         if said != _COMMIT or warnings:

@@ -134,6 +134,14 @@ def test_a_device_that_leaves_at_a_command_or_takes_none() -> None:
     assert verdicts(limit_judging.takes_commands([served()])) == {"acknowledges": SKIP}
 
 
+def test_who_answers_a_command_with_what_is_no_mqtt_is_told_that() -> None:
+    """The stand ends the connection then, and not the device."""
+    device = served(sent=(Publish("t", b""),))
+    device.ended, device.noise = 1.0, "PINGRESP, which only a broker sends"
+    line = limit_judging.takes_commands([device], leaves=True)[0]
+    assert (line.verdict, line.why) == (FAIL, device.noise)
+
+
 @pytest.mark.parametrize(("said", "leaves", "expected"), [(True, True, SKIP), (True, False, FAIL), (False, True, FAIL)])
 def test_who_leaves_a_broker_that_sends_it_nothing_too_has_not_left_because_of_a_command(
     said: bool, leaves: bool, expected: Verdict

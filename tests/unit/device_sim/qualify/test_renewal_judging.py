@@ -104,6 +104,21 @@ def test_who_asks_for_other_things_has_not_asked_for_a_certificate() -> None:
     assert [line.verdict for line in lines] == [PASS, PASS, PASS]
 
 
+def test_who_has_the_server_make_its_keys_is_not_told_that_it_asked_for_nothing() -> None:
+    """Our own service does so (RFC 7030 §4.4); this stand does not."""
+    others = [asked(1.0, HTTPStatus.OK, "cacerts"), asked(1.1, HTTPStatus.NOT_FOUND, "serverkeygen")]
+    for lines in (
+        renewal_judging.renews(others, 0, given=True, came=True),
+        renewal_judging.keeps_the_old_one([shown(0, 1)], others, 20.0, "", given=True),
+    ):
+        assert verdict(lines) is SKIP
+        assert lines[0].why == "it has the server make its key, which is not tested"
+    (line,) = renewal_judging.renews(others[:1], 0, given=True, came=True)
+    assert (line.verdict, line.seen) == (FAIL, "it connected, and asked for no certificate")
+    both = [*others, asked(2.0, HTTPStatus.OK)]
+    assert renewal_judging.renews(both, 0, given=True, came=True)[0].verdict is PASS
+
+
 @pytest.mark.parametrize(
     ("first", "second", "expected"), [(100.0, 100.5, FAIL), (100.0, 101.85, FAIL), (100.0, 101.95, PASS)]
 )

@@ -139,6 +139,30 @@ async def test_who_comes_after_one_that_waited_in_vain_holds_nobody_up_as_long_a
     assert await all_of(database, [theirs], way, short=short) == [None]
 
 
+AT_COMMIT = """
+CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NULL; END';
+CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON notes DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION wait();
+"""
+"""It stands for NOTIFY, which waits at the commit for those of all other databases of the server."""
+
+
+async def test_a_commit_waits_as_long_as_ever_since_all_are_refused_with_it(database: Database, short: bool) -> None:
+    with somebody_else(database, AT_COMMIT) as other:
+        other.commit()
+    with somebody_else(database, THEIRS):
+        assert is_unavailable((await all_of(database, [theirs], "one by one", short=short))[0])
+    with somebody_else(database, "SELECT pg_advisory_xact_lock(42)") as other:
+        writing = asyncio.create_task(database.write(ours("mine"), short=short))
+        waiting = b"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted"
+        while not writing.done() and other.execute(waiting).fetchone() != (1,):  # noqa: ASYNC110 - The server has none.
+            await asyncio.sleep(0)
+        await asyncio.wait({writing}, timeout=4 * BRIEF_SECONDS)
+        assert not writing.done(), writing.exception()
+        other.rollback()
+        assert await writing == "mine"
+
+
 async def test_who_comes_a_minute_after_one_that_waited_in_vain_waits_as_long_as_ever(
     database: Database, short: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
