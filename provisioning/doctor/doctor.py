@@ -36,6 +36,7 @@ from provisioning.directory.closed_directory import check_directory_closed
 from provisioning.directory.doubts import about_address, about_keys
 from provisioning.directory.files import ISSUING_CA, OPERATOR, SERVER, AuthorityFiles, read_certificate
 from provisioning.doctor.doctor_authorities import authority_findings
+from provisioning.doctor.doctor_claims import claim_findings
 from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
 from provisioning.doctor.doctor_manufacturers import manufacturer_findings
 from provisioning.errors import ConfigurationError, Refused
@@ -352,7 +353,11 @@ def _whole(connection: Connection, where: str) -> Finding:
 
 async def _records(settings: Settings, database: Database, now: datetime) -> AsyncIterator[Finding]:
     def read(connection: Connection) -> tuple[datetime | None, list[Finding]]:
-        findings = [*authority_findings(connection, settings, now), *manufacturer_findings(connection, now)]
+        findings = [
+            *authority_findings(connection, settings, now),
+            *manufacturer_findings(connection, now),
+            *claim_findings(connection, now),
+        ]
         if schema.may_be_forgotten(connection):
             what = "PostgreSQL does not wait for its disk (fsync = off): if its machine fails, revocations are lost"
             findings.insert(0, warning("database", what, "set fsync = on in postgresql.conf"))

@@ -112,6 +112,13 @@ def anchors(connection: Connection, now: datetime) -> list[bytes]:
     return list(connection.execute(statement).scalars())
 
 
+def ever_made(connection: Connection) -> list[tuple[str, bytes]]:
+    """Return the name and the certificate, as DER, of each claim, ended or not."""
+    return [
+        (row.name, row.der) for row in connection.execute(select(claims.c.name, claims.c.der).order_by(claims.c.id))
+    ]
+
+
 def is_full(connection: Connection, claim: StoredClaim, device_name: str, now: datetime) -> bool:
     """Whether a claim that `find` returned has no place for the device called *device_name*, nor that one already."""
     if claim.used < claim.maximum_devices:

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.store.either import insert_into
 from provisioning.store.prepared import Prepared
-from provisioning.store.tables import device_keys
+from provisioning.store.tables import device_keys, devices
 
 _HOLDER: Final = Prepared(
     select(device_keys.c.device_id).where(device_keys.c.spki_sha256 == bindparam("wanted")), at_once=True
@@ -51,3 +51,9 @@ def holder(connection: Connection, spki_sha256: bytes) -> int | None:
     found: int | None
     (found,) = _HOLDER.one(connection, {"wanted": spki_sha256})
     return found
+
+
+def name_of_holder(connection: Connection, spki_sha256: bytes) -> str | None:
+    """Return the name of whose the key is, if it is anybody's."""
+    held = select(devices.c.name).join_from(device_keys, devices).where(device_keys.c.spki_sha256 == spki_sha256)
+    return connection.execute(held).scalar_one_or_none()

@@ -8,14 +8,19 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from sqlalchemy import delete
 
+from provisioning.doctor.doctor_claims import claim_findings
+from provisioning.doctor.doctor_finding import Finding
 from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.claims import ClaimOrder, ClaimService
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.pki.keys import generate_key
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
+from provisioning.store.tables import device_keys
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.requests import csr_der
 from tests.support.ways import HOUR, claim, enrol, group, is_good, nothing, pending, refusal
@@ -95,3 +100,28 @@ async def test_a_claim_that_could_not_be_made_keeps_no_key(fleet: Fleet, monkeyp
             await claim(fleet)
     certificate: x509.Certificate = await fleet.enrol(NAME, csr_der(key, names=[NAME]))
     assert await is_good(fleet, certificate)
+
+
+async def test_a_device_that_an_earlier_version_has_certified_for_it_is_named_with_a_remedy_that_helps(
+    fleet: Fleet,
+) -> None:
+    await group(fleet, "token")
+    key = await shared_key(fleet)
+    await claim(fleet, name="other")
+
+    async def found() -> list[Finding]:
+        return await fleet.database.read(lambda connection: list(claim_findings(connection, fleet.clock())))
+
+    assert await found() == []
+    await fleet.database.write(lambda connection: connection.execute(delete(device_keys)))  # As it was.
+    await enrol(fleet, NAME, key=key, token=await bound(fleet))
+    (finding,) = await found()
+    assert (finding.verdict, finding.detail) == (
+        "warning", f"{NAME} has the key of claim batch, which the whole batch holds: each of them can be {NAME}"
+    )  # fmt: skip
+    assert f"fleet-provisioning revoke --device {NAME} --reason keyCompromise" in finding.remedy
+    await fleet.revocation.revoke_device(NAME, RevocationReason.KEY_COMPROMISE, by="admin")
+    assert await found() == []
+    token = await bound(fleet)
+    assert await refusal(fleet, NAME, key=key, token=token) is Code.KEY_REUSED
+    await enrol(fleet, NAME, key=generate_key(), token=token)
