@@ -116,8 +116,13 @@ def init(
         from provisioning.authorities.authority import found
         from provisioning.authorities.own_credentials import DEFAULT_SERVER_NAMES
         from provisioning.authorities.workshop import told_of_left
-        from provisioning.directory.files import ISSUING_CA, OPERATOR
+        from provisioning.directory.files import ISSUING_CA, OPERATOR, AuthorityFiles
+        from provisioning.program import termination
         from provisioning.program.logs import configure_logging
+
+    async def founded(settings: Settings) -> AuthorityFiles:
+        with termination.cancelled_by_sigterm():
+            return await found(settings, server_name or settings.server_names or DEFAULT_SERVER_NAMES, now)
 
     configure_logging(least="error")  # What it does it says at its end, and what is in its way there.
     with explained():
@@ -132,7 +137,11 @@ def init(
         warn_of_open(settings.passphrase_file, settings.pkcs11_pin_file)
         for left in told_of_left(settings.directory.absolute()):
             say(f"fleet-provisioning: warning: {left}")
-        files = asyncio.run(found(settings, server_name or settings.server_names or DEFAULT_SERVER_NAMES, now))
+        try:
+            files = asyncio.run(founded(settings))
+        except asyncio.CancelledError as error:
+            say("fleet-provisioning: stopped")
+            raise typer.Exit(termination.EXIT_CODE) from error
         warn_of_doubts(settings)
     if as_json:
         made = {"directory": files.directory, "trust_anchors": files.bundle, "operator_key": files.key(OPERATOR)}

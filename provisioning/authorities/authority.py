@@ -3,7 +3,7 @@
 Theory
 ------
 Everything is made in a hidden directory beside the final one, which is then renamed in one step: after a crash,
-Ctrl-C or a full disk there is either a complete authority or none (`provisioning.authorities.workshop`).
+Ctrl-C, SIGTERM or a full disk there is either a complete authority or none (`provisioning.authorities.workshop`).
 
 Rules
 -----

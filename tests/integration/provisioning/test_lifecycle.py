@@ -62,36 +62,59 @@ def test_init_never_overwrites_and_leaves_nothing_half_made(tmp_path: Path) -> N
         assert [path.name for path in tmp_path.iterdir()] == ["fleet"]
 
 
+class SilentStore:
+    """A database that never answers: an init has the CAs' keys by then, and waits for it."""
+
+    def __init__(self, service: ProvisioningService, stack: ExitStack, *, patience: int) -> None:
+        self._service = service
+        self._stack = stack
+        self._silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        self._silent.settimeout(60)
+        self._log = stack.enter_context((service.dir.parent / "log").open("wb"))
+        address = f"127.0.0.1:{self._silent.getsockname()[1]}"
+        store = f"postgresql+psycopg://nobody@{address}/nothing?connect_timeout={patience}"
+        self._variables = {**service.environment, "FLEET_PROVISIONING_DATABASE_URL": store}
+
+    def holds_up(self) -> tuple[programs.Process, Path]:
+        """Begin to found the service; return the process that waits, and where it has the keys."""
+        parent = self._service.dir.parent
+        before = set(parent.iterdir())
+        init = programs.start("provisioning", ["init", "--dir", str(self._service.dir)], self._variables, self._log)
+        self._stack.callback(_end, init)
+        self._stack.enter_context(self._silent.accept()[0])
+        (made,) = set(parent.iterdir()) - before
+        assert (made / "issuing-ca.key").exists()
+        return init, made
+
+
+def _end(process: programs.Process) -> None:
+    process.kill()
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_init_that_is_stopped_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    with ExitStack() as stack:
+        init, _ = SilentStore(ProvisioningService(tmp_path / "fleet"), stack, patience=3).holds_up()
+        init.send_signal(number)
+        assert init.wait(60) == code
+    assert (tmp_path / "log").read_text() == "fleet-provisioning: stopped\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
 def test_what_an_init_that_was_killed_has_left_is_named_by_the_next(tmp_path: Path) -> None:
     """Not what one that still runs is making, nor a folder of a similar name, which may be somebody's copy."""
     service, copy = ProvisioningService(tmp_path / "fleet"), tmp_path / ".fleet-of-old"
     copy.mkdir()
     (copy / "root-ca.key").write_text("a key\n")
-    with socket.create_server(("127.0.0.1", 0)) as silent, (tmp_path / "log").open("wb") as log, ExitStack() as stack:
-        silent.settimeout(60)
-        store = f"postgresql+psycopg://nobody@127.0.0.1:{silent.getsockname()[1]}/nothing?connect_timeout=600"
-        variables = {**service.environment, "FLEET_PROVISIONING_DATABASE_URL": store}
-
-        def held_up() -> tuple[programs.Process, Path]:
-            """Begin to found it; return when it has the CAs' keys, and waits for its store."""
-            before = set(tmp_path.iterdir())
-            init = programs.start("provisioning", ["init", "--dir", str(service.dir)], variables, log)
-            stack.callback(ended, init)
-            stack.enter_context(silent.accept()[0])
-            (made,) = set(tmp_path.iterdir()) - before
-            assert (made / "issuing-ca.key").exists()
-            return init, made
-
-        def ended(init: programs.Process) -> None:
-            init.kill()
-            init.wait()
-            assert init.stdout is not None
-            init.stdout.close()
-
-        killed, left = held_up()
+    with ExitStack() as stack:
+        store = SilentStore(service, stack, patience=600)
+        killed, left = store.holds_up()
         killed.kill()
         killed.wait()
-        _, being_made = held_up()
+        _, being_made = store.holds_up()
         again = service.command("init", "--dir", str(service.dir), check=True)
     assert again.stderr == (
         f"fleet-provisioning: warning: an init that was killed has left {left}, with keys of CAs that were never "
