@@ -106,12 +106,12 @@ def issuer_ended(stored: StoredCertificate) -> Refused:
     )
 
 
-def check_not_withdrawn(connection: Connection, device: Device) -> None:
-    """Refuse a device whose latest certificate was revoked: asking again does not undo that.
+def check_not_withdrawn(connection: Connection, device: Device, since: int = 0) -> None:
+    """Refuse a device whose latest certificate was revoked, *since* that event: asking again does not undo that.
 
     Replaced certificates, and trials that wait for their activation, are passed over.
     """
-    last = certificates_of_device.withdrawn(connection, device)
+    last = certificates_of_device.withdrawn(connection, device, since)
     if last is not None:
         raise Refused(
             Code.CERTIFICATE_REVOKED,

@@ -1,7 +1,7 @@
 """The certificate in use vouches for its successor: same subject, same names, the same key or a new one.
 
 A certificate on trial (`provisioning.store.claims`) is on hold for everything but this: asking for its successor
-activates the device; again, if that answer was lost, but not once the device's later certificate was revoked. A
+activates the device; again, if that answer was lost, but not once the device's certificate was revoked since. A
 certificate that has expired is good only for this, for as long as the group's grace time says, and never if it, its CA
 or the device's later certificate was revoked: the TLS handshake has shown possession of
 its key, the store says the rest. Expired certificates are not revoked one by one; so revoking a device, or replacing
@@ -73,8 +73,8 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
         raise AssertionError("known refuses a missing certificate")
     if stored.device.state is not DeviceState.ACTIVE:
         raise ended(stored.device)
-    if on_trial:  # Its successors may have been revoked since; a trial is on hold all the time, and tells nobody.
-        check_not_withdrawn(connection, stored.device)
+    if on_trial and stored.revocation is not None:  # On hold all the time, it does not tell what was revoked since.
+        check_not_withdrawn(connection, stored.device, stored.revocation.sequence)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     if request.subject_alternative_name is None:
         uris = ", ".join(f"URI:{each}" for each in names.get_values_for_type(x509.UniformResourceIdentifier))

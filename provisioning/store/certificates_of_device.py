@@ -184,8 +184,8 @@ def in_use(connection: Connection, device_id: int, now: datetime, grace: timedel
     ]
 
 
-def withdrawn(connection: Connection, device: Device) -> Withdrawal | None:
-    """Return the withdrawal of the device's latest certificate, None if it was not withdrawn.
+def withdrawn(connection: Connection, device: Device, since: int = 0) -> Withdrawal | None:
+    """Return the withdrawal of the device's latest certificate, None if it was not withdrawn *since* that event.
 
     Trials that wait for their activation are passed over, except those of a revoked CA, and so are certificates revoked
     as superseded by one that replaced them. One that was revoked for that reason without a replacement counts as
@@ -196,8 +196,8 @@ def withdrawn(connection: Connection, device: Device) -> Withdrawal | None:
     last = newest(connection, device.id)
     if last is None:
         return None
-    for identifier, serial, reason, revoked_at in _decided(connection, device.id):
-        if reason is None:
+    for identifier, serial, reason, revoked_at, sequence in _decided(connection, device.id):
+        if reason is None or (sequence is not None and sequence < since):
             return None
         replaced = identifier != last.id and revoked_at <= last.issued_at
         if reason is not RevocationReason.SUPERSEDED or not replaced:
@@ -216,15 +216,20 @@ def _trial_was_withdrawn(connection: Connection, device_id: int) -> bool:
     )
 
 
-def _decided(connection: Connection, device_id: int) -> Iterator[tuple[int, str, RevocationReason | None, datetime]]:
-    """Yield the device's certificates but for trials on hold, newest first: id, serial number, reason and date."""
+def _decided(
+    connection: Connection, device_id: int
+) -> Iterator[tuple[int, str, RevocationReason | None, datetime, int | None]]:
+    """Yield the device's certificates but for trials on hold, newest first.
+
+    That is id, serial number, and the revocation's reason, date and number; it has none if it is still to be recorded.
+    """
     before, most = _FIRST, 1  # The newest mostly decides: for a page, trials of any number would be passed over.
     while rows := _DECIDED.rows(connection, {"wanted": device_id, "before": before, "most": most}):
-        for identifier, serial, _sequence, reason, revoked_at, _invalid, key_ended_at, issuer_ended_at in rows:
+        for identifier, serial, sequence, reason, revoked_at, _invalid, key_ended_at, issuer_ended_at in rows:
             if key_ended_at is not None:  # It is revoked for that, or still to be.
-                yield identifier, serial, RevocationReason.KEY_COMPROMISE, key_ended_at
+                yield identifier, serial, RevocationReason.KEY_COMPROMISE, key_ended_at, None
             elif reason is None and issuer_ended_at is not None:  # It is still to be revoked with its CA.
-                yield identifier, serial, RevocationReason.UNSPECIFIED, issuer_ended_at
+                yield identifier, serial, RevocationReason.UNSPECIFIED, issuer_ended_at, None
             else:
-                yield identifier, serial, None if reason is None else RevocationReason(reason), revoked_at
+                yield identifier, serial, None if reason is None else RevocationReason(reason), revoked_at, sequence
         before, most = rows[-1][0], _PAGE

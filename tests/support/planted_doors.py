@@ -83,8 +83,8 @@ FOR_ANOTHER: Sequence[Fault] = (
     ),
     (
         _SUCCESSOR,
-        "    if stored.device.state is not DeviceState.ACTIVE:\n        raise ended(stored.device)\n    names",
-        "    names",
+        "    if stored.device.state is not DeviceState.ACTIVE:\n        raise ended(stored.device)\n    if on_trial",
+        "    if on_trial",
     ),
     (
         _AUTHENTICATION,

@@ -190,11 +190,11 @@ def test_a_certificate_is_checked_without_a_broker(pki: Pki, meter_files: Any, a
         file.write(f'certfile = "{meter_files.certificate}"\nkeyfile = "{meter_files.key}"\n')
     done = CliRunner().invoke(app, [*line, "--config", str(settings)])
     assert "refused: WRONG_TRUST_DOMAIN" in done.output
-    for arguments, words in (
-        (line, "--offline needs --cafile, or --config"),
-        ([*line, "--cafile", str(meter_files.key)], "holds no certificate"),
-        (["check", str(meter_files.key)], "no PEM certificate"),
-        (["check", str(tmp_path / "none")], "cannot be read: No such file"),
+    for arguments, words, exit_code in (
+        (line, "--offline needs --cafile, or --config", 2),
+        ([*line, "--cafile", str(meter_files.key)], "holds no certificate", 2),
+        (["check", str(meter_files.key)], "no PEM certificate", 1),
+        (["check", str(tmp_path / "none")], "cannot be read: No such file", 1),
     ):
         done = CliRunner().invoke(app, arguments)
-        assert (done.exit_code, words in done.output) == (1, True), done.output
+        assert (done.exit_code, words in done.output) == (exit_code, True), done.output

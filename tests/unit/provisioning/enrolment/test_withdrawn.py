@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.errors import Code, Refused
-from provisioning.pki.keys import generate_key
+from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.of_authority import revoke_authority
@@ -255,4 +255,33 @@ async def test_what_was_taken_is_not_given_back_by_the_trial_that_has_activated_
     assert caught.value.code is Code.CERTIFICATE_REVOKED
     if reason is RevocationReason.CERTIFICATE_HOLD:
         await fleet.suspension.resume_serial(serial, by="admin")
+        await fleet.reenrol(trial, successor_csr(trial))
+
+
+async def readmitted(fleet: Fleet, shared: x509.Certificate, key: PrivateKey) -> x509.Certificate:
+    token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
+    return await enrol(fleet, "meter-1", key=key, token=token, certificate=shared)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+async def test_a_trial_that_a_newer_decision_of_an_operator_has_bought_activates_the_device_again(
+    fleet: Fleet, *, whole: bool
+) -> None:
+    """And not once something was taken from the device after that."""
+    await group(fleet, "claim+token")
+    shared, key = await claim(fleet), generate_key()
+    trial = await readmitted(fleet, shared, key)
+    first = await fleet.reenrol(trial, successor_csr(trial, key))
+    if whole:
+        await fleet.revocation.revoke_device("meter-1", RevocationReason.PRIVILEGE_WITHDRAWN, by="admin")
+    else:
+        serial = f"{first.serial_number:x}"
+        await fleet.revocation.revoke_serial(serial, RevocationReason.PRIVILEGE_WITHDRAWN, by="admin")
+    key = generate_key()
+    trial = await readmitted(fleet, shared, key)
+    second = await fleet.reenrol(trial, successor_csr(trial, key))
+    assert await is_good(fleet, second)
+    trial = await readmitted(fleet, shared, generate_key())
+    await fleet.revocation.revoke_serial(f"{second.serial_number:x}", RevocationReason.PRIVILEGE_WITHDRAWN, by="admin")
+    with pytest.raises(Refused, match="CERTIFICATE_REVOKED"):
         await fleet.reenrol(trial, successor_csr(trial))
