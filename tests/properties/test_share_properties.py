@@ -180,8 +180,10 @@ class Places:
             assert not member.connected or member not in {*group._away, *group._unreachable}
 
 
+ACTIONS = ("publish", "brief", "connect", "join", "leave", "answer", "vanish", "stall", "read", "wait")
+OFTEN = ("publish", "join", "answer")
 PLACES = st.tuples(
-    st.sampled_from("publish publish brief connect join join leave answer answer vanish stall read wait".split()),
+    st.sampled_from(ACTIONS + OFTEN),
     st.integers(0, MEMBERS - 1),
     st.integers(1, 3),
 )
