@@ -102,7 +102,11 @@ CREATE TABLE replayed (
 ALTER TABLE sessions ADD COLUMN will_certificate TEXT;
 ALTER TABLE sessions ADD COLUMN will_authorities TEXT;
 """,
-    6: "ALTER TABLE sessions ADD COLUMN will_cas TEXT;",
+    6: """
+ALTER TABLE sessions ADD COLUMN will_cas TEXT;
+-- Older brokers could remove a message that others were still to get (decision 0248), and did not start again then.
+DELETE FROM deliveries WHERE message NOT IN (SELECT id FROM messages);
+""",
 }
 """The statements that upgrade each older schema to the next."""
 

@@ -78,6 +78,22 @@ def test_a_database_of_the_very_first_brokers_is_brought_up_to_date_too(tmp_path
         assert database.execute("SELECT count(*) FROM subscriptions").fetchone() == (0,)
 
 
+def test_what_an_older_broker_owed_without_the_message_is_owed_no_more(tmp_path: Path) -> None:
+    """It could remove a message that others were still to get, and did not start again."""
+    path = tmp_path / "broker.db"
+    schema = Path(__file__).with_name("schema_1.sql").read_text(encoding="utf-8")
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executescript(f"BEGIN; {schema} PRAGMA user_version=1; COMMIT;")
+        database.execute("INSERT INTO sessions VALUES (1, 'm', 'o', 1, 60, NULL, x'74', x'01', 1, 0, x'', 90, 3)")
+        database.execute("INSERT INTO messages VALUES (7, x'74', x'01', 1, 0, x'', NULL)")
+        for sequence, message in ((1, 6), (2, 7), (3, 8)):
+            database.execute("INSERT INTO deliveries VALUES (1, ?, ?, 1, 0, x'', NULL, 0)", (sequence, message))
+        database.commit()
+    store = SqliteStore(path)
+    assert store.rows("SELECT sequence, message FROM deliveries") == [(2, 7)]
+    store.close()
+
+
 def test_of_a_session_of_an_older_broker_it_is_not_known_who_stood_above_its_certificate(tmp_path: Path) -> None:
     """As the broker before this one left its database, with a client that is connected and has a will."""
     path = tmp_path / "broker.db"
