@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hmac
 import json
 import os
@@ -61,7 +62,7 @@ class AuditError(Exception):
 
 def rotated(path: Path) -> list[Path]:
     """Return the full files of the log at *path*, the oldest first."""
-    return sorted(path.parent.glob(f"{path.stem}-{'[0-9]' * 12}{path.suffix}"))
+    return sorted(path.parent.glob(f"{glob.escape(path.stem)}-{'[0-9]' * 12}{glob.escape(path.suffix)}"))
 
 
 def head_of(path: Path) -> Path:
@@ -390,9 +391,8 @@ class AuditFiles:
         self._size = 0
         full_ones, most = rotated(self._path), max(1, self._most_files - 1)
         missing = self._missing_at_the_beginning()
-        self._begin_file(
-            self.head, first_number(full_ones[-most:][0]), missing and {"code": "AUDIT_DAMAGED", **missing}
-        )
+        oldest = first_number(full_ones[-most:][0]) if full_ones else 0  # The last one, too, may have been removed.
+        self._begin_file(self.head, oldest, missing and {"code": "AUDIT_DAMAGED", **missing})
         for each in full_ones[:-most]:
             each.unlink()
 

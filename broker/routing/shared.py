@@ -140,6 +140,8 @@ class ShareGroup:
         self._members[member] = subscription
         if not existed:
             self._order.append(member)
+        elif member in self._full:
+            self.took(member)  # At a lower QoS it may have room.
         return existed
 
     def leave(self, member: Member) -> bool:

@@ -6,14 +6,18 @@ One member's session is kept throughout, so there is always somebody who may hav
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.mqtt.packets import Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel, Subscribe
+from broker.mqtt.codes import ReasonCode
+from broker.mqtt.packets import Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel, Subscribe, Unsubscribe
+from tests.support.pki import DOMAIN
 from tests.support.wire import MemoryBroker, WireClient, request
 
 TOPIC = "fleet/meters/meter-1/telemetry"
+SHARED = "$share/workers/fleet/#"
 MEMBERS = 3
 
 
@@ -43,7 +47,7 @@ class Member:
             session_expiry_interval=self.expiry,
             receive_maximum=receive_maximum,
         )
-        self._client.send(Subscribe(1, (request("$share/workers/fleet/#", self._qos),)))
+        self._client.send(Subscribe(1, (request(SHARED, self._qos),)))
         self.take()
 
     def vanish(self) -> None:
@@ -106,3 +110,92 @@ def test_each_message_reaches_a_member(qos: int, brief: set[int], steps: list[tu
         pass
     assert sorted(got) == sorted(b"%d" % each for each in range(sent))
     assert qos == 1 or max(got.values(), default=1) == 1
+
+
+class Places:
+    """Where a share has its members: each in one place, and who has room not among those without."""
+
+    def __init__(self) -> None:
+        self.broker = MemoryBroker(max_connects_per_identity=0, flapping_count=0, max_queued_messages=10)
+        self.meter = self.broker.device("meter-1")
+        self.clients: dict[int, WireClient] = {}
+
+    def do(self, action: str, which: int, number: int) -> None:
+        client = self.clients.get(which)
+        if action in {"publish", "brief"}:
+            expiry = {"message_expiry_interval": 1} if action == "brief" else {}
+            for _ in range(number):
+                self.meter.publish(TOPIC, b"x", qos=number - 1, **expiry)
+        elif action == "connect":
+            self.clients[which] = self.broker.service(
+                "w", client_id=f"w-{which}", session_expiry_interval=600 * (which > 0), receive_maximum=number
+            )
+        elif action == "wait":
+            self.broker.advance(number)
+        elif client is not None and not client.closed:
+            getattr(self, action)(client, number)
+
+    def join(self, client: WireClient, number: int) -> None:
+        client.send(Subscribe(1, (request(SHARED, number - 1),)))
+
+    def leave(self, client: WireClient, _number: int) -> None:
+        client.send(Unsubscribe(1, (SHARED,)))
+
+    def answer(self, client: WireClient, number: int) -> None:
+        for each in client.received():
+            if isinstance(each, Publish) and each.qos == 1:
+                client.send(Puback(each.packet_id or 0))
+            elif isinstance(each, Publish) and each.qos:
+                refused = ReasonCode.UNSPECIFIED_ERROR if number == 1 else ReasonCode.SUCCESS
+                client.send(Pubrec(each.packet_id or 0, refused))
+            elif isinstance(each, Pubrel):
+                client.send(Pubcomp(each.packet_id))
+
+    def vanish(self, client: WireClient, _number: int) -> None:
+        client.vanish()
+
+    def stall(self, client: WireClient, number: int) -> None:
+        client.transport.unsent = True
+        if number == 1:
+            client.connection.choke(self.broker.now)
+
+    def read(self, client: WireClient, _number: int) -> None:
+        client.transport.unsent = False
+        client.connection.unchoke(self.broker.now)
+        client.connection.drained(self.broker.now)
+        self.broker.settle()
+
+    def check(self) -> None:
+        routes: Any = self.broker.engine.routes
+        group: Any = routes.share(DOMAIN, SHARED)
+        if group is None:
+            assert not routes.lagging
+            return
+        places = [*group._order, *group._full, *group._away, *group._unreachable]
+        assert len(places) == len(set(places)) == len(group._members)
+        assert set(places) == set(group._members)
+        assert routes.lagging._shares == {each: [group] for each in group._full}
+        for member, subscription in group._members.items():
+            assert member not in group._full or not member.has_room(subscription.qos)
+            assert not member.connected or member not in {*group._away, *group._unreachable}
+
+
+ACTIONS = ("publish", "brief", "connect", "join", "leave", "answer", "vanish", "stall", "read", "wait")
+OFTEN = ("publish", "join", "answer")
+PLACES = st.tuples(
+    st.sampled_from(ACTIONS + OFTEN),
+    st.integers(0, MEMBERS - 1),
+    st.integers(1, 3),
+)
+
+
+@settings(max_examples=150)
+@given(st.lists(PLACES, max_size=40))
+def test_each_member_has_one_place_and_who_has_room_is_asked(steps: list[tuple[str, int, int]]) -> None:
+    places = Places()
+    for which in range(MEMBERS):
+        places.do("connect", which, 1)
+        places.do("join", which, 2)
+    for step in steps:
+        places.do(*step)
+        places.check()

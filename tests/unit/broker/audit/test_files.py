@@ -195,6 +195,14 @@ def test_full_files_are_put_aside_and_the_oldest_removed(path: Path) -> None:
     assert "are missing" in verify(path, KEY).findings[0]
 
 
+def test_any_name_is_that_of_a_log(path: Path) -> None:
+    """One that a shell would read as a pattern named no full files: the first one ended the audit log."""
+    path = path.with_name("audit[a-b]*.jsonl")
+    head = write(path, *MANY, most_bytes=1000, most_files=3)
+    assert len(rotated(path)) == 2
+    assert verify(path, KEY, head).findings == []
+
+
 MANY = [f"CODE_{number}" for number in range(60)]
 MISSING = "are missing at the beginning"
 
