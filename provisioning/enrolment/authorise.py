@@ -366,7 +366,9 @@ def _held(connection: Connection, attempt: Attempt, device: Device) -> HeldCerti
     if attempt.now < held.not_after:
         return held
     newest = certificates_of_device.newest(connection, device.id)
-    return held if newest is None or newest.spki_sha256 == key else None
+    if newest is not None and newest.spki_sha256 != key:  # Or a trial, which replaces nothing before its activation.
+        newest = certificates_of_device.newest_but_trials(connection, device.id)
+    return held if newest is not None and newest.spki_sha256 == key else None
 
 
 def _answers(held: HeldCertificate, rules: Group, now: datetime) -> bool:

@@ -162,6 +162,12 @@ def newest(connection: Connection, device_id: int) -> StoredCertificate | None:
     return None if row is None else from_row(row)
 
 
+def newest_but_trials(connection: Connection, device_id: int) -> StoredCertificate | None:
+    """Return the newest that is no trial on hold, None if there is none."""
+    found = next(_decided(connection, device_id), None)
+    return None if found is None else with_ids(connection, {found[0]})[0]
+
+
 def end_behind(connection: Connection, device_id: int, newer: int) -> datetime | None:
     """Return the expiry of the certificate before a device's *newer* newest ones; None: there is none, or a trial."""
     row = _BEHIND.first(connection, {"wanted": device_id, "newer": newer})

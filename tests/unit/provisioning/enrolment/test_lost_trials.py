@@ -140,3 +140,20 @@ async def test_nor_is_the_key_that_a_renewal_has_replaced_once_all_that_was_for_
     assert await refusal(fleet, NAME, key=old, token=await any_name(fleet)) is Code.NAME_TAKEN
     trial = await enrol(fleet, NAME, key=new, certificate=later)
     assert await is_good(fleet, await fleet.reenrol(trial, successor_csr(trial, new))), "it still has that key"
+
+
+async def test_a_lost_trial_of_another_key_has_not_replaced_the_one_that_a_device_has(fleet: Fleet) -> None:
+    """The device may have tried what an operator has offered, and given up."""
+    await group(fleet, "claim+token", "claim", "token")
+    shared, key = await claim(fleet, devices=9), generate_key()
+    first = await comes_in(fleet, "token", key, shared)
+    token = TokenCredential(NAME, await fleet.token(NAME, "line"))
+    await enrol(fleet, NAME, key=generate_key(), token=token, certificate=shared)
+    assert await is_good(fleet, first)
+    fleet.clock.advance(first.not_valid_after_utc - fleet.clock() - HOUR)
+    order = ClaimOrder("later", "line", 9, timedelta(days=30))
+    service = ClaimService(fleet.database, fleet.clock, nothing)
+    later = x509.load_der_x509_certificate((await service.create(order, by="boss")).claim.der)
+    fleet.clock.advance(2 * HOUR)
+    trial = await enrol(fleet, NAME, key=key, certificate=later)
+    assert await is_good(fleet, await fleet.reenrol(trial, successor_csr(trial, key)))
