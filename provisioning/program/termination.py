@@ -6,6 +6,7 @@ Rules
 -----
 1. The task is cancelled, so whatever it has to say or to close at its end happens.
 2. A second one ends the process at once: also one that waits for somebody to read what it prints.
+3. Who has started the process with SIGTERM ignored is obeyed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ EXIT_CODE: Final = 128 + signal.SIGTERM
 @contextlib.contextmanager
 def cancelled_by_sigterm() -> Iterator[None]:
     """Have SIGTERM cancel the running task, of the main thread."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+        yield
+        return
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     if task is None:
         raise RuntimeError("no task is running that could be cancelled")

@@ -73,12 +73,12 @@ def approved(connection: Connection, attempt: Attempt, group: Group, shown: Sequ
         found = None
     lost = None if found is None else _lost(connection, found, attempt, group)
     if found is None or (lost is None and _over(connection, found, attempt, group)):
-        evidence = "+".join(each.credential for each in shown) or "nothing"
-        if devices.find(connection, name) is not None:
-            evidence += _ENROLLED
-        if attempt.server_key:
-            evidence += _MADE_HERE
-        raise Undecided(ApprovalRequest(group.name, name, key, evidence[:_LONGEST_EVIDENCE], _asked_from(attempt)))
+        evidence = _evidence(
+            "+".join(each.credential for each in shown) or "nothing",
+            enrolled=devices.find(connection, name) is not None,
+            made_here=attempt.server_key,
+        )
+        raise Undecided(ApprovalRequest(group.name, name, key, evidence, _asked_from(attempt)))
     match found.state:
         case ApprovalState.PENDING:
             raise Undecided(enrolled_since(connection, found.request) or found.request)
@@ -137,7 +137,15 @@ def enrolled_since(connection: Connection, request: ApprovalRequest) -> Approval
     """Return *request* as it has to be shown now, if its name has enrolled since it was recorded; else None."""
     if _ENROLLED in request.evidence or devices.find(connection, request.name) is None:
         return None
-    return replace(request, evidence=(request.evidence + _ENROLLED)[:_LONGEST_EVIDENCE])
+    made_here = _MADE_HERE in request.evidence
+    shown = request.evidence.replace(_MADE_HERE, "")
+    return replace(request, evidence=_evidence(shown, enrolled=True, made_here=made_here))
+
+
+def _evidence(shown: str, *, enrolled: bool, made_here: bool) -> str:
+    """Return what an operator sees. What is decided by is at its end, and never what there is no room for."""
+    marks = _ENROLLED * enrolled + _MADE_HERE * made_here
+    return shown[: _LONGEST_EVIDENCE - len(marks)] + marks
 
 
 def _recognised_by(attempt: Attempt) -> bytes:

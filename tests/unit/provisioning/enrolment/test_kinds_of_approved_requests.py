@@ -11,6 +11,7 @@ import pytest
 
 from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.groups import parse_ways
+from provisioning.enrolment.ways import approval
 from provisioning.errors import Code, Pending, Refused
 from provisioning.pki.keys import generate_key
 from provisioning.store.approvals import ApprovalState
@@ -26,9 +27,14 @@ async def group(fleet: Fleet, **rules: Any) -> None:
 
 
 async def approve(fleet: Fleet) -> None:
+    (number,) = await approve_all(fleet)
+    assert number > 0
+
+
+async def approve_all(fleet: Fleet) -> list[int]:
     service = ApprovalService(fleet.database, fleet.clock)
-    (waiting,), _ = await service.page(limit=9, after=0, group="line", state=ApprovalState.PENDING)
-    await service.decide(waiting.id, approve=True, by="boss")
+    waiting, _ = await service.page(limit=9, after=0, group="line", state=ApprovalState.PENDING)
+    return [(await service.decide(each.id, approve=True, by="boss")).id for each in waiting]
 
 
 async def asked(fleet: Fleet, request: bytes, *, server_key: bool) -> Any:
@@ -99,3 +105,18 @@ async def test_a_copy_that_comes_first_as_the_other_kind_does_not_shut_the_devic
         await service.decide(shown.id, approve=True, by="boss")  # It is not what was shown under this number.
     await approve(fleet)
     assert await is_good(fleet, await asked(fleet, request, server_key=False))
+
+
+async def test_the_kind_is_known_however_much_was_shown(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(approval, "_LONGEST_EVIDENCE", 60)  # For names of manufacturers and claims as long as can be.
+    await group(fleet, new_key=NewKey.APPROVE)
+    first, second = (csr_der(generate_key(), names=["meter-1"]) for _ in range(2))
+    assert await asked(fleet, second, server_key=True) is None
+    assert await asked(fleet, first, server_key=False) is None
+    await approve_all(fleet)
+    assert await is_good(fleet, await asked(fleet, first, server_key=False))
+    assert await asked(fleet, second, server_key=True) is None, "the name has been enrolled since"
+    assert await asked(fleet, second, server_key=True) is None
+    await approve(fleet)
+    assert await asked(fleet, second, server_key=False) is OTHER[False]
+    assert await is_good(fleet, (await asked(fleet, second, server_key=True)).certificate)
