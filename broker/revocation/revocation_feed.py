@@ -208,7 +208,8 @@ class RevocationFeed:
     def _released(self, event: ReleaseEvent) -> None:
         self._after, self._mark = event.sequence, event.mark
         if self._engine.admission.status.index.release(event.key):
-            log.info("released", code="RELEASED", device=event.device, serial=f"{event.key[1]:x}")
+            # Behind the lines of its suspension, which may wait.
+            self._engine.lines.info("released", code="RELEASED", device=event.device, serial=f"{event.key[1]:x}")
             named = _named(event.key, event.device, event.sequence)
             self._engine.history.told("released", code="RELEASED", **named)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
@@ -59,6 +59,7 @@ _REASONS = st.sampled_from(
     [RevocationReason.KEY_COMPROMISE, RevocationReason.CERTIFICATE_HOLD, RevocationReason.SUPERSEDED]
 )
 _TOLD = st.lists(st.builds(Told, st.sampled_from(NAMES), st.none() | _REASONS), max_size=12)
+_ABSENT = Holder(connected=False, modern=False, kept=False, will=False, again=False)
 
 
 @given(
@@ -66,6 +67,16 @@ _TOLD = st.lists(st.builds(Told, st.sampled_from(NAMES), st.none() | _REASONS), 
     told=_TOLD,
     portion=st.integers(1, 5),
     keeps=st.booleans(),
+)
+@example(  # So many that their lines wait; the line of the release does not overtake that of the suspension.
+    holders=[_ABSENT] * len(NAMES),
+    told=[
+        *[Told("meter-1", RevocationReason.KEY_COMPROMISE)] * 8,
+        Told("meter-2", RevocationReason.CERTIFICATE_HOLD),
+        Told("meter-2", None),
+    ],
+    portion=1,
+    keeps=False,
 )
 @settings(max_examples=40, deadline=None)
 def test_together_or_one_by_one(holders: Sequence[Holder], told: Sequence[Told], portion: int, *, keeps: bool) -> None:
