@@ -13,6 +13,7 @@ import socket
 import ssl
 
 from broker.admission.refusal import RefusalCode
+from provisioning.pki.departed import was_reset
 from provisioning.pki.key_updates import changed_keys_too_often
 
 # X509_V_ERR_… of OpenSSL's x509_vfy.h.
@@ -26,8 +27,6 @@ _VERIFY = {
 }
 
 _RESET = "the connection was reset"
-_TCP_CLOSE = 7
-"""The kernel's state of a connection that was reset."""
 _REASONS = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": RefusalCode.NO_CERTIFICATE,
     "UNSUPPORTED_PROTOCOL": RefusalCode.UNSUPPORTED_TLS_VERSION,
@@ -88,7 +87,6 @@ def _was_reset(connected: socket.socket) -> bool:
     A socket that is no TCP socket is never reset.
     """
     try:
-        state = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-        return state == _TCP_CLOSE and not connected.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return was_reset(connected) and not connected.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     except OSError:
         return False

@@ -14,12 +14,11 @@ import time
 from typing import Final
 
 from device_sim.qualify.client_hello import LONGEST, in_clear, settled
+from provisioning.pki.departed import has_left
 
 HANDSHAKE: Final = 60.0
 """Seconds that a device may take for its handshake."""
 _PEEK: Final = 0.005
-_ESTABLISHED: Final = 1
-"""TCP_INFO's state of a connection that no side has ended (<netinet/tcp.h>)."""
 
 
 async def first_bytes(raw: socket.socket) -> bytes:
@@ -29,7 +28,7 @@ async def first_bytes(raw: socket.socket) -> bytes:
     data = b""
     while time.monotonic() < until:
         try:
-            over = raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED
+            over = has_left(raw)
             data = raw.recv(LONGEST, socket.MSG_PEEK)
         except BlockingIOError:
             pass

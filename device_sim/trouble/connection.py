@@ -20,10 +20,9 @@ from typing import Protocol, cast
 
 from device_sim.trouble.line import Line
 from device_sim.trouble.trouble import NONE, Direction, Trouble
+from provisioning.pki.departed import has_left
 
 _LINGER_NOT = struct.pack("ii", 1, 0)
-# Linux <net/tcp_states.h>; the first byte of TCP_INFO.
-_ENDED = frozenset({7, 8})  # TCP_CLOSE, TCP_CLOSE_WAIT
 
 
 class Owner(Protocol):
@@ -235,6 +234,6 @@ def reset(transport: asyncio.Transport) -> None:
 def ended(transport: asyncio.Transport) -> bool:
     """Whether the peer has closed or reset *transport*, which is not being read."""
     try:
-        return _socket(transport).getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _ENDED
+        return has_left(_socket(transport))
     except OSError:
         return True

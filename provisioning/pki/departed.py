@@ -1,4 +1,4 @@
-"""Whether the peer of a TCP connection has already left: asked before anything is done for it."""
+"""Whether the peer of a TCP connection has already left, as the kernel knows before anything is read."""
 
 from __future__ import annotations
 
@@ -17,5 +17,13 @@ def has_left(connected: socket.socket) -> bool:
 
     Reading tells less: bytes that arrived before the reset come first, and the reset after them.
     """
-    state: int = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _STATE)[0]
-    return state in (_CLOSED, _CLOSE_WAIT)
+    return _state_of(connected) in (_CLOSED, _CLOSE_WAIT)
+
+
+def was_reset(connected: socket.socket) -> bool:
+    """Whether *connected* is over in both directions: the peer has reset it. Raises OSError if it is no TCP socket."""
+    return _state_of(connected) == _CLOSED
+
+
+def _state_of(connected: socket.socket) -> int:
+    return connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _STATE)[0]

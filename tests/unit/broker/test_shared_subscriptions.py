@@ -34,6 +34,21 @@ def publish(meter: WireClient, *numbers: int, qos: int = 1) -> None:
         meter.publish(TOPIC, b"%d" % number, qos=qos)
 
 
+def asked_for_room(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Return the sessions that are asked whether they have room, from now on."""
+    if not session.__file__.endswith(".py"):
+        pytest.skip("a compiled class cannot be watched")
+    asked: list[object] = []
+    has_room = Session.has_room
+
+    def watched(each: Session, qos: int) -> bool:
+        asked.append(each)
+        return has_room(each, qos)
+
+    monkeypatch.setattr(Session, "has_room", watched)
+    return asked
+
+
 @pytest.mark.parametrize("qos", [0, 1, 2])
 def test_messages_are_shared_out_evenly(broker: MemoryBroker, meter: WireClient, qos: int) -> None:
     members = workers(broker, 3, qos)
@@ -106,20 +121,11 @@ def test_a_thousand_members_that_are_away_cost_a_message_nothing(
     broker: MemoryBroker, meter: WireClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else each message asks all of them, and a read of 500 messages takes a fifth of a second."""
-    if not session.__file__.endswith(".py"):
-        pytest.skip("a compiled class cannot be watched")
     members = workers(broker, 20, session_expiry_interval=600)
     for member in members:
         member.leave()
     publish(meter, 0)
-    asked: list[object] = []
-    has_room = Session.has_room
-
-    def watched(each: Session, qos: int) -> bool:
-        asked.append(each)
-        return has_room(each, qos)
-
-    monkeypatch.setattr(Session, "has_room", watched)
+    asked = asked_for_room(monkeypatch)
     publish(meter, *range(1, 41))
     assert len(asked) == 0
     back = broker.service("w", client_id="w-7", clean_start=False, session_expiry_interval=600)
@@ -133,18 +139,9 @@ def test_a_thousand_members_without_room_cost_a_message_little(
     broker: MemoryBroker, meter: WireClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A service with a thousand connections that acknowledges nothing: a read of 350 messages took 0.19 s."""
-    if not session.__file__.endswith(".py"):
-        pytest.skip("a compiled class cannot be watched")
     workers(broker, 100, receive_maximum=1)
     publish(meter, *range(101))
-    asked: list[object] = []
-    has_room = Session.has_room
-
-    def watched(each: Session, qos: int) -> bool:
-        asked.append(each)
-        return has_room(each, qos)
-
-    monkeypatch.setattr(Session, "has_room", watched)
+    asked = asked_for_room(monkeypatch)
     publish(meter, *range(101, 151))
     assert len(asked) <= 50 * 16
 
