@@ -37,7 +37,7 @@ from cryptography import x509
 from broker.admission.bare_names import idle_names
 from broker.admission.bundle_terms import DEFAULT_TERMS, BundleTerms
 from broker.admission.inquiry import Inquiry
-from broker.admission.issuers import Issuer
+from broker.admission.issuers import Issuer, UnreadableAuthority
 from broker.admission.path_ends import Forgotten, PathEnds, VerifiedPath
 from broker.admission.peer import Peer
 from broker.admission.policy import Permissions, TopicPolicy
@@ -164,10 +164,14 @@ class Admission:
                 if issuer is None:
                     return _untrusted(parsed)
                 facts = facts_of(parsed, issuer.bundle.terms.identify)
+        except UnreadableAuthority as error:
+            return _unreadable(error)
         except (InvalidIdentity, *UNREADABLE) as error:
             return unauthorised(RefusalCode.INVALID_IDENTITY, str(error))
         try:
             peer = self._peer_of(certificate, facts, issuer, now, path)
+        except UnreadableAuthority as error:
+            return replace(_unreadable(error), identity=facts.identity.uri, serial=f"{facts.key[1]:x}")
         except Forgotten:
             return replace(_FORGOTTEN, identity=facts.identity.uri, serial=f"{facts.key[1]:x}")
         identity = facts.identity
@@ -193,7 +197,10 @@ class Admission:
         now: datetime,
         path: Callable[[], Sequence[bytes]],
     ) -> Peer:
-        """Return the client with *certificate*, and what is known of the CAs above it. Raises `Forgotten`."""
+        """Return the client with *certificate*, and what is known of the CAs above it.
+
+        Raises `Forgotten` and `UnreadableAuthority`.
+        """
         issuer_key_id, serial = facts.key
         not_after = facts.not_after
         verified: VerifiedPath | None = None
@@ -423,6 +430,13 @@ def _untrusted(certificate: x509.Certificate) -> Refused:
             f"no trust bundle vouches for the issuer {certificate.issuer.rfc4514_string()[:200]!r}",
         ),
         serial=f"{certificate.serial_number:x}",
+    )
+
+
+def _unreadable(error: UnreadableAuthority) -> Refused:
+    """Return the refusal of a client below a CA whose certificate OpenSSL has accepted, and which is not read here."""
+    return unauthorised(
+        RefusalCode.UNTRUSTED_ISSUER, f"the certificate of a CA above the client's own cannot be read: {error}"[:300]
     )
 
 
