@@ -53,6 +53,7 @@ from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import CasAbove, CertificateKey
 
 _MOST_ISSUERS = 1024
+_LONGEST_DETAIL = 300
 _FORGOTTEN = unavailable(
     RefusalCode.TRUST_CHANGED,
     "the broker does not remember the CAs above the certificate; connect again, with a full TLS handshake",
@@ -164,16 +165,12 @@ class Admission:
                 if issuer is None:
                     return _untrusted(parsed)
                 facts = facts_of(parsed, issuer.bundle.terms.identify)
-        except UnreadableAuthority as error:
-            return _unreadable(error)
-        except (InvalidIdentity, *UNREADABLE) as error:
-            return unauthorised(RefusalCode.INVALID_IDENTITY, str(error))
+        except (InvalidIdentity, UnreadableAuthority, *UNREADABLE) as error:
+            return _unknown_for(error)
         try:
             peer = self._peer_of(certificate, facts, issuer, now, path)
-        except UnreadableAuthority as error:
-            return replace(_unreadable(error), identity=facts.identity.uri, serial=f"{facts.key[1]:x}")
-        except Forgotten:
-            return replace(_FORGOTTEN, identity=facts.identity.uri, serial=f"{facts.key[1]:x}")
+        except (Forgotten, UnreadableAuthority) as error:
+            return replace(_unknown_for(error), identity=facts.identity.uri, serial=f"{facts.key[1]:x}")
         identity = facts.identity
         if facts.may_certify:
             refusal: Refused | None = unauthorised(
@@ -433,11 +430,14 @@ def _untrusted(certificate: x509.Certificate) -> Refused:
     )
 
 
-def _unreadable(error: UnreadableAuthority) -> Refused:
-    """Return the refusal of a client below a CA whose certificate OpenSSL has accepted, and which is not read here."""
-    return unauthorised(
-        RefusalCode.UNTRUSTED_ISSUER, f"the certificate of a CA above the client's own cannot be read: {error}"[:300]
-    )
+def _unknown_for(error: Exception) -> Refused:
+    """Return the refusal of a client of whom *error* says why it, or the CAs above it, are not known."""
+    if isinstance(error, Forgotten):
+        return _FORGOTTEN
+    if isinstance(error, UnreadableAuthority):  # OpenSSL has accepted it.
+        detail = f"the certificate of a CA above the client's own cannot be read: {error}"
+        return unauthorised(RefusalCode.UNTRUSTED_ISSUER, detail[:_LONGEST_DETAIL])
+    return unauthorised(RefusalCode.INVALID_IDENTITY, str(error))
 
 
 def _as_whom(peer: Peer, connect: Connect, terms: BundleTerms) -> Admitted:

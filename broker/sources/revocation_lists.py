@@ -17,7 +17,6 @@ from broker.sources.crl_urls import CrlUrls
 from broker.sources.ocsp_client import OcspClient
 from provisioning.program.starting import importing
 
-
 _PATIENCE: Final = 10.0
 """Seconds: a file may be on a disk that hangs, and others wait for who waits for it."""
 
