@@ -25,7 +25,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from provisioning.pki.extension import UNREADABLE
+from provisioning.pki.extension import UNREADABLE, extension
 from provisioning.pki.keys import key_identifier
 
 _PURPOSES: Final = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH}
@@ -41,8 +41,8 @@ def issuing_ca_findings(certificate: x509.Certificate, root: x509.Certificate, n
     if certificate.not_valid_after_utc > root.not_valid_after_utc:
         yield "it expires after its root"
     try:
-        found: _Found = {extension.oid: extension for extension in certificate.extensions}
-        above: _Found = {extension.oid: extension for extension in root.extensions}
+        found: _Found = {each.oid: each for each in certificate.extensions}
+        above: _Found = {each.oid: each for each in root.extensions}
     except UNREADABLE as error:
         yield f"its extensions, or those of its root, cannot be read ({error})"
         return
@@ -57,13 +57,18 @@ def issuing_ca_findings(certificate: x509.Certificate, root: x509.Certificate, n
         yield "its root may have no CA under it: its root's path length is 0"
 
 
+def identifier_of(authority: x509.Certificate) -> bytes:
+    """Return by which key identifier a CA is named in what it signs: its subject key identifier, if it has one.
+
+    That of an imported root need not be the SHA-1 of its key (RFC 7093).
+    """
+    named = extension(authority, x509.SubjectKeyIdentifier)
+    return key_identifier(authority.public_key()) if named is None else named.digest
+
+
 def authority_key(root: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    """Return the authority key identifier for *root*: its own subject key identifier, if it has one."""
-    try:
-        named = root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    except x509.ExtensionNotFound:
-        return x509.AuthorityKeyIdentifier(key_identifier(root.public_key()), None, None)
-    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(named)
+    """Return the authority key identifier of what *root* signs."""
+    return x509.AuthorityKeyIdentifier(identifier_of(root), None, None)
 
 
 def _what_it_may(found: _Found) -> Iterator[str]:
@@ -89,21 +94,21 @@ def _keys(found: _Found, certificate: x509.Certificate, root: x509.Certificate) 
     if (
         authority is None
         or not isinstance(authority.value, x509.AuthorityKeyIdentifier)
-        or authority.value.key_identifier != authority_key(root).key_identifier
+        or authority.value.key_identifier != identifier_of(root)
     ):
         yield "its authority key identifier is not the root's key"
 
 
 def _what_its_certificates_may(found: _Found, whose: str) -> Iterator[str]:
     """Yield why relying parties would not accept the certificates issued below it."""
-    for extension in found.values():
-        match extension.value:
+    for each in found.values():
+        match each.value:
             case x509.ExtendedKeyUsage() as purposes if not set(purposes) >= _PURPOSES:
                 yield f"{whose} extended key usage lacks clientAuth or serverAuth: TLS would refuse its certificates"
             case x509.NameConstraints(permitted_subtrees=permitted) if any(map(_is_a_directory_name, permitted or ())):
                 yield f"{whose} name constraints permit subjects that ours are not: a Common Name alone"
-            case x509.UnrecognizedExtension() if extension.critical:
-                yield f"{whose} extension {extension.oid.dotted_string} is critical, and no relying party knows it"
+            case x509.UnrecognizedExtension() if each.critical:
+                yield f"{whose} extension {each.oid.dotted_string} is critical, and no relying party knows it"
 
 
 def _is_a_directory_name(name: x509.GeneralName) -> bool:
