@@ -12,8 +12,8 @@ Rules
 2. The CA must suit our own certificates: the subject of the service's and of OCSP signers is a Common Name alone, the
    purposes are those of clients and servers.
 
-Handles: the certificate and its root. Does not handle: signatures, other CAs of the fleet, name constraints on DNS
-names, addresses and URIs, which affect only some certificates.
+Handles: the certificate and its root. Does not handle: whether that root has signed it, other CAs of the fleet, name
+constraints on DNS names, addresses and URIs, which affect only some certificates.
 """
 
 from __future__ import annotations
@@ -23,11 +23,18 @@ from datetime import datetime
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from provisioning.pki.extension import UNREADABLE, extension
 from provisioning.pki.keys import key_identifier
 
+_SERIALS_END: Final = 1 << 159
+"""Of 20 octets, the first bit of which is the sign (RFC 5280 §4.1.2.2)."""
+_WEAK_HASHES: Final = frozenset({"md5", "sha1"})
+_LEAST_RSA_BITS, _LEAST_EC_BITS = 2048, 224
+"""What OpenSSL's security level 2 accepts, which is Debian's: 112 bits."""
 _PURPOSES: Final = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH}
 _Found = Mapping[x509.ObjectIdentifier, x509.Extension[x509.ExtensionType]]
 
@@ -40,6 +47,11 @@ def issuing_ca_findings(certificate: x509.Certificate, root: x509.Certificate, n
         yield "it is not valid now"
     if certificate.not_valid_after_utc > root.not_valid_after_utc:
         yield "it expires after its root"
+    if not 0 < certificate.serial_number < _SERIALS_END:
+        yield f"its serial number {certificate.serial_number:x} is none: have it signed with one of 1 to 20 octets"
+    if (hash_algorithm := _hash_of(certificate)) in _WEAK_HASHES:
+        yield f"it is signed with {hash_algorithm}, which is too weak for TLS: have it signed with SHA-256"
+    yield from _about_root(root, now)
     try:
         found: _Found = {each.oid: each for each in certificate.extensions}
         above: _Found = {each.oid: each for each in root.extensions}
@@ -50,6 +62,54 @@ def issuing_ca_findings(certificate: x509.Certificate, root: x509.Certificate, n
     yield from _keys(found, certificate, root)
     yield from _what_its_certificates_may(found, "its")
     yield from _what_its_certificates_may(above, "its root's")
+    yield from _what_root_may(above)
+
+
+def _about_root(root: x509.Certificate, now: datetime) -> Iterator[str]:
+    if not _is_root(root):
+        issuer = root.issuer.rfc4514_string()
+        yield f"its root is none: it was issued by {issuer}, or by another key of that name, and is no end of a path"
+    if now < root.not_valid_before_utc:
+        yield "its root is not valid yet"
+    if (size := _size_of_weak(root.public_key())) is not None:
+        yield f"its root's key has {size} bits, which is too weak for TLS"
+
+
+def _is_root(root: x509.Certificate) -> bool:
+    """Whether it is the end of a path, as OpenSSL sees it; nobody verifies with what a root has signed itself."""
+    if root.issuer != root.subject:
+        return False
+    try:
+        root.verify_directly_issued_by(root)
+    except InvalidSignature:
+        return False
+    except (ValueError, TypeError, UnsupportedAlgorithm):  # By SHA-1, say: it was usual for roots of 2015.
+        return True
+    return True
+
+
+def _size_of_weak(key: object) -> int | None:
+    match key:
+        case rsa.RSAPublicKey(key_size=size) if size < _LEAST_RSA_BITS:
+            return size
+        case ec.EllipticCurvePublicKey(key_size=size) if size < _LEAST_EC_BITS:
+            return size
+        case _:
+            return None
+
+
+def _hash_of(certificate: x509.Certificate) -> str | None:
+    try:
+        algorithm = certificate.signature_hash_algorithm
+    except UnsupportedAlgorithm:  # Then it is found not to be issued by its root.
+        return None
+    return None if algorithm is None else algorithm.name
+
+
+def _what_root_may(above: _Found) -> Iterator[str]:
+    usage = above.get(x509.KeyUsage.oid)
+    if usage is not None and isinstance(usage.value, x509.KeyUsage) and not usage.value.key_cert_sign:
+        yield "its root's key usage does not include keyCertSign"
     constraints = above.get(x509.BasicConstraints.oid)
     if constraints is None or not isinstance(constraints.value, x509.BasicConstraints) or not constraints.value.ca:
         yield "its root is not a CA by its basic constraints"

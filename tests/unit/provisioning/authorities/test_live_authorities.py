@@ -140,9 +140,10 @@ def signed_ca(
         x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) if isinstance(each, str) else each
         for each in (issuer, subject)
     ]
+    number = x509.random_serial_number()
     usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
     return (
-        x509.CertificateBuilder(*names, key, x509.random_serial_number())
+        x509.CertificateBuilder(names[0], names[1], key, number)
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=300))
         .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
