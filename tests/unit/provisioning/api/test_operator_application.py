@@ -61,9 +61,13 @@ async def test_head_is_answered_as_get_is_and_counted_as_what_it_is() -> None:
 async def test_who_uses_a_method_that_a_path_does_not_take_is_told_all_that_it_takes() -> None:
     metrics = Metrics()
     framework = new_framework("1", answering(metrics))
+
+    async def nothing() -> None:
+        """Do nothing."""
+
     for method in ("POST", "GET"):
-        framework.add_api_route("/v1/things", dict, methods=[method])
-    framework.add_api_route("/v1/things/{name}", dict, methods=["DELETE"])
+        framework.add_api_route("/v1/things", nothing, methods=[method])
+    framework.add_api_route("/v1/things/{name}", nothing, methods=["DELETE"])
     app = new_application(Settings(), metrics, port="https", behind=framework)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="https://localhost") as client:
         for method, path, allowed in (
