@@ -9,7 +9,9 @@ switch in any order. The next issuing CA is signed by the new root (`provisionin
 Rules
 -----
 1. A root with an issuing CA under it is not retired, and neither is the last root.
-2. A new root has a new key, made where the settings say; if a later step fails, the key is deleted.
+2. A new root has a new key, made where the settings say. It is kept whatever fails later: a commit may have happened
+   although its answer was lost, and a root without its key signs nothing any more. A key that waits for its root is
+   used by the next attempt, as an issuing CA's is.
 """
 
 from __future__ import annotations
@@ -48,32 +50,28 @@ class RootLife:
             )
         name = f"root-{sum(each.kind is AuthorityKind.ROOT for each in found) + 1}"
         old_key = self.life.places.open_for(old.name, old.certificate)
-        key, signer = self.life.places.create(name)
+        key = self.life.places.open(name) if self.life.places.holds(name) else self.life.places.create(name)[0]
         numbers = (serials.new_serial(), serials.new_serial(), serials.new_serial())
-        try:
-            await self.life.log_step(Action.SIGNING_CA, name, {"root": name, "cross": old.name})
-            succession = succeed_root(
-                CertificateAuthority(old.certificate, old_key),
-                key,
-                self.life.settings.trust_domain,
-                numbers,
-                self.life.clock(),
-            )
-            now = self.life.clock()
+        await self.life.log_step(Action.SIGNING_CA, name, {"root": name, "cross": old.name})
+        succession = succeed_root(
+            CertificateAuthority(old.certificate, old_key),
+            key,
+            self.life.settings.trust_domain,
+            numbers,
+            self.life.clock(),
+        )
+        now = self.life.clock()
 
-            def transaction(connection: Connection) -> None:
-                for each, kind, certificate in (
-                    (name, AuthorityKind.ROOT, succession.new_root),
-                    (f"{name}-by-{old.name}", AuthorityKind.CROSS, succession.new_with_old),
-                    (f"{old.name}-by-{name}", AuthorityKind.CROSS, succession.old_with_new),
-                ):
-                    authorities.add(connection, each, kind, AuthorityState.ACTIVE, certificate, now)
-                    self.life.note(connection, Action.CA_SIGNED, each, facts_of(certificate))
+        def transaction(connection: Connection) -> None:
+            for each, kind, certificate in (
+                (name, AuthorityKind.ROOT, succession.new_root),
+                (f"{name}-by-{old.name}", AuthorityKind.CROSS, succession.new_with_old),
+                (f"{old.name}-by-{name}", AuthorityKind.CROSS, succession.old_with_new),
+            ):
+                authorities.add(connection, each, kind, AuthorityState.ACTIVE, certificate, now)
+                self.life.note(connection, Action.CA_SIGNED, each, facts_of(certificate))
 
-            await self.life.database.write(transaction)
-        except BaseException:
-            self.life.places.discard(name, signer)
-            raise
+        await self.life.database.write(transaction)
         self.life.transcript.say(f"Key of {name}: {self.life.places.place(name)}")
         self.life.transcript.certificate(f"New root {name}", succession.new_root)
         self.life.transcript.certificate("New key certified by the old root", succession.new_with_old)
