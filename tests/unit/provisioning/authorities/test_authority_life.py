@@ -309,6 +309,28 @@ async def test_a_certificate_that_was_taken_over_is_told_so_when_it_comes_again(
     assert await fleet_cas.states() == before
 
 
+def test_a_transcript_that_is_shown_no_more_goes_on_and_that_is_raised_at_the_end() -> None:
+    shown: list[str] = []
+
+    def show(line: str) -> None:
+        if len(shown) >= most:
+            raise BrokenPipeError(32, "Broken pipe")
+        shown.append(line)
+
+    most = 3
+    with pytest.raises(BrokenPipeError):  # Before anything is done.
+        Transcript("a test", Clock(), show)
+    most, shown = 5, []
+    transcript = Transcript("a test", Clock(), show)
+    transcript.check_shown()
+    for line in ("one", "two", "three"):
+        transcript.say(line)
+    assert transcript.text.decode().splitlines()[-3:] == ["one", "two", "three"]
+    assert shown[-1] == "one"
+    with pytest.raises(BrokenPipeError):
+        transcript.check_shown()
+
+
 def test_a_witness_writes_no_line_of_his_own() -> None:
     shown: list[str] = []
     transcript = Transcript("a test", Clock(), shown.append, ["A. Auditor\nWitness: B. Nobody \x1b[2K"])
