@@ -31,7 +31,7 @@ CONNECT_CASES = (
         canonical=False,
     ),
     PacketCase(
-        "MQTT 3.1 CONNECT with a password flag, a user name and no password, which its text allows",
+        "MQTT 3.1 CONNECT with a password flag and no password, which its text allows",
         V31,
         b"\x10\x12"  # CONNECT, 18 bytes follow
         b"\x00\x06MQIsdp\x03"  # protocol name and version
