@@ -9,9 +9,10 @@ switch in any order. The next issuing CA is signed by the new root (`provisionin
 Rules
 -----
 1. A root with an issuing CA under it is not retired, and neither is the last root.
-2. A new root has a new key, made where the settings say. It is kept whatever fails later: a commit may have happened
-   although its answer was lost, and a root without its key signs nothing any more. A key that waits for its root is
-   used by the next attempt, as an issuing CA's is.
+2. A new root has a new key, made where the settings say; if a later step fails, the key is deleted, unless the root is
+   recorded all the same, or may be: whoever waits for a commit can be cancelled, the commit cannot, and its answer may
+   be lost.
+3. A key that waits for its root, as that of a ceremony that was killed, is used by the next one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.authorities.authority_life import AuthorityLife, facts_of
 from provisioning.ca.ceremony import CertificateAuthority, succeed_root
-from provisioning.errors import ConfigurationError
+from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.store import authorities, serials
 from provisioning.store.audit import Action
@@ -50,34 +51,50 @@ class RootLife:
             )
         name = f"root-{sum(each.kind is AuthorityKind.ROOT for each in found) + 1}"
         old_key = self.life.places.open_for(old.name, old.certificate)
-        key = self.life.places.open(name) if self.life.places.holds(name) else self.life.places.create(name)[0]
+        waits = self.life.places.holds(name)
+        key, signer = (self.life.places.open(name), None) if waits else self.life.places.create(name)
         numbers = (serials.new_serial(), serials.new_serial(), serials.new_serial())
-        await self.life.log_step(Action.SIGNING_CA, name, {"root": name, "cross": old.name})
-        succession = succeed_root(
-            CertificateAuthority(old.certificate, old_key),
-            key,
-            self.life.settings.trust_domain,
-            numbers,
-            self.life.clock(),
-        )
-        now = self.life.clock()
+        may_be_recorded = False
+        try:
+            await self.life.log_step(Action.SIGNING_CA, name, {"root": name, "cross": old.name})
+            succession = succeed_root(
+                CertificateAuthority(old.certificate, old_key),
+                key,
+                self.life.settings.trust_domain,
+                numbers,
+                self.life.clock(),
+            )
+            now = self.life.clock()
 
-        def transaction(connection: Connection) -> None:
-            for each, kind, certificate in (
-                (name, AuthorityKind.ROOT, succession.new_root),
-                (f"{name}-by-{old.name}", AuthorityKind.CROSS, succession.new_with_old),
-                (f"{old.name}-by-{name}", AuthorityKind.CROSS, succession.old_with_new),
-            ):
-                authorities.add(connection, each, kind, AuthorityState.ACTIVE, certificate, now)
-                self.life.note(connection, Action.CA_SIGNED, each, facts_of(certificate))
+            def transaction(connection: Connection) -> None:
+                for each, kind, certificate in (
+                    (name, AuthorityKind.ROOT, succession.new_root),
+                    (f"{name}-by-{old.name}", AuthorityKind.CROSS, succession.new_with_old),
+                    (f"{old.name}-by-{name}", AuthorityKind.CROSS, succession.old_with_new),
+                ):
+                    authorities.add(connection, each, kind, AuthorityState.ACTIVE, certificate, now)
+                    self.life.note(connection, Action.CA_SIGNED, each, facts_of(certificate))
 
-        await self.life.database.write(transaction)
+            may_be_recorded = True
+            await self.life.database.write(transaction)
+        except BaseException as error:
+            if signer is not None and (not may_be_recorded or await self._is_surely_not_recorded(name, error)):
+                self.life.places.discard(name, signer)
+            raise
         self.life.transcript.say(f"Key of {name}: {self.life.places.place(name)}")
         self.life.transcript.certificate(f"New root {name}", succession.new_root)
         self.life.transcript.certificate("New key certified by the old root", succession.new_with_old)
         self.life.transcript.certificate("Old key certified by the new root", succession.old_with_new)
         await self.life.write_files(name)
         return name
+
+    async def _is_surely_not_recorded(self, name: str, error: BaseException) -> bool:
+        if isinstance(error, Refused):  # The server may be about to commit what it was sent before it was lost.
+            return False
+        try:
+            return all(each.name != name for each in await self.life.every())
+        except Refused:
+            return False
 
     async def retire(self, name: str) -> None:
         """End a root under which no trusted issuing CA is left."""
