@@ -24,6 +24,7 @@ from provisioning.enrolment.renewal_info import (
 )
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
+from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import certificate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
@@ -312,6 +313,32 @@ async def test_grace_is_never_for_a_certificate_before_one_that_was_revoked(flee
     fleet.clock.advance(11 * DAY)
     await fleet.revocation.revoke_serial(f"{second.serial_number:x}", RevocationReason.KEY_COMPROMISE, by="admin")
     assert await code_of_renewal(fleet, first) is Code.CERTIFICATE_REVOKED
+
+
+async def test_grace_is_never_for_a_key_that_the_device_has_renewed_away(fleet: Fleet) -> None:
+    """A copy of it may be in a backup, or in a part that was sold."""
+    await fleet.groups.create(Group("north", renewal_grace=20 * DAY), by="admin")
+    old, new = generate_key(), generate_key()
+    first = await fleet.enrol(csr=csr_der(old))
+    fleet.clock.advance(20 * DAY)
+    second = await fleet.reenrol(first, successor_csr(first, new))
+    fleet.clock.advance(11 * DAY)
+    for key in (old, generate_key()):
+        with pytest.raises(Refused, match=r"CERTIFICATE_EXPIRED: .* has another key since: renew its newest"):
+            await fleet.reenrol(first, successor_csr(first, key))
+    # The answer with the second one may have been lost: its key is asked for again.
+    await fleet.reenrol(first, successor_csr(first, new))
+    fleet.clock.advance(20 * DAY)
+    await fleet.reenrol(second, successor_csr(second))  # With the key that the device has, though not the newest.
+
+
+async def test_after_the_end_a_lost_answer_is_made_up_for_with_another_key_too(fleet: Fleet) -> None:
+    certificate = await graced(fleet)
+    for _ in range(3):
+        await fleet.reenrol(certificate, successor_csr(certificate))
+        fleet.clock.advance(DAY / 48)
+    fleet.clock.advance(DAY / 24)
+    assert await code_of_renewal(fleet, certificate) is Code.CERTIFICATE_EXPIRED
 
 
 async def test_grace_is_never_for_what_was_replaced(fleet: Fleet) -> None:
