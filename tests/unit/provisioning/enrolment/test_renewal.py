@@ -376,6 +376,21 @@ async def test_after_the_end_the_key_must_be_shown_on_this_connection(fleet: Fle
 # How many.
 
 
+async def test_a_device_with_short_certificates_waits_no_longer_than_they_last(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "MOST_OF_DEVICE", 2)
+    await fleet.groups.create(Group("north", lifetime=60 * SECOND), by="admin")
+    first = await fleet.enrol()
+    fleet.clock.advance(20 * SECOND)
+    second = await fleet.reenrol(first, successor_csr(first))
+    with pytest.raises(Refused, match="RATE_LIMITED") as refused:
+        await fleet.reenrol(second, successor_csr(second))
+    assert refused.value.retry_after == 40
+    fleet.clock.advance(40 * SECOND)
+    await fleet.reenrol(second, successor_csr(second))
+
+
 async def test_a_device_that_renews_in_a_loop_has_to_wait_and_is_not_shut_out(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
