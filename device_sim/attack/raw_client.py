@@ -204,7 +204,10 @@ class RawClient:
 
     def _decoded(self, first: int, body: bytes) -> Packet:
         short = self.either_form and first >> 4 == PacketType.CONNACK and len(body) == _CONNACK_311
-        return decode_packet(first, body, ProtocolVersion.V311 if short else self.version)
+        packet = decode_packet(first, body, ProtocolVersion.V311 if short else self.version)
+        if isinstance(packet, Connect):  # The peer is a client, and says what it speaks: the rest of this read, too.
+            self.version = packet.protocol_version
+        return packet
 
     async def _ready(self, *, write: bool) -> None:
         ready = self._loop.create_future()
