@@ -10,7 +10,8 @@ Rules
 -----
 1. Every wait has a deadline. At the deadline the connection is *open*, which is an observation and not an error.
 2. Nothing is sent unasked: no PINGREQ, no PUBACK, no DISCONNECT.
-3. Over WebSocket, where the endpoint says so, every case is the same: bytes travel in frames, and nothing else differs.
+3. A lost RST is asked for again: a broker that has closed is not open.
+4. Over WebSocket, where the endpoint says so, every case is the same: bytes travel in frames, and nothing else differs.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class RawClient:
 
         Raises `device_sim.link.tls_dial.NotAdmitted`.
         """
-        dialled = await dial(endpoint, context, deadline=deadline, session=session, source=source)
+        dialled = await dial(endpoint, context, deadline=deadline, session=session, source=source, asks_again=True)
         client = cls(dialled.socket, version)
         if endpoint.websocket:
             await client._upgrade(endpoint.server_name, deadline)
