@@ -30,6 +30,7 @@ from pathlib import Path
 
 import structlog
 
+from broker.admission.issuers import UnreadableAuthority
 from broker.admission.path_ends import VerifiedPath
 from broker.engine.engine import Engine
 from broker.growing_pause import GrowingPause
@@ -288,7 +289,10 @@ class RevocationFeed:
         """Return why a server with the path *path* is not the service: it, or a CA above it, is revoked; else None."""
         if not path:  # A resumed session; the feed's contexts never have one.
             return None
-        certificates = VerifiedPath(path)
+        try:
+            certificates = VerifiedPath(path)
+        except UnreadableAuthority as error:  # Made by whoever has a CA's key; it may not end the broker.
+            return f"its certificate, or one of a CA above it, cannot be read: {error}"
         found = certificates.find_revoked(self._engine.admission.status.index)
         if found is not None:
             return f"the certificate of {found[0]} is revoked ({found[1].reason})"

@@ -4,7 +4,8 @@ A device has no bucket. It gets certificates as fast as it likes until its `MOST
 and then one per `SLOWLY`, so that a device which renewed in a loop is not locked out when they expire. Each of them, if
 revoked, is an entry of every CRL and an event for every broker; a device that was taken apart got 225 a second.
 Trials do not count: an attacker with a copied claim can make any number of them for a name, and must not keep that
-device from being activated. Enrolment with a token is not limited: a token is worth one certificate anyway.
+device from being activated. An enrolment that spends a token is not limited: a token is worth one certificate anyway.
+One that is presented beside other evidence, and not needed, is not spent.
 
 Theory
 ------

@@ -307,7 +307,7 @@ class EnrolmentService:
         if authorised.answer is not None:
             return _given_again(authorised.answer)
         _check_key(connection, authorised.device, attempt.request)
-        if attempt.token is None and not authorised.on_trial:
+        if not authorised.paid and not authorised.on_trial:
             pace.certify_again(connection, authorised.device, attempt.now)
         pace.certify(connection, authorised.rules, attempt.now)
         certificate, certificate_id = self._sign(connection, attempt, authorised, reservation)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
@@ -30,6 +30,8 @@ class ApprovalState(StrEnum):
     APPROVED = "approved"
     DENIED = "denied"
     USED = "used"
+    LAPSED = "lapsed"
+    """Approved, too long ago to count; as a list shows it, what is stored is `APPROVED`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,23 +162,41 @@ def remove_stale(connection: Connection, group: str, before: datetime) -> int:
 
 
 def page(
-    connection: Connection, *, limit: int, after: int, group: str | None, state: ApprovalState | None
+    connection: Connection,
+    *,
+    limit: int,
+    after: int,
+    group: str | None,
+    state: ApprovalState | None,
+    lapsed: datetime,
 ) -> tuple[list[StoredApproval], int | None]:
     """Return up to *limit* requests, oldest first, after the number *after*, and where the next page begins.
 
     Without a next page that is None. A page may be shorter though there is a next one (`provisioning.store.stretches`).
+    Those that were approved until *lapsed*, and are not used, have lapsed.
     """
     statement = select(approvals).order_by(approvals.c.id)
     if group is not None:
         statement = statement.where(approvals.c.group_name == group)
-    if state is not None:
-        statement = statement.where(approvals.c.state == state.value)
+    match state:
+        case ApprovalState.APPROVED:
+            statement = statement.where(approvals.c.state == state.value, approvals.c.decided_at > lapsed)
+        case ApprovalState.LAPSED:
+            approved = approvals.c.state == ApprovalState.APPROVED.value
+            statement = statement.where(approved, approvals.c.decided_at <= lapsed)
+        case ApprovalState():
+            statement = statement.where(approvals.c.state == state.value)
 
     def found(behind: int, last: int, most: int) -> list[StoredApproval]:
         part = statement.where(approvals.c.id > behind, approvals.c.id <= last).limit(most)
-        return [_from_row(row) for row in connection.execute(part)]
+        return [_shown(_from_row(row), lapsed) for row in connection.execute(part)]
 
     return stretches.page(connection, select(approvals.c.id), found, limit=limit, after=after)
+
+
+def _shown(found: StoredApproval, lapsed: datetime) -> StoredApproval:
+    is_over = found.state is ApprovalState.APPROVED and found.decided_at is not None and found.decided_at <= lapsed
+    return replace(found, state=ApprovalState.LAPSED) if is_over else found
 
 
 def _from_row(row: Any) -> StoredApproval:

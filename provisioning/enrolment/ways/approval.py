@@ -36,6 +36,8 @@ from provisioning.store.groups import Group, WayName
 RETRY_SECONDS: Final = 30
 MAXIMUM_PENDING: Final = 2000
 """Per group: strangers may ask where nothing else is needed. One address never has more of them than are free."""
+IN_FORCE: Final = MAXIMUM_TTL
+"""An approval that nobody has used counts for as long as a token may last."""
 PENDING_DAYS: Final = timedelta(days=7)
 _LONGEST_EVIDENCE: Final = 200
 _ENROLLED: Final = "; the name is enrolled already"
@@ -184,7 +186,7 @@ def _over(connection: Connection, found: StoredApproval, attempt: Attempt, group
     that was set back would reverse it (docs/decisions/0178-timestamps-from-a-clock-that-was-ahead.md).
     """
     if found.state is ApprovalState.APPROVED:
-        if found.decided_at is not None and attempt.now >= found.decided_at + MAXIMUM_TTL:
+        if found.decided_at is not None and attempt.now >= found.decided_at + IN_FORCE:
             return True
         newest = newest_of(connection, found.request.name)
         return newest is not None and newest.id != found.certificate_id

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from structlog.testing import capture_logs
 
 from broker.admission.bundle import TrustBundle
@@ -54,7 +56,8 @@ class Service:
             for some in [events] if together else [[each] for each in events]:
                 yield list(some)
             if shown is not None:
-                self.refused.append(refuse([shown.der, PKI.issuing.der]))
+                above = [each.public_bytes(Encoding.DER) for each in shown.chain]
+                self.refused.append(refuse([shown.der, *above]))
             raise asyncio.CancelledError
 
         self._monkeypatch.setattr(revocation_feed, "follow_together", follow)
@@ -170,6 +173,17 @@ async def test_a_service_whose_certificate_is_on_hold_is_not_believed_until_it_i
     await service.says(hold, *release, shown=shown)
     (why,) = service.refused
     assert (why is None) is released, why
+
+
+async def test_a_service_below_a_ca_whose_certificate_only_openssl_reads_is_not_believed_and_ends_nothing(
+    broker: MemoryBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service(tmp_path, broker, monkeypatch)
+    garbled = x509.UnrecognizedExtension(x509.AuthorityInformationAccess.oid, b"\x04\x00")
+    below = PKI.service("provisioning", issuer=PKI.authority("Garbled CA", PKI.root, extensions=[garbled]))
+    await service.says(shown=below)
+    (why,) = service.refused
+    assert "cannot be read" in str(why)
 
 
 async def test_of_many_that_are_revoked_together_all_are_closed_before_their_lines_are_written(
