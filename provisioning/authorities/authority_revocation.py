@@ -14,7 +14,7 @@ Rules
 -----
 1. All certificates of a revoked CA are revoked too, one by one: so every relying party can learn of it.
 2. Afterwards there is an admin with a good certificate; a suspended one stays suspended if there is another.
-3. Called again while something is left, it continues.
+3. Called again while something is left, it continues; also with the first operator, if it ended before that.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class BegunRevocation:
 
     authority: RevokedAuthority
     operator: Device | None
-    """The first operator's record before, if this has revoked the operator's certificate."""
+    """The first operator's record before, if this has revoked the operator's certificate, and there is no new one."""
     again: bool = False
     """It was begun before, and not finished."""
 
@@ -71,10 +71,11 @@ class AuthorityRevocation:
 
         def transaction(connection: Connection) -> BegunRevocation:
             found = begun(connection, name)
-            if found is not None:
-                return BegunRevocation(found, None, again=True)
-            now = self.life.clock()
             first = devices.find(connection, OPERATOR_NAME)
+            if found is not None:
+                lost = first is not None and _has_lost_all_by(connection, first, found)
+                return BegunRevocation(found, first if lost else None, again=True)
+            now = self.life.clock()
             held = [] if first is None else certificates_of_device.in_use(connection, first.id, now, timedelta())
             authority = revoke_authority(connection, name, grounds, by=by, now=now)
             loses = any(each.issuer_key_id == authority.issuer.key_id for each in held)
@@ -139,3 +140,12 @@ class AuthorityRevocation:
             return False
         await issue_operator(self.life, OPERATOR_NAME, as_admin=not others)
         return True
+
+
+def _has_lost_all_by(connection: Connection, party: Device, authority: RevokedAuthority) -> bool:
+    """Whether the last certificate of *party* was good, or on hold, until *authority* was revoked."""
+    newest = certificates_of_device.newest(connection, party.id)
+    if newest is None or newest.issuer_key_id != authority.issuer.key_id or newest.issuer_ended_at is None:
+        return False
+    revocation = newest.revocation
+    return revocation is None or not revocation.reason.final or revocation.sequence > authority.sequence

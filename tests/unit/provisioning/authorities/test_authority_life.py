@@ -46,6 +46,7 @@ from provisioning.store import (
     known_authorities,
     operators,
     revocations,
+    unfinished_authority_ends,
 )
 from provisioning.store.authorities import AuthorityState
 from provisioning.store.certificates import IssuedCertificate, StoredCertificate
@@ -235,6 +236,27 @@ async def test_the_first_operator_gets_back_what_he_had_while_another_admin_can_
     stored = await fleet_cas.database.read(lambda connection: device_inventory.find(connection, "admin", now))
     assert stored is not None
     assert stored.issued == (1 if suspended else 2)
+
+
+@pytest.mark.parametrize("finished", [False, True], ids=["nothing else done", "a portion done by a service"])
+async def test_the_first_operator_gets_in_again_though_the_first_call_was_killed(
+    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    await fleet_cas.successor()
+    revocation = AuthorityRevocation(fleet_cas.life)
+    begun = await revocation.begin("issuing-ca", RevocationReason.CA_COMPROMISE)
+    if finished:
+        with monkeypatch.context() as patched:
+            patched.setattr(unfinished_authority_ends, "finish", lambda *_: None)
+            await revocation.finish(begun)
+    again = await revocation.begin("issuing-ca", RevocationReason.CA_COMPROMISE)
+    assert again.again
+    assert await revocation.renew_operator(again)
+    once_more = await revocation.begin("issuing-ca", RevocationReason.CA_COMPROMISE)
+    assert not await revocation.renew_operator(once_more), "once is enough"
+    await revocation.finish(once_more)
+    admins = partial(operators.usable_admins, now=fleet_cas.clock())
+    assert await fleet_cas.database.write(admins) == {"admin"}
 
 
 async def test_a_weak_key_or_another_s_certificate_is_not_announced(fleet_cas: Ceremonies) -> None:
