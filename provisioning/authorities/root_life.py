@@ -10,7 +10,9 @@ Rules
 -----
 1. A root with an issuing CA under it is not retired, and neither is the last root.
 2. A new root has a new key, made where the settings say; if a later step fails, the key is deleted, unless the root is
-   recorded all the same, or may be: whoever waits for a commit can be cancelled, the commit cannot.
+   recorded all the same, or may be: whoever waits for a commit can be cancelled, the commit cannot, and its answer may
+   be lost.
+3. A key that waits for its root, as that of a ceremony that was killed, is used by the next one.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ class RootLife:
             )
         name = f"root-{sum(each.kind is AuthorityKind.ROOT for each in found) + 1}"
         old_key = self.life.places.open_for(old.name, old.certificate)
-        key, signer = self.life.places.create(name)
+        waits = self.life.places.holds(name)
+        key, signer = (self.life.places.open(name), None) if waits else self.life.places.create(name)
         numbers = (serials.new_serial(), serials.new_serial(), serials.new_serial())
         may_be_recorded = False
         try:
@@ -74,8 +77,8 @@ class RootLife:
 
             may_be_recorded = True
             await self.life.database.write(transaction)
-        except BaseException:
-            if not may_be_recorded or await self._is_surely_not_recorded(name):
+        except BaseException as error:
+            if signer is not None and (not may_be_recorded or await self._is_surely_not_recorded(name, error)):
                 self.life.places.discard(name, signer)
             raise
         self.life.transcript.say(f"Key of {name}: {self.life.places.place(name)}")
@@ -85,10 +88,12 @@ class RootLife:
         await self.life.write_files(name)
         return name
 
-    async def _is_surely_not_recorded(self, name: str) -> bool:
+    async def _is_surely_not_recorded(self, name: str, error: BaseException) -> bool:
+        if isinstance(error, Refused):  # The server may be about to commit what it was sent before it was lost.
+            return False
         try:
             return all(each.name != name for each in await self.life.every())
-        except Refused:  # Its key stays: the next ceremony says what to do with it.
+        except Refused:
             return False
 
     async def retire(self, name: str) -> None:

@@ -359,7 +359,10 @@ def verify_transcript(
         directory, lambda database: database.read(lambda connection: audit.ceremony_of(connection, digest))
     )
     if entry is None:
-        raise fail(f"no entry of the audit log confirms {transcript}: it was changed, or belongs to another fleet")
+        raise fail(
+            f"no entry of the audit log confirms {transcript}: it was changed, is another fleet's, or its ceremony "
+            "was interrupted before the last entry; audit show has what it did until then"
+        )
     if as_json:
         print_document({"entry": entry.number, "at": entry.at.isoformat(), "actor": entry.actor, "sha256": digest})
         return

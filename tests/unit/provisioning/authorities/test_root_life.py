@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -20,7 +21,8 @@ from provisioning.authorities.operator_restoration import restore_operator
 from provisioning.authorities.root_life import RootLife
 from provisioning.ca.ceremony import CertificateAuthority, read_issuing_ca_csr, sign_issuing_ca
 from provisioning.directory.files import read_certificate
-from provisioning.errors import ConfigurationError
+from provisioning.errors import Code, ConfigurationError, Refused
+from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import load_key
 from provisioning.store import audit, authorities
 from provisioning.store.authorities import AuthorityKind, AuthorityState
@@ -38,6 +40,39 @@ async def test_one_root_waits_at_a_time_unless_another_is_asked_for(fleet_cas: C
     await NextAuthority(fleet_cas.life).begin()
     assert await roots.begin() == "root-4"
     assert await roots.begin(another=True) == "root-5"
+
+
+async def test_a_key_that_waits_for_its_root_is_used(fleet_cas: Ceremonies) -> None:
+    """As of a command that was killed, or found no room for more than the key."""
+    places = fleet_cas.life.places
+    key, _ = places.create("root-2")
+    assert await RootLife(fleet_cas.life).begin() == "root-2"
+    (root,) = [each for each in await fleet_cas.life.every() if each.name == "root-2"]
+    assert root.certificate.public_key() == key.public_key() == places.open("root-2").public_key()
+
+
+async def test_a_root_whose_commit_was_not_answered_keeps_its_key(
+    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on PostgreSQL, when the server or the network goes in the middle of a COMMIT."""
+    write = fleet_cas.database.write
+
+    async def unanswered(work: Callable[[Connection], object]) -> None:
+        await write(work)
+        if "root-2" in await fleet_cas.states():
+            raise Refused(Code.UNAVAILABLE, "the store cannot be used now; try again")
+
+    roots = RootLife(fleet_cas.life)
+    with monkeypatch.context() as patch:
+        patch.setattr(fleet_cas.database, "write", unanswered)
+        with pytest.raises(Refused):
+            await roots.begin()
+    assert (await fleet_cas.states())["root-2"] == "active"
+    with pytest.raises(ConfigurationError, match="root-2 is the next root already"):
+        await roots.begin()
+    assert await NextAuthority(fleet_cas.life).begin() == "issuing-2"
+    known = {each.name: each.certificate for each in await fleet_cas.life.every()}
+    assert is_issued_by(known["issuing-2"], known["root-2"])
 
 
 async def test_a_root_is_retired_when_nothing_lives_under_it(fleet_cas: Ceremonies) -> None:
