@@ -37,7 +37,7 @@ from cryptography import x509
 from broker.admission.bare_names import idle_names
 from broker.admission.bundle_terms import DEFAULT_TERMS, BundleTerms
 from broker.admission.inquiry import Inquiry
-from broker.admission.issuers import Issuer
+from broker.admission.issuers import Issuer, UnreadableAuthority
 from broker.admission.path_ends import Forgotten, PathEnds, VerifiedPath
 from broker.admission.peer import Peer
 from broker.admission.policy import Permissions, TopicPolicy
@@ -53,6 +53,7 @@ from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import CasAbove, CertificateKey
 
 _MOST_ISSUERS = 1024
+_LONGEST_DETAIL = 300
 _FORGOTTEN = unavailable(
     RefusalCode.TRUST_CHANGED,
     "the broker does not remember the CAs above the certificate; connect again, with a full TLS handshake",
@@ -164,12 +165,12 @@ class Admission:
                 if issuer is None:
                     return _untrusted(parsed)
                 facts = facts_of(parsed, issuer.bundle.terms.identify)
-        except (InvalidIdentity, *UNREADABLE) as error:
-            return unauthorised(RefusalCode.INVALID_IDENTITY, str(error))
+        except (InvalidIdentity, UnreadableAuthority, *UNREADABLE) as error:
+            return _unknown_for(error)
         try:
             peer = self._peer_of(certificate, facts, issuer, now, path)
-        except Forgotten:
-            return replace(_FORGOTTEN, identity=facts.identity.uri, serial=f"{facts.key[1]:x}")
+        except (Forgotten, UnreadableAuthority) as error:
+            return replace(_unknown_for(error), identity=facts.identity.uri, serial=f"{facts.key[1]:x}")
         identity = facts.identity
         if facts.may_certify:
             refusal: Refused | None = unauthorised(
@@ -193,7 +194,10 @@ class Admission:
         now: datetime,
         path: Callable[[], Sequence[bytes]],
     ) -> Peer:
-        """Return the client with *certificate*, and what is known of the CAs above it. Raises `Forgotten`."""
+        """Return the client with *certificate*, and what is known of the CAs above it.
+
+        Raises `Forgotten` and `UnreadableAuthority`.
+        """
         issuer_key_id, serial = facts.key
         not_after = facts.not_after
         verified: VerifiedPath | None = None
@@ -424,6 +428,16 @@ def _untrusted(certificate: x509.Certificate) -> Refused:
         ),
         serial=f"{certificate.serial_number:x}",
     )
+
+
+def _unknown_for(error: Exception) -> Refused:
+    """Return the refusal of a client of whom *error* says why it, or the CAs above it, are not known."""
+    if isinstance(error, Forgotten):
+        return _FORGOTTEN
+    if isinstance(error, UnreadableAuthority):  # OpenSSL has accepted it.
+        detail = f"the certificate of a CA above the client's own cannot be read: {error}"
+        return unauthorised(RefusalCode.UNTRUSTED_ISSUER, detail[:_LONGEST_DETAIL])
+    return unauthorised(RefusalCode.INVALID_IDENTITY, str(error))
 
 
 def _as_whom(peer: Peer, connect: Connect, terms: BundleTerms) -> Admitted:

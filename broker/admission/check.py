@@ -38,6 +38,7 @@ from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity, InvalidIdentity, identity_of, parse_uri
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.revocation import certificate_key
+from provisioning.pki.shown_subject import shown_subject
 
 _ABOUT_REVOCATION = frozenset(
     {
@@ -173,16 +174,16 @@ def _path(
     while True:
         current = path[-1]
         if current in anchors and len(path) > 1:
-            return Step("chain", True, " <- ".join(map(_name, path))), path
+            return Step("chain", True, " <- ".join(map(shown_subject, path))), path
         # A certificate already in the path leads nowhere: a root issues itself, and two CAs may certify each other.
         candidates = [each for each in (*anchors, *chain[1:]) if each not in path]
         issuer = next((each for each in candidates if is_issued_by(current, each)), None)
         if issuer is None:
-            detail = f"{_name(current)} {_without_issuer(current, candidates)}"
+            detail = f"{shown_subject(current)} {_without_issuer(current, candidates)}"
             return Step("chain", False, detail, RefusalCode.UNTRUSTED_ISSUER), []
         flaw = _flaw(issuer, len(path) - 1, now)
         if flaw:
-            return Step("chain", False, f"{_name(issuer)} {flaw[1]}", flaw[0]), []
+            return Step("chain", False, f"{shown_subject(issuer)} {flaw[1]}", flaw[0]), []
         path.append(issuer)
 
 
@@ -190,9 +191,13 @@ def _without_issuer(certificate: x509.Certificate, candidates: Sequence[x509.Cer
     """Explain why none of *candidates* has issued *certificate*."""
     if is_issued_by(certificate, certificate):
         return "is self-signed: no trust anchor vouches for it"
-    named = any(each.subject == certificate.issuer for each in candidates)
+    try:
+        named = any(each.subject == certificate.issuer for each in candidates)
+        issuer = certificate.issuer.rfc4514_string()
+    except UNREADABLE as error:
+        return f"is issued by nobody here: its issuer's name, or that of another in the file, cannot be read: {error}"
     why = "its signature is not by that CA's key" if named else "which is neither a trust anchor nor in the file"
-    return f"is issued by {certificate.issuer.rfc4514_string()}, {why}"
+    return f"is issued by {issuer}, {why}"
 
 
 def _flaw(issuer: x509.Certificate, below: int, now: datetime) -> tuple[RefusalCode, str] | None:
@@ -219,7 +224,7 @@ def _validity(certificate: x509.Certificate, now: datetime) -> Step:
     if begins > now:
         detail = f"valid from {_shown(begins)}; the clock says {_shown(now)}"
         return Step("validity", False, detail, RefusalCode.NOT_YET_VALID)
-    return Step("validity", True, f"until {_shown(ends)}, {(ends - now).days} days")
+    return Step("validity", True, f"until {_shown(ends)}, {_days((ends - now).days)}")
 
 
 def _purpose(certificate: x509.Certificate) -> Step:
@@ -306,7 +311,7 @@ def _bundle(outcome: Peer | Refused, path: Sequence[x509.Certificate]) -> Step:
 def _revocation(certificate: x509.Certificate, admission: Admission, outcome: Peer | Refused) -> Step:
     try:
         key = outcome.certificate if isinstance(outcome, Peer) else certificate_key(certificate)
-    except ValueError as error:
+    except UNREADABLE as error:
         return Step("revocation", None, f"the issuer's key identifier cannot be read: {error}")
     revocation = admission.status.index.find(key)
     if revocation is not None:
@@ -324,13 +329,13 @@ def _freshness(admission: Admission, now: float, outcome: Peer | Refused) -> Ste
     age = admission.status.freshness.age(now)
     terms = None if issuer is None else issuer.bundle.feed_terms
     if not admission.status.freshness.acceptable(now, terms):
-        how = "never read" if age is None else f"{age:.0f} seconds old"
+        how = "never read" if age is None else f"{age:.0f} s old"
         return Step("freshness", False, f"revocation data: {how}", RefusalCode.REVOCATION_STATUS_UNKNOWN)
     if age is None and admission.status.freshness.policy:
         return Step("freshness", None, "the feed was never read; admitted nevertheless (feed_policy is advisory)")
     if age is None:
         return Step("freshness", None, "there is no source of revocations")
-    return Step("freshness", True, f"revocation data is {age:.0f} seconds old")
+    return Step("freshness", True, f"revocation data is {age:.0f} s old")
 
 
 def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
@@ -340,8 +345,8 @@ def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extens
         return None
 
 
-def _name(certificate: x509.Certificate) -> str:
-    return certificate.subject.rfc4514_string()
+def _days(number: int) -> str:
+    return "1 day" if number == 1 else f"{number} days"
 
 
 def _shown(moment: datetime) -> str:

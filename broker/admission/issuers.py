@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from broker.admission.bundle import TrustBundle
 
 
+class UnreadableAuthority(Exception):
+    """OpenSSL has verified a path through a CA whose certificate cannot be read here; the text says why."""
+
+
 class Issuer:
     """A CA that certifies clients here, or certifies a CA that does."""
 

@@ -36,7 +36,8 @@ from typing import Final
 
 from cryptography import x509
 
-from broker.admission.issuers import authorities_of, revoked_as
+from broker.admission.issuers import UnreadableAuthority, authorities_of, revoked_as
+from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import CertificateKey, Revocation, RevocationIndex
@@ -56,9 +57,14 @@ class VerifiedPath:
     __slots__ = ("_revocable", "above", "authorities", "authority", "authority_key_id", "ends")
 
     def __init__(self, ders: Sequence[bytes]) -> None:
-        """Take the CA certificates in *ders*, the one that issues to clients first."""
+        """Take the CA certificates in *ders*, the one that issues to clients first. Raises `UnreadableAuthority`."""
         self.above = tuple(ders)
-        path = [x509.load_der_x509_certificate(der) for der in ders]
+        try:
+            self._read([x509.load_der_x509_certificate(der) for der in ders])
+        except UNUSABLE as error:
+            raise UnreadableAuthority(str(error)) from error
+
+    def _read(self, path: Sequence[x509.Certificate]) -> None:
         self.authority = path[0]
         self.authorities = authorities_of(path)
         self.authority_key_id = key_identifier(path[0].public_key())
@@ -104,7 +110,10 @@ class PathEnds:
         return len(self._paths)
 
     def verified(self, issuer_key_id: bytes, path: Sequence[bytes]) -> VerifiedPath | None:
-        """Return the CAs of *path* (DER, the client's own first; just verified), and remember them; None: no path."""
+        """Return the CAs of *path* (DER, the client's own first; just verified), and remember them; None: no path.
+
+        Raises `UnreadableAuthority`.
+        """
         above = path[1:]
         if not above:
             return None

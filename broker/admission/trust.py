@@ -31,9 +31,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.admission.bundle import TrustBundle
-from broker.admission.issuers import Issuer
+from broker.admission.issuers import Issuer, UnreadableAuthority
 from broker.admission.refusal import RefusalCode, Refused
 from broker.mqtt.codes import ReasonCode
+from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.issued_by import is_issued_by
 
 log = structlog.get_logger("broker")
@@ -92,7 +93,7 @@ class Trust:
     def issuer_of(self, certificate: x509.Certificate, path: Sequence[bytes], own: str | None = None) -> Issuer | None:
         """Return the issuer of *certificate*, from the verified *path* (DER, the client's own first; empty if resumed).
 
-        *own* is the broker's trust domain, if it has one.
+        *own* is the broker's trust domain, if it has one. Raises `UnreadableAuthority`.
         """
         if len(path) > 1:
             above = tuple(path[1:])
@@ -147,7 +148,10 @@ class Trust:
         return list(found.values())
 
     def _learn(self, ders: tuple[bytes, ...]) -> Issuer | None:
-        issuer = self._first_at([x509.load_der_x509_certificate(der) for der in ders])
+        try:
+            issuer = self._first_at([x509.load_der_x509_certificate(der) for der in ders])
+        except UNUSABLE as error:
+            raise UnreadableAuthority(str(error)) from error
         if issuer is None:
             return None
         key = ders[0], issuer.bundle.name

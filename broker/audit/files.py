@@ -12,7 +12,8 @@ head, but never a head beyond the lines, nor half a head.
 Rules
 -----
 1. One process at a time appends (a lock on the file); lines are never changed.
-2. A partial write is undone, and retried later with the same number.
+2. A partial write is undone, and retried later with the same number. A disk that fails may refuse to undo it, too:
+   then that comes first, before anything is appended or the file is put aside.
 3. A line that a dying process did not finish is cut off, and that is recorded; so is what a power failure has left,
    after the head, of lines that were being written: any part of them may be missing.
 4. If the log ends before its head, or was removed, numbering continues after the head, so that the gap stays visible.
@@ -147,6 +148,8 @@ class AuditFiles:
         self._most_files = most_files
         self._descriptor = -1
         self._size = 0
+        self._unfinished = False
+        """Whether lines may be left, after `_size` bytes, of a write that failed."""
         self._named = False
         """Whether the head's name is known to be on disk. Which of two heads has it is not: an older one is right."""
         self._oldest = 0
@@ -177,6 +180,7 @@ class AuditFiles:
     def append(self, entries: Iterable[tuple[float, Mapping[str, Any]]]) -> int:
         """Append *entries*, each with its wall time; return how many. Raises `OSError` having appended none."""
         self._notice_move()
+        self._undo()
         if self._size >= self._most_bytes:
             self._rotate()
         if self._size == 0:
@@ -198,8 +202,8 @@ class AuditFiles:
             there = self._path.stat()
         except FileNotFoundError:
             there = None
-            if any(os.path.samestat(ours, full.stat()) for full in rotated(self._path)[-1:]):
-                return  # Renamed by `_rotate`, which could not begin another one.
+        if (there is None or there.st_size == 0) and self._is_put_aside(ours):
+            return  # By `_rotate`, which could not begin another one.
         in_place = there is not None and os.path.samestat(ours, there)
         if in_place and ours.st_size >= self._size:
             return
@@ -216,7 +220,11 @@ class AuditFiles:
         detail = f"another program has {what} the file, which went to entry {last}"
         self._tell([{"detail": detail}])
 
+    def _is_put_aside(self, ours: os.stat_result) -> bool:
+        return any(os.path.samestat(ours, full.stat()) for full in rotated(self._path)[-1:])
+
     def _write(self, content: bytes, head: AuditHead) -> None:
+        self._unfinished = True
         try:
             left = memoryview(content)
             while left:
@@ -224,10 +232,18 @@ class AuditFiles:
             os.fdatasync(self._descriptor)
             self._note(head)
         except OSError:
-            os.ftruncate(self._descriptor, self._size)
+            with contextlib.suppress(OSError):  # The next attempt begins with it.
+                self._undo()
             raise
+        self._unfinished = False
         self._size += len(content)
         self.head = head
+
+    def _undo(self) -> None:
+        """Take back what a write that failed has left."""
+        if self._unfinished:
+            os.ftruncate(self._descriptor, self._size)
+            self._unfinished = False
 
     def _note(self, head: AuditHead) -> None:
         target = head_of(self._path)
@@ -257,6 +273,7 @@ class AuditFiles:
 
     def _continue(self) -> None:
         """Find the end of the log, and continue from there."""
+        self._unfinished = False
         torn = self._cut_off()
         try:
             head = read_head(self._path, self._key)
@@ -381,11 +398,11 @@ class AuditFiles:
 
     def _rotate(self) -> None:
         """Rename the full file, begin another one, and remove the oldest."""
-        with contextlib.suppress(FileNotFoundError):  # It was renamed already, but the next could not be created.
+        if not self._is_put_aside(os.fstat(self._descriptor)):  # Otherwise the next could not be begun.
             with self._path.open("rb") as file:
                 first = decoded(file.readline())[2]["number"]
             self._path.rename(self._path.with_name(f"{self._path.stem}-{first:012d}{self._path.suffix}"))
-            sync_names(self._path.parent)  # Before another has its name: the full one must not be without.
+        sync_names(self._path.parent)  # Before another has its name: the full one must not be without.
         full, self._descriptor = self._descriptor, self._opened()
         os.close(full)
         self._size = 0

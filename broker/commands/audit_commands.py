@@ -108,13 +108,14 @@ def show(
     from broker.audit.verification import lines
 
     path = _log(log, config)
-    wanted = (about or "").encode()
+    text = about or ""
+    wanted = {text.encode(), json.dumps(text)[1:-1].encode()}  # A line is ASCII, as JSON is.
     try:
-        found = deque((line for _, line in lines(path) if wanted in line), maxlen=limit)
+        found = deque((line for _, line in lines(path) if any(each in line for each in wanted)), maxlen=limit)
     except OSError as error:
         raise failed(f"{error.filename} cannot be read: {error.strerror}") from None
     if not found:
-        typer.echo("no entry" + (" with that text" if wanted else ""), err=True)
+        typer.echo("no entry" + (" with that text" if text else ""), err=True)
     for line in found:
         sys.stdout.write(line.decode() if as_json else f"{_shown(line)}\n")
 

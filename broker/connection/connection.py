@@ -31,12 +31,13 @@ from broker.connection import lifetime
 from broker.connection.answers import pinged
 from broker.connection.authorization import introduce
 from broker.connection.client_life import ClientLife
-from broker.connection.handlers import handle
+from broker.connection.handlers import handle, take_leave
 from broker.connection.meter import Meter
-from broker.connection.portions import wait_a_turn, work_of
+from broker.connection.portions import goodbye_in, wait_a_turn, work_of
 from broker.engine.client import Holder
 from broker.engine.engine import Engine
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.mqtt.disconnect import Disconnect
 from broker.mqtt.errors import PacketError, ProtocolError
 from broker.mqtt.framing import bytes_needed, check_packet_size, decode_length
 from broker.mqtt.message import Message
@@ -64,7 +65,7 @@ _NEVER: Final = 1 << 60  # More bytes than are ever read: what is behind a waiti
 class ClientConnection(ClientLife):
     """A client's connection: handles what is read, and can pause reading."""
 
-    __slots__ = ("_holder", "_moved", "_needed", "_tail", "_waiting", "dozes")
+    __slots__ = ("_holder", "_moved", "_needed", "_tail", "_waiting", "_waits_first", "dozes")
 
     def __init__(self, engine: Engine, transport: ByteStream, now: float) -> None:
         super().__init__(engine, transport, now)
@@ -72,6 +73,8 @@ class ClientConnection(ClientLife):
         self._needed = 0
         self._holder: Holder | None = None
         self._waiting = False
+        self._waits_first: Packet | None = None
+        """The decoded packet before `_tail`, if one waits."""
         self._moved = 0
         self.dozes = False
         """Whether the client only sends pings (`broker.sockets.doze`)."""
@@ -87,7 +90,7 @@ class ClientConnection(ClientLife):
             data, self._tail, self._moved = bytes(self._tail), None, 0
         silence, self.last_received = now - self.last_received, now
         engine = self.engine
-        if len(data) == 2 and data[0] == _PINGREQ and self._meter is None and pinged(engine, self.session, data):
+        if len(data) == 2 and data[0] == _PINGREQ and not engine.limits_rates and pinged(engine, self.session, data):
             self._doze(dozes=self.dozes or silence > _SILENCE)
             return
         if self.dozes:
@@ -242,8 +245,8 @@ class ClientConnection(ClientLife):
             slow = journal
         if slow is not None:
             self.hold(slow, now)
-        if self._meter is not None:
-            self._rest(self._meter, messages + handled, position, now)
+        if engine.limits_rates and session is not None:
+            self._rest(messages + handled, position, now)
         if position < limit and not self.closed:
             self._tail = bytearray(data[position:])
             self._needed = bytes_needed(data, position)
@@ -294,13 +297,13 @@ class ClientConnection(ClientLife):
 
     def wait(self, inquiry: Inquiry, packet: Packet | None) -> None:
         """Stop reading until *inquiry* is answered; then handle *packet*, if any, and what was read behind it."""
-        self._waiting = True
+        self._waiting, self._waits_first = True, packet
         if self._holder is None:
             self._transport.hold()
         inquiry.when_done(lambda now: self._go_on(packet, now))
 
     def _go_on(self, packet: Packet | None, now: float) -> None:
-        self._waiting = False
+        self._waiting, self._waits_first = False, None
         if self.closed:  # The client has left meanwhile, or `connect_timeout` has expired.
             return
         behind, self._tail = bytes(self._tail or b""), None
@@ -330,9 +333,11 @@ class ClientConnection(ClientLife):
             self.engine.metrics.publishers_held += 1
             self.engine.deadlines.file(self, now + _HOLD_SECONDS)
 
-    def _rest(self, meter: Meter, packets: int, size: int, now: float) -> None:
+    def _rest(self, packets: int, size: int, now: float) -> None:
         """Stop reading for a while if the client has sent more than its rate allows."""
-        seconds = meter.spend(packets, size, self.engine.limits, now)
+        if self._meter is None:
+            self._meter = Meter(self.engine.limits, now)
+        seconds = self._meter.spend(packets, size, self.engine.limits, now)
         if seconds > 0 and not self.closed:
             self.engine.metrics.rests += 1
             self._complain().fast(self.engine.limits, now)
@@ -364,6 +369,18 @@ class ClientConnection(ClientLife):
         before, self._moved = self._moved, len(self._tail or b"") - (self._transport.untaken if choked else 0)
         return self._moved - before >= _MUCH
 
+    def _has_said_goodbye(self) -> bool:
+        """Whether a DISCONNECT that discards the will was read and waits; what it says of the session is done."""
+        if not self._waiting or self.session is None:
+            return False
+        first = self._waits_first
+        try:
+            last = first if isinstance(first, Disconnect) else goodbye_in(bytes(self._tail or b""), self.version)
+            return last is not None and not take_leave(self, self.session, last)
+        except PacketError:
+            return False
+
     def _end(self, code: str, detail: str, now: float, *, publish_will: bool, claimed: str = "") -> None:
+        publish_will = publish_will and not self._has_said_goodbye()
         self._tail = None
         super()._end(code, detail, now, publish_will=publish_will, claimed=claimed)

@@ -260,15 +260,24 @@ def pingreq(_engine: Engine, connection: Client, _session: Session, _packet: Pin
 
 
 def disconnect(_engine: Engine, connection: Client, session: Session, packet: Disconnect, now: float) -> None:
-    """End the connection; a normal DISCONNECT discards the will, any other reason sends it [MQTT-3.14.4-3]."""
+    """End the connection."""
+    connection.left(now, publish_will=take_leave(connection, session, packet))
+
+
+def take_leave(connection: Client, session: Session, packet: Disconnect) -> bool:
+    """Do what *packet* says about *session*; return whether the will is sent. Raises `ProtocolError`.
+
+    A normal DISCONNECT discards the will, any other reason sends it [MQTT-3.14.4-3].
+    """
     if packet.reason_code not in CLIENT_REASONS:
         raise ProtocolError(f"reason code: {packet.reason_code:#04x} is a server's")
     expiry = packet.properties.session_expiry_interval
     if expiry is not None:
-        if session.expiry_interval == 0 and expiry != 0:  # MQTT 5 §3.14.2.2.2
+        most = connection.terms.limits.max_session_expiry
+        if session.expiry_interval == 0 and expiry != 0 and most:  # MQTT 5 §3.14.2.2.2; else it may be 0 by the limit.
             raise ProtocolError("the session expiry interval was 0 in CONNECT and cannot be changed")
-        session.expiry_interval = min(expiry, connection.terms.limits.max_session_expiry)
-    connection.left(now, publish_will=packet.reason_code is not ReasonCode.NORMAL_DISCONNECTION)
+        session.expiry_interval = min(expiry, most)
+    return packet.reason_code is not ReasonCode.NORMAL_DISCONNECTION
 
 
 _HANDLERS: dict[type[Any], Callable[[Engine, Client, Session, Any, float], None]] = {

@@ -14,18 +14,26 @@ Rules
 1. The wait is one round of the loop: a client that is alone loses some microseconds. Of many who wait, as many are
    served in each round as do one portion of work together (`broker.sockets.turn`); what they ask for in one turn before
    they wait is bounded likewise.
-2. No I/O, no clock: the portion is handled with the time of its read, which is older by as long as the others took.
+2. What waits when its connection ends, because the client has cut it or connected anew, is not handled any more, except
+   for a DISCONNECT: the client has said goodbye, so there is no will [MQTT-3.14.4-3].
+3. No I/O, no clock: the portion is handled with the time of its read, which is older by as long as the others took.
 """
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from broker.admission.inquiry import Inquiry, Waits
 from broker.engine.client import Client
-from broker.mqtt.packets import Packet
+from broker.mqtt.codes import PacketType, ProtocolVersion
+from broker.mqtt.disconnect import Disconnect
+from broker.mqtt.framing import split_frames
+from broker.mqtt.packets import Packet, decode_packet
 from broker.mqtt.publication import Publish
+from broker.mqtt.wire import MAXIMUM_VARIABLE_INTEGER
 from broker.sockets.turn import Turn
+
+_DISCONNECT: Final = PacketType.DISCONNECT << 4
 
 
 def work_of(packet: Packet, length: int) -> int:
@@ -59,3 +67,18 @@ def wait_for_room(connection: Client, packet: Packet | None, turn: Turn, now: fl
     connection.wait(inquiry, packet)
     turn.rounds.wait(lambda: inquiry.answer(None, now))
     raise Waits
+
+
+def goodbye_in(data: bytes, version: ProtocolVersion) -> Disconnect | None:
+    """Return the DISCONNECT among the whole packets in *data*, a read of some KB; None: there is none.
+
+    Raises `PacketError`.
+    """
+    if _DISCONNECT not in data:  # Nearly always.
+        return None
+    frames, _ = split_frames(data, MAXIMUM_VARIABLE_INTEGER)
+    for first, body, end in frames:
+        if first == _DISCONNECT:
+            packet = decode_packet(first, data[body:end], version)
+            return packet if isinstance(packet, Disconnect) else None
+    return None

@@ -155,17 +155,17 @@ class Connect:
             raise ProtocolError("authentication data: not allowed without an authentication method")
         client_id = reader.string("client identifier")  # [MQTT-3.1.3-1] fixes the order from here on.
         will = _read_will(reader, flags, version) if flags & _WILL else None
-        if version is ProtocolVersion.V31 and not reader.remaining:
-            # MQTT 3.1 §3.1: the Remaining Length overrides the flags, and a missing user name is valid.
-            flags &= ~(_USER_NAME | _PASSWORD)
+        # MQTT 3.1 §3.1: the Remaining Length overrides the flags: a missing user name, or password, is valid.
+        username = reader.string("user name") if flags & _USER_NAME and _is_there(reader, version) else None
+        password = reader.binary("password") if flags & _PASSWORD and _is_there(reader, version) else None
         return Connect(
             client_id=client_id,
             protocol_version=version,
             clean_start=bool(flags & _CLEAN_START),
             keep_alive=keep_alive,
             will=will,
-            username=reader.string("user name") if flags & _USER_NAME else None,
-            password=reader.binary("password") if flags & _PASSWORD else None,
+            username=username,
+            password=password,
             properties=properties,
         )
 
@@ -201,6 +201,11 @@ def _check_flags(flags: int, version: ProtocolVersion) -> int:
     if flags & _PASSWORD and not flags & _USER_NAME and version is not ProtocolVersion.V5:
         raise MalformedPacket("connect flags: a password needs a user name")  # 3.1.1 [MQTT-3.1.2-22]
     return flags
+
+
+def _is_there(reader: Reader, version: ProtocolVersion) -> bool:
+    """Whether a field that the flags announce is read: in MQTT 3.1, if anything is left; otherwise it must be there."""
+    return version is not ProtocolVersion.V31 or reader.remaining > 0
 
 
 def _read_will(reader: Reader, flags: int, version: ProtocolVersion) -> Will:

@@ -19,10 +19,13 @@ choosing QoS, packet identifiers or aliases (the session does).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from broker.mqtt.codes import QoS
 from broker.mqtt.publish import PUBREL_HEAD, encode_publish, split_publish
+
+_LONGEST_INTERVAL: Final = 0xFFFFFFFF
+"""Seconds that a Message Expiry Interval can say (MQTT 5 §3.3.2.3.3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +162,10 @@ class Message:
             properties += alias.encoded
             topic = b"" if alias.known else topic
         if self.expires_at is not None and now is not None:
-            # The interval is the time that is left [MQTT-3.3.2-6].
-            properties += b"\x02" + max(0, round(self.expires_at - now)).to_bytes(4, "big")
+            # The interval is the time that is left [MQTT-3.3.2-6]. *now* may be earlier than its publication, by less
+            # than a second in one process, and by as much as the clock is behind after a restart.
+            left = min(max(0, round(self.expires_at - now)), _LONGEST_INTERVAL)
+            properties += b"\x02" + left.to_bytes(4, "big")
         return encode_publish(first, topic, packet_id, properties, self.payload)
 
 

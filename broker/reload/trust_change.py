@@ -10,7 +10,8 @@ vouches for any more, or whose identity would be another by now, is disconnected
 Rules
 -----
 1. A few connections at a time, with the event loop in between: an examination costs as much as at admission.
-2. An unknown revocation status is no reason to disconnect a client; a known revocation is.
+2. An unknown revocation status is no reason to disconnect a client; a known revocation is. Nobody stays for as long as
+   lists are read: those of the new settings are read afterwards, and enforced like any other.
 3. A kept session is judged when its client returns. Its subscriptions, like all others, are judged at once where the
    bundles determine whom a name in the policy means.
 4. A client that is not admitted yet, with TLS complete or not, began in another generation and is told to reconnect
@@ -162,10 +163,11 @@ class ReloadedTrust:
         warn_of_groups(admission.trust_domain, loaded.config.trust)
         idle = warn_of_idle_names(admission)
         self._urls.use(loaded.config)
-        await self._lists.use(loaded.config)
+        self._lists.use(loaded.config)
         effects = await self._sweep(loaded, {}, change=True)
         if self._others_may_be_ours:
             effects += await change(self._engine, admission.policy, self._clock)
+        await self._lists.look()
         what = f"{describe_anchors(loaded.context)}, generation {admission.trust_generation}"
         return self._detail(loaded, what, idle), effects
 

@@ -162,9 +162,13 @@ class WebSocket:
         elif isinstance(event, Ping):
             self._pinged = event
         elif isinstance(event, CloseConnection):
+            forbidden = frames.state is ConnectionState.OPEN  # No close frame has come: this is the decoder's verdict.
             if frames.state is not ConnectionState.CLOSED:
                 self._send(frames, event.response())
-            self._end("CLIENT_CLOSED", now)
+            if forbidden:
+                self._fail(f"not a WebSocket: {event.reason}", now)
+            else:
+                self._end("CLIENT_CLOSED", now)
         elif isinstance(event, TextMessage):
             self._send(frames, CloseConnection(code=_UNSUPPORTED_DATA, reason="MQTT needs binary frames"))
             self._fail("a text frame", now)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
+from typing import Final
 
 from broker.admission.peer import DEFAULT_BUNDLE
 from broker.engine.engine import Engine
@@ -14,6 +16,9 @@ from broker.sources.crl_intake import CrlIntake
 from broker.sources.crl_urls import CrlUrls
 from broker.sources.ocsp_client import OcspClient
 from provisioning.program.starting import importing
+
+_PATIENCE: Final = 10.0
+"""Seconds: a file may be on a disk that hangs, and others wait for who waits for it."""
 
 
 class RevocationLists:
@@ -34,12 +39,17 @@ class RevocationLists:
         """Set once every source has been tried."""
         self._set_asker(config)
 
-    async def use(self, config: BrokerConfig) -> None:
-        """Use the files and URLs of *config* from now on, and read the files."""
+    def use(self, config: BrokerConfig) -> None:
+        """Use the files and URLs of *config* from now on."""
         self.files.paths = config.crl_files
         self.urls.configure(_urls_of(config))
         self._set_asker(config)
-        await self.files.look()
+
+    async def look(self) -> None:
+        """Read the files that are new, as long as there is patience; what takes longer is read by `run`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                await self.files.look()
 
     def clock_set(self, ahead: float) -> None:
         """Take note that the wall clock was set *ahead* by so many seconds; negative: back."""

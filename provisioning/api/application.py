@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Scope
 
 from provisioning.api import est
@@ -119,15 +119,30 @@ def error_handlers(answer: Answer) -> dict[Any, Any]:
 
     async def http_error(request: Request, error: HTTPException) -> Response:
         code = _HTTP_CODES.get(HTTPStatus(error.status_code), Code.INVALID_REQUEST)
-        said = _where_instead(request.url.path) if code is Code.NOT_FOUND else None
+        said, headers = None, error.headers
+        match code:
+            case Code.NOT_FOUND:
+                said = _where_instead(request.url.path)
+            case Code.METHOD_NOT_ALLOWED:
+                allowed = _allowed(request)
+                said, headers = f"send {allowed}", {"Allow": allowed}
         detail = f"{request.method} {request.url.path[:120]}: {said or error.detail}"
-        return answer(request.url.path, Refused(code, detail), error.headers)
+        return answer(request.url.path, Refused(code, detail), headers)
 
     async def failed(request: Request, error: Exception) -> Response:
         log.error("request failed", code="INTERNAL", method=request.method, path=request.url.path, exc_info=error)
         return answer(request.url.path, INTERNAL_ERROR, None)
 
     return {Refused: refused, Pending: pending, HTTPException: http_error, Exception: failed}
+
+
+def _allowed(request: Request) -> str:
+    """Return the methods that the path takes; the framework names those of its first route only."""
+    routes = [each for each in request.app.routes if isinstance(each, Route)]
+    found = {
+        method for each in routes if each.matches(request.scope)[0] is not Match.NONE for method in each.methods or ()
+    }
+    return ", ".join(sorted(found | ({"HEAD"} if "GET" in found else set())))
 
 
 def _where_instead(path: str) -> str | None:

@@ -62,6 +62,7 @@ remedy. Answers with 429 and 503 have `Retry-After`.
 **Lists** come in pages: send `next` of one page as `after` to get the following one, until it is null.
 
 **Many items in one request** are processed together or not at all: `items` of the problem document lists each one that
+cannot be.
 
 **A POST that got no answer** can be repeated with the same `Idempotency-Key`; it is not executed twice.
 

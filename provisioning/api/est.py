@@ -29,6 +29,7 @@ from provisioning.authorities.told_authorities import ToldAuthorities
 from provisioning.ca.certificate_message import certificate_message
 from provisioning.ca.key_envelope import EnvelopeSigner, seal_key
 from provisioning.enrolment.attempt import TokenCredential
+from provisioning.enrolment.groups import NO_LABELS
 from provisioning.enrolment.problems import pending_answer
 from provisioning.enrolment.service import EnrolmentService, MadeKey
 from provisioning.errors import Code, Pending, Refused
@@ -40,7 +41,6 @@ OPERATIONS: Final = ("cacerts", "csrattrs", "simpleenroll", "simplereenroll", "s
 MAXIMUM_BODY: Final = 64 * 1024
 
 _BELOW: Final = f"{PREFIX}/"
-_NO_LABELS: Final = frozenset({*OPERATIONS, "fullcmc"})
 _CERTS_ONLY: Final = "application/pkcs7-mime; smime-type=certs-only"
 _PKCS10: Final = "application/pkcs10"
 _PKCS8: Final = "application/pkcs8"
@@ -211,7 +211,7 @@ def certs_only(certificates: Sequence[x509.Certificate]) -> bytes:
 def check_label(label: str) -> str:
     """Return *label* if it can be a group's name; raise `Refused` otherwise."""
     try:
-        if label not in _NO_LABELS:
+        if label not in NO_LABELS:
             return check_name("label", label)
     except InvalidIdentity:
         pass

@@ -15,21 +15,26 @@ Rules
 -----
 1. Only an operator who may make the request now gets an answer, and only to the operator's own request.
 2. Only successful answers are kept: after a refusal, a corrected request may use the same key.
-3. A request whose process died is executed again by the next one, `_ABANDONED` after it began. Every request that takes
-   a key here tolerates that: a repeated revocation changes nothing, an unused token expires.
+3. A request whose process died is executed again by the next one, `_ABANDONED` after it began; not one that this
+   process is still at, however long it takes. Every request that takes a key here tolerates that: a repeated revocation
+   changes nothing, an unused token expires.
+4. Whatever becomes of the key, the caller gets the answer to what was done: a store that fails now, and cannot keep it,
+   would have him do it again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
 import re
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+import structlog
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
@@ -40,6 +45,8 @@ from provisioning.errors import Code, Refused
 from provisioning.store import conditions, idempotency
 from provisioning.store.database import Database
 from provisioning.store.idempotency import KnownRequest
+
+log = structlog.get_logger(__name__)
 
 HEADER: Final = "Idempotency-Key"
 KEPT: Final = timedelta(days=1)
@@ -58,6 +65,8 @@ class AnswerBook:
         self._clock = clock
         self._digest_key = hmac.digest(secret, b"idempotency key digest", hashlib.sha256)
         self._cipher = AESGCM(hmac.digest(secret, b"idempotency answer", hashlib.sha256))
+        self._doing: Final[set[bytes]] = set()
+        """The keys of requests that this process is at."""
 
     def digest_of(self, *facts: str) -> bytes:
         """Return what the store knows a request by."""
@@ -72,7 +81,8 @@ class AnswerBook:
             known = idempotency.begin(connection, digest, request_digest, now)
             if known is None or known.answer is not None or known.request_digest != request_digest:
                 return known
-            if abs(now - known.begun_at) < _ABANDONED:  # Else abandoned, or begun by a clock that was set back since.
+            # Else abandoned, or begun by a clock that was set back since.
+            if digest in self._doing or abs(now - known.begun_at) < _ABANDONED:
                 raise Refused(
                     Code.IDEMPOTENCY_BUSY,
                     f"a request with this {HEADER} is still being processed: repeat it in a few seconds",
@@ -90,16 +100,31 @@ class AnswerBook:
             )
         return self._opened(digest, known.answer or b"")
 
+    @contextlib.contextmanager
+    def doing(self, digest: bytes) -> Iterator[None]:
+        """Know of a request that has the key, while the block runs, that it is not abandoned."""
+        self._doing.add(digest)
+        try:
+            yield
+        finally:
+            self._doing.discard(digest)
+
     async def finish(self, digest: bytes, response: Response) -> None:
         """Keep the answer to a request that was done."""
         nonce = secrets.token_bytes(_NONCE_OCTETS)
         head = json.dumps([response.status_code, response.media_type or "application/json"]).encode()
         sealed = nonce + self._cipher.encrypt(nonce, head + b"\n" + bytes(response.body), digest)
-        await self._database.write(lambda connection: idempotency.finish(connection, digest, sealed))
+        await self._settle(lambda connection: idempotency.finish(connection, digest, sealed))
 
     async def forget(self, digest: bytes) -> None:
         """Free the key of a request that was refused."""
-        await self._database.write(lambda connection: idempotency.forget(connection, digest))
+        await self._settle(lambda connection: idempotency.forget(connection, digest))
+
+    async def _settle(self, settle: Callable[[Connection], None]) -> None:
+        try:
+            await self._database.write(settle)
+        except Refused as refusal:
+            log.warning("answer not kept", code="ANSWER_NOT_KEPT", detail=refusal.detail)
 
     def _opened(self, digest: bytes, sealed: bytes) -> Response:
         head, _, body = self._cipher.decrypt(sealed[:_NONCE_OCTETS], sealed[_NONCE_OCTETS:], digest).partition(b"\n")
@@ -140,15 +165,16 @@ async def _once(request: Request, key: str, handle: Callable[[Request], Coroutin
     answer = await book.begin(digest, request_digest)
     if answer is not None:
         return answer
-    try:
-        response = await handle(request)
-    except Exception:
-        conditions.require(None)
-        await book.forget(digest)
-        raise
-    conditions.require(None)  # It is done, and he shall know: only he hears it, and only while he may.
-    await book.finish(digest, response)
-    return response
+    with book.doing(digest):
+        try:
+            response = await handle(request)
+        except Exception:
+            conditions.require(None)
+            await book.forget(digest)
+            raise
+        conditions.require(None)  # It is done, and he shall know: only he hears it, and only while he may.
+        await book.finish(digest, response)
+        return response
 
 
 def _checked(key: str) -> str:

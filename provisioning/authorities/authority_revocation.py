@@ -14,7 +14,8 @@ Rules
 -----
 1. All certificates of a revoked CA are revoked too, one by one: so every relying party can learn of it.
 2. Afterwards there is an admin with a good certificate; a suspended one stays suspended if there is another.
-3. Called again while something is left, it continues.
+3. Called again while something is left, it continues, with the first operator too: whoever was killed before that has
+   cut off the one who repairs it.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class BegunRevocation:
 
     authority: RevokedAuthority
     operator: Device | None
-    """The first operator's record before, if this has revoked the operator's certificate."""
+    """The first operator's record, if this has revoked the operator's certificate and there is no other yet."""
     again: bool = False
     """It was begun before, and not finished."""
 
@@ -70,12 +71,14 @@ class AuthorityRevocation:
         by = operator_name()
 
         def transaction(connection: Connection) -> BegunRevocation:
-            found = begun(connection, name)
-            if found is not None:
-                return BegunRevocation(found, None, again=True)
             now = self.life.clock()
             first = devices.find(connection, OPERATOR_NAME)
             held = [] if first is None else certificates_of_device.in_use(connection, first.id, now, timedelta())
+            found = begun(connection, name)
+            if found is not None:
+                newest = None if first is None else certificates_of_device.newest(connection, first.id)
+                lost = not held and newest is not None and newest.issuer_key_id == found.issuer.key_id
+                return BegunRevocation(found, first if lost else None, again=True)
             authority = revoke_authority(connection, name, grounds, by=by, now=now)
             loses = any(each.issuer_key_id == authority.issuer.key_id for each in held)
             return BegunRevocation(authority, first if loses else None)
@@ -102,7 +105,8 @@ class AuthorityRevocation:
             raise ConfigurationError(f"there is no issuing CA {name!r}; there are {described(found)}")
         if chosen.state is AuthorityState.REVOKED:
             if await self.life.database.read(lambda connection: begun(connection, name)) is None:
-                raise ConfigurationError(f"{name} is revoked already")
+                nobody = "" if await self._usable_admins() else "; no admin has access: ca restore-operator"
+                raise ConfigurationError(f"{name} is revoked already{nobody}")
             return chosen
         if chosen.state is AuthorityState.ACTIVE:
             raise ConfigurationError(
@@ -132,10 +136,11 @@ class AuthorityRevocation:
         first = revocation.operator
         if first is None:
             return False
-        others = await self.life.database.write(
-            lambda connection: operators.usable_admins(connection, self.life.clock())
-        )
+        others = await self._usable_admins()
         if others and first.state is not DeviceState.ACTIVE:
             return False
         await issue_operator(self.life, OPERATOR_NAME, as_admin=not others)
         return True
+
+    async def _usable_admins(self) -> set[str]:
+        return await self.life.database.write(lambda connection: operators.usable_admins(connection, self.life.clock()))

@@ -8,7 +8,8 @@ entry. On a machine without a store (an offline root) it is a text with fingerpr
 
 Rules
 -----
-1. The file has exactly what is shown on the screen.
+1. The file has exactly what is shown on the screen. Whoever stops looking, as head does, does not stop the ceremony: a
+   CA would be revoked, and the operator who is cut off by that not certified again.
 2. It holds no passphrase, PIN or private key.
 """
 
@@ -44,9 +45,11 @@ class Transcript:
     witnesses: Sequence[str] = ()
     _lines: list[str] = field(default_factory=list)
     begun: datetime = field(init=False)
+    _unshown: OSError | None = field(default=None, init=False)
+    """Why no more lines are shown."""
 
     def __post_init__(self) -> None:
-        """Write the head."""
+        """Write the head; raise `OSError` if not even that can be shown, before anything is done."""
         self.begun = self.clock().astimezone(UTC)
         self.say(f"Ceremony: {self.title}")
         self.say(f"Begun {self.begun:%Y-%m-%d %H:%M:%S} UTC on {platform.node()} by {operator_name()}")
@@ -54,12 +57,22 @@ class Transcript:
         for witness in self.witnesses:
             self.say(f"Witness: {witness}")
         self.say("")
+        self.check_shown()
 
     def say(self, line: str) -> None:
         """Add a line and show it; it stays one line whatever the name of a witness or a certificate."""
         line = printable(line)
         self._lines.append(line)
-        self.show(line)
+        if self._unshown is None:
+            try:
+                self.show(line)
+            except OSError as error:
+                self._unshown = error
+
+    def check_shown(self) -> None:
+        """Raise the `OSError` because of which not all was shown: when the ceremony is over."""
+        if self._unshown is not None:
+            raise self._unshown
 
     def certificate(self, what: str, certificate: x509.Certificate) -> None:
         """Add a certificate: names, times, serial number, and the fingerprints to compare."""

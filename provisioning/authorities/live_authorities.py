@@ -45,6 +45,7 @@ from provisioning.authorities.authority import (
 from provisioning.authorities.own_credentials import SERVER_NAME
 from provisioning.authorities.told_authorities import ToldAuthorities
 from provisioning.ca.issuer import IssuanceRefused, Issuer
+from provisioning.ca.issuing_ca_findings import identifier_of
 from provisioning.config import Settings
 from provisioning.directory.files import ROOT_CA
 from provisioning.enrolment.issuing import Issuing
@@ -248,10 +249,11 @@ class LiveAuthorities:
             log.error("root CA's list not published", code="CRL_NOT_PUBLISHED", ca=root.name, detail=str(error))  # noqa: TRY400
             return
         self._roots[root.name] = self.publishers[root.name] = publisher
-        self._root_key_ids[root.name] = root.key_id.hex()
+        key_id = identifier_of(root.certificate)
+        self._root_key_ids[root.name] = key_id.hex()
         # What was revoked while no service ran is in no list yet. The list may hold others that have ended meanwhile.
         now = self._clock()
-        listed = await self._contents.take(root.key_id, None, now)
+        listed = await self._contents.take(key_id, None, now)
         current = publisher.current
         if current is not None and any(entry not in current.der for entry in listed.complete(now).values()):
             publisher.changed()

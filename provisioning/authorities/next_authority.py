@@ -70,7 +70,8 @@ class NextAuthority:
         _check_new(certificate, found)
         name = self._waiting_for(certificate, found)
         known = [each.certificate for each in found if each.kind is AuthorityKind.ROOT and each.state.trusted]
-        signer = next((each for each in [*known, *([root] if root else [])] if is_issued_by(certificate, each)), None)
+        # If it is not even the given root's, that is said with all else that is wrong.
+        signer = next((each for each in known if is_issued_by(certificate, each)), root)
         if signer is None:
             raise ConfigurationError(
                 f"no root of this fleet has issued it (its issuer is {certificate.issuer.rfc4514_string()}): "

@@ -9,7 +9,10 @@ switch in any order. The next issuing CA is signed by the new root (`provisionin
 Rules
 -----
 1. A root with an issuing CA under it is not retired, and neither is the last root.
-2. A new root has a new key, made where the settings say; if a later step fails, the key is deleted.
+2. A new root has a new key, made where the settings say; if a later step fails, the key is deleted, unless the root is
+   recorded all the same, or may be: whoever waits for a commit can be cancelled, the commit cannot, and its answer may
+   be lost.
+3. A key that waits for its root, as that of a ceremony that was killed, is used by the next one.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.authorities.authority_life import AuthorityLife, facts_of
 from provisioning.ca.ceremony import CertificateAuthority, succeed_root
-from provisioning.errors import ConfigurationError
+from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.store import authorities, serials
 from provisioning.store.audit import Action
@@ -48,8 +51,10 @@ class RootLife:
             )
         name = f"root-{sum(each.kind is AuthorityKind.ROOT for each in found) + 1}"
         old_key = self.life.places.open_for(old.name, old.certificate)
-        key, signer = self.life.places.create(name)
+        waits = self.life.places.holds(name)
+        key, signer = (self.life.places.open(name), None) if waits else self.life.places.create(name)
         numbers = (serials.new_serial(), serials.new_serial(), serials.new_serial())
+        may_be_recorded = False
         try:
             await self.life.log_step(Action.SIGNING_CA, name, {"root": name, "cross": old.name})
             succession = succeed_root(
@@ -70,9 +75,11 @@ class RootLife:
                     authorities.add(connection, each, kind, AuthorityState.ACTIVE, certificate, now)
                     self.life.note(connection, Action.CA_SIGNED, each, facts_of(certificate))
 
+            may_be_recorded = True
             await self.life.database.write(transaction)
-        except BaseException:
-            self.life.places.discard(name, signer)
+        except BaseException as error:
+            if signer is not None and (not may_be_recorded or await self._is_surely_not_recorded(name, error)):
+                self.life.places.discard(name, signer)
             raise
         self.life.transcript.say(f"Key of {name}: {self.life.places.place(name)}")
         self.life.transcript.certificate(f"New root {name}", succession.new_root)
@@ -80,6 +87,14 @@ class RootLife:
         self.life.transcript.certificate("Old key certified by the new root", succession.old_with_new)
         await self.life.write_files(name)
         return name
+
+    async def _is_surely_not_recorded(self, name: str, error: BaseException) -> bool:
+        if isinstance(error, Refused):  # The server may be about to commit what it was sent before it was lost.
+            return False
+        try:
+            return all(each.name != name for each in await self.life.every())
+        except Refused:
+            return False
 
     async def retire(self, name: str) -> None:
         """End a root under which no trusted issuing CA is left."""

@@ -36,11 +36,15 @@ class Workshop:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def become_the_directory(self) -> None:
-        """Rename it, complete as it is, in one step that survives a power failure."""
+        """Rename it, complete as it is, in one step that survives a power failure. Raises `OSError`, and it stays."""
         (self.path / _LOCK).unlink()
         sync_names(self.path)
         self.path.rename(self._directory)
-        sync_names(self._directory.parent)
+        try:
+            sync_names(self._directory.parent)
+        except OSError:  # It is about to be said that there is none, and its keys in a token are deleted.
+            self._directory.rename(self.path)
+            raise
 
     def close(self) -> None:
         """Remove it, unless it has become the directory."""

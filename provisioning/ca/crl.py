@@ -29,8 +29,9 @@ from typing import Final
 from cryptography import x509
 
 from provisioning.ca import der
+from provisioning.ca.issuing_ca_findings import identifier_of
 from provisioning.ca.signing import hash_for, signed, throw_away_twin
-from provisioning.pki.keys import PrivateKey, key_identifier
+from provisioning.pki.keys import PrivateKey
 from provisioning.pki.revocation_reason import RevocationReason
 
 _MAXIMUM_NUMBER: Final = (1 << 159) - 1  # RFC 5280 §5.2.3: 20 octets at most, and not negative.
@@ -125,7 +126,8 @@ class CrlIssuer:
         if key.public_key() != certificate.public_key():
             raise ValueError("the private key does not belong to the CA's certificate")
         self.certificate: Final = certificate
-        self.key_id: Final = key_identifier(certificate.public_key())
+        self.key_id: Final = identifier_of(certificate)
+        """By which the certificates that the CA has issued, and the list, name its key."""
         self._key = key
         self._draft_key = throw_away_twin(key)
 

@@ -12,8 +12,8 @@ Rules
 2. The CA must suit our own certificates: the subject of the service's and of OCSP signers is a Common Name alone, the
    purposes are those of clients and servers.
 
-Handles: the certificate and its root. Does not handle: signatures, other CAs of the fleet, name constraints on DNS
-names, addresses and URIs, which affect only some certificates.
+Handles: the certificate and its root. Does not handle: whether that root has signed it, other CAs of the fleet, name
+constraints on DNS names, addresses and URIs, which affect only some certificates.
 """
 
 from __future__ import annotations
@@ -23,11 +23,18 @@ from datetime import datetime
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from provisioning.pki.extension import UNREADABLE
+from provisioning.pki.extension import UNREADABLE, extension
 from provisioning.pki.keys import key_identifier
 
+_SERIALS_END: Final = 1 << 159
+"""Of 20 octets, the first bit of which is the sign (RFC 5280 §4.1.2.2)."""
+_WEAK_HASHES: Final = frozenset({"md5", "sha1"})
+_LEAST_RSA_BITS, _LEAST_EC_BITS = 2048, 224
+"""What OpenSSL's security level 2 accepts, which is Debian's: 112 bits."""
 _PURPOSES: Final = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH}
 _Found = Mapping[x509.ObjectIdentifier, x509.Extension[x509.ExtensionType]]
 
@@ -40,9 +47,14 @@ def issuing_ca_findings(certificate: x509.Certificate, root: x509.Certificate, n
         yield "it is not valid now"
     if certificate.not_valid_after_utc > root.not_valid_after_utc:
         yield "it expires after its root"
+    if not 0 < certificate.serial_number < _SERIALS_END:
+        yield f"its serial number {certificate.serial_number:x} is none: have it signed with one of 1 to 20 octets"
+    if (hash_algorithm := _hash_of(certificate)) in _WEAK_HASHES:
+        yield f"it is signed with {hash_algorithm}, which is too weak for TLS: have it signed with SHA-256"
+    yield from _about_root(root, now)
     try:
-        found: _Found = {extension.oid: extension for extension in certificate.extensions}
-        above: _Found = {extension.oid: extension for extension in root.extensions}
+        found: _Found = {each.oid: each for each in certificate.extensions}
+        above: _Found = {each.oid: each for each in root.extensions}
     except UNREADABLE as error:
         yield f"its extensions, or those of its root, cannot be read ({error})"
         return
@@ -50,6 +62,54 @@ def issuing_ca_findings(certificate: x509.Certificate, root: x509.Certificate, n
     yield from _keys(found, certificate, root)
     yield from _what_its_certificates_may(found, "its")
     yield from _what_its_certificates_may(above, "its root's")
+    yield from _what_root_may(above)
+
+
+def _about_root(root: x509.Certificate, now: datetime) -> Iterator[str]:
+    if not _is_root(root):
+        issuer = root.issuer.rfc4514_string()
+        yield f"its root is none: it was issued by {issuer}, or by another key of that name, and is no end of a path"
+    if now < root.not_valid_before_utc:
+        yield "its root is not valid yet"
+    if (size := _size_of_weak(root.public_key())) is not None:
+        yield f"its root's key has {size} bits, which is too weak for TLS"
+
+
+def _is_root(root: x509.Certificate) -> bool:
+    """Whether it is the end of a path, as OpenSSL sees it; nobody verifies with what a root has signed itself."""
+    if root.issuer != root.subject:
+        return False
+    try:
+        root.verify_directly_issued_by(root)
+    except InvalidSignature:
+        return False
+    except (ValueError, TypeError, UnsupportedAlgorithm):  # By SHA-1, say: it was usual for roots of 2015.
+        return True
+    return True
+
+
+def _size_of_weak(key: object) -> int | None:
+    match key:
+        case rsa.RSAPublicKey(key_size=size) if size < _LEAST_RSA_BITS:
+            return size
+        case ec.EllipticCurvePublicKey(key_size=size) if size < _LEAST_EC_BITS:
+            return size
+        case _:
+            return None
+
+
+def _hash_of(certificate: x509.Certificate) -> str | None:
+    try:
+        algorithm = certificate.signature_hash_algorithm
+    except UnsupportedAlgorithm:  # Then it is found not to be issued by its root.
+        return None
+    return None if algorithm is None else algorithm.name
+
+
+def _what_root_may(above: _Found) -> Iterator[str]:
+    usage = above.get(x509.KeyUsage.oid)
+    if usage is not None and isinstance(usage.value, x509.KeyUsage) and not usage.value.key_cert_sign:
+        yield "its root's key usage does not include keyCertSign"
     constraints = above.get(x509.BasicConstraints.oid)
     if constraints is None or not isinstance(constraints.value, x509.BasicConstraints) or not constraints.value.ca:
         yield "its root is not a CA by its basic constraints"
@@ -57,13 +117,18 @@ def issuing_ca_findings(certificate: x509.Certificate, root: x509.Certificate, n
         yield "its root may have no CA under it: its root's path length is 0"
 
 
+def identifier_of(authority: x509.Certificate) -> bytes:
+    """Return by which key identifier a CA is named in what it signs: its subject key identifier, if it has one.
+
+    That of an imported root need not be the SHA-1 of its key (RFC 7093).
+    """
+    named = extension(authority, x509.SubjectKeyIdentifier)
+    return key_identifier(authority.public_key()) if named is None else named.digest
+
+
 def authority_key(root: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    """Return the authority key identifier for *root*: its own subject key identifier, if it has one."""
-    try:
-        named = root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    except x509.ExtensionNotFound:
-        return x509.AuthorityKeyIdentifier(key_identifier(root.public_key()), None, None)
-    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(named)
+    """Return the authority key identifier of what *root* signs."""
+    return x509.AuthorityKeyIdentifier(identifier_of(root), None, None)
 
 
 def _what_it_may(found: _Found) -> Iterator[str]:
@@ -89,21 +154,21 @@ def _keys(found: _Found, certificate: x509.Certificate, root: x509.Certificate) 
     if (
         authority is None
         or not isinstance(authority.value, x509.AuthorityKeyIdentifier)
-        or authority.value.key_identifier != authority_key(root).key_identifier
+        or authority.value.key_identifier != identifier_of(root)
     ):
         yield "its authority key identifier is not the root's key"
 
 
 def _what_its_certificates_may(found: _Found, whose: str) -> Iterator[str]:
     """Yield why relying parties would not accept the certificates issued below it."""
-    for extension in found.values():
-        match extension.value:
+    for each in found.values():
+        match each.value:
             case x509.ExtendedKeyUsage() as purposes if not set(purposes) >= _PURPOSES:
                 yield f"{whose} extended key usage lacks clientAuth or serverAuth: TLS would refuse its certificates"
             case x509.NameConstraints(permitted_subtrees=permitted) if any(map(_is_a_directory_name, permitted or ())):
                 yield f"{whose} name constraints permit subjects that ours are not: a Common Name alone"
-            case x509.UnrecognizedExtension() if extension.critical:
-                yield f"{whose} extension {extension.oid.dotted_string} is critical, and no relying party knows it"
+            case x509.UnrecognizedExtension() if each.critical:
+                yield f"{whose} extension {each.oid.dotted_string} is critical, and no relying party knows it"
 
 
 def _is_a_directory_name(name: x509.GeneralName) -> bool:

@@ -22,6 +22,7 @@ Rules
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -47,7 +48,13 @@ SUBJECT_ATTRIBUTES: Final[Mapping[str, x509.ObjectIdentifier]] = {
 }
 """The subject's possible attributes beside the Common Name, in this order, under the names that profiles use."""
 
-_LONGEST_ATTRIBUTE: Final = 64  # RFC 5280 appendix A.1; a country has two letters, which the library checks.
+_LONGEST_ATTRIBUTE: Final = 64  # RFC 5280 appendix A.1.
+_FORMS: Final = {
+    "country": (re.compile("[A-Za-z]{2}"), "two letters"),
+    # A PrintableString (X.680 §41.4), into which the library writes whatever it is given.
+    "serialNumber": (re.compile(r"[A-Za-z0-9 '()+,./:=?-]+"), "letters, digits, spaces and '()+,-./:=?"),
+}
+"""The attributes that have another form than text (RFC 5280 appendix A.1), and what it is made of."""
 
 
 class NameRefused(Refused):
@@ -183,6 +190,9 @@ def _checked(name: str, attribute: x509.NameAttribute[str | bytes]) -> x509.Name
     value = attribute.value
     if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= _LONGEST_ATTRIBUTE:
         raise NameRefused(Code.CSR_NAME, f"the subject's {name} is not 1 to {_LONGEST_ATTRIBUTE} printable characters")
+    form, words = _FORMS.get(name, (None, ""))
+    if form is not None and form.fullmatch(value) is None:
+        raise NameRefused(Code.CSR_NAME, f"the subject's {name} is {value!r}: use {words}")
     return x509.NameAttribute(attribute.oid, value)
 
 

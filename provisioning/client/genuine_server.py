@@ -78,7 +78,10 @@ def unproven(path: Sequence[bytes], response: bytes, now: datetime) -> str | Non
         return "it does not prove that its certificate is not revoked (OCSP stapling): is it older than this program?"
     if len(path) < _WITH_ISSUER:
         return "its certificate is itself a trust anchor: no CA says whether it is revoked"
-    own, issuer = (x509.load_der_x509_certificate(each) for each in path[:_WITH_ISSUER])
+    try:
+        own, issuer = (x509.load_der_x509_certificate(each) for each in path[:_WITH_ISSUER])
+    except UNREADABLE as error:
+        return f"its certificate, or that of its CA, cannot be read: {error}"
     try:
         answer = read_answer(response, Question(b"", b""), own.serial_number, issuer, now)
     except OcspRefused as error:

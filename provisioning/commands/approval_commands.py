@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
     from provisioning.client.enrolment_answers import Approval
 
-State = Literal["pending", "approved", "denied", "used"]
+State = Literal["pending", "approved", "denied", "used", "lapsed"]
 """The service's names for them. Not imported, so that these commands start without the database library."""
 
 approval_app = command_group(help="Approve or deny waiting certificate requests.")

@@ -125,6 +125,7 @@ def sign(
         if ceremony.as_json:
             told = {"certificate": str(output), "transcript": str(path), "transcript_sha256": transcript.digest}
             print_document({"ceremony": "ca root sign", **told})
+        transcript.check_shown()
     except CeremonyRefused as error:
         raise fail(error) from error
     except ConfigurationError as error:

@@ -85,9 +85,10 @@ class Ceremony:
                 audit.append(connection, now(), operator_name(), Action.CEREMONY, title, facts)  # type: ignore[arg-type]
 
             await database.write(vouch)
-            tell(f"Transcript: {path} (SHA-256 {transcript.digest}, in the audit log)")
             if self.as_json:
                 print_document({"ceremony": title, **told, **facts, "transcript": str(path)})
+            tell(f"Transcript: {path} (SHA-256 {transcript.digest}, in the audit log)")
+            transcript.check_shown()
 
         self._opened(run)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -24,11 +25,20 @@ def expect_new(path: Path) -> None:
 
 
 def write_new(path: Path, content: bytes) -> None:
-    """Write a new file, and return when it is on disk; raise `ConfigurationError` if it exists or cannot be written."""
+    """Write a new file, and return when it is on disk; raise `ConfigurationError` if it exists or cannot be written.
+
+    Of what could not be written whole nothing is left: the next attempt would be refused for it.
+    """
     try:
-        with path.open("xb") as file:
-            file.write(content)
-            sync_content(file)
-        sync_names(path.parent)
+        file = path.open("xb")
+        try:
+            with file:
+                file.write(content)
+                sync_content(file)
+            sync_names(path.parent)
+        except OSError:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error

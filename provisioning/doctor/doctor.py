@@ -9,7 +9,6 @@ Rules
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import shutil
@@ -39,10 +38,9 @@ from provisioning.doctor.doctor_authorities import authority_findings
 from provisioning.doctor.doctor_claims import claim_findings
 from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
 from provisioning.doctor.doctor_manufacturers import manufacturer_findings
+from provisioning.doctor.doctor_own_certificates import certificate_findings, standing_findings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki import open_to_all
-from provisioning.pki.issued_by import is_issued_by
-from provisioning.pki.keys import KeyFileError, load_key, spki_fingerprint
 from provisioning.pki.own_directory import quoted, user_argument, user_name
 from provisioning.program import full_disk
 from provisioning.program.given_file import SETTINGS_BYTES, contents_of
@@ -83,7 +81,7 @@ async def examine(settings: Settings, now: datetime) -> AsyncIterator[Finding]:
         *_modes(settings, files),
         *_trust_domain(settings, files),
         *_keys(settings),
-        *_certificates(files, now),
+        *certificate_findings(files, now),
         *_disk(settings),
         *(warning("address", doubt.what, doubt.remedy) for doubt in about_address(settings)),
     ):
@@ -199,62 +197,6 @@ def _keys(settings: Settings) -> Iterator[Finding]:
         yield failed("keys", f"{files.directory} holds no CA key", "restore the file from the backup")
 
 
-def _certificates(files: AuthorityFiles, now: datetime) -> Iterator[Finding]:
-    remedies = {
-        SERVER: "restart the service: it renews its own certificate",
-        OPERATOR: "enrol again with a token (token create --role operator), or fleet-provisioning ca restore-operator",
-    }
-    if not files.bundle.exists():
-        what = f"{files.bundle} is missing: commands and brokers have no trust anchors"
-        yield failed("certificates", what, "restart the service: it writes the file again")
-    good = []
-    for name, remedy in remedies.items():
-        if name == OPERATOR and not files.certificate(name).exists():  # Its owner may keep it elsewhere.
-            continue
-        try:
-            certificate = read_certificate(files.certificate(name))
-        except ConfigurationError as error:
-            yield failed("certificates", str(error), "restore the file from the backup")
-            continue
-        if stranger := _of_others(files, name, certificate):
-            yield failed("certificates", stranger, remedy)
-            continue
-        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        if now < begin:
-            yield failed(
-                "clock",
-                f"the clock says {now:%Y-%m-%d %H:%M} UTC, before {name}.crt becomes valid ({begin:%Y-%m-%d %H:%M})",
-                "set the clock: timedatectl set-ntp true",
-            )
-        elif now >= end:
-            yield failed("certificates", f"{name}.crt expired on {end:%Y-%m-%d %H:%M} UTC", remedy)
-        elif now > end - (end - begin) / 3:
-            yield warning("certificates", f"{name}.crt expires on {end:%Y-%m-%d %H:%M} UTC", remedy)
-        else:
-            good.append(name)
-    if good:
-        yield ok("certificates", f"not expiring soon: {', '.join(good)}")
-
-
-def _of_others(files: AuthorityFiles, name: str, certificate: x509.Certificate) -> str | None:
-    """Return what is wrong with the certificate *name* if it is not this service's, None if it is."""
-    ours = [path for path in files.directory.glob("*.crt") if path.stem not in {SERVER, OPERATOR}]
-    cas = []
-    for path in ours:
-        with contextlib.suppress(ConfigurationError):  # Reported with the keys.
-            cas.append(read_certificate(path))
-    if not any(is_issued_by(certificate, each) for each in cas):
-        issuer = certificate.issuer.rfc4514_string()
-        return f"{name}.crt was not issued by a CA of {files.directory}, but by {issuer!r}"
-    try:
-        key = load_key(files.key(name))
-    except KeyFileError:
-        return None  # Another check reports it.
-    if spki_fingerprint(key.public_key()) != spki_fingerprint(certificate.public_key()):
-        return f"{name}.crt does not match the key in {name}.key"
-    return None
-
-
 def _disk(settings: Settings) -> Iterator[Finding]:
     free = shutil.disk_usage(settings.directory).free
     shown = f"{free // 2**20:,} MiB free at {settings.directory}"
@@ -354,6 +296,7 @@ def _whole(connection: Connection, where: str) -> Finding:
 async def _records(settings: Settings, database: Database, now: datetime) -> AsyncIterator[Finding]:
     def read(connection: Connection) -> tuple[datetime | None, list[Finding]]:
         findings = [
+            *standing_findings(connection, AuthorityFiles(settings.directory), now),
             *authority_findings(connection, settings, now),
             *manufacturer_findings(connection, now),
             *claim_findings(connection, now),

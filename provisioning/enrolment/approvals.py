@@ -17,7 +17,7 @@ from datetime import datetime
 import structlog
 from sqlalchemy.engine import Connection
 
-from provisioning.enrolment.ways.approval import enrolled_since, newest_of
+from provisioning.enrolment.ways.approval import IN_FORCE, enrolled_since, newest_of
 from provisioning.errors import Code, Refused
 from provisioning.store import approvals, audit
 from provisioning.store.approvals import ApprovalState, StoredApproval
@@ -81,7 +81,13 @@ class ApprovalService:
     async def page(
         self, *, limit: int, after: int, group: str | None, state: ApprovalState | None
     ) -> tuple[list[StoredApproval], int | None]:
-        """Return requests, oldest first, after the number *after*, and where the next page begins, if there is one."""
+        """Return requests, oldest first, after the number *after*, and where the next page begins, if there is one.
+
+        An approval that is too old to count is shown as lapsed; it may be given again.
+        """
+        lapsed = self._clock() - IN_FORCE
         return await self._database.read(
-            lambda connection: approvals.page(connection, limit=limit, after=after, group=group, state=state)
+            lambda connection: approvals.page(
+                connection, limit=limit, after=after, group=group, state=state, lapsed=lapsed
+            )
         )

@@ -95,6 +95,8 @@ class Authorised:
     """The certificates that the new one replaces at once."""
     on_trial: bool = False
     """The certificate is on hold until its successor is asked for."""
+    paid: bool = False
+    """Something that is worth one certificate is spent on it."""
     settlements: Sequence[Settle] = field(default=())
 
 
@@ -241,6 +243,7 @@ def _admit(
         answer,
         superseded,
         any(each.on_trial for each in said),
+        any(each.pays for each in said),
         _settlements(device, said, is_new=is_new),
     )
 

@@ -68,14 +68,22 @@ class EnrolmentTrust:
             log.info("enrolment trust changed", anchors=len(anchors))
             return True
 
+    async def keep_up(self) -> bool:
+        """Do the same. If the store cannot be read now, the trust stays as it is: `run` compares again soon.
+
+        So whoever has just changed the store gets an answer: a claim's key is in no other.
+        """
+        try:
+            return await self.refresh()
+        except Refused as refusal:
+            log.warning("enrolment trust not compared", code="ENROLMENT_TRUST_STALE", detail=refusal.detail)
+            return False
+
     async def run(self) -> None:
-        """Compare for ever. If the store cannot be read now, compare later; the trust stays as it is."""
+        """Compare for ever."""
         while True:
             await asyncio.sleep(_ROUND_SECONDS)
-            try:
-                await self.refresh()
-            except Refused as refusal:
-                log.warning("enrolment trust not compared", code="ENROLMENT_TRUST_STALE", detail=refusal.detail)
+            await self.keep_up()
 
     def _in_force(self, connection: Connection) -> list[bytes]:
         return [*claims.anchors(connection, self._clock()), *manufacturers.anchors(connection)]

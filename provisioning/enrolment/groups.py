@@ -5,6 +5,8 @@ Rules
 1. A group that is not configured admits devices by token, as if there were no groups.
 2. An alternative names ways that must all vouch; a group without any alternative admits nobody.
 3. A configured group can be closed, never removed: its name is in certificates.
+4. A new group's name can be an EST label: none of EST's operations is called that (RFC 7030 §3.2.2). Without a label a
+   device gets in only if its evidence names the group.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from provisioning.store.authorities import DEFAULT_LINE
 from provisioning.store.database import Database
 from provisioning.store.groups import Alternative, Group, StoredGroup, WayName, alternative_text
 
+NO_LABELS: Final = frozenset({"cacerts", "csrattrs", "fullcmc", "serverkeygen", "simpleenroll", "simplereenroll"})
+"""EST's operations (RFC 7030 §3.2.2)."""
 MAXIMUM_ALTERNATIVES: Final = 16
 MAXIMUM_SAME_KEY_WINDOW: Final = timedelta(days=7)
 _WEBHOOK_TIMEOUTS: Final = (timedelta(seconds=1), timedelta(seconds=30))
@@ -49,6 +53,8 @@ class GroupService:
     async def create(self, group: Group, *, by: str) -> StoredGroup:
         """Record a new group; raise `Refused` naming the field that is wrong, or if there is one of that name."""
         self._check(group)
+        if group.name in NO_LABELS:
+            raise invalid(f"name {group.name} is that of an EST operation and cannot be a label: choose another name")
         now = self._clock()
 
         def record(connection: Connection) -> None:

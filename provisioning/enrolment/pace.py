@@ -4,7 +4,8 @@ A device has no bucket. It gets certificates as fast as it likes until its `MOST
 and then one per `SLOWLY`, so that a device which renewed in a loop is not locked out when they expire. Each of them, if
 revoked, is an entry of every CRL and an event for every broker; a device that was taken apart got 225 a second.
 Trials do not count: an attacker with a copied claim can make any number of them for a name, and must not keep that
-device from being activated. Enrolment with a token is not limited: a token is worth one certificate anyway.
+device from being activated. An enrolment that spends a token is not limited: a token is worth one certificate anyway.
+One that is presented beside other evidence, and not needed, is not spent.
 
 Theory
 ------
@@ -104,7 +105,7 @@ def certify_again(connection: Connection, device: Device, now: datetime) -> None
         return
     newest = certificates_of_device.newest(connection, device.id)
     if newest is not None and abs(now - newest.issued_at) < SLOWLY:
-        seconds = math.ceil((newest.issued_at + SLOWLY - now).total_seconds())
+        seconds = math.ceil((min(newest.issued_at + SLOWLY, end) - now).total_seconds())
         raise Refused(
             Code.RATE_LIMITED,
             f"{device.name} has {MOST_OF_DEVICE} certificates that are still valid, the maximum: use "

@@ -141,7 +141,7 @@ def _headers(refusal: Refused) -> dict[str, str]:
     match STATUSES[refusal.code]:
         case HTTPStatus.UNAUTHORIZED if refusal.code in _BASIC_CODES:
             return {"WWW-Authenticate": 'Basic realm="enrolment", charset="UTF-8"'}
-        case HTTPStatus.SERVICE_UNAVAILABLE:
+        case HTTPStatus.SERVICE_UNAVAILABLE | HTTPStatus.TOO_MANY_REQUESTS:
             return {"Retry-After": str(_RETRY_AFTER_SECONDS)}
         case HTTPStatus.REQUEST_ENTITY_TOO_LARGE | HTTPStatus.REQUEST_TIMEOUT:
             return {"Connection": "close"}  # The rest of the body is not read.

@@ -183,7 +183,8 @@ class EnrolmentService:
             certificate,
             connection=connection,
             server_key=True,
-            waits_as=spki_fingerprint(asked.wished) if asked.proved else None,
+            waits_as=None if asked.proof is None else spki_fingerprint(asked.wished),
+            proof=asked.proof,
         )
         await self._rehearse(attempt)
         key = await asyncio.to_thread(make_key, await self._profile_of(label), asked.wished)
@@ -307,7 +308,7 @@ class EnrolmentService:
         if authorised.answer is not None:
             return _given_again(authorised.answer)
         _check_key(connection, authorised.device, attempt.request)
-        if attempt.token is None and not authorised.on_trial:
+        if not authorised.paid and not authorised.on_trial:
             pace.certify_again(connection, authorised.device, attempt.now)
         pace.certify(connection, authorised.rules, attempt.now)
         certificate, certificate_id = self._sign(connection, attempt, authorised, reservation)

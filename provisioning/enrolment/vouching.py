@@ -2,7 +2,9 @@
 
 Rules
 -----
-1. The group's alternatives are tried in their order, and the first that is fulfilled counts.
+1. The group's alternatives are tried in their order, and the first that is fulfilled counts; but those with a token
+   that is bound to a device come first. It is an operator's word about this very device, which may do more than any
+   other evidence: readmit the device, or let it have a new key.
 2. Knowing a name is no evidence: an alternative that proves nothing admits nobody, and asks no webhook either.
 3. A refusal says which alternatives there are and what was shown; `provisioning.enrolment.authorise` decides whether
    the client may know that.
@@ -39,7 +41,8 @@ def vouched_by(
         listed_devices.find(connection, rules.name, attempt.request.common_name)
     refusal: Refused | None = None
     waiting: Undecided | Unasked | None = None
-    for alternative in rules.ways:
+    decided = {way.name for way in evidence if way.is_decision}
+    for alternative in sorted(rules.ways, key=decided.isdisjoint):
         if not usable.keys() >= set(alternative):
             continue
         try:

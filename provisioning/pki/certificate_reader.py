@@ -18,8 +18,10 @@ Rules
 -----
 1. Only for a certificate whose path OpenSSL has verified: signature and key are not checked.
 2. Whatever differs from the usual format, even in a byte, goes to the library, whose answer or error then counts.
-   Nothing is repaired or skipped unseen: bytes that are not read here were read by the library before.
-3. Bounded: a limited number of templates and of certificates, 1 KB each, is remembered; the oldest goes first.
+   Nothing is repaired or skipped unseen: bytes that are not read here were read by the library before. OpenSSL accepts
+   more than the library does, and a certificate may not be admitted or refused by what was read before it.
+3. Bounded: a limited number of templates and of certificates, 1 KB each, is remembered. The oldest certificate goes
+   first; the templates go all at once.
 4. What a certificate says is remembered, never whether it is good.
 
 Handles: one common name, one identity URI, validity before 2050. The library handles the rest.
@@ -40,7 +42,8 @@ from provisioning.pki.revocation import CertificateKey, certificate_key
 _MOST_TEMPLATES = 1024
 _MOST_CERTIFICATES = 16_384
 _SEQUENCE, _SET, _INTEGER, _UTC_TIME = 0x30, 0x31, 0x02, 0x17
-_STRINGS = (0x0C, 0x13)  # UTF8String, PrintableString.
+_PRINTABLE_STRING = 0x13
+_STRINGS = (0x0C, _PRINTABLE_STRING)  # The first is UTF8String.
 _VERSION_3 = b"\xa0\x03\x02\x01\x02"
 _COMMON_NAME = b"\x06\x03\x55\x04\x03"
 _EXTENSIONS = 0xA3
@@ -48,7 +51,9 @@ _URI = 0x86
 _SCHEME = SCHEME.encode()
 _ZULU = 0x5A
 _ALTERNATIVE_NAME = b"\x06\x03\x55\x1d\x11"
+_SUBJECT_KEY_ID = b"\x06\x03\x55\x1d\x0e"
 _CRITICAL = b"\x01\x01\xff"
+_BIT_STRING = 0x03
 _OCTET_STRING = 0x04
 _SUBJECT_KEY = b"\x30\x1d\x06\x03\x55\x1d\x0e\x04\x16\x04\x14"
 """A subject key identifier extension, up to its twenty bytes (RFC 5280 §4.2.1.2)."""
@@ -152,11 +157,11 @@ class CertificateReader:
         not_before, not_after = _time(der[begins:until]), _time(der[ends:stop])
         at, key = _element(der, subject, end, _SEQUENCE)
         name = _common_name(der, at, key)
-        _, at = _element(der, key, end, _SEQUENCE)  # The public key: OpenSSL has used it.
+        kind, at = _key_of(der, key, end)
         at, stop = _element(der, at, end, _EXTENSIONS)
         if stop != end:
             raise _Unusual
-        uri, common = _extensions(der, at, end, der[after_serial:validity])
+        uri, common = _extensions(der, at, end, der[after_serial:validity] + kind)
         template = self._templates.get(common)
         if template is None:
             facts = facts_of(x509.load_der_x509_certificate(der))
@@ -237,10 +242,21 @@ def _common_name(der: bytes, at: int, end: int) -> bytes:
     at += 5
     if at >= end or der[at] not in _STRINGS:
         raise _Unusual
+    is_printable = der[at] == _PRINTABLE_STRING
     start, stop = _element(der, at, end, der[at])
-    if stop != end:
+    if stop != end or (is_printable and b"_" in der[start:stop]):  # The one character of names that those have not.
         raise _Unusual
     return der[start:stop]
+
+
+def _key_of(der: bytes, at: int, end: int) -> tuple[bytes, int]:
+    """Return what kind of key the public key at *at* is, and where it ends; OpenSSL has used its bits."""
+    at, stop = _element(der, at, end, _SEQUENCE)
+    _, bits = _element(der, at, stop, _SEQUENCE)
+    start, after = _element(der, bits, stop, _BIT_STRING)
+    if after != stop or start == after or der[start]:
+        raise _Unusual
+    return der[at:bits], stop
 
 
 def _extensions(der: bytes, at: int, end: int, before: bytes) -> tuple[str, bytes]:
@@ -261,6 +277,8 @@ def _extensions(der: bytes, at: int, end: int, before: bytes) -> tuple[str, byte
             if has_key_id:
                 raise _Unusual
             has_key_id = True
+        elif der[content : content + 5] == _SUBJECT_KEY_ID:  # In another form: beside the usual one it is one too many.
+            raise _Unusual
         else:
             common.append(der[at:following])
         at = following

@@ -82,6 +82,10 @@ class CrlContents:
             self._pieces = [b"".join(self._entries.values())]
         return tuple(self._pieces)
 
+    def knows_since(self, sequence: int) -> bool:
+        """Whether `since` that event still tells all: it forgets, and an earlier event may be asked for again."""
+        return sequence >= self._forgotten
+
     def since(self, sequence: int) -> Mapping[int, bytes]:
         """Return what has changed after the event *sequence*, and forget what changed up to it."""
         if sequence > self._forgotten:

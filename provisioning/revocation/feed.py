@@ -164,8 +164,7 @@ class RevocationFeed:
 
     async def start(self) -> None:
         """Find the feed's newest event; before the first subscriber."""
-        newest = await self._database.read(revocations.newest)
-        self._take_as_newest(await self._page(max(newest - 1, 0), 1))
+        self._take_as_newest(await self._newest_there())
 
     def announce(self) -> None:
         """Announce that revocations have been committed."""
@@ -302,12 +301,18 @@ class RevocationFeed:
         await self._begin_anew()
         return []
 
+    async def _newest_there(self) -> list[FeedEvent]:
+        newest = await self._database.read(revocations.newest)
+        return await self._page(max(newest - 1, 0), 1)
+
     async def _begin_anew(self) -> None:
         """Forget all events, and let every subscriber return and be told so (rule 4)."""
         known, tail = self.newest, tuple(self._tail)
-        await self.start()
+        newest = await self._newest_there()
         there = {each.mark for each in await self._page(max(known - len(tail), 0), len(tail))} if tail else set()
         lost = [each.serial for each in tail if each.mark not in there]
+        # From here on nothing fails or waits: a store that fails meanwhile would be taken for the same as before.
+        self._take_as_newest(newest)
         log.error(
             "the database has lost revocations that were answered: repeat them",
             code="STORE_WENT_BACK",

@@ -84,7 +84,12 @@ class CrlPlan:
 
 
 class _Outdated(Exception):
-    """The store has lost events that the contents were made of: a standby took over that did not have them."""
+    """The contents cannot be continued, and are to be read again.
+
+    The store has lost events that they were made of: a standby took over that did not have them. Or a delta has to
+    continue an earlier list than the last one did: another process began it before and finished it after, or this clock
+    was ahead.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,13 +193,14 @@ class CrlPublisher:
         if self._set_back():
             self._contents = None  # What had expired by the wrong clock may not have.
         contents = self._contents or await self._everything(issuer)
-        try:
-            news = await self._read(issuer, contents)
-        except _Outdated:
-            if self._shared is not None:
-                self._shared.forget()
-            contents = await self._everything(issuer)
-            news = await self._read(issuer, contents)
+        while True:
+            try:
+                news = await self._read(issuer, contents)
+                break
+            except _Outdated:
+                if self._shared is not None:
+                    self._shared.forget()
+                contents = await self._everything(issuer)
         previous_update = self._previous_update()
         now = news.at
         begun = time.monotonic()
@@ -318,9 +324,11 @@ class CrlPublisher:
                 raise _Outdated
             if self._set_back():
                 crls.forget_ahead(connection, plan.name, now + self._longest_life())
+            base = crls.oldest_in_use(connection, plan.name, now)
+            if base is not None and not contents.knows_since(base.through_sequence):
+                raise _Outdated
             number = counters.take_above(connection, plan.counter, int(now.timestamp() * 1000))
             last = revocations.last(connection)
-            base = crls.oldest_in_use(connection, plan.name, now)
             found = revocations.changes(connection, issuer.key_id, plan.shard_id, contents.through, _number_of(last))
             audit.append(connection, now, _ACTOR, Action.SIGNING_CRL, plan.name, {"number": number})
             return _News(number, crls.take_second(connection, plan.name, now), found, last, base)

@@ -55,7 +55,7 @@ from provisioning.enrolment.manufacturer_watch import ManufacturerWatch
 from provisioning.enrolment.service import EnrolmentService
 from provisioning.enrolment.token_retention import TokenRetention
 from provisioning.enrolment.webhook import Webhooks
-from provisioning.errors import ConfigurationError, Refused
+from provisioning.errors import ConfigurationError
 from provisioning.pki.tls import TlsConfigurationError
 from provisioning.program.starting import importing
 from provisioning.program.version import product_version
@@ -162,7 +162,7 @@ async def build(opened: Opened) -> Parts:
     if place is not None:
         metrics.registry.register(StartsCollector(place.starts))
         fellows = FellowWorkers(place, _answers(metrics, health, trust, feed))
-    trust_changed = everywhere(trust.refresh, fellows, _TRUST)
+    trust_changed = everywhere(trust.keep_up, fellows, _TRUST)
 
     def webhook_anchors(settings: Settings) -> Path:
         return settings.webhook_cafile or opened.authority.files.bundle
@@ -357,10 +357,7 @@ def _answers(
         return b"%d" % feed.subscribers
 
     async def trust_anew() -> bytes:
-        try:
-            await trust.refresh()
-        except Refused as refusal:  # Compared again in a few seconds.
-            log.warning("enrolment trust not compared", code="ENROLMENT_TRUST_STALE", detail=refusal.detail)
+        await trust.keep_up()
         return b""
 
     return {QUESTION: figures, _FOLLOWERS: followers, _TRUST: trust_anew}

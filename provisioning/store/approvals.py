@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
@@ -21,6 +21,7 @@ from provisioning.store import counters, stretches
 from provisioning.store.tables import approvals
 
 _NUMBERS: Final = "approval"
+_PROOF_OCTETS: Final = 32
 
 
 class ApprovalState(StrEnum):
@@ -30,6 +31,8 @@ class ApprovalState(StrEnum):
     APPROVED = "approved"
     DENIED = "denied"
     USED = "used"
+    LAPSED = "lapsed"
+    """Approved, too long ago to count; as a list shows it, what is stored is `APPROVED`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,8 @@ class StoredApproval:
     certificate_id: int | None
     """The last certificate that it bought: a second one if the answer with the first was lost. Before it has bought
     one: the name's newest certificate at the time of the decision."""
+    answered: tuple[bytes, ...] = ()
+    """The proofs of the requests that were answered with a key made here."""
 
 
 _FIND: Final = (
@@ -119,12 +124,15 @@ def decide(
     connection.execute(statement.values(state=state.value, decided_at=now, decided_by=by, certificate_id=held))
 
 
-def spend(connection: Connection, approval_id: int, certificate_id: int, now: datetime) -> None:
-    """Record that the certificate was issued; the time of the first one stays."""
+def spend(
+    connection: Connection, approval_id: int, certificate_id: int, now: datetime, answered: Sequence[bytes]
+) -> None:
+    """Record that the certificate was issued, and all that was *answered* so far; the time of the first one stays."""
     spent = {
         "state": ApprovalState.USED.value,
         "used_at": func.coalesce(approvals.c.used_at, now),
         "certificate_id": certificate_id,
+        "answered": b"".join(answered) or None,
     }
     connection.execute(update(approvals).where(approvals.c.id == approval_id).values(spent))
 
@@ -160,23 +168,41 @@ def remove_stale(connection: Connection, group: str, before: datetime) -> int:
 
 
 def page(
-    connection: Connection, *, limit: int, after: int, group: str | None, state: ApprovalState | None
+    connection: Connection,
+    *,
+    limit: int,
+    after: int,
+    group: str | None,
+    state: ApprovalState | None,
+    lapsed: datetime,
 ) -> tuple[list[StoredApproval], int | None]:
     """Return up to *limit* requests, oldest first, after the number *after*, and where the next page begins.
 
     Without a next page that is None. A page may be shorter though there is a next one (`provisioning.store.stretches`).
+    Those that were approved until *lapsed*, and are not used, have lapsed.
     """
     statement = select(approvals).order_by(approvals.c.id)
     if group is not None:
         statement = statement.where(approvals.c.group_name == group)
-    if state is not None:
-        statement = statement.where(approvals.c.state == state.value)
+    match state:
+        case ApprovalState.APPROVED:
+            statement = statement.where(approvals.c.state == state.value, approvals.c.decided_at > lapsed)
+        case ApprovalState.LAPSED:
+            approved = approvals.c.state == ApprovalState.APPROVED.value
+            statement = statement.where(approved, approvals.c.decided_at <= lapsed)
+        case ApprovalState():
+            statement = statement.where(approvals.c.state == state.value)
 
     def found(behind: int, last: int, most: int) -> list[StoredApproval]:
         part = statement.where(approvals.c.id > behind, approvals.c.id <= last).limit(most)
-        return [_from_row(row) for row in connection.execute(part)]
+        return [_shown(_from_row(row), lapsed) for row in connection.execute(part)]
 
     return stretches.page(connection, select(approvals.c.id), found, limit=limit, after=after)
+
+
+def _shown(found: StoredApproval, lapsed: datetime) -> StoredApproval:
+    is_over = found.state is ApprovalState.APPROVED and found.decided_at is not None and found.decided_at <= lapsed
+    return replace(found, state=ApprovalState.LAPSED) if is_over else found
 
 
 def _from_row(row: Any) -> StoredApproval:
@@ -189,4 +215,9 @@ def _from_row(row: Any) -> StoredApproval:
         row.decided_by,
         row.used_at,
         row.certificate_id,
+        _proofs_in(row.answered or b""),
     )
+
+
+def _proofs_in(answered: bytes) -> tuple[bytes, ...]:
+    return tuple(answered[start : start + _PROOF_OCTETS] for start in range(0, len(answered), _PROOF_OCTETS))

@@ -23,6 +23,7 @@ SCRIPT = Path(__file__).parent.parent / "support" / "clients" / "mqtt_packet_cod
 
 QUIRKS = {
     "MQTT 3.1 CONNECT with a user name flag and no user name, which its text allows": "Cannot parse username",
+    "MQTT 3.1 CONNECT with a password flag and no password, which its text allows": "Cannot parse password",
     "MQTT 5 CONNECT with a password and no user name": "generate: Username is required to use password",
     "MQTT 3.1 PUBREL sent again": "Invalid header flag bits, must be 0x2 for pubrel packet",
     "MQTT 3.1 SUBSCRIBE sent again": "Invalid header flag bits, must be 0x2 for subscribe packet",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 from hypothesis import example, given
@@ -162,18 +162,9 @@ def test_changed_bytes_are_read_as_the_library_reads_them_or_refused(changes: li
     # Else OpenSSL has refused it before: key, signature or their algorithms are not read again.
 
 
-def places_of(part: bytes) -> range:
-    start = USUAL.index(part)
-    return range(start, start + len(part))
-
-
 SIGNED = shared_device("meter-1").certificate
-KEY_INFO = SIGNED.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-USED_BY_OPENSSL = {
-    *places_of(KEY_INFO),
-    *range(USUAL.index(SIGNED.tbs_certificate_bytes) + len(SIGNED.tbs_certificate_bytes), len(USUAL)),
-}
-"""Key and signature, which are not read again."""
+USED_BY_OPENSSL = range(USUAL.index(SIGNED.tbs_certificate_bytes) + len(SIGNED.tbs_certificate_bytes), len(USUAL))
+"""The signature, which is not read again, and which OpenSSL has encoded anew."""
 
 
 @pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
@@ -201,7 +192,7 @@ def deformed(encoded: bytes) -> Iterator[bytes]:
         yield before + after
         yield before + each * 2 + after
         yield before + each[:1] + bytes([0x80 | len(longer)]) + longer + inside + after
-        if each == KEY_INFO or not (each[0] & 0x20 or each[:1] + inside[:1] == OCTET_STRING + SEQUENCE):
+        if not (each[0] & 0x20 or each[:1] + inside[:1] == OCTET_STRING + SEQUENCE):
             continue
         yield before + element(each[:1], inside + b"\x30") + after
         for other in deformed(inside):
@@ -237,6 +228,41 @@ def test_a_certificate_that_is_formed_otherwise_is_read_as_the_library_reads_it_
         changed = element(SEQUENCE, element(SEQUENCE, other) + b"".join(rest))
         expected, found = outcome(slowly, changed), outcome(reader.read, changed)
         assert found == expected or (isinstance(found, tuple) and isinstance(expected, tuple)), changed.hex()
+
+
+def read_after(known: bytes, der: bytes) -> tuple[Any, Any]:
+    """Return what the library says of *der*, and what a reader does that has read *known* before."""
+    reader = CertificateReader()
+    reader.read(known)
+    return outcome(slowly, der), outcome(reader.read, der)
+
+
+def test_a_name_in_a_string_that_cannot_hold_it_is_refused_whatever_was_read_before() -> None:
+    known = shared_device("meter_1").der
+    tbs, *rest = children(known)
+    before, name, after = tbs.rpartition(element(b"\x0c", b"meter_1"))
+    assert name
+    expected, found = read_after(known, element(SEQUENCE, b"".join([before, b"\x13", name[1:], after, *rest])))
+    assert expected == found
+    assert isinstance(found, tuple), "OpenSSL accepts it, the library does not"
+
+
+def test_a_second_key_identifier_is_refused_whatever_form_the_first_has() -> None:
+    tbs, *rest = children(USUAL)
+    *others, extensions = children(tbs)
+    usual = [*children(content(extensions))]
+    standard = next(each for each in usual if b"\x55\x1d\x0e" in each)
+    identifier = next(children(standard))
+    long = element(SEQUENCE, identifier + element(OCTET_STRING, element(OCTET_STRING, b"k" * 32)))
+
+    def certificate(*its_own: bytes) -> bytes:
+        them = element(SEQUENCE, b"".join([*(each for each in usual if each != standard), *its_own]))
+        return element(SEQUENCE, element(SEQUENCE, b"".join([*others, element(b"\xa3", them)])) + b"".join(rest))
+
+    assert isinstance(outcome(slowly, certificate(long)), CertificateFacts)
+    expected, found = read_after(certificate(long), certificate(long, standard))
+    assert expected == found
+    assert isinstance(found, tuple)
 
 
 def test_a_certificate_cut_anywhere_is_refused() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker.mqtt.codes import ReasonCode
-from tests.support.bad_packet import MALFORMED, PROTOCOL, V5, V31, V311, BadPacket
+from tests.support.bad_packet import MALFORMED, PROTOCOL, V5, V311, BadPacket
 
 CONNECT_V311 = b"\x00\x04MQTT\x04"
 CONNECT_V5 = b"\x00\x04MQTT\x05"
@@ -148,10 +148,10 @@ BAD_CONNECTS = (
         "user name: 2 bytes needed, 0 left in the packet",
     ),
     BadPacket(
-        "a password is present when its flag is set",
-        V31,
+        "a password is present when its flag is set, but for MQTT 3.1",
+        V311,
         0x10,
-        b"\x00\x06MQIsdp\x03\xc2\x00\x00\x00\x01a\x00\x01u",
+        b"\x00\x04MQTT\x04\xc2\x00\x00\x00\x01a\x00\x01u",
         MALFORMED,
         "password: 2 bytes needed, 0 left in the packet",
     ),

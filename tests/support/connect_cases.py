@@ -31,6 +31,18 @@ CONNECT_CASES = (
         canonical=False,
     ),
     PacketCase(
+        "MQTT 3.1 CONNECT with a password flag and no password, which its text allows",
+        V31,
+        b"\x10\x12"  # CONNECT, 18 bytes follow
+        b"\x00\x06MQIsdp\x03"  # protocol name and version
+        b"\xc2"  # flags: user name, password, clean session
+        b"\x00\x0a"  # keep alive
+        b"\x00\x01a"  # client identifier
+        b"\x00\x01u",  # user name
+        Connect(protocol_version=V31, client_id="a", keep_alive=10, username="u"),
+        canonical=False,
+    ),
+    PacketCase(
         "3.1.1 CONNECT without a client identifier",
         V311,
         b"\x10\x0c"  # CONNECT, 12 bytes follow

@@ -41,6 +41,8 @@ class FakeClock:
             ("FAKETIME_DONT_FAKE_MONOTONIC", 1),
             # Otherwise every timed wait, as in Python's threads, would expire at once, again and again.
             ("FAKETIME_FORCE_MONOTONIC_FIX", 0),
+            # Otherwise a process that is killed leaves a file and a semaphore in the machine's shared memory.
+            ("FAKETIME_DISABLE_SHM", 1),
         ):
             monkeypatch.setenv(name, str(value))
 

@@ -216,7 +216,9 @@ class PostgresqlServer:
         with self._log.open("ab") as log:
             process = subprocess.Popen(
                 [binary("postgres"), "-D", self._data, "-p", str(port), "-c", "listen_addresses=127.0.0.1",
-                 "-c", f"unix_socket_directories={self._directory}", "-c", "max_connections=60", *options],
+                 "-c", f"unix_socket_directories={self._directory}", "-c", "max_connections=60",
+                 "-c", "dynamic_shared_memory_type=mmap",  # In its directory: one that is killed leaves nothing.
+                 *options],
                 stdout=log, stderr=log, cwd=self._directory, **as_user(self._user),
             )  # fmt: skip
         deadline = time.monotonic() + START_SECONDS

@@ -29,6 +29,7 @@ class TokenWay(Way):
         self._token = token
         self.role = token.grant.role
         self.group = token.grant.group
+        self.is_decision = token.grant.device is not None
 
     @classmethod
     def presented(cls, connection: Connection, attempt: Attempt) -> Self | None:
@@ -64,6 +65,7 @@ class TokenWay(Way):
             proves=True,
             identifies=bound,
             readmits=bound,
+            pays=True,
             dns_names=grant.dns_names,
             ip_addresses=tuple(ipaddress.ip_address(address) for address in grant.ip_addresses),
             lifetime=grant.lifetime,

@@ -57,6 +57,8 @@ class Vouched:
     """An operator's permission for this device, newer than any earlier decision about it."""
     decides: bool = False
     """A person has decided about this very request."""
+    pays: bool = False
+    """What was presented is worth one certificate, and is spent on this one."""
     dns_names: tuple[str, ...] = ()
     ip_addresses: tuple[IpAddress, ...] = ()
     lifetime: timedelta | None = None
@@ -78,6 +80,8 @@ class Way(ABC):
     role: Role = Role.DEVICE
     group: str | None = None
     """The group that the evidence is for; None: any."""
+    is_decision: bool = False
+    """An operator has decided about this very device."""
 
     @classmethod
     @abstractmethod

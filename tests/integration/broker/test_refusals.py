@@ -149,6 +149,18 @@ def test_who_the_chain_lets_through_is_judged_by_admission(
         assert client.expect_end() is None
 
 
+def test_who_shows_a_cas_certificate_that_only_openssl_reads_is_refused_in_words(
+    broker: BrokerProcess, pki: Pki, anchors: Path
+) -> None:
+    garbled = x509.UnrecognizedExtension(x509.AuthorityInformationAccess.oid, b"\x04\x00")
+    device = pki.certify(IDENTITY, issuer=pki.authority("Garbled CA", pki.root, extensions=[garbled]))
+    before = len(broker.events("INTERNAL_ERROR"))
+    with TlsClient(broker.port, anchors, device.credential) as client:
+        answer = client.connect(client_id="bad", expect=ReasonCode.NOT_AUTHORIZED)
+        assert "UNTRUSTED_ISSUER: the certificate of a CA above" in str(answer.properties.reason_string)
+    assert len(broker.events("INTERNAL_ERROR")) == before
+
+
 def test_another_devices_identifier_takes_neither_a_live_session_nor_a_kept_one(
     broker: BrokerProcess, pki: Pki, anchors: Path, meter: Held, name: str
 ) -> None:

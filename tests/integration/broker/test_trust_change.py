@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import ssl
@@ -186,6 +187,20 @@ def test_an_anchor_that_is_taken_out_of_cafile_puts_out_its_clients(tmp_path: Pa
         )
         with TlsClient(scene.broker.port, "", context=context, session=session) as again:
             assert not again.socket.session_reused, "tickets of before are worth nothing"
+
+
+def test_nobody_stays_for_as_long_as_a_list_cannot_be_read(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        scene = Scene(tmp_path / "b", stack, both())
+        stays, goes = scene.connect(scene.ours, "stays"), scene.connect(scene.theirs, "goes")
+        hanging = tmp_path / "hanging.crl"  # As on a disk that does not answer.
+        os.mkfifo(hanging)
+        scene.write(TABLE.format(name="ours", anchors="{ours}", terms=f"{BLIND}\ncrlfile = ['{hanging}']"))
+        scene.broker.send_signal(signal.SIGHUP)
+        assert "UNTRUSTED_ISSUER" in str(goes.farewell().properties.reason_string)
+        stays.check_alive()
+        wait_until(lambda: scene.broker.events("RELOADED", part="trust"), "the reload ends, and others may begin")
+        hanging.open("wb").close()
 
 
 @pytest.mark.parametrize("text", ["", "tables"])

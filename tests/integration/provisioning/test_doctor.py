@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import create_engine, text
 
 from provisioning.pki.own_directory import user_argument
+from tests.support.ca_life import ca
 from tests.support.pki import shared_pki
 from tests.support.postgresql import PostgresqlServer
 from tests.support.prepared_fleet import PASSPHRASE
@@ -71,6 +72,27 @@ def test_a_running_service_is_recognised_and_another_program_named(
     assert all("ss -ltnp" in each["remedy"] for each in found["ports"])
     _, found = findings(ProvisioningService(pristine.dir, settings))
     assert all("ss -ltnp" in each["remedy"] for each in found["ports"]), "both ports are another fleet's"
+
+
+def test_a_credential_of_the_directory_that_is_refused_is_found(tmp_path: Path) -> None:
+    """As a command leaves it that is killed when it has revoked a CA, before it has certified the operator again."""
+    service = ProvisioningService.copied(tmp_path / "fleet", {"port": 0, "http_port": 0})
+    code, found = findings(service)
+    assert (code, found["certificates"]) == (0, [])
+    before = {path: path.read_bytes() for path in service.dir.glob("operator.*")}
+    for order in (
+        ("rollover", "begin"),
+        ("rollover", "activate", "--without-waiting"),
+        ("revoke", "issuing-ca", "--yes"),
+    ):
+        ca(service, *order)
+    for path, content in before.items():
+        path.write_bytes(content)
+    code, found = findings(service)
+    server, finding = sorted(found["certificates"], key=lambda each: "operator.crt" in each["detail"])
+    assert server["detail"] == "server.crt is revoked: whoever presents it is refused"
+    assert (code, finding["detail"]) == (1, "operator.crt is revoked: whoever presents it is refused")
+    assert "ca restore-operator" in finding["remedy"]
 
 
 def test_open_files_wrong_passphrase_and_a_database_of_another_version_are_found(

@@ -9,11 +9,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from broker.mqtt.codes import ReasonCode
+from broker.mqtt.packets import Publish, Subscribe
+from broker.mqtt.properties import Properties
 from broker.wall_clock import WallClock
 from tests.support.due import do_what_is_due
 from tests.support.pki import shared_pki
 from tests.support.stored import WALL_OFFSET, StoredBroker
-from tests.support.wire import MemoryBroker, WireClient, publication
+from tests.support.wire import KEPT, MemoryBroker, WireClient, publication, request
 
 EPOCH = shared_pki().now.timestamp() - 1000.0
 
@@ -275,3 +277,20 @@ def test_a_session_that_ended_before_this_process_stays_however_the_clock_is_set
     assert moved == pytest.approx(after.now + offset)
     assert backend < other + 1
     before.close()
+
+
+@pytest.mark.parametrize("retain", [False, True])
+def test_the_longest_expiry_is_not_longer_after_a_start_in_the_past(
+    stored: StoredBroker, monkeypatch: pytest.MonkeyPatch, retain: bool
+) -> None:
+    """Else no packet could say it, and whoever subscribed to the topic was disconnected, each time."""
+    stored.service(**KEPT).subscribe(request("fleet/#", 1, retain_handling=2))
+    stored.device("meter-1").publish(
+        "fleet/meters/meter-1/telemetry", b"x", qos=1, retain=retain, message_expiry_interval=0xFFFFFFFF
+    )
+    monkeypatch.setattr("tests.support.stored.WALL_OFFSET", WALL_OFFSET - 1e9)
+    after = stored.killed()
+    back = after.service(**KEPT)
+    back.send(Subscribe(1, (request("fleet/#", 1),)))
+    received = [each.properties for each in back.received() if isinstance(each, Publish)]
+    assert received == [Properties(message_expiry_interval=0xFFFFFFFF)] * (1 + retain)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,6 +71,29 @@ def left(judge: Admission, held: Held, path: list[Held] | None = None, at: float
     peer = judge.examine(held.der, soon(at), lambda: ders)
     assert isinstance(peer, Peer), peer
     return peer.seconds_left
+
+
+GARBLED = x509.UnrecognizedExtension(x509.AuthorityInformationAccess.oid, b"\x04\x00")
+GARBLED_CA = PKI.authority("Garbled CA", PKI.root, extensions=[GARBLED])
+P256, UNKNOWN_CURVE = bytes.fromhex("06082a8648ce3d030107"), bytes.fromhex("06082a8648ce3d030104")
+
+
+@pytest.mark.parametrize("bundles", [False, True], ids=["cafile", "bundles"])
+@pytest.mark.parametrize(
+    "authority",
+    [der(GARBLED_CA), der(FIRST).replace(P256, UNKNOWN_CURVE), der(FIRST).replace(b"\xa0\3\2\1\2", b"\xa0\3\2\1\x7f")],
+    ids=["an extension", "the key", "the version"],
+)
+def test_a_ca_of_which_only_openssl_can_read_the_certificate_lets_nobody_in(authority: bytes, *, bundles: bool) -> None:
+    judge = admission()
+    if bundles:
+        judge.believe(Trust([TrustBundle("ours", [PKI.root.certificate])]))
+    for _ in range(2):
+        refused = judge.examine(HELD.der, NOW, lambda: [HELD.der, authority, der(PKI.root)])
+        assert isinstance(refused, Refused)
+        assert refused.code is RefusalCode.UNTRUSTED_ISSUER
+        assert "cannot be read" in refused.detail
+    assert left(judge, OF_ANOTHER, [ANOTHER, PKI.root]) == 300, "others are not affected"
 
 
 @pytest.mark.parametrize("path", [[FIRST], [FIRST, PKI.root]])

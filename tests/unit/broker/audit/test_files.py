@@ -377,6 +377,39 @@ def test_what_a_full_disk_took_a_part_of_is_undone_and_written_later_under_the_s
     assert verify(path, KEY, files.head).findings == []
 
 
+@contextlib.contextmanager
+def failing(*calls: str) -> Iterator[None]:
+    """As on a disk that is there no more: these calls fail, as the kernel has them fail."""
+
+    def fail(*_arguments: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.MonkeyPatch.context() as patch:
+        for each in calls:
+            patch.setattr(os, each, fail)
+        yield
+
+
+@pytest.mark.parametrize("sync", ["fdatasync", "fsync"])  # Of the lines; of the head, and of the folder.
+@pytest.mark.parametrize("most_bytes", [1 << 20, 1])
+def test_what_a_failing_disk_does_not_let_go_of_is_undone_when_it_works_again(
+    path: Path, sync: str, most_bytes: int
+) -> None:
+    files = opened(path, most_bytes=most_bytes, most_files=20)
+    files.append([(1_700_000_000.0, {"code": "ONE"})])
+    for _ in range(2):
+        with failing(sync, "ftruncate"), pytest.raises(OSError, match="Input/output error"):
+            files.append([(1_700_000_000.0, {"code": "TWO", "detail": "of the first attempt"})])
+    for code in ("TWO", "THREE"):
+        files.append([(1_700_000_000.0, {"code": code})])
+    files.close()
+    assert verify(path, KEY, files.head).findings == []
+    found = [json.loads(line) for each in [*rotated(path), path] for line in each.read_bytes().splitlines()]
+    assert [each["code"] for each in found if "code" in each] == ["ONE", "TWO", "THREE"]
+    assert write(path, "FOUR").number == files.head.number + 1
+    assert verify(path, KEY).findings == []
+
+
 def test_a_file_that_could_not_be_begun_on_a_full_disk_is_begun_later(path: Path) -> None:
     files = opened(path, most_bytes=1)
     with no_file_longer_than(10), pytest.raises(OSError, match="File too large"):

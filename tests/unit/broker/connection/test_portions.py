@@ -9,6 +9,7 @@ import pytest
 
 from broker.admission.policy import Rules
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.mqtt.disconnect import Disconnect
 from broker.mqtt.packets import Packet, Pingreq, Pingresp, Puback, Publish, Suback, Subscribe, Unsubscribe
 from broker.mqtt.properties import Properties
 from broker.sockets.transport import RECORD
@@ -16,7 +17,7 @@ from broker.sockets.work import PORTION
 from provisioning.pki.role import Role
 from tests.support.pki import shared_device
 from tests.support.policies import of_roles
-from tests.support.wire import V5, V311, MemoryBroker, WireClient, publication, request
+from tests.support.wire import V5, V311, KeptSession, MemoryBroker, WireClient, publication, request, will
 
 OWN = "fleet/meters/meter-1/state"
 PAIRS = (("name", "value"),)
@@ -156,6 +157,56 @@ def test_what_waits_for_its_turn_goes_with_the_connection() -> None:
     in_one_read(greedy, *(publication("not/mine", b"", 1, packet_id=number) for number in range(1, 1001)))
     greedy.vanish()
     assert broker.metrics.publishes_denied == PORTION
+
+
+MANY_PINGS = (Pingreq(),) * 600
+MANY_FILTERS = (subscription(500),) * 8
+"""Work for several portions; the packet at which one ends is decoded, and waits."""
+
+
+@pytest.mark.parametrize("before", [MANY_PINGS, (subscription(500), *MANY_FILTERS), MANY_FILTERS[:4]])
+@pytest.mark.parametrize(
+    ("last", "wills"),
+    [
+        (Disconnect(), []),
+        (Disconnect(ReasonCode.NORMAL_DISCONNECTION, Properties(session_expiry_interval=0)), []),
+        (Disconnect(ReasonCode.DISCONNECT_WITH_WILL_MESSAGE), [b"gone"]),
+        (Disconnect(ReasonCode.SERVER_BUSY), [b"gone"]),  # A server's.
+        (publication(OWN, b"\xe0\0"), [b"gone"]),  # Only looks like one.
+    ],
+)
+@pytest.mark.parametrize("again", [False, True])
+def test_who_has_said_goodbye_behind_much_else_leaves_no_will(
+    before: tuple[Packet, ...], last: Packet, wills: list[bytes], again: bool
+) -> None:
+    """MQTT-3.14.4-3: the DISCONNECT was read; the client cuts the connection, or connects anew, before its turn."""
+    broker = MemoryBroker(max_packet_items=1000, max_subscriptions=500)
+    watcher = broker.service()
+    watcher.subscribe("fleet/meters/meter-1/event", qos=1)
+    kept: KeptSession = {"clean_start": False, "session_expiry_interval": 600}
+    client = broker.device("meter-1", will=will("fleet/meters/meter-1/event", qos=1), **kept)
+    client.connection.receive(b"".join(each.encode(V5) for each in (*before, last)), broker.now)
+    assert not client.closed, "it waits"
+    ends = isinstance(last, Disconnect) and last.properties.session_expiry_interval == 0
+    if again:
+        present = broker.open(shared_device("meter-1")).connect(client_id="meter-1", **kept).session_present
+        assert present is not ends
+    else:
+        client.vanish()
+        assert len(broker.engine.registry) == (1 if ends else 2)
+    assert watcher.payloads() == wills
+
+
+def test_what_waits_and_is_no_packet_holds_no_goodbye() -> None:
+    broker = MemoryBroker()
+    watcher = broker.service()
+    watcher.subscribe("fleet/meters/meter-1/event", qos=1)
+    client = broker.device("meter-1", will=will("fleet/meters/meter-1/event", qos=1))
+    goodbye = Disconnect().encode(V5)
+    client.connection.receive(Pingreq().encode(V5) * 600 + b"\x30\xff\xff\xff\xff\x01" + goodbye, broker.now)
+    assert not client.closed
+    client.vanish()
+    assert watcher.payloads() == [b"gone"]
 
 
 def test_portions_of_one_read_are_all_paid_for_by_the_rate() -> None:

@@ -107,7 +107,7 @@ async def test_a_few_are_judged_at_a_time_each_once_and_others_are_served_betwee
     loaded = scene.load()
     _, expected = await scene.trust.preview(loaded)
     applying = asyncio.create_task(scene.trust.apply(loaded))
-    here: list[int] = []
+    here = [broker.engine.connected]
     while not applying.done():
         await asyncio.sleep(0)
         if here[-1:] != [broker.engine.connected]:

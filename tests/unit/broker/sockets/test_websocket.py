@@ -220,11 +220,29 @@ def test_who_is_closed_before_the_upgrade_gets_no_frames() -> None:
     assert (made.wire.writes, made.wire.closed) == (0, True)
 
 
-def test_a_frame_that_is_none_ends_it(browser: Browser) -> None:
+@pytest.mark.parametrize(
+    ("frame", "why"),
+    [
+        (b"\xff" * 20, "Invalid opcode 0xf"),
+        (b"\x82\x02\xc0\0", "server received unexpected unmasked frame"),  # RFC 6455 §5.1
+        (b"\xc2\x80\0\0\0\0", "Reserved bit set unexpectedly"),
+        (b"\x80\x80\0\0\0\0", "unexpected CONTINUATION"),
+        (b"\x09\x80\0\0\0\0", "Invalid attempt to fragment control frame"),
+        (b"\x88\x81\0\0\0\0\x03", "CLOSE with 1 byte payload"),
+    ],
+)
+def test_a_frame_that_is_none_ends_it_and_the_operator_is_told_why(browser: Browser, frame: bytes, why: str) -> None:
     browser.send(BytesMessage(CONNECT))
-    browser.server.receive(b"\xff" * 20, browser.broker.now)
+    with structlog.testing.capture_logs() as logs:
+        browser.server.receive(frame, browser.broker.now)
     assert browser.wire.closed
     assert browser.broker.engine.connected == 0
+    (line,) = logs
+    assert (line["event"], line["code"], line["detail"]) == ("closed", "BAD_PACKET", f"not a WebSocket: {why}")
+    browser.websocket.receive_data(b"".join(browser.wire.packets))
+    (*_, said) = browser.websocket.events()
+    assert isinstance(said, CloseConnection)
+    assert said.code == 1002
 
 
 def test_a_choked_websocket_drops_qos0(browser: Browser) -> None:

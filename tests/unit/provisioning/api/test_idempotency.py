@@ -132,12 +132,25 @@ async def test_a_request_that_was_begun_by_a_clock_that_was_ahead_is_under_way_n
     assert await book.begin(key, b"r" * 32) is None
 
 
+async def test_a_request_that_takes_long_is_not_done_a_second_time_meanwhile(fleet: Fleet) -> None:
+    book = AnswerBook(fleet.database, SECRET, fleet.clock)
+    key = book.digest_of("anna", "/v1/tokens", "k")
+    assert await book.begin(key, b"r" * 32) is None
+    with book.doing(key):
+        fleet.clock.advance(timedelta(hours=1))
+        assert await refusal(book, key, b"r" * 32) is Code.IDEMPOTENCY_BUSY
+        assert await refusal(book, key, b"s" * 32) is Code.IDEMPOTENCY_MISMATCH
+    assert await book.begin(key, b"r" * 32) is None, "nobody is at it any more"
+
+
 class Asked:
     """A route that takes keys; who calls it is anna, as long as she may."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.may = True
         self.refuses = self.ends = False
+        self.then = ""
+        """A statement to execute before the answer."""
         self.done = 0
         router = APIRouter(route_class=IdempotentRoute)
         router.add_api_route("/things", self._do, methods=["POST", "GET"])
@@ -150,6 +163,8 @@ class Asked:
 
     async def _do(self, *, renumbered: bool = False) -> int:
         del renumbered
+        if self.then:
+            await self._database.write(lambda connection: connection.execute(text(self.then)))
         if self.refuses:
             self.may = not self.ends
             raise HTTPException(400)
@@ -219,6 +234,21 @@ async def test_what_was_done_is_answered_though_he_who_asked_may_not_any_more(fl
     assert await asked.post() == (200, "1", False)
     asked.may = True
     assert await asked.post() == (200, "1", True)
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+async def test_what_was_done_or_refused_is_said_though_the_store_fails_afterwards(
+    fleet: Fleet, *, refuses: bool
+) -> None:
+    asked = Asked(fleet)
+    asked.refuses = refuses
+    asked.then = "ALTER TABLE idempotency_keys RENAME TO away"
+    assert (await asked.post())[0] == (400 if refuses else 200), "whoever hears 503 does it again"
+    await fleet.database.write(
+        lambda connection: connection.execute(text("ALTER TABLE away RENAME TO idempotency_keys"))
+    )
+    with pytest.raises(Refused, match="IDEMPOTENCY_BUSY"):
+        await asked.post()
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 129, "ü", 'a"b', "\x00"])

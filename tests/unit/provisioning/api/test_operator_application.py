@@ -56,3 +56,27 @@ async def test_head_is_answered_as_get_is_and_counted_as_what_it_is() -> None:
         assert (await client.head("/v1/none")).status_code == 404
     labels = {"port": "https", "method": "HEAD", "route": "/v1/things/{name}", "status": "200"}
     assert metrics.registry.get_sample_value("fleet_provisioning_requests_total", labels) == 1
+
+
+async def test_who_uses_a_method_that_a_path_does_not_take_is_told_all_that_it_takes() -> None:
+    metrics = Metrics()
+    framework = new_framework("1", answering(metrics))
+
+    async def nothing() -> None:
+        """Do nothing."""
+
+    for method in ("POST", "GET"):
+        framework.add_api_route("/v1/things", nothing, methods=[method])
+    framework.add_api_route("/v1/things/{name}", nothing, methods=["DELETE"])
+    app = new_application(Settings(), metrics, port="https", behind=framework)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="https://localhost") as client:
+        for method, path, allowed in (
+            ("PATCH", "/v1/things", "GET, HEAD, POST"),
+            ("OPTIONS", "/v1/things", "GET, HEAD, POST"),
+            ("GET", "/v1/things/a", "DELETE"),
+            ("HEAD", "/v1/things/a", "DELETE"),
+        ):
+            answer = await client.request(method, path)
+            assert (answer.status_code, answer.headers["Allow"]) == (405, allowed), (method, path)
+            if method != "HEAD":
+                assert answer.json()["detail"] == f"{method} {path}: send {allowed}"

@@ -171,6 +171,33 @@ async def test_a_revoked_ca_is_first_in_the_feed_and_its_certificates_follow(fle
     assert "issuing CA 2" in x509.load_pem_x509_certificate(operator.read_bytes()).issuer.rfc4514_string()
 
 
+async def test_what_was_killed_before_the_operator_was_certified_again_does_that_when_asked_again(
+    fleet_cas: Ceremonies,
+) -> None:
+    revocation = AuthorityRevocation(fleet_cas.life)
+    await fleet_cas.successor()
+    assert (await revocation.begin("issuing-ca", RevocationReason.CA_COMPROMISE)).operator is not None
+    again = await revocation.begin("issuing-ca", RevocationReason.CA_COMPROMISE)
+    assert (again.again, await revocation.renew_operator(again)) == (True, True)
+    operator = AuthorityFiles(fleet_cas.settings.directory).certificate("operator")
+    renewed = operator.read_bytes()
+    assert "issuing CA 2" in x509.load_pem_x509_certificate(renewed).issuer.rfc4514_string()
+    again = await revocation.begin("issuing-ca", RevocationReason.CA_COMPROMISE)
+    assert not await revocation.renew_operator(again), "the new one is good"
+    assert operator.read_bytes() == renewed
+    await revocation.finish(again)
+    with pytest.raises(ConfigurationError, match=r"^issuing-ca is revoked already$"):
+        await revocation.to_revoke("issuing-ca")
+
+
+async def test_a_finished_revocation_that_has_left_no_admin_says_how_one_gets_in(fleet_cas: Ceremonies) -> None:
+    revocation = AuthorityRevocation(fleet_cas.life)
+    await fleet_cas.successor()
+    await revocation.finish(await revocation.begin("issuing-ca", RevocationReason.CA_COMPROMISE))
+    with pytest.raises(ConfigurationError, match=r"^issuing-ca is revoked already; no admin has access: ca restore-op"):
+        await revocation.to_revoke("issuing-ca")
+
+
 _OF_CAS_ALONE = (RevocationReason.CA_COMPROMISE, RevocationReason.SUPERSEDED)
 
 
@@ -280,6 +307,28 @@ async def test_a_certificate_that_was_taken_over_is_told_so_when_it_comes_again(
         with pytest.raises(ConfigurationError, match=words):
             await NextAuthority(life).announce(pem)
     assert await fleet_cas.states() == before
+
+
+def test_a_transcript_that_is_shown_no_more_goes_on_and_that_is_raised_at_the_end() -> None:
+    shown: list[str] = []
+
+    def show(line: str) -> None:
+        if len(shown) >= most:
+            raise BrokenPipeError(32, "Broken pipe")
+        shown.append(line)
+
+    most = 3
+    with pytest.raises(BrokenPipeError):  # Before anything is done.
+        Transcript("a test", Clock(), show)
+    most, shown = 5, []
+    transcript = Transcript("a test", Clock(), show)
+    transcript.check_shown()
+    for line in ("one", "two", "three"):
+        transcript.say(line)
+    assert transcript.text.decode().splitlines()[-3:] == ["one", "two", "three"]
+    assert shown[-1] == "one"
+    with pytest.raises(BrokenPipeError):
+        transcript.check_shown()
 
 
 def test_a_witness_writes_no_line_of_his_own() -> None:

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+import os
+from datetime import datetime, timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.x509.oid import NameOID
 from sqlalchemy import select
 
 from provisioning.authorities.authority import open_authority
 from provisioning.authorities.authority_revocation import AuthorityRevocation
 from provisioning.authorities.live_authorities import LiveAuthorities
-from provisioning.ca.ceremony import ISSUING_LIFE
+from provisioning.authorities.next_authority import NextAuthority
+from provisioning.ca.ceremony import ISSUING_LIFE, read_issuing_ca_csr
 from provisioning.ca.issuer import Issuer
+from provisioning.pki.keys import PrivateKey, generate_key, key_identifier, key_to_pem, write_private
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.revocation.feed import RevocationFeed
 from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.publisher import CrlPublisher
 from provisioning.revocation.service import RevocationService
 from provisioning.store import tables
 from provisioning.store.serials import SerialNumbers
 from tests.support.ceremonies import Ceremonies
+from tests.support.openssl import openssl
+from tests.support.pki import pem_of
 
 ROOT = "root-ca"
 
@@ -79,6 +88,70 @@ async def test_a_ca_that_was_revoked_while_no_service_ran_is_listed_though_anoth
         assert serial in await listed_by_next_service(fleet_cas, before)
         before = await newest(fleet_cas)
         fleet_cas.clock.advance(timedelta(days=20))
+
+
+@pytest.mark.parametrize("runs", [False, True], ids=["while no service ran", "under a running service"])
+async def test_an_imported_root_s_list_names_its_key_as_the_root_does(fleet_cas: Ceremonies, runs: bool) -> None:
+    """By its subject key identifier, which not every tool makes by SHA-1 of the key (RFC 7093)."""
+    life, clock = fleet_cas.life, fleet_cas.clock
+    key, identifier = generate_key(), os.urandom(20)
+    request = read_issuing_ca_csr(await NextAuthority(life).export_csr())
+    root = signed_ca("Root", "Root", key.public_key(), key, clock(), identifier, identifier)
+    issuing = signed_ca(
+        request.subject, "Root", request.public_key, key, clock(), key_identifier(request.public_key), identifier, 0
+    )
+    assert await NextAuthority(life).announce(pem_of(issuing), pem_of(root)) == "issuing-2"
+    write_private(life.files.key("root-2"), key_to_pem(key, b"secret"))  # Brought here for the revocation.
+    live = opened(fleet_cas)
+    if runs:
+        await live.start()
+        clock.advance(timedelta(seconds=5))
+    begun = await AuthorityRevocation(life).begin("issuing-2", RevocationReason.CA_COMPROMISE)
+    if runs:
+        live.changed(await RevocationFeed(fleet_cas.database, 60)._page(begun.authority.sequence - 1))
+    else:
+        await live.start()
+    publisher = live.publishers["root-2"]
+    if publisher._changed.is_set():
+        await publisher.publish_changes()
+    assert listed(publisher) == {issuing.serial_number}
+    assert publisher.current is not None
+    directory = fleet_cas.settings.directory
+    for name, content in (("root", pem_of(root)), ("issuing", pem_of(issuing)), ("crl", publisher.current.der)):
+        (directory / name).write_bytes(content)
+    crl = directory / "crl.pem"
+    crl.write_bytes(openssl("crl", "-inform", "DER", "-in", directory / "crl"))
+    verify = "verify", "-attime", str(int(clock().timestamp())), "-crl_check", "-CRLfile", crl
+    with pytest.raises(AssertionError, match="certificate revoked"):
+        openssl(*verify, "-CAfile", directory / "root", directory / "issuing")
+
+
+def signed_ca(
+    subject: x509.Name | str,
+    issuer: str,
+    key: CertificatePublicKeyTypes,
+    signer: PrivateKey,
+    now: datetime,
+    identifier: bytes,
+    above: bytes,
+    path_length: int | None = None,
+) -> x509.Certificate:
+    names = [
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) if isinstance(each, str) else each
+        for each in (issuer, subject)
+    ]
+    number = x509.random_serial_number()
+    usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+    return (
+        x509.CertificateBuilder(names[0], names[1], key, number)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=300))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier(identifier), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier(above, None, None), critical=False)
+        .sign(signer, hashes.SHA256())
+    )
 
 
 async def test_a_list_that_says_all_is_not_made_again_by_the_next_service(fleet_cas: Ceremonies) -> None:

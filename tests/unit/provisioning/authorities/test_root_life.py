@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import asyncio
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
 
 from provisioning.authorities.next_authority import NextAuthority
 from provisioning.authorities.operator_restoration import restore_operator
 from provisioning.authorities.root_life import RootLife
 from provisioning.ca.ceremony import CertificateAuthority, read_issuing_ca_csr, sign_issuing_ca
 from provisioning.directory.files import read_certificate
-from provisioning.errors import ConfigurationError
+from provisioning.errors import Code, ConfigurationError, Refused
+from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import load_key
-from provisioning.store import audit
+from provisioning.store import audit, authorities
+from provisioning.store.authorities import AuthorityKind, AuthorityState
 from tests.support.ceremonies import Ceremonies
 
 
@@ -31,6 +40,39 @@ async def test_one_root_waits_at_a_time_unless_another_is_asked_for(fleet_cas: C
     await NextAuthority(fleet_cas.life).begin()
     assert await roots.begin() == "root-4"
     assert await roots.begin(another=True) == "root-5"
+
+
+async def test_a_key_that_waits_for_its_root_is_used(fleet_cas: Ceremonies) -> None:
+    """As of a command that was killed, or found no room for more than the key."""
+    places = fleet_cas.life.places
+    key, _ = places.create("root-2")
+    assert await RootLife(fleet_cas.life).begin() == "root-2"
+    (root,) = [each for each in await fleet_cas.life.every() if each.name == "root-2"]
+    assert root.certificate.public_key() == key.public_key() == places.open("root-2").public_key()
+
+
+async def test_a_root_whose_commit_was_not_answered_keeps_its_key(
+    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on PostgreSQL, when the server or the network goes in the middle of a COMMIT."""
+    write = fleet_cas.database.write
+
+    async def unanswered(work: Callable[[Connection], object]) -> None:
+        await write(work)
+        if "root-2" in await fleet_cas.states():
+            raise Refused(Code.UNAVAILABLE, "the store cannot be used now; try again")
+
+    roots = RootLife(fleet_cas.life)
+    with monkeypatch.context() as patch:
+        patch.setattr(fleet_cas.database, "write", unanswered)
+        with pytest.raises(Refused):
+            await roots.begin()
+    assert (await fleet_cas.states())["root-2"] == "active"
+    with pytest.raises(ConfigurationError, match="root-2 is the next root already"):
+        await roots.begin()
+    assert await NextAuthority(fleet_cas.life).begin() == "issuing-2"
+    known = {each.name: each.certificate for each in await fleet_cas.life.every()}
+    assert is_issued_by(known["issuing-2"], known["root-2"])
 
 
 async def test_a_root_is_retired_when_nothing_lives_under_it(fleet_cas: Ceremonies) -> None:
@@ -124,3 +166,38 @@ async def test_an_operator_whose_files_cannot_be_written_is_told_so_and_no_key_i
     path.rmdir()
     await restore_operator(fleet_cas.life, "admin")
     assert read_certificate(path).public_key() == load_key(files.key("operator")).public_key()
+
+
+async def test_a_root_that_is_recorded_keeps_its_key_although_its_ceremony_was_cancelled(fleet_cas: Ceremonies) -> None:
+    """Ctrl-C, say, while the transaction is under way that records it: it is committed nevertheless."""
+    life, loop = fleet_cas.life, asyncio.get_running_loop()
+    begun, cancelled = asyncio.Event(), threading.Event()
+
+    def clock() -> datetime:
+        if sys._getframe(2).f_code.co_name == "transaction":  # In the store's thread.
+            loop.call_soon_threadsafe(begun.set)
+            cancelled.wait()
+        return fleet_cas.clock()
+
+    ceremony = asyncio.create_task(RootLife(replace(life, clock=clock)).begin())
+    await begun.wait()
+    ceremony.cancel()
+    cancelled.set()
+    with pytest.raises(asyncio.CancelledError):
+        await ceremony
+    assert (await fleet_cas.states())["root-2"] == "active"
+    root = next(each for each in await life.every() if each.name == "root-2")
+    assert life.places.open("root-2").public_key() == root.certificate.public_key()
+    assert await NextAuthority(life).begin() == "issuing-2", "signed by it"
+
+
+async def test_a_root_that_is_not_recorded_leaves_no_key(fleet_cas: Ceremonies) -> None:
+    def taken(connection: Connection) -> None:
+        root = authorities.every(connection)[0].certificate
+        cross = AuthorityKind.CROSS, AuthorityState.ACTIVE
+        authorities.add(connection, "root-2-by-root-ca", *cross, root, fleet_cas.clock())
+
+    await fleet_cas.database.write(taken)
+    with pytest.raises(IntegrityError):
+        await RootLife(fleet_cas.life).begin()
+    assert not fleet_cas.life.files.key("root-2").exists()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -30,7 +31,7 @@ from provisioning.ca.issuer import IssuanceRequest, Issuer, IssuerUrls
 from provisioning.ca.profile import ProfileConfig, profile_of
 from provisioning.pki.identity import Identity
 from provisioning.pki.issued_by import is_issued_by
-from provisioning.pki.keys import PrivateKey, generate_key, key_identifier
+from provisioning.pki.keys import PrivateKey, generate_key, key_identifier, load_key
 from provisioning.pki.role import Role
 from tests.support import weak_keys
 from tests.support.openssl import openssl
@@ -153,23 +154,78 @@ def test_a_root_that_may_have_no_ca_under_it_has_none() -> None:
     check_issuing_ca(certificate, good, NOON)
 
 
+_NO_CERTIFICATES = x509.KeyUsage(True, False, False, False, False, False, True, False, False)
+
+
+@pytest.mark.parametrize(
+    ("root", "words"),
+    [
+        ({"signer": generate_key(), "issuer": "Above"}, "its root is none: it was issued by CN=Above, or by another"),
+        ({"signer": generate_key()}, "its root is none: it was issued by CN=Root, or by another key of that name"),
+        ({"usage": _NO_CERTIFICATES}, "its root's key usage does not include keyCertSign"),
+        ({"not_before": NOON + timedelta(days=1)}, "its root is not valid yet"),
+        ({"key": rsa_key(1024)}, "its root's key has 1024 bits, which is too weak for TLS"),
+    ],
+    ids=["below another", "cross", "usage", "future", "weak"],
+)
+def test_a_root_that_nobody_would_believe_is_none(tmp_path: Path, root: dict[str, Any], words: str) -> None:
+    """openssl has the last word, as above."""
+    key, root_key = generate_key(), root.pop("key", None) or generate_key()
+    made = signed_ca(**{"subject": "Root", "issuer": "Root", "key": root_key, "signer": root_key, **root})
+    certificate = signed_ca("Issuing", "Root", key, root_key, 0)
+    with pytest.raises(CeremonyRefused, match=f"^this is not a certificate for an issuing CA: {words}[^;]*$"):
+        check_issuing_ca(certificate, made, NOON)
+    (tmp_path / "root").write_bytes(pem_of(made))
+    (tmp_path / "issuing").write_bytes(pem_of(certificate))
+    (tmp_path / "leaf").write_bytes(pem_of(leaf_of(CertificateAuthority(certificate, key))))
+    chain = ("-CAfile", tmp_path / "root", "-untrusted", tmp_path / "issuing", tmp_path / "leaf")
+    asked = "verify", "-attime", str(int(NOON.timestamp())), "-auth_level", "2", *chain
+    assert not openssl(*asked, check=False)
+
+
+def test_an_old_root_that_has_signed_itself_with_sha1_is_one(tmp_path: Path) -> None:
+    """Nobody verifies a trust anchor's own signature."""
+    key, now = generate_key(), datetime.now(UTC)
+    files = "-keyout", tmp_path / "key", "-out", tmp_path / "root"
+    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", *files, "-subj", "/CN=Root", "-days", "4000", "-sha1")
+    root = x509.load_pem_x509_certificate((tmp_path / "root").read_bytes())
+    wanted = IssuingCaRequest(NAME, key.public_key())
+    check_issuing_ca(sign_issuing_ca(CertificateAuthority(root, load_key(tmp_path / "key")), wanted, 7, now), root, now)
+    (tmp_path / "csr").write_bytes(issuing_ca_csr(NAME, key).public_bytes(Encoding.PEM))
+    (tmp_path / "extensions").write_text(
+        "basicConstraints=critical,CA:TRUE,pathlen:0\nkeyUsage=critical,keyCertSign,cRLSign\n"
+        "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
+    )
+    sign = ("x509", "-req", "-in", tmp_path / "csr", "-CA", tmp_path / "root", "-CAkey", tmp_path / "key", "-days", "9",
+            "-extfile", tmp_path / "extensions")  # fmt: skip
+    for options, words in (
+        (["-sha1"], "it is signed with sha1, which is too weak for TLS: have it signed with SHA-256"),
+        (["-set_serial", f"0x1{'0' * 40}"], "its serial number 1(0){40} is none: have it signed with one of 1 to 20"),
+    ):
+        certificate = x509.load_pem_x509_certificate(openssl(*sign, *options))
+        with pytest.raises(CeremonyRefused, match=words):
+            check_issuing_ca(certificate, root, now + timedelta(seconds=1))
+
+
 def signed_ca(
     subject: str,
     issuer: str,
     key: PrivateKey,
     signer: PrivateKey,
-    path_length: int | None,
+    path_length: int | None = None,
     extra: x509.ExtensionType | None = None,
     *,
     ca: bool = True,
+    usage: x509.KeyUsage = CA_USAGE,
+    not_before: datetime = NOON - timedelta(days=1),
 ) -> x509.Certificate:
     names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) for each in (subject, issuer)]
     builder = (
         x509.CertificateBuilder(names[1], names[0], key.public_key(), x509.random_serial_number())
-        .not_valid_before(NOON - timedelta(days=1))
+        .not_valid_before(not_before)
         .not_valid_after(NOON + timedelta(days=300))
         .add_extension(x509.BasicConstraints(ca=ca, path_length=path_length), critical=True)
-        .add_extension(CA_USAGE, critical=True)
+        .add_extension(usage, critical=True)
         .add_extension(x509.SubjectKeyIdentifier(key_identifier(key.public_key())), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier(key_identifier(signer.public_key()), None, None), critical=False)
     )

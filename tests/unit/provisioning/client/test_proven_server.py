@@ -103,6 +103,11 @@ def test_of_an_anchor_nobody_says_whether_it_is_revoked() -> None:
     assert "is itself a trust anchor" in str(unproven([OURS.der], response(), PKI.now))
 
 
+def test_what_only_openssl_reads_proves_nothing() -> None:
+    odd = OURS.der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x7f")
+    assert "cannot be read" in str(unproven([OURS.der, odd], response(), PKI.now))
+
+
 NOT_SIGNED = bytes.fromhex("300f06092a864886f70d010701a0020400")
 """PKCS #7 that holds data (RFC 5652 §4), and so no certificates."""
 

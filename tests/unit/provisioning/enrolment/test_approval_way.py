@@ -348,6 +348,17 @@ async def test_an_approval_that_nobody_uses_ends_as_the_longest_token_does(fleet
         await service.decide(number, approve=True, by="boss")
     fleet.clock.advance(MAXIMUM_TTL - timedelta(seconds=1))
     await enrol(fleet, "meter-1", key=keys[1], label="line")
+
+    async def shown(state: ApprovalState | None) -> list[tuple[str, ApprovalState]]:
+        found, _ = await service.page(limit=9, after=0, group="line", state=state)
+        return [(each.request.name, each.state) for each in found]
+
+    over, used = ("meter-0", ApprovalState.LAPSED), ("meter-1", ApprovalState.USED)
+    assert await shown(None) == [over, used], "it says approved for nobody"
+    assert (await shown(ApprovalState.LAPSED), await shown(ApprovalState.APPROVED)) == ([over], [])
+    fleet.clock.advance(-HOUR)
+    assert await shown(ApprovalState.APPROVED) == [("meter-0", ApprovalState.APPROVED)]
+    fleet.clock.advance(HOUR)
     assert await pending(fleet, "meter-0", key=keys[0], label="line") > number
     (waiting,), _ = await service.page(limit=9, after=0, group="line", state=ApprovalState.PENDING)
     await service.decide(waiting.id, approve=True, by="boss")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from provisioning.api.est import OPERATIONS, check_label
 from provisioning.enrolment.groups import parse_ways
 from provisioning.errors import Refused
 from provisioning.store import audit
@@ -67,6 +68,15 @@ async def test_what_is_wrong_with_a_group_is_named_when_it_is_made_and_when_it_i
         with pytest.raises(Refused, match=f"INVALID_REQUEST: {words}"):
             await fleet.groups.change("line", rules, by="admin")
     assert [each.group for each in await fleet.groups.page(limit=9, after=None)] == [Group("line")]
+
+
+@pytest.mark.parametrize("name", [*OPERATIONS, "fullcmc"])
+async def test_no_group_is_made_whose_name_cannot_be_a_label(fleet: Fleet, name: str) -> None:
+    with pytest.raises(Refused, match=f"INVALID_REQUEST: name {name} is that of an EST operation"):
+        await fleet.groups.create(Group(name), by="admin")
+    with pytest.raises(Refused, match="NOT_FOUND: there is no EST label"):
+        check_label(name)
+    assert check_label(f"{name}-1") == f"{name}-1"
 
 
 async def test_rules_may_go_to_their_bounds(fleet: Fleet) -> None:

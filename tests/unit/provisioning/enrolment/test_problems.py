@@ -17,6 +17,8 @@ def test_every_code_has_an_answer_in_both_forms(code: Code) -> None:
     document = json.loads(bytes(problem.body))
     assert (document["code"], document["detail"], document["status"]) == (code.value, "the sentence", STATUSES[code])
     assert problem.headers["content-type"] == "application/problem+json"
+    for answer in (text, problem):
+        assert ("retry-after" in answer.headers) is (STATUSES[code] in {429, 503}), "as the API's description says"
 
 
 def test_an_answer_says_how_to_go_on() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 
 from provisioning.authorities.issuing_policy import profiles_of
@@ -140,6 +141,35 @@ async def test_an_attribute_of_the_subject_is_kept_by_the_successor(store_url: s
         assert certificate.subject.rfc4514_string() == "CN=meter-17,2.5.4.5=SN-4711,O=Example Works"
         renewed = await fleet.reenrol(certificate, successor_csr(certificate))
         assert renewed.subject == certificate.subject
+
+
+@pytest.mark.filterwarnings("ignore:Attribute's length must be")
+@pytest.mark.parametrize(
+    ("attribute", "words"),
+    [
+        ((NameOID.SERIAL_NUMBER, "SN_4711"), "serialNumber is 'SN_4711'"),
+        ((NameOID.SERIAL_NUMBER, "Ger\u00e4t-7"), "serialNumber is 'Ger\u00e4t-7'"),
+        ((NameOID.COUNTRY_NAME, "DEU"), "country is 'DEU'"),
+        ((NameOID.COUNTRY_NAME, "D@"), "country is 'D@'"),
+    ],
+    ids=["underscore", "umlaut", "three letters", "no letter"],
+)
+async def test_what_the_standard_has_no_room_for_in_an_attribute_is_refused_and_spends_nothing(
+    store_url: str, attribute: tuple[x509.ObjectIdentifier, str], words: str
+) -> None:
+    """Go and this library write such a serialNumber as UTF8String, where RFC 5280 has a PrintableString only."""
+    asked = x509.NameAttribute(*attribute, _ASN1Type.UTF8String, _validate=False)
+    config = ProfileConfig("device", LIFE, honoured_attributes=("serialNumber", "country"))
+    async with open_fleet(store_url, configured=[config]) as fleet:
+        with pytest.raises(Refused, match=f"the subject's {words}: use ") as caught:
+            await fleet.enrol(csr=csr_der(attributes=[asked]))
+        assert caught.value.code is Code.CSR_NAME
+        good = [
+            x509.NameAttribute(NameOID.SERIAL_NUMBER, "SN 4711/a=b?:+,.()'-"),
+            *([x509.NameAttribute(NameOID.COUNTRY_NAME, "DE")]),
+        ]
+        certificate = await fleet.enrol(csr=csr_der(attributes=good))
+        assert set(good) <= set(certificate.subject)
 
 
 async def test_a_name_that_could_give_another_device_its_host_name_is_refused(store_url: str) -> None:

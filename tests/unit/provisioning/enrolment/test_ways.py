@@ -10,6 +10,7 @@ from provisioning.enrolment import pace
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.manufacturers import ManufacturerService
+from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.store.groups import NewKey
@@ -194,3 +195,44 @@ async def test_a_device_that_replaces_its_certificate_in_a_loop_has_to_wait(
     assert await refusal(fleet, "SN17", certificate=idevid) is Code.RATE_LIMITED
     fleet.clock.advance(HOUR)
     assert await is_good(fleet, await enrol(fleet, "SN17", certificate=idevid))
+
+
+@pytest.mark.parametrize("new_key", [NewKey.REFUSE, NewKey.REPLACE])
+async def test_a_token_bound_to_a_device_counts_whatever_else_the_device_shows(fleet: Fleet, new_key: NewKey) -> None:
+    await group(fleet, "manufacturer", "claim", "token", new_key=new_key)
+    acme = Manufacturer(begin=NOON)
+    await register(fleet, acme)
+    idevid, _ = acme.idevid("SN17")
+    await enrol(fleet, "SN17", certificate=idevid)
+
+    async def bound(name: str) -> TokenCredential:
+        return TokenCredential(name, await fleet.token(name, "line"))
+
+    assert await is_good(fleet, await enrol(fleet, "SN17", certificate=idevid, token=await bound("SN17"))), "a new key"
+    await fleet.revocation.revoke_device("SN17", RevocationReason.CESSATION_OF_OPERATION, by="admin")
+    assert await refusal(fleet, "SN17", certificate=idevid) is Code.CERTIFICATE_REVOKED
+    back = await bound("SN17")
+    assert await is_good(fleet, await enrol(fleet, "SN17", certificate=idevid, token=back)), "an operator has decided"
+    fleet.clock.advance(HOUR)
+    assert await refusal(fleet, "SN18", certificate=idevid, token=back) is Code.TOKEN_USED
+    shared = await claim(fleet)
+    mine = await enrol(fleet, "meter-1", certificate=shared, token=await bound("meter-1"))
+    assert await is_good(fleet, mine), "it is not on trial, and its own token does not keep the name from it"
+
+
+async def test_only_a_token_that_is_spent_lets_a_device_have_more_certificates(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "MOST_OF_DEVICE", 2)
+    await group(fleet, "manufacturer", "token", new_key=NewKey.REPLACE)
+    acme = Manufacturer(begin=NOON)
+    await register(fleet, acme)
+    idevid, _ = acme.idevid("SN17")
+    (issued,) = await fleet.token_service.create(TokenOrder([], "line"), by="admin")
+    kept = TokenCredential("SN17", issued.token)
+    for _ in range(2):
+        await enrol(fleet, "SN17", certificate=idevid, token=kept)
+    assert await refusal(fleet, "SN17", certificate=idevid, token=kept) is Code.RATE_LIMITED
+    own = TokenCredential("SN17", await fleet.token("SN17", "line"))
+    assert await is_good(fleet, await enrol(fleet, "SN17", token=own))
+    assert await refusal(fleet, "SN17", token=own) is Code.TOKEN_USED

@@ -1,8 +1,11 @@
-"""Complete lists: which are in the store, for the next start, and that one without deltas waits for nothing."""
+"""Complete lists: which are in the store, for the next start, that one without deltas waits for nothing, and that a
+delta continues each that somebody may have.
+"""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -16,10 +19,15 @@ from provisioning.store.counters import crl_counter
 from tests.support.fleet import Fleet
 
 NAME = "issuing-ca"
+DELTA = "http://ca.example.org/crl/issuing-ca.delta.crl"
 
 
 @pytest.fixture
 async def publisher(fleet: Fleet) -> CrlPublisher:
+    return published(fleet)
+
+
+def published(fleet: Fleet, delta_url: str | None = None) -> CrlPublisher:
     issuing = fleet.authority.issuing_ca
 
     async def sleep(seconds: float) -> None:
@@ -28,7 +36,7 @@ async def publisher(fleet: Fleet) -> CrlPublisher:
     def issuer() -> CrlIssuer:
         return CrlIssuer(issuing.certificate, issuing.key)
 
-    plan = CrlPlan(NAME, crl_counter(NAME), timedelta(hours=1), 0.01, issuer)
+    plan = CrlPlan(NAME, crl_counter(NAME), timedelta(hours=1), 0.01, issuer, delta_url)
     return CrlPublisher(fleet.database, plan, fleet.clock, sleep)
 
 
@@ -57,3 +65,65 @@ async def test_a_list_without_deltas_says_at_once_what_is_revoked_though_it_is_n
     await publisher.publish_changes()
     assert publisher.current is not None
     assert [each.serial_number for each in x509.load_der_x509_crl(publisher.current.der)] == [certificate.serial_number]
+
+
+async def revoked(fleet: Fleet, name: str) -> int:
+    certificate = await fleet.enrol(name)
+    await fleet.revocation.revoke_device(name, RevocationReason.SUPERSEDED, by="admin")
+    return certificate.serial_number
+
+
+def in_delta(publisher: CrlPublisher) -> tuple[int, set[int]]:
+    """Return the number of the delta's base, and the serial numbers in the delta."""
+    assert publisher.delta is not None
+    crl = x509.load_der_x509_crl(publisher.delta.der)
+    base = crl.extensions.get_extension_for_class(x509.DeltaCRLIndicator).value.crl_number
+    return base, {each.serial_number for each in crl}
+
+
+async def test_a_delta_continues_a_list_that_another_process_began_before_and_finished_after(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of all, or those after a stop for longer than a list's life: nothing else says what is needed."""
+    slow, quick = published(fleet, DELTA), published(fleet, DELTA)
+    meanwhile: list[int] = []
+
+    async def others() -> None:
+        meanwhile.append(await revoked(fleet, "meanwhile"))
+        await quick.publish()
+
+    read = slow._read
+
+    async def interrupted(*arguments: Any) -> Any:
+        news = await read(*arguments)
+        await others()
+        return news
+
+    monkeypatch.setattr(slow, "_read", interrupted)
+    first = await slow.publish()
+    last = await revoked(fleet, "last")
+    await quick.publish()
+    assert {each.serial_number for each in x509.load_der_x509_crl(first.der)} == set()
+    assert in_delta(quick) == (first.number, {*meanwhile, last}), "whoever has the first list learns of both"
+
+
+async def test_a_delta_of_a_clock_that_was_ahead_has_forgotten_nothing_that_is_needed(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher_module, "_COMPLETE_SHARE", 1e9)
+    publisher = published(fleet, DELTA)
+    await publisher.start()
+    first = publisher.current
+    early = await revoked(fleet, "early")
+    fleet.clock.advance(timedelta(minutes=30))
+    await publisher.publish()
+    late = [await revoked(fleet, "late")]
+    fleet.clock.advance(timedelta(minutes=31))  # By this clock the first list has lapsed.
+    await publisher.publish_changes()
+    assert publisher.current is not None
+    assert in_delta(publisher) == (publisher.current.number, set(late))
+    fleet.clock.advance(-timedelta(minutes=15))
+    late.append(await revoked(fleet, "later"))
+    await publisher.publish_changes()
+    assert first is not None
+    assert in_delta(publisher) == (first.number, {early, *late})

@@ -139,7 +139,8 @@ async def test_what_waits_for_approval_is_found_behind_what_was_decided(fleet: F
     await fleet.database.write(lambda connection: connection.execute(insert(approvals_table), rows))
 
     def page(connection: Connection, limit: int, after: int) -> tuple[list[Any], int | None]:
-        return approvals.page(connection, limit=limit, after=after, group=None, state=ApprovalState.PENDING)
+        state = ApprovalState.PENDING
+        return approvals.page(connection, limit=limit, after=after, group=None, state=state, lapsed=fleet.clock())
 
     found, statements = await walked(fleet, page, 5)
     assert [each.id for each in found] == [11]

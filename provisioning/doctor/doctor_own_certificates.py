@@ -1,0 +1,96 @@
+"""Checks of the service's own certificates, its HTTPS server's and the first operator's: the files, and their standing.
+
+A command that was killed between revoking a CA and certifying the first operator again leaves an `operator.crt` that
+looks well and is refused: only the store knows that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Final
+
+from cryptography import x509
+from sqlalchemy.engine import Connection
+
+from provisioning.directory.files import OPERATOR, SERVER, AuthorityFiles, read_certificate
+from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
+from provisioning.errors import ConfigurationError
+from provisioning.pki.issued_by import is_issued_by
+from provisioning.pki.keys import KeyFileError, load_key, spki_fingerprint
+from provisioning.pki.revocation import certificate_key
+from provisioning.store import certificates
+from provisioning.store.certificates import CertificateState
+
+_CHECK: Final = "certificates"
+_REMEDIES: Final = {
+    SERVER: "restart the service: it renews its own certificate",
+    OPERATOR: "enrol again with a token (token create --role operator), or fleet-provisioning ca restore-operator",
+}
+_WITHDRAWN: Final = {CertificateState.REVOKED, CertificateState.SUSPENDED}
+
+
+def certificate_findings(files: AuthorityFiles, now: datetime) -> Iterator[Finding]:
+    """Yield the findings about the files: missing, of others, not of their keys, expiring."""
+    if not files.bundle.exists():
+        what = f"{files.bundle} is missing: commands and brokers have no trust anchors"
+        yield failed(_CHECK, what, "restart the service: it writes the file again")
+    good = []
+    for name, remedy in _REMEDIES.items():
+        if name == OPERATOR and not files.certificate(name).exists():  # Its owner may keep it elsewhere.
+            continue
+        try:
+            certificate = read_certificate(files.certificate(name))
+        except ConfigurationError as error:
+            yield failed(_CHECK, str(error), "restore the file from the backup")
+            continue
+        if stranger := _of_others(files, name, certificate):
+            yield failed(_CHECK, stranger, remedy)
+            continue
+        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        if now < begin:
+            yield failed(
+                "clock",
+                f"the clock says {now:%Y-%m-%d %H:%M} UTC, before {name}.crt becomes valid ({begin:%Y-%m-%d %H:%M})",
+                "set the clock: timedatectl set-ntp true",
+            )
+        elif now >= end:
+            yield failed(_CHECK, f"{name}.crt expired on {end:%Y-%m-%d %H:%M} UTC", remedy)
+        elif now > end - (end - begin) / 3:
+            yield warning(_CHECK, f"{name}.crt expires on {end:%Y-%m-%d %H:%M} UTC", remedy)
+        else:
+            good.append(name)
+    if good:
+        yield ok(_CHECK, f"not expiring soon: {', '.join(good)}")
+
+
+def _of_others(files: AuthorityFiles, name: str, certificate: x509.Certificate) -> str | None:
+    """Return what is wrong with the certificate *name* if it is not this service's, None if it is."""
+    ours = [path for path in files.directory.glob("*.crt") if path.stem not in {SERVER, OPERATOR}]
+    cas = []
+    for path in ours:
+        with contextlib.suppress(ConfigurationError):  # Reported with the keys.
+            cas.append(read_certificate(path))
+    if not any(is_issued_by(certificate, each) for each in cas):
+        issuer = certificate.issuer.rfc4514_string()
+        return f"{name}.crt was not issued by a CA of {files.directory}, but by {issuer!r}"
+    try:
+        key = load_key(files.key(name))
+    except KeyFileError:
+        return None  # Another check reports it.
+    if spki_fingerprint(key.public_key()) != spki_fingerprint(certificate.public_key()):
+        return f"{name}.crt does not match the key in {name}.key"
+    return None
+
+
+def standing_findings(connection: Connection, files: AuthorityFiles, now: datetime) -> Iterator[Finding]:
+    """Yield a finding about each that is revoked or suspended: whoever presents it is refused."""
+    for name, remedy in _REMEDIES.items():
+        try:
+            certificate = read_certificate(files.certificate(name))
+        except ConfigurationError:  # Reported with the files.
+            continue
+        stored = certificates.find(connection, *certificate_key(certificate))
+        if stored is not None and (state := stored.state(now)) in _WITHDRAWN:
+            yield failed(_CHECK, f"{name}.crt is {state}: whoever presents it is refused", remedy)

@@ -1,0 +1,79 @@
+"""Files that commands create, on a disk that fails in the middle: nothing is left of them, and no token stays valid."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from io import FileIO
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from provisioning.client.enrolment import EnrolmentOperatorClient
+from provisioning.client.operator_answers import IssuedToken
+from provisioning.commands.new_file import write_new
+from provisioning.commands.token_file import keep, private_file
+from provisioning.errors import ConfigurationError
+
+
+def failing(turn: int) -> Callable[[int], None]:
+    """Return an fsync whose call number *turn* fails, and none after it."""
+    calls = 0
+
+    def sync(_descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == turn:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    return sync
+
+
+@pytest.mark.parametrize("turn", [1, 2])  # The content, and the name.
+def test_a_file_that_is_not_surely_on_disk_is_none_and_can_be_written_again(
+    turn: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "issuing.csr"
+    monkeypatch.setattr(os, "fsync", failing(turn))
+    with pytest.raises(ConfigurationError, match=r"issuing.csr cannot be written: Input/output error"):
+        write_new(path, b"a request")
+    assert not path.exists()
+    write_new(path, b"a request")
+    with pytest.raises(ConfigurationError, match=r"issuing.csr cannot be written: File exists"):
+        write_new(path, b"another")
+    assert path.read_bytes() == b"a request"
+
+
+class Stuck(FileIO):
+    """A file of a disk that lets go of nothing."""
+
+    def truncate(self, _size: int | None = None) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+class Voiding:
+    """The client, as far as it voids."""
+
+    def __init__(self) -> None:
+        self.voided: list[int] = []
+
+    async def void_token(self, number: int) -> None:
+        self.voided.append(number)
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+async def test_tokens_that_are_not_surely_on_disk_are_voided_whatever_else_the_disk_refuses(
+    stuck: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, client = tmp_path / "tokens.csv", Voiding()
+    tokens = [IssuedToken.model_construct(id=number) for number in (7, 8)]
+    with private_file(path) as file:
+        file.write(b"of a portion before\n")
+        monkeypatch.setattr(os, "fsync", failing(1))
+        opened = Stuck(file.fileno(), "r+", closefd=False) if stuck else file
+        with pytest.raises(ConfigurationError, match=r"cannot be written: Input/output error; 2 tokens were voided"):
+            await keep(cast("EnrolmentOperatorClient", client), opened, "a token\n", tokens)
+    assert client.voided == [7, 8]
+    assert path.read_bytes() == b"of a portion before\n" + b"a token\n" * stuck
