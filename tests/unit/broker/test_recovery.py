@@ -13,7 +13,6 @@ from broker.mqtt.packets import Pubcomp, Publish, Pubrec, Pubrel
 from broker.recovery import recover
 from broker.store.database_files import StoreError
 from broker.store.sqlite import SqliteStore
-from tests.support import stored
 from tests.support.pki import DOMAIN, shared_device
 from tests.support.stored import WALL_OFFSET, StoredBroker
 from tests.support.wire import KEPT, V5, V311, MemoryBroker, id_of, publication, request, will
@@ -282,33 +281,6 @@ def test_a_session_whose_time_has_passed_does_not_come_back(broker: StoredBroker
     assert len(after.engine.registry) == present
     answer = after.open_service().connect(client_id="backend", clean_start=False)
     assert answer.session_present is present
-
-
-def test_what_a_session_whose_time_has_passed_leaves_in_the_database_is_removed(broker: StoredBroker) -> None:
-    """Else it is read at each start, for ever; its name would not be free, and no batch with a successor be written."""
-    for name in ("backend", "other"):
-        client = broker.service(name, clean_start=False, session_expiry_interval=60)
-        client.subscribe("fleet/#", qos=1)
-        client.leave()
-    after = broker.killed(away=90)
-    after.settle()
-    assert after.store.rows("SELECT * FROM sessions") == []
-    assert after.store.rows("SELECT * FROM subscriptions") == []
-
-
-def test_who_is_back_before_what_it_left_is_removed_from_the_database_is_written(
-    broker: StoredBroker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The store has one session a client identifier and owner: a batch with a second one would never be written."""
-    client = broker.service(clean_start=False, session_expiry_interval=60)
-    client.subscribe("fleet/#", qos=1)
-    client.leave()
-    with monkeypatch.context() as patch:  # The first second is not over.
-        patch.setattr(stored, "do_what_is_due", lambda *_: None)
-        after = broker.killed(away=90)
-    assert after.journal.lapsed
-    after.service(**KEPT).subscribe("fleet/a", qos=1)
-    assert after.store.rows("SELECT topic_filter FROM subscriptions") == [("fleet/a",)]
 
 
 def test_the_time_of_who_was_connected_begins_at_the_restart(broker: StoredBroker) -> None:
