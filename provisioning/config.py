@@ -253,8 +253,10 @@ def _secret(name: str, need: str, value: SecretStr | None, file: Path | None) ->
 def _refuse_unknown_variables() -> None:
     """Raise `InvalidSettings` for a variable that looks like a setting but is none: it would have no effect."""
     for variable, value in os.environ.items():
-        if not variable.startswith(ENVIRONMENT_PREFIX):
+        if not variable.upper().startswith(ENVIRONMENT_PREFIX):
             continue
+        if variable != variable.upper():  # The library would take it, if no other of that name comes after it.
+            raise InvalidSettings(f"{variable}: write it in capitals, {variable.upper()}")
         name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
         if made := service_link(name.upper(), value):
             raise InvalidSettings(f"{variable}: {made}")

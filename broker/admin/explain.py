@@ -19,7 +19,9 @@ from broker.admission.refusal import Refused
 from broker.admission.remedy import REMEDIES
 from broker.engine.engine import Engine
 from broker.engine.history import Event, Happened
+from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import SCHEME, Identity
+from provisioning.pki.shown_subject import shown_subject
 from provisioning.pki.tls import certificates_in
 from provisioning.program.moments import rfc3339_milliseconds
 from provisioning.program.near_names import NearNames
@@ -116,7 +118,7 @@ def read_certificates(pem: bytes) -> list[x509.Certificate]:
         raise InvalidCertificateFile(f"it holds no PEM certificate but {what}")
     try:
         certificates = certificates_in(pem)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise InvalidCertificateFile("it holds no certificate, neither PEM nor DER, or one that is cut off") from error
     if len(certificates) > _MOST_CERTIFICATES:
         raise InvalidCertificateFile(
@@ -155,7 +157,7 @@ def verdict_document(
         "code": verdict.code,
         "detail": verdict.detail,
         "remedy": verdict.remedy,
-        "subject": certificates[0].subject.rfc4514_string(),
+        "subject": shown_subject(certificates[0]),
         "serial": f"{certificates[0].serial_number:x}",
         "steps": [
             {"step": step.name, "passed": step.passed, "code": str(step.code), "detail": step.detail}

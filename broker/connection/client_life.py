@@ -70,7 +70,7 @@ class ClientLife(ABC):
         self._transport = transport
         self._complaints: Complaints | None = None
         self._meter: Meter | None = None
-        """Enforces the client's send rate, where that is limited."""
+        """Enforces the client's send rate; None: it was not limited at any read."""
         self.bucket = self.waits = 0
         self.closed = False
         """Whether the connection has ended: nothing is read, written or changed through it any more."""
@@ -151,9 +151,6 @@ class ClientLife(ABC):
         self._transport.settle()
         if not keep_alive:  # Its silence means nothing, so the kernel has to ask.
             self._transport.probe(self.terms.limits.max_keepalive)
-        limits = self.engine.limits
-        if limits.max_packet_rate or limits.max_byte_rate:
-            self._meter = Meter(limits, now)
         lifetime.file(self, now)
 
     def lost(self, code: str, now: float, detail: str = "") -> None:

@@ -90,7 +90,7 @@ class ClientConnection(ClientLife):
             data, self._tail, self._moved = bytes(self._tail), None, 0
         silence, self.last_received = now - self.last_received, now
         engine = self.engine
-        if len(data) == 2 and data[0] == _PINGREQ and self._meter is None and pinged(engine, self.session, data):
+        if len(data) == 2 and data[0] == _PINGREQ and not engine.limits_rates and pinged(engine, self.session, data):
             self._doze(dozes=self.dozes or silence > _SILENCE)
             return
         if self.dozes:
@@ -245,8 +245,8 @@ class ClientConnection(ClientLife):
             slow = journal
         if slow is not None:
             self.hold(slow, now)
-        if self._meter is not None:
-            self._rest(self._meter, messages + handled, position, now)
+        if engine.limits_rates and session is not None:
+            self._rest(messages + handled, position, now)
         if position < limit and not self.closed:
             self._tail = bytearray(data[position:])
             self._needed = bytes_needed(data, position)
@@ -333,9 +333,11 @@ class ClientConnection(ClientLife):
             self.engine.metrics.publishers_held += 1
             self.engine.deadlines.file(self, now + _HOLD_SECONDS)
 
-    def _rest(self, meter: Meter, packets: int, size: int, now: float) -> None:
+    def _rest(self, packets: int, size: int, now: float) -> None:
         """Stop reading for a while if the client has sent more than its rate allows."""
-        seconds = meter.spend(packets, size, self.engine.limits, now)
+        if self._meter is None:
+            self._meter = Meter(self.engine.limits, now)
+        seconds = self._meter.spend(packets, size, self.engine.limits, now)
         if seconds > 0 and not self.closed:
             self.engine.metrics.rests += 1
             self._complain().fast(self.engine.limits, now)

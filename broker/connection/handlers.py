@@ -273,9 +273,10 @@ def take_leave(connection: Client, session: Session, packet: Disconnect) -> bool
         raise ProtocolError(f"reason code: {packet.reason_code:#04x} is a server's")
     expiry = packet.properties.session_expiry_interval
     if expiry is not None:
-        if session.expiry_interval == 0 and expiry != 0:  # MQTT 5 §3.14.2.2.2
+        most = connection.terms.limits.max_session_expiry
+        if session.expiry_interval == 0 and expiry != 0 and most:  # MQTT 5 §3.14.2.2.2; else it may be 0 by the limit.
             raise ProtocolError("the session expiry interval was 0 in CONNECT and cannot be changed")
-        session.expiry_interval = min(expiry, connection.terms.limits.max_session_expiry)
+        session.expiry_interval = min(expiry, most)
     return packet.reason_code is not ReasonCode.NORMAL_DISCONNECTION
 
 

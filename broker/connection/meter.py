@@ -4,7 +4,8 @@ Theory
 ------
 Two buckets refill at their rates and hold one second's worth each. Every read is deducted from them. When a bucket is
 overdrawn the transport *rests*: it does not read until the debt is repaid, TCP makes the client wait, and no message is
-dropped. A connection without limits has no meter, and nothing is counted for it.
+dropped. Without limits there are no meters, and nothing is counted; limits that a reload sets apply from the next read
+on, and a client begins with what one second allows.
 
 Rules
 -----

@@ -64,6 +64,7 @@ class Engine(Exchange):
         "guard",
         "history",
         "keeps_revoked",
+        "limits_rates",
         "lines",
         "live",
         "logs_clients",
@@ -83,6 +84,8 @@ class Engine(Exchange):
         now: float,
     ) -> None:
         super().__init__(limits, call_soon)
+        self.limits_rates = limits.rates
+        """Whether the rate at which a client sends is limited; the same as `limits` say, for each read."""
         self.admission = admission
         self.terms = CurrentTerms(admission.trust_generation, limits)
         self.guard = Guard(limits, self.metrics)
@@ -112,6 +115,7 @@ class Engine(Exchange):
     def limit(self, limits: Limits) -> None:
         """Apply *limits* from now on; existing state that exceeds them stays."""
         self.limits = self.guard.limits = limits
+        self.limits_rates = limits.rates
         self.routes.limit = limits.max_cached_routes
         self.retained.limit = limits.max_retained
         self.retained.bytes_limit = limits.max_retained_bytes

@@ -7,7 +7,9 @@ Rules
    `Freshness` decides how long newcomers are still admitted meanwhile; connected devices stay.
 3. Closing many sessions alternates with other work: after each `_SECONDS_A_TURN`, the event loop gets a turn.
 4. If the service knows less than we do, or has something else at our number (a restored database), the feed is read
-   again from 0; what was revoked stays revoked.
+   again from 0; what was revoked stays revoked. A suspension that is read before the feed is current keeps newcomers
+   out, but whoever is connected stays until what follows says that it is over, or the feed is current or lost: it may
+   have ended long ago.
 5. If a CA is revoked, it may have issued certificates that were never recorded: then every client below it is
    disconnected, whether or not the feed names its certificate.
 6. A server whose certificate, or a CA's above it, is revoked is not the service: whoever has copied its key, or has
@@ -51,6 +53,7 @@ from provisioning.client.feed import (
 )
 from provisioning.pki.identity import AUTHORITY_PREFIX
 from provisioning.pki.revocation import CertificateKey
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import Credential, TlsConfigurationError
 from provisioning.program.spread import spread
 
@@ -106,6 +109,8 @@ class RevocationFeed:
         """Whether events are news: everything revoked before has been read."""
         self._taken = 0
         """How many revocations this reading has brought before it is current."""
+        self._suspended: list[RevocationEvent] = []
+        """Of these, the suspensions of clients that are still connected."""
         self._turn_ends = 0.0
         """When the event loop gets a turn."""
 
@@ -145,6 +150,7 @@ class RevocationFeed:
                     pause.reset()
             self._was_current = False
             self._taken = 0
+            await self._end_suspended()  # Whether one is over is not known, perhaps for long.
             await asyncio.sleep(pause.after_failure() * spread(0.5))
 
     async def _follow(self) -> None:
@@ -216,11 +222,35 @@ class RevocationFeed:
 
     def _revoked_together(self, events: Sequence[RevocationEvent], now: float) -> None:
         """Do for all *events*, of which none is about the service or a CA, what `_revoked` does for each."""
+        self._after, self._mark = events[-1].sequence, events[-1].mark
         if self._was_current:
             self._many.come(now, len(events))
+        else:
+            events = [event for event in events if not self._waits(event)]
+        self._end(events, now)
+
+    def _waits(self, event: RevocationEvent) -> bool:
+        """Whether *event*, read before the feed is current, may be over and affects somebody; if so, record it."""
+        engine, revocation = self._engine, event.revocation
+        if revocation.reason is not RevocationReason.CERTIFICATE_HOLD or not engine.live.of(revocation.key):
+            return False
+        if engine.admission.status.index.add(revocation):
+            engine.metrics.revocations += 1
+        self._suspended.append(event)
+        return True
+
+    async def _end_suspended(self) -> None:
+        """Put out the connected clients whose suspension has waited, and is not over."""
+        waited, self._suspended = self._suspended, []
+        index = self._engine.admission.status.index
+        for start in range(0, len(waited), _PORTION):
+            now = await self._turn()
+            self._end([each for each in waited[start : start + _PORTION] if index.find(each.revocation.key)], now)
+
+    def _end(self, events: Sequence[RevocationEvent], now: float) -> None:
+        """Record what *events* say, close the sessions that they affect, and report it."""
         closed_of: dict[datetime, int] = {}
         for event in events:
-            self._after, self._mark = event.sequence, event.mark
             closed = revoke(self._engine, event.revocation, now)
             if closed:
                 closed_of[event.recorded_at] = closed_of.get(event.recorded_at, 0) + closed
@@ -268,6 +298,7 @@ class RevocationFeed:
 
     async def _caught_up(self, after: int, sequence: int) -> None:
         """Take note that everything up to *sequence* was read, starting after *after*."""
+        await self._end_suspended()
         self._was_current = True
         await judge_absent(self._engine, self._clock)
         log.info("revocation feed current", code="FEED_CURRENT", sequence=sequence)

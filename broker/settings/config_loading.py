@@ -66,8 +66,10 @@ def _not_json(said: str) -> str:
 def _refuse_unknown_variables() -> None:
     """Raise `ConfigError` for a variable that looks like a setting but is none: a mistyped limit would do nothing."""
     for variable, value in os.environ.items():
-        if not variable.startswith(PREFIX):
+        if not variable.upper().startswith(PREFIX):
             continue
+        if variable != variable.upper():  # The library would take it, if no other of that name comes after it.
+            raise ConfigError(f"{variable}: write it in capitals, {variable.upper()}")
         if made := service_link(variable.removeprefix(PREFIX), value):
             raise ConfigError(f"{variable}: {made}")
         key, _, limit = variable.removeprefix(PREFIX).lower().partition("__")

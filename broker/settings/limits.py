@@ -95,6 +95,11 @@ class Limits:
     """Topics that one connection remembers as permitted for publishing."""
 
     @property
+    def rates(self) -> bool:
+        """Whether the rate at which a client sends is limited."""
+        return self.max_packet_rate > 0 or self.max_byte_rate > 0
+
+    @property
     def packet_items(self) -> int:
         """`max_packet_items`, or more so that one SUBSCRIBE may name all of a session's subscriptions."""
         return max(self.max_packet_items, self.max_subscriptions)

@@ -34,6 +34,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from broker.settings.trust_settings import TrustSettings
 from provisioning.pki.extension import UNREADABLE, UNUSABLE
 from provisioning.pki.keys import replace_private
+from provisioning.pki.shown_subject import shown_subject
 from provisioning.pki.tls import TlsConfigurationError
 from provisioning.program.durable_names import make_folder
 
@@ -98,9 +99,9 @@ def anchors_in(settings: TrustSettings, content: bytes, now: datetime | None) ->
         anchors = _pinned(settings, anchors)
     for each in anchors:
         if why := unreadable(each):
-            raise AnchorsRefused(f"{named(each)} cannot be read: {why}")
+            raise AnchorsRefused(f"{shown_subject(each)} cannot be read: {why}")
         if not is_authority(each):
-            raise AnchorsRefused(f"{named(each)} is not the certificate of a CA")
+            raise AnchorsRefused(f"{shown_subject(each)} is not the certificate of a CA")
     if now is not None and not any(each.not_valid_before_utc <= now <= each.not_valid_after_utc for each in anchors):
         raise AnchorsRefused(f"none of {len(anchors)} certificates is valid on {now.astimezone(UTC):%Y-%m-%d}")
     return anchors
@@ -113,14 +114,6 @@ def unreadable(certificate: x509.Certificate) -> str:
     except UNUSABLE as error:
         return str(error) or type(error).__name__
     return ""
-
-
-def named(certificate: x509.Certificate) -> str:
-    """Return the subject of *certificate*, or its fingerprint if that is not text."""
-    try:
-        return certificate.subject.rfc4514_string()
-    except UNREADABLE:
-        return f"SHA-256 {certificate.fingerprint(SHA256()).hex()}"
 
 
 def is_authority(certificate: x509.Certificate) -> bool:

@@ -322,5 +322,5 @@ def _serial(own: _Own) -> str:
 def _certificates_in(file: Path) -> list[x509.Certificate]:
     try:
         return certificates_in(contents_of(file, PEM_BYTES))
-    except (OSError, ValueError):
+    except (OSError, *UNREADABLE):
         return []

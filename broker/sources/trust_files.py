@@ -13,10 +13,11 @@ from broker.admission.peer import DEFAULT_BUNDLE
 from broker.admission.trust import Trust
 from broker.settings.config import BrokerConfig
 from broker.settings.trust_settings import TrustSettings
-from broker.sources.anchor_copy import copy_of, is_authority, named, read_copy, unreadable
+from broker.sources.anchor_copy import copy_of, is_authority, read_copy, unreadable
 from broker.sources.leniency import feed_terms
 from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.open_to_all import written_by_all
+from provisioning.pki.shown_subject import shown_subject
 from provisioning.pki.tls import TlsConfigurationError, certificates_in
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
@@ -105,7 +106,8 @@ def read_anchors(paths: Sequence[Path], where: str = "") -> list[x509.Certificat
             raise TlsConfigurationError(f"{where}{path} holds no certificate file (.pem, .crt, .cer, .der)")
         for anchor in found:
             if why := unreadable(anchor):
-                raise TlsConfigurationError(f"{where}{path}: {named(anchor)} cannot be read: {why}; leave it out")
+                name = shown_subject(anchor)
+                raise TlsConfigurationError(f"{where}{path}: {name} cannot be read: {why}; leave it out")
         anchors += found
     return anchors
 

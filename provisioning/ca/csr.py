@@ -28,6 +28,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509.oid import AttributeOID, NameOID, SignatureAlgorithmOID
 
 from provisioning.ca.der import content, only_common_name
@@ -117,8 +118,12 @@ class KeyRequest:
     """The request's own key: it only tells the desired key type."""
     recipient: Recipient | None
     """The recipient to encrypt the key for, if that was requested."""
-    proved: bool
-    """Whether the request's own key is strong and signed it: a pending request is then recognised by that key."""
+    proof: bytes | None
+    """What only a signature by the request's own key can make different; None: it is weak, or has not signed.
+
+    Every copy has it in common, also one whose signature was rewritten, as anybody can with one of ECDSA's. A pending
+    request is recognised by that key.
+    """
 
     def with_key(self, key: PrivateKey) -> VerifiedRequest:
         """Return the request for the certificate of *key*."""
@@ -131,7 +136,7 @@ def read_key_request(
 ) -> KeyRequest:
     """Return what a request for a server-generated key asks for; raise `RequestRefused`.
 
-    Neither the request's own key nor its signature counts for the certificate (RFC 7030 §4.4.1); `KeyRequest.proved`
+    Neither the request's own key nor its signature counts for the certificate (RFC 7030 §4.4.1); `KeyRequest.proof`
     says whether they are good. If the request names a key to encrypt for, that is its own key, and then its signature
     must be good, or the key of *certificate*, which the client has presented.
     """
@@ -142,16 +147,22 @@ def read_key_request(
         recipient = _recipient(csr, certificate, key_policy)
     except _UNREADABLE as error:
         raise _malformed(error) from error
-    return KeyRequest(facts, own_key, recipient, _is_proved(csr, own_key, key_policy))
+    return KeyRequest(facts, own_key, recipient, _proof(csr, own_key, key_policy))
 
 
-def _is_proved(csr: x509.CertificateSigningRequest, own_key: CertificatePublicKeyTypes, key_policy: KeyPolicy) -> bool:
+def _proof(
+    csr: x509.CertificateSigningRequest, own_key: CertificatePublicKeyTypes, key_policy: KeyPolicy
+) -> bytes | None:
     try:
         key_policy.check(own_key)
         _check_signature(csr)
     except (WeakKey, RequestRefused):
-        return False
-    return True
+        return None
+    signature = csr.signature
+    if isinstance(own_key, ec.EllipticCurvePublicKey):
+        chosen, _ = decode_dss_signature(signature)  # With the negative of the other number it is valid, too.
+        signature = chosen.to_bytes((own_key.key_size + 7) // 8)
+    return hashlib.sha256(csr.tbs_certrequest_bytes + signature).digest()
 
 
 def _recipient(

@@ -80,6 +80,8 @@ class Attempt:
     """The key is generated here, for this attempt only."""
     waits_as: bytes | None = None
     """With *server_key*: the fingerprint of the request's own key, if that key signed the request."""
+    proof: bytes | None = None
+    """With *waits_as*: what no copy of the request has different (`provisioning.ca.csr.KeyRequest`)."""
 
     def at(self, now: datetime) -> Attempt:
         """Return the same attempt, decided *now*; `dataclasses.replace` takes four times as long."""
@@ -94,4 +96,5 @@ class Attempt:
             self.connection,
             self.server_key,
             self.waits_as,
+            self.proof,
         )

@@ -183,7 +183,8 @@ class EnrolmentService:
             certificate,
             connection=connection,
             server_key=True,
-            waits_as=spki_fingerprint(asked.wished) if asked.proved else None,
+            waits_as=None if asked.proof is None else spki_fingerprint(asked.wished),
+            proof=asked.proof,
         )
         await self._rehearse(attempt)
         key = await asyncio.to_thread(make_key, await self._profile_of(label), asked.wished)

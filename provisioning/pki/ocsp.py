@@ -112,10 +112,10 @@ def read_answer(der: bytes, question: Question, serial: int, issuer: x509.Certif
     except UNUSABLE as error:  # Over plain HTTP anybody may answer.
         raise OcspRefused(f"not an OCSP response: {error}") from error
     this_update = single.this_update_utc
+    if this_update > now + CLOCK_TOLERANCE:  # First: nothing can be added to the last second of the year 9999.
+        raise OcspRefused(f"the answer is of {this_update:%Y-%m-%d %H:%M:%S} UTC, which is yet to come")
     fresh_until = single.next_update_utc or this_update + _WITHOUT_NEXT_UPDATE
     fresh_until = min(fresh_until, signer.not_valid_after_utc)  # The signer is not accepted for longer.
-    if this_update > now + CLOCK_TOLERANCE:
-        raise OcspRefused(f"the answer is of {this_update:%Y-%m-%d %H:%M:%S} UTC, which is yet to come")
     if fresh_until < now:
         raise OcspRefused(f"the answer ended on {fresh_until:%Y-%m-%d %H:%M:%S} UTC")
     reason = None

@@ -21,6 +21,7 @@ from provisioning.store import counters, stretches
 from provisioning.store.tables import approvals
 
 _NUMBERS: Final = "approval"
+_PROOF_OCTETS: Final = 32
 
 
 class ApprovalState(StrEnum):
@@ -63,6 +64,8 @@ class StoredApproval:
     certificate_id: int | None
     """The last certificate that it bought: a second one if the answer with the first was lost. Before it has bought
     one: the name's newest certificate at the time of the decision."""
+    answered: tuple[bytes, ...] = ()
+    """The proofs of the requests that were answered with a key made here."""
 
 
 _FIND: Final = (
@@ -121,12 +124,15 @@ def decide(
     connection.execute(statement.values(state=state.value, decided_at=now, decided_by=by, certificate_id=held))
 
 
-def spend(connection: Connection, approval_id: int, certificate_id: int, now: datetime) -> None:
-    """Record that the certificate was issued; the time of the first one stays."""
+def spend(
+    connection: Connection, approval_id: int, certificate_id: int, now: datetime, answered: Sequence[bytes]
+) -> None:
+    """Record that the certificate was issued, and all that was *answered* so far; the time of the first one stays."""
     spent = {
         "state": ApprovalState.USED.value,
         "used_at": func.coalesce(approvals.c.used_at, now),
         "certificate_id": certificate_id,
+        "answered": b"".join(answered) or None,
     }
     connection.execute(update(approvals).where(approvals.c.id == approval_id).values(spent))
 
@@ -209,4 +215,9 @@ def _from_row(row: Any) -> StoredApproval:
         row.decided_by,
         row.used_at,
         row.certificate_id,
+        _proofs_in(row.answered or b""),
     )
+
+
+def _proofs_in(answered: bytes) -> tuple[bytes, ...]:
+    return tuple(answered[start : start + _PROOF_OCTETS] for start in range(0, len(answered), _PROOF_OCTETS))

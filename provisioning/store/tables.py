@@ -332,6 +332,7 @@ approvals = Table(
     Column("used_at", UtcDateTime),
     Column("certificate_id", BIG_ID, ForeignKey("certificates.id")),
     Column("asked_from", String(64)),
+    Column("answered", LargeBinary),
     UniqueConstraint("group_name", "name", "spki_sha256"),
     Index("ix_approvals_state", "state", "group_name"),
 )

@@ -7,9 +7,10 @@ A request for a server-generated key is recognised by the request's own key, whi
 (docs/decisions/0088-serverkeygen-key-after-approval.md): without a signature by it, anyone who guesses the request
 would be given the private key. Nor does an approval of one kind of request count for the other: a request for the
 device's own key is no secret, and at the other operation a copy of it would be worth a private key. If the answer was
-lost, so was the key: the repeated request gets a new key in its place, without another decision, while the group
-answers the same request again
-(docs/decisions/0106-repeating-a-lost-serverkeygen-answer.md).
+lost, so was the key: a request that is signed anew gets a new key in its place, without another decision, while the
+group answers the same request again (docs/decisions/0106-repeating-a-lost-serverkeygen-answer.md). One that was
+answered is not answered again: whoever has a copy of it, and not its key, could have the device's certificate replaced
+by one whose private key is theirs (docs/decisions/0257-an-answered-key-request-is-not-answered-again.md).
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ MAXIMUM_PENDING: Final = 2000
 """Per group: strangers may ask where nothing else is needed. One address never has more of them than are free."""
 IN_FORCE: Final = MAXIMUM_TTL
 """An approval that nobody has used counts for as long as a token may last."""
+MOST_ANSWERED: Final = 16
+"""How often a lost answer is made up for: then an operator is asked again."""
 PENDING_DAYS: Final = timedelta(days=7)
 _LONGEST_EVIDENCE: Final = 200
 _ENROLLED: Final = "; the name is enrolled already"
@@ -74,6 +77,13 @@ def approved(connection: Connection, attempt: Attempt, group: Group, shown: Sequ
     if found is not None and _gives_way(found, attempt):
         found = None
     lost = None if found is None else _lost(connection, found, attempt, group)
+    if found is not None and lost is not None and attempt.proof in found.answered:
+        raise Refused(
+            Code.SERVER_KEYS_REFUSED,
+            f"this very request was answered with a key, as was approved under number {found.id}: if the answer was "
+            "lost, sign a new request with the same key (if it comes out the same, with another field in its subject); "
+            "if it was not yours, tell the operator",
+        )
     if found is None or (lost is None and _over(connection, found, attempt, group)):
         evidence = _evidence(
             "+".join(each.credential for each in shown) or "nothing",
@@ -93,7 +103,8 @@ def approved(connection: Connection, attempt: Attempt, group: Group, shown: Sequ
             pass
 
     def spend(connection: Connection, certificate_id: int, _device: str, _ends: datetime) -> None:
-        approvals.spend(connection, found.id, certificate_id, attempt.now)
+        answered = found.answered if attempt.proof is None else (*found.answered, attempt.proof)
+        approvals.spend(connection, found.id, certificate_id, attempt.now, answered)
 
     credential = f"approval {found.id}" + ("" if lost is None else ", again")
     return Vouched(found.decided_by or "", credential, proves=True, decides=True, lost=lost, settle=spend)
@@ -170,6 +181,8 @@ def _lost(connection: Connection, found: StoredApproval, attempt: Attempt, group
     renewed that certificate, and it was not revoked.
     """
     if not attempt.server_key or found.used_at is None or attempt.now >= found.used_at + group.same_key_window:
+        return None
+    if len(found.answered) >= MOST_ANSWERED:
         return None
     newest = newest_of(connection, found.request.name)
     if newest is None or newest.id != found.certificate_id:

@@ -62,6 +62,19 @@ def test_the_will_is_sent_unless_the_client_says_goodbye(
     assert client.closed
 
 
+def test_who_may_keep_no_session_may_ask_for_one_again_when_it_says_goodbye(watcher: WireClient) -> None:
+    """MQTT 5 §3.14.2.2.2: an error only if CONNECT asked for none; CONNACK has told it that it gets none."""
+    broker = watcher.broker
+    broker.engine.limit(replace(broker.engine.limits, max_session_expiry=0))
+    client = broker.open(shared_device("meter-1"))
+    connack = client.connect(client_id="meter-1", session_expiry_interval=60, will=will(TOPIC))
+    assert connack.properties.session_expiry_interval == 0
+    client.leave(session_expiry_interval=60)
+    assert broker.metrics.closed == {"CLIENT_DISCONNECTED": 1}
+    assert watcher.payloads() == []
+    assert len(broker.engine.registry) == 1, "the watcher's"
+
+
 def test_a_311_client_that_says_goodbye_leaves_no_will(broker: MemoryBroker, watcher: WireClient) -> None:
     broker.device("meter-1", version=V311, will=will(TOPIC)).leave()
     assert watcher.received() == []

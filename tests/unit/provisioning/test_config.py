@@ -134,6 +134,15 @@ def test_a_variable_that_is_no_setting_is_refused(tmp_path: Path, monkeypatch: p
         load_settings(tmp_path)
 
 
+@pytest.mark.parametrize("variable", ["fleet_provisioning_prot", "Fleet_Provisioning_PORT"])
+def test_a_variable_that_is_not_in_capitals_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "8884")
+    with pytest.raises(ConfigurationError, match=f"^{variable}: write it in capitals, {variable.upper()}$"):
+        load_settings(tmp_path)
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "provisioning.toml").symlink_to("/proc/self/mem")  # Reading its beginning fails, for root too.
     with pytest.raises(ConfigurationError, match=r"provisioning\.toml cannot be read: "):

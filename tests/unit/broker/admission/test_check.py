@@ -147,6 +147,12 @@ def test_a_bad_certificate_fails_where_it_is_bad(
         assert outcome.detail == at_the_door.detail, "the client is told the same"
 
 
+@pytest.mark.parametrize(("left", "said"), [(0, "0 days"), (1, "1 day"), (2, "2 days")])
+def test_the_days_that_are_left_are_said(admission: Admission, left: int, said: str) -> None:
+    held = PKI.certify(METER, not_after=NOW + timedelta(days=left, seconds=1))
+    assert verdict(admission, held).steps[1].detail.endswith(f" UTC, {said}")
+
+
 def test_the_terms_of_a_trust_bundle_are_a_step_and_no_ca_is_learned(admission: Admission) -> None:
     bundle = TrustBundle(
         "meters",
@@ -420,3 +426,38 @@ def test_a_name_that_a_bundle_cannot_use_is_told_in_the_step_too() -> None:
     assert (step.code, step.detail) == (outcome.code, outcome.detail)
     assert step.detail.startswith("name 'Pump Room 3': use 1 to 64 letters")
     assert "docs/trust-bundles.md" in outcome.remedy
+
+
+GARBLED = x509.UnrecognizedExtension(x509.AuthorityInformationAccess.oid, b"\x04\x00")
+
+
+def garbled(held: Held, text: bytes) -> x509.Certificate:
+    """Return the certificate of *held* with *text* in it changed to what is no UTF-8; OpenSSL reads it all the same."""
+    der = held.der
+    assert text in der
+    return x509.load_der_x509_certificate(der.replace(text, b"\xff" * len(text)))
+
+
+@pytest.mark.parametrize("bundles", [False, True], ids=["cafile", "bundles"])
+@pytest.mark.parametrize(
+    "chain",
+    [
+        [garbled(PKI.certify(METER), b"Test Issuing CA"), PKI.issuing.certificate],
+        [garbled(PKI.certify(METER, common_name="another"), b"another"), PKI.issuing.certificate],
+        [PKI.certify(METER).certificate, garbled(PKI.issuing, b"Test Issuing CA")],
+        [PKI.certify(METER, extensions=[GARBLED]).certificate, PKI.issuing.certificate],
+    ],
+    ids=["its issuer", "its subject", "the subject of its CA", "an extension"],
+)
+def test_a_certificate_that_only_openssl_reads_has_a_verdict_too(
+    admission: Admission, chain: list[x509.Certificate], *, bundles: bool
+) -> None:
+    if bundles:
+        admission.believe(Trust([TrustBundle("ours", ROOT_ONLY)]))
+    for outcome in (
+        check(chain, ROOT_ONLY, admission, 5.0, NOW),
+        check(chain, ROOT_ONLY, admission, 5.0, NOW, ask(chain, ROOT_ONLY, admission, NOW)),
+    ):
+        assert not outcome.admitted
+        assert [step.name for step in outcome.steps] == STEPS
+        assert outcome.remedy

@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from broker.connection.meter import Meter
 from broker.settings.limits import Limits
-from tests.support.wire import MemoryBroker
+from tests.support.wire import V5, MemoryBroker, publication
 
 OWN = "fleet/meters/meter-1/telemetry"
 
@@ -34,6 +34,24 @@ def test_a_rate_that_is_reloaded_counts_for_those_who_are_connected() -> None:
     limits = Limits(max_packet_rate=10)
     meter = Meter(limits, 0.0)
     assert meter.spend(20, 0, Limits(max_packet_rate=100), 0.0) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("limits", [Limits(max_packet_rate=10), Limits(max_byte_rate=1000)])
+def test_a_rate_that_a_reload_sets_counts_for_those_who_are_connected(limits: Limits) -> None:
+    broker = MemoryBroker()
+    without = broker.engine.limits
+    meter = broker.device("meter-1")
+    data = publication(OWN, bytes(30)).encode(V5) * 60
+    meter.send_bytes(data)
+    assert meter.transport.rests == []
+    broker.engine.limit(limits)
+    meter.send_bytes(data)
+    assert len(meter.transport.rests) == 1
+    meter.ping()
+    assert len(meter.transport.rests) == 2, "a lone ping is counted, too"
+    broker.engine.limit(without)
+    meter.send_bytes(data)
+    assert len(meter.transport.rests) == 2
 
 
 @pytest.mark.parametrize("qos", [0, 1])

@@ -15,11 +15,12 @@ from structlog.testing import capture_logs
 from broker.admission.bundle import TrustBundle
 from broker.admission.freshness import Freshness
 from broker.admission.trust import Trust
+from broker.mqtt.codes import ReasonCode
 from broker.revocation import revocation_feed
 from broker.revocation.revocation_feed import RevocationFeed
 from broker.revocation.revoked_services import RevokedServices
 from broker.sources.crl_intake import CrlIntake
-from provisioning.client.feed import Current, FeedEvent, Refuse, ReleaseEvent, RevocationEvent
+from provisioning.client.feed import Current, FeedEvent, FeedLost, Refuse, ReleaseEvent, RevocationEvent
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import CredentialFiles
 from tests.support.pki import Held, shared_device, shared_pki, shared_service
@@ -49,15 +50,26 @@ class Service:
     async def _no_other(self, _code: str) -> bool:
         return False
 
-    async def says(self, *events: FeedEvent, shown: Held | None = None, together: bool = False) -> None:
-        """Have the broker follow it to the end of *events*; and then see *shown*, which `refused` tells of."""
+    async def says(
+        self, *events: FeedEvent, shown: Held | None = None, together: bool = False, lost: bool = False
+    ) -> None:
+        """Have the broker follow it to the end of *events*; and then see *shown*, which `refused` tells of.
+
+        *lost*: it is gone then, and the broker is ended when it looks for it again.
+        """
+        followed: list[None] = []
 
         async def follow(*_: object, refuse: Refuse, **_named: object) -> AsyncIterator[list[FeedEvent]]:
+            if followed:
+                raise asyncio.CancelledError
+            followed.append(None)
             for some in [events] if together else [[each] for each in events]:
                 yield list(some)
             if shown is not None:
                 above = [each.public_bytes(Encoding.DER) for each in shown.chain]
                 self.refused.append(refuse([shown.der, *above]))
+            if lost:
+                raise FeedLost("gone")
             raise asyncio.CancelledError
 
         self._monkeypatch.setattr(revocation_feed, "follow_together", follow)
@@ -108,6 +120,46 @@ async def test_whose_hold_is_over_by_the_end_of_what_the_feed_has_to_tell_keeps_
     await Service(tmp_path, after, monkeypatch).says(hold, gone, release, Current(3))
     (session,) = after.engine.registry.all()
     assert session.will is not None
+
+
+async def test_who_is_connected_and_whose_hold_is_over_by_then_stays(
+    broker: MemoryBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A feed that is read again from 0, or after an outage, put out whoever had once been suspended."""
+    held, other = shared_device("meter-1"), shared_device("meter-2")
+    clients = [broker.open(each) for each in (held, other)]
+    for client, name in zip(clients, ("meter-1", "meter-2"), strict=True):
+        client.connect(client_id=name, will=will(f"fleet/meters/{name}/event"))
+    events = [revoked(each, RevocationReason.CERTIFICATE_HOLD) for each in (held, other)]
+    service = Service(tmp_path, broker, monkeypatch)
+    await service.says(*events, ReleaseEvent(2, held.revocation.key, "meter-1"))
+    assert [each.closed for each in clients] == [False, False], "there may be more to be told"
+    again = broker.open(other)
+    again.connect(client_id="meter-2", expect=ReasonCode.BANNED)
+    await service.says(Current(2))
+    assert [each.closed for each in clients] == [False, True]
+
+
+async def test_a_hold_takes_effect_if_the_feed_is_lost_before_it_may_have_ended(
+    broker: MemoryBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = shared_device("meter-1")
+    client = broker.open(held)
+    client.connect(client_id="meter-1")
+    service = Service(tmp_path, broker, monkeypatch)
+    await service.says(revoked(held, RevocationReason.CERTIFICATE_HOLD), lost=True)
+    assert client.closed
+
+
+async def test_who_is_revoked_for_good_waits_for_nothing(
+    broker: MemoryBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = shared_device("meter-1")
+    client = broker.open(held)
+    client.connect(client_id="meter-1")
+    final = replace(revoked(held, RevocationReason.KEY_COMPROMISE), sequence=2)
+    await Service(tmp_path, broker, monkeypatch).says(revoked(held, RevocationReason.CERTIFICATE_HOLD), final)
+    assert client.closed
 
 
 @pytest.mark.parametrize("released", [False, True])

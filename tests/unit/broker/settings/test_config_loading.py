@@ -79,6 +79,16 @@ def test_a_variable_that_is_no_setting_is_told_the_nearest_at_its_place(
     assert refusal(path, {}) == f"FLEET_BROKER_{variable}: {named}"
 
 
+@pytest.mark.parametrize("variable", ["fleet_broker_prot", "fleet_broker_port", "Fleet_Broker_PORT"])
+def test_a_variable_that_is_not_in_capitals_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """The library took it, though no error names it so, and said nothing of one that is no setting."""
+    monkeypatch.setenv(variable, "8884")
+    path.write_text("")
+    assert refusal(path, {}) == f"{variable}: write it in capitals, {variable.upper()}"
+
+
 def test_an_entry_of_plugins_is_of_the_file_unless_the_environment_names_it(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

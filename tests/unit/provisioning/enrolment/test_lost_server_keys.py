@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.x509.oid import NameOID
 
+from provisioning.ca.der import BIT_STRING, SEQUENCE, element
 from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.groups import parse_ways
 from provisioning.enrolment.service import MadeKey
+from provisioning.enrolment.ways import approval
 from provisioning.errors import Pending, Refused
 from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.revocation import certificate_key
@@ -22,9 +27,11 @@ from provisioning.store.certificates import CertificateState
 from provisioning.store.groups import Group, NewKey
 from provisioning.store.serials import serial_text
 from tests.support.fleet import Fleet, successor_csr
+from tests.support.hostile_requests import ECDSA_SHA256
 from tests.support.requests import csr_der
 
 HOUR = timedelta(hours=1)
+_ORDER_OF_P256 = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
 async def group(fleet: Fleet, **rules: Any) -> None:
@@ -137,3 +144,67 @@ async def test_what_was_revoked_is_not_replaced(fleet: Fleet) -> None:
     await approve(fleet)
     with pytest.raises(Refused, match="CERTIFICATE_REVOKED"):
         await ask(fleet, own)
+
+
+async def test_a_copy_of_an_answered_request_gets_nothing(fleet: Fleet) -> None:
+    await group(fleet)
+    own = generate_key()
+    request = csr_der(own, names=["meter-1"])
+
+    async def asked(csr: bytes) -> MadeKey:
+        return await fleet.enrolment.enrol_with_server_key(csr, None, "line")
+
+    with pytest.raises(Pending):
+        await asked(request)
+    await approve(fleet)
+    first = await asked(request)
+    for copy in (request, rewritten(request)):
+        with pytest.raises(Refused, match="SERVER_KEYS_REFUSED: this very request was answered"):
+            await asked(copy)
+    anew = csr_der(own, names=["meter-1"])
+    second = await asked(rewritten(anew))
+    assert [await state(fleet, each.certificate) for each in (first, second)] == [SUPERSEDED, GOOD]
+    for copy in (request, anew, rewritten(anew)):
+        with pytest.raises(Refused, match="SERVER_KEYS_REFUSED: this very request was answered"):
+            await asked(copy)
+    assert await state(fleet, second.certificate) == GOOD
+    fleet.clock.advance(HOUR)
+    with pytest.raises(Pending):
+        await asked(request)
+    assert await state(fleet, second.certificate) == GOOD, "an operator has to decide about it again"
+
+
+async def test_lost_answers_are_made_up_for_so_many_times(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(approval, "MOST_ANSWERED", 3)
+    await group(fleet)
+    own = generate_key()
+    await first_answer(fleet, own)
+    for _ in range(2):
+        last = await ask(fleet, own)
+    with pytest.raises(Pending):
+        await ask(fleet, own)
+    assert await state(fleet, last.certificate) == GOOD
+
+
+@pytest.mark.parametrize("key", [rsa.generate_private_key(65537, 2048), ed25519.Ed25519PrivateKey.generate()])
+async def test_who_cannot_sign_the_same_anew_asks_with_another_field(fleet: Fleet, key: PrivateKey) -> None:
+    await group(fleet)
+    await first_answer(fleet, key)
+    with pytest.raises(Refused, match="with another field in its subject"):
+        await ask(fleet, key)
+    unit = x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, "again")
+    again = csr_der(key, names=["meter-1"], attributes=[unit])
+    made = await fleet.enrolment.enrol_with_server_key(again, None, "line")
+    assert await state(fleet, made.certificate) == GOOD
+
+
+def rewritten(request: bytes) -> bytes:
+    """Return *request* with the other signature that whoever has one of ECDSA's can make of it."""
+    csr = x509.load_der_x509_csr(request)
+    chosen, other = decode_dss_signature(csr.signature)
+    signature = encode_dss_signature(chosen, _ORDER_OF_P256 - other)
+    parts = csr.tbs_certrequest_bytes + ECDSA_SHA256 + element(BIT_STRING, b"\0" + signature)
+    made = element(SEQUENCE, parts)
+    assert x509.load_der_x509_csr(made).is_signature_valid
+    assert made != request
+    return made

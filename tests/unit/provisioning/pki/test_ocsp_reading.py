@@ -111,6 +111,13 @@ def test_what_is_not_to_be_believed_is_refused(answering: Responder, words: str)
         read(answering)
 
 
+def test_an_answer_of_the_last_minutes_that_there_are_is_refused_too() -> None:
+    """Nothing can be added to its time."""
+    age = datetime.now(UTC) - datetime.max.replace(tzinfo=UTC) + timedelta(minutes=2)
+    with pytest.raises(OcspRefused, match="yet to come"):
+        read(responder(age=age, life=None))
+
+
 def test_a_responder_that_cannot_be_read_is_refused() -> None:
     name = x509.UnrecognizedExtension(x509.IssuerAlternativeName.oid, b"\x30\x02\xa3\x00")  # An X.400 address.
     with pytest.raises(OcspRefused, match="not an OCSP response"):
