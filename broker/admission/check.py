@@ -224,7 +224,7 @@ def _validity(certificate: x509.Certificate, now: datetime) -> Step:
     if begins > now:
         detail = f"valid from {_shown(begins)}; the clock says {_shown(now)}"
         return Step("validity", False, detail, RefusalCode.NOT_YET_VALID)
-    return Step("validity", True, f"until {_shown(ends)}, {(ends - now).days} days")
+    return Step("validity", True, f"until {_shown(ends)}, {_days((ends - now).days)}")
 
 
 def _purpose(certificate: x509.Certificate) -> Step:
@@ -329,13 +329,13 @@ def _freshness(admission: Admission, now: float, outcome: Peer | Refused) -> Ste
     age = admission.status.freshness.age(now)
     terms = None if issuer is None else issuer.bundle.feed_terms
     if not admission.status.freshness.acceptable(now, terms):
-        how = "never read" if age is None else f"{age:.0f} seconds old"
+        how = "never read" if age is None else f"{age:.0f} s old"
         return Step("freshness", False, f"revocation data: {how}", RefusalCode.REVOCATION_STATUS_UNKNOWN)
     if age is None and admission.status.freshness.policy:
         return Step("freshness", None, "the feed was never read; admitted nevertheless (feed_policy is advisory)")
     if age is None:
         return Step("freshness", None, "there is no source of revocations")
-    return Step("freshness", True, f"revocation data is {age:.0f} seconds old")
+    return Step("freshness", True, f"revocation data is {age:.0f} s old")
 
 
 def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
@@ -343,6 +343,10 @@ def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extens
         return certificate.extensions.get_extension_for_class(kind).value
     except (x509.ExtensionNotFound, *UNREADABLE):
         return None
+
+
+def _days(number: int) -> str:
+    return "1 day" if number == 1 else f"{number} days"
 
 
 def _shown(moment: datetime) -> str:

@@ -6,18 +6,23 @@ A broker that crashes on a bad packet closes that connection, as it should, but 
 once, the next good device is admitted, and only a connection that existed before reveals the crash. So one exists from
 the first case to the last, and is checked after each.
 
+It also knows the link. What that loses the kernel learns from packets, and a bystander has few: before the first case,
+another good device exchanges as many as tell, where the broker is far away.
+
 Rules
 -----
 1. A bystander that was disconnected reconnects, so that each case answers for itself.
 2. It sends nothing but a PINGREQ when it is checked or when its keep alive requires one, and has no subscription.
+3. What is known of the link stays known when it reconnects.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
-from broker.mqtt.packets import Pingreq, Pingresp
+from broker.mqtt.packets import Disconnect, Pingreq, Pingresp
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.target import Starved, TurnedAway
 from device_sim.attack.verdict import PUT_OUT, SERVED, STARVED, ClosedBy, Layer, Seen
@@ -25,6 +30,11 @@ from device_sim.link.distance import NEARBY, Distance, distance_of
 
 _PINGRESP = "PINGRESP"
 _LONGEST_PAUSE = 300.0
+_TELLING = 300
+"""Packets that tell what a link loses: of one in a hundred, three."""
+_BETWEEN = 0.02
+"""Seconds between two of them, at most: what is lost is noticed by what comes behind it."""
+_LONGEST_LOOK = 30.0
 
 
 class Bystander:
@@ -37,14 +47,35 @@ class Bystander:
         self._pinging: asyncio.Task[None] | None = None
         self._asking = asyncio.Lock()
         self._troubles: list[str] = []
+        self._known = NEARBY
+        """The distance as earlier connections have told it."""
 
     async def come(self) -> None:
         """Connect; raise what `device_sim.attack.scene.Scene.admitted` raises."""
         client = self._client = await self._admitted()
         self._pinging = asyncio.create_task(self._stays_alive(client), name="bystander")
 
+    async def look_at_the_link(self) -> None:
+        """Find out what the link to a broker far away loses; raise what `come` raises.
+
+        On a connection of its own: no answer to so many PINGREQs may be taken for one to a later check.
+        """
+        if not self.distance.is_far:
+            return
+        client = await self._admitted()
+        try:
+            until = time.monotonic() + _LONGEST_LOOK
+            while distance_of(client.socket).packets < _TELLING and time.monotonic() < until and client.ended is None:
+                await client.send(Pingreq().encode(client.version))
+                await client.receive(_BETWEEN)
+            self._known = self._known.or_worse(distance_of(client.socket))
+            await client.send(Disconnect().encode(client.version))
+        finally:
+            client.close()
+
     def leave(self) -> None:
         """Disconnect, as before a broker is stopped on purpose; the next check reconnects."""
+        self._known = self.distance
         if self._pinging is not None:
             self._pinging.cancel()
             self._pinging = None
@@ -54,8 +85,8 @@ class Bystander:
 
     @property
     def distance(self) -> Distance:
-        """How far away the broker is, as far as this connection tells: others may be under attack."""
-        return NEARBY if self._client is None else distance_of(self._client.socket)
+        """How far away the broker is, as far as good devices tell: other connections may be under attack."""
+        return self._known if self._client is None else self._known.or_worse(distance_of(self._client.socket))
 
     async def harmed(self, during: str) -> Seen | None:
         """Return what has happened to it since the last check, attributed to *during*; None: nothing."""

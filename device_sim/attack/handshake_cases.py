@@ -19,6 +19,7 @@ from device_sim.attack.target import Impossible, Starved
 from device_sim.attack.tls13_client import HandshakeBroken, offer
 from device_sim.attack.verdict import CLOSED, OPEN, UNANSWERED, ClosedBy, Layer, Seen, is_answer, seen_in
 from device_sim.link.closure import from_error
+from device_sim.link.lost_reset import ask_again
 from device_sim.link.tls_dial import NotAdmitted
 
 _FLOOD = 300
@@ -27,6 +28,8 @@ _READ = 4096
 _INTEGRITY_ONLY = bytes.fromhex("c0b4 c0b5")
 """TLS_SHA256_SHA256 and TLS_SHA384_SHA384 (RFC 9150)."""
 _QUICK = 10.0
+_PATIENT = 2
+"""How many times as long as the broker may wait it takes to send slowly."""
 _GOOD = 10
 _FEW = 3
 _AGAIN = 0.05
@@ -70,7 +73,7 @@ async def _null_cipher(scene: Scene) -> Seen:
         # Those of TLS 1.2 would be refused for the version. TLS 1.3 has its own; OpenSSL never offers them.
         started = time.monotonic()
         try:
-            return (await offer(scene.target.endpoint, _INTEGRITY_ONLY, _QUICK)).since(started)
+            return (await offer(scene.target.endpoint, _INTEGRITY_ONLY, scene.at_most(_QUICK))).since(started)
         except HandshakeBroken as error:
             raise Impossible(f"our own TLS cannot follow the server: {error}") from error
     paper = await scene.device()
@@ -95,7 +98,7 @@ async def _says(scene: Scene, data: bytes) -> Seen:
     loop = asyncio.get_running_loop()
     try:
         await loop.sock_sendall(plain, data)
-        return await _end_of(plain, _QUICK)
+        return await _end_of(plain, scene.at_most(_QUICK))
     finally:
         plain.close()
 
@@ -114,7 +117,8 @@ async def _silence(scene: Scene) -> Seen:
     plain = await _plain(scene)
     started = time.monotonic()
     try:
-        return (await _end_of(plain, scene.target.capabilities.limits.handshake)).since(started)
+        seen = await scene.with_grace(lambda within: _end_of(plain, within), scene.target.capabilities.limits.handshake)
+        return seen.since(started)
     finally:
         plain.close()
 
@@ -129,17 +133,17 @@ async def _slow_handshake(scene: Scene) -> Seen:
     plain = await _plain(scene)
     started = time.monotonic()
     try:
-        return (await _dripped(outgoing.read(), scene.target.capabilities.limits.handshake, plain)).since(started)
+        return (await _dripped(scene, outgoing.read(), plain)).since(started)
     finally:
         plain.close()
 
 
-async def _dripped(data: bytes, limit: float, plain: socket.socket) -> Seen:
-    """Send *data* so slowly that it takes twice *limit* seconds; return how the peer ends the connection."""
-    loop = asyncio.get_running_loop()
-    drip = asyncio.create_task(_drip(loop, plain, data, 2 * limit / len(data)))
+async def _dripped(scene: Scene, data: bytes, plain: socket.socket) -> Seen:
+    """Send *data* so slowly that it takes longer than the peer may wait; return how that ends the connection."""
+    loop, limit = asyncio.get_running_loop(), scene.target.capabilities.limits.handshake
+    drip = asyncio.create_task(_drip(loop, plain, data, _PATIENT * scene.at_most(limit) / len(data)))
     try:
-        return await _end_of(plain, limit)
+        return await scene.with_grace(lambda within: _end_of(plain, within), limit)
     finally:
         drip.cancel()
         await asyncio.wait([drip])
@@ -159,7 +163,7 @@ async def _no_connect(scene: Scene) -> Seen:
     client = await scene.dialled(await scene.device())
     started = time.monotonic()
     try:
-        return (await client.end(scene.target.capabilities.limits.connect)).since(started)
+        return (await scene.with_grace(client.end, scene.target.capabilities.limits.connect)).since(started)
     finally:
         client.close()
 
@@ -174,12 +178,12 @@ async def _slow_connect(scene: Scene) -> Seen:
         for byte in data:
             if not await client.send(bytes((byte,))):
                 return
-            await asyncio.sleep(2 * limit / len(data))
+            await asyncio.sleep(_PATIENT * scene.at_most(limit) / len(data))
 
     started = time.monotonic()
     task = asyncio.create_task(drip())
     try:
-        return (await client.end(limit)).since(started)
+        return (await scene.with_grace(client.end, limit)).since(started)
     finally:
         task.cancel()
         await asyncio.wait([task])
@@ -302,6 +306,7 @@ async def _plain(scene: Scene, source: str | None = None) -> socket.socket:
     try:
         if source is not None:
             plain.bind((source, 0))
+        ask_again(plain)
         await asyncio.get_running_loop().sock_connect(plain, (endpoint.host, endpoint.port))
     except OSError as error:
         plain.close()

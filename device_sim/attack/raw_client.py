@@ -10,7 +10,8 @@ Rules
 -----
 1. Every wait has a deadline. At the deadline the connection is *open*, which is an observation and not an error.
 2. Nothing is sent unasked: no PINGREQ, no PUBACK, no DISCONNECT.
-3. Over WebSocket, where the endpoint says so, every case is the same: bytes travel in frames, and nothing else differs.
+3. A lost RST is asked for again: a broker that has closed is not open.
+4. Over WebSocket, where the endpoint says so, every case is the same: bytes travel in frames, and nothing else differs.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class RawClient:
 
         Raises `device_sim.link.tls_dial.NotAdmitted`.
         """
-        dialled = await dial(endpoint, context, deadline=deadline, session=session, source=source)
+        dialled = await dial(endpoint, context, deadline=deadline, session=session, source=source, asks_again=True)
         client = cls(dialled.socket, version)
         if endpoint.websocket:
             await client._upgrade(endpoint.server_name, deadline)
@@ -204,7 +205,10 @@ class RawClient:
 
     def _decoded(self, first: int, body: bytes) -> Packet:
         short = self.either_form and first >> 4 == PacketType.CONNACK and len(body) == _CONNACK_311
-        return decode_packet(first, body, ProtocolVersion.V311 if short else self.version)
+        packet = decode_packet(first, body, ProtocolVersion.V311 if short else self.version)
+        if isinstance(packet, Connect):  # The peer is a client, and says what it speaks: the rest of this read, too.
+            self.version = packet.protocol_version
+        return packet
 
     async def _ready(self, *, write: bool) -> None:
         ready = self._loop.create_future()

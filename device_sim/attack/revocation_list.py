@@ -177,7 +177,7 @@ async def _feed_lost(scene: Scene) -> Seen:
         finally:
             feed.join()
         started = time.monotonic()
-        return (await client.end(10.0)).since(started)
+        return (await client.end(scene.at_most(10.0))).since(started)
     finally:
         client.close()
 

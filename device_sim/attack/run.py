@@ -15,6 +15,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -88,6 +89,8 @@ async def run(target: Target, cases: Sequence[Case], told: Told) -> list[Outcome
             await scene.bystander.come()
         except Impossible as why:
             raise Impossible(f"{why}; so no refusal would mean anything, and nothing was tried") from why
+        with contextlib.suppress(Starved, TurnedAway):  # The cases tell.
+            await scene.bystander.look_at_the_link()
         idle = [case for case in cases if case.idle]
         async with asyncio.TaskGroup() as together:
             for case in idle:

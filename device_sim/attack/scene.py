@@ -158,15 +158,38 @@ class Scene:
             f"fleet/{self.target.group}/#: does the broker's policy allow both?"
         )
 
-    async def _marked(self, client: RawClient, name: str, watcher: Watcher) -> bytes | Seen:
+    async def _shunned(self, client: RawClient, name: str, watcher: Watcher) -> bool:
+        """Whether the broker takes what others say, and no longer what *client* does, the device *name*.
+
+        Several times something of its own is missing when another's arrives that was sent later.
+        """
+        control = await self.device()
+        other = await self.admitted(control)
+        try:
+            for _ in range(_MARKERS):
+                marker = await self._say_marker(client, name)
+                heard = await self._marked(other, control.name, watcher)
+                if not isinstance(heard, bytes) or await watcher.got(marker, SOON):
+                    return False
+            return True
+        finally:
+            other.close()
+
+    async def _say_marker(self, client: RawClient, name: str) -> bytes:
+        marker = f"marker {self.fresh()}".encode()
+        await client.send(Publish(self.topic(name), marker).encode(client.version))
+        return marker
+
+    async def _marked(
+        self, client: RawClient, name: str, watcher: Watcher, deadline: float | None = None, times: int = _MARKERS
+    ) -> bytes | Seen:
         """Let *client*, the device *name*, publish an allowed message; return it when *watcher* has it, or the end.
 
-        Several are sent before the broker is blamed for losing them: then it is *open*.
+        Several are sent, each with its *deadline*, before the broker is blamed for losing them: then it is *open*.
         """
-        deadline = self.patience / _MARKERS
-        for _ in range(_MARKERS):
-            marker = f"marker {self.fresh()}".encode()
-            await client.send(Publish(self.topic(name), marker).encode(client.version))
+        deadline = self.patience / _MARKERS if deadline is None else deadline
+        for _ in range(times):
+            marker = await self._say_marker(client, name)
             heard = asyncio.create_task(watcher.got(marker, deadline))
             ending = asyncio.create_task(client.end(deadline))
             await asyncio.wait([heard, ending], return_when=asyncio.FIRST_COMPLETED)
@@ -377,13 +400,22 @@ class Scene:
         await client.send(request.encode(client.version))
         return await client.answer(Suback, deadline=self.at_most(_ANSWER))
 
-    async def fate(self, client: RawClient, name: str, payload: bytes) -> Seen:
+    async def fate(self, client: RawClient, name: str, payload: bytes, *, offender: bool = False) -> Seen:
         """Return whether *payload*, which *client* of the device *name* has just sent, reaches the watcher.
 
-        Raises `Starved` if not even an allowed message does.
+        *offender*: it was forbidden. Who is not listened to any more because of that is punished, and not harmed.
+        Raises `Starved` if not even an allowed message arrives.
         """
         watcher = await self.watcher()
-        marked = await self._marked(client, name, watcher)
+        if offender:
+            marked = await self._marked(client, name, watcher, SOON, 1)
+            if isinstance(marked, Seen) and marked.code == OPEN and await self._shunned(client, name, watcher):
+                why = "nor is what it may say: the broker no longer listens to it, and leaves it connected"
+                return Seen(Layer.MQTT, NOT_DELIVERED, why, ClosedBy.NOBODY, withheld=payload)
+            if isinstance(marked, Seen) and marked.code == OPEN:
+                marked = await self._marked(client, name, watcher)
+        else:
+            marked = await self._marked(client, name, watcher)
         if payload in self.heard:
             return Seen(Layer.MQTT, DELIVERED, "", ClosedBy.NOBODY, got_in=True)
         if isinstance(marked, bytes):

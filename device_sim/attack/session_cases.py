@@ -315,7 +315,7 @@ async def _other_user_name(scene: Scene) -> Seen:
         await scene.watcher()
         payload = f"forged by {name} as admin".encode()
         await client.send(Publish(scene.topic(scene.fresh("victim")), payload).encode(client.version))
-        fate = await scene.fate(client, name, payload)
+        fate = await scene.fate(client, name, payload, offender=True)
         return fate if fate.got_in else replace(seen, withheld=payload)
     finally:
         client.close()

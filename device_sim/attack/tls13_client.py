@@ -36,6 +36,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from device_sim.attack.tls13_keys import APPLICATION_DATA, BadRecord, KeySchedule, Protection
 from device_sim.attack.verdict import OPEN, UNANSWERED, ClosedBy, Layer, Seen, seen_in
 from device_sim.link.closure import from_error
+from device_sim.link.lost_reset import ask_again
 from device_sim.link.tls_dial import Endpoint
 from device_sim.link.websocket import NotUpgraded, NotWebSocket, WebSocket
 
@@ -130,6 +131,7 @@ async def _connected(endpoint: Endpoint, deadline: float, what: Callable[[_Excha
         async with asyncio.timeout(deadline):
             with socket.socket(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET) as plain:
                 plain.setblocking(False)
+                ask_again(plain)
                 await asyncio.get_running_loop().sock_connect(plain, (endpoint.host, endpoint.port))
                 return await what(_Exchange(plain))
     except _Ended as ended:

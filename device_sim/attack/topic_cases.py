@@ -109,7 +109,7 @@ async def _what_came(
     if answer is not None and answer.code.startswith("PUBREC"):
         # A broker may deliver it only when it is released (MQTT 5 §4.3.3): an attacker releases it, refused or not.
         await client.send(Pubrel(_PACKET).encode(client.version))
-    fate = await scene.fate(client, device, payload)
+    fate = await scene.fate(client, device, payload, offender=True)
     # Delivery is what counts; otherwise the code in the acknowledgement, if that is a refusal.
     return fate if answer is None or fate.got_in or answer.got_in else replace(answer, withheld=payload)
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 ADMISSION: Final = 3
@@ -27,7 +27,7 @@ ADMISSION: Final = 3
 _NEAR: Final = 0.01
 _LOSSY: Final = 0.01
 """The share of the packets that a far link may lose, or let others overtake, before its losses explain anything."""
-_ENOUGH_SEGMENTS: Final = 100
+_ENOUGH_PACKETS: Final = 100
 _THREE_LOSSES: Final = 7
 _LONGEST: Final = 30.0
 """Seconds that are waited longer, at most: a link that needs more is not one to judge a broker across."""
@@ -45,6 +45,8 @@ class Distance:
     usual: float = 0.0
     timeout: float = 0.0
     lost: float = 0.0
+    packets: int = field(default=0, compare=False)
+    """How many went both ways by then: the more, the better is known what is lost."""
 
     @property
     def is_far(self) -> bool:
@@ -58,6 +60,7 @@ class Distance:
             max(self.usual, other.usual),
             max(self.timeout, other.timeout),
             max(self.lost, other.lost),
+            max(self.packets, other.packets),
         )
 
     def explains(self, round_trips: int) -> float:
@@ -92,10 +95,11 @@ def distance_of(connected: socket.socket) -> Distance:
     usual, variance, again, sent, received, lowest, overtaken = _TCP_INFO.unpack(told)
     if lowest == _UNKNOWN:
         return NEARBY
-    segments = sent + received
+    packets = sent + received
     return Distance(
         lowest / 1e6,
         usual / 1e6,
         usual / 1e6 + max(_LEAST_VARIANCE, 4 * variance / 1e6),  # RFC 6298 §2, with the kernel's TCP_RTO_MIN.
-        (again + overtaken) / segments if segments >= _ENOUGH_SEGMENTS else 0.0,
+        (again + overtaken) / packets if packets >= _ENOUGH_PACKETS else 0.0,
+        packets,
     )

@@ -24,6 +24,7 @@ import time
 from dataclasses import dataclass
 
 from device_sim.link.closure import SERVER_CERTIFICATE, Closure, Layer, from_error
+from device_sim.link.lost_reset import ask_again
 from provisioning.pki.openssl import forget_errors
 from provisioning.pki.tls import CredentialPem
 
@@ -73,11 +74,13 @@ async def dial(
     session: ssl.SSLSession | None = None,
     source: str | None = None,
     clock_offset: float = 0.0,
+    asks_again: bool = False,
 ) -> Dialled:
     """Connect to *endpoint* within *deadline* seconds.
 
     *credential* replaces the one in *context* (rule 3), *session* offers resumption, *source* is a local address.
     *clock_offset* is by how many seconds the clock that checks the server's certificate differs from ours.
+    *asks_again*: also a RST that is lost on the way ends the connection.
     """
     loop = asyncio.get_running_loop()
     started = time.monotonic()
@@ -85,6 +88,8 @@ async def dial(
     try:
         raw.setblocking(False)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if asks_again:
+            ask_again(raw)
         if source is not None:
             raw.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
             raw.bind((source, 0))

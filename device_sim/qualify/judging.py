@@ -30,6 +30,8 @@ from device_sim.qualify.kept_session import lasts
 
 SENDS_NOTHING = "sends-nothing"
 LEAVES = "it leaves a broker that serves it well, too"
+MAY_LEAVE = "it may leave a broker that serves it well, too, as only the stage good tells: --only good,"
+"""Followed by the name of the stage."""
 NEVER_ASKS = "it asks for no staple: only a CRL, or asking by itself, tells it that the server is revoked"
 _UNDECIDED = "no handshake came to its end; give a longer --window"
 _SILENT = frozenset({"closed", "reset", "timeout", "server_certificate"})

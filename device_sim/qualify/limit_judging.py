@@ -16,7 +16,7 @@ from broker.mqtt.codes import ProtocolVersion, QoS
 from broker.mqtt.packets import Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel
 from device_sim.attack.verdict import Verdict
 from device_sim.qualify.attempt import Attempt
-from device_sim.qualify.judging import LEAVES, TO_RESEND, Line, line_of, missed, said_goodbye, skipped
+from device_sim.qualify.judging import LEAVES, MAY_LEAVE, TO_RESEND, Line, line_of, missed, said_goodbye, skipped
 
 _KEEP_ALIVE_FACTOR = 1.5
 _LATE = 0.7
@@ -174,8 +174,11 @@ def keeps_aliases(attempts: Sequence[Attempt], *, essential: bool = True) -> lis
     return [missed("topic-aliases", right, "it uses no topic aliases")] if essential else []
 
 
-def takes_commands(attempts: Sequence[Attempt], *, leaves: bool = False) -> list[Line]:
-    """Judge how a device takes what the broker sends it; *leaves*: it leaves who sends it nothing, too."""
+def takes_commands(attempts: Sequence[Attempt], *, leaves: bool | None = False) -> list[Line]:
+    """Judge how a device takes what the broker sends it.
+
+    *leaves*: it leaves who sends it nothing, too; None: perhaps.
+    """
     served = _served(attempts)
     acknowledged, stays = "acknowledges each command as its QoS asks", "takes any payload"
     given = next((a for a in served if any(isinstance(each, Publish) for each in a.sent)), None)
@@ -189,8 +192,8 @@ def takes_commands(attempts: Sequence[Attempt], *, leaves: bool = False) -> list
             "takes-commands", stays, good=stayed, seen=seen,
             why=given.noise or "it ended the connection on which they came", lucky=0.0,
         )
-        if stayed or not (leaves and said_goodbye(given))
-        else skipped("takes-commands", stays, LEAVES)
+        if stayed or leaves is False or not said_goodbye(given)
+        else skipped("takes-commands", stays, LEAVES if leaves else f"{MAY_LEAVE}commands")
     ]  # fmt: skip
     once = {each.packet_id for each in sent if each.qos is QoS.AT_LEAST_ONCE}
     twice = {each.packet_id for each in sent if each.qos is QoS.EXACTLY_ONCE}

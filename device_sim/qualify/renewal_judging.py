@@ -14,7 +14,7 @@ from http import HTTPStatus
 from device_sim.attack.verdict import Verdict
 from device_sim.qualify.attempt import Attempt
 from device_sim.qualify.enrolment_stand import Arrival, Asked
-from device_sim.qualify.judging import LEAVES, NEVER_ASKS, SENDS_NOTHING, Line, line_of, missed, skipped
+from device_sim.qualify.judging import LEAVES, MAY_LEAVE, NEVER_ASKS, SENDS_NOTHING, Line, line_of, missed, skipped
 
 _EARLY = 0.1
 _TO_RETURN = 10.0
@@ -116,12 +116,12 @@ def uses_the_new_one(attempts: Sequence[Attempt], asked: Sequence[Asked]) -> lis
 
 def keeps_the_old_one(
     attempts: Sequence[Attempt], asked: Sequence[Asked], window: float, ending: str, *, given: bool,
-    leaves: bool = False,
+    leaves: bool | None = False,
 ) -> list[Line]:  # fmt: skip
     """Judge a device that was answered with a certificate for a key that it does not have.
 
     It was watched for *window* seconds from its first connection; *ending* is how it ended by itself. *leaves*: it
-    leaves, or ends, where all is well, too.
+    leaves, or ends, where all is well, too; None: perhaps.
     """
     right = "does not replace its certificate by one that is not for its key"
     issued = [each for each in asked if each.serial is not None]
@@ -130,8 +130,8 @@ def keeps_the_old_one(
     if not issued:
         return [_never_asked("keeps-the-old-one", right, given=given)]
     later = [attempt for attempt in attempts if attempt.at > issued[0].at and attempt.tls is not None]
-    if ending and leaves:
-        return [skipped("keeps-the-old-one", right, LEAVES)]
+    if ending and leaves is not False:
+        return [skipped("keeps-the-old-one", right, LEAVES if leaves else f"{MAY_LEAVE}renew-other-key")]
     if ending:
         return [Line("keeps-the-old-one", right, Verdict.FAIL, "it ended", ending)]
     watched = min([issued[0].at, *(attempt.at for attempt in attempts)]) + window - issued[0].at

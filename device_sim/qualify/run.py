@@ -63,8 +63,11 @@ class Bench:
     """Begins to measure how long stand and device wait for a core, given the device's session, if it has one here."""
     ignores_staples: bool = False
     """Whether its maker says that it does not check staples, though it may ask for them."""
-    leaves: bool = False
-    """Whether it has left, or ended, in the good stage: it sleeps, or does its work once, and does so in others too."""
+    leaves: bool | None = None
+    """Whether it has left, or ended, in the good stage: it sleeps, or does its work once, and does so in others too.
+
+    None: that stage is left out.
+    """
 
 
 async def qualify(bench: Bench, stages: Sequence[Stage], parallel: int, begins: Begins, told: Told) -> list[Outcome]:

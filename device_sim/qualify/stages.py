@@ -62,8 +62,13 @@ class Witness:
     """In which form its output has a private key; empty: in none."""
     exposed: str = ""
     """A file with a private key that others may read; empty: there is none."""
-    leaves: bool = False
-    """Whether it leaves a broker that serves it well, too."""
+    leaves: bool | None = None
+    """Whether it leaves a broker that serves it well, too; None: not known, without the stage good."""
+
+    @property
+    def ends_when_done(self) -> bool | None:
+        """Whether it ends where all is well, too; None: perhaps, but who ends with an error has not done its work."""
+        return False if self.leaves is None and self.status else self.leaves
 
     @property
     def stayed_away(self) -> bool:
@@ -153,8 +158,13 @@ def _good(seen: Witness) -> list[Line]:
 
 
 def conduct_of_program(seen: Witness, *, whole: bool = False) -> list[Line]:
-    """Return what is wrong with the device itself, in any stage; *whole*: what is right of the program, too."""
-    clear = judging.sends_nothing_in_clear([*seen.attempts, *seen.arrivals])
+    """Return what is wrong with the device itself, in any stage; *whole*: what is right of the program, too.
+
+    In the good stage that is, where `judging.habits` has judged its MQTT.
+    """
+    amiss = [judging.sends_nothing_in_clear([*seen.attempts, *seen.arrivals])]
+    if not whole:  # Where the rest of it is judged, too, this is judged in any case.
+        amiss.append(judging.speaks_mqtt(seen.attempts))
     lines = [
         judging.line_of(
             "keeps-secret", "prints no private key", good=not seen.leak, seen=seen.leak or "none in its output",
@@ -170,7 +180,7 @@ def conduct_of_program(seen: Witness, *, whole: bool = False) -> list[Line]:
             why=f"{seen.ending}: whatever it had to send is lost",
         ),
     ]  # fmt: skip
-    return [*([] if clear.verdict is Verdict.PASS else [clear]),
+    return [*(line for line in amiss if line.verdict is not Verdict.PASS),
             *(line for line in lines if whole or line.verdict is not Verdict.PASS)]  # fmt: skip
 
 
@@ -299,7 +309,7 @@ STAGES: tuple[Stage, ...] = (
                         ServerStaple.NONE),
     Stage("renew-other-key", "the enrolment service answers with a certificate for another key",
           lambda seen: renewal_judging.keeps_the_old_one(
-              seen.attempts, seen.asked, seen.window, seen.ending, given=seen.est_given, leaves=seen.leaves),
+              seen.attempts, seen.asked, seen.window, seen.ending, given=seen.est_given, leaves=seen.ends_when_done),
           enrols=True, other_key=True),
 )  # fmt: skip
 

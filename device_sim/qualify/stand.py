@@ -260,7 +260,6 @@ class Stand:
         return bool(unanswered) and len([each for each in self.attempts if each.published]) == 1
 
     async def _admit(self, peer: RawClient, attempt: Attempt, connect: Connect) -> bool:
-        peer.version = connect.protocol_version
         conduct = self._conduct
         early = await self._early(peer, attempt) if conduct.ponders else []
         if conduct.connack:

@@ -59,6 +59,7 @@ class Fault(Enum):
     HASTY = "puts a silent device out after one keep alive, and not after one and a half"
     CLOSES_FOR_TOPICS = "closes the connection of whoever publishes to a topic that is not its own"
     BANS_THE_HASTY = "knows no revocation, and bans who has often connected and closed without DISCONNECT"
+    SHUNS = "listens no more to who has published to a topic that is not its own, and leaves it connected"
     IGNORES_FLAGS = "does not look at the reserved bits of a SUBSCRIBE, but at its filter"
 
 
@@ -71,6 +72,7 @@ class _Client:
     writer: asyncio.StreamWriter
     name: str
     connected: bool = False
+    shunned: bool = False
     patience: float | None = None
     buffer: bytes = b""
     filters: list[str] = field(default_factory=list)
@@ -178,7 +180,10 @@ class FaultyBroker:
         return not refused
 
     def _take(self, client: _Client, packet: Publish) -> bool:
+        if client.shunned:
+            return True
         allowed = packet.topic.split("/")[2:3] == [client.name]
+        client.shunned = self.fault is Fault.SHUNS and not allowed
         if packet.packet_id is not None:
             code = ReasonCode.SUCCESS if allowed else ReasonCode.NOT_AUTHORIZED
             client.writer.write(Puback(packet.packet_id, code).encode(_V5))

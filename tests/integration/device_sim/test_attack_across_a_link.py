@@ -25,7 +25,7 @@ from tests.support.needed import needed
 
 ROUND_TRIP = 0.6
 HERE = Distance()
-SATELLITE = Distance(ROUND_TRIP, ROUND_TRIP, ROUND_TRIP + 0.2)
+SATELLITE = Distance(ROUND_TRIP, ROUND_TRIP, ROUND_TRIP + 0.2, packets=1000)
 
 
 def new(place: Path) -> Path:

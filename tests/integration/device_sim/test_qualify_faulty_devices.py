@@ -191,6 +191,8 @@ async def test_a_device_that_sleeps_is_not_taken_for_one_that_a_command_has_put_
     outcomes = await tried(_new(tmp_path / "sleeps"), "sleeps", stages, 4.0, 1)
     assert outcomes["good.stays"].verdict is Verdict.WARN, said(outcomes)
     assert outcomes["commands.takes-commands"].judgement.why == "it leaves a broker that serves it well, too"
+    alone = await tried(_new(tmp_path / "sleeps-alone"), "sleeps", pick(["commands"]), 4.0, 1)
+    assert alone["commands.takes-commands"].verdict is Verdict.SKIP, said(alone)
     outcomes = await tried(_new(tmp_path / "crashes"), "sleeps-and-crashes-on-binary", stages, 4.0, 1)
     assert outcomes["commands.takes-commands"].verdict is Verdict.FAIL, said(outcomes)
 

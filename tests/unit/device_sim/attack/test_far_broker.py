@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +14,13 @@ import pytest
 
 from device_sim.attack import bystander, conduct_cases, run
 from device_sim.attack import scene as scene_module
-from device_sim.attack.capabilities import Capabilities
+from device_sim.attack.capabilities import Capabilities, Feature, TimeLimits
+from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE, pick
 from device_sim.attack.far_broker import across_this_link, unended_across_this_link
-from device_sim.attack.issuer import Issuer
+from device_sim.attack.issuer import SERVER_AUTH, Issuer
 from device_sim.attack.scene import Scene
-from device_sim.attack.target import SigningRegistrar, Starved, Target
+from device_sim.attack.target import SigningRegistrar, Starved, Target, TurnedAway
 from device_sim.attack.verdict import (
     BROKEN,
     KEPT,
@@ -34,10 +40,13 @@ from device_sim.link.distance import NEARBY, Distance
 from device_sim.link.tls_dial import Endpoint
 from device_sim.trouble.proxy import Proxy
 from device_sim.trouble.trouble import Trouble
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from tests.support.faulty_broker import Fault, faulty
 from tests.unit.device_sim.attack.test_starvation import broker
 
-SATELLITE = Distance(0.6, 0.6, 0.8)
+SATELLITE = Distance(0.6, 0.6, 0.8, packets=1000)
+SLOW = Distance(2.0, 2.0, 2.2, packets=1000)
 LOSSY = replace(SATELLITE, lost=0.05)
 RACK = Distance(0.001, 0.04, 0.24, 0.05)
 PASS, FAIL, INVALID, WARN = Verdict.PASS, Verdict.FAIL, Verdict.INVALID, Verdict.WARN
@@ -132,7 +141,7 @@ def test_nothing_is_known_of_the_distance_before_a_good_device_is_connected(tmp_
     assert Scene(target).bystander.distance is NEARBY
 
 
-@pytest.mark.parametrize("distance", [NEARBY, Distance(0.6, 0.6, 0.8)], ids=["near", "far"])
+@pytest.mark.parametrize("distance", [NEARBY, SATELLITE], ids=["near", "far"])
 @pytest.mark.parametrize(
     ("fault", "early"), [(Fault.HASTY, True), (Fault.NONE, False)], ids=["one keep alive", "one and a half"]
 )
@@ -175,3 +184,132 @@ async def test_what_is_late_across_a_long_link_is_not_missing(
         finally:
             link.set(Trouble())
             await scene.close()
+
+
+async def test_what_a_far_link_loses_is_known_before_the_first_case_and_stays_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel of a bystander, who sends next to nothing, would learn it when most cases are over."""
+    asked = 0
+
+    def learning(_: object) -> Distance:
+        nonlocal asked
+        asked += 1
+        return replace(LOSSY, lost=0.05 if asked > 100 else 0.0, packets=3 * asked)
+
+    async def cut_off(scene: Scene) -> Seen:
+        assert scene.bystander.distance.lost == 0.05
+        monkeypatch.setattr(bystander, "distance_of", lambda _: SATELLITE)
+        scene.bystander.leave()
+        await scene.bystander.come()
+        raise Starved("a good device was cut off")
+
+    monkeypatch.setattr(bystander, "distance_of", learning)
+    monkeypatch.setattr(bystander, "_BETWEEN", 0.001)
+    async with broker(tmp_path, lambda _: True) as target:
+        found = await run.run(target, [Case("1-first", "is the first", EXPECTED, cut_off)], lambda _: None)
+    assert found[0].verdict is INVALID, found[0].judgement
+
+
+@pytest.mark.parametrize(("distance", "connections"), [(RACK, 1), (SATELLITE, 2)])
+async def test_only_a_far_link_is_looked_at_and_on_a_connection_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, distance: Distance, connections: int
+) -> None:
+    monkeypatch.setattr(bystander, "distance_of", lambda _: distance)
+    came: list[int] = []
+
+    def serves(number: int) -> bool:
+        came.append(number)
+        return True
+
+    async with broker(tmp_path, serves) as target:
+        scene = Scene(target)
+        await scene.bystander.come()
+        try:
+            await scene.bystander.look_at_the_link()
+            assert await scene.bystander.harmed("nothing") is None
+        finally:
+            await scene.close()
+    assert len(came) == connections
+
+
+async def test_a_look_at_the_link_comes_to_an_end_where_the_kernel_tells_nothing_and_where_the_broker_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bystander, "distance_of", lambda _: replace(SATELLITE, packets=0))
+    monkeypatch.setattr(bystander, "_LONGEST_LOOK", 0.1)
+    async with broker(tmp_path, lambda number: True if number < 3 else None) as target:
+        scene = Scene(target)
+        await scene.bystander.come()
+        try:
+            await scene.bystander.look_at_the_link()
+            with pytest.raises((Starved, TurnedAway)):
+                await scene.bystander.look_at_the_link()
+        finally:
+            await scene.close()
+
+
+async def test_a_look_at_the_link_ends_with_its_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = 0
+
+    def cut(connected: socket.socket) -> Distance:
+        nonlocal looked
+        looked += 1
+        if looked > 2:
+            connected.close()
+        return replace(SATELLITE, packets=looked)
+
+    async with broker(tmp_path, lambda _: True) as target:
+        scene = Scene(target)
+        await scene.bystander.come()
+        monkeypatch.setattr(bystander, "distance_of", cut)
+        try:
+            await scene.bystander.look_at_the_link()
+        finally:
+            await scene.close()
+    assert looked < 10
+
+
+@asynccontextmanager
+async def closing(directory: Path, seconds: float, *, tls: bool) -> AsyncIterator[Target]:
+    """Yield a server that closes each connection after so many *seconds*; without *tls* it says nothing before."""
+    authority = Issuer.founded(common_name("CA"))
+    identity = Identity("fleet.internal", Role.BROKER, "broker-1")
+    server = authority.issue(identity, usages=SERVER_AUTH, dns_names=["localhost"])
+    (directory / "server.pem").write_bytes(server.pem.pem)
+    (directory / "ca.pem").write_bytes(authority.pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(directory / "server.pem")
+    serving: set[asyncio.Task[None] | None] = set()
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.current_task())
+        await asyncio.sleep(seconds)
+        writer.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context if tls else None)
+    async with listener:
+        endpoint = Endpoint("127.0.0.1", listener.sockets[0].getsockname()[1], "localhost")
+        limits = TimeLimits(handshake=0.2, connect=0.2)
+        claims = Capabilities(name="closing", supports=frozenset({Feature.MQTT5}), limits=limits)
+        yield Target(claims, endpoint, directory / "ca.pem", authority, SigningRegistrar(authority, None))
+        await asyncio.wait([task for task in serving if task is not None])
+
+
+@pytest.mark.parametrize(("distance", "expected"), [(NEARBY, FAIL), (SLOW, INVALID)], ids=["near", "far"])
+@pytest.mark.parametrize(
+    ("name", "tls"), [("28-silence", False), ("29-slow-handshake", False), ("30-no-connect", True),
+                      ("31-slow-connect", True)],
+)  # fmt: skip
+async def test_who_lets_no_silent_client_stay_is_late_across_a_long_link_and_not_unable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, tls: bool, distance: Distance, expected: Verdict
+) -> None:
+    """It closes, but where it is far away that is still on its way when its limit is over."""
+    monkeypatch.setattr("device_sim.core_wait.seconds_waited", lambda _: 0.0)
+    monkeypatch.setattr(bystander.Bystander, "distance", distance)
+    (case,) = pick(CATALOGUE, [name])
+    async with closing(tmp_path, 3.0, tls=tls) as target:
+        outcome = await run._tried(Scene(target), case)
+    assert outcome.verdict is expected, outcome.judgement
+    assert outcome.seen is not None
+    assert outcome.seen.matches("closed") is (distance is SLOW), outcome.seen

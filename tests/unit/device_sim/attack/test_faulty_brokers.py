@@ -87,6 +87,16 @@ async def test_who_delivers_nothing_any_more_has_not_withheld_what_is_forbidden(
     assert failed(found)["35-other-topic-qos0"].startswith("even 3 allowed messages of a good device")
 
 
+async def test_who_no_longer_listens_to_an_offender_has_withheld_what_is_forbidden(tmp_path: Path) -> None:
+    """Others are heard. That nothing more of the offender arrives is no harm to a good device."""
+    found = await tried(tmp_path, Fault.SHUNS, "35-other-topic-qos0,35-other-topic-qos1,35-delayed")
+    assert failed(found) == {}
+    seen = found["35-other-topic-qos0"].seen
+    assert seen is not None
+    assert (seen.text, "no longer listens to it" in seen.reason) == ("mqtt not-delivered", True)
+    assert found["35-other-topic-qos0"].verdict is Verdict.PASS
+
+
 async def test_a_connection_that_is_closed_for_a_topic_is_told_at_once(tmp_path: Path) -> None:
     """And not when the time is over in which an allowed message would have come."""
     found = (await tried(tmp_path, Fault.CLOSES_FOR_TOPICS, "35-other-topic-qos0"))["35-other-topic-qos0"]

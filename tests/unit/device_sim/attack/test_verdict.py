@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import pytest
 
 from device_sim.attack.verdict import (
@@ -123,6 +126,22 @@ def test_one_of_several_right_answers_is_excused_if_it_is_slow() -> None:
     assert judgement.verdict is Verdict.INVALID
 
 
+@pytest.mark.parametrize("who", ["the attacker", "the broker"])
+def test_whoever_waited_longest_for_a_core_counts_and_is_named(who: str) -> None:
+    expected = ("tls certificate_expired",)
+    waiting = {"the attacker": 0.01, "the broker": 0.01, who: 0.5}
+    judgement = on_this_machine(judge(expected, 3.0, EXPIRED, 3.5), expected, EXPIRED, waiting, 0.15)
+    assert judgement.verdict is Verdict.INVALID
+    assert f"but {who} waited for a core in 50% of the time" in judgement.why
+
+
+def test_an_answer_is_timed_from_when_it_was_asked_for() -> None:
+    seen = EXPIRED.since(time.monotonic() - 7.0)
+    assert seen.seconds is not None
+    assert 7.0 <= seen.seconds < 60.0
+    assert replace(seen, seconds=None) == EXPIRED
+
+
 @pytest.mark.parametrize(
     ("seen", "answered"),
     [
@@ -217,6 +236,7 @@ def test_an_outcome_is_the_record_of_a_case() -> None:
         (("mqtt PUBACK 0x87",), ("mqtt not-delivered", "closed")),
         (("mqtt PUBREC 0x87",), ("mqtt not-delivered", "closed")),
         (("mqtt PUBACK 0x80", "mqtt SUBACK 0x80"), ("mqtt not-delivered", "closed", "mqtt SUBACK 0x80")),
+        (("mqtt SUBACK 0x80",), ("mqtt SUBACK 0x80", "closed")),
         (("mqtt SUBACK 0x87", "mqtt SUBACK 0x9e"), ("mqtt SUBACK 0x80", "closed")),
         (("mqtt served", "http 401 TOKEN_USED"), ("mqtt served", "http 401 TOKEN_USED")),
     ],

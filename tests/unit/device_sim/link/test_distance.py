@@ -37,6 +37,7 @@ def of(told: bytes) -> Distance:
 def test_the_kernel_s_figures_are_read_where_they_are() -> None:
     told = kernel_says(rtt=650_000, rttvar=100_000, again=6, sent=60, received=140, lowest=600_000, overtaken=4)
     assert of(told) == Distance(0.6, 0.65, 1.05, 0.05)
+    assert of(told).packets == 200
 
 
 def test_what_few_packets_say_of_losses_is_nothing() -> None:
@@ -82,6 +83,8 @@ def test_the_worse_of_two_is_so_in_every_respect() -> None:
     one, other = Distance(1.0, 2.0, 3.0, 0.1), Distance(2.0, 1.0, 4.0, 0.0)
     assert one.or_worse(other) == other.or_worse(one) == Distance(2.0, 2.0, 4.0, 0.1)
     assert one.or_worse(NEARBY) == one
+    assert Distance(packets=7).or_worse(Distance(packets=5)).packets == 7
+    assert Distance(packets=5).or_worse(Distance(packets=7)).packets == 7
 
 
 def test_it_says_what_it_is() -> None:

@@ -142,14 +142,18 @@ def test_who_answers_a_command_with_what_is_no_mqtt_is_told_that() -> None:
     assert (line.verdict, line.why) == (FAIL, device.noise)
 
 
-@pytest.mark.parametrize(("said", "leaves", "expected"), [(True, True, SKIP), (True, False, FAIL), (False, True, FAIL)])
+@pytest.mark.parametrize(
+    ("said", "leaves", "expected"),
+    [(True, True, SKIP), (True, False, FAIL), (False, True, FAIL), (True, None, SKIP), (False, None, FAIL)],
+)
 def test_who_leaves_a_broker_that_sends_it_nothing_too_has_not_left_because_of_a_command(
-    said: bool, leaves: bool, expected: Verdict
+    said: bool, leaves: bool | None, expected: Verdict
 ) -> None:
     device = served(*([(0.9, Disconnect())] if said else []), sent=(Publish("t", b""),))
     device.ended = 1.0
-    found = verdicts(limit_judging.takes_commands([device], leaves=leaves))
-    assert found["takes-commands"] is expected
+    line = limit_judging.takes_commands([device], leaves=leaves)[0]
+    assert (line.name, line.verdict) == ("takes-commands", expected)
+    assert line.why.endswith("--only good,commands") is (said and leaves is None)
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,8 @@ def test_who_ends_where_all_is_well_too_has_not_ended_because_of_its_certificate
     ended = [shown(0, 1)], GIVEN, 20.0, "it ended with status 0, and said nothing"
     assert verdict(renewal_judging.keeps_the_old_one(*ended, given=True, leaves=True)) is SKIP
     assert verdict(renewal_judging.keeps_the_old_one(*ended, given=True)) is FAIL
+    (unknown,) = renewal_judging.keeps_the_old_one(*ended, given=True, leaves=None)
+    assert (unknown.verdict, unknown.why.endswith("--only good,renew-other-key")) == (SKIP, True)
 
 
 def test_who_is_told_where_to_renew_and_never_asks_fails() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from broker.mqtt.connect import Connect
 from device_sim.attack.verdict import Verdict
 from device_sim.qualify.attempt import Attempt
 from device_sim.qualify.client_hello import ClientHello
-from device_sim.qualify.device import Hardware
-from device_sim.qualify.enrolment_stand import Arrival
+from device_sim.qualify.device import Hardware, Program
+from device_sim.qualify.enrolment_stand import Arrival, Asked
 from device_sim.qualify.papers import Papers
 from device_sim.qualify.run import Bench, _judged
 from device_sim.qualify.stages import STAGES, Stage, Witness
@@ -108,3 +109,31 @@ def test_what_is_sent_without_tls_fails_in_any_stage(name: str) -> None:
         assert told["sends-nothing"] is Verdict.FAIL
     assert not any("without TLS" in line.right for line in _judged(stage(name), bench, seen))
     assert len({line.name for line in _judged(stage(name), bench, faulty)}) == len(_judged(stage(name), bench, faulty))
+
+
+@pytest.mark.parametrize(
+    "name", ["good", "drop-tcp", "connack-rare", "no-puback", "commands", "slow", "half-open", "renew"]
+)
+def test_what_is_no_mqtt_fails_in_any_stage_once(name: str) -> None:
+    """A device may send that only when it comes again, or when it is commanded."""
+    served = Attempt(0.0, tls=0.1, tls_version="TLSv1.3", certificate=True, answered=0.2, packets=[(0.1, Connect("d"))])
+    bad = replace(served, at=1.0, noise="PINGRESP, which only a broker sends")
+    program = Program("./device {crl} {est_url}")
+    bench = Bench(Papers("d", []), program, Path(), "127.0.0.1", 0, 20.0)
+    for attempts, verdicts in (([served, bad], [Verdict.FAIL]), ([served, served], [])):
+        told = _judged(stage(name), bench, replace(SEEN, attempts=attempts))
+        assert [
+            line.verdict for line in told if line.name == "speaks-mqtt" and line.verdict is Verdict.FAIL
+        ] == verdicts
+
+
+@pytest.mark.parametrize(
+    ("status", "leaves", "expected"),
+    [(0, None, Verdict.SKIP), (1, None, Verdict.FAIL), (1, True, Verdict.SKIP), (0, False, Verdict.FAIL)],
+)
+def test_whether_a_certificate_is_why_a_device_ended_is_not_known_of_who_may_have_done_its_work(
+    status: int, leaves: bool | None, expected: Verdict
+) -> None:
+    asked = [Asked(1.0, "/.well-known/est/simplereenroll", certificate=True, status=HTTPStatus.OK, serial=7)]
+    seen = replace(SEEN, asked=asked, status=status, ending=f"it ended with status {status}", leaves=leaves)
+    assert verdicts("renew-other-key", seen) == {"keeps-the-old-one": expected}

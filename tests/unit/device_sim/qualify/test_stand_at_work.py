@@ -341,3 +341,34 @@ async def test_a_hello_in_several_records_is_read_like_any_other() -> None:
         await plain(stand.port, b"".join(record[:3] + len(each).to_bytes(2, "big") + each for each in pieces))
         await until(lambda: stand.attempts[0].ended is not None)
         assert (stand.attempts[0].offered, stand.attempts[0].in_clear) == (0x0304, False)
+
+
+# What comes before CONNACK is read in the device's version
+
+
+async def test_who_does_not_wait_for_connack_is_understood_in_its_own_version(files: Path) -> None:
+    """CONNECT and SUBSCRIBE may come in one segment, and MQTT 5 writes the second otherwise than MQTT 3.1.1."""
+    asked = Subscribe(1, (SubscriptionRequest("fleet/meters/meter-1/cmd/#", QoS.AT_LEAST_ONCE),))
+    async with Stand(PAPERS, Conduct(ponders=True), "127.0.0.1", 0) as stand:
+        client = await dialled(stand, files)
+        await client.send(Connect("d").encode() + asked.encode(V5))
+        assert [type(each) for each in await received(client, 2)] == [Connack, Suback]
+        client.close()
+    assert [packet for _, packet in stand.attempts[0].packets] == [Connect("d"), asked]
+    assert stand.attempts[0].noise == ""
+
+
+@pytest.mark.parametrize("conduct", [Conduct(silent_at=Step.TLS), Conduct(silent_at=Step.CONNACK)])
+async def test_who_leaves_a_silent_broker_politely_is_understood_in_its_own_version(
+    files: Path, conduct: Conduct
+) -> None:
+    goodbye = Disconnect(ReasonCode.DISCONNECT_WITH_WILL_MESSAGE, Properties(reason_string="no CONNACK"))
+    async with Stand(PAPERS, conduct, "127.0.0.1", 0) as stand:
+        client = await dialled(stand, files)
+        await client.send(Connect("d").encode())
+        await until(lambda: bool(stand.attempts) and bool(stand.attempts[0].packets))
+        await client.send(goodbye.encode(V5))
+        client.close()
+        await until(lambda: stand.attempts[0].ended is not None)
+    assert [packet for _, packet in stand.attempts[0].packets] == [Connect("d"), goodbye]
+    assert stand.attempts[0].noise == ""
