@@ -149,3 +149,10 @@ def test_a_threshold_may_be_crossed_by_so_many_round_trips(
 ) -> None:
     threshold = Threshold.parse(metric, text)
     assert far_broker.is_the_links(threshold, value, SATELLITE, qos=qos, receivers_lost=0) is explained
+
+
+@pytest.mark.parametrize("text", ["max < 100", "max <= 100"])
+def test_near_the_broker_the_link_explains_nothing_not_even_what_meets_the_limit_exactly(text: str) -> None:
+    threshold = Threshold.parse("tcp", text)
+    for value in (100.0, 101.0):
+        assert not far_broker.is_the_links(threshold, value, NEARBY, qos=1, receivers_lost=0)

@@ -186,3 +186,10 @@ def test_a_trouble_is_told_in_words() -> None:
     state = Trouble(latency=0.2, jitter=0.05, bandwidth=2000, slice_bytes=3, half_open=True)
     assert trouble_in_words(state) == "200 ms late ±50 ms 2000 B/s in pieces of 3 B half-open"
     assert trouble_in_words(Trouble(blackhole=True, direction=Direction.TO_DEVICE)) == "blackhole to-device"
+
+
+def test_a_limit_that_nothing_measured_could_cross_is_no_limit() -> None:
+    assert Threshold.parse("outage", "max < 3600000").bound == 3_600_000
+    assert Threshold.parse("admitted", "count >= 4000000").bound == 4_000_000
+    with pytest.raises(InvalidThreshold, match="up to an hour, 3600000 ms"):
+        Threshold.parse("outage", "max < 3600001")
