@@ -50,7 +50,7 @@ class Threshold:
             raise InvalidThreshold(f"{metric}: {text!r}: it is a count; write for example '== 0'")
         if percentile > _ALL:
             raise InvalidThreshold(f"{metric}: {text!r}: a percentile is between 0 and 100")
-        if percentile or statistic.startswith("p"):
+        if statistic.startswith("p"):
             statistic = "p"
         if isinstance(known, Duration) and match["statistic"] is None:
             raise InvalidThreshold(f"{metric}: {text!r}: say of what: p99, max, mean or count")

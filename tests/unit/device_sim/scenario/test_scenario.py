@@ -164,6 +164,9 @@ def test_a_threshold_holds_or_not(text: str, value: float, holds: bool) -> None:
 
 def test_a_threshold_says_what_it_is_on() -> None:
     assert Threshold.parse("lost", "== 0").metric is Count.LOST
+    assert Threshold.parse("admitted", "p100 < 5").percentile == 100.0
+    with pytest.raises(InvalidThreshold, match="between 0 and 100"):
+        Threshold.parse("admitted", "p100.1 < 5")
     threshold = Threshold.parse("admitted", "p99.9 < 5")
     assert (threshold.metric, threshold.statistic, threshold.percentile) == (Duration.ADMITTED, "p", 99.9)
     with pytest.raises(InvalidThreshold, match="no such metric"):
