@@ -23,6 +23,7 @@ def crl_document(engine: Engine, wall: datetime, now: float) -> dict[str, Any]:
         "policies": {each.name: str(each.lists.policy) for each in bundles if each.lists is not None},
         "ocsp_policies": {each.name: str(each.ocsp.policy) for each in bundles if each.ocsp is not None},
         "feed_policy": admission.status.freshness.policy or None,
+        "feed_lost": admission.status.freshness.is_lost,
         "feed_age_seconds": None if age is None else round(age, 1),
         **newcomers_facts(admission, wall, now),
         "entries": admission.status.index.sizes(),

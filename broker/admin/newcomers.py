@@ -65,7 +65,9 @@ def newcomers_facts(admission: Admission, wall: datetime, now: float) -> dict[st
     """Return the same as `prospects` as data, and whether any newcomer may be admitted."""
     found = prospects(admission, wall, now)
     shut = {each.bundle for each in found if each.admitted is False and each.issuer is None}
-    admitted = any(each.bundle not in shut and each.admitted is not False for each in found) or not found
+    bundles = {DEFAULT_BUNDLE} if admission.trust is None else {each.name for each in admission.trust.bundles}
+    depends_on_nothing = bundles - {each.bundle for each in found}
+    admitted = any(each.bundle not in shut and each.admitted is not False for each in found) or bool(depends_on_nothing)
     return {
         "newcomers": [asdict(each) for each in found],
         "newcomers_admitted": admitted and admission.shut is None,

@@ -4,8 +4,7 @@ Theory
 ------
 Two gates stand between a certificate and its session: OpenSSL's check of the path, which ends in a TLS alert, and
 `Admission`, which ends in a reason code. The second is called directly. The first cannot be run without the private
-key, so the path is walked here as OpenSSL walks it: issuer by name and signature, up to an anchor; every issuer a CA,
-everything in date, no path longer than a CA allows.
+key, so the path is walked as OpenSSL walks it (`broker.admission.walked_path`).
 
 Rules
 -----
@@ -22,7 +21,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -34,11 +32,10 @@ from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.remedy import REMEDIES
 from broker.admission.status import revoked
 from broker.admission.trust import Trust
+from broker.admission.walked_path import Step, extension_of, shown, walk
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity, InvalidIdentity, identity_of, parse_uri
-from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.revocation import certificate_key
-from provisioning.pki.shown_subject import shown_subject
 
 _ABOUT_REVOCATION = frozenset(
     {
@@ -62,17 +59,6 @@ _TERMS_OF_A_BUNDLE = frozenset(
         RefusalCode.WRONG_GROUP,
     }
 )
-_Extension = TypeVar("_Extension", bound=x509.ExtensionType)
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One check; *passed* is None where it cannot be known."""
-
-    name: str
-    passed: bool | None
-    detail: str
-    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +90,7 @@ def check(
     of `ask`, where something had to be asked elsewhere.
     """
     certificate = chain[0]
-    walked, path = _path(chain, anchors, wall_now)
+    walked, path = walk(chain, anchors, wall_now)
     outcome = outcome or _ask(admission, certificate, path, wall_now)
     identity = _identity(certificate, outcome)
     end_entity = _end_entity(chain, anchors)
@@ -145,7 +131,7 @@ def ask(
     Nothing is asked about a certificate that no anchor vouches for. Without *status*, an unknown revocation status is
     not refused.
     """
-    walked, path = _path(chain, anchors, now)
+    walked, path = walk(chain, anchors, now)
     return _ask(admission, chain[0], path, now, admission.asker if walked.passed else None, status=status)
 
 
@@ -166,72 +152,21 @@ def _ask(
     return copied.examine(certificate.public_bytes(Encoding.DER), now, lambda: ders, status=status)
 
 
-def _path(
-    chain: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], now: datetime
-) -> tuple[Step, list[x509.Certificate]]:
-    """Walk from the first of *chain* to an anchor; return the step, and the path if it is valid."""
-    path = [chain[0]]
-    while True:
-        current = path[-1]
-        if current in anchors and len(path) > 1:
-            return Step("chain", True, " <- ".join(map(shown_subject, path))), path
-        # A certificate already in the path leads nowhere: a root issues itself, and two CAs may certify each other.
-        candidates = [each for each in (*anchors, *chain[1:]) if each not in path]
-        issuer = next((each for each in candidates if is_issued_by(current, each)), None)
-        if issuer is None:
-            detail = f"{shown_subject(current)} {_without_issuer(current, candidates)}"
-            return Step("chain", False, detail, RefusalCode.UNTRUSTED_ISSUER), []
-        flaw = _flaw(issuer, len(path) - 1, now)
-        if flaw:
-            return Step("chain", False, f"{shown_subject(issuer)} {flaw[1]}", flaw[0]), []
-        path.append(issuer)
-
-
-def _without_issuer(certificate: x509.Certificate, candidates: Sequence[x509.Certificate]) -> str:
-    """Explain why none of *candidates* has issued *certificate*."""
-    if is_issued_by(certificate, certificate):
-        return "is self-signed: no trust anchor vouches for it"
-    try:
-        named = any(each.subject == certificate.issuer for each in candidates)
-        issuer = certificate.issuer.rfc4514_string()
-    except UNREADABLE as error:
-        return f"is issued by nobody here: its issuer's name, or that of another in the file, cannot be read: {error}"
-    why = "its signature is not by that CA's key" if named else "which is neither a trust anchor nor in the file"
-    return f"is issued by {issuer}, {why}"
-
-
-def _flaw(issuer: x509.Certificate, below: int, now: datetime) -> tuple[RefusalCode, str] | None:
-    """Return why *issuer* cannot have issued a path with *below* CAs under it, or None."""
-    if issuer.not_valid_after_utc < now:
-        return RefusalCode.EXPIRED, f"expired on {_shown(issuer.not_valid_after_utc)}"
-    if issuer.not_valid_before_utc > now:
-        return RefusalCode.NOT_YET_VALID, f"is valid from {_shown(issuer.not_valid_before_utc)}"
-    constraints = _extension(issuer, x509.BasicConstraints)
-    if constraints is None or not constraints.ca:
-        return RefusalCode.UNTRUSTED_ISSUER, "is not a CA"
-    if constraints.path_length is not None and below > constraints.path_length:
-        return RefusalCode.UNTRUSTED_ISSUER, f"allows {constraints.path_length} CAs below it"
-    usage = _extension(issuer, x509.KeyUsage)
-    if usage is not None and not usage.key_cert_sign:
-        return RefusalCode.UNTRUSTED_ISSUER, "may not sign certificates"
-    return None
-
-
 def _validity(certificate: x509.Certificate, now: datetime) -> Step:
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if ends < now:
-        return Step("validity", False, f"expired on {_shown(ends)}", RefusalCode.EXPIRED)
+        return Step("validity", False, f"expired on {shown(ends)}", RefusalCode.EXPIRED)
     if begins > now:
-        detail = f"valid from {_shown(begins)}; the clock says {_shown(now)}"
+        detail = f"valid from {shown(begins)}; the clock says {shown(now)}"
         return Step("validity", False, detail, RefusalCode.NOT_YET_VALID)
-    return Step("validity", True, f"until {_shown(ends)}, {(ends - now).days} days")
+    return Step("validity", True, f"until {shown(ends)}, {_days((ends - now).days)}")
 
 
 def _purpose(certificate: x509.Certificate) -> Step:
-    purposes = _extension(certificate, x509.ExtendedKeyUsage)
+    purposes = extension_of(certificate, x509.ExtendedKeyUsage)
     if purposes is not None and ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
         return Step("purpose", False, "the extended key usage has no clientAuth", RefusalCode.WRONG_PURPOSE)
-    usage = _extension(certificate, x509.KeyUsage)
+    usage = extension_of(certificate, x509.KeyUsage)
     if usage is not None and not (usage.digital_signature or usage.key_agreement):
         return Step("purpose", False, "the key usage has no digitalSignature", RefusalCode.WRONG_PURPOSE)
     return Step("purpose", True, "clientAuth" if purposes is not None else "any: there is no extended key usage")
@@ -249,8 +184,8 @@ def _end_entity(chain: Sequence[x509.Certificate], anchors: Sequence[x509.Certif
 
 
 def _may_certify(certificate: x509.Certificate) -> bool:
-    constraints = _extension(certificate, x509.BasicConstraints)
-    usage = _extension(certificate, x509.KeyUsage)
+    constraints = extension_of(certificate, x509.BasicConstraints)
+    usage = extension_of(certificate, x509.KeyUsage)
     return (constraints is not None and constraints.ca) or (usage is not None and usage.key_cert_sign)
 
 
@@ -315,7 +250,7 @@ def _revocation(certificate: x509.Certificate, admission: Admission, outcome: Pe
         return Step("revocation", None, f"the issuer's key identifier cannot be read: {error}")
     revocation = admission.status.index.find(key)
     if revocation is not None:
-        detail = f"revoked on {_shown(revocation.revoked_at)} ({revocation.reason})"
+        detail = f"revoked on {shown(revocation.revoked_at)} ({revocation.reason})"
         return Step("revocation", False, detail, revoked(revocation).code)
     if isinstance(outcome, Refused) and outcome.code in _ABOUT_REVOCATION:
         return Step("revocation", False, outcome.recorded, outcome.code)
@@ -329,21 +264,14 @@ def _freshness(admission: Admission, now: float, outcome: Peer | Refused) -> Ste
     age = admission.status.freshness.age(now)
     terms = None if issuer is None else issuer.bundle.feed_terms
     if not admission.status.freshness.acceptable(now, terms):
-        how = "never read" if age is None else f"{age:.0f} seconds old"
+        how = "never read" if age is None else f"{age:.0f} s old"
         return Step("freshness", False, f"revocation data: {how}", RefusalCode.REVOCATION_STATUS_UNKNOWN)
     if age is None and admission.status.freshness.policy:
         return Step("freshness", None, "the feed was never read; admitted nevertheless (feed_policy is advisory)")
     if age is None:
         return Step("freshness", None, "there is no source of revocations")
-    return Step("freshness", True, f"revocation data is {age:.0f} seconds old")
+    return Step("freshness", True, f"revocation data is {age:.0f} s old")
 
 
-def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
-    try:
-        return certificate.extensions.get_extension_for_class(kind).value
-    except (x509.ExtensionNotFound, *UNREADABLE):
-        return None
-
-
-def _shown(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+def _days(number: int) -> str:
+    return "1 day" if number == 1 else f"{number} days"

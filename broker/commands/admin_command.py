@@ -151,7 +151,8 @@ def clock(text: str) -> str:
 
 def print_facts(facts: dict[str, Any]) -> None:
     """Print *facts*, one per line; on a terminal long ones continue below where they began."""
-    printed_table.print_pairs([(name.replace("_", " "), _shown(value)) for name, value in facts.items()])
+    named = {name.replace("_", " ").replace(" cas", " CAs"): value for name, value in facts.items()}
+    printed_table.print_pairs([(name, _shown(value)) for name, value in named.items()])
 
 
 def _shown(value: Any) -> str:

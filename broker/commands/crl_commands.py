@@ -1,7 +1,7 @@
 """``fleet-broker crl``: which CRLs a running broker uses, and what another one would do.
 
-Exit codes: 0 all CRLs and the staple are current, or the tried CRL would be used; 1 one is late or expired, or would
-not be used, or there is no answer.
+Exit codes: 0 every source is current, or the tried CRL would be used; 1 one is late, expired, lost or keeps new
+connections out, or the CRL would not be used, or there is no answer.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ _FIELDS = ("number", "entries", "state", "this_update", "next_update", "late_fro
 def crl_status(socket: Socket = None, state_dir: StateDir = None, config: Config = None, as_json: Json = False) -> None:
     """Show each CRL in use, its age and its end, how fresh the feed is, and the staple.
 
-    Exit code 1 if a CRL is late or expired, or the staple is late or missing, or says that the broker is revoked.
+    Exit code 1 if a CRL is late or expired, the feed is lost, or either, OCSP or the audit log keeps new connections
+    out; or the staple is late or missing, or says that the broker is revoked.
     """
     with admin_client(socket, state_dir, config) as client:
         answer = client.get("/v1/crls")
@@ -50,8 +51,7 @@ def crl_status(socket: Socket = None, state_dir: StateDir = None, config: Config
         print_json(answer)
     else:
         _print_status(answer)
-    staple = answer.get("staple", {"state": "off"})  # A broker from before the last upgrade does not send it.
-    if staple["state"] not in _QUIET or any(each["state"] != "current" for each in answer["lists"]):
+    if needs_attention(answer):
         raise typer.Exit(1)
 
 
@@ -84,6 +84,17 @@ def crl_try(
     known = [each["code"] == "CRL_KNOWN" for each in answer["lists"]]
     if all(known) or not all(each["used"] or each["code"] == "CRL_KNOWN" for each in answer["lists"]):
         raise typer.Exit(1)
+
+
+def needs_attention(answer: dict[str, Any]) -> bool:
+    """Return whether a source of revocations, or the staple, is not as it should be: what a monitor asks for.
+
+    Of CRLs their own state counts: a CA that has none may be one below which no client has been seen.
+    """
+    staple = answer.get("staple", {"state": "off"})  # A broker from before the last upgrade does not send it.
+    shut = any(each["admitted"] is False and each["issuer"] is None for each in answer.get("newcomers", ()))
+    late = any(each["state"] != "current" for each in answer["lists"])
+    return staple["state"] not in _QUIET or late or shut or answer.get("feed_lost", False)
 
 
 def _contents(files: Sequence[Path]) -> bytes:

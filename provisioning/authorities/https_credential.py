@@ -87,13 +87,27 @@ class HttpsCredential:
         return x509.load_pem_x509_certificate(self._shown)
 
     def trust(self, anchors: Sequence[x509.Certificate]) -> None:
-        """Accept the certificates of these CAs from now on, and write them to the bundle."""
+        """Accept the certificates of these CAs from now on, and write them to the bundle.
+
+        While it serves, the bundle is written later if it cannot be now (`run`): trust does not wait for a disk.
+        """
         self._anchors = anchors
-        bundle = pem_of(*anchors)
+        if self._context is None:
+            self._write_bundle()
+        else:
+            self._show()
+            self._keep_bundle()
+
+    def _write_bundle(self) -> None:
+        bundle = pem_of(*self._anchors)
         if self._keeps and (not self._files.bundle.exists() or self._files.bundle.read_bytes() != bundle):
             replace_file(self._files.bundle, bundle)
-        if self._context is not None:
-            self._show()
+
+    def _keep_bundle(self) -> None:
+        try:
+            self._write_bundle()
+        except (ConfigurationError, OSError) as error:
+            log.error("bundle of the CAs not written", code="BUNDLE_NOT_WRITTEN", detail=str(error))  # noqa: TRY400 - that says it all
 
     def let_through(self, anchors: Sequence[bytes]) -> None:
         """Let certificates of these CAs (DER) through TLS too: `provisioning.enrolment.enrolment_trust` says why."""
@@ -164,11 +178,12 @@ class HttpsCredential:
         return EnvelopeSigner(key, x509.load_pem_x509_certificates(chain))
 
     async def run(self) -> None:
-        """Renew when it is time, until cancelled."""
+        """Renew when it is time, and write the bundle if it is not as it should be, until cancelled."""
         while True:
             credentials = self._credentials
             wait = credentials.seconds_to_renewal() if self._keeps and credentials else _LONGEST_WAIT_SECONDS
             await asyncio.sleep(min(max(wait, _SHORTEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS))
+            self._keep_bundle()
             try:
                 await self.check()
                 await self.staple()

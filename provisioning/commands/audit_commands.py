@@ -16,6 +16,7 @@ import typer
 from provisioning.commands.service_command import Directory, Json, counted, fail, print_document, say, shown_time
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.program.command_group import command_group
+from provisioning.program.moments import rfc3339_milliseconds
 from provisioning.program.printed_table import print_table
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def _details(document: str, about: str) -> str:
 def _item(entry: AuditEntry) -> dict[str, object]:
     return {
         "number": entry.number,
-        "at": entry.at.isoformat(),
+        "at": rfc3339_milliseconds(entry.at),
         "actor": entry.actor,
         "action": entry.action,
         "subject": entry.subject,

@@ -41,6 +41,7 @@ from provisioning.commands.service_command import (
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.program.command_group import command_group
+from provisioning.program.moments import rfc3339, rfc3339_milliseconds
 from provisioning.program.printed_table import print_table
 from provisioning.revocation.reasons import AUTHORITY_REASONS
 
@@ -80,8 +81,8 @@ def list_authorities(directory: Directory = None, as_json: Json = False) -> None
             "state": each.state.value,
             "key_id": each.key_id.hex(),
             "subject": each.certificate.subject.rfc4514_string(),
-            "not_after": each.certificate.not_valid_after_utc.isoformat(),
-            "since": each.changed_at.isoformat(),
+            "not_after": rfc3339(each.certificate.not_valid_after_utc),
+            "since": rfc3339(each.changed_at),
             "key": places.place(each.name) if each.kind != "cross" else "none",
         }
         for each in found
@@ -364,7 +365,8 @@ def verify_transcript(
             "was interrupted before the last entry; audit show has what it did until then"
         )
     if as_json:
-        print_document({"entry": entry.number, "at": entry.at.isoformat(), "actor": entry.actor, "sha256": digest})
+        at = rfc3339_milliseconds(entry.at)
+        print_document({"entry": entry.number, "at": at, "actor": entry.actor, "sha256": digest})
         return
     sys.stdout.write(
         f"entry {entry.number} of {shown_time(entry.at)} by {entry.actor} confirms {transcript}; "

@@ -74,7 +74,7 @@ def show_me(
 def grant(
     connection: Connection,
     name: Annotated[str, typer.Argument(help="The operator's name.")],
-    role: Annotated[OperatorRole, typer.Option(help="The role: auditor reads, enroller makes device tokens.")],
+    role: Annotated[OperatorRole, typer.Option(help="auditor reads, enroller lets devices in, too, admin may do all.")],
     as_json: Json = False,
 ) -> None:
     """Set an operator's role. The last admin with a valid certificate stays one.

@@ -42,6 +42,7 @@ from provisioning.errors import Code, ConfigurationError
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.role import Role
 from provisioning.program.command_group import command_group
+from provisioning.program.moments import rfc3339
 
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
@@ -402,4 +403,4 @@ def _listed(token: KnownToken) -> Sequence[str]:
 
 
 def _row(token: IssuedToken) -> tuple[str, str, str, str, str]:
-    return token.device or "", token.group or "", token.role, token.token, token.expires_at.isoformat()
+    return token.device or "", token.group or "", token.role, token.token, rfc3339(token.expires_at)

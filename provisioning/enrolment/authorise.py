@@ -263,7 +263,8 @@ def _settlements(device: Device, said: Sequence[Vouched], *, is_new: bool) -> li
     idevid = next((each.idevid for each in said if each.idevid is not None), None)
     if idevid is not None:
         owed.append(lambda connection, *_: recalls.came_in(connection, device.id, *idevid))
-    elif not is_new:  # Not on its manufacturer's word: a later revocation by the manufacturer does not concern it.
+    elif not is_new and any(each.readmits or each.decides or each.identifies for each in said):
+        # An operator's word about this very device: a later revocation by its manufacturer does not concern it.
         owed.append(lambda connection, *_: recalls.forget(connection, device.id))
     return owed
 

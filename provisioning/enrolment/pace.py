@@ -105,7 +105,7 @@ def certify_again(connection: Connection, device: Device, now: datetime) -> None
         return
     newest = certificates_of_device.newest(connection, device.id)
     if newest is not None and abs(now - newest.issued_at) < SLOWLY:
-        seconds = math.ceil((newest.issued_at + SLOWLY - now).total_seconds())
+        seconds = math.ceil((min(newest.issued_at + SLOWLY, end) - now).total_seconds())
         raise Refused(
             Code.RATE_LIMITED,
             f"{device.name} has {MOST_OF_DEVICE} certificates that are still valid, the maximum: use "

@@ -9,7 +9,8 @@ between two queries, needs no row, and spreads devices that take its first momen
 
 An operator can move windows into the past (`RenewalService.hasten`): when the key of an issuing CA is in doubt, or a
 profile has changed. Certificates issued before the order are then to be renewed, each at its own moment of the spread;
-the successor is issued after the order, and has an ordinary window again. A revoked certificate's window is over.
+the successor is issued after the order, and has an ordinary window again. The window of a revoked certificate is over,
+and that of one on trial, which only waits for its successor.
 
 Rules
 -----
@@ -35,7 +36,7 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import InvalidIdentity, check_name
 from provisioning.program.durations import out_of_bounds
-from provisioning.store import audit, certificates, groups, renewals
+from provisioning.store import audit, certificates, claims, groups, renewals
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
 from provisioning.store.renewals import Hastened
@@ -86,6 +87,8 @@ class RenewalService:
             if stored is None:
                 raise Refused(Code.SERIAL_UNKNOWN, "this service has not issued that certificate")
             share = _share(issuer_key_id, serial)
+            if stored.on_hold and claims.on_trial(connection, stored.id):
+                return _over(stored.issued_at)  # Good for nothing but its successor: an agent that waits is not in.
             if stored.revocation is not None and stored.revocation.reason.final:
                 return _over(stored.revocation.revoked_at)
             if stored.ended_above is not None:

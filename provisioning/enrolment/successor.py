@@ -3,9 +3,9 @@
 A certificate on trial (`provisioning.store.claims`) is on hold for everything but this: asking for its successor
 activates the device; again, if that answer was lost, but not once the device's certificate was revoked since. A
 certificate that has expired is good only for this, for as long as the group's grace time says, and never if it, its CA
-or the device's later certificate was revoked: the TLS handshake has shown possession of
-its key, the store says the rest. Expired certificates are not revoked one by one; so revoking a device, or replacing
-its key, ends these too when the device comes back (`provisioning.enrolment.authorise`).
+or the device's later certificate was revoked, or the device has another key since: the TLS handshake has shown
+possession of its key, the store says the rest. Expired certificates are not revoked one by one; so revoking a device,
+or replacing its key, ends these too when the device comes back (`provisioning.enrolment.authorise`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from provisioning.enrolment.trial_names import is_still_its_own
 from provisioning.enrolment.ways.claim import check_own_key
 from provisioning.enrolment.ways.way import IpAddress, Settle
 from provisioning.errors import Code, Refused
-from provisioning.store import authorities, claims
+from provisioning.store import authorities, certificates_of_device, claims
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.groups import Group
@@ -68,7 +68,7 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
         check_own_key(attempt, *trial_of)
         _check_name_is_its_own(connection, stored)
     rules = rules_for(connection, stored.device.role, stored.device.group)
-    _check_dates(connection, stored, attempt, timedelta() if on_trial else rules.renewal_grace)
+    _check_dates(connection, stored, attempt, rules, timedelta() if on_trial else rules.renewal_grace)
     if certificate is None:
         raise AssertionError("known refuses a missing certificate")
     if stored.device.state is not DeviceState.ACTIVE:
@@ -118,7 +118,9 @@ def _check_name_is_its_own(connection: Connection, trial: StoredCertificate) -> 
     )
 
 
-def _check_dates(connection: Connection, stored: StoredCertificate, attempt: Attempt, grace: timedelta) -> None:
+def _check_dates(
+    connection: Connection, stored: StoredCertificate, attempt: Attempt, rules: Group, grace: timedelta
+) -> None:
     """Refuse a certificate that is not valid yet, or has been expired for longer than *grace*."""
     ended = attempt.now > stored.not_after
     if not ended or attempt.now > stored.not_after + grace:
@@ -135,3 +137,23 @@ def _check_dates(connection: Connection, stored: StoredCertificate, attempt: Att
         raise issuer_ended(stored)
     if stored.device.state is DeviceState.ACTIVE:  # Otherwise the refusal names the state.
         check_not_withdrawn(connection, stored.device)
+        _check_key_is_still_its_own(connection, stored, attempt, rules)
+
+
+def _check_key_is_still_its_own(
+    connection: Connection, stored: StoredCertificate, attempt: Attempt, rules: Group
+) -> None:
+    """Refuse an expired certificate whose key the device has renewed away: whoever has a copy of it is not it.
+
+    Not if the newer key is the one that is asked for, nor while the group answers the same request again: the answer
+    with the newer certificate may have been lost.
+    """
+    newest = certificates_of_device.newest_but_trials(connection, stored.device.id)
+    if newest is None or newest.spki_sha256 in {stored.spki_sha256, attempt.request.key_fingerprint}:
+        return
+    if attempt.now >= newest.issued_at + rules.same_key_window:
+        raise Refused(
+            Code.CERTIFICATE_EXPIRED,
+            f"certificate {stored.serial} of {stored.device.name} has expired, and the device has another key since: "
+            f"renew its newest certificate, {newest.serial}, or ask an operator for a new enrolment token",
+        )

@@ -19,6 +19,7 @@ from typing import Final
 import structlog
 from sqlalchemy.engine import Connection
 
+from provisioning.enrolment.tokens import how_many
 from provisioning.errors import Refused
 from provisioning.store import audit, tokens
 from provisioning.store.audit import Action
@@ -50,8 +51,7 @@ class TokenRetention:
         def transaction(connection: Connection, numbers: Sequence[int]) -> int:
             removed = tokens.remove_ended(connection, numbers[0], numbers[-1], before)
             if removed:
-                subject = f"{removed} tokens"
-                audit.append(connection, now, self._actor, Action.TOKENS_REMOVED, subject, {"count": removed})
+                audit.append(connection, now, self._actor, Action.TOKENS_REMOVED, how_many(removed), {"count": removed})
             return removed
 
         ended = await self._database.survey(partial(tokens.ended_before, before=before))

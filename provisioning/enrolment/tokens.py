@@ -141,8 +141,7 @@ class TokenService:
             named = ", ".join(groups_named) or None
             facts = {"count": len(promised), "role": order.role.value, "group": named, "expires_at": expires_at}
             names = [grant.device for grant in promised if grant.device is not None]
-            how_many = "1 token" if len(promised) == 1 else f"{len(promised)} tokens"
-            subject = names[0] if len(names) == 1 else how_many
+            subject = names[0] if len(names) == 1 else how_many(len(promised))
             if order.operator_role is not None:
                 for name in names:
                     change_operator_role(connection, name, order.operator_role, by=by, now=now)
@@ -170,7 +169,7 @@ class TokenService:
         def record(connection: Connection, numbers: Sequence[int]) -> None:
             now = self._clock()
             token_inventory.void(connection, numbers, now)
-            audit.append(connection, now, by, Action.TOKEN_VOIDED, f"{len(numbers)} tokens", {"tokens": numbers})
+            audit.append(connection, now, by, Action.TOKEN_VOIDED, how_many(len(numbers)), {"tokens": numbers})
 
         async def void() -> None:
             numbers = [each.number for each in made]
@@ -363,3 +362,8 @@ def _check_server_names(order: TokenOrder) -> None:
         raise invalid(f"dns_names and ip_addresses are for role broker, not {order.role}")
     if number > MAXIMUM_SERVER_NAMES:
         raise invalid(f"a certificate holds {MAXIMUM_SERVER_NAMES} DNS names and IP addresses at most")
+
+
+def how_many(count: int) -> str:
+    """Return the subject of an audit entry about *count* tokens."""
+    return "1 token" if count == 1 else f"{count} tokens"

@@ -2,9 +2,10 @@
 
 Rules
 -----
-1. The group's alternatives are tried in their order, and the first that is fulfilled counts; but those with a token
-   that is bound to a device come first. It is an operator's word about this very device, which may do more than any
-   other evidence: readmit the device, or let it have a new key.
+1. The group's alternatives are tried in their order, and the first that is fulfilled counts. But a token that is bound
+   to the device comes first where it can do more: for a device that is here already, as it readmits it, or lets it have
+   a new key; and before a claim, which is nobody's word about this device. What is known of a new device by other
+   evidence stays known: who its manufacturer is.
 2. Knowing a name is no evidence: an alternative that proves nothing admits nobody, and asks no webhook either.
 3. A refusal says which alternatives there are and what was shown; `provisioning.enrolment.authorise` decides whether
    the client may know that.
@@ -23,7 +24,7 @@ from provisioning.enrolment.ways.manufacturer import ManufacturerWay
 from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.enrolment.ways.webhook import Unasked
 from provisioning.errors import Code, Refused
-from provisioning.store import listed_devices
+from provisioning.store import devices, listed_devices
 from provisioning.store.groups import Alternative, Group, WayName, alternative_text
 
 
@@ -41,8 +42,7 @@ def vouched_by(
         listed_devices.find(connection, rules.name, attempt.request.common_name)
     refusal: Refused | None = None
     waiting: Undecided | Unasked | None = None
-    decided = {way.name for way in evidence if way.is_decision}
-    for alternative in sorted(rules.ways, key=decided.isdisjoint):
+    for alternative in _in_order(connection, attempt, rules, evidence):
         if not usable.keys() >= set(alternative):
             continue
         try:
@@ -52,6 +52,14 @@ def vouched_by(
         except (Undecided, Unasked) as error:
             waiting = waiting or error
     raise waiting or refusal or _no_way(rules, [way.name for way in evidence], in_vain(attempt, evidence))
+
+
+def _in_order(connection: Connection, attempt: Attempt, rules: Group, evidence: Sequence[Way]) -> Sequence[Alternative]:
+    decided = {way.name for way in evidence if way.is_decision}
+    if not decided:
+        return rules.ways
+    is_here = devices.find(connection, attempt.request.common_name) is not None
+    return sorted(rules.ways, key=lambda each: decided.isdisjoint(each) and (is_here or WayName.CLAIM in each))
 
 
 def _all_vouch(connection: Connection, attempt: Attempt, rules: Group, ways: Sequence[Way]) -> list[Vouched]:

@@ -2,7 +2,8 @@
 
 No certificate is added to those left, so they are listed once, outside of transactions. The key's device is
 locked in each portion; a CA's certificates need no lock, since writers take turns on either store.
-Certificates that another process or an operator has revoked meanwhile are passed over.
+Certificates that another process or an operator has revoked meanwhile are passed over, and so is what a fail-over that
+lost the last commits has taken away since they were listed, or put in its place: ids are given again then.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from provisioning.store import (
     unfinished_key_ends,
 )
 from provisioning.store.audit import Action
-from provisioning.store.certificates_of_key import DeviceKey
+from provisioning.store.certificates import StoredCertificate
+from provisioning.store.certificates_of_key import DeviceKey, key_of
 from provisioning.store.unfinished_authority_ends import EndedIssuer
 
 Listed = DeviceKey | EndedIssuer
@@ -62,8 +64,9 @@ def revoke_portion(
     end = _end_of_key(connection, whose, now) if isinstance(whose, DeviceKey) else _end_of_issuer(connection, whose)
     if end is None:
         return [], False
-    by_id = {each.id: each for each in certificates.with_ids(connection, set(chosen))}
-    taken = [each for each in (by_id[identifier] for identifier in chosen) if can_be_taken(each, end.grounds)]
+    theirs = (each for each in certificates.with_ids(connection, set(chosen)) if _is_of(each, whose))
+    by_id = {each.id: each for each in theirs if can_be_taken(each, end.grounds)}
+    taken = [by_id[identifier] for identifier in chosen if identifier in by_id]
     if taken:
         record(connection, taken, end.grounds, end.since, end.by)
         facts = {**end.grounds.facts, "serials": [each.serial for each in taken], **facts_before(taken)}
@@ -71,6 +74,12 @@ def revoke_portion(
     if last:
         _finish(connection, whose)
     return taken, not last
+
+
+def _is_of(certificate: StoredCertificate, whose: Listed) -> bool:
+    if isinstance(whose, DeviceKey):
+        return key_of(certificate) == whose
+    return certificate.issuer_key_id == whose.key_id
 
 
 def _end_of_key(connection: Connection, key: DeviceKey, now: datetime) -> _End | None:

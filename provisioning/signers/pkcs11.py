@@ -81,7 +81,10 @@ class Pkcs11Signer:
         return module_at(self.uri.module).calls(self.uri.token, self.uri.label)
 
     def create(self) -> TokenKey:
-        """Generate a key that cannot leave the token; raise `SignerError` if its label is already used."""
+        """Generate a key that cannot leave the token; raise `SignerError` if its label is already used.
+
+        One that is not as it was asked for is destroyed.
+        """
         return TokenKey(self, self._in_time(self._create, _CREATE_SECONDS))
 
     def _create(self) -> Connected:
@@ -98,9 +101,15 @@ class Pkcs11Signer:
                 private_template={**_PROTECTION, Attribute.SIGN: True},
                 public_template={Attribute.VERIFY: True},
             )
-            connected = self._checked(session, generation, private, public)
-            for half in (public, private):  # A key's usual identifier in a token, for other tools.
-                half[Attribute.ID] = key_identifier(connected.public_key)
+            try:
+                connected = self._checked(session, generation, private, public)
+                for half in (public, private):  # A key's usual identifier in a token, for other tools.
+                    half[Attribute.ID] = key_identifier(connected.public_key)
+            except BaseException:
+                for half in (public, private):
+                    with contextlib.suppress(PKCS11Error):  # The first error is the one to report.
+                        half.destroy()
+                raise
             return connected
 
     def open(self) -> TokenKey:

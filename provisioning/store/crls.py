@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, func, insert, or_, select
 from sqlalchemy.engine import Connection
 
 from provisioning.store import counters
-from provisioning.store.tables import crl_history, crls
+from provisioning.store.authorities import AuthorityKind, AuthorityState
+from provisioning.store.crl_shards import shard_name
+from provisioning.store.tables import authorities, crl_history, crl_shards, crls
 
 _KEPT: Final = 10
 """Enough to see what a relying party was told lately; a CRL may have megabytes."""
@@ -106,10 +108,18 @@ def oldest_of_any_in_use(connection: Connection, now: datetime) -> int | None:
 
 
 def oldest_newest(connection: Connection) -> datetime | None:
-    """Return when that list was made which is the oldest among the newest of each name, None if there is none."""
-    newest_of_each = select(func.max(crls.c.this_update).label("at")).group_by(crls.c.issuer).subquery()
-    found: datetime | None = connection.execute(select(func.min(newest_of_each.c.at))).scalar_one()
-    return found
+    """Return when that list was made which is the oldest among the newest of each name, None if there is none.
+
+    Not counted are lists of roots, which are read one by one, and those of retired CAs, which nobody makes any more.
+    """
+    others = select(authorities.c.name).where(
+        or_(authorities.c.kind == AuthorityKind.ROOT.value, authorities.c.state == AuthorityState.RETIRED.value)
+    )
+    names = set(connection.execute(others).scalars())
+    shards = select(crl_shards.c.issuer, crl_shards.c.id).where(crl_shards.c.issuer.in_(names))
+    names |= {shard_name(*row) for row in connection.execute(shards)}
+    newest = connection.execute(select(crls.c.issuer, func.max(crls.c.this_update).label("at")).group_by(crls.c.issuer))
+    return min((at for name, at in newest if name not in names), default=None)
 
 
 def add(connection: Connection, crl: PublishedCrl) -> None:

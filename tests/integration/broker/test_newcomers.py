@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from broker.cli import app
 from broker.mqtt.codes import ReasonCode
@@ -87,8 +87,11 @@ class Fleet:
         return [ours, answer(self.broker, self.service.bundle, self.foreign)]
 
     def status(self, *options: str) -> str:
+        return self.asked(*options).stdout
+
+    def asked(self, *options: str) -> Result:
         place = ("--state-dir", str(self.broker.dir / "state"))
-        return CliRunner().invoke(app, ["crl", "status", *place, *options]).stdout
+        return CliRunner().invoke(app, ["crl", "status", *place, *options])
 
     def newcomers(self) -> dict[tuple[str, str], dict[str, Any]]:
         return {(each["bundle"], each["source"]): each for each in json.loads(self.status("--json"))["newcomers"]}
@@ -120,9 +123,11 @@ def test_a_lost_feed_means_for_each_bundle_what_its_own_policy_says(
     fleet.write(own=own, terms=terms)
     with fleet.broker:
         assert fleet.answers() == [IN, IN]
+        assert fleet.asked().exit_code == 0
         fleet.service.stop()
         wait_until(lambda: fleet.broker.events("FEED_LOST"), "the broker knows that the feed is lost")
         assert fleet.answers() == [ours, IN]
+        assert fleet.asked().exit_code == 1, "a monitor that looks at nothing else knows it, too"
         shown = fleet.newcomers()["fleet", "feed"]
         assert shown["admitted"] is (ours == IN)
         assert shown["detail"].endswith("ago, and lost")

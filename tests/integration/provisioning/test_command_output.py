@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,24 @@ def test_what_was_done_before_is_said(service: ProvisioningService, enrolled: Op
     assert ("keyCompromise" in changed.stdout, changed.stderr) == (True, "")
     again = run(service, "revoke", *device, "--reason", "superseded")
     assert (again.stdout, again.stderr) == (changed.stdout, before)
+
+
+def test_every_moment_is_written_for_programs_in_one_way(
+    service: ProvisioningService, enrolled: OpensslDevice, tmp_path: Path
+) -> None:
+    """`ca list`, `audit show` and the file of a batch had an offset and microseconds, all others Z and none."""
+    directory = ("--dir", str(service.dir))
+    batch = tmp_path / "tokens.csv"
+    assert run(service, "token", "batch", "--group", "meters", "--count", "1", "--output", str(batch)).returncode == 0
+    for text in (
+        service.command("ca", "list", "--json", *directory, check=True).stdout,
+        service.command("audit", "show", "--limit", "1", "--json", *directory, check=True).stdout,
+        run(service, "device", "show", enrolled.name, "--json").stdout,
+        batch.read_text(encoding="utf-8"),
+    ):
+        moments = re.findall(r"\d{4}-\d\d-\d\dT[^\s\",]*", text)
+        assert moments
+        assert [each for each in moments if not re.fullmatch(r"[-0-9]{10}T[:0-9]{8}(\.\d{3})?Z", each)] == []
 
 
 @pytest.mark.parametrize(

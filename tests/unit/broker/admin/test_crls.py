@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from broker.admin.crls import crl_document, list_facts, trial_facts
+from broker.admin.newcomers import admits
 from broker.admission.bundle import ListTerms, OcspTerms, TrustBundle
+from broker.admission.freshness import Freshness
+from broker.admission.refusal import RefusalCode, unavailable
 from broker.admission.trust import Trust
 from broker.reload.crl_trial import Trial
 from broker.settings.trust_settings import StatusPolicy
@@ -111,3 +114,19 @@ def test_a_trial_is_told_as_data_and_in_words() -> None:
     assert (shown["text"], shown["number"], shown["newly_revoked"]) == (str(trial), 7, 3)
     assert shown["next_update"] == rfc3339(NOW)
     assert trial_facts(Trial(used=False, code="CRL_OLDER"))["next_update"] is None
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_a_bundle_without_a_source_admits_its_newcomers_whatever_happens_to_the_others(
+    broker: MemoryBroker, *, blind: bool
+) -> None:
+    """A load balancer sent its clients away too, while another bundle's feed was lost."""
+    admission = broker.engine.admission
+    bundles = [TrustBundle("followed", [PKI.root.certificate])]
+    bundles += [TrustBundle("blind", [PKI.authority("Another").certificate], feed=False)] * blind
+    admission.believe(Trust(bundles))
+    admission.status.freshness = Freshness(300.0)  # Never read.
+    assert facts(broker)["newcomers_admitted"] is blind
+    assert any(admits(admission, broker.now).values()) is blind
+    admission.shut = unavailable(RefusalCode.AUDIT_UNAVAILABLE, "the audit log cannot be written")
+    assert facts(broker)["newcomers_admitted"] is False

@@ -147,6 +147,12 @@ def test_a_bad_certificate_fails_where_it_is_bad(
         assert outcome.detail == at_the_door.detail, "the client is told the same"
 
 
+@pytest.mark.parametrize(("left", "said"), [(0, "0 days"), (1, "1 day"), (2, "2 days")])
+def test_the_days_that_are_left_are_said(admission: Admission, left: int, said: str) -> None:
+    held = PKI.certify(METER, not_after=NOW + timedelta(days=left, seconds=1))
+    assert verdict(admission, held).steps[1].detail.endswith(f" UTC, {said}")
+
+
 def test_the_terms_of_a_trust_bundle_are_a_step_and_no_ca_is_learned(admission: Admission) -> None:
     bundle = TrustBundle(
         "meters",

@@ -11,13 +11,14 @@ import sys
 import termios
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from broker.cli import app
 from broker.commands.admin_command import print_facts, print_table
-from broker.commands.crl_commands import _print_status
+from broker.commands.crl_commands import _print_status, needs_attention
 from tests.support.answering import answering
 from tests.support.pki import shared_pki
 
@@ -80,12 +81,31 @@ def test_into_a_pipe_goes_a_table_however_wide(capsys: pytest.CaptureFixture[str
 
 
 def test_a_broker_that_was_not_started_anew_since_an_upgrade_is_understood(capsys: pytest.CaptureFixture[str]) -> None:
-    _print_status({"lists": [], "feed_age_seconds": 0.5, "newcomers_admitted": True, "alarms": {}})
+    answer: dict[str, Any] = {"lists": [], "feed_age_seconds": 0.5, "newcomers_admitted": True, "alarms": {}}
+    assert not needs_attention(answer)
+    _print_status(answer)
     assert capsys.readouterr().out.splitlines() == [
         "feed age seconds    0.5",
         "newcomers admitted  yes",
         "alarms              none",
     ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "attention"),
+    [
+        ({"feed_lost": False}, False),
+        ({"feed_lost": True}, True),
+        ({"lists": [{"state": "current"}]}, False),
+        ({"lists": [{"state": "late"}]}, True),
+        ({"staple": {"state": "no responder"}}, False),
+        ({"staple": {"state": "revoked"}}, True),
+        ({"newcomers": [{"issuer": None, "admitted": None}, {"issuer": "CN=root", "admitted": False}]}, False),
+        ({"newcomers": [{"issuer": None, "admitted": False}]}, True),
+    ],
+)
+def test_the_exit_code_of_crl_status_is_about_every_source(answer: dict[str, Any], attention: bool) -> None:
+    assert needs_attention({"lists": []} | answer) is attention
 
 
 def said(result: Result, code: int = 1) -> str:

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from structlog.testing import capture_logs
 
 from provisioning.api.application import new_application
 from provisioning.api.health import health_routes
 from provisioning.api.metrics import Metrics
+from provisioning.authorities import https_credential
 from provisioning.authorities.https_credential import HttpsCredential
 from provisioning.authorities.own_credentials import OwnCredentials
 from provisioning.ca.issuer import Issuer
@@ -29,6 +31,7 @@ from provisioning.connections.http_listener import http_listener
 from provisioning.connections.peer_certificate_protocol import PeerCertificateProtocol
 from provisioning.connections.places import Places
 from provisioning.directory.files import SERVER, AuthorityFiles
+from provisioning.errors import ConfigurationError
 from provisioning.pki import openssl
 from provisioning.pki.stapling import ask_for_staple, staple_in
 from provisioning.pki.tls import Credential, client_context
@@ -263,6 +266,34 @@ async def test_trust_that_changes_counts_for_new_connections(fleet: Fleet, crede
         assert await attempt(port)
         credential.trust([fleet.authority.root_ca.certificate])
         assert not await attempt(port)
+
+
+async def test_trust_that_changes_counts_though_the_bundle_cannot_be_written_which_is_done_later(
+    fleet: Fleet, credential: HttpsCredential, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk may be full when a CA was revoked, and its successor has to issue."""
+    another, bundle = Pki().issuing.certificate, credential._files.bundle
+    before = bundle.read_bytes()
+
+    def fail(path: Path, _content: bytes) -> None:
+        raise ConfigurationError(f"{path} cannot be written: No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(https_credential, "replace_file", fail)
+        with capture_logs() as logs:
+            credential.trust([fleet.authority.root_ca.certificate, another])
+    assert [each["code"] for each in logs] == ["BUNDLE_NOT_WRITTEN"]
+    trusted = credential.context.current.get_ca_certs(binary_form=True)
+    assert another.public_bytes(Encoding.DER) in trusted
+    assert bundle.read_bytes() == before
+    monkeypatch.setattr(https_credential, "_LONGEST_WAIT_SECONDS", 0.01)
+    running = asyncio.create_task(credential.run())
+    async with asyncio.timeout(20):
+        while bundle.read_bytes() == before:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert bundle.read_bytes() == pem_of(fleet.authority.root_ca.certificate, another)
 
 
 async def test_another_ca_that_issues_issues_the_server_s_certificate_too(

@@ -12,10 +12,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from provisioning.client.est import renewal_identifier
 from provisioning.enrolment import pace
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.authentication import authenticate
 from provisioning.enrolment.claims import ClaimOrder, ClaimService
+from provisioning.enrolment.renewal_info import RenewalService
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import identity_of
 from provisioning.pki.keys import PrivateKey, generate_key
@@ -253,6 +255,17 @@ async def test_one_trial_is_activated_so_often_and_trials_keep_nobody_from_his_a
         await fleet.reenrol(trial, successor_csr(trial))
     with pytest.raises(Refused, match="RATE_LIMITED"):
         await fleet.reenrol(trial, successor_csr(trial))
+
+
+async def test_a_device_on_trial_is_told_to_renew_at_once(fleet: Fleet) -> None:
+    """An agent that is started again meanwhile would wait for half of the trial."""
+    await group(fleet, "claim")
+    trial = await enrol(fleet, "meter-1", certificate=await claim(fleet))
+    service = RenewalService(fleet.database, fleet.clock)
+    assert (await service.info(renewal_identifier(trial))).end < fleet.clock()
+    successor = await fleet.reenrol(trial, successor_csr(trial))
+    assert (await service.info(renewal_identifier(trial))).end < fleet.clock()
+    assert (await service.info(renewal_identifier(successor))).start > fleet.clock()
 
 
 async def test_a_claim_is_ended_once_and_by_its_name(fleet: Fleet) -> None:

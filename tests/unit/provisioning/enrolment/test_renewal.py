@@ -24,6 +24,7 @@ from provisioning.enrolment.renewal_info import (
 )
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
+from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import certificate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
@@ -314,6 +315,32 @@ async def test_grace_is_never_for_a_certificate_before_one_that_was_revoked(flee
     assert await code_of_renewal(fleet, first) is Code.CERTIFICATE_REVOKED
 
 
+async def test_grace_is_never_for_a_key_that_the_device_has_renewed_away(fleet: Fleet) -> None:
+    """A copy of it may be in a backup, or in a part that was sold."""
+    await fleet.groups.create(Group("north", renewal_grace=20 * DAY), by="admin")
+    old, new = generate_key(), generate_key()
+    first = await fleet.enrol(csr=csr_der(old))
+    fleet.clock.advance(20 * DAY)
+    second = await fleet.reenrol(first, successor_csr(first, new))
+    fleet.clock.advance(11 * DAY)
+    for key in (old, generate_key()):
+        with pytest.raises(Refused, match=r"CERTIFICATE_EXPIRED: .* has another key since: renew its newest"):
+            await fleet.reenrol(first, successor_csr(first, key))
+    # The answer with the second one may have been lost: its key is asked for again.
+    await fleet.reenrol(first, successor_csr(first, new))
+    fleet.clock.advance(20 * DAY)
+    await fleet.reenrol(second, successor_csr(second))  # With the key that the device has, though not the newest.
+
+
+async def test_after_the_end_a_lost_answer_is_made_up_for_with_another_key_too(fleet: Fleet) -> None:
+    certificate = await graced(fleet)
+    for _ in range(3):
+        await fleet.reenrol(certificate, successor_csr(certificate))
+        fleet.clock.advance(DAY / 48)
+    fleet.clock.advance(DAY / 24)
+    assert await code_of_renewal(fleet, certificate) is Code.CERTIFICATE_EXPIRED
+
+
 async def test_grace_is_never_for_what_was_replaced(fleet: Fleet) -> None:
     stolen = await graced(fleet, new_key=NewKey.REPLACE)
     await fleet.enrol()
@@ -347,6 +374,21 @@ async def test_after_the_end_the_key_must_be_shown_on_this_connection(fleet: Fle
 
 
 # How many.
+
+
+async def test_a_device_with_short_certificates_waits_no_longer_than_they_last(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "MOST_OF_DEVICE", 2)
+    await fleet.groups.create(Group("north", lifetime=60 * SECOND), by="admin")
+    first = await fleet.enrol()
+    fleet.clock.advance(20 * SECOND)
+    second = await fleet.reenrol(first, successor_csr(first))
+    with pytest.raises(Refused, match="RATE_LIMITED") as refused:
+        await fleet.reenrol(second, successor_csr(second))
+    assert refused.value.retry_after == 40
+    fleet.clock.advance(40 * SECOND)
+    await fleet.reenrol(second, successor_csr(second))
 
 
 async def test_a_device_that_renews_in_a_loop_has_to_wait_and_is_not_shut_out(

@@ -213,11 +213,21 @@ async def test_a_token_bound_to_a_device_counts_whatever_else_the_device_shows(f
     assert await refusal(fleet, "SN17", certificate=idevid) is Code.CERTIFICATE_REVOKED
     back = await bound("SN17")
     assert await is_good(fleet, await enrol(fleet, "SN17", certificate=idevid, token=back)), "an operator has decided"
-    fleet.clock.advance(HOUR)
-    assert await refusal(fleet, "SN18", certificate=idevid, token=back) is Code.TOKEN_USED
     shared = await claim(fleet)
     mine = await enrol(fleet, "meter-1", certificate=shared, token=await bound("meter-1"))
     assert await is_good(fleet, mine), "it is not on trial, and its own token does not keep the name from it"
+
+
+async def test_a_new_device_is_known_to_its_manufacturer_though_it_shows_a_token_too(fleet: Fleet) -> None:
+    await group(fleet, "manufacturer", "token", new_key=NewKey.REPLACE)
+    acme = Manufacturer(begin=NOON)
+    await register(fleet, acme)
+    idevid, _ = acme.idevid("SN17")
+    own = TokenCredential("SN17", await fleet.token("SN17", "line"))
+    first = await enrol(fleet, "SN17", certificate=idevid, token=own)
+    assert await is_good(fleet, await enrol(fleet, "SN17", certificate=idevid)), "by that again, with a new key"
+    assert not await is_good(fleet, first)
+    assert await is_good(fleet, await enrol(fleet, "SN17", token=own)), "it was not needed, and is worth one still"
 
 
 async def test_only_a_token_that_is_spent_lets_a_device_have_more_certificates(

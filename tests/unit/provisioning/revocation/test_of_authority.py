@@ -5,18 +5,25 @@ from __future__ import annotations
 import json
 
 import pytest
+from sqlalchemy import update
 from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import ConfigurationError
+from provisioning.pki.revocation import certificate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.revocation.grounds import Grounds
+from provisioning.revocation.listed_end import revoke_portion
 from provisioning.revocation.of_authority import device_name, revoke_authority
-from provisioning.store import audit, revocations
+from provisioning.revocation.recording import Changed
+from provisioning.store import audit, certificates, revocations, tables, unfinished_key_ends
 from provisioning.store.audit import Action
+from provisioning.store.certificates import StoredCertificate
+from provisioning.store.certificates_of_key import key_of
+from provisioning.store.unfinished_authority_ends import EndedIssuer
 from tests.support.fleet import Fleet
-from tests.support.requests import csr_der
+from tests.support.requests import NOON, csr_der
 
 
 async def revoke(fleet: Fleet, name: str) -> None:
@@ -52,3 +59,30 @@ async def test_the_issuing_ca_that_is_named_is_revoked_once(fleet: Fleet) -> Non
     (last,) = [each for each in entries if each.action == Action.REVOKED]
     whose = {"reason": "unspecified", "serials": [each.serial for each in events[1:]]}
     assert (last.actor, last.subject, json.loads(last.details)) == ("boss", "issuing-ca", whose)
+
+
+@pytest.mark.parametrize("of", ["CA", "key"])
+async def test_what_was_listed_before_a_fail_over_is_looked_at_again_with_its_portion(fleet: Fleet, of: str) -> None:
+    """The store has lost certificates that were just issued, and their numbers belong to others now."""
+    theirs, other = await fleet.enrol("meter-1"), await fleet.enrol("meter-2")
+
+    def stored(connection: Connection) -> list[StoredCertificate]:
+        found = [certificates.find(connection, *certificate_key(each)) for each in (theirs, other)]
+        return [each for each in found if each is not None]
+
+    ended, foreign = await fleet.database.read(stored)
+    whose = EndedIssuer(ended.issuer_key_id) if of == "CA" else key_of(ended)
+
+    def portion(connection: Connection) -> Changed:
+        if isinstance(whose, EndedIssuer):
+            connection.execute(
+                update(tables.certificates)
+                .where(tables.certificates.c.id == foreign.id)
+                .values(issuer_key_id="ab" * 20)
+            )
+            revoke_authority(connection, "issuing-ca", Grounds(RevocationReason.CA_COMPROMISE), by="b", now=NOON)
+        else:
+            unfinished_key_ends.begin(connection, [whose], invalidity_date=None, ended_at=NOON, ended_by="b")
+        return revoke_portion(connection, whose, [10_000, foreign.id, ended.id], NOON, last=True)[0]
+
+    assert [each.id for each in await fleet.database.write(portion)] == [ended.id]

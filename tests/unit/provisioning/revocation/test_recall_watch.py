@@ -18,6 +18,7 @@ from provisioning.doctor.doctor_manufacturers import manufacturer_findings
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.manufacturer_lists import ManufacturerListService
 from provisioning.enrolment.manufacturers import ManufacturerChange, ManufacturerService
+from provisioning.enrolment.tokens import TokenOrder
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation import issued_to
@@ -34,7 +35,7 @@ from tests.support.crl import crl, scope
 from tests.support.fleet import Fleet
 from tests.support.manufacturer import Manufacturer
 from tests.support.requests import NOON, csr_der
-from tests.support.ways import HOUR, enrol, give_list, group, is_good, nothing, register
+from tests.support.ways import HOUR, claim, enrol, give_list, group, is_good, nothing, register
 
 DAY = timedelta(days=1)
 HOLD, COMPROMISE = x509.ReasonFlags.certificate_hold, x509.ReasonFlags.key_compromise
@@ -281,6 +282,25 @@ async def test_a_device_that_came_by_token_first_is_its_manufacturer_s_until_the
     assert await recorded() == 1
     await by_token()
     assert await recorded() == 0
+
+
+@pytest.mark.parametrize("shared", ["claim", "token"])
+async def test_what_many_devices_share_does_not_release_one_from_its_manufacturer(fleet: Fleet, shared: str) -> None:
+    """Else whoever has a stolen device, and a claim, has it certified for its own key before the theft is reported."""
+    await group(fleet, "manufacturer", "claim", "token")
+    acme = Manufacturer(begin=NOON - timedelta(days=1))
+    await register(fleet, acme)
+    key, idevid = generate_key(), acme.idevid("SN17")[0]
+    await enrol(fleet, "SN17", certificate=idevid, key=key)
+    await is_to(fleet, RevokedDevices.SUSPEND)
+    fleet.clock.advance(2 * HOUR)
+    if shared == "claim":
+        await enrol(fleet, "SN17", certificate=await claim(fleet), key=key)
+    else:
+        (issued,) = await fleet.token_service.create(TokenOrder([], "line"), by="admin")
+        await enrol(fleet, "SN17", token=TokenCredential("SN17", issued.token), key=key)
+    await give_list(fleet, listed(acme, idevid))
+    assert (await watch_of(fleet).look(), await state_of(fleet, "SN17")) == (1, DeviceState.SUSPENDED)
 
 
 async def test_the_certificate_that_counts_is_the_one_it_came_in_by_last(fleet: Fleet, acme: Manufacturer) -> None:

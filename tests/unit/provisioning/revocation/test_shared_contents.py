@@ -15,10 +15,11 @@ from provisioning.ca.crl import CrlIssuer
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
 from provisioning.revocation.shared_contents import SharedContents
-from provisioning.store import crls, revocations
+from provisioning.store import authorities, crls, revocations
+from provisioning.store.authorities import AuthorityKind, AuthorityState
 from provisioning.store.counters import crl_counter
 from provisioning.store.crl_shards import CrlShard
-from provisioning.store.crls import CompleteCrl
+from provisioning.store.crls import CompleteCrl, PublishedCrl
 from provisioning.store.tables import certificates, crl_shards
 from tests.support.fleet import Fleet, new_authority
 from tests.support.many import fill
@@ -119,6 +120,30 @@ async def test_the_store_is_read_once_for_all_lists_of_a_start_and_again_for_who
     shared.forget()
     asked, _ = await noted(shared.take(key_id, None, now))
     assert asked
+
+
+async def test_lists_of_roots_and_of_retired_cas_do_not_have_all_read_that_has_expired_since(fleet: Fleet) -> None:
+    """A root's is made twice a year, and a retired CA's never again: each start would read more."""
+    key_id, now, old = fleet.issuer.key_id, fleet.clock(), fleet.clock() - timedelta(days=900)
+    root, issuing = fleet.authority.root_ca.certificate, new_authority().issuing_ca.certificate
+
+    def add(connection: Connection) -> None:
+        cas = (
+            ("root-7", AuthorityKind.ROOT, AuthorityState.ACTIVE, root),
+            ("issuing-7", AuthorityKind.ISSUING, AuthorityState.RETIRED, issuing),
+        )
+        for name, kind, state, certificate in cas:
+            authorities.add(connection, name, kind, state, certificate, now)
+        connection.execute(insert(crl_shards).values(id=9, issuer="issuing-7", url="http://ca.example.org/9"))
+        for name in ("root-7", "issuing-7", "issuing-7-9"):
+            crls.add(connection, PublishedCrl(name, 1, old, old + timedelta(hours=1), 0, b""))
+        crls.add(connection, PublishedCrl("issuing-ca", 1, now - timedelta(hours=2), now, 0, b""))
+
+    await fleet.database.write(add)
+    shared = SharedContents(fleet.database, fleet.clock)
+    await shared.take(key_id, None, now)
+    assert shared._reading is not None
+    assert shared._reading.since == now - timedelta(hours=2)
 
 
 async def test_lists_that_were_never_published_have_what_has_expired_since_the_others_were_by_one_more_reading(

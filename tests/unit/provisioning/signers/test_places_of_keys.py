@@ -18,6 +18,7 @@ from provisioning.pki.keys import generate_key, write_private
 from provisioning.signers.pkcs11 import Pkcs11Signer
 from provisioning.signers.pkcs11_uri import Pkcs11Uri
 from provisioning.signers.places import SignerPlaces
+from provisioning.signers.signer import SignerError
 from tests.support.requests import NOON
 from tests.support.softhsm import PIN, SoftToken
 
@@ -82,6 +83,24 @@ def test_where_it_cannot_be_written_down_in_which_token_a_key_is_there_is_none(
     with pytest.raises(ConfigurationError, match=r"a key for root-ca cannot be made: .*root-ca.pkcs11 cannot be writ"):
         kept.create("root-ca")
     assert sorted(token.objects) == before
+
+
+def test_a_key_that_is_found_unfit_when_it_is_made_is_not_left_in_its_token(
+    token: SoftToken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a token that does not do as it was asked: the next one would be told that the key is there already."""
+    before = sorted(token.objects)
+    kept = places(tmp_path, token.uri)
+
+    def unfit(*_arguments: object) -> None:
+        raise SignerError("can be taken out of the token")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Pkcs11Signer, "_checked", unfit)
+        with pytest.raises(ConfigurationError, match="a key for root-ca cannot be made: can be taken out"):
+            kept.create("root-ca")
+    assert sorted(token.objects) == before
+    kept.discard("root-ca", kept.create("root-ca")[1])
 
 
 def test_where_the_key_cannot_be_taken_back_it_is_said_and_nothing_points_to_it(

@@ -123,7 +123,7 @@ async def test_many_ended_tokens_are_removed_in_portions_and_usable_ones_among_t
     assert await TokenRetention(fleet.database, fleet.clock, 30 * DAY, "provisioning").remove() == 5
     entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 1000))
     removed = [each.subject for each in entries if each.action == "spent tokens removed"]
-    assert removed == ["2 tokens", "2 tokens", "1 tokens"]
+    assert removed == ["2 tokens", "2 tokens", "1 token"]
     left, _ = await fleet.database.read(
         lambda connection: token_inventory.page(connection, TokenFilter(), limit=9, after=0, now=fleet.clock())
     )

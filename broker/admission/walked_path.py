@@ -1,0 +1,166 @@
+"""A certification path walked as OpenSSL walks it before admission sees it: for `broker.admission.check`.
+
+Rules
+-----
+1. What OpenSSL would refuse is refused, with the code that the log would have. A test compares the two, in handshakes
+   with certificates that are odd in these respects.
+2. An issuer is found by name, signature, and what the certificate says about its issuer's key; each CA in the path may
+   certify, is in date, is for clients, and has so many CAs below it as it allows. No certificate in the path has a
+   critical extension that OpenSSL does not know.
+3. No I/O and no clock.
+
+Does not handle: name constraints: only that there are some is said. Policies, and Netscape's types of certificates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, TypeVar
+
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
+
+from broker.admission.refusal import RefusalCode
+from provisioning.pki.extension import UNREADABLE, extension
+from provisioning.pki.issued_by import is_issued_by
+from provisioning.pki.shown_subject import shown_subject
+
+_KNOWN: Final = frozenset(
+    {
+        ExtensionOID.BASIC_CONSTRAINTS,
+        ExtensionOID.CERTIFICATE_POLICIES,
+        ExtensionOID.CRL_DISTRIBUTION_POINTS,
+        ExtensionOID.EXTENDED_KEY_USAGE,
+        ExtensionOID.INHIBIT_ANY_POLICY,
+        ExtensionOID.KEY_USAGE,
+        ExtensionOID.NAME_CONSTRAINTS,
+        ExtensionOID.OCSP_NO_CHECK,
+        ExtensionOID.POLICY_CONSTRAINTS,
+        ExtensionOID.POLICY_MAPPINGS,
+        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
+        x509.ObjectIdentifier("1.3.6.1.5.5.7.1.7"),  # IP addresses and AS numbers (RFC 3779).
+        x509.ObjectIdentifier("1.3.6.1.5.5.7.1.8"),
+        x509.ObjectIdentifier("1.3.6.1.5.5.7.1.14"),  # Proxy certificates (RFC 3820).
+        x509.ObjectIdentifier("2.16.840.1.113730.1.1"),  # Netscape's type of a certificate.
+    }
+)
+"""What OpenSSL knows, so that it may be critical (`X509_supported_extension`)."""
+
+_Extension = TypeVar("_Extension", bound=x509.ExtensionType)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One check; *passed* is None where it cannot be known."""
+
+    name: str
+    passed: bool | None
+    detail: str
+    code: str = ""
+
+
+def walk(
+    chain: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], now: datetime
+) -> tuple[Step, list[x509.Certificate]]:
+    """Walk from the first of *chain* to an anchor; return the step, and the path if it is valid."""
+    path = [chain[0]]
+    while True:
+        current = path[-1]
+        if (unknown := _unknown_critical(current)) is not None:
+            detail = f"{shown_subject(current)} has the critical extension {unknown}, which OpenSSL does not know"
+            return Step("chain", False, detail, RefusalCode.TLS_HANDSHAKE_FAILED), []
+        if current in anchors and len(path) > 1:
+            return Step("chain", True, " <- ".join(map(shown_subject, path)) + _constrained(path)), path
+        # A certificate already in the path leads nowhere: a root issues itself, and two CAs may certify each other.
+        candidates = [each for each in (*anchors, *chain[1:]) if each not in path]
+        signers = [each for each in candidates if is_issued_by(current, each)]
+        issuer = next((each for each in signers if _is_meant(current, each)), None)
+        if issuer is None:
+            why = (
+                _without_issuer(current, candidates)
+                if not signers
+                else "names another key of its issuer than that CA's"
+            )
+            return Step("chain", False, f"{shown_subject(current)} {why}", RefusalCode.UNTRUSTED_ISSUER), []
+        flaw = _flaw(issuer, len(path) - 1, now)
+        if flaw:
+            return Step("chain", False, f"{shown_subject(issuer)} {flaw[1]}", flaw[0]), []
+        path.append(issuer)
+
+
+def extension_of(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
+    """Return the extension of *kind*; None: there is none, or it cannot be read."""
+    try:
+        return extension(certificate, kind)
+    except UNREADABLE:
+        return None
+
+
+def shown(moment: datetime) -> str:
+    """Return *moment* for people."""
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _unknown_critical(certificate: x509.Certificate) -> str | None:
+    """Return the number of a critical extension of *certificate* that OpenSSL refuses, None if there is none."""
+    try:
+        found = (each.oid for each in certificate.extensions if each.critical and each.oid not in _KNOWN)
+        return next((each.dotted_string for each in found), None)
+    except UNREADABLE:  # What OpenSSL makes of it is not known; admission refuses it.
+        return None
+
+
+def _is_meant(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether what *certificate* says about its issuer's key and certificate is true of *issuer*."""
+    stated, own = (
+        extension_of(certificate, x509.AuthorityKeyIdentifier),
+        extension_of(issuer, x509.SubjectKeyIdentifier),
+    )
+    if stated is None:
+        return True
+    if stated.key_identifier is not None and own is not None and stated.key_identifier != own.digest:
+        return False
+    return stated.authority_cert_serial_number in {None, issuer.serial_number}
+
+
+def _constrained(path: Sequence[x509.Certificate]) -> str:
+    """Return what to say about name constraints in *path*; empty if there are none."""
+    constraining = [each for each in path if extension_of(each, x509.NameConstraints) is not None]
+    if not constraining:
+        return ""
+    return f"; {shown_subject(constraining[0])} constrains names, and only a handshake tells whether it allows these"
+
+
+def _without_issuer(certificate: x509.Certificate, candidates: Sequence[x509.Certificate]) -> str:
+    """Explain why none of *candidates* has issued *certificate*."""
+    if is_issued_by(certificate, certificate):
+        return "is self-signed: no trust anchor vouches for it"
+    try:
+        named = any(each.subject == certificate.issuer for each in candidates)
+        issuer = certificate.issuer.rfc4514_string()
+    except UNREADABLE as error:
+        return f"is issued by nobody here: its issuer's name, or that of another in the file, cannot be read: {error}"
+    why = "its signature is not by that CA's key" if named else "which is neither a trust anchor nor in the file"
+    return f"is issued by {issuer}, {why}"
+
+
+def _flaw(issuer: x509.Certificate, below: int, now: datetime) -> tuple[RefusalCode, str] | None:
+    """Return why *issuer* cannot have issued a path with *below* CAs under it, or None."""
+    if issuer.not_valid_after_utc < now:
+        return RefusalCode.EXPIRED, f"expired on {shown(issuer.not_valid_after_utc)}"
+    if issuer.not_valid_before_utc > now:
+        return RefusalCode.NOT_YET_VALID, f"is valid from {shown(issuer.not_valid_before_utc)}"
+    constraints = extension_of(issuer, x509.BasicConstraints)
+    if constraints is None or not constraints.ca:
+        return RefusalCode.UNTRUSTED_ISSUER, "is not a CA"
+    if constraints.path_length is not None and below > constraints.path_length:
+        return RefusalCode.UNTRUSTED_ISSUER, f"allows {constraints.path_length} CAs below it"
+    usage = extension_of(issuer, x509.KeyUsage)
+    if usage is not None and not usage.key_cert_sign:
+        return RefusalCode.UNTRUSTED_ISSUER, "may not sign certificates"
+    purposes = extension_of(issuer, x509.ExtendedKeyUsage)
+    if purposes is not None and ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
+        return RefusalCode.WRONG_PURPOSE, "is a CA for other purposes: its extended key usage has no clientAuth"
+    return None

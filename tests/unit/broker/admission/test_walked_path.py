@@ -1,0 +1,124 @@
+"""The path that ``fleet-broker check`` walks is the one that OpenSSL walks: both judge the same odd certificates."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from broker.admission.refusal import RefusalCode
+from broker.admission.walked_path import walk
+from provisioning.pki.keys import generate_key
+from provisioning.pki.tls import ClientCertificate, client_context, server_context
+from tests.support.pki import CLIENT, Held, shared_pki
+
+PKI = shared_pki()
+ROOT = PKI.root
+ANOTHER = generate_key().public_key()
+UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.7"), b"\x05\x00")
+AKI = x509.AuthorityKeyIdentifier
+Extensions = dict[x509.ExtensionType, bool]
+"""Whether each is critical."""
+
+
+def made(name: str, issuer: Held, extensions: Extensions, *, is_ca: bool = False) -> Held:
+    key = generate_key()
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(issuer.certificate.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(PKI.now - timedelta(hours=1))
+        .not_valid_after(PKI.now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
+    )
+    for each, critical in extensions.items():
+        builder = builder.add_extension(each, critical)
+    chain = () if issuer is ROOT else (issuer.certificate, *issuer.chain)
+    return Held(builder.sign(issuer.key, hashes.SHA256()), key, chain)
+
+
+def device(extensions: Extensions) -> Held:
+    return made("meter-1", ROOT, extensions)
+
+
+def below(extensions: Extensions) -> Held:
+    """Return a device below a CA with *extensions*."""
+    return made("meter-1", made("Odd CA", ROOT, extensions, is_ca=True), {})
+
+
+def shake_hands(held: Held) -> str:
+    """Return OpenSSL's word on *held* in a handshake, empty if it accepts it."""
+    anchors = PKI.anchors.partition("-----END CERTIFICATE-----\n")
+    root = anchors[0] + anchors[1]
+    context = server_context(PKI.broker().credential, root, client_certificate=ClientCertificate.REQUIRED)
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_context(root, held.credential).wrap_bio(back, there, server_hostname="localhost")
+    server = context.wrap_bio(there, back, server_side=True)
+    for _ in range(4):
+        for side in (client, server):
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            except ssl.SSLCertVerificationError as error:
+                return error.verify_message
+    assert server.getpeercert(binary_form=True) == held.der
+    return ""
+
+
+ANY_PURPOSE = [ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE]
+SERVER_ONLY = [ExtendedKeyUsageOID.SERVER_AUTH]
+ODD: dict[str, tuple[Callable[[Extensions], Held], Extensions, str]] = {
+    "nothing odd": (device, {}, ""),
+    "an unknown extension": (device, {UNKNOWN: False}, ""),
+    "a critical one": (device, {UNKNOWN: True}, RefusalCode.TLS_HANDSHAKE_FAILED),
+    "a critical one of the CA": (below, {UNKNOWN: True}, RefusalCode.TLS_HANDSHAKE_FAILED),
+    "a critical one that OpenSSL does not expect to be": (
+        device,
+        {AKI.from_issuer_public_key(ROOT.key.public_key()): True},
+        RefusalCode.TLS_HANDSHAKE_FAILED,
+    ),
+    "a critical one that it knows": (device, {x509.OCSPNoCheck(): True}, ""),
+    "the issuer's key": (device, {AKI.from_issuer_public_key(ROOT.key.public_key()): False}, ""),
+    "another key": (device, {AKI.from_issuer_public_key(ANOTHER): False}, RefusalCode.UNTRUSTED_ISSUER),
+    "another key of the CA's issuer": (
+        below,
+        {AKI.from_issuer_public_key(ANOTHER): False},
+        RefusalCode.UNTRUSTED_ISSUER,
+    ),
+    "another certificate of the issuer": (
+        device,
+        {AKI(None, [x509.DirectoryName(ROOT.certificate.subject)], 7): False},
+        RefusalCode.UNTRUSTED_ISSUER,
+    ),
+    "a CA for clients": (below, {x509.ExtendedKeyUsage(CLIENT): False}, ""),
+    "a CA for servers": (below, {x509.ExtendedKeyUsage(SERVER_ONLY): False}, RefusalCode.WRONG_PURPOSE),
+    "a CA for anything": (below, {x509.ExtendedKeyUsage(ANY_PURPOSE): False}, RefusalCode.WRONG_PURPOSE),
+}
+
+
+@pytest.mark.parametrize(("make", "extensions", "code"), ODD.values(), ids=ODD.keys())
+def test_what_openssl_refuses_is_refused_and_nothing_else(
+    make: Callable[[Extensions], Held], extensions: Extensions, code: str
+) -> None:
+    held = make(extensions)
+    walked, path = walk([held.certificate, *held.chain], [ROOT.certificate], PKI.now)
+    said = shake_hands(held)
+    assert walked.passed is (not said), (walked, said)
+    assert walked.code == code
+    assert bool(path) is walked.passed
+
+
+def test_where_names_are_constrained_it_is_said_that_only_a_handshake_tells() -> None:
+    constraints = x509.NameConstraints([x509.UniformResourceIdentifier("elsewhere.example")], None)
+    held = below({constraints: True})
+    walked, _ = walk([held.certificate, *held.chain], [ROOT.certificate], PKI.now)
+    assert walked.passed
+    assert walked.detail.endswith("CN=Odd CA constrains names, and only a handshake tells whether it allows these")
