@@ -54,6 +54,7 @@ def test_what_takes_minutes_is_not_taken_for_one() -> None:
     earlier = HdrHistogram(1, 60_000_000, 3)  # Of a report from before.
     earlier.record_value(1_000_000)
     latency.add(earlier.encode().decode())
-    assert (latency.count, latency.percentile(0)) == (2, pytest.approx(1000.0, rel=0.001))
+    assert latency.count == 2
+    assert latency.percentile(0) == pytest.approx(1000.0, rel=0.001)
     latency.record(7200.0)
     assert latency.highest == pytest.approx(HIGHEST_MS, rel=0.001)

@@ -6,9 +6,9 @@ import pytest
 
 from device_sim.run.stages import trouble_in_words
 from device_sim.scenario.catalogue import built_in, find
-from device_sim.scenario.metrics import Count, Duration
+from device_sim.scenario.metrics import SECURITY, Count, Duration
 from device_sim.scenario.model import InvalidScenario, Scenario, build, load, parse
-from device_sim.scenario.threshold import InvalidThreshold, Threshold
+from device_sim.scenario.threshold import InvalidThreshold, Threshold, must_be_nought
 from device_sim.trouble.trouble import Direction, Trouble
 
 MINIMAL = {"name": "x", "stages": [{"ramp": {"rate": 10}}]}
@@ -196,3 +196,10 @@ def test_a_limit_that_nothing_measured_could_cross_is_no_limit() -> None:
     assert Threshold.parse("admitted", "count >= 4000000").bound == 4_000_000
     with pytest.raises(InvalidThreshold, match="up to an hour, 3600000 ms"):
         Threshold.parse("outage", "max < 3600001")
+
+
+def test_what_must_be_nought_in_every_run_is_a_matter_of_security() -> None:
+    for metric in SECURITY:
+        threshold = must_be_nought(metric)
+        assert (threshold.metric, threshold.statistic, threshold.security) == (metric, "count", True)
+        assert [threshold.holds(value) for value in (0.0, 1.0)] == [True, False]
