@@ -38,7 +38,11 @@ _PLACE_IS_UNFIT: Final = (
 
 def unusable(path: Path, error: Exception | str) -> StoreError:
     """Return the error to raise for *error*, met at *path*, with the remedy."""
-    remedy = f"move it away, with {path.name}-wal and -shm, or put back a backup: what is in it is lost then"
+    # SQLite says of a disk that cannot be read (EIO), too, that the database is damaged.
+    remedy = (
+        f"move it away, with {path.name}-wal and -shm, or put back a backup: what is in it is lost then; if it should "
+        "be whole, look first whether its disk can be read (dmesg)"
+    )
     name = getattr(error, "sqlite_errorname", "")
     if isinstance(error, OSError) or name.startswith(_PLACE_IS_UNFIT):
         remedy = "see that this user can write it, and that the disk is not full, or give another state_dir"

@@ -27,6 +27,7 @@ from device_sim.attack.target import Impossible, Target
 from device_sim.attack.verdict import OPEN, Outcome, Verdict
 from device_sim.destination import expect_file
 from device_sim.explanation import explained
+from device_sim.hanging import hanging
 from device_sim.interruption import Interruption
 from device_sim.interruption import run as run_story
 from device_sim.report import ExitCode
@@ -109,7 +110,8 @@ def judge(
     if given.show_list:
         for case in cases:
             right = case.clause or " or ".join(case.expected)
-            out.print(f"{case.name:32}{case.description}  [{right}]", soft_wrap=True, markup=False)
+            line = hanging(f"{case.name:32}", f"{case.description}  [{right}]")
+            out.print(line, soft_wrap=True, markup=False, highlight=False)
         return
     expect_file("--json", given.json)
     expect_file("--junit", given.junit)

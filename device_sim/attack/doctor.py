@@ -28,6 +28,7 @@ from typing import Annotated
 import typer
 
 from device_sim.descriptors import SPARE
+from device_sim.hanging import hanging
 from device_sim.report import ExitCode
 
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -215,14 +216,16 @@ def doctor(
 
 def _show(findings: Sequence[Finding]) -> None:
     from rich.console import Console  # Late: `device_sim.cli`, rule 1.
+    from rich.text import Text
 
     console = Console(width=None if sys.stdout.isatty() else 200)
     style = {State.OK: "green", State.ADVICE: "yellow", State.PROBLEM: "bold red"}
     for finding in findings:
-        console.print(f"[{style[finding.state]}]{finding.state.value:8}[/]{finding.what:17}", end="")
-        console.print(finding.detail, markup=False, highlight=False, soft_wrap=True)
+        said = Text(hanging(f"{finding.state.value:8}{finding.what:17}", finding.detail))
+        said.stylize(style[finding.state], 0, 8)
         if finding.remedy:
-            console.print(f"{'':25}-> {finding.remedy}", markup=False, highlight=False, soft_wrap=True)
+            said.append("\n" + hanging(f"{'':25}-> ", finding.remedy))
+        console.print(said, highlight=False, soft_wrap=True)
 
 
 def _numbers(path: Path) -> list[int]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
-import textwrap
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from device_sim.broker_words import BrokerOption, HostOption, PortOption, named
+from device_sim.hanging import hanging
 from device_sim.late_imports import late_imports
 from device_sim.link.driver import Driver
 from device_sim.stage.contestant import Contestant
@@ -24,15 +22,7 @@ def scenarios() -> None:
 
     view = View()
     for name, scenario in built_in().items():
-        view.result(_line(f"{name:<16} {scenario.devices:>5} devices  ", scenario.summary))
-
-
-def _line(head: str, text: str) -> str:
-    """Return both as one line; on a terminal fitted to its width, with the text in a column of its own."""
-    if not sys.stdout.isatty():
-        return head + text
-    width = max(shutil.get_terminal_size().columns, 2 * len(head))
-    return textwrap.fill(text, width, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
+        view.result(hanging(f"{name:<16} {scenario.devices:>5} devices  ", scenario.summary))
 
 
 def run_scenario(

@@ -17,6 +17,7 @@ from device_sim.attack.run import worst
 from device_sim.attack.verdict import Outcome, Verdict
 from device_sim.destination import expect_file
 from device_sim.explanation import explained
+from device_sim.hanging import hanging
 from device_sim.interruption import Interruption
 from device_sim.interruption import run as run_story
 from device_sim.qualify.device import BadCommand, Device, Hardware, Program
@@ -60,7 +61,8 @@ def judge_device(
     if show_list:
         width = max(len(stage.name) for stage in stages) + 2
         for stage in stages:
-            out.print(f"{stage.name:{width}}{stage.description}", soft_wrap=True, markup=False, highlight=False)
+            line = hanging(f"{stage.name:{width}}", stage.description)
+            out.print(line, soft_wrap=True, markup=False, highlight=False)
         return
     expect_file("--json", json)
     expect_file("--junit", junit)

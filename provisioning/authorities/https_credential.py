@@ -10,7 +10,8 @@ Rules
 -----
 1. It is renewed when a third of its life is left, when another CA becomes the active one, and within
    `_LONGEST_WAIT_SECONDS` after it was revoked, or the store no longer knows it: its clients refuse such a certificate.
-2. A failed renewal is logged and retried; the service continues with its present certificate.
+2. A failed renewal is logged and retried; the service continues with its present certificate. So it does while its
+   files cannot be read: a disk that fails for a moment, or no descriptor left, ends no service.
 3. Clients that ask get an OCSP staple with it, a few minutes old at most: devices, brokers and operators' tools check
    it (`provisioning.client.genuine_server`). If there is no new one, that is logged once.
 4. Of several workers on one directory one *keeps* its files; the others present what they find there.
@@ -21,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -100,7 +102,7 @@ class HttpsCredential:
 
     def _write_bundle(self) -> None:
         bundle = pem_of(*self._anchors)
-        if self._keeps and (not self._files.bundle.exists() or self._files.bundle.read_bytes() != bundle):
+        if self._keeps and not _holds(self._files.bundle, bundle):
             replace_file(self._files.bundle, bundle)
 
     def _keep_bundle(self) -> None:
@@ -134,7 +136,7 @@ class HttpsCredential:
         if self._credentials is None:
             return False
         renewed = self._keeps and await self._credentials.renew_server()
-        if renewed or self._files.certificate(SERVER).read_bytes() != self._shown:
+        if renewed or not _holds(self._files.certificate(SERVER), self._shown):
             self._show()
             await self.staple()
         return renewed
@@ -167,8 +169,8 @@ class HttpsCredential:
         """Return what signs keys that the service makes for devices; reads the files. Raise `ConfigurationError`."""
         try:
             with self._files.held(to_change=False):
-                key, chain = load_key(self._files.key(SERVER)), self._files.certificate(SERVER).read_bytes()
-        except KeyFileError as error:
+                key, chain = load_key(self._files.key(SERVER)), _content_of(self._files.certificate(SERVER))
+        except (KeyFileError, OSError) as error:
             raise ConfigurationError(str(error)) from error
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise ConfigurationError(
@@ -181,10 +183,10 @@ class HttpsCredential:
         """Renew when it is time, and write the bundle if it is not as it should be, until cancelled."""
         while True:
             credentials = self._credentials
-            wait = credentials.seconds_to_renewal() if self._keeps and credentials else _LONGEST_WAIT_SECONDS
-            await asyncio.sleep(min(max(wait, _SHORTEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS))
-            self._keep_bundle()
             try:
+                wait = credentials.seconds_to_renewal() if self._keeps and credentials else _LONGEST_WAIT_SECONDS
+                await asyncio.sleep(min(max(wait, _SHORTEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS))
+                self._keep_bundle()
                 await self.check()
                 await self.staple()
             except (Refused, IssuanceRefused, ConfigurationError, KeyFileError, OSError) as error:
@@ -195,7 +197,7 @@ class HttpsCredential:
         credential = CredentialFiles(self._files.certificate(SERVER), self._files.key(SERVER))
         try:
             with self._files.held(to_change=False):
-                shown = credential.certificate.read_bytes()
+                shown = _content_of(credential.certificate)
                 context = server_context(
                     credential,
                     pem_of(*self._anchors).decode() + "".join(map(ssl.DER_cert_to_PEM_cert, self._foreign)),
@@ -214,3 +216,18 @@ class HttpsCredential:
         else:
             self._context.replace(context)
         return self._context
+
+
+def _content_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:  # That of a read has no name in it.
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    """Whether the file at *path* can be read, and is *content*."""
+    try:
+        return path.read_bytes() == content
+    except OSError:
+        return False

@@ -44,7 +44,7 @@ from provisioning.pki import open_to_all
 from provisioning.pki.own_directory import quoted, user_argument, user_name
 from provisioning.program import full_disk
 from provisioning.program.given_file import SETTINGS_BYTES, contents_of
-from provisioning.store import audit_findings, schema
+from provisioning.store import audit, audit_findings, schema
 from provisioning.store.database import Database
 from provisioning.store.usable import reason_of
 
@@ -296,6 +296,7 @@ def _whole(connection: Connection, where: str) -> Finding:
 async def _records(settings: Settings, database: Database, now: datetime) -> AsyncIterator[Finding]:
     def read(connection: Connection) -> tuple[datetime | None, list[Finding]]:
         findings = [
+            *_of_another_key(connection),
             *standing_findings(connection, AuthorityFiles(settings.directory), now),
             *authority_findings(connection, settings, now),
             *manufacturer_findings(connection, now),
@@ -325,6 +326,17 @@ async def _records(settings: Settings, database: Database, now: datetime) -> Asy
         yield ok("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC, later than the last entry")
     for finding in about_others:
         yield finding
+
+
+def _of_another_key(connection: Connection) -> list[Finding]:
+    if not connection.get_execution_options()[audit.KEY_OPTION]:  # It is missing, which is reported already.
+        return []
+    try:
+        audit_findings.check_key(connection)
+    except ConfigurationError as error:
+        what, _, remedy = str(error).partition(": ")
+        return [failed("audit log", what, remedy)]
+    return []
 
 
 def _slowed(former: int) -> Finding:

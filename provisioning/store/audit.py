@@ -138,7 +138,6 @@ _END: Final = "audit_end"
 class _End:
     now: AuditHead | None = None
     """None: nothing was appended yet."""
-    written: AuditHead | None = None
 
 
 @contextlib.contextmanager
@@ -166,12 +165,11 @@ def take_back(connection: Connection, end: AuditHead | None) -> None:
 
 
 def _write(connection: Connection, end: _End) -> None:
-    if end.now is None or end.now == end.written:
+    if end.now is None:
         return
     key: bytes = connection.get_execution_options()[KEY_OPTION]
     moved = {"last": end.now.number, "last_mac": end.now.mac, "new_seal": seal(key, end.now)}
     _MOVE.run(connection, moved)
-    end.written = end.now
 
 
 def append(

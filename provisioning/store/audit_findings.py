@@ -15,6 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
 from provisioning.directory.audit_chain import BEGINNING, AuditHead, seal
+from provisioning.errors import ConfigurationError
 from provisioning.store import audit
 from provisioning.store.audit import AuditEntry
 from provisioning.store.tables import audit_entries, audit_head
@@ -79,6 +80,25 @@ def _head(connection: Connection) -> tuple[AuditHead | None, bytes]:
     return (AuditHead(head.number, head.mac), head.seal) if readable else (None, b"")
 
 
+def check_key(connection: Connection) -> None:
+    """Raise `ConfigurationError` if neither the head nor the last entry was written with this service's key.
+
+    Then it is the key that is another's, and what is written with it would look forged for ever. Where one of them is
+    genuine, or none can be read, somebody has been at the log: the service goes on, and `findings` tells.
+    """
+    key: bytes = connection.get_execution_options()[audit.KEY_OPTION]
+    head, sealed = _head(connection)
+    if head is None or head.number == 0 or hmac.compare_digest(sealed, seal(key, head)):
+        return
+    last = _one(connection, head.number)
+    if last is None or last.authenticated_by(key, _code(connection, head.number - 1) or BEGINNING):
+        return
+    raise ConfigurationError(
+        "audit.key is not the key of this database's audit log, in which all that is written with it would look forged "
+        "for ever: restore it from the same backup as the database, or name the database of this directory"
+    )
+
+
 def last_time(connection: Connection) -> datetime | None:
     """Return when something was last logged, None if nothing ever was; raise one of `UNREADABLE` if that is lost."""
     head = readable_head(connection)
@@ -115,6 +135,6 @@ def _code(connection: Connection, number: int) -> bytes:
 
 def _one(connection: Connection, number: int) -> AuditEntry | None:
     try:
-        return audit.entries(connection, number - 1, 1)[0].checked()
+        return next((each.checked() for each in audit.entries(connection, number - 1, 1)), None)
     except UNREADABLE:
         return None

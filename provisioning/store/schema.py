@@ -25,7 +25,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import ConfigurationError
 from provisioning.program.starting import importing
-from provisioning.store import audit, devices
+from provisioning.store import audit, audit_findings, devices
 from provisioning.store.database import Database
 from provisioning.store.every_table import EVERY_TABLE
 from provisioning.store.revision import CURRENT, Session, sessions_of_others
@@ -78,7 +78,8 @@ async def upgrade_founded(database: Database, owner: str) -> bool:
     """Do the same for the store of a founded authority: from then on it records *owner*, the service itself.
 
     Raises `ConfigurationError`, and creates nothing, if there is no such store: with an empty one in its place the
-    service would have forgotten its revocations. Changes nothing either while another version uses it.
+    service would have forgotten its revocations. Changes nothing either while another version uses it, or if its audit
+    log was written with another key.
     """
     check_there(database)
 
@@ -88,6 +89,7 @@ async def upgrade_founded(database: Database, owner: str) -> bool:
         changed = _upgrade_and_begin(connection)
         if devices.find(connection, owner) is None:
             raise _not_founded(database)
+        audit_findings.check_key(connection)
         return changed
 
     given_up_at = time.monotonic() + _PATIENCE_SECONDS

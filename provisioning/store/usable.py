@@ -53,7 +53,8 @@ def _explained(refusal: Refused, database: Database) -> str:
             f"{reason}; is it running, and may the service connect to it and make tables there? See docs/postgresql.md"
         )
     if _is_damaged(refusal):
-        return f"{reason}. Restore it from the backup: docs/backup.md"
+        # SQLite says of a disk that cannot be read (EIO) that the database is damaged.
+        return f"{reason}. Look first whether its disk can be read (dmesg). Restore it from the backup: docs/backup.md"
     place = Path(database.url.database or "").absolute().parent
     found = read_only.told(place) or full_disk.told(refusal, place)
     return found or f"{reason}; look at the file's owner, its directory and the disk"

@@ -17,7 +17,9 @@ is done after that may be on disk or not, in any order, and a write in parts. Fo
 Rules
 -----
 1. A rename is kept whole or not at all: file systems promise that.
-2. Cuts that leave the same files are one cut, the last of them: it has the most marks to honour.
+2. What a sync that failed was to write is lost, also for later syncs: Linux takes it for written. Only what is written
+   once more is on disk then.
+3. Cuts that leave the same files are one cut, the last of them: it has the most marks to honour.
 """
 
 from __future__ import annotations
@@ -207,6 +209,10 @@ class _Replay:
                 began = self._begun.pop((record.one, record.two))
                 self._metadata = max(self._metadata, began)
                 self._nodes[record.inode].sync(began)
+            case "X":
+                lost = self._nodes[record.inode]
+                assert isinstance(lost, _File)
+                lost.pending.clear()
             case "R":
                 self._rename(when, record)
             case "L":

@@ -10,10 +10,13 @@
  * 2. A sync has a record when it begins, since it covers only what was written before, and one when it has ended, since
  *    nothing is promised earlier. It takes at least $RECORDED_DISK_SYNC_US microseconds, so that what does not wait for
  *    it comes before its end.
- * 3. SQLite's "-shm" files are not durable, and not recorded. */
+ * 3. SQLite's "-shm" files are not durable, and not recorded.
+ * 4. If there is a file $RECORDED_DISK_LOG with ".fail" behind it, the next sync of a file removes that and fails with EIO.
+ *    As Linux does it, what was to be written is lost then, and the next sync succeeds. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
@@ -293,6 +296,16 @@ int ftruncate64(int file, off64_t size)
 
 int ftruncate(int file, off_t size) { return ftruncate64(file, size); }
 
+/* Whether this sync is the one that is to fail. */
+static int is_to_fail(const struct stat *state)
+{
+    char flag[PATH_MAX];
+
+    __typeof__(unlinkat) *real = (__typeof__(unlinkat) *)dlsym(RTLD_NEXT, "unlinkat");
+    snprintf(flag, sizeof flag, "%s.fail", getenv("RECORDED_DISK_LOG"));
+    return S_ISREG(state->st_mode) && real(AT_FDCWD, flag, 0) == 0;
+}
+
 static int synced(int (*real)(int), int file)
 {
     const char *slowness = getenv("RECORDED_DISK_SYNC_US");
@@ -304,6 +317,12 @@ static int synced(int (*real)(int), int file)
     if (!known(file, path, &state))
         return real(file);
     lock_all();
+    if (is_to_fail(&state)) {
+        record_paths('X', state.st_ino, 0, 0, "", "");
+        unlock_all();
+        errno = EIO;
+        return -1;
+    }
     number = (long long)++sync_number;
     record_paths('S', state.st_ino, getpid(), number, "", "");
     unlock_all();

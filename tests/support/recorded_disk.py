@@ -30,8 +30,8 @@ _SYNC_MICROSECONDS = 2000
 class Record:
     """One call, as *kind* says.
 
-    ``C`` file created, ``D`` folder made, ``W`` written, ``T`` size set, ``S`` and ``E`` sync begun and ended, ``R``
-    renamed, ``L`` given another name, ``U`` unlinked, ``M`` mark.
+    ``C`` file created, ``D`` folder made, ``W`` written, ``T`` size set, ``S`` and ``E`` sync begun and ended, ``X``
+    sync failed, ``R`` renamed, ``L`` given another name, ``U`` unlinked, ``M`` mark.
     """
 
     kind: str
@@ -70,6 +70,10 @@ class RecordedDisk:
     def mark(self, text: str) -> None:
         """Note that *text* has become known to somebody by now."""
         _mark(self._log, text)
+
+    def fail_a_sync(self) -> None:
+        """Have the next sync of a file fail, once; what it was to write is lost, and nobody is told again."""
+        self._log.with_name(f"{self._log.name}.fail").touch()
 
     def records(self) -> list[Record]:
         """Return what was recorded so far."""

@@ -303,3 +303,36 @@ def tried(broker: BrokerProcess, service: ProvisioningService, held: Enrolled) -
             return client.expect(Connack).reason_code is ReasonCode.SUCCESS
         except Ended:
             return False
+
+
+def test_what_is_acknowledged_after_a_sync_that_failed_once_is_kept(folder: Path, pki: Pki) -> None:
+    """The kernel reports a failed write once, and takes it for written: all of it must be written again."""
+    scene = Scene(folder, pki)
+    mark, acknowledged = scene.disk.mark, 0
+    with scene.running as broker:
+        with scene.come(broker, "backend") as backend:
+            backend.subscribe(FILTER, qos=2)
+        mark("subscribed")
+        with scene.come(broker, "meter") as meter:
+            for number in range(1000):
+                if number in {2, 6}:
+                    scene.disk.fail_a_sync()
+                meter.send(publication(TOPIC, b"%d" % number, 1, packet_id=number + 1))
+                if meter.expect(Puback).reason_code is ReasonCode.SUCCESS:
+                    mark(f"acknowledged {number}")
+                    acknowledged += number > 6
+                if acknowledged == 3:
+                    break
+        broker.stop(signal.SIGKILL)
+    scene.check_record()
+    assert [each.kind for each in scene.disk.records()].count("X") == 2
+    assert len(broker.events("STORE_FAILED")) == 2
+    for cut in scene.cuts.few(4, SEED):
+        known = Known(cut.marks)
+        if "subscribed" not in known.marks:
+            continue
+        with scene.left_by(cut) as again:
+            with scene.come(again, "meter") as meter:
+                meter.publish(TOPIC, b"-1", qos=1)
+            with scene.come(again, "backend") as backend:
+                assert set(got_until_the_last(backend)) >= known("acknowledged"), cut

@@ -1,7 +1,8 @@
-"""What the three programs say on standard error at a narrow terminal: no word of it is cut."""
+"""What the three programs say at a narrow terminal: no word of it is cut."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
@@ -51,3 +52,32 @@ def test_a_long_line_goes_on_below_at_a_space(module: str, arguments: Sequence[s
     assert len(lines) > 1, lines
     assert all(len(line) <= WIDTH for line in lines)
     assert LONG in " ".join(lines)  # In one piece.
+
+
+@pytest.mark.parametrize(
+    "arguments", [["attack", "--list"], ["delivery", "--list"], ["qualify", "--list"], ["doctor"]], ids=" ".join
+)
+def test_lists_go_on_in_their_column(arguments: Sequence[str]) -> None:
+    lines = listed_at_a_terminal("device_sim", arguments)
+    assert [line for line in lines if len(line) > WIDTH] == []
+    beginnings = {len(line) - len(line.lstrip()) for line in lines}
+    assert len(beginnings) <= 2, f"lines begin with the name, or below the text: {beginnings}"
+
+
+def listed_at_a_terminal(module: str, arguments: Sequence[str]) -> list[str]:
+    """Return the lines that a program writes to a terminal."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, WIDTH, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
+    written = b""
+    with subprocess.Popen(
+        [forking_python(module), "-m", module, *arguments], stdout=theirs, stderr=subprocess.DEVNULL,
+        env={**environment, "TERM": "dumb"}, cwd=Path(__file__).parents[3],
+    ) as program:  # fmt: skip
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # EIO: the program has closed it.
+            while more := os.read(ours, 65536):
+                written += more
+        assert program.wait(120) == 0
+    os.close(ours)
+    return written.decode().splitlines()

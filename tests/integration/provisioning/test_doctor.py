@@ -19,6 +19,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import create_engine, text
 
+from provisioning.directory.audit_chain import make_key
 from provisioning.pki.own_directory import user_argument
 from tests.support.ca_life import ca
 from tests.support.pki import shared_pki
@@ -230,7 +231,13 @@ def test_what_was_restored_by_half_is_named_and_nothing_is_made_in_its_place(tmp
     audit_key.rename(directory / "elsewhere")
     refused("audit.key is missing, and the audit log has entries", "serve")
     assert not audit_key.exists()
-    (directory / "elsewhere").rename(audit_key)
+    make_key(audit_key)
+    another_s = "audit.key is not the key of this database's audit log, in which all that is written with it would look"
+    refused(another_s, "serve", "ca rollover begin")
+    code, wrong = findings(service)
+    assert (code, another_s in wrong["audit log"][0]["detail"]) == (1, True)
+    (directory / "elsewhere").replace(audit_key)
+    assert "audit log" not in findings(service)[1]
 
     with contextlib.closing(sqlite3.connect(directory / "fleet.db")) as store:
         store.execute("UPDATE alembic_version SET version_num = '0027'")

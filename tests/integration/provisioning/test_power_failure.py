@@ -155,3 +155,25 @@ def crl_of(service: ProvisioningService) -> x509.CertificateRevocationList:
 
 def revoked_in(service: ProvisioningService) -> set[str]:
     return {f"{each.serial_number:x}" for each in crl_of(service)}
+
+
+def test_what_is_answered_after_a_sync_that_failed_once_is_kept(folder: Path, left: Path) -> None:
+    """The kernel reports a failed write once, and takes it for written: all of it must be written again."""
+    with recorded(folder / "disk", founded=True) as (disk, cuts, service):
+        service.start()
+        refused = 0
+        for number in range(9):
+            if number in {2, 5}:
+                disk.fail_a_sync()
+            order = {"device": f"meter-{number}", "group": "meters"}
+            answer = service.post("/v1/tokens", **order)
+            if answer.status_code == 201:
+                disk.mark(json.dumps({"token": answer.json()["tokens"][0]["token"], "device": order["device"]}))
+            else:
+                assert (answer.status_code, answer.json()["code"]) == (503, "UNAVAILABLE")
+                refused += 1
+        service.kill()
+        assert [each.kind for each in disk.records()].count("X") == refused == 2
+    for cut in cuts.few(4, SEED):
+        with left_by(cut, left) as again:
+            check_kept(again, [json.loads(each) for each in cut.marks])

@@ -201,6 +201,17 @@ def test_revocation_ends_the_live_sessions_of_the_certificate_and_no_other(broke
     assert broker.metrics.revocations == 1
 
 
+def test_revocation_ends_who_has_the_certificate_of_others_that_have_left(broker: MemoryBroker) -> None:
+    """Instances of a service share one: that one of them leaves hides none of the others."""
+    holder = shared_pki().service("backend")
+    clients = [broker.open(holder) for _ in range(3)]
+    for index, client in enumerate(clients):
+        client.connect(client_id=f"backend-{index}")
+    clients[1].leave()
+    assert revoke(broker.engine, holder.revocation, broker.now) == 2
+    assert all(client.closed for client in clients)
+
+
 def test_an_older_client_that_is_revoked_is_only_closed(broker: MemoryBroker) -> None:
     holder = shared_pki().device("meter-1")
     client = broker.open(holder, version=V311)

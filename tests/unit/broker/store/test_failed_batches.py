@@ -350,3 +350,14 @@ def test_a_message_that_may_be_in_the_log_is_not_cleared_before_a_write_succeeds
     journal.retain("t", Message(b"t", b"x"), replaces=False)
     journal.retain("t", None)
     assert not journal.open.holds_answers, "none of this was ever tried"
+
+
+def test_a_message_that_may_be_in_the_log_is_not_forgotten_for_another_that_is_not(journal: Journal, ear: Ear) -> None:
+    journal.retain("t", Message(b"t", b"x"), replaces=False)
+    assert journal.take() is not None
+    journal.not_written(1.0)
+    for topic in ("t", "u"):
+        journal.retain(topic, Message(topic.encode(), b"x"), replaces=False)
+        journal.retain(topic, None)
+    journal.answer(ear, b"cleared", Otherwise.WAIT)
+    assert (journal.open.retained, journal.open.holds_answers) == ({}, True)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
 import httpx
+import pytest
 from cryptography import x509
 from starlette.applications import Starlette
 
 from provisioning.api.relying import relying_party_routes
+from provisioning.store.crls import PublishedCrl
 from tests.support.pki import shared_pki
+from tests.support.requests import NOON
 
 
 async def test_a_client_that_asks_by_date_hears_that_a_ca_is_trusted_no_longer() -> None:
@@ -28,3 +39,41 @@ async def test_a_client_that_asks_by_date_hears_that_a_ca_is_trusted_no_longer()
     same = await client.get("/ca/issuing-2.crt", headers={"If-Modified-Since": one.headers["Last-Modified"]})
     assert same.status_code == 304
     await client.aclose()
+
+
+@dataclass
+class _Publisher:
+    current: PublishedCrl
+    delta: PublishedCrl | None = None
+
+
+@pytest.mark.parametrize("path", ["/crl/issuing-ca.pem", "/crl/issuing-ca.crl", "/crl/issuing-ca.delta.pem"])
+async def test_a_list_is_encoded_once_however_often_it_is_asked_for(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asked for the head alone, again and again, kept the service from all others for a few bytes each."""
+    pem, delta = path.endswith("pem"), "delta" in path
+    first, second = (
+        PublishedCrl("issuing-ca", number, NOON, NOON + timedelta(hours=1), 0, bytes([number]) * 100)
+        for number in (1, 2)
+    )
+    publisher = _Publisher(first, first)
+    app = Starlette(routes=list(relying_party_routes({"issuing-ca": publisher}, {})))  # type: ignore[dict-item]
+    encoded = Counter[str]()
+    every: list[tuple[object, str]] = [(base64, "encodebytes"), (hashlib, "sha256")]
+    for module, name in every:
+        monkeypatch.setattr(module, name, partial(_counted, getattr(module, name), encoded, name))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ca.example.org") as client:
+        for crl in (first, second):
+            publisher.current = crl
+            publisher.delta = crl if delta else None
+            answer = await client.get(path)
+            for _ in range(3):
+                assert (await client.head(path)).headers == answer.headers
+                assert (await client.get(path, headers={"If-None-Match": answer.headers["ETag"]})).status_code == 304
+            der = base64.b64decode(b"".join(answer.content.splitlines()[1:-1])) if pem else answer.content
+            assert der == crl.der
+    assert encoded == {"sha256": 2, **({"encodebytes": 2} if pem else {})}
+
+
+def _counted(function: Callable[[bytes], object], calls: Counter[str], name: str, content: bytes) -> object:
+    calls[name] += 1
+    return function(content)

@@ -204,6 +204,55 @@ async def test_what_another_process_has_renewed_is_shown_too(fleet: Fleet, crede
         await client.close()
 
 
+async def test_files_that_cannot_be_read_for_a_while_end_no_service(
+    credential: HttpsCredential, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_LONGEST_WAIT_SECONDS", "_SHORTEST_WAIT_SECONDS", "_RETRY_SECONDS"):
+        monkeypatch.setattr(https_credential, name, 0.01)
+    path = AuthorityFiles(tmp_path).certificate(SERVER)
+    content = path.read_bytes()
+    with capture_logs() as logs:
+        running = asyncio.create_task(credential.run())
+        path.unlink()
+        path.symlink_to(path.name)
+        async with asyncio.timeout(60):
+            while len(logs) < 4:  # noqa: ASYNC110 - by a task that tells nobody
+                await asyncio.sleep(0.01)
+        path.unlink()
+        path.write_bytes(content)
+        said = len(logs)
+        await credential.check()
+        await asyncio.sleep(0.05)
+        assert not running.done()
+        assert len(logs) <= said + 1, "it had begun one more"
+        running.cancel()
+    assert {each["code"] for each in logs} == {"RENEWAL_FAILED"}
+    assert f"{path} cannot be read" in logs[0]["detail"]
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_a_bundle_that_cannot_be_read_is_written_again(
+    fleet: Fleet, credential: HttpsCredential, tmp_path: Path
+) -> None:
+    bundle = AuthorityFiles(tmp_path).bundle
+    before = bundle.read_bytes()
+    bundle.unlink()
+    bundle.symlink_to(bundle.name)
+    credential.trust([fleet.authority.root_ca.certificate, fleet.authority.issuing_ca.certificate])
+    assert bundle.read_bytes() == before
+
+
+async def test_a_certificate_that_cannot_be_read_is_named(credential: HttpsCredential, tmp_path: Path) -> None:
+    """As a service says it that starts: the kernel's error alone has no name in it."""
+    path = AuthorityFiles(tmp_path).certificate(SERVER)
+    path.unlink()
+    path.symlink_to(path.name)
+    for read in (credential.check(), asyncio.to_thread(credential.signer)):
+        with pytest.raises(ConfigurationError, match=str(path)):
+            await read
+
+
 async def test_of_several_workers_one_keeps_the_files_and_the_others_show_what_they_find(
     fleet: Fleet, credential: HttpsCredential
 ) -> None:

@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 from sqlalchemy import select, text
+from structlog.testing import capture_logs
 
 from provisioning.ca.issuer import IssuanceRefused, PreparedIssuance
 from provisioning.ca.profile import Profile
@@ -55,6 +56,13 @@ async def test_concurrent_enrolments_all_have_serial_numbers_of_their_own(fleet:
     certificates = await asyncio.gather(*(fleet.enrol(f"meter-{number}") for number in range(100)))
     assert len({certificate.serial_number for certificate in certificates}) == 100
     assert all(certificate.serial_number.bit_length() == 127 for certificate in certificates)
+
+
+async def test_a_token_is_not_shown_where_it_was_sent_as_the_name(fleet: Fleet) -> None:
+    token = await fleet.token()
+    with capture_logs() as logs, pytest.raises(Refused, match=r"TOKEN_DEVICE: .*user name \('fgt_…'\)") as refused:
+        await fleet.enrolment.enrol(csr_der(), TokenCredential(token, token))
+    assert token not in f"{refused.value} {logs}", "it buys a certificate still"
 
 
 async def test_a_refusal_changes_nothing(fleet: Fleet) -> None:

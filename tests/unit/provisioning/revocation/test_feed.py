@@ -22,7 +22,7 @@ from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation import feed as feed_module
 from provisioning.revocation.feed import MOST_OF_ONE, FeedEvent, RevocationFeed, Subscription, event_of
 from provisioning.store import certificates, counters
-from provisioning.store.revocations import EventKind, RevocationRecord
+from provisioning.store.revocations import EventKind, RevocationRecord, after
 from provisioning.store.tables import revocation_events, revocations
 from tests.support.fleet import Fleet
 from tests.support.operators import operator
@@ -218,6 +218,26 @@ async def test_another_process_s_revocations_are_noticed_at_the_next_heartbeat(f
         reader = asyncio.create_task(collect(await feed.subscribe(0), 1))
         await revoke(fleet, None, "a")
         assert await reader == [1]
+
+
+async def test_what_the_store_has_lost_is_named_and_who_has_heard_of_it_is_sent_away(fleet: Fleet) -> None:
+    """A follower would go on behind numbers that others get now, and never hear of those."""
+    async with running(fleet, 60) as feed:
+        await revoke(fleet, feed, "a", "b", "c")
+        follower, behind = await feed.subscribe(0), await feed.subscribe(0)
+        assert await collect(follower, 3) == [1, 2, 3]
+        serials = [record.serial for record in await fleet.database.read(lambda store: after(store, 0, 10))]
+        lost = delete(revocation_events).where(revocation_events.c.sequence > 1)
+        await fleet.database.write(lambda connection: connection.execute(lost))
+        with capture_logs() as logs:
+            feed.announce()
+            async with asyncio.timeout(30):
+                _ = [batch async for batch in behind.batches()]
+        (told,) = (each for each in logs if each.get("code") == "STORE_WENT_BACK")
+        assert (told["known"], told["found"], told["lost"]) == (3, 1, serials[1:])
+        assert (feed.newest, feed.subscribers) == (1, 0)
+        with pytest.raises(Refused, match="FEED_AHEAD"):
+            await feed.subscribe(3)
 
 
 async def test_the_future_is_refused_but_not_what_is_only_not_read_yet(fleet: Fleet) -> None:

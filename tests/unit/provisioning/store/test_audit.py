@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
 
 import pytest
 from sqlalchemy import text
@@ -18,9 +19,10 @@ from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.enrolment.renewal_info import RenewalService
 from provisioning.enrolment.tokens import TokenOrder
-from provisioning.errors import Pending, Refused
+from provisioning.errors import ConfigurationError, Pending, Refused
 from provisioning.pki.revocation_reason import RevocationReason
-from provisioning.store import audit, audit_findings, inventory, schema
+from provisioning.pki.role import Role
+from provisioning.store import audit, audit_findings, devices, inventory, schema
 from provisioning.store.approvals import ApprovalState
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
@@ -174,6 +176,29 @@ async def test_what_cannot_even_be_read_is_a_finding(
     if "seal" not in statement and "head" in statement:
         assert await database.read(audit_findings.readable_head) is None
     await database.close()
+
+
+async def test_nobody_writes_to_a_log_that_another_key_vouches_for(database: Database, store_url: str) -> None:
+    """As after a restore of a directory and a store of two fleets: each entry would look forged for ever."""
+    await database.write(lambda connection: devices.add(connection, "provisioning", Role.SERVICE, None, NOW))
+    stranger = Database(store_url, b"another" * 4)
+    try:
+        with pytest.raises(ConfigurationError, match=r"^audit\.key is not the key of this database's audit log, .*sam"):
+            await schema.upgrade_founded(stranger, "provisioning")
+    finally:
+        await stranger.close()
+    for tampered in (
+        "UPDATE audit_head SET seal = mac",
+        "UPDATE audit_head SET number = 99",
+        "DELETE FROM audit_head",
+    ):
+        assert not await schema.upgrade_founded(database, "provisioning")
+        await database.write(partial(_execute, statement=tampered))
+        assert not await schema.upgrade_founded(database, "provisioning"), "for that there is audit verify"
+
+
+def _execute(connection: Connection, statement: str) -> None:
+    connection.execute(text(statement))
 
 
 async def test_a_restored_copy_is_found_by_a_head_that_was_noted(database: Database) -> None:
