@@ -183,6 +183,20 @@ def test_a_root_that_nobody_would_believe_is_none(tmp_path: Path, root: dict[str
     assert not openssl(*asked, check=False)
 
 
+def test_a_root_whose_key_identifier_the_store_has_no_room_for_is_said_to_be_one() -> None:
+    """On PostgreSQL the CA could not be revoked, and that would show on the day when it has to be."""
+    key, root_key = generate_key(), generate_key()
+    for octets in (20, 21):
+        identifier = b"\x01" * octets
+        root = signed_ca("Root", "Root", root_key, root_key, key_id=identifier, above=identifier)
+        certificate = signed_ca("Issuing", "Root", key, root_key, 0, above=identifier)
+        if octets == 20:
+            check_issuing_ca(certificate, root, NOON)
+            continue
+        with pytest.raises(CeremonyRefused, match=r"its root's subject key identifier has 21 octets, 20 at most$"):
+            check_issuing_ca(certificate, root, NOON)
+
+
 def test_an_old_root_that_has_signed_itself_with_sha1_is_one(tmp_path: Path) -> None:
     """Nobody verifies a trust anchor's own signature."""
     key, now = generate_key(), datetime.now(UTC)
@@ -218,6 +232,8 @@ def signed_ca(
     ca: bool = True,
     usage: x509.KeyUsage = CA_USAGE,
     not_before: datetime = NOON - timedelta(days=1),
+    key_id: bytes | None = None,
+    above: bytes | None = None,
 ) -> x509.Certificate:
     names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) for each in (subject, issuer)]
     builder = (
@@ -226,8 +242,10 @@ def signed_ca(
         .not_valid_after(NOON + timedelta(days=300))
         .add_extension(x509.BasicConstraints(ca=ca, path_length=path_length), critical=True)
         .add_extension(usage, critical=True)
-        .add_extension(x509.SubjectKeyIdentifier(key_identifier(key.public_key())), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier(key_identifier(signer.public_key()), None, None), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier(key_id or key_identifier(key.public_key())), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier(above or key_identifier(signer.public_key()), None, None), critical=False
+        )
     )
     if extra is not None:
         builder = builder.add_extension(extra, critical=True)
