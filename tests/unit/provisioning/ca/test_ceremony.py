@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -199,10 +199,11 @@ def test_a_root_whose_key_identifier_the_store_has_no_room_for_is_said_to_be_one
 
 def test_an_old_root_that_has_signed_itself_with_sha1_is_one(tmp_path: Path) -> None:
     """Nobody verifies a trust anchor's own signature."""
-    key, now = generate_key(), datetime.now(UTC)
+    key = generate_key()
     files = "-keyout", tmp_path / "key", "-out", tmp_path / "root"
     openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", *files, "-subj", "/CN=Root", "-days", "4000", "-sha1")
     root = x509.load_pem_x509_certificate((tmp_path / "root").read_bytes())
+    now = root.not_valid_before_utc
     wanted = IssuingCaRequest(NAME, key.public_key())
     check_issuing_ca(sign_issuing_ca(CertificateAuthority(root, load_key(tmp_path / "key")), wanted, 7, now), root, now)
     (tmp_path / "csr").write_bytes(issuing_ca_csr(NAME, key).public_bytes(Encoding.PEM))
@@ -218,7 +219,7 @@ def test_an_old_root_that_has_signed_itself_with_sha1_is_one(tmp_path: Path) -> 
     ):
         certificate = x509.load_pem_x509_certificate(openssl(*sign, *options))
         with pytest.raises(CeremonyRefused, match=words):
-            check_issuing_ca(certificate, root, now + timedelta(seconds=1))
+            check_issuing_ca(certificate, root, certificate.not_valid_before_utc)
 
 
 def signed_ca(
