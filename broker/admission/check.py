@@ -269,7 +269,10 @@ def _freshness(admission: Admission, now: float, outcome: Peer | Refused) -> Ste
     if age is None and admission.status.freshness.policy:
         return Step("freshness", None, "the feed was never read; admitted nevertheless (feed_policy is advisory)")
     if age is None:
-        return Step("freshness", None, "there is no source of revocations")
+        bundles = [] if admission.trust is None else admission.trust.bundles
+        others = any(each.lists is not None or each.ocsp is not None for each in bundles)
+        no_feed = "there is no feed; CRLs and OCSP are checked as each bundle says"
+        return Step("freshness", None, no_feed if others else "there is no source of revocations")
     return Step("freshness", True, f"revocation data is {age:.0f} s old")
 
 

@@ -270,7 +270,7 @@ class ClientConnection(ClientLife):
 
     def drain_later(self, now: float) -> None:
         """Let the session send more of what is queued, after a round of the event loop."""
-        self.engine.turn.portion(lambda: self._drain(now))
+        self.engine.turn.portion(lambda: self.guarded(lambda: self._drain(now), now))
 
     def _drain(self, now: float) -> None:
         if self.session is not None:
@@ -310,6 +310,11 @@ class ClientConnection(ClientLife):
         self.last_received = now
         if self._holder is None:
             self._transport.release()
+        self.guarded(lambda: self._handle_behind(packet, behind, now), now)
+        self.engine.turn.request()
+
+    def _handle_behind(self, packet: Packet | None, behind: bytes, now: float) -> None:
+        """Handle *packet*, which has waited, and then what was read behind it."""
         try:
             if packet is not None:
                 handle(self.engine, self, packet, now)
@@ -320,7 +325,6 @@ class ClientConnection(ClientLife):
             return
         if behind and not self.closed:
             self.receive(behind, now)
-        self.engine.turn.request()
 
     def hold(self, slow: Holder, now: float) -> None:
         """Stop reading until *slow* has caught up, or a second has passed."""

@@ -129,10 +129,12 @@ class Replays:
         del self._ready[session]
         self._turn.sessions.add(session)
         self._turn.request()  # Before scheduling the next portion: each is written before the next is prepared.
-        self._step(session)
-        if self._ready and not self._asked:
-            self._asked = True
-            self._call_soon(self._go_on)
+        try:
+            self._step(session)
+        finally:  # Whatever one meets: nothing else would go on for the others.
+            if self._ready and not self._asked:
+                self._asked = True
+                self._call_soon(self._go_on)
 
     def _step(self, session: Session, *, first: bool = False) -> None:
         replays = self.waiting[session]

@@ -121,7 +121,7 @@ def _keepalive(line: Line) -> int | None:
 
 def _expiry(line: Line) -> int | None:
     number, unit = line.first[:-1], line.first[-1]
-    if not number.isdecimal() or int(number) == 0 or unit not in _SECONDS_OF:
+    if not (number.isascii() and number.isdecimal()) or int(number) == 0 or unit not in _SECONDS_OF:
         raise InvalidValue(f"{line.first!r} is no time: a number and h, d, w, m or y")
     return min(int(number) * _SECONDS_OF[unit], _FOR_EVER)
 

@@ -196,7 +196,7 @@ class _Sorting:
         return self._default
 
     def _port(self, line: Line, text: str, least: int) -> int:
-        if text.isdecimal() and least <= int(text) <= _MOST_PORT:
+        if text.isascii() and text.isdecimal() and least <= int(text) <= _MOST_PORT:
             return int(text)
         self._findings.impossible(line, f"{text!r} is no port")
         return _DEFAULT_PORT

@@ -9,6 +9,8 @@ from typing import Final
 BLANKS: Final = re.compile(r"[ \t]+")
 """What separates words; other white space is part of a name or a value."""
 _TRUTH: Final = {"true": True, "1": True, "false": False, "0": False}
+_WHOLE: Final = re.compile(r"[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)")
+"""Python reads more as a number, which is another one to C, or none: ``1_000``, ``0b1``, digits of other scripts."""
 _LEAST, _MOST = -(2**31), 2**31 - 1
 
 
@@ -52,7 +54,7 @@ class Line:
     def whole(self) -> int:
         """Return the value as a number. Raises `InvalidValue`."""
         try:
-            number = int(self.first, 0)  # As strtol does: 0x10 is 16.
+            number = int(self.first if _WHOLE.fullmatch(self.first) else "", 0)  # As strtol does: 0x10 is 16.
         except ValueError:
             raise InvalidValue(f"{self.first!r} is no whole number") from None
         if not _LEAST <= number <= _MOST:

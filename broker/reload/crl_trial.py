@@ -82,7 +82,7 @@ async def try_lists(engine: Engine, content: bytes) -> list[Trial]:
     if trust is None or all(each.lists is None for each in trust.bundles):
         raise NoListsUsed("this broker uses no CRLs: crlfile, crl_urls and crl_from_certificates are unset")
     try:
-        ders = split(content)
+        ders = await asyncio.to_thread(split, content, lambda: time.sleep(PAUSE))
     except CrlRefused as error:
         return [Trial(used=False, code=error.code, detail=error.detail)]
     trials: dict[int, Trial] = {}

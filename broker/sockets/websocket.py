@@ -28,6 +28,7 @@ from datetime import datetime
 from functools import partial
 from typing import Protocol
 
+import structlog
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 from wsproto.utilities import LocalProtocolError
@@ -39,6 +40,8 @@ from broker.sockets.slow_reader import without_qos0
 from broker.sockets.turn import Turn
 from broker.sockets.websocket_upgrade import Declined, UpgradeRequest
 from broker.sockets.work import PORTION
+
+log = structlog.get_logger("broker")
 
 _UNSUPPORTED_DATA = 1003
 _NORMAL = 1000
@@ -129,6 +132,14 @@ class WebSocket:
             self._take(frames, now)
         except LocalProtocolError as error:
             self._fail(f"not a WebSocket: {error}", now)
+        except MemoryError:  # Not the fault of this connection: `provisioning.program.out_of_memory`.
+            raise
+        except Exception:  # As in `broker.sockets.poller`: else its client would wait for ever.
+            log.exception("connection failed", code="INTERNAL_ERROR")
+            try:
+                self.lost("ABORTED", now)
+            finally:
+                self._transport.reset()
         self._turn.request()
 
     def choke(self, now: float) -> None:

@@ -27,6 +27,7 @@ from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.revocation import certificate_key
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.store import certificates, certificates_of_device, claims, operators
 from provisioning.store.certificates import StoredCertificate
@@ -112,6 +113,12 @@ def check_not_withdrawn(connection: Connection, device: Device, since: int = 0) 
     Replaced certificates, and trials that wait for their activation, are passed over.
     """
     last = certificates_of_device.withdrawn(connection, device, since)
+    if last is not None and last.reason is RevocationReason.CERTIFICATE_HOLD:
+        raise Refused(
+            Code.CERTIFICATE_SUSPENDED,
+            f"certificate {last.serial} of {device.name} is suspended: an operator has to resume it, or make a token "
+            "bound to the device",
+        )
     if last is not None:
         raise Refused(
             Code.CERTIFICATE_REVOKED,

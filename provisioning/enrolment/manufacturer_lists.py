@@ -235,7 +235,7 @@ def _find(connection: Connection, name: str, *, for_update: bool = False) -> Sto
 
 def _read(content: bytes, authority: x509.Certificate) -> tuple[CertificateList, bytes, Entries]:
     """Return the one list in *content*, which *authority* has signed, its SHA-256 and entries; raise `CrlRefused`."""
-    lists = split(content)
+    lists = split(content, lambda: time.sleep(_PAUSE))
     if len(lists) != 1:
         raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, f"{len(lists)} lists: give them one by one")
     (der,) = lists

@@ -80,6 +80,11 @@ def digest_of(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
+def without_token(text: str) -> str:
+    """Return *text*, sent where no token belongs, as it may be shown: a token is a secret there too."""
+    return _TOKEN.sub(f"{_PREFIX}…", text)
+
+
 @dataclass(frozen=True, slots=True)
 class TokenOrder:
     """What an operator asks for: tokens for *devices* by name, or *count* for any new device of *group*."""

@@ -12,17 +12,17 @@ Rules
 1. What is not understood is refused, never skipped: indirect CRLs, CRLs for some reasons only, unknown critical
    extensions, CRLs without nextUpdate.
 2. The signature is verified over the bytes received, not over an encoding of our own.
-3. No I/O and no clock. `read_entries` walks a CRL of any length and calls *pause* often: it runs beside an event loop.
+3. No I/O and no clock. What walks a CRL of any length calls *pause* often, as it runs beside an event loop. The library
+   in `parse` does not.
 
 Does not handle: fetching, storage, freshness, which CA certificate may sign (the caller names it).
 """
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hashlib
-import re
+import string
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -38,7 +38,10 @@ from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.revocation import Entries, pack
 from provisioning.pki.revocation_reason import RevocationReason
 
-_PEM = re.compile(rb"-----BEGIN X509 CRL-----(.*?)-----END X509 CRL-----", re.DOTALL)
+_BEGINS, _ENDS = b"-----BEGIN X509 CRL-----", b"-----END X509 CRL-----"
+_NO_BASE64 = bytes(set(range(256)) - set(string.ascii_letters.encode() + b"0123456789+/="))
+_PIECE = 256 * 1024
+"""Bytes of text between two calls of *pause*: half a millisecond."""
 _PAUSE_EVERY = 500
 """Entries between two calls of *pause*: about half a millisecond."""
 _LONG_FORM = 0x80
@@ -106,21 +109,46 @@ class CertificateList:
     """For a complete CRL: the URLs of its deltas."""
 
 
-def split(content: bytes) -> list[bytes]:
+def split(content: bytes, pause: Callable[[], None] = lambda: None) -> list[bytes]:
     """Return the lists in *content*, in DER: one list in DER, or any number in PEM.
 
-    Raises `CrlRefused` if there is none.
+    Raises `CrlRefused` if there is none. *pause* is called often (rule 3).
     """
     if content[:1] == b"\x30":
         return [content]
+    lists: list[bytes] = []
+    end = 0
     try:
-        lists = [base64.b64decode(body) for body in _PEM.findall(content)]
+        while (begin := _found(content, _BEGINS, end, pause)) and (end := _found(content, _ENDS, begin, pause)):
+            lists.append(_decoded(content, begin, end - len(_ENDS), pause))
     except binascii.Error as error:
         raise CrlRefused(CrlProblem.CRL_MALFORMED, f"the PEM text is not base64 ({error})") from error
     if not lists:
         what = "is empty" if not content.strip() else "holds no CRL, neither DER nor PEM (BEGIN X509 CRL)"
         raise CrlRefused(CrlProblem.CRL_MALFORMED, what)
     return lists
+
+
+def _found(content: bytes, line: bytes, start: int, pause: Callable[[], None]) -> int:
+    """Return where *content* goes on behind *line*, which is searched from *start*; 0: it is not there."""
+    for place in range(start, len(content), _PIECE):
+        if (found := content.find(line, place, place + _PIECE + len(line))) >= 0:
+            return found + len(line)
+        pause()
+    return 0
+
+
+def _decoded(content: bytes, begin: int, end: int, pause: Callable[[], None]) -> bytes:
+    """Return what the base64 in *content* from *begin* to *end* encodes. Raises `binascii.Error`."""
+    pieces: list[bytes] = []
+    left = b""
+    for place in range(begin, end, _PIECE):
+        text = left + content[place : min(place + _PIECE, end)].translate(None, _NO_BASE64)
+        whole = len(text) - len(text) % 4
+        pieces.append(binascii.a2b_base64(text[:whole]))
+        left = text[whole:]
+        pause()
+    return b"".join([*pieces, binascii.a2b_base64(left)])
 
 
 def parse(der: bytes) -> CertificateList:

@@ -236,6 +236,8 @@ def _decided(
                 yield identifier, serial, RevocationReason.KEY_COMPROMISE, key_ended_at, None
             elif reason is None and issuer_ended_at is not None:  # It is still to be revoked with its CA.
                 yield identifier, serial, RevocationReason.UNSPECIFIED, issuer_ended_at, None
+            elif reason == RevocationReason.CERTIFICATE_HOLD.value and issuer_ended_at is not None:  # No hold any more.
+                yield identifier, serial, RevocationReason.UNSPECIFIED, revoked_at, sequence
             else:
                 yield identifier, serial, None if reason is None else RevocationReason(reason), revoked_at, sequence
         before, most = rows[-1][0], _PAGE

@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import Attempt, TokenCredential
-from provisioning.enrolment.tokens import digest_of
+from provisioning.enrolment.tokens import digest_of, without_token
 from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.errors import Code, Refused
 from provisioning.store import certificates, tokens
@@ -53,10 +53,10 @@ class TokenWay(Way):
             _check_usable(token, attempt.now)
         name = attempt.request.common_name
         if grant.device is not None and not grant.device == name == self._credential.user:
+            user = without_token(self._credential.user)[:80]
             raise Refused(
                 Code.TOKEN_DEVICE,
-                f"the token is for {grant.device}: user name ({self._credential.user[:80]!r}) and Common Name "
-                f"({name!r}) must both be that",
+                f"the token is for {grant.device}: user name ({user!r}) and Common Name ({name!r}) must both be that",
             )
         bound = grant.device is not None
         return Vouched(

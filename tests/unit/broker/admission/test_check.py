@@ -362,6 +362,14 @@ def test_a_feed_that_was_never_read_and_need_not_be_is_told(admission: Admission
         assert (outcome.steps[-1].passed, words in outcome.steps[-1].detail) == (None, True)
 
 
+def test_lists_are_a_source_too_where_no_bundle_is_known(admission: Admission) -> None:
+    """Of a certificate refused before its bundle was known, it said that there is no source of revocations."""
+    admission.status.freshness = Freshness(0.0, always_acceptable=True)
+    admission.trust = Trust([TrustBundle("meters", ROOT_ONLY, lists=ListTerms(REQUIRE), feed=False)])
+    steps = verdict(admission, PKI.certify(METER, uris=[]), ROOT_ONLY).steps
+    assert steps[-1].detail == "there is no feed; CRLs and OCSP are checked as each bundle says"
+
+
 @pytest.mark.parametrize(
     ("file", "anchors", "said"),
     [

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker.admission.policy import Rules
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
@@ -15,6 +16,7 @@ from broker.mqtt.properties import Properties
 from broker.sockets.transport import RECORD
 from broker.sockets.work import PORTION
 from provisioning.pki.role import Role
+from tests.support.faulty_extension import FaultyExtension
 from tests.support.pki import shared_device
 from tests.support.policies import of_roles
 from tests.support.wire import V5, V311, KeptSession, MemoryBroker, WireClient, publication, request, will
@@ -195,6 +197,24 @@ def test_who_has_said_goodbye_behind_much_else_leaves_no_will(
         client.vanish()
         assert len(broker.engine.registry) == (1 if ends else 2)
     assert watcher.payloads() == wills
+
+
+def test_a_bug_that_a_portion_meets_ends_the_connection_and_no_other() -> None:
+    """As one that a read meets (`broker.sockets.poller`): else the client waited for ever, unanswered."""
+    broker = MemoryBroker()
+    client, other = broker.device("meter-1"), broker.device("meter-2")
+    extension: Any = FaultyExtension()
+    broker.engine.extension = extension
+    client.connection.receive(Pingreq().encode(V5) * 600 + publication(OWN, b"x").encode(V5), broker.now)
+    assert not client.closed, "the message waits"
+    with capture_logs() as logs:
+        broker.settle()
+    assert (client.closed, client.transport.was_reset) == (True, True)
+    assert broker.metrics.closed == {"ABORTED": 1}
+    (line,) = [each for each in logs if each.get("code") == "INTERNAL_ERROR"]
+    assert (line["event"], line["exc_info"]) == ("connection failed", True)
+    other.ping()
+    assert other.received() == [Pingresp()]
 
 
 def test_what_waits_and_is_no_packet_holds_no_goodbye() -> None:

@@ -11,8 +11,9 @@ import pytest
 from broker.engine.replay import PORTION
 from broker.mqtt.message import Message
 from broker.mqtt.packets import Puback, Pubcomp, Publish, Pubrec, Pubrel, Subscribe
+from broker.session.session import Session
 from tests.support.stored import StoredBroker
-from tests.support.wire import KEPT, MemoryBroker, WireClient, request
+from tests.support.wire import KEPT, V5, MemoryBroker, WireClient, request
 
 TOPIC = "fleet/meters/meter-1"
 SIZE = 1000
@@ -174,6 +175,24 @@ def test_many_wide_subscriptions_take_turns(broker: MemoryBroker) -> None:
     behind = max(max(each) - min(each) for each in progress)
     assert behind <= PORTION + 2 * SIZE
     assert all(len(numbers(backend)) == MANY for backend in backends)
+
+
+def test_a_bug_that_one_meets_keeps_no_other_from_the_rest(broker: MemoryBroker) -> None:
+    fill(broker)
+    first, second = broker.service("first"), broker.service("second")
+
+    def ask(session: Session, message: Message) -> None:
+        if session is first.session and len(first.transport.packets) > PORTION // SIZE:
+            raise RuntimeError(message.topic)
+
+    broker.engine.replays.ask = ask
+    for client in (first, second):
+        client.connection.receive(Subscribe(1, (request("fleet/#"),)).encode(V5), broker.now)
+    with pytest.raises(RuntimeError):
+        broker.settle()
+    broker.settle()
+    assert len(numbers(first)) < MANY
+    assert sorted(numbers(second)) == list(range(MANY))
 
 
 def test_at_qos_0_the_rest_goes_with_the_connection(broker: MemoryBroker) -> None:

@@ -341,6 +341,11 @@ def test_defaults_that_differ_are_shown(write: Write) -> None:
     [
         ("max_packet_size 100", "100: input should be greater than or equal to 256 (max_packet_size)"),
         ("max_keepalive x", "'x' is no whole number"),
+        ("max_queued_messages 1_000", "'1_000' is no whole number"),  # 1 to C: no limit may be above mosquitto's.
+        ("max_queued_messages 0b11", "'0b11' is no whole number"),
+        ("max_queued_messages \u0661\u0660", "'\u0661\u0660' is no whole number"),
+        ("persistent_client_expiration \u0663d", "'\u0663d' is no time: a number and h, d, w, m or y"),
+        ("listener \uff18\uff18\uff18\uff13", "'\uff18\uff18\uff18\uff13' is no port"),
         ("max_keepalive 99999999999", "'99999999999' is out of mosquitto's range"),
         ("persistent_client_expiration 3", "'3' is no time: a number and h, d, w, m or y"),
         ("persistence maybe", "'maybe' is neither true nor false"),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import structlog
@@ -20,8 +21,9 @@ from broker.mqtt.ping import Pingresp
 from broker.settings.origins import NO_PAGES, Origins
 from broker.sockets.websocket import WebSocket
 from broker.sockets.work import PORTION
+from tests.support.faulty_extension import FaultyExtension
 from tests.support.pki import shared_device
-from tests.support.wire import V5, FakeTransport, MemoryBroker, connect_packet
+from tests.support.wire import V5, FakeTransport, MemoryBroker, connect_packet, publication
 
 
 class Wire(FakeTransport):
@@ -172,6 +174,21 @@ def test_a_bad_frame_behind_many_ends_it(browser: Browser) -> None:
     browser.broker.settle()
     assert browser.wire.closed
     assert browser.broker.engine.connected == 0
+
+
+def test_a_bug_that_a_frame_behind_many_meets_ends_it(browser: Browser) -> None:
+    browser.send(BytesMessage(CONNECT))
+    extension: Any = FaultyExtension()
+    browser.broker.engine.extension = extension
+    message = publication("fleet/meters/meter-1/telemetry", b"x").encode(V5)
+    events = [*[BytesMessage(Pingreq().encode(V5))] * PORTION, BytesMessage(message)]
+    browser.server.receive(b"".join(map(browser.websocket.send, events)), browser.broker.now)
+    assert not browser.wire.closed
+    with structlog.testing.capture_logs() as logs:
+        browser.broker.settle()
+    assert (browser.wire.closed, browser.wire.was_reset) == (True, True)
+    assert browser.broker.metrics.closed == {"ABORTED": 1}
+    assert [each["event"] for each in logs if each.get("code") == "INTERNAL_ERROR"] == ["connection failed"]
 
 
 def test_who_is_held_stays_held_when_his_frames_are_taken(browser: Browser) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,8 +13,9 @@ from broker.admission.bundle import ListTerms, TrustBundle
 from broker.admission.trust import Trust
 from broker.engine.history import Event
 from broker.settings.trust_settings import StatusPolicy
+from broker.sources import crl_intake
 from broker.sources.crl_intake import CrlIntake
-from provisioning.pki.crl import CrlProblem, parse
+from provisioning.pki.crl import CrlProblem, parse, split
 from tests.support.crl import crl, impostor_of, pem
 from tests.support.pki import Held, Pki, shared_device, shared_pki
 from tests.support.wire import MemoryBroker
@@ -74,6 +77,22 @@ async def test_of_several_lists_each_counts_and_what_is_wrong_with_one_harms_no_
         assert again.fresh_until == next_update(ours), "also of those that are known"
     assert again.delta_urls == ("http://a/delta", "http://b/delta")
     assert not again.unmatched
+
+
+async def test_the_event_loop_does_nothing_for_each_byte_of_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text of a million entries in PEM was decoded on it, for two seconds."""
+    where: list[threading.Thread] = []
+
+    def split_somewhere(content: bytes, pause: Callable[[], None]) -> list[bytes]:
+        where.append(threading.current_thread())
+        return split(content, pause)
+
+    monkeypatch.setattr(crl_intake, "split", split_somewhere)
+    receiving, meter = Receiving(PKI.issuing), shared_device("meter-1")
+    await receiving.take(pem(crl(PKI.issuing, [meter])), "x")
+    assert receiving.is_revoked(meter)
+    assert where
+    assert threading.main_thread() not in where
 
 
 async def test_of_two_cas_with_one_name_a_list_is_that_of_the_one_whose_key_signed_it() -> None:

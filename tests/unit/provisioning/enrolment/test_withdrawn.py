@@ -49,6 +49,17 @@ async def test_a_certificate_that_was_revoked_needs_a_new_token(fleet: Fleet, re
     assert await is_good(fleet, await enrol(fleet, "SN17", token=token))
 
 
+async def test_a_device_whose_certificate_is_suspended_is_told_that_it_can_be_resumed(fleet: Fleet) -> None:
+    mine = await identifying(fleet, "token")
+    certificate = await enrol(fleet, "SN17", certificate=mine)
+    serial = f"{certificate.serial_number:x}"
+    await fleet.suspension.suspend_serial(serial, by="admin")
+    with pytest.raises(Refused, match=r"CERTIFICATE_SUSPENDED: .* is suspended: an operator has to resume it, or make"):
+        await enrol(fleet, "SN17", certificate=mine)
+    await fleet.suspension.resume_serial(serial, by="admin")
+    await enrol(fleet, "SN17", certificate=mine)
+
+
 @pytest.mark.parametrize("reason", AUTHORITY_REASONS)
 async def test_what_a_revoked_ca_has_certified_needs_a_new_token(fleet: Fleet, reason: RevocationReason) -> None:
     mine = await identifying(fleet)
@@ -252,8 +263,9 @@ async def test_what_was_taken_is_not_given_back_by_the_trial_that_has_activated_
             await fleet.revocation.revoke_serial(serial, reason, by="admin")
     with pytest.raises(Refused) as caught:
         await fleet.reenrol(trial, successor_csr(trial))
-    assert caught.value.code is Code.CERTIFICATE_REVOKED
-    if reason is RevocationReason.CERTIFICATE_HOLD:
+    is_held = reason is RevocationReason.CERTIFICATE_HOLD
+    assert caught.value.code is (Code.CERTIFICATE_SUSPENDED if is_held else Code.CERTIFICATE_REVOKED)
+    if is_held:
         await fleet.suspension.resume_serial(serial, by="admin")
         await fleet.reenrol(trial, successor_csr(trial))
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given
+from hypothesis import strategies as st
 
 from device_sim.attack.der import content, element, elements
+from provisioning.pki import crl as crl_reading
 from provisioning.pki.crl import CrlProblem, CrlRefused, Scope, distribution_points, parse, read_entries, split, verify
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.revocation_reason import RevocationReason
@@ -81,6 +87,42 @@ def test_a_delta_changes_what_the_complete_list_says() -> None:
 def test_pem_holds_any_number_of_lists_and_other_things() -> None:
     bundle = PKI.anchors.encode() + pem(crl(CA), crl(PKI.root))
     assert [parse(der).issuer for der in split(bundle)] == [CA.certificate.subject, PKI.root.certificate.subject]
+
+
+_PARTS = [b"-----BEGIN X509 CRL-----", b"-----END X509 CRL-----", b"-----BEGIN", b"\n", b"-", b" !", b"M" * 7, b"QUJD"]
+"""Without padding: what follows that is left out where everything is read at once."""
+_WHOLE = re.compile(rb"-----BEGIN X509 CRL-----(.*?)-----END X509 CRL-----", re.DOTALL)
+
+
+def split_at_once(content: bytes) -> list[bytes] | None:
+    """Return what `split` does, in the simplest way; None if it refuses."""
+    try:
+        return [base64.b64decode(body) for body in _WHOLE.findall(content)] or None
+    except binascii.Error:
+        return None
+
+
+def split_in_pieces(content: bytes) -> list[bytes] | None:
+    try:
+        return split(content)
+    except CrlRefused:
+        return None
+
+
+@given(st.lists(st.sampled_from(_PARTS), max_size=40).map(b"".join), st.integers(1, 30))
+def test_pem_is_read_in_pieces_as_it_is_at_once(content: bytes, piece: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crl_reading, "_PIECE", piece)
+        found = split_in_pieces(content)
+    assert found == split_at_once(content)
+
+
+def test_a_long_list_in_pem_lets_others_run() -> None:
+    text = pem(crl(CA, dict.fromkeys(range(1, 40_001))))
+    pauses: list[int] = []
+    (der,) = split(text, lambda: pauses.append(1))
+    assert pem(der) == text
+    assert len(pauses) >= 2 * (len(text) // (256 * 1024))
 
 
 def test_a_list_without_entries_is_a_list() -> None:
