@@ -1,6 +1,6 @@
 """Durations in a high dynamic range histogram, and the usual statistics.
 
-A histogram keeps three significant digits from a microsecond to a minute in a fixed 136 KB, however many values. The
+A histogram keeps three significant digits from a microsecond to an hour in a fixed 184 KB, however many values. The
 statistics only visit the few counts that are not 0: the library's own functions go through all of them, in Python.
 """
 
@@ -13,7 +13,9 @@ from itertools import accumulate, compress
 
 from hdrh.histogram import HdrHistogram
 
-_HIGHEST_US = 60_000_000
+_HIGHEST_US = 3_600_000_000
+HIGHEST_MS = _HIGHEST_US / 1000
+"""What takes longer counts as this: no limit beyond it could be crossed."""
 _DIGITS = 3
 
 CURVE = (0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 97.5, 99.0, 99.5, 99.9, 99.95, 99.99, 100.0)
@@ -42,7 +44,7 @@ class Latency:
         self.count = 0
 
     def record(self, seconds: float) -> None:
-        """Record one duration; a value outside a microsecond … a minute counts as the bound."""
+        """Record one duration; a value outside a microsecond … an hour counts as the bound."""
         self._histogram.record_value(min(max(int(seconds * 1e6), 1), _HIGHEST_US))
         self.count += 1
 

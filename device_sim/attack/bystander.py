@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable
 from broker.mqtt.packets import Disconnect, Pingreq, Pingresp
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.target import Starved, TurnedAway
-from device_sim.attack.verdict import PUT_OUT, SERVED, STARVED, ClosedBy, Layer, Seen
+from device_sim.attack.verdict import PUT_OUT, SERVED, STARVED, TURNED_AWAY, ClosedBy, Layer, Seen
 from device_sim.link.distance import NEARBY, Distance, distance_of
 
 _PINGRESP = "PINGRESP"
@@ -107,7 +107,8 @@ class Bystander:
         try:
             await self.come()
         except (Starved, TurnedAway) as error:
-            harm = harm or Seen(Layer.MQTT, STARVED, str(error), ClosedBy.NOBODY)
+            code = STARVED if isinstance(error, Starved) else TURNED_AWAY
+            harm = harm or Seen(Layer.MQTT, code, str(error), ClosedBy.NOBODY)
         return harm
 
     async def _ping(self, client: RawClient) -> Seen:

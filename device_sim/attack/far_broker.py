@@ -7,7 +7,9 @@ Rules
    is dead puts out the bystander, and fails the control at the end.
 3. A case that times the broker has a few round trips in that time; one that is timed as a whole, as many as its parties
    say things one after the other (docs/decisions/0235).
-4. A good device that was not let in, and not told why, says nothing where the link alone may take longer than brokers
+4. A refusal without a reason is a warning everywhere; where packets are lost, the reason may be among them, and it says
+   so: a broker that closes at once says it only once.
+5. A good device that was not let in, and not told why, says nothing where the link alone may take longer than brokers
    have patience with a handshake.
 """
 
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from device_sim.attack.verdict import STARVED, Judgement, Seen, Verdict
+from device_sim.attack.verdict import CLOSED, STARVED, Judgement, Seen, Verdict
 from device_sim.link.distance import ADMISSION, Distance
 
 TIMED: Final = ADMISSION + 3
@@ -34,6 +36,8 @@ def across_this_link(
     """Return *judgement* on *seen*, which took *seconds*, or that there can be none at this *distance*."""
     if judgement.verdict is Verdict.FAIL and seen.code == STARVED and distance.explains(ADMISSION) > _ADMITTED:
         return _none(judgement, distance)
+    if judgement.verdict is Verdict.WARN and seen.matches(CLOSED) and distance.is_lossy:
+        return Judgement(Verdict.WARN, f"{judgement.why}; the link may have lost the reason ({distance})")
     late = seconds - limit
     if judgement.verdict is not Verdict.FAIL or late <= 0 or not any(map(seen.matches, expected)):
         return judgement

@@ -109,11 +109,17 @@ async def run(target: Target, cases: Sequence[Case], told: Told) -> list[Outcome
 
 
 def _with_harm(outcome: Outcome, harm: Seen | None, watch: CoreWatch) -> Outcome:
-    """Return *outcome*, or a failure because of the *harm* to a bystander during it (rule 5)."""
+    """Return *outcome*, or a failure because of the *harm* to a bystander during it (rule 5).
+
+    Where others held the cores, harm may be no verdict: it does not take away one that the case has.
+    """
     if harm is None:
         return outcome
     judgement = Judgement(Verdict.FAIL, f"a good device, connected all the time, was put out meanwhile: {harm.reason}")
-    return replace(outcome, judgement=on_this_machine(judgement, (), harm, watch.shares(), MOST_WAITING))
+    judgement = on_this_machine(judgement, (), harm, watch.shares(), MOST_WAITING)
+    if judgement.verdict is Verdict.INVALID and outcome.verdict is Verdict.FAIL:
+        return outcome
+    return replace(outcome, judgement=judgement)
 
 
 def _counting(cases: Sequence[Case], outcomes: Mapping[str, Outcome], capabilities: Capabilities) -> dict[str, Outcome]:

@@ -37,7 +37,7 @@ from device_sim.attack.target import BrokenPromise, Impossible, Starved, Target,
 from device_sim.attack.verdict import CLOSED, DELIVERED, NOT_DELIVERED, OPEN, ClosedBy, Layer, Seen, is_answer, seen_in
 from device_sim.attack.watcher import Watcher
 from device_sim.core_wait import MOST_WAITING, CoreWatch
-from device_sim.link.closure import Closure
+from device_sim.link.closure import REFUSED, Closure
 from device_sim.link.tls_dial import Endpoint, NotAdmitted
 from device_sim.remedies import with_remedy
 from provisioning.pki.identity import identity_of
@@ -368,7 +368,11 @@ class Scene:
     async def let_in(self, client: RawClient, paper: Paper, connect: Connect, started: float | None = None) -> None:
         """Send *connect* on the dialled connection of the good *paper*, begun at *started*; raise as `admitted`."""
         started = time.monotonic() if started is None else started
-        seen = await client.connect(connect, self.at_most(_ANSWER))
+        try:
+            seen = await client.connect(connect, self.at_most(_ANSWER))
+        except BaseException:
+            client.close()
+            raise
         if not seen.got_in or seen.code == OPEN:
             client.close()
             raise self._refusal(paper, seen.since(started))
@@ -390,9 +394,11 @@ class Scene:
         text = f"a good {role} is not let in: {closure or f'{seen.text} {seen.reason}'.rstrip()}"
         if role not in self._let_in:
             return Impossible(with_remedy(text, closure or seen))
-        # On a slow machine a broker's own deadline may have expired, but none is as short as that.
+        # On a slow machine a broker's own deadline may have expired, but none is as short as that. That nobody listens
+        # is the machine's own answer, however slow it is.
         at_once = seen.closed_by is ClosedBy.PEER and (seen.seconds or 0.0) < _AT_ONCE
-        return TurnedAway(text) if is_answer(seen) or at_once else Starved(text)
+        nobody = closure is not None and closure.code == REFUSED
+        return TurnedAway(text) if is_answer(seen) or at_once or nobody else Starved(text)
 
     async def subscribe(self, client: RawClient, *filters: str, qos: QoS = QoS.AT_MOST_ONCE) -> Seen:
         """Subscribe in one packet and return the answer, about the last of *filters*."""

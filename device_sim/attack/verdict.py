@@ -33,7 +33,7 @@ from enum import StrEnum
 from typing import Any
 
 from broker.mqtt.codes import ReasonCode, connect_return_code
-from device_sim.link.closure import Closure
+from device_sim.link.closure import REFUSED, Closure
 
 CLOSED = "closed"
 OPEN = "open"
@@ -252,7 +252,7 @@ def _before_mqtt5(expected: str) -> tuple[str, ...]:
 
 def seen_in(closure: Closure) -> Seen:
     """Return what *closure* means: the end of a connection that never carried a packet of ours."""
-    if closure.code in {"error", "timeout", "refused"}:
+    if closure.code in {"error", "timeout", REFUSED}:
         return Seen(Layer.TCP, UNANSWERED, closure.reason, ClosedBy.NOBODY)
     return Seen(Layer(closure.layer.value), closure.code, closure.reason)
 

@@ -30,6 +30,7 @@ REVOKED = "REVOKED"
 SERVER_CERTIFICATE = "server_certificate"
 """The code of a connection that we refuse ourselves: the server's certificate is not acceptable."""
 
+REFUSED = "refused"
 BROKEN = "broken"
 """The code of a connection broken by the scenario, like a network failure: not caused by the broker."""
 
@@ -146,7 +147,7 @@ def from_error(error: BaseException, at: float) -> Closure:
         case ConnectionResetError() | BrokenPipeError() | ssl.SSLSyscallError() | ssl.SSLError(library="SYS"):
             layer, code, reason = Layer.TCP, "reset", "the peer reset the connection"
         case ConnectionRefusedError():
-            layer, code, reason = Layer.TCP, "refused", "nobody listens there"
+            layer, code, reason = Layer.TCP, REFUSED, "nobody listens there"
         case TimeoutError():
             layer, code, reason = Layer.TCP, "timeout", "no answer in time"
         case _:

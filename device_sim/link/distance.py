@@ -53,6 +53,11 @@ class Distance:
         """Whether it explains anything (rule 1)."""
         return self.round_trip >= _NEAR
 
+    @property
+    def is_lossy(self) -> bool:
+        """Whether it loses so much that this explains anything."""
+        return self.is_far and self.lost > _LOSSY
+
     def or_worse(self, other: Distance) -> Distance:
         """Return the worse of the two in every respect."""
         return Distance(
@@ -67,7 +72,7 @@ class Distance:
         """Return how many seconds of a duration are the link's, if it needs so many *round_trips*."""
         if not self.is_far:
             return 0.0
-        return round_trips * (self.usual + (_THREE_LOSSES * self.timeout if self.lost > _LOSSY else 0.0))
+        return round_trips * (self.usual + (_THREE_LOSSES * self.timeout if self.is_lossy else 0.0))
 
     def longest(self, round_trips: int) -> float:
         """Return how many seconds to wait longer for what needs *round_trips*, whatever was lost so far."""

@@ -60,7 +60,8 @@ def is_the_links(
     if threshold.statistic == "count":
         return False
     round_trips = _ROUND_TRIPS[metric] + (qos == _EXACTLY_ONCE and metric in _MESSAGES)
-    return value - threshold.bound <= distance.explains(round_trips) * 1000
+    explained = distance.explains(round_trips) * 1000
+    return 0 < explained >= value - threshold.bound
 
 
 def why_invalid(distance: Distance, what: str = "a threshold") -> str:

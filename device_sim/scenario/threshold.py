@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from device_sim.latency import HIGHEST_MS
 from device_sim.scenario.metrics import Count, Duration
 
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
@@ -49,11 +50,14 @@ class Threshold:
             raise InvalidThreshold(f"{metric}: {text!r}: it is a count; write for example '== 0'")
         if percentile > _ALL:
             raise InvalidThreshold(f"{metric}: {text!r}: a percentile is between 0 and 100")
-        if percentile or statistic.startswith("p"):
+        if statistic.startswith("p"):
             statistic = "p"
         if isinstance(known, Duration) and match["statistic"] is None:
             raise InvalidThreshold(f"{metric}: {text!r}: say of what: p99, max, mean or count")
-        return cls(known, statistic, percentile, match["sign"], float(match["bound"]), " ".join(text.split()))
+        bound = float(match["bound"])
+        if statistic != "count" and bound > HIGHEST_MS:
+            raise InvalidThreshold(f"{metric}: {text!r}: durations are measured up to an hour, {HIGHEST_MS:.0f} ms")
+        return cls(known, statistic, percentile, match["sign"], bound, " ".join(text.split()))
 
     def holds(self, value: float) -> bool:
         """Say whether *value* satisfies the condition."""

@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match, Route
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Scope
 
 from provisioning.api import est
@@ -35,6 +35,7 @@ from provisioning.errors import Code, Pending, Refused
 
 log = structlog.get_logger(__name__)
 
+_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _HTTP_CODES: Final = {HTTPStatus.NOT_FOUND: Code.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED: Code.METHOD_NOT_ALLOWED}
 
 
@@ -138,9 +139,10 @@ def error_handlers(answer: Answer) -> dict[Any, Any]:
 
 def _allowed(request: Request) -> str:
     """Return the methods that the path takes; the framework names those of its first route only."""
-    routes = [each for each in request.app.routes if isinstance(each, Route)]
     found = {
-        method for each in routes if each.matches(request.scope)[0] is not Match.NONE for method in each.methods or ()
+        method
+        for method in _METHODS
+        if any(each.matches({**request.scope, "method": method})[0] is Match.FULL for each in request.app.routes)
     }
     return ", ".join(sorted(found | ({"HEAD"} if "GET" in found else set())))
 

@@ -171,10 +171,10 @@ def _succeeded_before(connection: Connection, attempt: Attempt, rules: Group, su
 def _check_request(attempt: Attempt, rules: Group) -> None:
     check_link(attempt, rules)
     if attempt.server_key and not rules.server_keys:
+        whose = f"group {rules.name} does not allow" if rules.name else "only groups of devices may allow"
         raise Refused(
             Code.SERVER_KEYS_REFUSED,
-            f"group {rules.name} does not allow keys made by the service: make the key on the device "
-            "and use /simpleenroll",
+            f"{whose} keys made by the service: make the key on the device and use /simpleenroll",
         )
 
 
@@ -198,7 +198,8 @@ def _place_of(ways: Sequence[Way], attempt: Attempt) -> tuple[Role, str | None]:
 
 def _check_label(label: str | None, name: str, group: str | None) -> None:
     if label is not None and label != group:
-        raise Refused(Code.TOKEN_GROUP, f"{name} belongs to group {group}, not {label}: use its own label, or none")
+        own, use = ("no group", "no label") if group is None else (f"group {group}", "its own label, or none")
+        raise Refused(Code.TOKEN_GROUP, f"{name} belongs to {own}, not {label}: use {use}")
 
 
 def _admit(

@@ -37,6 +37,12 @@ class ListedWay(Way):
                 Code.NOT_LISTED, f"{name} is not on the list of group {group.name}: the operator has to add it"
             )
         entry, added_by = found
+        if entry.spki_sha256 is not None and attempt.server_key:
+            raise Refused(
+                Code.NOT_LISTED,
+                f"{name} is on the list of group {group.name} with its own public key, and the service would make "
+                "another: use /simpleenroll with that key, or the operator has to list the name alone",
+            )
         if entry.spki_sha256 is not None and entry.spki_sha256 != attempt.request.key_fingerprint:
             raise Refused(
                 Code.NOT_LISTED,

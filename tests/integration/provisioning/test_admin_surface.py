@@ -163,6 +163,19 @@ def test_metrics_are_off_unless_configured(service: ProvisioningService) -> None
         assert (refused.status, refused.text) == (404, where)
 
 
+def test_who_uses_another_method_is_told_those_that_the_document_names(service: ProvisioningService) -> None:
+    with service.api() as api:
+        paths = api.get("/v1/openapi.json").json()["paths"]
+        for path, operations in paths.items():
+            methods = {each.upper() for each in operations} | ({"HEAD"} if "get" in operations else set())
+            methods |= {"PUT"} if path == "/v1/operators/me" else set()  # It is a name, too.
+            answer = api.options(re.sub(r"\{\w+\}", "1", path))
+            assert answer.status_code == 405, path
+            assert answer.headers["Allow"] == ", ".join(sorted(methods)), path
+            assert answer.json()["detail"].endswith(f": send {answer.headers['Allow']}")
+    assert len(paths) > 20
+
+
 def test_the_openapi_document_names_every_route_of_the_operators(service: ProvisioningService) -> None:
     with service.api() as api:
         document = api.get("/v1/openapi.json").json()

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import pytest
 from hdrh.histogram import HdrHistogram
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_sim.latency import CURVE, Latency
+from device_sim.latency import CURVE, HIGHEST_MS, Latency
 
 _MICROSECONDS = st.one_of(
-    st.integers(1, 60_000_000),
-    st.integers(0, 25).flatmap(lambda power: st.integers(max(1, 2**power - 2), 2**power + 2)),
+    st.integers(1, 3_600_000_000),
+    st.integers(0, 31).flatmap(lambda power: st.integers(max(1, 2**power - 2), 2**power + 2)),
 )
 
 
 @settings(max_examples=40)
 @given(st.lists(_MICROSECONDS, min_size=1, max_size=40), st.booleans())
 def test_percentiles_are_those_of_the_library(values: list[int], merged: bool) -> None:
-    latency, judge = Latency(), HdrHistogram(1, 60_000_000, 3)
+    latency, judge = Latency(), HdrHistogram(1, 3_600_000_000, 3)
     for value in values:
         latency.record((value + 0.5) / 1e6)
         judge.record_value(value)
@@ -36,9 +37,24 @@ def test_percentiles_are_those_of_the_library(values: list[int], merged: bool) -
 def test_the_mean_is_that_of_the_library() -> None:
     latency, judge = (
         Latency(),
-        HdrHistogram(1, 60_000_000, 3),
+        HdrHistogram(1, 3_600_000_000, 3),
     )  # For one of these the library takes a tenth of a second.
     for value in (1, 2, 1023, 1024, 2047, 2048, 2048, 5_000_001, 59_999_999):
         latency.record((value + 0.5) / 1e6)
         judge.record_value(value)
     assert latency.mean == judge.get_mean_value() / 1000
+
+
+def test_what_takes_minutes_is_not_taken_for_one() -> None:
+    """An outage of five minutes is longer than any limit below that."""
+    latency = Latency()
+    latency.record(300.0)
+    assert latency.highest == pytest.approx(300_000.0, rel=0.001)
+    assert latency.percentile(50) == pytest.approx(300_000.0, rel=0.001)
+    earlier = HdrHistogram(1, 60_000_000, 3)  # Of a report from before.
+    earlier.record_value(1_000_000)
+    latency.add(earlier.encode().decode())
+    assert latency.count == 2
+    assert latency.percentile(0) == pytest.approx(1000.0, rel=0.001)
+    latency.record(7200.0)
+    assert latency.highest == pytest.approx(HIGHEST_MS, rel=0.001)

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from device_sim.attack import bystander, conduct_cases, run
+from device_sim.attack import bystander, conduct_cases, handshake_cases, run, session_cases
 from device_sim.attack import scene as scene_module
 from device_sim.attack.capabilities import Capabilities, Feature, TimeLimits
 from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE, pick
 from device_sim.attack.far_broker import across_this_link, unended_across_this_link
-from device_sim.attack.issuer import SERVER_AUTH, Issuer
+from device_sim.attack.issuer import SERVER_AUTH, Issuer, Paper
+from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import SigningRegistrar, Starved, Target, TurnedAway
 from device_sim.attack.verdict import (
@@ -101,6 +102,86 @@ def test_a_case_without_an_end_is_excused_where_a_flood_takes_that_long(
 ) -> None:
     unended = Judgement(FAIL, "the case did not come to an end within 120 s")
     assert unended_across_this_link(unended, seconds, distance).verdict is expected
+
+
+@pytest.mark.parametrize(
+    ("code", "distance", "told"),
+    [("closed", LOSSY, True), ("closed", SATELLITE, False), ("closed", RACK, False), ("DISCONNECT 0x80", LOSSY, False)],
+)
+def test_a_reason_that_the_link_may_have_lost_is_not_held_against_the_broker_alone(
+    code: str, distance: Distance, told: bool
+) -> None:
+    """It is a warning still: whoever looks for the cause is misled."""
+    seen = replace(CLOSED, code=code)
+    judged = across_this_link(judge(EXPECTED, 3.0, seen, 1.0), EXPECTED, 3.0, seen, 1.0, distance)
+    assert judged.verdict is WARN
+    assert judged.why.startswith("refused, but not in the expected way")
+    assert ("the link may have lost the reason" in judged.why) is told
+
+
+@pytest.mark.parametrize(("distance", "most"), [(RACK, 1), (SATELLITE, 20)])
+async def test_a_flood_is_one_across_a_long_link_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, distance: Distance, most: int
+) -> None:
+    monkeypatch.setattr(bystander.Bystander, "distance", distance)
+    trouble, at_once = handshake_cases._Trouble(40), [0, 0]
+
+    async def makes() -> None:
+        while trouble.goes_on:
+            at_once[0] += 1
+            at_once[1] = max(at_once)
+            await asyncio.sleep(0)
+            at_once[0] -= 1
+            trouble.made += 1
+
+    async with broker(tmp_path, lambda _: True) as target:
+        scene = Scene(target)
+        seen = await handshake_cases._meanwhile(scene, await scene.device(), trouble, makes)
+    assert (seen.code, at_once) == ("served", [0, most])
+    assert trouble.made >= 40
+
+
+@pytest.mark.parametrize(("distance", "most"), [(RACK, 1), (SATELLITE, 6)])
+async def test_many_good_devices_connect_together_across_a_long_link_and_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, distance: Distance, most: int
+) -> None:
+    monkeypatch.setattr(bystander.Bystander, "distance", distance)
+    async with broker(tmp_path, lambda _: True) as target:
+        scene = Scene(target)
+        admitted, at_once = scene.admitted, [0, 0]
+
+        async def counted(paper: Paper) -> RawClient:
+            at_once[0] += 1
+            at_once[1] = max(at_once)
+            try:
+                client = await admitted(paper)
+                whose[client] = paper.name
+                return client
+            finally:
+                at_once[0] -= 1
+
+        whose: dict[RawClient, str] = {}
+        monkeypatch.setattr(scene, "admitted", counted)
+        papers = [await scene.device() for _ in range(6)]
+        clients = await session_cases._all_admitted(scene, papers)
+        assert [whose[client] for client in clients] == [paper.name for paper in papers]
+        assert at_once == [0, most]
+        for client in clients:
+            client.close()
+
+
+async def test_when_one_of_many_good_devices_is_not_let_in_no_connection_is_left(tmp_path: Path) -> None:
+    served: list[int] = []
+
+    def serves(number: int) -> bool | None:
+        served.append(number)
+        return True if number < 3 else None
+
+    async with broker(tmp_path, serves) as target:
+        scene = Scene(target)
+        with pytest.raises((Starved, TurnedAway)):
+            await session_cases._all_admitted(scene, [await scene.device() for _ in range(5)])
+    assert served == [1, 2, 3]
 
 
 def test_another_reason_for_no_verdict_stays() -> None:

@@ -7,6 +7,7 @@ import itertools
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,8 @@ from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE
 from device_sim.attack.issuer import SERVER_AUTH, Issuer
 from device_sim.attack.scene import Scene
-from device_sim.attack.target import SigningRegistrar, Target
-from device_sim.attack.verdict import Outcome, Verdict
+from device_sim.attack.target import SigningRegistrar, Target, TurnedAway
+from device_sim.attack.verdict import STARVED, ClosedBy, Judgement, Layer, Outcome, Seen, Verdict
 from device_sim.credentials.certification import common_name
 from device_sim.link.tls_dial import Endpoint
 from provisioning.pki.identity import Identity
@@ -133,3 +134,43 @@ async def test_a_ping_that_is_not_answered_while_another_floods_is_a_failure_and
     assert outcome.verdict is Verdict.FAIL
     assert outcome.seen is not None
     assert outcome.seen.text == "mqtt starved"
+
+
+async def test_a_broker_that_is_gone_is_not_slow(tmp_path: Path, waited: list[float]) -> None:
+    """Nobody listens: that is the machine's own answer, and it has had time for it."""
+    waited[0] = 60.0
+    good = next(each for each in CATALOGUE if each.name == "1-good")
+    async with broker(tmp_path, lambda _: True) as target:
+        scene = Scene(target)
+        paper = await scene.device()
+        (await scene.admitted(paper)).close()
+    try:
+        with pytest.raises(TurnedAway, match="nobody listens there"):
+            await scene.admitted(paper)
+        watch = core_wait.CoreWatch("the attacker", {})
+        outcome = await run._tried(scene, good)
+        harm = await scene.bystander.harmed(good.name)
+        assert run._with_harm(replace(outcome, judgement=Judgement(Verdict.PASS)), harm, watch).verdict is Verdict.FAIL
+    finally:
+        await scene.close()
+
+
+@pytest.mark.parametrize(
+    ("verdict", "expected"), [(Verdict.FAIL, Verdict.FAIL), (Verdict.PASS, Verdict.INVALID), (None, Verdict.INVALID)]
+)
+def test_a_bystander_that_was_not_served_on_a_starved_machine_takes_no_failure_away(
+    waited: list[float], verdict: Verdict | None, expected: Verdict
+) -> None:
+    """Who got in got in, however slow the machine is."""
+    judgement = Judgement(verdict or Verdict.SKIP, "the attack succeeded")
+    outcome = Outcome("2-no-certificate", "presents none", (), 10.0, judgement)
+    watch = core_wait.CoreWatch("the attacker", {})
+    waited[0] = 60.0
+    harm = Seen(Layer.MQTT, STARVED, "no PINGRESP", ClosedBy.NOBODY)
+    harmed = run._with_harm(outcome, harm, watch)
+    assert harmed.verdict is expected
+    assert ("the attack succeeded" in harmed.judgement.why) is (expected is Verdict.FAIL)
+    assert run._with_harm(outcome, None, watch) is outcome
+    waited[0] = 0.0
+    quiet = core_wait.CoreWatch("the attacker", {})
+    assert run._with_harm(outcome, harm, quiet).judgement.why.startswith("a good device, connected all the time, was")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
+import time
 from http import HTTPStatus
 from pathlib import Path
 
@@ -275,3 +277,64 @@ async def test_a_launcher_that_has_ended_is_not_the_device_that_it_has_left_runn
         WARN,
         "still in its first connection after 3 s: does it ever give up?",
     )
+
+
+class _Machine:
+    """What the kernel says: the threads of the device, which is this process, and the stand's own wait."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.threads: dict[str, tuple[float, float]] = {}
+        self.stand = 0.0
+        monkeypatch.setattr(starvation, "_session_of", lambda name: 7 if name == str(os.getpid()) else 8)
+        monkeypatch.setattr(starvation, "_threads_of", lambda _: dict(self.threads))
+        monkeypatch.setattr(core_wait, "seconds_waited", lambda: self.stand)
+
+
+def test_what_was_waited_since_it_began_counts_less_what_the_device_itself_has_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = _Machine(monkeypatch)
+    machine.threads, machine.stand = {"one": (0.3, 1.0)}, 2.0
+    watch = Watch(7)
+    machine.threads, machine.stand = {"one": (1.0, 4.0)}, 10.0
+    watch.begin()
+    machine.threads, machine.stand = {"one": (1.5, 6.0), "two": (0.2, 1.0)}, 13.0
+    watch.look()
+    # The stand: 3.0 less the 0.7 for which the two have run. The first: 2.0 less 0.2 of the second; that: 1.0 less 0.5.
+    assert watch.waited.seconds == pytest.approx(2.3 + 1.8 + 0.5)
+    assert 0.0 <= watch.waited.elapsed < 60.0
+    machine.threads = {}
+    watch.look()
+    assert watch.waited.seconds == pytest.approx(4.6), "what has ended has waited all the same"
+
+
+async def test_a_device_is_looked_at_again_and_again_until_that_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = _Machine(monkeypatch)
+    monkeypatch.setattr(starvation, "_LOOK_AGAIN", 0.001)
+    watch = Watch(7)
+    looking = asyncio.create_task(watch.keep_looking())
+    try:
+        for waited in (1.0, 2.0):
+            machine.threads = {"one": (0.0, waited)}
+            async with asyncio.timeout(30):
+                while watch.waited.seconds != waited:  # noqa: ASYNC110 - what a task sees
+                    await asyncio.sleep(0.001)
+    finally:
+        looking.cancel()
+        await asyncio.wait([looking])
+
+
+def test_the_waits_of_several_stages_add_up() -> None:
+    assert Waited(1.0, 5.0) + Waited(2.0, 3.0) == Waited(3.0, 8.0)
+    assert NOTHING + Waited(2.0, 3.0) == Waited(2.0, 3.0)
+
+
+def test_what_a_thread_has_run_and_waited_is_told_in_seconds() -> None:
+    main = threading.main_thread()
+    assert main.ident is not None
+    ran, waited = starvation._threads_of(str(os.getpid()))[f"/proc/{os.getpid()}/task/{main.native_id}"]
+    assert ran == pytest.approx(time.clock_gettime(time.pthread_getcpuclockid(main.ident)), abs=5.0)
+    assert waited == pytest.approx(core_wait.seconds_waited(), abs=5.0)
+    assert starvation._threads_of("0") == {}
+    assert starvation._session_of(str(os.getpid())) == os.getsid(0)
+    assert starvation._session_of("0") is None

@@ -149,3 +149,26 @@ def test_a_threshold_may_be_crossed_by_so_many_round_trips(
 ) -> None:
     threshold = Threshold.parse(metric, text)
     assert far_broker.is_the_links(threshold, value, SATELLITE, qos=qos, receivers_lost=0) is explained
+
+
+@pytest.mark.parametrize("text", ["max < 100", "max <= 100"])
+def test_near_the_broker_the_link_explains_nothing_not_even_what_meets_the_limit_exactly(text: str) -> None:
+    threshold = Threshold.parse("tcp", text)
+    for value in (100.0, 101.0):
+        assert not far_broker.is_the_links(threshold, value, NEARBY, qos=1, receivers_lost=0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "round_trips"),
+    [
+        ("tcp", 1), ("tls", 1), ("connack", 1), ("suback", 1),
+        ("admitted", 3), ("outage", 3), ("revoked_refused", 3),
+        # A call of the service takes three.
+        ("revoked_closed", 4), ("suspended_closed", 4), ("resumed_admitted", 6), ("renewal", 6),
+    ],
+)  # fmt: skip
+def test_each_duration_needs_its_round_trips_and_no_more(metric: str, round_trips: int) -> None:
+    threshold, explained = Threshold.parse(metric, "max < 100"), round_trips * SATELLITE.usual * 1000
+    for over, expected in ((0.0, True), (1.0, False)):
+        value = 100.0 + explained + over
+        assert far_broker.is_the_links(threshold, value, SATELLITE, qos=2, receivers_lost=0) is expected

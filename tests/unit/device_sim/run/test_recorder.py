@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 import signal
 from collections import Counter
 from dataclasses import replace
@@ -238,3 +239,16 @@ def test_the_worst_second_of_descriptors_and_the_process_that_waited_most_count(
     (fault,) = faults([HEALTHY, full, HEALTHY], late(1), LIMITS)
     assert fault.startswith("19990 of 20000 descriptors were in use")
     assert worst([HEALTHY, replace(HEALTHY, waiting=0.4), HEALTHY]).waiting == 0.4
+
+
+@pytest.mark.parametrize(("sources", "addresses"), [(0, 1), (1, 1), (4, 4)])
+def test_each_local_address_has_ports_of_its_own(sources: int, addresses: int) -> None:
+    low, high = map(int, health._PORT_RANGE.read_text().split())
+    sample = GeneratorWatch(sources).sample(7)
+    assert (sample.ports, sample.ports_limit) == (7, addresses * (high - low + 1))
+    assert sample.descriptors_limit == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def test_a_moment_of_the_generator_in_a_line() -> None:
+    assert HEALTHY.line() == ("generator: loop lag p99 1 ms  cpu 30% waited 0%  fds 50/20000  ports 0%  memory 80 MB")
+    assert "ports 50%" in replace(HEALTHY, ports=14_116).line()

@@ -6,9 +6,9 @@ import pytest
 
 from device_sim.run.stages import trouble_in_words
 from device_sim.scenario.catalogue import built_in, find
-from device_sim.scenario.metrics import Count, Duration
+from device_sim.scenario.metrics import SECURITY, Count, Duration
 from device_sim.scenario.model import InvalidScenario, Scenario, build, load, parse
-from device_sim.scenario.threshold import InvalidThreshold, Threshold
+from device_sim.scenario.threshold import InvalidThreshold, Threshold, must_be_nought
 from device_sim.trouble.trouble import Direction, Trouble
 
 MINIMAL = {"name": "x", "stages": [{"ramp": {"rate": 10}}]}
@@ -164,6 +164,9 @@ def test_a_threshold_holds_or_not(text: str, value: float, holds: bool) -> None:
 
 def test_a_threshold_says_what_it_is_on() -> None:
     assert Threshold.parse("lost", "== 0").metric is Count.LOST
+    assert Threshold.parse("admitted", "p100 < 5").percentile == 100.0
+    with pytest.raises(InvalidThreshold, match="between 0 and 100"):
+        Threshold.parse("admitted", "p100.1 < 5")
     threshold = Threshold.parse("admitted", "p99.9 < 5")
     assert (threshold.metric, threshold.statistic, threshold.percentile) == (Duration.ADMITTED, "p", 99.9)
     with pytest.raises(InvalidThreshold, match="no such metric"):
@@ -186,3 +189,17 @@ def test_a_trouble_is_told_in_words() -> None:
     state = Trouble(latency=0.2, jitter=0.05, bandwidth=2000, slice_bytes=3, half_open=True)
     assert trouble_in_words(state) == "200 ms late ±50 ms 2000 B/s in pieces of 3 B half-open"
     assert trouble_in_words(Trouble(blackhole=True, direction=Direction.TO_DEVICE)) == "blackhole to-device"
+
+
+def test_a_limit_that_nothing_measured_could_cross_is_no_limit() -> None:
+    assert Threshold.parse("outage", "max < 3600000").bound == 3_600_000
+    assert Threshold.parse("admitted", "count >= 4000000").bound == 4_000_000
+    with pytest.raises(InvalidThreshold, match="up to an hour, 3600000 ms"):
+        Threshold.parse("outage", "max < 3600001")
+
+
+def test_what_must_be_nought_in_every_run_is_a_matter_of_security() -> None:
+    for metric in SECURITY:
+        threshold = must_be_nought(metric)
+        assert (threshold.metric, threshold.statistic, threshold.security) == (metric, "count", True)
+        assert [threshold.holds(value) for value in (0.0, 1.0)] == [True, False]

@@ -47,7 +47,7 @@ async def test_a_label_is_that_of_the_group_at_every_enrolment(fleet: Fleet, sho
     assert await refusal(fleet, "meter-1", certificate=shown.idevid, label="north") is Code.TOKEN_GROUP
     assert await refusal(fleet, "billing", token=shown.service, label="line") is Code.TOKEN_GROUP, "it has no group"
     certificate = await enrol(fleet, "meter-1", token=shown.north, label="north")
-    with pytest.raises(Refused, match="TOKEN_GROUP: meter-1 belongs to group north, not line"):
+    with pytest.raises(Refused, match="TOKEN_GROUP: meter-1 belongs to group north, not line: use its own label"):
         await fleet.enrolment.reenrol(successor_csr(certificate), certificate, "line")
     await fleet.enrolment.reenrol(successor_csr(certificate), certificate, "north")
 

@@ -15,10 +15,11 @@ from provisioning.ca.issuer import IssuanceRefused, PreparedIssuance
 from provisioning.ca.profile import Profile
 from provisioning.enrolment import service
 from provisioning.enrolment.attempt import TokenCredential
+from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.server_keys import make_key
 from provisioning.enrolment.tokens import IssuedToken, TokenOrder
 from provisioning.errors import Code, Pending, Refused
-from provisioning.pki.keys import PrivateKey, generate_key
+from provisioning.pki.keys import PrivateKey, generate_key, spki_fingerprint
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.revocation.grounds import Grounds
@@ -72,6 +73,28 @@ async def test_a_refusal_changes_nothing(fleet: Fleet) -> None:
             await fleet.enrolment.enrol(csr, TokenCredential(user, token))
     assert [await rows(fleet, table) for table in ("devices", "certificates")] == [0, 0]
     await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", token))
+
+
+async def test_who_may_have_no_key_made_is_told_why(fleet: Fleet) -> None:
+    await fleet.groups.create(Group("line", ways=((WayName.LISTED,), (WayName.TOKEN,)), server_keys=True), by="admin")
+    own = generate_key()
+    entry = ("meter-1", spki_fingerprint(own.public_key()).hex())
+    await DeviceListService(fleet.database, fleet.clock).add("line", [entry], by="admin")
+    group_token, operators_token = [
+        (await fleet.token_service.create(order, by="admin"))[0].token
+        for order in (TokenOrder([], "line"), TokenOrder(["anna"], role=Role.OPERATOR))
+    ]
+    request = csr_der(own, names=["meter-1"])
+    with capture_logs() as logs, pytest.raises(Refused):
+        await fleet.enrolment.enrol_with_server_key(request, None, "line")
+    assert "the service would make another: use /simpleenroll with that key" in logs[-1]["detail"]
+    with pytest.raises(Refused, match="SERVER_KEYS_REFUSED: only groups of devices may allow keys made"):
+        await fleet.enrolment.enrol_with_server_key(
+            csr_der(own, names=["anna"]), TokenCredential("anna", operators_token), None
+        )
+    await fleet.enrolment.enrol_with_server_key(
+        csr_der(own, names=["meter-2"]), TokenCredential("meter-2", group_token), "line"
+    )
 
 
 async def test_no_key_is_made_for_who_is_refused(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
