@@ -39,6 +39,8 @@ class CrlFiles:
         self._interval = interval
         self._marks: dict[Path, _Mark] = {}
         self._unmatched: set[Path] = set()
+        self._baseless: dict[Path, int] = {}
+        """Files with deltas whose base is not here, and `CrlIntake.bases` when they were read."""
         self._untimely: dict[Path, tuple[Window, ...]] = {}
         """Files with lists that were refused for their dates, and the periods in which those could be used."""
         self._learned = (0, 0)
@@ -47,12 +49,16 @@ class CrlFiles:
 
     @property
     def undecided(self) -> bool:
-        """Whether there is a list whose issuer was unknown, and may be known now, or whose time has come."""
+        """Whether there is a list whose issuer was unknown, and may be known now, or whose base or time has come."""
         return (bool(self._unmatched) and self._intake.learned != self._learned) or bool(self._timely())
 
+    def _continuing(self) -> set[Path]:
+        return {path for path, bases in self._baseless.items() if bases != self._intake.bases}
+
     def _timely(self) -> set[Path]:
+        """Return the files with lists whose time or base has come."""
         now = datetime.now(UTC)
-        return {path for path, windows in self._untimely.items() if is_open(windows, now)}
+        return {path for path, windows in self._untimely.items() if is_open(windows, now)} | self._continuing()
 
     async def run(self) -> None:
         """Check until cancelled."""
@@ -62,7 +68,7 @@ class CrlFiles:
             await next_beat(self._interval)
 
     async def look(self) -> None:
-        """Read every file that has changed, or whose issuer may be known or time may have come by now.
+        """Read every file that has changed, or whose issuer may be known, or base or time may have come by now.
 
         A caller that asks during a check waits for the next one, which it shares with all others who asked meanwhile.
         """
@@ -90,8 +96,12 @@ class CrlFiles:
         except OSError as error:  # Lack of permission or descriptors: it may be readable next time, unchanged.
             self._unreadable(path, error.strerror or str(error))
             return
+        bases = self._intake.bases
         taken = await self._intake.take(content, str(path))
         (self._unmatched.add if taken.unmatched else self._unmatched.discard)(path)
+        self._baseless[path] = bases
+        if not taken.baseless:
+            del self._baseless[path]
         self._untimely[path] = taken.untimely
         if not taken.untimely:
             del self._untimely[path]
@@ -104,6 +114,7 @@ class CrlFiles:
         self._marks[path] = _UNREAD
         self._unmatched.discard(path)  # It will be read anyway, and no caller need wait for that.
         self._untimely.pop(path, None)
+        self._baseless.pop(path, None)
 
     def _vanished(self, marks: Mapping[Path, _Mark], gone: Mapping[Path, str]) -> list[Path]:
         """Return the files of directories that have disappeared."""

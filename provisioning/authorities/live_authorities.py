@@ -118,6 +118,8 @@ class LiveAuthorities:
         """CAs whose key is not available here, and why."""
         self._active: dict[str, Issuing | None] = {}
         self._roots: dict[str, CrlPublisher] = {}
+        self._unlisted: set[str] = set()
+        """Roots that have never had a list, as their key was not here: without it there is none to serve."""
         self._root_key_ids: dict[str, str] = {}
         self._root_tasks: dict[str, asyncio.Task[None]] = {}
         self._tasks: asyncio.TaskGroup | None = None
@@ -204,7 +206,7 @@ class LiveAuthorities:
     async def _take_over(self) -> None:
         states = await self._database.read(authorities.states)
         if states == self._states:
-            if self._unusable:
+            if self._unusable or any(map(self._authority.signers.holds, self._unlisted)):
                 await self._try_again()
             return
         found = await self._database.read(authorities.every)
@@ -231,7 +233,9 @@ class LiveAuthorities:
         unusable = set(self._unusable)
         found = await self._database.read(authorities.every)
         for each in found:
-            if each.name in unusable:
+            if each.name in self._unlisted:
+                await self._begin_root(each)
+            elif each.name in unusable:
                 await self._begin_issuing(each)
         if usable := unusable - set(self._unusable):
             await self._activate(found)
@@ -246,8 +250,11 @@ class LiveAuthorities:
         except ConfigurationError as error:
             if root.name == ROOT_CA:
                 raise
-            log.error("root CA's list not published", code="CRL_NOT_PUBLISHED", ca=root.name, detail=str(error))  # noqa: TRY400
+            if root.name not in self._unlisted:
+                log.error("root CA's list not published", code="CRL_NOT_PUBLISHED", ca=root.name, detail=str(error))  # noqa: TRY400
+            self._unlisted.add(root.name)
             return
+        self._unlisted.discard(root.name)
         self._roots[root.name] = self.publishers[root.name] = publisher
         key_id = identifier_of(root.certificate)
         self._root_key_ids[root.name] = key_id.hex()
@@ -320,6 +327,7 @@ class LiveAuthorities:
 
     def _end(self, name: str) -> None:
         self._unusable.pop(name, None)
+        self._unlisted.discard(name)
         if self._roots.pop(name, None) is not None:
             self.publishers.pop(name, None)
             if (task := self._root_tasks.pop(name, None)) is not None:

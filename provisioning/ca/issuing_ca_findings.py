@@ -32,6 +32,8 @@ from provisioning.pki.keys import key_identifier
 
 _SERIALS_END: Final = 1 << 159
 """Of 20 octets, the first bit of which is the sign (RFC 5280 §4.1.2.2)."""
+_IDENTIFIER_OCTETS: Final = 20
+"""By which the store knows whose a certificate is."""
 _WEAK_HASHES: Final = frozenset({"md5", "sha1"})
 _LEAST_RSA_BITS, _LEAST_EC_BITS = 2048, 224
 """What OpenSSL's security level 2 accepts, which is Debian's: 112 bits."""
@@ -60,6 +62,8 @@ def issuing_ca_findings(certificate: x509.Certificate, root: x509.Certificate, n
         return
     yield from _what_it_may(found)
     yield from _keys(found, certificate, root)
+    if (octets := len(identifier_of(root))) > _IDENTIFIER_OCTETS:
+        yield f"its root's subject key identifier has {octets} octets, {_IDENTIFIER_OCTETS} at most"
     yield from _what_its_certificates_may(found, "its")
     yield from _what_its_certificates_may(above, "its root's")
     yield from _what_root_may(above)

@@ -21,7 +21,8 @@ Rules
    may have lost its last commits: a CRL with a higher number never contains less, whichever of several
    processes on one store made it. Older entries are read before, without blocking the store's one writer.
 2. Building and signing run in a thread.
-3. A failed attempt is logged and retried; the last CRL is served meanwhile.
+3. A failed attempt is logged and retried; the last CRL is served meanwhile. The same reason is logged once a minute: a
+   root's key may be in a safe for months when the list is at half of its life.
 4. Complete CRLs take no more than a twentieth of the time.
 5. No two CRLs of one name have the same thisUpdate second, whichever of several processes made them and whenever
    it was started, unless the clock was set back: a relying party that compares thisUpdate, or uses If-Modified-Since,
@@ -50,6 +51,7 @@ from provisioning.store.audit import Action
 from provisioning.store.crl_shards import CrlShard
 from provisioning.store.crls import CompleteCrl, PublishedCrl
 from provisioning.store.database import Database
+from provisioning.store.failure_lines import FailureLines
 from provisioning.store.revocations import ListedChange, RevocationRecord
 
 log = structlog.get_logger(__name__)
@@ -123,6 +125,7 @@ class CrlPublisher:
         self._sleep = sleep
         self._shared = shared
         self._changed = asyncio.Event()
+        self._failures: Final = FailureLines()
         self._contents: CrlContents | None = None
         self._current: PublishedCrl | None = None
         self._delta: PublishedCrl | None = None
@@ -170,7 +173,9 @@ class CrlPublisher:
             try:
                 await (self.publish_changes() if due else self.publish())
             except (Refused, CrlRefused, ConfigurationError, OSError) as error:
-                log.error("CRL not published", code="CRL_NOT_PUBLISHED", issuer=self._plan.name, detail=str(error))  # noqa: TRY400
+                if times := self._failures.failed(str(error), time.monotonic()):
+                    name, detail = self._plan.name, str(error)
+                    log.error("CRL not published", code="CRL_NOT_PUBLISHED", issuer=name, detail=detail, times=times)  # noqa: TRY400
                 self._owed = True
                 self._changed.set()
                 await asyncio.sleep(_RETRY_SECONDS)

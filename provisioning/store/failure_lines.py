@@ -1,4 +1,4 @@
-"""The lines that say why the store cannot be used: for each reason one at once, then one a minute.
+"""The lines that say why the store cannot be used, or a CRL not be made: each reason at once, then once a minute.
 
 While a database is gone, every request and each part of the service finds that out for itself, with the same words: a
 fleet that tries again would fill the log with them.

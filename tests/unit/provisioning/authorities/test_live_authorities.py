@@ -12,11 +12,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import NameOID
 from sqlalchemy import select
+from structlog.testing import capture_logs
 
 from provisioning.authorities.authority import open_authority
 from provisioning.authorities.authority_revocation import AuthorityRevocation
 from provisioning.authorities.live_authorities import LiveAuthorities
 from provisioning.authorities.next_authority import NextAuthority
+from provisioning.authorities.root_life import RootLife
 from provisioning.ca.ceremony import ISSUING_LIFE, read_issuing_ca_csr
 from provisioning.ca.issuer import Issuer
 from provisioning.pki.keys import PrivateKey, generate_key, key_identifier, key_to_pem, write_private
@@ -124,6 +126,23 @@ async def test_an_imported_root_s_list_names_its_key_as_the_root_does(fleet_cas:
     verify = "verify", "-attime", str(int(clock().timestamp())), "-crl_check", "-CRLfile", crl
     with pytest.raises(AssertionError, match="certificate revoked"):
         openssl(*verify, "-CAfile", directory / "root", directory / "issuing")
+
+
+async def test_a_root_whose_key_comes_back_has_its_first_list_then(fleet_cas: Ceremonies) -> None:
+    """Without it, whoever looks for the status of the CAs below refuses all that they have issued."""
+    assert await RootLife(fleet_cas.life).begin() == "root-2"
+    key = fleet_cas.life.files.key("root-2")
+    elsewhere = key.rename(key.with_name("in-a-safe"))
+    live = opened(fleet_cas)
+    with capture_logs() as logs:
+        await live.start()
+        for _ in range(3):
+            await live._take_over()
+    assert [each["ca"] for each in logs if each.get("code") == "CRL_NOT_PUBLISHED"] == ["root-2"], "it is said once"
+    assert "root-2" not in live.publishers
+    elsewhere.rename(key)
+    await live._take_over()
+    assert listed(live.publishers["root-2"]) == set()
 
 
 def signed_ca(

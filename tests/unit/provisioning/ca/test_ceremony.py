@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -183,12 +183,27 @@ def test_a_root_that_nobody_would_believe_is_none(tmp_path: Path, root: dict[str
     assert not openssl(*asked, check=False)
 
 
+def test_a_root_whose_key_identifier_the_store_has_no_room_for_is_said_to_be_one() -> None:
+    """On PostgreSQL the CA could not be revoked, and that would show on the day when it has to be."""
+    key, root_key = generate_key(), generate_key()
+    for octets in (20, 21):
+        identifier = b"\x01" * octets
+        root = signed_ca("Root", "Root", root_key, root_key, key_id=identifier, above=identifier)
+        certificate = signed_ca("Issuing", "Root", key, root_key, 0, above=identifier)
+        if octets == 20:
+            check_issuing_ca(certificate, root, NOON)
+            continue
+        with pytest.raises(CeremonyRefused, match=r"its root's subject key identifier has 21 octets, 20 at most$"):
+            check_issuing_ca(certificate, root, NOON)
+
+
 def test_an_old_root_that_has_signed_itself_with_sha1_is_one(tmp_path: Path) -> None:
     """Nobody verifies a trust anchor's own signature."""
-    key, now = generate_key(), datetime.now(UTC)
+    key = generate_key()
     files = "-keyout", tmp_path / "key", "-out", tmp_path / "root"
     openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", *files, "-subj", "/CN=Root", "-days", "4000", "-sha1")
     root = x509.load_pem_x509_certificate((tmp_path / "root").read_bytes())
+    now = root.not_valid_before_utc
     wanted = IssuingCaRequest(NAME, key.public_key())
     check_issuing_ca(sign_issuing_ca(CertificateAuthority(root, load_key(tmp_path / "key")), wanted, 7, now), root, now)
     (tmp_path / "csr").write_bytes(issuing_ca_csr(NAME, key).public_bytes(Encoding.PEM))
@@ -204,7 +219,7 @@ def test_an_old_root_that_has_signed_itself_with_sha1_is_one(tmp_path: Path) -> 
     ):
         certificate = x509.load_pem_x509_certificate(openssl(*sign, *options))
         with pytest.raises(CeremonyRefused, match=words):
-            check_issuing_ca(certificate, root, now + timedelta(seconds=1))
+            check_issuing_ca(certificate, root, certificate.not_valid_before_utc)
 
 
 def signed_ca(
@@ -218,6 +233,8 @@ def signed_ca(
     ca: bool = True,
     usage: x509.KeyUsage = CA_USAGE,
     not_before: datetime = NOON - timedelta(days=1),
+    key_id: bytes | None = None,
+    above: bytes | None = None,
 ) -> x509.Certificate:
     names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) for each in (subject, issuer)]
     builder = (
@@ -226,8 +243,10 @@ def signed_ca(
         .not_valid_after(NOON + timedelta(days=300))
         .add_extension(x509.BasicConstraints(ca=ca, path_length=path_length), critical=True)
         .add_extension(usage, critical=True)
-        .add_extension(x509.SubjectKeyIdentifier(key_identifier(key.public_key())), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier(key_identifier(signer.public_key()), None, None), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier(key_id or key_identifier(key.public_key())), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier(above or key_identifier(signer.public_key()), None, None), critical=False
+        )
     )
     if extra is not None:
         builder = builder.add_extension(extra, critical=True)

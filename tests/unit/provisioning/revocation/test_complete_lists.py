@@ -4,13 +4,17 @@ delta continues each that somebody may have.
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from cryptography import x509
+from structlog.testing import capture_logs
 
 from provisioning.ca.crl import CrlIssuer
+from provisioning.errors import ConfigurationError
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation import publisher as publisher_module
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
@@ -127,3 +131,30 @@ async def test_a_delta_of_a_clock_that_was_ahead_has_forgotten_nothing_that_is_n
     await publisher.publish_changes()
     assert first is not None
     assert in_delta(publisher) == (first.number, {early, *late})
+
+
+async def test_why_a_list_is_not_made_is_said_at_once_and_not_for_each_attempt(
+    publisher: CrlPublisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The root's key is in a safe, say, until somebody brings it."""
+    monkeypatch.setattr(publisher_module, "_RETRY_SECONDS", 0.001)
+    await publisher.start()
+    attempts, enough = 0, asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def away() -> CrlIssuer:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 8:
+            loop.call_soon_threadsafe(enough.set)
+        raise ConfigurationError("the key is in a safe" if attempts < 5 else "the token has no session left")
+
+    monkeypatch.setattr(publisher, "_plan", replace(publisher._plan, open_issuer=away))
+    publisher.changed()
+    with capture_logs() as logs:
+        running = asyncio.create_task(publisher.run())
+        await enough.wait()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    told = [(each["detail"], each["times"]) for each in logs if each.get("code") == "CRL_NOT_PUBLISHED"]
+    assert told == [("the key is in a safe", 1), ("the token has no session left", 1)]
