@@ -11,7 +11,8 @@ Rules
 -----
 1. One list at a time: a list is prepared against those held at that time.
 2. Whatever is wrong with a list, the previous one stays; the reason is logged with a stable code, and counted.
-3. A list refused for its dates may become usable by itself, or when this machine's clock is set: `Taken` says when, and
+3. A delta may be read before its base. Its source submits it again when a complete list has come.
+4. A list refused for its dates may become usable by itself, or when this machine's clock is set: `Taken` says when, and
    the source of the list submits it again then.
 """
 
@@ -36,7 +37,7 @@ log = structlog.get_logger("broker")
 
 PAUSE = 0.0002
 """Seconds for which reading a list pauses, again and again."""
-_MAY_COME_RIGHT = frozenset({CrlProblem.CRL_WRONG_ISSUER, CrlProblem.CRL_BAD_SIGNATURE, CrlProblem.CRL_NO_BASE})
+_MAY_COME_RIGHT = frozenset({CrlProblem.CRL_WRONG_ISSUER, CrlProblem.CRL_BAD_SIGNATURE})
 """Problems that a newly learned CA, even of the same name, may resolve."""
 _BY_THE_CLOCK = frozenset({CrlProblem.CRL_NOT_YET_VALID, CrlProblem.CRL_EXPIRED})
 """Problems that time may resolve, or setting this machine's clock."""
@@ -59,6 +60,8 @@ class Taken:
 
     unmatched: bool = False
     """Whether a list is from an unknown CA; that may be learned later."""
+    baseless: bool = False
+    """Whether a list is a delta whose base is not here, and may come."""
     untimely: tuple[Window, ...] = ()
     """The periods in which lists could be used that were refused for their dates."""
     fresh_until: datetime | None = None
@@ -73,6 +76,8 @@ class CrlIntake:
         self._engine = engine
         self._clock = clock
         self._lock = asyncio.Lock()
+        self.bases = 0
+        """How many complete lists have come: when it changes, a delta may have its base."""
 
     @property
     def learned(self) -> tuple[int, int]:
@@ -92,6 +97,7 @@ class CrlIntake:
                     await self._take(await asyncio.to_thread(parse, der), source, trust, taken)
                 except CrlRefused as error:
                     taken.unmatched |= error.code in _MAY_COME_RIGHT
+                    taken.baseless |= error.code is CrlProblem.CRL_NO_BASE
                     self.complain(error.code, error.detail, source)
         return taken
 
@@ -122,6 +128,7 @@ class CrlIntake:
             return
         taken.fresh_until = min(held.fresh_until, taken.fresh_until or held.fresh_until)
         added, released = lists.put(held)
+        self.bases += listed.base_number is None
         self._engine.metrics.revocations += len(added)
         closed = await self.enforce() if added else 0
         facts = {

@@ -51,6 +51,8 @@ class _Followed:
     modified: str = ""
     digest: bytes = b""
     unmatched: tuple[int, int] | None = None
+    baseless: int | None = None
+    """`CrlIntake.bases` when a delta was read whose base was not here; None: there is none."""
     untimely: tuple[Window, ...] = ()
     """The periods in which lists could be used that were refused for their dates."""
     fresh_until: datetime | None = None
@@ -140,7 +142,7 @@ class CrlUrls:
                 task.result()  # Raises if there was a bug.
 
     def _due(self) -> list[tuple[str, str]]:
-        now, learned, wall = self._clock(), self._intake.learned, datetime.now(UTC)
+        now, wall = self._clock(), datetime.now(UTC)
         for each in self._followed.values():
             if is_open(each.untimely, wall):
                 each.untimely, each.due = (), now
@@ -148,8 +150,14 @@ class CrlUrls:
         return [
             (url, bundle)
             for (bundle, url), each in self._followed.items()
-            if each.due <= now or (each.unmatched is not None and each.unmatched != learned)
+            if each.due <= now or self._may_come_right(each)
         ]
+
+    def _may_come_right(self, followed: _Followed) -> bool:
+        """Whether what was refused may be used now: its CA may be known, or its base be here."""
+        return followed.unmatched not in {None, self._intake.learned} or (
+            followed.baseless not in {None, self._intake.bases}
+        )
 
     async def fetch(self, url: str, bundle: str) -> None:
         """Fetch *url* of *bundle* now, unless that was just done; if it is under way, wait for it."""
@@ -187,12 +195,13 @@ class CrlUrls:
 
     async def _take(self, url: str, bundle: str, followed: _Followed, content: bytes) -> None:
         digest = (await asyncio.to_thread(hashlib.sha256, content)).digest()  # In a thread: of 64 MB it takes 0.1 s.
-        learned = self._intake.learned
-        if digest == followed.digest and followed.unmatched in {None, learned}:
+        learned, bases = self._intake.learned, self._intake.bases
+        if digest == followed.digest and not self._may_come_right(followed):
             return
         taken = await self._intake.take(content, url)
         followed.digest = digest
         followed.unmatched = learned if taken.unmatched else None
+        followed.baseless = bases if taken.baseless else None
         followed.untimely = taken.untimely
         followed.fresh_until = taken.fresh_until
         followed.pause.reset()
@@ -208,7 +217,7 @@ class CrlUrls:
         followed.due = self._clock() + wait
 
     async def _get(self, url: str, bundle: str, followed: _Followed) -> Fetched | None:
-        known = followed.unmatched is None  # An unusable answer must be sent again.
+        known = followed.unmatched is None and followed.baseless is None  # An unusable answer must be sent again.
         transfers = self._transfers.setdefault(bundle, CrlTransfers())
         async with transfers.one() as transfer:
             return await download(

@@ -92,8 +92,9 @@ class Readiness:
         certificates = [each.issuer.certificate for each in active.values() if each is not None]
         if DEFAULT_LINE not in active or len(certificates) < len(active):
             return "none"
-        good = all(each.not_valid_before_utc <= now < each.not_valid_after_utc for each in certificates)
-        if not good:
+        if any(now < each.not_valid_before_utc for each in certificates):
+            return "not yet valid"  # The clock is behind: a successor, as for one that has expired, would not help.
+        if any(each.not_valid_after_utc <= now for each in certificates):
             return "expired"
         return "ok" if self.signs() else "not signing"
 

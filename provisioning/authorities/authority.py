@@ -179,8 +179,8 @@ async def _furnish(keys: _NewKeys, server_names: Sequence[str], clock: Callable[
             await schema.upgrade(database)
         if any((await database.read(devices.count)).values()):
             raise ConfigurationError(
-                f"database_url: {database.shown_url} holds another authority's records: "
-                "give each authority a database of its own"
+                f"database_url: {database.shown_url} holds another authority's records, or those of an init that was "
+                "stopped: give each authority a database of its own"
             )
         numbers = SerialNumbers(database)
         credentials = OwnCredentials(

@@ -61,6 +61,8 @@ _FEW_FILES: Final = 16
 """The store's and a renewed certificate's are made when they are needed."""
 _PROBE_SECONDS: Final = 2.0
 _FIRST_UNPRIVILEGED: Final = 1024
+_DRAFT_SECONDS: Final = 60
+"""A draft is renamed as soon as it is written."""
 _TORN: Final = "tables"
 """The check of a database that lacks some: nothing else in it is checked."""
 _FORMER_ROWS: Final = 10_000
@@ -79,6 +81,7 @@ async def examine(settings: Settings, now: datetime) -> AsyncIterator[Finding]:
         return
     for finding in (
         *_modes(settings, files),
+        *_drafts(files, now),
         *_trust_domain(settings, files),
         *_keys(settings),
         *certificate_findings(files, now),
@@ -131,6 +134,16 @@ def _modes(settings: Settings, files: AuthorityFiles) -> Iterator[Finding]:
     elif not wrong:
         whose = "their owner's and their group's" if of_group else "their owner's only"
         yield ok("files", f"{files.directory} and {len(private)} private files are {whose}")
+
+
+def _drafts(files: AuthorityFiles, now: datetime) -> Iterator[Finding]:
+    """Warn of what a command that was killed has left: nobody reads it, and it may be a key."""
+    begun = now.timestamp() - _DRAFT_SECONDS
+    left = [path for path in sorted(files.directory.glob(".*.new")) if path.stat().st_mtime < begun]
+    if left:
+        names = ", ".join(path.name for path in left)
+        what = f"{names}: left by a command that was killed, perhaps with a key"
+        yield warning("files", what, f"rm {' '.join(map(quoted, left))}")
 
 
 def _owned_by_others(files: AuthorityFiles) -> Finding | None:

@@ -69,6 +69,23 @@ def test_rev_19_who_is_no_longer_in_the_list_is_admitted_again(listed: ListedBro
     assert listed.answer(device) == IN
 
 
+def test_a_delta_that_is_read_before_its_base_revokes_when_that_has_come(tmp_path: Path, pki: Pki) -> None:
+    folder, device = tmp_path / "lists", pki.device("m")
+    folder.mkdir()
+    replace_file(folder / "complete.crl", crl(pki.issuing, number=1))
+    with (
+        BrokerProcess.with_files(tmp_path / "b", pki, crlfile=folder, crl_check_seconds=0.1) as broker,
+        TlsClient(broker.port, pki.anchors, device.credential) as client,
+    ):
+        client.connect(client_id="m")
+        replace_file(folder / "a-delta.crl", crl(pki.issuing, [device], number=5, base=4))
+        wait_until(lambda: broker.events("CRL_NO_BASE"), "the delta is read")
+        client.check_alive()
+        replace_file(folder / "complete.crl", crl(pki.issuing, number=4))
+        assert "REVOKED" in str(client.farewell().properties.reason_string)
+        assert answer(broker, pki.anchors, device) == REVOKED
+
+
 def test_rev_23_an_empty_list_admits(listed: ListedBroker, name: str) -> None:
     listed.revoke()
     assert listed.answer(listed.pki.device(name)) == IN

@@ -186,6 +186,7 @@ def test_a_clock_that_goes_forward_and_back(moved: Moved) -> None:
     _, refused = moved.enrol("patient", waiting, "--insecure")
     assert (refused.status, refused.text.partition(":")[0]) == (503, "UNAVAILABLE")
     assert "an operator has to set the clock" in refused.text
+    assert moved.ready()["issuing_ca"] == "not yet valid", "a successor, as of one that has expired, would not help"
     clock.set(timedelta())
     moved.wait_for_a_list()
     _, answer = moved.enrol("patient", waiting)

@@ -96,6 +96,18 @@ def test_a_credential_of_the_directory_that_is_refused_is_found(tmp_path: Path) 
     assert "ca restore-operator" in finding["remedy"]
 
 
+def test_what_a_killed_command_has_left_is_named_and_what_one_writes_is_not(tmp_path: Path) -> None:
+    service = ProvisioningService.copied(tmp_path / "fleet", {"port": 0, "http_port": 0})
+    left, being_written = (service.dir / f".operator.key.{number}.new" for number in (1, 2))
+    for path in (left, being_written):
+        path.write_text("a key")
+    os.utime(left, (0, 0))
+    code, found = findings(service)
+    (finding,) = found["files"]
+    assert (code, finding["verdict"], finding["remedy"]) == (0, "warning", f"rm {left}")
+    assert being_written.name not in finding["detail"]
+
+
 def test_open_files_wrong_passphrase_and_a_database_of_another_version_are_found(
     own_service: ProvisioningService,
 ) -> None:

@@ -156,7 +156,10 @@ def test_init_and_serve_say_what_is_wrong_with_the_database(postgresql: Postgres
     second = ProvisioningService(tmp_path / "second", {"database_url": url})
     done = second.command("init", "--dir", str(second.dir))
     assert done.returncode == 1
-    assert "holds another authority's records: give each authority a database of its own" in done.stderr
+    assert (
+        "holds another authority's records, or those of an init that was stopped: give each authority a database"
+        in done.stderr
+    )
     assert not second.dir.exists()
     gone = ProvisioningService(
         tmp_path / "first", {"database_url": "postgresql+psycopg://fleet:hush@127.0.0.1:1/fleet"}

@@ -19,6 +19,7 @@ class SlowIntake:
     """Takes a list only when it is let."""
 
     learned: tuple[int, int] = (1, 0)
+    bases = 0
 
     def __init__(self) -> None:
         self.begun = asyncio.Event()
@@ -158,6 +159,44 @@ async def test_a_list_of_an_unknown_ca_is_read_again_whenever_more_cas_are_known
         ((3, 0), Taken(), 3),  # It is matched.
     ):
         intake.learned, intake.outcome = learned, outcome
+        assert files.undecided is (reads > len(intake.taken))
+        for _ in range(2):
+            await files.look()
+            assert len(intake.taken) == reads
+            assert not files.undecided
+
+
+async def test_a_list_whose_ca_is_known_now_is_read_even_if_who_asked_has_given_up(tmp_path: Path) -> None:
+    """A client waits for three seconds, and a list of a million entries takes longer: it was never read then."""
+    (tmp_path / "ca.crl").write_bytes(b"list")
+    intake = SlowIntake()
+    intake.go_on.set()
+    intake.outcome = Taken(unmatched=True)
+    files = CrlFiles(cast("CrlIntake", intake), [tmp_path], 60.0)
+    await files.look()
+    intake.learned, intake.outcome = (1, 1), Taken()
+    intake.begun.clear()
+    intake.go_on.clear()
+    impatient = asyncio.create_task(files.look())
+    await intake.begun.wait()
+    impatient.cancel()
+    await asyncio.gather(impatient, return_exceptions=True)
+    intake.go_on.set()
+    assert files.undecided
+    await files.look()
+    assert len(intake.taken) == 2
+    assert not files.undecided
+
+
+async def test_a_delta_is_read_again_whenever_another_complete_list_has_come(tmp_path: Path) -> None:
+    (tmp_path / "delta.crl").write_bytes(b"delta")
+    intake = SlowIntake()
+    intake.go_on.set()
+    intake.outcome = Taken(baseless=True)
+    files = CrlFiles(cast("CrlIntake", intake), [tmp_path], 60.0)
+    await files.look()
+    for bases, outcome, reads in ((0, Taken(), 1), (1, Taken(baseless=True), 2), (2, Taken(), 3), (3, Taken(), 3)):
+        intake.bases, intake.outcome = bases, outcome
         assert files.undecided is (reads > len(intake.taken))
         for _ in range(2):
             await files.look()

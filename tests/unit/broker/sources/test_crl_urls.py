@@ -203,3 +203,25 @@ async def test_who_comes_waits_for_a_url_until_it_was_tried_whatever_came_of_it(
         assert not daily.urls.untried([url], "")
     assert daily.urls.untried(daily.urls.follow([*urls, f"{daily.web.url}/new.crl"], ""), "")
     assert not daily.urls.untried([], "")
+
+
+async def test_a_delta_that_has_come_before_its_base_counts_when_that_has_come(daily: Following) -> None:
+    """It was unchanged when it was asked for again, and so was never used: whom it revokes was admitted."""
+    meter, index = shared_device("meter-1"), daily.broker.engine.admission.status.index
+    daily.urls.configure([("", f"{daily.web.url}/{each}.crl") for each in ("ca", "delta")])
+    daily.web.pages["/ca.crl"] = crl(PKI.issuing, number=3, age=NOW, life=timedelta(hours=1))
+    daily.web.pages["/delta.crl"] = crl(PKI.issuing, [meter], number=5, base=4, age=NOW, life=timedelta(hours=10))
+    await daily.at(0)
+    await daily.at(5)  # Both were read at once, and the other list might have been the base.
+    assert daily.alarms(CrlProblem.CRL_NO_BASE) >= 1
+    before = daily.web.requests["/delta.crl"]
+    await daily.at(10)
+    assert daily.web.requests["/delta.crl"] == before, "nothing has come that could be its base"
+    daily.web.pages["/ca.crl"] = crl(PKI.issuing, number=4, age=NOW, life=timedelta(hours=1))
+    await daily.at(1801)
+    assert index.find(meter.revocation.key) is None
+    await daily.at(1803)
+    assert index.find(meter.revocation.key) is not None
+    before = daily.web.requests["/delta.crl"]
+    await daily.at(1806)
+    assert daily.web.requests["/delta.crl"] == before
