@@ -17,7 +17,7 @@ from provisioning.pki.role import Role
 log = structlog.get_logger("broker")
 
 
-def _apart(own: str | None, bundles: Sequence[TrustSettings]) -> list[TrustSettings]:
+def apart(own: str | None, bundles: Sequence[TrustSettings]) -> list[TrustSettings]:
     """Return the bundles whose groups are kept apart; *own* is the broker's trust domain, None if it has none.
 
     If it has none, and there is only one domain, there are no others to keep apart.
@@ -33,7 +33,7 @@ def unnamed_groups(own: str | None, bundles: Sequence[TrustSettings]) -> list[st
 
 
 def _open(own: str | None, bundles: Sequence[TrustSettings]) -> list[TrustSettings]:
-    return [bundle for bundle in _apart(own, bundles) if bundle.leaves_groups_open]
+    return [bundle for bundle in apart(own, bundles) if bundle.leaves_groups_open]
 
 
 def _said(bundle: TrustSettings) -> str:
@@ -54,7 +54,7 @@ def warn_of_groups(own: str | None, bundles: Sequence[TrustSettings]) -> None:
     for bundle in _open(own, bundles):
         say = log.warning if Role.DEVICE in bundle.roles else log.info
         say("groups are not named", code="GROUPS_UNNAMED", detail=_said(bundle))
-    unbound = [bundle.name for bundle in _apart(own, bundles) if bundle.any_group]
+    unbound = [bundle.name for bundle in apart(own, bundles) if bundle.any_group]
     if unbound:
         log.warning(
             "a CA of another trust domain may put its devices into any group",

@@ -27,7 +27,7 @@ from broker.admission.policy_file import DEFAULT_POLICY_FILE, parse_policy, read
 from broker.door.listener import Listener
 from broker.engine.engine import Engine
 from broker.own_certificate import NotToday, OwnCertificate, certificate_of, is_for_servers
-from broker.reload.policy_change import change, preview, warn_of_idle_names
+from broker.reload.policy_change import change, preview, warn_of_reach
 from broker.reload.report import Effects, Part
 from broker.settings.config import BrokerConfig
 from broker.settings.limits import Limits
@@ -116,7 +116,7 @@ class ReloadedPolicy:
         """Activate the new policy."""
         self._text, policy = loaded
         effects = await change(self._engine, policy, self._clock)
-        return warn_of_idle_names(self._engine.admission), effects
+        return warn_of_reach(self._engine.admission), effects
 
 
 class ReloadedCertificate:

@@ -26,6 +26,7 @@ from types import MappingProxyType
 import structlog
 
 from broker.admission.admission import Admission
+from broker.admission.foreign_roles import warn_of_roles
 from broker.admission.policy import TopicPolicy
 from broker.admission.refusal import RefusalCode
 from broker.engine.engine import Engine
@@ -57,7 +58,7 @@ def enforce(engine: Engine, session: Session, loss: Loss, now: float) -> None:
 
 def enforce_at_start(engine: Engine, now: float) -> None:
     """Judge the recovered sessions: the policy may have changed while the broker was down."""
-    warn_of_idle_names(engine.admission)
+    warn_of_reach(engine.admission)
     ended, judge, is_ours = 0, Judge(engine.admission.policy), engine.admission.is_ours
     for session in engine.registry.all():
         loss = judge.loss(session, ours=is_ours(session.owner))
@@ -68,8 +69,11 @@ def enforce_at_start(engine: Engine, now: float) -> None:
         log.warning("subscriptions ended by the topic policy", code="POLICY_ENFORCED", subscriptions=ended)
 
 
-def warn_of_idle_names(admission: Admission) -> str:
-    """Log which names in the policy can match no client, if any; return the message."""
+def warn_of_reach(admission: Admission) -> str:
+    """Log which names in the policy match no client, and which roles may reach too far; return the former."""
+    bundles = [] if admission.trust is None else admission.trust.bundles
+    settings = [each.terms.settings for each in bundles if each.terms.settings is not None]
+    warn_of_roles(admission.trust_domain, settings, admission.policy)
     idle = admission.idle_names(admission.policy)
     if idle:
         log.warning("names in the topic policy match no client", code="POLICY_NAMES_NOBODY", detail=idle)

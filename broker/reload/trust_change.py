@@ -43,7 +43,7 @@ from broker.door.listener import Listener
 from broker.engine.client import Client
 from broker.engine.engine import Engine
 from broker.reload.parts import Candidate, ProposedAnchors, Unchanged, describe_anchors, digest
-from broker.reload.policy_change import change, preview, warn_of_idle_names
+from broker.reload.policy_change import change, preview, warn_of_reach
 from broker.reload.report import SHOWN, Affected, Effects, Part
 from broker.revocation.enforcement import distrust, renew, sends_will
 from broker.session.session import Session
@@ -161,7 +161,7 @@ class ReloadedTrust:
         record_trust(self._engine, loaded.judge)
         warn_of_advisory(loaded.config)
         warn_of_groups(admission.trust_domain, loaded.config.trust)
-        idle = warn_of_idle_names(admission)
+        idle = warn_of_reach(admission)
         self._urls.use(loaded.config)
         self._lists.use(loaded.config)
         effects = await self._sweep(loaded, {}, change=True)

@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import math
 import socket
 import ssl
 import struct
+import termios
 import time
 
 from broker.mqtt.codes import PacketType, ProtocolVersion, connect_return_code
@@ -39,6 +41,8 @@ _READ = 65536
 _LARGEST_PACKET = 64 * 1024 * 1024
 _FAILURE = 0x80
 _CONNACK_311 = 2
+_LOOK_AGAIN = 0.01
+_INT = struct.Struct("=i")
 
 
 class RawClient:
@@ -118,6 +122,15 @@ class RawClient:
                         forget_errors()
                         self._broken = error
         return not view
+
+    async def arrived(self, deadline: float) -> bool:
+        """Wait until the peer's kernel has all that was sent, *deadline* seconds at most; return whether it has."""
+        until = time.monotonic() + deadline
+        while self.socket.fileno() >= 0 and _unacknowledged(self.socket):
+            if time.monotonic() > until:
+                return False
+            await asyncio.sleep(_LOOK_AGAIN)
+        return self.socket.fileno() >= 0
 
     # Receiving
 
@@ -254,6 +267,12 @@ def told_by(packet: Packet, version: ProtocolVersion) -> Seen:
             return Seen(Layer.MQTT, f"{kind} 0x{code:02x}", reason, ClosedBy.PEER)
         case _:
             return Seen(Layer.MQTT, kind, reason, ClosedBy.NOBODY, got_in=True)
+
+
+def _unacknowledged(connected: socket.socket) -> int:
+    """Return how many bytes the peer's kernel has not acknowledged (tcp(7), SIOCOUTQ)."""
+    told = fcntl.ioctl(connected.fileno(), termios.TIOCOUTQ, bytes(_INT.size))
+    return int(_INT.unpack(told)[0])
 
 
 def reset(connected: socket.socket) -> None:

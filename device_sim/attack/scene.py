@@ -326,10 +326,11 @@ class Scene:
             seen = await wait(grace)
         return seen
 
-    async def arrived(self) -> None:
-        """Wait until what was sent last has come to the broker: an operator may have a shorter way to it."""
+    async def arrived(self, client: RawClient) -> None:
+        """Wait until what *client* sent last has come to the broker: an operator may have a shorter way to it."""
         distance = self.bystander.distance
         await asyncio.sleep(distance.usual if distance.is_far else 0.0)
+        await client.arrived(self.at_most(_ANSWER))  # A lost packet comes later.
 
     async def until_released(self, paper: Paper) -> Seen:
         """Connect with *paper*, no longer suspended, until it is admitted; return that, timed from now.

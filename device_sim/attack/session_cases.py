@@ -43,7 +43,7 @@ async def _before_connect(scene: Scene) -> Seen:
     paper = await scene.device()
     client = await scene.dialled(paper)
     try:
-        await scene.arrived()  # Else it is revoked before the broker has seen its certificate.
+        await scene.arrived(client)  # Else it is revoked before the broker has seen its certificate.
         await scene.target.registrar.revoke(paper)
         later = await scene.device()
         await scene.target.registrar.revoke(later)

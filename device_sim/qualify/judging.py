@@ -429,4 +429,9 @@ def _seconds(waits: Sequence[float]) -> str:
 
 
 def _how(status: int) -> str:
-    return f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+    if status >= 0:
+        return f"with status {status}"
+    try:
+        return f"by {signal.Signals(-status).name}"
+    except ValueError:  # One of the real-time signals has no name.
+        return f"by signal {-status}"

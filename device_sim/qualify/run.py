@@ -22,6 +22,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from device_sim.attack.verdict import Judgement, Layer, Outcome, Seen, Verdict
+from device_sim.broker_words import shown
 from device_sim.qualify import judging, secrecy
 from device_sim.qualify.attempt import Failures
 from device_sim.qualify.device import BadCommand, Device, Hardware
@@ -255,7 +256,7 @@ def _values(bench: Bench, directory: Path, port: int, service: int | None) -> di
         "client_id": identity.name,
         "topic": f"{topic}/telemetry",
         "commands": f"{topic}/cmd/#",
-        "est_url": f"https://{bench.host}:{service}" if service is not None else "",
+        "est_url": f"https://{shown(bench.host, service)}" if service is not None else "",
         "dir": str(directory),
     }
 

@@ -264,6 +264,23 @@ async def test_sessions_from_before_a_restart_are_judged_at_the_start(broker: Me
     assert set(broker.device("meter-1", clean_start=False).session.subscriptions) == {"a"}
 
 
+async def test_rights_of_another_domains_services_are_told_at_the_start_and_at_a_reload(broker: MemoryBroker) -> None:
+    nowhere = Path("-")
+    config = BrokerConfig(cafile=nowhere, certfile=nowhere, keyfile=nowhere, unsafe_no_revocation=True)
+    foreign = TrustSettings(
+        name="x", anchors=(nowhere,), trust_domain="x", roles=(Role.SERVICE,), unsafe_no_revocation=True
+    )
+    broker.engine.admission.believe(Trust([TrustBundle("x", [], terms=BundleTerms.of(foreign))]))
+    part = ReloadedPolicy(broker.engine, "", lambda: broker.now)
+    candidate = part.load(config, '[role.service]\npublish.allow = ["a"]\n')
+    assert not isinstance(candidate, Unchanged)
+    with capture_logs() as logs:
+        await part.apply(candidate)
+        enforce_at_start(broker.engine, broker.now)
+    codes = [entry["code"] for entry in logs if entry["log_level"] == "warning"]
+    assert codes == ["ROLE_SHARED", "ROLE_SHARED"]
+
+
 async def test_names_that_mean_nobody_are_told_of_at_the_start_and_at_a_reload(broker: MemoryBroker) -> None:
     text = '[device.meter-1]\nsubscribe.allow = ["a"]\n[role.service]\npublish.allow = ["a"]\n'
     part = ReloadedPolicy(broker.engine, "", lambda: broker.now)

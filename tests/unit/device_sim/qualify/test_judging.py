@@ -473,3 +473,10 @@ def test_the_waits_of_a_device_that_lives_through_all_stages_are_one_sequence_un
     failures.add([served(0.0), served(3.0)], failing=True, goes_on=goes_on)  # Broken behind CONNACK.
     failures.add(row(0.5), failing=True, goes_on=goes_on)
     assert failures.sequences[len(sequences) :] == ([[1.0], [0.0], [0.5]] if not goes_on else [[1.0, 0.0], [0.5]])
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(3, "with status 3"), (0, "with status 0"), (-11, "by SIGSEGV"), (-40, "by signal 40")]
+)
+def test_any_way_to_end_has_words(status: int, words: str) -> None:
+    assert judging.ending(status, "") == f"it ended {words}, and said nothing"

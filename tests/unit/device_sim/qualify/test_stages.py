@@ -15,7 +15,7 @@ from device_sim.qualify.client_hello import ClientHello
 from device_sim.qualify.device import Hardware, Program
 from device_sim.qualify.enrolment_stand import Arrival, Asked
 from device_sim.qualify.papers import Papers
-from device_sim.qualify.run import Bench, _judged
+from device_sim.qualify.run import Bench, _judged, _values
 from device_sim.qualify.stages import STAGES, Stage, Witness
 
 ASKS, ASKS_NOT = ClientHello(0x0304, asks_for_staple=True), ClientHello(0x0304, asks_for_staple=False)
@@ -137,3 +137,13 @@ def test_whether_a_certificate_is_why_a_device_ended_is_not_known_of_who_may_hav
     asked = [Asked(1.0, "/.well-known/est/simplereenroll", certificate=True, status=HTTPStatus.OK, serial=7)]
     seen = replace(SEEN, asked=asked, status=status, ending=f"it ended with status {status}", leaves=leaves)
     assert verdicts("renew-other-key", seen) == {"keeps-the-old-one": expected}
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("::1", "https://[::1]:8443"), ("127.0.0.1", "https://127.0.0.1:8443"), ("broker.lab", "https://broker.lab:8443")],
+)
+def test_a_device_is_told_where_to_renew_in_a_form_that_is_a_url(host: str, url: str) -> None:
+    bench = Bench(Papers("d", [host]), Hardware(), Path(), host, 0, 20.0)
+    assert _values(bench, Path(), 8883, 8443)["est_url"] == url
+    assert _values(bench, Path(), 8883, None)["est_url"] == ""

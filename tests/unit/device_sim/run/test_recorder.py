@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import resource
 import signal
+import time
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -252,3 +255,41 @@ def test_each_local_address_has_ports_of_its_own(sources: int, addresses: int) -
 def test_a_moment_of_the_generator_in_a_line() -> None:
     assert HEALTHY.line() == ("generator: loop lag p99 1 ms  cpu 30% waited 0%  fds 50/20000  ports 0%  memory 80 MB")
     assert "ports 50%" in replace(HEALTHY, ports=14_116).line()
+
+
+def test_the_lag_of_a_second_is_that_of_its_ticks_and_of_no_others() -> None:
+    watch = GeneratorWatch()
+    assert (watch.sample(0).lag_p99_ms, watch.sample(0).lag_max_ms) == (0.0, 0.0)
+    watch._recent = [number / 1000 for number in reversed(range(200))]
+    sample = watch.sample(0)
+    assert (sample.lag_p99_ms, sample.lag_max_ms) == (198.0, 199.0)
+    watch._recent = [0.007]
+    sample = watch.sample(0)
+    assert (sample.lag_p99_ms, sample.lag_max_ms) == (7.0, 7.0)
+
+
+async def test_a_loop_that_stood_still_was_late() -> None:
+    async with GeneratorWatch() as watch:
+        async with asyncio.timeout(30):
+            while not watch.lag.count:  # noqa: ASYNC110 - a task of its own
+                await asyncio.sleep(0.001)
+        before = watch.lag.count
+        time.sleep(0.3)  # noqa: ASYNC251 - that is what it measures
+        async with asyncio.timeout(30):
+            while watch.lag.count == before:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        assert watch.lag.highest >= 250.0
+        assert watch.sample(0).lag_max_ms >= 250.0
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "generator watch"]
+
+
+def test_memory_is_what_the_kernel_says() -> None:
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    assert health.resident_memory() == pytest.approx(int(status["VmRSS"].split()[0]) * 1024 / 1e6, rel=0.1)
+
+
+def test_of_several_processes_that_with_the_least_room_is_shown() -> None:
+    tight = replace(HEALTHY, descriptors=40, descriptors_limit=50, ports_limit=56_464)
+    shown = worst([HEALTHY, tight, replace(HEALTHY, descriptors=60)])
+    assert (shown.descriptors, shown.descriptors_limit) == (40, 50)
+    assert (shown.ports, shown.ports_limit) == (120, 56_464)
