@@ -2,7 +2,8 @@
 
 Rules
 -----
-1. amqtt's plugins log through `logging`; each record becomes an event of ours with the logger's name.
+1. amqtt's plugins log through `logging`; each record becomes an event of ours with the logger's name. As there, a
+   record that cannot be put into words is no error of the one that logs it.
 2. Events that clients or plugins can cause endlessly are logged `_MOST` times a minute per plugin and code; then how
    many were left out. All are counted (`Metrics.plugin_outcomes`).
 """
@@ -20,6 +21,7 @@ log = structlog.get_logger("broker")
 
 LOGGER = "fleetgate.plugins"
 """The logger below which each plugin has its own."""
+_SHOWN = 200
 _MOST = 10
 _MINUTE = 60.0
 
@@ -30,7 +32,12 @@ class _Forward(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one."""
         raised = {"exc_info": record.exc_info} if record.exc_info is not None and record.exc_info[0] else {}
-        log.log(record.levelno, "plugin says", logger=record.name, text=record.getMessage(), **raised)
+        try:
+            text = record.getMessage()
+        except Exception as error:  # noqa: BLE001 - the format, its arguments and their words are the plugin's
+            format_text = record.msg[:_SHOWN] if isinstance(record.msg, str) else type(record.msg).__name__
+            text = f"{format_text!r}, whose arguments do not fit ({type(error).__name__})"
+        log.log(record.levelno, "plugin says", logger=record.name, text=text, **raised)
 
 
 def forward_logs(level: str) -> None:

@@ -9,7 +9,9 @@ Each entry is authenticated together with the one before it, and a head identifi
 
 The key is a file beside the CA keys, not in the database: an attacker who can write only to the database can destroy
 the log, but not change it unnoticed; nor truncate it, except to a state that it really had (a restored copy), which is
-detected by comparing with a head that was noted elsewhere.
+detected by comparing with a head that was noted elsewhere. Nor does the service seal a truncated log for him with the
+next entry: a head whose seal is not its own is continued without one, and is a finding for ever
+(docs/decisions/0271-a-head-that-nobody-sealed-is-not-sealed-by-the-next-entry.md).
 
 An entry is written in the transaction of the action, so there is never one without the other; and the entry
 before a signature is written before the key is used, so if it cannot be written, nothing is signed. What a process that
@@ -138,6 +140,8 @@ _END: Final = "audit_end"
 class _End:
     now: AuditHead | None = None
     """None: nothing was appended yet."""
+    is_ours: bool = True
+    """Whether what was found there had our seal."""
 
 
 @contextlib.contextmanager
@@ -168,7 +172,7 @@ def _write(connection: Connection, end: _End) -> None:
     if end.now is None:
         return
     key: bytes = connection.get_execution_options()[KEY_OPTION]
-    moved = {"last": end.now.number, "last_mac": end.now.mac, "new_seal": seal(key, end.now)}
+    moved = {"last": end.now.number, "last_mac": end.now.mac, "new_seal": seal(key, end.now) if end.is_ours else b""}
     _MOVE.run(connection, moved)
 
 
@@ -196,9 +200,10 @@ def append_each(
         head = _LOCK_HEAD.first(connection, {})
         if head is None or not isinstance(head[1], bytes):  # It was removed, or tampered with.
             raise unwritable()
-        last, mac, _ = head
+        last, mac, sealed = head
         if end.now is None:  # Works that are led side by side ask all at once, and append one after the other.
             end.now = AuditHead(last, mac)
+            end.is_ours = isinstance(sealed, bytes) and hmac.compare_digest(sealed, seal(key, end.now))
     last, mac = end.now.number, end.now.mac
     at, does = at.astimezone(UTC), action.value
     doing = _doing(at, actor, does)
@@ -278,9 +283,14 @@ def about(connection: Connection, text: str, limit: int, *, after: int | None = 
     return found[::-1] if after is None else found
 
 
+def is_there(connection: Connection) -> bool:
+    """Whether there is a log; of a database of any schema."""
+    return inspect(connection).has_table(audit_head.name)
+
+
 def has_entries(connection: Connection) -> bool:
     """Whether anything was ever logged; of a database of any schema."""
-    if not inspect(connection).has_table(audit_head.name):
+    if not is_there(connection):
         return False
     return connection.execute(select(audit_entries.c.number).limit(1)).first() is not None
 
@@ -306,7 +316,10 @@ def _content(number: int, doing: str, subject: str, details: str) -> str:
 
 
 def begin(connection: Connection) -> None:
-    """Seal the head of a log that has no entry yet; does nothing to one that has."""
+    """Seal the head of a new log, or of one that nobody has begun; does nothing to one that has entries.
+
+    Not for the log of a service that has been founded: it has entries, and whoever removed them is not to be hidden.
+    """
     key: bytes = connection.get_execution_options()[KEY_OPTION]
-    empty = update(audit_head).where(audit_head.c.number == 0, audit_head.c.seal == b"")
+    empty = update(audit_head).where(audit_head.c.number == 0)
     connection.execute(empty.values(seal=seal(key, AuditHead(0, BEGINNING))))

@@ -67,7 +67,7 @@ def _configuration() -> Config:
 
 
 async def upgrade(database: Database) -> bool:
-    """Bring the schema up to date; return whether anything was changed.
+    """Bring the schema up to date, of a store whose authority is being founded; return whether anything was changed.
 
     Raises `ConfigurationError` if the database was made by a newer program.
     """
@@ -86,7 +86,11 @@ async def upgrade_founded(database: Database, owner: str) -> bool:
     def upgrade_known(connection: Connection) -> bool:
         if state(connection) is SchemaState.NONE:
             raise _not_founded(database)
-        changed = _upgrade_and_begin(connection)
+        _lock(connection)
+        had_log = audit.is_there(connection)
+        changed = _upgrade(connection)
+        if not had_log:
+            audit.begin(connection)
         if devices.find(connection, owner) is None:
             raise _not_founded(database)
         audit_findings.check_key(connection)
@@ -197,11 +201,15 @@ def _too_new(connection: Connection) -> ConfigurationError:
 
 
 def _upgrade_and_begin(connection: Connection) -> bool:
-    if connection.dialect.name == "postgresql":
-        connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+    _lock(connection)
     changed = _upgrade(connection)
     audit.begin(connection)
     return changed
+
+
+def _lock(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
 
 
 class SchemaState(StrEnum):

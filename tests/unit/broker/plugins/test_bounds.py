@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sys
 from collections import Counter
 
@@ -15,7 +16,7 @@ from broker.engine.extension import Action
 from broker.metrics import Metrics
 from broker.plugins import watch
 from broker.plugins.events import Handler, PluginEvents
-from broker.plugins.logs import Outcomes
+from broker.plugins.logs import LOGGER, Outcomes, forward_logs
 from broker.plugins.verdicts import Verdicts
 from broker.plugins.watch import Watch
 
@@ -311,3 +312,31 @@ def test_complaints_are_counted_all_and_logged_ten_times_a_minute(minutes: int) 
     refused = [event for event in logs if event["code"] == "REFUSED_BY_PLUGIN"]
     assert len(refused) == 10 * minutes
     assert [event["not_told"] for event in refused if "not_told" in event] == [90] * (minutes - 1)
+
+
+class Unspeakable:
+    def __str__(self) -> str:
+        raise LookupError("no words")
+
+
+@pytest.mark.parametrize(
+    ("said", "arguments", "text"),
+    [
+        ("%s of %d", ("one", 2), "one of 2"),
+        ("%s of %d", ("one",), "'%s of %d', whose arguments do not fit (TypeError)"),
+        ("%d", ("x",), "'%d', whose arguments do not fit (TypeError)"),
+        ("%s", (Unspeakable(),), "'%s', whose arguments do not fit (LookupError)"),
+        (Unspeakable(), (), "'Unspeakable', whose arguments do not fit (LookupError)"),
+    ],
+)
+def test_a_line_that_cannot_be_put_into_words_is_no_error_of_the_plugin(
+    said: object, arguments: tuple[object, ...], text: str
+) -> None:
+    """`logging` raises nothing either: a plugin that decides would refuse everybody for a slip in a line."""
+    forward_logs("info")
+    record = logging.LogRecord(f"{LOGGER}.Mine", logging.INFO, __file__, 1, said, arguments, None)
+    with capture_logs() as logs:
+        for each in logging.getLogger(LOGGER).handlers:
+            if type(each).__module__ == forward_logs.__module__:  # Not pytest's own, which raises.
+                each.handle(record)
+    assert [(each["event"], each["text"]) for each in logs] == [("plugin says", text)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 from collections.abc import AsyncIterator
@@ -8,10 +9,10 @@ from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 from sqlalchemy.engine import Connection
 
-from provisioning.directory.audit_chain import AuditHead
+from provisioning.directory.audit_chain import BEGINNING, AuditHead
 from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.claims import ClaimOrder, ClaimService
@@ -26,6 +27,7 @@ from provisioning.store import audit, audit_findings, devices, inventory, schema
 from provisioning.store.approvals import ApprovalState
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
+from provisioning.store.tables import audit_head
 from tests.support.fleet import Fleet
 from tests.support.manufacturer import Manufacturer
 from tests.support.postgresql import PostgresqlServer
@@ -40,7 +42,6 @@ KEY = b"k" * 32
 async def database(store_url: str) -> AsyncIterator[Database]:
     opened = Database(store_url, KEY)
     await schema.upgrade(opened)
-    await opened.write(sealed_anew)  # A template of PostgreSQL's was sealed with another key.
     for number in range(1, 6):
         await opened.write(
             lambda connection, number=number: audit.append(  # type: ignore[misc]
@@ -49,11 +50,6 @@ async def database(store_url: str) -> AsyncIterator[Database]:
         )
     yield opened
     await opened.close()
-
-
-def sealed_anew(connection: Connection) -> None:
-    connection.execute(text("UPDATE audit_head SET seal = :none").bindparams(none=b""))
-    audit.begin(connection)
 
 
 async def numbers(database: Database, text: str, limit: int, after: int | None = None) -> list[int]:
@@ -176,6 +172,24 @@ async def test_what_cannot_even_be_read_is_a_finding(
     if "seal" not in statement and "head" in statement:
         assert await database.read(audit_findings.readable_head) is None
     await database.close()
+
+
+@pytest.mark.parametrize("left", [3, 0])
+async def test_no_later_entry_hides_that_the_log_was_cut(database: Database, left: int) -> None:
+    """The service seals the end of what it has read: of a head that it did not seal itself it vouches for none."""
+
+    def cut(connection: Connection) -> None:
+        tamper(connection, f"DELETE FROM audit_entries WHERE number > {left}")  # noqa: S608
+        end = connection.execute(text("SELECT mac FROM audit_entries WHERE number = :at").bindparams(at=left))
+        head = {"number": left, "mac": end.scalar() or BEGINNING, "seal": b""}
+        connection.execute(update(audit_head).values(head))
+
+    await database.write(cut)
+    with contextlib.suppress(ConfigurationError):  # As a start does, of a service that has been founded.
+        await schema.upgrade_founded(database, "nobody")
+    for number in range(2):
+        await database.write(lambda connection: audit.append(connection, NOW, "admin", Action.REVOKED, "meter-9", {}))
+        assert await findings(database) == ["the head was changed, or was not written by this service"], number
 
 
 async def test_nobody_writes_to_a_log_that_another_key_vouches_for(database: Database, store_url: str) -> None:
