@@ -31,7 +31,7 @@ def shared_rules(own: str | None, bundles: Sequence[TrustSettings], policy: Topi
             allowed = list(_without_group(policy, str(bundle.trust_domain), role))
             if allowed:
                 said.append(
-                    f"trust bundle {bundle.name}: roles: whom its CA makes a {role} has what the topic policy allows "
+                    f"trust bundle {bundle.name}: roles: those with role {role} have what the topic policy allows "
                     f"to [role.{role}], of our own topics too: {', '.join(allowed)}. If that is too much, leave that "
                     f"section out, and name each {role}: ours as [identity.NAME], theirs by its URI"
                 )

@@ -38,27 +38,26 @@ class CrlFiles:
         self.paths = tuple(paths)
         self._interval = interval
         self._marks: dict[Path, _Mark] = {}
-        self._unmatched: set[Path] = set()
+        self._unmatched: dict[Path, tuple[int, int]] = {}
+        """Files with lists of unknown CAs, and `CrlIntake.learned` when they were read."""
         self._baseless: dict[Path, int] = {}
         """Files with deltas whose base is not here, and `CrlIntake.bases` when they were read."""
         self._untimely: dict[Path, tuple[Window, ...]] = {}
         """Files with lists that were refused for their dates, and the periods in which those could be used."""
-        self._learned = (0, 0)
         self._lock = asyncio.Lock()
         self._begun = 0
 
     @property
     def undecided(self) -> bool:
         """Whether there is a list whose issuer was unknown, and may be known now, or whose base or time has come."""
-        return (bool(self._unmatched) and self._intake.learned != self._learned) or bool(self._timely())
+        return bool(self._again())
 
-    def _continuing(self) -> set[Path]:
-        return {path for path, bases in self._baseless.items() if bases != self._intake.bases}
-
-    def _timely(self) -> set[Path]:
-        """Return the files with lists whose time or base has come."""
-        now = datetime.now(UTC)
-        return {path for path, windows in self._untimely.items() if is_open(windows, now)} | self._continuing()
+    def _again(self) -> set[Path]:
+        """Return the files with lists that were refused and may be used now."""
+        now, learned, bases = datetime.now(UTC), self._intake.learned, self._intake.bases
+        found = {path for path, windows in self._untimely.items() if is_open(windows, now)}
+        found |= {path for path, known in self._unmatched.items() if known != learned}
+        return found | {path for path, known in self._baseless.items() if known != bases}
 
     async def run(self) -> None:
         """Check until cancelled."""
@@ -83,9 +82,7 @@ class CrlFiles:
             for path in self._vanished(marks, gone):
                 self._unreadable(path, "No such file or directory")
                 del self._marks[path]
-            learned = self._intake.learned
-            again = self._timely() | (self._unmatched if learned != self._learned else set())
-            self._learned = learned
+            again = self._again()
             for path, mark in marks.items():
                 if mark != self._marks.get(path) or path in again:
                     await self._read(path, mark)
@@ -96,15 +93,15 @@ class CrlFiles:
         except OSError as error:  # Lack of permission or descriptors: it may be readable next time, unchanged.
             self._unreadable(path, error.strerror or str(error))
             return
-        bases = self._intake.bases
+        learned, bases = self._intake.learned, self._intake.bases
         taken = await self._intake.take(content, str(path))
-        (self._unmatched.add if taken.unmatched else self._unmatched.discard)(path)
-        self._baseless[path] = bases
-        if not taken.baseless:
-            del self._baseless[path]
-        self._untimely[path] = taken.untimely
-        if not taken.untimely:
-            del self._untimely[path]
+        self._forget_refusals(path)
+        if taken.unmatched:
+            self._unmatched[path] = learned
+        if taken.baseless:
+            self._baseless[path] = bases
+        if taken.untimely:
+            self._untimely[path] = taken.untimely
         self._marks[path] = mark  # Not earlier: a caller of this check may give up, and cancel it.
 
     def _unreadable(self, path: Path, reason: str) -> None:
@@ -112,9 +109,12 @@ class CrlFiles:
         if self._marks.get(path) != _UNREAD:
             self._intake.complain(CrlProblem.CRL_UNREADABLE, f"cannot be read: {reason}", str(path))
         self._marks[path] = _UNREAD
-        self._unmatched.discard(path)  # It will be read anyway, and no caller need wait for that.
-        self._untimely.pop(path, None)
+        self._forget_refusals(path)  # It will be read anyway, and no caller need wait for that.
+
+    def _forget_refusals(self, path: Path) -> None:
+        self._unmatched.pop(path, None)
         self._baseless.pop(path, None)
+        self._untimely.pop(path, None)
 
     def _vanished(self, marks: Mapping[Path, _Mark], gone: Mapping[Path, str]) -> list[Path]:
         """Return the files of directories that have disappeared."""

@@ -3,7 +3,8 @@
 Rules
 -----
 1. An empty name is refused: it would mean the current directory, for instance if a script's variable is unset.
-2. The size is limited, whatever the name refers to: a device, a pipe or a disk image would fill the memory. A file that
+2. An error has the file's name, also that of a read, to which the kernel gives none: a caller reports it.
+3. The size is limited, whatever the name refers to: a device, a pipe or a disk image would fill the memory. A file that
    is too large is an `OSError`, with a text for callers that report that a file cannot be read.
 
 Handles: files that are read whole, or line by line. Does not handle: files that OpenSSL opens itself, which keeps only
@@ -13,9 +14,11 @@ PEM lines of them; directories.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, AnyStr, Final, Protocol
+from typing import IO, AnyStr, Final, Protocol, TypeVar
+
+ReadT = TypeVar("ReadT")
 
 EMPTY: Final = "is empty; name a file or a directory, or leave it out"
 SECRET_BYTES: Final = 64 * 1024
@@ -62,7 +65,7 @@ def rest_of(file: Readable, most: int, name: str) -> bytes:
     """Return the rest of *file*, which errors call *name*; raise `OSError` as `contents_of`."""
     pieces: list[bytes] = []
     left = most
-    while piece := file.read(_PIECE):
+    while piece := _named_by(name, lambda: file.read(_PIECE)):
         left -= len(piece)
         if left < 0:
             raise OSError(errno.EFBIG, too_large(most), name)
@@ -72,10 +75,18 @@ def rest_of(file: Readable, most: int, name: str) -> bytes:
 
 def lines_of(file: IO[AnyStr], name: str) -> Iterator[AnyStr]:
     """Yield the lines of *file*, which errors call *name*; raise `OSError` for one that is too long."""
-    while line := file.readline(_LINE):
+    while line := _named_by(name, lambda: file.readline(_LINE)):
         if len(line) == _LINE:
             raise OSError(errno.EFBIG, f"it has a line of more than {_LINE >> 20} MiB: name the right file", name)
         yield line
+
+
+def _named_by(name: str, read: Callable[[], ReadT]) -> ReadT:
+    try:
+        return read()
+    except OSError as error:
+        error.filename = error.filename or name
+        raise
 
 
 def too_large(most: int) -> str:

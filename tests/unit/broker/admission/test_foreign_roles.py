@@ -32,7 +32,7 @@ def test_a_partners_service_has_our_topics_by_the_default_policy() -> None:
     rights = (
         "[role.service], of our own topics too: publish 'fleet/+/+/cmd/#', subscribe 'fleet/#', subscribe '$SYS/#'. "
     )
-    assert said.startswith("trust bundle plant: roles: whom its CA makes a service has ")
+    assert said.startswith("trust bundle plant: roles: those with role service have ")
     assert rights in said
 
 

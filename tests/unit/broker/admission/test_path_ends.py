@@ -233,6 +233,7 @@ def test_who_has_the_key_of_a_revoked_ca_does_not_come_back_by_having_its_path_f
     assert (refused.identity, refused.serial) == (METER.uri, f"{thief.certificate.serial_number:x}")
     keys = tuple(key_identifier(each.key.public_key()) for each in (by_name[0], stolen, PKI.root))
     assert judge.is_revoked(thief.revocation.key, keys), "nor is his will sent"
+    assert judge.is_revoked(thief.revocation.key), "as little if an older broker has stored nothing of the CAs above"
     # He may also say that he is another CA's; but whose signature it is, is looked at now.
     left(judge, HELD, [FIRST])
     assert left(judge, HELD) == 60
@@ -269,6 +270,18 @@ def test_who_is_below_a_ca_that_the_feed_has_revoked_is_refused(path: list[Held]
         assert isinstance(refused, Refused)
         assert refused.code is RefusalCode.ISSUER_REVOKED
         assert refused.detail == "the CA CN=Ending CA is revoked (keyCompromise)"
+
+
+def test_that_one_issuing_ca_is_an_anchor_says_nothing_of_another_that_is_revoked() -> None:
+    """Of an anchor's clients all CAs above are known; what the will of another's is judged by is what was learned."""
+    judge = admission()
+    judge.believed = Trust([TrustBundle("", [PKI.root.certificate, ANOTHER.certificate])])
+    left(judge, HELD, [FIRST, PKI.root])
+    keys = tuple(key_identifier(each.key.public_key()) for each in (FIRST, PKI.root))
+    assert not judge.is_revoked(HELD.revocation.key, keys)
+    judge.status.index.add(FIRST.revocation)
+    assert judge.is_revoked(HELD.revocation.key, keys)
+    assert not judge.is_revoked(OF_ANOTHER.revocation.key, (key_identifier(ANOTHER.key.public_key()), keys[1]))
 
 
 def test_a_ca_is_revoked_by_whatever_name_its_issuers_key_goes() -> None:

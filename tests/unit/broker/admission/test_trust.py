@@ -148,3 +148,9 @@ def test_the_anchors_are_told_to_openssl_once_each_and_to_the_record() -> None:
     assert x509.load_pem_x509_certificates(judge.anchors_pem.encode()) == [root, OTHER.root.certificate]
     prints = [each.fingerprint(hashes.SHA256()).hex() for each in (root, OTHER.root.certificate)]
     assert judge.fingerprints == {"one": prints[:1], "two": prints}
+
+
+def test_an_anchor_that_another_has_issued_is_not_one_with_nothing_above() -> None:
+    """A device that is an anchor itself comes back without a path; a CA above it counts, if there is one."""
+    judge = Trust([TrustBundle("", [each.certificate for each in (PLANT, OTHER.root, PKI.root)])])
+    assert judge.topmost == {each.certificate.public_bytes(Encoding.DER) for each in (PKI.root, OTHER.root)}

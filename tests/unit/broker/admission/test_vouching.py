@@ -35,3 +35,10 @@ def test_it_does_by_its_anchors_and_its_terms_as_far_as_the_path_is_known(
     anchor: Any, terms: dict[str, Any], above: Any, *, vouches: bool
 ) -> None:
     assert bundle(anchor, **terms).vouches_for(ISSUING.authorities, above) is vouches
+
+
+def test_an_anchor_that_may_issue_lends_nothing_to_another_that_may_not() -> None:
+    other = PKI.authority("Another CA")
+    named = bundle(other, PKI.issuing, issuers=["CN=Another CA"])
+    assert not named.vouches_for(ISSUING.authorities, None)
+    assert named.vouches_for(VerifiedPath([other.der]).authorities, None)

@@ -166,6 +166,28 @@ async def test_a_list_of_an_unknown_ca_is_read_again_whenever_more_cas_are_known
             assert not files.undecided
 
 
+async def test_a_list_whose_ca_is_known_now_is_read_even_if_who_asked_has_given_up(tmp_path: Path) -> None:
+    """A client waits for three seconds, and a list of a million entries takes longer: it was never read then."""
+    (tmp_path / "ca.crl").write_bytes(b"list")
+    intake = SlowIntake()
+    intake.go_on.set()
+    intake.outcome = Taken(unmatched=True)
+    files = CrlFiles(cast("CrlIntake", intake), [tmp_path], 60.0)
+    await files.look()
+    intake.learned, intake.outcome = (1, 1), Taken()
+    intake.begun.clear()
+    intake.go_on.clear()
+    impatient = asyncio.create_task(files.look())
+    await intake.begun.wait()
+    impatient.cancel()
+    await asyncio.gather(impatient, return_exceptions=True)
+    intake.go_on.set()
+    assert files.undecided
+    await files.look()
+    assert len(intake.taken) == 2
+    assert not files.undecided
+
+
 async def test_a_delta_is_read_again_whenever_another_complete_list_has_come(tmp_path: Path) -> None:
     (tmp_path / "delta.crl").write_bytes(b"delta")
     intake = SlowIntake()

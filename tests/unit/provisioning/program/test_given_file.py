@@ -32,6 +32,16 @@ def test_a_file_is_read_up_to_its_bound_and_no_further(tmp_path: Path) -> None:
     assert rest_of(BytesIO(b"abc"), 3, "standard input") == b"abc"
 
 
+def test_an_error_of_a_read_has_the_name_of_the_file() -> None:
+    """The kernel gives it none: so fails a disk. Of a process's own memory nothing is at the beginning."""
+    memory = Path("/proc/self/mem")
+    with pytest.raises(OSError, match="Input/output error: '/proc/self/mem'") as failed:
+        contents_of(memory, 10)
+    assert failed.value.filename == str(memory)
+    with memory.open("rb") as file, pytest.raises(OSError, match="Input/output error: 'the list'"):
+        list(lines_of(file, "the list"))
+
+
 def test_a_line_has_an_end() -> None:
     longest = "x" * ((1 << 20) - 2) + "\n"
     assert list(lines_of(StringIO(f"a\n{longest}b"), "list")) == ["a\n", longest, "b"]

@@ -430,6 +430,15 @@ async def test_the_address_that_follows_most_makes_room_for_another_of_the_party
         assert await asyncio.gather(*readers) == [[1]] * (MOST_OF_ONE + 1)
 
 
+async def test_one_address_makes_room_for_another_until_they_follow_equally_often(fleet: Fleet) -> None:
+    async with running(fleet, heartbeat=30) as feed:
+        for host, number in (("192.0.2.1", MOST_OF_ONE // 2 + 1), ("192.0.2.2", MOST_OF_ONE // 2 - 1)):
+            _ = [await feed.subscribe(0, by="broker-1", host=host) for _ in range(number)]
+        await feed.subscribe(0, by="broker-1", host="192.0.2.2")
+        with pytest.raises(Refused):
+            await feed.subscribe(0, by="broker-1", host="192.0.2.2")
+
+
 async def test_who_has_many_addresses_of_one_site_follows_from_one_of_them(fleet: Fleet) -> None:
     async with running(fleet, heartbeat=30) as feed:
         of_thief = [await feed.subscribe(0, by="broker-1", host=f"2001:db8::{host:x}") for host in range(MOST_OF_ONE)]
