@@ -276,16 +276,27 @@ async def test_a_name_that_only_had_trials_hides_no_device_from_its_manufacturer
     assert (await is_good(fleet, first), await is_good(fleet, second)) == (False, True)
 
 
-async def test_a_token_bound_to_a_name_on_trial_is_needed_if_the_trial_was_revoked(fleet: Fleet) -> None:
+@pytest.mark.parametrize("taken", ["nothing", "the certificate", "the device", "the device, later"])
+async def test_a_token_bound_to_a_name_on_trial_is_needed_while_that_lasts_or_if_it_was_revoked(
+    fleet: Fleet, taken: str
+) -> None:
     await group(fleet, "manufacturer", "claim", "token")
-    acme = Manufacturer(begin=NOON)
+    acme, key = Manufacturer(begin=NOON), generate_key()
     await register(fleet, acme)
     idevid, _ = acme.idevid("SN17")
-    trial = await enrol(fleet, "SN17", certificate=await claim(fleet))
-    await fleet.revocation.revoke_serial(serial_text(trial.serial_number), RevocationReason.UNSPECIFIED, by="admin")
-    fleet.clock.advance(HOUR)
+    trial = await enrol(fleet, "SN17", certificate=await claim(fleet), key=key)
+    match taken:
+        case "the certificate":
+            serial = serial_text(trial.serial_number)
+            await fleet.revocation.revoke_serial(serial, RevocationReason.UNSPECIFIED, by="admin")
+        case "the device":
+            await fleet.revocation.revoke_device("SN17", RevocationReason.UNSPECIFIED, by="admin")
+    if taken != "nothing":
+        fleet.clock.advance(HOUR)
+    if taken == "the device, later":
+        await fleet.revocation.revoke_device("SN17", RevocationReason.UNSPECIFIED, by="admin")
     own = TokenCredential("SN17", await fleet.token("SN17", "line"))
-    assert await is_good(fleet, await enrol(fleet, "SN17", certificate=idevid, token=own))
+    assert await is_good(fleet, await enrol(fleet, "SN17", certificate=idevid, token=own, key=key))
 
 
 async def test_a_token_that_is_bound_to_one_device_tells_nothing_of_another(fleet: Fleet) -> None:
