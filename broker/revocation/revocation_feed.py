@@ -8,8 +8,8 @@ Rules
 3. Closing many sessions alternates with other work: after each `_SECONDS_A_TURN`, the event loop gets a turn.
 4. If the service knows less than we do, or has something else at our number (a restored database), the feed is read
    again from 0; what was revoked stays revoked. A suspension that is read before the feed is current keeps newcomers
-   out, but whoever is connected stays until what follows says that it is over, or the feed is current or lost: it may
-   have ended long ago.
+   out, but whoever is connected stays until what follows says that it is over, the feed is current or lost, or
+   `_LONGEST_DOUBT` has passed: it may have ended long ago.
 5. If a CA is revoked, it may have issued certificates that were never recorded: then every client below it is
    disconnected, whether or not the feed names its certificate.
 6. A server whose certificate, or a CA's above it, is revoked is not the service: whoever has copied its key, or has
@@ -41,6 +41,8 @@ from broker.revocation.many_revoked import ManyRevoked
 from broker.revocation.revocation_rounds import judge_absent, judge_connected
 from broker.revocation.revoked_services import RevokedServices
 from provisioning.client.feed import (
+    HEARTBEAT,
+    SILENT_HEARTBEATS,
     FeedAhead,
     FeedEvent,
     FeedLost,
@@ -66,6 +68,8 @@ _LONGEST_SECONDS = 3600.0
 _SECONDS_A_TURN = 0.01
 _PORTION = 32
 """Revocations that take effect in one go; with one session each, some two milliseconds."""
+_LONGEST_DOUBT = HEARTBEAT * SILENT_HEARTBEATS
+"""Seconds that a suspension waits for its end: a feed that somebody slows down is never current, and never silent."""
 _MOST_CAUGHT_UP = 1_000
 """Revocations that the audit log names individually when a lost feed is read again; beyond that only the number."""
 
@@ -109,8 +113,10 @@ class RevocationFeed:
         """Whether events are news: everything revoked before has been read."""
         self._taken = 0
         """How many revocations this reading has brought before it is current."""
-        self._suspended: list[RevocationEvent] = []
-        """Of these, the suspensions of clients that are still connected."""
+        self._suspended: dict[CertificateKey, RevocationEvent] = {}
+        """Of these, the suspensions of clients that are still connected, and that are not over as far as is known."""
+        self._doubt_ends = 0.0
+        """When these take effect at the latest."""
         self._turn_ends = 0.0
         """When the event loop gets a turn."""
 
@@ -172,6 +178,8 @@ class RevocationFeed:
                 waiting = deque(events)
                 while waiting:
                     now = await self._turn()
+                    if self._suspended and now >= self._doubt_ends:
+                        await self._end_suspended()
                     some = self._usual(waiting)
                     if some:
                         self._revoked_together(some, now)
@@ -180,7 +188,7 @@ class RevocationFeed:
                     if isinstance(event, RevocationEvent):
                         await self._revoked(event, now)
                     elif isinstance(event, ReleaseEvent):
-                        self._released(event)
+                        self._released(event, now)
                     else:
                         self._engine.admission.status.freshness.current(now)  # Before: others judge by it, too.
                         if not self._was_current:
@@ -212,8 +220,10 @@ class RevocationFeed:
             waiting.popleft()
         return some
 
-    def _released(self, event: ReleaseEvent) -> None:
+    def _released(self, event: ReleaseEvent, now: float) -> None:
         self._after, self._mark = event.sequence, event.mark
+        if (suspended := self._suspended.pop(event.key, None)) is not None:
+            self._tell(suspended, 0, now)
         if self._engine.admission.status.index.release(event.key):
             # Behind the lines of its suspension, which may wait.
             self._engine.lines.info("released", code="RELEASED", device=event.device, serial=f"{event.key[1]:x}")
@@ -226,26 +236,26 @@ class RevocationFeed:
         if self._was_current:
             self._many.come(now, len(events))
         else:
-            events = [event for event in events if not self._waits(event)]
+            events = [event for event in events if not self._waits(event, now)]
         self._end(events, now)
 
-    def _waits(self, event: RevocationEvent) -> bool:
+    def _waits(self, event: RevocationEvent, now: float) -> bool:
         """Whether *event*, read before the feed is current, may be over and affects somebody; if so, record it."""
         engine, revocation = self._engine, event.revocation
         if revocation.reason is not RevocationReason.CERTIFICATE_HOLD or not engine.live.of(revocation.key):
             return False
         if engine.admission.status.index.add(revocation):
             engine.metrics.revocations += 1
-        self._suspended.append(event)
+        if not self._suspended:
+            self._doubt_ends = now + _LONGEST_DOUBT
+        self._suspended[revocation.key] = event
         return True
 
     async def _end_suspended(self) -> None:
         """Put out the connected clients whose suspension has waited, and is not over."""
-        waited, self._suspended = self._suspended, []
-        index = self._engine.admission.status.index
+        waited, self._suspended = list(self._suspended.values()), {}
         for start in range(0, len(waited), _PORTION):
-            now = await self._turn()
-            self._end([each for each in waited[start : start + _PORTION] if index.find(each.revocation.key)], now)
+            self._end(waited[start : start + _PORTION], await self._turn())
 
     def _end(self, events: Sequence[RevocationEvent], now: float) -> None:
         """Record what *events* say, close the sessions that they affect, and report it."""

@@ -80,7 +80,7 @@ def _server_keep_alive(first: Attempt, watched_until: float, *, ended: bool) -> 
         (later - earlier for earlier, later in itertools.pairwise([*times, *([end] if end else [])])), default=0
     )
     allowed = _KEEP_ALIVE_FACTOR * told + _LATE
-    if end is not None and end - first.answered < allowed and silent <= allowed:
+    if end is not None and end - first.answered < allowed:
         return missed("server-keep-alive", right, "its connection was too short to tell")
     seen = f"silent for {silent:.1f} s at most; it was told {told} s instead of its {connect.keep_alive} s"
     return line_of(

@@ -16,7 +16,7 @@ Rules
    for the key that it has, or on evidence about that very device, as its group's rule for new keys says. The key of a
    trial that was lost is not that of who has got the name since (`provisioning.enrolment.trial_names`).
 3. A device that is suspended or decommissioned gets nothing; a revoked one comes back only with a newer decision of an
-   operator: a token bound to it.
+   operator: a token bound to it. One whose certificate was revoked by itself does with any such token that is open.
 4. A name keeps its role and group for ever.
 5. Knowing a name is no evidence: an alternative that proves nothing admits nobody (`provisioning.enrolment.vouching`).
 6. A successor is valid no longer than the enrolment's evidence granted, however often the device renews.
@@ -165,7 +165,7 @@ def _succeeded_before(connection: Connection, attempt: Attempt, rules: Group, su
     held = certificates.newest_with_key(connection, successor.device.name, attempt.request.key_fingerprint)
     if held is None or held.id <= successor.presented or held.ended_above or held.revoked_for is not None:
         return None  # None was issued since; or it is no longer good, or still on trial.
-    return held.der if _answers(held, rules, attempt.now) else None
+    return held.der if held.answers_again(attempt.now, rules.same_key_window) else None
 
 
 def _check_request(attempt: Attempt, rules: Group) -> None:
@@ -332,7 +332,7 @@ def _comes_back(
     check_not_withdrawn(connection, device)
     held = _held(connection, attempt, device)
     if held is not None and rules.same_key_window:
-        answer = held.der if _answers(held, rules, attempt.now) else None
+        answer = held.der if held.answers_again(attempt.now, rules.same_key_window) else None
         if answer is not None or device.role is Role.DEVICE:
             return answer, ()  # An operator whose certificate has expired is not one again by a token for a new one.
     lost = [each.lost for each in said if each.lost is not None]
@@ -374,10 +374,6 @@ def _held(connection: Connection, attempt: Attempt, device: Device) -> HeldCerti
     if newest is not None and newest.spki_sha256 != key:  # Or a trial, which replaces nothing before its activation.
         newest = certificates_of_device.newest_but_trials(connection, device.id)
     return held if newest is not None and newest.spki_sha256 == key else None
-
-
-def _answers(held: HeldCertificate, rules: Group, now: datetime) -> bool:
-    return held.good(now) and now < held.issued_at + rules.same_key_window
 
 
 def _others(connection: Connection, device: Device, attempt: Attempt) -> list[StoredCertificate]:

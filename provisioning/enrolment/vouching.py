@@ -5,7 +5,7 @@ Rules
 1. The group's alternatives are tried in their order, and the first that is fulfilled counts. But a token that is bound
    to the device comes first where it can do more: for a device that is here already, as it readmits it, or lets it have
    a new key; and before a claim, which is nobody's word about this device. What is known of a new device by other
-   evidence stays known: who its manufacturer is.
+   evidence stays known: who its manufacturer is; and its token is kept when it repeats its first request.
 2. Knowing a name is no evidence: an alternative that proves nothing admits nobody, and asks no webhook either.
 3. A refusal says which alternatives there are and what was shown; `provisioning.enrolment.authorise` decides whether
    the client may know that.
@@ -24,7 +24,8 @@ from provisioning.enrolment.ways.manufacturer import ManufacturerWay
 from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.enrolment.ways.webhook import Unasked
 from provisioning.errors import Code, Refused
-from provisioning.store import devices, listed_devices
+from provisioning.store import certificates, certificates_of_device, claims, devices, listed_devices
+from provisioning.store.devices import DeviceState
 from provisioning.store.groups import Alternative, Group, WayName, alternative_text
 
 
@@ -56,10 +57,24 @@ def vouched_by(
 
 def _in_order(connection: Connection, attempt: Attempt, rules: Group, evidence: Sequence[Way]) -> Sequence[Alternative]:
     decided = {way.name for way in evidence if way.is_decision}
-    if not decided:
+    if not decided or len(rules.ways) == 1:
         return rules.ways
-    is_here = devices.find(connection, attempt.request.common_name) is not None
-    return sorted(rules.ways, key=lambda each: decided.isdisjoint(each) and (is_here or WayName.CLAIM in each))
+    does_more = _does_more(connection, attempt, rules)
+    return sorted(rules.ways, key=lambda each: decided.isdisjoint(each) and (does_more or WayName.CLAIM in each))
+
+
+def _does_more(connection: Connection, attempt: Attempt, rules: Group) -> bool:
+    """Whether a token bound to the device may get it what other evidence cannot, other than to a new device."""
+    name, now = attempt.request.common_name, attempt.now
+    device = devices.find(connection, name)
+    if device is None:
+        return False
+    if device.state is not DeviceState.ACTIVE or certificates_of_device.withdrawn(connection, device) is not None:
+        return True
+    if claims.never_activated(device, now):
+        return False  # Only trials, and all of them over: whoever gets the name now is new.
+    held = certificates.newest_with_key(connection, name, attempt.request.key_fingerprint)
+    return held is None or held.on_trial or not held.answers_again(now, rules.same_key_window)
 
 
 def _all_vouch(connection: Connection, attempt: Attempt, rules: Group, ways: Sequence[Way]) -> list[Vouched]:

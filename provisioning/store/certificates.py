@@ -126,6 +126,10 @@ class HeldCertificate:
         """Whether it is valid, which it is not yet if the clock was set back, not expired and not revoked."""
         return not self.withdrawn and self.not_before <= now < self.not_after
 
+    def answers_again(self, now: datetime, window: timedelta) -> bool:
+        """Whether it answers its request once more, which a group does for *window*."""
+        return bool(window) and self.good(now) and now < self.issued_at + window
+
 
 FACTS: Final = [certificates.c[field.name] for field in fields(StoredCertificate) if field.name in certificates.c]
 """The columns that are fields of `StoredCertificate`, in their order."""

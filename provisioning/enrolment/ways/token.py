@@ -23,13 +23,13 @@ class TokenWay(Way):
 
     name: ClassVar[WayName] = WayName.TOKEN
 
-    def __init__(self, credential: TokenCredential, token: StoredToken, now: datetime) -> None:
+    def __init__(self, credential: TokenCredential, token: StoredToken, attempt: Attempt) -> None:
         self._credential = credential
-        self._now = now
+        self._now = attempt.now
         self._token = token
         self.role = token.grant.role
         self.group = token.grant.group
-        self.is_decision = token.grant.device is not None
+        self.is_decision = token.grant.device == attempt.request.common_name
 
     @classmethod
     def presented(cls, connection: Connection, attempt: Attempt) -> Self | None:
@@ -39,7 +39,7 @@ class TokenWay(Way):
         token = tokens.find(connection, digest_of(attempt.token.token))
         if token is None:
             raise Refused(Code.TOKEN_UNKNOWN, "no such enrolment token: check that it was copied whole")
-        return cls(attempt.token, token, attempt.now)
+        return cls(attempt.token, token, attempt)
 
     def check_good(self, now: datetime) -> None:
         """Refuse a token that has ended."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.engine.history import Event
 from broker.revocation import revocation_feed
 from broker.revocation.revocation_feed import RevocationFeed
 from broker.revocation.revoked_services import RevokedServices
@@ -90,3 +91,37 @@ async def test_what_was_put_back_is_a_lost_feed_until_it_has_been_read(
     with pytest.raises(asyncio.CancelledError):
         await feed.run()
     assert lost == [False, False, True, False]
+
+
+async def test_an_outage_is_one_entry_of_the_audit_log_however_often_it_is_tried_again(
+    tmp_path: Path, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = feed_of(broker, tmp_path)
+    entries: list[str] = []
+    sleep = asyncio.sleep
+    attempts = iter([True, False, False, True, False, True])
+
+    class Witness:
+        def saw(self, event: Event) -> None:
+            raise AssertionError(f"nobody came or went: {event}")
+
+        def told(self, event: str, **_facts: object) -> None:
+            entries.append(event)
+
+    async def follow(*_: object, **_named: object) -> AsyncIterator[list[FeedEvent]]:
+        answers = next(attempts, None)
+        if answers is None:
+            raise asyncio.CancelledError
+        if answers:
+            yield [Current(1)]
+        raise FeedLost("nobody listens there")
+
+    async def paused(_seconds: float) -> None:
+        await sleep(0)
+
+    broker.engine.history.witness = Witness()
+    monkeypatch.setattr(revocation_feed, "follow_together", follow)
+    monkeypatch.setattr(asyncio, "sleep", paused)
+    with pytest.raises(asyncio.CancelledError):
+        await feed.run()
+    assert entries == ["feed current", "feed lost"] * 3

@@ -21,6 +21,7 @@ from broker.revocation.revocation_feed import RevocationFeed
 from broker.revocation.revoked_services import RevokedServices
 from broker.sources.crl_intake import CrlIntake
 from provisioning.client.feed import Current, FeedEvent, FeedLost, Refuse, ReleaseEvent, RevocationEvent
+from provisioning.pki.revocation import pack
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import CredentialFiles
 from tests.support.pki import Held, shared_device, shared_pki, shared_service
@@ -51,11 +52,16 @@ class Service:
         return False
 
     async def says(
-        self, *events: FeedEvent, shown: Held | None = None, together: bool = False, lost: bool = False
+        self,
+        *events: FeedEvent,
+        shown: Held | None = None,
+        together: bool = False,
+        lost: bool = False,
+        seconds: float = 0.0,
     ) -> None:
         """Have the broker follow it to the end of *events*; and then see *shown*, which `refused` tells of.
 
-        *lost*: it is gone then, and the broker is ended when it looks for it again.
+        *lost*: it is gone then, and the broker is ended when it looks for it again. Each event takes *seconds*.
         """
         followed: list[None] = []
 
@@ -64,6 +70,7 @@ class Service:
                 raise asyncio.CancelledError
             followed.append(None)
             for some in [events] if together else [[each] for each in events]:
+                self._broker.now += seconds
                 yield list(some)
             if shown is not None:
                 above = [each.public_bytes(Encoding.DER) for each in shown.chain]
@@ -149,6 +156,36 @@ async def test_a_hold_takes_effect_if_the_feed_is_lost_before_it_may_have_ended(
     service = Service(tmp_path, broker, monkeypatch)
     await service.says(revoked(held, RevocationReason.CERTIFICATE_HOLD), lost=True)
     assert client.closed
+
+
+async def test_a_hold_takes_effect_though_the_feed_goes_on_and_on(
+    broker: MemoryBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever slows it down could keep a suspended device connected: each event comes before silence is a loss."""
+    held = shared_device("meter-1")
+    client = broker.open(held)
+    client.connect(client_id="meter-1", keep_alive=0)
+    hold = revoked(held, RevocationReason.CERTIFICATE_HOLD)
+    others = [replace(revoked(shared_device(f"meter-{each}")), sequence=each) for each in (2, 3, 4)]
+    service = Service(tmp_path, broker, monkeypatch)
+    await service.says(hold, *others[:1], seconds=14.0)
+    assert not client.closed
+    await service.says(*others[1:], seconds=14.0)
+    assert client.closed
+
+
+async def test_a_hold_that_is_over_is_not_taken_up_again_because_a_list_has_the_certificate_meanwhile(
+    broker: MemoryBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = shared_device("meter-1")
+    broker.open(held).connect(client_id="meter-1")
+    service, index = Service(tmp_path, broker, monkeypatch), broker.engine.admission.status.index
+    issuer, serial = held.revocation.key
+    await service.says(revoked(held, RevocationReason.CERTIFICATE_HOLD), ReleaseEvent(2, (issuer, serial), "meter-1"))
+    index.publish(issuer, "list", {serial: pack(RevocationReason.CERTIFICATE_HOLD, held.revocation.revoked_at)})
+    await service.says(Current(2))
+    index.publish(issuer, "list", {})
+    assert index.find((issuer, serial)) is None
 
 
 async def test_who_is_revoked_for_good_waits_for_nothing(

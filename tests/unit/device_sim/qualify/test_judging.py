@@ -480,3 +480,19 @@ def test_the_waits_of_a_device_that_lives_through_all_stages_are_one_sequence_un
 )
 def test_any_way_to_end_has_words(status: int, words: str) -> None:
     assert judging.ending(status, "") == f"it ended {words}, and said nothing"
+
+
+def test_the_waits_of_hardware_grow_from_one_connection_that_was_served_to_the_next() -> None:
+    failed = [Attempt(0.0, ended=0.0), Attempt(1.0, ended=1.0)]
+    served = [Attempt(0.0, ended=0.0), Attempt(1.0, answered=1.1, ended=2.0), Attempt(3.0)]
+    failures = Failures()
+    failures.add(failed, failing=False, goes_on=True)  # It is not served, where it could have been.
+    failures.add(failed, failing=True, goes_on=True)
+    failures.add(failed, failing=False, goes_on=True)
+    failures.add(failed, failing=True, goes_on=True)
+    assert failures.sequences == [[1.0, 1.0]]
+    failures.add(served, failing=False, goes_on=True)  # Once is enough to begin anew.
+    failures.add(failed, failing=True, goes_on=True)
+    assert failures.sequences == [[1.0, 1.0], [1.0]]
+    failures.add(failed, failing=True, goes_on=False)
+    assert failures.sequences == [[1.0, 1.0], [1.0], [1.0]], "each program is another device"

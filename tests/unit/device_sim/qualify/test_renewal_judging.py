@@ -214,3 +214,19 @@ def test_who_used_the_old_one_for_longer_than_others_held_the_machine_fails() ->
 )
 def test_who_was_not_told_of_a_service_or_believed_it_did_so_on_any_machine(lines: list[Line]) -> None:
     assert on_this_machine(lines[0], STARVED).verdict is lines[0].verdict
+
+
+def test_a_wait_for_a_core_of_known_length_would_explain_what_came_late() -> None:
+    (used,) = renewal_judging.uses_the_new_one([shown(0, 1), shown(3.5, 1)], GIVEN)
+    assert (used.verdict, used.seen, used.by_time) == (FAIL, "the old one", 2.5)
+    (without,) = renewal_judging.uses_the_new_one([shown(0, 1), shown(3.5, None)], GIVEN)
+    assert (without.verdict, without.seen) == (FAIL, "none")
+    for again, verdict_due, off in ((2.5, PASS, 0.6), (1.9, PASS, 0.0), (1.0, FAIL, 0.9)):
+        requests = [asked(0.0, HTTPStatus.ACCEPTED), asked(again, HTTPStatus.OK)]
+        line = renewal_judging.renews(requests, 2, given=True, came=True)[-1]
+        assert (line.name, line.verdict) == ("respects-retry-after", verdict_due)
+        assert line.by_time == pytest.approx(off)
+    (never,) = renewal_judging.renews([], 0, given=True, came=True)
+    assert (never.verdict, never.by_time) == (FAIL, 0.0), "no number says how late"
+    late = renewal_judging.renews([asked(0.0, HTTPStatus.ACCEPTED)], 2, given=True, came=True)[0]
+    assert (late.verdict, late.by_time) == (FAIL, 0.0)

@@ -293,3 +293,37 @@ def test_of_several_processes_that_with_the_least_room_is_shown() -> None:
     shown = worst([HEALTHY, tight, replace(HEALTHY, descriptors=60)])
     assert (shown.descriptors, shown.descriptors_limit) == (40, 50)
     assert (shown.ports, shown.ports_limit) == (120, 56_464)
+
+
+def judged(thresholds: dict[str, list[str]], recorder: Recorder, *samples: HealthSample) -> RunResult:
+    scenario = build({"name": "x", "stages": [{"ramp": {"rate": 1}}], "thresholds": thresholds}, "x")
+    processes = [ProcessHealth("generator", list(samples), Latency())] if samples else []
+    found = RunResult(scenario, datetime.now(UTC), 1.0, recorder, processes, {}, {})
+    found.judge(0, 1000)
+    return found
+
+
+def test_a_starved_machine_excuses_a_duration_and_no_count_of_them() -> None:
+    starved, recorder = replace(HEALTHY, waiting=0.9), Recorder()
+    recorder.record(Duration.ADMITTED, 0.5, 0.0)
+    assert judged({"admitted": ["p99 < 100"]}, recorder, starved).verdict == "INVALID"
+    assert judged({"admitted": ["p99 < 100"]}, recorder, HEALTHY).verdict == "FAIL"
+    assert judged({"admitted": ["count >= 10"]}, recorder, starved).verdict == "FAIL"
+    assert judged({"admitted": ["p99 < 100", "count >= 10"]}, recorder, starved).verdict == "FAIL"
+    assert judged({"admitted": ["p99 < 1000"]}, recorder, starved).verdict == "PASS"
+
+
+def test_where_a_scenario_says_nothing_everybody_gets_in() -> None:
+    recorder = Recorder()
+    assert judged({}, recorder).verdict == "PASS"
+    recorder.counts[Count.UNREACHED] = 1
+    assert (judged({}, recorder).verdict, judged({"lost": ["== 0"]}, recorder).verdict) == ("FAIL", "PASS")
+
+
+@pytest.mark.parametrize("metric", [Count.FALSE_ADMISSIONS, Count.FALSE_REFUSALS])
+def test_no_scenario_can_allow_what_security_forbids(metric: Count) -> None:
+    recorder = Recorder()
+    recorder.counts[metric] = 1
+    found = judged({str(metric): ["<= 5"]}, recorder, replace(HEALTHY, waiting=0.9))
+    assert (found.verdict, found.exit_code) == ("SECURITY FAILURE", 4)
+    assert [each.threshold.text for each in found.thresholds] == ["== 0", "== 0"]

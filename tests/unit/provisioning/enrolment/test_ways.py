@@ -12,6 +12,7 @@ from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
+from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.store.groups import NewKey
 from provisioning.store.serials import serial_text
@@ -246,3 +247,60 @@ async def test_only_a_token_that_is_spent_lets_a_device_have_more_certificates(
     own = TokenCredential("SN17", await fleet.token("SN17", "line"))
     assert await is_good(fleet, await enrol(fleet, "SN17", token=own))
     assert await refusal(fleet, "SN17", token=own) is Code.TOKEN_USED
+
+
+async def test_a_request_that_is_repeated_because_its_answer_was_lost_spends_no_token(fleet: Fleet) -> None:
+    await group(fleet, "manufacturer", "token", new_key=NewKey.REPLACE)
+    acme, key = Manufacturer(begin=NOON), generate_key()
+    await register(fleet, acme)
+    idevid, _ = acme.idevid("SN17")
+    own = TokenCredential("SN17", await fleet.token("SN17", "line"))
+    first = await enrol(fleet, "SN17", key=key, certificate=idevid, token=own)
+    assert await enrol(fleet, "SN17", key=key, certificate=idevid, token=own) == first
+    assert await is_good(fleet, first)
+    assert await is_good(fleet, await enrol(fleet, "SN17", token=own)), "it was kept for a new key"
+    assert await refusal(fleet, "SN17", token=own) is Code.TOKEN_USED
+
+
+async def test_a_name_that_only_had_trials_hides_no_device_from_its_manufacturer(fleet: Fleet) -> None:
+    """Else whoever has a claim, and knows the name, keeps its manufacturer from revoking it."""
+    await group(fleet, "manufacturer", "claim", "token", new_key=NewKey.REPLACE)
+    acme = Manufacturer(begin=NOON)
+    await register(fleet, acme)
+    idevid, _ = acme.idevid("SN17")
+    await enrol(fleet, "SN17", certificate=await claim(fleet))
+    fleet.clock.advance(HOUR)
+    own = TokenCredential("SN17", await fleet.token("SN17", "line"))
+    first = await enrol(fleet, "SN17", certificate=idevid, token=own)
+    second = await enrol(fleet, "SN17", certificate=idevid)
+    assert (await is_good(fleet, first), await is_good(fleet, second)) == (False, True)
+
+
+@pytest.mark.parametrize("taken", ["nothing", "the certificate", "the device", "the device, later"])
+async def test_a_token_bound_to_a_name_on_trial_is_needed_while_that_lasts_or_if_it_was_revoked(
+    fleet: Fleet, taken: str
+) -> None:
+    await group(fleet, "manufacturer", "claim", "token")
+    acme, key = Manufacturer(begin=NOON), generate_key()
+    await register(fleet, acme)
+    idevid, _ = acme.idevid("SN17")
+    trial = await enrol(fleet, "SN17", certificate=await claim(fleet), key=key)
+    match taken:
+        case "the certificate":
+            serial = serial_text(trial.serial_number)
+            await fleet.revocation.revoke_serial(serial, RevocationReason.UNSPECIFIED, by="admin")
+        case "the device":
+            await fleet.revocation.revoke_device("SN17", RevocationReason.UNSPECIFIED, by="admin")
+    if taken != "nothing":
+        fleet.clock.advance(HOUR)
+    if taken == "the device, later":
+        await fleet.revocation.revoke_device("SN17", RevocationReason.UNSPECIFIED, by="admin")
+    own = TokenCredential("SN17", await fleet.token("SN17", "line"))
+    assert await is_good(fleet, await enrol(fleet, "SN17", certificate=idevid, token=own, key=key))
+
+
+async def test_a_token_that_is_bound_to_one_device_tells_nothing_of_another(fleet: Fleet) -> None:
+    await group(fleet, "listed", "token")
+    await enrol(fleet, "meter-1", token=TokenCredential("meter-1", await fleet.token("meter-1", "line")))
+    own = TokenCredential("meter-2", await fleet.token("meter-2", "line"))
+    assert await refusal(fleet, "meter-1", token=own) is await refusal(fleet, "meter-3", token=own)
