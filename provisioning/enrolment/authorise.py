@@ -16,7 +16,7 @@ Rules
    for the key that it has, or on evidence about that very device, as its group's rule for new keys says. The key of a
    trial that was lost is not that of who has got the name since (`provisioning.enrolment.trial_names`).
 3. A device that is suspended or decommissioned gets nothing; a revoked one comes back only with a newer decision of an
-   operator: a token bound to it.
+   operator: a token bound to it. One whose certificate was revoked by itself does with any such token that is open.
 4. A name keeps its role and group for ever.
 5. Knowing a name is no evidence: an alternative that proves nothing admits nobody (`provisioning.enrolment.vouching`).
 6. A successor is valid no longer than the enrolment's evidence granted, however often the device renews.

@@ -54,7 +54,7 @@ class Vouched:
     origin: str | None = None
     """What identifies the device; it must equal the origin recorded at its first enrolment."""
     readmits: bool = False
-    """An operator's permission for this device, newer than any earlier decision about it."""
+    """An operator's permission for this device: what is void since its revocation does not vouch."""
     decides: bool = False
     """A person has decided about this very request."""
     pays: bool = False

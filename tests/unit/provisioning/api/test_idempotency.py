@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -151,6 +152,7 @@ class Asked:
         self.refuses = self.ends = False
         self.then = ""
         """A statement to execute before the answer."""
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
         self.done = 0
         router = APIRouter(route_class=IdempotentRoute)
         router.add_api_route("/things", self._do, methods=["POST", "GET"])
@@ -165,6 +167,8 @@ class Asked:
         del renumbered
         if self.then:
             await self._database.write(lambda connection: connection.execute(text(self.then)))
+        if self.meanwhile is not None:
+            await self.meanwhile()
         if self.refuses:
             self.may = not self.ends
             raise HTTPException(400)
@@ -249,6 +253,22 @@ async def test_what_was_done_or_refused_is_said_though_the_store_fails_afterward
     )
     with pytest.raises(Refused, match="IDEMPOTENCY_BUSY"):
         await asked.post()
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+async def test_what_is_under_way_for_long_is_not_begun_again(fleet: Fleet, *, refuses: bool) -> None:
+    asked = Asked(fleet)
+    asked.refuses = refuses
+
+    async def asked_again() -> None:
+        fleet.clock.advance(timedelta(hours=1))
+        with pytest.raises(Refused, match="IDEMPOTENCY_BUSY"):
+            await asked.post()
+
+    asked.meanwhile = asked_again
+    assert (await asked.post())[0] == (400 if refuses else 200)
+    asked.meanwhile, asked.refuses = None, False
+    assert await asked.post() == (200, "1", not refuses)
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 129, "ü", 'a"b', "\x00"])

@@ -356,10 +356,13 @@ async def test_an_approval_that_nobody_uses_ends_as_the_longest_token_does(fleet
     over, used = ("meter-0", ApprovalState.LAPSED), ("meter-1", ApprovalState.USED)
     assert await shown(None) == [over, used], "it says approved for nobody"
     assert (await shown(ApprovalState.LAPSED), await shown(ApprovalState.APPROVED)) == ([over], [])
-    fleet.clock.advance(-HOUR)
+    moment = timedelta(seconds=1)
+    fleet.clock.advance(-HOUR)  # One second before it lapses.
     assert await shown(ApprovalState.APPROVED) == [("meter-0", ApprovalState.APPROVED)]
-    fleet.clock.advance(HOUR)
-    assert await pending(fleet, "meter-0", key=keys[0], label="line") > number
+    fleet.clock.advance(moment)
+    assert (await shown(ApprovalState.LAPSED), await shown(ApprovalState.APPROVED)) == ([over], [])
+    assert await pending(fleet, "meter-0", key=keys[0], label="line") > number, "as the list says"
+    fleet.clock.advance(HOUR - moment)
     (waiting,), _ = await service.page(limit=9, after=0, group="line", state=ApprovalState.PENDING)
     await service.decide(waiting.id, approve=True, by="boss")
     await enrol(fleet, "meter-0", key=keys[0], label="line")

@@ -7,10 +7,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from alembic import command
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.x509.oid import NameOID
+from sqlalchemy.engine import Connection
 
 from provisioning.ca.der import BIT_STRING, SEQUENCE, element
 from provisioning.enrolment.approvals import ApprovalService
@@ -21,7 +23,7 @@ from provisioning.errors import Pending, Refused
 from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.revocation import certificate_key
 from provisioning.pki.revocation_reason import RevocationReason
-from provisioning.store import audit, certificates
+from provisioning.store import audit, certificates, schema
 from provisioning.store.approvals import ApprovalState
 from provisioning.store.certificates import CertificateState
 from provisioning.store.groups import Group, NewKey
@@ -172,6 +174,29 @@ async def test_a_copy_of_an_answered_request_gets_nothing(fleet: Fleet) -> None:
     with pytest.raises(Pending):
         await asked(request)
     assert await state(fleet, second.certificate) == GOOD, "an operator has to decide about it again"
+
+
+async def test_a_request_answered_before_that_was_recorded_is_answered_once_more(fleet: Fleet) -> None:
+    await group(fleet)
+    own = generate_key()
+    request = csr_der(own, names=["meter-1"])
+
+    def back_and_forth(connection: Connection) -> None:
+        config = schema._configuration()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0036")
+        command.upgrade(config, "0037")
+
+    with pytest.raises(Pending):
+        await fleet.enrolment.enrol_with_server_key(request, None, "line")
+    await approve(fleet)
+    answers = []
+    for _ in range(2):
+        answers.append((await fleet.enrolment.enrol_with_server_key(request, None, "line")).certificate)
+        with pytest.raises(Refused, match="SERVER_KEYS_REFUSED: this very request was answered"):
+            await fleet.enrolment.enrol_with_server_key(request, None, "line")
+        await fleet.database.write(back_and_forth)
+    assert [await state(fleet, each) for each in answers] == [SUPERSEDED, GOOD]
 
 
 async def test_lost_answers_are_made_up_for_so_many_times(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:

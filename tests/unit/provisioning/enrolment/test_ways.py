@@ -257,10 +257,9 @@ async def test_a_request_that_is_repeated_because_its_answer_was_lost_spends_no_
     own = TokenCredential("SN17", await fleet.token("SN17", "line"))
     first = await enrol(fleet, "SN17", key=key, certificate=idevid, token=own)
     assert await enrol(fleet, "SN17", key=key, certificate=idevid, token=own) == first
-    await fleet.suspension.suspend_serial(serial_text(first.serial_number), by="admin")
-    again = await enrol(fleet, "SN17", key=key, certificate=idevid, token=own)
-    assert again != first
-    assert await is_good(fleet, again), "for that it is needed, and was kept"
+    assert await is_good(fleet, first)
+    assert await is_good(fleet, await enrol(fleet, "SN17", token=own)), "it was kept for a new key"
+    assert await refusal(fleet, "SN17", token=own) is Code.TOKEN_USED
 
 
 async def test_a_name_that_only_had_trials_hides_no_device_from_its_manufacturer(fleet: Fleet) -> None:
@@ -277,16 +276,27 @@ async def test_a_name_that_only_had_trials_hides_no_device_from_its_manufacturer
     assert (await is_good(fleet, first), await is_good(fleet, second)) == (False, True)
 
 
-async def test_a_token_bound_to_a_name_on_trial_is_needed_if_the_trial_was_revoked(fleet: Fleet) -> None:
+@pytest.mark.parametrize("taken", ["nothing", "the certificate", "the device", "the device, later"])
+async def test_a_token_bound_to_a_name_on_trial_is_needed_while_that_lasts_or_if_it_was_revoked(
+    fleet: Fleet, taken: str
+) -> None:
     await group(fleet, "manufacturer", "claim", "token")
-    acme = Manufacturer(begin=NOON)
+    acme, key = Manufacturer(begin=NOON), generate_key()
     await register(fleet, acme)
     idevid, _ = acme.idevid("SN17")
-    trial = await enrol(fleet, "SN17", certificate=await claim(fleet))
-    await fleet.revocation.revoke_serial(serial_text(trial.serial_number), RevocationReason.UNSPECIFIED, by="admin")
-    fleet.clock.advance(HOUR)
+    trial = await enrol(fleet, "SN17", certificate=await claim(fleet), key=key)
+    match taken:
+        case "the certificate":
+            serial = serial_text(trial.serial_number)
+            await fleet.revocation.revoke_serial(serial, RevocationReason.UNSPECIFIED, by="admin")
+        case "the device":
+            await fleet.revocation.revoke_device("SN17", RevocationReason.UNSPECIFIED, by="admin")
+    if taken != "nothing":
+        fleet.clock.advance(HOUR)
+    if taken == "the device, later":
+        await fleet.revocation.revoke_device("SN17", RevocationReason.UNSPECIFIED, by="admin")
     own = TokenCredential("SN17", await fleet.token("SN17", "line"))
-    assert await is_good(fleet, await enrol(fleet, "SN17", certificate=idevid, token=own))
+    assert await is_good(fleet, await enrol(fleet, "SN17", certificate=idevid, token=own, key=key))
 
 
 async def test_a_token_that_is_bound_to_one_device_tells_nothing_of_another(fleet: Fleet) -> None:

@@ -60,10 +60,15 @@ async def test_a_device_whose_certificate_is_suspended_is_told_that_it_can_be_re
     await enrol(fleet, "SN17", certificate=mine)
 
 
+@pytest.mark.parametrize("is_held", [False, True])
 @pytest.mark.parametrize("reason", AUTHORITY_REASONS)
-async def test_what_a_revoked_ca_has_certified_needs_a_new_token(fleet: Fleet, reason: RevocationReason) -> None:
+async def test_what_a_revoked_ca_has_certified_needs_a_new_token(
+    fleet: Fleet, reason: RevocationReason, *, is_held: bool
+) -> None:
     mine = await identifying(fleet)
-    await enrol(fleet, "SN17", certificate=mine)
+    certificate = await enrol(fleet, "SN17", certificate=mine)
+    if is_held:  # Nobody can resume it any more.
+        await fleet.suspension.suspend_serial(f"{certificate.serial_number:x}", by="admin")
 
     def revoke(connection: Connection) -> None:
         revoke_authority(connection, "issuing-ca", Grounds(reason), by="admin", now=fleet.clock())

@@ -15,11 +15,13 @@ from structlog.testing import capture_logs
 
 from provisioning.api.metrics import ManufacturersCollector
 from provisioning.doctor.doctor_manufacturers import manufacturer_findings
+from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.attempt import TokenCredential
+from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.manufacturer_lists import ManufacturerListService
 from provisioning.enrolment.manufacturers import ManufacturerChange, ManufacturerService
 from provisioning.enrolment.tokens import TokenOrder
-from provisioning.pki.keys import generate_key
+from provisioning.pki.keys import generate_key, spki_fingerprint
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation import issued_to
 from provisioning.revocation.occasion import NoOccasion, Occasion
@@ -35,7 +37,7 @@ from tests.support.crl import crl, scope
 from tests.support.fleet import Fleet
 from tests.support.manufacturer import Manufacturer
 from tests.support.requests import NOON, csr_der
-from tests.support.ways import HOUR, claim, enrol, give_list, group, is_good, nothing, register
+from tests.support.ways import HOUR, claim, enrol, give_list, group, is_good, nothing, pending, register
 
 DAY = timedelta(days=1)
 HOLD, COMPROMISE = x509.ReasonFlags.certificate_hold, x509.ReasonFlags.key_compromise
@@ -301,6 +303,26 @@ async def test_what_many_devices_share_does_not_release_one_from_its_manufacture
         await enrol(fleet, "SN17", token=TokenCredential("SN17", issued.token), key=key)
     await give_list(fleet, listed(acme, idevid))
     assert (await watch_of(fleet).look(), await state_of(fleet, "SN17")) == (1, DeviceState.SUSPENDED)
+
+
+@pytest.mark.parametrize("word", ["listed", "approval"])
+async def test_an_operator_s_word_about_the_device_releases_it_from_its_manufacturer(fleet: Fleet, word: str) -> None:
+    await group(fleet, "manufacturer", word)
+    acme = Manufacturer(begin=NOON - DAY)
+    await register(fleet, acme)
+    key, idevid = generate_key(), acme.idevid("SN17")[0]
+    await enrol(fleet, "SN17", certificate=idevid, key=key)
+    await is_to(fleet, RevokedDevices.SUSPEND)
+    fleet.clock.advance(2 * HOUR)
+    if word == "listed":
+        known_by = spki_fingerprint(key.public_key()).hex()
+        await DeviceListService(fleet.database, fleet.clock).add("line", [("SN17", known_by)], by="boss")
+    else:
+        number = await pending(fleet, "SN17", key=key, label="line")
+        await ApprovalService(fleet.database, fleet.clock).decide(number, approve=True, by="boss")
+    await enrol(fleet, "SN17", key=key, label="line")
+    await give_list(fleet, listed(acme, idevid))
+    assert (await watch_of(fleet).look(), await state_of(fleet, "SN17")) == (0, DeviceState.ACTIVE)
 
 
 async def test_the_certificate_that_counts_is_the_one_it_came_in_by_last(fleet: Fleet, acme: Manufacturer) -> None:
