@@ -34,7 +34,7 @@ from device_sim.attack.tls13_client import (
     message,
 )
 from device_sim.attack.verdict import CLOSED, MALFORMED, ClosedBy, Layer, Seen
-from device_sim.repetition import times
+from device_sim.how_often import times
 
 UNREADABLE = ("tls decode_error", "tls bad_certificate")
 BAD = ("tls bad_certificate", "tls unsupported_certificate", "tls certificate_unknown")

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from device_sim.bench.bench import Bench, Figures
 from device_sim.bench.plan import Plan
-from device_sim.repetition import times
+from device_sim.how_often import times
 
 _PERCENTS = (50.0, 95.0, 99.0)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
 
-from device_sim.repetition import times
+from device_sim.how_often import times
 from device_sim.results import charts
 from device_sim.results.document import Document, figure_of, remarks
 from device_sim.results.plot import colour

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from device_sim.fitting import Fitting
+from device_sim.how_often import times
 from device_sim.link.distance import Distance
-from device_sim.repetition import times
 from device_sim.results.document import Document, figure_of, remarks
 
 _PERCENTS = (50.0, 95.0, 99.0)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from device_sim.fitting import Fitting, row
-from device_sim.repetition import times
+from device_sim.how_often import times
 from device_sim.run.recorder import Percentiles, Sample, StageSpan
 from device_sim.run.runner import Run
 from device_sim.run.stages import label_of

@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from device_sim.bench.bench import Figures
 from device_sim.bench.plan import Kind, Plan
 from device_sim.bench.show import summary
-from device_sim.repetition import times
+from device_sim.how_often import times
 from device_sim.results.summary import summary_of
 from tests.support.documents import imagined
 from tests.unit.device_sim.run.test_live import STATE, drawn
