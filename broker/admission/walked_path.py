@@ -6,7 +6,8 @@ Rules
    with certificates that are odd in these respects.
 2. An issuer is found by name, signature, and what the certificate says about its issuer's key; each CA in the path may
    certify, is in date, is for clients, and has so many CAs below it as it allows. No certificate in the path has a
-   critical extension that OpenSSL does not know.
+   critical extension that OpenSSL does not know. A CA that was renewed with its key has several certificates: one that
+   is in date is taken, and one among the anchors before what came with the client's.
 3. No I/O and no clock.
 
 Does not handle: name constraints: only that there are some is said. Policies, and Netscape's types of certificates.
@@ -76,7 +77,7 @@ def walk(
         # A certificate already in the path leads nowhere: a root issues itself, and two CAs may certify each other.
         candidates = [each for each in (*anchors, *chain[1:]) if each not in path]
         signers = [each for each in candidates if is_issued_by(current, each)]
-        issuer = next((each for each in signers if _is_meant(current, each)), None)
+        issuer = _taken([each for each in signers if _is_meant(current, each)], anchors, now)
         if issuer is None:
             why = (
                 _without_issuer(current, candidates)
@@ -123,6 +124,15 @@ def _is_meant(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     if stated.key_identifier is not None and own is not None and stated.key_identifier != own.digest:
         return False
     return stated.authority_cert_serial_number in {None, issuer.serial_number}
+
+
+def _taken(
+    issuers: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], now: datetime
+) -> x509.Certificate | None:
+    """Return the one of *issuers* that OpenSSL takes: of several that are not in date, the one that ends last."""
+    these = [each for each in issuers if each in anchors] or issuers
+    in_date = (each for each in these if each.not_valid_before_utc <= now <= each.not_valid_after_utc)
+    return next(in_date, None) or max(these, key=lambda each: each.not_valid_after_utc, default=None)
 
 
 def _constrained(path: Sequence[x509.Certificate]) -> str:

@@ -167,8 +167,9 @@ class ReloadedTrust:
         effects = await self._sweep(loaded, {}, change=True)
         if self._others_may_be_ours:
             effects += await change(self._engine, admission.policy, self._clock)
-        await self._lists.look()
         what = f"{describe_anchors(loaded.context)}, generation {admission.trust_generation}"
+        if not await self._lists.look():
+            what += "; the CRL files are still being read"
         return self._detail(loaded, what, idle), effects
 
     def _detail(self, loaded: NewTrust, what: str, idle: str) -> str:

@@ -45,11 +45,13 @@ class RevocationLists:
         self.urls.configure(_urls_of(config))
         self._set_asker(config)
 
-    async def look(self) -> None:
-        """Read the files that are new, as long as there is patience; what takes longer is read by `run`."""
+    async def look(self) -> bool:
+        """Read the files that are new; return whether that is done. What takes longer is read by `run`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_PATIENCE):
                 await self.files.look()
+            return True
+        return False
 
     def clock_set(self, ahead: float) -> None:
         """Take note that the wall clock was set *ahead* by so many seconds; negative: back."""

@@ -200,6 +200,7 @@ def test_nobody_stays_for_as_long_as_a_list_cannot_be_read(tmp_path: Path) -> No
         assert "UNTRUSTED_ISSUER" in str(goes.farewell().properties.reason_string)
         stays.check_alive()
         wait_until(lambda: scene.broker.events("RELOADED", part="trust"), "the reload ends, and others may begin")
+        assert "CRL files are still being read" in scene.broker.events("RELOADED", part="trust")[0]["detail"]
         hanging.open("wb").close()
 
 

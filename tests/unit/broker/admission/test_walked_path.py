@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -13,6 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from broker.admission.refusal import RefusalCode
 from broker.admission.walked_path import walk
+from provisioning.directory.files import pem_of
 from provisioning.pki.keys import generate_key
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 from tests.support.pki import CLIENT, Held, shared_pki
@@ -53,13 +55,31 @@ def below(extensions: Extensions) -> Held:
     return made("meter-1", made("Odd CA", ROOT, extensions, is_ca=True), {})
 
 
-def shake_hands(held: Held) -> str:
+def renewed(authority: Held, begins: int, ends: int) -> x509.Certificate:
+    """Return another certificate by `ROOT` of *authority*, with its key, that begins and ends so many days from now."""
+    there = authority.certificate
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(there.subject)
+        .issuer_name(ROOT.certificate.subject)
+        .public_key(there.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(PKI.now + timedelta(days=begins))
+        .not_valid_after(PKI.now + timedelta(days=ends))
+    )
+    for each in there.extensions:
+        builder = builder.add_extension(each.value, each.critical)
+    return builder.sign(ROOT.key, hashes.SHA256())
+
+
+def shake_hands(held: Held, anchors: Sequence[x509.Certificate] = (ROOT.certificate,)) -> str:
     """Return OpenSSL's word on *held* in a handshake, empty if it accepts it."""
-    anchors = PKI.anchors.partition("-----END CERTIFICATE-----\n")
-    root = anchors[0] + anchors[1]
-    context = server_context(PKI.broker().credential, root, client_certificate=ClientCertificate.REQUIRED)
+    own = PKI.broker().credential
+    context = server_context(own, pem_of(*anchors).decode(), client_certificate=ClientCertificate.REQUIRED)
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = client_context(root, held.credential).wrap_bio(back, there, server_hostname="localhost")
+    client = client_context(pem_of(ROOT.certificate).decode(), held.credential).wrap_bio(
+        back, there, server_hostname="localhost"
+    )
     server = context.wrap_bio(there, back, server_side=True)
     for _ in range(4):
         for side in (client, server):
@@ -114,6 +134,39 @@ def test_what_openssl_refuses_is_refused_and_nothing_else(
     assert walked.passed is (not said), (walked, said)
     assert walked.code == code
     assert bool(path) is walked.passed
+
+
+EXPIRED, NOT_YET = (-9, -1), (1, 9)
+
+
+@pytest.mark.parametrize(
+    ("others", "present"), [([EXPIRED], True), ([NOT_YET], True), ([EXPIRED], False), ([EXPIRED, NOT_YET], False)]
+)
+@pytest.mark.parametrize("place", ["anchor", "intermediate"])
+def test_of_a_ca_that_was_renewed_with_its_key_the_certificate_in_date_counts(
+    others: list[tuple[int, int]], present: bool, place: str
+) -> None:
+    authority = ROOT if place == "anchor" else made("Odd CA", ROOT, {}, is_ca=True)
+    held = made("meter-1", authority, {})
+    theirs = [renewed(authority, *each) for each in others] + [authority.certificate] * present
+    anchors = theirs if place == "anchor" else [ROOT.certificate]
+    held = replace(held, chain=() if place == "anchor" else tuple(theirs))
+    walked, _ = walk([held.certificate, *held.chain], anchors, PKI.now)
+    said = shake_hands(held, anchors)
+    assert walked.passed is (not said) is present, (walked, said)
+    assert walked.code == ("" if present else _code_of(said))
+
+
+def test_an_expired_anchor_counts_before_what_came_with_the_certificate() -> None:
+    authority = made("Odd CA", ROOT, {}, is_ca=True)
+    held = made("meter-1", authority, {})
+    anchors = [ROOT.certificate, renewed(authority, *EXPIRED)]
+    walked, _ = walk([held.certificate, *held.chain], anchors, PKI.now)
+    assert walked.code == _code_of(shake_hands(held, anchors)) == RefusalCode.EXPIRED
+
+
+def _code_of(said: str) -> str:
+    return RefusalCode.NOT_YET_VALID if "not yet valid" in said else RefusalCode.EXPIRED if "expired" in said else said
 
 
 def test_where_names_are_constrained_it_is_said_that_only_a_handshake_tells() -> None:

@@ -164,9 +164,11 @@ def test_what_waits_for_its_turn_goes_with_the_connection() -> None:
 MANY_PINGS = (Pingreq(),) * 600
 MANY_FILTERS = (subscription(500),) * 8
 """Work for several portions; the packet at which one ends is decoded, and waits."""
+ONE_PORTION = tuple(publication("not/mine", b"", 1, packet_id=number) for number in range(1, PORTION + 1))
+"""What comes behind is the packet that waits."""
 
 
-@pytest.mark.parametrize("before", [MANY_PINGS, (subscription(500), *MANY_FILTERS), MANY_FILTERS[:4]])
+@pytest.mark.parametrize("before", [MANY_PINGS, (subscription(500), *MANY_FILTERS), MANY_FILTERS[:4], ONE_PORTION])
 @pytest.mark.parametrize(
     ("last", "wills"),
     [

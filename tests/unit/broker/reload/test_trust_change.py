@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -118,6 +119,25 @@ async def test_a_few_are_judged_at_a_time_each_once_and_others_are_served_betwee
     assert (effects.connected, effects.disconnected) == (5, 5)
     assert here == [5, 3, 1, 0]
     assert all(client.closed for client in clients)
+
+
+async def test_who_goes_has_gone_before_lists_are_read(broker: MemoryBroker, tmp_path: Path) -> None:
+    listed = tmp_path / "listed.crl"
+    os.mkfifo(listed)  # It is read when there is something to be read.
+    scene = Scene(tmp_path, broker, crlfile=listed, unsafe_no_revocation=False)
+    held = PKI.device("meter-1", issuer=BELOW)
+    client = connected(broker, held, path(held, BELOW, OTHER))
+    scene.believe(PKI.root)
+    applying = asyncio.create_task(scene.trust.apply(scene.load()))
+    try:
+        async with asyncio.timeout(5):
+            while not client.closed:  # noqa: ASYNC110 - Nothing tells of it.
+                await asyncio.sleep(0)
+        assert not applying.done()
+    finally:
+        await asyncio.to_thread(lambda: listed.open("wb").close())
+        detail, _ = await applying
+    assert "still being read" not in detail
 
 
 async def test_who_is_of_our_own_trust_domain_no_more_loses_what_names_allowed_him(tmp_path: Path) -> None:
