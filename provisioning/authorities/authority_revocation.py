@@ -77,7 +77,7 @@ class AuthorityRevocation:
             found = begun(connection, name)
             if found is not None:
                 newest = None if first is None else certificates_of_device.newest(connection, first.id)
-                lost = not held and newest is not None and newest.issuer_key_id == found.issuer.key_id
+                lost = not held and newest is not None and _has_cut_off(found, newest)
                 return BegunRevocation(found, first if lost else None, again=True)
             authority = revoke_authority(connection, name, grounds, by=by, now=now)
             loses = any(each.issuer_key_id == authority.issuer.key_id for each in held)
@@ -144,3 +144,11 @@ class AuthorityRevocation:
 
     async def _usable_admins(self) -> set[str]:
         return await self.life.database.write(lambda connection: operators.usable_admins(connection, self.life.clock()))
+
+
+def _has_cut_off(authority: RevokedAuthority, operator: StoredCertificate) -> bool:
+    """Whether the CA's end is why the certificate is not good, and not its expiry, or a revocation of its own."""
+    if operator.issuer_key_id != authority.issuer.key_id or operator.issuer_ended_at is None or operator.key_ended_at:
+        return False
+    own = operator.revocation
+    return own is None or not own.reason.final or own.sequence > authority.sequence

@@ -71,6 +71,8 @@ class HttpsCredential:
         self._credentials_for = credentials_for
         self._credentials: OwnCredentials | None = None
         self._anchors: Sequence[x509.Certificate] = ()
+        self._bundle_is_behind = False
+        """Whether they could not be written to the bundle."""
         self._foreign: Sequence[bytes] = ()
         self._shown = b""
         self._context: RenewableContext | None = None
@@ -104,11 +106,13 @@ class HttpsCredential:
         bundle = pem_of(*self._anchors)
         if self._keeps and not _holds(self._files.bundle, bundle):
             replace_file(self._files.bundle, bundle)
+        self._bundle_is_behind = False
 
     def _keep_bundle(self) -> None:
         try:
             self._write_bundle()
         except (ConfigurationError, OSError) as error:
+            self._bundle_is_behind = True
             log.error("bundle of the CAs not written", code="BUNDLE_NOT_WRITTEN", detail=str(error))  # noqa: TRY400 - that says it all
 
     def let_through(self, anchors: Sequence[bytes]) -> None:
@@ -180,13 +184,14 @@ class HttpsCredential:
         return EnvelopeSigner(key, x509.load_pem_x509_certificates(chain))
 
     async def run(self) -> None:
-        """Renew when it is time, and write the bundle if it is not as it should be, until cancelled."""
+        """Renew when it is time, and write the bundle if that has failed, until cancelled."""
         while True:
             credentials = self._credentials
             try:
                 wait = credentials.seconds_to_renewal() if self._keeps and credentials else _LONGEST_WAIT_SECONDS
                 await asyncio.sleep(min(max(wait, _SHORTEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS))
-                self._keep_bundle()
+                if self._bundle_is_behind:  # Else it may be ahead: a command writes it with what it has changed.
+                    self._keep_bundle()
                 await self.check()
                 await self.staple()
             except (Refused, IssuanceRefused, ConfigurationError, KeyFileError, OSError) as error:

@@ -91,10 +91,11 @@ class RootLife:
     async def _is_surely_not_recorded(self, name: str, error: BaseException) -> bool:
         if isinstance(error, Refused):  # The server may be about to commit what it was sent before it was lost.
             return False
-        try:
-            return all(each.name != name for each in await self.life.every())
+        try:  # Behind the transaction, whoever waited for that: a reader would not see what is about to be committed.
+            found = await self.life.database.write(authorities.every)
         except Refused:
             return False
+        return all(each.name != name for each in found)
 
     async def retire(self, name: str) -> None:
         """End a root under which no trusted issuing CA is left."""

@@ -31,12 +31,14 @@ _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 class CrlContents:
     """The entries of one list, and its recent changes."""
 
-    def __init__(self) -> None:
+    def __init__(self, since: int = 0) -> None:
+        """Begin empty; what is applied need not have all changes up to the event *since*."""
         self._entries: dict[int, bytes] = {}
         self._pieces: list[bytes] | None = []  # All entries in their order; None: to be joined.
         self._ends: dict[int, datetime] = {}
         self._recent: dict[int, tuple[int, bytes]] = {}
         self._forgotten = 0  # Changes up to this event have been forgotten.
+        self._unread = since  # Up to this event not all changes were read: releases are not.
         self._first_end = _NEVER  # No entry expires before it, so that not every CRL needs a scan of all entries.
         self.through = 0
         self.last: RevocationRecord | None = None
@@ -83,8 +85,8 @@ class CrlContents:
         return tuple(self._pieces)
 
     def knows_since(self, sequence: int) -> bool:
-        """Whether `since` that event still tells all: it forgets, and an earlier event may be asked for again."""
-        return sequence >= self._forgotten
+        """Whether `since` that event still tells all: it forgets, and an earlier event may be asked for later."""
+        return sequence >= max(self._forgotten, self._unread)
 
     def since(self, sequence: int) -> Mapping[int, bytes]:
         """Return what has changed after the event *sequence*, and forget what changed up to it."""

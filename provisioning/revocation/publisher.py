@@ -43,7 +43,7 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.ca.crl import CrlIssuer, CrlRefused, CrlRequest
-from provisioning.errors import ConfigurationError, Refused
+from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.revocation.crl_contents import CrlContents
 from provisioning.revocation.shared_contents import SharedContents
 from provisioning.store import audit, counters, crls, revocations
@@ -59,6 +59,8 @@ log = structlog.get_logger(__name__)
 _RETRY_SECONDS: Final = 10.0
 _LONGEST_WAIT_SECONDS: Final = 15.0  # Look at the wall clock now and then: it may be set.
 _COMPLETE_SHARE: Final = 20
+_MOST_READINGS: Final = 5
+"""How often everything is read for one list. While a standby takes over, readers may still be with the old server."""
 _ACTOR: Final = "provisioning"
 _STORED_BYTES: Final = 256 * 1024
 """A longer list is stored by the timer only, to spare the store's one writer."""
@@ -198,7 +200,7 @@ class CrlPublisher:
         if self._set_back():
             self._contents = None  # What had expired by the wrong clock may not have.
         contents = self._contents or await self._everything(issuer)
-        while True:
+        for _ in range(_MOST_READINGS):
             try:
                 news = await self._read(issuer, contents)
                 break
@@ -206,6 +208,12 @@ class CrlPublisher:
                 if self._shared is not None:
                     self._shared.forget()
                 contents = await self._everything(issuer)
+        else:
+            raise Refused(
+                Code.UNAVAILABLE,
+                "the store that is read has other revocations than the one that is written: "
+                "let all addresses in database_url lead to one server",
+            )
         previous_update = self._previous_update()
         now = news.at
         begun = time.monotonic()
@@ -304,17 +312,18 @@ class CrlPublisher:
         if self._shared is not None:
             return await self._shared.take(issuer.key_id, plan.shard_id, previous_update)
 
-        def read(connection: Connection) -> tuple[list[ListedChange], int, RevocationRecord | None]:
+        def read(connection: Connection) -> tuple[int, list[ListedChange], RevocationRecord | None]:
             last = revocations.last(connection)  # First: the reads that follow contain at least as much.
             through = _number_of(last)
             found = revocations.listed(connection, issuer.key_id, plan.shard_id, previous_update)
             base = crls.oldest_in_use(connection, plan.name, now)
             if base is not None:  # Releases too, for the delta.
                 found += revocations.changes(connection, issuer.key_id, plan.shard_id, base.through_sequence, through)
-            return found, through, last
+            return through if base is None else base.through_sequence, found, last
 
-        contents = CrlContents()
-        await asyncio.to_thread(contents.apply, *await self._database.survey(read))
+        since, found, last = await self._database.survey(read)
+        contents = CrlContents(since)
+        await asyncio.to_thread(contents.apply, found, _number_of(last), last)
         return contents
 
     async def _read(self, issuer: CrlIssuer, contents: CrlContents) -> _News:

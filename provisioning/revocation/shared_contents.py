@@ -47,6 +47,8 @@ class _Reading:
     since: datetime
     """Certificates that had expired by then are missing."""
     last: RevocationRecord | None
+    released_since: int
+    """Releases up to this event are missing."""
     by_shard: dict[Scope, CrlContents]
     by_issuer: dict[str, CrlContents]
 
@@ -73,7 +75,7 @@ class SharedContents:
                 asyncio.get_running_loop().call_later(_KEPT_SECONDS, self._forget, reading)
             self._given.add(wanted)
         found = reading.by_issuer.pop(wanted[0], None) if shard_id is None else reading.by_shard.pop(wanted, None)
-        return found or _empty(reading.last)
+        return found or _empty(reading)
 
     def forget(self) -> None:
         """Read again for whoever asks next: the store has lost its last events."""
@@ -87,16 +89,18 @@ class SharedContents:
         last = revocations.last(connection)  # First: the reads that follow contain at least as much.
         through = 0 if last is None else last.sequence
         since = min(since, crls.oldest_newest(connection) or since)
-        reading = _Reading(since, last, defaultdict(CrlContents), defaultdict(CrlContents))
-        _sort_in(reading, revocations.listed_of_each(connection, since))
         base = crls.oldest_of_any_in_use(connection, self._clock())
+        released_since = through if base is None else base
+        new = partial(CrlContents, released_since)
+        reading = _Reading(since, last, released_since, defaultdict(new), defaultdict(new))
+        _sort_in(reading, revocations.listed_of_each(connection, since))
         if base is not None:  # Releases too, for the deltas.
             _sort_in(reading, revocations.released_of_each(connection, base, through))
         return reading
 
 
-def _empty(last: RevocationRecord | None) -> CrlContents:
-    contents = CrlContents()
+def _empty(reading: _Reading) -> CrlContents:
+    contents, last = CrlContents(reading.released_since), reading.last
     contents.apply((), 0 if last is None else last.sequence, last)
     return contents
 

@@ -24,7 +24,7 @@ from provisioning.ca.ceremony import (
     sign_issuing_ca,
 )
 from provisioning.ca.issuer import Issuer
-from provisioning.directory.files import AuthorityFiles
+from provisioning.directory.files import AuthorityFiles, read_certificate
 from provisioning.enrolment.issuing import Issuing
 from provisioning.enrolment.operator_roles import change_operator_role
 from provisioning.errors import Code, ConfigurationError, Refused
@@ -33,6 +33,7 @@ from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.revocation.reasons import AUTHORITY_REASONS
+from provisioning.revocation.service import RevocationService
 from provisioning.revocation.suspension import SuspensionService
 from provisioning.signers.places import SignerPlaces
 from provisioning.store import (
@@ -46,6 +47,7 @@ from provisioning.store import (
     known_authorities,
     operators,
     revocations,
+    serials,
 )
 from provisioning.store.authorities import AuthorityState
 from provisioning.store.certificates import IssuedCertificate, StoredCertificate
@@ -53,6 +55,21 @@ from provisioning.store.groups import Group
 from provisioning.store.known_authorities import LATELY
 from tests.support.ceremonies import Ceremonies
 from tests.support.fleet import Clock
+
+
+async def another_admin(fleet_cas: Ceremonies) -> None:
+    """Make boss, whom the newest CA has certified, an admin, and the first operator an auditor."""
+    now = fleet_cas.clock()
+    newest = (await fleet_cas.life.every())[-1]
+
+    def another(connection: Connection) -> None:
+        boss = devices.add(connection, "boss", Role.OPERATOR, None, now)
+        held = IssuedCertificate(b"", newest.key_id, 7, now, now + timedelta(days=30), b"")
+        certificates.add(connection, held, boss.id, now)
+        change_operator_role(connection, "boss", OperatorRole.ADMIN, by="admin", now=now)
+        change_operator_role(connection, "admin", OperatorRole.AUDITOR, by="boss", now=now)
+
+    await fleet_cas.database.write(another)
 
 
 async def revoked(
@@ -190,6 +207,26 @@ async def test_what_was_killed_before_the_operator_was_certified_again_does_that
         await revocation.to_revoke("issuing-ca")
 
 
+@pytest.mark.parametrize("why", ["revoked before", "expired before"])
+async def test_a_call_that_goes_on_certifies_no_operator_whom_the_ca_has_not_cut_off(
+    fleet_cas: Ceremonies, why: str
+) -> None:
+    """As the first call does not: whose certificate was revoked by itself is not to get in with another one."""
+    revocation = AuthorityRevocation(fleet_cas.life)
+    await fleet_cas.successor()
+    await another_admin(fleet_cas)
+    operator = read_certificate(AuthorityFiles(fleet_cas.settings.directory).certificate("operator"))
+    if why == "revoked before":
+        service = RevocationService(fleet_cas.database, fleet_cas.clock, ())
+        serial = serials.serial_text(operator.serial_number)
+        await service.revoke_serial(serial, RevocationReason.SUPERSEDED, by="boss")
+    else:
+        fleet_cas.clock.advance(operator.not_valid_after_utc - fleet_cas.clock() + timedelta(seconds=1))
+    assert (await revocation.begin("issuing-ca", RevocationReason.CA_COMPROMISE)).operator is None
+    again = await revocation.begin("issuing-ca", RevocationReason.CA_COMPROMISE)
+    assert (again.again, again.operator) == (True, None)
+
+
 async def test_a_finished_revocation_that_has_left_no_admin_says_how_one_gets_in(fleet_cas: Ceremonies) -> None:
     revocation = AuthorityRevocation(fleet_cas.life)
     await fleet_cas.successor()
@@ -243,23 +280,15 @@ async def test_the_first_operator_gets_back_what_he_had_while_another_admin_can_
     fleet_cas: Ceremonies, suspended: bool
 ) -> None:
     await fleet_cas.successor()
-    now = fleet_cas.clock()
-    newest = (await fleet_cas.life.every())[-1]
-
-    def another(connection: Connection) -> None:
-        boss = devices.add(connection, "boss", Role.OPERATOR, None, now)
-        held = IssuedCertificate(b"", newest.key_id, 7, now, now + timedelta(days=30), b"")
-        certificates.add(connection, held, boss.id, now)
-        change_operator_role(connection, "boss", OperatorRole.ADMIN, by="admin", now=now)
-        change_operator_role(connection, "admin", OperatorRole.AUDITOR, by="boss", now=now)
-
-    await fleet_cas.database.write(another)
+    await another_admin(fleet_cas)
     if suspended:
         await SuspensionService(fleet_cas.database, fleet_cas.clock, ()).suspend_device("admin", by="boss")
     _, renewed = await revoked(fleet_cas.life, "issuing-ca", RevocationReason.CA_COMPROMISE)
     assert renewed is not suspended
     assert await fleet_cas.database.read(lambda connection: operators.role_of(connection, "admin")) == "auditor"
-    stored = await fleet_cas.database.read(lambda connection: device_inventory.find(connection, "admin", now))
+    stored = await fleet_cas.database.read(
+        lambda connection: device_inventory.find(connection, "admin", fleet_cas.clock())
+    )
     assert stored is not None
     assert stored.issued == (1 if suspended else 2)
 

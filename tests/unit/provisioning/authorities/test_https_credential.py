@@ -345,6 +345,29 @@ async def test_trust_that_changes_counts_though_the_bundle_cannot_be_written_whi
     assert bundle.read_bytes() == pem_of(fleet.authority.root_ca.certificate, another)
 
 
+async def test_a_bundle_that_a_command_has_written_meanwhile_is_not_undone(
+    fleet: Fleet, credential: HttpsCredential, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names the CAs as they are; the service learns of them within a heartbeat."""
+    bundle, newer = credential._files.bundle, pem_of(fleet.authority.root_ca.certificate)
+    credential.trust([fleet.authority.root_ca.certificate, Pki().issuing.certificate])
+    bundle.write_bytes(newer)
+    checked = asyncio.Event()
+
+    async def check() -> bool:
+        checked.set()
+        return False
+
+    monkeypatch.setattr(credential, "check", check)
+    monkeypatch.setattr(https_credential, "_LONGEST_WAIT_SECONDS", 0.01)
+    running = asyncio.create_task(credential.run())
+    async with asyncio.timeout(20):
+        await checked.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert bundle.read_bytes() == newer
+
+
 async def test_another_ca_that_issues_issues_the_server_s_certificate_too(
     fleet: Fleet, credential: HttpsCredential
 ) -> None:

@@ -191,6 +191,34 @@ async def test_a_root_that_is_recorded_keeps_its_key_although_its_ceremony_was_c
     assert await NextAuthority(life).begin() == "issuing-2", "signed by it"
 
 
+async def test_a_root_that_is_about_to_be_committed_keeps_its_key_though_nobody_waits_any_more(
+    fleet_cas: Ceremonies,
+) -> None:
+    """Ctrl-C twice: the second ends the wait for the transaction, of which a reader sees nothing yet."""
+    life, loop = fleet_cas.life, asyncio.get_running_loop()
+    begun, go_on = asyncio.Event(), threading.Event()
+
+    def clock() -> datetime:
+        if sys._getframe(2).f_code.co_name == "transaction":  # In the store's thread.
+            loop.call_soon_threadsafe(begun.set)
+            go_on.wait()
+        return fleet_cas.clock()
+
+    ceremony = asyncio.create_task(RootLife(replace(life, clock=clock)).begin())
+    await begun.wait()
+    for _ in range(2):
+        ceremony.cancel()
+        await asyncio.sleep(0)
+    await asyncio.wait([ceremony], timeout=0.5)  # Whoever asked a reader would have been answered, and have ended.
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await ceremony
+    await fleet_cas.database.write(lambda _: None)  # Behind it.
+    assert (await fleet_cas.states())["root-2"] == "active"
+    root = next(each for each in await life.every() if each.name == "root-2")
+    assert life.places.open("root-2").public_key() == root.certificate.public_key()
+
+
 async def test_a_root_that_is_not_recorded_leaves_no_key(fleet_cas: Ceremonies) -> None:
     def taken(connection: Connection) -> None:
         root = authorities.every(connection)[0].certificate

@@ -14,10 +14,13 @@ from cryptography import x509
 from structlog.testing import capture_logs
 
 from provisioning.ca.crl import CrlIssuer
-from provisioning.errors import ConfigurationError
+from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation import publisher as publisher_module
+from provisioning.revocation.crl_contents import CrlContents
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
+from provisioning.revocation.shared_contents import SharedContents
+from provisioning.revocation.suspension import SuspensionService
 from provisioning.store import crls
 from provisioning.store.counters import crl_counter
 from tests.support.fleet import Fleet
@@ -31,7 +34,7 @@ async def publisher(fleet: Fleet) -> CrlPublisher:
     return published(fleet)
 
 
-def published(fleet: Fleet, delta_url: str | None = None) -> CrlPublisher:
+def published(fleet: Fleet, delta_url: str | None = None, shared: SharedContents | None = None) -> CrlPublisher:
     issuing = fleet.authority.issuing_ca
 
     async def sleep(seconds: float) -> None:
@@ -41,7 +44,7 @@ def published(fleet: Fleet, delta_url: str | None = None) -> CrlPublisher:
         return CrlIssuer(issuing.certificate, issuing.key)
 
     plan = CrlPlan(NAME, crl_counter(NAME), timedelta(hours=1), 0.01, issuer, delta_url)
-    return CrlPublisher(fleet.database, plan, fleet.clock, sleep)
+    return CrlPublisher(fleet.database, plan, fleet.clock, sleep, shared)
 
 
 async def test_a_long_list_is_stored_when_it_is_time_for_one_and_not_for_each_change(
@@ -158,3 +161,56 @@ async def test_why_a_list_is_not_made_is_said_at_once_and_not_for_each_attempt(
         await asyncio.gather(running, return_exceptions=True)
     told = [(each["detail"], each["times"]) for each in logs if each.get("code") == "CRL_NOT_PUBLISHED"]
     assert told == [("the key is in a safe", 1), ("the token has no session left", 1)]
+
+
+async def test_a_list_is_not_begun_for_ever_while_the_readers_are_with_another_server(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a fail-over whose old server still answers those that are connected with it."""
+    publisher = published(fleet)
+    await publisher.publish()
+    await revoked(fleet, "lost")
+    everything, readings = publisher._everything, 0
+
+    async def of_the_old_server(issuer: CrlIssuer) -> CrlContents:
+        nonlocal readings
+        readings += 1
+        contents = await everything(issuer)
+        assert contents.last is not None
+        contents.last = replace(contents.last, serial="1")
+        return contents
+
+    with monkeypatch.context() as patched:
+        patched.setattr(publisher, "_contents", None)
+        patched.setattr(publisher, "_everything", of_the_old_server)
+        async with asyncio.timeout(20):
+            with pytest.raises(Refused, match="let all addresses in database_url lead to one server"):
+                await publisher.publish()
+    assert readings < 10
+    assert (await publisher.publish()).entries == 1, "it goes on when they are with the right one"
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_a_delta_has_the_release_that_a_list_finished_since_the_store_was_read_does_not_know(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, together: bool
+) -> None:
+    """When the quick one reads everything there is no list yet, so nobody needs releases; then the slow one's is."""
+    suspension = SuspensionService(fleet.database, fleet.clock, ())
+    held = await fleet.enrol("held")
+    await suspension.suspend_device("held", by="admin")
+    shared = SharedContents(fleet.database, fleet.clock) if together else None
+    slow, quick = published(fleet, DELTA), published(fleet, DELTA, shared)
+    read, everything = slow._read, quick._everything
+
+    async def interrupted(*arguments: Any) -> Any:
+        news = await read(*arguments)
+        await suspension.resume_device("held", by="admin")
+        contents = await everything(*arguments[:1])
+        monkeypatch.setattr(quick, "_contents", contents)
+        return news
+
+    monkeypatch.setattr(slow, "_read", interrupted)
+    first = await slow.publish()
+    assert {each.serial_number for each in x509.load_der_x509_crl(first.der)} == {held.serial_number}
+    await quick.publish()
+    assert in_delta(quick) == (first.number, {held.serial_number}), "whoever has the first list learns of the release"
