@@ -39,6 +39,19 @@ def _expect_right(option: str, path: Path, place: Path) -> None:
         raise typer.BadParameter(f"{option} {path}: this user may not write {place}; name another")
 
 
+def clear(path: Path | None) -> None:
+    """Remove an older report at *path*: if the run comes to no end, it would be taken for this run's.
+
+    A link may lead to the output of this very process, and is left.
+    """
+    if path is None or path.is_symlink() or not path.is_file():
+        return
+    try:
+        path.unlink()
+    except PermissionError:  # The directory's. The file may be written.
+        path.write_bytes(b"")
+
+
 def write(path: Path, text: str) -> None:
     """Write *text* to *path* in UTF-8, completely or not at all.
 

@@ -82,10 +82,10 @@ def walk(
             why = (
                 _without_issuer(current, candidates)
                 if not signers
-                else "names another key of its issuer than that CA's"
+                else "names another key, or another certificate, of its issuer than that CA's"
             )
             return Step("chain", False, f"{shown_subject(current)} {why}", RefusalCode.UNTRUSTED_ISSUER), []
-        flaw = _flaw(issuer, len(path) - 1, now)
+        flaw = _flaw(issuer, sum(not _is_self_issued(each) for each in path[1:]), now)
         if flaw:
             return Step("chain", False, f"{shown_subject(issuer)} {flaw[1]}", flaw[0]), []
         path.append(issuer)
@@ -123,7 +123,22 @@ def _is_meant(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
         return True
     if stated.key_identifier is not None and own is not None and stated.key_identifier != own.digest:
         return False
-    return stated.authority_cert_serial_number in {None, issuer.serial_number}
+    if stated.authority_cert_serial_number not in {None, issuer.serial_number}:
+        return False
+    names = (each.value for each in stated.authority_cert_issuer or () if isinstance(each, x509.DirectoryName))
+    by = next(names, None)  # As OpenSSL: the first of several.
+    try:
+        return by is None or by == issuer.issuer
+    except UNREADABLE:
+        return False
+
+
+def _is_self_issued(certificate: x509.Certificate) -> bool:
+    """Whether *certificate* is a CA's for itself, of another key: such ones do not count (RFC 5280 §4.2.1.9)."""
+    try:
+        return certificate.subject == certificate.issuer
+    except UNREADABLE:
+        return False
 
 
 def _taken(

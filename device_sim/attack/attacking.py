@@ -25,7 +25,7 @@ from device_sim.attack.given import Given
 from device_sim.attack.run import CONTROLS, run, worst
 from device_sim.attack.target import Impossible, Target
 from device_sim.attack.verdict import OPEN, Outcome, Verdict
-from device_sim.destination import expect_file
+from device_sim.destination import clear, expect_file
 from device_sim.explanation import explained
 from device_sim.hanging import hanging
 from device_sim.interruption import Interruption
@@ -146,5 +146,7 @@ def judge(
         return {Verdict.FAIL: failed, Verdict.INVALID: ExitCode.INVALID}.get(worst(outcomes), well)
 
     with explained(view, also=(CapabilityError, Impossible)):
+        clear(given.json)
+        clear(given.junit)
         code = run_story(story)
     raise typer.Exit(code)

@@ -149,7 +149,7 @@ async def _late(scene: Scene, outcomes: Mapping[str, Outcome]) -> dict[str, Outc
     """Return the new outcome for those *outcomes* whose message has arrived after all (rule 6)."""
     withheld = {name: outcome for name, outcome in outcomes.items() if outcome.seen and outcome.seen.withheld}
     if withheld:
-        await asyncio.sleep(_LATE)
+        await asyncio.sleep(max(_LATE, scene.listens_until - time.monotonic()))
     return {
         name: replace(outcome, judgement=Judgement(Verdict.FAIL, "delivered after all, later than what was sent later"))
         for name, outcome in withheld.items()

@@ -84,6 +84,8 @@ class Scene:
         """What devices have said in this whole run that an authorised party has received, and how often."""
         self.kept_out: dict[str, Paper] = {}
         """The revoked certificates, by name, whose devices have been refused for it."""
+        self.listens_until = 0.0
+        """Until when what is forbidden may still arrive: what of an offender's is late may only be held up."""
         self.bystander = Bystander(self._innocent, patience)
         self._let_in: set[Role] = set()
         self._watcher: Watcher | None = None
@@ -416,10 +418,13 @@ class Scene:
         watcher = await self.watcher()
         if offender:
             marked = await self._marked(client, name, watcher, SOON, 1)
-            if isinstance(marked, Seen) and marked.code == OPEN and await self._shunned(client, name, watcher):
+            until = time.monotonic() + self.patience / _MARKERS
+            shunned = isinstance(marked, Seen) and marked.code == OPEN and await self._shunned(client, name, watcher)
+            if shunned and payload not in self.heard:
+                self.listens_until = until
                 why = "nor is what it may say: the broker no longer listens to it, and leaves it connected"
                 return Seen(Layer.MQTT, NOT_DELIVERED, why, ClosedBy.NOBODY, withheld=payload)
-            if isinstance(marked, Seen) and marked.code == OPEN:
+            if isinstance(marked, Seen) and marked.code == OPEN and not shunned:
                 marked = await self._marked(client, name, watcher)
         else:
             marked = await self._marked(client, name, watcher)

@@ -126,13 +126,16 @@ async def _all_admitted(scene: Scene, papers: Sequence[Paper]) -> list[RawClient
 
     tasks: list[asyncio.Task[RawClient]] = []
     try:
-        async with asyncio.TaskGroup() as together:
-            tasks += [together.create_task(one(paper), name=paper.name) for paper in papers]
-    except* (Impossible, Starved, TurnedAway) as refused:
+        try:
+            async with asyncio.TaskGroup() as together:
+                tasks += [together.create_task(one(paper), name=paper.name) for paper in papers]
+        except* (Impossible, Starved, TurnedAway) as refused:
+            raise refused.exceptions[0] from None
+    except BaseException:  # Also when the case's time is over.
         for task in tasks:
             if not task.cancelled() and task.exception() is None:
                 task.result().close()
-        raise refused.exceptions[0] from None
+        raise
     return [task.result() for task in tasks]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import time
 from pathlib import Path
@@ -26,7 +25,7 @@ from device_sim.link.endpoint import endpoint_of
 from device_sim.link.link import Terms
 from device_sim.remedies import with_remedy
 from device_sim.report import ExitCode
-from device_sim.run.manner import loopback_addresses, sources_for
+from device_sim.run.manner import has_many_sources, loopback_addresses, sources_for
 from device_sim.view import View
 from provisioning.pki.tls import CredentialFiles
 
@@ -50,8 +49,8 @@ def benchmark(given: Given, kind: Kind, **messages: Any) -> None:
 
     async def story(interruption: Interruption) -> Bench:
         endpoint = await endpoint_of(*broker, given.server_name)
-        loopback = ipaddress.ip_address(endpoint.host).is_loopback
-        sources = loopback_addresses(sources_for(plan.clients)) if loopback else ()
+        several = has_many_sources(endpoint.host)
+        sources = loopback_addresses(sources_for(plan.clients)) if several else ()
         played = Bench(plan, ring, endpoint, terms, given.driver, sources)
         meter = Meter(played)
         async with view.watching(lambda: meter):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import shutil
 import tempfile
@@ -32,7 +31,7 @@ from device_sim.results.progress import kept
 from device_sim.results.summary import summary_of
 from device_sim.run.control import listening
 from device_sim.run.live import RunState
-from device_sim.run.manner import Manner, loopback_addresses, sources_for
+from device_sim.run.manner import Manner, has_many_sources, loopback_addresses, sources_for
 from device_sim.run.runner import Run
 from device_sim.run.target import Impossible, Target, operator_of
 from device_sim.scenario.catalogue import find
@@ -125,10 +124,12 @@ def _check_where(
 
 
 def _sources(broker: Endpoint, asked: int, devices: int) -> tuple[str, ...]:
-    if ipaddress.ip_address(broker.host).is_loopback:
+    if has_many_sources(broker.host):
         return loopback_addresses(asked or sources_for(devices))
     if asked > 1:
-        raise typer.BadParameter("--sources: loopback addresses reach a broker on this machine only; leave it out")
+        raise typer.BadParameter(
+            "--sources: only a broker on this machine, by IPv4, is reached from several addresses; leave it out"
+        )
     return ()
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from device_sim.attack import report
 from device_sim.attack.run import worst
 from device_sim.attack.verdict import Outcome, Verdict
-from device_sim.destination import expect_file
+from device_sim.destination import clear, expect_file
 from device_sim.explanation import explained
 from device_sim.hanging import hanging
 from device_sim.interruption import Interruption
@@ -81,6 +81,8 @@ def judge_device(
             return await _judged(out, _Live(err, len(stages)), bench, stages, parallel)
 
     with explained(View(), also=(BadCommand, CannotListen)):
+        clear(json)
+        clear(junit)
         outcomes = run_story(story)
         report.show(out, f"{_KIND} {client_id}", outcomes, headings=("a device should …", "it did"))
         if json is not None:

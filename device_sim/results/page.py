@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
 
+from device_sim.how_often import times
 from device_sim.results import charts
 from device_sim.results.document import Document, figure_of, remarks
 from device_sim.results.plot import colour
@@ -169,7 +170,7 @@ def _refusals(document: Document) -> str:
     if not drawn:
         return ""
     keys = [
-        (colour(number), f"{document['refusals'].get(reason, 0)} times {reason}")
+        (colour(number), f"{times(document['refusals'].get(reason, 0))} {reason}")
         for number, reason in enumerate(reasons)
     ]
     return "<h2>Refusals by reason</h2>" + _figure(drawn, keys)

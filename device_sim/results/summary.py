@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from device_sim.fitting import Fitting
+from device_sim.how_often import times
 from device_sim.link.distance import Distance
 from device_sim.results.document import Document, figure_of, remarks
 
@@ -28,7 +29,7 @@ def summary_of(document: Document) -> RenderableType:
     parts.append(Text(f"  {counts}"))
     if document["refusals"]:
         parts.append(
-            Text("  refused: " + ", ".join(f"{n} times {reason}" for reason, n in document["refusals"].items()))
+            Text("  refused: " + ", ".join(f"{times(n)} {reason}" for reason, n in document["refusals"].items()))
         )
     parts += _generator(document)
     parts += [Text(f"  false refusal of {name}: {why}", "red") for name, why in document["false_refusals"].items()]

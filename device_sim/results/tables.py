@@ -45,7 +45,7 @@ def junit(document: Document) -> str:
         (f"{item['metric']} {item['condition']}", None if item["passed"] else f"it is {figure_of(item)}")
         for item in document["thresholds"]
     ]
-    cases.append(("the generator was not the bottleneck", "; ".join(document["invalid"]) or None))
+    cases.append(("neither the generator nor the link was the bottleneck", "; ".join(document["invalid"]) or None))
     if document["interrupted"]:
         cases.append(("the run was not interrupted", document["interrupted"]))
     failed = sum(failure is not None for _, failure in cases)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,6 +59,12 @@ def commander_of(service: str, share: Share) -> str:
 def sources_for(devices: int) -> int:
     """Return the number of local addresses over which *devices* connections to one broker should be spread."""
     return -(-devices // _DEVICES_A_SOURCE)
+
+
+def has_many_sources(host: str) -> bool:
+    """Whether connections to the address *host* can come from several here: IPv6 has one loopback address."""
+    address = ipaddress.ip_address(host)
+    return isinstance(address, ipaddress.IPv4Address) and address.is_loopback
 
 
 def loopback_addresses(count: int) -> tuple[str, ...]:

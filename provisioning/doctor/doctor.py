@@ -9,6 +9,7 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -139,7 +140,11 @@ def _modes(settings: Settings, files: AuthorityFiles) -> Iterator[Finding]:
 def _drafts(files: AuthorityFiles, now: datetime) -> Iterator[Finding]:
     """Warn of what a command that was killed has left: nobody reads it, and it may be a key."""
     begun = now.timestamp() - _DRAFT_SECONDS
-    left = [path for path in sorted(files.directory.glob(".*.new")) if path.stat().st_mtime < begun]
+    left = []
+    for path in sorted(files.directory.glob(".*.new")):
+        with contextlib.suppress(FileNotFoundError):  # Its command has just renamed it.
+            if path.stat().st_mtime < begun:
+                left.append(path)
     if left:
         names = ", ".join(path.name for path in left)
         what = f"{names}: left by a command that was killed, perhaps with a key"

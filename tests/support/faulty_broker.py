@@ -41,6 +41,7 @@ _LARGEST = 1_000_000
 _LATE = 0.3
 _GRACE = 1.5
 _EARLY = 0.2
+_HELD_UP = 7.0
 _FOURTH = 4
 _OFTEN = 5
 
@@ -60,6 +61,7 @@ class Fault(Enum):
     CLOSES_FOR_TOPICS = "closes the connection of whoever publishes to a topic that is not its own"
     BANS_THE_HASTY = "knows no revocation, and bans who has often connected and closed without DISCONNECT"
     SHUNS = "listens no more to who has published to a topic that is not its own, and leaves it connected"
+    HOLDS_UP = "reads what an offender sends only later: that, and all that it says behind it"
     IGNORES_FLAGS = "does not look at the reserved bits of a SUBSCRIBE, but at its filter"
 
 
@@ -73,6 +75,7 @@ class _Client:
     name: str
     connected: bool = False
     shunned: bool = False
+    held_up: bool = False
     patience: float | None = None
     buffer: bytes = b""
     filters: list[str] = field(default_factory=list)
@@ -183,6 +186,10 @@ class FaultyBroker:
         if client.shunned:
             return True
         allowed = packet.topic.split("/")[2:3] == [client.name]
+        client.held_up = client.held_up or (self.fault is Fault.HOLDS_UP and not allowed)
+        if client.held_up:
+            self._serving(asyncio.create_task(self._deliver_late(packet, _HELD_UP)))
+            return True
         client.shunned = self.fault is Fault.SHUNS and not allowed
         if packet.packet_id is not None:
             code = ReasonCode.SUCCESS if allowed else ReasonCode.NOT_AUTHORIZED
@@ -193,8 +200,8 @@ class FaultyBroker:
             self._serving(asyncio.create_task(self._deliver_late(packet)))
         return allowed or self.fault is not Fault.CLOSES_FOR_TOPICS
 
-    async def _deliver_late(self, packet: Publish) -> None:
-        await asyncio.sleep(_LATE)
+    async def _deliver_late(self, packet: Publish, seconds: float = _LATE) -> None:
+        await asyncio.sleep(seconds)
         self._deliver(packet)
 
     def _deliver(self, packet: Publish) -> None:

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from device_sim.cli import app
-from device_sim.destination import expect_directory, expect_file, write
+from device_sim.destination import clear, expect_directory, expect_file, write
 
 
 @pytest.mark.parametrize("command", ["run smoke --self-hosted --output {file}/report", "attack --json {file}/report",
@@ -29,6 +29,27 @@ def test_what_can_be_written_is_left_as_it_is(tmp_path: Path) -> None:
     expect_directory("--output", tmp_path / "runs" / "monday")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["kept", "runs"]
     assert kept.read_text() == "of yesterday"
+
+
+@pytest.mark.parametrize("command", ["attack --broker 127.0.0.1:1 --cafile no --ca-cert no --ca-key no",
+                                     "qualify --exec /no/such/program"])  # fmt: skip
+def test_where_nothing_could_be_tried_no_report_of_yesterday_is_left(command: str, tmp_path: Path) -> None:
+    reports = [tmp_path / "of.json", tmp_path / "of.xml"]
+    for each in reports:
+        each.write_text("PASS")
+    words = [*command.split(), "--json", str(reports[0]), "--junit", str(reports[1])]
+    done = CliRunner().invoke(app, words, env={"COLUMNS": "400"})
+    assert done.exit_code == 1, done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_file_of_its_own_is_not_cleared(tmp_path: Path) -> None:
+    (target := tmp_path / "output").write_text("what was printed before")
+    (link := tmp_path / "stdout").symlink_to(target)
+    for path in (None, link, tmp_path / "new", Path("/dev/null")):
+        clear(path)
+    assert target.read_text() == "what was printed before"
+    assert link.is_symlink()
 
 
 def test_a_disk_that_is_full_is_told_with_the_file(tmp_path: Path) -> None:

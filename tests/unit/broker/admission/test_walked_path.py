@@ -24,11 +24,14 @@ ROOT = PKI.root
 ANOTHER = generate_key().public_key()
 UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.7"), b"\x05\x00")
 AKI = x509.AuthorityKeyIdentifier
+ELSEWHERE = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Elsewhere")])
 Extensions = dict[x509.ExtensionType, bool]
 """Whether each is critical."""
 
 
-def made(name: str, issuer: Held, extensions: Extensions, *, is_ca: bool = False) -> Held:
+def made(
+    name: str, issuer: Held, extensions: Extensions, *, is_ca: bool = False, path_length: int | None = None
+) -> Held:
     key = generate_key()
     builder = (
         x509.CertificateBuilder()
@@ -38,7 +41,7 @@ def made(name: str, issuer: Held, extensions: Extensions, *, is_ca: bool = False
         .serial_number(x509.random_serial_number())
         .not_valid_before(PKI.now - timedelta(hours=1))
         .not_valid_after(PKI.now + timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
+        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=path_length), critical=True)
     )
     for each, critical in extensions.items():
         builder = builder.add_extension(each, critical)
@@ -118,6 +121,16 @@ ODD: dict[str, tuple[Callable[[Extensions], Held], Extensions, str]] = {
         {AKI(None, [x509.DirectoryName(ROOT.certificate.subject)], 7): False},
         RefusalCode.UNTRUSTED_ISSUER,
     ),
+    "another issuer of its issuer": (
+        device,
+        {AKI(None, [x509.DirectoryName(ELSEWHERE)], ROOT.certificate.serial_number): False},
+        RefusalCode.UNTRUSTED_ISSUER,
+    ),
+    "what is true of the issuer": (
+        device,
+        {AKI(None, [x509.DirectoryName(ROOT.certificate.subject)], ROOT.certificate.serial_number): False},
+        "",
+    ),
     "a CA for clients": (below, {x509.ExtendedKeyUsage(CLIENT): False}, ""),
     "a CA for servers": (below, {x509.ExtendedKeyUsage(SERVER_ONLY): False}, RefusalCode.WRONG_PURPOSE),
     "a CA for anything": (below, {x509.ExtendedKeyUsage(ANY_PURPOSE): False}, RefusalCode.WRONG_PURPOSE),
@@ -134,6 +147,17 @@ def test_what_openssl_refuses_is_refused_and_nothing_else(
     assert walked.passed is (not said), (walked, said)
     assert walked.code == code
     assert bool(path) is walked.passed
+
+
+@pytest.mark.parametrize(("below", "accepted"), [("A CA", True), ("Another CA", False)])
+def test_a_ca_that_certifies_a_new_key_of_its_own_has_no_ca_below_it(below: str, accepted: bool) -> None:
+    authority = made("A CA", ROOT, {}, is_ca=True, path_length=0)
+    keys = {AKI.from_issuer_public_key(authority.key.public_key()): False, x509.SubjectKeyIdentifier(b"new"): False}
+    new = made(below, authority, keys, is_ca=True)  # By its keys OpenSSL tells it from a self-signed one.
+    held = made("meter-1", new, {})
+    walked, _ = walk([held.certificate, *held.chain], [ROOT.certificate], PKI.now)
+    said = shake_hands(held)
+    assert walked.passed is (not said) is accepted, (walked, said)
 
 
 EXPIRED, NOT_YET = (-9, -1), (1, 9)

@@ -184,6 +184,34 @@ async def test_when_one_of_many_good_devices_is_not_let_in_no_connection_is_left
     assert served == [1, 2, 3]
 
 
+async def test_when_the_time_of_a_case_is_over_no_connection_of_many_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept_waiting, clients = asyncio.Event(), []
+
+    def serves(number: int) -> bool:
+        if number == 3:
+            kept_waiting.set()
+        return number < 3
+
+    async with broker(tmp_path, serves) as target:
+        scene = Scene(target)
+        admitted = scene.admitted
+
+        async def noted(paper: Paper) -> RawClient:
+            clients.append(await admitted(paper))
+            return clients[-1]
+
+        monkeypatch.setattr(scene, "admitted", noted)
+        papers = [await scene.device() for _ in range(3)]
+        task = asyncio.create_task(session_cases._all_admitted(scene, papers))
+        await kept_waiting.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert [client.socket.fileno() for client in clients] == [-1, -1]
+
+
 def test_another_reason_for_no_verdict_stays() -> None:
     busy = Judgement(INVALID, "late; but the attacker waited for a core")
     assert across_this_link(busy, EXPECTED, 60.0, WHOLE, 61.0, SATELLITE) is busy

@@ -97,6 +97,12 @@ async def test_who_no_longer_listens_to_an_offender_has_withheld_what_is_forbidd
     assert found["35-other-topic-qos0"].verdict is Verdict.PASS
 
 
+async def test_what_an_offender_says_may_only_be_held_up(tmp_path: Path) -> None:
+    """A broker that slows an offender down looks like one that shuns it, until what is forbidden arrives."""
+    found = await tried(tmp_path, Fault.HOLDS_UP, "35-other-topic-qos0")
+    assert failed(found) == {"35-other-topic-qos0": "delivered after all, later than what was sent later"}
+
+
 async def test_a_connection_that_is_closed_for_a_topic_is_told_at_once(tmp_path: Path) -> None:
     """And not when the time is over in which an allowed message would have come."""
     found = (await tried(tmp_path, Fault.CLOSES_FOR_TOPICS, "35-other-topic-qos0"))["35-other-topic-qos0"]

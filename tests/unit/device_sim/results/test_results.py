@@ -152,6 +152,7 @@ def test_each_threshold_is_a_test_case() -> None:
     failed = [case.get("name") for case in suite if case.find("failure") is not None]
     assert failed == ["admitted p99 < 1", "lost == 0"]
     assert (suite.get("tests"), suite.get("failures")) == ("5", "2")
+    assert suite[-1].get("name") == "neither the generator nor the link was the bottleneck"
 
 
 def test_a_comparison_says_what_is_better() -> None:

@@ -262,6 +262,17 @@ async def test_a_request_that_is_repeated_because_its_answer_was_lost_spends_no_
     assert await refusal(fleet, "SN17", token=own) is Code.TOKEN_USED
 
 
+async def test_where_no_request_is_answered_again_a_bound_token_counts_by_any_clock(fleet: Fleet) -> None:
+    await group(fleet, "manufacturer", "token", same_key_window=timedelta())
+    acme, key = Manufacturer(begin=NOON - HOUR), generate_key()
+    await register(fleet, acme)
+    idevid, _ = acme.idevid("SN17")
+    await enrol(fleet, "SN17", key=key, certificate=idevid)
+    fleet.clock.advance(-timedelta(seconds=1))
+    own = TokenCredential("SN17", await fleet.token("SN17", "line"))
+    assert await is_good(fleet, await enrol(fleet, "SN17", key=key, certificate=idevid, token=own))
+
+
 async def test_a_name_that_only_had_trials_hides_no_device_from_its_manufacturer(fleet: Fleet) -> None:
     """Else whoever has a claim, and knows the name, keeps its manufacturer from revoking it."""
     await group(fleet, "manufacturer", "claim", "token", new_key=NewKey.REPLACE)
