@@ -13,7 +13,6 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import FastAPI, Request
 from sqlalchemy import delete
-from sqlalchemy.engine import Connection
 from structlog.testing import capture_logs
 
 from provisioning.api.feed import _FeedStream, _last_event_id, feed_routes
@@ -21,9 +20,9 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation import feed as feed_module
 from provisioning.revocation.feed import MOST_OF_ONE, FeedEvent, RevocationFeed, Subscription, event_of
-from provisioning.store import certificates, counters
+from provisioning.store import certificates
 from provisioning.store.revocations import EventKind, RevocationRecord, after
-from provisioning.store.tables import revocation_events, revocations
+from provisioning.store.tables import revocation_events
 from tests.support.fleet import Fleet
 from tests.support.operators import operator
 
@@ -456,49 +455,3 @@ async def test_as_many_as_may_follow_under_one_name_do_not_put_out_each_other(fl
         first.close()
         feed.unsubscribe(first)
         await feed.subscribe(0, by="broker-1", host="192.0.2.99")
-
-
-async def test_a_store_that_went_back_is_told_of_also_if_it_fails_while_it_is_read_again(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lost: list[str] = []
-    told: list[int] = []
-    feed = RevocationFeed(
-        fleet.database,
-        60,
-        lambda events: told.extend(each.sequence for each in events),
-        on_lost=lambda: lost.append("lost"),
-    )
-    await feed.start()
-    await revoke(fleet, None, "a", "b", "c")
-    await feed._read_new()
-    follower = await feed.subscribe(3)
-
-    def went_back(connection: Connection) -> None:
-        connection.execute(delete(revocations).where(revocations.c.sequence == 3))
-        connection.execute(delete(revocation_events).where(revocation_events.c.sequence == 3))
-        counters.put(connection, counters.REVOCATION, 2)
-
-    await fleet.database.write(went_back)
-    await revoke(fleet, None, "d")
-    looks = 0
-    page = feed._page
-
-    async def failing(sequence: int, most: int = feed_module.BATCH) -> list[FeedEvent]:
-        nonlocal looks
-        looks += 1
-        if looks == 3:
-            raise Refused(Code.UNAVAILABLE, "the store cannot be used now; try again")
-        return await page(sequence, most)
-
-    monkeypatch.setattr(feed, "_page", failing)
-    with pytest.raises(Refused):
-        await feed._read_new()
-    with capture_logs() as logs:
-        await feed._read_new()
-    assert [each["code"] for each in logs] == ["STORE_WENT_BACK"]
-    assert len(logs[0]["lost"]) == 1
-    assert lost == ["lost"]
-    assert [batch async for batch in follower.batches()] == [], "it returns, and is told"
-    assert [event.sequence for event in await feed.after(2)] == [3], "that of d"
-    assert told == [1, 2, 3, 3], "of which another process may have told nobody here"
