@@ -254,13 +254,17 @@ class LiveAuthorities:
                 log.error("root CA's list not published", code="CRL_NOT_PUBLISHED", ca=root.name, detail=str(error))  # noqa: TRY400
             self._unlisted.add(root.name)
             return
-        self._unlisted.discard(root.name)
         self._roots[root.name] = self.publishers[root.name] = publisher
         key_id = identifier_of(root.certificate)
         self._root_key_ids[root.name] = key_id.hex()
         # What was revoked while no service ran is in no list yet. The list may hold others that have ended meanwhile.
         now = self._clock()
-        listed = await self._contents.take(key_id, None, now)
+        try:
+            listed = await self._contents.take(key_id, None, now)
+        except Refused:  # It is begun again when the store can be read, as if nothing had been.
+            del self._roots[root.name], self.publishers[root.name], self._root_key_ids[root.name]
+            raise
+        self._unlisted.discard(root.name)
         current = publisher.current
         if current is not None and any(entry not in current.der for entry in listed.complete(now).values()):
             publisher.changed()
@@ -282,7 +286,6 @@ class LiveAuthorities:
                 log.error("CA cannot be used here", code="CA_UNUSABLE", ca=ca.name, detail=str(error))  # noqa: TRY400
             self._unusable[ca.name] = str(error)
             return
-        self._unusable.pop(ca.name, None)
         issuer = Issuer(ca.certificate, key, urls_of(self._public_url, ca.name))
         signer = RenewedOcspSigner(
             issuer=issuer,
@@ -304,6 +307,7 @@ class LiveAuthorities:
         for publisher in publishers.values():
             await publisher.start()
         working = self._working[ca.name] = _Working(Issuing(issuer, in_use), signer, publishers)
+        self._unusable.pop(ca.name, None)  # Not before: what fails is repeated.
         self.publishers.update(publishers)
         for publisher in publishers.values():
             publisher.changed()  # Of what was revoked since it was made, nobody could tell it.

@@ -21,6 +21,7 @@ from provisioning.authorities.next_authority import NextAuthority
 from provisioning.authorities.root_life import RootLife
 from provisioning.ca.ceremony import ISSUING_LIFE, read_issuing_ca_csr
 from provisioning.ca.issuer import Issuer
+from provisioning.errors import Code, Refused
 from provisioning.pki.keys import PrivateKey, generate_key, key_identifier, key_to_pem, write_private
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.feed import RevocationFeed
@@ -143,6 +144,49 @@ async def test_a_root_whose_key_comes_back_has_its_first_list_then(fleet_cas: Ce
     elsewhere.rename(key)
     await live._take_over()
     assert listed(live.publishers["root-2"]) == set()
+
+
+def unusable(*_: object, **__: object) -> None:
+    raise Refused(Code.UNAVAILABLE, "the store cannot be used now; try again")
+
+
+async def test_a_root_whose_key_comes_back_is_begun_later_if_the_store_fails_meanwhile(
+    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its list would never be made again, and lapse."""
+    assert await RootLife(fleet_cas.life).begin() == "root-2"
+    key = fleet_cas.life.files.key("root-2")
+    elsewhere = key.rename(key.with_name("in-a-safe"))
+    live, run = opened(fleet_cas), list[str]()
+    await live.start()
+    elsewhere.rename(key)
+    monkeypatch.setattr(live, "_run_root", run.append)
+    with monkeypatch.context() as patched:
+        patched.setattr(live._contents, "take", unusable)
+        with pytest.raises(Refused):
+            await live._take_over()
+    assert run == []
+    await live._take_over()
+    assert run == ["root-2"]
+    assert listed(live.publishers["root-2"]) == set()
+
+
+async def test_a_ca_whose_key_comes_back_is_begun_later_if_the_store_fails_meanwhile(
+    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fleet_cas.successor()
+    key = fleet_cas.life.files.key("issuing-ca")
+    elsewhere = key.rename(key.with_name("in-a-safe"))
+    live = opened(fleet_cas)
+    await live.start()
+    assert "issuing-ca" not in live.publishers
+    elsewhere.rename(key)
+    with monkeypatch.context() as patched:
+        patched.setattr(fleet_cas.database, "write", unusable)
+        with pytest.raises(Refused):
+            await live._take_over()
+    await live._take_over()
+    assert "issuing-ca" in live.publishers
 
 
 def signed_ca(
