@@ -28,6 +28,7 @@ Rules
    disconnect each other, and whoever has copied a broker's key cannot shut it out from one address.
 6. The store may lose its last events while the service runs: a standby took over that did not have them. Each look
    reads the newest known event again; if it is another, every subscription ends, and who returns is told by rule 4.
+   What follows the last event that is still there is read as new: another process may have added it since.
 7. A commit of another process on the same database is noticed at once (`provisioning.store.announcements`), or at the
    latest at the next heartbeat.
 """
@@ -299,7 +300,7 @@ class RevocationFeed:
         if known and (known[0].sequence, known[0].mark) == (self.newest, self._mark):
             return known[1:]
         await self._begin_anew()
-        return []
+        return await self._page(self.newest, most)
 
     async def _newest_there(self) -> list[FeedEvent]:
         newest = await self._database.read(revocations.newest)
@@ -311,13 +312,14 @@ class RevocationFeed:
         newest = await self._newest_there()
         there = {each.mark for each in await self._page(max(known - len(tail), 0), len(tail))} if tail else set()
         lost = [each.serial for each in tail if each.mark not in there]
+        kept = [each for each in tail if each.mark in there]
         # From here on nothing fails or waits: a store that fails meanwhile would be taken for the same as before.
-        self._take_as_newest(newest)
+        self._take_as_newest(kept[-1:] or newest)  # What another process has added since is new here.
         log.error(
             "the database has lost revocations that were answered: repeat them",
             code="STORE_WENT_BACK",
             known=known,
-            found=self.newest,
+            found=newest[-1].sequence if newest else 0,
             lost=lost[-_NAMED:],
         )
         self._tail.clear()

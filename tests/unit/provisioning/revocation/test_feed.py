@@ -462,7 +462,13 @@ async def test_a_store_that_went_back_is_told_of_also_if_it_fails_while_it_is_re
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost: list[str] = []
-    feed = RevocationFeed(fleet.database, 60, on_lost=lambda: lost.append("lost"))
+    told: list[int] = []
+    feed = RevocationFeed(
+        fleet.database,
+        60,
+        lambda events: told.extend(each.sequence for each in events),
+        on_lost=lambda: lost.append("lost"),
+    )
     await feed.start()
     await revoke(fleet, None, "a", "b", "c")
     await feed._read_new()
@@ -495,3 +501,4 @@ async def test_a_store_that_went_back_is_told_of_also_if_it_fails_while_it_is_re
     assert lost == ["lost"]
     assert [batch async for batch in follower.batches()] == [], "it returns, and is told"
     assert [event.sequence for event in await feed.after(2)] == [3], "that of d"
+    assert told == [1, 2, 3, 3], "of which another process may have told nobody here"
