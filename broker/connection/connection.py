@@ -340,7 +340,7 @@ class ClientConnection(ClientLife):
     def _rest(self, packets: int, size: int, now: float) -> None:
         """Stop reading for a while if the client has sent more than its rate allows."""
         if self._meter is None:
-            self._meter = Meter(self.engine.limits, now)
+            self._meter = Meter(now)
         seconds = self._meter.spend(packets, size, self.engine.limits, now)
         if seconds > 0 and not self.closed:
             self.engine.metrics.rests += 1

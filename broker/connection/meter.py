@@ -15,9 +15,12 @@ Rules
 
 from __future__ import annotations
 
+from typing import Final
+
 from broker.settings.limits import Limits
 
-_LONGEST_REST = 60.0
+_LONGEST_REST: Final = 60.0
+_FULL: Final = float("inf")  # Whatever the rate is when the bucket is first used: `spend` cuts it down to that.
 
 
 class Meter:
@@ -25,9 +28,8 @@ class Meter:
 
     __slots__ = ("_at", "_bytes", "_packets")
 
-    def __init__(self, limits: Limits, now: float) -> None:
-        self._packets = float(limits.max_packet_rate)
-        self._bytes = float(limits.max_byte_rate)
+    def __init__(self, now: float) -> None:
+        self._packets = self._bytes = _FULL
         self._at = now
 
     def spend(self, packets: int, size: int, limits: Limits, now: float) -> float:

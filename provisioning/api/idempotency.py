@@ -17,7 +17,7 @@ Rules
 2. Only successful answers are kept: after a refusal, a corrected request may use the same key.
 3. A request whose process died is executed again by the next one, `_ABANDONED` after it began; not one that this
    process is still at, however long it takes. Every request that takes a key here tolerates that: a repeated revocation
-   changes nothing, an unused token expires.
+   changes nothing, an unused token expires. What becomes of the slow one then no longer concerns the key.
 4. Whatever becomes of the key, the caller gets the answer to what was done: a store that fails now, and cannot keep it,
    would have him do it again.
 """
@@ -67,6 +67,8 @@ class AnswerBook:
         self._cipher = AESGCM(hmac.digest(secret, b"idempotency answer", hashlib.sha256))
         self._doing: Final[set[bytes]] = set()
         """The keys of requests that this process is at."""
+        self._taken: Final[dict[bytes, datetime]] = {}
+        """When it took them."""
 
     def digest_of(self, *facts: str) -> bytes:
         """Return what the store knows a request by."""
@@ -92,6 +94,7 @@ class AnswerBook:
 
         known = await self._database.write(transaction)
         if known is None:
+            self._taken[digest] = now
             return None
         if known.request_digest != request_digest:
             raise Refused(
@@ -108,6 +111,7 @@ class AnswerBook:
             yield
         finally:
             self._doing.discard(digest)
+            self._taken.pop(digest, None)
 
     async def finish(self, digest: bytes, response: Response) -> None:
         """Keep the answer to a request that was done."""
@@ -117,8 +121,9 @@ class AnswerBook:
         await self._settle(lambda connection: idempotency.finish(connection, digest, sealed))
 
     async def forget(self, digest: bytes) -> None:
-        """Free the key of a request that was refused."""
-        await self._settle(lambda connection: idempotency.forget(connection, digest))
+        """Free the key of a request that was refused, unless another process has taken it over."""
+        taken = self._taken[digest]
+        await self._settle(lambda connection: idempotency.forget(connection, digest, taken))
 
     async def _settle(self, settle: Callable[[Connection], None]) -> None:
         try:

@@ -28,7 +28,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from provisioning.errors import ConfigurationError
-from provisioning.program.durable_names import make_folder, sync_content, sync_names
+from provisioning.program.durable_names import create, make_folder
 from provisioning.program.printable import printable
 from provisioning.program.version import product_version
 
@@ -100,10 +100,7 @@ class Transcript:
         """Write the file; raise `ConfigurationError` if it exists or cannot be written."""
         try:
             make_folder(path.parent)
-            with path.open("xb") as file:
-                file.write(self.text)
-                sync_content(file)
-            sync_names(path.parent)
+            create(path, self.text)
         except OSError as error:
             raise ConfigurationError(f"the transcript {path} cannot be written: {error.strerror}") from error
 

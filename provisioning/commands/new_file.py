@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 
 from provisioning.errors import ConfigurationError
-from provisioning.program.durable_names import sync_content, sync_names
+from provisioning.program.durable_names import create
 
 
 def expect_new(path: Path) -> None:
@@ -25,20 +24,8 @@ def expect_new(path: Path) -> None:
 
 
 def write_new(path: Path, content: bytes) -> None:
-    """Write a new file, and return when it is on disk; raise `ConfigurationError` if it exists or cannot be written.
-
-    Of what could not be written whole nothing is left: the next attempt would be refused for it.
-    """
+    """Write a new file, and return when it is on disk; raise `ConfigurationError` if it exists or cannot be written."""
     try:
-        file = path.open("xb")
-        try:
-            with file:
-                file.write(content)
-                sync_content(file)
-            sync_names(path.parent)
-        except OSError:
-            with contextlib.suppress(OSError):
-                path.unlink()
-            raise
+        create(path, content)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error

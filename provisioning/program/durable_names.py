@@ -17,6 +17,7 @@ Does not handle: a disk that says that it has written what it has not.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -42,6 +43,23 @@ def sync_content(file: BinaryIO) -> None:
     """Return when what was written to *file* is on disk. Raises `OSError`."""
     file.flush()
     os.fsync(file.fileno())
+
+
+def create(path: Path, content: bytes) -> None:
+    """Create the file *path*, and return when it is on disk. Raises `OSError`, also if it exists.
+
+    Of what could not be written whole nothing is left: the next attempt would be refused for it.
+    """
+    file = path.open("xb")
+    try:
+        with file:
+            file.write(content)
+            sync_content(file)
+        sync_names(path.parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
 
 
 def make_folder(path: Path, mode: int = 0o700) -> None:

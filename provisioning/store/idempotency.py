@@ -17,7 +17,9 @@ PORTION: Final = 100
 """How many requests are removed at a time."""
 
 _FIND: Final = select(idempotency_keys).where(idempotency_keys.c.digest == bindparam("wanted")).with_for_update()
-_FORGET: Final = delete(idempotency_keys).where(idempotency_keys.c.digest == bindparam("wanted"))
+_FORGET: Final = delete(idempotency_keys).where(
+    idempotency_keys.c.digest == bindparam("wanted"), idempotency_keys.c.begun_at == bindparam("begun")
+)
 
 
 @functools.cache
@@ -56,9 +58,9 @@ def finish(connection: Connection, digest: bytes, answer: bytes) -> None:
     connection.execute(update(idempotency_keys).where(idempotency_keys.c.digest == digest).values(answer=answer))
 
 
-def forget(connection: Connection, digest: bytes) -> None:
-    """Free the key, if nothing was done under it."""
-    connection.execute(_FORGET, {"wanted": digest})
+def forget(connection: Connection, digest: bytes, begun_at: datetime) -> None:
+    """Free the key, if nothing was done under it; not one that another has taken since *begun_at*."""
+    connection.execute(_FORGET, {"wanted": digest, "begun": begun_at})
 
 
 def remove_older(connection: Connection, digest: bytes, before: datetime) -> None:

@@ -14,7 +14,7 @@ OWN = "fleet/meters/meter-1/telemetry"
 
 def test_what_is_owed_is_rested_off() -> None:
     limits = Limits(max_packet_rate=10)
-    meter = Meter(limits, 0.0)
+    meter = Meter(0.0)
     assert meter.spend(10, 10**9, limits, 0.0) <= 0
     assert meter.spend(5, 0, limits, 0.0) == pytest.approx(0.5)
     assert meter.spend(5, 0, limits, 0.5) == pytest.approx(0.5)
@@ -25,15 +25,24 @@ def test_what_is_owed_is_rested_off() -> None:
 
 def test_bytes_and_packets_are_limited_apart() -> None:
     limits = Limits(max_packet_rate=10, max_byte_rate=1000)
-    meter = Meter(limits, 0.0)
+    meter = Meter(0.0)
     assert meter.spend(1, 3000, limits, 0.0) == pytest.approx(2.0)
     assert meter.spend(29, 0, limits, 2.0) == pytest.approx(1.9)
 
 
 def test_a_rate_that_is_reloaded_counts_for_those_who_are_connected() -> None:
     limits = Limits(max_packet_rate=10)
-    meter = Meter(limits, 0.0)
+    meter = Meter(0.0)
+    assert meter.spend(0, 0, limits, 0.0) < 0
     assert meter.spend(20, 0, Limits(max_packet_rate=100), 0.0) == pytest.approx(0.1)
+
+
+def test_a_second_rate_that_a_reload_sets_begins_with_what_a_second_allows() -> None:
+    meter = Meter(0.0)
+    assert meter.spend(1, 500, Limits(max_packet_rate=10), 0.0) < 0
+    both = Limits(max_packet_rate=10, max_byte_rate=1000)
+    assert meter.spend(1, 1000, both, 0.0) <= 0
+    assert meter.spend(1, 500, both, 0.0) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("limits", [Limits(max_packet_rate=10), Limits(max_byte_rate=1000)])

@@ -123,6 +123,20 @@ async def test_a_request_whose_process_died_is_done_by_the_next_one(fleet: Fleet
     assert await book.begin(key, b"x" * 32) is None, "who was refused may correct himself"
 
 
+async def test_who_is_refused_after_another_process_took_over_leaves_that_ones_answer(fleet: Fleet) -> None:
+    slow, quick = (AnswerBook(fleet.database, SECRET, fleet.clock) for _ in range(2))
+    key = slow.digest_of("admin", "/v1/tokens", "k")
+    assert await slow.begin(key, b"r" * 32) is None
+    with slow.doing(key):
+        fleet.clock.advance(timedelta(seconds=61))
+        assert await quick.begin(key, b"r" * 32) is None
+        await quick.finish(key, JSONResponse({"token": TOKEN}, 201))
+        await slow.forget(key)
+    answer = await quick.begin(key, b"r" * 32)
+    assert answer is not None, "done a third time"
+    assert json.loads(bytes(answer.body)) == {"token": TOKEN}
+
+
 async def test_a_request_that_was_begun_by_a_clock_that_was_ahead_is_under_way_no_longer(fleet: Fleet) -> None:
     book = AnswerBook(fleet.database, SECRET, fleet.clock)
     key = book.digest_of("admin", "/v1/tokens", "k")

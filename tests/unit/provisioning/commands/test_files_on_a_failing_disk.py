@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 from typing import cast
 
 import pytest
 
+from provisioning.authorities.ceremony_transcript import Transcript
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.client.operator_answers import IssuedToken
 from provisioning.commands.new_file import write_new
@@ -44,6 +46,21 @@ def test_a_file_that_is_not_surely_on_disk_is_none_and_can_be_written_again(
     with pytest.raises(ConfigurationError, match=r"issuing.csr cannot be written: File exists"):
         write_new(path, b"another")
     assert path.read_bytes() == b"a request"
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_of_a_transcript_that_is_not_surely_on_disk_no_half_is_left(
+    turn: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing in the audit log would vouch for it, and an offline root has no other evidence."""
+    transcript = Transcript("ca root sign", lambda: datetime(2026, 1, 1, tzinfo=UTC), lambda _: None)
+    monkeypatch.setattr(os, "fsync", failing(turn))
+    path = tmp_path / "issuing.crt.transcript.txt"
+    with pytest.raises(ConfigurationError, match=r"transcript.txt cannot be written: Input/output error"):
+        transcript.write(path)
+    assert not path.exists()
+    transcript.write(path)
+    assert path.read_bytes() == transcript.text
 
 
 class Stuck(FileIO):
