@@ -224,7 +224,7 @@ def _show(findings: Sequence[Finding]) -> None:
         said = Text(hanging(f"{finding.state.value:8}{finding.what:17}", finding.detail))
         said.stylize(style[finding.state], 0, 8)
         if finding.remedy:
-            said.append("\n" + hanging(f"{'':25}-> ", finding.remedy))
+            said.append(f"\n{'':25}-> {finding.remedy}")  # In one piece: it may hold a command, to be copied.
         console.print(said, highlight=False, soft_wrap=True)
 
 

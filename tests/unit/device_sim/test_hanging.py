@@ -29,3 +29,15 @@ def test_elsewhere_the_doctor_needs_a_line_for_each(capsys: pytest.CaptureFixtur
     line, remedy = capsys.readouterr().out.splitlines()
     assert line == "problem descriptors      1024 descriptors a process, 10256 needed for 10000 devices"
     assert remedy == "                         -> raise the limit: ulimit -n 20000"
+
+
+def test_a_remedy_can_be_copied_from_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "44")
+    remedy = "raise the limit: ulimit -n 20000 && fleet-sim doctor --devices 10000"
+    doctor._show([Finding("descriptors", State.PROBLEM, "1024 descriptors a process, 10256 needed", remedy)])
+    *told, last = capsys.readouterr().out.splitlines()
+    assert len(told) > 1, "the finding keeps its column"
+    assert last.endswith(f"-> {remedy}")
