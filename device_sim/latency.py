@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate, compress
 
-from hdrh.histogram import HdrHistogram
-
 _HIGHEST_US = 3_600_000_000
 HIGHEST_MS = _HIGHEST_US / 1000
 """What takes longer counts as this: no limit beyond it could be crossed."""
@@ -40,6 +38,8 @@ class Latency:
     """A recorder of durations."""
 
     def __init__(self) -> None:
+        from hdrh.histogram import HdrHistogram  # Late: whoever reads a threshold records nothing.
+
         self._histogram = HdrHistogram(1, _HIGHEST_US, _DIGITS)
         self.count = 0
 

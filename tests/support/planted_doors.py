@@ -62,7 +62,8 @@ FOR_ANOTHER: Sequence[Fault] = (
         (
             "    found = approvals.find(connection, group.name, name, key)\n"
             "    approved = approvals.page(\n"
-            "        connection, limit=100, after=0, group=group.name, state=ApprovalState.APPROVED\n"
+            "        connection, limit=100, after=0, group=group.name, state=ApprovalState.APPROVED,\n"
+            "        lapsed=attempt.now - IN_FORCE,\n"
             "    )[0]\n"
             "    found = found or next(iter(approved), None)\n"
         ),

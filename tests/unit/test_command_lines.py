@@ -276,7 +276,7 @@ def test_a_path_that_is_empty_in_the_environment_is_refused(monkeypatch: pytest.
         ),
         (
             "approval list --state gone",
-            "Invalid value for '--state': 'gone' is not one of pending, approved, denied, used\n",
+            "Invalid value for '--state': 'gone' is not one of pending, approved, denied, used, lapsed\n",
         ),
         ("certificate export --format xml", "Invalid value for '--format': 'xml' is not one of csv, json\n"),
         ("device list --state expired", "Invalid value for '--state': 'expired' is not one of active, suspended, "),
