@@ -237,36 +237,47 @@ async def test_cut_payloads_and_a_will_that_was_over_are_found(tmp_path: Path, p
     assert_found(await failed(tmp_path, pick(OWED, [",".join(DELIVERED_WRONGLY)])), DELIVERED_WRONGLY)
 
 
-FORGETFUL: Sequence[tuple[Fault, dict[str, str]]] = (
+_SLOW_DISK: Fault = (
+    "broker/store/sqlite.py",
+    '            database.execute("COMMIT")\n',
+    '            time.sleep(0.2)\n            database.execute("COMMIT")\n',
+)
+"""On a quick one, what was acknowledged too early is there before the tester can kill the broker, most of the time."""
+FORGETFUL: Sequence[tuple[Sequence[Fault], dict[str, str]]] = (
     (
-        (JOURNAL, "            stored.identifiers,\n", '            b"",\n'),
+        [(JOURNAL, "            stored.identifiers,\n", '            b"",\n')],
         {"22-killed-queued": "the subscription identifier was forgotten"},
     ),
     (
-        (JOURNAL, "None if message.expires_at is None else message.expires_at + self.wall_offset", "None"),
+        [(JOURNAL, "None if message.expires_at is None else message.expires_at + self.wall_offset", "None")],
         {"22-killed-queued": "an expiry interval of None", "22-killed-retained": "an expiry interval of None"},
     ),
     (
-        (
-            "broker/engine/exchange.py",
-            "if self.journal is not None and (replaces or (kept and message.payload)):",
-            "if self.journal is not None and kept and message.payload:",
-        ),
+        [
+            (
+                "broker/engine/exchange.py",
+                "if self.journal is not None and (replaces or (kept and message.payload)):",
+                "if self.journal is not None and kept and message.payload:",
+            )
+        ],
         {"22-killed-retained": "came too"},
     ),
     (
-        (CONNECTION, "if journal is not None and journal.dirty:  # The answer", "if False:  # The answer"),
+        [
+            (CONNECTION, "if journal is not None and journal.dirty:  # The answer", "if False:  # The answer"),
+            _SLOW_DISK,
+        ],
         {"22-killed-at-puback": "not all came"},
     ),
 )
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(("fault", "expected"), FORGETFUL, ids=["identifier", "expiry", "cleared", "puback"])
+@pytest.mark.parametrize(("faults", "expected"), FORGETFUL, ids=["identifier", "expiry", "cleared", "puback"])
 async def test_what_a_killed_broker_should_have_stored_is_missed(
-    tmp_path: Path, plant: object, fault: Fault, expected: dict[str, str]
+    tmp_path: Path, plant: object, faults: Sequence[Fault], expected: dict[str, str]
 ) -> None:
-    plant(fault)  # type: ignore[operator]
+    plant(*faults)  # type: ignore[operator]
     assert_found(await failed(tmp_path, pick(OWED, [",".join(expected)])), expected)
 
 
