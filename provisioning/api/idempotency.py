@@ -65,10 +65,8 @@ class AnswerBook:
         self._clock = clock
         self._digest_key = hmac.digest(secret, b"idempotency key digest", hashlib.sha256)
         self._cipher = AESGCM(hmac.digest(secret, b"idempotency answer", hashlib.sha256))
-        self._doing: Final[set[bytes]] = set()
-        """The keys of requests that this process is at."""
-        self._taken: Final[dict[bytes, datetime]] = {}
-        """When it took them."""
+        self._doing: Final[dict[bytes, datetime]] = {}
+        """The keys of requests that this process is at, and when it took them."""
 
     def digest_of(self, *facts: str) -> bytes:
         """Return what the store knows a request by."""
@@ -94,7 +92,7 @@ class AnswerBook:
 
         known = await self._database.write(transaction)
         if known is None:
-            self._taken[digest] = now
+            self._doing[digest] = now
             return None
         if known.request_digest != request_digest:
             raise Refused(
@@ -105,13 +103,11 @@ class AnswerBook:
 
     @contextlib.contextmanager
     def doing(self, digest: bytes) -> Iterator[None]:
-        """Know of a request that has the key, while the block runs, that it is not abandoned."""
-        self._doing.add(digest)
+        """End with the block what `begin` has begun: until then it is known not to be abandoned."""
         try:
             yield
         finally:
-            self._doing.discard(digest)
-            self._taken.pop(digest, None)
+            del self._doing[digest]
 
     async def finish(self, digest: bytes, response: Response) -> None:
         """Keep the answer to a request that was done."""
@@ -122,7 +118,7 @@ class AnswerBook:
 
     async def forget(self, digest: bytes) -> None:
         """Free the key of a request that was refused, unless another process has taken it over."""
-        taken = self._taken[digest]
+        taken = self._doing[digest]
         await self._settle(lambda connection: idempotency.forget(connection, digest, taken))
 
     async def _settle(self, settle: Callable[[Connection], None]) -> None:
