@@ -12,8 +12,6 @@ Rules
 1. No I/O and no clock: the time is passed in.
 2. After the connection has ended nothing is written or changed through it.
 3. A client that can be told why its connection ends is told: `broker.connection.farewell`.
-4. An unexpected error in what has waited closes the connection that met it, with its traceback in the log, as
-   `broker.sockets.poller` does with one in what was just read: else its client would wait for ever.
 
 Does not handle: reading, and pauses in reading (`broker.connection.connection`, which builds on this).
 """
@@ -23,8 +21,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from datetime import datetime
-
-import structlog
 
 from broker.admission.inquiry import Inquiry
 from broker.admission.peer import Peer
@@ -41,8 +37,6 @@ from broker.mqtt.errors import PacketError
 from broker.mqtt.packets import Packet
 from broker.session.session import Session
 from broker.sockets.byte_stream import ByteStream
-
-log = structlog.get_logger("broker")
 
 
 class ClientLife(ABC):
@@ -163,19 +157,6 @@ class ClientLife(ABC):
         """Take note that the transport is gone without a DISCONNECT packet: *code* and *detail* say why."""
         if not self.closed:
             self._end(code, detail, now, publish_will=True)
-
-    def guarded(self, call: Callable[[], None], now: float) -> None:
-        """Call *call*, which goes on with what has waited (rule 4)."""
-        try:
-            call()
-        except MemoryError:  # Not the fault of this connection: `provisioning.program.out_of_memory`.
-            raise
-        except Exception:
-            log.exception("connection failed", code="INTERNAL_ERROR")
-            try:
-                self.lost("ABORTED", now)
-            finally:
-                self._transport.reset()
 
     def refuse(self, refusal: Refused, maximum_packet_size: int, now: float, claimed: str = "") -> None:
         """Answer the CONNECT with *refusal* and close; with words if they fit *maximum_packet_size* (0: no limit).

@@ -18,6 +18,7 @@ Rules
    by byte costs time linear in its length, not quadratic.
 3. Packets before a malformed one in the same read are handled; nothing behind it is.
 4. After the connection has ended nothing is read, written or changed through it.
+5. An unexpected error in what has waited closes the connection (`broker.sockets.guarded`).
 
 Does not handle: the client's identity, how long the connection lasts and how it ends (`broker.connection.client_life`).
 """
@@ -45,6 +46,7 @@ from broker.mqtt.packets import Packet, announced_version, decode_packet
 from broker.mqtt.publish import PINGRESP, PUBACK_HEAD, encode_publish
 from broker.routing.router import Route
 from broker.sockets.byte_stream import ByteStream
+from broker.sockets.guarded import guarded
 from broker.sockets.work import PORTION
 from broker.store.batch import Otherwise
 
@@ -270,7 +272,7 @@ class ClientConnection(ClientLife):
 
     def drain_later(self, now: float) -> None:
         """Let the session send more of what is queued, after a round of the event loop."""
-        self.engine.turn.portion(lambda: self.guarded(lambda: self._drain(now), now))
+        self.engine.turn.portion(lambda: guarded(lambda: self._drain(now), self, self._transport, now))
 
     def _drain(self, now: float) -> None:
         if self.session is not None:
@@ -310,7 +312,7 @@ class ClientConnection(ClientLife):
         self.last_received = now
         if self._holder is None:
             self._transport.release()
-        self.guarded(lambda: self._handle_behind(packet, behind, now), now)
+        guarded(lambda: self._handle_behind(packet, behind, now), self, self._transport, now)
         self.engine.turn.request()
 
     def _handle_behind(self, packet: Packet | None, behind: bytes, now: float) -> None:

@@ -28,7 +28,6 @@ from datetime import datetime
 from functools import partial
 from typing import Protocol
 
-import structlog
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 from wsproto.utilities import LocalProtocolError
@@ -36,12 +35,11 @@ from wsproto.utilities import LocalProtocolError
 from broker.metrics import Metrics
 from broker.settings.origins import NO_PAGES, Origins
 from broker.sockets.byte_stream import ByteStream, Receiver
+from broker.sockets.guarded import guarded
 from broker.sockets.slow_reader import without_qos0
 from broker.sockets.turn import Turn
 from broker.sockets.websocket_upgrade import Declined, UpgradeRequest
 from broker.sockets.work import PORTION
-
-log = structlog.get_logger("broker")
 
 _UNSUPPORTED_DATA = 1003
 _NORMAL = 1000
@@ -128,19 +126,14 @@ class WebSocket:
             return
         if not self._held:
             self._transport.release()
+        guarded(partial(self._take_more, frames, now), self, self._transport, now)
+        self._turn.request()
+
+    def _take_more(self, frames: Connection, now: float) -> None:
         try:
             self._take(frames, now)
         except LocalProtocolError as error:
             self._fail(f"not a WebSocket: {error}", now)
-        except MemoryError:  # Not the fault of this connection: `provisioning.program.out_of_memory`.
-            raise
-        except Exception:  # As in `broker.sockets.poller`: else its client would wait for ever.
-            log.exception("connection failed", code="INTERNAL_ERROR")
-            try:
-                self.lost("ABORTED", now)
-            finally:
-                self._transport.reset()
-        self._turn.request()
 
     def choke(self, now: float) -> None:
         """Pass on that too much is unsent."""
