@@ -26,7 +26,7 @@ from device_sim.link.endpoint import endpoint_of
 from device_sim.link.tls_dial import Endpoint
 from device_sim.report import ExitCode
 from device_sim.results.document import Document, document_of
-from device_sim.results.files import write_all
+from device_sim.results.files import clear_all, write_all
 from device_sim.results.progress import kept
 from device_sim.results.summary import summary_of
 from device_sim.run.control import listening
@@ -88,6 +88,8 @@ def play(
                 return document_of(await played.play(interruption))
 
     with explained(view):
+        if output is not None:
+            clear_all(output)
         try:
             document = run(story)
         except Impossible as error:
