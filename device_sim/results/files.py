@@ -14,7 +14,7 @@ _PAGE, _TIMELINE, _JUNIT = "report.html", "timeline.csv", "junit.xml"
 
 
 def clear_all(directory: Path) -> None:
-    """Remove what an earlier run has written into *directory*: if this one comes to no end, it would be taken for it."""
+    """Remove an earlier run's files from *directory*: if this one comes to no end, they would be taken for its own."""
     for name in (REPORT, _PAGE, _TIMELINE, _JUNIT, PROGRESS):
         clear(directory / name)
 

@@ -101,6 +101,11 @@ def test_a_file_says_durations_and_shares_as_people_do(tmp_path: Path) -> None:
         ({"name": "mine\n"}, "is no name here"),
         ({"groups": [{"name": "a b"}]}, "groups.1.name: 'a b' is no name here"),
         ({"groups": [{"name": "a", "weight": float("inf")}]}, "groups.1.weight: inf should be a finite number"),
+        # What a float cannot hold, or divides into infinity, would be an error in the middle of the run.
+        ({"groups": [{"name": "a", "weight": 1e308}]}, "groups.1.weight: 1e.308 should be less than or equal"),
+        ({"groups": [{"name": "a", "telemetry": {"every": 5e-324}}]}, r"telemetry\.every: 5e-324 should be greater"),
+        ({"stages": [{"ramp": {"rate": 1e-320}}]}, r"ramp\.rate: .* should be greater than or equal to"),
+        ({"stages": [{"ramp": {"rate": 1}}, {"trouble": {"seconds": 1, "bandwidth": 10**400}}]}, "trouble.bandwidth"),
         ({"groups": [{"name": "a", "flap": "5s"}]}, "groups.1.flap: write its fields in braces"),
         ({"groups": [{"name": "a", "flap": {"up": True, "down": 1}}]}, "groups.1.flap: up: true is no value"),
         ({"thresholds": {"lost": "== 0"}}, "thresholds.lost: write a list, in brackets"),
