@@ -26,7 +26,7 @@ from typing import Final
 from urllib.parse import quote
 
 from broker.store.database_files import StoreError, examine, log_of
-from broker.store.schema import VERSION
+from broker.store.schema import MIGRATIONS, NEVER_WRITTEN, VERSION
 from provisioning.program import full_disk, read_only
 
 _PLACE_IS_UNFIT: Final = (
@@ -77,6 +77,16 @@ def refuse_damaged(database: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(f"it is damaged (a row of {orphan[0]} refers to none of {orphan[2]})")
 
 
+def refuse_unsound(database: sqlite3.Connection) -> None:
+    """Raise `sqlite3.Error` for a row that no broker has written, in a database of the present schema.
+
+    Restored, it would be an exception whenever its client connects.
+    """
+    for table, what in NEVER_WRITTEN.items():
+        if database.execute(f"SELECT 1 FROM {table} WHERE {what} LIMIT 1").fetchone() is not None:  # noqa: S608 - ours
+            raise sqlite3.DatabaseError(f"it is damaged (a row of {table} has a value that is never written)")
+
+
 def look(path: Path, *, inside: bool = True) -> str | None:
     """Return what a broker would warn of that opens the database *path* now; None: nothing.
 
@@ -103,10 +113,12 @@ def _look_inside(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?immutable=1", uri=True)) as database:
         refuse_foreign(database)
         (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version > VERSION:
+        if version not in {0, *MIGRATIONS, VERSION}:
             raise of_another_schema(path, version)
         if not log.exists() or not log.stat().st_size:
             refuse_damaged(database)
+            if version == VERSION:
+                refuse_unsound(database)
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ from broker.store.database_files import DatabaseFiles, StoreError, examine
 from broker.store.journal import Journal
 from broker.store.outage import Outage
 from broker.store.schema import AFTER_THE_FIRST_DAY, FIRST_DAY, MIGRATIONS, SCHEMA, VERSION
-from broker.store.soundness import of_another_schema, refuse_damaged, refuse_foreign, unusable
+from broker.store.soundness import of_another_schema, refuse_damaged, refuse_foreign, refuse_unsound, unusable
 from provisioning.program.durable_names import make_folder
 
 log = structlog.get_logger("broker")
@@ -96,6 +96,7 @@ class SqliteStore:
                 self._database.execute(statement)  # One that may not be written would refuse every message.
             refuse_damaged(self._database)
             self._migrate()
+            refuse_unsound(self._database)
             self._files.opened()
         except (sqlite3.Error, OSError) as error:
             self.close()

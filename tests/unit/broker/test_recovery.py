@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from time import process_time
@@ -479,10 +480,11 @@ def test_a_database_that_is_damaged_is_named_with_the_remedy(tmp_path: Path, dam
     broker.device("meter-1").publish(TOPIC, b"x", qos=1)
     broker.store._database.executescript(damage)
     broker.store.close()
-    store = SqliteStore(broker.directory / "broker.db")
-    with pytest.raises(StoreError, match=r"broker\.db cannot be used as the broker's database: .*; move it away, with"):
+    with (
+        pytest.raises(StoreError, match=r"broker\.db cannot be used as the broker's database: .*; move it away, with"),
+        contextlib.closing(SqliteStore(broker.directory / "broker.db")) as store,
+    ):
         recover(MemoryBroker().engine, store, 0.0, 0.0)
-    store.close()
 
 
 def test_pages_that_cannot_be_read_are_said_too(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_what_was_being_replayed_by_an_older_broker_is_replayed_up_to_what_is_th
             "INSERT INTO subscriptions VALUES (1, 'a/#', 1, 0, 0, 0, x'', 1), (1, 'b', 1, 0, 0, 0, x'', 0)"
         )
         database.executemany(
-            "INSERT INTO retained VALUES (?, x'74', x'01', 1, 1, x'', NULL, '')", [(f"a/{n}",) for n in range(9)]
+            "INSERT INTO retained VALUES (?1, CAST(?1 AS BLOB), x'01', 1, 1, x'', NULL, '')", [(f"a/{n}",) for n in range(9)]
         )
         database.commit()
     store = SqliteStore(path)
