@@ -31,7 +31,7 @@ from provisioning.program import full_disk, read_only
 
 _PLACE_IS_UNFIT: Final = (
     *("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_FULL"),
-    *("SQLITE_IOERR", "SQLITE_PERM", "SQLITE_BUSY"),
+    *("SQLITE_IOERR", "SQLITE_PERM"),
 )
 """Prefixes of error names that do not mean that the file itself is damaged."""
 
@@ -44,12 +44,21 @@ def unusable(path: Path, error: Exception | str) -> StoreError:
         "be whole, look first whether its disk can be read (dmesg)"
     )
     name = getattr(error, "sqlite_errorname", "")
+    if isinstance(error, Exception) and (found := locked(error)) is not None:
+        return StoreError(f"{path} cannot be used as the broker's database: {error}: {found}, and start again")
     if isinstance(error, OSError) or name.startswith(_PLACE_IS_UNFIT):
         remedy = "see that this user can write it, and that the disk is not full, or give another state_dir"
         full = full_disk.told(error, path.parent) if isinstance(error, Exception) else None
         if (found := read_only.told(path.parent) or full) is not None:
             return StoreError(f"{path} cannot be used as the broker's database: {found}, or give another state_dir")
     return StoreError(f"{path} cannot be used as the broker's database: {error}; {remedy}")
+
+
+def locked(error: BaseException) -> str | None:
+    """Return what to do if *error* means that another program writes into the database, or has it locked; else None."""
+    if getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
+        return "another program has a transaction open in it (a sqlite3 shell?): end that"
+    return None
 
 
 def of_another_schema(path: Path, version: int) -> StoreError:

@@ -485,18 +485,3 @@ def test_a_database_that_is_damaged_is_named_with_the_remedy(tmp_path: Path, dam
         contextlib.closing(SqliteStore(broker.directory / "broker.db")) as store,
     ):
         recover(MemoryBroker().engine, store, 0.0, 0.0)
-
-
-def test_pages_that_cannot_be_read_are_said_too(tmp_path: Path) -> None:
-    broker = StoredBroker(tmp_path)
-    meter = broker.device("meter-1")
-    for number in range(100):
-        meter.publish(f"fleet/meters/meter-1/{number}", bytes(500), qos=1, retain=True)
-    broker.store.close()
-    path = broker.directory / "broker.db"
-    content = path.read_bytes()
-    path.write_bytes(content[: 12 * 4096] + b"A" * (len(content) - 12 * 4096))
-    with pytest.raises(
-        StoreError, match=r"it is damaged \(.*\); move it away, with broker.db-wal and -shm, or put back"
-    ):
-        SqliteStore(path)
