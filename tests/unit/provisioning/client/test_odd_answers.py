@@ -60,8 +60,8 @@ async def follow(url: str) -> object:
         return await anext(feed)
 
 
-async def tell(url: str) -> object:
-    return await tell_known(url, PKI.anchors, BROKER, {"issuing-ca": True})
+async def tell(url: str) -> None:
+    await tell_known(url, PKI.anchors, BROKER, {"issuing-ca": True})
 
 
 def operator(call: Callable[[EnrolmentOperatorClient], Awaitable[object]]) -> Callable[[str], Awaitable[object]]:

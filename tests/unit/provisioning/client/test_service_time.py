@@ -154,7 +154,7 @@ async def test_who_cannot_be_asked_says_nothing() -> None:
                 await service_time(url, PKI.anchors)
     with pytest.raises(TimeUnknown, match="cannot be asked"):
         await service_time(url, PKI.anchors)
-    with pytest.raises(TimeUnknown, match="cannot be asked: .*label"):
+    with pytest.raises(TimeUnknown, match=r"cannot be asked: .*label"):
         await service_time(f"https://{'a' * 64}.example", PKI.anchors)
     with pytest.raises(TlsConfigurationError, match="https://"):
         await service_time("http://localhost", PKI.anchors)
@@ -164,6 +164,6 @@ async def test_a_path_that_only_openssl_can_read_says_nothing(monkeypatch: pytes
     odd = PKI.issuing.certificate.public_bytes(Encoding.DER).replace(VERSION_3, VERSION_128)
     monkeypatch.setattr(asked, "verified_path", lambda _tls: [OURS.der, odd])
     async with impostor(OURS.credential, PKI.anchors) as (url, heard):
-        with pytest.raises(TimeUnknown, match="or that of its CA, cannot be read: .*127"):
+        with pytest.raises(TimeUnknown, match=r"or that of its CA, cannot be read: .*127"):
             await service_time(url, PKI.anchors)
     assert not any(heard)
