@@ -104,6 +104,7 @@ class Run:
                 outcomes = await asyncio.gather(*(part.finish() for part in self._parts))
                 await self._drain(outcomes)
                 self._end(span)
+                interruption.too_late()
                 for task in (sampling, stopping, *staying):
                     task.cancel()
             self._take_sample()
