@@ -1,8 +1,8 @@
 """Queries about enrolment tokens. What is stored is the SHA-256 of a token, never the token.
 
 All unused tokens of an operator are voided by one row, which holds the highest number concerned: updating each of
-fifty thousand takes seconds, in which no device can enrol. Numbers rise; SQLite reuses the last one if its token is
-removed, so that token stays.
+fifty thousand takes seconds, in which no device can enrol. Numbers rise, and none is given twice: SQLite would give the
+highest again if its token was removed, so that token stays until there is another.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def void_made_by(connection: Connection, operators: Sequence[str], now: datetime
 
 
 def ended_before(connection: Connection, before: datetime) -> list[int]:
-    """Return the numbers of tokens that were spent, voided or expired *before* that time."""
+    """Return the numbers of tokens that were spent, voided or expired *before* that time, but for the newest token."""
     return list(connection.execute(select(tokens.c.id).where(*_ended(before)).order_by(tokens.c.id)).scalars())
 
 
@@ -218,8 +218,9 @@ def remove_ended(connection: Connection, first: int, last: int, before: datetime
 
 def _ended(before: datetime) -> tuple[ColumnElement[bool], ...]:
     ended = func.coalesce(tokens.c.used_at, tokens.c.voided_at, tokens.c.expires_at)
-    kept = tokens.c.id.not_in(select(voided_makers.c.through_id))
-    return ended < before, tokens.c.created_at < before, kept
+    every = tokens.alias()
+    newest = select(func.max(every.c.id)).scalar_subquery()
+    return ended < before, tokens.c.created_at < before, tokens.c.id < newest
 
 
 def count_open(connection: Connection, now: datetime) -> int:
