@@ -56,31 +56,26 @@ _FIND: Final = Prepared(
     .with_for_update(),
     at_once=True,
 )
-_UNUSED: Final = (
-    tokens.c.device.in_(bindparam("wanted", expanding=True)),
-    tokens.c.used_at.is_(None),
-    tokens.c.voided_at.is_(None),
-)
+UNUSED: Final = tokens.c.used_at.is_(None), VOIDED_AT.element.is_(None)
+"""Conditions: a token has bought nothing, and is not void."""
 _LOCK_UNUSED: Final = Prepared(
-    select(tokens.c.device)
-    .where(tokens.c.device == bindparam("wanted"), tokens.c.used_at.is_(None), tokens.c.voided_at.is_(None))
-    .with_for_update(),
-    at_once=True,
+    select(tokens.c.device).where(tokens.c.device == bindparam("wanted"), *UNUSED).with_for_update(), at_once=True
 )
-_VOID: Final = update(tokens).where(*_UNUSED).values(voided_at=bindparam("now"))
-_VOID_ONE: Final = Prepared(
+_VOID: Final = (
     update(tokens)
-    .where(tokens.c.device == bindparam("wanted"), tokens.c.used_at.is_(None), tokens.c.voided_at.is_(None))
-    .values(voided_at=bindparam("now")),
+    .where(tokens.c.device.in_(bindparam("wanted", expanding=True)), *UNUSED)
+    .values(voided_at=bindparam("now"))
+)
+_VOID_ONE: Final = Prepared(
+    update(tokens).where(tokens.c.device == bindparam("wanted"), *UNUSED).values(voided_at=bindparam("now")),
     at_once=True,
 )
 _BOUND: Final = Prepared(
     select(tokens.c.id)
     .where(
         tokens.c.device == bindparam("wanted"),
-        tokens.c.used_at.is_(None),
+        *UNUSED,
         tokens.c.expires_at > bindparam("now", type_=UtcDateTime),
-        VOIDED_AT.element.is_(None),
     )
     .limit(1),
     at_once=True,
@@ -195,7 +190,7 @@ def void_made_by(connection: Connection, operators: Sequence[str], now: datetime
     """Void every unused token that one of *operators* has made; return how many there were of each."""
     statement = (
         select(tokens.c.created_by, func.count())
-        .where(tokens.c.created_by.in_(operators), tokens.c.used_at.is_(None), VOIDED_AT.element.is_(None))
+        .where(tokens.c.created_by.in_(operators), *UNUSED)
         .group_by(tokens.c.created_by)
     )
     made = Counter({row[0]: row[1] for row in connection.execute(statement)})
@@ -228,7 +223,7 @@ def count_open(connection: Connection, now: datetime) -> int:
     statement = (
         select(func.count())
         .select_from(tokens)
-        .where(tokens.c.used_at.is_(None), VOIDED_AT.element.is_(None), tokens.c.expires_at > now)
+        .where(*UNUSED, tokens.c.expires_at > now)
     )
     number: int = connection.execute(statement).scalar_one()
     return number
