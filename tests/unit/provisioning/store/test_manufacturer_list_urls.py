@@ -1,4 +1,4 @@
-"""Where manufacturers' lists are fetched from: each is fetched by one process, and what it found belongs to that URL."""
+"""Where manufacturers' lists are fetched from: each by one process, and what it found belongs to that URL."""
 
 from __future__ import annotations
 
