@@ -220,10 +220,6 @@ def _ended(before: datetime) -> tuple[ColumnElement[bool], ...]:
 
 def count_open(connection: Connection, now: datetime) -> int:
     """Return how many tokens could still be used *now*."""
-    statement = (
-        select(func.count())
-        .select_from(tokens)
-        .where(*UNUSED, tokens.c.expires_at > now)
-    )
+    statement = select(func.count()).select_from(tokens).where(*UNUSED, tokens.c.expires_at > now)
     number: int = connection.execute(statement).scalar_one()
     return number
