@@ -21,7 +21,10 @@ OF_NO_USE: Final = frozenset({"expired", "not yet valid"})
 """Results of `OwnCertificate.state_at` for a certificate that no client accepts."""
 
 
-NAMELESS: Final = "clients that check the server's name refuse the broker"
+NAMELESS: Final = (
+    "clients that look for the server's name in subjectAltName, as they should, refuse the broker; some also take the "
+    "Common Name"
+)
 """What follows if its certificate names no host."""
 NAMELESS_REMEDY: Final = (
     "have it issued for the names by which clients come: as subjectAltName by your own CA, or with token create "

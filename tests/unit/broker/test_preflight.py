@@ -271,7 +271,9 @@ def test_a_role_that_another_ca_may_give_and_a_certificate_without_a_name_are_do
     assert problems(config) == []
     role, name = doubts(config)
     assert role.startswith("trust bundle plant: roles: those with role service have what the topic policy allows to")
-    assert name.startswith(f"{nameless.certificate} names no host: clients that check the server's name refuse")
+    assert name.startswith(
+        f"{nameless.certificate} names no host: clients that look for the server's name in subjectAltName"
+    )
 
 
 CAPTURED = {"source": "common-name", "pattern": "(?P<group>[a-z]+)-(?P<name>.+)"}
