@@ -68,7 +68,8 @@ class OwnCertificate:
             log.warning(
                 "the broker's certificate names no host",
                 code="OWN_CERTIFICATE_NAMELESS",
-                detail=f"{self.files.certificate}: clients that check the server's name refuse the broker",
+                detail=f"{self.files.certificate}: clients that look for the server's name in subjectAltName, as they "
+                "should, refuse the broker; some also take the Common Name",
                 remedy="have it issued for the names by which clients come: as subjectAltName by your own CA, or with "
                 "token create --role broker --dns-name",
             )
