@@ -47,6 +47,7 @@ _GROUPS: Final = 20
 _EXPIRY: Final = 7 * 24 * 3600
 _KINDS: Final = ("state", "config", "firmware", "position", "health", "tariff", "contact", "seen", "alarm", "mode")
 _AUTHORITIES: Final = ":".join(f"{number:040x}" for number in (7, 8))
+_CAS: Final = f"{8:040x}:7"
 _PAGE: Final = 4096
 Row = tuple[Any, ...]
 
@@ -83,11 +84,12 @@ def _sessions(sessions: int, now: float) -> Iterator[Row]:
         certificate = f"{7:040x}:{(number + 1) << 128:x}"
         ended_at = (now - 2 * _EXPIRY, now - 3600.0, None)[number % 3]
         will: Row = (None,) * 7
-        left_with: Row = (None, None)
+        left_with: Row = (None, None, None)
         held: Row = (None, None)
         if ended_at is None:
             will = (f"fleet/{group}/{name}/event".encode(), b'{"gone": true}', 1, 0, b"", None, 30)
-            held = left_with = (certificate, _AUTHORITIES)
+            held = (certificate, _AUTHORITIES)
+            left_with = (*held, _CAS)
         owner = f"spiffe://{_DOMAIN}/device/{group}/{name}"
         yield number + 1, name, owner, 1, _EXPIRY, ended_at, *will, *held, *left_with
 

@@ -19,7 +19,8 @@ Rules
    its client finds no session. If a certificate was revoked meanwhile, or its anchors are gone, it is treated as if its
    client had been connected (`broker.revocation.enforcement`).
 4. Expired messages are dropped.
-5. What a row says is checked as if it were new: a damaged database is refused.
+5. A row that no broker has written, or without its counterpart, means a damaged database: it is refused
+   (`broker.store.soundness`).
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ import httpx
 
 from broker.admin.unix_socket import address_of
 from provisioning.client.address import NoAddress, check_address
+from provisioning.client.redirects import leave_unread
 
 if TYPE_CHECKING:
     from provisioning.pki.tls import Credential
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _JSON = "application/json"
 _SOMETHING_ELSE = "what answers there is something else"
 _PATIENCE = httpx.Timeout(30.0, connect=5.0)
+_HOOKS = {"response": [leave_unread]}
 
 
 class BrokerUnreachable(Exception):
@@ -61,7 +63,13 @@ class AdminClient:
             no_anchors = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # Not the system's, which take long to read.
             transport = httpx.HTTPTransport(uds=address, verify=no_anchors)
             client = stack.enter_context(
-                httpx.Client(transport=transport, base_url="http://broker", timeout=_PATIENCE, trust_env=False)
+                httpx.Client(
+                    transport=transport,
+                    base_url="http://broker",
+                    timeout=_PATIENCE,
+                    trust_env=False,
+                    event_hooks=_HOOKS,
+                )
             )
             return cls(str(path), client, stack.pop_all())
         raise AssertionError("the stack swallows nothing")
@@ -78,7 +86,9 @@ class AdminClient:
         with contextlib.ExitStack() as stack:
             try:
                 check_address(url)
-                client = httpx.Client(base_url=url, verify=context, timeout=_PATIENCE, trust_env=False)
+                client = httpx.Client(
+                    base_url=url, verify=context, timeout=_PATIENCE, trust_env=False, event_hooks=_HOOKS
+                )
             except NoAddress as error:
                 raise BrokerUnreachable(_nobody(url, str(error))) from error
             return cls(url, stack.enter_context(client), stack.pop_all())

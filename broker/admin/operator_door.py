@@ -47,7 +47,7 @@ from broker.engine.engine import Engine
 from broker.mqtt.codes import ReasonCode
 from provisioning.connections.places import Place, Places, hang_up
 from provisioning.pki import resumption
-from provisioning.pki.address_key import address_key
+from provisioning.pki.address_key import address_key, plain
 from provisioning.pki.identity import parse_uri
 from provisioning.pki.key_updates import bound_key_updates
 from provisioning.pki.late_handshake import reset_if_late
@@ -113,7 +113,7 @@ class OperatorDoor:
                 log.warning("accept failed", code="ACCEPT_FAILED", detail=error.strerror, retry_in=_PAUSE)
                 await asyncio.sleep(_PAUSE)
                 continue
-            host = str(address[0])
+            host = plain(address[0])
             place = self._places.take(host, functools.partial(hang_up, accepted))
             self._tell(host, loop.time())
             if place is None:
@@ -226,7 +226,7 @@ class Operators:
                 self._places[writer].asks()
             return refused
         engine, peer = self._engine, writer.get_extra_info("peername")
-        address = f"{peer[0]}:{peer[1]}" if peer else ""
+        address = f"{plain(peer[0])}:{peer[1]}" if peer else ""
         engine.metrics.refused[refused.code] += 1
         facts = {"code": refused.code.value, "detail": refused.recorded, "address": address}
         facts |= {"identity": refused.identity, "serial": refused.serial}

@@ -33,7 +33,7 @@ import structlog
 from broker.connection.connection import ClientConnection
 from broker.connection.lifetime import KEEP_ALIVE_FACTOR
 from broker.engine.engine import Engine
-from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.mqtt.codes import ReasonCode
 from broker.session.session import NEVER, Session
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
@@ -47,7 +47,6 @@ _STRETCH = 50
 _SHOWN_OTHERS = 5
 _STORE_PATIENCE = 10.0
 """Seconds to wait for the store before an operator is told that the end of a session is not on disk yet."""
-_VERSIONS = {ProtocolVersion.V31: "3.1", ProtocolVersion.V311: "3.1.1", ProtocolVersion.V5: "5.0"}
 
 KICKED = "KICKED"
 """Stable code of a connection ended by an operator."""
@@ -273,7 +272,7 @@ def described(session: Session, now: float, wall: datetime) -> dict[str, Any]:
     }
     connection = session.connection
     if isinstance(connection, ClientConnection):
-        facts["version"] = _VERSIONS[connection.version]
+        facts["version"] = connection.version.number
         facts["address"] = connection.address
         facts["connected_since"] = rfc3339(wall - timedelta(seconds=now - connection.since))
         facts["keep_alive"] = round(connection.keep_alive / KEEP_ALIVE_FACTOR)

@@ -80,7 +80,7 @@ def walk(
         issuer = _taken([each for each in signers if _is_meant(current, each)], anchors, now)
         if issuer is None:
             why = (
-                _without_issuer(current, candidates)
+                _without_issuer(current, candidates, anchors)
                 if not signers
                 else "names another key, or another certificate, of its issuer than that CA's"
             )
@@ -158,9 +158,13 @@ def _constrained(path: Sequence[x509.Certificate]) -> str:
     return f"; {shown_subject(constraining[0])} constrains names, and only a handshake tells whether it allows these"
 
 
-def _without_issuer(certificate: x509.Certificate, candidates: Sequence[x509.Certificate]) -> str:
+def _without_issuer(
+    certificate: x509.Certificate, candidates: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate]
+) -> str:
     """Explain why none of *candidates* has issued *certificate*."""
     if is_issued_by(certificate, certificate):
+        if certificate in anchors:
+            return "is itself a trust anchor: a client needs a certificate that one has issued"
         return "is self-signed: no trust anchor vouches for it"
     try:
         named = any(each.subject == certificate.issuer for each in candidates)

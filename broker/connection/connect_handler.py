@@ -92,7 +92,7 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
             identity=admitted.peer.identity.uri,
             serial=admitted.peer.serial,
             address=connection.address,
-            version=connection.version.name,
+            version=connection.version.number,
             session_present=present,
         )
     resumed = "an earlier session was resumed" if present else ""

@@ -53,6 +53,7 @@ from broker.sockets.poller import Poller
 from broker.sockets.tls_session import TlsSession, accept, open_tls
 from broker.sockets.transport import TlsTransport
 from broker.sockets.turn import Turn
+from provisioning.pki.address_key import plain
 from provisioning.pki.departed import has_left
 from provisioning.pki.identity import Identity
 from provisioning.pki.resumption import forget_sessions
@@ -218,6 +219,8 @@ class Listener:
             # Options set here apply to every accepted connection (tcp(7)), at no cost per connection.
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if family == socket.AF_INET6:  # ``::`` is every address, of IPv4 too, whatever the kernel's default is.
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             listening.setblocking(False)
             listening.bind((host, port))
             listening.listen(_BACKLOG)
@@ -300,7 +303,7 @@ class Listener:
         accepted, address = accept(listening)
         self._engine.metrics.connections_accepted += 1
         self._rate.take()
-        peer: Address = address[:2]
+        peer: Address = plain(address[0]), address[1]
         if self._proxies is None or peer[0] not in self._proxies:
             return accepted, peer
         seconds, most = self._limits().handshake_timeout, self._reception.most_unnamed

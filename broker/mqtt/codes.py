@@ -22,6 +22,14 @@ class ProtocolVersion(IntEnum):
     V311 = 4
     V5 = 5
 
+    @property
+    def number(self) -> str:
+        """What people call it: the standard's own number."""
+        return _NUMBERS[self]
+
+
+_NUMBERS: Final = {ProtocolVersion.V31: "3.1", ProtocolVersion.V311: "3.1.1", ProtocolVersion.V5: "5.0"}
+
 
 class PacketType(IntEnum):
     """The upper four bits of a packet's first byte. Zero is reserved."""

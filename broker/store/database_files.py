@@ -113,6 +113,11 @@ class DatabaseFiles:
         """Whether the log was deleted, or another is in its place. Raises OSError."""
         return _inode(self._log) != self._opened[1]
 
+    @property
+    def log_bytes(self) -> int:
+        """The size of the log. Raises OSError."""
+        return _size(self._log)
+
     def _file_is_gone(self) -> bool:
         return _inode(self._path) != self._opened[0]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 
 from broker.store.database_files import StoreError
+from broker.store.soundness import locked
 from provisioning.program.once_a_minute import OnceAMinute
 
 log = structlog.get_logger("broker")
@@ -42,7 +43,7 @@ class Outage:
         log.error(
             "the store cannot be written",
             code="STORE_FAILED",
-            detail=str(error),
+            detail=": ".join(filter(None, (str(error), locked(error)))),
             path=self._path,
             times=times,
             exc_info=defect,

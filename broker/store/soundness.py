@@ -26,12 +26,12 @@ from typing import Final
 from urllib.parse import quote
 
 from broker.store.database_files import StoreError, examine, log_of
-from broker.store.schema import VERSION
+from broker.store.schema import MIGRATIONS, NEVER_WRITTEN, VERSION
 from provisioning.program import full_disk, read_only
 
 _PLACE_IS_UNFIT: Final = (
     *("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_FULL"),
-    *("SQLITE_IOERR", "SQLITE_PERM", "SQLITE_BUSY"),
+    *("SQLITE_IOERR", "SQLITE_PERM"),
 )
 """Prefixes of error names that do not mean that the file itself is damaged."""
 
@@ -44,12 +44,21 @@ def unusable(path: Path, error: Exception | str) -> StoreError:
         "be whole, look first whether its disk can be read (dmesg)"
     )
     name = getattr(error, "sqlite_errorname", "")
+    if isinstance(error, Exception) and (found := locked(error)) is not None:
+        return StoreError(f"{path} cannot be used as the broker's database: {error}: {found}, and start again")
     if isinstance(error, OSError) or name.startswith(_PLACE_IS_UNFIT):
         remedy = "see that this user can write it, and that the disk is not full, or give another state_dir"
         full = full_disk.told(error, path.parent) if isinstance(error, Exception) else None
         if (found := read_only.told(path.parent) or full) is not None:
             return StoreError(f"{path} cannot be used as the broker's database: {found}, or give another state_dir")
     return StoreError(f"{path} cannot be used as the broker's database: {error}; {remedy}")
+
+
+def locked(error: BaseException) -> str | None:
+    """Return what to do if *error* means that another program writes into the database, or has it locked; else None."""
+    if getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
+        return "another program has a transaction open in it (a sqlite3 shell?): end that"
+    return None
 
 
 def of_another_schema(path: Path, version: int) -> StoreError:
@@ -75,6 +84,16 @@ def refuse_damaged(database: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(f"it is damaged ({' '.join(found.split())})")
     if (orphan := database.execute("PRAGMA foreign_key_check").fetchone()) is not None:
         raise sqlite3.DatabaseError(f"it is damaged (a row of {orphan[0]} refers to none of {orphan[2]})")
+
+
+def refuse_unsound(database: sqlite3.Connection) -> None:
+    """Raise `sqlite3.Error` for a row that no broker has written, in a database of the present schema.
+
+    Restored, it would be an exception whenever its client connects.
+    """
+    for table, what in NEVER_WRITTEN.items():
+        if database.execute(f"SELECT 1 FROM {table} WHERE {what} LIMIT 1").fetchone() is not None:  # noqa: S608 - ours
+            raise sqlite3.DatabaseError(f"it is damaged (a row of {table} has a value that is never written)")
 
 
 def look(path: Path, *, inside: bool = True) -> str | None:
@@ -103,10 +122,12 @@ def _look_inside(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?immutable=1", uri=True)) as database:
         refuse_foreign(database)
         (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version > VERSION:
+        if version not in {0, *MIGRATIONS, VERSION}:
             raise of_another_schema(path, version)
         if not log.exists() or not log.stat().st_size:
             refuse_damaged(database)
+            if version == VERSION:
+                refuse_unsound(database)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -33,9 +33,10 @@ from broker.histogram import Histogram
 from broker.store.batch import Batch, Row
 from broker.store.database_files import DatabaseFiles, StoreError, examine
 from broker.store.journal import Journal
+from broker.store.log_growth import LogGrowth, held_up
 from broker.store.outage import Outage
 from broker.store.schema import AFTER_THE_FIRST_DAY, FIRST_DAY, MIGRATIONS, SCHEMA, VERSION
-from broker.store.soundness import of_another_schema, refuse_damaged, refuse_foreign, unusable
+from broker.store.soundness import of_another_schema, refuse_damaged, refuse_foreign, refuse_unsound, unusable
 from provisioning.program.durable_names import make_folder
 
 log = structlog.get_logger("broker")
@@ -45,6 +46,15 @@ _RETRY_SECONDS = 1.0
 _GATHER_SECONDS = 0.002
 _KEPT_LOG_BYTES = 16 * 1024 * 1024
 """The write-ahead log is cut back to this size: large batches, or a long backup, make it grow, and it would stay so."""
+
+
+class _Written(NamedTuple):
+    """What is known after a commit."""
+
+    seconds: float
+    log_bytes: int
+    held_up: str | None
+    """Why that many are in the log still, if they cannot be moved."""
 
 
 class SqliteStore:
@@ -62,6 +72,7 @@ class SqliteStore:
         self._retry: asyncio.TimerHandle | None = None
         self._gathering: asyncio.TimerHandle | None = None
         self._outage = Outage(path)
+        self._growth = LogGrowth(path)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         try:
             make_folder(path.parent)
@@ -87,19 +98,23 @@ class SqliteStore:
             os.close(self._lock)
             raise unusable(path, error) from error
         try:
-            refuse_foreign(self._database)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=FULL")
-            self._database.execute("PRAGMA foreign_keys=ON")
-            self._database.execute(f"PRAGMA journal_size_limit={_KEPT_LOG_BYTES}")
-            for statement in ("BEGIN IMMEDIATE", f"PRAGMA user_version={VERSION}", "ROLLBACK"):
-                self._database.execute(statement)  # One that may not be written would refuse every message.
-            refuse_damaged(self._database)
-            self._migrate()
+            self._prepare()
             self._files.opened()
         except (sqlite3.Error, OSError) as error:
             self.close()
             raise unusable(path, error) from error
+
+    def _prepare(self) -> None:
+        refuse_foreign(self._database)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=FULL")
+        self._database.execute("PRAGMA foreign_keys=ON")
+        self._database.execute(f"PRAGMA journal_size_limit={_KEPT_LOG_BYTES}")
+        for statement in ("BEGIN IMMEDIATE", f"PRAGMA user_version={VERSION}", "ROLLBACK"):
+            self._database.execute(statement)  # One that may not be written would refuse every message.
+        refuse_damaged(self._database)
+        self._migrate()
+        refuse_unsound(self._database)
 
     def _migrate(self) -> None:
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
@@ -184,12 +199,14 @@ class SqliteStore:
         future = self._thread.submit(self._apply_timed, batch)
         future.add_done_callback(lambda done: loop.call_soon_threadsafe(self._done, done))
 
-    def _done(self, future: Future[float]) -> None:
+    def _done(self, future: Future[_Written]) -> None:
         error = future.exception()
         if self._journal is None:
             return  # Closed meanwhile, which has written the rest.
         if error is None:
-            self.commit_seconds.observe(future.result())
+            written = future.result()
+            self.commit_seconds.observe(written.seconds)
+            self._growth.seen(written.log_bytes, written.held_up)
             if self._loop is not None:
                 self._outage.over(self._loop.time())
             self._on_written()
@@ -224,10 +241,13 @@ class SqliteStore:
         self._database.close()
         os.close(self._lock)
 
-    def _apply_timed(self, batch: Batch) -> float:
+    def _apply_timed(self, batch: Batch) -> _Written:
         started = time.perf_counter()
         self._apply(batch)
-        return time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        log_bytes = self._files.log_bytes
+        reason = held_up(self._database, self.path) if log_bytes >= self._growth.unusual else None
+        return _Written(seconds, log_bytes, reason)
 
     def _apply(self, batch: Batch) -> None:
         """Write *batch* in one transaction. Idempotent. Raises `StoreError` if it would be written into lost files."""

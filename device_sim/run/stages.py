@@ -204,7 +204,7 @@ async def _tries_again(scene: Scene, device: LiveDevice, refused: Duration | Non
             fleet.falsely_admitted.add(device.name)
         else:
             fleet.refused_by_reason[f"{retry.closure.layer} {retry.closure.code}"] += 1
-            if refused is not None:
+            if refused is not None and retry.closure.is_answer:
                 recorder.record(refused, retry.seconds, 0.0)
 
 
@@ -324,14 +324,15 @@ async def _command(scene: Scene, stage: Command) -> None:
 
     async def command(device: LiveDevice, due: float) -> None:
         begun = time.monotonic()
-        late, until = begun - due, begun + scene.patience(stage.deadline, _COMMAND)
+        until = begun + scene.patience(stage.deadline, _COMMAND)
         if stage.asleep:
             await scene.settle(lambda: device.is_asleep, stage.deadline)
         left = max(until - time.monotonic(), 0.0)
+        recorder.counts[Count.COMMANDS] += 1
         answers = await backend.command(device.machine.group, [device.name], "identify", {}, deadline=left)
-        for seconds in answers.answered.values():
-            if not stage.asleep:
-                recorder.record(Duration.COMMAND, seconds, late)
+        for name, seconds in answers.answered.items():
+            if not stage.asleep:  # Late is also what had to wait until the broker had acknowledged earlier ones.
+                recorder.record(Duration.COMMAND, seconds, answers.sent[name] - due)
         if answers.answered:
             scene.took(time.monotonic() - begun, stage.deadline, f"{device.name} had answered a command")
         recorder.counts[Count.UNANSWERED_COMMANDS] += len(answers.missing) + len(answers.refused)

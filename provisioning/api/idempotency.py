@@ -110,11 +110,12 @@ class AnswerBook:
             del self._doing[digest]
 
     async def finish(self, digest: bytes, response: Response) -> None:
-        """Keep the answer to a request that was done."""
+        """Keep the answer to a request that was done, unless another process has taken the key over."""
         nonce = secrets.token_bytes(_NONCE_OCTETS)
         head = json.dumps([response.status_code, response.media_type or "application/json"]).encode()
         sealed = nonce + self._cipher.encrypt(nonce, head + b"\n" + bytes(response.body), digest)
-        await self._settle(lambda connection: idempotency.finish(connection, digest, sealed))
+        taken = self._doing[digest]
+        await self._settle(lambda connection: idempotency.finish(connection, digest, taken, sealed))
 
     async def forget(self, digest: bytes) -> None:
         """Free the key of a request that was refused, unless another process has taken it over."""

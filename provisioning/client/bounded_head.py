@@ -26,6 +26,7 @@ import httpcore
 import httpx
 
 from provisioning.client.async_library import look_for_no_other
+from provisioning.client.redirects import leave_unread_async
 
 MOST_BYTES: Final = 32 * 1024
 _PIECE: Final = 2 * 1024
@@ -65,7 +66,14 @@ def bounded_client(transport: BoundedTransport, timeout: float | None) -> httpx.
     Each wait for the network lasts *timeout* seconds at most, None: as long as the caller waits.
     """
     jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-    return httpx.AsyncClient(transport=transport, timeout=timeout, trust_env=False, follow_redirects=False, cookies=jar)
+    return httpx.AsyncClient(
+        transport=transport,
+        timeout=timeout,
+        trust_env=False,
+        follow_redirects=False,
+        event_hooks={"response": [leave_unread_async]},
+        cookies=jar,
+    )
 
 
 class _Stream(httpcore.AsyncNetworkStream):

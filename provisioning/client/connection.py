@@ -17,7 +17,6 @@ import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -25,6 +24,7 @@ from provisioning.client.address import NoAddress, check_address, misnamed, no_a
 from provisioning.client.async_library import look_for_no_other
 from provisioning.client.genuine_server import genuine_server, trust_domain_of
 from provisioning.client.network_words import network_words
+from provisioning.client.redirects import leave_unread_async
 from provisioning.pki.stapling import ask_for_staple
 from provisioning.pki.tls import SPEAKS_NO_TLS, Credential, TlsConfigurationError, client_context, read_once
 
@@ -74,16 +74,8 @@ def open_pool(
         limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         trust_env=False,
         follow_redirects=False,
+        event_hooks={"response": [leave_unread_async]},
     )
-
-
-def problem_of(response: httpx.Response) -> dict[str, Any] | None:
-    """Return the problem document (RFC 9457) of a refusal; None: it has none, so another program listens there."""
-    try:
-        problem = response.json()
-    except ValueError:
-        return None
-    return problem if isinstance(problem, dict) else None
 
 
 def explain(base_url: str, error: httpx.HTTPError) -> str:

@@ -31,6 +31,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs7
 
+from provisioning.client.answer_body import document_of, text_of
 from provisioning.client.connection import DEFAULT_CONNECTIONS, explain, open_pool
 from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.identity import check_name
@@ -41,6 +42,10 @@ _PKCS7 = "application/pkcs7-mime"
 _CSR_ATTRIBUTES = "application/csrattrs"
 _NO_ATTRIBUTES = frozenset({httpx.codes.NO_CONTENT, httpx.codes.NOT_FOUND})
 _LONGEST_TEXT = 500
+_LONGEST_WAIT = 86_400.0
+"""In seconds, whatever the service asks for: a device that waited for longer would let its certificate expire."""
+_SHORTEST_POLL = 60.0
+"""In seconds, between questions about renewal (RFC 9773 §4.3.2)."""
 
 
 class EnrolmentRefused(Exception):
@@ -145,13 +150,14 @@ class EstClient:
 
     def _renewal_window(self, response: httpx.Response) -> RenewalInfo:
         try:
-            given = response.json()["suggestedWindow"]
+            given = document_of(response)["suggestedWindow"]
             start, end = (datetime.fromisoformat(given[name]) for name in ("start", "end"))
         except (ValueError, KeyError, TypeError) as error:
             raise EnrolmentUnavailable(f"{self._base_url} sent no readable renewal information") from error
         if start.tzinfo is None or end.tzinfo is None or end < start:
             raise EnrolmentUnavailable(f"{self._base_url} sent renewal information that is no window")
-        return RenewalInfo(start, end, _retry_after(response))
+        again = _retry_after(response)
+        return RenewalInfo(start, end, None if again is None else max(again, _SHORTEST_POLL))
 
     async def _enrol(
         self, operation: str, csr: x509.CertificateSigningRequest, *, label: str | None, auth: httpx.BasicAuth | None
@@ -220,7 +226,7 @@ def renewal_identifier(certificate: x509.Certificate) -> str:
 
 
 def _refusal(response: httpx.Response) -> EnrolmentRefused | EnrolmentUnavailable:
-    text = " ".join(response.text.split())[:_LONGEST_TEXT] or response.reason_phrase
+    text = " ".join(text_of(response).split())[:_LONGEST_TEXT] or response.reason_phrase
     status = response.status_code
     if status == httpx.codes.ACCEPTED:
         return EnrolmentPending(f"the provisioning service answered {status}: {text}", _retry_after(response))
@@ -234,4 +240,4 @@ def _refusal(response: httpx.Response) -> EnrolmentRefused | EnrolmentUnavailabl
 
 def _retry_after(response: httpx.Response) -> float | None:
     value = response.headers.get("Retry-After", "")
-    return float(value) if value.isascii() and value.isdecimal() else None
+    return min(float(value), _LONGEST_WAIT) if value.isascii() and value.isdecimal() else None

@@ -31,7 +31,8 @@ from time import monotonic
 
 import httpx
 
-from provisioning.client.connection import explain, open_pool, problem_of
+from provisioning.client.answer_body import problem_of, text_of
+from provisioning.client.connection import explain, open_pool
 from provisioning.client.feed_delay import FeedDelay
 from provisioning.pki.revocation import CertificateKey, Revocation
 from provisioning.pki.revocation_reason import RevocationReason
@@ -213,7 +214,9 @@ async def tell_known(
             if response.status_code == httpx.codes.NO_CONTENT:
                 return
             await response.aread()
-            reason = f"{base_url} does not take which CAs are known here: {response.status_code} {response.text[:300]}"
+            reason = (
+                f"{base_url} does not take which CAs are known here: {response.status_code} {text_of(response)[:300]}"
+            )
             raise FeedRefused(reason, str((problem_of(response) or {}).get("code", "")))
     except httpx.HTTPError as error:
         raise FeedLost(explain(base_url, error)) from error
@@ -244,7 +247,7 @@ async def _check(base_url: str, response: httpx.Response, after: int) -> None:
     await response.aread()
     if response.status_code == httpx.codes.CONFLICT:
         raise FeedAhead(f"the revocation feed of {base_url} has not what was read up to {after}; start again from 0")
-    reason = f"{base_url} refused the revocation feed: {response.status_code} {response.text[:300]}"
+    reason = f"{base_url} refused the revocation feed: {response.status_code} {text_of(response)[:300]}"
     raise FeedRefused(reason, str((problem_of(response) or {}).get("code", "")))
 
 

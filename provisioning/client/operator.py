@@ -21,7 +21,8 @@ from urllib.parse import quote
 import httpx
 from pydantic import ValidationError
 
-from provisioning.client.connection import NAME_THE_ADDRESS, explain, open_pool, problem_of
+from provisioning.client.answer_body import document_of, problem_of
+from provisioning.client.connection import NAME_THE_ADDRESS, explain, open_pool
 from provisioning.client.genuine_server import trust_domain_of
 from provisioning.client.operator_answers import (
     Answer,
@@ -34,6 +35,7 @@ from provisioning.client.operator_answers import (
     Myself,
     ReleasedCertificate,
     RevokedCertificate,
+    ServiceStatus,
 )
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
@@ -89,6 +91,18 @@ class _Suspended(Answer):
 
 class _Resumed(Answer):
     resumed: list[ReleasedCertificate]
+
+
+class _Operators(Answer):
+    items: list[ListedOperator]
+
+
+class _Counted(Answer):
+    counts: dict[str, int]
+
+
+class _Named(Answer):
+    name: str
 
 
 class Page(Answer):
@@ -161,7 +175,13 @@ class OperatorClient:
             "ip_addresses": list(ip_addresses) if ip_addresses is not None else None,
             "operator_role": operator_role,
         }
-        return (await self._call(_Tokens, "POST", "/v1/tokens", request)).tokens
+        tokens = (await self._call(_Tokens, "POST", "/v1/tokens", request)).tokens
+        wanted = len(devices) if devices is not None else count or 1
+        if len(tokens) != wanted:
+            raise ServiceUnavailable(
+                f"the provisioning service at {self._base_url} sent {len(tokens)} tokens, and was asked for {wanted}"
+            )
+        return tokens
 
     async def revoke(
         self,
@@ -243,16 +263,17 @@ class OperatorClient:
         page = await self._call(Page, "GET", f"/v1/{kind}", query={"limit": str(PAGE), "after": beginning or None})
         if page.next is not None and page.next.startswith(beginning):
             return []
-        found = [name for item in page.items if (name := str(item["name"])).startswith(beginning)]
+        listed = (self._read(_Named, item).name for item in page.items)
+        found = [name for name in listed if name.startswith(beginning)]
         if not beginning:
             return found
         try:  # The page is of the names behind it.
-            known = self._object(await self._send("GET", f"/v1/{kind}/{quote(beginning, safe='')}"))
+            known = await self._call(_Named, "GET", f"/v1/{kind}/{quote(beginning, safe='')}")
         except RequestRefused as refusal:
             if refusal.status != HTTPStatus.NOT_FOUND:
                 raise
             return found
-        return [str(known["name"]), *found]
+        return [known.name, *found]
 
     async def device(self, name: str) -> EnrolledDevice:
         """Return the party named *name*."""
@@ -266,7 +287,7 @@ class OperatorClient:
     async def count_certificates(self, **search: Unpack[CertificateSearch]) -> dict[str, int]:
         """Return how many certificates match *search*, by state."""
         counts = self._object(await self._send("GET", "/v1/inventory/counts", query=_query(search)))
-        return {each: int(number) for each, number in counts.items()}
+        return self._read(_Counted, {"counts": counts}).counts
 
     async def certificate(self, serial: str) -> CertificateDetails:
         """Return the certificate with *serial* (hexadecimal)."""
@@ -274,8 +295,7 @@ class OperatorClient:
 
     async def operators(self) -> list[ListedOperator]:
         """Return all operators, with their roles."""
-        items = self._object(await self._send("GET", "/v1/operators")).get("items", [])
-        return [self._read(ListedOperator, item) for item in items]
+        return (await self._call(_Operators, "GET", "/v1/operators")).items
 
     async def me(self) -> Myself:
         """Return the calling operator."""
@@ -286,8 +306,10 @@ class OperatorClient:
         return await self._call(KnownOperator, "PUT", f"/v1/operators/{quote(operator, safe='')}", {"role": role})
 
     async def status(self) -> dict[str, Any]:
-        """Return the service's own counts."""
-        return self._object(await self._send("GET", "/v1/status"))
+        """Return the service's own counts: a `ServiceStatus`, and what a newer service adds."""
+        said = self._object(await self._send("GET", "/v1/status"))
+        self._read(ServiceStatus, said)
+        return said
 
     async def _walk(self, path: str, filters: Mapping[str, str | None]) -> AsyncIterator[dict[str, Any]]:
         after: str | None = None
@@ -297,6 +319,10 @@ class OperatorClient:
                 yield item
             if page.next is None:
                 return
+            if page.next == after:  # It would be the same page for ever.
+                raise ServiceUnavailable(
+                    f"the provisioning service at {self._base_url} sent a page that follows itself"
+                )
             after = page.next
 
     async def _call(
@@ -321,6 +347,9 @@ class OperatorClient:
             response = await self._pool.request(method, path, params=_given(query), **body)
         except httpx.HTTPError as error:
             raise ServiceUnavailable(explain(self._base_url, error)) from error
+        except httpx.InvalidURL as error:  # More than 65,536 characters, before anything is sent.
+            why = f"the request is too long ({error}): give fewer or shorter values"
+            raise RequestRefused(HTTPStatus.REQUEST_URI_TOO_LONG, "", why) from error
         if response.is_success:
             return response
         raise self._refusal(response)
@@ -338,7 +367,7 @@ class OperatorClient:
 
     def _object(self, response: httpx.Response) -> dict[str, Any]:
         try:
-            content = response.json()
+            content = document_of(response)
         except ValueError:
             content = None
         if not isinstance(content, dict):

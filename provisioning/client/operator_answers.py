@@ -189,7 +189,7 @@ class ServiceStatus(Answer):
 
     checks: dict[str, str] = {}  # An older service does not send it.
     devices: dict[str, int]
-    active_devices_without_certificate: int
+    active_devices_without_certificate: int = 0  # As above.
     certificates: dict[str, int]
     tokens: OpenTokens
     feed: FeedStatus

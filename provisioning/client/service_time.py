@@ -123,11 +123,13 @@ async def _path_of(
             _, writer = await asyncio.open_connection(
                 parts.hostname, parts.port or _HTTPS, ssl=context, server_hostname=parts.hostname
             )
-    except (OSError, TimeoutError, ssl.SSLError) as error:
+    except (OSError, TimeoutError, ssl.SSLError, UnicodeError) as error:  # UnicodeError: no name of DNS.
         why = error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else str(error)
         raise TimeUnknown(f"the service at {base_url} cannot be asked: {why or 'it takes too long'}") from error
     try:
         return [x509.load_der_x509_certificate(each) for each in verified_path(writer.get_extra_info("ssl_object"))]
+    except UNREADABLE as error:  # OpenSSL reads more than this library.
+        raise TimeUnknown(f"the certificate of {base_url}, or that of its CA, cannot be read: {error}") from error
     finally:
         writer.transport.abort()
 

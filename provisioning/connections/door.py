@@ -35,6 +35,7 @@ import structlog
 
 from provisioning.connections.listening import BACKLOG
 from provisioning.connections.places import Place, Places, hang_up
+from provisioning.pki.address_key import plain
 from provisioning.pki.departed import has_left
 from provisioning.pki.late_handshake import reset_if_late
 from provisioning.pki.seen_out import see_out_if_refused
@@ -60,7 +61,8 @@ _GONE: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EINTR})
 Make = Callable[[Place, Address | None], asyncio.Protocol]
 """Makes the protocol of a connection; it gives the place back when the connection is lost.
 
-The address is what a proxy says of the client; None: the client has connected itself.
+The address is what a proxy says of the client, or that of an IPv4 client where the socket reports it as IPv6; None: it
+is that of the connection's other end.
 """
 
 
@@ -130,9 +132,10 @@ class Door:
                 self._loop.remove_reader(self._listening.fileno())
                 self._pause = self._loop.call_later(_PAUSE, self._begin)
                 return
-            host, client = address[0], None
+            host = plain(address[0])
+            client = None if host == address[0] else (host, address[1])
             if self._proxies is not None and host in self._proxies:
-                client = self._of_client(accepted, address[:2])
+                client = self._of_client(accepted, (host, address[1]))
                 if client is None:
                     continue
                 host = client[0]

@@ -11,7 +11,8 @@ Rules
 -----
 1. ``SO_REUSEPORT`` would silently let another service of the same user share the port. So a shared pair is bound
    together with a socket without that option, whose bind fails if any process listens there.
-2. A shared pair does not listen before its worker does: connections that the kernel assigns to a pair wait there.
+2. ``::`` is every address, of IPv4 too, whatever the kernel's default is; any other address is itself alone.
+3. A shared pair does not listen before its worker does: connections that the kernel assigns to a pair wait there.
 """
 
 from __future__ import annotations
@@ -108,10 +109,17 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _is_any(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
 def _bind(settings: Settings, port: int, setting: str) -> socket.socket:
     host = settings.host
     with _explained(settings, port, setting), contextlib.ExitStack() as made:
-        listening = made.enter_context(_socket(host, shared=False))
+        listening = made.enter_context(unbound(host))
         listening.bind((host, port))
         listening.listen(BACKLOG)
         made.pop_all()  # It is the caller's now.
@@ -120,23 +128,23 @@ def _bind(settings: Settings, port: int, setting: str) -> socket.socket:
 
 def _bind_shared(settings: Settings, port: int, setting: str, number: int) -> list[socket.socket]:
     host, found = settings.host, list[socket.socket]()
-    with _explained(settings, port, setting), _socket(host, shared=False) as alone:
+    with _explained(settings, port, setting), unbound(host) as alone:
         alone.bind((host, port))  # Rule 1: refused where anybody listens. It does not listen itself, so the others may.
         port = alone.getsockname()[1]
         with contextlib.ExitStack() as made:
             for _ in range(number):
-                found.append(made.enter_context(_socket(host, shared=True)))
+                found.append(made.enter_context(unbound(host, shared=True)))
                 found[-1].bind((host, port))
             made.pop_all()  # All of them are: they are the caller's now.
     return found
 
 
-def _socket(host: str, *, shared: bool) -> socket.socket:
-    """Return a socket with the options of `socket.create_server`, which leaks one if a host name is invalid."""
+def unbound(host: str, *, shared: bool = False) -> socket.socket:
+    """Return a socket to be bound to *host*: like `socket.create_server`, which leaks one if a host name is invalid."""
     made = socket.socket(_family(host))
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if made.family == socket.AF_INET6:
-        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not _is_any(host))
     if shared:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     return made
@@ -151,7 +159,7 @@ def _explained(settings: Settings, port: int, setting: str) -> Iterator[None]:
         if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
             raise ConfigurationError(
                 f"host: cannot listen on {host}: {error.strerror}; give an address that this machine has, such as "
-                "127.0.0.1 or ::1, or 0.0.0.0 or :: for all of them"
+                "127.0.0.1 or ::1, or 0.0.0.0 for all of IPv4, or :: for all"
             ) from error
         if error.errno == errno.EADDRINUSE and (running := served(settings.directory)) is not None:
             raise ConfigurationError(f"{setting} {port} on {host} is in use: {running}") from error

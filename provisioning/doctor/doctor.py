@@ -13,7 +13,6 @@ import contextlib
 import functools
 import os
 import shutil
-import socket
 import ssl
 import stat
 import urllib.error
@@ -30,6 +29,7 @@ from provisioning.authorities.authority import open_authority
 from provisioning.authorities.own_credentials import check_trust_domain_kept
 from provisioning.ca.signing import try_key
 from provisioning.config import SETTINGS_FILE, Settings
+from provisioning.connections.listening import unbound
 from provisioning.directory import whereabouts
 from provisioning.directory.audit_key import read_audit_key
 from provisioning.directory.closed_directory import check_directory_closed
@@ -370,9 +370,10 @@ def _slowed(former: int) -> Finding:
 def _port(host: str, port: int, setting: str, is_ours: Callable[[], bool], elsewhere: str | None) -> Finding:
     if not port:
         return ok("ports", f"{setting} is 0: a free one is chosen at each start")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.create_server((host, port), family=family):
+        with unbound(host) as probe:
+            probe.bind((host, port))
+            probe.listen()  # A bound port that nobody listens on can be bound again.
             return ok("ports", f"{setting} {port} on {host} is free")
     except PermissionError:
         return failed(

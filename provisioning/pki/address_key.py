@@ -1,4 +1,4 @@
-"""Maps a client's address to the key under which its connections are counted."""
+"""A client's address as people write it, and the key under which its connections are counted."""
 
 from __future__ import annotations
 
@@ -17,20 +17,28 @@ def address_key(host: str) -> bytes:
 
     An IPv4-mapped IPv6 address counts as IPv4.
     """
-    plain, packed = _read(host)
-    return plain.encode() if packed is None else packed[:_SUBSCRIBER]
+    address, packed = _read(host)
+    return address.encode() if packed is None else packed[:_SUBSCRIBER]
+
+
+def plain(host: str) -> str:
+    """Return the address of a peer as people write it.
+
+    A socket that listens on ``::`` reports the IPv4 address 192.0.2.7 as ``::ffff:192.0.2.7``.
+    """
+    return _read(host)[0] if host.startswith("::ffff:") else host
 
 
 def shown(host: str) -> str:
     """Return the same as text: ``192.0.2.7``, ``2001:db8:0:1::/64``."""
-    plain, packed = _read(host)
-    return plain if packed is None else _prefix(packed, _SUBSCRIBER)
+    address, packed = _read(host)
+    return address if packed is None else _prefix(packed, _SUBSCRIBER)
 
 
 def network_of(host: str) -> str:
     """Return the network that the address *host* is in: its /24 in IPv4, in IPv6 its /48, which has 65,536 of /64."""
-    plain, packed = _read(host)
-    return f"{plain.rpartition('.')[0]}.0/24" if packed is None else _prefix(packed, _SITE)
+    address, packed = _read(host)
+    return f"{address.rpartition('.')[0]}.0/24" if packed is None else _prefix(packed, _SITE)
 
 
 def _read(host: str) -> tuple[str, bytes | None]:

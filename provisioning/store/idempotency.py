@@ -17,9 +17,9 @@ PORTION: Final = 100
 """How many requests are removed at a time."""
 
 _FIND: Final = select(idempotency_keys).where(idempotency_keys.c.digest == bindparam("wanted")).with_for_update()
-_FORGET: Final = delete(idempotency_keys).where(
-    idempotency_keys.c.digest == bindparam("wanted"), idempotency_keys.c.begun_at == bindparam("begun")
-)
+_HELD: Final = idempotency_keys.c.digest == bindparam("wanted"), idempotency_keys.c.begun_at == bindparam("begun")
+_FINISH: Final = update(idempotency_keys).where(*_HELD).values(answer=bindparam("said"))
+_FORGET: Final = delete(idempotency_keys).where(*_HELD)
 
 
 @functools.cache
@@ -53,9 +53,9 @@ def begin_again(connection: Connection, digest: bytes, now: datetime) -> None:
     connection.execute(update(idempotency_keys).where(held).values(begun_at=now))
 
 
-def finish(connection: Connection, digest: bytes, answer: bytes) -> None:
-    """Store the answer."""
-    connection.execute(update(idempotency_keys).where(idempotency_keys.c.digest == digest).values(answer=answer))
+def finish(connection: Connection, digest: bytes, begun_at: datetime, answer: bytes) -> None:
+    """Store the answer; not under a key that another has taken since *begun_at*, perhaps for another request."""
+    connection.execute(_FINISH, {"wanted": digest, "begun": begun_at, "said": answer})
 
 
 def forget(connection: Connection, digest: bytes, begun_at: datetime) -> None:

@@ -16,9 +16,9 @@ Rules
 1. The queue is bounded; a cancelled caller waits for the end of its transaction and never continues beside it.
 2. A work that fails undoes only its own changes. If the transaction as a whole fails, all works in it are
    refused, and nothing of it is in the store.
-3. Waits are bounded however many wait: where a work has waited in vain for another program's lock, all that have waited
-   as long are refused with it, or whoever comes next waits only briefly (`provisioning.store.patience`); they do not
-   wait for the same lock one after the other.
+3. Waits are bounded however many wait: where a work has waited in vain for another program's lock, or for a
+   connection, all that have waited as long are refused with it, or whoever comes next waits only briefly
+   (`provisioning.store.patience`); they do not wait for the same one after the other.
 4. A store that cannot be used is `Refused` with UNAVAILABLE, here and nowhere else, and so is an audit log that cannot
    be written, for whatever reason. The reason goes to the log only: it names hosts and users, which must not be
    disclosed.
@@ -27,6 +27,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import sqlite3
 import threading
@@ -92,7 +93,9 @@ class Lane(ABC):
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            await asyncio.wait([future])
+            while not future.done():
+                with contextlib.suppress(asyncio.CancelledError):  # Whoever cancels may do so again, as anyio does.
+                    await asyncio.wait([future])
             future.exception()  # Retrieved, as no caller is left; the transaction is undone.
             raise
         finally:
@@ -127,7 +130,7 @@ class PooledLane(Lane):
         super().__init__(engine)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._vain_since = -math.inf
-        """When the last work began that waited in vain for a lock."""
+        """When the last work began that waited in vain for a lock or a connection."""
 
     def _submit(
         self,
@@ -145,13 +148,14 @@ class PooledLane(Lane):
     def _transact(self, work: Callable[[Connection], ResultT], since: float) -> ResultT:
         if since <= self._vain_since:
             raise unusable()
-        begun = time.monotonic()
+        begun, connected = time.monotonic(), False
         try:
             with self._engine.begin() as connection:
+                connected = True
                 return work(connection)
         except DBAPIError as error:
             failure = explained(error)
-            if is_locked(failure):
+            if not connected or is_locked(failure):
                 self._vain_since = max(self._vain_since, begun)
             raise failure from error
 

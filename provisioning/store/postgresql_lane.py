@@ -43,16 +43,18 @@ class PostgresqlLooks(KeptLane):
     """Short look-ups, one after the other."""
 
     def _serve(self, pause: Callable[[], None], *, here: bool) -> Callable[[], None]:  # noqa: ARG002 - It is short.
-        job, begun = self._jobs[0], time.monotonic()
+        job, begun, connected = self._jobs[0], time.monotonic(), False
         try:
             with self._kept.asking() as connection:
+                connected = True
                 outcome = Outcome(job.work(connection))
         except Stale:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets it
             outcome = Outcome(failure=explained(error))
         self._jobs.popleft()
-        told = [job, *(self._waiting_since(begun) if is_locked(outcome.failure) else ())]
+        in_vain = not connected or is_locked(outcome.failure)
+        told = [job, *(self._waiting_since(begun) if in_vain else ())]
 
         def tell() -> None:
             for each in told:
@@ -148,10 +150,10 @@ class _Group:
 
     def fail(self, error: Exception) -> None:
         """Mark the transaction as lost: every job that has not failed itself gets *error*."""
-        if not self._jobs:
+        failure, began = Outcome(failure=explained(error)), bool(self._jobs)
+        if not began:
             self._jobs.append(self._queue.popleft())
-        failure = Outcome(failure=explained(error))
-        if is_locked(failure.failure):
+        if not began or is_locked(failure.failure):
             self._jobs.extend(self._waiting_since(self._begun))
         told = [each if each.failure is not None else failure for each in self._outcomes]
         self._outcomes = told + [failure] * (len(self._jobs) - len(told))

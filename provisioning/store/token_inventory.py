@@ -18,7 +18,7 @@ from provisioning.pki.role import Role
 from provisioning.store import stretches
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import certificates, tokens
-from provisioning.store.tokens import VOIDED_AT
+from provisioning.store.tokens import UNUSED, VOIDED_AT
 
 
 class TokenState(StrEnum):
@@ -77,10 +77,7 @@ _KNOWN: Final = select(
 _ENDS: Final = func.coalesce(tokens.c.expires_at, tokens.c.created_at)
 _FIND: Final = Prepared(_KNOWN.where(tokens.c.id == bindparam("wanted")), at_once=True)
 _VOID: Final = Prepared(
-    update(tokens)
-    .where(tokens.c.id == bindparam("wanted"), tokens.c.used_at.is_(None), tokens.c.voided_at.is_(None))
-    .values(voided_at=bindparam("now")),
-    at_once=True,
+    update(tokens).where(tokens.c.id == bindparam("wanted"), *UNUSED).values(voided_at=bindparam("now")), at_once=True
 )
 
 
@@ -126,7 +123,7 @@ def void(connection: Connection, numbers: Sequence[int], now: datetime) -> None:
 
 
 def _is(state: TokenState, now: datetime) -> ColumnElement[bool]:
-    unused = and_(tokens.c.used_at.is_(None), VOIDED_AT.element.is_(None))
+    unused = and_(*UNUSED)
     match state:
         case TokenState.USED:
             return tokens.c.used_at.is_not(None)

@@ -1,8 +1,8 @@
 """Queries about enrolment tokens. What is stored is the SHA-256 of a token, never the token.
 
 All unused tokens of an operator are voided by one row, which holds the highest number concerned: updating each of
-fifty thousand takes seconds, in which no device can enrol. Numbers rise; SQLite reuses the last one if its token is
-removed, so that token stays.
+fifty thousand takes seconds, in which no device can enrol. Numbers rise, and none is given twice: SQLite would give the
+highest again if its token was removed, so that token stays until there is another.
 """
 
 from __future__ import annotations
@@ -56,31 +56,26 @@ _FIND: Final = Prepared(
     .with_for_update(),
     at_once=True,
 )
-_UNUSED: Final = (
-    tokens.c.device.in_(bindparam("wanted", expanding=True)),
-    tokens.c.used_at.is_(None),
-    tokens.c.voided_at.is_(None),
-)
+UNUSED: Final = tokens.c.used_at.is_(None), VOIDED_AT.element.is_(None)
+"""Conditions: a token has bought nothing, and is not void."""
 _LOCK_UNUSED: Final = Prepared(
-    select(tokens.c.device)
-    .where(tokens.c.device == bindparam("wanted"), tokens.c.used_at.is_(None), tokens.c.voided_at.is_(None))
-    .with_for_update(),
-    at_once=True,
+    select(tokens.c.device).where(tokens.c.device == bindparam("wanted"), *UNUSED).with_for_update(), at_once=True
 )
-_VOID: Final = update(tokens).where(*_UNUSED).values(voided_at=bindparam("now"))
-_VOID_ONE: Final = Prepared(
+_VOID: Final = (
     update(tokens)
-    .where(tokens.c.device == bindparam("wanted"), tokens.c.used_at.is_(None), tokens.c.voided_at.is_(None))
-    .values(voided_at=bindparam("now")),
+    .where(tokens.c.device.in_(bindparam("wanted", expanding=True)), *UNUSED)
+    .values(voided_at=bindparam("now"))
+)
+_VOID_ONE: Final = Prepared(
+    update(tokens).where(tokens.c.device == bindparam("wanted"), *UNUSED).values(voided_at=bindparam("now")),
     at_once=True,
 )
 _BOUND: Final = Prepared(
     select(tokens.c.id)
     .where(
         tokens.c.device == bindparam("wanted"),
-        tokens.c.used_at.is_(None),
+        *UNUSED,
         tokens.c.expires_at > bindparam("now", type_=UtcDateTime),
-        VOIDED_AT.element.is_(None),
     )
     .limit(1),
     at_once=True,
@@ -195,7 +190,7 @@ def void_made_by(connection: Connection, operators: Sequence[str], now: datetime
     """Void every unused token that one of *operators* has made; return how many there were of each."""
     statement = (
         select(tokens.c.created_by, func.count())
-        .where(tokens.c.created_by.in_(operators), tokens.c.used_at.is_(None), VOIDED_AT.element.is_(None))
+        .where(tokens.c.created_by.in_(operators), *UNUSED)
         .group_by(tokens.c.created_by)
     )
     made = Counter({row[0]: row[1] for row in connection.execute(statement)})
@@ -207,7 +202,7 @@ def void_made_by(connection: Connection, operators: Sequence[str], now: datetime
 
 
 def ended_before(connection: Connection, before: datetime) -> list[int]:
-    """Return the numbers of tokens that were spent, voided or expired *before* that time."""
+    """Return the numbers of tokens that were spent, voided or expired *before* that time, but for the newest token."""
     return list(connection.execute(select(tokens.c.id).where(*_ended(before)).order_by(tokens.c.id)).scalars())
 
 
@@ -218,16 +213,13 @@ def remove_ended(connection: Connection, first: int, last: int, before: datetime
 
 def _ended(before: datetime) -> tuple[ColumnElement[bool], ...]:
     ended = func.coalesce(tokens.c.used_at, tokens.c.voided_at, tokens.c.expires_at)
-    kept = tokens.c.id.not_in(select(voided_makers.c.through_id))
-    return ended < before, tokens.c.created_at < before, kept
+    every = tokens.alias()
+    newest = select(func.max(every.c.id)).scalar_subquery()
+    return ended < before, tokens.c.created_at < before, tokens.c.id < newest
 
 
 def count_open(connection: Connection, now: datetime) -> int:
     """Return how many tokens could still be used *now*."""
-    statement = (
-        select(func.count())
-        .select_from(tokens)
-        .where(tokens.c.used_at.is_(None), VOIDED_AT.element.is_(None), tokens.c.expires_at > now)
-    )
+    statement = select(func.count()).select_from(tokens).where(*UNUSED, tokens.c.expires_at > now)
     number: int = connection.execute(statement).scalar_one()
     return number

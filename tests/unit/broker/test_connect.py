@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker.admission.refusal import RefusalCode, Refused
 from broker.connection.connection import ClientConnection
@@ -31,6 +32,14 @@ def test_a_device_is_admitted_under_its_own_name(broker: MemoryBroker, version: 
     assert not client.closed
     assert broker.engine.connected == 1
     assert broker.metrics.admitted == 1
+
+
+def test_the_log_calls_the_version_as_the_admin_api_does(broker: MemoryBroker) -> None:
+    """It said V5 where the API and the standard say 5.0."""
+    with capture_logs() as logs:
+        for version in (V31, V311, V5):
+            broker.open(shared_device("meter-1"), version=version).connect(client_id="meter-1")
+    assert [line["version"] for line in logs if line["event"] == "admitted"] == ["3.1", "3.1.1", "5.0"]
 
 
 def test_mqtt5_client_is_told_what_the_broker_takes(broker: MemoryBroker) -> None:

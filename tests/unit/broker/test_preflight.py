@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -190,7 +193,37 @@ def test_a_file_where_the_state_is_to_be_is_said_at_the_start_too(tmp_path: Path
         state_directory.enter(config)
 
 
-@pytest.mark.parametrize(("key", "problem"), [("audit_log", "is a directory; name a file"), ("admin_socket", "is no")])
+@contextlib.contextmanager
+def nobody() -> Iterator[None]:
+    """To whom modes apply, unlike to root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_place_where_this_user_may_not_even_look_is_said_and_no_traceback(
+    good: dict[str, Any], tmp_path: Path
+) -> None:
+    """As a folder for keys with mode 0710 is: crlfile, audit_log, admin_socket and state_dir ended with a traceback."""
+    (closed := tmp_path / "closed").mkdir(mode=0)
+    too_long = tmp_path / ("y" * 300)
+    for place in (closed / "a" / "b", too_long):
+        wrong = {"audit_log": place, "audit_keyfile": place, "admin_socket": str(place), "crlfile": str(place)}
+        with nobody():
+            told = problems(load(None, good | wrong | {"state_dir": closed / "a" / "state"}))
+        keys = {each.partition(":")[0] for each in told}
+        assert keys >= {*wrong, "state_dir"}, told
+    config = load(None, good | {"state_dir": too_long})
+    assert [each.partition(":")[0] for each in problems(config)] == ["state_dir"]
+    state_directory.enter(config)  # The store, which needs something in it, says why it cannot.
+
+
+@pytest.mark.parametrize(("key", "problem"), [("audit_log", "is a directory; name a file"), ("admin_socket", "is a")])
 def test_a_directory_in_place_of_a_file_is_said(good: dict[str, Any], tmp_path: Path, key: str, problem: str) -> None:
     (said,) = problems(load(None, good | {key: str(tmp_path)}))
     assert said.startswith(f"{key}: {tmp_path} {problem}")
@@ -223,6 +256,24 @@ def test_a_bare_name_where_no_bundle_vouches_for_parties_of_our_own_is_told(
     said = problems(load(None, good | files | {"policy_file": policy, "trust": bundles}))
     assert [each for each in said if "it has none" in each] == said
     assert bool(said) is ('identity."' not in section and None not in domains)
+
+
+def test_a_role_that_another_ca_may_give_and_a_certificate_without_a_name_are_doubted(
+    good: dict[str, Any], tmp_path: Path
+) -> None:
+    """The start warned of both (ROLE_SHARED, OWN_CERTIFICATE_NAMELESS), and --test-config was silent."""
+    assert list(doubts(load(None, good))) == []
+    bundle = {"anchors": [str(good["cafile"])], "unsafe_no_revocation": True}
+    plant = bundle | {"name": "plant", "trust_domain": "plant.example", "roles": ["service"]}
+    nameless = Pki().certify(Identity("x", Role.BROKER, "b"), purposes=SERVER).write(tmp_path, "nameless")
+    files = {"certfile": nameless.certificate, "keyfile": nameless.key}
+    config = load(None, good | files | {"trust": [plant, bundle | {"name": "ours"}]})
+    assert problems(config) == []
+    role, name = doubts(config)
+    assert role.startswith("trust bundle plant: roles: those with role service have what the topic policy allows to")
+    assert name.startswith(
+        f"{nameless.certificate} names no host: clients that look for the server's name in subjectAltName"
+    )
 
 
 CAPTURED = {"source": "common-name", "pattern": "(?P<group>[a-z]+)-(?P<name>.+)"}

@@ -285,6 +285,15 @@ def test_a_root_that_is_in_the_file_and_no_anchor_is_named(admission: Admission)
     )
 
 
+def test_a_trust_anchor_is_not_said_to_have_none(admission: Admission) -> None:
+    """Two steps contradicted each other: no anchor vouches for it; it is one of the anchors."""
+    outcome = verdict(admission, PKI.root, ROOT_ONLY)
+    chain, end_entity = outcome.steps[0], outcome.steps[3]
+    assert (chain.passed, chain.code) == (False, RefusalCode.UNTRUSTED_ISSUER)
+    assert chain.detail == "CN=Test Root CA is itself a trust anchor: a client needs a certificate that one has issued"
+    assert (outcome.code, end_entity.detail) == (RefusalCode.CA_CERTIFICATE, ANCHOR)
+
+
 def test_cas_that_certify_each_other_and_no_anchor_lead_nowhere(admission: Admission) -> None:
     one, other = PKI.authority("One CA"), PKI.authority("Other CA")
     crossed = [PKI.authority("One CA", other, key=one.key), PKI.authority("Other CA", one, key=other.key)]

@@ -286,6 +286,16 @@ def test_those_whose_header_is_awaited_are_bounded_by_the_listeners_places(proxi
     assert proxied.engine.metrics.refused == {RefusalCode.BAD_PROXY_HEADER: 3}
 
 
+def test_an_ipv4_client_of_a_listener_for_all_addresses_has_its_own_address(hall: Hall) -> None:
+    """The socket reports it as ``::ffff:127.0.0.1``: `fleet-broker why 127.0.0.1` knew nothing."""
+    hall.listener.stop_accepting()
+    hall.listener.open("::ffff:127.0.0.1", 0)
+    hall.listener.begin()
+    hall.comes()
+    hall.turn()
+    assert hall.hosts == ["127.0.0.1"]
+
+
 def test_nobody_else_is_believed_and_without_the_setting_nobody(hall: Hall) -> None:
     header = line(("198.51.100.7", 1))
     hall.comes(said=header)

@@ -16,6 +16,7 @@ from broker.store.schema import VERSION
 from broker.store.soundness import look
 from broker.store.sqlite import SqliteStore
 from tests.support.batches import filled
+from tests.support.stored import StoredBroker
 
 
 def changed(path: Path, statements: str) -> None:
@@ -48,10 +49,22 @@ def of_a_later_schema(path: Path) -> None:
     changed(path, f"PRAGMA user_version={VERSION + 1}")
 
 
+def of_no_schema(path: Path) -> None:
+    closed(path)
+    changed(path, "PRAGMA user_version=-1")
+
+
 def damaged(path: Path) -> None:
     store = SqliteStore(path)
     store._apply(filled())
     store._database.executescript("PRAGMA foreign_keys=OFF; DELETE FROM sessions")
+    store.close()
+
+
+def changed_bits(path: Path) -> None:
+    store = SqliteStore(path)
+    store._apply(filled())
+    store._database.execute("UPDATE deliveries SET qos = 3")
     store.close()
 
 
@@ -69,7 +82,45 @@ def refusal(attempt: Callable[[Path], object], path: Path) -> str:
     return str(refused.value)
 
 
-@pytest.mark.parametrize("spoil", [of_another_program, of_a_later_schema, damaged, no_database])
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        ("sessions", "expiry_interval = -1"),
+        ("sessions", "ended_at = 9e999"),
+        ("sessions", "will_topic = x'74', will_payload = x'', will_retain = 0, will_properties = x'', will_delay = 0"),
+        ("sessions", "will_topic = x'74', will_payload = x'', will_retain = 0, will_properties = x'', will_qos = 1"),
+        ("subscriptions", "qos = 3"),
+        ("subscriptions", "retain_handling = 3"),
+        ("messages", "qos = -1"),
+        ("messages", "topic = x''"),
+        ("messages", "expires_at = 9e999"),
+        ("deliveries", "qos = 0"),
+        ("deliveries", "packet_id = 65536"),
+        ("deliveries", "released = 3"),
+        ("deliveries", "packet_id = NULL"),
+        ("incoming", "packet_id = 0"),
+        ("retained", "topic = x'75'"),
+        ("retained", "expires_at = -9e999"),
+    ],
+)
+def test_a_value_that_no_broker_writes_is_refused_before_it_is_restored(
+    tmp_path: Path, table: str, change: str
+) -> None:
+    """It was restored, and was an exception of its session whenever the client connected, or a traceback at once."""
+    path = tmp_path / "broker.db"
+    store = SqliteStore(path)
+    store._apply(filled())
+    store.close()
+    closed(path)
+    changed(path, f"UPDATE {table} SET {change}")  # noqa: S608 - our own table
+    assert f"it is damaged (a row of {table} has a value that is never written); move it away" in refusal(
+        SqliteStore, path
+    )
+
+
+@pytest.mark.parametrize(
+    "spoil", [of_another_program, of_a_later_schema, of_no_schema, damaged, changed_bits, no_database]
+)
 def test_what_a_start_would_refuse_is_said_in_its_words(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
     path = tmp_path / "broker.db"
     spoil(path)
@@ -141,3 +192,18 @@ def test_a_file_that_may_only_be_read_is_said(end: str) -> None:
             assert f"broker.{end}'; see that this user can write it" in refusal(look, path)
         finally:
             os.seteuid(0)
+
+
+def test_pages_that_cannot_be_read_are_said_too(tmp_path: Path) -> None:
+    broker = StoredBroker(tmp_path)
+    meter = broker.device("meter-1")
+    for number in range(100):
+        meter.publish(f"fleet/meters/meter-1/{number}", bytes(500), qos=1, retain=True)
+    broker.store.close()
+    path = broker.directory / "broker.db"
+    content = path.read_bytes()
+    path.write_bytes(content[: 12 * 4096] + b"A" * (len(content) - 12 * 4096))
+    with pytest.raises(
+        StoreError, match=r"it is damaged \(.*\); move it away, with broker.db-wal and -shm, or put back"
+    ):
+        SqliteStore(path)

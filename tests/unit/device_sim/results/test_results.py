@@ -57,6 +57,12 @@ def test_a_stored_document_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read(tmp_path / "report.json") == read(tmp_path) == json.loads(json.dumps(document))
 
 
+def test_a_report_takes_the_place_of_what_was_known_while_the_run_went_on(tmp_path: Path) -> None:
+    (tmp_path / "progress.jsonl").write_text("{}")
+    write_all(imagined(), tmp_path)
+    assert "progress.jsonl" not in [path.name for path in tmp_path.iterdir()]
+
+
 def test_the_mean_is_what_the_library_has() -> None:
     latency = Latency()
     assert latency.mean == 0
@@ -153,6 +159,16 @@ def test_each_threshold_is_a_test_case() -> None:
     assert failed == ["admitted p99 < 1", "lost == 0"]
     assert (suite.get("tests"), suite.get("failures")) == ("5", "2")
     assert suite[-1].get("name") == "neither the generator nor the link was the bottleneck"
+
+
+def test_a_run_that_was_interrupted_is_no_success_for_junit_either() -> None:
+    document = imagined()
+    document["interrupted"] = "SIGINT"
+    suite = ET.fromstring(junit(document))  # noqa: S314 - our own
+    assert (suite.get("tests"), suite.get("failures")) == ("6", "3")
+    failure = suite[-1].find("failure")
+    assert failure is not None
+    assert (suite[-1].get("name"), failure.get("message")) == ("the run was not interrupted", "SIGINT")
 
 
 def test_a_comparison_says_what_is_better() -> None:

@@ -137,6 +137,25 @@ async def test_who_is_refused_after_another_process_took_over_leaves_that_ones_a
     assert json.loads(bytes(answer.body)) == {"token": TOKEN}
 
 
+async def test_who_is_done_after_another_process_took_over_leaves_that_ones_answer(fleet: Fleet) -> None:
+    """A process that was stopped for a day may even find the key with another request: its answer is not to that."""
+    slow, quick = (AnswerBook(fleet.database, SECRET, fleet.clock) for _ in range(2))
+    key, days = slow.digest_of("admin", "/v1/tokens", "k"), slow.digest_of("admin", "/v1/tokens", "for a day")
+    for each in (key, days):
+        assert await slow.begin(each, b"r" * 32) is None
+    fleet.clock.advance(timedelta(seconds=61))
+    assert await quick.begin(key, b"r" * 32) is None
+    await quick.finish(key, JSONResponse({"token": TOKEN}, 201))
+    await slow.finish(key, JSONResponse({"token": "another"}, 201))
+    answer = await quick.begin(key, b"r" * 32)
+    assert answer is not None
+    assert json.loads(bytes(answer.body)) == {"token": TOKEN}
+    fleet.clock.advance(KEPT)
+    assert await quick.begin(days, b"x" * 32) is None
+    await slow.finish(days, JSONResponse({"token": "another"}, 201))
+    assert await refusal(quick, days, b"x" * 32) is Code.IDEMPOTENCY_BUSY
+
+
 async def test_a_request_that_was_begun_by_a_clock_that_was_ahead_is_under_way_no_longer(fleet: Fleet) -> None:
     died, book = (AnswerBook(fleet.database, SECRET, fleet.clock) for _ in range(2))
     key = book.digest_of("admin", "/v1/tokens", "k")

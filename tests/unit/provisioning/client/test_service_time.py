@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from provisioning.client import service_time as asked
 from provisioning.client.service_time import TimeUnknown, service_time, told
@@ -26,6 +27,7 @@ SERVERS = [
 ]
 OURS, ANOTHER = SERVERS
 DAY = timedelta(days=1)
+VERSION_3, VERSION_128 = b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x7f"
 
 
 def question(held: Held = OURS) -> Question:
@@ -152,5 +154,16 @@ async def test_who_cannot_be_asked_says_nothing() -> None:
                 await service_time(url, PKI.anchors)
     with pytest.raises(TimeUnknown, match="cannot be asked"):
         await service_time(url, PKI.anchors)
+    with pytest.raises(TimeUnknown, match=r"cannot be asked: .*label"):
+        await service_time(f"https://{'a' * 64}.example", PKI.anchors)
     with pytest.raises(TlsConfigurationError, match="https://"):
         await service_time("http://localhost", PKI.anchors)
+
+
+async def test_a_path_that_only_openssl_can_read_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = PKI.issuing.certificate.public_bytes(Encoding.DER).replace(VERSION_3, VERSION_128)
+    monkeypatch.setattr(asked, "verified_path", lambda _tls: [OURS.der, odd])
+    async with impostor(OURS.credential, PKI.anchors) as (url, heard):
+        with pytest.raises(TimeUnknown, match=r"or that of its CA, cannot be read: .*127"):
+            await service_time(url, PKI.anchors)
+    assert not any(heard)

@@ -398,6 +398,23 @@ async def test_a_proxy_says_whose_connection_it_is_and_the_place_is_that_clients
             assert len(places) == 2
 
 
+async def test_an_ipv4_client_of_a_socket_for_all_addresses_has_its_own_address() -> None:
+    """The socket reports it as ``::ffff:127.0.0.1``, by which nobody looks for it."""
+    with socket.socket(socket.AF_INET6) as listening, socket.socket() as client:
+        listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listening.bind(("::ffff:127.0.0.1", 0))
+        door = Door(listening, None, Greeting, Places(1))
+        door.open()
+        client.connect(("127.0.0.1", listening.getsockname()[1]))
+        port = client.getsockname()[1]
+        client.setblocking(False)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                assert await greeted(client) == f"come in, 127.0.0.1 at {port}".encode()
+        finally:
+            door.close()
+
+
 async def test_a_proxy_without_its_header_is_refused_and_a_health_check_is_not() -> None:
     loop = asyncio.get_running_loop()
     with capture_logs() as logs:

@@ -35,11 +35,18 @@ def test_workers_have_sockets_of_their_own_on_the_same_two_ports(host: str) -> N
 
 
 def test_an_address_of_ipv6_takes_no_connection_over_ipv4() -> None:
-    """Whatever the kernel's default: ``::`` opens no port that the settings do not name."""
+    """Whatever the kernel's default."""
     settings = Settings(host="::1", port=0, http_port=0)
     with bound(settings) as alone, bound_for(settings, 1) as (shared,):
         for each in (alone.https, alone.http, shared.https, shared.http):
             assert each.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
+
+@pytest.mark.parametrize("host", ["::", "0::0"])
+def test_the_address_that_is_all_takes_connections_over_ipv4_too(host: str) -> None:
+    with bound_for(Settings(host=host, port=0, http_port=0), 1) as (shared,):  # Bound; nobody listens.
+        for each in (shared.https, shared.http):
+            assert not each.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
 @pytest.mark.parametrize("host", HOSTS)

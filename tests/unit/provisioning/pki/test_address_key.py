@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from provisioning.pki.address_key import address_key, network_of, shown
+from provisioning.pki.address_key import address_key, network_of, plain, shown
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,16 @@ def test_what_counts_as_one_network(host: str, network: str) -> None:
 )
 def test_what_counts_as_one_address_is_shown_as_people_write_it(host: str, words: str) -> None:
     assert shown(host) == words
+
+
+@pytest.mark.parametrize(
+    ("host", "written"),
+    [
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:0:c000:207", "::ffff:0:c000:207"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+    ],
+)
+def test_an_ipv4_address_is_written_as_one(host: str, written: str) -> None:
+    assert plain(host) == written

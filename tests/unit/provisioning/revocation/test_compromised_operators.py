@@ -102,15 +102,15 @@ async def test_of_every_operator_whose_key_is_compromised_and_for_no_other_reaso
     assert voided == [1, 1]
 
 
-async def test_a_number_that_is_given_again_is_no_void_token_s(fleet: Fleet) -> None:
-    """SQLite gives the last one again when its row is removed."""
+async def test_what_is_made_after_void_tokens_were_removed_is_not_void(fleet: Fleet) -> None:
+    """SQLite gives the last number again when its row is removed."""
     await made(fleet, "boss", "meter-1", "meter-2")
     await boss_is_compromised(fleet)
     await made(fleet, "boss", "meter-3")
     await boss_is_compromised(fleet)
     fleet.clock.advance(400 * DAY)
     retention = TokenRetention(fleet.database, fleet.clock, DAY, "provisioning")
-    assert await retention.remove() == 3, "the last ones of each time stay"
+    assert await retention.remove() == 4, "the last one stays"
     (good,) = await made(fleet, "boss", "meter-4")
     await fleet.enrolment.enrol(csr_der(names=["meter-4"]), good)
 

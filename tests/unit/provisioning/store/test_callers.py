@@ -68,9 +68,10 @@ async def test_of_a_work_that_fails_when_its_caller_has_gone_nothing_is_kept_and
     held = Held(fails)
     caller = asyncio.create_task(database.write(held))
     await held.begun()
-    caller.cancel()
-    await asyncio.sleep(0)
-    assert not caller.done()
+    for _ in range(3):  # Whoever cancels may do so again, as anyio does until the task has ended.
+        caller.cancel()
+        await asyncio.sleep(0)
+        assert not caller.done()
     held.let_go()
     with pytest.raises(asyncio.CancelledError):
         await caller

@@ -108,6 +108,17 @@ async def test_ended_tokens_are_removed_after_the_retention_and_usable_ones_neve
     assert [each.subject for each in entries if each.action == "spent tokens removed"] == ["4 tokens"]
 
 
+async def test_no_number_is_given_to_a_second_token_though_all_are_ended_and_removed(fleet: Fleet) -> None:
+    """Whoever lists what is new since the last number that he knows would never see it; or void another's token."""
+    known = []
+    for _ in range(3):
+        order = TokenOrder(group="north", count=2, ttl=timedelta(days=1))
+        known += [each.number for each in await fleet.token_service.create(order, by="admin")]
+        fleet.clock.advance(60 * DAY)
+        await TokenRetention(fleet.database, fleet.clock, 30 * DAY, "provisioning").remove()
+    assert known == sorted(set(known))
+
+
 async def test_many_ended_tokens_are_removed_in_portions_and_usable_ones_among_them_stay(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +130,7 @@ async def test_many_ended_tokens_are_removed_in_portions_and_usable_ones_among_t
     (kept,) = await fleet.token_service.create(TokenOrder(devices=["meter-3"], ttl=90 * DAY), by="admin")
     for name in ("meter-4", "meter-5", "meter-6"):
         await fleet.token_service.create(replace(order, devices=[name]), by="admin")
+    (newest,) = await fleet.token_service.create(TokenOrder(devices=["meter-7"], ttl=90 * DAY), by="admin")
     fleet.clock.advance(60 * DAY)
     assert await TokenRetention(fleet.database, fleet.clock, 30 * DAY, "provisioning").remove() == 5
     entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 1000))
@@ -127,7 +139,7 @@ async def test_many_ended_tokens_are_removed_in_portions_and_usable_ones_among_t
     left, _ = await fleet.database.read(
         lambda connection: token_inventory.page(connection, TokenFilter(), limit=9, after=0, now=fleet.clock())
     )
-    assert [each.id for each in left] == [kept.number]
+    assert [each.id for each in left] == [kept.number, newest.number]
 
 
 async def test_the_tokens_of_one_group_are_found_without_reading_all_others(fleet: Fleet) -> None:

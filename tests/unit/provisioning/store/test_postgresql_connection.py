@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -203,3 +204,40 @@ async def test_a_commit_that_no_standby_has_confirmed_is_not_taken_for_one(
             administrator.execute("ALTER SYSTEM RESET synchronous_standby_names")
             administrator.execute("SELECT pg_reload_conf()")
     assert await database.read(noted) == words, "the last one is there, and could have been lost"
+
+
+class MuteServer:
+    """Something that takes connections and says nothing, as the address of a machine that hangs; counts them."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self._given_up = asyncio.Event()
+
+    async def take(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.taken += 1
+        await self._given_up.wait()
+        writer.close()
+
+    def give_up(self) -> None:
+        """Let all attempts to connect fail now, as they would when they have lasted for `connect_timeout`."""
+        self._given_up.set()
+
+
+@pytest.mark.parametrize(("ask", "most"), [("write", 1), ("write, short", 1), ("look", 1), ("read", 2 * 4)])
+async def test_a_server_that_cannot_be_reached_is_not_waited_for_by_one_after_the_other(ask: str, most: int) -> None:
+    """Each attempt may take five seconds: of a hundred that wait, the last would wait for minutes."""
+    mute = MuteServer()
+    async with await asyncio.start_server(mute.take, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        database = Database(f"postgresql+psycopg://fleet@127.0.0.1:{port}/fleet?sslmode=disable&gssencmode=disable")
+        how = {"write, short": functools.partial(database.write, short=True)}.get(ask) or getattr(database, ask)
+        waiting = [asyncio.create_task(how(noted)) for _ in range(30)]
+        async with asyncio.timeout(PATIENCE):
+            while mute.taken == 0:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        mute.give_up()
+        for refused in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(refused, Refused)
+            assert refused.code is Code.UNAVAILABLE
+        await database.close()
+    assert mute.taken <= most
