@@ -23,7 +23,7 @@ from device_sim.attack.foreign_server import DOMAIN
 from device_sim.attack.issuer import SERVER_AUTH, Issuer, Paper
 from device_sim.attack.run import ALIVE, STAYS
 from device_sim.attack.scene import Scene
-from device_sim.attack.target import SigningRegistrar, Starved, Target, TurnedAway
+from device_sim.attack.target import Registrar, SigningRegistrar, Starved, Target, TurnedAway
 from device_sim.attack.verdict import ClosedBy, Judgement, Layer, Outcome, Seen, Verdict
 from device_sim.credentials.certification import common_name
 from device_sim.link.tls_dial import Endpoint
@@ -151,20 +151,23 @@ async def test_a_revoked_device_that_gets_no_messages_must_have_been_refused(
     assert gone.text == "tcp unanswered"
 
 
+class Unheard:
+    """A registrar whose revocations reach nobody."""
+
+    def __init__(self, registrar: Registrar) -> None:
+        self.certify = registrar.certify
+
+    async def revoke(self, paper: Paper) -> None:
+        """Do nothing."""
+
+
 @pytest.mark.parametrize("name", ["5-revoked-takes-over", "11-serial-of-other-issuer", "15-other-certificate", "17"])
 async def test_where_no_revocation_has_an_effect_nobody_is_spared_one(tmp_path: Path, name: str) -> None:
     async with at(tmp_path, Fault.NONE) as here:
-        certify = here.target.registrar.certify
-        here.target.registrar = SigningRegistrar(here.target.issuer, None)
+        here.target.registrar = Unheard(here.target.registrar)
         limits = here.target.capabilities.limits.model_copy(update={"revocation": 0.1})
         here.target.capabilities = here.target.capabilities.model_copy(update={"limits": limits})
         here.target.other_issuer = here.target.issuer
-
-        async def revoke(_paper: Paper) -> None:
-            """Do nothing."""
-
-        here.target.registrar.revoke = revoke  # type: ignore[method-assign]
-        here.target.registrar.certify = certify  # type: ignore[method-assign]
         picked = case(name) if name[0] == "5" else pick(revocation_list.chapter.cases, [name])[0]
         outcome = await run._tried(here, picked)
     assert outcome.verdict is Verdict.SKIP, outcome.judgement
