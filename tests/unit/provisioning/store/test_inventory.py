@@ -80,7 +80,7 @@ async def test_certificates_are_found_by_everything_that_names_them(fleet: Fleet
     assert await found(fleet, CertificateSearch(state=CertificateState.EXPIRED)) == {"meter-3"}
 
 
-@pytest.mark.parametrize(("of_key", "of_issuer"), [(-1, -1), (1, -1), (-2, -1), (1, None), (-1, None)])
+@pytest.mark.parametrize(("of_key", "of_issuer"), [(-1, -1), (1, -1), (-2, -1), (0, -1), (0, None), (1, 0), (-1, None)])
 async def test_what_ended_with_its_key_or_its_ca_before_it_expired_is_revoked_and_nothing_else(
     fleet: Fleet, of_key: int, of_issuer: int | None
 ) -> None:
@@ -103,7 +103,7 @@ async def test_what_ended_with_its_key_or_its_ca_before_it_expired_is_revoked_an
 
     await fleet.database.write(end)
     fleet.clock.advance(expiry + 2 * DAY - fleet.clock())
-    revoked = min(of_key, of_issuer or 1) < 0
+    revoked = min(of_key, of_issuer or 0) < 0
     for state in (CertificateState.REVOKED, CertificateState.EXPIRED):
         expected = {"meter-1"} if revoked is (state is CertificateState.REVOKED) else set()
         assert await found(fleet, CertificateSearch(state=state)) == expected, state
