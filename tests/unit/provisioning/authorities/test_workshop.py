@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from datetime import UTC, datetime
@@ -34,11 +35,11 @@ def test_a_directory_that_is_not_surely_on_disk_is_none(tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_file_where_a_directory_should_be_is_named(tmp_path: Path) -> None:
+def test_a_file_where_a_directory_should_be_is_named(tmp_path: Path) -> None:
     file, loop = tmp_path / "file", tmp_path / "loop"
     file.write_text("")
     loop.symlink_to(loop)
     for each in (file, loop):
         with pytest.raises(ConfigurationError, match=f"^{each}/fleet cannot be made: {each} is no directory$"):
-            await found(Settings(directory=each / "fleet"), ["localhost"], lambda: datetime.now(UTC))
+            asyncio.run(found(Settings(directory=each / "fleet"), ["localhost"], lambda: datetime.now(UTC)))
     assert sorted(tmp_path.iterdir()) == [file, loop]
