@@ -21,6 +21,17 @@ OF_NO_USE: Final = frozenset({"expired", "not yet valid"})
 """Results of `OwnCertificate.state_at` for a certificate that no client accepts."""
 
 
+NAMELESS: Final = (
+    "clients that look for the server's name in subjectAltName, as they should, refuse the broker; some also take the "
+    "Common Name"
+)
+"""What follows if its certificate names no host."""
+NAMELESS_REMEDY: Final = (
+    "have it issued for the names by which clients come: as subjectAltName by your own CA, or with token create "
+    "--role broker --dns-name"
+)
+
+
 class NotToday(TlsConfigurationError):
     """The certificate is not valid yet, or has expired, by the local clock; the text says when."""
 
@@ -68,10 +79,8 @@ class OwnCertificate:
             log.warning(
                 "the broker's certificate names no host",
                 code="OWN_CERTIFICATE_NAMELESS",
-                detail=f"{self.files.certificate}: clients that look for the server's name in subjectAltName, as they "
-                "should, refuse the broker; some also take the Common Name",
-                remedy="have it issued for the names by which clients come: as subjectAltName by your own CA, or with "
-                "token create --role broker --dns-name",
+                detail=f"{self.files.certificate}: {NAMELESS}",
+                remedy=NAMELESS_REMEDY,
             )
 
     @property

@@ -7,7 +7,10 @@ of them are reported at once.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import socket
+import ssl
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -17,13 +20,24 @@ from broker import state_directory
 from broker.admin.unix_socket import socket_path
 from broker.admission.bare_names import idle_names
 from broker.admission.foreign_groups import unnamed_groups
+from broker.admission.foreign_roles import shared_rules
 from broker.admission.policy_file import PolicyError, load_policy
 from broker.admission.response_information import ResponseInformation
-from broker.own_certificate import is_for_servers, own_trust_domain, read_certificate
+from broker.clients_context import refuse_no_authority
+from broker.door.listening import ListenError
+from broker.entrances import places
+from broker.own_certificate import (
+    NAMELESS,
+    NAMELESS_REMEDY,
+    host_names,
+    is_for_servers,
+    own_trust_domain,
+    read_certificate,
+)
 from broker.revocation.revoked_services import RevokedServices
 from broker.settings.config import BrokerConfig
 from broker.sources.anchor_copy import AnchorsNotFetched
-from broker.sources.trust_files import load_trust, read_anchors
+from broker.sources.trust_files import load_trust, read_anchors, trust_of_cafile
 from broker.store import soundness
 from broker.store.database_files import StoreError
 from provisioning.pki.crl import CrlRefused, parse, split
@@ -38,7 +52,7 @@ _ASKS = ClientCertificate.REQUIRED
 def problems(config: BrokerConfig) -> list[str]:
     """Return what would prevent a broker with *config* from starting, or from being useful."""
     found: list[str] = []
-    for look in (_policy, _responses, _anchors, _groups, _credential, _lists, _token, _state, _store):
+    for look in (_policy, _responses, _anchors, _groups, _credential, _lists, _token, _state, _store, _places):
         found += look(config)
     return found
 
@@ -75,11 +89,16 @@ def _own_domain(config: BrokerConfig) -> tuple[str | None, bool]:
     """Return the broker's own trust domain, if any, and whether that is known: before it enrols it is not."""
     certificate = config.certfile or config.state_dir / "broker.pem"
     own = config.trust_domain or own_trust_domain(certificate)
-    return own, own is not None or certificate.exists()
+    return own, own is not None or _is_there(certificate)
 
 
 def _anchors(config: BrokerConfig) -> Iterator[str]:
-    yield from _said("cafile", lambda: read_anchors([config.cafile]))
+    unusable = list(_said("cafile", lambda: read_anchors([config.cafile])))
+    yield from unusable
+    if not unusable and not config.trust:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_verify_locations(cadata=trust_of_cafile(config).anchors_pem)
+        yield from _said("cafile", lambda: refuse_no_authority(context, config.cafile))
     if config.trust:
         with contextlib.suppress(AnchorsNotFetched):  # A first start fetches them; here nothing is requested.
             yield from _said("trust", lambda: load_trust(config))
@@ -113,9 +132,9 @@ def _credential(config: BrokerConfig) -> Iterator[str]:
 
 def _lists(config: BrokerConfig) -> Iterator[str]:
     for path in config.crl_files:
-        if path.is_dir():
-            continue
         try:
+            if path.is_dir():
+                continue
             content = contents_of(path, LIST_BYTES)
         except OSError as error:
             yield f"crlfile: {path} cannot be read: {error.strerror}"
@@ -137,7 +156,12 @@ def _may_write(place: Path) -> bool:
 
 
 def doubts(config: BrokerConfig) -> Iterator[str]:
-    """Yield what the broker can start with, and is probably a mistake: an expired CRL, a database without its log."""
+    """Yield what the broker can start with, and is probably a mistake: what it warns of at a start, as far as known.
+
+    Only for settings in which `problems` finds none.
+    """
+    yield from _reach(config)
+    yield from _nameless(config)
     if config.persistence and _may_write(config.state_dir):
         with contextlib.suppress(StoreError):  # Told by `problems`, as the errors below.
             if (doubt := soundness.look(config.database, inside=False)) is not None:
@@ -153,8 +177,40 @@ def doubts(config: BrokerConfig) -> Iterator[str]:
                     )
 
 
+def _reach(config: BrokerConfig) -> Iterator[str]:
+    own, known = _own_domain(config)
+    if known:
+        yield from shared_rules(own, config.trust, load_policy(config.policy_file))
+
+
+def _nameless(config: BrokerConfig) -> Iterator[str]:
+    path = config.certfile or config.state_dir / "broker.pem"
+    own = read_certificate(path)
+    if own is not None and not host_names(own):
+        yield f"{path} names no host: {NAMELESS}; {NAMELESS_REMEDY}"
+
+
+def _places(config: BrokerConfig) -> Iterator[str]:
+    """Yield each address that this machine does not have, or this user may not use.
+
+    One that is in use may be that of the broker for whose next start the settings are.
+    """
+    wanted = [*places(config)]
+    wanted += [("admin_port", config.admin_host, config.admin_port)] if config.admin_port is not None else []
+    wanted += [("metrics_port", config.metrics_host, config.metrics_port)] if config.metrics_port is not None else []
+    for setting, host, port in wanted:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as trial:  # Bound, and closed: nobody can connect.
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                trial.bind((host, port))
+        except (OSError, TypeError) as error:
+            if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE:
+                yield str(ListenError.of(setting, host, port, error))
+
+
 def _token(config: BrokerConfig) -> Iterator[str]:
-    enrolled = (config.state_dir / "broker.pem").exists()
+    enrolled = _is_there(config.state_dir / "broker.pem")
     if config.token_file is None or enrolled:
         return
     if not os.access(config.token_file, os.R_OK):
@@ -165,17 +221,56 @@ def _token(config: BrokerConfig) -> Iterator[str]:
 
 def _state(config: BrokerConfig) -> Iterator[str]:
     place = state_directory.existing(config.state_dir)
-    if not place.is_dir():
+    if not os.path.isdir(place):  # noqa: PTH112 - as in `state_directory`
         yield f"state_dir: {place} is not a directory; name another"
     elif (found := read_only.told(place)) is not None:
         yield f"state_dir: {found}"
     elif not _may_write(place):
         yield f"state_dir: {place} cannot be written by this user; make this user its owner, or name another"
+    elif (why := _impossible(config.state_dir)) is not None:
+        yield f"state_dir: {config.state_dir} cannot be used: {why}; name another"
     elif place == config.state_dir:
         yield from _said("state_dir", lambda: state_directory.check(config))
         yield from _said("state_dir", lambda: RevokedServices(config.state_dir))
-    if config.audit_log is not None and config.audit_log.is_dir():
-        yield f"audit_log: {config.audit_log} is a directory; name a file"
+    yield from _files_made(config)
+
+
+def _files_made(config: BrokerConfig) -> Iterator[str]:
+    """Yield what is wrong with the places of the files that the broker makes, outside its state directory."""
+    if config.audit_log is not None:
+        yield from _place("audit_log", config.audit_log)
+        if not _is_there(config.audit_key):
+            yield from _place("audit_keyfile", config.audit_key)
+        elif not os.access(config.audit_key, os.R_OK):
+            yield f"audit_keyfile: {config.audit_key} cannot be read by this user; make it its owner, or name another"
     socket = socket_path(config.admin_socket, config.state_dir)
-    if socket is not None and socket.exists() and not socket.is_socket():
+    if socket is not None and config.admin_socket is not None:
+        yield from _place("admin_socket", socket)
+    if socket is not None and _is_there(socket) and not os.path.isdir(socket) and not socket.is_socket():  # noqa: PTH112
         yield f"admin_socket: {socket} is not a socket; move it away, or name another"
+
+
+def _place(key: str, path: Path) -> Iterator[str]:
+    """Yield why this user can make no file at *path*, for the setting *key*."""
+    if os.path.isdir(path):  # noqa: PTH112 - as in `state_directory`
+        yield f"{key}: {path} is a directory; name a file"
+    elif not _may_write(folder := state_directory.existing(path.parent)):
+        yield f"{key}: {folder} cannot be written by this user; let it write there, or name another place"
+    elif (why := _impossible(path)) is not None:
+        yield f"{key}: {path} cannot be used: {why}; name another place"
+
+
+def _impossible(path: Path) -> str | None:
+    """Return why nothing can be made at *path* in a folder where this user may write; None: it can."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:  # A name that is too long.
+        return error.strerror
+    return None
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is something at *path*; not, if this user may not look."""
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises then

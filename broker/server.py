@@ -373,7 +373,7 @@ class BrokerServer:
     def _check_crl_files(self) -> None:
         """Raise `TlsConfigurationError` for a missing file: later that is an alarm, at the start a mistake."""
         for path in self._config.crl_files:
-            if not path.exists() or not os.access(path, os.R_OK):
+            if not os.access(path, os.R_OK):
                 raise TlsConfigurationError(f"crlfile: {path} cannot be read; is it there?")
 
     def _reloader(

@@ -26,7 +26,7 @@ def enter(config: BrokerConfig) -> None:
     Raises `NoDirectory` if a file is in its place, or in that of a parent.
     """
     place = existing(config.state_dir)
-    if not place.is_dir():
+    if not os.path.isdir(place):  # noqa: PTH112 - Path.is_dir raises what a folder that is closed to us raises.
         raise NoDirectory(f"state_dir: {place} is not a directory; name another")
     with _advised():
         own_directory.enter(config.state_dir, os.geteuid(), of_group=config.unsafe_group_writable_state_dir)
@@ -40,7 +40,7 @@ def check(config: BrokerConfig) -> None:
 
 def existing(directory: Path) -> Path:
     """Return *directory*, or its deepest parent that exists."""
-    while not directory.exists() and directory != directory.parent:
+    while not os.path.exists(directory) and directory != directory.parent:  # noqa: PTH110 - as above
         directory = directory.parent
     return directory
 

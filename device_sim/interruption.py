@@ -5,6 +5,8 @@ Rules
 1. The first signal cancels the main task, so every context manager cleans up; each further one cancels again, which
    shortens the clean-up (`processes`) and never skips it.
 2. A story that only waits for the user (`Interruption.wait`) is not cancelled: the wait returns.
+3. A story that has come to its end (`Interruption.too_late`) does not lose its result to a first signal in the seconds
+   in which it cleans up: only the next one cancels.
 """
 
 from __future__ import annotations
@@ -36,6 +38,9 @@ class Interruption:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._waiting: asyncio.Future[signal.Signals] | None = None
+        self._told = False
+        """Whether a signal has been heeded, or come too late: the next one cancels."""
+        self._too_late = False
 
     async def wait(self) -> signal.Signals:
         """Return the signal when the user interrupts; the next one cancels."""
@@ -44,6 +49,10 @@ class Interruption:
             return await self._waiting
         finally:
             self._waiting = None
+
+    def too_late(self) -> None:
+        """Note that the result is known, and only the clean-up remains."""
+        self._too_late = True
 
     @contextmanager
     def _handled(self, task: asyncio.Task[Any]) -> Iterator[None]:
@@ -57,8 +66,12 @@ class Interruption:
                 loop.remove_signal_handler(number)
 
     def _signalled(self, number: signal.Signals, task: asyncio.Task[Any]) -> None:
-        if self._waiting is not None and not self._waiting.done():
+        waits = self._waiting is not None and not self._waiting.done()
+        first, self._told = not self._told, True
+        if self._waiting is not None and waits:
             self._waiting.set_result(number)
+            return
+        if self._too_late and first:
             return
         self.received = number
         task.cancel()

@@ -40,7 +40,7 @@ from provisioning.program.durations import with_its_unit
 from provisioning.program.given_file import SECRET_BYTES, SETTINGS_BYTES, contents_of, named, text_of
 from provisioning.program.given_toml import NotToml, toml_of
 from provisioning.program.proxy_networks import ProxyNames
-from provisioning.program.service_links import service_link
+from provisioning.program.setting_variables import NoSettingVariable, named_in_variables
 
 ENVIRONMENT_PREFIX: Final = "FLEET_PROVISIONING_"
 SETTINGS_FILE: Final = "provisioning.toml"
@@ -251,17 +251,13 @@ def _secret(name: str, need: str, value: SecretStr | None, file: Path | None) ->
 
 
 def _refuse_unknown_variables() -> None:
-    """Raise `InvalidSettings` for a variable that looks like a setting but is none: it would have no effect."""
-    for variable, value in os.environ.items():
-        if not variable.upper().startswith(ENVIRONMENT_PREFIX):
-            continue
-        if variable != variable.upper():  # The library would take it, if no other of that name comes after it.
-            raise InvalidSettings(f"{variable}: write it in capitals, {variable.upper()}")
-        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
-        if made := service_link(name.upper(), value):
-            raise InvalidSettings(f"{variable}: {made}")
-        if name not in Settings.model_fields:
-            raise InvalidSettings(f"{variable}: {no_such(name, Settings.model_fields)}")
+    """Raise `InvalidSettings` for a variable that looks like a setting but is none."""
+    try:
+        for variable, name in named_in_variables(ENVIRONMENT_PREFIX):
+            if name not in Settings.model_fields:
+                raise InvalidSettings(f"{variable}: {no_such(name, Settings.model_fields)}")
+    except NoSettingVariable as error:
+        raise InvalidSettings(str(error)) from error
 
 
 def _settings_file(file: Path) -> Path | None:

@@ -4,6 +4,9 @@
 ``%c`` as placeholders. A ``pattern deny`` also goes into ``[role.service]``: mosquitto's patterns are for everybody,
 and what was denied must not become allowed.
 
+Below ``$SYS`` mosquitto lets nobody publish, whatever the file says, except a bridge its own state: a rule is narrowed
+to that.
+
 Handles: user, topic, pattern; read, write, readwrite, deny. Does not handle: rules for anonymous clients, who are not
 admitted here, and users whose name no certificate can have; they are reported and left out. Anything else that cannot
 be said in a policy is an error with its line (`InvalidAcl`), so that no rule is lost.
@@ -12,6 +15,7 @@ be said in a policy is an error with its line (`InvalidAcl`), so that no rule is
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +34,11 @@ _KEYS = ("publish.allow", "publish.deny", "subscribe.allow", "subscribe.deny")
 _DEVICES, _SERVICES = "role.device", "role.service"
 _PLACEHOLDERS = {"%u": "{device}", "%c": "{client_id}"}
 _WORDS = frozenset({"user", "topic", "pattern"})
+_BLANK = " \t\r\v\f"
+"""What C takes for blank; Python's own idea of it is wider."""
+_BETWEEN = re.compile(r"[ \t]+")
+_SYS = "$SYS"
+_STATE_OF_A_BRIDGE = ("$SYS", "broker", "connection", "+", "state")
 
 
 class InvalidAcl(ValueError):
@@ -56,8 +65,7 @@ def converted(text: str, name: str) -> Converted:
     left_out: list[str] = []
     section, absent = "", "an anonymous client, and nobody is one here"
     for number, line in _lines(text):
-        word, _, rest = line.partition(" ")
-        rest = rest.strip()
+        word, rest = _first_word(line)
         if word not in _WORDS or not rest:
             raise InvalidAcl(f"{name}: line {number}: {line!r} is no line of an ACL file: user, topic or pattern …")
         if word == "user":
@@ -67,22 +75,32 @@ def converted(text: str, name: str) -> Converted:
         if word == "topic" and not section:
             left_out.append(f"{name}: line {number}: left out: it is for {absent}")
             continue
+        may_publish = _publishable(topic) if "publish.allow" in keys else topic
+        if may_publish != topic:
+            what = f"only to {may_publish}" if may_publish else "so that is left out"
+            left_out.append(f"{name}: line {number}: mosquitto lets nobody publish to {topic}, {what}")
         targets = [section] if word == "topic" else [_DEVICES, *([_SERVICES] if keys == _ACCESS["deny"] else ())]
         for target in targets:
             for key in keys:
-                filters = sections.setdefault(target, {}).setdefault(key, [])
-                if topic not in filters:
-                    filters.append(topic)
+                rule = may_publish if key == "publish.allow" else topic
+                if rule and rule not in (filters := sections.setdefault(target, {}).setdefault(key, [])):
+                    filters.append(rule)
     if not sections:
         raise InvalidAcl(f"{name}: it has no rule for anybody who can be admitted")
     return Converted(_toml(sections, name), left_out)
 
 
 def _lines(text: str) -> Iterable[tuple[int, str]]:
-    for number, line in enumerate(text.splitlines(), 1):
-        stripped = line.replace("\t", " ").strip()
+    for number, line in enumerate(text.split("\n"), 1):  # No other character ends a line: it would begin a rule.
+        stripped = line.strip(_BLANK)
         if stripped and not stripped.startswith("#"):
             yield number, stripped
+
+
+def _first_word(text: str) -> tuple[str, str]:
+    """Return the first word of *text*, and what follows."""
+    word, *rest = _BETWEEN.split(text, maxsplit=1)
+    return word, "".join(rest)
 
 
 def _section(user: str) -> tuple[str, str]:
@@ -96,8 +114,7 @@ def _section(user: str) -> tuple[str, str]:
 
 def _rule(rest: str, where: str, *, is_pattern: bool) -> tuple[tuple[str, ...], str]:
     """Return the keys of the policy and the filter that a line says after its first word."""
-    access, _, topic = rest.partition(" ")
-    topic = topic.strip()
+    access, topic = _first_word(rest)
     if not topic:
         access, topic = "readwrite", rest
     if access not in _ACCESS:
@@ -113,11 +130,32 @@ def _rule(rest: str, where: str, *, is_pattern: bool) -> tuple[tuple[str, ...], 
     return _ACCESS[access], topic
 
 
+def _publishable(topic: str) -> str:
+    """Return what of the filter *topic* mosquitto lets a client publish to; empty: nothing."""
+    if not topic.startswith(_SYS):
+        return topic
+    levels = topic.split("/")
+    if levels[-1] == "#":
+        levels[-1:] = _STATE_OF_A_BRIDGE[len(levels) - 1 :]
+    if len(levels) != len(_STATE_OF_A_BRIDGE):
+        return ""
+    both = list(zip(levels, _STATE_OF_A_BRIDGE, strict=True))
+    alike = all(level in {"+", fixed} or fixed == "+" for level, fixed in both)
+    return "/".join(level if fixed == "+" else fixed for level, fixed in both) if alike else ""
+
+
 def _toml(sections: dict[str, dict[str, list[str]]], name: str) -> str:
     lines = [f"# Made of mosquitto's ACL file {printable(Path(name).name)} by fleet-broker policy convert."]
     if any("subscribe.deny" in rules for rules in sections.values()):
         lines.append("# A subscription that reaches into a denied topic is refused as a whole: mosquitto grants it and")
         lines.append("# withholds messages.")
+    own = [rules for each, rules in sections.items() if each not in {_DEVICES, _SERVICES}]
+    if _denies(sections.get(_DEVICES, {})) and any(
+        "publish.allow" in each or "subscribe.allow" in each for each in own
+    ):
+        lines.append(
+            "# What a pattern denies is denied to every client: in mosquitto a user's own topic lines come first."
+        )
     for section in sorted(sections, key=lambda each: each not in {_DEVICES, _SERVICES}):
         lines.append("")
         if section == _DEVICES:
@@ -127,5 +165,14 @@ def _toml(sections: dict[str, dict[str, list[str]]], name: str) -> str:
             lines.append("# them.")
         lines.append(f"[{section}]")
         rules = sections[section]
-        lines += [f"{key} = {json.dumps(rules[key], ensure_ascii=False)}" for key in _KEYS if key in rules]
+        lines += [f"{key} = {_quoted(rules[key])}" for key in _KEYS if key in rules]
     return "\n".join(lines) + "\n"
+
+
+def _denies(rules: dict[str, list[str]]) -> bool:
+    return "publish.deny" in rules or "subscribe.deny" in rules
+
+
+def _quoted(filters: list[str]) -> str:
+    """Return *filters* as a list in TOML, which is like JSON but for one character."""
+    return json.dumps(filters, ensure_ascii=False).replace("\x7f", r"\u007f")

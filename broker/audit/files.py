@@ -132,8 +132,10 @@ def opened_files(path: Path, keyfile: Path, most_bytes: int, most_files: int) ->
         make_folder(keyfile.parent)
         make_key(keyfile)
         files = AuditFiles(path, read_key(keyfile), most_bytes, most_files)
-    except (ConfigurationError, OSError) as error:
+    except ConfigurationError as error:
         raise AuditError(f"audit_keyfile: {error}") from error
+    except OSError as error:
+        raise AuditError(f"audit_keyfile: {keyfile} cannot be used: {error.strerror}; name another place") from error
     files.open()
     return files
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -23,6 +23,10 @@ from provisioning.client.address import misnamed
 from provisioning.pki.identity import InvalidIdentity, parse_uri
 from provisioning.program.proxy_networks import ProxyNames
 
+_EVERY: Final = "::"
+"""Every address, those of IPv4 too, …"""
+_IPV4_EVERY: Final = "0.0.0.0"
+"""… and every one of IPv4."""
 PREFIX = "FLEET_BROKER_"
 """The prefix of environment variables."""
 
@@ -288,17 +292,20 @@ class BrokerConfig(BaseSettings):
         for key, host in [("host:", self.host), *own]:
             if not self.unsafe_public_listener and not is_loopback(host):
                 raise ValueError(f"{key} {host} is not a loopback address; set unsafe_public_listener to allow it")
-        places = [(each.host or self.host, each.port) for each in self.listeners if each.port]
-        for host, port in places:
-            if places.count((host, port)) > 1:
-                raise ValueError(f"listener: two of them have {host} port {port}; give each a port of its own")
+        places: list[tuple[str, int]] = []
+        for each in self.listeners:
+            host = each.host or self.host
+            if any(_overlap(host, other) for other, port in places if port == each.port):
+                raise ValueError(f"listener: two of them have {host} port {each.port}; give each a port of its own")
+            if each.port:
+                places.append((host, each.port))
         for key, host in (
             ("unsafe_plain_port", "127.0.0.1"),
             ("admin_port", self.admin_host),
             ("metrics_port", self.metrics_host),
         ):
             port = getattr(self, key)
-            if port and (host, port) in places:
+            if port and any(_overlap(host, other) for other, taken in places if port == taken):
                 raise ValueError(f"{key}: {host} port {port} is taken by another setting; give each a port of its own")
             places.append((host, port))
 
@@ -325,6 +332,14 @@ class FileValues(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         """Return all of them."""
         return self.values
+
+
+def _overlap(host: str, other: str) -> bool:
+    """Whether a port that is taken at one of these addresses cannot be opened at the other."""
+    both = {host, other}
+    if _IPV4_EVERY in both:
+        return all(":" not in each or each == _EVERY for each in both)
+    return len(both) == 1 or _EVERY in both or both == {"localhost", "127.0.0.1"}
 
 
 def is_loopback(host: str) -> bool:

@@ -21,7 +21,7 @@ from broker.settings.limits import Limits
 from broker.settings.listener_settings import ListenerSettings
 from broker.settings.mosquitto_options import OPTIONS
 from broker.settings.trust_settings import TrustSettings
-from provisioning.program.service_links import service_link
+from provisioning.program.setting_variables import NoSettingVariable, named_in_variables
 from provisioning.program.value_words import WORDS
 
 _TABLES = frozenset({"trust", "listener", "plugins"})
@@ -64,19 +64,16 @@ def _not_json(said: str) -> str:
 
 
 def _refuse_unknown_variables() -> None:
-    """Raise `ConfigError` for a variable that looks like a setting but is none: a mistyped limit would do nothing."""
-    for variable, value in os.environ.items():
-        if not variable.upper().startswith(PREFIX):
-            continue
-        if variable != variable.upper():  # The library would take it, if no other of that name comes after it.
-            raise ConfigError(f"{variable}: write it in capitals, {variable.upper()}")
-        if made := service_link(variable.removeprefix(PREFIX), value):
-            raise ConfigError(f"{variable}: {made}")
-        key, _, limit = variable.removeprefix(PREFIX).lower().partition("__")
-        known_limit = not limit or (key == "limits" and limit in {each.name for each in fields(Limits)})
-        if key not in BrokerConfig.model_fields or not known_limit:
-            place = [key, limit] if key == "limits" else [key]
-            raise ConfigError(f"{variable}: no such setting{_instead(place)}")
+    """Raise `ConfigError` for a variable that looks like a setting but is none."""
+    try:
+        for variable, setting in named_in_variables(PREFIX):
+            key, _, limit = setting.partition("__")
+            known_limit = not limit or (key == "limits" and limit in {each.name for each in fields(Limits)})
+            if key not in BrokerConfig.model_fields or not known_limit:
+                place = [key, limit] if key == "limits" else [key]
+                raise ConfigError(f"{variable}: no such setting{_instead(place)}")
+    except NoSettingVariable as error:
+        raise ConfigError(str(error)) from error
 
 
 def _explain(error: Any, path: Path | None, flags: dict[str, Any]) -> str:

@@ -69,6 +69,8 @@ class Figures:
     subscribed: int = 0
     subscribers: int = 0
     """How many clients should subscribe."""
+    publishers: int = 0
+    """How many clients should publish."""
     wanted: int = 0
     enough: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when *wanted* messages have been received."""
@@ -87,13 +89,22 @@ class Figures:
     def troubled(self) -> bool:
         """Whether a client was refused, lost or not subscribed, or a message rejected, or not as its QoS allows.
 
-        A message held back has no latency, which would make the other latencies look better.
+        A message held back has no latency, which would make the other latencies look better. Where there was no message
+        at all, none was lost.
         """
         promised = any(each.lost or each.forbidden or each.out_of_order for each in self.arrivals)
         unserved = self.subscribed < self.subscribers
         return bool(
             self.refused or self.lost or self.rejected or self.unacknowledged or self.held_back or promised or unserved
-        )
+            or self.idle
+        )  # fmt: skip
+
+    @property
+    def idle(self) -> str | None:
+        """What was not done at all, though it was to be measured; None if there is no such thing."""
+        if self.publishers and not self.published:
+            return "published"
+        return "received" if self.subscribers and not self.received else None
 
     @property
     def missing(self) -> int:
@@ -123,7 +134,7 @@ class Figures:
 class Client:
     """One client: its link, its topic, and what it waits for."""
 
-    __slots__ = ("_figures", "_number", "arrivals", "link", "party", "pending", "topic")
+    __slots__ = ("_figures", "_number", "arrivals", "link", "party", "pending", "since", "topic")
 
     def __init__(self, party: Party, topic: str, figures: Figures) -> None:
         self.party = party
@@ -132,6 +143,8 @@ class Client:
         self.topic = topic
         self.link: Link | None = None
         self.pending: dict[int, float] = {}
+        self.since = 0.0
+        """When it asked for messages."""
         self._figures = figures
 
     def publish(self, due: float, plan: Plan) -> bool:
@@ -162,13 +175,14 @@ class Client:
             self._figures.acknowledged += 1
 
     def received(self, _topic: str, body: bytes) -> None:
-        """Record a message."""
+        """Record a message. One that was due before it was asked for has waited for that, stored: no latency."""
         self._figures.received += 1
         if self._figures.received == self._figures.wanted:
             self._figures.enough.set()
         stamp = stamp_of(body)
         if stamp is not None:
-            self._figures.end_to_end.record(max(time.monotonic() - stamp.due, 0.0))
+            if stamp.due >= self.since:
+                self._figures.end_to_end.record(max(time.monotonic() - stamp.due, 0.0))
             self.arrivals.came(stamp)
 
     def ended(self, closed: asyncio.Future[Closure]) -> None:
@@ -193,7 +207,11 @@ class Bench:
         sources: tuple[str, ...] = (),
     ) -> None:
         self.plan = plan
-        self.figures = Figures(wanted=plan.limit, subscribers=plan.clients if plan.kind is Kind.SUB else 0)
+        self.figures = Figures(
+            wanted=plan.limit,
+            subscribers=plan.clients if plan.kind is Kind.SUB else 0,
+            publishers=plan.clients if plan.kind is Kind.PUB else 0,
+        )
         self.started = time.monotonic()
         self._endpoint = endpoint
         self._terms = terms
@@ -293,6 +311,7 @@ class Bench:
         if subscribing:
             try:
                 figures.arrivals.append(client.arrivals)
+                client.since = time.monotonic()
                 client.arrivals.qos = self.plan.qos  # A retained message may arrive before SUBACK.
                 client.arrivals.qos = await link.subscribe(client.topic, self.plan.qos)
                 figures.subscribed += 1
@@ -314,7 +333,7 @@ class Bench:
                     return
                 client.publish(item_due, plan)
                 schedule.again(client, item_due, plan.interval, now)
-            figures.skipped = schedule.skipped
+                figures.skipped = schedule.skipped
 
     async def _sample(self) -> None:
         while True:

@@ -70,6 +70,8 @@ def summary(plan: Plan, figures: Figures) -> RenderableType:
     parts.append(Text(f"  {admitted} of {plan.clients} clients admitted" + (f", {rate:.0f}/s" if rate else "")))
     if figures.subscribed < figures.subscribers:
         parts.append(Text(f"  {figures.subscribed} of {figures.subscribers} subscribed", "red"))
+    if figures.idle and admitted:
+        parts.append(Text(f"  no message was {figures.idle}", "red"))
     for what, count in (("published", figures.published), ("received", figures.received)):
         if count:
             parts.append(Text(f"  {count} messages {what}, {count / max(figures.seconds, 1e-9):.0f}/s"))

@@ -26,7 +26,7 @@ from device_sim.link.endpoint import endpoint_of
 from device_sim.link.tls_dial import Endpoint
 from device_sim.report import ExitCode
 from device_sim.results.document import Document, document_of
-from device_sim.results.files import write_all
+from device_sim.results.files import clear_all, write_all
 from device_sim.results.progress import kept
 from device_sim.results.summary import summary_of
 from device_sim.run.control import listening
@@ -72,7 +72,7 @@ def play(
     _check_where(fleet, broker, server_name, against, self_hosted=self_hosted)
     expect_directory("--output", output)
 
-    async def story(interruption: Interruption) -> Document:
+    async def story(interruption: Interruption) -> tuple[Document, list[Path] | OSError]:
         where = (
             _self_hosted(chosen, against, view) if fleet is None else _on(fleet, broker or (HOST, PORT), server_name)
         )
@@ -85,11 +85,14 @@ def play(
                 kept(output, played),
                 view.watching(lambda: RunState.of(played)),
             ):
-                return document_of(await played.play(interruption))
+                document = document_of(await played.play(interruption))
+        return document, _written(document, output)
 
     with explained(view):
+        if output is not None:
+            clear_all(output)
         try:
-            document = run(story)
+            document, written = run(story)
         except Impossible as error:
             view.failed(error)
             raise typer.Exit(ExitCode.USAGE) from None
@@ -97,11 +100,24 @@ def play(
         view.result(json.dumps(document, indent=1))
     else:
         view.show(summary_of(document))
-    if output is not None:
-        with explained(view):  # After the report was printed: it has been seen even if the disk is full.
-            for path in write_all(document, output):
-                view.said(f"written: {path}")
+    if isinstance(written, OSError):
+        view.failed(written)
+        raise typer.Exit(ExitCode.ERROR)
+    for path in written:
+        view.said(f"written: {path}")
     raise typer.Exit(document["exit_code"])
+
+
+def _written(document: Document, output: Path | None) -> list[Path] | OSError:
+    """Write the report to *output*; return the files, or why not.
+
+    Before it is printed, and within the story: it is there if the reader of our output has left, and a signal leaves no
+    half of it. And it is printed also if the disk is full.
+    """
+    try:
+        return [] if output is None else write_all(document, output)
+    except OSError as error:
+        return error
 
 
 def _check_where(

@@ -48,7 +48,8 @@ def run_scenario(
         typer.Option(help="With --self-hosted: the broker. mosquitto gets the same fleet, and each new CRL by SIGHUP."),
     ] = Contestant.FLEETGATE,
     devices: Annotated[
-        int | None, typer.Option(min=1, help="Number of devices, instead of the scenario's.", show_default=False)
+        int | None,
+        typer.Option(min=1, max=1_000_000, help="Number of devices, instead of the scenario's.", show_default=False),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed, instead of the scenario's.", show_default=False)] = None,
     sources: Annotated[

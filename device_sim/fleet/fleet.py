@@ -139,7 +139,8 @@ class Fleet:
     async def readmit(self, device: LiveDevice, resumed: float, deadline: float) -> float | None:
         """Let *device*, whose suspension ended at *resumed*, try until it is admitted; return when that was.
 
-        After *deadline* seconds its refusal counts as false, and None is returned.
+        After *deadline* seconds its refusal counts as false, and None is returned. A broker not reached then has
+        refused nobody: the device stays unreached.
         """
         while (started := time.monotonic()) < resumed + deadline and not self._closing:
             state = device.machine.state
@@ -157,8 +158,9 @@ class Fleet:
         device.out_since = None  # It was kept out, and correctly.
         if device.is_connected:
             return time.monotonic()
-        if device.machine.closure is not None:
-            self.falsely_refused[device.name] = device.machine.closure
+        closure = device.machine.closure
+        if closure is not None and closure.is_answer:
+            self.falsely_refused[device.name] = closure
         return None
 
     # ---- what behaviours ask for (`behaviour.Host`)

@@ -5,7 +5,8 @@ Rules
 1. Time is an argument; nothing here reads a clock.
 2. The next due time is counted from the last *due* time, not from when it was served, so that a late generator does not
    silently slow the fleet down (coordinated omission); lateness is visible as ``now - due``.
-3. What is overdue by more than one interval is not caught up: the schedule skips ahead and counts what it skipped.
+3. What is overdue by more than one whole interval is not caught up: the schedule skips ahead and counts what it
+   skipped. A drawn interval may be arbitrarily short: what is overdue by that is served late.
 """
 
 from __future__ import annotations
@@ -54,8 +55,11 @@ class Schedule(Generic[T]):
         """Delay everything by *seconds*: time that did not count."""
         self._heap = [(due + seconds, number, item) for due, number, item in self._heap]
 
-    def again(self, item: T, due: float, interval: float, now: float) -> None:
-        """Schedule *item* one *interval* after *due*, or later if that has passed long ago."""
+    def again(self, item: T, due: float, interval: float, now: float, drawn: float | None = None) -> None:
+        """Schedule *item* one *interval* after *due*, or later if that has passed long ago.
+
+        *drawn*: this time after so many seconds instead, which are an *interval* on average.
+        """
         behind = int((now - due) // interval)
         self.skipped += behind
-        self.add(item, due + interval * (behind + 1))
+        self.add(item, due + interval * behind + (interval if drawn is None else drawn))

@@ -70,7 +70,8 @@ class Streaming:
             for item_due, device in tuple(schedule.pop_due(now)):
                 if device.publish_reading(item_due):
                     self.lateness.record(now - item_due)
-                schedule.again(device, item_due, self._interval(device), now)
+                interval = device.interval * (_URGENT if device.urgent else 1.0) / self.rate
+                schedule.again(device, item_due, interval, now, interval * self._jitter(device))
             self.skipped = schedule.skipped
 
     async def _until(self, due: float) -> None:
@@ -79,10 +80,10 @@ class Streaming:
             async with asyncio.timeout_at(due):
                 await self._changed.wait()
 
-    def _interval(self, device: LiveDevice) -> float:
+    def _jitter(self, device: LiveDevice) -> float:
+        """Return by what the next interval of *device* is multiplied."""
         telemetry = device.group.telemetry
-        interval = device.interval * (_URGENT if device.urgent else 1.0) / self.rate
         if telemetry is None or not telemetry.jitter:
-            return interval
+            return 1.0
         source = _JITTER.of(self._seed, device.name, f"jitter {device.machine.sequence}")
-        return interval * source.uniform(1.0 - telemetry.jitter, 1.0 + telemetry.jitter)
+        return source.uniform(1.0 - telemetry.jitter, 1.0 + telemetry.jitter)

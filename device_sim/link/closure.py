@@ -31,6 +31,7 @@ SERVER_CERTIFICATE = "server_certificate"
 """The code of a connection that we refuse ourselves: the server's certificate is not acceptable."""
 
 REFUSED = "refused"
+_RESET, _TIMEOUT = "reset", "timeout"
 BROKEN = "broken"
 """The code of a connection broken by the scenario, like a network failure: not caused by the broker."""
 
@@ -113,6 +114,12 @@ class Closure:
         return f"{self.layer} {self.code}" + (f" ({self.reason})" if self.reason else "")
 
     @property
+    def is_answer(self) -> bool:
+        """Whether it may be a refusal by the peer: if nobody listens or answers in time, or we refuse, it is none."""
+        unanswered = self.code in {_TIMEOUT, SERVER_CERTIFICATE} or (self.layer is Layer.TCP and self.code != _RESET)
+        return not unanswered
+
+    @property
     def verdict(self) -> Verdict:
         """What the device should do next."""
         if self.code == "certificate_revoked" or (self.layer is Layer.MQTT and self.reason.startswith(REVOKED)):
@@ -137,7 +144,7 @@ def from_error(error: BaseException, at: float) -> Closure:
             code, reason = SERVER_CERTIFICATE, f"we refuse the server: {error.verify_message}"
         # OpenSSL 3's error for a record that it could not write completely, because the peer was gone.
         case ssl.SSLError() if _HALF_WRITTEN in str(error):
-            layer, code, reason = Layer.TCP, "reset", "the peer reset the connection"
+            layer, code, reason = Layer.TCP, _RESET, "the peer reset the connection"
         case ssl.SSLError(reason=str(openssl)):
             alert = _ALERT.fullmatch(openssl)
             code = alert.group(1).lower() if alert else openssl.lower()
@@ -145,11 +152,11 @@ def from_error(error: BaseException, at: float) -> Closure:
             layer, code, reason = Layer.TCP, BROKEN, "broken by the scenario"
         # OpenSSL 3 hides the errno of a failed write: "[SYS] unknown error" means a lost connection.
         case ConnectionResetError() | BrokenPipeError() | ssl.SSLSyscallError() | ssl.SSLError(library="SYS"):
-            layer, code, reason = Layer.TCP, "reset", "the peer reset the connection"
+            layer, code, reason = Layer.TCP, _RESET, "the peer reset the connection"
         case ConnectionRefusedError():
             layer, code, reason = Layer.TCP, REFUSED, "nobody listens there"
         case TimeoutError():
-            layer, code, reason = Layer.TCP, "timeout", "no answer in time"
+            layer, code, reason = Layer.TCP, _TIMEOUT, "no answer in time"
         case _:
             layer, code, reason = Layer.TCP, "error", str(error) or type(error).__name__
     return Closure(layer, code, reason, at)

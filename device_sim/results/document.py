@@ -31,7 +31,7 @@ SCHEMA = "fleet-sim-run/1"
 _WORST = 99.0
 PROGRESS = "progress.jsonl"
 """The file with what a run has seen so far, until its report exists."""
-_NAME = "report.json"
+REPORT = "report.json"
 """The report's name under `fleet-sim run --output`."""
 
 Document = dict[str, Any]
@@ -109,7 +109,7 @@ def read(path: Path, so_far: Callable[[Path], Document] | None = None) -> Docume
     if path.is_dir():
         if so_far is not None and (path / PROGRESS).exists():
             return _unfinished(path / PROGRESS, so_far)
-        path /= _NAME
+        path /= REPORT
     try:
         document = json.loads(contents_of(path, LIST_BYTES))
     except OSError as error:

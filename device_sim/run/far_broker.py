@@ -53,9 +53,11 @@ def is_the_links(
 ) -> bool:
     """Whether *threshold*, which *value* does not meet, may be crossed by the link alone."""
     metric = threshold.metric
+    if value is None:
+        return False
     if metric is Count.UNREACHED:
         return not receivers_lost and distance.explains(ADMISSION) > DEADLINE
-    if not isinstance(metric, Duration) or value is None or threshold.sign not in _UPPER_LIMITS:
+    if not isinstance(metric, Duration) or threshold.sign not in _UPPER_LIMITS:
         return False
     if threshold.statistic == "count":
         return False

@@ -9,7 +9,8 @@ run that passes nevertheless is valid, and one whose durations are too long prov
 
 Rules
 -----
-1. The lag is measured by a timer on the same loop: how much later than requested it is woken.
+1. The lag is measured by a timer on the same loop: how much later than requested it is woken. A loop that stands still
+   for a second is one late timer, and a second in which everything that was due is late: `standstill` counts it so.
 2. One slow second is not a fault; persistent slowness is (`GeneratorLimits`).
 3. The time spent waiting for a core is the kernel's figure (`device_sim.core_wait`). It is known only when a wait has
    ended and says nothing about a single moment, so a share covers at least half a second.
@@ -85,6 +86,8 @@ class GeneratorWatch:
         self._ports_limit = (high - low + 1) * max(sources, 1)
         self._descriptors_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.lag = Latency()
+        self.standstill = Latency()
+        """How late something was that was due at any moment, also at one at which no timer was running."""
         self._recent: list[float] = []
         self._ticking: asyncio.Task[None] | None = None
         self._last = self._earlier = _Reading.now()
@@ -131,6 +134,8 @@ class GeneratorWatch:
             lag = max(0.0, time.monotonic() - asked)
             self._recent.append(lag)
             self.lag.record(lag)
+            for ago in range(int(lag / _TICK) + 1):
+                self.standstill.record(lag - ago * _TICK)
 
 
 def resident_memory() -> float:
@@ -182,15 +187,24 @@ def faults(samples: Sequence[HealthSample], lag: Latency, limits: GeneratorLimit
     return found
 
 
-def starved(samples: Sequence[HealthSample], limits: GeneratorLimits) -> str | None:
-    """Return why this process's durations cannot be held against the broker (others held the cores), or None."""
+def starved(samples: Sequence[HealthSample], limits: GeneratorLimits, standstill: Latency | None = None) -> str | None:
+    """Return why this process's durations cannot be held against the broker, or None.
+
+    Others held the cores; or its loop stood still so long that one in a hundred of the things due was late.
+    """
     waiting = waiting_of(samples)
-    if waiting <= limits.waiting_share:
-        return None
-    return (
-        f"a duration is too long, and the generator waited for a core in {waiting:.0%} of the time, so the broker "
-        "beside it did too; stop what else is running, use fewer devices, a lower rate, or a larger machine"
-    )
+    if waiting > limits.waiting_share:
+        return (
+            f"a duration is too long, and the generator waited for a core in {waiting:.0%} of the time, so the broker "
+            "beside it did too; stop what else is running, use fewer devices, a lower rate, or a larger machine"
+        )
+    late = standstill.percentile(99) if standstill is not None else 0.0
+    if late > limits.lag_p99_ms:
+        return (
+            f"a duration is too long, and the generator stood still: what was due at one moment in a hundred was "
+            f"{late:.0f} ms late, allowed {limits.lag_p99_ms:g}; use a machine that is not paused, or fewer devices"
+        )
+    return None
 
 
 def waiting_of(samples: Sequence[HealthSample]) -> float:

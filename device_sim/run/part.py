@@ -77,6 +77,7 @@ class PartOutcome:
     service: dict[Duration, str]
     response: dict[Duration, str]
     lag: str
+    standstill: str
     skipped: int
     refused: dict[str, int]
     false_refusals: dict[str, Closure]
@@ -225,6 +226,7 @@ class Part:
             service={metric: latency.encoded() for metric, latency in recorder.service.items()},
             response={metric: latency.encoded() for metric, latency in recorder.response.items()},
             lag=self._watch.lag.encoded(),
+            standstill=self._watch.standstill.encoded(),
             skipped=fleet.streaming.skipped,
             refused={**fleet.refused_by_reason, **fleet.counters.refused},
             false_refusals=fleet.falsely_refused,

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from device_sim.latency import Latency
 from device_sim.run.health import HealthSample
-from device_sim.scenario.metrics import Count, Duration
+from device_sim.scenario.metrics import NEEDS, Count, Duration
 
 WATCHED = (Duration.ADMITTED, Duration.PUBACK, Duration.END_TO_END, Duration.PROBE_END_TO_END)
 """Durations whose percentiles are on the time line."""
@@ -114,7 +114,9 @@ class Recorder:
     def value(self, metric: Duration | Count, statistic: str, percentile: float) -> float | None:
         """Return the figure that a threshold judges; None if nothing relevant was measured."""
         if isinstance(metric, Count):
-            return float(self.counts[metric])
+            counts, needed = self.counts, NEEDS.get(metric)
+            tried = needed is None or counts[metric] or any(counts[each] for each in needed)
+            return float(counts[metric]) if tried else None
         latency = self.response.get(metric)
         if latency is None:
             return 0.0 if statistic == "count" else None

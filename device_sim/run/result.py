@@ -61,6 +61,7 @@ class ProcessHealth:
     lag: Latency
     devices: int = 0
     memory_before_mb: float = 0.0
+    standstill: Latency | None = None
 
     @property
     def memory_a_device_kb(self) -> float | None:
@@ -109,7 +110,7 @@ class RunResult:
             for fault in faults(process.samples, process.lag, limits)
         ]
         failed = [judged for judged in self.thresholds if not judged.passed]
-        busy = [why for process in self.processes if (why := starved(process.samples, limits))]
+        busy = [why for process in self.processes if (why := starved(process.samples, limits, process.standstill))]
         slow = [judged for judged in failed if judged.too_long]
         far = [judged for judged in failed if self._is_the_links(judged)]
         if all(judged in far or (busy and judged in slow) for judged in failed):  # Nothing else is excused.

@@ -104,6 +104,7 @@ class Run:
                 outcomes = await asyncio.gather(*(part.finish() for part in self._parts))
                 await self._drain(outcomes)
                 self._end(span)
+                interruption.too_late()
                 for task in (sampling, stopping, *staying):
                     task.cancel()
             self._take_sample()
@@ -371,11 +372,16 @@ class Run:
         found = []
         parts = [process for process in self.processes if process.part is not None]
         for process, outcome in zip(parts, outcomes, strict=True):
-            lag = Latency()
+            lag, standstill = Latency(), Latency()
             lag.add(outcome.lag)
-            found.append(ProcessHealth(process.name, process.health, lag, len(outcome.sent), outcome.memory_before_mb))
+            standstill.add(outcome.standstill)
+            found.append(
+                ProcessHealth(
+                    process.name, process.health, lag, len(outcome.sent), outcome.memory_before_mb, standstill
+                )
+            )
         found += [
-            ProcessHealth(process.name, process.health, self._watch.lag)
+            ProcessHealth(process.name, process.health, self._watch.lag, standstill=self._watch.standstill)
             for process in self.processes
             if process.part is None
         ]

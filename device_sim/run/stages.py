@@ -145,13 +145,13 @@ async def _revoke(scene: Scene, stage: Revoke) -> None:
         scene.target.fleet.revoked(device.name)
         fleet.revoked(device.name, time.monotonic())
         recorder.counts[Count.REVOKED] += 1
-        if cut.closure is not None and cut.closure.code == BROKEN:
-            return  # Its network failed first, which is no credit to the broker: it reconnects, to be refused.
-        if cut.closure is not None:
+        broken = cut.closure is not None and cut.closure.code == BROKEN
+        if cut.closure is not None and not broken:
             recorder.record(Duration.REVOKED_CLOSED, cut.since_sent, late)
             scene.took(cut.since_answer, stage.deadline, f"{device.name} was disconnected")
         await _stays_out(scene, device, stage.deadline if cut.closure is not None else 0.0)
-        await _tries_again(scene, device, Duration.REVOKED_REFUSED)
+        if not broken:  # If its network failed first, that is no credit to the broker: it reconnects, to be refused.
+            await _tries_again(scene, device, Duration.REVOKED_REFUSED)
 
     devices = scene.choose(scene.connected(), stage.select)
     await scene.pace(devices, even(len(devices), stage.rate * scene.rate_share), revoke)
@@ -204,7 +204,7 @@ async def _tries_again(scene: Scene, device: LiveDevice, refused: Duration | Non
             fleet.falsely_admitted.add(device.name)
         else:
             fleet.refused_by_reason[f"{retry.closure.layer} {retry.closure.code}"] += 1
-            if refused is not None:
+            if refused is not None and retry.closure.is_answer:
                 recorder.record(refused, retry.seconds, 0.0)
 
 
@@ -324,14 +324,15 @@ async def _command(scene: Scene, stage: Command) -> None:
 
     async def command(device: LiveDevice, due: float) -> None:
         begun = time.monotonic()
-        late, until = begun - due, begun + scene.patience(stage.deadline, _COMMAND)
+        until = begun + scene.patience(stage.deadline, _COMMAND)
         if stage.asleep:
             await scene.settle(lambda: device.is_asleep, stage.deadline)
         left = max(until - time.monotonic(), 0.0)
+        recorder.counts[Count.COMMANDS] += 1
         answers = await backend.command(device.machine.group, [device.name], "identify", {}, deadline=left)
-        for seconds in answers.answered.values():
-            if not stage.asleep:
-                recorder.record(Duration.COMMAND, seconds, late)
+        for name, seconds in answers.answered.items():
+            if not stage.asleep:  # Late is also what had to wait until the broker had acknowledged earlier ones.
+                recorder.record(Duration.COMMAND, seconds, answers.sent[name] - due)
         if answers.answered:
             scene.took(time.monotonic() - begun, stage.deadline, f"{device.name} had answered a command")
         recorder.counts[Count.UNANSWERED_COMMANDS] += len(answers.missing) + len(answers.refused)

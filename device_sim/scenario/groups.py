@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from device_sim.backoff import Backoff, Jitter
 from device_sim.link.closure import Closure
-from device_sim.scenario.values import Fraction, Offset, Pause, ScenarioPart, Seconds, Share
+from device_sim.scenario.values import Fraction, Interval, Offset, Pause, ScenarioPart, Seconds, Share
 from device_sim.telemetry.models import Model
 from device_sim.telemetry.payload import Format
 
@@ -27,7 +27,7 @@ class Telemetry(ScenarioPart):
     """
 
     model: Model = Model.SMART_METER
-    every: Seconds = 1.0
+    every: Interval = 1.0
     jitter: Fraction = 0.0
     format: Format = Format.JSON
     qos: Literal[0, 1, 2] = 1
@@ -118,7 +118,7 @@ class Group(ScenarioPart):
     """Devices that behave alike; *weight* is their share of the fleet. *probe*: measured separately from the others."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-    weight: Annotated[float, Field(gt=0)] = 1.0
+    weight: Annotated[float, Field(gt=0, le=1e9)] = 1.0
     probe: bool = False
     telemetry: Telemetry | None = Telemetry()
     backoff: BackoffPolicy = BackoffPolicy()

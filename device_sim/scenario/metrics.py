@@ -22,6 +22,10 @@ A device that is revoked or suspended and whose connection is still open at the 
 no closing time. If an attempt of it is admitted, it is `readmitted`. Both are false admissions. A revocation,
 suspension or resumption that the service did not do, or did not confirm, is one of `failed_revocations`: the device's
 status is unknown then, so nothing else about it is judged.
+
+A count of failures says nothing where nothing was tried: of a run that has published nothing, nothing was lost, and yet
+nothing is known about losses (`NEEDS`). Like a duration without a sample it is not measured then, and meets no
+threshold.
 """
 
 from __future__ import annotations
@@ -70,6 +74,7 @@ class Count(StrEnum):
     HELD_BACK = "held_back"
     SKIPPED = "skipped"
     UNEXPECTED = "unexpected"
+    COMMANDS = "commands"
     UNANSWERED_COMMANDS = "unanswered_commands"
     REVOKED = "revoked"
     FAILED_REVOCATIONS = "failed_revocations"
@@ -109,6 +114,24 @@ DESCRIPTIONS: dict[Duration, str] = {
     Duration.RESUMED_ADMITTED: "resumption call to admitted again",
     Duration.RENEWAL: "renewal to new session",
 }
+
+NEEDS: dict[Count, tuple[Count, ...]] = {
+    Count.UNREACHED: (Count.ADMISSIONS, Count.REFUSALS),
+    Count.LOST_CONNECTIONS: (Count.ADMISSIONS,),
+    Count.LOST: (Count.PUBLISHED,),
+    Count.REFUSED_MESSAGES: (Count.PUBLISHED,),
+    Count.UNACKNOWLEDGED: (Count.PUBLISHED,),
+    Count.DUPLICATED: (Count.RECEIVED,),
+    Count.OUT_OF_ORDER: (Count.RECEIVED,),
+    Count.UNANSWERED_COMMANDS: (Count.COMMANDS,),
+    Count.FAILED_REVOCATIONS: (Count.REVOKED, Count.SUSPENDED),
+    Count.STAYED_IN: (Count.REVOKED, Count.SUSPENDED),
+    Count.READMITTED: (Count.REVOKED, Count.SUSPENDED),
+    Count.SESSIONS_LOST: (Count.SESSIONS_RESUMED,),
+    Count.STALE_PRESENCE: (Count.PRESENCE_CHANGES,),
+    Count.FAILED_RENEWALS: (Count.RENEWED,),
+}
+"""What must have happened, one of them at least, before a 0 of such a count says anything."""
 
 SECURITY: tuple[Count, ...] = (Count.FALSE_ADMISSIONS, Count.FALSE_REFUSALS)
 """Counts that must be zero in every run, whatever the scenario says."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from device_sim.scenario.pacer import Spread
-from device_sim.scenario.values import Pause, Rate, ScenarioPart, Seconds, Share
+from device_sim.scenario.values import Bytes, Pause, Rate, ScenarioPart, Seconds, Share
 from device_sim.trouble.trouble import NONE, Direction
 from device_sim.trouble.trouble import Trouble as TroubleState
 from provisioning.pki.revocation_reason import RevocationReason
@@ -72,8 +72,8 @@ class Trouble(ScenarioPart):
     groups: list[str] = Field(default_factory=list)
     latency: Pause = 0.0
     jitter: Pause = 0.0
-    bandwidth: Annotated[int, Field(ge=1)] | None = None
-    slice_bytes: Annotated[int, Field(ge=1)] | None = None
+    bandwidth: Bytes | None = None
+    slice_bytes: Bytes | None = None
     slice_pause: Pause = 0.0
     blackhole: bool = False
     reset: bool = False

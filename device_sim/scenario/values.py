@@ -59,7 +59,9 @@ Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=7 * 86400)]
 Pause = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=86400)]
 Share = Annotated[float, BeforeValidator(_share), AfterValidator(_not_nothing)]
 Fraction = Annotated[float, BeforeValidator(_share), AfterValidator(_of_a_whole)]
-Rate = Annotated[float, Field(gt=0, le=100_000)]
+Rate = Annotated[float, Field(ge=1e-6, le=100_000)]
+Interval = Annotated[Seconds, Field(ge=0.001)]
+Bytes = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Offset = Annotated[float, BeforeValidator(_offset), Field(ge=-10 * 366 * 86400, le=10 * 366 * 86400)]
 
 

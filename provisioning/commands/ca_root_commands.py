@@ -121,12 +121,22 @@ def sign(
         transcript.certificate("Signed", signed)
         write_new(output, pem_of(signed))
         transcript.say(f"Written: {output}")
-        transcript.write(path)
+        try:
+            transcript.write(path)
+        except ConfigurationError as error:  # Nothing else would tell of this certificate: there is no store here.
+            raise ConfigurationError(f"{error}; {_withdrawn(output)}") from error
         if ceremony.as_json:
             told = {"certificate": str(output), "transcript": str(path), "transcript_sha256": transcript.digest}
             print_document({"ceremony": "ca root sign", **told})
         transcript.check_shown()
-    except CeremonyRefused as error:
+    except (CeremonyRefused, ConfigurationError) as error:
         raise fail(error) from error
-    except ConfigurationError as error:
-        raise fail(error) from error
+
+
+def _withdrawn(certificate: Path) -> str:
+    """Remove the *certificate* that was signed, and return what became of it: the end of an error's sentence."""
+    try:
+        certificate.unlink()
+    except OSError as error:
+        return f"the certificate {certificate} cannot be removed ({error.strerror}): remove it, and sign again"
+    return f"the certificate {certificate} was removed again: sign again when there is a place for both"

@@ -1,7 +1,7 @@
 """The operator's commands about one-time tokens: make, list, show, void, over the service's REST API.
 
-A token is printed once, alone on its line, so that a shell can capture it, and cannot be shown again. Or it is written
-to a file (`provisioning.commands.token_file`).
+A token is printed once, alone on its line, so that a shell can capture it, and cannot be shown again
+(`provisioning.commands.printed_token`). Or it is written to a file (`provisioning.commands.token_file`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from provisioning.commands.known_names import device_names, group_names
 from provisioning.commands.meant_devices import confirm
 from provisioning.commands.named_lines import before_the_loop, read_lines
 from provisioning.commands.printed_rows import print_each, printed
+from provisioning.commands.printed_token import print_token
 from provisioning.commands.service_command import (
     Connection,
     Json,
@@ -31,7 +32,6 @@ from provisioning.commands.service_command import (
     duration,
     print_answer,
     print_document,
-    print_json,
     progress,
     say,
     shown_time,
@@ -143,11 +143,8 @@ def create_token(
             say(f"{said} {output}")
             if as_json:  # The token is only in the file.
                 print_document(token.model_dump(mode="json", exclude={"token"}) | {"file": str(output)})
-        elif as_json:
-            print_json(token)
         else:
-            say(said)
-            sys.stdout.write(f"{token.token}\n")
+            await print_token(client, token, said, as_json=as_json)
         await _say_if_new(client, group)
         if role is Role.BROKER and not (dns_name or ip_address):
             say(f"{whom} will be found under no name, and refused by clients that check it: give --dns-name")
@@ -194,8 +191,10 @@ def create_batch(
     total = count if names is None else len(names)
 
     async def command(client: EnrolmentOperatorClient) -> None:
+        import asyncio  # Loaded by now: `service_command`, rule 3.
+
         common: dict[str, Any] = {"group": group, "role": role, "ttl_seconds": ttl, "lifetime_seconds": lifetime}
-        written = 0
+        written = unseen = 0
         with private_file(output) as file, progress("tokens", total or 0) as advance:
             try:
                 async for tokens in _batches(client, names, total or 0, common):
@@ -207,9 +206,11 @@ def create_batch(
                     await keep(client, file, rows.getvalue(), tokens)
                     written += len(tokens)
                     advance(len(tokens))
+            except asyncio.CancelledError:  # Ctrl-C, while the service may be making them.
+                unseen = min(_BATCH, (total or 0) - written)
+                raise
             finally:
-                if 0 < written < (total or 0):
-                    say(f"fleet-provisioning: the first {written} of {total} tokens are in {output}")
+                _say_how_far(written, unseen, total or 0, output)
         if as_json:
             print_document({"tokens": written, "file": str(output)})
         else:
@@ -217,6 +218,16 @@ def create_batch(
         await _say_if_new(client, group)
 
     connection.run(command)
+
+
+def _say_how_far(written: int, unseen: int, total: int, output: Path) -> None:
+    """Report a batch that ended early: *unseen* tokens, which were under way, are in no file, and may be valid."""
+    told = f"the first {written} of {total} tokens are in {output}" if 0 < written < total else ""
+    if unseen:
+        perhaps = f"perhaps the {unseen} that follow" if told else f"perhaps the first {unseen} of {total} tokens"
+        told += f"{', and ' if told else ''}{perhaps} were made, and nobody has seen them: token list --state open"
+    if told:
+        say(f"fleet-provisioning: {told}")
 
 
 async def _say_if_new(client: EnrolmentOperatorClient, group: str | None) -> None:

@@ -4,7 +4,7 @@ Rules
 -----
 1. It is created with mode 0600, replaces no other file, and is removed if nothing was written into it. What the command
    reports is on disk.
-2. A token that cannot be written is voided: nobody has seen it, and it could not be identified later.
+2. A token that cannot be written is voided (`provisioning.commands.unseen_tokens`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioning.commands.new_file import expect_new
-from provisioning.commands.service_command import counted
+from provisioning.commands.unseen_tokens import void_unseen
 from provisioning.errors import ConfigurationError
 from provisioning.program.durable_names import sync_names
 
@@ -51,8 +51,5 @@ async def keep(client: EnrolmentOperatorClient, file: FileIO, text: str, tokens:
     except OSError as error:
         with contextlib.suppress(OSError):  # Of a disk that fails this, too, what is left are voided tokens.
             file.truncate(begin)
-        made = [each.id for each in tokens if each.id is not None]
-        for number in made:
-            await client.void_token(number)
-        what = "the token was" if len(made) == 1 else f"{counted(len(made), 'token')} were"
-        raise ConfigurationError(f"{file.name} cannot be written: {error.strerror}; {what} voided again") from error
+        voided = await void_unseen(client, tokens)
+        raise ConfigurationError(f"{file.name} cannot be written: {error.strerror}; {voided}") from error

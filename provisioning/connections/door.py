@@ -106,11 +106,13 @@ class Door:
         self._begin()
 
     def close(self) -> None:
-        """Stop accepting."""
+        """Stop accepting, also those whose handshake is not over: nobody would end what they begin afterwards."""
         if self._pause is not None:
             self._pause.cancel()
         self._loop.remove_reader(self._listening.fileno())
         self._arrivals.close()
+        for task in self._tasks:
+            task.cancel()
 
     def _begin(self) -> None:
         self._pause = None

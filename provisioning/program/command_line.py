@@ -24,6 +24,7 @@ import typer
 from typer import _completion_shared
 
 from provisioning.program.bash_script import BASH_SCRIPT
+from provisioning.program.given_up_output import give_up_output
 
 _UNWRITABLE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -42,12 +43,14 @@ def run(app: typer.Typer, program: str) -> NoReturn:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        _let_go_of_output()
+        give_up_output()
+        sys.exit(1)
     except OSError as error:
         if error.errno not in _UNWRITABLE or error.filename is not None:
             raise
         typer.echo(f"{program}: the output cannot be written: {error.strerror}", err=True)
-        _let_go_of_output()
+        give_up_output()
+        sys.exit(1)
     raise AssertionError("typer exits")
 
 
@@ -61,8 +64,3 @@ def _complete(app: typer.Typer, program: str, instruction: str) -> None:
         text, code = answer
         sys.stdout.write(f"{text}\n" if text else "")
         sys.exit(code)
-
-
-def _let_go_of_output() -> NoReturn:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(1)

@@ -12,7 +12,8 @@ Rules
 -----
 1. A `MemoryError` that reaches the event loop ends the process: from a callback, from a task of ours (`told`),
    from a thread, and one that Python cannot raise to anybody. One that a caller answers, for instance by refusing a
-   request with 500, does not reach it.
+   request with 500, does not reach it. One between a pool's thread and whoever waits for its result, the pool only
+   logs: nobody would ever be told, and no thread takes the place of one that has ended.
 2. Nothing is allocated then: the message exists from the start, and some memory is reserved for writing it.
 3. It does not wait for a reader of the message.
 
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import select
 import sys
@@ -37,6 +39,7 @@ CODE: Final = 1
 """The process's exit code."""
 _RESERVE_BYTES: Final = 256 * 1024
 _STDERR: Final = 2
+_POOLS: Final = logging.getLogger("concurrent.futures")
 
 
 class _End:
@@ -82,8 +85,13 @@ def watched(loop: asyncio.AbstractEventLoop, program: str, leave: Callable[[int]
         end.come_by(args.exc_value)
         of_nobody(args)
 
+    def in_pool(record: logging.LogRecord) -> bool:
+        end.come_by(record.exc_info and record.exc_info[1])
+        return True
+
     loop.set_exception_handler(in_loop)
     threading.excepthook, sys.unraisablehook = in_thread, nowhere
+    _POOLS.addFilter(in_pool)
     try:
         yield
     except BaseException as error:
@@ -91,6 +99,7 @@ def watched(loop: asyncio.AbstractEventLoop, program: str, leave: Callable[[int]
         raise
     finally:
         threading.excepthook, sys.unraisablehook = of_threads, of_nobody
+        _POOLS.removeFilter(in_pool)
 
 
 def told(task: asyncio.Task[TaskT]) -> asyncio.Task[TaskT]:

@@ -31,6 +31,9 @@ Rules
    What follows the last event that is still there is read as new: another process may have added it since.
 7. A commit of another process on the same database is noticed at once (`provisioning.store.announcements`), or at the
    latest at the next heartbeat.
+8. Nobody is told that he has caught up unless the store was read to its end a moment ago. Whoever cannot read it does
+   not know what other processes have revoked; a broker that hears nothing takes its feed for lost
+   (docs/decisions/0268-a-feed-that-cannot-read-says-nothing.md).
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ import contextlib
 import functools
 import hashlib
 import itertools
+import math
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -64,6 +68,8 @@ BATCH: Final = 1000
 _FIRST_PAGE: Final = 64
 """Events that are read first; each further page has twice as many: who follows has work while the rest is read."""
 _PATIENCE_SECONDS: Final = 1.0
+_LATE_SECONDS: Final = 5.0
+"""By so much a look at the store may be later than a heartbeat; on a busy machine it takes a while."""
 MOST_OF_ONE: Final = 16
 """Subscriptions of one party at one process: a broker has one, and for half a minute those that it has lost."""
 
@@ -162,10 +168,20 @@ class RevocationFeed:
         self.newest = 0
         self._mark = ""
         """The mark of the event *newest*."""
+        self._looked_at = -math.inf
+        """When the last look at the store began that has found its end."""
 
     async def start(self) -> None:
         """Find the feed's newest event; before the first subscriber."""
+        begun = asyncio.get_running_loop().time()
         self._take_as_newest(await self._newest_there())
+        self._looked_at = begun
+
+    @property
+    def is_current(self) -> bool:
+        """Whether all events are known that were committed until a moment ago."""
+        age = asyncio.get_running_loop().time() - self._looked_at
+        return age <= self._heartbeat_seconds + _LATE_SECONDS
 
     def announce(self) -> None:
         """Announce that revocations have been committed."""
@@ -204,8 +220,8 @@ class RevocationFeed:
                 f"after={after}, but the newest revocation is {known}: an older database was "
                 "restored; discard what was read and start again from 0",
             )
-        if after > self.newest:
-            self.announce()  # The number comes from a commit that run() has not read yet.
+        if after > self.newest or not self.is_current:
+            self.announce()  # The number comes from a commit that run() has not read yet, or the store is back.
         if mark is not None and after > 0 and mark != await self._mark_of(after):
             raise Refused(
                 Code.FEED_AHEAD,
@@ -281,8 +297,12 @@ class RevocationFeed:
         await asyncio.wait([reached], timeout=_PATIENCE_SECONDS)
 
     async def _read_new(self) -> None:
-        full, most = True, min(_FIRST_PAGE, BATCH)
-        while full and (events := await self._news(most)):
+        begun, full, most = 0.0, True, min(_FIRST_PAGE, BATCH)
+        while full:
+            begun = asyncio.get_running_loop().time()
+            events = await self._news(most)
+            if not events:
+                break
             full = len(events) == most  # Events after a page that is not full are announced.
             most = min(2 * most, BATCH)
             self._on_new(events)
@@ -291,6 +311,10 @@ class RevocationFeed:
             for subscription in self._subscriptions:
                 subscription.wake()
             self._tell_who_waits()
+        was_current, self._looked_at = self.is_current, begun
+        if not was_current:
+            for subscription in self._subscriptions:
+                subscription.wake()
 
     async def _news(self, most: int) -> list[FeedEvent]:
         """Return the events after the newest known one, *most* at most; begin anew if the store has lost that one."""
@@ -373,7 +397,7 @@ class Subscription:
                     self._position = events[-1].sequence
                 frames = [event.frame for event in events]
                 due = loop.time() >= heartbeat_at
-                if self._position >= self._feed.newest and (due or not told_current):
+                if (due or not told_current) and self._position >= self._feed.newest and self._feed.is_current:
                     frames.append(current_frame(self._position, loop.time() - began))
                     told_current = True
                 if told_current and (authorities := self._feed.authorities()) is not told_authorities:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from device_sim.results.progress import document_so_far
 from device_sim.stage.stage import Stage
 from provisioning.pki.role import Role
 from tests.support.authority import Authority
-from tests.support.fleet_sim import TINY, enrol, fleet_sim, left_in, left_running, ran, until_said
+from tests.support.fleet_sim import SOURCE, TINY, enrol, fleet_sim, left_in, left_running, ran, until_said
 
 LONG = TINY.replace('hold = "1s"', 'hold = "10m"')
 
@@ -237,6 +238,22 @@ async def test_ctrl_c_once_drains_and_reports(tmp_path: Path) -> None:
         assert (document["verdict"], document["interrupted"]) == ("INTERRUPTED", "SIGINT")
         assert document["counts"]["lost"] == 0
         assert document["counts"]["received"] > 0
+
+
+async def test_a_reader_that_has_left_does_not_keep_the_report_from_being_written(tmp_path: Path) -> None:
+    text = TINY.partition("[[stages]]\ncommand")[0]
+    (tmp_path / "short.toml").write_text(text)
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "device_sim", "run", str(tmp_path / "short.toml"), "--self-hosted",
+        "--output", str(tmp_path / "out"),
+        cwd=SOURCE, env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=writing, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    os.close(writing)
+    _, err = await asyncio.wait_for(process.communicate(), 240)
+    assert (process.returncode, b"Traceback" in err) == (1, False), err.decode()
+    assert read(tmp_path / "out" / "report.json")["verdict"] == "PASS"
 
 
 @pytest.mark.parametrize(

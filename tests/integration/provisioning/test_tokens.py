@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -205,5 +206,31 @@ def test_tokens_that_cannot_be_written_down_are_voided_again(
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.endswith(f"fleet-provisioning: {output} cannot be written: File too large; {said}\n")
     assert not output.exists()
+    with service.api() as api:
+        assert {each["state"] for each in listed(api, start)} == {"void"}
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize("unwritable", ["full", "closed"])
+def test_a_token_that_cannot_be_printed_is_voided_again(
+    service: ProvisioningService, start: str, unwritable: str, as_json: bool
+) -> None:
+    reading, closed = os.pipe()
+    os.close(reading)
+    order = ["token", "create", "--device", "token-unprinted", *["--json"] * as_json]
+    with Path("/dev/full").open("w") as full, os.fdopen(closed, "w") as pipe:
+        done = subprocess.run(
+            [sys.executable, "-m", "provisioning", *order, "--dir", str(service.dir), "--url", service.https],
+            cwd=REPOSITORY,
+            stdout=full if unwritable == "full" else pipe,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    why = "No space left on device" if unwritable == "full" else "Broken pipe"
+    *about, said = done.stderr.splitlines()
+    assert (done.returncode, len(about)) == (1, 0 if as_json else 1)
+    assert said == f"fleet-provisioning: the output cannot be written: {why}; the token was voided again"
     with service.api() as api:
         assert {each["state"] for each in listed(api, start)} == {"void"}

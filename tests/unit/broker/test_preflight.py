@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import socket
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from structlog.testing import capture_logs
 
 from broker import state_directory
@@ -190,7 +195,37 @@ def test_a_file_where_the_state_is_to_be_is_said_at_the_start_too(tmp_path: Path
         state_directory.enter(config)
 
 
-@pytest.mark.parametrize(("key", "problem"), [("audit_log", "is a directory; name a file"), ("admin_socket", "is no")])
+@contextlib.contextmanager
+def nobody() -> Iterator[None]:
+    """To whom modes apply, unlike to root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_place_where_this_user_may_not_even_look_is_said_and_no_traceback(
+    good: dict[str, Any], tmp_path: Path
+) -> None:
+    """As a folder for keys with mode 0710 is: crlfile, audit_log, admin_socket and state_dir ended with a traceback."""
+    (closed := tmp_path / "closed").mkdir(mode=0)
+    too_long = tmp_path / ("y" * 300)
+    for place in (closed / "a" / "b", too_long):
+        wrong = {"audit_log": place, "audit_keyfile": place, "admin_socket": str(place), "crlfile": str(place)}
+        with nobody():
+            told = problems(load(None, good | wrong | {"state_dir": closed / "a" / "state"}))
+        keys = {each.partition(":")[0] for each in told}
+        assert keys >= {*wrong, "state_dir"}, told
+    config = load(None, good | {"state_dir": too_long})
+    assert [each.partition(":")[0] for each in problems(config)] == ["state_dir"]
+    state_directory.enter(config)  # The store, which needs something in it, says why it cannot.
+
+
+@pytest.mark.parametrize(("key", "problem"), [("audit_log", "is a directory; name a file"), ("admin_socket", "is a")])
 def test_a_directory_in_place_of_a_file_is_said(good: dict[str, Any], tmp_path: Path, key: str, problem: str) -> None:
     (said,) = problems(load(None, good | {key: str(tmp_path)}))
     assert said.startswith(f"{key}: {tmp_path} {problem}")
@@ -223,6 +258,43 @@ def test_a_bare_name_where_no_bundle_vouches_for_parties_of_our_own_is_told(
     said = problems(load(None, good | files | {"policy_file": policy, "trust": bundles}))
     assert [each for each in said if "it has none" in each] == said
     assert bool(said) is ('identity."' not in section and None not in domains)
+
+
+def test_a_role_that_another_ca_may_give_and_a_certificate_without_a_name_are_doubted(
+    good: dict[str, Any], tmp_path: Path
+) -> None:
+    """The start warned of both (ROLE_SHARED, OWN_CERTIFICATE_NAMELESS), and --test-config was silent."""
+    assert list(doubts(load(None, good))) == []
+    bundle = {"anchors": [str(good["cafile"])], "unsafe_no_revocation": True}
+    plant = bundle | {"name": "plant", "trust_domain": "plant.example", "roles": ["service"]}
+    nameless = Pki().certify(Identity("x", Role.BROKER, "b"), purposes=SERVER).write(tmp_path, "nameless")
+    files = {"certfile": nameless.certificate, "keyfile": nameless.key}
+    config = load(None, good | files | {"trust": [plant, bundle | {"name": "ours"}]})
+    assert problems(config) == []
+    role, name = doubts(config)
+    assert role.startswith("trust bundle plant: roles: those with role service have what the topic policy allows to")
+    assert name.startswith(
+        f"{nameless.certificate} names no host: clients that look for the server's name in subjectAltName"
+    )
+
+
+def test_anchors_without_a_ca_are_told(good: dict[str, Any], tmp_path: Path) -> None:
+    """The settings were valid, and the broker did not start with them."""
+    leaf = tmp_path / "leaf.pem"
+    leaf.write_bytes(shared_device("meter-1").certificate.public_bytes(Encoding.PEM))
+    told = problems(load(None, good | {"cafile": leaf}))
+    assert f"cafile: {leaf} holds no CA's certificate: name the file with those of the CAs that certify" in told[0]
+
+
+def test_an_address_that_the_start_could_not_use_is_told_unless_it_is_only_in_use(good: dict[str, Any]) -> None:
+    public = {"unsafe_public_listener": True, "unsafe_public_admin": True, "unsafe_public_metrics": True}
+    elsewhere = {"host": "240.0.0.1", "admin_host": "240.0.0.2", "metrics_host": "2001:db8::1"}
+    ports = {"port": 0, "websocket_port": 0, "admin_port": 0, "metrics_port": 0}
+    told = problems(load(None, good | public | elsewhere | ports))
+    assert [each.partition(":")[0] for each in told] == [*ports]
+    assert all("set an address of this machine" in each for each in told)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert problems(load(None, good | {"port": taken.getsockname()[1]})) == []
 
 
 CAPTURED = {"source": "common-name", "pattern": "(?P<group>[a-z]+)-(?P<name>.+)"}

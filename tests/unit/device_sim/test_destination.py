@@ -43,6 +43,15 @@ def test_where_nothing_could_be_tried_no_report_of_yesterday_is_left(command: st
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_that_comes_to_no_end_leaves_no_reports_of_yesterday(tmp_path: Path) -> None:
+    for name in ("report.json", "report.html", "timeline.csv", "junit.xml", "progress.jsonl", "notes.txt"):
+        (tmp_path / name).write_text("PASS")
+    words = ["run", "smoke", "--fleet", str(tmp_path / "no fleet"), "--output", str(tmp_path)]
+    done = CliRunner().invoke(app, words, env={"COLUMNS": "400"})
+    assert done.exit_code == 1, done.output
+    assert [each.name for each in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_what_is_no_file_of_its_own_is_not_cleared(tmp_path: Path) -> None:
     (target := tmp_path / "output").write_text("what was printed before")
     (link := tmp_path / "stdout").symlink_to(target)

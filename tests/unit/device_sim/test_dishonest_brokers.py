@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from pathlib import Path
 from typing import cast
 
 import pytest
 
 from device_sim.credentials.fleet_directory import FleetDirectory, Origin
-from device_sim.interruption import Interruption
+from device_sim.interruption import Interruption, run
 from device_sim.link.driver import Driver
 from device_sim.report import ExitCode
 from device_sim.results.document import document_of, remarks
@@ -62,7 +64,12 @@ def authority() -> Authority:
 
 
 async def judged(
-    authority: Authority, directory: Path, lie: Lie, text: str = SCENARIO, manner: Manner = ONE_PROCESS
+    authority: Authority,
+    directory: Path,
+    lie: Lie,
+    text: str = SCENARIO,
+    manner: Manner = ONE_PROCESS,
+    interruption: Interruption | None = None,
 ) -> RunResult:
     scenario = parse(text, "judged.toml")
     fleet = FleetDirectory.create(directory / "fleet", Origin(), authority.pem, "backend")
@@ -72,7 +79,8 @@ async def judged(
             fleet.keep(authority.issue(f"meter-{number}"))
     async with dishonest(authority, lie) as (broker, endpoint):
         operator = cast("OperatorClient", broker)
-        return await Run(scenario, Target(endpoint, fleet, operator=operator), manner).play(Interruption())
+        played = Run(scenario, Target(endpoint, fleet, operator=operator), manner)
+        return await played.play(interruption or Interruption())
 
 
 @pytest.fixture(autouse=True)
@@ -152,3 +160,19 @@ async def test_a_broker_that_died_gets_no_pass_from_a_scenario_without_threshold
     assert [str(one.threshold.metric) for one in result.thresholds if not one.passed] == ["unreached"]
     assert result.exit_code == ExitCode.THRESHOLD
     assert "the scenario sets no thresholds: only admission was judged" in remarks(document_of(result))
+
+
+def test_ctrl_c_while_the_devices_leave_does_not_take_the_report_away(
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has come too late to end anything early: a run of a day is over, and has its result."""
+    absorb = Run._absorb
+
+    def interrupted(played: Run, outcomes: list[part.PartOutcome]) -> None:
+        absorb(played, outcomes)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Run, "_absorb", interrupted)
+    bare = SCENARIO.partition("[[stages]]\ncommand")[0]
+    result = run(lambda interruption: judged(authority, tmp_path, Lie.NOTHING, bare, interruption=interruption))
+    assert (result.verdict, result.interrupted) == ("PASS", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,54 @@ def test_every_kind_of_line_becomes_rules() -> None:
     meter = Identity("fleet.internal", Role.DEVICE, "meter-1", "meters")
     assert policy.explain(meter, "meter-1", Action.PUBLISH, "sensors/meter-1/t", ours=True).allowed
     assert not policy.explain(meter, "meter-1", Action.PUBLISH, "sensors/meter-2/t", ours=True).allowed
+
+
+@pytest.mark.parametrize(
+    ("topic", "publishable"),
+    [
+        ("$SYS/#", "$SYS/broker/connection/+/state"),
+        ("$SYS/+/+/%u/#", "$SYS/broker/connection/{device}/state"),
+        ("$SYS/broker/connection/%c/state", "$SYS/broker/connection/{client_id}/state"),
+        ("$SYS/broker/connection/+/state/#", "$SYS/broker/connection/+/state"),
+        ("$SYS/broker/presence/#", ""),
+        ("$SYS/broker/+/x/alarm", ""),
+        ("$SYS", ""),
+        ("$SYSTEM/x", ""),
+        ("$aws/things/%u/#", "$aws/things/{device}/#"),
+    ],
+)
+def test_nobody_may_publish_where_mosquitto_lets_nobody(topic: str, publishable: str) -> None:
+    """A `readwrite $SYS/#` let every device forge the broker's figures, and who is connected."""
+    made = converted(f"pattern readwrite {topic}\npattern write a\n", "acl")
+    allowed = parse_policy(made.policy, "policy")
+    meter = Identity("fleet.internal", Role.DEVICE, "meter-1", "meters")
+    assert f"publish.allow = {json.dumps([*filter(None, [publishable]), 'a'])}" in made.policy.splitlines()
+    assert allowed.permissions(meter, "meter-1", ours=True).may_publish("a")
+    narrowed = publishable != topic.replace("%u", "{device}").replace("%c", "{client_id}")
+    assert [each.startswith("acl: line 1: mosquitto lets nobody publish to ") for each in made.left_out] == (
+        [True] * narrowed
+    )
+
+
+def test_that_a_denied_pattern_is_stronger_than_in_mosquitto_is_said() -> None:
+    said = "a user's own topic lines come first"
+    assert said in converted("pattern deny a\nuser m\ntopic write a\n", "acl").policy
+    assert said not in converted("pattern deny a\nuser m\ntopic deny b\n", "acl").policy
+    assert said not in converted("pattern read a\nuser m\ntopic write a\ntopic deny b\n", "acl").policy
+
+
+def test_a_line_ends_where_mosquitto_ends_it_and_a_topic_is_as_it_stands() -> None:
+    """A comment with U+2028 began a rule, and a tab in a topic was another topic."""
+    text = "# a\u2028pattern write #\n# b\x0cpattern write #\nuser m\ntopic \t deny  a\tb \r\ntopic read \x7f\u0085\n"
+    made = converted(text, "acl")
+    rules = [line for line in made.policy.split("\n") if " = " in line]
+    assert rules == [
+        r'publish.deny = ["a\tb"]',
+        'subscribe.allow = ["\\u007f\u0085"]',
+        r'subscribe.deny = ["a\tb"]',
+    ]
+    m = Identity("fleet.internal", Role.DEVICE, "m", "meters")
+    assert parse_policy(made.policy, "policy").permissions(m, "m", ours=True).may_subscribe("\x7f\u0085")
 
 
 @pytest.mark.parametrize(

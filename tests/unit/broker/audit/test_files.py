@@ -296,6 +296,8 @@ def test_a_log_is_one_process_and_its_place_must_be_writable(path: Path, tmp_pat
     files.close()
     with pytest.raises(AuditError, match=r"cannot be written: .*; name another place"):
         opened_files(tmp_path, tmp_path / "audit.key", 1 << 20, 4)
+    with pytest.raises(AuditError, match=r"audit_keyfile: .*/y+ cannot be used: File name too long; name another"):
+        opened_files(path, tmp_path / ("y" * 300), 1 << 20, 4)
     (tmp_path / "bad.key").write_text("short")
     with pytest.raises(AuditError, match=r"audit_keyfile: .*bad.key does not hold 64 hexadecimal digits"):
         opened_files(path, tmp_path / "bad.key", 1 << 20, 4)

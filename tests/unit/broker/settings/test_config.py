@@ -115,6 +115,8 @@ def test_a_file_is_forgotten_after_it_was_loaded(tmp_path: Path) -> None:
         ),
         (ENOUGH | {"crl_check_seconds": 0}, "--crl-check-seconds: input should be greater than 0"),
         (ENOUGH | {"crl_urls": "https://a/c"}, "--crl-urls: 'https://a/c': a list or an answer is signed, so it is"),
+        (ENOUGH | {"crl_urls": "http://[x"}, "--crl-urls: 'http://[x' is no URL (Invalid IPv6 URL)"),
+        (ENOUGH | {"ocsp_responder": "http://:80/"}, "--ocsp-responder: 'http://:80/' is no URL"),
         (ENOUGH | {"revocation_grace": -1}, "--revocation-grace: input should be greater than or equal to 0"),
         (
             ENOUGH | {"revocation_grace": "soon"},

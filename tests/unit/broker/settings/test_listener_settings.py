@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,31 @@ def test_a_listener_is_another_if_its_address_port_or_protocol_is_and_only_then(
 def test_any_free_port_is_taken_as_often_as_it_is_asked_for() -> None:
     both = loaded(listener=[{"port": 0}, {"port": 0}], metrics_port=0, admin_port=0).listeners
     assert [each.port for each in both] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "overlap"),
+    [
+        ("::", "127.0.0.1", True),
+        ("0.0.0.0", "127.0.0.1", True),
+        ("127.0.0.1", "0.0.0.0", True),
+        ("0.0.0.0", "::", True),
+        ("::", "::1", True),
+        ("localhost", "127.0.0.1", True),
+        ("0.0.0.0", "::1", False),
+        ("127.0.0.2", "127.0.0.1", False),
+        ("::1", "127.0.0.1", False),
+    ],
+)
+def test_a_port_at_every_address_is_taken_at_each(one: str, other: str, overlap: bool) -> None:
+    """Only the start said so, as of a port that another program has."""
+    listeners: dict[str, Any] = {"listener": [{"host": one, "port": 9443}, {"host": other, "port": 9443}]}
+    wanted = [listeners]
+    if other == "127.0.0.1":
+        wanted.append({"listener": [{"host": one, "port": 9443}], "metrics_port": 9443})
+    for each in wanted:
+        with pytest.raises(ConfigError, match="give each a port of its own") if overlap else contextlib.nullcontext():
+            loaded(**each, unsafe_public_listener=True)
 
 
 def test_a_listener_without_an_address_is_at_the_broker_s() -> None:

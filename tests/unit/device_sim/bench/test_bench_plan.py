@@ -1,11 +1,17 @@
 from __future__ import annotations
 
-import pytest
+import time
+from io import StringIO
 
-from device_sim.bench.bench import Figures
+import pytest
+from rich.console import Console
+
+from device_sim.bench.bench import Client, Figures
 from device_sim.bench.benchmarking import _nobody
+from device_sim.bench.keyring import Party
 from device_sim.bench.payload import Stamp, payload, stamp_of
 from device_sim.bench.plan import InvalidPlan, Kind, Plan, topic_for
+from device_sim.bench.show import summary
 from device_sim.link.closure import Closure, Layer
 
 
@@ -51,6 +57,31 @@ def test_a_message_that_the_broker_left_no_room_for_is_trouble() -> None:
     """It has no latency, and the percentiles are those of the rest."""
     assert not Figures(published=3, acknowledged=3).troubled
     assert Figures(published=3, acknowledged=3, held_back=1).troubled
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_where_there_was_no_message_a_benchmark_of_messages_has_not_succeeded(kind: Kind) -> None:
+    """None was lost, doubled or late: of a topic that nobody publishes to, all figures are good."""
+    plan = Plan(kind, 2, 1.0, topic="a")
+    figures = Figures(subscribed=2, publishers=2 * (kind is Kind.PUB), subscribers=2 * (kind is Kind.SUB))
+    figures.admitted.record(0.01)
+    told = StringIO()
+    Console(file=told, width=100).print(summary(plan, figures))
+    missed = {Kind.CONN: None, Kind.PUB: "published", Kind.SUB: "received"}[kind]
+    assert (figures.idle, figures.troubled) == (missed, kind is not Kind.CONN)
+    assert (f"no message was {missed}" in told.getvalue()) == figures.troubled
+    figures.published = figures.received = 1
+    assert (figures.idle, figures.troubled) == (None, False)
+
+
+def test_a_stored_message_is_received_and_its_age_is_no_latency() -> None:
+    figures = Figures(subscribers=1)
+    client = Client(Party(1, "meter-1", "meters", None), "a", figures)
+    client.since = time.monotonic()
+    for due in (client.since - 3600.0, client.since):
+        client.received("a", payload(Stamp(due), 16))
+    assert (figures.received, figures.end_to_end.count) == (2, 1)
+    assert figures.end_to_end.highest < 3_000_000
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,17 @@ def test_what_is_overdue_by_more_than_an_interval_is_skipped_and_counted() -> No
     assert schedule.skipped == 3
 
 
+def test_what_is_overdue_by_a_short_interval_that_was_drawn_is_late_and_not_skipped() -> None:
+    """With a jitter of 100 % one interval in a thousand is shorter than any generator can keep."""
+    schedule: Schedule[str] = Schedule()
+    for drawn in (0.0, 1e-9, 0.1):
+        schedule.again("a", due=10.0, interval=1.0, now=10.4, drawn=drawn)
+    assert [due for due, _ in schedule.pop_due(20.0)] == [10.0, 10.0 + 1e-9, 10.1]
+    assert schedule.skipped == 0
+    schedule.again("a", due=10.0, interval=1.0, now=13.5, drawn=0.25)
+    assert (schedule.next_due(), schedule.skipped) == (13.25, 3)
+
+
 def test_a_faster_pace_holds_for_what_is_scheduled_already() -> None:
     schedule: Schedule[str] = Schedule()
     for name, due in (("overdue", 9.0), ("soon", 12.0), ("later", 30.0)):

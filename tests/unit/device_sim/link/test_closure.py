@@ -40,6 +40,25 @@ def test_an_error_is_the_closure_it_tells_of(error: Exception, layer: Layer, cod
 
 
 @pytest.mark.parametrize(
+    ("closure", "answered"),
+    [
+        (Closure(Layer.TCP, "refused", "nobody listens there", 0), False),
+        (Closure(Layer.TCP, "timeout", "", 0), False),
+        (Closure(Layer.TCP, "error", "no route to host", 0), False),
+        (Closure(Layer.TCP, "broken", "", 0), False),
+        (Closure(Layer.MQTT, "timeout", "", 0), False),
+        (Closure(Layer.TLS, "server_certificate", "we refuse the server", 0), False),
+        (Closure(Layer.TCP, "reset", "", 0), True),
+        (Closure(Layer.TLS, "closed", "", 0), True),
+        (Closure(Layer.TLS, "certificate_revoked", "", 0), True),
+        (Closure(Layer.MQTT, "0x89", "", 0, 0x89), True),
+    ],
+)
+def test_a_broker_that_was_not_reached_has_refused_nobody(closure: Closure, answered: bool) -> None:
+    assert closure.is_answer is answered
+
+
+@pytest.mark.parametrize(
     ("closure", "verdict"),
     [
         (Closure(Layer.TLS, "certificate_revoked", "", 0), Verdict.REVOKED),

@@ -146,6 +146,28 @@ async def test_each_second_is_a_line_as_soon_as_it_is_over_and_the_last_is_there
     assert sum("stages" in line for line in lines) == 3, "said again only when it has changed"
 
 
+def test_a_disk_that_is_full_from_the_beginning_on_is_told_with_the_file(tmp_path: Path) -> None:
+    (full := tmp_path / PROGRESS).symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as told:
+        Progress(full, cast("Run", Played()))
+    assert told.value.filename == str(full)
+    assert Path("/dev/full") not in opened()
+
+
+def test_durations_are_written_once_a_minute_and_a_run_without_a_verdict_is_no_success(tmp_path: Path) -> None:
+    path, run = tmp_path / PROGRESS, Played()
+    run.recorder.record(Duration.ADMITTED, 0.01, 0.0)
+    with closing(Progress(path, cast("Run", run))) as written:
+        for minutes in range(3):
+            for _ in range(2):
+                written.add()
+                lines = [json.loads(line) for line in path.read_text().splitlines()]
+                assert sum("durations" in line for line in lines) == minutes
+            written._durations_at -= 60.0
+    document = document_so_far(path)
+    assert (document["verdict"], document["exit_code"], document["seconds"]) == ("INTERRUPTED", 1, 0.0)
+
+
 async def test_nothing_is_kept_where_no_report_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run: Any = Played()

@@ -49,6 +49,7 @@ def test_an_outcome_arrives_whole() -> None:
             service={Duration.PUBACK: latency.encoded()},
             response={Duration.PUBACK: latency.encoded()},
             lag=latency.encoded(),
+            standstill=latency.encoded(),
             skipped=0,
             refused={"tls unknown_ca": 1},
             false_refusals={"meter-2": Closure(Layer.MQTT, "0x87 Not authorized", "no", 1.5, 0x87)},

@@ -39,6 +39,7 @@ def smoke(
     recorder = Recorder()
     for metric, measured in seconds.items():
         recorder.record(metric, measured, 0.0)
+    recorder.counts.update({Count.ADMISSIONS: 20, Count.PUBLISHED: 100, Count.RECEIVED: 100, Count.COMMANDS: 20})
     recorder.counts.update(counts or {})
     recorder.markers += markers
     scenario: Scenario = find("smoke")

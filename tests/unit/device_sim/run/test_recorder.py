@@ -16,7 +16,7 @@ from device_sim.run import health
 from device_sim.run.health import GeneratorWatch, HealthSample, faults, worst
 from device_sim.run.recorder import Percentiles, Recorder
 from device_sim.run.result import ProcessHealth, RunResult
-from device_sim.scenario.metrics import Count, Duration
+from device_sim.scenario.metrics import NEEDS, SECURITY, Count, Duration
 from device_sim.scenario.model import GeneratorLimits, build
 
 HEALTHY = HealthSample(1.0, 2.0, 0.3, 50, 20_000, 40, 28_232, 80.0)
@@ -25,8 +25,15 @@ SCENARIO = build(
 )
 
 
+def busy_run(recorder: Recorder) -> Recorder:
+    """Return *recorder* as that of a run which has tried everything that a scenario here counts failures of."""
+    for each in (Count.ADMISSIONS, Count.PUBLISHED, Count.RECEIVED):
+        recorder.counts[each] = recorder.counts[each] or 1000
+    return recorder
+
+
 def result(recorder: Recorder, *, interrupted: signal.Signals | None = None, skipped: int = 0) -> RunResult:
-    found = RunResult(SCENARIO, datetime.now(UTC), 1.0, recorder, [], {}, {}, interrupted)
+    found = RunResult(SCENARIO, datetime.now(UTC), 1.0, busy_run(recorder), [], {}, {}, interrupted)
     found.judge(skipped, 1000)
     return found
 
@@ -109,6 +116,27 @@ def test_a_false_refusal_is_a_security_failure_too() -> None:
     assert result(recorder).exit_code == 4
 
 
+@pytest.mark.parametrize("count", NEEDS)
+def test_where_nothing_was_tried_no_count_of_failures_is_met(count: Count) -> None:
+    """A run that publishes nothing loses nothing, and is no proof that nothing is lost."""
+    scenario = build({"name": "x", "stages": [{"ramp": {"rate": 1}}], "thresholds": {str(count): ["== 0"]}}, "x")
+
+    def judged(**counts: int) -> tuple[int, float | None]:
+        recorder = Recorder(counts=Counter({Count[name]: number for name, number in counts.items()}))
+        found = RunResult(scenario, datetime.now(UTC), 1.0, recorder, [], {}, {})
+        found.judge(skipped=0, published=0)
+        return found.exit_code, next(one.value for one in found.thresholds if one.threshold.metric is count)
+
+    assert judged() == (99, None)
+    assert [judged(**{needed.name: 1}) for needed in NEEDS[count]] == [(0, 0.0)] * len(NEEDS[count])
+    assert judged(**{count.name: 1}) == (99, 1.0)
+
+
+def test_what_is_counted_without_anything_to_try_is_measured_as_nought() -> None:
+    assert {count for count in Count if Recorder().value(count, "count", 0.0) is None} == set(NEEDS)
+    assert NEEDS.keys().isdisjoint(SECURITY)
+
+
 LIMITS = GeneratorLimits()
 
 
@@ -170,6 +198,29 @@ def test_a_duration_that_is_too_long_on_a_starved_machine_says_nothing_of_the_br
     assert judged(0.5, starving, *[HEALTHY] * 9).verdict == "FAIL"  # One bad second is none of ten.
     assert judged(0.01, starving).verdict == "PASS"  # What is good enough on a bad machine is good enough.
     assert judged(0.5, starving, lost=1).verdict == "FAIL"  # No machine is an excuse for a lost message.
+
+
+def test_a_duration_that_is_too_long_while_the_generator_stood_still_says_nothing_of_the_broker() -> None:
+    """A machine paused for a second in ten is one late timer in 450, and a tenth of all messages late."""
+
+    def judged(seconds: float, stood_still: float, lost: int = 0) -> RunResult:
+        recorder, lag, standstill = Recorder(), Latency(), Latency()
+        recorder.record(Duration.ADMITTED, seconds, 0.0)
+        recorder.counts[Count.LOST] = lost
+        found = result(recorder)
+        for late in (*[0.0] * 450, stood_still):
+            lag.record(late)
+            for ago in range(int(late / 0.02) + 1):
+                standstill.record(late - 0.02 * ago)
+        found.processes = [ProcessHealth("generator", [HEALTHY], lag, standstill=standstill)]
+        found.judge(skipped=0, published=1000)
+        return found
+
+    assert judged(0.5, 0.1).verdict == "FAIL"
+    assert judged(0.5, 1.0).exit_code == 3
+    assert "what was due at one moment in a hundred was" in judged(0.5, 1.0).invalid[0]
+    assert judged(0.01, 1.0).verdict == "PASS"
+    assert judged(0.5, 1.0, lost=1).verdict == "FAIL"
 
 
 def test_several_processes_are_as_healthy_as_the_worst_of_them() -> None:
@@ -280,6 +331,9 @@ async def test_a_loop_that_stood_still_was_late() -> None:
                 await asyncio.sleep(0.001)
         assert watch.lag.highest >= 250.0
         assert watch.sample(0).lag_max_ms >= 250.0
+        # What had been due every 20 ms meanwhile was late by 300, 280, 260 … of them.
+        assert watch.standstill.count - watch.lag.count >= 12
+        assert watch.standstill.percentile(50) >= 100.0
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "generator watch"]
 
 
@@ -298,7 +352,7 @@ def test_of_several_processes_that_with_the_least_room_is_shown() -> None:
 def judged(thresholds: dict[str, list[str]], recorder: Recorder, *samples: HealthSample) -> RunResult:
     scenario = build({"name": "x", "stages": [{"ramp": {"rate": 1}}], "thresholds": thresholds}, "x")
     processes = [ProcessHealth("generator", list(samples), Latency())] if samples else []
-    found = RunResult(scenario, datetime.now(UTC), 1.0, recorder, processes, {}, {})
+    found = RunResult(scenario, datetime.now(UTC), 1.0, busy_run(recorder), processes, {}, {})
     found.judge(0, 1000)
     return found
 

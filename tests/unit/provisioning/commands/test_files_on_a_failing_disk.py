@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
@@ -14,6 +14,7 @@ import pytest
 
 from provisioning.authorities.ceremony_transcript import Transcript
 from provisioning.client.enrolment import EnrolmentOperatorClient
+from provisioning.client.operator import ServiceUnavailable
 from provisioning.client.operator_answers import IssuedToken
 from provisioning.commands.new_file import write_new
 from provisioning.commands.token_file import keep, private_file
@@ -76,8 +77,8 @@ class Voiding:
     def __init__(self) -> None:
         self.voided: list[int] = []
 
-    async def void_token(self, number: int) -> None:
-        self.voided.append(number)
+    async def void_tokens(self, numbers: Sequence[int]) -> None:
+        self.voided += numbers
 
 
 @pytest.mark.parametrize("stuck", [False, True])
@@ -94,3 +95,27 @@ async def test_tokens_that_are_not_surely_on_disk_are_voided_whatever_else_the_d
             await keep(cast("EnrolmentOperatorClient", client), opened, "a token\n", tokens)
     assert client.voided == [7, 8]
     assert path.read_bytes() == b"of a portion before\n" + b"a token\n" * stuck
+
+
+class Unreachable:
+    """A client whose service has gone."""
+
+    async def void_tokens(self, _numbers: Sequence[int]) -> None:
+        raise ServiceUnavailable("the provisioning service at https://ca does not answer")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ((7,), "token 7 is valid, and nobody has seen it: token void (the provisioning service at https://ca does not"),
+        ((7, 8, 9), "tokens 7 to 9 are valid, and nobody has seen them: token void (the provisioning service"),
+    ],
+)
+async def test_of_tokens_that_cannot_be_voided_either_the_numbers_are_told(
+    numbers: tuple[int, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = [IssuedToken.model_construct(id=number) for number in numbers]
+    monkeypatch.setattr(os, "fsync", failing(2))  # The name's sync is the first.
+    with private_file(tmp_path / "tokens.csv") as file, pytest.raises(ConfigurationError) as error:
+        await keep(cast("EnrolmentOperatorClient", Unreachable()), file, "a token\n", tokens)
+    assert f"tokens.csv cannot be written: Input/output error; {said}" in str(error.value)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx
 import pytest
 
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.client.operator import RequestRefused, ServiceFails, ServiceUnavailable
+from provisioning.client.operator_answers import IssuedToken
 from provisioning.commands.operator_commands import _status_rows
-from provisioning.commands.token_commands import _say_if_new
+from provisioning.commands.service_command import Connection
+from provisioning.commands.token_commands import _say_if_new, create_batch
+from provisioning.pki.role import Role
 from tests.support.pki import shared_device, shared_pki
 
 
@@ -85,3 +91,39 @@ def test_the_status_says_one_of_one_and_which_devices_have_nothing_to_show() -> 
         ("CRL root-ca", "number 7, 1 entry, lapses 2027-01-05 10:00:00 UTC"),
         ("CRL issuing-ca", "number 7, 2 entries, lapses 2027-01-05 10:00:00 UTC"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("interrupted", "said"),
+    [
+        (0, "perhaps the first 500 of 1100 tokens were made, and nobody has seen them: token list --state open"),
+        (2, "the first 1000 of 1100 tokens are in {}, and perhaps the 100 that follow were made, and nobody has seen"),
+    ],
+)
+def test_of_a_batch_that_is_interrupted_the_tokens_are_told_that_nobody_has_seen(
+    interrupted: int,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whoever presses Ctrl-C does not know whether the service has made those that it was asked for."""
+    asked = 0
+
+    class Interrupted:
+        async def create_tokens(self, *, count: int, **_rules: object) -> list[IssuedToken]:
+            nonlocal asked
+            if asked == interrupted:
+                raise asyncio.CancelledError
+            asked += 1
+            at = datetime(2027, 1, 1, tzinfo=UTC)
+            return [IssuedToken(group="west", role=Role.DEVICE, token="t", expires_at=at, id=1)] * count
+
+    monkeypatch.setattr(Connection, "run", lambda _, command: asyncio.run(command(Interrupted())))
+    output = tmp_path / "tokens.csv"
+    nowhere = dict.fromkeys(("directory", "url", "cafile", "cert", "key"))
+    given = dict.fromkeys(("devices_file", "ttl", "lifetime"))
+    with pytest.raises(asyncio.CancelledError):
+        create_batch(output=output, count=1100, group="west", role=Role.DEVICE, as_json=False, **given, **nowhere)
+    assert said.format(output) in capsys.readouterr().err
+    assert output.exists() == bool(interrupted)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from uvicorn.server import ServerState
 from provisioning.connections import connection_protocol
 from provisioning.connections.connection_protocol import ConnectionProtocol
 from provisioning.connections.places import Places
+from provisioning.pki.late_handshake import drop
 from tests.support.one_connection import ANOTHER, LARGE_SIZE, LISTENS, Whole, answered, connected, post
 
 
@@ -49,6 +52,9 @@ async def test_headers_are_counted_before_they_are_kept() -> None:
         (b"GET / HTTP/1.1\r\nHost: [1]", b"400"),
         (b"GET http://x/ HTTP/1.1", b"400"),
         (b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c", b"400"),
+        (b"GET / HTTP/0.9\r\nHost: x", b"400"),
+        (b"GET / HTTP/2.0\r\nHost: x", b"400"),
+        (b"GET / HTTP/2.0\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c", b"400"),
         (b"GET / HTTP/1.0", b"200"),
         (b"GET / HTTP/1.1\r\nHost:", b"200"),
         (b"GET / HTTP/1.1\r\nHost:\tca.example \t", b"200"),
@@ -263,6 +269,24 @@ async def test_a_client_that_leaves_does_not_stop_what_was_begun() -> None:
         await whole.finished.wait()
         await asyncio.wait(state.tasks)
         assert not state.tasks
+
+
+@pytest.mark.parametrize("request_", [ANOTHER, post(b"a")], ids=["application", "whole"])
+async def test_nothing_is_kept_of_one_who_has_reset_his_connection(request_: bytes) -> None:
+    """The library's timer for the next request would keep it for a minute, 65 KB over TLS."""
+    state = ServerState()
+    async with connected(Whole(), state) as (reader, writer):
+        writer.write(request_)
+        await answered(reader)
+        (kept,) = map(weakref.ref, state.connections)
+        drop(writer.get_extra_info("socket"))
+        writer.transport.abort()
+        async with asyncio.timeout(10):
+            while state.connections:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0)
+    await asyncio.sleep(0)  # The loop's own handle of the loss is gone.
+    gc.collect()
+    assert kept() is None
 
 
 async def test_the_end_of_the_service_lets_an_answer_out_and_closes() -> None:

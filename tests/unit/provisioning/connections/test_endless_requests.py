@@ -54,6 +54,14 @@ async def test_a_target_counts_as_a_header_does(size: int) -> None:
         )
 
 
+@pytest.mark.parametrize("number", [900, 1100])
+async def test_a_header_counts_however_short_it_is(number: int) -> None:
+    """Thirty thousand of one letter are millions of octets here while their body is awaited."""
+    async with connected() as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n%b\r\n" % (b"a:\r\n" * number))
+        assert (await reader.readuntil(b"\r\n")).split()[1] == (b"200" if number < 1000 else b"400")
+
+
 @pytest.mark.parametrize("target", [b"http:///x", b"http://a", b"http://a:99999999/", b"https://[::1/"])
 async def test_a_target_that_is_none_is_told_so_behind_what_came_before(target: bytes) -> None:
     """It is no body of the request that came before, which waits for its answer still."""

@@ -36,6 +36,11 @@ async def who(request: Request) -> PlainTextResponse:
     return PlainTextResponse(f"{request.client.host} {request.url.scheme}")
 
 
+async def slowly(_request: Request) -> PlainTextResponse:
+    await asyncio.sleep(0.3)
+    return PlainTextResponse("slowly")
+
+
 async def never(_request: Request) -> PlainTextResponse:
     await asyncio.Event().wait()
     raise AssertionError
@@ -68,7 +73,7 @@ class Serving:
 @contextlib.asynccontextmanager
 async def serving(directory: Path | None = None) -> AsyncIterator[Serving]:
     """Serve until the block ends, over TLS with files in *directory*."""
-    app = Starlette(routes=[Route("/", who), Route("/never", never)])
+    app = Starlette(routes=[Route("/", who), Route("/never", never), Route("/slowly", slowly)])
     context = trusting = None
     if directory is not None:
         pki = shared_pki()
@@ -144,6 +149,23 @@ async def test_a_connection_gives_its_place_back_when_it_ends() -> None:
         async with asyncio.timeout(10):
             while served.places:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0)
+
+
+async def test_who_is_told_to_end_does_not_wait_for_those_whose_handshake_is_not_over(tmp_path: Path) -> None:
+    """One that got through after the others were told would keep its connection, and the end waits for it."""
+    async with asyncio.timeout(5), serving(tmp_path) as served:
+        reader, writer = await served.connect()
+        writer.write(ASK.replace(b"/", b"/slowly", 1) + b"\r\n")
+        with socket.create_connection(served.listening.getsockname()) as late:
+            late.setblocking(False)
+            while len(served.places) < 2:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0)
+            served.listener.stop()
+            loop = asyncio.get_running_loop()
+            assert await loop.sock_recv(late, 1) == b""
+        assert (await reader.read()).endswith(b"slowly")
+    writer.close()
+    assert not served.places
 
 
 async def test_who_is_told_to_end_listens_no_more_and_waits_for_no_answer_for_ever(

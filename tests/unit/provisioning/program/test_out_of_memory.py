@@ -15,7 +15,7 @@ import pytest
 from tests.support.provisioning import REPOSITORY
 
 PROGRAM = """
-import asyncio, resource, sys, threading
+import asyncio, concurrent.futures, resource, sys, threading
 import uvloop
 from provisioning.program.out_of_memory import told, watched
 
@@ -24,6 +24,14 @@ def more():
 
 async def allocate():
     more()
+
+class Unstarted(concurrent.futures.Future):
+    def set_running_or_notify_cancel(self):
+        more()
+
+class Unended(concurrent.futures.Future):
+    def set_result(self, result):
+        more()
 
 class Dropped:
     def __del__(self):
@@ -40,6 +48,11 @@ async def stays():  # As a listener that ends in order, and has no memory for th
     finally:
         await asyncio.sleep(60)
 
+async def in_pool(of):
+    concurrent.futures._base.Future = of
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        await asyncio.get_running_loop().run_in_executor(pool, int)
+
 async def main(case):
     loop = asyncio.get_running_loop()
     match case:
@@ -51,6 +64,13 @@ async def main(case):
             await in_group()
         case "thread":
             threading.Thread(target=more, daemon=True).start()
+        case "pool before":
+            await in_pool(Unstarted)
+        case "pool after":
+            await in_pool(Unended)
+        case "pool telling":
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                pool.submit(int).add_done_callback(lambda _: more())
         case "nowhere":
             Dropped()
         case "itself":
@@ -82,7 +102,10 @@ def ended(case: str, loop: str, **streams: Any) -> subprocess.CompletedProcess[s
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-@pytest.mark.parametrize("case", ["callback", "task", "group", "thread", "nowhere", "itself"])
+@pytest.mark.parametrize(
+    "case",
+    ["callback", "task", "group", "thread", "pool before", "pool after", "pool telling", "nowhere", "itself"],
+)
 def test_whoever_has_no_memory_the_process_ends_at_once(case: str, loop: str) -> None:
     done = ended(case, loop)
     assert (done.returncode, done.stderr.splitlines()[-1][: len(LAST_WORDS)]) == (1, LAST_WORDS)
