@@ -30,10 +30,15 @@ def clients_context(config: BrokerConfig, credential: CredentialPem, key: Path, 
         remembered_sessions=config.limits.max_connections,
         hybrid_resumption=config.hybrid_resumption,
     )
-    if not context.get_ca_certs():  # Bundles check each anchor themselves; here the wrong file was named.
-        raise TlsConfigurationError(
-            f"{config.cafile} holds no CA's certificate: name the file with those of the CAs that certify "
-            "clients, or of their root"
-        )
+    refuse_no_authority(context, config.cafile)
     context.sslobject_class = PoliteHandshake  # Of the operators' door; the clients' listener uses none.
     return context
+
+
+def refuse_no_authority(context: ssl.SSLContext, cafile: Path) -> None:
+    """Raise `TlsConfigurationError` if *context*, which trusts what is in *cafile*, trusts no CA."""
+    if not context.get_ca_certs():  # Bundles check each anchor themselves; here the wrong file was named.
+        raise TlsConfigurationError(
+            f"{cafile} holds no CA's certificate: name the file with those of the CAs that certify clients, or of "
+            "their root"
+        )

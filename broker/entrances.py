@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("broker")
 
 _FEED_PATIENCE = 10.0
+_PLAIN_HOST = "127.0.0.1"
 
 
 def listen_everywhere(
@@ -43,29 +44,28 @@ def listen_everywhere(
     """Return the listeners of *config*; *opened* closes them. Raises `ListenError`."""
     loop = asyncio.get_running_loop()
     listeners = []
-    for setting, each in zip(_settings(config), config.listeners, strict=True):
+    for (setting, host, port), each in zip(places(config), config.listeners, strict=False):
         origins = each.origins(config.origins)
         listener = Listener(loop, engine, doors, context, Speaks(each.protocol), limits=each.limits, origins=origins)
         listener.proxies = each.proxies(config.proxy_protocol_from)
-        _open(listener, setting, each.host or config.host, each.port, opened)
+        _open(listener, setting, host, port, opened)
         listeners.append(listener)
     if config.unsafe_plain_port is not None and config.unsafe_plain_identity is not None:
         identity = parse_uri(config.unsafe_plain_identity)
         log.warning("a listener without TLS is open", code="UNSAFE_PLAIN", identity=identity.uri)
         listener = Listener(loop, engine, doors, context, Speaks.UNSAFE_PLAIN, identity)
-        _open(listener, "unsafe_plain_port", "127.0.0.1", config.unsafe_plain_port, opened)
+        _open(listener, "unsafe_plain_port", _PLAIN_HOST, config.unsafe_plain_port, opened)
         listeners.append(listener)
     return listeners
 
 
-def _settings(config: BrokerConfig) -> Iterator[str]:
-    """Yield the name of each listener in the settings."""
-    if config.listener:
-        yield from ("listener" for _ in config.listener)
-        return
-    yield "port"
-    if config.websocket_port is not None:
-        yield "websocket_port"
+def places(config: BrokerConfig) -> Iterator[tuple[str, str, int]]:
+    """Yield setting, host and port of each listener of *config*, the one without TLS last."""
+    names = ["listener"] * len(config.listener) or ["port", "websocket_port"]
+    for name, each in zip(names, config.listeners, strict=False):
+        yield name, each.host or config.host, each.port
+    if config.unsafe_plain_port is not None:
+        yield "unsafe_plain_port", _PLAIN_HOST, config.unsafe_plain_port
 
 
 def _open(listener: Listener, setting: str, host: str, port: int, opened: contextlib.AsyncExitStack) -> None:

@@ -7,7 +7,10 @@ of them are reported at once.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import socket
+import ssl
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -20,6 +23,9 @@ from broker.admission.foreign_groups import unnamed_groups
 from broker.admission.foreign_roles import shared_rules
 from broker.admission.policy_file import PolicyError, load_policy
 from broker.admission.response_information import ResponseInformation
+from broker.clients_context import refuse_no_authority
+from broker.door.listening import ListenError
+from broker.entrances import places
 from broker.own_certificate import (
     NAMELESS,
     NAMELESS_REMEDY,
@@ -31,7 +37,7 @@ from broker.own_certificate import (
 from broker.revocation.revoked_services import RevokedServices
 from broker.settings.config import BrokerConfig
 from broker.sources.anchor_copy import AnchorsNotFetched
-from broker.sources.trust_files import load_trust, read_anchors
+from broker.sources.trust_files import load_trust, read_anchors, trust_of_cafile
 from broker.store import soundness
 from broker.store.database_files import StoreError
 from provisioning.pki.crl import CrlRefused, parse, split
@@ -46,7 +52,7 @@ _ASKS = ClientCertificate.REQUIRED
 def problems(config: BrokerConfig) -> list[str]:
     """Return what would prevent a broker with *config* from starting, or from being useful."""
     found: list[str] = []
-    for look in (_policy, _responses, _anchors, _groups, _credential, _lists, _token, _state, _store):
+    for look in (_policy, _responses, _anchors, _groups, _credential, _lists, _token, _state, _store, _places):
         found += look(config)
     return found
 
@@ -87,7 +93,12 @@ def _own_domain(config: BrokerConfig) -> tuple[str | None, bool]:
 
 
 def _anchors(config: BrokerConfig) -> Iterator[str]:
-    yield from _said("cafile", lambda: read_anchors([config.cafile]))
+    unusable = list(_said("cafile", lambda: read_anchors([config.cafile])))
+    yield from unusable
+    if not unusable and not config.trust:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_verify_locations(cadata=trust_of_cafile(config).anchors_pem)
+        yield from _said("cafile", lambda: refuse_no_authority(context, config.cafile))
     if config.trust:
         with contextlib.suppress(AnchorsNotFetched):  # A first start fetches them; here nothing is requested.
             yield from _said("trust", lambda: load_trust(config))
@@ -177,6 +188,25 @@ def _nameless(config: BrokerConfig) -> Iterator[str]:
     own = read_certificate(path)
     if own is not None and not host_names(own):
         yield f"{path} names no host: {NAMELESS}; {NAMELESS_REMEDY}"
+
+
+def _places(config: BrokerConfig) -> Iterator[str]:
+    """Yield each address that this machine does not have, or this user may not use.
+
+    One that is in use may be that of the broker for whose next start the settings are.
+    """
+    wanted = [*places(config)]
+    wanted += [("admin_port", config.admin_host, config.admin_port)] if config.admin_port is not None else []
+    wanted += [("metrics_port", config.metrics_host, config.metrics_port)] if config.metrics_port is not None else []
+    for setting, host, port in wanted:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as trial:  # Bound, and closed: nobody can connect.
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                trial.bind((host, port))
+        except (OSError, TypeError) as error:
+            if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE:
+                yield str(ListenError.of(setting, host, port, error))
 
 
 def _token(config: BrokerConfig) -> Iterator[str]:

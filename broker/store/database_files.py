@@ -12,7 +12,9 @@ Rules
 -----
 1. What is not as it was is a `StoreError`, or a text, with the remedy. Nothing is removed here.
 2. A copy of all files is as good as they are: something is wrong only if one of the two is another, and one the same.
-3. The lock file is emptied, on disk, before SQLite removes its log: an orderly end leaves no trace.
+3. A lock file that was deleted keeps nobody out. It is made again, and the database given up if another broker has
+   opened it meanwhile.
+4. The lock file is emptied, on disk, before SQLite removes its log: an orderly end leaves no trace.
 
 Does not handle: a log that is gone with the lock file.
 """
@@ -20,6 +22,7 @@ Does not handle: a log that is gone with the lock file.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import struct
 from pathlib import Path
@@ -79,7 +82,10 @@ class DatabaseFiles:
     def __init__(self, path: Path, lock: int) -> None:
         self._path = path
         self._log = log_of(path)
+        self._lock_file = path.with_suffix(".lock")
         self._lock = lock
+        self.taken = False
+        """Whether another broker has opened the database meanwhile."""
         self._opened = (0, 0)
         """The inode numbers of the file and of its log: neither is used again while they are open."""
 
@@ -87,7 +93,7 @@ class DatabaseFiles:
         """Take note of the files, which are open now. Raises OSError."""
         self._opened = _inode(self._path), _inode(self._log)
         sync_names(self._path.parent)  # The log is new, perhaps: after a power failure it must not be missing.
-        self._write_lock(f"{_identity(self._path)} {_identity(self._log)}\n")
+        self._note()
 
     def closing(self) -> None:
         """Take note that SQLite is about to close the database, and to remove its log. Raises OSError.
@@ -99,6 +105,11 @@ class DatabaseFiles:
 
     def lost(self) -> str | None:
         """Return what has become of the files while they are open; None: they are there. Raises OSError."""
+        if self.taken or self._lock_is_gone():
+            return (
+                f"{self._lock_file} was deleted, and another broker has opened {self._path} since: stop both, and "
+                "start one"
+            )
         if self._file_is_gone():
             return (
                 f"{self._path} was deleted, or another file is in its place: put it back; or stop the broker, put back "
@@ -107,6 +118,26 @@ class DatabaseFiles:
         if self.log_is_gone:
             return f"{self._log} was deleted: nothing is lost; stop the broker in order (SIGTERM), and start it"
         return None
+
+    def _lock_is_gone(self) -> bool:
+        """Whether another broker holds the lock, its file having been deleted; if none does, it is made again."""
+        if _inode(self._lock_file) == os.fstat(self._lock).st_ino:
+            return False
+        again = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.dup2(again, self._lock, inheritable=False)
+        except BlockingIOError:
+            self.taken = True  # For good: it may have changed what is only in memory here.
+            return True
+        finally:
+            os.close(again)
+        self._note()
+        return False
+
+    def _note(self) -> None:
+        """Name both files in the lock file. Raises OSError."""
+        self._write_lock(f"{_identity(self._path)} {_identity(self._log)}\n")
 
     @property
     def log_is_gone(self) -> bool:

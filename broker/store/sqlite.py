@@ -229,7 +229,7 @@ class SqliteStore:
                 timer.cancel()
         self._thread.shutdown(wait=True)
         journal, self._journal = self._journal, None
-        if journal is not None:
+        if journal is not None and not self._files.taken:
             try:
                 for batch in (journal.writing, journal.open):
                     if batch is not None and batch.changes:

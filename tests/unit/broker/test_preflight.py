@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from structlog.testing import capture_logs
 
 from broker import state_directory
@@ -274,6 +276,25 @@ def test_a_role_that_another_ca_may_give_and_a_certificate_without_a_name_are_do
     assert name.startswith(
         f"{nameless.certificate} names no host: clients that look for the server's name in subjectAltName"
     )
+
+
+def test_anchors_without_a_ca_are_told(good: dict[str, Any], tmp_path: Path) -> None:
+    """The settings were valid, and the broker did not start with them."""
+    leaf = tmp_path / "leaf.pem"
+    leaf.write_bytes(shared_device("meter-1").certificate.public_bytes(Encoding.PEM))
+    told = problems(load(None, good | {"cafile": leaf}))
+    assert f"cafile: {leaf} holds no CA's certificate: name the file with those of the CAs that certify" in told[0]
+
+
+def test_an_address_that_the_start_could_not_use_is_told_unless_it_is_only_in_use(good: dict[str, Any]) -> None:
+    public = {"unsafe_public_listener": True, "unsafe_public_admin": True, "unsafe_public_metrics": True}
+    elsewhere = {"host": "240.0.0.1", "admin_host": "240.0.0.2", "metrics_host": "2001:db8::1"}
+    ports = {"port": 0, "websocket_port": 0, "admin_port": 0, "metrics_port": 0}
+    told = problems(load(None, good | public | elsewhere | ports))
+    assert [each.partition(":")[0] for each in told] == [*ports]
+    assert all("set an address of this machine" in each for each in told)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert problems(load(None, good | {"port": taken.getsockname()[1]})) == []
 
 
 CAPTURED = {"source": "common-name", "pattern": "(?P<group>[a-z]+)-(?P<name>.+)"}

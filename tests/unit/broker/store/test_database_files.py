@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -12,9 +13,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from broker.store.batch import Batch
-from broker.store.database_files import StoreError
+from broker.store.database_files import StoreError, _identity, log_of
 from broker.store.sqlite import SqliteStore
-from tests.support.batches import filled
+from tests.support.batches import contents, filled
 
 OF_ANOTHER = r"not the file that broker\.db-wal beside it belongs to: .* remove broker\.db-wal and broker\.db-shm"
 
@@ -148,6 +149,29 @@ def test_who_does_not_know_when_a_file_was_made_is_no_matter(
 ) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda _: SimpleNamespace(**library))
     assert opened(tmp_path / "broker.db") == (["STORE_CREATED"], 0)
+
+
+def test_a_lock_that_was_deleted_is_made_again(tmp_path: Path, store: SqliteStore) -> None:
+    lock = store.path.with_suffix(".lock")
+    lock.unlink()
+    store._apply(filled())
+    assert lock.read_text() == f"{_identity(store.path)} {_identity(log_of(store.path))}\n"
+    with pytest.raises(StoreError, match="in use by another broker"):
+        SqliteStore(tmp_path / "broker.db")
+
+
+def test_of_two_brokers_on_one_database_the_first_gives_it_up_for_good(tmp_path: Path, store: SqliteStore) -> None:
+    """Both wrote, each over what the other remembered."""
+    store._apply(filled())
+    store.path.with_suffix(".lock").unlink()
+    with contextlib.closing(SqliteStore(tmp_path / "broker.db")) as second:
+        before = contents(second)
+        for _ in range(2):
+            with pytest.raises(StoreError, match=r"\.lock was deleted, and another broker has opened .*: stop both"):
+                store._apply(Batch(retained={"t": None}))
+        assert contents(second) == before
+    with pytest.raises(StoreError, match="stop both, and start one"):
+        store._apply(Batch(retained={"t": None}))
 
 
 # What is in it
