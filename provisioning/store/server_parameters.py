@@ -39,7 +39,9 @@ _TIMEOUTS_OF_SENDING: Final = "-c tcp_user_timeout=5s"
 # The driver reads times in this style only, and none that is after the year 9999 in the session's zone, as the end of
 # what never ends is in every zone east of Greenwich; a database or role may have others.
 _STYLE: Final = "-c DateStyle=ISO -c TimeZone=UTC"
-_SETTINGS: Final = f"{_TIMEOUTS} {_TIMEOUTS_OF_SENDING} -c jit=off {_STYLE}"
+# A commit that no standby has confirmed is told by a warning alone, and a role may have been spared those.
+_WARNED: Final = "-c client_min_messages=warning"
+_SETTINGS: Final = f"{_TIMEOUTS} {_TIMEOUTS_OF_SENDING} -c jit=off {_STYLE} {_WARNED}"
 _SILENCE_SECONDS: Final = 20
 _KEEPALIVE_SECONDS: Final = 5
 _WANTED: Final[Mapping[str, str | int]] = {
