@@ -145,13 +145,13 @@ async def _revoke(scene: Scene, stage: Revoke) -> None:
         scene.target.fleet.revoked(device.name)
         fleet.revoked(device.name, time.monotonic())
         recorder.counts[Count.REVOKED] += 1
-        if cut.closure is not None and cut.closure.code == BROKEN:
-            return  # Its network failed first, which is no credit to the broker: it reconnects, to be refused.
-        if cut.closure is not None:
+        broken = cut.closure is not None and cut.closure.code == BROKEN
+        if cut.closure is not None and not broken:
             recorder.record(Duration.REVOKED_CLOSED, cut.since_sent, late)
             scene.took(cut.since_answer, stage.deadline, f"{device.name} was disconnected")
         await _stays_out(scene, device, stage.deadline if cut.closure is not None else 0.0)
-        await _tries_again(scene, device, Duration.REVOKED_REFUSED)
+        if not broken:  # If its network failed first, that is no credit to the broker: it reconnects, to be refused.
+            await _tries_again(scene, device, Duration.REVOKED_REFUSED)
 
     devices = scene.choose(scene.connected(), stage.select)
     await scene.pace(devices, even(len(devices), stage.rate * scene.rate_share), revoke)

@@ -4,23 +4,31 @@ import csv
 import io
 import json
 import xml.etree.ElementTree as ET
+from datetime import UTC, datetime
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import cast
 
 import pytest
 from rich.console import Console
 
 from device_sim.latency import Latency
-from device_sim.results.comparison import comparison_of, comparison_page, conditions, differences
-from device_sim.results.document import UnreadableReport, read, remarks
+from device_sim.link.driver import Driver
+from device_sim.results.comparison import Difference, comparison_of, comparison_page, conditions, differences
+from device_sim.results.document import Document, UnreadableReport, document_of, figure_of, read, remarks
 from device_sim.results.files import write_all
 from device_sim.results.page import page_of
 from device_sim.results.plot import Plot, log_ticks, nice_ticks, short
 from device_sim.results.progress import document_so_far
 from device_sim.results.summary import summary_of
 from device_sim.results.tables import junit, stage_at, timeline_csv
-from tests.support.documents import imagined
+from device_sim.run.health import HealthSample
+from device_sim.run.manner import Manner
+from device_sim.run.recorder import Recorder
+from device_sim.run.result import ProcessHealth, RunResult
+from device_sim.scenario.model import build
+from tests.support.documents import SCENARIO, imagined
 
 VOID = {"meta"}
 
@@ -193,11 +201,90 @@ def test_what_only_one_run_has_measured_is_in_the_comparison() -> None:
     assert "revoked, and not closed" in page_of(other)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "change", "css"),
+    [
+        (100.0, 150.0, "+50%", "bad"),
+        (150.0, 100.0, "-33%", "good"),
+        (100.0, 105.0, "+5%", "soft"),
+        (100.0, 106.0, "+6%", "bad"),
+        (100.0, 94.0, "-6%", "good"),
+        (100.0, 100.0, "=", "soft"),
+        (0.0, 3.0, "+3", "bad"),
+        (None, 3.0, "", "soft"),
+        (3.0, None, "", "soft"),
+    ],
+)
+def test_a_difference_is_a_share_of_what_was_before_and_within_five_per_cent_it_is_noise(
+    before: float | None, after: float | None, change: str, css: str
+) -> None:
+    assert (found := Difference("x", before, after, duration=True)).change == change
+    assert found.css == css
+    assert Difference("x", before, after, duration=False).css == "soft"
+
+
 def test_a_comparison_says_how_the_runs_differ() -> None:
     other = imagined()
     other["scenario"]["devices"] = 80
     assert conditions(imagined(), imagined()) == []
     assert conditions(imagined(), other) == [("devices", "40", "80")]
+    other["environment"] |= {"broker": "mosquitto 2.0.21", "load_average": 99.0, "new": 1}
+    assert conditions(imagined(), other)[1:] == [
+        ("broker", "unknown", "mosquitto 2.0.21"), ("new", "None", "1"),
+    ]  # fmt: skip
+
+
+def summarised(document: Document) -> list[str]:
+    """Return the lines of the summary on the terminal."""
+    console = Console(file=io.StringIO(), width=150)
+    console.print(summary_of(document))
+    return [line.strip() for line in cast("io.StringIO", console.file).getvalue().splitlines()]
+
+
+def test_the_summary_says_what_the_document_says() -> None:
+    document = imagined()
+    document["invalid"] = ["the generator's loop was late"]
+    lines = summarised(document)
+    assert lines[-1].startswith("FAIL: imagined on unknown, 40 devices, 10 s (seed 42, scenario ")
+    for item in document["thresholds"]:
+        mark = "✓" if item["passed"] else "✗"
+        assert [mark, item["metric"], *item["condition"].split(), figure_of(item)] in [line.split() for line in lines]
+    assert any(line.startswith("published 1000, received 999, lost 1,") or "published 1000" in line for line in lines)
+    assert any(line.startswith("refused: ") and "mqtt 0x87 Not authorized" in line for line in lines)
+    assert "false refusal of meter-<7>: tls unknown_ca" in lines
+    assert "INVALID: the generator's loop was late" in lines
+    assert "generator: lag p99 1 ms, cpu 20% (most 20%), waited 0%, 80 MB" in lines
+    assert not any(line.startswith("link:") for line in lines)
+    document["generator"]["processes"][0]["memory_a_device_kb"] = 55.4
+    document["generator"]["distance"] = {"round_trip": 0.5, "usual": 0.5, "timeout": 0.5, "lost": 0.0}
+    far = summarised(document)
+    assert "generator: lag p99 1 ms, cpu 20% (most 20%), waited 0%, 80 MB, 55 KB a device" in far
+    assert any(line.startswith("link: round trip 500 ms") for line in far)
+    document["refusals"] = {}
+    assert not any("refused: " in line for line in summarised(document))
+
+
+def test_a_document_says_of_each_process_how_it_fared() -> None:
+    samples = [HealthSample(1.0, 3.0, share, 60, 20_000, 150, 28_232, memory, waiting)
+               for share, memory, waiting in ((0.2, 80.0, 0.0), (0.4, 95.0, 0.3))]  # fmt: skip
+    slow, quick = Latency(), Latency()
+    slow.record(0.250)
+    quick.record(0.001)
+    processes = [ProcessHealth("worker 1", samples, quick, 150, 80.0), ProcessHealth("conductor", [], slow)]
+    manner = Manner(Driver.LIGHT, 2, ("127.0.0.2", "127.0.0.3"), hybrid_key_exchange=True)
+    scenario = build(SCENARIO, "imagined")
+    result = RunResult(scenario, datetime.now(UTC), 10.0, Recorder(), processes, {}, {}, manner=manner)
+    found = document_of(result)["generator"]
+    assert found["processes"][0] == {
+        "name": "worker 1", "devices": 150, "lag_p99_ms": 1.0, "processor_mean": 0.3, "processor_max": 0.4,
+        "waiting_mean": 0.15, "memory_max_mb": 95.0, "memory_a_device_kb": 100.0,
+    }  # fmt: skip
+    nothing = {"processor_mean": 0.0, "processor_max": 0.0, "waiting_mean": 0.0, "memory_max_mb": 0.0}
+    assert nothing.items() <= found["processes"][1].items()
+    assert found["lag"]["max"] == pytest.approx(250, rel=0.01), "of the slowest process"
+    assert (found["driver"], found["sources"], found["key_exchange"]) == ("light", 2, "OpenSSL's default")
+    plain = document_of(RunResult(scenario, datetime.now(UTC), 10.0, Recorder(), processes, {}, {}))["generator"]
+    assert (plain["driver"], plain["sources"], plain["key_exchange"]) == ("paho", 1, "X25519")
 
 
 def test_ticks_are_round_and_few() -> None:

@@ -4,35 +4,74 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from device_sim.device import Device, Event
+from device_sim.device import Device, Event, State
 from device_sim.fleet.backend import Backend
 from device_sim.fleet.fleet import Fleet
 from device_sim.fleet.surroundings import Counters, Surroundings
-from device_sim.link.closure import Closure, Layer
+from device_sim.link.closure import BROKEN, Closure, Layer
 from device_sim.link.distance import NEARBY
 from device_sim.link.tls_dial import NotAdmitted
 from device_sim.run import stages
+from device_sim.run.manner import WHOLE, Share
 from device_sim.run.recorder import Recorder
 from device_sim.run.scene import Scene
 from device_sim.scenario.catalogue import find
 from device_sim.scenario.metrics import Count, Duration
-from device_sim.scenario.stages import Command
+from device_sim.scenario.stages import Command, Hold, Ramp, Renew, Restart, Revoke, Stage, Storm, Suspend, Trouble
+from provisioning.client.operator import ServiceUnavailable
 
 NOBODY_LISTENS = Closure(Layer.TCP, "refused", "nobody listens there", 0.0)
 SILENCE = Closure(Layer.MQTT, "timeout", "no answer to CONNECT in time", 0.0)
 CUT_OFF = Closure(Layer.TLS, "closed", "", 0.0)
+PUT_OUT = Closure(Layer.MQTT, "0x98", "suspended", time.monotonic(), 0x98)
 TURNED_AWAY = Closure(Layer.MQTT, "0x87", "not authorized", 0.0, 0x87)
 
 
-def scene(backend: Backend | None = None) -> Scene:
+def scene(backend: Backend | None = None, share: Share = WHOLE) -> Scene:
     unused = cast("Any", None)
     fleet = Fleet([], Surroundings(unused, unused, unused, Counters(), 1))
-    return Scene(find("smoke"), unused, fleet, backend, Recorder(), 0.0)
+    target = cast("Any", SimpleNamespace(operator=Operator(), fleet=Directory()))
+    return Scene(find("smoke"), target, fleet, backend, Recorder(), 0.0, share)
+
+
+class Directory:
+    """The fleet's directory, which keeps who is revoked."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def revoked(self, name: str) -> None:
+        self.told.append(name)
+
+
+def told(around: Scene) -> list[str]:
+    """Return of whose revocation the fleet's directory has been told."""
+    return cast("Directory", around.target.fleet).told
+
+
+class Operator:
+    """An operator whose service does what *revokes* says."""
+
+    revokes: Callable[[], object] = staticmethod(lambda: None)
+    resumes: Callable[[], object] = staticmethod(lambda: None)
+
+    async def revoke(self, *, device: str, reason: object) -> None:
+        del device, reason
+        self.revokes()
+
+    async def suspend(self, *, device: str) -> None:
+        del device
+        self.revokes()
+
+    async def resume(self, *, device: str) -> None:
+        del device
+        self.resumes()
 
 
 class Refused:
@@ -108,3 +147,337 @@ async def test_a_command_is_late_from_when_it_was_due_also_while_earlier_ones_fi
     late = recorder.response[Duration.COMMAND].highest - recorder.service[Duration.COMMAND].highest
     assert late >= stalled * 1000 * 0.99
     assert (recorder.counts[Count.COMMANDS], recorder.counts[Count.UNANSWERED_COMMANDS]) == (1, 0)
+
+
+class Meter:
+    """A device on a link that ends when the test says so."""
+
+    credential = None
+    behaviours = ()
+    out_since: float | None = None
+    good = False
+    """Whether it is admitted."""
+
+    def __init__(self, name: str = "meter-1") -> None:
+        self.name = name
+        self.machine = Device(name, "meters", State.CONNECTED)
+        self.group = find("smoke").groups[0]
+        self.is_connected = True
+        self.is_undecided = False
+        self.cuts = 0
+        self.closed = False
+        self.linked()
+
+    def linked(self) -> asyncio.Future[Closure]:
+        """Open another link."""
+        closed = asyncio.get_running_loop().create_future()
+        self.connection = SimpleNamespace(closed=closed, tls_session=None, tls_resumed=False)
+        return closed
+
+    def cut(self) -> None:
+        self.cuts += 1
+
+    async def close(self) -> None:
+        self.closed = True
+
+    async def connect(self, _session: object = None) -> object:
+        self.machine.happened(Event.DIALLED)
+        if not self.good:
+            self.machine.ended(TURNED_AWAY)
+            raise NotAdmitted(TURNED_AWAY)
+        self.machine.happened(Event.ADMITTED)
+        self.is_connected = True
+        return self.connection
+
+    def put_out(self) -> None:
+        """End its connection, as the broker does."""
+        self.is_connected = False
+        self.machine.ended(PUT_OUT)
+        self.connection.closed.set_result(PUT_OUT)
+
+
+class Watched(Scene):
+    """A scene that notes when a stage is to act, and what it is to wait for, and does neither."""
+
+    def __init__(self, share: Share, meters: int = 4) -> None:
+        ordinary = scene(share=share)
+        super().__init__(ordinary.scenario, ordinary.target, ordinary.fleet, None, Recorder(), 0.0, share)
+        self.backend = cast("Any", SimpleNamespace(distance=lambda: NEARBY))
+        self.meters = [Meter(f"meter-{number}") for number in range(meters)]
+        self._order = cast("Any", list(self.meters))
+        self.told_devices = cast("Any", list(self.meters))
+        self.times: list[float] = []
+        self.settled: list[tuple[Callable[[], bool], float]] = []
+
+    @property
+    def told(self) -> int:
+        return 0
+
+    async def pace(self, _devices: object, times: Any, action: Any) -> None:
+        self.times = list(times)
+        self.action = action
+
+    async def settle(self, condition: Callable[[], bool], seconds: float) -> None:
+        self.settled.append((condition, seconds))
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        Ramp(rate=10.0), Revoke(select=1.0, rate=10.0), Suspend(select=1.0, rate=10.0), Renew(select=1.0, rate=10.0),
+        Command(rate=10.0),
+    ],
+    ids=lambda stage: stage.kind,
+)  # fmt: skip
+@pytest.mark.parametrize("parts", [1, 2, 4])
+async def test_the_parts_of_a_run_together_act_at_the_rate_of_the_scenario(stage: Stage, parts: int) -> None:
+    around = Watched(Share(0, parts))
+    await stages.play(around, 3, stage)
+    assert around.times == pytest.approx([0.0, 0.1 * parts, 0.2 * parts, 0.3 * parts])
+    assert (around.number, around.done) == (3, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("stage", "seconds"),
+    [(Ramp(rate=10.0), stages._SETTLE), (Storm(within=0.5, settle=7.0), 7.0), (Restart(settle=8.0), 8.0),
+     (Trouble(seconds=0.001, latency=1.0, settle=9.0), 9.0)],
+    ids=lambda value: getattr(value, "kind", ""),
+)  # fmt: skip
+async def test_a_stage_is_over_when_every_device_is_in_or_refused(stage: Stage, seconds: float) -> None:
+    around = Watched(WHOLE)
+    await stages.play(around, 1, stage)
+    ((is_over, patience),) = around.settled
+    assert (is_over(), patience) == (True, seconds)
+    around.meters[2].is_undecided = True
+    assert not is_over()
+
+
+async def test_a_storm_breaks_each_connection_once_within_its_time() -> None:
+    around = Watched(WHOLE, 40)
+    await stages.play(around, 1, Storm(within=0.5))
+    assert len(around.times) == 40
+    assert around.times == sorted(around.times)
+    assert 0.0 <= around.times[0] < 0.1
+    assert 0.4 < around.times[-1] <= 0.5
+    await around.action(around.meters[0], 0.0)
+    assert [meter.cuts for meter in around.meters[:2]] == [1, 0]
+    assert [(each.kind, each.what) for each in around.recorder.markers] == [("storm", "40 connections break")]
+
+
+async def test_a_pause_says_how_much_of_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    around, done = scene(), []
+
+    async def sleep(seconds: float) -> None:
+        done.append(around.done)
+        await asyncio.sleep(min(seconds, 0.01))
+
+    monkeypatch.setattr(around, "sleep", sleep)
+    began = time.monotonic()
+    await stages.play(around, 1, Hold(seconds=0.05))
+    assert time.monotonic() - began >= 0.05
+    assert done == sorted(done)
+    assert 0.0 <= done[0] < done[-1] < 1.0
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        (Ramp(to=0.5, rate=20.0), "ramp to 50%, 20/s"),
+        (Hold(seconds=10.0), "hold 10 s"),
+        (Storm(drop=0.3), "storm 30%"),
+        (Revoke(select=0.05, rate=10.0), "revoke 5%, 10/s"),
+        (Suspend(select=0.05, rate=10.0), "suspend 5%, 10/s"),
+        (Renew(select=0.1, rate=5.0), "renew 10%, 5/s"),
+        (Command(select=1.0, rate=100.0), "command 100%, 100/s"),
+        (Command(select=1.0, rate=100.0, asleep=True), "command 100%, 100/s, asleep"),
+        (Restart(), "broker restart"),
+        (Trouble(seconds=2.0, reset=True), "trouble reset, 2 s"),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_a_stage_in_a_few_words(stage: Stage, words: str) -> None:
+    assert stages.label_of(stage) == words
+
+
+async def revoked(meter: Meter, revokes: Callable[[], object], deadline: float) -> Scene:
+    """Return the scene in which *meter* was revoked, which the broker hears of as *revokes* says."""
+    around = scene()
+    around.target.operator.revokes = revokes  # type: ignore[union-attr]
+    around.told_devices = [cast("Any", meter)]
+    await stages.play(around, 1, Revoke(select=1.0, rate=100.0, deadline=deadline))
+    return around
+
+
+async def test_a_revoked_device_that_came_back_before_its_revocation_was_confirmed_has_the_deadline_to_be_out() -> None:
+    """It was cut off without a word, and admitted again a moment before: that attempt was no false admission yet."""
+    meter = Meter()
+
+    def cuts_twice() -> None:
+        meter.connection.closed.set_result(CUT_OFF)
+        second = meter.linked()
+
+        def ends() -> None:
+            meter.is_connected = False
+            meter.machine.ended(CUT_OFF)
+            second.set_result(CUT_OFF)
+
+        asyncio.get_running_loop().call_later(0.05, ends)
+
+    around = await revoked(meter, cuts_twice, deadline=30.0)
+    assert around.fleet.falsely_admitted == set()
+    assert around.recorder.counts[Count.STAYED_IN] == 0
+    assert around.recorder.counts[Count.REVOKED] == 1
+    measured = (Duration.REVOKED_CLOSED, Duration.REVOKED_REFUSED, Duration.SUSPENDED_CLOSED)
+    assert [around.recorder.value(each, "count", 0.0) for each in measured] == [1.0, 1.0, 0.0]
+    assert (told(around), around.fleet.condemned["meter-1"] < time.monotonic()) == (["meter-1"], True)
+    assert [(each.kind, each.what) for each in around.recorder.markers] == [("revoke", "meter-1")]
+
+
+async def test_a_device_that_has_lost_its_connection_before_its_turn_is_not_revoked() -> None:
+    meter = Meter()
+    around = scene()
+    around.told_devices = [cast("Any", meter)]
+    chosen = around.connected()
+    meter.is_connected = False
+    around.choose = lambda *_: chosen  # type: ignore[method-assign]
+    await stages.play(around, 1, Revoke(select=1.0, rate=100.0))
+    assert (told(around), around.fleet.condemned, around.recorder.counts[Count.REVOKED]) == ([], {}, 0)
+
+
+async def test_a_connection_that_the_scenario_broke_is_no_credit_to_the_broker() -> None:
+    meter = Meter()
+
+    def breaks() -> None:
+        meter.is_connected = False
+        meter.connection.closed.set_result(Closure(Layer.TCP, BROKEN, "", 0.0))
+
+    around = await revoked(meter, breaks, deadline=30.0)
+    assert around.recorder.value(Duration.REVOKED_CLOSED, "count", 0.0) == 0.0
+    assert (around.recorder.counts[Count.REVOKED], around.fleet.refused_by_reason.total()) == (1, 0)
+
+
+async def test_a_device_whose_network_failed_first_and_that_came_back_in_between_has_the_deadline_as_well() -> None:
+    """It was admitted before its revocation was confirmed, and connected nobody looked at it again."""
+    meter = Meter()
+
+    def breaks() -> None:
+        meter.connection.closed.set_result(Closure(Layer.TCP, BROKEN, "", 0.0))
+        meter.linked()
+
+    around = await revoked(meter, breaks, deadline=0.02)
+    assert (around.recorder.counts[Count.STAYED_IN], around.fleet.falsely_admitted) == (1, {"meter-1"})
+
+
+async def test_after_the_last_stage_nobody_who_is_revoked_gets_in() -> None:
+    """Also one that no longer tries by itself: the broker may have forgotten since."""
+    around, meters = scene(), [Meter(f"meter-{number}") for number in range(4)]
+    for meter in meters:
+        meter.is_connected = False
+        meter.machine.state = State.REVOKED
+        around.fleet.devices[meter.name] = cast("Any", meter)
+    around.fleet.condemned.update({"meter-0": 1.0, "meter-1": 1.0, "meter-2": float("inf")})
+    tried: list[str] = []
+
+    def lets_in(meter: Meter) -> Any:
+        async def connect() -> None:
+            tried.append(meter.name)
+            if meter.name == "meter-0":
+                raise NotAdmitted(TURNED_AWAY)
+
+        return connect
+
+    for meter in meters:
+        meter.connect = lets_in(meter)  # type: ignore[method-assign]
+    await stages.stay_out(around)
+    assert sorted(tried) == ["meter-0", "meter-1"]
+    assert (around.fleet.falsely_admitted, around.recorder.counts[Count.READMITTED]) == ({"meter-1"}, 1)
+    assert [each.what for each in around.recorder.markers] == ["meter-1, when all was over"]
+    assert [meter.closed for meter in meters] == [False, True, False, False]
+
+
+def unavailable() -> None:
+    raise ServiceUnavailable("https://localhost cannot be reached: Connection refused")
+
+
+async def suspended(meter: Meter, suspends: Callable[[], object], resumes: Callable[[], object]) -> Scene:
+    """Return the scene in which *meter* was suspended and resumed, and the broker does as these say."""
+    around = scene()
+    operator = cast("Any", around.target.operator)
+    operator.revokes, operator.resumes = suspends, resumes
+    around.told_devices = [cast("Any", meter)]
+    await stages.play(around, 1, Suspend(select=1.0, rate=100.0, seconds=0.001, deadline=0.05))
+    return around
+
+
+def figures(around: Scene) -> dict[str, float]:
+    """Return what was counted and measured of suspensions, if anything."""
+    of = (Count.SUSPENDED, Count.RESUMED, Count.STAYED_IN, Count.READMITTED, Count.FAILED_REVOCATIONS)
+    found = {str(each): float(around.recorder.counts[each]) for each in of}
+    for metric in (Duration.SUSPENDED_CLOSED, Duration.RESUMED_ADMITTED, Duration.REVOKED_REFUSED):
+        found[str(metric)] = around.recorder.value(metric, "count", 0.0) or 0.0
+    found |= {"falsely in": len(around.fleet.falsely_admitted), "falsely out": len(around.fleet.falsely_refused)}
+    return {name: number for name, number in found.items() if number}
+
+
+async def test_who_is_suspended_is_out_and_is_in_again_when_that_is_over() -> None:
+    meter = Meter()
+    around = await suspended(meter, meter.put_out, lambda: setattr(meter, "good", True))
+    assert figures(around) == {"suspended": 1, "resumed": 1, "suspended_closed": 1, "resumed_admitted": 1}
+    assert (around.fleet.condemned, around.fleet.refused_by_reason.total()) == ({}, 1)
+    assert [(each.kind, each.what) for each in around.recorder.markers] == [("suspend", "meter-1")]
+
+
+async def test_who_is_suspended_and_stays_in_is_falsely_admitted() -> None:
+    meter = Meter()
+
+    async def leaves() -> None:
+        meter.is_connected = False
+        meter.machine.ended(PUT_OUT)
+
+    meter.close = leaves  # type: ignore[method-assign]
+    around = await suspended(meter, lambda: None, lambda: setattr(meter, "good", True))
+    told = figures(around)
+    assert told == {"suspended": 1, "resumed": 1, "stayed_in": 1, "resumed_admitted": 1, "falsely in": 1}
+
+
+async def test_who_is_let_in_while_it_is_suspended_is_falsely_admitted() -> None:
+    meter = Meter()
+
+    async def leaves() -> None:
+        meter.is_connected = False
+        meter.machine.ended(PUT_OUT)
+
+    meter.close = leaves  # type: ignore[method-assign]
+    meter.good = True
+    around = await suspended(meter, meter.put_out, lambda: None)
+    told = figures(around)
+    assert (told["readmitted"], told["falsely in"], told["suspended_closed"]) == (1, 1, 1)
+
+
+async def test_who_stays_out_when_its_suspension_is_over_is_falsely_refused() -> None:
+    meter = Meter()
+    around = await suspended(meter, meter.put_out, lambda: None)
+    assert figures(around) == {"suspended": 1, "suspended_closed": 1, "falsely out": 1}
+    assert around.fleet.condemned == {}
+
+
+async def test_a_suspension_or_resumption_that_was_not_done_is_judged_no_further() -> None:
+    meter = Meter()
+    around = await suspended(meter, unavailable, lambda: None)
+    assert (figures(around), meter.is_connected) == ({"failed_revocations": 1}, True)
+    around = await suspended(meter, meter.put_out, unavailable)
+    assert figures(around) == {"suspended": 1, "suspended_closed": 1, "failed_revocations": 1}
+    assert around.fleet.condemned == {"meter-1": float("inf")}, "nobody knows whether it may get in"
+
+
+async def test_a_suspended_device_whose_network_failed_is_no_credit_to_the_broker() -> None:
+    meter = Meter()
+
+    def breaks() -> None:
+        meter.is_connected = False
+        broken = Closure(Layer.TCP, BROKEN, "", time.monotonic())
+        meter.machine.ended(broken)
+        meter.connection.closed.set_result(broken)
+
+    around = await suspended(meter, breaks, lambda: setattr(meter, "good", True))
+    assert figures(around) == {"suspended": 1, "resumed": 1, "resumed_admitted": 1}
