@@ -65,6 +65,7 @@ class Fault(Enum):
     BANS_THE_HASTY = "knows no revocation, and bans who has often connected and closed without DISCONNECT"
     SHUNS = "listens no more to who has published to a topic that is not its own, and leaves it connected"
     HOLDS_UP = "reads what an offender sends only later: that, and all that it says behind it"
+    FORGETS = "refuses who is revoked once, and lets it in from then on"
     HURRIES = "closes whoever is slow with CONNECT, and learns of a revocation at the handshake only"
     WAITS_IT_OUT = "overlooks whatever comes before CONNECT, until it closes for want of one"
     HEARS_EARLY = "delivers what is published before CONNECT, and closes then"
@@ -194,6 +195,8 @@ class FaultyBroker:
             connect.will is not None and self.fault is Fault.SILENT_TO_HEIRS
         ):
             return True
+        if self.fault is Fault.FORGETS:
+            self.revoked.discard(client.name)
         if client.revoked or (foreign and self.fault is Fault.TAKES_THE_FIRST_NAME):
             client.writer.write(Connack(ReasonCode.NOT_AUTHORIZED).encode(_V5))
             return False

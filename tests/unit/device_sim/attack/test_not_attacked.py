@@ -121,6 +121,7 @@ async def test_what_is_published_before_connect_reaches_nobody(tmp_path: Path, f
         (Fault.SILENT_TO_HEIRS, "37-will", "its CONNECT was not answered, so there may be no will to send"),
         (Fault.TAKES_THE_FIRST_NAME, "24-two-identities", "the attack succeeded: the broker let it in"),
         (Fault.TAKES_THE_FIRST_NAME, "24-other-subject", "the attack succeeded: the broker let it in"),
+        (Fault.NONE, "20-auth-method", "the attack succeeded: the broker let it in"),
     ],
 )
 async def test_who_has_not_answered_has_not_refused(
