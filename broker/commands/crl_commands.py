@@ -33,6 +33,8 @@ crl_app = command_group(help="Show the CRLs in use, and try another one.")
 
 _NEWCOMERS = ("newcomers of", "by", "policy", "are", "because")
 _IN_TABLES = {"lists", "newcomers", "policies", "ocsp_policies", "feed_policy"}
+_CALLED = {"alarms": "alarms so far"}
+"""Counted since the start: they stay when what they were about is over."""
 _QUIET = {"current", "off", "no responder"}
 """States of the staple that need no attention."""
 _FIELDS = ("number", "entries", "state", "this_update", "next_update", "late_from", "source")
@@ -120,7 +122,7 @@ def _print_status(answer: dict[str, Any]) -> None:
     if newcomers := answer.get("newcomers"):
         print_table(_NEWCOMERS, map(_prospect, newcomers))
         sys.stdout.write("\n")
-    facts = {name: value for name, value in answer.items() if name not in _IN_TABLES}
+    facts = {_CALLED.get(name, name): value for name, value in answer.items() if name not in _IN_TABLES}
     if "staple" in facts:
         facts["staple"] = told_staple(facts["staple"])
     print_facts(facts)

@@ -29,6 +29,9 @@ from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.tls import CredentialPem, client_context
 
 _SHOWN = 200
+_NO_ANSWER = "unavailable"
+UNAVAILABLE = f"http {_NO_ANSWER}"
+"""The answer, as the catalogue would write it, of a service that is not reached, or cannot decide now."""
 
 
 def desk_of(scene: Scene) -> EnrolmentDesk:
@@ -57,7 +60,7 @@ async def answered(attempt: Callable[[], Awaitable[x509.Certificate]]) -> Seen:
     except EnrolmentPending as error:
         return Seen(Layer.HTTP, "202 PENDING", str(error), ClosedBy.NOBODY)
     except EnrolmentUnavailable as error:
-        return Seen(Layer.HTTP, "unavailable", str(error), ClosedBy.NOBODY)
+        return Seen(Layer.HTTP, _NO_ANSWER, str(error), ClosedBy.NOBODY)
     return Seen(Layer.HTTP, "issued", f"serial {certificate.serial_number:x}", ClosedBy.NOBODY, got_in=True)
 
 

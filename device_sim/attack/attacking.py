@@ -22,7 +22,7 @@ from device_sim.attack.catalogue import CATALOGUE, NoSuchCase, pick
 from device_sim.attack.choosing import chosen
 from device_sim.attack.delivery_list import OWED
 from device_sim.attack.given import Given
-from device_sim.attack.run import CONTROLS, run, worst
+from device_sim.attack.run import CONTROLS, judged, run, worst
 from device_sim.attack.target import Impossible, Target
 from device_sim.attack.verdict import OPEN, Outcome, Verdict
 from device_sim.destination import clear, expect_file
@@ -93,6 +93,16 @@ def _write(kind: str, target: Target, outcomes: Sequence[Outcome], given: Given)
         report.write_junit(given.junit, kind, name, outcomes)
 
 
+def _exit_code(view: View, target: Target, outcomes: Sequence[Outcome], failed: ExitCode) -> ExitCode:
+    """Return the exit code for *outcomes*; *failed* if a case has."""
+    if not judged(outcomes):
+        view.said("nothing was judged: every case was skipped, for the reason it says")
+        return ExitCode.ERROR
+    # A device left behind is our own error, not a finding.
+    well = ExitCode.OK if target.ended is None or not target.ended.left else ExitCode.ERROR
+    return {Verdict.FAIL: failed, Verdict.INVALID: ExitCode.INVALID}.get(worst(outcomes), well)
+
+
 def judge(
     kind: str, catalogue: Sequence[Case], given: Given, *, tls12: bool = False, failed: ExitCode = ExitCode.SECURITY
 ) -> None:
@@ -141,9 +151,7 @@ def judge(
         _say_where_to_begin(view, outcomes)
         _say_what_is_assumed(view, target, cases, outcomes)
         await asyncio.to_thread(_write, kind, target, outcomes, given)
-        # A device left behind is our own error, not a finding.
-        well = ExitCode.OK if target.ended is None or not target.ended.left else ExitCode.ERROR
-        return {Verdict.FAIL: failed, Verdict.INVALID: ExitCode.INVALID}.get(worst(outcomes), well)
+        return _exit_code(view, target, outcomes, failed)
 
     with explained(view, also=(CapabilityError, Impossible)):
         clear(given.json)

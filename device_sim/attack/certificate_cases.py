@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -340,6 +341,15 @@ async def _two_identities(scene: Scene) -> Seen:
         [x509.UniformResourceIdentifier(scene.target.device(name).uri) for name in (mine, theirs)]
     )
     paper = scene.target.issuer.issue(None, subject=common_name(mine), extra=((names, False),))
+    seen = await scene.present(scene.context(paper.pem), mine)  # Whichever of the two a broker takes it for.
+    return seen if seen.got_in else await scene.present(scene.context(paper.pem), theirs)
+
+
+@case("24-other-subject", "presents a certificate whose subject is another's name, and uses that",
+      NOT_OURS, "mqtt CONNACK 0x85", needs=(Feature.CLIENT_ID_BINDING, Feature.URI_IDENTITY))  # fmt: skip
+async def _other_subject(scene: Scene) -> Seen:
+    mine, theirs = scene.fresh(), scene.fresh()
+    paper = scene.target.issuer.issue(scene.target.device(mine), subject=common_name(theirs))
     return await scene.present(scene.context(paper.pem), theirs)
 
 
@@ -386,11 +396,23 @@ async def _name_constraints(scene: Scene) -> Seen:
 
 def _constrained(scene: Scene, domain: str) -> Paper:
     """Return a good device with a CA that may only name devices of *domain* (RFC 5280 §4.2.1.10)."""
+    limits = x509.NameConstraints([x509.UniformResourceIdentifier(domain)], None)
+    return _below(scene, common_name(f"CA of {domain}"), extra=((limits, True),))
+
+
+def _below(scene: Scene, name: x509.Name, **fields: Any) -> Paper:
+    """Return a good device with a CA called *name*, certified with these *fields* (`Issuer.issue`) by one that may."""
     other = scene.target.other_issuer
     if other is None:
         raise Impossible("the target's CA may certify no CA, and there is no other")
-    limits = x509.NameConstraints([x509.UniformResourceIdentifier(domain)], None)
-    name = common_name(f"CA of {domain}")
-    paper = other.issue(None, subject=name, ca=True, path_length=0, usages=None, extra=((limits, True),))
+    paper = other.issue(None, subject=name, ca=True, path_length=0, usages=None, **fields)
     issuer = Issuer(paper.certificate, paper.key)
     return issuer.issue(scene.target.device(scene.fresh())).presented_with(paper.certificate)
+
+
+@case("24-expired-ca", "presents a certificate of a CA whose own has expired", "tls certificate_expired")
+async def _expired_ca(scene: Scene) -> Seen:
+    control = await scene.show(_below(scene, common_name("CA of today")))
+    if not control.got_in:
+        raise Impossible(f"a device of a CA that is valid is refused as well: {control.text} {control.reason}")
+    return await scene.show(_below(scene, common_name("CA of yesterday"), begins=-2 * _DAY, ends=-_DAY))

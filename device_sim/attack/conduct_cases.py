@@ -167,14 +167,14 @@ async def _never_reads(scene: Scene) -> Seen:
     try:
         if not (await scene.subscribe(slow, scene.topic(name, "cmd/#"))).got_in:
             raise Impossible("a device may not subscribe to its commands here")
-        before = scene.broker_memory()
+        before = scene.target.broker_memory()
         packet = Publish(topic, bytes(_FEED)).encode(sender.version)
         worst = 0.0
         for _ in range(_SLOW_BYTES // _FEED // 16):
             await sender.send(packet * 16, scene.patience)
             worst = max(worst, await scene.served(other))
         await scene.served(sender)  # By now the broker has received all of it.
-        after = scene.broker_memory()
+        after = scene.target.broker_memory()
         if not isinstance(await slow.receive(scene.patience), Publish):
             raise Impossible("not even the first message came: nothing was fed")
     finally:

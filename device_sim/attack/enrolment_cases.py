@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from device_sim.attack import der
-from device_sim.attack.asking import desk_of, enrols, posts, request_for, token_for
+from device_sim.attack.asking import UNAVAILABLE, desk_of, enrols, posts, request_for, token_for
 from device_sim.attack.case import Chapter
 from device_sim.attack.scene import Scene
-from device_sim.attack.target import Impossible
+from device_sim.attack.target import Impossible, Starved, TurnedAway
 from device_sim.attack.verdict import ClosedBy, Layer, Seen
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation_reason import RevocationReason
@@ -34,11 +34,19 @@ async def _good(scene: Scene) -> Seen:
     return await enrols(scene, request_for(name), name, await token_for(scene, name))
 
 
+def _expect_issued(answer: Seen) -> None:
+    """Raise `Starved` or `TurnedAway` if a good request got another *answer*: its token was not used yet."""
+    if answer.got_in:
+        return
+    what = f"a good device does not get its certificate: {answer.text} {answer.reason}".rstrip()
+    raise Starved(what) if answer.text == UNAVAILABLE else TurnedAway(what)
+
+
 @case("44-token-used", "uses its token a second time", "http 401 TOKEN_USED")
 async def _token_used(scene: Scene) -> Seen:
     name = scene.fresh()
     token = await token_for(scene, name)
-    await enrols(scene, request_for(name), name, token)
+    _expect_issued(await enrols(scene, request_for(name), name, token))
     return await enrols(scene, request_for(name), name, token)
 
 
@@ -52,7 +60,8 @@ async def _replayed(scene: Scene) -> Seen:
     token, csr = await token_for(scene, name), request_for(name)
     first = await enrols(scene, csr, name, token)
     again = await enrols(scene, csr, name, token)
-    if not first.got_in or (again.got_in and again.reason != first.reason):
+    _expect_issued(first)
+    if again.got_in and again.reason != first.reason:
         return again  # Another certificate for one token.
     await desk_of(scene).operator.revoke(device=name)
     return await enrols(scene, csr, name, token)
@@ -64,7 +73,9 @@ async def _token_race(scene: Scene) -> Seen:
     token = await token_for(scene, name)
     answers = await asyncio.gather(*(enrols(scene, request_for(name), name, token) for _ in range(10)))
     issued = sum(answer.got_in for answer in answers)
-    if issued != 1:
+    if not issued:
+        _expect_issued(answers[0])
+    if issued > 1:
         return Seen(Layer.HTTP, "issued", f"{issued} certificates for one token", ClosedBy.NOBODY, got_in=True)
     return next(answer for answer in answers if not answer.got_in)
 

@@ -16,7 +16,7 @@ from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import reset
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible, Starved
-from device_sim.attack.tls13_client import HandshakeBroken, offer
+from device_sim.attack.tls13_client import SUITE, HandshakeBroken, offer
 from device_sim.attack.verdict import CLOSED, OPEN, UNANSWERED, ClosedBy, Layer, Seen, is_answer, seen_in
 from device_sim.link.closure import from_error
 from device_sim.link.lost_reset import ask_again
@@ -72,8 +72,11 @@ _older("25-tls12", "offers TLS 1.2 at most, which the broker does not", ssl.TLSV
 async def _null_cipher(scene: Scene) -> Seen:
     if Feature.TLS12 not in scene.target.capabilities.supports:
         # Those of TLS 1.2 would be refused for the version. TLS 1.3 has its own; OpenSSL never offers them.
-        started = time.monotonic()
         try:
+            control = await offer(scene.target.endpoint, SUITE, scene.at_most(_QUICK))
+            if not control.got_in or control.code == OPEN:
+                raise Impossible(f"a good suite is refused as well: {control.text} {control.reason}".rstrip())
+            started = time.monotonic()
             return (await offer(scene.target.endpoint, _INTEGRITY_ONLY, scene.at_most(_QUICK))).since(started)
         except HandshakeBroken as error:
             raise Impossible(f"our own TLS cannot follow the server: {error}") from error
@@ -210,13 +213,17 @@ async def _handshake_flood(scene: Scene) -> Seen:
     async def flood() -> None:
         loop = asyncio.get_running_loop()
         while trouble.goes_on:
-            plain = await _plain(scene, _elsewhere(scene))
+            try:
+                plain = await _plain(scene, _elsewhere(scene))
+            except NotAdmitted as error:
+                await trouble.turned_away(error)
+                continue
             try:
                 with contextlib.suppress(OSError):  # Rejected under load.
                     await loop.sock_sendall(plain, hello)
             finally:
                 reset(plain)
-            trouble.made += 1
+            trouble.came_through()
 
     return await _meanwhile(scene, paper, trouble, flood)
 
@@ -227,11 +234,25 @@ class _Trouble:
 
     least: int
     made: int = 0
+    came: int = 0
     enough: bool = False
+    told: str = ""
+    """How the last of those was turned away that did not come through."""
 
     @property
     def goes_on(self) -> bool:
         return self.made < self.least or not self.enough
+
+    def came_through(self) -> None:
+        """Count an attempt that the broker has taken."""
+        self.made += 1
+        self.came += 1
+
+    async def turned_away(self, why: NotAdmitted) -> None:
+        """Count one that it has not, as it should under load; where nobody listens nothing else would get a turn."""
+        self.made += 1
+        self.told = str(why)
+        await asyncio.sleep(_AGAIN)
 
 
 async def _meanwhile(
@@ -261,6 +282,8 @@ async def _meanwhile(
         for task in making:
             task.cancel()
         await asyncio.gather(*making, return_exceptions=True)
+    if not trouble.came:
+        raise Impossible(f"not one hostile connection came through, so there was no trouble: {trouble.told}")
     figures = f"{trouble.made} of the others; the slowest good connection took {worst * 1000:.0f} ms"
     return Seen(Layer.MQTT, "served", figures, ClosedBy.NOBODY, seconds=worst)
 
@@ -291,14 +314,14 @@ async def _reconnect_storm(scene: Scene) -> Seen:
         while trouble.goes_on:
             try:
                 client = await scene.dial(scene.context(storming.pem), source=_elsewhere(scene))
-            except NotAdmitted:
-                trouble.made += 1  # Rejected under load, as it should be.
+            except NotAdmitted as error:
+                await trouble.turned_away(error)
                 continue
             try:
                 await client.send(scene.connect(storming.name, keep_alive=60).encode())
             finally:
                 client.abort()
-            trouble.made += 1
+            trouble.came_through()
 
     return await _meanwhile(scene, paper, trouble, storm)
 

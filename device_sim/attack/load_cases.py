@@ -30,6 +30,7 @@ from device_sim.core_wait import seconds_waited
 _AT_MOST = 5.0
 _LEVELS = 65_000
 _PROPERTIES = 12_000
+_FILTERS = 15_000
 _SILENT = 20
 _WATCHED = 2.0
 _MOST_LOAD = 0.5
@@ -80,6 +81,12 @@ def _wordy(scene: Scene, name: str) -> bytes:
     return Publish(scene.topic(name), b"wordy", properties=properties).encode(scene.version)
 
 
+def _many(scene: Scene, name: str) -> bytes:
+    filters = (scene.topic(name, f"cmd/{number:x}/+/#") for number in range(_FILTERS))
+    return Subscribe(1, tuple(SubscriptionRequest(each, QoS.AT_MOST_ONCE) for each in filters)).encode(scene.version)
+
+
+_costs("33-many-filters", "subscribes to 15,000 filters in one packet: others are served", _many)
 _costs("33-user-properties", "publishes with 12,000 user properties: others are served", _wordy, (Feature.MQTT5,))
 _costs("34-many-levels", "subscribes and publishes with 32,500 topic levels: others are served", _deep)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 from broker.mqtt.codes import ProtocolVersion, QoS
 from broker.mqtt.connect import Connect
+from broker.mqtt.framing import decode_length
 from broker.mqtt.packets import Connack, Publish
 from broker.mqtt.properties import Properties
 from broker.mqtt.wire import encode_frame, encode_string
@@ -84,20 +85,45 @@ def _bad(
 
 
 def _first(name: str, description: str, made: Callable[[_Own], bytes], *expected: str) -> None:
-    """Add a case in which *made* of a good device's own parts takes the place of CONNECT."""
+    """Add a case in which *made* of a good device's own parts takes the place of CONNECT.
+
+    Another device says nothing meanwhile: who is closed no sooner than that one was not closed for what it sent.
+    """
 
     async def attempt(scene: Scene) -> Seen:
         paper = await scene.device()
-        client = await scene.dialled(paper)
+        silent = await scene.dialled(await scene.device())
+        try:
+            client = await scene.dialled(paper)
+        except BaseException:
+            silent.close()
+            raise
         client.either_form = True
         try:
             started = time.monotonic()
             await client.send(made(_Own.of(scene, paper.name)))
-            return (await client.answer(Connack, deadline=scene.at_most(_ANSWER))).since(started)
+            seen = (await client.answer(Connack, deadline=scene.at_most(_ANSWER))).since(started)
+            if seen.matches(CLOSED) and not (await silent.end(0.0)).got_in:
+                return replace(seen, code=f"{seen.code}, as who says nothing")
+            return seen
         finally:
             client.close()
+            silent.close()
 
     chapter.add(name, description, expected or (CLOSED,), attempt)
+
+
+def _property(content: bytes) -> bytes:
+    """Return a property list with one property."""
+    return bytes((len(content),)) + content
+
+
+def _with_null(connect: bytes, name: str) -> bytes:
+    """Return *connect* with a client identifier that continues behind a null character after *name*."""
+    _, start = decode_length(connect, 1)
+    longer = f"{name}\0x".encode()
+    body = connect[start:].replace(encode_string(name), len(longer).to_bytes(2) + longer, 1)
+    return encode_frame(connect[0], body)
 
 
 def _with_will_flag(connect: bytes) -> bytes:
@@ -110,13 +136,13 @@ def _with_will_flag(connect: bytes) -> bytes:
 async def _oversized(scene: Scene) -> Seen:
     paper = await scene.device()
     client = await scene.admitted(paper)
-    before = scene.broker_memory()
+    before = scene.target.broker_memory()
     try:
         await client.send(b"\x30\xff\xff\xff\x7f" + _Own.of(scene, paper.name).topic + bytes(100_000))
         seen = await client.end(scene.at_most(_ANSWER))
     finally:
         client.close()
-    after = scene.broker_memory()
+    after = scene.target.broker_memory()
     if before is not None and after is not None and after - before > _MEMORY:
         return Seen(Layer.MQTT, "memory", f"the broker grew by {(after - before) >> 20} MB", got_in=True)
     return seen
@@ -134,6 +160,11 @@ _bad("34-qos3", "sends a PUBLISH with QoS 3",
      lambda own: encode_frame(_PUBLISH_QOS3, own.topic + b"\x00\x01" + own.properties))  # fmt: skip
 _bad("34-bad-utf8", "publishes to a topic name that is not UTF-8",
      lambda own: encode_frame(0x30, own.misspelt(b"\xc3\x28") + own.properties))  # fmt: skip
+# Decoded leniently, the first is a slash: behind a policy that saw none, it leads to another device's topic.
+_bad("34-overlong-utf8", "publishes to a topic name with an overlong slash",
+     lambda own: encode_frame(0x30, own.misspelt(b"\xc0\xaf") + own.properties))  # fmt: skip
+_bad("34-surrogate", "publishes to a topic name with half a surrogate pair",
+     lambda own: encode_frame(0x30, own.misspelt(b"\xed\xa0\x80") + own.properties))  # fmt: skip
 _bad("34-null-in-topic", "publishes to a topic name with a null character",
      lambda own: encode_frame(0x30, own.misspelt(b"\0y") + own.properties))  # fmt: skip
 _bad("34-wildcard-topic", "publishes to a topic name with a wildcard",
@@ -149,6 +180,19 @@ _bad(
     "34-property-twice", "sends the same property twice",
     lambda own: encode_frame(0x30, own.topic + b"\x04\x01\x00\x01\x00"), needs=(Feature.MQTT5,),
 )  # fmt: skip
+_bad(
+    "34-response-wildcard", "publishes with a response topic that is a wildcard",  # [MQTT-3.3.2-14]
+    lambda own: encode_frame(0x30, own.topic + _property(b"\x08" + own.commands)), "mqtt DISCONNECT 0x90",
+    needs=(Feature.MQTT5,),
+)  # fmt: skip
+_bad(
+    "34-subscription-identifier", "publishes with a subscription identifier, as only brokers may",  # [MQTT-3.3.4-6]
+    lambda own: encode_frame(0x30, own.topic + _property(b"\x0b\x01")), needs=(Feature.MQTT5,),
+)  # fmt: skip
+_bad(
+    "34-auth", "sends an AUTH, and has named no method",  # [MQTT-4.12.0-7]
+    lambda _: encode_frame(0xF0, b"\x18\x00"), "mqtt DISCONNECT 0x8c", needs=(Feature.MQTT5,),
+)  # fmt: skip
 _bad("34-empty-subscribe", "sends a SUBSCRIBE without a filter",
      lambda own: encode_frame(0x82, b"\x00\x01" + own.properties))  # fmt: skip
 _bad("34-string-too-long", "publishes to a topic name that is longer than the packet",
@@ -157,6 +201,10 @@ _bad("34-properties-too-long", "sends a PUBLISH with properties that are longer 
      lambda own: encode_frame(0x30, own.topic + b"\x7f\x01\x00"), needs=(Feature.MQTT5,))  # fmt: skip
 _first("34-connect-cut", "sends a CONNECT that ends before the will which it announces",
        lambda own: _with_will_flag(own.connect.encode()), CLOSED, "mqtt CONNACK 0x81", "mqtt CONNACK 0x82")  # fmt: skip
+# Where strings end at a null character, it is its own name, and another's would do as well [MQTT-1.5.4-2].
+_first("34-null-in-client-id", "sends a client identifier with a null character behind its own name",
+       lambda own: _with_null(own.connect.encode(), own.connect.client_id),
+       CLOSED, "mqtt CONNACK 0x81", "mqtt CONNACK 0x82", "mqtt CONNACK 0x85")  # fmt: skip
 _first("34-publish-first", "sends a PUBLISH before CONNECT", lambda own: encode_frame(0x30, own.topic + own.properties))
 _first("34-noise", "sends random bytes inside TLS", lambda _: _EVERY_BYTE)
 _first("34-other-protocol", "sends a CONNECT with the protocol name MQTX",

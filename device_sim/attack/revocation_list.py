@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 from dataclasses import replace
@@ -18,8 +19,8 @@ from device_sim.attack.capabilities import Feature
 from device_sim.attack.case import IN, REVOKED, Chapter, revocation
 from device_sim.attack.issuer import Paper
 from device_sim.attack.scene import PATIENCE, Scene
-from device_sim.attack.target import Impossible
-from device_sim.attack.verdict import DELIVERED, ClosedBy, Layer, Seen
+from device_sim.attack.target import Impossible, Starved
+from device_sim.attack.verdict import DELIVERED, NOT_DELIVERED, OPEN, ClosedBy, Layer, Seen, came_to_the_broker, seen_in
 from device_sim.link.tls_dial import NotAdmitted
 
 _NEEDS = (Feature.REVOCATION,)
@@ -27,6 +28,9 @@ _QUEUE = 3
 _EXPIRY = 600
 _RESTART = 30.0
 _LOOK_AGAIN = 0.05
+_ANSWER = 10.0
+_QUIET = 2.0
+"""Seconds of silence after an answer: what was queued comes right behind it."""
 
 chapter = Chapter()
 case = chapter.case
@@ -111,7 +115,7 @@ async def _kept_session(scene: Scene) -> Seen:
 @case("9-queued-messages", "reconnects to get queued messages", "mqtt not-delivered", needs=_NEEDS)
 async def _queued_messages(scene: Scene) -> Seen:
     honest, honest_name = await _kept(scene, _QUEUE)
-    if not (await _fetched(scene, honest, honest_name)).got_in:
+    if (await _fetched(scene, honest, honest_name)).code != DELIVERED:
         raise Impossible("not even a good device gets what was queued for it")
     paper, name = await _kept(scene, _QUEUE)
     await scene.target.registrar.revoke(paper)
@@ -128,20 +132,30 @@ async def _fetched(scene: Scene, paper: Paper, name: str) -> Seen:
     try:
         client = await scene.dial(scene.context(paper.pem))
     except NotAdmitted as error:
-        return Seen(Layer.MQTT, "not-delivered", f"refused: {error.closure}").since(started)
-    answers = []
+        return _not_delivered(seen_in(error.closure), f"refused: {error.closure}").since(started)
+    answers: list[Seen] = []
     try:
         await client.send(_keeping(scene, name).encode())
         while True:
-            packet = await client.receive(2.0)
+            packet = await client.receive(scene.at_most(_QUIET if answers else _ANSWER))
             if isinstance(packet, Publish):
                 return Seen(Layer.MQTT, DELIVERED, "a queued command", ClosedBy.NOBODY, got_in=True)
-            seen = packet if isinstance(packet, Seen) else client.seen(packet)
-            answers.append(seen.text)
+            answers.append(packet if isinstance(packet, Seen) else client.seen(packet))
             if isinstance(packet, Seen):
-                return Seen(Layer.MQTT, "not-delivered", ", then ".join(answers)).since(started)
+                told = ", then ".join(each.text for each in answers)
+                let_in = next((each for each in answers if each.got_in and each.code != OPEN), answers[0])
+                return _not_delivered(let_in, told).since(started)
     finally:
         client.close()
+
+
+def _not_delivered(answer: Seen, told: str) -> Seen:
+    """Return that nothing came to who got this *answer*; or the answer, if that is no refusal."""
+    if answer.code == OPEN:
+        raise Starved(f"neither admitted nor refused: {answer.reason}")
+    if answer.got_in or not came_to_the_broker(answer):
+        return answer
+    return Seen(Layer.MQTT, NOT_DELIVERED, told)
 
 
 @case("10-will", "has a will for its own topic (policy)", "mqtt delivered", "mqtt not-delivered", needs=_NEEDS,
@@ -157,7 +171,7 @@ async def _serial_of_other_issuer(scene: Scene) -> Seen:
         raise Impossible("the broker trusts no second CA of ours")
     paper = await scene.device()
     await scene.target.registrar.revoke(paper)
-    await scene.until_refused(paper)
+    await scene.refused_as_revoked(paper)
     namesake = other.issue(scene.target.device(scene.fresh()), serial=paper.certificate.serial_number)
     return await scene.show(namesake)
 
@@ -219,6 +233,7 @@ async def _first_known(scene: Scene, paper: Paper) -> Seen:
         seen = await scene.show(paper)
         if seen.reason_code != "0x88" or time.monotonic() > until:
             return seen
+        await asyncio.sleep(_LOOK_AGAIN)
 
 
 @case("15-other-certificate", "uses its other certificate, which is not revoked: it is admitted", IN,
@@ -228,7 +243,7 @@ async def _other_certificate(scene: Scene) -> Seen:
     paper = await scene.device()
     successor = scene.forged(paper.name) if desk is None else await desk.renewed(paper)
     await scene.target.registrar.revoke(paper)
-    await scene.until_refused(paper)
+    await scene.refused_as_revoked(paper)
     return await scene.show(successor)
 
 
@@ -254,7 +269,7 @@ async def _neighbour(scene: Scene) -> Seen:
     client = await scene.admitted(neighbour)
     try:
         await scene.target.registrar.revoke(paper)
-        await scene.until_refused(paper)
+        await scene.refused_as_revoked(paper)
         waited = await scene.served(client)
     finally:
         client.close()

@@ -224,8 +224,18 @@ def _right(case: Case, capabilities: Capabilities) -> tuple[str, ...]:
 
 
 def worst(outcomes: Iterable[Outcome]) -> Verdict:
-    """Return the worst verdict; a run in which nothing was tried is a failure."""
-    verdicts = {outcome.verdict for outcome in outcomes} - {Verdict.SKIP}
-    if not verdicts:
+    """Return the worst verdict; a run in which nothing was judged is a failure."""
+    outcomes = tuple(outcomes)
+    if not judged(outcomes):
         return Verdict.FAIL
+    verdicts = {outcome.verdict for outcome in outcomes}
     return next(verdict for verdict in _WORST_FIRST if verdict in verdicts)
+
+
+def judged(outcomes: Iterable[Outcome]) -> bool:
+    """Whether *outcomes* say anything: controls that hold do not, where every case was skipped."""
+    controls = {case.name for case in CONTROLS}
+    return any(
+        outcome.verdict is not Verdict.SKIP and (outcome.verdict is not Verdict.PASS or outcome.name not in controls)
+        for outcome in outcomes
+    )

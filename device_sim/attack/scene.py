@@ -22,7 +22,6 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from broker.mqtt.codes import ProtocolVersion, QoS
@@ -34,7 +33,18 @@ from device_sim.attack.far_broker import TIMED
 from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.target import BrokenPromise, Impossible, Starved, Target, TurnedAway
-from device_sim.attack.verdict import CLOSED, DELIVERED, NOT_DELIVERED, OPEN, ClosedBy, Layer, Seen, is_answer, seen_in
+from device_sim.attack.verdict import (
+    CLOSED,
+    DELIVERED,
+    NOT_DELIVERED,
+    OPEN,
+    ClosedBy,
+    Layer,
+    Seen,
+    came_to_the_broker,
+    is_answer,
+    seen_in,
+)
 from device_sim.attack.watcher import Watcher
 from device_sim.core_wait import MOST_WAITING, CoreWatch
 from device_sim.link.closure import REFUSED, Closure
@@ -87,6 +97,8 @@ class Scene:
         self.listens_until = 0.0
         """Until when what is forbidden may still arrive: what of an offender's is late may only be held up."""
         self.bystander = Bystander(self._innocent, patience)
+        self.knows_own_tls = False
+        """Whether a good device was let in that connects with a TLS stack of our own."""
         self._let_in: set[Role] = set()
         self._watcher: Watcher | None = None
         self._opening = asyncio.Lock()
@@ -309,6 +321,15 @@ class Scene:
         seen = await self.with_grace(refused, self.target.capabilities.limits.revocation)
         return seen if seen.got_in else self.is_out(paper, seen)
 
+    async def refused_as_revoked(self, paper: Paper) -> None:
+        """Return when *paper*, already revoked, is refused; raise `Impossible` if it is not.
+
+        For cases about others: where nobody is refused, that they are not harmed says nothing.
+        """
+        seen = await self.until_refused(paper)
+        if seen.got_in or not came_to_the_broker(seen):
+            raise Impossible(f"who is revoked is not refused here, so nobody can be harmed by it: {seen.text}")
+
     def is_out(self, paper: Paper, seen: Seen) -> Seen:
         """Record that the revoked *paper* was kept out, as in *seen*; return that, to be checked again."""
         self.kept_out[paper.name] = paper
@@ -461,16 +482,10 @@ class Scene:
         await client.send(Pingreq().encode(client.version))
         while True:
             packet = await client.receive(max(0.0, started + self.patience - time.monotonic()))
+            if isinstance(packet, Disconnect):
+                packet = client.seen(packet)
             if isinstance(packet, Seen):
-                raise Starved(f"an innocent device was not served: {packet.text} {packet.reason}")
+                what = f"an innocent device was not served: {packet.text} {packet.reason}".rstrip()
+                raise Starved(what) if packet.got_in else TurnedAway(what)
             if isinstance(packet, Pingresp):
                 return time.monotonic() - started
-
-    def broker_memory(self) -> int | None:
-        """Return the broker's resident memory in bytes, if it is our process."""
-        if self.target.broker_pid is None:
-            return None
-        for line in Path(f"/proc/{self.target.broker_pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
-        return None

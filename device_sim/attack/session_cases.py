@@ -18,7 +18,7 @@ from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import BrokenPromise, Impossible, Starved, TurnedAway
-from device_sim.attack.verdict import CLOSED, OPEN, ClosedBy, Layer, Seen
+from device_sim.attack.verdict import CLOSED, OPEN, ClosedBy, Layer, Seen, came_to_the_broker
 from provisioning.pki.revocation_reason import RevocationReason
 
 _V311 = ProtocolVersion.V311
@@ -40,8 +40,13 @@ case = chapter.case
     needs=(Feature.REVOCATION,),
 )
 async def _before_connect(scene: Scene) -> Seen:
-    paper = await scene.device()
-    client = await scene.dialled(paper)
+    paper, other = await scene.device(), await scene.device()
+    slow = await scene.dialled(other)  # Before the device: whoever is closed for being slow, it is first.
+    try:
+        client = await scene.dialled(paper)
+    except BaseException:
+        slow.close()
+        raise
     try:
         await scene.arrived(client)  # Else it is revoked before the broker has seen its certificate.
         await scene.target.registrar.revoke(paper)
@@ -50,8 +55,16 @@ async def _before_connect(scene: Scene) -> Seen:
         await scene.until_refused(later)  # What was revoked before is known by then.
         started = time.monotonic()
         seen = (await client.connect(scene.connect(paper.name, keep_alive=60))).since(started)
+        if seen.matches(CLOSED):
+            waited = await slow.connect(scene.connect(other.name, keep_alive=60), scene.at_most(_ANSWER))
+            if not waited.got_in or waited.code == OPEN:
+                raise Impossible(
+                    f"revoking took so long here that who is not revoked is not let in either: {waited.text} "
+                    f"{waited.reason}"
+                )
     finally:
         client.close()
+        slow.close()
     return seen if seen.got_in else scene.is_out(paper, seen)
 
 
@@ -181,11 +194,12 @@ async def _revoked_takes_over(scene: Scene) -> Seen:
     desk = scene.target.desk
     successor = scene.forged(paper.name) if desk is None else await desk.renewed(paper)
     await scene.target.registrar.revoke(paper)
-    await scene.until_refused(paper)
+    await scene.refused_as_revoked(paper)
     connected = await scene.admitted(successor)
     try:
-        await scene.show(paper)
-        await scene.show(paper, clean=False)
+        for clean in (True, False):
+            if not came_to_the_broker(answer := await scene.show(paper, clean=clean)):
+                return answer
         return await _stays(scene, connected, "its successor")
     finally:
         connected.close()
@@ -313,8 +327,8 @@ async def _takes_over(scene: Scene) -> Seen:
     victim, thief = await scene.device(), await scene.device()
     connected = await scene.admitted(victim)
     try:
-        await scene.present(scene.context(thief.pem), victim.name)
-        return await _stays(scene, connected, "the victim")
+        answer = await scene.present(scene.context(thief.pem), victim.name)
+        return await _stays(scene, connected, "the victim") if came_to_the_broker(answer) else answer
     finally:
         connected.close()
 
@@ -344,6 +358,21 @@ async def _other_user_name(scene: Scene) -> Seen:
         await client.send(Publish(scene.topic(scene.fresh("victim")), payload).encode(client.version))
         fate = await scene.fate(client, name, payload, offender=True)
         return fate if fate.got_in else replace(seen, withheld=payload)
+    finally:
+        client.close()
+
+
+# Whoever knows no such method must say so: the certificate alone was not what was asked for [MQTT-4.12.0-1].
+@case("20-auth-method", "asks to be authenticated by a method that nobody knows", "mqtt CONNACK 0x8c",
+      "mqtt CONNACK 0x87", needs=(Feature.MQTT5,))  # fmt: skip
+async def _auth_method(scene: Scene) -> Seen:
+    paper = await scene.device()
+    client = await scene.dialled(paper)
+    try:
+        asks = Properties(authentication_method=f"method of {paper.name}", authentication_data=b"admin")
+        started = time.monotonic()
+        connect = scene.connect(paper.name, keep_alive=60, properties=asks)
+        return (await client.connect(connect, scene.at_most(_ANSWER))).since(started)
     finally:
         client.close()
 

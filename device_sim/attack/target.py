@@ -145,3 +145,12 @@ class Target:
     def service(self, name: str) -> Identity:
         """Return the identity of a service."""
         return Identity(self.trust_domain, Role.SERVICE, name)
+
+    def broker_memory(self) -> int | None:
+        """Return the broker's resident memory in bytes, if it is our process."""
+        if self.broker_pid is None:
+            return None
+        for line in Path(f"/proc/{self.broker_pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        return None

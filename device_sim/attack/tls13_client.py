@@ -45,7 +45,8 @@ _CLIENT_HELLO, _SERVER_HELLO, _CERTIFICATE_REQUEST = 1, 2, 13
 _CHANGE_CIPHER_SPEC, _ALERT, _HANDSHAKE = 20, 21, 22
 _VERSION = b"\x03\x03"
 _TLS13 = b"\x03\x04"
-_SUITE = b"\x13\x01"
+SUITE = b"\x13\x01"
+"""TLS_AES_128_GCM_SHA256."""
 _X25519 = b"\x00\x1d"
 _SCHEMES = bytes.fromhex("0403 0503 0603 0807 0804 0805 0806")  # ECDSA, Ed25519, RSA-PSS: what a server may sign with.
 _LARGEST_FRAGMENT = 1 << 14
@@ -168,7 +169,7 @@ class _Exchange:
         return private
 
     async def run(self, server_name: str, flight: Flight, request: bytes, websocket: WebSocket | None) -> bytes:
-        private = await self._hello(server_name, _SUITE)
+        private = await self._hello(server_name, SUITE)
         try:
             _, body = await self._message(_SERVER_HELLO)
         except _Ended as ended:  # No certificate has been shown yet.
@@ -286,7 +287,7 @@ def _share_in(server_hello: bytes) -> bytes:
     if server_hello[2:34] == _RETRY:
         raise HandshakeBroken("the server wants another hello")
     position = 35 + server_hello[34]
-    if server_hello[position : position + 2] != _SUITE:
+    if server_hello[position : position + 2] != SUITE:
         raise HandshakeBroken("the server chose another suite than TLS_AES_128_GCM_SHA256")
     extensions = server_hello[position + 5 :]
     while extensions:

@@ -29,12 +29,14 @@ from device_sim.attack.case import NOWHERE, Chapter, patience
 from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import OTHER, SOON, Scene
-from device_sim.attack.target import Impossible
+from device_sim.attack.target import Impossible, Starved
 from device_sim.attack.verdict import CLOSED, DELIVERED, NOT_DELIVERED, OPEN, ClosedBy, Layer, Seen
 
 _V311 = ProtocolVersion.V311
 _ANSWER = 10.0
 _PACKET = 7
+_READ_AS_OLDER = b"\0"
+"""Who has had no CONNECT does not know the version, and may take an empty property list for part of the payload."""
 
 chapter = Chapter()
 case = chapter.case
@@ -165,6 +167,24 @@ async def _alias(scene: Scene) -> Seen:
         client.close()
 
 
+@case("35-before-connect", "publishes to another device's topic before CONNECT: it is closed, and nobody hears it",
+      CLOSED, needs=(Feature.TOPIC_POLICY,))  # fmt: skip
+async def _before_connect(scene: Scene) -> Seen:
+    watcher = await scene.watcher()
+    paper = await scene.device()
+    payload = f"said by {paper.name} before CONNECT".encode()
+    client = await scene.dialled(paper)
+    try:
+        started = time.monotonic()
+        await client.send(Publish(_of_another(scene, paper.name), payload).encode(client.version))
+        seen = (await client.end(scene.at_most(_ANSWER))).since(started)
+    finally:
+        client.close()
+    if await watcher.got(payload, SOON) or _READ_AS_OLDER + payload in scene.heard:
+        return Seen(Layer.MQTT, DELIVERED, "", ClosedBy.NOBODY, got_in=True).since(started)
+    return replace(seen, withheld=payload)
+
+
 def _subscribes(
     name: str, description: str, topic_filter: str, *expected: str, version: ProtocolVersion | None = None,
     behind: bool = False,
@@ -283,9 +303,11 @@ _subscribes("36-own-group", "subscribes to everything of its own group", "fleet/
 _subscribes("36-second-filter", "subscribes to its own commands and, in the same packet, to #", "#", _NO, behind=True)
 
 
-def _leaves_will(name: str, description: str, *expected: str, version: ProtocolVersion | None = None) -> None:
+def _leaves_will(
+    name: str, description: str, *expected: str, version: ProtocolVersion | None = None, retain: bool = False
+) -> None:
     async def attempt(scene: Scene) -> Seen:
-        return await _will(scene, version)
+        return await _will(scene, version, retain=retain)
 
     chapter.add(name, description, expected, attempt, needs=(Feature.TOPIC_POLICY,), limit=patience)
 
@@ -300,19 +322,27 @@ _leaves_will(
 )
 
 
-async def _will(scene: Scene, version: ProtocolVersion | None) -> Seen:
+_leaves_will("37-will-retained", "connects with a retained will for another device's topic",
+             "mqtt CONNACK 0x87", NOWHERE, retain=True)  # fmt: skip
+
+
+async def _will(scene: Scene, version: ProtocolVersion | None, *, retain: bool) -> Seen:
     await scene.watcher()
     paper = await scene.device()
     name = paper.name
     payload = f"will of {name}".encode()
     client = await scene.dialled(paper)
-    will = Will(scene.topic(scene.fresh("victim")), payload)
-    seen = await client.connect(scene.connect(name, version=version, keep_alive=60, will=will))
+    will = Will(scene.topic(scene.fresh("victim")), payload, retain=retain)
+    seen = await client.connect(scene.connect(name, version=version, keep_alive=60, will=will), scene.at_most(_ANSWER))
     client.abort()
+    if seen.code == OPEN:
+        raise Starved(f"its CONNECT was not answered, so there may be no will to send: {seen.reason}")
     # When this name is admitted again, the old connection has ended and its will is sent (MQTT 5 §3.1.2.5, §3.1.4).
     again = await scene.admitted(paper)
     try:
         fate = await scene.fate(again, name, payload)
+        if retain and not fate.got_in and await scene.retains(will.topic, payload):
+            return Seen(Layer.MQTT, DELIVERED, "retained, for whoever subscribes next", got_in=True)
         return fate if seen.got_in or fate.got_in else replace(seen, withheld=payload)
     finally:
         again.close()

@@ -220,6 +220,11 @@ def is_answer(seen: Seen) -> bool:
     return seen.code not in _SILENT and seen.code not in {OPEN, UNANSWERED}
 
 
+def came_to_the_broker(seen: Seen) -> bool:
+    """Whether an attempt answered so can have had an effect: not if nobody answered, or nothing came in time."""
+    return seen.code not in {UNANSWERED, OPEN}
+
+
 def is_admission(expected: str) -> bool:
     """Whether the answer lets the device have what it wants."""
     _, _, code = expected.partition(" ")

@@ -261,7 +261,7 @@ class Stand:
 
     async def _admit(self, peer: RawClient, attempt: Attempt, connect: Connect) -> bool:
         conduct = self._conduct
-        early = await self._early(peer, attempt) if conduct.ponders else []
+        early = await self._said(peer, attempt) if conduct.ponders else []
         if conduct.connack:
             code = conduct.connack[self._refused % len(conduct.connack)]
             self._refused += 1
@@ -275,10 +275,13 @@ class Stand:
         attempt.answered = time.monotonic()
         for packet in early:
             await self._answer(peer, attempt, packet)
-        return conduct.drop_at is not Step.CONNACK and not attempt.noise
+        if conduct.drop_at is Step.CONNACK:
+            await self._said(peer, attempt)  # At once, the reset would overtake CONNACK, which nobody would read.
+            return False
+        return not attempt.noise
 
-    async def _early(self, peer: RawClient, attempt: Attempt) -> list[Packet]:
-        """Return what comes before CONNACK is sent, a moment late."""
+    async def _said(self, peer: RawClient, attempt: Attempt) -> list[Packet]:
+        """Return what comes within a moment."""
         came: list[Packet] = []
         until = time.monotonic() + _PONDERS
         while not isinstance(packet := await peer.receive(max(0.0, until - time.monotonic())), Seen):

@@ -151,8 +151,10 @@ def _where_instead(path: str) -> str | None:
     """Return what whoever asks for *path*, where nothing is, has probably meant."""
     if _is_est(path):
         return f"EST has {', '.join(est.OPERATIONS)}, each also below a group's name"
+    if path.rpartition("/")[2] in est.OPERATIONS:
+        return f"EST is below {est.PREFIX}"
     if path == "/metrics":
-        return "metrics are on the plain HTTP port, where the setting metrics allows them"
+        return "metrics are on the plain HTTP port, unless the setting metrics is off, as it is by default"
     return None
 
 

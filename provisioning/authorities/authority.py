@@ -107,6 +107,8 @@ async def found(settings: Settings, server_names: Sequence[str], clock: Callable
     try:
         make_folder(directory.parent, 0o777)
         workshop = Workshop(directory)
+    except FileExistsError as error:
+        raise ConfigurationError(f"{directory} cannot be made: {error.filename} is no directory") from error
     except OSError as error:
         raise ConfigurationError(f"{directory} cannot be made: {error.strerror}") from error
     try:

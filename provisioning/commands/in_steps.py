@@ -3,10 +3,14 @@
 A step is atomic: the service does all of it or nothing, and reports those for which it is impossible
 (`provisioning.revocation.batch`). The request is then repeated without those. Repeating a step changes nothing, so an
 interrupted command can simply be run again.
+
+Whoever reads no further, as head does, does not end it, nor does a full disk under the output: of a thousand stolen
+devices half would stay admitted. What could not be shown is an error when all is done.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
@@ -36,6 +40,7 @@ async def in_steps(
     from provisioning.client.operator import RequestRefused  # Late: `service_command`, rule 3.
 
     done = refused = under_way = 0
+    telling = _Telling()
     with progress(done_to, len(which)) as advance:
         try:
             while done < len(which):
@@ -50,20 +55,41 @@ async def in_steps(
                         named = {each.name for each in refusal.items}.intersection(left)
                         if not goes_on or not named or len(which) == 1:
                             raise
-                        for each in refusal.items:
-                            say(f"fleet-provisioning: {each.code}: {each.detail}")
+                        with telling:
+                            for each in refusal.items:
+                                say(f"fleet-provisioning: {each.code}: {each.detail}")
                         refused += len(named)
                         left = [each for each in left if each not in named]
                     else:
                         break
                 done, under_way = done + len(step), 0
-                if left:
-                    show(found)
-                advance(len(step))
+                with telling:
+                    if left and telling.failed is None:
+                        show(found)
+                    advance(len(step))
         finally:
             if done < len(which) and len(which) > 1:
                 _say_how_far(done, under_way, len(which), f"{done_to}{_but(refused)}")
+    if telling.failed is not None:
+        with telling:
+            number = len(which) - refused
+            become = f"{_are(number)} {done_to}{_but(refused)}"
+            say(f"fleet-provisioning: {number} of {len(which)} {become}; not all is shown")
+        raise telling.failed
     return refused
+
+
+class _Telling(contextlib.AbstractContextManager[None]):
+    """A block that tells what was done: if that fails, it ends nothing."""
+
+    failed: OSError | None = None
+    """The first failure."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        if not isinstance(error, OSError):
+            return False
+        self.failed = self.failed or error
+        return True
 
 
 def check_none_refused(refused: int, number: int, done_to: str) -> None:
@@ -72,7 +98,7 @@ def check_none_refused(refused: int, number: int, done_to: str) -> None:
         raise ConfigurationError(f"none of {number} is {done_to}: why is said above")
     if refused:
         left = number - refused
-        raise ConfigurationError(f"{left} of {number} {'is' if left == 1 else 'are'} {done_to}{_but(refused)}")
+        raise ConfigurationError(f"{left} of {number} {_are(left)} {done_to}{_but(refused)}")
 
 
 def _say_how_far(done: int, under_way: int, number: int, become: str) -> None:
@@ -83,6 +109,10 @@ def _say_how_far(done: int, under_way: int, number: int, become: str) -> None:
         told += f"{perhaps}: to run it again does no harm"
     if told:
         say(f"fleet-provisioning: {told}")
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def _but(refused: int) -> str:

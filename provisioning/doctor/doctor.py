@@ -19,6 +19,7 @@ import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Final
 
 from cryptography import x509
@@ -47,6 +48,7 @@ from provisioning.program import full_disk
 from provisioning.program.given_file import SETTINGS_BYTES, contents_of
 from provisioning.store import audit, audit_findings, schema
 from provisioning.store.database import Database
+from provisioning.store.held_lock import is_held
 from provisioning.store.usable import reason_of
 
 _PRIVATE_DIRECTORY: Final = 0o700
@@ -61,6 +63,7 @@ _FULL: Final = 1024 * 1024
 _FEW_FILES: Final = 16
 """The store's and a renewed certificate's are made when they are needed."""
 _PROBE_SECONDS: Final = 2.0
+_LOCK_SECONDS: Final = 2
 _FIRST_UNPRIVILEGED: Final = 1024
 _DRAFT_SECONDS: Final = 60
 """A draft is renamed as soon as it is written."""
@@ -264,7 +267,7 @@ async def _opened(database: Database, settings: Settings, now: datetime) -> Asyn
     schema.check_there(database)
     state = await database.read(schema.state)
     if state is schema.SchemaState.CURRENT:
-        whole = await database.read(lambda connection: _whole(connection, where))
+        whole = await database.read(lambda connection: _whole(connection, database))
         yield whole
         if whole.check != _TORN:
             async for finding in _records(settings, database, now):
@@ -294,8 +297,9 @@ def _unusable(refusal: Refused, settings: Settings, where: str) -> Finding:
     )
 
 
-def _whole(connection: Connection, where: str) -> Finding:
+def _whole(connection: Connection, database: Database) -> Finding:
     """Report whether the database has all of its schema, and can be written to."""
+    where = database.shown_url
     if lost := schema.missing(connection):
         return failed(
             _TORN,
@@ -307,6 +311,13 @@ def _whole(connection: Connection, where: str) -> Finding:
             "database",
             f"{where} is read-only: it is a standby, or is configured so",
             "give the primary's address, or both: ?host=A&host=B&target_session_attrs=read-write",
+        )
+    file = Path(database.url.database or "")
+    if database.url.get_backend_name() == "sqlite" and is_held(file, _LOCK_SECONDS):
+        return failed(
+            "database",
+            f"{where} is locked: another program has kept others from writing for {_LOCK_SECONDS} seconds",
+            f"end its transaction (a sqlite3 shell, a backup): fuser -v {quoted(file)} names those that have it open",
         )
     return ok("database", f"{where} answers, its schema is current")
 

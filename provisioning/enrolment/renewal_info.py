@@ -93,9 +93,9 @@ class RenewalService:
                 return _over(stored.revocation.revoked_at)
             if stored.ended_above is not None:
                 return _over(stored.ended_above)
-            order = renewals.concerning(connection, stored.device.group, stored.issued_at)
+            orders = renewals.concerning(connection, stored.device.group, stored.issued_at)
             # Not from notBefore: a certificate backdated by more than its lifetime would be renewed at once, for ever.
-            return window(stored.issued_at, stored.not_after, share, order)
+            return window(stored.issued_at, stored.not_after, share, *orders)
 
         return await self._database.read(look)
 
@@ -130,14 +130,18 @@ class RenewalService:
         return outcome
 
 
-def window(issued_at: datetime, not_after: datetime, share: float, order: Hastened | None = None) -> RenewalInfo:
-    """Return when to renew a certificate whose position in the spread is *share*, from 0 to 1."""
+def window(issued_at: datetime, not_after: datetime, share: float, *orders: Hastened) -> RenewalInfo:
+    """Return when to renew a certificate whose position in a spread is *share*, from 0 to 1: the earliest of *orders*.
+
+    A later one may be sooner done: the operator was in no hurry at first.
+    """
     life = not_after - issued_at
     middle = issued_at + life * (1 / 2 if life < _SHORT_LIFE else 2 / 3) + life * _JITTER * (2 * share - 1)
     half = life * _WIDTH / 2
     start, end = middle - half, middle + half
-    if order is not None and order.at + order.spread * share < start:
-        start = order.at + order.spread * share - timedelta(seconds=2)
+    hastened = min((each.at + each.spread * share for each in orders), default=start)
+    if hastened < start:
+        start = hastened - timedelta(seconds=2)
         end = start + timedelta(seconds=1)
     return RenewalInfo(
         start.replace(microsecond=0), end.replace(microsecond=0), min(max(life / 20, _RETRY[0]), _RETRY[1])

@@ -82,7 +82,8 @@ class StoredCertificate:
     @property
     def ended_above(self) -> datetime | None:
         """Since when it is worthless because its key or CA was ended, whether or not it is itself revoked yet."""
-        return self.key_ended_at or self.issuer_ended_at
+        of_key, of_issuer = self.key_ended_at, self.issuer_ended_at
+        return of_key or of_issuer if of_key is None or of_issuer is None else min(of_key, of_issuer)
 
     @property
     def on_hold(self) -> bool:

@@ -47,14 +47,12 @@ def concerned(connection: Connection, group: str | None, at: datetime) -> int:
     return number
 
 
-def concerning(connection: Connection, group: str | None, issued_at: datetime) -> Hastened | None:
-    """Return the first order that concerns a certificate of *group* issued at *issued_at*."""
+def concerning(connection: Connection, group: str | None, issued_at: datetime) -> list[Hastened]:
+    """Return the orders that concern a certificate of *group* issued at *issued_at*: of each spread the first."""
     orders = hastened_renewals.c
     statement = (
-        select(orders.hastened_at, orders.spread_seconds)
+        select(func.min(orders.hastened_at), orders.spread_seconds)
         .where(or_(orders.group_name.is_(None), orders.group_name == group), orders.hastened_at >= issued_at)
-        .order_by(orders.hastened_at)
-        .limit(1)
+        .group_by(orders.spread_seconds)
     )
-    row = connection.execute(statement).one_or_none()
-    return None if row is None else Hastened(row.hastened_at, timedelta(seconds=row.spread_seconds))
+    return [Hastened(at, timedelta(seconds=spread)) for at, spread in connection.execute(statement)]

@@ -1,7 +1,9 @@
 """A small MQTT 5 broker in this process for a tester of bad devices to attack; it is correct, or has one fault.
 
 Handles: mutual TLS, QoS 0 and 1, subscriptions, a topic policy (a device publishes below its own topics), keep alive.
-Does not handle: revocation, sessions, wills, retained messages.
+A test may put names in `FaultyBroker.revoked`: who then begins a connection is refused at its CONNECT.
+
+Does not handle: sessions, wills, retained messages.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ _EARLY = 0.2
 _HELD_UP = 7.0
 _FOURTH = 4
 _OFTEN = 5
+_TO_CONNECT = 0.6
 
 
 class Fault(Enum):
@@ -62,6 +65,13 @@ class Fault(Enum):
     BANS_THE_HASTY = "knows no revocation, and bans who has often connected and closed without DISCONNECT"
     SHUNS = "listens no more to who has published to a topic that is not its own, and leaves it connected"
     HOLDS_UP = "reads what an offender sends only later: that, and all that it says behind it"
+    FORGETS = "refuses who is revoked once, and lets it in from then on"
+    HURRIES = "closes whoever is slow with CONNECT, and learns of a revocation at the handshake only"
+    WAITS_IT_OUT = "overlooks whatever comes before CONNECT, until it closes for want of one"
+    HEARS_EARLY = "delivers what is published before CONNECT, and closes then"
+    SILENT_TO_THIEVES = "does not answer a CONNECT under another's client identifier"
+    SILENT_TO_HEIRS = "does not answer a CONNECT with a will"
+    TAKES_THE_FIRST_NAME = "refuses client identifiers other than the Common Name, whatever else a certificate says"
     IGNORES_FLAGS = "does not look at the reserved bits of a SUBSCRIBE, but at its filter"
 
 
@@ -76,6 +86,7 @@ class _Client:
     connected: bool = False
     shunned: bool = False
     held_up: bool = False
+    revoked: bool = False
     patience: float | None = None
     buffer: bytes = b""
     filters: list[str] = field(default_factory=list)
@@ -87,6 +98,7 @@ class FaultyBroker:
     def __init__(self, fault: Fault) -> None:
         self.fault = fault
         self._clients: list[_Client] = []
+        self.revoked: set[str] = set()
         self._admitted = 0
         self._delivered = 0
         self._broken_off: Counter[str] = Counter()
@@ -98,6 +110,9 @@ class FaultyBroker:
         subject: Any = (tls.getpeercert() or {})["subject"]
         client = _Client(writer, dict(next(iter(each)) for each in subject)["commonName"])
         self._clients.append(client)
+        client.revoked = client.name in self.revoked
+        if self.fault in {Fault.HURRIES, Fault.WAITS_IT_OUT}:
+            client.patience = _TO_CONNECT
         self._serving(asyncio.current_task())
         try:
             while data := await asyncio.wait_for(reader.read(65536), client.patience):
@@ -107,7 +122,8 @@ class FaultyBroker:
                     break
                 client.buffer = client.buffer[used:]
         except TimeoutError:
-            writer.write(Disconnect(ReasonCode.KEEP_ALIVE_TIMEOUT).encode(_V5))
+            if client.connected:
+                writer.write(Disconnect(ReasonCode.KEEP_ALIVE_TIMEOUT).encode(_V5))
         except PacketError:
             if self.fault is Fault.DIES:
                 self.end()
@@ -137,7 +153,11 @@ class FaultyBroker:
 
     def _handle(self, client: _Client, first: int, body: bytes) -> bool:
         """Return whether the connection continues."""
+        if self.fault is Fault.WAITS_IT_OUT and not client.connected and first >> 4 != PacketType.CONNECT:
+            return True
         packet = self._decoded(first, body)
+        if self.fault is Fault.HEARS_EARLY and isinstance(packet, Publish) and not client.connected:
+            self._deliver(packet)
         if isinstance(packet, Connect) == client.connected:
             raise ProtocolError("CONNECT comes once, and first")
         match packet:
@@ -146,7 +166,7 @@ class FaultyBroker:
             case Connect(keep_alive=seconds):
                 client.connected = True
                 client.patience = seconds * _PATIENCE.get(self.fault, _GRACE)
-                return self._admits(client)
+                return self._answers(client, packet)
             case Subscribe(packet_id=packet_id, requests=requests):
                 client.filters += [request.filter for request in requests]
                 client.writer.write(Suback(packet_id, tuple(ReasonCode.SUCCESS for _ in requests)).encode(_V5))
@@ -168,6 +188,19 @@ class FaultyBroker:
             if self.fault is Fault.IGNORES_FLAGS:
                 first |= 2
         return decode_packet(first, body, _V5)
+
+    def _answers(self, client: _Client, connect: Connect) -> bool:
+        foreign = connect.client_id != client.name
+        if (foreign and self.fault is Fault.SILENT_TO_THIEVES) or (
+            connect.will is not None and self.fault is Fault.SILENT_TO_HEIRS
+        ):
+            return True
+        if self.fault is Fault.FORGETS:
+            self.revoked.discard(client.name)
+        if client.revoked or (foreign and self.fault is Fault.TAKES_THE_FIRST_NAME):
+            client.writer.write(Connack(ReasonCode.NOT_AUTHORIZED).encode(_V5))
+            return False
+        return self._admits(client)
 
     def _admits(self, client: _Client) -> bool:
         self._admitted += 1
@@ -213,6 +246,17 @@ class FaultyBroker:
                 client.writer.write(Publish(packet.topic, packet.payload).encode(_V5))
 
 
+class _Registrar(SigningRegistrar):
+    """Tells the broker of revocations."""
+
+    def __init__(self, issuer: Issuer, broker: FaultyBroker) -> None:
+        super().__init__(issuer, None)
+        self._broker = broker
+
+    async def revoke(self, paper: Paper) -> None:
+        self._broker.revoked.add(paper.name)
+
+
 _STAPLE_DUE = x509.TLSFeature([x509.TLSFeatureType.status_request])
 
 
@@ -250,5 +294,6 @@ async def faulty(
     )
     async with await asyncio.start_server(broker.serve, "127.0.0.1", 0, ssl=context) as listener:
         endpoint = Endpoint("127.0.0.1", listener.sockets[0].getsockname()[1], "localhost")
-        yield Target(claims, endpoint, directory / "ca.pem", authority, SigningRegistrar(authority, None))
+        registrar = _Registrar(authority, broker)
+        yield Target(claims, endpoint, directory / "ca.pem", authority, registrar)
         await broker.close()

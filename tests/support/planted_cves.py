@@ -12,6 +12,8 @@ from tests.support.planting import Fault
 _AUTHORISED = "broker/connection/authorization.py"
 _PROPERTIES = "broker/mqtt/properties.py"
 _WIRE = "broker/mqtt/wire.py"
+_HANDLERS = "broker/connection/handlers.py"
+_CONNECT = "broker/connection/connect_handler.py"
 _FIELDS = "provisioning/ca/fields.py"
 
 COSTLY: Sequence[Fault] = (
@@ -32,6 +34,15 @@ COSTLY: Sequence[Fault] = (
         (
             '    __import__("time").sleep(2e-4 * topic_name.count("/"))\n'
             '    if topic_name.count("/") >= engine.limits.max_topic_levels:\n'
+        ),
+    ),
+    # Each filter of a packet costs as much as if it were the only one.
+    (
+        _AUTHORISED,
+        "    topic_filter = request.filter if shared is None else shared.topic_filter\n    if request.filter.count",
+        (
+            '    __import__("time").sleep(4e-4)\n'
+            "    topic_filter = request.filter if shared is None else shared.topic_filter\n    if request.filter.count"
         ),
     ),
     # Whoever says nothing is asked again and again (CVE-2023-5632).
@@ -61,10 +72,63 @@ OVERRUN: Sequence[Fault] = (
         ),
     ),
 )
+LENIENT: Sequence[Fault] = (
+    # Text is read as by C, and by those who decode what no encoder makes.
+    (
+        _WIRE,
+        "        text = (\n            data.decode()\n        )",
+        '        text = data.decode("utf-8", "replace").partition("\\0")[0]',
+    ),
+    (_PROPERTIES, "STRING, _P.PUBLISH, WILL, accept=_topic)", "STRING, _P.PUBLISH, WILL)"),
+    (_HANDLERS, "    if packet.properties.subscription_identifiers:  # ", "    if False:  # "),
+    (
+        "broker/mqtt/auth.py",
+        '            raise ProtocolError("authentication method: missing in an AUTH packet")\n',
+        "            return cls()\n",
+    ),
+    (
+        _HANDLERS,
+        "    if handler is None:\n",
+        '    if packet.packet_type.name == "AUTH":\n        return\n    if handler is None:\n',
+    ),
+    (_CONNECT, "    if packet.properties.authentication_method is not None:\n", "    if False:\n"),
+    # Whoever is closed for it has been heard.
+    (
+        _HANDLERS,
+        '        raise ProtocolError("the first packet is not CONNECT")',
+        (
+            "        if isinstance(packet, Publish):\n"
+            "            early = Message(packet.topic.encode(), packet.payload, packet.qos, retain=False)\n"
+            "            engine.publish_own(early, now)\n"
+            '        raise ProtocolError("the first packet is not CONNECT")'
+        ),
+    ),
+    (
+        "broker/admission/admission.py",
+        "        if will is not None and not self.permissions(identity",
+        "        if will is not None and not will.retain and not self.permissions(identity",
+    ),
+    (
+        "broker/engine/engine.py",
+        "            if permitted and self._may_be_published(session, will, topic_name):",
+        "            if permitted and (message.retain or self._may_be_published(session, will, topic_name)):",
+    ),
+    (
+        "provisioning/pki/tls.py",
+        "    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN\n    if caller_checks_dates:\n",
+        "    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN\n    if True:\n",
+    ),
+    (
+        "broker/admission/admission.py",
+        "        if peer.seconds_left < 0:\n",
+        "        if peer.seconds_left < 0 and facts.not_after < now:\n",
+    ),
+    (_CONNECT, "    if now >= connection.expires_at:\n", "    if False:\n"),
+)
 LEFT_BEHIND: Sequence[Fault] = (
     # What was refused has its effect all the same.
     (
-        "broker/connection/connect_handler.py",
+        _CONNECT,
         "    if refusal is not None:\n        connection.refuse(",
         (
             "    if refusal is not None and connection.peer is not None:\n"
@@ -82,7 +146,7 @@ LEFT_BEHIND: Sequence[Fault] = (
 PREFIXES: Sequence[Fault] = (
     # The policy sees the topic with its prefix, the router without (EMQX, pull request 9171).
     (
-        "broker/connection/handlers.py",
+        _HANDLERS,
         "    refusal = refuse_publish(engine, session, topic_name)\n",
         (
             "    refusal = refuse_publish(engine, session, topic_name)\n"

@@ -20,7 +20,7 @@ from device_sim.attack.revocation_list import chapter
 from device_sim.attack.verdict import Outcome, Verdict
 from device_sim.stage import processes
 from tests.support import planting
-from tests.support.planted_cves import COSTLY, GRANTED, LEFT_BEHIND, OVERRUN, PREFIXES
+from tests.support.planted_cves import COSTLY, GRANTED, LEFT_BEHIND, LENIENT, OVERRUN, PREFIXES
 from tests.support.planted_doors import AT_THE_OTHER_LISTENER, FOR_ANOTHER, NEVER_RELEASED, STAPLED
 from tests.support.planting import Fault
 
@@ -286,6 +286,7 @@ OF_OTHERS: Mapping[str, tuple[Sequence[Fault], Mapping[str, str]]] = {
         COSTLY,
         {
             "28-idle-load": "20 connections that say nothing keep the broker busy",
+            "33-many-filters": "s, 5 s at most",
             "33-user-properties": "s, 5 s at most",
             "34-many-levels": "s, 5 s at most",
         },
@@ -302,6 +303,21 @@ OF_OTHERS: Mapping[str, tuple[Sequence[Fault], Mapping[str, str]]] = {
             "36-own-group": "it was delivered",
             "36-queue": "it was delivered",
             "37-will-of-refused": "it was delivered",
+        },
+    ),
+    "read": (
+        LENIENT,
+        {
+            "20-auth-method": LET_IN,
+            "24-expired-ca": LET_IN,
+            "34-auth": "still open at the deadline",
+            "34-null-in-client-id": LET_IN,
+            "34-overlong-utf8": "still open at the deadline",
+            "34-response-wildcard": "still open at the deadline",
+            "34-subscription-identifier": "still open at the deadline",
+            "34-surrogate": "still open at the deadline",
+            "35-before-connect": "it was delivered",
+            "37-will-retained": "it was delivered",
         },
     ),
     "granted": (

@@ -158,7 +158,10 @@ def test_metrics_count_by_route_and_code_and_tell_the_state_of_the_parts(limited
 
 
 def test_metrics_are_off_unless_configured(service: ProvisioningService) -> None:
-    where = "NOT_FOUND: GET /metrics: metrics are on the plain HTTP port, where the setting metrics allows them\n"
+    where = (
+        "NOT_FOUND: GET /metrics: metrics are on the plain HTTP port, unless the setting metrics is off, as it is by "
+        "default\n"
+    )
     for refused in (Curl(service.http).run("/metrics"), Curl(service.https, service.bundle).run("/metrics")):
         assert (refused.status, refused.text) == (404, where)
 

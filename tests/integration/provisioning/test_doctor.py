@@ -446,6 +446,20 @@ def test_a_table_that_was_dropped_and_a_certificate_of_another_service_are_found
     assert "restore the store from the backup" in finding["remedy"]
 
 
+def test_a_lock_that_another_program_does_not_give_back_is_found(pristine: ProvisioningService) -> None:
+    """`status` said that the doctor says why the store is slow, and the doctor found nothing."""
+    database = pristine.dir / "fleet.db"
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as shell:
+        shell.execute("BEGIN IMMEDIATE")
+        code, found = findings(pristine)
+        (finding,) = found["database"]
+        assert (code, finding["detail"].partition(" is locked: ")[2]) == (
+            1, "another program has kept others from writing for 2 seconds"
+        )  # fmt: skip
+        assert finding["remedy"].endswith(f"fuser -v {database} names those that have it open")
+    assert findings(pristine)[0] == 0
+
+
 @pytest.fixture
 def volume() -> Iterator[Path]:
     """A file system of two megabytes, with room for 64 files."""

@@ -343,6 +343,9 @@ def test_an_answer_says_what_it_is_and_which_method_it_wants(stranger: Curl, ser
         "NOT_FOUND: POST /.well-known/est/simplenroll: EST has cacerts, csrattrs, simpleenroll, simplereenroll, "
         "serverkeygen, each also below a group's name\n"
     )
+    assert stranger.run("/est/simpleenroll", data=b"x").text == (
+        "NOT_FOUND: POST /est/simpleenroll: EST is below /.well-known/est\n"
+    )
     head = stranger.run("/.well-known/est/cacerts", "--head")
     whole = stranger.run("/.well-known/est/cacerts")
     assert (head.status, head.body, head.headers["Content-Length"]) == (200, b"", str(len(whole.body)))

@@ -87,7 +87,7 @@ def test_a_broker_that_was_not_started_anew_since_an_upgrade_is_understood(capsy
     assert capsys.readouterr().out.splitlines() == [
         "feed age seconds    0.5",
         "newcomers admitted  yes",
-        "alarms              none",
+        "alarms so far       none",
     ]
 
 

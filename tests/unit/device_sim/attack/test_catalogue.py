@@ -55,6 +55,7 @@ def test_names_are_unique_and_every_case_expects_something(cases: Sequence[Case]
                 "14-incomplete-chain",
                 "37-will",
                 "37-will-311",
+                "37-will-retained",
                 "37-will-of-refused",
                 "38-will-of-revoked",
                 "41-will-of-frozen",

@@ -132,7 +132,7 @@ async def test_a_flood_is_one_across_a_long_link_too(
             at_once[1] = max(at_once)
             await asyncio.sleep(0)
             at_once[0] -= 1
-            trouble.made += 1
+            trouble.came_through()
 
     async with broker(tmp_path, lambda _: True) as target:
         scene = Scene(target)

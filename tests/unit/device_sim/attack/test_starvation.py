@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from broker.mqtt.codes import PacketType, ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.publish import PINGRESP
 from device_sim import core_wait
-from device_sim.attack import run
+from device_sim.attack import handshake_cases, run
 from device_sim.attack.capabilities import Capabilities, Feature
 from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE
@@ -106,6 +107,48 @@ async def test_who_cuts_a_good_one_off_without_a_word_and_lets_it_in_later_passe
     async with broker(tmp_path, lambda number: True if number % 3 == 0 else None) as target:
         outcome = await tried(target, case, 60.0)
     assert outcome.verdict is Verdict.PASS
+
+
+async def test_a_storm_of_which_nothing_came_through_was_none(
+    tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a broker passes that nobody has attacked: from another address it was not reached."""
+    monkeypatch.setattr(handshake_cases, "_AGAIN", 0.0)
+    monkeypatch.setattr(handshake_cases, "_elsewhere", lambda _: "203.0.113.1")  # Not of this machine.
+    async with broker(tmp_path, lambda _: True) as target:
+        outcome = await tried(target, case, 60.0)
+    assert outcome.verdict is Verdict.SKIP, outcome.judgement
+    assert outcome.judgement.why.startswith("not one hostile connection came through, so there was no trouble: tcp ")
+
+
+async def test_who_turns_the_storm_away_and_serves_the_good_one_passes(
+    tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is a defence, and was held against it where the flood is one of connections."""
+    looks = itertools.count()
+    monkeypatch.setattr(handshake_cases, "_AGAIN", 0.0)
+    monkeypatch.setattr(handshake_cases, "_elsewhere", lambda _: None if next(looks) < 3 else "203.0.113.1")
+    async with broker(tmp_path, lambda _: True) as target:
+        outcome = await tried(target, case, 60.0)
+    assert outcome.verdict is Verdict.PASS, outcome.judgement
+
+
+@pytest.mark.timeout(60)
+async def test_a_broker_that_dies_in_a_storm_is_found_dead(tmp_path: Path, case: Case) -> None:
+    """The storm, which is turned away at once from then on, must let others have a turn."""
+
+    def serves(number: int) -> bool:
+        if number > 5:
+            target.endpoint = replace(target.endpoint, port=nobody)
+        return True
+
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        nobody = unheard.getsockname()[1]
+        async with broker(tmp_path, serves) as target:
+            outcome = await tried(target, case, 1.0)
+    assert outcome.verdict is Verdict.FAIL, outcome.judgement
+    assert "a good device was not let in within 1 s" in outcome.judgement.why
 
 
 async def test_who_serves_nobody_while_others_make_trouble_fails(tmp_path: Path, case: Case) -> None:

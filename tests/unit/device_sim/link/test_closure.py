@@ -5,7 +5,17 @@ import ssl
 import pytest
 
 from device_sim.backoff import Jitter
-from device_sim.link.closure import BrokenByUs, Closure, Layer, Verdict, connack_311, from_error, hint_in
+from device_sim.link.closure import (
+    BrokenByUs,
+    Closure,
+    Layer,
+    Verdict,
+    connack_311,
+    from_error,
+    hint_in,
+    is_alert,
+    unasked_session,
+)
 from device_sim.randomness import randomness_of
 from device_sim.scenario.groups import BackoffPolicy
 
@@ -129,3 +139,55 @@ def test_what_a_broker_says_stays_within_its_line_and_moves_no_cursor() -> None:
     hostile = "\x1b]52;c;Y3VybA==\x07\x1b[2J\nPASS: 9 of 9 checks"
     closure = Closure(Layer.MQTT, "0x87 Not authorized", hostile, 0.0, 0x87)
     assert str(closure) == r"mqtt 0x87 Not authorized (\x1b]52;c;Y3VybA==\x07\x1b[2J\nPASS: 9 of 9 checks)"
+
+
+@pytest.mark.parametrize("number", [0x88, 0x89, 0x8B, 0x8D, 0x93, 0x96, 0x97, 0x9F])
+def test_what_passes_by_itself_is_tried_again_and_its_neighbours_are_not(number: int) -> None:
+    """MQTT 5 §2.4. A refusal that needs somebody to change something begins at 0x80."""
+    assert Closure(Layer.MQTT, f"0x{number:02x}", "", 0, number).verdict is Verdict.AGAIN
+    passing = {0x88, 0x89, 0x8B, 0x8D, 0x93, 0x96, 0x97, 0x9F}
+    for other in {0x80, number - 1, number + 1} - passing:
+        assert Closure(Layer.MQTT, f"0x{other:02x}", "", 0, other).verdict is Verdict.FINAL
+
+
+@pytest.mark.parametrize(
+    ("code", "number", "words"),
+    [
+        (0x84, 1, "unacceptable protocol version"),
+        (0x85, 2, "identifier rejected"),
+        (0x88, 3, "server unavailable"),
+        (0x86, 4, "bad user name or password"),
+        (0x87, 5, "not authorized"),
+        (6, 6, "reserved"),
+    ],
+)
+def test_a_return_code_of_3_1_1_is_told_by_its_own_number(code: int, number: int, words: str) -> None:
+    closure = connack_311(code, 3.0)
+    assert (closure.layer, closure.code, closure.number, closure.at) == (Layer.MQTT, f"{number} {words}", number, 3.0)
+
+
+def test_an_alert_is_the_peer_s_and_no_failure_of_our_own() -> None:
+    assert is_alert(alert("TLSV1_ALERT_UNKNOWN_CA"))
+    assert not is_alert(alert("WRONG_VERSION_NUMBER"))
+    without = ssl.SSLSyscallError(5, "the connection is lost")
+    without.reason = None  # type: ignore[assignment]
+    assert not is_alert(without)
+    assert not is_alert(ConnectionResetError(104, "TLSV1_ALERT_UNKNOWN_CA"))
+
+
+def test_a_server_that_we_refuse_is_told_with_what_is_wrong_with_it() -> None:
+    error = ssl.SSLCertVerificationError(1, "text")
+    error.verify_message = "certificate has expired"
+    closure = from_error(error, 0)
+    assert (closure.code, closure.reason) == ("server_certificate", "we refuse the server: certificate has expired")
+
+
+@pytest.mark.parametrize(("error", "words"), [(OSError("no route"), "no route"), (OSError(), "OSError")])
+def test_an_error_without_a_text_is_told_by_its_kind(error: OSError, words: str) -> None:
+    assert from_error(error, 0).reason == words
+
+
+def test_a_session_that_nobody_asked_for_is_a_closure_of_our_own() -> None:
+    closure = unasked_session(2.0)
+    assert (closure.layer, closure.code, closure.at) == (Layer.MQTT, "session present", 2.0)
+    assert "a clean start was asked for" in closure.reason

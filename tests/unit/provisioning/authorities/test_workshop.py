@@ -1,14 +1,19 @@
-"""The folder in which an authority is made, on a disk that fails at the last step."""
+"""The folder in which an authority is made, on a disk that fails at the last step, and where there can be none."""
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from provisioning.authorities.authority import found
 from provisioning.authorities.workshop import Workshop
+from provisioning.config import Settings
+from provisioning.errors import ConfigurationError
 
 
 def test_a_directory_that_is_not_surely_on_disk_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,3 +33,13 @@ def test_a_directory_that_is_not_surely_on_disk_is_none(tmp_path: Path, monkeypa
     assert (workshop.path / "root-ca.key").exists(), "who deletes its keys finds them"
     workshop.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_where_a_directory_should_be_is_named(tmp_path: Path) -> None:
+    file, loop = tmp_path / "file", tmp_path / "loop"
+    file.write_text("")
+    loop.symlink_to(loop)
+    for each in (file, loop):
+        with pytest.raises(ConfigurationError, match=f"^{each}/fleet cannot be made: {each} is no directory$"):
+            asyncio.run(found(Settings(directory=each / "fleet"), ["localhost"], lambda: datetime.now(UTC)))
+    assert sorted(tmp_path.iterdir()) == [file, loop]

@@ -80,17 +80,51 @@ async def test_what_concerns_all_ends_it(
     assert capfd.readouterr().err == "fleet-provisioning: the first 4 of 10 are void\n"
 
 
-async def test_what_was_done_and_cannot_be_shown_is_known_to_be_done(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(28, "No space left on device")])
+async def test_who_reads_no_further_ends_nothing(capfd: pytest.CaptureFixture[str], error: OSError) -> None:
+    """Of a thousand stolen devices, whose names somebody looks at with head, half would stay admitted."""
+    asked: list[int] = []
+    shown: list[int] = []
+
     async def act(step: Sequence[int]) -> list[int]:
+        if 9 in step:
+            raise refusal(9)
+        asked.extend(step)
         return list(step)
 
     def show(found: Sequence[int]) -> None:
         if 4 in found:
-            raise BrokenPipeError
+            raise error
+        shown.extend(found)
 
-    with pytest.raises(BrokenPipeError):
+    with pytest.raises(type(error)) as caught:
         await in_steps(range(10), act, show, "void")
-    assert capfd.readouterr().err == "fleet-provisioning: the first 8 of 10 are void\n"
+    assert caught.value is error, "it is told in the end"
+    assert asked == list(range(9))
+    assert shown == [0, 1, 2, 3], "nothing is shown behind a gap"
+    assert capfd.readouterr().err.splitlines() == [
+        "fleet-provisioning: TOKEN_NUMBER_UNKNOWN: not 9",
+        "fleet-provisioning: 9 of 10 are void, but for 1 named above; not all is shown",
+    ]
+
+
+async def test_nor_does_who_hears_no_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with ``2>&1 | head``."""
+    asked: list[int] = []
+
+    async def act(step: Sequence[int]) -> list[int]:
+        if 1 in step:
+            raise refusal(1)
+        asked.extend(step)
+        return list(step)
+
+    def unheard(_line: str) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(module, "say", unheard)
+    with pytest.raises(BrokenPipeError):
+        await in_steps(range(10), act, lambda _found: None, "void")
+    assert asked == [0, *range(2, 10)]
 
 
 @pytest.mark.parametrize("number", [1, 2])

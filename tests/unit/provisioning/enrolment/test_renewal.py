@@ -181,6 +181,29 @@ async def test_an_operator_hastens_what_was_issued_before_and_its_successors_are
     assert await fleet.database.read(lambda connection: list(audit_findings.findings(connection))) == []
 
 
+async def test_of_several_orders_that_counts_by_which_a_certificate_is_renewed_first(fleet: Fleet) -> None:
+    """First there was time, then a key leaked: whoever is to be renewed within a month is to be renewed at once."""
+    certificates = [await fleet.enrol(f"meter-{number}") for number in range(4)]
+    at = fleet.clock()
+    for number, (group, spread) in enumerate([(None, 30 * DAY), ("north", timedelta()), (None, 30 * DAY)]):
+        outcome = await service(fleet).hasten(group=group, spread=spread, by="admin")
+        assert outcome.certificates == 4, "also those of this very moment"
+        found = [await window_of(fleet, each) for each in certificates]
+        if number == 0:
+            assert len(set(found)) == 4
+            fleet.clock.advance(HOUR)
+            at = fleet.clock()
+        else:
+            assert set(found) == {(at - 2 * SECOND, at - SECOND)}
+            fleet.clock.advance(HOUR)
+
+
+async def test_an_order_concerns_what_was_issued_at_its_very_moment(fleet: Fleet) -> None:
+    certificate = await fleet.enrol()
+    assert (await service(fleet).hasten(group="north", spread=timedelta(), by="admin")).certificates == 1
+    assert await window_of(fleet, certificate) == (fleet.clock() - 2 * SECOND, fleet.clock() - SECOND)
+
+
 async def test_an_order_concerns_certificates_that_are_good(fleet: Fleet) -> None:
     ended, revoked = await fleet.enrol("meter-1"), await fleet.enrol("meter-2")
     await fleet.revocation.revoke_serial(f"{revoked.serial_number:x}", RevocationReason.SUPERSEDED, by="admin")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -133,3 +134,26 @@ async def test_what_others_have_is_not_read_for_what_a_device_may_use(fleet: Fle
 
     found, number = await fleet.database.write(read)
     assert (number, found <= 2) == (1, True), found
+
+
+async def test_what_can_still_be_renewed_is_in_use_and_a_trial_that_has_ended_is_not(fleet: Fleet) -> None:
+    """Whoever has copied a claim has made thousands of them: what replaces a device's certificates would read each."""
+    grace = timedelta(days=7)
+    identifier = await with_old_trials(fleet)
+    first, *_, newest = await fleet.database.read(
+        lambda connection: certificates_of_device.every(connection, identifier)
+    )
+    expiry = max(first.not_after, newest.not_after)
+    fleet.clock.advance(expiry - fleet.clock())
+
+    async def in_use() -> list[int]:
+        now = fleet.clock()
+        found = await fleet.database.read(
+            lambda connection: certificates_of_device.in_use(connection, identifier, now, grace)
+        )
+        return [each.id for each in found]
+
+    fleet.clock.advance(timedelta(days=6))
+    assert await in_use() == [first.id, newest.id]
+    fleet.clock.advance(timedelta(days=1))
+    assert await in_use() == []

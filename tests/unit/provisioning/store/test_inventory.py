@@ -15,11 +15,23 @@ from provisioning.enrolment.token_retention import TokenRetention
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation_reason import RevocationReason
-from provisioning.store import audit, devices, inventory, token_inventory
+from provisioning.store import (
+    audit,
+    authorities,
+    certificates_of_device,
+    devices,
+    inventory,
+    token_inventory,
+    unfinished_authority_ends,
+    unfinished_key_ends,
+)
+from provisioning.store.authorities import AuthorityState
 from provisioning.store.certificates import CertificateState
+from provisioning.store.certificates_of_key import DeviceKey
 from provisioning.store.devices import DeviceState
 from provisioning.store.inventory import CertificateSearch
 from provisioning.store.token_inventory import TokenFilter
+from provisioning.store.unfinished_authority_ends import EndedIssuer, UnfinishedAuthorityEnd
 from tests.support.fleet import Fleet
 from tests.support.requests import csr_der
 
@@ -66,6 +78,35 @@ async def test_certificates_are_found_by_everything_that_names_them(fleet: Fleet
         assert await found(fleet, search) == expected, search
     fleet.clock.advance(11 * DAY)
     assert await found(fleet, CertificateSearch(state=CertificateState.EXPIRED)) == {"meter-3"}
+
+
+@pytest.mark.parametrize(("of_key", "of_issuer"), [(-1, -1), (1, -1), (-2, -1), (0, -1), (0, None), (1, 0), (-1, None)])
+async def test_what_ended_with_its_key_or_its_ca_before_it_expired_is_revoked_and_nothing_else(
+    fleet: Fleet, of_key: int, of_issuer: int | None
+) -> None:
+    """Whichever came first: a key may be reported when the certificate has long ended, which was its CA's by then."""
+    certificate = await fleet.enrol("meter-1")
+    expiry = certificate.not_valid_after_utc
+
+    def end(connection: Connection) -> None:
+        device = devices.find(connection, "meter-1")
+        assert device is not None
+        (stored,) = certificates_of_device.every(connection, device.id)
+        key = DeviceKey(device.id, stored.spki_sha256)
+        unfinished_key_ends.begin(
+            connection, [key], invalidity_date=None, ended_at=expiry + of_key * DAY, ended_by="admin"
+        )
+        if of_issuer is not None:
+            authorities.set_state(connection, "issuing-ca", AuthorityState.REVOKED, expiry + of_issuer * DAY)
+            end = UnfinishedAuthorityEnd(RevocationReason.CA_COMPROMISE, None, expiry + of_issuer * DAY, "admin")
+            unfinished_authority_ends.begin(connection, EndedIssuer(stored.issuer_key_id), end)
+
+    await fleet.database.write(end)
+    fleet.clock.advance(expiry + 2 * DAY - fleet.clock())
+    revoked = min(of_key, of_issuer or 0) < 0
+    for state in (CertificateState.REVOKED, CertificateState.EXPIRED):
+        expected = {"meter-1"} if revoked is (state is CertificateState.REVOKED) else set()
+        assert await found(fleet, CertificateSearch(state=state)) == expected, state
 
 
 async def test_an_active_device_that_has_nothing_good_to_show_is_counted(fleet: Fleet) -> None:

@@ -83,6 +83,45 @@ async def test_a_migration_of_a_large_store_may_take_its_time(url: str) -> None:
     await database.close()
 
 
+async def test_an_upgrade_that_fails_at_its_last_step_leaves_the_store_as_it_was(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the definitions that SQLite's migrations change by hand; and the next start succeeds."""
+
+    def at_0021(connection: Connection) -> None:
+        configuration = schema._configuration()
+        configuration.attributes["connection"] = connection
+        command.upgrade(configuration, "0021")
+
+    def tables(connection: Connection) -> list[str]:
+        if connection.dialect.name == "sqlite":
+            found = "SELECT name || sql FROM sqlite_master WHERE sql IS NOT NULL"
+        else:
+            found = """
+                SELECT table_name || column_name || data_type || is_nullable FROM information_schema.columns
+                WHERE table_schema = 'public' UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
+            """
+        return sorted(connection.execute(text(found)).scalars())
+
+    database = Database(url)
+    await database.write(at_0021)
+    before, upgrade = await database.read(tables), command.upgrade
+
+    def fails(*arguments: object) -> None:
+        upgrade(*arguments)  # type: ignore[arg-type]
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "upgrade", fails)
+        with pytest.raises(ZeroDivisionError):
+            await schema.upgrade(database)
+    assert await database.read(tables) == before
+    assert await database.read(schema._revision) == "0021"
+    assert await schema.upgrade(database)
+    assert await database.read(schema.missing) == []
+    await database.close()
+
+
 @pytest.mark.parametrize("url", ["fleet:secret@db.example.org/fleet", "db.example.org/fleet?user=a&password=secret"])
 async def test_what_is_said_of_a_database_has_no_password(url: str) -> None:
     database = Database(f"postgresql+psycopg://{url}")

@@ -1,0 +1,21 @@
+"""Whether another program keeps everybody else from writing to an SQLite database: a forgotten shell, a backup.
+
+It is found by taking the lock for an instant, which changes nothing. A service that writes gives it back with each
+commit, so a lock that is not to be had for seconds is somebody's who does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+
+def is_held(database: Path, seconds: float) -> bool:
+    """Whether the lock of all writers to *database* is not to be had for *seconds*."""
+    try:
+        with contextlib.closing(sqlite3.connect(database, timeout=seconds, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.Error as error:
+        return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
+    return False
