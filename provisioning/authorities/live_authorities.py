@@ -203,9 +203,10 @@ class LiveAuthorities:
                 try:
                     await self._take_over()
                 except (Refused, ConfigurationError, KeyFileError, OSError) as error:
-                    if times := self._failures.failed(str(error), asyncio.get_running_loop().time()):
-                        facts = {"code": "CAS_NOT_TAKEN_OVER", "detail": str(error), "times": times}
-                        log.error("CAs not taken over from the store", **facts)  # noqa: TRY400 - that says it all
+                    detail = str(error)
+                    if times := self._failures.failed(detail, asyncio.get_running_loop().time()):
+                        words = "CAs not taken over from the store"
+                        log.error(words, code="CAS_NOT_TAKEN_OVER", detail=detail, times=times)  # noqa: TRY400
 
     async def _take_over(self) -> None:
         states = await self._database.read(authorities.states)
