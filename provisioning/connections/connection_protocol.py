@@ -147,7 +147,7 @@ class ConnectionProtocol(HttpToolsProtocol):
         """
         turn = self._turn
         waits = turn is not None and not (turn.response_complete or getattr(turn, "response_started", False))
-        never_whole = self._in_body and not self.pipeline
+        never_whole = self._in_body and not (self.pipeline or self._broken)
         if self.scheme == "http" and waits and not never_whole:
             self._ended = True
             return True

@@ -65,7 +65,10 @@ class FellowWorkers:
         return dict(zip(numbers, await asyncio.gather(*(self._ask(each, question) for each in numbers)), strict=True))
 
     async def _ask(self, number: int, question: str) -> bytes | None:
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError:  # No descriptor is left: what was done here is done, whoever hears of it later.
+            return None
         with ours:
             ours.setblocking(False)
             try:

@@ -51,6 +51,21 @@ async def test_what_never_comes_is_not_waited_for(begun: bytes) -> None:
         assert await asyncio.wait_for(reader.read(), 10) == b""
 
 
+@pytest.mark.parametrize("number", [0, 2])
+async def test_what_is_no_http_before_the_end_is_told_behind_the_answers(number: int) -> None:
+    whole = Whole()
+    async with connected(whole) as (reader, writer):
+        no_chunk = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+        writer.write(post(b"wait") + ANOTHER * number + no_chunk)
+        writer.write_eof()
+        await whole.began.wait()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        whole.go_on.set()
+        answers = (await reader.read()).split(b"HTTP/1.1 ")[1:]
+        assert [each[:3] for each in answers] == [b"200"] * (1 + number) + [b"400"]
+
+
 async def test_who_listens_and_has_ended_has_left() -> None:
     """What it listens to has no end, and nobody else may say that it is gone."""
     left = asyncio.Event()

@@ -16,6 +16,7 @@ from provisioning.connections.listening import bound_for
 from provisioning.service import fellow_workers
 from provisioning.service.fellow_workers import Answer, FellowWorkers, everywhere
 from provisioning.service.worker_place import WorkerPlace
+from tests.support.descriptors import no_descriptors
 
 LONG = b"figure " * 100_000
 """More than a socket holds."""
@@ -69,6 +70,14 @@ async def test_everybody_answers_whole_however_long_it_is() -> None:
         assert await first.ask("figures") == {2: LONG, 3: b""}
         asked = await asyncio.gather(*(second.ask("figures") for _ in range(5)))
         assert asked == [{1: b"one", 3: b""}] * 5
+
+
+async def test_without_a_descriptor_everybody_is_left_out() -> None:
+    """What the question is about has been committed here: an operator would read that it has failed."""
+    async with workers(saying(b"one"), saying(b"two"), saying(b"three")) as (first, *_):
+        with no_descriptors():
+            assert await first.ask("figures") == {2: None, 3: None}
+        assert await first.ask("figures") == {2: b"two", 3: b"three"}
 
 
 async def test_who_is_silent_or_has_no_answer_is_left_out_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
