@@ -52,6 +52,7 @@ _SHARE_OF_LEFT = 0.1
 _LOOK_SECONDS = 60.0
 _ROOM = 64 * 1024
 """The most bytes that a key, a certificate and its chain take."""
+_MISSING = "does not exist"
 
 _REFUSED_FOR = {
     Code.CERTIFICATE_REVOKED: ("the broker's own certificate is revoked", "OWN_CERTIFICATE_REVOKED"),
@@ -130,8 +131,9 @@ class BrokerCredential:
         try:
             await self._enrol(token)
         except (EnrolmentRefused, EnrolmentUnavailable, InvalidIdentity) as error:
+            former = "" if what == _MISSING else f"the broker's certificate {self._path} {what}; "
             raise CredentialError(
-                f"the broker could not enrol at {self._enrolment.url}: {error}{_remedy(error)}"
+                f"{former}the broker could not enrol at {self._enrolment.url}: {error}{_remedy(error)}"
             ) from error
 
     @staticmethod
@@ -308,7 +310,7 @@ def _why_of_no_use(path: Path, certificate: x509.Certificate | None, now: dateti
     try:
         path.read_bytes()
     except FileNotFoundError:
-        return "does not exist"
+        return _MISSING
     except OSError as error:
         raise CredentialError(
             f"the broker's certificate {path} cannot be read: {error.strerror}; run the broker as the user who owns "

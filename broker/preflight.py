@@ -23,6 +23,7 @@ from broker.admission.foreign_groups import unnamed_groups
 from broker.admission.foreign_roles import shared_rules
 from broker.admission.policy_file import PolicyError, load_policy
 from broker.admission.response_information import ResponseInformation
+from broker.audit.files import AuditError, check_key
 from broker.clients_context import refuse_no_authority
 from broker.door.listening import ListenError
 from broker.entrances import places
@@ -243,6 +244,11 @@ def _files_made(config: BrokerConfig) -> Iterator[str]:
             yield from _place("audit_keyfile", config.audit_key)
         elif not os.access(config.audit_key, os.R_OK):
             yield f"audit_keyfile: {config.audit_key} cannot be read by this user; make it its owner, or name another"
+        else:
+            try:
+                check_key(config.audit_log, config.audit_key)
+            except AuditError as error:
+                yield str(error)
     socket = socket_path(config.admin_socket, config.state_dir)
     if socket is not None and config.admin_socket is not None:
         yield from _place("admin_socket", socket)

@@ -11,6 +11,9 @@ Nothing tells a sleep from a clock that was set ahead: a virtual machine that wa
 revoked meanwhile is unknown, so revocation data is that much older, and new clients wait for the next word of the feed
 if it is too old then.
 
+What this process has seen ends after so many seconds, whatever the clock. Messages of an earlier process end at a time:
+a machine without a clock of its own starts with one that is behind, and sets it later.
+
 Rules
 -----
 1. No I/O and no clock here: both times are passed in, once a second.
@@ -26,6 +29,8 @@ from typing import Final
 import structlog
 
 from broker.engine.engine import Engine
+from broker.mqtt.message import Message, PersonalMessage
+from broker.store.journal import Journal
 
 log = structlog.get_logger("broker")
 
@@ -58,4 +63,20 @@ class WallClock:
         engine.admission.status.freshness.slept(max(0.0, ahead))
         if engine.journal is not None:
             engine.journal.clock_set(ahead)
+            _move_restored(engine, engine.journal, ahead)
         return ahead
+
+
+def _move_restored(engine: Engine, journal: Journal, ahead: float) -> None:
+    """Let messages of an earlier process expire by the clock as it is now: by the right one they were stored."""
+    if not journal.first_message and not journal.first_retained:
+        return
+    restored: dict[int, Message] = {}
+    for session in engine.registry.all():
+        for each in session.deliveries():
+            if isinstance(each, PersonalMessage) and 0 < each.message.row <= journal.first_message:
+                restored[id(each.message)] = each.message  # Once, however many sessions wait for it.
+    restored |= {id(each): each for each in engine.retained.up_to(journal.first_retained)}
+    for message in restored.values():
+        if message.expires_at is not None:
+            message.expires_at -= ahead

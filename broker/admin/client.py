@@ -19,6 +19,7 @@ import httpx
 
 from broker.admin.unix_socket import address_of
 from provisioning.client.address import NoAddress, check_address
+from provisioning.client.answer_body import document_of, text_of
 from provisioning.client.redirects import leave_unread
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class AdminClient:
             if response.is_error:
                 response.read()
                 raise _refused(response)
-            if not response.headers.get("Content-Type", "").startswith(_JSON):
+            if not (response.is_success and response.headers.get("Content-Type", "").startswith(_JSON)):
                 raise BrokerUnreachable(_nobody(self._where, _SOMETHING_ELSE))
             yield from response.iter_bytes()
 
@@ -133,8 +134,8 @@ class AdminClient:
             if response.is_error:
                 raise _refused(response)
             with contextlib.suppress(ValueError):
-                document = response.json()
-                if isinstance(document, dict):
+                document = document_of(response)
+                if response.is_success and isinstance(document, dict):
                     return document
             raise BrokerUnreachable(_nobody(self._where, _SOMETHING_ELSE))
 
@@ -162,7 +163,7 @@ def _nobody(where: str, why: str) -> str:
 
 def _refused(response: httpx.Response) -> RequestRefused:
     try:
-        document = response.json()
+        document = document_of(response)
         return RequestRefused(str(document["code"]), str(document["detail"]))
     except (ValueError, KeyError, TypeError):
-        return RequestRefused("", f"HTTP {response.status_code}: {response.text[:200]}")
+        return RequestRefused("", f"HTTP {response.status_code}: {text_of(response)[:200]}")

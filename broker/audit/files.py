@@ -126,6 +126,15 @@ def decoded(line: bytes) -> tuple[bytes, bytes, dict[str, Any]]:
     return content + b"}", bytes.fromhex(rest[:-2].decode()), facts
 
 
+def check_key(path: Path, keyfile: Path) -> None:
+    """Raise `AuditError` if *keyfile* holds no key, or not that of the log at *path*, as far as its head tells."""
+    try:
+        key = read_key(keyfile)
+    except ConfigurationError as error:
+        raise AuditError(f"audit_keyfile: {error}") from error
+    read_head(path, key)
+
+
 def opened_files(path: Path, keyfile: Path, most_bytes: int, most_files: int) -> AuditFiles:
     """Return the files of the log at *path*, open; the key is created if missing. Raises `AuditError`."""
     try:

@@ -17,7 +17,19 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from broker.settings.limits import Limits
 from broker.settings.listener_settings import ListenerSettings, check_origins
 from broker.settings.origins import OriginNames, Origins
-from broker.settings.setting_types import LONGEST, MOST, File, FileText, Interval, Name, Port, Span, TrustDomain, Whole
+from broker.settings.setting_types import (
+    LONGEST,
+    MOST,
+    File,
+    FileText,
+    Host,
+    Interval,
+    Name,
+    Port,
+    Span,
+    TrustDomain,
+    Whole,
+)
 from broker.settings.trust_settings import REQUIRE, HttpUrl, Paths, Policy, StatusPolicy, TrustSettings, Urls
 from provisioning.client.address import misnamed
 from provisioning.pki.identity import InvalidIdentity, parse_uri
@@ -38,7 +50,7 @@ class BrokerConfig(BaseSettings):
 
     name: Name = "broker-1"
     """The broker's name in its own certificate."""
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Port = 8883
     websocket_port: Port | None = None
     """MQTT over WebSocket over TLS, on the same address; None: disabled."""
@@ -116,14 +128,14 @@ class BrokerConfig(BaseSettings):
     """Unix socket of the admin API; unset: state_dir/admin.sock; ``off``: none."""
     admin_port: Port | None = None
     """The admin API over HTTPS on admin_host, for operators' certificates only; None: disabled."""
-    admin_host: str = "127.0.0.1"
+    admin_host: Host = "127.0.0.1"
     admin_changers: Annotated[tuple[Name, ...], NoDecode] = ()
     """Names of operators who may make changes at admin_port: end sessions, reload; the others may only read."""
     unsafe_public_admin: bool = False
     """Allow an admin_host that is not loopback."""
     metrics_port: Port | None = None
     """Prometheus reads http://metrics_host:metrics_port/metrics; None: disabled."""
-    metrics_host: str = "127.0.0.1"
+    metrics_host: Host = "127.0.0.1"
     unsafe_public_metrics: bool = False
     """Allow a metrics_host that is not loopback: anyone who reaches it can read the figures, unencrypted."""
     presence_events: bool = False

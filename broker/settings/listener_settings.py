@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from broker.settings.limits import Limits
 from broker.settings.origins import OriginNames, Origins
-from broker.settings.setting_types import MOST, Count, CountOrNone, Port, Real
+from broker.settings.setting_types import MOST, Count, CountOrNone, Host, Port, Real
 from provisioning.program.proxy_networks import ProxyNames
 
 _OWN = (
@@ -30,7 +30,7 @@ class ListenerSettings(BaseModel):
 
     port: Port
     """0 for any free one."""
-    host: str | None = None
+    host: Host | None = None
     """An address of this machine; None: the broker's `host`."""
     protocol: Literal["mqtts", "wss"] = "mqtts"
     """MQTT over TLS, or over WebSocket over TLS."""

@@ -47,6 +47,13 @@ def several(value: object) -> object:
     return (value,) if isinstance(value, Path) else value
 
 
+def _not_empty(host: str) -> str:
+    """Refuse an empty host, which the kernel takes for every address: nobody would see that it is meant."""
+    if not host:
+        raise ValueError("is empty; give an address of this machine, or leave it out")
+    return host
+
+
 Whole = Annotated[int, BeforeValidator(_number)]
 Real = Annotated[float, BeforeValidator(_number)]
 File = Annotated[Path, BeforeValidator(named)]
@@ -54,6 +61,8 @@ FileText = Annotated[str, BeforeValidator(named)]
 """A file, or a word that means none."""
 Name = Annotated[str, AfterValidator(partial(check_name, "the name"))]
 """The last part of an identity."""
+Host = Annotated[str, AfterValidator(_not_empty)]
+"""An address of this machine, or a name of one."""
 TrustDomain = Annotated[str, AfterValidator(check_trust_domain)]
 Port = Annotated[Whole, Field(ge=0, le=65535)]
 """0 for any free one."""

@@ -77,7 +77,6 @@ class Journal:
     """The open batch and the one that is being written."""
 
     __slots__ = (
-        "_first_message",
         "_held",
         "_last_message",
         "_last_session",
@@ -90,6 +89,7 @@ class Journal:
         "dirty",
         "earlier",
         "failed",
+        "first_message",
         "first_retained",
         "lapsed",
         "open",
@@ -102,7 +102,8 @@ class Journal:
 
     def __init__(self, wall_offset: float, *, last_session: int = 0, last_message: int = 0) -> None:
         """Start with the highest row numbers in use; *wall_offset* plus monotonic time is the wall clock."""
-        self._first_message = last_message
+        self.first_message = last_message
+        """The highest row of a message that existed before this process."""
         self.earlier: set[int] = set()
         """Rows of sessions that ended before this process began, and have not been recorded since."""
         self.first_retained = 0
@@ -141,7 +142,7 @@ class Journal:
     def clock_set(self, seconds: float) -> None:
         """Take note that the wall clock was set ahead by *seconds*."""
         self.dirty = True
-        self.open.move(Moved(seconds, frozenset(self.earlier), self._first_message, self.first_retained))
+        self.open.move(Moved(seconds, frozenset(self.earlier), self.first_message, self.first_retained))
         self.wall_offset += seconds
 
     def turn_ended(self) -> None:

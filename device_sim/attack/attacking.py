@@ -18,7 +18,7 @@ from device_sim.attack import capabilities as claims
 from device_sim.attack import report, revocation_list
 from device_sim.attack.capabilities import CapabilityError, Feature
 from device_sim.attack.case import Case
-from device_sim.attack.catalogue import CATALOGUE, NoSuchCase, pick
+from device_sim.attack.catalogue import CATALOGUE, WEBSOCKET, NoSuchCase, pick
 from device_sim.attack.choosing import chosen
 from device_sim.attack.delivery_list import OWED
 from device_sim.attack.given import Given
@@ -139,7 +139,7 @@ def judge(
                 if not err.is_terminal:
                     await stack.enter_async_context(view.watching(lambda: tried))
                 target = await stack.enter_async_context(opened(Path(directory)))
-                known = (*CATALOGUE, *revocation_list.chapter.cases, *OWED)
+                known = (*CATALOGUE, *WEBSOCKET, *revocation_list.chapter.cases, *OWED)
                 target.capabilities.check_cases(case.name for case in known)
                 try:
                     outcomes = await run(target, cases, told)

@@ -24,6 +24,7 @@ from device_sim.attack import (
     staple_cases,
     topic_cases,
     unsendable_cases,
+    websocket_cases,
 )
 from device_sim.attack.case import Case
 
@@ -60,6 +61,10 @@ _CHAPTERS = (
 CATALOGUE: tuple[Case, ...] = tuple(
     sorted((case for chapter in _CHAPTERS for case in chapter.chapter.cases), key=_order)
 )
+
+
+WEBSOCKET: tuple[Case, ...] = tuple(websocket_cases.chapter.cases)
+"""Those that can be tried only where MQTT over WebSocket is spoken."""
 
 
 def pick(cases: Sequence[Case], patterns: Iterable[str]) -> tuple[Case, ...]:

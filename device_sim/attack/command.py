@@ -26,9 +26,9 @@ def attack(given: Given) -> None:
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
     with late_imports():
         from device_sim.attack.attacking import judge
-        from device_sim.attack.catalogue import CATALOGUE
+        from device_sim.attack.catalogue import CATALOGUE, WEBSOCKET
 
-    judge("attack", CATALOGUE, given)
+    judge("attack", (*CATALOGUE, *WEBSOCKET) if given.websocket else CATALOGUE, given)
 
 
 @with_options(Given)

@@ -84,10 +84,13 @@ def _bad(
     chapter.add(name, description, (*BAD_PACKET, *also), attempt, needs=needs)
 
 
-def _first(name: str, description: str, made: Callable[[_Own], bytes], *expected: str) -> None:
-    """Add a case in which *made* of a good device's own parts takes the place of CONNECT.
+def instead_of_connect(
+    to: Chapter, name: str, description: str, made: Callable[[_Own], bytes], *expected: str, framed: bool = True
+) -> None:
+    """Add a case *to* a chapter in which *made* of a good device's own parts takes the place of CONNECT.
 
     Another device says nothing meanwhile: who is closed no sooner than that one was not closed for what it sent.
+    *framed* as for `RawClient.send`.
     """
 
     async def attempt(scene: Scene) -> Seen:
@@ -101,7 +104,7 @@ def _first(name: str, description: str, made: Callable[[_Own], bytes], *expected
         client.either_form = True
         try:
             started = time.monotonic()
-            await client.send(made(_Own.of(scene, paper.name)))
+            await client.send(made(_Own.of(scene, paper.name)), framed=framed)
             seen = (await client.answer(Connack, deadline=scene.at_most(_ANSWER))).since(started)
             if seen.matches(CLOSED) and not (await silent.end(0.0)).got_in:
                 return replace(seen, code=f"{seen.code}, as who says nothing")
@@ -110,7 +113,11 @@ def _first(name: str, description: str, made: Callable[[_Own], bytes], *expected
             client.close()
             silent.close()
 
-    chapter.add(name, description, expected or (CLOSED,), attempt)
+    to.add(name, description, expected or (CLOSED,), attempt)
+
+
+def _first(name: str, description: str, made: Callable[[_Own], bytes], *expected: str) -> None:
+    instead_of_connect(chapter, name, description, made, *expected)
 
 
 def _property(content: bytes) -> bytes:

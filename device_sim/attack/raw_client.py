@@ -80,11 +80,11 @@ class RawClient:
         dialled = await dial(endpoint, context, deadline=deadline, session=session, source=source, asks_again=True)
         client = cls(dialled.socket, version)
         if endpoint.websocket:
-            await client._upgrade(endpoint.server_name, deadline)
+            await client.upgrade(WebSocket(endpoint.server_name), deadline)
         return client
 
-    async def _upgrade(self, host: str, deadline: float) -> None:
-        asked = WebSocket(host)
+    async def upgrade(self, asked: WebSocket, deadline: float) -> None:
+        """Speak WebSocket from now on, as *asked*; else close, and raise `device_sim.link.tls_dial.NotAdmitted`."""
         await self.send(asked.request, deadline)
         self._websocket = asked
         try:
@@ -106,9 +106,12 @@ class RawClient:
 
     # Sending
 
-    async def send(self, data: bytes, deadline: float = 10.0) -> bool:
-        """Write *data*; return whether all of it was accepted in time. `receive` reports a broken connection."""
-        view = memoryview(data if self._websocket is None else self._websocket.framed(data))
+    async def send(self, data: bytes, deadline: float = 10.0, *, framed: bool = True) -> bool:
+        """Write *data*; return whether all of it was accepted in time. `receive` reports a broken connection.
+
+        Not *framed*: over WebSocket, it is in frames already, if it is in any.
+        """
+        view = memoryview(data if self._websocket is None or not framed else self._websocket.framed(data))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline):
                 while view and self._broken is None and self.socket.fileno() >= 0:

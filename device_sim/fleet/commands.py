@@ -80,7 +80,7 @@ def execute(command: Command, actions: Mapping[str, Action]) -> Answer:
 def _object(payload: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(payload)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # The latter for one in very many brackets.
         raise UnreadableCommand(f"payload {payload[:80]!r} is no JSON: {error}") from error
     if not isinstance(fields, dict):
         raise UnreadableCommand(f"payload {payload[:80]!r} is no JSON object")

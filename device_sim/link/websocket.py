@@ -43,12 +43,15 @@ class NotWebSocket(Exception):
 class WebSocket:
     """One connection: `request` goes first, what comes goes to `unframed`, what is sent through `framed`."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, origin: str | None = None) -> None:
+        """*origin* is the web page that asks, where one does (RFC 6455 §4.1): devices have none."""
         key = base64.b64encode(os.urandom(16))
         self._accept = base64.b64encode(hashlib.sha1(key + _GUID).digest())  # noqa: S324 - RFC 6455 §4.2.2
         self.request = (
             f"GET /mqtt HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {key.decode()}\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"
+            f"Sec-WebSocket-Key: {key.decode()}\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqtt\r\n"
+            + ("" if origin is None else f"Origin: {origin}\r\n")
+            + "\r\n"
         ).encode()
         self._head = b""
         self._rest = bytearray()

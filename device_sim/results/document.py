@@ -34,6 +34,13 @@ PROGRESS = "progress.jsonl"
 REPORT = "report.json"
 """The report's name under `fleet-sim run --output`."""
 
+_FAILURES = (
+    Count.UNREACHED, Count.LOST, Count.REFUSED_MESSAGES, Count.UNACKNOWLEDGED, Count.DUPLICATED, Count.OUT_OF_ORDER,
+    Count.UNEXPECTED, Count.HELD_BACK, Count.UNANSWERED_COMMANDS, Count.SESSIONS_LOST, Count.STALE_PRESENCE,
+    Count.FAILED_RENEWALS,
+)  # fmt: skip
+"""Counts that only a threshold of the scenario judges. What they count has no duration, or none that ends."""
+
 Document = dict[str, Any]
 
 
@@ -136,6 +143,9 @@ def remarks(document: Document) -> list[str]:
     unjudged = not document["scenario"]["thresholds"]
     told = ["the scenario sets no thresholds: only admission was judged"] if unjudged else []
     told += [document["unfinished"]] if "unfinished" in document else []
+    counts, judged = document["counts"], {item["metric"] for item in document["thresholds"]}
+    amiss = [f"{name} {counts[name]}" for name in map(str, _FAILURES) if counts.get(name) and name not in judged]
+    told += [f"judged by no threshold: {', '.join(amiss)}"] if amiss else []
     return told + [
         f"{marker['kind']}: {marker['what']}"
         for marker in document["markers"]

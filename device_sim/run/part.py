@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ from device_sim.credentials.credential import HeldCredential, renew
 from device_sim.credentials.fleet_directory import FleetUnusable
 from device_sim.fleet.backend import Backend
 from device_sim.fleet.fleet import Fleet, Member
+from device_sim.fleet.live_device import LiveDevice
 from device_sim.fleet.surroundings import Counters, Surroundings
 from device_sim.fleet.tally import Sent
 from device_sim.link.closure import Closure
@@ -218,7 +220,10 @@ class Part:
         await fleet.freeze(scene.patience(_DRAIN_DEADLINE, ADMISSION))
         kept_waiting = await fleet.quiet(scene.patience(_DRAIN_DEADLINE, _ACKNOWLEDGEMENT))
         await stay_out(scene)
-        recorder = self._recorder
+        recorder, now = self._recorder, time.monotonic()
+        for device in _unreached(fleet, scene):
+            if device.out_since is not None:  # It lasts on: left out, the longest of all would be in no figure.
+                recorder.record(Duration.OUTAGE, now - device.out_since, 0.0)
         owed = sum(len(fleet.devices[name].unacknowledged) for name in kept_waiting)
         return PartOutcome(
             sent={name: device.sent(kept_waiting=name in kept_waiting) for name, device in fleet.devices.items()},
@@ -284,16 +289,11 @@ class Part:
         return members
 
     def _counted(self, fleet: Fleet, scene: Scene) -> dict[Count, int]:
-        unreached = [
-            device
-            for device in scene.told_devices
-            if not device.is_connected and device.away is None and device.name not in fleet.condemned
-        ]
         counters = fleet.counters
         return {
             Count.ADMISSIONS: fleet.admissions,
             Count.REFUSALS: sum(fleet.refused_by_reason.values()),
-            Count.UNREACHED: len(unreached),
+            Count.UNREACHED: len(_unreached(fleet, scene)),
             Count.LOST_CONNECTIONS: fleet.lost_connections,
             Count.RECONNECTIONS: counters.reconnections,
             Count.PUBLISHED: counters.published,
@@ -323,3 +323,12 @@ class Part:
         if self.scene is None:
             raise RuntimeError("begin() comes first")
         return self.scene
+
+
+def _unreached(fleet: Fleet, scene: Scene) -> list[LiveDevice]:
+    """Return the devices that should be connected and are not, and are not away by their own choice."""
+    return [
+        device
+        for device in scene.told_devices
+        if not device.is_connected and device.away is None and device.name not in fleet.condemned
+    ]

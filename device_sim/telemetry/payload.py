@@ -32,6 +32,7 @@ _RAW = struct.Struct("!cBHQqq")
 _MAGIC, _VERSION = b"F", 1
 _JSON_OBJECT = 0x7B
 _CBOR_MAP, _CBOR_MAP_END = 0xA0, 0xC0
+_LEAST, _MOST = -(2**63), 2**64 - 1
 
 
 class Format(StrEnum):
@@ -79,7 +80,7 @@ def decode(payload: bytes) -> Telemetry:
         if _CBOR_MAP <= first < _CBOR_MAP_END:
             return _of(cbor2.loads(payload))
         return _of_raw(payload)
-    except (ValueError, KeyError, TypeError, struct.error, RecursionError, cbor2.CBORError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, struct.error, RecursionError, cbor2.CBORError) as error:
         raise UnreadableTelemetry(f"payload {payload[:80]!r} is no telemetry: {error!r}") from error
 
 
@@ -87,6 +88,8 @@ def _of(fields: dict[Any, Any]) -> Telemetry:
     if not all(isinstance(name, str) for name in fields):
         raise TypeError("a reading's names are texts")
     sequence, due, sent = (int(fields.pop(name)) for name in ("seq", "due_ns", "sent_ns"))
+    if not all(_LEAST <= number <= _MOST for number in (sequence, due, sent)):
+        raise ValueError("a number or a time has 64 bits")  # A larger one is no float: nothing could be measured.
     for name, value in fields.items():
         if not (value is None or isinstance(value, str | int | float)):
             raise TypeError(f"{name!r}: {value!r} is no reading")

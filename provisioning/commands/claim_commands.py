@@ -20,6 +20,7 @@ from provisioning.commands.service_command import (
     shown_time,
     span,
 )
+from provisioning.commands.shut_group import say_if_shut
 from provisioning.errors import ConfigurationError
 from provisioning.program.command_group import command_group
 
@@ -77,10 +78,10 @@ def create_claim(
             raise ConfigurationError(f"{error}; the claim was ended again") from error
         if as_json:
             print_document(issued.model_dump(mode="json", exclude={"private_key"}) | {"file": str(output)})
-            return
-        sys.stdout.write(
-            f"Claim {name} in {output}: {counted(devices, 'device')} until {shown_time(issued.expires_at)}\n"
-        )
+        else:
+            until = shown_time(issued.expires_at)
+            sys.stdout.write(f"Claim {name} in {output}: {counted(devices, 'device')} until {until}\n")
+        await say_if_shut(client, group, "claim")
 
     connection.run(command)
 

@@ -174,7 +174,9 @@ def _batches(
                 if len(batch) == _BATCH:
                     yield batch
                     batch = []
-        except (csv.Error, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"{path}, after line {reader.line_num}: {error}: save it as UTF-8") from error
+        except csv.Error as error:
             raise ConfigurationError(f"{path}, after line {reader.line_num}: {error}") from error
         if batch:
             yield batch

@@ -19,6 +19,7 @@ from provisioning.commands.service_command import (
     print_json,
     shown_time,
 )
+from provisioning.commands.shut_group import say_if_shut
 from provisioning.errors import ConfigurationError
 from provisioning.program.command_group import command_group
 from provisioning.program.given_file import PEM_BYTES, contents_of
@@ -65,10 +66,8 @@ def add_manufacturer(
     async def command(client: EnrolmentOperatorClient) -> None:
         pem = contents_of(certificate, PEM_BYTES).decode(errors="replace")
         added = await client.add_manufacturer(name, group=group, certificate=pem, name_prefix=name_prefix)
-        if as_json:
-            print_json(added)
-            return
-        _print(added)
+        _show(added, as_json=as_json)
+        await say_if_shut(client, group, "manufacturer")
 
     connection.run(command)
 

@@ -36,9 +36,13 @@ _SHORT_REST: Final = "5s"
 # The same for a client that does not read its results.
 _TIMEOUTS_OF_SENDING: Final = "-c tcp_user_timeout=5s"
 # Without statistics a look-up is estimated as expensive, and compiling it takes 30 to 180 ms; no query takes so long.
-# The driver reads times in this style only, and a database or role may have another one.
-_STYLE: Final = "-c DateStyle=ISO"
-_SETTINGS: Final = f"{_TIMEOUTS} {_TIMEOUTS_OF_SENDING} -c jit=off {_STYLE}"
+# The driver reads times in this style only, and none that is after the year 9999 in the session's zone, as the end of
+# what never ends is in every zone east of Greenwich. NULL in an array of ours (`provisioning.store.at_once`) is none,
+# and not the word. A database or role may have others.
+_STYLE: Final = "-c DateStyle=ISO -c TimeZone=UTC -c array_nulls=on"
+# A commit that no standby has confirmed is told by a warning alone, and a role may have been spared those.
+_WARNED: Final = "-c client_min_messages=warning"
+_SETTINGS: Final = f"{_TIMEOUTS} {_TIMEOUTS_OF_SENDING} -c jit=off {_STYLE} {_WARNED}"
 _SILENCE_SECONDS: Final = 20
 _KEEPALIVE_SECONDS: Final = 5
 _WANTED: Final[Mapping[str, str | int]] = {

@@ -9,8 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,46 @@ async def test_it_enrols_renews_and_publishes_whenever_the_power_fails(
     with pytest.raises(EnrolmentRefused) as refused:
         await agent.persist(agent.obtain)
     assert refused.value.code == "CERTIFICATE_REVOKED"
+
+
+_WITHOUT = """
+import runpy, sys
+sys.modules |= dict.fromkeys(sys.argv.pop(1).split())  # None: as if it were not installed.
+runpy.run_path("agent.py", run_name="__main__")
+"""
+
+
+def _besides(packages: Iterable[str]) -> list[str]:
+    """Return the installed modules that belong neither to *packages*, and what they need, nor to us."""
+    wanted, ours = [*packages], {"fleetgate"}
+    while wanted:
+        name = _distribution(wanted.pop())
+        if name not in ours:
+            ours.add(name)
+            with suppress(metadata.PackageNotFoundError):  # For another Python, perhaps.
+                wanted += [each for each in metadata.requires(name) or () if "extra ==" not in each]
+    installed = metadata.packages_distributions()
+    return [module for module, owners in installed.items() if ours.isdisjoint(map(_distribution, owners))]
+
+
+def _distribution(requirement: str) -> str:
+    return re.split(r"[^\w.-]", requirement)[0].lower().replace("_", "-")
+
+
+def test_the_packages_that_the_page_names_are_enough(
+    tmp_path: Path, service: ProvisioningService, broker: BrokerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (packages,) = re.findall(r"whl && pip install (.*)", PAGE.read_text(encoding="utf-8"))
+    agent_of(tmp_path, service, broker.port, monkeypatch)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    others = _besides(packages.split())
+    assert "sqlalchemy" in others
+    command = [sys.executable, "-c", _WITHOUT, " ".join(others), service.token(device="meter-1", group="north")]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: process.poll() is not None or broker.events("admitted"), "the connection")
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "")
 
 
 def test_ctrl_c_ends_it_without_a_traceback(

@@ -13,7 +13,7 @@ import pytest
 
 from device_sim.attack import fleetgate_target, run, scene
 from device_sim.attack.case import Case
-from device_sim.attack.catalogue import CATALOGUE, pick
+from device_sim.attack.catalogue import CATALOGUE, WEBSOCKET, pick
 from device_sim.attack.delivery_list import OWED
 from device_sim.attack.fleetgate_target import fleetgate
 from device_sim.attack.revocation_list import chapter
@@ -179,7 +179,7 @@ async def test_a_device_that_is_never_released_and_a_wrong_staple_are_found(tmp_
     assert_found(await failed(tmp_path, cases), expected)
 
 
-WEBSOCKET = {
+AT_WEBSOCKET = {
     "3-resumed-expired": LET_IN,
     "5-revoked": LET_IN,
     "6-revoked-live": "still open at the deadline",
@@ -197,8 +197,14 @@ async def test_what_only_the_websocket_listener_lets_in_is_found_there(
     tmp_path: Path, plant: object, websocket: bool
 ) -> None:
     plant(*AT_THE_OTHER_LISTENER)  # type: ignore[operator]
-    found = await failed(tmp_path, pick(CATALOGUE, [",".join(WEBSOCKET)]), websocket=websocket)
-    assert_found(found, WEBSOCKET if websocket else {})
+    found = await failed(tmp_path, pick(CATALOGUE, [",".join(AT_WEBSOCKET)]), websocket=websocket)
+    assert_found(found, AT_WEBSOCKET if websocket else {})
+
+
+@pytest.mark.timeout(400)
+async def test_our_websocket_listener_keeps_the_rules_of_websocket(tmp_path: Path) -> None:
+    """One that keeps none is in `tests/unit/device_sim/attack/test_websocket_cases.py`."""
+    assert await failed(tmp_path, WEBSOCKET, websocket=True) == {}
 
 
 @pytest.mark.timeout(400)

@@ -83,7 +83,7 @@ def test_output_that_cannot_be_written_is_said_in_one_line(
             b"\xef\xbb\xbfnobody\r\n",
             "no device is called 'nobody'; nothing of this request was revoked",
         ),
-        (("listed", "import", "west", "--file"), b"name\nm\xe4her\n", "after line 0: 'utf-8' codec can't decode"),
+        (("listed", "import", "west", "--file"), b"name\nm\xe4her\n", "continuation byte: save it as UTF-8"),
         (("listed", "import", "west", "--file"), b'name\nmeter-1\n"meter-2\nmeter-3\n', "unexpected end of data"),
         (("listed", "import", "west", "--file"), b"name,name\nmeter-1,meter-2\n", "its first line has name, name"),
     ],

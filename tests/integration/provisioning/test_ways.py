@@ -74,6 +74,16 @@ def test_a_claim_is_not_made_where_its_file_cannot_be(service: ProvisioningServi
     assert "claims-nowhere" not in listed, "none was made to be ended again"
 
 
+def test_a_claim_for_a_group_that_would_refuse_it_is_made_and_said(
+    service: ProvisioningService, tmp_path: Path
+) -> None:
+    output = tmp_path / "claim.pem"
+    where = ("--dir", str(service.dir), "--url", service.https, "--output", str(output))
+    done = service.command("claim", "create", "claims-astray", "--group", "claims-astray", "--devices", "5", *where)
+    assert (done.returncode, output.exists()) == (0, True)
+    assert "claims-astray is not configured, and admits nobody by claim: fleet-provisioning group create" in done.stderr
+
+
 def only_enrolment(client: Curl) -> None:
     """What a claim's or a manufacturer's certificate must not be good for."""
     for path in ("/v1/status", "/v1/devices", "/v1/claims", "/v1/revocations/feed"):

@@ -207,6 +207,18 @@ async def test_a_certificate_that_names_nobody_is_no_brokers(tmp_path: Path, mon
     assert not (tmp_path / "broker.pem").exists()
 
 
+async def test_a_broker_that_cannot_enrol_anew_says_what_its_certificate_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A month after its enrolment it stopped with "this enrolment token was used already"."""
+    service = Service([Pki()], answers=9)
+    service.answer = EnrolmentRefused(401, "TOKEN_USED", "this enrolment token was used already")
+    (tmp_path / "broker.pem").write_bytes(certificate(HOUR, -MINUTE).public_bytes(Encoding.PEM))
+    said = r"broker\.pem has expired on .*; the broker could not enrol at https://localhost:1: TOKEN_USED: this"
+    with pytest.raises(CredentialError, match=said):
+        await credential_at(service, tmp_path, monkeypatch).ensure()
+
+
 async def test_a_short_certificate_that_was_dated_back_is_not_due_as_soon_as_it_is_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 from broker import state_directory
 from broker.admission.foreign_groups import unnamed_groups, warn_of_groups
 from broker.admission.policy_file import DEFAULT_POLICY_FILE
+from broker.audit.files import AuditError, opened_files
 from broker.preflight import doubts, problems
 from broker.settings.config_file import ConfigError, read_file
 from broker.settings.config_loading import load
@@ -284,6 +285,22 @@ def test_anchors_without_a_ca_are_told(good: dict[str, Any], tmp_path: Path) -> 
     leaf.write_bytes(shared_device("meter-1").certificate.public_bytes(Encoding.PEM))
     told = problems(load(None, good | {"cafile": leaf}))
     assert f"cafile: {leaf} holds no CA's certificate: name the file with those of the CAs that certify" in told[0]
+
+
+def test_an_audit_log_that_the_start_would_not_continue_is_told(good: dict[str, Any], tmp_path: Path) -> None:
+    log, key = tmp_path / "audit.log", tmp_path / "audit.key"
+    config = load(None, good | {"audit_log": log, "audit_keyfile": key})
+    assert problems(config) == []
+    files = opened_files(log, key, 1 << 20, 4)
+    files.append([(0.0, {"event": "admitted"})])
+    files.close()
+    assert problems(config) == []
+    for content, said in (("0" * 64, "audit.log.head was changed, or was written with another key"), ("x", "64 hexad")):
+        key.write_text(content)
+        (told,) = problems(config)
+        assert said in told
+        with pytest.raises(AuditError):
+            opened_files(log, key, 1 << 20, 4)
 
 
 def test_an_address_that_the_start_could_not_use_is_told_unless_it_is_only_in_use(good: dict[str, Any]) -> None:

@@ -252,6 +252,28 @@ def test_what_an_earlier_process_has_stored_is_by_the_clock_of_then(tmp_path: Pa
     before.close()
 
 
+@pytest.mark.parametrize("behind", [20.0, 3600.0])
+def test_a_message_of_an_earlier_process_expires_by_the_clock_as_it_is_set(tmp_path: Path, behind: float) -> None:
+    """Stored for 60 seconds, it was delivered for 60 seconds more by a broker that began an hour later and behind."""
+    before = StoredBroker(tmp_path)
+    leave_a_message(before)
+    after = before.killed()  # By its own clock at once.
+    clock = WallClock(after.now, after.now + WALL_OFFSET)
+    meter = after.device("meter-1")
+    meter.publish(f"{STATE}/own", b"y", qos=1, retain=True, message_expiry_interval=60)
+    clock.look(after.engine, after.now, after.now + WALL_OFFSET + behind)
+    after.keep_fresh()
+    left = {STATE: 40} if behind < 60 else {}
+    back = after.service(clean_start=False, session_expiry_interval=300)
+    queued = {each.topic: each.properties.message_expiry_interval for each in back.messages()}
+    assert queued == left | {f"{STATE}/own": 60}
+    other = after.service("other")
+    other.subscribe("fleet/#")
+    retained = {each.topic: each.properties.message_expiry_interval for each in other.messages()}
+    assert retained == left | {f"{STATE}/own": 60}
+    after.close()
+
+
 @pytest.mark.parametrize("steps", [(3600,), (-3600, 3600), (-3600, 7200)])
 def test_a_session_that_ended_before_this_process_stays_however_the_clock_is_set(
     tmp_path: Path, steps: tuple[float, ...]

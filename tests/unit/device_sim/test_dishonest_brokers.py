@@ -20,6 +20,7 @@ from device_sim.run.manner import ONE_PROCESS, Manner
 from device_sim.run.result import RunResult
 from device_sim.run.runner import Run
 from device_sim.run.target import Target
+from device_sim.scenario.metrics import Count
 from device_sim.scenario.model import parse
 from provisioning.client.operator import OperatorClient
 from provisioning.pki.role import Role
@@ -160,6 +161,17 @@ async def test_a_broker_that_died_gets_no_pass_from_a_scenario_without_threshold
     assert [str(one.threshold.metric) for one in result.thresholds if not one.passed] == ["unreached"]
     assert result.exit_code == ExitCode.THRESHOLD
     assert "the scenario sets no thresholds: only admission was judged" in remarks(document_of(result))
+
+
+async def test_an_outage_that_lasts_to_the_end_is_none_that_is_not_measured(
+    tmp_path: Path, authority: Authority
+) -> None:
+    """That of a broker that came back late was: one that never did would look better."""
+    dies = SCENARIO.partition("[[stages]]\ncommand")[0] + '[[stages]]\nhold = "300ms"\n'
+    dies += '[thresholds]\noutage = ["max < 5000"]\nunreached = [">= 0"]\n'
+    result = await judged(authority, tmp_path, Lie.DIES, dies)
+    assert [str(one.threshold.metric) for one in result.thresholds if not one.passed] == ["outage"]
+    assert result.recorder.counts[Count.UNREACHED] == 3
 
 
 def test_ctrl_c_while_the_devices_leave_does_not_take_the_report_away(

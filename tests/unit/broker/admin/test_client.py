@@ -25,6 +25,7 @@ class Answering(socketserver.UnixStreamServer):
     def __init__(self, path: Path) -> None:
         super().__init__(str(path), Handler)
         self.answer: tuple[int, str, bytes] = 200, JSON, b"{}"
+        self.location = ""
         self.asked: list[tuple[str, str, bytes, str]] = []
 
 
@@ -38,6 +39,8 @@ class Handler(BaseHTTPRequestHandler):
         if status:
             self.send_response(status)
             self.send_header("Content-Type", kind)
+            if self.server.location:
+                self.send_header("Location", self.server.location)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
@@ -155,3 +158,30 @@ def test_an_address_that_is_none_and_one_where_nobody_listens_are_told_with_the_
         pytest.raises(BrokerUnreachable, match=r"check that admin_port is set there and that the certificate is an op"),
     ):
         admin.get("/v1/status")
+
+
+@pytest.mark.parametrize("place", ["mailto:x", "http://xn--/", "https://[::", "/elsewhere"])
+def test_where_a_redirect_leads_is_not_read(broker: Answering, place: str) -> None:
+    broker.answer, broker.location = (302, JSON, b""), place
+    with client(broker) as admin:
+        with pytest.raises(BrokerUnreachable, match="what answers there is something else"):
+            admin.get("/v1/sessions")
+        with pytest.raises(BrokerUnreachable, match="what answers there is something else"):
+            b"".join(admin.stream("/v1/sessions"))
+    assert {each[1] for each in broker.asked} == {"/v1/sessions"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ((403, "text/plain; charset=hex", b"no"), "HTTP 403: no"),
+        ((403, JSON, b"[" * 100_000), r"HTTP 403: \[\["),
+        ((200, JSON, b"[" * 100_000), "what answers there is something else"),
+    ],
+)
+def test_a_body_of_which_nothing_can_be_made_is_no_bug(
+    broker: Answering, answer: tuple[int, str, bytes], said: str
+) -> None:
+    broker.answer = answer
+    with client(broker) as admin, pytest.raises((RequestRefused, BrokerUnreachable), match=said):
+        admin.get("/v1/sessions")

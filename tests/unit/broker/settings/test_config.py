@@ -81,7 +81,6 @@ def test_a_file_is_forgotten_after_it_was_loaded(tmp_path: Path) -> None:
         ),
         (ENOUGH | {"host": "example.org"}, "host: example.org is not a loopback address; set unsafe_public_listener"),
         (ENOUGH | {"host": "localhost.example"}, "host: localhost.example is not a loopback address"),
-        (ENOUGH | {"host": ""}, "host:  is not a loopback address"),
         (ENOUGH | {"admin_host": "0.0.0.0"}, "admin_host: 0.0.0.0 is not a loopback address; set unsafe_public_admin"),
         (ENOUGH | {"metrics_host": "::"}, "metrics_host: :: is not a loopback address; set unsafe_public_metrics"),
         (ENOUGH | {"unsafe_plain_port": 1}, "unsafe_plain_port and unsafe_plain_identity: give both or neither"),
@@ -117,6 +116,8 @@ def test_a_file_is_forgotten_after_it_was_loaded(tmp_path: Path) -> None:
         (ENOUGH | {"crl_urls": "https://a/c"}, "--crl-urls: 'https://a/c': a list or an answer is signed, so it is"),
         (ENOUGH | {"crl_urls": "http://[x"}, "--crl-urls: 'http://[x' is no URL (Invalid IPv6 URL)"),
         (ENOUGH | {"ocsp_responder": "http://:80/"}, "--ocsp-responder: 'http://:80/' is no URL"),
+        (ENOUGH | {"host": "", "unsafe_public_listener": True}, "--host: is empty; give an address of this machine"),
+        (ENOUGH | {"metrics_host": "", "unsafe_public_metrics": True}, "--metrics-host: is empty; give an address of"),
         (ENOUGH | {"revocation_grace": -1}, "--revocation-grace: input should be greater than or equal to 0"),
         (
             ENOUGH | {"revocation_grace": "soon"},
@@ -420,7 +421,8 @@ def test_an_error_in_a_table_of_the_environment_names_the_variable(
     assert port.startswith("FLEET_BROKER_LISTENER: listener[1].port: ")
 
 
-NAMES_AND_TEXTS = {"host", "admin_host", "metrics_host", "unsafe_plain_identity", "listener.host", "trust.username"} | {
+HOSTS = {"host", "admin_host", "metrics_host", "listener.host"}
+NAMES_AND_TEXTS = {"unsafe_plain_identity", "trust.username"} | {
     "response_information",  # Looked at when the broker starts, and by --test.
 }
 """What may be any text, as far as it alone is concerned; what the settings say together is tested above."""
@@ -446,7 +448,7 @@ LISTS = {"any_client_id", "admin_changers", "crl_urls", "trust.crl_urls"} | {
         ("inf", set()),
         ("nan", set()),
         ('""', NAMES_AND_TEXTS | LISTS),
-        ('"a\\u0000b"', NAMES_AND_TEXTS | {"token"}),
+        ('"a\\u0000b"', NAMES_AND_TEXTS | HOSTS | {"token"}),
         ("[1]", set()),
         ("{a = 1}", set()),
         ("2026-01-01", set()),

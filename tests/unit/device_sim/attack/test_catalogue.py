@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from device_sim.attack.case import Case
-from device_sim.attack.catalogue import CATALOGUE, NoSuchCase, pick
+from device_sim.attack.catalogue import CATALOGUE, WEBSOCKET, NoSuchCase, pick
 from device_sim.attack.delivery_list import OWED
 from device_sim.attack.owed import OLDER
 from device_sim.attack.revocation_list import chapter
@@ -85,7 +85,7 @@ def test_each_case_of_mqtt_3_1_1_is_the_twin_of_one_of_mqtt_5() -> None:
 
 def test_a_name_means_one_case_in_all_three_lists() -> None:
     """A file of capabilities is for all of them."""
-    names = [{case.name for case in cases} for cases in (CATALOGUE, chapter.cases, OWED)]
+    names = [{case.name for case in cases} for cases in (CATALOGUE, WEBSOCKET, chapter.cases, OWED)]
     assert len(set.union(*names)) == sum(map(len, names))
 
 

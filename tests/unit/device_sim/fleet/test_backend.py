@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
+import cbor2
 import pytest
 
 from device_sim.behaviour.presence import OFFLINE, ONLINE
@@ -31,6 +32,29 @@ def test_a_message_that_comes_again_has_one_latency_the_first() -> None:
         payload = b'{"seq":%d,"due_ns":1,"sent_ns":1}' % sequence
         backend._received("fleet/meters/meter-1/telemetry", payload)
     assert (told, backend.latency.count, backend.received) == ([1, 3, 2], 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [
+        ("telemetry", b'{"seq":1e999,"due_ns":1,"sent_ns":1}'),
+        ("telemetry", b'{"seq":1,"due_ns":1e999,"sent_ns":1}'),
+        ("telemetry", b'{"seq":1,"due_ns":1,"sent_ns":-1%s}' % (b"0" * 400)),
+        ("telemetry", b'{"seq":1%s,"due_ns":1,"sent_ns":1}' % (b"0" * 400)),
+        ("telemetry", cbor2.dumps({"seq": 1, "due_ns": 10**400, "sent_ns": 1})),
+        ("telemetry", b'{"a":' * 10_000),
+        ("ack", b"[" * 100_000),
+        ("ack", b'{"id":' + b"[" * 100_000),
+    ],
+    ids=range(8),
+)
+def test_nobody_ends_a_run_by_what_he_publishes(kind: str, payload: bytes) -> None:
+    told: list[float] = []
+    backend = Backend(
+        "backend", ["meter-1"], arrived=lambda _device, telemetry, _now: told.append(telemetry.due_ns / 1)
+    )
+    backend._received(f"fleet/meters/meter-1/{kind}", payload)
+    assert (backend.unexpected, backend.received, backend.latency.count, told) == (1, 0, 0, [])
 
 
 class _Nobody:

@@ -332,6 +332,16 @@ def test_a_run_without_thresholds_and_one_whose_receiver_was_away_say_so() -> No
     assert without in " ".join(told.split())
 
 
+def test_failures_that_no_threshold_judges_are_told() -> None:
+    """A latency is that of the messages that have arrived: a broker that loses the slow ones looks quick."""
+    document = imagined()
+    assert document["counts"]["lost"] == 1, "which the scenario judges"
+    document["counts"] |= {"unreached": 2, "held_back": 30, "unexpected": 0, "reconnections": 7}
+    assert remarks(document) == ["judged by no threshold: unreached 2, held_back 30"]
+    assert "judged by no threshold: unreached 2, held_back 30" in summarised(document)
+    assert "Judged by no threshold: unreached 2, held_back 30" in page_of(document)
+
+
 def test_a_metric_is_named_whole_on_a_narrow_terminal() -> None:
     document = imagined()
     document["durations"]["revoked_refused"] = next(iter(document["durations"].values()))

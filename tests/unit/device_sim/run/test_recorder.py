@@ -69,6 +69,24 @@ def test_percentiles_of_nothing_are_nothing() -> None:
     assert Percentiles.of([3.0]) == Percentiles(1, 3.0, 3.0, 3.0)
 
 
+def test_percentiles_of_a_second_are_those_of_its_values_in_any_order() -> None:
+    values = [float(number) for number in range(1, 1001)]
+    assert Percentiles.of(values[500:] + values[:500]) == Percentiles(1000, 501.0, 951.0, 991.0)
+    assert Percentiles.of([2.0, 1.0]) == Percentiles(2, 2.0, 2.0, 2.0)
+
+
+def test_a_threshold_is_compared_with_the_figure_that_it_names() -> None:
+    recorder = Recorder()
+    for milliseconds in (1, 2, 3, 4, 90):
+        recorder.record(Duration.ADMITTED, milliseconds / 1000, 0.0)
+    found = {
+        statistic: recorder.value(Duration.ADMITTED, statistic, 50.0) for statistic in ("p", "max", "mean", "count")
+    }
+    assert found == pytest.approx({"p": 3.0, "max": 90.0, "mean": 20.0, "count": 5.0}, rel=0.01)
+    missing = [recorder.value(Duration.TLS, statistic, 50.0) for statistic in ("p", "max", "mean", "count")]
+    assert missing == [None, None, None, 0.0]
+
+
 def test_an_encoded_histogram_is_whole() -> None:
     latency, other = Latency(), Latency()
     for milliseconds in range(1, 101):

@@ -12,8 +12,6 @@ import pytest
 
 from device_sim.device import Device, Event, State
 from device_sim.fleet.backend import Backend
-from device_sim.fleet.fleet import Fleet
-from device_sim.fleet.surroundings import Counters, Surroundings
 from device_sim.link.closure import BROKEN, Closure, Layer
 from device_sim.link.distance import NEARBY
 from device_sim.link.tls_dial import NotAdmitted
@@ -21,57 +19,9 @@ from device_sim.run import stages
 from device_sim.run.manner import WHOLE, Share
 from device_sim.run.recorder import Recorder
 from device_sim.run.scene import Scene
-from device_sim.scenario.catalogue import find
 from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.stages import Command, Hold, Ramp, Renew, Restart, Revoke, Stage, Storm, Suspend, Trouble
-from provisioning.client.operator import ServiceUnavailable
-
-NOBODY_LISTENS = Closure(Layer.TCP, "refused", "nobody listens there", 0.0)
-SILENCE = Closure(Layer.MQTT, "timeout", "no answer to CONNECT in time", 0.0)
-CUT_OFF = Closure(Layer.TLS, "closed", "", 0.0)
-PUT_OUT = Closure(Layer.MQTT, "0x98", "suspended", time.monotonic(), 0x98)
-TURNED_AWAY = Closure(Layer.MQTT, "0x87", "not authorized", 0.0, 0x87)
-
-
-def scene(backend: Backend | None = None, share: Share = WHOLE) -> Scene:
-    unused = cast("Any", None)
-    fleet = Fleet([], Surroundings(unused, unused, unused, Counters(), 1))
-    target = cast("Any", SimpleNamespace(operator=Operator(), fleet=Directory()))
-    return Scene(find("smoke"), target, fleet, backend, Recorder(), 0.0, share)
-
-
-class Directory:
-    """The fleet's directory, which keeps who is revoked."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    def revoked(self, name: str) -> None:
-        self.told.append(name)
-
-
-def told(around: Scene) -> list[str]:
-    """Return of whose revocation the fleet's directory has been told."""
-    return cast("Directory", around.target.fleet).told
-
-
-class Operator:
-    """An operator whose service does what *revokes* says."""
-
-    revokes: Callable[[], object] = staticmethod(lambda: None)
-    resumes: Callable[[], object] = staticmethod(lambda: None)
-
-    async def revoke(self, *, device: str, reason: object) -> None:
-        del device, reason
-        self.revokes()
-
-    async def suspend(self, *, device: str) -> None:
-        del device
-        self.revokes()
-
-    async def resume(self, *, device: str) -> None:
-        del device
-        self.resumes()
+from tests.support.staged import CUT_OFF, NOBODY_LISTENS, SILENCE, TURNED_AWAY, Meter, scene, told, unavailable
 
 
 class Refused:
@@ -149,53 +99,6 @@ async def test_a_command_is_late_from_when_it_was_due_also_while_earlier_ones_fi
     assert (recorder.counts[Count.COMMANDS], recorder.counts[Count.UNANSWERED_COMMANDS]) == (1, 0)
 
 
-class Meter:
-    """A device on a link that ends when the test says so."""
-
-    credential = None
-    behaviours = ()
-    out_since: float | None = None
-    good = False
-    """Whether it is admitted."""
-
-    def __init__(self, name: str = "meter-1") -> None:
-        self.name = name
-        self.machine = Device(name, "meters", State.CONNECTED)
-        self.group = find("smoke").groups[0]
-        self.is_connected = True
-        self.is_undecided = False
-        self.cuts = 0
-        self.closed = False
-        self.linked()
-
-    def linked(self) -> asyncio.Future[Closure]:
-        """Open another link."""
-        closed = asyncio.get_running_loop().create_future()
-        self.connection = SimpleNamespace(closed=closed, tls_session=None, tls_resumed=False)
-        return closed
-
-    def cut(self) -> None:
-        self.cuts += 1
-
-    async def close(self) -> None:
-        self.closed = True
-
-    async def connect(self, _session: object = None) -> object:
-        self.machine.happened(Event.DIALLED)
-        if not self.good:
-            self.machine.ended(TURNED_AWAY)
-            raise NotAdmitted(TURNED_AWAY)
-        self.machine.happened(Event.ADMITTED)
-        self.is_connected = True
-        return self.connection
-
-    def put_out(self) -> None:
-        """End its connection, as the broker does."""
-        self.is_connected = False
-        self.machine.ended(PUT_OUT)
-        self.connection.closed.set_result(PUT_OUT)
-
-
 class Watched(Scene):
     """A scene that notes when a stage is to act, and what it is to wait for, and does neither."""
 
@@ -265,18 +168,17 @@ async def test_a_storm_breaks_each_connection_once_within_its_time() -> None:
 
 
 async def test_a_pause_says_how_much_of_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    around, done = scene(), []
+    around, done, now = scene(), [], [100.0]
 
     async def sleep(seconds: float) -> None:
         done.append(around.done)
-        await asyncio.sleep(min(seconds, 0.01))
+        now[0] += seconds
 
+    monkeypatch.setattr(stages, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(around, "sleep", sleep)
-    began = time.monotonic()
-    await stages.play(around, 1, Hold(seconds=0.05))
-    assert time.monotonic() - began >= 0.05
-    assert done == sorted(done)
-    assert 0.0 <= done[0] < done[-1] < 1.0
+    await stages.play(around, 1, Hold(seconds=4.0))
+    assert now[0] == pytest.approx(104.0)
+    assert done[:20] == pytest.approx([number / 20 for number in range(20)])
 
 
 @pytest.mark.parametrize(
@@ -329,8 +231,25 @@ async def test_a_revoked_device_that_came_back_before_its_revocation_was_confirm
     assert around.recorder.counts[Count.REVOKED] == 1
     measured = (Duration.REVOKED_CLOSED, Duration.REVOKED_REFUSED, Duration.SUSPENDED_CLOSED)
     assert [around.recorder.value(each, "count", 0.0) for each in measured] == [1.0, 1.0, 0.0]
+    assert around.recorder.response[Duration.REVOKED_CLOSED].highest < 60_000
     assert (told(around), around.fleet.condemned["meter-1"] < time.monotonic()) == (["meter-1"], True)
     assert [(each.kind, each.what) for each in around.recorder.markers] == [("revoke", "meter-1")]
+
+
+async def test_from_the_call_on_a_refusal_is_right_and_if_the_service_cannot_be_asked_nothing_is_judged() -> None:
+    """The broker may hear of the revocation before the operator has an answer."""
+    meter, around = Meter(), scene()
+    known: list[bool] = []
+
+    def unavailable_now() -> None:
+        known.append(meter.name in around.fleet.condemned)
+        unavailable()
+
+    cast("Any", around.target.operator).revokes = unavailable_now
+    around.told_devices = [cast("Any", meter)]
+    await stages.play(around, 1, Revoke(select=1.0, rate=100.0))
+    counts = around.recorder.counts
+    assert (known, counts[Count.FAILED_REVOCATIONS], counts[Count.REVOKED], told(around)) == ([True], 1, 0, [])
 
 
 async def test_a_device_that_has_lost_its_connection_before_its_turn_is_not_revoked() -> None:
@@ -393,91 +312,3 @@ async def test_after_the_last_stage_nobody_who_is_revoked_gets_in() -> None:
     assert (around.fleet.falsely_admitted, around.recorder.counts[Count.READMITTED]) == ({"meter-1"}, 1)
     assert [each.what for each in around.recorder.markers] == ["meter-1, when all was over"]
     assert [meter.closed for meter in meters] == [False, True, False, False]
-
-
-def unavailable() -> None:
-    raise ServiceUnavailable("https://localhost cannot be reached: Connection refused")
-
-
-async def suspended(meter: Meter, suspends: Callable[[], object], resumes: Callable[[], object]) -> Scene:
-    """Return the scene in which *meter* was suspended and resumed, and the broker does as these say."""
-    around = scene()
-    operator = cast("Any", around.target.operator)
-    operator.revokes, operator.resumes = suspends, resumes
-    around.told_devices = [cast("Any", meter)]
-    await stages.play(around, 1, Suspend(select=1.0, rate=100.0, seconds=0.001, deadline=0.05))
-    return around
-
-
-def figures(around: Scene) -> dict[str, float]:
-    """Return what was counted and measured of suspensions, if anything."""
-    of = (Count.SUSPENDED, Count.RESUMED, Count.STAYED_IN, Count.READMITTED, Count.FAILED_REVOCATIONS)
-    found = {str(each): float(around.recorder.counts[each]) for each in of}
-    for metric in (Duration.SUSPENDED_CLOSED, Duration.RESUMED_ADMITTED, Duration.REVOKED_REFUSED):
-        found[str(metric)] = around.recorder.value(metric, "count", 0.0) or 0.0
-    found |= {"falsely in": len(around.fleet.falsely_admitted), "falsely out": len(around.fleet.falsely_refused)}
-    return {name: number for name, number in found.items() if number}
-
-
-async def test_who_is_suspended_is_out_and_is_in_again_when_that_is_over() -> None:
-    meter = Meter()
-    around = await suspended(meter, meter.put_out, lambda: setattr(meter, "good", True))
-    assert figures(around) == {"suspended": 1, "resumed": 1, "suspended_closed": 1, "resumed_admitted": 1}
-    assert (around.fleet.condemned, around.fleet.refused_by_reason.total()) == ({}, 1)
-    assert [(each.kind, each.what) for each in around.recorder.markers] == [("suspend", "meter-1")]
-
-
-async def test_who_is_suspended_and_stays_in_is_falsely_admitted() -> None:
-    meter = Meter()
-
-    async def leaves() -> None:
-        meter.is_connected = False
-        meter.machine.ended(PUT_OUT)
-
-    meter.close = leaves  # type: ignore[method-assign]
-    around = await suspended(meter, lambda: None, lambda: setattr(meter, "good", True))
-    told = figures(around)
-    assert told == {"suspended": 1, "resumed": 1, "stayed_in": 1, "resumed_admitted": 1, "falsely in": 1}
-
-
-async def test_who_is_let_in_while_it_is_suspended_is_falsely_admitted() -> None:
-    meter = Meter()
-
-    async def leaves() -> None:
-        meter.is_connected = False
-        meter.machine.ended(PUT_OUT)
-
-    meter.close = leaves  # type: ignore[method-assign]
-    meter.good = True
-    around = await suspended(meter, meter.put_out, lambda: None)
-    told = figures(around)
-    assert (told["readmitted"], told["falsely in"], told["suspended_closed"]) == (1, 1, 1)
-
-
-async def test_who_stays_out_when_its_suspension_is_over_is_falsely_refused() -> None:
-    meter = Meter()
-    around = await suspended(meter, meter.put_out, lambda: None)
-    assert figures(around) == {"suspended": 1, "suspended_closed": 1, "falsely out": 1}
-    assert around.fleet.condemned == {}
-
-
-async def test_a_suspension_or_resumption_that_was_not_done_is_judged_no_further() -> None:
-    meter = Meter()
-    around = await suspended(meter, unavailable, lambda: None)
-    assert (figures(around), meter.is_connected) == ({"failed_revocations": 1}, True)
-    around = await suspended(meter, meter.put_out, unavailable)
-    assert figures(around) == {"suspended": 1, "suspended_closed": 1, "failed_revocations": 1}
-    assert around.fleet.condemned == {"meter-1": float("inf")}, "nobody knows whether it may get in"
-
-
-async def test_a_suspended_device_whose_network_failed_is_no_credit_to_the_broker() -> None:
-    meter = Meter()
-
-    def breaks() -> None:
-        meter.is_connected = False
-        broken = Closure(Layer.TCP, BROKEN, "", time.monotonic())
-        meter.machine.ended(broken)
-        meter.connection.closed.set_result(broken)
-
-    around = await suspended(meter, breaks, lambda: setattr(meter, "good", True))
-    assert figures(around) == {"suspended": 1, "resumed": 1, "resumed_admitted": 1}

@@ -156,3 +156,12 @@ def test_a_direction_concerns_itself_and_both_concern_each() -> None:
     assert Trouble().concerns(Direction.TO_BROKER)
     assert Trouble(direction=Direction.TO_DEVICE).concerns(Direction.TO_DEVICE)
     assert not Trouble(direction=Direction.TO_DEVICE).concerns(Direction.TO_BROKER)
+
+
+def test_a_line_that_was_cut_has_no_credit_for_that_time_when_it_becomes_a_slow_one() -> None:
+    line = line_in(Trouble(blackhole=True))
+    line.put(b"x" * 1000, 0.0)
+    line.set(Trouble(bandwidth=200), 10.0)
+    assert line.next_at == 10.0
+    assert line.take(10.0) == [b"xx"], "a hundredth of a second's worth"
+    assert line.next_at == pytest.approx(10.01)

@@ -13,15 +13,26 @@ from sqlalchemy.engine import make_url
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code, Refused
 from provisioning.pki.keys import generate_key
-from provisioning.store import announcements, schema
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.store import announcements, revocations, schema
 from provisioning.store.database import Database
 from tests.support.fleet import Fleet, open_fleet
+from tests.support.manufacturer import FOREVER, Manufacturer
 from tests.support.notes import PATIENCE
 from tests.support.postgresql import PostgresqlServer
 from tests.support.requests import csr_der
-from tests.support.ways import group
+from tests.support.ways import enrol, give_list, group, listed, refusal, register
 
-STYLES = ["timezone = 'Asia/Kathmandu'", "DateStyle = 'SQL, DMY'", "client_encoding = 'LATIN1'"]
+STYLES = [
+    "timezone = 'Asia/Kathmandu'",
+    "DateStyle = 'SQL, DMY'",
+    "client_encoding = 'LATIN1'",
+    "bytea_output = 'escape'",
+    "default_transaction_isolation = 'serializable'",
+    "array_nulls = off",
+    "transform_null_equals = on",
+    "standard_conforming_strings = off",
+]
 LISTENERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
 PLACES = {
     "styles": "TEMPLATE template0",
@@ -50,6 +61,33 @@ async def test_a_device_is_enrolled_all_the_same(fleet: Fleet) -> None:
     await group(fleet, "token", name="north")
     token = TokenCredential("meter-1", await fleet.token("meter-1"))
     await fleet.enrolment.enrol(csr_der(generate_key(), names=["meter-1"]), token)
+
+
+async def test_many_are_suspended_resumed_and_revoked_at_once_all_the_same(fleet: Fleet) -> None:
+    """Their values are in arrays, among which are times and none."""
+    names = [f"meter-{number}" for number in range(4)]
+    for name in names:
+        await fleet.enrol(name)
+    await fleet.suspension.suspend_batch(names, [], by="admin")
+    await fleet.suspension.resume_batch(names, [], by="admin")
+    await fleet.revocation.revoke_batch(names, [], RevocationReason.SUPERSEDED, by="admin")
+    told = await fleet.database.read(lambda connection: revocations.after(connection, 0, 99))
+    assert [(each.device, each.kind, each.invalidity_date) for each in told] == [
+        (name, kind, None) for kind in ("revoked", "released", "revoked") for name in names
+    ]
+
+
+async def test_a_list_that_never_ends_is_kept_wherever_the_server_thinks_it_is(fleet: Fleet) -> None:
+    """RFC 5280's end of what has none is the last second of a year that is over in half of the time zones."""
+    manufacturer = Manufacturer()
+    await group(fleet, "manufacturer")
+    await register(fleet, manufacturer)
+    revoked, good = manufacturer.idevid("SN1")[0], manufacturer.idevid("SN2")[0]
+    now = fleet.clock()
+    taken = await give_list(fleet, listed(manufacturer, revoked, now=now, life=FOREVER - now))
+    assert taken.stored.next_update == FOREVER
+    assert await refusal(fleet, "SN1", certificate=revoked) is Code.MANUFACTURER_REVOKED
+    await enrol(fleet, "SN2", certificate=good)
 
 
 async def test_a_word_in_other_letters_is_kept_or_refused(fleet: Fleet) -> None:

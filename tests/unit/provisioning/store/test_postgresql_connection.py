@@ -181,6 +181,8 @@ async def test_a_commit_that_no_standby_has_confirmed_is_not_taken_for_one(
     words: set[str] = set()
     address = server.url("postgres").replace("+psycopg", "")
     with psycopg.connect(address, autocommit=True, options="-c synchronous_commit=local") as administrator:
+        administrator.execute("ALTER ROLE fleet SET client_min_messages = 'error'")
+        await cut(database)
         administrator.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
         administrator.execute("SELECT pg_reload_conf()")
         try:
@@ -201,6 +203,7 @@ async def test_a_commit_that_no_standby_has_confirmed_is_not_taken_for_one(
             assert caught.value.code is Code.UNAVAILABLE
             assert "canceling wait for synchronous replication" in str(caught.value.__cause__)
         finally:
+            administrator.execute("ALTER ROLE fleet RESET client_min_messages")
             administrator.execute("ALTER SYSTEM RESET synchronous_standby_names")
             administrator.execute("SELECT pg_reload_conf()")
     assert await database.read(noted) == words, "the last one is there, and could have been lost"

@@ -1,0 +1,100 @@
+"""What the stage that suspends devices, and resumes them, counts and measures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+from device_sim.link.closure import BROKEN, Closure, Layer
+from device_sim.run import stages
+from device_sim.run.scene import Scene
+from device_sim.scenario.metrics import Count, Duration
+from device_sim.scenario.stages import Suspend
+from tests.support.staged import PUT_OUT, Meter, scene, unavailable
+
+
+async def suspended(
+    meter: Meter, suspends: Callable[[], object], resumes: Callable[[], object], deadline: float = 30.0
+) -> Scene:
+    """Return the scene in which *meter* was suspended and resumed, and the broker does as these say."""
+    around = scene()
+    operator = cast("Any", around.target.operator)
+    operator.revokes, operator.resumes = suspends, resumes
+    around.told_devices = [cast("Any", meter)]
+    await stages.play(around, 1, Suspend(select=1.0, rate=100.0, seconds=0.001, deadline=deadline))
+    return around
+
+
+def figures(around: Scene) -> dict[str, float]:
+    """Return what was counted and measured of suspensions, if anything."""
+    of = (Count.SUSPENDED, Count.RESUMED, Count.STAYED_IN, Count.READMITTED, Count.FAILED_REVOCATIONS)
+    found = {str(each): float(around.recorder.counts[each]) for each in of}
+    for metric in (Duration.SUSPENDED_CLOSED, Duration.RESUMED_ADMITTED, Duration.REVOKED_REFUSED):
+        found[str(metric)] = around.recorder.value(metric, "count", 0.0) or 0.0
+    found |= {"falsely in": len(around.fleet.falsely_admitted), "falsely out": len(around.fleet.falsely_refused)}
+    return {name: number for name, number in found.items() if number}
+
+
+async def test_who_is_suspended_is_out_and_is_in_again_when_that_is_over() -> None:
+    meter = Meter()
+    around = await suspended(meter, meter.put_out, lambda: setattr(meter, "good", True))
+    assert figures(around) == {"suspended": 1, "resumed": 1, "suspended_closed": 1, "resumed_admitted": 1}
+    assert (around.fleet.condemned, around.fleet.refused_by_reason.total()) == ({}, 1)
+    assert [(each.kind, each.what) for each in around.recorder.markers] == [("suspend", "meter-1")]
+
+
+async def test_who_is_suspended_and_stays_in_is_falsely_admitted() -> None:
+    meter = Meter()
+
+    async def leaves() -> None:
+        meter.is_connected = False
+        meter.machine.ended(PUT_OUT)
+
+    meter.close = leaves  # type: ignore[method-assign]
+    around = await suspended(meter, lambda: None, lambda: setattr(meter, "good", True), deadline=0.5)
+    told = figures(around)
+    assert told == {"suspended": 1, "resumed": 1, "stayed_in": 1, "resumed_admitted": 1, "falsely in": 1}
+
+
+async def test_who_is_let_in_while_it_is_suspended_is_falsely_admitted() -> None:
+    meter = Meter()
+
+    async def leaves() -> None:
+        meter.is_connected = False
+        meter.machine.ended(PUT_OUT)
+
+    meter.close = leaves  # type: ignore[method-assign]
+    meter.good = True
+    around = await suspended(meter, meter.put_out, lambda: None)
+    told = figures(around)
+    assert (told["readmitted"], told["falsely in"], told["suspended_closed"]) == (1, 1, 1)
+
+
+async def test_who_stays_out_when_its_suspension_is_over_is_falsely_refused() -> None:
+    meter = Meter()
+    around = await suspended(meter, meter.put_out, lambda: None, deadline=0.05)
+    assert figures(around) == {"suspended": 1, "suspended_closed": 1, "falsely out": 1}
+    assert around.fleet.condemned == {}
+
+
+async def test_a_suspension_or_resumption_that_was_not_done_is_judged_no_further() -> None:
+    meter = Meter()
+    around = await suspended(meter, unavailable, lambda: None)
+    assert (figures(around), meter.is_connected) == ({"failed_revocations": 1}, True)
+    around = await suspended(meter, meter.put_out, unavailable)
+    assert figures(around) == {"suspended": 1, "suspended_closed": 1, "failed_revocations": 1}
+    assert around.fleet.condemned == {"meter-1": float("inf")}, "nobody knows whether it may get in"
+
+
+async def test_a_suspended_device_whose_network_failed_is_no_credit_to_the_broker() -> None:
+    meter = Meter()
+
+    def breaks() -> None:
+        meter.is_connected = False
+        broken = Closure(Layer.TCP, BROKEN, "", time.monotonic())
+        meter.machine.ended(broken)
+        meter.connection.closed.set_result(broken)
+
+    around = await suspended(meter, breaks, lambda: setattr(meter, "good", True))
+    assert figures(around) == {"suspended": 1, "resumed": 1, "resumed_admitted": 1}

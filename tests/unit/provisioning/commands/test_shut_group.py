@@ -1,0 +1,46 @@
+"""What is made for a group that would refuse it: said, since a production batch would be refused in the field."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from provisioning.client.enrolment import EnrolmentOperatorClient
+from provisioning.client.operator import RequestRefused, ServiceUnavailable
+from provisioning.commands.shut_group import say_if_shut
+from provisioning.errors import Code
+
+UNKNOWN = RequestRefused(404, Code.GROUP_UNKNOWN, "no group")
+
+
+CREATE = "fleet-provisioning group create west --way claim"
+SET = "fleet-provisioning group set west --way"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (["claim"], ""),
+        (["listed", "claim+approval"], ""),
+        ([], ""),  # Closed on purpose.
+        (["claims"], f"group west admits nobody by claim: {SET} claims --way claim"),
+        (["token", "listed+token"], f"group west admits nobody by claim: {SET} token --way listed+token --way claim"),
+        (UNKNOWN, f"group west is not configured, and admits nobody by claim: {CREATE}"),
+        (RequestRefused(403, Code.OPERATOR_ROLE, "not yours"), ""),
+        (ServiceUnavailable("gone"), ""),
+    ],
+)
+async def test_a_group_that_does_not_admit_it_is_told_with_what_to_do(
+    answer: list[str] | Exception, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Client:
+        async def group(self, name: str) -> SimpleNamespace:
+            assert name == "west"
+            if isinstance(answer, Exception):
+                raise answer
+            return SimpleNamespace(ways=answer)
+
+    await say_if_shut(cast("EnrolmentOperatorClient", Client()), "west", "claim")
+    assert capsys.readouterr().err == (f"fleet-provisioning: {said}\n" if said else "")
