@@ -60,6 +60,7 @@ from provisioning.store import authorities, crl_shards
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority
 from provisioning.store.crl_shards import CrlShard
 from provisioning.store.database import Database
+from provisioning.store.failure_lines import FailureLines
 from provisioning.store.serials import SerialNumbers
 
 log = structlog.get_logger(__name__)
@@ -111,6 +112,7 @@ class LiveAuthorities:
         self._contents = SharedContents(database, clock)
         self._on_trust = on_trust
         self._on_active = on_active
+        self._failures: Final = FailureLines()
         self._states: Sequence[tuple[str, str]] = ()
         self._trusted: Sequence[x509.Certificate] = ()
         self._working: dict[str, _Working] = {}
@@ -201,7 +203,10 @@ class LiveAuthorities:
                 try:
                     await self._take_over()
                 except (Refused, ConfigurationError, KeyFileError, OSError) as error:
-                    log.error("CAs not taken over from the store", code="CAS_NOT_TAKEN_OVER", detail=str(error))  # noqa: TRY400
+                    detail = str(error)
+                    if times := self._failures.failed(detail, asyncio.get_running_loop().time()):
+                        words = "CAs not taken over from the store"
+                        log.error(words, code="CAS_NOT_TAKEN_OVER", detail=detail, times=times)  # noqa: TRY400
 
     async def _take_over(self) -> None:
         states = await self._database.read(authorities.states)

@@ -30,6 +30,7 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.store import claims, manufacturers
 from provisioning.store.database import Database
+from provisioning.store.failure_lines import FailureLines
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +49,7 @@ class EnrolmentTrust:
         self._tell = tell
         self._anchors: list[bytes] = []
         self._refreshing: Final = asyncio.Lock()
+        self._failures: Final = FailureLines()
 
     async def refresh(self) -> bool:
         """Compare with the store, and return whether the trust has changed; it applies from the next handshake.
@@ -76,7 +78,9 @@ class EnrolmentTrust:
         try:
             return await self.refresh()
         except Refused as refusal:
-            log.warning("enrolment trust not compared", code="ENROLMENT_TRUST_STALE", detail=refusal.detail)
+            if times := self._failures.failed(refusal.detail, asyncio.get_running_loop().time()):
+                facts = {"code": "ENROLMENT_TRUST_STALE", "detail": refusal.detail, "times": times}
+                log.warning("enrolment trust not compared", **facts)
             return False
 
     async def run(self) -> None:

@@ -37,6 +37,7 @@ from provisioning.errors import Code, Refused
 from provisioning.program.spread import spread
 from provisioning.store import manufacturer_list_urls, manufacturer_lists
 from provisioning.store.database import Database
+from provisioning.store.failure_lines import FailureLines
 from provisioning.store.manufacturer_list_urls import MAXIMUM_PROBLEM, StoredUrl
 from provisioning.store.manufacturer_lists import StoredList
 
@@ -105,6 +106,7 @@ class ManufacturerFetcher:
         self._actor = actor
         self._http = PlainHttp(_PATIENCE_SECONDS)
         self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._failures: Final = FailureLines()
         self.outcomes: Counter[tuple[str, str]] = Counter()
         """How often this process has fetched, by manufacturer and result: new, unchanged, failed."""
 
@@ -127,9 +129,7 @@ class ManufacturerFetcher:
                     return False
                 await self._fetch(url)
             except Refused as refusal:  # The store's fault, not the URL's: it is due again in a while.
-                log.warning(
-                    "manufacturers' lists not fetched", code="MANUFACTURER_LIST_UNFETCHED", detail=refusal.detail
-                )
+                self._store_failed(refusal)
         return True
 
     async def run(self) -> None:
@@ -139,12 +139,15 @@ class ManufacturerFetcher:
                 try:
                     await self.fetch_due()
                 except Refused as refusal:
-                    log.warning(
-                        "manufacturers' lists not fetched", code="MANUFACTURER_LIST_UNFETCHED", detail=refusal.detail
-                    )
+                    self._store_failed(refusal)
                 await asyncio.sleep(_ROUND_SECONDS)
         finally:
             await self.close()
+
+    def _store_failed(self, refusal: Refused) -> None:
+        if times := self._failures.failed(refusal.detail, asyncio.get_running_loop().time()):
+            facts = {"code": "MANUFACTURER_LIST_UNFETCHED", "detail": refusal.detail, "times": times}
+            log.warning("manufacturers' lists not fetched", **facts)
 
     async def close(self) -> None:
         """Close the connections."""

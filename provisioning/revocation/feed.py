@@ -59,6 +59,7 @@ from provisioning.program.moments import rfc3339
 from provisioning.quick_values import quickly_made
 from provisioning.store import revocations
 from provisioning.store.database import Database
+from provisioning.store.failure_lines import FailureLines
 from provisioning.store.revocations import EventKind, RevocationRecord
 
 log = structlog.get_logger(__name__)
@@ -170,6 +171,7 @@ class RevocationFeed:
         """The mark of the event *newest*."""
         self._looked_at = -math.inf
         """When the last look at the store began that has found its end."""
+        self._failures: Final = FailureLines()
 
     async def start(self) -> None:
         """Find the feed's newest event; before the first subscriber."""
@@ -199,7 +201,8 @@ class RevocationFeed:
                 if self._on_look is not None:
                     await self._on_look()
             except Refused as refusal:
-                log.warning("feed cannot read the store", code="FEED_NOT_READ", detail=refusal.detail)
+                if times := self._failures.failed(refusal.detail, asyncio.get_running_loop().time()):
+                    log.warning("feed cannot read the store", code="FEED_NOT_READ", detail=refusal.detail, times=times)
 
     async def subscribe(
         self, after: int, mark: str | None = None, *, by: str = "", host: str = "", known: int | None = None

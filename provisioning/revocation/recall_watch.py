@@ -46,6 +46,7 @@ from provisioning.store import audit, devices, manufacturer_lists, manufacturers
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
 from provisioning.store.devices import Device, DeviceState
+from provisioning.store.failure_lines import FailureLines
 from provisioning.store.manufacturers import RevokedDevices, StoredManufacturer
 from provisioning.store.recalls import CameIn
 
@@ -111,6 +112,7 @@ class RecallWatch:
         self._actor = actor
         self._walked: tuple[object, datetime] | None = None
         self._counts: Mapping[str, int] = {}
+        self._failures: Final = FailureLines()
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -135,11 +137,13 @@ class RecallWatch:
             try:
                 await self.look()
             except Refused as refusal:
-                log.warning(
-                    "devices not compared with manufacturers' lists",
-                    code="MANUFACTURER_WATCH_FAILED",
-                    detail=refusal.detail,
-                )
+                if times := self._failures.failed(refusal.detail, asyncio.get_running_loop().time()):
+                    log.warning(
+                        "devices not compared with manufacturers' lists",
+                        code="MANUFACTURER_WATCH_FAILED",
+                        detail=refusal.detail,
+                        times=times,
+                    )
             await asyncio.sleep(_ROUND_SECONDS)
 
     async def _walk(self, known: _Known) -> int:

@@ -1,7 +1,7 @@
 """The lines that say why the store cannot be used, or a CRL not be made: each reason at once, then once a minute.
 
 While a database is gone, every request and each part of the service finds that out for itself, with the same words: a
-fleet that tries again would fill the log with them.
+fleet that tries again, and what looks into the store every few seconds, would fill the log with them.
 
 Rules
 -----

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentUnavailable, EstClient
 from provisioning.client.feed import RevocationEvent
 from provisioning.pki.keys import generate_key
+from tests.support.broker_process import wait_until
 from tests.support.curl import Curl
 from tests.support.enrolled import Enrolled, enrol, spent
 from tests.support.feed_events import follow
@@ -26,6 +28,14 @@ from tests.support.postgresql import PostgresqlServer
 from tests.support.provisioning import ProvisioningService
 
 # A heartbeat that is longer than the tests wait: what arrives was pushed.
+EVERY_FEW_SECONDS = {
+    "FEED_NOT_READ",
+    "CAS_NOT_TAKEN_OVER",
+    "ENROLMENT_TRUST_STALE",
+    "MANUFACTURER_LIST_UNFETCHED",
+    "MANUFACTURER_WATCH_FAILED",
+}
+"""What is said when the store cannot be read, of what is tried so often."""
 SETTINGS = {
     "crl_debounce_seconds": 0.05,
     "feed_heartbeat_seconds": 60,
@@ -119,9 +129,16 @@ def ready(service: ProvisioningService) -> tuple[int, str, str]:
     return answer.status, checks["store"], checks["ocsp_signer"]
 
 
+def codes_told(service: ProvisioningService) -> dict[str, int]:
+    """Return how often the log says with the same words that one of `EVERY_FEW_SECONDS` has failed."""
+    lines = [json.loads(line) for line in service.log.splitlines() if line.endswith("}")]
+    told = Counter((line["code"], line["detail"]) for line in lines if line.get("code") in EVERY_FEW_SECONDS)
+    return {code: times for (code, _), times in sorted(told.items(), key=lambda each: each[1])}
+
+
 def test_without_its_database_a_service_says_so_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
     with PostgresqlServer() as server:
-        settings = SETTINGS | {"database_url": server.new_database(template="template0")}
+        settings = SETTINGS | {"feed_heartbeat_seconds": 0.1, "database_url": server.new_database(template="template0")}
         with ProvisioningService.founded(tmp_path / "fleet", settings) as service, service.api() as api:
             token = service.token(device="meter-1", group="north")
             assert ready(service) == (200, "ok", "ok")
@@ -133,6 +150,9 @@ def test_without_its_database_a_service_says_so_and_goes_on_when_it_is_back(tmp_
             assert refused.headers["content-type"] == "application/problem+json"
             assert str(server.port) not in refused.text
             assert Curl(service.http).run("/crl/issuing-ca.crl").status == 200
+            # Of those that try every few seconds the slowest have done so: by now the others many times.
+            wait_until(lambda: codes_told(service).keys() == EVERY_FEW_SECONDS, "each part says that it cannot read")
+            assert set(codes_told(service).values()) == {1}, "and not each time"
             server.start()
             deadline = time.monotonic() + PATIENCE
             while api.get("/v1/status").status_code == 503:
