@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, cast
+
+import pytest
 
 from device_sim.link.closure import BROKEN, Closure, Layer
 from device_sim.run import stages
@@ -15,14 +18,19 @@ from tests.support.staged import PUT_OUT, Meter, scene, unavailable
 
 
 async def suspended(
-    meter: Meter, suspends: Callable[[], object], resumes: Callable[[], object], deadline: float = 30.0
+    meter: Meter,
+    suspends: Callable[[], object],
+    resumes: Callable[[], object],
+    deadline: float = 30.0,
+    seconds: float = 0.001,
+    around: Scene | None = None,
 ) -> Scene:
     """Return the scene in which *meter* was suspended and resumed, and the broker does as these say."""
-    around = scene()
+    around = around or scene()
     operator = cast("Any", around.target.operator)
     operator.revokes, operator.resumes = suspends, resumes
     around.told_devices = [cast("Any", meter)]
-    await stages.play(around, 1, Suspend(select=1.0, rate=100.0, seconds=0.001, deadline=deadline))
+    await stages.play(around, 1, Suspend(select=1.0, rate=100.0, seconds=seconds, deadline=deadline))
     return around
 
 
@@ -42,6 +50,32 @@ async def test_who_is_suspended_is_out_and_is_in_again_when_that_is_over() -> No
     assert figures(around) == {"suspended": 1, "resumed": 1, "suspended_closed": 1, "resumed_admitted": 1}
     assert (around.fleet.condemned, around.fleet.refused_by_reason.total()) == ({}, 1)
     assert [(each.kind, each.what) for each in around.recorder.markers] == [("suspend", "meter-1")]
+    assert around.recorder.response[Duration.SUSPENDED_CLOSED].highest < 60_000
+
+
+async def test_for_as_long_as_the_scenario_says_any_admission_is_false_and_while_it_is_resumed_none_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    meter, around, began, ended = Meter(), scene(), [], []
+    wrong_from: list[float] = []
+    connect = meter.connect
+
+    async def connected(session: object = None) -> object:
+        wrong_from.append(around.fleet.condemned["meter-1"])
+        return await connect(session)
+
+    def puts_out() -> None:
+        began.append(time.monotonic())
+        meter.put_out()
+
+    def resumes() -> None:
+        ended.append(time.monotonic())
+        meter.good = True
+
+    monkeypatch.setattr(meter, "connect", connected)
+    await suspended(meter, puts_out, resumes, seconds=0.05, around=around)
+    assert ended[0] - began[0] >= 0.05
+    assert [math.isfinite(each) for each in wrong_from] == [True, False]
 
 
 async def test_who_is_suspended_and_stays_in_is_falsely_admitted() -> None:

@@ -112,6 +112,13 @@ def test_slices_come_one_at_a_time_with_their_pause() -> None:
     assert drained(line) == [(0.0, b"a"), (0.5, b"b"), (1.0, b"c")]
 
 
+def test_slices_without_a_pause_come_one_at_a_time_as_well() -> None:
+    """Each is to be written in a turn of its own: together, the receiver reads them as one."""
+    line = line_in(Trouble(slice_bytes=2))
+    line.put(b"abcde", 0.0)
+    assert [line.take(1.0) for _ in range(4)] == [[b"ab"], [b"cd"], [b"e"], []]
+
+
 def test_a_blackhole_holds_everything_until_it_ends() -> None:
     line = line_in(Trouble(blackhole=True))
     line.put(b"kept", 0.0)
