@@ -82,12 +82,14 @@ async def test_what_ends_by_itself_is_told_at_the_end_and_what_does_not_is_ended
         def loop_misc(self) -> None:
             raise RuntimeError("its client is broken")
 
+    keeper = KeepAlive(0.01)
+    keeper.add(Broken(), 60)
+    await keeper.__aenter__()
+    sweeping = keeper._sweeping
+    assert sweeping is not None
+    await asyncio.wait([sweeping])
     with pytest.raises(RuntimeError, match="its client is broken"):
-        async with KeepAlive(0.01) as keeper:
-            keeper.add(Broken(), 60)
-            sweeping = keeper._sweeping
-            assert sweeping is not None
-            await asyncio.wait([sweeping])
+        await keeper.__aexit__(None, None, None)
     async with KeepAlive() as keeper:
         sweeping = keeper._sweeping
     assert sweeping is not None
