@@ -99,6 +99,7 @@ async def dial(
             if credential is not None:
                 credential.load_into(context)
             # From here on the descriptor belongs to the SSLSocket, and *raw* is detached.
+            expect_connected(raw)
             raw = context.wrap_socket(
                 raw, server_hostname=endpoint.server_name, do_handshake_on_connect=False, session=session
             )
@@ -117,6 +118,17 @@ async def dial(
         raw.close()
         raise
     return Dialled(raw, tcp=connected - started, tls=time.monotonic() - connected)
+
+
+def expect_connected(raw: socket.socket) -> None:
+    """Raise `ConnectionResetError` if the peer has reset *raw* already.
+
+    `ssl` raises it too, and leaves the descriptor open in an object that nobody gets.
+    """
+    try:
+        raw.getpeername()
+    except OSError as error:
+        raise ConnectionResetError(error.errno, "the peer has reset the connection") from error
 
 
 class _OutOfTime(Exception):

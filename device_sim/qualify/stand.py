@@ -46,7 +46,7 @@ from broker.mqtt.properties import Properties
 from device_sim.attack.raw_client import RawClient, reset
 from device_sim.attack.verdict import MALFORMED, Seen
 from device_sim.link.closure import from_error, is_alert
-from device_sim.link.tls_dial import handshake
+from device_sim.link.tls_dial import expect_connected, handshake
 from device_sim.qualify.attempt import Attempt
 from device_sim.qualify.client_hello import client_hello, in_clear
 from device_sim.qualify.client_packets import wrong_of_a_client
@@ -146,6 +146,11 @@ class Stand:
                 return
             if self._conduct.drop_at is Step.HELLO:
                 attempt.by_device = False
+                return
+            try:
+                expect_connected(raw)
+            except ConnectionResetError as error:
+                attempt.refusal = from_error(error, time.monotonic()).code
                 return
             connected = tls = self._context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
             if await self._shaken(tls, attempt):

@@ -395,6 +395,11 @@ class ConnectionProtocol(HttpToolsProtocol):
         else:
             self._close_if_ended()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether all is sent that the client gets, and the connection closes."""
+        return self.transport.is_closing() and not self.transport.get_write_buffer_size()
+
     def shutdown(self) -> None:
         """Close when what has come is answered, and take nothing more: the service ends."""
         self._stopping = True

@@ -11,7 +11,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, cast
 
 import uvicorn
 from starlette.applications import Starlette
@@ -23,6 +23,8 @@ from provisioning.program.proxy_header import Address
 from provisioning.program.proxy_networks import ProxyNetworks
 
 _GRACE_SECONDS: Final = 10
+_FAREWELL_SECONDS: Final = 0.5
+"""At least so long, and at most twice, a client may take to end its side when the service ends."""
 _DATE_SECONDS: Final = 1.0
 _DATE: Final = 0
 """The tick, of the library's ten per second, at which it updates the date."""
@@ -68,7 +70,24 @@ class HttpListener(uvicorn.Server):
         """Stop accepting, and shut down in order."""
         for door in self._doors:
             door.close()
-        await super().shutdown(sockets)
+        seeing_out = asyncio.create_task(self._see_out())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            seeing_out.cancel()
+
+    async def _see_out(self) -> None:
+        """Cut off who has been sent everything and does not end his side: TLS waits half a minute for his farewell.
+
+        That of a client in no call, like a pool that keeps a connection for its next request, never comes.
+        """
+        told = set[ConnectionProtocol]()
+        while True:
+            await asyncio.sleep(_FAREWELL_SECONDS)
+            open_still = cast("set[ConnectionProtocol]", self.server_state.connections)
+            for each in told & open_still:
+                each.transport.abort()
+            told = {each for each in open_still if each.is_over}
 
     def _protocol(self, place: Place, client: Address | None) -> asyncio.Protocol:
         config = self.config

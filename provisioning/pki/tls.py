@@ -63,6 +63,10 @@ class TlsConfigurationError(Exception):
     """A certificate, key or trust anchor file cannot be used; the text names the file and says what to do."""
 
 
+class _EncryptedKey(Exception):
+    """OpenSSL wants a passphrase."""
+
+
 class ClientCertificate(Enum):
     """Whether a server requests the client's certificate."""
 
@@ -82,14 +86,16 @@ class CredentialFiles:
         for path in (self.certificate, self.key):
             _check_readable(path)
         try:
-            context.load_cert_chain(self.certificate, self.key, password=_no_prompt)
+            context.load_cert_chain(self.certificate, self.key, password=_never_asked)
+        except _EncryptedKey as error:
+            raise _encrypted(str(self.key)) from error
         except ssl.SSLError as error:
             raise _refused(str(self.certificate), self.unfit, error) from error
 
     @property
     def unfit(self) -> str:
         """The error text for files that OpenSSL cannot use."""
-        return f"{self.certificate} and {self.key} do not belong together, or are not an unencrypted PEM pair"
+        return f"{self.certificate} and {self.key} do not belong together, or are not a PEM pair"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,8 @@ class CredentialPem:
     """The error text if OpenSSL cannot use it."""
     certificate: str = "the certificate"
     """What error texts call the certificate."""
+    key_name: str = "the private key"
+    """What they call the key."""
 
     @classmethod
     def of(cls, files: CredentialFiles) -> Self:
@@ -110,7 +118,7 @@ class CredentialPem:
         try:
             pem = contents_of(files.certificate, PEM_BYTES)
             key = None if files.key == files.certificate else contents_of(files.key, PEM_BYTES)
-            return cls(pem, key, files.unfit, str(files.certificate))
+            return cls(pem, key, files.unfit, str(files.certificate), str(files.key))
         except OSError as error:
             raise TlsConfigurationError(f"{error.filename} cannot be read: {error.strerror}") from error
 
@@ -118,7 +126,9 @@ class CredentialPem:
         """Make *context* present this credential; raise `TlsConfigurationError` if it cannot."""
         with _as_file(self.pem) as certificate, _as_file(self.key or self.pem) as key:
             try:
-                context.load_cert_chain(certificate, key, password=_no_prompt)
+                context.load_cert_chain(certificate, key, password=_never_asked)
+            except _EncryptedKey as error:
+                raise _encrypted(self.key_name) from error
             except ssl.SSLError as error:
                 raise _refused(self.certificate, self.unfit, error) from error
 
@@ -286,6 +296,13 @@ def _check_readable(path: Path) -> None:
         raise TlsConfigurationError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _no_prompt() -> str:
-    # Without this OpenSSL asks at the terminal for the passphrase of an encrypted key and the process hangs.
-    return ""
+def _never_asked() -> str:
+    """Refuse to be asked for a passphrase: OpenSSL would ask at the terminal, and a program may have none."""
+    raise _EncryptedKey
+
+
+def _encrypted(key: str) -> TlsConfigurationError:
+    return TlsConfigurationError(
+        f"{key} is encrypted, and its passphrase cannot be given: decrypt it into a file that only this program's user "
+        "can read (openssl pkey -in … -out …)"
+    )

@@ -95,6 +95,26 @@ async def test_what_a_case_raises_is_its_verdict_and_slowness_is_excused_where_o
     assert outcome.judgement.why.startswith(why)
 
 
+@pytest.mark.parametrize(
+    ("raised", "verdict"),
+    [
+        (TurnedAway("put out"), Verdict.FAIL),
+        (Starved("not served"), Verdict.FAIL),
+        (BrokenPromise("it came twice"), Verdict.SKIP),
+    ],
+)
+async def test_what_is_not_claimed_excuses_no_harm_to_a_good_device(
+    tmp_path: Path, raised: Exception, verdict: Verdict
+) -> None:
+    async def raises(_scene: Scene) -> Seen:
+        raise raised
+
+    case = Case("99-raises", "", ("mqtt kept",), raises, needs=frozenset({Feature.REGISTRY}))
+    async with faulty(tmp_path) as target:
+        outcome = await run._tried(Scene(target), case)
+    assert outcome.verdict is verdict, outcome.judgement
+
+
 def test_who_grants_a_subscription_is_held_to_what_is_delivered_on_it() -> None:
     """Granting one on which nothing comes is a way to keep a topic policy, too."""
     (case,) = pick(CATALOGUE, ["36-other-device"])

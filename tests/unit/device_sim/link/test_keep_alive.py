@@ -56,3 +56,41 @@ async def test_a_sweep_that_fails_is_not_swallowed() -> None:
     await asyncio.sleep(0)
     with pytest.raises(RuntimeError, match="broken"):
         await keep_alive.__aexit__(None, None, None)
+
+
+class _Looked:
+    def loop_misc(self) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.parametrize(
+    ("period", "alive", "longest"), [(5.0, 600, 5.0), (5.0, 8, 2.0), (5.0, 20, 5.0), (1.0, 60, 1.0), (5.0, 0, 5.0)]
+)
+async def test_every_client_is_looked_at_four_times_within_the_shortest_keep_alive(
+    period: float, alive: float, longest: float
+) -> None:
+    """And no less often than the period says: a broker waits for one and a half times the keep alive."""
+    keeper = KeepAlive(period)
+    keeper.add(_Looked(), 600)
+    keeper.add(_Looked(), alive)
+    keeper.add(_Looked(), 600)
+    assert keeper._tick * len(keeper._buckets) == pytest.approx(longest)
+
+
+async def test_what_ends_by_itself_is_told_at_the_end_and_what_does_not_is_ended() -> None:
+    class Broken(_Looked):
+        def loop_misc(self) -> None:
+            raise RuntimeError("its client is broken")
+
+    keeper = KeepAlive(0.01)
+    keeper.add(Broken(), 60)
+    await keeper.__aenter__()
+    sweeping = keeper._sweeping
+    assert sweeping is not None
+    await asyncio.wait([sweeping])
+    with pytest.raises(RuntimeError, match="its client is broken"):
+        await keeper.__aexit__(None, None, None)
+    async with KeepAlive() as keeper:
+        sweeping = keeper._sweeping
+    assert sweeping is not None
+    assert sweeping.cancelled()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 
 import pytest
@@ -22,6 +23,8 @@ def upgraded() -> tuple[WebSocket, WSConnection, bytes]:
     (request,) = theirs.events()
     assert isinstance(request, Request)
     assert request.subprotocols == ["mqtt"]
+    key = ours.request.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0]
+    assert len(base64.b64decode(key)) == 16  # RFC 6455 §4.1
     return ours, theirs, theirs.send(AcceptConnection(subprotocol="mqtt"))
 
 
@@ -89,3 +92,9 @@ def test_a_frame_that_no_server_may_send_is_reported(frame: bytes, words: str) -
     ours, _, answer = upgraded()
     with pytest.raises(NotWebSocket, match=words):
         ours.unframed(answer + frame)
+
+
+def test_a_web_page_is_named_only_where_one_asks() -> None:
+    assert b"origin" not in WebSocket("localhost").request.lower()
+    asked = WebSocket("localhost", "https://other.example").request
+    assert b"\r\nOrigin: https://other.example\r\n\r\n" in asked

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import socket
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,9 +27,9 @@ from broker.mqtt.packets import (
     SubscriptionRequest,
 )
 from broker.mqtt.properties import Properties
-from device_sim.attack.raw_client import RawClient
+from device_sim.attack.raw_client import RawClient, reset
 from device_sim.attack.verdict import Seen
-from device_sim.link.tls_dial import Endpoint
+from device_sim.link.tls_dial import Endpoint, NotAdmitted
 from device_sim.qualify import stand as stands
 from device_sim.qualify.conduct import Conduct, Step
 from device_sim.qualify.papers import Papers
@@ -195,6 +199,58 @@ async def test_a_server_keep_alive_is_half_of_what_is_asked_for_and_two_seconds_
         assert client.connack is not None
         assert client.connack.properties == Properties(server_keep_alive=told)
         client.close()
+
+
+@pytest.mark.parametrize("step", [Step.TCP, Step.HELLO, Step.TLS, Step.CONNECT, Step.REQUEST])
+async def test_what_the_stand_breaks_off_was_not_ended_by_the_device(files: Path, step: Step) -> None:
+    """Else a device is judged by how often it leaves."""
+    context = client_context(files / "ca.crt", CredentialFiles(files / "device.crt", files / "device.key"))
+    async with Stand(PAPERS, Conduct(drop_at=step), "127.0.0.1", 0) as stand:
+        try:
+            client = await RawClient.dial(Endpoint("127.0.0.1", stand.port, "localhost"), context)
+        except NotAdmitted:
+            assert step in {Step.TCP, Step.HELLO}
+        else:
+            answer = await client.connect(Connect("meter-1"))
+            assert answer.got_in is (step is Step.REQUEST)
+            assert isinstance(await asked(client, said()), Seen)
+            client.close()
+        await until(lambda: bool(stand.attempts) and stand.attempts[0].ended is not None)
+        (attempt,) = stand.attempts
+        assert not attempt.by_device
+        assert (attempt.tls is not None) is (step in {Step.TLS, Step.CONNECT, Step.REQUEST})
+        assert (attempt.connect is not None) is (step in {Step.CONNECT, Step.REQUEST})
+        assert (attempt.answered is not None) is (step is Step.REQUEST)
+
+
+async def test_who_says_nothing_from_the_start_keeps_the_connection_until_the_device_leaves() -> None:
+    async with Stand(PAPERS, Conduct(silent_at=Step.TCP), "127.0.0.1", 0) as stand:
+        reader, writer = await asyncio.open_connection("127.0.0.1", stand.port)
+        writer.write(b"\x16\x03\x01 a hello of a kind")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(), 0.2)
+        (attempt,) = stand.attempts
+        assert attempt.ended is None
+        writer.close()
+        await until(lambda: attempt.ended is not None)
+        assert attempt.by_device
+
+
+async def test_a_device_that_resets_behind_its_hello_has_left(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody is there to shake hands with, and nothing of ours stays open or unsaid."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    async with Stand(PAPERS, Conduct(), "127.0.0.1", 0) as stand:
+        device = socket.create_connection(("127.0.0.1", stand.port))
+        device.sendall(outgoing.read())
+        reset(device)
+        await until(lambda: bool(stand.attempts) and stand.attempts[0].ended is not None)
+        (attempt,) = stand.attempts
+    assert (attempt.refusal, attempt.alert, attempt.by_device, attempt.tls) == ("reset", False, True, None)
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_who_breaks_off_after_connack_has_answered(files: Path) -> None:

@@ -168,6 +168,22 @@ async def test_who_is_told_to_end_does_not_wait_for_those_whose_handshake_is_not
     assert not served.places
 
 
+async def test_who_is_told_to_end_waits_for_nobody_who_does_not_say_farewell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool's kept connection is in no call: nobody reads there that it is over."""
+    monkeypatch.setattr(listeners, "_GRACE_SECONDS", 60)
+    async with asyncio.timeout(20):
+        async with serving(tmp_path) as served:
+            assert served.trusting is not None
+            client = socket.create_connection(served.listening.getsockname())
+            kept = await asyncio.to_thread(served.trusting.wrap_socket, client, server_hostname="localhost")
+            await asyncio.to_thread(kept.sendall, ASK + b"\r\n")
+            assert (await asyncio.to_thread(kept.recv, 1000)).endswith(b"https")
+        with kept:
+            assert await asyncio.to_thread(kept.recv, 1) == b"", "it was told by TLS, and not only cut off"
+
+
 async def test_who_is_told_to_end_listens_no_more_and_waits_for_no_answer_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -6,12 +6,14 @@ import contextlib
 import os
 import ssl
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from provisioning.pki.tls import (
     ClientCertificate,
+    Credential,
     CredentialFiles,
     CredentialPem,
     TlsConfigurationError,
@@ -101,6 +103,17 @@ def test_files_that_are_of_no_use_are_named(tmp_path: Path) -> None:
         with pytest.raises(TlsConfigurationError, match=words):
             client_context(anchors)
     assert client_context(PKI.write_anchors(tmp_path), files).verify_mode is ssl.CERT_REQUIRED
+
+
+@pytest.mark.parametrize("of", [lambda files: files, CredentialPem.of], ids=["files", "memory"])
+def test_an_encrypted_key_is_told_from_one_that_does_not_fit(
+    tmp_path: Path, of: Callable[[CredentialFiles], Credential]
+) -> None:
+    files = HELD.write(tmp_path)
+    encrypted = tmp_path / "encrypted.key"
+    openssl("pkey", "-in", files.key, "-aes256", "-passout", "pass:secret", "-out", encrypted)
+    with pytest.raises(TlsConfigurationError, match=r"^\S+encrypted\.key is encrypted, .* decrypt it into a file"):
+        client_context(PKI.anchors, of(CredentialFiles(files.certificate, encrypted)))
 
 
 def test_a_certificate_that_tls_finds_too_weak_is_told_from_a_pair_that_does_not_fit(tmp_path: Path) -> None:
