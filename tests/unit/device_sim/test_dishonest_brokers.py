@@ -15,7 +15,7 @@ from device_sim.interruption import Interruption, run
 from device_sim.link.driver import Driver
 from device_sim.report import ExitCode
 from device_sim.results.document import document_of, remarks
-from device_sim.run import part, runner
+from device_sim.run import part, runner, stages
 from device_sim.run.manner import ONE_PROCESS, Manner
 from device_sim.run.result import RunResult
 from device_sim.run.runner import Run
@@ -86,9 +86,10 @@ async def judged(
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the drain not wait long for what will never come."""
+    """Let neither the drain nor a ramp wait long for what will never come."""
     for module in (part, runner):
         monkeypatch.setattr(module, "_DRAIN_DEADLINE", 0.3)
+    monkeypatch.setattr(stages, "_SETTLE", 5.0)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,7 @@ async def test_an_outage_that_lasts_to_the_end_is_none_that_is_not_measured(
 ) -> None:
     """That of a broker that came back late was: one that never did would look better."""
     dies = SCENARIO.partition("[[stages]]\ncommand")[0] + '[[stages]]\nhold = "300ms"\n'
-    dies += '[thresholds]\noutage = ["max < 5000"]\nunreached = [">= 0"]\n'
+    dies += '[thresholds]\noutage = ["max < 2000"]\nunreached = [">= 0"]\n'
     result = await judged(authority, tmp_path, Lie.DIES, dies)
     assert [str(one.threshold.metric) for one in result.thresholds if not one.passed] == ["outage"]
     assert result.recorder.counts[Count.UNREACHED] == 3

@@ -285,21 +285,25 @@ async def test_a_device_whose_network_failed_first_and_that_came_back_in_between
 
     around = await revoked(meter, breaks, deadline=0.02)
     assert (around.recorder.counts[Count.STAYED_IN], around.fleet.falsely_admitted) == (1, {"meter-1"})
+    assert [each.kind for each in around.recorder.markers] == ["revoke", "stayed in"]
 
 
 async def test_after_the_last_stage_nobody_who_is_revoked_gets_in() -> None:
     """Also one that no longer tries by itself: the broker may have forgotten since."""
-    around, meters = scene(), [Meter(f"meter-{number}") for number in range(4)]
+    around, meters = scene(), [Meter(f"meter-{number}") for number in range(5)]
     for meter in meters:
         meter.is_connected = False
         meter.machine.state = State.REVOKED
         around.fleet.devices[meter.name] = cast("Any", meter)
-    around.fleet.condemned.update({"meter-0": 1.0, "meter-1": 1.0, "meter-2": float("inf")})
+    meters[1].machine.state = State.ENROLLED
+    meters[4].machine.state = State.CONNECTING  # What comes of that is seen when it is over.
+    around.fleet.condemned.update({"meter-0": 1.0, "meter-1": 1.0, "meter-2": float("inf"), "meter-4": 1.0})
     tried: list[str] = []
 
     def lets_in(meter: Meter) -> Any:
         async def connect() -> None:
             tried.append(meter.name)
+            meter.machine.happened(Event.DIALLED)
             if meter.name == "meter-0":
                 raise NotAdmitted(TURNED_AWAY)
 
@@ -311,4 +315,4 @@ async def test_after_the_last_stage_nobody_who_is_revoked_gets_in() -> None:
     assert sorted(tried) == ["meter-0", "meter-1"]
     assert (around.fleet.falsely_admitted, around.recorder.counts[Count.READMITTED]) == ({"meter-1"}, 1)
     assert [each.what for each in around.recorder.markers] == ["meter-1, when all was over"]
-    assert [meter.closed for meter in meters] == [False, True, False, False]
+    assert [meter.closed for meter in meters] == [False, True, False, False, False]
