@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
 
 from provisioning.authorities.authority_life import AuthorityLife, facts_of
 from provisioning.ca.ceremony import CertificateAuthority, succeed_root
@@ -76,7 +77,12 @@ class RootLife:
                     self.life.note(connection, Action.CA_SIGNED, each, facts_of(certificate))
 
             may_be_recorded = True
-            await self.life.database.write(transaction)
+            try:
+                await self.life.database.write(transaction)
+            except IntegrityError as error:
+                raise ConfigurationError(
+                    f"{name} was made by another command at the same time: see ca list, and start again"
+                ) from error
         except BaseException as error:
             if signer is not None and (not may_be_recorded or await self._is_surely_not_recorded(name, error)):
                 self.life.places.discard(name, signer)

@@ -64,6 +64,8 @@ class GatheringTransport(asyncio.Transport):
     def _send(self) -> None:
         parts, size = self._parts, self._size
         self._parts, self._size = [], 0
+        if self._transport.is_closing():
+            return  # The client has gone meanwhile. uvloop raises then, once for each that anybody resets.
         if size > _MUCH:  # A CRL of megabytes is not copied for each client.
             for part in parts:
                 self._transport.write(part)

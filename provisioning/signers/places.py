@@ -53,12 +53,7 @@ class SignerPlaces:
 
         If a later step fails, call `discard` with the returned signer.
         """
-        if self.holds(ca):
-            held = next(path for path in (self.files.key(ca), self.files.token_key(ca)) if path.exists())
-            raise ConfigurationError(
-                f"{self.files.directory} has a key of {ca} already: it is not overwritten. If `ca list` shows no "
-                f"{ca}, a step was interrupted before the key was used: move {held.name} away"
-            )
+        self._check_none_held(ca)
         try:
             signer, uri = self._new(ca)
             key = signer.create()
@@ -69,8 +64,17 @@ class SignerPlaces:
                     signer.discard()
                     raise SignerError(str(error)) from error
         except SignerError as error:
+            self._check_none_held(ca)  # Another command may have made it meanwhile, and used it.
             raise ConfigurationError(f"a key for {ca} cannot be made: {error}") from error
         return key, signer
+
+    def _check_none_held(self, ca: str) -> None:
+        held = next((path for path in (self.files.key(ca), self.files.token_key(ca)) if path.exists()), None)
+        if held is not None:
+            raise ConfigurationError(
+                f"{self.files.directory} has a key of {ca} already: it is not overwritten. If `ca list` shows no "
+                f"{ca}, a step was interrupted before the key was used: move {held.name} away"
+            )
 
     def discard(self, ca: str, signer: Signer) -> None:
         """Delete the key that `create` has made."""

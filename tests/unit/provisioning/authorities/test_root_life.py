@@ -14,8 +14,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import IntegrityError
 
+from provisioning.authorities.authority_life import AuthorityLife
 from provisioning.authorities.next_authority import NextAuthority
 from provisioning.authorities.operator_restoration import restore_operator
 from provisioning.authorities.root_life import RootLife
@@ -25,6 +25,7 @@ from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import load_key
 from provisioning.store import audit, authorities
+from provisioning.store.audit import Action
 from provisioning.store.authorities import AuthorityKind, AuthorityState
 from tests.support.ceremonies import Ceremonies
 
@@ -49,6 +50,24 @@ async def test_a_key_that_waits_for_its_root_is_used(fleet_cas: Ceremonies) -> N
     assert await RootLife(fleet_cas.life).begin() == "root-2"
     (root,) = [each for each in await fleet_cas.life.every() if each.name == "root-2"]
     assert root.certificate.public_key() == key.public_key() == places.open("root-2").public_key()
+
+
+async def test_of_two_ceremonies_with_one_key_one_makes_the_root_and_the_other_says_so(
+    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second has found the key that the first has made, and takes it for one that waits."""
+    roots, log_step = RootLife(fleet_cas.life), AuthorityLife.log_step
+
+    async def overtaken(life: AuthorityLife, action: Action, name: str, facts: dict[str, object]) -> None:
+        monkeypatch.setattr(AuthorityLife, "log_step", log_step)
+        assert await roots.begin() == "root-2"
+        await life.log_step(action, name, facts)
+
+    monkeypatch.setattr(AuthorityLife, "log_step", overtaken)
+    with pytest.raises(ConfigurationError, match="root-2 was made by another command at the same time"):
+        await roots.begin()
+    (root,) = [each for each in await fleet_cas.life.every() if each.name == "root-2"]
+    assert root.certificate.public_key() == fleet_cas.life.places.open("root-2").public_key(), "its key is there"
 
 
 async def test_a_root_whose_commit_was_not_answered_keeps_its_key(
@@ -226,6 +245,6 @@ async def test_a_root_that_is_not_recorded_leaves_no_key(fleet_cas: Ceremonies) 
         authorities.add(connection, "root-2-by-root-ca", *cross, root, fleet_cas.clock())
 
     await fleet_cas.database.write(taken)
-    with pytest.raises(IntegrityError):
+    with pytest.raises(ConfigurationError, match="by another command at the same time"):
         await RootLife(fleet_cas.life).begin()
     assert not fleet_cas.life.files.key("root-2").exists()

@@ -14,7 +14,8 @@ from provisioning.ca.ceremony import found_authority
 from provisioning.config import Settings
 from provisioning.directory.files import AuthorityFiles
 from provisioning.errors import ConfigurationError
-from provisioning.pki.keys import generate_key, write_private
+from provisioning.pki.keys import PrivateKey, generate_key, write_private
+from provisioning.signers.file import FileSigner
 from provisioning.signers.pkcs11 import Pkcs11Signer
 from provisioning.signers.pkcs11_uri import Pkcs11Uri
 from provisioning.signers.places import SignerPlaces
@@ -39,6 +40,22 @@ def kept(request: pytest.FixtureRequest, tmp_path: Path) -> SignerPlaces:
     if request.param == "file":
         return places(tmp_path)
     return places(tmp_path, request.getfixturevalue("token").uri)
+
+
+def test_a_key_that_another_command_makes_at_the_same_time_is_not_to_be_moved_away_unless_unused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be the key of a CA by now."""
+    create = FileSigner.create
+
+    def overtaken(signer: FileSigner) -> PrivateKey:
+        monkeypatch.setattr(FileSigner, "create", create)
+        places(tmp_path).create("issuing-2")
+        return signer.create()
+
+    monkeypatch.setattr(FileSigner, "create", overtaken)
+    with pytest.raises(ConfigurationError, match=r"If `ca list` shows no issuing-2, .*: move issuing-2\.key away$"):
+        places(tmp_path).create("issuing-2")
 
 
 def test_a_key_is_made_once_and_found_again_whatever_new_keys_are_made_by(kept: SignerPlaces, tmp_path: Path) -> None:
