@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Final
 
 from cryptography import x509
-from sqlalchemy import bindparam, func, literal_column, select, update
+from sqlalchemy import ColumnElement, bindparam, func, literal_column, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.extension import UNREADABLE
@@ -39,7 +39,9 @@ _MOVE: Final = Prepared(
     .values(device_id=bindparam("new_device")),
     at_once=True,
 )
-_SERVERS: Final = [literal_column(f"'{role.value}'") for role in Role if role is not Role.DEVICE]
+_SERVERS: Final[list[ColumnElement[str]]] = [
+    literal_column(f"'{role.value}'") for role in Role if role is not Role.DEVICE
+]
 # In two steps: in one, SQLite would read every certificate of the fleet to find those of a few servers. They are found
 # by the index of servers: SQLite uses it for its own condition only, in these words, PostgreSQL without statistics only
 # for a list of roles.
