@@ -12,7 +12,8 @@ revoked meanwhile is unknown, so revocation data is that much older, and new cli
 if it is too old then.
 
 What this process has seen ends after so many seconds, whatever the clock. Messages of an earlier process end at a time:
-a machine without a clock of its own starts with one that is behind, and sets it later.
+a machine without a clock of its own starts with one that is behind, and sets it later. So does one that was retained,
+and that a session of this process waits for (`Moved.kept`), unless another is retained in its place by then.
 
 Rules
 -----
@@ -62,21 +63,30 @@ class WallClock:
             engine.deadlines.file(connection, now)  # That checks all of its deadlines, and files the next.
         engine.admission.status.freshness.slept(max(0.0, ahead))
         if engine.journal is not None:
-            engine.journal.clock_set(ahead)
-            _move_restored(engine, engine.journal, ahead)
+            _move(engine, engine.journal, ahead)
         return ahead
 
 
-def _move_restored(engine: Engine, journal: Journal, ahead: float) -> None:
-    """Let messages of an earlier process expire by the clock as it is now: by the right one they were stored."""
-    if not journal.first_message and not journal.first_retained:
-        return
-    restored: dict[int, Message] = {}
-    for session in engine.registry.all():
-        for each in session.deliveries():
-            if isinstance(each, PersonalMessage) and 0 < each.message.row <= journal.first_message:
-                restored[id(each.message)] = each.message  # Once, however many sessions wait for it.
-    restored |= {id(each): each for each in engine.retained.up_to(journal.first_retained)}
-    for message in restored.values():
+def _move(engine: Engine, journal: Journal, ahead: float) -> None:
+    """Have the store moved, and let messages of an earlier process expire by the clock as it is now.
+
+    By the right one they were stored.
+    """
+    restored = engine.retained.expiring(journal.first_retained)
+    journal.clock_set(ahead, frozenset(each.row for each in restored if each.row > journal.first_message))
+    if journal.first_message or restored:
+        restored += _queued(engine, journal.first_message)
+    for message in restored:
         if message.expires_at is not None:
             message.expires_at -= ahead
+
+
+def _queued(engine: Engine, first_message: int) -> list[Message]:
+    """Return the messages up to the row *first_message* that sessions wait for, each once, however many do."""
+    found: dict[int, Message] = {}
+    for session in engine.registry.all():
+        for each in session.deliveries():
+            if isinstance(each, PersonalMessage) and 0 < each.message.row <= first_message:
+                found[each.message.row] = each.message
+        session.look_for_expired()
+    return list(found.values())

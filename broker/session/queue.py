@@ -92,6 +92,10 @@ class MessageQueue:
         self.messages.extend(kept)
         return gone
 
+    def look_again(self) -> None:
+        """Take note that messages here may expire earlier than when they were added."""
+        self._expires_at = self._look_at = -math.inf
+
     @property
     def full(self) -> dict[str, object]:
         """The limit that is exhausted, and how much is queued, for the log."""

@@ -323,10 +323,8 @@ class Session:
         self._metrics.dropped_too_large += 1
         if not framing.told_too_large:  # Logged once per connection; the metrics count the rest.
             framing.told_too_large = True
-            sizes = {"size": len(frame), "maximum": framing.maximum_packet_size}
-            log.warning(
-                "packet exceeds the client's maximum packet size", code="MESSAGE_TOO_LARGE", **self.who, **sizes
-            )
+            facts = {**self.who, "size": len(frame), "maximum": framing.maximum_packet_size}
+            log.warning("packet exceeds the client's maximum packet size", code="MESSAGE_TOO_LARGE", **facts)
         return False
 
     def _enqueue(self, message: Deliverable, now: float | None) -> bool:
@@ -474,15 +472,19 @@ class Session:
     def unanswered(self, now: float) -> None:
         """Close the connection: what the client waits for cannot be stored, and no packet could tell it so."""
         if self.connection is not None:
-            self.connection.disconnect(
-                "STORE_FAILED", ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, "the store cannot be written", now
-            )
+            reason = ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR
+            self.connection.disconnect("STORE_FAILED", reason, "the store cannot be written", now)
 
     def deliveries(self) -> Iterator[Deliverable]:
         """Yield every message that the client has not acknowledged, the oldest first."""
         if self.inflight is not None:
             yield from self.inflight.values()
         yield from self._queue or ()
+
+    def look_for_expired(self) -> None:
+        """Look for expired messages when the queue is full next: the clock was set."""
+        if self._queue is not None:
+            self._queue.look_again()
 
     def restore(self, stored: PersonalMessage | Released, packet_id: int | None) -> None:
         """Put back a delivery from the store; one with a *packet_id* is inflight, at QoS 2."""

@@ -84,8 +84,7 @@ class DatabaseFiles:
         self._log = log_of(path)
         self._lock_file = path.with_suffix(".lock")
         self._lock = lock
-        self.taken = False
-        """Whether another broker has opened the database meanwhile."""
+        self._taken = False
         self._opened = (0, 0)
         """The inode numbers of the file and of its log: neither is used again while they are open."""
 
@@ -105,7 +104,7 @@ class DatabaseFiles:
 
     def lost(self) -> str | None:
         """Return what has become of the files while they are open; None: they are there. Raises OSError."""
-        if self.taken or self._lock_is_gone():
+        if self.taken():
             return (
                 f"{self._lock_file} was deleted, and another broker has opened {self._path} since: stop both, and "
                 "start one"
@@ -119,21 +118,28 @@ class DatabaseFiles:
             return f"{self._log} was deleted: nothing is lost; stop the broker in order (SIGTERM), and start it"
         return None
 
-    def _lock_is_gone(self) -> bool:
-        """Whether another broker holds the lock, its file having been deleted; if none does, it is made again."""
-        if _inode(self._lock_file) == os.fstat(self._lock).st_ino:
-            return False
+    def taken(self) -> bool:
+        """Whether another broker has opened the database meanwhile, the lock file having been deleted.
+
+        If none has, it is made again. Raises OSError.
+        """
+        if not self._taken and _inode(self._lock_file) != os.fstat(self._lock).st_ino:
+            self._lock_again()
+        return self._taken
+
+    def _lock_again(self) -> None:
         again = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
+            if os.path.sameopenfile(again, self._lock):  # It is back: our own lock would keep us out.
+                return
             fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.dup2(again, self._lock, inheritable=False)
         except BlockingIOError:
-            self.taken = True  # For good: it may have changed what is only in memory here.
-            return True
+            self._taken = True  # For good: the other may have changed what is only in memory here.
+            return
         finally:
             os.close(again)
         self._note()
-        return False
 
     def _note(self) -> None:
         """Name both files in the lock file. Raises OSError."""

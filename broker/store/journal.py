@@ -29,8 +29,8 @@ Rules
    *held*: they are not read until the batch is written, or is known to have failed. While writing fails, for days
    perhaps, what comes and goes leaves nothing here: connections, sessions and topics that the store never held.
 5. No I/O, no clock: `sqlite` writes, times are converted by an offset to the wall clock. When that clock is set, the
-   times stored by this process are shifted with it, so that an interval is still right after a restart. Times stored
-   before this process stay as they were.
+   times stored by this process are shifted with it, so that an interval is still right after a restart. Times of before
+   this process stay as they were, also that of a retained message that is stored again for a session.
 """
 
 from __future__ import annotations
@@ -139,10 +139,10 @@ class Journal:
         """… or in the batch that is being written."""
         self._last_message = last_message
 
-    def clock_set(self, seconds: float) -> None:
-        """Take note that the wall clock was set ahead by *seconds*."""
+    def clock_set(self, seconds: float, kept: frozenset[int] = frozenset()) -> None:
+        """Take note that the wall clock was set ahead by *seconds*; see `Moved` for *kept*."""
         self.dirty = True
-        self.open.move(Moved(seconds, frozenset(self.earlier), self.first_message, self.first_retained))
+        self.open.move(Moved(seconds, frozenset(self.earlier), self.first_message, kept, self.first_retained))
         self.wall_offset += seconds
 
     def turn_ended(self) -> None:

@@ -229,7 +229,7 @@ class SqliteStore:
                 timer.cancel()
         self._thread.shutdown(wait=True)
         journal, self._journal = self._journal, None
-        if journal is not None and not self._files.taken:
+        if journal is not None and not self._is_anothers():
             try:
                 for batch in (journal.writing, journal.open):
                     if batch is not None and batch.changes:
@@ -240,6 +240,11 @@ class SqliteStore:
             self._files.closing()
         self._database.close()
         os.close(self._lock)
+
+    def _is_anothers(self) -> bool:
+        with contextlib.suppress(OSError):  # Not known: what is open is written.
+            return self._files.taken()
+        return False
 
     def _apply_timed(self, batch: Batch) -> _Written:
         started = time.perf_counter()
@@ -283,6 +288,8 @@ class SqliteStore:
             many("UPDATE sessions SET ended_at = ? WHERE id = ?", times)
             moves = "UPDATE messages SET expires_at = expires_at + ? WHERE id > ? AND expires_at IS NOT NULL"
             database.execute(moves, (moved.seconds, moved.message))
+            back = "UPDATE messages SET expires_at = expires_at - ? WHERE id = ?"
+            many(back, [(moved.seconds, row) for row in moved.kept])
             moves = "UPDATE retained SET expires_at = expires_at + ? WHERE number > ? AND expires_at IS NOT NULL"
             database.execute(moves, (moved.seconds, moved.retained))
         many("DELETE FROM sessions WHERE id=?", [(row,) for row, values in batch.sessions.items() if values is None])

@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Final
 
 from cryptography import x509
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import ColumnElement, bindparam, func, literal_column, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.extension import UNREADABLE
@@ -39,16 +39,22 @@ _MOVE: Final = Prepared(
     .values(device_id=bindparam("new_device")),
     at_once=True,
 )
-# In two steps: in one, SQLite would read every certificate of the fleet to find those of a few servers.
+_SERVERS: Final[list[ColumnElement[str]]] = [
+    literal_column(f"'{role.value}'") for role in Role if role is not Role.DEVICE
+]
+# In two steps: in one, SQLite would read every certificate of the fleet to find those of a few servers. They are found
+# by the index of servers: SQLite uses it for its own condition only, in these words, PostgreSQL without statistics only
+# for a list of roles.
 _OTHER_SERVERS: Final = Prepared(
     select(devices.c.id).where(
-        devices.c.role != Role.DEVICE.value,
+        devices.c.role != literal_column(f"'{Role.DEVICE.value}'"),
+        devices.c.role.in_(_SERVERS),
         devices.c.revoked_at.is_(None),
         devices.c.decommissioned_at.is_(None),
         devices.c.id != bindparam("holder"),
     )
 )
-"""All devices are read for them, which is rare: only when a server's name changes its owner."""
+"""Looked for again each time that a device asks for a name which an ended server has left to another one."""
 # It is never NULL; by the column alone PostgreSQL would collect what every device has that has not ended.
 _ENDS: Final = func.coalesce(certificates.c.not_after, certificates.c.issued_at)
 _OF_SERVER: Final = Prepared(

@@ -57,6 +57,8 @@ devices = Table(
     Index("ix_devices_group_name", "group_name", "name"),
     # The devices that count in a group. Not a partial index: defining one makes SQLAlchemy import both dialects.
     Index("ix_devices_counted", "group_name", "decommissioned_at", "trial_ends_at"),
+    # On disk it has only those whose role is not device (migration 0038), not said here for the same reason.
+    Index("ix_devices_servers", "role"),
 )
 """Every party that has a certificate, whatever its role. A name keeps its role and group for ever."""
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from broker.mqtt.codes import ReasonCode
-from broker.mqtt.packets import Publish, Subscribe
+from broker.mqtt.codes import QoS, ReasonCode
+from broker.mqtt.packets import Publish, Subscribe, SubscriptionRequest
 from broker.mqtt.properties import Properties
 from broker.wall_clock import WallClock
 from tests.support.due import do_what_is_due
@@ -272,6 +272,49 @@ def test_a_message_of_an_earlier_process_expires_by_the_clock_as_it_is_set(tmp_p
     retained = {each.topic: each.properties.message_expiry_interval for each in other.messages()}
     assert retained == left | {f"{STATE}/own": 60}
     after.close()
+
+
+@pytest.mark.parametrize("when", ["written", "noted", "being written", "not written"])
+def test_a_retained_message_of_an_earlier_process_keeps_its_end_where_it_is_queued_anew(
+    tmp_path: Path, when: str
+) -> None:
+    """Its row was moved with those of this process: after the next restart it was delivered when it had expired."""
+    before = StoredBroker(tmp_path)
+    leave_a_message(before)
+    (end,) = before.store.rows("SELECT expires_at FROM retained")
+    after = before.killed()
+    clock = WallClock(after.now, after.now + WALL_OFFSET)
+    other = after.service("other", clean_start=False, session_expiry_interval=300)
+    after.held = when != "written"
+    other.send(Subscribe(1, (SubscriptionRequest("fleet/#", QoS.AT_LEAST_ONCE),)))
+    batch = after.journal.take() if when == "being written" else None
+    if when == "not written":
+        after.fail()
+    for set_to in (20.0, 30.0):
+        clock.look(after.engine, after.now, after.now + WALL_OFFSET + set_to)
+    if batch is not None:
+        after.store._apply(batch)
+        after.engine.stored(after.now)
+    after.held = False
+    after.settle()
+    assert after.store.rows("SELECT expires_at FROM messages") == [end, end]
+    again = after.killed()
+    back = again.service("other", clean_start=False, session_expiry_interval=300)
+    assert [each.properties.message_expiry_interval for each in back.messages()] == [60]
+    before.close()
+
+
+def test_a_queue_that_is_full_of_what_the_clock_has_let_expire_has_room(tmp_path: Path) -> None:
+    """It was found expired only when it had been by the clock before, and what came meanwhile was refused."""
+    before = StoredBroker(tmp_path, max_queued_messages=1)
+    leave_a_message(before)
+    after = before.killed()
+    WallClock(after.now, after.now + WALL_OFFSET).look(after.engine, after.now, after.now + WALL_OFFSET + 3600)
+    after.keep_fresh()
+    after.device("meter-1").publish(f"{STATE}/own", b"y", qos=1)
+    back = after.service(clean_start=False, session_expiry_interval=300)
+    assert [each.topic for each in back.messages()] == [f"{STATE}/own"]
+    before.close()
 
 
 @pytest.mark.parametrize("steps", [(3600,), (-3600, 3600), (-3600, 7200)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -12,8 +13,10 @@ from types import SimpleNamespace
 import pytest
 from structlog.testing import capture_logs
 
+from broker.mqtt.message import Message
 from broker.store.batch import Batch
 from broker.store.database_files import StoreError, _identity, log_of
+from broker.store.journal import Journal
 from broker.store.sqlite import SqliteStore
 from tests.support.batches import contents, filled
 
@@ -172,6 +175,41 @@ def test_of_two_brokers_on_one_database_the_first_gives_it_up_for_good(tmp_path:
         assert contents(second) == before
     with pytest.raises(StoreError, match="stop both, and start one"):
         store._apply(Batch(retained={"t": None}))
+
+
+async def test_a_broker_that_ends_writes_nothing_into_a_database_that_another_has_opened(tmp_path: Path) -> None:
+    """Its last batch went into the other's database: an end is the only write before which it did not look."""
+    store = SqliteStore(tmp_path / "broker.db")
+    store._apply(filled())
+    journal = Journal(0.0)
+    store.attach(journal, asyncio.get_running_loop(), lambda: None, lambda: None)
+    journal.retain("t", Message(b"t", b"late", 1, retain=True))
+    store.path.with_suffix(".lock").unlink()
+    with contextlib.closing(SqliteStore(tmp_path / "broker.db")) as second:
+        before = contents(second)
+        store.close()
+        assert contents(second) == before
+        with pytest.raises(StoreError, match="in use by another broker"):
+            SqliteStore(tmp_path / "broker.db")
+
+
+def test_a_lock_that_was_away_for_a_moment_is_not_taken_for_another_broker_s(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own lock kept it from the lock, and the database was given up for good."""
+    lock, stat = store.path.with_suffix(".lock"), Path.stat
+    missed: list[Path] = []
+
+    def once_away(path: Path, **options: bool) -> os.stat_result:
+        if path == lock and not missed:
+            missed.append(path)
+            raise FileNotFoundError(path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", once_away)
+    store._apply(filled())
+    assert missed == [lock]
+    store._apply(Batch(retained={"t": None}))
 
 
 # What is in it

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
-from sqlalchemy import delete
+from sqlalchemy import delete, insert
 from sqlalchemy.engine import Connection
 
 from provisioning.authorities.issuing_policy import profiles_of
@@ -22,7 +24,7 @@ from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
-from provisioning.store import host_names, tables
+from provisioning.store import devices, host_names, tables
 from tests.support.fleet import Fleet, open_fleet, successor_csr
 from tests.support.requests import csr_der
 from tests.support.ways import HOUR, claim, group
@@ -194,3 +196,34 @@ async def test_an_heir_is_looked_for_among_the_certificates_of_servers_only(tmp_
         plan = await fleet.database.write(claimed)
     assert plan
     assert all("(device_id=?)" in line for line in plan), plan
+
+
+async def test_the_servers_are_found_without_looking_at_the_devices(store_url: str) -> None:
+    """Else a device that asks again and again for what an ended server has left to another stops whoever writes."""
+
+    def plans(connection: Connection) -> list[str]:
+        many = [{"name": f"more-{number}", "role": "device", "created_at": fleet.clock()} for number in range(5000)]
+        connection.execute(insert(tables.devices), many)
+        sought = host_names._OTHER_SERVERS._for(connection.dialect, values)
+        explain = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
+        driver: Any = connection.connection.driver_connection
+        found = []
+        for also in ("SELECT 1", "ANALYZE"):  # Statistics come a while after the devices, if at all.
+            connection.exec_driver_sql(also)
+            plan = driver.execute(f"{explain} {sought.text}", sought.bound(values)).fetchall()
+            found.append("\n".join(str(row[-1]) for row in plan))
+        others = {server for (server,) in host_names._OTHER_SERVERS.rows(connection, values)}
+        assert {made[Role.BROKER], made[Role.SERVICE]} <= others
+        assert not others & {made[Role.OPERATOR], made[Role.DEVICE]}
+        return found
+
+    async with open_fleet(store_url, configured=[PLANT]) as fleet:
+        one = partial(devices.add, group="north", now=fleet.clock())
+        made = {
+            role: (await fleet.database.write(partial(one, name=role.value, role=role))).id
+            for role in (Role.OPERATOR, Role.DEVICE, Role.BROKER, Role.SERVICE)
+        }
+        values = {"holder": made[Role.OPERATOR]}
+        for plan in await fleet.database.write(plans):
+            assert re.search(r"(SEARCH|Index Scan).*ix_devices_servers", plan), plan
+            assert not re.search(r"SCAN devices|Seq Scan", plan), plan
