@@ -18,13 +18,13 @@ from datetime import datetime
 from typing import Final
 
 from cryptography import x509
-from sqlalchemy import ColumnElement, bindparam, func, literal_column, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.role import Role
 from provisioning.store.claims import never_activated
-from provisioning.store.devices import Device, DeviceState, device_from
+from provisioning.store.devices import Device, DeviceState, device_from, of_roles
 from provisioning.store.either import insert_into
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import certificates, devices, host_names
@@ -39,16 +39,10 @@ _MOVE: Final = Prepared(
     .values(device_id=bindparam("new_device")),
     at_once=True,
 )
-_SERVERS: Final[list[ColumnElement[str]]] = [
-    literal_column(f"'{role.value}'") for role in Role if role is not Role.DEVICE
-]
-# In two steps: in one, SQLite would read every certificate of the fleet to find those of a few servers. They are found
-# by the index of servers: SQLite uses it for its own condition only, in these words, PostgreSQL without statistics only
-# for a list of roles.
+# In two steps: in one, SQLite would read every certificate of the fleet to find those of a few servers.
 _OTHER_SERVERS: Final = Prepared(
     select(devices.c.id).where(
-        devices.c.role != literal_column(f"'{Role.DEVICE.value}'"),
-        devices.c.role.in_(_SERVERS),
+        *of_roles(*(each for each in Role if each is not Role.DEVICE)),
         devices.c.revoked_at.is_(None),
         devices.c.decommissioned_at.is_(None),
         devices.c.id != bindparam("holder"),
