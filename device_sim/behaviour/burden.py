@@ -54,8 +54,11 @@ class Cloned(Behaviour):
         started = time.monotonic()
         try:
             copy = await device.open_copy()
-        except NotAdmitted:
-            host.copy_refused(device)
+        except NotAdmitted as error:
+            if error.closure.was_let_in:
+                host.copy_admitted(device, started)
+            else:
+                host.copy_refused(device)
             return
         host.copy_admitted(device, started)
         try:

@@ -267,7 +267,7 @@ class Fleet:
         try:
             connection = await device.connect()
         except NotAdmitted as error:
-            self._not_admitted(device, error.closure)
+            self._not_admitted(device, error.closure, started)
             return None
         late = started - due
         out_since, device.out_since = device.out_since, None
@@ -284,15 +284,20 @@ class Fleet:
 
     def _admitted(self, device: LiveDevice, started: float) -> None:
         self.admissions += 1
-        if started > self.condemned.get(device.name, math.inf) or _had_expired(device, started):
-            self.falsely_admitted.add(device.name)
+        self._judge_admission(device, started)
         link = device.connection
         if link is not None and device.is_connected and not self._frozen:
             for behaviour in device.behaviours:
                 if behaviour.accompanies:
                     self._start("accompany", device, behaviour.accompany(device, link, self))
 
-    def _not_admitted(self, device: LiveDevice, closure: Closure) -> None:
+    def _judge_admission(self, device: LiveDevice, started: float) -> None:
+        if started > self.condemned.get(device.name, math.inf) or _had_expired(device, started):
+            self.falsely_admitted.add(device.name)
+
+    def _not_admitted(self, device: LiveDevice, closure: Closure, started: float) -> None:
+        if closure.was_let_in:
+            self._judge_admission(device, started)
         self.refused_by_reason[f"{closure.layer} {closure.code}"] += 1
         if device.machine.state is State.WAITING:
             self._come_back(device)

@@ -84,10 +84,8 @@ class Finding:
             return Outcome.ADMITTED
         if self.closure.layer is self.case.layer and self.closure.code.startswith(self.case.code):
             return Outcome.REFUSED
-        # A peer that merely closes has refused in TLS, but silently; one that never answers has decided nothing.
-        if self.closure.code == "timeout" or (self.closure.layer is Layer.TCP and self.closure.code == "error"):
-            return Outcome.UNDECIDED
-        return Outcome.REFUSED_OTHERWISE
+        # A peer that merely closes has refused, but silently; one that never answers has decided nothing.
+        return Outcome.REFUSED_OTHERWISE if self.closure.is_answer else Outcome.UNDECIDED
 
 
 async def _connects(
@@ -107,7 +105,7 @@ async def _is_admitted(scene: Scene, context: ssl.SSLContext, client_id: str) ->
     try:
         connection = await _connects(scene, context, client_id)
     except NotAdmitted as error:
-        return error.closure
+        return None if error.closure.was_let_in else error.closure
     await connection.close()
     return None
 

@@ -83,7 +83,10 @@ async def try_again(device: LiveDevice) -> list[Retry]:
         try:
             connection = await device.connect(session)
         except NotAdmitted as error:
-            retries.append(Retry(device.name, error.closure, error.tls_resumed, time.monotonic() - started))
+            closure = None if error.closure.was_let_in else error.closure
+            retries.append(Retry(device.name, closure, error.tls_resumed, time.monotonic() - started))
+            if closure is None:
+                break
         else:
             retries.append(Retry(device.name, None, connection.tls_resumed, time.monotonic() - started))
             await device.close()

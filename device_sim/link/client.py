@@ -33,7 +33,16 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from device_sim.link.buffered_socket import BufferedSocket
-from device_sim.link.closure import BrokenByUs, Closure, Layer, connack_311, from_error, hint_in, unasked_session
+from device_sim.link.closure import (
+    CLOSED,
+    BrokenByUs,
+    Closure,
+    Layer,
+    connack_311,
+    from_error,
+    hint_in,
+    unasked_session,
+)
 from device_sim.link.distance import Distance, distance_of
 from device_sim.link.keep_alive import KeepAlive
 from device_sim.link.link import (
@@ -351,7 +360,7 @@ class Connection:
         elif not reason.is_failure:
             closure = Closure(Layer.MQTT, "0x00 Normal disconnection", "", now, 0)
         else:
-            closure = Closure(Layer.TCP, "closed", f"the peer closed the connection ({reason})", now)
+            closure = Closure(Layer.TCP, CLOSED, f"the peer closed the connection ({reason})", now)
         if self.closed.done():
             return
         self.closed.set_result(closure)

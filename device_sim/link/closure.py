@@ -31,6 +31,9 @@ SERVER_CERTIFICATE = "server_certificate"
 """The code of a connection that we refuse ourselves: the server's certificate is not acceptable."""
 
 REFUSED = "refused"
+_SESSION_PRESENT = "session present"
+CLOSED = "closed"
+"""The code of a connection that the peer has ended without saying why."""
 _RESET, _TIMEOUT = "reset", "timeout"
 BROKEN = "broken"
 """The code of a connection broken by the scenario, like a network failure: not caused by the broker."""
@@ -116,8 +119,14 @@ class Closure:
     @property
     def is_answer(self) -> bool:
         """Whether it may be a refusal by the peer: if nobody listens or answers in time, or we refuse, it is none."""
-        unanswered = self.code in {_TIMEOUT, SERVER_CERTIFICATE} or (self.layer is Layer.TCP and self.code != _RESET)
-        return not unanswered
+        if self.layer is Layer.TCP:
+            return self.code in {CLOSED, _RESET}
+        return self.code not in {_TIMEOUT, SERVER_CERTIFICATE, _SESSION_PRESENT}
+
+    @property
+    def was_let_in(self) -> bool:
+        """Whether the peer had let us in, and it was us who left: whoever must stay out was not kept out."""
+        return self.code == _SESSION_PRESENT
 
     @property
     def verdict(self) -> Verdict:
@@ -139,7 +148,7 @@ def from_error(error: BaseException, at: float) -> Closure:
     layer, reason = Layer.TLS, ""
     match error:
         case ssl.SSLEOFError():
-            code, reason = "closed", "the peer closed the connection without an alert"
+            code, reason = CLOSED, "the peer closed the connection without an alert"
         case ssl.SSLCertVerificationError():
             code, reason = SERVER_CERTIFICATE, f"we refuse the server: {error.verify_message}"
         # OpenSSL 3's error for a record that it could not write completely, because the peer was gone.
@@ -181,7 +190,7 @@ def unasked_session(at: float) -> Closure:
     A client without a session must close it [MQTT-3.2.2-4]: it would wait for subscriptions that do not exist.
     """
     reason = "the broker says that it resumes a session, and a clean start was asked for"
-    return Closure(Layer.MQTT, "session present", reason, at)
+    return Closure(Layer.MQTT, _SESSION_PRESENT, reason, at)
 
 
 def connack_311(code: int, at: float) -> Closure:

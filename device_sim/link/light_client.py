@@ -46,7 +46,16 @@ from broker.mqtt.packets import (
 )
 from broker.mqtt.properties import NO_PROPERTIES, Properties
 from device_sim.link.buffered_socket import RECORD, BufferedSocket
-from device_sim.link.closure import BrokenByUs, Closure, Layer, connack_311, from_error, hint_in, unasked_session
+from device_sim.link.closure import (
+    CLOSED,
+    BrokenByUs,
+    Closure,
+    Layer,
+    connack_311,
+    from_error,
+    hint_in,
+    unasked_session,
+)
 from device_sim.link.distance import Distance, distance_of
 from device_sim.link.keep_alive import KeepAlive
 from device_sim.link.link import (
@@ -330,7 +339,7 @@ class LightConnection:
                 self._end(self._refusal or from_error(error, time.monotonic()))
                 return
             if not data:
-                gone = Closure(Layer.TCP, "closed", "the peer closed the connection", time.monotonic())
+                gone = Closure(Layer.TCP, CLOSED, "the peer closed the connection", time.monotonic())
                 self._end(self._refusal or gone)
                 return
             try:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from device_sim.link.tls_dial import Endpoint
 from device_sim.run.manner import Manner, Share
 from device_sim.run.part import PartOutcome, PartState
+from device_sim.run.stages import Acted
 from device_sim.scenario.model import Scenario
 from device_sim.scenario.stages import Stage
 
@@ -81,10 +82,11 @@ class Ready(_Said):
 
 
 class Ended(_Said):
-    """A stage is over."""
+    """A stage is over, and this came of it."""
 
     said: Literal["ended"] = "ended"
     request: int
+    acted: Acted
 
 
 class State(_Said):

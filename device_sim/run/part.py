@@ -39,7 +39,7 @@ from device_sim.run.health import GeneratorWatch, HealthSample, resident_memory
 from device_sim.run.manner import Manner, Share
 from device_sim.run.recorder import FAILED_RENEWAL, Marker, Recorder
 from device_sim.run.scene import Scene
-from device_sim.run.stages import play, stay_out
+from device_sim.run.stages import Acted, play, stay_out
 from device_sim.run.target import Target
 from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.model import Scenario
@@ -97,8 +97,8 @@ class Played(Protocol):
     async def begin(self, started: float) -> None:
         """Let the fleet publish; *started* (`time.monotonic`) is when the run began."""
 
-    async def play(self, number: int, stage: Stage) -> None:
-        """Play one stage to its end."""
+    async def play(self, number: int, stage: Stage) -> Acted:
+        """Play one stage to its end; return what came of it."""
 
     def stop(self) -> None:
         """End stages early."""
@@ -188,7 +188,7 @@ class Part:
         gc.set_threshold(*_COLLECTIONS)
         self._streaming = asyncio.create_task(fleet.streaming.run(), name="stream")
 
-    async def play(self, number: int, stage: Stage) -> None:
+    async def play(self, number: int, stage: Stage) -> Acted:
         """Play one stage; whatever ends the stream also ends the stage."""
         scene, streaming = self._scene(), self._streaming
         if streaming is None:
@@ -198,7 +198,7 @@ class Part:
             await asyncio.wait([playing, streaming], return_when=asyncio.FIRST_COMPLETED)
             if not playing.done() and streaming.done() and not streaming.cancelled() and streaming.exception():
                 streaming.result()
-            await playing
+            return await playing
         finally:
             playing.cancel()
 

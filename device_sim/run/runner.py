@@ -36,7 +36,7 @@ from device_sim.run.order import Extra, InvalidOrder, Order, Pause, Rate, Status
 from device_sim.run.part import Part, PartOutcome, PartState, Played
 from device_sim.run.recorder import LOST_RECEIVER, Marker, Recorder, StageSpan
 from device_sim.run.result import ProcessHealth, RunResult
-from device_sim.run.stages import label_of
+from device_sim.run.stages import Acted, label_of
 from device_sim.run.target import Impossible, NoReceiver, Target
 from device_sim.run.workers import workers
 from device_sim.scenario.metrics import Count, Duration
@@ -203,11 +203,11 @@ class Run:
         for backend in self.backends:
             await backend.come_back()
 
-    async def everywhere(self, number: int, stage: Stage) -> None:
-        """Let all parts play *stage*."""
-        async with asyncio.TaskGroup() as playing:
-            for part in self._parts:
-                playing.create_task(part.play(number, stage), name=f"stage {number}")
+    async def everywhere(self, number: int, stage: Stage) -> Acted:
+        """Let all parts play *stage*; return what came of it."""
+        async with asyncio.TaskGroup() as together:
+            playing = [together.create_task(part.play(number, stage), name=f"stage {number}") for part in self._parts]
+        return sum((each.result() for each in playing), Acted())
 
     def stop(self, by: signal.Signals) -> None:
         """End the stages early; what was observed until then is reported."""
@@ -248,8 +248,15 @@ class Run:
         started, label = time.monotonic(), label_of(stage)
         self.recorder.markers.append(Marker(started - self.started, "ctl", label))
         # Its number is beyond the scenario's, so that it draws different devices.
-        await self.everywhere(len(self.scenario.stages) + self._extra, stage)
-        return f"{label}: done in {time.monotonic() - started:.1f} s"
+        acted = await self.everywhere(len(self.scenario.stages) + self._extra, stage)
+        if not acted.chosen:
+            raise InvalidOrder(f"{label}: nothing was done, for no device is connected")
+        if not acted.done:
+            raise InvalidOrder(
+                f"{label}: done to none of {acted.chosen} devices: they have left meanwhile, or the service did not "
+                "do it, as the report says"
+            )
+        return f"{label}: done to {acted.done} of {acted.chosen} devices in {time.monotonic() - started:.1f} s"
 
     def _change(self, rate: float | None, paused: bool | None) -> None:
         what = f"rate x{rate:g}" if rate is not None else "pause" if paused else "resume"

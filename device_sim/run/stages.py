@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from dataclasses import dataclass
 
 from device_sim.device import Event, State
 from device_sim.fleet.live_device import LiveDevice
@@ -36,12 +37,24 @@ _CLOSING, _COMMAND = 1, 2
 """Round trips that they need."""
 
 
-async def play(scene: Scene, number: int, stage: Stage) -> None:
-    """Play *stage*, the scenario's *number*-th (1, 2, …)."""
-    if not scene.stopping:
-        scene.number = number
-        scene.done = 0.0
-        await _play_one(scene, stage)
+@dataclass(frozen=True, slots=True)
+class Acted:
+    """On how many devices a stage was to act, and on how many it has: with none connected that is nothing at all."""
+
+    chosen: int = 0
+    done: int = 0
+
+    def __add__(self, other: Acted) -> Acted:
+        return Acted(self.chosen + other.chosen, self.done + other.done)
+
+
+async def play(scene: Scene, number: int, stage: Stage) -> Acted:
+    """Play *stage*, the scenario's *number*-th (1, 2, …); return what came of it, if a user may order such a stage."""
+    if scene.stopping:
+        return Acted()
+    scene.number = number
+    scene.done = 0.0
+    return await _play_one(scene, stage)
 
 
 def label_of(stage: Stage) -> str:
@@ -67,16 +80,16 @@ def label_of(stage: Stage) -> str:
             return "broker restart"
 
 
-async def _play_one(scene: Scene, stage: Stage) -> None:
+async def _play_one(scene: Scene, stage: Stage) -> Acted:
     match stage:
         case Ramp():
             await _ramp(scene, stage)
         case Hold():
             await _hold(scene, stage)
         case Storm():
-            await _storm(scene, stage)
+            return await _storm(scene, stage)
         case Revoke():
-            await _revoke(scene, stage)
+            return await _revoke(scene, stage)
         case Suspend():
             await _suspend(scene, stage)
         case Trouble():
@@ -87,6 +100,7 @@ async def _play_one(scene: Scene, stage: Stage) -> None:
             await _command(scene, stage)
         case Restart():
             await _restart(scene, stage)
+    return Acted()
 
 
 async def _ramp(scene: Scene, stage: Ramp) -> None:
@@ -108,16 +122,20 @@ async def _hold(scene: Scene, stage: Hold | Trouble) -> None:
         await scene.sleep(min(0.2, stage.seconds - elapsed))
 
 
-async def _storm(scene: Scene, stage: Storm) -> None:
+async def _storm(scene: Scene, stage: Storm) -> Acted:
+    cuts = 0
     devices = scene.choose(scene.connected(), stage.drop)
     randomness = randomness_of(scene.scenario.seed, "stage", f"{scene.number} breaks")
     scene.mark("storm", f"{len(devices)} connections break")
 
     async def cut(device: LiveDevice, _due: float) -> None:
+        nonlocal cuts
+        cuts += device.is_connected
         device.cut()
 
     await scene.pace(devices, within(len(devices), stage.within, randomness), cut)
     await scene.settle(lambda: not any(device.is_undecided for device in devices), stage.settle)
+    return Acted(len(devices), cuts)
 
 
 async def _restart(scene: Scene, stage: Restart) -> None:
@@ -125,13 +143,15 @@ async def _restart(scene: Scene, stage: Restart) -> None:
     await scene.settle(lambda: not any(device.is_undecided for device in scene.told_devices), stage.settle)
 
 
-async def _revoke(scene: Scene, stage: Revoke) -> None:
+async def _revoke(scene: Scene, stage: Revoke) -> Acted:
+    done = 0
     operator = scene.target.operator
     if operator is None:
         raise RuntimeError("Target.check lets no revocation through without an operator")
     recorder, fleet = scene.recorder, scene.fleet
 
     async def revoke(device: LiveDevice, due: float) -> None:
+        nonlocal done
         if not device.is_connected:
             return  # It lost its connection after it was chosen.
         fleet.condemn(device.name)
@@ -145,6 +165,7 @@ async def _revoke(scene: Scene, stage: Revoke) -> None:
         scene.target.fleet.revoked(device.name)
         fleet.revoked(device.name, time.monotonic())
         recorder.counts[Count.REVOKED] += 1
+        done += 1
         broken = cut.closure is not None and cut.closure.code == BROKEN
         if cut.closure is not None and not broken:
             recorder.record(Duration.REVOKED_CLOSED, cut.since_sent, late)
@@ -155,6 +176,7 @@ async def _revoke(scene: Scene, stage: Revoke) -> None:
 
     devices = scene.choose(scene.connected(), stage.select)
     await scene.pace(devices, even(len(devices), stage.rate * scene.rate_share), revoke)
+    return Acted(len(devices), done)
 
 
 async def _stays_out(scene: Scene, device: LiveDevice, deadline: float) -> None:
@@ -228,8 +250,9 @@ async def stay_out(scene: Scene) -> None:
             device.machine.happened(Event.RETRIED)
         try:
             await device.connect()
-        except NotAdmitted:
-            return
+        except NotAdmitted as error:
+            if not error.closure.was_let_in:
+                return
         scene.recorder.counts[Count.READMITTED] += 1
         fleet.falsely_admitted.add(device.name)
         scene.mark("readmitted", f"{device.name}, when all was over")

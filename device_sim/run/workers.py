@@ -20,6 +20,7 @@ from device_sim.run import dialogue
 from device_sim.run.dialogue import Begin, Change, Ended, Finish, Job, Outcome, Play, Ready, State, Stop
 from device_sim.run.manner import Manner, Share
 from device_sim.run.part import PartOutcome, PartState
+from device_sim.run.stages import Acted
 from device_sim.run.target import Target
 from device_sim.scenario.metrics import Duration
 from device_sim.scenario.model import Scenario
@@ -37,7 +38,7 @@ class RemotePart:
         self._child = child
         self._ready = asyncio.Event()
         self._requests = itertools.count(1)
-        self._playing: dict[int, asyncio.Future[None]] = {}
+        self._playing: dict[int, asyncio.Future[Acted]] = {}
         self._outcome: asyncio.Future[PartOutcome] = asyncio.get_running_loop().create_future()
         self._state: PartState | None = None
         self._known = asyncio.Event()
@@ -52,12 +53,13 @@ class RemotePart:
         self._say(Begin(started=started))
         await self._known.wait()
 
-    async def play(self, number: int, stage: Stage) -> None:
-        """Play one stage to its end."""
+    async def play(self, number: int, stage: Stage) -> Acted:
+        """Play one stage to its end; return what came of it."""
         request = next(self._requests)
-        ended = self._playing[request] = asyncio.get_running_loop().create_future()
+        ended: asyncio.Future[Acted] = asyncio.get_running_loop().create_future()
+        self._playing[request] = ended
         self._say(Play(request=request, number=number, stage=stage))
-        await ended
+        return await ended
 
     def stop(self) -> None:
         """End stages early."""
@@ -94,7 +96,7 @@ class RemotePart:
                 case Ready():
                     self._ready.set()
                 case Ended() as ended:
-                    self._playing.pop(ended.request).set_result(None)
+                    self._playing.pop(ended.request).set_result(ended.acted)
                 case State() as report:
                     self._take(report.state)
                 case Outcome() as report:

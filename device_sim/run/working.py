@@ -68,8 +68,8 @@ class _Worker:
             await self._orders.read()
 
     async def _play(self, part: Part, play: Play) -> None:
-        await part.play(play.number, play.stage)
-        self._say(Ended(request=play.request))
+        acted = await part.play(play.number, play.stage)
+        self._say(Ended(request=play.request, acted=acted))
 
     async def _report(self, part: Part) -> None:
         while True:

@@ -33,7 +33,7 @@ Rules
    latest at the next heartbeat.
 8. Nobody is told that he has caught up unless the store was read to its end a moment ago. Whoever cannot read it does
    not know what other processes have revoked; a broker that hears nothing takes its feed for lost
-   (docs/decisions/0268-a-feed-that-cannot-read-says-nothing.md).
+   (docs/decisions/0268-a-feed-that-cannot-read-says-nothing.md). What was due is said as soon as it can be.
 """
 
 from __future__ import annotations
@@ -389,7 +389,7 @@ class Subscription:
     async def batches(self) -> AsyncGenerator[tuple[list[FeedEvent], bytes], None]:
         """Yield events with the bytes to send, all available ones at once; heartbeats come without events."""
         loop = asyncio.get_running_loop()
-        told_current, told_authorities = False, b""
+        owed, told_authorities = True, b""
         began = loop.time()
         heartbeat_at = began + self._heartbeat_seconds
         try:
@@ -399,15 +399,14 @@ class Subscription:
                 if events:
                     self._position = events[-1].sequence
                 frames = [event.frame for event in events]
-                due = loop.time() >= heartbeat_at
-                if (due or not told_current) and self._position >= self._feed.newest and self._feed.is_current:
+                if loop.time() >= heartbeat_at:
+                    owed, heartbeat_at = True, loop.time() + self._heartbeat_seconds
+                if owed and self._position >= self._feed.newest and self._feed.is_current:
                     frames.append(current_frame(self._position, loop.time() - began))
-                    told_current = True
-                if told_current and (authorities := self._feed.authorities()) is not told_authorities:
+                    owed = False
+                if not owed and (authorities := self._feed.authorities()) is not told_authorities:
                     frames.append(authorities)
                     told_authorities = authorities
-                if due:
-                    heartbeat_at = loop.time() + self._heartbeat_seconds
                 if frames:
                     yield events, b"".join(frames)
                 if not events:

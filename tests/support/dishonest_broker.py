@@ -55,6 +55,7 @@ class Lie(Enum):
     LETS_IN = "lets a revoked device in again"
     CUTS_AND_LETS_IN = "cuts a revoked device off without a word, and lets it in again"
     BLAMES_AND_LETS_IN = "gives a revoked device another reason, and lets it in again"
+    KEEPS_ITS_SESSION = "lets a revoked device in again, to a session that it has not asked for"
     SHUTS_THE_OFFICE = "cannot be asked to revoke anybody"
     TURNS_AWAY = "refuses a good device"
     RESUMES = "says that it resumes a session, where a clean start was asked for"
@@ -134,13 +135,15 @@ class DishonestBroker:
         if self._dead:
             client.writer.close()
             return
-        lets_in = {Lie.LETS_IN, Lie.CUTS_AND_LETS_IN, Lie.BLAMES_AND_LETS_IN}
+        lets_in = {Lie.LETS_IN, Lie.CUTS_AND_LETS_IN, Lie.BLAMES_AND_LETS_IN, Lie.KEEPS_ITS_SESSION}
         if self.lie is Lie.TURNS_AWAY and client.name.endswith("1"):
             client.send(Connack(ReasonCode.NOT_AUTHORIZED))
         elif client.name in self._revoked and self.lie not in lets_in:
             client.send(Connack(ReasonCode.NOT_AUTHORIZED, properties=Properties(reason_string=REVOKED)))
         else:
-            client.send(Connack(ReasonCode.SUCCESS, session_present=self.lie is Lie.RESUMES and client.name == _ONE))
+            kept = client.name == _ONE if self.lie is Lie.RESUMES else client.name in self._revoked
+            lies = self.lie in {Lie.RESUMES, Lie.KEEPS_ITS_SESSION}
+            client.send(Connack(ReasonCode.SUCCESS, session_present=lies and kept))
             self._clients[client.name] = client
 
     def _which(self, packet: Publish) -> int:

@@ -46,7 +46,8 @@ _EARLY = 0.2
 _HELD_UP = 7.0
 _FOURTH = 4
 _OFTEN = 5
-_TO_CONNECT = 0.6
+TO_CONNECT = 0.6
+"""Seconds that those have for CONNECT who wait for it at all."""
 
 
 class Fault(Enum):
@@ -112,7 +113,7 @@ class FaultyBroker:
         self._clients.append(client)
         client.revoked = client.name in self.revoked
         if self.fault in {Fault.HURRIES, Fault.WAITS_IT_OUT}:
-            client.patience = _TO_CONNECT
+            client.patience = TO_CONNECT
         self._serving(asyncio.current_task())
         try:
             while data := await asyncio.wait_for(reader.read(65536), client.patience):

@@ -23,6 +23,7 @@ from provisioning.client.operator import ServiceUnavailable
 NOBODY_LISTENS = Closure(Layer.TCP, "refused", "nobody listens there", 0.0)
 SILENCE = Closure(Layer.MQTT, "timeout", "no answer to CONNECT in time", 0.0)
 CUT_OFF = Closure(Layer.TLS, "closed", "", 0.0)
+GONE = Closure(Layer.TCP, "closed", "the peer closed the connection", 0.0)
 PUT_OUT = Closure(Layer.MQTT, "0x98", "suspended", time.monotonic(), 0x98)
 TURNED_AWAY = Closure(Layer.MQTT, "0x87", "not authorized", 0.0, 0x87)
 

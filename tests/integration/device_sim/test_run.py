@@ -140,8 +140,8 @@ async def test_a_run_that_is_under_way_can_be_told_what_to_do(tmp_path: Path, wo
             assert code == 0, err
             return out
 
-        assert "revoke 20%, 10/s: done in" in await told("revoke", "20%")
-        assert "storm 100%: done in" in await told("storm")
+        assert "revoke 20%, 10/s: done to 2 of 2 devices in" in await told("revoke", "20%")
+        assert "storm 100%: done to 10 of 10 devices in" in await told("storm")
         assert "publishing 10 times as often" in await told("rate", "x10")
         assert "paused" in await told("pause")
         async with asyncio.timeout(60):
@@ -150,14 +150,18 @@ async def test_a_run_that_is_under_way_can_be_told_what_to_do(tmp_path: Path, wo
         assert (await told("status")).endswith(", paused, rate x10\n")
         code, _, wrong = await ran(tmp_path, "ctl", "--run", str(number), "revoke", "5")
         assert (code, "write '5%'" in wrong) == (2, True)
+        assert "revoke 100%, 10/s: done to 10 of 10 devices in" in await told("revoke", "100%")
+        for order in (("revoke", "5%"), ("storm",)):
+            code, said, wrong = await ran(tmp_path, "ctl", "--run", str(number), *order)
+            assert (code, said, "nothing was done, for no device is connected" in wrong) == (2, "", True)
         assert "ending" in await told("stop")
         out, err = await asyncio.wait_for(process.communicate(), 240)
         assert process.returncode == 130, err
     document = json.loads(out)
-    assert document["counts"]["revoked"] == 2
+    assert document["counts"]["revoked"] == 12
     assert document["counts"]["lost"] == 0
     assert [mark["what"] for mark in document["markers"] if mark["kind"] == "ctl"] == [
-        "revoke 20%, 10/s", "storm 100%", "rate x10", "pause",
+        "revoke 20%, 10/s", "storm 100%", "rate x10", "pause", "revoke 100%, 10/s", "revoke 5%, 10/s", "storm 100%",
     ]  # fmt: skip
 
 

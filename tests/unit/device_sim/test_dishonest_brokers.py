@@ -109,6 +109,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         (Lie.LETS_IN, {"false_admissions"}),
         (Lie.CUTS_AND_LETS_IN, {"false_admissions"}),
         (Lie.BLAMES_AND_LETS_IN, {"false_admissions"}),
+        (Lie.KEEPS_ITS_SESSION, {"false_admissions"}),
         (Lie.RESUMES, {"unreached"}),
         (Lie.FORGETS, {"stale_presence"}),
     ],

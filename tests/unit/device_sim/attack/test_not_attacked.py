@@ -21,6 +21,7 @@ from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE, pick
 from device_sim.attack.foreign_server import DOMAIN
 from device_sim.attack.issuer import SERVER_AUTH, Issuer, Paper
+from device_sim.attack.raw_client import RawClient
 from device_sim.attack.run import ALIVE, STAYS
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Registrar, SigningRegistrar, Starved, Target, TurnedAway
@@ -31,6 +32,7 @@ from device_sim.report import ExitCode
 from device_sim.view import View
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
+from tests.support import faulty_broker
 from tests.support.faulty_broker import Fault, faulty
 
 EVERY = frozenset(Feature) - {Feature.TLS12}
@@ -73,16 +75,22 @@ class _Slowly:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "verdict", "why"),
+    ("patience", "seconds", "verdict", "why"),
     [
-        (0.0, Verdict.FAIL, "the attack succeeded: the broker let it in"),
-        (0.5, Verdict.SKIP, "revoking took so long here that who is not revoked is not let in either: mqtt closed"),
+        (60.0, 0.0, Verdict.FAIL, "the attack succeeded: the broker let it in"),
+        (
+            0.2,
+            0.2,
+            Verdict.SKIP,
+            "revoking took so long here that who is not revoked is not let in either: mqtt closed",
+        ),
     ],
 )
 async def test_who_closes_for_slowness_has_not_closed_for_a_revocation(
-    tmp_path: Path, seconds: float, verdict: Verdict, why: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: float, seconds: float, verdict: Verdict, why: str
 ) -> None:
     """rabbitmq, whose tool takes seconds to revoke, had passed, and lets the device in."""
+    monkeypatch.setattr(faulty_broker, "TO_CONNECT", patience)
     async with at(tmp_path, Fault.HURRIES) as here:
         here.target.registrar = _Slowly(here, seconds)
         outcome = await run._tried(here, case("5-revoked-before-connect"))
@@ -92,8 +100,9 @@ async def test_who_closes_for_slowness_has_not_closed_for_a_revocation(
 @pytest.mark.parametrize("name", ["34-publish-first", "34-noise"])
 @pytest.mark.parametrize("fault", [Fault.NONE, Fault.WAITS_IT_OUT])
 async def test_who_closes_whoever_has_said_nothing_has_not_closed_for_what_was_said(
-    tmp_path: Path, name: str, fault: Fault
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, fault: Fault
 ) -> None:
+    monkeypatch.setattr(faulty_broker, "TO_CONNECT", 0.3 if name == "34-publish-first" else 60.0)
     async with at(tmp_path, fault) as here:
         outcome = await run._tried(here, case(name))
     if name == "34-noise" or fault is Fault.NONE:  # What is no packet at all ends it with either.
@@ -102,6 +111,23 @@ async def test_who_closes_whoever_has_said_nothing_has_not_closed_for_what_was_s
     assert outcome.verdict is Verdict.WARN, outcome.judgement
     assert outcome.seen is not None
     assert outcome.seen.text == "mqtt closed, as who says nothing"
+
+
+async def test_a_tester_that_was_held_up_once_looks_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that closes at once for what was said had a warning, where that was seen only after a while."""
+    dialled, clients = Scene.dialled, list[RawClient]()
+
+    async def held_up(here: Scene, paper: Paper) -> RawClient:
+        if len(clients) == 1:
+            assert not (await clients[0].end(60.0)).got_in
+        clients.append(await dialled(here, paper))
+        return clients[-1]
+
+    monkeypatch.setattr(faulty_broker, "TO_CONNECT", 2.0)
+    monkeypatch.setattr(Scene, "dialled", held_up)
+    async with at(tmp_path, Fault.HURRIES) as here:
+        outcome = await run._tried(here, case("34-noise"))
+    assert (outcome.verdict, len(clients)) == (Verdict.PASS, 4), outcome.judgement
 
 
 @pytest.mark.parametrize(("fault", "verdict"), [(Fault.NONE, Verdict.PASS), (Fault.HEARS_EARLY, Verdict.FAIL)])
@@ -127,8 +153,9 @@ async def test_what_is_published_before_connect_reaches_nobody(tmp_path: Path, f
 async def test_who_has_not_answered_has_not_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, name: str, why: str
 ) -> None:
-    monkeypatch.setattr(scene, "_ANSWER", 0.5)
-    monkeypatch.setattr("device_sim.attack.topic_cases._ANSWER", 0.5)
+    if fault in {Fault.SILENT_TO_THIEVES, Fault.SILENT_TO_HEIRS}:
+        monkeypatch.setattr(scene, "_ANSWER", 2.0)  # Also what the handshake may take.
+        monkeypatch.setattr("device_sim.attack.topic_cases._ANSWER", 0.2)
     async with at(tmp_path, fault) as here:
         outcome = await run._tried(here, case(name))
     assert (outcome.verdict, outcome.judgement.why.startswith(why)) == (Verdict.FAIL, True), outcome.judgement
@@ -137,14 +164,15 @@ async def test_who_has_not_answered_has_not_refused(
 async def test_a_revoked_device_that_gets_no_messages_must_have_been_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(revocation_list, "_ANSWER", 0.3)
     monkeypatch.setattr(revocation_list, "_QUIET", 0.1)
     async with at(tmp_path, Fault.SILENT_TO_THIEVES) as here:
         paper = await here.device()
         let_in = await revocation_list._fetched(here, paper, paper.name)
         assert (let_in.text, let_in.got_in) == ("mqtt CONNACK 0x00", True)
-        with pytest.raises(Starved, match="neither admitted nor refused"):
-            await revocation_list._fetched(here, paper, "another")
+        with monkeypatch.context() as soon:
+            soon.setattr(revocation_list, "_ANSWER", 0.3)
+            with pytest.raises(Starved, match="neither admitted nor refused"):
+                await revocation_list._fetched(here, paper, "another")
         await here.target.registrar.revoke(paper)
         refused = await revocation_list._fetched(here, paper, paper.name)
         assert (refused.text, refused.got_in) == ("mqtt not-delivered", False)

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import asyncio
 import random
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
 
 from device_sim.backoff import Backoff, Jitter
 from device_sim.behaviour.absence import Flapping, Sleeping
@@ -11,8 +16,10 @@ from device_sim.behaviour.renewing import WrongClock
 from device_sim.behaviour.responding import Responding
 from device_sim.credentials.credential import HeldCredential
 from device_sim.device import Device, Event, State
+from device_sim.link.closure import Closure, Layer, unasked_session
 from device_sim.link.link import ORDINARY, Link, Terms
-from device_sim.scenario.groups import Clock, Commands, Flap, Group, Presence, Renewal, Sleep
+from device_sim.link.tls_dial import NotAdmitted
+from device_sim.scenario.groups import Clock, Clone, Commands, Flap, Group, Presence, Renewal, Sleep
 
 
 class Standing:
@@ -101,3 +108,26 @@ def test_a_device_that_was_taken_over_may_come_back() -> None:
     ):
         device.happened(event)
     assert (device.admitted, device.state) == (2, State.CONNECTED)
+
+
+@pytest.mark.parametrize(
+    ("closure", "told"),
+    [(unasked_session(0.0), "admitted"), (Closure(Layer.MQTT, "0x87 Not authorized", "", 0.0, 0x87), "refused")],
+)
+async def test_a_copy_that_was_given_a_session_which_it_had_not_asked_for_was_let_in(
+    closure: Closure, told: str
+) -> None:
+    class Copied(Standing):
+        async def open_copy(self) -> Link:
+            raise NotAdmitted(closure)
+
+    heard: list[str] = []
+    host = SimpleNamespace(
+        seed=1,
+        copy_admitted=lambda _device, _started: heard.append("admitted"),
+        copy_refused=lambda _device: heard.append("refused"),
+    )
+    (cloning,) = behaviours_of(Group(name="a", clone=Clone(every=0.001)))
+    link = SimpleNamespace(closed=asyncio.get_running_loop().create_future())
+    await cloning.accompany(Copied(), cast("Any", link), cast("Any", host))
+    assert heard == [told]

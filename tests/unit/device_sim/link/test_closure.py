@@ -58,7 +58,9 @@ def test_an_error_is_the_closure_it_tells_of(error: Exception, layer: Layer, cod
         (Closure(Layer.TCP, "broken", "", 0), False),
         (Closure(Layer.MQTT, "timeout", "", 0), False),
         (Closure(Layer.TLS, "server_certificate", "we refuse the server", 0), False),
+        (unasked_session(0), False),
         (Closure(Layer.TCP, "reset", "", 0), True),
+        (Closure(Layer.TCP, "closed", "the peer closed the connection", 0), True),
         (Closure(Layer.TLS, "closed", "", 0), True),
         (Closure(Layer.TLS, "certificate_revoked", "", 0), True),
         (Closure(Layer.MQTT, "0x89", "", 0, 0x89), True),
@@ -66,6 +68,7 @@ def test_an_error_is_the_closure_it_tells_of(error: Exception, layer: Layer, cod
 )
 def test_a_broker_that_was_not_reached_has_refused_nobody(closure: Closure, answered: bool) -> None:
     assert closure.is_answer is answered
+    assert closure.was_let_in is (closure == unasked_session(0))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import json
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from typer.testing import CliRunner
@@ -14,6 +16,7 @@ from device_sim.run import control
 from device_sim.run.order import Extra, InvalidOrder, Order, Pause, Rate, Status, Stop, parse
 from device_sim.run.recorder import Recorder, StageSpan
 from device_sim.run.runner import Process, Run
+from device_sim.run.stages import Acted
 from device_sim.scenario.stages import Revoke, Storm
 from tests.support.programs import REPOSITORY
 
@@ -169,3 +172,31 @@ async def test_a_run_that_ends_takes_no_more_orders(why: str) -> None:
             await run.obey(order)
     assert await run.obey(Status()) == "it has just begun"
     assert run.stopped_by is (signal.SIGINT if why == "stopped" else None), "one that drains is not interrupted by it"
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ([Acted(2, 2), Acted(1, 0)], None),
+        ([Acted(), Acted()], "storm 100%: nothing was done, for no device is connected"),
+        ([Acted(2, 0), Acted(1, 0)], "storm 100%: done to none of 3 devices: they have left meanwhile"),
+    ],
+)
+async def test_what_was_done_to_nobody_is_not_said_to_be_done(parts: list[Acted], words: str | None) -> None:
+    class Stand:
+        def __init__(self, acted: Acted) -> None:
+            self._acted = acted
+
+        async def play(self, _number: int, _stage: object) -> Acted:
+            return self._acted
+
+    run = Run.__new__(Run)
+    run.recorder, run.stopped_by, run.started, run._extra = Recorder(), None, 0.0, 0
+    run.scenario = cast("Any", SimpleNamespace(stages=[]))
+    run.target = cast("Any", SimpleNamespace(check_stage=lambda _: None))
+    run.processes = [Process(f"worker {number}", cast("Any", Stand(acted))) for number, acted in enumerate(parts, 1)]
+    if words is None:
+        assert (await run.obey(Extra(Storm()))).startswith("storm 100%: done to 2 of 3 devices in 0.0 s")
+        return
+    with pytest.raises(InvalidOrder, match=words):
+        await run.obey(Extra(Storm()))

@@ -12,7 +12,7 @@ import pytest
 
 from device_sim.device import Device, Event, State
 from device_sim.fleet.backend import Backend
-from device_sim.link.closure import BROKEN, Closure, Layer
+from device_sim.link.closure import BROKEN, Closure, Layer, unasked_session
 from device_sim.link.distance import NEARBY
 from device_sim.link.tls_dial import NotAdmitted
 from device_sim.run import stages
@@ -21,7 +21,9 @@ from device_sim.run.recorder import Recorder
 from device_sim.run.scene import Scene
 from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.stages import Command, Hold, Ramp, Renew, Restart, Revoke, Stage, Storm, Suspend, Trouble
-from tests.support.staged import CUT_OFF, NOBODY_LISTENS, SILENCE, TURNED_AWAY, Meter, scene, told, unavailable
+from tests.support.staged import CUT_OFF, GONE, NOBODY_LISTENS, SILENCE, TURNED_AWAY, Meter, scene, told, unavailable
+
+_ANSWERS = [(NOBODY_LISTENS, 0), (SILENCE, 0), (GONE, 1), (CUT_OFF, 1), (TURNED_AWAY, 1)]
 
 
 class Refused:
@@ -29,6 +31,7 @@ class Refused:
 
     name = "meter-1"
     connection = None
+    credential = None
     out_since = None
 
     def __init__(self, closure: Closure) -> None:
@@ -46,7 +49,7 @@ class Refused:
         raise NotAdmitted(self._closure)
 
 
-@pytest.mark.parametrize(("closure", "measured"), [(NOBODY_LISTENS, 0), (SILENCE, 0), (CUT_OFF, 1), (TURNED_AWAY, 1)])
+@pytest.mark.parametrize(("closure", "measured"), _ANSWERS)
 async def test_a_broker_that_is_not_there_refuses_no_revoked_device_and_quickly_at_that(
     closure: Closure, measured: int
 ) -> None:
@@ -58,7 +61,7 @@ async def test_a_broker_that_is_not_there_refuses_no_revoked_device_and_quickly_
     assert around.fleet.refused_by_reason.total() == 1
 
 
-@pytest.mark.parametrize(("closure", "false"), [(NOBODY_LISTENS, 0), (SILENCE, 0), (CUT_OFF, 1), (TURNED_AWAY, 1)])
+@pytest.mark.parametrize(("closure", "false"), _ANSWERS)
 async def test_a_broker_that_is_not_there_refuses_nobody_whose_suspension_is_over(closure: Closure, false: int) -> None:
     fleet = scene().fleet
     fleet.pardon("meter-1")
@@ -97,6 +100,16 @@ async def test_a_command_is_late_from_when_it_was_due_also_while_earlier_ones_fi
     late = recorder.response[Duration.COMMAND].highest - recorder.service[Duration.COMMAND].highest
     assert late >= stalled * 1000 * 0.99
     assert (recorder.counts[Count.COMMANDS], recorder.counts[Count.UNANSWERED_COMMANDS]) == (1, 0)
+
+
+@pytest.mark.parametrize("began", [1.0, 3.0])
+async def test_a_revoked_device_that_is_given_a_session_by_itself_was_let_in(began: float) -> None:
+    """It has to leave, for it asked for none: the broker has refused nobody."""
+    around, refused = scene(), Refused(unasked_session(0.0))
+    around.fleet.condemned["meter-1"] = 2.0
+    refused.machine.state = State.REFUSED
+    around.fleet._not_admitted(cast("Any", refused), unasked_session(0.0), began)
+    assert around.fleet.falsely_admitted == ({"meter-1"} if began > 2.0 else set())
 
 
 class Watched(Scene):
@@ -157,7 +170,7 @@ async def test_a_stage_is_over_when_every_device_is_in_or_refused(stage: Stage, 
 
 async def test_a_storm_breaks_each_connection_once_within_its_time() -> None:
     around = Watched(WHOLE, 40)
-    await stages.play(around, 1, Storm(within=0.5))
+    assert await stages.play(around, 1, Storm(within=0.5)) == stages.Acted(40, 0), "nothing acts here"
     assert len(around.times) == 40
     assert around.times == sorted(around.times)
     assert 0.0 <= around.times[0] < 0.1
@@ -165,6 +178,43 @@ async def test_a_storm_breaks_each_connection_once_within_its_time() -> None:
     await around.action(around.meters[0], 0.0)
     assert [meter.cuts for meter in around.meters[:2]] == [1, 0]
     assert [(each.kind, each.what) for each in around.recorder.markers] == [("storm", "40 connections break")]
+
+
+@pytest.mark.parametrize(
+    ("connected", "acted"), [((), (0, 0)), ((True,), (1, 1)), ((True, True, False), (2, 2))], ids=str
+)
+@pytest.mark.parametrize("stage", [Storm(within=0.001), Revoke(select=1.0, rate=1000.0, deadline=30.0)])
+async def test_a_stage_tells_to_how_many_devices_it_was_done(
+    stage: Stage, connected: tuple[bool, ...], acted: tuple[int, int]
+) -> None:
+    """Whoever orders one where nobody is connected had been told that it was done."""
+    around = scene()
+    around.told_devices = cast("Any", [Meter(f"meter-{number}") for number in range(len(connected))])
+    for meter, is_connected in zip(cast("list[Meter]", around.told_devices), connected, strict=True):
+        meter.is_connected = is_connected
+    cast("Any", around.target.operator).revoke = _puts_out(around)
+    assert await stages.play(around, 1, stage) == stages.Acted(*acted)
+
+
+def _puts_out(around: Scene) -> Callable[..., Any]:
+    async def revoke(*, device: str, reason: object) -> None:
+        del reason
+        next(each for each in cast("list[Meter]", around.told_devices) if each.name == device).put_out()
+
+    return revoke
+
+
+async def test_a_device_that_has_left_meanwhile_or_was_not_revoked_is_not_one_to_which_it_was_done() -> None:
+    around, meters = scene(), [Meter(f"meter-{number}") for number in range(3)]
+    around.told_devices = cast("Any", list(meters))
+    chosen = around.connected()
+    around.choose = lambda *_: chosen  # type: ignore[method-assign]
+    meters[0].is_connected = False
+    assert await stages.play(around, 1, Storm(within=0.001)) == stages.Acted(3, 2)
+    cast("Any", around.target.operator).revokes = unavailable
+    assert await stages.play(around, 2, Revoke(select=1.0, rate=1000.0)) == stages.Acted(3, 0)
+    around.stop()
+    assert await stages.play(around, 3, Storm(within=0.001)) == stages.Acted(), "the run is ending"
 
 
 async def test_a_pause_says_how_much_of_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +347,9 @@ async def test_after_the_last_stage_nobody_who_is_revoked_gets_in() -> None:
         around.fleet.devices[meter.name] = cast("Any", meter)
     meters[1].machine.state = State.ENROLLED
     meters[4].machine.state = State.CONNECTING  # What comes of that is seen when it is over.
-    around.fleet.condemned.update({"meter-0": 1.0, "meter-1": 1.0, "meter-2": float("inf"), "meter-4": 1.0})
+    around.fleet.condemned.update(
+        {"meter-0": 1.0, "meter-1": 1.0, "meter-2": float("inf"), "meter-3": 1.0, "meter-4": 1.0}
+    )
     tried: list[str] = []
 
     def lets_in(meter: Meter) -> Any:
@@ -306,13 +358,15 @@ async def test_after_the_last_stage_nobody_who_is_revoked_gets_in() -> None:
             meter.machine.happened(Event.DIALLED)
             if meter.name == "meter-0":
                 raise NotAdmitted(TURNED_AWAY)
+            if meter.name == "meter-3":
+                raise NotAdmitted(unasked_session(0.0))
 
         return connect
 
     for meter in meters:
         meter.connect = lets_in(meter)  # type: ignore[method-assign]
     await stages.stay_out(around)
-    assert sorted(tried) == ["meter-0", "meter-1"]
-    assert (around.fleet.falsely_admitted, around.recorder.counts[Count.READMITTED]) == ({"meter-1"}, 1)
-    assert [each.what for each in around.recorder.markers] == ["meter-1, when all was over"]
-    assert [meter.closed for meter in meters] == [False, True, False, False, False]
+    assert sorted(tried) == ["meter-0", "meter-1", "meter-3"]
+    assert (around.fleet.falsely_admitted, around.recorder.counts[Count.READMITTED]) == ({"meter-1", "meter-3"}, 2)
+    assert sorted(each.what[:7] for each in around.recorder.markers) == ["meter-1", "meter-3"]
+    assert [meter.closed for meter in meters] == [False, True, False, True, False]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 
 import pytest
 
@@ -28,10 +29,12 @@ async def test_a_feed_that_cannot_read_the_store_says_nothing_until_it_can(
     monkeypatch.setattr(feed_module, "_LATE_SECONDS", 0.0)
     await fleet.enrol("meter-1")
     feed = RevocationFeed(fleet.database, HEARTBEAT)
-    page, back = feed._page, asyncio.Event()
+    page, back, gone = feed._page, asyncio.Event(), asyncio.Event()
     back.set()
 
     async def readable_or_not(sequence: int, most: int = feed_module.BATCH) -> list[FeedEvent]:
+        if not back.is_set():
+            gone.set()
         if not back.is_set() and hangs:
             await back.wait()
         if not back.is_set():
@@ -46,6 +49,7 @@ async def test_a_feed_that_cannot_read_the_store_says_nothing_until_it_can(
         assert CURRENT in (await anext(early))[1], "a heartbeat"
 
         back.clear()
+        await gone.wait()  # A look that was under way has ended.
         while feed.is_current:  # noqa: ASYNC110 - time alone changes it
             await asyncio.sleep(HEARTBEAT)
         await fleet.revocation.revoke_device("meter-1", RevocationReason.KEY_COMPROMISE, by="another process")
@@ -62,3 +66,28 @@ async def test_a_feed_that_cannot_read_the_store_says_nothing_until_it_can(
     feed.close()
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
+
+
+async def test_whoever_was_told_nothing_when_his_heartbeat_was_due_is_told_as_soon_as_the_store_is_read(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the heartbeat after that he had heard nothing for as long again: a look that took seconds lost the feed."""
+    feed = RevocationFeed(fleet.database, 0.0)
+    await feed.start()
+    subscription, looked, after = await feed.subscribe(0), asyncio.Event(), feed.after
+
+    async def noted(sequence: int) -> list[FeedEvent]:
+        looked.set()
+        return await after(sequence)
+
+    async with asyncio.timeout(PATIENCE), contextlib.aclosing(subscription.batches()) as batches:
+        assert CURRENT in (await anext(batches))[1]
+        monkeypatch.setattr(subscription, "_heartbeat_seconds", 10 * PATIENCE)  # The one that is due is the last.
+        monkeypatch.setattr(feed, "_looked_at", -math.inf)
+        monkeypatch.setattr(feed, "after", noted)
+        said: asyncio.Future[tuple[list[FeedEvent], bytes]] = asyncio.ensure_future(anext(batches))
+        await looked.wait()
+        assert not said.done()
+        await feed._read_new()
+        assert CURRENT in (await said)[1]
+    feed.close()
