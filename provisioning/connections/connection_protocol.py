@@ -152,6 +152,7 @@ class ConnectionProtocol(HttpToolsProtocol):
         """
         turn = self._turn
         waits = turn is not None and not (turn.response_complete or getattr(turn, "response_started", False))
+        waits = waits or bool(self._unread)  # It is about to be parsed.
         if self.scheme == "http" and waits and (self._broken or not self._comes_in()):
             self._ended = True
             return True
@@ -304,7 +305,7 @@ class ConnectionProtocol(HttpToolsProtocol):
 
     def _comes_in(self) -> bool:
         """Whether the body of the request being answered has not come whole: it never does after the client's end."""
-        return self._in_body and not self.pipeline
+        return self._in_body and not (self.pipeline or self._unread)
 
     def _break_off(self) -> None:
         """Answer invalid HTTP after everything before it is answered (RFC 9112 §9.3.2)."""

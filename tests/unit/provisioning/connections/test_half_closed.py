@@ -30,6 +30,8 @@ REQUESTS = {
     "usual": (ANOTHER, [b"ok"]),
     "in order": (ANOTHER + post(b"second", "/other") + ANOTHER, [b"ok", b"oksecond", b"ok"]),
     "whole": (post(b"wait") + ANOTHER * 300, [b"whole wait"] + [b"ok"] * 300),
+    "body in portions": (ANOTHER + post(bytes(9000), "/other"), [b"ok", b"ok" + bytes(9000)]),
+    "many": (post(b"", "/other") * 300, [b"ok"] * 300),
     "at once": (post(b"", "/ready"), [b"POST 1"]),
     "begun": (ANOTHER + b"GET / HT", [b"ok"]),
     "large": (b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n", [bytes(LARGE_SIZE)]),
