@@ -10,6 +10,7 @@ _REMEDIES = {
     errno.EADDRINUSE: "another program listens there; stop it, or set another port",
     errno.EACCES: "this user may not use it; set a port above 1023",
     errno.EADDRNOTAVAIL: _NO_ADDRESS,
+    errno.EAFNOSUPPORT: _NO_ADDRESS,
 }
 
 
