@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import socket
 import ssl
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -25,7 +24,7 @@ from broker.admission.policy_file import PolicyError, load_policy
 from broker.admission.response_information import ResponseInformation
 from broker.audit.files import AuditError, check_key
 from broker.clients_context import refuse_no_authority
-from broker.door.listening import ListenError
+from broker.door.listening import ListenError, unbound
 from broker.entrances import places
 from broker.own_certificate import (
     NAMELESS,
@@ -200,10 +199,8 @@ def _places(config: BrokerConfig) -> Iterator[str]:
     wanted += [("admin_port", config.admin_host, config.admin_port)] if config.admin_port is not None else []
     wanted += [("metrics_port", config.metrics_host, config.metrics_port)] if config.metrics_port is not None else []
     for setting, host, port in wanted:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            with socket.socket(family, socket.SOCK_STREAM) as trial:  # Bound, and closed: nobody can connect.
-                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with unbound(host) as trial:  # Bound, and closed: nobody can connect.
                 trial.bind((host, port))
         except (OSError, TypeError) as error:
             if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE:

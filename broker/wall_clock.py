@@ -11,9 +11,7 @@ Nothing tells a sleep from a clock that was set ahead: a virtual machine that wa
 revoked meanwhile is unknown, so revocation data is that much older, and new clients wait for the next word of the feed
 if it is too old then.
 
-What this process has seen ends after so many seconds, whatever the clock. Messages of an earlier process end at a time:
-a machine without a clock of its own starts with one that is behind, and sets it later. So does one that was retained,
-and that a session of this process waits for (`Moved.kept`), unless another is retained in its place by then.
+Messages of an earlier process are another matter: `broker.earlier_messages`.
 
 Rules
 -----
@@ -29,9 +27,8 @@ from typing import Final
 
 import structlog
 
+from broker.earlier_messages import EarlierMessages
 from broker.engine.engine import Engine
-from broker.mqtt.message import Message, PersonalMessage
-from broker.store.journal import Journal
 
 log = structlog.get_logger("broker")
 
@@ -43,6 +40,7 @@ class WallClock:
 
     def __init__(self, now: float, wall_now: float) -> None:
         self._offset = wall_now - now
+        self._earlier: EarlierMessages | None = None
 
     def look(self, engine: Engine, now: float, wall_now: float) -> float:
         """Apply a changed wall clock to *engine*; return by how many seconds it was set ahead, 0: it was not set.
@@ -63,30 +61,7 @@ class WallClock:
             engine.deadlines.file(connection, now)  # That checks all of its deadlines, and files the next.
         engine.admission.status.freshness.slept(max(0.0, ahead))
         if engine.journal is not None:
-            _move(engine, engine.journal, ahead)
+            if self._earlier is None:
+                self._earlier = EarlierMessages(engine, engine.turn.later)
+            self._earlier.clock_set(ahead)
         return ahead
-
-
-def _move(engine: Engine, journal: Journal, ahead: float) -> None:
-    """Have the store moved, and let messages of an earlier process expire by the clock as it is now.
-
-    By the right one they were stored.
-    """
-    restored = engine.retained.expiring(journal.first_retained)
-    journal.clock_set(ahead, frozenset(each.row for each in restored if each.row > journal.first_message))
-    if journal.first_message or restored:
-        restored += _queued(engine, journal.first_message)
-    for message in restored:
-        if message.expires_at is not None:
-            message.expires_at -= ahead
-
-
-def _queued(engine: Engine, first_message: int) -> list[Message]:
-    """Return the messages up to the row *first_message* that sessions wait for, each once, however many do."""
-    found: dict[int, Message] = {}
-    for session in engine.registry.all():
-        for each in session.deliveries():
-            if isinstance(each, PersonalMessage) and 0 < each.message.row <= first_message:
-                found[each.message.row] = each.message
-        session.look_for_expired()
-    return list(found.values())

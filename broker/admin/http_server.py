@@ -217,8 +217,8 @@ class HttpServer:
             try:
                 async with asyncio.timeout(_CLOSE_SECONDS):
                     await writer.wait_closed()
-            except (OSError, TimeoutError):
-                pass
+            except (OSError, TimeoutError, asyncio.CancelledError):
+                pass  # Cancelled: as above.
             finally:
                 writer.transport.abort()
 

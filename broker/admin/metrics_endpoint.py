@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from typing import Final
 
 from broker.admin.health import Health
 from broker.admin.http_server import HttpServer, Request, Response
-from broker.door.listening import ListenError
+from broker.door.listening import ListenError, unbound
 from broker.engine.engine import Engine
 from broker.own_certificate import OwnCertificate
 from broker.revocation.issuing_authorities import IssuingAuthorities
@@ -52,17 +53,16 @@ async def open_metrics(
 
 def listen(host: str, port: int, setting: str) -> socket.socket:
     """Return a socket that listens on *host* and *port*; raise `ListenError` naming *setting*."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Every connection's (tcp(7)). Without it the kernel keeps what a vanished peer was sent for minutes.
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _LOST_MILLISECONDS)
-        listening.setblocking(False)
-        listening.bind((host, port))
-        listening.listen()  # Only now is it certain that no other process does.
+        with contextlib.ExitStack() as made:
+            listening = made.enter_context(unbound(host))
+            # Every connection's (tcp(7)). Without it the kernel keeps what a vanished peer was sent for minutes.
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _LOST_MILLISECONDS)
+            listening.setblocking(False)
+            listening.bind((host, port))
+            listening.listen()  # Only now is it certain that no other process does.
+            made.pop_all()  # It is the caller's now.
     except (OSError, TypeError) as error:
-        listening.close()
         raise ListenError.of(setting, host, port, error) from error
     return listening
 

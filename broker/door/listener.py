@@ -38,6 +38,7 @@ import structlog
 
 from broker.connection.connection import ClientConnection
 from broker.door.connection_rate import ConnectionRate
+from broker.door.listening import unbound
 from broker.door.lobby import SECONDS_A_TURN, Lobby
 from broker.door.packet_watch import PacketWatch
 from broker.door.reception import Address, Reception
@@ -212,15 +213,11 @@ class Listener:
 
         Connections wait in the kernel's queue until `begin`.
         """
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening = unbound(host)
         try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             # Options set here apply to every accepted connection (tcp(7)), at no cost per connection.
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            if family == socket.AF_INET6:  # ``::`` is every address, of IPv4 too, whatever the kernel's default is.
-                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             listening.setblocking(False)
             listening.bind((host, port))
             listening.listen(_BACKLOG)

@@ -190,12 +190,12 @@ class RetainedMessages:
         """Return every message, expired or not, also of topics that begin with ``$``."""
         return [found.message for found in self._messages.all()]
 
-    def expiring(self, number: int) -> list[Message]:
-        """Return those with an expiry of the *number* first to be retained, expired or not."""
-        if not self._expiring or not number:
-            return []
-        every = self._messages.all()
-        return [each.message for each in every if each.number <= number and each.message.expires_at is not None]
+    def expiring(self, number: int) -> Iterator[Message | None]:
+        """Yield those with an expiry of the *number* first to be retained, expired or not; None for an empty step."""
+        if self._expiring and number:
+            for found in self._messages.everywhere():
+                is_one = found is not None and found.number <= number and found.message.expires_at is not None
+                yield found.message if found is not None and is_one else None
 
     def sweep(self, now: float) -> list[str]:
         """Remove those of the next few messages that have expired at *now*, in a continuing round; return their topics.

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_settings import NoDecode
 
 from broker.settings.setting_types import CountOrNone, File, Interval, Name, TrustDomain, Whole, several
-from provisioning.client.address import given_url
+from provisioning.client.address import with_host
 from provisioning.pki.role import Role
 from provisioning.program.durations import seconds_in
 from provisioning.program.given_file import named
@@ -67,14 +67,14 @@ def _status_policy(value: object) -> object:
 def _http_url(value: str) -> str:
     if not value.startswith("http://"):
         raise ValueError(f"{value!r}: a list or an answer is signed, so it is fetched by plain http://, nothing else")
-    given_url(value, repr(value))
+    with_host(value, repr(value))
     return value
 
 
 def _anchors_url(value: str) -> str:
     if not value.startswith(("https://", "http://")):
         raise ValueError(f"{value!r}: https://, with anchors_url_cafile; or http://, with anchors_sha256")
-    given_url(value, repr(value))
+    with_host(value, repr(value))
     return value
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any, Protocol
@@ -54,8 +54,8 @@ class Moved:
     """Rows of sessions that are excluded: they ended before this process began, by the clock of that time."""
     message: int
     """Messages with a higher number, …"""
-    kept: frozenset[int]
-    """… but for these: retained by an earlier process, and queued by this one."""
+    kept: Mapping[int, float]
+    """… and by how much less these, retained by an earlier process and queued by this one."""
     retained: int
     """Retained messages with a higher number."""
 
@@ -186,9 +186,10 @@ class Batch:
         """Record that stored times are shifted, and shift those in this batch, which are by the clock before that."""
         before, self.moved = self.moved, moved
         if before is not None:
-            self.moved = replace(before, seconds=before.seconds + moved.seconds, kept=before.kept | moved.kept)
+            kept = {row: before.kept.get(row, 0.0) + seconds for row, seconds in moved.kept.items()}
+            self.moved = replace(before, seconds=before.seconds + moved.seconds, kept={**before.kept, **kept})
         for table, column in ((self.messages, _EXPIRES_AT), (self.retained, _EXPIRES_AT), (self.sessions, _ENDED_AT)):
-            _add(table, column, moved.seconds, kept=moved.kept if table is self.messages else ())
+            _add(table, column, moved.seconds, kept=moved.kept if table is self.messages else {})
 
     def forget(self, row: int) -> None:
         """Drop the changes of session *row*, which has ended: at the next look at what there is to write.
@@ -210,8 +211,8 @@ class Batch:
         gone.clear()
 
 
-def _add(table: dict[Any, Any], column: int, seconds: float, *, kept: Collection[int]) -> None:
-    """Add *seconds* to the time in *column* of each row of *table* that has one, but for those that are *kept*."""
+def _add(table: dict[Any, Any], column: int, seconds: float, *, kept: Mapping[int, float]) -> None:
+    """Add *seconds* to the time in *column* of each row of *table* that has one, less what *kept* says."""
     for key, row in table.items():
-        if row is not None and row[column] is not None and key not in kept:
-            table[key] = (*row[:column], row[column] + seconds, *row[column + 1 :])
+        if row is not None and row[column] is not None:
+            table[key] = (*row[:column], row[column] + seconds - kept.get(key, 0.0), *row[column + 1 :])

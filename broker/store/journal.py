@@ -36,7 +36,7 @@ Rules
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from broker.mqtt.message import Message
@@ -139,10 +139,11 @@ class Journal:
         """… or in the batch that is being written."""
         self._last_message = last_message
 
-    def clock_set(self, seconds: float, kept: frozenset[int] = frozenset()) -> None:
-        """Take note that the wall clock was set ahead by *seconds*; see `Moved` for *kept*."""
+    def clock_set(self, seconds: float, kept: Iterable[int] = ()) -> None:
+        """Take note that the wall clock was set ahead by *seconds*; the rows of messages that are *kept* are right."""
         self.dirty = True
-        self.open.move(Moved(seconds, frozenset(self.earlier), self.first_message, kept, self.first_retained))
+        right = dict.fromkeys(kept, seconds)
+        self.open.move(Moved(seconds, frozenset(self.earlier), self.first_message, right, self.first_retained))
         self.wall_offset += seconds
 
     def turn_ended(self) -> None:

@@ -289,7 +289,7 @@ class SqliteStore:
             moves = "UPDATE messages SET expires_at = expires_at + ? WHERE id > ? AND expires_at IS NOT NULL"
             database.execute(moves, (moved.seconds, moved.message))
             back = "UPDATE messages SET expires_at = expires_at - ? WHERE id = ?"
-            many(back, [(moved.seconds, row) for row in moved.kept])
+            many(back, [(seconds, row) for row, seconds in moved.kept.items()])
             moves = "UPDATE retained SET expires_at = expires_at + ? WHERE number > ? AND expires_at IS NOT NULL"
             database.execute(moves, (moved.seconds, moved.retained))
         many("DELETE FROM sessions WHERE id=?", [(row,) for row, values in batch.sessions.items() if values is None])

@@ -35,16 +35,24 @@ def check_address(url: str) -> None:
 
 
 def given_url(url: str, called: str) -> tuple[SplitResult, str]:
-    """Return the parts and the host of *url*, which an operator has given; errors name it *called*.
+    """Return the parts and the host of *url*, which an operator has given to the service; errors name it *called*.
 
-    Raises ValueError with a sentence if it is no URL with a host.
+    Raises ValueError with a sentence if it is no URL with a host, too long, or not in ASCII.
     """
+    parts, host = with_host(url, called)
+    if len(url) > MAXIMUM_URL or not url.isascii():
+        raise ValueError(f"{called} is no URL")
+    return parts, host
+
+
+def with_host(url: str, called: str) -> tuple[SplitResult, str]:
+    """Return the parts and the host of *url*, which errors name *called*. Raises ValueError if it has no host."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
         raise ValueError(f"{called} is no URL ({error})") from error
-    if len(url) > MAXIMUM_URL or not url.isascii() or not url.isprintable() or not host or port == 0:
+    if not url.isprintable() or not host or port == 0:
         raise ValueError(f"{called} is no URL")
     return parts, host
 

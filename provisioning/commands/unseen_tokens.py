@@ -19,11 +19,26 @@ async def void_unseen(client: EnrolmentOperatorClient, tokens: Sequence[IssuedTo
     """Void *tokens*, and return what became of them: the end of an error's sentence."""
     from provisioning.client.operator import RequestRefused, ServiceUnavailable  # Late: `service_command`, rule 3.
 
-    numbers = [each.id for each in tokens if each.id is not None]
-    is_one = len(numbers) == 1
+    numbers = sorted(each.id for each in tokens if each.id is not None)
+    is_one = len(tokens) == 1
     try:
+        if len(numbers) < len(tokens):
+            raise ServiceUnavailable("an older service tells no numbers")
         await client.void_tokens(numbers)
     except (RequestRefused, ServiceUnavailable) as error:
-        which = f"token {numbers[0]} is" if is_one else f"tokens {numbers[0]} to {numbers[-1]} are"
+        named = "".join(f" {each}" for each in _runs(numbers))
+        which = f"token{named} is" if is_one else f"tokens{named} are"
         return f"{which} valid, and nobody has seen {'it' if is_one else 'them'}: token void ({error})"
     return f"{'the token was' if is_one else counted(len(numbers), 'token') + ' were'} voided again"
+
+
+def _runs(numbers: Sequence[int]) -> list[str]:
+    """Return *numbers* in ascending order with successive ones together: between them may be others' tokens."""
+    runs = list[list[int]]()
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    told = [f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs]
+    return [f"{each}," for each in told[:-1]] + told[-1:]

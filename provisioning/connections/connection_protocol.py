@@ -14,7 +14,7 @@ not yet reported are counted, and too many of them are invalid HTTP.
 
 One read of the event loop can bring ten thousand requests of 26 octets. Taken apart, each is a hundred times as large,
 and all of them take a tenth of a second of everybody's time. So what was read is parsed in portions, and what is behind
-a request that waits for the answer to another one stays as it was read; then nothing more is read.
+a request that waits for the answer to another one stays as it was read; then hardly more is read.
 
 Who is connected, over TLS: `provisioning.connections.peer_certificate_protocol`.
 """
@@ -34,16 +34,20 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from provisioning.connections.declined_upgrade import head_without_upgrade
 from provisioning.connections.gathering_transport import GatheringTransport
 from provisioning.connections.head_deadline import HeadDeadline
+from provisioning.connections.held_reading import HeldReading
 from provisioning.connections.host_header import check_host
 from provisioning.connections.older_answers import OlderAnswer, reads_only_its_own
 from provisioning.connections.places import Place
 from provisioning.connections.taken_answers import TakenAnswers
+from provisioning.connections.unsent import unsent
 from provisioning.connections.written_answer import Answering, ReadyAnswer, lines
 from provisioning.program.proxy_header import Address
 
 log = structlog.get_logger(__name__)
 
 _PORTION: Final = 2048
+_MUCH_UNREAD: Final = 64 * 1024
+"""While requests wait and so much waits behind them, no more is read. Less is, to learn that a client has left."""
 _MAXIMUM_HEADER_BYTES: Final = 32 * 1024
 _FIELD_BYTES: Final = 32
 """What a header counts beside its name and value, as in HTTP/2 (RFC 9113 §6.5.2): it is an object, however short."""
@@ -122,6 +126,7 @@ class ConnectionProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(GatheringTransport(transport, self.loop))
+        self.flow = HeldReading(self.transport, self._much_waits)
         if self._from is not None:
             self.client = self._from
         self._taken = TakenAnswers(self.transport, self.loop, self._stall_seconds)
@@ -147,8 +152,8 @@ class ConnectionProtocol(HttpToolsProtocol):
         """
         turn = self._turn
         waits = turn is not None and not (turn.response_complete or getattr(turn, "response_started", False))
-        never_whole = self._in_body and not (self.pipeline or self._broken)
-        if self.scheme == "http" and waits and not never_whole:
+        waits = waits or bool(self._unread)  # It is about to be parsed.
+        if self.scheme == "http" and waits and (self._broken or not self._comes_in()):
             self._ended = True
             return True
         self._close()  # After what is written: the event loop would close the connection below that.
@@ -284,15 +289,23 @@ class ConnectionProtocol(HttpToolsProtocol):
             self._unread = data[begin:]
             self.flow.pause_reading()
 
+    def _much_waits(self) -> bool:
+        return bool(self.pipeline) and not self._broken and len(self._unread) > _MUCH_UNREAD
+
     def _parse_on(self) -> None:
         if self.parser is not None:  # As it is when the connection is lost.
+            self._unset_keepalive_if_required()
             self.flow.resume_reading()
             self._parse()
             self._close_if_ended()
 
     def _close_if_ended(self) -> None:
-        if self._ended and not self._is_answering():
+        if self._ended and (self._comes_in() or not self._is_answering()):
             self._close()
+
+    def _comes_in(self) -> bool:
+        """Whether the body of the request being answered has not come whole: it never does after the client's end."""
+        return self._in_body and not (self.pipeline or self._unread)
 
     def _break_off(self) -> None:
         """Answer invalid HTTP after everything before it is answered (RFC 9112 §9.3.2)."""
@@ -398,7 +411,9 @@ class ConnectionProtocol(HttpToolsProtocol):
     @property
     def is_over(self) -> bool:
         """Whether all is sent that the client gets, and the connection closes."""
-        return self.transport.is_closing() and not self.transport.get_write_buffer_size()
+        connected = self.transport.get_extra_info("socket")
+        waits = self.transport.get_write_buffer_size() or (connected is not None and unsent(connected.fileno()))
+        return self.transport.is_closing() and not waits
 
     def shutdown(self) -> None:
         """Close when what has come is answered, and take nothing more: the service ends."""

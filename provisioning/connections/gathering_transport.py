@@ -36,9 +36,10 @@ class GatheringTransport(asyncio.Transport):
             self._send()
 
     def close(self) -> None:
-        """Send what there is, and close."""
-        self._send()
-        self._transport.close()
+        """Send what there is, and close; asyncio's transport of TLS gives up its connection the second time."""
+        if not self._transport.is_closing():
+            self._send()
+            self._transport.close()
 
     def abort(self) -> None:
         """Close without sending."""

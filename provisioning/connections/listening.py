@@ -67,11 +67,16 @@ class Listening:
 
 
 def check_public(settings: Settings) -> None:
-    """Raise `ConfigurationError` if other hosts could connect and the settings do not explicitly allow it."""
+    """Raise `ConfigurationError` if other hosts could connect and the settings do not explicitly allow it.
+
+    Nor is an address of IPv4 taken in the form of IPv6: what Python's versions say of its loopback differs.
+    """
     if settings.host.startswith("["):
         raise ConfigurationError(
             f"host: {settings.host}: write an address without brackets: {settings.host.strip('[]')}"
         )
+    if (mapped := _mapped(settings.host)) is not None:
+        raise ConfigurationError(f"host: {settings.host}: write an address of IPv4 as such: {mapped}")
     if not settings.public_listener and not _is_loopback(settings.host):
         raise ConfigurationError(
             f"host: {settings.host} is not a loopback address, so others can connect; "
@@ -107,6 +112,14 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _mapped(host: str) -> ipaddress.IPv4Address | None:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
 
 
 def _is_any(host: str) -> bool:

@@ -9,7 +9,19 @@ from enum import StrEnum
 from operator import attrgetter
 from typing import Any, Final
 
-from sqlalchemy import Case, bindparam, case, exists, func, insert, select, update
+from sqlalchemy import (
+    Case,
+    ColumnElement,
+    String,
+    bindparam,
+    case,
+    exists,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.role import Role
@@ -91,6 +103,15 @@ def device_from(row: Sequence[Any]) -> Device:
     """Return the device in a row that begins with the columns of `devices`."""
     identifier, name, role, *rest = row[:WIDTH]
     return Device(identifier, name, Role(role), *rest)
+
+
+def of_roles(*roles: Role) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Return the conditions for one of *roles*, none of which is `Role.DEVICE`: the index of those finds it.
+
+    SQLite uses the index for its own condition only, in these words; PostgreSQL without statistics only for a list.
+    """
+    no_device, *words = (literal_column(f"'{each.value}'", String) for each in (Role.DEVICE, *roles))
+    return devices.c.role != no_device, devices.c.role.in_(words)
 
 
 def find(connection: Connection, name: str, *, for_update: bool = False) -> Device | None:

@@ -18,13 +18,13 @@ from datetime import datetime
 from typing import Final
 
 from cryptography import x509
-from sqlalchemy import ColumnElement, bindparam, func, literal_column, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.role import Role
 from provisioning.store.claims import never_activated
-from provisioning.store.devices import Device, DeviceState, device_from
+from provisioning.store.devices import Device, DeviceState, device_from, of_roles
 from provisioning.store.either import insert_into
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import certificates, devices, host_names
@@ -39,16 +39,10 @@ _MOVE: Final = Prepared(
     .values(device_id=bindparam("new_device")),
     at_once=True,
 )
-_SERVERS: Final[list[ColumnElement[str]]] = [
-    literal_column(f"'{role.value}'") for role in Role if role is not Role.DEVICE
-]
-# In two steps: in one, SQLite would read every certificate of the fleet to find those of a few servers. They are found
-# by the index of servers: SQLite uses it for its own condition only, in these words, PostgreSQL without statistics only
-# for a list of roles.
+# In two steps: in one, SQLite would read every certificate of the fleet to find those of a few servers.
 _OTHER_SERVERS: Final = Prepared(
     select(devices.c.id).where(
-        devices.c.role != literal_column(f"'{Role.DEVICE.value}'"),
-        devices.c.role.in_(_SERVERS),
+        *of_roles(*(each for each in Role if each is not Role.DEVICE)),
         devices.c.revoked_at.is_(None),
         devices.c.decommissioned_at.is_(None),
         devices.c.id != bindparam("holder"),
@@ -104,10 +98,10 @@ def keep_from_devices(connection: Connection, name: str, server_id: int, now: da
 
 def _another_server(connection: Connection, name: str, holder: Device, now: datetime) -> int | None:
     """Return the id of a server that has a certificate with the host name beside *holder*, None if none has."""
-    found: list[tuple[int, int, bytes]] = []
-    for (server,) in _OTHER_SERVERS.rows(connection, {"holder": holder.id}):
-        found += _OF_SERVER.rows(connection, {"wanted": server, "now": now})
-    return next((device for _, device, der in sorted(found) if name in _names_in(der)), None)
+    others = [server for (server,) in _OTHER_SERVERS.rows(connection, {"holder": holder.id})]
+    found = sorted(_OF_SERVER.placed(connection, others, {"now": now}))
+    written = name.encode()  # To look for it takes a fortieth of what parsing takes.
+    return next((device for _, device, der, _ in found if written in der and name in _names_in(der)), None)
 
 
 def _names_in(der: bytes) -> list[str]:

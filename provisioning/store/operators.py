@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.role import Role
 from provisioning.store.certificates import ISSUER_ENDED_AT, KEY_ENDED_AT, with_ends_above
-from provisioning.store.devices import Device, DeviceState, device_from
+from provisioning.store.devices import Device, DeviceState, device_from, of_roles
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import certificates, devices, operators, revocations
 
@@ -81,9 +81,7 @@ def every(connection: Connection, now: datetime) -> list[ShownOperator]:
     }
     enrolled = {
         device.name: device
-        for device in map(
-            device_from, connection.execute(select(devices).where(devices.c.role == Role.OPERATOR.value)).all()
-        )
+        for device in map(device_from, connection.execute(select(devices).where(*of_roles(Role.OPERATOR))).all())
     }
     ends = _good_until(connection, now)
     return [
@@ -97,7 +95,7 @@ def _good_until(connection: Connection, now: datetime) -> dict[int, datetime]:
         select(devices.c.id, func.max(certificates.c.not_after))
         .select_from(with_ends_above(certificates.join(devices).outerjoin(revocations)))
         .where(
-            devices.c.role == Role.OPERATOR.value,
+            *of_roles(Role.OPERATOR),
             revocations.c.sequence.is_(None),
             KEY_ENDED_AT.is_(None),
             ISSUER_ENDED_AT.is_(None),

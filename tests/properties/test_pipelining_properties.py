@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
 
+import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -42,28 +46,52 @@ def requests(draw: st.DrawFn) -> Asked:
             return Asked(b"%b%b0\r\n\r\n" % (head, chunks), body)
 
 
-async def answers(pieces: list[bytes], number: int, *, ends: bool) -> list[bytes]:
+class After(Enum):
+    """What comes after the last request."""
+
+    ANOTHER = auto()
+    NO_HTTP = auto()
+    END = auto()
+
+
+async def answers(pieces: list[bytes], number: int, after: After) -> list[bytes]:
     async with asyncio.timeout(10), connected(Whole()) as (reader, writer):
         for each in pieces:
             writer.write(each)
             for _ in range(4):  # It is read before the next one comes: both are of one event loop.
                 await asyncio.sleep(0)
+        if after is After.END:
+            writer.write_eof()
         found = [(await answered(reader))[1] for _ in range(number)]
-        if ends:
+        if after is After.NO_HTTP:
             assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+        elif after is After.END:
+            assert await reader.read() == b""
         else:
             writer.write(post(b"alone"))
             assert (await answered(reader))[1] == b"whole alone", "nothing is left over"
         return found
 
 
-@settings(max_examples=60)
-@given(st.lists(requests(), min_size=1, max_size=12), st.lists(st.floats(0, 1), max_size=6), st.booleans())
-def test_each_is_answered_as_it_is_alone(asked: list[Asked], cuts: list[float], ends: bool) -> None:
+@settings(max_examples=120)
+@given(
+    st.lists(requests(), min_size=1, max_size=12),
+    st.lists(st.floats(0, 1), max_size=6),
+    st.sampled_from(After),
+    st.sampled_from([asyncio.run, uvloop.run]),
+)
+def test_each_is_answered_as_it_is_alone(
+    asked: list[Asked],
+    cuts: list[float],
+    after: After,
+    run: Callable[[Coroutine[Any, Any, list[bytes]]], list[bytes]],
+) -> None:
     sent = b"".join(each.request for each in asked)
     places = sorted({0, len(sent), *(int(each * len(sent)) for each in cuts)})
     pieces = [sent[begin:end] for begin, end in itertools.pairwise(places)]
-    if ends:  # In one piece with its end: what came later would meet a closed connection, and reset it.
+    if (
+        after is After.NO_HTTP
+    ):  # In one piece with its end: what came later would meet a closed connection, and reset it.
         pieces[-1] += b"no HTTP\r\n\r\n"
-    found = asyncio.run(answers(pieces, len(asked), ends=ends))
+    found = run(answers(pieces, len(asked), after))
     assert [each.removeprefix(b"whole ").removeprefix(b"ok") for each in found] == [each.body for each in asked]

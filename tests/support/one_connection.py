@@ -37,6 +37,8 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
         body += message.get("body", b"")
         if not message.get("more_body", False):
             break
+    if scope["path"] == "/told":
+        await scope["state"]["go_on"].wait()
     answer = b"ok" + body if scope["path"] != "/large" else bytes(LARGE_SIZE)
     if scope["path"] == "/headers":
         answer = b" ".join(name for name, _ in scope["headers"])

@@ -131,6 +131,20 @@ def test_a_device_cannot_hold_the_broker_there_by_changing_its_keys_without_end(
         assert answer(3000) == b""
 
 
+def test_who_has_his_answer_and_does_not_close_is_no_error_at_the_stop(tmp_path: Path, pki: Pki) -> None:
+    with BrokerProcess.with_files(tmp_path, pki, "--admin-port", "0") as broker:
+        context = client_context(tmp_path / "anchors.pem", pki.device("somebody").credential)
+        with (
+            socket.create_connection(("127.0.0.1", port_of(broker)), timeout=PATIENCE) as raw,
+            context.wrap_socket(raw, server_hostname="localhost") as connection,
+        ):
+            connection.sendall(b"GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 403 ")
+            wait_until(lambda: broker.events("admin request refused"), "it is answered")
+            assert broker.stop() == 0
+        assert "Traceback" not in broker.log
+
+
 def test_nobody_gets_in_without_a_certificate_that_is_trusted(
     fleet_broker: BrokerProcess, service: ProvisioningService
 ) -> None:

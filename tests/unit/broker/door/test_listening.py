@@ -18,6 +18,8 @@ from broker.door.listening import ListenError
          "Address already in use; another program listens there; stop it, or set another port"),
         (OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL)),
          "Cannot assign requested address; set an address of this machine"),
+        (OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT)),
+         "Address family not supported by protocol; set an address of this machine"),
         (socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
          "Name or service not known; set an address of this machine"),
         (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "Too many open files"),

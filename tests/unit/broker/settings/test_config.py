@@ -17,6 +17,7 @@ from broker.settings.limits import Limits
 from broker.settings.listener_settings import ListenerSettings
 from broker.settings.origins import NO_PAGES, Origins
 from broker.settings.trust_settings import TrustSettings
+from provisioning.client.address import check_address
 
 ENOUGH: dict[str, Any] = {"cafile": Path("ca.pem"), "provisioning": "https://127.0.0.1:8443"}
 FILES = {"certfile": Path("a"), "keyfile": Path("b")}
@@ -51,6 +52,13 @@ def test_flags_beat_the_environment_which_beats_the_file(tmp_path: Path, monkeyp
     config = load(path, ENOUGH | {"port": 3, "name": None})
     assert (config.port, config.name, config.log_level) == (3, "environment", "error")
     assert (config.limits.max_inflight, config.limits.max_retained) == (7, 6)
+
+
+@pytest.mark.parametrize("url", ["http://pki.example/Müller.crl", f"http://store.example/crl?signature={'0' * 600}"])
+def test_a_url_that_can_be_fetched_is_taken_however_long_and_whatever_its_letters(url: str) -> None:
+    """A broker that had fetched its list from there did not start again: it was said to be no URL."""
+    assert load(None, ENOUGH | {"crl_urls": url}).crl_urls == (url,)
+    check_address(url)
 
 
 def test_a_file_is_forgotten_after_it_was_loaded(tmp_path: Path) -> None:

@@ -370,11 +370,11 @@ def test_that_the_clock_was_set_is_to_be_written_though_nothing_else_is(journal:
     journal.turn_ended()  # There is nobody yet who would write it.
     batch = journal.take()
     assert batch is not None
-    assert batch.moved == Moved(5.0, frozenset(), 40, frozenset(), 0)
+    assert batch.moved == Moved(5.0, frozenset(), 40, {}, 0)
     journal.clock_set(2.0)
     journal.save_session(1, ("client", "owner", True, 60, 90.0, b"will", 1))
     journal.clock_set(-4.0)
-    assert journal.open.moved == Moved(-2.0, frozenset(), 40, frozenset(), 0)
+    assert journal.open.moved == Moved(-2.0, frozenset(), 40, {}, 0)
     assert journal.open.sessions[1] == ("client", "owner", True, 60, 86.0, b"will", 1)
 
 
@@ -385,10 +385,10 @@ def test_when_the_clock_is_set_what_this_process_has_stored_is_told_from_what_wa
     journal.remove_session(2)
     for _ in range(2):
         journal.add(1, stored(1, Message(b"t", b"x", 1, expires_at=50.0)))
-    journal.clock_set(5.0, frozenset({41}))
+    journal.clock_set(5.0, {41})
     assert [row[5] for row in journal.open.messages.values()] == [150.0, 155.0]
     assert journal.dirty
-    assert journal.open.moved == Moved(5.0, frozenset({3}), 40, frozenset({41}), 9)
+    assert journal.open.moved == Moved(5.0, frozenset({3}), 40, {41: 5.0}, 9)
     assert journal.open.sessions[1] == ("client", "owner", True, 60, 95.0)
     journal.retain("t", Message(b"t", b"x", expires_at=50.0))
     row = journal.open.retained["t"]
@@ -422,7 +422,7 @@ def test_whatever_must_be_written_makes_a_batch_of_changes(table: str) -> None:
     assert not batch.changes
     contents = getattr(batch, table)
     if table == "moved":
-        batch.move(Moved(1.0, frozenset(), 0, frozenset(), 0))
+        batch.move(Moved(1.0, frozenset(), 0, {}, 0))
     elif isinstance(contents, dict):
         contents[1] = None
     else:

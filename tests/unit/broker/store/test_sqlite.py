@@ -133,17 +133,18 @@ def test_when_the_clock_is_set_what_this_process_has_stored_is_moved_once_and_no
     batch = Batch()
     for row, ended_at in ((1, 50.0), (2, 50.0), (3, None)):
         batch.sessions[row] = (f"client-{row}", SESSION[1], True, 60, ended_at, *(None,) * 12)
-    for number, expires_at in ((5, 70.0), (6, 70.0), (7, None), (8, 70.0)):
+    for number, expires_at in ((5, 70.0), (6, 70.0), (7, None), (8, 70.0), (9, 70.0)):
         batch.messages[number] = (b"t", b"x", 1, False, b"", expires_at)
     for number, expires_at in ((3, 80.0), (4, 80.0), (5, None)):
         batch.retained[f"t/{number}"] = (b"t", b"x", 1, True, b"", expires_at, "", number)
     store._apply(batch)
     later = Batch()
-    later.move(Moved(10.0, frozenset({1}), 5, frozenset({8}), 3))
+    later.move(Moved(4.0, frozenset({1}), 5, {8: 4.0}, 3))
+    later.move(Moved(6.0, frozenset(), 5, {9: 6.0}, 3))
     for _ in range(2):
         store._apply(later)
         assert store.rows("SELECT id, ended_at FROM sessions") == [(1, 50.0), (2, 60.0), (3, None)]
-        assert store.rows("SELECT id, expires_at FROM messages") == [(5, 70.0), (6, 80.0), (7, None), (8, 70.0)]
+        assert [end for (end,) in store.rows("SELECT expires_at FROM messages")] == [70.0, 80.0, None, 76.0, 74.0]
         assert store.rows("SELECT number, expires_at FROM retained") == [(3, 80.0), (4, 90.0), (5, None)]
 
 

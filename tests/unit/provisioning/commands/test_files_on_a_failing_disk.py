@@ -108,11 +108,13 @@ class Unreachable:
     ("numbers", "said"),
     [
         ((7,), "token 7 is valid, and nobody has seen it: token void (the provisioning service at https://ca does not"),
+        ((9, 7, 12, 8, 14, 15), "tokens 7 to 9, 12, 14 to 15 are valid, and nobody has seen them: token void"),
+        ((None, None), "tokens are valid, and nobody has seen them: token void (an older service tells no numbers)"),
         ((7, 8, 9), "tokens 7 to 9 are valid, and nobody has seen them: token void (the provisioning service"),
     ],
 )
 async def test_of_tokens_that_cannot_be_voided_either_the_numbers_are_told(
-    numbers: tuple[int, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    numbers: tuple[int | None, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens = [IssuedToken.model_construct(id=number) for number in numbers]
     monkeypatch.setattr(os, "fsync", failing(2))  # The name's sync is the first.

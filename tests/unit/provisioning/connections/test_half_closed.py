@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 import uvloop
+from uvicorn.server import ServerState
 
 from tests.support.one_connection import ANOTHER, LARGE_SIZE, LISTENS, Whole, answered, connected, post
 
@@ -29,6 +30,8 @@ REQUESTS = {
     "usual": (ANOTHER, [b"ok"]),
     "in order": (ANOTHER + post(b"second", "/other") + ANOTHER, [b"ok", b"oksecond", b"ok"]),
     "whole": (post(b"wait") + ANOTHER * 300, [b"whole wait"] + [b"ok"] * 300),
+    "body in portions": (ANOTHER + post(bytes(9000), "/other"), [b"ok", b"ok" + bytes(9000)]),
+    "many": (post(b"", "/other") * 300, [b"ok"] * 300),
     "at once": (post(b"", "/ready"), [b"POST 1"]),
     "begun": (ANOTHER + b"GET / HT", [b"ok"]),
     "large": (b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n", [bytes(LARGE_SIZE)]),
@@ -48,6 +51,18 @@ async def test_what_never_comes_is_not_waited_for(begun: bytes) -> None:
     async with connected(Whole()) as (reader, writer):
         writer.write(begun)
         writer.write_eof()
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+
+
+async def test_what_never_comes_whole_is_not_waited_for_behind_an_answer() -> None:
+    state, go_on = ServerState(), asyncio.Event()
+    async with connected(state=state, app_state={"go_on": go_on}) as (reader, writer):
+        writer.write(post(b"first", "/told") + post(b"body", "/other")[:-1])
+        writer.write_eof()
+        while not any(getattr(each, "_ended", False) for each in state.connections):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+        go_on.set()
+        assert (await answered(reader))[1] == b"okfirst"
         assert await asyncio.wait_for(reader.read(), 10) == b""
 
 

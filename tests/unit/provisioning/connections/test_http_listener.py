@@ -46,6 +46,10 @@ async def never(_request: Request) -> PlainTextResponse:
     raise AssertionError
 
 
+async def much(request: Request) -> PlainTextResponse:
+    return PlainTextResponse(bytes(int(request.url.query)))
+
+
 @dataclass
 class Serving:
     listener: HttpListener
@@ -73,7 +77,7 @@ class Serving:
 @contextlib.asynccontextmanager
 async def serving(directory: Path | None = None) -> AsyncIterator[Serving]:
     """Serve until the block ends, over TLS with files in *directory*."""
-    app = Starlette(routes=[Route("/", who), Route("/never", never), Route("/slowly", slowly)])
+    app = Starlette(routes=[Route("/", who), Route("/never", never), Route("/slowly", slowly), Route("/much", much)])
     context = trusting = None
     if directory is not None:
         pki = shared_pki()
@@ -182,6 +186,30 @@ async def test_who_is_told_to_end_waits_for_nobody_who_does_not_say_farewell(
             assert (await asyncio.to_thread(kept.recv, 1000)).endswith(b"https")
         with kept:
             assert await asyncio.to_thread(kept.recv, 1) == b"", "it was told by TLS, and not only cut off"
+
+
+@pytest.mark.parametrize("size", [100_000, 1_000_000])
+async def test_an_answer_that_the_kernel_still_has_is_not_over(tmp_path: Path, size: int) -> None:
+    """What a slow link has not taken in a second would be cut off at the end of the service."""
+    async with asyncio.timeout(20), serving(tmp_path) as served:
+        assert served.trusting is not None
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await asyncio.to_thread(client.connect, served.listening.getsockname())
+        reads = await asyncio.to_thread(served.trusting.wrap_socket, client, server_hostname="localhost")
+        await asyncio.to_thread(reads.sendall, ASK.replace(b"/", b"/much?%d" % size, 1) + CLOSE)
+        (connection,) = served.listener.server_state.connections
+        assert isinstance(connection, ConnectionProtocol)
+        while not connection.transport.is_closing():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+        for _ in range(100):
+            await asyncio.sleep(0)
+            assert not connection.is_over
+        with reads:
+            got = 0
+            while piece := await asyncio.to_thread(reads.recv, 100_000):
+                got += len(piece)
+        assert got > size
 
 
 async def test_who_is_told_to_end_listens_no_more_and_waits_for_no_answer_for_ever(

@@ -154,3 +154,16 @@ def accepted(*places: Listening) -> set[Listening]:
 def test_an_address_in_brackets_is_told_without_them() -> None:
     with pytest.raises(ConfigurationError, match=r"^host: \[::1\]: write an address without brackets: ::1$"):
         check_public(Settings(host="[::1]", public_listener=True))
+
+
+@pytest.mark.parametrize("host", ["::ffff:127.0.0.1", "::FFFF:7f00:1"])
+def test_an_address_of_ipv4_written_as_ipv6_is_told_without_that(host: str) -> None:
+    """No port would help: a socket for IPv6 alone cannot be bound to it."""
+    with pytest.raises(ConfigurationError, match=rf"^host: {host}: write an address of IPv4 as such: 127\.0\.0\.1$"):
+        check_public(Settings(host=host, public_listener=True))
+
+
+@pytest.mark.parametrize("host", ["::", "0::0", "0.0.0.0", "::ffff:0.0.0.0", "0"])
+def test_every_address_has_to_be_allowed(host: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^host: "):
+        check_public(Settings(host=host))

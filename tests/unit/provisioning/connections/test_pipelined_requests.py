@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Any
 
+import pytest
+import uvloop
 from uvicorn.server import ServerState
 
-from tests.support.one_connection import ANOTHER, Whole, answered, connected, post
+from tests.support.one_connection import ANOTHER, LISTENS, Whole, answered, connected, post
 
 MANY = 9000
 """As many as one read of the event loop can bring."""
@@ -41,6 +44,38 @@ async def test_few_of_them_are_taken_apart_while_one_is_being_answered() -> None
             await reader.readexactly(len(ANSWER))
             assert len(connection.pipeline) < 200
         writer.transport.abort()
+
+
+async def much_unread() -> int:
+    """Return the most that waited to be parsed while requests that each ask for their body were answered."""
+    state, most = ServerState(), 0
+    async with connected(state=state) as (reader, writer):
+        writer.write(post(b"", "/other") * 200_000)  # 10 MB
+        for _ in range(200):
+            await answered(reader)
+            most = max(most, len((await of(state))._unread))
+        writer.transport.abort()
+    return most
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_request_that_asks_for_its_body_has_no_more_read_while_much_waits(
+    run: Callable[[Coroutine[Any, Any, int]], int],
+) -> None:
+    assert 0 < run(much_unread()) < 600_000
+
+
+async def test_no_time_limit_of_a_connection_without_requests_runs_during_one_that_had_to_wait() -> None:
+    state, left = ServerState(), asyncio.Event()
+    async with connected(state=state, app_state={"left": left}) as (reader, writer):
+        second = post(b"", "/other")
+        second = post(b"x" * (2048 - len(ANOTHER + second) - 3), "/other")  # A length of four digits.
+        assert len(ANOTHER + second) == 2048, "what listens is alone behind what is taken apart first"
+        writer.write(ANOTHER + second + LISTENS)
+        await reader.readuntil(b"listening")
+        assert (await of(state)).timeout_keep_alive_task is None
+        writer.transport.abort()
+        await left.wait()
 
 
 ANSWER = b"HTTP/1.1 200 OK\r\nx-default: yes\r\ncontent-length: 2\r\n\r\nok"

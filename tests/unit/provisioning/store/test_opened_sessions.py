@@ -46,6 +46,8 @@ async def test_a_pool_that_keeps_sessions_is_as_good_as_none(
                 ("lock_timeout", "10s"),
                 ("idle_in_transaction_session_timeout", "5s"),
                 ("jit", "off"),
+                ("TimeZone", "UTC"),
+                ("client_min_messages", "warning"),
             ):
                 assert await database.write(lambda connection, name=name: shown(name, connection)) == value  # type: ignore[misc]
             assert await database.read(lambda connection: shown("search_path", connection)) == "public,pg_temp"
