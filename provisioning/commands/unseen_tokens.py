@@ -20,16 +20,19 @@ async def void_unseen(client: EnrolmentOperatorClient, tokens: Sequence[IssuedTo
     from provisioning.client.operator import RequestRefused, ServiceUnavailable  # Late: `service_command`, rule 3.
 
     numbers = sorted(each.id for each in tokens if each.id is not None)
-    is_one = len(tokens) == 1
+    if len(numbers) < len(tokens):
+        return _unvoided([], len(tokens), "an older service tells no numbers")
     try:
-        if len(numbers) < len(tokens):
-            raise ServiceUnavailable("an older service tells no numbers")
         await client.void_tokens(numbers)
     except (RequestRefused, ServiceUnavailable) as error:
-        named = "".join(f" {each}" for each in _runs(numbers))
-        which = f"token{named} is" if is_one else f"tokens{named} are"
-        return f"{which} valid, and nobody has seen {'it' if is_one else 'them'}: token void ({error})"
-    return f"{'the token was' if is_one else counted(len(numbers), 'token') + ' were'} voided again"
+        return _unvoided(numbers, len(tokens), str(error))
+    return f"{'the token was' if len(tokens) == 1 else counted(len(tokens), 'token') + ' were'} voided again"
+
+
+def _unvoided(numbers: Sequence[int], of: int, why: str) -> str:
+    named = "".join(f" {each}" for each in _runs(numbers))
+    which, them = (f"token{named} is", "it") if of == 1 else (f"tokens{named} are", "them")
+    return f"{which} valid, and nobody has seen {them}: token void ({why})"
 
 
 def _runs(numbers: Sequence[int]) -> list[str]:
