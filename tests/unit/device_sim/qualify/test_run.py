@@ -267,6 +267,22 @@ async def test_the_window_begins_when_the_device_first_comes(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("_seen_at_once")
+async def test_what_was_waited_before_the_device_came_is_no_excuse_for_what_it_did_then(tmp_path: Path) -> None:
+    begun: list[str] = []
+
+    class Noted(Quiet):
+        def begin(self) -> None:
+            begun.append("begun")
+            super().begin()
+
+    comes = bench(tmp_path, Acting(stays), 60.0, watching=Noted)
+    await through(comes, stage("comes"))
+    assert len(begun) == 2, "also when it was made"
+    await through(replace(comes, device=cast("Any", Acting(nothing, 0))), stage("never"))
+    assert len(begun) == 3
+
+
+@pytest.mark.usefixtures("_seen_at_once")
 async def test_what_is_enough_ends_a_stage(tmp_path: Path) -> None:
     begun = time.monotonic()
     await through(bench(tmp_path, Acting(stays), 60.0), stage("enough"))
