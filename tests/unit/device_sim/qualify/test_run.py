@@ -383,7 +383,9 @@ async def test_across_a_slow_network_it_reaches_the_stand_all_the_same_and_is_no
     begun = time.monotonic()
     await through(bench(tmp_path, Acting(says_goodbye, 0), 4.0), slow)
     assert time.monotonic() - begun >= 4.0, "that it has ended is no reason to look away"
-    assert [type(packet).__name__ for _, packet in seen[0].attempts[0].packets][-1] == "Disconnect"
+    (attempt,) = seen[0].attempts
+    assert [type(packet).__name__ for _, packet in attempt.packets][-1] == "Disconnect"
+    assert attempt.packets[0][0] - attempt.at >= 0.2, "CONNECT has come late"
 
 
 async def test_a_command_that_cannot_be_run_is_told_as_that(tmp_path: Path) -> None:
