@@ -177,7 +177,7 @@ async def test_a_run_that_ends_takes_no_more_orders(why: str) -> None:
 @pytest.mark.parametrize(
     ("parts", "words"),
     [
-        ([Acted(2, 2), Acted(1, 0)], None),
+        ([Acted(2, 1), Acted(1, 1)], None),
         ([Acted(), Acted()], "storm 100%: nothing was done, for no device is connected"),
         ([Acted(2, 0), Acted(1, 0)], "storm 100%: done to none of 3 devices: they have left meanwhile"),
     ],

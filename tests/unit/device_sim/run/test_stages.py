@@ -340,16 +340,15 @@ async def test_a_device_whose_network_failed_first_and_that_came_back_in_between
 
 async def test_after_the_last_stage_nobody_who_is_revoked_gets_in() -> None:
     """Also one that no longer tries by itself: the broker may have forgotten since."""
-    around, meters = scene(), [Meter(f"meter-{number}") for number in range(5)]
+    around, meters = scene(), [Meter(f"meter-{number}") for number in range(6)]
     for meter in meters:
         meter.is_connected = False
         meter.machine.state = State.REVOKED
         around.fleet.devices[meter.name] = cast("Any", meter)
     meters[1].machine.state = State.ENROLLED
     meters[4].machine.state = State.CONNECTING  # What comes of that is seen when it is over.
-    around.fleet.condemned.update(
-        {"meter-0": 1.0, "meter-1": 1.0, "meter-2": float("inf"), "meter-3": 1.0, "meter-4": 1.0}
-    )
+    around.fleet.condemned.update({f"meter-{number}": 1.0 for number in (0, 1, 3, 4, 5)} | {"meter-2": float("inf")})
+    around.fleet.falsely_admitted.add("meter-5")  # What is known of it already.
     tried: list[str] = []
 
     def lets_in(meter: Meter) -> Any:
@@ -367,6 +366,58 @@ async def test_after_the_last_stage_nobody_who_is_revoked_gets_in() -> None:
         meter.connect = lets_in(meter)  # type: ignore[method-assign]
     await stages.stay_out(around)
     assert sorted(tried) == ["meter-0", "meter-1", "meter-3"]
-    assert (around.fleet.falsely_admitted, around.recorder.counts[Count.READMITTED]) == ({"meter-1", "meter-3"}, 2)
+    assert around.fleet.falsely_admitted == {"meter-1", "meter-3", "meter-5"}
+    assert around.recorder.counts[Count.READMITTED] == 2
     assert sorted(each.what[:7] for each in around.recorder.markers) == ["meter-1", "meter-3"]
-    assert [meter.closed for meter in meters] == [False, True, False, True, False]
+    assert [meter.closed for meter in meters] == [False, True, False, True, False, False]
+
+
+async def test_what_is_not_answered_and_what_is_refused_are_both_commands_that_are_not_done() -> None:
+    async def commands(*_: object, **__: object) -> object:
+        return SimpleNamespace(answered={}, sent={}, missing=["meter-1"], refused={"meter-1": "no"})
+
+    around = Watched(WHOLE, 1)
+    around.backend = cast("Any", SimpleNamespace(distance=lambda: NEARBY, command=commands))
+    await stages.play(around, 1, Command(rate=10.0))
+    await around.action(around.meters[0], 0.0)
+    assert not around.settled
+    assert around.recorder.counts[Count.UNANSWERED_COMMANDS] == 2
+
+
+async def test_a_command_for_a_sleeper_waits_until_it_sleeps_and_has_no_latency() -> None:
+    async def commands(*_: object, **__: object) -> object:
+        return SimpleNamespace(answered={"meter-0": 1.0}, sent={"meter-0": 0.0}, missing=[], refused={})
+
+    around = Watched(WHOLE, 0)
+    around.backend = cast("Any", SimpleNamespace(distance=lambda: NEARBY, command=commands))
+    await stages.play(around, 1, Command(rate=10.0, asleep=True, deadline=7.0))
+    meter = Meter()
+    meter.is_asleep = True  # type: ignore[attr-defined]
+    await around.action(meter, 0.0)
+    ((sleeps, patience),) = around.settled
+    assert (sleeps(), patience) == (True, 7.0)
+    assert Duration.COMMAND not in around.recorder.response
+
+
+@pytest.mark.parametrize(("groups", "told"), [((), "a, b"), (("b", "probe"), "b, probe")])
+async def test_trouble_is_that_of_the_groups_named_or_of_all_that_are_no_probe_and_ends(
+    groups: tuple[str, ...], told: str
+) -> None:
+    around = Watched(WHOLE)
+    named = [SimpleNamespace(name=name, probe=name == "probe") for name in ("a", "b", "probe")]
+    around.scenario = cast("Any", SimpleNamespace(groups=named))
+    seen: list[tuple[str, bool]] = []
+
+    class Noted:
+        def __init__(self, name: str) -> None:
+            self._name = name
+
+        def set(self, state: Any) -> None:
+            seen.append((self._name, state.slice_bytes == 5))
+
+    around.proxies = cast("Any", {name: Noted(name) for name in ("a", "b", "probe")})
+    await stages.play(around, 1, Trouble(seconds=0.001, slice_bytes=5, groups=list(groups)))
+    expected = told.split(", ")
+    assert seen == [(name, True) for name in expected] + [(name, False) for name in expected]
+    (mark,) = around.recorder.markers
+    assert (mark.kind, mark.what) == ("trouble", f"{told}: in pieces of 5 B")
