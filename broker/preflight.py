@@ -24,7 +24,7 @@ from broker.admission.policy_file import PolicyError, load_policy
 from broker.admission.response_information import ResponseInformation
 from broker.audit.files import AuditError, check_key
 from broker.clients_context import refuse_no_authority
-from broker.door.listening import ListenError, unbound
+from broker.door.listening import ListenError
 from broker.entrances import places
 from broker.own_certificate import (
     NAMELESS,
@@ -45,6 +45,7 @@ from provisioning.pki.own_directory import ForeignDirectory
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 from provisioning.program import read_only
 from provisioning.program.given_file import LIST_BYTES, contents_of
+from provisioning.program.unbound_socket import unbound
 
 _ASKS = ClientCertificate.REQUIRED
 

@@ -9,11 +9,12 @@ from typing import Final
 
 from broker.admin.health import Health
 from broker.admin.http_server import HttpServer, Request, Response
-from broker.door.listening import ListenError, unbound
+from broker.door.listening import ListenError
 from broker.engine.engine import Engine
 from broker.own_certificate import OwnCertificate
 from broker.revocation.issuing_authorities import IssuingAuthorities
 from broker.settings.config import BrokerConfig
+from provisioning.program.unbound_socket import unbound
 
 _LOST_MILLISECONDS: Final = 30_000
 """As long as a client has for taking an answer."""

@@ -38,7 +38,6 @@ import structlog
 
 from broker.connection.connection import ClientConnection
 from broker.door.connection_rate import ConnectionRate
-from broker.door.listening import unbound
 from broker.door.lobby import SECONDS_A_TURN, Lobby
 from broker.door.packet_watch import PacketWatch
 from broker.door.reception import Address, Reception
@@ -60,6 +59,7 @@ from provisioning.pki.identity import Identity
 from provisioning.pki.resumption import forget_sessions
 from provisioning.program.proxy_arrivals import ProxyArrivals
 from provisioning.program.proxy_networks import ProxyNetworks, networks
+from provisioning.program.unbound_socket import unbound
 
 if TYPE_CHECKING:
     from broker.sockets.websocket import WebSocket

@@ -1,4 +1,4 @@
-"""Sockets to listen with, and the error for an address that cannot be: which setting names it, and the remedy."""
+"""The error for an address that cannot be listened on: which setting names it, and the remedy."""
 
 from __future__ import annotations
 
@@ -12,16 +12,6 @@ _REMEDIES = {
     errno.EADDRNOTAVAIL: _NO_ADDRESS,
     errno.EAFNOSUPPORT: _NO_ADDRESS,
 }
-
-
-def unbound(host: str) -> socket.socket:
-    """Return a socket to be bound to *host*: ``::`` is every address, of IPv4 too, whatever the kernel's default is."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if family == socket.AF_INET6:
-        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    return made
 
 
 class ListenError(Exception):

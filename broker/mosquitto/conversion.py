@@ -32,9 +32,9 @@ from broker.mosquitto.line import InvalidValue, Line
 from broker.mosquitto.listeners import FOR_STRANGERS, Shared, doors, judge, judge_strangers, shared
 from broker.mosquitto.setting import Setting, comment, table
 from broker.mosquitto.topic_rules import TopicRules, topic_rules
-from broker.settings.config import is_loopback
 from broker.settings.mosquitto_options import OPTIONS, Fate
 from provisioning.pki.identity import InvalidIdentity, check_name
+from provisioning.program.loopback import is_loopback
 
 _NO_LISTENER: Final = (
     "listener: there is none, and mosquitto's own is without TLS, at port 1883 of this machine: write one with "

@@ -7,7 +7,6 @@ creator of a `BrokerConfig`.
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -33,6 +32,7 @@ from broker.settings.setting_types import (
 from broker.settings.trust_settings import REQUIRE, HttpUrl, Paths, Policy, StatusPolicy, TrustSettings, Urls
 from provisioning.client.address import misnamed
 from provisioning.pki.identity import InvalidIdentity, parse_uri
+from provisioning.program.loopback import is_loopback
 from provisioning.program.proxy_networks import ProxyNames
 
 _EVERY: Final = "::"
@@ -352,13 +352,3 @@ def _overlap(host: str, other: str) -> bool:
     if _IPV4_EVERY in both:
         return all(":" not in each or each == _EVERY for each in both)
     return len(both) == 1 or _EVERY in both or both == {"localhost", "127.0.0.1"}
-
-
-def is_loopback(host: str) -> bool:
-    """Whether *host* is an address that only this machine can reach."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -11,8 +11,7 @@ Rules
 -----
 1. ``SO_REUSEPORT`` would silently let another service of the same user share the port. So a shared pair is bound
    together with a socket without that option, whose bind fails if any process listens there.
-2. ``::`` is every address, of IPv4 too, whatever the kernel's default is; any other address is itself alone.
-3. A shared pair does not listen before its worker does: connections that the kernel assigns to a pair wait there.
+2. A shared pair does not listen before its worker does: connections that the kernel assigns to a pair wait there.
 """
 
 from __future__ import annotations
@@ -28,6 +27,8 @@ from typing import Final
 from provisioning.config import Settings
 from provisioning.directory.whereabouts import served
 from provisioning.errors import ConfigurationError
+from provisioning.program.loopback import is_loopback
+from provisioning.program.unbound_socket import unbound
 
 BACKLOG: Final = 2048
 
@@ -77,7 +78,7 @@ def check_public(settings: Settings) -> None:
         )
     if (mapped := _mapped(settings.host)) is not None:
         raise ConfigurationError(f"host: {settings.host}: write an address of IPv4 as such: {mapped}")
-    if not settings.public_listener and not _is_loopback(settings.host):
+    if not settings.public_listener and not is_loopback(settings.host):
         raise ConfigurationError(
             f"host: {settings.host} is not a loopback address, so others can connect; "
             "say that they may: --public-listener, or public_listener = true"
@@ -107,26 +108,12 @@ def bound_for(settings: Settings, workers: int) -> Iterator[list[Listening]]:
         yield [Listening(settings.host, *pair) for pair in zip(https, http, strict=True)]
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _mapped(host: str) -> ipaddress.IPv4Address | None:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
         return None
     return address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-
-
-def _is_any(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return False
 
 
 def _bind(settings: Settings, port: int, setting: str) -> socket.socket:
@@ -152,17 +139,6 @@ def _bind_shared(settings: Settings, port: int, setting: str, number: int) -> li
     return found
 
 
-def unbound(host: str, *, shared: bool = False) -> socket.socket:
-    """Return a socket to be bound to *host*: like `socket.create_server`, which leaks one if a host name is invalid."""
-    made = socket.socket(_family(host))
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if made.family == socket.AF_INET6:
-        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not _is_any(host))
-    if shared:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    return made
-
-
 @contextlib.contextmanager
 def _explained(settings: Settings, port: int, setting: str) -> Iterator[None]:
     host = settings.host
@@ -182,7 +158,3 @@ def _explained(settings: Settings, port: int, setting: str) -> Iterator[None]:
         ) from error
     except TypeError as error:  # What cannot be looked up at all: a label of more than 63 characters, a null character.
         raise ConfigurationError(f"host: {host[:80]!r} is no name of a host ({error}): use an address") from error
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET

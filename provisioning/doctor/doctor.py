@@ -30,7 +30,6 @@ from provisioning.authorities.authority import open_authority
 from provisioning.authorities.own_credentials import check_trust_domain_kept
 from provisioning.ca.signing import try_key
 from provisioning.config import SETTINGS_FILE, Settings
-from provisioning.connections.listening import unbound
 from provisioning.directory import whereabouts
 from provisioning.directory.audit_key import read_audit_key
 from provisioning.directory.closed_directory import check_directory_closed
@@ -46,6 +45,7 @@ from provisioning.pki import open_to_all
 from provisioning.pki.own_directory import quoted, user_argument, user_name
 from provisioning.program import full_disk
 from provisioning.program.given_file import SETTINGS_BYTES, contents_of
+from provisioning.program.unbound_socket import unbound
 from provisioning.store import audit, audit_findings, schema
 from provisioning.store.database import Database
 from provisioning.store.held_lock import is_held

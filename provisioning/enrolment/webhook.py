@@ -21,7 +21,6 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -37,6 +36,7 @@ from provisioning.client.network_words import network_words
 from provisioning.enrolment.attempt import Question, Verdict
 from provisioning.errors import Code, Refused
 from provisioning.pki.tls import client_context
+from provisioning.program.loopback import is_loopback_address
 
 if TYPE_CHECKING:
     import httpx
@@ -57,16 +57,9 @@ def check_url(url: str) -> str:
     parts, host = given_url(url, "webhook_url")
     if parts.username is not None or parts.fragment:
         raise ValueError("webhook_url must have no user and no fragment: secrets do not belong there")
-    if parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host)):
+    if parts.scheme == "https" or (parts.scheme == "http" and is_loopback_address(host)):
         return url
     raise ValueError("webhook_url must begin with https://, or with http:// and be on this machine (127.0.0.1, ::1)")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False  # A name may point anywhere tomorrow.
 
 
 class Webhooks:

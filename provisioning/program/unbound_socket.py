@@ -1,0 +1,34 @@
+"""A socket to listen with, made for an address and not yet bound to it: the same in every program.
+
+``::`` is every address, of IPv4 too, whatever the kernel's default is (sysctl net.ipv6.bindv6only); any other address
+is itself alone.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+
+def unbound(host: str, *, shared: bool = False) -> socket.socket:
+    """Return a socket to be bound to *host*, an address or a name; *shared*: with others of this user on one port.
+
+    Like `socket.create_server`, which leaks one if a host name is invalid. Raises OSError without IPv6, where it takes
+    that.
+    """
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if made.family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not _takes_ipv4(host))
+    if shared:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return made
+
+
+def _takes_ipv4(host: str) -> bool:
+    """Whether *host* is every address, or one of IPv4 in the form of IPv6."""
+    try:
+        address = ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return address.is_unspecified or address.ipv4_mapped is not None

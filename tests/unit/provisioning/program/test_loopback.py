@@ -1,0 +1,27 @@
+"""Which addresses only this machine can reach; a name, where names do not count, is none of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from provisioning.program.loopback import is_loopback, is_loopback_address
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "0:0:0:0:0:0:0:1", "::ffff:127.0.0.1"])
+def test_loopback_addresses(host: str) -> None:
+    assert is_loopback(host)
+    assert is_loopback_address(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["", "0.0.0.0", "::", "192.0.2.7", "::ffff:192.0.2.7", "::ffff:0.0.0.0", "127.0.0.1.example", "127.1"]
+)
+def test_what_others_may_reach(host: str) -> None:
+    assert not is_loopback(host)
+    assert not is_loopback_address(host)
+
+
+def test_a_name_is_no_address() -> None:
+    assert is_loopback("localhost")
+    assert not is_loopback_address("localhost")
+    assert not is_loopback("localhost.example")
