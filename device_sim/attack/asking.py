@@ -13,6 +13,7 @@ import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import httpx
 from cryptography import x509
@@ -22,9 +23,11 @@ from device_sim.attack.issuer import Paper
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible
 from device_sim.attack.verdict import ClosedBy, Layer, Seen
+from provisioning.client.answer_body import problem_of, text_of
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentPending, EnrolmentRefused, EnrolmentUnavailable, EstClient
 from provisioning.client.network_words import network_words
+from provisioning.client.redirects import leave_unread_async
 from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.tls import CredentialPem, client_context
 
@@ -92,7 +95,7 @@ async def posts(scene: Scene, request: bytes, user: str, token: str) -> Seen:
             headers={"Content-Type": "application/pkcs10"},
             auth=httpx.BasicAuth(user, token),
         )
-    return _seen(answer, answer.text.partition(":")[0])
+    return _seen(answer, text_of(answer).partition(":")[0])
 
 
 async def calls(
@@ -114,15 +117,22 @@ async def calls(
                 await answer.aread()
             else:
                 return Seen(Layer.HTTP, str(answer.status_code), "", ClosedBy.NOBODY, got_in=True)
-    is_json = answer.headers.get("Content-Type", "").endswith("json")
-    return _seen(answer, "" if not is_json else str(answer.json().get("code", "")))
+    return _seen(answer, str((problem_of(answer) or {}).get("code", "")))
+
+
+def open_client(**options: Any) -> httpx.AsyncClient:
+    """Return a client for what is not asked as our own clients ask it, with httpx's *options*.
+
+    It asks the address itself, whatever proxy the environment names, and reads no Location.
+    """
+    return httpx.AsyncClient(trust_env=False, event_hooks={"response": [leave_unread_async]}, **options)
 
 
 @asynccontextmanager
 async def _connected(desk: EnrolmentDesk, pem: CredentialPem | None = None) -> AsyncIterator[httpx.AsyncClient]:
     """Yield a client of the service that checks nothing of what it sends; raise `EnrolmentUnavailable`."""
     try:
-        async with httpx.AsyncClient(verify=client_context(desk.anchors, pem, allow_tls12=True)) as client:
+        async with open_client(verify=client_context(desk.anchors, pem, allow_tls12=True)) as client:
             yield client
     except httpx.HTTPError as error:
         raise EnrolmentUnavailable(f"{desk.url} gave no answer: {network_words(error)}") from error
@@ -135,5 +145,5 @@ async def short_lived(scene: Scene, life: timedelta) -> Paper:
 
 
 def _seen(answer: httpx.Response, code: str) -> Seen:
-    text = answer.text.strip()[:_SHOWN]
+    text = text_of(answer).strip()[:_SHOWN]
     return Seen(Layer.HTTP, f"{answer.status_code} {code}".strip(), text, ClosedBy.NOBODY, answer.is_success)

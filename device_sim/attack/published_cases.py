@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 from cryptography import x509
 
+from device_sim.attack.asking import open_client
 from device_sim.attack.capabilities import Feature
 from device_sim.attack.case import Chapter
 from device_sim.attack.desk import EnrolmentDesk
@@ -45,7 +46,7 @@ chapter = Chapter()
 async def _fetched(method: str, url: str, **options: Any) -> httpx.Response:
     """Return the answer; raise `Impossible` if *url* is not reached from here: others may reach it."""
     try:
-        async with httpx.AsyncClient(timeout=_TIMEOUT) as client:
+        async with open_client(timeout=_TIMEOUT) as client:
             return await client.request(method, url, **options)
     except httpx.HTTPError as error:
         raise Impossible(f"{url} is not reached from here: {network_words(error)}") from error

@@ -1,0 +1,59 @@
+"""Whatever a service answers that is attacked, it is told as its answer, and ends no run."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from device_sim.attack.asking import calls, open_client
+from device_sim.attack.desk import EnrolmentDesk
+from provisioning.client.enrolment import EnrolmentOperatorClient
+from provisioning.pki.identity import PROVISIONING, Identity
+from provisioning.pki.role import Role
+from tests.support.impostor import impostor
+from tests.support.pki import DOMAIN, SERVER, Pki
+
+PKI = Pki()
+SERVICE = PKI.certify(Identity(DOMAIN, Role.SERVICE, PROVISIONING), purposes=SERVER, names=[x509.DNSName("localhost")])
+OPERATOR = PKI.certify(Identity(DOMAIN, Role.OPERATOR, "admin")).credential
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "text"),
+    [
+        (302, b"Location: mailto:x\r\n", b"", "http 302"),
+        (302, b"Location: http://xn--/\r\n", b"", "http 302"),
+        (403, b"Content-Type: application/json; charset=hex\r\n", b'{"code": "OTHER"}', "http 403 OTHER"),
+        (403, b"Content-Type: application/problem+json\r\n", b'{"code":', "http 403"),
+        (403, b"Content-Type: application/problem+json\r\n", b"[1]", "http 403"),
+        (403, b"Content-Type: application/json\r\n", b"[" * 100_000, "http 403"),
+    ],
+)
+async def test_what_the_operators_api_answers_is_told(
+    status: int, headers: bytes, body: bytes, text: str, tmp_path: Path
+) -> None:
+    anchors = tmp_path / "ca-bundle.crt"
+    anchors.write_text(PKI.anchors)
+    answer = b"HTTP/1.1 %d Said\r\n%bContent-Length: %d\r\n\r\n%b" % (status, headers, len(body), body)
+    async with (
+        impostor(SERVICE.credential, PKI.anchors, answer=answer) as (url, _),
+        EnrolmentOperatorClient(url, PKI.anchors, OPERATOR) as operator,
+    ):
+        assert (await calls(EnrolmentDesk(url, anchors, operator), None, "/v1/tokens", {})).text == text
+
+
+async def test_no_proxy_of_the_environment_is_asked_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, open_client() as client:
+        assert (await client.get(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")).content == b"ok"
