@@ -54,9 +54,9 @@ def test_a_device_is_seen_to_come_speak_and_be_revoked(
         summed, called = now("revocation_to_close_seconds_sum"), time.time()
         service.revoke(device=name)
         client.farewell()
-        took = time.time() - called
     wait_until(lambda: now("revocation_to_close_seconds_count") == closed[1] + 1, "the histogram")
-    assert 0 < now("revocation_to_close_seconds_sum") - summed < took, "not to the second: as the client saw it"
+    took = time.time() - called  # Not before: a client can see the end a moment before the broker notes it.
+    assert 0 < now("revocation_to_close_seconds_sum") - summed < took, "not to the second"
     assert now("closed_total", code="REVOKED") == closed[0] + 1
     assert now("revocation_to_close_seconds_bucket", le="+Inf") == closed[1] + 1
     assert now("revoked_certificates") >= 1

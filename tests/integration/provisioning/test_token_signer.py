@@ -84,7 +84,7 @@ def test_without_the_pin_or_the_token_the_service_says_what_it_needs(
     assert (doctor.returncode, needs in doctor.stdout) == (1, True)
     (tmp_path / "right").write_text(f"{PIN}\n")
     doctor = idle.command("doctor", "--dir", str(service.dir), "--pkcs11-pin-file", str(tmp_path / "right"))
-    assert "the keys of issuing-ca, root-ca open" in doctor.stdout
+    assert "the keys of issuing-ca, root-ca open" in doctor.stdout, doctor.stdout
     for path in token.objects:
         path.unlink()
     (tmp_path / "pin").write_text(f"{PIN}\n")
