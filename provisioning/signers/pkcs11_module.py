@@ -10,6 +10,10 @@ end, and no call may be in the module meanwhile.
 Login state is per process, too. One session of each token has logged in and does nothing else; those
 of the keys are opened beside it, without a PIN, so that closing one logs nothing out.
 
+The library initialises the module without a word about threads, C_Initialize(NULL), which promises that there will be
+one at a time (PKCS #11 §5.4), and releases the interpreter's lock during each call. SoftHSM then takes no locks of its
+own, and two keys that signed at once ended the process.
+
 Rules
 -----
 1. A session belongs to one generation of its module. Afterwards its handle may be another session's, and its key's
@@ -20,6 +24,8 @@ Rules
    few tries, and signing retries for ever, as does a supervisor that restarts the service.
 4. The module is not reinitialised if that cannot help: a locked PIN, or another program that has all sessions. The
    keys that still sign would lose theirs.
+5. One thread at a time is in the module, unless one has been there for `_HANGS_SECONDS`: the keys of others must sign
+   beside a call that never returns.
 
 Does not handle: a call that never returns; while there is one, the module is not reinitialised.
 """
@@ -55,6 +61,8 @@ log = structlog.get_logger(__name__)
 
 _PAUSE_SECONDS: Final = 5.0
 _PATIENCE_SECONDS: Final = 5.0
+_HANGS_SECONDS: Final = 1.0
+"""Less than callers wait for a signature (`provisioning.signers.token_key`): it is a matter of milliseconds."""
 _LOCKED_SECONDS: Final = 60.0
 """How long a token that allows no login is not tried again: each try costs a session (`_log_in`)."""
 
@@ -81,6 +89,9 @@ class TokenModule:
         self._path = path
         self._changed = threading.Condition()
         self._at_work = 0
+        self._turn = threading.RLock()
+        """Held by the thread in the module; another one once that has been there for `_HANGS_SECONDS`."""
+        self._turn_began = 0.0
         self._generation = 0
         self._begun_at = -math.inf
         self._beginning = threading.Lock()
@@ -111,18 +122,37 @@ class TokenModule:
 
     @contextlib.contextmanager
     def at_work(self, generation: int | None = None) -> Iterator[int]:
-        """Keep the module from being reinitialised meanwhile; raise `SessionsEnded` if it was since *generation*."""
+        """Be alone in the module, as far as rule 5 goes, and keep it from being reinitialised meanwhile.
+
+        Raises `SessionsEnded` if it was since *generation*.
+        """
         with self._changed:
             if generation not in (None, self._generation):
                 raise SessionsEnded("the token's sessions have ended")
             self._at_work += 1
             current = self._generation
+        turn = self._take_turn()
         try:
             yield current
         finally:
+            turn.release()
             with self._changed:
                 self._at_work -= 1
                 self._changed.notify_all()
+
+    def _take_turn(self) -> threading.RLock:
+        """Wait until no other thread is in the module (rule 5), and return what to release afterwards."""
+        while True:
+            turn = self._turn
+            if turn.acquire(timeout=_HANGS_SECONDS):
+                if turn is self._turn:
+                    self._turn_began = time.monotonic()
+                    return turn
+                turn.release()  # Given up while this thread waited for it.
+            elif time.monotonic() - self._turn_began >= _HANGS_SECONDS:
+                with self._changed:
+                    if turn is self._turn:
+                        self._turn = threading.RLock()
 
     def _try_to_open(self, token: str, pin: str) -> tuple[Any, int]:
         with self.at_work() as generation:
