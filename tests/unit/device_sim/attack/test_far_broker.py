@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -18,7 +17,7 @@ from device_sim.attack.capabilities import Capabilities, Feature, TimeLimits
 from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE, pick
 from device_sim.attack.far_broker import across_this_link, unended_across_this_link
-from device_sim.attack.issuer import SERVER_AUTH, Issuer, Paper
+from device_sim.attack.issuer import Issuer, Paper
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import SigningRegistrar, Starved, Target, TurnedAway
@@ -41,9 +40,8 @@ from device_sim.link.distance import NEARBY, Distance
 from device_sim.link.tls_dial import Endpoint
 from device_sim.trouble.proxy import Proxy
 from device_sim.trouble.trouble import Trouble
-from provisioning.pki.identity import Identity
-from provisioning.pki.role import Role
 from tests.support.faulty_broker import Fault, faulty
+from tests.support.own_server import own_server
 from tests.unit.device_sim.attack.test_starvation import broker
 
 SATELLITE = Distance(0.6, 0.6, 0.8, packets=1000)
@@ -382,13 +380,7 @@ async def test_a_look_at_the_link_ends_with_its_connection(tmp_path: Path, monke
 @asynccontextmanager
 async def closing(directory: Path, seconds: float, *, tls: bool) -> AsyncIterator[Target]:
     """Yield a server that closes each connection after so many *seconds*; without *tls* it says nothing before."""
-    authority = Issuer.founded(common_name("CA"))
-    identity = Identity("fleet.internal", Role.BROKER, "broker-1")
-    server = authority.issue(identity, usages=SERVER_AUTH, dns_names=["localhost"])
-    (directory / "server.pem").write_bytes(server.pem.pem)
-    (directory / "ca.pem").write_bytes(authority.pem)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(directory / "server.pem")
+    authority, context = own_server(directory, asks=False)
     serving: set[asyncio.Task[None] | None] = set()
 
     async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
-import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -21,14 +20,11 @@ from device_sim.attack import handshake_cases, run
 from device_sim.attack.capabilities import Capabilities, Feature
 from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE
-from device_sim.attack.issuer import SERVER_AUTH, Issuer
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import SigningRegistrar, Target, TurnedAway
 from device_sim.attack.verdict import STARVED, ClosedBy, Judgement, Layer, Outcome, Seen, Verdict
-from device_sim.credentials.certification import common_name
 from device_sim.link.tls_dial import Endpoint
-from provisioning.pki.identity import Identity
-from provisioning.pki.role import Role
+from tests.support.own_server import own_server
 
 NAMES = ("32-handshake-flood", "32-reconnect-storm")
 
@@ -39,15 +35,7 @@ Serves = Callable[[int], bool | None]
 @asynccontextmanager
 async def broker(directory: Path, serves: Serves, *, silent: int = 0) -> AsyncIterator[Target]:
     """Yield a broker that answers CONNECT and PINGREQ, of those whom it serves; of the *silent*-th only CONNECT."""
-    authority = Issuer.founded(common_name("CA"))
-    identity = Identity("fleet.internal", Role.BROKER, "broker-1")
-    server = authority.issue(identity, usages=SERVER_AUTH, dns_names=["localhost"])
-    (directory / "server.pem").write_bytes(server.pem.pem)
-    (directory / "ca.pem").write_bytes(authority.pem)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(directory / "server.pem")
-    context.load_verify_locations(directory / "ca.pem")
-    context.verify_mode = ssl.CERT_REQUIRED
+    authority, context = own_server(directory)
     came = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,14 +19,11 @@ from device_sim.attack import run
 from device_sim.attack.capabilities import Capabilities, Feature
 from device_sim.attack.case import Case
 from device_sim.attack.catalogue import WEBSOCKET
-from device_sim.attack.issuer import SERVER_AUTH, Issuer
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import SigningRegistrar, Target
 from device_sim.attack.verdict import Verdict
-from device_sim.credentials.certification import common_name
 from device_sim.link.tls_dial import Endpoint
-from provisioning.pki.identity import Identity
-from provisioning.pki.role import Role
+from tests.support.own_server import own_server
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _PING = 0x9
@@ -70,15 +66,7 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 @asynccontextmanager
 async def lenient(directory: Path) -> AsyncIterator[Target]:
-    authority = Issuer.founded(common_name("CA"))
-    identity = Identity("fleet.internal", Role.BROKER, "broker-1")
-    own = authority.issue(identity, usages=SERVER_AUTH, dns_names=["localhost"])
-    (directory / "server.pem").write_bytes(own.pem.pem)
-    (directory / "ca.pem").write_bytes(authority.pem)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(directory / "server.pem")
-    context.load_verify_locations(directory / "ca.pem")
-    context.verify_mode = ssl.CERT_REQUIRED
+    authority, context = own_server(directory)
     async with await asyncio.start_server(_serve, "127.0.0.1", 0, ssl=context) as listener:
         endpoint = Endpoint("127.0.0.1", listener.sockets[0].getsockname()[1], "localhost", websocket=True)
         claims = Capabilities(name="lenient", supports=frozenset({Feature.MQTT5}))
