@@ -36,7 +36,7 @@ from device_sim.qualify.attempt import Attempt
 from device_sim.qualify.conduct import Conduct, Step
 from device_sim.qualify.papers import Papers, ServerPaper
 from device_sim.qualify.stand import Stand
-from provisioning.pki.tls import CredentialFiles, client_context
+from tests.support.stand_clients import dialled
 
 V5, V311 = ProtocolVersion.V5, ProtocolVersion.V311
 PAPERS = Papers("meter-1", ["localhost", "127.0.0.1"])
@@ -47,11 +47,6 @@ PATIENCE = 30.0
 def files(tmp_path: Path) -> Path:
     PAPERS.write(tmp_path)
     return tmp_path
-
-
-async def dialled(stand: Stand, files: Path, version: ProtocolVersion = V5) -> RawClient:
-    context = client_context(files / "ca.crt", CredentialFiles(files / "device.crt", files / "device.key"))
-    return await RawClient.dial(Endpoint("127.0.0.1", stand.port, "localhost"), context, version=version)
 
 
 async def until(true: Callable[[], bool]) -> None:

@@ -29,12 +29,12 @@ from broker.mqtt.packets import (
 from broker.mqtt.properties import Properties
 from device_sim.attack.raw_client import RawClient, reset
 from device_sim.attack.verdict import Seen
-from device_sim.link.tls_dial import Endpoint, NotAdmitted
+from device_sim.link.tls_dial import NotAdmitted
 from device_sim.qualify import stand as stands
 from device_sim.qualify.conduct import Conduct, Step
 from device_sim.qualify.papers import Papers
 from device_sim.qualify.stand import Stand
-from provisioning.pki.tls import CredentialFiles, client_context
+from tests.support.stand_clients import dialled
 
 V5, V311 = ProtocolVersion.V5, ProtocolVersion.V311
 PAPERS = Papers("meter-1", ["localhost", "127.0.0.1"])
@@ -54,8 +54,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def connected(stand: Stand, files: Path, version: ProtocolVersion = V5, keep_alive: int = 60) -> RawClient:
-    context = client_context(files / "ca.crt", CredentialFiles(files / "device.crt", files / "device.key"))
-    client = await RawClient.dial(Endpoint("127.0.0.1", stand.port, "localhost"), context, version=version)
+    client = await dialled(stand, files, version)
     answer = await client.connect(Connect("meter-1", protocol_version=version, keep_alive=keep_alive))
     assert answer.got_in, answer
     return client
@@ -150,10 +149,9 @@ async def test_each_goodbye_is_said_in_its_turn_where_it_can_be_said(files: Path
 
 async def test_each_refusal_is_said_in_its_turn(files: Path) -> None:
     codes = (ReasonCode.SERVER_BUSY, ReasonCode.NOT_AUTHORIZED)
-    context = client_context(files / "ca.crt", CredentialFiles(files / "device.crt", files / "device.key"))
     async with Stand(PAPERS, Conduct(connack=codes), "127.0.0.1", 0) as stand:
         for code in (*codes, codes[0]):
-            client = await RawClient.dial(Endpoint("127.0.0.1", stand.port, "localhost"), context)
+            client = await dialled(stand, files)
             answer = await client.connect(Connect("meter-1"))
             assert answer.text == f"mqtt CONNACK 0x{code:02x}"
             client.close()
@@ -204,10 +202,9 @@ async def test_a_server_keep_alive_is_half_of_what_is_asked_for_and_two_seconds_
 @pytest.mark.parametrize("step", [Step.TCP, Step.HELLO, Step.TLS, Step.CONNECT, Step.REQUEST])
 async def test_what_the_stand_breaks_off_was_not_ended_by_the_device(files: Path, step: Step) -> None:
     """Else a device is judged by how often it leaves."""
-    context = client_context(files / "ca.crt", CredentialFiles(files / "device.crt", files / "device.key"))
     async with Stand(PAPERS, Conduct(drop_at=step), "127.0.0.1", 0) as stand:
         try:
-            client = await RawClient.dial(Endpoint("127.0.0.1", stand.port, "localhost"), context)
+            client = await dialled(stand, files)
         except NotAdmitted:
             assert step in {Step.TCP, Step.HELLO}
         else:
