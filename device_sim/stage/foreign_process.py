@@ -16,6 +16,7 @@ import re
 import shutil
 import signal
 import socket
+from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,10 +27,13 @@ from device_sim.stage.processes import ChildFailed
 LOOPBACK = "127.0.0.1"
 _PORTS = range(20_000, 32_768)
 """Below those of outgoing connections: Linux's default net.ipv4.ip_local_port_range."""
+_HELD_AT_MOST = 64
+"""By the time that so many more were asked for, a server listens at the port, or nobody wants it."""
 _START = 60.0
 _GRACE = 10.0
 _POLL = 0.05
 _TAIL = 1500
+_held: deque[socket.socket] = deque()
 
 
 class ServerMissing(Exception):
@@ -45,14 +49,25 @@ def program(name: str, package: str, *, beside: Sequence[str] = ()) -> str:
 
 
 def free_port() -> int:
-    """Return a currently free port, for a server that cannot choose its own.
+    """Return a free port, for a server that cannot choose its own; nobody else who asks here is given it.
 
     It is none of those that the kernel gives to whoever asks for any: a connection could have it before the server.
+    It stays bound, so that it is taken for the next who asks, in any process. Since it does not listen and says
+    SO_REUSEADDR afterwards, a server that says so too, as each does here, can have it all the same (socket(7)).
     """
     while True:
-        port = random.choice(_PORTS)  # noqa: S311 - so that two who ask at once rarely get the same
-        with contextlib.suppress(OSError), socket.create_server((LOOPBACK, port)):
-            return port
+        port = random.choice(_PORTS)  # noqa: S311 - nobody can profit from guessing it
+        held = socket.socket()
+        try:
+            held.bind((LOOPBACK, port))
+        except OSError:
+            held.close()
+            continue
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if len(_held) == _HELD_AT_MOST:
+            _held.popleft().close()
+        _held.append(held)
+        return port
 
 
 @asynccontextmanager

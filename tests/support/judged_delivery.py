@@ -45,11 +45,13 @@ async def assert_each_found(directory: Path, trials: Sequence[Trial], *, older: 
     places = [directory / str(number) for number in range(len(trials))]
     for place in places:
         place.mkdir()
-    found = await asyncio.gather(
-        *(found_in(place, fault(), only, older=older) for place, (fault, only, _) in zip(places, trials, strict=True))
-    )
-    for each, (_, _, expected) in zip(found, trials, strict=True):
-        assert_found(each, expected)
+    async with asyncio.TaskGroup() as group:  # One that cannot be held ends the others: none outlives the test.
+        tasks = [
+            group.create_task(found_in(place, fault(), only, older=older))
+            for place, (fault, only, _) in zip(places, trials, strict=True)
+        ]
+    for task, (_, _, expected) in zip(tasks, trials, strict=True):
+        assert_found(task.result(), expected)
 
 
 async def found_in(directory: Path, fault: OneFault, only: str, *, older: bool = False) -> dict[str, str]:
