@@ -177,7 +177,7 @@ async def _self_hosted(scenario: Scenario, against: Contestant, view: View) -> A
             watching = watchers.create_task(stage.watch(), name="watch the stage")
             anchors = stage.anchors.read_text()
             origin = Origin(stage.provisioning_url, stage.operator_credential)
-            fleet = FleetDirectory.create(directory / "fleet", origin, anchors, "backend")
+            fleet = FleetDirectory.create(directory / "fleet", origin, anchors, "backend", lasting=False)
             names, started = names_of("meter", scenario.devices), time.monotonic()
 
             def enrolling() -> Progress:
