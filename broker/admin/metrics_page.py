@@ -155,7 +155,7 @@ class _Figures(Collector):
         journal = engine.journal
         failed = journal is not None and journal.failed
         yield _gauge("store_failed", "1 while the database cannot be written", int(failed))
-        text = "length of the database's log while something keeps it from being moved into the database; 0: nothing does"
+        text = "length of the database's log while it cannot be moved into the database; 0: nothing prevents that"
         yield _gauge("store_log_held_bytes", text, 0 if journal is None else journal.held_log_bytes)
         own = self._own.certificate
         if own is not None:
