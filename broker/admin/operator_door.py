@@ -63,6 +63,8 @@ _PLACES = 24
 """Fewer than the server accepts: a connection that has lost its place needs time to end."""
 _HANDSHAKE_SECONDS = 10.0
 _QUEUE = 32
+"""Short on purpose. Behind a flood, in a queue of 1024, an operator waited four seconds; what does not fit into a short
+one is dropped, and he gets in at his first attempt, or with the kernel's next one a second later."""
 _READ = 16 * 1024
 _PAUSE = 1.0
 _TOLD_SECONDS = 60.0
