@@ -34,6 +34,7 @@ import httpx
 from provisioning.client.answer_body import problem_of, text_of
 from provisioning.client.connection import explain, open_pool
 from provisioning.client.feed_delay import FeedDelay
+from provisioning.client.whole_answer import read_whole
 from provisioning.pki.revocation import CertificateKey, Revocation
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import Credential, verified_path
@@ -174,7 +175,7 @@ async def follow_together(
             await _check(base_url, response, after)
             reader, delay = EventReader(after), FeedDelay(silence, heartbeat)
             waited, ready = 0.0, clock()
-            async for chunk in response.aiter_bytes():
+            async for chunk in response.aiter_raw():
                 now, behind = clock(), 0.0
                 waited += now - ready
                 for arrived in reader.together(chunk):
@@ -213,11 +214,9 @@ async def tell_known(
             _believe(base_url, response, refuse)
             if response.status_code == httpx.codes.NO_CONTENT:
                 return
-            await response.aread()
-            reason = (
-                f"{base_url} does not take which CAs are known here: {response.status_code} {text_of(response)[:300]}"
-            )
-            raise FeedRefused(reason, str((problem_of(response) or {}).get("code", "")))
+            answer = await read_whole(response)
+            reason = f"{base_url} does not take which CAs are known here: {answer.status_code} {text_of(answer)[:300]}"
+            raise FeedRefused(reason, str((problem_of(answer) or {}).get("code", "")))
     except httpx.HTTPError as error:
         raise FeedLost(explain(base_url, error)) from error
 
@@ -244,7 +243,7 @@ async def _check(base_url: str, response: httpx.Response, after: int) -> None:
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if response.status_code == httpx.codes.OK and kind == "text/event-stream":
         return
-    await response.aread()
+    response = await read_whole(response)
     if response.status_code == httpx.codes.CONFLICT:
         raise FeedAhead(f"the revocation feed of {base_url} has not what was read up to {after}; start again from 0")
     reason = f"{base_url} refused the revocation feed: {response.status_code} {text_of(response)[:300]}"
