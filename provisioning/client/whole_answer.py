@@ -33,15 +33,6 @@ async def ask(pool: httpx.AsyncClient, method: str, url: str, **request: Any) ->
         raise UnfitAnswer(f"it is not here after {_SECONDS:g} s") from error
 
 
-async def read_whole(response: httpx.Response) -> httpx.Response:
-    """Return *response* with its body, which is still to come. Raises `httpx.HTTPError`."""
-    try:
-        async with asyncio.timeout(_SECONDS):
-            return await _read(response)
-    except TimeoutError as error:
-        raise UnfitAnswer(f"it is not here after {_SECONDS:g} s") from error
-
-
 async def _read(response: httpx.Response) -> httpx.Response:
     try:
         content = await body_of(response, MOST_BYTES)

@@ -150,11 +150,11 @@ async def test_what_is_missing_in_an_answer_is_named(call: str, document: bytes,
             await CALLS[call](url)
 
 
-WHOLE = [each for each in CALLS if each != "feed"]
+WHOLE = [each for each in CALLS if each not in {"feed", "tell"}]  # Of the feed: `test_feed_answers`.
 CHUNKED = b"HTTP/1.1 403 Said\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", WHOLE)
 async def test_an_answer_without_an_end_is_given_up(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole_answer, "MOST_BYTES", 100_000)
     async with service(CHUNKED + b"4000\r\n%b\r\n" % bytes(0x4000) * 7) as url:
@@ -162,7 +162,7 @@ async def test_an_answer_without_an_end_is_given_up(call: str, monkeypatch: pyte
             await CALLS[call](url)
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", WHOLE)
 async def test_an_answer_that_does_not_come_is_given_up(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each drop of it comes within the library's time limit."""
     monkeypatch.setattr(whole_answer, "_SECONDS", 0.5)
@@ -180,19 +180,6 @@ async def test_a_few_bytes_do_not_stand_for_many(call: str) -> None:
     async with service(bomb) as url:
         with pytest.raises(ERRORS, match="is given up: the answer is compressed"):
             await CALLS[call](url)
-
-
-async def test_a_feed_is_asked_for_and_read_as_it_is() -> None:
-    stream = gzip.compress(b'event: current\ndata: {"sequence": 0}\n\n')
-    async with impostor(
-        SERVICE.credential,
-        PKI.anchors,
-        response=PROOF,
-        answer=written(200, stream, "text/event-stream", "Content-Encoding: gzip"),
-    ) as (url, heard):
-        with pytest.raises(FeedLost):
-            await follow(url)
-        assert b"\r\nAccept-Encoding: identity\r\n" in heard[0]
 
 
 async def test_a_list_whose_page_follows_itself_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
