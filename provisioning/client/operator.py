@@ -246,10 +246,16 @@ class OperatorClient:
         return (await self._call(_Revoked, "POST", "/v1/decommissions", request)).revoked
 
     async def devices(
-        self, *, group: str | None = None, state: str | None = None, certificate: str | None = None
+        self,
+        *,
+        group: str | None = None,
+        state: str | None = None,
+        certificate: str | None = None,
+        name_part: str | None = None,
     ) -> AsyncIterator[EnrolledDevice]:
-        """Yield every enrolled party, optionally of one *group* or *state* only, or with such a *certificate*."""
-        async for item in self._walk("/v1/devices", {"group": group, "state": state, "certificate": certificate}):
+        """Yield every enrolled party, or those of one *group* or *state*, with such a *certificate* or name."""
+        asked = {"group": group, "state": state, "certificate": certificate, "name_part": name_part}
+        async for item in self._walk("/v1/devices", asked):
             device = self._read(EnrolledDevice, item)
             if certificate not in (None, device.certificate):  # The service does not know this filter, and lists all.
                 raise ServiceUnavailable(
