@@ -37,6 +37,7 @@ from provisioning.client.operator_answers import (
     RevokedCertificate,
     ServiceStatus,
 )
+from provisioning.client.whole_answer import ask
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.pki.tls import Credential, read_once
@@ -350,7 +351,7 @@ class OperatorClient:
     ) -> httpx.Response:
         body: dict[str, Any] = {"content": request} if isinstance(request, bytes) else {"json": _given(request)}
         try:
-            response = await self._pool.request(method, path, params=_given(query), **body)
+            response = await ask(self._pool, method, path, params=_given(query), **body)
         except httpx.HTTPError as error:
             raise ServiceUnavailable(explain(self._base_url, error)) from error
         except httpx.InvalidURL as error:  # More than 65,536 characters, before anything is sent.

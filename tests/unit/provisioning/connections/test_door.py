@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 from provisioning.connections import door as door_module
 from provisioning.connections.door import HANDSHAKE_SECONDS, Door
 from provisioning.connections.places import Place, Places
-from provisioning.pki import late_handshake
+from provisioning.pki import late_handshake, seen_out
 from provisioning.pki.polite_handshake import PoliteHandshake
 from provisioning.pki.renewable_context import RenewableContext
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
@@ -308,10 +308,16 @@ def test_who_gets_through_just_before_the_loop_gives_up_is_not_reset_at_the_end(
 
 
 UNEXPECTED_MESSAGE = b"\x15\x03\x03\x00\x02\x02\x0a"
+CONNECT = b"CONNECT a:1 HTTP/1.1\r\n\r\n"
+PLAIN_HTTP = [(b"%b / HTTP/1.1\r\n\r\n" % method, seen_out._TO_HTTP) for method in (b"GET", b"HEAD", b"POST", b"PUT")]
 
 
 @pytest.mark.parametrize("loop", LOOPS, ids=["asyncio", "uvloop"])
-@pytest.mark.parametrize(("sent", "alert"), [(NO_TLS, b""), (NO_HELLO, UNEXPECTED_MESSAGE)], ids=["http", "no hello"])
+@pytest.mark.parametrize(
+    ("sent", "alert"),
+    [*PLAIN_HTTP, (CONNECT, b""), (NO_HELLO, UNEXPECTED_MESSAGE)],
+    ids=["get", "head", "post", "put", "connect", "no hello"],
+)
 def test_who_is_refused_reads_the_alert_and_then_the_end(
     loop: Callable[[], asyncio.AbstractEventLoop], sent: bytes, alert: bytes
 ) -> None:
