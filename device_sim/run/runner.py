@@ -335,7 +335,7 @@ class Run:
         }
 
         def complete(backend: Backend) -> bool:
-            return not stale(backend, outcomes) and all(
+            return not stale([backend], outcomes) and all(
                 is_complete(what, backend.checks[name]) for name, what in acknowledged.items()
             )
 
@@ -370,7 +370,7 @@ class Run:
                 Count.OUT_OF_ORDER: sums.out_of_order,
                 Count.IN_FLIGHT: sums.in_flight,
                 Count.PRESENCE_CHANGES: self.backends[0].presence_changes,
-                Count.STALE_PRESENCE: stale(self.backends[0], outcomes),
+                Count.STALE_PRESENCE: stale(self.backends, outcomes),
                 Count.UNEXPECTED: sum(backend.unexpected for backend in self.backends) + sums.forged,
             }
         )
@@ -395,9 +395,9 @@ class Run:
         return found
 
 
-def stale(backend: Backend, outcomes: Iterable[PartOutcome]) -> int:
-    """Return the number of devices whose presence, as *backend* or the broker's retained message has it, is wrong."""
-    believed = [backend.presence] if backend.retained is None else [backend.presence, backend.retained]
+def stale(backends: Iterable[Backend], outcomes: Iterable[PartOutcome]) -> int:
+    """Return the number of devices whose presence one of *backends*, or the broker's retained message, has wrong."""
+    believed = [known for each in backends for known in (each.presence, each.retained) if known is not None]
     return sum(
         any(known.get(name) != (ONLINE if there else OFFLINE) for known in believed)
         for outcome in outcomes
