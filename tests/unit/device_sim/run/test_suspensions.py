@@ -139,6 +139,7 @@ async def test_who_is_let_in_while_it_is_suspended_is_falsely_admitted() -> None
     around = await suspended(meter, meter.put_out, lambda: None)
     told = figures(around)
     assert (told["readmitted"], told["falsely in"], told["suspended_closed"]) == (1, 1, 1)
+    assert [each.what for each in around.recorder.markers if each.kind == "readmitted"] == ["meter-1"]
 
 
 async def test_who_stays_out_when_its_suspension_is_over_is_falsely_refused() -> None:
