@@ -241,6 +241,13 @@ def test_a_comparison_says_how_the_runs_differ() -> None:
     assert conditions(imagined(), other)[1:] == [
         ("broker", "unknown", "mosquitto 2.0.21"), ("new", "None", "1"),
     ]  # fmt: skip
+    generated = imagined()
+    generated["generator"] |= {"driver": "light", "key_exchange": "OpenSSL's default", "sources": 4}
+    generated["generator"]["processes"] *= 3
+    assert conditions(imagined(), generated) == [
+        ("driver", "paho", "light"), ("key_exchange", "X25519", "OpenSSL's default"), ("sources", "1", "4"),
+        ("processes", "1", "3"),
+    ]  # fmt: skip
 
 
 def summarised(document: Document) -> list[str]:
