@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.role import Role
-from provisioning.store import devices, lanes, revision, schema
+from provisioning.store import devices, lanes, missing_parts, revision, schema
 from provisioning.store.database import Database
 from provisioning.store.every_table import EVERY_TABLE
 from tests.support.postgresql import PostgresqlServer
@@ -118,7 +118,7 @@ async def test_an_upgrade_that_fails_at_its_last_step_leaves_the_store_as_it_was
     assert await database.read(tables) == before
     assert await database.read(schema._revision) == "0021"
     assert await schema.upgrade(database)
-    assert await database.read(schema.missing) == []
+    assert await database.read(missing_parts.missing) == []
     await database.close()
 
 
