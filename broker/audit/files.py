@@ -15,7 +15,8 @@ Rules
 2. A partial write is undone, and retried later with the same number. A disk that fails may refuse to undo it, too:
    then that comes first, before anything is appended or the file is put aside.
 3. A line that a dying process did not finish is cut off, and that is recorded; so is what a power failure has left,
-   after the head, of lines that were being written: any part of them may be missing.
+   after the head, of lines that were being written: any part of them may be missing. Nothing is cut off before what
+   precedes it has proved to be of this log: `audit_log` may name another file, by mistake or by a link.
 4. If the log ends before its head, or was removed, numbering continues after the head, so that the gap stays visible.
    If the head is missing, nobody knows what else is: that is recorded. `broker.audit.verification` reports both for as
    long as the entry is kept.
@@ -48,6 +49,8 @@ from provisioning.program.durable_names import make_folder, sync_content, sync_n
 _MAC: Final = b',"mac":"'
 _TAIL: Final = 128 * 1024
 """More than two lines: a field has at most 2,000 characters."""
+_FIRST: Final = b'{"number":'
+"""How every entry begins."""
 _UNKNOWN: Final = 1 << 62
 """More bytes than any file has."""
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=str)
@@ -285,15 +288,16 @@ class AuditFiles:
     def _continue(self) -> None:
         """Find the end of the log, and continue from there."""
         self._unfinished = False
-        torn = self._cut_off()
+        self._size = os.fstat(self._descriptor).st_size
         try:
             head = read_head(self._path, self._key)
         except AuditError:
-            self._last(self._path)  # If that is not authentic either, the key is wrong, or all of it changed.
+            # If that is not authentic either, the key is wrong, or all of it changed.
+            self._last(self._path, self._unfinished_bytes())
             raise
         full = next((end for each in reversed(rotated(self._path)) if (end := self._last(each)) is not None), None)
-        if head is not None:
-            torn += self._cut_off_unsealed(head, full)
+        torn = 0 if head is None else self._cut_off_unsealed(head, full)
+        torn += self._cut_off_unfinished()
         last = self._last(self._path) or full
         found: list[dict[str, Any]] = []
         self._oldest = self._said_oldest()
@@ -348,15 +352,25 @@ class AuditFiles:
         first = first_number(oldest_of(self._path))
         return _lack(missing_before(first, self._oldest)) if self._oldest and first > self._oldest else None
 
-    def _cut_off(self) -> int:
-        """Remove an unfinished line at the end; return its length."""
-        self._size = os.fstat(self._descriptor).st_size
+    def _unfinished_bytes(self) -> int:
+        """Return how long the unfinished line at the end is."""
         tail = os.pread(self._descriptor, _TAIL, max(0, self._size - _TAIL))
-        torn = len(tail) - (tail.rfind(b"\n") + 1)
-        if torn:
-            self._size -= torn
-            os.ftruncate(self._descriptor, self._size)
+        return len(tail) - (tail.rfind(b"\n") + 1)
+
+    def _cut_off_unfinished(self) -> int:
+        """Remove an unfinished line at the end; return its length. Raises `AuditError` if it is none of a log's."""
+        torn = self._unfinished_bytes()
+        if torn and self._last(self._path, torn) is None:
+            begun = os.pread(self._descriptor, len(_FIRST), 0)
+            if self._size > _TAIL or (begun.strip(b"\0") and not _FIRST.startswith(begun)):
+                raise AuditError(f"audit_log: {self._path} is no audit log: name another file, or move the file away")
+        self._truncate(self._size - torn)
         return torn
+
+    def _truncate(self, size: int) -> None:
+        if size < self._size:
+            os.ftruncate(self._descriptor, size)
+            self._size = size
 
     def _cut_off_unsealed(self, head: AuditHead, full: AuditHead | None) -> int:
         """Remove what follows *head*, from its first line that is not whole; return its length.
@@ -366,30 +380,31 @@ class AuditFiles:
         with self._path.open("rb") as file:
             content = file.read()
         begin = content.rfind(_MAC + head.mac.hex().encode())
-        if begin < 0 and head != full:
+        place = content.find(b"\n", begin) + 1 if begin >= 0 else 0
+        if not place and (begin >= 0 or head != full):
             return 0
-        place = 0 if begin < 0 else content.index(b"\n", begin) + 1
         number, mac = head.number, head.mac
         while place < len(content):
-            end = content.index(b"\n", place) + 1
             try:
+                end = content.index(b"\n", place) + 1
                 said, own, facts = decoded(content[place:end])
             except ValueError:
                 break
             if facts["number"] != number + 1 or not hmac.compare_digest(own, link(self._key, mac, said)):
                 break
             place, number, mac = end, number + 1, own
-        torn = len(content) - place
-        if torn:
-            os.ftruncate(self._descriptor, place)
-            self._size = place
-        return torn
+        self._truncate(place)
+        return len(content) - place
 
-    def _last(self, path: Path) -> AuditHead | None:
-        """Return the last entry of *path*, None if it is empty. Raises `AuditError` if it is not authentic."""
+    def _last(self, path: Path, torn: int = 0) -> AuditHead | None:
+        """Return the last entry of *path*, *torn* bytes before its end; None if there is none.
+
+        Raises `AuditError` if it is not authentic.
+        """
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _TAIL))
-            lines = file.read(_TAIL).splitlines()[-2:]
+            whole = path.stat().st_size - torn
+            file.seek(max(0, whole - _TAIL))
+            lines = file.read(min(whole, _TAIL)).splitlines()[-2:]
         if not lines:
             return None
         try:

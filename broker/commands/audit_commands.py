@@ -6,20 +6,25 @@ Exit codes: 0 unchanged; 1 changed, or unreadable; 2 wrong usage.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import deque
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from broker.commands.admin_command import Json, print_json
-from broker.commands.error_line import USAGE, failed
+from broker.commands.error_line import USAGE, failed, say_wrong
 from provisioning.errors import ConfigurationError
 from provisioning.program.command_group import command_group
+from provisioning.program.given_moment import Since, Until
 from provisioning.program.printable import printable
 
 audit_app = command_group(help="Verify and read the audit log.")
+
+_AT: Final = re.compile(rb'\{"number":\d+,"at":"([^"]+)"')
 
 Log = Annotated[
     Path | None, typer.Option("--log", help="The log (default: audit_log in --config).", show_default=False)
@@ -94,6 +99,8 @@ def show(
         str | None,
         typer.Argument(help="Only entries with this text: a client, serial, address, code …", show_default=False),
     ] = None,
+    since: Since = None,
+    until: Until = None,
     limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many of the last ones.")] = 100,
     log: Log = None,
     config: Config = None,
@@ -104,6 +111,7 @@ def show(
     \b
     Example:
       fleet-broker audit show meter-17 --config broker.toml
+      fleet-broker audit show REVOKED --since 2027-01-05 --until 2027-01-06 --config broker.toml
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
     from broker.audit.verification import lines
 
@@ -111,13 +119,37 @@ def show(
     text = about or ""
     wanted = {text.encode(), json.dumps(text)[1:-1].encode()}  # A line is ASCII, as JSON is.
     try:
-        found = deque((line for _, line in lines(path) if any(each in line for each in wanted)), maxlen=limit)
+        every = (
+            line for _, line in lines(path) if any(each in line for each in wanted) and _within(line, since, until)
+        )
+        found = deque(every, maxlen=limit + 1)  # One more, to know whether there are more.
     except OSError as error:
         raise failed(f"{error.filename} cannot be read: {error.strerror}") from None
     if not found:
-        typer.echo("no entry" + (" with that text" if text else ""), err=True)
+        narrowed = since is not None or until is not None
+        typer.echo("no entry" + (" of that time" if narrowed else "") + (" with that text" if text else ""), err=True)
+    are_all = len(found) <= limit
+    if not are_all:
+        found.popleft()
     for line in found:
         sys.stdout.write(line.decode() if as_json else f"{_shown(line)}\n")
+    if not are_all:
+        say_wrong(f"only the last {limit} are shown: --limit shows more")
+
+
+def _within(line: bytes, since: datetime | None, until: datetime | None) -> bool:
+    """Whether the time of *line* is in these bounds; not of a line without a time, if there are any."""
+    if since is None and until is None:
+        return True
+    found = _AT.match(line)
+    if found is None:
+        return False
+    at = found[1].decode()  # All have one form, so that the order of texts is that of times.
+    return (since is None or at >= _text(since)) and (until is None or at < _text(until))
+
+
+def _text(bound: datetime) -> str:
+    return bound.isoformat(timespec="microseconds")
 
 
 def _shown(line: bytes) -> str:

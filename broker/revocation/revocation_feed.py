@@ -9,7 +9,9 @@ Rules
 4. If the service knows less than we do, or has something else at our number (a restored database), the feed is read
    again from 0; what was revoked stays revoked. A suspension that is read before the feed is current keeps newcomers
    out, but whoever is connected stays until what follows says that it is over, the feed is current or lost, or
-   `_LONGEST_DOUBT` has passed: it may have ended long ago.
+   `_LONGEST_DOUBT` has passed: it may have ended long ago. The other way round, if the feed is
+   read again from 0, the end of a suspension that was known counts only when the feed is current: the device may have
+   been suspended once more since.
 5. If a CA is revoked, it may have issued certificates that were never recorded: then every client below it is
    disconnected, whether or not the feed names its certificate.
 6. A server whose certificate, or a CA's above it, is revoked is not the service: whoever has copied its key, or has
@@ -117,6 +119,10 @@ class RevocationFeed:
         """Of these, the suspensions of clients that are still connected, and that are not over as far as is known."""
         self._doubt_ends = 0.0
         """When these take effect at the latest."""
+        self._again = False
+        """Whether the feed is read again from 0."""
+        self._releases: dict[CertificateKey, ReleaseEvent | None] = {}
+        """Of suspensions that were known before: their ends, if those were read after all that tells of them."""
         self._turn_ends = 0.0
         """When the event loop gets a turn."""
 
@@ -140,6 +146,8 @@ class RevocationFeed:
                 self._engine.history.told("feed starts again", code="FEED_AHEAD", detail=str(error))
                 self._after, self._mark = 0, None
                 self._history_read = False
+                self._again = True
+                self._releases.clear()
                 if before:  # It responds again after a restore, so the backoff is over. At 0 nothing can be ahead.
                     pause.reset()
             except (FeedLost, TlsConfigurationError) as error:
@@ -224,6 +232,12 @@ class RevocationFeed:
         self._after, self._mark = event.sequence, event.mark
         if (suspended := self._suspended.pop(event.key, None)) is not None:
             self._tell(suspended, 0, now)
+        if event.key in self._releases:
+            self._releases[event.key] = event
+        else:
+            self._release(event)
+
+    def _release(self, event: ReleaseEvent) -> None:
         if self._engine.admission.status.index.release(event.key):
             # Behind the lines of its suspension, which may wait.
             self._engine.lines.info("released", code="RELEASED", device=event.device, serial=f"{event.key[1]:x}")
@@ -233,11 +247,19 @@ class RevocationFeed:
     def _revoked_together(self, events: Sequence[RevocationEvent], now: float) -> None:
         """Do for all *events*, of which none is about the service or a CA, what `_revoked` does for each."""
         self._after, self._mark = events[-1].sequence, events[-1].mark
+        self._read_again(events)
         if self._was_current:
             self._many.come(now, len(events))
         else:
             events = [event for event in events if not self._waits(event, now)]
         self._end(events, now)
+
+    def _read_again(self, events: Sequence[RevocationEvent]) -> None:
+        """Note which of *events* are suspensions that are known: what ended them, so far, is not the end."""
+        if self._again:
+            index = self._engine.admission.status.index
+            known = (event.revocation.key for event in events)
+            self._releases |= {key: None for key in known if index.reason(key) is RevocationReason.CERTIFICATE_HOLD}
 
     def _waits(self, event: RevocationEvent, now: float) -> bool:
         """Whether *event*, read before the feed is current, may be over and affects somebody; if so, record it."""
@@ -270,6 +292,7 @@ class RevocationFeed:
     async def _revoked(self, event: RevocationEvent, now: float) -> None:
         """Record a revocation, and disconnect affected clients; report it unless it is old news."""
         self._after, self._mark = event.sequence, event.mark
+        self._read_again([event])
         closed = revoke(self._engine, event.revocation, now)
         is_authority = event.device.startswith(AUTHORITY_PREFIX)
         if is_authority or self._engine.admission.stands_above(event.revocation.key):
@@ -309,6 +332,7 @@ class RevocationFeed:
     async def _caught_up(self, after: int, sequence: int) -> None:
         """Take note that everything up to *sequence* was read, starting after *after*."""
         await self._end_suspended()
+        await self._end_read_again()
         self._was_current = True
         await judge_absent(self._engine, self._clock)
         log.info("revocation feed current", code="FEED_CURRENT", sequence=sequence)
@@ -316,6 +340,16 @@ class RevocationFeed:
         self._engine.history.told("feed current", code="FEED_CURRENT", **facts)
         self._lost = False
         self._history_read = True
+
+    async def _end_read_again(self) -> None:
+        """Release whose suspension is over by all that there is to read."""
+        over = [release for release in self._releases.values() if release is not None]
+        self._releases.clear()
+        self._again = False
+        for number, release in enumerate(over):
+            if number % _PORTION == 0:
+                await self._turn()
+            self._release(release)
 
     async def tell_known(self, known: Mapping[str, bool]) -> bool:
         """Tell the service which of its issuing CAs are trusted here; return whether it was reached."""

@@ -270,6 +270,10 @@ def comes_back(attempts: Sequence[Attempt], status: int | None, window: float) -
     at_most = f"{max(1, round(longest_but * 1000))} ms"
     if status is not None and not tight:
         return [Line("comes-back", right, Verdict.WARN, seen, f"it ended {_how(status)}: it gave up")]
+    met = [attempt for attempt in attempts if attempt.met_the_server]
+    if len(met) == 1 and met[0].ended is None and not tight:  # What it tried before was whether the port is open.
+        why = f"still in its first connection with TLS after {window:g} s: does it ever give up?"
+        return [Line("comes-back", right, Verdict.WARN, seen, why, by_time=0.0)]
     judged = sorted(waits)[: len(waits) - but]
     # The stand sees late when the device leaves, and that it comes: each of its pauses may have been longer. What a
     # device waits for a core is a pause, seen from here.
@@ -320,7 +324,10 @@ def gives_up(attempts: Sequence[Attempt], window: float) -> list[Line]:
     right = "gives up a server that does not answer"
     if not attempts:
         return [missed("gives-up", right, "it did not come")]
-    given = [attempt for attempt in attempts if attempt.ended is not None]
+    waited = [attempt for attempt in attempts if attempt.met_the_server or attempt.ended is None]
+    if not waited:
+        return [missed("gives-up", right, "it only tried whether the port is open; give a longer --window")]
+    given = [attempt for attempt in waited if attempt.ended is not None]
     seen = f"after {min(a.ended - a.at for a in given if a.ended is not None):.1f} s" if given else "it waits"
     why = f"it still waited after {window:g} s; with a longer --window it may yet"
     return [line_of("gives-up", right, good=bool(given), seen=seen, why=why, otherwise=Verdict.WARN, late=0.0)]
@@ -342,7 +349,7 @@ def notices_silence(attempts: Sequence[Attempt], window: float) -> list[Line]:
                 lucky=0.0, late=took - allowed,
             ),
             line_of(
-                "comes-again", "connects again", good=len(attempts) > 1, seen=_connections(attempts),
+                "comes-again", "connects again", good=attempts[-1] is not served, seen=_connections(attempts),
                 why="it left, and stayed away", otherwise=Verdict.WARN, late=0.0,
             ),
         ]  # fmt: skip

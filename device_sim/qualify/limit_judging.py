@@ -169,6 +169,8 @@ def keeps_aliases(attempts: Sequence[Attempt], *, essential: bool = True) -> lis
                 ]
     if used and essential and len(served) == 1:
         return [missed("topic-aliases", right, "it did not come again")]
+    if used and essential and not any(isinstance(packet, Publish) for a in served[1:] for _, packet in a.packets):
+        return [missed("topic-aliases", right, "it published nothing when it came again; give a longer --window")]
     if used:
         return [Line("topic-aliases", right, Verdict.PASS, f"{len(served)} connections", by_time=0.0)]
     return [missed("topic-aliases", right, "it uses no topic aliases")] if essential else []

@@ -38,6 +38,10 @@ log = structlog.get_logger(__name__)
 _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _HTTP_CODES: Final = {HTTPStatus.NOT_FOUND: Code.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED: Code.METHOD_NOT_ALLOWED}
 
+_V1: Final = "/v1"
+_PLAIN: Final = ("/healthz", "/readyz", "/crl", "/ca", "/ocsp")
+_ON_HTTP: Final = "/ca/bundle.pem, /crl/NAME.crl, /ca/NAME.crt, /ocsp, /healthz and /readyz"
+
 
 def new_application(
     settings: Settings,
@@ -103,7 +107,7 @@ def answering(metrics: Metrics) -> Answer:
 
     def answered(path: str, refusal: Refused, headers: Mapping[str, str] | None = None) -> Response:
         metrics.refused(refusal)
-        write = problem_answer if path.startswith("/v1") else text_answer
+        write = problem_answer if path.startswith(_V1) else text_answer
         return write(refusal, headers)
 
     return answered
@@ -123,7 +127,7 @@ def error_handlers(answer: Answer) -> dict[Any, Any]:
         said, headers = None, error.headers
         match code:
             case Code.NOT_FOUND:
-                said = _where_instead(request.url.path)
+                said = _where_instead(request.url.path, request.url.scheme)
             case Code.METHOD_NOT_ALLOWED:
                 allowed = _allowed(request)
                 said, headers = f"send {allowed}", {"Allow": allowed}
@@ -147,15 +151,27 @@ def _allowed(request: Request) -> str:
     return ", ".join(sorted(found | ({"HEAD"} if "GET" in found else set())))
 
 
-def _where_instead(path: str) -> str | None:
-    """Return what whoever asks for *path*, where nothing is, has probably meant."""
+def _where_instead(path: str, scheme: str) -> str | None:
+    """Return what whoever asks the port of *scheme* for *path*, where nothing is, has probably meant."""
+    if path == "/metrics":
+        return "metrics are on the plain HTTP port, unless the setting metrics is off, as it is by default"
+    if scheme == "http":
+        if _is_est(path) or _is_below(path, _V1):
+            return "this is on the HTTPS port"
+        return f"here are {_ON_HTTP}" if path == "/" else None
+    if path == "/":
+        return f"here are {est.PREFIX} for devices and {_V1} for operators, which {_V1}/openapi.json describes"
     if _is_est(path):
         return f"EST has {', '.join(est.OPERATIONS)}, each also below a group's name"
     if path.rpartition("/")[2] in est.OPERATIONS:
         return f"EST is below {est.PREFIX}"
-    if path == "/metrics":
-        return "metrics are on the plain HTTP port, unless the setting metrics is off, as it is by default"
-    return None
+    if any(_is_below(path, each) for each in _PLAIN):
+        return "this is on the plain HTTP port"
+    return f"{_V1}/openapi.json lists what there is" if _is_below(path, _V1) else None
+
+
+def _is_below(path: str, prefix: str) -> bool:
+    return path == prefix or path.startswith(f"{prefix}/")
 
 
 def _is_est(path: str) -> bool:

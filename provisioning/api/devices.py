@@ -24,12 +24,14 @@ async def list_devices(
     group: Name | None = None,
     state: DeviceState | None = None,
     certificate: Standing | None = None,
+    name_part: Name | None = None,
 ) -> dict[str, Any]:
     """List devices in order of name. ``next`` is the cursor of the page that follows.
 
-    With ``state`` or ``certificate`` a page may be shorter than ``limit``, or empty, even if ``next`` is not null.
+    ``name_part`` is found anywhere in a name, in capitals or not. With it, ``state`` or ``certificate`` a page may be
+    shorter than ``limit``, or empty, even if ``next`` is not null.
     """
-    search, now = DeviceSearch(group, state, certificate), services.clock()
+    search, now = DeviceSearch(group, state, certificate, name_part), services.clock()
     found, following = await services.database.read(
         lambda connection: device_inventory.page(connection, search, limit=limit, after=after, now=now)
     )

@@ -174,6 +174,7 @@ PARAMETERS: Final = {
     "limit": "Maximum number of items in this page.",
     "mark": "`mark` of the event `after`; 409 if that event is a different one now, because the store was restored.",
     "name": "The name.",
+    "name_part": "Only devices with this in their name, in capitals or not.",
     "number": "The number.",
     "renumbered": "The manufacturer restarts its CRL numbers: the number may be lower.",
     "serial": "Serial number, hexadecimal.",

@@ -25,6 +25,7 @@ from provisioning.client.async_library import look_for_no_other
 from provisioning.client.genuine_server import genuine_server, trust_domain_of
 from provisioning.client.network_words import network_words
 from provisioning.client.redirects import leave_unread_async
+from provisioning.client.whole_answer import UnfitAnswer
 from provisioning.pki.stapling import ask_for_staple
 from provisioning.pki.tls import SPEAKS_NO_TLS, Credential, TlsConfigurationError, client_context, read_once
 
@@ -74,12 +75,15 @@ def open_pool(
         limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         trust_env=False,
         follow_redirects=False,
+        headers={"Accept-Encoding": "identity"},
         event_hooks={"response": [leave_unread_async]},
     )
 
 
 def explain(base_url: str, error: httpx.HTTPError) -> str:
     """Return one sentence: which service could not be reached, and why."""
+    if isinstance(error, UnfitAnswer):
+        return f"the answer of the provisioning service at {base_url} is given up: {error}"
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             why = cause.verify_message

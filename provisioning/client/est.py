@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.serialization import pkcs7
 
 from provisioning.client.answer_body import document_of, text_of
 from provisioning.client.connection import DEFAULT_CONNECTIONS, explain, open_pool
+from provisioning.client.whole_answer import ask
 from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.identity import check_name
 from provisioning.pki.tls import Credential
@@ -141,7 +142,7 @@ class EstClient:
     async def renewal_info(self, certificate: x509.Certificate) -> RenewalInfo:
         """Return when *certificate* should be renewed. Renew when the service says so, not at a time of your own."""
         try:
-            response = await self._pool.get(f"/v1/renewal-info/{renewal_identifier(certificate)}")
+            response = await ask(self._pool, "GET", f"/v1/renewal-info/{renewal_identifier(certificate)}")
         except httpx.HTTPError as error:
             raise EnrolmentUnavailable(explain(self._base_url, error)) from error
         if response.status_code != httpx.codes.OK:
@@ -189,8 +190,8 @@ class EstClient:
         path = f"/{check_name('label', label)}" if label is not None else ""
         headers = {"Content-Type": _PKCS10} if body is not None else {}
         try:
-            response = await self._pool.request(
-                method, f"/.well-known/est{path}/{operation}", content=body, headers=headers, auth=auth
+            response = await ask(
+                self._pool, method, f"/.well-known/est{path}/{operation}", content=body, headers=headers, auth=auth
             )
         except httpx.HTTPError as error:
             raise EnrolmentUnavailable(explain(self._base_url, error)) from error

@@ -9,30 +9,36 @@ heartbeat. Sequence numbers have no gaps, so a subscriber can tell a lost event 
 Rules
 -----
 1. `follow_together` yields sequence numbers without a gap or raises `FeedLost`; it never skips what it cannot read.
-2. Silence longer than three heartbeats is `FeedLost`: a dead peer looks like a quiet one. So is a stream whose
-   heartbeats are later and later: somebody holds it back (`provisioning.client.feed_delay`).
+2. Silence longer than three heartbeats is `FeedLost`: a dead peer looks like a quiet one. So is a stream that goes on
+   for as long without completing an event, and one whose heartbeats are later and later: somebody holds it back
+   (`provisioning.client.feed_delay`).
 3. One connection, one call: when to reconnect, and from which number, is the caller's decision. The server's
    certificate is judged in the handshake only, so a caller that never reconnects believes it for ever.
 4. No answer of a server is read, not even a refusal, before the caller has said whether to trust the server: the caller
    may know that its certificate is revoked.
+5. Whatever the server sends is an event of the right types or `FeedLost`: what is wrong would fail far from here, where
+   a client is admitted or the feed asked for again. Nothing is decompressed, and of a refusal only the begin is read.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import functools
 import json
+import math
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import httpx
 
 from provisioning.client.answer_body import problem_of, text_of
-from provisioning.client.connection import explain, open_pool
+from provisioning.client.connection import DEFAULT_TIMEOUT, explain, open_pool
 from provisioning.client.feed_delay import FeedDelay
 from provisioning.pki.revocation import CertificateKey, Revocation
 from provisioning.pki.revocation_reason import RevocationReason
@@ -48,7 +54,7 @@ _USUAL = re.compile(
     r'{"sequence": ([1-9][0-9]{0,17}), "issuer_key_id": "([0-9a-f]+)", "serial": "([0-9a-f]+)", '
     r'"reason": "([A-Za-z]+)", "revoked_at": "([0-9TZ:.-]+)", "recorded_at": "([0-9TZ:.-]+)", '
     r'(?:"invalidity_date": "[0-9TZ:-]+", )?'
-    r'"device": "([ !#-\[\]-~]*)", "mark": "([0-9a-f]+)"}'
+    r'"device": "([ !#-\[\]-~]*)", "mark": "([0-9a-f]{1,64})"}'
 )
 """A revocation as the service writes it, where the name needs no escapes: read for a third of what its JSON takes.
 
@@ -56,10 +62,16 @@ A thousand may come at once, and sessions stay open until theirs has been read.
 """
 # What is revoked together has one issuer, one time and one reason.
 _issuer_of = functools.lru_cache(16)(bytes.fromhex)
-_moment_of = functools.lru_cache(16)(datetime.fromisoformat)
 _reason_of = functools.lru_cache(16)(RevocationReason)
 _LONGEST_EVENT = 1024 * 1024
 """The event about the CAs has the certificate of each, about 1 KB."""
+_LONGEST_OF_ONE = 4096
+"""Any other is about one certificate, and ends in log lines and in the audit log."""
+_KINDS_OF_ONE = frozenset({"revoked", "released", "current"})
+_LONGEST_MARK = 64
+"""The service takes no longer one."""
+_LONGEST_REFUSAL = 64 * 1024
+_AS_IT_IS = {"Accept-Encoding": "identity"}
 
 
 class FeedLost(Exception):
@@ -164,20 +176,21 @@ async def follow_together(
     silence = heartbeat * SILENT_HEARTBEATS
     pool = open_pool(base_url, anchors, credential, timeout=silence, connections=1)
     place = {"after": str(after)} | ({} if mark is None else {"mark": mark})
-    headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+    headers = {"Accept": "text/event-stream", "Cache-Control": "no-store", **_AS_IT_IS}
     try:
         async with (
             pool,
             pool.stream("GET", _PATH, params=place, headers=headers) as response,
         ):
             _believe(base_url, response, refuse)
-            await _check(base_url, response, after)
+            await _check(base_url, response, after, silence)
             reader, delay = EventReader(after), FeedDelay(silence, heartbeat)
-            waited, ready = 0.0, clock()
-            async for chunk in response.aiter_bytes():
+            waited, heard, ready = 0.0, 0.0, clock()
+            async for chunk in response.aiter_raw():
                 now, behind = clock(), 0.0
                 waited += now - ready
                 for arrived in reader.together(chunk):
+                    heard = waited
                     if isinstance(arrived, Authorities):
                         hear(arrived.issuing)
                         continue
@@ -187,6 +200,8 @@ async def follow_together(
                         behind = delay.of(last.elapsed, now, waited)
                 if behind:
                     raise FeedLost(f"the revocation feed of {base_url} is held back: {behind:.1f} s behind")
+                if waited - heard > silence:
+                    raise FeedLost(f"the revocation feed of {base_url} has sent no event for {silence:g} s")
                 ready = clock()
     except httpx.ReadTimeout as error:
         raise FeedLost(f"the revocation feed of {base_url} has been silent for {silence:g} s") from error
@@ -209,24 +224,26 @@ async def tell_known(
     """
     pool = open_pool(base_url, anchors, credential, connections=1)
     try:
-        async with pool, pool.stream("PUT", f"{_PATH}/authorities", json={"known": dict(known)}) as response:
+        async with (
+            pool,
+            pool.stream("PUT", f"{_PATH}/authorities", json={"known": dict(known)}, headers=_AS_IT_IS) as response,
+        ):
             _believe(base_url, response, refuse)
             if response.status_code == httpx.codes.NO_CONTENT:
                 return
-            await response.aread()
-            reason = (
-                f"{base_url} does not take which CAs are known here: {response.status_code} {text_of(response)[:300]}"
-            )
-            raise FeedRefused(reason, str((problem_of(response) or {}).get("code", "")))
+            raise await _refused(f"{base_url} does not take which CAs are known here", response, DEFAULT_TIMEOUT)
     except httpx.HTTPError as error:
         raise FeedLost(explain(base_url, error)) from error
 
 
-def _authorities(facts: dict[str, list[dict[str, str]]]) -> Authorities:
+def _authorities(facts: dict[str, list[dict[str, Any]]]) -> Authorities:
     return Authorities(
         tuple(
             IssuingAuthority(
-                each["name"], each["line"], each["state"], base64.b64decode(each["certificate"], validate=True)
+                _text(each["name"]),
+                _text(each["line"]),
+                _text(each["state"]),
+                base64.b64decode(each["certificate"], validate=True),
             )
             for each in facts["issuing"]
         )
@@ -240,15 +257,31 @@ def _believe(base_url: str, response: httpx.Response, refuse: Refuse) -> None:
         raise FeedLost(f"the server at {base_url} is not believed: {why}")
 
 
-async def _check(base_url: str, response: httpx.Response, after: int) -> None:
+async def _check(base_url: str, response: httpx.Response, after: int, seconds: float) -> None:
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if response.status_code == httpx.codes.OK and kind == "text/event-stream":
+        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise FeedLost(f"the revocation feed of {base_url} is compressed, though it was asked for as it is")
         return
-    await response.aread()
     if response.status_code == httpx.codes.CONFLICT:
         raise FeedAhead(f"the revocation feed of {base_url} has not what was read up to {after}; start again from 0")
-    reason = f"{base_url} refused the revocation feed: {response.status_code} {text_of(response)[:300]}"
-    raise FeedRefused(reason, str((problem_of(response) or {}).get("code", "")))
+    raise await _refused(f"{base_url} refused the revocation feed", response, seconds)
+
+
+async def _refused(what: str, response: httpx.Response, seconds: float) -> FeedRefused:
+    """Return the refusal *response*; what has not come in *seconds*, or is too long, is not waited for."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > _LONGEST_REFUSAL:
+                    break
+    except TimeoutError:
+        pass
+    read = httpx.Response(response.status_code, content=bytes(body))
+    reason = f"{what}: {response.status_code} {text_of(read)[:300]}"
+    return FeedRefused(reason, str((problem_of(read) or {}).get("code", "")))
 
 
 class EventReader:
@@ -260,11 +293,17 @@ class EventReader:
 
     def __init__(self, after: int) -> None:
         self._sequence = after
-        self._pending = b""
+        self._pending = bytearray()
 
     def feed(self, chunk: bytes) -> Iterator[FeedEvent | Authorities]:
         """Yield the events that *chunk* completes."""
-        *blocks, self._pending = (self._pending + chunk).replace(b"\r\n", b"\n").split(b"\n\n")
+        seen = max(0, len(self._pending) - 2)
+        self._pending += chunk
+        blocks: list[bytes] = []
+        # Otherwise an event that arrives byte by byte would be copied for each.
+        if self._pending.find(b"\n\n", seen) >= 0 or self._pending.find(b"\n\r\n", seen) >= 0:
+            *blocks, rest = bytes(self._pending).replace(b"\r\n", b"\n").split(b"\n\n")
+            self._pending = bytearray(rest)
         if len(self._pending) > _LONGEST_EVENT:
             raise FeedLost(f"an event of the revocation feed is longer than {_LONGEST_EVENT} bytes")
         for block in blocks:
@@ -294,9 +333,9 @@ class EventReader:
     def _event(self, block: bytes) -> FeedEvent | Authorities | None:
         try:
             written = block.decode()
-            usual = _USUAL.fullmatch(written)
+            usual = _USUAL.fullmatch(written) if len(written) <= _LONGEST_OF_ONE else None
             return self._any_event(written) if usual is None else self._usually_revoked(*usual.groups())
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise FeedLost(f"an event of the revocation feed cannot be read: {error!r}") from error
 
     def _any_event(self, written: str) -> FeedEvent | Authorities | None:
@@ -307,6 +346,8 @@ class EventReader:
                 kind = value.removeprefix(" ")
             elif name == "data":
                 data += value
+        if kind in _KINDS_OF_ONE and len(written) > _LONGEST_OF_ONE:
+            raise ValueError(f"it is longer than {_LONGEST_OF_ONE} characters")
         match kind:
             case "revoked":
                 return self._revoked(json.loads(data))
@@ -335,8 +376,8 @@ class EventReader:
         revocation = Revocation(_issuer_of(issuer), int(serial, 16), _reason_of(reason), _moment_of(revoked_at))
         return RevocationEvent(number, revocation, device, _moment_of(recorded_at), mark)
 
-    def _revoked(self, facts: dict[str, str]) -> RevocationEvent:
-        sequence = self._next(int(facts["sequence"]))
+    def _revoked(self, facts: dict[str, Any]) -> RevocationEvent:
+        sequence = self._next(_number(facts["sequence"]))
         revocation = Revocation(
             _issuer_of(facts["issuer_key_id"]),
             int(facts["serial"], 16),
@@ -345,12 +386,12 @@ class EventReader:
         )
         recorded_at = facts.get("recorded_at")
         moment = revocation.revoked_at if recorded_at is None else _moment_of(recorded_at)
-        return RevocationEvent(sequence, revocation, facts["device"], moment, facts.get("mark"))
+        return RevocationEvent(sequence, revocation, _text(facts["device"]), moment, _mark_in(facts))
 
-    def _released(self, facts: dict[str, str]) -> ReleaseEvent:
-        sequence = self._next(int(facts["sequence"]))
+    def _released(self, facts: dict[str, Any]) -> ReleaseEvent:
+        sequence = self._next(_number(facts["sequence"]))
         key = (bytes.fromhex(facts["issuer_key_id"]), int(facts["serial"], 16))
-        return ReleaseEvent(sequence, key, facts["device"], facts.get("mark"))
+        return ReleaseEvent(sequence, key, _text(facts["device"]), _mark_in(facts))
 
     def _next(self, sequence: int) -> int:
         if sequence != self._sequence + 1:
@@ -358,9 +399,44 @@ class EventReader:
         self._sequence = sequence
         return sequence
 
-    def _current(self, facts: dict[str, str]) -> Current:
-        sequence = int(facts["sequence"])
+    def _current(self, facts: dict[str, Any]) -> Current:
+        sequence = _number(facts["sequence"])
         if sequence != self._sequence:
             raise FeedLost(f"the revocation feed is at {sequence}, but the last event received is {self._sequence}")
         elapsed = facts.get("elapsed")
-        return Current(sequence, None if elapsed is None else float(elapsed))
+        return Current(sequence, None if elapsed is None else _seconds(elapsed))
+
+
+@functools.lru_cache(16)
+def _moment_of(text: str) -> datetime:
+    """Return the time *text*, with its zone, which the index can give back from whole seconds."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text} has no time zone")
+    datetime.fromtimestamp(int(moment.timestamp()), UTC)
+    return moment
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.80} is no text")
+    return value
+
+
+def _mark_in(facts: dict[str, Any]) -> str | None:
+    mark = facts.get("mark")
+    if mark is not None and len(_text(mark)) > _LONGEST_MARK:
+        raise ValueError(f"its mark is longer than {_LONGEST_MARK} characters")
+    return mark
+
+
+def _number(value: object) -> int:
+    if type(value) is not int:  # A bool is one, too, and a fraction would be cut off.
+        raise TypeError(f"{value!r:.80} is no whole number")
+    return value
+
+
+def _seconds(value: object) -> float:
+    if type(value) not in {int, float} or not math.isfinite(seconds := float(value)):  # type: ignore[arg-type]
+        raise TypeError(f"{value!r:.80} is no time in seconds")
+    return seconds

@@ -37,6 +37,7 @@ from provisioning.client.operator_answers import (
     RevokedCertificate,
     ServiceStatus,
 )
+from provisioning.client.whole_answer import ask
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.pki.tls import Credential, read_once
@@ -246,10 +247,16 @@ class OperatorClient:
         return (await self._call(_Revoked, "POST", "/v1/decommissions", request)).revoked
 
     async def devices(
-        self, *, group: str | None = None, state: str | None = None, certificate: str | None = None
+        self,
+        *,
+        group: str | None = None,
+        state: str | None = None,
+        certificate: str | None = None,
+        name_part: str | None = None,
     ) -> AsyncIterator[EnrolledDevice]:
-        """Yield every enrolled party, optionally of one *group* or *state* only, or with such a *certificate*."""
-        async for item in self._walk("/v1/devices", {"group": group, "state": state, "certificate": certificate}):
+        """Yield every enrolled party, or those of one *group* or *state*, with such a *certificate* or name."""
+        asked = {"group": group, "state": state, "certificate": certificate, "name_part": name_part}
+        async for item in self._walk("/v1/devices", asked):
             device = self._read(EnrolledDevice, item)
             if certificate not in (None, device.certificate):  # The service does not know this filter, and lists all.
                 raise ServiceUnavailable(
@@ -344,7 +351,7 @@ class OperatorClient:
     ) -> httpx.Response:
         body: dict[str, Any] = {"content": request} if isinstance(request, bytes) else {"json": _given(request)}
         try:
-            response = await self._pool.request(method, path, params=_given(query), **body)
+            response = await ask(self._pool, method, path, params=_given(query), **body)
         except httpx.HTTPError as error:
             raise ServiceUnavailable(explain(self._base_url, error)) from error
         except httpx.InvalidURL as error:  # More than 65,536 characters, before anything is sent.

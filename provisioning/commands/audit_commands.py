@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
@@ -16,6 +16,7 @@ import typer
 from provisioning.commands.service_command import Directory, Json, counted, fail, print_document, say, shown_time
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.program.command_group import command_group
+from provisioning.program.given_moment import Since, Until
 from provisioning.program.moments import rfc3339_milliseconds
 from provisioning.program.printed_table import print_table
 
@@ -79,6 +80,14 @@ def show(
             min=0, max=2**63 - 1, help="From after this number on, instead of the last ones.", show_default=False
         ),
     ] = None,
+    since: Since = None,
+    until: Until = None,
+    by: Annotated[
+        str | None, typer.Option(help="Only what this operator, device or service has done.", show_default=False)
+    ] = None,
+    signatures: Annotated[
+        bool, typer.Option("--signatures/--no-signatures", help="Also each certificate and CRL that was signed.")
+    ] = True,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many at most.")] = 100,
     directory: Directory = None,
     as_json: Json = False,
@@ -88,21 +97,34 @@ def show(
     \b
     Example:
       fleet-provisioning audit show meter-17
+      fleet-provisioning audit show --since 2027-01-05 --until 2027-01-06 --no-signatures
       fleet-provisioning audit show --after 1000 --json
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
     from provisioning.store import audit
 
     try:
-        found = _read(directory, lambda connection: audit.about(connection, about, limit, after=after))
+        wanted = audit.AuditFilter(since, until, by, signatures)
+        most = limit + 1  # To know whether there are more.
+        found = _read(directory, lambda connection: audit.about(connection, about, most, after=after, wanted=wanted))
+        are_all = len(found) <= limit
+        if not are_all:
+            found = found[-limit:] if after is None else found[:limit]
         items = [_item(entry) for entry in found]
     except (ValueError, TypeError) as error:
         raise fail(f"the audit log holds what no service writes ({error}): audit verify says in which entry") from error
     if as_json:
         print_document(items)
-        return
-    if not found:
-        say("fleet-provisioning: no entry" + (" with that text" if about else ""))
-        return
+    elif found:
+        _print_table(found, about)
+    if not found and not as_json:
+        narrowed = wanted != audit.EVERY_ENTRY or after is not None
+        say("fleet-provisioning: no entry" + (" of these" if narrowed else "") + (" with that text" if about else ""))
+    if not are_all:
+        more = "--limit shows more" if after is None else f"--after {found[-1].number} shows the next"
+        say(f"fleet-provisioning: only the {'last' if after is None else 'first'} {limit} are shown: {more}")
+
+
+def _print_table(found: Sequence[AuditEntry], about: str) -> None:
     print_table(
         ("number", "time", "actor", "action", "subject", "details"),
         (

@@ -21,7 +21,6 @@ from provisioning.commands.service_command import (
     Json,
     connected,
     duration,
-    moment,
     print_document,
     print_facts,
     print_json,
@@ -30,6 +29,7 @@ from provisioning.commands.service_command import (
 )
 from provisioning.program.command_group import command_group
 from provisioning.program.gathered_options import with_options
+from provisioning.program.given_moment import moment
 from provisioning.program.printed_table import print_table
 
 if TYPE_CHECKING:

@@ -47,6 +47,9 @@ STANDINGS: Final = ("valid", "suspended", "revoked", "expired", "none")
 @connected
 def list_devices(
     connection: Connection,
+    name: Annotated[
+        str | None, typer.Option(help="With this in their name, in capitals or not.", show_default=False)
+    ] = None,
     group: Group = None,
     state: Annotated[str | None, choice_option(STATES)] = None,
     certificate: Annotated[str | None, choice_option(STANDINGS, "Whose certificate is ")] = None,
@@ -56,12 +59,13 @@ def list_devices(
 
     \b
     Example:
+      fleet-provisioning device list --name pump
       fleet-provisioning device list --group north --state revoked
       fleet-provisioning device list --state active --certificate expired
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
 
     async def command(client: OperatorClient) -> None:
-        found = client.devices(group=group, state=state, certificate=certificate)
+        found = client.devices(group=group, state=state, certificate=certificate, name_part=name)
         await print_each(
             found,
             ("name", "role", "group", "state", "certificate", "until", "enrolled", "certificates"),

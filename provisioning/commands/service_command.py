@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -25,6 +25,7 @@ import typer
 from provisioning.errors import ConfigurationError, InvalidSettings
 from provisioning.program.durations import seconds_in
 from provisioning.program.gathered_options import with_options
+from provisioning.program.given_moment import moment
 from provisioning.program.hung_line import hung
 from provisioning.program.journal import failure
 from provisioning.program.printable import LAID_OUT, printable
@@ -167,23 +168,6 @@ def shown_time(moment: datetime) -> str:
 def counted(count: int, what: str, plural: str = "") -> str:
     """Return *count* and the noun *what*: "1 device", "2 devices"; *plural* is for irregular ones."""
     return f"{count} {what if count == 1 else plural or f'{what}s'}"
-
-
-def moment(text: str) -> datetime:
-    """Parse a time on the command line: in UTC unless it has an offset; for `typer.Option(parser=…)`.
-
-    Typer's own parser would take a number as seconds since 1970: a year would be a time on that first day.
-    """
-    try:
-        given = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not a time: write 2027-01-05, or 2027-01-05T08:00:00, in UTC") from error
-    if given.tzinfo is None:
-        return given.replace(tzinfo=UTC)
-    try:
-        return given.astimezone(UTC)
-    except OverflowError as error:
-        raise typer.BadParameter(f"{text} is outside the years 1 to 9999 in UTC") from error
 
 
 def span(text: object) -> int:

@@ -5,8 +5,8 @@ between the parser and the answer (a cycle that passes on messages, a body assem
 look for a route) cost as much as the signature. So if a handler accepts them, such requests are answered without the
 ASGI interface for bodies in pieces. Every other request takes the usual way, from its head on.
 
-Answers are sent in the order of requests. Invalid HTTP is answered last, with 400, and nothing after it is read; if
-it is in the body of a request whose answer has begun, the connection is closed without an answer.
+Answers are sent in the order of requests. Invalid HTTP is answered last, with 400 or 501, and nothing after it is read;
+if it is in the body of a request whose answer has begun, the connection is closed without an answer.
 
 The parser reports a header only when it is complete, and joins it again with each read until then: an endless one would
 block the event loop and fill the memory; so would an endless target, or a trailer field. So octets that were read and
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from http import HTTPStatus
 from typing import Any, Final, Protocol
 
 import httptools
@@ -39,6 +40,7 @@ from provisioning.connections.host_header import check_host
 from provisioning.connections.older_answers import OlderAnswer, reads_only_its_own
 from provisioning.connections.places import Place
 from provisioning.connections.taken_answers import TakenAnswers
+from provisioning.connections.transfer_coding import UnknownCodingError, check_transfer_coding
 from provisioning.connections.unsent import unsent
 from provisioning.connections.written_answer import Answering, ReadyAnswer, lines
 from provisioning.program.proxy_header import Address
@@ -55,6 +57,10 @@ _VERSIONS: Final = frozenset({"1.0", "1.1"})
 """The parser knows more, and those of its other protocols."""
 _REQUEST_SECONDS: Final = 60.0
 _STALL_SECONDS: Final = 60.0
+_INVALID: Final = ReadyAnswer.of_text(HTTPStatus.BAD_REQUEST, "Invalid HTTP request received.")
+_UNKNOWN_CODING: Final = ReadyAnswer.of_text(
+    HTTPStatus.NOT_IMPLEMENTED, "Transfer-Encoding: send the body as it is, or chunked and in no other coding."
+)
 
 
 class WholeRequests(Protocol):
@@ -113,6 +119,8 @@ class ConnectionProtocol(HttpToolsProtocol):
         """Whether the request that is being read has been given to the application."""
         self._broken = False
         """Whether invalid HTTP has arrived."""
+        self._refusal = _INVALID
+        """What that is answered with."""
         self._ended = False
         """Whether the client sends nothing more, and waits for its answers."""
         self._stopping = False
@@ -183,6 +191,8 @@ class ConnectionProtocol(HttpToolsProtocol):
         if not hosts or hosts != self._hosts:
             check_host(hosts, self.parser.get_http_version())
             self._hosts = hosts
+        if codings := [value for name, value in self.headers if name == b"transfer-encoding"]:
+            self._check_coding(codings)
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 raise ValueError("this is no proxy")
@@ -190,6 +200,13 @@ class ConnectionProtocol(HttpToolsProtocol):
             self._held = []
         else:
             self._begin_usual_way()
+
+    def _check_coding(self, codings: list[bytes]) -> None:
+        try:
+            check_transfer_coding(codings, self.parser.get_http_version())
+        except UnknownCodingError:
+            self._refusal = _UNKNOWN_CODING
+            raise
 
     def _begin_usual_way(self) -> None:
         waits, version = self._is_answering(), self.parser.get_http_version()
@@ -308,7 +325,7 @@ class ConnectionProtocol(HttpToolsProtocol):
         return self._in_body and not (self.pipeline or self._unread)
 
     def _break_off(self) -> None:
-        """Answer invalid HTTP after everything before it is answered (RFC 9112 §9.3.2)."""
+        """Answer invalid HTTP, and close, after everything before it is answered (RFC 9112 §9.3.2)."""
         self._broken, self._held = True, None
         if not self._in_body:
             waits = self._is_answering()
@@ -327,7 +344,8 @@ class ConnectionProtocol(HttpToolsProtocol):
             self._refuse()
 
     def _refuse(self) -> None:
-        self.send_400_response("Invalid HTTP request received.")
+        self._write(self._refusal, keeps=False)
+        self._taken.begin()
 
     def _feed(self, data: bytes) -> None:
         while data:
@@ -419,11 +437,6 @@ class ConnectionProtocol(HttpToolsProtocol):
         """Close when what has come is answered, and take nothing more: the service ends."""
         self._stopping = True
         super().shutdown()
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer invalid HTTP, and close when the answer is sent."""
-        super().send_400_response(msg)
-        self._taken.begin()
 
     def _close(self) -> None:
         self.transport.close()

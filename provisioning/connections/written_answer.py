@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from provisioning.quick_values import quickly_made
 
@@ -38,6 +38,11 @@ class ReadyAnswer:
     def of_response(cls, response: Response) -> ReadyAnswer:
         """Return *response*, which has its body."""
         return cls.of(response.status_code, response.raw_headers, bytes(response.body))
+
+    @classmethod
+    def of_text(cls, status: int, text: str) -> ReadyAnswer:
+        """Return a line for people."""
+        return cls.of_response(PlainTextResponse(text, status))
 
     def written(self, default_lines: bytes, *, closes: bool) -> bytes:
         """Return it as sent; *default_lines* are the default headers, formatted by `lines`.

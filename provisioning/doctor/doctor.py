@@ -18,7 +18,7 @@ import stat
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +37,7 @@ from provisioning.directory.doubts import about_address, about_keys
 from provisioning.directory.files import ISSUING_CA, OPERATOR, SERVER, AuthorityFiles, read_certificate
 from provisioning.doctor.doctor_authorities import authority_findings
 from provisioning.doctor.doctor_claims import claim_findings
+from provisioning.doctor.doctor_clock import clock_finding
 from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
 from provisioning.doctor.doctor_manufacturers import manufacturer_findings
 from provisioning.doctor.doctor_own_certificates import certificate_findings, standing_findings
@@ -47,6 +48,7 @@ from provisioning.program import full_disk
 from provisioning.program.given_file import SETTINGS_BYTES, contents_of
 from provisioning.program.unbound_socket import unbound
 from provisioning.store import audit, audit_findings, missing_parts, schema
+from provisioning.store.audit_findings import Latest
 from provisioning.store.database import Database
 from provisioning.store.held_lock import is_held
 from provisioning.store.usable import reason_of
@@ -56,7 +58,6 @@ _PRIVATE_FILE: Final = 0o600
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _GROUP: Final = stat.S_ISGID | stat.S_IRWXG
 _ROOT: Final = 0
-_CLOCK_TOLERANCE: Final = timedelta(minutes=2)
 _LEAST_FREE: Final = 500 * 1024 * 1024
 _FULL: Final = 1024 * 1024
 """With less free space than this, writing more than a page may fail."""
@@ -325,7 +326,7 @@ def _whole(connection: Connection, database: Database) -> Finding:
 
 
 async def _records(settings: Settings, database: Database, now: datetime) -> AsyncIterator[Finding]:
-    def read(connection: Connection) -> tuple[datetime | None, list[Finding]]:
+    def read(connection: Connection) -> tuple[Latest | None, list[Finding]]:
         findings = [
             *_of_another_key(connection),
             *standing_findings(connection, AuthorityFiles(settings.directory), now),
@@ -339,22 +340,15 @@ async def _records(settings: Settings, database: Database, now: datetime) -> Asy
         if (former := schema.former_rows(connection)) > _FORMER_ROWS:
             findings.insert(0, _slowed(former))
         try:
-            return audit_findings.last_time(connection), findings
+            return audit_findings.latest(connection), findings
         except audit_findings.UNREADABLE as error:
             remedy = (
                 "run fleet-provisioning audit verify; find out who could write to the database, and restore a backup"
             )
-            return None, [failed("audit log", f"its last entry cannot be read: {error}", remedy), *findings]
+            return None, [failed("audit log", f"its last entries cannot be read: {error}", remedy), *findings]
 
     latest, about_others = await database.read(read)
-    if latest is not None and now < latest - _CLOCK_TOLERANCE:
-        yield failed(
-            "clock",
-            f"the clock says {now:%Y-%m-%d %H:%M:%S} UTC, but an entry was recorded at {latest:%Y-%m-%d %H:%M:%S}",
-            "set the clock: timedatectl set-ntp true",
-        )
-    else:
-        yield ok("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC, later than the last entry")
+    yield clock_finding(now, latest)
     for finding in about_others:
         yield finding
 

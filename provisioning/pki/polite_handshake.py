@@ -32,13 +32,14 @@ _AGAIN = (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLSyscallError, ssl.
 """Not our refusal: there is no alert to send."""
 _ALERT_FIRST: Final = (ssl.SSL_ERROR_WANT_READ, "the alert goes out first")
 
-_tell: Final[ContextVar[Callable[[], object] | None]] = ContextVar("tell", default=None)
+_tell: Final[ContextVar[Callable[[ssl.SSLError], object] | None]] = ContextVar("tell", default=None)
 
 
-def on_refusal(tell: Callable[[], object]) -> None:
+def on_refusal(tell: Callable[[ssl.SSLError], object]) -> None:
     """Have the handshakes that begin in this context, for example in this task, call *tell* when they fail.
 
-    The alert has not been sent then: the transport sends it before the event loop does anything else.
+    It is given the error. The alert has not been sent then: the transport sends it before the event loop does anything
+    else.
     """
     _tell.set(tell)
 
@@ -47,7 +48,7 @@ class PoliteHandshake(ssl.SSLObject):
     """The TLS side of one connection, for `ssl.SSLContext.sslobject_class`."""
 
     _failure: ssl.SSLError | None = None
-    _told: Callable[[], object] | None = None
+    _told: Callable[[ssl.SSLError], object] | None = None
 
     def __new__(cls, *arguments: Any, **options: Any) -> Self:
         """Take note of whom to tell: the handshake may be continued in another context."""
@@ -84,4 +85,4 @@ class PoliteHandshake(ssl.SSLObject):
     def _note(self, failure: ssl.SSLError) -> None:
         self._failure = copy.copy(failure)
         if self._told is not None:
-            self._told()
+            self._told(self._failure)

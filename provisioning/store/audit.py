@@ -38,7 +38,7 @@ from enum import StrEnum
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final
 
-from sqlalchemy import Row, Select, bindparam, insert, inspect, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, bindparam, insert, inspect, or_, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
@@ -118,6 +118,38 @@ class AuditEntry:
         facts = (self.number, self.at, self.actor, self.action, self.subject, self.details)
         return hmac.compare_digest(self.mac, _mac(key, previous, *facts))
 
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Which entries are wanted, besides the text in them."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    """Not those of that moment."""
+    by: str | None = None
+    """The actor."""
+    signatures: bool = True
+    """Also those about certificates and CRLs signed: by far the most."""
+
+    def conditions(self) -> Iterator[ColumnElement[bool]]:
+        """Yield the SQL conditions."""
+        if self.since is not None:
+            yield audit_entries.c.at >= self.since
+        if self.until is not None:
+            yield audit_entries.c.at < self.until
+        if self.by is not None:
+            yield audit_entries.c.actor == self.by
+        if not self.signatures:
+            yield audit_entries.c.action.not_in(_SIGNATURES)
+
+
+_SIGNATURES: Final = (
+    Action.SIGNING_CERTIFICATE.value,
+    Action.CERTIFICATE_SIGNED.value,
+    Action.SIGNING_CRL.value,
+    Action.CRL_SIGNED.value,
+)
+EVERY_ENTRY: Final = AuditFilter()
 
 READ_HEAD: Final = select(audit_head.c.number, audit_head.c.mac, audit_head.c.seal)
 """Number, code and seal."""
@@ -269,9 +301,11 @@ def has(connection: Connection, head: AuditHead) -> bool:
     return mac == head.mac
 
 
-def about(connection: Connection, text: str, limit: int, *, after: int | None = None) -> list[AuditEntry]:
-    """Return entries with *text* somewhere, all of them if it is empty, in order: the last ones, or from *after* on."""
-    statement = select(audit_entries).limit(limit)
+def about(
+    connection: Connection, text: str, limit: int, *, after: int | None = None, wanted: AuditFilter = EVERY_ENTRY
+) -> list[AuditEntry]:
+    """Return *wanted* entries with *text* somewhere, all if that is empty, in order: the last, or from *after* on."""
+    statement = select(audit_entries).where(*wanted.conditions()).limit(limit)
     if text:
         parts = audit_entries.c.actor, audit_entries.c.action, audit_entries.c.subject, audit_entries.c.details
         statement = statement.where(or_(*(part.icontains(text, autoescape=True) for part in parts)))

@@ -11,8 +11,8 @@ Rules
 -----
 1. The cost of a page does not depend on the number of devices or certificates: each is looked up by an index, even
    if PostgreSQL has no statistics (docs/decisions/0085-index-look-ups-without-statistics.md), and a search by
-   standing examines at most `LOOKED_AT` devices, one by state alone `LOOKED_AT_FOR_STATE`. What it has found by then
-   is the page, even if short or empty, and the cursor says where the next one begins.
+   standing examines at most `LOOKED_AT` devices, one by state or part of the name alone `LOOKED_AT_ALONE`. What it has
+   found by then is the page, even if short or empty, and the cursor says where the next one begins.
 2. A device's certificates are examined newest first, up to the first good one.
 """
 
@@ -35,8 +35,8 @@ from provisioning.store.utc_date_time import UtcDateTime
 
 LOOKED_AT: Final = 2000
 """Devices, for one page of a search by their certificates."""
-LOOKED_AT_FOR_STATE: Final = 20_000
-"""For one of a search by state alone, in which the certificates of no other device are looked up."""
+LOOKED_AT_ALONE: Final = 20_000
+"""For one of a search by what stands in a device's own row, in which the certificates of no other are looked up."""
 _AT_ONCE: Final = 500
 _NAMED: Final = 50
 
@@ -61,10 +61,21 @@ class DeviceSearch:
     group: str | None = None
     state: DeviceState | None = None
     certificate: Standing | None = None
+    part: str | None = None
+    """Of its name, in capitals or not."""
+
+    @property
+    def narrows(self) -> bool:
+        """Whether it says something that a device's own row answers, and no index."""
+        return self.state is not None or self.part is not None
+
+    def may_want(self, name: str, state_now: str) -> bool:
+        """Whether it is one of those, as far as the device's own row says."""
+        return self.state in (None, state_now) and (self.part is None or self.part.lower() in name.lower())
 
     def wants(self, shown: ShownDevice) -> bool:
         """Whether it is one of those, as far as the index does not say."""
-        return self.state in (None, shown.device.state) and self.certificate in (None, shown.certificate)
+        return self.may_want(shown.device.name, shown.device.state) and self.certificate in (None, shown.certificate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,21 +132,21 @@ def page(
 
     Without a next page that is None. A page may be shorter though there is a next one.
     """
-    if search.state is None and search.certificate is None:
+    if not search.narrows and search.certificate is None:
         found = list(_shown(connection, _behind(search, after).limit(limit + 1), now))
         return found[:limit], found[limit - 1].device.name if len(found) > limit else None
-    most = LOOKED_AT_FOR_STATE if search.certificate is None else LOOKED_AT
+    most = LOOKED_AT_ALONE if search.certificate is None else LOOKED_AT
     found = []
     looked_at = 0
     while True:
-        if search.state is None:
+        if not search.narrows:
             part = list(_shown(connection, _behind(search, after).limit(_AT_ONCE), now))
             found += filter(search.wants, part)
             size, last = len(part), part[-1].device.name if part else None
         else:  # Before the certificates of any are looked up.
             states = _behind(search, after).with_only_columns(devices.c.name, state()).limit(_AT_ONCE)
             rows = connection.execute(states).all()
-            names = [name for name, is_now in rows if is_now == search.state]
+            names = [name for name, is_now in rows if search.may_want(name, is_now)]
             if search.certificate is None:
                 names = names[: limit + 1 - len(found)]
             found += filter(search.wants, _named(connection, names, now))

@@ -46,7 +46,7 @@ from sqlalchemy.exc import DatabaseError, DataError, DBAPIError, InternalError, 
 from provisioning.errors import Code, Refused
 from provisioning.quick_values import quickly_made
 from provisioning.store import audit
-from provisioning.store.failure_lines import FailureLines
+from provisioning.store.outage import Outage
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +55,8 @@ Apart = Callable[[], Collection[Hashable] | None]
 """Returns all that a work's decisions depend on, None if it cannot tell."""
 
 _WAITING: Final = 4096
-_failure_lines: Final = FailureLines()
+_outage: Final = Outage()
+"""Of the process's store."""
 _MENDABLE: Final = frozenset({"42501", "3F000", "42P01", "42703"})
 """PostgreSQL's errors for a missing privilege, on a table or on the schema, and for a missing table or column:
 an operator can fix them. SQLite's for the last is an OperationalError."""
@@ -91,15 +92,28 @@ class Lane(ABC):
         self._waiting += 1
         future = self._submit(work, apart, short=short)
         try:
-            return await asyncio.shield(future)
+            result = await asyncio.shield(future)
+        except Refused as refusal:
+            if refusal.code is Code.UNAVAILABLE and isinstance(refusal.__cause__, DBAPIError):
+                _outage.stops(self)
+            raise
         except asyncio.CancelledError:
             while not future.done():
                 with contextlib.suppress(asyncio.CancelledError):  # Whoever cancels may do so again, as anyio does.
                     await asyncio.wait([future])
             future.exception()  # Retrieved, as no caller is left; the transaction is undone.
             raise
+        else:
+            if _outage.lasts:
+                self._tell_end()
+            return result
         finally:
             self._waiting -= 1
+
+    def _tell_end(self) -> None:
+        seconds = _outage.works(self, time.monotonic())
+        if seconds is not None:
+            log.info("store can be used again", code="STORE_BACK", seconds=round(seconds, 1))
 
     def seconds_at_work(self) -> float:
         """Return how long the transaction that all others wait for has been in progress; 0 if there is none."""
@@ -281,7 +295,7 @@ def explained(error: Exception) -> Exception:
         detail = " ".join(str(error.orig).split())
         if is_locked(refusal):
             detail += ": another program has locked what is needed"
-        if times := _failure_lines.failed(detail, time.monotonic()):
+        if times := _outage.failed(detail, time.monotonic()):
             log.warning("store cannot be used", code="STORE_FAILED", detail=detail, times=times)
         return refusal
     if audit.concerns(error.statement):  # A trigger, a rule or a constraint that somebody added.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -41,6 +42,12 @@ def revoked(sequence: int) -> bytes:
         "device": f"meter-{sequence}",
     }
     return f"id: {sequence}\nevent: revoked\ndata: {json.dumps(data)}\n\n".encode()
+
+
+def other_facts(**other: object) -> bytes:
+    """Return the event 5 with *other* facts."""
+    facts = json.loads(revoked(5).partition(b"data: ")[2]) | {"mark": "ab"} | other
+    return f"id: 5\nevent: revoked\ndata: {json.dumps(facts)}\n\n".encode()
 
 
 def current(sequence: int) -> bytes:
@@ -250,6 +257,27 @@ def test_an_event_is_the_same_however_its_fields_are_laid_out(written: bytes) ->
         (authorities(certificate=7), "cannot be read"),
         (b"event: authorities\ndata: {}\n\n", "cannot be read"),
         (b"x" * 2_000_000, "is longer than"),
+        (other_facts(sequence=True), "True is no whole number"),
+        (other_facts(sequence=5.5), "5.5 is no whole number"),
+        (other_facts(sequence=math.inf), "inf is no whole number"),
+        (b'event: current\ndata: {"sequence": 1e999}\n\n', "inf is no whole number"),
+        (other_facts(device=7), "7 is no text"),
+        (other_facts(device=["meter-5"]), "is no text"),
+        (other_facts(device="m" * 5000), "is longer than 4096 characters"),
+        (other_facts(serial="1" * 5000), "is longer than 4096 characters"),
+        (other_facts(mark=7), "7 is no text"),
+        (other_facts(mark="ab" * 33), "its mark is longer than 64 characters"),
+        (other_facts(revoked_at="2026-01-02T03:04:05"), "has no time zone"),
+        (other_facts(recorded_at="2026-01-02"), "has no time zone"),
+        (other_facts(revoked_at="9999-12-31T23:59:59-14:00"), "year 10000 is out of range"),
+        (other_facts(revoked_at="9999-12-31T23:59:59.999999Z"), "year 10000 is out of range"),
+        (other_facts(revoked_at="0001-01-01T00:00:00+14:00"), "year 0 is out of range"),
+        (b'event: current\ndata: {"sequence": 4, "elapsed": ' + b"9" * 400 + b"}\n\n", "cannot be read"),
+        (b'event: current\ndata: {"sequence": 4, "elapsed": NaN}\n\n', "nan is no time in seconds"),
+        (b"event: authorities\ndata: " + b"[" * 200_000 + b"\n\n", "cannot be read"),
+        (b'event: released\ndata: {"sequence": 5, "a": ' + b"[" * 4000 + b"\n\n", "cannot be read"),
+        (authorities(name=7), "7 is no text"),
+        (authorities(state=["active"]), "is no text"),
     ],
 )
 def test_what_is_lost_or_unreadable_ends_the_feed(stream: bytes, reason: str) -> None:

@@ -19,6 +19,9 @@ from provisioning.pki.tls import ClientCertificate, Credential, server_context
 
 _FEED = b'HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nevent: current\ndata: {"sequence": %d}\n\n'
 
+_PAUSE = 0.02
+"""Seconds between two parts of an answer that goes on."""
+
 
 @asynccontextmanager
 async def impostor(
@@ -30,17 +33,23 @@ async def impostor(
     response: bytes = b"",
     answer: bytes = b"",
     until: asyncio.Event | None = None,
+    again: bytes = b"",
 ) -> AsyncIterator[tuple[str, list[bytes]]]:
     """Yield its address, at `localhost`, and what it has received: one entry per connection.
 
     It says that nothing has happened after *sequence*, or *answer*, and staples the OCSP *response*.
-    The connection ends after the answer, or with *until*.
+    The connection ends after the answer, or with *until*, or goes on with *again* until the client leaves.
     """
     heard: list[bytes] = []
 
     async def pose(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         heard.append(await reader.read(1000))
         writer.write(answer or _FEED % sequence)
+        with contextlib.suppress(OSError):
+            while again:
+                writer.write(again)
+                await writer.drain()
+                await asyncio.sleep(_PAUSE)
         if until is not None:
             await until.wait()
         writer.close()

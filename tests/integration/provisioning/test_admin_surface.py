@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 
 import httpx
@@ -164,6 +165,40 @@ def test_metrics_are_off_unless_configured(service: ProvisioningService) -> None
     )
     for refused in (Curl(service.http).run("/metrics"), Curl(service.https, service.bundle).run("/metrics")):
         assert (refused.status, refused.text) == (404, where)
+
+
+ELSEWHERE = [
+    ("https", "/", "here are /.well-known/est for devices and /v1 for operators, which /v1/openapi.json describes"),
+    ("https", "/healthz", "this is on the plain HTTP port"),
+    ("https", "/crl/issuing-ca.crl", "this is on the plain HTTP port"),
+    ("https", "/v1", "/v1/openapi.json lists what there is"),
+    ("https", "/v10", "Not Found"),
+    (
+        "http",
+        "/",
+        "here are /ca/bundle.pem, /crl/NAME.crl, /ca/NAME.crt, /ocsp, /healthz and /readyz",
+    ),
+    ("http", "/.well-known/est/cacerts", "this is on the HTTPS port"),
+    ("http", "/v1/devices", "this is on the HTTPS port"),
+    ("http", "/favicon.ico", "Not Found"),
+]
+
+
+@pytest.mark.parametrize(("port", "path", "told"), ELSEWHERE)
+def test_who_asks_where_nothing_is_is_told_where_it_is(
+    service: ProvisioningService, port: str, path: str, told: str
+) -> None:
+    address = service.http if port == "http" else service.https
+    refused = Curl(address, service.bundle).run(path)
+    assert refused.status == HTTPStatus.NOT_FOUND
+    said = json.loads(refused.text)["detail"] if path.startswith("/v1") else refused.text.removeprefix("NOT_FOUND: ")
+    assert said.rstrip("\n") == f"GET {path}: {told}"
+
+
+def test_who_speaks_http_to_the_https_port_is_told_so(service: ProvisioningService) -> None:
+    refused = Curl(service.https.replace("https:", "http:")).run("/v1/status")
+    assert refused.status == HTTPStatus.BAD_REQUEST
+    assert refused.text == "INVALID_REQUEST: this port speaks HTTPS: write https:// in the URL\n"
 
 
 def test_who_uses_another_method_is_told_those_that_the_document_names(service: ProvisioningService) -> None:

@@ -197,6 +197,17 @@ def what_was_signed(entry: dict[str, Any]) -> tuple[str, object]:
     return entry["subject"], details.get("number") or details.get("serial")
 
 
+def test_a_device_is_found_by_a_part_of_its_name(command: Operator, device: OpensslDevice, stranger: Curl) -> None:
+    _, token, _ = command("token", "create", "--device", device.name, "--group", "north")
+    assert stranger.est("simpleenroll", device.request(), "--user", f"{device.name}:{token.strip()}").status == 200
+    part = device.name[1:].upper()
+    found = json.loads(command("device", "list", "--name", part, "--json")[1])
+    assert device.name in {each["name"] for each in found}
+    assert all(part in each["name"].upper() for each in found)
+    _, table, _ = command("device", "list", "--name", "ROVISIONIN")
+    assert [line.split()[0] for line in table.splitlines()] == ["name", "provisioning"]
+
+
 def test_the_audit_log_is_shown_and_verified_while_the_service_runs(own_service: ProvisioningService) -> None:
     own_service.token(device="meter-1", group="north")
     directory = ("--dir", str(own_service.dir))
@@ -229,6 +240,20 @@ def test_the_audit_log_is_shown_and_verified_while_the_service_runs(own_service:
     assert '"devices": ["meter-321", "… 249 more"]' in table
     table = own_service.command("audit", "show", "--limit", "1", *directory, check=True).stdout
     assert '"meter-256", "meter-257", "… 242 more"]' in table
+    done = own_service.command("audit", "show", "--no-signatures", "--limit", "1", *directory, check=True)
+    assert "tokens created" in done.stdout
+    assert "only the last 1 are shown: --limit shows more" in done.stderr
+    done = own_service.command("audit", "show", "--after", "2", "--limit", "1", *directory, check=True)
+    assert "only the first 1 are shown: --after 3 shows the next" in done.stderr
+    operators = own_service.command(
+        "audit", "show", "--by", "admin", "--no-signatures", "--json", *directory, check=True
+    )
+    assert {each["actor"] for each in json.loads(operators.stdout)} == {"admin"}
+    assert not {each["action"] for each in json.loads(operators.stdout)} & {"signing certificate", "CRL signed"}
+    today = own_service.command("audit", "show", "--since", shown[0]["at"], "--json", *directory, check=True).stdout
+    assert json.loads(today)[0] == shown[0]
+    done = own_service.command("audit", "show", "--until", shown[0]["at"], *directory, check=True)
+    assert (done.stdout, done.stderr) == ("", "fleet-provisioning: no entry of these\n")
     assert "no entry with that text" in own_service.command("audit", "show", "nobody", *directory, check=True).stderr
     own_service.stop()
     with sqlite3.connect(own_service.dir / "fleet.db") as store:

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.engine.history import Event
+from broker.mqtt.codes import ReasonCode
 from broker.revocation import revocation_feed
 from broker.revocation.revocation_feed import RevocationFeed
 from broker.revocation.revoked_services import RevokedServices
-from provisioning.client.feed import Current, FeedAhead, FeedEvent, FeedLost, Refuse
+from provisioning.client.feed import (
+    Current,
+    FeedAhead,
+    FeedEvent,
+    FeedLost,
+    Refuse,
+    ReleaseEvent,
+    RevocationEvent,
+)
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import CredentialFiles
+from tests.support.pki import shared_device, shared_service
 from tests.support.wire import MemoryBroker
 
 _OUTAGE = 8
@@ -125,3 +138,66 @@ async def test_an_outage_is_one_entry_of_the_audit_log_however_often_it_is_tried
     with pytest.raises(asyncio.CancelledError):
         await feed.run()
     assert entries == ["feed current", "feed lost"] * 3
+
+
+async def test_the_end_of_a_suspension_that_is_read_again_lets_nobody_in_before_all_is_read(
+    tmp_path: Path, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device was suspended a second time: whoever can slow the feed down would let it in between the two."""
+    device = shared_device("meter-1")
+    hold = replace(device.revocation, reason=RevocationReason.CERTIFICATE_HOLD)
+    first, second = (RevocationEvent(number, hold, "meter-1", hold.revoked_at) for number in (1, 3))
+    release, last = (ReleaseEvent(number, hold.key, "meter-1") for number in (2, 4))
+
+    def come(expected: ReasonCode) -> None:
+        broker.open(device).connect(client_id="meter-1", expect=expected)
+
+    feed, asked = feed_of(broker, tmp_path), 0
+
+    async def follow(*_: object, **_named: object) -> AsyncIterator[list[FeedEvent]]:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            yield [first, release, second, Current(3)]
+            come(ReasonCode.BANNED)
+            raise FeedAhead("start again from 0")
+        yield [first, release]
+        come(ReasonCode.BANNED)
+        if asked == 2:
+            raise FeedLost("somebody has cut it")
+        yield [second]
+        yield [last]
+        come(ReasonCode.BANNED)
+        yield [Current(4)]
+        come(ReasonCode.SUCCESS)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(revocation_feed, "follow_together", follow)
+    with pytest.raises(asyncio.CancelledError):
+        await feed.run()
+    assert asked == 3
+
+
+async def test_a_suspension_that_is_first_heard_of_when_all_is_read_again_ends_with_its_end(
+    tmp_path: Path, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been that of the service, which is not believed again before it is over."""
+    shown = shared_service("provisioning")
+    hold = replace(shown.revocation, reason=RevocationReason.CERTIFICATE_HOLD)
+    feed, said = feed_of(broker, tmp_path), list[bool]()
+
+    async def follow(*_: object, refuse: Refuse, **_named: object) -> AsyncIterator[list[FeedEvent]]:
+        if not said:
+            said.append(True)
+            raise FeedAhead("start again from 0")
+        path = [shown.der, *(each.public_bytes(Encoding.DER) for each in shown.chain)]
+        yield [RevocationEvent(1, hold, "provisioning", hold.revoked_at)]
+        said.append(refuse(path) is None)
+        yield [ReleaseEvent(2, hold.key, "provisioning")]
+        said.append(refuse(path) is None)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(revocation_feed, "follow_together", follow)
+    with pytest.raises(asyncio.CancelledError):
+        await feed.run()
+    assert said == [True, False, True]

@@ -147,6 +147,24 @@ async def test_revocations_that_the_service_does_not_do_end_no_run_and_are_told(
     assert re.fullmatch(r"failed revocation: meter-\d: https://localhost cannot be reached: Connection refused", told)
 
 
+@pytest.mark.parametrize("lie", [Lie.NOTHING, Lie.TELLS_THE_FIRST], ids=lambda lie: lie.value)
+async def test_each_receiver_must_know_who_is_there(tmp_path: Path, authority: Authority, lie: Lie) -> None:
+    arriving = SCENARIO.partition("[[stages]]\ncommand")[0].replace("devices = 3", "devices = 3\nreceivers = 2")
+    result = await judged(authority, tmp_path, lie, arriving + '[thresholds]\nstale_presence = ["== 0"]\n')
+    assert result.recorder.counts[Count.STALE_PRESENCE] == (3 if lie is Lie.TELLS_THE_FIRST else 0)
+    assert result.exit_code == (ExitCode.THRESHOLD if lie is Lie.TELLS_THE_FIRST else ExitCode.OK)
+
+
+@pytest.mark.parametrize("lie", [Lie.NOTHING, Lie.DOUBLES_A_COMMAND, Lie.DOUBLES_AN_ANSWER], ids=lambda lie: lie.value)
+async def test_what_nobody_asked_for_is_found_by_workers_too(tmp_path: Path, authority: Authority, lie: Lie) -> None:
+    """Each of them sends its devices their commands: nobody else can know which answers are due."""
+    scenario = SCENARIO.replace("devices = 3", "devices = 4").partition("[[stages]]\nrevoke")[0]
+    scenario += '[thresholds]\nunexpected = ["== 0"]\nunanswered_commands = ["== 0"]\n'
+    result = await judged(authority, tmp_path, lie, scenario, Manner(workers=2))
+    crossed = {str(one.threshold.metric) for one in result.thresholds if not one.passed}
+    assert crossed == (set() if lie is Lie.NOTHING else {"unexpected"})
+
+
 async def test_who_is_on_the_way_when_the_stages_end_arrives_and_is_there(tmp_path: Path, authority: Authority) -> None:
     """It is admitted, and says that it is there when its subscription is acknowledged."""
     arriving = SCENARIO.partition("[[stages]]\ncommand")[0]

@@ -389,7 +389,7 @@ def test_by_how_much_waiting_for_a_core_explains_pauses_is_told() -> None:
 
 def test_who_waits_for_ever_is_warned_and_who_never_came_is_not_judged() -> None:
     assert verdicts(judging.gives_up([attempt(0.0)], 20.0)) == {"gives-up": WARN}
-    assert verdicts(judging.gives_up([attempt(0.0, 3.0)], 20.0)) == {"gives-up": PASS}
+    assert verdicts(judging.gives_up([attempt(0.0, 3.0, offered=0x0304)], 20.0)) == {"gives-up": PASS}
     assert verdicts(judging.gives_up([], 20.0)) == {"gives-up": SKIP}
     assert verdicts(judging.verifies([])) == {"sends-nothing": SKIP}
     assert verdicts(judging.refuses_old_tls([])) == {"sends-nothing": SKIP}

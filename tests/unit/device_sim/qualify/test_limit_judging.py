@@ -97,7 +97,8 @@ def test_packets_are_small_enough(payload: bytes, expected: Verdict) -> None:
     [
         ([served((0.1, message(1, alias=1)), (0.2, message(2, topic="", alias=1)), topic_alias_maximum=2),
           served((0.3, message(1)))], PASS),
-        # Nothing is known of the next connection.
+        # Nothing is known of the next connection, or of what would be published on it.
+        ([served((0.1, message(1, alias=1)), topic_alias_maximum=2), served()], SKIP),
         ([served((0.1, message(1, alias=1)), (0.2, message(2, topic="", alias=1)), topic_alias_maximum=2)], SKIP),
         ([served((0.1, message(1, alias=3)), topic_alias_maximum=2)], FAIL),
         ([served((0.1, message(1, alias=1)))], FAIL),

@@ -114,7 +114,7 @@ async def test_the_state_of_the_whole_is_counted(fleet: Fleet) -> None:
     )
 
 
-async def test_they_are_found_by_group_state_and_certificate_and_told_in_pages(fleet: Fleet) -> None:
+async def test_they_are_found_by_group_state_certificate_and_part_of_the_name_and_told_in_pages(fleet: Fleet) -> None:
     ask = await api(fleet)
 
     async def page(query: str) -> tuple[list[str], str | None]:
@@ -125,5 +125,8 @@ async def test_they_are_found_by_group_state_and_certificate_and_told_in_pages(f
     assert await page("group=south") == ([], None)
     assert await page("group=north&state=suspended") == (["meter-2"], None)
     assert await page("group=north&certificate=revoked") == (["meter-3", "meter-4"], None)
+    assert await page("name_part=R-2") == (["meter-2"], None)
+    assert await page("name_part=meter&limit=2&state=active") == (["meter-1"], None)
+    assert await page("name_part=pump") == ([], None)
     assert await page("group=north&limit=2") == (NAMES[:2], "meter-2")
     assert await page("group=north&limit=2&after=meter-2") == (NAMES[2:], None)

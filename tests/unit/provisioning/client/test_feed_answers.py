@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
+from gzip import compress
 from typing import Any
 
 import pytest
 from cryptography import x509
 
+from provisioning.client import feed as feed_client
 from provisioning.client.feed import Current, FeedAhead, FeedEvent, FeedLost, FeedRefused, follow_together, tell_known
 from provisioning.pki.identity import PROVISIONING, Identity
 from provisioning.pki.role import Role
@@ -29,9 +31,13 @@ def written(status: int, kind: str, body: str = "") -> bytes:
 
 
 @asynccontextmanager
-async def answering(answer: bytes, until: asyncio.Event | None = None) -> AsyncIterator[tuple[str, list[bytes]]]:
+async def answering(
+    answer: bytes, until: asyncio.Event | None = None, again: bytes = b""
+) -> AsyncIterator[tuple[str, list[bytes]]]:
     proof = Responder(PKI.issuing, delegate(PKI), [SERVICE], nonce=False)(question_about(SERVICE))
-    async with impostor(SERVICE.credential, PKI.anchors, response=proof or b"", answer=answer, until=until) as served:
+    async with impostor(
+        SERVICE.credential, PKI.anchors, response=proof or b"", answer=answer, until=until, again=again
+    ) as served:
         yield served
 
 
@@ -69,6 +75,47 @@ async def test_who_says_nothing_for_three_heartbeats_is_given_up() -> None:
             with pytest.raises(FeedLost, match=r"has been silent for 0\.6 s$"):
                 await anext(feed)
         until.set()
+
+
+@pytest.mark.parametrize("again", [b":\n\n", b"x", b"event: news\ndata: {}\n\n"], ids=["comments", "endless", "news"])
+async def test_who_goes_on_and_tells_nothing_is_given_up(again: bytes) -> None:
+    """A broker would wait for the end of what there is to read, and its operator would not hear of it."""
+    async with (
+        answering(b"", again=again) as (url, _),
+        aclosing(follow_together(url, PKI.anchors, BROKER, 0, heartbeat=0.1)) as feed,
+    ):
+        assert await anext(feed) == [Current(0)]
+        with pytest.raises(FeedLost, match=r"has sent no event for 0\.3 s$"):
+            async with asyncio.timeout(20):
+                await anext(feed)
+
+
+@pytest.mark.parametrize("ask", [first, told])
+@pytest.mark.parametrize("again", [b"x" * 100_000, b"x"], ids=["much", "little at a time"])
+async def test_a_refusal_without_an_end_is_one(
+    ask: Callable[..., Any], again: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_client, "DEFAULT_TIMEOUT", 0.3)
+    slow = {"heartbeat": 0.1} if ask is first else {}
+    begin = b"HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain\r\n\r\nno: "
+    async with answering(begin, again=again) as (url, _), asyncio.timeout(20):
+        with pytest.raises(FeedRefused, match=r"403 no: x+$"):
+            await ask(url, **slow)
+
+
+async def test_nothing_is_decompressed() -> None:
+    """A few kilobytes could be gigabytes."""
+    packed = compress(compress(bytes(10_000_000)))
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {STREAM}\r\nContent-Encoding: gzip, gzip\r\n\r\n".encode()
+    async with answering(head + packed) as (url, heard):
+        with pytest.raises(FeedLost, match="is compressed, though it was asked for as it is"):
+            await first(url)
+    assert b"accept-encoding: identity" in heard[0].lower()
+    async with answering(head.replace(b"200 OK", b"403 No") + packed) as (url, heard):
+        for ask in (first, told):
+            with pytest.raises(FeedRefused, match=": 403 "):
+                await ask(url)
+    assert all(b"accept-encoding: identity" in each.lower() for each in heard)
 
 
 async def test_a_follower_that_is_busy_with_what_has_waited_does_not_take_it_for_held_back() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from cryptography import x509
 
 from broker.sources.ocsp_http import OcspHttp
+from provisioning.client import whole_answer
 from provisioning.client.csr import build_csr
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.client.est import EnrolmentPending, EnrolmentRefused, EnrolmentUnavailable, EstClient
@@ -145,6 +147,38 @@ async def test_json_that_is_nested_without_end_is_none(status: int, call: str) -
 async def test_what_is_missing_in_an_answer_is_named(call: str, document: bytes, said: str) -> None:
     async with service(written(200, document)) as url:
         with pytest.raises(ServiceUnavailable, match=said):
+            await CALLS[call](url)
+
+
+WHOLE = [each for each in CALLS if each not in {"feed", "tell"}]  # Of the feed: `test_feed_answers`.
+CHUNKED = b"HTTP/1.1 403 Said\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("call", WHOLE)
+async def test_an_answer_without_an_end_is_given_up(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole_answer, "MOST_BYTES", 100_000)
+    async with service(CHUNKED + b"4000\r\n%b\r\n" % bytes(0x4000) * 7) as url:
+        with pytest.raises(ERRORS, match=r"is given up: more than 100000 bytes$"):
+            await CALLS[call](url)
+
+
+@pytest.mark.parametrize("call", WHOLE)
+async def test_an_answer_that_does_not_come_is_given_up(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each drop of it comes within the library's time limit."""
+    monkeypatch.setattr(whole_answer, "_SECONDS", 0.5)
+    ended = asyncio.Event()
+    half = impostor(SERVICE.credential, PKI.anchors, response=PROOF, answer=CHUNKED + b"1\r\n{\r\n", until=ended)
+    async with half as (url, _), asyncio.timeout(20):
+        with pytest.raises(ERRORS, match=r"is given up: it is not here after 0\.5 s$"):
+            await CALLS[call](url)
+        ended.set()
+
+
+@pytest.mark.parametrize("call", WHOLE)
+async def test_a_few_bytes_do_not_stand_for_many(call: str) -> None:
+    bomb = written(200, gzip.compress(b" " * 1_000_000), JSON, "Content-Encoding: gzip")
+    async with service(bomb) as url:
+        with pytest.raises(ERRORS, match="is given up: the answer is compressed"):
             await CALLS[call](url)
 
 

@@ -65,7 +65,7 @@ async def test_an_older_service_that_lists_everybody_is_not_believed(monkeypatch
         return httpx.Response(200, json={"items": [device], "next": None})
 
     async with EnrolmentOperatorClient("https://ca", shared_pki().anchors, shared_device("anna").credential) as client:
-        monkeypatch.setattr(client._pool, "request", answer)
+        monkeypatch.setattr("provisioning.client.operator.ask", answer)
         assert [each.name async for each in client.devices(state="active")] == ["m-1"]
         with pytest.raises(ServiceUnavailable, match="https://ca is older and cannot search by certificate: "):
             [each async for each in client.devices(certificate="expired")]

@@ -9,7 +9,8 @@ import pytest
 import typer
 from pydantic import BaseModel
 
-from provisioning.commands.service_command import duration, moment, print_facts, span
+from provisioning.commands.service_command import duration, print_facts, span
+from provisioning.program.given_moment import moment
 from provisioning.program.printed_table import print_table
 
 COLUMNS = ("number", "device", "key")
@@ -76,6 +77,7 @@ def test_a_time_is_in_utc_unless_it_says_otherwise() -> None:
     assert moment("2026-01-05T10:00:00") == moment("2026-01-05 10:00") == moment("2026-01-05T10:00Z") == ten
     assert moment("2026-01-05T15:00:00+05:00") == ten
     assert moment("2026-01-05") == ten.replace(hour=0)
+    assert moment("2026-01-05 10:00:00 UTC") == ten, "as tables show it"
     with pytest.raises(typer.BadParameter, match="outside the years 1 to 9999"):
         moment("0001-01-01T00:00:00+05:00")
 

@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 from provisioning.connections import door as door_module
 from provisioning.connections.door import HANDSHAKE_SECONDS, Door
 from provisioning.connections.places import Place, Places
-from provisioning.pki import late_handshake
+from provisioning.pki import late_handshake, seen_out
 from provisioning.pki.polite_handshake import PoliteHandshake
 from provisioning.pki.renewable_context import RenewableContext
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
@@ -308,10 +308,16 @@ def test_who_gets_through_just_before_the_loop_gives_up_is_not_reset_at_the_end(
 
 
 UNEXPECTED_MESSAGE = b"\x15\x03\x03\x00\x02\x02\x0a"
+CONNECT = b"CONNECT a:1 HTTP/1.1\r\n\r\n"
+PLAIN_HTTP = [(b"%b / HTTP/1.1\r\n\r\n" % method, seen_out._TO_HTTP) for method in (b"GET", b"HEAD", b"POST", b"PUT")]
 
 
 @pytest.mark.parametrize("loop", LOOPS, ids=["asyncio", "uvloop"])
-@pytest.mark.parametrize(("sent", "alert"), [(NO_TLS, b""), (NO_HELLO, UNEXPECTED_MESSAGE)], ids=["http", "no hello"])
+@pytest.mark.parametrize(
+    ("sent", "alert"),
+    [*PLAIN_HTTP, (CONNECT, b""), (NO_HELLO, UNEXPECTED_MESSAGE)],
+    ids=["get", "head", "post", "put", "connect", "no hello"],
+)
 def test_who_is_refused_reads_the_alert_and_then_the_end(
     loop: Callable[[], asyncio.AbstractEventLoop], sent: bytes, alert: bytes
 ) -> None:
@@ -462,4 +468,15 @@ async def test_those_whose_header_is_awaited_end_with_the_door() -> None:
             await asyncio.sleep(FEW)
         door.close()
         assert len(door._arrivals) == 0
+        assert await greeted(client) == b""
+
+
+async def test_whose_handshake_has_not_begun_when_the_door_closes_is_not_forgotten() -> None:
+    """The task was cancelled before it began: the socket was left to the garbage collector, and its place taken."""
+    places = Places(2)
+    async with opened(places) as (door, client):
+        door._accept()
+        assert len(places) == 1
+        door.close()
+        assert len(places) == 0
         assert await greeted(client) == b""

@@ -10,7 +10,7 @@ import pytest
 from provisioning.store import lanes, postgresql_lane, prepared
 from provisioning.store.company import Company
 from provisioning.store.database import Database
-from provisioning.store.failure_lines import FailureLines
+from provisioning.store.outage import Outage
 from tests.support.fleet import Fleet
 from tests.support.notes import PATIENCE, with_notes
 from tests.support.postgresql import PostgresqlServer
@@ -20,7 +20,7 @@ from tests.support.together import Together, all_at_once
 @pytest.fixture(autouse=True)
 def of_each_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each test be told again why the store cannot be used: a process has one store, and these have many."""
-    monkeypatch.setattr(lanes, "_failure_lines", FailureLines())
+    monkeypatch.setattr(lanes, "_outage", Outage())
 
 
 @pytest.fixture

@@ -25,7 +25,8 @@ from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.store import audit, audit_findings, devices, inventory, schema
 from provisioning.store.approvals import ApprovalState
-from provisioning.store.audit import Action
+from provisioning.store.audit import Action, AuditFilter
+from provisioning.store.audit_findings import Latest
 from provisioning.store.database import Database
 from provisioning.store.tables import audit_head
 from tests.support.fleet import Fleet
@@ -50,6 +51,34 @@ async def database(store_url: str) -> AsyncIterator[Database]:
         )
     yield opened
     await opened.close()
+
+
+async def test_entries_are_found_by_time_actor_and_kind(database: Database) -> None:
+    def work(connection: Connection) -> None:
+        hour = timedelta(hours=1)
+        audit.append(connection, NOW + hour, "anna", Action.SUSPENDED, "meter-2", {"n": 6})
+        audit.append(connection, NOW + hour, "anna", Action.SIGNING_CERTIFICATE, "meter-3", {"n": 7})
+        audit.append(connection, NOW + hour, "anna", Action.CERTIFICATE_SIGNED, "meter-3", {"n": 8})
+        audit.append(connection, NOW + 2 * hour, "service", Action.CRL_SIGNED, "issuing-ca", {"n": 9})
+        audit.append(connection, NOW + 2 * hour, "annabel", Action.RESUMED, "meter-2", {"n": 10})
+
+    await database.write(work)
+
+    async def found(text: str = "", limit: int = 99, **wanted: object) -> list[int]:
+        which = AuditFilter(**wanted)  # type: ignore[arg-type]
+        entries = await database.read(lambda connection: audit.about(connection, text, limit, wanted=which))
+        return [json.loads(each.details)["n"] for each in entries]
+
+    later = NOW + timedelta(hours=1)
+    assert await found(since=later) == [6, 7, 8, 9, 10]
+    assert await found(until=later) == [1, 2, 3, 4, 5]
+    assert await found(since=later, until=later + timedelta(hours=1)) == [6, 7, 8]
+    assert await found(since=later.astimezone(timezone(timedelta(hours=5))), limit=1) == [10]
+    assert await found(since=NOW, until=NOW) == []
+    assert await found(by="anna") == [6, 7, 8]
+    assert await found("meter-2", by="anna") == [6]
+    assert await found(signatures=False) == [1, 2, 3, 4, 5, 6, 10]
+    assert await found("meter-2", signatures=False, since=later) == [6, 10]
 
 
 async def numbers(database: Database, text: str, limit: int, after: int | None = None) -> list[int]:
@@ -209,6 +238,18 @@ async def test_nobody_writes_to_a_log_that_another_key_vouches_for(database: Dat
         assert not await schema.upgrade_founded(database, "provisioning")
         await database.write(partial(_execute, statement=tampered))
         assert not await schema.upgrade_founded(database, "provisioning"), "for that there is audit verify"
+
+
+async def test_the_latest_time_is_not_hidden_by_what_was_written_since(database: Database) -> None:
+    """A service that runs by a clock that is behind has written its own entries, within seconds."""
+    for at in (NOW + timedelta(days=1), NOW + timedelta(days=1), NOW, NOW):
+        await database.write(
+            lambda connection, at=at: audit.append(connection, at, "admin", Action.REVOKED, "meter-6", {})  # type: ignore[misc]
+        )
+    assert await database.read(audit_findings.latest) == Latest(NOW + timedelta(days=1), 7, 2)
+    for _ in range(100):
+        await database.write(lambda connection: audit.append(connection, NOW, "admin", Action.REVOKED, "meter-6", {}))
+    assert await database.read(audit_findings.latest) == Latest(NOW, 109, 0), "only a clock that was ahead, by then"
 
 
 def _execute(connection: Connection, statement: str) -> None:
