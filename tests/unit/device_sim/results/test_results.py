@@ -25,7 +25,7 @@ from device_sim.results.summary import summary_of
 from device_sim.results.tables import junit, stage_at, timeline_csv
 from device_sim.run.health import HealthSample
 from device_sim.run.manner import Manner
-from device_sim.run.recorder import Recorder
+from device_sim.run.recorder import FAILED_REVOCATION, LOST_RECEIVER, PAST_DEADLINE, Recorder
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.scenario.model import build
 from tests.support.documents import SCENARIO, imagined
@@ -141,6 +141,15 @@ def test_the_page_says_what_the_document_says() -> None:
     assert {document["verdict"], "999", "1"} <= words
 
 
+@pytest.mark.parametrize("kind", ["stayed in", "readmitted", FAILED_REVOCATION, LOST_RECEIVER, PAST_DEADLINE])
+def test_what_a_verdict_is_about_is_on_the_time_line(kind: str) -> None:
+    document = imagined()
+    document["markers"] = [{"at": 1.0, "kind": kind, "what": "meter-7"}]
+    page = page_of(document)
+    assert f"<title>{kind}: meter-7</title>" in page
+    assert f"▲ {kind}</span>" in page
+
+
 def test_a_run_in_which_nothing_was_measured_has_a_page() -> None:
     document = imagined()
     document.update(durations={}, markers=[], refusals={}, false_refusals={})
@@ -231,6 +240,13 @@ def test_a_comparison_says_how_the_runs_differ() -> None:
     other["environment"] |= {"broker": "mosquitto 2.0.21", "load_average": 99.0, "new": 1}
     assert conditions(imagined(), other)[1:] == [
         ("broker", "unknown", "mosquitto 2.0.21"), ("new", "None", "1"),
+    ]  # fmt: skip
+    generated = imagined()
+    generated["generator"] |= {"driver": "light", "key_exchange": "OpenSSL's default", "sources": 4}
+    generated["generator"]["processes"] *= 3
+    assert conditions(imagined(), generated) == [
+        ("driver", "paho", "light"), ("key_exchange", "X25519", "OpenSSL's default"), ("sources", "1", "4"),
+        ("processes", "1", "3"),
     ]  # fmt: skip
 
 
