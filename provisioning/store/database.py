@@ -388,6 +388,11 @@ def _checked_url(url: str) -> URL:
         parsed = make_url(url)
     except ArgumentError as error:
         raise ConfigurationError("database_url is not a URL: use sqlite:///FILE or postgresql+psycopg://…") from error
+    except ValueError:  # Whose text is what stands there: a password, where @HOST was forgotten behind it.
+        raise ConfigurationError(
+            "database_url: what stands in it as the port, behind the last colon, is no number: "
+            "use postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE"
+        ) from None
     if parsed.drivername not in ("sqlite", "postgresql+psycopg"):
         raise ConfigurationError(
             f"database_url begins with {parsed.drivername!r}: use sqlite:///FILE or postgresql+psycopg://HOST/DATABASE"

@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -280,6 +281,14 @@ async def test_a_queue_that_is_too_long_is_refused(url: str, monkeypatch: pytest
 def test_a_database_that_is_not_supported_is_named(url: str) -> None:
     with pytest.raises(ConfigurationError, match="database_url"):
         Database(url)
+
+
+@pytest.mark.parametrize("url", ["postgresql+psycopg://fleet:hush/fleet", "postgresql+psycopg://fleet:hush@db:x/fleet"])
+def test_a_port_that_is_no_number_is_said_without_it(url: str) -> None:
+    """It may be a password: the host was forgotten. It was in a traceback."""
+    with pytest.raises(ConfigurationError, match=r"^database_url: .* as the port, .* is no number") as refused:
+        Database(url)
+    assert "hush" not in "".join(traceback.format_exception(refused.value))
 
 
 @pytest.mark.parametrize(
