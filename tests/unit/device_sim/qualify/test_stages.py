@@ -147,3 +147,22 @@ def test_a_device_is_told_where_to_renew_in_a_form_that_is_a_url(host: str, url:
     bench = Bench(Papers("d", [host]), Hardware(), Path(), host, 0, 20.0)
     assert _values(bench, Path(), 8883, 8443)["est_url"] == url
     assert _values(bench, Path(), 8883, None)["est_url"] == ""
+
+
+ENDED = "it ended with status 3; it said: no route"
+
+
+@pytest.mark.parametrize(
+    ("attempts", "ending", "why", "slow"),
+    [
+        ([], "", "nothing can be judged without", 0.0),
+        ([], ENDED, ENDED, None),  # Who ends before it connects has its reasons, on any machine.
+        ([Attempt(0.0)], "", "nothing can be judged without", 0.0),
+        ([Attempt(0.0)], ENDED, ENDED, 0.0),
+    ],
+)
+def test_who_was_not_served_says_why_if_it_has_ended(
+    attempts: list[Attempt], ending: str, why: str, slow: float | None
+) -> None:
+    (line,) = stage("good").judge(replace(SEEN, attempts=attempts, ending=ending))
+    assert (line.name, line.verdict, line.why, line.by_time) == ("connects", Verdict.FAIL, why, slow)
