@@ -36,6 +36,7 @@ from broker.own_certificate import (
 )
 from broker.revocation.revoked_services import RevokedServices
 from broker.settings.config import BrokerConfig
+from broker.settings.limits import Limits
 from broker.sources.anchor_copy import AnchorsNotFetched
 from broker.sources.trust_files import load_trust, read_anchors, trust_of_cafile
 from broker.store import soundness
@@ -44,9 +45,11 @@ from provisioning.pki.crl import CrlRefused, parse, split
 from provisioning.pki.own_directory import ForeignDirectory
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 from provisioning.program import read_only
+from provisioning.program.descriptors import most_allowed, room_for
 from provisioning.program.given_file import LIST_BYTES, contents_of
 from provisioning.program.unbound_socket import unbound
 
+RAISE = "raise the hard limit (LimitNOFILE of the unit, ulimit -Hn), or lower limits.max_connections"
 _ASKS = ClientCertificate.REQUIRED
 
 
@@ -163,6 +166,9 @@ def doubts(config: BrokerConfig) -> Iterator[str]:
     """
     yield from _reach(config)
     yield from _nameless(config)
+    connections = config.limits.max_connections
+    if (room := few_descriptors(connections, most_allowed())) is not None:
+        yield f"limits.max_connections: {connections:,}, and this user may have descriptors for {room:,} here; {RAISE}"
     if config.persistence and _may_write(config.state_dir):
         with contextlib.suppress(StoreError):  # Told by `problems`, as the errors below.
             if (doubt := soundness.look(config.database, inside=False)) is not None:
@@ -176,6 +182,15 @@ def doubts(config: BrokerConfig) -> Iterator[str]:
                         f"crlfile: {path} has expired on {until:%Y-%m-%d %H:%M} UTC: while it has, crl_policy "
                         f"{config.crl_policy} decides about its CA's certificates; put a newer one there"
                     )
+
+
+def few_descriptors(connections: int, limit: int | None = None) -> int | None:
+    """Return for how many of the configured number of *connections* there are descriptors, if those are too few.
+
+    The default of `max_connections` is more than a small broker needs. *limit*: as in `room_for`.
+    """
+    room = room_for(connections, limit)
+    return room if room < connections != Limits().max_connections else None
 
 
 def _reach(config: BrokerConfig) -> Iterator[str]:

@@ -26,12 +26,11 @@ from broker.audit.files import AuditError
 from broker.door.listening import ListenError
 from broker.own_certificate import CredentialError
 from broker.plugins.errors import PluginError
-from broker.preflight import doubts, problems
+from broker.preflight import RAISE, doubts, few_descriptors, problems
 from broker.server import BrokerServer
 from broker.settings.config import BrokerConfig
 from broker.settings.config_file import ConfigError
 from broker.settings.config_loading import load
-from broker.settings.limits import Limits
 from broker.state_directory import NoDirectory
 from broker.stopping import GIVEN_UP, LEFTOVER_SECONDS
 from broker.store.database_files import StoreError
@@ -39,7 +38,7 @@ from provisioning.pki import open_to_all
 from provisioning.pki.own_directory import ForeignDirectory
 from provisioning.pki.tls import TlsConfigurationError
 from provisioning.program import core_dumps, out_of_memory
-from provisioning.program.descriptors import room_for, take_all
+from provisioning.program.descriptors import take_all
 from provisioning.program.ending import Ending
 from provisioning.program.hung_line import hung
 from provisioning.program.journal import failure
@@ -90,13 +89,9 @@ def run_broker(given: Mapping[str, Any], config: Path | None, *, only_test: bool
 
 def _count_descriptors(connections: int) -> None:
     """Warn if there are fewer descriptors than the configured number of *connections* needs."""
-    room = room_for(connections)
-    if room < connections != Limits().max_connections:
+    if (room := few_descriptors(connections)) is not None:
         log = structlog.get_logger("broker")
-        detail = "raise the hard limit (LimitNOFILE, ulimit -Hn), or lower limits.max_connections"
-        log.warning(
-            "too few descriptors", code="FEW_DESCRIPTORS", detail=detail, room=room, max_connections=connections
-        )
+        log.warning("too few descriptors", code="FEW_DESCRIPTORS", detail=RAISE, room=room, max_connections=connections)
 
 
 def _test(settings: BrokerConfig) -> None:

@@ -19,6 +19,8 @@ Rules
    is closed: a client that sends its request at once is answered, whatever strangers keep open.
 7. A client that takes no answer is cut off: otherwise data could wait for it for ever, and occupy its descriptor.
 8. A parameter that is given twice, or is not text, is refused: which one applies would depend on the reader.
+9. A client that is answered while it still sends is heard out for a moment: closing with unread bytes would reset the
+   connection, and the client might lose the answer (RFC 9112 §9.6). It counts as one that waits.
 
 Handles: keep-alive, chunked answers, one request at a time per connection. Does not handle: pipelining (the connection
 closes after the first answer), Expect, compression, ranges, any method but GET, HEAD and POST.
@@ -27,6 +29,7 @@ closes after the first answer), Expect, compression, ranges, any method but GET,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections import Counter
@@ -52,6 +55,7 @@ _MAX_CONNECTIONS = 32
 _REQUEST_SECONDS = 15.0
 """For a whole request to arrive, and for the next one to begin."""
 _CLOSE_SECONDS = 10.0
+_HEAR_OUT_SECONDS = 1.0
 _WRITE_SECONDS = 30.0
 """For the client to take what was written to it."""
 _READ = 16 * 1024
@@ -199,6 +203,7 @@ class HttpServer:
             if len(self._connections) > _MAX_CONNECTIONS and not self._make_room():
                 busy = problem(503, "BUSY", "too many requests at once; try again")
                 await self._answer(writer, task, busy, keep=False)
+                await self._hear_out(reader, writer, task)
             else:
                 if self._settle is not None:
                     await self._settle(writer)
@@ -262,6 +267,8 @@ class HttpServer:
             caller = _foreign(incoming.origin, incoming.host, caller) or caller
         if isinstance(caller, Response):
             await self._answer(writer, task, caller, keep=False, bodyless=incoming.method == "HEAD")
+            if not incoming.complete:
+                await self._hear_out(reader, writer, task)
             return False
         keep = incoming.keep and not incoming.pipelined
         bodyless = incoming.method == "HEAD"
@@ -270,6 +277,8 @@ class HttpServer:
         chunks = incoming.version == "1.1"
         keep = keep and (chunks or isinstance(response.body, bytes))
         await self._answer(writer, task, response, keep=keep, chunks=chunks, bodyless=bodyless)
+        if incoming.pipelined:
+            await self._hear_out(reader, writer, task)
         return keep
 
     async def _handled(self, request: Request) -> Response:
@@ -317,6 +326,18 @@ class HttpServer:
         if chunks:
             writer.write(b"0\r\n\r\n")
         await self._drain(writer, task)
+
+    async def _hear_out(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, task: asyncio.Task[None]
+    ) -> None:
+        """Discard what the client of *task*, who has been answered, still sends; for a moment."""
+        self._waiting[task] = None
+        if writer.can_write_eof() and not writer.is_closing():  # The former is not so over TLS.
+            writer.write_eof()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_HEAR_OUT_SECONDS):
+                while await reader.read(_READ):  # At most its buffer without a turn of the loop.
+                    pass
 
     async def _drain(self, writer: asyncio.StreamWriter, task: asyncio.Task[None]) -> None:
         self._waiting[task] = None

@@ -152,8 +152,11 @@ class _Figures(Collector):
         yield _gauge("subscriptions", "subscriptions, those of each member of a share too", subscriptions)
         yield _gauge("retained_messages", "retained messages, without the broker's own", engine.retained.count)
         yield _gauge("history_events", "events available to fleet-broker why", len(engine.history))
-        failed = engine.journal is not None and engine.journal.failed
+        journal = engine.journal
+        failed = journal is not None and journal.failed
         yield _gauge("store_failed", "1 while the database cannot be written", int(failed))
+        text = "length of the database's log while it cannot be moved into the database; 0: nothing prevents that"
+        yield _gauge("store_log_held_bytes", text, 0 if journal is None else journal.held_log_bytes)
         own = self._own.certificate
         if own is not None:
             left = (own.not_valid_after_utc - datetime.now(UTC)).total_seconds()

@@ -63,6 +63,8 @@ _PLACES = 24
 """Fewer than the server accepts: a connection that has lost its place needs time to end."""
 _HANDSHAKE_SECONDS = 10.0
 _QUEUE = 32
+"""Short on purpose. Behind a flood, in a queue of 1024, an operator waited four seconds; what does not fit into a short
+one is dropped, and he gets in at his first attempt, or with the kernel's next one a second later."""
 _READ = 16 * 1024
 _PAUSE = 1.0
 _TOLD_SECONDS = 60.0
@@ -87,6 +89,8 @@ class OperatorDoor:
         self._failed = WindowCount(_TOLD_SECONDS)
         """How often each address has failed the handshake."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._next: dict[socket.socket, Place] = {}
+        """Those whose handshake has a task that has not begun."""
         self.url = ""
 
     def open(self, host: str, port: int) -> None:
@@ -101,6 +105,10 @@ class OperatorDoor:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._next:  # A task that is cancelled before it begins lets go of nothing.
+            accepted, place = self._next.popitem()
+            place.leave()
+            accepted.close()
         if self._listening is not None:
             self._listening.close()
 
@@ -119,9 +127,12 @@ class OperatorDoor:
             if place is None:
                 accepted.close()
             else:
-                self._start(self._shake_hands(accepted, host, place))
+                self._next[accepted] = place
+                self._start(self._shake_hands(accepted, host))
+            await asyncio.sleep(0)  # Devices first: asyncio's own loop would go on as long as another one waits.
 
-    async def _shake_hands(self, accepted: socket.socket, host: str, place: Place) -> None:
+    async def _shake_hands(self, accepted: socket.socket, host: str) -> None:
+        place = self._next.pop(accepted)
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=_READ, loop=loop)
         generation = self._operators.generation  # That of the context.

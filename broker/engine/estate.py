@@ -69,6 +69,11 @@ class Estates:
         self.again: Callable[[], None] | None = None
         """Has `go_on` called after one round of the event loop, with the time it is then."""
 
+    @property
+    def sessions(self) -> list[Session]:
+        """Those sessions, with all that they had, given away or not."""
+        return [each.session for each in self._open.values()]
+
     def leave(self, session: Session, now: float, *, at_once: bool) -> None:
         """Give away what *session*, which has just ended, leaves, and delete it from the store; or begin to."""
         exchange = self._exchange

@@ -16,6 +16,7 @@ Does not handle: what an option means (`broker.mosquitto.conversion`).
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,7 @@ from broker.mosquitto.findings import Findings
 from broker.mosquitto.line import BLANKS, Line
 from broker.settings.mosquitto_options import OPTIONS, Place, option
 from provisioning.program.given_file import SETTINGS_BYTES, text_of
+from provisioning.program.given_toml import NotToml, toml_of
 from provisioning.program.near_names import nearest
 
 _BLANK: Final = " \t\r"
@@ -126,12 +128,21 @@ def _lines(path: Path, name: str = "") -> list[Line]:
         raise UnreadableConf(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error
     if "\0" in text:
         raise UnreadableConf(f"{path} is not text: it contains a NUL")
+    if _is_toml(text):
+        raise UnreadableConf(f"{path} is TOML, as the broker's own files are, and no mosquitto.conf: name that")
     lines = []
     for number, raw in enumerate(text.split("\n"), 1):
         key, *rest = BLANKS.split(raw.strip(_BLANK), maxsplit=1)
         if key and not key.startswith("#"):
             lines.append(Line(number, key, "".join(rest), name))
     return lines
+
+
+def _is_toml(text: str) -> bool:
+    """Whether *text* says something in TOML: no line of a mosquitto.conf does, except its comments."""
+    with contextlib.suppress(NotToml):
+        return bool(toml_of(text))
+    return False
 
 
 class _Sorting:

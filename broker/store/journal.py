@@ -91,6 +91,7 @@ class Journal:
         "failed",
         "first_message",
         "first_retained",
+        "held_log_bytes",
         "lapsed",
         "open",
         "owed",
@@ -119,6 +120,8 @@ class Journal:
         """Has `Exchange.go_on` called after one round of the event loop, with the time it is then."""
         self.failed = False
         """Whether the last write failed: nothing durable is accepted until one succeeds."""
+        self.held_log_bytes = 0
+        """How long the store's log is, while something keeps it from being moved into the file (STORE_LOG_GROWS)."""
         self.dirty = False
         """Whether anything is unwritten, so that answers have to wait."""
         self.owed: dict[Outbox, Owed] = {}

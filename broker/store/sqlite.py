@@ -207,6 +207,7 @@ class SqliteStore:
             written = future.result()
             self.commit_seconds.observe(written.seconds)
             self._growth.seen(written.log_bytes, written.held_up)
+            self._journal.held_log_bytes = 0 if written.held_up is None else written.log_bytes
             if self._loop is not None:
                 self._outage.over(self._loop.time())
             self._on_written()

@@ -15,7 +15,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -85,14 +85,20 @@ class Run:
         self._distance = NEARBY
         """The worst that a receiver's connection had: no trouble of the scenario is in its way."""
 
-    async def play(self, interruption: Interruption) -> RunResult:
-        """Play all stages, drain, and judge. The first interruption ends the stages, not the report."""
+    async def play(
+        self, interruption: Interruption, recorded: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
+    ) -> RunResult:
+        """Play all stages, drain, and judge. The first interruption ends the stages, not the report.
+
+        From when it begins, with the backend and all processes there, to when it has drained it is *recorded*.
+        """
         self.wall = datetime.now(UTC)
         async with AsyncExitStack() as stack:
             stack.enter_context(self.target.fleet.changing())
             keep_alive = await stack.enter_async_context(KeepAlive())
             await self._connect_backends(stack, keep_alive)
             await self._open_parts(stack)
+            await stack.enter_async_context(recorded())
             self.started = time.monotonic()
             async with asyncio.TaskGroup() as tasks:
                 await asyncio.gather(*(part.begin(self.started) for part in self._parts))
@@ -335,7 +341,7 @@ class Run:
         }
 
         def complete(backend: Backend) -> bool:
-            return not stale(backend, outcomes) and all(
+            return not stale([backend], outcomes) and all(
                 is_complete(what, backend.checks[name]) for name, what in acknowledged.items()
             )
 
@@ -370,7 +376,7 @@ class Run:
                 Count.OUT_OF_ORDER: sums.out_of_order,
                 Count.IN_FLIGHT: sums.in_flight,
                 Count.PRESENCE_CHANGES: self.backends[0].presence_changes,
-                Count.STALE_PRESENCE: stale(self.backends[0], outcomes),
+                Count.STALE_PRESENCE: stale(self.backends, outcomes),
                 Count.UNEXPECTED: sum(backend.unexpected for backend in self.backends) + sums.forged,
             }
         )
@@ -395,9 +401,9 @@ class Run:
         return found
 
 
-def stale(backend: Backend, outcomes: Iterable[PartOutcome]) -> int:
-    """Return the number of devices whose presence, as *backend* or the broker's retained message has it, is wrong."""
-    believed = [backend.presence] if backend.retained is None else [backend.presence, backend.retained]
+def stale(backends: Iterable[Backend], outcomes: Iterable[PartOutcome]) -> int:
+    """Return the number of devices whose presence one of *backends*, or the broker's retained message, has wrong."""
+    believed = [known for each in backends for known in (each.presence, each.retained) if known is not None]
     return sum(
         any(known.get(name) != (ONLINE if there else OFFLINE) for known in believed)
         for outcome in outcomes

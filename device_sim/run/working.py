@@ -21,6 +21,7 @@ from device_sim.run.dialogue import Begin, Change, Ended, Finish, Job, Outcome, 
 from device_sim.run.manner import commander_of
 from device_sim.run.part import Part
 from device_sim.run.target import Target, operator_of
+from device_sim.scenario.metrics import Count
 
 _STATE_SECONDS = 1.0
 _ACKNOWLEDGEMENTS = "fleet/+/+/ack"
@@ -59,6 +60,8 @@ class _Worker:
                         case other:
                             raise TypeError(f"not now: {other!r}")
                 outcome = await part.finish()
+                if part.commander is not None:  # The receivers cannot tell which of its answers are due.
+                    outcome.counts[Count.UNEXPECTED] = part.commander.unexpected
                 if reporting is not None:
                     reporting.cancel()
             self._say(State(state=part.state()))
@@ -92,8 +95,8 @@ async def _part(job: Job, stack: AsyncExitStack) -> Part:
     target = Target(job.broker, fleet, fleet.origin.provisioning_url, operator)
     commander = None
     if any(stage.kind == "command" for stage in job.scenario.stages):
-        part_names = job.share.names(fleet.devices[: job.scenario.devices])
-        commander = Backend(commander_of(fleet.service, job.share), part_names, driver=job.manner.driver, others=True)
+        names = fleet.devices[: job.scenario.devices]  # It also hears what the other parts' devices answer.
+        commander = Backend(commander_of(fleet.service, job.share), names, driver=job.manner.driver, others=True)
         context = fleet.credential(fleet.service).context(fleet.anchors)
         keep_alive = await stack.enter_async_context(KeepAlive())
         await commander.connect(job.broker, context, keep_alive, _ACKNOWLEDGEMENTS)

@@ -92,6 +92,8 @@ class Door:
         self._seconds = handshake_seconds
         self._arrivals = ProxyArrivals(self._loop, self._arrived)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._next: dict[socket.socket, Place] = {}
+        """Those whose handshake has a task that has not begun."""
         self._pause: asyncio.TimerHandle | None = None
         self._crowded = False
         """Whether the last turn left connections in the kernel's queue."""
@@ -113,6 +115,10 @@ class Door:
         self._arrivals.close()
         for task in self._tasks:
             task.cancel()
+        while self._next:  # A task that is cancelled before it begins lets go of nothing.
+            accepted, place = self._next.popitem()
+            place.leave()
+            accepted.close()
 
     def _begin(self) -> None:
         self._pause = None
@@ -167,11 +173,13 @@ class Door:
         if place is None:
             accepted.close()
             return
-        task = self._loop.create_task(self._shake_hands(accepted, host, place, client))
+        self._next[accepted] = place
+        task = self._loop.create_task(self._shake_hands(accepted, host, client))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _shake_hands(self, accepted: socket.socket, host: str, place: Place, client: Address | None) -> None:
+    async def _shake_hands(self, accepted: socket.socket, host: str, client: Address | None) -> None:
+        place = self._next.pop(accepted)
         seconds = None if self._context is None else self._seconds
         see_out_if_refused(accepted)
         try:

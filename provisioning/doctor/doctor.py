@@ -14,7 +14,7 @@ import os
 import shutil
 import stat
 from collections.abc import AsyncIterator, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +31,7 @@ from provisioning.directory.doubts import about_address, about_keys
 from provisioning.directory.files import ISSUING_CA, OPERATOR, SERVER, AuthorityFiles, read_certificate
 from provisioning.doctor.doctor_authorities import authority_findings
 from provisioning.doctor.doctor_claims import claim_findings
+from provisioning.doctor.doctor_clock import clock_finding
 from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
 from provisioning.doctor.doctor_manufacturers import manufacturer_findings
 from provisioning.doctor.doctor_own_certificates import certificate_findings, standing_findings
@@ -41,7 +42,8 @@ from provisioning.pki.own_directory import quoted, user_argument, user_name
 from provisioning.program import full_disk, read_only
 from provisioning.program.given_file import SETTINGS_BYTES, contents_of
 from provisioning.signers.places import SignerPlaces
-from provisioning.store import audit, audit_findings, schema
+from provisioning.store import audit, audit_findings, missing_parts, schema
+from provisioning.store.audit_findings import Latest
 from provisioning.store.database import Database
 from provisioning.store.held_lock import is_held
 from provisioning.store.usable import reason_of
@@ -51,7 +53,6 @@ _PRIVATE_FILE: Final = 0o600
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _GROUP: Final = stat.S_ISGID | stat.S_IRWXG
 _ROOT: Final = 0
-_CLOCK_TOLERANCE: Final = timedelta(minutes=2)
 _LEAST_FREE: Final = 500 * 1024 * 1024
 _FULL: Final = 1024 * 1024
 """With less free space than this, writing more than a page may fail."""
@@ -259,8 +260,9 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
         return
     try:
         database = Database(settings.resolved_database_url, key)
-    except ConfigurationError as error:  # The driver is not installed, or does not take the URL.
-        yield failed("database", str(error), "install what it needs, or correct database_url: docs/postgresql.md")
+    except ConfigurationError as error:  # The driver is not installed, or does not take the URL; a log of another file.
+        remedy = "install what it needs, or correct database_url: docs/postgresql.md"
+        yield failed("database", str(error), remedy if settings.database_url else "restore it: docs/backup.md")
         return
     try:
         async for finding in _opened(database, settings, now):
@@ -314,11 +316,12 @@ def _unusable(refusal: Refused, settings: Settings, where: str) -> Finding:
 def _whole(connection: Connection, database: Database) -> Finding:
     """Report whether the database has all of its schema, and can be written to."""
     where = database.shown_url
-    if lost := schema.missing(connection):
+    if lost := missing_parts.missing(connection):
         return failed(
             _TORN,
             f"{where} lacks {', '.join(lost)}: what needs them is refused",
-            "stop the service and restore the store from the backup; find out who removed them",
+            "stop the service and restore the store from the backup, to the end (docs/backup.md); or find out who "
+            "removed them",
         )
     if not schema.takes_changes(connection):
         return failed(
@@ -352,7 +355,7 @@ def unwritable(database: Path) -> Path | None:
 
 
 async def _records(settings: Settings, database: Database, now: datetime) -> AsyncIterator[Finding]:
-    def read(connection: Connection) -> tuple[datetime | None, list[Finding]]:
+    def read(connection: Connection) -> tuple[Latest | None, list[Finding]]:
         findings = [
             *_of_another_key(connection),
             *standing_findings(connection, AuthorityFiles(settings.directory), now),
@@ -366,22 +369,16 @@ async def _records(settings: Settings, database: Database, now: datetime) -> Asy
         if (former := schema.former_rows(connection)) > _FORMER_ROWS:
             findings.insert(0, _slowed(former))
         try:
-            return audit_findings.last_time(connection), findings
+            return audit_findings.latest(connection), findings
         except audit_findings.UNREADABLE as error:
             remedy = (
                 "run fleet-provisioning audit verify; find out who could write to the database, and restore a backup"
             )
-            return None, [failed("audit log", f"its last entry cannot be read: {error}", remedy), *findings]
+            return None, [failed("audit log", f"its last entries cannot be read: {error}", remedy), *findings]
 
     latest, about_others = await database.read(read)
-    if latest is not None and now < latest - _CLOCK_TOLERANCE:
-        yield failed(
-            "clock",
-            f"the clock says {now:%Y-%m-%d %H:%M:%S} UTC, but an entry was recorded at {latest:%Y-%m-%d %H:%M:%S}",
-            "set the clock: timedatectl set-ntp true",
-        )
-    elif latest is not None:
-        yield ok("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC, later than the last entry")
+    if latest is not None:
+        yield clock_finding(now, latest)
     for finding in about_others:
         yield finding
 

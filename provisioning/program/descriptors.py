@@ -44,7 +44,10 @@ def take_all(nr_open: Path = _NR_OPEN) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
 
 
-def room_for(connections: int) -> int:
-    """Return for how many of *connections* there are descriptors, besides those that the process needs itself."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return connections if soft == resource.RLIM_INFINITY else min(connections, max(soft - _OWN, soft // 2))
+def room_for(connections: int, limit: int | None = None) -> int:
+    """Return for how many of *connections* there are descriptors, besides those that the process needs itself.
+
+    *limit*: of descriptors; None: that of this process.
+    """
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if limit is None else limit
+    return connections if most == resource.RLIM_INFINITY else min(connections, max(most - _OWN, most // 2))

@@ -66,6 +66,7 @@ from provisioning.revocation.recording import Changed
 from provisioning.revocation.service import RevocationService
 from provisioning.revocation.shut_out import ShutOut
 from provisioning.revocation.suspension import SuspensionService
+from provisioning.service.clock_watch import ClockWatch
 from provisioning.service.fellow_workers import Answer, FellowWorkers, everywhere
 from provisioning.service.metrics_of_health import HealthCollector, issuers_and_roots
 from provisioning.service.metrics_of_workers import QUESTION, Page, StartsCollector, page_of, snapshot
@@ -244,6 +245,7 @@ async def build(opened: Opened) -> Parts:
             credential.run,
             retention.run,
             revocation.run,
+            *([ClockWatch(database, utc_now).run] if opened.leads else []),
             trust.run,
             manufacturers.run,
             *([recall.run, fetcher.run] if opened.leads else []),

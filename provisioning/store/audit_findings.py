@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -21,6 +22,7 @@ from provisioning.store.audit import AuditEntry
 from provisioning.store.tables import audit_entries, audit_head
 
 _PAGE: Final = 1000
+_LATEST_OF: Final = 100
 UNREADABLE: Final = (ValueError, TypeError)
 """What reading an entry or the head raises where it is none."""
 
@@ -99,13 +101,30 @@ def check_key(connection: Connection) -> None:
     )
 
 
-def last_time(connection: Connection) -> datetime | None:
-    """Return when something was last logged, None if nothing ever was; raise one of `UNREADABLE` if that is lost."""
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """The latest time among the last entries of a log."""
+
+    at: datetime
+    number: int
+    """That entry's."""
+    since: int
+    """How many were written after it: with an earlier time, if the clock is behind now or was ahead then."""
+
+
+def latest(connection: Connection) -> Latest | None:
+    """Return the latest time among the last entries, None if there are none; raise one of `UNREADABLE` if it is lost.
+
+    The last one alone tells nothing of a clock that is behind: a service that runs has written one by that clock.
+    """
     head = readable_head(connection)
     if head is None:
         raise ValueError("there is no head")
-    last = audit.entries(connection, head.number - 1, 1)
-    return last[0].at if last else None
+    last = audit.entries(connection, max(0, head.number - _LATEST_OF), _LATEST_OF)
+    if not last:
+        return None
+    found = max(last, key=lambda entry: (entry.at, entry.number))
+    return Latest(found.at, found.number, last[-1].number - found.number)
 
 
 def _all(connection: Connection) -> Iterator[_Read]:

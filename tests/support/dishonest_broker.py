@@ -34,6 +34,7 @@ _V5 = ProtocolVersion.V5
 _LARGEST = 1_000_000
 _LATE = 0.1
 _ONE = "meter-1"
+_SECOND = "backend-2"
 _WHICH = 3
 """Which telemetry message of each device is mistreated; for commands and answers it is the first."""
 
@@ -60,6 +61,7 @@ class Lie(Enum):
     TURNS_AWAY = "refuses a good device"
     RESUMES = "says that it resumes a session, where a clean start was asked for"
     FORGETS = "keeps no retained message"
+    TELLS_THE_FIRST = "tells the second of two receivers nothing of who is there"
     DIES = "breaks all connections, and takes no more"
 
 
@@ -188,6 +190,7 @@ class DishonestBroker:
                     Publish(packet.topic, packet.payload).encode(_V5)
                     for packet in packets
                     if any(matches(one, packet.topic) for one in client.filters)
+                    and not (self.lie is Lie.TELLS_THE_FIRST and client.name == _SECOND and "/state" in packet.topic)
                 ))  # fmt: skip
 
 

@@ -77,6 +77,9 @@ async def test_what_one_terminal_publishes_another_receives(mosquitto: RunningBr
     assert code == (3 if sent["invalid"] else 0), err  # On a busy machine a generator is late, and says so.
     assert (sent["admitted"], sent["published"], sent["acknowledged"], sent["lost"]) == (3, 60, 60, {})
     assert sent["milliseconds"]["puback"]["count"] == 60
+    assert sent["milliseconds"].keys() == {"tcp", "tls", "connack", "admitted", "puback"}
+    assert sent["connecting_seconds"] >= 0.02, "three clients, a hundred a second"
+    assert all(0 < measured["p50"] < 20_000 for measured in sent["milliseconds"].values())
     figures = await asyncio.wait_for(subscribing, 20)
     assert (figures.received, figures.end_to_end.count, figures.lost) == (60, 60, {})
     assert 0 < figures.end_to_end.percentile(50) < 5000  # One clock for both processes.

@@ -135,6 +135,7 @@ def test_a_clock_that_goes_forward_and_back(moved: Moved) -> None:
     # Three weeks ahead: what is issued carries that time, no more; what was promised for an hour is over.
     clock.set(timedelta(days=21))
     moved.wait_for_a_list()
+    wait_until(lambda: '"CLOCK_SET"' in service.log, "the log tells it", NOTICED, SLOWLY)
     _, refused = moved.enrol("late", unspent)
     assert (refused.status, refused.text.partition(":")[0]) == (401, "TOKEN_EXPIRED")
     ahead, answer = moved.enrol("ahead", moved.token("ahead"))
@@ -225,3 +226,31 @@ def test_a_service_whose_issuing_ca_has_ended_starts_and_has_the_next_one_issue(
         device, answer = moved.enrol("meter-1", moved.token("meter-1"))
         assert answer.status == 200, answer.text
         assert read(device).not_valid_before_utc < clock.now()
+
+
+def clock_finding(service: ProvisioningService) -> dict[str, str]:
+    done = service.command("doctor", "--json", "--dir", str(service.dir))
+    found: list[dict[str, str]] = [each for each in json.loads(done.stdout) if each["check"] == "clock"]
+    (finding,) = found
+    return finding
+
+
+def test_a_clock_that_is_behind_is_found_though_the_service_has_gone_on_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared()  # Founded by the true clock.
+    clock = FakeClock.new(tmp_path)
+    clock.enter(monkeypatch)
+    service = ProvisioningService.copied(tmp_path / "fleet", {"port": 0, "http_port": 0})
+    clock.set(timedelta(days=3))
+    with service:
+        service.token(device="meter-1")
+    clock.set(timedelta(days=1))
+    assert clock_finding(service)["verdict"] == "failed"
+    with service:
+        wait_until(lambda: '"CLOCK_BEHIND"' in service.log, "the service has compared its clock")
+        service.token(device="meter-2")
+    finding = clock_finding(service)
+    assert finding["verdict"] == "warning"
+    assert "but an entry was recorded at" in finding["detail"]
+    assert "audit show" in finding["remedy"]

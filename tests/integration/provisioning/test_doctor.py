@@ -134,7 +134,7 @@ def test_open_files_wrong_passphrase_and_a_database_of_another_version_are_found
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM audit_head"))
     code, found = findings(idle)
-    assert (code, found["audit log"][0]["detail"]) == (1, "its last entry cannot be read: there is no head")
+    assert (code, found["audit log"][0]["detail"]) == (1, "its last entries cannot be read: there is no head")
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     engine.dispose()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from broker.earlier_messages import EarlierMessages
+from broker.engine.estate import PORTION
 from broker.mqtt.codes import QoS
 from broker.mqtt.message import Message, PersonalMessage
 from broker.mqtt.packets import Subscribe, SubscriptionRequest
@@ -50,6 +51,46 @@ def test_each_is_moved_once_whatever_is_queued_or_said_of_the_clock_in_between(
     all_of_them = earlier_ones | {f"{STATE}/own": 60.0 + 20.0 + again}
     for broker in (after, after.killed()):
         assert ends(broker) == dict.fromkeys(("backend", "second", "newer"), all_of_them) | {"retained": earlier_ones}
+    before.close()
+
+
+@pytest.mark.parametrize("given", range(4))
+@pytest.mark.parametrize("moment", range(4))
+def test_what_a_member_of_a_share_is_giving_to_another_at_the_time_is_moved_too(
+    tmp_path: Path, given: int, moment: int
+) -> None:
+    """Its session has ended, and was not looked at: what it had still to give expired by the clock of before."""
+    before = StoredBroker(tmp_path)
+    for name in ("heir", "other"):
+        session = before.service(name, clean_start=False, session_expiry_interval=300)
+        if name == "other":
+            session.subscribe("$share/group/fleet/#", qos=1)
+        session.leave()
+    topics, device = [f"{STATE}/{number}" for number in range(2 * PORTION + 1)], before.device("meter-1")
+    for topic in topics:
+        device.publish(topic, b"x", qos=1, message_expiry_interval=60)
+    after = before.killed()
+    heir = after.service("heir", clean_start=False, session_expiry_interval=300)
+    heir.subscribe("$share/group/fleet/#", qos=1)
+    heir.leave()
+    after.held = True
+    after.engine.forget(after.engine.registry.called("other")[0], after.now)
+    for _ in range(given):
+        if after._soon:
+            after._soon.popleft()()
+    rounds: deque[Callable[[], None]] = deque()
+    EarlierMessages(after.engine, rounds.append, portion=1).clock_set(20.0)
+    for _ in range(moment):
+        if rounds:
+            rounds.popleft()()
+    while after._soon:
+        after._soon.popleft()()
+    while rounds:
+        rounds.popleft()()
+    after.held = False
+    after.settle()
+    for broker in (after, after.killed()):
+        assert ends(broker) == {"heir": dict.fromkeys(topics, 60.0), "retained": {}}
     before.close()
 
 

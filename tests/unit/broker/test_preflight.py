@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import socket
 from collections.abc import Iterator
 from datetime import timedelta
@@ -22,13 +23,14 @@ from broker.audit.files import AuditError, opened_files
 from broker.preflight import doubts, problems
 from broker.settings.config_file import ConfigError, read_file
 from broker.settings.config_loading import load
+from broker.settings.limits import Limits
 from broker.sources.trust_files import read_anchors
 from broker.state_directory import NoDirectory
-from broker.store.database_files import _identity
 from broker.store.sqlite import SqliteStore
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
 from provisioning.pki.tls import TlsConfigurationError
+from provisioning.program.file_identity import identity
 from tests.support.crl import crl
 from tests.support.pki import DOMAIN, SERVER, Pki, shared_device, shared_pki
 
@@ -61,6 +63,17 @@ def test_a_list_that_has_expired_is_doubted_and_no_problem(good: dict[str, Any],
     assert "crl_policy require decides" in doubt
 
 
+@pytest.mark.parametrize(("chosen", "room"), [(200, 150), (150, None), (Limits().max_connections, None)])
+def test_more_connections_than_there_may_be_descriptors_are_doubted(
+    good: dict[str, Any], monkeypatch: pytest.MonkeyPatch, chosen: int, room: int | None
+) -> None:
+    """The start warns of it (FEW_DESCRIPTORS), and raises the limit before: what counts is the hard one."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (20, 300))
+    said = [each for each in doubts(load(None, good | {"limits": {"max_connections": chosen}})) if "descr" in each]
+    wanted = f"limits.max_connections: {chosen}, and this user may have descriptors for {room} here; raise the hard"
+    assert [each[: len(wanted)] for each in said] == ([] if room is None else [wanted])
+
+
 def test_a_database_with_which_it_would_not_start_is_told_and_one_without_its_log_is_doubted(
     good: dict[str, Any],
 ) -> None:
@@ -72,7 +85,7 @@ def test_a_database_with_which_it_would_not_start_is_told_and_one_without_its_lo
     assert problems(load(None, good | {"persistence": False})) == []
     database.unlink()
     SqliteStore(database).close()
-    of_this_file = f"{_identity(database)} 1:2.3\n"
+    of_this_file = f"{identity(database)} 1:2.3\n"
     database.with_suffix(".lock").write_text(of_this_file)
     assert problems(load(None, good)) == []
     (doubt,) = doubts(load(None, good))

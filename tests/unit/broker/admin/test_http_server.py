@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import select
 import socket
@@ -13,6 +14,7 @@ import pytest
 
 from broker.admin import http_server
 from broker.admin.http_server import MAX_BODY, HttpServer, Request, Response
+from broker.admin.metrics_endpoint import listen
 from broker.admin.unix_socket import AdminSocketError, open_socket
 
 HEAD = b"Host: broker\r\n\r\n"
@@ -273,6 +275,54 @@ async def test_too_many_requests_at_once_are_told_so(tmp_path: Path) -> None:
     done.set()
     assert {answer.partition(b"\r\n")[0] for answer in await asyncio.gather(*held)} == {b"HTTP/1.1 200 OK"}
     await server.close()
+
+
+async def sent_all_and_read_all(address: tuple[str, int], asked: bytes) -> bytes:
+    """Return the answer to *asked* for a client that reads nothing before it has sent everything."""
+
+    def ask_late() -> bytes:
+        with socket.create_connection(address, 30) as client, client.makefile("rb") as answer:
+            client.sendall(asked)
+            client.shutdown(socket.SHUT_WR)
+            return answer.read()
+
+    return await asyncio.to_thread(ask_late)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_who_still_sends_when_it_is_answered_reads_the_answer_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, *, busy: bool
+) -> None:
+    """The connection was reset: it was closed with bytes that nobody had read."""
+    monkeypatch.setattr(http_server, "_HEAR_OUT_SECONDS", 30.0)
+    server, listening = HttpServer(_echo, lambda _: "me"), listen("127.0.0.1", 0, "metrics_port")
+    await server.listen(listening)
+    if busy:
+        monkeypatch.setattr(http_server, "_MAX_CONNECTIONS", 0)
+    try:
+        size = 10 * MAX_BODY
+        asked = f"POST /x HTTP/1.1\r\nContent-Length: {size}\r\n".encode() + HEAD + bytes(size)
+        answer = await sent_all_and_read_all(listening.getsockname(), asked)
+        assert answer.startswith(b"HTTP/1.1 503 " if busy else b"HTTP/1.1 413 ")
+        assert bodies(answer)[0]
+    finally:
+        await server.close()
+
+
+async def test_who_sends_for_ever_is_heard_out_for_a_moment_only(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "_HEAR_OUT_SECONDS", 0.05)
+
+    def send_for_ever() -> bytes:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(30)
+            client.connect(str(path))
+            client.sendall(b"POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + HEAD)
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    client.sendall(b"1000\r\n" + bytes(0x1000) + b"\r\n")
+            return client.recv(13)
+
+    assert await asyncio.wait_for(asyncio.to_thread(send_for_ever), 30) == b"HTTP/1.1 413 "
 
 
 async def test_whom_identify_refuses_gets_that_answer_to_everything(tmp_path: Path) -> None:

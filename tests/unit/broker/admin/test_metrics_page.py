@@ -166,6 +166,7 @@ async def test_each_figure_is_of_what_its_name_says() -> None:
         "queued_messages": 2,
         "inflight_messages": 1,
         "store_failed": 0,
+        "store_log_held_bytes": 0,
         "loop_lag_seconds": 0.25,
     }
     broker.metrics.loop_lag = 0.25
@@ -201,6 +202,9 @@ async def test_a_store_that_takes_no_writes_is_one(*, failed: bool) -> None:
     broker.engine.journal = Journal(0.0)
     broker.engine.journal.failed = failed
     assert await value(broker, "store_failed") == failed
+    assert await value(broker, "store_log_held_bytes") == 0
+    broker.engine.journal.held_log_bytes = 300_000_000
+    assert await value(broker, "store_log_held_bytes") == 300_000_000
 
 
 async def test_the_broker_s_own_certificate_has_so_long_left_and_less_than_none_when_it_has_ended() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable
 
@@ -80,3 +81,43 @@ def test_that_somebody_lost_a_place_is_said_once_a_minute_and_only_of_somebody_m
             door._tell("192.0.2.1", now)
         said += [(now, each["code"], each["address"], each["lost"], each["turned_away"]) for each in logs]
     assert said == [(now, "CROWDED", "192.0.2.1", *others) for now, *others in ((1, 1, 0), (61, 1, 1), (201, 2, 1))]
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_who_comes_in_a_crowd_is_accepted_one_by_one_and_devices_are_served_in_between(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """As long as anybody waited, asyncio's own loop did nothing but accept; what it began for each had no bound."""
+
+    async def visit() -> None:
+        operators = Operators(MemoryBroker().engine)
+        door = OperatorDoor(HttpServer(None, operators.identify), operators, None)  # type: ignore[arg-type]
+        door.open("127.0.0.1", 0)
+        address = ("127.0.0.1", int(door.url.rpartition(":")[2]))
+        with contextlib.ExitStack() as opened:
+            for _ in range(20):
+                opened.enter_context(socket.create_connection(address))
+            async with asyncio.timeout(20):
+                while not len(door._places):  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(0)
+            accepted = len(door._places)
+            await door.close()
+        assert accepted == 1
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(visit())
+
+
+async def test_whose_handshake_has_not_begun_when_the_door_closes_is_not_forgotten() -> None:
+    """The task was cancelled before it began: the socket was left to the garbage collector, and its place taken."""
+    operators = Operators(MemoryBroker().engine)
+    door = OperatorDoor(HttpServer(None, operators.identify), operators, None)  # type: ignore[arg-type]
+    door.open("127.0.0.1", 0)
+    with socket.create_connection(("127.0.0.1", int(door.url.rpartition(":")[2]))) as client:
+        async with asyncio.timeout(20):
+            while not len(door._places):  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0)
+        await door.close()
+        assert len(door._places) == 0
+        client.settimeout(20)
+        assert await asyncio.to_thread(client.recv, 1) == b""

@@ -72,3 +72,19 @@ def test_wrong_usage(conf: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["config", "convert", str(conf), "--listener", "7"])
     assert done.exit_code == 2
     assert done.stderr == "fleet-broker: --listener 7: no listener has this port; there are 8883\n"
+
+
+def test_settings_in_toml_are_no_mosquitto_conf_and_that_is_all_that_is_said(conf: Path, tmp_path: Path) -> None:
+    """Each of its lines was complained about as an option that mosquitto does not have."""
+    settings, included = tmp_path / "broker.toml", tmp_path / "conf.d"
+    settings.write_text('# the broker\nport = 8883\ncafile = "ca.crt"\n')
+    done = CliRunner().invoke(app, ["config", "convert", str(settings)])
+    said = f"{settings} is TOML, as the broker's own files are, and no mosquitto.conf: name that"
+    assert (done.exit_code, " ".join(done.stderr.split())) == (2, f"fleet-broker: {said}")
+    included.mkdir()
+    (included / "broker.conf").write_text(settings.read_text())
+    conf.write_text(f"include_dir {included}\n")
+    done = CliRunner().invoke(app, ["config", "convert", str(conf)])
+    assert "is TOML" in done.stderr
+    conf.write_text("# nothing = 1\n")
+    assert "listener: there is none" in CliRunner().invoke(app, ["config", "convert", str(conf)]).stderr

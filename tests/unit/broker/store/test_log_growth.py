@@ -49,12 +49,17 @@ async def test_a_log_that_another_program_keeps_from_the_file_is_told_when_it_do
     store._apply(filled())
     journal = Journal(100.0, last_session=7, last_message=40)
     store._growth = LogGrowth(store.path, unusual=UNUSUAL)
+    held = []
     with capture_logs() as said:
         with other_program(store.path, "BEGIN"):
             for _ in range(8):
                 await grown(store, journal)
+                held.append(journal.held_log_bytes)
         for _ in range(2):
             await grown(store, journal)
+    assert held[-1] > max(held[0], UNUSUAL), "for the metric"
+    assert held == sorted(held)
+    assert journal.held_log_bytes == 0
     assert [line["code"] for line in said] == [*["STORE_LOG_GROWS"] * 3, "STORE_LOG_MOVED"]
     first, second, *_ = said
     assert first["log_level"] == "warning"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from device_sim.latency import Latency
+from device_sim.link.driver import Driver
 from device_sim.run import health
 from device_sim.run.health import GeneratorWatch, HealthSample, faults, worst
 from device_sim.run.recorder import Percentiles, Recorder
@@ -182,6 +183,14 @@ def test_a_saturated_generator_is_told_with_its_remedy(samples: list[HealthSampl
     assert words in fault
 
 
+@pytest.mark.parametrize("samples", [[busy()], [busy(0.99), busy(1.2)]])
+def test_nobody_is_told_to_use_what_is_in_use(samples: list[HealthSample]) -> None:
+    (fault,) = faults(samples, late(300 if len(samples) == 1 else 1), LIMITS, Driver.LIGHT)
+    assert "--driver light" not in fault
+    (fault,) = faults(samples, late(300 if len(samples) == 1 else 1), LIMITS)
+    assert "; use --driver light, " in fault
+
+
 def test_of_several_processes_the_guilty_one_is_named() -> None:
     recorder = Recorder()
     recorder.record(Duration.ADMITTED, 0.010, 0.0)
@@ -285,7 +294,7 @@ def test_a_healthy_generator_has_no_faults() -> None:
 
 def test_a_share_is_not_one_of_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel tells of a wait when it has ended: 0.3 s in the last millisecond of a run would be 300 times of it."""
-    readings = iter([(0.0, 0.0, 0.0), (1.0, 0.4, 0.1), (2.0, 0.8, 0.2), (2.001, 0.801, 0.5), (3.0, 1.2, 0.5)])
+    readings = iter([(0.0, 0.0, 0.0), (0.5, 0.2, 0.05), (1.5, 0.6, 0.15), (1.501, 0.601, 0.45), (2.5, 1.0, 0.45)])
     monkeypatch.setattr(health._Reading, "now", lambda: health._Reading(*next(readings)))
     watch = GeneratorWatch()
     shares = [(round(sample.processor, 2), round(sample.waiting, 2)) for sample in (watch.sample(0) for _ in range(4))]
@@ -298,6 +307,8 @@ def test_a_revocation_that_was_not_done_fails_a_scenario_that_says_nothing_of_it
     assert result(recorder).verdict == "PASS"
     recorder.counts[Count.FAILED_REVOCATIONS] = 1
     assert (result(recorder).exit_code, result(recorder).verdict) == (99, "FAIL")
+    shown = judged({"failed_revocations": ["== 0"]}, recorder).thresholds
+    assert [each.threshold.metric for each in shown].count(Count.FAILED_REVOCATIONS) == 1  # Asked for, and shown once.
 
 
 def test_one_message_in_a_thousand_may_be_skipped() -> None:
@@ -318,7 +329,15 @@ def test_each_local_address_has_ports_of_its_own(sources: int, addresses: int) -
     low, high = map(int, health._PORT_RANGE.read_text().split())
     sample = GeneratorWatch(sources).sample(7)
     assert (sample.ports, sample.ports_limit) == (7, addresses * (high - low + 1))
-    assert sample.descriptors_limit == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def test_descriptors_run_out_at_the_soft_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard))
+    try:
+        assert GeneratorWatch().sample(0).descriptors_limit == soft - 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_moment_of_the_generator_in_a_line() -> None:

@@ -469,3 +469,14 @@ async def test_those_whose_header_is_awaited_end_with_the_door() -> None:
         door.close()
         assert len(door._arrivals) == 0
         assert await greeted(client) == b""
+
+
+async def test_whose_handshake_has_not_begun_when_the_door_closes_is_not_forgotten() -> None:
+    """The task was cancelled before it began: the socket was left to the garbage collector, and its place taken."""
+    places = Places(2)
+    async with opened(places) as (door, client):
+        door._accept()
+        assert len(places) == 1
+        door.close()
+        assert len(places) == 0
+        assert await greeted(client) == b""

@@ -26,6 +26,7 @@ from provisioning.pki.role import Role
 from provisioning.store import audit, audit_findings, devices, inventory, schema
 from provisioning.store.approvals import ApprovalState
 from provisioning.store.audit import Action, AuditFilter
+from provisioning.store.audit_findings import Latest
 from provisioning.store.database import Database
 from provisioning.store.tables import audit_head
 from tests.support.fleet import Fleet
@@ -237,6 +238,18 @@ async def test_nobody_writes_to_a_log_that_another_key_vouches_for(database: Dat
         assert not await schema.upgrade_founded(database, "provisioning")
         await database.write(partial(_execute, statement=tampered))
         assert not await schema.upgrade_founded(database, "provisioning"), "for that there is audit verify"
+
+
+async def test_the_latest_time_is_not_hidden_by_what_was_written_since(database: Database) -> None:
+    """A service that runs by a clock that is behind has written its own entries, within seconds."""
+    for at in (NOW + timedelta(days=1), NOW + timedelta(days=1), NOW, NOW):
+        await database.write(
+            lambda connection, at=at: audit.append(connection, at, "admin", Action.REVOKED, "meter-6", {})  # type: ignore[misc]
+        )
+    assert await database.read(audit_findings.latest) == Latest(NOW + timedelta(days=1), 7, 2)
+    for _ in range(100):
+        await database.write(lambda connection: audit.append(connection, NOW, "admin", Action.REVOKED, "meter-6", {}))
+    assert await database.read(audit_findings.latest) == Latest(NOW, 109, 0), "only a clock that was ahead, by then"
 
 
 def _execute(connection: Connection, statement: str) -> None:

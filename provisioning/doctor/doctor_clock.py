@@ -1,0 +1,27 @@
+"""Whether the clock is behind what the audit log has recorded, or was ahead when that was recorded."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
+from provisioning.store.audit_findings import Latest
+
+_TOLERANCE: Final = timedelta(minutes=2)
+
+
+def clock_finding(now: datetime, latest: Latest) -> Finding:
+    """Compare *now* with the latest of the last entries."""
+    if now >= latest.at - _TOLERANCE:
+        return ok("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC, later than the last entries")
+    detail = f"the clock says {now:%Y-%m-%d %H:%M:%S} UTC, but an entry was recorded at {latest.at:%Y-%m-%d %H:%M:%S}"
+    remedy = "set the clock: timedatectl set-ntp true"
+    if latest.since == 0:
+        return failed("clock", detail, remedy)
+    shown = "fleet-provisioning audit show"
+    return warning(
+        "clock",
+        f"{detail} ({latest.since} were later)",
+        f"{remedy}; if it is right now, it was ahead then: {shown} tells what was done meanwhile",
+    )
