@@ -241,6 +241,13 @@ def test_a_comparison_says_how_the_runs_differ() -> None:
     assert conditions(imagined(), other)[1:] == [
         ("broker", "unknown", "mosquitto 2.0.21"), ("new", "None", "1"),
     ]  # fmt: skip
+    generated = imagined()
+    generated["generator"] |= {"driver": "light", "key_exchange": "OpenSSL's default", "sources": 4}
+    generated["generator"]["processes"] *= 3
+    assert conditions(imagined(), generated) == [
+        ("driver", "paho", "light"), ("key_exchange", "X25519", "OpenSSL's default"), ("sources", "1", "4"),
+        ("processes", "1", "3"),
+    ]  # fmt: skip
 
 
 def summarised(document: Document) -> list[str]:
@@ -321,6 +328,36 @@ def test_what_is_outside_its_range_is_drawn_at_the_edge() -> None:
     plot = Plot(100, 100, (0, 10), (0, 10), name="test")
     plot.line([(-5, 5), (50, 500)], "c0")
     assert 'points="52.0,48.0 90.0,22.0"' in plot.svg()
+
+
+def test_each_reason_is_said_once_however_many_met_with_it() -> None:
+    """Of three hundred revocations in vain, twenty lines that differed in a name had pushed the verdict away."""
+    document = imagined()
+    document["markers"] = [
+        {"at": 1.0, "kind": "failed revocation", "what": f"meter-{number}: https://ca does not answer: too late"}
+        for number in range(5)
+    ]
+    document["markers"] += [
+        {"at": 2.0, "kind": "failed revocation", "what": "meter-9: https://ca does not answer: refused"},
+        {"at": 2.0, "kind": "past the deadline", "what": "a session closed after 6.0 s, 5 near the broker"},
+        {"at": 3.0, "kind": "lost receiver", "what": "backend: tcp reset"},
+        {"at": 4.0, "kind": "lost receiver", "what": "backend: tcp reset"},
+        {"at": 5.0, "kind": "ctl", "what": "storm"},
+    ]
+    assert remarks(document) == [
+        "failed revocation, 5 times: https://ca does not answer: too late (meter-0, meter-1, meter-2, …)",
+        "failed revocation: meter-9: https://ca does not answer: refused",
+        "past the deadline: a session closed after 6.0 s, 5 near the broker",
+        "lost receiver, 2 times: tcp reset (backend)",
+    ]
+
+
+@pytest.mark.parametrize(("answer", "told"), [("PUBACK 0x87", True), ("PUBREC 0x87", True), ("PUBACK 0x97", False)])
+def test_a_policy_that_refuses_the_fleet_is_told_what_it_must_allow(answer: str, told: bool) -> None:
+    document = imagined()
+    document["refusals"] = {answer: 7}
+    said = [each for each in remarks(document) if each.startswith("the broker's policy refuses messages")]
+    assert bool(said) is told
 
 
 def test_a_run_without_thresholds_and_one_whose_receiver_was_away_say_so() -> None:
