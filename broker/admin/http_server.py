@@ -373,7 +373,7 @@ async def _read(
         try:
             parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            if not incoming.complete or incoming.method not in {"GET", "HEAD"}:
+            if incoming.method not in {"GET", "HEAD"}:
                 return problem(400, "INVALID_REQUEST", "no other protocol is spoken here: leave out Upgrade")
             incoming.pipelined = True
         except httptools.HttpParserError as error:
