@@ -40,7 +40,7 @@ def _expect_right(option: str, path: Path, place: Path) -> None:
 
 
 def clear(path: Path | None) -> None:
-    """Remove an older report at *path*: if the run comes to no end, it would be taken for this run's.
+    """Remove an older report at *path*: if the run that has begun comes to no end, it would be taken for this run's.
 
     A link may lead to the output of this very process, and is left.
     """
@@ -55,10 +55,13 @@ def clear(path: Path | None) -> None:
 def write(path: Path, text: str) -> None:
     """Write *text* to *path* in UTF-8, completely or not at all.
 
-    Raises `OSError` naming the file, which the error of a full disk does not.
+    Raises `OSError` naming the file, which the error of a full disk does not. What was there stays if it cannot be
+    opened for writing.
     """
+    file = path.open("w", encoding="utf-8")
     try:
-        path.write_text(text, encoding="utf-8")
+        with file:
+            file.write(text)
     except OSError as error:
         if path.is_file():
             path.unlink()

@@ -26,6 +26,19 @@ if TYPE_CHECKING:
     from provisioning.pki.tls import Credential
 
 _JSON = "application/json"
+_ANSWERED = {
+    "/v1/status": "name",
+    "/v1/sessions": "sessions",
+    "/v1/subscriptions": "subscriptions",
+    "/v1/sessions/kick": "kicked",
+    "/v1/trust": "anchors",
+    "/v1/crls": "lists",
+    "/v1/crls/try": "lists",
+    "/v1/why": "about",
+    "/v1/check": "admitted",
+    "/v1/reload": "parts",
+}
+"""A field that each answer of a broker has, of those that come in pieces the first: by it a broker is known."""
 _SOMETHING_ELSE = "what answers there is something else"
 _PATIENCE = httpx.Timeout(30.0, connect=5.0)
 _HOOKS = {"response": [leave_unread]}
@@ -125,8 +138,23 @@ class AdminClient:
                 response.read()
                 raise _refused(response)
             if not (response.is_success and response.headers.get("Content-Type", "").startswith(_JSON)):
-                raise BrokerUnreachable(_nobody(self._where, _SOMETHING_ELSE))
-            yield from response.iter_bytes()
+                raise self._no_broker()
+            yield from self._a_brokers(response.iter_bytes(), path)
+
+    def _a_brokers(self, pieces: Iterator[bytes], path: str) -> Iterator[bytes]:
+        """Yield *pieces*, the first of them only if a broker's answer to GET *path* begins so."""
+        begin, first = f'{{"{_ANSWERED[path]}": '.encode(), b""
+        for piece in pieces:
+            first += piece
+            if len(first) >= len(begin):
+                break
+        if not first.startswith(begin):
+            raise self._no_broker()
+        yield first
+        yield from pieces
+
+    def _no_broker(self) -> BrokerUnreachable:
+        return BrokerUnreachable(_nobody(self._where, _SOMETHING_ELSE))
 
     def _document(self, method: str, path: str, **arguments: Any) -> Any:
         with self._errors():
@@ -135,9 +163,9 @@ class AdminClient:
                 raise _refused(response)
             with contextlib.suppress(ValueError):
                 document = document_of(response)
-                if response.is_success and isinstance(document, dict):
+                if response.is_success and isinstance(document, dict) and _ANSWERED[path] in document:
                     return document
-            raise BrokerUnreachable(_nobody(self._where, _SOMETHING_ELSE))
+            raise self._no_broker()
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -145,6 +173,8 @@ class AdminClient:
             yield
         except httpx.TransportError as error:
             raise BrokerUnreachable(_nobody(self._where, str(error))) from error
+        except httpx.DecodingError as error:
+            raise self._no_broker() from error
         except httpx.InvalidURL as error:  # More than 65,536 characters, before anything is sent.
             raise RequestRefused("", f"the request is too long ({error}): give fewer or shorter values") from error
 

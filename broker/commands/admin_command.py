@@ -101,11 +101,8 @@ def connect(socket: Path | None, state_dir: Path | None, config: Path | None) ->
             f"--url: {_remote.url[:_SHOWN]!r} is no https:// address; give that of the broker's admin_port"
         )
     with importing():
-        from provisioning.pki import open_to_all
         from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
 
-    if (warning := open_to_all.told_of(_remote.key)) is not None:
-        say_wrong(f"warning: {warning}")
     try:
         return AdminClient.at_url(_remote.url, _remote.cafile, CredentialFiles(_remote.cert, _remote.key))
     except TlsConfigurationError as error:
@@ -119,6 +116,12 @@ def admin_client(socket: Path | None, state_dir: Path | None, config: Path | Non
         from broker.admin.client import BrokerUnreachable, RequestRefused
         from broker.settings.config_file import ConfigError
 
+    if _remote.key is not None:
+        with importing():
+            from provisioning.pki import open_to_all
+
+        if (warning := open_to_all.told_of(_remote.key)) is not None:
+            say_wrong(f"warning: {warning}")
     try:
         with connect(socket, state_dir, config) as client:
             yield client

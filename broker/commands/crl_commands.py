@@ -28,6 +28,7 @@ from broker.commands.admin_command import (
 from broker.commands.error_line import failed
 from provisioning.program.command_group import command_group
 from provisioning.program.given_file import LIST_BYTES, contents_of
+from provisioning.program.printable import printable
 
 crl_app = command_group(help="Show the CRLs in use, and try another one.")
 
@@ -82,7 +83,7 @@ def crl_try(
         print_json(answer)
     else:
         for each in answer["lists"]:
-            sys.stdout.write(f"{each['text']}\n")
+            sys.stdout.write(f"{printable(each['text'])}\n")
     known = [each["code"] == "CRL_KNOWN" for each in answer["lists"]]
     if all(known) or not all(each["used"] or each["code"] == "CRL_KNOWN" for each in answer["lists"]):
         raise typer.Exit(1)

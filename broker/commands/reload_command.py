@@ -12,6 +12,7 @@ from broker.commands.admin_command import Config, Json, Socket, StateDir, admin_
 from broker.commands.error_line import USAGE, failed
 from broker.reload.report import Part
 from provisioning.program.given_file import PEM_BYTES, text_of
+from provisioning.program.printable import printable
 
 
 def reload(
@@ -60,7 +61,7 @@ def reload(
         print_json(answer)
     else:
         for each in answer["parts"]:
-            sys.stdout.write(f"{each['text']}\n")
+            sys.stdout.write(f"{printable(each['text'])}\n")
     if answer["refused"]:
         raise typer.Exit(1)
 

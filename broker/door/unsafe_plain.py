@@ -37,6 +37,9 @@ class UnsafePlainSession:
     def version(self) -> None:
         """Return None: there is no TLS."""
 
+    def shutdown(self) -> None:
+        """Do nothing: there is no close_notify."""
+
 
 class UnsafePeer(PassesOn):
     """Tells a connection that its peer is the configured identity."""

@@ -133,6 +133,10 @@ def judge(
         if err.is_terminal:
             err.print(report.line(outcome), soft_wrap=True, markup=False, highlight=False)
 
+    def begun() -> None:  # Not sooner: an argument that is wrong costs nobody a report.
+        clear(given.json)
+        clear(given.junit)
+
     async def story(_interruption: Interruption) -> ExitCode:
         with tempfile.TemporaryDirectory(prefix=f"fleet-sim-{kind}-") as directory:
             async with AsyncExitStack() as stack:
@@ -142,7 +146,7 @@ def judge(
                 known = (*CATALOGUE, *WEBSOCKET, *revocation_list.chapter.cases, *OWED)
                 target.capabilities.check_cases(case.name for case in known)
                 try:
-                    outcomes = await run(target, cases, told)
+                    outcomes = await run(target, cases, told, begun)
                 except asyncio.CancelledError:
                     how_far = f"after {len(tried.outcomes)} of {tried.cases} cases"
                     report.show_stopped(out, f"{kind} {target.capabilities.name}", tried.outcomes, how_far)
@@ -154,7 +158,5 @@ def judge(
         return _exit_code(view, target, outcomes, failed)
 
     with explained(view, also=(CapabilityError, Impossible)):
-        clear(given.json)
-        clear(given.junit)
         code = run_story(story)
     raise typer.Exit(code)

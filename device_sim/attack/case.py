@@ -22,8 +22,10 @@ _SECONDS = 10.0
 
 IN = "mqtt CONNACK 0x00"
 NOWHERE = "mqtt not-delivered"
+BAD = ("tls bad_certificate", "tls unsupported_certificate", "tls certificate_unknown")
 REVOKED = ("mqtt CONNACK 0x87", "mqtt CONNACK 0x8a", "tls certificate_revoked")
-"""Right answers of many cases: admitted; not delivered to anybody; kept out, with revocation as the reason."""
+"""Right answers of many cases: admitted; not delivered to anybody; a certificate that is not accepted; kept out, with
+revocation as the reason."""
 
 
 def revocation(limits: TimeLimits) -> float:

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 from device_sim.attack import (
     certificate_cases,
+    chain_cases,
     conduct_cases,
     enrolment_cases,
     handshake_cases,
@@ -39,6 +40,7 @@ def _order(case: Case) -> int:
 
 _CHAPTERS = (
     certificate_cases,
+    chain_cases,
     lifetime_cases,
     unsendable_cases,
     handshake_cases,

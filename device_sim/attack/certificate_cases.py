@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -15,7 +14,7 @@ from cryptography.x509.oid import ObjectIdentifier
 from broker.mqtt.codes import ProtocolVersion
 from device_sim.attack import der
 from device_sim.attack.capabilities import Feature
-from device_sim.attack.case import IN, NOWHERE, REVOKED, Chapter, patience, revocation
+from device_sim.attack.case import BAD, IN, NOWHERE, REVOKED, Chapter, patience, revocation
 from device_sim.attack.issuer import SERVER_AUTH, Issuer, Paper
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible, SigningRegistrar
@@ -27,8 +26,8 @@ from provisioning.client.est import EstClient
 from provisioning.pki.identity import Identity
 from provisioning.pki.keys import generate_key
 from provisioning.pki.role import Role
+from provisioning.pki.tls import CredentialPem
 
-BAD = ("tls bad_certificate", "tls unsupported_certificate", "tls certificate_unknown")
 NOT_OURS = "mqtt CONNACK 0x87"
 
 chapter = Chapter()
@@ -59,9 +58,8 @@ def _dated(name: str, description: str, expected: str, begins: timedelta, ends: 
     chapter.add(name, description, (expected,), attempt)
 
 
-_DAY, _SECOND = timedelta(days=1), timedelta(seconds=1)
+_DAY = timedelta(days=1)
 _dated("3-expired", "presents a certificate that expired yesterday", "tls certificate_expired", -2 * _DAY, -_DAY)
-_dated("3-expired-1s", "presents a certificate that expired a second ago", "tls certificate_expired", -_DAY, -_SECOND)
 # RFC 8446 has no alert for it; OpenSSL maps it to bad_certificate, not to certificate_expired.
 _dated("4-not-yet-valid", "presents a certificate that is valid from tomorrow", "tls bad_certificate", _DAY, 2 * _DAY)
 
@@ -327,10 +325,34 @@ _serial("24-serial-negative", "presents a certificate with a negative serial num
 _serial("24-serial-long", "presents a certificate with a serial number of 33 octets", b"\x01" * 33, IN, *BAD, NOT_OURS)
 
 
+_UNKNOWN = x509.UnrecognizedExtension(ObjectIdentifier("1.3.6.1.4.1.32473.1"), b"\x05\x00")
+
+
 @case("24-critical-extension", "presents a certificate with an unknown critical extension", *BAD)
 async def _critical_extension(scene: Scene) -> Seen:
-    unknown = x509.UnrecognizedExtension(ObjectIdentifier("1.3.6.1.4.1.32473.1"), b"\x05\x00")
-    return await scene.show(scene.target.issuer.issue(scene.target.device(scene.fresh()), extra=((unknown, True),)))
+    return await scene.show(scene.target.issuer.issue(scene.target.device(scene.fresh()), extra=((_UNKNOWN, True),)))
+
+
+# RFC 5280 §4.2 forbids it. Who reads the one, and checks the other, lets a device in under another's name.
+@case("24-extension-twice", "presents a certificate with two lists of names, its own and another's",
+      *BAD, NOT_OURS, "tls unknown_ca", "tls decode_error")  # fmt: skip
+async def _extension_twice(scene: Scene) -> Seen:
+    paper, theirs = scene.forged(), scene.fresh()
+
+    def shown(added: x509.ExtensionType) -> CredentialPem:
+        extension = x509.Extension(added.oid, False, added)
+        return paper.shown_as(der.pem(der.with_extension(paper.certificate, extension, scene.target.issuer.key)))
+
+    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(scene.target.device(theirs).uri)])
+    twice = shown(names)
+    for name in (paper.name, theirs):  # Whichever of the two a broker takes it for.
+        seen = await scene.present(scene.context(twice), name)
+        if seen.got_in:
+            return seen
+    control = await scene.show(paper, shown(_UNKNOWN))
+    if not control.got_in:
+        raise Impossible(f"with an extension that nobody knows it is refused as well: {control.text} {control.reason}")
+    return seen
 
 
 @case("24-two-identities", "presents a certificate that names two devices", NOT_OURS,
@@ -383,36 +405,3 @@ async def _other_domain(scene: Scene) -> Seen:
 async def _role_of_broker(scene: Scene) -> Seen:
     identity = Identity(scene.target.trust_domain, Role.BROKER, scene.fresh())
     return await scene.show(scene.target.issuer.issue(identity))
-
-
-@case("24-name-constraints", "presents a certificate whose name violates its CA's name constraints", *BAD)
-async def _name_constraints(scene: Scene) -> Seen:
-    domain = scene.target.trust_domain
-    control = await scene.show(_constrained(scene, domain))
-    if not control.got_in:
-        raise Impossible(f"a device within its CA's constraints is refused as well: {control.text} {control.reason}")
-    return await scene.show(_constrained(scene, f"not-{domain}"))
-
-
-def _constrained(scene: Scene, domain: str) -> Paper:
-    """Return a good device with a CA that may only name devices of *domain* (RFC 5280 §4.2.1.10)."""
-    limits = x509.NameConstraints([x509.UniformResourceIdentifier(domain)], None)
-    return _below(scene, common_name(f"CA of {domain}"), extra=((limits, True),))
-
-
-def _below(scene: Scene, name: x509.Name, **fields: Any) -> Paper:
-    """Return a good device with a CA called *name*, certified with these *fields* (`Issuer.issue`) by one that may."""
-    other = scene.target.other_issuer
-    if other is None:
-        raise Impossible("the target's CA may certify no CA, and there is no other")
-    paper = other.issue(None, subject=name, ca=True, path_length=0, usages=None, **fields)
-    issuer = Issuer(paper.certificate, paper.key)
-    return issuer.issue(scene.target.device(scene.fresh())).presented_with(paper.certificate)
-
-
-@case("24-expired-ca", "presents a certificate of a CA whose own has expired", "tls certificate_expired")
-async def _expired_ca(scene: Scene) -> Seen:
-    control = await scene.show(_below(scene, common_name("CA of today")))
-    if not control.got_in:
-        raise Impossible(f"a device of a CA that is valid is refused as well: {control.text} {control.reason}")
-    return await scene.show(_below(scene, common_name("CA of yesterday"), begins=-2 * _DAY, ends=-_DAY))

@@ -22,6 +22,8 @@ from provisioning.pki.keys import PrivateKey, generate_key
 _SEQUENCE = 0x30
 _INTEGER = 0x02
 _BIT_STRING = 0x03
+_OCTET_STRING = 0x04
+_OBJECT_IDENTIFIER = 0x06
 _LONG = 0x80
 _ECDSA_WITH_SHA1 = bytes.fromhex("300906072a8648ce3d0401")
 _RSA_WITH_SHA1 = bytes.fromhex("300d06092a864886f70d0101050500")
@@ -57,6 +59,34 @@ def with_serial(certificate: x509.Certificate, serial: bytes, key: PrivateKey) -
     parts = elements(content(tbs))
     parts[1] = element(_INTEGER, serial)
     return _signed(element(_SEQUENCE, b"".join(parts)), algorithm, key, hashes.SHA256())
+
+
+def with_extension(
+    certificate: x509.Certificate, extension: x509.Extension[x509.ExtensionType], key: PrivateKey
+) -> bytes:
+    """Return *certificate* with *extension* behind its others, also if it has one of that kind; signed again by *key*.
+
+    RFC 5280 §4.2: a certificate must not have two of a kind.
+    """
+    tbs, algorithm, _ = elements(content(certificate.public_bytes(Encoding.DER)))
+    *parts, extensions = elements(content(tbs))
+    critical = b"\x01\x01\xff" if extension.critical else b""
+    value = element(_OCTET_STRING, extension.value.public_bytes())
+    one = element(_SEQUENCE, _oid(extension.oid) + critical + value)
+    parts.append(element(extensions[0], element(_SEQUENCE, content(content(extensions)) + one)))
+    return _signed(element(_SEQUENCE, b"".join(parts)), algorithm, key, hashes.SHA256())
+
+
+def _oid(oid: x509.ObjectIdentifier) -> bytes:
+    """Return *oid* in DER."""
+    first, second, *arcs = map(int, oid.dotted_string.split("."))
+    octets = bytearray()
+    for arc in (40 * first + second, *arcs):
+        groups = [arc & 0x7F]
+        while arc := arc >> 7:
+            groups.append(arc & 0x7F | _LONG)
+        octets += bytes(reversed(groups))
+    return element(_OBJECT_IDENTIFIER, bytes(octets))
 
 
 def with_sha1(certificate: x509.Certificate, key: PrivateKey) -> bytes:

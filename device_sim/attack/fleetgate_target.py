@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from device_sim.attack.capabilities import Capabilities, Feature, TimeLimits
 from device_sim.attack.desk import EnrollingRegistrar, EnrolmentDesk
 from device_sim.attack.issuer import Issuer
-from device_sim.attack.target import Feed, Target
+from device_sim.attack.target import Crls, Feed, Publish, Target
 from device_sim.credentials.certification import common_name
 from device_sim.link.tls_dial import Endpoint
 from device_sim.stage.processes import run_to_end, running
@@ -32,7 +32,7 @@ from provisioning.program.version import product_version
 
 _START = 30.0
 _LOOPBACK = "127.0.0.1"
-_BROKER, _ASKING_BROKER = "broker-1", "broker-2"
+_BROKER, _ASKING_BROKER, _READING_BROKER = "broker-1", "broker-2", "broker-3"
 _BROKER_TOML = """\
 revocation_grace = 3.0
 allow_tls12 = {tls12}
@@ -44,6 +44,7 @@ max_backlog = 1048576
 flapping_count = 20
 """
 _ASKING_TOML = 'ocsp_responder = "{}/ocsp"\nocsp_policy = "require"\n'
+_READING_TOML = 'crlfile = ["{}"]\ncrl_check_seconds = 0.5\n'
 _SERVICE_TOML = 'feed_heartbeat_seconds = 0.5\npublic_http_url = "http://{}:{}"\n'
 
 CAPABILITIES = Capabilities(
@@ -103,6 +104,29 @@ async def fleetgate(directory: Path, *, tls12: bool = False, websocket: bool = F
             finally:
                 await asking.stop()
 
+        @asynccontextmanager
+        async def crls(first: Crls) -> AsyncIterator[tuple[Endpoint, Publish]]:
+            file = directory / "crls.pem"
+            reading = _Broker(
+                directory,
+                _READING_BROKER,
+                _READING_TOML.format(file),
+                directory / "anchors.pem",
+                url,
+                operator,
+                websocket,
+            )
+
+            async def publish(lists: Crls) -> None:
+                (new := file.with_suffix(".new")).write_bytes(b"".join(ca.crl(serials) for ca, serials in lists))
+                new.replace(file)
+
+            await publish(first)
+            try:
+                yield (await reading.start())[0], publish
+            finally:
+                await reading.stop()
+
         target = Target(
             CAPABILITIES.model_copy(update={"supports": CAPABILITIES.supports | {Feature.TLS12}})
             if tls12
@@ -119,6 +143,7 @@ async def fleetgate(directory: Path, *, tls12: bool = False, websocket: bool = F
             kill_broker=broker.kill,
             other_issuer=other,
             registry=registry,
+            crls=crls,
         )
         await start()
         yield target

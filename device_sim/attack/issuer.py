@@ -141,15 +141,16 @@ class Issuer:
         path_length: int | None = None,
         authority_key: bool = True,
         serial: int | None = None,
+        now: datetime | None = None,
         dns_names: Sequence[str] = (),
         extra: Sequence[tuple[x509.ExtensionType, bool]] = (),
     ) -> Paper:
-        """Return a certificate for *identity*, valid from *begins* to *ends* from now.
+        """Return a certificate for *identity*, valid from *begins* to *ends* from *now*, or from the present time.
 
         With *public_key* it is for that key, as in a certificate request; the key in the result is then meaningless.
         """
         key = key or generate_key()
-        now = datetime.now(UTC)
+        now = now or datetime.now(UTC)
         names: list[x509.GeneralName] = [] if identity is None else [x509.UniformResourceIdentifier(identity.uri)]
         if self._dns_of_name and identity is not None:
             dns_names = [identity.name, *dns_names]

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from device_sim.attack.capabilities import Capabilities, CrlFile, Feature, TimeLimits
 from device_sim.attack.foreign_server import Papers, expected_names
-from device_sim.attack.target import SigningRegistrar, Target
+from device_sim.attack.target import Crls, Publish, SigningRegistrar, Target
+from device_sim.link.tls_dial import Endpoint
 from device_sim.stage.foreign_process import free_port, program, serving, version_in
 
 CAPABILITIES = Capabilities(
@@ -74,4 +75,12 @@ async def mosquitto(directory: Path, *, tls12: bool = False) -> AsyncIterator[Ta
     async with serving("mosquitto", arguments, log=log, ready="running") as process:
         reload = CrlFile(crl_file=papers.crl, reload=("kill", "-HUP", str(process.pid)))
         registrar = SigningRegistrar(papers.issuer, reload, other_crls=papers.other.crl(()))
-        yield papers.target(CAPABILITIES, port, registrar, process, version_in(log, "version"), tls12=tls12)
+        target = papers.target(CAPABILITIES, port, registrar, process, version_in(log, "version"), tls12=tls12)
+
+        @asynccontextmanager
+        async def crls(first: Crls) -> AsyncIterator[tuple[Endpoint, Publish]]:
+            await registrar.publish_others(first)
+            yield target.endpoint, registrar.publish_others
+
+        target.crls = crls
+        yield target

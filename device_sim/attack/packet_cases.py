@@ -11,6 +11,7 @@ Rules
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ from broker.mqtt.properties import Properties
 from broker.mqtt.wire import encode_frame, encode_string
 from device_sim.attack.capabilities import Feature
 from device_sim.attack.case import Chapter
+from device_sim.attack.issuer import Paper
+from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible
 from device_sim.attack.verdict import CLOSED, Layer, Seen
@@ -86,13 +89,8 @@ def _bad(
 
 async def _beside_who_says_nothing(scene: Scene, made: Callable[[_Own], bytes], *, framed: bool) -> tuple[Seen, bool]:
     """Return the answer to what is *made*, and whether another device that says nothing was closed as well by then."""
-    paper = await scene.device()
-    silent = await scene.dialled(await scene.device())
-    try:
-        client = await scene.dialled(paper)
-    except BaseException:
-        silent.close()
-        raise
+    paper, other = await scene.device(), await scene.device()
+    client, silent = await _dialled_together(scene, paper, other)
     client.either_form = True
     try:
         started = time.monotonic()
@@ -102,6 +100,23 @@ async def _beside_who_says_nothing(scene: Scene, made: Callable[[_Own], bytes], 
     finally:
         client.close()
         silent.close()
+
+
+async def _dialled_together(scene: Scene, *papers: Paper) -> list[RawClient]:
+    """Return a connection of each of *papers*, begun at once; raise what `Scene.dialled` raises.
+
+    One after the other, across a long link, the first has waited for the others longer than many a broker does.
+    """
+    dialling = [asyncio.ensure_future(scene.dialled(paper)) for paper in papers]
+    try:
+        return list(await asyncio.gather(*dialling))
+    except BaseException:
+        for each in dialling:
+            each.cancel()
+        for one in await asyncio.gather(*dialling, return_exceptions=True):
+            if isinstance(one, RawClient):
+                one.close()
+        raise
 
 
 def instead_of_connect(

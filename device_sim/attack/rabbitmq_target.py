@@ -21,7 +21,8 @@ from device_sim.attack.capabilities import Capabilities, Feature, TimeLimits
 from device_sim.attack.foreign_server import Papers, expected_names
 from device_sim.attack.issuer import Issuer, Paper
 from device_sim.attack.own_command import CommandFailed, carried_out
-from device_sim.attack.target import Impossible, Target
+from device_sim.attack.target import Crls, Impossible, Publish, Target
+from device_sim.link.tls_dial import Endpoint
 from device_sim.stage.foreign_process import LOOPBACK, free_port, program, serving, version_in
 from provisioning.pki.identity import Identity
 
@@ -68,7 +69,7 @@ _ADVANCED = """\
   {{fail_if_no_peer_cert, true}},
   {{versions, [{tls}]}},
   {{reuse_sessions, false}},
-  {{crl_check, peer}},
+  {{crl_check, true}},
   {{crl_cache, {{ssl_crl_hash_dir, {{internal, [{{dir, "{directory}/crls"}}]}}}}}}
 ]}}]}}].
 """
@@ -167,7 +168,19 @@ async def rabbitmq(directory: Path, *, tls12: bool = False) -> AsyncIterator[Tar
         serving("epmd", registry, log=directory / "epmd.log", ready="epmd running"),
         serving("rabbitmq-server", [server], log=log, ready=_READY, environment=environment) as process,
     ):
-        yield papers.target(CAPABILITIES, port, operator, process, version_in(log, "RabbitMQ"), tls12=tls12)
+        target = papers.target(CAPABILITIES, port, operator, process, version_in(log, "RabbitMQ"), tls12=tls12)
+
+        async def publish(lists: Crls) -> None:
+            for issuer, serials in lists:
+                await operator.publish(issuer, list(serials))
+
+        @asynccontextmanager
+        async def crls_of_others(first: Crls) -> AsyncIterator[tuple[Endpoint, Publish]]:
+            await publish(first)
+            yield target.endpoint, publish
+
+        target.crls = crls_of_others
+        yield target
 
 
 def _environment(directory: Path, names_port: int) -> dict[str, str]:

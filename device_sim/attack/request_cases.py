@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from device_sim.attack.asking import answered, desk_of, token_for
-from device_sim.attack.case import Chapter
+from device_sim.attack.case import Chapter, patience
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import BrokenPromise
 from device_sim.attack.verdict import ClosedBy, Layer, Seen
@@ -111,7 +111,8 @@ _asks("44-asks-for-names", "asks for the names of the broker and of an operator 
       lambda scene: x509.SubjectAlternativeName(_other_names(scene)), _has_names)  # fmt: skip
 
 
-@case("44-serials", "enrols 8 devices: nobody can guess the next serial number", "http unguessable")
+@case("44-serials", "enrols 8 devices: nobody can guess the next serial number", "http unguessable",
+      limit=patience)  # fmt: skip
 async def _serials(scene: Scene) -> Seen:
     desk = desk_of(scene)
     numbers = []

@@ -63,10 +63,12 @@ _WORST_FIRST = (Verdict.FAIL, Verdict.INVALID, Verdict.WARN, Verdict.PASS)
 Told = Callable[[Outcome], None]
 
 
-async def run(target: Target, cases: Sequence[Case], told: Told) -> list[Outcome]:
+async def run(
+    target: Target, cases: Sequence[Case], told: Told, begun: Callable[[], None] = lambda: None
+) -> list[Outcome]:
     """Try *cases*, report each as it ends, and return all outcomes in the order of the catalogue.
 
-    Raises `Impossible` if nothing can be judged (rule 3).
+    *begun* is called before the first one is tried. Raises `Impossible` if nothing can be judged (rule 3).
     """
     scene = Scene(target)
     outcomes: dict[str, Outcome] = {}
@@ -89,6 +91,7 @@ async def run(target: Target, cases: Sequence[Case], told: Told) -> list[Outcome
             await scene.bystander.come()
         except Impossible as why:
             raise Impossible(f"{why}; so no refusal would mean anything, and nothing was tried") from why
+        begun()
         with contextlib.suppress(Starved, TurnedAway):  # The cases tell.
             await scene.bystander.look_at_the_link()
         idle = [case for case in cases if case.idle]

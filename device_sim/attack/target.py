@@ -6,7 +6,7 @@ with a CRL file, is decided by `fleetgate_target`, `mosquitto_target`, `running_
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,11 @@ from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
 
 _RELOAD_DEADLINE = 10.0
+
+
+Crls = Sequence[tuple[Issuer, Sequence[int]]]
+"""CAs, and the serial numbers on the CRL of each."""
+Publish = Callable[[Crls], Awaitable[None]]
 
 
 class Impossible(Exception):
@@ -77,11 +82,21 @@ class SigningRegistrar:
         if self._crl_file is None:
             raise Impossible("no way to revoke: say one in [revocation] of the --capabilities file")
         self._revoked.append(paper.certificate.serial_number)
-        self._crl_file.crl_file.write_bytes(self._issuer.crl(self._revoked) + self._other_crls)
-        if not self._crl_file.reload:
+        await self._publish(self._crl_file)
+
+    async def publish_others(self, lists: Crls) -> None:
+        """Rewrite the CRLs of other CAs, and have them reread; raise `Impossible` if the target has no file."""
+        if self._crl_file is None:
+            raise Impossible("no way to revoke: say one in [revocation] of the --capabilities file")
+        self._other_crls = b"".join(issuer.crl(serials) for issuer, serials in lists)
+        await self._publish(self._crl_file)
+
+    async def _publish(self, file: CrlFile) -> None:
+        file.crl_file.write_bytes(self._issuer.crl(self._revoked) + self._other_crls)
+        if not file.reload:
             return
         try:
-            await carried_out(self._crl_file.reload, _RELOAD_DEADLINE)
+            await carried_out(file.reload, _RELOAD_DEADLINE)
         except CommandFailed as error:
             raise Impossible(f"the broker was not told to read its revocation list: {error}") from error
 
@@ -121,6 +136,8 @@ class Target:
     """A second CA that the broker trusts, and that may certify CAs."""
     registry: Callable[[], AbstractAsyncContextManager[Endpoint]] | None = None
     """Starts another broker of the fleet, which checks for each certificate whether it was ever issued."""
+    crls: Callable[[Crls], AbstractAsyncContextManager[tuple[Endpoint, Publish]]] | None = None
+    """Has a broker of the fleet read CRLs of the second CA, and of those below it; yields how to publish newer ones."""
     ended: Ended | None = None
     """What became of the enrolled devices, once they have been cleaned up."""
 

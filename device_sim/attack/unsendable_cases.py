@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed448
 from cryptography.hazmat.primitives.hashes import SHA1, SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -19,7 +19,7 @@ from broker.mqtt.errors import PacketError
 from broker.mqtt.framing import split_frames
 from broker.mqtt.packets import decode_packet
 from device_sim.attack import der
-from device_sim.attack.case import IN, Chapter
+from device_sim.attack.case import BAD, IN, Chapter
 from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import told_by
 from device_sim.attack.scene import Scene
@@ -37,10 +37,9 @@ from device_sim.attack.verdict import CLOSED, MALFORMED, OPEN, ClosedBy, Layer, 
 from device_sim.how_often import times
 
 UNREADABLE = ("tls decode_error", "tls bad_certificate")
-BAD = ("tls bad_certificate", "tls unsupported_certificate", "tls certificate_unknown")
 _ANSWER = 5.0
 _PACKET = 1 << 20
-_ECDSA_P256_SHA256, _ECDSA_SHA1 = b"\x04\x03", b"\x02\x03"
+_ECDSA_P256_SHA256, _ECDSA_SHA1, _ED448 = b"\x04\x03", b"\x02\x03", b"\x08\x08"
 _SIGNED = b" " * 64 + b"TLS 1.3, client CertificateVerify\0"
 _MOST = 0xFFFFFF
 _GARBAGE = b"behind the certificate"
@@ -272,15 +271,35 @@ async def _weak_proof(scene: Scene) -> Seen:
     return await _sent(scene, paper, sent)
 
 
-# TLS 1.3 has no signature scheme for the curve (RFC 8446 §4.2.3): the proof claims to be over P-256.
-@case(
-    "23-p192",
-    "presents a certificate for a key on the curve P-192",
-    *BAD,
-    "tls insufficient_security",
-    "tls illegal_parameter",
-)
-async def _p192(scene: Scene) -> Seen:
-    key = ec.generate_private_key(ec.SECP192R1())
-    paper = scene.target.issuer.issue(scene.target.device(scene.fresh()), key=key)
-    return await _sent(scene, paper, _flight(paper, _entry(_der(paper))))
+# TLS 1.3 has no signature scheme for these curves (RFC 8446 §4.2.3): the proof claims to be over P-256.
+def _short_curve(name: str, description: str, curve: ec.EllipticCurve) -> None:
+    async def attempt(scene: Scene) -> Seen:
+        key = ec.generate_private_key(curve)
+        paper = scene.target.issuer.issue(scene.target.device(scene.fresh()), key=key)
+        return await _sent(scene, paper, _flight(paper, _entry(_der(paper))))
+
+    chapter.add(name, description, (*BAD, "tls insufficient_security", "tls illegal_parameter"), attempt)
+
+
+_short_curve("23-p192", "presents a certificate for a key on the curve P-192", ec.SECP192R1())
+_short_curve("23-p224", "presents a certificate for a key on the curve P-224", ec.SECP224R1())
+
+
+@case("23-ed448", "presents a certificate for an Ed448 key, and signs with another (with its own it may be admitted)",
+      "tls decrypt_error", *BAD, "tls illegal_parameter", "tls handshake_failure")  # fmt: skip
+async def _ed448_key(scene: Scene) -> Seen:
+    """Show a kind of key that many programs do not know: who cannot check its proof must not leave that out."""
+    key, thief = (ed448.Ed448PrivateKey.generate() for _ in range(2))
+    paper = scene.target.issuer.issue(scene.target.device(scene.fresh()), public_key=key.public_key())
+
+    def signed_by(signer: ed448.Ed448PrivateKey) -> Flight:
+        def sent(context: bytes, transcript: Transcript) -> Iterator[bytes]:
+            yield _certificates(context, _entry(_der(paper)))
+            signature = signer.sign(_SIGNED + transcript.digest())
+            yield message(CERTIFICATE_VERIFY, _ED448 + len(signature).to_bytes(2) + signature)
+
+        return sent
+
+    own = await _sent(scene, paper, signed_by(key))
+    seen = await _sent(scene, paper, signed_by(thief))
+    return replace(seen, figures=f"with its own key: {own.text}")

@@ -250,7 +250,7 @@ class Bench:
             if not figures.health:
                 figures.health.append(self._watch.sample(figures.connected))
         limits = GeneratorLimits()
-        figures.invalid = faults(figures.health, self._watch.lag, limits)
+        figures.invalid = faults(figures.health, self._watch.lag, limits, self._driver)
         if figures.skipped > limits.skipped_share * max(figures.published + figures.skipped, 1):
             figures.invalid.append(f"{figures.skipped} messages were skipped because the generator was late")
         return figures

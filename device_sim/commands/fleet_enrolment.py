@@ -111,7 +111,14 @@ def enrol_or_end(
                 await enrol_fleet(fleet, names, operator, est, evidence, parallel, enrolled)
 
         run(story)
-        view.result(f"{len(fleet.devices)} devices in {directory}; next: fleet-sim run smoke --fleet {directory} …")
+        view.result(f"{len(fleet.devices)} devices in {directory}; next: {_next(fleet)}")
+
+
+def _next(fleet: FleetDirectory) -> str:
+    """Return a command that can be carried out with *fleet*: who has no service of ours revokes nobody."""
+    if fleet.origin.provisioning_url is not None:
+        return f"fleet-sim run smoke --fleet {fleet.path} --broker HOST:PORT"
+    return f"fleet-sim run steady --devices {len(fleet.devices)} --fleet {fleet.path} --broker HOST:PORT"
 
 
 def _as_before(option: str, asked: str | None, before: Collection[str | None], default: str) -> str:

@@ -80,17 +80,11 @@ def play(
             addresses = _sources(target.broker, sources, chosen.devices)
             played = Run(chosen, target, Manner(driver, workers, addresses, hybrid_key_exchange))
             view.chapter(f"{chosen.name}: {chosen.summary or f'{chosen.devices} devices'}")
-            async with (
-                listening(played.obey, view.said),
-                kept(output, played),
-                view.watching(lambda: RunState.of(played)),
-            ):
-                document = document_of(await played.play(interruption))
+            async with listening(played.obey, view.said), view.watching(lambda: RunState.of(played)):
+                document = document_of(await played.play(interruption, lambda: _recorded(output, played)))
         return document, _written(document, output)
 
     with explained(view):
-        if output is not None:
-            clear_all(output)
         try:
             document, written = run(story)
         except Impossible as error:
@@ -106,6 +100,18 @@ def play(
     for path in written:
         view.said(f"written: {path}")
     raise typer.Exit(document["exit_code"])
+
+
+@asynccontextmanager
+async def _recorded(output: Path | None, played: Run) -> AsyncIterator[None]:
+    """Keep what is known of the run in *output*, in place of an older report there.
+
+    Not before it has begun: an argument that is wrong costs nobody a report.
+    """
+    if output is not None:
+        clear_all(output)
+    async with kept(output, played):
+        yield
 
 
 def _written(document: Document, output: Path | None) -> list[Path] | OSError:
@@ -171,7 +177,7 @@ async def _self_hosted(scenario: Scenario, against: Contestant, view: View) -> A
             watching = watchers.create_task(stage.watch(), name="watch the stage")
             anchors = stage.anchors.read_text()
             origin = Origin(stage.provisioning_url, stage.operator_credential)
-            fleet = FleetDirectory.create(directory / "fleet", origin, anchors, "backend")
+            fleet = FleetDirectory.create(directory / "fleet", origin, anchors, "backend", lasting=False)
             names, started = names_of("meter", scenario.devices), time.monotonic()
 
             def enrolling() -> Progress:

@@ -95,8 +95,9 @@ class Entry:
 class FleetDirectory:
     """An existing fleet directory. Created by `create` or `read`; changed only inside `changing`."""
 
-    def __init__(self, path: Path, origin: Origin, service: str) -> None:
+    def __init__(self, path: Path, origin: Origin, service: str, *, lasting: bool = True) -> None:
         self.path = path
+        self._lasting = lasting
         self.origin = origin
         self.service = service
         self.entries: dict[str, Entry] = {}
@@ -104,15 +105,18 @@ class FleetDirectory:
         self._unsynced: list[Path] = []
 
     @classmethod
-    def create(cls, path: Path, origin: Origin, anchors: str, service: str) -> FleetDirectory:
-        """Return a new, empty fleet in *path*, which must not exist or be empty."""
+    def create(cls, path: Path, origin: Origin, anchors: str, service: str, *, lasting: bool = True) -> FleetDirectory:
+        """Return a new, empty fleet in *path*, which must not exist or be empty.
+
+        Not *lasting*: it is removed by whoever creates it, and need not outlive a power failure.
+        """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise FleetUnusable(f"{path} exists and is no fleet: name an empty directory, or one that does not exist")
         make_folder(path)
         make_folder(path / _DEVICES)
         replace_private(path / _ANCHORS, anchors.encode())
         replace_private(path / _INDEX, b"")
-        fleet = cls(path, origin, service)
+        fleet = cls(path, origin, service, lasting=lasting)
         fleet._write_header()  # Last: it makes the directory a fleet.
         return fleet
 
@@ -211,6 +215,8 @@ class FleetDirectory:
     def _sync(self, index: BinaryIO) -> None:
         """Return when all that was changed is on disk."""
         changed, self._unsynced = self._unsynced, []
+        if not self._lasting:
+            return
         for path in changed:
             with path.open("rb") as file:
                 os.fsync(file.fileno())

@@ -78,11 +78,9 @@ def judge_device(
             if isinstance(device, Hardware):
                 papers.write(place)
                 _instruct(err, bench)
-            return await _judged(out, _Live(err, len(stages)), bench, stages, parallel)
+            return await _judged(out, _Live(err, len(stages), (json, junit)), bench, stages, parallel)
 
     with explained(View(), also=(BadCommand, CannotListen)):
-        clear(json)
-        clear(junit)
         outcomes = run_story(story)
         report.show(out, f"{_KIND} {client_id}", outcomes, headings=("a device should …", "it did"))
         if json is not None:
@@ -96,6 +94,7 @@ async def _judged(out: Console, live: _Live, bench: Bench, stages: Sequence[Stag
     try:
         return await qualify(bench, stages, parallel, live.begins, live.told)
     except asyncio.CancelledError:
+        live.begun()
         how_far = f"in stage {live.number} of {len(stages)}"
         report.show_stopped(out, f"{_KIND} {bench.papers.identity.name}", live.outcomes, how_far)
         raise
@@ -104,13 +103,20 @@ async def _judged(out: Console, live: _Live, bench: Bench, stages: Sequence[Stag
 class _Live:
     """A line for each stage as it begins, and on a terminal one for each verdict."""
 
-    def __init__(self, err: Console, count: int) -> None:
+    def __init__(self, err: Console, count: int, older: Sequence[Path | None]) -> None:
         self._err = err
         self._count = count
+        self._older = older
+        """Where reports of an earlier run may be."""
         self.number = 0
         """How many stages have begun."""
         self.outcomes: list[Outcome] = []
         """The lines judged so far."""
+
+    def begun(self) -> None:
+        """Remove older reports: not sooner, so a program that cannot be started, or a port in use, costs nobody one."""
+        for path in self._older:
+            clear(path)
 
     def begins(self, stage: Stage) -> None:
         """Report that *stage* begins."""
@@ -120,6 +126,8 @@ class _Live:
 
     def told(self, outcome: Outcome) -> None:
         """Report one line of the verdict; outside a terminal all come at the end."""
+        if not self.outcomes:
+            self.begun()
         self.outcomes.append(outcome)
         if self._err.is_terminal:
             self._err.print(f"  {report.line(outcome)}", soft_wrap=True, markup=False, highlight=False)

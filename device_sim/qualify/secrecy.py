@@ -60,7 +60,7 @@ def leaked(output: bytes, key_file: Path) -> str:
         secrets = _forms(key_file)
     except (OSError, ValueError):
         return ""
-    squeezed = b"".join(output.split())
+    squeezed = b"".join(output.replace(b":", b" ").split())  # OpenSSL prints colons between the bytes.
     return next((form for form, secret in secrets if secret in squeezed or secret in output), "")
 
 

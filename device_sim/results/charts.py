@@ -26,7 +26,7 @@ _STAGE_CSS = {
 }
 
 MARKERS = {
-    "revoke": "cut", "suspend": "cut", "stayed in": "hot", "failed renewal": "cut",
+    "revoke": "cut", "suspend": "cut", "stayed in": "hot", "readmitted": "hot", "failed renewal": "cut",
     "failed revocation": "hot", "lost receiver": "hot", "past the deadline": "cut",
     "storm": "hot", "restart": "hot", "trouble": "hot", "ctl": "told",
 }  # fmt: skip

@@ -3,7 +3,8 @@
 Rules
 -----
 1. A shorter duration is better; whether a higher count is depends on the count, so only its change is stated.
-2. Runs of different scenarios, seeds, brokers or machines may be compared; the differences are stated first.
+2. Runs of different scenarios, seeds, brokers, machines or generators may be compared; the differences are stated
+   first.
 3. A figure that only one of the two measured is a difference, and is not omitted.
 """
 
@@ -89,6 +90,9 @@ def conditions(before: Document, after: Document) -> list[tuple[str, str, str]]:
         for name in dict.fromkeys([*before["environment"], *after["environment"]])
         if name != "load_average"
     ]
+    by, then = before["generator"], after["generator"]
+    pairs += [(name, str(by.get(name)), str(then.get(name))) for name in ("driver", "key_exchange", "sources")]
+    pairs.append(("processes", str(len(by.get("processes", []))), str(len(then.get("processes", [])))))
     return [pair for pair in pairs if pair[1] != pair[2]]
 
 

@@ -13,12 +13,13 @@ import json
 import os
 import platform
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from device_sim.how_often import times
 from device_sim.latency import Latency
 from device_sim.run.health import waiting_of
 from device_sim.run.recorder import FAILED_RENEWAL, FAILED_REVOCATION, LOST_RECEIVER, PAST_DEADLINE, Recorder, Sample
@@ -40,6 +41,14 @@ _FAILURES = (
     Count.FAILED_RENEWALS,
 )  # fmt: skip
 """Counts that only a threshold of the scenario judges. What they count has no duration, or none that ends."""
+
+_NOT_AUTHORISED = ("PUBACK 0x87", "PUBREC 0x87")
+_POLICY = (
+    "the broker's policy refuses messages (0x87, not authorised): it must let a device publish below "
+    "fleet/GROUP/NAME/, and the fleet's service read fleet/#"
+)
+_SOME = 3
+"""How many are named of those who met with the same."""
 
 Document = dict[str, Any]
 
@@ -146,11 +155,25 @@ def remarks(document: Document) -> list[str]:
     counts, judged = document["counts"], {item["metric"] for item in document["thresholds"]}
     amiss = [f"{name} {counts[name]}" for name in map(str, _FAILURES) if counts.get(name) and name not in judged]
     told += [f"judged by no threshold: {', '.join(amiss)}"] if amiss else []
-    return told + [
-        f"{marker['kind']}: {marker['what']}"
-        for marker in document["markers"]
-        if marker["kind"] in {FAILED_RENEWAL, FAILED_REVOCATION, LOST_RECEIVER, PAST_DEADLINE}
-    ]
+    told += [_POLICY] if any(document["refusals"].get(answer) for answer in _NOT_AUTHORISED) else []
+    return told + _amiss(document["markers"])
+
+
+def _amiss(markers: Sequence[dict[str, Any]]) -> list[str]:
+    """Return what went wrong, each reason once, however many met with it."""
+    whom: dict[tuple[str, str], list[str]] = {}
+    for marker in markers:
+        if marker["kind"] in {FAILED_RENEWAL, FAILED_REVOCATION, LOST_RECEIVER, PAST_DEADLINE}:
+            who, _, why = marker["what"].partition(": ")
+            whom.setdefault((marker["kind"], why or who), []).append(who if why else "")
+    told = []
+    for (kind, why), names in whom.items():
+        some = ", ".join(dict.fromkeys(names[:_SOME])) + (", …" if len(names) > _SOME else "")
+        if len(names) == 1:
+            told.append(f"{kind}: {some}: {why}" if some else f"{kind}: {why}")
+        else:
+            told.append(f"{kind}, {times(len(names))}: {why}" + (f" ({some})" if some else ""))
+    return told
 
 
 def figure_of(threshold: Document) -> str:

@@ -30,6 +30,7 @@ from typing import Self
 
 from device_sim.core_wait import seconds_waited
 from device_sim.latency import Latency
+from device_sim.link.driver import Driver
 from device_sim.scenario.model import GeneratorLimits
 
 _TICK = 0.02
@@ -163,20 +164,22 @@ def worst(samples: Sequence[HealthSample]) -> HealthSample:
     )
 
 
-def faults(samples: Sequence[HealthSample], lag: Latency, limits: GeneratorLimits) -> list[str]:
+def faults(
+    samples: Sequence[HealthSample], lag: Latency, limits: GeneratorLimits, driver: Driver = Driver.PAHO
+) -> list[str]:
     """Return why this process was a bottleneck, each reason with its remedy; empty if it was none."""
-    found = []
+    found, lighter = [], "" if driver is Driver.LIGHT else "--driver light, "
     lag_p99 = lag.percentile(99)
     if lag_p99 > limits.lag_p99_ms:
         found.append(
             f"the generator's loop was late: lag p99 {lag_p99:.0f} ms, allowed {limits.lag_p99_ms:g}; "
-            "use --driver light, fewer devices, a lower rate, or a machine of its own"
+            f"use {lighter}fewer devices, a lower rate, or a machine of its own"
         )
     busy = sum(sample.processor >= _BUSY for sample in samples)
     if samples and busy / len(samples) > limits.busy_share:
         found.append(
             f"the generator's core was full in {busy} of {len(samples)} seconds; "
-            "use --driver light, --workers 2, fewer devices or a lower rate"
+            f"use {lighter}--workers 2, fewer devices or a lower rate"
         )
     for what, used, limit, share, remedy in (
         ("descriptors", *_most(samples, "descriptors"), limits.descriptors_share, "raise `ulimit -n`"),

@@ -107,7 +107,7 @@ class RunResult:
         self.invalid = [
             f"{process.name}: {fault}" if several else fault
             for process in self.processes
-            for fault in faults(process.samples, process.lag, limits)
+            for fault in faults(process.samples, process.lag, limits, self.manner.driver)
         ]
         failed = [judged for judged in self.thresholds if not judged.passed]
         busy = [why for process in self.processes if (why := starved(process.samples, limits, process.standstill))]

@@ -15,7 +15,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -85,14 +85,20 @@ class Run:
         self._distance = NEARBY
         """The worst that a receiver's connection had: no trouble of the scenario is in its way."""
 
-    async def play(self, interruption: Interruption) -> RunResult:
-        """Play all stages, drain, and judge. The first interruption ends the stages, not the report."""
+    async def play(
+        self, interruption: Interruption, recorded: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
+    ) -> RunResult:
+        """Play all stages, drain, and judge. The first interruption ends the stages, not the report.
+
+        From when it begins, with the backend and all processes there, to when it has drained it is *recorded*.
+        """
         self.wall = datetime.now(UTC)
         async with AsyncExitStack() as stack:
             stack.enter_context(self.target.fleet.changing())
             keep_alive = await stack.enter_async_context(KeepAlive())
             await self._connect_backends(stack, keep_alive)
             await self._open_parts(stack)
+            await stack.enter_async_context(recorded())
             self.started = time.monotonic()
             async with asyncio.TaskGroup() as tasks:
                 await asyncio.gather(*(part.begin(self.started) for part in self._parts))

@@ -224,6 +224,7 @@ async def _tries_again(scene: Scene, device: LiveDevice, refused: Duration | Non
         if retry.closure is None:
             recorder.counts[Count.READMITTED] += 1
             fleet.falsely_admitted.add(device.name)
+            scene.mark("readmitted", device.name)
         else:
             fleet.refused_by_reason[f"{retry.closure.layer} {retry.closure.code}"] += 1
             if refused is not None and retry.closure.is_answer:

@@ -1,6 +1,7 @@
 """Groups of commands, and their help in all three programs: plain text, with each command's summary in full.
 
-On a terminal of 80 columns Typer's boxes truncate option names, and its plain text truncates summaries.
+On a terminal of 80 columns Typer's boxes truncate option names, and its plain text truncates summaries and leaves
+examples as wide as they are.
 
 Text arguments must be valid text, or the command does not begin: bytes that are not UTF-8 arrive as lone surrogates,
 which no request, file or terminal accepts. A path may contain them, as file systems allow them.
@@ -15,6 +16,7 @@ program itself behind the command's name (``status --url …``) with its place.
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shlex
@@ -27,6 +29,7 @@ import typer
 from typer.core import TyperArgument, TyperGroup, TyperOption
 from typer.exceptions import TyperException
 
+from provisioning.program.fitted_help import fitted
 from provisioning.program.given_file import EMPTY
 from provisioning.program.given_values import convert_only_given
 from provisioning.program.late_commands import Command, LateCommands
@@ -62,6 +65,7 @@ class CommandGroup(TyperGroup):
         if command is not None and not isinstance(command, TyperGroup) and not isinstance(command.invoke, partial):
             command.invoke = partial(_invoke, command, command.invoke)  # type: ignore[method-assign]
             command.parse_args = partial(_parse_args, command, command.parse_args)  # type: ignore[method-assign]
+            command.format_help_text = partial(_format_help_text, command)  # type: ignore[method-assign]
         return command
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -100,6 +104,15 @@ def command_group(*, late: Mapping[str, Command] | None = None, **settings: Any)
     return typer.Typer(
         cls=group, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, **settings
     )
+
+
+def _format_help_text(command: Any, ctx: Any, formatter: Any) -> None:
+    """Write a command's help, whose examples fit the terminal and can be copied."""
+    del ctx  # click's signature; not needed.
+    formatter.write_paragraph()
+    with formatter.indentation():
+        text = inspect.cleandoc(command.help or "")
+        formatter.write_text(fitted(text, formatter.width - formatter.current_indent))
 
 
 def _parse_args(

@@ -8,7 +8,8 @@ Rules
 -----
 1. Files are offered where a file, or any text, may stand; not where words are known, though none fits what was typed:
    a file's name is no reason to revoke. bash is told by the exit code, which Typer's script ignored.
-2. ``--reason=key`` is completed like ``--reason key``. bash breaks words at ``=`` and ``:``, which is undone first.
+2. ``--reason=key`` is completed like ``--reason key``. bash breaks words at ``=``, ``:`` and ``@``, which is undone
+   first; and then it replaces the last part only, so that it gets no more.
 3. zsh evaluates the answer: whatever is in it is quoted. Typer doubles apostrophes, which zsh then leaves out.
 4. Help texts of commands are whole: the shell cuts what is too wide for its terminal.
 
@@ -25,8 +26,10 @@ import typer
 from typer._click.shell_completion import CompletionItem, _resolve_context, _resolve_incomplete, split_arg_string
 from typer.core import TyperArgument, TyperOption
 
-_BREAKS: Final = ("=", ":")
+_BREAKS: Final = ("=", ":", "@")
 """Of words, in bash (COMP_WORDBREAKS)."""
+_REPLACED: Final = "@"
+"""That of them which bash replaces with what is behind it."""
 
 
 def answer(app: typer.Typer, program: str, instruction: str) -> tuple[str, int] | None:
@@ -44,10 +47,18 @@ def answer(app: typer.Typer, program: str, instruction: str) -> tuple[str, int] 
 
 def _bash(app: typer.Typer, program: str) -> tuple[str, int]:
     # The words after the cursor's are not the program's concern yet.
-    words = _mended(split_arg_string(os.environ["COMP_WORDS"]), int(os.environ["COMP_CWORD"]))
+    typed, last = split_arg_string(os.environ["COMP_WORDS"]), int(os.environ["COMP_CWORD"])
+    words = _mended(typed, last)
     place = _Place(app, program, words[1:-1], words[-1])
     offered = place.offered()
-    return "\n".join(str(each.value) for each in offered), int(not offered and not place.may_be_file)
+    stays = _stays(place.begun, typed[last]) if last < len(typed) and typed[last] != words[-1] else 0
+    return "\n".join(str(each.value)[stays:] for each in offered), int(not offered and not place.may_be_file)
+
+
+def _stays(begun: str, part: str) -> int:
+    """Return how much of the value that has *begun* bash leaves as it is, when it replaces its last *part*."""
+    before = begun if part in _BREAKS else begun.removesuffix(part)
+    return len(before.removesuffix(_REPLACED))
 
 
 def _zsh(app: typer.Typer, program: str) -> str:
@@ -77,7 +88,7 @@ class _Place:
     def __init__(self, app: typer.Typer, program: str, words: list[str], last: str) -> None:
         self._context = _resolve_context(typer.main.get_command(app), {}, program, words)
         self._owner: Any
-        self._owner, self._begun = _resolve_incomplete(self._context, words, last)
+        self._owner, self.begun = _resolve_incomplete(self._context, words, last)
 
     @property
     def may_be_file(self) -> bool:
@@ -89,7 +100,7 @@ class _Place:
 
     def offered(self) -> Sequence[CompletionItem]:
         """Return what may stand there, and begins like it."""
-        found: list[CompletionItem] = self._owner.shell_complete(self._context, self._begun)
+        found: list[CompletionItem] = self._owner.shell_complete(self._context, self.begun)
         commands = getattr(self._owner, "commands", {})
         return [
             CompletionItem(each.value, help=_line(commands[each.value].help)) if each.value in commands else each
@@ -116,7 +127,7 @@ def _mended(words: list[str], last: int) -> list[str]:
     joined = False
     for number, word in enumerate(words):
         ends = number == last
-        if word in _BREAKS and mended and not ends:
+        if word in _BREAKS and mended and not (ends and word == "="):
             if word == "=" and number == last - 1:
                 joined = False  # The option's name stands alone, and its value behind it.
                 continue

@@ -60,11 +60,16 @@ class Backend:
 
     def __post_init__(self) -> None:
         (self.meter,) = enrol(self.service, "meter-1")
+        (table,) = re.findall(r"^```sql\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+        with psycopg.connect(self.database) as connection:
+            connection.execute(table)
 
     @contextmanager
     def program(self, who: Enrolled, *, instead_of_ack: str = "") -> Iterator[subprocess.Popen[str]]:
         """Run the program as *who*; it does something else, if that is given, where it would acknowledge."""
-        (text,) = re.findall(r'^```python\n("""python history\.py.*?)^```$', PAGE.read_text(), re.MULTILINE | re.DOTALL)
+        (text,) = re.findall(
+            r'^```python\n("""python history\.py.*?)^```$', PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        )
         here = f'NAME, BROKER, PORT, ANCHORS = "{who.name}", "localhost", {self.broker.port}, "{self.service.bundle}"\n'
         for told, instead in ((_PLACES, here), (_DATABASE, f'DATABASE = "{self.database}"\n')):
             assert text.count(told) == 1
@@ -98,7 +103,8 @@ class Backend:
 
         def there() -> bool:
             done = programs.run("broker", words, self.broker.environment, timeout=60)
-            return sum(each["subscriptions"] for each in json.loads(done.stdout)["sessions"]) >= number
+            known: list[int] = [each["subscriptions"] for each in json.loads(done.stdout)["sessions"]]
+            return sum(known) >= number
 
         wait_until(there, f"{number} subscriptions", pause=0.2)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 @contextlib.contextmanager
 def answering(path: Path, body: str, kind: str = "text/plain") -> Iterator[Path]:
     """Answer 200 with *body*, of that *kind*, at *path*, whatever is asked."""
-    answer = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    answer = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(body.encode())}\r\n\r\n{body}".encode()
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
         listening.listen()

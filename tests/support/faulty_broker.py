@@ -38,6 +38,8 @@ from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
 from provisioning.pki.stapling import staple
 
+_NO_CHECK_TIME = 0x200000
+"""X509_V_FLAG_NO_CHECK_TIME."""
 _V5 = ProtocolVersion.V5
 _LARGEST = 1_000_000
 _LATE = 0.3
@@ -73,6 +75,7 @@ class Fault(Enum):
     SILENT_TO_THIEVES = "does not answer a CONNECT under another's client identifier"
     SILENT_TO_HEIRS = "does not answer a CONNECT with a will"
     TAKES_THE_FIRST_NAME = "refuses client identifiers other than the Common Name, whatever else a certificate says"
+    OVERLOOKS_DATES = "does not look at the dates of certificates"
     IGNORES_FLAGS = "does not look at the reserved bits of a SUBSCRIBE, but at its filter"
 
 
@@ -287,6 +290,8 @@ async def faulty(
     context.load_cert_chain(directory / "server.pem")
     context.load_verify_locations(directory / "ca.pem")
     context.verify_mode = ssl.CERT_REQUIRED
+    if fault is Fault.OVERLOOKS_DATES:
+        context.verify_flags |= _NO_CHECK_TIME
     if stapled is not None:
         assert staple(context, stapled(above, server), math.inf)
     broker = FaultyBroker(fault)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -17,6 +18,7 @@ from provisioning.store.certificates import CertificateState
 from provisioning.store.device_inventory import Standing
 from provisioning.store.devices import DeviceState
 from provisioning.store.token_inventory import TokenState
+from tests.support.answering import answering
 from tests.support.importtime import PACKAGES, ended
 from tests.support.on_a_terminal import on_a_terminal
 from tests.support.programs import REPOSITORY
@@ -184,13 +186,24 @@ def test_files_are_offered_where_one_may_stand(typed: str, *, files: bool) -> No
 def test_bash_itself_offers_files_only_where_one_may_stand(tmp_path: Path, typed: str, becomes: str) -> None:
     """Of the script that is installed: what it makes of a line at Tab, said by bash."""
     (tmp_path / "stolen.csv").touch()
-    (tmp_path / "fleet-provisioning").write_text(
-        f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m provisioning "$@"\n'
-    )
-    (tmp_path / "fleet-provisioning").chmod(0o700)
-    script, _ = ended(
-        "fleet-provisioning", ["--show-completion", "bash"], _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1"
-    )
+    assert at_tab(tmp_path, "provisioning", typed) == becomes
+
+
+@pytest.mark.parametrize("begun", ["gate:", "gate:7", "gate:7@", "gate:7@si", "gate:7@site:n"])
+def test_bash_itself_completes_a_name_in_which_it_breaks_words(tmp_path: Path, begun: str) -> None:
+    """It became ``gate:gate:7@site:north``: of a word with a colon bash replaces what is behind that."""
+    answer = json.dumps({"sessions": [{"client_id": "gate:7@site:north"}], "matched": 1, "shown": 1})
+    with answering(tmp_path / "b", answer, "application/json"):
+        done = at_tab(tmp_path, "broker", f"fleet-broker kick --admin-socket b {begun}")
+    assert done == "fleet-broker kick --admin-socket b gate:7@site:north"
+
+
+def at_tab(tmp_path: Path, package: str, typed: str) -> str:
+    """Return what *typed* becomes at Tab in bash, for the program of *package* with its script installed."""
+    program = f"fleet-{package}"
+    (tmp_path / program).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m {package} "$@"\n')
+    (tmp_path / program).chmod(0o700)
+    script, _ = ended(program, ["--show-completion", "bash"], _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
     (tmp_path / "profile").write_text(
         f"{script}\nPS1=ready\nexec 2>&1\nbind 'set enable-bracketed-paste off' 'set bell-style none'\n"
     )
@@ -207,7 +220,7 @@ def test_bash_itself_offers_files_only_where_one_may_stand(tmp_path: Path, typed
         os.write(terminal, f"{typed}\t\x01echo said: \x05\r".encode())  # To the line's beginning, and to its end.
         while (found := re.search(rb"\r?\nsaid: (.*)\r\n", said)) is None:
             said += os.read(terminal, 4096)
-    assert found[1].decode().strip() == becomes
+    return found[1].decode().strip()
 
 
 def test_zsh_reads_the_help_as_it_is_written() -> None:

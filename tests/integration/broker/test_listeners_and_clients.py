@@ -15,7 +15,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, Event, RejectConnection, Request
 
-from broker.mqtt.packets import Connack, Publish
+from broker.mqtt.codes import PacketType
+from broker.mqtt.packets import Connack, Disconnect, Publish
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
 from provisioning.pki.tls import client_context
@@ -176,6 +177,19 @@ def test_the_listener_without_tls_is_on_loopback_and_is_who_it_is_told(doors: Br
         plain.sendall(connect_packet(V5, client_id="another").encode())
         assert plain.recv(1000)[3] == 0x85
     assert doors.events("UNSAFE_PLAIN")
+
+
+def test_the_listener_without_tls_ends_a_connection_as_the_others_do(doors: BrokerProcess) -> None:
+    """Each end of one was an internal error, after which the peer's next packet got a reset."""
+    goodbye = bytes((PacketType.DISCONNECT << 4,))
+    for last, told in ((Disconnect(), b""), (connect_packet(V5, client_id="tool"), goodbye)):
+        with socket.create_connection(("127.0.0.1", ports(doors)["mqtt"]), timeout=PATIENCE) as plain:
+            plain.sendall(connect_packet(V5, client_id="tool").encode())
+            assert plain.recv(1000)[0] == PacketType.CONNACK << 4
+            plain.sendall(last.encode(V5))
+            with plain.makefile("rb") as until_the_end:
+                assert until_the_end.read()[:1] == told
+    assert doors.events("INTERNAL_ERROR") == []
 
 
 def test_frames_without_content_keep_no_client_alive(doors: BrokerProcess, pki: Pki) -> None:

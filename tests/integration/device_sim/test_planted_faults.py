@@ -20,6 +20,7 @@ from device_sim.attack.revocation_list import chapter
 from device_sim.attack.verdict import Outcome, Verdict
 from device_sim.stage import processes
 from tests.support import planting
+from tests.support.planted_chains import ABOVE_IT_NOTHING, ANY_NAME, BELIEVED
 from tests.support.planted_cves import COSTLY, GRANTED, LEFT_BEHIND, LENIENT, OVERRUN, PREFIXES
 from tests.support.planted_doors import AT_THE_OTHER_LISTENER, FOR_ANOTHER, NEVER_RELEASED, STAPLED
 from tests.support.planting import Fault
@@ -161,6 +162,19 @@ async def test_what_is_granted_to_another_is_found(tmp_path: Path, plant: object
         "44-device-follows": DONE,
         "44-device-as-broker": DONE,
         "45-suspended": "after suspend the OCSP responder says: good",
+    }
+    assert_found(await failed(tmp_path, pick(CATALOGUE, [",".join(expected)])), expected)
+
+
+@pytest.mark.timeout(400)
+async def test_a_chain_that_is_believed_whatever_is_wrong_with_it_is_found(tmp_path: Path, plant: object) -> None:
+    plant(*BELIEVED, *ABOVE_IT_NOTHING, *ANY_NAME)  # type: ignore[operator]
+    expected = {
+        "9-cross-signed": LET_IN,
+        "24-critical-extension": LET_IN,
+        "24-extension-twice": LET_IN,
+        "24-name-constraints": LET_IN,
+        "24-revoked-ca": LET_IN,
     }
     assert_found(await failed(tmp_path, pick(CATALOGUE, [",".join(expected)])), expected)
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import resource
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from device_sim.cli import app
+from device_sim.credentials.fleet_directory import FleetDirectory, Origin
 from device_sim.destination import clear, expect_directory, expect_file, write
+from provisioning.pki.keys import key_to_pem
+from provisioning.pki.role import Role
+from tests.support.authority import Authority
 
 
 @pytest.mark.parametrize("command", ["run smoke --self-hosted --output {file}/report", "attack --json {file}/report",
@@ -31,25 +38,64 @@ def test_what_can_be_written_is_left_as_it_is(tmp_path: Path) -> None:
     assert kept.read_text() == "of yesterday"
 
 
-@pytest.mark.parametrize("command", ["attack --broker 127.0.0.1:1 --cafile no --ca-cert no --ca-key no",
-                                     "qualify --exec /no/such/program"])  # fmt: skip
-def test_where_nothing_could_be_tried_no_report_of_yesterday_is_left(command: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("attack --broker 127.0.0.1:1 --cafile no --ca-cert no --ca-key no", 1),
+        ("attack --broker 127.0.0.1:1 --cafile {ca} --ca-cert {ca} --ca-key {key}", 1),
+        ("attack --broker 127.0.0.1:1 --cafile {ca} --ca-cert {ca} --ca-key {key} --capabilities no", 1),
+        ("delivery --broker 127.0.0.1:1 --cafile {ca} --provisioning https://127.0.0.1:1 --cert {ca} --key no", 1),
+        ("qualify --exec /no/such/program", 1),
+        ("qualify --exec /no/such/program --only drop-tcp", 1),
+        ("qualify --host 192.0.2.1 --exec true", 1),
+    ],
+)
+def test_an_argument_that_is_wrong_costs_nobody_the_report_of_yesterday(
+    command: str, code: int, tmp_path: Path
+) -> None:
+    authority = Authority()
+    (ca := tmp_path / "ca.pem").write_text(authority.pem)
+    (key := tmp_path / "ca.key").write_bytes(key_to_pem(authority._key))
     reports = [tmp_path / "of.json", tmp_path / "of.xml"]
     for each in reports:
         each.write_text("PASS")
-    words = [*command.split(), "--json", str(reports[0]), "--junit", str(reports[1])]
+    words = [*command.format(ca=ca, key=key).split(), "--json", str(reports[0]), "--junit", str(reports[1])]
     done = CliRunner().invoke(app, words, env={"COLUMNS": "400"})
-    assert done.exit_code == 1, done.output
-    assert list(tmp_path.iterdir()) == []
+    assert done.exit_code == code, done.output
+    assert [each.read_text() for each in reports] == ["PASS", "PASS"]
 
 
-def test_a_run_that_comes_to_no_end_leaves_no_reports_of_yesterday(tmp_path: Path) -> None:
-    for name in ("report.json", "report.html", "timeline.csv", "junit.xml", "progress.jsonl", "notes.txt"):
-        (tmp_path / name).write_text("PASS")
-    words = ["run", "smoke", "--fleet", str(tmp_path / "no fleet"), "--output", str(tmp_path)]
-    done = CliRunner().invoke(app, words, env={"COLUMNS": "400"})
-    assert done.exit_code == 1, done.output
-    assert [each.name for each in tmp_path.iterdir()] == ["notes.txt"]
+OF_A_RUN = ("report.json", "report.html", "timeline.csv", "junit.xml", "progress.jsonl", "notes.txt")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        ("--fleet {no}", 1, "nothing"),
+        ("--fleet {fleet} --broker no.such.host.invalid", 1, "is not found"),
+        ("{quiet} --fleet {fleet} --broker 127.0.0.1:1 --devices 3", 2, "has 2 usable devices"),
+        ("--fleet {fleet} --broker 127.0.0.1:1 --devices 2", 2, "needs our provisioning service"),
+        ("--fleet {fleet} --broker [::1]:1 --devices 2 --sources 2", 2, "--sources"),
+        ("{quiet} --fleet {fleet} --broker 127.0.0.1:1 --devices 2", 1, "is not let in at 127.0.0.1:1"),
+    ],
+)
+def test_a_run_that_could_not_begin_leaves_the_reports_of_yesterday(
+    options: str, code: int, words: str, tmp_path: Path
+) -> None:
+    authority, out = Authority(), tmp_path / "out"
+    fleet = FleetDirectory.create(tmp_path / "fleet", Origin(), authority.pem, "backend")
+    with fleet.changing():
+        for name, role in (("meter-0", Role.DEVICE), ("meter-1", Role.DEVICE), ("backend", Role.SERVICE)):
+            fleet.keep(authority.issue(name, role=role, group="meters" if role is Role.DEVICE else None))
+    (quiet := tmp_path / "quiet.toml").write_text('name = "quiet"\ndevices = 2\n[[stages]]\nramp = { rate = 1 }\n')
+    out.mkdir()
+    for name in OF_A_RUN:
+        (out / name).write_text("PASS")
+    chosen = options.format(no=tmp_path / "nothing", fleet=fleet.path, quiet=quiet)
+    scenario = [] if chosen.startswith(str(quiet)) else ["smoke"]
+    done = CliRunner().invoke(app, ["run", *scenario, *chosen.split(), "--output", str(out)], env={"COLUMNS": "400"})
+    assert (done.exit_code, words in done.output) == (code, True), done.output
+    assert {each.name: each.read_text() for each in out.iterdir()} == dict.fromkeys(OF_A_RUN, "PASS")
 
 
 def test_what_is_no_file_of_its_own_is_not_cleared(tmp_path: Path) -> None:
@@ -68,14 +114,27 @@ def test_a_disk_that_is_full_is_told_with_the_file(tmp_path: Path) -> None:
     assert told.value.filename == str(full)
 
 
-def test_what_could_not_be_written_whole_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_could_not_be_written_whole_is_not_left_behind(tmp_path: Path) -> None:
     """Half a report is none, and would be taken for the report in the place of what was written while it ran."""
-
-    def full(path: Path, text: str, encoding: str) -> None:
-        path.write_bytes(text.encode(encoding)[:2])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space left"):
-        write(tmp_path / "report.json", '{"a": 1}')
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as told:
+            write(tmp_path / "report.json", '{"a": 1}')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert told.value.filename == str(tmp_path / "report.json")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_opened_for_writing_stays(tmp_path: Path) -> None:
+    """`report --html` at a page that may only be read removed it, where the directory may be written."""
+    shutil.copy("/bin/sleep", program := tmp_path / "report.html")
+    program.chmod(0o700)
+    with subprocess.Popen([program, "60"]) as running:  # Nobody may write what runs: not even root.
+        try:
+            with pytest.raises(OSError, match="Text file busy"):
+                write(program, "<!doctype html>")
+        finally:
+            running.kill()
+    assert program.stat().st_size > 10_000

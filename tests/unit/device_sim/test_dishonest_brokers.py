@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 
 from device_sim.credentials.fleet_directory import FleetDirectory, Origin
+from device_sim.fleet.streaming import Streaming
 from device_sim.interruption import Interruption, run
 from device_sim.link.driver import Driver
 from device_sim.report import ExitCode
@@ -81,7 +82,10 @@ async def judged(
     async with dishonest(authority, lie) as (broker, endpoint):
         operator = cast("OperatorClient", broker)
         played = Run(scenario, Target(endpoint, fleet, operator=operator), manner)
-        return await played.play(interruption or Interruption())
+        result = await played.play(interruption or Interruption())
+    assert all(process.lag.count and process.standstill for process in result.processes), "each watches itself"
+    assert all(process.memory_before_mb > 1 for process in result.processes if process.devices)
+    return result
 
 
 @pytest.fixture(autouse=True)
@@ -145,6 +149,20 @@ async def test_revocations_that_the_service_does_not_do_end_no_run_and_are_told(
     assert result.exit_code == ExitCode.THRESHOLD
     (told,) = remarks(document_of(result))
     assert re.fullmatch(r"failed revocation: meter-\d: https://localhost cannot be reached: Connection refused", told)
+
+
+async def test_a_fleet_that_can_publish_no_more_ends_the_run(
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would have lost nothing from then on."""
+
+    async def fails(_streaming: Streaming) -> None:
+        raise ValueError("nothing can be published")
+
+    monkeypatch.setattr(Streaming, "run", fails)
+    with pytest.raises(ExceptionGroup) as told:
+        await judged(authority, tmp_path, Lie.NOTHING)
+    assert told.group_contains(ValueError, match="nothing can be published")
 
 
 @pytest.mark.parametrize("lie", [Lie.NOTHING, Lie.TELLS_THE_FIRST], ids=lambda lie: lie.value)

@@ -67,16 +67,16 @@ def client(broker: Answering) -> AdminClient:
 
 
 def test_an_answer_is_a_document_and_what_is_not_given_is_not_asked(broker: Answering) -> None:
-    broker.answer = 200, JSON, b'{"sessions": []}'
+    broker.answer = 200, JSON, json.dumps(said := {"sessions": [], "parts": [], "admitted": True}).encode()
     with client(broker) as admin:
-        assert admin.get("/v1/sessions", group="north", role=None) == {"sessions": []}
-        assert admin.post("/v1/reload", {"a": 1}) == {"sessions": []}
-        assert admin.post_pem("/v1/explain", b"PEM") == {"sessions": []}
-        assert b"".join(admin.stream("/v1/sessions", group="north", role=None)) == b'{"sessions": []}'
+        assert admin.get("/v1/sessions", group="north", role=None) == said
+        assert admin.post("/v1/reload", {"a": 1}) == said
+        assert admin.post_pem("/v1/check", b"PEM") == said
+        assert json.loads(b"".join(admin.stream("/v1/sessions", group="north", role=None))) == said
     assert [each[:2] for each in broker.asked] == [
         ("GET", "/v1/sessions?group=north"),
         ("POST", "/v1/reload"),
-        ("POST", "/v1/explain"),
+        ("POST", "/v1/check"),
         ("GET", "/v1/sessions?group=north"),
     ]
     assert json.loads(broker.asked[1][2]) == {"a": 1}

@@ -146,10 +146,10 @@ def test_settings_that_cannot_be_used_are_exit_code_2_of_each_command(
     assert said(result, 2).startswith(f"fleet-broker: {path} is not TOML: ")
 
 
-@pytest.fixture(params=["hello", "[]"])
+@pytest.fixture(params=["hello", "[]", '{"status": "ok"}', '{"sessions"', "\N{EURO SIGN}"])
 def stranger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """A socket at which something answers 200 that is no broker."""
-    with answering(tmp_path / "stranger.sock", request.param) as path:
+    with answering(tmp_path / "stranger.sock", request.param, "application/json") as path:
         yield path
 
 

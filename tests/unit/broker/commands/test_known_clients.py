@@ -56,8 +56,14 @@ def test_what_is_no_broker_offers_nothing(something_else: str) -> None:
         "--cafile x kick",
         "--url http://broker:9443 --cafile x --cert x --key x kick",
         "--url https://broker:9443 --cafile /nowhere --cert /nowhere --key /nowhere kick",
+        "--url https://127.0.0.1:1 --cafile {open} --cert {open} --key {open} kick",
     ],
 )
-def test_who_cannot_ask_is_offered_nothing_and_told_nothing(command: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert client_ids(completing(command), "meter") == []
+def test_who_cannot_ask_is_offered_nothing_and_told_nothing(
+    tmp_path: Path, command: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Not even of a key that everybody may read: the line that is being typed would be torn at each Tab."""
+    (tmp_path / "open.pem").touch(0o644)
+    (tmp_path / "open.pem").chmod(0o644)
+    assert client_ids(completing(command.format(open=tmp_path / "open.pem")), "meter") == []
     assert capfd.readouterr() == ("", "")

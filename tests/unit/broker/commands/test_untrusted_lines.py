@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from broker.cli import app
+from tests.support.answering import answering
 
 ESCAPE = "\x1b[2J"
 
@@ -27,3 +29,16 @@ def test_what_a_converted_file_leaves_out_is_told_in_printable_form(tmp_path: Pa
     assert (done.exit_code, ESCAPE in done.output) == (0, False), done.output
     assert "a\\x1b[2Jb: line 1: left out: " in done.stderr
     assert "a\\x1b[2Jb by fleet-broker" in done.stdout
+
+
+@pytest.mark.parametrize("words", [["crl", "try"], ["reload", "--dry-run"]], ids=" ".join)
+def test_a_ca_of_a_partner_is_named_in_printable_form(words: list[str], tmp_path: Path) -> None:
+    """A subject may contain anything, and the partner whose CA it is chooses it."""
+    (tmp_path / "list.crl").write_bytes(b"x")
+    said = f"would disconnect 1 of 1 clients: m (the CA CN=a{ESCAPE}b revoked)"
+    part = {"text": said, "used": True, "code": ""}
+    answer = json.dumps({"lists": [part], "parts": [part], "refused": False})
+    files = [str(tmp_path / "list.crl")] if words[0] == "crl" else []
+    with answering(tmp_path / "broker.sock", answer) as path:
+        done = CliRunner().invoke(app, [*words, *files, "--admin-socket", str(path)])
+    assert (done.exit_code, done.stdout) == (0, said.replace(ESCAPE, "\\x1b[2J") + "\n")

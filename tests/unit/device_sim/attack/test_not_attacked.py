@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -115,13 +116,16 @@ async def test_who_closes_whoever_has_said_nothing_has_not_closed_for_what_was_s
 
 async def test_a_tester_that_was_held_up_once_looks_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A broker that closes at once for what was said had a warning, where that was seen only after a while."""
-    dialled, clients = Scene.dialled, list[RawClient]()
+    dialled, clients, begun, there = Scene.dialled, list[RawClient](), itertools.count(), asyncio.Event()
 
     async def held_up(here: Scene, paper: Paper) -> RawClient:
-        if len(clients) == 1:
+        if next(begun) == 0:  # Who is to say something is not connected before who says nothing has been closed.
+            await there.wait()
             assert not (await clients[0].end(60.0)).got_in
-        clients.append(await dialled(here, paper))
-        return clients[-1]
+        client = await dialled(here, paper)
+        clients.append(client)
+        there.set()
+        return client
 
     monkeypatch.setattr(faulty_broker, "TO_CONNECT", 2.0)
     monkeypatch.setattr(Scene, "dialled", held_up)
@@ -307,3 +311,31 @@ async def test_a_good_device_that_is_disconnected_was_not_merely_served_late(tmp
             with pytest.raises(TurnedAway, match=f"an innocent device was not served: {told}"):
                 await here.served(client)
         client.close()
+
+
+async def test_both_are_connected_at_once_and_what_is_left_of_a_failure_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Across a long link the silent device had waited for the other one as well: longer than nats-server does."""
+    dialled, clients, both = Scene.dialled, list[RawClient](), asyncio.Barrier(2)
+
+    async def together(here: Scene, paper: Paper) -> RawClient:
+        async with asyncio.timeout(10):
+            await both.wait()
+        clients.append(await dialled(here, paper))
+        return clients[-1]
+
+    async def fails(here: Scene, paper: Paper) -> RawClient:
+        async with asyncio.timeout(10):
+            if await both.wait() == 0:
+                raise Starved("it is not let in")
+        clients.append(await dialled(here, paper))
+        return clients[-1]
+
+    async with at(tmp_path, Fault.NONE) as here:
+        monkeypatch.setattr(Scene, "dialled", together)
+        assert (await run._tried(here, case("34-noise"))).verdict is Verdict.PASS
+        clients.clear()
+        monkeypatch.setattr(Scene, "dialled", fails)
+        assert (await run._tried(here, case("34-noise"))).verdict is Verdict.FAIL
+        assert all(each.socket.fileno() < 0 for each in clients)

@@ -106,3 +106,24 @@ def test_trust_anchors_that_are_none_are_named_before_a_fleet_is_made(tmp_path: 
         done.stderr.split()
     )
     assert not directory.exists()
+
+
+def test_what_is_next_can_be_done_with_this_fleet(fleet: Path) -> None:
+    """`smoke` revokes, which takes our service: it was the first thing that was said, and the first that failed."""
+    ca = ("--ca-cert", str(fleet.parent / "ca.pem"), "--ca-key", str(fleet.parent / "ca.key"))
+    done = CliRunner().invoke(app, ["enrol", str(fleet), *ca, "--devices", "2", "--group", "north"])
+    _, _, told = done.stdout.partition("next: ")
+    assert told.split() == [
+        "fleet-sim",
+        "run",
+        "steady",
+        "--devices",
+        "2",
+        "--fleet",
+        str(fleet),
+        "--broker",
+        "HOST:PORT",
+    ]
+    words = [*told.split()[1:-1], "127.0.0.1:1"]
+    tried = CliRunner().invoke(app, words, env={"COLUMNS": "400"})
+    assert (tried.exit_code, "is not let in at 127.0.0.1:1: tcp refused" in tried.output) == (1, True), tried.output

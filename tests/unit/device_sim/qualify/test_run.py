@@ -305,7 +305,8 @@ async def test_what_the_good_stage_shows_of_it_is_known_in_the_others(
 
 async def test_what_no_other_stage_shows_is_not_known(tmp_path: Path) -> None:
     seen: list[Witness] = []
-    await through(bench(tmp_path, Acting(says_goodbye), 0.3), stage("first", seen=seen), stage("other", seen=seen))
+    stages = [stage(name, seen=seen) for name in ("first", "other")]
+    await through(bench(tmp_path, Acting(says_goodbye), 0.3), *stages, parallel=1)
     assert [each.leaves for each in seen] == [None, None]
 
 

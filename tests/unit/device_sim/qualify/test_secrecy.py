@@ -21,6 +21,8 @@ def test_a_key_is_found_in_each_form_and_ordinary_output_is_none(tmp_path: Path)
     assert secrecy.leaked(b"key=" + body + b"\n", file) == "base64"
     assert secrecy.leaked(b"d=" + value.hex().encode(), file) == "hexadecimal"
     assert secrecy.leaked(b"d=" + value.hex().upper().encode(), file) == "hexadecimal"
+    dumped = b"priv:\n    " + value[:15].hex(":").encode() + b":\n    " + value[15:].hex(":").encode() + b"\n"
+    assert secrecy.leaked(dumped, file) == "hexadecimal", "as `openssl pkey -text` prints it"
     assert secrecy.leaked(b"loaded the private key; BEGIN CERTIFICATE", file) == ""
     assert secrecy.leaked(key_to_pem(generate_key()).replace(b"PRIVATE KEY", b"KEY"), file) == ""
     assert secrecy.leaked(b"", tmp_path / "none") == ""

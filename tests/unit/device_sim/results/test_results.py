@@ -25,7 +25,7 @@ from device_sim.results.summary import summary_of
 from device_sim.results.tables import junit, stage_at, timeline_csv
 from device_sim.run.health import HealthSample
 from device_sim.run.manner import Manner
-from device_sim.run.recorder import Recorder
+from device_sim.run.recorder import FAILED_REVOCATION, LOST_RECEIVER, PAST_DEADLINE, Recorder
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.scenario.model import build
 from tests.support.documents import SCENARIO, imagined
@@ -141,6 +141,15 @@ def test_the_page_says_what_the_document_says() -> None:
     assert {document["verdict"], "999", "1"} <= words
 
 
+@pytest.mark.parametrize("kind", ["stayed in", "readmitted", FAILED_REVOCATION, LOST_RECEIVER, PAST_DEADLINE])
+def test_what_a_verdict_is_about_is_on_the_time_line(kind: str) -> None:
+    document = imagined()
+    document["markers"] = [{"at": 1.0, "kind": kind, "what": "meter-7"}]
+    page = page_of(document)
+    assert f"<title>{kind}: meter-7</title>" in page
+    assert f"▲ {kind}</span>" in page
+
+
 def test_a_run_in_which_nothing_was_measured_has_a_page() -> None:
     document = imagined()
     document.update(durations={}, markers=[], refusals={}, false_refusals={})
@@ -232,6 +241,13 @@ def test_a_comparison_says_how_the_runs_differ() -> None:
     assert conditions(imagined(), other)[1:] == [
         ("broker", "unknown", "mosquitto 2.0.21"), ("new", "None", "1"),
     ]  # fmt: skip
+    generated = imagined()
+    generated["generator"] |= {"driver": "light", "key_exchange": "OpenSSL's default", "sources": 4}
+    generated["generator"]["processes"] *= 3
+    assert conditions(imagined(), generated) == [
+        ("driver", "paho", "light"), ("key_exchange", "X25519", "OpenSSL's default"), ("sources", "1", "4"),
+        ("processes", "1", "3"),
+    ]  # fmt: skip
 
 
 def summarised(document: Document) -> list[str]:
@@ -312,6 +328,36 @@ def test_what_is_outside_its_range_is_drawn_at_the_edge() -> None:
     plot = Plot(100, 100, (0, 10), (0, 10), name="test")
     plot.line([(-5, 5), (50, 500)], "c0")
     assert 'points="52.0,48.0 90.0,22.0"' in plot.svg()
+
+
+def test_each_reason_is_said_once_however_many_met_with_it() -> None:
+    """Of three hundred revocations in vain, twenty lines that differed in a name had pushed the verdict away."""
+    document = imagined()
+    document["markers"] = [
+        {"at": 1.0, "kind": "failed revocation", "what": f"meter-{number}: https://ca does not answer: too late"}
+        for number in range(5)
+    ]
+    document["markers"] += [
+        {"at": 2.0, "kind": "failed revocation", "what": "meter-9: https://ca does not answer: refused"},
+        {"at": 2.0, "kind": "past the deadline", "what": "a session closed after 6.0 s, 5 near the broker"},
+        {"at": 3.0, "kind": "lost receiver", "what": "backend: tcp reset"},
+        {"at": 4.0, "kind": "lost receiver", "what": "backend: tcp reset"},
+        {"at": 5.0, "kind": "ctl", "what": "storm"},
+    ]
+    assert remarks(document) == [
+        "failed revocation, 5 times: https://ca does not answer: too late (meter-0, meter-1, meter-2, …)",
+        "failed revocation: meter-9: https://ca does not answer: refused",
+        "past the deadline: a session closed after 6.0 s, 5 near the broker",
+        "lost receiver, 2 times: tcp reset (backend)",
+    ]
+
+
+@pytest.mark.parametrize(("answer", "told"), [("PUBACK 0x87", True), ("PUBREC 0x87", True), ("PUBACK 0x97", False)])
+def test_a_policy_that_refuses_the_fleet_is_told_what_it_must_allow(answer: str, told: bool) -> None:
+    document = imagined()
+    document["refusals"] = {answer: 7}
+    said = [each for each in remarks(document) if each.startswith("the broker's policy refuses messages")]
+    assert bool(said) is told
 
 
 def test_a_run_without_thresholds_and_one_whose_receiver_was_away_say_so() -> None:

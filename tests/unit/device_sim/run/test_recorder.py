@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from device_sim.latency import Latency
+from device_sim.link.driver import Driver
 from device_sim.run import health
 from device_sim.run.health import GeneratorWatch, HealthSample, faults, worst
 from device_sim.run.recorder import Percentiles, Recorder
@@ -180,6 +181,14 @@ def busy(share: float = 0.3, descriptors: int = 50, ports: int = 40) -> HealthSa
 def test_a_saturated_generator_is_told_with_its_remedy(samples: list[HealthSample], lag: Latency, words: str) -> None:
     (fault,) = faults(samples, lag, LIMITS)
     assert words in fault
+
+
+@pytest.mark.parametrize("samples", [[busy()], [busy(0.99), busy(1.2)]])
+def test_nobody_is_told_to_use_what_is_in_use(samples: list[HealthSample]) -> None:
+    (fault,) = faults(samples, late(300 if len(samples) == 1 else 1), LIMITS, Driver.LIGHT)
+    assert "--driver light" not in fault
+    (fault,) = faults(samples, late(300 if len(samples) == 1 else 1), LIMITS)
+    assert "; use --driver light, " in fault
 
 
 def test_of_several_processes_the_guilty_one_is_named() -> None:

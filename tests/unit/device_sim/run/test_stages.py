@@ -98,7 +98,7 @@ async def test_a_command_is_late_from_when_it_was_due_also_while_earlier_ones_fi
     await playing
     recorder = around.recorder
     late = recorder.response[Duration.COMMAND].highest - recorder.service[Duration.COMMAND].highest
-    assert late >= stalled * 1000 * 0.99
+    assert stalled * 1000 * 0.99 <= late < 60_000
     assert (recorder.counts[Count.COMMANDS], recorder.counts[Count.UNANSWERED_COMMANDS]) == (1, 0)
 
 
@@ -229,6 +229,13 @@ async def test_a_pause_says_how_much_of_it_is_over(monkeypatch: pytest.MonkeyPat
     await stages.play(around, 1, Hold(seconds=4.0))
     assert now[0] == pytest.approx(104.0)
     assert done[:20] == pytest.approx([number / 20 for number in range(20)])
+
+
+async def test_who_ends_the_run_during_a_pause_does_not_wait_for_its_end() -> None:
+    around, began = scene(), time.monotonic()
+    asyncio.get_running_loop().call_later(0.01, around.stop)
+    await stages.play(around, 1, Hold(seconds=120.0))
+    assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
 from device_sim.link.closure import BROKEN, Closure, Layer
+from device_sim.link.distance import Distance
 from device_sim.run import stages
+from device_sim.run.recorder import PAST_DEADLINE
 from device_sim.run.scene import Scene
 from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.stages import Suspend
@@ -79,6 +82,38 @@ async def test_for_as_long_as_the_scenario_says_any_admission_is_false_and_while
     assert [math.isfinite(each) for each in wrong_from] == [True, False]
 
 
+async def test_from_the_call_on_a_refusal_is_right() -> None:
+    """The broker may hear of the suspension before the operator has an answer."""
+    meter, around = Meter(), scene()
+    known: list[bool] = []
+
+    def puts_out() -> None:
+        known.append(meter.name in around.fleet.condemned)
+        meter.put_out()
+
+    await suspended(meter, puts_out, lambda: setattr(meter, "good", True), around=around)
+    assert known == [True]
+
+
+@pytest.mark.parametrize(
+    ("took", "told"), [(1.0, []), (6.0, ["meter-1 was disconnected after 6.0 s, 5 near the broker"])]
+)
+async def test_across_a_link_a_suspension_that_took_longer_than_the_deadline_is_told_of_and_nothing_else(
+    took: float, told: list[str]
+) -> None:
+    meter, around = Meter(), scene()
+    around.fleet.distance = Distance(0.6, 0.7, 1.0)
+
+    def puts_out() -> None:
+        meter.is_connected = False
+        meter.machine.ended(PUT_OUT)
+        meter.connection.closed.set_result(replace(PUT_OUT, at=time.monotonic() + took))
+
+    await suspended(meter, puts_out, lambda: setattr(meter, "good", True), deadline=5.0, around=around)
+    assert [each.what for each in around.recorder.markers if each.kind == PAST_DEADLINE] == told
+    assert figures(around)["resumed"] == 1
+
+
 async def test_who_is_suspended_and_stays_in_is_falsely_admitted() -> None:
     meter = Meter()
 
@@ -104,6 +139,7 @@ async def test_who_is_let_in_while_it_is_suspended_is_falsely_admitted() -> None
     around = await suspended(meter, meter.put_out, lambda: None)
     told = figures(around)
     assert (told["readmitted"], told["falsely in"], told["suspended_closed"]) == (1, 1, 1)
+    assert [each.what for each in around.recorder.markers if each.kind == "readmitted"] == ["meter-1"]
 
 
 async def test_who_stays_out_when_its_suspension_is_over_is_falsely_refused() -> None:
