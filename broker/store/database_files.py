@@ -21,20 +21,12 @@ Does not handle: a log that is gone with the lock file.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
-import struct
 from pathlib import Path
-from typing import Final
 
 from provisioning.program.durable_names import sync_names
-
-_NONE: Final = "-"
-_BORN: Final = 0x800
-"""STATX_BTIME."""
-_HERE: Final = -100
-"""AT_FDCWD."""
+from provisioning.program.file_identity import MISSING, identity, inode, size
 
 
 class StoreError(Exception):
@@ -54,7 +46,7 @@ def examine(path: Path, lock: int | None) -> str | None:
     """
     log = log_of(path)
     both = f"{log.name} and {path.name}-shm"
-    if not _size(path) and _size(log):
+    if not size(path) and size(log):
         raise StoreError(
             f"{path} is missing, or empty, but not {log.name} beside it: put the file back that it belongs to; or "
             f"remove {both} to begin with an empty database: sessions and messages are lost then"
@@ -62,13 +54,13 @@ def examine(path: Path, lock: int | None) -> str | None:
     last = [] if lock is None else os.pread(lock, 200, 0).decode("ascii", "replace").split()
     if len(last) != 2:  # noqa: PLR2004 - The last process ended in order, or was of an older version.
         return None
-    (last_file, last_log), file, its_log = last, _identity(path), _identity(log)
+    (last_file, last_log), file, its_log = last, identity(path), identity(log)
     if its_log == last_log and file != last_file:
         raise StoreError(
             f"{path} is not the file that {log.name} beside it belongs to: put that back; or, if it is a backup, "
             f"remove {both}: they would damage it"
         )
-    if file == last_file and its_log == _NONE:
+    if file == last_file and its_log == MISSING:
         return (
             f"{log.name} is gone since the broker was killed: what was acknowledged last is lost, unless sqlite3 was "
             f"used on {path.name} meanwhile, which takes it in"
@@ -90,7 +82,7 @@ class DatabaseFiles:
 
     def opened(self) -> None:
         """Take note of the files, which are open now. Raises OSError."""
-        self._opened = _inode(self._path), _inode(self._log)
+        self._opened = inode(self._path), inode(self._log)
         sync_names(self._path.parent)  # The log is new, perhaps: after a power failure it must not be missing.
         self._note()
 
@@ -123,7 +115,7 @@ class DatabaseFiles:
 
         If none has, it is made again. Raises OSError.
         """
-        if not self._taken and _inode(self._lock_file) != os.fstat(self._lock).st_ino:
+        if not self._taken and inode(self._lock_file) != os.fstat(self._lock).st_ino:
             self._lock_again()
         return self._taken
 
@@ -143,53 +135,22 @@ class DatabaseFiles:
 
     def _note(self) -> None:
         """Name both files in the lock file. Raises OSError."""
-        self._write_lock(f"{_identity(self._path)} {_identity(self._log)}\n")
+        self._write_lock(f"{identity(self._path)} {identity(self._log)}\n")
 
     @property
     def log_is_gone(self) -> bool:
         """Whether the log was deleted, or another is in its place. Raises OSError."""
-        return _inode(self._log) != self._opened[1]
+        return inode(self._log) != self._opened[1]
 
     @property
     def log_bytes(self) -> int:
         """The size of the log. Raises OSError."""
-        return _size(self._log)
+        return size(self._log)
 
     def _file_is_gone(self) -> bool:
-        return _inode(self._path) != self._opened[0]
+        return inode(self._path) != self._opened[0]
 
     def _write_lock(self, text: str) -> None:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, text.encode(), 0)
         os.fsync(self._lock)
-
-
-def _inode(path: Path) -> int:
-    """Return the inode number of *path*; 0: it is not there. Raises OSError."""
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return 0
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _identity(path: Path) -> str:
-    """Return what tells *path* from each other file here, past ones included: ext4 gives numbers of inodes anew.
-
-    So the time at which it was made belongs to it, where the file system knows that. `_NONE`: it is not there.
-    """
-    inode, stat = _inode(path), ctypes.create_string_buffer(256)
-    if not inode:
-        return _NONE
-    statx = getattr(ctypes.CDLL(None), "statx", None)  # Older C libraries have none.
-    if statx is None or statx(_HERE, os.fsencode(path), 0, _BORN, stat) != 0:
-        return str(inode)
-    (known,) = struct.unpack_from("=I", stat, 0)
-    seconds, nanoseconds = struct.unpack_from("=qI", stat, 80) if known & _BORN else (0, 0)
-    return f"{inode}:{seconds}.{nanoseconds}"

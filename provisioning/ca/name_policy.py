@@ -16,7 +16,9 @@ Rules
 2. If a profile honours some, a request for others is refused with the reason, rather than answered with less.
 3. A successor keeps what the profile allows now. Other names of its predecessor are left out, not refused: a
    changed profile locks no device out.
-4. No wildcards, no I/O, no clock.
+4. A certificate gets no new name beyond `MAXIMUM_NAMES`: each host name is claimed in the store, while others wait. A
+   successor keeps more, if its predecessor has them.
+5. No wildcards, no I/O, no clock.
 """
 
 from __future__ import annotations
@@ -48,6 +50,8 @@ SUBJECT_ATTRIBUTES: Final[Mapping[str, x509.ObjectIdentifier]] = {
 }
 """The subject's possible attributes beside the Common Name, in this order, under the names that profiles use."""
 
+MAXIMUM_NAMES: Final = 32
+"""Host names and addresses in a certificate, beside those that a pattern makes."""
 _LONGEST_ATTRIBUTE: Final = 64  # RFC 5280 appendix A.1.
 _FORMS: Final = {
     "country": (re.compile("[A-Za-z]{2}"), "two letters"),
@@ -89,9 +93,11 @@ class NamePolicy:
 
         *held* are those that a token grants or the predecessor has, *asked* those of the request.
         """
-        return SubjectNames(
+        names = SubjectNames(
             self._dns_names(identity, held, asked), self._ip_addresses(held, asked), self._attributes(asked)
         )
+        self._check_number(identity, held, names)
+        return names
 
     def own_host_names(self, identity: Identity, held: SubjectNames, names: SubjectNames) -> tuple[str, ...]:
         """Return those of *names* that only one device may have.
@@ -145,6 +151,19 @@ class NamePolicy:
                     f"{', '.join(map(str, self.honoured_networks))} are allowed here",
                 )
         return tuple(dict.fromkeys((*granted, *honoured)))
+
+    def _check_number(self, identity: Identity, held: SubjectNames, names: SubjectNames) -> None:
+        number = len(names.dns_names) + len(names.ip_addresses)
+        if number <= MAXIMUM_NAMES:
+            return
+        built = self._built(identity)
+        new = {*names.dns_names, *names.ip_addresses} - {*held.dns_names, *held.ip_addresses, *built}
+        if new and number - len(built) > MAXIMUM_NAMES:
+            raise NameRefused(
+                Code.CSR_NAME,
+                f"the request asks for more than {MAXIMUM_NAMES} host names and addresses, the most that a certificate "
+                "holds: ask for fewer",
+            )
 
     def _attributes(self, asked: SubjectNames) -> tuple[x509.NameAttribute[str | bytes], ...]:
         chosen: list[x509.NameAttribute[str | bytes]] = []

@@ -36,6 +36,8 @@ _ABOUT_TIME = frozenset({9, 10})
 """OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED: the clock may be the cause."""
 _ABOUT_NAMES = frozenset({62, 64})
 """X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
+_ALERT = "_ALERT_"
+"""In OpenSSL's error for what a peer refuses, as in TLSV13_ALERT_CERTIFICATE_REQUIRED."""
 NAME_THE_ADDRESS = "name the first address of its ready line"
 _ABOUT_ANCHORS = frozenset({18, 19, 20})
 """A self-signed certificate, alone or in the chain, and X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY."""
@@ -96,6 +98,9 @@ def explain(base_url: str, error: httpx.HTTPError) -> str:
             return f"the server at {base_url} is not the provisioning service that the trust anchors vouch for ({why})"
         if isinstance(cause, ssl.SSLError) and cause.reason in SPEAKS_NO_TLS:
             return f"the server at {base_url} is not the provisioning service: it speaks no TLS; {NAME_THE_ADDRESS}"
+        if isinstance(cause, ssl.SSLError) and _ALERT in (cause.reason or ""):
+            why = str(cause.reason).partition(_ALERT)[2].lower().replace("_", " ")
+            return f"the server at {base_url} refuses the connection by a TLS alert: {why}"
         if isinstance(cause, ConnectionRefusedError):
             why = f"nothing listens there; start it, or {NAME_THE_ADDRESS}"
             return f"the provisioning service at {base_url} does not answer: {why}"

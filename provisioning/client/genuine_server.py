@@ -29,7 +29,7 @@ import functools
 import ssl
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from cryptography import x509
 
@@ -45,6 +45,9 @@ _DOMAINS = 64
 _OLDEST = timedelta(hours=1)
 """Maximum age of a response: an attacker with a copied key and response has so long after the revocation."""
 _WITH_ISSUER = 2
+_OF_THE_CONNECTION = (
+    ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLZeroReturnError, ssl.SSLEOFError, ssl.SSLSyscallError,
+)  # fmt: skip
 
 
 class GenuineServer(ssl.SSLObject):
@@ -63,6 +66,21 @@ class GenuineServer(ssl.SSLObject):
             wrong = unproven(verified_path(self), staple_in(self), datetime.now(UTC))
         if wrong is not None:
             raise _not_verified(wrong)
+
+    def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002 - named so by `ssl`
+        """Return what the server has sent; raise `ssl.SSLSyscallError` if it, or the connection, has failed.
+
+        In TLS 1.3 a server refuses its client's certificate by an alert behind the handshake. The HTTP library takes
+        that for an error of its user and lets it through as it is; a broken connection it makes an error of its own.
+        """
+        try:
+            return super().read(len, buffer) if buffer is not None else super().read(len)
+        except _OF_THE_CONNECTION:
+            raise
+        except ssl.SSLError as error:
+            broken = ssl.SSLSyscallError(error.errno, error.strerror)
+            broken.library, broken.reason = error.library, error.reason
+            raise broken from error
 
 
 @functools.lru_cache(_DOMAINS)

@@ -47,7 +47,7 @@ from provisioning.pki.own_directory import quoted, user_argument, user_name
 from provisioning.program import full_disk
 from provisioning.program.given_file import SETTINGS_BYTES, contents_of
 from provisioning.program.unbound_socket import unbound
-from provisioning.store import audit, audit_findings, schema
+from provisioning.store import audit, audit_findings, missing_parts, schema
 from provisioning.store.audit_findings import Latest
 from provisioning.store.database import Database
 from provisioning.store.held_lock import is_held
@@ -249,8 +249,9 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
         return
     try:
         database = Database(settings.resolved_database_url, key)
-    except ConfigurationError as error:  # The driver is not installed, or does not take the URL.
-        yield failed("database", str(error), "install what it needs, or correct database_url: docs/postgresql.md")
+    except ConfigurationError as error:  # The driver is not installed, or does not take the URL; a log of another file.
+        remedy = "install what it needs, or correct database_url: docs/postgresql.md"
+        yield failed("database", str(error), remedy if settings.database_url else "restore it: docs/backup.md")
         return
     try:
         async for finding in _opened(database, settings, now):
@@ -301,11 +302,12 @@ def _unusable(refusal: Refused, settings: Settings, where: str) -> Finding:
 def _whole(connection: Connection, database: Database) -> Finding:
     """Report whether the database has all of its schema, and can be written to."""
     where = database.shown_url
-    if lost := schema.missing(connection):
+    if lost := missing_parts.missing(connection):
         return failed(
             _TORN,
             f"{where} lacks {', '.join(lost)}: what needs them is refused",
-            "stop the service and restore the store from the backup; find out who removed them",
+            "stop the service and restore the store from the backup, to the end (docs/backup.md); or find out who "
+            "removed them",
         )
     if not schema.takes_changes(connection):
         return failed(

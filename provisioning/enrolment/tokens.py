@@ -34,6 +34,7 @@ from typing import Final
 import structlog
 from sqlalchemy.engine import Connection
 
+from provisioning.ca.name_policy import MAXIMUM_NAMES
 from provisioning.ca.profile import MAXIMUM_LIFE
 from provisioning.ca.server_names import InvalidServerName, check_host_name
 from provisioning.enrolment.operator_roles import change_operator_role
@@ -57,7 +58,6 @@ PORTION: Final = 250
 """Tokens per transaction: some 0.1 ms each on PostgreSQL."""
 MAXIMUM_TTL: Final = timedelta(days=90)
 DEFAULT_TTL: Final = timedelta(hours=1)
-MAXIMUM_SERVER_NAMES: Final = 32
 
 _PREFIX: Final = "fgt_"
 _TOKEN: Final = re.compile(r"fgt_[A-Za-z0-9_-]{43}", re.ASCII)
@@ -365,8 +365,8 @@ def _check_server_names(order: TokenOrder) -> None:
     number = len(order.dns_names) + len(order.ip_addresses)
     if number and order.role is not Role.BROKER:
         raise invalid(f"dns_names and ip_addresses are for role broker, not {order.role}")
-    if number > MAXIMUM_SERVER_NAMES:
-        raise invalid(f"a certificate holds {MAXIMUM_SERVER_NAMES} DNS names and IP addresses at most")
+    if number > MAXIMUM_NAMES:
+        raise invalid(f"a certificate holds {MAXIMUM_NAMES} DNS names and IP addresses at most")
 
 
 def how_many(count: int) -> str:

@@ -229,6 +229,7 @@ async def _open_store(settings: Settings, files: AuthorityFiles) -> AsyncIterato
             if await schema.upgrade_founded(database, SERVER_NAME):
                 log.info("database schema upgraded")
         database.keep_to(CURRENT)
+        database.keep_files()
         serial_numbers = SerialNumbers(database)
         yield database, serial_numbers
         try:

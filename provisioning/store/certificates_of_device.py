@@ -21,6 +21,7 @@ from provisioning.store.certificates import (
     ENDED_ABOVE,
     ENDS_ABOVE,
     FACTS,
+    NOT_ENDED_ABOVE,
     REVOCATION_FACTS,
     StoredCertificate,
     from_row,
@@ -87,6 +88,17 @@ _IN_USE: Final = Prepared(
         bindparam("since", type_=UtcDateTime) < _ENDS,
         or_(certificates.c.not_after >= bindparam("now"), _NO_TRIAL),
     ).order_by(certificates.c.id)
+)
+_GOOD_UNTIL: Final = Prepared(
+    select(certificates.c.device_id, certificates.c.not_after)
+    .select_from(with_ends_above(certificates))
+    .where(
+        certificates.c.device_id == bindparam("wanted"),
+        bindparam("now", type_=UtcDateTime) < _ENDS,
+        _REASON.is_(None),
+        NOT_ENDED_ABOVE,
+    ),
+    at_once=True,
 )
 _DECIDED: Final = Prepared(
     select(certificates.c.id, certificates.c.serial, *_REVOCATION_COLUMNS, *ENDS_ABOVE)
@@ -188,6 +200,14 @@ def in_use(connection: Connection, device_id: int, now: datetime, grace: timedel
         for each in every
         if each.ended_above is None and (each.revocation is None or not each.revocation.reason.final)
     ]
+
+
+def good_until(connection: Connection, device_ids: Sequence[int], now: datetime) -> dict[int, datetime]:
+    """Return when the last certificate that is good *now* expires, of those of the devices that have one."""
+    ends: dict[int, datetime] = {}
+    for device_id, not_after, _place in _GOOD_UNTIL.placed(connection, device_ids, {"now": now}):
+        ends[device_id] = max(not_after, ends.get(device_id, not_after))
+    return ends
 
 
 def withdrawn(connection: Connection, device: Device, since: int = 0) -> Withdrawal | None:

@@ -32,8 +32,10 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import structlog
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -46,10 +48,13 @@ from provisioning.store.conditions import conditioned
 from provisioning.store.lanes import Apart, Lane, PooledLane, explained, is_read_only, lacks_something
 from provisioning.store.prepared import told
 from provisioning.store.server_parameters import all_parameters, server_parameters
+from provisioning.store.sqlite_files import SqliteFiles
 from provisioning.store.sqlite_lane import SqliteLane
 from provisioning.store.sqlite_writer import PATIENCE_MILLISECONDS
 
 ResultT = TypeVar("ResultT")
+
+log = structlog.get_logger(__name__)
 
 _READERS: Final = 4
 _LATE_SECONDS: Final = 12.0
@@ -78,15 +83,18 @@ class Database:
     """The store's connections. Open for the life of the process; `close` it at the end."""
 
     def __init__(self, url: str, audit_key: bytes = b"") -> None:
-        """Raise `ConfigurationError` if *url* is not one of the databases that are supported.
+        """Raise `ConfigurationError` if *url* is not one of the databases that are supported, or its files do not fit.
 
         *audit_key* authenticates what transactions append to the audit log.
         """
         parsed = _checked_url(url)
         options = {KEY_OPTION: audit_key}
+        self._files: SqliteFiles | None = None
         if parsed.get_backend_name() == "sqlite":
+            if parsed.database:
+                self._files = SqliteFiles(Path(parsed.database))
             writer = _sqlite(parsed, options, 1)
-            self._writer: Lane = SqliteLane(writer, "store-writer")
+            self._writer: Lane = SqliteLane(writer, "store-writer", self._files)
             reader = _sqlite(parsed, options, _READERS)
             _begin_by_itself(reader)
             self._reader = PooledLane(reader, _READERS, "store-reader")
@@ -116,6 +124,17 @@ class Database:
         On PostgreSQL, where each connection that is opened is asked; SQLite carries one service.
         """
         self._schema = schema
+
+    def keep_files(self) -> None:
+        """Commit nothing, from now on, into files that are not those that are open; say if their log was lost before.
+
+        On SQLite; for the service, as another file is only put in its place while it runs.
+        """
+        if self._files is None:
+            return
+        if self._files.doubt is not None:
+            log.warning("the store's last changes are gone", code="STORE_LOG_MISSING", detail=self._files.doubt)
+        self._files.keep()
 
     @property
     def write_failed(self) -> bool:
@@ -219,6 +238,8 @@ class Database:
             await asyncio.to_thread(lane.stop)
         for lane in lanes:
             await asyncio.to_thread(lane.dispose)
+        if self._files is not None:
+            self._files.closed()
 
 
 def _try_all(connection: Connection) -> None:
@@ -367,6 +388,11 @@ def _checked_url(url: str) -> URL:
         parsed = make_url(url)
     except ArgumentError as error:
         raise ConfigurationError("database_url is not a URL: use sqlite:///FILE or postgresql+psycopg://…") from error
+    except ValueError:  # Whose text is what stands there: a password, where @HOST was forgotten behind it.
+        raise ConfigurationError(
+            "database_url: what stands in it as the port, behind the last colon, is no number: "
+            "use postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE"
+        ) from None
     if parsed.drivername not in ("sqlite", "postgresql+psycopg"):
         raise ConfigurationError(
             f"database_url begins with {parsed.drivername!r}: use sqlite:///FILE or postgresql+psycopg://HOST/DATABASE"

@@ -5,6 +5,8 @@ Rules
 1. The certificate says that its holder is an operator, this table what the operator may do: that can be changed without
    a new certificate, and takes effect with the next request.
 2. An operator who is not in the table may only read.
+3. Each operator's certificates are looked up by themselves: PostgreSQL without statistics, as after a restore, joins
+   every certificate of the fleet with its device for them (docs/decisions/0085-index-look-ups-without-statistics.md).
 """
 
 from __future__ import annotations
@@ -13,15 +15,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.role import Role
-from provisioning.store.certificates import ISSUER_ENDED_AT, KEY_ENDED_AT, with_ends_above
-from provisioning.store.devices import Device, DeviceState, device_from, of_roles
+from provisioning.store import certificates_of_device
+from provisioning.store.devices import Device, DeviceState, device_from, find_all, of_roles
 from provisioning.store.prepared import Prepared
-from provisioning.store.tables import certificates, devices, operators, revocations
+from provisioning.store.tables import devices, operators
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,27 +85,11 @@ def every(connection: Connection, now: datetime) -> list[ShownOperator]:
         device.name: device
         for device in map(device_from, connection.execute(select(devices).where(*of_roles(Role.OPERATOR))).all())
     }
-    ends = _good_until(connection, now)
+    ends = certificates_of_device.good_until(connection, [each.id for each in enrolled.values()], now)
     return [
         _shown(grants.get(name) or OperatorGrant(name, OperatorRole.AUDITOR, None, None), enrolled.get(name), ends)
         for name in sorted(grants.keys() | enrolled.keys())
     ]
-
-
-def _good_until(connection: Connection, now: datetime) -> dict[int, datetime]:
-    statement = (
-        select(devices.c.id, func.max(certificates.c.not_after))
-        .select_from(with_ends_above(certificates.join(devices).outerjoin(revocations)))
-        .where(
-            *of_roles(Role.OPERATOR),
-            revocations.c.sequence.is_(None),
-            KEY_ENDED_AT.is_(None),
-            ISSUER_ENDED_AT.is_(None),
-            certificates.c.not_after > now,
-        )
-        .group_by(devices.c.id)
-    )
-    return dict(connection.execute(statement).all())
 
 
 def _shown(grant: OperatorGrant, device: Device | None, ends: dict[int, datetime]) -> ShownOperator:
@@ -119,20 +105,11 @@ def usable_admins(connection: Connection, now: datetime) -> set[str]:
     held = connection.execute(
         select(operators.c.name).where(operators.c.role == OperatorRole.ADMIN.value).with_for_update()
     ).scalars()
-    good = (
-        select(func.distinct(devices.c.name))
-        .select_from(with_ends_above(certificates.join(devices).outerjoin(revocations)))
-        .where(
-            devices.c.name.in_(list(held)),
-            devices.c.role == Role.OPERATOR.value,
-            revocations.c.sequence.is_(None),
-            certificates.c.not_after > now,
-            KEY_ENDED_AT.is_(None),
-            ISSUER_ENDED_AT.is_(None),
-            # An ended device may have certificates that are still to be revoked.
-            devices.c.suspended_at.is_(None),
-            devices.c.revoked_at.is_(None),
-            devices.c.decommissioned_at.is_(None),
-        )
-    )
-    return set(connection.execute(good).scalars())
+    those = [
+        each
+        for each in find_all(connection, list(held))
+        # An ended one may have certificates that are still to be revoked.
+        if each.role is Role.OPERATOR and each.state is DeviceState.ACTIVE
+    ]
+    good = certificates_of_device.good_until(connection, [each.id for each in those], now)
+    return {each.name for each in those if each.id in good}

@@ -25,9 +25,8 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import ConfigurationError
 from provisioning.program.starting import importing
-from provisioning.store import audit, audit_findings, devices
+from provisioning.store import audit, audit_findings, devices, missing_parts
 from provisioning.store.database import Database
-from provisioning.store.every_table import EVERY_TABLE
 from provisioning.store.revision import CURRENT, Session, sessions_of_others
 from provisioning.store.tables import audit_entries, audit_head, counters
 
@@ -89,6 +88,7 @@ async def upgrade_founded(database: Database, owner: str) -> bool:
         _lock(connection)
         had_log = audit.is_there(connection)
         changed = _upgrade(connection)
+        _check_restored(connection, database)
         if not had_log:
             audit.begin(connection)
         if devices.find(connection, owner) is None:
@@ -104,6 +104,17 @@ async def upgrade_founded(database: Database, owner: str) -> bool:
             if time.monotonic() >= given_up_at:
                 raise
         await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _check_restored(connection: Connection, database: Database) -> None:
+    """Raise `ConfigurationError` if the database was not restored to the end: revocations may be missing, too."""
+    if lost := missing_parts.unguarded(connection):
+        more = f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""
+        raise ConfigurationError(
+            f"database_url: {database.shown_url} lacks {'; '.join(lost[:_SHOWN])}{more}: it was not restored to the "
+            "end, and may lack revocations. Restore the copy again, into an empty database, by pg_restore "
+            "--single-transaction (docs/backup.md)"
+        )
 
 
 def check_there(database: Database) -> None:
@@ -139,20 +150,6 @@ def check_has_audit_log(connection: Connection, database: Database) -> None:
             f"the database has schema {_revision(connection)}, from before there was an audit log: copy the store "
             "(docs/backup.md); the log begins when this version of the service starts"
         )
-
-
-def missing(connection: Connection) -> list[str]:
-    """Return the tables, and the columns as TABLE.COLUMN, that this program's schema has and the database has not."""
-    inspector = inspect(connection)
-    there = set(inspector.get_table_names())
-    lost = []
-    for each in EVERY_TABLE.sorted_tables:
-        if each.name not in there:
-            lost.append(each.name)
-            continue
-        columns = {column["name"] for column in inspector.get_columns(each.name)}
-        lost += [f"{each.name}.{column.name}" for column in each.columns if column.name not in columns]
-    return lost
 
 
 def takes_changes(connection: Connection) -> bool:

@@ -31,6 +31,7 @@ import structlog
 from sqlalchemy.engine import Engine
 
 from provisioning.store.lanes import QueuedLane
+from provisioning.store.sqlite_files import SqliteFiles
 from provisioning.store.sqlite_group import SqliteGroup
 from provisioning.store.sqlite_writer import SqliteWriter
 
@@ -47,9 +48,9 @@ _THREADED_SECONDS: Final = 5.0
 class SqliteLane(QueuedLane):
     """One connection; works that wait together share a commit, and run on the event loop if all are short."""
 
-    def __init__(self, engine: Engine, name: str) -> None:
+    def __init__(self, engine: Engine, name: str, files: SqliteFiles | None) -> None:
         super().__init__(engine, name)
-        self._writer: Final = SqliteWriter(engine)
+        self._writer: Final = SqliteWriter(engine, files)
         self._commit_seconds = 0.0
         self._threaded_until = 0.0
 

@@ -13,15 +13,18 @@ Rules
 -----
 1. Any failure between BEGIN and COMMIT returns the connection: nothing of a lost transaction remains.
 2. Used by one caller at a time, in any thread.
+3. Nothing is committed into files that are no longer those that were opened (`provisioning.store.sqlite_files`).
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NoReturn
 
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import OperationalError
 
 from provisioning.store.prepared import driver_of, told
+from provisioning.store.sqlite_files import SqliteFiles
 
 PATIENCE_MILLISECONDS: Final = 10_000
 """How long to wait for SQLite's lock: only another process, such as a backup, can hold it."""
@@ -30,9 +33,10 @@ PATIENCE_MILLISECONDS: Final = 10_000
 class SqliteWriter:
     """Begins and ends transactions on a connection that it keeps."""
 
-    def __init__(self, engine: Engine) -> None:
-        """*engine* begins no transactions by itself: this class does."""
+    def __init__(self, engine: Engine, files: SqliteFiles | None) -> None:
+        """*engine* begins no transactions by itself: this class does. *files* has them, None: all is in memory."""
         self._engine: Final = engine
+        self._files: Final = files
         self._connection: Connection | None = None
         self._patience: int | None = None
 
@@ -52,7 +56,17 @@ class SqliteWriter:
         """Make everything durable; raise SQLAlchemy's error if it is not."""
         if self._connection is None:
             raise AssertionError("nothing has begun")
+        if self._files is not None and (lost := self._files.lost()) is not None:
+            self._refuse(self._connection, self._files, lost)
         self._say(self._connection, "COMMIT")
+
+    def _refuse(self, connection: Connection, files: SqliteFiles, lost: str) -> NoReturn:
+        """Roll back, and raise SQLAlchemy's error that says *lost*."""
+        self._say(connection, "ROLLBACK")
+        if files.log_is_gone:  # The log is open still: not even kill -9 loses what it holds once it is in the file.
+            self._say(connection, "PRAGMA wal_checkpoint")
+        self.release()
+        raise OperationalError("COMMIT", None, connection.dialect.loaded_dbapi.OperationalError(lost))
 
     def release(self) -> None:
         """Roll back what is not committed, and return the connection."""

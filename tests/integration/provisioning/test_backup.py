@@ -61,6 +61,52 @@ def test_sqlite(tmp_path: Path) -> None:
         check_restored(service, head)
 
 
+def test_a_copy_is_not_mixed_with_the_log_that_a_killed_service_has_left(tmp_path: Path) -> None:
+    """SQLite reads any log of that name into the file: an index may lack a revocation then, which nobody notices."""
+    with ProvisioningService.copied(tmp_path / "fleet", SETTINGS) as service:
+        fill(service)
+        store, copy = service.dir / "fleet.db", tmp_path / "copy.db"
+        head = service.audit_head()
+        with contextlib.closing(sqlite3.connect(store)) as live, contextlib.closing(sqlite3.connect(copy)) as other:
+            live.backup(other)
+        enrol(service, "meter-3")
+        service.kill()
+        store.unlink()
+        shutil.copy(copy, store)
+        left = {path: path.read_bytes() for path in sorted(service.dir.glob("fleet.db*"))}
+        assert len(left) == 4
+        for command in ("serve", "doctor", "audit verify", "ca list"):
+            refused = service.command(*command.split(), "--dir", str(service.dir))
+            assert refused.returncode != 0
+            assert "remove fleet.db-wal and fleet.db-shm: they would damage it" in refused.stdout + refused.stderr
+        assert left == {path: path.read_bytes() for path in left}, "nothing was changed"
+        store.unlink()
+        refused = service.command("serve", "--dir", str(service.dir))
+        assert "fleet.db is missing, or empty, but not fleet.db-wal" in refused.stderr
+        for suffix in ("-wal", "-shm"):
+            (service.dir / f"fleet.db{suffix}").unlink()
+        shutil.copy(copy, store)
+        service.start()
+        check_restored(service, head)
+        assert "STORE_LOG_MISSING" not in service.log
+
+
+def test_a_log_that_is_gone_since_a_service_was_killed_is_said_unless_a_command_has_taken_it_in(tmp_path: Path) -> None:
+    with ProvisioningService.copied(tmp_path / "fleet", SETTINGS) as service:
+        fill(service)
+        service.kill()
+        head = service.audit_head()
+        service.start()
+        service.command("audit", "verify", "--head", head, "--dir", str(service.dir), check=True)
+        service.stop()
+        service.start()
+        assert "STORE_LOG_MISSING" not in service.log
+        service.kill()
+        (service.dir / "fleet.db-wal").unlink()
+        service.start()
+        assert '"code": "STORE_LOG_MISSING"' in service.log
+
+
 def test_a_service_whose_certificate_the_copy_does_not_know_has_another(tmp_path: Path) -> None:
     """Its responder, asked about it, said "unknown": whoever demands a proof that it is not revoked reached nobody."""
     with ProvisioningService.copied(tmp_path / "fleet", SETTINGS) as service:
@@ -98,7 +144,7 @@ def test_postgresql(postgresql: PostgresqlServer, tmp_path: Path) -> None:
         service.stop()
     restored = postgresql.new_database(template="template0")
     subprocess.run(
-        [binary("pg_restore"), "--no-owner", "--exit-on-error", "--dbname", restored.replace("+psycopg", ""),
+        [binary("pg_restore"), "--no-owner", "--single-transaction", "--dbname", restored.replace("+psycopg", ""),
          tmp_path / "dump"],
         check=True,
     )  # fmt: skip
@@ -106,6 +152,36 @@ def test_postgresql(postgresql: PostgresqlServer, tmp_path: Path) -> None:
         check_restored(service, head)
         with pytest.raises(Exception, match="append-only"):
             service.stored("UPDATE audit_entries SET actor = 'x' RETURNING number")
+
+
+def test_a_restore_that_has_not_come_to_its_end_is_refused(postgresql: PostgresqlServer, tmp_path: Path) -> None:
+    """Its audit log may be whole, and its revocations missing: killed, pg_restore leaves what it has done."""
+    with ProvisioningService.copied_on(postgresql, tmp_path / "fleet", SETTINGS) as idle, idle as service:
+        fill(service)
+        plain = service.database_url.replace("+psycopg", "")
+        dump, some = tmp_path / "dump", tmp_path / "some"
+        subprocess.run([binary("pg_dump"), "--format", "custom", "--file", dump, plain], check=True)
+    listed = subprocess.run([binary("pg_restore"), "--list", dump], check=True, capture_output=True, text=True)
+    parts = [line for line in listed.stdout.splitlines() if not line.startswith(";")]
+    revocations = next(place for place, line in enumerate(parts) if "TABLE DATA public revocations " in line)
+    for done, lacks in (
+        (parts[:revocations], "the primary key of activations (certificate_id)"),
+        (parts[:-1], "the reference of "),
+    ):
+        some.write_text("\n".join(done))
+        with postgresql.database(template="template0") as restored:
+            subprocess.run(
+                [binary("pg_restore"), "--no-owner", "--use-list", some, "--dbname", restored.replace("+psycopg", ""),
+                 dump],
+                check=True,
+            )  # fmt: skip
+            service = ProvisioningService(tmp_path / "fleet", SETTINGS | {"database_url": restored})
+            refused = service.command("serve", "--dir", str(service.dir), "--port", "0", "--http-port", "0")
+            assert refused.returncode == 1
+            assert f" lacks {lacks}" in refused.stderr
+            assert "was not restored to the end, and may lack revocations" in refused.stderr
+            found = service.command("doctor", "--dir", str(service.dir))
+            assert f" lacks {lacks}" in found.stdout
 
 
 def test_postgresql_s_whole_server_copied_while_devices_enrol(postgresql: PostgresqlServer, tmp_path: Path) -> None:

@@ -26,11 +26,11 @@ from broker.settings.config_loading import load
 from broker.settings.limits import Limits
 from broker.sources.trust_files import read_anchors
 from broker.state_directory import NoDirectory
-from broker.store.database_files import _identity
 from broker.store.sqlite import SqliteStore
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
 from provisioning.pki.tls import TlsConfigurationError
+from provisioning.program.file_identity import identity
 from tests.support.crl import crl
 from tests.support.pki import DOMAIN, SERVER, Pki, shared_device, shared_pki
 
@@ -85,7 +85,7 @@ def test_a_database_with_which_it_would_not_start_is_told_and_one_without_its_lo
     assert problems(load(None, good | {"persistence": False})) == []
     database.unlink()
     SqliteStore(database).close()
-    of_this_file = f"{_identity(database)} 1:2.3\n"
+    of_this_file = f"{identity(database)} 1:2.3\n"
     database.with_suffix(".lock").write_text(of_this_file)
     assert problems(load(None, good)) == []
     (doubt,) = doubts(load(None, good))

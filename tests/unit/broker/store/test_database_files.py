@@ -15,9 +15,10 @@ from structlog.testing import capture_logs
 
 from broker.mqtt.message import Message
 from broker.store.batch import Batch
-from broker.store.database_files import StoreError, _identity, log_of
+from broker.store.database_files import StoreError, log_of
 from broker.store.journal import Journal
 from broker.store.sqlite import SqliteStore
+from provisioning.program.file_identity import identity
 from tests.support.batches import contents, filled
 
 OF_ANOTHER = r"not the file that broker\.db-wal beside it belongs to: .* remove broker\.db-wal and broker\.db-shm"
@@ -158,7 +159,7 @@ def test_a_lock_that_was_deleted_is_made_again(tmp_path: Path, store: SqliteStor
     lock = store.path.with_suffix(".lock")
     lock.unlink()
     store._apply(filled())
-    assert lock.read_text() == f"{_identity(store.path)} {_identity(log_of(store.path))}\n"
+    assert lock.read_text() == f"{identity(store.path)} {identity(log_of(store.path))}\n"
     with pytest.raises(StoreError, match="in use by another broker"):
         SqliteStore(tmp_path / "broker.db")
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from provisioning.ca.csr import VerifiedRequest, apply_profile, verify_csr
-from provisioning.ca.name_policy import NameRefused, SubjectNames
+from provisioning.ca.name_policy import MAXIMUM_NAMES, NameRefused, SubjectNames
 from provisioning.ca.profile import (
     MAXIMUM_LIFE,
     MINIMUM_LIFE,
@@ -137,6 +137,25 @@ def test_a_name_that_makes_no_host_name_is_refused(name: str) -> None:
     with pytest.raises(NameRefused, match="the profile makes a host name of name and group") as caught:
         profile.names.names_for(replace(METER, name=name), NOTHING, NOTHING)
     assert caught.value.code is Code.CSR_NAME
+
+
+def test_a_certificate_gets_no_more_names_than_a_few_but_keeps_what_its_predecessor_has() -> None:
+    """With two thousand, others waited for more than a second while they were claimed on PostgreSQL."""
+    profile = configured(
+        dns_patterns=("{name}.devices.example",),
+        honoured_domains=("plant.example",),
+        honoured_networks=(ipaddress.ip_network("10.0.0.0/8"),),
+    )
+    hosts = tuple(f"press-{number}.plant.example" for number in range(MAXIMUM_NAMES - 1))
+    full = SubjectNames(hosts, (TEN,))
+    assert names(profile, asked=full).dns_names == ("meter-17.devices.example", *hosts)
+    for more in (replace(full, dns_names=(*hosts, "a.plant.example")), replace(full, ip_addresses=(TEN, TEN + 1))):
+        with pytest.raises(NameRefused, match="more than 32 host names and addresses") as caught:
+            profile.names.names_for(METER, NOTHING, more)
+        assert caught.value.code is Code.CSR_NAME
+        assert names(profile, held=more, asked=more).dns_names[1:] == more.dns_names
+        with pytest.raises(NameRefused, match="ask for fewer"):
+            profile.names.names_for(METER, more, replace(more, dns_names=(*more.dns_names, "b.plant.example")))
 
 
 def test_host_names_below_a_domain_are_honoured_and_others_refused() -> None:

@@ -231,3 +231,27 @@ def test_a_link_that_breaks_off_or_falls_silent_is_told_of_in_words(error: httpx
 def test_every_kind_of_silence_and_breaking_off_has_words() -> None:
     for kind in (*httpx.TimeoutException.__subclasses__(), *httpx.NetworkError.__subclasses__()):
         assert kind.__name__ not in network_words(kind(""))
+
+
+def test_a_certificate_that_is_refused_behind_the_handshake_breaks_the_connection() -> None:
+    """The HTTP library had let OpenSSL's error through, which ended a broker at its enrolment with a traceback."""
+    towards, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = serving_as(Role.SERVICE, "provisioning")
+    context = server_context(server.credential, PKI.anchors, client_certificate=ClientCertificate.REQUIRED)
+    serving = context.wrap_bio(towards, back, server_side=True)
+    trusting = client_context(PKI.anchors, None)
+    trusting.sslobject_class = GenuineServer
+    client = trusting.wrap_bio(back, towards, server_hostname="localhost")
+    for each in (client, serving):
+        with pytest.raises(ssl.SSLWantReadError):
+            each.do_handshake()
+    client.do_handshake()
+    with pytest.raises(ssl.SSLError, match="PEER_DID_NOT_RETURN_A_CERTIFICATE"):
+        serving.do_handshake()
+    with pytest.raises(ssl.SSLSyscallError) as told:
+        client.read(1024)
+    error = httpx.ReadError("")
+    error.__cause__ = told.value
+    assert explain("https://ca", error) == (
+        "the server at https://ca refuses the connection by a TLS alert: certificate required"
+    )

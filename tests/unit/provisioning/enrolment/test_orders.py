@@ -12,12 +12,13 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from sqlalchemy.engine import Connection
 
+from provisioning.ca.name_policy import MAXIMUM_NAMES
 from provisioning.ca.profile import MAXIMUM_LIFE
 from provisioning.enrolment import tokens as making
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.claims import MAXIMUM_DEVICES, ClaimOrder, ClaimService
 from provisioning.enrolment.claims import MAXIMUM_LIFE as LONGEST_CLAIM
-from provisioning.enrolment.tokens import MAXIMUM_BATCH, MAXIMUM_SERVER_NAMES, MAXIMUM_TTL, TokenOrder
+from provisioning.enrolment.tokens import MAXIMUM_BATCH, MAXIMUM_TTL, TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.role import Role
@@ -42,7 +43,7 @@ async def refused(created: Any) -> str | None:
 
 async def test_an_order_for_tokens_is_judged_whole(fleet: Fleet) -> None:
     names = [f"meter-{number}" for number in range(MAXIMUM_BATCH + 1)]
-    addresses = [f"10.0.0.{number}" for number in range(MAXIMUM_SERVER_NAMES)]
+    addresses = [f"10.0.0.{number}" for number in range(MAXIMUM_NAMES)]
     broker = {"devices": ["broker-1"], "role": Role.BROKER}
     await fleet.groups.create(Group("closed", ways=()), by="anna")
     for order, words in (

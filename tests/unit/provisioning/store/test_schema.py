@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -19,7 +20,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.role import Role
-from provisioning.store import devices, lanes, revision, schema
+from provisioning.store import devices, lanes, missing_parts, revision, schema
 from provisioning.store.database import Database
 from provisioning.store.every_table import EVERY_TABLE
 from tests.support.postgresql import PostgresqlServer
@@ -118,7 +119,7 @@ async def test_an_upgrade_that_fails_at_its_last_step_leaves_the_store_as_it_was
     assert await database.read(tables) == before
     assert await database.read(schema._revision) == "0021"
     assert await schema.upgrade(database)
-    assert await database.read(schema.missing) == []
+    assert await database.read(missing_parts.missing) == []
     await database.close()
 
 
@@ -281,6 +282,14 @@ async def test_a_queue_that_is_too_long_is_refused(url: str, monkeypatch: pytest
 def test_a_database_that_is_not_supported_is_named(url: str) -> None:
     with pytest.raises(ConfigurationError, match="database_url"):
         Database(url)
+
+
+@pytest.mark.parametrize("url", ["postgresql+psycopg://fleet:hush/fleet", "postgresql+psycopg://fleet:hush@db:x/fleet"])
+def test_a_port_that_is_no_number_is_said_without_it(url: str) -> None:
+    """It may be a password: the host was forgotten. It was in a traceback."""
+    with pytest.raises(ConfigurationError, match=r"^database_url: .* as the port, .* is no number") as refused:
+        Database(url)
+    assert "hush" not in "".join(traceback.format_exception(refused.value))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,63 @@
+"""What a database lacks of this program's schema: removed by somebody, or never restored.
+
+pg_restore makes the tables first, then the rows of one after the other, then keys, references and triggers. If it is
+killed, or runs into an error, a store is left that can be read, and lacks revocations perhaps; but always a reference,
+as those come last.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import ForeignKeyConstraint, PrimaryKeyConstraint, UniqueConstraint, inspect, text
+from sqlalchemy.engine import Connection
+
+from provisioning.store.every_table import EVERY_TABLE
+from provisioning.store.tables import audit_entries
+
+_CONSTRAINTS: Final = text("""
+    SELECT conrelid::regclass::text, contype::text,
+           ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = conrelid AND attnum = ANY (conkey))
+    FROM pg_constraint WHERE contype IN ('p', 'u', 'f') AND pg_table_is_visible(conrelid)
+""")
+_TRIGGERS: Final = text("SELECT tgname::text FROM pg_trigger WHERE tgrelid = CAST(:on AS regclass)")
+_APPEND_ONLY: Final = "audit_entries_append_only"
+_KINDS: Final = (
+    (PrimaryKeyConstraint, "p", "primary key"),
+    (UniqueConstraint, "u", "uniqueness"),
+    (ForeignKeyConstraint, "f", "reference"),
+)
+
+
+def missing(connection: Connection) -> list[str]:
+    """Return the tables, the columns as TABLE.COLUMN, and what `unguarded` finds, that the database has not."""
+    inspector = inspect(connection)
+    there = set(inspector.get_table_names())
+    lost = []
+    for each in EVERY_TABLE.sorted_tables:
+        if each.name not in there:
+            lost.append(each.name)
+            continue
+        columns = {column["name"] for column in inspector.get_columns(each.name)}
+        lost += [f"{each.name}.{column.name}" for column in each.columns if column.name not in columns]
+    return lost or unguarded(connection)
+
+
+def unguarded(connection: Connection) -> list[str]:
+    """Return what should guard the rows and is not there, of a database with all tables.
+
+    On PostgreSQL; SQLite's tables have it in their definitions.
+    """
+    if connection.dialect.name != "postgresql":
+        return []
+    there = {(table, kind, frozenset(columns)) for table, kind, columns in connection.execute(_CONSTRAINTS)}
+    lost = [
+        f"the {what} of {table.name} ({', '.join(constraint.columns.keys())})"
+        for table in EVERY_TABLE.sorted_tables
+        for of_kind, kind, what in _KINDS
+        for constraint in table.constraints
+        if isinstance(constraint, of_kind) and (table.name, kind, frozenset(constraint.columns.keys())) not in there
+    ]
+    if _APPEND_ONLY not in set(connection.scalars(_TRIGGERS, {"on": audit_entries.name})):
+        lost.append(f"the trigger {_APPEND_ONLY}")
+    return sorted(lost)

@@ -1,0 +1,125 @@
+"""SQLite's file and its write-ahead log (-wal): whether they belong together, and are there while they are written.
+
+Theory
+------
+SQLite finds its log by name. A log that another file has left beside a restored copy is read into the copy: what was
+copied is then mixed with pages of later, and an index may lack a revocation. If the file is deleted, or replaced, under
+way, SQLite writes on into one that is gone with the process, revocations too. So a running service names both in a file
+beside them, and whoever opens the store compares; with each commit the service looks whether they are still there.
+
+Rules
+-----
+1. What does not belong together is not opened, and what is not there is not written: the text has the remedy.
+2. A copy of all files is as good as they are: something is wrong only if one of the two is another, and one the same.
+3. An orderly end leaves no names. Nor does a command that has taken the log in after the service was killed.
+
+Handles the same for the broker: `broker.store.database_files`, which also keeps a second broker out. Does not handle: a
+file that was overwritten in its place (`cp`), a log that a command has left which was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from provisioning.errors import ConfigurationError
+from provisioning.program.durable_names import sync_names
+from provisioning.program.file_identity import MISSING, identity, inode, size
+
+log = structlog.get_logger(__name__)
+
+
+class SqliteFiles:
+    """The files of one store; made before they are opened."""
+
+    def __init__(self, path: Path) -> None:
+        """Raise `ConfigurationError` if the file and the log beside it do not belong together."""
+        self._path = path
+        self._log = path.with_name(f"{path.name}-wal")
+        self._names = path.with_name(f"{path.name}-files")
+        self._inodes = (0, 0)
+        self._log_found = MISSING
+        self.doubt: Final = self._examine()
+        """What must be said of the store, though it can be opened; None: nothing."""
+
+    def keep(self) -> None:
+        """Name both, which are open now, and have `lost` tell of them from now on."""
+        self._inodes = inode(self._path), inode(self._log)
+        self._log_found = identity(self._log)
+        try:
+            self._write(f"{identity(self._path)} {self._log_found}\n")
+            sync_names(self._path.parent)
+        except OSError as error:  # A full disk must not keep the service from starting.
+            log.warning("lock not written", code="LOCK_NOT_WRITTEN", file=str(self._names), detail=error.strerror)
+
+    def lost(self) -> str | None:
+        """Return what has become of the files since `keep`; None: they are there."""
+        if self._inodes == (0, 0):
+            return None
+        file, its_log = self._inodes
+        with contextlib.suppress(OSError):  # Then SQLite says what is wrong with the disk.
+            if inode(self._path) != file:
+                return (
+                    f"{self._path} was deleted, or another file is in its place: put it back; or stop the service, "
+                    "put back a backup (docs/backup.md), and start it"
+                )
+            if inode(self._log) != its_log:
+                return f"{self._log} was deleted: nothing is lost; stop the service in order (SIGTERM), and start it"
+        return None
+
+    @property
+    def log_is_gone(self) -> bool:
+        """Whether the log alone was deleted since `keep`."""
+        return inode(self._path) == self._inodes[0] and inode(self._log) != self._inodes[1]
+
+    def closed(self) -> None:
+        """Forget the names if SQLite has taken the log in, and removed it: it was the last to close the store."""
+        with contextlib.suppress(OSError):  # What is left is said at the next start, and harms nothing.
+            named = self._named()
+            if named == [identity(self._path), self._log_found] and identity(self._log) == MISSING:
+                self._names.unlink()
+
+    def _examine(self) -> str | None:
+        both = f"{self._log.name} and {self._path.name}-shm"
+        try:
+            if not size(self._path) and size(self._log):
+                raise ConfigurationError(
+                    f"the store {self._path} is missing, or empty, but not {self._log.name} beside it: put the file "
+                    f"back that it belongs to; or, to restore a backup, remove {both} first (docs/backup.md)"
+                )
+            named, file, its_log = self._named(), identity(self._path), identity(self._log)
+        except OSError:  # SQLite says what is wrong with it.
+            return None
+        self._log_found = its_log
+        if len(named) != 2:  # noqa: PLR2004 - the last service ended in order, or was of an older version
+            return None
+        if its_log == named[1] and file != named[0]:
+            raise ConfigurationError(
+                f"the store {self._path} is not the file that {self._log.name} beside it belongs to: put that back; "
+                f"or, if it is a backup, remove {both}: they would damage it (docs/backup.md)"
+            )
+        if file == named[0] and its_log == MISSING:
+            return (
+                f"{self._log.name} is gone since the service was killed: what was committed last is lost, revocations "
+                f"too, unless sqlite3 was used on {self._path.name} meanwhile, which takes it in"
+            )
+        return None
+
+    def _named(self) -> list[str]:
+        try:
+            return self._names.read_text(encoding="ascii", errors="replace").split()
+        except FileNotFoundError:
+            return []
+
+    def _write(self, text: str) -> None:
+        descriptor = os.open(self._names, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, text.encode(), 0)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,117 @@
+"""A running service commits nothing into a store that was deleted or replaced, or whose log was."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from provisioning.errors import Code, ConfigurationError, Refused
+from provisioning.pki.role import Role
+from provisioning.store import devices, schema
+from provisioning.store.database import Database
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "fleet.db"
+
+
+@pytest.fixture
+async def kept(path: Path) -> AsyncIterator[Database]:
+    """A store whose files are watched, with one device."""
+    database = Database(f"sqlite:///{path}")
+    await schema.upgrade(database)
+    database.keep_files()
+    await add(database, "meter-1")
+    yield database
+    await database.close()
+
+
+async def add(database: Database, name: str) -> None:
+    await database.write(partial(devices.add, name=name, role=Role.DEVICE, group="north", now=NOW))
+
+
+async def refused(database: Database) -> str:
+    """Try to add a device, and return what the log says of it."""
+    with capture_logs() as logs, pytest.raises(Refused) as caught:
+        await add(database, "meter-2")
+    assert caught.value.code is Code.UNAVAILABLE
+    assert [each["code"] for each in logs] == ["STORE_FAILED"]
+    return str(logs[0]["detail"])
+
+
+def alone(path: Path, place: Path) -> list[str]:
+    """Return the names of the devices that are in the file, without its log."""
+    shutil.copy(path, place)
+    with contextlib.closing(sqlite3.connect(place)) as database:
+        return [name for (name,) in database.execute("SELECT name FROM devices ORDER BY name")]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_what_is_no_longer_there_is_not_written_and_what_is_back_is(
+    kept: Database, path: Path, tmp_path: Path, replaced: bool
+) -> None:
+    away = tmp_path / "away"
+    shutil.move(path, away)
+    if replaced:
+        shutil.copy(away, path)
+    assert "fleet.db was deleted, or another file is in its place: put it back; or stop" in await refused(kept)
+    shutil.move(away, path)
+    await add(kept, "meter-2")
+    assert (await kept.read(devices.count))[devices.DeviceState.ACTIVE] == 2
+
+
+async def test_if_the_log_is_deleted_all_that_was_committed_is_moved_into_the_file(
+    kept: Database, path: Path, tmp_path: Path
+) -> None:
+    path.with_name("fleet.db-wal").unlink()
+    assert "fleet.db-wal was deleted: nothing is lost; stop the service in order" in await refused(kept)
+    assert alone(path, tmp_path / "alone") == ["meter-1"]
+
+
+@pytest.mark.usefixtures("kept")
+async def test_a_store_is_not_opened_with_the_log_of_another(path: Path, tmp_path: Path) -> None:
+    Database(f"sqlite:///{path}")  # As the commands do meanwhile.
+    shutil.copy(path, tmp_path / "copy")
+    shutil.move(tmp_path / "copy", path)
+    with pytest.raises(ConfigurationError, match=r"is not the file that fleet\.db-wal beside it belongs to"):
+        Database(f"sqlite:///{path}")
+    shutil.move(path, tmp_path / "away")
+    with pytest.raises(ConfigurationError, match=r"is missing, or empty, but not fleet\.db-wal beside it"):
+        Database(f"sqlite:///{path}")
+    shutil.copytree(tmp_path, tmp_path / "elsewhere")
+    with pytest.raises(ConfigurationError, match="is missing"):
+        Database(f"sqlite:///{tmp_path / 'elsewhere' / path.name}")
+
+
+async def test_a_copy_of_all_files_is_as_good_as_they_are(kept: Database, path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "elsewhere"
+    shutil.copytree(path.parent, other)
+    database = Database(f"sqlite:///{other / path.name}")
+    with capture_logs() as logs:
+        database.keep_files()
+    await add(database, "meter-2")
+    await database.close()
+    assert logs == []
+    assert (await kept.read(devices.count))[devices.DeviceState.ACTIVE] == 1
+
+
+async def test_an_orderly_end_leaves_no_names(path: Path) -> None:
+    database = Database(f"sqlite:///{path}")
+    await schema.upgrade(database)
+    database.keep_files()
+    names = path.with_name("fleet.db-files")
+    assert len(names.read_text().split()) == 2
+    assert names.stat().st_mode & 0o777 == 0o600
+    await database.close()
+    assert not names.exists()
