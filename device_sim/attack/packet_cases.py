@@ -32,6 +32,8 @@ from device_sim.attack.verdict import CLOSED, Layer, Seen
 
 BAD_PACKET = ("mqtt DISCONNECT 0x81", "mqtt DISCONNECT 0x82")
 _ANSWER = 5.0
+_HEAD_START = 0.2
+"""Seconds by which who says nothing is connected sooner than who says something wrong."""
 _PUBLISH_QOS3 = 0x36
 _MEMORY = 64 * 1024 * 1024
 _EVERY_ALIAS = 0xFFFF
@@ -90,7 +92,7 @@ def _bad(
 async def _beside_who_says_nothing(scene: Scene, made: Callable[[_Own], bytes], *, framed: bool) -> tuple[Seen, bool]:
     """Return the answer to what is *made*, and whether another device that says nothing was closed as well by then."""
     paper, other = await scene.device(), await scene.device()
-    client, silent = await _dialled_together(scene, paper, other)
+    silent, client = await _dialled(scene, other, paper)
     client.either_form = True
     try:
         started = time.monotonic()
@@ -102,21 +104,25 @@ async def _beside_who_says_nothing(scene: Scene, made: Callable[[_Own], bytes], 
         silent.close()
 
 
-async def _dialled_together(scene: Scene, *papers: Paper) -> list[RawClient]:
-    """Return a connection of each of *papers*, begun at once; raise what `Scene.dialled` raises.
+async def _dialled(scene: Scene, silent: Paper, other: Paper) -> tuple[RawClient, RawClient]:
+    """Return connections of *silent* and, begun a little later, of *other*; raise what `Scene.dialled` raises.
 
-    One after the other, across a long link, the first has waited for the others longer than many a broker does.
+    The silent one comes first, so that a broker which closes whoever says nothing closes it first. But the other one
+    does not wait until it is there: across a long link it would then have waited longer than many a broker does.
     """
-    dialling = [asyncio.ensure_future(scene.dialled(paper)) for paper in papers]
+    first = asyncio.ensure_future(scene.dialled(silent))
+    await asyncio.sleep(_HEAD_START)
+    dialling = [first, asyncio.ensure_future(scene.dialled(other))]
     try:
-        return list(await asyncio.gather(*dialling))
+        one, two = await asyncio.gather(*dialling)
     except BaseException:
         for each in dialling:
             each.cancel()
-        for one in await asyncio.gather(*dialling, return_exceptions=True):
-            if isinstance(one, RawClient):
-                one.close()
+        for ended in await asyncio.gather(*dialling, return_exceptions=True):
+            if isinstance(ended, RawClient):
+                ended.close()
         raise
+    return one, two
 
 
 def instead_of_connect(
