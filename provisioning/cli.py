@@ -45,18 +45,13 @@ PublicHttpUrl = Annotated[
 
 
 def run(make: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a service's coroutine on uvloop where there is one."""
+    """Run a service's coroutine."""
     import asyncio
 
+    from provisioning.program.event_loop import new_event_loop
     from provisioning.program.out_of_memory import watched
 
-    try:
-        import uvloop
-    except ImportError:
-        factory = None
-    else:
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner, watched(runner.get_loop(), "fleet-provisioning"):
+    with asyncio.Runner(loop_factory=new_event_loop) as runner, watched(runner.get_loop(), "fleet-provisioning"):
         runner.run(make())
 
 

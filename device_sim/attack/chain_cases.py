@@ -129,10 +129,13 @@ async def _revoked_ca(scene: Scene) -> Seen:
 
 
 def _other(scene: Scene) -> Issuer:
-    """Return the second CA that the broker trusts, which may certify CAs; raise `Impossible` if there is none."""
-    if scene.target.other_issuer is None:
+    """Return a CA that the broker trusts, and that may certify CAs; raise `Impossible` if there is none."""
+    if scene.target.other_issuer is not None:
+        return scene.target.other_issuer
+    issuer = scene.target.issuer
+    if issuer.certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length == 0:
         raise Impossible("the target's CA may certify no CA, and there is no other")
-    return scene.target.other_issuer
+    return issuer
 
 
 def _certified(holder: Issuer, by: Issuer) -> x509.Certificate:

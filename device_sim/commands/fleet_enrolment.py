@@ -76,7 +76,7 @@ def enrol_or_end(
             given = Given(ways_of(way.names), _pair(way.claim), manufacturer, way.approve)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
-        fleet = _fleet(view, directory, authority, provisioning, cafile, _operator(cert, key))
+        fleet, moved = _fleet(directory, authority, provisioning, cafile, _operator(cert, key))
         here = [fleet.entries[name].identity for name in names if name in fleet.entries]
         of_group = _as_before("--group", group, {identity.group for identity in here}, _GROUP)
         domain = _as_before("--trust-domain", trust_domain, {identity.trust_domain for identity in here}, _TRUST_DOMAIN)
@@ -100,6 +100,7 @@ def enrol_or_end(
                 if authority is not None:
                     await certify_fleet(fleet, names, of_group, domain, authority, enrolled)
                     return
+                await _move(view, fleet, moved)
                 operator = await stack.enter_async_context(_client(fleet))
                 url = fleet.origin.provisioning_url or ""
                 est = await stack.enter_async_context(
@@ -206,14 +207,25 @@ def _operator(certificate: Path | None, key: Path | None) -> CredentialFiles | N
     return CredentialFiles(certificate.absolute(), key.absolute())
 
 
+async def _move(view: View, fleet: FleetDirectory, where: tuple[Origin, str] | None) -> None:
+    """Let *fleet* be enrolled elsewhere, if *where* says so and the operator is known there: a slip changes nothing."""
+    if where is None:
+        return
+    async with _client(fleet, *where) as operator:
+        await operator.me()
+    with fleet.changing():
+        fleet.move(*where)
+    view.said(f"{fleet.path} is enrolled as these options say from now on")
+
+
 def _fleet(
-    view: View,
     directory: Path,
     authority: CertificateAuthority | None,
     url: str | None,
     cafile: Path | None,
     operator: CredentialFiles | None,
-) -> FleetDirectory:
+) -> tuple[FleetDirectory, tuple[Origin, str] | None]:
+    """Return the fleet, and where else it is to be enrolled from now on, if the options say so."""
     if FleetDirectory.exists(directory):
         fleet = FleetDirectory.read(directory)
         before = fleet.anchors.read_text()
@@ -222,22 +234,18 @@ def _fleet(
         if authority is not None:
             if authority.pem != before:
                 raise FleetUnusable(f"{directory} was made from another CA: continue with that one, or enrol another")
-            return fleet
+            return fleet, None
         origin = Origin(url or fleet.origin.provisioning_url, operator or fleet.origin.operator)
         anchors = before if cafile is None else _anchors(cafile)
-        if (origin, anchors) != (fleet.origin, before):
-            with fleet.changing():
-                fleet.move(origin, anchors)
-            view.said(f"{directory} is enrolled as these options say from now on")
-        return fleet
+        return fleet, (origin, anchors) if (origin, anchors) != (fleet.origin, before) else None
     service = f"backend-{secrets.token_hex(3)}"
     if authority is not None:
-        return FleetDirectory.create(directory, Origin(), authority.pem, service)
+        return FleetDirectory.create(directory, Origin(), authority.pem, service), None
     if url is None or cafile is None or operator is None:
         raise typer.BadParameter(
             "a new fleet needs --provisioning, --cafile, --cert and --key, or --ca-cert and --ca-key"
         )
-    return FleetDirectory.create(directory, Origin(url, operator), _anchors(cafile), service)
+    return FleetDirectory.create(directory, Origin(url, operator), _anchors(cafile), service), None
 
 
 def _anchors(cafile: Path) -> str:
@@ -251,8 +259,9 @@ def _anchors(cafile: Path) -> str:
     return text
 
 
-def _client(fleet: FleetDirectory) -> EnrolmentOperatorClient:
-    origin = fleet.origin
+def _client(fleet: FleetDirectory, origin: Origin | None = None, anchors: str | None = None) -> EnrolmentOperatorClient:
+    """Return an operator of the service of *fleet*, or of another *origin* with other *anchors*."""
+    origin = fleet.origin if origin is None else origin
     if origin.provisioning_url is None or origin.operator is None:
         raise FleetUnusable(f"{fleet.path} was made from a CA: there is no service to ask")
-    return EnrolmentOperatorClient(origin.provisioning_url, fleet.anchors, origin.operator)
+    return EnrolmentOperatorClient(origin.provisioning_url, anchors or fleet.anchors, origin.operator)

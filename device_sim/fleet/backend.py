@@ -253,7 +253,7 @@ class Backend:
                 pass  # Left by an earlier run, with more devices or with some that are revoked now.
             case ["fleet", _, _, "cmd", *_]:
                 pass  # Our own command: we subscribe to everything.
-            case _:
+            case _ if not self._others:
                 self._not_expected(topic_name, payload)
 
     def _telemetry(self, device: str, topic_name: str, payload: bytes, now: float) -> None:
@@ -274,7 +274,8 @@ class Backend:
         try:
             answer = decode_answer(payload)
         except UnreadableCommand:
-            self._not_expected(topic_name, payload)
+            if not self._others:
+                self._not_expected(topic_name, payload)
             return
         asked_by = answer.identifier.rpartition("-")[0]
         if asked_by in self._siblings or (self._others and asked_by != self.name):

@@ -272,13 +272,14 @@ async def faulty(
     stapled: Callable[[Issuer, Paper], bytes] | None = None,
     staple_due: bool = False,
     of_another_ca: bool = False,
+    path_length: int | None = 0,
 ) -> AsyncIterator[Target]:
     """Yield a broker with this *fault* as a target; it claims a topic policy.
 
     It staples what *stapled* returns for its CA and its certificate. *staple_due*: that says that one is due; it is *of
-    another CA* than the devices'.
+    another CA* than the devices', whose CA has this *path_length*.
     """
-    authority = Issuer.founded(common_name("CA"))
+    authority = Issuer.founded(common_name("CA"), path_length=path_length)
     above = Issuer.founded(common_name("CA of servers")) if of_another_ca else authority
     identity = Identity("fleet.internal", Role.BROKER, "broker-1")
     extra = ((_STAPLE_DUE, False),) if staple_due else ()

@@ -70,7 +70,7 @@ async def test_what_one_terminal_publishes_another_receives(mosquitto: RunningBr
         while not subscriber.figures.subscribed:  # noqa: ASYNC110 - the count has no event
             await asyncio.sleep(0.01)
     code, out, err = await ran(
-        "bench", "pub", "-c", "3", "-R", "100", "-I", "50", "-q", "1", "-L", "60", "-s", "64",
+        "bench", "pub", "-c", "3", "-R", "5", "-I", "50", "-q", "1", "-L", "60", "-s", "64",
         "-t", "fleet/%g/%c/telemetry", "--fleet", str(fleet.path), "--json", *where(mosquitto),
     )  # fmt: skip
     sent: dict[str, Any] = json.loads(out)
@@ -78,7 +78,7 @@ async def test_what_one_terminal_publishes_another_receives(mosquitto: RunningBr
     assert (sent["admitted"], sent["published"], sent["acknowledged"], sent["lost"]) == (3, 60, 60, {})
     assert sent["milliseconds"]["puback"]["count"] == 60
     assert sent["milliseconds"].keys() == {"tcp", "tls", "connack", "admitted", "puback"}
-    assert sent["connecting_seconds"] >= 0.02, "three clients, a hundred a second"
+    assert sent["connecting_seconds"] >= 0.4, "three clients, five a second"
     assert all(0 < measured["p50"] < 20_000 for measured in sent["milliseconds"].values())
     figures = await asyncio.wait_for(subscribing, 20)
     assert (figures.received, figures.end_to_end.count, figures.lost) == (60, 60, {})

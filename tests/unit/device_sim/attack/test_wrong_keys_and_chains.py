@@ -112,6 +112,17 @@ async def test_who_refuses_every_chain_has_not_refused_the_bad_one(tmp_path: Pat
     assert " is refused as well: " in outcome.judgement.why
 
 
+@pytest.mark.parametrize("name", ["9-cross-signed", "24-name-constraints", "24-expired-ca"])
+async def test_a_ca_that_may_certify_cas_needs_no_second_one(tmp_path: Path, name: str) -> None:
+    """As that of a broker set up by hand: `openssl req -x509` makes one without a path length."""
+    async with faulty(tmp_path) as target:
+        assert (await tried(target, name)).judgement.why == "the target's CA may certify no CA, and there is no other"
+    (place := tmp_path / "other").mkdir()
+    async with faulty(place, path_length=None) as target:
+        outcome = await tried(target, name)
+    assert outcome.verdict in REFUSED, outcome.judgement
+
+
 async def test_a_revoked_ca_is_tried_only_where_somebody_can_be_told_of_it(tmp_path: Path) -> None:
     async with faulty(tmp_path) as target:
         assert (await tried(target, "24-revoked-ca")).judgement.why.startswith("the target's CA may certify no CA")

@@ -12,9 +12,12 @@ from device_sim.attack.issuer import Issuer
 from device_sim.cli import app
 from device_sim.commands.fleet_enrolment import _end
 from device_sim.credentials.certification import common_name
-from device_sim.credentials.fleet_directory import FleetDirectory
+from device_sim.credentials.fleet_directory import FleetDirectory, Origin
 from device_sim.view import View
+from provisioning.pki.identity import Identity
 from provisioning.pki.keys import key_to_pem
+from provisioning.pki.role import Role
+from provisioning.pki.tls import CredentialFiles
 
 
 @pytest.fixture
@@ -127,3 +130,18 @@ def test_what_is_next_can_be_done_with_this_fleet(fleet: Path) -> None:
     words = [*told.split()[1:-1], "127.0.0.1:1"]
     tried = CliRunner().invoke(app, words, env={"COLUMNS": "400"})
     assert (tried.exit_code, "is not let in at 127.0.0.1:1: tcp refused" in tried.output) == (1, True), tried.output
+
+
+def test_a_service_that_does_not_answer_changes_no_fleet(tmp_path: Path) -> None:
+    """A slip in --provisioning had been written down, and each run from then on revoked nobody."""
+    authority = Issuer.founded(common_name("CA"))
+    operator = authority.issue(Identity("fleet.internal", Role.OPERATOR, "admin"))
+    (tmp_path / "operator.pem").write_bytes(operator.pem.pem)
+    pair = CredentialFiles(tmp_path / "operator.pem", tmp_path / "operator.pem")
+    before = Origin("https://ca.example.org:8443", pair)
+    fleet = FleetDirectory.create(tmp_path / "fleet", before, authority.pem.decode(), "backend")
+    done = CliRunner().invoke(
+        app, ["enrol", str(fleet.path), "--devices", "1", "--provisioning", "https://127.0.0.1:1"]
+    )
+    assert (done.exit_code, "https://127.0.0.1:1 does not answer: nothing listens there" in done.output) == (1, True)
+    assert FleetDirectory.read(fleet.path).origin == before

@@ -84,6 +84,20 @@ async def test_an_answer_that_comes_twice_is_one_too_many(monkeypatch: pytest.Mo
     assert not (await commanding).missing
 
 
+def test_who_only_commands_judges_the_answers_to_its_own_commands_and_leaves_the_rest_to_the_receivers() -> None:
+    """Several workers command, and each hears all answers: what is nobody's would be counted by all of them."""
+    backend = Backend("backend-w1", ["meter-1"], others=True)
+    for topic, payload, unexpected in (
+        ("fleet/meters/meter-1/ack", b'{"id":"backend-w2-1","done":true}', 0),
+        ("fleet/meters/meter-1/ack", b'{"id":"backend-w1-1","done":true}', 1),
+        ("fleet/meters/meter-1/ack", b"garbage", 1),
+        ("fleet/meters/stranger/ack", b'{"id":"backend-w1-1","done":true}', 1),
+        ("elsewhere", b"", 1),
+    ):
+        backend._received(topic, payload)
+        assert backend.unexpected == unexpected, (topic, payload)
+
+
 async def test_an_answer_that_comes_too_late_is_nobody_s_forgery(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = Backend("backend", ["meter-1", "meter-2"])
     backend.connection = _Nobody()  # type: ignore[assignment]

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from broker.mqtt.codes import QoS
 from broker.mqtt.connect import Connect
+from broker.mqtt.packets import Publish
 from device_sim.attack.verdict import Verdict
 from device_sim.qualify.attempt import Attempt
 from device_sim.qualify.client_hello import ClientHello
@@ -147,3 +149,38 @@ def test_a_device_is_told_where_to_renew_in_a_form_that_is_a_url(host: str, url:
     bench = Bench(Papers("d", [host]), Hardware(), Path(), host, 0, 20.0)
     assert _values(bench, Path(), 8883, 8443)["est_url"] == url
     assert _values(bench, Path(), 8883, None)["est_url"] == ""
+
+
+ENDED = "it ended with status 3; it said: no route"
+
+
+@pytest.mark.parametrize(
+    ("attempts", "ending", "why", "slow"),
+    [
+        ([], "", "nothing can be judged without", 0.0),
+        ([], ENDED, ENDED, None),  # Who ends before it connects has its reasons, on any machine.
+        ([Attempt(0.0)], "", "nothing can be judged without", 0.0),
+        ([Attempt(0.0)], ENDED, ENDED, 0.0),
+    ],
+)
+def test_who_was_not_served_says_why_if_it_has_ended(
+    attempts: list[Attempt], ending: str, why: str, slow: float | None
+) -> None:
+    (line,) = stage("good").judge(replace(SEEN, attempts=attempts, ending=ending))
+    assert (line.name, line.verdict, line.why, line.by_time) == ("connects", Verdict.FAIL, why, slow)
+
+
+@pytest.mark.parametrize(("later", "slow"), [([b"b", None], None), ([None, b"b"], None), ([None, None], 0.0)])
+def test_who_sends_other_messages_and_not_the_lost_one_is_not_slow(
+    later: list[bytes | None], slow: float | None
+) -> None:
+    attempts = [
+        Attempt(
+            float(at), tls=float(at), answered=float(at), ended=at + 0.5,
+            packets=[(float(at), Connect("d"))]
+            + ([(float(at), Publish("t", body, QoS.AT_LEAST_ONCE, packet_id=1))] if body else []),
+        )
+        for at, body in enumerate([b"lost", *later])
+    ]  # fmt: skip
+    (line,) = stage("no-puback").judge(replace(SEEN, attempts=attempts))
+    assert (line.name, line.verdict, line.by_time) == ("resends", Verdict.FAIL, slow)

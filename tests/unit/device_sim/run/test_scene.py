@@ -14,7 +14,7 @@ from device_sim.fleet.surroundings import Counters, Surroundings
 from device_sim.link.distance import NEARBY, Distance
 from device_sim.run import stages
 from device_sim.run.manner import Share
-from device_sim.run.recorder import FAILED_REVOCATION, PAST_DEADLINE, Recorder
+from device_sim.run.recorder import FAILED_REVOCATION, PAST_DEADLINE, Marker, Recorder
 from device_sim.run.scene import Scene
 from device_sim.scenario.catalogue import find
 from device_sim.scenario.groups import Group, Sleep
@@ -193,3 +193,9 @@ def test_every_revocation_that_was_not_done_counts_and_twenty_are_told() -> None
     assert [each.what for each in told] == [f"meter-{number}: refused" for number in range(1, 21)]
     assert {each.kind for each in told} == {FAILED_REVOCATION}
     assert all(0.0 <= each.at < 30.0 for each in told)
+
+
+def test_what_is_known_by_its_moment_is_marked_at_its_second_of_the_run() -> None:
+    around = scene(NEARBY)
+    around._started = 100.0
+    assert around.marked("failed renewal", [(103.0, "meter-1")]) == [Marker(3.0, "failed renewal", "meter-1")]
