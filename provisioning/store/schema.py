@@ -193,7 +193,7 @@ def _not_founded(database: Database) -> ConfigurationError:
 def _too_new(connection: Connection) -> ConfigurationError:
     return ConfigurationError(
         f"the database has schema {_revision(connection)}, which this version does not know: install the newer version "
-        "again"
+        "again, or, to go back, restore the copy of before the upgrade (docs/backup.md)"
     )
 
 
