@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from provisioning.config import Settings
     from provisioning.program.service_manager import ServiceManager
 
+_CREDIBLE_YEAR: Final = 2025
+"""No machine that runs this has an earlier one, unless nobody has set its clock yet."""
 Directory = Annotated[
     Path | None, typer.Option("--dir", help="The service's directory (default: fleet).", show_default=False)
 ]
@@ -116,6 +118,11 @@ def init(
         from provisioning.program.logs import configure_logging
 
     async def founded(settings: Settings) -> AuthorityFiles:
+        if (when := now()).year < _CREDIBLE_YEAR:
+            raise ConfigurationError(
+                f"the clock says {when:%Y-%m-%d %H:%M} UTC, and all certificates would end by it: "
+                "set the clock (timedatectl set-ntp true), then found the authority"
+            )
         with termination.cancelled_by_sigterm():
             return await found(settings, server_name or settings.server_names or DEFAULT_SERVER_NAMES, now)
 
