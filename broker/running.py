@@ -6,13 +6,12 @@ Exit codes: 0 stopped, or the settings are valid; 1 it could not start; 2 the se
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -40,6 +39,7 @@ from provisioning.pki.tls import TlsConfigurationError
 from provisioning.program import core_dumps, out_of_memory
 from provisioning.program.descriptors import take_all
 from provisioning.program.ending import Ending
+from provisioning.program.event_loop import new_event_loop
 from provisioning.program.hung_line import hung
 from provisioning.program.journal import failure
 from provisioning.program.log_stream import LossyStream
@@ -123,13 +123,7 @@ def _failed(text: str, code: int) -> typer.Exit:
 
 
 def _run(server: BrokerServer, ending: Ending) -> None:
-    loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-    with contextlib.suppress(ImportError):  # Not available on every platform; the broker works without.
-        import uvloop
-
-        loop_factory = uvloop.new_event_loop
-
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         try:
             with out_of_memory.watched(runner.get_loop(), "fleet-broker"):
                 runner.run(server.run())

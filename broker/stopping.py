@@ -34,9 +34,9 @@ Outcome = TypeVar("Outcome")
 STOP_SECONDS: Final = 25.0
 """From the signal to the end: less than a service manager waits (deploy/systemd: 30)."""
 LEFTOVER_SECONDS: Final = 1.0
-"""For what remains when everything of ours is closed: threads, and name look-ups."""
+"""For what remains when everything of ours is closed: threads of plugins."""
 
-GIVEN_UP: Final = "names that are being looked up, or work of plugins, have not ended"
+GIVEN_UP: Final = "work of plugins has not ended"
 _STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from provisioning.config import Settings
     from provisioning.program.service_manager import ServiceManager
 
+_CREDIBLE_YEAR: Final = 2025
+"""No machine that runs this has an earlier one, unless nobody has set its clock yet."""
 Directory = Annotated[
     Path | None, typer.Option("--dir", help="The service's directory (default: fleet).", show_default=False)
 ]
@@ -45,18 +47,13 @@ PublicHttpUrl = Annotated[
 
 
 def run(make: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a service's coroutine on uvloop where there is one."""
+    """Run a service's coroutine."""
     import asyncio
 
+    from provisioning.program.event_loop import new_event_loop
     from provisioning.program.out_of_memory import watched
 
-    try:
-        import uvloop
-    except ImportError:
-        factory = None
-    else:
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner, watched(runner.get_loop(), "fleet-provisioning"):
+    with asyncio.Runner(loop_factory=new_event_loop) as runner, watched(runner.get_loop(), "fleet-provisioning"):
         runner.run(make())
 
 
@@ -121,6 +118,11 @@ def init(
         from provisioning.program.logs import configure_logging
 
     async def founded(settings: Settings) -> AuthorityFiles:
+        if (when := now()).year < _CREDIBLE_YEAR:
+            raise ConfigurationError(
+                f"the clock says {when:%Y-%m-%d %H:%M} UTC, and all certificates would end by it: "
+                "set the clock (timedatectl set-ntp true), then found the authority"
+            )
         with termination.cancelled_by_sigterm():
             return await found(settings, server_name or settings.server_names or DEFAULT_SERVER_NAMES, now)
 

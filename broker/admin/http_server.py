@@ -13,7 +13,8 @@ Rules
    larger than most (`bodies`).
 3. A handler that fails affects only its request: 500 and a traceback in the log.
 4. A browser sends requests for any page, with its user's certificate: a request with a foreign page's origin is refused
-   before anything is done for it (`broker.settings.origins`).
+   before anything is done for it (`broker.settings.origins`). A line a minute says so: whoever reaches the metrics
+   page could fill the log.
 5. HEAD is answered like GET, without a body (RFC 9110 §9.3.2).
 6. When all places are taken, the connection that has waited longest, without a request or without taking its answer,
    is closed: a client that sends its request at once is answered, whatever strangers keep open.
@@ -23,7 +24,8 @@ Rules
    connection, and the client might lose the answer (RFC 9112 §9.6). It counts as one that waits.
 
 Handles: keep-alive, chunked answers, one request at a time per connection. Does not handle: pipelining (the connection
-closes after the first answer), Expect, compression, ranges, any method but GET, HEAD and POST.
+closes after the first answer), Expect, compression, ranges, any method but GET, HEAD and POST. An offer of another
+protocol (Upgrade), as Java's client makes over plain HTTP, is ignored where there is no body (RFC 9110 §7.8).
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ import structlog
 
 from broker.admission.refusal import RefusalCode
 from broker.settings.origins import MOST_SHOWN, NO_PAGES
+from provisioning.program.once_a_minute import OnceAMinute
 
 log = structlog.get_logger("broker")
 
@@ -179,6 +182,7 @@ class HttpServer:
         self._connections: set[asyncio.Task[None]] = set()
         self._waiting: dict[asyncio.Task[None], None] = {}
         """Tasks whose request is incomplete, or whose answer is not taken, the longest-waiting first."""
+        self._pages = OnceAMinute()
 
     async def listen(self, listening: socket.socket) -> None:
         """Serve on *listening*."""
@@ -264,7 +268,7 @@ class HttpServer:
             await self._settle(writer)
         caller = refusal or self._identify(writer)
         if not isinstance(caller, Response) and incoming.origin is not None:
-            caller = _foreign(incoming.origin, incoming.host, caller) or caller
+            caller = self._foreign(incoming.origin, incoming.host, caller) or caller
         if isinstance(caller, Response):
             await self._answer(writer, task, caller, keep=False, bodyless=incoming.method == "HEAD")
             if not incoming.complete:
@@ -280,6 +284,15 @@ class HttpServer:
         if incoming.pipelined:
             await self._hear_out(reader, writer, task)
         return keep
+
+    def _foreign(self, origin: str, host: str, caller: str) -> Response | None:
+        """Return the answer to a browser's request for a foreign page; None: it is not one."""
+        if NO_PAGES.admit(origin, host):
+            return None
+        code = RefusalCode.ORIGIN_NOT_ALLOWED
+        if times := self._pages.happened(asyncio.get_running_loop().time()):
+            log.warning("admin request refused", code=code, origin=origin[:MOST_SHOWN], caller=caller, requests=times)
+        return problem(403, code, "requests from web pages are refused")
 
     async def _handled(self, request: Request) -> Response:
         try:
@@ -359,20 +372,15 @@ async def _read(
         size += len(data)
         try:
             parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+        except httptools.HttpParserUpgrade:
+            if incoming.method not in {"GET", "HEAD"}:
+                return problem(400, "INVALID_REQUEST", "no other protocol is spoken here: leave out Upgrade")
+            incoming.pipelined = True
+        except httptools.HttpParserError as error:
             return problem(400, "INVALID_REQUEST", f"not an HTTP/1.1 request: {error}")
         if incoming.too_large or size > incoming.most + _MAX_HEAD:
-            return problem(413, "BODY_TOO_LARGE", f"more than {incoming.most} bytes")
+            return problem(413, "BODY_TOO_LARGE", f"more than {incoming.most} bytes, the most that is read here")
     return None
-
-
-def _foreign(origin: str, host: str, caller: str) -> Response | None:
-    """Return the answer to a browser's request for a foreign page; None: it is not one."""
-    if NO_PAGES.admit(origin, host):
-        return None
-    code = RefusalCode.ORIGIN_NOT_ALLOWED
-    log.warning("admin request refused", code=code, origin=origin[:MOST_SHOWN], caller=caller)
-    return problem(403, code, "requests from web pages are refused")
 
 
 def _request(incoming: _Incoming, method: str, caller: str) -> Request | Response:

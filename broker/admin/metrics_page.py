@@ -125,7 +125,10 @@ class MetricsPage:
             return problem(405, "METHOD_NOT_ALLOWED", "use GET or HEAD")
         self._figures.survey = await self._surveyor.survey()
         self._figures.now = self._clock()
-        encode, content_type = choose_encoder(request.accept)
+        try:
+            encode, content_type = choose_encoder(request.accept)
+        except (TypeError, ValueError):  # It has not checked the version there.
+            encode, content_type = choose_encoder("")
         return Response(body=encode(self._registry), content_type=content_type)
 
 

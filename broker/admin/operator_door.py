@@ -159,6 +159,9 @@ class OperatorDoor:
             place.leave()
             if self._failed.add(address_key(host), loop.time()) <= _MOST_TOLD:
                 log.info("admin handshake failed", address=host, detail=str(error))
+        except BaseException:
+            place.leave()
+            raise
 
     def _tell(self, host: str, now: float) -> None:
         places = self._places

@@ -15,7 +15,7 @@ Rules
 1. All certificates of a revoked CA are revoked too, one by one: so every relying party can learn of it.
 2. Afterwards there is an admin with a good certificate; a suspended one stays suspended if there is another.
 3. Called again while something is left, it continues, with the first operator too: whoever was killed before that has
-   cut off the one who repairs it.
+   cut off the one who repairs it. That also if meanwhile the running service has done the rest.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from provisioning.errors import ConfigurationError
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.grounds import grounds_of
-from provisioning.revocation.of_authority import RevokedAuthority, begun, revoke_authority
+from provisioning.revocation.of_authority import RevokedAuthority, begun, revoke_authority, revoked
 from provisioning.revocation.portions import Portions
 from provisioning.store import certificates_of_device, certificates_of_issuer, devices, operators
 from provisioning.store.authorities import AuthorityKind, AuthorityState, StoredAuthority, described
@@ -51,6 +51,8 @@ class BegunRevocation:
     """The first operator's record, if this has revoked the operator's certificate and there is no other yet."""
     again: bool = False
     """It was begun before, and not finished."""
+    rest: bool = True
+    """Certificates of the CA are still to be revoked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +74,12 @@ class AuthorityRevocation:
 
         def transaction(connection: Connection) -> BegunRevocation:
             now = self.life.clock()
-            first = devices.find(connection, OPERATOR_NAME)
-            held = [] if first is None else certificates_of_device.in_use(connection, first.id, now, timedelta())
-            found = begun(connection, name)
-            if found is not None:
-                newest = None if first is None else certificates_of_device.newest(connection, first.id)
-                lost = not held and newest is not None and _has_cut_off(found, newest)
-                return BegunRevocation(found, first if lost else None, again=True)
+            if (left := _left(connection, name, now)) is not None:
+                return left
+            held = _held_by_first(connection, now)
             authority = revoke_authority(connection, name, grounds, by=by, now=now)
             loses = any(each.issuer_key_id == authority.issuer.key_id for each in held)
-            return BegunRevocation(authority, first if loses else None)
+            return BegunRevocation(authority, devices.find(connection, OPERATOR_NAME) if loses else None)
 
         return await self.life.database.write(transaction)
 
@@ -104,9 +102,12 @@ class AuthorityRevocation:
         if chosen is None:
             raise ConfigurationError(f"there is no issuing CA {name!r}; there are {described(found)}")
         if chosen.state is AuthorityState.REVOKED:
-            if await self.life.database.read(lambda connection: begun(connection, name)) is None:
-                nobody = "" if await self._usable_admins() else "; no admin has access: ca restore-operator"
-                raise ConfigurationError(f"{name} is revoked already{nobody}")
+            if await self.life.database.read(lambda connection: _left(connection, name, self.life.clock())) is None:
+                admins = ", ".join(sorted(await self._usable_admins()))
+                access = f"{admins} can get in; if the files of that are lost" if admins else "no admin has access"
+                raise ConfigurationError(
+                    f"{name} is revoked already, with all that it has issued; {access}: ca restore-operator"
+                )
             return chosen
         if chosen.state is AuthorityState.ACTIVE:
             raise ConfigurationError(
@@ -144,6 +145,23 @@ class AuthorityRevocation:
 
     async def _usable_admins(self) -> set[str]:
         return await self.life.database.write(lambda connection: operators.usable_admins(connection, self.life.clock()))
+
+
+def _left(connection: Connection, name: str, now: datetime) -> BegunRevocation | None:
+    """Return what is left to do of the end of the CA called *name*; None: nothing, or it is not revoked."""
+    found = revoked(connection, name)
+    if found is None:
+        return None
+    first = devices.find(connection, OPERATOR_NAME)
+    newest = None if first is None else certificates_of_device.newest(connection, first.id)
+    lost = not _held_by_first(connection, now) and newest is not None and _has_cut_off(found, newest)
+    rest = begun(connection, name) is not None
+    return BegunRevocation(found, first if lost else None, again=True, rest=rest) if lost or rest else None
+
+
+def _held_by_first(connection: Connection, now: datetime) -> list[StoredCertificate]:
+    first = devices.find(connection, OPERATOR_NAME)
+    return [] if first is None else certificates_of_device.in_use(connection, first.id, now, timedelta())
 
 
 def _has_cut_off(authority: RevokedAuthority, operator: StoredCertificate) -> bool:

@@ -47,6 +47,7 @@ from provisioning.revocation.reasons import AUTHORITY_REASONS
 
 if TYPE_CHECKING:
     from provisioning.authorities.authority_life import AuthorityLife
+    from provisioning.authorities.authority_revocation import BegunRevocation
     from provisioning.store.certificates import StoredCertificate
 
 ca_app = command_group(help="Manage the CAs: list, roll over, revoke; key ceremonies.")
@@ -285,11 +286,7 @@ def revoke(
     async def work(life: AuthorityLife) -> Facts:
         revocation = AuthorityRevocation(life)
         begun = await revocation.begin(name, reason, since)
-        life.transcript.say(
-            f"{name} is already revoked; the rest of its certificates follows now."
-            if begun.again
-            else f"{name} is revoked ({reason}): no certificate that it has issued is valid from now on."
-        )
+        life.transcript.say(_how_far(name, reason, begun))
         affected: list[StoredCertificate] = []
         renewed = False
         with _noted(problems):  # The CA is revoked: if a step fails now, the others are still done.
@@ -372,6 +369,14 @@ def verify_transcript(
         f"entry {entry.number} of {shown_time(entry.at)} by {entry.actor} confirms {transcript}; "
         "audit verify confirms the entry\n"
     )
+
+
+def _how_far(name: str, reason: RevocationReason, begun: BegunRevocation) -> str:
+    if not begun.again:
+        return f"{name} is revoked ({reason}): no certificate that it has issued is valid from now on."
+    if begun.rest:
+        return f"{name} is already revoked; the rest of its certificates follows now."
+    return f"{name} is already revoked, with all that it has issued; the first operator's new certificate follows now."
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from provisioning.store.database import Database
 
 ResultT = TypeVar("ResultT")
+
+INTERRUPTED: Final = 130
+"""A shell's exit code for a command that was ended by Ctrl-C."""
 
 PassphraseFile = Annotated[
     Path | None,
@@ -69,9 +72,13 @@ class Ceremony:
         from provisioning.store import audit
         from provisioning.store.audit import Action
 
+        has_begun = False
+
         async def run(settings: Settings, database: Database) -> None:
+            nonlocal has_begun
             tell = say if self.as_json else show  # Aside, if the result is for programs.
             transcript = Transcript(title, now, tell, self.witness or ())
+            has_begun = True
             told = await work(AuthorityLife(settings, database, now, transcript))
             transcript.say("")
             path = transcript.path_in(settings.directory)
@@ -90,7 +97,12 @@ class Ceremony:
             tell(f"Transcript: {path} (SHA-256 {transcript.digest}, in the audit log)")
             transcript.check_shown()
 
-        self._opened(run)
+        try:
+            self._opened(run)
+        except KeyboardInterrupt as error:
+            told = _interrupted(title) if has_begun else f"{title} was stopped before it began"
+            say(f"fleet-provisioning: {told}")
+            raise typer.Exit(INTERRUPTED) from error
 
     def look(self, work: Callable[[AuthorityLife], Awaitable[ResultT]]) -> ResultT:
         """Return the result of *work*, before a ceremony: it changes nothing, and leaves no transcript."""
@@ -117,6 +129,13 @@ class Ceremony:
             with _told(settings.directory):
                 return asyncio.run(_open(settings, lambda database: work(settings, database)))
         raise AssertionError("told")
+
+
+def _interrupted(title: str) -> str:
+    return (
+        f"{title} was interrupted: what it has shown as done is in effect, and what follows may be. Look with ca list "
+        "and audit show before you run it again; a transcript that is not in the audit log does not count"
+    )
 
 
 ceremonial = with_options(Ceremony, behind=True)

@@ -6,6 +6,7 @@ The command imports the store and the CA: `--help` starts without them.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -48,21 +49,30 @@ def doctor(
         settings = load_settings(directory, passphrase_file=passphrase_file, pkcs11_pin_file=pin_file)
     except ConfigurationError as error:
         raise fail(error) from error
-    findings = asyncio.run(_all(settings))
+    findings = asyncio.run(_all(settings, _keep if as_json else _show))
     if as_json:
         print_document([asdict(finding) for finding in findings])
-    else:
-        for finding in findings:
-            print_hung(f"{finding.verdict:<8} {finding.check:<13} {printable(finding.detail)}", _SET_IN)
-            if finding.remedy:
-                print_hung(f"{'':<22} remedy: {printable(finding.remedy)}", _SET_IN)
     failed = sum(finding.verdict is Verdict.FAILED for finding in findings)
     if failed:
         sys.stdout.flush()  # So that in a shared file or pipe the summary comes last.
         raise fail(f"{failed} of {len(findings)} checks failed")
 
 
-async def _all(settings: Settings) -> list[Finding]:
+async def _all(settings: Settings, tell: Callable[[Finding], None]) -> list[Finding]:
     from provisioning.doctor.doctor import examine
 
-    return [finding async for finding in examine(settings, datetime.now(UTC))]
+    findings = []
+    async for finding in examine(settings, datetime.now(UTC)):
+        tell(finding)  # At once: the next check may wait for a server.
+        findings.append(finding)
+    return findings
+
+
+def _keep(_finding: Finding) -> None:
+    """Show nothing yet: JSON is one document."""
+
+
+def _show(finding: Finding) -> None:
+    print_hung(f"{finding.verdict:<8} {finding.check:<13} {printable(finding.detail)}", _SET_IN)
+    if finding.remedy:
+        print_hung(f"{'':<22} remedy: {printable(finding.remedy)}", _SET_IN)

@@ -40,7 +40,7 @@ async def in_steps(
     from provisioning.client.operator import RequestRefused  # Late: `service_command`, rule 3.
 
     done = refused = under_way = 0
-    telling = _Telling()
+    telling = Telling()
     with progress(done_to, len(which)) as advance:
         try:
             while done < len(which):
@@ -79,7 +79,7 @@ async def in_steps(
     return refused
 
 
-class _Telling(contextlib.AbstractContextManager[None]):
+class Telling(contextlib.AbstractContextManager[None]):
     """A block that tells what was done: if that fails, it ends nothing."""
 
     failed: OSError | None = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 from provisioning.commands.in_steps import check_none_refused, in_steps
 from provisioning.commands.meant_devices import Doing, Meant, Named, Yes
+from provisioning.commands.open_tokens import tell_of_open_tokens
 from provisioning.commands.printed_rows import printed
 from provisioning.commands.reason_option import reason_option
 from provisioning.commands.service_command import Connection, InvalidityDate, Json, connected, say, shown_time
@@ -16,6 +17,7 @@ from provisioning.program.gathered_options import with_options
 from provisioning.revocation.reasons import OPERATOR_REASONS
 
 if TYPE_CHECKING:
+    from provisioning.client.enrolment import EnrolmentOperatorClient
     from provisioning.client.operator import OperatorClient
     from provisioning.client.operator_answers import ReleasedCertificate, RevokedCertificate
 
@@ -42,7 +44,8 @@ def revoke(
     A file or a group is revoked in steps of five hundred; a step is done completely or, if it names an unknown
     device, not at all; what was revoked is printed after each. Repeating it is harmless: what is revoked keeps its
     first date and reason; only keyCompromise replaces another reason, the date stays. If a group still admits
-    devices, close it first, or leave it only the ways it is to keep: group set.
+    devices, close it first, or leave it only the ways it is to keep: group set. Open tokens of a revoked device are
+    void; those of a device of which only a certificate is revoked (--serial) stay.
 
     \b
     Example:
@@ -57,20 +60,23 @@ def revoke(
     doing = Doing("revoke", lambda each: compromised or each.state not in _ENDED, for_ever=True)
     meant = named.meant(named.in_group(connection, doing, yes=yes))
     total = kept = 0
+    whose: list[str] = []
 
-    async def command(client: OperatorClient) -> None:
+    async def command(client: EnrolmentOperatorClient) -> None:
         with printed(_COLUMNS, _row, as_json=as_json) as show:
 
             def report(found: Sequence[RevokedCertificate]) -> None:
                 nonlocal total, kept
                 show(found)
                 total += len(found)
+                whose.extend(each.device for each in found if meant.kind == "serial")
                 kept += sum(each.reason != reason or bool(since and each.invalidity_date != since) for each in found)
 
             ask = partial(client.revoke, reason=reason, invalidity_date=since)
             await _each(meant, ask, report, "revoked", goes_on=False)
         if kept:
             say(f"fleet-provisioning: revoked before, with the reason and date shown: {kept} of {total}")
+        await tell_of_open_tokens(client, whose)
 
     connection.run(command)
 
@@ -86,7 +92,8 @@ def suspend(
     """Suspend devices or certificates until they are resumed. Open sessions are closed at once.
 
     A file or a group is suspended in steps of five hundred, each done completely: devices that cannot be suspended
-    are reported, the others are suspended. Repeating it is harmless.
+    are reported, the others are suspended. Repeating it is harmless. A suspended device cannot enrol; one of which
+    only a certificate is suspended (--serial) can, with an open token.
 
     \b
     Example:
@@ -98,9 +105,17 @@ def suspend(
     doing = Doing("suspend", lambda each: each.state == "active")
     meant = named.meant(named.in_group(connection, doing, yes=yes))
 
-    async def command(client: OperatorClient) -> None:
+    whose: list[str] = []
+
+    async def command(client: EnrolmentOperatorClient) -> None:
         with printed(_COLUMNS, _row, as_json=as_json) as show:
-            await _each(meant, client.suspend, show, "suspended")
+
+            def report(found: Sequence[RevokedCertificate]) -> None:
+                show(found)
+                whose.extend(each.device for each in found if meant.kind == "serial")
+
+            await _each(meant, client.suspend, report, "suspended")
+        await tell_of_open_tokens(client, whose)
 
     connection.run(command)
 

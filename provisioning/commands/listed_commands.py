@@ -1,7 +1,7 @@
 """The operator's commands about lists of expected devices.
 
 An import is sent in batches and continues after an invalid entry: each is reported with its line, and the exit code
-tells that there were some.
+tells that there were some. It continues too if nobody reads the reports; that is an error when all is done.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from provisioning.commands.in_steps import Telling
 from provisioning.commands.named_lines import before_the_loop
 from provisioning.commands.printed_rows import print_list
 from provisioning.commands.service_command import Connection, Json, connected, counted, print_document, progress, say
@@ -53,11 +54,13 @@ def import_devices(
     with before_the_loop():
         content = contents_of(file, LIST_BYTES)
     wrong = 0
+    telling = Telling()
 
     def complain(line: int, detail: str) -> None:
         nonlocal wrong
         wrong += 1
-        say(f"{file}:{line}: {detail}")
+        with telling:
+            say(f"{file}:{line}: {detail}")
 
     async def command(client: EnrolmentOperatorClient) -> None:
         new = replaced = reached = 0
@@ -70,16 +73,21 @@ def import_devices(
                     for error in outcome.errors:
                         complain(batch[error.index][0], error.detail)
                     reached, *_ = batch[-1]
-                    advance(len(batch))
+                    with telling:
+                        advance(len(batch))
                 is_over = True
             finally:
                 if reached and not is_over:
-                    say(f"fleet-provisioning: {file} is imported as far as line {reached}")
+                    with telling:
+                        say(f"fleet-provisioning: {file} is imported as far as line {reached}")
         if as_json:
             print_document({"new": new, "replaced": replaced, "wrong": wrong})
-            return
-        added, bad = counted(new, "device"), counted(wrong, "line")
-        sys.stdout.write(f"{added} added to the list of {group}, {replaced} replaced, {bad} wrong\n")
+        else:
+            added, bad = counted(new, "device"), counted(wrong, "line")
+            sys.stdout.write(f"{added} added to the list of {group}, {replaced} replaced, {bad} wrong\n")
+        if telling.failed is not None:
+            sys.stdout.flush()
+            raise telling.failed
 
     connection.run(command)
     if wrong:

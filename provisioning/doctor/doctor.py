@@ -10,19 +10,14 @@ Rules
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import shutil
-import ssl
 import stat
-import urllib.error
-import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from sqlalchemy.engine import Connection
 
@@ -30,7 +25,6 @@ from provisioning.authorities.authority import open_authority
 from provisioning.authorities.own_credentials import check_trust_domain_kept
 from provisioning.ca.signing import try_key
 from provisioning.config import SETTINGS_FILE, Settings
-from provisioning.directory import whereabouts
 from provisioning.directory.audit_key import read_audit_key
 from provisioning.directory.closed_directory import check_directory_closed
 from provisioning.directory.doubts import about_address, about_keys
@@ -41,12 +35,13 @@ from provisioning.doctor.doctor_clock import clock_finding
 from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
 from provisioning.doctor.doctor_manufacturers import manufacturer_findings
 from provisioning.doctor.doctor_own_certificates import certificate_findings, standing_findings
+from provisioning.doctor.doctor_ports import port_findings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki import open_to_all
 from provisioning.pki.own_directory import quoted, user_argument, user_name
-from provisioning.program import full_disk
+from provisioning.program import full_disk, read_only
 from provisioning.program.given_file import SETTINGS_BYTES, contents_of
-from provisioning.program.unbound_socket import unbound
+from provisioning.signers.places import SignerPlaces
 from provisioning.store import audit, audit_findings, missing_parts, schema
 from provisioning.store.audit_findings import Latest
 from provisioning.store.database import Database
@@ -63,9 +58,7 @@ _FULL: Final = 1024 * 1024
 """With less free space than this, writing more than a page may fail."""
 _FEW_FILES: Final = 16
 """The store's and a renewed certificate's are made when they are needed."""
-_PROBE_SECONDS: Final = 2.0
 _LOCK_SECONDS: Final = 2
-_FIRST_UNPRIVILEGED: Final = 1024
 _DRAFT_SECONDS: Final = 60
 """A draft is renamed as soon as it is written."""
 _TORN: Final = "tables"
@@ -81,7 +74,8 @@ async def examine(settings: Settings, now: datetime) -> AsyncIterator[Finding]:
         yield failed(
             "directory",
             f"{files.directory} holds no certificate authority",
-            f"give the right --dir, restore a backup, or found one: fleet-provisioning init --dir {files.directory}",
+            "give the right --dir, restore a backup, or found one: fleet-provisioning init --dir "
+            f"{quoted(files.directory)}",
         )
         return
     for finding in (
@@ -96,24 +90,16 @@ async def examine(settings: Settings, now: datetime) -> AsyncIterator[Finding]:
         yield finding
     async for finding in _store(settings, files, now):
         yield finding
-    ours = functools.cache(functools.partial(_presents, settings, files))
-    elsewhere = whereabouts.found(files.directory) if whereabouts.served(files.directory) is not None else None
-    yield _port(settings.host, settings.port, "port", ours, elsewhere)
-    health = f"http://{_shown(settings.host)}:{settings.http_port}/healthz"
-    # Another fleet's service is alive, too; without a fixed HTTPS port, there is no better sign.
-    yield _port(
-        settings.host,
-        settings.http_port,
-        "http_port",
-        lambda: _is_alive(health) and (not settings.port or ours()),
-        elsewhere,
-    )
+    for finding in port_findings(settings, files):
+        yield finding
 
 
 def _modes(settings: Settings, files: AuthorityFiles) -> Iterator[Finding]:
-    wrong = []
+    wrong = list[tuple[Path, int, int]]()
+    refused = False
     of_group = _GROUP if settings.unsafe_group_writable_directory else 0
-    private = [path for path in sorted(files.directory.iterdir()) if path.suffix in {".key", ".db"}]
+    there = (path for path in sorted(files.directory.iterdir()) if path.exists())  # A link may lead nowhere.
+    private = [path for path in there if path.suffix in {".key", ".db"}]
     settings_file = files.directory / SETTINGS_FILE
     for path, wanted in [(files.directory, _PRIVATE_DIRECTORY), *((path, _PRIVATE_FILE) for path in private)]:
         mode = stat.S_IMODE(path.stat().st_mode)
@@ -132,11 +118,11 @@ def _modes(settings: Settings, files: AuthorityFiles) -> Iterator[Finding]:
     except ConfigurationError as error:
         what, _, remedy = str(error).partition("; ")
         yield failed("files", what, remedy)
-        return
+        refused = True
     yield from _secrets(settings)
     if others := _owned_by_others(files):
         yield others
-    elif not wrong:
+    elif not (wrong or refused):
         whose = "their owner's and their group's" if of_group else "their owner's only"
         yield ok("files", f"{files.directory} and {len(private)} private files are {whose}")
 
@@ -162,17 +148,25 @@ def _owned_by_others(files: AuthorityFiles) -> Finding | None:
     """
     owner = files.directory.stat().st_uid
     with_database = (path for path in sorted(files.directory.iterdir()) if path.suffix.startswith((".key", ".db")))
-    foreign = [path for path in with_database if path.stat().st_uid != owner]
+    owners = {path: _owner_of(path) for path in with_database}
+    foreign = {path: found for path, found in owners.items() if found is not None and found != owner}
     if owner == _ROOT or not foreign:
         return None
     names = ", ".join(path.name for path in foreign)
-    whose = " and ".join(sorted({user_name(path.stat().st_uid) for path in foreign}))
+    whose = " and ".join(sorted({user_name(each) for each in foreign.values()}))
     return failed(
         "files",
         f"{names}: owned by {whose}; a service that runs as the directory's owner, {user_name(owner)}, cannot read "
         "them",
         f"chown {user_argument(owner)} {' '.join(map(quoted, foreign))}",
     )
+
+
+def _owner_of(path: Path) -> int | None:
+    try:
+        return path.stat().st_uid
+    except OSError:  # A link to nowhere; or SQLite's log, of a service that has just stopped.
+        return None
 
 
 def _secrets(settings: Settings) -> Iterator[Finding]:
@@ -193,30 +187,47 @@ def _trust_domain(settings: Settings, files: AuthorityFiles) -> Iterator[Finding
 
 def _keys(settings: Settings) -> Iterator[Finding]:
     files = AuthorityFiles(settings.directory)
+    remedy = "give the passphrase or PIN as for serve, or restore the file from the backup"
     try:
         signers = open_authority(settings).signers
         # A root kept elsewhere has no key here.
         names = sorted(path.stem for path in files.directory.glob("*.crt") if path.stem not in {SERVER, OPERATOR})
         held = [name for name in names if signers.holds(name)]
-        for name in held:
-            try_key(signers.open_for(name, read_certificate(files.certificate(name))))
+    except ConfigurationError as error:
+        yield failed("keys", str(error), remedy)
+        return
+    wrong, silent = _tried(signers, files, held)
+    try:
         read_audit_key(files)
     except ConfigurationError as error:
-        yield failed("keys", str(error), "give the passphrase or PIN as for serve, or restore the file from the backup")
-        return
-    except (Refused, InvalidSignature):
+        wrong.append(str(error))
+    if wrong:  # One finding: a wrong passphrase opens none of them.
+        yield failed("keys", "; ".join(wrong), remedy)
+    for name in silent:
         yield failed(
             "keys",
             f"the key of {name} opens but does not sign",
             "check that its token is connected and ready, then try again",
         )
-        return
-    for doubt in about_keys(settings):
-        yield warning("keys", doubt.what, doubt.remedy)
-    if held:
-        yield ok("keys", f"the keys of {', '.join(held)} open and sign; the audit log's key is there")
-    else:
+    if not held:
         yield failed("keys", f"{files.directory} holds no CA key", "restore the file from the backup")
+    elif not (wrong or silent):
+        for doubt in about_keys(settings):
+            yield warning("keys", doubt.what, doubt.remedy)
+        yield ok("keys", f"the keys of {', '.join(held)} open and sign; the audit log's key is there")
+
+
+def _tried(signers: SignerPlaces, files: AuthorityFiles, held: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return what is wrong with the keys of the CAs *held*, and the names of those that do not sign."""
+    wrong, silent = list[str](), list[str]()
+    for name in held:
+        try:
+            try_key(signers.open_for(name, read_certificate(files.certificate(name))))
+        except ConfigurationError as error:
+            wrong.append(str(error))
+        except (Refused, InvalidSignature):
+            silent.append(name)
+    return wrong, silent
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:
@@ -275,7 +286,10 @@ async def _opened(database: Database, settings: Settings, now: datetime) -> Asyn
             async for finding in _records(settings, database, now):
                 yield finding
     elif state is schema.SchemaState.NONE:
-        yield failed("database", f"{where} is empty", "restore it from the backup, or name the right one")
+        what = "is empty"
+        if tables := await database.read(schema.tables):
+            what = f"does not say of which version it is: alembic_version is missing or empty, beside {tables} tables"
+        yield failed("database", f"{where} {what}", "restore it from the backup, or name the right one")
     elif state is schema.SchemaState.OLDER:
         remedy = "copy the store first, see docs/backup.md: the next start of the service upgrades it"
         yield warning("database", f"{where} has an older schema", remedy)
@@ -316,13 +330,28 @@ def _whole(connection: Connection, database: Database) -> Finding:
             "give the primary's address, or both: ?host=A&host=B&target_session_attrs=read-write",
         )
     file = Path(database.url.database or "")
-    if database.url.get_backend_name() == "sqlite" and is_held(file, _LOCK_SECONDS):
+    is_file = database.url.get_backend_name() == "sqlite"
+    if is_file and (closed := unwritable(file)) is not None:
+        return failed(
+            "database",
+            f"{where} can be read and not be written: {closed} is closed to {user_name(os.geteuid())}",
+            read_only.told(file.parent) or f"run the doctor as the service's user; ls -ld {quoted(closed)}",
+        )
+    if is_file and is_held(file, _LOCK_SECONDS):
         return failed(
             "database",
             f"{where} is locked: another program has kept others from writing for {_LOCK_SECONDS} seconds",
             f"end its transaction (a sqlite3 shell, a backup): fuser -v {quoted(file)} names those that have it open",
         )
     return ok("database", f"{where} answers, its schema is current")
+
+
+def unwritable(database: Path) -> Path | None:
+    """Return *database*, or its folder, if this process may not write there: SQLite says so of a change only."""
+    for each in (database, database.absolute().parent):
+        if not os.access(each, os.W_OK, effective_ids=True):
+            return each
+    return None
 
 
 async def _records(settings: Settings, database: Database, now: datetime) -> AsyncIterator[Finding]:
@@ -348,7 +377,8 @@ async def _records(settings: Settings, database: Database, now: datetime) -> Asy
             return None, [failed("audit log", f"its last entries cannot be read: {error}", remedy), *findings]
 
     latest, about_others = await database.read(read)
-    yield clock_finding(now, latest)
+    if latest is not None:
+        yield clock_finding(now, latest)
     for finding in about_others:
         yield finding
 
@@ -372,60 +402,3 @@ def _slowed(former: int) -> Finding:
         "pg_stat_activity ORDER BY xact_start; drop unused replication slots (pg_replication_slots); "
         "check that autovacuum is on",
     )
-
-
-def _port(host: str, port: int, setting: str, is_ours: Callable[[], bool], elsewhere: str | None) -> Finding:
-    if not port:
-        return ok("ports", f"{setting} is 0: a free one is chosen at each start")
-    try:
-        with unbound(host) as probe:
-            probe.bind((host, port))
-            probe.listen()  # A bound port that nobody listens on can be bound again.
-            return ok("ports", f"{setting} {port} on {host} is free")
-    except PermissionError:
-        return failed(
-            "ports",
-            f"{setting} {port} on {host} needs a privilege",
-            f"choose a port of {_FIRST_UNPRIVILEGED} or higher",
-        )
-    except OSError as error:
-        if is_ours():
-            return ok("ports", f"{setting} {port} on {host}: the service runs there")
-        if elsewhere is not None:
-            return warning(
-                "ports",
-                f"{setting} {port} on {host} is used by another program, and the service runs at {elsewhere}",
-                f"set {setting} in {SETTINGS_FILE} to the value that serve was given as a flag or in its environment",
-            )
-        return failed(
-            "ports",
-            f"{setting} {port} on {host} cannot be used: {error.strerror}",
-            f"find the program that uses it: ss -ltnp 'sport = :{port}', or choose another {setting}",
-        )
-
-
-def _presents(settings: Settings, files: AuthorityFiles) -> bool:
-    """Whether the server at the HTTPS port presents, and has the key of, this directory's certificate."""
-    at = (_reachable(settings.host), settings.port)
-    try:
-        presented = ssl.get_server_certificate(at, timeout=_PROBE_SECONDS)
-        return x509.load_pem_x509_certificate(presented.encode()) == read_certificate(files.certificate(SERVER))
-    except (OSError, ValueError, ConfigurationError):  # No TLS, no answer, or nothing to compare with.
-        return False
-
-
-def _is_alive(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=_PROBE_SECONDS) as answer:  # noqa: S310 - an http URL of our own making
-            return bool(answer.status == 200)  # noqa: PLR2004
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def _reachable(host: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-
-
-def _shown(host: str) -> str:
-    host = _reachable(host)
-    return f"[{host}]" if ":" in host else host

@@ -11,9 +11,9 @@ from provisioning.store.audit_findings import Latest
 _TOLERANCE: Final = timedelta(minutes=2)
 
 
-def clock_finding(now: datetime, latest: Latest | None) -> Finding:
+def clock_finding(now: datetime, latest: Latest) -> Finding:
     """Compare *now* with the latest of the last entries."""
-    if latest is None or now >= latest.at - _TOLERANCE:
+    if now >= latest.at - _TOLERANCE:
         return ok("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC, later than the last entries")
     detail = f"the clock says {now:%Y-%m-%d %H:%M:%S} UTC, but an entry was recorded at {latest.at:%Y-%m-%d %H:%M:%S}"
     remedy = "set the clock: timedatectl set-ntp true"

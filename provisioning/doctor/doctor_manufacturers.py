@@ -6,6 +6,7 @@ refused when the CRL has lapsed; but what the CA has revoked since is unknown al
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Final
@@ -69,7 +70,7 @@ def _unfetched(connection: Connection) -> Iterator[Finding]:
             yield warning(
                 _CHECK,
                 f"{each.manufacturer}'s CRL at {each.url} cannot be fetched: {each.problem}",
-                f"try curl -O {each.url}; or import the CRL by hand: fleet-provisioning "
+                f"try curl -O {shlex.quote(each.url)}; or import the CRL by hand: fleet-provisioning "
                 f"manufacturer crl {each.manufacturer} FILE",
             )
 

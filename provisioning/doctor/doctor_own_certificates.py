@@ -20,6 +20,7 @@ from provisioning.errors import ConfigurationError
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import KeyFileError, load_key, spki_fingerprint
 from provisioning.pki.revocation import certificate_key
+from provisioning.program.given_file import PEM_BYTES, contents_of
 from provisioning.store import certificates
 from provisioning.store.certificates import CertificateState
 
@@ -33,9 +34,8 @@ _WITHDRAWN: Final = {CertificateState.REVOKED, CertificateState.SUSPENDED}
 
 def certificate_findings(files: AuthorityFiles, now: datetime) -> Iterator[Finding]:
     """Yield the findings about the files: missing, of others, not of their keys, expiring."""
-    if not files.bundle.exists():
-        what = f"{files.bundle} is missing: commands and brokers have no trust anchors"
-        yield failed(_CHECK, what, "restart the service: it writes the file again")
+    if (wrong := _wrong_with_bundle(files)) is not None:
+        yield failed(_CHECK, wrong, "restart the service: it writes the file again")
     good = []
     for name, remedy in _REMEDIES.items():
         if name == OPERATOR and not files.certificate(name).exists():  # Its owner may keep it elsewhere.
@@ -65,14 +65,32 @@ def certificate_findings(files: AuthorityFiles, now: datetime) -> Iterator[Findi
         yield ok(_CHECK, f"not expiring soon: {', '.join(good)}")
 
 
+def _wrong_with_bundle(files: AuthorityFiles) -> str | None:
+    try:
+        anchors = x509.load_pem_x509_certificates(contents_of(files.bundle, PEM_BYTES))
+    except FileNotFoundError:
+        return f"{files.bundle} is missing: commands and brokers have no trust anchors"
+    except OSError as error:
+        return f"{files.bundle} cannot be read: {error.strerror}"
+    except ValueError:
+        return f"{files.bundle} holds no certificates: commands and brokers have no trust anchors"
+    if not any(each in anchors for each in _own_cas(files)):
+        return f"{files.bundle} holds no CA of {files.directory}: commands and brokers do not believe the service"
+    return None
+
+
+def _own_cas(files: AuthorityFiles) -> list[x509.Certificate]:
+    cas = []
+    for path in files.directory.glob("*.crt"):
+        if path.stem not in {SERVER, OPERATOR} and path != files.bundle:
+            with contextlib.suppress(ConfigurationError):  # Reported with the keys.
+                cas.append(read_certificate(path))
+    return cas
+
+
 def _of_others(files: AuthorityFiles, name: str, certificate: x509.Certificate) -> str | None:
     """Return what is wrong with the certificate *name* if it is not this service's, None if it is."""
-    ours = [path for path in files.directory.glob("*.crt") if path.stem not in {SERVER, OPERATOR}]
-    cas = []
-    for path in ours:
-        with contextlib.suppress(ConfigurationError):  # Reported with the keys.
-            cas.append(read_certificate(path))
-    if not any(is_issued_by(certificate, each) for each in cas):
+    if not any(is_issued_by(certificate, each) for each in _own_cas(files)):
         issuer = certificate.issuer.rfc4514_string()
         return f"{name}.crt was not issued by a CA of {files.directory}, but by {issuer!r}"
     try:
@@ -92,5 +110,7 @@ def standing_findings(connection: Connection, files: AuthorityFiles, now: dateti
         except ConfigurationError:  # Reported with the files.
             continue
         stored = certificates.find(connection, *certificate_key(certificate))
-        if stored is not None and (state := stored.state(now)) in _WITHDRAWN:
+        if stored is None and name == OPERATOR and _of_others(files, name, certificate) is None:
+            yield failed(_CHECK, f"{name}.crt is not in the database: whoever presents it is refused", remedy)
+        elif stored is not None and (state := stored.state(now)) in _WITHDRAWN:
             yield failed(_CHECK, f"{name}.crt is {state}: whoever presents it is refused", remedy)

@@ -6,6 +6,8 @@ The distance of two names is the least sum of edits that turn one into the other
 left out, added or replaced. Upper and lower case and leading zeros are no difference. A digit in place of another
 counts more than the other edits: in a fleet of numbered devices that is usually another device, not a slip.
 
+Where nothing is so near, the names are meant that have the given one as a part: people remember a number.
+
 Only the nearest names are kept, `MOST` of them, so that any number may be looked through.
 
 Rules
@@ -27,13 +29,15 @@ LONGEST: Final = 128
 _EDIT: Final = 2
 _OTHER_DIGIT: Final = 3
 _SHORT: Final = 3
+_PART: Final = 3
+"""Characters that a part has at least: fewer are in every name."""
 _ZEROS: Final = re.compile(r"(?<![0-9])0+(?=[0-9])")
 
 
 class NearNames:
     """The names nearest to *wanted*, of those seen so far; *wanted* itself is none of them."""
 
-    __slots__ = ("_best", "_characters", "_found", "_plain", "_wanted")
+    __slots__ = ("_best", "_characters", "_found", "_parts", "_plain", "_wanted")
 
     def __init__(self, wanted: str) -> None:
         self._wanted = wanted
@@ -41,12 +45,17 @@ class NearNames:
         self._characters = frozenset(self._plain)
         self._best = 0 if len(wanted) > LONGEST else _EDIT if len(wanted) <= _SHORT else 2 * _EDIT
         self._found: list[str] = []
+        self._parts: list[str] = []
+        """Names of which it is a part."""
 
     def see(self, name: str) -> None:
         """Consider *name*; one that was seen before changes nothing."""
         if not name or len(name) > LONGEST or name == self._wanted:
             return
         plain = _plain(name)
+        if _PART <= len(self._plain) <= LONGEST and self._plain in plain and name not in self._parts:
+            insort(self._parts, name)
+            del self._parts[MOST:]
         if len(self._characters.symmetric_difference(plain)) > self._best:  # One edit changes two at most, and costs 2.
             return
         distance = _distance(self._plain, plain, self._best)
@@ -60,7 +69,7 @@ class NearNames:
     @property
     def found(self) -> list[str]:
         """The nearest names, in order; all are equally near."""
-        return list(self._found)
+        return list(self._found or self._parts)
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -142,8 +142,14 @@ def date_again(connection: Connection, issuer: EndedIssuer, now: datetime) -> bo
 
 def begun(connection: Connection, name: str) -> RevokedAuthority | None:
     """Return the CA called *name* if it is revoked and its certificates are still to be, otherwise None."""
+    found = revoked(connection, name)
+    return None if found is None or unfinished_authority_ends.of_issuer(connection, found.issuer) is None else found
+
+
+def revoked(connection: Connection, name: str) -> RevokedAuthority | None:
+    """Return the CA called *name* if it is revoked, otherwise None."""
     ca = next((each for each in authorities.every(connection) if each.name == name), None)
-    if ca is None or unfinished_authority_ends.of_issuer(connection, EndedIssuer(ca.key_id.hex())) is None:
+    if ca is None or ca.state is not AuthorityState.REVOKED:
         return None
     own = certificates.find(connection, *certificate_key(ca.certificate))
     if own is None or own.revocation is None:

@@ -193,7 +193,7 @@ def _not_founded(database: Database) -> ConfigurationError:
 def _too_new(connection: Connection) -> ConfigurationError:
     return ConfigurationError(
         f"the database has schema {_revision(connection)}, which this version does not know: install the newer version "
-        "again"
+        "again, or, to go back, restore the copy of before the upgrade (docs/backup.md)"
     )
 
 
@@ -258,6 +258,15 @@ def _upgrade(connection: Connection) -> bool:
 def _revision(connection: Connection) -> str | None:
     if not inspect(connection).has_table(_REVISION.name):
         return None
-    # Our migrations, each after another, never leave more than one row: that is an error.
-    revision: str | None = connection.scalars(select(_REVISION.c.version_num)).one_or_none()
-    return revision
+    revisions = connection.scalars(select(_REVISION.c.version_num).limit(_SHOWN)).all()
+    if len(revisions) > 1:  # Our migrations, each after another, never leave more than one.
+        raise ConfigurationError(
+            f"the database's alembic_version has several rows ({', '.join(revisions)}): somebody has changed it by "
+            "hand; restore the store from the backup"
+        )
+    return revisions[0] if revisions else None
+
+
+def tables(connection: Connection) -> int:
+    """Return how many tables there are, whosesoever, except that of the revision."""
+    return len(set(inspect(connection).get_table_names()) - {_REVISION.name})

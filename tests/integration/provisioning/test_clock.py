@@ -228,6 +228,22 @@ def test_a_service_whose_issuing_ca_has_ended_starts_and_has_the_next_one_issue(
         assert read(device).not_valid_before_utc < clock.now()
 
 
+def test_no_authority_is_founded_by_a_clock_that_nobody_has_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a machine without a battery: its root would have ended as soon as the time is known."""
+    clock = FakeClock.new(tmp_path)
+    clock.enter(monkeypatch)
+    service = ProvisioningService(tmp_path / "fleet")
+    clock.set(datetime(1970, 1, 1, 0, 1, tzinfo=UTC) - datetime.now(UTC))
+    refused = service.command("init", "--dir", str(service.dir))
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "the clock says 1970-01-01 00:0" in refused.stderr
+    assert "set the clock" in refused.stderr
+    clock.set(timedelta())
+    service.command("init", "--dir", str(service.dir), check=True)
+
+
 def clock_finding(service: ProvisioningService) -> dict[str, str]:
     done = service.command("doctor", "--json", "--dir", str(service.dir))
     found: list[dict[str, str]] = [each for each in json.loads(done.stdout) if each["check"] == "clock"]

@@ -21,7 +21,7 @@ from device_sim.run.manner import ONE_PROCESS, Manner
 from device_sim.run.result import RunResult
 from device_sim.run.runner import Run
 from device_sim.run.target import Target
-from device_sim.scenario.metrics import Count
+from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.model import parse
 from provisioning.client.operator import OperatorClient
 from provisioning.pki.role import Role
@@ -149,6 +149,17 @@ async def test_revocations_that_the_service_does_not_do_end_no_run_and_are_told(
     assert result.exit_code == ExitCode.THRESHOLD
     (told,) = remarks(document_of(result))
     assert re.fullmatch(r"failed revocation: meter-\d: https://localhost cannot be reached: Connection refused", told)
+
+
+@pytest.mark.parametrize("driver", Driver)
+async def test_who_is_revoked_tries_again_with_its_tls_session_too(
+    tmp_path: Path, authority: Authority, driver: Driver
+) -> None:
+    """A broker that refuses it in a full handshake only would otherwise pass."""
+    result = await judged(authority, tmp_path, Lie.NOTHING, manner=Manner(driver=driver))
+    assert result.exit_code == ExitCode.OK
+    assert result.recorder.counts[Count.REVOKED] == 1
+    assert result.recorder.value(Duration.REVOKED_REFUSED, "count", 0.0) == 2
 
 
 async def test_a_fleet_that_can_publish_no_more_ends_the_run(

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker.admin import http_server
 from broker.admin.http_server import MAX_BODY, HttpServer, Request, Response
@@ -200,7 +201,7 @@ async def test_a_pipelined_request_is_not_answered_and_changes_nothing_of_the_on
     [
         (b"\x16\x03\x01 hello\r\n\r\n", b"400 Bad Request"),
         (b"GET http://[ HTTP/1.1\r\n" + HEAD, b"400 Bad Request"),
-        (b"GET /x HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" + HEAD, b"400 Bad Request"),
+        (b"CONNECT x:1 HTTP/1.1\r\n" + HEAD, b"400 Bad Request"),
         (b"POST /x HTTP/1.1\r\nContent-Length: 100000\r\n" + HEAD + bytes(MAX_BODY + 1), b"413 "),
         (b"GET /x HTTP/1.1\r\n" + b"X: " + b"y" * 100_000, b"413 "),
         (b"GET /defect HTTP/1.1\r\nConnection: close\r\n" + HEAD, b"500 Internal Server Error"),
@@ -275,6 +276,29 @@ async def test_too_many_requests_at_once_are_told_so(tmp_path: Path) -> None:
     done.set()
     assert {answer.partition(b"\r\n")[0] for answer in await asyncio.gather(*held)} == {b"HTTP/1.1 200 OK"}
     await server.close()
+
+
+async def test_what_any_page_can_cause_is_a_line_a_minute(path: Path) -> None:
+    """At the metrics page anybody could fill the log with it."""
+    with capture_logs() as said:
+        for _ in range(3):
+            assert b" 403 " in await ask(path, b"GET /x HTTP/1.1\r\nOrigin: https://evil.example\r\n" + HEAD)
+    assert [(each["code"], each["requests"]) for each in said] == [("ORIGIN_NOT_ALLOWED", 1)]
+
+
+@pytest.mark.parametrize(("method", "status"), [(b"GET", b"200"), (b"HEAD", b"200"), (b"POST", b"400")])
+async def test_an_offer_of_another_protocol_is_ignored_where_there_is_no_body(
+    path: Path, method: bytes, status: bytes
+) -> None:
+    """It was 400 with the detail ``not an HTTP/1.1 request: 69``, also for a health check with Java's HttpClient."""
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n"
+    length = b"Content-Length: 2\r\n" if method == b"POST" else b""
+    behind = b"{}" if length else b"GET /other HTTP/1.1\r\n" + HEAD
+    answer = await ask(path, method + b" /x HTTP/1.1\r\n" + offer + length + HEAD + behind)
+    assert answer.startswith(b"HTTP/1.1 " + status)
+    assert answer.count(b"HTTP/1.1 ") == 1, "what is behind it may be in the other protocol"
+    if status == b"400":
+        assert b"leave out Upgrade" in answer
 
 
 async def sent_all_and_read_all(address: tuple[str, int], asked: bytes) -> bytes:

@@ -101,6 +101,15 @@ async def test_both_formats_are_read_by_prometheus_own_parsers() -> None:
     assert {"fleet_broker_refusals", "fleet_broker_sessions", "process_resident_memory_bytes"} <= names & named
 
 
+@pytest.mark.parametrize("version", ["abc", "..", "-1", "9.x"])
+async def test_a_version_that_is_none_is_answered_in_the_format_for_all(version: str) -> None:
+    """The library compared text with a number: 500, and each time a traceback in the log, for whoever asks so."""
+    status, text = await page(MemoryBroker(), f"text/plain;version={version}")
+    assert (status, "fleet_broker_connected 0.0" in text) == (200, True)
+    asked = Request("GET", "/metrics", {}, b"", "me", f"application/openmetrics-text;version={version}")
+    assert (await page_of(MemoryBroker()).handle(asked)).status == 200
+
+
 async def test_sessions_are_counted_by_group_and_certificates_by_the_time_they_have() -> None:
     broker = MemoryBroker()
     for number in range(3):

@@ -203,8 +203,29 @@ async def test_what_was_killed_before_the_operator_was_certified_again_does_that
     assert not await revocation.renew_operator(again), "the new one is good"
     assert operator.read_bytes() == renewed
     await revocation.finish(again)
-    with pytest.raises(ConfigurationError, match=r"^issuing-ca is revoked already$"):
+    with pytest.raises(ConfigurationError) as done:
         await revocation.to_revoke("issuing-ca")
+    assert str(done.value) == (
+        "issuing-ca is revoked already, with all that it has issued; admin can get in; if the files of that are lost: "
+        "ca restore-operator"
+    )
+
+
+async def test_an_operator_cut_off_is_certified_when_asked_again_though_the_service_has_done_the_rest(
+    fleet_cas: Ceremonies,
+) -> None:
+    """The command's connection to the store was lost when it had revoked the CA; the service's was not."""
+    revocation = AuthorityRevocation(fleet_cas.life)
+    await fleet_cas.successor()
+    await revocation.finish(await revocation.begin("issuing-ca", RevocationReason.CA_COMPROMISE))
+    assert (await revocation.to_revoke("issuing-ca")).name == "issuing-ca"
+    again = await revocation.begin("issuing-ca", RevocationReason.CA_COMPROMISE)
+    assert (again.again, again.rest) == (True, False)
+    assert await revocation.renew_operator(again)
+    assert {each.device.name for each in await revocation.finish(again)} == {"admin", "provisioning"}
+    for ask in (revocation.to_revoke("issuing-ca"), revocation.begin("issuing-ca", RevocationReason.CA_COMPROMISE)):
+        with pytest.raises(ConfigurationError, match="with all that it has issued; admin can get in"):
+            await ask
 
 
 @pytest.mark.parametrize("why", ["revoked before", "expired before"])
@@ -230,8 +251,10 @@ async def test_a_call_that_goes_on_certifies_no_operator_whom_the_ca_has_not_cut
 async def test_a_finished_revocation_that_has_left_no_admin_says_how_one_gets_in(fleet_cas: Ceremonies) -> None:
     revocation = AuthorityRevocation(fleet_cas.life)
     await fleet_cas.successor()
+    operator = read_certificate(AuthorityFiles(fleet_cas.settings.directory).certificate("operator"))
+    fleet_cas.clock.advance(operator.not_valid_after_utc - fleet_cas.clock() + timedelta(seconds=1))
     await revocation.finish(await revocation.begin("issuing-ca", RevocationReason.CA_COMPROMISE))
-    with pytest.raises(ConfigurationError, match=r"^issuing-ca is revoked already; no admin has access: ca restore-op"):
+    with pytest.raises(ConfigurationError, match=r"^issuing-ca is revoked already, .*; no admin has access: ca re"):
         await revocation.to_revoke("issuing-ca")
 
 

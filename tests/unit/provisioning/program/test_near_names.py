@@ -39,6 +39,23 @@ def test_a_slip_is_found(wanted: str, meant: list[str]) -> None:
     assert near(wanted, FLEET) == meant
 
 
+@pytest.mark.parametrize(
+    ("part", "meant"),
+    [
+        ("00317", ["plant-3-meter-00317", "plant-3-meter-03170"]),
+        ("0317", ["plant-3-meter-00317", "plant-3-meter-03170"]),
+        ("PLANT-3", ["plant-3-meter-00317", "plant-3-meter-00318", "plant-3-meter-03170"]),
+        ("plant-4-", ["plant-4-meter-1"]),
+        ("17", []),
+        ("meter-9", []),
+        ("plant-4-meter-2", ["plant-4-meter-1"]),
+    ],
+)
+def test_without_a_slip_a_part_is_found(part: str, meant: list[str]) -> None:
+    names = ["plant-3-meter-00317", "plant-3-meter-03170", "plant-3-meter-00318", "plant-4-meter-1"]
+    assert near(part, [*names, *reversed(names)]) == meant
+
+
 def test_two_digits_exchanged_are_a_slip_and_another_digit_is_another_device() -> None:
     assert near("meter-71", ["meter-70", "meter-17", "meter-72"]) == ["meter-17"]
     assert near("meter-171", FLEET) == ["meter-11", "meter-17", "meter-71"]

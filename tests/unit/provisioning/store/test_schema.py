@@ -180,7 +180,8 @@ async def test_who_only_looks_is_told_what_the_schema_is_and_changes_nothing(url
     assert [await database.read(said(each)) for each in (schema.check_current, schema.check_has_audit_log)] == ["", ""]
     note = text("UPDATE alembic_version SET version_num = '9999'")
     await database.write(lambda connection: connection.execute(note))
-    assert "install the newer version again" in await database.read(said(schema.check_current))
+    refusal = await database.read(said(schema.check_current))
+    assert "install the newer version again, or, to go back, restore the copy of before the upgrade" in refusal
     await database.close()
 
 

@@ -1,0 +1,111 @@
+"""Names whose servers do not answer keep no other name from being found."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+from provisioning.program import event_loop
+from provisioning.program.event_loop import new_event_loop
+
+
+class Names:
+    """Name servers of which those of ``gone.…`` do not answer until the end."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+        self.end = threading.Event()
+
+    def getaddrinfo(self, host: str, port: int, *_rest: int) -> list[tuple[Any, ...]]:
+        self.asked[host] += 1
+        if host.startswith("unknown"):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        if host.startswith("gone"):
+            self.end.wait(60)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", port))]
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
+    names = Names()
+    monkeypatch.setattr(socket, "getaddrinfo", names.getaddrinfo)
+    yield names
+    names.end.set()
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Coroutine[Any, Any, None]], None]:
+    if request.param == "asyncio":
+        monkeypatch.setitem(__import__("sys").modules, "uvloop", None)
+
+    def run(work: Coroutine[Any, Any, None]) -> None:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            assert type(runner.get_loop()).__mro__[2].__module__.startswith(request.param)
+            runner.run(work)
+
+    return run
+
+
+async def find(host: str, seconds: float = 20.0) -> str:
+    async with asyncio.timeout(seconds):
+        found = await asyncio.get_running_loop().getaddrinfo(host, 80, type=socket.SOCK_STREAM)
+    return str(found[0][4][0])
+
+
+def test_others_are_found_and_each_is_asked_for_once_at_a_time(
+    names: Names, run: Callable[[Coroutine[Any, Any, None]], None]
+) -> None:
+    async def work() -> None:
+        for _ in range(2):
+            waiting = [asyncio.create_task(find(f"gone{number}.example", 0.05)) for number in range(20)]
+            ended = await asyncio.gather(*waiting, return_exceptions=True)
+            assert all(isinstance(each, TimeoutError) for each in ended)
+        assert await find("here.example") == "192.0.2.1"
+        assert await find("2001:db8::1") == "192.0.2.1", "an address, for which nobody waits"
+        assert [names.asked[name] for name in ("gone0.example", "here.example")] == [1, 1]
+        last = asyncio.create_task(find("gone0.example"))
+        await asyncio.sleep(0)
+        names.end.set()
+        assert await last == "192.0.2.1"
+        assert await find("gone0.example") == "192.0.2.1"
+        assert names.asked["gone0.example"] <= 2, "then it is asked for again"
+
+    run(work())
+
+
+def test_what_is_not_found_is_said_to_all_who_have_asked(
+    names: Names, run: Callable[[Coroutine[Any, Any, None]], None]
+) -> None:
+    async def work() -> None:
+        for _ in range(2):
+            with pytest.raises(socket.gaierror, match="not known"):
+                await find("unknown.example")
+        assert names.asked["unknown.example"] == 2
+
+    run(work())
+
+
+def test_there_are_so_many_at_a_time_and_they_keep_the_loop_from_no_end(
+    names: Names, run: Callable[[Coroutine[Any, Any, None]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_loop, "MOST", 3)
+
+    async def work() -> None:
+        for number in range(3):
+            with contextlib.suppress(TimeoutError):
+                await find(f"gone{number}.example", 0.02)
+        with pytest.raises(socket.gaierror, match="3 names are being looked up already"):
+            await find("here.example")
+        names.end.set()
+        while any(thread.name == "look-up" for thread in threading.enumerate()):  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.01)
+        assert await find("here.example") == "192.0.2.1"
+
+    run(work())
