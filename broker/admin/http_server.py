@@ -379,7 +379,7 @@ async def _read(
         except httptools.HttpParserError as error:
             return problem(400, "INVALID_REQUEST", f"not an HTTP/1.1 request: {error}")
         if incoming.too_large or size > incoming.most + _MAX_HEAD:
-            return problem(413, "BODY_TOO_LARGE", f"more than {incoming.most} bytes")
+            return problem(413, "BODY_TOO_LARGE", f"more than {incoming.most} bytes, the most that is read here")
     return None
 
 

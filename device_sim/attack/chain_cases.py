@@ -8,11 +8,13 @@ Rules
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from datetime import timedelta
+from typing import Any
 
 from cryptography import x509
 
+from device_sim.attack import broker_clock
+from device_sim.attack.broker_clock import SECOND, dated, seconds_behind
 from device_sim.attack.case import BAD, Chapter, revocation
 from device_sim.attack.issuer import Issuer, Paper
 from device_sim.attack.scene import Scene
@@ -20,9 +22,7 @@ from device_sim.attack.target import Impossible
 from device_sim.attack.verdict import Seen
 from device_sim.credentials.certification import common_name
 
-_DAY, _SECOND = timedelta(days=1), timedelta(seconds=1)
-_FARTHEST: Final = 86400
-"""Seconds by which a broker's clock may be behind: further back, what is valid since then says nothing of a second."""
+_DAY = timedelta(days=1)
 
 chapter = Chapter()
 case = chapter.case
@@ -37,44 +37,13 @@ async def _expired_a_second_ago(scene: Scene) -> Seen:
     A certificate whose validity has begun is admitted (control); another ended a second before that: no clock by which
     the one is valid makes the other valid.
     """
-    now = _now().replace(microsecond=0)
-    behind = await _behind(scene, now)
-    began = now - behind * _SECOND
-    seen = await scene.show(_valid(scene, began - _DAY, began - _SECOND))
+    now = broker_clock.now().replace(microsecond=0)
+    behind = await seconds_behind(scene, now)
+    began = now - behind * SECOND
+    seen = await scene.show(dated(scene, began - _DAY, began - SECOND))
     if not behind:
         return seen
     return replace(seen, figures=f"the broker's clock is {behind} s behind the attacker's")
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-async def _behind(scene: Scene, now: datetime) -> int:
-    """Return by how many seconds the broker's clock is behind: what is valid since then is admitted."""
-
-    async def admitted(seconds: int) -> bool:
-        began = now - seconds * _SECOND
-        seen = await scene.show(_valid(scene, began, began + _DAY + _FARTHEST * _SECOND))
-        return seen.got_in
-
-    if await admitted(0):
-        return 0
-    refused, taken = 0, 1
-    while not await admitted(taken):
-        refused, taken = taken, 2 * taken
-        if taken > _FARTHEST:
-            raise Impossible(f"a certificate that is valid since {refused} s ago is refused as well: see the clocks")
-    while taken - refused > 1:
-        between = (refused + taken) // 2
-        refused, taken = (refused, between) if await admitted(between) else (between, taken)
-    return taken
-
-
-def _valid(scene: Scene, begins: datetime, ends: datetime) -> Paper:
-    """Return a device's certificate with these dates, to the second."""
-    identity = scene.target.device(scene.fresh())
-    return scene.target.issuer.issue(identity, now=begins, begins=timedelta(), ends=ends - begins)
 
 
 @case("9-cross-signed", "presents a certificate of a good CA with the cross-certificate that an untrusted root gave it",

@@ -9,8 +9,9 @@ import asyncio
 import ssl
 import time
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
+from device_sim.attack import broker_clock
 from device_sim.attack.asking import desk_of
 from device_sim.attack.capabilities import Feature
 from device_sim.attack.case import IN, Chapter
@@ -22,7 +23,10 @@ from device_sim.attack.verdict import Seen
 
 _LIFE = timedelta(seconds=8)
 """Enough for a first connection on a slow machine; nothing else waits for its end, since these cases are idle."""
-_MOMENT = 0.2
+_MOMENT = 1.2
+"""Seconds after which what has expired by the broker's clock has expired: that is known to a second."""
+_PATIENCE = 30
+"""Seconds by which a broker's clock may be behind in a case that waits for an expiry there."""
 
 chapter = Chapter()
 case = chapter.case
@@ -44,8 +48,19 @@ def _short_lived(scene: Scene) -> Paper:
 
 
 def _left(paper: Paper) -> float:
-    """Return the seconds for which the certificate of *paper* is still valid."""
-    return (paper.certificate.not_valid_after_utc - datetime.now(UTC)).total_seconds()
+    """Return the seconds for which the certificate of *paper* is still valid by our clock."""
+    return (paper.certificate.not_valid_after_utc - broker_clock.now()).total_seconds()
+
+
+async def _there(scene: Scene, paper: Paper) -> float:
+    """Return the seconds for which the certificate of *paper* is valid by the broker's clock, if that is not ahead.
+
+    Raises `Impossible` if that is longer than anybody waits here.
+    """
+    behind = await broker_clock.seconds_behind(scene, broker_clock.now().replace(microsecond=0))
+    if behind > _PATIENCE:
+        raise Impossible(f"the broker's clock is {behind} s behind: nobody waits here so long for an expiry")
+    return max(0.0, _left(paper) + behind)
 
 
 @case(
@@ -60,7 +75,7 @@ async def _resumed(scene: Scene) -> Seen:
     client.close()
     if session is None:
         raise Impossible("the broker gives no TLS session to resume")
-    await asyncio.sleep(max(0.0, _left(paper)) + _MOMENT)
+    await asyncio.sleep(await _there(scene, paper) + _MOMENT)
     return await scene.present(context, paper.name, session=session)
 
 
@@ -113,8 +128,9 @@ async def _live(scene: Scene) -> Seen:
     paper = _short_lived(scene)
     client = await _admitted(scene, paper, scene.context(paper.pem))
     try:
-        ends = time.monotonic() + _left(paper)
-        seen = await scene.with_grace(client.end, max(0.0, _left(paper)) + scene.target.capabilities.limits.revocation)
+        left = await _there(scene, paper)
+        ends = time.monotonic() + left
+        seen = await scene.with_grace(client.end, left + scene.target.capabilities.limits.revocation)
     finally:
         client.close()
     return replace(seen, seconds=max(0.0, time.monotonic() - ends))

@@ -94,7 +94,10 @@ class ProxyArrivals:
         if client is None and accepted.fileno() >= 0:
             while len(self._waiting) >= most:
                 oldest = next(iter(self._waiting.values()))
-                self._refuse(oldest, f"more than {most} connections wait for their PROXY headers, this one longest")
+                if oldest.has_header:
+                    self._end(oldest)
+                else:
+                    self._refuse(oldest, f"more than {most} connections wait for their PROXY headers, this one longest")
             self._waiting[accepted.fileno()] = arrival
             self._loop.add_reader(accepted.fileno(), self._ready, arrival)
             if self._timer is None:

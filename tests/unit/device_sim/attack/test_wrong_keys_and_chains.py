@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from device_sim.attack import chain_cases, der, run
+from device_sim.attack import broker_clock, der, lifetime_cases, run
 from device_sim.attack.capabilities import Capabilities, Feature
 from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE, pick
 from device_sim.attack.issuer import Issuer
 from device_sim.attack.scene import Scene
-from device_sim.attack.target import SigningRegistrar, Target
+from device_sim.attack.target import Impossible, SigningRegistrar, Target
 from device_sim.attack.verdict import Outcome, Verdict
 from device_sim.credentials.certification import common_name
 from device_sim.link.tls_dial import Endpoint
@@ -78,7 +78,7 @@ async def test_with_its_own_key_a_device_of_a_rare_kind_is_let_in(tmp_path: Path
 async def test_a_clock_that_is_behind_excuses_itself_and_no_leniency(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int, fault: Fault
 ) -> None:
-    monkeypatch.setattr(chain_cases, "_now", lambda: datetime.now(UTC) + timedelta(seconds=seconds))
+    monkeypatch.setattr(broker_clock, "now", lambda: datetime.now(UTC) + timedelta(seconds=seconds))
     async with faulty(tmp_path, fault) as target:
         outcome = await tried(target, "3-expired-1s")
     assert outcome.seen is not None
@@ -91,11 +91,30 @@ async def test_a_clock_that_is_behind_excuses_itself_and_no_leniency(
     assert told in near or (told == "" and seconds <= 1)
 
 
+async def test_who_waits_for_an_expiry_waits_by_the_clock_of_the_broker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By ours it is over, and a broker whose clock is behind was blamed for letting the device stay."""
+    async with faulty(tmp_path) as target:
+        here = Scene(target)
+        paper = lifetime_cases._short_lived(here)
+        for ahead in (0, 20):
+            monkeypatch.setattr(broker_clock, "now", lambda ahead=ahead: datetime.now(UTC) + timedelta(seconds=ahead))
+            left = (paper.certificate.not_valid_after_utc - datetime.now(UTC)).total_seconds()
+            waits = await lifetime_cases._there(here, paper)
+            passed = left - (paper.certificate.not_valid_after_utc - datetime.now(UTC)).total_seconds()
+            assert left - passed - 1.5 <= waits <= left + 1.5  # Its clock is ours, as it is, to the second.
+        monkeypatch.setattr(broker_clock, "now", lambda: datetime.now(UTC) + timedelta(seconds=100))
+        with pytest.raises(Impossible, match=r"the broker's clock is (99|100|101) s behind: nobody waits here"):
+            await lifetime_cases._there(here, paper)
+        await here.close()
+
+
 async def test_where_no_date_is_good_enough_nothing_is_said_of_a_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A clock that is days behind refuses good devices as well: there is no control."""
-    monkeypatch.setattr(chain_cases, "_now", lambda: datetime.now(UTC) + timedelta(days=30))
+    monkeypatch.setattr(broker_clock, "now", lambda: datetime.now(UTC) + timedelta(days=30))
     async with faulty(tmp_path) as target:
         outcome = await tried(target, "3-expired-1s")
     assert outcome.verdict is Verdict.SKIP

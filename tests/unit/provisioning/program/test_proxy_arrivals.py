@@ -209,6 +209,16 @@ def test_of_too_many_that_wait_the_oldest_ends_and_the_proxy_is_not_limited_othe
         assert yard.take(ours, most=3) == CLIENT
 
 
+def test_of_too_many_that_wait_a_health_check_ends_without_a_word(yard: Yard) -> None:
+    """It was refused as if its header had not come, and counted so: BAD_PROXY_HEADER."""
+    pairs = [yard.connected() for _ in range(2)]
+    pairs[0][0].sendall(LOCAL)
+    with capture_logs() as logs:
+        for _, ours in pairs:
+            assert yard.take(ours, most=1) is None
+    assert (pairs[0][0].recv(1), logs, yard.refused, len(yard.arrivals)) == (b"", [], [], 1)
+
+
 def test_urgent_data_does_not_break_the_order(yard: Yard) -> None:
     theirs, ours = yard.connected()
     header = line(CLIENT)
