@@ -102,7 +102,6 @@ class LightConnection:
         "_reading",
         "_receive_maximum",
         "_received",
-        "_refusal",
         "_sent_at",
         "_socket",
         "_subscribing",
@@ -146,7 +145,6 @@ class LightConnection:
         self._writer_added = False
         self._sent_at = 0.0
         self._pinged = 0.0
-        self._refusal: Closure | None = None
         self.closed: asyncio.Future[Closure] = loop.create_future()
         self.stage_times = StageTimes(0.0, 0.0, 0.0)
         self.session_present = False
@@ -336,11 +334,10 @@ class LightConnection:
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return
             except OSError as error:
-                self._end(self._refusal or from_error(error, time.monotonic()))
+                self._end(from_error(error, time.monotonic()))
                 return
             if not data:
-                gone = Closure(Layer.TCP, CLOSED, "the peer closed the connection", time.monotonic())
-                self._end(self._refusal or gone)
+                self._end(Closure(Layer.TCP, CLOSED, "the peer closed the connection", time.monotonic()))
                 return
             try:
                 if len(data) == 4 and data[:2] == _PUBACK_HEAD and not self._input:  # noqa: PLR2004 - the commonest
@@ -400,14 +397,12 @@ class LightConnection:
             raise ProtocolError("a second CONNACK")
         if packet.reason_code.is_failure:
             if self._version is ProtocolVersion.V5:
-                self._refusal = _closure(packet.reason_code, properties)
+                self._end(_closure(packet.reason_code, properties))
             else:
-                self._refusal = connack_311(packet.reason_code, time.monotonic())
-            self._end(self._refusal)
+                self._end(connack_311(packet.reason_code, time.monotonic()))
             return
         if packet.session_present and self._clean_start:
-            self._refusal = unasked_session(time.monotonic())
-            self._end(self._refusal)
+            self._end(unasked_session(time.monotonic()))
             return
         self.session_present = packet.session_present
         if self._version is ProtocolVersion.V5:

@@ -14,10 +14,10 @@ from tests.support.pki import Held
 SOURCE: Final = "file:a.crl"
 
 
-def put(judge: Admission, issuer: Held, der: bytes) -> HeldList:
-    """Let *judge* hold the list *der* of *issuer*."""
+def put(judge: Admission, issuer: Held, der: bytes, now: datetime | None = None) -> HeldList:
+    """Let *judge* hold the list *der* of *issuer*, read at *now*, or else today."""
     signer = key_identifier(issuer.key.public_key()), issuer.certificate.subject.rfc4514_string()
-    held = judge.status.lists.prepare(parse(der), signer, SOURCE, datetime.now(UTC), lambda: None)
+    held = judge.status.lists.prepare(parse(der), signer, SOURCE, now or datetime.now(UTC), lambda: None)
     assert held is not None
     judge.status.lists.put(held)
     return held

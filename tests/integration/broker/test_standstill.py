@@ -54,13 +54,14 @@ def test_who_has_sent_in_time_what_was_not_read_stays_connected(pki: Pki, tmp_pa
             held = pki.service(name) if name == "watcher" else pki.device(name)
             return stack.enter_context(TlsClient(broker.port, anchors, held.credential))
 
-        watcher, away = come("watcher"), come("away")
+        watcher = come("watcher")
         watcher.connect(client_id="watcher", keep_alive=0)
         watcher.subscribe(EVENTS.format("+"))
         for number in range(CLIENTS):
             client, name = come(f"meter-{number}"), f"meter-{number}"
             client.connect(client_id=name, keep_alive=KEEP_ALIVE, will=will(EVENTS.format(name), b"gone"))
             pinging.add(client)
+        away = come("away")
         away.connect(
             client_id="away", will=will(EVENTS.format("away"), b"gone", will_delay_interval=KEEP_ALIVE), **KEPT
         )

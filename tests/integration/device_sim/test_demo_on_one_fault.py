@@ -93,8 +93,8 @@ class BreaksOff(OfTheFifth):
 
     def wrong(self, passage: Passage, packet: Publish) -> list[Packet]:
         del passage
-        for each in [each for each in self.passages if each.is_device]:
-            each.device.transport.abort()
+        for each in [each for each in self.passages if each.is_device and self.admits(each)]:
+            each.device.transport.abort()  # Who is being refused hears why.
         return [packet]
 
 

@@ -1,4 +1,4 @@
-"""All at once, at random: kill -9 and a full disk while devices enrol, renew, are revoked, suspended and resumed.
+"""All at once, at random: kill -9, a full disk, terminated sessions while devices enrol, renew, are revoked, suspended.
 
 Everybody keeps what it was told. At the end it is compared with the tables, the audit log and the lists, by queries of
 this file's own: nothing that was answered is lost, nothing is done twice, and nothing is done that nobody was told of.
@@ -40,6 +40,10 @@ _REVOKED = (
 )
 _SPENT = "SELECT device, certificate_id FROM tokens WHERE used_at IS NOT NULL"
 _EVENTS = "SELECT sequence FROM revocation_events ORDER BY sequence"
+_TERMINATE = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid <> pg_backend_pid() AND random() < 0.5"
+)
 _SIGNED = "SELECT subject FROM audit_entries WHERE action = 'certificate signed' AND subject LIKE 'meter-%'"
 
 
@@ -56,13 +60,16 @@ def services(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[Pr
 
 
 def trouble(services: list[ProvisioningService], fleet: ToldFleet) -> None:
-    """Kill services, and fill the disk of one that has it for itself, at random moments."""
+    """Kill services, fill the disk of one that has it for itself, end sessions of others, at random moments."""
     moments = random.Random(SEED)  # noqa: S311 - moments, not secrets
     ends = time.monotonic() + SECONDS
     while time.monotonic() < ends or not fleet.states:
         time.sleep(moments.uniform(0.3, 1.2))  # Not for luck: the moment is what is tried.
         service = moments.choice(services)
-        way = moments.choice(["kill", "fill", "fill and kill"] if len(services) == 1 else ["kill"])
+        way = moments.choice(["kill", "fill", "fill and kill"] if len(services) == 1 else ["kill", "terminate"])
+        if way == "terminate":
+            service.stored(_TERMINATE)
+            continue
         if way != "kill":
             resource.prlimit(service.pid, resource.RLIMIT_FSIZE, _FULL)
             time.sleep(moments.uniform(0.2, 0.8))

@@ -36,11 +36,13 @@ def test_a_list_is_described_by_its_own_figures(broker: MemoryBroker) -> None:
         broker.engine.admission,
         PKI.issuing,
         crl(PKI.issuing, {7: None, 8: None, 9: None}, number=41, age=hour, life=4 * hour, point=point, now=NOW),
+        NOW,
     )
     delta = put(
         broker.engine.admission,
         PKI.issuing,
         crl(PKI.issuing, {10: None}, number=42, base=41, age=hour / 2, life=hour, point=point, now=NOW),
+        NOW,
     )
     document = facts(broker)
     late = delta.late_from
@@ -68,7 +70,7 @@ def test_a_list_is_described_by_its_own_figures(broker: MemoryBroker) -> None:
     [("now", "current", 2700), ("late", "late", 900), ("end", "late", 0), ("after", "expired", -1)],
 )
 def test_a_list_is_late_before_it_expires(broker: MemoryBroker, wait: str, state: str, left: int) -> None:
-    held = put(broker.engine.admission, PKI.issuing, crl(PKI.issuing, age=timedelta(minutes=15), now=NOW))
+    held = put(broker.engine.admission, PKI.issuing, crl(PKI.issuing, age=timedelta(minutes=15), now=NOW), NOW)
     end = NOW + timedelta(minutes=45)
     wall = {"now": NOW, "late": end - timedelta(minutes=15), "end": end, "after": end + timedelta(seconds=1)}[wait]
     shown = list_facts(held, wall)
