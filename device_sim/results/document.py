@@ -168,7 +168,8 @@ def _amiss(markers: Sequence[dict[str, Any]]) -> list[str]:
             whom.setdefault((marker["kind"], why or who), []).append(who if why else "")
     told = []
     for (kind, why), names in whom.items():
-        some = ", ".join(dict.fromkeys(names[:_SOME])) + (", …" if len(names) > _SOME else "")
+        each = list(dict.fromkeys(names))
+        some = ", ".join(each[:_SOME]) + (", …" if len(each) > _SOME else "")
         if len(names) == 1:
             told.append(f"{kind}: {some}: {why}" if some else f"{kind}: {why}")
         else:
