@@ -10,8 +10,11 @@ other name would be found: not that of the revocation feed, nor ``localhost``.
 Rules
 -----
 1. Of one name there is one look-up at a time; whoever asks meanwhile gets its answer.
-2. Of `MOST` at a time each has its own thread; beyond that it fails at once, as if no name server had answered.
+2. Of `MOST` at a time each has its own thread; beyond that, or where the system gives no thread, it fails at once, as
+   if no name server had answered.
 3. The threads end with the process, and keep it from nothing.
+
+Does not handle: names given to uvloop's own `create_connection`. Ours are looked up before (anyio).
 """
 
 from __future__ import annotations
@@ -60,14 +63,18 @@ class LookUps:
         """Return the addresses of *host*, as `socket.getaddrinfo` does."""
         asked = (host, port, family, type, proto, flags)
         if host is None or _is_address(host):
-            return socket.getaddrinfo(*asked)  # Nobody is asked.
+            return socket.getaddrinfo(*asked[:-1], flags | socket.AI_NUMERICHOST)  # Nobody is asked.
         answer = self._under_way.get(asked)
         if answer is None:
             if len(self._under_way) >= MOST:
                 raise socket.gaierror(socket.EAI_AGAIN, f"{MOST} names are being looked up already")
-            answer = self._under_way[asked] = asyncio.get_running_loop().create_future()
             loop = asyncio.get_running_loop()
-            threading.Thread(target=self._look_up, args=(loop, asked, answer), name="look-up", daemon=True).start()
+            answer = loop.create_future()
+            try:
+                threading.Thread(target=self._look_up, args=(loop, asked, answer), name="look-up", daemon=True).start()
+            except RuntimeError as error:  # At the system's limit.
+                raise socket.gaierror(socket.EAI_AGAIN, str(error)) from error
+            self._under_way[asked] = answer
         return await asyncio.shield(answer)
 
     def _look_up(self, loop: asyncio.AbstractEventLoop, asked: _Asked, answer: asyncio.Future[Found]) -> None:

@@ -135,6 +135,9 @@ def test_a_log_that_is_gone_since_a_service_was_killed_is_said_unless_a_command_
         assert "STORE_LOG_MISSING" not in service.log
         service.kill()
         (service.dir / "fleet.db-wal").unlink()
+        for _ in range(2):
+            asked = service.command("doctor", "--dir", str(service.dir))
+            assert "warning  database      fleet.db-wal is gone since the service was killed" in asked.stdout
         service.start()
         assert '"code": "STORE_LOG_MISSING"' in service.log
 
