@@ -135,8 +135,8 @@ def expiring(
         ending = client.certificates(group=group, state="active", expires_before=until)
         found = [each async for each in ending if each.device != SERVER_NAME]
         last = await last_ends(client, {each.device for each in found}, group)
-        found = [each for each in found if each.not_after >= (last.get(each.device) or each.not_after)]
-        print_list(sorted(found, key=lambda each: each.not_after), _COLUMNS, _row, as_json=as_json)
+        newest = {each.device: each for each in found if each.not_after >= (last.get(each.device) or each.not_after)}
+        print_list(sorted(newest.values(), key=lambda each: each.not_after), _COLUMNS, _row, as_json=as_json)
 
     connection.run(command)
 
