@@ -1,11 +1,12 @@
-"""The event loop of a service: uvloop where there is one, with look-ups of names in threads of their own.
+"""The event loop of the three programs: uvloop where there is one, with look-ups of names in threads of their own.
 
 Theory
 ------
 A look-up is a call of the C library that nothing ends before its time, half a minute and more where no name server
 answers. uvloop has four threads for them, asyncio a few for everything that takes one, as building a CRL does. Whoever
 asks gives up after some seconds and asks again, so a few names whose servers are gone would occupy all of them, and no
-other name would be found: not that of the revocation feed, nor ``localhost``.
+other name would be found: not that of the revocation feed, nor ``localhost``. And either waits for its threads at the
+end: Ctrl-C would be heeded when the library gives up.
 
 Rules
 -----
@@ -35,11 +36,11 @@ _Asked = tuple[Any, ...]
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """Return a new loop, not running."""
     base: type[asyncio.AbstractEventLoop] = asyncio.SelectorEventLoop
-    with contextlib.suppress(ImportError):  # Not available on every platform; the services work without.
+    with contextlib.suppress(ImportError):  # Not available on every platform; all three work without.
         import uvloop
 
         base = uvloop.Loop
-    loop: asyncio.AbstractEventLoop = type("ServiceLoop", (LookUps, base), {})()
+    loop: asyncio.AbstractEventLoop = type("FleetgateLoop", (LookUps, base), {})()
     return loop
 
 
