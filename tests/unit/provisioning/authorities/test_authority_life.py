@@ -228,6 +228,21 @@ async def test_an_operator_cut_off_is_certified_when_asked_again_though_the_serv
             await ask
 
 
+async def test_nothing_is_left_for_an_operator_who_stays_suspended(fleet_cas: Ceremonies) -> None:
+    """Another admin has access: asked again, it said for ever that a new certificate follows, and none did."""
+    revocation = AuthorityRevocation(fleet_cas.life)
+    await fleet_cas.successor()
+    await another_admin(fleet_cas)
+    await SuspensionService(fleet_cas.database, fleet_cas.clock, ()).suspend_device("admin", by="boss")
+    begun = await revocation.begin("issuing-ca", RevocationReason.CA_COMPROMISE)
+    assert not await revocation.renew_operator(begun)
+    again = await revocation.begin("issuing-ca", RevocationReason.CA_COMPROMISE)
+    assert (again.again, again.rest, await revocation.renew_operator(again)) == (True, True, False)
+    await revocation.finish(again)
+    with pytest.raises(ConfigurationError, match="with all that it has issued; boss can get in"):
+        await revocation.to_revoke("issuing-ca")
+
+
 @pytest.mark.parametrize("why", ["revoked before", "expired before"])
 async def test_a_call_that_goes_on_certifies_no_operator_whom_the_ca_has_not_cut_off(
     fleet_cas: Ceremonies, why: str
