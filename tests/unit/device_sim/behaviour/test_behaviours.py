@@ -265,3 +265,10 @@ async def test_a_certificate_is_renewed_when_its_share_of_life_is_over_by_the_de
     device.credential = None
     with pytest.raises(RuntimeError, match="meter-1 is connected without a certificate"):
         await renewing.accompany(device, cast("Link", link), cast("Any", host))
+
+
+def test_an_answer_is_as_late_as_the_group_says() -> None:
+    (responding,) = behaviours_of(Group(name="a", commands=Commands(delay=1.5)))
+    assert responding.answering(Standing(), 7, 1) == (1.5, Outcome.DONE)
+    never = Responding(Commands.model_validate({"ignore": "100%", "delay": 2}))
+    assert never.answering(Standing(), 7, 1) == (2.0, Outcome.IGNORED)

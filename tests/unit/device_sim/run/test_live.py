@@ -125,3 +125,9 @@ def test_a_generator_that_is_late_is_told_by_its_colour(lag: float, colour: str)
     assert STATE.sample is not None
     late = replace(STATE, sample=replace(STATE.sample, health=replace(HEALTH, lag_p99_ms=lag)))
     assert [each.style for each in late.picture().renderables if isinstance(each, Text)][-1] == colour  # type: ignore[attr-defined]
+
+
+def test_a_second_in_which_nothing_arrived_has_no_latency() -> None:
+    assert STATE.sample is not None
+    quiet = replace(STATE, sample=replace(STATE.sample, windows={}), refusals=())
+    assert "981 msg/s  latency ms p50 0.0 p99 0.0  lag 3 ms cpu 31%" in quiet.line()
