@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import uvloop
+from provisioning.program.event_loop import new_event_loop
 
 T = TypeVar("T")
 
@@ -89,7 +89,7 @@ def run(story: Callable[[Interruption], Coroutine[Any, Any, T]]) -> T:
             return await story(interruption)
 
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
             return runner.run(main())
     except (asyncio.CancelledError, BaseExceptionGroup) as error:
         if interruption.received is None:

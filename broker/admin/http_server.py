@@ -271,7 +271,7 @@ class HttpServer:
             caller = self._foreign(incoming.origin, incoming.host, caller) or caller
         if isinstance(caller, Response):
             await self._answer(writer, task, caller, keep=False, bodyless=incoming.method == "HEAD")
-            if not incoming.complete:
+            if incoming.pipelined or not incoming.complete:
                 await self._hear_out(reader, writer, task)
             return False
         keep = incoming.keep and not incoming.pipelined

@@ -123,7 +123,10 @@ def encoded(key: bytes, previous: bytes, number: int, at: float, facts: Mapping[
 def decoded(line: bytes) -> tuple[bytes, bytes, dict[str, Any]]:
     """Return the part of *line* that its code authenticates, the code, and the facts. Raises ValueError."""
     content, mark, rest = line.rstrip(b"\n").rpartition(_MAC)
-    facts = json.loads(line)
+    try:
+        facts = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     if not mark or not isinstance(facts, dict) or not isinstance(facts.get("number"), int):
         raise ValueError("not a line of an audit log")
     return content + b"}", bytes.fromhex(rest[:-2].decode()), facts
@@ -361,11 +364,15 @@ class AuditFiles:
         """Remove an unfinished line at the end; return its length. Raises `AuditError` if it is none of a log's."""
         torn = self._unfinished_bytes()
         if torn and self._last(self._path, torn) is None:
-            begun = os.pread(self._descriptor, len(_FIRST), 0)
-            if self._size > _TAIL or (begun.strip(b"\0") and not _FIRST.startswith(begun)):
-                raise AuditError(f"audit_log: {self._path} is no audit log: name another file, or move the file away")
+            self._check_begun()
         self._truncate(self._size - torn)
         return torn
+
+    def _check_begun(self) -> None:
+        """Raise `AuditError` if the file, in which no line is whole, cannot be what is left of a first entry."""
+        begun = os.pread(self._descriptor, len(_FIRST), 0)
+        if self._size > _TAIL or any(there not in {0, own} for there, own in zip(begun, _FIRST, strict=False)):
+            raise AuditError(f"audit_log: {self._path} is no audit log: name another file, or move the file away")
 
     def _truncate(self, size: int) -> None:
         if size < self._size:
@@ -393,6 +400,8 @@ class AuditFiles:
             if facts["number"] != number + 1 or not hmac.compare_digest(own, link(self._key, mac, said)):
                 break
             place, number, mac = end, number + 1, own
+        if not place:
+            self._check_begun()
         self._truncate(place)
         return len(content) - place
 
@@ -413,7 +422,7 @@ class AuditFiles:
             if "previous" in facts:
                 previous = bytes.fromhex(facts["previous"])
             genuine = hmac.compare_digest(mac, link(self._key, previous, content))
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             genuine = False
         if not genuine:
             raise AuditError(

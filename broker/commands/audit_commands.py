@@ -24,7 +24,7 @@ from provisioning.program.printable import printable
 
 audit_app = command_group(help="Verify and read the audit log.")
 
-_AT: Final = re.compile(rb'\{"number":\d+,"at":"([^"]+)"')
+_AT: Final = re.compile(rb'\{"number":\d+,"at":"([0-9T:.+-]+)"')
 
 Log = Annotated[
     Path | None, typer.Option("--log", help="The log (default: audit_log in --config).", show_default=False)
@@ -132,7 +132,7 @@ def show(
     if not are_all:
         found.popleft()
     for line in found:
-        sys.stdout.write(line.decode() if as_json else f"{_shown(line)}\n")
+        sys.stdout.write(line.decode(errors="replace") if as_json else f"{_shown(line)}\n")
     if not are_all:
         say_wrong(f"only the last {limit} are shown: --limit shows more")
 
@@ -159,7 +159,7 @@ def _shown(line: bytes) -> str:
         facts = decoded(line)[2]
     except ValueError:
         return printable(line.decode(errors="replace").rstrip())
-    number, at, event = facts.pop("number"), str(facts.pop("at", "")), facts.pop("event", "")
+    number, at, event = facts.pop("number"), str(facts.pop("at", "")), str(facts.pop("event", ""))
     facts.pop("mac", None)
     code = facts.pop("code", "")
     rest = "  ".join(f"{name}={each if isinstance(each, str) else json.dumps(each)}" for name, each in facts.items())

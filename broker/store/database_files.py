@@ -12,6 +12,8 @@ Rules
 -----
 1. What is not as it was is a `StoreError`, or a text, with the remedy. Nothing is removed here.
 2. A copy of all files is as good as they are: something is wrong only if one of the two is another, and one the same.
+   Nothing is if the lock file that names them is another: copied, or on a file system that numbers its inodes anew at
+   each mount, as in some containers.
 3. A lock file that was deleted keeps nobody out. It is made again, and the database given up if another broker has
    opened it meanwhile.
 4. The lock file is emptied, on disk, before SQLite removes its log: an orderly end leaves no trace.
@@ -34,8 +36,13 @@ class StoreError(Exception):
 
 
 def log_of(path: Path) -> Path:
-    """Return where SQLite keeps the write-ahead log of the database *path*."""
-    return path.with_name(f"{path.name}-wal")
+    """Return where SQLite keeps the write-ahead log of the database *path*: beside the file that a link leads to."""
+    real = Path(os.path.realpath(path))
+    return real.with_name(f"{real.name}-wal")
+
+
+def _lock_file_of(path: Path) -> Path:
+    return path.with_suffix(".lock")
 
 
 def examine(path: Path, lock: int | None) -> str | None:
@@ -45,22 +52,23 @@ def examine(path: Path, lock: int | None) -> str | None:
     Called before it is opened. *lock* is its lock file, open; None: there is none.
     """
     log = log_of(path)
-    both = f"{log.name} and {path.name}-shm"
+    both = f"{log.name} and {log.name.removesuffix('-wal')}-shm"
     if not size(path) and size(log):
         raise StoreError(
             f"{path} is missing, or empty, but not {log.name} beside it: put the file back that it belongs to; or "
             f"remove {both} to begin with an empty database: sessions and messages are lost then"
         )
     last = [] if lock is None else os.pread(lock, 200, 0).decode("ascii", "replace").split()
-    if len(last) != 2:  # noqa: PLR2004 - The last process ended in order, or was of an older version.
-        return None
-    (last_file, last_log), file, its_log = last, identity(path), identity(log)
-    if its_log == last_log and file != last_file:
+    if len(last) not in {2, 3} or last[2:] not in ([], [identity(_lock_file_of(path))]):
+        return None  # The last process ended in order, or was of an older version; or the files are not where it was.
+    (last_file, last_log), file, its_log = last[:2], identity(path), identity(log)
+    if its_log == last_log != MISSING and file != last_file:
         raise StoreError(
             f"{path} is not the file that {log.name} beside it belongs to: put that back; or, if it is a backup, "
-            f"remove {both}: they would damage it"
+            f"remove {both}: they would damage it; or, if it is a copy of that very file, made since, empty "
+            f"{_lock_file_of(path).name}"
         )
-    if file == last_file and its_log == MISSING:
+    if file == last_file and its_log == MISSING != last_log:
         return (
             f"{log.name} is gone since the broker was killed: what was acknowledged last is lost, unless sqlite3 was "
             f"used on {path.name} meanwhile, which takes it in"
@@ -74,7 +82,7 @@ class DatabaseFiles:
     def __init__(self, path: Path, lock: int) -> None:
         self._path = path
         self._log = log_of(path)
-        self._lock_file = path.with_suffix(".lock")
+        self._lock_file = _lock_file_of(path)
         self._lock = lock
         self._taken = False
         self._opened = (0, 0)
@@ -134,8 +142,8 @@ class DatabaseFiles:
         self._note()
 
     def _note(self) -> None:
-        """Name both files in the lock file. Raises OSError."""
-        self._write_lock(f"{identity(self._path)} {identity(self._log)}\n")
+        """Name both files, and itself, in the lock file. Raises OSError."""
+        self._write_lock(f"{identity(self._path)} {identity(self._log)} {identity(self._lock_file)}\n")
 
     @property
     def log_is_gone(self) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from cryptography import x509
 
 from device_sim.attack import broker_clock
-from device_sim.attack.broker_clock import SECOND, dated, seconds_behind
+from device_sim.attack.broker_clock import SECOND, dated, read_clock
 from device_sim.attack.case import BAD, Chapter, revocation
 from device_sim.attack.issuer import Issuer, Paper
 from device_sim.attack.scene import Scene
@@ -38,12 +38,9 @@ async def _expired_a_second_ago(scene: Scene) -> Seen:
     the one is valid makes the other valid.
     """
     now = broker_clock.now().replace(microsecond=0)
-    behind = await seconds_behind(scene, now)
-    began = now - behind * SECOND
-    seen = await scene.show(dated(scene, began - _DAY, began - SECOND))
-    if not behind:
-        return seen
-    return replace(seen, figures=f"the broker's clock is {behind} s behind the attacker's")
+    clock = await read_clock(scene, now)
+    seen = await scene.show(dated(scene, clock.shows - _DAY, clock.shows - SECOND))
+    return seen if clock.shows == now else replace(seen, figures=f"{clock} the attacker's")
 
 
 @case("9-cross-signed", "presents a certificate of a good CA with the cross-certificate that an untrusted root gave it",

@@ -24,7 +24,8 @@ from device_sim.attack.verdict import Seen
 _LIFE = timedelta(seconds=8)
 """Enough for a first connection on a slow machine; nothing else waits for its end, since these cases are idle."""
 _MOMENT = 1.2
-"""Seconds after which what has expired by the broker's clock has expired: that is known to a second."""
+"""Seconds after which what has expired by the broker's clock has expired for everybody: some are valid for the whole of
+their last second."""
 _PATIENCE = 30
 """Seconds by which a broker's clock may be behind in a case that waits for an expiry there."""
 
@@ -53,14 +54,14 @@ def _left(paper: Paper) -> float:
 
 
 async def _there(scene: Scene, paper: Paper) -> float:
-    """Return the seconds for which the certificate of *paper* is valid by the broker's clock, if that is not ahead.
+    """Return the seconds for which the certificate of *paper* is valid by the broker's clock, at most.
 
     Raises `Impossible` if that is longer than anybody waits here.
     """
-    behind = await broker_clock.seconds_behind(scene, broker_clock.now().replace(microsecond=0))
-    if behind > _PATIENCE:
-        raise Impossible(f"the broker's clock is {behind} s behind: nobody waits here so long for an expiry")
-    return max(0.0, _left(paper) + behind)
+    clock = await broker_clock.read_clock(scene, broker_clock.now().replace(microsecond=0))
+    if clock.behind > _PATIENCE:
+        raise Impossible(f"{clock}: nobody waits here so long for an expiry")
+    return max(0.0, _left(paper) + clock.behind)
 
 
 @case(

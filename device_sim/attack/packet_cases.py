@@ -110,10 +110,10 @@ async def _dialled(scene: Scene, silent: Paper, other: Paper) -> tuple[RawClient
     The silent one comes first, so that a broker which closes whoever says nothing closes it first. But the other one
     does not wait until it is there: across a long link it would then have waited longer than many a broker does.
     """
-    first = asyncio.ensure_future(scene.dialled(silent))
-    await asyncio.sleep(_HEAD_START)
-    dialling = [first, asyncio.ensure_future(scene.dialled(other))]
+    dialling = [asyncio.ensure_future(scene.dialled(silent))]
     try:
+        await asyncio.sleep(_HEAD_START)
+        dialling.append(asyncio.ensure_future(scene.dialled(other)))
         one, two = await asyncio.gather(*dialling)
     except BaseException:
         for each in dialling:

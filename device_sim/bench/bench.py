@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 
 from device_sim.bench.arrivals import Arrivals
 from device_sim.bench.keyring import Keyring, Party
-from device_sim.bench.payload import Stamp, payload, stamp_of
+from device_sim.bench.payload import AlteredPayload, Stamp, payload, stamp_of
 from device_sim.bench.plan import Kind, Plan, topic_for
 from device_sim.fleet.schedule import Schedule
 from device_sim.interruption import Interruption
@@ -64,6 +64,8 @@ class Figures:
     held_back: int = 0
     skipped: int = 0
     received: int = 0
+    altered: int = 0
+    """Those of them that were not as a benchmark had published them."""
     arrivals: list[Arrivals] = field(default_factory=list)
     """What each subscriber received of the numbered messages."""
     subscribed: int = 0
@@ -87,7 +89,7 @@ class Figures:
 
     @property
     def troubled(self) -> bool:
-        """Whether a client was refused, lost or not subscribed, or a message rejected, or not as its QoS allows.
+        """Whether a client was refused, lost or not subscribed, or a message rejected, or not as was promised.
 
         A message held back has no latency, which would make the other latencies look better. Where there was no message
         at all, none was lost.
@@ -95,8 +97,8 @@ class Figures:
         promised = any(each.lost or each.forbidden or each.out_of_order for each in self.arrivals)
         unserved = self.subscribed < self.subscribers
         return bool(
-            self.refused or self.lost or self.rejected or self.unacknowledged or self.held_back or promised or unserved
-            or self.idle
+            self.refused or self.lost or self.rejected or self.unacknowledged or self.held_back or self.altered
+            or promised or unserved or self.idle
         )  # fmt: skip
 
     @property
@@ -179,7 +181,11 @@ class Client:
         self._figures.received += 1
         if self._figures.received == self._figures.wanted:
             self._figures.enough.set()
-        stamp = stamp_of(body)
+        try:
+            stamp = stamp_of(body)
+        except AlteredPayload:
+            self._figures.altered += 1
+            return
         if stamp is not None:
             if stamp.due >= self.since:
                 self._figures.end_to_end.record(max(time.monotonic() - stamp.due, 0.0))

@@ -75,7 +75,8 @@ def summary(plan: Plan, figures: Figures) -> RenderableType:
     for what, count in (("published", figures.published), ("received", figures.received)):
         if count:
             parts.append(Text(f"  {count} messages {what}, {count / max(figures.seconds, 1e-9):.0f}/s"))
-    came = (("missing", figures.missing), ("duplicated", figures.duplicated), ("out of order", figures.out_of_order))
+    came = [("missing", figures.missing), ("duplicated", figures.duplicated), ("out of order", figures.out_of_order)]
+    came += [("altered", figures.altered)] if figures.altered else []
     if any(count for _, count in came):
         parts.append(Text("  " + ", ".join(f"{count} {what}" for what, count in came), "yellow"))
     if figures.unacknowledged:
@@ -108,6 +109,7 @@ def document(plan: Plan, figures: Figures) -> dict[str, Any]:
         "missing": figures.missing,
         "duplicated": figures.duplicated,
         "out_of_order": figures.out_of_order,
+        "altered": figures.altered,
         "refused": dict(figures.refused),
         "lost": dict(figures.lost),
         "invalid": figures.invalid,

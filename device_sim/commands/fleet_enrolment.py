@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 import sys
 import time
 from collections.abc import Collection
@@ -19,6 +20,7 @@ from device_sim.credentials.fleet_directory import FleetDirectory, FleetUnusable
 from device_sim.explanation import explained
 from device_sim.interruption import Interruption, run
 from device_sim.report import ExitCode
+from device_sim.scenario.catalogue import find
 from device_sim.view import Progress, View
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.client.est import EstClient
@@ -117,9 +119,9 @@ def enrol_or_end(
 
 def _next(fleet: FleetDirectory) -> str:
     """Return a command that can be carried out with *fleet*: who has no service of ours revokes nobody."""
-    if fleet.origin.provisioning_url is not None:
-        return f"fleet-sim run smoke --fleet {fleet.path} --broker HOST:PORT"
-    return f"fleet-sim run steady --devices {len(fleet.devices)} --fleet {fleet.path} --broker HOST:PORT"
+    there, scenario = len(fleet.devices), "steady" if fleet.origin.provisioning_url is None else "smoke"
+    devices = "" if there >= find(scenario).devices else f"--devices {there} "
+    return f"fleet-sim run {scenario} {devices}--fleet {shlex.quote(str(fleet.path))} --broker HOST:PORT"
 
 
 def _as_before(option: str, asked: str | None, before: Collection[str | None], default: str) -> str:

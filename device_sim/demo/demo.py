@@ -104,7 +104,7 @@ class _Story:
                 self._stage.broker, client_context(self._stage.anchors), keep_alive, Counters(), self._plan.seed
             )
             conduct = Group(name=GROUP, telemetry=Telemetry(every=self._plan.interval))
-            backend = Backend(BACKEND, self._plan.names)
+            backend = Backend(BACKEND, self._plan.names, seed=self._plan.seed)
             stack.push_async_callback(backend.close)
             fleet = await stack.enter_async_context(
                 Fleet([Member(name, GROUP, conduct) for name in self._plan.names], surroundings)
@@ -369,12 +369,14 @@ class _Story:
             account(device.sent(kept_waiting=name in kept_waiting), backend.checks[name])
             for name, device in fleet.devices.items()
         )
+        altered = backend.altered + fleet.counters.altered
         self.report.check(
             "every message arrives, once, in order",
-            sums.clean and not fleet.counters.refused and not kept_waiting,
+            sums.clean and not altered and not fleet.counters.refused and not kept_waiting,
             f"{sums.published} published, {sums.received} received: {sums.lost} lost, {sums.duplicated} duplicated, "
             f"{sums.out_of_order} out of order, {sums.in_flight} cut off in flight"
-            + _examples([f"{name}: not acknowledged" for name in sorted(kept_waiting)]),
+            + _examples([f"{name}: not acknowledged" for name in sorted(kept_waiting)])
+            + (f", {altered} altered" + _examples([what for _, what in backend.altered_examples]) if altered else ""),
         )
         self.report.check(
             "nothing forged is delivered",

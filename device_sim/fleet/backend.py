@@ -3,7 +3,8 @@
 Rules
 -----
 1. Every message under ``fleet/`` is accounted for: telemetry by its sender's sequence number, answers by their command,
-   anything else as unexpected.
+   either as altered if it is not as it was sent (`telemetry.seal`), anything else as unexpected. What is altered has
+   not been received: its number may be altered too.
 2. Latency runs from when the device was due to send, not from when it actually sent, to the message's first arrival;
    duplicates do not count.
 3. What an unknown party can make the backend store is bounded.
@@ -33,11 +34,14 @@ from device_sim.link.keep_alive import KeepAlive
 from device_sim.link.link import Link, NotConnected, SubscriptionRefused, Terms
 from device_sim.link.tls_dial import Endpoint, NotAdmitted
 from device_sim.telemetry.payload import Telemetry, UnreadableTelemetry, decode
+from device_sim.telemetry.seal import is_intact, key_of, sealed_object
 
 EVERYTHING = "fleet/#"
 _STATES = "fleet/+/+/state"
 _AT_LEAST_ONCE = 1
 _MOST_KEPT = 20
+_MOST_ALTERED, _MOST_SHOWN = 3, 250
+"""How many altered messages are kept, and how much of each: a reading in JSON is shorter."""
 _MOST_IN_FLIGHT = 50
 _SESSION_SECONDS = 300
 _BACKOFF = Backoff(base=0.1, cap=2.0)
@@ -63,7 +67,7 @@ Arrived = Callable[[str, Telemetry, float], None]
 
 
 class Backend:
-    """A service client. *devices* are those whose messages it expects.
+    """A service client. *devices* are those whose messages it expects, in a run with this *seed*.
 
     *bystanders* are the fleet's other devices: their retained presence messages may turn up too. *siblings* are other
     backend instances that send commands; *others*: there are also unknown ones. *arrived* is called for each telemetry
@@ -75,6 +79,7 @@ class Backend:
         name: str,
         devices: Iterable[str],
         *,
+        seed: int,
         bystanders: Container[str] = frozenset(),
         siblings: Iterable[str] = (),
         arrived: Arrived | None = None,
@@ -83,6 +88,7 @@ class Backend:
         lasting: bool = False,
     ) -> None:
         self.name = name
+        self._seed = seed
         self._seconds = _SESSION_SECONDS if lasting else 0
         self._bystanders = bystanders
         self._siblings = frozenset(siblings)
@@ -100,6 +106,9 @@ class Backend:
         self.received = 0
         self.unexpected = 0
         self.unexpected_examples: list[str] = []
+        self.altered = 0
+        self.altered_examples: list[tuple[float, str]] = []
+        """When the first of them arrived (`time.monotonic`), and what."""
         self._arrived = asyncio.Event()
         self._window = asyncio.Semaphore(_MOST_IN_FLIGHT)
         self._commands: dict[str, Answers] = {}
@@ -209,7 +218,7 @@ class Backend:
             raise RuntimeError("the backend is not connected: call connect() first")
         answers = Answers(f"{self.name}-{next(self._identifiers)}")
         self._commands[answers.identifier] = answers
-        payload = Command(answers.identifier, action, arguments).encode()
+        text = Command(answers.identifier, action, arguments).encode()
         try:
             async with asyncio.timeout(deadline):
                 answers.sent = dict.fromkeys(devices, time.monotonic())
@@ -217,7 +226,9 @@ class Backend:
                 for device in answers.sent:
                     await self._window.acquire()
                     answers.sent[device] = time.monotonic()
-                    self.connection.publish(f"fleet/{group}/{device}/cmd/{action}", payload, _AT_LEAST_ONCE)
+                    topic_name = f"fleet/{group}/{device}/cmd/{action}"
+                    payload = sealed_object(text, key_of(topic_name, self._seed))
+                    self.connection.publish(topic_name, payload, _AT_LEAST_ONCE)
                 await self.until(lambda: not answers.missing)
         except (TimeoutError, NotAdmitted, NotConnected, SubscriptionRefused):
             pass  # Devices that have not answered are in `missing`.
@@ -259,6 +270,9 @@ class Backend:
     def _telemetry(self, device: str, topic_name: str, payload: bytes, now: float) -> None:
         try:
             telemetry = decode(payload)
+            if not is_intact(payload, key_of(topic_name, self._seed)):
+                self._not_as_sent(topic_name, payload, now)
+                return
             arrival = self.checks[device].record(telemetry.sequence)
         except (UnreadableTelemetry, ValueError):
             self._not_expected(topic_name, payload)
@@ -280,6 +294,9 @@ class Backend:
         asked_by = answer.identifier.rpartition("-")[0]
         if asked_by in self._siblings or (self._others and asked_by != self.name):
             return  # Another instance asked.
+        if not is_intact(payload, key_of(topic_name, self._seed)):
+            self._not_as_sent(topic_name, payload, now)
+            return
         late = self._given_up.get(answer.identifier, set())
         if device in late:
             late.remove(device)  # It was asked and is slow: the answer is genuine.
@@ -292,6 +309,11 @@ class Backend:
             answers.answered[device] = now - sent
         else:
             answers.refused[device] = str(answer.detail)
+
+    def _not_as_sent(self, topic_name: str, payload: bytes, now: float) -> None:
+        self.altered += 1
+        if len(self.altered_examples) < _MOST_ALTERED:
+            self.altered_examples.append((now, f"{topic_name}: {payload[:_MOST_SHOWN]!r}"))
 
     def _not_expected(self, topic_name: str, payload: bytes) -> None:
         self.unexpected += 1

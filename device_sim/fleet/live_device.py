@@ -32,6 +32,7 @@ from device_sim.scenario.groups import Group, Telemetry
 from device_sim.scenario.metrics import Duration
 from device_sim.telemetry.models import Model
 from device_sim.telemetry.payload import encode
+from device_sim.telemetry.seal import is_intact, key_of, sealed_object
 
 _AT_LEAST_ONCE = 1
 _TAKEN_OVER = 0x8E
@@ -242,9 +243,11 @@ class LiveDevice:
         reading = next(self._readings)
         self.urgent = reading.urgent
         sent = time.monotonic()
-        payload = encode(reading, sequence, int(due * 1e9), int(sent * 1e9), telemetry.format)
+        topic_name = f"{self.machine.topic_prefix}/telemetry"
+        key = key_of(topic_name, self._surroundings.seed)
+        payload = encode(reading, sequence, int(due * 1e9), int(sent * 1e9), telemetry.format, key=key)
         try:
-            packet_id = self.connection.publish(f"{self.machine.topic_prefix}/telemetry", payload, telemetry.qos)
+            packet_id = self.connection.publish(topic_name, payload, telemetry.qos)
         except NotConnected:
             counters.held_back += 1
             return False
@@ -285,6 +288,9 @@ class LiveDevice:
             command = decode_command(topic_name.removeprefix(prefix), payload)
         except UnreadableCommand:
             return  # A device ignores what it does not understand.
+        if not is_intact(payload, key_of(topic_name, self._surroundings.seed)):
+            self._surroundings.counters.altered += 1
+            return  # Nor does it do what nobody has asked of it.
         self._commands += 1
         answering = self._answering()
         if answering.outcome is Outcome.IGNORED:
@@ -307,7 +313,9 @@ class LiveDevice:
 
     def _answer(self, answer: Answer) -> None:
         if self.connection is not None and not self.connection.closed.done():
-            self.connection.publish(f"{self.machine.topic_prefix}/ack", answer.encode(), _AT_LEAST_ONCE)
+            topic_name = f"{self.machine.topic_prefix}/ack"
+            payload = sealed_object(answer.encode(), key_of(topic_name, self._surroundings.seed))
+            self.connection.publish(topic_name, payload, _AT_LEAST_ONCE)
 
     def _terms(self) -> Terms:
         terms = self._surroundings.terms

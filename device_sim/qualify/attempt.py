@@ -69,6 +69,11 @@ class Attempt:
         return self.offered is not None or self.tls is not None or self.sent_data
 
     @property
+    def only_tried_the_port(self) -> bool:
+        """Whether it looked if the port is open, and no more: it left on its own, without a word."""
+        return self.by_device and self.ended is not None and not self.met_the_server
+
+    @property
     def published(self) -> list[Publish]:
         """Its messages of QoS 1 and 2."""
         return [packet for _, packet in self.packets if isinstance(packet, Publish) and packet.qos]

@@ -254,26 +254,23 @@ def comes_back(attempts: Sequence[Attempt], status: int | None, window: float) -
     if not attempts:
         return [missed("comes-back", right, "it did not come")]
     waits = pauses(attempts)
-    if not waits:
-        if status is not None:
-            return [Line("comes-back", right, Verdict.WARN, "1 attempt", f"it ended {_how(status)}: it gave up")]
-        if attempts[0].ended is None:
-            why = f"still in its first connection after {window:g} s: does it ever give up?"
-            return [Line("comes-back", right, Verdict.WARN, "1 attempt", why, by_time=0.0)]
-        return [missed("comes-back", right, f"one attempt in {window:g} s; give a longer --window")]
     # Full jitter makes half of five waits short now and then, but not all but one; a tight loop on a starved machine
     # has one long wait, or several longer ones among many.
     but = max(1, len(waits) // 5)
-    longest_but = [0.0, *sorted(waits)][-1 - but]
-    seen = f"{len(attempts)} attempts, waits of {_seconds(waits)}"
+    longest_but = [0.0, 0.0, *sorted(waits)][-1 - but]
+    seen = f"{len(attempts)} attempts, waits of {_seconds(waits)}" if waits else "1 attempt"
     tight = len(waits) >= _ENOUGH and longest_but < _TIGHT
     at_most = f"{max(1, round(longest_but * 1000))} ms"
     if status is not None and not tight:
         return [Line("comes-back", right, Verdict.WARN, seen, f"it ended {_how(status)}: it gave up")]
-    met = [attempt for attempt in attempts if attempt.met_the_server]
-    if len(met) == 1 and met[0].ended is None and not tight:  # What it tried before was whether the port is open.
-        why = f"still in its first connection with TLS after {window:g} s: does it ever give up?"
-        return [Line("comes-back", right, Verdict.WARN, seen, why, by_time=0.0)]
+    tried = [attempt for attempt in attempts if not attempt.only_tried_the_port]
+    if len(tried) < _TWO and not tight:
+        if not tried:
+            return [missed("comes-back", right, "it only tried whether the port is open; give a longer --window")]
+        if tried[0].ended is None:
+            why = f"still in its first connection after {window:g} s: does it ever give up?"
+            return [Line("comes-back", right, Verdict.WARN, seen, why, by_time=0.0)]
+        return [missed("comes-back", right, f"one attempt in {window:g} s; give a longer --window")]
     judged = sorted(waits)[: len(waits) - but]
     # The stand sees late when the device leaves, and that it comes: each of its pauses may have been longer. What a
     # device waits for a core is a pause, seen from here.
@@ -324,7 +321,7 @@ def gives_up(attempts: Sequence[Attempt], window: float) -> list[Line]:
     right = "gives up a server that does not answer"
     if not attempts:
         return [missed("gives-up", right, "it did not come")]
-    waited = [attempt for attempt in attempts if attempt.met_the_server or attempt.ended is None]
+    waited = [attempt for attempt in attempts if not attempt.only_tried_the_port]
     if not waited:
         return [missed("gives-up", right, "it only tried whether the port is open; give a longer --window")]
     given = [attempt for attempt in waited if attempt.ended is not None]

@@ -27,7 +27,7 @@ _STAGE_CSS = {
 
 MARKERS = {
     "revoke": "cut", "suspend": "cut", "stayed in": "hot", "readmitted": "hot", "failed renewal": "cut",
-    "failed revocation": "hot", "lost receiver": "hot", "past the deadline": "cut",
+    "failed revocation": "hot", "lost receiver": "hot", "past the deadline": "cut", "altered message": "hot",
     "storm": "hot", "restart": "hot", "trouble": "hot", "ctl": "told",
 }  # fmt: skip
 """Kinds of markers and their colours."""

@@ -22,7 +22,7 @@ from typing import Any
 from device_sim.how_often import times
 from device_sim.latency import Latency
 from device_sim.run.health import waiting_of
-from device_sim.run.recorder import FAILED_RENEWAL, FAILED_REVOCATION, LOST_RECEIVER, PAST_DEADLINE, Recorder, Sample
+from device_sim.run.recorder import EXPLAINING, Recorder, Sample
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.scenario.metrics import DESCRIPTIONS, Count
 from provisioning.program.given_file import LIST_BYTES, contents_of
@@ -36,9 +36,9 @@ REPORT = "report.json"
 """The report's name under `fleet-sim run --output`."""
 
 _FAILURES = (
-    Count.UNREACHED, Count.LOST, Count.REFUSED_MESSAGES, Count.UNACKNOWLEDGED, Count.DUPLICATED, Count.OUT_OF_ORDER,
-    Count.UNEXPECTED, Count.HELD_BACK, Count.UNANSWERED_COMMANDS, Count.SESSIONS_LOST, Count.STALE_PRESENCE,
-    Count.FAILED_RENEWALS,
+    Count.UNREACHED, Count.LOST, Count.REFUSED_MESSAGES, Count.UNACKNOWLEDGED, Count.ALTERED, Count.DUPLICATED,
+    Count.OUT_OF_ORDER, Count.UNEXPECTED, Count.HELD_BACK, Count.UNANSWERED_COMMANDS, Count.SESSIONS_LOST,
+    Count.STALE_PRESENCE, Count.FAILED_RENEWALS,
 )  # fmt: skip
 """Counts that only a threshold of the scenario judges. What they count has no duration, or none that ends."""
 
@@ -163,12 +163,13 @@ def _amiss(markers: Sequence[dict[str, Any]]) -> list[str]:
     """Return what went wrong, each reason once, however many met with it."""
     whom: dict[tuple[str, str], list[str]] = {}
     for marker in markers:
-        if marker["kind"] in {FAILED_RENEWAL, FAILED_REVOCATION, LOST_RECEIVER, PAST_DEADLINE}:
+        if marker["kind"] in EXPLAINING:
             who, _, why = marker["what"].partition(": ")
             whom.setdefault((marker["kind"], why or who), []).append(who if why else "")
     told = []
     for (kind, why), names in whom.items():
-        some = ", ".join(dict.fromkeys(names[:_SOME])) + (", …" if len(names) > _SOME else "")
+        each = list(dict.fromkeys(names))
+        some = ", ".join(each[:_SOME]) + (", …" if len(each) > _SOME else "")
         if len(names) == 1:
             told.append(f"{kind}: {some}: {why}" if some else f"{kind}: {why}")
         else:

@@ -299,6 +299,7 @@ class Part:
             Count.PUBLISHED: counters.published,
             Count.REFUSED_MESSAGES: counters.refused.total(),
             Count.REPEATED: counters.repeated,
+            Count.ALTERED: counters.altered,
             Count.HELD_BACK: counters.held_back,
             Count.SKIPPED: fleet.streaming.skipped,
             Count.SESSIONS_RESUMED: counters.sessions_resumed,

@@ -34,7 +34,7 @@ from device_sim.run.health import GeneratorWatch, HealthSample, worst
 from device_sim.run.manner import ONE_PROCESS, Manner, Share, commander_of
 from device_sim.run.order import Extra, InvalidOrder, Order, Pause, Rate, Status, Stop
 from device_sim.run.part import Part, PartOutcome, PartState, Played
-from device_sim.run.recorder import LOST_RECEIVER, Marker, Recorder, StageSpan
+from device_sim.run.recorder import ALTERED_MESSAGE, LOST_RECEIVER, Marker, Recorder, StageSpan
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.run.stages import Acted, label_of
 from device_sim.run.target import Impossible, NoReceiver, Target
@@ -161,8 +161,8 @@ class Run:
         for name in names:
             siblings = [sibling for sibling in (*names, *commanders) if sibling != name]
             backend = Backend(
-                name, self.names, bystanders=self.target.fleet.entries, siblings=siblings, arrived=arrived,
-                driver=self.manner.driver, lasting=restarts,
+                name, self.names, seed=self.scenario.seed, bystanders=self.target.fleet.entries, siblings=siblings,
+                arrived=arrived, driver=self.manner.driver, lasting=restarts,
             )  # fmt: skip
             self.backends.append(backend)
             stack.push_async_callback(backend.close)
@@ -361,6 +361,11 @@ class Run:
             recorder.absorb(outcome.service, outcome.response)
             recorder.markers += outcome.markers
             counts.update(outcome.counts)
+        recorder.markers += [
+            Marker(at - self.started, ALTERED_MESSAGE, f"{backend.name}: {what}")
+            for backend in self.backends
+            for at, what in backend.altered_examples
+        ]
         recorder.markers.sort(key=lambda marker: marker.at)
         sums = total(
             account(sent, backend.checks[name])
@@ -377,6 +382,7 @@ class Run:
                 Count.IN_FLIGHT: sums.in_flight,
                 Count.PRESENCE_CHANGES: self.backends[0].presence_changes,
                 Count.STALE_PRESENCE: stale(self.backends, outcomes),
+                Count.ALTERED: sum(backend.altered for backend in self.backends),
                 Count.UNEXPECTED: sum(backend.unexpected for backend in self.backends) + sums.forged,
             }
         )

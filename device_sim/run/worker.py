@@ -7,10 +7,9 @@ import asyncio
 from provisioning.program.starting import importing
 
 with importing():
-    import uvloop
-
     from device_sim.run.working import work
+    from provisioning.program.event_loop import new_event_loop
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(work())

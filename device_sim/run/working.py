@@ -62,6 +62,7 @@ class _Worker:
                 outcome = await part.finish()
                 if part.commander is not None:  # The receivers cannot tell which of its answers are due.
                     outcome.counts[Count.UNEXPECTED] = part.commander.unexpected
+                    outcome.counts[Count.ALTERED] += part.commander.altered
                 if reporting is not None:
                     reporting.cancel()
             self._say(State(state=part.state()))
@@ -96,7 +97,9 @@ async def _part(job: Job, stack: AsyncExitStack) -> Part:
     commander = None
     if any(stage.kind == "command" for stage in job.scenario.stages):
         names = fleet.devices[: job.scenario.devices]  # It also hears what the other parts' devices answer.
-        commander = Backend(commander_of(fleet.service, job.share), names, driver=job.manner.driver, others=True)
+        commander = Backend(
+            commander_of(fleet.service, job.share), names, seed=job.scenario.seed, driver=job.manner.driver, others=True
+        )
         context = fleet.credential(fleet.service).context(fleet.anchors)
         keep_alive = await stack.enter_async_context(KeepAlive())
         await commander.connect(job.broker, context, keep_alive, _ACKNOWLEDGEMENTS)

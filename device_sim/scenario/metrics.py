@@ -12,6 +12,9 @@ QoS 1 means at least once: messages that a device had sent, unacknowledged, when
 A message that the broker has not acknowledged ten seconds after the last stage, on a connection that was up all that
 time, is `unacknowledged`, delivered or not: at QoS 1 and 2 it must be acknowledged.
 
+A message that does not arrive as it was published is `altered`: another value, number or time, or another device's
+content (`telemetry.seal`). It is `lost` as well; a command or an answer that is altered leaves the command unanswered.
+
 A message that the broker refuses (a reason code of 0x80 or more in PUBACK, PUBREC or PUBCOMP) is one of
 `refused_messages`, and `lost` like any other that never arrives: the report names the code.
 
@@ -68,6 +71,7 @@ class Count(StrEnum):
     REFUSED_MESSAGES = "refused_messages"
     UNACKNOWLEDGED = "unacknowledged"
     REPEATED = "repeated"
+    ALTERED = "altered"
     DUPLICATED = "duplicated"
     OUT_OF_ORDER = "out_of_order"
     IN_FLIGHT = "in_flight"
@@ -121,8 +125,10 @@ NEEDS: dict[Count, tuple[Count, ...]] = {
     Count.LOST: (Count.PUBLISHED,),
     Count.REFUSED_MESSAGES: (Count.PUBLISHED,),
     Count.UNACKNOWLEDGED: (Count.PUBLISHED,),
+    Count.ALTERED: (Count.RECEIVED, Count.COMMANDS),
     Count.DUPLICATED: (Count.RECEIVED,),
     Count.OUT_OF_ORDER: (Count.RECEIVED,),
+    Count.UNEXPECTED: (Count.RECEIVED, Count.PRESENCE_CHANGES, Count.COMMANDS),
     Count.UNANSWERED_COMMANDS: (Count.COMMANDS,),
     Count.FAILED_REVOCATIONS: (Count.REVOKED, Count.SUSPENDED),
     Count.STAYED_IN: (Count.REVOKED, Count.SUSPENDED),

@@ -102,7 +102,7 @@ class AuthorityRevocation:
         if chosen is None:
             raise ConfigurationError(f"there is no issuing CA {name!r}; there are {described(found)}")
         if chosen.state is AuthorityState.REVOKED:
-            if await self.life.database.read(lambda connection: _left(connection, name, self.life.clock())) is None:
+            if await self.life.database.write(lambda connection: _left(connection, name, self.life.clock())) is None:
                 admins = ", ".join(sorted(await self._usable_admins()))
                 access = f"{admins} can get in; if the files of that are lost" if admins else "no admin has access"
                 raise ConfigurationError(
@@ -155,6 +155,8 @@ def _left(connection: Connection, name: str, now: datetime) -> BegunRevocation |
     first = devices.find(connection, OPERATOR_NAME)
     newest = None if first is None else certificates_of_device.newest(connection, first.id)
     lost = not _held_by_first(connection, now) and newest is not None and _has_cut_off(found, newest)
+    if lost and first is not None and first.state is not DeviceState.ACTIVE:  # Rule 2.
+        lost = not operators.usable_admins(connection, now)
     rest = begun(connection, name) is not None
     return BegunRevocation(found, first if lost else None, again=True, rest=rest) if lost or rest else None
 

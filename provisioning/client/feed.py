@@ -420,6 +420,7 @@ def _moment_of(text: str) -> datetime:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r:.80} is no text")
+    value.encode()  # ValueError for a lone surrogate, which ends up in no URL and no body.
     return value
 
 

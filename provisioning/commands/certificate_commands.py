@@ -15,6 +15,7 @@ import typer
 
 from provisioning.commands.choice_option import choice_option
 from provisioning.commands.known_names import device_names, group_names
+from provisioning.commands.last_ends import last_ends
 from provisioning.commands.printed_rows import print_each, print_list
 from provisioning.commands.service_command import (
     Connection,
@@ -116,7 +117,7 @@ def expiring(
     group: Group = None,
     as_json: Json = False,
 ) -> None:
-    """List valid certificates that expire soon, the next to expire first.
+    """List valid certificates that expire soon, the next to expire first, where no later one has followed.
 
     The service's own are left out: it renews them itself.
 
@@ -133,7 +134,9 @@ def expiring(
     async def command(client: OperatorClient) -> None:
         ending = client.certificates(group=group, state="active", expires_before=until)
         found = [each async for each in ending if each.device != SERVER_NAME]
-        print_list(sorted(found, key=lambda each: each.not_after), _COLUMNS, _row, as_json=as_json)
+        last = await last_ends(client, {each.device for each in found}, group)
+        newest = {each.device: each for each in found if each.not_after >= (last.get(each.device) or each.not_after)}
+        print_list(sorted(newest.values(), key=lambda each: each.not_after), _COLUMNS, _row, as_json=as_json)
 
     connection.run(command)
 

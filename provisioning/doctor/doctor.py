@@ -264,6 +264,8 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
         remedy = "install what it needs, or correct database_url: docs/postgresql.md"
         yield failed("database", str(error), remedy if settings.database_url else "restore it: docs/backup.md")
         return
+    if database.doubt is not None:
+        yield warning("database", database.doubt, "repeat what is missing, or restore a backup: docs/backup.md")
     try:
         async for finding in _opened(database, settings, now):
             yield finding
@@ -348,7 +350,7 @@ def _whole(connection: Connection, database: Database) -> Finding:
 
 def unwritable(database: Path) -> Path | None:
     """Return *database*, or its folder, if this process may not write there: SQLite says so of a change only."""
-    for each in (database, database.absolute().parent):
+    for each in (database, database.resolve().parent):
         if not os.access(each, os.W_OK, effective_ids=True):
             return each
     return None

@@ -1,17 +1,21 @@
-"""The event loop of a service: uvloop where there is one, with look-ups of names in threads of their own.
+"""The event loop of the three programs: uvloop where there is one, with look-ups of names in threads of their own.
 
 Theory
 ------
 A look-up is a call of the C library that nothing ends before its time, half a minute and more where no name server
 answers. uvloop has four threads for them, asyncio a few for everything that takes one, as building a CRL does. Whoever
 asks gives up after some seconds and asks again, so a few names whose servers are gone would occupy all of them, and no
-other name would be found: not that of the revocation feed, nor ``localhost``.
+other name would be found: not that of the revocation feed, nor ``localhost``. And either waits for its threads at the
+end: Ctrl-C would be heeded when the library gives up.
 
 Rules
 -----
 1. Of one name there is one look-up at a time; whoever asks meanwhile gets its answer.
-2. Of `MOST` at a time each has its own thread; beyond that it fails at once, as if no name server had answered.
+2. Of `MOST` at a time each has its own thread; beyond that, or where the system gives no thread, it fails at once, as
+   if no name server had answered.
 3. The threads end with the process, and keep it from nothing.
+
+Does not handle: names given to uvloop's own `create_connection`. Ours are looked up before (anyio).
 """
 
 from __future__ import annotations
@@ -32,11 +36,11 @@ _Asked = tuple[Any, ...]
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """Return a new loop, not running."""
     base: type[asyncio.AbstractEventLoop] = asyncio.SelectorEventLoop
-    with contextlib.suppress(ImportError):  # Not available on every platform; the services work without.
+    with contextlib.suppress(ImportError):  # Not available on every platform; all three work without.
         import uvloop
 
         base = uvloop.Loop
-    loop: asyncio.AbstractEventLoop = type("ServiceLoop", (LookUps, base), {})()
+    loop: asyncio.AbstractEventLoop = type("FleetgateLoop", (LookUps, base), {})()
     return loop
 
 
@@ -60,14 +64,18 @@ class LookUps:
         """Return the addresses of *host*, as `socket.getaddrinfo` does."""
         asked = (host, port, family, type, proto, flags)
         if host is None or _is_address(host):
-            return socket.getaddrinfo(*asked)  # Nobody is asked.
+            return socket.getaddrinfo(*asked[:-1], flags | socket.AI_NUMERICHOST)  # Nobody is asked.
         answer = self._under_way.get(asked)
         if answer is None:
             if len(self._under_way) >= MOST:
                 raise socket.gaierror(socket.EAI_AGAIN, f"{MOST} names are being looked up already")
-            answer = self._under_way[asked] = asyncio.get_running_loop().create_future()
             loop = asyncio.get_running_loop()
-            threading.Thread(target=self._look_up, args=(loop, asked, answer), name="look-up", daemon=True).start()
+            answer = loop.create_future()
+            try:
+                threading.Thread(target=self._look_up, args=(loop, asked, answer), name="look-up", daemon=True).start()
+            except RuntimeError as error:  # At the system's limit.
+                raise socket.gaierror(socket.EAI_AGAIN, str(error)) from error
+            self._under_way[asked] = answer
         return await asyncio.shield(answer)
 
     def _look_up(self, loop: asyncio.AbstractEventLoop, asked: _Asked, answer: asyncio.Future[Found]) -> None:

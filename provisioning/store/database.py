@@ -132,9 +132,14 @@ class Database:
         """
         if self._files is None:
             return
-        if self._files.doubt is not None:
-            log.warning("the store's last changes are gone", code="STORE_LOG_MISSING", detail=self._files.doubt)
+        if self.doubt is not None:
+            log.warning("the store's last changes are gone", code="STORE_LOG_MISSING", detail=self.doubt)
         self._files.keep()
+
+    @property
+    def doubt(self) -> str | None:
+        """What must be said of SQLite's files, as they were found; None: nothing."""
+        return None if self._files is None else self._files.doubt
 
     @property
     def write_failed(self) -> bool:
@@ -236,6 +241,8 @@ class Database:
         lanes = dict.fromkeys((self._writer, self._looks, self._reader))
         for lane in lanes:
             await asyncio.to_thread(lane.stop)
+        if self._files is not None:
+            await asyncio.to_thread(self._files.closing)
         for lane in lanes:
             await asyncio.to_thread(lane.dispose)
         if self._files is not None:

@@ -113,7 +113,8 @@ def _check_restored(connection: Connection, database: Database) -> None:
         raise ConfigurationError(
             f"database_url: {database.shown_url} lacks {'; '.join(lost[:_SHOWN])}{more}: it was not restored to the "
             "end, and may lack revocations. Restore the copy again, into an empty database, by pg_restore "
-            "--single-transaction (docs/backup.md)"
+            "--single-transaction (docs/backup.md). If somebody has removed them since, a later copy lacks them, too: "
+            "add them again; pg_dump --schema-only of a new store has the statements"
         )
 
 

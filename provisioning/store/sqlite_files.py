@@ -11,7 +11,10 @@ Rules
 -----
 1. What does not belong together is not opened, and what is not there is not written: the text has the remedy.
 2. A copy of all files is as good as they are: something is wrong only if one of the two is another, and one the same.
-3. An orderly end leaves no names. Nor does a command that has taken the log in after the service was killed.
+   Nothing is if the file with the names is not where it was written: copied, or on a file system that numbers its
+   inodes anew at each mount, as in some containers.
+3. An orderly end leaves no names, or the word `_ENDED` behind them while somebody still reads, who takes the log in.
+   Nor does a command that has taken it in after the service was killed.
 
 Handles the same for the broker: `broker.store.database_files`, which also keeps a second broker out. Does not handle: a
 file that was overwritten in its place (`cp`), a log that a command has left which was killed.
@@ -32,6 +35,8 @@ from provisioning.program.file_identity import MISSING, identity, inode, size
 
 log = structlog.get_logger(__name__)
 
+_ENDED: Final = "ended"
+
 
 class SqliteFiles:
     """The files of one store; made before they are opened."""
@@ -39,9 +44,11 @@ class SqliteFiles:
     def __init__(self, path: Path) -> None:
         """Raise `ConfigurationError` if the file and the log beside it do not belong together."""
         self._path = path
-        self._log = path.with_name(f"{path.name}-wal")
-        self._names = path.with_name(f"{path.name}-files")
+        real = Path(os.path.realpath(path))  # Where SQLite has its log if *path* is a link.
+        self._log = real.with_name(f"{real.name}-wal")
+        self._names = real.with_name(f"{real.name}-files")
         self._inodes = (0, 0)
+        self._kept = ""
         self._log_found = MISSING
         self.doubt: Final = self._examine()
         """What must be said of the store, though it can be opened; None: nothing."""
@@ -50,9 +57,10 @@ class SqliteFiles:
         """Name both, which are open now, and have `lost` tell of them from now on."""
         self._inodes = inode(self._path), inode(self._log)
         self._log_found = identity(self._log)
+        self._kept = f"{identity(self._path)} {self._log_found}"
         try:
-            self._write(f"{identity(self._path)} {self._log_found}\n")
-            sync_names(self._path.parent)
+            self._write(self._kept)
+            sync_names(self._names.parent)
         except OSError as error:  # A full disk must not keep the service from starting.
             log.warning("lock not written", code="LOCK_NOT_WRITTEN", file=str(self._names), detail=error.strerror)
 
@@ -76,33 +84,40 @@ class SqliteFiles:
         """Whether the log alone was deleted since `keep`."""
         return inode(self._path) == self._inodes[0] and inode(self._log) != self._inodes[1]
 
+    def closing(self) -> None:
+        """Note, if they are kept, that from now on whoever else has the store open may take the log in."""
+        if self._kept:
+            with contextlib.suppress(OSError):  # Then the next start warns for nothing.
+                self._write(f"{self._kept} {_ENDED}")
+
     def closed(self) -> None:
         """Forget the names if SQLite has taken the log in, and removed it: it was the last to close the store."""
         with contextlib.suppress(OSError):  # What is left is said at the next start, and harms nothing.
-            named = self._named()
+            named = self._named()[:2]
             if named == [identity(self._path), self._log_found] and identity(self._log) == MISSING:
                 self._names.unlink()
 
     def _examine(self) -> str | None:
-        both = f"{self._log.name} and {self._path.name}-shm"
+        both = f"{self._log.name} and {self._log.name.removesuffix('-wal')}-shm"
         try:
             if not size(self._path) and size(self._log):
                 raise ConfigurationError(
                     f"the store {self._path} is missing, or empty, but not {self._log.name} beside it: put the file "
                     f"back that it belongs to; or, to restore a backup, remove {both} first (docs/backup.md)"
                 )
-            named, file, its_log = self._named(), identity(self._path), identity(self._log)
+            named, file, self._log_found = self._named(), identity(self._path), identity(self._log)
         except OSError:  # SQLite says what is wrong with it.
             return None
-        self._log_found = its_log
-        if len(named) != 2:  # noqa: PLR2004 - the last service ended in order, or was of an older version
+        if not named:
             return None
-        if its_log == named[1] and file != named[0]:
+        its_file, its_log, *ended = named
+        if self._log_found == its_log != MISSING and file != its_file:
             raise ConfigurationError(
                 f"the store {self._path} is not the file that {self._log.name} beside it belongs to: put that back; "
-                f"or, if it is a backup, remove {both}: they would damage it (docs/backup.md)"
+                f"or, if it is a backup, remove {both}: they would damage it (docs/backup.md); or, if it is a copy of "
+                f"that very file, made since, remove {self._names.name}"
             )
-        if file == named[0] and its_log == MISSING:
+        if file == its_file and self._log_found == MISSING != its_log and not ended:
             return (
                 f"{self._log.name} is gone since the service was killed: what was committed last is lost, revocations "
                 f"too, unless sqlite3 was used on {self._path.name} meanwhile, which takes it in"
@@ -110,16 +125,18 @@ class SqliteFiles:
         return None
 
     def _named(self) -> list[str]:
+        """Return what is named, nothing if there is none, or if it was written by an older version or elsewhere."""
         try:
-            return self._names.read_text(encoding="ascii", errors="replace").split()
+            at, *named = self._names.read_text(encoding="ascii", errors="replace").split() or [MISSING]
         except FileNotFoundError:
             return []
+        return named if len(named) in {2, 3} and at == identity(self._names) else []
 
-    def _write(self, text: str) -> None:
+    def _write(self, names: str) -> None:
         descriptor = os.open(self._names, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, text.encode(), 0)
+            os.pwrite(descriptor, f"{identity(self._names)} {names}\n".encode(), 0)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

@@ -267,6 +267,8 @@ def test_an_event_is_the_same_however_its_fields_are_laid_out(written: bytes) ->
         (other_facts(serial="1" * 5000), "is longer than 4096 characters"),
         (other_facts(mark=7), "7 is no text"),
         (other_facts(mark="ab" * 33), "its mark is longer than 64 characters"),
+        (other_facts(mark="\ud800"), "surrogates not allowed"),
+        (authorities(name="\udfff"), "surrogates not allowed"),
         (other_facts(revoked_at="2026-01-02T03:04:05"), "has no time zone"),
         (other_facts(recorded_at="2026-01-02"), "has no time zone"),
         (other_facts(revoked_at="9999-12-31T23:59:59-14:00"), "year 10000 is out of range"),

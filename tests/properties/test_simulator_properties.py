@@ -15,6 +15,7 @@ from device_sim.fleet.sequence import Arrival, SequenceCheck
 from device_sim.telemetry.models import Model
 from device_sim.telemetry.payload import Format, UnreadableTelemetry, decode, encode
 from device_sim.telemetry.reading import Reading
+from device_sim.telemetry.seal import is_intact, key_of
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,15}", fullmatch=True)
 seeds = st.integers(0, 2**32)
@@ -44,7 +45,7 @@ def test_the_same_seed_and_device_give_the_same_stream_of_payloads(
 ) -> None:
     def payloads() -> list[bytes]:
         readings = enumerate(first(50, seed, device, model), 1)
-        return [encode(reading, sequence, sequence * 7, sequence * 9, form) for sequence, reading in readings]
+        return [encode(reading, sequence, sequence * 7, sequence * 9, form, key=seed) for sequence, reading in readings]
 
     stream = payloads()
     list(itertools.islice(model.readings(seed, f"{device}-other"), 20))  # What other devices draw changes nothing.
@@ -103,7 +104,7 @@ def test_a_reading_survives_the_wire(
     seed: int, device: str, model: Model, form: Format, sequence: int, sent_ns: int
 ) -> None:
     (reading,) = first(1, seed, device, model)
-    telemetry = decode(encode(reading, sequence, sent_ns - 7, sent_ns, form))
+    telemetry = decode(encode(reading, sequence, sent_ns - 7, sent_ns, form, key=0))
     assert (telemetry.values, telemetry.sequence) == (reading.values, sequence)
     assert (telemetry.due_ns, telemetry.sent_ns) == (sent_ns - 7, sent_ns)
 
@@ -113,8 +114,8 @@ def test_a_raw_reading_survives_with_the_precision_of_a_single(
     seed: int, device: str, model: Model, sequence: int, sent_ns: int
 ) -> None:
     (reading,) = first(1, seed, device, model)
-    payload = encode(reading, sequence, sent_ns - 7, sent_ns, Format.RAW)
-    assert len(payload) == 28 + 4 * len(reading.values)
+    payload = encode(reading, sequence, sent_ns - 7, sent_ns, Format.RAW, key=0)
+    assert len(payload) == 32 + 4 * len(reading.values)
     telemetry = decode(payload)
     assert (telemetry.sequence, telemetry.due_ns, telemetry.sent_ns) == (sequence, sent_ns - 7, sent_ns)
     for sent, received in zip(reading.values.values(), telemetry.values.values(), strict=True):
@@ -209,3 +210,19 @@ def test_nothing_is_served_early_and_nothing_is_forgotten(intervals: list[float]
     # Every multiple of an interval was served or counted as skipped.
     due_in_all = sum(59 * step / interval for interval in intervals)
     assert abs(served + schedule.skipped - due_in_all) <= len(intervals) + 1
+
+
+@given(seeds, names, models, st.sampled_from(Format), st.data())
+def test_a_payload_with_any_other_bit_is_not_intact(
+    seed: int, device: str, model: Model, form: Format, data: st.DataObject
+) -> None:
+    key = key_of(f"fleet/meters/{device}/telemetry", seed)
+    (reading,) = first(1, seed, device, model)
+    payload = encode(reading, 1, 7, 9, form, key=key)
+    assert is_intact(payload, key)
+    bit = data.draw(st.integers(0, len(payload) * 8 - 1))
+    altered = bytearray(payload)
+    altered[bit // 8] ^= 1 << bit % 8
+    assert not is_intact(bytes(altered), key)
+    assert not is_intact(payload[: data.draw(st.integers(0, len(payload) - 1))], key)
+    assert not is_intact(payload, key_of(f"fleet/meters/{device}-/telemetry", seed))

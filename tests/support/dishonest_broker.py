@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -24,6 +25,7 @@ from broker.mqtt.publish import PINGRESP
 from broker.mqtt.topics import matches
 from device_sim.link.closure import REVOKED
 from device_sim.link.tls_dial import Endpoint
+from device_sim.telemetry.seal import key_of, sealed_object
 from provisioning.client.operator import ServiceUnavailable
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
@@ -49,6 +51,11 @@ class Lie(Enum):
     DOUBLES = "delivers one message twice"
     OVERTAKES = "delivers one message behind the next"
     FORGES = "delivers a message with a number that its device has never reached"
+    ALTERS = "delivers one message with another value"
+    RENUMBERS = "delivers one message with another number"
+    CONFUSES = "delivers one message of each of two devices under the topic of the other"
+    ALTERS_A_COMMAND = "delivers one command under another identifier"
+    ALTERS_AN_ANSWER = "delivers one answer with another detail"
     SCRIBBLES = "delivers a message that is none"
     DOUBLES_A_COMMAND = "delivers one command twice"
     DOUBLES_AN_ANSWER = "delivers one answer to a command twice"
@@ -65,6 +72,30 @@ class Lie(Enum):
     DIES = "breaks all connections, and takes no more"
 
 
+_TWO = ("fleet/meters/meter-1/telemetry", "fleet/meters/meter-2/telemetry")
+_EXCHANGED = dict(zip(_TWO, reversed(_TWO), strict=True))
+
+
+_ALTERATIONS = {
+    Lie.ALTERS: ("/telemetry", rb'("power_w":)(\d)'),
+    Lie.RENUMBERS: ("/telemetry", rb'("seq":)(\d)'),
+    Lie.ALTERS_A_COMMAND: ("/cmd/", rb'("id":"[^"]*)(\d)'),
+    Lie.ALTERS_AN_ANSWER: ("/ack", rb'("published":)(\d)'),
+}
+"""The topics, and the digit to be replaced."""
+
+
+def _altered(packet: Publish, lie: Lie) -> Publish:
+    """Return *packet* as *lie* alters it."""
+    if lie is Lie.CONFUSES:
+        return replace(packet, topic=_EXCHANGED.get(packet.topic, packet.topic))
+    part, digit = _ALTERATIONS.get(lie, ("", b""))
+    if not digit or part not in packet.topic:
+        return packet
+    payload = re.sub(digit, lambda found: found[1] + b"%d" % (int(found[2]) % 9 + 1), packet.payload)
+    return replace(packet, payload=payload)
+
+
 @dataclass(slots=True)
 class _Client:
     name: str
@@ -78,6 +109,9 @@ class _Client:
 
 class DishonestBroker:
     """Created by `dishonest`. It is its own operator: `revoke` has the signature of `OperatorClient`'s."""
+
+    seed = 42
+    """The scenario's, of which a forger may know."""
 
     def __init__(self, lie: Lie) -> None:
         self.lie = lie
@@ -155,6 +189,7 @@ class DishonestBroker:
         if packet.retain:
             self._retained[packet.topic] = packet
         lie = self.lie if wrong else Lie.NOTHING
+        packet = _altered(packet, lie)
         if lie is Lie.DIES:
             self._dead = True
             for one in self._clients.values():
@@ -174,7 +209,9 @@ class DishonestBroker:
             case Lie.OVERTAKES:
                 client.held.append(packet)
             case Lie.FORGES:
-                forged = packet.payload.replace(b'"seq":%d,' % _WHICH, b'"seq":%d,' % (10**6))
+                fields = packet.payload.partition(b',"crc"')[0] + b"}"
+                forged = fields.replace(b'"seq":%d,' % _WHICH, b'"seq":%d,' % (10**6))
+                forged = sealed_object(forged, key_of(packet.topic, self.seed))
                 self._deliver([packet, replace(packet, payload=forged)])
             case Lie.SCRIBBLES:
                 self._deliver([packet, replace(packet, payload=b"\xff")])

@@ -44,6 +44,7 @@ revoke = { select = "20%", rate = 20 }
 hold = "1s"
 [thresholds]
 lost = ["== 0"]
+altered = ["== 0"]
 duplicated = ["== 0"]
 unanswered_commands = ["== 0"]
 failed_renewals = ["== 0"]

@@ -92,6 +92,14 @@ class Overtakes(WithOne):
         return sent
 
 
+class Alters(WithOne):
+    """It alters the last bit of it."""
+
+    def wrong(self, passage: Passage, packet: Publish) -> list[Packet]:
+        del passage
+        return [replace(packet, payload=packet.payload[:-1] + bytes((packet.payload[-1] ^ 1,)))]
+
+
 async def benched(directory: Path, fault: OneFault, qos: int, driver: Driver) -> Figures:
     limit = SENT - isinstance(fault, Loses) + isinstance(fault, Doubles)
     async with open_mosquitto(directory, fault) as behind:
@@ -128,6 +136,7 @@ async def test_a_subscriber_tells_what_it_did_not_get_as_it_should(
 ) -> None:
     figures = await benched(tmp_path, fault(), qos, Driver.LIGHT)
     assert (figures.missing, figures.duplicated, figures.out_of_order) == found
+    assert figures.altered == 0
     assert figures.troubled is troubled
 
 
@@ -144,6 +153,13 @@ class SaysGoodbye(OneFault):
             passage.device.close()
             return []
         return [packet]
+
+
+@pytest.mark.parametrize("driver", list(Driver))
+async def test_a_subscriber_sees_that_a_message_is_altered(tmp_path: Path, driver: Driver) -> None:
+    figures = await benched(tmp_path, Alters(), 0, driver)
+    assert (figures.received, figures.altered, figures.missing, figures.duplicated) == (SENT, 1, 1, 0)
+    assert figures.troubled
 
 
 @pytest.mark.parametrize("driver", list(Driver))

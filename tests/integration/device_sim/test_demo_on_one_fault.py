@@ -79,6 +79,14 @@ class Doubles(OfTheFifth):
         return [packet, replace(packet, qos=QoS.AT_MOST_ONCE, packet_id=None)]
 
 
+class Alters(OfTheFifth):
+    """It delivers it with another value."""
+
+    def wrong(self, passage: Passage, packet: Publish) -> list[Packet]:
+        del passage
+        return [replace(packet, payload=packet.payload.replace(b'"power_w":', b'"power_w":1'))]
+
+
 class Forges(OfTheFifth):
     """It delivers it once more, in the name of a device that there is not."""
 
@@ -151,6 +159,7 @@ class _Operator:
         (IsSlow, ["telemetry flows"], ExitCode.ERROR),
         (Loses, [ALL], ExitCode.ERROR),
         (Doubles, [ALL], ExitCode.ERROR),
+        (Alters, [ALL], ExitCode.ERROR),
         (Forges, ["nothing forged is delivered"], ExitCode.SECURITY),
         (BreaksOff, ["no other device is disturbed"], ExitCode.ERROR),
         (LosesCommands, ["every device answers a command"], ExitCode.ERROR),
@@ -165,7 +174,7 @@ async def test_the_story_of_a_broker_with_one_fault_says_so(
     failed: list[str],
     outcome: ExitCode,
 ) -> None:
-    for never in {"_DRAIN_DEADLINE", "_COMMAND_DEADLINE"} if fault in {Loses, LosesCommands} else ():
+    for never in {"_DRAIN_DEADLINE", "_COMMAND_DEADLINE"} if fault in {Loses, Alters, LosesCommands} else ():
         monkeypatch.setattr(demo, never, 3.0)
     one = fault()
     async with raised(tmp_path, lambda _: None) as stage:

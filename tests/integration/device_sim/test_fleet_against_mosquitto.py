@@ -53,7 +53,7 @@ async def connected_fleet(
     mosquitto: RunningBroker, authority: Authority, group: Group = CONDUCT, count: int = len(NAMES)
 ) -> AsyncIterator[tuple[Fleet, Backend]]:
     names = NAMES[:count]
-    backend = Backend("backend", names)
+    backend = Backend("backend", names, seed=7)
     async with KeepAlive() as keep_alive:
         surroundings = Surroundings(mosquitto.endpoint, client_context(authority.pem), keep_alive, Counters(), seed=7)
         service = authority.issue("backend", role=Role.SERVICE, group=None)

@@ -52,6 +52,7 @@ command = { rate = 100, deadline = "4s", asleep = true }
 revoke = { select = "30%", rate = 100, deadline = "500ms" }
 [thresholds]
 lost = ["== 0"]
+altered = ["== 0"]
 duplicated = ["== 0"]
 out_of_order = ["== 0"]
 unexpected = ["== 0"]
@@ -105,7 +106,9 @@ class LosesWhatIsQueued(OneFault):
 
 
 class _Once(OneFault):
-    """It does something wrong with the fifth packet of a kind."""
+    """It does something wrong with the fifth packet of a kind, or another."""
+
+    which = 5
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,7 +122,7 @@ class _Once(OneFault):
 
     async def from_broker(self, passage: Passage, packet: Packet) -> list[Packet]:
         self.count += self.is_it(passage, packet)
-        return self.wrong(packet) if self.count == 5 and self.is_it(passage, packet) else [packet]
+        return self.wrong(packet) if self.count == self.which and self.is_it(passage, packet) else [packet]
 
 
 class DeliversTwice(_Once):
@@ -132,6 +135,43 @@ class DeliversTwice(_Once):
         assert isinstance(packet, Publish)
         assert packet.packet_id is not None
         return [packet, replace(packet, packet_id=packet.packet_id + 5000)]
+
+
+class AltersOneBit(_Once):
+    """It delivers a reading with one bit altered in its last value."""
+
+    def is_it(self, passage: Passage, packet: Packet) -> bool:
+        return isinstance(packet, Publish) and not passage.is_device and packet.topic.endswith("/telemetry")
+
+    def wrong(self, packet: Packet) -> list[Packet]:
+        assert isinstance(packet, Publish)
+        head, seal, tail = packet.payload.partition(b',"crc"')
+        return [replace(packet, payload=head[:-1] + bytes((head[-1] ^ 1,)) + seal + tail)]
+
+
+class DeliversAnothers(_Once):
+    """It delivers a reading under the topic of another device."""
+
+    def is_it(self, passage: Passage, packet: Packet) -> bool:
+        return isinstance(packet, Publish) and not passage.is_device and packet.topic.endswith("/telemetry")
+
+    def wrong(self, packet: Packet) -> list[Packet]:
+        assert isinstance(packet, Publish)
+        group, name = packet.topic.split("/")[1:3]
+        return [replace(packet, topic=f"fleet/{group}/meter-{2 if name == 'meter-1' else 1}/telemetry")]
+
+
+class AltersACommand(_Once):
+    """It delivers a command with another argument."""
+
+    which = 1
+
+    def is_it(self, passage: Passage, packet: Packet) -> bool:
+        return isinstance(packet, Publish) and passage.is_device
+
+    def wrong(self, packet: Packet) -> list[Packet]:
+        assert isinstance(packet, Publish)
+        return [replace(packet, payload=packet.payload.replace(b'"arguments":{}', b'"arguments":{"now":1}'))]
 
 
 class QueuesTwice(OneFault):
@@ -216,6 +256,9 @@ async def judged(directory: Path, fault: OneFault, driver: Driver) -> RunResult:
         (ForgetsSessions, {"unanswered_commands"}),
         (LosesWhatIsQueued, {"unanswered_commands"}),
         (QueuesTwice, {"unexpected"}),
+        (AltersOneBit, {"altered", "lost"}),
+        (DeliversAnothers, {"altered", "lost"}),
+        (AltersACommand, {"altered", "unanswered_commands"}),
         (DeliversTwice, {"duplicated"}),
         (NeverCompletes, {"unacknowledged"}),
         (CompletesWrongly, {"refused_messages"}),

@@ -18,7 +18,7 @@ from provisioning.directory.files import read_certificate
 from tests.support.broker_process import wait_until
 from tests.support.enrolled import enrol
 from tests.support.postgresql import PostgresqlServer, binary
-from tests.support.provisioning import ProvisioningService
+from tests.support.provisioning import REPOSITORY, ProvisioningService
 
 SETTINGS = {"crl_debounce_seconds": 0.05, "public_http_url": "http://ca.example.org"}
 
@@ -58,6 +58,38 @@ def test_sqlite(tmp_path: Path) -> None:
         found = service.command("audit", "verify", "--head", later, "--dir", str(service.dir))
         assert found.returncode == 1
         assert "an older copy was restored" in found.stdout
+        check_restored(service, head)
+
+
+def documented_restore(service: ProvisioningService, copy: Path) -> int:
+    """Run the lines of docs/backup.md for SQLite; return their exit code."""
+    page = (REPOSITORY / "docs" / "backup.md").read_text(encoding="utf-8")
+    lines = page.partition("    cd /var/lib/fleet-ca/fleet &&")[1:]
+    text = "".join(lines).partition("    createdb")[0]
+    for told, here in (("/var/lib/fleet-ca/fleet", str(service.dir)), ("-o fleet-ca ", ""), ("COPY", str(copy))):
+        assert text.count(told) == 1, text
+        text = text.replace(told, here)
+    return subprocess.run(["sh", "-c", text], check=False, stderr=subprocess.PIPE).returncode
+
+
+def test_the_documented_restore_removes_nothing_before_the_copy_is_there(tmp_path: Path) -> None:
+    with ProvisioningService.copied(tmp_path / "fleet", SETTINGS) as service:
+        fill(service)
+        head = service.audit_head()
+        copy = tmp_path / "copy.db"
+        with (
+            contextlib.closing(sqlite3.connect(service.dir / "fleet.db")) as live,
+            contextlib.closing(sqlite3.connect(copy)) as other,
+        ):
+            live.backup(other)
+        enrol(service, "meter-3")
+        service.kill()
+        left = {path: path.read_bytes() for path in sorted(service.dir.glob("fleet.db*"))}
+        assert documented_restore(service, tmp_path / "mistyped.db") != 0
+        assert left == {path: path.read_bytes() for path in sorted(service.dir.glob("fleet.db*"))}
+        assert documented_restore(service, copy) == 0
+        assert (service.dir / "fleet.db").stat().st_mode & 0o777 == 0o600
+        service.start()
         check_restored(service, head)
 
 
@@ -103,6 +135,9 @@ def test_a_log_that_is_gone_since_a_service_was_killed_is_said_unless_a_command_
         assert "STORE_LOG_MISSING" not in service.log
         service.kill()
         (service.dir / "fleet.db-wal").unlink()
+        for _ in range(2):
+            asked = service.command("doctor", "--dir", str(service.dir))
+            assert "warning  database      fleet.db-wal is gone since the service was killed" in asked.stdout
         service.start()
         assert '"code": "STORE_LOG_MISSING"' in service.log
 

@@ -119,6 +119,10 @@ def test_a_store_that_cannot_be_written_is_not_called_well() -> None:
     with TemporaryDirectory() as folder, as_nobody(Path(folder)):
         (store := Path(folder) / "fleet.db").touch(0o600)
         assert unwritable(store) is None
+        (Path(folder) / "closed").mkdir()
+        (link := Path(folder) / "closed" / "fleet.db").symlink_to(store)
+        link.parent.chmod(0o500)
+        assert unwritable(link) is None, "SQLite's log is beside the file"
         Path(folder).chmod(0o500)
         assert unwritable(store) == Path(folder)
         store.chmod(0o400)

@@ -1,14 +1,23 @@
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
+from datetime import datetime
 
 import pytest
+from cryptography import x509
 
+from provisioning.client.csr import build_csr
+from provisioning.client.est import EstClient
+from provisioning.client.operator import OperatorClient
+from provisioning.commands.last_ends import last_ends
 from provisioning.pki.issued_by import is_issued_by
+from provisioning.pki.keys import generate_key
 from provisioning.pki.tls import certificates_in
 from tests.support.curl import Curl
+from tests.support.enrolled import enrol
 from tests.support.openssl import OpensslDevice, certificate_facts
 from tests.support.provisioning import ProvisioningService
 
@@ -42,6 +51,31 @@ def test_the_search_of_the_api_and_its_exports_agree(service: ProvisioningServic
             assert api.get("/v1/inventory/export", params=wrong).json()["code"] == "INVALID_REQUEST"
         nul = api.get("/v1/inventory/export", params={"device": "a\0b"})  # PostgreSQL takes none: it was 200, and cut.
         assert (nul.json() if nul.status_code == 200 else nul.json()["code"]) in ([], "INVALID_REQUEST")
+
+
+def test_who_has_renewed_does_not_expire_soon(service: ProvisioningService) -> None:
+    first, other = enrol(service, "renews-1", "sleeps-1", lifetime_seconds=86400)
+    common = ("--within", "14d", "--group", "meters", "--dir", str(service.dir), "--url", service.https, "--json")
+
+    def expiring() -> set[str]:
+        listed = json.loads(service.command("certificate", "expiring", *common, check=True).stdout)
+        return {each["serial"] for each in listed} & {first.serial, other.serial}
+
+    assert expiring() == {first.serial, other.serial}
+
+    async def renewed() -> x509.Certificate:
+        async with EstClient(service.https, service.bundle, first.credential) as est:
+            return await est.reenrol(build_csr(generate_key(), first.name, like=first.certificate))
+
+    again = asyncio.run(renewed())
+    assert expiring() == {other.serial}
+
+    async def known(few: int) -> dict[str, datetime | None]:
+        async with OperatorClient(service.https, service.bundle, service.operator) as client:
+            return await last_ends(client, {first.name, other.name}, "meters", few=few)
+
+    ends = {first.name: again.not_valid_after_utc, other.name: other.certificate.not_valid_after_utc}
+    assert asyncio.run(known(0)) == asyncio.run(known(2)) == ends
 
 
 def test_what_expires_soon_is_listed_and_exported(service: ProvisioningService, enrolled: OpensslDevice) -> None:

@@ -49,6 +49,7 @@ hold = "200ms"
 revoke = { select = "30%", rate = 100, deadline = "250ms" }
 [thresholds]
 lost = ["== 0"]
+altered = ["== 0"]
 duplicated = ["== 0"]
 out_of_order = ["== 0"]
 unexpected = ["== 0"]
@@ -105,6 +106,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         (Lie.DOUBLES, {"duplicated"}),
         (Lie.OVERTAKES, {"out_of_order"}),
         (Lie.FORGES, {"unexpected", "out_of_order"}),
+        (Lie.ALTERS, {"altered", "lost"}),
+        (Lie.RENUMBERS, {"altered", "lost"}),
+        (Lie.CONFUSES, {"altered", "lost"}),
+        (Lie.ALTERS_A_COMMAND, {"altered", "unanswered_commands"}),
+        (Lie.ALTERS_AN_ANSWER, {"altered", "unanswered_commands"}),
         (Lie.SCRIBBLES, {"unexpected"}),
         (Lie.DOUBLES_A_COMMAND, {"unexpected"}),
         (Lie.DOUBLES_AN_ANSWER, {"unexpected"}),
@@ -192,6 +198,30 @@ async def test_what_nobody_asked_for_is_found_by_workers_too(tmp_path: Path, aut
     result = await judged(authority, tmp_path, lie, scenario, Manner(workers=2))
     crossed = {str(one.threshold.metric) for one in result.thresholds if not one.passed}
     assert crossed == (set() if lie is Lie.NOTHING else {"unexpected"})
+
+
+@pytest.mark.parametrize(
+    ("lie", "altered"),
+    [(Lie.NOTHING, 0), (Lie.CONFUSES, 2), (Lie.ALTERS_A_COMMAND, 4), (Lie.ALTERS_AN_ANSWER, 4)],
+    ids=lambda value: value.value if isinstance(value, Lie) else "",
+)
+async def test_what_is_altered_is_counted_once_by_workers_too(
+    tmp_path: Path, authority: Authority, lie: Lie, altered: int
+) -> None:
+    scenario = SCENARIO.replace("devices = 3", "devices = 4").partition("[[stages]]\nrevoke")[0]
+    scenario += '[thresholds]\naltered = ["== 0"]\nunexpected = ["== 0"]\n'
+    result = await judged(authority, tmp_path, lie, scenario, Manner(workers=2))
+    assert result.recorder.counts[Count.ALTERED] == altered
+    assert {str(one.threshold.metric) for one in result.thresholds if not one.passed} == (
+        {"altered"} if altered else set()
+    )
+
+
+async def test_an_altered_message_is_shown(tmp_path: Path, authority: Authority) -> None:
+    result = await judged(authority, tmp_path, Lie.ALTERS)
+    told = [each for each in remarks(document_of(result)) if each.startswith("altered message")]
+    assert len(told) == 3
+    assert all("backend: fleet/meters/meter-" in each and '"power_w":' in each for each in told)
 
 
 async def test_who_is_on_the_way_when_the_stages_end_arrives_and_is_there(tmp_path: Path, authority: Authority) -> None:

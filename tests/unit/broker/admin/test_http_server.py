@@ -313,21 +313,25 @@ async def sent_all_and_read_all(address: tuple[str, int], asked: bytes) -> bytes
     return await asyncio.to_thread(ask_late)
 
 
-@pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.parametrize(("why", "status"), [("busy", b"503"), ("long", b"413"), ("refused", b"403")])
 async def test_who_still_sends_when_it_is_answered_reads_the_answer_to_its_end(
-    monkeypatch: pytest.MonkeyPatch, *, busy: bool
+    monkeypatch: pytest.MonkeyPatch, why: str, status: bytes
 ) -> None:
     """The connection was reset: it was closed with bytes that nobody had read."""
     monkeypatch.setattr(http_server, "_HEAR_OUT_SECONDS", 30.0)
-    server, listening = HttpServer(_echo, lambda _: "me"), listen("127.0.0.1", 0, "metrics_port")
+    refusal = http_server.problem(403, "WRONG_ROLE", "no")
+    server = HttpServer(_echo, lambda _: refusal if why == "refused" else "me")
+    listening = listen("127.0.0.1", 0, "metrics_port")
     await server.listen(listening)
-    if busy:
+    if why == "busy":
         monkeypatch.setattr(http_server, "_MAX_CONNECTIONS", 0)
     try:
         size = 10 * MAX_BODY
         asked = f"POST /x HTTP/1.1\r\nContent-Length: {size}\r\n".encode() + HEAD + bytes(size)
+        if why == "refused":  # Behind the whole request, not within it.
+            asked = b"GET /x HTTP/1.1\r\n" + HEAD + asked
         answer = await sent_all_and_read_all(listening.getsockname(), asked)
-        assert answer.startswith(b"HTTP/1.1 503 " if busy else b"HTTP/1.1 413 ")
+        assert answer.startswith(b"HTTP/1.1 " + status)
         assert bodies(answer)[0]
     finally:
         await server.close()

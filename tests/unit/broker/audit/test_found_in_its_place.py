@@ -65,6 +65,30 @@ def test_a_file_in_the_place_of_the_log_stays_as_it_is(path: Path) -> None:
     assert path.read_bytes() == b"somebody's notes\nwithout a newline at the end"
 
 
+@pytest.mark.parametrize("content", [b"somebody's notes", b"somebody's notes\n"])
+def test_a_file_in_the_place_of_one_that_was_about_to_begin_stays_as_it_is(path: Path, content: bytes) -> None:
+    """When the broker dies between two files, the head names the last entry of the full one: the next was emptied."""
+    write(path, "TWO")
+    path.rename(path.with_name("audit-000000000001.jsonl"))
+    path.write_bytes(content)
+    with pytest.raises(AuditError, match="move the file away"):
+        opened(path)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("zeros", [b"", bytes(99)])
+@pytest.mark.parametrize("left", [0, 1, 9, 10, 60, -1])
+def test_an_unfinished_first_entry_of_the_next_file_is_cut_off(path: Path, left: int, zeros: bytes) -> None:
+    write(path, "TWO")
+    head = head_of(path).read_bytes()
+    path.rename(path.with_name("audit-000000000001.jsonl"))
+    write(path)
+    head_of(path).write_bytes(head)
+    path.write_bytes(path.read_bytes()[:left] + zeros)
+    write(path, "LATER")
+    assert verify(path, KEY).findings == []
+
+
 def test_with_another_key_not_even_an_unfinished_entry_is_cut_off(path: Path) -> None:
     write(path, "TWO")
     with path.open("ab") as file:
@@ -73,6 +97,23 @@ def test_with_another_key_not_even_an_unfinished_entry_is_cut_off(path: Path) ->
     with pytest.raises(AuditError, match="was changed, or was written with another key"):
         opened(path, key=b"x" * 32)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param(b'{"number":2,"previous":7,"mac":"00"}\n', id="a code that is a number"),
+        pytest.param(b'{"number":2,"a":' + b"[" * 100_000 + b',"mac":"00"}\n', id="nested without an end"),
+    ],
+)
+def test_an_entry_that_was_changed_into_anything_is_told_of_as_changed(path: Path, changed: bytes) -> None:
+    """The start, or the check, ended with a traceback that names neither the file nor a remedy."""
+    write(path, "TWO")
+    path.write_bytes(lines(path)[0] + changed)
+    assert any(found.startswith("audit.jsonl: ") for found in verify(path, KEY).findings)
+    with pytest.raises(AuditError, match="was changed, or was written with another key"):
+        opened(path)
+    assert path.read_bytes().endswith(changed)
 
 
 @pytest.mark.parametrize("left", [1, 9, 10, 60])

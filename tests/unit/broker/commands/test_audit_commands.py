@@ -70,3 +70,20 @@ def test_who_sees_only_the_last_entries_is_told_so(log: Path) -> None:
         assert (done.exit_code, done.stderr) == (0, said)
         assert len(done.stdout.splitlines()) == min(limit, 4)
         assert done.stdout.endswith("client=plain\n")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param(b'{"number":6,"at":"2023\xff","mac":"00"}\n', id="no text"),
+        pytest.param(b'{"number":6,"at":[1],"event":[2],"code":{},"mac":"00"}\n', id="other types"),
+        pytest.param(b'{"number":6,"a":' + b"[" * 100_000 + b',"mac":"00"}\n', id="nested without an end"),
+    ],
+)
+@pytest.mark.parametrize("given", [[], ["--since", "2023-01-01"], ["--json"]])
+def test_a_line_that_was_changed_into_anything_hides_no_other(log: Path, changed: bytes, given: list[str]) -> None:
+    """It was a traceback, after the entries before it."""
+    log.write_bytes(log.read_bytes().replace(b"\n", b"\n" + changed, 2))
+    done = CliRunner().invoke(app, ["audit", "show", "--log", str(log), *given])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[-1].count("plain") == 1

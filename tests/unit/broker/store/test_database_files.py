@@ -141,6 +141,50 @@ def test_a_backup_is_not_mixed_with_the_log_of_the_file_that_it_replaces(killed:
     assert opened(killed) == ([], 0)
 
 
+def test_a_database_behind_a_link_is_looked_after_where_it_is(tmp_path: Path) -> None:
+    """SQLite follows the link, and has its log there: a restored copy was refused, with a log that was not there."""
+    real, path = tmp_path / "data.db", tmp_path / "broker.db"
+    path.symlink_to(real)
+    store = SqliteStore(path)
+    copy = real.read_bytes()
+    store._apply(filled())
+    noted = path.with_suffix(".lock").read_text()
+    log = beside(real, "-wal").rename(tmp_path / "log")
+    with pytest.raises(StoreError, match=r"data\.db-wal was deleted: nothing is lost"):
+        store._apply(Batch(sessions={1: None}))
+    log.rename(beside(real, "-wal"))
+    real.rename(tmp_path / "away")
+    real.write_bytes(copy)
+    store.close()
+    path.with_suffix(".lock").write_text(noted)  # As if it had been killed.
+    with pytest.raises(StoreError, match=r"remove data\.db-wal and data\.db-shm"):
+        SqliteStore(path)
+    beside(real, "-wal").unlink()
+    assert opened(path) == ([], 0)
+
+
+def test_a_database_that_has_no_log_can_be_replaced(tmp_path: Path) -> None:
+    """SQLite keeps none where the file system shares no memory."""
+    path = tmp_path / "broker.db"
+    SqliteStore(path).close()
+    path.with_suffix(".lock").write_text(f"{identity(path)} -\n")
+    path.rename(tmp_path / "away")
+    shutil.copy(tmp_path / "away", path)
+    assert opened(path) == ([], 0)
+
+
+def test_where_inodes_are_numbered_anew_at_each_mount_nothing_is_compared(killed: Path) -> None:
+    """As in some containers, in the order of look-ups: the log may have its old number, the file another."""
+    lock = killed.with_suffix(".lock")
+    its_log = identity(log_of(killed))
+    for own in (identity(lock), None):  # One of an earlier version does not name itself.
+        lock.write_text(f"1:0.0 {its_log} {own or ''}\n")
+        with pytest.raises(StoreError, match=OF_ANOTHER):
+            SqliteStore(killed)
+    lock.write_text(f"1:0.0 {its_log} 2:0.0\n")
+    assert opened(killed) == ([], 1)
+
+
 def test_a_lock_file_that_says_something_else_is_no_matter(killed: Path) -> None:
     killed.with_suffix(".lock").write_bytes(b"\xff of another version")
     assert opened(killed) == ([], 1)
@@ -159,7 +203,7 @@ def test_a_lock_that_was_deleted_is_made_again(tmp_path: Path, store: SqliteStor
     lock = store.path.with_suffix(".lock")
     lock.unlink()
     store._apply(filled())
-    assert lock.read_text() == f"{identity(store.path)} {identity(log_of(store.path))}\n"
+    assert lock.read_text() == f"{identity(store.path)} {identity(log_of(store.path))} {identity(lock)}\n"
     with pytest.raises(StoreError, match="in use by another broker"):
         SqliteStore(tmp_path / "broker.db")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed448
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from broker.mqtt.disconnect import Disconnect
 from device_sim.attack import asking, bystander, enrolment_cases, revocation_list, run, scene
@@ -20,8 +18,7 @@ from device_sim.attack.attacking import _exit_code
 from device_sim.attack.capabilities import Capabilities, Feature
 from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE, pick
-from device_sim.attack.foreign_server import DOMAIN
-from device_sim.attack.issuer import SERVER_AUTH, Issuer, Paper
+from device_sim.attack.issuer import Issuer, Paper
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.run import ALIVE, STAYS
 from device_sim.attack.scene import Scene
@@ -34,10 +31,9 @@ from device_sim.report import ExitCode
 from device_sim.trouble.proxy import Proxy
 from device_sim.trouble.trouble import Trouble
 from device_sim.view import View
-from provisioning.pki.identity import Identity
-from provisioning.pki.role import Role
 from tests.support import faulty_broker
 from tests.support.faulty_broker import Fault, faulty
+from tests.support.own_server import own_server
 
 EVERY = frozenset(Feature) - {Feature.TLS12}
 
@@ -213,18 +209,7 @@ async def test_where_no_revocation_has_an_effect_nobody_is_spared_one(tmp_path: 
 @asynccontextmanager
 async def server(directory: Path, *, ed448_key: bool = False) -> AsyncIterator[Target]:
     """Yield what cuts everybody off without a word behind a handshake; its own key may be one that few know."""
-    authority = Issuer.founded(common_name("CA"))
-    key = ed448.Ed448PrivateKey.generate() if ed448_key else None
-    identity = Identity(DOMAIN, Role.BROKER, "broker-1")
-    own = authority.issue(identity, usages=SERVER_AUTH, dns_names=["localhost"], key=key)  # type: ignore[arg-type]
-    pem = own.certificate.public_bytes(Encoding.PEM)
-    pem += own.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    (directory / "server.pem").write_bytes(pem)
-    (directory / "ca.pem").write_bytes(authority.pem)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(directory / "server.pem")
-    context.load_verify_locations(directory / "ca.pem")
-    context.verify_mode = ssl.CERT_REQUIRED
+    authority, context = own_server(directory, key=ed448.Ed448PrivateKey.generate() if ed448_key else None)
 
     async def cut_off(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
@@ -327,11 +312,11 @@ async def test_across_a_long_link_who_closes_at_once_is_told_from_who_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, verdict: Verdict, told: str
 ) -> None:
     """The silent device had been there since before the other one's handshake: longer than nats-server waits."""
-    far = Distance(0.6, 0.6, 0.8, packets=1000)
+    far = Distance(1.2, 1.2, 1.4, packets=1000)
     monkeypatch.setattr(bystander, "distance_of", lambda _: far)
-    monkeypatch.setattr(faulty_broker, "TO_CONNECT", 1.5)
+    monkeypatch.setattr(faulty_broker, "TO_CONNECT", 0.8)
     async with at(tmp_path, fault) as here, Proxy("127.0.0.1", here.target.endpoint.port) as link:
-        link.set(Trouble(latency=0.3))
+        link.set(Trouble(latency=0.6))
         here.target.endpoint = replace(here.target.endpoint, port=link.port)
         outcome = await run._tried(here, case("34-publish-first"))
     assert outcome.seen is not None
@@ -353,3 +338,25 @@ async def test_what_is_left_of_a_failure_to_connect_is_closed(tmp_path: Path, mo
         monkeypatch.setattr(Scene, "dialled", fails)
         assert (await run._tried(here, case("34-noise"))).verdict is Verdict.FAIL
         assert all(each.socket.fileno() < 0 for each in clients)
+
+
+async def test_what_is_given_up_while_it_connects_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by Ctrl-C, or the end of the time that a case has."""
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def dials(_scene: Scene, _paper: Paper) -> RawClient:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        raise AssertionError
+
+    async with at(tmp_path, Fault.NONE) as here:
+        monkeypatch.setattr(Scene, "dialled", dials)
+        trying = asyncio.create_task(run._tried(here, case("34-noise")))
+        await begun.wait()
+        trying.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await trying
+        assert ended.is_set()

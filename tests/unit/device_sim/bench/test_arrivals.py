@@ -77,6 +77,7 @@ def test_what_came_out_of_order_is_a_trouble() -> None:
         {"rejected": 1},
         {"unacknowledged": 1},
         {"held_back": 1},
+        {"altered": 1},
     ],
 )
 def test_whatever_goes_wrong_once_is_a_trouble(trouble: dict[str, Any]) -> None:

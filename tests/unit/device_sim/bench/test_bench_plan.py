@@ -9,7 +9,7 @@ from rich.console import Console
 from device_sim.bench.bench import Client, Figures
 from device_sim.bench.benchmarking import _nobody
 from device_sim.bench.keyring import Party
-from device_sim.bench.payload import Stamp, payload, stamp_of
+from device_sim.bench.payload import AlteredPayload, Stamp, payload, stamp_of
 from device_sim.bench.plan import InvalidPlan, Kind, Plan, topic_for
 from device_sim.bench.show import summary
 from device_sim.link.closure import Closure, Layer
@@ -48,7 +48,18 @@ def test_a_payload_says_when_it_was_due_and_which_it_is(size: int, numbered: boo
     assert told == ((2**32 - 1, 70_000, 2**40, 2) if numbered else (0, 0, 0, 0))
 
 
-@pytest.mark.parametrize("body", [b"", b"short", b"0123456789abcdef", b"fleetsim", b"fleetseq" + bytes(23)])
+@pytest.mark.parametrize("size", [32, 33, 5000])
+def test_a_numbered_payload_with_any_other_byte_or_of_another_size_is_altered(size: int) -> None:
+    body = payload(Stamp(12345.678901, 1, 2, 3, 1), size)
+    others = [
+        body[:at] + bytes((body[at] ^ 1,)) + body[at + 1 :] for at in {4, 8, 15, 16, 20, 24, 31, size // 2, size - 1}
+    ]
+    for altered in (*others, body[:-1], body + b"\0", body[:5]):
+        with pytest.raises(AlteredPayload):
+            stamp_of(altered)
+
+
+@pytest.mark.parametrize("body", [b"", b"short", b"0123456789abcdef", b"fleetsim", b"fleetseq" + bytes(23), b"fse"])
 def test_other_peoples_payloads_have_no_time(body: bytes) -> None:
     assert stamp_of(body) is None
 

@@ -56,7 +56,7 @@ def test_the_summary_has_all_figures_and_all_that_is_wrong() -> None:
         arrivals.came(Stamp(0.0, 1, 1, number, 1))
     figures = Figures(
         published=500, received=20, seconds=10.0, connecting_seconds=2.0, arrivals=[arrivals], unacknowledged=3,
-        rejected=4, held_back=6, invalid=["the generator's loop was late"],
+        rejected=4, held_back=6, altered=2, invalid=["the generator's loop was late"],
     )  # fmt: skip
     for seconds in (0.010, 0.010, 0.030, 0.010):
         figures.admitted.record(seconds)
@@ -72,7 +72,7 @@ def test_the_summary_has_all_figures_and_all_that_is_wrong() -> None:
         "4 of 4 clients admitted, 2/s",
         "500 messages published, 50/s",
         "20 messages received, 2/s",
-        "1 missing, 1 duplicated, 1 out of order",
+        "1 missing, 1 duplicated, 1 out of order, 2 altered",
         "3 messages not acknowledged in time",
         "4 rejected by the broker, 6 held back",
         "refused 2 times: mqtt 0x87",

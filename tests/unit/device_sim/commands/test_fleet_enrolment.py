@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from typer.testing import CliRunner
 
 from device_sim.attack.issuer import Issuer
 from device_sim.cli import app
-from device_sim.commands.fleet_enrolment import _end
+from device_sim.commands.fleet_enrolment import _end, _next
 from device_sim.credentials.certification import common_name
 from device_sim.credentials.fleet_directory import FleetDirectory, Origin
 from device_sim.view import View
@@ -18,6 +20,7 @@ from provisioning.pki.identity import Identity
 from provisioning.pki.keys import key_to_pem
 from provisioning.pki.role import Role
 from provisioning.pki.tls import CredentialFiles
+from tests.support.authority import Authority
 
 
 @pytest.fixture
@@ -116,7 +119,7 @@ def test_what_is_next_can_be_done_with_this_fleet(fleet: Path) -> None:
     ca = ("--ca-cert", str(fleet.parent / "ca.pem"), "--ca-key", str(fleet.parent / "ca.key"))
     done = CliRunner().invoke(app, ["enrol", str(fleet), *ca, "--devices", "2", "--group", "north"])
     _, _, told = done.stdout.partition("next: ")
-    assert told.split() == [
+    assert shlex.split(told) == [
         "fleet-sim",
         "run",
         "steady",
@@ -130,6 +133,21 @@ def test_what_is_next_can_be_done_with_this_fleet(fleet: Path) -> None:
     words = [*told.split()[1:-1], "127.0.0.1:1"]
     tried = CliRunner().invoke(app, words, env={"COLUMNS": "400"})
     assert (tried.exit_code, "is not let in at 127.0.0.1:1: tcp refused" in tried.output) == (1, True), tried.output
+
+
+@pytest.mark.parametrize(("devices", "fewer"), [(2, ["--devices", "2"]), (50, []), (60, [])])
+def test_smoke_is_next_with_as_many_devices_as_there_are(tmp_path: Path, devices: int, fewer: list[str]) -> None:
+    """It has fifty, and a fleet of ten was sent into an error; so was one whose path has a space."""
+    authority = Authority()
+    origin = Origin("https://ca.example.org:8443", CredentialFiles(tmp_path / "o.pem", tmp_path / "o.pem"))
+    fleet = FleetDirectory.create(tmp_path / "my meters", origin, authority.pem, "backend", lasting=False)
+    held = authority.issue("meter-0")
+    with fleet.changing():
+        for number in range(devices):
+            name = f"meter-{number}"
+            fleet.keep(replace(held, identity=replace(held.identity, name=name)))
+    words = ["fleet-sim", "run", "smoke", *fewer, "--fleet", str(tmp_path / "my meters"), "--broker", "HOST:PORT"]
+    assert shlex.split(_next(fleet)) == words
 
 
 def test_a_service_that_does_not_answer_changes_no_fleet(tmp_path: Path) -> None:

@@ -7,10 +7,26 @@ import pytest
 
 from device_sim.behaviour.presence import OFFLINE, ONLINE
 from device_sim.fleet.backend import Backend
+from device_sim.telemetry.payload import Format, encode
+from device_sim.telemetry.reading import Reading
+from device_sim.telemetry.seal import key_of, sealed_object
+
+SEED = 42
+TOPIC = "fleet/meters/meter-1/telemetry"
+
+
+def receive(backend: Backend, topic: str, payload: bytes) -> None:
+    """Let *payload*, if it is an object, arrive with its seal."""
+    sealed = sealed_object(payload, key_of(topic, SEED)) if payload.startswith(b"{") else payload
+    backend._received(topic, sealed)
+
+
+def reading(form: Format, topic: str = TOPIC, seed: int = SEED) -> bytes:
+    return encode(Reading({"power_w": 512.5}), 1, 7, 9, form, key=key_of(topic, seed))
 
 
 def test_what_a_broker_retained_of_the_fleet_s_other_devices_is_expected_and_nothing_else_of_them() -> None:
-    backend = Backend("backend", ["meter-1"], bystanders={"meter-1", "meter-2"})
+    backend = Backend("backend", ["meter-1"], seed=SEED, bystanders={"meter-1", "meter-2"})
     for topic, payload, unexpected in (
         ("fleet/meters/meter-1/state", ONLINE, 0),
         ("fleet/meters/meter-2/state", ONLINE, 0),
@@ -27,10 +43,11 @@ def test_what_a_broker_retained_of_the_fleet_s_other_devices_is_expected_and_not
 
 def test_a_message_that_comes_again_has_one_latency_the_first() -> None:
     told: list[int] = []
-    backend = Backend("backend", ["meter-1"], arrived=lambda _device, telemetry, _now: told.append(telemetry.sequence))
+    backend = Backend(
+        "backend", ["meter-1"], seed=SEED, arrived=lambda _device, telemetry, _now: told.append(telemetry.sequence)
+    )
     for sequence in (1, 3, 2, 2, 3):
-        payload = b'{"seq":%d,"due_ns":1,"sent_ns":1}' % sequence
-        backend._received("fleet/meters/meter-1/telemetry", payload)
+        receive(backend, "fleet/meters/meter-1/telemetry", b'{"seq":%d,"due_ns":1,"sent_ns":1}' % sequence)
     assert (told, backend.latency.count, backend.received) == ([1, 3, 2], 3, 5)
 
 
@@ -51,10 +68,40 @@ def test_a_message_that_comes_again_has_one_latency_the_first() -> None:
 def test_nobody_ends_a_run_by_what_he_publishes(kind: str, payload: bytes) -> None:
     told: list[float] = []
     backend = Backend(
-        "backend", ["meter-1"], arrived=lambda _device, telemetry, _now: told.append(telemetry.due_ns / 1)
+        "backend", ["meter-1"], seed=SEED, arrived=lambda _device, telemetry, _now: told.append(telemetry.due_ns / 1)
     )
     backend._received(f"fleet/meters/meter-1/{kind}", payload)
     assert (backend.unexpected, backend.received, backend.latency.count, told) == (1, 0, 0, [])
+
+
+@pytest.mark.parametrize("form", Format)
+def test_what_is_not_as_it_was_sent_is_altered_and_not_received(form: Format) -> None:
+    told: list[str] = []
+    backend = Backend(
+        "backend", ["meter-1", "meter-2"], seed=SEED, arrived=lambda device, _telemetry, _now: told.append(device)
+    )
+    sound = reading(form)
+    last = bytearray(sound)
+    last[-3] ^= 1
+    for altered, (topic, payload) in enumerate(
+        (
+            (TOPIC, sound),
+            (TOPIC, bytes(last)),
+            (TOPIC.replace("meters", "others"), sound),
+            (TOPIC.replace("meter-1", "meter-2"), sound),
+            (TOPIC, reading(form, seed=SEED + 1)),
+        )
+    ):
+        backend._received(topic, payload)
+        assert (backend.altered, backend.received, backend.latency.count, told) == (altered, 1, 1, ["meter-1"])
+    assert backend.unexpected == 0
+    assert len(backend.altered_examples) == 3
+
+
+def test_a_reading_without_a_seal_is_altered() -> None:
+    backend = Backend("backend", ["meter-1"], seed=SEED)
+    backend._received(TOPIC, b'{"seq":1,"due_ns":1,"sent_ns":1}')
+    assert (backend.altered, backend.unexpected, backend.received) == (1, 0, 0)
 
 
 class _Nobody:
@@ -66,7 +113,7 @@ class _Nobody:
 
 @pytest.mark.parametrize("answer", [b'"done":true,"detail":null', b'"done":false,"detail":"no"'])
 async def test_an_answer_that_comes_twice_is_one_too_many(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
-    backend = Backend("backend", ["meter-1", "meter-2"])
+    backend = Backend("backend", ["meter-1", "meter-2"], seed=SEED)
     backend.connection = _Nobody()  # type: ignore[assignment]
 
     async def is_back() -> None:
@@ -78,15 +125,15 @@ async def test_an_answer_that_comes_twice_is_one_too_many(monkeypatch: pytest.Mo
         await asyncio.sleep(0)
     (identifier,) = backend._commands
     for unexpected in (0, 1):
-        backend._received("fleet/meters/meter-1/ack", b'{"id":"%s",%s}' % (identifier.encode(), answer))
+        receive(backend, "fleet/meters/meter-1/ack", b'{"id":"%s",%s}' % (identifier.encode(), answer))
         assert backend.unexpected == unexpected
-    backend._received("fleet/meters/meter-2/ack", b'{"id":"%s",%s}' % (identifier.encode(), answer))
+    receive(backend, "fleet/meters/meter-2/ack", b'{"id":"%s",%s}' % (identifier.encode(), answer))
     assert not (await commanding).missing
 
 
 def test_who_only_commands_judges_the_answers_to_its_own_commands_and_leaves_the_rest_to_the_receivers() -> None:
     """Several workers command, and each hears all answers: what is nobody's would be counted by all of them."""
-    backend = Backend("backend-w1", ["meter-1"], others=True)
+    backend = Backend("backend-w1", ["meter-1"], seed=SEED, others=True)
     for topic, payload, unexpected in (
         ("fleet/meters/meter-1/ack", b'{"id":"backend-w2-1","done":true}', 0),
         ("fleet/meters/meter-1/ack", b'{"id":"backend-w1-1","done":true}', 1),
@@ -94,12 +141,12 @@ def test_who_only_commands_judges_the_answers_to_its_own_commands_and_leaves_the
         ("fleet/meters/stranger/ack", b'{"id":"backend-w1-1","done":true}', 1),
         ("elsewhere", b"", 1),
     ):
-        backend._received(topic, payload)
+        receive(backend, topic, payload)
         assert backend.unexpected == unexpected, (topic, payload)
 
 
 async def test_an_answer_that_comes_too_late_is_nobody_s_forgery(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = Backend("backend", ["meter-1", "meter-2"])
+    backend = Backend("backend", ["meter-1", "meter-2"], seed=SEED)
     backend.connection = _Nobody()  # type: ignore[assignment]
 
     async def is_back() -> None:
@@ -110,5 +157,5 @@ async def test_an_answer_that_comes_too_late_is_nobody_s_forgery(monkeypatch: py
     assert answers.missing == {"meter-1"}
     words = b'{"id":"%s","done":true,"detail":null}' % answers.identifier.encode()
     for device, unexpected in (("meter-1", 0), ("meter-1", 1), ("meter-2", 2)):  # Once, and from whom it was asked.
-        backend._received(f"fleet/meters/{device}/ack", words)
+        receive(backend, f"fleet/meters/{device}/ack", words)
         assert backend.unexpected == unexpected, device

@@ -39,11 +39,11 @@ def believing(at: float = 0.0, ended: float | None = None, **fields: object) -> 
 
 
 def row(*waits: float) -> list[Attempt]:
-    """Return attempts that end at once, with these waits between them."""
-    attempts, now = [attempt(0.0, 0.0)], 0.0
+    """Return attempts that are broken at once, with these waits between them."""
+    attempts, now = [attempt(0.0, 0.0, by_device=False)], 0.0
     for wait in waits:
         now += wait
-        attempts.append(attempt(now, now))
+        attempts.append(attempt(now, now, by_device=False))
     return attempts
 
 

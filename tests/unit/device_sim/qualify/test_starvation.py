@@ -62,10 +62,10 @@ def test_only_what_the_wait_explains_is_invalid(line: Line, waited: Waited, expe
 
 
 def row(*waits: float) -> list[Attempt]:
-    now, attempts = 0.0, [Attempt(0.0, ended=0.0)]
+    now, attempts = 0.0, [Attempt(0.0, ended=0.0, by_device=False)]
     for wait in waits:
         now += wait
-        attempts.append(Attempt(now, ended=now))
+        attempts.append(Attempt(now, ended=now, by_device=False))
     return attempts
 
 

@@ -39,9 +39,12 @@ def test_a_port_that_was_tried_is_not_a_server_that_was_given_up(attempts: list[
     [
         ([PROBE, waiting(0.5)], WARN, "does it ever give up?"),
         ([PROBE, waiting(0.5, 5.5), waiting(8.0)], PASS, ""),
-        ([PROBE, waiting(0.5, 5.5)], PASS, ""),
+        ([PROBE, waiting(0.5, 5.5)], SKIP, "one attempt in 20 s"),
+        ([PROBE, Attempt(1.0, ended=1.1)], SKIP, "only tried whether the port is open"),
+        ([PROBE, PROBE, Attempt(1.0, ended=1.1, by_device=False)], SKIP, "one attempt in 20 s"),
         ([*(Attempt(at, ended=at) for at in (0.0, 0.01, 0.02, 0.03, 0.04)), waiting(0.05)], FAIL, "hammers"),
-        ([PROBE, Attempt(1.0, ended=1.1), Attempt(3.0, ended=3.1)], PASS, ""),  # They broke before it said anything.
+        # They were broken before it said anything.
+        ([PROBE, *(Attempt(at, ended=at + 0.1, by_device=False) for at in (1.0, 3.0))], PASS, ""),
     ],
 )
 def test_who_tries_the_port_first_has_not_come_back_yet(attempts: list[Attempt], expected: Verdict, words: str) -> None:

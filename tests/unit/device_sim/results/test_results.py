@@ -340,15 +340,14 @@ def test_each_reason_is_said_once_however_many_met_with_it() -> None:
     document["markers"] += [
         {"at": 2.0, "kind": "failed revocation", "what": "meter-9: https://ca does not answer: refused"},
         {"at": 2.0, "kind": "past the deadline", "what": "a session closed after 6.0 s, 5 near the broker"},
-        {"at": 3.0, "kind": "lost receiver", "what": "backend: tcp reset"},
-        {"at": 4.0, "kind": "lost receiver", "what": "backend: tcp reset"},
+        *({"at": 3.0, "kind": "lost receiver", "what": "backend: tcp reset"} for _ in range(4)),
         {"at": 5.0, "kind": "ctl", "what": "storm"},
     ]
     assert remarks(document) == [
         "failed revocation, 5 times: https://ca does not answer: too late (meter-0, meter-1, meter-2, …)",
         "failed revocation: meter-9: https://ca does not answer: refused",
         "past the deadline: a session closed after 6.0 s, 5 near the broker",
-        "lost receiver, 2 times: tcp reset (backend)",
+        "lost receiver, 4 times: tcp reset (backend)",
     ]
 
 

@@ -21,6 +21,7 @@ from device_sim.run.recorder import Recorder
 from device_sim.run.scene import Scene
 from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.stages import Command, Hold, Ramp, Renew, Restart, Revoke, Stage, Storm, Suspend, Trouble
+from device_sim.telemetry.seal import key_of, sealed_object
 from tests.support.staged import CUT_OFF, GONE, NOBODY_LISTENS, SILENCE, TURNED_AWAY, Meter, scene, told, unavailable
 
 _ANSWERS = [(NOBODY_LISTENS, 0), (SILENCE, 0), (GONE, 1), (CUT_OFF, 1), (TURNED_AWAY, 1)]
@@ -75,7 +76,7 @@ async def test_a_command_is_late_from_when_it_was_due_also_while_earlier_ones_fi
 ) -> None:
     """A broker that acknowledges slowly holds back the backend's commands: that is no pause of which nobody is told."""
     published, stalled = asyncio.Event(), 0.1
-    backend = Backend("backend", ["meter-1"])
+    backend = Backend("backend", ["meter-1"], seed=1)
     backend.connection = cast("Any", SimpleNamespace(publish=lambda *_: published.set(), distance=lambda: NEARBY))
     backend._window = asyncio.Semaphore(0)
 
@@ -94,7 +95,8 @@ async def test_a_command_is_late_from_when_it_was_due_also_while_earlier_ones_fi
     assert not published.is_set()
     backend._acknowledged(1, 0, "")
     await published.wait()
-    backend._received("fleet/meters/meter-1/ack", b'{"id":"%s","done":true}' % identifier.encode())
+    answer = b'{"id":"%s","done":true}' % identifier.encode()
+    backend._received("fleet/meters/meter-1/ack", sealed_object(answer, key_of("fleet/meters/meter-1/ack", 1)))
     await playing
     recorder = around.recorder
     late = recorder.response[Duration.COMMAND].highest - recorder.service[Duration.COMMAND].highest

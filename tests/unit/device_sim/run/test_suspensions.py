@@ -20,6 +20,14 @@ from device_sim.scenario.stages import Suspend
 from tests.support.staged import PUT_OUT, Meter, scene, unavailable
 
 
+class Leaver(Meter):
+    """One that is not connected any more when it has closed."""
+
+    async def close(self) -> None:
+        self.is_connected = False
+        self.machine.ended(PUT_OUT)
+
+
 async def suspended(
     meter: Meter,
     suspends: Callable[[], object],
@@ -115,26 +123,14 @@ async def test_across_a_link_a_suspension_that_took_longer_than_the_deadline_is_
 
 
 async def test_who_is_suspended_and_stays_in_is_falsely_admitted() -> None:
-    meter = Meter()
-
-    async def leaves() -> None:
-        meter.is_connected = False
-        meter.machine.ended(PUT_OUT)
-
-    meter.close = leaves  # type: ignore[method-assign]
+    meter = Leaver()
     around = await suspended(meter, lambda: None, lambda: setattr(meter, "good", True), deadline=0.5)
     told = figures(around)
     assert told == {"suspended": 1, "resumed": 1, "stayed_in": 1, "resumed_admitted": 1, "falsely in": 1}
 
 
 async def test_who_is_let_in_while_it_is_suspended_is_falsely_admitted() -> None:
-    meter = Meter()
-
-    async def leaves() -> None:
-        meter.is_connected = False
-        meter.machine.ended(PUT_OUT)
-
-    meter.close = leaves  # type: ignore[method-assign]
+    meter = Leaver()
     meter.good = True
     around = await suspended(meter, meter.put_out, lambda: None)
     told = figures(around)

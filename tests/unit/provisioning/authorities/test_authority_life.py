@@ -228,6 +228,41 @@ async def test_an_operator_cut_off_is_certified_when_asked_again_though_the_serv
             await ask
 
 
+async def test_nothing_is_left_for_an_operator_who_stays_suspended(fleet_cas: Ceremonies) -> None:
+    """Another admin has access: asked again, it said for ever that a new certificate follows, and none did."""
+    revocation = AuthorityRevocation(fleet_cas.life)
+    await fleet_cas.successor()
+    await another_admin(fleet_cas)
+    await SuspensionService(fleet_cas.database, fleet_cas.clock, ()).suspend_device("admin", by="boss")
+    begun = await revocation.begin("issuing-ca", RevocationReason.CA_COMPROMISE)
+    assert not await revocation.renew_operator(begun)
+    again = await revocation.begin("issuing-ca", RevocationReason.CA_COMPROMISE)
+    assert (again.again, again.rest, await revocation.renew_operator(again)) == (True, True, False)
+    await revocation.finish(again)
+    with pytest.raises(ConfigurationError, match="with all that it has issued; boss can get in"):
+        await revocation.to_revoke("issuing-ca")
+
+
+async def test_an_operator_who_has_another_certificate_is_not_certified_when_asked_again(
+    fleet_cas: Ceremonies,
+) -> None:
+    revocation = AuthorityRevocation(fleet_cas.life)
+    await fleet_cas.successor()
+    now, (*_, old, newest) = fleet_cas.clock(), await fleet_cas.life.every()
+
+    def two_more(connection: Connection) -> None:
+        admin = devices.find(connection, "admin")
+        assert admin is not None
+        for serial, authority in ((7, newest), (8, old)):  # The last is one that the CA cuts off.
+            held = IssuedCertificate(b"", authority.key_id, serial, now, now + timedelta(days=30), b"%d" % serial)
+            certificates.add(connection, held, admin.id, now)
+
+    await fleet_cas.database.write(two_more)
+    await revocation.finish(await revocation.begin(old.name, RevocationReason.CA_COMPROMISE))
+    with pytest.raises(ConfigurationError, match="with all that it has issued; admin can get in"):
+        await revocation.to_revoke(old.name)
+
+
 @pytest.mark.parametrize("why", ["revoked before", "expired before"])
 async def test_a_call_that_goes_on_certifies_no_operator_whom_the_ca_has_not_cut_off(
     fleet_cas: Ceremonies, why: str

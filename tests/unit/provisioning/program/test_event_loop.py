@@ -21,10 +21,12 @@ class Names:
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
+        self.flags: dict[str, int] = {}
         self.end = threading.Event()
 
-    def getaddrinfo(self, host: str, port: int, *_rest: int) -> list[tuple[Any, ...]]:
+    def getaddrinfo(self, host: str, port: int, *rest: int) -> list[tuple[Any, ...]]:
         self.asked[host] += 1
+        self.flags[host] = rest[-1]
         if host.startswith("unknown"):
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         if host.startswith("gone"):
@@ -69,6 +71,7 @@ def test_others_are_found_and_each_is_asked_for_once_at_a_time(
             assert all(isinstance(each, TimeoutError) for each in ended)
         assert await find("here.example") == "192.0.2.1"
         assert await find("2001:db8::1") == "192.0.2.1", "an address, for which nobody waits"
+        assert names.flags["2001:db8::1"] & socket.AI_NUMERICHOST, "and no name server is asked"
         assert [names.asked[name] for name in ("gone0.example", "here.example")] == [1, 1]
         last = asyncio.create_task(find("gone0.example"))
         await asyncio.sleep(0)
@@ -109,3 +112,25 @@ def test_there_are_so_many_at_a_time_and_they_keep_the_loop_from_no_end(
         assert await find("here.example") == "192.0.2.1"
 
     run(work())
+
+
+@pytest.mark.usefixtures("names")
+def test_where_no_thread_can_be_had_that_is_a_failed_look_up_and_not_the_last_one(
+    run: Callable[[Coroutine[Any, Any, None]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the limit of tasks (TasksMax) the name counted for ever as one that is being looked up."""
+
+    async def work() -> None:
+        with monkeypatch.context() as at_the_limit:
+            at_the_limit.setattr(threading.Thread, "start", no_thread)
+            for _ in range(2):
+                with pytest.raises(socket.gaierror, match="can't start new thread"):
+                    await find("here.example")
+        assert await find("here.example") == "192.0.2.1"
+
+    run(work())
+
+
+def no_thread(_thread: threading.Thread) -> None:
+    """Fail as Python does where the system gives no thread."""
+    raise RuntimeError("can't start new thread")

@@ -15,8 +15,10 @@ from structlog.testing import capture_logs
 
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.pki.role import Role
+from provisioning.program.file_identity import identity
 from provisioning.store import devices, schema
 from provisioning.store.database import Database
+from provisioning.store.sqlite_files import SqliteFiles
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -111,7 +113,108 @@ async def test_an_orderly_end_leaves_no_names(path: Path) -> None:
     await schema.upgrade(database)
     database.keep_files()
     names = path.with_name("fleet.db-files")
-    assert len(names.read_text().split()) == 2
+    assert len(names.read_text().split()) == 3
     assert names.stat().st_mode & 0o777 == 0o600
     await database.close()
     assert not names.exists()
+
+
+async def told_at_start(path: Path) -> list[str]:
+    """Start and end, and return the codes of what was said."""
+    database = Database(f"sqlite:///{path}")
+    with capture_logs() as logs:
+        database.keep_files()
+    await database.close()
+    return [each["code"] for each in logs]
+
+
+async def test_whoever_still_reads_at_the_orderly_end_takes_the_log_in(path: Path) -> None:
+    """As `sqlite3 fleet.db .backup` does, which takes a while: nothing of that is a loss."""
+    database = Database(f"sqlite:///{path}")
+    await schema.upgrade(database)
+    database.keep_files()
+    with contextlib.closing(sqlite3.connect(path)) as backup:
+        assert backup.execute("SELECT count(*) FROM devices").fetchone() == (0,)
+        await add(database, "meter-1")
+        await database.close()
+        assert path.with_name("fleet.db-wal").exists()
+    assert not path.with_name("fleet.db-wal").exists()
+    assert await told_at_start(path) == []
+    assert alone(path, path.with_name("alone")) == ["meter-1"]
+
+
+@pytest.mark.usefixtures("kept")
+async def test_a_log_that_is_gone_after_a_kill_is_said_and_one_that_a_command_has_taken_in_is_not(
+    path: Path, tmp_path: Path
+) -> None:
+    killed = tmp_path / "killed"
+    shutil.copytree(path.parent, killed, ignore=shutil.ignore_patterns("killed"))
+    other = killed / path.name
+    SqliteFiles(other).keep()  # As the service does that is killed then.
+    command = Database(f"sqlite:///{other}")
+    assert (await command.read(devices.count))[devices.DeviceState.ACTIVE] == 1
+    await command.close()
+    assert not other.with_name("fleet.db-files").exists()
+    assert await told_at_start(other) == []
+    shutil.copy(path.with_name("fleet.db-wal"), other.with_name("fleet.db-wal"))
+    SqliteFiles(other).keep()
+    other.with_name("fleet.db-wal").unlink()
+    assert await told_at_start(other) == ["STORE_LOG_MISSING"]
+
+
+def link(path: Path, to: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to(to)
+
+
+async def test_a_store_behind_a_link_is_watched_where_it_is(path: Path, tmp_path: Path) -> None:
+    """SQLite follows the link, and has its log there."""
+    (tmp_path / "disk").mkdir()
+    real = tmp_path / "disk" / "data.db"
+    link(path, real)
+    database = Database(f"sqlite:///{path}")
+    await schema.upgrade(database)
+    database.keep_files()
+    assert sorted(each.name for each in real.parent.iterdir()) == [
+        "data.db",
+        "data.db-files",
+        "data.db-shm",
+        "data.db-wal",
+    ]
+    shutil.copy(real, tmp_path / "backup")
+    log = real.with_name("data.db-wal")
+    away = shutil.move(log, tmp_path / "away")
+    assert "data.db-wal was deleted" in await refused(database)
+    shutil.move(away, log)
+    link(path, tmp_path / "backup")
+    assert "another file is in its place" in await refused(database)
+    link(path, real)
+    real.unlink()
+    shutil.copy(tmp_path / "backup", real)
+    with pytest.raises(ConfigurationError, match=r"is not the file that data\.db-wal beside it belongs to"):
+        Database(f"sqlite:///{path}")
+    log.unlink()
+    Database(f"sqlite:///{path}")
+    await database.close()
+
+
+def test_a_store_that_has_no_log_can_be_replaced(path: Path, tmp_path: Path) -> None:
+    """SQLite keeps none where the file system shares no memory."""
+    path.write_bytes(b"one")
+    SqliteFiles(path).keep()
+    (tmp_path / "backup").write_bytes(b"another")
+    shutil.move(tmp_path / "backup", path)
+    assert SqliteFiles(path).doubt is None
+
+
+def test_where_inodes_are_numbered_anew_at_each_mount_nothing_is_compared(path: Path) -> None:
+    """As in some containers, in the order of look-ups: the log may have its old number, the file another."""
+    path.write_bytes(b"store")
+    log, names = path.with_name("fleet.db-wal"), path.with_name("fleet.db-files")
+    log.write_bytes(b"log")
+    SqliteFiles(path).keep()
+    names.write_text(f"2:0.0 1:0.0 {identity(log)}\n")
+    assert SqliteFiles(path).doubt is None
+    names.write_text(f"{identity(names)} 1:0.0 {identity(log)}\n")
+    with pytest.raises(ConfigurationError, match=r"remove fleet\.db-files"):
+        SqliteFiles(path)
