@@ -8,7 +8,8 @@ from device_sim.repeating import repeating
 
 
 async def test_it_goes_on_until_the_end_and_no_further() -> None:
-    calls, thrice = [], asyncio.Event()
+    calls: list[int] = []
+    thrice = asyncio.Event()
 
     def work() -> None:
         calls.append(len(calls))
@@ -26,7 +27,8 @@ async def test_it_goes_on_until_the_end_and_no_further() -> None:
 
 async def test_what_fails_in_the_background_is_told_at_the_end_and_not_done_again() -> None:
     """A view that can no longer be drawn would otherwise just stand still."""
-    failed, calls = asyncio.Event(), []
+    calls: list[int] = []
+    failed = asyncio.Event()
 
     def work() -> None:
         calls.append(1)

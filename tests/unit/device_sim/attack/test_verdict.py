@@ -206,7 +206,7 @@ def test_a_closure_is_an_answer(closure: Closure, text: str) -> None:
 
 def test_an_outcome_is_the_record_of_a_case() -> None:
     seen = Seen(Layer.MQTT, "CONNACK 0x87", "REVOKED: certificate revoked")
-    outcome = Outcome("5-revoked", "is revoked", ("mqtt CONNACK 0x87",), 3.0, Judgement(Verdict.PASS), seen, 0.0125)
+    outcome = Outcome("5-revoked", "is revoked", ("mqtt CONNACK 0x87",), 3.0, Judgement(Verdict.PASS), seen, 0.76543)
     assert outcome.as_dict() == {
         "case": "5-revoked",
         "description": "is revoked",
@@ -218,7 +218,7 @@ def test_an_outcome_is_the_record_of_a_case() -> None:
             "reason_code": "0x87",
             "reason_string": "REVOKED: certificate revoked",
             "closed_by": "peer",
-            "ms": 12.5,
+            "ms": 765.4,
         },
         "verdict": "pass",
         "why": "",

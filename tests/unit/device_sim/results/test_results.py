@@ -261,6 +261,7 @@ def test_the_summary_says_what_the_document_says() -> None:
     document = imagined()
     document["invalid"] = ["the generator's loop was late"]
     lines = summarised(document)
+    assert ["metric", "condition", "value"] in [line.split() for line in lines]
     assert lines[-1].startswith("FAIL: imagined on unknown, 40 devices, 10 s (seed 42, scenario ")
     for item in document["thresholds"]:
         mark = "✓" if item["passed"] else "✗"

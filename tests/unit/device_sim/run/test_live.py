@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
 from rich.text import Text
 
 from device_sim.run.health import HealthSample
@@ -124,7 +124,9 @@ def test_a_generator_that_is_late_is_told_by_its_colour(lag: float, colour: str)
     """200 ms are its limit: what is beyond is no valid run."""
     assert STATE.sample is not None
     late = replace(STATE, sample=replace(STATE.sample, health=replace(HEALTH, lag_p99_ms=lag)))
-    assert [each.style for each in late.picture().renderables if isinstance(each, Text)][-1] == colour  # type: ignore[attr-defined]
+    picture = late.picture()
+    assert isinstance(picture, Group)
+    assert [each.style for each in picture.renderables if isinstance(each, Text)][-1] == colour
 
 
 def test_a_second_in_which_nothing_arrived_has_no_latency() -> None:
