@@ -153,7 +153,7 @@ async def fleetgate(directory: Path, *, tls12: bool = False, websocket: bool = F
 async def _service(directory: Path, ca: Path, secret: bytes) -> AsyncIterator[tuple[str, str]]:
     """Found the CAs in *ca*, their keys encrypted with *secret*, run the service, and yield its https and http URLs."""
     logs, passphrase = directory / "logs", directory / "passphrase"
-    logs.mkdir()
+    logs.mkdir(mode=0o700)
     write_private(passphrase, secret)
     with_secret = ("--passphrase-file", str(passphrase))
     await run_to_end(

@@ -78,8 +78,8 @@ class HeldCredential:
         return client_context(anchors, self.pem)
 
     def write(self, directory: Path, stem: str) -> None:
-        """Write ``<stem>.crt`` and ``<stem>.key`` (mode 0600) into *directory*."""
-        (directory / f"{stem}.crt").write_bytes(self.certificate_pem)
+        """Write ``<stem>.crt`` and ``<stem>.key``, both with mode 0600, into *directory*."""
+        write_private(directory / f"{stem}.crt", self.certificate_pem)
         write_private(directory / f"{stem}.key", self.key_pem)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from device_sim.qualify.placeholders import PLACEHOLDERS
+from device_sim.stage.child_log import opened_log
 from device_sim.stage.foreign_process import stop
 
 _GRACE = 2.0
@@ -86,7 +87,7 @@ class Program:
     async def present(self, values: Mapping[str, str], log: Path) -> AsyncIterator[Presence]:
         """Run it until the context is left."""
         words = self._filled(values)
-        with log.open("ab") as output:
+        with opened_log(log) as output:
             try:
                 process = await asyncio.create_subprocess_exec(
                     *words, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True

@@ -22,6 +22,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from device_sim.stage.bound import bound
+from device_sim.stage.child_log import opened_log
 from device_sim.stage.processes import ChildFailed
 
 LOOPBACK = "127.0.0.1"
@@ -80,7 +81,7 @@ async def serving(
     environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run *arguments* until the context is left; it is ready when its output, kept in *log*, contains *ready*."""
-    with log.open("ab") as output:
+    with opened_log(log) as output:
         process = await asyncio.create_subprocess_exec(
             *bound(list(arguments)),
             stdin=asyncio.subprocess.DEVNULL,

@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from device_sim.stage.bound import bound
+from device_sim.stage.child_log import opened_log
 
 _GRACE = 8.0
 _TAIL_LINES = 15
@@ -113,7 +114,7 @@ async def running(
     name: str, arguments: Sequence[str], *, log: Path, ready: str, deadline: float
 ) -> AsyncIterator[Child]:
     """Run ``python -m`` *arguments* until the context is left; its ready line begins with *ready*."""
-    with log.open("ab") as errors:
+    with opened_log(log) as errors:
         process = await asyncio.create_subprocess_exec(
             *bound([sys.executable, "-m", *arguments]),
             stdin=asyncio.subprocess.DEVNULL,
@@ -138,7 +139,7 @@ async def running(
 @asynccontextmanager
 async def talking(name: str, arguments: Sequence[str], *, log: Path, longest_line: int) -> AsyncIterator[Child]:
     """Run ``python -m`` *arguments* until the context is left, and talk to it (`Child.say`, `Child.lines`)."""
-    with log.open("ab") as errors:
+    with opened_log(log) as errors:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -158,7 +159,7 @@ async def talking(name: str, arguments: Sequence[str], *, log: Path, longest_lin
 
 async def run_to_end(name: str, arguments: Sequence[str], *, log: Path, deadline: float) -> None:
     """Run ``python -m`` *arguments* and wait for its end; raise `ChildFailed` unless it succeeds."""
-    with log.open("ab") as output:
+    with opened_log(log) as output:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

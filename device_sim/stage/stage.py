@@ -144,7 +144,7 @@ async def raised(directory: Path, said: Said, start: BrokerStarted = fleetgate) 
     ca_directory = directory / "provisioning"
     logs = directory / "logs"
     passphrase = directory / "passphrase"
-    logs.mkdir()
+    logs.mkdir(mode=0o700)
     write_private(passphrase, secrets.token_urlsafe(24).encode())
     secret = ("--passphrase-file", str(passphrase))
 

@@ -5,7 +5,8 @@ Theory
 They are issued like all others, by the same issuer and into the same store, but without a token. The
 server's credential is two files that cannot be replaced in one step, so a crash can leave a new key beside an old
 certificate; `renew_server` treats a mismatched pair as due for renewal, so the next start repairs it. Other
-processes that read the directory wait while the two are replaced (`AuthorityFiles.held`).
+processes that read the directory wait while the two are replaced (`AuthorityFiles.held`). A file that is lost,
+or holds no certificate of this server, is replaced too: the new one has the names of the last that the store knows.
 
 Rules
 -----
@@ -44,6 +45,7 @@ from provisioning.pki.keys import KeyFileError, generate_key, key_to_pem, load_k
 from provisioning.pki.revocation import certificate_key
 from provisioning.pki.role import Role
 from provisioning.program.durable_names import replace_by, sync_names
+from provisioning.program.given_file import PEM_BYTES, contents_of
 from provisioning.store import audit, certificates, device_keys, devices, host_names, serials
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
@@ -93,14 +95,31 @@ class OwnCredentials:
     async def renew_server(self) -> bool:
         """Renew the server's credential if it is due, revoked or unknown; return whether it was."""
         path = self.files.certificate(SERVER)
-        current = read_certificate(path)
-        if self.seconds_to_renewal() > 0 and await self._is_good(current):
+        current = self._held()
+        if current is not None and self.seconds_to_renewal() > 0 and await self._is_good(current):
             return False
-        await self._issue_server(*(split_names(self.server_names) if self.server_names else _names_of(current)))
-        log.info(
-            "server certificate renewed", code="RENEWED", file=str(path), was_good_until=current.not_valid_after_utc
-        )
+        await self._issue_server(*await self._names_after(current))
+        if current is None:
+            log.warning("server certificate was lost: there is a new one", code="RENEWED", file=str(path))
+        else:
+            log.info(
+                "server certificate renewed", code="RENEWED", file=str(path), was_good_until=current.not_valid_after_utc
+            )
         return True
+
+    async def _names_after(self, current: x509.Certificate | None) -> tuple[tuple[str, ...], tuple[IpAddress, ...]]:
+        """Return the names for the next: as configured, those of *current*, or of the last one if that is not ours."""
+        if current is None or not _is_of_server(current):
+            current = await self._last()
+        if self.server_names:
+            return split_names(self.server_names)
+        if current is None:
+            raise ConfigurationError(
+                f"{self.files.certificate(SERVER)} is missing or not the server's, and the database knows no earlier "
+                f"one: restore it from the backup, or set server_names in {self.files.directory / SETTINGS_FILE}, for "
+                "a new one with these names"
+            )
+        return _names_of(current)
 
     async def _is_good(self, certificate: x509.Certificate) -> bool:
         """Whether *certificate* is known, and neither revoked nor on hold: otherwise clients refuse it.
@@ -121,8 +140,8 @@ class OwnCredentials:
         is already valid, which it is not if the clock was set back. One that expires with its issuer is not renewed:
         the next would expire no later.
         """
-        current = read_certificate(self.files.certificate(SERVER))
-        if not self._fits(current) or self.clock() < current.not_valid_before_utc:
+        current = self._held()
+        if current is None or not self._fits(current) or self.clock() < current.not_valid_before_utc:
             return 0.0
         if current.not_valid_after_utc >= self.issuer.certificate.not_valid_after_utc:
             return math.inf
@@ -130,6 +149,46 @@ class OwnCredentials:
         issued = current.not_valid_before_utc + profile.backdate
         life = min(current.not_valid_after_utc - issued, profile.life)
         return max(0.0, (current.not_valid_after_utc - life / 3 - self.clock()).total_seconds())
+
+    def _held(self) -> x509.Certificate | None:
+        """Return the server's certificate, None if its file is missing or holds none.
+
+        Raises `ConfigurationError` if the file cannot be read: what is there may be good.
+        """
+        path = self.files.certificate(SERVER)
+        try:
+            content = contents_of(path, PEM_BYTES)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ConfigurationError(
+                f"{path} cannot be read: {error.strerror}; give it back to the service's user, or remove it: the "
+                "service then issues itself another"
+            ) from error
+        try:
+            return x509.load_pem_x509_certificate(content)
+        except ValueError:
+            return None
+
+    async def _last(self) -> x509.Certificate | None:
+        """Return the server's last certificate in the store; raise `ConfigurationError` if it is of another domain."""
+
+        def last(connection: Connection) -> x509.Certificate | None:
+            server = devices.find(connection, SERVER_NAME)
+            held = [] if server is None else certificates.of_devices_or_with_serials(connection, [server.id], [])
+            for each in reversed(held):  # Those that sign OCSP responses have no identity.
+                found = certificates.find_serial(connection, each.serial)
+                if found is not None and _is_of_server(certificate := x509.load_der_x509_certificate(found[1])):
+                    return certificate
+            return None
+
+        certificate = await self.database.read(last)
+        if certificate is None:
+            return None
+        domain = identity_of(certificate).trust_domain
+        if domain != self.trust_domain:  # `check_trust_domain_kept` had no certificate to compare with.
+            raise ConfigurationError(_of_another_domain(self.trust_domain, self.files, domain))
+        return certificate
 
     def _fits(self, certificate: x509.Certificate) -> bool:
         if certificate_key(certificate)[0] != self.issuer.key_id:
@@ -221,13 +280,25 @@ def check_trust_domain_kept(settings: Settings, files: AuthorityFiles) -> None:
     except (ConfigurationError, InvalidIdentity, *UNREADABLE):
         return  # Whoever needs the certificate says what is wrong with it.
     if held != settings.trust_domain:
-        variable = f"{ENVIRONMENT_PREFIX}TRUST_DOMAIN"
-        unset = f", and unset {variable}, which comes before it" if variable in os.environ else ""
-        raise ConfigurationError(
-            f"trust_domain is {settings.trust_domain}, and {files.certificate(SERVER)} is of {held}, as are the "
-            f'clients\' certificates, which renew with no other: put trust_domain = "{held}" back into '
-            f"{files.directory / SETTINGS_FILE}{unset}"
-        )
+        raise ConfigurationError(_of_another_domain(settings.trust_domain, files, held))
+
+
+def _of_another_domain(configured: str, files: AuthorityFiles, held: str) -> str:
+    variable = f"{ENVIRONMENT_PREFIX}TRUST_DOMAIN"
+    unset = f", and unset {variable}, which comes before it" if variable in os.environ else ""
+    return (
+        f"trust_domain is {configured}, and {files.certificate(SERVER)} is of {held}, as are the "
+        f'clients\' certificates, which renew with no other: put trust_domain = "{held}" back into '
+        f"{files.directory / SETTINGS_FILE}{unset}"
+    )
+
+
+def _is_of_server(certificate: x509.Certificate) -> bool:
+    try:
+        identity = identity_of(certificate)
+    except (InvalidIdentity, *UNREADABLE):
+        return False
+    return (identity.role, identity.name) == (Role.SERVICE, SERVER_NAME)
 
 
 def _names_of(certificate: x509.Certificate) -> tuple[tuple[str, ...], tuple[IpAddress, ...]]:

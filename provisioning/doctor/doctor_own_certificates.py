@@ -37,32 +37,60 @@ def certificate_findings(files: AuthorityFiles, now: datetime) -> Iterator[Findi
     if (wrong := _wrong_with_bundle(files)) is not None:
         yield failed(_CHECK, wrong, "restart the service: it writes the file again")
     good = []
-    for name, remedy in _REMEDIES.items():
+    for name in _REMEDIES:
         if name == OPERATOR and not files.certificate(name).exists():  # Its owner may keep it elsewhere.
             continue
-        try:
-            certificate = read_certificate(files.certificate(name))
-        except ConfigurationError as error:
-            yield failed(_CHECK, str(error), "restore the file from the backup")
-            continue
-        if stranger := _of_others(files, name, certificate):
-            yield failed(_CHECK, stranger, remedy)
-            continue
-        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        if now < begin:
-            yield failed(
-                "clock",
-                f"the clock says {now:%Y-%m-%d %H:%M} UTC, before {name}.crt becomes valid ({begin:%Y-%m-%d %H:%M})",
-                "set the clock: timedatectl set-ntp true",
-            )
-        elif now >= end:
-            yield failed(_CHECK, f"{name}.crt expired on {end:%Y-%m-%d %H:%M} UTC", remedy)
-        elif now > end - (end - begin) / 3:
-            yield warning(_CHECK, f"{name}.crt expires on {end:%Y-%m-%d %H:%M} UTC", remedy)
-        else:
+        finding = _wrong_with(files, name, now)
+        if finding is None:
             good.append(name)
+        else:
+            yield finding
     if good:
         yield ok(_CHECK, f"not expiring soon: {', '.join(good)}")
+
+
+def _wrong_with(files: AuthorityFiles, name: str, now: datetime) -> Finding | None:
+    remedy = _REMEDIES[name]
+    try:
+        certificate = read_certificate(files.certificate(name))
+    except ConfigurationError as error:
+        unreadable = isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)
+        if unreadable:
+            remedy = "give the file back to the service's user"
+        elif name == SERVER:
+            remedy = "restart the service: it issues itself another"
+        return failed(_CHECK, str(error), remedy)
+    if stranger := _of_others(files, name, certificate):
+        return failed(_CHECK, stranger, remedy)
+    if not files.key(name).exists():
+        return _without_key(files, name)
+    return _wrong_with_dates(name, certificate, now)
+
+
+def _wrong_with_dates(name: str, certificate: x509.Certificate, now: datetime) -> Finding | None:
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if now < begin:
+        return failed(
+            "clock",
+            f"the clock says {now:%Y-%m-%d %H:%M} UTC, before {name}.crt becomes valid ({begin:%Y-%m-%d %H:%M})",
+            "set the clock: timedatectl set-ntp true",
+        )
+    if now >= end:
+        return failed(_CHECK, f"{name}.crt expired on {end:%Y-%m-%d %H:%M} UTC", _REMEDIES[name])
+    if now > end - (end - begin) / 3:
+        return warning(_CHECK, f"{name}.crt expires on {end:%Y-%m-%d %H:%M} UTC", _REMEDIES[name])
+    return None
+
+
+def _without_key(files: AuthorityFiles, name: str) -> Finding:
+    what = f"{files.key(name)} is missing beside {name}.crt"
+    if name == SERVER:
+        return failed(_CHECK, what, "restart the service: it issues itself another")
+    return warning(
+        _CHECK,
+        f"{what}: fleet-provisioning status needs both, and whoever has taken the key is an operator",
+        f"bring it back, or remove {name}.crt if its owner keeps both elsewhere; if it is lost, {_REMEDIES[name]}",
+    )
 
 
 def _wrong_with_bundle(files: AuthorityFiles) -> str | None:

@@ -48,11 +48,12 @@ def sync_content(file: BinaryIO) -> None:
 def create(path: Path, content: bytes) -> None:
     """Create the file *path*, and return when it is on disk. Raises `OSError`, also if it exists.
 
-    Of what could not be written whole nothing is left: the next attempt would be refused for it.
+    It is nobody else's to write, whatever the umask: a request that waits to be signed could be exchanged. Of what
+    could not be written whole nothing is left: the next attempt would be refused for it.
     """
-    file = path.open("xb")
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
-        with file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             sync_content(file)
         sync_names(path.parent)

@@ -208,7 +208,9 @@ def test_what_was_restored_by_half_is_named_and_nothing_is_made_in_its_place(tmp
     certificate = (directory / "server.crt").read_bytes()
     (directory / "server.crt").unlink()
     code, wrong = findings(service)
-    assert (code, wrong["certificates"][0]["remedy"]) == (1, "restore the file from the backup")
+    assert (code, wrong["certificates"][0]["remedy"]) == (1, "restart the service: it issues itself another")
+    done = other.command("serve", *found)
+    assert (done.returncode, "trust_domain is plant-7.example" in done.stderr) == (1, True), "nor is it issued then"
     (directory / "server.crt").write_bytes(certificate)
 
     bundle = directory / "ca-bundle.crt"

@@ -185,3 +185,25 @@ def test_a_running_service_is_recognised_whatever_stands_before_it(
         ports = {"port": running.port, "http_port": running.http.rpartition(":")[2], **names}
         seen = ProvisioningService(running.dir, ports)
         assert seen.command("doctor", "--dir", str(seen.dir)).stdout.count(": the service runs there") == 2
+
+
+def test_a_service_without_its_own_certificate_or_key_starts_and_an_operator_s_lost_key_is_named(
+    idle: ProvisioningService,
+) -> None:
+    lost = "restart the service: it issues itself another"
+    for name in ("server.crt", "server.key"):
+        (idle.dir / name).unlink()
+        ((check, detail, remedy),) = wrong(idle)
+        assert (check, remedy) == ("certificates", lost)
+        assert str(idle.dir / name) in detail
+        with idle:
+            assert not wrong(idle), "it does as it is told"
+    (idle.dir / "operator.key").unlink()
+    ((check, detail, remedy),) = wrong(idle)
+    assert (check, detail.startswith(f"{idle.dir}/operator.key is missing beside operator.crt")) == (
+        "certificates",
+        True,
+    )
+    assert "ca restore-operator" in remedy
+    (idle.dir / "operator.crt").unlink()
+    assert not wrong(idle), "its owner may keep both elsewhere"

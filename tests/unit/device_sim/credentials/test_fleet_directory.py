@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,23 @@ def test_a_fleet_that_is_removed_at_the_end_waits_for_no_disk(
         fleet.keep(authority.issue("meter-1"))
     assert bool(synced) is lasting
     assert FleetDirectory.read(tmp_path / "fleet").credential("meter-1").identity.name == "meter-1"
+
+
+def test_a_change_waits_for_the_disk_with_many_files_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone each file waits for a journal of its own; thousands of them looked like a program that hangs."""
+    together = threading.Barrier(4, timeout=60)
+    synced = []
+
+    def sync(file: int) -> None:
+        path = Path(f"/proc/self/fd/{file}").readlink()
+        synced.append(path.name)
+        if path.suffix in {".crt", ".key"}:
+            together.wait()
+
+    fleet = new_fleet(tmp_path / "fleet")
+    monkeypatch.setattr(os, "fsync", sync)
+    with fleet.changing():
+        for number in range(8):
+            fleet.keep(AUTHORITY.issue(f"meter-{number}"))
+    assert sorted(synced[:-2]) == sorted(path.name for path in (fleet.path / "devices").iterdir())
+    assert synced[-2:] == ["devices", "index.jsonl"], "the names after their files, and what is said of them last"

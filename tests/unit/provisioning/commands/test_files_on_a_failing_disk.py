@@ -34,6 +34,16 @@ def failing(turn: int) -> Callable[[int], None]:
     return sync
 
 
+def test_what_a_command_writes_is_nobody_else_s_to_change_whatever_the_umask(tmp_path: Path) -> None:
+    """A request that waits to be signed is not exchanged for somebody else's."""
+    before = os.umask(0)
+    try:
+        write_new(tmp_path / "issuing.csr", b"request")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "issuing.csr").stat().st_mode & 0o777 == 0o644
+
+
 @pytest.mark.parametrize("turn", [1, 2])  # The content, and the name.
 def test_a_file_that_is_not_surely_on_disk_is_none_and_can_be_written_again(
     turn: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
