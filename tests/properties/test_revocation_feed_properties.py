@@ -218,9 +218,10 @@ def test_what_one_read_has_brought_is_one_list_on_each_side_of_the_cas() -> None
     assert after == [EVENTS[2:]]
 
 
-def test_byte_by_byte() -> None:
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_byte_by_byte(end: bytes) -> None:
     reader = EventReader(after=4)
-    assert [event for byte in STREAM for event in reader.feed(bytes([byte]))] == EVENTS
+    assert [event for byte in STREAM.replace(b"\n", end) for event in reader.feed(bytes([byte]))] == EVENTS
 
 
 @pytest.mark.parametrize(

@@ -196,12 +196,17 @@ async def test_a_run_that_was_killed_has_left_what_it_saw(tmp_path: Path, stage:
     (tmp_path / "long.toml").write_text(LONG)
     where = ("--fleet", str(fleet), "--broker", f"127.0.0.1:{stage.broker.port}", "--server-name", "localhost")
     arguments = ("run", str(tmp_path / "long.toml"), *where, "--output", str(out))
+    out.mkdir()
+    for name in ("report.json", "report.html", "junit.xml", "notes.txt"):
+        (out / name).write_text("PASS")
     async with fleet_sim(tmp_path, *arguments, afresh=True) as process:
         async with asyncio.timeout(120):
             while not (so_far := received(out)):  # noqa: ASYNC110 - a file tells nobody that it has grown
                 await asyncio.sleep(0.05)
         process.kill()
         await process.wait()
+    assert sorted(each.name for each in out.iterdir()) == ["notes.txt", "progress.jsonl"]
+    (out / "notes.txt").unlink()
     code, shown, err = await ran(tmp_path, "report", str(out), "--html", str(tmp_path / "page.html"))
     assert (code, "INTERRUPTED" in shown) == (0, True), shown + err
     assert "the run was cut off after" in shown

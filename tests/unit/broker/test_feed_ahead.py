@@ -201,3 +201,54 @@ async def test_a_suspension_that_is_first_heard_of_when_all_is_read_again_ends_w
     with pytest.raises(asyncio.CancelledError):
         await feed.run()
     assert said == [True, False, True]
+
+
+async def test_a_history_that_begins_again_and_lacks_a_suspension_ends_none(
+    tmp_path: Path, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ended it in the history before is not in this one, as after a second restore; so it stays suspended."""
+    device = shared_device("meter-1")
+    hold = replace(device.revocation, reason=RevocationReason.CERTIFICATE_HOLD)
+    feed, asked = feed_of(broker, tmp_path), 0
+
+    async def follow(*_: object, **_named: object) -> AsyncIterator[list[FeedEvent]]:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            yield [RevocationEvent(1, hold, "meter-1", hold.revoked_at)]
+        if asked == 2:
+            yield [ReleaseEvent(2, hold.key, "meter-1")]
+        if asked < 3:
+            raise FeedAhead("start again from 0")
+        yield [Current(0)]
+        broker.open(device).connect(client_id="meter-1", expect=ReasonCode.BANNED)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(revocation_feed, "follow_together", follow)
+    with pytest.raises(asyncio.CancelledError):
+        await feed.run()
+    assert asked == 3
+
+
+async def test_the_end_of_the_service_s_own_suspension_that_is_read_again_counts_when_all_is_read(
+    tmp_path: Path, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = shared_service("provisioning")
+    hold = replace(shown.revocation, reason=RevocationReason.CERTIFICATE_HOLD)
+    feed, index = feed_of(broker, tmp_path), broker.engine.admission.status.index
+    again = list[bool]()
+
+    async def follow(*_: object, **_named: object) -> AsyncIterator[list[FeedEvent]]:
+        yield [RevocationEvent(1, hold, "provisioning", hold.revoked_at)]
+        if not again:
+            again.append(True)
+            raise FeedAhead("start again from 0")
+        yield [ReleaseEvent(2, hold.key, "provisioning")]
+        assert index.reason(hold.key) is RevocationReason.CERTIFICATE_HOLD
+        yield [Current(2)]
+        assert index.reason(hold.key) is None
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(revocation_feed, "follow_together", follow)
+    with pytest.raises(asyncio.CancelledError):
+        await feed.run()

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import resource
 import shutil
+import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import cast
 
 import pytest
 from typer.testing import CliRunner
 
+from device_sim.attack import attacking
+from device_sim.attack.verdict import Judgement, Outcome, Verdict
 from device_sim.cli import app
 from device_sim.credentials.fleet_directory import FleetDirectory, Origin
 from device_sim.destination import clear, expect_directory, expect_file, write
+from device_sim.qualify import qualifying
 from provisioning.pki.keys import key_to_pem
 from provisioning.pki.role import Role
 from tests.support.authority import Authority
@@ -63,6 +72,45 @@ def test_an_argument_that_is_wrong_costs_nobody_the_report_of_yesterday(
     done = CliRunner().invoke(app, words, env={"COLUMNS": "400"})
     assert done.exit_code == code, done.output
     assert [each.read_text() for each in reports] == ["PASS", "PASS"]
+
+
+class _Ended(Exception):
+    """What ends a run that has begun."""
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "command"),
+    [
+        (attacking, "run", "attack --broker 127.0.0.1:1 --cafile {ca} --ca-cert {ca} --ca-key {key}"),
+        (qualifying, "qualify", "qualify --only good --exec true"),
+    ],
+)
+@pytest.mark.parametrize("stopped", [True, False])
+def test_what_has_begun_and_comes_to_no_end_leaves_nothing_of_yesterday(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, command: str, stopped: bool
+) -> None:
+    authority, reports = Authority(), [tmp_path / "of.json", tmp_path / "of.xml"]
+    (ca := tmp_path / "ca.pem").write_text(authority.pem)
+    (key := tmp_path / "ca.key").write_bytes(key_to_pem(authority._key))
+    for each in reports:
+        each.write_text("PASS")
+
+    async def begun(*given: object) -> None:
+        if module is attacking:
+            cast("Callable[[], None]", given[-1])()
+        elif not stopped:  # Who is stopped before anything is judged has begun as well.
+            cast("Callable[[Outcome], None]", given[-1])(Outcome("good.connects", "", (), 1.0, Judgement(Verdict.PASS)))
+        if not stopped:
+            raise _Ended
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(module, name, begun)
+    words = [*command.format(ca=ca, key=key).split(), "--json", str(reports[0]), "--junit", str(reports[1])]
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, SystemExit if stopped else _Ended)
+    assert done.exit_code == (130 if stopped else 1)
+    assert [each.exists() for each in reports] == [False, False]
 
 
 OF_A_RUN = ("report.json", "report.html", "timeline.csv", "junit.xml", "progress.jsonl", "notes.txt")

@@ -125,6 +125,8 @@ def test_a_refusal_is_told_with_its_code_or_as_it_is(
     [
         ((200, "text/html", b"<h1>hello</h1>"), "what answers there is something else"),
         ((200, "text/plain", b"[]"), "what answers there is something else"),
+        ((200, JSON, b'{"other": 1}'), "what answers there is something else"),
+        ((200, f"{JSON}\r\nContent-Encoding: gzip", b"no gzip"), "what answers there is something else"),
         ((0, "", b""), "Server disconnected"),
     ],
 )

@@ -307,18 +307,20 @@ async def sent_all_and_read_all(address: tuple[str, int], asked: bytes) -> bytes
     def ask_late() -> bytes:
         with socket.create_connection(address, 30) as client, client.makefile("rb") as answer:
             client.sendall(asked)
-            client.shutdown(socket.SHUT_WR)
             return answer.read()
 
     return await asyncio.to_thread(ask_late)
 
 
-@pytest.mark.parametrize(("why", "status"), [("busy", b"503"), ("long", b"413"), ("refused", b"403")])
+@pytest.mark.parametrize(
+    ("why", "status"),
+    [("busy", b"503"), ("long", b"413"), ("refused", b"403"), ("pipelined", b"200"), ("upgrade", b"200")],
+)
 async def test_who_still_sends_when_it_is_answered_reads_the_answer_to_its_end(
     monkeypatch: pytest.MonkeyPatch, why: str, status: bytes
 ) -> None:
     """The connection was reset: it was closed with bytes that nobody had read."""
-    monkeypatch.setattr(http_server, "_HEAR_OUT_SECONDS", 30.0)
+    monkeypatch.setattr(http_server, "_HEAR_OUT_SECONDS", 300.0)
     refusal = http_server.problem(403, "WRONG_ROLE", "no")
     server = HttpServer(_echo, lambda _: refusal if why == "refused" else "me")
     listening = listen("127.0.0.1", 0, "metrics_port")
@@ -328,13 +330,29 @@ async def test_who_still_sends_when_it_is_answered_reads_the_answer_to_its_end(
     try:
         size = 10 * MAX_BODY
         asked = f"POST /x HTTP/1.1\r\nContent-Length: {size}\r\n".encode() + HEAD + bytes(size)
-        if why == "refused":  # Behind the whole request, not within it.
-            asked = b"GET /x HTTP/1.1\r\n" + HEAD + asked
+        if status != b"413" and why != "busy":  # Behind the whole request, not within it.
+            offer = b"Connection: Upgrade\r\nUpgrade: h2c\r\n" if why == "upgrade" else b""
+            asked = b"GET /x HTTP/1.1\r\n" + offer + HEAD + asked
         answer = await sent_all_and_read_all(listening.getsockname(), asked)
         assert answer.startswith(b"HTTP/1.1 " + status)
         assert bodies(answer)[0]
     finally:
         await server.close()
+
+
+async def test_who_is_heard_out_keeps_nobody_out_who_asks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "_HEAR_OUT_SECONDS", 300.0)
+    monkeypatch.setattr(http_server, "_MAX_CONNECTIONS", 2)
+    too_much = b"POST /x HTTP/1.1\r\nContent-Length: 1000000\r\n" + HEAD + bytes(MAX_BODY + 1)
+    with contextlib.ExitStack() as opened:
+        for _ in range(2):
+            client = opened.enter_context(socket.socket(socket.AF_UNIX))
+            client.settimeout(30)
+            client.connect(str(path))
+            await asyncio.to_thread(client.sendall, too_much)
+            assert await asyncio.to_thread(client.recv, 13) == b"HTTP/1.1 413 "
+        (answer,) = bodies(await ask(path, b"GET /x HTTP/1.1\r\n" + HEAD))
+        assert answer == ["GET", "/x", {}, "", "me"]
 
 
 async def test_who_sends_for_ever_is_heard_out_for_a_moment_only(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from broker.audit.files import AuditError, AuditFiles, head_of
 from broker.audit.verification import verify
 
 KEY = bytes(range(32))
+LONG = b'{"number":' + b"1" * (1 << 18)
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def lines(path: Path) -> list[bytes]:
         pytest.param(b"correct horse battery staple", id="a passphrase"),
         pytest.param(b"[limits]\nmax_keepalive = 60", id="settings without a newline at the end"),
         pytest.param(b'{"alert": "page"}', id="JSON"),
-        pytest.param(b"x" * (1 << 18), id="one long line"),
+        pytest.param(LONG, id="a long line that begins as an entry does"),
     ],
 )
 @pytest.mark.parametrize("linked", [False, True])
@@ -65,7 +66,10 @@ def test_a_file_in_the_place_of_the_log_stays_as_it_is(path: Path) -> None:
     assert path.read_bytes() == b"somebody's notes\nwithout a newline at the end"
 
 
-@pytest.mark.parametrize("content", [b"somebody's notes", b"somebody's notes\n"])
+@pytest.mark.parametrize(
+    "content",
+    [b"somebody's notes", b"somebody's notes\n", pytest.param(LONG, id="a long line that begins as an entry does")],
+)
 def test_a_file_in_the_place_of_one_that_was_about_to_begin_stays_as_it_is(path: Path, content: bytes) -> None:
     """When the broker dies between two files, the head names the last entry of the full one: the next was emptied."""
     write(path, "TWO")

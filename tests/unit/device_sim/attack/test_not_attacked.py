@@ -22,7 +22,7 @@ from device_sim.attack.issuer import Issuer, Paper
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.run import ALIVE, STAYS
 from device_sim.attack.scene import Scene
-from device_sim.attack.target import Registrar, SigningRegistrar, Starved, Target, TurnedAway
+from device_sim.attack.target import Impossible, Registrar, SigningRegistrar, Starved, Target, TurnedAway
 from device_sim.attack.verdict import ClosedBy, Judgement, Layer, Outcome, Seen, Verdict
 from device_sim.credentials.certification import common_name
 from device_sim.link.distance import Distance
@@ -360,3 +360,18 @@ async def test_what_is_given_up_while_it_connects_is_closed(tmp_path: Path, monk
         with pytest.raises(asyncio.CancelledError):
             await trying
         assert ended.is_set()
+
+
+async def test_an_attack_begins_when_a_good_device_was_admitted(tmp_path: Path) -> None:
+    """Not sooner: until then older reports stay."""
+    happened: list[str] = []
+
+    async def tried(target: Target) -> None:
+        await run.run(target, [case("1-good")], lambda one: happened.append(one.name), lambda: happened.append("begun"))
+
+    async with faulty(tmp_path) as target:
+        with pytest.raises(Impossible):
+            await tried(replace(target, endpoint=replace(target.endpoint, port=1)))
+        assert happened == []
+        await tried(target)
+    assert happened == ["begun", "1-good", "0-alive", "0-stays"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from gzip import compress
@@ -12,7 +13,17 @@ import pytest
 from cryptography import x509
 
 from provisioning.client import feed as feed_client
-from provisioning.client.feed import Current, FeedAhead, FeedEvent, FeedLost, FeedRefused, follow_together, tell_known
+from provisioning.client.feed import (
+    HEARTBEAT,
+    SILENT_HEARTBEATS,
+    Current,
+    FeedAhead,
+    FeedEvent,
+    FeedLost,
+    FeedRefused,
+    follow_together,
+    tell_known,
+)
 from provisioning.pki.identity import PROVISIONING, Identity
 from provisioning.pki.role import Role
 from tests.support.impostor import impostor
@@ -88,6 +99,19 @@ async def test_who_goes_on_and_tells_nothing_is_given_up(again: bytes) -> None:
         with pytest.raises(FeedLost, match=r"has sent no event for 0\.3 s$"):
             async with asyncio.timeout(20):
                 await anext(feed)
+
+
+async def test_who_goes_on_with_heartbeats_is_followed_for_as_long_as_it_likes() -> None:
+    """Also with a comment between two of them, and an event of an unknown type."""
+    beat = b':\n\nevent: news\ndata: {}\n\nevent: current\ndata: {"sequence": 0}\n\n'
+    now = itertools.count(0.0, 1.0)
+    async with (
+        answering(b"", again=beat) as (url, _),
+        aclosing(follow_together(url, PKI.anchors, BROKER, 0, clock=lambda: next(now))) as feed,
+        asyncio.timeout(60),
+    ):
+        while next(now) < 10 * SILENT_HEARTBEATS * HEARTBEAT:
+            assert set(await anext(feed)) == {Current(0)}
 
 
 @pytest.mark.parametrize("ask", [first, told])
