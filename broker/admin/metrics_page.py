@@ -127,7 +127,7 @@ class MetricsPage:
         self._figures.now = self._clock()
         try:
             encode, content_type = choose_encoder(request.accept)
-        except (TypeError, ValueError):  # It has not checked the version there.
+        except (TypeError, ValueError):  # The library compares whatever stands for a version there.
             encode, content_type = choose_encoder("")
         return Response(body=encode(self._registry), content_type=content_type)
 

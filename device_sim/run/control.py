@@ -66,10 +66,7 @@ def _socket_path() -> Path:
     directory = _directory()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     _check_ours(directory)
-    path = directory / f"{os.getpid()}{_SUFFIX}"
-    path.unlink(missing_ok=True)
-
-    return path
+    return directory / f"{os.getpid()}{_SUFFIX}"
 
 
 def _check_ours(directory: Path) -> None:

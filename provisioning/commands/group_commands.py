@@ -207,6 +207,8 @@ def _print(group: EnrolmentGroup, *, as_json: bool) -> None:
     print_facts(group)
     if not group.ways:
         sys.stdout.write(f"Group {group.name} is closed: no new device is admitted.\n")
+    elif group.webhook_url is not None and not any("webhook" in way.split("+") for way in group.ways):
+        sys.stdout.write(f"Its webhook is not asked: no way of the group names it, such as {group.ways[0]}+webhook.\n")
 
 
 def _row(group: EnrolmentGroup) -> tuple[str, ...]:

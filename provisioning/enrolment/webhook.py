@@ -49,7 +49,13 @@ _TOGETHER: Final = 32
 _KEPT: Final = 32
 """Idle connections that are kept."""
 
+_NEITHER: Final = 'did not answer 200 with {"allow": true} or {"allow": false}'
+
 log = structlog.get_logger(__name__)
+
+
+class _NoAnswer(Exception):
+    """What the webhook said is no answer; the text says why."""
 
 
 def check_url(url: str) -> str:
@@ -104,10 +110,14 @@ class Webhooks:
             async with asyncio.timeout(question.timeout.total_seconds()), turns:
                 answer = await self._post(question.url, document)
         except TimeoutError as error:
+            _tell(question, f"no answer within {question.timeout.total_seconds():g} s")
             raise _failed(question, f"did not answer within {question.timeout.total_seconds():g} s") from error
         except (httpx.HTTPError, NoAddress) as error:
-            log.warning("webhook failed", code="WEBHOOK_FAILED", group=question.group, detail=network_words(error))
+            _tell(question, network_words(error))
             raise _failed(question, "cannot be reached") from error
+        except _NoAnswer as error:
+            _tell(question, str(error))
+            raise _failed(question, _NEITHER) from error
         match answer:
             case {"allow": True}:
                 return Verdict(question, allowed=True)
@@ -116,7 +126,8 @@ class Webhooks:
                 shown = _shown(reason) if isinstance(reason, str) else ""
                 return Verdict(question, allowed=False, reason=shown)
             case _:
-                raise _failed(question, 'did not answer 200 with {"allow": true} or {"allow": false}')
+                _tell(question, 'its answer is JSON, but no object in which "allow" is true or false')
+                raise _failed(question, _NEITHER)
 
     async def run(self) -> None:
         """Keep the connections until cancelled, then close them."""
@@ -148,26 +159,24 @@ class Webhooks:
             self._asking[pool] -= 1
             if pool is not self._pool:
                 self._left.set()
-        if content is None:
-            return None
         try:
             return json.loads(content, object_pairs_hook=_unambiguous)
-        except (ValueError, RecursionError):
-            return None
+        except (ValueError, RecursionError) as error:
+            raise _NoAnswer("its answer is no JSON that can be read, or says one name twice") from error
 
 
-async def _content(pool: httpx.AsyncClient, url: str, document: dict[str, Any]) -> bytes | None:
-    """Return the answer's content, None if it is not 200 or too long."""
+async def _content(pool: httpx.AsyncClient, url: str, document: dict[str, Any]) -> bytes:
+    """Return the answer's content; raise `_NoAnswer` if its status is not 200 or it is too long."""
     content, pieces = bytearray(), 0
     # As it is: a compressed answer of 16 KB could be one of 16 MB.
     async with pool.stream("POST", url, json=document, headers={"Accept-Encoding": "identity"}) as response:
         if response.status_code != HTTPStatus.OK:
-            return None
+            raise _NoAnswer(f"it answered with status {response.status_code}, not 200")
         async for chunk in response.aiter_raw():
             content += chunk
             pieces += 1
             if len(content) > _MAXIMUM_ANSWER or pieces > _MOST_PIECES:
-                return None
+                raise _NoAnswer(f"its answer is too long: {_MAXIMUM_ANSWER} octets in {_MOST_PIECES} chunks at most")
     return bytes(content)
 
 
@@ -183,6 +192,11 @@ def _shown(reason: str) -> str:
     """Return a webhook's *reason* as one line of text, without what JSON can express and UTF-8 cannot."""
     text = reason.encode("utf-8", "ignore").decode("utf-8")
     return " ".join("".join(each if each.isprintable() else " " for each in text).split())[:_LONGEST_REASON]
+
+
+def _tell(question: Question, what: str) -> None:
+    """Tell the operator *what* is wrong with the webhook, which a device is not told; nothing of what it says."""
+    log.warning("webhook failed", code="WEBHOOK_FAILED", group=question.group, detail=what)
 
 
 def _failed(question: Question, what: str) -> Refused:

@@ -15,7 +15,7 @@ Rules
    if no name server had answered.
 3. The threads end with the process, and keep it from nothing.
 
-Does not handle: names given to uvloop's own `create_connection`. Ours are looked up before (anyio).
+Does not handle: names given to uvloop's own `create_connection`. Our HTTP clients look them up before (anyio).
 """
 
 from __future__ import annotations

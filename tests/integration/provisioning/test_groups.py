@@ -37,6 +37,12 @@ def test_a_group_is_made_listed_changed_and_closed(
     assert (full.status, full.text.split(":")[0]) == (403, "GROUP_FULL")
     code, listed, _ = run(service, "list", "--json")
     assert (code, [each["maximum_devices"] for each in json.loads(listed) if each["name"] == name]) == (0, [1])
+    code, shown, _ = run(service, "set", name, "--webhook-url", "http://127.0.0.1:1/")
+    assert (code, shown.splitlines()[-1]) == (
+        0,
+        "Its webhook is not asked: no way of the group names it, such as token+webhook.",
+    )
+    assert "not asked" not in run(service, "set", name, "--way", "token+webhook")[1]
     code, shown, _ = run(service, "set", name, "--closed", "--maximum-devices", "0")
     assert (code, shown.splitlines()[-1]) == (0, f"Group {name} is closed: no new device is admitted.")
     assert ["ways", "none"] in [line.split() for line in shown.splitlines()]

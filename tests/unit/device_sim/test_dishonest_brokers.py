@@ -267,3 +267,14 @@ def test_ctrl_c_while_the_devices_leave_does_not_take_the_report_away(
     bare = SCENARIO.partition("[[stages]]\ncommand")[0]
     result = run(lambda interruption: judged(authority, tmp_path, Lie.NOTHING, bare, interruption=interruption))
     assert (result.verdict, result.interrupted) == ("PASS", None)
+
+
+@pytest.mark.parametrize("probe", [False, True])
+async def test_the_latency_of_probes_is_measured_by_itself(tmp_path: Path, authority: Authority, probe: bool) -> None:
+    arriving = SCENARIO.partition("[[stages]]\ncommand")[0].replace(
+        '"meters"', f'"meters"\nprobe = {str(probe).lower()}'
+    )
+    result = await judged(authority, tmp_path, Lie.NOTHING, arriving + '[[stages]]\nhold = "200ms"\n')
+    assert result.recorder.counts[Count.RECEIVED] > 0
+    measured = result.recorder.response.keys() & {Duration.END_TO_END, Duration.PROBE_END_TO_END}
+    assert measured == {Duration.PROBE_END_TO_END if probe else Duration.END_TO_END}

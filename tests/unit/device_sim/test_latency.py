@@ -58,3 +58,14 @@ def test_what_takes_minutes_is_not_taken_for_one() -> None:
     assert latency.percentile(0) == pytest.approx(1000.0, rel=0.001)
     latency.record(7200.0)
     assert latency.highest == pytest.approx(HIGHEST_MS, rel=0.001)
+
+
+def test_a_summary_has_the_usual_figures_and_is_nought_where_nothing_was_recorded() -> None:
+    latency = Latency()
+    nothing = latency.summary().as_dict()
+    assert nothing == {"count": 0, "p50": 0.0, "p95": 0.0, "p99": 0.0, "highest": 0.0}
+    for percent in range(1, 101):
+        latency.record((percent + 0.0005) / 1000)
+    found = latency.summary().as_dict()
+    assert found == pytest.approx({"count": 100, "p50": 50, "p95": 95, "p99": 99, "highest": 100}, rel=0.002)
+    assert found.keys() == nothing.keys()

@@ -25,6 +25,7 @@ from device_sim.attack.verdict import (
     Seen,
     Verdict,
     before_mqtt5,
+    came_to_the_broker,
     is_admission,
     is_answer,
     judge,
@@ -205,7 +206,7 @@ def test_a_closure_is_an_answer(closure: Closure, text: str) -> None:
 
 def test_an_outcome_is_the_record_of_a_case() -> None:
     seen = Seen(Layer.MQTT, "CONNACK 0x87", "REVOKED: certificate revoked")
-    outcome = Outcome("5-revoked", "is revoked", ("mqtt CONNACK 0x87",), 3.0, Judgement(Verdict.PASS), seen, 0.0125)
+    outcome = Outcome("5-revoked", "is revoked", ("mqtt CONNACK 0x87",), 3.0, Judgement(Verdict.PASS), seen, 0.76543)
     assert outcome.as_dict() == {
         "case": "5-revoked",
         "description": "is revoked",
@@ -217,7 +218,7 @@ def test_an_outcome_is_the_record_of_a_case() -> None:
             "reason_code": "0x87",
             "reason_string": "REVOKED: certificate revoked",
             "closed_by": "peer",
-            "ms": 12.5,
+            "ms": 765.4,
         },
         "verdict": "pass",
         "why": "",
@@ -250,3 +251,12 @@ def test_before_mqtt5_the_right_answer_is_a_return_code_or_the_deed(
 
 def test_who_must_be_let_in_must_be_let_in_before_mqtt5_too() -> None:
     assert all(map(is_admission, before_mqtt5(("mqtt CONNACK 0x00", "mqtt CONNACK 0"))))
+
+
+@pytest.mark.parametrize(
+    ("seen", "came"),
+    [(EXPIRED, True), (IN, True), (CLOSED, True), (UNSERVED, True), (STILL_OPEN, False), (GONE, False)],
+)
+def test_whom_nobody_answered_has_not_come_to_the_broker(seen: Seen, came: bool) -> None:
+    """What is asked of it next would say nothing."""
+    assert came_to_the_broker(seen) is came

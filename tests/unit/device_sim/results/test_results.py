@@ -261,6 +261,7 @@ def test_the_summary_says_what_the_document_says() -> None:
     document = imagined()
     document["invalid"] = ["the generator's loop was late"]
     lines = summarised(document)
+    assert ["metric", "condition", "value"] in [line.split() for line in lines]
     assert lines[-1].startswith("FAIL: imagined on unknown, 40 devices, 10 s (seed 42, scenario ")
     for item in document["thresholds"]:
         mark = "✓" if item["passed"] else "✗"
@@ -421,3 +422,11 @@ def test_words_of_somebody_else_s_document_are_shown_as_they_are(words: str) -> 
         console = Console(file=io.StringIO(), width=200)
         console.print(shown)
         assert console.file.getvalue().count(words) >= times  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("by", "words"), [("SIGINT", "Ctrl-C or `fleet-sim ctl stop`"), ("SIGTERM", "SIGTERM")])
+def test_the_page_of_a_run_that_was_ended_early_says_so_and_by_what(by: str, words: str) -> None:
+    document = imagined()
+    assert "ended early" not in page_of(document)
+    document["interrupted"] = by
+    assert f'<p class="notice">The run was ended early by {words}.</p>' in page_of(document)

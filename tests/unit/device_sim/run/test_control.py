@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from device_sim.run import control
+from device_sim.run.order import Order
 
 
 @pytest.fixture
@@ -46,3 +50,23 @@ async def test_an_order_is_not_given_to_whoever_has_made_the_directory(place: Pa
 async def test_where_no_run_has_been_there_is_none() -> None:
     with pytest.raises(control.Unreachable, match="no run is under way here"):
         await control.tell("stop", None)
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_what_a_killed_run_with_the_same_process_has_left_is_in_nobodys_way(
+    place: Path, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    place.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(place / f"{os.getpid()}.sock"))
+
+    async def done(_order: Order) -> str:
+        return "done"
+
+    async def told() -> tuple[bool, str]:
+        async with control.listening(done, print) as path:
+            assert path is not None
+            return await control.tell("pause", None)
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        assert runner.run(told()) == (True, "done")

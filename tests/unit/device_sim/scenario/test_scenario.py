@@ -6,8 +6,10 @@ import pytest
 
 from device_sim.run.stages import trouble_in_words
 from device_sim.scenario.catalogue import built_in, find
+from device_sim.scenario.groups import Clock, Sleep
 from device_sim.scenario.metrics import SECURITY, Count, Duration
 from device_sim.scenario.model import InvalidScenario, Scenario, build, load, parse
+from device_sim.scenario.stages import Command
 from device_sim.scenario.threshold import InvalidThreshold, Threshold, must_be_nought
 from device_sim.trouble.trouble import Direction, Trouble
 
@@ -92,6 +94,8 @@ def test_a_file_says_durations_and_shares_as_people_do(tmp_path: Path) -> None:
             "flap and sleep: a device has one of them",
         ),
         ({"stages": [{"ramp": {"rate": 1, "tto": "5%"}}]}, r"ramp\.tto: there is no such field; did you mean 'to'"),
+        ({"groups": [{"name": "a", "commands": {"refuse": "120%"}}]}, "120% is no share: 0% to 100%"),
+        ({"groups": [{"name": "a", "clock": {"offset": "-soon"}}]}, "no duration: write .500ms"),
         ({"devices": 0}, "devices: 0 should be greater than or equal to 1"),
         ({"devices": "many"}, "devices: 'many' should be a valid integer"),
         ({"devices": "9" * 100}, "devices: '99999"),
@@ -208,3 +212,36 @@ def test_what_must_be_nought_in_every_run_is_a_matter_of_security() -> None:
         threshold = must_be_nought(metric)
         assert (threshold.metric, threshold.statistic, threshold.security) == (metric, "count", True)
         assert [threshold.holds(value) for value in (0.0, 1.0)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [("5s", 5.0), ("+2m", 120.0), ("-1h", -3600.0), ("-90d", -90 * 86_400.0), ("500ms", 0.5), (-7.5, -7.5)],
+)
+def test_a_clock_is_ahead_or_behind_as_its_sign_says(written: str | float, seconds: float) -> None:
+    scenario = build({**MINIMAL, "groups": [{"name": "a", "clock": {"offset": written}}]}, "test")
+    assert scenario.groups[0].clock == Clock(offset=seconds)
+
+
+def test_the_receivers_subscribe_at_the_highest_qos_that_a_group_publishes_at() -> None:
+    """At a lower one they would get less than they were sent, and judge the broker by it."""
+
+    def qos(*published: int | None) -> int:
+        groups = [{"name": f"g{number}"} | ({} if each is None else {"telemetry": {"qos": each}})
+                  for number, each in enumerate(published)]  # fmt: skip
+        return build({**MINIMAL, "groups": groups}, "test").qos
+
+    assert [qos(None), qos(0), qos(1, 0), qos(0, 2, 1), qos(2, None)] == [1, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "sleep", [None, Sleep(awake=1, asleep=1, keep_session=False), Sleep(awake=1, asleep=1)], ids=str
+)
+def test_a_command_to_those_asleep_needs_somebody_who_sleeps_and_has_a_session(sleep: Sleep | None) -> None:
+    group = {"name": "a"} | ({} if sleep is None else {"sleep": sleep.model_dump() | {"jitter": "10%"}})
+    stages = [{"ramp": {"rate": 1}}, {"command": {"asleep": True}}]
+    if sleep is not None and sleep.keep_session:
+        assert build({**MINIMAL, "groups": [group], "stages": stages}, "test").stages[1] == Command(asleep=True)
+        return
+    with pytest.raises(InvalidScenario, match=r"stages: 2 \(command\): asleep: no group sleeps and has its session"):
+        build({**MINIMAL, "groups": [group], "stages": stages}, "test")

@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from provisioning.client.address import MAXIMUM_URL
 from provisioning.client.bounded_head import MOST_BYTES
@@ -54,6 +55,30 @@ async def test_what_is_no_answer_lets_nobody_in(webhooks: Webhooks, body: bytes)
             await webhooks.ask(question(server.url))
         server.body = b'{"allow": true, "note": "more is allowed"}'
         assert (await webhooks.ask(question(server.url))).allowed
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "told"),
+    [
+        (b'{"allow": true}', 201, "status 201, not 200"),
+        (b"secret", 404, "status 404, not 200"),
+        (b'{"allow": "true", "secret": 1}', 200, '"allow" is true or false'),
+        (b"secret", 200, "no JSON that can be read"),
+        (b'{"allow": true, "allow": true}', 200, "one name twice"),
+        (b"secret" * 4000, 200, "too long: 16384 octets"),
+    ],
+)
+async def test_the_log_says_what_was_wrong_with_the_answer_and_nothing_of_it(
+    webhooks: Webhooks, body: bytes, status: int, told: str
+) -> None:
+    """Whoever has written the webhook would else have to guess; the device is told nothing of it."""
+    with WebhookServer(body, status) as server, capture_logs() as logs, pytest.raises(Refused) as refused:
+        await webhooks.ask(question(server.url))
+    (line,) = logs
+    assert (line["code"], line["group"]) == ("WEBHOOK_FAILED", "north")
+    assert told in line["detail"]
+    assert "secret" not in line["detail"]
+    assert str(refused.value).endswith('did not answer 200 with {"allow": true} or {"allow": false}: try again later')
 
 
 YES = b'{"allow": true}'
