@@ -198,6 +198,9 @@ async def test_what_nobody_asked_for_is_found_by_workers_too(tmp_path: Path, aut
     result = await judged(authority, tmp_path, lie, scenario, Manner(workers=2))
     crossed = {str(one.threshold.metric) for one in result.thresholds if not one.passed}
     assert crossed == (set() if lie is Lie.NOTHING else {"unexpected"})
+    assert [(process.name, process.devices) for process in result.processes] == [
+        ("worker 1", 2), ("worker 2", 2), ("conductor", 0),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -277,4 +280,8 @@ async def test_the_latency_of_probes_is_measured_by_itself(tmp_path: Path, autho
     result = await judged(authority, tmp_path, Lie.NOTHING, arriving + '[[stages]]\nhold = "200ms"\n')
     assert result.recorder.counts[Count.RECEIVED] > 0
     measured = result.recorder.response.keys() & {Duration.END_TO_END, Duration.PROBE_END_TO_END}
-    assert measured == {Duration.PROBE_END_TO_END if probe else Duration.END_TO_END}
+    metric = Duration.PROBE_END_TO_END if probe else Duration.END_TO_END
+    assert measured == {metric}
+    service, response = result.recorder.service[metric], result.recorder.response[metric]
+    assert service.percentile(0) < 1000
+    assert 0 < service.highest <= response.highest < 60_000, "how late it was sent is added, and is no hour"

@@ -12,6 +12,7 @@ import pytest
 from device_sim.backoff import Backoff, Jitter
 from device_sim.behaviour.absence import Flapping, Sleeping
 from device_sim.behaviour.behaviour import Outcome
+from device_sim.behaviour.burden import Cloned, Stalling
 from device_sim.behaviour.catalogue import behaviours_of
 from device_sim.behaviour.presence import OFFLINE, Present
 from device_sim.behaviour.renewing import Renewing, WrongClock
@@ -72,12 +73,12 @@ def test_behaviours_are_composed() -> None:
 def test_who_keeps_no_session_asks_for_none() -> None:
     terms = terms_of(Group(name="a", sleep=Sleep(awake=1, asleep=100, keep_session=False)))
     assert (terms.clean_start, terms.session_seconds) == (True, 0)
+    assert terms_of(Group(name="a", sleep=Sleep(awake=1, asleep=2))).session_seconds == 60, "a minute at least"
 
 
 def test_only_what_has_something_to_do_gets_a_task() -> None:
-    assert [kind.accompanies for kind in (Flapping, Sleeping, Present, WrongClock, Responding)] == [
-        True, True, False, False, False,
-    ]  # fmt: skip
+    assert [kind.accompanies for kind in (Flapping, Sleeping, Stalling, Cloned, Renewing)] == [True] * 5
+    assert [kind.accompanies for kind in (Present, WrongClock, Responding)] == [False] * 3  # fmt: skip
     assert behaviours_of(Group(name="a", flap=Flap(up=1, down=1)))[0].accompanies
 
 
@@ -272,3 +273,77 @@ def test_an_answer_is_as_late_as_the_group_says() -> None:
     assert responding.answering(Standing(), 7, 1) == (1.5, Outcome.DONE)
     never = Responding(Commands.model_validate({"ignore": "100%", "delay": 2}))
     assert never.answering(Standing(), 7, 1) == (2.0, Outcome.IGNORED)
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        Group(name="a", flap=Flap(up=600_000, down=1)),
+        Group(name="a", sleep=Sleep(awake=600_000, asleep=1)),
+        Group(name="a", slow_reader=SlowReader(every=600_000, stall=1)),
+        Group(name="a", clone=Clone(every=600_000)),
+    ],
+    ids=["flaps", "sleeps", "reads slowly", "is copied"],
+)
+async def test_until_its_time_has_come_nothing_happens_to_a_connection(group: Group) -> None:
+    (behaviour,) = behaviours_of(group)
+    device, link = Leaving(), Linked()
+    task = asyncio.create_task(behaviour.accompany(device, cast("Link", link), cast("Any", SimpleNamespace(seed=1))))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not task.done()
+    link.end()
+    await task
+    assert (link.done, device.left, device.away) == ([], 0, None)
+
+
+async def test_a_bad_network_is_up_and_down_as_long_as_the_scenario_says_on_average(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited: list[float] = []
+
+    async def wait(_futures: Any, **given: float) -> None:
+        waited.append(given["timeout"])
+
+    monkeypatch.setattr(asyncio, "wait", wait)
+    (flapping,) = behaviours_of(Group(name="a", flap=Flap(up=10.0, down=50.0)))
+    away: list[float] = []
+    for seed in range(1000):
+        device = Leaving()
+        await flapping.accompany(device, cast("Link", Linked()), cast("Any", SimpleNamespace(seed=seed)))
+        away.append(cast("float", device.away))
+    assert sum(waited) / 1000 == pytest.approx(10.0, rel=0.15)
+    assert sum(away) / 1000 == pytest.approx(50.0, rel=0.15)
+
+
+async def test_who_stalls_does_so_for_its_time_or_until_its_connection_ends() -> None:
+    (stalling,) = behaviours_of(Group(name="a", slow_reader=SlowReader(every=1e-6, stall=600_000)))
+    link, begun = Linked(), asyncio.Event()
+    host = SimpleNamespace(seed=1, stalled=begun.set)
+    task = asyncio.create_task(stalling.accompany(Standing(), cast("Link", link), cast("Any", host)))
+    await begun.wait()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert link.done == ["stalls"]
+    link.end()
+    await task
+    assert link.done == ["stalls", "reads"]
+
+
+async def test_a_copy_is_not_taken_away_before_its_connection_has_ended() -> None:
+    copy, let_in = Linked(), asyncio.Event()
+
+    class Copied(Standing):
+        async def open_copy(self) -> Link:
+            return cast("Link", copy)
+
+    host = SimpleNamespace(seed=1, copy_admitted=lambda _device, _started: let_in.set())
+    (cloning,) = behaviours_of(Group(name="a", clone=Clone(every=1e-6)))
+    task = asyncio.create_task(cloning.accompany(Copied(), cast("Link", Linked()), cast("Any", host)))
+    await let_in.wait()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not task.done()
+    copy.end()
+    await task
+    assert copy.done == ["closed"]

@@ -430,3 +430,14 @@ def test_the_page_of_a_run_that_was_ended_early_says_so_and_by_what(by: str, wor
     assert "ended early" not in page_of(document)
     document["interrupted"] = by
     assert f'<p class="notice">The run was ended early by {words}.</p>' in page_of(document)
+
+
+def test_of_a_run_without_a_report_only_who_asks_for_it_is_given_what_is_known_so_far(tmp_path: Path) -> None:
+    (tmp_path / "progress.jsonl").mkdir()
+    with pytest.raises(UnreadableReport, match=r"report\.json cannot be read: No such file"):
+        read(tmp_path)
+    with pytest.raises(UnreadableReport, match=r"progress\.jsonl cannot be read: Is a directory"):
+        read(tmp_path, document_so_far)
+    (tmp_path / "progress.jsonl").rmdir()
+    write_all(document := imagined(), tmp_path)
+    assert read(tmp_path, document_so_far)["verdict"] == document["verdict"]

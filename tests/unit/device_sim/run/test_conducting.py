@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from device_sim.link.closure import Closure, Layer
 from device_sim.run import dialogue
 from device_sim.run.health import HealthSample
 from device_sim.run.manner import Share
@@ -18,7 +19,7 @@ from device_sim.run.recorder import Recorder, Sample, StageSpan
 from device_sim.run.runner import Process, Run
 from device_sim.run.stages import Acted
 from device_sim.run.workers import RemotePart
-from device_sim.scenario.metrics import Duration
+from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.model import build
 
 HEALTH = HealthSample(1.0, 3.0, 0.2, 60, 20_000, 40, 28_232, 80.0)
@@ -153,3 +154,17 @@ async def test_a_worker_that_ends_before_its_outcome_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="ended with status 1"):
         await part.listen()
     assert part._ready.is_set()
+
+
+async def test_each_receiver_lost_is_counted_and_the_first_of_them_are_told() -> None:
+    run, _ = conducting()
+
+    async def stay(lost: Any) -> None:
+        for number in range(25):
+            lost(Closure(Layer.TCP, f"reset {number}", "", 0.0))
+
+    await run._stay(cast("Any", SimpleNamespace(name="backend", stay=stay)))
+    assert run.recorder.counts[Count.LOST_RECEIVERS] == 25
+    told = [marker.what for marker in run.recorder.markers]
+    assert told == [f"backend: tcp reset {n}; what comes until it is back counts as lost" for n in range(20)]
+    assert all(2.0 <= marker.at < 60.0 for marker in run.recorder.markers)
