@@ -6,7 +6,7 @@ import pytest
 
 from device_sim.run.stages import trouble_in_words
 from device_sim.scenario.catalogue import built_in, find
-from device_sim.scenario.groups import Clock, Sleep
+from device_sim.scenario.groups import Clock, Commands, Sleep
 from device_sim.scenario.metrics import SECURITY, Count, Duration
 from device_sim.scenario.model import InvalidScenario, Scenario, build, load, parse
 from device_sim.scenario.stages import Command
@@ -173,6 +173,7 @@ def test_a_threshold_holds_or_not(text: str, value: float, holds: bool) -> None:
 
 def test_a_threshold_says_what_it_is_on() -> None:
     assert Threshold.parse("lost", "== 0").metric is Count.LOST
+    assert not Threshold.parse("lost", "== 0").security
     assert Threshold.parse("admitted", "p100 < 5").percentile == 100.0
     with pytest.raises(InvalidThreshold, match="between 0 and 100"):
         Threshold.parse("admitted", "p100.1 < 5")
@@ -227,7 +228,7 @@ def test_the_receivers_subscribe_at_the_highest_qos_that_a_group_publishes_at() 
     """At a lower one they would get less than they were sent, and judge the broker by it."""
 
     def qos(*published: int | None) -> int:
-        groups = [{"name": f"g{number}"} | ({} if each is None else {"telemetry": {"qos": each}})
+        groups = [{"name": f"g{number}"} | {"telemetry": None if each is None else {"qos": each}}
                   for number, each in enumerate(published)]  # fmt: skip
         return build({**MINIMAL, "groups": groups}, "test").qos
 
@@ -245,3 +246,9 @@ def test_a_command_to_those_asleep_needs_somebody_who_sleeps_and_has_a_session(s
         return
     with pytest.raises(InvalidScenario, match=r"stages: 2 \(command\): asleep: no group sleeps and has its session"):
         build({**MINIMAL, "groups": [group], "stages": stages}, "test")
+
+
+def test_a_share_of_answers_may_be_none_or_all_of_them() -> None:
+    commands = {"refuse": "0%", "ignore": "100%"}
+    scenario = build({**MINIMAL, "groups": [{"name": "a", "commands": commands}]}, "test")
+    assert scenario.groups[0].commands == Commands(refuse=0.0, ignore=1.0)
