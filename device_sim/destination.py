@@ -23,6 +23,16 @@ def expect_file(option: str, path: Path | None) -> None:
     _expect_right(option, path, path if path.exists() else path.parent)
 
 
+def expect_reports(json: Path | None, junit: Path | None) -> None:
+    """Raise `typer.BadParameter` if no file can be written at *json* or *junit*, or if both are the same."""
+    expect_file("--json", json)
+    expect_file("--junit", junit)
+    if json is None or junit is None or json.resolve() != junit.resolve():
+        return
+    if junit.is_file() or not junit.exists():  # Both may go to /dev/null.
+        raise typer.BadParameter(f"--junit {junit} is the file of --json: name another")
+
+
 def expect_directory(option: str, path: Path | None) -> None:
     """Create the directory *path*; raise `typer.BadParameter` if it cannot be created or written. None: not wanted."""
     if path is None:

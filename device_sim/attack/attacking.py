@@ -25,7 +25,7 @@ from device_sim.attack.given import Given
 from device_sim.attack.run import CONTROLS, judged, run, worst
 from device_sim.attack.target import Impossible, Target
 from device_sim.attack.verdict import OPEN, Outcome, Verdict
-from device_sim.destination import clear, expect_file
+from device_sim.destination import clear, expect_reports
 from device_sim.explanation import explained
 from device_sim.hanging import hanging
 from device_sim.interruption import Interruption
@@ -123,8 +123,7 @@ def judge(
             line = hanging(f"{case.name:32}", f"{case.description}  [{right}]")
             out.print(line, soft_wrap=True, markup=False, highlight=False)
         return
-    expect_file("--json", given.json)
-    expect_file("--junit", given.junit)
+    expect_reports(given.json, given.junit)
 
     view, tried = View(), _Tried(len(cases) + len(CONTROLS))
 

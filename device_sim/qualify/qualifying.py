@@ -15,7 +15,7 @@ from rich.console import Console
 from device_sim.attack import report
 from device_sim.attack.run import worst
 from device_sim.attack.verdict import Outcome, Verdict
-from device_sim.destination import clear, expect_file
+from device_sim.destination import clear, expect_reports
 from device_sim.explanation import explained
 from device_sim.hanging import hanging
 from device_sim.interruption import Interruption
@@ -64,8 +64,7 @@ def judge_device(
             line = hanging(f"{stage.name:{width}}", stage.description)
             out.print(line, soft_wrap=True, markup=False, highlight=False)
         return
-    expect_file("--json", json)
-    expect_file("--junit", junit)
+    expect_reports(json, junit)
 
     async def story(_interruption: Interruption) -> list[Outcome]:
         with ExitStack() as stack:

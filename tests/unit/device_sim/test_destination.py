@@ -37,6 +37,15 @@ def test_a_report_that_could_not_be_written_begins_no_run(command: str, tmp_path
     assert (done.exit_code, f"{words[-2]} {words[-1]}" in done.output) == (2, True), done.output
 
 
+@pytest.mark.parametrize("command", ["attack", "qualify --exec true", "delivery"])
+def test_two_reports_are_not_written_to_one_file(command: str, tmp_path: Path) -> None:
+    """The second one had replaced the first at the end."""
+    words = [*command.split(), "--json", str(tmp_path / "a" / ".." / "of"), "--junit", str(tmp_path / "of")]
+    (tmp_path / "a").mkdir()
+    done = CliRunner().invoke(app, words, env={"COLUMNS": "400"})
+    assert (done.exit_code, "is the file of --json: name another" in done.output) == (2, True), done.output
+
+
 def test_what_can_be_written_is_left_as_it_is(tmp_path: Path) -> None:
     (kept := tmp_path / "kept").write_text("of yesterday")
     for path in (None, kept, tmp_path / "new"):
