@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from provisioning.client.enrolment import EnrolmentOperatorClient
     from provisioning.config import Settings
+    from provisioning.pki.tls import CredentialFiles
 
 _TELL_SECONDS: Final = 5.0
 _LONGEST: Final = 36_500 * 86_400.0
@@ -74,6 +75,15 @@ def warn_of_open(*secrets: Path | None) -> None:
             say(f"fleet-provisioning: warning: {warning}")
 
 
+def warn_of_credential(credential: CredentialFiles) -> None:
+    """Warn of an operator's key that everybody may read, and of a certificate that expires soon."""
+    from provisioning.commands.ending_credential import told_of_end
+
+    warn_of_open(credential.key)
+    if (warning := told_of_end(credential.certificate, datetime.now(UTC))) is not None:
+        say(f"fleet-provisioning: warning: {warning}")
+
+
 def warn_of_doubts(settings: Settings) -> None:
     """Warn of settings that are probably mistakes."""
     from provisioning.directory.doubts import doubts
@@ -103,8 +113,8 @@ class Connection:
         Path | None, typer.Option(help="Its private key (default: DIR/operator.key).", show_default=False)
     ] = None
 
-    def client(self, warn: Callable[[Path], None] = lambda _: None) -> EnrolmentOperatorClient:
-        """Return a client of the service, after *warn* about the private key that it uses.
+    def client(self, warn: Callable[[CredentialFiles], None] = lambda _: None) -> EnrolmentOperatorClient:
+        """Return a client of the service, after *warn* about the credential that it uses.
 
         Raises `ConfigurationError`, `TlsConfigurationError`.
         """
@@ -118,7 +128,7 @@ class Connection:
         where = settings.directory
         credential = CredentialFiles(self.cert or where / "operator.crt", self.key or where / "operator.key")
         url = self.url or found(where) or f"https://localhost:{settings.port}"
-        warn(credential.key)
+        warn(credential)
         return EnrolmentOperatorClient(url, self.cafile or where / "ca-bundle.crt", credential)
 
     def run(self, command: Callable[[EnrolmentOperatorClient], Awaitable[None]]) -> None:
@@ -136,7 +146,7 @@ class Connection:
                     await command(client)
 
         try:
-            asyncio.run(run(self.client(warn_of_open)))
+            asyncio.run(run(self.client(warn_of_credential)))
         except (ConfigurationError, RequestRefused) as error:
             raise fail(error) from error
         except TlsConfigurationError as error:
