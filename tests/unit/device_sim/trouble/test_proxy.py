@@ -322,3 +322,19 @@ def test_leaving_ends_every_connection_orphans_too(new_loop: Loop) -> None:
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(told())
+
+
+@loops
+def test_who_does_not_read_holds_up_who_writes_to_it(new_loop: Loop) -> None:
+    """The proxy keeps no more than a line of it: a slow reader is the broker's to bear, as without a proxy."""
+
+    async def story(made: Scene) -> None:
+        reader, _, _, far_writer = await made.pair()
+        far_writer.transport.set_write_buffer_limits(0)
+        far_writer.write(bytes(64_000_000))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(far_writer.drain(), 0.3)
+        await until(lambda: any(each.device.full for each in made.proxy._connections))
+        assert len(await reader.readexactly(64_000_000)) == 64_000_000
+
+    run(new_loop, story)
