@@ -34,7 +34,7 @@ _START = 60.0
 _GRACE = 10.0
 _POLL = 0.05
 _TAIL = 1500
-_held: deque[socket.socket] = deque()
+_held: deque[int] = deque()
 
 
 class ServerMissing(Exception):
@@ -66,8 +66,8 @@ def free_port() -> int:
             continue
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if len(_held) == _HELD_AT_MOST:
-            _held.popleft().close()
-        _held.append(held)
+            os.close(_held.popleft())
+        _held.append(held.detach())  # Until this process ends: a socket would be missed as one that nobody has closed.
         return port
 
 

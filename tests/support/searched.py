@@ -42,7 +42,10 @@ def scanned(connection: Connection, asked: list[Statement]) -> set[str]:
 
 
 def rows_read(connection: Connection) -> int:
-    """Return how many rows of the large tables this transaction has scanned; 0 on SQLite."""
+    """Return how many rows of the large tables were scanned on this connection; 0 on SQLite.
+
+    For differences: PostgreSQL also counts here what the transactions of the last second have scanned.
+    """
     if connection.dialect.name == "sqlite":
         return 0
     tables = ", ".join(f"'{name}'" for name in _LARGE)

@@ -26,12 +26,12 @@ def test_an_import_is_done_to_the_end_whoever_reads_what_is_wrong_with_its_lines
     service: ProvisioningService, tmp_path: Path
 ) -> None:
     where = ["--dir", str(service.dir), "--url", service.https]
-    assert service.command("group", "create", "unread", "--way", "listed", *where).returncode == 0
+    assert service.command("group", "create", "unsaid", "--way", "listed", *where).returncode == 0
     file = tmp_path / "devices.csv"
     file.write_text("name\nno name!\n" + "".join(f"unread-{number}\n" for number in range(MANY)))
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "provisioning", "listed", "import", "unread", "--file", str(file), *where],
+            [sys.executable, "-m", "provisioning", "listed", "import", "unsaid", "--file", str(file), *where],
             env=os.environ | service.environment,
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,
@@ -39,7 +39,7 @@ def test_an_import_is_done_to_the_end_whoever_reads_what_is_wrong_with_its_lines
             check=False,
             timeout=60,
         )
-    assert done.stdout == b"%d devices added to the list of unread, 0 replaced, 1 line wrong\n" % MANY
+    assert done.stdout == b"%d devices added to the list of unsaid, 0 replaced, 1 line wrong\n" % MANY
     assert done.returncode == 1
 
 

@@ -196,13 +196,14 @@ async def test_no_page_of_a_search_scans_the_store(fleet: Fleet, monkeypatch: py
         page = certificates(fleet, search)
 
         def read(connection: Connection) -> int:
+            before = rows_read(connection)
             found, _ = page(connection, 100, 0)  # noqa: B023
             assert found == []
-            return rows_read(connection)
+            return rows_read(connection) - before
 
         asked, read_rows = await noted(fleet.database.read(read))
         assert read_rows == 0, search
-        assert len(asked) <= 2 * 10 + 1
+        assert len(asked) - 2 <= 2 * 10  # Two ask what was read.
         if fleet.database.url.get_backend_name() == "sqlite":
             plan = await fleet.database.read(lambda connection: plans(connection, asked))  # noqa: B023
             assert "ix_certificates_not_after" not in plan, plan
