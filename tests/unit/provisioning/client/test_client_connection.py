@@ -45,10 +45,12 @@ LOCALHOST = [x509.DNSName("localhost")]
 ELSEWHERE = [x509.DNSName("ca.example.org")]
 
 
-def ready(server: Held) -> ssl.SSLObject:
-    """Return a client that has heard all that *server* says of itself; it has not judged that yet."""
+def ready(
+    server: Held, client_certificate: ClientCertificate = ClientCertificate.OPTIONAL
+) -> tuple[ssl.SSLObject, ssl.SSLObject]:
+    """Return a client that has heard all that *server* says of itself, and has not judged that yet; and the server."""
     towards, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    context = server_context(server.credential, PKI.anchors, client_certificate=ClientCertificate.OPTIONAL)
+    context = server_context(server.credential, PKI.anchors, client_certificate=client_certificate)
     serving = context.wrap_bio(towards, back, server_side=True)
     trusting = client_context(PKI.anchors, None)
     trusting.sslobject_class = GenuineServer
@@ -56,12 +58,12 @@ def ready(server: Held) -> ssl.SSLObject:
     for each in (client, serving):
         with pytest.raises(ssl.SSLWantReadError):
             each.do_handshake()
-    return client
+    return client, serving
 
 
 def refused(server: Held) -> ssl.SSLCertVerificationError:
     """Return why a client does not trust *server*."""
-    client = ready(server)
+    client, _ = ready(server)
     with pytest.raises(ssl.SSLCertVerificationError) as caught:
         client.do_handshake()
     return caught.value
@@ -111,7 +113,7 @@ def test_who_is_not_the_service_is_told_of_and_the_clock_where_that_may_be_the_c
 
 
 def test_the_service_itself_is_trusted() -> None:
-    ready(serving_as(Role.SERVICE, "provisioning")).do_handshake()
+    ready(serving_as(Role.SERVICE, "provisioning"))[0].do_handshake()
 
 
 OTHERS = "plant-7.example"
@@ -235,16 +237,7 @@ def test_every_kind_of_silence_and_breaking_off_has_words() -> None:
 
 def test_a_certificate_that_is_refused_behind_the_handshake_breaks_the_connection() -> None:
     """The HTTP library had let OpenSSL's error through, which ended a broker at its enrolment with a traceback."""
-    towards, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    server = serving_as(Role.SERVICE, "provisioning")
-    context = server_context(server.credential, PKI.anchors, client_certificate=ClientCertificate.REQUIRED)
-    serving = context.wrap_bio(towards, back, server_side=True)
-    trusting = client_context(PKI.anchors, None)
-    trusting.sslobject_class = GenuineServer
-    client = trusting.wrap_bio(back, towards, server_hostname="localhost")
-    for each in (client, serving):
-        with pytest.raises(ssl.SSLWantReadError):
-            each.do_handshake()
+    client, serving = ready(serving_as(Role.SERVICE, "provisioning"), ClientCertificate.REQUIRED)
     client.do_handshake()
     with pytest.raises(ssl.SSLError, match="PEER_DID_NOT_RETURN_A_CERTIFICATE"):
         serving.do_handshake()
