@@ -90,8 +90,8 @@ def _publishes(
                 await client.send(packet.encode(client.version))
                 answer = await client.answer(Puback, Pubrec, deadline=scene.at_most(_ANSWER)) if qos else None
             said = Said(payload, topic.removeprefix(_DELAYED))
-            seen = await _what_came(scene, client, device, said, answer, settles)
-            return (await _or_kept(scene, seen, said, before) if retain else seen).since(started)
+            seen = (await _what_came(scene, client, device, said, answer, settles)).since(started)
+            return await _or_kept(scene, seen, said, before) if retain else seen
         finally:
             client.close()
 
