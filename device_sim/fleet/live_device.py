@@ -89,7 +89,7 @@ class LiveDevice:
 
     @property
     def name(self) -> str:
-        """The device's name, which is its Common Name and its client identifier."""
+        """The device's name, which is in its topics."""
         return self.machine.name
 
     def issued(self, credential: HeldCredential) -> None:
@@ -122,7 +122,7 @@ class LiveDevice:
             connection = await self._surroundings.driver.open(
                 self._surroundings.endpoint,
                 self._surroundings.context,
-                self.name,
+                self.machine.client_id,
                 credential=credential.pem,
                 keep_alive=self._surroundings.keep_alive,
                 terms=terms,
@@ -224,7 +224,7 @@ class LiveDevice:
             return await surroundings.driver.open(
                 surroundings.endpoint,
                 surroundings.context,
-                self.name,
+                self.machine.client_id,
                 credential=self.credential.pem,
                 keep_alive=surroundings.keep_alive,
                 source=self._source(),

@@ -281,11 +281,12 @@ class Part:
         for name in self.names:
             entry = fleet.entries[name]
             if entry.not_after <= now:
-                raise FleetUnusable(f"the certificate of {name} has expired: enrol the fleet anew")
+                remedy = f"import its next one with {fleet.adding}" if fleet.origin.imported else "enrol the fleet anew"
+                raise FleetUnusable(f"the certificate of {name} has expired: {remedy}")
             group = self._scenario.group_of(name)
             proxy = self.proxies.get(group.name)
             way = None if proxy is None else replace(self._target.broker, host=_LOOPBACK, port=proxy.port)
-            members.append(Member(name, entry.identity.group or "", group, way))
+            members.append(Member(name, entry.identity.group or "", group, way, entry.client_id))
         return members
 
     def _counted(self, fleet: Fleet, scene: Scene) -> dict[Count, int]:
