@@ -42,14 +42,14 @@ def import_or_explain(
         examine = examination.search if source.is_dir() else examination.read
 
         async def story(_: Interruption) -> tuple[FleetDirectory, int]:
-            backend = examination.add_backend(backend_cert, backend_key, backend_id)
+            examination.add_backend(backend_cert, backend_key, backend_id)
             begun = time.monotonic()
             async with view.watching(
                 lambda: Progress("examined", examination.seen, examination.there, time.monotonic() - begun)
             ):
                 await examine(source)
-            fleet = _fleet(directory, anchors, backend.held.identity.name)
-            parties = [backend, *examination.devices]
+            parties = examination.parties
+            fleet = _fleet(directory, anchors, parties[0].held.identity.name)
             started, done, changed = time.monotonic(), 0, 0
 
             def kept(has_changed: bool) -> None:

@@ -12,6 +12,7 @@ Rules
 
 from __future__ import annotations
 
+import base64
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key, pkcs12
 
+from device_sim.credentials.padded_key import padded_ec_key
 from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.keys import PrivateKey
 from provisioning.program.given_file import PEM_BYTES, contents_of
@@ -28,11 +30,15 @@ _BEGINS = b"-----BEGIN "
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 _CERTIFICATE = {b"CERTIFICATE", b"X509 CERTIFICATE"}
 _KEY = b"PRIVATE KEY"
+_LOCKED = re.compile(rb"BEGIN ENCRYPTED|Proc-Type: 4,ENCRYPTED")
+_PBES = bytes.fromhex("2a864886f70d0105")
+"""Object identifiers of password-based encryption begin so (RFC 8018 appendix A)."""
 _SEQUENCE = b"\x30"
+_KEYS = {".key", ".der", ".p8", ".pk8"}
 _PKCS12 = {".p12", ".pfx"}
 _ENCRYPTED = "is encrypted: give --passphrase-file"
 _NOT_OPENED = "does not open with the passphrase in --passphrase-file, or is damaged"
-_UNREADABLE = "cannot be parsed: give it as PKCS #8 (openssl pkcs8 -topk8 -nodes)"
+_UNREADABLE = "holds a key that cannot be parsed: convert it (openssl pkey -in FILE -out COPY)"
 
 
 class UnusableCredential(Exception):
@@ -126,13 +132,29 @@ class CredentialFile:
                     return
                 key = load(content, None)  # It is not encrypted.
         except (ValueError, UnsupportedAlgorithm):
-            if not der or self.path.suffix.lower() == ".key":
-                self.unusable = _UNREADABLE if passphrase is None else _NOT_OPENED
-            return
+            padded = padded_ec_key(content if der else _decoded(content))
+            if padded is None:
+                self._not_read(content, der=der)
+                return
+            key = padded
         if isinstance(key, PrivateKey):
             self.keys.append(key)
         else:
             self.unusable = _of_no_use(key)
+
+    def _not_read(self, content: bytes, *, der: bool) -> None:
+        if der and self.path.suffix.lower() not in _KEYS:
+            return  # Anything may begin with this octet.
+        locked = _LOCKED.search(content) is not None or (der and _PBES in content)
+        self.unusable = _NOT_OPENED if locked else _UNREADABLE
+
+
+def _decoded(block: bytes) -> bytes:
+    """Return what is between the first and the last line of a PEM *block*."""
+    try:
+        return base64.b64decode(b"".join(block.split(b"\n")[1:-1]))
+    except ValueError:
+        return b""
 
 
 def _of_no_use(key: object) -> str:

@@ -100,7 +100,8 @@ class Search:
 
     def __init__(self, directory: Path, anchors: Iterable[x509.Certificate]) -> None:
         self._directory = directory
-        self._issuers = Issuers(anchors)
+        self.issuers = Issuers(anchors)
+        """The CA certificates found, and the anchors."""
         self._keys: dict[bytes, PrivateKey] = {}
         self._certificates: dict[bytes, tuple[x509.Certificate, Path]] = {}
         self._locked: list[str] = []
@@ -112,7 +113,7 @@ class Search:
         """Look at *file*."""
         for certificate in file.certificates:
             if is_authority(certificate):
-                self._issuers.add(certificate)
+                self.issuers.add(certificate)
                 continue
             self._certificates.setdefault(certificate.fingerprint(hashes.SHA256()), (certificate, file.path))
         for key in file.keys:
@@ -128,7 +129,7 @@ class Search:
                 continue
             key = self._keys.get(spki_of(certificate.public_key()))
             if key is not None:
-                yield ForeignPair(str(path), certificate, key, self._issuers.chain_of(certificate))
+                yield ForeignPair(str(path), certificate, key, self.issuers.chain_of(certificate))
                 continue
             why = f"; {self._locked[0]}" if self._locked else ": put it there, or list the others in a CSV file"
             self.unusable.append(UnusableCredential(f"{path} has no private key in {self._directory}{why}"))

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -61,7 +61,7 @@ class Import:
 
 
 class Examination:
-    """What is found in a user's files, for a fleet that will trust *anchors* (PEM)."""
+    """What is found in a user's files, for a fleet that will trust *anchors* (PEM): `add_backend` comes first."""
 
     def __init__(self, anchors: str, passphrase: bytes | None, group: str | None) -> None:
         self._anchors = x509.load_pem_x509_certificates(anchors.encode())
@@ -72,9 +72,9 @@ class Examination:
         self._problems: list[UnusableCredential] = []
         self._names: dict[str, str] = {}
         self._client_ids: dict[str, str] = {}
-        self.backend: Import | None = None
         self._of_backend: x509.Certificate | None = None
-        self.devices: list[Import] = []
+        self.parties: list[Import] = []
+        """The fleet's service, and its devices."""
         self.left_out: list[str] = []
         """Certificates in a directory that are no device's, and why."""
         self.unused: list[str] = []
@@ -82,8 +82,8 @@ class Examination:
         self.there = self.seen = 0
         """How many files, certificates or rows there are to look at, as far as known, and how many were looked at."""
 
-    def add_backend(self, certificate: Path, key: Path | None, client_id: str | None) -> Import:
-        """Return the fleet's service. Raises `UnusableCredential`."""
+    def add_backend(self, certificate: Path, key: Path | None, client_id: str | None) -> None:
+        """Examine the fleet's service. Raises `UnusableCredential`."""
         pair = pair_of(Client(0, certificate, key), Issuers(self._anchors), self._passphrase)
         named = _identity_in(pair.certificate)
         try:
@@ -95,9 +95,15 @@ class Examination:
                 ) from None
             name = _BACKEND
         identity = Identity(_TRUST_DOMAIN if named is None else named.trust_domain, Role.SERVICE, name)
-        self.backend, self._of_backend = self._import(pair, identity, client_id or name), pair.certificate
-        self._expect_new(self.backend)
-        return self.backend
+        self._of_backend = pair.certificate
+        self._take_up(self._import(pair, identity, client_id or name))
+
+    def _complete_backend(self, issuers: Issuers) -> None:
+        """Let the backend's chain be of *issuers*, unless its own file, or the trust anchors, have one."""
+        backend, certificate = self.parties[0], self._of_backend
+        if certificate is not None and backend.held.certificate_pem == certificate.public_bytes(Encoding.PEM):
+            held = replace(backend.held, certificate_pem=_with_chain(certificate, issuers.chain_of(certificate)))
+            self.parties[0] = replace(backend, held=held)
 
     async def search(self, directory: Path) -> None:
         """Examine what is in *directory*. Raises `UnusableCredential`, or a group of them."""
@@ -113,6 +119,7 @@ class Examination:
                 with self._noted():
                     self._add(pair)
             await self._looked()
+        self._complete_backend(search.issuers)
         self._problems += search.unusable
         self.left_out = search.left_out
         self._end(f"{directory} holds no device's certificate: name the directory that does, or a CSV file")
@@ -129,7 +136,7 @@ class Examination:
 
     def _end(self, nothing: str) -> None:
         """Raise all that is wrong, or as much of it as a person reads; *nothing*, if nothing was found."""
-        if not self._problems and not self.devices:
+        if not self._problems and len(self.parties) == 1:
             raise UnusableCredential(nothing)
         if self._problems:
             told, more = self._problems[:_MOST_TOLD], len(self._problems) - _MOST_TOLD
@@ -151,11 +158,9 @@ class Examination:
     def _add(self, pair: ForeignPair) -> None:
         if pair.certificate == self._of_backend:
             raise UnusableCredential(f"{pair.where} is the backend's own certificate: give the device another")
-        device = self._device(pair)
-        self._expect_new(device)
-        self.devices.append(device)
+        self._take_up(self._device(pair))
 
-    def _expect_new(self, party: Import) -> None:
+    def _take_up(self, party: Import) -> None:
         name = party.held.identity.name
         for what, value, others in (
             ("name", name, self._names),
@@ -167,6 +172,7 @@ class Examination:
                     "own in a CSV file"
                 )
         self._names[name] = self._client_ids[party.client_id] = party.where
+        self.parties.append(party)
 
     def _device(self, pair: ForeignPair) -> Import:
         named, row = _identity_in(pair.certificate), pair.client
@@ -196,7 +202,7 @@ class Examination:
                 f"{pair.where}: {client_id[:80]!r} cannot be a client identifier: use 1 to 65,535 bytes, and no "
                 "control characters"
             )
-        content = b"".join(part.public_bytes(Encoding.PEM) for part in (certificate, *pair.chain))
+        content = _with_chain(certificate, pair.chain)
         key = key_to_pem(pair.key)
         unfit = f"{pair.where} cannot be presented in TLS with its key: give the device another"
         try:
@@ -223,6 +229,10 @@ async def take(fleet: FleetDirectory, parties: Sequence[Import], kept: Callable[
                 fleet.keep(party.held, party.client_id)
             kept(not as_before)
             await asyncio.sleep(0)  # Let Ctrl-C through.
+
+
+def _with_chain(certificate: x509.Certificate, chain: Sequence[x509.Certificate]) -> bytes:
+    return b"".join(part.public_bytes(Encoding.PEM) for part in (certificate, *chain))
 
 
 def _identity_in(certificate: x509.Certificate) -> Identity | None:

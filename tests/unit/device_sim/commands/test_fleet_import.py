@@ -169,7 +169,9 @@ def test_a_chain_is_built_of_who_has_signed_and_has_no_root(place: Place, where:
     else:
         (place.path / "ca.pem").write_bytes(chain)
     place.ca.own.write(place.certs, "ca")
+    issuing.issue("backend-1").write(place.path, "backend")
     assert place.imported() == ""
+    assert chain_in(place.read(), "backend-1") == ["CN=backend-1", "CN=Issuing CA", "CN=Policy CA"]
     assert chain_in(place.read(), "meter-1") == ["CN=meter-1", "CN=Issuing CA", "CN=Policy CA"]
     # The key of the CA is nobody's to copy.
     assert not any(place.ca.own.key_pem in file.read_bytes() for file in place.fleet.rglob("*") if file.is_file())
@@ -239,7 +241,7 @@ def test_a_certificate_without_its_key_is_named_and_so_is_a_key_of_no_use(place:
     key.write_bytes(ed448.Ed448PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     assert f"{key} holds a Ed448PrivateKey, where an EC, RSA or Ed25519 key is needed" in place.imported()
     key.write_bytes(b"-----BEGIN PRIVATE KEY-----\nnonsense\n-----END PRIVATE KEY-----\n")
-    assert f"{key} cannot be parsed" in place.imported()
+    assert f"{key} holds a key that cannot be parsed: convert it (openssl pkey" in place.imported()
 
 
 @pytest.mark.parametrize(
