@@ -121,9 +121,18 @@ def is_for_servers(certificate: x509.Certificate) -> bool:
 
 def host_names(certificate: x509.Certificate) -> list[str]:
     """Return the DNS names and addresses in *certificate*; none if they cannot be read."""
+    return _names(certificate, x509.DNSName, x509.IPAddress)
+
+
+def dns_names(certificate: x509.Certificate) -> list[str]:
+    """Return the DNS names in *certificate*, for which a token can be made; none if they cannot be read."""
+    return _names(certificate, x509.DNSName)
+
+
+def _names(certificate: x509.Certificate, *kinds: type[x509.DNSName | x509.IPAddress]) -> list[str]:
     try:
         names = extension(certificate, x509.SubjectAlternativeName)
-        return [str(each.value) for each in names or () if isinstance(each, x509.DNSName | x509.IPAddress)]
+        return [str(each.value) for each in names or () if isinstance(each, kinds)]
     except UNREADABLE:
         return []
 
