@@ -13,6 +13,7 @@ from broker.admin.http_server import Request
 from broker.admission.refusal import RefusalCode, unavailable
 from broker.revocation.issuing_authorities import IssuingAuthorities
 from broker.store.journal import Journal
+from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.pki import Held, shared_pki
 from tests.support.wire import MemoryBroker, own_certificate
 
@@ -72,3 +73,24 @@ def test_a_clock_that_is_behind_is_named_and_keeps_nobody_away() -> None:
     ahead = datetime.now(UTC) + timedelta(minutes=4)
     broker.engine.admission.status.proven.hear_service(ahead, broker.now, datetime.now(UTC))
     assert asked(broker, "/readyz") == (200, {"ready": True, "checks": CHECKS | {"clock": "behind"}})
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "state"),
+    [
+        (None, 200, "ok"),
+        (RevocationReason.KEY_COMPROMISE, 503, "revoked"),
+        (RevocationReason.CERTIFICATE_HOLD, 503, "on hold"),
+    ],
+)
+def test_a_certificate_that_is_revoked_or_on_hold_is_named(
+    reason: RevocationReason | None, status: int, state: str
+) -> None:
+    broker, own = MemoryBroker(), own_certificate(shared_pki().broker())
+    own.revocation = reason
+    health = Health(broker.engine, own, IssuingAuthorities(broker.engine), lambda: broker.now)
+    answer = health.answer(Request("GET", "/readyz", {}, b"", "me"))
+    assert answer is not None
+    assert isinstance(answer.body, bytes)
+    expected = {"ready": status == 200, "checks": CHECKS | {"certificate": state}}
+    assert (answer.status, json.loads(answer.body)) == (status, expected)
