@@ -140,6 +140,19 @@ def test_every_kind_of_key_in_every_form(
 _PLAIN = (Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
+def test_an_rsa_key_whose_numbers_do_not_belong_together_is_named(place: Place) -> None:
+    held, other = (rsa.generate_private_key(65537, 2048) for _ in range(2))
+    certificate, key = place.ca.issue("meter-1", key=held).write(place.certs, "meter-1")
+    numbers, wrong = held.private_numbers(), other.private_numbers()
+    mixed = rsa.RSAPrivateNumbers(
+        numbers.p, numbers.q, wrong.d, wrong.dmp1, wrong.dmq1, numbers.iqmp, numbers.public_numbers
+    ).private_key(unsafe_skip_rsa_key_validation=True)
+    key.write_bytes(mixed.private_bytes(PEM, PKCS8, NoEncryption()))
+    assert (
+        f"{certificate} has no private key in {place.certs}; {key} holds an RSA key whose numbers" in place.imported()
+    )
+
+
 @pytest.mark.parametrize("locked", [False, True])
 def test_a_pkcs12_file_is_opened(place: Place, *, locked: bool) -> None:
     issuing = ForeignCa("Issuing CA", place.ca)
