@@ -224,7 +224,10 @@ def not_yet(ca: ForeignCa) -> ForeignCertificate:
     [
         (expired, "bad.crt has expired on "),
         (not_yet, "bad.crt is not valid before "),
-        (lambda ca: ca.issue("Meter 9"), "bad.crt: name 'Meter 9': use 1 to 64 letters"),
+        (
+            lambda ca: ca.issue("Meter 9"),
+            "a letter or digit; say in a CSV file, in a column `name`, what it is called in topics",
+        ),
         (lambda ca: ca.issue("a/b"), "bad.crt: name 'a/b': use 1 to 64 letters"),
         (lambda ca: ca.issue("+"), "bad.crt: name '+': use 1 to 64 letters"),
         (lambda ca: ca.issue("00:1A:2B"), "bad.crt: name '00:1A:2B': use 1 to 64 letters"),
@@ -480,6 +483,9 @@ def test_a_backend_without_a_usable_name_needs_an_identifier(place: Place, commo
     place.ca.issue("meter-1").write(place.certs, "meter-1")
     place.ca.issue(common_name).write(place.path, "backend")
     assert "backend.crt has no Common Name that could be a client identifier: give --backend-id" in place.imported()
+    assert "--backend-cert and --backend-key: " in place.imported(
+        backend=("--backend-cert", str(place.path / "backend.crt"))
+    )
     assert place.imported(None, "--backend-id", "urn:receiver") == ""
     fleet = place.read()
     assert (fleet.service, fleet.client_id(fleet.service)) == ("backend", "urn:receiver")
