@@ -26,7 +26,7 @@ from device_sim.run.recorder import EXPLAINING, Recorder, Sample
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.scenario.metrics import DESCRIPTIONS, Count
 from provisioning.program.given_file import LIST_BYTES, contents_of
-from provisioning.program.version import product_version
+from provisioning.program.version import version_and_build
 
 SCHEMA = "fleet-sim-run/1"
 _WORST = 99.0
@@ -113,7 +113,7 @@ def environment() -> dict[str, Any]:
         "processors": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 2),
         "clock": "time.monotonic, one machine",
-        "fleet_sim": product_version(),
+        "fleet_sim": version_and_build(),
         "paho_mqtt": version("paho-mqtt"),
     }
 
