@@ -39,7 +39,7 @@ def import_or_explain(
             raise FleetUnusable(f"{directory} was enrolled: import into a directory of its own")
         anchors = given_anchors(cafile, _ANCHORS)
         examination = Examination(anchors, _passphrase(passphrase_file), group)
-        examine = examination.search if source.is_dir() else examination.read
+        is_directory = source.is_dir()
 
         async def story(_: Interruption) -> tuple[FleetDirectory, int]:
             examination.add_backend(backend_cert, backend_key, backend_id)
@@ -47,7 +47,7 @@ def import_or_explain(
             async with view.watching(
                 lambda: Progress("examined", examination.seen, examination.there, time.monotonic() - begun)
             ):
-                await examine(source)
+                await (examination.search(source, directory) if is_directory else examination.read(source))
             parties = examination.parties
             fleet = _fleet(directory, anchors, parties[0].held.identity.name)
             started, done, changed = time.monotonic(), 0, 0

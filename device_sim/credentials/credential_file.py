@@ -26,10 +26,9 @@ from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.keys import PrivateKey
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
-_BEGINS = b"-----BEGIN "
+_BEGINS = re.compile(rb"^-----BEGIN (?:(?:X509 )?CERTIFICATE|[A-Z0-9 ]*PRIVATE KEY)-----", re.MULTILINE)
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 _CERTIFICATE = {b"CERTIFICATE", b"X509 CERTIFICATE"}
-_KEY = b"PRIVATE KEY"
 _LOCKED = re.compile(rb"BEGIN ENCRYPTED|Proc-Type: 4,ENCRYPTED")
 _PBES = bytes.fromhex("2a864886f70d0105")
 """Object identifiers of password-based encryption begin so (RFC 8018 appendix A)."""
@@ -71,8 +70,8 @@ class CredentialFile:
         return found
 
     def _add_pem(self, content: bytes, passphrase: bytes | None) -> None:
-        blocks = list(_BLOCK.finditer(content))
-        if len(blocks) < content.count(_BEGINS):
+        blocks = [block for block in _BLOCK.finditer(content) if _BEGINS.match(block[0])]
+        if len(blocks) < len(_BEGINS.findall(content)):
             raise UnusableCredential(f"{self.path} is not whole: a part of it has no end; copy it anew")
         for block in blocks:
             if block[1] in _CERTIFICATE:
@@ -80,7 +79,7 @@ class CredentialFile:
                     self._add_certificate(x509.load_pem_x509_certificate(block[0]))
                 except ValueError as error:
                     raise self._damaged(error) from error
-            elif block[1].endswith(_KEY):
+            else:
                 self._add_key(block[0], passphrase, der=False)
 
     def _add_der(self, content: bytes, passphrase: bytes | None) -> None:

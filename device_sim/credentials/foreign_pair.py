@@ -81,14 +81,17 @@ class Issuers:
         return None if self._beyond is None else self._beyond.issuer_of(certificate)
 
 
-def files_in(directory: Path) -> Iterator[Path]:
-    """Yield the files below *directory* that may hold a certificate or a key, in order. Raises `UnusableCredential`."""
+def files_in(directory: Path, apart: Path) -> Iterator[Path]:
+    """Yield the files below *directory*, and not below *apart*, that may hold a certificate or a key, in order.
+
+    Raises `UnusableCredential`.
+    """
 
     def unreadable(error: OSError) -> None:
         raise UnusableCredential(f"{error.filename} cannot be read: {error.strerror}") from error
 
     for folder, folders, names in os.walk(directory, onerror=unreadable):
-        folders.sort()
+        folders[:] = sorted(each for each in folders if Path(folder, each).absolute() != apart.absolute())
         for name in sorted(names):
             path = Path(folder, name)
             if path.is_file() and 0 < path.stat().st_size <= PEM_BYTES:

@@ -105,9 +105,9 @@ class Examination:
             held = replace(backend.held, certificate_pem=_with_chain(certificate, issuers.chain_of(certificate)))
             self.parties[0] = replace(backend, held=held)
 
-    async def search(self, directory: Path) -> None:
-        """Examine what is in *directory*. Raises `UnusableCredential`, or a group of them."""
-        search, paths = Search(directory, self._anchors), list(files_in(directory))
+    async def search(self, directory: Path, fleet: Path) -> None:
+        """Examine what is in *directory*, and not in the *fleet*. Raises `UnusableCredential`, or a group of them."""
+        search, paths = Search(directory, self._anchors), list(files_in(directory, fleet))
         self.there = len(paths)
         for path in paths:
             with self._noted():
@@ -115,13 +115,16 @@ class Examination:
             await self._looked()
         for pair in search.pairs():
             self.there += 1
-            if pair.certificate != self._of_backend:
+            named = _identity_in(pair.certificate)
+            if named is not None and named.role is not Role.DEVICE:
+                self.left_out.append(f"{pair.where}: of a {named.role}")
+            elif pair.certificate != self._of_backend:
                 with self._noted():
                     self._add(pair)
             await self._looked()
         self._complete_backend(search.issuers)
         self._problems += search.unusable
-        self.left_out = search.left_out
+        self.left_out += search.left_out
         self._end(f"{directory} holds no device's certificate: name the directory that does, or a CSV file")
 
     async def read(self, path: Path) -> None:

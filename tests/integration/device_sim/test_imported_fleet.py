@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import re
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -13,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from device_sim.credentials.fleet_directory import FleetDirectory
 from tests.support.broker_process import BrokerProcess, wait_until
-from tests.support.fleet_sim import ran
+from tests.support.fleet_sim import fleet_sim, ran
+from tests.support.foreign_ca import ForeignCa
 from tests.support.needed import needed
 from tests.support.openssl import P256, openssl
 from tests.support.programs import REPOSITORY
@@ -235,3 +239,46 @@ async def test_a_directory_runs_at_our_broker_with_the_trust_bundle_of_the_page(
     with BrokerProcess(tmp_path / "broker", own) as ours:
         document = await reported(tmp_path, fleet, ours.port)
         assert document["verdict"] == "PASS"
+
+
+async def test_an_import_ended_by_a_signal_is_continued_by_the_same_command(tmp_path: Path) -> None:
+    ca, certs, fleet = ForeignCa(), tmp_path / "certs", tmp_path / "fleet"
+    for number in range(400):
+        ca.issue(f"meter-{number:03d}").write(certs, f"{number}")
+    ca.issue("backend-1").write(tmp_path, "backend")
+    (tmp_path / "ca.pem").write_text(ca.pem)
+    command = [
+        "import", str(fleet), "--from", str(certs), "--cafile", str(tmp_path / "ca.pem"),
+        "--backend-cert", str(tmp_path / "backend.crt"), "--backend-key", str(tmp_path / "backend.key"),
+    ]  # fmt: skip
+    index = fleet / "index.jsonl"
+    async with fleet_sim(tmp_path, *command) as process:
+        await asyncio.to_thread(wait_until, lambda: index.exists() and index.stat().st_size > 1000, "some devices")
+        process.send_signal(signal.SIGINT)
+        _, said = await process.communicate()
+    assert process.returncode == 130
+    assert f"Run the same command again to continue in {fleet}" in said.decode()
+    there = FleetDirectory.read(fleet)
+    assert 0 < len(there.devices) < 400
+    for name in there.entries:
+        there.credential(name).context(there.anchors)  # Whatever is in the index is whole.
+    code, out, err = await ran(tmp_path, *command)
+    assert (code, "400 devices in" in out) == (0, True), err
+    there = FleetDirectory.read(fleet)
+    assert all(there.credential(name).context(there.anchors) for name in there.entries)
+
+
+async def test_bench_uses_the_client_identifiers_too(plant: Plant, tmp_path: Path) -> None:
+    path = tmp_path / "clients.csv"
+    path.write_text(f"client_id,certificate,key,chain\nurn:1,{plant.certs}/meter-1.crt,{plant.certs}/meter-1.key,"
+                    f"{plant.certs}/issuing.pem\n")  # fmt: skip
+    fleet = tmp_path / "fleet"
+    code, _, err = await ran(tmp_path, *plant.importing(fleet, path, "--backend-id", RECEIVER))
+    assert code == 0, err
+    with mosquitto(plant, tmp_path) as (port, log):
+        for more in ((), ("--service",)):
+            to = ("-h", "localhost", "-p", str(port), "-c", "1", "-R", "100", "-d", "1", "--fleet", str(fleet), *more)
+            code, _, err = await ran(tmp_path, "bench", "conn", *to)
+            assert code == 0, err
+        seen = re.findall(r"New client connected from \S+ as (\S+) ", log.read_text())
+    assert seen == ["urn:1", f"{RECEIVER}-1"]

@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from device_sim.cli import app
 from device_sim.credentials.fleet_directory import FleetDirectory
 from provisioning.pki.keys import PrivateKey, generate_key
+from provisioning.pki.role import Role
 from tests.support.authority import Authority
 from tests.support.foreign_ca import ONE_DAY, ForeignCa, ForeignCertificate
 
@@ -182,9 +183,19 @@ def test_what_is_no_device_is_left_out_and_told(place: Place) -> None:
     place.ca.issue("broker", server=True).write(place.certs, "broker")
     place.backend.write(place.certs, "backend")
     (place.certs / "orphan.key").write_bytes(place.ca.issue("x").key_pem)
+    (place.certs / "README").write_text(
+        "A key begins with -----BEGIN PRIVATE KEY-----, and a request with\n-----BEGIN X"
+    )
+    Authority().issue("receiver", role=Role.SERVICE, group=None).write(place.certs, "receiver")
+    place.fleet = place.certs / "fleet"
     assert place.imported() == ""
     assert place.read().devices == ["meter-1"]
     assert f"left out: {place.certs}/broker.crt: for servers only" in place.said
+    assert f"left out: {place.certs}/receiver.crt: of a service" in place.said
+    renewed = place.ca.issue("meter-1")
+    renewed.write(place.certs, "meter-1")
+    assert place.imported() == ""  # The copy of the former one is no second meter-1.
+    assert place.read().credential("meter-1").certificate_pem == renewed.pem
 
 
 def expired(ca: ForeignCa) -> ForeignCertificate:
