@@ -140,6 +140,19 @@ def test_every_kind_of_key_in_every_form(
 _PLAIN = (Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
+def test_an_rsa_key_whose_numbers_do_not_belong_together_is_named(place: Place) -> None:
+    held, other = (rsa.generate_private_key(65537, 2048) for _ in range(2))
+    certificate, key = place.ca.issue("meter-1", key=held).write(place.certs, "meter-1")
+    numbers, wrong = held.private_numbers(), other.private_numbers()
+    mixed = rsa.RSAPrivateNumbers(
+        numbers.p, numbers.q, wrong.d, wrong.dmp1, wrong.dmq1, numbers.iqmp, numbers.public_numbers
+    ).private_key(unsafe_skip_rsa_key_validation=True)
+    key.write_bytes(mixed.private_bytes(PEM, PKCS8, NoEncryption()))
+    assert (
+        f"{certificate} has no private key in {place.certs}; {key} holds an RSA key whose numbers" in place.imported()
+    )
+
+
 @pytest.mark.parametrize("locked", [False, True])
 def test_a_pkcs12_file_is_opened(place: Place, *, locked: bool) -> None:
     issuing = ForeignCa("Issuing CA", place.ca)
@@ -211,7 +224,10 @@ def not_yet(ca: ForeignCa) -> ForeignCertificate:
     [
         (expired, "bad.crt has expired on "),
         (not_yet, "bad.crt is not valid before "),
-        (lambda ca: ca.issue("Meter 9"), "bad.crt: name 'Meter 9': use 1 to 64 letters"),
+        (
+            lambda ca: ca.issue("Meter 9"),
+            "a letter or digit; say in a CSV file, in a column `name`, what it is called in topics",
+        ),
         (lambda ca: ca.issue("a/b"), "bad.crt: name 'a/b': use 1 to 64 letters"),
         (lambda ca: ca.issue("+"), "bad.crt: name '+': use 1 to 64 letters"),
         (lambda ca: ca.issue("00:1A:2B"), "bad.crt: name '00:1A:2B': use 1 to 64 letters"),
@@ -467,6 +483,9 @@ def test_a_backend_without_a_usable_name_needs_an_identifier(place: Place, commo
     place.ca.issue("meter-1").write(place.certs, "meter-1")
     place.ca.issue(common_name).write(place.path, "backend")
     assert "backend.crt has no Common Name that could be a client identifier: give --backend-id" in place.imported()
+    assert "--backend-cert and --backend-key: " in place.imported(
+        backend=("--backend-cert", str(place.path / "backend.crt"))
+    )
     assert place.imported(None, "--backend-id", "urn:receiver") == ""
     fleet = place.read()
     assert (fleet.service, fleet.client_id(fleet.service)) == ("backend", "urn:receiver")
