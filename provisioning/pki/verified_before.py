@@ -3,26 +3,25 @@
 Theory
 ------
 Whether a certificate has a path to an anchor (RFC 5280 §6) follows from what the client sends, from the server's
-context, which never changes (`provisioning.pki.tls`, rule 2), and from the time. So the answer for a client that comes
-back with the same bytes can differ in the time alone. What it costs to find it again is a seventh of OpenSSL's work for
-a full handshake, most of it the CA's signature in the client's certificate (docs/decisions/0289). That the client has
-its private key is proven anew in each handshake: its signature in CertificateVerify is none of what is remembered.
+context, which never changes (`provisioning.pki.tls`, rule 2), and from the time. So when a client comes back with the
+same certificates, only the time can make a difference. To find the path again is a seventh of a full handshake, most
+of it the CA's signature in the client's certificate (docs/decisions/0289). That the client has its private key is
+proven in each handshake, by its signature in CertificateVerify, of which nothing is remembered.
 
-OpenSSL calls back where it would verify. A client's certificates are known by their SHA-256, all that it sends, in
-sequence; the answer is the CAs of the path, as OpenSSL's objects, which become the path of this handshake. So whoever
-asks for it afterwards is told the same as at first, and judges it as always: revocation, roles and identities are no part of
-what is remembered.
+OpenSSL calls back where it would verify. Everything that a client sends is identified by SHA-256; the answer is the CAs
+of the path, as OpenSSL's own objects, which become the path of this handshake too. Whoever asks for the path afterwards
+gets the same as after the first one, and judges it as always: identity, role and revocation are not part of the answer.
 
 Rules
 -----
-1. Only what OpenSSL has verified is remembered, in one context, and gone with it. No refusal is remembered.
-2. It is valid while each certificate of the path is; before and after that OpenSSL is asked, which may know another
-   path.
-3. Bounded: *most* clients, of whom the least recent goes first, 1,024 paths, 8 certificates of a client. Strangers, whose
-   certificates are never verified, displace nobody.
-4. An error while looking refuses the client. If OpenSSL cannot call back (`CAN_REMEMBER_PATHS`), it verifies each time.
+1. Only what OpenSSL has verified is remembered, for one context, and forgotten with it. Refusals are not remembered.
+2. An answer counts while all certificates of the path are valid. Otherwise OpenSSL is asked; it may find another one.
+3. Bounded: *most* clients, of whom the least recent is forgotten first, 1,024 paths, 8 certificates a client. Strangers
+   displace nobody.
+4. An error on the way refuses the client. Where OpenSSL cannot call back (`CAN_REMEMBER_PATHS`) it verifies each time.
 
-Handles: threads, each with a handshake of its own. Does not handle: contexts whose caller checks the dates.
+Handles: handshakes in several threads. Does not handle: contexts whose caller checks the dates, or in which OpenSSL
+checks CRLs (none does here).
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ import ctypes
 import ssl
 import time
 import weakref
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from provisioning.pki.openssl import AVAILABLE, address_of_context, callback, declare, library
@@ -52,8 +52,8 @@ class _Path(NamedTuple):
     ends: int
 
 
-class _Answer(NamedTuple):
-    """The CAs above a client's certificate, and when all of it is valid."""
+class _Dated(NamedTuple):
+    """The path above a client's certificate, and when all of it is valid."""
 
     path: _Path
     begins: int
@@ -67,7 +67,8 @@ class _Answers:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._clients: dict[bytes, _Answer] = {}
+        self._clients: dict[bytes, _Path | _Dated] = {}
+        """By digests. A client's own dates are read when it comes back: many never do."""
         self._by_digest: dict[bytes, _Path] = {}
         self._by_address: dict[tuple[int, ...], _Path] = {}
         """Paths by their own objects: an anchor is the same one each time."""
@@ -77,12 +78,14 @@ class _Answers:
 
     def verify(self, asked: int) -> int:
         """Verify the path that OpenSSL has *asked* for (`X509_STORE_CTX`), as `X509_verify_cert` does."""
-        shown = self._shown(asked)
-        known = self._clients.get(shown)
-        if known is not None and known.begins <= time.time() < known.ends:
-            del self._clients[shown]
-            self._clients[shown] = known  # The most recent one.
-            return _say_again(asked, known.path)
+        client = library.X509_STORE_CTX_get0_cert(asked)
+        shown = _shown(asked, client)
+        known = self._clients.pop(shown, None)
+        if known is not None:
+            dated = _dated(known, client) if isinstance(known, _Path) else known
+            self._clients[shown] = dated  # The most recent one.
+            if dated.begins <= time.time() < dated.ends:
+                return _say_again(asked, client, dated.path)
         verified: int = library.X509_verify_cert(asked)
         if verified == 1 and shown:
             self._note(asked, shown)
@@ -96,24 +99,12 @@ class _Answers:
             _, path = self._by_digest.popitem()
             _free(path.stack)
 
-    def _shown(self, asked: int) -> bytes:
-        """Return the digests of all that the client has sent; empty: not to be remembered."""
-        sent = library.X509_STORE_CTX_get0_untrusted(asked)
-        count = library.OPENSSL_sk_num(sent)
-        if not 1 <= count <= _MOST_SENT:
-            return b""
-        if library.OPENSSL_sk_value(sent, 0) != library.X509_STORE_CTX_get0_cert(asked):
-            return b""
-        return _digests(sent, count)
-
     def _note(self, asked: int, shown: bytes) -> None:
-        chain = library.X509_STORE_CTX_get0_chain(asked)
-        path = self._path(chain)
-        begins, ends = _validity(library.OPENSSL_sk_value(chain, 0))
+        path = self._path(library.X509_STORE_CTX_get0_chain(asked))
         self._clients.pop(shown, None)
         if len(self._clients) >= self._most:
             del self._clients[next(iter(self._clients))]
-        self._clients[shown] = _Answer(path, max(begins, path.begins), min(ends, path.ends))
+        self._clients[shown] = path
 
     def _path(self, chain: int) -> _Path:
         """Return the path of *chain*, which begins with the client's certificate."""
@@ -121,7 +112,7 @@ class _Answers:
         above = tuple(library.OPENSSL_sk_value(chain, each) for each in range(1, count))
         if (path := self._by_address.get(above)) is not None:
             return path
-        digests = _digests(chain, count)[_DIGEST:]
+        digests = _digests(above)
         if (path := self._by_digest.get(digests)) is not None:
             return path
         if len(self._by_digest) >= MOST_PATHS:
@@ -138,7 +129,7 @@ class _Answers:
 
 
 def remember_paths(context: ssl.SSLContext, most: int) -> None:
-    """Have a server's *context* remember the verified paths of up to *most* clients; no effect if that is impossible."""
+    """Have a server's *context* remember the verified paths of up to *most* clients, if OpenSSL can call back."""
     if _VERIFY is None:
         return
     address = address_of_context(context)
@@ -165,10 +156,23 @@ def _verify(asked: int, context: int) -> int:
         return 0
 
 
-def _say_again(asked: int, path: _Path) -> int:
-    """Give what OpenSSL has *asked* for the CAs of *path*, above the client's certificate of this handshake."""
+def _shown(asked: int, client: int | None) -> bytes:
+    """Return the digests of all that the *client* has sent, its own certificate first; empty: not to be remembered."""
+    sent = library.X509_STORE_CTX_get0_untrusted(asked)
+    count = library.OPENSSL_sk_num(sent)
+    if client is None or not 1 <= count <= _MOST_SENT:
+        return b""
+    return _digests((client, *(library.OPENSSL_sk_value(sent, each) for each in range(1, count))))
+
+
+def _dated(path: _Path, client: int) -> _Dated:
+    begins, ends = _validity(client)
+    return _Dated(path, max(begins, path.begins), min(ends, path.ends))
+
+
+def _say_again(asked: int, client: int, path: _Path) -> int:
+    """Give what OpenSSL has *asked* for the CAs of *path*, above the *client*'s certificate of this handshake."""
     chain = library.X509_chain_up_ref(path.stack)
-    client = library.X509_STORE_CTX_get0_cert(asked)
     library.X509_up_ref(client)
     if not library.OPENSSL_sk_insert(chain, client, 0):  # A NULL chain included.
         raise MemoryError
@@ -177,14 +181,14 @@ def _say_again(asked: int, path: _Path) -> int:
     return 1
 
 
-def _digests(stack: int, count: int) -> bytes:
-    """Return the SHA-256 of the first *count* certificates of *stack*."""
-    place = ctypes.create_string_buffer(count * _DIGEST)  # One for each call: threads must not share it.
-    start = ctypes.addressof(place)
-    for each in range(count):
-        certificate = library.OPENSSL_sk_value(stack, each)
-        if not library.X509_digest(certificate, _SHA256, start + each * _DIGEST, None):
+def _digests(certificates: Sequence[int]) -> bytes:
+    """Return the SHA-256 of each of *certificates*."""
+    place = ctypes.create_string_buffer(len(certificates) * _DIGEST)  # One for each call: threads must not share it.
+    at = ctypes.addressof(place)
+    for each in certificates:
+        if not library.X509_digest(each, _SHA256, at, None):
             raise MemoryError
+        at += _DIGEST
     return place.raw
 
 
