@@ -174,12 +174,13 @@ class BrokerServer:
         poller = Poller(loop, engine.turn, Coalescing(lambda: engine.limits.coalesce_microseconds / 1e6))
         doors = Doors(poller, Doze(loop, engine.turn, poller, lambda: engine.limits.doze_milliseconds / 1e3))
         own, anchors = OwnCertificate(files, CredentialPem.of(files)), self._anchors(engine)
+        own.tell_beginning(engine.admission.status.proven.present)
         context = self._first_context(own, anchors)
         async with contextlib.AsyncExitStack() as opened:  # If one part fails to open, those opened before are closed.
             opened.push_async_callback(_send_away, engine, doors)
             listeners = listen_everywhere(self._config, engine, doors, context, opened)
             lists = RevocationLists(engine, self._config, loop.time)
-            staple = self._staple(engine, files, context)
+            staple = self._staple(engine, own, context)
             reloader = self._reloader(engine, listeners, own, anchors, policy_text, lists, anchor_urls, staple)
             authorities = IssuingAuthorities(engine)
             admin = AdminEndpoint(
@@ -355,8 +356,8 @@ class BrokerServer:
             log.error("clients will not trust the broker", code="OWN_CERTIFICATE_DATES", detail=str(error))  # noqa: TRY400
         return context
 
-    def _staple(self, engine: Engine, files: CredentialFiles, context: ssl.SSLContext) -> Staple:
-        staple = Staple(self._config, files.certificate, engine, asyncio.get_running_loop().time)
+    def _staple(self, engine: Engine, own: OwnCertificate, context: ssl.SSLContext) -> Staple:
+        staple = Staple(self._config, own, engine, asyncio.get_running_loop().time)
         staple.adopt(context)
         return staple
 

@@ -13,7 +13,6 @@ Rules
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from io import TextIOWrapper
 from pathlib import Path
@@ -22,9 +21,10 @@ from typing import Annotated, NoReturn
 import typer
 
 from device_sim.late_imports import late_imports
-from provisioning.program import command_line
+from provisioning.program import command_line, interruption
+from provisioning.program.build import build_identity
 from provisioning.program.command_group import command_group
-from provisioning.program.version import product_version
+from provisioning.program.version import product_version, version_and_build
 from provisioning.program.version_option import version_option
 
 
@@ -34,11 +34,12 @@ def about(*, version: Annotated[bool, version_option("fleet-sim")] = False) -> N
 
 
 def show_version(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Print the version."""
+    """Print version and build."""
     if as_json:
-        sys.stdout.write(json.dumps({"name": "fleet-sim", "version": product_version()}, indent=2) + "\n")
+        said = {"name": "fleet-sim", "version": product_version(), "build": build_identity()}
+        sys.stdout.write(json.dumps(said, indent=2) + "\n")
         return
-    typer.echo(f"fleet-sim {product_version()}")
+    typer.echo(f"fleet-sim {version_and_build()}")
 
 
 def demo(
@@ -79,6 +80,7 @@ app = command_group(
         "doctor": "device_sim.attack.doctor:doctor",
         "version": show_version,
         "enrol": "device_sim.commands.enrol_command:enrol",
+        "import": "device_sim.commands.import_command:import_fleet",
         "export": "device_sim.commands.export_command:export",
         "scenarios": "device_sim.commands.run_command:scenarios",
         "ctl": "device_sim.commands.ctl_command:ctl_app",
@@ -96,4 +98,4 @@ def main() -> NoReturn:
     try:
         command_line.run(app, "fleet-sim")
     except KeyboardInterrupt:  # While the commands are being set up: none has begun.
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(interruption.EXIT_CODE)

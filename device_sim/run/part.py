@@ -11,6 +11,7 @@ Rules
 -----
 1. A part never sees another part's devices. The choice of devices in a stage follows from the seed, stage and part.
 2. What it observed leaves it complete: histograms, not percentiles (`outcome`).
+3. What it has sent is known when it has finished, what reaches it only when the receivers have drained (`strays`).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from device_sim.fleet.tally import Sent
 from device_sim.link.closure import Closure
 from device_sim.link.distance import ADMISSION
 from device_sim.link.keep_alive import KeepAlive
+from device_sim.link.shared_context import SharedContext
 from device_sim.run.health import GeneratorWatch, HealthSample, resident_memory
 from device_sim.run.manner import Manner, Share
 from device_sim.run.recorder import FAILED_RENEWAL, Marker, Recorder
@@ -89,6 +91,14 @@ class PartOutcome:
     markers: list[Marker] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Strays:
+    """How many messages have come to a part altered, and how many answers to its commands that it did not expect."""
+
+    altered: int = 0
+    unexpected: int = 0
+
+
 class Played(Protocol):
     """A part as the conductor sees it, in this process or in another."""
 
@@ -108,6 +118,9 @@ class Played(Protocol):
 
     async def finish(self) -> PartOutcome:
         """Stop publishing, wait for what is in flight, and return what was observed."""
+
+    async def strays(self) -> Strays:
+        """Return what has come, by now, that should not have."""
 
     def state(self) -> PartState:
         """Return the state since the last call."""
@@ -157,7 +170,7 @@ class Part:
         self._memory_before = resident_memory()
         surroundings = Surroundings(
             self._target.broker,
-            client_context(anchors, classic_key_exchange=not self._manner.hybrid_key_exchange),
+            SharedContext(lambda: client_context(anchors, classic_key_exchange=not self._manner.hybrid_key_exchange)),
             await self._stack.enter_async_context(KeepAlive()),
             Counters(),
             self._scenario.seed,
@@ -171,7 +184,9 @@ class Part:
             self.proxies[group] = await self._stack.enter_async_context(proxy)
         fleet = self.fleet = await self._stack.enter_async_context(Fleet(self._members(), surroundings))
         for name, device in fleet.devices.items():
-            device.issued(self._target.fleet.credential(name))
+            held = self._target.fleet.credential(name)
+            device.issued(held)
+            surroundings.context.of(held.pem)  # What is wrong with the trust anchors is told before anybody connects.
         await self._stack.enter_async_context(self._watch)
 
     async def begin(self, started: float) -> None:
@@ -240,6 +255,10 @@ class Part:
             markers=recorder.markers + scene.marked(FAILED_RENEWAL, fleet.renewal_failures),
         )
 
+    async def strays(self) -> Strays:
+        """Return what has come to the devices, by now; what comes to the *commander* is counted by its owner."""
+        return Strays(altered=self._fleet().counters.altered)
+
     def state(self) -> PartState:
         """Return the state since the last call."""
         fleet, scene = self._fleet(), self._scene()
@@ -281,11 +300,12 @@ class Part:
         for name in self.names:
             entry = fleet.entries[name]
             if entry.not_after <= now:
-                raise FleetUnusable(f"the certificate of {name} has expired: enrol the fleet anew")
+                remedy = f"import its next one with {fleet.adding}" if fleet.origin.imported else "enrol the fleet anew"
+                raise FleetUnusable(f"the certificate of {name} has expired: {remedy}")
             group = self._scenario.group_of(name)
             proxy = self.proxies.get(group.name)
             way = None if proxy is None else replace(self._target.broker, host=_LOOPBACK, port=proxy.port)
-            members.append(Member(name, entry.identity.group or "", group, way))
+            members.append(Member(name, entry.identity.group or "", group, way, entry.client_id))
         return members
 
     def _counted(self, fleet: Fleet, scene: Scene) -> dict[Count, int]:
@@ -299,7 +319,6 @@ class Part:
             Count.PUBLISHED: counters.published,
             Count.REFUSED_MESSAGES: counters.refused.total(),
             Count.REPEATED: counters.repeated,
-            Count.ALTERED: counters.altered,
             Count.HELD_BACK: counters.held_back,
             Count.SKIPPED: fleet.streaming.skipped,
             Count.SESSIONS_RESUMED: counters.sessions_resumed,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from provisioning.pki import resumption
+from provisioning.pki import resumed_exchange, resumption
 from provisioning.pki.openssl import address_of
 from provisioning.pki.tls import CredentialPem, client_context, verified_path
 
@@ -39,6 +39,7 @@ def shake_hands(
         return Outcome(refusal=error.verify_message), side, client
     except ssl.SSLError as error:
         return Outcome(refusal=str(error.reason)), side, client
+    resumed_exchange.confirm(address_of(side))  # As `handshake_bounds` does.
     resumption.offer_ticket(address_of(side), resumed=bool(side.session_reused))
     side.write(b"in")
     assert client.read(2) == b"in"
