@@ -12,9 +12,10 @@ from typing import Annotated, Final
 import typer
 
 from broker.commands.admin_command import Json, print_json, remote_options
+from provisioning.program.build import build_identity, read_ahead
 from provisioning.program.command_group import command_group
 from provisioning.program.starting import importing
-from provisioning.program.version import product_version
+from provisioning.program.version import product_version, version_and_build
 
 
 def run(
@@ -150,6 +151,7 @@ def run(
         --token-file broker.token --state-dir broker-state
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
     flags = {key: value for key, value in locals().items() if value is not None}
+    read_ahead()
     with importing():
         from broker.running import run_broker  # Imports the broker, which takes a second.
 
@@ -157,13 +159,14 @@ def run(
 
 
 def version(as_json: Json = False) -> None:
-    """Print the version, and how the hot path was built."""
+    """Print version and build, and whether the hot path is compiled."""
     from broker.build import is_compiled
 
     if as_json:
-        print_json({"name": "fleet-broker", "version": product_version(), "compiled": is_compiled()})
+        said = {"name": "fleet-broker", "version": product_version(), "build": build_identity()}
+        print_json(said | {"compiled": is_compiled()})
         return
-    typer.echo(f"fleet-broker {product_version()} ({'compiled' if is_compiled() else 'plain Python'})")
+    typer.echo(f"fleet-broker {version_and_build()} ({'compiled' if is_compiled() else 'plain Python'})")
 
 
 _COMMANDS: Final = "broker.commands"

@@ -27,6 +27,7 @@ from broker.settings.config import BrokerConfig
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.staple import Staple
 from provisioning.pki.identity import parse_uri
+from provisioning.program.build import build_identity
 from provisioning.program.version import product_version
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ async def announce(
             log.warning(said, code="FEED_LOST")
     urls = [*filter(None, [listener.url for listener in listeners] + [*others])]
     # A log stored separately from standard output must also show which version was running.
-    log.info("serving", version=product_version(), listeners=urls)
+    log.info("serving", version=product_version(), build=build_identity(), listeners=urls)
     sys.stdout.write(f"fleet-broker ready {' '.join(urls)}\n")
     sys.stdout.flush()
 

@@ -12,13 +12,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from provisioning.pki.extension import UNREADABLE, extension
 from provisioning.pki.identity import InvalidIdentity, identity_of
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import CredentialFiles, CredentialPem, TlsConfigurationError
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
 log = structlog.get_logger()
 
-OF_NO_USE: Final = frozenset({"expired", "not yet valid"})
-"""Results of `OwnCertificate.state_at` for a certificate that no client accepts."""
+OF_NO_USE: Final = frozenset({"expired", "not yet valid", "revoked", "on hold"})
+"""Results of `OwnCertificate.state_at` for a certificate that clients do not accept."""
 
 
 NAMELESS: Final = (
@@ -59,7 +60,7 @@ def certificate_of(credential: CredentialPem) -> x509.Certificate | None:
 class OwnCertificate:
     """What the broker presents now; its file may hold another, which waits for a reload or was refused."""
 
-    __slots__ = ("certificate", "credential", "files")
+    __slots__ = ("certificate", "credential", "files", "revocation")
 
     def __init__(self, files: CredentialFiles, credential: CredentialPem) -> None:
         """Begin with *credential*, which *files* contained."""
@@ -71,6 +72,8 @@ class OwnCertificate:
         self.credential = credential
         self.certificate = certificate_of(credential)
         """None: OpenSSL presents one that other software cannot read."""
+        self.revocation: RevocationReason | None = None
+        """Why it is revoked or on hold, as `broker.sources.staple` finds each second."""
 
         self._warn_of_no_name()
 
@@ -95,7 +98,11 @@ class OwnCertificate:
             return "unreadable"
         if now >= own.not_valid_after_utc:
             return "expired"
-        return "ok" if own.not_valid_before_utc <= now else "not yet valid"
+        if now < own.not_valid_before_utc:
+            return "not yet valid"
+        if self.revocation is None:
+            return "ok"
+        return "on hold" if self.revocation is RevocationReason.CERTIFICATE_HOLD else "revoked"
 
 
 def is_for_servers(certificate: x509.Certificate) -> bool:
@@ -110,9 +117,18 @@ def is_for_servers(certificate: x509.Certificate) -> bool:
 
 def host_names(certificate: x509.Certificate) -> list[str]:
     """Return the DNS names and addresses in *certificate*; none if they cannot be read."""
+    return _names(certificate, x509.DNSName, x509.IPAddress)
+
+
+def dns_names(certificate: x509.Certificate) -> list[str]:
+    """Return the DNS names in *certificate*, for which a token can be made; none if they cannot be read."""
+    return _names(certificate, x509.DNSName)
+
+
+def _names(certificate: x509.Certificate, *kinds: type[x509.DNSName | x509.IPAddress]) -> list[str]:
     try:
         names = extension(certificate, x509.SubjectAlternativeName)
-        return [str(each.value) for each in names or () if isinstance(each, x509.DNSName | x509.IPAddress)]
+        return [str(each.value) for each in names or () if isinstance(each, kinds)]
     except UNREADABLE:
         return []
 

@@ -179,7 +179,7 @@ class BrokerServer:
             opened.push_async_callback(_send_away, engine, doors)
             listeners = listen_everywhere(self._config, engine, doors, context, opened)
             lists = RevocationLists(engine, self._config, loop.time)
-            staple = self._staple(engine, files, context)
+            staple = self._staple(engine, own, context)
             reloader = self._reloader(engine, listeners, own, anchors, policy_text, lists, anchor_urls, staple)
             authorities = IssuingAuthorities(engine)
             admin = AdminEndpoint(
@@ -355,8 +355,8 @@ class BrokerServer:
             log.error("clients will not trust the broker", code="OWN_CERTIFICATE_DATES", detail=str(error))  # noqa: TRY400
         return context
 
-    def _staple(self, engine: Engine, files: CredentialFiles, context: ssl.SSLContext) -> Staple:
-        staple = Staple(self._config, files.certificate, engine, asyncio.get_running_loop().time)
+    def _staple(self, engine: Engine, own: OwnCertificate, context: ssl.SSLContext) -> Staple:
+        staple = Staple(self._config, own, engine, asyncio.get_running_loop().time)
         staple.adopt(context)
         return staple
 

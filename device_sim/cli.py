@@ -23,8 +23,9 @@ import typer
 
 from device_sim.late_imports import late_imports
 from provisioning.program import command_line
+from provisioning.program.build import build_identity
 from provisioning.program.command_group import command_group
-from provisioning.program.version import product_version
+from provisioning.program.version import product_version, version_and_build
 from provisioning.program.version_option import version_option
 
 
@@ -34,11 +35,12 @@ def about(*, version: Annotated[bool, version_option("fleet-sim")] = False) -> N
 
 
 def show_version(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Print the version."""
+    """Print version and build."""
     if as_json:
-        sys.stdout.write(json.dumps({"name": "fleet-sim", "version": product_version()}, indent=2) + "\n")
+        said = {"name": "fleet-sim", "version": product_version(), "build": build_identity()}
+        sys.stdout.write(json.dumps(said, indent=2) + "\n")
         return
-    typer.echo(f"fleet-sim {product_version()}")
+    typer.echo(f"fleet-sim {version_and_build()}")
 
 
 def demo(

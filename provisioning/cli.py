@@ -26,9 +26,10 @@ from provisioning.commands.ceremony_command import PassphraseFile, PinFile, now
 from provisioning.commands.service_command import Json, fail, print_document, say, warn_of_doubts, warn_of_open
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.program import command_line
+from provisioning.program.build import build_identity, read_ahead
 from provisioning.program.command_group import command_group
 from provisioning.program.starting import importing
-from provisioning.program.version import product_version
+from provisioning.program.version import product_version, version_and_build
 from provisioning.program.version_option import version_option
 
 if TYPE_CHECKING:
@@ -204,6 +205,7 @@ def serve(
       fleet-provisioning serve --dir /var/lib/fleet --host 0.0.0.0 --public-listener \\
         --public-http-url http://ca.example.org:8080
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    read_ahead()
     with importing():
         from provisioning.directory.files import AuthorityFiles
         from provisioning.program import core_dumps
@@ -254,6 +256,7 @@ def _serve_with_workers(
     from provisioning.service.workers import Supervisor
 
     last_good = LastGood(settings, again)
+    build_identity()  # No thread of ours may be at work when the workers are forked.
 
     def work(place: WorkerPlace) -> int:
         configure_logging(place.number, least=settings.log_level)
@@ -272,11 +275,11 @@ def _serve_with_workers(
 
 
 def version(as_json: Json = False) -> None:
-    """Print the version."""
+    """Print version and build."""
     if as_json:
-        print_document({"name": "fleet-provisioning", "version": product_version()})
+        print_document({"name": "fleet-provisioning", "version": product_version(), "build": build_identity()})
         return
-    sys.stdout.write(f"fleet-provisioning {product_version()}\n")
+    sys.stdout.write(f"fleet-provisioning {version_and_build()}\n")
 
 
 def about(*, version: Annotated[bool, version_option("fleet-provisioning")] = False) -> None:

@@ -13,6 +13,7 @@ import structlog
 from hypothesis import settings
 
 from tests.support import programs
+from tests.support.few_rounds import encrypt_with_few
 from tests.support.long_tests import LONGEST, dealt
 from tests.support.memory_place import memory_place
 from tests.support.postgresql import PostgresqlServer
@@ -33,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # does not, and is sent Ctrl-C.
     if imported := getattr(config, "workerinput", {}).get("imported"):
         programs.join(*imported)
+    encrypt_with_few()
     if (memory := memory_place(runs_programs=True)) is not None:  # Before pytest makes the first directory of a test.
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
 

@@ -61,8 +61,7 @@ from broker.reload.reloader import Reloader
 from broker.revocation.issuing_authorities import IssuingAuthorities
 from broker.sources.anchor_urls import AnchorUrls
 from broker.sources.staple import Staple
-from provisioning.pki.extension import UNREADABLE
-from provisioning.pki.revocation import certificate_key
+from provisioning.program.build import build_identity
 from provisioning.program.moments import rfc3339
 from provisioning.program.near_names import did_you_mean
 from provisioning.program.version import product_version
@@ -148,6 +147,7 @@ class AdminApi:
             {
                 "name": served.name,
                 "version": product_version(),
+                "build": build_identity(),
                 "pid": os.getpid(),
                 "started_at": rfc3339(datetime.now(UTC) - timedelta(seconds=uptime)),
                 "uptime_seconds": round(uptime),
@@ -155,7 +155,7 @@ class AdminApi:
                 "certificate_not_after": (
                     rfc3339(certificate.not_valid_after_utc) if certificate is not None else None
                 ),
-                "certificate": self._own_state(),
+                "certificate": served.own.state_at(datetime.now(UTC)),
                 "certificate_names": served.own.host_names,
                 "connected": engine.connected,
                 "sessions": len(engine.registry),
@@ -174,18 +174,6 @@ class AdminApi:
                 "plugins": [] if engine.extension is None else engine.extension.describe(),
             }
         )
-
-    def _own_state(self) -> str:
-        """Return the state of the broker's own certificate: as in `OwnCertificate`, or ``revoked`` if that is known."""
-        own = self._served.own
-        state = own.state_at(datetime.now(UTC))
-        if state != "ok" or own.certificate is None:
-            return state
-        try:
-            key = certificate_key(own.certificate)
-        except UNREADABLE:  # OpenSSL presents what other software cannot read.
-            return state
-        return "revoked" if self._served.engine.admission.status.index.find(key) is not None else state
 
     async def _list_sessions(self, request: Request) -> Response:
         query = dict(request.query)

@@ -4,6 +4,8 @@ Rules
 -----
 1. There are two errors: no broker answers there (`BrokerUnreachable`; nothing does, or something else), or the broker
    refuses (`RequestRefused`). Each text gives the remedy.
+2. An answer is kept whole only up to `_MOST_BYTES`, and what is compressed is not unpacked: few bytes of something else
+   that answers there would stand for many.
 """
 
 from __future__ import annotations
@@ -42,6 +44,10 @@ _ANSWERED = {
 _SOMETHING_ELSE = "what answers there is something else"
 _PATIENCE = httpx.Timeout(30.0, connect=5.0)
 _HOOKS = {"response": [leave_unread]}
+_IDENTITY = "identity"
+_AS_IT_IS = {"Accept-Encoding": _IDENTITY}
+_MOST_BYTES = 256 * 1024 * 1024
+"""Some hundred thousand sessions."""
 
 
 class BrokerUnreachable(Exception):
@@ -82,6 +88,7 @@ class AdminClient:
                     base_url="http://broker",
                     timeout=_PATIENCE,
                     trust_env=False,
+                    headers=_AS_IT_IS,
                     event_hooks=_HOOKS,
                 )
             )
@@ -101,7 +108,12 @@ class AdminClient:
             try:
                 check_address(url)
                 client = httpx.Client(
-                    base_url=url, verify=context, timeout=_PATIENCE, trust_env=False, event_hooks=_HOOKS
+                    base_url=url,
+                    verify=context,
+                    timeout=_PATIENCE,
+                    trust_env=False,
+                    headers=_AS_IT_IS,
+                    event_hooks=_HOOKS,
                 )
             except NoAddress as error:
                 raise BrokerUnreachable(_nobody(url, str(error))) from error
@@ -116,7 +128,7 @@ class AdminClient:
 
     def get(self, path: str, **query: str | None) -> Any:
         """Return the answer to GET *path* with those of *query* that are given."""
-        return self._document("GET", path, params={key: value for key, value in query.items() if value is not None})
+        return self._document("GET", path, params=_given(query))
 
     def post(self, path: str, document: dict[str, Any]) -> Any:
         """Return the answer to POST of *document*."""
@@ -132,14 +144,10 @@ class AdminClient:
 
     def stream(self, path: str, **query: str | None) -> Iterator[bytes]:
         """Yield the answer to GET *path* as it arrives."""
-        params = {key: value for key, value in query.items() if value is not None}
-        with self._errors(), self._client.stream("GET", path, params=params) as response:
-            if response.is_error:
-                response.read()
-                raise _refused(response)
+        with self._answer("GET", path, params=_given(query)) as response:
             if not (response.is_success and response.headers.get("Content-Type", "").startswith(_JSON)):
                 raise self._no_broker()
-            yield from self._a_brokers(response.iter_bytes(), path)
+            yield from self._a_brokers(response.iter_raw(), path)
 
     def _a_brokers(self, pieces: Iterator[bytes], path: str) -> Iterator[bytes]:
         """Yield *pieces*, the first of them only if a broker's answer to GET *path* begins so."""
@@ -157,15 +165,22 @@ class AdminClient:
         return BrokerUnreachable(_nobody(self._where, _SOMETHING_ELSE))
 
     def _document(self, method: str, path: str, **arguments: Any) -> Any:
-        with self._errors():
-            response = self._client.request(method, path, **arguments)
-            if response.is_error:
-                raise _refused(response)
+        with self._answer(method, path, **arguments) as response:
             with contextlib.suppress(ValueError):
-                document = document_of(response)
+                document = document_of(_whole(response))
                 if response.is_success and isinstance(document, dict) and _ANSWERED[path] in document:
                     return document
             raise self._no_broker()
+
+    @contextlib.contextmanager
+    def _answer(self, method: str, path: str, **arguments: Any) -> Iterator[httpx.Response]:
+        """Send a request, and yield the answer, whose body is still to be read; raise what it refuses."""
+        with self._errors(), self._client.stream(method, path, **arguments) as response:
+            if response.headers.get("Content-Encoding", _IDENTITY).lower() != _IDENTITY:
+                raise self._no_broker()
+            if response.is_error:
+                raise _refused(_whole(response))
+            yield response
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -173,8 +188,6 @@ class AdminClient:
             yield
         except httpx.TransportError as error:
             raise BrokerUnreachable(_nobody(self._where, str(error))) from error
-        except httpx.DecodingError as error:
-            raise self._no_broker() from error
         except httpx.InvalidURL as error:  # More than 65,536 characters, before anything is sent.
             raise RequestRefused("", f"the request is too long ({error}): give fewer or shorter values") from error
 
@@ -189,6 +202,20 @@ def _nobody(where: str, why: str) -> str:
         f"no broker answers at {where} ({why}): start it, or name the right one with --state-dir, "
         "--admin-socket or --config; only the broker's user may open the socket"
     )
+
+
+def _given(query: dict[str, str | None]) -> dict[str, str]:
+    return {key: value for key, value in query.items() if value is not None}
+
+
+def _whole(response: httpx.Response) -> httpx.Response:
+    """Read the answer whole. Raises `RequestRefused`."""
+    body = bytearray()
+    for piece in response.iter_raw():
+        body += piece
+        if len(body) > _MOST_BYTES:
+            raise RequestRefused("", f"the answer is longer than {_MOST_BYTES} bytes: ask for less, or with --json")
+    return httpx.Response(response.status_code, headers=response.headers, content=bytes(body))
 
 
 def _refused(response: httpx.Response) -> RequestRefused:

@@ -1,11 +1,12 @@
 """Whether the broker is alive and admits newcomers: for supervisors and load balancers, beside the metrics page.
 
 ``/healthz`` says that the event loop runs. ``/readyz`` is 503 in these cases: newcomers are refused, because revocation
-data is outdated or missing or a required audit log cannot be written; the broker's own certificate has expired, so that
-no client accepts it; the store takes no writes. A broker that cannot do its work gets no traffic, but is not killed for
-what a restart would not fix. ``issuing_cas`` is ``unknown`` while clients of one of provisioning's CAs would be
-refused; that is no reason to send the others away, so not a 503. The reasons are in the log, and for operators in
-``fleet-broker crl status``; others only see the names. The same as provisioning's two paths.
+data is outdated or missing or a required audit log cannot be written; the broker's own certificate has expired, or is
+revoked or on hold, so that clients that look do not accept it; the store takes no writes. A broker that cannot do its
+work gets no traffic, but is not killed for what a restart would not fix. ``issuing_cas`` is ``unknown`` while clients
+of one of provisioning's CAs would be refused; that is no reason to send the others away, so not a 503. The reasons are
+in the log, and for operators in ``fleet-broker crl status``; others only see the names. The same as provisioning's two
+paths.
 """
 
 from __future__ import annotations

@@ -37,13 +37,14 @@ from broker.admin.health import HEALTH, READY
 from broker.admin.http_server import Request, Response, problem
 from broker.admin.newcomers import admits
 from broker.admin.survey import Survey, Surveyor, bounded
+from broker.build import is_compiled
 from broker.engine.engine import Engine
 from broker.histogram import Histogram
 from broker.metrics import Metrics
 from broker.own_certificate import OwnCertificate
 from broker.revocation.issuing_authorities import STATES, IssuingAuthorities
 from provisioning.pki.crl import CrlProblem
-from provisioning.program.version import product_version
+from provisioning.program.runtime import what_runs
 
 PREFIX = "fleet_broker"
 PATH = "/metrics"
@@ -142,7 +143,7 @@ class _Figures(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Yield every family."""
-        yield InfoMetricFamily(PREFIX, "the broker", {"version": product_version()})
+        yield InfoMetricFamily(PREFIX, "the broker", what_runs() | {"compiled": str(is_compiled()).lower()})
         yield from _counters(self._engine.metrics)
         yield from self._present()
         yield from self._sessions()
@@ -164,6 +165,8 @@ class _Figures(Collector):
         if own is not None:
             left = (own.not_valid_after_utc - datetime.now(UTC)).total_seconds()
             yield _gauge("certificate_seconds_left", "seconds until the broker's own certificate expires", left)
+        revoked = int(self._own.revocation is not None)
+        yield _gauge("certificate_revoked", "1 while the broker's own certificate is revoked or on hold", revoked)
 
     def _sessions(self) -> Iterator[Metric]:
         seen = self.survey

@@ -18,18 +18,18 @@ Rules
 5. What is said about whoever is refused, or fails the handshake, is bounded: anybody can fail, and with any certificate
    of the fleet be refused, as often as he likes; so he could fill the log, or displace what the audit log has.
 6. A client that changes its TLS keys endlessly, which any certificate of the fleet allows, is cut off.
-7. A client that fails the handshake is told why (`provisioning.pki.polite_handshake`), and one that takes too long for
-   it is reset: the end of the stream would wait behind what does not reach it.
+7. A client that fails the handshake is told why (`provisioning.pki.polite_handshake`).
+
+Does not handle: accepting, places, and the time for a handshake (`provisioning.connections.door`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import socket
 import ssl
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -45,17 +45,16 @@ from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused, unauthorised
 from broker.engine.engine import Engine
 from broker.mqtt.codes import ReasonCode
-from provisioning.connections.places import Place, Places, hang_up
+from provisioning.connections.door import Door
+from provisioning.connections.places import Place, Places
 from provisioning.pki import resumption
 from provisioning.pki.address_key import address_key, plain
 from provisioning.pki.identity import parse_uri
 from provisioning.pki.key_updates import bound_key_updates
-from provisioning.pki.late_handshake import reset_if_late
 from provisioning.pki.openssl import address_of
 from provisioning.pki.role import Role
-from provisioning.pki.seen_out import see_out_if_refused
 from provisioning.pki.tls import verified_path
-from provisioning.program.once_a_minute import OnceAMinute
+from provisioning.program.proxy_header import Address
 
 log = structlog.get_logger("broker")
 
@@ -66,7 +65,6 @@ _QUEUE = 32
 """Short on purpose. Behind a flood, in a queue of 1024, an operator waited four seconds; what does not fit into a short
 one is dropped, and he gets in at his first attempt, or with the kernel's next one a second later."""
 _READ = 16 * 1024
-_PAUSE = 1.0
 _TOLD_SECONDS = 60.0
 _MOST_TOLD = 10
 """Refusals of one identity in `_TOLD_SECONDS` that have a line each; and failed handshakes of one address."""
@@ -83,61 +81,40 @@ class OperatorDoor:
         self._operators = operators
         self._context = context
         self._listening: socket.socket | None = None
+        self._door: Door | None = None
         self._places = Places(_PLACES)
-        self._told = 0
-        self._crowding = OnceAMinute()
         self._failed = WindowCount(_TOLD_SECONDS)
         """How often each address has failed the handshake."""
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._next: dict[socket.socket, Place] = {}
-        """Those whose handshake has a task that has not begun."""
         self.url = ""
 
     def open(self, host: str, port: int) -> None:
         """Listen on *host* and *port*. Raises `ListenError`."""
         self._listening = listen(host, port, "admin_port")
-        self._listening.listen(_QUEUE)
         self.url = f"https://{shown_address(self._listening)}"
-        self._start(self._accept(self._listening))
+        self._door = Door(
+            self._listening,
+            self._context,
+            self._made,
+            self._places,
+            handshake_seconds=_HANDSHAKE_SECONDS,
+            backlog=_QUEUE,
+            accepts_a_turn=1,  # Devices are served in between.
+            shutdown_seconds=_HANDSHAKE_SECONDS,
+            failed=self._tell,
+        )
+        self._door.open()
 
     async def close(self) -> None:
         """Stop accepting; the server ends requests under way."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        while self._next:  # A task that is cancelled before it begins lets go of nothing.
-            accepted, place = self._next.popitem()
-            place.leave()
-            accepted.close()
-        if self._listening is not None:
+        if self._door is not None and self._listening is not None:
+            self._door.close()
+            await self._door.closed()
             self._listening.close()
 
-    async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                accepted, address = await loop.sock_accept(listening)
-            except OSError as error:  # Out of descriptors, or the peer has left.
-                log.warning("accept failed", code="ACCEPT_FAILED", detail=error.strerror, retry_in=_PAUSE)
-                await asyncio.sleep(_PAUSE)
-                continue
-            host = plain(address[0])
-            place = self._places.take(host, functools.partial(hang_up, accepted))
-            self._tell(host, loop.time())
-            if place is None:
-                accepted.close()
-            else:
-                self._next[accepted] = place
-                self._start(self._shake_hands(accepted, host))
-            await asyncio.sleep(0)  # Devices first: asyncio's own loop would go on as long as another one waits.
-
-    async def _shake_hands(self, accepted: socket.socket, host: str) -> None:
-        place = self._next.pop(accepted)
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=_READ, loop=loop)
+    def _made(self, place: Place, client: Address | None) -> asyncio.Protocol:
+        """Return what serves a connection whose handshake begins now."""
+        del client  # There is no proxy here, and `Operators` asks the connection itself.
         generation = self._operators.generation  # That of the context.
-        context = self._context()
-        see_out_if_refused(accepted)
 
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self._operators.began(writer, generation, place)
@@ -146,39 +123,11 @@ class OperatorDoor:
             finally:
                 place.leave()
 
-        try:
-            with reset_if_late(loop, accepted, _HANDSHAKE_SECONDS):
-                await loop.connect_accepted_socket(
-                    lambda: _Connection(reader, connected, loop=loop),
-                    accepted,
-                    ssl=context,
-                    ssl_handshake_timeout=_HANDSHAKE_SECONDS,
-                    ssl_shutdown_timeout=_HANDSHAKE_SECONDS,
-                )
-        except (OSError, TimeoutError) as error:
-            place.leave()
-            if self._failed.add(address_key(host), loop.time()) <= _MOST_TOLD:
-                log.info("admin handshake failed", address=host, detail=str(error))
-        except BaseException:
-            place.leave()
-            raise
+        return _Connection(asyncio.StreamReader(limit=_READ), connected)
 
-    def _tell(self, host: str, now: float) -> None:
-        places = self._places
-        if places.lost + places.turned_away > self._told and self._crowding.happened(now):
-            self._told = places.lost + places.turned_away
-            log.warning(
-                "connections crowded out",
-                code="CROWDED",
-                address=host,
-                lost=places.lost,
-                turned_away=places.turned_away,
-            )
-
-    def _start(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _tell(self, host: str, error: Exception) -> None:
+        if self._failed.add(address_key(host), asyncio.get_running_loop().time()) <= _MOST_TOLD:
+            log.info("admin handshake failed", address=host, detail=str(error))
 
 
 class _Connection(asyncio.StreamReaderProtocol):

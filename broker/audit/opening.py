@@ -10,6 +10,7 @@ from broker.audit.files import opened_files
 from broker.audit.log import AuditLog
 from broker.engine.engine import Engine
 from broker.settings.config import BrokerConfig
+from provisioning.program.build import build_identity
 from provisioning.program.version import product_version
 
 
@@ -31,6 +32,6 @@ def open_audit(config: BrokerConfig, engine: Engine, call_soon_threadsafe: Calla
 
     files = opened_files(config.audit_log, config.audit_key, config.audit_max_bytes, config.audit_max_files)
     audit = AuditLog(files, engine.metrics.audit_entries, call_soon_threadsafe, on_state)
-    audit.start(broker=config.name, version=product_version(), pid=os.getpid())
+    audit.start(broker=config.name, version=product_version(), build=build_identity(), pid=os.getpid())
     engine.history.witness = audit
     return audit

@@ -8,7 +8,6 @@ Rules
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -221,12 +220,12 @@ def _list(
 ) -> None:
     """Print the *what* (``session``) that *query* selects: in a *table* with these columns, or as JSON."""
     shown = limit if limit is not None else None if table is None else _SHOWN
-    pieces = client.stream(f"/v1/{what}s", **query, limit=None if shown is None else str(shown))
+    query = {**query, "limit": None if shown is None else str(shown)}
     if table is None:
-        for piece in pieces:
+        for piece in client.stream(f"/v1/{what}s", **query):
             sys.stdout.write(piece.decode())
         return
-    answer = json.loads(b"".join(pieces))
+    answer = client.get(f"/v1/{what}s", **query)
     found = answer[f"{what}s"]
     if not found:
         asked = " of that description" if any(value is not None for value in query.values()) else ""

@@ -10,7 +10,6 @@ Rules
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from pathlib import Path
@@ -39,7 +38,7 @@ def client_ids(ctx: typer.Context, incomplete: str) -> list[str]:
             remote_options(remote.get("url"), cafile, cert, key)
             with connect(*(_path(ctx.params, name) for name in ("socket", "state_dir", "config"))) as client:
                 query = {"beginning": incomplete} if incomplete else {}
-                answer = json.loads(b"".join(client.stream("/v1/sessions", limit=str(_MOST), **query)))
+                answer = client.get("/v1/sessions", limit=str(_MOST), **query)
             if answer["matched"] == answer["shown"]:
                 found.extend(each["client_id"] for each in answer["sessions"])
         except (BrokerUnreachable, ConfigError, RequestRefused, typer.BadParameter):

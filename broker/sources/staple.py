@@ -37,7 +37,7 @@ from cryptography import x509
 from broker.beat import left_until
 from broker.engine.engine import Engine
 from broker.growing_pause import GrowingPause
-from broker.own_certificate import read_certificate
+from broker.own_certificate import OwnCertificate, read_certificate
 from broker.settings.config import BrokerConfig
 from broker.sources.ocsp_http import PATIENCE, OcspHttp
 from provisioning.pki import stapling
@@ -83,16 +83,21 @@ class _Held:
 class Staple:
     """The staple of a running broker."""
 
-    def __init__(self, config: BrokerConfig, certificate: Path, engine: Engine, clock: Callable[[], float]) -> None:
-        """*certificate* is the file with the broker's own certificate and its chain."""
+    def __init__(
+        self, config: BrokerConfig, presented: OwnCertificate, engine: Engine, clock: Callable[[], float]
+    ) -> None:
+        """*presented* is told whether it is revoked; its file also has the chain."""
         self._config = config
-        self._file = certificate
+        self._presented = presented
+        self._file = presented.files.certificate
         self._index = engine.admission.status.index
         self._metrics = engine.metrics
         self._history = engine.history
         self._clock = clock
         self._http = OcspHttp()
         self._own: _Own | None = None
+        self._unasked: _Own | None = None
+        """It instead of `_own`, if no responder is asked: other sources may know that it is revoked."""
         self._held: _Held | None = None
         self._due = 0.0
         self._pause = GrowingPause(*_PAUSES)
@@ -110,7 +115,8 @@ class Staple:
             own = self._own_of(context)
         except OcspRefused as error:
             problem = str(error)
-        self._own = own
+        self._unasked = own if own is not None and not own.responders else None
+        self._own = own = own if self._unasked is None else None
         if own is not None and before is not None and own.certificate == before.certificate:
             if self._held is not None:
                 self._staple(own, self._held)
@@ -172,8 +178,28 @@ class Staple:
 
     async def _look(self) -> None:
         """Do what is due."""
+        self._presented.revocation = self._found_revoked()
+        await self._renew_staple()
+        self._presented.revocation = self._found_revoked()
+
+    def _found_revoked(self) -> RevocationReason | None:
+        own = self._own or self._unasked
+        known = self._index.find(own.key) if own is not None else None
+        if known is not None:
+            return known.reason
+        return self._held.answer.reason if self._held is not None else None
+
+    def _look_unasked(self) -> None:
+        known = self._index.find(self._unasked.key) if self._unasked is not None else None
+        if known is None:
+            self._revoked = None
+        elif self._revoked is not known.reason:
+            self._tell_revoked(known.reason)
+
+    async def _renew_staple(self) -> None:
         own, held, now = self._own, self._held, datetime.now(UTC)
         if own is None:
+            self._look_unasked()
             self._tried.set()
             return
         if held is not None and held.answer.fresh_until <= now:
@@ -280,16 +306,18 @@ class Staple:
 
     def _tell_revoked(self, reason: RevocationReason) -> None:
         self._metrics.revocation_alarms["OWN_CERTIFICATE_REVOKED"] += 1
-        if self._revoked is not reason and self._own is not None:
-            facts = {"serial": _serial(self._own), "reason": str(reason)}
+        own = self._own or self._unasked
+        if self._revoked is not reason and own is not None:
+            facts = {"serial": _serial(own), "reason": str(reason)}
             log.error("the broker's own certificate is revoked", code="OWN_CERTIFICATE_REVOKED", **facts)
             self._history.told("own certificate revoked", code="OWN_CERTIFICATE_REVOKED", **facts)
         self._revoked = reason
 
     def _own_of(self, context: ssl.SSLContext) -> _Own | None:
-        """Return what *context* presents, if it wants a staple. Raises `OcspRefused` if there can be none."""
-        if not self._config.ocsp_stapling:
-            return None
+        """Return what *context* presents, without responders if it wants no staple; None if that cannot be read.
+
+        Raises `OcspRefused` if it wants a staple and there can be none.
+        """
         der = stapling.own_certificate(context)
         try:
             certificate = x509.load_der_x509_certificate(der) if der else read_certificate(self._file)
@@ -300,12 +328,14 @@ class Staple:
             if issuer is not None:  # As CRLs are filed, regardless of what the certificate says about its issuer.
                 key = key_identifier(issuer.public_key()), certificate.serial_number
         except UNREADABLE as error:  # OpenSSL presents what other software cannot read.
+            if not self._config.ocsp_stapling:
+                return None
             raise OcspRefused(f"the broker's own certificate cannot be read: {error}") from error
         urls = tuple(url for url in named if url.startswith("http://"))
         if self._config.ocsp_stapling_responder is not None:
             urls = (self._config.ocsp_stapling_responder,)
-        if not urls:
-            return None
+        if not urls or not self._config.ocsp_stapling:
+            return _Own(context, certificate, key, issuer, ())
         if not stapling.CAN_STAPLE:
             raise OcspRefused("this Python's OpenSSL cannot be asked to staple (docs/decisions/0098)")
         return _Own(context, certificate, key, issuer, urls)

@@ -41,8 +41,9 @@ def log_of(path: Path) -> Path:
     return real.with_name(f"{real.name}-wal")
 
 
-def _lock_file_of(path: Path) -> Path:
-    return path.with_suffix(".lock")
+def lock_file_of(path: Path) -> Path:
+    """Return the lock file of the database *path*: beside the file that a link leads to, so every link has the same."""
+    return Path(os.path.realpath(path)).with_suffix(".lock")
 
 
 def examine(path: Path, lock: int | None) -> str | None:
@@ -59,14 +60,14 @@ def examine(path: Path, lock: int | None) -> str | None:
             f"remove {both} to begin with an empty database: sessions and messages are lost then"
         )
     last = [] if lock is None else os.pread(lock, 200, 0).decode("ascii", "replace").split()
-    if len(last) not in {2, 3} or last[2:] not in ([], [identity(_lock_file_of(path))]):
+    if len(last) not in {2, 3} or last[2:] not in ([], [identity(lock_file_of(path))]):
         return None  # The last process ended in order, or was of an older version; or the files are not where it was.
     (last_file, last_log), file, its_log = last[:2], identity(path), identity(log)
     if its_log == last_log != MISSING and file != last_file:
         raise StoreError(
             f"{path} is not the file that {log.name} beside it belongs to: put that back; or, if it is a backup, "
             f"remove {both}: they would damage it; or, if it is a copy of that very file, made since, empty "
-            f"{_lock_file_of(path).name}"
+            f"{lock_file_of(path)}"
         )
     if file == last_file and its_log == MISSING != last_log:
         return (
@@ -82,7 +83,7 @@ class DatabaseFiles:
     def __init__(self, path: Path, lock: int) -> None:
         self._path = path
         self._log = log_of(path)
-        self._lock_file = _lock_file_of(path)
+        self._lock_file = lock_file_of(path)
         self._lock = lock
         self._taken = False
         self._opened = (0, 0)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from broker.store.database_files import StoreError, examine, log_of
+from broker.store.database_files import StoreError, examine, lock_file_of, log_of
 from broker.store.schema import MIGRATIONS, NEVER_WRITTEN, VERSION
 from provisioning.program import full_disk, read_only
 
@@ -106,7 +106,7 @@ def look(path: Path, *, inside: bool = True) -> str | None:
             if lock is not None and _is_held(lock):
                 return None
             doubt = examine(path, lock)
-        for each in (path, log_of(path), path.with_suffix(".lock")):
+        for each in (path, log_of(path), lock_file_of(path)):
             if each.exists() and not os.access(each, os.R_OK | os.W_OK, effective_ids=True):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(each))
         if inside and path.exists() and path.stat().st_size:
@@ -134,7 +134,7 @@ def _look_inside(path: Path) -> None:
 def _lock_of(path: Path) -> Iterator[int | None]:
     """Yield the descriptor of the lock file beside the database *path*, or None if there is none. Raises OSError."""
     try:
-        lock = os.open(path.with_suffix(".lock"), os.O_RDONLY | os.O_CLOEXEC)
+        lock = os.open(lock_file_of(path), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         yield None
         return

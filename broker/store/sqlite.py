@@ -31,7 +31,7 @@ import structlog
 
 from broker.histogram import Histogram
 from broker.store.batch import Batch, Row
-from broker.store.database_files import DatabaseFiles, StoreError, examine
+from broker.store.database_files import DatabaseFiles, StoreError, examine, lock_file_of
 from broker.store.journal import Journal
 from broker.store.log_growth import LogGrowth, held_up
 from broker.store.outage import Outage
@@ -76,7 +76,7 @@ class SqliteStore:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         try:
             make_folder(path.parent)
-            self._lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = os.open(lock_file_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise unusable(path, error) from error
         try:

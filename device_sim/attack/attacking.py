@@ -86,6 +86,8 @@ def _write(kind: str, target: Target, outcomes: Sequence[Outcome], given: Given)
         document = report.as_dict(kind, name, outcomes, report.environment())
         if target.version:
             document["target_version"] = target.version
+        if target.build:
+            document["target_build"] = target.build
         if target.ended is not None:
             document["cleared_away"] = target.ended.as_dict()
         report.write_json(given.json, document)

@@ -28,6 +28,7 @@ from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.pki.keys import write_private
 from provisioning.pki.role import Role
 from provisioning.pki.tls import CredentialFiles
+from provisioning.program.build import build_identity
 from provisioning.program.version import product_version
 
 _START = 30.0
@@ -136,6 +137,7 @@ async def fleetgate(directory: Path, *, tls12: bool = False, websocket: bool = F
             Issuer.load(ca / "issuing-ca.crt", ca / "issuing-ca.key", secret),
             EnrollingRegistrar(desk),
             version=product_version(),
+            build=build_identity(),
             desk=desk,
             feed=Feed(lambda: way.set(Trouble(reset=True)), lambda: way.set(NONE)),
             stop_broker=broker.stop,

@@ -21,6 +21,7 @@ from device_sim.destination import write
 from device_sim.terminal import WordsOnly
 from provisioning.program.given_file import LIST_BYTES, text_of
 from provisioning.program.printable import printable
+from provisioning.program.version import version_and_build
 
 SCHEMA = 1
 _WIDTH = 200
@@ -55,6 +56,7 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         "openssl": ssl.OPENSSL_VERSION,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "fleet_sim": version_and_build(),
     }
 
 

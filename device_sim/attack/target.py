@@ -123,6 +123,8 @@ class Target:
     group: str = "meters"
     version: str = ""
     """The broker's version, as it reports it."""
+    build: str = ""
+    """Which build of it, if that is known: `provisioning.program.build`."""
     prefix: str = ""
     """Prefix of all parties' names, where foreign names exist too."""
     desk: EnrolmentDesk | None = None

@@ -44,6 +44,8 @@ _AT_LEAST_ONCE = 1
 _MOST_KEPT, _MOST_SHOWN = 3, 250
 """How many altered and unexpected messages are kept, and how much of each: a reading in JSON is shorter."""
 _MOST_IN_FLIGHT = 50
+_LOOKS, _LOOK = 20, 0.1
+"""How often, and in what intervals (seconds), nothing must have come."""
 _SESSION_SECONDS = 300
 _BACKOFF = Backoff(base=0.1, cap=2.0)
 
@@ -117,6 +119,8 @@ class Backend:
         self.received = 0
         self.unexpected = 0
         self.unexpected_examples: list[tuple[float, str]] = []
+        self.unasked = 0
+        """How many of the unexpected are answers that it waits for no longer, or never did."""
         self.altered = 0
         self.altered_examples: list[tuple[float, str]] = []
         """When the first of them arrived (`time.monotonic`), and what."""
@@ -258,6 +262,13 @@ class Backend:
             self._arrived.clear()
             await self._arrived.wait()
 
+    async def silent(self) -> bool:
+        """Return whether nothing comes any more, though the loop looks for it often: all that was sent here is read."""
+        self._arrived.clear()
+        for _ in range(_LOOKS):
+            await asyncio.sleep(_LOOK)
+        return not self._arrived.is_set()
+
     def _acknowledged(self, _packet_id: int, _number: int, _reason: str) -> None:
         self._window.release()
 
@@ -333,7 +344,8 @@ class Backend:
         answers = self._commands.get(answer.identifier)
         sent = answers.sent.get(device) if answers is not None else None
         if answers is None or sent is None or device not in answers.missing:
-            self._not_expected(topic_name, payload)  # Never asked, or answered already.
+            self.unasked += 1  # Never asked, or answered already.
+            self._not_expected(topic_name, payload)
         elif answer.done:
             answers.answered[device] = now - sent
         else:

@@ -86,6 +86,13 @@ def account(sent: Sent, check: SequenceCheck) -> Tally:
     )
 
 
+def has_all(sent: Sent, check: SequenceCheck) -> bool:
+    """Return whether everything is received that the broker has acknowledged to the device."""
+    if check.received == check.highest == sent.published:
+        return True
+    return not account(Sent(sent.published, sent.unacknowledged), check).lost
+
+
 def is_complete(sent: Sent, check: SequenceCheck) -> bool:
     """Return whether everything that the device has published is acknowledged and received."""
     return not sent.unacknowledged and check.received == check.highest == sent.published

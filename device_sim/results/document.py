@@ -26,7 +26,7 @@ from device_sim.run.recorder import EXPLAINING, Recorder, Sample
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.scenario.metrics import DESCRIPTIONS, Count
 from provisioning.program.given_file import LIST_BYTES, contents_of
-from provisioning.program.version import product_version
+from provisioning.program.version import version_and_build
 
 SCHEMA = "fleet-sim-run/1"
 _WORST = 99.0
@@ -66,6 +66,7 @@ def document_of(result: RunResult) -> Document:
         "exit_code": int(result.exit_code),
         "interrupted": result.interrupted.name if result.interrupted is not None else None,
         "invalid": result.invalid,
+        "despite_lateness": {str(count): number for count, number in result.despite_lateness.items()},
         "scenario": {**scenario.model_dump(mode="json"), "fingerprint": scenario.fingerprint},
         "started": result.started.isoformat(timespec="seconds"),
         "seconds": round(result.seconds, 3),
@@ -112,7 +113,7 @@ def environment() -> dict[str, Any]:
         "processors": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 2),
         "clock": "time.monotonic, one machine",
-        "fleet_sim": product_version(),
+        "fleet_sim": version_and_build(),
         "paho_mqtt": version("paho-mqtt"),
     }
 
@@ -147,10 +148,20 @@ def _unfinished(path: Path, so_far: Callable[[Path], Document]) -> Document:
         raise UnreadableReport(f"{path}: {error}; remove it, and what else is in the directory is read") from error
 
 
+def voids(document: Document) -> list[str]:
+    """Return why the timings are void, in words; empty if they are not."""
+    verdict = "INVALID" if document["verdict"] == "INVALID" else "the timings are void"
+    return [f"{verdict}: {why}" for why in document["invalid"]]
+
+
 def remarks(document: Document) -> list[str]:
     """Return what a reader of the verdict needs to know in addition."""
+    despite = document.get("despite_lateness", {})  # Older reports have no such field.
     unjudged = not document["scenario"]["thresholds"]
     told = ["the scenario sets no thresholds: only admission was judged"] if unjudged else []
+    if despite:
+        figures = ", ".join(f"{name} {number}" for name, number in despite.items())
+        told.append(f"the broker's fault, which no lateness of the generator explains: {figures}")
     told += [document["unfinished"]] if "unfinished" in document else []
     counts, judged = document["counts"], {item["metric"] for item in document["thresholds"]}
     amiss = [f"{name} {counts[name]}" for name in map(str, _FAILURES) if counts.get(name) and name not in judged]

@@ -12,7 +12,7 @@ from importlib.resources import files
 
 from device_sim.how_often import times
 from device_sim.results import charts
-from device_sim.results.document import Document, figure_of, remarks
+from device_sim.results.document import Document, figure_of, remarks, voids
 from device_sim.results.plot import colour
 
 _KEPT_OUT = ("thresholds", "name", "summary", "fingerprint")
@@ -85,7 +85,7 @@ def _head(document: Document) -> str:
 
 
 def _notices(document: Document) -> str:
-    texts = [f"INVALID: {why}" for why in document["invalid"]]
+    texts = [why[:1].upper() + why[1:] for why in voids(document)]
     if document["interrupted"]:
         texts.append(f"The run was ended early by {_ENDED_BY.get(document['interrupted'], document['interrupted'])}.")
     texts += [f"False refusal of {name}: {why}" for name, why in document["false_refusals"].items()]

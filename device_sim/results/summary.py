@@ -12,7 +12,7 @@ from rich.text import Text
 from device_sim.fitting import Fitting
 from device_sim.how_often import times
 from device_sim.link.distance import Distance
-from device_sim.results.document import Document, figure_of, remarks
+from device_sim.results.document import Document, figure_of, remarks, voids
 
 _PERCENTS = (50.0, 95.0, 99.0)
 _HEADINGS = (("count", "p50", "p95", "p99", "max"), ("p50", "p99", "max"), ("p50", "p99"), ("p99",))
@@ -33,7 +33,7 @@ def summary_of(document: Document) -> RenderableType:
         )
     parts += _generator(document)
     parts += [Text(f"  false refusal of {name}: {why}", "red") for name, why in document["false_refusals"].items()]
-    parts += [Text(f"  INVALID: {why}", "yellow") for why in document["invalid"]]
+    parts += [Text(f"  {why}", "yellow") for why in voids(document)]
     parts += [Text(f"  {remark}", "yellow") for remark in remarks(document)]
     scenario = document["scenario"]
     verdict = Text("\n")

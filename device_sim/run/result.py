@@ -2,14 +2,16 @@
 
 Rules
 -----
-1. Exit code, the first that applies: 4 a device got in or was kept out wrongly; 130 the user ended the run; 3 the
-   generator, or the link, was the bottleneck; 99 a threshold is crossed; 0.
+1. Exit code, the first that applies: 4 a device got in or was kept out wrongly; 130 the user ended the run; 99 a
+   threshold is crossed by what nobody's lateness explains (`lateness`); 3 the generator, or the link, was the
+   bottleneck; 99 a threshold is crossed; 0.
 2. A run that was ended early is reported but never counts as a success.
 """
 
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -19,6 +21,7 @@ from device_sim.link.distance import NEARBY, Distance
 from device_sim.report import ExitCode
 from device_sim.run.far_broker import is_the_links, why_invalid
 from device_sim.run.health import HealthSample, faults, starved
+from device_sim.run.lateness import is_crossed_by
 from device_sim.run.manner import ONE_PROCESS, Manner
 from device_sim.run.recorder import PAST_DEADLINE, Recorder
 from device_sim.scenario.metrics import SECURITY, Count, Duration
@@ -88,6 +91,8 @@ class RunResult:
     manner: Manner = ONE_PROCESS
     broker: str = "unknown"
     distance: Distance = NEARBY
+    proven: Counter[Count] = field(default_factory=Counter)
+    """How much of each count no lateness of the generator explains."""
     thresholds: list[Judged] = field(default_factory=list)
     invalid: list[str] = field(default_factory=list)
 
@@ -126,6 +131,13 @@ class RunResult:
         return is_the_links(judged.threshold, judged.value, self.distance, qos=self.scenario.qos, receivers_lost=lost)
 
     @property
+    def despite_lateness(self) -> dict[Count, int]:
+        """What crosses a threshold, and is the broker's however late the generator was; empty if that was in time."""
+        crossed = (judged.threshold for judged in self.thresholds if not judged.passed)
+        found = {threshold.metric for threshold in crossed if is_crossed_by(threshold, self.proven)}
+        return {count: number for count, number in self.proven.items() if self.invalid and count in found}
+
+    @property
     def exit_code(self) -> int:
         """The process's exit code (rule 1)."""
         failed = [judged for judged in self.thresholds if not judged.passed]
@@ -133,7 +145,7 @@ class RunResult:
             return ExitCode.SECURITY
         if self.interrupted is not None:
             return 128 + self.interrupted
-        if self.invalid:
+        if self.invalid and not self.despite_lateness:
             return ExitCode.INVALID
         return ExitCode.THRESHOLD if failed else ExitCode.OK
 

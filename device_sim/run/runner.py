@@ -16,13 +16,13 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from device_sim.behaviour.presence import OFFLINE, ONLINE
 from device_sim.broker_words import shown
 from device_sim.fleet.backend import EVERYTHING, Backend
-from device_sim.fleet.tally import account, is_complete, total
+from device_sim.fleet.tally import Tally, account, has_all, total
 from device_sim.interruption import Interruption
 from device_sim.latency import Latency
 from device_sim.link.closure import Closure
@@ -31,6 +31,7 @@ from device_sim.link.keep_alive import KeepAlive
 from device_sim.link.tls_dial import NotAdmitted
 from device_sim.remedies import with_remedy
 from device_sim.run.health import GeneratorWatch, HealthSample, worst
+from device_sim.run.lateness import proven
 from device_sim.run.manner import ONE_PROCESS, Manner, Share, commander_of
 from device_sim.run.order import Extra, InvalidOrder, Order, Pause, Rate, Status, Stop
 from device_sim.run.own_topics import own_topics
@@ -84,6 +85,9 @@ class Run:
         self._extra = 0
         self._rate, self._paused = 1.0, False
         self._watch = GeneratorWatch()
+        self._proven: Counter[Count] = Counter()
+        self._read = False
+        """Whether the receivers have read all that the broker has sent them."""
         self._distance = NEARBY
         """The worst that a receiver's connection had: no trouble of the scenario is in its way."""
 
@@ -129,6 +133,7 @@ class Run:
             self.manner,
             self.target.broker_name,
             self._distance,
+            self._proven,
         )
         result.judge(sum(outcome.skipped for outcome in outcomes), self.recorder.counts[Count.PUBLISHED])
         return result
@@ -339,13 +344,11 @@ class Run:
     async def _drain(self, outcomes: list[PartOutcome]) -> None:
         # What is still unacknowledged was cut off with its device, so delivery was never promised; or the broker has
         # had its time already (`Fleet.quiet`).
-        acknowledged = {
-            name: sent for outcome in outcomes for name, sent in outcome.sent.items() if not sent.unacknowledged
-        }
+        sent = {name: what for outcome in outcomes for name, what in outcome.sent.items()}
 
         def complete(backend: Backend) -> bool:
             return not stale([backend], outcomes) and all(
-                is_complete(what, backend.checks[name]) for name, what in acknowledged.items()
+                has_all(what, backend.checks[name]) for name, what in sent.items()
             )
 
         told = any(outcome.present for outcome in outcomes)
@@ -355,8 +358,9 @@ class Run:
                     if told:
                         await backend.look_again()
                     await backend.until(lambda backend=backend: complete(backend))  # type: ignore[misc]
-        except TimeoutError:
-            pass  # What has not arrived by now is lost, and counted so.
+            self._read = True
+        except TimeoutError:  # What has not arrived by now is lost, and counted so.
+            self._read = all(await asyncio.gather(*(backend.silent() for backend in self.backends)))
 
     def _absorb(self, outcomes: list[PartOutcome]) -> None:
         recorder, counts = self.recorder, self.recorder.counts
@@ -392,6 +396,28 @@ class Run:
                 Count.ALTERED: sum(backend.altered for backend in self.backends),
                 Count.UNEXPECTED: sum(backend.unexpected for backend in self.backends) + sums.forged,
             }
+        )
+        self._proven = self._despite_lateness(outcomes)
+
+    def _despite_lateness(self, outcomes: list[PartOutcome]) -> Counter[Count]:
+        """Return what no lateness of this generator explains (`lateness`)."""
+        by_qos: dict[int, Tally] = {}
+        for outcome in outcomes:
+            for name, sent in outcome.sent.items():
+                published = self.scenario.group_of(name).telemetry
+                qos = published.qos if published is not None else 0
+                promised = replace(sent, kept_waiting=False)
+                found = total(account(promised, backend.checks[name]) for backend in self.backends)
+                by_qos[qos] = by_qos.get(qos, Tally()) + found
+        counts = self.recorder.counts
+        return proven(
+            by_qos,
+            altered=counts[Count.ALTERED],
+            strange=sum(backend.unexpected - backend.unasked for backend in self.backends),
+            refused=counts[Count.REFUSED_MESSAGES] * len(self.backends),
+            stayed=not counts[Count.LOST_RECEIVERS],
+            restarted=any(stage.kind == "restart" for stage in self.scenario.stages),
+            read=self._read,
         )
 
     def _process_health(self, outcomes: list[PartOutcome]) -> list[ProcessHealth]:

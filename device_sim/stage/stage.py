@@ -27,7 +27,7 @@ from provisioning.client.operator import OperatorClient
 from provisioning.pki.keys import write_private
 from provisioning.pki.role import Role
 from provisioning.pki.tls import CredentialFiles
-from provisioning.program.version import product_version
+from provisioning.program.version import version_and_build
 
 _START_DEADLINE = 30.0
 _LOOPBACK = "127.0.0.1"
@@ -72,10 +72,9 @@ BrokerStarted = Callable[[Service], AbstractAsyncContextManager[OwnBroker]]
 class HostedBroker(HostedProcess):
     """Our own broker. Created by `fleetgate`."""
 
-    name = f"fleetgate {product_version()}"
-
     def __init__(self, directory: Path, https: str, anchors: Path, policy: Path | None = None) -> None:
         super().__init__()
+        self.name = f"fleetgate {version_and_build()}"  # It runs the simulator's own build.
         self._directory = directory
         self._arguments = ["broker", "run", "--provisioning", https, "--cafile", str(anchors), "--name", BROKER]
         self._arguments += ["--state-dir", str(directory / "broker"), "--host", _LOOPBACK]

@@ -7,7 +7,9 @@ from typing import Any, Final
 from sqlalchemy.engine import Connection
 
 from provisioning.api.operators import DEFAULT_PAGE, Limit, Name, Services, new_router
+from provisioning.program.build import build_identity
 from provisioning.program.moments import rfc3339
+from provisioning.program.version import product_version
 from provisioning.store import device_inventory, devices, inventory, known_authorities, tokens
 from provisioning.store.device_inventory import DeviceSearch, ShownDevice, Standing
 from provisioning.store.devices import DeviceState
@@ -67,6 +69,8 @@ async def status(services: Services) -> dict[str, Any]:
         )
     )
     return {
+        "version": product_version(),
+        "build": build_identity(),
         "checks": checks,
         "devices": device_counts,
         "active_devices_without_certificate": device_counts[DeviceState.ACTIVE] - certified,

@@ -96,6 +96,8 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "ListedOperator": _OPERATOR | {"state": "active", "good_until": _TO},
     "Myself": {"name": "anna", "role": "enroller", "serial": _SERIAL, "not_after": _TO},
     "ServiceStatus": {
+        "version": "0.1.0",
+        "build": "3c1f9a02b6de",
         "checks": {"store": "ok", "issuing_ca": "ok", "ocsp_signer": "ok", "crls": "ok"},
         "devices": {"active": 1200, "suspended": 0, "revoked": 3, "decommissioned": 1},
         "active_devices_without_certificate": 7,

@@ -19,6 +19,7 @@ FIELDS: Final = {
     "at": f"When it was ordered ({_MOMENT}).",
     "authority": "The issuing CA's name.",
     "broker": "The broker's name.",
+    "build": "Which build of that version runs: a digest of its sources.",
     "certificate": "The certificate, PEM.",
     "certificate_not_after": f"When its last certificate expires or expired ({_MOMENT}).",
     "certificates": "How many certificates.",
@@ -127,6 +128,7 @@ FIELDS: Final = {
     "used_at": f"When it was used ({_MOMENT}).",
     "voided_at": f"When it was voided ({_MOMENT}).",
     "ways": "Ways to enrol, each of which is sufficient; `a+b` requires both. Empty: the group is closed.",
+    "version": "The version that runs.",
     "webhook_timeout_seconds": "Within how many seconds the webhook must answer.",
     "webhook_url": "URL that the way `webhook` asks; null or empty: none.",
 }

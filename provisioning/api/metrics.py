@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Final
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from provisioning.errors import Code, Refused
 from provisioning.metrics_exposure import MetricsExposure
+from provisioning.program.runtime import what_runs
 from provisioning.revocation.feed import RevocationFeed
 from provisioning.revocation.publisher import CrlPublisher
 
@@ -37,6 +38,8 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
+        facts = what_runs()
+        Gauge("fleet_provisioning_info", "What runs.", tuple(facts), registry=self.registry).labels(**facts).set(1)
         self._requests = Counter(
             "fleet_provisioning_requests_total",
             "Requests answered.",

@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives import hashes
 from provisioning.errors import ConfigurationError
 from provisioning.program.durable_names import create, make_folder
 from provisioning.program.printable import printable
-from provisioning.program.version import product_version
+from provisioning.program.version import version_and_build
 
 FOLDER: Final = "ceremonies"
 
@@ -53,7 +53,7 @@ class Transcript:
         self.begun = self.clock().astimezone(UTC)
         self.say(f"Ceremony: {self.title}")
         self.say(f"Begun {self.begun:%Y-%m-%d %H:%M:%S} UTC on {platform.node()} by {operator_name()}")
-        self.say(f"Program: fleet-provisioning {product_version()}")
+        self.say(f"Program: fleet-provisioning {version_and_build()}")
         for witness in self.witnesses:
             self.say(f"Witness: {witness}")
         self.say("")

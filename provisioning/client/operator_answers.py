@@ -185,9 +185,12 @@ class CrlStatus(Answer):
 
 
 class ServiceStatus(Answer):
-    """What `/readyz` says of each part, counts by state, and the newest CRLs, by name."""
+    """What runs, what `/readyz` says of each part, counts by state, and the newest CRLs, by name."""
 
-    checks: dict[str, str] = {}  # An older service does not send it.
+    version: str = ""  # An older service does not send it.
+    build: str = ""  # As above.
+
+    checks: dict[str, str] = {}  # As above.
     devices: dict[str, int]
     active_devices_without_certificate: int = 0  # As above.
     certificates: dict[str, int]

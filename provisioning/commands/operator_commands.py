@@ -142,6 +142,8 @@ def status(
 
 
 def _status_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if version := found.get("version"):  # An older service does not say it.
+        yield "version", f"{version} build {found['build']}"
     if checks := found.get("checks"):
         bad = ", ".join(f"{name} {is_now}" for name, is_now in checks.items() if is_now != "ok")
         yield "ready", f"no: {bad}; doctor and the log say why" if bad else "yes"

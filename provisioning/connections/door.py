@@ -4,7 +4,7 @@ Theory
 ------
 The event loop's own server accepts every connection and reports it only after its handshake, for which it waits up to
 a minute. So the socket is accepted here, and each connection has a place (`provisioning.connections.places`) from the
-start.
+start. The broker's port for operators is such a door, too (`broker.admin.operator_door`).
 
 Rules
 -----
@@ -33,7 +33,6 @@ from typing import Final
 
 import structlog
 
-from provisioning.connections.listening import BACKLOG
 from provisioning.connections.places import Place, Places, hang_up
 from provisioning.pki.address_key import plain
 from provisioning.pki.departed import has_left
@@ -46,6 +45,7 @@ from provisioning.program.proxy_networks import ProxyNetworks
 
 log = structlog.get_logger(__name__)
 
+BACKLOG: Final = 2048
 _ACCEPTS_A_TURN: Final = 32
 _LOOKS_A_TURN: Final = 256
 """How many may be accepted per turn, those included whose client has left: each of these costs some microseconds."""
@@ -65,6 +65,13 @@ The address is what a proxy says of the client, or that of an IPv4 client where 
 is that of the connection's other end.
 """
 
+Failed = Callable[[str, Exception], None]
+"""Hears of a handshake that has failed: the client's address, and why."""
+
+
+def _debug(host: str, error: Exception) -> None:
+    log.debug("handshake failed", address=host, reason=str(error))  # Anybody can cause it: not worth a line each.
+
 
 class Door:
     """One listening socket."""
@@ -72,16 +79,21 @@ class Door:
     def __init__(
         self,
         listening: socket.socket,
-        context: ssl.SSLContext | None,
+        context: Callable[[], ssl.SSLContext] | None,
         make: Make,
         places: Places,
         proxies: ProxyNetworks | None = None,
         handshake_seconds: float = HANDSHAKE_SECONDS,
+        *,
+        backlog: int = BACKLOG,
+        accepts_a_turn: int = _ACCEPTS_A_TURN,
+        shutdown_seconds: float | None = None,
+        failed: Failed = _debug,
     ) -> None:
-        """Accept on *listening*, over TLS with a *context*, as many as there are *places* for.
+        """Accept on *listening*, over TLS with the present *context*, as many as there are *places* for.
 
         A connection from *proxies* begins with a PROXY header. That, and the handshake, may each take
-        *handshake_seconds*.
+        *handshake_seconds*, the end of TLS *shutdown_seconds* (None: what the event loop gives it).
         """
         self._loop = asyncio.get_running_loop()
         self._listening = listening
@@ -90,6 +102,10 @@ class Door:
         self._places = places
         self._proxies = proxies
         self._seconds = handshake_seconds
+        self._backlog = backlog
+        self._accepts_a_turn = accepts_a_turn
+        self._shutdown_seconds = shutdown_seconds
+        self._failed = failed
         self._arrivals = ProxyArrivals(self._loop, self._arrived)
         self._tasks: set[asyncio.Task[None]] = set()
         self._next: dict[socket.socket, Place] = {}
@@ -104,7 +120,7 @@ class Door:
         self._listening.setblocking(False)
         for option, value in ((socket.TCP_NODELAY, 1), (socket.TCP_USER_TIMEOUT, _LOST_MILLISECONDS)):
             self._listening.setsockopt(socket.IPPROTO_TCP, option, value)  # Every connection's (tcp(7)).
-        self._listening.listen(BACKLOG)
+        self._listening.listen(self._backlog)
         self._begin()
 
     def close(self) -> None:
@@ -119,6 +135,10 @@ class Door:
             accepted, place = self._next.popitem()
             place.leave()
             accepted.close()
+
+    async def closed(self) -> None:
+        """Wait until those are gone whose handshake `close` has ended."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _begin(self) -> None:
         self._pause = None
@@ -153,7 +173,7 @@ class Door:
                 continue
             self._admit(accepted, host, client)
             admitted += 1
-            if admitted == _ACCEPTS_A_TURN:
+            if admitted == self._accepts_a_turn:
                 return
 
     def _of_client(self, accepted: socket.socket, proxy: Address) -> Address | None:
@@ -180,16 +200,22 @@ class Door:
 
     async def _shake_hands(self, accepted: socket.socket, host: str, client: Address | None) -> None:
         place = self._next.pop(accepted)
-        seconds = None if self._context is None else self._seconds
         see_out_if_refused(accepted)
+        context, seconds, shutdown = None, None, None
+        if self._context is not None:
+            context, seconds, shutdown = self._context(), self._seconds, self._shutdown_seconds
         try:
             with nullcontext() if seconds is None else reset_if_late(self._loop, accepted, seconds):
                 await self._loop.connect_accepted_socket(
-                    lambda: self._make(place, client), accepted, ssl=self._context, ssl_handshake_timeout=seconds
+                    lambda: self._make(place, client),
+                    accepted,
+                    ssl=context,
+                    ssl_handshake_timeout=seconds,
+                    ssl_shutdown_timeout=shutdown,
                 )
-        except (OSError, TimeoutError) as error:  # Anybody can cause it: not worth a log line each.
+        except (OSError, TimeoutError) as error:
             place.leave()
-            log.debug("handshake failed", address=host, reason=str(error))
+            self._failed(host, error)
         except BaseException:
             place.leave()
             raise

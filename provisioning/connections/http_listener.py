@@ -47,8 +47,16 @@ class HttpListener(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept connections with our own `Door`: the library does not count connections."""
         self.servers = []
+        context = self.config.ssl
         for each in sockets or ():
-            door = Door(each, self.config.ssl, self._protocol, self._places, self._proxies, self._handshake_seconds)
+            door = Door(
+                each,
+                None if context is None else lambda: context,
+                self._protocol,
+                self._places,
+                self._proxies,
+                self._handshake_seconds,
+            )
             door.open()
             self._doors.append(door)
         self.started = True

@@ -22,15 +22,13 @@ import ipaddress
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
 
 from provisioning.config import Settings
+from provisioning.connections.door import BACKLOG
 from provisioning.directory.whereabouts import served
 from provisioning.errors import ConfigurationError
 from provisioning.program.loopback import is_loopback
 from provisioning.program.unbound_socket import unbound
-
-BACKLOG: Final = 2048
 
 
 @dataclass(frozen=True, slots=True)

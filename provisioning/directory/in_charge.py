@@ -2,8 +2,8 @@
 
 Theory
 ------
-The service holds ``service.lock`` in its directory while it runs, and writes its address and the number of the process
-to signal into it: with workers, that of the supervisor. It is a kernel lock: whatever ends the
+The service holds ``service.lock`` in its directory while it runs, and writes its address, the number of the process to
+signal (with workers, that of the supervisor) and its build into it. It is a kernel lock: whatever ends the
 process releases it. SQLite allows one service: another process would learn of its revocations late
 (`provisioning.store.announcements`), so a second one is refused. On PostgreSQL several may share a directory, and
 commands find the first one.
@@ -29,6 +29,7 @@ import structlog
 from provisioning.directory.whereabouts import lock_of, told
 from provisioning.errors import ConfigurationError
 from provisioning.pki.own_directory import user_argument, user_name
+from provisioning.program.build import build_identity
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +55,7 @@ def in_charge(directory: Path, https_url: str, process: int, *, alone: bool) -> 
         yield
         return
     try:
-        _write(lock, path, f"{https_url}\n{process}\n")
+        _write(lock, path, f"{https_url}\n{process}\n{build_identity()}\n")
         try:
             yield
         finally:

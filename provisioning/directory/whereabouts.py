@@ -29,7 +29,7 @@ def lock_of(directory: Path) -> Path:
 def found(directory: Path) -> str | None:
     """Return the URL of the directory's service; None if none has written it."""
     try:
-        url, _ = _written(directory)
+        url, *_ = _written(directory)
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except (OSError, ValueError):  # ValueError: not written by a service.
@@ -45,10 +45,19 @@ def process_of(directory: Path) -> int | None:
     In a container it is the number inside the container.
     """
     try:
-        _, number = _written(directory)
+        _, number, _ = _written(directory)
     except (OSError, ValueError):
         return None
     return int(number) if number.isascii() and number.isdecimal() else None
+
+
+def build_of(directory: Path) -> str | None:
+    """Return the build that serves *directory*, or did when it was killed; None if it is not recorded."""
+    try:
+        *_, build = _written(directory)
+    except (OSError, ValueError):
+        return None
+    return build or None
 
 
 def served(directory: Path) -> str | None:
@@ -79,8 +88,8 @@ def told(directory: Path) -> str:
     )
 
 
-def _written(directory: Path) -> tuple[str, str]:
-    """Return the address and the process that a service has written, empty strings for what it has not."""
+def _written(directory: Path) -> tuple[str, str, str]:
+    """Return address, process and build that a service has written, empty strings for what it has not."""
     with lock_of(directory).open(encoding="utf-8") as file:
-        url, _, number = file.read(_LONGEST).partition("\n")
-    return url.strip(), number.strip()
+        url, number, build, *_ = (*file.read(_LONGEST).split("\n"), "", "")
+    return url.strip(), number.strip(), build.strip()

@@ -1,6 +1,8 @@
-"""The version of the distribution."""
+"""The version of the distribution, and with the build, which tells hosts of one version apart."""
 
 from __future__ import annotations
+
+from provisioning.program.build import build_identity
 
 
 def product_version() -> str:
@@ -11,3 +13,8 @@ def product_version() -> str:
         return version("fleetgate")
     except PackageNotFoundError:
         return "0+source"
+
+
+def version_and_build() -> str:
+    """Return both, for people."""
+    return f"{product_version()} build {build_identity()}"

@@ -47,6 +47,7 @@ from provisioning.directory.doubts import doubts
 from provisioning.directory.files import AuthorityFiles
 from provisioning.directory.in_charge import in_charge
 from provisioning.errors import ConfigurationError, Refused
+from provisioning.program.build import build_identity
 from provisioning.program.descriptors import room_for
 from provisioning.program.out_of_memory import told
 from provisioning.program.proxy_networks import networks
@@ -206,7 +207,13 @@ async def _running(
             ]
             await https.accepting.wait()
             await http.accepting.wait()
-            log.info("serving", version=product_version(), https=listening.https_url, http=listening.http_url)
+            log.info(
+                "serving",
+                version=product_version(),
+                build=build_identity(),
+                https=listening.https_url,
+                http=listening.http_url,
+            )
             try:
                 yield
             finally:

@@ -24,7 +24,10 @@ log = structlog.get_logger(__name__)
 
 STOP_SECONDS: Final = 25.0
 """From the signal to the end: less than a service manager (deploy/systemd: 30) or the workers' supervisor waits."""
-_GIVEN_UP: Final = "a token, the database or a disk has not answered: what was under way is undone, nobody was told it"
+_GIVEN_UP: Final = (
+    "a token, the database or a disk has not answered: what was under way is undone, or, if it was being committed, "
+    "perhaps done; nobody was told it"
+)
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -29,6 +29,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from tests.support.few_rounds import encrypt_with_few
 from tests.support.fork_server import ForkServer, show
 
 LARGEST_REQUEST = 16 * 1024
@@ -94,6 +95,7 @@ def _import(requests: socket.socket) -> NoReturn:
         show(["python", "-m", "tests.support.imported", program])
         for module in modules:
             importlib.import_module(module)
+        encrypt_with_few()
         # Imported objects are permanent: a forked process need not collect garbage among them, nor copy their pages for
         # that.
         gc.freeze()

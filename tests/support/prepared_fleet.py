@@ -3,8 +3,7 @@
     shutil.copytree(prepared(), …)                        # on SQLite: the store is a file in it
     directory, database = prepared_on(server)             # on PostgreSQL: the store is a copy of *database*
 
-No service is started on the original. All copies have the same keys and were created with the default settings. The
-keys are encrypted as an earlier version did: hundreds of starts save what each guess at a passphrase is to cost.
+No service is started on the original. All copies have the same keys and were created with the default settings.
 """
 
 from __future__ import annotations
@@ -16,9 +15,6 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
-
-from provisioning.pki.keys import load_key
 from tests.support import programs
 from tests.support.postgresql import PostgresqlServer
 
@@ -55,8 +51,4 @@ def _found(settings: Mapping[str, object]) -> Path:
     arguments = ["init", "--dir", str(directory)]
     done = programs.run("provisioning", arguments, settings_environment(settings), timeout=_SECONDS)
     assert done.returncode == 0, done.stderr
-    earlier = BestAvailableEncryption(PASSPHRASE.encode())
-    for path in (directory / "root-ca.key", directory / "issuing-ca.key"):
-        key = load_key(path, PASSPHRASE.encode())
-        path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, earlier))
     return directory

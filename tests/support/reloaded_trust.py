@@ -9,6 +9,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from broker.own_certificate import OwnCertificate
 from broker.reload.parts import ProposedAnchors, digest
 from broker.reload.trust_change import NewTrust, ReloadedTrust
 from broker.settings.config import BrokerConfig
@@ -16,7 +17,7 @@ from broker.sources.anchor_urls import AnchorUrls
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.staple import Staple
 from broker.sources.trust_files import anchor_files
-from provisioning.pki.tls import ClientCertificate, server_context
+from provisioning.pki.tls import ClientCertificate, CredentialPem, server_context
 from tests.support.pki import Held, pem_of, shared_pki
 from tests.support.wire import MemoryBroker, WireClient
 
@@ -61,7 +62,7 @@ class Scene:
             [],
             RevocationLists(broker.engine, self.config, clock),
             AnchorUrls(self.config),
-            Staple(self.config, own.certificate, broker.engine, clock),
+            Staple(self.config, OwnCertificate(own, CredentialPem.of(own)), broker.engine, clock),
             lambda: broker.now,
         )
 

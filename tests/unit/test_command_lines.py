@@ -24,7 +24,8 @@ import device_sim.cli
 import provisioning.cli
 from broker.settings.config import BrokerConfig
 from device_sim.link.driver import Driver
-from provisioning.program.version import product_version
+from provisioning.program.build import build_identity
+from provisioning.program.version import product_version, version_and_build
 from provisioning.revocation.reasons import AUTHORITY_REASONS
 from tests.support.importtime import PACKAGES, ended, imported, told
 from tests.support.provisioning import REPOSITORY
@@ -85,7 +86,7 @@ FREE_OF = {
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_each_program_says_its_version(program: str) -> None:
     done = CliRunner().invoke(PROGRAMS[program], ["--version"])
-    assert (done.exit_code, done.output) == (0, f"{program} {product_version()}\n")
+    assert (done.exit_code, done.output) == (0, f"{program} {version_and_build()}\n")
 
 
 @pytest.mark.parametrize("flag", ["--help", "--version"])
@@ -428,9 +429,10 @@ def test_a_stream_that_is_closed_is_no_crash_and_no_other_file_s(
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_each_says_whose_version_it_tells(program: str) -> None:
     told = CliRunner().invoke(PROGRAMS[program], ["version"], prog_name=program).stdout
-    assert told.startswith(f"{program} {product_version()}")
+    assert told.startswith(f"{program} {version_and_build()}")
     document = json.loads(CliRunner().invoke(PROGRAMS[program], ["version", "--json"], prog_name=program).stdout)
     assert (document["name"], document["version"]) == (program, product_version())
+    assert document["build"] == build_identity()
 
 
 @pytest.mark.parametrize(

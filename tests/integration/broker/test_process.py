@@ -17,6 +17,7 @@ import pytest
 from broker.mqtt.codes import ReasonCode
 from broker.stopping import STOP_SECONDS
 from provisioning.pki.open_to_all import told_of
+from provisioning.program.build import build_identity
 from provisioning.program.version import product_version
 from tests.support import programs
 from tests.support.broker_process import BrokerProcess, wait_until
@@ -46,7 +47,7 @@ def test_a_signal_stops_it_in_order(pki: Pki, tmp_path: Path, number: signal.Sig
         assert broker.stop(number) == 0
         assert time.monotonic() - started < 15
         ((served,), (_,)) = broker.events("serving"), broker.events("stopping")
-        assert served["version"] == product_version()
+        assert (served["version"], served["build"]) == (product_version(), build_identity())
         assert served["listeners"] == [f"mqtts://127.0.0.1:{broker.port}"]
         farewell = new.farewell()
         assert farewell.reason_code is ReasonCode.SERVER_SHUTTING_DOWN

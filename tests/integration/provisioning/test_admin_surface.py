@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from provisioning.program.runtime import what_runs
 from tests.support.curl import Curl, CurlAnswer
 from tests.support.enrolled import enrol
 from tests.support.provisioning import ProvisioningService
@@ -156,6 +157,8 @@ def test_metrics_count_by_route_and_code_and_tell_the_state_of_the_parts(limited
     assert [re.findall('"(.*)"', name) for name in ends] == [["server"], ["root-ca"], ["issuing-ca"]]
     assert all(float(end) > time.time() for end in ends.values())
     assert float(samples["process_resident_memory_bytes"]) > 1e6
+    what = ",".join(f'{name}="{value}"' for name, value in sorted(what_runs().items()))
+    assert samples[f"fleet_provisioning_info{{{what}}}"] == "1.0"
 
 
 def test_metrics_are_off_unless_configured(service: ProvisioningService) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,8 +19,10 @@ from broker import credentials
 from broker.credentials import BrokerCredential, Enrolment, renewal_due
 from broker.own_certificate import CredentialError
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
+from provisioning.pki.identity import Identity
 from provisioning.pki.keys import generate_key
-from tests.support.pki import Held, Pki, shared_pki, shared_service
+from provisioning.pki.role import Role
+from tests.support.pki import SERVER, Held, Pki, shared_pki, shared_service
 from tests.support.planted import Planted
 
 GOT = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -217,6 +220,25 @@ async def test_a_broker_that_cannot_enrol_anew_says_what_its_certificate_lacks(
     said = r"broker\.pem has expired on .*; the broker could not enrol at https://localhost:1: TOKEN_USED: this"
     with pytest.raises(CredentialError, match=said):
         await credential_at(service, tmp_path, monkeypatch).ensure()
+
+
+async def test_the_token_that_is_asked_for_is_for_the_names_of_the_last_certificate(tmp_path: Path) -> None:
+    """The command was for localhost alone: whoever ran it had a broker that no client elsewhere trusted."""
+    (host, names) = ("mqtt.example.org", [x509.DNSName("mqtt.example.org"), x509.DNSName("localhost")])
+    ended = Pki().certify(
+        Identity("plant-7.example", Role.BROKER, "broker-1"),
+        purposes=SERVER,
+        names=[*names, x509.IPAddress(ip_address("192.0.2.7"))],
+        not_before=GOT - HOUR,
+        not_after=GOT,
+    )
+    (tmp_path / "broker.pem").write_bytes(ended.credential.pem)
+    without = BrokerCredential(tmp_path, Enrolment("https://localhost:1", tmp_path / "anchors.pem", "broker-1", None))
+    with pytest.raises(CredentialError, match=rf"--device broker-1 --dns-name {host} --dns-name localhost\)$"):
+        await without.ensure()
+    (tmp_path / "broker.pem").unlink()
+    with pytest.raises(CredentialError, match=r"--device broker-1 --dns-name localhost\)$"):
+        await without.ensure()
 
 
 async def test_a_short_certificate_that_was_dated_back_is_not_due_as_soon_as_it_is_here(

@@ -17,6 +17,7 @@ from broker.door.listener import Doors, Listener
 from broker.door.listening import ListenError
 from broker.engine.returning import GRACE
 from broker.entrances import announce, listen_everywhere
+from broker.own_certificate import OwnCertificate
 from broker.revocation.revocation_feed import RevocationFeed
 from broker.revocation.revoked_services import RevokedServices
 from broker.session.session import Session
@@ -27,7 +28,7 @@ from broker.sockets.doze import Doze
 from broker.sockets.poller import Poller
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.staple import Staple
-from provisioning.pki.tls import ClientCertificate, server_context
+from provisioning.pki.tls import ClientCertificate, CredentialPem, server_context
 from tests.support.pki import DOMAIN, shared_pki
 from tests.support.wire import MemoryBroker, will
 
@@ -61,7 +62,7 @@ class Entrances:
         opened.push_async_callback(doors.drained, 0)
         self.listeners: list[Listener] = listen_everywhere(self.config, self.engine, doors, context, opened)
         self.lists = RevocationLists(self.engine, self.config, self.clock)
-        self.staple = Staple(self.config, own.certificate, self.engine, self.clock)
+        self.staple = Staple(self.config, OwnCertificate(own, CredentialPem.of(own)), self.engine, self.clock)
         known = RevokedServices(directory)
         self.feed = RevocationFeed(self.engine, NOBODY, self._cafile, own, self.clock, _no_other, known)
 

@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 
 from device_sim.credentials.fleet_directory import FleetDirectory, Origin
+from device_sim.fleet import backend
 from device_sim.fleet.streaming import Streaming
 from device_sim.interruption import Interruption, run
 from device_sim.link.driver import Driver
@@ -94,6 +95,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let neither the drain nor a ramp wait long for what will never come."""
     for module in (part, runner):
         monkeypatch.setattr(module, "_DRAIN_DEADLINE", 0.3)
+    monkeypatch.setattr(backend, "_LOOK", 0.01)
     monkeypatch.setattr(stages, "_SETTLE", 5.0)
 
 
@@ -132,6 +134,45 @@ async def test_what_a_broker_does_wrong_once_is_found(
     assert {str(one.threshold.metric) for one in result.thresholds if not one.passed} == crossed
     security = any(one.startswith("false_") for one in crossed)
     assert result.exit_code == (ExitCode.SECURITY if security else ExitCode.THRESHOLD if crossed else ExitCode.OK)
+
+
+@pytest.mark.parametrize(
+    ("lie", "blamed"),
+    [
+        (Lie.NOTHING, set()),
+        (Lie.DROPS, {"lost"}),
+        (Lie.OVERTAKES, {"out_of_order"}),
+        (Lie.ALTERS, {"altered", "lost"}),
+        (Lie.ALTERS_A_COMMAND, {"altered"}),
+        (Lie.SCRIBBLES, {"unexpected"}),
+        # A broker that sends again what is acknowledged late; one that would have acknowledged it in time.
+        (Lie.DOUBLES, set()),
+        (Lie.DOUBLES_AN_ANSWER, set()),
+        (Lie.SWALLOWS, set()),
+        (Lie.FORGETS, set()),
+    ],
+    ids=lambda value: value.value if isinstance(value, Lie) else "",
+)
+async def test_a_generator_that_was_late_excuses_what_lateness_explains_and_nothing_else(
+    tmp_path: Path, authority: Authority, lie: Lie, blamed: set[str]
+) -> None:
+    late = SCENARIO.replace("lag_p99_ms = 60000", "lag_p99_ms = 0.0001")
+    result = await judged(authority, tmp_path, lie, late)
+    assert "loop was late" in result.invalid[0]
+    assert set(map(str, result.despite_lateness)) == blamed
+    assert result.exit_code == (ExitCode.THRESHOLD if blamed else ExitCode.INVALID)
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+async def test_what_is_late_is_no_proof_of_a_message_lost_at_qos_0_or_doubled_at_qos_1(
+    tmp_path: Path, authority: Authority, qos: int
+) -> None:
+    late = SCENARIO.replace("lag_p99_ms = 60000", "lag_p99_ms = 0.0001")
+    late = late.partition("[[stages]]\ncommand")[0].replace('"40ms"', f'"40ms", qos = {qos}')
+    late += '[[stages]]\nhold = "300ms"\n[thresholds]\nlost = ["== 0"]\nduplicated = ["== 0"]\n'
+    found = [set(map(str, (await judged(authority, tmp_path / lie.name, lie, late)).despite_lateness))
+             for lie in (Lie.DROPS, Lie.DOUBLES)]  # fmt: skip
+    assert found == [{"lost"} if qos else set(), {"duplicated"} if qos != 1 else set()]
 
 
 @pytest.mark.parametrize("driver", Driver)

@@ -13,6 +13,7 @@ from broker.admin.http_server import Request
 from broker.admission.refusal import RefusalCode, unavailable
 from broker.revocation.issuing_authorities import IssuingAuthorities
 from broker.store.journal import Journal
+from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.pki import Held, shared_pki
 from tests.support.wire import MemoryBroker, own_certificate
 
@@ -65,3 +66,24 @@ def test_a_certificate_that_no_client_believes_is_named(*, begun: int, left: int
     own = pki.broker(not_before=pki.now + timedelta(days=begun), not_after=pki.now + timedelta(days=left))
     expected = {"ready": status == 200, "checks": CHECKS | {"certificate": state}}
     assert asked(MemoryBroker(), "/readyz", own=own) == (status, expected)
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "state"),
+    [
+        (None, 200, "ok"),
+        (RevocationReason.KEY_COMPROMISE, 503, "revoked"),
+        (RevocationReason.CERTIFICATE_HOLD, 503, "on hold"),
+    ],
+)
+def test_a_certificate_that_is_revoked_or_on_hold_is_named(
+    reason: RevocationReason | None, status: int, state: str
+) -> None:
+    broker, own = MemoryBroker(), own_certificate(shared_pki().broker())
+    own.revocation = reason
+    health = Health(broker.engine, own, IssuingAuthorities(broker.engine), lambda: broker.now)
+    answer = health.answer(Request("GET", "/readyz", {}, b"", "me"))
+    assert answer is not None
+    assert isinstance(answer.body, bytes)
+    expected = {"ready": status == 200, "checks": CHECKS | {"certificate": state}}
+    assert (answer.status, json.loads(answer.body)) == (status, expected)

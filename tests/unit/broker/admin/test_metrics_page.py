@@ -17,6 +17,7 @@ from broker.admin.metrics_page import MetricsPage
 from broker.admin.survey import MOST_GROUPS, OTHER_GROUPS, bounded
 from broker.admission.bundle import TrustBundle
 from broker.admission.trust import Trust
+from broker.build import is_compiled
 from broker.histogram import Histogram
 from broker.metrics import Metrics
 from broker.revocation.issuing_authorities import STATES, IssuingAuthorities
@@ -24,7 +25,7 @@ from broker.store.journal import Journal
 from provisioning.client.feed import IssuingAuthority
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
-from provisioning.program.version import product_version
+from provisioning.program.runtime import what_runs
 from tests.support.crl import crl, scope
 from tests.support.held_lists import put
 from tests.support.pki import DOMAIN, Held, Pki, shared_device, shared_pki
@@ -180,7 +181,7 @@ async def test_each_figure_is_of_what_its_name_says() -> None:
     }
     broker.metrics.loop_lag = 0.25
     assert {name: await value(broker, name) for name in wanted} == wanted
-    assert await value(broker, "info", version=product_version()) == 1
+    assert await value(broker, "info", **what_runs(), compiled=str(is_compiled()).lower()) == 1
     left = await value(broker, "device_certificate_seconds_left_gsum")
     until_then = shared_device("meter-1").certificate.not_valid_after_utc - broker.wall
     assert left == pytest.approx(until_then.total_seconds(), abs=60)

@@ -70,10 +70,13 @@ class Scene:
         self.admission = self.engine.admission
         self.admission.status.freshness.current(asyncio.get_running_loop().time())
         self.operators = Operators(self.engine)
+        self.context = server_context(
+            PKI.broker().credential, PKI.anchors, client_certificate=ClientCertificate.REQUIRED
+        )
         self.door = OperatorDoor(
             HttpServer(self._answer, self.operators.identify, settle=self.operators.settle),
             self.operators,
-            lambda: server_context(PKI.broker().credential, PKI.anchors, client_certificate=ClientCertificate.REQUIRED),
+            lambda: self.context,
         )
 
     async def _answer(self, request: Request) -> Response:
@@ -173,8 +176,6 @@ async def test_an_operator_whose_cas_are_forgotten_shows_them_again(
 ) -> None:
     """As a browser would come; it was refused for as long as its TLS session could be resumed."""
     monkeypatch.setattr(path_ends, "MOST_PATHS", 1)
-    server = server_context(PKI.broker().credential, PKI.anchors, client_certificate=ClientCertificate.REQUIRED)
-    monkeypatch.setattr(scene.door, "_context", lambda: server)
     operator = client_context(PKI.anchors, ANNA.credential)
     port = int(scene.door.url.rpartition(":")[2])
 

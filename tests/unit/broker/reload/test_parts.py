@@ -117,10 +117,10 @@ async def test_another_certificate_counts_when_a_staple_for_it_was_asked_for(tmp
     files = PKI.broker().write(tmp_path)
     anchors = PKI.write_anchors(tmp_path)
     settings = BrokerConfig(cafile=anchors, certfile=files.certificate, keyfile=files.key, unsafe_no_revocation=True)
-    staple = Noted(settings, files.certificate, MemoryBroker().engine, asyncio.get_running_loop().time)
-    staple.order = []
     before = CredentialPem.of(files)
     own = OwnCertificate(files, before)
+    staple = Noted(settings, own, MemoryBroker().engine, asyncio.get_running_loop().time)
+    staple.order = []
 
     class Door:
         """A listener, as far as it presents a certificate."""

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from structlog.testing import capture_logs
 
+from broker.own_certificate import OwnCertificate
 from broker.settings.config import BrokerConfig
 from broker.sources.staple import Staple
 from provisioning.pki import openssl, stapling
@@ -39,7 +41,7 @@ def staple(
     context = server_context(files, cafile, client_certificate=ClientCertificate.REQUIRED)
     broker = MemoryBroker()
     clock = clock or asyncio.get_running_loop().time
-    return Staple(config, files.certificate, broker.engine, clock), broker, context
+    return Staple(config, OwnCertificate(files, own.credential), broker.engine, clock), broker, context
 
 
 async def document(made: Staple) -> dict[str, Any]:
@@ -213,3 +215,40 @@ async def test_when_a_suspension_of_the_broker_ends_it_asks_at_once(tmp_path: Pa
         await made._look()
         assert made.document(datetime.now(UTC))["state"] == "current"
         await made._http.close()
+
+
+@pytest.mark.parametrize("settings", [{}, {"ocsp_stapling": False}])
+async def test_without_a_responder_another_source_tells_that_it_is_revoked_until_it_is_released(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    pki, own = shared_pki(), shared_pki().broker()
+    made, broker, context = staple(tmp_path, own, pki.anchors, **settings)
+    made.adopt(context)
+    index, key = broker.engine.admission.status.index, certificate_key(own.certificate)
+    state, hold = [], RevocationReason.CERTIFICATE_HOLD
+    with capture_logs() as logs:
+        for reason in (None, hold, hold, None, RevocationReason.KEY_COMPROMISE):
+            if reason is None:
+                index.release(key)
+            else:
+                index.add(Revocation(*key, reason, pki.now))
+            await made._look()
+            state.append(made._presented.state_at(pki.now))
+    assert state == ["ok", "on hold", "on hold", "ok", "revoked"]
+    told = [each for each in logs if each.get("code") == "OWN_CERTIFICATE_REVOKED"]
+    assert [each["reason"] for each in told] == ["certificateHold", "keyCompromise"], "each told once"
+    assert {each["serial"] for each in told} == {f"{own.certificate.serial_number:x}"}
+    assert broker.engine.metrics.revocation_alarms["OWN_CERTIFICATE_REVOKED"] == 2
+
+
+async def test_a_responder_that_does_not_answer_does_not_keep_it_revoked(tmp_path: Path) -> None:
+    pki, own = shared_pki(), shared_pki().broker()
+    made, broker, context = staple(tmp_path, own, pki.anchors, ocsp_stapling_responder=NOWHERE)
+    made.adopt(context)
+    index, key = broker.engine.admission.status.index, certificate_key(own.certificate)
+    index.add(Revocation(*key, RevocationReason.CERTIFICATE_HOLD, pki.now))
+    await made._look()
+    assert made._presented.revocation is RevocationReason.CERTIFICATE_HOLD
+    index.release(key)
+    await made._look()
+    assert made._presented.revocation is None

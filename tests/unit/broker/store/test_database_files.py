@@ -17,6 +17,7 @@ from broker.mqtt.message import Message
 from broker.store.batch import Batch
 from broker.store.database_files import StoreError, log_of
 from broker.store.journal import Journal
+from broker.store.soundness import look
 from broker.store.sqlite import SqliteStore
 from provisioning.program.file_identity import identity
 from tests.support.batches import contents, filled
@@ -148,7 +149,7 @@ def test_a_database_behind_a_link_is_looked_after_where_it_is(tmp_path: Path) ->
     store = SqliteStore(path)
     copy = real.read_bytes()
     store._apply(filled())
-    noted = path.with_suffix(".lock").read_text()
+    noted = real.with_suffix(".lock").read_text()
     log = beside(real, "-wal").rename(tmp_path / "log")
     with pytest.raises(StoreError, match=r"data\.db-wal was deleted: nothing is lost"):
         store._apply(Batch(sessions={1: None}))
@@ -156,11 +157,26 @@ def test_a_database_behind_a_link_is_looked_after_where_it_is(tmp_path: Path) ->
     real.rename(tmp_path / "away")
     real.write_bytes(copy)
     store.close()
-    path.with_suffix(".lock").write_text(noted)  # As if it had been killed.
+    real.with_suffix(".lock").write_text(noted)  # As if it had been killed.
     with pytest.raises(StoreError, match=r"remove data\.db-wal and data\.db-shm"):
         SqliteStore(path)
     beside(real, "-wal").unlink()
     assert opened(path) == ([], 0)
+
+
+def test_two_links_to_one_database_exclude_each_other_and_the_file_itself(tmp_path: Path) -> None:
+    """Each had a lock file of its own, by the link's name: two brokers wrote into one database."""
+    real, links = tmp_path / "data.db", [tmp_path / "one" / "broker.db", tmp_path / "two" / "broker.db"]
+    for each in links:
+        each.parent.mkdir()
+        each.symlink_to(real)
+    store = SqliteStore(links[0])
+    for each in (links[1], real):
+        with pytest.raises(StoreError, match="is in use by another broker"):
+            SqliteStore(each)
+        assert look(each) is None, "nothing is said of a database that a broker has open"
+    store.close()
+    assert opened(links[1]) == ([], 0)
 
 
 def test_a_database_that_has_no_log_can_be_replaced(tmp_path: Path) -> None:

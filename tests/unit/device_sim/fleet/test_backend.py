@@ -159,3 +159,23 @@ async def test_an_answer_that_comes_too_late_is_nobody_s_forgery(monkeypatch: py
     for device, unexpected in (("meter-1", 0), ("meter-1", 1), ("meter-2", 2)):  # Once, and from whom it was asked.
         receive(backend, f"fleet/meters/{device}/ack", words)
         assert backend.unexpected == unexpected, device
+
+
+@pytest.mark.parametrize(("comes", "silent"), [(1, False), (20, False), (21, True)])
+async def test_a_receiver_has_read_all_when_nothing_came_in_all_looks(
+    monkeypatch: pytest.MonkeyPatch, comes: int, silent: bool
+) -> None:
+    """However long ago the last message came: while a loop stands still, nothing comes."""
+    backend = Backend("backend", ["meter-1"], seed=SEED)
+    backend._received(TOPIC, reading(Format.RAW))
+    looks = 0
+
+    async def looked(_seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == comes:
+            backend._received(TOPIC, reading(Format.RAW))
+
+    monkeypatch.setattr(asyncio, "sleep", looked)
+    assert await backend.silent() is silent, "what came before is read"
+    assert looks == 20

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from device_sim.fleet.sequence import SequenceCheck
-from device_sim.fleet.tally import Sent, Tally, account, is_complete, total
+from device_sim.fleet.tally import Sent, Tally, account, has_all, is_complete, total
 
 
 def received(*numbers: int) -> SequenceCheck:
@@ -65,3 +65,20 @@ def test_complete_is_all_acknowledged_and_all_received() -> None:
     assert not is_complete(Sent(2, frozenset({2})), received(1, 2))
     assert not is_complete(Sent(2, frozenset()), received(2))
     assert not is_complete(Sent(3, frozenset()), received(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("sent", "check", "whole"),
+    [
+        (Sent(2, frozenset()), received(1, 2), True),
+        (Sent(2, frozenset({2})), received(1), True),
+        (Sent(3, frozenset({3})), received(1), False),  # The second is acknowledged, and may still be on the way.
+        (Sent(3, frozenset({2})), received(1, 3), True),
+        (Sent(3, frozenset({3}), kept_waiting=True), received(1, 2), True),  # The broker has had its time.
+        (Sent(2, frozenset()), received(2), False),
+        (Sent(2, frozenset()), received(1, 2, 3), True),
+        (Sent(3, frozenset()), received(1, 2), False),
+    ],
+)
+def test_who_has_all_that_was_acknowledged_waits_for_nothing(sent: Sent, check: SequenceCheck, whole: bool) -> None:
+    assert has_all(sent, check) is whole

@@ -269,7 +269,8 @@ def test_the_summary_says_what_the_document_says() -> None:
     assert any(line.startswith("published 1000, received 999, lost 1,") or "published 1000" in line for line in lines)
     assert any(line.startswith("refused: ") and "mqtt 0x87 Not authorized" in line for line in lines)
     assert "false refusal of meter-<7>: tls unknown_ca" in lines
-    assert "INVALID: the generator's loop was late" in lines
+    assert "the timings are void: the generator's loop was late" in lines
+    assert "INVALID: the generator's loop was late" in summarised(document | {"verdict": "INVALID"})
     assert "generator: lag p99 1 ms, cpu 20% (most 20%), waited 0%, 80 MB" in lines
     assert not any(line.startswith("link:") for line in lines)
     document["generator"]["processes"][0]["memory_a_device_kb"] = 55.4

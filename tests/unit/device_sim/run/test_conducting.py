@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
 from types import SimpleNamespace
@@ -9,12 +10,16 @@ from typing import Any, cast
 
 import pytest
 
+from device_sim.fleet.backend import Backend
+from device_sim.fleet.tally import Sent
+from device_sim.latency import Latency
 from device_sim.link.closure import Closure, Layer
-from device_sim.run import dialogue
+from device_sim.link.distance import NEARBY
+from device_sim.run import dialogue, runner
 from device_sim.run.health import HealthSample
 from device_sim.run.manner import Share
 from device_sim.run.order import InvalidOrder, Order, Pause, Rate, Status, Stop
-from device_sim.run.part import PartState
+from device_sim.run.part import PartOutcome, PartState
 from device_sim.run.recorder import Recorder, Sample, StageSpan
 from device_sim.run.runner import Process, Run
 from device_sim.run.stages import Acted
@@ -168,3 +173,46 @@ async def test_each_receiver_lost_is_counted_and_the_first_of_them_are_told() ->
     told = [marker.what for marker in run.recorder.markers]
     assert told == [f"backend: tcp reset {n}; what comes until it is back counts as lost" for n in range(20)]
     assert all(2.0 <= marker.at < 60.0 for marker in run.recorder.markers)
+
+
+def draining(sent: Sent) -> tuple[Run, Backend, list[PartOutcome]]:
+    """Return a run whose one device has *sent* something, its receiver, and what the device's part says."""
+    run, _ = conducting()
+    run._distance, run._read = NEARBY, False
+    backend = Backend("backend", ["meter-1"], seed=1)
+    run.backends = [backend]
+    nothing = Latency().encoded()
+    return run, backend, [PartOutcome({"meter-1": sent}, {}, {}, {}, nothing, nothing, 0, {}, {}, 0.0)]
+
+
+async def test_what_is_acknowledged_is_waited_for_also_if_something_else_of_its_device_is_not() -> None:
+    run, backend, outcomes = draining(Sent(3, frozenset({2})))
+    check = backend.checks["meter-1"]
+
+    def arrives(number: int) -> None:
+        check.record(number)
+        backend._arrived.set()
+
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.05, arrives, 1)
+    loop.call_later(0.1, arrives, 3)
+    await run._drain(outcomes)
+    assert (check.received, run._read) == (2, True)
+
+
+@pytest.mark.parametrize("silent", [True, False])
+async def test_what_is_lost_is_proven_if_the_receivers_have_read_all(
+    monkeypatch: pytest.MonkeyPatch, silent: bool
+) -> None:
+    async def is_silent(_backend: Backend) -> bool:
+        return silent
+
+    monkeypatch.setattr(runner, "_DRAIN_DEADLINE", 0.05)
+    monkeypatch.setattr(Backend, "silent", is_silent)
+    run, _, outcomes = draining(Sent(3, frozenset({2})))
+    await run._drain(outcomes)
+    assert run._read is silent
+    run.names = ["meter-1"]
+    run._absorb(outcomes)
+    assert run.recorder.counts[Count.LOST] == 2
+    assert run._proven == ({Count.LOST: 2} if silent else {})

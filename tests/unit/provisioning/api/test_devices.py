@@ -7,7 +7,9 @@ from typing import Any
 
 from provisioning.ca.crl import CrlIssuer
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.program.build import build_identity
 from provisioning.program.moments import rfc3339
+from provisioning.program.version import product_version
 from provisioning.revocation.feed import RevocationFeed
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
 from provisioning.store.counters import crl_counter
@@ -95,6 +97,8 @@ async def test_the_state_of_the_whole_is_counted(fleet: Fleet) -> None:
     assert await ask("GET", "/v1/status") == (
         200,
         {
+            "version": product_version(),
+            "build": build_identity(),
             "checks": {},
             "devices": {"active": 5, "suspended": 1, "revoked": 1, "decommissioned": 0},
             "active_devices_without_certificate": 3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,6 +20,7 @@ from provisioning.pki.tls import TlsConfigurationError
 from tests.support.impostor import impostor
 from tests.support.pki import DOMAIN, SERVER, Held, Pki
 from tests.support.responder import Responder, delegate
+from tests.support.unanswered import named, unanswered
 
 PKI = Pki()
 LOCALHOST = [x509.DNSName("localhost")]
@@ -154,10 +156,27 @@ async def test_who_cannot_be_asked_says_nothing() -> None:
                 await service_time(url, PKI.anchors)
     with pytest.raises(TimeUnknown, match="cannot be asked"):
         await service_time(url, PKI.anchors)
-    with pytest.raises(TimeUnknown, match=r"cannot be asked: .*label"):
+    with pytest.raises(TimeUnknown, match=r"cannot be asked: .*[Ll]abel"):
+        await service_time(f"https://{'ü' * 64}.example", PKI.anchors)
+    with pytest.raises(TimeUnknown, match=r"cannot be asked: \["):
         await service_time(f"https://{'a' * 64}.example", PKI.anchors)
     with pytest.raises(TlsConfigurationError, match="https://"):
         await service_time("http://localhost", PKI.anchors)
+
+
+async def test_an_address_that_does_not_answer_is_not_waited_for(
+    answers: list[Question], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with IPv6 that leads nowhere: whoever waited for the first address would never have the time."""
+    async with impostor(OURS.credential, PKI.anchors) as (url, _):
+        port = int(url.rpartition(":")[2])
+        with unanswered(port) as dead:
+            monkeypatch.setattr(socket, "getaddrinfo", named({"localhost": [dead, "127.0.0.1"]}))
+            await service_time(url, PKI.anchors, patience=5)
+            monkeypatch.setattr(socket, "getaddrinfo", named({"localhost": [dead]}))
+            with pytest.raises(TimeUnknown, match="cannot be asked: it takes too long"):
+                await service_time(url, PKI.anchors, patience=0.5)
+    assert len(answers) == 1
 
 
 async def test_a_path_that_only_openssl_can_read_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

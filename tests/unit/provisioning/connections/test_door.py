@@ -70,8 +70,9 @@ async def opened(
     """Yield an open door, and a client that has connected and was not accepted yet."""
     with kind() as listening, socket.socket() as client:
         listening.bind(("127.0.0.1", 0))
-        seconds = options.get("handshake_seconds", HANDSHAKE_SECONDS)
-        door = Door(listening, options.get("context"), Greeting, places, options.get("proxies"), seconds)
+        seconds, context = options.get("handshake_seconds", HANDSHAKE_SECONDS), options.get("context")
+        present = None if context is None else lambda: context
+        door = Door(listening, present, Greeting, places, options.get("proxies"), seconds)
         door.open()
         client.connect(listening.getsockname())  # The event loop has not gone round when it is.
         client.setblocking(False)

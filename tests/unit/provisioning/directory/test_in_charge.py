@@ -14,8 +14,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from provisioning.directory.in_charge import in_charge
-from provisioning.directory.whereabouts import found, lock_of, process_of, served
+from provisioning.directory.whereabouts import build_of, found, lock_of, process_of, served
 from provisioning.errors import ConfigurationError
+from provisioning.program.build import build_identity
 
 HERE, ELSEWHERE = "https://127.0.0.1:9443", "https://127.0.0.1:9444"
 
@@ -69,12 +70,12 @@ def test_a_second_service_is_refused_or_leaves_the_first_one_to_be_found(tmp_pat
 def test_who_is_to_be_signalled_is_told_while_the_service_runs_and_only_then(tmp_path: Path) -> None:
     assert served(tmp_path) is None, "nobody has been here"
     with in_charge(tmp_path, HERE, os.getpid(), alone=True):
-        assert process_of(tmp_path) == os.getpid()
+        assert (process_of(tmp_path), build_of(tmp_path)) == (os.getpid(), build_identity())
         assert served(tmp_path) == (
             f"{tmp_path} is served already, by process {os.getpid()}, at https://localhost:9443: stop that first "
             f"(kill {os.getpid()}), or have it read its settings anew (kill -HUP {os.getpid()})"
         )
-    assert (served(tmp_path), process_of(tmp_path)) == (None, None)
+    assert (served(tmp_path), process_of(tmp_path), build_of(tmp_path)) == (None, None, None)
     with in_charge(tmp_path, HERE, 17, alone=True):
         assert process_of(tmp_path) == 17
     lock_of(tmp_path).write_text(f"{HERE}\n17\n", encoding="utf-8")

@@ -1,0 +1,63 @@
+"""What a generator that was late explains, and what it does not: the faults that are the broker's whoever was slow.
+
+Theory
+------
+A generator that was the bottleneck has void timings, and whatever has a deadline is void with them: who was not
+reached in time, what was not acknowledged or answered in time, a session that expired before its device came back. A
+broker also drops connections that are served too slowly, and what is at QoS 0 for a receiver that does not read, and
+answers bursts with a quota's reason code. None of that makes it alter a message, invent one, deliver one behind the
+next, or take one over and keep it for itself.
+
+So of some counts a part is *proven*. A run that is INVALID by lateness fails nevertheless where the proven part alone
+crosses a threshold.
+
+Rules
+-----
+1. Proven is less than counted: where a slow generator is one explanation of several, it is believed.
+2. *Lost* is proven of what the broker has acknowledged at QoS 1 or 2, if the receivers stayed connected, and at the end
+   had read all that came (`Backend.silent`). As many as were refused may be among the lost.
+3. *Duplicated* is proven at QoS 0 and 2: brokers that send again what is acknowledged late exist at QoS 1, as before
+   MQTT 5. Readings and their order are looked at only if no receiver came back in between.
+4. An answer to a command comes at QoS 1, so a second one is no proof.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final
+
+from device_sim.fleet.tally import Tally
+from device_sim.scenario.metrics import Count
+from device_sim.scenario.threshold import Threshold
+
+_AT_MOST_ONCE: Final = 0
+_AT_LEAST_ONCE: Final = 1
+_UPPER_LIMITS: Final = ("<", "<=", "==")
+
+
+def proven(
+    by_qos: Mapping[int, Tally], *, altered: int, strange: int, refused: int, stayed: bool, restarted: bool, read: bool
+) -> Counter[Count]:
+    """Return how much of each count no lateness explains.
+
+    *by_qos* tallies acknowledged messages as lost only. *strange* is what came and was neither the fleet's nor an
+    answer; *refused* how many deliveries the broker has refused; *stayed*: no receiver lost its connection;
+    *restarted*: all left for a restart of the broker; *read*: the receivers had read all that came.
+    """
+    found = Counter({Count.ALTERED: altered, Count.UNEXPECTED: strange + sum(each.forged for each in by_qos.values())})
+    if stayed and read:
+        lost = sum(tally.lost for qos, tally in by_qos.items() if qos != _AT_MOST_ONCE)
+        found[Count.LOST] = max(lost - refused, 0)
+    if stayed and not restarted:
+        found[Count.DUPLICATED] = sum(tally.duplicated for qos, tally in by_qos.items() if qos != _AT_LEAST_ONCE)
+        found[Count.OUT_OF_ORDER] = sum(tally.out_of_order for tally in by_qos.values())
+    return +found
+
+
+def is_crossed_by(threshold: Threshold, found: Mapping[Count, int]) -> bool:
+    """Whether what was *found*, and any more of it, crosses *threshold*."""
+    if not isinstance(threshold.metric, Count) or threshold.sign not in _UPPER_LIMITS:
+        return False
+    value = found.get(threshold.metric, 0)
+    return value >= threshold.bound and not threshold.holds(value)

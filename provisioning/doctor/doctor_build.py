@@ -1,0 +1,25 @@
+"""Whether the running service is what is installed: an upgrade takes effect with the next start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from provisioning.directory import whereabouts
+from provisioning.doctor.doctor_finding import Finding, ok, warning
+from provisioning.program.build import build_identity
+from provisioning.program.runtime import what_runs
+from provisioning.program.version import version_and_build
+
+
+def build_finding(directory: Path) -> Finding:
+    """Compare this program's build with the one that serves *directory*."""
+    running = whereabouts.build_of(directory)
+    if running in (None, build_identity()) or whereabouts.served(directory) is None:
+        facts = what_runs()
+        return ok("build", f"{version_and_build()}, Python {facts['python']}, {facts['openssl']}")
+    return warning(
+        "build",
+        f"process {whereabouts.process_of(directory)} serves with build {running}, this program is "
+        f"{version_and_build()}",
+        "restart the service, or use the program of its build",
+    )

@@ -1,0 +1,129 @@
+"""A run whose generator was late is INVALID, unless the broker did what no lateness explains."""
+
+from __future__ import annotations
+
+import io
+import signal
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from device_sim.fleet.tally import Tally
+from device_sim.latency import Latency
+from device_sim.results.document import document_of
+from device_sim.results.page import page_of
+from device_sim.results.summary import summary_of
+from device_sim.run.health import HealthSample
+from device_sim.run.lateness import is_crossed_by, proven
+from device_sim.run.recorder import Recorder
+from device_sim.run.result import ProcessHealth, RunResult
+from device_sim.scenario.metrics import Count
+from device_sim.scenario.model import build
+from device_sim.scenario.threshold import Threshold
+
+HEALTHY = HealthSample(1.0, 2.0, 0.3, 50, 20_000, 40, 28_232, 80.0)
+WRONG = Tally(published=100, received=80, lost=20, duplicated=3, out_of_order=4, forged=5)
+CALM: dict[str, Any] = {
+    "altered": 0, "strange": 0, "refused": 0, "stayed": True, "restarted": False, "read": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("qos", "amiss", "found"),
+    [
+        # At QoS 0 a broker may lose what a slow receiver does not read, and at 1 send again what is acknowledged late.
+        (0, {}, {"duplicated": 3, "out_of_order": 4, "unexpected": 5}),
+        (1, {}, {"lost": 20, "out_of_order": 4, "unexpected": 5}),
+        (2, {}, {"lost": 20, "duplicated": 3, "out_of_order": 4, "unexpected": 5}),
+        (0, {"altered": 7, "strange": 2}, {"duplicated": 3, "out_of_order": 4, "unexpected": 7, "altered": 7}),
+        (1, {"refused": 19}, {"lost": 1, "out_of_order": 4, "unexpected": 5}),
+        (1, {"refused": 21}, {"out_of_order": 4, "unexpected": 5}),
+        (2, {"read": False}, {"duplicated": 3, "out_of_order": 4, "unexpected": 5}),
+        (2, {"stayed": False}, {"unexpected": 5}),
+        (2, {"restarted": True}, {"lost": 20, "unexpected": 5}),
+    ],
+)
+def test_what_no_lateness_explains(qos: int, amiss: dict[str, Any], found: dict[str, int]) -> None:
+    assert proven({qos: WRONG}, **CALM | amiss) == Counter({Count(name): number for name, number in found.items()})
+
+
+def test_each_quality_of_service_counts_by_itself() -> None:
+    found = proven({0: WRONG, 1: WRONG, 2: WRONG}, **CALM)
+    assert (found[Count.LOST], found[Count.DUPLICATED], found[Count.OUT_OF_ORDER]) == (40, 6, 12)
+    assert not proven({}, **CALM)
+
+
+@pytest.mark.parametrize(
+    ("metric", "text", "number", "crossed"),
+    [
+        ("lost", "== 0", 0, False),
+        ("lost", "== 0", 1, True),
+        ("lost", "<= 5", 5, False),
+        ("lost", "<= 5", 6, True),
+        ("lost", "< 5", 4, False),
+        ("lost", "< 5", 5, True),
+        ("lost", "== 5", 4, False),  # One more may have been lost.
+        ("lost", "> 5", 3, False),  # More may have been.
+        ("lost", ">= 5", 3, False),
+        ("lost", "!= 5", 5, False),
+        ("altered", "== 0", 0, False),
+        ("end_to_end", "count <= 0", 0, False),
+    ],
+)
+def test_a_threshold_is_crossed_by_what_is_proven_alone(metric: str, text: str, number: int, crossed: bool) -> None:
+    assert is_crossed_by(Threshold.parse(metric, text), {Count.LOST: number}) is crossed
+
+
+def judged(
+    *, skipped: int = 1000, lost: int = 0, certain: int = 0, admitted: int = 0, by: signal.Signals | None = None
+) -> RunResult:
+    """Return the result of a run in which so many messages were *skipped* and *lost*, *certain* ones among them."""
+    thresholds = {"lost": ["== 0"], "unreached": ["== 0"]}
+    scenario = build({"name": "x", "stages": [{"ramp": {"rate": 1}}], "thresholds": thresholds}, "x")
+    counts = {Count.ADMISSIONS: 10, Count.PUBLISHED: 1000, Count.RECEIVED: 1000, Count.LOST: lost}
+    recorder = Recorder(counts=Counter(counts))
+    recorder.counts[Count.FALSE_ADMISSIONS] = admitted
+    processes = [ProcessHealth("generator", [HEALTHY], Latency())]
+    found = RunResult(scenario, datetime.now(UTC), 1.0, recorder, processes, {}, {}, by)
+    found.proven = Counter({Count.LOST: certain})
+    found.judge(skipped, 1000)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("run", "code", "verdict"),
+    [
+        (judged(), 3, "INVALID"),
+        (judged(lost=2), 3, "INVALID"),
+        (judged(lost=2, certain=1), 99, "FAIL"),
+        (judged(lost=2, certain=1, skipped=0), 99, "FAIL"),
+        (judged(lost=2, skipped=0), 99, "FAIL"),
+        (judged(lost=2, certain=1, admitted=1), 4, "SECURITY FAILURE"),
+        (judged(lost=2, certain=1, by=signal.SIGINT), 130, "INTERRUPTED"),
+    ],
+)
+def test_what_no_lateness_explains_fails_a_run_that_was_late(run: RunResult, code: int, verdict: str) -> None:
+    assert (run.exit_code, run.verdict) == (code, verdict)
+
+
+def test_who_reads_the_report_is_told_what_is_void_and_what_is_the_broker_s() -> None:
+    def told(run: RunResult) -> tuple[dict[str, Any], str, str]:
+        document = document_of(run)
+        output = Console(file=io.StringIO(), width=300)
+        output.print(summary_of(document))
+        assert isinstance(output.file, io.StringIO)
+        return document, output.file.getvalue(), page_of(document)
+
+    void, blame = "timings are void: 1000 messages were skipped", "which no lateness of the generator explains: lost 1"
+    document, summary, page = told(judged(lost=2, certain=1))
+    assert (document["despite_lateness"], len(document["invalid"])) == ({"lost": 1}, 1)
+    assert all(words in text for words in (void, blame) for text in (summary, page))
+    assert all("INVALID" not in text for text in (summary, page))
+    document, summary, page = told(judged(lost=2))
+    assert document["despite_lateness"] == {}
+    assert all("INVALID: 1000 messages were skipped" in text for text in (summary, page))
+    assert all("void" not in text and "explains" not in text for text in (summary, page))
+    assert told(judged(lost=2, certain=1, skipped=0))[0]["despite_lateness"] == {}
