@@ -20,7 +20,6 @@ from device_sim.scenario.groups import TELEMETRY
 from device_sim.scenario.model import Scenario
 from device_sim.telemetry.own_topic import RUNS_OWN, pattern_of
 
-_TAKEN = (*RUNS_OWN, pattern_of(TELEMETRY))
 _REMEDY = "let them begin with a level of their own, as in plant/{name}/data"
 
 
@@ -50,8 +49,8 @@ def own_topics(scenario: Scenario, entries: Mapping[str, Entry], names: Iterable
         patterns.add(telemetry.pattern_of(group))
     filters = [one for one in patterns if not any(one != other and covers(other, one) for other in patterns)]
     filters = sorted(one for one in filters if not covers(EVERYTHING, one))
-    for one in filters:
-        if any(overlaps(one, taken) for taken in _TAKEN):
+    for one in sorted(patterns):
+        if any(overlaps(one, taken) for taken in RUNS_OWN) or (one in filters and overlaps(one, pattern_of(TELEMETRY))):
             raise Impossible(f"telemetry.topic: {one} may be what the run itself sends below fleet/; {_REMEDY}")
     for topic_name, own in topics.items():
         hit = [one for one in (EVERYTHING, *filters) if matches(one, topic_name)]

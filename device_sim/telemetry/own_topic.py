@@ -22,6 +22,8 @@ from broker.mqtt.topics import ONE_LEVEL, SEPARATOR, check_topic_name, overlaps
 
 NAME, GROUP = "{name}", "{group}"
 RUNS_OWN = ("fleet/+/+/state", "fleet/+/+/ack", "fleet/+/+/cmd/#")
+_LONGEST = 64 * "x"
+"""The longest name of a device or of a group."""
 _BRACES = re.compile(r"\{[^{}]*\}|[{}]")
 
 
@@ -37,6 +39,7 @@ def checked_topic(text: str) -> str:
         raise ValueError(f"{text!r} does not say which device it is: write a level {NAME}, as in plant/{NAME}/data")
     try:
         check_topic_name(text)
+        check_topic_name(topic_of(text, _LONGEST, _LONGEST))
     except MalformedPacket as error:
         raise ValueError(str(error)) from None
     if text.startswith("$"):

@@ -69,6 +69,11 @@ def test_a_group_that_is_called_as_the_run_s_own_topics_is_heard_once() -> None:
     assert found.filters == ()
 
 
+def test_a_group_called_as_the_run_s_own_topics_takes_none_of_them() -> None:
+    with pytest.raises(Impossible, match=r"fleet/fleet/\+/state may be what the run itself sends"):
+        of({"topic": "{group}/{group}/{name}/state"}, group="fleet")
+
+
 @pytest.mark.parametrize(
     ("telemetries", "also", "words"),
     [

@@ -44,6 +44,7 @@ def with_telemetry(directory: Path = Path(), **telemetry: Any) -> Telemetry:
         ("fleet/{name}/x/cmd/y", "a run sends something else there"),
         ("fleet/x/{name}/{group}", "a run sends something else there"),
         ("{name}/" + 70_000 * "x", "65535 at most"),
+        ("/".join(2_000 * ["{name}"]), "topic name: 129999 bytes, 65535 at most"),
         ("", "does not say which device it is"),
         (3, "telemetry.topic: 3 should be a valid string"),
     ],
