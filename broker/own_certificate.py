@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -60,11 +61,12 @@ def certificate_of(credential: CredentialPem) -> x509.Certificate | None:
 class OwnCertificate:
     """What the broker presents now; its file may hold another, which waits for a reload or was refused."""
 
-    __slots__ = ("certificate", "credential", "files", "revocation")
+    __slots__ = ("_tell", "certificate", "credential", "files", "revocation")
 
     def __init__(self, files: CredentialFiles, credential: CredentialPem) -> None:
         """Begin with *credential*, which *files* contained."""
         self.files: Final = files
+        self._tell: Callable[[datetime | None], None] = lambda _begins: None
         self.use(credential)
 
     def use(self, credential: CredentialPem) -> None:
@@ -74,8 +76,17 @@ class OwnCertificate:
         """None: OpenSSL presents one that other software cannot read."""
         self.revocation: RevocationReason | None = None
         """Why it is revoked or on hold, as `broker.sources.staple` finds each second."""
-
+        self._tell(self._begins)
         self._warn_of_no_name()
+
+    def tell_beginning(self, tell: Callable[[datetime | None], None]) -> None:
+        """Call *tell* with the time from which it is valid, and again for each that follows; None: it is unreadable."""
+        self._tell = tell
+        tell(self._begins)
+
+    @property
+    def _begins(self) -> datetime | None:
+        return None if self.certificate is None else self.certificate.not_valid_before_utc
 
     def _warn_of_no_name(self) -> None:
         if self.certificate is not None and not host_names(self.certificate):

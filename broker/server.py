@@ -174,6 +174,7 @@ class BrokerServer:
         poller = Poller(loop, engine.turn, Coalescing(lambda: engine.limits.coalesce_microseconds / 1e6))
         doors = Doors(poller, Doze(loop, engine.turn, poller, lambda: engine.limits.doze_milliseconds / 1e3))
         own, anchors = OwnCertificate(files, CredentialPem.of(files)), self._anchors(engine)
+        own.tell_beginning(engine.admission.status.proven.present)
         context = self._first_context(own, anchors)
         async with contextlib.AsyncExitStack() as opened:  # If one part fails to open, those opened before are closed.
             opened.push_async_callback(_send_away, engine, doors)

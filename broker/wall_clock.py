@@ -11,6 +11,9 @@ Nothing tells a sleep from a clock that was set ahead: a virtual machine that wa
 revoked meanwhile is unknown, so revocation data is that much older, and new clients wait for the next word of the feed
 if it is too old then.
 
+A clock that was set back gives nobody more time either, if others have proven that it is behind
+(`broker.admission.proven_time`). Then the log says so, once: what OpenSSL and revocation data are judged by is wrong.
+
 Messages of an earlier process are another matter: `broker.earlier_messages`.
 
 Rules
@@ -23,10 +26,12 @@ Rules
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Final
 
 import structlog
 
+from broker.admission.proven_time import ProvenTime
 from broker.earlier_messages import EarlierMessages
 from broker.engine.engine import Engine
 
@@ -41,27 +46,47 @@ class WallClock:
     def __init__(self, now: float, wall_now: float) -> None:
         self._offset = wall_now - now
         self._earlier: EarlierMessages | None = None
+        self._is_behind = False
 
     def look(self, engine: Engine, now: float, wall_now: float) -> float:
         """Apply a changed wall clock to *engine*; return by how many seconds it was set ahead, 0: it was not set.
 
         *now* is monotonic, *wall_now* seconds since 1970.
         """
+        status = engine.admission.status
+        status.proven.passed(now)
+        self._compare(status.proven, wall_now)
         ahead = wall_now - now - self._offset
         if abs(ahead) < _LEAST:
             return 0.0
         self._offset += ahead
         connections = engine.connections()
         log.warning("the clock was set", code="CLOCK_SET", seconds=round(ahead), connections=len(connections))
+        clock = datetime.fromtimestamp(wall_now, UTC)
         # A client waiting for admission has a deadline; an admitted one without expiry and keep alive may have none.
         for connection in engine.deadlines.owners():
-            if connection.peer is not None:
-                connection.expires_at = now + connection.peer.ends_at - wall_now
+            if (peer := connection.peer) is not None:
+                connection.expires_at = now + peer.ends_at - status.time_for(peer.issuer, clock).timestamp()
         for connection in connections:
             engine.deadlines.file(connection, now)  # That checks all of its deadlines, and files the next.
-        engine.admission.status.freshness.slept(max(0.0, ahead))
+        status.freshness.slept(max(0.0, ahead))
         if engine.journal is not None:
             if self._earlier is None:
                 self._earlier = EarlierMessages(engine, engine.turn.later)
             self._earlier.clock_set(ahead)
         return ahead
+
+    def _compare(self, proven: ProvenTime, wall_now: float) -> None:
+        """Report that the clock is behind what is proven, or no longer."""
+        is_behind = proven.is_behind(wall_now)
+        if is_behind and not self._is_behind:
+            at, by = proven.latest()
+            detail = f"it says {_shown(wall_now)}, but by {by} it is {_shown(at)} at least"
+            log.error("the clock is behind", code="CLOCK_BEHIND", seconds=round(at - wall_now), detail=detail)
+        elif self._is_behind and not is_behind:
+            log.info("the clock is behind no more", code="CLOCK_AGREES")
+        self._is_behind = is_behind
+
+
+def _shown(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"

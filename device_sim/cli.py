@@ -81,6 +81,7 @@ app = command_group(
         "doctor": "device_sim.attack.doctor:doctor",
         "version": show_version,
         "enrol": "device_sim.commands.enrol_command:enrol",
+        "import": "device_sim.commands.import_command:import_fleet",
         "export": "device_sim.commands.export_command:export",
         "scenarios": "device_sim.commands.run_command:scenarios",
         "ctl": "device_sim.commands.ctl_command:ctl_app",

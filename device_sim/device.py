@@ -86,6 +86,13 @@ class Device:
     admitted: int = 0
     sequence: int = 0
     closure: Closure | None = field(default=None)
+    identifier: str | None = None
+    """Its MQTT client identifier, if that is not its name."""
+
+    @property
+    def client_id(self) -> str:
+        """Return under which client identifier it connects."""
+        return self.identifier or self.name
 
     @property
     def topic_prefix(self) -> str:

@@ -19,6 +19,7 @@ from device_sim.view import View
 def _expected() -> tuple[type[Exception], ...]:
     """Return the classes of errors that the user can fix."""
     from device_sim.credentials.certification import UnusableAuthority
+    from device_sim.credentials.credential_file import UnusableCredential
     from device_sim.credentials.fleet_directory import FleetUnusable
     from device_sim.link.link import NotConnected, SubscriptionRefused
     from device_sim.link.tls_dial import NotAdmitted
@@ -37,6 +38,7 @@ def _expected() -> tuple[type[Exception], ...]:
         ChildFailed, EnrolmentRefused, EnrolmentUnavailable, FleetUnusable, InvalidIdentity, KeyFileError, NoReceiver,
         NotAdmitted, NotConnected, RequestRefused, ServerMissing, ServiceUnavailable, SubscriptionRefused,
         TlsConfigurationError, Unreachable, UnreadableReport, UnusableAuthority,
+        UnusableCredential,
         OSError,
     )  # fmt: skip
 

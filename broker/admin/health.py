@@ -4,9 +4,9 @@
 data is outdated or missing or a required audit log cannot be written; the broker's own certificate has expired, or is
 revoked or on hold, so that clients that look do not accept it; the store takes no writes. A broker that cannot do its
 work gets no traffic, but is not killed for what a restart would not fix. ``issuing_cas`` is ``unknown`` while clients
-of one of provisioning's CAs would be refused; that is no reason to send the others away, so not a 503. The reasons are
-in the log, and for operators in ``fleet-broker crl status``; others only see the names. The same as provisioning's two
-paths.
+of one of provisioning's CAs would be refused; that is no reason to send the others away, so not a 503. Nor is it that
+``clock`` is ``behind``. The reasons are in the log, and for operators in ``fleet-broker crl status``; others only see
+the names. The same as provisioning's two paths.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class Health:
             "certificate": self._own.state_at(now),
             "store": store_state(self._engine),
             "issuing_cas": self._authorities.state,
+            "clock": "behind" if self._engine.admission.status.proven.is_behind(now.timestamp()) else "ok",
         }
         ended = checks["certificate"] in OF_NO_USE
         ready = checks["newcomers"] == "ok" and not ended and checks["store"] != "failed"

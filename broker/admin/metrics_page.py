@@ -205,6 +205,8 @@ class _Figures(Collector):
 
     def _ages(self) -> Iterator[Metric]:
         status, wall = self._engine.admission.status, datetime.now(UTC)
+        text = "by how much the clock is behind the latest time that is proven"
+        yield _gauge("clock_behind_seconds", text, status.proven.behind(wall.timestamp()))
         fresh_until: dict[str, datetime] = {}
         made: dict[str, datetime] = {}
         for held in status.lists.held:

@@ -19,6 +19,8 @@ Rules
    answer.
 4. Without a `Trust` all anchors are equal and revocations come from the feed alone. Of the CAs above a certificate only
    their expiry counts then, and whether the feed has revoked them; both are remembered (`broker.admission.path_ends`).
+5. What has expired by the time that others have proven has expired (`broker.admission.proven_time`): the clock may have
+   been set back. OpenSSL has gone by the clock, also in a full handshake.
 
 Does not handle: the owner of an existing session (`broker.session.registry`), rate limits.
 """
@@ -147,7 +149,7 @@ class Admission:
         *,
         status: bool = True,
     ) -> Peer | Refused:
-        """Judge the DER *certificate* of a completed handshake at *now* (UTC).
+        """Judge the DER *certificate* of a completed handshake at *now* (UTC), by the broker's clock.
 
         *path* returns the path that OpenSSL has verified, if any: DER, the client's own certificate first. Without
         *status*, an unknown revocation status is neither refused nor asked about: the client is connected already.
@@ -167,6 +169,7 @@ class Admission:
                 facts = facts_of(parsed, issuer.bundle.terms.identify)
         except (InvalidIdentity, UnreadableAuthority, *UNREADABLE) as error:
             return _unknown_for(error)
+        clock, now = now, self.status.time_for(issuer, now)
         try:
             peer = self._peer_of(certificate, facts, issuer, now, path)
         except (Forgotten, UnreadableAuthority) as error:
@@ -177,12 +180,12 @@ class Admission:
                 RefusalCode.CA_CERTIFICATE, "this is the certificate of a CA, not of a device"
             )
         else:
-            refusal = self._judge(peer, facts, now)
+            refusal = self._judge(peer, facts, now, clock)
             if issuer is not None and parsed is not None and refusal is None:
                 terms, apart = issuer.bundle.terms, self._stands_apart(identity)
                 refusal = issuer.fault or terms.refuse_client(parsed, identity, apart=apart)
                 if refusal is None and status:
-                    refusal, inquiry = self._refuse_or_ask(parsed, issuer, now)
+                    refusal, inquiry = self._refuse_or_ask(parsed, issuer, clock)
                     peer = peer if inquiry is None else replace(peer, inquiry=inquiry)
         return peer if refusal is None else replace(refusal, identity=identity.uri, serial=peer.serial)
 
@@ -228,7 +231,8 @@ class Admission:
         inquiry = self.asker.ask(certificate, issuer, refusal)
         return (refusal, None) if inquiry is None else (None, inquiry)
 
-    def _judge(self, peer: Peer, facts: CertificateFacts, now: datetime) -> Refused | None:
+    def _judge(self, peer: Peer, facts: CertificateFacts, now: datetime, clock: datetime) -> Refused | None:
+        """Return why *peer* is refused: what has expired by *now*, or has not begun by the *clock*."""
         identity = peer.identity
         if not self._is_of(identity, peer.issuer.bundle.terms.trust_domain if peer.issuer else None):
             return unauthorised(RefusalCode.WRONG_TRUST_DOMAIN, f"{identity.trust_domain} is not our trust domain")
@@ -237,12 +241,15 @@ class Admission:
         if peer.seconds_left < 0:
             not_after = now + timedelta(seconds=peer.seconds_left)
             whose = "the certificate" if facts.not_after < now else "a CA's certificate above it"
-            return unauthorised(RefusalCode.EXPIRED, f"{whose} expired on {not_after:%Y-%m-%d %H:%M:%S} UTC")
-        if now < facts.not_before:
+            detail = f"{whose} expired on {not_after:%Y-%m-%d %H:%M:%S} UTC"
+            if clock <= not_after:
+                detail += f"; the broker's clock is behind: it says {clock:%Y-%m-%d %H:%M:%S}"
+            return unauthorised(RefusalCode.EXPIRED, detail)
+        if clock < facts.not_before:
             return unauthorised(
                 RefusalCode.NOT_YET_VALID,
                 f"the certificate is valid from {facts.not_before:%Y-%m-%d %H:%M:%S} UTC; the broker's clock says "
-                f"{now:%Y-%m-%d %H:%M:%S}",
+                f"{clock:%Y-%m-%d %H:%M:%S}",
             )
         return self.status.refuse_revoked(peer)
 

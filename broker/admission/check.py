@@ -93,11 +93,11 @@ def check(
     walked, path = walk(chain, anchors, wall_now)
     outcome = outcome or _ask(admission, certificate, path, wall_now)
     identity = _identity(certificate, outcome)
-    end_entity = _end_entity(chain, anchors)
+    end_entity, by_clock, purpose = _end_entity(chain, anchors), _validity(certificate, wall_now), _purpose(certificate)
     steps = [
         walked,
-        _validity(certificate, wall_now),
-        _purpose(certificate),
+        _proven_validity(by_clock, outcome),
+        purpose,
         end_entity,
         _named(identity, admission, outcome),
         _policy(identity, admission),
@@ -107,7 +107,7 @@ def check(
     ]
     if end_entity.passed is False:
         return Verdict(False, end_entity.code, end_entity.detail, tuple(steps))
-    in_handshake = next((step for step in steps[:3] if step.passed is False), None)
+    in_handshake = next((step for step in (walked, by_clock, purpose) if step.passed is False), None)
     if in_handshake is not None:
         return Verdict(False, in_handshake.code, f"TLS alert: {in_handshake.detail}", tuple(steps))
     if isinstance(outcome, Refused):
@@ -160,6 +160,13 @@ def _validity(certificate: x509.Certificate, now: datetime) -> Step:
         detail = f"valid from {shown(begins)}; the clock says {shown(now)}"
         return Step("validity", False, detail, RefusalCode.NOT_YET_VALID)
     return Step("validity", True, f"until {shown(ends)}, {_days((ends - now).days)}")
+
+
+def _proven_validity(by_clock: Step, outcome: Peer | Refused) -> Step:
+    """Return *by_clock*, unless by the time that others have proven the certificate has expired."""
+    if by_clock.passed and isinstance(outcome, Refused) and outcome.code is RefusalCode.EXPIRED:
+        return Step("validity", False, outcome.recorded, RefusalCode.EXPIRED)
+    return by_clock
 
 
 def _purpose(certificate: x509.Certificate) -> Step:

@@ -14,19 +14,22 @@ Rules
 2. An expired list replaces only an expired one.
 3. Entries of an expired list still count as revoked. `overdue` reports that nothing newer is known, and the bundle's
    policy decides what follows.
-4. No I/O, no clock.
+4. No I/O, no clock. The time is the clock's, or what is proven to be later (`broker.admission.proven_time`): otherwise
+   lists would stay fresh, and newer ones be refused as not yet valid, when the clock is set back. But whether a list
+   that comes has expired is judged by the clock: one of a time when all clocks were ahead has to give way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
+from broker.admission.proven_time import ProvenTime
 from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, Scope, read_entries
+from provisioning.pki.ocsp import CLOCK_TOLERANCE
 from provisioning.pki.revocation import Entries, RevocationIndex
 
-CLOCK_TOLERANCE = timedelta(minutes=5)
 _LATE_FRACTION = 1 / 4
 """A list is late when less than this part of its lifetime is left: its issuer should have published the next one."""
 
@@ -73,16 +76,17 @@ class HeldList:
 
 
 class CrlShelf:
-    """The lists. *index* gets their entries."""
+    """The lists. *index* gets their entries, *proven* when they were issued."""
 
-    def __init__(self, index: RevocationIndex) -> None:
+    def __init__(self, index: RevocationIndex, proven: ProvenTime) -> None:
         self._index = index
+        self._proven = proven
         self._held: dict[bytes, dict[Scope, HeldList]] = {}
         self._said: dict[tuple[bytes, Scope], CrlProblem] = {}
 
     def trial(self) -> CrlShelf:
         """Return a shelf with the same lists for trials: lists put on it revoke nobody."""
-        other = CrlShelf(self._index)
+        other = CrlShelf(self._index, self._proven)
         other._held = {issuer: dict(lists) for issuer, lists in self._held.items()}
         return other
 
@@ -107,12 +111,12 @@ class CrlShelf:
 
         Raises `CrlRefused`. May run in a thread, as long as nothing is `put` meanwhile.
         """
-        if listed.this_update > now + CLOCK_TOLERANCE:
+        key_id, name = issuer
+        if listed.this_update > self._proven.at(now, (key_id,)) + CLOCK_TOLERANCE:
             raise CrlRefused(
                 CrlProblem.CRL_NOT_YET_VALID,
                 f"thisUpdate is {listed.this_update:%Y-%m-%d %H:%M:%S} UTC; the broker's clock says {now:%H:%M:%S}",
             )
-        key_id, name = issuer
         current = self._held.get(key_id, {}).get(listed.scope)
         if listed.base_number is not None:
             return _continued(current, listed, listed.base_number, now, pause)
@@ -142,6 +146,7 @@ class CrlShelf:
         self._index.publish(held.issuer_key_id, held.complete.scope, held.entries)
         self._held.setdefault(held.issuer_key_id, {})[held.complete.scope] = held
         self._said.pop(held.key, None)
+        self._proven.hear_list(held.issuer_key_id, held.complete.scope, held.this_update, held.issuer)
         added = held.entries.keys() - before.keys()
         return added, len(before) + len(added) - len(held.entries)
 
@@ -150,6 +155,7 @@ class CrlShelf:
     ) -> float | None:
         """Return for how many seconds a certificate's status has been out of date (0: it is current); None: no list."""
         least: float | None = None
+        now = self._proven.at(now, (issuer_key_id,))
         for scope, held in self._held.get(issuer_key_id, {}).items():
             if scope.covers(is_authority=is_authority, names=names):
                 if now <= held.fresh_until:
@@ -160,17 +166,18 @@ class CrlShelf:
 
     def overdue_by_list(self, issuer_key_id: bytes, now: datetime) -> list[float]:
         """Return for how many seconds each client CRL of the issuer has been out of date; 0: it is current."""
+        now = self._proven.at(now, (issuer_key_id,))
         return [
             max(0.0, (now - held.fresh_until).total_seconds())
             for scope, held in self._held.get(issuer_key_id, {}).items()
             if not scope.authorities_only
         ]
 
-    def alarms(self, now: datetime) -> list[tuple[HeldList, CrlProblem]]:
+    def alarms(self, clock: datetime) -> list[tuple[HeldList, CrlProblem]]:
         """Return the lists that have become late or expired since the last call."""
         found = []
         for held in self.held:
-            key = held.key
+            key, now = held.key, self._proven.at(clock, (held.issuer_key_id,))
             if now < held.late_from:
                 self._said.pop(key, None)  # The clock was set back: report it again when it becomes late.
                 continue

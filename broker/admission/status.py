@@ -1,4 +1,4 @@
-"""What is known about revocation here: the index, and how far it can be relied on.
+"""What is known about revocation here: the index, how far it can be relied on, and what time it is at least.
 
 Theory
 ------
@@ -23,6 +23,7 @@ from broker.admission.crl_shelf import CrlShelf
 from broker.admission.freshness import Freshness
 from broker.admission.issuers import Issuer
 from broker.admission.peer import Peer
+from broker.admission.proven_time import ProvenTime
 from broker.admission.refusal import RefusalCode, Refused, unauthorised, unavailable
 from broker.mqtt.codes import ReasonCode
 from provisioning.pki.crl import distribution_points
@@ -34,14 +35,15 @@ _MAY_COME_BACK = frozenset({RevocationReason.CERTIFICATE_HOLD, RevocationReason.
 
 
 class RevocationStatus:
-    """The revoked certificates, the CRLs they come from, and how fresh the feed is."""
+    """The revoked certificates, the CRLs they come from, how fresh the feed is, and the time that they prove."""
 
-    __slots__ = ("freshness", "index", "lists")
+    __slots__ = ("freshness", "index", "lists", "proven")
 
     def __init__(self, index: RevocationIndex, freshness: Freshness) -> None:
         """Take the *index* that every source writes to, and the feed's freshness."""
         self.index = index
-        self.lists = CrlShelf(index)
+        self.proven = ProvenTime()
+        self.lists = CrlShelf(index, self.proven)
         self.freshness = freshness
 
     def refuse_revoked(self, peer: Peer) -> Refused | None:
@@ -55,6 +57,10 @@ class RevocationStatus:
             return None
         name, revocation = found
         return unauthorised(RefusalCode.ISSUER_REVOKED, f"the CA {name} is revoked ({revocation.reason})")
+
+    def time_for(self, issuer: Issuer | None, clock: datetime) -> datetime:
+        """Return the time by which certificates of *issuer* expire: *clock*, or what is proven to be later."""
+        return self.proven.at(clock, () if issuer is None else [each.key_id for each in issuer.path()])
 
     def is_ended(self, certificate: CertificateKey) -> bool:
         """Whether *certificate* is revoked for good; a suspended or superseded one, or one whose CA is, may return."""

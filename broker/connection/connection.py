@@ -18,14 +18,17 @@ Rules
    by byte costs time linear in its length, not quadratic.
 3. Packets before a malformed one in the same read are handled; nothing behind it is.
 4. After the connection has ended nothing is read, written or changed through it.
-5. An unexpected error in what has waited closes the connection (`broker.sockets.guarded`).
+5. An unexpected error in what has waited, or is written, closes the connection (`broker.sockets.guarded`).
 
 Does not handle: the client's identity, how long the connection lasts and how it ends (`broker.connection.client_life`).
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
+
+import structlog
 
 from broker.admission.inquiry import Inquiry, Waits
 from broker.connection import lifetime
@@ -46,9 +49,11 @@ from broker.mqtt.packets import Packet, announced_version, decode_packet
 from broker.mqtt.publish import PINGRESP, PUBACK_HEAD, encode_publish
 from broker.routing.router import Route
 from broker.sockets.byte_stream import ByteStream
-from broker.sockets.guarded import guarded
+from broker.sockets.guarded import give_up, guarded
 from broker.sockets.work import PORTION
 from broker.store.batch import Otherwise
+
+log = structlog.get_logger("broker")
 
 _PUBLISH_QOS0: Final = 0x30
 _PUBLISH_QOS1: Final = 0x32
@@ -285,10 +290,16 @@ class ClientConnection(ClientLife):
     # Writing
 
     def send(self, packets: list[bytes]) -> None:
-        """Write *packets* out."""
-        if self.dozes and (len(packets) > 1 or packets[0] is not PINGRESP):
-            self._doze(dozes=False)
-        self._transport.write(packets)
+        """Write *packets* out. Others' outboxes follow: an unexpected error ends this connection alone, and later."""
+        try:
+            if self.dozes and (len(packets) > 1 or packets[0] is not PINGRESP):
+                self._doze(dozes=False)
+            self._transport.write(packets)
+        except MemoryError:  # As in `broker.sockets.guarded`.
+            raise
+        except Exception:
+            log.exception("connection failed", code="INTERNAL_ERROR")
+            self.engine.turn.later(partial(give_up, self, self._transport, self.last_received))
 
     def _doze(self, *, dozes: bool) -> None:
         if dozes is not self.dozes:

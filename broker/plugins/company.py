@@ -27,6 +27,7 @@ from broker.plugins.events import Handler, PluginEvents
 from broker.plugins.loading import Wanted
 from broker.plugins.logs import LOGGER, Outcomes
 from broker.plugins.watch import Watch
+from provisioning.program.out_of_memory import told
 
 _AT_START = 30.0
 """Seconds for one plugin to start: it may create a database, or ask a service."""
@@ -101,7 +102,7 @@ class Company:
     async def pre_start(self) -> None:
         """Tell that the broker is about to listen. Raises `PluginError`."""
         await self._start(BrokerEvents.PRE_START)
-        self._tasks = [asyncio.create_task(member.events.run()) for member in self.members]
+        self._tasks = [told(asyncio.create_task(member.events.run())) for member in self.members]
 
     async def post_start(self) -> None:
         """Tell that the broker listens. Raises `PluginError`."""

@@ -25,7 +25,7 @@ from typing import Any
 
 from broker.admission.refusal import RefusalCode
 from broker.plugins.errors import is_a_plugin_s
-from broker.plugins.logs import Outcomes, guarded
+from broker.plugins.logs import Outcomes, resume
 from broker.plugins.watch import Watch
 
 Handler = Callable[..., Coroutine[Any, Any, object]]
@@ -102,7 +102,7 @@ class PluginEvents:
                 if self._room and not self.full:
                     room, self._room = self._room, []
                     for call in room:
-                        guarded(call)
+                        resume(call)
                 await self.call(event, self.handlers[event], **facts)
             self._idle.set()
 

@@ -50,10 +50,12 @@ def forward_logs(level: str) -> None:
             logger.addHandler(_Forward())
 
 
-def guarded(call: Callable[[], None]) -> None:
+def resume(call: Callable[[], None]) -> None:
     """Resume what was waiting; a bug met by one of them must not affect the others."""
     try:
         call()
+    except MemoryError:  # Not the fault of what was waiting: `provisioning.program.out_of_memory`.
+        raise
     except Exception:
         log.exception("packet that has waited failed", code="INTERNAL_ERROR")
 

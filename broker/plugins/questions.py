@@ -25,10 +25,11 @@ from broker.admission.inquiry import Inquiry
 from broker.admission.refusal import RefusalCode
 from broker.engine.extension import Action
 from broker.plugins.errors import is_a_plugin_s
-from broker.plugins.logs import Outcomes, guarded
+from broker.plugins.logs import Outcomes, resume
 from broker.plugins.sessions import HostedSession
 from broker.plugins.verdicts import Question, Verdicts
 from broker.plugins.watch import Watch
+from provisioning.program.out_of_memory import told
 
 log = structlog.get_logger("broker")
 
@@ -115,7 +116,7 @@ class Questions:
             seconds = _FAILURE_SECONDS if code is RefusalCode.PLUGIN_FAILED else None
             self._verdicts.put(question, code, self._loop.time(), seconds)
             for answered in self._asked.pop(question):
-                guarded(answered)
+                resume(answered)
 
     async def _filter(
         self, hosted: HostedSession, action: Action, topic: str, about: dict[str, Any]
@@ -178,7 +179,7 @@ class Questions:
 
     def start(self, finding: Coroutine[Any, Any, None]) -> None:
         """Start finding something out, in the background."""
-        task = self._loop.create_task(finding)
+        task = told(self._loop.create_task(finding))
         self._tasks.add(task)
         task.add_done_callback(self._done)
 

@@ -198,12 +198,26 @@ class RevocationFeed:
                     elif isinstance(event, ReleaseEvent):
                         self._released(event, now)
                     else:
-                        self._engine.admission.status.freshness.current(now)  # Before: others judge by it, too.
+                        status = self._engine.admission.status
+                        if event.now is not None:
+                            self._hear_time(event.now, now)
+                        status.freshness.current(now)  # Before: others judge by it, too.
                         if not self._was_current:
                             await self._caught_up(after, event.sequence)
                         self.current.set()
                         if now >= ends:
                             return
+
+    def _hear_time(self, said: datetime, now: float) -> None:
+        """Take note of the service's time. Raises `FeedLost` if it is not believed, and nobody was admitted before.
+
+        Later, the clock that is wrong is the service's: this broker's agreed with it at the start.
+        """
+        clock = datetime.now(UTC)
+        if not self._engine.admission.status.proven.hear_service(said, now, clock) and not self.current.is_set():
+            raise FeedLost(
+                f"{self._url} says that it is {said:%Y-%m-%d %H:%M} UTC; the clock here says {clock:%Y-%m-%d %H:%M}"
+            )
 
     async def _turn(self) -> float:
         """Let the event loop serve others if it is time to; return what time it is."""

@@ -1,6 +1,7 @@
 """What has waited goes on beside other connections: an unexpected error in it closes its own, and no other.
 
-`broker.sockets.poller` does the same with an error in what was just read. Without it the client would wait for ever.
+`broker.sockets.poller` does the same with an error in what was just read, `broker.connection.connection` with one in
+what is written at the end of a turn. Without it the client would wait for ever, or those behind it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ def guarded(call: Callable[[], None], receiver: Receiver, stream: ByteStream, no
         raise
     except Exception:
         log.exception("connection failed", code="INTERNAL_ERROR")
-        try:
-            receiver.lost("ABORTED", now)
-        finally:
-            stream.reset()
+        give_up(receiver, stream, now)
+
+
+def give_up(receiver: Receiver, stream: ByteStream, now: float) -> None:
+    """Close the connection of *receiver* above *stream* at once, whatever error that meets."""
+    try:
+        receiver.lost("ABORTED", now)
+    finally:
+        stream.reset()

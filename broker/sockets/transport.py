@@ -119,9 +119,8 @@ class TlsTransport(Readiness):
         self._backlog: bytearray | None = None
         self._failure = ""
         self._timer: TimerHandle | None = None
-        self._settled = False
-        """Whether its client has been admitted."""
-        self._owes_ticket = False
+        self._settled = self._owes_ticket = False
+        """Whether its client has been admitted, and is still to get a TLS session ticket."""
 
     @property
     def address(self) -> str:
@@ -422,19 +421,20 @@ class TlsTransport(Readiness):
             self.write(list(last))
         if self._state in (HANDSHAKE, MUTE):
             self._close()
+        elif self._state is OPEN and self._backlog is None:
+            self._finish()
         elif self._state is OPEN:
-            if self._backlog is None:
-                self._finish()
-            else:
-                self._state = CLOSING
-                self._pause_reading()
-                self._timer = self._loop.call_later(_DRAIN_SECONDS, self._close)
+            self._state = CLOSING
+            self._pause_reading()
+            self._timer = self._loop.call_later(_DRAIN_SECONDS, self._close)
 
     def abort(self, code: str = "ABORTED", detail: str = "") -> None:
         """Close the socket at once, and report why."""
-        if self._receiver is not None:
-            self._receiver.lost(code, self._loop.time(), detail)
-        self._close()
+        try:
+            if self._receiver is not None:
+                self._receiver.lost(code, self._loop.time(), detail)
+        finally:  # Nobody else would close it.
+            self._close()
 
     def reset(self) -> None:
         """Close the socket at once; what waits for the peer, in the kernel's buffer too, is not sent.

@@ -62,7 +62,8 @@ class WebSocket:
         self._transport = transport
         self._metrics = metrics
         self._turn = turn
-        self._request = UpgradeRequest(origins)
+        self._request: UpgradeRequest | None = UpgradeRequest(origins)
+        """None: the client has been upgraded, or declined; it would be 2.5 KB of each client for nothing."""
         self._frames: Connection | None = None
         """The frame decoder; None: the client has not been upgraded."""
         self._above: Receiver | None = None
@@ -87,9 +88,10 @@ class WebSocket:
     def receive(self, data: bytes, now: float) -> None:
         """Decode frames, once the client is upgraded."""
         if self._frames is None:
-            outcome = self._request.receive(data)
+            outcome = self._request.receive(data) if self._request is not None else None
             if outcome is None:
                 return
+            self._request = None
             self._transport.write([outcome.answer])
             if isinstance(outcome, Declined):
                 self._end(outcome.code, now, outcome.recorded)

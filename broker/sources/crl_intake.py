@@ -26,11 +26,12 @@ from datetime import UTC, datetime
 
 import structlog
 
-from broker.admission.crl_shelf import CLOCK_TOLERANCE, HeldList
+from broker.admission.crl_shelf import HeldList
 from broker.admission.trust import Trust
 from broker.engine.engine import Engine
 from broker.revocation.revocation_rounds import judge_all
 from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, parse, split, verify
+from provisioning.pki.ocsp import CLOCK_TOLERANCE
 from provisioning.pki.revocation import unpack
 
 log = structlog.get_logger("broker")

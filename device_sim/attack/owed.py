@@ -18,7 +18,7 @@ from device_sim.attack.case import NOWHERE, Chapter, patience
 from device_sim.attack.good_client import GoodClient, Parties
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import BrokenPromise, Impossible
-from device_sim.attack.verdict import KEPT, NOT_DELIVERED, ClosedBy, Layer, Seen
+from device_sim.attack.verdict import KEPT, NOT_DELIVERED, ClosedBy, Layer, Said, Seen
 
 _KEPT = f"mqtt {KEPT}"
 OLDER = "-311"
@@ -85,7 +85,7 @@ async def not_delivered(listener: GoodClient, payload: bytes, broken: str) -> Se
     await listener.settled()
     if payload in listener.payloads:
         raise BrokenPromise(broken)
-    return Seen(Layer.MQTT, NOT_DELIVERED, "", ClosedBy.NOBODY, withheld=payload)
+    return Seen(Layer.MQTT, NOT_DELIVERED, "", ClosedBy.NOBODY, withheld=Said(payload))
 
 
 async def exactly(listener: GoodClient, payloads: list[bytes], what: str) -> None:

@@ -18,7 +18,7 @@ from device_sim.attack.capabilities import Feature
 from device_sim.attack.case import NOWHERE, Chapter, patience
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible
-from device_sim.attack.verdict import OPEN, ClosedBy, Layer, Seen
+from device_sim.attack.verdict import OPEN, ClosedBy, Layer, Said, Seen
 
 _EXPIRY = 600
 _TO_CLOSE = 5.0
@@ -44,7 +44,7 @@ async def _will_of_refused(scene: Scene) -> Seen:
         client.abort()
     again = await scene.admitted(paper)
     try:
-        return await scene.fate(again, paper.name, payload)
+        return await scene.fate(again, paper.name, Said(payload))
     finally:
         again.close()
 

@@ -156,7 +156,7 @@ async def _late(scene: Scene, outcomes: Mapping[str, Outcome]) -> dict[str, Outc
     return {
         name: replace(outcome, judgement=Judgement(Verdict.FAIL, "delivered after all, later than what was sent later"))
         for name, outcome in withheld.items()
-        if outcome.seen and outcome.seen.withheld in scene.heard
+        if outcome.seen and outcome.seen.withheld and scene.has_come(outcome.seen.withheld)
     }
 
 

@@ -40,6 +40,7 @@ from device_sim.attack.verdict import (
     OPEN,
     ClosedBy,
     Layer,
+    Said,
     Seen,
     came_to_the_broker,
     is_answer,
@@ -92,6 +93,8 @@ class Scene:
         """How many names of each stem have been handed out."""
         self.heard: Counter[bytes] = Counter()
         """What devices have said in this whole run that an authorised party has received, and how often."""
+        self.heard_at: set[str] = set()
+        """Where they have said it."""
         self.kept_out: dict[str, Paper] = {}
         """The revoked certificates, by name, whose devices have been refused for it."""
         self.listens_until = 0.0
@@ -152,7 +155,7 @@ class Scene:
                 seen = await self.subscribe(client, topics)
                 if not seen.got_in:
                     raise Impossible(f"a service may not subscribe to {topics} here ({seen.text}): nobody can watch")
-                watcher = Watcher(client, self.heard)
+                watcher = Watcher(client, self.heard, self.heard_at)
                 if not self.heard:
                     await self._proven(watcher)
                 self._watcher = watcher
@@ -430,8 +433,12 @@ class Scene:
         await client.send(request.encode(client.version))
         return await client.answer(Suback, deadline=self.at_most(_ANSWER))
 
-    async def fate(self, client: RawClient, name: str, payload: bytes, *, offender: bool = False) -> Seen:
-        """Return whether *payload*, which *client* of the device *name* has just sent, reaches the watcher.
+    def has_come(self, said: Said) -> bool:
+        """Whether an authorised party has received *said*, altered or not."""
+        return said.payload in self.heard or said.topic in self.heard_at
+
+    async def fate(self, client: RawClient, name: str, said: Said, *, offender: bool = False) -> Seen:
+        """Return whether *said*, which *client* of the device *name* has just sent, reaches the watcher.
 
         *offender*: it was forbidden. Who is not listened to any more because of that is punished, and not harmed.
         Raises `Starved` if not even an allowed message arrives.
@@ -441,37 +448,38 @@ class Scene:
             marked = await self._marked(client, name, watcher, SOON, 1)
             until = time.monotonic() + self.patience / _MARKERS
             shunned = isinstance(marked, Seen) and marked.code == OPEN and await self._shunned(client, name, watcher)
-            if shunned and payload not in self.heard:
+            if shunned and not self.has_come(said):
                 self.listens_until = until
                 why = "nor is what it may say: the broker no longer listens to it, and leaves it connected"
-                return Seen(Layer.MQTT, NOT_DELIVERED, why, ClosedBy.NOBODY, withheld=payload)
+                return Seen(Layer.MQTT, NOT_DELIVERED, why, ClosedBy.NOBODY, withheld=said)
             if isinstance(marked, Seen) and marked.code == OPEN and not shunned:
                 marked = await self._marked(client, name, watcher)
         else:
             marked = await self._marked(client, name, watcher)
-        if payload in self.heard:
-            return Seen(Layer.MQTT, DELIVERED, "", ClosedBy.NOBODY, got_in=True)
+        if self.has_come(said):
+            how = "" if said.payload in self.heard else "altered"
+            return Seen(Layer.MQTT, DELIVERED, how, ClosedBy.NOBODY, got_in=True)
         if isinstance(marked, bytes):
-            return Seen(Layer.MQTT, NOT_DELIVERED, "", ClosedBy.NOBODY, withheld=payload)
+            return Seen(Layer.MQTT, NOT_DELIVERED, "", ClosedBy.NOBODY, withheld=said)
         if marked.code == OPEN:
             raise Starved(f"even {_MARKERS} allowed messages of a good device, one after the other, did not arrive")
-        return replace(marked, withheld=payload)
+        return replace(marked, withheld=said)
 
-    async def retains(self, topic: str, payload: bytes) -> bool:
-        """Whether the broker sends *payload* to a good service that subscribes to *topic* only now."""
+    async def retained(self, topic: str) -> bytes:
+        """Return what the broker sends to a good service that subscribes to *topic* only now; nothing if it is b""."""
         name = self.fresh("watcher")
         client = await self.admitted(await self.target.registrar.certify(self.target.service(name)))
         try:
             if not (await self.subscribe(client, topic)).got_in:
-                return False
+                return b""
             await client.send(Pingreq().encode(client.version))
             answered = False
             while True:
                 packet = await client.receive(SOON if answered else self.patience)
-                if isinstance(packet, Publish) and packet.payload == payload:
-                    return True
+                if isinstance(packet, Publish):
+                    return packet.payload
                 if isinstance(packet, Seen):
-                    return False
+                    return b""
                 answered = answered or isinstance(packet, Pingresp)
         finally:
             client.close()

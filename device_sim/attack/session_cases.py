@@ -18,7 +18,7 @@ from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import BrokenPromise, Impossible, Starved, TurnedAway
-from device_sim.attack.verdict import CLOSED, OPEN, ClosedBy, Layer, Seen, came_to_the_broker
+from device_sim.attack.verdict import CLOSED, OPEN, ClosedBy, Layer, Said, Seen, came_to_the_broker
 from provisioning.pki.revocation_reason import RevocationReason
 
 _V311 = ProtocolVersion.V311
@@ -354,10 +354,10 @@ async def _other_user_name(scene: Scene) -> Seen:
         if not seen.got_in or scene.target.capabilities.missing((Feature.TOPIC_POLICY,)):
             return seen
         await scene.watcher()
-        payload = f"forged by {name} as admin".encode()
-        await client.send(Publish(scene.topic(scene.fresh("victim")), payload).encode(client.version))
-        fate = await scene.fate(client, name, payload, offender=True)
-        return fate if fate.got_in else replace(seen, withheld=payload)
+        said = Said(f"forged by {name} as admin".encode(), scene.topic(scene.fresh("victim")))
+        await client.send(Publish(said.topic, said.payload).encode(client.version))
+        fate = await scene.fate(client, name, said, offender=True)
+        return fate if fate.got_in else replace(seen, withheld=said)
     finally:
         client.close()
 
@@ -397,7 +397,7 @@ async def will_of_revoked(scene: Scene) -> Seen:
         other = await scene.device()
         witness = await scene.admitted(other)
         try:
-            return await scene.fate(witness, other.name, payload)
+            return await scene.fate(witness, other.name, Said(payload))
         finally:
             witness.close()
     finally:

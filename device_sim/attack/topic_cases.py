@@ -30,13 +30,12 @@ from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import OTHER, SOON, Scene
 from device_sim.attack.target import Impossible, Starved
-from device_sim.attack.verdict import CLOSED, DELIVERED, NOT_DELIVERED, OPEN, ClosedBy, Layer, Seen
+from device_sim.attack.verdict import CLOSED, DELIVERED, NOT_DELIVERED, OPEN, ClosedBy, Layer, Said, Seen
 
 _V311 = ProtocolVersion.V311
 _ANSWER = 10.0
 _PACKET = 7
-_READ_AS_OLDER = b"\0"
-"""Who has had no CONNECT does not know the version, and may take an empty property list for part of the payload."""
+_DELAYED = "$delayed/1/"
 
 chapter = Chapter()
 case = chapter.case
@@ -59,7 +58,7 @@ def _in_other_group(scene: Scene, device: str) -> str:
 
 
 def _delayed(scene: Scene, device: str) -> str:
-    return f"$delayed/1/{_of_another(scene, device)}"
+    return f"{_DELAYED}{_of_another(scene, device)}"
 
 
 def _command(scene: Scene, device: str) -> str:
@@ -84,17 +83,15 @@ def _publishes(
         client = await scene.admitted(paper, connect)
         try:
             topic, payload = to(scene, device), f"forged by {device}".encode()
+            before = await scene.retained(topic) if retain else b""
             packet = Publish(topic, payload, qos, retain, packet_id=_PACKET if qos else None, properties=properties)
             started, answer = time.monotonic(), None
             for _ in range(times):
                 await client.send(packet.encode(client.version))
                 answer = await client.answer(Puback, Pubrec, deadline=scene.at_most(_ANSWER)) if qos else None
-            seen = await _what_came(scene, client, device, payload, answer, settles)
-            seen = seen.since(started)
-            if retain and not seen.got_in and await scene.retains(topic, payload):
-                # Existing subscribers did not get it, but later ones do.
-                return Seen(Layer.MQTT, DELIVERED, "retained, for whoever subscribes next", got_in=True).since(started)
-            return seen
+            said = Said(payload, topic.removeprefix(_DELAYED))
+            seen = (await _what_came(scene, client, device, said, answer, settles)).since(started)
+            return await _or_kept(scene, seen, said, before) if retain else seen
         finally:
             client.close()
 
@@ -102,18 +99,30 @@ def _publishes(
 
 
 async def _what_came(
-    scene: Scene, client: RawClient, device: str, payload: bytes, answer: Seen | None, settles: float = 0.0
+    scene: Scene, client: RawClient, device: str, said: Said, answer: Seen | None, settles: float = 0.0
 ) -> Seen:
-    """Return whether *payload*, to which *client* got this *answer*, was delivered *settles* later; else the answer."""
+    """Return whether *said*, to which *client* got this *answer*, was delivered *settles* later; else the answer."""
     await asyncio.sleep(settles)
     if answer is not None and not answer.code.startswith(("PUBACK", "PUBREC")):
-        return replace(answer, withheld=payload)  # It was closed for this.
+        return replace(answer, withheld=said)  # It was closed for this.
     if answer is not None and answer.code.startswith("PUBREC"):
         # A broker may deliver it only when it is released (MQTT 5 §4.3.3): an attacker releases it, refused or not.
         await client.send(Pubrel(_PACKET).encode(client.version))
-    fate = await scene.fate(client, device, payload, offender=True)
+    fate = await scene.fate(client, device, said, offender=True)
     # Delivery is what counts; otherwise the code in the acknowledgement, if that is a refusal.
-    return fate if answer is None or fate.got_in or answer.got_in else replace(answer, withheld=payload)
+    return fate if answer is None or fate.got_in or answer.got_in else replace(answer, withheld=said)
+
+
+async def _or_kept(scene: Scene, seen: Seen, said: Said, before: bytes) -> Seen:
+    """Return *seen*, or that *said* is retained: existing subscribers did not get it, but later ones do.
+
+    *before* is what was retained there before, by an earlier run.
+    """
+    kept = b"" if seen.got_in else await scene.retained(said.topic)
+    if not kept or (kept == before and kept != said.payload):
+        return seen
+    how = "" if kept == said.payload else ", and altered"
+    return Seen(Layer.MQTT, DELIVERED, f"retained, for whoever subscribes next{how}", got_in=True)
 
 
 _publishes(
@@ -156,13 +165,13 @@ async def _alias(scene: Scene) -> Seen:
     try:
         if client.connack is None or not client.connack.properties.topic_alias_maximum:
             raise Impossible("the broker takes no topic aliases")
-        topic, payload = _of_another(scene, paper.name), f"forged by {paper.name}".encode()
+        said = Said(f"forged by {paper.name}".encode(), _of_another(scene, paper.name))
         started, answer, alias = time.monotonic(), None, Properties(topic_alias=1)
-        for named in (topic, ""):  # First with the topic, which sets the alias, then by the alias alone.
-            packet = Publish(named, payload, QoS.AT_LEAST_ONCE, packet_id=_PACKET, properties=alias)
+        for named in (said.topic, ""):  # First with the topic, which sets the alias, then by the alias alone.
+            packet = Publish(named, said.payload, QoS.AT_LEAST_ONCE, packet_id=_PACKET, properties=alias)
             await client.send(packet.encode(client.version))
             answer = await client.answer(Puback, deadline=scene.at_most(_ANSWER))
-        return (await _what_came(scene, client, paper.name, payload, answer)).since(started)
+        return (await _what_came(scene, client, paper.name, said, answer)).since(started)
     finally:
         client.close()
 
@@ -172,17 +181,18 @@ async def _alias(scene: Scene) -> Seen:
 async def _before_connect(scene: Scene) -> Seen:
     watcher = await scene.watcher()
     paper = await scene.device()
-    payload = f"said by {paper.name} before CONNECT".encode()
+    # Who has had no CONNECT does not know the version, and may take an empty property list for part of the payload.
+    said = Said(f"said by {paper.name} before CONNECT".encode(), _of_another(scene, paper.name))
     client = await scene.dialled(paper)
     try:
         started = time.monotonic()
-        await client.send(Publish(_of_another(scene, paper.name), payload).encode(client.version))
+        await client.send(Publish(said.topic, said.payload).encode(client.version))
         seen = (await client.end(scene.at_most(_ANSWER))).since(started)
     finally:
         client.close()
-    if await watcher.got(payload, SOON) or _READ_AS_OLDER + payload in scene.heard:
+    if await watcher.got(said.payload, SOON) or scene.has_come(said):
         return Seen(Layer.MQTT, DELIVERED, "", ClosedBy.NOBODY, got_in=True).since(started)
-    return replace(seen, withheld=payload)
+    return replace(seen, withheld=said)
 
 
 def _subscribes(
@@ -240,28 +250,29 @@ async def _overheard(scene: Scene, spy: RawClient, victim: Paper, listens_to: st
     retained, and the spy subscribes once more: a broker that withholds them live may hand them out later.
     """
     watcher = await scene.watcher()
-    said, told = secrets = tuple(f"{what} {victim.name}".encode() for what in ("secret of", "command for"))
+    secrets = tuple(f"{what} {victim.name}".encode() for what in ("secret of", "command for"))
     service = await scene.target.registrar.certify(scene.target.service(scene.fresh("sender")))
     speakers = ((victim, scene.topic(victim.name)), (service, scene.topic(victim.name, "cmd/identify")))
     for (who, topic), secret in zip(speakers, secrets, strict=True):
         await _say(scene, who, topic, secret)
     try:
-        for secret in (said, told):
+        for secret in secrets:
             if not await watcher.got(secret, scene.patience):
                 raise Impossible(f"nobody hears {secret.decode()!r} here, not even who may")
-        return await _heard_by(scene, spy, secrets, listens_to)
+        return await _heard_by(scene, spy, {topic for _, topic in speakers}, listens_to)
     finally:
         for who, topic in speakers:
             await _say(scene, who, topic, b"")  # Nothing is left behind.
 
 
-async def _heard_by(scene: Scene, spy: RawClient, secrets: Container[bytes], listens_to: str) -> Seen:
+async def _heard_by(scene: Scene, spy: RawClient, secrets: Container[str], listens_to: str) -> Seen:
+    """Return whether *spy* receives anything at the topics of *secrets*, altered or not; else the answer."""
     again = Subscribe(_PACKET, (SubscriptionRequest(listens_to, QoS.AT_MOST_ONCE),))
     await spy.send(again.encode(spy.version) + Pingreq().encode(spy.version))
     answered = False
     while True:
         packet = await spy.receive(SOON if answered else scene.patience)
-        if isinstance(packet, Publish) and (packet.payload in secrets or packet.topic.startswith("$SYS/")):
+        if isinstance(packet, Publish) and (packet.topic in secrets or packet.topic.startswith("$SYS/")):
             return Seen(Layer.MQTT, DELIVERED, packet.topic, ClosedBy.NOBODY, got_in=True)
         if isinstance(packet, Seen):
             if answered and packet.code == OPEN:
@@ -330,9 +341,10 @@ async def _will(scene: Scene, version: ProtocolVersion | None, *, retain: bool) 
     await scene.watcher()
     paper = await scene.device()
     name = paper.name
-    payload = f"will of {name}".encode()
+    said = Said(f"will of {name}".encode(), scene.topic(scene.fresh("victim")))
+    before = await scene.retained(said.topic) if retain else b""
     client = await scene.dialled(paper)
-    will = Will(scene.topic(scene.fresh("victim")), payload, retain=retain)
+    will = Will(said.topic, said.payload, retain=retain)
     seen = await client.connect(scene.connect(name, version=version, keep_alive=60, will=will), scene.at_most(_ANSWER))
     client.abort()
     if seen.code == OPEN:
@@ -340,9 +352,8 @@ async def _will(scene: Scene, version: ProtocolVersion | None, *, retain: bool) 
     # When this name is admitted again, the old connection has ended and its will is sent (MQTT 5 §3.1.2.5, §3.1.4).
     again = await scene.admitted(paper)
     try:
-        fate = await scene.fate(again, name, payload)
-        if retain and not fate.got_in and await scene.retains(will.topic, payload):
-            return Seen(Layer.MQTT, DELIVERED, "retained, for whoever subscribes next", got_in=True)
-        return fate if seen.got_in or fate.got_in else replace(seen, withheld=payload)
+        fate = await scene.fate(again, name, said)
+        fate = await _or_kept(scene, fate, said, before) if retain else fate
+        return fate if seen.got_in or fate.got_in else replace(seen, withheld=said)
     finally:
         again.close()

@@ -103,6 +103,17 @@ class ClosedBy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """A message that somebody tries to get through.
+
+    At *topic*, if given, nobody else says anything: whatever is heard there is this message, altered on the way or not.
+    """
+
+    payload: bytes
+    topic: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """What was observed. *seconds* is how long the broker took; None if the whole attempt counts."""
 
@@ -112,8 +123,8 @@ class Seen:
     closed_by: ClosedBy = ClosedBy.PEER
     got_in: bool = False
     seconds: float | None = None
-    withheld: bytes = b""
-    """A payload that nobody had received at this point: a later arrival overrides this."""
+    withheld: Said | None = None
+    """What nobody had received at this point: a later arrival overrides this."""
     revoked: str = ""
     """The name of a device refused as revoked: a later admission means the revocation was forgotten."""
     figures: str = ""

@@ -3,6 +3,8 @@
 Rules
 -----
 1. What has arrived is remembered for the whole run, whichever watcher got it: a forged message may come late.
+2. So are the topics, for a forged message may come altered; but not those of retained messages, which an earlier run
+   may have left.
 """
 
 from __future__ import annotations
@@ -21,11 +23,15 @@ _KEPT = 64
 
 
 class Watcher:
-    """A service subscribed to everything the devices of the attack say; *heard* counts what it received."""
+    """A service subscribed to everything the devices of the attack say.
 
-    def __init__(self, client: RawClient, heard: Counter[bytes]) -> None:
+    *heard* counts what it received, *heard_at* has the topics.
+    """
+
+    def __init__(self, client: RawClient, heard: Counter[bytes], heard_at: set[str]) -> None:
         self._client = client
         self._heard = heard
+        self._heard_at = heard_at
         self._arrived = asyncio.Event()
         self._task = asyncio.create_task(self._watch(), name="watcher")
 
@@ -54,6 +60,7 @@ class Watcher:
             packet = await self._client.receive(deadline=min(_LOOK, self._client.keep_alive / 2))
             if isinstance(packet, Publish):
                 self._heard[packet.payload[:_KEPT]] += 1
+                self._heard_at |= set() if packet.retain else {packet.topic}
             elif isinstance(packet, Seen) and not packet.got_in:
                 self._arrived.set()
                 return

@@ -32,6 +32,7 @@ from device_sim.link.closure import Closure
 from device_sim.link.driver import Driver
 from device_sim.link.keep_alive import KeepAlive
 from device_sim.link.link import FAILURE, Link, NotConnected, SubscriptionRefused, Terms
+from device_sim.link.shared_context import SharedContext
 from device_sim.link.tls_dial import Endpoint, NotAdmitted
 from device_sim.run.health import GeneratorWatch, HealthSample, faults
 from device_sim.scenario.model import GeneratorLimits
@@ -224,11 +225,15 @@ class Bench:
         self._driver = driver
         driver.load()
         self._sources = sources
-        self._context = client_context(keyring.anchors, keyring.common, classic_key_exchange=True)
+        self._context = SharedContext(
+            lambda: client_context(keyring.anchors, keyring.common, classic_key_exchange=True)
+        )
         self._clients = [
             Client(party, topic_for(plan.topic, party.number, party.client_id, party.group), self.figures)
             for party in keyring.parties(plan.clients)
         ]
+        for client in self._clients:
+            self._context.of(client.party.credential)  # What is wrong with the files is told before anybody connects.
         self._watch = GeneratorWatch(len(sources))
 
     async def run(self, interruption: Interruption) -> Figures:
@@ -293,7 +298,7 @@ class Bench:
         try:
             link = await self._driver.open(
                 self._endpoint,
-                self._context,
+                self._context.of(party.credential),
                 party.client_id,
                 keep_alive=keep_alive,
                 credential=party.credential,

@@ -2,7 +2,8 @@
 
 Rules
 -----
-1. With a fleet, a client's identifier is the name in its certificate, as our broker and every strict one require.
+1. With a fleet, a client's identifier is the name in its certificate, as our broker and every strict one require,
+   unless the fleet was imported with another.
 2. With one pair the identifiers are a prefix and a number, as emqtt-bench makes them.
 """
 
@@ -60,16 +61,13 @@ class FleetKeyring:
         """Return *count* clients to create."""
         fleet = self.fleet
         if self.service:
-            credential = fleet.credential(fleet.service).pem
-            return [Party(number, f"{fleet.service}-{number}", "", credential) for number in range(1, count + 1)]
+            credential, service = fleet.credential(fleet.service).pem, fleet.client_id(fleet.service)
+            return [Party(number, f"{service}-{number}", "", credential) for number in range(1, count + 1)]
         names = fleet.devices
         if len(names) < count:
-            raise InvalidPlan(
-                f"-c {count}: {fleet.path} has {len(names)} usable devices; "
-                f"`fleet-sim enrol {fleet.path} --devices {count} …` makes more"
-            )
+            raise InvalidPlan(f"-c {count}: {fleet.path} has {len(names)} usable devices; {fleet.adding} makes more")
         return [
-            Party(number, name, fleet.entries[name].identity.group or "", fleet.credential(name).pem)
+            Party(number, fleet.client_id(name), fleet.entries[name].identity.group or "", fleet.credential(name).pem)
             for number, name in enumerate(names[:count], 1)
         ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shlex
 import sys
 import time
 from collections.abc import Collection
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import typer
 
+from device_sim.commands.given_anchors import given_anchors
+from device_sim.commands.next_command import next_command
 from device_sim.credentials.certification import CertificateAuthority
 from device_sim.credentials.enrolling import certify_fleet, end_fleet, enrol_fleet, names_of
 from device_sim.credentials.evidence import Given, presenting, ways_of
@@ -20,15 +21,14 @@ from device_sim.credentials.fleet_directory import FleetDirectory, FleetUnusable
 from device_sim.explanation import explained
 from device_sim.interruption import Interruption, run
 from device_sim.report import ExitCode
-from device_sim.scenario.catalogue import find
 from device_sim.view import Progress, View
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.client.est import EstClient
 from provisioning.pki.identity import check_name
-from provisioning.pki.tls import CredentialFiles, certificates_in
-from provisioning.program.given_file import PEM_BYTES, text_of
+from provisioning.pki.tls import CredentialFiles
 
 _GROUP, _TRUST_DOMAIN = "meters", "fleet.internal"
+_ANCHORS = "name the file of the trust anchors, ca-bundle.crt of the service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +114,7 @@ def enrol_or_end(
                 await enrol_fleet(fleet, names, operator, est, evidence, parallel, enrolled)
 
         run(story)
-        view.result(f"{len(fleet.devices)} devices in {directory}; next: {_next(fleet)}")
-
-
-def _next(fleet: FleetDirectory) -> str:
-    """Return a command that can be carried out with *fleet*: who has no service of ours revokes nobody."""
-    there, scenario = len(fleet.devices), "steady" if fleet.origin.provisioning_url is None else "smoke"
-    devices = "" if there >= find(scenario).devices else f"--devices {there} "
-    return f"fleet-sim run {scenario} {devices}--fleet {shlex.quote(str(fleet.path))} --broker HOST:PORT"
+        view.result(f"{len(fleet.devices)} devices in {directory}; next: {next_command(fleet)}")
 
 
 def _as_before(option: str, asked: str | None, before: Collection[str | None], default: str) -> str:
@@ -151,7 +144,11 @@ def _end(view: View, directory: Path, parallel: int, *, yes: bool) -> None:
         url, devices = fleet.origin.provisioning_url, len(fleet.devices)
         whom = f"{devices} device{'' if devices == 1 else 's'} of {directory}"
         question = f"Revoke {whom} and its service at {url}, for ever, and remove their keys?"
-        if not _agreed(question if url is not None else f"Remove the keys of {whom}, for ever?"):
+        if fleet.origin.imported:
+            question = f"Remove the copied keys of {whom}? Nothing is revoked, and what was copied stays where it is"
+        elif url is None:
+            question = f"Remove the keys of {whom}, for ever?"
+        if not _agreed(question):
             view.said(f"{directory} stays as it is; --cleanup --yes does not ask")
             raise typer.Exit(ExitCode.ERROR)
     done = 0
@@ -231,6 +228,8 @@ def _fleet(
     if FleetDirectory.exists(directory):
         fleet = FleetDirectory.read(directory)
         before = fleet.anchors.read_text()
+        if fleet.origin.imported:
+            raise FleetUnusable(f"{directory} was imported: add to it with {fleet.adding}, or enrol a fleet elsewhere")
         if (authority is None) != (fleet.origin.provisioning_url is not None):
             raise FleetUnusable(f"{directory} was enrolled the other way: continue with the options it was made with")
         if authority is not None:
@@ -238,7 +237,7 @@ def _fleet(
                 raise FleetUnusable(f"{directory} was made from another CA: continue with that one, or enrol another")
             return fleet, None
         origin = Origin(url or fleet.origin.provisioning_url, operator or fleet.origin.operator)
-        anchors = before if cafile is None else _anchors(cafile)
+        anchors = before if cafile is None else given_anchors(cafile, _ANCHORS)
         return fleet, (origin, anchors) if (origin, anchors) != (fleet.origin, before) else None
     service = f"backend-{secrets.token_hex(3)}"
     if authority is not None:
@@ -247,18 +246,7 @@ def _fleet(
         raise typer.BadParameter(
             "a new fleet needs --provisioning, --cafile, --cert and --key, or --ca-cert and --ca-key"
         )
-    return FleetDirectory.create(directory, Origin(url, operator), _anchors(cafile), service), None
-
-
-def _anchors(cafile: Path) -> str:
-    """Return the trust anchors in *cafile*, before a fleet is made that could not use them."""
-    text = text_of(cafile, PEM_BYTES)
-    try:
-        certificates_in(text.encode())
-    except ValueError:  # Its text is about parsers.
-        hint = "name the file of the trust anchors, ca-bundle.crt of the service"
-        raise typer.BadParameter(f"--cafile {cafile} holds no whole PEM certificate: {hint}") from None
-    return text
+    return FleetDirectory.create(directory, Origin(url, operator), given_anchors(cafile, _ANCHORS), service), None
 
 
 def _client(fleet: FleetDirectory, origin: Origin | None = None, anchors: str | None = None) -> EnrolmentOperatorClient:

@@ -11,13 +11,10 @@ Rules
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
+from device_sim.credentials.client_list import written
 from device_sim.credentials.fleet_directory import FleetDirectory, FleetUnusable, write_whole
-
-_COLUMNS = ("client_id", "group", "certificate", "key", "telemetry_topic", "command_filter")
 
 
 def export_fleet(fleet: FleetDirectory, output: Path, most: int | None = None) -> int:
@@ -26,28 +23,25 @@ def export_fleet(fleet: FleetDirectory, output: Path, most: int | None = None) -
         raise FleetUnusable(f"{output} is not empty: name a directory that is, or that does not exist")
     names = fleet.devices[:most]
     if not names:
-        raise FleetUnusable(f"{fleet.path} has no device that can be used: enrol some")
+        raise FleetUnusable(f"{fleet.path} has no device that can be used: {fleet.adding} adds some")
     directory = output / "devices"
     output.mkdir(mode=0o700, parents=True, exist_ok=True)
     output.chmod(0o700)
     directory.mkdir(mode=0o700)
-    rows = io.StringIO()
-    table = csv.writer(rows, lineterminator="\n")
-    table.writerow(_COLUMNS)
+    rows = []
     for name in names:
         credential, group = fleet.credential(name), fleet.entries[name].identity.group or ""
         certificate, key = directory / f"{name}.crt", directory / f"{name}.key"
         write_whole(certificate, credential.certificate_pem)
         write_whole(key, credential.key_pem)
-        own = f"fleet/{group}/{name}"
-        table.writerow([name, group, certificate.absolute(), key.absolute(), f"{own}/telemetry", f"{own}/cmd/#"])
+        rows.append((name, fleet.client_id(name), group, certificate, key))
     service = fleet.credential(fleet.service)
     for name, content in (
         ("service.crt", service.certificate_pem),
         ("service.key", service.key_pem),
-        ("service.id", f"{fleet.service}\n".encode()),
+        ("service.id", f"{fleet.client_id(fleet.service)}\n".encode()),
         ("ca-bundle.crt", fleet.anchors.read_bytes()),
-        ("clients.csv", rows.getvalue().encode()),
+        ("clients.csv", written(rows)),
     ):
         write_whole(output / name, content)
     return len(names)

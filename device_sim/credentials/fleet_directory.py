@@ -59,10 +59,14 @@ class FleetUnusable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a fleet's certificates come from. Without *provisioning_url*, from the user's own CA."""
+    """Where a fleet's certificates come from. Without *provisioning_url*, from the user's own CA.
+
+    *imported*: they, and their keys, are copies of files that the user had (`importing`).
+    """
 
     provisioning_url: str | None = None
     operator: CredentialFiles | None = None
+    imported: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +77,13 @@ class Entry:
     serial: int
     not_after: datetime
     revoked: bool = False
+    client_id: str | None = None
+    """Its MQTT client identifier, if that is not its name."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields of the line."""
         identity = self.identity
-        return {
+        fields: dict[str, Any] = {
             "name": identity.name,
             "role": str(identity.role),
             "group": identity.group,
@@ -86,13 +92,17 @@ class Entry:
             "not_after": self.not_after.isoformat(),
             "revoked": self.revoked,
         }
+        return fields if self.client_id is None else {**fields, "client_id": self.client_id}
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Entry:
         """Return the entry in a line; raise `ValueError`, `KeyError` or `TypeError` if it holds none."""
         identity = Identity(fields["trust_domain"], Role(fields["role"]), fields["name"], fields["group"])
         not_after = datetime.fromisoformat(fields["not_after"])
-        return cls(identity, int(fields["serial"], 16), not_after, bool(fields["revoked"]))
+        client_id = fields.get("client_id")
+        if client_id is not None and not isinstance(client_id, str):
+            raise TypeError(f"client_id is {type(client_id).__name__}")
+        return cls(identity, int(fields["serial"], 16), not_after, bool(fields["revoked"]), client_id)
 
 
 class FleetDirectory:
@@ -137,12 +147,14 @@ class FleetDirectory:
                 raise FleetUnusable(f"{path}: fleet of schema {header['schema']}, this program knows {SCHEMA}")
             operator = header["operator"]
             origin = Origin(
-                header["provisioning_url"], None if operator is None else CredentialFiles(*map(Path, operator))
+                header["provisioning_url"],
+                None if operator is None else CredentialFiles(*map(Path, operator)),
+                imported=header.get("imported") is True,
             )
             fleet = cls(path, origin, header["service"])
             fleet._read_index()
         except FileNotFoundError:
-            raise FleetUnusable(f"{path} is no fleet: make one with `fleet-sim enrol {path} …`") from None
+            raise FleetUnusable(f"{path} is no fleet: make one with `fleet-sim enrol {path} …`, or `import`") from None
         except (ValueError, KeyError, TypeError) as error:
             raise FleetUnusable(f"{path}/{_HEADER} is damaged ({error!r}): enrol a new fleet elsewhere") from error
         return fleet
@@ -158,31 +170,43 @@ class FleetDirectory:
         entries = self.entries.items()
         return sorted(name for name, entry in entries if entry.identity.role is Role.DEVICE and not entry.revoked)
 
-    def move(self, origin: Origin, anchors: str) -> None:
-        """Take certificates from *origin* from now on, and trust *anchors*: the service or its operator has changed."""
+    @property
+    def adding(self) -> str:
+        """The command that puts further devices, or their new certificates, into it."""
+        command, option = ("import", "--from") if self.origin.imported else ("enrol", "--devices")
+        return f"`fleet-sim {command} {self.path} {option} …`"
+
+    def move(self, origin: Origin, anchors: str, service: str | None = None) -> None:
+        """Take certificates from *origin* from now on, and trust *anchors*: the service or its operator has changed.
+
+        *service*: so has the name of the fleet's own service.
+        """
         replace_private(self.anchors, anchors.encode())
         self.origin = origin
+        self.service = service or self.service
         self._write_header()
 
     def _write_header(self) -> None:
         operator = self.origin.operator
-        header = {
+        header: dict[str, Any] = {
             "schema": SCHEMA,
             "provisioning_url": self.origin.provisioning_url,
             "operator": None if operator is None else [str(operator.certificate), str(operator.key)],
             "service": self.service,
         }
+        if self.origin.imported:
+            header["imported"] = True
         replace_private(self.path / _HEADER, json.dumps(header, indent=2).encode())
 
     def credential(self, name: str) -> HeldCredential:
         """Return the credential of *name*. Raises `FleetUnusable`."""
         entry = self.entries.get(name)
         if entry is None:
-            raise FleetUnusable(f"{self.path} has no {name}: enrol it with `fleet-sim enrol {self.path} …`")
+            raise FleetUnusable(f"{self.path} has no {name}: add it with {self.adding}")
         try:
             certificate, key = (self._file(name, kind).read_bytes() for kind in ("crt", "key"))
         except OSError as error:
-            raise FleetUnusable(f"{error.filename} cannot be read ({error.strerror}): enrol a new fleet") from error
+            raise FleetUnusable(f"{error.filename} cannot be read ({error.strerror}): make a new fleet") from error
         return HeldCredential(entry.identity, entry.serial, entry.not_after, certificate, key)
 
     @contextmanager
@@ -242,14 +266,22 @@ class FleetDirectory:
         replace_private(path, key_to_pem(key))
         return key
 
-    def keep(self, held: HeldCredential) -> None:
-        """Add *held*, or replace its party's former credential with it."""
+    def client_id(self, name: str) -> str:
+        """Return under which MQTT client identifier *name* connects."""
+        entry = self.entries.get(name)
+        return name if entry is None or entry.client_id is None else entry.client_id
+
+    def keep(self, held: HeldCredential, client_id: str | None = None) -> None:
+        """Add *held*, or replace its party's former credential with it. Without *client_id* it keeps its former one."""
         name = held.identity.name
+        if client_id is None and name in self.entries:
+            client_id = self.entries[name].client_id
         for kind, content in (("key", held.key_pem), ("crt", held.certificate_pem)):
             path = self._file(name, kind)
             write_whole(path, content)
             self._unsynced.append(path)
-        self._append(Entry(held.identity, held.serial, held.not_after))
+        known_as = None if client_id == name else client_id
+        self._append(Entry(held.identity, held.serial, held.not_after, client_id=known_as))
 
     def revoked(self, name: str) -> None:
         """Note that *name* is revoked; later runs leave it out."""

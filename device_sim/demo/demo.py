@@ -37,6 +37,7 @@ from device_sim.latency import Latency, LatencySummary
 from device_sim.link.closure import Closure
 from device_sim.link.keep_alive import KeepAlive
 from device_sim.link.link import StageTimes
+from device_sim.link.shared_context import SharedContext
 from device_sim.parallel import in_parallel
 from device_sim.report import Report
 from device_sim.scenario.groups import Group, Telemetry
@@ -101,7 +102,11 @@ class _Story:
         async with AsyncExitStack() as stack:
             keep_alive = await stack.enter_async_context(KeepAlive())
             surroundings = Surroundings(
-                self._stage.broker, client_context(self._stage.anchors), keep_alive, Counters(), self._plan.seed
+                self._stage.broker,
+                SharedContext(lambda: client_context(self._stage.anchors)),
+                keep_alive,
+                Counters(),
+                self._plan.seed,
             )
             conduct = Group(name=GROUP, telemetry=Telemetry(every=self._plan.interval))
             backend = Backend(BACKEND, self._plan.names, seed=self._plan.seed)

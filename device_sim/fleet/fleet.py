@@ -52,6 +52,8 @@ class Member:
     group: Group
     endpoint: Endpoint | None = None
     """Its own broker address, if it differs from that of the others."""
+    client_id: str | None = None
+    """Its client identifier, if that is not its name."""
 
 
 class Fleet:
@@ -85,7 +87,7 @@ class Fleet:
         }
         for member in members:
             shared = behaviours.setdefault(member.group.name, behaviours_of(member.group))
-            machine = Device(member.name, member.topic_group)
+            machine = Device(member.name, member.topic_group, identifier=member.client_id)
             around = surroundings if member.endpoint is None else ways[member.endpoint]
             self.devices[member.name] = LiveDevice(machine, around, member.group, self._ended, shared)
         self.streaming = Streaming(self.devices, surroundings.seed)

@@ -89,7 +89,7 @@ class LiveDevice:
 
     @property
     def name(self) -> str:
-        """The device's name, which is its Common Name and its client identifier."""
+        """The device's name, which is in its topics."""
         return self.machine.name
 
     def issued(self, credential: HeldCredential) -> None:
@@ -115,15 +115,15 @@ class LiveDevice:
     async def _connect(self, credential: HeldCredential, session: ssl.SSLSession | None) -> Link:
         self._closing = False
         self.away = None
-        terms = self._terms()
+        terms, presented = self._terms(), credential.pem
         self._early = ()
         self.machine.happened(Event.DIALLED)
         try:
             connection = await self._surroundings.driver.open(
                 self._surroundings.endpoint,
-                self._surroundings.context,
-                self.name,
-                credential=credential.pem,
+                self._surroundings.context.of(presented),
+                self.machine.client_id,
+                credential=presented,
                 keep_alive=self._surroundings.keep_alive,
                 terms=terms,
                 received=self._received,
@@ -219,13 +219,13 @@ class LiveDevice:
         """Open a second connection with the same key under the same name, as a thief does. Raises `NotAdmitted`."""
         if self.credential is None:
             raise RuntimeError(f"{self.name} has no certificate to copy")
-        surroundings = self._surroundings
+        surroundings, presented = self._surroundings, self.credential.pem
         with self._moving():
             return await surroundings.driver.open(
                 surroundings.endpoint,
-                surroundings.context,
-                self.name,
-                credential=self.credential.pem,
+                surroundings.context.of(presented),
+                self.machine.client_id,
+                credential=presented,
                 keep_alive=surroundings.keep_alive,
                 source=self._source(),
             )

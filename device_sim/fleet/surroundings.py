@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from device_sim.credentials.credential import HeldCredential
 from device_sim.link.driver import Driver
 from device_sim.link.keep_alive import KeepAlive
 from device_sim.link.link import ORDINARY, Terms
+from device_sim.link.shared_context import SharedContext
 from device_sim.link.tls_dial import Endpoint
 from device_sim.scenario.metrics import Duration
 
@@ -51,11 +51,11 @@ def unrecorded(_metric: Duration, _seconds: float, _late: float) -> None:
 class Surroundings:
     """What all devices of a fleet share: the broker's address, the trust anchors, and keep-alive handling.
 
-    *context* holds the trust anchors and no credential.
+    *context* holds the trust anchors and no credential; each device adds its own when it connects.
     """
 
     endpoint: Endpoint
-    context: ssl.SSLContext
+    context: SharedContext
     keep_alive: KeepAlive
     counters: Counters
     seed: int

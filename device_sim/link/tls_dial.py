@@ -11,8 +11,9 @@ Rules
 1. One deadline for everything; on any failure the socket is closed and `NotAdmitted` names the layer.
 2. The caller owns a socket that is returned.
 3. Any number of devices share one TLS context: OpenSSL copies the credential from the context when a connection is
-   created from it, so each device's own is loaded just before, in the same turn of the loop. A context per device would
-   cost 27 KB and 0.4 ms more. A context that has once held a credential is never used without one.
+   created from it, so each device's own is loaded just before, in the same turn of the loop, in place of one of the
+   same kind (`shared_context`). A context per device would cost 27 KB and 0.4 ms more. A context that has once held a
+   credential is never used without one.
 """
 
 from __future__ import annotations

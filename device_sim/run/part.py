@@ -35,6 +35,7 @@ from device_sim.fleet.tally import Sent
 from device_sim.link.closure import Closure
 from device_sim.link.distance import ADMISSION
 from device_sim.link.keep_alive import KeepAlive
+from device_sim.link.shared_context import SharedContext
 from device_sim.run.health import GeneratorWatch, HealthSample, resident_memory
 from device_sim.run.manner import Manner, Share
 from device_sim.run.recorder import FAILED_RENEWAL, Marker, Recorder
@@ -157,7 +158,7 @@ class Part:
         self._memory_before = resident_memory()
         surroundings = Surroundings(
             self._target.broker,
-            client_context(anchors, classic_key_exchange=not self._manner.hybrid_key_exchange),
+            SharedContext(lambda: client_context(anchors, classic_key_exchange=not self._manner.hybrid_key_exchange)),
             await self._stack.enter_async_context(KeepAlive()),
             Counters(),
             self._scenario.seed,
@@ -171,7 +172,9 @@ class Part:
             self.proxies[group] = await self._stack.enter_async_context(proxy)
         fleet = self.fleet = await self._stack.enter_async_context(Fleet(self._members(), surroundings))
         for name, device in fleet.devices.items():
-            device.issued(self._target.fleet.credential(name))
+            held = self._target.fleet.credential(name)
+            device.issued(held)
+            surroundings.context.of(held.pem)  # What is wrong with the trust anchors is told before anybody connects.
         await self._stack.enter_async_context(self._watch)
 
     async def begin(self, started: float) -> None:
@@ -281,11 +284,12 @@ class Part:
         for name in self.names:
             entry = fleet.entries[name]
             if entry.not_after <= now:
-                raise FleetUnusable(f"the certificate of {name} has expired: enrol the fleet anew")
+                remedy = f"import its next one with {fleet.adding}" if fleet.origin.imported else "enrol the fleet anew"
+                raise FleetUnusable(f"the certificate of {name} has expired: {remedy}")
             group = self._scenario.group_of(name)
             proxy = self.proxies.get(group.name)
             way = None if proxy is None else replace(self._target.broker, host=_LOOPBACK, port=proxy.port)
-            members.append(Member(name, entry.identity.group or "", group, way))
+            members.append(Member(name, entry.identity.group or "", group, way, entry.client_id))
         return members
 
     def _counted(self, fleet: Fleet, scene: Scene) -> dict[Count, int]:

@@ -153,7 +153,7 @@ class Run:
         await stack.enter_async_context(self._watch)
 
     async def _connect_backends(self, stack: AsyncExitStack, keep_alive: KeepAlive) -> None:
-        service = self.target.fleet.service
+        service = self.target.fleet.client_id(self.target.fleet.service)
         names = [service, *(f"{service}-{number}" for number in range(2, self.scenario.receivers + 1))]
         count = self.manner.workers
         commanders = [commander_of(service, Share(number, count)) for number in range(count)]

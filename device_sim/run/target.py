@@ -50,14 +50,15 @@ class Target:
             fewer = f"--devices {there}, or " if there else ""
             raise Impossible(
                 f"{self.fleet.path} has {there} usable devices, the scenario needs {scenario.devices}: use "
-                f"{fewer}`fleet-sim enrol {self.fleet.path} --devices …`"
+                f"{fewer}{self.fleet.adding}"
             )
 
     def check_stage(self, stage: Stage) -> None:
         """Raise `Impossible` if *stage* cannot be done here."""
         if stage.kind in {"revoke", "suspend", "renew"} and self.operator is None:
+            whence = "was imported" if self.fleet.origin.imported else "is from a CA of your own"
             raise Impossible(
-                "it needs our provisioning service, and this fleet is from a CA of your own: "
+                f"it needs our provisioning service, and this fleet {whence}: "
                 "enrol a fleet with --provisioning, or leave the stage out"
             )
         if stage.kind == "restart" and self.restart is None:

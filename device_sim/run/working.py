@@ -98,7 +98,11 @@ async def _part(job: Job, stack: AsyncExitStack) -> Part:
     if any(stage.kind == "command" for stage in job.scenario.stages):
         names = fleet.devices[: job.scenario.devices]  # It also hears what the other parts' devices answer.
         commander = Backend(
-            commander_of(fleet.service, job.share), names, seed=job.scenario.seed, driver=job.manner.driver, others=True
+            commander_of(fleet.client_id(fleet.service), job.share),
+            names,
+            seed=job.scenario.seed,
+            driver=job.manner.driver,
+            others=True,
         )
         context = fleet.credential(fleet.service).context(fleet.anchors)
         keep_alive = await stack.enter_async_context(KeepAlive())

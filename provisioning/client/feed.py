@@ -125,6 +125,8 @@ class Current:
     sequence: int
     elapsed: float | None = field(default=None, compare=False)
     """How many seconds the stream had lasted, by the service's clock; None: a service from before 0238."""
+    now: datetime | None = field(default=None, compare=False)
+    """The time of day, by the service's clock; None: a service from before 0279."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,8 +405,10 @@ class EventReader:
         sequence = _number(facts["sequence"])
         if sequence != self._sequence:
             raise FeedLost(f"the revocation feed is at {sequence}, but the last event received is {self._sequence}")
-        elapsed = facts.get("elapsed")
-        return Current(sequence, None if elapsed is None else _seconds(elapsed))
+        elapsed, now = facts.get("elapsed"), facts.get("now")
+        # Not from the cache, where it would displace the times of revocations.
+        moment = None if now is None else _moment_of.__wrapped__(_text(now))
+        return Current(sequence, None if elapsed is None else _seconds(elapsed), moment)
 
 
 @functools.lru_cache(16)

@@ -16,7 +16,8 @@ Rules
 -----
 1. A subscriber sees each sequence number after its own exactly once, in order, without a gap.
 2. It is told when it has caught up, and then the newest number at every heartbeat, with the time since the stream
-   began, so that it notices if somebody on the way holds the stream back; after the first, and whenever they have
+   began, so that it notices if somebody on the way holds the stream back, and with the time of day, so that it notices
+   if its own clock is behind; after the first, and whenever they have
    changed, the issuing CAs (`provisioning.authorities.told_authorities`).
 3. Memory does not depend on how slow a subscriber is.
 4. A subscriber that says which event it has at its position is answered only if the store has the same one there. After
@@ -130,9 +131,10 @@ def _times(moment: datetime) -> _Times:
     return _Times(rfc3339(moment), recorded_at, moment.isoformat())
 
 
-def current_frame(sequence: int, elapsed: float) -> bytes:
+def current_frame(sequence: int, elapsed: float, now: datetime) -> bytes:
     """Return the event that says which sequence number is the newest, *elapsed* seconds after the stream began."""
-    return f'event: current\ndata: {{"sequence": {sequence}, "elapsed": {elapsed:.3f}}}\n\n'.encode()
+    at = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return f'event: current\ndata: {{"sequence": {sequence}, "elapsed": {elapsed:.3f}, "now": "{at}"}}\n\n'.encode()
 
 
 class RevocationFeed:
@@ -146,14 +148,17 @@ class RevocationFeed:
         on_look: Callable[[], Awaitable[None]] | None = None,
         authorities: Callable[[], bytes] = bytes,
         on_lost: Callable[[], None] = lambda: None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """*on_new* is called with events as they are read, whichever process on the store made them.
 
         *on_look* is called when something was announced, even without events; it may raise `Refused`.
         *authorities* returns the event that lists the issuing CAs, the same object as long as they are unchanged.
-        *on_lost* is called if the store has lost events: what was derived from them must be read again.
+        *on_lost* is called if the store has lost events: what was derived from them must be read again. *clock* tells
+        the time of day.
         """
         self._on_lost = on_lost
+        self.clock: Final = clock
         self.authorities: Final = authorities
         self._on_look = on_look
         self._database = database
@@ -402,7 +407,7 @@ class Subscription:
                 if loop.time() >= heartbeat_at:
                     owed, heartbeat_at = True, loop.time() + self._heartbeat_seconds
                 if owed and self._position >= self._feed.newest and self._feed.is_current:
-                    frames.append(current_frame(self._position, loop.time() - began))
+                    frames.append(current_frame(self._position, loop.time() - began, self._feed.clock()))
                     owed = False
                 if not owed and (authorities := self._feed.authorities()) is not told_authorities:
                     frames.append(authorities)

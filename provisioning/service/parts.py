@@ -143,6 +143,7 @@ async def build(opened: Opened) -> Parts:
         on_look=ShutOut(database, responder.forget_all).look,
         authorities=lambda: live.told.event,
         on_lost=functools.partial(_read_again, responder, live),
+        clock=utc_now,
     )
     await feed.start()  # First: what others revoke while the lists are made is told to them.
     await live.start()

@@ -145,7 +145,7 @@ def test_the_programs_need_a_directory_their_settings_and_no_more(tmp_path: Path
         with broker.running("fleet-broker", "run", log=tmp_path / "mqtt.log") as (mqtts, metrics):
             url = metrics.removesuffix("/metrics")
             assert probe(url, "/healthz") == (200, {"status": "ok"})
-            checks = {"newcomers": "ok", "certificate": "ok", "store": "ok", "issuing_cas": "ok"}
+            checks = {"newcomers": "ok", "certificate": "ok", "store": "ok", "issuing_cas": "ok", "clock": "ok"}
             ready = (200, {"ready": True, "checks": checks})
             # The feed tells of the CAs behind what it tells of revocations, for which a ready broker has waited.
             wait_until(lambda: probe(url, "/readyz") == ready, "the broker is ready, and knows every CA")

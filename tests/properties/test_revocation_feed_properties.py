@@ -277,6 +277,13 @@ def test_an_event_is_the_same_however_its_fields_are_laid_out(written: bytes) ->
         (other_facts(revoked_at="0001-01-01T00:00:00+14:00"), "year 0 is out of range"),
         (b'event: current\ndata: {"sequence": 4, "elapsed": ' + b"9" * 400 + b"}\n\n", "cannot be read"),
         (b'event: current\ndata: {"sequence": 4, "elapsed": NaN}\n\n', "nan is no time in seconds"),
+        (b'event: current\ndata: {"sequence": 4, "now": "2026-01-02T03:04:05"}\n\n', "has no time zone"),
+        (b'event: current\ndata: {"sequence": 4, "now": 1767323045}\n\n', "is no text"),
+        (b'event: current\ndata: {"sequence": 4, "now": "noon"}\n\n', "cannot be read"),
+        (
+            b'event: current\ndata: {"sequence": 4, "now": "9999-12-31T23:59:59-14:00"}\n\n',
+            "year 10000 is out of range",
+        ),
         (b"event: authorities\ndata: " + b"[" * 200_000 + b"\n\n", "cannot be read"),
         (b'event: released\ndata: {"sequence": 5, "a": ' + b"[" * 4000 + b"\n\n", "cannot be read"),
         (authorities(name=7), "7 is no text"),
@@ -286,3 +293,14 @@ def test_an_event_is_the_same_however_its_fields_are_laid_out(written: bytes) ->
 def test_what_is_lost_or_unreadable_ends_the_feed(stream: bytes, reason: str) -> None:
     with pytest.raises(FeedLost, match=reason):
         list(EventReader(after=4).feed(stream))
+
+
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [("", None), (', "now": "2026-11-30T12:00:00.500Z"', datetime(2026, 11, 30, 12, 0, 0, 500_000, UTC))],
+    ids=["older service", "said"],
+)
+def test_a_heartbeat_tells_the_time(said: str, heard: datetime | None) -> None:
+    (beat,) = EventReader(after=4).feed(f'event: current\ndata: {{"sequence": 4{said}}}\n\n'.encode())
+    assert isinstance(beat, Current)
+    assert beat.now == heard

@@ -1,9 +1,10 @@
 """A small MQTT 5 broker in this process for a tester of bad devices to attack; it is correct, or has one fault.
 
-Handles: mutual TLS, QoS 0 and 1, subscriptions, a topic policy (a device publishes below its own topics), keep alive.
+Handles: mutual TLS, QoS 0 and 1, subscriptions, keep alive, a topic policy: a device publishes below its own topics, a
+sender anywhere.
 A test may put names in `FaultyBroker.revoked`: who then begins a connection is refused at its CONNECT.
 
-Does not handle: sessions, wills, retained messages.
+Does not handle: sessions, wills; retained messages, but for those of `Fault.RETAINS_ALTERED`.
 """
 
 from __future__ import annotations
@@ -60,6 +61,11 @@ class Fault(Enum):
     REFUSES_SOME = "refuses every fourth good device, with a reason"
     CUTS_SOME = "cuts every fourth good device off, without a word"
     DELIVERS_LATE = "delivers what is forbidden, but later than what was sent later"
+    ALTERS = "delivers what is forbidden, with another payload"
+    ALTERS_LATE = "delivers what is forbidden with another payload, and later than what was sent later"
+    RETAINS_ALTERED = "retains what is forbidden, with another payload, for who subscribes later"
+    ALTERS_FOR_SPIES = "delivers to devices what others say, with another payload"
+    RETAINED_BEFORE = "has retained something for the first victim before, and lets nobody add to it"
     GOES_DEAF = "delivers nothing any more after the first message"
     GRANTS_NOTHING = "answers a SUBSCRIBE without a filter by a SUBACK without a reason code"
     IMPATIENT = "puts a silent device out long before its keep alive has passed"
@@ -106,6 +112,7 @@ class FaultyBroker:
         self._admitted = 0
         self._delivered = 0
         self._broken_off: Counter[str] = Counter()
+        self._retained: dict[str, Publish] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -174,6 +181,7 @@ class FaultyBroker:
             case Subscribe(packet_id=packet_id, requests=requests):
                 client.filters += [request.filter for request in requests]
                 client.writer.write(Suback(packet_id, tuple(ReasonCode.SUCCESS for _ in requests)).encode(_V5))
+                self._hand_out(client, [request.filter for request in requests])
             case Publish():
                 return self._take(client, packet)
             case Disconnect():
@@ -184,6 +192,14 @@ class FaultyBroker:
             case _:
                 raise ProtocolError(f"{packet.packet_type.name} is no client's")
         return True
+
+    def _hand_out(self, client: _Client, filters: list[str]) -> None:
+        if self.fault is Fault.RETAINED_BEFORE:
+            topics = [each.replace("#", "victim-001/telemetry") for each in filters]
+            self._retained = {topic: Publish(topic, b"old") for topic in topics if "/victim-001/" in topic}
+        for kept in self._retained.values():
+            if any(matches(each, kept.topic) for each in filters):
+                client.writer.write(Publish(kept.topic, kept.payload, retain=True).encode(_V5))
 
     def _decoded(self, first: int, body: bytes) -> Packet | bytes:
         if first >> 4 == PacketType.SUBSCRIBE:
@@ -222,7 +238,7 @@ class FaultyBroker:
     def _take(self, client: _Client, packet: Publish) -> bool:
         if client.shunned:
             return True
-        allowed = packet.topic.split("/")[2:3] == [client.name]
+        allowed = packet.topic.split("/")[2:3] == [client.name] or client.name.startswith("sender")
         client.held_up = client.held_up or (self.fault is Fault.HOLDS_UP and not allowed)
         if client.held_up:
             self._serving(asyncio.create_task(self._deliver_late(packet, _HELD_UP)))
@@ -235,6 +251,12 @@ class FaultyBroker:
             self._deliver(packet)
         elif self.fault is Fault.DELIVERS_LATE:
             self._serving(asyncio.create_task(self._deliver_late(packet)))
+        elif self.fault is Fault.ALTERS_LATE:
+            self._serving(asyncio.create_task(self._deliver_late(_altered(packet))))
+        elif self.fault is Fault.ALTERS:
+            self._deliver(_altered(packet))
+        elif self.fault is Fault.RETAINS_ALTERED and packet.retain:
+            self._retained[packet.topic] = _altered(packet)
         return allowed or self.fault is not Fault.CLOSES_FOR_TOPICS
 
     async def _deliver_late(self, packet: Publish, seconds: float = _LATE) -> None:
@@ -247,7 +269,13 @@ class FaultyBroker:
             return
         for client in self._clients:
             if any(matches(each, packet.topic) for each in client.filters):
-                client.writer.write(Publish(packet.topic, packet.payload).encode(_V5))
+                spied = self.fault is Fault.ALTERS_FOR_SPIES and client.name.startswith("device")
+                told = _altered(packet) if spied else packet
+                client.writer.write(Publish(told.topic, told.payload).encode(_V5))
+
+
+def _altered(packet: Publish) -> Publish:
+    return Publish(packet.topic, packet.payload[:-1] + b"?")
 
 
 class _Registrar(SigningRegistrar):

@@ -20,6 +20,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, TypedDict, TypeVar
 
+import pytest
+
 from broker.admission.admission import Admission
 from broker.admission.freshness import Freshness
 from broker.admission.policy import TopicPolicy
@@ -91,10 +93,14 @@ class FakeTransport:
         self.certificate: bytes | None = None
         self.path: Sequence[bytes] = ()
         self.forgets_tls_session = False
+        self.failure: Exception | None = None
+        """What a write meets."""
 
     def write(self, packets: list[bytes]) -> None:
-        assert packets, "nothing was written"
-        assert not self.closed, f"written after the end: {packets!r}"
+        if self.failure is not None:
+            raise self.failure
+        if not packets or self.closed:  # No AssertionError: the connection takes that for a bug of its own, and ends.
+            pytest.fail(f"written after the end: {packets!r}" if packets else "nothing was written")
         self.writes += 1
         self.packets.extend(packets)
 

@@ -23,6 +23,7 @@ from device_sim.fleet.tally import account, is_complete, total
 from device_sim.link.closure import Closure
 from device_sim.link.driver import Driver
 from device_sim.link.keep_alive import KeepAlive
+from device_sim.link.shared_context import SharedContext
 from device_sim.scenario.groups import (
     BackoffPolicy,
     Clock,
@@ -48,6 +49,10 @@ CONDUCT = Group(name="meters", telemetry=Telemetry(every=0.05), backoff=BackoffP
 NAMES = [f"meter-{number}" for number in range(25)]
 
 
+def shared(authority: Authority) -> SharedContext:
+    return SharedContext(lambda: client_context(authority.pem))
+
+
 @asynccontextmanager
 async def connected_fleet(
     mosquitto: RunningBroker, authority: Authority, group: Group = CONDUCT, count: int = len(NAMES)
@@ -55,7 +60,7 @@ async def connected_fleet(
     names = NAMES[:count]
     backend = Backend("backend", names, seed=7)
     async with KeepAlive() as keep_alive:
-        surroundings = Surroundings(mosquitto.endpoint, client_context(authority.pem), keep_alive, Counters(), seed=7)
+        surroundings = Surroundings(mosquitto.endpoint, shared(authority), keep_alive, Counters(), seed=7)
         service = authority.issue("backend", role=Role.SERVICE, group=None)
         await backend.connect(mosquitto.endpoint, service.context(authority.pem), keep_alive)
         async with Fleet([Member(name, "meters", group) for name in names], surroundings) as fleet:
@@ -156,7 +161,7 @@ async def test_a_taken_over_device_stays_away(mosquitto: RunningBroker, authorit
 @pytest.mark.parametrize("limit", [1, 100])
 async def test_refusals_are_noted(mosquitto: RunningBroker, authority: Authority, limit: int) -> None:
     async with KeepAlive() as keep_alive:
-        surroundings = Surroundings(mosquitto.endpoint, client_context(authority.pem), keep_alive, Counters(), seed=7)
+        surroundings = Surroundings(mosquitto.endpoint, shared(authority), keep_alive, Counters(), seed=7)
         async with Fleet([Member(name, "meters", CONDUCT) for name in NAMES[:3]], surroundings) as fleet:
             for name, device in fleet.devices.items():
                 device.issued(Authority().issue(name))
@@ -293,7 +298,7 @@ async def test_an_expired_certificate_that_is_refused_is_no_false_refusal(
     mosquitto: RunningBroker, authority: Authority
 ) -> None:
     async with KeepAlive() as keep_alive:
-        surroundings = Surroundings(mosquitto.endpoint, client_context(authority.pem), keep_alive, Counters(), seed=7)
+        surroundings = Surroundings(mosquitto.endpoint, shared(authority), keep_alive, Counters(), seed=7)
         async with Fleet([Member("meter-0", "meters", CONDUCT)], surroundings) as fleet:
             fleet.devices["meter-0"].issued(authority.issue("meter-0", life=timedelta(seconds=-1)))
             await fleet.connect(1)
@@ -305,7 +310,7 @@ async def test_a_refusal_that_nobody_wanted_is_false_and_one_of_the_condemned_is
     mosquitto: RunningBroker, authority: Authority
 ) -> None:
     async with KeepAlive() as keep_alive:
-        surroundings = Surroundings(mosquitto.endpoint, client_context(authority.pem), keep_alive, Counters(), seed=7)
+        surroundings = Surroundings(mosquitto.endpoint, shared(authority), keep_alive, Counters(), seed=7)
         async with Fleet([Member(name, "meters", CONDUCT) for name in NAMES[:3]], surroundings) as fleet:
             for name, device in fleet.devices.items():
                 device.issued(Authority().issue(name) if name != NAMES[2] else authority.issue(name))

@@ -163,3 +163,17 @@ def test_reads_that_cost_much_end_the_turn_of_who_sends_so(crowd: Crowd, each: i
     for of_greedy, of_meek in turns(crowd, [greedy, meek], 20):
         assert of_greedy == reads
         assert of_meek >= 1
+
+
+def test_who_is_aborted_is_gone_even_if_its_receiver_fails_at_that(crowd: Crowd) -> None:
+    """Nobody else would close the socket: the poller has let it go then."""
+
+    class Failing(Receiver):
+        def lost(self, *_arguments: Any) -> None:
+            raise ZeroDivisionError
+
+    crowd.join(b"x", Failing())
+    with pytest.raises(ZeroDivisionError):
+        crowd.poller.abort()
+    assert len(crowd.poller) == 0
+    assert crowd.sockets[0].fileno() == -1

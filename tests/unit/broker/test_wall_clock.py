@@ -77,6 +77,26 @@ def test_a_clock_that_is_set_back_puts_nobody_out_before_his_time() -> None:
     assert client.closed
 
 
+def test_a_clock_that_is_set_back_gives_nobody_more_if_others_know_the_time() -> None:
+    """Its connection was extended by as much; and the log says what is wrong, once, and when it is over."""
+    clocks = Clocks()
+    client = clocks.short(100)
+    clocks.broker.engine.admission.status.proven.hear_service(clocks.wall(), clocks.broker.now, clocks.wall())
+    clocks.ahead = -7200.0
+    with capture_logs() as logs:
+        clocks.advance(99)
+        assert not client.closed
+        clocks.advance(3)
+        assert client.farewell().reason_code is ReasonCode.NOT_AUTHORIZED
+        clocks.ahead = 0.0
+        clocks.advance(2)
+    assert clocks.broker.metrics.closed == {"EXPIRED": 1}
+    (behind,) = (each for each in logs if each.get("code") == "CLOCK_BEHIND")
+    assert behind["seconds"] == 7200
+    assert "by the provisioning service it is" in behind["detail"]
+    assert [each["code"] for each in logs if each.get("code") in {"CLOCK_BEHIND", "CLOCK_AGREES"}][-1] == "CLOCK_AGREES"
+
+
 @pytest.mark.parametrize("ahead", [150.0, -150.0])
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_who_has_not_said_connect_when_the_clock_is_set_ends_with_his_certificate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.pki import Held, shared_pki
 from tests.support.wire import MemoryBroker, own_certificate
 
-CHECKS = {"newcomers": "ok", "certificate": "unreadable", "store": "off", "issuing_cas": "off"}
+CHECKS = {"newcomers": "ok", "certificate": "unreadable", "store": "off", "issuing_cas": "off", "clock": "ok"}
 
 
 def asked(broker: MemoryBroker, path: str, method: str = "GET", own: Held | None = None) -> tuple[int, Any] | None:
@@ -66,6 +66,13 @@ def test_a_certificate_that_no_client_believes_is_named(*, begun: int, left: int
     own = pki.broker(not_before=pki.now + timedelta(days=begun), not_after=pki.now + timedelta(days=left))
     expected = {"ready": status == 200, "checks": CHECKS | {"certificate": state}}
     assert asked(MemoryBroker(), "/readyz", own=own) == (status, expected)
+
+
+def test_a_clock_that_is_behind_is_named_and_keeps_nobody_away() -> None:
+    broker = MemoryBroker()
+    ahead = datetime.now(UTC) + timedelta(minutes=4)
+    broker.engine.admission.status.proven.hear_service(ahead, broker.now, datetime.now(UTC))
+    assert asked(broker, "/readyz") == (200, {"ready": True, "checks": CHECKS | {"clock": "behind"}})
 
 
 @pytest.mark.parametrize(

@@ -299,3 +299,11 @@ async def test_of_very_many_groups_the_page_shows_the_largest() -> None:
 )
 async def test_nothing_else_is_served(path: str, method: str, status: int) -> None:
     assert (await page(MemoryBroker(), path=path, method=method))[0] == status
+
+
+async def test_by_how_much_the_clock_is_behind_is_shown() -> None:
+    broker = MemoryBroker()
+    assert await value(broker, "clock_behind_seconds") == 0
+    ahead = datetime.now(UTC) + timedelta(minutes=4)
+    broker.engine.admission.status.proven.hear_service(ahead, broker.now, datetime.now(UTC))
+    assert 60 < await value(broker, "clock_behind_seconds") <= 240

@@ -9,6 +9,7 @@ import pytest
 from cryptography import x509
 
 from broker.admission.crl_shelf import CrlShelf
+from broker.admission.proven_time import ProvenTime
 from provisioning.pki.crl import CrlProblem, CrlRefused, parse
 from provisioning.pki.revocation import RevocationIndex
 from tests.support.crl import crl, scope
@@ -18,7 +19,7 @@ PKI = shared_pki()
 CA = PKI.issuing
 KEY = b"issuing"
 SHARD = "http://pki.example/1.crl"
-HOUR = timedelta(hours=1)
+MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 EXPIRED: dict[str, Any] = {"age": 2 * HOUR, "life": HOUR}
 REMOVE = x509.ReasonFlags.remove_from_crl
 
@@ -28,7 +29,8 @@ class Shelf:
 
     def __init__(self) -> None:
         self.index = RevocationIndex()
-        self.shelf = CrlShelf(self.index)
+        self.proven = ProvenTime()
+        self.shelf = CrlShelf(self.index, self.proven)
         self.now = datetime.now(UTC)
 
     def put(self, der: bytes) -> tuple[set[int], int] | None:
@@ -226,3 +228,35 @@ def test_a_list_that_is_late_is_said_beside_one_that_is_not(shelf: Shelf) -> Non
     shelf.put(crl(CA, age=timedelta(0), point=scope(SHARD)))
     ((late, problem),) = shelf.shelf.alarms(shelf.now + timedelta(minutes=46))
     assert (late, problem) == (shelf.shelf.held[1], CrlProblem.CRL_LATE)
+
+
+def test_lists_go_on_when_the_clock_is_set_back(shelf: Shelf) -> None:
+    """They were refused as not yet valid, and the last one before stayed fresh for as long as the clock was behind."""
+    shelf.put(crl(CA, number=1))
+    shelf.proven.passed(1000.0)
+    shelf.now -= 24 * HOUR
+    shelf.proven.passed(1600.0)
+    assert shelf.put(crl(CA, {7: None}, number=2, age=-10 * MINUTE)) == ({7}, 0), "it is as old as it should be"
+    assert shelf.refused(crl(CA, number=3, age=-25 * MINUTE)) is CrlProblem.CRL_NOT_YET_VALID
+
+
+def test_a_list_is_overdue_when_it_has_been_held_for_so_long_whatever_the_clock_says(shelf: Shelf) -> None:
+    shelf.put(crl(CA, life=HOUR, age=0 * HOUR))
+    shelf.proven.passed(1000.0)
+    shelf.now -= 24 * HOUR
+    assert shelf.overdue() == 0
+    shelf.proven.passed(1000.0 + 3600 + 90)
+    assert shelf.overdue() == pytest.approx(90, abs=2)
+    (late,) = shelf.shelf.overdue_by_list(KEY, shelf.now)
+    assert late == pytest.approx(90, abs=2)
+    assert [problem for _, problem in shelf.shelf.alarms(shelf.now)] == [CrlProblem.CRL_EXPIRED]
+
+
+def test_a_list_of_a_time_when_all_clocks_were_ahead_gives_way(shelf: Shelf) -> None:
+    """Judged by its own date the right one had expired, and every certificate of the CA that ends before had, too."""
+    right, shelf.now = shelf.now, shelf.now + 730 * 24 * HOUR
+    shelf.put(crl(CA, number=1, age=-730 * 24 * HOUR))
+    shelf.now = right
+    assert shelf.proven.at(right, [KEY]) > right + 729 * 24 * HOUR
+    assert shelf.put(crl(CA, {7: None}, number=2)) == ({7}, 0)
+    assert shelf.proven.at(right, [KEY]) == right

@@ -6,11 +6,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker.admission.refusal import RefusalCode
 from broker.mqtt.codes import PacketType, ProtocolVersion, QoS, ReasonCode
 from broker.mqtt.connect import Connack
-from broker.mqtt.packets import Pingresp, Puback, Publish
+from broker.mqtt.packets import Pingreq, Pingresp, Puback, Publish
 from broker.mqtt.properties import Properties
 from tests.support.bad_packet import BadPacket
 from tests.support.bad_packets import BAD_PACKETS
@@ -378,3 +379,33 @@ def test_an_acknowledgement_means_the_message_of_its_whole_identifier(broker: Me
     backend.vanish()
     back = broker.service(clean_start=False)
     assert {message.packet_id for message in back.messages()} == set(range(1, 601)) - {300, 512}
+
+
+def test_a_bug_that_a_write_meets_ends_its_connection_and_keeps_no_other_from_its_messages() -> None:
+    """Whoever stood behind it at the end of the turn was not written to before something else was sent to him."""
+    broker = MemoryBroker()
+    services = [broker.service(f"backend-{number}") for number in range(3)]
+    for each in services:
+        each.subscribe("fleet/#")
+    meter, broken = broker.device("meter-1"), services[1]
+    broken.transport.failure = ZeroDivisionError()
+    with capture_logs() as logs:
+        meter.publish("fleet/meters/meter-1/telemetry", b"1", qos=1)
+    assert [each.payloads() for each in services] == [[b"1"], [], [b"1"]]
+    assert [(each.closed, each.transport.was_reset) for each in services] == [
+        (False, False),
+        (True, True),
+        (False, False),
+    ]
+    assert broker.metrics.closed == {"ABORTED": 1}
+    (line,) = [each for each in logs if each.get("code") == "INTERNAL_ERROR"]
+    assert (line["event"], line["exc_info"]) == ("connection failed", True)
+
+
+def test_no_memory_for_a_write_is_no_bug_of_the_connection() -> None:
+    broker = MemoryBroker()
+    meter = broker.device("meter-1")
+    meter.transport.failure = MemoryError()
+    with pytest.raises(MemoryError):
+        meter.send(Pingreq())
+    assert not meter.closed

@@ -275,3 +275,30 @@ async def test_events_that_nobody_delivers_any_more_are_not_waited_for() -> None
 async def test_a_handler_that_only_an_instance_has_must_be_a_coroutine_too() -> None:
     with pytest.raises(PluginError, match=r"NotAsync: on_broker_client_connected must be defined with 'async def'"):
         company_of(NotAsync)
+
+
+async def test_no_memory_for_events_is_the_event_loops_which_ends_the_process() -> None:
+    """The plugin heard nothing more, and nobody was told: its task was looked at when the broker stopped."""
+
+    def fail() -> None:
+        raise MemoryError
+
+    class Listens(Hears):
+        async def on_broker_client_connected(self, client_id: str, client_session: object) -> None: ...
+
+    met, told = list[object](), asyncio.Event()
+
+    def meet(_loop: object, context: dict[str, Any]) -> None:
+        met.append(type(context["exception"]))
+        told.set()
+
+    asyncio.get_running_loop().set_exception_handler(meet)
+    company = company_of(Listens, patience=0.1)
+    await company.pre_start()
+    (member,) = company.members
+    member.events.when_room(fail)
+    company.tell("broker_client_connected", client_id="meter-1", client_session=None)
+    async with asyncio.timeout(20):
+        await told.wait()
+    assert met == [MemoryError]
+    await company.close()

@@ -217,6 +217,19 @@ async def test_a_defect_in_finding_out_is_told_and_nothing_else_is(is_defect: bo
     assert [each["code"] for each in logged] == ["INTERNAL_ERROR"] * is_defect
 
 
+async def test_no_memory_in_finding_out_is_the_event_loops_which_ends_the_process() -> None:
+    async def find_out() -> None:
+        raise MemoryError
+
+    met: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: met.append(context["exception"]))
+    questions = questions_of(Asked(bool))
+    questions.start(find_out())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert [type(each) for each in met] == [MemoryError]
+
+
 def saying(kind: type[BasePlugin[Any]], name: str, answer: Callable[[], Any]) -> BasePlugin[Any]:
     """Return a plugin of *kind*, called *name*, that says *answer*; one that raises it if it is an exception."""
 

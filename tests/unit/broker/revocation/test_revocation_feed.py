@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -319,3 +320,34 @@ async def test_lines_that_wait_when_the_broker_stops_are_written(
     with capture_logs() as logged:
         await Service(tmp_path, broker, monkeypatch).says(Current(0), *events)
     assert [line["device"] for line in logged if line["event"] == "revoked"] == names
+
+
+async def test_what_time_it_is_by_the_service_is_known_before_anybody_is_admitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that is set back then makes nothing valid that has expired."""
+    broker = MemoryBroker(fresh=False)
+    said = datetime.now(UTC)
+    await Service(tmp_path, broker, monkeypatch).says(Current(0, now=said))
+    status = broker.engine.admission.status
+    assert status.freshness.acceptable(broker.now)
+    assert status.time_for(None, said - timedelta(days=1)) == said
+    await Service(tmp_path, broker, monkeypatch).says(Current(0))
+    assert status.time_for(None, said - timedelta(days=1)) == said, "an older service says none"
+
+
+async def test_a_service_whose_time_is_far_from_ours_is_not_heard_before_anybody_was_admitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the two clocks is wrong. Whose, is known later: then the broker goes on by what it has."""
+    broker = MemoryBroker(fresh=False)
+    freshness, ahead = broker.engine.admission.status.freshness, datetime.now(UTC) + timedelta(hours=2)
+    service = Service(tmp_path, broker, monkeypatch)
+    with capture_logs() as logs:
+        await service.says(Current(0, now=ahead))
+    (lost,) = (each for each in logs if each.get("code") == "FEED_LOST")
+    assert f"says that it is {ahead:%Y-%m-%d %H:%M} UTC; the clock here says " in lost["detail"]
+    assert not freshness.acceptable(broker.now)
+    await service.says(Current(0, now=datetime.now(UTC)), Current(0, now=ahead))
+    assert freshness.acceptable(broker.now)
+    assert broker.engine.admission.status.time_for(None, ahead - timedelta(hours=1)) < ahead

@@ -79,6 +79,45 @@ async def test_what_is_forbidden_and_comes_late_has_come(tmp_path: Path) -> None
     assert failed(found) == {"35-other-topic-qos0": "delivered after all, later than what was sent later"}
 
 
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (Fault.ALTERS, "the attack succeeded: it was delivered"),
+        (Fault.ALTERS_LATE, "delivered after all, later than what was sent later"),
+    ],
+)
+async def test_what_is_forbidden_and_comes_altered_has_come(tmp_path: Path, fault: Fault, why: str) -> None:
+    """The policy let it through; that it is not as it was sent is a second fault, and no excuse."""
+    cases = ("35-other-topic-qos0", "35-other-topic-qos1", "35-similar-name", "20-other-user-name")
+    assert failed(await tried(tmp_path, fault, ",".join(cases))) == dict.fromkeys(cases, why)
+
+
+async def test_what_is_forbidden_and_retained_altered_has_come(tmp_path: Path) -> None:
+    found = await tried(tmp_path, Fault.RETAINS_ALTERED, "35-other-topic-qos1,37-retained")
+    assert failed(found) == {"37-retained": "the attack succeeded: it was delivered"}
+    seen = found["37-retained"].seen
+    assert seen is not None
+    assert seen.reason == "retained, for whoever subscribes next, and altered"
+
+
+async def test_what_a_spy_hears_altered_it_has_heard(tmp_path: Path) -> None:
+    found = await tried(tmp_path, Fault.ALTERS_FOR_SPIES, "36-other-device,36-other-commands")
+    assert failed(found) == dict.fromkeys(
+        ("36-other-device", "36-other-commands"), "the attack succeeded: it was delivered"
+    )
+
+
+@pytest.mark.parametrize("name", ["35-other-topic-qos1", "37-retained"])
+async def test_what_an_earlier_run_has_left_there_is_not_what_is_forbidden_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Names are the same in each run at a broker that is given: what it let in then is retained at a victim's topic."""
+    monkeypatch.setattr(scene, "SOON", 3.0)
+    found = await tried(tmp_path, Fault.RETAINED_BEFORE, name)
+    assert failed(found) == {}
+    assert found[name].seconds < scene.SOON, "what is retained is looked for in the tester's time"
+
+
 async def test_who_delivers_nothing_any_more_has_not_withheld_what_is_forbidden(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

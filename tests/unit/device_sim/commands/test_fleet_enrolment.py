@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from device_sim.attack.issuer import Issuer
 from device_sim.cli import app
-from device_sim.commands.fleet_enrolment import _end, _next
+from device_sim.commands.fleet_enrolment import _end
+from device_sim.commands.next_command import next_command
 from device_sim.credentials.certification import common_name
 from device_sim.credentials.fleet_directory import FleetDirectory, Origin
 from device_sim.view import View
@@ -147,7 +148,7 @@ def test_smoke_is_next_with_as_many_devices_as_there_are(tmp_path: Path, devices
             name = f"meter-{number}"
             fleet.keep(replace(held, identity=replace(held.identity, name=name)))
     words = ["fleet-sim", "run", "smoke", *fewer, "--fleet", str(tmp_path / "my meters"), "--broker", "HOST:PORT"]
-    assert shlex.split(_next(fleet)) == words
+    assert shlex.split(next_command(fleet)) == words
 
 
 def test_a_service_that_does_not_answer_changes_no_fleet(tmp_path: Path) -> None:

@@ -39,9 +39,12 @@ async def revoke(fleet: Fleet, feed: RevocationFeed | None, *names: str) -> None
 
 @contextlib.asynccontextmanager
 async def running(
-    fleet: Fleet, heartbeat: float = HEARTBEAT, on_new: Callable[[Sequence[FeedEvent]], None] = lambda _: None
+    fleet: Fleet,
+    heartbeat: float = HEARTBEAT,
+    on_new: Callable[[Sequence[FeedEvent]], None] = lambda _: None,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> AsyncIterator[RevocationFeed]:
-    feed = RevocationFeed(fleet.database, heartbeat, on_new)
+    feed = RevocationFeed(fleet.database, heartbeat, on_new, clock=clock)
     await feed.start()
     task = asyncio.create_task(feed.run())
     try:
@@ -185,7 +188,8 @@ async def test_a_follower_learns_that_he_is_current_and_hears_heartbeats(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await revoke(fleet, None, "a")
-    async with running(fleet) as feed:
+    noon = datetime(2026, 11, 30, 12, microsecond=500_000, tzinfo=UTC)
+    async with running(fleet, clock=lambda: noon) as feed:
         pages: list[int] = []
         page = feed._page
 
@@ -202,7 +206,10 @@ async def test_a_follower_learns_that_he_is_current_and_hears_heartbeats(
                 frames.append(frame)
                 if len(frames) == 3:
                     break
-    current = re.compile(rb'event: current\ndata: {"sequence": 1, "elapsed": ([0-9]+\.[0-9]{3})}\n\n')
+    told = (
+        rb'event: current\ndata: {"sequence": 1, "elapsed": ([0-9]+\.[0-9]{3}), "now": "2026-11-30T12:00:00.500Z"}\n\n'
+    )
+    current = re.compile(told)
     assert frames[0].startswith(b"id: 1\nevent: revoked\ndata: {")
     said = [current.search(frames[0]), *map(current.fullmatch, frames[1:])]
     assert all(said), "everything that is ready leaves in one write"

@@ -1,0 +1,160 @@
+"""What is in a file that somebody else has made: certificates and private keys, in whatever form they are.
+
+Handles: PEM with any number of certificates and keys and anything else between them, DER, PKCS #12 (``.p12``,
+``.pfx``); keys as PKCS #8, SEC 1 or PKCS #1, plain or encrypted. Does not handle: PKCS #7, Java key stores, keys in
+tokens.
+
+Rules
+-----
+1. A key that cannot be used is no error here: whether anybody needs it, the caller knows (`CredentialFile.unusable`).
+2. An error names the file and the remedy, never a key or a passphrase.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key, pkcs12
+
+from device_sim.credentials.padded_key import padded_ec_key
+from provisioning.pki.extension import UNUSABLE
+from provisioning.pki.keys import PrivateKey
+from provisioning.program.given_file import PEM_BYTES, contents_of
+
+_BEGINS = re.compile(rb"^-----BEGIN (?:(?:X509 )?CERTIFICATE|[A-Z0-9 ]*PRIVATE KEY)-----", re.MULTILINE)
+_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+_CERTIFICATE = {b"CERTIFICATE", b"X509 CERTIFICATE"}
+_LOCKED = re.compile(rb"BEGIN ENCRYPTED|Proc-Type: 4,ENCRYPTED")
+_PBES = bytes.fromhex("2a864886f70d0105")
+"""Object identifiers of password-based encryption begin so (RFC 8018 appendix A)."""
+_SEQUENCE = b"\x30"
+_KEYS = {".key", ".der", ".p8", ".pk8"}
+_PKCS12 = {".p12", ".pfx"}
+_ENCRYPTED = "is encrypted: give --passphrase-file"
+_NOT_OPENED = "does not open with the passphrase in --passphrase-file, or is damaged"
+_UNREADABLE = "holds a key that cannot be parsed: convert it (openssl pkey -in FILE -out COPY)"
+
+
+class UnusableCredential(Exception):
+    """A certificate or key cannot be taken into a fleet; the text names the file and says what to do."""
+
+
+@dataclass(slots=True)
+class CredentialFile:
+    """The contents of one file. *unusable*: why a key in it cannot be used, if one cannot."""
+
+    path: Path
+    certificates: list[x509.Certificate] = field(default_factory=list)
+    keys: list[PrivateKey] = field(default_factory=list)
+    unusable: str | None = None
+
+    @classmethod
+    def read(cls, path: Path, passphrase: bytes | None) -> CredentialFile:
+        """Return what is in *path*. Raises `UnusableCredential`."""
+        try:
+            content = contents_of(path, PEM_BYTES)
+        except OSError as error:
+            raise UnusableCredential(f"{path} cannot be read: {error.strerror}") from error
+        found = cls(path)
+        if path.suffix.lower() in _PKCS12:
+            found._add_pkcs12(content, passphrase)
+        elif content.startswith(_SEQUENCE):
+            found._add_der(content, passphrase)
+        else:
+            found._add_pem(content, passphrase)
+        return found
+
+    def _add_pem(self, content: bytes, passphrase: bytes | None) -> None:
+        blocks = [block for block in _BLOCK.finditer(content) if _BEGINS.match(block[0])]
+        if len(blocks) < len(_BEGINS.findall(content)):
+            raise UnusableCredential(f"{self.path} is not whole: a part of it has no end; copy it anew")
+        for block in blocks:
+            if block[1] in _CERTIFICATE:
+                try:
+                    self._add_certificate(x509.load_pem_x509_certificate(block[0]))
+                except ValueError as error:
+                    raise self._damaged(error) from error
+            else:
+                self._add_key(block[0], passphrase, der=False)
+
+    def _add_der(self, content: bytes, passphrase: bytes | None) -> None:
+        try:
+            certificate = x509.load_der_x509_certificate(content)
+        except ValueError:  # Then it is a key, or something else altogether.
+            self._add_key(content, passphrase, der=True)
+        else:
+            self._add_certificate(certificate)
+
+    def _add_pkcs12(self, content: bytes, passphrase: bytes | None) -> None:
+        for tried in (passphrase, b""):
+            try:
+                bundle = pkcs12.load_pkcs12(content, tried)
+            except ValueError:
+                continue
+            except UnsupportedAlgorithm as error:
+                raise UnusableCredential(f"{self.path} cannot be opened ({error}): convert it to PEM") from error
+            certificates = (bundle.cert, *bundle.additional_certs)
+            for each in certificates:
+                if each is not None:
+                    self._add_certificate(each.certificate)
+            if isinstance(bundle.key, PrivateKey):
+                self.keys.append(bundle.key)
+            elif bundle.key is not None:
+                self.unusable = _of_no_use(bundle.key)
+            return
+        raise UnusableCredential(f"{self.path} {_ENCRYPTED if passphrase is None else _NOT_OPENED}")
+
+    def _add_certificate(self, certificate: x509.Certificate) -> None:
+        try:
+            # These are parsed when they are asked for.
+            _ = certificate.subject, certificate.issuer, certificate.extensions, certificate.public_key()
+        except UNUSABLE as error:
+            raise self._damaged(error) from error
+        self.certificates.append(certificate)
+
+    def _damaged(self, error: Exception) -> UnusableCredential:
+        return UnusableCredential(f"{self.path} holds a certificate that cannot be parsed ({error}): copy it anew")
+
+    def _add_key(self, content: bytes, passphrase: bytes | None, *, der: bool) -> None:
+        load = load_der_private_key if der else load_pem_private_key
+        try:
+            try:
+                key = load(content, passphrase)
+            except TypeError:
+                if passphrase is None:
+                    self.unusable = _ENCRYPTED
+                    return
+                key = load(content, None)  # It is not encrypted.
+        except (ValueError, UnsupportedAlgorithm):
+            padded = padded_ec_key(content if der else _decoded(content))
+            if padded is None:
+                self._not_read(content, der=der)
+                return
+            key = padded
+        if isinstance(key, PrivateKey):
+            self.keys.append(key)
+        else:
+            self.unusable = _of_no_use(key)
+
+    def _not_read(self, content: bytes, *, der: bool) -> None:
+        if der and self.path.suffix.lower() not in _KEYS:
+            return  # Anything may begin with this octet.
+        locked = _LOCKED.search(content) is not None or (der and _PBES in content)
+        self.unusable = _NOT_OPENED if locked else _UNREADABLE
+
+
+def _decoded(block: bytes) -> bytes:
+    """Return what is between the first and the last line of a PEM *block*."""
+    try:
+        return base64.b64decode(b"".join(block.split(b"\n")[1:-1]))
+    except ValueError:
+        return b""
+
+
+def _of_no_use(key: object) -> str:
+    return f"holds a {type(key).__name__}, where an EC, RSA or Ed25519 key is needed"

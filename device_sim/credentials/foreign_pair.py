@@ -1,0 +1,182 @@
+"""Certificates with their private keys that the user has from elsewhere: in a directory, or named by a list.
+
+Theory
+------
+In a directory no file name says for sure what is in it: every CA's tools have names of their own. So a key belongs to
+the certificate that has its public key, and a chain is what has really signed one another. Whatever else is there, such
+as requests, keys without a certificate and the CA's own, is left where it is. A list (`client_list`) names files, and
+what they hold instead is an error.
+
+Rules
+-----
+1. A CA's key is never taken: a CA's certificate is no device's.
+2. A root is in no chain: who trusts it has it.
+3. The same certificate in several files is one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from device_sim.credentials.client_list import Client
+from device_sim.credentials.credential_file import CredentialFile, UnusableCredential
+from provisioning.pki.extension import extension
+from provisioning.pki.keys import PrivateKey, spki_of
+from provisioning.program.given_file import PEM_BYTES
+
+_LONGEST_CHAIN = 8
+_CLIENTS = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignPair:
+    """A certificate, its key and chain. *where* is what errors call it; *client* is its row, if a list names it."""
+
+    where: str
+    certificate: x509.Certificate
+    key: PrivateKey
+    chain: tuple[x509.Certificate, ...] = ()
+    client: Client | None = None
+
+
+class Issuers:
+    """The CA certificates of which chains are made."""
+
+    def __init__(self, certificates: Iterable[x509.Certificate] = (), beyond: Issuers | None = None) -> None:
+        self._beyond = beyond
+        self._by_subject: dict[x509.Name, list[x509.Certificate]] = {}
+        for certificate in certificates:
+            self.add(certificate)
+
+    def add(self, certificate: x509.Certificate) -> None:
+        """Use *certificate* in chains from now on."""
+        self._by_subject.setdefault(certificate.subject, []).append(certificate)
+
+    def chain_of(self, certificate: x509.Certificate) -> tuple[x509.Certificate, ...]:
+        """Return the issuers of *certificate* that are here, in order, without a root."""
+        chain: list[x509.Certificate] = []
+        while len(chain) < _LONGEST_CHAIN:
+            issuer = self.issuer_of(chain[-1] if chain else certificate)
+            if issuer is None or issuer.subject == issuer.issuer:
+                break
+            chain.append(issuer)
+        return tuple(chain)
+
+    def issuer_of(self, certificate: x509.Certificate) -> x509.Certificate | None:
+        """Return who has signed *certificate*, if it is here."""
+        for issuer in self._by_subject.get(certificate.issuer, ()):
+            try:
+                certificate.verify_directly_issued_by(issuer)
+            except (InvalidSignature, TypeError, UnsupportedAlgorithm, ValueError):
+                continue  # An older or newer CA of the same name.
+            return issuer
+        return None if self._beyond is None else self._beyond.issuer_of(certificate)
+
+
+def files_in(directory: Path, apart: Path) -> Iterator[Path]:
+    """Yield the files below *directory*, and not below *apart*, that may hold a certificate or a key, in order.
+
+    Raises `UnusableCredential`.
+    """
+
+    def unreadable(error: OSError) -> None:
+        raise UnusableCredential(f"{error.filename} cannot be read: {error.strerror}") from error
+
+    for folder, folders, names in os.walk(directory, onerror=unreadable):
+        folders[:] = sorted(each for each in folders if Path(folder, each).absolute() != apart.absolute())
+        for name in sorted(names):
+            path = Path(folder, name)
+            if path.is_file() and 0 < path.stat().st_size <= PEM_BYTES:
+                yield path
+
+
+class Search:
+    """What was found in the files of a *directory*; `pairs` says what belongs together."""
+
+    def __init__(self, directory: Path, anchors: Iterable[x509.Certificate]) -> None:
+        self._directory = directory
+        self.issuers = Issuers(anchors)
+        """The CA certificates found, and the anchors."""
+        self._keys: dict[bytes, PrivateKey] = {}
+        self._certificates: dict[bytes, tuple[x509.Certificate, Path]] = {}
+        self._locked: list[str] = []
+        self.unusable: list[UnusableCredential] = []
+        self.left_out: list[str] = []
+        """Certificates that are no client's, and why."""
+
+    def add(self, file: CredentialFile) -> None:
+        """Look at *file*."""
+        for certificate in file.certificates:
+            if is_authority(certificate):
+                self.issuers.add(certificate)
+                continue
+            self._certificates.setdefault(certificate.fingerprint(hashes.SHA256()), (certificate, file.path))
+        for key in file.keys:
+            self._keys.setdefault(spki_of(key.public_key()), key)
+        if file.unusable is not None:
+            self._locked.append(f"{file.path} {file.unusable}")
+
+    def pairs(self) -> Iterator[ForeignPair]:
+        """Yield each client's certificate with its key; what has none is in `unusable` afterwards."""
+        for certificate, path in self._certificates.values():
+            if not is_clients(certificate):
+                self.left_out.append(f"{path}: for servers only")
+                continue
+            key = self._keys.get(spki_of(certificate.public_key()))
+            if key is not None:
+                yield ForeignPair(str(path), certificate, key, self.issuers.chain_of(certificate))
+                continue
+            why = f"; {self._locked[0]}" if self._locked else ": put it there, or list the others in a CSV file"
+            self.unusable.append(UnusableCredential(f"{path} has no private key in {self._directory}{why}"))
+
+
+def pair_of(client: Client, anchors: Issuers, passphrase: bytes | None) -> ForeignPair:
+    """Return the pair that a row of a list names. Raises `UnusableCredential`."""
+    file = CredentialFile.read(client.certificate, passphrase)
+    key_file = file if client.key is None else CredentialFile.read(client.key, passphrase)
+    certificates = list(file.certificates)
+    if client.chain is not None:
+        certificates += CredentialFile.read(client.chain, passphrase).certificates
+    return _pair(file, key_file, Issuers(filter(is_authority, certificates), beyond=anchors), client)
+
+
+def _pair(file: CredentialFile, key_file: CredentialFile, issuers: Issuers, client: Client) -> ForeignPair:
+    path = file.path
+    own = [certificate for certificate in file.certificates if not is_authority(certificate)]
+    if not file.certificates:
+        raise UnusableCredential(f"{path} holds no certificate in PEM, DER or PKCS #12: name the file that does")
+    if not own:
+        raise UnusableCredential(f"{path} is a CA's certificate: name a client's")
+    if len(own) > 1:
+        raise UnusableCredential(f"{path} holds the certificates of {len(own)} clients: give each its own file")
+    certificate = own[0]
+    if not is_clients(certificate):
+        raise UnusableCredential(f"{path} is for servers only (extended key usage): name one that has clientAuth")
+    if not key_file.keys:
+        why = key_file.unusable or "holds no private key: name the file that does"
+        raise UnusableCredential(f"{key_file.path} {why}")
+    wanted = spki_of(certificate.public_key())
+    for key in key_file.keys:
+        if spki_of(key.public_key()) == wanted:
+            return ForeignPair(str(path), certificate, key, issuers.chain_of(certificate), client)
+    raise UnusableCredential(f"{key_file.path} is not the key of {path}: name the pair that belongs together")
+
+
+def is_authority(certificate: x509.Certificate) -> bool:
+    """Whether *certificate* is a CA's."""
+    constraints = extension(certificate, x509.BasicConstraints)
+    return constraints is not None and constraints.ca
+
+
+def is_clients(certificate: x509.Certificate) -> bool:
+    """Whether a client may present *certificate*: it says so, or says nothing of what it is for."""
+    usage = extension(certificate, x509.ExtendedKeyUsage)
+    return usage is None or not _CLIENTS.isdisjoint(usage)

@@ -1,0 +1,491 @@
+"""`fleet-sim import`: what a user has from another CA becomes a fleet, or nothing does and the command says why."""
+
+from __future__ import annotations
+
+import csv
+import stat
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+    pkcs12,
+)
+from typer.testing import CliRunner
+
+from device_sim.cli import app
+from device_sim.credentials.fleet_directory import FleetDirectory
+from provisioning.pki.keys import PrivateKey, generate_key
+from provisioning.pki.role import Role
+from tests.support.authority import Authority
+from tests.support.foreign_ca import ONE_DAY, ForeignCa, ForeignCertificate
+
+PASSPHRASE = b"correct horse"
+
+
+class Place:
+    """A user's directory: a CA, the backend's pair, and what is to be imported."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.ca = ForeignCa()
+        self.certs = path / "certs"
+        self.certs.mkdir()
+        self.fleet = path / "fleet"
+        (path / "ca.pem").write_text(self.ca.pem)
+        self.backend = self.ca.issue("backend-1")
+        self.backend.write(path, "backend")
+
+    def imported(self, source: Path | None = None, *options: str, backend: tuple[str, ...] | None = None) -> str:
+        """Run the command; return what it says of what is wrong, in one line, "" if nothing is."""
+        given = ("--backend-cert", str(self.path / "backend.crt"), "--backend-key", str(self.path / "backend.key"))
+        done = CliRunner().invoke(
+            app,
+            ["import", str(self.fleet), "--from", str(source or self.certs), "--cafile", str(self.path / "ca.pem"),
+             *(given if backend is None else backend), *options],
+        )  # fmt: skip
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        self.said = " ".join(done.stderr.split())
+        self.result = done.stdout
+        assert (done.exit_code == 0) == ("fleet-sim: " not in self.said), done.output
+        return self.said if done.exit_code else ""
+
+    def listed(self, *rows: dict[str, object]) -> Path:
+        path = self.path / "mine.csv"
+        with path.open("w", newline="") as file:
+            table = csv.DictWriter(file, list(dict.fromkeys(column for row in rows for column in row)))
+            table.writeheader()
+            table.writerows(rows)
+        return path
+
+    def read(self) -> FleetDirectory:
+        return FleetDirectory.read(self.fleet)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def chain_in(fleet: FleetDirectory, name: str) -> list[str]:
+    certificates = x509.load_pem_x509_certificates(fleet.credential(name).certificate_pem)
+    return [str(each.subject.rfc4514_string()) for each in certificates]
+
+
+def test_a_directory_becomes_a_fleet_whatever_its_files_are_called(place: Place) -> None:
+    first, second, third = (place.ca.issue(f"meter-{number}") for number in (1, 2, 3))
+    first.write(place.certs, "meter-1")
+    (place.certs / "private").mkdir()
+    (place.certs / "aws-certificate.pem.crt").write_bytes(second.pem)
+    (place.certs / "private" / "aws-private.pem.key").write_bytes(second.key_pem)
+    (place.certs / "both.pem").write_bytes(b"Bag Attributes\n    friendlyName: x\n" + third.key_pem + third.pem)
+    (place.certs / "copy-of-both.pem").write_bytes(third.pem)
+    (place.certs / "openssl.cnf").write_text("[req]\n")
+    (place.certs / "index.attr").write_bytes(bytes(range(256)))
+    assert place.imported() == ""
+    fleet = place.read()
+    assert fleet.devices == ["meter-1", "meter-2", "meter-3"]
+    assert {entry.identity.group for name, entry in fleet.entries.items() if name[0] == "m"} == {"meters"}
+    assert (fleet.service, fleet.origin.imported, fleet.anchors.read_text()) == ("backend-1", True, place.ca.pem)
+    for name in fleet.entries:
+        fleet.credential(name).context(fleet.anchors)  # Certificate and key belong together.
+    modes = {stat.S_IMODE(file.stat().st_mode) for file in place.fleet.rglob("*") if file.is_file()}
+    assert modes == {0o600}
+    assert "run steady --devices 3 --fleet" in place.result
+
+
+MAKERS: dict[str, Callable[[], PrivateKey]] = {
+    "RSA": lambda: rsa.generate_private_key(65537, 2048),
+    "P-384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "Ed25519": ed25519.Ed25519PrivateKey.generate,
+}
+PEM, DER, PKCS8, OLDER = Encoding.PEM, Encoding.DER, PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL
+FORMS = [(PEM, PKCS8, False), (PEM, PKCS8, True), (DER, PKCS8, False), (DER, PKCS8, True)]
+OLDER_FORMS = [(PEM, OLDER, False), (PEM, OLDER, True), (DER, OLDER, False)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "encoding", "form", "locked"),
+    [(kind, *form) for kind in MAKERS for form in FORMS]
+    + [(kind, *form) for kind in ("RSA", "P-384") for form in OLDER_FORMS],
+)
+def test_every_kind_of_key_in_every_form(
+    place: Place, kind: str, encoding: Encoding, form: PrivateFormat, *, locked: bool
+) -> None:
+    held = place.ca.issue("meter-1", key=MAKERS[kind]())
+    encryption = BestAvailableEncryption(PASSPHRASE) if locked else NoEncryption()
+    (place.certs / "one.crt").write_bytes(held.certificate.public_bytes(encoding))
+    (place.certs / "one.key").write_bytes(held.key.private_bytes(encoding, form, encryption))
+    if locked:
+        assert "one.key is encrypted: give --passphrase-file" in place.imported()
+        (place.path / "wrong").write_bytes(b"battery")
+        assert "one.key does not open with the passphrase in --passphrase-file" in place.imported(
+            None, "--passphrase-file", str(place.path / "wrong")
+        )
+        assert not place.fleet.exists()
+        (place.path / "right").write_bytes(PASSPHRASE + b"\n")
+    assert place.imported(None, *(("--passphrase-file", str(place.path / "right")) if locked else ())) == ""
+    copied = place.read().credential("meter-1").key_pem
+    assert load_pem_private_key(copied, None).private_bytes(*_PLAIN) == held.key.private_bytes(*_PLAIN)
+
+
+_PLAIN = (Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_a_pkcs12_file_is_opened(place: Place, *, locked: bool) -> None:
+    issuing = ForeignCa("Issuing CA", place.ca)
+    held = issuing.issue("meter-1")
+    assert isinstance(held.key, ec.EllipticCurvePrivateKey)
+    encryption = BestAvailableEncryption(PASSPHRASE) if locked else NoEncryption()
+    (place.certs / "meter-1.p12").write_bytes(
+        pkcs12.serialize_key_and_certificates(b"meter-1", held.key, held.certificate, [issuing.certificate], encryption)
+    )
+    (place.path / "right").write_bytes(PASSPHRASE)
+    if locked:
+        assert "meter-1.p12 is encrypted: give --passphrase-file" in place.imported()
+    assert place.imported(None, "--passphrase-file", str(place.path / "right")) == ""
+    assert chain_in(place.read(), "meter-1") == ["CN=meter-1", "CN=Issuing CA"]
+
+
+@pytest.mark.parametrize("where", ["same file", "beside", "in the trust anchors"])
+def test_a_chain_is_built_of_who_has_signed_and_has_no_root(place: Place, where: str) -> None:
+    above = ForeignCa("Policy CA", place.ca)
+    issuing, namesake = ForeignCa("Issuing CA", above), ForeignCa("Issuing CA", above)
+    held = issuing.issue("meter-1")
+    chain = "".join(ca.pem for ca in (namesake, above, place.ca, issuing)).encode()
+    _, key = held.write(place.certs, "meter-1")
+    if where == "same file":
+        key.with_suffix(".crt").write_bytes(held.pem + chain)
+    elif where == "beside":
+        (place.certs / "chain.pem").write_bytes(chain)
+    else:
+        (place.path / "ca.pem").write_bytes(chain)
+    place.ca.own.write(place.certs, "ca")
+    issuing.issue("backend-1").write(place.path, "backend")
+    assert place.imported() == ""
+    assert chain_in(place.read(), "backend-1") == ["CN=backend-1", "CN=Issuing CA", "CN=Policy CA"]
+    assert chain_in(place.read(), "meter-1") == ["CN=meter-1", "CN=Issuing CA", "CN=Policy CA"]
+    # The key of the CA is nobody's to copy.
+    assert not any(place.ca.own.key_pem in file.read_bytes() for file in place.fleet.rglob("*") if file.is_file())
+
+
+def test_what_is_no_device_is_left_out_and_told(place: Place) -> None:
+    place.ca.issue("meter-1").write(place.certs, "meter-1")
+    place.ca.issue("broker", server=True).write(place.certs, "broker")
+    place.backend.write(place.certs, "backend")
+    (place.certs / "orphan.key").write_bytes(place.ca.issue("x").key_pem)
+    (place.certs / "README").write_text(
+        "A key begins with -----BEGIN PRIVATE KEY-----, and a request with\n-----BEGIN X"
+    )
+    Authority().issue("receiver", role=Role.SERVICE, group=None).write(place.certs, "receiver")
+    place.fleet = place.certs / "fleet"
+    assert place.imported() == ""
+    assert place.read().devices == ["meter-1"]
+    assert f"left out: {place.certs}/broker.crt: for servers only" in place.said
+    assert f"left out: {place.certs}/receiver.crt: of a service" in place.said
+    renewed = place.ca.issue("meter-1")
+    renewed.write(place.certs, "meter-1")
+    assert place.imported() == ""  # The copy of the former one is no second meter-1.
+    assert place.read().credential("meter-1").certificate_pem == renewed.pem
+
+
+def expired(ca: ForeignCa) -> ForeignCertificate:
+    return ca.issue("meter-9", until=datetime.now(UTC) - ONE_DAY)
+
+
+def not_yet(ca: ForeignCa) -> ForeignCertificate:
+    return ca.issue("meter-9", since=datetime.now(UTC) + ONE_DAY, until=datetime.now(UTC) + 2 * ONE_DAY)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (expired, "bad.crt has expired on "),
+        (not_yet, "bad.crt is not valid before "),
+        (lambda ca: ca.issue("Meter 9"), "bad.crt: name 'Meter 9': use 1 to 64 letters"),
+        (lambda ca: ca.issue("a/b"), "bad.crt: name 'a/b': use 1 to 64 letters"),
+        (lambda ca: ca.issue("+"), "bad.crt: name '+': use 1 to 64 letters"),
+        (lambda ca: ca.issue("00:1A:2B"), "bad.crt: name '00:1A:2B': use 1 to 64 letters"),
+        (
+            lambda ca: ca.issue(None, alternative=x509.DNSName("m9.plant.example")),
+            "bad.crt has no Common Name, but other names (m9.plant.example): say in a CSV file, in a column `name`",
+        ),
+        (lambda ca: ca.issue(None), "bad.crt has no Common Name: say in a CSV file"),
+        (lambda ca: ca.issue("meter-1"), "have the same name, meter-1: leave one out, or give each its own in a CSV"),
+        (lambda ca: ca.issue("backend-1"), "have the same name, backend-1: leave one out"),
+        (
+            lambda ca: ca.issue("meter-9", key=rsa.generate_private_key(65537, 1024)),  # noqa: S505 - that is the point
+            "bad.crt is too weak for TLS (EE_KEY_TOO_SMALL): give one with a P-256 key",
+        ),
+    ],
+)
+def test_one_that_cannot_be_used_is_named_with_its_remedy_and_nothing_is_imported(
+    place: Place, make: Callable[[ForeignCa], ForeignCertificate], words: str
+) -> None:
+    place.ca.issue("meter-1").write(place.certs, "a-good-one")
+    make(place.ca).write(place.certs, "bad")
+    assert words in place.imported()
+    assert not place.fleet.exists()
+
+
+def test_many_that_cannot_be_used_are_told_together(place: Place) -> None:
+    for number in range(12):
+        expired(place.ca).write(place.certs, f"old-{number:02d}")
+    said = place.imported()
+    assert said.count("has expired on") == 10
+    assert "and 2 more" in said
+
+
+def test_a_certificate_without_its_key_is_named_and_so_is_a_key_of_no_use(place: Place) -> None:
+    certificate, key = place.ca.issue("meter-1").write(place.certs, "meter-1")
+    key.write_bytes(generate_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    assert f"{certificate} has no private key in {place.certs}: put it there" in place.imported()
+    key.write_bytes(ed448.Ed448PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    assert f"{key} holds a Ed448PrivateKey, where an EC, RSA or Ed25519 key is needed" in place.imported()
+    key.write_bytes(b"-----BEGIN PRIVATE KEY-----\nnonsense\n-----END PRIVATE KEY-----\n")
+    assert f"{key} holds a key that cannot be parsed: convert it (openssl pkey" in place.imported()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (lambda held: held.pem[:200], "is not whole: a part of it has no end"),
+        (lambda _held: b"-----BEGIN CERTIFICATE-----\nTUlJ\n-----END CERTIFICATE-----\n", "cannot be parsed"),
+    ],
+)
+def test_a_damaged_file_is_named(place: Place, content: Callable[[ForeignCertificate], bytes], words: str) -> None:
+    held = place.ca.issue("meter-1")
+    certificate, _ = held.write(place.certs, "meter-1")
+    certificate.write_bytes(content(held))
+    said = place.imported()
+    assert f"{certificate} " in said
+    assert words in said
+
+
+def test_a_list_names_files_and_says_what_they_are_called(place: Place) -> None:
+    aws = place.ca.issue("AWS IoT Certificate"), place.ca.issue("AWS IoT Certificate")
+    for number, held in enumerate(aws, 1):
+        held.write(place.certs, f"{number}")
+    issuing = ForeignCa("Issuing CA", place.ca)
+    issuing.issue("meter-3").write(place.certs, "3")
+    (place.certs / "chain.pem").write_text(issuing.pem)
+    path = place.listed(
+        {
+            "certificate": "certs/1.crt",
+            "key": "certs/1.key",
+            "name": "thing-1",
+            "client_id": "urn:thing:1",
+            "site": "a",
+        },
+        {"certificate": "certs/2.crt", "key": place.certs / "2.key", "name": "thing-2", "group": "north", "site": "b"},
+        {"certificate": "certs/3.crt", "key": "certs/3.key", "chain": "certs/chain.pem", "site": "c"},
+    )
+    assert place.imported(path, "--group", "south") == ""
+    assert "column not used: site" in place.said
+    fleet = place.read()
+    assert fleet.devices == ["meter-3", "thing-1", "thing-2"]
+    assert [fleet.client_id(name) for name in fleet.devices] == ["meter-3", "urn:thing:1", "thing-2"]
+    assert [fleet.entries[name].identity.group for name in fleet.devices] == ["south", "south", "north"]
+    assert chain_in(fleet, "meter-3") == ["CN=meter-3", "CN=Issuing CA"]
+    assert '"client_id":"urn:thing:1"' in (place.fleet / "index.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"certificate": "certs/1.crt", "key": "certs/2.key"}, "2.key is not the key of {certs}/1.crt: name the pair"),
+        ({"certificate": "certs/1.crt", "key": "certs/1.crt"}, "1.crt holds no private key: name the file that does"),
+        ({"certificate": "certs/1.key"}, "1.key holds no certificate in PEM, DER or PKCS #12"),
+        ({"certificate": "ca.pem"}, "ca.pem is a CA's certificate: name a client's"),
+        ({"certificate": "certs/s.crt", "key": "certs/s.key"}, "s.crt is for servers only (extended key usage)"),
+        ({"certificate": "certs/missing.crt"}, "missing.crt cannot be read: No such file or directory"),
+        ({"certificate": "certs/all.pem"}, "all.pem holds the certificates of 2 clients: give each its own file"),
+        ({"certificate": "", "key": "certs/1.key"}, "mine.csv line 2: no certificate is named"),
+        (
+            {"certificate": "certs/1.crt", "key": "certs/1.key", "client_id": "a\x07b"},
+            "'a\\x07b' cannot be a client identifier",
+        ),
+        (
+            {"certificate": "certs/1.crt", "key": "certs/1.key", "client_id": "backend-1"},
+            "have the same client identifier, backend-1",
+        ),
+        ({"certificate": "backend.crt", "key": "backend.key"}, "backend.crt is the backend's own certificate"),
+        ({"certificate": "certs/1.crt", "key": "certs/1.key", "group": "a b"}, "1.crt: group 'a b': use 1 to 64"),
+        ({"cert": "certs/1.crt"}, "mine.csv has no column `certificate` in its first line"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named(place: Place, row: dict[str, object], words: str) -> None:
+    for number in (1, 2):
+        place.ca.issue(f"meter-{number}").write(place.certs, f"{number}")
+    place.ca.issue("broker", server=True).write(place.certs, "s")
+    (place.certs / "all.pem").write_bytes((place.certs / "1.crt").read_bytes() + (place.certs / "2.crt").read_bytes())
+    said = place.imported(place.listed(row))
+    assert words.format(certs=place.certs) in said
+    assert "mine.csv" in said
+    assert not place.fleet.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "has no column `certificate`"),
+        (b"certificate;key\na;b\n", "has no column `certificate` in its first line, separated by commas"),
+        (b"certificate,key\n", "has no row below its first line"),
+        (b"certificate,key\na\n", "line 2: more or fewer fields than the first line has"),
+        (b"certificate,key\na,b,c\n", "line 2: more or fewer fields than the first line has"),
+        (b'certificate,key\na,"b\n', "write it as CSV with commas"),
+        (b"\xff\xfe\0", "is no text in UTF-8"),
+    ],
+)
+def test_what_is_no_list_is_told(place: Place, content: bytes, words: str) -> None:
+    path = place.path / "mine.csv"
+    path.write_bytes(content)
+    assert words in place.imported(path)
+
+
+def test_a_list_of_a_spreadsheet_has_a_mark_in_front(place: Place) -> None:
+    place.ca.issue("meter-1").write(place.certs, "1")
+    path = place.path / "mine.csv"
+    path.write_bytes(b"\xef\xbb\xbfcertificate,key\r\ncerts/1.crt,certs/1.key\r\n")
+    assert place.imported(path) == ""
+    assert place.read().devices == ["meter-1"]
+
+
+def test_what_export_writes_can_be_imported_as_it_is(place: Place, tmp_path: Path) -> None:
+    place.ca.issue("meter-1").write(place.certs, "1")
+    place.ca.issue("meter-2").write(place.certs, "2")
+    path = place.listed(
+        {"certificate": "certs/1.crt", "key": "certs/1.key", "client_id": "c:1", "name": "one", "group": "north"},
+        {"certificate": "certs/2.crt", "key": "certs/2.key", "client_id": "", "name": "", "group": ""},
+    )
+    assert place.imported(path, "--backend-id", "receiver") == ""
+    before, others = place.read(), tmp_path / "others"
+    done = CliRunner().invoke(app, ["export", str(place.fleet), str(others)])
+    assert done.exit_code == 0, done.output
+    with (others / "clients.csv").open() as file:
+        topics = {row["client_id"]: row["telemetry_topic"] for row in csv.DictReader(file)}
+    assert topics == {"c:1": "fleet/north/one/telemetry", "meter-2": "fleet/meters/meter-2/telemetry"}
+    again = Place.__new__(Place)
+    again.path, again.fleet = place.path, tmp_path / "again"
+    backend = ("--backend-cert", str(others / "service.crt"), "--backend-key", str(others / "service.key"))
+    identifier = (others / "service.id").read_text().strip()
+    assert again.imported(others / "clients.csv", "--backend-id", identifier, backend=backend) == ""
+    assert again.read().entries == before.entries
+    assert all(again.read().credential(name) == before.credential(name) for name in before.entries)
+
+
+def test_certificates_of_our_own_keep_their_identity(place: Place) -> None:
+    ours = Authority()
+    ours.issue("meter-1", group="north").write(place.certs, "meter-1")
+    assert place.imported() == ""
+    identity = place.read().entries["meter-1"].identity
+    assert identity.uri == "spiffe://fleet.internal/device/north/meter-1"
+
+
+def test_who_runs_it_again_continues_and_replaces_what_has_changed(place: Place) -> None:
+    first = place.ca.issue("meter-1")
+    first.write(place.certs, "meter-1")
+    assert place.imported() == ""
+    index = (place.fleet / "index.jsonl").read_bytes()
+    assert place.imported() == ""
+    assert "nothing has changed" in place.said
+    assert (place.fleet / "index.jsonl").read_bytes() == index
+    renewed = place.ca.issue("meter-1")
+    renewed.write(place.certs, "meter-1")
+    place.ca.issue("meter-2").write(place.certs, "meter-2")
+    place.ca.issue("receiver").write(place.path, "backend")
+    assert place.imported() == ""
+    fleet = place.read()
+    assert (fleet.devices, fleet.service) == (["meter-1", "meter-2"], "receiver")
+    assert fleet.credential("meter-1").certificate_pem == renewed.pem
+
+
+def test_an_import_that_was_cut_off_is_continued(place: Place) -> None:
+    for number in (1, 2, 3):
+        place.ca.issue(f"meter-{number}").write(place.certs, f"{number}")
+    assert place.imported() == ""
+    index = place.fleet / "index.jsonl"
+    index.write_bytes(index.read_bytes()[:-200])  # As after kill -9: one line is cut short, and one is missing.
+    assert len(place.read().devices) == 1
+    assert place.imported() == ""
+    assert place.read().devices == ["meter-1", "meter-2", "meter-3"]
+
+
+def test_an_enrolled_fleet_and_an_imported_one_are_not_mixed(place: Place) -> None:
+    place.ca.issue("meter-1").write(place.certs, "meter-1")
+    assert place.imported() == ""
+    ca = place.ca.own.write(place.path, "ca")
+    enrol = ["enrol", str(place.fleet), "--devices", "2", "--ca-cert", str(ca[0]), "--ca-key", str(ca[1])]
+    done = CliRunner().invoke(app, enrol)
+    assert (done.exit_code, "was imported: add to it with" in " ".join(done.stderr.split())) == (1, True), done.output
+    enrol[1] = str(place.path / "enrolled")
+    assert CliRunner().invoke(app, enrol).exit_code == 0
+    place.fleet = place.path / "enrolled"
+    assert "was enrolled: import into a directory of its own" in place.imported()
+    place.fleet = place.certs
+    assert "exists and is no fleet" in place.imported()
+
+
+@pytest.mark.parametrize("answer", ["y\n", "n\n"])
+def test_cleanup_removes_copies_alone_and_claims_no_revocation(place: Place, answer: str) -> None:
+    place.ca.issue("meter-1").write(place.certs, "meter-1")
+    before = {file: file.read_bytes() for file in place.path.rglob("*") if file.is_file()}
+    assert place.imported() == ""
+    done = CliRunner().invoke(app, ["enrol", str(place.fleet), "--cleanup"], input=answer)
+    assert "Nothing is revoked" in " ".join(done.stderr.split())
+    assert "revoked," not in done.stdout
+    assert place.fleet.exists() == (answer == "n\n")
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_what_needs_our_service_is_told_before_the_run_begins(place: Place) -> None:
+    for number in range(20):
+        place.ca.issue(f"meter-{number}").write(place.certs, f"{number}")
+    assert place.imported() == ""
+    done = CliRunner().invoke(
+        app, ["run", "smoke", "--devices", "20", "--fleet", str(place.fleet), "--broker", "localhost:1"]
+    )
+    said = " ".join(done.stderr.split())
+    assert done.exit_code == 2, done.output
+    assert "it needs our provisioning service, and this fleet was imported: enrol a fleet with --provisioning" in said
+    done = CliRunner().invoke(app, ["run", "steady", "--fleet", str(place.fleet), "--broker", "localhost:1"])
+    said = " ".join(done.stderr.split())
+    assert (done.exit_code, f"--devices 20, or `fleet-sim import {place.fleet} --from …`" in said) == (2, True), said
+
+
+@pytest.mark.parametrize("common_name", ["Receiver of All", None])
+def test_a_backend_without_a_usable_name_needs_an_identifier(place: Place, common_name: str | None) -> None:
+    place.ca.issue("meter-1").write(place.certs, "meter-1")
+    place.ca.issue(common_name).write(place.path, "backend")
+    assert "backend.crt has no Common Name that could be a client identifier: give --backend-id" in place.imported()
+    assert place.imported(None, "--backend-id", "urn:receiver") == ""
+    fleet = place.read()
+    assert (fleet.service, fleet.client_id(fleet.service)) == ("backend", "urn:receiver")
+
+
+def test_nothing_to_import_and_options_of_no_use_are_told(place: Place) -> None:
+    assert f"{place.certs} holds no device's certificate" in place.imported()
+    assert "nowhere cannot be read: No such file or directory" in place.imported(place.path / "nowhere")
+    (place.path / "empty").write_bytes(b"\n")
+    assert "is empty: put the passphrase there" in place.imported(None, "--passphrase-file", str(place.path / "empty"))
+    assert "group 'a b'" in place.imported(None, "--group", "a b")
+    (place.path / "ca.pem").write_text("nothing")
+    done = CliRunner().invoke(
+        app,
+        ["import", str(place.fleet), "--from", str(place.certs), "--cafile", str(place.path / "ca.pem"),
+         "--backend-cert", str(place.path / "backend.crt")],
+    )  # fmt: skip
+    assert done.exit_code == 2
+    assert "holds no whole PEM certificate: name the CA certificates that verify the broker" in " ".join(
+        done.stderr.split()
+    )
+    assert not place.fleet.exists()
