@@ -47,6 +47,8 @@ class WallClock:
         self._offset = wall_now - now
         self._earlier: EarlierMessages | None = None
         self._is_behind = False
+        self._behind = 0.0
+        """By how much the clock was behind what is proven when the ends were computed last."""
 
     def look(self, engine: Engine, now: float, wall_now: float) -> float:
         """Apply a changed wall clock to *engine*; return by how many seconds it was set ahead, 0: it was not set.
@@ -58,10 +60,23 @@ class WallClock:
         self._compare(status.proven, wall_now)
         ahead = wall_now - now - self._offset
         if abs(ahead) < _LEAST:
+            if status.proven.has_shifted(self._behind, wall_now):
+                self._compute_ends(engine, now, wall_now)
             return 0.0
         self._offset += ahead
-        connections = engine.connections()
-        log.warning("the clock was set", code="CLOCK_SET", seconds=round(ahead), connections=len(connections))
+        connections = self._compute_ends(engine, now, wall_now)
+        log.warning("the clock was set", code="CLOCK_SET", seconds=round(ahead), connections=connections)
+        status.freshness.slept(max(0.0, ahead))
+        if engine.journal is not None:
+            if self._earlier is None:
+                self._earlier = EarlierMessages(engine, engine.turn.later)
+            self._earlier.clock_set(ahead)
+        return ahead
+
+    def _compute_ends(self, engine: Engine, now: float, wall_now: float) -> int:
+        """Compute again when each connection ends with its certificate; return how many there are."""
+        status, connections = engine.admission.status, engine.connections()
+        self._behind = status.proven.behind(wall_now)
         clock = datetime.fromtimestamp(wall_now, UTC)
         # A client waiting for admission has a deadline; an admitted one without expiry and keep alive may have none.
         for connection in engine.deadlines.owners():
@@ -69,12 +84,7 @@ class WallClock:
                 connection.expires_at = now + peer.ends_at - status.time_for(peer.issuer, clock).timestamp()
         for connection in connections:
             engine.deadlines.file(connection, now)  # That checks all of its deadlines, and files the next.
-        status.freshness.slept(max(0.0, ahead))
-        if engine.journal is not None:
-            if self._earlier is None:
-                self._earlier = EarlierMessages(engine, engine.turn.later)
-            self._earlier.clock_set(ahead)
-        return ahead
+        return len(connections)
 
     def _compare(self, proven: ProvenTime, wall_now: float) -> None:
         """Report that the clock is behind what is proven, or no longer."""

@@ -130,6 +130,10 @@ class ProvenTime:
         """Whether *clock* is behind by more than those of several machines differ."""
         return self.behind(clock) > _MUCH
 
+    def has_shifted(self, behind: float, clock: float) -> bool:
+        """Whether *clock* is behind by much more than *behind* seconds, or much less."""
+        return abs(self.behind(clock) - behind) > _MUCH
+
     def _for_all(self) -> Proof:
         latest = self._begun or _NOTHING
         if self._service is not None:

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Scope
 
 from provisioning.api import est
 from provisioning.api.body import BodyLimit
+from provisioning.api.cut_off import CutOff
 from provisioning.api.est import Answer, EstEndpoint, EstResponder
 from provisioning.api.metrics import CountRequests, Metrics
 from provisioning.api.rate_limit import RateLimit, RequestRates
@@ -73,6 +74,7 @@ def new_application(
         seconds=settings.body_seconds,
         answer=lambda path, refusal: answered(path, refusal, None),
     )
+    app.add_middleware(CutOff, answer=lambda path, refusal: answered(path, refusal, None))
     rates: RequestRates | None = None
     if port == "https" and settings.requests_per_second:
         rates = RequestRates(

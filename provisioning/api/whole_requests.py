@@ -7,6 +7,7 @@ is shared, so neither path gives a caller an advantage.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import structlog
 from starlette.responses import Response
 from starlette.types import Scope
 
+from provisioning.api.cut_off import cut_off
 from provisioning.api.est import MAXIMUM_BODY, Answer, EstResponder
 from provisioning.api.metrics import Metrics
 from provisioning.api.rate_limit import RequestRates
@@ -65,6 +67,8 @@ class WholeRequests:
                 response = await respond()
             except Refused as refusal:
                 response = self._answer(scope["path"], refusal, None)
+            except asyncio.CancelledError:  # By the stop.
+                response = self._answer(scope["path"], cut_off(), None)
             except Exception:
                 # As the application's: whatever it is, it is ours.
                 log.exception("request failed", code="INTERNAL", method=scope["method"], path=scope["path"])

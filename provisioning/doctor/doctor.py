@@ -35,6 +35,7 @@ from provisioning.doctor.doctor_claims import claim_findings
 from provisioning.doctor.doctor_clock import clock_finding
 from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
 from provisioning.doctor.doctor_manufacturers import manufacturer_findings
+from provisioning.doctor.doctor_operators import operator_finding
 from provisioning.doctor.doctor_own_certificates import certificate_findings, standing_findings
 from provisioning.doctor.doctor_ports import port_findings
 from provisioning.errors import ConfigurationError, Refused
@@ -64,6 +65,8 @@ _DRAFT_SECONDS: Final = 60
 """A draft is renamed as soon as it is written."""
 _TORN: Final = "tables"
 """The check of a database that lacks some: nothing else in it is checked."""
+_STANDBY_SECONDS: Final = 5.0
+"""A standby that is there confirms in milliseconds."""
 _FORMER_ROWS: Final = 10_000
 """Former versions of the busiest rows; each thousand costs a change about 25 µs of the server."""
 
@@ -366,12 +369,19 @@ async def _records(settings: Settings, database: Database, now: datetime) -> Asy
             *authority_findings(connection, settings, now),
             *manufacturer_findings(connection, now),
             *claim_findings(connection, now),
+            operator_finding(connection, settings, now),
+            *(
+                failed("audit log", each, missing_parts.GUARD_REMEDY)
+                for each in missing_parts.changes_that_pass(connection)
+            ),
         ]
         if schema.may_be_forgotten(connection):
             what = "PostgreSQL does not wait for its disk (fsync = off): if its machine fails, revocations are lost"
             findings.insert(0, warning("database", what, "set fsync = on in postgresql.conf"))
         if (former := schema.former_rows(connection)) > _FORMER_ROWS:
             findings.insert(0, _slowed(former))
+        if waiting := schema.waiting_for_standby(connection, _STANDBY_SECONDS):
+            findings.insert(0, _held_up(waiting))
         try:
             return audit_findings.latest(connection), findings
         except audit_findings.UNREADABLE as error:
@@ -405,4 +415,14 @@ def _slowed(former: int) -> Finding:
         "end transactions that have been open for long: SELECT pid, xact_start, state, application_name FROM "
         "pg_stat_activity ORDER BY xact_start; drop unused replication slots (pg_replication_slots); "
         "check that autovacuum is on",
+    )
+
+
+def _held_up(waiting: int) -> Finding:
+    return failed(
+        "database",
+        f"commits wait for a synchronous standby that does not confirm them ({waiting} for more than "
+        f"{_STANDBY_SECONDS:g} seconds): nothing can be changed, and no service can start",
+        "connect a standby that synchronous_standby_names names, or go on without one: ALTER SYSTEM SET "
+        "synchronous_standby_names = ''; SELECT pg_reload_conf()",
     )

@@ -177,6 +177,21 @@ def former_rows(connection: Connection) -> int:
     return int(connection.execute(kept, {"of": [counters.name, audit_head.name]}).scalar_one())
 
 
+def waiting_for_standby(connection: Connection, seconds: float) -> int:
+    """Return how many of our commits have waited for a synchronous standby for so many *seconds*; 0 on SQLite.
+
+    Whoever changes something waits behind them, without a limit of ours; and a session that was left in such a wait
+    keeps what it has locked, though its process has ended.
+    """
+    if connection.dialect.name != "postgresql":
+        return 0
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'SyncRep' "
+        "AND clock_timestamp() - query_start >= make_interval(secs => :seconds)"
+    )
+    return int(connection.execute(waiting, {"seconds": seconds}).scalar_one())
+
+
 def _not_founded(database: Database) -> ConfigurationError:
     file = Path(database.url.database or "")
     if database.url.get_backend_name() == "sqlite" and not file.exists():  # As if no database was configured.

@@ -97,6 +97,20 @@ def test_a_clock_that_is_set_back_gives_nobody_more_if_others_know_the_time() ->
     assert [each["code"] for each in logs if each.get("code") in {"CLOCK_BEHIND", "CLOCK_AGREES"}][-1] == "CLOCK_AGREES"
 
 
+def test_who_was_admitted_by_a_clock_that_is_behind_ends_when_the_time_becomes_known() -> None:
+    """As by an advisory broker, which has not waited for the service's word."""
+    clocks = Clocks()
+    first, second = clocks.short(1000), clocks.short(4000)
+    proven = clocks.broker.engine.admission.status.proven
+    assert proven.hear_service(clocks.wall() + timedelta(seconds=1500), clocks.broker.now, clocks.wall())
+    clocks.advance(2)
+    assert first.farewell().reason_code is ReasonCode.NOT_AUTHORIZED
+    assert not second.closed
+    proven.hear_service(clocks.wall(), clocks.broker.now, clocks.wall())
+    clocks.advance(2600)
+    assert not second.closed, "the service's clock was set right: it is not as late as that"
+
+
 @pytest.mark.parametrize("ahead", [150.0, -150.0])
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_who_has_not_said_connect_when_the_clock_is_set_ends_with_his_certificate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from typing import Any
 
@@ -10,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from provisioning.api.application import new_application
+from provisioning.api.cut_off import CutOff
 from provisioning.api.est import MAXIMUM_BODY, Answer, EstResponder
 from provisioning.api.metrics import Metrics
 from provisioning.api.whole_requests import WholeRequests
@@ -24,7 +26,7 @@ CREDENTIAL = b"Basic " + base64.b64encode(b"meter-1:fgt_token")
 class Enrolment:
     """Raises what it is told to; it is asked nothing else here."""
 
-    def __init__(self, failure: Exception) -> None:
+    def __init__(self, failure: BaseException) -> None:
         self.failure = failure
         self.asked = 0
 
@@ -73,10 +75,15 @@ def test_only_what_names_an_operation_just_so_is_taken(target: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "status"), [(Refused(Code.TOKEN_USED, "used"), 401), (Refused(Code.UNAVAILABLE, "later"), 503)]
+    ("failure", "status"),
+    [
+        (Refused(Code.TOKEN_USED, "used"), 401),
+        (Refused(Code.UNAVAILABLE, "later"), 503),
+        (asyncio.CancelledError("by the stop"), 503),
+    ],
 )
 @pytest.mark.parametrize("path", [PATH, "/.well-known/est/north/simpleenroll", "/.well-known/est/-/simpleenroll"])
-async def test_both_ways_give_the_same_answer_and_count_it(failure: Exception, status: int, path: str) -> None:
+async def test_both_ways_give_the_same_answer_and_count_it(failure: BaseException, status: int, path: str) -> None:
     whole, app, metrics = both(Enrolment(failure))
     body = base64.b64encode(b"no request")
     first, second = await answer(whole, scope(path=path), body), await through(app, scope(path=path), body)
@@ -86,6 +93,33 @@ async def test_both_ways_give_the_same_answer_and_count_it(failure: Exception, s
     route = path if path == PATH else "/.well-known/est/{label}/simpleenroll"
     labels = {"port": "https", "method": "POST", "route": route, "status": str(first.status_code)}
     assert metrics.registry.get_sample_value("fleet_provisioning_requests_total", labels) == 2
+
+
+async def test_what_the_stop_cuts_off_may_be_asked_again_and_is_no_fault(capfd: pytest.CaptureFixture[str]) -> None:
+    whole, app, _ = both(Enrolment(asyncio.CancelledError("by the stop")))
+    body = base64.b64encode(b"no request")
+    for told in (await answer(whole, scope(), body), await through(app, scope(), body)):
+        assert (told.status_code, bytes(told.body)) == (503, b"UNAVAILABLE: the service is stopping: try again\n")
+        assert told.headers["retry-after"]
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+async def test_an_answer_that_has_begun_when_it_is_cut_off_is_not_followed_by_another() -> None:
+    sent: list[Any] = []
+
+    async def begins(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise asyncio.CancelledError
+
+    async def receive() -> Any:
+        raise AssertionError("nothing is read")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with pytest.raises(asyncio.CancelledError):
+        await CutOff(begins, answer=lambda _path, _refusal: Response())(scope(), receive, send)
+    assert len(sent) == 1
 
 
 async def test_a_fault_of_ours_is_answered_without_detail() -> None:

@@ -13,6 +13,7 @@ import uvloop
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
+from provisioning.store import schema
 from provisioning.store.database import Database
 from provisioning.store.postgresql_group import driver_of
 from tests.support.notes import HERE, PATIENCE, lock, note, noted, somebody_else, thread_of, with_notes
@@ -197,6 +198,8 @@ async def test_a_commit_that_no_standby_has_confirmed_is_not_taken_for_one(
                     while not writing.done() and waits is None:
                         await asyncio.sleep(0.01)
                         waits = administrator.execute(_WAITS_FOR_STANDBY).fetchone()
+            assert await database.read(lambda connection: schema.waiting_for_standby(connection, 0)) == 1
+            assert await database.read(lambda connection: schema.waiting_for_standby(connection, 3600)) == 0
             administrator.execute("SELECT pg_cancel_backend(%s)", waits)
             with pytest.raises(Refused) as caught:
                 await writing
@@ -207,6 +210,7 @@ async def test_a_commit_that_no_standby_has_confirmed_is_not_taken_for_one(
             administrator.execute("ALTER SYSTEM RESET synchronous_standby_names")
             administrator.execute("SELECT pg_reload_conf()")
     assert await database.read(noted) == words, "the last one is there, and could have been lost"
+    assert await database.read(lambda connection: schema.waiting_for_standby(connection, 0)) == 0
 
 
 class MuteServer:
