@@ -13,7 +13,6 @@ Rules
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from io import TextIOWrapper
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from device_sim.late_imports import late_imports
-from provisioning.program import command_line
+from provisioning.program import command_line, interruption
 from provisioning.program.build import build_identity
 from provisioning.program.command_group import command_group
 from provisioning.program.version import product_version, version_and_build
@@ -99,4 +98,4 @@ def main() -> NoReturn:
     try:
         command_line.run(app, "fleet-sim")
     except KeyboardInterrupt:  # While the commands are being set up: none has begun.
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(interruption.EXIT_CODE)

@@ -25,7 +25,7 @@ import typer
 from provisioning.commands.ceremony_command import PassphraseFile, PinFile, now
 from provisioning.commands.service_command import Json, fail, print_document, say, warn_of_doubts, warn_of_open
 from provisioning.errors import ConfigurationError, Refused
-from provisioning.program import command_line
+from provisioning.program import command_line, interruption
 from provisioning.program.build import build_identity, read_ahead
 from provisioning.program.command_group import command_group
 from provisioning.program.starting import importing
@@ -67,7 +67,7 @@ def explained() -> Iterator[None]:
         raise fail(error) from error
     except KeyboardInterrupt as error:
         say("fleet-provisioning: stopped")
-        raise typer.Exit(130) from error
+        raise typer.Exit(interruption.EXIT_CODE) from error
 
 
 def settings_of(directory: Path | None, **flags: object) -> Settings:

@@ -43,6 +43,8 @@ log = structlog.get_logger("broker")
 
 _COLUMNS = "PRAGMA table_info(sessions)"
 _RETRY_SECONDS = 1.0
+_LOOK_SECONDS = 5.0
+"""Between two looks whether a log that is held up still is, while nothing is written."""
 _GATHER_SECONDS = 0.002
 _KEPT_LOG_BYTES = 16 * 1024 * 1024
 """The write-ahead log is cut back to this size: large batches, or a long backup, make it grow, and it would stay so."""
@@ -70,6 +72,7 @@ class SqliteStore:
         self._on_failure: Callable[[], None] = lambda: None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._retry: asyncio.TimerHandle | None = None
+        self._looking: asyncio.TimerHandle | None = None
         self._gathering: asyncio.TimerHandle | None = None
         self._outage = Outage(path)
         self._growth = LogGrowth(path)
@@ -206,8 +209,7 @@ class SqliteStore:
         if error is None:
             written = future.result()
             self.commit_seconds.observe(written.seconds)
-            self._growth.seen(written.log_bytes, written.held_up)
-            self._journal.held_log_bytes = 0 if written.held_up is None else written.log_bytes
+            self._log_seen(self._journal, written.log_bytes, written.held_up)
             if self._loop is not None:
                 self._outage.over(self._loop.time())
             self._on_written()
@@ -217,6 +219,26 @@ class SqliteStore:
             self._on_failure()
             self._retry = self._loop.call_later(_RETRY_SECONDS, self._try_again)
 
+    def _log_seen(self, journal: Journal, log_bytes: int, held: str | None) -> None:
+        self._growth.seen(log_bytes, held)
+        journal.held_log_bytes = 0 if held is None else log_bytes
+        if held is not None and self._looking is None and self._loop is not None:
+            self._looking = self._loop.call_later(_LOOK_SECONDS, self._look_at_log)
+
+    def _look_at_log(self) -> None:
+        """Have it moved, or find out that it still cannot be: the next write may be hours away."""
+        self._looking = None
+        if (loop := self._loop) is not None and self._journal is not None:
+            future = self._thread.submit(self._log_state)
+            future.add_done_callback(lambda done: loop.call_soon_threadsafe(self._looked_at_log, done))
+
+    def _looked_at_log(self, done: Future[tuple[int, str | None]]) -> None:
+        if self._journal is not None and done.exception() is None:  # If the log is gone, the next write says so.
+            self._log_seen(self._journal, *done.result())
+
+    def _log_state(self) -> tuple[int, str | None]:
+        return self._files.log_bytes, held_up(self._database, self.path)
+
     def _try_again(self) -> None:
         self._retry = None
         batch = self._journal.take(probe=True) if self._journal is not None else None
@@ -225,7 +247,7 @@ class SqliteStore:
 
     def close(self) -> None:
         """Write what is left, and close the file. Blocks. Later turns find nothing to do."""
-        for timer in (self._retry, self._gathering):
+        for timer in (self._retry, self._gathering, self._looking):
             if timer is not None:
                 timer.cancel()
         self._thread.shutdown(wait=True)

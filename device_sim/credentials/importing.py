@@ -84,7 +84,10 @@ class Examination:
 
     def add_backend(self, certificate: Path, key: Path | None, client_id: str | None) -> None:
         """Examine the fleet's service. Raises `UnusableCredential`."""
-        pair = pair_of(Client(0, certificate, key), Issuers(self._anchors), self._passphrase)
+        try:
+            pair = pair_of(Client(0, certificate, key), Issuers(self._anchors), self._passphrase)
+        except UnusableCredential as error:
+            raise UnusableCredential(f"--backend-cert and --backend-key: {error}") from error
         named = _identity_in(pair.certificate)
         try:
             name = check_name("name", _common_name(pair) if named is None else named.name)
@@ -125,7 +128,8 @@ class Examination:
         self._complete_backend(search.issuers)
         self._problems += search.unusable
         self.left_out += search.left_out
-        self._end(f"{directory} holds no device's certificate: name the directory that does, or a CSV file")
+        others = f" ({self.left_out[0]})" if self.left_out else ""
+        self._end(f"{directory} holds no device's certificate{others}: name the directory that does, or a CSV file")
 
     async def read(self, path: Path) -> None:
         """Examine what the list *path* names. Raises `UnusableCredential`, or a group of them."""
@@ -186,7 +190,8 @@ class Examination:
         try:
             identity = Identity(_TRUST_DOMAIN if named is None else named.trust_domain, Role.DEVICE, name, group)
         except InvalidIdentity as error:
-            raise UnusableCredential(f"{pair.where}: {error}; or give it another in a CSV file") from error
+            remedy = "" if row is not None and row.name is not None else f"; {_NAME_IT}"
+            raise UnusableCredential(f"{pair.where}: {error}{remedy}") from error
         return self._import(pair, identity, (row and row.client_id) or name)
 
     def _import(self, pair: ForeignPair, identity: Identity, client_id: str) -> Import:

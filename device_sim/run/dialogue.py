@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from device_sim.link.tls_dial import Endpoint
 from device_sim.run.manner import Manner, Share
-from device_sim.run.part import PartOutcome, PartState
+from device_sim.run.part import PartOutcome, PartState, Strays
 from device_sim.run.stages import Acted
 from device_sim.scenario.model import Scenario
 from device_sim.scenario.stages import Stage
@@ -70,9 +70,15 @@ class Change(_Said):
 
 
 class Finish(_Said):
-    """Drain, answer with `Outcome`, and end."""
+    """Publish no more, drain, and answer with `Outcome`."""
 
     said: Literal["finish"] = "finish"
+
+
+class Close(_Said):
+    """The receivers have drained, too: answer with `Strayed`, and end."""
+
+    said: Literal["close"] = "close"
 
 
 class Ready(_Said):
@@ -97,14 +103,21 @@ class State(_Said):
 
 
 class Outcome(_Said):
-    """A worker's last message."""
+    """What the part has observed."""
 
     said: Literal["outcome"] = "outcome"
     outcome: PartOutcome
 
 
-Order = Job | Begin | Play | Stop | Change | Finish
-Report = Ready | Ended | State | Outcome
+class Strayed(_Said):
+    """A worker's last message."""
+
+    said: Literal["strayed"] = "strayed"
+    strays: Strays
+
+
+Order = Job | Begin | Play | Stop | Change | Finish | Close
+Report = Ready | Ended | State | Outcome | Strayed
 
 _ORDERS: TypeAdapter[Order] = TypeAdapter(Annotated[Order, Field(discriminator="said")])
 _REPORTS: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="said")])

@@ -11,6 +11,7 @@ Rules
 -----
 1. A part never sees another part's devices. The choice of devices in a stage follows from the seed, stage and part.
 2. What it observed leaves it complete: histograms, not percentiles (`outcome`).
+3. What it has sent is known when it has finished, what reaches it only when the receivers have drained (`strays`).
 """
 
 from __future__ import annotations
@@ -90,6 +91,14 @@ class PartOutcome:
     markers: list[Marker] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Strays:
+    """How many messages have come to a part altered, and how many answers to its commands that it did not expect."""
+
+    altered: int = 0
+    unexpected: int = 0
+
+
 class Played(Protocol):
     """A part as the conductor sees it, in this process or in another."""
 
@@ -109,6 +118,9 @@ class Played(Protocol):
 
     async def finish(self) -> PartOutcome:
         """Stop publishing, wait for what is in flight, and return what was observed."""
+
+    async def strays(self) -> Strays:
+        """Return what has come, by now, that should not have."""
 
     def state(self) -> PartState:
         """Return the state since the last call."""
@@ -243,6 +255,10 @@ class Part:
             markers=recorder.markers + scene.marked(FAILED_RENEWAL, fleet.renewal_failures),
         )
 
+    async def strays(self) -> Strays:
+        """Return what has come to the devices, by now; what comes to the *commander* is counted by its owner."""
+        return Strays(altered=self._fleet().counters.altered)
+
     def state(self) -> PartState:
         """Return the state since the last call."""
         fleet, scene = self._fleet(), self._scene()
@@ -303,7 +319,6 @@ class Part:
             Count.PUBLISHED: counters.published,
             Count.REFUSED_MESSAGES: counters.refused.total(),
             Count.REPEATED: counters.repeated,
-            Count.ALTERED: counters.altered,
             Count.HELD_BACK: counters.held_back,
             Count.SKIPPED: fleet.streaming.skipped,
             Count.SESSIONS_RESUMED: counters.sessions_resumed,

@@ -34,7 +34,7 @@ from device_sim.run.health import GeneratorWatch, HealthSample, worst
 from device_sim.run.lateness import proven
 from device_sim.run.manner import ONE_PROCESS, Manner, Share, commander_of
 from device_sim.run.order import Extra, InvalidOrder, Order, Pause, Rate, Status, Stop
-from device_sim.run.part import Part, PartOutcome, PartState, Played
+from device_sim.run.part import Part, PartOutcome, PartState, Played, Strays
 from device_sim.run.recorder import ALTERED_MESSAGE, LOST_RECEIVER, Marker, Recorder, StageSpan
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.run.stages import Acted, label_of
@@ -113,12 +113,13 @@ class Run:
                 span = self._begin(_DRAIN, _DRAIN)
                 outcomes = await asyncio.gather(*(part.finish() for part in self._parts))
                 await self._drain(outcomes)
+                strays = await asyncio.gather(*(part.strays() for part in self._parts))
                 self._end(span)
                 interruption.too_late()
                 for task in (sampling, stopping, *staying):
                     task.cancel()
             self._take_sample()
-            self._absorb(outcomes)
+            self._absorb(outcomes, strays)
         result = RunResult(
             self.scenario,
             self.wall,
@@ -359,7 +360,7 @@ class Run:
         except TimeoutError:  # What has not arrived by now is lost, and counted so.
             self._read = all(await asyncio.gather(*(backend.silent() for backend in self.backends)))
 
-    def _absorb(self, outcomes: list[PartOutcome]) -> None:
+    def _absorb(self, outcomes: list[PartOutcome], strays: list[Strays]) -> None:
         recorder, counts = self.recorder, self.recorder.counts
         for outcome in outcomes:
             recorder.absorb(outcome.service, outcome.response)
@@ -377,6 +378,7 @@ class Run:
             for outcome in outcomes
             for name, sent in outcome.sent.items()
         )
+        strange: list[Backend | Strays] = [*self.backends, *strays]
         counts.update(
             {
                 Count.RECEIVED: sums.received,
@@ -386,8 +388,8 @@ class Run:
                 Count.IN_FLIGHT: sums.in_flight,
                 Count.PRESENCE_CHANGES: self.backends[0].presence_changes,
                 Count.STALE_PRESENCE: stale(self.backends, outcomes),
-                Count.ALTERED: sum(backend.altered for backend in self.backends),
-                Count.UNEXPECTED: sum(backend.unexpected for backend in self.backends) + sums.forged,
+                Count.ALTERED: sum(each.altered for each in strange),
+                Count.UNEXPECTED: sum(each.unexpected for each in strange) + sums.forged,
             }
         )
         self._proven = self._despite_lateness(outcomes)

@@ -17,9 +17,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from device_sim.run import dialogue
-from device_sim.run.dialogue import Begin, Change, Ended, Finish, Job, Outcome, Play, Ready, State, Stop
+from device_sim.run.dialogue import Begin, Change, Close, Ended, Finish, Job, Outcome, Play, Ready, State, Stop, Strayed
 from device_sim.run.manner import Manner, Share
-from device_sim.run.part import PartOutcome, PartState
+from device_sim.run.part import PartOutcome, PartState, Strays
 from device_sim.run.stages import Acted
 from device_sim.run.target import Target
 from device_sim.scenario.metrics import Duration
@@ -40,6 +40,7 @@ class RemotePart:
         self._requests = itertools.count(1)
         self._playing: dict[int, asyncio.Future[Acted]] = {}
         self._outcome: asyncio.Future[PartOutcome] = asyncio.get_running_loop().create_future()
+        self._strays: asyncio.Future[Strays] = asyncio.get_running_loop().create_future()
         self._state: PartState | None = None
         self._known = asyncio.Event()
 
@@ -74,6 +75,11 @@ class RemotePart:
         self._say(Finish())
         return await self._outcome
 
+    async def strays(self) -> Strays:
+        """Return what has come, by now, that should not have; nothing may be asked of it afterwards."""
+        self._say(Close())
+        return await self._strays
+
     def state(self) -> PartState:
         """Return the state since the last call."""
         state = self._state
@@ -101,6 +107,8 @@ class RemotePart:
                     self._take(report.state)
                 case Outcome() as report:
                     self._outcome.set_result(report.outcome)
+                case Strayed() as report:
+                    self._strays.set_result(report.strays)
                     return
         await self._child.watch()
 

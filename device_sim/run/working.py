@@ -17,11 +17,10 @@ from device_sim.credentials.fleet_directory import FleetDirectory
 from device_sim.fleet.backend import Backend
 from device_sim.link.keep_alive import KeepAlive
 from device_sim.run import dialogue
-from device_sim.run.dialogue import Begin, Change, Ended, Finish, Job, Outcome, Play, Ready, State, Stop
+from device_sim.run.dialogue import Begin, Change, Close, Ended, Finish, Job, Outcome, Play, Ready, State, Stop, Strayed
 from device_sim.run.manner import commander_of
-from device_sim.run.part import Part
+from device_sim.run.part import Part, Strays
 from device_sim.run.target import Target, operator_of
-from device_sim.scenario.metrics import Count
 
 _STATE_SECONDS = 1.0
 _ACKNOWLEDGEMENTS = "fleet/+/+/ack"
@@ -60,13 +59,13 @@ class _Worker:
                         case other:
                             raise TypeError(f"not now: {other!r}")
                 outcome = await part.finish()
-                if part.commander is not None:  # The receivers cannot tell which of its answers are due.
-                    outcome.counts[Count.UNEXPECTED] = part.commander.unexpected
-                    outcome.counts[Count.ALTERED] += part.commander.altered
                 if reporting is not None:
                     reporting.cancel()
             self._say(State(state=part.state()))
             self._say(Outcome(outcome=outcome))
+            while not isinstance(await self._next(), Close):
+                pass  # It comes too late to stop or to change anything.
+            self._say(Strayed(strays=await _strays(part)))
             await self._reports.drain()
             # Devices leave when the conductor has counted: until then nothing may change.
             await self._orders.read()
@@ -88,6 +87,14 @@ class _Worker:
 
     def _say(self, said: dialogue.Report) -> None:
         self._reports.write(dialogue.line(said))
+
+
+async def _strays(part: Part) -> Strays:
+    """Return what has strayed to *part* and to its commander: receivers cannot tell which of its answers are due."""
+    strays, commander = await part.strays(), part.commander
+    if commander is None:
+        return strays
+    return Strays(strays.altered + commander.altered, strays.unexpected + commander.unexpected)
 
 
 async def _part(job: Job, stack: AsyncExitStack) -> Part:

@@ -23,8 +23,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from provisioning.enrolment.operator_watch import OperatorWatch
 from provisioning.errors import Code, Refused
 from provisioning.metrics_exposure import MetricsExposure
+from provisioning.operator_role import OperatorRole
 from provisioning.program.runtime import what_runs
 from provisioning.revocation.feed import RevocationFeed
 from provisioning.revocation.publisher import CrlPublisher
@@ -181,6 +183,26 @@ class ManufacturersCollector:
         for labels, number in self._fetches.items():
             fetches.add_metric(labels, number)
         yield fetches
+
+
+class OperatorsCollector:
+    """Until when somebody of each role can get in, as was seen last."""
+
+    def __init__(self, watch: OperatorWatch) -> None:
+        self._watch = watch
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield it."""
+        last = GaugeMetricFamily(
+            "fleet_provisioning_operators_not_after_timestamp_seconds",
+            "When the last valid certificate of operators of a role expires, seconds since 1970; 0: there is none.",
+            labels=["operator_role"],
+        )
+        if self._watch.looked:
+            for role in OperatorRole:
+                end = self._watch.ends.get(role)
+                last.add_metric([role.value], 0.0 if end is None else end.timestamp())
+        yield last
 
 
 def metrics_routes(page: Callable[[], Awaitable[bytes]], exposure: MetricsExposure) -> list[Route]:

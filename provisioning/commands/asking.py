@@ -11,6 +11,7 @@ import sys
 import typer
 
 from provisioning.commands.service_command import fail, say
+from provisioning.program import interruption
 from provisioning.program.printable import printable
 
 
@@ -26,7 +27,7 @@ def ask(question: str) -> None:
     except KeyboardInterrupt:
         say("")  # The question has no line end.
         say("fleet-provisioning: stopped, and nothing was done")
-        raise typer.Exit(130) from None
+        raise typer.Exit(interruption.EXIT_CODE) from None
     if not answer:
         say("")
         raise fail("no answer, and nothing was done: --yes does it without asking")

@@ -12,12 +12,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from provisioning.commands.service_command import Directory, Json, fail, print_document, say, warn_of_open
 from provisioning.errors import ConfigurationError, Refused
+from provisioning.program import interruption
 from provisioning.program.gathered_options import with_options
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 ResultT = TypeVar("ResultT")
 
-INTERRUPTED: Final = 130
 """A shell's exit code for a command that was ended by Ctrl-C."""
 
 PassphraseFile = Annotated[
@@ -102,7 +102,7 @@ class Ceremony:
         except KeyboardInterrupt as error:
             told = _interrupted(title) if has_begun else f"{title} was stopped before it began"
             say(f"fleet-provisioning: {told}")
-            raise typer.Exit(INTERRUPTED) from error
+            raise typer.Exit(interruption.EXIT_CODE) from error
 
     def look(self, work: Callable[[AuthorityLife], Awaitable[ResultT]]) -> ResultT:
         """Return the result of *work*, before a ceremony: it changes nothing, and leaves no transcript."""

@@ -20,6 +20,7 @@ import typer
 
 from provisioning.commands.service_command import fail, say
 from provisioning.errors import ConfigurationError
+from provisioning.program import interruption
 from provisioning.program.given_file import NAMES_BYTES, contents_of, rest_of
 
 _STANDARD_INPUT: Final = Path("-")
@@ -47,7 +48,7 @@ def before_the_loop() -> Iterator[None]:
         raise fail(f"{error.filename}: {error.strerror}") from error
     except KeyboardInterrupt as error:
         say("fleet-provisioning: stopped, and nothing was done")
-        raise typer.Exit(130) from error
+        raise typer.Exit(interruption.EXIT_CODE) from error
 
 
 def read_lines(path: Path, what: str) -> list[str]:

@@ -142,11 +142,11 @@ def status(
 
 
 def _status_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    if version := found.get("version"):  # An older service does not say it.
-        yield "version", f"{version} build {found['build']}"
     if checks := found.get("checks"):
         bad = ", ".join(f"{name} {is_now}" for name, is_now in checks.items() if is_now != "ok")
         yield "ready", f"no: {bad}; doctor and the log say why" if bad else "yes"
+    if version := found.get("version"):  # An older service does not say it.
+        yield "version", f"{version} build {found['build']}"
     for what in ("devices", "certificates", "tokens"):
         numbers = found[what].items()
         yield what, ", ".join(f"{number} {state}{_of_these(found, what, state)}" for state, number in numbers)

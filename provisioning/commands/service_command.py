@@ -138,7 +138,7 @@ class Connection:
 
             from provisioning.client.operator import RequestRefused, ServiceFails, ServiceUnavailable
             from provisioning.pki.tls import TlsConfigurationError
-            from provisioning.program import termination
+            from provisioning.program import interruption, termination
 
         async def run(client: EnrolmentOperatorClient) -> None:
             with termination.cancelled_by_sigterm():
@@ -163,7 +163,8 @@ class Connection:
             raise fail(f"{error.filename or 'the output cannot be written'}: {error.strerror}") from error
         except (KeyboardInterrupt, asyncio.CancelledError) as error:
             say("fleet-provisioning: stopped")
-            raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else termination.EXIT_CODE) from error
+            ended_by = interruption if isinstance(error, KeyboardInterrupt) else termination
+            raise typer.Exit(ended_by.EXIT_CODE) from error
 
 
 connected = with_options(Connection, behind=True)

@@ -35,6 +35,7 @@ from provisioning.doctor.doctor_claims import claim_findings
 from provisioning.doctor.doctor_clock import clock_finding
 from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
 from provisioning.doctor.doctor_manufacturers import manufacturer_findings
+from provisioning.doctor.doctor_operators import operator_finding
 from provisioning.doctor.doctor_own_certificates import certificate_findings, standing_findings
 from provisioning.doctor.doctor_ports import port_findings
 from provisioning.errors import ConfigurationError, Refused
@@ -368,6 +369,11 @@ async def _records(settings: Settings, database: Database, now: datetime) -> Asy
             *authority_findings(connection, settings, now),
             *manufacturer_findings(connection, now),
             *claim_findings(connection, now),
+            operator_finding(connection, settings, now),
+            *(
+                failed("audit log", each, missing_parts.GUARD_REMEDY)
+                for each in missing_parts.changes_that_pass(connection)
+            ),
         ]
         if schema.may_be_forgotten(connection):
             what = "PostgreSQL does not wait for its disk (fsync = off): if its machine fails, revocations are lost"

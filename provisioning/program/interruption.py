@@ -11,6 +11,10 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Final
+
+EXIT_CODE: Final = 128 + signal.SIGINT
+"""Of a program that Ctrl-C has ended, as a shell says it."""
 
 
 @contextlib.contextmanager

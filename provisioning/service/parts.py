@@ -33,7 +33,7 @@ from provisioning.api import est
 from provisioning.api.application import answering, new_application, ocsp_rates
 from provisioning.api.health import Readiness, health_routes
 from provisioning.api.late import LateApplication
-from provisioning.api.metrics import ManufacturersCollector, Metrics, PartsCollector, metrics_routes
+from provisioning.api.metrics import ManufacturersCollector, Metrics, OperatorsCollector, PartsCollector, metrics_routes
 from provisioning.api.ocsp import OcspEndpoint, OcspQuestions
 from provisioning.api.relying import relying_party_routes
 from provisioning.api.whole_ocsp import WholeOcsp
@@ -52,6 +52,7 @@ from provisioning.directory.files import SERVER
 from provisioning.enrolment.enrolment_trust import EnrolmentTrust
 from provisioning.enrolment.manufacturer_fetch import ManufacturerFetcher
 from provisioning.enrolment.manufacturer_watch import ManufacturerWatch
+from provisioning.enrolment.operator_watch import OperatorWatch
 from provisioning.enrolment.service import EnrolmentService
 from provisioning.enrolment.token_retention import TokenRetention
 from provisioning.enrolment.webhook import Webhooks
@@ -66,6 +67,7 @@ from provisioning.revocation.recording import Changed
 from provisioning.revocation.service import RevocationService
 from provisioning.revocation.shut_out import ShutOut
 from provisioning.revocation.suspension import SuspensionService
+from provisioning.service.audit_guard import AuditGuard
 from provisioning.service.clock_watch import ClockWatch
 from provisioning.service.fellow_workers import Answer, FellowWorkers, everywhere
 from provisioning.service.metrics_of_health import HealthCollector, issuers_and_roots
@@ -125,6 +127,12 @@ class Parts:
     """Takes the function that reads the settings again."""
 
 
+def _watched_operators(opened: Opened, metrics: Metrics) -> OperatorWatch:
+    watch = OperatorWatch(opened.database, utc_now, opened.settings.operator_life)
+    metrics.registry.register(OperatorsCollector(watch))
+    return watch
+
+
 async def build(opened: Opened) -> Parts:
     """Return the parts of a service that is about to run."""
     settings, database, place = opened.settings, opened.database, opened.place
@@ -160,6 +168,7 @@ async def build(opened: Opened) -> Parts:
     questions = OcspQuestions(responder, ocsp_rates(settings, metrics))
     metrics.registry.register(PartsCollector(feed, live.publishers, questions.answered_so_far))
     manufacturers = ManufacturerWatch(database, utc_now)
+    last_operators = _watched_operators(opened, metrics)
     fellows: FellowWorkers | None = None
     if place is not None:
         metrics.registry.register(StartsCollector(place.starts))
@@ -246,9 +255,10 @@ async def build(opened: Opened) -> Parts:
             credential.run,
             retention.run,
             revocation.run,
-            *([ClockWatch(database, utc_now).run] if opened.leads else []),
+            *([ClockWatch(database, utc_now).run, AuditGuard(database).run] if opened.leads else []),
             trust.run,
             manufacturers.run,
+            last_operators.run,
             *([recall.run, fetcher.run] if opened.leads else []),
             webhooks.run,
             late.run,

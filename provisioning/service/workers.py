@@ -58,6 +58,7 @@ from typing import Final, NoReturn
 import structlog
 
 from provisioning.connections.listening import Listening
+from provisioning.program import interruption, termination
 from provisioning.program.hangup import SETTLE_SECONDS, Hangups
 from provisioning.program.service_manager import NOBODY, ServiceManager, show_where_it_hangs
 from provisioning.service.worker_place import READY, WorkerPlace
@@ -70,8 +71,7 @@ _LONGEST_PAUSE: Final = 15.0
 _STOP_SECONDS: Final = 30.0
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _HANDLED: Final = (*_STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD)
-_INTERRUPTED: Final = 130
-_ENDED_AS_TOLD: Final = (0, 128 + signal.SIGTERM, _INTERRUPTED)
+_ENDED_AS_TOLD: Final = (0, termination.EXIT_CODE, interruption.EXIT_CODE)
 """Exit codes of a worker that was told to stop, perhaps before it had installed its handlers."""
 
 
@@ -264,7 +264,7 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
             code = self.work(place)
         except KeyboardInterrupt:
-            code = _INTERRUPTED
+            code = interruption.EXIT_CODE
         except BaseException:  # noqa: BLE001 - the process ends here, and must say why
             traceback.print_exc()
         finally:

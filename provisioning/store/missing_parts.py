@@ -22,6 +22,22 @@ _CONSTRAINTS: Final = text("""
 """)
 _TRIGGERS: Final = text("SELECT tgname::text FROM pg_trigger WHERE tgrelid = CAST(:on AS regclass)")
 _APPEND_ONLY: Final = "audit_entries_append_only"
+_AT_WORK: Final = {
+    "postgresql": text("""
+        SELECT tgname::text FROM pg_trigger
+        WHERE tgrelid = CAST('audit_entries' AS regclass) AND tgenabled IN ('O', 'A')
+    """),
+    "sqlite": text("SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'audit_entries'"),
+}
+"""The triggers of the audit log that a session like ours sets off: not those that were disabled, or for replicas."""
+_GUARDS: Final = {
+    "postgresql": [_APPEND_ONLY],
+    "sqlite": ["audit_entries_no_update", "audit_entries_no_delete"],
+}
+GUARD_REMEDY: Final = (
+    "fleet-provisioning audit verify says whether an entry was changed; "
+    "docs/revocation-publication.md has the statements that make the triggers again"
+)
 _KINDS: Final = (
     (PrimaryKeyConstraint, "p", "primary key"),
     (UniqueConstraint, "u", "uniqueness"),
@@ -61,3 +77,10 @@ def unguarded(connection: Connection) -> list[str]:
     if _APPEND_ONLY not in set(connection.scalars(_TRIGGERS, {"on": audit_entries.name})):
         lost.append(f"the trigger {_APPEND_ONLY}")
     return sorted(lost)
+
+
+def changes_that_pass(connection: Connection) -> list[str]:
+    """Return which triggers of the audit log are missing or disabled, so that its entries could be changed."""
+    kind = connection.dialect.name
+    at_work = set(connection.scalars(_AT_WORK[kind]))
+    return [f"the trigger {name} is missing or disabled" for name in _GUARDS[kind] if name not in at_work]

@@ -100,6 +100,15 @@ def _shown(grant: OperatorGrant, device: Device | None, ends: dict[int, datetime
     return ShownOperator(grant, device.state, good_until)
 
 
+def ends(connection: Connection, now: datetime) -> dict[OperatorRole, datetime]:
+    """Return until when somebody of each role has a certificate that is good *now*; a role of nobody's is absent."""
+    last = dict[OperatorRole, datetime]()
+    for each in every(connection, now):
+        if each.good_until is not None:
+            last[each.grant.role] = max(each.good_until, last.get(each.grant.role, each.good_until))
+    return last
+
+
 def usable_admins(connection: Connection, now: datetime) -> set[str]:
     """Return the admins who have a certificate that is good *now*. Locks their grants until the transaction ends."""
     held = connection.execute(

@@ -59,6 +59,7 @@ class Lie(Enum):
     SCRIBBLES = "delivers a message that is none"
     DOUBLES_A_COMMAND = "delivers one command twice"
     DOUBLES_AN_ANSWER = "delivers one answer to a command twice"
+    COMES_BACK_TO_IT = "delivers a command altered and an answer twice, when nobody sends or publishes any more"
     KEEPS_IN = "leaves the session of a revoked device open"
     LETS_IN = "lets a revoked device in again"
     CUTS_AND_LETS_IN = "cuts a revoked device off without a word, and lets it in again"
@@ -76,9 +77,12 @@ _TWO = ("fleet/meters/meter-1/telemetry", "fleet/meters/meter-2/telemetry")
 _EXCHANGED = dict(zip(_TWO, reversed(_TWO), strict=True))
 
 
+_ASKED_AT_THE_END = "fleet/+/+/state"
+"""What a receiver subscribes to when all devices have finished."""
 _ALTERATIONS = {
     Lie.ALTERS: ("/telemetry", rb'("power_w":)(\d)'),
     Lie.RENUMBERS: ("/telemetry", rb'("seq":)(\d)'),
+    Lie.COMES_BACK_TO_IT: ("/cmd/", rb'("id":"[^"]*)(\d)'),
     Lie.ALTERS_A_COMMAND: ("/cmd/", rb'("id":"[^"]*)(\d)'),
     Lie.ALTERS_AN_ANSWER: ("/ack", rb'("published":)(\d)'),
 }
@@ -118,6 +122,7 @@ class DishonestBroker:
         self._clients: dict[str, _Client] = {}
         self._revoked: set[str] = set()
         self._retained: dict[str, Publish] = {}
+        self._kept_back: list[Publish] = []
         self._published: Counter[str] = Counter()
         self._dead = False
 
@@ -158,6 +163,8 @@ class DishonestBroker:
                 self._admit(client)
             case Subscribe(packet_id=packet_id, requests=requests):
                 client.filters += [request.filter for request in requests]
+                if _ASKED_AT_THE_END in client.filters:
+                    self._deliver(self._kept_back)
                 suback = Suback(packet_id, tuple(ReasonCode(QoS.AT_LEAST_ONCE) for _ in requests))
                 asyncio.get_running_loop().call_later(_LATE * (self.lie is Lie.DAWDLES), client.send, suback)
                 self._deliver([kept for kept in self._retained.values() if self.lie is not Lie.FORGETS], [client])
@@ -189,6 +196,9 @@ class DishonestBroker:
         if packet.retain:
             self._retained[packet.topic] = packet
         lie = self.lie if wrong else Lie.NOTHING
+        if lie is Lie.COMES_BACK_TO_IT and not packet.topic.endswith(("/telemetry", "/state")):
+            self._kept_back.append(_altered(packet, lie))
+            lie = Lie.NOTHING
         packet = _altered(packet, lie)
         if lie is Lie.DIES:
             self._dead = True

@@ -13,11 +13,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from provisioning.operator_role import OperatorRole
 from provisioning.program.runtime import what_runs
 from tests.support.curl import Curl, CurlAnswer
 from tests.support.enrolled import enrol
 from tests.support.provisioning import ProvisioningService
 
+LAST_OPERATORS = "fleet_provisioning_operators_not_after_timestamp_seconds"
 CHECKS = ("store", "issuing_ca", "ocsp_signer", "crls")
 KEY = "8e03978e-40d5-43dd-bc93-6894a57f9324"
 
@@ -159,6 +161,9 @@ def test_metrics_count_by_route_and_code_and_tell_the_state_of_the_parts(limited
     assert float(samples["process_resident_memory_bytes"]) > 1e6
     what = ",".join(f'{name}="{value}"' for name, value in sorted(what_runs().items()))
     assert samples[f"fleet_provisioning_info{{{what}}}"] == "1.0"
+    last = {role: float(samples[f'{LAST_OPERATORS}{{operator_role="{role}"}}']) for role in OperatorRole}
+    assert last.pop(OperatorRole.ADMIN) > time.time()
+    assert set(last.values()) == {0}
 
 
 def test_metrics_are_off_unless_configured(service: ProvisioningService) -> None:

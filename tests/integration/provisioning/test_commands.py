@@ -69,7 +69,10 @@ def test_from_token_to_revocation(command: Operator, stranger: Curl, device: Ope
     code, shown, _ = command("status")
     assert code == 0
     assert shown.split()[:2] == ["ready", "yes"]
-    assert [line.split()[0] for line in shown.splitlines()[1:5]] == ["devices", "certificates", "tokens", "feed"]
+    assert [line.split()[0] for line in shown.splitlines()[1:6]] == [
+        "version",
+        *("devices", "certificates", "tokens", "feed"),
+    ]
     counted = json.loads(command("status", "--json")[1])
     assert f"{counted['certificates']['revoked']} revoked" in shown
     assert f"number {counted['crls']['root-ca']['number']}, 0 entries, lapses 20" in shown

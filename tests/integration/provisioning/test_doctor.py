@@ -50,7 +50,19 @@ def findings(service: ProvisioningService, *arguments: str) -> tuple[int, dict[s
 def test_nothing_is_wrong_with_an_authority_that_was_just_founded(pristine: ProvisioningService) -> None:
     code, found = findings(pristine)
     assert code == 0
-    assert set(found) == {"build", "files", "keys", "certificates", "disk", "clock", "database", "CAs", "CRL", "ports"}
+    assert set(found) == {
+        "build",
+        "files",
+        "keys",
+        "certificates",
+        "disk",
+        "clock",
+        "database",
+        "operators",
+        "CAs",
+        "CRL",
+        "ports",
+    }
     assert not any(found.values())
     done = pristine.command("doctor", "--dir", str(pristine.dir))
     assert "ok       keys          the keys of issuing-ca, root-ca open" in done.stdout

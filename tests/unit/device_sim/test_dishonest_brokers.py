@@ -261,6 +261,31 @@ async def test_what_is_altered_is_counted_once_by_workers_too(
     )
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_what_comes_while_a_run_drains_is_counted(tmp_path: Path, authority: Authority, workers: int) -> None:
+    """The devices have finished, and said what they have sent; what a broker does from then on counts as well."""
+    scenario = SCENARIO.replace("devices = 3", "devices = 4").partition("[[stages]]\nrevoke")[0]
+    scenario += '[thresholds]\naltered = ["== 0"]\nunexpected = ["== 0"]\n'
+    result = await judged(authority, tmp_path, Lie.COMES_BACK_TO_IT, scenario, Manner(workers=workers))
+    assert (result.recorder.counts[Count.ALTERED], result.recorder.counts[Count.UNEXPECTED]) == (4, 4)
+
+
+async def test_ctrl_c_while_a_run_drains_ends_no_worker(
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drain = Run._drain
+
+    async def interrupted(played: Run, outcomes: list[part.PartOutcome]) -> None:
+        played.stop(signal.SIGINT)
+        await drain(played, outcomes)
+
+    monkeypatch.setattr(Run, "_drain", interrupted)
+    bare = SCENARIO.partition("[[stages]]\ncommand")[0].replace("devices = 3", "devices = 4")
+    result = await judged(authority, tmp_path, Lie.NOTHING, bare, Manner(workers=2))
+    assert result.verdict == "INTERRUPTED"
+    assert result.recorder.counts[Count.ADMISSIONS] == 4
+
+
 async def test_an_altered_message_is_shown(tmp_path: Path, authority: Authority) -> None:
     result = await judged(authority, tmp_path, Lie.ALTERS)
     told = [each for each in remarks(document_of(result)) if each.startswith("altered message")]
@@ -303,8 +328,8 @@ def test_ctrl_c_while_the_devices_leave_does_not_take_the_report_away(
     """It has come too late to end anything early: a run of a day is over, and has its result."""
     absorb = Run._absorb
 
-    def interrupted(played: Run, outcomes: list[part.PartOutcome]) -> None:
-        absorb(played, outcomes)
+    def interrupted(played: Run, outcomes: list[part.PartOutcome], strays: list[part.Strays]) -> None:
+        absorb(played, outcomes, strays)
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(Run, "_absorb", interrupted)

@@ -67,6 +67,43 @@ async def test_a_log_that_another_program_keeps_from_the_file_is_told_when_it_do
     assert second["megabytes"] >= 2 * first["megabytes"] - 1
 
 
+class Seen(LogGrowth):
+    """The log's growth, and how often it was looked at."""
+
+    def __init__(self, path: Path, *, unusual: int) -> None:
+        super().__init__(path, unusual=unusual)
+        self.looks = 0
+        self.seen_thrice, self.over = asyncio.Event(), asyncio.Event()
+
+    def seen(self, size: int, reason: str | None) -> None:
+        super().seen(size, reason)
+        self.looks += 1
+        if self.looks > 2:
+            self.seen_thrice.set()
+        if reason is None:
+            self.over.set()
+
+
+async def test_that_it_is_over_is_noticed_though_nothing_more_is_written(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.store.sqlite._LOOK_SECONDS", 0.001)
+    store._apply(filled())
+    journal = Journal(100.0, last_session=7, last_message=40)
+    store._growth = growth = Seen(store.path, unusual=UNUSUAL)
+    with capture_logs() as said:
+        with other_program(store.path, "BEGIN"):
+            await grown(store, journal)
+            async with asyncio.timeout(10):
+                await growth.seen_thrice.wait()
+            assert journal.held_log_bytes > UNUSUAL, "as long as it reads, nothing changes"
+        growth.over.clear()
+        async with asyncio.timeout(10):
+            await growth.over.wait()
+    assert journal.held_log_bytes == 0
+    assert [line["code"] for line in said] == ["STORE_LOG_GROWS", "STORE_LOG_MOVED"]
+
+
 def test_a_log_that_is_only_long_is_no_news(tmp_path: Path) -> None:
     growth = LogGrowth(tmp_path / "broker.db")
     with capture_logs() as said:

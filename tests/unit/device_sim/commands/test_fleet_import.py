@@ -140,6 +140,19 @@ def test_every_kind_of_key_in_every_form(
 _PLAIN = (Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
+def test_an_rsa_key_whose_numbers_do_not_belong_together_is_named(place: Place) -> None:
+    held, other = (rsa.generate_private_key(65537, 2048) for _ in range(2))
+    certificate, key = place.ca.issue("meter-1", key=held).write(place.certs, "meter-1")
+    numbers, wrong = held.private_numbers(), other.private_numbers()
+    mixed = rsa.RSAPrivateNumbers(
+        numbers.p, numbers.q, wrong.d, wrong.dmp1, wrong.dmq1, numbers.iqmp, numbers.public_numbers
+    ).private_key(unsafe_skip_rsa_key_validation=True)
+    key.write_bytes(mixed.private_bytes(PEM, PKCS8, NoEncryption()))
+    assert (
+        f"{certificate} has no private key in {place.certs}; {key} holds an RSA key whose numbers" in place.imported()
+    )
+
+
 @pytest.mark.parametrize("locked", [False, True])
 def test_a_pkcs12_file_is_opened(place: Place, *, locked: bool) -> None:
     issuing = ForeignCa("Issuing CA", place.ca)
@@ -187,11 +200,13 @@ def test_what_is_no_device_is_left_out_and_told(place: Place) -> None:
         "A key begins with -----BEGIN PRIVATE KEY-----, and a request with\n-----BEGIN X"
     )
     Authority().issue("receiver", role=Role.SERVICE, group=None).write(place.certs, "receiver")
+    place.ca.own.write(place.certs, "ca")
     place.fleet = place.certs / "fleet"
     assert place.imported() == ""
     assert place.read().devices == ["meter-1"]
     assert f"left out: {place.certs}/broker.crt: for servers only" in place.said
     assert f"left out: {place.certs}/receiver.crt: of a service" in place.said
+    assert f"left out: {place.certs}/ca.crt: of a CA" in place.said
     renewed = place.ca.issue("meter-1")
     renewed.write(place.certs, "meter-1")
     assert place.imported() == ""  # The copy of the former one is no second meter-1.
@@ -211,7 +226,10 @@ def not_yet(ca: ForeignCa) -> ForeignCertificate:
     [
         (expired, "bad.crt has expired on "),
         (not_yet, "bad.crt is not valid before "),
-        (lambda ca: ca.issue("Meter 9"), "bad.crt: name 'Meter 9': use 1 to 64 letters"),
+        (
+            lambda ca: ca.issue("Meter 9"),
+            "a letter or digit; say in a CSV file, in a column `name`, what it is called in topics",
+        ),
         (lambda ca: ca.issue("a/b"), "bad.crt: name 'a/b': use 1 to 64 letters"),
         (lambda ca: ca.issue("+"), "bad.crt: name '+': use 1 to 64 letters"),
         (lambda ca: ca.issue("00:1A:2B"), "bad.crt: name '00:1A:2B': use 1 to 64 letters"),
@@ -251,6 +269,8 @@ def test_a_certificate_without_its_key_is_named_and_so_is_a_key_of_no_use(place:
     assert f"{certificate} has no private key in {place.certs}: put it there" in place.imported()
     key.write_bytes(ed448.Ed448PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     assert f"{key} holds a Ed448PrivateKey, where an EC, RSA or Ed25519 key is needed" in place.imported()
+    locked = place.ca.own.key.private_bytes(PEM, PKCS8, BestAvailableEncryption(PASSPHRASE))
+    (place.certs / "ca.key").write_bytes(locked)  # The one of a similar name is told.
     key.write_bytes(b"-----BEGIN PRIVATE KEY-----\nnonsense\n-----END PRIVATE KEY-----\n")
     assert f"{key} holds a key that cannot be parsed: convert it (openssl pkey" in place.imported()
 
@@ -344,6 +364,7 @@ def test_a_row_that_cannot_be_used_is_named(place: Place, row: dict[str, object]
         (b"certificate,key\na,b,c\n", "line 2: more or fewer fields than the first line has"),
         (b'certificate,key\na,"b\n', "write it as CSV with commas"),
         (b"\xff\xfe\0", "is no text in UTF-8"),
+        (b"certificate,key\na\0.crt,b\n", "has NUL characters in it"),
     ],
 )
 def test_what_is_no_list_is_told(place: Place, content: bytes, words: str) -> None:
@@ -467,13 +488,18 @@ def test_a_backend_without_a_usable_name_needs_an_identifier(place: Place, commo
     place.ca.issue("meter-1").write(place.certs, "meter-1")
     place.ca.issue(common_name).write(place.path, "backend")
     assert "backend.crt has no Common Name that could be a client identifier: give --backend-id" in place.imported()
+    assert "--backend-cert and --backend-key: " in place.imported(
+        backend=("--backend-cert", str(place.path / "backend.crt"))
+    )
     assert place.imported(None, "--backend-id", "urn:receiver") == ""
     fleet = place.read()
     assert (fleet.service, fleet.client_id(fleet.service)) == ("backend", "urn:receiver")
 
 
 def test_nothing_to_import_and_options_of_no_use_are_told(place: Place) -> None:
-    assert f"{place.certs} holds no device's certificate" in place.imported()
+    assert f"{place.certs} holds no device's certificate: name" in place.imported()
+    ForeignCa("meter-1").own.write(place.certs, "meter-1")  # As `openssl req -x509` makes them.
+    assert f"no device's certificate ({place.certs}/meter-1.crt: of a CA): name" in place.imported()
     assert "nowhere cannot be read: No such file or directory" in place.imported(place.path / "nowhere")
     (place.path / "empty").write_bytes(b"\n")
     assert "is empty: put the passphrase there" in place.imported(None, "--passphrase-file", str(place.path / "empty"))

@@ -213,6 +213,6 @@ async def test_what_is_lost_is_proven_if_the_receivers_have_read_all(
     await run._drain(outcomes)
     assert run._read is silent
     run.names = ["meter-1"]
-    run._absorb(outcomes)
+    run._absorb(outcomes, [])
     assert run.recorder.counts[Count.LOST] == 2
     assert run._proven == ({Count.LOST: 2} if silent else {})

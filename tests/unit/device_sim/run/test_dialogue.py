@@ -15,7 +15,7 @@ from device_sim.link.tls_dial import Endpoint
 from device_sim.run import dialogue
 from device_sim.run.health import HealthSample
 from device_sim.run.manner import Manner, Share, commander_of, loopback_addresses, sources_for
-from device_sim.run.part import PartOutcome, PartState
+from device_sim.run.part import PartOutcome, PartState, Strays
 from device_sim.run.recorder import Marker
 from device_sim.scenario.catalogue import built_in
 from device_sim.scenario.metrics import Count, Duration
@@ -57,6 +57,11 @@ def test_an_outcome_arrives_whole() -> None:
             markers=[Marker(1.0, "storm", "3 connections break")],
         )
     )
+    assert dialogue.report(dialogue.line(said)) == said
+
+
+def test_what_has_strayed_arrives_whole() -> None:
+    said = dialogue.Strayed(strays=Strays(altered=2, unexpected=3))
     assert dialogue.report(dialogue.line(said)) == said
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from device_sim.scenario.catalogue import find
-from device_sim.scenario.model import InvalidScenario, parse
+from device_sim.scenario.model import GeneratorLimits, InvalidScenario, parse
 
 PAGE = Path(__file__).parents[4] / "docs" / "simulator.md"
 IMPORTS = "from device_sim.scenario.model import Scenario\nfrom device_sim.scenario.stages import Hold, Ramp\n"
@@ -81,3 +82,8 @@ def test_a_program_that_builds_no_scenario_is_told_why(tmp_path: Path, program: 
 def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidScenario, match=r"nowhere\.py cannot be read"):
         find(str(tmp_path / "nowhere.py"))
+
+
+def test_what_the_page_says_of_the_generator_holds_where_a_scenario_says_nothing() -> None:
+    (block,) = re.findall(r"^\[generator\].*?(?=```)", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert tomllib.loads(block)["generator"] == GeneratorLimits().model_dump()

@@ -1,0 +1,69 @@
+"""Warns before the last admin's certificate ends: with it, nobody could make the token for another.
+
+Rules
+-----
+1. An operator counts while a certificate of theirs is good; of several the last to expire decides.
+2. It is due when a third of an operator's certificate's usual life is left, a month at most.
+3. Each state is logged once, until it changes; a restart logs it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+
+from provisioning.errors import Refused
+from provisioning.operator_role import OperatorRole
+from provisioning.store import operators
+from provisioning.store.database import Database
+
+log = structlog.get_logger(__name__)
+
+_SHARE: Final = 3
+_MOST: Final = timedelta(days=30)
+_ROUND_SECONDS: Final = 60.0
+
+
+def warned_for(operator_life: timedelta) -> timedelta:
+    """Return how long before the last admin's certificate ends that is said."""
+    return min(operator_life / _SHARE, _MOST)
+
+
+class OperatorWatch:
+    """Looks once a minute until when there are operators of each role."""
+
+    def __init__(self, database: Database, clock: Callable[[], datetime], operator_life: timedelta) -> None:
+        self._database = database
+        self._clock = clock
+        self._ahead = warned_for(operator_life)
+        self._said: tuple[bool, bool] = (False, False)
+        self.ends: Mapping[OperatorRole, datetime] = {}
+        """As of the last look; a role that nobody has now is absent."""
+        self.looked = False
+
+    async def look(self) -> None:
+        """Look now, and log what has changed."""
+        now = self._clock()
+        self.ends = await self._database.read(lambda connection: operators.ends(connection, now))
+        self.looked = True
+        last = self.ends.get(OperatorRole.ADMIN)
+        state = last is None, last is not None and last - now < self._ahead
+        if state != self._said:
+            if last is None:
+                log.error("no admin has a valid certificate", code="NO_ADMIN")
+            elif last - now < self._ahead:
+                log.warning("the last admin's certificate ends", code="LAST_ADMIN_ENDS", until=last)
+        self._said = state
+
+    async def run(self) -> None:
+        """Look at once and then every minute, until cancelled."""
+        while True:
+            try:
+                await self.look()
+            except Refused as refusal:
+                log.warning("operators not looked at", code="OPERATOR_WATCH_FAILED", detail=refusal.detail)
+            await asyncio.sleep(_ROUND_SECONDS)

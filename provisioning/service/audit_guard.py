@@ -1,0 +1,51 @@
+"""Says in the log that the audit log's rows can be changed: its triggers were dropped or disabled while it was served.
+
+The chain of the entries shows a change afterwards (`audit verify`); the triggers are what refuses one. Whoever may drop
+them may change the rows, too, so nothing is refused here, and nothing is made again: an operator is told to look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from provisioning.errors import Refused
+from provisioning.store import missing_parts
+from provisioning.store.database import Database
+
+log = structlog.get_logger(__name__)
+
+_ROUND_SECONDS: Final = 60.0
+
+
+class AuditGuard:
+    """Looks at the start and once a minute; each state is logged once."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._said: list[str] = []
+
+    async def look(self) -> None:
+        """Look now, and log what has changed."""
+        open_to = await self._database.read(missing_parts.changes_that_pass)
+        if open_to != self._said and open_to:
+            log.error(
+                "nothing refuses changes of the audit log",
+                code="AUDIT_UNGUARDED",
+                detail="; ".join(open_to),
+                remedy=missing_parts.GUARD_REMEDY,
+            )
+        elif open_to != self._said:
+            log.info("changes of the audit log are refused again", code="AUDIT_GUARDED")
+        self._said = open_to
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            try:
+                await self.look()
+            except Refused:  # The store is away, which others report.
+                log.debug("the audit log's triggers were not looked at")
+            await asyncio.sleep(_ROUND_SECONDS)
