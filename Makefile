@@ -14,7 +14,7 @@ PYTEST  := pytest -n $(WORKERS) --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests test-servers sslyze check test test-compiled compiled demo demo-oldest bench bench-peers bench-idle bench-revocation bench-provisioning bench-fleet clean
+.PHONY: help setup setup-tests test-servers sslyze check test test-thorough test-compiled compiled demo demo-oldest bench bench-peers bench-idle bench-revocation bench-provisioning bench-fleet clean
 
 help:           ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 26
@@ -53,6 +53,9 @@ check: $(VENV)/.installed-dev                               ## ruff, mypy strict
 
 test: setup-tests                                           ## everything the tests need, then all tests
 	$(BIN)/$(PYTEST) $(PYTEST_ARGS)
+
+test-thorough: setup-tests                                  ## the property tests with twenty times as many examples
+	$(BIN)/$(PYTEST) -m hypothesis --hypothesis-profile=thorough --timeout=3000 $(PYTEST_ARGS)
 
 demo: setup                                                 ## the whole product in a run of 20 seconds, on loopback
 	@$(BIN)/fleet-sim demo $(DEMO_ARGS)

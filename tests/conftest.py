@@ -20,6 +20,7 @@ from tests.support.postgresql import PostgresqlServer
 
 # A machine may be busy with other tests: an example takes as long as it needs.
 settings.register_profile("fleetgate", deadline=None)
+settings.register_profile("thorough", deadline=None, max_examples=2_000)  # `make test-thorough`
 settings.load_profile("fleetgate")
 
 

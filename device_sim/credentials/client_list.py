@@ -53,6 +53,8 @@ class ClientList:
             raise UnusableCredential(f"{path} cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise UnusableCredential(f"{path} is no text in UTF-8: name a directory, or a CSV file") from error
+        if "\0" in text:
+            raise UnusableCredential(f"{path} has NUL characters in it: name a directory, or a CSV file")
         rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         try:
             columns = list(rows.fieldnames or ())

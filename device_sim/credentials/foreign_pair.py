@@ -107,7 +107,8 @@ class Search:
         """The CA certificates found, and the anchors."""
         self._keys: dict[bytes, PrivateKey] = {}
         self._certificates: dict[bytes, tuple[x509.Certificate, Path]] = {}
-        self._locked: list[str] = []
+        self._authorities: list[tuple[x509.Certificate, Path]] = []
+        self._locked: dict[str, str] = {}
         self.unusable: list[UnusableCredential] = []
         self.left_out: list[str] = []
         """Certificates that are no client's, and why."""
@@ -117,12 +118,13 @@ class Search:
         for certificate in file.certificates:
             if is_authority(certificate):
                 self.issuers.add(certificate)
+                self._authorities.append((certificate, file.path))
                 continue
             self._certificates.setdefault(certificate.fingerprint(hashes.SHA256()), (certificate, file.path))
         for key in file.keys:
             self._keys.setdefault(spki_of(key.public_key()), key)
         if file.unusable is not None:
-            self._locked.append(f"{file.path} {file.unusable}")
+            self._locked[_stem(file.path)] = f"{file.path} {file.unusable}"
 
     def pairs(self) -> Iterator[ForeignPair]:
         """Yield each client's certificate with its key; what has none is in `unusable` afterwards."""
@@ -134,8 +136,22 @@ class Search:
             if key is not None:
                 yield ForeignPair(str(path), certificate, key, self.issuers.chain_of(certificate))
                 continue
-            why = f"; {self._locked[0]}" if self._locked else ": put it there, or list the others in a CSV file"
-            self.unusable.append(UnusableCredential(f"{path} has no private key in {self._directory}{why}"))
+            self.unusable.append(
+                UnusableCredential(f"{path} has no private key in {self._directory}{self._why_none(path)}")
+            )
+        for certificate, path in self._authorities:
+            if spki_of(certificate.public_key()) in self._keys:  # Not each certificate of a chain: it was to be a pair.
+                self.left_out.append(f"{path}: of a CA")
+
+    def _why_none(self, certificate: Path) -> str:
+        """Return what may have become of the key of *certificate*: of those that are locked, that of the same name."""
+        if not self._locked:
+            return ": put it there, or list the others in a CSV file"
+        return f"; {self._locked.get(_stem(certificate)) or next(iter(self._locked.values()))}"
+
+
+def _stem(path: Path) -> str:
+    return path.name.partition(".")[0]
 
 
 def pair_of(client: Client, anchors: Issuers, passphrase: bytes | None) -> ForeignPair:

@@ -128,7 +128,8 @@ class Examination:
         self._complete_backend(search.issuers)
         self._problems += search.unusable
         self.left_out += search.left_out
-        self._end(f"{directory} holds no device's certificate: name the directory that does, or a CSV file")
+        others = f" ({self.left_out[0]})" if self.left_out else ""
+        self._end(f"{directory} holds no device's certificate{others}: name the directory that does, or a CSV file")
 
     async def read(self, path: Path) -> None:
         """Examine what the list *path* names. Raises `UnusableCredential`, or a group of them."""

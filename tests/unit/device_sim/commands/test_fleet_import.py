@@ -200,11 +200,13 @@ def test_what_is_no_device_is_left_out_and_told(place: Place) -> None:
         "A key begins with -----BEGIN PRIVATE KEY-----, and a request with\n-----BEGIN X"
     )
     Authority().issue("receiver", role=Role.SERVICE, group=None).write(place.certs, "receiver")
+    place.ca.own.write(place.certs, "ca")
     place.fleet = place.certs / "fleet"
     assert place.imported() == ""
     assert place.read().devices == ["meter-1"]
     assert f"left out: {place.certs}/broker.crt: for servers only" in place.said
     assert f"left out: {place.certs}/receiver.crt: of a service" in place.said
+    assert f"left out: {place.certs}/ca.crt: of a CA" in place.said
     renewed = place.ca.issue("meter-1")
     renewed.write(place.certs, "meter-1")
     assert place.imported() == ""  # The copy of the former one is no second meter-1.
@@ -267,6 +269,8 @@ def test_a_certificate_without_its_key_is_named_and_so_is_a_key_of_no_use(place:
     assert f"{certificate} has no private key in {place.certs}: put it there" in place.imported()
     key.write_bytes(ed448.Ed448PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     assert f"{key} holds a Ed448PrivateKey, where an EC, RSA or Ed25519 key is needed" in place.imported()
+    locked = place.ca.own.key.private_bytes(PEM, PKCS8, BestAvailableEncryption(PASSPHRASE))
+    (place.certs / "ca.key").write_bytes(locked)  # The one of a similar name is told.
     key.write_bytes(b"-----BEGIN PRIVATE KEY-----\nnonsense\n-----END PRIVATE KEY-----\n")
     assert f"{key} holds a key that cannot be parsed: convert it (openssl pkey" in place.imported()
 
@@ -360,6 +364,7 @@ def test_a_row_that_cannot_be_used_is_named(place: Place, row: dict[str, object]
         (b"certificate,key\na,b,c\n", "line 2: more or fewer fields than the first line has"),
         (b'certificate,key\na,"b\n', "write it as CSV with commas"),
         (b"\xff\xfe\0", "is no text in UTF-8"),
+        (b"certificate,key\na\0.crt,b\n", "has NUL characters in it"),
     ],
 )
 def test_what_is_no_list_is_told(place: Place, content: bytes, words: str) -> None:
@@ -492,7 +497,9 @@ def test_a_backend_without_a_usable_name_needs_an_identifier(place: Place, commo
 
 
 def test_nothing_to_import_and_options_of_no_use_are_told(place: Place) -> None:
-    assert f"{place.certs} holds no device's certificate" in place.imported()
+    assert f"{place.certs} holds no device's certificate: name" in place.imported()
+    ForeignCa("meter-1").own.write(place.certs, "meter-1")  # As `openssl req -x509` makes them.
+    assert f"no device's certificate ({place.certs}/meter-1.crt: of a CA): name" in place.imported()
     assert "nowhere cannot be read: No such file or directory" in place.imported(place.path / "nowhere")
     (place.path / "empty").write_bytes(b"\n")
     assert "is empty: put the passphrase there" in place.imported(None, "--passphrase-file", str(place.path / "empty"))
