@@ -13,6 +13,7 @@ from device_sim.demo.demo import _all_late
 from device_sim.link.closure import Closure, Layer
 from device_sim.report import ExitCode, Report
 from device_sim.view import View
+from provisioning.program.version import version_and_build
 from tests.support.broker_process import wait_until
 
 
@@ -37,6 +38,7 @@ def test_the_report_is_one_json_document() -> None:
     report.check("fine", True, "all of it", security=True)
     report.fact("latency_ms", {"p50": 0.5})
     document = json.loads(json.dumps(report.as_dict()))
+    assert document["fleet_sim"] == version_and_build()
     assert document == {
         "schema": 1,
         "passed": True,
