@@ -81,6 +81,7 @@ class RetainedMessages:
     def __init__(self, limit: int, bytes_limit: int) -> None:
         self._messages: TopicNames[Retained] = TopicNames()
         self._bytes = 0
+        """What the counted messages hold, with their places in the tree of names."""
         self._count = 0
         self._expiring = 0
         self._round: Iterator[Retained | None] = iter(())
@@ -96,11 +97,6 @@ class RetainedMessages:
 
     def __len__(self) -> int:
         return len(self._messages)
-
-    @property
-    def bytes(self) -> int:
-        """How many bytes the counted messages hold, with their places in the tree of names."""
-        return self._bytes
 
     @property
     def count(self) -> int:

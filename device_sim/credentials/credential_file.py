@@ -12,7 +12,6 @@ Rules
 
 from __future__ import annotations
 
-import base64
 import re
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,9 +24,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key, pkcs12
 
-from device_sim.credentials.padded_key import padded_ec_key
 from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.keys import PrivateKey
+from provisioning.pki.padded_key import padded_ec_key, padded_ec_key_in
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
 _BEGINS = re.compile(rb"^-----BEGIN (?:(?:X509 )?CERTIFICATE|[A-Z0-9 ]*PRIVATE KEY)-----", re.MULTILINE)
@@ -136,7 +135,7 @@ class CredentialFile:
                     return
                 key = load(content, None)  # It is not encrypted.
         except (ValueError, UnsupportedAlgorithm):
-            padded = padded_ec_key(content if der else _decoded(content))
+            padded = padded_ec_key(content) if der else padded_ec_key_in(content)
             if padded is None:
                 self._not_read(content, der=der)
                 return
@@ -163,14 +162,6 @@ def _is_whole(key: rsa.RSAPrivateKey) -> bool:
     except (InvalidSignature, ValueError):
         return False
     return True
-
-
-def _decoded(block: bytes) -> bytes:
-    """Return what is between the first and the last line of a PEM *block*."""
-    try:
-        return base64.b64decode(b"".join(block.split(b"\n")[1:-1]))
-    except ValueError:
-        return b""
 
 
 def _of_no_use(key: object) -> str:

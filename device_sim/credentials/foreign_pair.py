@@ -90,8 +90,9 @@ def files_in(directory: Path, apart: Path) -> Iterator[Path]:
     def unreadable(error: OSError) -> None:
         raise UnusableCredential(f"{error.filename} cannot be read: {error.strerror}") from error
 
+    apart = apart.resolve()
     for folder, folders, names in os.walk(directory, onerror=unreadable):
-        folders[:] = sorted(each for each in folders if Path(folder, each).absolute() != apart.absolute())
+        folders[:] = sorted(each for each in folders if Path(folder, each).resolve() != apart)
         for name in sorted(names):
             path = Path(folder, name)
             if path.is_file() and 0 < path.stat().st_size <= PEM_BYTES:

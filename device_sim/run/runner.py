@@ -31,7 +31,7 @@ from device_sim.link.keep_alive import KeepAlive
 from device_sim.link.tls_dial import NotAdmitted
 from device_sim.remedies import with_remedy
 from device_sim.run.health import GeneratorWatch, HealthSample, worst
-from device_sim.run.lateness import proven
+from device_sim.run.lateness import most_unread, proven
 from device_sim.run.manner import ONE_PROCESS, Manner, Share, commander_of
 from device_sim.run.order import Extra, InvalidOrder, Order, Pause, Rate, Status, Stop
 from device_sim.run.part import Part, PartOutcome, PartState, Played, Strays
@@ -413,6 +413,7 @@ class Run:
             stayed=not counts[Count.LOST_RECEIVERS],
             restarted=any(stage.kind == "restart" for stage in self.scenario.stages),
             read=self._read,
+            unread=most_unread(self.recorder),
         )
 
     def _process_health(self, outcomes: list[PartOutcome]) -> list[ProcessHealth]:

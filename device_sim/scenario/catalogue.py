@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import runpy
 import traceback
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from device_sim.scenario.model import InvalidScenario, Scenario, faults_in, load, parse
-from device_sim.scenario.threshold import InvalidThreshold
 from device_sim.scenario.values import ScenarioPart
 
 _SUFFIX, _PROGRAM = ".toml", ".py"
@@ -49,10 +47,8 @@ def _built_by(program: Path) -> Scenario:
     try:
         found = runpy.run_path(str(program)).get("scenario")
     except ValidationError as error:
-        model = next((kind for kind in _parts(ScenarioPart) if kind.__name__ == error.title), Scenario)
+        model = next((kind for kind in ScenarioPart.__subclasses__() if kind.__name__ == error.title), Scenario)
         raise InvalidScenario(faults_in(error, f"{_place(program, error)}: {error.title}", model)) from error
-    except InvalidThreshold as error:
-        raise InvalidScenario(f"{_place(program, error)}: thresholds.{error}") from error
     except (Exception, SystemExit) as error:  # It may be any program. If it exits by itself, no scenario was run.
         raise InvalidScenario(f"{_place(program, error)}: {type(error).__name__}: {error}") from error
     if not isinstance(found, Scenario):
@@ -64,9 +60,3 @@ def _place(program: Path, error: BaseException) -> str:
     """Return *program*, with its last line that *error* passed through."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(program)]
     return f"{program}:{lines[-1]}" if lines else str(program)
-
-
-def _parts(kind: type[ScenarioPart]) -> Iterator[type[ScenarioPart]]:
-    for part in kind.__subclasses__():
-        yield part
-        yield from _parts(part)

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from provisioning.pki.key_encryption import encrypted
+from provisioning.pki.padded_key import padded_ec_key_in
 from provisioning.program.durable_names import replace_by, sync_content, sync_names
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
@@ -120,7 +121,10 @@ def load_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
         copy = f"is encrypted: give a copy that is not (openssl pkey -in {path} -out COPY)"
         raise KeyFileError(f"{path} {copy if passphrase is None else 'is not encrypted: give no passphrase'}") from None
     except (ValueError, UnsupportedAlgorithm):
-        raise KeyFileError(f"{path} is not a PEM private key, or the passphrase is wrong") from None
+        padded = padded_ec_key_in(pem) if passphrase is None else None
+        if padded is None:
+            raise KeyFileError(f"{path} is not a PEM private key, or the passphrase is wrong") from None
+        return padded
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey):
         raise KeyFileError(f"{path} holds a {type(key).__name__}, where an EC, RSA or Ed25519 key is needed")
     return key

@@ -138,7 +138,7 @@ class Restored:
             for session, replays in engine.replays.waiting.items()
         }
         return (
-            sessions, sorted(kept), (retained.count, retained.bytes, retained._of_devices, retained.last_number),
+            sessions, sorted(kept), (retained.count, retained._bytes, retained._of_devices, retained.last_number),
             routes, unfinished, engine.registry._instances, {each.name for each in engine.returning._awaited},
             (self.journal.earlier, self.journal.first_retained, self.broker.metrics.sessions_expired),
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,10 +41,14 @@ class Ceremonies:
 
 
 @contextlib.asynccontextmanager
-async def ceremonies(directory: Path, **settings: object) -> AsyncIterator[Ceremonies]:
+async def ceremonies(directory: Path, copy_of: Path | None = None, **settings: object) -> AsyncIterator[Ceremonies]:
+    """Found an authority in *directory*, with *settings*, or copy one that nothing was done with yet, on SQLite."""
     clock, shown = Clock(), list[str]()
     chosen = Settings(directory=directory, passphrase=SecretStr("secret"), **settings)  # type: ignore[arg-type]
-    await found(chosen, ["localhost"], clock)
+    if copy_of is None:
+        await found(chosen, ["localhost"], clock)
+    else:
+        shutil.copytree(copy_of, directory)
     database = Database(chosen.resolved_database_url, read_audit_key(AuthorityFiles(directory)))
     try:
         life = AuthorityLife(chosen, database, clock, Transcript("a test", clock, shown.append))

@@ -14,15 +14,17 @@ TestT = TypeVar("TestT")
 
 LONGEST: Final = {
     "test_attack.py",
+    "test_attack_across_a_link.py",
+    "test_attack_on_lenient_brokers.py",
     "test_attack_on_one_fault.py",
     "test_chaos.py",
     "test_clock.py",
     "test_demo.py",
     "test_durability.py",
-    "test_full_volume.py",
     "test_judged_by_testssl.py",
     "test_peers.py",
     "test_planted_faults.py",
+    "test_power_failure.py",
     "test_qualify.py",
     "test_qualify_faulty_devices.py",
     "test_real_clients.py",
@@ -30,6 +32,7 @@ LONGEST: Final = {
     "test_run_in_trouble.py",
     "test_schemathesis.py",
     "test_smoke.py",
+    "test_unfinished_ends.py",
 }
 """Files with tests that take ten seconds and more. One that begins last has a core to itself, and the others wait."""
 

@@ -282,3 +282,21 @@ async def test_bench_uses_the_client_identifiers_too(plant: Plant, tmp_path: Pat
             assert code == 0, err
         seen = re.findall(r"New client connected from \S+ as (\S+) ", log.read_text())
     assert seen == ["urn:1", f"{RECEIVER}-1"]
+
+
+async def test_a_certificate_that_has_expired_since_is_named_with_the_command_that_replaces_it(
+    plant: Plant, tmp_path: Path
+) -> None:
+    fleet = await imported(plant, tmp_path, plant.certs)
+    index = fleet / "index.jsonl"
+    lines = [json.loads(line) for line in index.read_text().splitlines()]
+    for line in lines:
+        if line["name"] == "meter-3":
+            line["not_after"] = "2020-01-01T00:00:00+00:00"
+    index.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "imported.toml").write_text(SCENARIO)
+    with mosquitto(plant, tmp_path) as (port, _):
+        where = ("--fleet", str(fleet), "--broker", f"localhost:{port}")
+        code, _, err = await ran(tmp_path, "run", str(tmp_path / "imported.toml"), *where)
+    assert code == 1
+    assert f"meter-3 has expired: import its next one with `fleet-sim import {fleet} --from …`" in err

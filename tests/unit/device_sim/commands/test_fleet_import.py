@@ -201,7 +201,8 @@ def test_what_is_no_device_is_left_out_and_told(place: Place) -> None:
     )
     Authority().issue("receiver", role=Role.SERVICE, group=None).write(place.certs, "receiver")
     place.ca.own.write(place.certs, "ca")
-    place.fleet = place.certs / "fleet"
+    (place.certs / "other").mkdir()
+    place.fleet = place.certs / "other" / ".." / "fleet"
     assert place.imported() == ""
     assert place.read().devices == ["meter-1"]
     assert f"left out: {place.certs}/broker.crt: for servers only" in place.said

@@ -46,3 +46,13 @@ def test_poisson_arrivals_have_the_rate_on_average(seed: int) -> None:
 @given(counts, st.floats(0, 100), seeds)
 def test_breaks_stay_within_their_time(count: int, seconds: float, seed: int) -> None:
     assert all(0 <= time <= seconds for time in within(count, seconds, source_of(seed)))
+
+
+def test_arrivals_are_spread_as_the_scenario_says() -> None:
+    assert list(arrivals(Spread.EVEN, 9, 10.0, source_of(1))) == list(even(9, 10.0))
+    assert list(arrivals(Spread.POISSON, 9, 10.0, source_of(1))) == list(poisson(9, 10.0, source_of(1)))
+    assert list(even(9, 10.0)) != list(poisson(9, 10.0, source_of(1)))
+
+
+def test_the_first_of_many_poisson_arrivals_does_not_wait() -> None:
+    assert next(poisson(1, 1e9, source_of(1))) < 0.001

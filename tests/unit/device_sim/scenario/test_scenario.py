@@ -142,6 +142,9 @@ def test_what_is_no_toml_or_no_file_is_told() -> None:
         load(Path("/nonexistent.toml"))
     with pytest.raises(InvalidScenario, match="there is no such scenario; use one of"):
         find("smok")
+    for path in ("nowhere.toml", "nowhere/at-all", "./smoke"):
+        with pytest.raises(InvalidScenario, match="cannot be read"):
+            find(path)
 
 
 def test_a_larger_fleet_does_not_change_a_devices_group() -> None:

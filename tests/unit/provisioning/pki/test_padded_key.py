@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from device_sim.credentials.credential_file import CredentialFile
-from device_sim.credentials.padded_key import padded_ec_key
+from provisioning.pki.keys import KeyFileError, load_key
+from provisioning.pki.padded_key import padded_ec_key, padded_ec_key_in
 from tests.support.openssl import openssl
 
 CURVES = {
@@ -45,6 +46,7 @@ def test_whatever_openssl_reads_is_read(tmp_path: Path, name: str, longer: int) 
     (key,) = CredentialFile.read(file, None).keys
     theirs = load_pem_private_key(openssl("pkey", "-in", file), None)
     assert key.private_bytes(*PLAIN) == theirs.private_bytes(*PLAIN)
+    assert load_key(file).private_bytes(*PLAIN) == theirs.private_bytes(*PLAIN)
     file.write_bytes(der)
     assert [each.private_bytes(*PLAIN) for each in CredentialFile.read(file, b"unused").keys] == [
         key.private_bytes(*PLAIN)
@@ -59,3 +61,13 @@ def test_anything_else_is_none() -> None:
     assert padded_ec_key(sec1((1 << 256) - 1, octets, oid)) is None  # Beyond the order.
     assert padded_ec_key(sec1(1 << 256, octets + 1, oid)) is None
     assert padded_ec_key(sec1(5, octets, "06052b8104000a")) is None  # secp256k1: TLS has no use for it.
+
+
+def test_what_is_no_key_is_none_in_pem_too(tmp_path: Path) -> None:
+    _, oid, octets = CURVES["P-256"]
+    for content in (b"", b"a" * 7, sec1(0, octets, oid)):
+        pem = f"-----BEGIN EC PRIVATE KEY-----\n{base64.b64encode(content).decode()}x\n-----END EC PRIVATE KEY-----\n"
+        assert padded_ec_key_in(pem.encode()) is None
+        (tmp_path / "bad.key").write_text(pem)
+        with pytest.raises(KeyFileError, match="is not a PEM private key"):
+            load_key(tmp_path / "bad.key")
