@@ -42,6 +42,8 @@ _WARM_UP = 50
 _SETTLE_SECONDS = 2.0
 _PARTS = {"libcrypto": "OpenSSL", "libssl": "OpenSSL", "libc.so": "C library", "ld-linux": "C library"}
 _REST = "all else"
+_PHASES = ("full", "resumed", "full again")
+"""A device's first handshake, a resumed one, and another full one."""
 _COST = re.compile(r"[+\-*]?\d*(?: [+\-*]?\d+)* (\d+)$")
 
 
@@ -60,7 +62,7 @@ def measure(options: argparse.Namespace, folder: Path, console: Console) -> dict
 
 
 def _handshakes(made: pki.BenchPki, folder: Path, devices: int, peer: str) -> dict[str, dict[str, float]]:
-    """Return the instruction counts of a full and a resumed handshake with CONNECT in *peer*."""
+    """Return the instruction counts of a handshake with CONNECT in *peer*, of each phase."""
     place = folder / peer
     place.mkdir()
     written = place / "counted"
@@ -85,11 +87,16 @@ def _handshakes(made: pki.BenchPki, folder: Path, devices: int, peer: str) -> di
             load.proceed()
             resumed = load.phase("resume")["resumed"]
             control("--dump")
+        time.sleep(_SETTLE_SECONDS)
+        control("--zero")
+        with Load([*whom, "-D", made.devices, "-n", str(devices)], place / "again.log") as load:
+            load.phase("connect")
+            control("--dump")
     if resumed != devices:
         raise command.Failed(f"{resumed} of {devices} TLS sessions were resumed")
     return {
         phase: {part: count / devices for part, count in _by_part(Path(f"{written}.{number}")).items()}
-        for number, phase in enumerate(("full", "resumed"), 1)
+        for number, phase in enumerate(_PHASES, 1)
     }
 
 
@@ -121,14 +128,14 @@ def show(console: Console, figures: Mapping[str, Any]) -> None:
     parts = [*dict.fromkeys(_PARTS.values()), _REST]
     table = Table("", *parts, "together", title="instructions a handshake with CONNECT, in thousands")
     total: dict[tuple[str, str], float] = {}
-    for phase in ("full", "resumed"):
+    for phase in _PHASES:
         for peer in (ours, "mosquitto"):
             counted = figures["instructions"][peer][phase]
             total[peer, phase] = sum(counted.values())
             cells = [f"{counted.get(part, 0) / 1e3:.0f}" for part in parts]
             table.add_row(f"{peer}, {phase}", *cells, f"{total[peer, phase] / 1e3:.0f}")
     console.print(table)
-    for phase in ("full", "resumed"):
+    for phase in _PHASES:
         console.print(f"{phase}: {total[ours, phase] / total['mosquitto', phase]:.2f} of mosquitto's")
     console.print(f"resumed: {total[ours, 'resumed'] / total[ours, 'full']:.2f} of a full one")
 

@@ -145,7 +145,7 @@ class _Run:
 
 
 def _connections(run: _Run) -> None:
-    """Every device connects, stays idle, leaves, and reconnects with its TLS session."""
+    """Every device connects, stays idle, leaves, reconnects with its TLS session, and once more without."""
     devices = run.bench.sizes.devices
     with run.load("-n", _WARM_UP) as load:
         load.phase("connect")
@@ -169,6 +169,13 @@ def _connections(run: _Run) -> None:
         run.result.figures["resumed_cpu"] = cpu() / devices * 1e3
         time.sleep(_SETTLE_SECONDS)
         run.result.figures["memory_reconnected"] = (run.server.process.memory_kib() - empty) / devices
+        load.proceed()
+        load.wait(_END_SECONDS)
+    time.sleep(_SETTLE_SECONDS)
+    with run.load("-n", devices) as load:
+        with run.measured(load) as cpu:
+            load.phase("connect")
+        run.result.figures["known_cpu"] = cpu() / devices * 1e3
         load.proceed()
         load.wait(_END_SECONDS)
 

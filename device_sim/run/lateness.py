@@ -14,8 +14,9 @@ crosses a threshold.
 Rules
 -----
 1. Proven is less than counted: where a slow generator is one explanation of several, it is believed.
-2. *Lost* is proven of what the broker has acknowledged at QoS 1 or 2, if the receivers stayed connected, and at the end
-   had read all that came (`Backend.silent`). As many as were refused may be among the lost.
+2. *Lost* is proven of what the broker has acknowledged at QoS 1 or 2, if the receivers stayed connected, had read all
+   that came at the end (`Backend.silent`), and never left so much unread that it may have filled the broker's queue
+   for them. As many as were refused may be among the lost.
 3. *Duplicated* is proven at QoS 0 and 2: brokers that send again what is acknowledged late exist at QoS 1, as before
    MQTT 5. Readings and their order are looked at only if no receiver came back in between.
 4. An answer to a command comes at QoS 1, so a second one is no proof.
@@ -25,34 +26,56 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Final
 
 from device_sim.fleet.tally import Tally
-from device_sim.scenario.metrics import Count
+from device_sim.run.recorder import Recorder
+from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.threshold import Threshold
 
 _AT_MOST_ONCE: Final = 0
 _AT_LEAST_ONCE: Final = 1
+_QUEUE: Final = 1000
+"""Messages that a broker keeps for a client who is slow: mosquitto's default, and the least that is usual."""
 _UPPER_LIMITS: Final = ("<", "<=", "==")
 
 
 def proven(
-    by_qos: Mapping[int, Tally], *, altered: int, strange: int, refused: int, stayed: bool, restarted: bool, read: bool
+    by_qos: Mapping[int, Tally],
+    *,
+    altered: int,
+    strange: int,
+    refused: int,
+    stayed: bool,
+    restarted: bool,
+    read: bool,
+    unread: float,
 ) -> Counter[Count]:
     """Return how much of each count no lateness explains.
 
     *by_qos* tallies acknowledged messages as lost only. *strange* is what came and was neither the fleet's nor an
     answer; *refused* how many deliveries the broker has refused; *stayed*: no receiver lost its connection;
-    *restarted*: all left for a restart of the broker; *read*: the receivers had read all that came.
+    *restarted*: all left for a restart of the broker; *read*: the receivers had read all that came;
+    *unread*: so many messages waited for them at one time, at most.
     """
     found = Counter({Count.ALTERED: altered, Count.UNEXPECTED: strange + sum(each.forged for each in by_qos.values())})
-    if stayed and read:
+    if stayed and read and unread < _QUEUE:
         lost = sum(tally.lost for qos, tally in by_qos.items() if qos != _AT_MOST_ONCE)
         found[Count.LOST] = max(lost - refused, 0)
     if stayed and not restarted:
         found[Count.DUPLICATED] = sum(tally.duplicated for qos, tally in by_qos.items() if qos != _AT_LEAST_ONCE)
         found[Count.OUT_OF_ORDER] = sum(tally.out_of_order for tally in by_qos.values())
     return +found
+
+
+def most_unread(recorder: Recorder) -> float:
+    """Return how many messages have waited for a receiver at one time, at most: all of the busiest second, or more."""
+    published = [0, *(sample.published for sample in recorder.samples)]
+    busiest = max((after - before for before, after in pairwise(published)), default=0)
+    waits = (recorder.service.get(metric) for metric in (Duration.END_TO_END, Duration.PROBE_END_TO_END))
+    longest = max((latency.highest / 1000 for latency in waits if latency is not None), default=0.0)
+    return busiest * max(longest, 1.0)
 
 
 def is_crossed_by(threshold: Threshold, found: Mapping[Count, int]) -> bool:

@@ -10,7 +10,7 @@ of a machine.
 Rules
 -----
 1. A part never sees another part's devices. The choice of devices in a stage follows from the seed, stage and part.
-2. What it observed leaves it complete: histograms, not percentiles (`outcome`).
+2. What it observed leaves it complete: histograms, not percentiles (`PartOutcome`).
 3. What it has sent is known when it has finished, what reaches it only when the receivers have drained (`strays`).
 """
 

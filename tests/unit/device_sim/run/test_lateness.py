@@ -17,17 +17,17 @@ from device_sim.results.document import document_of
 from device_sim.results.page import page_of
 from device_sim.results.summary import summary_of
 from device_sim.run.health import HealthSample
-from device_sim.run.lateness import is_crossed_by, proven
+from device_sim.run.lateness import is_crossed_by, most_unread, proven
 from device_sim.run.recorder import Recorder
 from device_sim.run.result import ProcessHealth, RunResult
-from device_sim.scenario.metrics import Count
+from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.model import build
 from device_sim.scenario.threshold import Threshold
 
 HEALTHY = HealthSample(1.0, 2.0, 0.3, 50, 20_000, 40, 28_232, 80.0)
 WRONG = Tally(published=100, received=80, lost=20, duplicated=3, out_of_order=4, forged=5)
 CALM: dict[str, Any] = {
-    "altered": 0, "strange": 0, "refused": 0, "stayed": True, "restarted": False, "read": True,
+    "altered": 0, "strange": 0, "refused": 0, "stayed": True, "restarted": False, "read": True, "unread": 999.0,
 }  # fmt: skip
 
 
@@ -42,6 +42,7 @@ CALM: dict[str, Any] = {
         (1, {"refused": 19}, {"lost": 1, "out_of_order": 4, "unexpected": 5}),
         (1, {"refused": 21}, {"out_of_order": 4, "unexpected": 5}),
         (2, {"read": False}, {"duplicated": 3, "out_of_order": 4, "unexpected": 5}),
+        (2, {"unread": 1000.0}, {"duplicated": 3, "out_of_order": 4, "unexpected": 5}),
         (2, {"stayed": False}, {"unexpected": 5}),
         (2, {"restarted": True}, {"lost": 20, "unexpected": 5}),
     ],
@@ -54,6 +55,20 @@ def test_each_quality_of_service_counts_by_itself() -> None:
     found = proven({0: WRONG, 1: WRONG, 2: WRONG}, **CALM)
     assert (found[Count.LOST], found[Count.DUPLICATED], found[Count.OUT_OF_ORDER]) == (40, 6, 12)
     assert not proven({}, **CALM)
+
+
+@pytest.mark.parametrize(("metric", "seconds", "unread"), [
+    (Duration.END_TO_END, 0.5, 300), (Duration.END_TO_END, 3.0, 900), (Duration.PROBE_END_TO_END, 4.0, 1200),
+    (Duration.PUBACK, 9.0, 300),
+])  # fmt: skip
+def test_as_much_was_unread_as_came_in_the_longest_wait(metric: Duration, seconds: float, unread: float) -> None:
+    recorder = Recorder()
+    assert most_unread(recorder) == 0
+    recorder.record(Duration.END_TO_END, 0.001, 60.0)  # Sent a minute late, and read at once.
+    recorder.record(metric, seconds, 0.0)
+    for published in (100, 400, 450):
+        recorder.sample(1.0, 5, 5, published, 0, Counter(), HEALTHY)
+    assert most_unread(recorder) == pytest.approx(unread, rel=0.01)
 
 
 @pytest.mark.parametrize(

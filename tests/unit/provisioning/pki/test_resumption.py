@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from provisioning.pki import openssl, resumption
+from provisioning.pki import openssl, resumed_exchange, resumption
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 from tests.support.pki import shared_device, shared_pki
 
@@ -40,6 +40,7 @@ class Server:
             for each in (client, server):
                 with contextlib.suppress(ssl.SSLWantReadError):
                     each.do_handshake()
+        resumed_exchange.confirm(openssl.address_of(server))  # As a listener does.
         if admits and self._remembers:
             resumption.offer_ticket(openssl.address_of(server), resumed=bool(server.session_reused))
         server.write(b"a ticket comes with it")
