@@ -61,12 +61,14 @@ def certificate_of(credential: CredentialPem) -> x509.Certificate | None:
 class OwnCertificate:
     """What the broker presents now; its file may hold another, which waits for a reload or was refused."""
 
-    __slots__ = ("_tell", "certificate", "credential", "files", "revocation")
+    __slots__ = ("_tell", "certificate", "credential", "files", "find_revocation")
 
     def __init__(self, files: CredentialFiles, credential: CredentialPem) -> None:
         """Begin with *credential*, which *files* contained."""
         self.files: Final = files
         self._tell: Callable[[datetime | None], None] = lambda _begins: None
+        self.find_revocation: Callable[[], RevocationReason | None] = lambda: None
+        """Returns why it is revoked or on hold, as far as that is known here (`broker.sources.staple`)."""
         self.use(credential)
 
     def use(self, credential: CredentialPem) -> None:
@@ -74,8 +76,6 @@ class OwnCertificate:
         self.credential = credential
         self.certificate = certificate_of(credential)
         """None: OpenSSL presents one that other software cannot read."""
-        self.revocation: RevocationReason | None = None
-        """Why it is revoked or on hold, as `broker.sources.staple` finds each second."""
         self._tell(self._begins)
         self._warn_of_no_name()
 
@@ -111,9 +111,10 @@ class OwnCertificate:
             return "expired"
         if now < own.not_valid_before_utc:
             return "not yet valid"
-        if self.revocation is None:
+        revocation = self.find_revocation()
+        if revocation is None:
             return "ok"
-        return "on hold" if self.revocation is RevocationReason.CERTIFICATE_HOLD else "revoked"
+        return "on hold" if revocation is RevocationReason.CERTIFICATE_HOLD else "revoked"
 
 
 def is_for_servers(certificate: x509.Certificate) -> bool:

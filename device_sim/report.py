@@ -18,6 +18,7 @@ from enum import IntEnum
 from typing import Any
 
 from device_sim.core_wait import MOST_WAITING
+from provisioning.program.version import version_and_build
 
 SCHEMA = 1
 
@@ -94,6 +95,7 @@ class Report:
         """Return the report for a JSON document."""
         return {
             "schema": SCHEMA,
+            "fleet_sim": version_and_build(),
             "passed": self.passed,
             "exit_code": int(self.exit_code),
             "invalid": self.invalid,

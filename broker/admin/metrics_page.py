@@ -165,7 +165,7 @@ class _Figures(Collector):
         if own is not None:
             left = (own.not_valid_after_utc - datetime.now(UTC)).total_seconds()
             yield _gauge("certificate_seconds_left", "seconds until the broker's own certificate expires", left)
-        revoked = int(self._own.revocation is not None)
+        revoked = int(self._own.find_revocation() is not None)
         yield _gauge("certificate_revoked", "1 while the broker's own certificate is revoked or on hold", revoked)
 
     def _sessions(self) -> Iterator[Metric]:

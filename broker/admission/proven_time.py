@@ -63,8 +63,8 @@ class _Said:
         self.by = by
         self.since = since
 
-    def by_now(self, now: float) -> Proof:
-        return Proof(self.at + max(0.0, now - self.since), self.by)
+    def by_now(self, now: float) -> float:
+        return self.at + now - self.since if now > self.since else self.at
 
 
 class ProvenTime:
@@ -72,7 +72,7 @@ class ProvenTime:
 
     def __init__(self) -> None:
         self._now = -math.inf
-        self._begun: Proof | None = None
+        self._begun = -math.inf
         self._service: _Said | None = None
         self._lists: dict[bytes, dict[Hashable, _Said]] = {}
         """By the CA that signed them, and by their scope."""
@@ -89,7 +89,7 @@ class ProvenTime:
     def hear_service(self, said: datetime, now: float, clock: datetime) -> bool:
         """Take note of the time in the feed; return whether it is believed, by what is known and by the *clock*."""
         self._now = now
-        known = max(clock.timestamp(), self._for_all().at)
+        known = max(clock.timestamp(), self._for_all())
         if said.timestamp() > known + SERVICE_AHEAD.total_seconds():
             return False
         self._service = _Said(said, "the provisioning service", now)
@@ -102,25 +102,24 @@ class ProvenTime:
 
     def present(self, begins: datetime | None) -> None:
         """Take note that the broker's own certificate *begins* then; None: it cannot be read."""
-        self._begun = None if begins is None else Proof(begins.timestamp(), "the broker's own certificate")
+        self._begun = -math.inf if begins is None else begins.timestamp()
 
     def at(self, clock: datetime, authorities: Iterable[bytes] = ()) -> datetime:
         """Return the time by which a certificate below the CAs *authorities* has expired: *clock*, or what is later."""
-        proven = self.of(authorities).at
-        return clock if proven <= clock.timestamp() else datetime.fromtimestamp(proven, UTC)
-
-    def of(self, authorities: Iterable[bytes] = ()) -> Proof:
-        """Return what is proven for certificates below the CAs *authorities*."""
-        latest = self._for_all()
+        proven = self._for_all()
         for authority in authorities:
             if lists := self._lists.get(authority):
                 # A copy: a thread that prepares a list may be asking.
-                latest = max(latest, *(said.by_now(self._now) for said in tuple(lists.values())))
-        return latest
+                proven = max(proven, *[said.by_now(self._now) for said in tuple(lists.values())])
+        return clock if proven <= clock.timestamp() else datetime.fromtimestamp(proven, UTC)
 
     def latest(self) -> Proof:
         """Return the latest time that is proven for any certificate."""
-        return self.of(tuple(self._lists))
+        said = [each for lists in self._lists.values() for each in lists.values()]
+        if self._service is not None:
+            said.append(self._service)
+        own = Proof(self._begun, "the broker's own certificate")
+        return max([own, *(Proof(each.by_now(self._now), each.by) for each in said)])
 
     def behind(self, clock: float) -> float:
         """Return by how many seconds *clock*, in seconds since 1970, is behind what is proven."""
@@ -134,11 +133,5 @@ class ProvenTime:
         """Whether *clock* is behind by much more than *behind* seconds, or much less."""
         return abs(self.behind(clock) - behind) > _MUCH
 
-    def _for_all(self) -> Proof:
-        latest = self._begun or _NOTHING
-        if self._service is not None:
-            latest = max(latest, self._service.by_now(self._now))
-        return latest
-
-
-_NOTHING: Final = Proof(-math.inf, "nobody")
+    def _for_all(self) -> float:
+        return self._begun if self._service is None else max(self._begun, self._service.by_now(self._now))

@@ -220,12 +220,12 @@ def _list(
 ) -> None:
     """Print the *what* (``session``) that *query* selects: in a *table* with these columns, or as JSON."""
     shown = limit if limit is not None else None if table is None else _SHOWN
-    query = {**query, "limit": None if shown is None else str(shown)}
+    path, limited = f"/v1/{what}s", {**query, "limit": None if shown is None else str(shown)}
     if table is None:
-        for piece in client.stream(f"/v1/{what}s", **query):
+        for piece in client.stream(path, **limited):
             sys.stdout.write(piece.decode())
         return
-    answer = client.get(f"/v1/{what}s", **query)
+    answer = client.get(path, **limited)
     found = answer[f"{what}s"]
     if not found:
         asked = " of that description" if any(value is not None for value in query.values()) else ""

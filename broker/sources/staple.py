@@ -86,9 +86,10 @@ class Staple:
     def __init__(
         self, config: BrokerConfig, presented: OwnCertificate, engine: Engine, clock: Callable[[], float]
     ) -> None:
-        """*presented* is told whether it is revoked; its file also has the chain."""
+        """*presented* learns here whether it is revoked; its file also has the chain."""
         self._config = config
-        self._presented = presented
+        self.presented = presented
+        presented.find_revocation = self._found_revoked
         self._file = presented.files.certificate
         self._index = engine.admission.status.index
         self._metrics = engine.metrics
@@ -176,12 +177,6 @@ class Staple:
         is_late = self._problem and answer.fresh_until - wall < (answer.fresh_until - answer.this_update) / 2
         return "late" if is_late else "current"
 
-    async def _look(self) -> None:
-        """Do what is due."""
-        self._presented.revocation = self._found_revoked()
-        await self._renew_staple()
-        self._presented.revocation = self._found_revoked()
-
     def _found_revoked(self) -> RevocationReason | None:
         own = self._own or self._unasked
         known = self._index.find(own.key) if own is not None else None
@@ -196,7 +191,8 @@ class Staple:
         elif self._revoked is not known.reason:
             self._tell_revoked(known.reason)
 
-    async def _renew_staple(self) -> None:
+    async def _look(self) -> None:
+        """Do what is due."""
         own, held, now = self._own, self._held, datetime.now(UTC)
         if own is None:
             self._look_unasked()

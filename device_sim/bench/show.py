@@ -13,6 +13,7 @@ from rich.text import Text
 from device_sim.bench.bench import Bench, Figures
 from device_sim.bench.plan import Plan
 from device_sim.how_often import times
+from provisioning.program.version import version_and_build
 
 _PERCENTS = (50.0, 95.0, 99.0)
 
@@ -93,6 +94,7 @@ def document(plan: Plan, figures: Figures) -> dict[str, Any]:
     """Return the same as JSON; histograms in microseconds, HdrHistogram's base64."""
     return {
         "schema": "fleet-sim-bench/1",
+        "fleet_sim": version_and_build(),
         "kind": str(plan.kind),
         "clients": plan.clients,
         "seconds": round(figures.seconds, 3),

@@ -37,12 +37,11 @@ from device_sim.run.target import Impossible, Target, operator_of
 from device_sim.scenario.catalogue import find
 from device_sim.scenario.model import InvalidScenario, Scenario
 from device_sim.stage.contestant import Contestant
-from device_sim.stage.stage import raised
+from device_sim.stage.stage import BACKEND, GROUP, raised
 from device_sim.view import Progress, View
 from provisioning.client.est import EstClient
 
 _ENROLLING_AT_ONCE = 16
-_GROUP = "meters"
 
 
 def play(
@@ -173,11 +172,14 @@ async def _self_hosted(scenario: Scenario, against: Contestant, view: View) -> A
     view.chapter("Provisioning and broker start, the fleet enrols")
     directory = Path(tempfile.mkdtemp(prefix="fleetgate-run-"))
     try:
-        async with raised(directory, view.said, against.started) as stage, asyncio.TaskGroup() as watchers:
+        async with (
+            raised(directory, view.said, against.started(scenario.own_topics)) as stage,
+            asyncio.TaskGroup() as watchers,
+        ):
             watching = watchers.create_task(stage.watch(), name="watch the stage")
             anchors = stage.anchors.read_text()
             origin = Origin(stage.provisioning_url, stage.operator_credential)
-            fleet = FleetDirectory.create(directory / "fleet", origin, anchors, "backend", lasting=False)
+            fleet = FleetDirectory.create(directory / "fleet", origin, anchors, BACKEND, lasting=False)
             names, started = names_of("meter", scenario.devices), time.monotonic()
 
             def enrolling() -> Progress:
@@ -187,7 +189,7 @@ async def _self_hosted(scenario: Scenario, against: Contestant, view: View) -> A
                 view.watching(enrolling),
                 EstClient(stage.provisioning_url, stage.anchors, connections=1) as est,
                 presenting(
-                    Given(life=scenario.certificate_life), _GROUP, stage.provisioning_url, stage.anchors,
+                    Given(life=scenario.certificate_life), GROUP, stage.provisioning_url, stage.anchors,
                     stage.operator, _ENROLLING_AT_ONCE,
                 ) as evidence,
             ):  # fmt: skip

@@ -386,7 +386,8 @@ class _Story:
         self.report.check(
             "nothing forged is delivered",
             backend.unexpected == sums.forged == 0,
-            f"{backend.unexpected + sums.forged} unexpected messages" + _examples(backend.unexpected_examples),
+            f"{backend.unexpected + sums.forged} unexpected messages"
+            + _examples([what for _, what in backend.unexpected_examples]),
             security=True,
         )
         lost = [(name, closure) for name, closure in fleet.lost if name not in self._plan.to_revoke]

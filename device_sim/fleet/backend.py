@@ -2,9 +2,10 @@
 
 Rules
 -----
-1. Every message under ``fleet/`` is accounted for: telemetry by its sender's sequence number, answers by their command,
-   either as altered if it is not as it was sent (`telemetry.seal`), anything else as unexpected. What is altered has
-   not been received: its number may be altered too.
+1. Every message under ``fleet/``, and to the scenario's own topics, is accounted for: telemetry by its sender's
+   sequence number, answers by their command, either as altered if it is not as it was sent (`telemetry.seal`,
+   `telemetry.stamp`), anything else as unexpected. What is altered has not been received: its number may be altered
+   too.
 2. Latency runs from when the device was due to send, not from when it actually sent, to the message's first arrival;
    duplicates do not count.
 3. What an unknown party can make the backend store is bounded.
@@ -20,7 +21,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from device_sim.backoff import Backoff
 from device_sim.behaviour.presence import OFFLINE, ONLINE
@@ -31,17 +32,17 @@ from device_sim.link.closure import Closure
 from device_sim.link.distance import NEARBY, Distance
 from device_sim.link.driver import Driver
 from device_sim.link.keep_alive import KeepAlive
-from device_sim.link.link import Link, NotConnected, SubscriptionRefused, Terms
+from device_sim.link.link import Link, NotConnected, SubscriptionRefused, Terms, UserProperties
 from device_sim.link.tls_dial import Endpoint, NotAdmitted
 from device_sim.telemetry.payload import Telemetry, UnreadableTelemetry, decode
 from device_sim.telemetry.seal import is_intact, key_of, sealed_object
+from device_sim.telemetry.stamp import fits, read_stamp
 
 EVERYTHING = "fleet/#"
 _STATES = "fleet/+/+/state"
 _AT_LEAST_ONCE = 1
-_MOST_KEPT = 20
-_MOST_ALTERED, _MOST_SHOWN = 3, 250
-"""How many altered messages are kept, and how much of each: a reading in JSON is shorter."""
+_MOST_KEPT, _MOST_SHOWN = 3, 250
+"""How many altered and unexpected messages are kept, and how much of each: a reading in JSON is shorter."""
 _MOST_IN_FLIGHT = 50
 _LOOKS, _LOOK = 20, 0.1
 """How often, and in what intervals (seconds), nothing must have come."""
@@ -64,6 +65,13 @@ class Answers:
         return self.sent.keys() - self.answered.keys() - self.refused.keys()
 
 
+class Own(NamedTuple):
+    """What comes to a topic that the scenario has chosen: whose, and whether its payload is the scenario's own too."""
+
+    device: str
+    stamped: bool
+
+
 Arrived = Callable[[str, Telemetry, float], None]
 """Called for each message on its first arrival, with its device, content, and arrival time (`time.monotonic`)."""
 
@@ -73,7 +81,8 @@ class Backend:
 
     *bystanders* are the fleet's other devices: their retained presence messages may turn up too. *siblings* are other
     backend instances that send commands; *others*: there are also unknown ones. *arrived* is called for each telemetry
-    message. With *lasting* the session outlives the connection, for `come_back`.
+    message. With *lasting* the session outlives the connection, for `come_back`. *own* are the topics of devices that
+    publish, or what they publish, as the scenario says; all others are the simulator's.
     """
 
     def __init__(
@@ -88,6 +97,7 @@ class Backend:
         driver: Driver = Driver.PAHO,
         others: bool = False,
         lasting: bool = False,
+        own: Mapping[str, Own] | None = None,
     ) -> None:
         self.name = name
         self._seed = seed
@@ -95,6 +105,7 @@ class Backend:
         self._bystanders = bystanders
         self._siblings = frozenset(siblings)
         self._others = others
+        self._own = own or {}
         self._told = arrived
         self._driver = driver
         driver.load()
@@ -107,7 +118,7 @@ class Backend:
         self.presence_changes = 0
         self.received = 0
         self.unexpected = 0
-        self.unexpected_examples: list[str] = []
+        self.unexpected_examples: list[tuple[float, str]] = []
         self.unasked = 0
         """How many of the unexpected are answers that it waits for no longer, or never did."""
         self.altered = 0
@@ -128,10 +139,11 @@ class Backend:
         endpoint: Endpoint,
         context: ssl.SSLContext,
         keep_alive: KeepAlive,
-        topic_filter: str = EVERYTHING,
+        topic_filters: Iterable[str] = (EVERYTHING,),
         qos: int = _AT_LEAST_ONCE,
     ) -> None:
         """Connect and subscribe, at *qos*. Raises `NotAdmitted`, `SubscriptionRefused` or `NotConnected`."""
+        topic_filters = tuple(topic_filters)
 
         async def dial(terms: Terms) -> None:
             link = self.connection = await self._driver.open(
@@ -140,11 +152,13 @@ class Backend:
                 self.name,
                 keep_alive=keep_alive,
                 terms=terms,
-                received=self._received,
+                received=None if self._own else self._received,
+                received_whole=self._received_whole if self._own else None,
                 acknowledged=self._acknowledged,
             )
             # Also in a kept session: a broker that has lost it gets the subscription again.
-            await link.subscribe(topic_filter, qos)
+            for topic_filter in topic_filters:
+                await link.subscribe(topic_filter, qos)
             self._wanted.set()
 
         self._dial = dial
@@ -258,6 +272,15 @@ class Backend:
     def _acknowledged(self, _packet_id: int, _number: int, _reason: str) -> None:
         self._window.release()
 
+    def _received_whole(self, topic_name: str, payload: bytes, properties: UserProperties) -> None:
+        own = self._own.get(topic_name)
+        if own is None:
+            self._received(topic_name, payload)
+            return
+        self._arrived.set()
+        stamp = properties if own.stamped else None
+        self._telemetry(own.device, topic_name, payload, time.monotonic(), stamp)
+
     def _received(self, topic_name: str, payload: bytes) -> None:
         now = time.monotonic()
         self._arrived.set()
@@ -278,14 +301,20 @@ class Backend:
             case _ if not self._others:
                 self._not_expected(topic_name, payload)
 
-    def _telemetry(self, device: str, topic_name: str, payload: bytes, now: float) -> None:
+    def _telemetry(
+        self, device: str, topic_name: str, payload: bytes, now: float, stamp: UserProperties | None = None
+    ) -> None:
+        key = key_of(topic_name, self._seed)
         try:
-            telemetry = decode(payload)
-            if not is_intact(payload, key_of(topic_name, self._seed)):
+            telemetry = decode(payload) if stamp is None else read_stamp(stamp)
+            if not (is_intact(payload, key) if stamp is None else fits(stamp, payload, key)):
                 self._not_as_sent(topic_name, payload, now)
                 return
             arrival = self.checks[device].record(telemetry.sequence)
-        except (UnreadableTelemetry, ValueError):
+        except UnreadableTelemetry as error:
+            self._not_expected(topic_name, payload, "" if stamp is None else f"{error}: ")
+            return
+        except ValueError:
             self._not_expected(topic_name, payload)
             return
         self.received += 1
@@ -324,10 +353,10 @@ class Backend:
 
     def _not_as_sent(self, topic_name: str, payload: bytes, now: float) -> None:
         self.altered += 1
-        if len(self.altered_examples) < _MOST_ALTERED:
+        if len(self.altered_examples) < _MOST_KEPT:
             self.altered_examples.append((now, f"{topic_name}: {payload[:_MOST_SHOWN]!r}"))
 
-    def _not_expected(self, topic_name: str, payload: bytes) -> None:
+    def _not_expected(self, topic_name: str, payload: bytes, why: str = "") -> None:
         self.unexpected += 1
         if len(self.unexpected_examples) < _MOST_KEPT:
-            self.unexpected_examples.append(f"{topic_name}: {payload[:80]!r}")
+            self.unexpected_examples.append((time.monotonic(), f"{topic_name}: {why}{payload[:_MOST_SHOWN]!r}"))

@@ -23,6 +23,7 @@ from device_sim.behaviour.behaviour import Answering, Behaviour, Outcome
 from device_sim.credentials.credential import HeldCredential
 from device_sim.device import Device, Event, State
 from device_sim.fleet.commands import Action, Answer, UnreadableCommand, decode_command, execute
+from device_sim.fleet.publications import Publications
 from device_sim.fleet.surroundings import Surroundings
 from device_sim.fleet.tally import Sent
 from device_sim.link.closure import SERVER_CERTIFICATE, Closure
@@ -30,9 +31,8 @@ from device_sim.link.link import FAILURE, Link, NotConnected, Terms
 from device_sim.link.tls_dial import NotAdmitted
 from device_sim.scenario.groups import Group, Telemetry
 from device_sim.scenario.metrics import Duration
-from device_sim.telemetry.models import Model
-from device_sim.telemetry.payload import encode
 from device_sim.telemetry.seal import is_intact, key_of, sealed_object
+from device_sim.telemetry.stamp import UserProperties
 
 _AT_LEAST_ONCE = 1
 _TAKEN_OVER = 0x8E
@@ -48,13 +48,14 @@ class Unacknowledged(NamedTuple):
     payload: bytes
     due: float
     sent: float
+    user_properties: UserProperties = ()
 
 
 class LiveDevice:
     """A device that can connect and publish. *ended* is called whenever one of its connections has ended."""
 
     __slots__ = (
-        "_closing", "_commands", "_early", "_ended", "_moves", "_readings", "_surroundings", "away", "behaviours",
+        "_closing", "_commands", "_early", "_ended", "_moves", "_publications", "_surroundings", "away", "behaviours",
         "connection", "credential", "group", "interval", "machine", "out_since", "repeated", "unacknowledged", "urgent",
     )  # fmt: skip
 
@@ -80,8 +81,7 @@ class LiveDevice:
         self.repeated: tuple[int, ...] = ()
         self._surroundings = surroundings
         self._ended = ended
-        model = group.telemetry.model if group.telemetry is not None else Model.SMART_METER
-        self._readings = model.readings(surroundings.seed, machine.name)
+        self._publications = Publications(machine, group.telemetry or Telemetry(), surroundings.seed)
         self._closing = False
         self._early: tuple[tuple[str, bytes], ...] = ()
         """What arrived before the link was handed to us; answering needs a link."""
@@ -239,21 +239,19 @@ class LiveDevice:
             counters.held_back += 1
             return False
         sequence = self.machine.next_sequence()
-        telemetry = self.group.telemetry or Telemetry()
-        reading = next(self._readings)
-        self.urgent = reading.urgent
+        telemetry, publications = self.group.telemetry or Telemetry(), self._publications
         sent = time.monotonic()
-        topic_name = f"{self.machine.topic_prefix}/telemetry"
-        key = key_of(topic_name, self._surroundings.seed)
-        payload = encode(reading, sequence, int(due * 1e9), int(sent * 1e9), telemetry.format, key=key)
+        payload, user_properties, self.urgent = publications.next(sequence, due, sent)
         try:
-            packet_id = self.connection.publish(topic_name, payload, telemetry.qos)
+            packet_id = self.connection.publish(
+                publications.topic_name, payload, telemetry.qos, user_properties=user_properties
+            )
         except NotConnected:
             counters.held_back += 1
             return False
         self.machine.published()
         if telemetry.qos:
-            self.unacknowledged[packet_id] = Unacknowledged(sequence, payload, due, sent)
+            self.unacknowledged[packet_id] = Unacknowledged(sequence, payload, due, sent, user_properties)
         counters.published += 1
         return True
 
@@ -264,7 +262,9 @@ class LiveDevice:
         self.unacknowledged = {-index: message for index, message in enumerate(waiting, 1)}
         qos = self.group.telemetry.qos if self.group.telemetry is not None else _AT_LEAST_ONCE
         for index, message in enumerate(waiting, 1):
-            packet_id = connection.publish(f"{self.machine.topic_prefix}/telemetry", message.payload, qos)
+            packet_id = connection.publish(
+                self._publications.topic_name, message.payload, qos, user_properties=message.user_properties
+            )
             self.unacknowledged[packet_id] = self.unacknowledged.pop(-index)
             self.repeated += (message.sequence,)
             self._surroundings.counters.repeated += 1

@@ -53,9 +53,11 @@ from device_sim.link.link import (
     Acknowledged,
     NotConnected,
     Received,
+    ReceivedWhole,
     StageTimes,
     SubscriptionRefused,
     Terms,
+    UserProperties,
 )
 from device_sim.link.tls_dial import Dialled, Endpoint, NotAdmitted, dial
 from provisioning.pki.tls import CredentialPem
@@ -143,6 +145,7 @@ class Connection:
         paho: _Paho,
         keep_alive: KeepAlive,
         received: Received | None,
+        received_whole: ReceivedWhole | None,
         acknowledged: Acknowledged | None,
         *,
         clean_start: bool,
@@ -154,6 +157,7 @@ class Connection:
         self._paho = paho
         self._keep_alive = keep_alive
         self._received = received
+        self._received_whole = received_whole
         self._acknowledged = acknowledged
         self._admitted: asyncio.Future[None] = loop.create_future()
         self._subscribing: dict[int, asyncio.Future[int]] = {}
@@ -178,6 +182,7 @@ class Connection:
         credential: CredentialPem | None = None,
         terms: Terms = ORDINARY,
         received: Received | None = None,
+        received_whole: ReceivedWhole | None = None,
         acknowledged: Acknowledged | None = None,
         session: ssl.SSLSession | None = None,
         source: str | None = None,
@@ -200,6 +205,7 @@ class Connection:
             _Paho(client_id, terms),
             keep_alive,
             received,
+            received_whole,
             acknowledged,
             clean_start=terms.clean_start,
         )
@@ -213,7 +219,7 @@ class Connection:
         paho.on_subscribe = self._on_subscribe
         paho.on_socket_register_write = self._on_output
         paho.on_socket_close = self._on_socket_close
-        if self._received is not None:
+        if self._received is not None or self._received_whole is not None:
             paho.on_message = self._on_message
         if self._acknowledged is not None:
             paho.on_publish = self._on_publish
@@ -234,11 +240,17 @@ class Connection:
         self._keep_alive.add(paho, paho.keepalive)  # The broker's, if it has set one.
         self.stage_times = StageTimes(dialled.tcp, dialled.tls, time.monotonic() - started)
 
-    def publish(self, topic_name: str, payload: bytes, qos: int, *, retain: bool = False) -> int:
+    def publish(
+        self, topic_name: str, payload: bytes, qos: int, *, retain: bool = False, user_properties: UserProperties = ()
+    ) -> int:
         """Queue a message; return its packet identifier. Raises `NotConnected`."""
         if self.closed.done():
             raise NotConnected(f"the connection has ended: {self.closed.result()}")
-        info = self._paho.publish(topic_name, payload, qos, retain)
+        properties = None
+        if user_properties:
+            properties = Properties(PacketTypes.PUBLISH)
+            properties.UserProperty = list(user_properties)
+        info = self._paho.publish(topic_name, payload, qos, retain, properties)
         if info.rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise NotConnected(f"not sent: {mqtt.error_string(info.rc)}")
         return int(info.mid)
@@ -378,13 +390,16 @@ class Connection:
             answer.set_result(reasons[0].value)
 
     def _on_message(self, _client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
-        assert self._received is not None  # noqa: S101 - it is why this callback is set
         if not message.topic:  # [MQTT-3.1.2-26]: we allow no Topic Alias, and paho cannot resolve one.
             why = "the broker: a topic alias, where none is accepted"
             self._refusal = Closure(Layer.MQTT, "broken protocol", why, time.monotonic())
             self._paho.abort(ConnectionAbortedError("refused by us"))
             return
-        self._received(message.topic, bytes(message.payload))
+        if self._received_whole is not None:
+            stated = getattr(message.properties, "UserProperty", ())
+            self._received_whole(message.topic, bytes(message.payload), stated)
+        elif self._received is not None:
+            self._received(message.topic, bytes(message.payload))
 
     def _on_publish(
         self, _client: mqtt.Client, _userdata: Any, packet_id: int, reason: ReasonCode, properties: Properties | None

@@ -65,9 +65,11 @@ from device_sim.link.link import (
     Acknowledged,
     NotConnected,
     Received,
+    ReceivedWhole,
     StageTimes,
     SubscriptionRefused,
     Terms,
+    UserProperties,
 )
 from device_sim.link.tls_dial import Endpoint, NotAdmitted, dial
 from provisioning.pki.tls import CredentialPem
@@ -102,6 +104,7 @@ class LightConnection:
         "_reading",
         "_receive_maximum",
         "_received",
+        "_received_whole",
         "_sent_at",
         "_socket",
         "_subscribing",
@@ -121,6 +124,7 @@ class LightConnection:
         terms: Terms,
         keep_alive: KeepAlive,
         received: Received | None,
+        received_whole: ReceivedWhole | None,
         acknowledged: Acknowledged | None,
     ) -> None:
         self._loop = loop
@@ -131,6 +135,7 @@ class LightConnection:
         self._clean_start = terms.clean_start
         self._keep_alive = keep_alive
         self._received = received
+        self._received_whole = received_whole
         self._acknowledged = acknowledged
         self._admitted: asyncio.Future[None] | None = loop.create_future()
         self._subscribing: dict[int, asyncio.Future[int]] | None = None
@@ -162,6 +167,7 @@ class LightConnection:
         credential: CredentialPem | None = None,
         terms: Terms = ORDINARY,
         received: Received | None = None,
+        received_whole: ReceivedWhole | None = None,
         acknowledged: Acknowledged | None = None,
         session: ssl.SSLSession | None = None,
         source: str | None = None,
@@ -179,8 +185,9 @@ class LightConnection:
             clock_offset=terms.clock_offset,
         )
         connection = cls(
-            asyncio.get_running_loop(), BufferedSocket(dialled.socket), terms, keep_alive, received, acknowledged
-        )
+            asyncio.get_running_loop(), BufferedSocket(dialled.socket), terms, keep_alive, received, received_whole,
+            acknowledged,
+        )  # fmt: skip
         now = time.monotonic()
         await connection._start(client_id, terms, deadline - (now - started))
         connection.stage_times = StageTimes(dialled.tcp, dialled.tls, time.monotonic() - now)
@@ -209,19 +216,23 @@ class LightConnection:
 
     # ---- requests of the device
 
-    def publish(self, topic_name: str, payload: bytes, qos: int, *, retain: bool = False) -> int:
+    def publish(
+        self, topic_name: str, payload: bytes, qos: int, *, retain: bool = False, user_properties: UserProperties = ()
+    ) -> int:
         """Queue a message; return its packet identifier, 0 for QoS 0. Raises `NotConnected`."""
         if self.closed.done():
             raise NotConnected(f"the connection has ended: {self.closed.result()}")
         level = QoS(qos)
+        properties = Properties(user_properties=tuple(user_properties)) if user_properties else NO_PROPERTIES
         if not level:
-            self._send(Publish(topic_name, payload, retain=retain).encode(self._version))
+            self._send(Publish(topic_name, payload, retain=retain, properties=properties).encode(self._version))
             return 0
         held = self._held
         if held is not None and len(held) >= MOST_QUEUED:
             raise NotConnected(f"not sent: {len(held)} messages wait for the broker already")
         packet_id = self._new_packet_id()
-        packet = Publish(topic_name, payload, level, retain, packet_id=packet_id).encode(self._version)
+        message = Publish(topic_name, payload, level, retain, packet_id=packet_id, properties=properties)
+        packet = message.encode(self._version)
         if held or len(self._outstanding) >= self._receive_maximum:
             if held is None:
                 held = self._held = deque()
@@ -426,7 +437,9 @@ class LightConnection:
             if packet_id in self._exactly_once:
                 return  # Retransmitted before our PUBREC arrived; it has been delivered [MQTT-4.3.3-10].
             self._exactly_once.add(packet_id)
-        if self._received is not None:
+        if self._received_whole is not None:
+            self._received_whole(packet.topic, packet.payload, packet.properties.user_properties)
+        elif self._received is not None:
             self._received(packet.topic, packet.payload)
 
     def _ended(self, packet_id: int, qos: QoS, number: int, reason: str | None) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,6 +34,12 @@ FAILURE = 0x80
 
 Received = Callable[[str, bytes], None]
 """Called with topic name and payload of every message received."""
+
+UserProperties = Sequence[tuple[str, str]]
+"""Names and values, in order."""
+
+ReceivedWhole = Callable[[str, bytes, UserProperties], None]
+"""Called with topic name, payload and user properties of every message received."""
 
 Acknowledged = Callable[[int, int, str], None]
 """Called with packet identifier, reason code and reason string of every PUBACK, or of the end of a QoS 2 exchange."""
@@ -87,7 +93,15 @@ class Link(Protocol):
     tls_session: ssl.SSLSession | None
     session_present: bool
 
-    def publish(self, topic_name: str, payload: bytes, qos: int, *, retain: bool = False) -> int:
+    def publish(
+        self,
+        topic_name: str,
+        payload: bytes,
+        qos: int,
+        *,
+        retain: bool = False,
+        user_properties: UserProperties = (),
+    ) -> int:
         """Queue a message and return its packet identifier. Raises `NotConnected`."""
 
     async def subscribe(self, topic_filter: str, qos: int) -> int:
@@ -119,6 +133,7 @@ class Open(Protocol):
         credential: CredentialPem | None = None,
         terms: Terms = ORDINARY,
         received: Received | None = None,
+        received_whole: ReceivedWhole | None = None,
         acknowledged: Acknowledged | None = None,
         session: ssl.SSLSession | None = None,
         source: str | None = None,
@@ -127,5 +142,6 @@ class Open(Protocol):
         """Return a connection that the broker has admitted, or raise `NotAdmitted` within *deadline* seconds.
 
         *credential* is presented instead of the one in *context*; *session* is a TLS session to resume (`tls_session`
-        of an earlier connection with the same *context*); *source* is a local address.
+        of an earlier connection with the same *context*); *source* is a local address. *received_whole* is called
+        instead of *received*.
         """

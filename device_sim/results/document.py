@@ -45,7 +45,7 @@ _FAILURES = (
 _NOT_AUTHORISED = ("PUBACK 0x87", "PUBREC 0x87")
 _POLICY = (
     "the broker's policy refuses messages (0x87, not authorised): it must let a device publish below "
-    "fleet/GROUP/NAME/, and the fleet's service read fleet/#"
+    "fleet/GROUP/NAME/ and to its own topic in the scenario, and the fleet's service read fleet/# and those topics"
 )
 _SOME = 3
 """How many are named of those who met with the same."""

@@ -26,8 +26,10 @@ WATCHED = (Duration.ADMITTED, Duration.PUBACK, Duration.END_TO_END, Duration.PRO
 """Durations whose percentiles are on the time line."""
 
 FAILED_RENEWAL, FAILED_REVOCATION, LOST_RECEIVER = "failed renewal", "failed revocation", "lost receiver"
-PAST_DEADLINE, ALTERED_MESSAGE = "past the deadline", "altered message"
-EXPLAINING = frozenset((FAILED_RENEWAL, FAILED_REVOCATION, LOST_RECEIVER, PAST_DEADLINE, ALTERED_MESSAGE))
+PAST_DEADLINE, ALTERED_MESSAGE, UNEXPECTED_MESSAGE = "past the deadline", "altered message", "unexpected message"
+EXPLAINING = frozenset(
+    (FAILED_RENEWAL, FAILED_REVOCATION, LOST_RECEIVER, PAST_DEADLINE, ALTERED_MESSAGE, UNEXPECTED_MESSAGE)
+)
 """Markers that explain a verdict which is no pass: the summary lists them."""
 
 _MOST_A_SECOND = 20_000

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 
 from device_sim.behaviour.presence import OFFLINE, ONLINE
 from device_sim.broker_words import shown
-from device_sim.fleet.backend import Backend
+from device_sim.fleet.backend import EVERYTHING, Backend
 from device_sim.fleet.tally import Tally, account, has_all, total
 from device_sim.interruption import Interruption
 from device_sim.latency import Latency
@@ -34,8 +34,9 @@ from device_sim.run.health import GeneratorWatch, HealthSample, worst
 from device_sim.run.lateness import most_unread, proven
 from device_sim.run.manner import ONE_PROCESS, Manner, Share, commander_of
 from device_sim.run.order import Extra, InvalidOrder, Order, Pause, Rate, Status, Stop
+from device_sim.run.own_topics import own_topics
 from device_sim.run.part import Part, PartOutcome, PartState, Played, Strays
-from device_sim.run.recorder import ALTERED_MESSAGE, LOST_RECEIVER, Marker, Recorder, StageSpan
+from device_sim.run.recorder import ALTERED_MESSAGE, LOST_RECEIVER, UNEXPECTED_MESSAGE, Marker, Recorder, StageSpan
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.run.stages import Acted, label_of
 from device_sim.run.target import Impossible, NoReceiver, Target
@@ -74,6 +75,7 @@ class Run:
         self.manner = manner
         self.recorder = Recorder()
         self.names = target.fleet.devices[: scenario.devices]
+        self._own = own_topics(scenario, target.fleet.entries, self.names)
         self.started = time.monotonic()
         self.wall = datetime.now(UTC)
         self.backends: list[Backend] = []
@@ -168,7 +170,7 @@ class Run:
             siblings = [sibling for sibling in (*names, *commanders) if sibling != name]
             backend = Backend(
                 name, self.names, seed=self.scenario.seed, bystanders=self.target.fleet.entries, siblings=siblings,
-                arrived=arrived, driver=self.manner.driver, lasting=restarts,
+                arrived=arrived, driver=self.manner.driver, lasting=restarts, own=self._own.topics,
             )  # fmt: skip
             self.backends.append(backend)
             stack.push_async_callback(backend.close)
@@ -177,7 +179,8 @@ class Run:
         broker = self.target.broker
         try:
             for backend in self.backends:
-                await backend.connect(broker, context, keep_alive, qos=self.scenario.qos)
+                filters = (EVERYTHING, *self._own.filters)
+                await backend.connect(broker, context, keep_alive, filters, qos=self.scenario.qos)
         except NotAdmitted as error:
             why = with_remedy(f"{service} is not let in at {shown(broker.host, broker.port)}: {error}", error.closure)
             raise NoReceiver(why) from error
@@ -367,9 +370,13 @@ class Run:
             recorder.markers += outcome.markers
             counts.update(outcome.counts)
         recorder.markers += [
-            Marker(at - self.started, ALTERED_MESSAGE, f"{backend.name}: {what}")
+            Marker(at - self.started, kind, f"{backend.name}: {what}")
             for backend in self.backends
-            for at, what in backend.altered_examples
+            for kind, examples in (
+                (ALTERED_MESSAGE, backend.altered_examples),
+                (UNEXPECTED_MESSAGE, backend.unexpected_examples),
+            )
+            for at, what in examples
         ]
         recorder.markers.sort(key=lambda marker: marker.at)
         sums = total(

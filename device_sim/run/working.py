@@ -113,7 +113,7 @@ async def _part(job: Job, stack: AsyncExitStack) -> Part:
         )
         context = fleet.credential(fleet.service).context(fleet.anchors)
         keep_alive = await stack.enter_async_context(KeepAlive())
-        await commander.connect(job.broker, context, keep_alive, _ACKNOWLEDGEMENTS)
+        await commander.connect(job.broker, context, keep_alive, (_ACKNOWLEDGEMENTS,))
         stack.push_async_callback(commander.close)
     return Part(job.scenario, target, job.manner, job.share, commander)
 

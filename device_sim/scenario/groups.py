@@ -11,19 +11,27 @@ from __future__ import annotations
 import random
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from device_sim.backoff import Backoff, Jitter
 from device_sim.link.closure import Closure
+from device_sim.scenario.given_payload import GivenPayload
 from device_sim.scenario.values import Fraction, Interval, Offset, Pause, ScenarioPart, Seconds, Share
 from device_sim.telemetry.models import Model
-from device_sim.telemetry.payload import Format
+from device_sim.telemetry.own_payload import OwnPayload, own_payload
+from device_sim.telemetry.own_topic import checked_topic, pattern_of, topic_of
+from device_sim.telemetry.payload import LARGEST, Format
+
+TELEMETRY = "fleet/{group}/{name}/telemetry"
+"""Where devices publish, unless the scenario says otherwise."""
 
 
 class Telemetry(ScenarioPart):
     """What a device publishes, how often, in which format. QoS 0 guarantees nothing; lost messages are counted.
 
     QoS 2 is exactly once on an unbroken connection; what a broken one has left open is sent again as a new message.
+
+    *topic* and *payload*, or *payload_file*, are the scenario's own (`telemetry.own_topic`, `telemetry.own_payload`).
     """
 
     model: Model = Model.SMART_METER
@@ -31,6 +39,53 @@ class Telemetry(ScenarioPart):
     jitter: Fraction = 0.0
     format: Format = Format.JSON
     qos: Literal[0, 1, 2] = 1
+    topic: Annotated[str, AfterValidator(checked_topic)] | None = None
+    payload: str | None = None
+    payload_file: GivenPayload | None = None
+
+    @model_validator(mode="after")
+    def _one_payload(self) -> Self:
+        if self.payload is not None and self.payload_file is not None:
+            raise ValueError("payload and payload_file: there is one payload; leave one of them out")
+        if self.has_own_payload and self.format is not Format.JSON:
+            raise ValueError(f"format: {self.format} is a payload of ours, and this is another; leave it out")
+        if (content := self._content) is not None:
+            if len(content) > LARGEST:
+                raise ValueError(f"payload: {len(content)} bytes; {LARGEST} at most")
+            try:
+                own_payload(content, self.model)
+            except ValueError as error:
+                raise ValueError(f"{'payload' if self.payload_file is None else 'payload_file'}: {error}") from None
+        return self
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the scenario says where, or what, to publish."""
+        return self.topic is not None or self.has_own_payload
+
+    @property
+    def has_own_payload(self) -> bool:
+        """Whether the payload is not one of the simulator's."""
+        return self.payload is not None or self.payload_file is not None
+
+    @property
+    def own_payload(self) -> OwnPayload | None:
+        """The payload, if it is not one of the simulator's."""
+        return None if (content := self._content) is None else own_payload(content, self.model)
+
+    @property
+    def _content(self) -> bytes | None:
+        if self.payload is not None:
+            return self.payload.encode()
+        return None if self.payload_file is None else self.payload_file.content
+
+    def topic_of(self, device: str, group: str) -> str:
+        """Return what *device*, whose certificate says *group*, publishes to."""
+        return topic_of(self.topic or TELEMETRY, device, group)
+
+    def pattern_of(self, group: str) -> str:
+        """Return the topic filter for all devices of *group*."""
+        return pattern_of(self.topic or TELEMETRY, group)
 
 
 class BackoffPolicy(ScenarioPart):

@@ -23,7 +23,7 @@ from device_sim.scenario.groups import Group
 from device_sim.scenario.known import known_at
 from device_sim.scenario.stages import KINDS, Command, Stage, Trouble
 from device_sim.scenario.threshold import InvalidThreshold, Threshold
-from device_sim.scenario.values import BY_HAND, ScenarioPart, Seconds
+from device_sim.scenario.values import BY_HAND, DIRECTORY, ScenarioPart, Seconds
 from provisioning.program.given_file import SETTINGS_BYTES, text_of
 from provisioning.program.given_toml import NotToml, toml_of
 from provisioning.program.near_names import nearest
@@ -92,6 +92,12 @@ class Scenario(ScenarioPart):
         """The QoS at which the receivers of everything subscribe: 1, or 2 if a group publishes at 2."""
         return max([1, *(group.telemetry.qos for group in self.groups if group.telemetry is not None)])
 
+    @property
+    def own_topics(self) -> list[str]:
+        """Where devices publish as the scenario says, with placeholders; each once."""
+        chosen = [group.telemetry.topic for group in self.groups if group.telemetry is not None]
+        return list(dict.fromkeys(topic for topic in chosen if topic is not None))
+
     def limits(self) -> list[Threshold]:
         """Return the thresholds, in the order of the file. Raises `InvalidThreshold`, already during validation."""
         return [Threshold.parse(metric, text) for metric, texts in self.thresholds.items() for text in texts]
@@ -129,25 +135,28 @@ def load(path: Path) -> Scenario:
         raise InvalidScenario(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InvalidScenario(f"{path} cannot be read: {error}") from error
-    return parse(text, str(path))
+    return parse(text, str(path), path.parent)
 
 
-def parse(text: str, where: str) -> Scenario:
-    """Return the scenario in TOML *text*; *where* names it in errors. Raises `InvalidScenario`."""
+def parse(text: str, where: str, directory: Path = Path()) -> Scenario:
+    """Return the scenario in TOML *text*; *where* names it in errors. Raises `InvalidScenario`.
+
+    Files that it names are those in *directory*.
+    """
     try:
         document = toml_of(text)
     except NotToml as error:
         raise InvalidScenario(f"{where}: {error}") from error
-    return build(document, where)
+    return build(document, where, directory)
 
 
-def build(document: dict[str, Any], where: str) -> Scenario:
-    """Return the scenario that *document* describes. Raises `InvalidScenario`."""
+def build(document: dict[str, Any], where: str, directory: Path = Path()) -> Scenario:
+    """Return the scenario that *document* describes; see `parse`. Raises `InvalidScenario`."""
     stages = document.get("stages")
     if isinstance(stages, list):
         document = {**document, "stages": [_stage(stage, where, number) for number, stage in enumerate(stages, 1)]}
     try:
-        return Scenario.model_validate(document, context=BY_HAND)
+        return Scenario.model_validate(document, context={**BY_HAND, DIRECTORY: directory})
     except ValidationError as error:
         raise InvalidScenario(faults_in(error, where)) from error
     except InvalidThreshold as error:

@@ -23,6 +23,8 @@ def _seconds(value: Any) -> Any:
 
 BY_HAND = {"written by": "hand"}
 """Validation context for text typed by a person, where 5 may mean 5 % or five times. A program's values are exact."""
+DIRECTORY = "directory"
+"""The key, in that context, of the directory in which relative paths begin."""
 
 
 def _share(value: Any, info: ValidationInfo) -> Any:
@@ -31,7 +33,7 @@ def _share(value: Any, info: ValidationInfo) -> Any:
         if match is None:
             raise ValueError(f"{value!r} is no share of the fleet: write '5%'")
         return float(match[1]) / 100
-    if info.context == BY_HAND:
+    if info.context is not None and info.context.items() >= BY_HAND.items():
         raise ValueError("write a share of the fleet, as '5%'")
     return value
 

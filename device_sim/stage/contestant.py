@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,13 +17,12 @@ class Contestant(StrEnum):
     FLEETGATE = "fleetgate"
     MOSQUITTO = "mosquitto"
 
-    @property
-    def started(self) -> BrokerStarted:
-        """How it is started."""
+    def started(self, topics: Sequence[str] = ()) -> BrokerStarted:
+        """Return how it is started, with a policy that lets devices publish to *topics* (`telemetry.own_topic`)."""
         if self is Contestant.MOSQUITTO:
             from device_sim.stage.mosquitto_stage import mosquitto  # Late: a run uses one of the two.
 
-            return mosquitto
+            return partial(mosquitto, topics=topics)
         from device_sim.stage.stage import fleetgate
 
-        return fleetgate
+        return partial(fleetgate, topics=topics)

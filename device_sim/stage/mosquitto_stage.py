@@ -21,7 +21,7 @@ import contextlib
 import os
 import random
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -32,7 +32,8 @@ from device_sim.credentials.fleet_directory import write_whole
 from device_sim.stage.foreign_process import free_port, program, serving
 from device_sim.stage.hosted import Ended, HostedProcess
 from device_sim.stage.processes import ChildFailed
-from device_sim.stage.stage import BROKER, OwnBroker, Service, broker_token
+from device_sim.stage.stage import BACKEND, BROKER, OwnBroker, Service, broker_token
+from device_sim.telemetry.own_topic import pattern_of, topic_of
 from provisioning.client.est import EstClient
 
 _ASK_EVERY = 0.2
@@ -99,8 +100,11 @@ class HostedMosquitto(HostedProcess):
 
 
 @asynccontextmanager
-async def mosquitto(service: Service) -> AsyncIterator[OwnBroker]:
-    """Start mosquitto and its relay beside *service*. Raises `device_sim.stage.foreign_process.ServerMissing`."""
+async def mosquitto(service: Service, topics: Sequence[str] = ()) -> AsyncIterator[OwnBroker]:
+    """Start mosquitto and its relay beside *service*, for devices that publish to *topics* too.
+
+    Raises `device_sim.stage.foreign_process.ServerMissing`.
+    """
     found = program("mosquitto", "mosquitto")
     directory = service.directory / "mosquitto"
     directory.mkdir(mode=0o700)
@@ -108,9 +112,12 @@ async def mosquitto(service: Service) -> AsyncIterator[OwnBroker]:
         token = await broker_token(service.operator)
         held = await enrol(est, BROKER, token, random.Random())  # noqa: S311 - pauses only
     held.write(directory, "broker")
-    names = ["backend", *(f"backend-{number}" for number in range(2, _MOST_SERVICES))]
-    names += [f"backend-w{number}" for number in range(1, _MOST_SERVICES)]
-    write_whole(directory / "acl", (_ACL + "".join(_SERVICE_ACL.format(name=name) for name in names)).encode())
+    names = [BACKEND, *(f"{BACKEND}-{number}" for number in range(2, _MOST_SERVICES))]
+    names += [f"{BACKEND}-w{number}" for number in range(1, _MOST_SERVICES)]
+    acl = _ACL + "".join(f"pattern write {topic_of(each, '%u', '+')}\n" for each in topics)
+    reads = "".join(f"topic read {pattern_of(each)}\n" for each in topics)
+    acl += "".join(_SERVICE_ACL.format(name=name) + reads for name in names)
+    write_whole(directory / "acl", acl.encode())
     port = free_port()
     config = _CONFIG.format(directory=directory, anchors=service.anchors, port=port)
     if os.geteuid() == 0:

@@ -8,9 +8,10 @@ the place of ours (`mosquitto_stage`).
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 from device_sim.link.tls_dial import Endpoint
 from device_sim.stage.hosted import Ended, HostedProcess
 from device_sim.stage.processes import Child, ChildFailed, run_to_end, running
+from device_sim.telemetry.own_topic import pattern_of, topic_of
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.client.operator import OperatorClient
 from provisioning.pki.keys import write_private
@@ -31,6 +33,8 @@ _START_DEADLINE = 30.0
 _LOOPBACK = "127.0.0.1"
 BROKER = "broker-1"
 """Its name, in its certificate."""
+GROUP, BACKEND = "meters", "backend"
+"""The devices' group, and the name of the service that receives what they publish."""
 
 Said = Callable[[str], None]
 """Called with one line about what has been done."""
@@ -68,12 +72,13 @@ BrokerStarted = Callable[[Service], AbstractAsyncContextManager[OwnBroker]]
 class HostedBroker(HostedProcess):
     """Our own broker. Created by `fleetgate`."""
 
-    def __init__(self, directory: Path, https: str, anchors: Path) -> None:
+    def __init__(self, directory: Path, https: str, anchors: Path, policy: Path | None = None) -> None:
         super().__init__()
         self.name = f"fleetgate {version_and_build()}"  # It runs the simulator's own build.
         self._directory = directory
         self._arguments = ["broker", "run", "--provisioning", https, "--cafile", str(anchors), "--name", BROKER]
         self._arguments += ["--state-dir", str(directory / "broker"), "--host", _LOOPBACK]
+        self._arguments += ["--policy-file", str(policy)] if policy is not None else []
         self.first_time: tuple[str, ...] = ()
         """Arguments for its own enrolment, for the first start only."""
 
@@ -115,11 +120,12 @@ class Stage:
 
 
 @asynccontextmanager
-async def fleetgate(service: Service) -> AsyncIterator[OwnBroker]:
-    """Start our own broker, which enrols itself with a one-time token."""
+async def fleetgate(service: Service, topics: Sequence[str] = ()) -> AsyncIterator[OwnBroker]:
+    """Start our own broker, which enrols itself with a one-time token, for devices that publish to *topics* too."""
     token_file = service.directory / "broker-token"
     write_private(token_file, (await broker_token(service.operator)).encode())
-    broker = HostedBroker(service.directory, service.url, service.anchors)
+    policy = await _policy(service.directory, topics) if topics else None
+    broker = HostedBroker(service.directory, service.url, service.anchors, policy)
     try:
         broker.first_time = ("--token-file", str(token_file))
         await broker.start()
@@ -127,6 +133,21 @@ async def fleetgate(service: Service) -> AsyncIterator[OwnBroker]:
         yield broker
     finally:
         await broker.stop()
+
+
+async def _policy(directory: Path, topics: Sequence[str]) -> Path:
+    """Write the default topic policy, with permissions for *topics* on top; return the file."""
+    policy = directory / "policy.toml"
+    show = ["broker", "policy", "show"]
+    await run_to_end("fleet-broker policy show", show, log=policy, deadline=_START_DEADLINE)
+    sections = {
+        f"group.{GROUP}": ("publish", [topic_of(each, "{device}", "{group}") for each in topics]),
+        f"identity.{BACKEND}": ("subscribe", [pattern_of(each) for each in topics]),
+    }
+    with policy.open("a") as file:
+        for section, (verb, filters) in sections.items():
+            file.write(f"\n[{section}]\n{verb}.allow = {json.dumps(filters, ensure_ascii=False)}\n")
+    return policy
 
 
 async def broker_token(operator: OperatorClient) -> str:

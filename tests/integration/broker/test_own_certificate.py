@@ -296,6 +296,35 @@ def test_one_that_ended_while_the_service_was_away_is_told_and_replaced_by_a_tok
         assert len(broker.events("RENEWED")) == renewals
 
 
+def test_one_that_is_put_on_hold_makes_the_broker_unready_until_it_is_released(
+    service: ProvisioningService, tmp_path: Path
+) -> None:
+    """The feed of its own service says so, or the responder; and the feed is closed to it meanwhile."""
+    (device,) = enrol(service, f"held-{tmp_path.name}"[-40:])
+    name = f"held-{tmp_path.parent.name}-broker"
+    broker = BrokerProcess.enrolled(
+        tmp_path / name, service, metrics_port=0, metrics_host="127.0.0.1", revocation_grace=3600
+    )
+    with broker, TlsClient(broker.port, service.bundle, device.credential) as client:
+        client.connect(client_id=device.name)
+        page = Curl(broker.urls[-1].removesuffix("/metrics"))
+
+        def seen() -> tuple[int, str, str, bool]:
+            """Return status and state at /readyz, what operators are told, and what the metric says."""
+            answer = page.run("/readyz")
+            gauge = "fleet_broker_certificate_revoked 1.0" in page.run("/metrics").text
+            return answer.status, json.loads(answer.body)["checks"]["certificate"], status(broker)["certificate"], gauge
+
+        assert seen() == (200, "ok", "ok", False)
+        service.suspend(device=f"broker-{broker.dir.name}")
+        wait_until(lambda: seen() == (503, "on hold", "on hold", True), "it is told")
+        client.check_alive()
+        assert [each["reason"] for each in broker.events("OWN_CERTIFICATE_REVOKED")] == ["certificateHold"]
+        service.resume(device=f"broker-{broker.dir.name}")
+        wait_until(lambda: seen() == (200, "ok", "ok", False), "it is released")
+        client.check_alive()
+
+
 def test_a_renewal_that_cannot_be_stored_is_tried_again_and_harms_nobody(
     service: ProvisioningService, tmp_path: Path
 ) -> None:

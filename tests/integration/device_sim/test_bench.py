@@ -21,6 +21,7 @@ from device_sim.interruption import Interruption
 from device_sim.link.driver import Driver
 from device_sim.link.link import Terms
 from provisioning.pki.role import Role
+from provisioning.program.version import version_and_build
 from tests.support.authority import Authority
 from tests.support.programs import forking_python
 
@@ -76,6 +77,7 @@ async def test_what_one_terminal_publishes_another_receives(mosquitto: RunningBr
     sent: dict[str, Any] = json.loads(out)
     assert code == (3 if sent["invalid"] else 0), err  # On a busy machine a generator is late, and says so.
     assert (sent["admitted"], sent["published"], sent["acknowledged"], sent["lost"]) == (3, 60, 60, {})
+    assert sent["fleet_sim"] == version_and_build()
     assert sent["milliseconds"]["puback"]["count"] == 60
     assert sent["milliseconds"].keys() == {"tcp", "tls", "connack", "admitted", "puback"}
     assert sent["connecting_seconds"] >= 0.4, "three clients, five a second"

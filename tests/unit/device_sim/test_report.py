@@ -13,6 +13,7 @@ from device_sim.demo.demo import _all_late
 from device_sim.link.closure import Closure, Layer
 from device_sim.report import ExitCode, Report
 from device_sim.view import View
+from provisioning.program.version import version_and_build
 from tests.support.broker_process import wait_until
 
 
@@ -39,6 +40,7 @@ def test_the_report_is_one_json_document() -> None:
     document = json.loads(json.dumps(report.as_dict()))
     assert document == {
         "schema": 1,
+        "fleet_sim": version_and_build(),
         "passed": True,
         "exit_code": 0,
         "invalid": [],

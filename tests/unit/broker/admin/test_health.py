@@ -87,7 +87,7 @@ def test_a_certificate_that_is_revoked_or_on_hold_is_named(
     reason: RevocationReason | None, status: int, state: str
 ) -> None:
     broker, own = MemoryBroker(), own_certificate(shared_pki().broker())
-    own.revocation = reason
+    own.find_revocation = lambda: reason
     health = Health(broker.engine, own, IssuingAuthorities(broker.engine), lambda: broker.now)
     answer = health.answer(Request("GET", "/readyz", {}, b"", "me"))
     assert answer is not None

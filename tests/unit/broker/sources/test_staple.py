@@ -223,6 +223,7 @@ async def test_without_a_responder_another_source_tells_that_it_is_revoked_until
 ) -> None:
     pki, own = shared_pki(), shared_pki().broker()
     made, broker, context = staple(tmp_path, own, pki.anchors, **settings)
+    presented = made.presented
     made.adopt(context)
     index, key = broker.engine.admission.status.index, certificate_key(own.certificate)
     state, hold = [], RevocationReason.CERTIFICATE_HOLD
@@ -233,7 +234,7 @@ async def test_without_a_responder_another_source_tells_that_it_is_revoked_until
             else:
                 index.add(Revocation(*key, reason, pki.now))
             await made._look()
-            state.append(made._presented.state_at(pki.now))
+            state.append(presented.state_at(pki.now))
     assert state == ["ok", "on hold", "on hold", "ok", "revoked"]
     told = [each for each in logs if each.get("code") == "OWN_CERTIFICATE_REVOKED"]
     assert [each["reason"] for each in told] == ["certificateHold", "keyCompromise"], "each told once"
@@ -248,7 +249,7 @@ async def test_a_responder_that_does_not_answer_does_not_keep_it_revoked(tmp_pat
     index, key = broker.engine.admission.status.index, certificate_key(own.certificate)
     index.add(Revocation(*key, RevocationReason.CERTIFICATE_HOLD, pki.now))
     await made._look()
-    assert made._presented.revocation is RevocationReason.CERTIFICATE_HOLD
+    assert made.presented.find_revocation() is RevocationReason.CERTIFICATE_HOLD
     index.release(key)
     await made._look()
-    assert made._presented.revocation is None
+    assert made.presented.find_revocation() is None

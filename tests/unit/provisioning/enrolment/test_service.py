@@ -199,7 +199,8 @@ async def test_an_issuing_ca_that_is_not_valid_now_signs_nothing_says_so_and_spe
     fleet.clock.now = ca.not_valid_before_utc - timedelta(seconds=1) if early else ca.not_valid_after_utc
     token = await fleet.token()
     why = (
-        "the issuing CA is valid from 2027-03-01: an operator has to set the clock"
+        "the service's clock says 2027-03-01 11:58 UTC, and the issuing CA is valid from 2027-03-01 11:59 UTC: "
+        "an operator has to set the clock"
         if early
         else "the issuing CA expired on"
     )
