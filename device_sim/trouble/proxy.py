@@ -46,8 +46,6 @@ class Proxy:
         self.host = host
         self.to_port = port
         self.port = 0
-        self.accepted = 0
-        """How many connections it has accepted."""
         self.trouble = NONE
         self._listen = listen
         self._random = Random(seed)  # noqa: S311 - jitter, the same in every run
@@ -114,7 +112,6 @@ class Proxy:
     def opened(self, connection: Connection) -> None:
         """Register *connection*; its device has connected."""
         self._connections.add(connection)
-        self.accepted += 1
         if self.trouble.reset:
             connection.reset()
         else:

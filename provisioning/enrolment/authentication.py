@@ -18,6 +18,7 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -32,6 +33,12 @@ from provisioning.pki.role import Role
 from provisioning.store import certificates, certificates_of_device, claims, operators
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
+
+_ASK: Final = "ask an operator for a new enrolment token"
+_ASK_ANOTHER: Final = (
+    "ask another operator for a new enrolment token; if there is none, run fleet-provisioning ca restore-operator "
+    "where the service is"
+)
 
 
 def authenticate(connection: Connection, certificate: x509.Certificate | None, now: datetime) -> StoredCertificate:
@@ -133,7 +140,7 @@ def check_dates(stored: StoredCertificate, now: datetime) -> None:
         raise Refused(
             Code.CERTIFICATE_EXPIRED,
             f"certificate {stored.serial} of {stored.device.name} expired on {stored.not_after:%Y-%m-%d %H:%M:%S} UTC: "
-            "ask an operator for a new enrolment token",
+            f"{_ASK_ANOTHER if stored.device.role is Role.OPERATOR else _ASK}",
         )
     if now < stored.not_before:
         raise Refused(Code.CERTIFICATE_EXPIRED, f"certificate {stored.serial} is not valid yet: compare the two clocks")

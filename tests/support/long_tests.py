@@ -21,6 +21,7 @@ LONGEST: Final = {
     "test_clock.py",
     "test_demo.py",
     "test_durability.py",
+    "test_faulty_brokers.py",
     "test_judged_by_testssl.py",
     "test_peers.py",
     "test_planted_faults.py",

@@ -126,8 +126,11 @@ async def test_who_delivers_nothing_any_more_has_not_withheld_what_is_forbidden(
     assert failed(found)["35-other-topic-qos0"].startswith("even 3 allowed messages of a good device")
 
 
-async def test_who_no_longer_listens_to_an_offender_has_withheld_what_is_forbidden(tmp_path: Path) -> None:
+async def test_who_no_longer_listens_to_an_offender_has_withheld_what_is_forbidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Others are heard. That nothing more of the offender arrives is no harm to a good device."""
+    monkeypatch.setattr(scene.Scene.__init__, "__defaults__", (None, 18.0))
     found = await tried(tmp_path, Fault.SHUNS, "35-other-topic-qos0,35-other-topic-qos1,35-delayed")
     assert failed(found) == {}
     seen = found["35-other-topic-qos0"].seen
@@ -136,8 +139,9 @@ async def test_who_no_longer_listens_to_an_offender_has_withheld_what_is_forbidd
     assert found["35-other-topic-qos0"].verdict is Verdict.PASS
 
 
-async def test_what_an_offender_says_may_only_be_held_up(tmp_path: Path) -> None:
+async def test_what_an_offender_says_may_only_be_held_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A broker that slows an offender down looks like one that shuns it, until what is forbidden arrives."""
+    monkeypatch.setattr(scene.Scene.__init__, "__defaults__", (None, 33.0))  # A third of it is longer than that takes.
     found = await tried(tmp_path, Fault.HOLDS_UP, "35-other-topic-qos0")
     assert failed(found) == {"35-other-topic-qos0": "delivered after all, later than what was sent later"}
 

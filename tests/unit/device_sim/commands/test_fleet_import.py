@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import stat
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -22,65 +21,21 @@ from cryptography.hazmat.primitives.serialization import (
 from typer.testing import CliRunner
 
 from device_sim.cli import app
-from device_sim.credentials.fleet_directory import FleetDirectory
 from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.role import Role
 from tests.support.authority import Authority
 from tests.support.foreign_ca import ONE_DAY, ForeignCa, ForeignCertificate
+from tests.support.importing_user import ImportingUser, chain_in
 
 PASSPHRASE = b"correct horse"
 
 
-class Place:
-    """A user's directory: a CA, the backend's pair, and what is to be imported."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.ca = ForeignCa()
-        self.certs = path / "certs"
-        self.certs.mkdir()
-        self.fleet = path / "fleet"
-        (path / "ca.pem").write_text(self.ca.pem)
-        self.backend = self.ca.issue("backend-1")
-        self.backend.write(path, "backend")
-
-    def imported(self, source: Path | None = None, *options: str, backend: tuple[str, ...] | None = None) -> str:
-        """Run the command; return what it says of what is wrong, in one line, "" if nothing is."""
-        given = ("--backend-cert", str(self.path / "backend.crt"), "--backend-key", str(self.path / "backend.key"))
-        done = CliRunner().invoke(
-            app,
-            ["import", str(self.fleet), "--from", str(source or self.certs), "--cafile", str(self.path / "ca.pem"),
-             *(given if backend is None else backend), *options],
-        )  # fmt: skip
-        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-        self.said = " ".join(done.stderr.split())
-        self.result = done.stdout
-        assert (done.exit_code == 0) == ("fleet-sim: " not in self.said), done.output
-        return self.said if done.exit_code else ""
-
-    def listed(self, *rows: dict[str, object]) -> Path:
-        path = self.path / "mine.csv"
-        with path.open("w", newline="") as file:
-            table = csv.DictWriter(file, list(dict.fromkeys(column for row in rows for column in row)))
-            table.writeheader()
-            table.writerows(rows)
-        return path
-
-    def read(self) -> FleetDirectory:
-        return FleetDirectory.read(self.fleet)
-
-
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+def place(tmp_path: Path) -> ImportingUser:
+    return ImportingUser(tmp_path)
 
 
-def chain_in(fleet: FleetDirectory, name: str) -> list[str]:
-    certificates = x509.load_pem_x509_certificates(fleet.credential(name).certificate_pem)
-    return [str(each.subject.rfc4514_string()) for each in certificates]
-
-
-def test_a_directory_becomes_a_fleet_whatever_its_files_are_called(place: Place) -> None:
+def test_a_directory_becomes_a_fleet_whatever_its_files_are_called(place: ImportingUser) -> None:
     first, second, third = (place.ca.issue(f"meter-{number}") for number in (1, 2, 3))
     first.write(place.certs, "meter-1")
     (place.certs / "private").mkdir()
@@ -118,7 +73,7 @@ OLDER_FORMS = [(PEM, OLDER, False), (PEM, OLDER, True), (DER, OLDER, False)]
     + [(kind, *form) for kind in ("RSA", "P-384") for form in OLDER_FORMS],
 )
 def test_every_kind_of_key_in_every_form(
-    place: Place, kind: str, encoding: Encoding, form: PrivateFormat, *, locked: bool
+    place: ImportingUser, kind: str, encoding: Encoding, form: PrivateFormat, *, locked: bool
 ) -> None:
     held = place.ca.issue("meter-1", key=MAKERS[kind]())
     encryption = BestAvailableEncryption(PASSPHRASE) if locked else NoEncryption()
@@ -140,7 +95,7 @@ def test_every_kind_of_key_in_every_form(
 _PLAIN = (Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
-def test_an_rsa_key_whose_numbers_do_not_belong_together_is_named(place: Place) -> None:
+def test_an_rsa_key_whose_numbers_do_not_belong_together_is_named(place: ImportingUser) -> None:
     held, other = (rsa.generate_private_key(65537, 2048) for _ in range(2))
     certificate, key = place.ca.issue("meter-1", key=held).write(place.certs, "meter-1")
     numbers, wrong = held.private_numbers(), other.private_numbers()
@@ -154,7 +109,7 @@ def test_an_rsa_key_whose_numbers_do_not_belong_together_is_named(place: Place) 
 
 
 @pytest.mark.parametrize("locked", [False, True])
-def test_a_pkcs12_file_is_opened(place: Place, *, locked: bool) -> None:
+def test_a_pkcs12_file_is_opened(place: ImportingUser, *, locked: bool) -> None:
     issuing = ForeignCa("Issuing CA", place.ca)
     held = issuing.issue("meter-1")
     assert isinstance(held.key, ec.EllipticCurvePrivateKey)
@@ -170,7 +125,7 @@ def test_a_pkcs12_file_is_opened(place: Place, *, locked: bool) -> None:
 
 
 @pytest.mark.parametrize("where", ["same file", "beside", "in the trust anchors"])
-def test_a_chain_is_built_of_who_has_signed_and_has_no_root(place: Place, where: str) -> None:
+def test_a_chain_is_built_of_who_has_signed_and_has_no_root(place: ImportingUser, where: str) -> None:
     above = ForeignCa("Policy CA", place.ca)
     issuing, namesake = ForeignCa("Issuing CA", above), ForeignCa("Issuing CA", above)
     held = issuing.issue("meter-1")
@@ -191,7 +146,7 @@ def test_a_chain_is_built_of_who_has_signed_and_has_no_root(place: Place, where:
     assert not any(place.ca.own.key_pem in file.read_bytes() for file in place.fleet.rglob("*") if file.is_file())
 
 
-def test_what_is_no_device_is_left_out_and_told(place: Place) -> None:
+def test_what_is_no_device_is_left_out_and_told(place: ImportingUser) -> None:
     place.ca.issue("meter-1").write(place.certs, "meter-1")
     place.ca.issue("broker", server=True).write(place.certs, "broker")
     place.backend.write(place.certs, "backend")
@@ -248,7 +203,7 @@ def not_yet(ca: ForeignCa) -> ForeignCertificate:
     ],
 )
 def test_one_that_cannot_be_used_is_named_with_its_remedy_and_nothing_is_imported(
-    place: Place, make: Callable[[ForeignCa], ForeignCertificate], words: str
+    place: ImportingUser, make: Callable[[ForeignCa], ForeignCertificate], words: str
 ) -> None:
     place.ca.issue("meter-1").write(place.certs, "a-good-one")
     make(place.ca).write(place.certs, "bad")
@@ -256,7 +211,7 @@ def test_one_that_cannot_be_used_is_named_with_its_remedy_and_nothing_is_importe
     assert not place.fleet.exists()
 
 
-def test_many_that_cannot_be_used_are_told_together(place: Place) -> None:
+def test_many_that_cannot_be_used_are_told_together(place: ImportingUser) -> None:
     for number in range(12):
         expired(place.ca).write(place.certs, f"old-{number:02d}")
     said = place.imported()
@@ -264,7 +219,7 @@ def test_many_that_cannot_be_used_are_told_together(place: Place) -> None:
     assert "and 2 more" in said
 
 
-def test_a_certificate_without_its_key_is_named_and_so_is_a_key_of_no_use(place: Place) -> None:
+def test_a_certificate_without_its_key_is_named_and_so_is_a_key_of_no_use(place: ImportingUser) -> None:
     certificate, key = place.ca.issue("meter-1").write(place.certs, "meter-1")
     key.write_bytes(generate_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     assert f"{certificate} has no private key in {place.certs}: put it there" in place.imported()
@@ -283,7 +238,9 @@ def test_a_certificate_without_its_key_is_named_and_so_is_a_key_of_no_use(place:
         (lambda _held: b"-----BEGIN CERTIFICATE-----\nTUlJ\n-----END CERTIFICATE-----\n", "cannot be parsed"),
     ],
 )
-def test_a_damaged_file_is_named(place: Place, content: Callable[[ForeignCertificate], bytes], words: str) -> None:
+def test_a_damaged_file_is_named(
+    place: ImportingUser, content: Callable[[ForeignCertificate], bytes], words: str
+) -> None:
     held = place.ca.issue("meter-1")
     certificate, _ = held.write(place.certs, "meter-1")
     certificate.write_bytes(content(held))
@@ -292,120 +249,7 @@ def test_a_damaged_file_is_named(place: Place, content: Callable[[ForeignCertifi
     assert words in said
 
 
-def test_a_list_names_files_and_says_what_they_are_called(place: Place) -> None:
-    aws = place.ca.issue("AWS IoT Certificate"), place.ca.issue("AWS IoT Certificate")
-    for number, held in enumerate(aws, 1):
-        held.write(place.certs, f"{number}")
-    issuing = ForeignCa("Issuing CA", place.ca)
-    issuing.issue("meter-3").write(place.certs, "3")
-    (place.certs / "chain.pem").write_text(issuing.pem)
-    path = place.listed(
-        {
-            "certificate": "certs/1.crt",
-            "key": "certs/1.key",
-            "name": "thing-1",
-            "client_id": "urn:thing:1",
-            "site": "a",
-        },
-        {"certificate": "certs/2.crt", "key": place.certs / "2.key", "name": "thing-2", "group": "north", "site": "b"},
-        {"certificate": "certs/3.crt", "key": "certs/3.key", "chain": "certs/chain.pem", "site": "c"},
-    )
-    assert place.imported(path, "--group", "south") == ""
-    assert "column not used: site" in place.said
-    fleet = place.read()
-    assert fleet.devices == ["meter-3", "thing-1", "thing-2"]
-    assert [fleet.client_id(name) for name in fleet.devices] == ["meter-3", "urn:thing:1", "thing-2"]
-    assert [fleet.entries[name].identity.group for name in fleet.devices] == ["south", "south", "north"]
-    assert chain_in(fleet, "meter-3") == ["CN=meter-3", "CN=Issuing CA"]
-    assert '"client_id":"urn:thing:1"' in (place.fleet / "index.jsonl").read_text()
-
-
-@pytest.mark.parametrize(
-    ("row", "words"),
-    [
-        ({"certificate": "certs/1.crt", "key": "certs/2.key"}, "2.key is not the key of {certs}/1.crt: name the pair"),
-        ({"certificate": "certs/1.crt", "key": "certs/1.crt"}, "1.crt holds no private key: name the file that does"),
-        ({"certificate": "certs/1.key"}, "1.key holds no certificate in PEM, DER or PKCS #12"),
-        ({"certificate": "ca.pem"}, "ca.pem is a CA's certificate: name a client's"),
-        ({"certificate": "certs/s.crt", "key": "certs/s.key"}, "s.crt is for servers only (extended key usage)"),
-        ({"certificate": "certs/missing.crt"}, "missing.crt cannot be read: No such file or directory"),
-        ({"certificate": "certs/all.pem"}, "all.pem holds the certificates of 2 clients: give each its own file"),
-        ({"certificate": "", "key": "certs/1.key"}, "mine.csv line 2: no certificate is named"),
-        (
-            {"certificate": "certs/1.crt", "key": "certs/1.key", "client_id": "a\x07b"},
-            "'a\\x07b' cannot be a client identifier",
-        ),
-        (
-            {"certificate": "certs/1.crt", "key": "certs/1.key", "client_id": "backend-1"},
-            "have the same client identifier, backend-1",
-        ),
-        ({"certificate": "backend.crt", "key": "backend.key"}, "backend.crt is the backend's own certificate"),
-        ({"certificate": "certs/1.crt", "key": "certs/1.key", "group": "a b"}, "1.crt: group 'a b': use 1 to 64"),
-        ({"cert": "certs/1.crt"}, "mine.csv has no column `certificate` in its first line"),
-    ],
-)
-def test_a_row_that_cannot_be_used_is_named(place: Place, row: dict[str, object], words: str) -> None:
-    for number in (1, 2):
-        place.ca.issue(f"meter-{number}").write(place.certs, f"{number}")
-    place.ca.issue("broker", server=True).write(place.certs, "s")
-    (place.certs / "all.pem").write_bytes((place.certs / "1.crt").read_bytes() + (place.certs / "2.crt").read_bytes())
-    said = place.imported(place.listed(row))
-    assert words.format(certs=place.certs) in said
-    assert "mine.csv" in said
-    assert not place.fleet.exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"", "has no column `certificate`"),
-        (b"certificate;key\na;b\n", "has no column `certificate` in its first line, separated by commas"),
-        (b"certificate,key\n", "has no row below its first line"),
-        (b"certificate,key\na\n", "line 2: more or fewer fields than the first line has"),
-        (b"certificate,key\na,b,c\n", "line 2: more or fewer fields than the first line has"),
-        (b'certificate,key\na,"b\n', "write it as CSV with commas"),
-        (b"\xff\xfe\0", "is no text in UTF-8"),
-        (b"certificate,key\na\0.crt,b\n", "has NUL characters in it"),
-    ],
-)
-def test_what_is_no_list_is_told(place: Place, content: bytes, words: str) -> None:
-    path = place.path / "mine.csv"
-    path.write_bytes(content)
-    assert words in place.imported(path)
-
-
-def test_a_list_of_a_spreadsheet_has_a_mark_in_front(place: Place) -> None:
-    place.ca.issue("meter-1").write(place.certs, "1")
-    path = place.path / "mine.csv"
-    path.write_bytes(b"\xef\xbb\xbfcertificate,key\r\ncerts/1.crt,certs/1.key\r\n")
-    assert place.imported(path) == ""
-    assert place.read().devices == ["meter-1"]
-
-
-def test_what_export_writes_can_be_imported_as_it_is(place: Place, tmp_path: Path) -> None:
-    place.ca.issue("meter-1").write(place.certs, "1")
-    place.ca.issue("meter-2").write(place.certs, "2")
-    path = place.listed(
-        {"certificate": "certs/1.crt", "key": "certs/1.key", "client_id": "c:1", "name": "one", "group": "north"},
-        {"certificate": "certs/2.crt", "key": "certs/2.key", "client_id": "", "name": "", "group": ""},
-    )
-    assert place.imported(path, "--backend-id", "receiver") == ""
-    before, others = place.read(), tmp_path / "others"
-    done = CliRunner().invoke(app, ["export", str(place.fleet), str(others)])
-    assert done.exit_code == 0, done.output
-    with (others / "clients.csv").open() as file:
-        topics = {row["client_id"]: row["telemetry_topic"] for row in csv.DictReader(file)}
-    assert topics == {"c:1": "fleet/north/one/telemetry", "meter-2": "fleet/meters/meter-2/telemetry"}
-    again = Place.__new__(Place)
-    again.path, again.fleet = place.path, tmp_path / "again"
-    backend = ("--backend-cert", str(others / "service.crt"), "--backend-key", str(others / "service.key"))
-    identifier = (others / "service.id").read_text().strip()
-    assert again.imported(others / "clients.csv", "--backend-id", identifier, backend=backend) == ""
-    assert again.read().entries == before.entries
-    assert all(again.read().credential(name) == before.credential(name) for name in before.entries)
-
-
-def test_certificates_of_our_own_keep_their_identity(place: Place) -> None:
+def test_certificates_of_our_own_keep_their_identity(place: ImportingUser) -> None:
     ours = Authority()
     ours.issue("meter-1", group="north").write(place.certs, "meter-1")
     assert place.imported() == ""
@@ -413,7 +257,7 @@ def test_certificates_of_our_own_keep_their_identity(place: Place) -> None:
     assert identity.uri == "spiffe://fleet.internal/device/north/meter-1"
 
 
-def test_who_runs_it_again_continues_and_replaces_what_has_changed(place: Place) -> None:
+def test_who_runs_it_again_continues_and_replaces_what_has_changed(place: ImportingUser) -> None:
     first = place.ca.issue("meter-1")
     first.write(place.certs, "meter-1")
     assert place.imported() == ""
@@ -431,7 +275,7 @@ def test_who_runs_it_again_continues_and_replaces_what_has_changed(place: Place)
     assert fleet.credential("meter-1").certificate_pem == renewed.pem
 
 
-def test_an_import_that_was_cut_off_is_continued(place: Place) -> None:
+def test_an_import_that_was_cut_off_is_continued(place: ImportingUser) -> None:
     for number in (1, 2, 3):
         place.ca.issue(f"meter-{number}").write(place.certs, f"{number}")
     assert place.imported() == ""
@@ -442,7 +286,7 @@ def test_an_import_that_was_cut_off_is_continued(place: Place) -> None:
     assert place.read().devices == ["meter-1", "meter-2", "meter-3"]
 
 
-def test_an_enrolled_fleet_and_an_imported_one_are_not_mixed(place: Place) -> None:
+def test_an_enrolled_fleet_and_an_imported_one_are_not_mixed(place: ImportingUser) -> None:
     place.ca.issue("meter-1").write(place.certs, "meter-1")
     assert place.imported() == ""
     ca = place.ca.own.write(place.path, "ca")
@@ -458,7 +302,7 @@ def test_an_enrolled_fleet_and_an_imported_one_are_not_mixed(place: Place) -> No
 
 
 @pytest.mark.parametrize("answer", ["y\n", "n\n"])
-def test_cleanup_removes_copies_alone_and_claims_no_revocation(place: Place, answer: str) -> None:
+def test_cleanup_removes_copies_alone_and_claims_no_revocation(place: ImportingUser, answer: str) -> None:
     place.ca.issue("meter-1").write(place.certs, "meter-1")
     before = {file: file.read_bytes() for file in place.path.rglob("*") if file.is_file()}
     assert place.imported() == ""
@@ -469,7 +313,7 @@ def test_cleanup_removes_copies_alone_and_claims_no_revocation(place: Place, ans
     assert {file: file.read_bytes() for file in before} == before
 
 
-def test_what_needs_our_service_is_told_before_the_run_begins(place: Place) -> None:
+def test_what_needs_our_service_is_told_before_the_run_begins(place: ImportingUser) -> None:
     for number in range(20):
         place.ca.issue(f"meter-{number}").write(place.certs, f"{number}")
     assert place.imported() == ""
@@ -485,7 +329,7 @@ def test_what_needs_our_service_is_told_before_the_run_begins(place: Place) -> N
 
 
 @pytest.mark.parametrize("common_name", ["Receiver of All", None])
-def test_a_backend_without_a_usable_name_needs_an_identifier(place: Place, common_name: str | None) -> None:
+def test_a_backend_without_a_usable_name_needs_an_identifier(place: ImportingUser, common_name: str | None) -> None:
     place.ca.issue("meter-1").write(place.certs, "meter-1")
     place.ca.issue(common_name).write(place.path, "backend")
     assert "backend.crt has no Common Name that could be a client identifier: give --backend-id" in place.imported()
@@ -497,7 +341,7 @@ def test_a_backend_without_a_usable_name_needs_an_identifier(place: Place, commo
     assert (fleet.service, fleet.client_id(fleet.service)) == ("backend", "urn:receiver")
 
 
-def test_nothing_to_import_and_options_of_no_use_are_told(place: Place) -> None:
+def test_nothing_to_import_and_options_of_no_use_are_told(place: ImportingUser) -> None:
     assert f"{place.certs} holds no device's certificate: name" in place.imported()
     ForeignCa("meter-1").own.write(place.certs, "meter-1")  # As `openssl req -x509` makes them.
     assert f"no device's certificate ({place.certs}/meter-1.crt: of a CA): name" in place.imported()

@@ -49,6 +49,18 @@ async def test_a_certificate_is_good_from_its_first_second_to_its_last(fleet: Fl
         assert await asked(fleet, certificate) is code
 
 
+async def test_the_last_operator_whose_certificate_has_ended_is_told_what_helps(fleet: Fleet) -> None:
+    """It was told to ask an operator: itself."""
+    certificate = await operator(fleet, "anna")
+    fleet.clock.now = certificate.not_valid_after_utc + SECOND
+    with pytest.raises(Refused, match=r"expired on .*: ask another operator .*, run .* ca restore-operator where"):
+        await fleet.database.read(lambda connection: authenticate_operator(connection, certificate, fleet.clock()))
+    device = await fleet.enrol()
+    fleet.clock.now = device.not_valid_after_utc + SECOND
+    with pytest.raises(Refused, match=r"expired on .*: ask an operator for a new enrolment token$"):
+        await fleet.database.read(lambda connection: authenticate(connection, device, fleet.clock()))
+
+
 async def test_nobody_is_known_by_what_this_service_has_not_issued(fleet: Fleet) -> None:
     ours = await fleet.enrol("meter-1")
     assert await asked(fleet, None) is Code.CERTIFICATE_MISSING
