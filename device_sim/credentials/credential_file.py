@@ -32,7 +32,7 @@ from provisioning.program.given_file import PEM_BYTES, contents_of
 _BEGIN = rb"^(?:\xef\xbb\xbf)?[ \t]*(-----BEGIN ((?:X509 )?CERTIFICATE|[A-Z0-9 ]*PRIVATE KEY)-----"
 _BEGINS = re.compile(_BEGIN + rb")", re.MULTILINE)
 _BLOCK = re.compile(_BEGIN + rb"[^-]*(?:-{1,4}[^-]+)*-----END \2-----)", re.MULTILINE)
-"""It ends at the next five hyphens, whatever these are: a large file without an end is read once, not for each block."""
+"""It ends at the next five hyphens, whatever they are: a large file without an end is read once, not for each block."""
 _CERTIFICATE = {b"CERTIFICATE", b"X509 CERTIFICATE"}
 _LOCKED = re.compile(rb"BEGIN ENCRYPTED|Proc-Type: 4,ENCRYPTED")
 _PBES = bytes.fromhex("2a864886f70d0105")
