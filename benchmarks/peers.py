@@ -2,7 +2,7 @@
 
 `fleetgate`       this repository's broker with its default policy, which cannot be switched off. Its revocation index
                   is consulted at each admission; there is no provisioning service to feed it.
-`fleetgate-compiled`  the same, its hot path compiled (`make compiled`, docs/performance.md).
+`fleetgate-compiled`  the same, its hot path compiled (`make compiled`, docs/performance-in-detail.md).
 `mosquitto`       Debian's mosquitto with an access control list equivalent to Fleetgate's default policy:
                   a device publishes below its own topic only, the backend reads everything.
 `mosquitto-open`  the same without the list: mosquitto when it checks nothing but the certificate.

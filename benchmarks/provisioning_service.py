@@ -9,7 +9,7 @@ Each round starts both CAs fresh with an empty store and the same history, one a
 with each round, and sends both the same requests: certificates over kept TLS connections and over a new one each, OCSP
 answers signed on demand and pre-signed, revocations one at a time and many at a time. What counts is the server's CPU
 time per request, which hardly depends on the machine's other load: a worker with its own core handles 1 / that. The
-rates are those of a server and a load that share the machine. See docs/performance.md.
+rates are those of a server and a load that share the machine. See docs/performance-in-detail.md.
 """
 
 from __future__ import annotations

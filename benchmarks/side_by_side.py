@@ -5,7 +5,7 @@
     … --subject mosquitto --baseline mosquitto           a peer with itself: what the noise of this machine is
 
 In each round every scenario runs against both peers in turn, and the order changes with each round, so that a machine
-that slows down favours neither. See docs/performance.md for what the figures mean.
+that slows down favours neither. See docs/performance-in-detail.md for what the figures mean.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ Rules
 2. A copy of all files is as good as they are: something is wrong only if one of the two is another, and one the same.
    Nothing is if the lock file that names them is another: copied, or on a file system that numbers its inodes anew at
    each mount, as in some containers.
-3. A lock file that was deleted keeps nobody out. It is made again, and the database given up if another broker has
-   opened it meanwhile.
+3. A lock file that was deleted is made again: it tells the next start what belongs together. Nobody gets in meanwhile,
+   the database itself is locked, too (`broker.store.database_lock`).
 4. The lock file is emptied, on disk, before SQLite removes its log: an orderly end leaves no trace.
 
 Does not handle: a log that is gone with the lock file.
@@ -85,7 +85,6 @@ class DatabaseFiles:
         self._log = log_of(path)
         self._lock_file = lock_file_of(path)
         self._lock = lock
-        self._taken = False
         self._opened = (0, 0)
         """The inode numbers of the file and of its log: neither is used again while they are open."""
 
@@ -105,11 +104,8 @@ class DatabaseFiles:
 
     def lost(self) -> str | None:
         """Return what has become of the files while they are open; None: they are there. Raises OSError."""
-        if self.taken():
-            return (
-                f"{self._lock_file} was deleted, and another broker has opened {self._path} since: stop both, and "
-                "start one"
-            )
+        if inode(self._lock_file) != os.fstat(self._lock).st_ino:
+            self._lock_again()
         if self._file_is_gone():
             return (
                 f"{self._path} was deleted, or another file is in its place: put it back; or stop the broker, put back "
@@ -119,15 +115,6 @@ class DatabaseFiles:
             return f"{self._log} was deleted: nothing is lost; stop the broker in order (SIGTERM), and start it"
         return None
 
-    def taken(self) -> bool:
-        """Whether another broker has opened the database meanwhile, the lock file having been deleted.
-
-        If none has, it is made again. Raises OSError.
-        """
-        if not self._taken and inode(self._lock_file) != os.fstat(self._lock).st_ino:
-            self._lock_again()
-        return self._taken
-
     def _lock_again(self) -> None:
         again = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -135,8 +122,7 @@ class DatabaseFiles:
                 return
             fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.dup2(again, self._lock, inheritable=False)
-        except BlockingIOError:
-            self._taken = True  # For good: the other may have changed what is only in memory here.
+        except BlockingIOError:  # Another broker is about to be refused; or it has another file that is in the place.
             return
         finally:
             os.close(again)

@@ -26,6 +26,7 @@ from typing import Final
 from urllib.parse import quote
 
 from broker.store.database_files import StoreError, examine, lock_file_of, log_of
+from broker.store.database_lock import is_held
 from broker.store.schema import MIGRATIONS, NEVER_WRITTEN, VERSION
 from provisioning.program import full_disk, read_only
 
@@ -103,7 +104,7 @@ def look(path: Path, *, inside: bool = True) -> str | None:
     """
     try:
         with _lock_of(path) as lock:
-            if lock is not None and _is_held(lock):
+            if (lock is not None and _is_held(lock)) or is_held(path):
                 return None
             doubt = examine(path, lock)
         for each in (path, log_of(path), lock_file_of(path)):

@@ -4,7 +4,8 @@ Rules
 -----
 1. ``synchronous=FULL``: when a commit returns, the batch has been through fsync, so that kill -9 and a power failure
    lose nothing that was acknowledged.
-2. One process at a time: a lock file beside the database is held while it is open, and released with the process.
+2. One process at a time: a lock file beside the database is held while it is open, and so is the database itself, which
+   may have several names (`broker.store.database_lock`). Both are released with the process.
 3. The event loop never waits for the disk: batches are written in a thread of their own, one at a time.
 4. A write that fails (full disk, I/O error, read-only file system) changes nothing: the transaction is rolled back, the
    batch is reopened, and retried every second until it succeeds, even if it is empty by then: only a write shows
@@ -32,6 +33,7 @@ import structlog
 from broker.histogram import Histogram
 from broker.store.batch import Batch, Row
 from broker.store.database_files import DatabaseFiles, StoreError, examine, lock_file_of
+from broker.store.database_lock import hold
 from broker.store.journal import Journal
 from broker.store.log_growth import LogGrowth, held_up
 from broker.store.outage import Outage
@@ -82,24 +84,23 @@ class SqliteStore:
             self._lock = os.open(lock_file_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise unusable(path, error) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if (doubt := examine(path, self._lock)) is not None:
-                log.warning("the store's last changes are gone", code="STORE_LOG_MISSING", detail=doubt)
-            if not path.exists():
-                log.info("an empty store is created", code="STORE_CREATED", path=str(path))
-            path.touch(mode=0o600)
-            self._files = DatabaseFiles(path, self._lock)
-            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise StoreError(f"{path} is in use by another broker: give each its own state_dir") from None
-        except StoreError:
-            os.close(self._lock)
-            raise
-        except (sqlite3.Error, OSError) as error:
-            os.close(self._lock)
-            raise unusable(path, error) from error
+        with contextlib.ExitStack() as held:
+            held.callback(os.close, self._lock)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if (doubt := examine(path, self._lock)) is not None:
+                    log.warning("the store's last changes are gone", code="STORE_LOG_MISSING", detail=doubt)
+                if not path.exists():
+                    log.info("an empty store is created", code="STORE_CREATED", path=str(path))
+                path.touch(mode=0o600)
+                held.callback(os.close, hold(path))
+                self._files = DatabaseFiles(path, self._lock)
+                self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            except BlockingIOError:
+                raise StoreError(f"{path} is in use by another broker: give each its own state_dir") from None
+            except (sqlite3.Error, OSError) as error:
+                raise unusable(path, error) from error
+            self._held = held.pop_all()
         try:
             self._prepare()
             self._files.opened()
@@ -252,7 +253,7 @@ class SqliteStore:
                 timer.cancel()
         self._thread.shutdown(wait=True)
         journal, self._journal = self._journal, None
-        if journal is not None and not self._is_anothers():
+        if journal is not None:
             try:
                 for batch in (journal.writing, journal.open):
                     if batch is not None and batch.changes:
@@ -262,12 +263,7 @@ class SqliteStore:
         with contextlib.suppress(OSError):  # The worst is a warning at the next start.
             self._files.closing()
         self._database.close()
-        os.close(self._lock)
-
-    def _is_anothers(self) -> bool:
-        with contextlib.suppress(OSError):  # Not known: what is open is written.
-            return self._files.taken()
-        return False
+        self._held.close()
 
     def _apply_timed(self, batch: Batch) -> _Written:
         started = time.perf_counter()

@@ -1,7 +1,7 @@
 """Builds Fleetgate with its hot path compiled by mypyc: deploy/build-compiled copies this beside the packages.
 
 What is compiled is the same Python that runs without it; nothing is written for the compiler, and what it gains is in
-docs/performance.md. Everything else about the package is in pyproject.toml.
+docs/performance-in-detail.md. Everything else about the package is in pyproject.toml.
 """
 
 import os

@@ -18,7 +18,12 @@ _CHECK: Final = "operators"
 
 def operator_finding(connection: Connection, settings: Settings, now: datetime) -> Finding:
     """Say until when an admin has a valid certificate."""
-    last = operators.ends(connection, now).get(OperatorRole.ADMIN)
+    try:
+        last = operators.ends(connection, now).get(OperatorRole.ADMIN)
+    except ValueError as error:
+        return failed(
+            _CHECK, f"the store has a role that no service writes: {error}", "correct it in the table of operators"
+        )
     if last is None:
         return failed(_CHECK, "no admin has a valid certificate", "fleet-provisioning ca restore-operator NAME")
     if last - now < warned_for(settings.operator_life):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import errno
+import fcntl
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,14 +16,25 @@ from types import SimpleNamespace
 import pytest
 from structlog.testing import capture_logs
 
-from broker.mqtt.message import Message
 from broker.store.batch import Batch
 from broker.store.database_files import StoreError, log_of
-from broker.store.journal import Journal
 from broker.store.soundness import look
 from broker.store.sqlite import SqliteStore
 from provisioning.program.file_identity import identity
 from tests.support.batches import contents, filled
+
+_SECOND = """
+import pathlib, sys
+from broker.store.database_files import StoreError
+from broker.store.soundness import look
+from broker.store.sqlite import SqliteStore
+path = pathlib.Path(sys.argv[1])
+print(look(path))
+try:
+    SqliteStore(path)
+except StoreError as refused:
+    print(refused)
+"""
 
 OF_ANOTHER = r"not the file that broker\.db-wal beside it belongs to: .* remove broker\.db-wal and broker\.db-shm"
 
@@ -224,34 +238,40 @@ def test_a_lock_that_was_deleted_is_made_again(tmp_path: Path, store: SqliteStor
         SqliteStore(tmp_path / "broker.db")
 
 
-def test_of_two_brokers_on_one_database_the_first_gives_it_up_for_good(tmp_path: Path, store: SqliteStore) -> None:
-    """Both wrote, each over what the other remembered."""
+@pytest.mark.parametrize("lock_file", ["there", "deleted", "of another name"])
+def test_no_second_broker_opens_the_database_by_whichever_name_and_whatever_became_of_the_lock_file(
+    tmp_path: Path, store: SqliteStore, lock_file: str
+) -> None:
+    """Where the lock file was another, or a new one, both wrote, each over what the other remembered."""
     store._apply(filled())
-    store.path.with_suffix(".lock").unlink()
-    with contextlib.closing(SqliteStore(tmp_path / "broker.db")) as second:
-        before = contents(second)
-        for _ in range(2):
-            with pytest.raises(StoreError, match=r"\.lock was deleted, and another broker has opened .*: stop both"):
-                store._apply(Batch(retained={"t": None}))
-        assert contents(second) == before
-    with pytest.raises(StoreError, match="stop both, and start one"):
+    path = store.path
+    if lock_file == "of another name":
+        (path := tmp_path / "other.db").hardlink_to(store.path)
+    elif lock_file == "deleted":
+        path.with_suffix(".lock").unlink()
+    before = contents(store)
+    second = subprocess.run([sys.executable, "-c", _SECOND, path], check=True, capture_output=True, text=True)
+    assert second.stdout.splitlines() == ["None", f"{path} is in use by another broker: give each its own state_dir"]
+    assert contents(store) == before
+    assert not beside(path, "-wal").exists() or path == store.path, "it has not come as far as SQLite"
+    for _ in range(2):
         store._apply(Batch(retained={"t": None}))
+    store.close()
+    assert opened(path) == ([], 1)
 
 
-async def test_a_broker_that_ends_writes_nothing_into_a_database_that_another_has_opened(tmp_path: Path) -> None:
-    """Its last batch went into the other's database: an end is the only write before which it did not look."""
-    store = SqliteStore(tmp_path / "broker.db")
-    store._apply(filled())
-    journal = Journal(0.0)
-    store.attach(journal, asyncio.get_running_loop(), lambda: None, lambda: None)
-    journal.retain("t", Message(b"t", b"late", 1, retain=True))
-    store.path.with_suffix(".lock").unlink()
-    with contextlib.closing(SqliteStore(tmp_path / "broker.db")) as second:
-        before = contents(second)
-        store.close()
-        assert contents(second) == before
+def test_where_the_kernel_knows_no_such_lock_the_lock_file_excludes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object) -> bytes:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(fcntl, "fcntl", unknown)
+    with contextlib.closing(SqliteStore(tmp_path / "broker.db")) as store:
         with pytest.raises(StoreError, match="in use by another broker"):
-            SqliteStore(tmp_path / "broker.db")
+            SqliteStore(store.path)
+        assert look(store.path) is None
+    assert look(store.path) is None
 
 
 def test_a_lock_that_was_away_for_a_moment_is_not_taken_for_another_broker_s(
@@ -331,7 +351,7 @@ def test_a_file_that_may_only_be_read_is_refused_at_the_start() -> None:
             os.chown(each, 65534, 65534)
         os.seteuid(65534)
         try:
-            with pytest.raises(StoreError, match="readonly database; see that this user can write it"):
+            with pytest.raises(StoreError, match=r"Permission denied.*; see that this user can write it"):
                 SqliteStore(path)
         finally:
             os.seteuid(0)

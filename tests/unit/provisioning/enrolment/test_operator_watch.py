@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from provisioning.api.metrics import OperatorsCollector
@@ -83,6 +84,17 @@ async def test_that_the_last_admin_s_certificate_ends_is_said_once_in_time_and_w
         await watch.look()
         assert [each["code"] for each in logs if "code" in each] == ["LAST_ADMIN_ENDS", "NO_ADMIN"]
         assert (await found(fleet))[0] is Verdict.OK
+
+
+async def test_a_role_that_no_version_has_written_is_told_and_ends_nothing(fleet: Fleet) -> None:
+    await enrol(fleet, "anna", OperatorRole.ADMIN)
+    await fleet.database.write(lambda connection: connection.execute(text("UPDATE operators SET role = 'emperor'")))
+    with capture_logs() as logs:
+        await OperatorWatch(fleet.database, fleet.clock, LIFE).go_round()
+    assert [each["code"] for each in logs] == ["OPERATOR_WATCH_FAILED"]
+    assert "'emperor' is not a valid" in logs[0]["detail"]
+    verdict, detail = await found(fleet)
+    assert (verdict, "'emperor' is not a valid" in detail) == (Verdict.FAILED, True)
 
 
 def test_what_lives_briefly_is_warned_of_later() -> None:

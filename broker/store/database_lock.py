@@ -1,0 +1,67 @@
+"""The lock on the broker's database itself: one broker a file, by whichever name it is opened.
+
+Theory
+------
+The lock file is found by name. A second name for the database, which a hard link or a file mounted twice is, leads to
+another lock file, and to another log: two brokers wrote into one file, and damaged it. So the file itself is locked,
+too: one byte of it, by an open file description (fcntl(2)), behind those that SQLite locks. SQLite, sqlite3 and backups
+take no notice of it.
+
+Rules
+-----
+1. Its descriptor is closed after SQLite's: to close any descriptor of a file drops all locks of the process's own kind,
+   SQLite's, on it.
+2. It is no lock of SQLite's kind, so it is not dropped in that way itself: only with the descriptor.
+
+Does not handle: one database opened by its names in turn. What a broker that was killed has left is in the log beside
+the name that it used.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from pathlib import Path
+from typing import Final
+
+_FIRST_FREE: Final = 0x40000000 + 512
+"""Behind SQLite's bytes for locks: one for a pending, one for a reserved, 510 for shared locks (its os.h)."""
+_FORM: Final = "hhqqi0q"
+_LOCK: Final = struct.pack(_FORM, fcntl.F_WRLCK, os.SEEK_SET, _FIRST_FREE, 1, 0)
+
+
+def hold(path: Path) -> int:
+    """Lock the database *path*, which exists, and return the descriptor that holds the lock.
+
+    Raises BlockingIOError if another broker has it open, and OSError.
+    """
+    held = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.fcntl(held, fcntl.F_OFD_SETLK, _LOCK)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # A kernel that is not Linux's own may know no such lock.
+            os.close(held)
+            raise
+    return held
+
+
+def is_held(path: Path) -> bool:
+    """Whether a broker has the database *path* open, by any of its names. Raises OSError.
+
+    Of one that is not there none has; of one that may not be read that is not known.
+    """
+    try:
+        looked = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, PermissionError):
+        return False
+    try:
+        (kind, *_) = struct.unpack(_FORM, fcntl.fcntl(looked, fcntl.F_OFD_GETLK, _LOCK))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    finally:
+        os.close(looked)
+    return bool(kind != fcntl.F_UNLCK)
