@@ -177,16 +177,17 @@ def _entries(
     for each in ended:
         of_device.setdefault(each.device.id, []).append(each)
     found: list[tuple[str, dict[str, object]]] = []
-    later, common = {each.id for each in batch.later}, end.grounds.facts
+    later, common, whole = {each.id for each in batch.later}, end.grounds.facts, {each.id for each in batch.whole}
     every: dict[int, Device] = {each.id: each for each in (*batch.named, *(each.device for each in ended))}
     for identifier, device in every.items():
         taken = of_device.get(identifier, ())
-        if not (taken or identifier in fresh or voided.tokens[device.name] or voided.approvals[device.name]):
+        undone = bool(voided.tokens[device.name] or voided.approvals[device.name])
+        if not (taken or identifier in fresh or undone):
             continue
         serials = IN_WHAT_FOLLOWS if identifier in later and not taken else [each.serial for each in taken]
-        facts = {**common, "serials": serials, **voided.facts_of(device.name)}
-        if any(each.revocation is not None for each in taken):
-            facts |= facts_before(taken)
+        facts = {**common, "serials": serials, **facts_before(taken)}
+        if undone or identifier in whole:  # A certificate's end leaves its device's tokens as they are.
+            facts |= voided.facts_of(device.name)
         if keys.later and keys.follow(identifier):
             facts["same_key"] = IN_WHAT_FOLLOWS
         found.append((device.name, facts))
