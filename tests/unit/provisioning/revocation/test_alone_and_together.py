@@ -1,7 +1,7 @@
 """What is done to one device or certificate has the same effect, and is told and refused alike, as a batch of one.
 
-A single one is ended, suspended or resumed by code of its own, for speed; the batch is its twin. Two devices live the
-same life, one by the one's requests and the other by the other's, and are compared after each.
+A single one is ended, suspended or resumed by code of its own, for speed, if it has few certificates; the batch is its
+twin. Two devices live the same life, each by one kind of request, and are compared after each.
 """
 
 from __future__ import annotations
