@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from device_sim.commands.given_anchors import given_anchors
 from device_sim.commands.next_command import next_command
 from device_sim.credentials.credential_file import UnusableCredential
 from device_sim.credentials.fleet_directory import FleetDirectory, FleetUnusable, Origin
-from device_sim.credentials.importing import Examination, take
+from device_sim.credentials.importing import Examination, Import, check_apart, take
 from device_sim.explanation import explained
 from device_sim.interruption import Interruption, run
 from device_sim.view import Progress, View
@@ -49,7 +50,7 @@ def import_or_explain(
             ):
                 await (examination.search(source, directory) if is_directory else examination.read(source))
             parties = examination.parties
-            fleet = _fleet(directory, anchors, parties[0].held.identity.name)
+            fleet = _fleet(directory, anchors, parties)
             started, done, changed = time.monotonic(), 0, 0
 
             def kept(has_changed: bool) -> None:
@@ -71,10 +72,12 @@ def import_or_explain(
         view.result(f"{len(fleet.devices)} devices in {directory}; next: {next_command(fleet)}")
 
 
-def _fleet(directory: Path, anchors: str, service: str) -> FleetDirectory:
+def _fleet(directory: Path, anchors: str, parties: Sequence[Import]) -> FleetDirectory:
+    service = parties[0].held.identity.name
     if not FleetDirectory.exists(directory):
         return FleetDirectory.create(directory, Origin(imported=True), anchors, service)
     fleet = FleetDirectory.read(directory)
+    check_apart(fleet, parties)
     if (service, anchors) != (fleet.service, fleet.anchors.read_text()):
         with fleet.changing():
             fleet.move(fleet.origin, anchors, service)

@@ -57,12 +57,15 @@ class ClientList:
             raise UnusableCredential(f"{path} has NUL characters in it: name a directory, or a CSV file")
         rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         try:
-            columns = list(rows.fieldnames or ())
+            columns = rows.fieldnames = [column.strip() for column in rows.fieldnames or ()]
             if "certificate" not in columns:
                 raise UnusableCredential(
                     f"{path} has no column `certificate` in its first line, separated by commas; the columns are "
                     f"{', '.join(_READ)}"
                 )
+            twice = next((column for column in _READ if columns.count(column) > 1), None)
+            if twice is not None:
+                raise UnusableCredential(f"{path} has two columns `{twice}`: leave one of them out")
             clients = [_client(path, rows.line_num, row) for row in rows]
         except csv.Error as error:
             raise UnusableCredential(f"{path} line {rows.line_num}: {error}: write it as CSV with commas") from error

@@ -1,8 +1,8 @@
 """What is in a file that somebody else has made: certificates and private keys, in whatever form they are.
 
-Handles: PEM with any number of certificates and keys and anything else between them, DER, PKCS #12 (``.p12``,
-``.pfx``); keys as PKCS #8, SEC 1 or PKCS #1, plain or encrypted. Does not handle: PKCS #7, Java key stores, keys in
-tokens.
+Handles: PEM with any number of certificates and keys, each beginning on a line of its own, and anything else between
+them; DER; PKCS #12 (``.p12``, ``.pfx``); keys as PKCS #8, SEC 1 or PKCS #1, plain or encrypted. Does not handle:
+PKCS #7, Java key stores, keys in tokens.
 
 Rules
 -----
@@ -29,8 +29,10 @@ from provisioning.pki.keys import PrivateKey
 from provisioning.pki.padded_key import padded_ec_key, padded_ec_key_in
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
-_BEGINS = re.compile(rb"^-----BEGIN (?:(?:X509 )?CERTIFICATE|[A-Z0-9 ]*PRIVATE KEY)-----", re.MULTILINE)
-_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+_BEGIN = rb"^(?:\xef\xbb\xbf)?[ \t]*(-----BEGIN ((?:X509 )?CERTIFICATE|[A-Z0-9 ]*PRIVATE KEY)-----"
+_BEGINS = re.compile(_BEGIN + rb")", re.MULTILINE)
+_BLOCK = re.compile(_BEGIN + rb"[^-]*(?:-{1,4}[^-]+)*-----END \2-----)", re.MULTILINE)
+"""It ends at the next five hyphens, whatever they are: a large file without an end is read once, not for each block."""
 _CERTIFICATE = {b"CERTIFICATE", b"X509 CERTIFICATE"}
 _LOCKED = re.compile(rb"BEGIN ENCRYPTED|Proc-Type: 4,ENCRYPTED")
 _PBES = bytes.fromhex("2a864886f70d0105")
@@ -73,17 +75,17 @@ class CredentialFile:
         return found
 
     def _add_pem(self, content: bytes, passphrase: bytes | None) -> None:
-        blocks = [block for block in _BLOCK.finditer(content) if _BEGINS.match(block[0])]
-        if len(blocks) < len(_BEGINS.findall(content)):
+        blocks = list(_BLOCK.finditer(content))
+        if len(blocks) < sum(1 for _ in _BEGINS.finditer(content)):
             raise UnusableCredential(f"{self.path} is not whole: a part of it has no end; copy it anew")
         for block in blocks:
-            if block[1] in _CERTIFICATE:
+            if block[2] in _CERTIFICATE:
                 try:
-                    self._add_certificate(x509.load_pem_x509_certificate(block[0]))
+                    self._add_certificate(x509.load_pem_x509_certificate(block[1]))
                 except ValueError as error:
                     raise self._damaged(error) from error
             else:
-                self._add_key(block[0], passphrase, der=False)
+                self._add_key(block[1], passphrase, der=False)
 
     def _add_der(self, content: bytes, passphrase: bytes | None) -> None:
         try:

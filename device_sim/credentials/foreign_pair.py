@@ -9,7 +9,8 @@ what they hold instead is an error.
 
 Rules
 -----
-1. A CA's key is never taken: a CA's certificate is no device's.
+1. A CA's key is never taken: a CA's certificate is no device's. One is a CA's if it says so (basicConstraints), has
+   signed another one here, or is to verify the broker: CAs made by hand often do not say so.
 2. A root is in no chain: who trusts it has it.
 3. The same certificate in several files is one.
 """
@@ -81,10 +82,10 @@ class Issuers:
         return None if self._beyond is None else self._beyond.issuer_of(certificate)
 
 
-def files_in(directory: Path, apart: Path) -> Iterator[Path]:
+def files_in(directory: Path, apart: Path, left_out: list[str]) -> Iterator[Path]:
     """Yield the files below *directory*, and not below *apart*, that may hold a certificate or a key, in order.
 
-    Raises `UnusableCredential`.
+    Links to other directories, which might lead anywhere, are told in *left_out*. Raises `UnusableCredential`.
     """
 
     def unreadable(error: OSError) -> None:
@@ -93,6 +94,7 @@ def files_in(directory: Path, apart: Path) -> Iterator[Path]:
     apart = apart.resolve()
     for folder, folders, names in os.walk(directory, onerror=unreadable):
         folders[:] = sorted(each for each in folders if Path(folder, each).resolve() != apart)
+        left_out += [f"{link}: a link to a directory" for each in folders if (link := Path(folder, each)).is_symlink()]
         for name in sorted(names):
             path = Path(folder, name)
             if path.is_file() and 0 < path.stat().st_size <= PEM_BYTES:
@@ -104,7 +106,8 @@ class Search:
 
     def __init__(self, directory: Path, anchors: Iterable[x509.Certificate]) -> None:
         self._directory = directory
-        self.issuers = Issuers(anchors)
+        self._anchors = frozenset(anchors)
+        self.issuers = Issuers(self._anchors)
         """The CA certificates found, and the anchors."""
         self._keys: dict[bytes, PrivateKey] = {}
         self._certificates: dict[bytes, tuple[x509.Certificate, Path]] = {}
@@ -112,7 +115,7 @@ class Search:
         self._locked: dict[str, str] = {}
         self.unusable: list[UnusableCredential] = []
         self.left_out: list[str] = []
-        """Certificates that are no client's, and why."""
+        """What is there and was not looked at, or is no client's, and why."""
 
     def add(self, file: CredentialFile) -> None:
         """Look at *file*."""
@@ -129,7 +132,11 @@ class Search:
 
     def pairs(self) -> Iterator[ForeignPair]:
         """Yield each client's certificate with its key; what has none is in `unusable` afterwards."""
+        signers = self._anchors | self._signers()
         for certificate, path in self._certificates.values():
+            if certificate in signers:
+                self._authorities.append((certificate, path))
+                continue
             if not is_clients(certificate):
                 self.left_out.append(f"{path}: for servers only")
                 continue
@@ -143,6 +150,12 @@ class Search:
         for certificate, path in self._authorities:
             if spki_of(certificate.public_key()) in self._keys:  # Not each certificate of a chain: it was to be a pair.
                 self.left_out.append(f"{path}: of a CA")
+
+    def _signers(self) -> set[x509.Certificate]:
+        """Return the certificates that do not say that they are a CA's, and have signed another one."""
+        found = [certificate for certificate, _ in self._certificates.values()]
+        issuers = Issuers(found)
+        return {issuer for each in found if (issuer := issuers.issuer_of(each)) is not None and issuer != each}
 
     def _why_none(self, certificate: Path) -> str:
         """Return what may have become of the key of *certificate*: of those that are locked, that of the same name."""

@@ -76,7 +76,7 @@ class Examination:
         self.parties: list[Import] = []
         """The fleet's service, and its devices."""
         self.left_out: list[str] = []
-        """Certificates in a directory that are no device's, and why."""
+        """What was in a directory and is no device's certificate, or was not looked at, and why."""
         self.unused: list[str] = []
         """Columns of a list that say nothing here."""
         self.there = self.seen = 0
@@ -110,7 +110,8 @@ class Examination:
 
     async def search(self, directory: Path, fleet: Path) -> None:
         """Examine what is in *directory*, and not in the *fleet*. Raises `UnusableCredential`, or a group of them."""
-        search, paths = Search(directory, self._anchors), list(files_in(directory, fleet))
+        search = Search(directory, self._anchors)
+        paths = list(files_in(directory, fleet, search.left_out))
         self.there = len(paths)
         for path in paths:
             with self._noted():
@@ -219,6 +220,19 @@ class Examination:
             raise UnusableCredential(str(error)) from error
         held = HeldCredential(identity, certificate.serial_number, certificate.not_valid_after_utc, content, key)
         return Import(held, client_id, pair.where)
+
+
+def check_apart(fleet: FleetDirectory, parties: Sequence[Import]) -> None:
+    """Raise `UnusableCredential` if a device in *fleet* would be known to the broker as one of *parties* is."""
+    new = {party.client_id: party for party in parties}
+    known = {party.held.identity.name for party in parties}
+    for name in fleet.devices:
+        same = None if name in known else new.get(fleet.client_id(name))
+        if same is not None:
+            raise UnusableCredential(
+                f"{same.where} and {name}, which is in {fleet.path} already, have the same client identifier, "
+                f"{same.client_id}: give one of them its own in a CSV file, or import into another directory"
+            )
 
 
 async def take(fleet: FleetDirectory, parties: Sequence[Import], kept: Callable[[bool], None]) -> None:

@@ -117,6 +117,8 @@ class Backend:
         """The presence messages that the broker retains, once they were requested (`look_again`)."""
         self.presence_changes = 0
         self.received = 0
+        self.besides = 0
+        """How many messages have come that were no telemetry: they lie in the broker's queue for it, too."""
         self.unexpected = 0
         self.unexpected_examples: list[tuple[float, str]] = []
         self.unasked = 0
@@ -287,6 +289,7 @@ class Backend:
         match topic_name.split("/"):
             case ["fleet", _, device, "telemetry"] if device in self.checks:
                 self._telemetry(device, topic_name, payload, now)
+                return
             case ["fleet", _, device, "ack"] if device in self.checks:
                 self._answer(device, topic_name, payload, now)
             case ["fleet", _, device, "state"] if device in self.checks and payload in {ONLINE, OFFLINE}:
@@ -300,6 +303,7 @@ class Backend:
                 pass  # Our own command: we subscribe to everything.
             case _ if not self._others:
                 self._not_expected(topic_name, payload)
+        self.besides += 1
 
     def _telemetry(
         self, device: str, topic_name: str, payload: bytes, now: float, stamp: UserProperties | None = None

@@ -69,13 +69,16 @@ def proven(
     return +found
 
 
-def most_unread(recorder: Recorder) -> float:
-    """Return how many messages have waited for a receiver at one time, at most: all of the busiest second, or more."""
+def most_unread(recorder: Recorder, besides: int) -> float:
+    """Return how many messages have waited for a receiver at one time, at most: all of the busiest second, or more.
+
+    Of *besides*, what has come to it that was no telemetry, all: how much of that was sent at one time is unknown.
+    """
     published = [0, *(sample.published for sample in recorder.samples)]
     busiest = max((after - before for before, after in pairwise(published)), default=0)
     waits = (recorder.service.get(metric) for metric in (Duration.END_TO_END, Duration.PROBE_END_TO_END))
     longest = max((latency.highest / 1000 for latency in waits if latency is not None), default=0.0)
-    return busiest * max(longest, 1.0)
+    return busiest * max(longest, 1.0) + besides
 
 
 def is_crossed_by(threshold: Threshold, found: Mapping[Count, int]) -> bool:

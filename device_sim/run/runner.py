@@ -420,7 +420,7 @@ class Run:
             stayed=not counts[Count.LOST_RECEIVERS],
             restarted=any(stage.kind == "restart" for stage in self.scenario.stages),
             read=self._read,
-            unread=most_unread(self.recorder),
+            unread=most_unread(self.recorder, max(backend.besides for backend in self.backends)),
         )
 
     def _process_health(self, outcomes: list[PartOutcome]) -> list[ProcessHealth]:

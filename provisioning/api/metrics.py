@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -203,6 +203,24 @@ class OperatorsCollector:
                 end = self._watch.ends.get(role)
                 last.add_metric([role.value], 0.0 if end is None else end.timestamp())
         yield last
+
+
+class AuditGuardCollector:
+    """How many of the audit log's triggers are missing or disabled, as was seen last."""
+
+    def __init__(self, open_to: Callable[[], Sequence[str] | None]) -> None:
+        """*open_to* returns which, or None as long as that is unknown."""
+        self._open_to = open_to
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield it."""
+        lost = GaugeMetricFamily(
+            "fleet_provisioning_audit_triggers_disabled",
+            "Triggers that should refuse changes of the audit log, and are missing or disabled.",
+        )
+        if (open_to := self._open_to()) is not None:
+            lost.add_metric([], len(open_to))
+        yield lost
 
 
 def metrics_routes(page: Callable[[], Awaitable[bytes]], exposure: MetricsExposure) -> list[Route]:

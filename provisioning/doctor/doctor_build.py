@@ -6,7 +6,7 @@ from pathlib import Path
 
 from provisioning.directory import whereabouts
 from provisioning.doctor.doctor_finding import Finding, ok, warning
-from provisioning.program.build import build_identity
+from provisioning.program.build import UNKNOWN, build_identity
 from provisioning.program.runtime import what_runs
 from provisioning.program.version import version_and_build
 
@@ -14,7 +14,9 @@ from provisioning.program.version import version_and_build
 def build_finding(directory: Path) -> Finding:
     """Compare this program's build with the one that serves *directory*."""
     running = whereabouts.build_of(directory)
-    if running in (None, build_identity()) or whereabouts.served(directory) is None:
+    told = {running, build_identity()}
+    # Either may be unknown, without sources or with one that cannot be read: that is no upgrade.
+    if len(told) == 1 or told & {None, UNKNOWN} or whereabouts.served(directory) is None:
         facts = what_runs()
         return ok("build", f"{version_and_build()}, Python {facts['python']}, {facts['openssl']}")
     return warning(

@@ -27,7 +27,7 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
-from provisioning.pki import openssl, resumed_exchange
+from provisioning.pki import openssl, resumed_exchange, verified_before
 from provisioning.pki.openssl import AVAILABLE, address_of_context, library
 
 PORTION: Final = 16384
@@ -63,10 +63,10 @@ def shake_hands(address: int, connected: socket.socket) -> int:
     except BlockingIOError:  # It may only need to write.
         pass
     else:
-        if not size:  # End of file, which OpenSSL detects and reports itself.
+        if size:
+            library.BIO_write(_portion, _buffer, size)
+        else:  # End of file, which OpenSSL detects and reports itself.
             _read_by_itself(address)
-            return openssl.shake_hands(address)
-        library.BIO_write(_portion, _buffer, size)
     outcome = -1
     try:
         outcome = openssl.shake_hands(address)
@@ -79,6 +79,7 @@ def shake_hands(address: int, connected: socket.socket) -> int:
         if outcome == openssl.COMPLETE:
             _read_by_itself(address)
             resumed_exchange.confirm(address)
+            verified_before.confirm(address)
     return outcome
 
 

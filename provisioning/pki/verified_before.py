@@ -19,18 +19,23 @@ Rules
 3. Bounded: *most* clients, of whom the least recent is forgotten first, 1,024 paths, 8 certificates a client. Strangers
    displace nobody.
 4. An error on the way refuses the client. Where OpenSSL cannot call back (`CAN_REMEMBER_PATHS`) it verifies each time.
+5. What OpenSSL takes for the answer is not believed alone. If memory is short, the call back may end before its first
+   line, and `ctypes` then returns whatever is on the stack. So whoever completes handshakes calls `confirm`, and a
+   ticket made before that cannot be used (`provisioning.pki.key_shown`).
 
-Handles: handshakes in several threads. Does not handle: contexts whose caller checks the dates, or in which OpenSSL
-checks CRLs (none does here).
+Handles: handshakes in several threads, one at a time. Does not handle: contexts whose caller checks the dates, or in
+which OpenSSL checks CRLs (none does here).
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ssl
 import time
 import weakref
 from collections.abc import Sequence
+from threading import Lock
 from typing import Final, NamedTuple
 
 from provisioning.pki.openssl import AVAILABLE, address_of_context, callback, declare, library
@@ -63,10 +68,12 @@ class _Dated(NamedTuple):
 class _Answers:
     """What has been verified in one context."""
 
-    __slots__ = ("_by_address", "_by_digest", "_clients", "_most")
+    __slots__ = ("_by_address", "_by_digest", "_clients", "_most", "_one_at_a_time")
 
     def __init__(self, most: int) -> None:
         self._most = most
+        self._one_at_a_time = Lock()
+        """Another thread may free the path that this one is about to use."""
         self._clients: dict[bytes, _Path | _Dated] = {}
         """By digests. A client's own dates are read when it comes back: many never do."""
         self._by_digest: dict[bytes, _Path] = {}
@@ -78,6 +85,10 @@ class _Answers:
 
     def verify(self, asked: int) -> int:
         """Verify the path that OpenSSL has *asked* for (`X509_STORE_CTX`), as `X509_verify_cert` does."""
+        with self._one_at_a_time:
+            return self._verify(asked)
+
+    def _verify(self, asked: int) -> int:
         client = library.X509_STORE_CTX_get0_cert(asked)
         shown = _shown(asked, client)
         known = self._clients.pop(shown, None)
@@ -89,7 +100,7 @@ class _Answers:
         verified: int = library.X509_verify_cert(asked)
         if verified == 1 and shown:
             self._note(asked, shown)
-        return verified
+        return max(verified, 0)  # As OpenSSL does where it is not called back.
 
     def free(self) -> None:
         """Forget everything."""
@@ -143,6 +154,37 @@ def remembered(context: ssl.SSLContext) -> int:
     return len(_answers.get(address_of_context(context), ()))
 
 
+def confirm(address: int) -> None:
+    """Raise `ssl.SSLError` if OpenSSL lets in the client of the session at *address*, and has not verified it (rule 5).
+
+    Its handshake is complete. No effect if its context remembers nothing.
+    """
+    if is_doubtful(address):
+        library.SSL_CTX_remove_session(library.SSL_get_SSL_CTX(address), library.SSL_get_session(address))
+        raise _not_verified()
+
+
+def is_doubtful(address: int) -> bool:
+    """Whether the session at *address*, of a context that remembers paths, has a client's certificate and no path."""
+    return bool(
+        address
+        and _answers
+        and library.SSL_get_SSL_CTX(address) in _answers
+        and not (library.SSL_get0_verified_chain(address) and library.SSL_get_verify_result(address) == _VALID)
+        and not library.SSL_session_reused(address)
+        and library.SSL_get0_peer_certificate(address)
+    )
+
+
+def _not_verified() -> ssl.SSLError:
+    """Return the error that OpenSSL's refusal is, if the call back refuses because of an error."""
+    failed = ssl.SSLCertVerificationError(ssl.SSL_ERROR_SSL, "certificate verify failed")
+    failed.reason = "CERTIFICATE_VERIFY_FAILED"
+    failed.verify_code = _UNSPECIFIED
+    failed.verify_message = library.X509_verify_cert_error_string(_UNSPECIFIED).decode()
+    return failed
+
+
 def _forget(address: int, answers: _Answers) -> None:
     del _answers[address]
     answers.free()
@@ -152,7 +194,8 @@ def _verify(asked: int, context: int) -> int:
     try:
         return _answers[context].verify(asked)
     except BaseException:  # noqa: BLE001 - nothing can be raised through OpenSSL
-        library.X509_STORE_CTX_set_error(asked, _UNSPECIFIED)
+        with contextlib.suppress(BaseException):  # Memory is needed even for this.
+            library.X509_STORE_CTX_set_error(asked, _UNSPECIFIED)
         return 0
 
 
@@ -221,6 +264,8 @@ def _open() -> bool:
     try:
         for name, result, arguments in (
             ("SSL_CTX_set_cert_verify_callback", None, [address, VerifyCallback, address]),
+            ("SSL_get0_verified_chain", address, [address]),
+            ("SSL_get0_peer_certificate", address, [address]),
             ("X509_verify_cert", number, [address]),
             ("X509_STORE_CTX_get0_cert", address, [address]),
             ("X509_STORE_CTX_get0_untrusted", address, [address]),

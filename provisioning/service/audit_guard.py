@@ -7,6 +7,7 @@ them may change the rows, too, so nothing is refused here, and nothing is made a
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
@@ -26,6 +27,8 @@ class AuditGuard:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._said: list[str] = []
+        self.open_to: Sequence[str] | None = None
+        """Which triggers were missing or disabled at the last look; None before the first."""
 
     async def look(self) -> None:
         """Look now, and log what has changed."""
@@ -39,7 +42,7 @@ class AuditGuard:
             )
         elif open_to != self._said:
             log.info("changes of the audit log are refused again", code="AUDIT_GUARDED")
-        self._said = open_to
+        self._said = self.open_to = open_to
 
     async def run(self) -> None:
         """Look until cancelled."""

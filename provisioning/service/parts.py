@@ -33,7 +33,14 @@ from provisioning.api import est
 from provisioning.api.application import answering, new_application, ocsp_rates
 from provisioning.api.health import Readiness, health_routes
 from provisioning.api.late import LateApplication
-from provisioning.api.metrics import ManufacturersCollector, Metrics, OperatorsCollector, PartsCollector, metrics_routes
+from provisioning.api.metrics import (
+    AuditGuardCollector,
+    ManufacturersCollector,
+    Metrics,
+    OperatorsCollector,
+    PartsCollector,
+    metrics_routes,
+)
 from provisioning.api.ocsp import OcspEndpoint, OcspQuestions
 from provisioning.api.relying import relying_party_routes
 from provisioning.api.whole_ocsp import WholeOcsp
@@ -127,10 +134,15 @@ class Parts:
     """Takes the function that reads the settings again."""
 
 
-def _watched_operators(opened: Opened, metrics: Metrics) -> OperatorWatch:
-    watch = OperatorWatch(opened.database, utc_now, opened.settings.operator_life)
-    metrics.registry.register(OperatorsCollector(watch))
-    return watch
+def _watches(opened: Opened, metrics: Metrics) -> list[Callable[[], Coroutine[None, None, None]]]:
+    """Return what looks at the store for faults once a minute: at one of several workers, or each would report them."""
+    if not opened.leads:
+        return []
+    operators = OperatorWatch(opened.database, utc_now, opened.settings.operator_life)
+    guard = AuditGuard(opened.database)
+    metrics.registry.register(OperatorsCollector(operators))
+    metrics.registry.register(AuditGuardCollector(lambda: guard.open_to))
+    return [ClockWatch(opened.database, utc_now).run, guard.run, operators.run]
 
 
 async def build(opened: Opened) -> Parts:
@@ -141,7 +153,7 @@ async def build(opened: Opened) -> Parts:
     credential, live = _authorities(opened, profiles, responder)
 
     def on_new(events: Sequence[FeedEvent]) -> None:
-        responder.forget_events(events)
+        responder.forget_changed(events)
         live.changed(events)
 
     feed = RevocationFeed(
@@ -168,7 +180,6 @@ async def build(opened: Opened) -> Parts:
     questions = OcspQuestions(responder, ocsp_rates(settings, metrics))
     metrics.registry.register(PartsCollector(feed, live.publishers, questions.answered_so_far))
     manufacturers = ManufacturerWatch(database, utc_now)
-    last_operators = _watched_operators(opened, metrics)
     fellows: FellowWorkers | None = None
     if place is not None:
         metrics.registry.register(StartsCollector(place.starts))
@@ -255,10 +266,9 @@ async def build(opened: Opened) -> Parts:
             credential.run,
             retention.run,
             revocation.run,
-            *([ClockWatch(database, utc_now).run, AuditGuard(database).run] if opened.leads else []),
+            *_watches(opened, metrics),
             trust.run,
             manufacturers.run,
-            last_operators.run,
             *([recall.run, fetcher.run] if opened.leads else []),
             webhooks.run,
             late.run,

@@ -42,17 +42,16 @@ class ForeignCertificate:
 
 
 class ForeignCa:
-    """A root, or what *above* has certified."""
+    """A root, or what *above* has certified. Not *says_so*: nothing in its certificate says that it is a CA's."""
 
-    def __init__(self, name: str = "Plant CA", above: ForeignCa | None = None) -> None:
+    def __init__(self, name: str = "Plant CA", above: ForeignCa | None = None, *, says_so: bool = True) -> None:
         self._subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self._key = ec.generate_private_key(ec.SECP256R1())
         issuer, signer = (self._subject, self._key) if above is None else (above._subject, above._key)
-        self.certificate = (
-            _begun(self._subject, issuer, self._key, datetime.now(UTC) + 30 * ONE_DAY)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .sign(signer, SHA256())
-        )
+        builder = _begun(self._subject, issuer, self._key, datetime.now(UTC) + 30 * ONE_DAY)
+        if says_so:
+            builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        self.certificate = builder.sign(signer, SHA256())
 
     @property
     def own(self) -> ForeignCertificate:

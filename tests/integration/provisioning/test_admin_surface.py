@@ -164,6 +164,7 @@ def test_metrics_count_by_route_and_code_and_tell_the_state_of_the_parts(limited
     last = {role: float(samples[f'{LAST_OPERATORS}{{operator_role="{role}"}}']) for role in OperatorRole}
     assert last.pop(OperatorRole.ADMIN) > time.time()
     assert set(last.values()) == {0}
+    assert float(samples["fleet_provisioning_audit_triggers_disabled"]) == 0
 
 
 def test_metrics_are_off_unless_configured(service: ProvisioningService) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -169,6 +170,52 @@ def test_what_is_no_device_is_left_out_and_told(place: ImportingUser) -> None:
     assert place.read().credential("meter-1").certificate_pem == renewed.pem
 
 
+@pytest.mark.parametrize("known_by", ["what it has signed", "the trust anchors"])
+@pytest.mark.parametrize("with_key", [True, False])
+def test_a_ca_that_does_not_say_that_it_is_one_is_no_device(
+    place: ImportingUser, known_by: str, *, with_key: bool
+) -> None:
+    """`openssl x509 -req -signkey` makes such: its key would be copied, or asked for."""
+    silent = ForeignCa("plant-ca", says_so=False)
+    (silent if known_by == "what it has signed" else place.ca).issue("meter-1").write(place.certs, "meter-1")
+    if known_by == "the trust anchors":
+        (place.path / "ca.pem").write_text(place.ca.pem + silent.pem)
+    _, key = silent.own.write(place.certs, "ca")
+    if not with_key:
+        key.unlink()
+    assert place.imported() == ""
+    assert place.read().devices == ["meter-1"]
+    assert not any(silent.own.key_pem in file.read_bytes() for file in place.fleet.rglob("*") if file.is_file())
+    assert (f"left out: {place.certs}/ca.crt: of a CA" in place.said) is with_key
+
+
+def test_a_certificate_inside_a_line_is_somebody_elses_text(place: ImportingUser) -> None:
+    """AWS prints one so when it creates it: the files are made of that, and both lie in one directory."""
+    certificate, key = place.ca.issue("meter-1").write(place.certs, "meter-1")
+    printed = json.dumps({"certificatePem": certificate.read_text(), "keyPair": {"PrivateKey": key.read_text()}})
+    (place.certs / "created.json").write_text(printed)
+    indented = place.ca.issue("meter-2")
+    (place.certs / "values.yaml").write_bytes(b"tls: |\n" + indent(indented.pem + indented.key_pem))
+    marked = place.ca.issue("meter-3")
+    (place.certs / "notepad.pem").write_bytes(b"\xef\xbb\xbf" + marked.key_pem + marked.pem)
+    assert place.imported() == ""
+    assert place.read().devices == ["meter-1", "meter-2", "meter-3"]
+
+
+def indent(lines: bytes) -> bytes:
+    return b"".join(b"  " + line for line in lines.splitlines(keepends=True))
+
+
+def test_a_linked_directory_is_not_followed_and_told(place: ImportingUser) -> None:
+    place.ca.issue("meter-1").write(place.certs, "meter-1")
+    place.ca.issue("meter-2").write(place.path / "elsewhere", "meter-2")
+    (place.certs / "more").symlink_to(place.path / "elsewhere")
+    (place.certs / "itself").symlink_to(place.certs)
+    assert place.imported() == ""
+    assert place.read().devices == ["meter-1"]
+    assert f"left out: {place.certs}/more: a link to a directory" in place.said
+
+
 def expired(ca: ForeignCa) -> ForeignCertificate:
     return ca.issue("meter-9", until=datetime.now(UTC) - ONE_DAY)
 
@@ -236,6 +283,8 @@ def test_a_certificate_without_its_key_is_named_and_so_is_a_key_of_no_use(place:
     [
         (lambda held: held.pem[:200], "is not whole: a part of it has no end"),
         (lambda _held: b"-----BEGIN CERTIFICATE-----\nTUlJ\n-----END CERTIFICATE-----\n", "cannot be parsed"),
+        # As many as there is room for: looked through to the end for each, it would take hours.
+        (lambda _held: b"-----BEGIN CERTIFICATE-----\n" * 500_000, "is not whole: a part of it has no end"),
     ],
 )
 def test_a_damaged_file_is_named(

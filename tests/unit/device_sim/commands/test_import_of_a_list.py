@@ -100,6 +100,30 @@ def test_what_is_no_list_is_told(place: ImportingUser, content: bytes, words: st
     assert words in place.imported(path)
 
 
+def test_columns_may_have_spaces_around_them_and_none_is_there_twice(place: ImportingUser) -> None:
+    place.ca.issue("meter-1").write(place.certs, "1")
+    path = place.path / "mine.csv"
+    path.write_text("certificate, key , name\ncerts/1.crt, certs/1.key, one\n")
+    assert place.imported(path) == ""
+    assert place.read().devices == ["one"]
+    path.write_text("certificate,key,key\ncerts/1.crt,certs/2.key,certs/1.key\n")
+    assert "mine.csv has two columns `key`: leave one of them out" in place.imported(path)
+
+
+def test_no_two_devices_of_a_fleet_have_one_client_identifier_though_two_lists_name_them(place: ImportingUser) -> None:
+    """Each would throw the other out, throughout a run."""
+    for number in (1, 2):
+        place.ca.issue(f"meter-{number}").write(place.certs, f"{number}")
+    row: dict[str, object] = {"certificate": "certs/1.crt", "key": "certs/1.key", "client_id": "c:1"}
+    assert place.imported(place.listed(row)) == ""
+    other: dict[str, object] = {"certificate": "certs/2.crt", "key": "certs/2.key", "client_id": "c:1"}
+    said = place.imported(place.listed(other), "--backend-id", "receiver")
+    assert "2.crt and meter-1, which is in" in said
+    assert "have the same client identifier, c:1: give one of them its own" in said
+    assert place.read().devices == ["meter-1"]
+    assert place.imported(place.listed({**row, "client_id": "c:2"}, other)) == "", "both are given anew"
+
+
 def test_a_list_of_a_spreadsheet_has_a_mark_in_front(place: ImportingUser) -> None:
     place.ca.issue("meter-1").write(place.certs, "1")
     path = place.path / "mine.csv"

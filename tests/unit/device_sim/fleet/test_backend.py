@@ -51,6 +51,24 @@ def test_a_message_that_comes_again_has_one_latency_the_first() -> None:
     assert (told, backend.latency.count, backend.received) == ([1, 3, 2], 3, 5)
 
 
+def test_what_else_fills_a_queue_for_the_receiver_is_counted_and_telemetry_is_not() -> None:
+    backend = Backend("backend", ["meter-1"], seed=SEED, bystanders={"meter-2"}, siblings={"backend-2"})
+    receive(backend, TOPIC, b'{"seq":1,"due_ns":1,"sent_ns":1}')
+    assert (backend.received, backend.besides) == (1, 0)
+    for number, (topic, payload) in enumerate(
+        (
+            ("fleet/meters/meter-1/state", ONLINE),
+            ("fleet/meters/meter-2/state", ONLINE),
+            ("fleet/meters/meter-1/cmd/reboot", b"{}"),
+            ("fleet/meters/meter-1/ack", b'{"id":"backend-2-1","status":"done"}'),
+            ("elsewhere", b""),
+        ),
+        1,
+    ):
+        receive(backend, topic, payload)
+        assert backend.besides == number, topic
+
+
 @pytest.mark.parametrize(
     ("kind", "payload"),
     [

@@ -63,12 +63,13 @@ def test_each_quality_of_service_counts_by_itself() -> None:
 ])  # fmt: skip
 def test_as_much_was_unread_as_came_in_the_longest_wait(metric: Duration, seconds: float, unread: float) -> None:
     recorder = Recorder()
-    assert most_unread(recorder) == 0
+    assert most_unread(recorder, 0) == 0
     recorder.record(Duration.END_TO_END, 0.001, 60.0)  # Sent a minute late, and read at once.
     recorder.record(metric, seconds, 0.0)
     for published in (100, 400, 450):
         recorder.sample(1.0, 5, 5, published, 0, Counter(), HEALTHY)
-    assert most_unread(recorder) == pytest.approx(unread, rel=0.01)
+    assert most_unread(recorder, 0) == pytest.approx(unread, rel=0.01)
+    assert most_unread(recorder, 800) == pytest.approx(unread + 800, rel=0.01), "presence fills a queue, too"
 
 
 @pytest.mark.parametrize(

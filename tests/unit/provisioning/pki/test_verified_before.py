@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import ssl
+import threading
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -152,6 +154,29 @@ def test_an_error_while_looking_refuses(monkeypatch: pytest.MonkeyPatch, verific
             shake_hands(context, PKI.anchors, METERS[0].pem)[0].refusal == "unspecified certificate verification error"
         )
     assert verifications.of(context, METERS[0]) == 0
+
+
+def test_no_other_thread_frees_a_path_that_is_about_to_be_used(
+    monkeypatch: pytest.MonkeyPatch, verifications: Verifications
+) -> None:
+    monkeypatch.setattr(verified_before, "MOST_PATHS", 1)
+    context = server(most=100, anchors=pem_of(PKI.root.certificate).decode())
+    other = PKI.certify(Identity(DOMAIN, Role.DEVICE, "meter-9", "meters"), issuer=PKI.authority("CA 9", PKI.root))
+    displacing = threading.Thread(target=verifications.of, args=(context, other))
+    really = verified_before._say_again
+
+    def interrupted(*asked: Any) -> int:
+        displacing.start()
+        displacing.join(0.3)
+        assert displacing.is_alive(), "it has displaced the only path"
+        return really(*asked)
+
+    assert verifications.of(context, METERS[0]) == 1
+    with monkeypatch.context() as slow:
+        slow.setattr(verified_before, "_say_again", interrupted)
+        assert verifications.of(context, METERS[0]) == 0
+    displacing.join()
+    assert remembered(context) == 1, "its own comes in the end"
 
 
 def test_what_is_remembered_goes_with_its_context() -> None:

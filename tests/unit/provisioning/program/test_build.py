@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -35,9 +36,23 @@ def test_the_same_sources_are_the_same_build_wherever_they_lie_and_whatever_is_b
     (there / "broker" / "__pycache__").mkdir()
     (there / "broker" / "__pycache__" / "a.cpython-313.pyc").write_bytes(b"\0")
     (there / "broker" / "a.cpython-313-x86_64-linux-gnu.so").write_bytes(b"\x7fELF")
+    (there / "broker" / ".#a.py").symlink_to("somebody@host.123:456")  # Emacs, while a.py is edited.
+    (there / "broker" / "._a.py").write_bytes(b"\0")  # An archive made on macOS.
+    (there / "broker" / ".ipynb_checkpoints").mkdir()
+    (there / "broker" / ".ipynb_checkpoints" / "a.py").write_text("")
     (there / "another_package").mkdir()
     (there / "another_package" / "c.py").write_text("")
     assert identity_of(here) == identity_of(there)
+    for root in (here, there):
+        found = subprocess.run(["sh", "-c", BY_HAND], cwd=root, capture_output=True, text=True, check=True).stdout
+        assert found.strip() == identity_of(here)
+
+
+def test_a_name_that_is_no_text_is_part_of_it(tmp_path: Path) -> None:
+    root, before = sources(tmp_path), identity_of(tmp_path)
+    (root / "broker" / os.fsdecode(b"caf\xe9.py")).write_text("")
+    found = subprocess.run(["sh", "-c", BY_HAND], cwd=root, capture_output=True, text=True, check=True).stdout
+    assert identity_of(root) == found.strip() != before
 
 
 @pytest.mark.parametrize("name", ["broker/a.py", "broker/deep/b.py", "device_sim/run.toml", "provisioning/page.css"])

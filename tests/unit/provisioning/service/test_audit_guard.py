@@ -8,6 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from structlog.testing import capture_logs
 
+from provisioning.api.metrics import AuditGuardCollector
 from provisioning.service.audit_guard import AuditGuard
 from provisioning.store import missing_parts
 from tests.support.fleet import Fleet
@@ -37,13 +38,20 @@ async def test_it_is_said_once_that_changes_pass_and_once_that_they_do_not(fleet
         await fleet.database.write(work)
 
     guard = AuditGuard(fleet.database)
+
+    def figures() -> list[float]:
+        (family,) = AuditGuardCollector(lambda: guard.open_to).collect()
+        return [each.value for each in family.samples]
+
+    assert figures() == [], "nothing is told before it is known"
     with capture_logs() as logs:
         await guard.look()
-        assert logs == []
+        assert (logs, figures()) == ([], [0])
         for opened in (OPENED, FOR_REPLICAS):
             await do(opened)
             await guard.look()
             await guard.look()
+            assert figures() == [1]
         (said,) = logs
         name = {"sqlite": "audit_entries_no_delete", "postgresql": "audit_entries_append_only"}[kind]
         assert (said["code"], said["detail"]) == ("AUDIT_UNGUARDED", f"the trigger {name} is missing or disabled")
@@ -52,4 +60,5 @@ async def test_it_is_said_once_that_changes_pass_and_once_that_they_do_not(fleet
         await guard.look()
         await guard.look()
     assert [each["code"] for each in logs] == ["AUDIT_UNGUARDED", "AUDIT_GUARDED"]
+    assert figures() == [0]
     assert await fleet.database.read(missing_parts.changes_that_pass) == []
