@@ -163,7 +163,7 @@ async def show_certificate(serial: str, services: Services) -> dict[str, Any]:
     def look(connection: Connection) -> tuple[StoredCertificate, list[x509.Certificate]]:
         found = certificates.find_serial(connection, text)
         if found is None:
-            raise Refused(Code.SERIAL_UNKNOWN, f"no certificate has the serial number {text}")
+            raise certificates.no_such_serial(text)
         stored, der = found
         return stored, [x509.load_der_x509_certificate(der), *authorities.below_root(connection, stored.issuer_key_id)]
 

@@ -38,7 +38,7 @@ from provisioning.ca.name_policy import SubjectNames, asked_names
 from provisioning.ca.not_a_request import named
 from provisioning.ca.profile import Profile
 from provisioning.errors import Code, Refused
-from provisioning.pki.extension import UNREADABLE
+from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.identity import Identity, InvalidIdentity, check_name
 from provisioning.pki.keys import PrivateKey, generate_key, spki_of
 from provisioning.quick_values import quickly_made
@@ -57,12 +57,6 @@ _PUBLIC_KEY_WISH: Final = x509.ObjectIdentifier("1.2.840.113549.1.9.16.2.54")
 """AsymmetricDecryptKeyIdentifier (RFC 7030 §4.4.1.2)."""
 
 _DEFAULT_KEY_POLICY: Final = KeyPolicy()
-
-_UNREADABLE: Final = (
-    # What the library raises for DER that is not a request, or that contains something unknown to it.
-    *UNREADABLE,
-    UnsupportedAlgorithm,
-)
 
 
 class RequestRefused(Refused):
@@ -97,7 +91,7 @@ def verify_csr(der: bytes, key_policy: KeyPolicy = _DEFAULT_KEY_POLICY) -> Verif
     csr = _load(der)
     try:
         public_key = csr.public_key()
-    except _UNREADABLE as error:
+    except UNUSABLE as error:
         raise _malformed(error) from error
     try:
         key_policy.check(public_key)
@@ -145,7 +139,7 @@ def read_key_request(
     try:
         own_key = csr.public_key()
         recipient = _recipient(csr, certificate, key_policy)
-    except _UNREADABLE as error:
+    except UNUSABLE as error:
         raise _malformed(error) from error
     return KeyRequest(facts, own_key, recipient, _proof(csr, own_key, key_policy))
 
@@ -192,7 +186,7 @@ def _load(der: bytes) -> x509.CertificateSigningRequest:
         raise RequestRefused(Code.CSR_MALFORMED, f"the request is {len(der)} bytes, {MAXIMUM_CSR_SIZE} at most")
     try:
         return x509.load_der_x509_csr(der)
-    except _UNREADABLE as error:
+    except UNUSABLE as error:
         another = named(der)
         if another is not None:
             raise RequestRefused(Code.CSR_MALFORMED, f"the body is not a PKCS #10 request but {another}") from error
@@ -234,7 +228,7 @@ def all_facts(csr: x509.CertificateSigningRequest, public_key: CertificatePublic
         subject = csr.subject
         alternative_name = _subject_alternative_name(csr)
         challenge = _challenge(csr)
-    except _UNREADABLE as error:
+    except UNUSABLE as error:
         raise _malformed(error) from error
     return VerifiedRequest(
         public_key=public_key,

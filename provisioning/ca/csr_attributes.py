@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from provisioning.ca.der import BIT_STRING, SEQUENCE, SET, element, integer, object_identifier
+from provisioning.ca.der import BIT_STRING, NULL, SEQUENCE, SET, element, integer, object_identifier
 from provisioning.ca.profile import KeyType, Profile
 
 _COMMON_NAME: Final = "2.5.4.3"
@@ -39,7 +39,6 @@ _CURVES: Final = {
     KeyType.P256: ("1.2.840.10045.3.1.7", "1.2.840.10045.4.3.2"),
     KeyType.P384: ("1.3.132.0.34", "1.2.840.10045.4.3.3"),
 }
-_NULL: Final = b"\x05\x00"
 _SUBJECT_KEY: Final = b"\xa0"
 _ATTRIBUTES: Final = b"\xa1"
 _EXPONENT: Final = 65537
@@ -87,4 +86,4 @@ def _key_template(kind: KeyType, rsa_bits: int) -> bytes:
         return element(SEQUENCE, object_identifier(_ED25519))
     # RFC 9908 §3.4: the modulus stands for its size.
     placeholder = element(SEQUENCE, integer((1 << rsa_bits) - 1) + integer(_EXPONENT))
-    return element(SEQUENCE, object_identifier(_RSA_ENCRYPTION) + _NULL) + element(BIT_STRING, b"\x00" + placeholder)
+    return element(SEQUENCE, object_identifier(_RSA_ENCRYPTION) + NULL) + element(BIT_STRING, b"\x00" + placeholder)

@@ -21,7 +21,6 @@ from typing import Final
 
 import structlog
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -31,7 +30,7 @@ from sqlalchemy.exc import IntegrityError
 from provisioning.ca.key_policy import KeyPolicy, WeakKey
 from provisioning.enrolment.manufacturer_fetch import MAXIMUM_URLS, check_list_url
 from provisioning.errors import Code, Refused, invalid
-from provisioning.pki.extension import UNREADABLE
+from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.identity import InvalidIdentity, check_name
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.tls import TlsConfigurationError, client_context
@@ -43,7 +42,7 @@ from provisioning.store.recalls import RecalledDevice
 
 MAXIMUM_PREFIX: Final = 32
 _MINIMUM_RSA_BITS: Final = 2048
-_UNREADABLE: Final = (*UNREADABLE, UnsupportedAlgorithm, TlsConfigurationError)
+_UNREADABLE: Final = (*UNUSABLE, TlsConfigurationError)
 _KEYS: Final = KeyPolicy()
 
 log = structlog.get_logger(__name__)

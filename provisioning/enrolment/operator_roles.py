@@ -31,7 +31,7 @@ def change_operator_role(connection: Connection, name: str, role: OperatorRole, 
     if device is not None and device.role is not Role.OPERATOR:
         raise Refused(Code.NAME_TAKEN, f"{name} is a {device.role}, not an operator: choose another name")
     if role is not OperatorRole.ADMIN and operators.usable_admins(connection, now) == {name}:
-        raise Refused(Code.LAST_ADMIN, f"{name} is the last admin with a good certificate: make another admin first")
+        raise operators.last_admin_stays(name)
     operators.grant(connection, name, role, by=by, now=now)
     audit.append(connection, now, by, Action.OPERATOR_ROLE_GRANTED, name, {"role": role.value})
 

@@ -38,7 +38,6 @@ from typing import Final
 
 import structlog
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from sqlalchemy.engine import Connection
 
 from provisioning.ca.csr import VerifiedRequest, apply_profile, read_key_request, verify_csr
@@ -65,7 +64,7 @@ from provisioning.enrolment.ways.approval import RETRY_SECONDS, Undecided
 from provisioning.enrolment.ways.approval import record as record_request
 from provisioning.enrolment.ways.webhook import Unasked
 from provisioning.errors import Code, Pending, Refused
-from provisioning.pki.extension import UNREADABLE
+from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.identity import Identity
 from provisioning.pki.keys import PrivateKey, spki_fingerprint
 from provisioning.pki.revocation_reason import RevocationReason
@@ -218,7 +217,7 @@ class EnrolmentService:
             return
         try:
             self._key_policy.check_shown(certificate.public_key())
-        except (WeakKey, *UNREADABLE, UnsupportedAlgorithm) as error:
+        except (WeakKey, *UNUSABLE) as error:
             raise Refused(code, f"the certificate that you present: {error}") from error
 
     async def _rehearse(self, attempt: Attempt) -> None:

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import functools
 from datetime import UTC, datetime
+from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+
+from provisioning.pki.keys import generate_key
 
 _WRONG = (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm)
+_throw_away_key: Final = functools.cache(generate_key)
 _LONG_AGO, _FAR_AHEAD = datetime(1990, 1, 1, tzinfo=UTC), datetime(2049, 1, 1, tzinfo=UTC)
 
 
@@ -46,8 +49,3 @@ def _in_other_strings(certificate: x509.Certificate, issuer: x509.Certificate) -
     except _WRONG:
         return False
     return True
-
-
-@functools.cache
-def _throw_away_key() -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(ec.SECP256R1())

@@ -37,9 +37,9 @@ from provisioning.errors import Code, Refusals, Refused, RefusedItem, RefusedTog
 from provisioning.revocation import issued_to
 from provisioning.revocation.events_since import revoked_since
 from provisioning.revocation.portions import Portions
-from provisioning.revocation.protection import last_admin, last_admin_stays
+from provisioning.revocation.protection import last_admin
 from provisioning.revocation.recording import Revoked, facts_of
-from provisioning.store import certificates, certificates_of_device, devices, unfinished_ends
+from provisioning.store import certificates, certificates_of_device, devices, operators, unfinished_ends
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
 from provisioning.store.devices import Device
@@ -88,7 +88,7 @@ class Batch:
             return
         by_serial = next((each.serial for each in self.singly if each.device.id == last.id), "")
         kind, name = ("device", last.name) if last in self.whole else ("serial", by_serial)
-        refusal = last_admin_stays(last)
+        refusal = operators.last_admin_stays(last.name)
         raise RefusedTogether([RefusedItem(kind, name, refusal.code, refusal.detail)], undone)
 
 
@@ -109,7 +109,7 @@ def look_up(connection: Connection, names: Sequence[str], serials: Sequence[str]
     known = {each.serial for each in singly}
     for serial in [serial for serial in serials if serial not in known]:
         with refusals.of("serial", serial):
-            raise Refused(Code.SERIAL_UNKNOWN, f"no certificate has the serial number {serial!r}")
+            raise certificates.no_such_serial(serial)
     left = unfinished_ends.of_each(connection, [each.id for each in locked])
     issued = _done_at_once(connection, whole, left)
     later = [each for each in whole if each.id not in issued]

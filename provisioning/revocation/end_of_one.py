@@ -29,7 +29,6 @@ from functools import partial
 import structlog
 from sqlalchemy.engine import Connection
 
-from provisioning.errors import Code, Refused
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation import portions as portioned
 from provisioning.revocation.compromised_operators import Voided, void_made_with
@@ -92,7 +91,7 @@ class EndOfOne:
         self, connection: Connection, serial: str, grounds: Grounds, by: str
     ) -> tuple[RevocationOutcome, Changed]:
         """Revoke all in this transaction; raise `TooMany` if the key has more than a few certificates."""
-        certificate = _found(connection, serial, for_update=True)
+        certificate = certificates.with_serial(connection, serial, for_update=True)
         fresh, before = ([certificate], ()) if can_be_taken(certificate, grounds) else ([], (certificate,))
         if grounds.reason is RevocationReason.KEY_COMPROMISE:
             same_key = first_of_key(connection, key_of(certificate))
@@ -107,7 +106,7 @@ class EndOfOne:
 
     async def _in_portions(self, serial: str, grounds: Grounds, by: str) -> RevocationOutcome:
         def look(connection: Connection) -> list[int]:
-            key = key_of(_found(connection, serial))
+            key = key_of(certificates.with_serial(connection, serial))
             return certificates_of_key.not_compromised(connection, key, self._clock())
 
         left = await self._database.read(look)
@@ -125,7 +124,7 @@ class EndOfOne:
 
     def _begin(self, connection: Connection, serial: str, left: Sequence[int], grounds: Grounds, by: str) -> _Begun:
         """Revoke the certificate that was named and, unless no others are *left* for its key, end the key."""
-        certificate = _found(connection, serial, for_update=True)
+        certificate = certificates.with_serial(connection, serial, for_update=True)
         key, now = key_of(certificate), self._clock()
         taken: list[StoredCertificate] = [certificate] if can_be_taken(certificate, grounds) else []
         first = certificates.with_ids(connection, set(left[: portioned.PORTION]))
@@ -147,13 +146,6 @@ class EndOfOne:
             taken += more
         check_an_admin_is_left(connection, [certificate.device] if taken else [], now)
         return _Begun(key, taken, changed, ends_key, before)
-
-
-def _found(connection: Connection, serial: str, *, for_update: bool = False) -> StoredCertificate:
-    found = certificates.find_serial(connection, serial, for_update=for_update)
-    if found is None:
-        raise Refused(Code.SERIAL_UNKNOWN, f"no certificate has the serial number {serial[:80]!r}")
-    return found[0]
 
 
 def _audit(

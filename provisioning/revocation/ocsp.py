@@ -179,13 +179,9 @@ class OcspResponder:
         self._entries.clear()
         self._pending.clear()
 
-    def forget_changed(self, changed: Iterable[StoredCertificate]) -> None:
-        """Forget certificates whose status this process has changed."""
+    def forget_changed(self, changed: Iterable[StoredCertificate | FeedEvent]) -> None:
+        """Forget certificates whose status this process has changed, or, as the feed says, any."""
         self.forget((each.issuer_key_id, each.serial) for each in changed)
-
-    def forget_events(self, events: Iterable[FeedEvent]) -> None:
-        """Forget certificates whose status any process has changed."""
-        self.forget((each.issuer_key_id, each.serial) for each in events)
 
     def _sign(
         self,

@@ -35,7 +35,7 @@ def check_an_admin_is_left(connection: Connection, ended: Iterable[Device], now:
     """Raise `Refused`, which undoes the transaction, if the devices *ended* in it include the last admin."""
     last = last_admin(connection, ended, now)
     if last is not None:
-        raise last_admin_stays(last)
+        raise operators.last_admin_stays(last.name)
 
 
 def last_admin(connection: Connection, ended: Iterable[Device], now: datetime) -> Device | None:
@@ -47,8 +47,3 @@ def last_admin(connection: Connection, ended: Iterable[Device], now: datetime) -
     if not those or operators.usable_admins(connection, now):
         return None
     return next((each for each in those if operators.role_of(connection, each.name) is OperatorRole.ADMIN), None)
-
-
-def last_admin_stays(admin: Device) -> Refused:
-    """Return the refusal for the operator, which undoes the transaction."""
-    return Refused(Code.LAST_ADMIN, f"{admin.name} is the last admin with a good certificate: make another admin first")

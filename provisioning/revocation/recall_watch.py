@@ -45,7 +45,7 @@ from provisioning.revocation.suspension import SuspensionService
 from provisioning.store import audit, devices, manufacturer_lists, manufacturers, recalls
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
-from provisioning.store.devices import Device, DeviceState
+from provisioning.store.devices import Device
 from provisioning.store.failure_lines import FailureLines
 from provisioning.store.manufacturers import RevokedDevices, StoredManufacturer
 from provisioning.store.recalls import CameIn
@@ -54,7 +54,6 @@ log = structlog.get_logger(__name__)
 
 _ROUND_SECONDS: Final = 3.0
 _EVERY: Final = timedelta(hours=1)
-_GONE: Final = frozenset({DeviceState.REVOKED, DeviceState.DECOMMISSIONED})
 _REASON: Final = RevocationReason.PRIVILEGE_WITHDRAWN
 """Why a device is revoked here: its own key is not known to be compromised."""
 
@@ -164,7 +163,7 @@ class RecallWatch:
         said = unpack((b"", 0), recalled.entry)
         occasion = Occasion(functools.partial(self._still, recalled, known), recalled.facts)
         try:
-            if setting is RevokedDevices.REPORT or recalled.device.state in _GONE:
+            if setting is RevokedDevices.REPORT or recalled.device.state.is_end:
                 await self._database.write(functools.partial(self._report, recalled, occasion))
             elif setting is RevokedDevices.SUSPEND or not said.reason.final:
                 await self._suspension.suspend_device(name, by=self._actor, occasion=occasion)
@@ -172,7 +171,7 @@ class RecallWatch:
                 await self._revocation.revoke_device(name, _REASON, by=self._actor, occasion=occasion)
         except NoOccasion:
             return False
-        if recalled.device.state not in _GONE:
+        if not recalled.device.state.is_end:
             log.warning(
                 "manufacturer has revoked a device that is in",
                 code="DEVICE_RECALLED",
@@ -197,7 +196,7 @@ class RecallWatch:
         if device is None:
             raise NoOccasion
         occasion.check(connection, device)
-        if device.state not in _GONE:
+        if not device.state.is_end:
             facts = {**recalled.facts, "state": device.state}
             audit.append(connection, self._clock(), self._actor, Action.IDEVID_REVOKED, device.name, facts)
 

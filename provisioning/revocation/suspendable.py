@@ -14,7 +14,7 @@ from provisioning.store.devices import Device, DeviceState
 
 def check_not_over(device: Device, why: str = ", which is final") -> None:
     """Raise `Refused` for a device that was ended."""
-    if device.state in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}:
+    if device.state.is_end:
         raise Refused(Code.REVOCATION_FINAL, f"{device.name} is {device.state}{why}")
 
 

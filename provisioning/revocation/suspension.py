@@ -26,7 +26,6 @@ from datetime import datetime
 import structlog
 from sqlalchemy.engine import Connection
 
-from provisioning.errors import Code, Refused
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.batch import Heard, nobody_follows
 from provisioning.revocation.events_since import released_since
@@ -152,7 +151,7 @@ class SuspensionService:
         """Put one certificate on hold; raise `Refused` if it is unknown, on trial, or revoked for another reason."""
 
         def transaction(connection: Connection) -> tuple[RevocationOutcome, Changed]:
-            certificate = _find(connection, serial)
+            certificate = certificates.with_serial(connection, serial, for_update=True)
             check_to_be_held(connection, certificate)
             fresh = [certificate] if certificate.revocation is None else []
             now = self._clock()
@@ -215,7 +214,7 @@ class SuspensionService:
         """Release one certificate; raise `Refused` if it is revoked for good, on trial, or held with its device."""
 
         def transaction(connection: Connection) -> tuple[ReleaseOutcome, Changed]:
-            certificate = _find(connection, serial)
+            certificate = certificates.with_serial(connection, serial, for_update=True)
             if not check_to_be_released(connection, certificate):
                 return ReleaseOutcome([], changed=False), []
             now = self._clock()
@@ -283,10 +282,3 @@ def _place(certificate: StoredCertificate) -> int:
 
 def _audit(connection: Connection, now: datetime, by: str, action: Action, device: str, changed: Changed) -> None:
     audit.append(connection, now, by, action, device, {"serials": [each.serial for each in changed]})
-
-
-def _find(connection: Connection, serial: str) -> StoredCertificate:
-    found = certificates.find_serial(connection, serial, for_update=True)
-    if found is None:
-        raise Refused(Code.SERIAL_UNKNOWN, f"no certificate has the serial number {serial[:80]!r}")
-    return found[0]

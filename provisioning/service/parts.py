@@ -153,7 +153,7 @@ async def build(opened: Opened) -> Parts:
     credential, live = _authorities(opened, profiles, responder)
 
     def on_new(events: Sequence[FeedEvent]) -> None:
-        responder.forget_events(events)
+        responder.forget_changed(events)
         live.changed(events)
 
     feed = RevocationFeed(

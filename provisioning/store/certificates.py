@@ -12,9 +12,10 @@ from typing import Any, Final, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from sqlalchemy import Join, Select, Table, and_, bindparam, insert, or_, select, text
+from sqlalchemy import Join, Select, Table, and_, bindparam, func, insert, or_, select, text
 from sqlalchemy.engine import Connection
 
+from provisioning.errors import Code, Refused
 from provisioning.pki.keys import spki_fingerprint
 from provisioning.pki.revocation import certificate_key
 from provisioning.pki.revocation_reason import RevocationReason
@@ -148,6 +149,11 @@ REVOCATION_FACTS: Final = [
 KEY_ENDED_AT: Final = unfinished_key_ends.c.ended_at.label("key_ended_at")
 ISSUER_ENDED_AT: Final = authorities.c.changed_at.label("issuer_ended_at")
 ENDS_ABOVE: Final = [KEY_ENDED_AT, ISSUER_ENDED_AT]
+EXPIRY: Final = func.coalesce(certificates.c.not_after, certificates.c.issued_at)
+"""When it expires, for conditions on some certificates: by the column alone a database may collect every device's that
+expires later. It is never NULL."""
+REASON: Final = select(revocations.c.reason).where(revocations.c.certificate_id == certificates.c.id).scalar_subquery()
+"""Why it was revoked. Not by a join: for one, PostgreSQL without statistics reads every revocation."""
 ENDED_ABOVE: Final = or_(unfinished_key_ends.c.ended_at < certificates.c.not_after, authorities.c.id.is_not(None))
 """Condition: a certificate is worthless because its key or CA was ended, over `with_ends_above`; NULL also means no."""
 NOT_ENDED_ABOVE: Final = and_(
@@ -421,6 +427,19 @@ def find_serial(
         _lock_device(connection, serial)
     row = _FIND_SERIAL.first(connection, {"wanted": serial})
     return None if row is None else (from_row(row), row[-1])
+
+
+def with_serial(connection: Connection, serial: str, *, for_update: bool = False) -> StoredCertificate:
+    """Return the certificate with *serial*; raise `Refused` if there is none."""
+    found = find_serial(connection, serial, for_update=for_update)
+    if found is None:
+        raise no_such_serial(serial)
+    return found[0]
+
+
+def no_such_serial(serial: str) -> Refused:
+    """Return the refusal for *serial*, which no certificate has."""
+    return Refused(Code.SERIAL_UNKNOWN, f"no certificate has the serial number {serial[:80]!r}")
 
 
 def of_devices_or_with_serials(

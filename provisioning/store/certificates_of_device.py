@@ -20,8 +20,10 @@ from provisioning.store import unfinished_authority_ends
 from provisioning.store.certificates import (
     ENDED_ABOVE,
     ENDS_ABOVE,
+    EXPIRY,
     FACTS,
     NOT_ENDED_ABOVE,
+    REASON,
     REVOCATION_FACTS,
     StoredCertificate,
     from_row,
@@ -42,7 +44,6 @@ _REVOCATION_COLUMNS: Final = [
     select(fact).where(revocations.c.certificate_id == certificates.c.id).scalar_subquery().label(fact.name)
     for fact in REVOCATION_FACTS
 ]
-_REASON: Final = select(revocations.c.reason).where(revocations.c.certificate_id == certificates.c.id).scalar_subquery()
 # Of an EXISTS it makes one look at every trial of the fleet.
 _NO_TRIAL: Final = (
     select(activations.c.certificate_id)
@@ -81,11 +82,9 @@ _BEHIND: Final = Prepared(
     .limit(1)
 )
 _NEWEST: Final = Prepared(_ALL.order_by(certificates.c.id.desc()).limit(1), at_once=True)
-# It is never NULL; by the column alone PostgreSQL would collect what every device has that has not ended.
-_ENDS: Final = func.coalesce(certificates.c.not_after, certificates.c.issued_at)
 _IN_USE: Final = Prepared(
     _ALL.where(
-        bindparam("since", type_=UtcDateTime) < _ENDS,
+        bindparam("since", type_=UtcDateTime) < EXPIRY,
         or_(certificates.c.not_after >= bindparam("now"), _NO_TRIAL),
     ).order_by(certificates.c.id)
 )
@@ -94,8 +93,8 @@ _GOOD_UNTIL: Final = Prepared(
     .select_from(with_ends_above(certificates))
     .where(
         certificates.c.device_id == bindparam("wanted"),
-        bindparam("now", type_=UtcDateTime) < _ENDS,
-        _REASON.is_(None),
+        bindparam("now", type_=UtcDateTime) < EXPIRY,
+        REASON.is_(None),
         NOT_ENDED_ABOVE,
     ),
     at_once=True,
@@ -106,7 +105,7 @@ _DECIDED: Final = Prepared(
     .where(
         certificates.c.device_id == bindparam("wanted"),
         certificates.c.id < bindparam("before"),
-        or_(func.coalesce(_REASON, "") != RevocationReason.CERTIFICATE_HOLD.value, _NO_TRIAL, ENDED_ABOVE),
+        or_(func.coalesce(REASON, "") != RevocationReason.CERTIFICATE_HOLD.value, _NO_TRIAL, ENDED_ABOVE),
     )
     .order_by(certificates.c.id.desc())
     .limit(bindparam("most", type_=Integer)),

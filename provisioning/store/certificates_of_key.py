@@ -14,9 +14,9 @@ from sqlalchemy import Integer, LargeBinary, bindparam, func, select
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation_reason import RevocationReason
-from provisioning.store.certificates import StoredCertificate, with_ids
+from provisioning.store.certificates import REASON, StoredCertificate, with_ids
 from provisioning.store.prepared import Prepared
-from provisioning.store.tables import certificates, revocations
+from provisioning.store.tables import certificates
 
 _OF_KEY: Final = (
     certificates.c.device_id == bindparam("of"),
@@ -26,11 +26,9 @@ _FIRST_IDS: Final = Prepared(
     select(certificates.c.id).where(*_OF_KEY).order_by(certificates.c.id).limit(bindparam("most", type_=Integer)),
     at_once=True,
 )
-# A subquery and not a join: PostgreSQL, when it has no statistics yet, reads every revocation for a join.
-_REASON: Final = select(revocations.c.reason).where(revocations.c.certificate_id == certificates.c.id).scalar_subquery()
 _LEFT: Final = Prepared(
-    select(certificates.c.id, certificates.c.not_after, _REASON.label("reason"))
-    .where(*_OF_KEY, func.coalesce(_REASON, "") != RevocationReason.KEY_COMPROMISE.value)
+    select(certificates.c.id, certificates.c.not_after, REASON.label("reason"))
+    .where(*_OF_KEY, func.coalesce(REASON, "") != RevocationReason.KEY_COMPROMISE.value)
     .order_by(certificates.c.id.desc())
 )
 _ALL: Final = 2**31 - 1

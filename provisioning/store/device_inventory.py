@@ -28,9 +28,9 @@ from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation_reason import RevocationReason
-from provisioning.store.certificates import ENDED_ABOVE, NOT_ENDED_ABOVE, with_ends_above
+from provisioning.store.certificates import ENDED_ABOVE, EXPIRY, NOT_ENDED_ABOVE, REASON, with_ends_above
 from provisioning.store.devices import WIDTH, Device, DeviceState, device_from, state
-from provisioning.store.tables import certificates, devices, revocations
+from provisioning.store.tables import certificates, devices
 from provisioning.store.utc_date_time import UtcDateTime
 
 LOOKED_AT: Final = 2000
@@ -90,15 +90,12 @@ class ShownDevice:
     """When the newest good one ends, or the newest if none is good."""
 
 
-# It is never NULL; by the column alone PostgreSQL may go through all that ends after now, whoever's it is.
-_ENDS: Final = func.coalesce(certificates.c.not_after, certificates.c.issued_at)
-_REASON: Final = select(revocations.c.reason).where(revocations.c.certificate_id == certificates.c.id).scalar_subquery()
 _OF_DEVICE: Final = certificates.c.device_id == devices.c.id
 # What is still to be recorded as revoked, for its key or its CA, is worth nothing already.
 _GOOD_UNTIL: Final = (
-    select(_ENDS)
+    select(EXPIRY)
     .select_from(with_ends_above(certificates))
-    .where(_OF_DEVICE, bindparam("now", type_=UtcDateTime) < _ENDS, _REASON.is_(None), NOT_ENDED_ABOVE)
+    .where(_OF_DEVICE, bindparam("now", type_=UtcDateTime) < EXPIRY, REASON.is_(None), NOT_ENDED_ABOVE)
     .order_by(certificates.c.id.desc())
     .limit(1)
     .scalar_subquery()
@@ -115,7 +112,7 @@ _SHOWN: Final = select(
         .limit(1)
         .scalar_subquery()
         .label(name)
-        for what, name in ((_ENDS, "newest_until"), (_REASON, "newest_reason"), (ENDED_ABOVE, "newest_ended_above"))
+        for what, name in ((EXPIRY, "newest_until"), (REASON, "newest_reason"), (ENDED_ABOVE, "newest_ended_above"))
     ),
 ).order_by(devices.c.name)
 

@@ -65,6 +65,11 @@ class DeviceState(StrEnum):
     DECOMMISSIONED = "decommissioned"
     """Gone for ever: its name gets no certificate again."""
 
+    @property
+    def is_end(self) -> bool:
+        """Whether what certificates a device in this state has had are worthless for ever."""
+        return self in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}
+
 
 @quickly_made
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,14 @@ from datetime import datetime
 from typing import Final
 
 from cryptography import x509
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.role import Role
+from provisioning.store.certificates import EXPIRY
 from provisioning.store.claims import never_activated
-from provisioning.store.devices import Device, DeviceState, device_from, of_roles
+from provisioning.store.devices import Device, device_from, of_roles
 from provisioning.store.either import insert_into
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import certificates, devices, host_names
@@ -49,15 +50,12 @@ _OTHER_SERVERS: Final = Prepared(
     )
 )
 """Looked for again each time that a device asks for a name which an ended server has left to another one."""
-# It is never NULL; by the column alone PostgreSQL would collect what every device has that has not ended.
-_ENDS: Final = func.coalesce(certificates.c.not_after, certificates.c.issued_at)
 _OF_SERVER: Final = Prepared(
     select(certificates.c.id, certificates.c.device_id, certificates.c.der).where(
-        certificates.c.device_id == bindparam("wanted"), bindparam("now", type_=UtcDateTime) < _ENDS
+        certificates.c.device_id == bindparam("wanted"), bindparam("now", type_=UtcDateTime) < EXPIRY
     ),
     at_once=True,
 )
-_OVER: Final = frozenset({DeviceState.REVOKED, DeviceState.DECOMMISSIONED})
 
 
 @functools.cache
@@ -80,7 +78,7 @@ def claim(connection: Connection, name: str, device_id: int, now: datetime) -> b
     holder = device_from(_HOLDER.one(connection, {"wanted": name}))
     if holder.id == device_id:
         return True
-    if holder.state not in _OVER and not never_activated(holder, now):
+    if not holder.state.is_end and not never_activated(holder, now):
         return False
     heir = None if holder.role is Role.DEVICE else _another_server(connection, name, holder, now)
     new = device_id if heir is None else heir

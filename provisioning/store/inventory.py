@@ -14,7 +14,9 @@ from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.store import stretches
 from provisioning.store.certificates import (
     ENDED_ABOVE,
+    EXPIRY,
     NOT_ENDED_ABOVE,
+    REASON,
     CertificateState,
     StoredCertificate,
     from_row,
@@ -105,8 +107,6 @@ class _StateOf:
 _HOLD: Final = RevocationReason.CERTIFICATE_HOLD.value
 # Subqueries and not joins, and the expiry not by its index: a page looks at the rows of one stretch, and PostgreSQL
 # without statistics would read all devices, revocations or expiries for it.
-_REASON: Final = select(revocations.c.reason).where(revocations.c.certificate_id == certificates.c.id).scalar_subquery()
-_ENDS: Final = func.coalesce(certificates.c.not_after, certificates.c.issued_at)
 
 
 def _of_group(name: str) -> ColumnElement[bool]:
@@ -126,7 +126,7 @@ def page(
         statement = selected().where(*indexed, behind).order_by(certificates.c.id).limit(limit + 1)
         found = [from_row(row) for row in connection.execute(statement)]
         return found[:limit], found[limit - 1].id if len(found) > limit else None
-    conditions = [*indexed, *search.conditions(_StateOf(now, _REASON, _ENDS, above=True))]
+    conditions = [*indexed, *search.conditions(_StateOf(now, REASON, EXPIRY, above=True))]
     if search.group is not None:
         conditions.append(_of_group(search.group))
     wanted = select(certificates.c.id).select_from(with_ends_above(certificates)).where(*conditions)

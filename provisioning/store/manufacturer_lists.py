@@ -22,6 +22,7 @@ from provisioning.store.groups import WayName
 from provisioning.store.manufacturer_tables import manufacturer_lists, manufacturer_revocations, manufacturers
 from provisioning.store.manufacturers import LapsedLists
 from provisioning.store.prepared import Prepared
+from provisioning.store.serials import serial_text
 
 MAXIMUM_SCOPE: Final = 2000
 """Maximum length of `scope_text`, in characters."""
@@ -77,11 +78,6 @@ def scope_text(scope: Scope) -> str:
     """Return *scope* as stored."""
     said: dict[str, Any] = {"names": sorted(scope.names), "users_only": scope.users_only}
     return json.dumps(said | {_AUTHORITIES: True} if scope.authorities_only else said)
-
-
-def serial_text(serial: int) -> str:
-    """Return a serial number as stored."""
-    return f"{serial:x}"
 
 
 def of_manufacturer(connection: Connection, manufacturer_id: int) -> Sequence[StoredList]:

@@ -18,6 +18,7 @@ from typing import Final
 from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.engine import Connection
 
+from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.role import Role
 from provisioning.store import certificates_of_device
@@ -122,3 +123,8 @@ def usable_admins(connection: Connection, now: datetime) -> set[str]:
     ]
     good = certificates_of_device.good_until(connection, [each.id for each in those], now)
     return {each.name for each in those if each.id in good}
+
+
+def last_admin_stays(name: str) -> Refused:
+    """Return the refusal of what would leave no admin, which undoes the transaction."""
+    return Refused(Code.LAST_ADMIN, f"{name} is the last admin with a good certificate: make another admin first")

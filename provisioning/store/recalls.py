@@ -16,9 +16,9 @@ from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.store.devices import WIDTH, Device, device_from
-from provisioning.store.manufacturer_lists import serial_text
 from provisioning.store.manufacturer_tables import idevids, manufacturer_lists, manufacturer_revocations, recalls
 from provisioning.store.prepared import Prepared
+from provisioning.store.serials import serial_text
 from provisioning.store.tables import devices
 
 PAGE: Final = 500

@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.quick_values import quickly_made
 from provisioning.store import announcements, counters
-from provisioning.store.certificates import StoredRevocation
+from provisioning.store.certificates import EXPIRY, StoredRevocation
 from provisioning.store.prepared import Columns, Prepared, Same
 from provisioning.store.tables import activations, certificates, devices, revocation_events, revocations
 from provisioning.store.utc_date_time import UtcDateTime
@@ -78,7 +78,6 @@ _CHANGES_OF_SHARD: Final = _CHANGES.where(_CHANGED.c.crl_shard_id == bindparam("
 
 # Not by their indexes: SQLite would read all certificates, or each that has not expired, and not each that is revoked.
 _OF_CERTIFICATE: Final = revocations.c.certificate_id + 0
-_ENDS: Final = func.coalesce(certificates.c.not_after, certificates.c.issued_at)
 _FINALISE: Final = Prepared(
     update(revocations)
     .where(revocations.c.certificate_id == bindparam("held"))
@@ -284,7 +283,7 @@ def listed(connection: Connection, issuer_key_id: bytes, shard_id: int | None, s
     statement = (
         select(*_LISTED)
         .select_from(revocations.join(certificates, certificates.c.id == _OF_CERTIFICATE))
-        .where(*_scope(issuer_key_id, shard_id), since < _ENDS)
+        .where(*_scope(issuer_key_id, shard_id), since < EXPIRY)
         .order_by(revocations.c.sequence)
     )
     return [
@@ -296,7 +295,7 @@ def listed(connection: Connection, issuer_key_id: bytes, shard_id: int | None, s
 _EACH: Final = (
     select(certificates.c.issuer_key_id, certificates.c.crl_shard_id, *_LISTED)
     .select_from(revocations.join(certificates, certificates.c.id == _OF_CERTIFICATE))
-    .where(bindparam("since", type_=UtcDateTime) < _ENDS)
+    .where(bindparam("since", type_=UtcDateTime) < EXPIRY)
     .order_by(revocations.c.sequence)
 )
 _RELEASED: Final = (

@@ -25,7 +25,7 @@ _OF_KEY: Final = (
     _ENDS.spki_sha256 == bindparam("wanted", type_=LargeBinary),
 )
 _FIND: Final = Prepared(
-    select(_ENDS.invalidity_date, _ENDS.ended_at, _ENDS.ended_by, devices.c.name)
+    select(_ENDS.invalidity_date, _ENDS.ended_by, devices.c.name)
     .select_from(unfinished_key_ends.join(devices))
     .where(*_OF_KEY),
     at_once=True,
@@ -39,7 +39,6 @@ class UnfinishedKeyEnd:
     """How a key was reported as compromised."""
 
     invalidity_date: datetime | None
-    ended_at: datetime
     ended_by: str
     device: str
 

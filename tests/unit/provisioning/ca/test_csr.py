@@ -12,6 +12,7 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 from provisioning.ca import csr as csr_module
 from provisioning.ca.csr import MAXIMUM_CSR_SIZE, RequestRefused, verify_csr
 from provisioning.errors import Code
+from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.keys import PrivateKey
 from tests.support.requests import csr_der
 from tests.support.slow_keys import dsa_key, rsa_key
@@ -74,7 +75,7 @@ def test_a_signature_that_the_library_would_not_believe_is_not_believed_here(key
             request = x509.load_der_x509_csr(changed)
             public_key = request.public_key()
             theirs = request.is_signature_valid
-        except csr_module._UNREADABLE:
+        except UNUSABLE:
             continue
         judged += 1
         assert csr_module._signed_as_usual(request, public_key) <= theirs, place
