@@ -76,7 +76,7 @@ class ProvenTime:
         self._begun = -math.inf
         self._service: _Said | None = None
         self._agreed: _Said | None = None
-        """The earlier one of the service's time and the clock, when they agreed last: from there the service is judged."""
+        """The earlier of the service's time and the clock's, when they agreed last: it is judged from there."""
         self._lists: dict[bytes, dict[Hashable, _Said]] = {}
         """By the CA that signed them, and by their scope."""
         self._standing: list[_Said] = []
