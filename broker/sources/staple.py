@@ -111,11 +111,8 @@ class Staple:
 
     def adopt(self, context: ssl.SSLContext) -> None:
         """Use *context* for stapling: the listeners present it, or are about to."""
-        before, own, problem = self._own, None, ""
-        try:
-            own = self._own_of(context)
-        except OcspRefused as error:
-            problem = str(error)
+        before = self._own
+        own, problem = self._own_of(context)
         self._unasked = own if own is not None and not own.responders else None
         self._own = own = own if self._unasked is None else None
         if own is not None and before is not None and own.certificate == before.certificate:
@@ -309,32 +306,32 @@ class Staple:
             self._history.told("own certificate revoked", code="OWN_CERTIFICATE_REVOKED", **facts)
         self._revoked = reason
 
-    def _own_of(self, context: ssl.SSLContext) -> _Own | None:
-        """Return what *context* presents, without responders if it wants no staple; None if that cannot be read.
+    def _own_of(self, context: ssl.SSLContext) -> tuple[_Own | None, str]:
+        """Return what *context* presents, and why it has no staple if it wants one and there can be none.
 
-        Raises `OcspRefused` if it wants a staple and there can be none.
+        Without responders if none is asked; None if it cannot be read.
         """
         der = stapling.own_certificate(context)
         try:
             certificate = x509.load_der_x509_certificate(der) if der else read_certificate(self._file)
             if certificate is None:
-                return None
+                return None, ""
             named, key = responders(certificate), certificate_key(certificate)
             issuer = self._issuer_of(certificate)
             if issuer is not None:  # As CRLs are filed, regardless of what the certificate says about its issuer.
                 key = key_identifier(issuer.public_key()), certificate.serial_number
         except UNREADABLE as error:  # OpenSSL presents what other software cannot read.
-            if not self._config.ocsp_stapling:
-                return None
-            raise OcspRefused(f"the broker's own certificate cannot be read: {error}") from error
+            wanted = self._config.ocsp_stapling
+            return None, f"the broker's own certificate cannot be read: {error}" if wanted else ""
         urls = tuple(url for url in named if url.startswith("http://"))
         if self._config.ocsp_stapling_responder is not None:
             urls = (self._config.ocsp_stapling_responder,)
         if not urls or not self._config.ocsp_stapling:
-            return _Own(context, certificate, key, issuer, ())
+            return _Own(context, certificate, key, issuer, ()), ""
         if not stapling.CAN_STAPLE:
-            raise OcspRefused("this Python's OpenSSL cannot be asked to staple (docs/decisions/0098)")
-        return _Own(context, certificate, key, issuer, urls)
+            why = "this Python's OpenSSL cannot be asked to staple (docs/decisions/0098)"
+            return _Own(context, certificate, key, issuer, ()), why
+        return _Own(context, certificate, key, issuer, urls), ""
 
     def _issuer_of(self, certificate: x509.Certificate) -> x509.Certificate | None:
         candidates = [*_certificates_in(self._file), *_certificates_in(self._config.cafile)]

@@ -10,8 +10,7 @@ Rules
 -----
 1. As in `client`: open only after CONNACK, one closure, everything that OpenSSL has decrypted is processed before the
    loop goes on, what is queued in one turn is written once at its end.
-2. No more than the broker's Receive Maximum is unacknowledged on the wire; the rest waits in order, bounded.
-3. A broker that violates the protocol is told so with DISCONNECT, and the closure describes the violation.
+2. A broker that violates the protocol is told so with DISCONNECT, and the closure describes the violation.
 
 Handles: MQTT 5 and 3.1.1, QoS 0, 1 and 2 in both directions, wills, kept sessions, keep alive, server keep alive.
 Does not handle: topic aliases (it allows the broker none), retransmission: a device keeps its messages itself.
@@ -22,7 +21,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -57,10 +55,10 @@ from device_sim.link.closure import (
     unasked_session,
 )
 from device_sim.link.distance import Distance, distance_of
+from device_sim.link.in_flight import InFlight
 from device_sim.link.keep_alive import KeepAlive
 from device_sim.link.link import (
     DEADLINE,
-    MOST_QUEUED,
     ORDINARY,
     Acknowledged,
     NotConnected,
@@ -80,7 +78,6 @@ _RECEIVE_MAXIMUM = 65_535
 _IN_FLIGHT_311 = 20
 _PUBACK_HEAD = b"\x40\x02"
 _PINGREQ = b"\xc0\x00"
-_LAST_PACKET_ID = 65_535
 
 
 class LightConnection:
@@ -94,15 +91,12 @@ class LightConnection:
         "_descriptor",
         "_exactly_once",
         "_flushing",
-        "_held",
+        "_in_flight",
         "_input",
         "_keep_alive",
         "_loop",
-        "_next_id",
-        "_outstanding",
         "_pinged",
         "_reading",
-        "_receive_maximum",
         "_received",
         "_received_whole",
         "_sent_at",
@@ -139,11 +133,8 @@ class LightConnection:
         self._acknowledged = acknowledged
         self._admitted: asyncio.Future[None] | None = loop.create_future()
         self._subscribing: dict[int, asyncio.Future[int]] | None = None
-        self._outstanding: dict[int, QoS] = {}
-        self._held: deque[tuple[int, QoS, bytes]] | None = None
+        self._in_flight = InFlight(_IN_FLIGHT_311)
         self._exactly_once: set[int] | None = None
-        self._receive_maximum = _IN_FLIGHT_311
-        self._next_id = 0
         self._input = b""
         self._reading = True
         self._flushing = False
@@ -227,18 +218,12 @@ class LightConnection:
         if not level:
             self._send(Publish(topic_name, payload, retain=retain, properties=properties).encode(self._version))
             return 0
-        held = self._held
-        if held is not None and len(held) >= MOST_QUEUED:
-            raise NotConnected(f"not sent: {len(held)} messages wait for the broker already")
-        packet_id = self._new_packet_id()
+        flight = self._in_flight
+        flight.check_room()
+        packet_id = flight.new_packet_id()
         message = Publish(topic_name, payload, level, retain, packet_id=packet_id, properties=properties)
         packet = message.encode(self._version)
-        if held or len(self._outstanding) >= self._receive_maximum:
-            if held is None:
-                held = self._held = deque()
-            held.append((packet_id, level, packet))
-        else:
-            self._outstanding[packet_id] = level
+        if flight.is_next(packet_id, level, packet):
             self._send(packet)
         return packet_id
 
@@ -246,7 +231,7 @@ class LightConnection:
         """Subscribe, and return the QoS granted. Raises `SubscriptionRefused` or `NotConnected`."""
         if self.closed.done():
             raise NotConnected(f"not subscribed: {self.closed.result()}")
-        packet_id = self._new_packet_id()
+        packet_id = self._in_flight.new_packet_id()
         request = Subscribe(packet_id, (SubscriptionRequest(topic_filter, QoS(qos)),))
         if self._subscribing is None:
             self._subscribing = {}
@@ -302,12 +287,6 @@ class LightConnection:
             self._send(_PINGREQ)
 
     # ---- the wire
-
-    def _new_packet_id(self) -> int:
-        while True:
-            self._next_id = self._next_id % _LAST_PACKET_ID + 1
-            if self._next_id not in self._outstanding:
-                return self._next_id
 
     def _send(self, packet: bytes) -> None:
         try:
@@ -417,7 +396,7 @@ class LightConnection:
             return
         self.session_present = packet.session_present
         if self._version is ProtocolVersion.V5:
-            self._receive_maximum = properties.receive_maximum or _RECEIVE_MAXIMUM
+            self._in_flight.most = properties.receive_maximum or _RECEIVE_MAXIMUM
         if properties.server_keep_alive is not None:
             self._alive = float(properties.server_keep_alive)
         self._admitted = None  # The rest of this read follows CONNACK.
@@ -443,15 +422,9 @@ class LightConnection:
             self._received(packet.topic, packet.payload)
 
     def _ended(self, packet_id: int, qos: QoS, number: int, reason: str | None) -> None:
-        if self._outstanding.pop(packet_id, None) is not qos:
-            raise ProtocolError(f"packet identifier {packet_id}: acknowledged, and was not sent at QoS {int(qos)}")
-        held = self._held
-        if held:
-            following, level, packet = held.popleft()
-            self._outstanding[following] = level
-            self._send(packet)
-            if not held:
-                self._held = None
+        following = self._in_flight.acknowledged(packet_id, qos)
+        if following is not None:
+            self._send(following)
         if self._acknowledged is not None:
             self._acknowledged(packet_id, number, reason or "")
 

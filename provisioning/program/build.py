@@ -58,7 +58,7 @@ def identity_of(root: Path) -> str:
                 whole.update(f"{sha256(file.readall()).hexdigest()}  ".encode() + os.fsencode(name) + b"\n")
     except OSError:
         return UNKNOWN
-    return whole.hexdigest()[:_DIGITS] if names else UNKNOWN
+    return whole.hexdigest()[:_DIGITS] if any(name.endswith(".py") for name in names) else UNKNOWN
 
 
 @functools.cache

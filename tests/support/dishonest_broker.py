@@ -39,6 +39,7 @@ _ONE = "meter-1"
 _SECOND = "backend-2"
 _WHICH = 3
 """Which telemetry message of each device is mistreated; for commands and answers it is the first."""
+_BACKEND_AND_ONE = 2
 
 
 class Lie(Enum):
@@ -70,7 +71,8 @@ class Lie(Enum):
     RESUMES = "says that it resumes a session, where a clean start was asked for"
     FORGETS = "keeps no retained message"
     TELLS_THE_FIRST = "tells the second of two receivers nothing of who is there"
-    DIES = "breaks all connections, and takes no more"
+    DIES = "breaks all connections when the first device says that it is there, and takes no more"
+    """Whoever comes before that gets no answer: there is no moment at which all are in."""
 
 
 _TWO = ("fleet/meters/meter-1/telemetry", "fleet/meters/meter-2/telemetry")
@@ -186,7 +188,8 @@ class DishonestBroker:
         else:
             kept = client.name == _ONE if self.lie is Lie.RESUMES else client.name in self._revoked
             lies = self.lie in {Lie.RESUMES, Lie.KEEPS_ITS_SESSION}
-            client.send(Connack(ReasonCode.SUCCESS, session_present=lies and kept))
+            if self.lie is not Lie.DIES or len(self._clients) < _BACKEND_AND_ONE:
+                client.send(Connack(ReasonCode.SUCCESS, session_present=lies and kept))
             self._clients[client.name] = client
 
     def _which(self, packet: Publish) -> int:

@@ -17,12 +17,22 @@ from tests.support.provisioning import REPOSITORY
 
 RULES = REPOSITORY / "deploy" / "prometheus" / "alerts.yml"
 TRIED = Path(__file__).with_name("alerts-test.yml")
+PAGE = REPOSITORY / "docs" / "reference" / "metrics.md"
+
+
+def names() -> list[str]:
+    return re.findall(r"- alert: (\w+)", RULES.read_text(encoding="utf-8"))
 
 
 def test_every_alert_is_tried() -> None:
-    alerts = re.findall(r"- alert: (\w+)", RULES.read_text(encoding="utf-8"))
+    alerts = names()
     assert len(alerts) == len(set(alerts)) > 20
     assert sorted(re.findall(r'alertname="(\w+)"', TRIED.read_text(encoding="utf-8"))) == sorted(alerts)
+
+
+def test_the_page_says_what_to_do_about_each() -> None:
+    explained = re.findall(r"^\| (Fleet[\w, ]+) \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(", ".join(explained).split(", ")) == sorted(names())
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")

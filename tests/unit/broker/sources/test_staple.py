@@ -217,10 +217,16 @@ async def test_when_a_suspension_of_the_broker_ends_it_asks_at_once(tmp_path: Pa
         await made._http.close()
 
 
-@pytest.mark.parametrize("settings", [{}, {"ocsp_stapling": False}])
+@pytest.mark.parametrize(
+    ("settings", "can_staple"),
+    [({}, True), ({"ocsp_stapling": False}, True), ({"ocsp_stapling_responder": NOWHERE}, False)],
+)
 async def test_without_a_responder_another_source_tells_that_it_is_revoked_until_it_is_released(
-    tmp_path: Path, settings: dict[str, Any]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], can_staple: bool
 ) -> None:
+    if not can_staple:
+        monkeypatch.setattr(stapling, "CAN_STAPLE", False)
+        monkeypatch.setattr(openssl, "AVAILABLE", False)
     pki, own = shared_pki(), shared_pki().broker()
     made, broker, context = staple(tmp_path, own, pki.anchors, **settings)
     presented = made.presented

@@ -71,6 +71,9 @@ def test_a_changed_a_renamed_and_a_lost_file_are_another_build(tmp_path: Path, n
 
 def test_without_sources_it_is_unknown(tmp_path: Path) -> None:
     assert identity_of(tmp_path) == UNKNOWN
+    for each in sources(tmp_path).rglob("*.py"):
+        each.rename(each.with_suffix(".pyc"))
+    assert identity_of(tmp_path) == UNKNOWN, "byte code alone, beside what is read"
     (sources(tmp_path) / "broker" / "gone.py").symlink_to(tmp_path / "nowhere")
     assert identity_of(tmp_path) == UNKNOWN
 
