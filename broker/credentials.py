@@ -22,7 +22,6 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,7 +31,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.growing_pause import GrowingPause
-from broker.own_certificate import CredentialError, dns_names, read_certificate
+from broker.own_certificate import CredentialError, read_certificate, token_options
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
 from provisioning.errors import Code
@@ -113,8 +112,7 @@ class BrokerCredential:
     def _token_command(self) -> str:
         """Makes a token for a certificate with the names of the last one: by those clients come."""
         held = self.certificate()
-        names = (dns_names(held) if held is not None else []) or ["localhost"]
-        options = " ".join(f"--dns-name {shlex.quote(each)}" for each in names)
+        options = (token_options(held) if held is not None else "") or "--dns-name localhost"
         return f"fleet-provisioning token create --role broker --device {self._enrolment.name} {options}"
 
     def certificate(self) -> x509.Certificate | None:

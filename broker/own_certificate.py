@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -132,9 +133,11 @@ def host_names(certificate: x509.Certificate) -> list[str]:
     return _names(certificate, x509.DNSName, x509.IPAddress)
 
 
-def dns_names(certificate: x509.Certificate) -> list[str]:
-    """Return the DNS names in *certificate*, for which a token can be made; none if they cannot be read."""
-    return _names(certificate, x509.DNSName)
+def token_options(certificate: x509.Certificate) -> str:
+    """Return what ``token create`` is to be told for the host names of *certificate*; nothing if it has none."""
+    options = [("--dns-name", name) for name in _names(certificate, x509.DNSName)]
+    options += [("--ip-address", address) for address in _names(certificate, x509.IPAddress)]
+    return " ".join(f"{option} {shlex.quote(value)}" for option, value in options)
 
 
 def _names(certificate: x509.Certificate, *kinds: type[x509.DNSName | x509.IPAddress]) -> list[str]:

@@ -14,7 +14,8 @@ Rules
 3. While revocation data is too old to admit anybody, nobody is admitted here either. The Unix socket still answers.
 4. Connections are limited, half of them per address. A newcomer without a place takes that of the connection that has
    been silent longest (`provisioning.connections.places`): neither strangers nor devices can keep operators out with
-   silent connections. A connection found to be an operator's keeps its place.
+   silent connections, as long as fewer come during an operator's handshake than there are places. A connection found to
+   be an operator's keeps its place.
 5. What is said about whoever is refused, or fails the handshake, is bounded: anybody can fail, and with any certificate
    of the fleet be refused, as often as he likes; so he could fill the log, or displace what the audit log has.
 6. A client that changes its TLS keys endlessly, which any certificate of the fleet allows, is cut off.
@@ -29,7 +30,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -68,6 +69,8 @@ _READ = 16 * 1024
 _TOLD_SECONDS = 60.0
 _MOST_TOLD = 10
 """Refusals of one identity in `_TOLD_SECONDS` that have a line each; and failed handshakes of one address."""
+_MOST_TOLD_IN_ALL = 200
+"""Of all identities, and of all addresses: who has a network of IPv6 has as many addresses as he likes."""
 _STATUS_SECONDS = 5.0
 """For a certificate's status to be found out; the asker itself gives up sooner (`broker.sources.asker`)."""
 
@@ -83,8 +86,8 @@ class OperatorDoor:
         self._listening: socket.socket | None = None
         self._door: Door | None = None
         self._places = Places(_PLACES)
-        self._failed = WindowCount(_TOLD_SECONDS)
-        """How often each address has failed the handshake."""
+        self._failed = _Lines()
+        """About addresses that fail the handshake."""
         self.url = ""
 
     def open(self, host: str, port: int) -> None:
@@ -126,8 +129,21 @@ class OperatorDoor:
         return _Connection(asyncio.StreamReader(limit=_READ), connected)
 
     def _tell(self, host: str, error: Exception) -> None:
-        if self._failed.add(address_key(host), asyncio.get_running_loop().time()) <= _MOST_TOLD:
+        if self._failed.one_about(address_key(host)):
             log.info("admin handshake failed", address=host, detail=str(error))
+
+
+class _Lines:
+    """Which of the events that anybody can cause have a line in the log each."""
+
+    def __init__(self) -> None:
+        self._of_each = WindowCount(_TOLD_SECONDS)
+        self._of_all = WindowCount(_TOLD_SECONDS)
+
+    def one_about(self, whom: Hashable) -> bool:
+        """Whether the next event, *whom* it is about, has one; count it."""
+        now = asyncio.get_running_loop().time()
+        return self._of_each.add(whom, now) <= _MOST_TOLD and self._of_all.add("", now) <= _MOST_TOLD_IN_ALL
 
 
 class _Connection(asyncio.StreamReaderProtocol):
@@ -149,8 +165,8 @@ class Operators:
         self._asked: WeakKeyDictionary[asyncio.StreamWriter, Inquiry] = WeakKeyDictionary()
         self._generations: WeakKeyDictionary[asyncio.StreamWriter, int] = WeakKeyDictionary()
         self._places: WeakKeyDictionary[asyncio.StreamWriter, Place] = WeakKeyDictionary()
-        self._told = WindowCount(_TOLD_SECONDS)
-        """How often each identity, or address, has been refused."""
+        self._told = _Lines()
+        """About identities, or addresses, that are refused."""
 
     @property
     def generation(self) -> int:
@@ -196,7 +212,7 @@ class Operators:
         about = refused.identity or address.rpartition(":")[0]
         if engine.history.witness is not None:
             engine.history.witness.told("operator refused", **facts)
-        if self._told.add(about, asyncio.get_running_loop().time()) <= _MOST_TOLD:
+        if self._told.one_about(about):
             log.warning("admin request refused", **facts)
         later = refused.reason_code is ReasonCode.SERVER_UNAVAILABLE
         status = HTTPStatus.SERVICE_UNAVAILABLE if later else HTTPStatus.FORBIDDEN

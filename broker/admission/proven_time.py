@@ -12,7 +12,8 @@ believed for ever, and nobody beyond the certificates about which it decides:
 =============== ============================================ ==================================================
 source          counts for                                   believed if
 =============== ============================================ ==================================================
-the feed        everybody                                    not after what is known by more than `SERVICE_AHEAD`
+the feed        everybody                                    not ahead by more than `SERVICE_AHEAD` of the clock, or of
+                                                             where it agreed with it
 a CRL in use    the certificates below the CA that signed it it was accepted: not from the future, by the same
 own certificate everybody                                    always: before it begins no client accepts the broker
 =============== ============================================ ==================================================
@@ -74,6 +75,8 @@ class ProvenTime:
         self._now = -math.inf
         self._begun = -math.inf
         self._service: _Said | None = None
+        self._agreed: _Said | None = None
+        """The earlier of the service's time and the clock's, when they agreed last: it is judged from there."""
         self._lists: dict[bytes, dict[Hashable, _Said]] = {}
         """By the CA that signed them, and by their scope."""
         self._standing: list[_Said] = []
@@ -89,10 +92,14 @@ class ProvenTime:
     def hear_service(self, said: datetime, now: float, clock: datetime) -> bool:
         """Take note of the time in the feed; return whether it is believed, by what is known and by the *clock*."""
         self._now = now
-        known = max(clock.timestamp(), self._for_all())
-        if said.timestamp() > known + SERVICE_AHEAD.total_seconds():
+        agreed = -math.inf if self._agreed is None else self._agreed.by_now(now)
+        ahead = SERVICE_AHEAD.total_seconds()
+        # Not by its own last word: a clock that runs too fast would go on for ever, by a little each time.
+        if said.timestamp() > max(clock.timestamp(), self._begun, agreed) + ahead:
             return False
         self._service = _Said(said, "the provisioning service", now)
+        if said.timestamp() <= clock.timestamp() + ahead:
+            self._agreed = _Said(min(said, clock), "the service and the clock", now)
         return True
 
     def hear_list(self, authority: bytes, scope: Hashable, this_update: datetime, issuer: str) -> None:

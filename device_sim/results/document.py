@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -46,6 +46,10 @@ _NOT_AUTHORISED = ("PUBACK 0x87", "PUBREC 0x87")
 _POLICY = (
     "the broker's policy refuses messages (0x87, not authorised): it must let a device publish below "
     "fleet/GROUP/NAME/ and to its own topic in the scenario, and the fleet's service read fleet/# and those topics"
+)
+_UNHEARD = (
+    "the broker has accepted messages and delivered none: its policy must let the fleet's service read fleet/# and the "
+    "scenario's own topics; some brokers, such as mosquitto, grant a subscription first, and then deliver nothing"
 )
 _SOME = 3
 """How many are named of those who met with the same."""
@@ -167,7 +171,15 @@ def remarks(document: Document) -> list[str]:
     amiss = [f"{name} {counts[name]}" for name in map(str, _FAILURES) if counts.get(name) and name not in judged]
     told += [f"judged by no threshold: {', '.join(amiss)}"] if amiss else []
     told += [_POLICY] if any(document["refusals"].get(answer) for answer in _NOT_AUTHORISED) else []
+    told += [_UNHEARD] if _is_unheard(counts) else []
     return told + _amiss(document["markers"])
+
+
+def _is_unheard(counts: Mapping[str, int]) -> bool:
+    """Whether nothing has come of all that the broker has accepted."""
+    come = (Count.RECEIVED, Count.ALTERED, Count.UNEXPECTED)
+    accepted = counts.get(Count.LOST, 0) - counts.get(Count.REFUSED_MESSAGES, 0)
+    return accepted > 0 and not any(counts.get(each) for each in come)
 
 
 def _amiss(markers: Sequence[dict[str, Any]]) -> list[str]:

@@ -67,10 +67,13 @@ def test_the_time_is_the_latest_that_each_source_has_said_last(steps: list[tuple
             case "clock":
                 slowly.clock = float(seconds)
             case "service":
-                believed = seconds <= slowly.at() + SERVICE_AHEAD.total_seconds()
+                known = max(slowly.clock, slowly.latest(("own",)), slowly.latest(("agreed",)))
+                believed = seconds <= known + SERVICE_AHEAD.total_seconds()
                 assert proven.hear_service(after(seconds), slowly.now, after(slowly.clock)) is believed
                 if believed:
                     slowly.said.append((("service",), float(seconds), slowly.now))
+                    if seconds <= slowly.clock + SERVICE_AHEAD.total_seconds():
+                        slowly.said.append((("agreed",), min(float(seconds), slowly.clock), slowly.now))
             case "list":
                 ca, scope = map(str, where)
                 proven.hear_list(ca.encode(), scope, after(seconds), f"CN={ca}")

@@ -223,18 +223,21 @@ async def test_a_broker_that_cannot_enrol_anew_says_what_its_certificate_lacks(
 
 
 async def test_the_token_that_is_asked_for_is_for_the_names_of_the_last_certificate(tmp_path: Path) -> None:
-    """The command was for localhost alone: whoever ran it had a broker that no client elsewhere trusted."""
+    """Once for localhost alone, then without addresses: who came by another trusted the broker no more."""
+    addresses = r"--ip-address 192\.0\.2\.7 --ip-address 2001:db8::7"
     (host, names) = ("mqtt.example.org", [x509.DNSName("mqtt.example.org"), x509.DNSName("localhost")])
     ended = Pki().certify(
         Identity("plant-7.example", Role.BROKER, "broker-1"),
         purposes=SERVER,
-        names=[*names, x509.IPAddress(ip_address("192.0.2.7"))],
+        names=[*names, *(x509.IPAddress(ip_address(each)) for each in ("192.0.2.7", "2001:db8::7"))],
         not_before=GOT - HOUR,
         not_after=GOT,
     )
     (tmp_path / "broker.pem").write_bytes(ended.credential.pem)
     without = BrokerCredential(tmp_path, Enrolment("https://localhost:1", tmp_path / "anchors.pem", "broker-1", None))
-    with pytest.raises(CredentialError, match=rf"--device broker-1 --dns-name {host} --dns-name localhost\)$"):
+    with pytest.raises(
+        CredentialError, match=rf"--device broker-1 --dns-name {host} --dns-name localhost {addresses}\)$"
+    ):
         await without.ensure()
     (tmp_path / "broker.pem").unlink()
     with pytest.raises(CredentialError, match=r"--device broker-1 --dns-name localhost\)$"):

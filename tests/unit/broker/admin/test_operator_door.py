@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
 import uvloop
+from structlog.testing import capture_logs
 
 from broker.admin import operator_door
 from broker.admin.http_server import HttpServer, Request, Response
@@ -110,3 +112,15 @@ async def test_whose_handshake_is_not_over_when_the_door_closes_is_not_forgotten
         assert len(door._places) == 0
         client.settimeout(20)
         assert await asyncio.to_thread(client.recv, 1) == b""
+
+
+async def test_who_has_many_addresses_cannot_fill_the_log_with_handshakes_that_fail() -> None:
+    """Only the lines about each address were bounded: a flood from many was two thousand lines a second."""
+    operators = Operators(MemoryBroker().engine)
+    door = OperatorDoor(HttpServer(None, operators.identify), operators, None)  # type: ignore[arg-type]
+    with capture_logs() as logs:
+        for network in range(1000):
+            for _ in range(20):
+                door._tell(f"2001:db8:0:{network:x}::1", ConnectionResetError())
+    assert len(logs) == 200
+    assert Counter(each["address"] for each in logs).most_common(1)[0][1] == 10

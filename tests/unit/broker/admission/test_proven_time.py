@@ -106,6 +106,26 @@ def test_a_service_that_is_a_little_ahead_is_believed_and_no_other() -> None:
     assert not ProvenTime().hear_service(NOW + SERVICE_AHEAD + timedelta(seconds=1), 0.0, NOW)
 
 
+def test_a_service_whose_clock_runs_too_fast_takes_nobody_with_it() -> None:
+    """Each of its words is a little later than the last: together they would have been a day, and then a year."""
+    proven = ProvenTime()
+    for beat in range(1000):
+        clock = NOW + timedelta(seconds=beat)
+        proven.hear_service(clock + beat * 30 * MINUTE, float(beat), clock)
+        assert proven.at(clock) <= clock + SERVICE_AHEAD
+    assert proven.hear_service(NOW + 20 * MINUTE, 1000.0, NOW + 20 * MINUTE)
+    assert proven.at(NOW) == NOW + 20 * MINUTE
+
+
+def test_nor_does_it_by_a_clock_that_is_set_back() -> None:
+    proven = ProvenTime()
+    assert proven.hear_service(NOW, 0.0, NOW)
+    for beat in range(1000):
+        proven.hear_service(NOW + beat * 30 * MINUTE, float(beat), BACK)
+        assert proven.at(BACK) <= NOW + timedelta(seconds=beat) + SERVICE_AHEAD
+    assert proven.hear_service(NOW + 20 * MINUTE, 1200.0, BACK), "the truth, as before"
+
+
 def test_a_list_counts_from_its_date_until_the_next_beat() -> None:
     """When it came is not known exactly: what is proven may not be later than the truth."""
     proven = ProvenTime()

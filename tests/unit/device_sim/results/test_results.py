@@ -361,6 +361,26 @@ def test_a_policy_that_refuses_the_fleet_is_told_what_it_must_allow(answer: str,
     assert bool(said) is told
 
 
+@pytest.mark.parametrize(
+    ("counts", "told"),
+    [
+        ({"lost": 7}, True),
+        ({"lost": 7, "refused_messages": 6}, True),
+        ({"lost": 7, "refused_messages": 7}, False),
+        ({"lost": 7, "received": 1}, False),
+        ({"lost": 7, "unexpected": 7}, False),
+        ({"lost": 7, "altered": 7}, False),
+        ({}, False),
+    ],
+)
+def test_a_policy_that_delivers_nothing_is_told_what_it_must_allow(counts: dict[str, int], told: bool) -> None:
+    """Nothing else says so: mosquitto grants the subscription."""
+    document = imagined()
+    document["counts"] = {**dict.fromkeys(document["counts"], 0), "published": 7, **counts}
+    said = [each for each in remarks(document) if each.startswith("the broker has accepted messages and delivered")]
+    assert bool(said) is told
+
+
 def test_a_run_without_thresholds_and_one_whose_receiver_was_away_say_so() -> None:
     document = imagined()
     own = [item for item in document["thresholds"] if not item["security"]]
