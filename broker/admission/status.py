@@ -104,6 +104,7 @@ class RevocationStatus:
             return None
         if answer is not None and not answer.known:
             return unavailable(RefusalCode.OCSP_UNKNOWN, "the OCSP responder does not know the certificate")
+        now = self.time_for(issuer, now)
         overdue = None if answer is None else max(0.0, (now - answer.fresh_until).total_seconds())
         if terms.policy.allows(overdue):
             return None

@@ -11,6 +11,9 @@ Rules
    every certificate, affects one bundle only. So does one that replays an old answer: a CA of one bundle may have
    certified the key of another's, and what is answered there about such a certificate spares no other bundle its own
    question.
+5. Answers are judged by the clock, or by what is proven to be later: set back, it would make each new one seem to be
+   from the future, and the last one before stay good. A good one from the future, of a time when all clocks were ahead,
+   gives way to a revocation; nothing else does: by a clock that is set back, all that is known is from the future.
 """
 
 from __future__ import annotations
@@ -20,15 +23,17 @@ import math
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 from cryptography import x509
 
 from broker.admission.issuers import Issuer
+from broker.admission.status import RevocationStatus
 from broker.metrics import Metrics
 from broker.sources.ocsp_http import OcspHttp, OcspUnreachable
-from provisioning.pki.ocsp import Answer, OcspRefused, responders
-from provisioning.pki.revocation import OCSP, CertificateKey, RevocationIndex, pack, unpack
+from provisioning.pki.ocsp import CLOCK_TOLERANCE, Answer, OcspRefused, responders
+from provisioning.pki.revocation import OCSP, CertificateKey, pack, unpack
 from provisioning.pki.revocation_reason import RevocationReason
 
 log = structlog.get_logger("broker")
@@ -50,21 +55,24 @@ class OcspClient:
 
     def __init__(
         self,
-        index: RevocationIndex,
+        status: RevocationStatus,
         metrics: Metrics,
         tell: Callable[..., None],
         on_revoked: Callable[[], None],
         refresh: float,
         clock: Callable[[], float],
     ) -> None:
-        """Enter revoked certificates in *index*, and call *on_revoked*; count in *metrics*, and *tell* the audit log.
+        """Enter revoked certificates in the index of *status*, by whose time answers are judged, and call *on_revoked*.
+
+        Count in *metrics*, and *tell* the audit log.
 
         An answer is requested again after *refresh* seconds, however long it is valid.
         """
         self._refresh = refresh
         self._clock = clock
         self._slept = 0.0
-        self._index = index
+        self._index = status.index
+        self._time_for = status.time_for
         self._metrics = metrics
         self._tell = tell
         self._on_revoked = on_revoked
@@ -155,7 +163,8 @@ class OcspClient:
                 continue
             try:
                 async with self._slots[issuer.bundle.name]:
-                    answer, _ = await self._http.ask(url, key[1], issuer.certificate)
+                    time_at = partial(self._time_for, issuer)
+                    answer, _ = await self._http.ask(url, key[1], issuer.certificate, time_at=time_at)
             except OcspRefused as error:
                 self._metrics.revocation_alarms["OCSP_FAILED"] += 1
                 self._failed(url, str(error))
@@ -170,6 +179,10 @@ class OcspClient:
                 return self._note(key, answer, urls, issuer)
         return None
 
+    def _gives_way(self, known: Answer, answer: Answer, issuer: Issuer) -> bool:
+        latest = self._time_for(issuer, datetime.now(UTC)) + CLOCK_TOLERANCE
+        return answer.reason is not None and known.reason is None and known.this_update > latest
+
     def _failed(self, url: str, detail: str) -> None:
         """Log that *url* does not answer correctly: once, not a line per client of a storm."""
         if url in self.failing:
@@ -183,7 +196,11 @@ class OcspClient:
 
     def _note(self, key: CertificateKey, answer: Answer, urls: Sequence[str], issuer: Issuer) -> Answer:
         found, bundle = self._answers.get(key), issuer.bundle.name
-        if found is not None and answer.this_update < found[0].this_update:
+        if (
+            found is not None
+            and answer.this_update < found[0].this_update
+            and not self._gives_way(found[0], answer, issuer)
+        ):
             # Replayed, or from a lagging cache: the known answer is newer. The next client has it asked about again.
             before, at, asker = found
             self._answers[key] = before, at if asker == bundle else -math.inf, bundle

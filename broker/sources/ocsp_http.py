@@ -9,6 +9,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from cryptography import x509
@@ -31,10 +32,18 @@ class OcspHttp:
     def __init__(self) -> None:
         self._http = PlainHttp(PATIENCE)
 
-    async def ask(self, url: str, serial: int, issuer: x509.Certificate, *, nonce: bool = True) -> tuple[Answer, bytes]:
+    async def ask(
+        self,
+        url: str,
+        serial: int,
+        issuer: x509.Certificate,
+        *,
+        nonce: bool = True,
+        time_at: Callable[[datetime], datetime] | None = None,
+    ) -> tuple[Answer, bytes]:
         """Return the answer of the responder at *url* about a certificate of *issuer*, and its raw response.
 
-        Raises `OcspRefused`.
+        *time_at* returns the time that it is judged by, given the clock's; None: that. Raises `OcspRefused`.
         """
         question = ask(serial, issuer, nonce=nonce)
         try:
@@ -46,7 +55,8 @@ class OcspHttp:
             raise OcspUnreachable(f"cannot be asked: {error}") from error
         except AnswerRefused as error:
             raise OcspRefused(str(error)) from error
-        return read_answer(der, question, serial, issuer, datetime.now(UTC)), der
+        now = datetime.now(UTC)
+        return read_answer(der, question, serial, issuer, now if time_at is None else time_at(now)), der
 
     async def _post(self, url: str, question: Question) -> bytes:
         headers = {"Content-Type": "application/ocsp-request", "Accept": "application/ocsp-response"}

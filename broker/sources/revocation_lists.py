@@ -32,8 +32,8 @@ class RevocationLists:
         self._admission = engine.admission
         self._engine = engine
         self._news = asyncio.Event()
-        index, refresh = engine.admission.status.index, config.ocsp_refresh_seconds
-        self._ocsp = OcspClient(index, engine.metrics, engine.history.told, self._news.set, refresh, clock)
+        status, refresh = engine.admission.status, config.ocsp_refresh_seconds
+        self._ocsp = OcspClient(status, engine.metrics, engine.history.told, self._news.set, refresh, clock)
         self._asker = StatusAsker(engine.admission, self.files, self.urls, self._ocsp, clock)
         self.current = asyncio.Event()
         """Set once every source has been tried."""

@@ -23,6 +23,7 @@ from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from broker.mqtt.topics import covers
 from device_sim.backoff import Backoff
 from device_sim.behaviour.presence import OFFLINE, ONLINE
 from device_sim.fleet.commands import Command, UnreadableCommand, decode_answer
@@ -160,7 +161,8 @@ class Backend:
             )
             # Also in a kept session: a broker that has lost it gets the subscription again.
             for topic_filter in topic_filters:
-                await link.subscribe(topic_filter, qos)
+                # Of what the broker retains, presence is the run's; below a topic of the user's own it is of others.
+                await link.subscribe(topic_filter, qos, retained=covers(EVERYTHING, topic_filter))
             self._wanted.set()
 
         self._dial = dial

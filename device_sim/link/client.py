@@ -31,6 +31,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersi
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from device_sim.link.buffered_socket import BufferedSocket
 from device_sim.link.closure import (
@@ -255,9 +256,13 @@ class Connection:
             raise NotConnected(f"not sent: {mqtt.error_string(info.rc)}")
         return int(info.mid)
 
-    async def subscribe(self, topic_filter: str, qos: int) -> int:
-        """Subscribe, and return the QoS granted. Raises `SubscriptionRefused` or `NotConnected`."""
-        result, packet_id = self._paho.subscribe(topic_filter, qos)
+    async def subscribe(self, topic_filter: str, qos: int, *, retained: bool = True) -> int:
+        """Subscribe, and return the QoS granted; see `device_sim.link.link.Link`."""
+        if retained or self._paho.protocol is not _MQTT5:
+            result, packet_id = self._paho.subscribe(topic_filter, qos)
+        else:
+            options = SubscribeOptions(qos, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+            result, packet_id = self._paho.subscribe(topic_filter, options=options)
         if result is not MQTTErrorCode.MQTT_ERR_SUCCESS or packet_id is None:
             raise NotConnected(f"not subscribed: {mqtt.error_string(result)}")
         answer: asyncio.Future[int] = self._loop.create_future()

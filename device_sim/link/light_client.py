@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from broker.mqtt.codes import PacketType, ProtocolVersion, QoS, ReasonCode
+from broker.mqtt.codes import PacketType, ProtocolVersion, QoS, ReasonCode, RetainHandling
 from broker.mqtt.connect import Connack, Connect
 from broker.mqtt.errors import PacketError, ProtocolError
 from broker.mqtt.framing import split_frames
@@ -227,12 +227,13 @@ class LightConnection:
             self._send(packet)
         return packet_id
 
-    async def subscribe(self, topic_filter: str, qos: int) -> int:
-        """Subscribe, and return the QoS granted. Raises `SubscriptionRefused` or `NotConnected`."""
+    async def subscribe(self, topic_filter: str, qos: int, *, retained: bool = True) -> int:
+        """Subscribe, and return the QoS granted; see `device_sim.link.link.Link`."""
         if self.closed.done():
             raise NotConnected(f"not subscribed: {self.closed.result()}")
         packet_id = self._in_flight.new_packet_id()
-        request = Subscribe(packet_id, (SubscriptionRequest(topic_filter, QoS(qos)),))
+        handling = RetainHandling.SEND if retained else RetainHandling.DO_NOT_SEND
+        request = Subscribe(packet_id, (SubscriptionRequest(topic_filter, QoS(qos), retain_handling=handling),))
         if self._subscribing is None:
             self._subscribing = {}
         answer: asyncio.Future[int] = self._loop.create_future()

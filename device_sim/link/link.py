@@ -104,8 +104,11 @@ class Link(Protocol):
     ) -> int:
         """Queue a message and return its packet identifier. Raises `NotConnected`."""
 
-    async def subscribe(self, topic_filter: str, qos: int) -> int:
-        """Subscribe, and return the QoS granted. Raises `SubscriptionRefused` or `NotConnected`."""
+    async def subscribe(self, topic_filter: str, qos: int, *, retained: bool = True) -> int:
+        """Subscribe, and return the QoS granted. Raises `SubscriptionRefused` or `NotConnected`.
+
+        Without *retained* it asks for none of the messages that the broker has retained; before MQTT 5 it gets them.
+        """
 
     def distance(self) -> Distance:
         """Return how far away the broker is, as far as known by now."""

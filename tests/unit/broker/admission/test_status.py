@@ -92,6 +92,14 @@ def test_what_a_responder_has_said_is_good_for_so_long(
     assert told(judge.status.refuse_by_ocsp(issuer_of(judge), answer, NOW)) == expected
 
 
+def test_what_a_responder_has_said_has_ended_by_what_is_proven() -> None:
+    judge = admission(ocsp=OcspTerms(REQUIRE))
+    assert judge.status.refuse_by_ocsp(issuer_of(judge), late(-1), NOW) is None
+    assert judge.status.proven.hear_service(NOW + timedelta(seconds=2), 0.0, NOW)
+    expected = (RefusalCode.OCSP_UNAVAILABLE, ReasonCode.SERVER_UNAVAILABLE)
+    assert told(judge.status.refuse_by_ocsp(issuer_of(judge), late(-1), NOW)) == expected
+
+
 def test_without_anybody_to_ask_who_must_be_asked_about_is_refused_unless_he_is_in() -> None:
     judge = admission(ocsp=OcspTerms(REQUIRE))
     outcome = examine(judge)

@@ -11,6 +11,8 @@ import pytest
 from cryptography import x509
 
 from broker.admission.bundle import TrustBundle
+from broker.admission.freshness import Freshness
+from broker.admission.status import RevocationStatus
 from broker.metrics import Metrics
 from broker.settings.config import BrokerConfig
 from broker.settings.trust_settings import StatusPolicy, TrustSettings
@@ -60,7 +62,14 @@ async def test_a_responder_that_hangs_keeps_nobody_of_another_bundle_waiting(web
     web.pages["/ocsp"] = Responder(PKI.issuing, delegate(PKI), [held])
     (ours,) = TrustBundle("ours", [PKI.issuing.certificate]).anchors
     (theirs,) = TrustBundle("plant", [Pki().issuing.certificate]).anchors
-    client = OcspClient(RevocationIndex(), Metrics(), lambda *_, **__: None, lambda: None, 900.0, lambda: 0.0)
+    client = OcspClient(
+        RevocationStatus(RevocationIndex(), Freshness(300.0)),
+        Metrics(),
+        lambda *_, **__: None,
+        lambda: None,
+        900.0,
+        lambda: 0.0,
+    )
     waiting = [asyncio.create_task(client.ask_at([f"{hanging}/{number}"], number, theirs)) for number in range(MANY)]
     await asyncio.sleep(0)
     async with asyncio.timeout(20):

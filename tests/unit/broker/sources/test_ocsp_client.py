@@ -10,6 +10,8 @@ import pytest
 from cryptography import x509
 
 from broker.admission.bundle import OcspTerms, TrustBundle
+from broker.admission.freshness import Freshness
+from broker.admission.status import RevocationStatus
 from broker.metrics import Metrics
 from broker.settings.trust_settings import REQUIRE
 from broker.sources import ocsp_client
@@ -36,10 +38,11 @@ class Scene:
         self.web = web
         self.responder = web.pages["/ocsp"] = Responder(PKI.issuing, delegate(PKI), [HELD])
         self.index = RevocationIndex()
+        self.status = RevocationStatus(self.index, Freshness(300.0))
         self.now = 0.0
         self.told: list[tuple[str, str]] = []
         self.revoked = 0
-        self.client = OcspClient(self.index, Metrics(), self._tell, self._on_revoked, 60.0, lambda: self.now)
+        self.client = OcspClient(self.status, Metrics(), self._tell, self._on_revoked, 60.0, lambda: self.now)
         bundle = TrustBundle("ours", [PKI.issuing.certificate], ocsp=OcspTerms(REQUIRE, self.url))
         (self.issuer,) = bundle.anchors
 
@@ -150,6 +153,55 @@ async def test_an_older_answer_of_the_same_responder_changes_nothing(scene: Scen
     assert scene.client.is_current(KEY, "ours", first.this_update)
     scene.now = 60.0
     assert not scene.client.is_current(KEY, "ours", first.this_update), "the older one does not count as asked"
+    await scene.client.close()
+
+
+async def test_answers_are_judged_by_what_is_proven_when_the_clock_is_set_back(scene: Scene) -> None:
+    """Otherwise each new one is from the future, and the last one before would be the newest."""
+    assert await scene.ask() is not None
+    truth = datetime.now(UTC) + timedelta(days=1)
+    scene.responder.signer = PKI.issuing  # Its delegate has ended by then.
+    scene.responder.age -= timedelta(days=1)
+    scene.responder.revoked[SERIAL] = FINAL
+    assert await scene.ask() is None, "nothing tells which of the two clocks is wrong"
+    assert scene.status.proven.hear_service(truth, 0.0, truth)
+    answer = await scene.ask()
+    assert answer is not None
+    assert scene.reason is RevocationReason.KEY_COMPROMISE
+    scene.responder.age += timedelta(days=1)
+    assert await scene.ask() is None, "it has ended by then"
+    await scene.client.close()
+
+
+async def test_a_good_answer_from_a_time_when_all_clocks_were_ahead_gives_way_to_a_revocation(scene: Scene) -> None:
+    now = datetime.now(UTC)
+    ahead = now + timedelta(days=1)
+    scene.responder.signer = PKI.issuing  # Its delegate has ended by then.
+    assert scene.status.proven.hear_service(ahead, 0.0, ahead)
+    scene.responder.age -= timedelta(days=1)
+    assert await scene.ask() is not None
+    assert scene.status.proven.hear_service(now, 0.0, now)
+    scene.responder.age += timedelta(days=1)
+    scene.responder.revoked[SERIAL] = FINAL
+    assert await scene.ask() is not None
+    assert scene.reason is RevocationReason.KEY_COMPROMISE
+    await scene.client.close()
+
+
+async def test_a_revocation_from_the_future_gives_way_to_nothing(scene: Scene) -> None:
+    """By a clock that is set back all that is known is from the future, and a good answer may be a replayed one."""
+    now = datetime.now(UTC)
+    ahead = now + timedelta(days=1)
+    scene.responder.signer = PKI.issuing  # Its delegate has ended by then.
+    assert scene.status.proven.hear_service(ahead, 0.0, ahead)
+    scene.responder.age -= timedelta(days=1)
+    scene.responder.revoked[SERIAL] = FINAL
+    assert await scene.ask() is not None
+    assert scene.status.proven.hear_service(now, 0.0, now)
+    scene.responder.age += timedelta(days=1)
+    del scene.responder.revoked[SERIAL]
+    await scene.ask()
+    assert scene.reason is RevocationReason.KEY_COMPROMISE
     await scene.client.close()
 
 
