@@ -102,8 +102,13 @@ class _Answers:
             self._note(asked, shown)
         return max(verified, 0)  # As OpenSSL does where it is not called back.
 
+    def forget(self) -> None:
+        """Forget everything, while handshakes go on."""
+        with self._one_at_a_time:
+            self.free()
+
     def free(self) -> None:
-        """Forget everything."""
+        """Forget everything, within a verification or after the last one."""
         self._clients.clear()
         self._by_address.clear()
         while self._by_digest:
@@ -152,6 +157,12 @@ def remember_paths(context: ssl.SSLContext, most: int) -> None:
 def remembered(context: ssl.SSLContext) -> int:
     """Return of how many clients *context* remembers the path."""
     return len(_answers.get(address_of_context(context), ()))
+
+
+def forget_paths(context: ssl.SSLContext) -> None:
+    """Forget what *context*, for which no new connection comes, remembers: connections may use it for months."""
+    if (answers := _answers.get(address_of_context(context))) is not None:
+        answers.forget()
 
 
 def confirm(address: int) -> None:

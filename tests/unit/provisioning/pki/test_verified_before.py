@@ -14,8 +14,8 @@ import pytest
 from provisioning.pki import openssl, resumption, verified_before
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
-from provisioning.pki.tls import ClientCertificate, server_context
-from provisioning.pki.verified_before import remembered
+from provisioning.pki.tls import ClientCertificate, server_context, verified_path
+from provisioning.pki.verified_before import forget_paths, remembered
 from tests.support.memory_handshake import shake_hands
 from tests.support.pki import DOMAIN, Held, pem_of, shared_device, shared_pki
 
@@ -194,6 +194,18 @@ def test_what_is_remembered_goes_with_its_context() -> None:
     gc.collect()
     assert len(verified_before._answers) == contexts
     assert path is None or path[1] == PKI.issuing.der, "the path is the connection's own"
+
+
+def test_a_context_that_is_replaced_forgets_and_its_connections_stay(verifications: Verifications) -> None:
+    context = server()
+    assert [verifications.of(context, METERS[0]) for _ in range(2)] == [1, 0]
+    _, side, client = shake_hands(context, PKI.anchors, METERS[0].pem)
+    forget_paths(context)
+    assert remembered(context) == 0
+    side.write(b"on")
+    assert client.read(2) == b"on"
+    assert verified_path(side)[1] == PKI.issuing.der
+    assert [verifications.of(context, METERS[0]) for _ in range(2)] == [1, 0], "of a handshake that was under way"
 
 
 def test_where_openssl_cannot_call_back_it_verifies(monkeypatch: pytest.MonkeyPatch) -> None:
