@@ -26,7 +26,8 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -55,7 +56,19 @@ TOGETHER: Final = 2000
 Heard = Callable[[int], Awaitable[None]]
 """Waits until the feed has handed the event with a sequence number to its followers, not for ever."""
 
+EVERY: Final = 2**31 - 1
+"""As many certificates of each device, for who asks about one."""
 _ABOVE_EVERY_ID: Final = 2**62
+
+
+@contextlib.contextmanager
+def refused_alone() -> Iterator[None]:
+    """Refuse a batch of one as one alone is."""
+    try:
+        yield
+    except RefusedTogether as together:
+        (item,) = together.items
+        raise Refused(item.code, item.detail) from together
 
 
 async def nobody_follows(_sequence: int) -> None:
@@ -137,9 +150,9 @@ def told(
 
 
 async def finish_later(
-    database: Database, portions: Portions, batch: Batch, before: int
+    database: Database, portions: Portions, batch: Batch, before: int, most: int
 ) -> tuple[Mapping[str, Sequence[Revoked]], bool]:
-    """Revoke or hold the certificates of the devices in portions, which are shut out; return the facts, by name.
+    """Revoke or hold the certificates of the devices in portions, which are shut out; return *most* facts, by name.
 
     Return also whether they were changed: events after *before* in the feed are this call's.
     """
@@ -147,14 +160,13 @@ async def finish_later(
         return {}, False
     await portions.finish_all([each.name for each in batch.later])
     told: dict[str, list[Revoked]] = {each.name: [] for each in batch.later}
-    for each in await revoked_since(database, told, before, issued_to.FEW):
+    for each in await revoked_since(database, told, before, most):
         told[each.device].append(each)
     unchanged = [each for each in batch.later if not told[each.name]]
 
     def look(connection: Connection) -> dict[str, list[Revoked]]:
         newest = {
-            each.name: certificates_of_device.before(connection, each.id, _ABOVE_EVERY_ID, issued_to.FEW)
-            for each in unchanged
+            each.name: certificates_of_device.before(connection, each.id, _ABOVE_EVERY_ID, most) for each in unchanged
         }
         return {name: facts_of(issued[::-1]) for name, issued in newest.items()}
 

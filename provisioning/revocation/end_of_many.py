@@ -20,6 +20,7 @@ from provisioning.revocation.batch import Batch, Heard, finish_later, look_up, t
 from provisioning.revocation.compromised_operators import Voided, void_made_with
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.keys_of_many import KeysOfMany, finish_keys, keys_of
+from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_the_service_is_not_ended
 from provisioning.revocation.recording import IN_WHAT_FOLLOWS, Changed, RevocationOutcome, Revoked, record
@@ -43,6 +44,7 @@ class End:
     state: DeviceState
     grounds: Grounds
     by: str
+    occasion: Occasion = AN_OPERATOR_S_WORD
 
     @property
     def action(self) -> Action:
@@ -89,8 +91,11 @@ class EndOfMany:
         self._portions = portions
         self._heard = heard
 
-    async def end(self, end: End) -> RevocationOutcome:
-        """End all that is named, or nothing; raise `RefusedTogether` naming all that cannot be."""
+    async def end(self, end: End, most: int) -> RevocationOutcome:
+        """End all that is named, or nothing; raise `RefusedTogether` naming all that cannot be.
+
+        Of each device in portions, *most* certificates are told.
+        """
         while True:
             try:
                 begun = await self._database.write(partial(self._begin, end=end))
@@ -102,7 +107,7 @@ class EndOfMany:
         self._tell(begun.ended)
         if begun.facts:  # Brokers close sessions while the answer, which may be long, is made.
             await self._heard(max(fact.sequence for fact in begun.facts))
-        later, more = await finish_later(self._database, self._portions, begun.batch, begun.before)
+        later, more = await finish_later(self._database, self._portions, begun.batch, begun.before, most)
         of_keys = await finish_keys(self._database, self._portions, begun.batch, begun.keys, begun.before)
         changed = begun.changed or more or bool(of_keys)
         if changed:
@@ -131,6 +136,8 @@ class EndOfMany:
                 check_the_service_is_not_ended(device)
         refusals.check(undone)
         _check_nothing_is_left(batch)
+        for device in batch.whole:
+            end.occasion.check(connection, device)
         voided = void_made_with(connection, batch.named, grounds, now, bound)
         keys = keys_of(connection, batch, grounds)
         before = revocations.newest(connection) if batch.later or keys.later else 0
@@ -177,17 +184,19 @@ def _entries(
     for each in ended:
         of_device.setdefault(each.device.id, []).append(each)
     found: list[tuple[str, dict[str, object]]] = []
-    later, common = {each.id for each in batch.later}, end.grounds.facts
+    later, common, whole = {each.id for each in batch.later}, end.grounds.facts, {each.id for each in batch.whole}
     every: dict[int, Device] = {each.id: each for each in (*batch.named, *(each.device for each in ended))}
     for identifier, device in every.items():
         taken = of_device.get(identifier, ())
-        if not (taken or identifier in fresh or voided.tokens[device.name] or voided.approvals[device.name]):
+        undone = bool(voided.tokens[device.name] or voided.approvals[device.name])
+        if not (taken or identifier in fresh or undone):
             continue
         serials = IN_WHAT_FOLLOWS if identifier in later and not taken else [each.serial for each in taken]
-        facts = {**common, "serials": serials, **voided.facts_of(device.name)}
-        if any(each.revocation is not None for each in taken):
-            facts |= facts_before(taken)
+        facts = {**common, "serials": serials, **facts_before(taken)}
+        if undone or identifier in whole:  # A certificate's end leaves its device's tokens as they are.
+            facts |= voided.facts_of(device.name)
         if keys.later and keys.follow(identifier):
             facts["same_key"] = IN_WHAT_FOLLOWS
+        facts |= end.occasion.facts
         found.append((device.name, facts))
     return found

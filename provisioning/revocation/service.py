@@ -1,7 +1,8 @@
 """Revocation: one transaction that revokes certificates, and then notifies the feed and the CRL.
 
-A device with very many certificates is shut out by one transaction, and its certificates follow in portions
-(`provisioning.revocation.portions`); so is a key with very many (`provisioning.revocation.end_of_one`).
+Here is the short way, of a device with few certificates. One with very many is a batch of one: shut out by one
+transaction, and its certificates follow in portions (`provisioning.revocation.portions`); so does what is for a key
+with very many (`provisioning.revocation.end_of_one`).
 
 Rules
 -----
@@ -26,7 +27,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
@@ -36,7 +36,8 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
-from provisioning.revocation.batch import Heard, nobody_follows
+from provisioning.revocation import issued_to
+from provisioning.revocation.batch import EVERY, Heard, nobody_follows, refused_alone
 from provisioning.revocation.compromised_operators import Voided, void_made_with
 from provisioning.revocation.end_of_many import End, EndOfMany
 from provisioning.revocation.end_of_one import EndOfOne
@@ -46,45 +47,20 @@ from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_an_admin_is_left, check_the_service_is_not_ended
 from provisioning.revocation.reasons import OPERATOR_REASONS, REASON_USES
-from provisioning.revocation.recording import IN_WHAT_FOLLOWS, Changed, RevocationOutcome, facts_of, record
+from provisioning.revocation.recording import Changed, RevocationOutcome, facts_of, record
 from provisioning.revocation.surely_expired import surely_expired
 from provisioning.revocation.taken import facts_before, is_taken_with_its_device
 from provisioning.store import (
     audit,
-    certificates_of_device,
     devices,
-    revocations,
     tokens,
-    unfinished_ends,
 )
-from provisioning.store.audit import Action
-from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.near_devices import no_such_device
 from provisioning.store.side_by_side import go_alone
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """The requested end of a device."""
-
-    name: str
-    state: DeviceState
-    grounds: Grounds
-    by: str
-    occasion: Occasion
-
-    @property
-    def action(self) -> Action:
-        """Its action in the audit log."""
-        return Action.DECOMMISSIONED if self.state is DeviceState.DECOMMISSIONED else Action.REVOKED
-
-
-class _Unfinished(Exception):
-    """An earlier decision about the device is not finished."""
 
 
 class RevocationService:
@@ -141,15 +117,15 @@ class RevocationService:
     async def _end_device(
         self, name: str, state: DeviceState, grounds: Grounds, by: str, occasion: Occasion = AN_OPERATOR_S_WORD
     ) -> RevocationOutcome:
-        end = _End(name, state, grounds, by, occasion)
+        end = End([name], (), state, grounds, by, occasion)
         try:
             outcome, ended, voided = await self._database.write(
-                partial(self._end_at_once, end=end), lambda: {("device", name)}, short=True
+                partial(self._end_at_once, name=name, end=end), lambda: {("device", name)}, short=True
             )
         except TooMany:
-            outcome, ended, voided = await self._end_in_portions(end)
-        else:
-            self._tell(ended)
+            with refused_alone():
+                return await self._many.end(end, EVERY)
+        self._tell(ended)
         if outcome.changed:
             log.info(
                 "device ended",
@@ -162,59 +138,20 @@ class RevocationService:
             )
         return outcome
 
-    def _end_at_once(self, connection: Connection, end: _End) -> tuple[RevocationOutcome, Changed, Voided]:
+    def _end_at_once(self, connection: Connection, name: str, end: End) -> tuple[RevocationOutcome, Changed, Voided]:
         """End a device in this transaction; raise `TooMany` if it has more than a few certificates."""
         now, grounds = self._clock(), end.grounds
-        device, voided = _to_be_ended(connection, end, now)
+        device, voided = _to_be_ended(connection, name, end, now)
         issued = first_of_device(connection, device)
         expired = surely_expired(issued, now)
         ended = [each for each in issued if is_taken_with_its_device(each, grounds, expired)]
         revoked = record(connection, ended, grounds, now, end.by)
         changed = _end_state(connection, device, end, now) or bool(ended)
         if changed or voided:
-            facts = {**grounds.facts, "serials": [each.serial for each in ended], **voided.facts_of(end.name)}
+            facts = {**grounds.facts, "serials": [each.serial for each in ended], **voided.facts_of(name)}
             facts |= {**facts_before(ended), **end.occasion.facts}
-            audit.append(connection, now, end.by, end.action, end.name, facts)
+            audit.append(connection, now, end.by, end.action, name, facts)
         return RevocationOutcome(revoked or facts_of(issued), changed or bool(voided)), ended, voided
-
-    async def _end_in_portions(self, end: _End) -> tuple[RevocationOutcome, Changed, Voided]:
-        """Shut the device out, and then revoke its certificates (`provisioning.revocation.portions`)."""
-
-        def begin(connection: Connection) -> tuple[bool, Voided, int]:
-            now, grounds = self._clock(), end.grounds
-            device, voided = _to_be_ended(connection, end, now)
-            unfinished = unfinished_ends.of_device(connection, device.id)
-            if unfinished is not None and unfinished.final:
-                raise _Unfinished
-            ends = _end_state(connection, device, end, now)
-            unfinished_ends.begin(
-                connection,
-                [device.id],
-                reason=grounds.reason,
-                invalidity_date=grounds.invalidity_date,
-                ended_at=now,
-                ended_by=end.by,
-            )
-            if ends or voided:
-                facts = {**grounds.facts, "serials": IN_WHAT_FOLLOWS, **voided.facts_of(end.name)}
-                audit.append(connection, now, end.by, end.action, end.name, {**facts, **end.occasion.facts})
-            return ends or bool(voided), voided, revocations.newest(connection)
-
-        def outcome(connection: Connection) -> list[StoredCertificate]:
-            device = devices.find(connection, end.name)
-            return [] if device is None else certificates_of_device.every(connection, device.id)
-
-        while True:
-            try:
-                changed, voided, before = await self._database.write(begin)
-                break
-            except _Unfinished:  # Finish the earlier decision first.
-                await self.portions.finish(end.name)
-        self.portions.shut_out()
-        await self.portions.finish(end.name)
-        issued = await self._database.read(outcome)
-        ended = [each for each in issued if each.revocation is not None and each.revocation.sequence > before]
-        return RevocationOutcome(facts_of(ended or issued), changed or bool(ended)), ended, voided
 
     async def revoke_serial(
         self, serial: str, reason: RevocationReason, *, by: str, invalidity_date: datetime | None = None
@@ -233,12 +170,12 @@ class RevocationService:
     ) -> RevocationOutcome:
         """Revoke devices as a whole and single certificates, all or none; raise `Refused` naming what cannot be."""
         grounds = self._grounds(reason, invalidity_date)
-        return await self._many.end(End(names, serials, DeviceState.REVOKED, grounds, by))
+        return await self._many.end(End(names, serials, DeviceState.REVOKED, grounds, by), issued_to.FEW)
 
     async def decommission_batch(self, names: Sequence[str], *, by: str) -> RevocationOutcome:
         """Decommission devices, all or none; raise `Refused` naming all that cannot be."""
         grounds = Grounds(RevocationReason.CESSATION_OF_OPERATION)
-        return await self._many.end(End(names, (), DeviceState.DECOMMISSIONED, grounds, by))
+        return await self._many.end(End(names, (), DeviceState.DECOMMISSIONED, grounds, by), issued_to.FEW)
 
     def _tell(self, changed: Changed) -> None:
         if changed:
@@ -246,12 +183,12 @@ class RevocationService:
                 tell(changed)
 
 
-def _to_be_ended(connection: Connection, end: _End, now: datetime) -> tuple[Device, Voided]:
+def _to_be_ended(connection: Connection, name: str, end: End, now: datetime) -> tuple[Device, Voided]:
     """Void its tokens, and return the device, locked, and what is void; raise `Refused` if it cannot be ended."""
-    bound = Counter({end.name: tokens.void(connection, end.name, now)})  # Before the device: the store's lock order.
-    device = devices.find(connection, end.name, for_update=True)
+    bound = Counter({name: tokens.void(connection, name, now)})  # Before the device: the store's lock order.
+    device = devices.find(connection, name, for_update=True)
     if device is None:
-        raise no_such_device(connection, end.name)
+        raise no_such_device(connection, name)
     if device.role is not Role.DEVICE:
         go_alone(connection)  # Whether an admin is left depends on all of them.
     check_the_service_is_not_ended(device)
@@ -259,7 +196,7 @@ def _to_be_ended(connection: Connection, end: _End, now: datetime) -> tuple[Devi
     return device, void_made_with(connection, [device], end.grounds, now, bound)
 
 
-def _end_state(connection: Connection, device: Device, end: _End, now: datetime) -> bool:
+def _end_state(connection: Connection, device: Device, end: End, now: datetime) -> bool:
     """Set the device's state, unless it has that or a more final one; return whether it changed."""
     ends = device.state not in {end.state, DeviceState.DECOMMISSIONED}
     if ends:

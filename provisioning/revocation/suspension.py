@@ -13,8 +13,8 @@ Rules
    Nothing of a device that was ended is released, even if still on hold (`provisioning.revocation.portions`).
 2. A suspended device gets no certificate, by token or by renewal; its tokens stay, for when it is resumed.
 3. Sequence numbers are taken inside the transaction; feed and CRL are notified after the commit, as for a revocation.
-4. A device with very many certificates is shut out by a short transaction, and they follow in portions; when resumed,
-   it is admitted after all are released (`provisioning.revocation.portions`).
+4. A device with very many certificates is a batch of one: shut out by a short transaction, and they follow in portions;
+   when resumed, it is admitted after all are released (`provisioning.revocation.portions`).
 5. Many are suspended, or resumed, together or not at all (`provisioning.revocation.batch`).
 """
 
@@ -26,9 +26,8 @@ from datetime import datetime
 import structlog
 from sqlalchemy.engine import Connection
 
-from provisioning.pki.revocation_reason import RevocationReason
-from provisioning.revocation.batch import Heard, nobody_follows
-from provisioning.revocation.events_since import released_since
+from provisioning.revocation import issued_to
+from provisioning.revocation.batch import EVERY, Heard, nobody_follows, refused_alone
 from provisioning.revocation.holds import (
     ReleaseOutcome,
     hold,
@@ -40,7 +39,7 @@ from provisioning.revocation.issued_to import TooMany, first_of_device
 from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_an_admin_is_left, check_the_service_is_not_ended
-from provisioning.revocation.recording import IN_WHAT_FOLLOWS, Changed, RevocationOutcome, facts_of
+from provisioning.revocation.recording import Changed, RevocationOutcome, facts_of
 from provisioning.revocation.surely_expired import surely_expired
 from provisioning.revocation.suspendable import (
     check_not_over,
@@ -52,14 +51,10 @@ from provisioning.revocation.suspension_of_many import SuspensionOfMany
 from provisioning.store import (
     audit,
     certificates,
-    certificates_of_device,
     claims,
     devices,
-    revocations,
-    unfinished_ends,
 )
 from provisioning.store.audit import Action
-from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.near_devices import no_such_device
@@ -110,42 +105,12 @@ class SuspensionService:
         try:
             outcome, fresh = await self._database.write(transaction)
         except TooMany:
-            outcome, fresh = await self._suspend_in_portions(name, by, occasion)
-        else:
-            self._tell(fresh)
+            with refused_alone():
+                return await self._many.suspend([name], (), by=by, occasion=occasion, most=EVERY)
+        self._tell(fresh)
         if outcome.changed:
             log.info("device suspended", device=name, certificates=len(fresh), by=by)
         return outcome
-
-    async def _suspend_in_portions(self, name: str, by: str, occasion: Occasion) -> tuple[RevocationOutcome, Changed]:
-        """Shut the device out, and then put its certificates on hold (`provisioning.revocation.portions`)."""
-
-        def begin(connection: Connection) -> tuple[bool, int]:
-            now = self._clock()
-            device = _to_be_suspended(connection, name, occasion)
-            unfinished = unfinished_ends.of_device(connection, device.id)
-            suspends = _suspend(connection, device, now)
-            changed = suspends or (unfinished is not None and unfinished.reason is None)
-            reason = RevocationReason.CERTIFICATE_HOLD
-            unfinished_ends.begin(connection, [device.id], reason=reason, ended_at=now, ended_by=by)
-            if changed:
-                facts = {"serials": IN_WHAT_FOLLOWS, **occasion.facts}
-                audit.append(connection, now, by, Action.SUSPENDED, name, facts)
-            return changed, revocations.newest(connection)
-
-        changed, before = await self._database.write(begin)
-        self._portions.shut_out()
-        await self._portions.finish(name)
-        issued = await self._every(name)
-        fresh = [each for each in issued if each.on_hold and _place(each) > before]
-        return RevocationOutcome(facts_of(fresh or issued), changed or bool(fresh)), fresh
-
-    async def _every(self, name: str) -> list[StoredCertificate]:
-        def look(connection: Connection) -> list[StoredCertificate]:
-            device = devices.find(connection, name)
-            return [] if device is None else certificates_of_device.every(connection, device.id)
-
-        return await self._database.read(look)
 
     async def suspend_serial(self, serial: str, *, by: str) -> RevocationOutcome:
         """Put one certificate on hold; raise `Refused` if it is unknown, on trial, or revoked for another reason."""
@@ -186,29 +151,12 @@ class SuspensionService:
         try:
             outcome, held = await self._database.write(transaction)
         except TooMany:
-            outcome = await self._resume_in_portions(name, by)
-        else:
-            self._tell(held)
+            with refused_alone():
+                return await self._many.resume([name], (), by=by, most=EVERY)
+        self._tell(held)
         if outcome.changed:
             log.info("device resumed", device=name, certificates=len(outcome.released), by=by)
         return outcome
-
-    async def _resume_in_portions(self, name: str, by: str) -> ReleaseOutcome:
-        """Release the device's certificates, and then admit it here."""
-
-        def begin(connection: Connection) -> tuple[bool, int]:
-            now = self._clock()
-            device = _to_be_resumed(connection, name)
-            changed = device.state is DeviceState.SUSPENDED
-            unfinished_ends.begin(connection, [device.id], reason=None, ended_at=now, ended_by=by)
-            if changed:
-                audit.append(connection, now, by, Action.RESUMED, name, {"serials": IN_WHAT_FOLLOWS})
-            return changed, revocations.newest(connection)
-
-        changed, before = await self._database.write(begin)
-        await self._portions.finish(name)
-        found = await released_since(self._database, [name], before)
-        return ReleaseOutcome(found, changed or bool(found))
 
     async def resume_serial(self, serial: str, *, by: str) -> ReleaseOutcome:
         """Release one certificate; raise `Refused` if it is revoked for good, on trial, or held with its device."""
@@ -230,11 +178,11 @@ class SuspensionService:
 
     async def suspend_batch(self, names: Sequence[str], serials: Sequence[str], *, by: str) -> RevocationOutcome:
         """Suspend devices as a whole and single certificates, all or none; raise `Refused` naming what cannot be."""
-        return await self._many.suspend(names, serials, by=by)
+        return await self._many.suspend(names, serials, by=by, most=issued_to.FEW)
 
     async def resume_batch(self, names: Sequence[str], serials: Sequence[str], *, by: str) -> ReleaseOutcome:
         """Resume devices as a whole and single certificates, all or none; raise `Refused` naming what cannot be."""
-        return await self._many.resume(names, serials, by=by)
+        return await self._many.resume(names, serials, by=by, most=issued_to.FEW)
 
     def _tell(self, changed: Changed) -> None:
         if changed:
@@ -273,11 +221,6 @@ def _locked(connection: Connection, name: str) -> Device:
     if device is None:
         raise no_such_device(connection, name)
     return device
-
-
-def _place(certificate: StoredCertificate) -> int:
-    """Return its revocation's sequence number in the feed, 0 if it has none."""
-    return 0 if certificate.revocation is None else certificate.revocation.sequence
 
 
 def _audit(connection: Connection, now: datetime, by: str, action: Action, device: str, changed: Changed) -> None:

@@ -16,7 +16,6 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import Refusals
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.program.collector import paused
-from provisioning.revocation import issued_to
 from provisioning.revocation.batch import Batch, Heard, finish_later, look_up, told
 from provisioning.revocation.events_since import released_since
 from provisioning.revocation.holds import (
@@ -27,6 +26,7 @@ from provisioning.revocation.holds import (
     to_be_held,
     to_be_released,
 )
+from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_the_service_is_not_ended
 from provisioning.revocation.recording import IN_WHAT_FOLLOWS, Changed, RevocationOutcome, Revoked
@@ -76,14 +76,26 @@ class SuspensionOfMany:
         self._portions = portions
         self._heard = heard
 
-    async def suspend(self, names: Sequence[str], serials: Sequence[str], *, by: str) -> RevocationOutcome:
-        """Put all that is named on hold; raise `RefusedTogether` naming all that cannot be."""
-        begun = await self._database.write(partial(self._hold, names=names, serials=serials, by=by))
+    async def suspend(
+        self,
+        names: Sequence[str],
+        serials: Sequence[str],
+        *,
+        by: str,
+        most: int,
+        occasion: Occasion = AN_OPERATOR_S_WORD,
+    ) -> RevocationOutcome:
+        """Put all that is named on hold; raise `RefusedTogether` naming all that cannot be.
+
+        Of each device in portions, *most* certificates are told.
+        """
+        hold_all = partial(self._hold, names=names, serials=serials, by=by, occasion=occasion)
+        begun = await self._database.write(hold_all)
         if begun.batch.later:
             self._portions.shut_out()  # Before the feed is waited for.
         self._tell(begun.fresh)
         await self._reach(begun.held)
-        later, more = await finish_later(self._database, self._portions, begun.batch, begun.before)
+        later, more = await finish_later(self._database, self._portions, begun.batch, begun.before, most)
         changed = begun.changed or more
         if changed:
             count, in_portions = len(begun.fresh), len(begun.batch.later)
@@ -94,7 +106,9 @@ class SuspensionOfMany:
         return RevocationOutcome(told(begun.batch, facts, later), changed)
 
     @paused()
-    def _hold(self, connection: Connection, names: Sequence[str], serials: Sequence[str], by: str) -> _Begun:
+    def _hold(
+        self, connection: Connection, names: Sequence[str], serials: Sequence[str], by: str, occasion: Occasion
+    ) -> _Begun:
         now, refusals, undone = self._clock(), Refusals(), Action.SUSPENDED.value
         batch = look_up(connection, names, serials, refusals)
         for device in batch.whole:
@@ -105,6 +119,8 @@ class SuspensionOfMany:
             with refusals.of("serial", each.serial):
                 check_to_be_held(connection, each)
         refusals.check(undone)
+        for device in batch.whole:
+            occasion.check(connection, device)
         before = revocations.newest(connection) if batch.later else 0
         whole = to_be_held(batch.at_once, surely_expired(batch.at_once, now))
         fresh = _all_of(whole, [each for each in batch.singly if each.revocation is None])
@@ -116,7 +132,7 @@ class SuspensionOfMany:
         unfinished_ends.begin(connection, later, reason=reason, ended_at=now, ended_by=by)
         batch.check_an_admin_is_left(connection, now, undone)
         turned = [each for each in later if each in batch.left and batch.left[each].reason is None]
-        entries = _entries(batch, fresh, {*suspended, *turned})
+        entries = [(name, {**facts, **occasion.facts}) for name, facts in _entries(batch, fresh, {*suspended, *turned})]
         audit.append_each(connection, now, by, Action.SUSPENDED, entries)
         return _Begun(batch, fresh, bool(entries), before, held=held)
 
@@ -124,8 +140,11 @@ class SuspensionOfMany:
         if done:
             await self._heard(max(each.sequence for each in done))
 
-    async def resume(self, names: Sequence[str], serials: Sequence[str], *, by: str) -> ReleaseOutcome:
-        """Release all that is named; raise `RefusedTogether` naming all that cannot be."""
+    async def resume(self, names: Sequence[str], serials: Sequence[str], *, by: str, most: int) -> ReleaseOutcome:
+        """Release all that is named; raise `RefusedTogether` naming all that cannot be.
+
+        Of each device in portions, *most* certificates are told.
+        """
         begun = await self._database.write(partial(self._release, names=names, serials=serials, by=by))
         self._tell(begun.fresh)
         await self._reach(begun.released)
@@ -133,7 +152,7 @@ class SuspensionOfMany:
         later = [each.name for each in begun.batch.later]
         if later:
             await self._portions.finish_all(later)
-            released += await released_since(self._database, set(later), begun.before, issued_to.FEW)
+            released += await released_since(self._database, set(later), begun.before, most)
         changed = begun.changed or bool(released)
         if changed:
             count, in_portions = len(begun.released), len(later)

@@ -211,8 +211,10 @@ async def test_when_a_suspension_of_the_broker_ends_it_asks_at_once(tmp_path: Pa
             await made._look()
             assert made.document(datetime.now(UTC))["state"] == "revoked"
         index.release(key)
+        assert made.presented.find_revocation() is RevocationReason.CERTIFICATE_HOLD, "the answer still says so"
         responder.revoked = {}
         await made._look()
+        assert made.presented.find_revocation() is None
         assert made.document(datetime.now(UTC))["state"] == "current"
         await made._http.close()
 
@@ -234,18 +236,18 @@ async def test_without_a_responder_another_source_tells_that_it_is_revoked_until
     index, key = broker.engine.admission.status.index, certificate_key(own.certificate)
     state, hold = [], RevocationReason.CERTIFICATE_HOLD
     with capture_logs() as logs:
-        for reason in (None, hold, hold, None, RevocationReason.KEY_COMPROMISE):
+        for reason in (None, hold, hold, None, hold, RevocationReason.KEY_COMPROMISE):
             if reason is None:
                 index.release(key)
             else:
                 index.add(Revocation(*key, reason, pki.now))
             await made._look()
             state.append(presented.state_at(pki.now))
-    assert state == ["ok", "on hold", "on hold", "ok", "revoked"]
+    assert state == ["ok", "on hold", "on hold", "ok", "on hold", "revoked"]
     told = [each for each in logs if each.get("code") == "OWN_CERTIFICATE_REVOKED"]
-    assert [each["reason"] for each in told] == ["certificateHold", "keyCompromise"], "each told once"
+    assert [each["reason"] for each in told] == [str(hold)] * 2 + ["keyCompromise"], "each told once"
     assert {each["serial"] for each in told} == {f"{own.certificate.serial_number:x}"}
-    assert broker.engine.metrics.revocation_alarms["OWN_CERTIFICATE_REVOKED"] == 2
+    assert broker.engine.metrics.revocation_alarms["OWN_CERTIFICATE_REVOKED"] == 3
 
 
 async def test_a_responder_that_does_not_answer_does_not_keep_it_revoked(tmp_path: Path) -> None:

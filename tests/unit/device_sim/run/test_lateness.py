@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from device_sim.fleet.tally import Tally
+from device_sim.fleet.backend import Backend
+from device_sim.fleet.tally import Sent, Tally
 from device_sim.latency import Latency
 from device_sim.results.document import document_of
 from device_sim.results.page import page_of
 from device_sim.results.summary import summary_of
 from device_sim.run.health import HealthSample
 from device_sim.run.lateness import is_crossed_by, most_unread, proven
+from device_sim.run.part import PartOutcome
 from device_sim.run.recorder import Recorder
 from device_sim.run.result import ProcessHealth, RunResult
+from device_sim.run.runner import Run
 from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.model import build
 from device_sim.scenario.threshold import Threshold
@@ -49,6 +52,36 @@ CALM: dict[str, Any] = {
 )
 def test_what_no_lateness_explains(qos: int, amiss: dict[str, Any], found: dict[str, int]) -> None:
     assert proven({qos: WRONG}, **CALM | amiss) == Counter({Count(name): number for name, number in found.items()})
+
+
+@pytest.mark.parametrize(
+    ("amiss", "found"),
+    [
+        ({}, {"lost": 4, "unexpected": 3}),
+        ({"refused": 1}, {"lost": 2, "unexpected": 3}),  # By the broker: neither receiver gets it.
+        ({"besides": 1000}, {"unexpected": 3}),
+        ({"unasked": 2}, {"lost": 4, "unexpected": 1}),
+        ({"receivers": 1}, {"unexpected": 3}),
+        ({"silent": False}, {"unexpected": 3}),
+    ],
+)
+def test_what_a_run_has_seen_is_counted_over_all_receivers(amiss: dict[str, Any], found: dict[str, int]) -> None:
+    """A device has published four, and was acknowledged three: each receiver has the first."""
+    run = Run.__new__(Run)
+    groups = [{"name": "all", "telemetry": {"every": "1s", "qos": 1}}]
+    run.scenario = build({"name": "x", "groups": groups, "stages": [{"ramp": {"rate": 1}}]}, "x")
+    counts = {Count.REFUSED_MESSAGES: amiss.get("refused", 0), Count.LOST_RECEIVERS: amiss.get("receivers", 0)}
+    run.recorder, run._read = Recorder(counts=Counter(counts)), amiss.get("silent", True)
+    run.backends = [Backend(name, ["a"], seed=1) for name in ("one", "two")]
+    for backend in run.backends:
+        backend.checks["a"].record(1)
+    run.backends[0].unexpected, run.backends[0].unasked = 3, amiss.get("unasked", 0)
+    run.backends[1].besides = amiss.get("besides", 0)
+    nothing = Latency().encoded()
+    sent = {"a": Sent(4, frozenset({4}), kept_waiting=True)}
+    outcome = PartOutcome(sent, {}, {}, {}, nothing, nothing, 0, {}, {}, 0.0)
+    expected = Counter({Count(name): number for name, number in found.items()})
+    assert run._despite_lateness([outcome]) == expected
 
 
 def test_each_quality_of_service_counts_by_itself() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from datetime import timedelta
 from typing import Any
@@ -28,7 +27,7 @@ from provisioning.revocation.occasion import NoOccasion, Occasion
 from provisioning.revocation.recall_watch import RecallWatch
 from provisioning.store import audit, devices, recalls
 from provisioning.store.audit import Action
-from provisioning.store.devices import DeviceState
+from provisioning.store.devices import Device, DeviceState
 from provisioning.store.manufacturer_tables import idevids
 from provisioning.store.manufacturer_tables import recalls as recalls_table
 from provisioning.store.manufacturers import RevokedDevices
@@ -467,13 +466,26 @@ async def test_what_was_found_and_holds_no_more_is_followed_no_more(
     assert await known(fleet) == []
 
 
-async def test_what_holds_no_more_ends_nobody_and_voids_nothing(fleet: Fleet) -> None:
+@pytest.mark.parametrize("few", [issued_to.FEW, 0], ids=["few certificates", "many"])
+async def test_what_holds_no_more_ends_nobody_and_voids_nothing(
+    fleet: Fleet, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many it may hold when they are counted, and not when they are ended."""
+    monkeypatch.setattr(issued_to, "FEW", few)
     certificate = await fleet.enrol("meter-17")
     token = await fleet.token("meter-17")
-    never = Occasion(lambda _connection, _device: False)
+    held: list[bool] = []
+
+    def holds(_connection: Connection, _device: Device) -> bool:
+        held.append(few == 0 and not held)
+        return held[-1]
+
     with pytest.raises(NoOccasion):
-        await fleet.revocation.revoke_device("meter-17", RevocationReason.SUPERSEDED, by="x", occasion=never)
+        await fleet.revocation.revoke_device("meter-17", RevocationReason.SUPERSEDED, by="x", occasion=Occasion(holds))
+    asked = len(held)
+    held.clear()
     with pytest.raises(NoOccasion):
-        await fleet.suspension.suspend_device("meter-17", by="x", occasion=dataclasses.replace(never))
+        await fleet.suspension.suspend_device("meter-17", by="x", occasion=Occasion(holds))
+    assert asked == len(held) == (2 if few == 0 else 1)
     assert await is_good(fleet, certificate)
     await fleet.enrolment.enrol(csr_der(names=["meter-17"]), TokenCredential("meter-17", token))

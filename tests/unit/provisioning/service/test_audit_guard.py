@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from sqlalchemy import text
-from sqlalchemy.engine import Connection
 from structlog.testing import capture_logs
 
 from provisioning.api.metrics import AuditGuardCollector
@@ -14,28 +14,25 @@ from provisioning.store import missing_parts
 from tests.support.fleet import Fleet
 
 PAGE = Path(__file__).parents[4] / "docs" / "revocation-publication.md"
-OPENED = {
-    "sqlite": ["DROP TRIGGER audit_entries_no_delete"],
-    "postgresql": ["ALTER TABLE audit_entries DISABLE TRIGGER audit_entries_append_only"],
-}
-FOR_REPLICAS = {"postgresql": ["ALTER TABLE audit_entries ENABLE REPLICA TRIGGER audit_entries_append_only"]}
-CLOSED = {
-    "sqlite": [
-        next(line for line in PAGE.read_text(encoding="utf-8").splitlines() if "no_delete BEFORE DELETE" in line)
-    ],
-    "postgresql": ["ALTER TABLE audit_entries ENABLE TRIGGER audit_entries_append_only"],
-}
+FOR_REPLICAS = {"postgresql": "ALTER TABLE audit_entries ENABLE REPLICA TRIGGER audit_entries_append_only"}
 
 
-async def test_it_is_said_once_that_changes_pass_and_once_that_they_do_not(fleet: Fleet) -> None:
+@pytest.mark.parametrize(("change", "how"), [("delete", ""), ("update", "ALWAYS ")])
+async def test_it_is_said_once_that_changes_pass_and_once_that_they_do_not(fleet: Fleet, change: str, how: str) -> None:
+    """What guards against each *change* on SQLite; on PostgreSQL one trigger does, and closes in either way."""
     kind = fleet.database.url.get_backend_name()
+    name = {"sqlite": f"audit_entries_no_{change}", "postgresql": "audit_entries_append_only"}[kind]
+    opened = {"sqlite": f"DROP TRIGGER {name}", "postgresql": f"ALTER TABLE audit_entries DISABLE TRIGGER {name}"}
+    closed = {
+        "sqlite": next(
+            (line for line in PAGE.read_text(encoding="utf-8").splitlines() if f"{name} BEFORE" in line), ""
+        ),
+        "postgresql": f"ALTER TABLE audit_entries ENABLE {how}TRIGGER {name}",
+    }
 
-    async def do(statements: dict[str, list[str]]) -> None:
-        def work(connection: Connection) -> None:
-            for each in statements.get(kind, []):
-                connection.execute(text(each))
-
-        await fleet.database.write(work)
+    async def do(statements: dict[str, str]) -> None:
+        if kind in statements:
+            await fleet.database.write(lambda connection: connection.execute(text(statements[kind])))
 
     guard = AuditGuard(fleet.database)
 
@@ -47,16 +44,15 @@ async def test_it_is_said_once_that_changes_pass_and_once_that_they_do_not(fleet
     with capture_logs() as logs:
         await guard.look()
         assert (logs, figures()) == ([], [0])
-        for opened in (OPENED, FOR_REPLICAS):
-            await do(opened)
+        for statements in (opened, FOR_REPLICAS):
+            await do(statements)
             await guard.look()
             await guard.look()
             assert figures() == [1]
         (said,) = logs
-        name = {"sqlite": "audit_entries_no_delete", "postgresql": "audit_entries_append_only"}[kind]
         assert (said["code"], said["detail"]) == ("AUDIT_UNGUARDED", f"the trigger {name} is missing or disabled")
         assert said["remedy"] == missing_parts.GUARD_REMEDY
-        await do(CLOSED)
+        await do(closed)
         await guard.look()
         await guard.look()
     assert [each["code"] for each in logs] == ["AUDIT_UNGUARDED", "AUDIT_GUARDED"]
