@@ -42,8 +42,8 @@ def read_stamp(properties: UserProperties) -> Telemetry:
     stamps = [value for name, value in properties if name == NAME]
     if len(stamps) != 1:
         raise UnreadableTelemetry(
-            f"it has {len(stamps)} user properties {NAME!r} where one was sent: what is between device and backend "
-            "must speak MQTT 5 and forward them unaltered [MQTT-3.3.2-17]"
+            f"it has {len(stamps)} user properties {NAME!r} where one was sent: unless somebody else has published it, "
+            "what is between device and backend must speak MQTT 5 and forward them unaltered [MQTT-3.3.2-17]"
         )
     found = _STAMP.fullmatch(stamps[0])
     if found is None:
