@@ -15,7 +15,7 @@ Rules
    Nothing is if the lock file that names them is another: copied, or on a file system that numbers its inodes anew at
    each mount, as in some containers.
 3. A lock file that was deleted is made again: it tells the next start what belongs together. Nobody gets in meanwhile,
-   the database itself is locked, too (`broker.store.database_lock`).
+   the database itself is locked, too (`provisioning.program.sqlite_lock`).
 4. The lock file is emptied, on disk, before SQLite removes its log: an orderly end leaves no trace.
 
 Does not handle: a log that is gone with the lock file.

@@ -26,9 +26,9 @@ from typing import Final
 from urllib.parse import quote
 
 from broker.store.database_files import StoreError, examine, lock_file_of, log_of
-from broker.store.database_lock import is_held
 from broker.store.schema import MIGRATIONS, NEVER_WRITTEN, VERSION
 from provisioning.program import full_disk, read_only
+from provisioning.program.sqlite_lock import is_held
 
 _PLACE_IS_UNFIT: Final = (
     *("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_FULL"),

@@ -5,7 +5,7 @@ Rules
 1. ``synchronous=FULL``: when a commit returns, the batch has been through fsync, so that kill -9 and a power failure
    lose nothing that was acknowledged.
 2. One process at a time: a lock file beside the database is held while it is open, and so is the database itself, which
-   may have several names (`broker.store.database_lock`). Both are released with the process.
+   may have several names (`provisioning.program.sqlite_lock`). Both are released with the process.
 3. The event loop never waits for the disk: batches are written in a thread of their own, one at a time.
 4. A write that fails (full disk, I/O error, read-only file system) changes nothing: the transaction is rolled back, the
    batch is reopened, and retried every second until it succeeds, even if it is empty by then: only a write shows
@@ -33,13 +33,13 @@ import structlog
 from broker.histogram import Histogram
 from broker.store.batch import Batch, Row
 from broker.store.database_files import DatabaseFiles, StoreError, examine, lock_file_of
-from broker.store.database_lock import hold
 from broker.store.journal import Journal
 from broker.store.log_growth import LogGrowth, held_up
 from broker.store.outage import Outage
 from broker.store.schema import AFTER_THE_FIRST_DAY, FIRST_DAY, MIGRATIONS, SCHEMA, VERSION
 from broker.store.soundness import of_another_schema, refuse_damaged, refuse_foreign, refuse_unsound, unusable
 from provisioning.program.durable_names import make_folder
+from provisioning.program.sqlite_lock import hold
 
 log = structlog.get_logger("broker")
 

@@ -3,10 +3,10 @@
 Theory
 ------
 The service holds ``service.lock`` in its directory while it runs, and writes its address, the number of the process to
-signal (with workers, that of the supervisor) and its build into it. It is a kernel lock: whatever ends the
-process releases it. SQLite allows one service: another process would learn of its revocations late
-(`provisioning.store.announcements`), so a second one is refused. On PostgreSQL several may share a directory, and
-commands find the first one.
+signal (with workers, that of the supervisor) and its build into it. It is a kernel lock: whatever ends the process
+releases it. SQLite allows one service: another process would learn of its revocations late
+(`provisioning.store.announcements`), so a second one is refused; one of another directory by
+`provisioning.store.sole_service`. On PostgreSQL several may share a directory, and commands find the first one.
 
 Rules
 -----

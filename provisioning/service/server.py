@@ -61,6 +61,7 @@ from provisioning.store import audit, schema
 from provisioning.store.database import Database
 from provisioning.store.revision import CURRENT
 from provisioning.store.serials import SerialNumbers
+from provisioning.store.sole_service import alone_on
 from provisioning.store.usable import usable
 
 log = structlog.get_logger(__name__)
@@ -231,20 +232,21 @@ async def _open_store(settings: Settings, files: AuthorityFiles) -> AsyncIterato
         await _check_no_audit_log(settings, files)
         make_audit_key(files)
     database = Database(settings.resolved_database_url, read_audit_key(files))
-    try:
-        with usable(database):
-            if await schema.upgrade_founded(database, SERVER_NAME):
-                log.info("database schema upgraded")
-        database.keep_to(CURRENT)
-        database.keep_files()
-        serial_numbers = SerialNumbers(database)
-        yield database, serial_numbers
+    with alone_on(database.url):
         try:
-            await serial_numbers.release()
-        except Refused as refusal:  # A reservation that stays is simply never used.
-            log.warning("unused serial numbers not given back", code="SERIAL_NUMBERS_LOST", detail=refusal.detail)
-    finally:
-        await database.close()
+            with usable(database):
+                if await schema.upgrade_founded(database, SERVER_NAME):
+                    log.info("database schema upgraded")
+            database.keep_to(CURRENT)
+            database.keep_files()
+            serial_numbers = SerialNumbers(database)
+            yield database, serial_numbers
+            try:
+                await serial_numbers.release()
+            except Refused as refusal:  # A reservation that stays is simply never used.
+                log.warning("unused serial numbers not given back", code="SERIAL_NUMBERS_LOST", detail=refusal.detail)
+        finally:
+            await database.close()
 
 
 async def _check_no_audit_log(settings: Settings, files: AuthorityFiles) -> None:

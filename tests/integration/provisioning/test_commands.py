@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -183,6 +184,28 @@ def test_a_second_service_on_one_sqlite_directory_is_refused(service: Provisioni
     assert "on SQLite one service runs at a time" in second.stderr
     on_its_port = service.command("serve", "--dir", str(service.dir), "--port", str(service.port), "--http-port", "0")
     assert on_its_port.stderr.startswith(f"fleet-provisioning: port {service.port} on 127.0.0.1 is in use: {told}")
+
+
+@pytest.mark.parametrize("by", ["database_url", "a link", "a hard link"])
+def test_a_second_service_on_one_sqlite_store_is_refused_whatever_its_directory(
+    service: ProvisioningService, tmp_path: Path, by: str
+) -> None:
+    """Only the directory was locked: both issued, and by a hard link each had a log of its own."""
+    if service.database_url.startswith("postgresql"):
+        pytest.skip("there several may")
+    store, path = service.dir / "fleet.db", tmp_path / "fleet.db"
+    shutil.copytree(service.dir, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("fleet.db*", "*.lock"))
+    if by == "a link":
+        path.symlink_to(store)
+    elif by == "a hard link":
+        path.hardlink_to(store)
+    else:
+        path = store
+    other = ProvisioningService(tmp_path, {"database_url": f"sqlite:///{path}"})
+    second = other.command("serve", "--dir", str(tmp_path), "--port", "0", "--http-port", "0")
+    assert (second.returncode, second.stdout) == (1, "")
+    assert f"the store {path} is used by another service, of another directory: on SQLite one service" in second.stderr
+    assert "Traceback" not in second.stderr
 
 
 def test_help_shows_every_command_with_an_example(service: ProvisioningService) -> None:

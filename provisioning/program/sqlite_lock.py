@@ -1,19 +1,19 @@
-"""The lock on the broker's database itself: one broker a file, by whichever name it is opened.
+"""The lock on an SQLite database itself: one program a file, by whichever name it is opened.
 
 Theory
 ------
-The lock file is found by name. A second name for the database, which a hard link or a file mounted twice is, leads to
+A lock file is found by name. A second name for the database, which a hard link or a file mounted twice is, leads to
 another lock file, and to another log: two brokers wrote into one file, and damaged it. So the file itself is locked,
-too: one byte of it, by an open file description (fcntl(2)), behind those that SQLite locks. SQLite, sqlite3 and backups
-take no notice of it.
+too: one byte of it, by an open file description (fcntl(2)), behind those that SQLite locks. SQLite, sqlite3, backups
+and commands take no notice of it.
 
 Rules
 -----
 1. Its descriptor is closed after SQLite's: to close any descriptor of a file drops all locks of the process's own kind,
-   SQLite's, on it.
+   SQLite's, on it. So `is_held` is not for a process that has the database open.
 2. It is no lock of SQLite's kind, so it is not dropped in that way itself: only with the descriptor.
 
-Does not handle: one database opened by its names in turn. What a broker that was killed has left is in the log beside
+Does not handle: one database opened by its names in turn. What a program that was killed has left is in the log beside
 the name that it used.
 """
 
@@ -35,7 +35,7 @@ _LOCK: Final = struct.pack(_FORM, fcntl.F_WRLCK, os.SEEK_SET, _FIRST_FREE, 1, 0)
 def hold(path: Path) -> int:
     """Lock the database *path*, which exists, and return the descriptor that holds the lock.
 
-    Raises BlockingIOError if another broker has it open, and OSError.
+    Raises BlockingIOError if another has locked it so, and OSError.
     """
     held = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -48,7 +48,7 @@ def hold(path: Path) -> int:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a broker has the database *path* open, by any of its names. Raises OSError.
+    """Whether somebody holds the database *path*, by any of its names. Raises OSError.
 
     Of one that is not there none has; of one that may not be read that is not known.
     """
