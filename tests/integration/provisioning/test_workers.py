@@ -24,6 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from provisioning.client.feed import RevocationEvent
 from provisioning.pki.keys import spki_fingerprint
+from tests.support.broker_process import wait_until
 from tests.support.curl import Curl
 from tests.support.enrolled import enrol, spent
 from tests.support.feed_events import follow
@@ -85,6 +86,14 @@ def test_the_page_is_as_documented_and_has_what_the_alerts_watch(service: Provis
     assert len(watched) > 6
     fit = figures(service, "fleet_provisioning_ready", check="store")
     assert fit == {"1": 1.0, "2": 1.0}, "each worker for itself"
+
+
+def test_what_is_the_same_for_all_is_looked_at_by_one_worker(service: ProvisioningService) -> None:
+    """Each would ask the store the same, and log it: that the last admin's certificate ends, once a worker."""
+    guarded = "fleet_provisioning_audit_triggers_disabled"
+    assert wait_until(lambda: figures(service, guarded), "the first look") == {"1": 0}
+    last = "fleet_provisioning_operators_not_after_timestamp_seconds"
+    assert wait_until(lambda: figures(service, last, operator_role="admin"), "the first look").keys() == {"1"}
 
 
 def test_curl_enrols_and_what_is_printed_and_logged_names_no_secret(
