@@ -22,6 +22,7 @@ from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from device_sim.credentials.certification import common_name, key_usage, signature_hash
+from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity
 from provisioning.pki.keys import KeyFileError, PrivateKey, generate_key, key_to_pem, load_key
 from provisioning.pki.role import Role
@@ -78,7 +79,7 @@ class Issuer:
             loaded = x509.load_pem_x509_certificate(contents_of(certificate, PEM_BYTES))
         except OSError as error:
             raise KeyFileError(f"{certificate} cannot be read: {error.strerror}") from error
-        except ValueError as error:
+        except UNREADABLE as error:
             raise KeyFileError(f"{certificate} holds no PEM certificate") from error
         issuer = cls(loaded, load_key(key, passphrase))
         if issuer.key.public_key() != loaded.public_key():

@@ -39,6 +39,7 @@ from device_sim.remedies import with_remedy
 from device_sim.view import View
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.client.est import EstClient
+from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity, identity_of
 from provisioning.pki.keys import KeyFileError
 from provisioning.pki.tls import CredentialFiles, client_context
@@ -115,7 +116,7 @@ async def _reached(broker: Endpoint, anchors: Path) -> None:
 def _identity_in(certificate: Path) -> Identity:
     try:
         return identity_of(x509.load_pem_x509_certificate(contents_of(certificate, PEM_BYTES)))
-    except ValueError as error:
+    except UNREADABLE as error:
         raise KeyFileError(f"{certificate} holds no PEM certificate: name the operator's") from error
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.tls import certificates_in
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
@@ -18,5 +19,5 @@ def given_anchors(cafile: Path, hint: str) -> str:
             certificate.public_bytes(Encoding.PEM).decode()
             for certificate in certificates_in(contents_of(cafile, PEM_BYTES))
         )
-    except ValueError:  # Its text is about parsers.
+    except UNREADABLE:  # Its text is about parsers.
         raise typer.BadParameter(f"--cafile {cafile} holds no whole PEM certificate: {hint}") from None

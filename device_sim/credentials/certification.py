@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from device_sim.credentials.credential import HeldCredential
+from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity
 from provisioning.pki.keys import PrivateKey, generate_key, key_to_pem, load_key
 from provisioning.pki.tls import CredentialPem
@@ -105,7 +106,7 @@ class CertificateAuthority:
             loaded = x509.load_pem_x509_certificate(contents_of(certificate, PEM_BYTES))
         except OSError as error:
             raise UnusableAuthority(f"{certificate} cannot be read: {error.strerror}") from error
-        except ValueError as error:
+        except UNREADABLE as error:
             raise UnusableAuthority(f"{certificate} holds no PEM certificate") from error
         private = load_key(key)
         if loaded.public_key() != private.public_key():

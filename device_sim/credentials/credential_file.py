@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key, pkcs12
 
-from provisioning.pki.extension import UNUSABLE
+from provisioning.pki.extension import UNREADABLE, UNUSABLE
 from provisioning.pki.keys import PrivateKey
 from provisioning.pki.padded_key import padded_ec_key, padded_ec_key_in
 from provisioning.program.given_file import PEM_BYTES, contents_of
@@ -82,7 +82,7 @@ class CredentialFile:
             if block[2] in _CERTIFICATE:
                 try:
                     self._add_certificate(x509.load_pem_x509_certificate(block[1]))
-                except ValueError as error:
+                except UNREADABLE as error:
                     raise self._damaged(error) from error
             else:
                 self._add_key(block[1], passphrase, der=False)
