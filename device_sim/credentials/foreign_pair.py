@@ -109,7 +109,7 @@ class Search:
         self._anchors = frozenset(anchors)
         self.issuers = Issuers(self._anchors)
         """The CA certificates found, and the anchors."""
-        self._keys: dict[bytes, PrivateKey] = {}
+        self._keys: dict[bytes, tuple[PrivateKey, Path]] = {}
         self._certificates: dict[bytes, tuple[x509.Certificate, Path]] = {}
         self._authorities: list[tuple[x509.Certificate, Path]] = []
         self._locked: dict[str, str] = {}
@@ -126,30 +126,36 @@ class Search:
                 continue
             self._certificates.setdefault(certificate.fingerprint(hashes.SHA256()), (certificate, file.path))
         for key in file.keys:
-            self._keys.setdefault(spki_of(key.public_key()), key)
+            self._keys.setdefault(spki_of(key.public_key()), (key, file.path))
         if file.unusable is not None:
             self._locked[_stem(file.path)] = f"{file.path} {file.unusable}"
 
     def pairs(self) -> Iterator[ForeignPair]:
         """Yield each client's certificate with its key; what has none is in `unusable` afterwards."""
-        signers = self._anchors | self._signers()
+        signers, alone = self._anchors | self._signers(), dict(self._keys)
         for certificate, path in self._certificates.values():
+            wanted = spki_of(certificate.public_key())
+            alone.pop(wanted, None)
             if certificate in signers:
                 self._authorities.append((certificate, path))
                 continue
             if not is_clients(certificate):
                 self.left_out.append(f"{path}: for servers only")
                 continue
-            key = self._keys.get(spki_of(certificate.public_key()))
-            if key is not None:
+            if wanted in self._keys:
+                key, _ = self._keys[wanted]
                 yield ForeignPair(str(path), certificate, key, self.issuers.chain_of(certificate))
                 continue
             self.unusable.append(
                 UnusableCredential(f"{path} has no private key in {self._directory}{self._why_none(path)}")
             )
         for certificate, path in self._authorities:
-            if spki_of(certificate.public_key()) in self._keys:  # Not each certificate of a chain: it was to be a pair.
+            wanted = spki_of(certificate.public_key())
+            alone.pop(wanted, None)
+            if wanted in self._keys:  # Not each certificate of a chain: it was to be a pair.
                 self.left_out.append(f"{path}: of a CA")
+        # Its certificate may be in a form that is not read, such as PKCS #7: the fleet would have a gap.
+        self.left_out += [f"{path}: a key without its certificate" for _, path in alone.values()]
 
     def _signers(self) -> set[x509.Certificate]:
         """Return the certificates that do not say that they are a CA's, and have signed another one."""

@@ -164,6 +164,8 @@ def test_what_is_no_device_is_left_out_and_told(place: ImportingUser) -> None:
     assert f"left out: {place.certs}/broker.crt: for servers only" in place.said
     assert f"left out: {place.certs}/receiver.crt: of a service" in place.said
     assert f"left out: {place.certs}/ca.crt: of a CA" in place.said
+    assert f"left out: {place.certs}/orphan.key: a key without its certificate" in place.said
+    assert place.said.count("without its certificate") == 1
     renewed = place.ca.issue("meter-1")
     renewed.write(place.certs, "meter-1")
     assert place.imported() == ""  # The copy of the former one is no second meter-1.

@@ -173,3 +173,16 @@ def test_openssl_s_own_errors_are_its_refusals(monkeypatch: pytest.MonkeyPatch) 
     with Connection(context, METER.pem) as connection, pytest.raises(ssl.SSLCertVerificationError):
         connection.complete()
     assert not verified_before.remembered(context)
+
+
+def test_an_error_while_an_error_is_told_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When memory is short, it is so for what tells that it is, too."""
+
+    def fail(*_: object) -> int:
+        raise MemoryError
+
+    context = server()
+    for what in ("X509_verify_cert", "X509_STORE_CTX_set_error"):
+        monkeypatch.setattr(openssl.library, what, fail)
+    with Connection(context, METER.pem) as connection, pytest.raises(ssl.SSLError, match="certificate verify failed"):
+        connection.complete()
