@@ -47,7 +47,7 @@ def read_certificate(path: Path) -> x509.Certificate | None:
     """Return the first certificate in the PEM file *path*, or None."""
     try:
         return x509.load_pem_x509_certificate(contents_of(path, PEM_BYTES))
-    except (OSError, ValueError):
+    except (OSError, *UNREADABLE):
         return None
 
 
@@ -55,7 +55,7 @@ def certificate_of(credential: CredentialPem) -> x509.Certificate | None:
     """Return the certificate of *credential*, or None if it cannot be read."""
     try:
         return x509.load_pem_x509_certificate(credential.pem)
-    except ValueError:
+    except UNREADABLE:
         return None
 
 

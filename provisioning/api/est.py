@@ -32,6 +32,7 @@ from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.groups import NO_LABELS
 from provisioning.enrolment.problems import pending_answer
 from provisioning.enrolment.service import EnrolmentService, MadeKey
+from provisioning.enrolment.vouching import nothing_shown
 from provisioning.errors import Code, Pending, Refused
 from provisioning.pki.identity import InvalidIdentity, check_name
 from provisioning.quick_values import quickly_made
@@ -221,9 +222,7 @@ def check_label(label: str) -> str:
 def parse_basic(header: str | None) -> TokenCredential:
     """Return the credential in an Authorization *header*; raise `Refused` if it is missing or unreadable."""
     if header is None:
-        raise Refused(
-            Code.TOKEN_MISSING, "authenticate with HTTP Basic: user = device name, password = enrolment token"
-        )
+        raise nothing_shown()
     scheme, _, encoded = header[:_MAXIMUM_AUTHORIZATION].partition(" ")
     try:
         user, _, token = base64.b64decode(encoded.strip(), validate=True).decode("utf-8").partition(":")

@@ -33,6 +33,7 @@ from cryptography import x509
 from sqlalchemy.engine import Connection
 
 from provisioning.authorities.ceremony_transcript import Transcript, operator_name
+from provisioning.authorities.issuing_lines import known_roots
 from provisioning.authorities.own_credentials import SERVER_NAME, replace_file
 from provisioning.config import Settings
 from provisioning.directory.files import AuthorityFiles, pem_of
@@ -199,10 +200,7 @@ class AuthorityLife:
 
     async def newest_root(self) -> StoredAuthority:
         """Return the newest root, whose key must be here; raise `ConfigurationError`."""
-        roots = [each for each in await self.every() if each.kind is AuthorityKind.ROOT and each.state.trusted]
-        if not roots:
-            raise ConfigurationError("the store knows no root: start the service once, so that it records its CAs")
-        return self.with_key(roots[-1])
+        return self.with_key(known_roots(await self.every())[-1])
 
     def with_key(self, root: StoredAuthority) -> StoredAuthority:
         """Return *root*; raise `ConfigurationError` unless its key is here."""

@@ -18,7 +18,7 @@ from collections.abc import Container, Sequence
 from typing import Final
 
 from provisioning.errors import ConfigurationError
-from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, StoredAuthority, described
+from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, StoredAuthority, described, trusted_roots
 
 _LINE: Final = re.compile(r"[a-z][a-z0-9]{0,23}")
 _RESERVED: Final = "ca"  # "issuing-ca-1" is a shard of the first CA.
@@ -53,14 +53,20 @@ def shown_line(line: str) -> str | None:
     return None if line == DEFAULT_LINE else line
 
 
+def known_roots(found: Sequence[StoredAuthority]) -> list[StoredAuthority]:
+    """Return the trusted roots, the oldest first; raise `ConfigurationError` if there is none."""
+    roots = trusted_roots(found)
+    if not roots:
+        raise ConfigurationError("the store knows no root: start the service once, so that it records its CAs")
+    return roots
+
+
 def root_for(line: str, found: Sequence[StoredAuthority], wanted: str | None) -> StoredAuthority:
     """Return the root that signs the next CA of *line*: the one called *wanted*, if given.
 
     Otherwise it is the newest one that succeeds the root of the line's newest CA, or for a new line the newest of all.
     """
-    roots = [each for each in found if each.kind is AuthorityKind.ROOT and each.state.trusted]
-    if not roots:
-        raise ConfigurationError("the store knows no root: start the service once, so that it records its CAs")
+    roots = known_roots(found)
     if wanted is not None:
         chosen = next((each for each in roots if each.name == wanted), None)
         if chosen is None:

@@ -328,7 +328,7 @@ class LiveAuthorities:
         self._active = {
             each.line: self._working[each.name].issuing if each.name in self._working else None
             for each in found
-            if each.kind is AuthorityKind.ISSUING and each.state is AuthorityState.ACTIVE
+            if each.issues
         }
         own = self._active.get(DEFAULT_LINE)
         if own is not None and own is not before:

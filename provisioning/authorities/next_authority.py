@@ -36,6 +36,7 @@ from provisioning.ca.ceremony import (
 )
 from provisioning.ca.issuer import IssuerUrls
 from provisioning.errors import ConfigurationError
+from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import PrivateKey
 from provisioning.store import authorities, serials
@@ -69,7 +70,7 @@ class NextAuthority:
         found = await self.life.every()
         _check_new(certificate, found)
         name = self._waiting_for(certificate, found)
-        known = [each.certificate for each in found if each.kind is AuthorityKind.ROOT and each.state.trusted]
+        known = [each.certificate for each in authorities.trusted_roots(found)]
         # If it is not even the given root's, that is said with all else that is wrong.
         signer = next((each for each in known if is_issued_by(certificate, each)), root)
         if signer is None:
@@ -204,5 +205,5 @@ def _check_new(certificate: x509.Certificate, found: list[StoredAuthority]) -> N
 def _read(pem: bytes, what: str) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(pem)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise ConfigurationError(f"the {what} is no PEM certificate") from error

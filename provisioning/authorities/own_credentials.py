@@ -167,7 +167,7 @@ class OwnCredentials:
             ) from error
         try:
             return x509.load_pem_x509_certificate(content)
-        except ValueError:
+        except UNREADABLE:
             return None
 
     async def _last(self) -> x509.Certificate | None:

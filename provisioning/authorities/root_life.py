@@ -109,7 +109,7 @@ class RootLife:
 
         def transaction(connection: Connection) -> None:
             found = authorities.every(connection, for_update=True)
-            roots = [each for each in found if each.kind is AuthorityKind.ROOT and each.state.trusted]
+            roots = authorities.trusted_roots(found)
             chosen = next((each for each in roots if each.name == name), None)
             if chosen is None:
                 raise ConfigurationError(f"there is no root {name!r} to retire; there are {described(roots)}")

@@ -22,7 +22,6 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import NameOID
 
@@ -30,6 +29,7 @@ from provisioning.ca.issuer import IssuerUrls, url_extensions
 from provisioning.ca.issuing_ca_findings import authority_key, issuing_ca_findings
 from provisioning.ca.key_policy import KeyPolicy, WeakKey
 from provisioning.ca.signing import hash_for, throw_away_twin
+from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import PrivateKey, generate_key, key_identifier
 
@@ -125,7 +125,7 @@ def read_issuing_ca_csr(pem: bytes) -> IssuingCaRequest:
     try:
         csr = x509.load_pem_x509_csr(pem)
         public_key, signed = csr.public_key(), csr.is_signature_valid
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except UNUSABLE as error:
         raise CeremonyRefused(f"this is not a PKCS #10 request in PEM ({error})") from error
     if not signed:
         raise CeremonyRefused("the request is not signed with the key that it contains")

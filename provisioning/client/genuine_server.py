@@ -124,7 +124,7 @@ def trust_domain_of(credential: Credential) -> str | None:
         )
     except OSError as error:
         raise TlsConfigurationError(f"{error.filename} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except UNREADABLE as error:
         where = "the credential" if isinstance(credential, CredentialPem) else credential.certificate
         raise TlsConfigurationError(f"{where} holds no PEM certificate: {error}") from error
     try:

@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from provisioning.errors import ConfigurationError
+from provisioning.pki.extension import UNREADABLE
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
 ROOT_CA: Final = "root-ca"
@@ -83,5 +84,5 @@ def read_certificate(path: Path) -> x509.Certificate:
         return x509.load_pem_x509_certificate(contents_of(path, PEM_BYTES))
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except UNREADABLE as error:
         raise ConfigurationError(f"{path} is not a PEM certificate") from error

@@ -43,12 +43,11 @@ def authority_findings(connection: Connection, settings: Settings, now: datetime
     for each in every:
         if each.kind is AuthorityKind.CROSS or each.state is AuthorityState.RETIRED:
             continue
-        issues = each.kind is AuthorityKind.ISSUING and each.state is AuthorityState.ACTIVE
-        if issues and not places.holds(each.name):
+        if each.issues and not places.holds(each.name):
             yield failed(
                 "CAs", f"{each.name} issues certificates, but its key is not here", "restore the file from the backup"
             )
-        finding = _end(each, now) if issues or each.kind is AuthorityKind.ROOT else None
+        finding = _end(each, now) if each.issues or each.kind is AuthorityKind.ROOT else None
         if finding is not None:
             yield finding
         elif each.state is not AuthorityState.REVOKED:

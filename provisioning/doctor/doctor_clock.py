@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from typing import Final
+from datetime import datetime
 
 from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
 from provisioning.store.audit_findings import Latest
 
-_TOLERANCE: Final = timedelta(minutes=2)
-
 
 def clock_finding(now: datetime, latest: Latest) -> Finding:
     """Compare *now* with the latest of the last entries."""
-    if now >= latest.at - _TOLERANCE:
+    if not latest.is_ahead_of(now):
         return ok("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC, later than the last entries")
     detail = f"the clock says {now:%Y-%m-%d %H:%M:%S} UTC, but an entry was recorded at {latest.at:%Y-%m-%d %H:%M:%S}"
     remedy = "set the clock: timedatectl set-ntp true"

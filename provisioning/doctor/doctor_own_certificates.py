@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 from provisioning.directory.files import OPERATOR, SERVER, AuthorityFiles, read_certificate
 from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
 from provisioning.errors import ConfigurationError
+from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import KeyFileError, load_key, spki_fingerprint
 from provisioning.pki.revocation import certificate_key
@@ -100,7 +101,7 @@ def _wrong_with_bundle(files: AuthorityFiles) -> str | None:
         return f"{files.bundle} is missing: commands and brokers have no trust anchors"
     except OSError as error:
         return f"{files.bundle} cannot be read: {error.strerror}"
-    except ValueError:
+    except UNREADABLE:
         return f"{files.bundle} holds no certificates: commands and brokers have no trust anchors"
     if not any(each in anchors for each in _own_cas(files)):
         return f"{files.bundle} holds no CA of {files.directory}: commands and brokers do not believe the service"

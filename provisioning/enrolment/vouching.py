@@ -106,7 +106,7 @@ def in_vain(attempt: Attempt, evidence: Sequence[Way]) -> str:
     )
 
 
-def nothing_shown(besides: str) -> Refused:
+def nothing_shown(besides: str = "") -> Refused:
     """Return the refusal for a request that shows no evidence; *besides* is what `in_vain` says of it."""
     return Refused(
         Code.TOKEN_MISSING, f"authenticate with HTTP Basic: user = device name, password = enrolment token{besides}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 import structlog
@@ -24,8 +24,6 @@ log = structlog.get_logger(__name__)
 _PAUSE: Final = 15.0
 _LEAST: Final = 2.0
 """A clock that is slewed comes to that, too, and is reported then."""
-_TOLERANCE: Final = timedelta(minutes=2)
-"""Several machines on one store differ by seconds."""
 
 
 class ClockWatch:
@@ -65,7 +63,7 @@ class ClockWatch:
         except (Refused, *audit_findings.UNREADABLE):  # Others report those.
             return
         now = self._clock()
-        if latest is not None and now < latest.at - _TOLERANCE:
+        if latest is not None and latest.is_ahead_of(now):
             log.error(
                 "the clock is behind",
                 code="CLOCK_BEHIND",

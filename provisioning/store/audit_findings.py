@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import select
@@ -23,6 +23,7 @@ from provisioning.store.tables import audit_entries, audit_head
 
 _PAGE: Final = 1000
 _LATEST_OF: Final = 100
+_TOLERANCE: Final = timedelta(minutes=2)
 UNREADABLE: Final = (ValueError, TypeError)
 """What reading an entry or the head raises where it is none."""
 
@@ -110,6 +111,10 @@ class Latest:
     """That entry's."""
     since: int
     """How many were written after it: with an earlier time, if the clock is behind now or was ahead then."""
+
+    def is_ahead_of(self, now: datetime) -> bool:
+        """Whether it was recorded later than *now*, by more than several machines on one store may differ."""
+        return now < self.at - _TOLERANCE
 
 
 def latest(connection: Connection) -> Latest | None:

@@ -83,6 +83,11 @@ class StoredAuthority:
     line: str = DEFAULT_LINE
     """Of an issuing CA: the succession that it belongs to."""
 
+    @property
+    def issues(self) -> bool:
+        """Whether new certificates are its: of an issuing CA that is active in its line."""
+        return self.kind is AuthorityKind.ISSUING and self.state is AuthorityState.ACTIVE
+
 
 _ALL: Final = select(authorities).order_by(authorities.c.id)
 _STATE: Final = Prepared(
@@ -109,6 +114,11 @@ def every(connection: Connection, *, for_update: bool = False) -> list[StoredAut
         )
         for row in rows
     ]
+
+
+def trusted_roots(found: Sequence[StoredAuthority]) -> list[StoredAuthority]:
+    """Return those of *found* that are roots and trusted, the oldest first."""
+    return [each for each in found if each.kind is AuthorityKind.ROOT and each.state.trusted]
 
 
 def described(found: Sequence[StoredAuthority]) -> str:
@@ -147,11 +157,7 @@ def states(connection: Connection) -> Sequence[tuple[str, str]]:
 
 def active_lines(connection: Connection) -> list[str]:
     """Return the lines with an active CA, in order of name; no CA changes until the transaction ends."""
-    return sorted(
-        each.line
-        for each in every(connection, for_update=True)
-        if each.kind is AuthorityKind.ISSUING and each.state is AuthorityState.ACTIVE
-    )
+    return sorted(each.line for each in every(connection, for_update=True) if each.issues)
 
 
 def may_sign(connection: Connection, key_id: bytes) -> bool:
