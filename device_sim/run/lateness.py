@@ -24,9 +24,9 @@ Rules
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Final
 
 from device_sim.fleet.tally import Tally
@@ -50,7 +50,7 @@ def proven(
     stayed: bool,
     restarted: bool,
     read: bool,
-    unread: float,
+    unread: int,
 ) -> Counter[Count]:
     """Return how much of each count no lateness explains.
 
@@ -69,16 +69,19 @@ def proven(
     return +found
 
 
-def most_unread(recorder: Recorder, besides: int) -> float:
-    """Return how many messages have waited for a receiver at one time, at most: all of the busiest second, or more.
+def most_unread(recorder: Recorder, besides: int, late: float) -> int:
+    """Return how many messages have waited for a receiver at one time, at most: what was sent in the longest wait.
 
-    Of *besides*, what has come to it that was no telemetry, all: how much of that was sent at one time is unknown.
+    A wait may begin and end between two samples, which tell what was sent up to *late* seconds before. Of *besides*,
+    what has come to it that was no telemetry, all: how much of that was sent at one time is unknown.
     """
+    at = [0.0, *(sample.at for sample in recorder.samples)]
     published = [0, *(sample.published for sample in recorder.samples)]
-    busiest = max((after - before for before, after in pairwise(published)), default=0)
     waits = (recorder.service.get(metric) for metric in (Duration.END_TO_END, Duration.PROBE_END_TO_END))
     longest = max((latency.highest / 1000 for latency in waits if latency is not None), default=0.0)
-    return busiest * max(longest, 1.0) + besides
+    last = len(at) - 1
+    ends = (min(bisect_left(at, moment + longest + late), last) for moment in at[1:])
+    return max((published[end] - before for before, end in zip(published, ends, strict=False)), default=0) + besides
 
 
 def is_crossed_by(threshold: Threshold, found: Mapping[Count, int]) -> bool:

@@ -51,6 +51,8 @@ _DELIVERY = 2
 """Round trips from a device to a receiver, at QoS 2."""
 _MOST_LOSSES = 20
 _SAMPLE_SECONDS = 1.0
+_TOLD_LATE = 2 * _SAMPLE_SECONDS
+"""What a worker says of itself each second is this old when it is sampled, at most."""
 _CONDUCTOR = "conductor"
 _DRAIN = "drain"
 
@@ -420,7 +422,11 @@ class Run:
             stayed=not counts[Count.LOST_RECEIVERS],
             restarted=any(stage.kind == "restart" for stage in self.scenario.stages),
             read=self._read,
-            unread=most_unread(self.recorder, max(backend.besides for backend in self.backends)),
+            unread=most_unread(
+                self.recorder,
+                max(backend.besides for backend in self.backends),
+                _TOLD_LATE if self.manner.workers > 1 else 0.0,
+            ),
         )
 
     def _process_health(self, outcomes: list[PartOutcome]) -> list[ProcessHealth]:

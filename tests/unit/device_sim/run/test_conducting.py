@@ -17,7 +17,7 @@ from device_sim.link.closure import Closure, Layer
 from device_sim.link.distance import NEARBY
 from device_sim.run import dialogue, runner
 from device_sim.run.health import HealthSample
-from device_sim.run.manner import Share
+from device_sim.run.manner import Manner, Share
 from device_sim.run.order import InvalidOrder, Order, Pause, Rate, Status, Stop
 from device_sim.run.part import PartOutcome, PartState
 from device_sim.run.recorder import Recorder, Sample, StageSpan
@@ -54,6 +54,7 @@ def conducting() -> tuple[Run, list[Told]]:
     run.scenario = build({"name": "x", "devices": 5, "stages": STAGES}, "test")
     run.recorder, run.started, run.stopped_by = Recorder(), time.monotonic() - 2.0, None
     run._extra, run._rate, run._paused, run.backends = 0, 1.0, False, []
+    run.manner = Manner(workers=2)
     run.processes = [Process(f"worker {number}", cast("Any", part)) for number, part in enumerate(parts, 1)]
     run.processes.append(Process("conductor", None))
     run.recorder.stages.append(StageSpan("ramp", "ramp to 100%, 1/s", 0.0))

@@ -19,6 +19,7 @@ from device_sim.results.page import page_of
 from device_sim.results.summary import summary_of
 from device_sim.run.health import HealthSample
 from device_sim.run.lateness import is_crossed_by, most_unread, proven
+from device_sim.run.manner import Manner
 from device_sim.run.part import PartOutcome
 from device_sim.run.recorder import Recorder
 from device_sim.run.result import ProcessHealth, RunResult
@@ -30,7 +31,7 @@ from device_sim.scenario.threshold import Threshold
 HEALTHY = HealthSample(1.0, 2.0, 0.3, 50, 20_000, 40, 28_232, 80.0)
 WRONG = Tally(published=100, received=80, lost=20, duplicated=3, out_of_order=4, forged=5)
 CALM: dict[str, Any] = {
-    "altered": 0, "strange": 0, "refused": 0, "stayed": True, "restarted": False, "read": True, "unread": 999.0,
+    "altered": 0, "strange": 0, "refused": 0, "stayed": True, "restarted": False, "read": True, "unread": 999,
 }  # fmt: skip
 
 
@@ -45,7 +46,7 @@ CALM: dict[str, Any] = {
         (1, {"refused": 19}, {"lost": 1, "out_of_order": 4, "unexpected": 5}),
         (1, {"refused": 21}, {"out_of_order": 4, "unexpected": 5}),
         (2, {"read": False}, {"duplicated": 3, "out_of_order": 4, "unexpected": 5}),
-        (2, {"unread": 1000.0}, {"duplicated": 3, "out_of_order": 4, "unexpected": 5}),
+        (2, {"unread": 1000}, {"duplicated": 3, "out_of_order": 4, "unexpected": 5}),
         (2, {"stayed": False}, {"unexpected": 5}),
         (2, {"restarted": True}, {"lost": 20, "unexpected": 5}),
     ],
@@ -63,11 +64,13 @@ def test_what_no_lateness_explains(qos: int, amiss: dict[str, Any], found: dict[
         ({"unasked": 2}, {"lost": 4, "unexpected": 1}),
         ({"receivers": 1}, {"unexpected": 3}),
         ({"silent": False}, {"unexpected": 3}),
+        ({"workers": 2}, {"unexpected": 3}),  # Theirs is told late: 1200 may have been sent at once.
     ],
 )
 def test_what_a_run_has_seen_is_counted_over_all_receivers(amiss: dict[str, Any], found: dict[str, int]) -> None:
     """A device has published four, and was acknowledged three: each receiver has the first."""
     run = Run.__new__(Run)
+    run.manner = Manner(workers=amiss.get("workers", 1))
     groups = [{"name": "all", "telemetry": {"every": "1s", "qos": 1}}]
     run.scenario = build({"name": "x", "groups": groups, "stages": [{"ramp": {"rate": 1}}]}, "x")
     counts = {Count.REFUSED_MESSAGES: amiss.get("refused", 0), Count.LOST_RECEIVERS: amiss.get("receivers", 0)}
@@ -77,6 +80,8 @@ def test_what_a_run_has_seen_is_counted_over_all_receivers(amiss: dict[str, Any]
         backend.checks["a"].record(1)
     run.backends[0].unexpected, run.backends[0].unasked = 3, amiss.get("unasked", 0)
     run.backends[1].besides = amiss.get("besides", 0)
+    for second in range(1, 5):
+        run.recorder.sample(float(second), 1, 1, 400 * second, 0, Counter(), HEALTHY)
     nothing = Latency().encoded()
     sent = {"a": Sent(4, frozenset({4}), kept_waiting=True)}
     outcome = PartOutcome(sent, {}, {}, {}, nothing, nothing, 0, {}, {}, 0.0)
@@ -90,19 +95,27 @@ def test_each_quality_of_service_counts_by_itself() -> None:
     assert not proven({}, **CALM)
 
 
-@pytest.mark.parametrize(("metric", "seconds", "unread"), [
-    (Duration.END_TO_END, 0.5, 300), (Duration.END_TO_END, 3.0, 900), (Duration.PROBE_END_TO_END, 4.0, 1200),
-    (Duration.PUBACK, 9.0, 300),
-])  # fmt: skip
-def test_as_much_was_unread_as_came_in_the_longest_wait(metric: Duration, seconds: float, unread: float) -> None:
+@pytest.mark.parametrize(
+    ("metric", "seconds", "late", "unread"),
+    [
+        (Duration.END_TO_END, 0.5, 0.0, 1100),  # Two bursts, on either side of a sample.
+        (Duration.END_TO_END, 1.5, 0.0, 1150),
+        (Duration.PROBE_END_TO_END, 99.0, 0.0, 1260),  # No more than all.
+        (Duration.PUBACK, 9.0, 0.0, 1100),
+        (Duration.PUBACK, 9.0, 1.0, 1150),
+    ],
+)
+def test_as_much_was_unread_as_was_sent_within_the_longest_wait(
+    metric: Duration, seconds: float, late: float, unread: int
+) -> None:
     recorder = Recorder()
-    assert most_unread(recorder, 0) == 0
+    assert most_unread(recorder, 0, 0.0) == 0
     recorder.record(Duration.END_TO_END, 0.001, 60.0)  # Sent a minute late, and read at once.
     recorder.record(metric, seconds, 0.0)
-    for published in (100, 400, 450):
-        recorder.sample(1.0, 5, 5, published, 0, Counter(), HEALTHY)
-    assert most_unread(recorder, 0) == pytest.approx(unread, rel=0.01)
-    assert most_unread(recorder, 800) == pytest.approx(unread + 800, rel=0.01), "presence fills a queue, too"
+    for second, published in enumerate((10, 110, 160, 710, 1260, 1260), 1):
+        recorder.sample(float(second), 5, 5, published, 0, Counter(), HEALTHY)
+    assert most_unread(recorder, 0, late) == unread
+    assert most_unread(recorder, 800, late) == unread + 800, "presence fills a queue, too"
 
 
 @pytest.mark.parametrize(
