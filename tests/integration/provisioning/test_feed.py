@@ -11,6 +11,7 @@ import select
 import subprocess
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from tests.support.provisioning import ProvisioningService
 ON_BOTH_STORES = True
 
 FEED = "/v1/revocations/feed"
+A_MINUTE = timedelta(minutes=1)
 
 
 class Follower:
@@ -41,7 +43,7 @@ class Follower:
         self.elapsed: list[float] = []
 
     def next_event(self, seconds: float = 20) -> tuple[str, dict[str, Any]]:
-        """Return the next event's name and data, without `elapsed`; those about CAs are kept in `authorities`."""
+        """Return the next event's name and data, without its times; those about CAs are kept in `authorities`."""
         assert self.process.stdout is not None
         deadline = time.monotonic() + seconds
         while b"\n\n" not in self._buffer:
@@ -59,6 +61,7 @@ class Follower:
             return self.next_event(seconds)
         if fields["event"] == "current":
             self.elapsed.append(data.pop("elapsed"))
+            assert abs(datetime.fromisoformat(data.pop("now")) - datetime.now(UTC)) < A_MINUTE
         assert fields["event"] == "current" or fields["id"] == str(data["sequence"])
         return fields["event"], data
 
