@@ -28,7 +28,6 @@ def clients_context(config: BrokerConfig, credential: CredentialPem, key: Path, 
         client_certificate=ClientCertificate.REQUIRED,
         allow_tls12=config.allow_tls12,
         remembered_sessions=config.limits.max_connections,
-        remembered_paths=config.limits.max_connections,
         hybrid_resumption=config.hybrid_resumption,
     )
     refuse_no_authority(context, config.cafile)

@@ -57,7 +57,6 @@ from provisioning.pki.address_key import plain
 from provisioning.pki.departed import has_left
 from provisioning.pki.identity import Identity
 from provisioning.pki.resumption import forget_sessions
-from provisioning.pki.verified_before import forget_paths
 from provisioning.program.proxy_arrivals import ProxyArrivals
 from provisioning.program.proxy_networks import ProxyNetworks, networks
 from provisioning.program.unbound_socket import unbound
@@ -179,7 +178,6 @@ class Listener:
     def context(self, context: ssl.SSLContext) -> None:
         if context is not self._context:
             forget_sessions(self._context)  # Otherwise they would stay as long as any connection that uses it.
-            forget_paths(self._context)
         self._context = context
 
     @property

@@ -27,7 +27,7 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
-from provisioning.pki import openssl, resumed_exchange, verified_before
+from provisioning.pki import openssl, resumed_exchange
 from provisioning.pki.openssl import AVAILABLE, address_of_context, library
 
 PORTION: Final = 16384
@@ -79,7 +79,6 @@ def shake_hands(address: int, connected: socket.socket) -> int:
         if outcome == openssl.COMPLETE:
             _read_by_itself(address)
             resumed_exchange.confirm(address)
-            verified_before.confirm(address)
     return outcome
 
 

@@ -28,7 +28,6 @@ import time
 from typing import Final
 
 from provisioning.pki.openssl import AVAILABLE, address_of_context, callback, declare, library
-from provisioning.pki.verified_before import is_doubtful
 
 MOST_SECONDS: Final = 24 * 3600
 """How long a session, and those derived from it, can be resumed after the client has used its certificate's key."""
@@ -78,7 +77,7 @@ def bound_tickets(context: ssl.SSLContext) -> None:
 def _issue(session: int, _argument: int | None) -> int:
     """Note in the ticket being made when the key was used; a resumed session has the note already."""
     try:
-        if not library.SSL_session_reused(session) and not is_doubtful(session):
+        if not library.SSL_session_reused(session):
             note(library.SSL_get_session(session))
     except BaseException:  # noqa: BLE001, S110 - nothing can be raised through OpenSSL: it is a ticket of no use, then
         pass

@@ -28,9 +28,6 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final, Self
 
-from provisioning.pki.openssl import address_of
-from provisioning.pki.verified_before import confirm
-
 _AGAIN = (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLSyscallError, ssl.SSLEOFError)
 """Not our refusal: there is no alert to send."""
 _ALERT_FIRST: Final = (ssl.SSL_ERROR_WANT_READ, "the alert goes out first")
@@ -65,7 +62,6 @@ class PoliteHandshake(ssl.SSLObject):
             raise copy.copy(self._failure)
         try:
             super().do_handshake()
-            confirm(address_of(self))
         except _AGAIN:
             raise
         except ssl.SSLError as failure:

@@ -30,7 +30,6 @@ from provisioning.pki.handshake_bounds import bound_chain
 from provisioning.pki.key_shown import bound_tickets
 from provisioning.pki.openssl import prefer
 from provisioning.pki.resumption import remember_sessions
-from provisioning.pki.verified_before import remember_paths
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
 _BEGINS = b"-----BEGIN CERTIFICATE-----"
@@ -171,15 +170,12 @@ def server_context(
     allow_tls12: bool = False,
     caller_checks_dates: bool = False,
     remembered_sessions: int = 0,
-    remembered_paths: int = 0,
     hybrid_resumption: bool = False,
 ) -> ssl.SSLContext:
     """Return a server's context.
 
     *remembered_sessions* is how many TLS sessions it keeps in memory, for long-lived clients that come back: resuming
     costs half of what it costs with a ticket that contains the session (docs/decisions/0097). 0: such tickets.
-    *remembered_paths* is of how many clients it remembers what was verified (`provisioning.pki.verified_before`); those
-    dates are checked each time. 0: everything is verified each time. Not together with *caller_checks_dates*.
     *hybrid_resumption* has resumptions exchange keys with ML-KEM again (`provisioning.pki.resumed_exchange`).
 
     *caller_checks_dates* accepts certificates that have expired or are not valid yet: for a caller that checks the
@@ -201,8 +197,6 @@ def server_context(
     bound_tickets(context)
     if remembered_sessions:
         remember_sessions(context, remembered_sessions, hybrid=hybrid_resumption)
-    if remembered_paths and not caller_checks_dates:
-        remember_paths(context, remembered_paths)
     # Every certificate in *anchors* is an anchor, also an issuing CA: its own signature need not be verified each time.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if caller_checks_dates:

@@ -26,7 +26,6 @@ BELIEVED: Sequence[Fault] = (
             "    return context\n\n\ndef client_context("
         ),
     ),
-    ("provisioning/pki/verified_before.py", "    if is_doubtful(address):\n", "    if False:\n"),
 )
 ABOVE_IT_NOTHING: Sequence[Fault] = (
     (

@@ -1,7 +1,4 @@
-"""A device that the broker has let in before, with full handshakes: what has changed since is found all the same.
-
-The broker remembers its path (`provisioning.pki.verified_before`), from its first handshake on.
-"""
+"""A device that the broker has let in before, with full handshakes: what has changed since is found all the same."""
 
 from __future__ import annotations
 

@@ -20,11 +20,7 @@ from broker.settings.origins import Origins
 from broker.sockets.doze import Doze
 from broker.sockets.poller import READABLE, Poller
 from broker.sockets.turn import Turn
-from provisioning.pki.tls import ClientCertificate, server_context
-from provisioning.pki.verified_before import CAN_REMEMBER_PATHS, remembered
 from tests.support.descriptors import no_descriptors
-from tests.support.memory_handshake import shake_hands
-from tests.support.pki import shared_device, shared_pki
 from tests.support.proxy_headers import LOCAL, block, line
 from tests.support.turned_loop import TurnedLoop
 from tests.support.watched import WatchedClient
@@ -108,21 +104,6 @@ def hall() -> Iterator[Hall]:
     opened = Hall()
     yield opened
     opened.close()
-
-
-@pytest.mark.skipif(not CAN_REMEMBER_PATHS, reason="OpenSSL cannot call back")
-def test_a_context_that_is_replaced_forgets_whose_paths_it_has_verified(hall: Hall) -> None:
-    """Each generation of contexts would keep its own for as long as one of its connections."""
-    pki = shared_pki()
-    context = server_context(
-        pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.REQUIRED, remembered_paths=10
-    )
-    hall.listener.context = context
-    shake_hands(context, pki.anchors, shared_device("meter-1").pem)
-    hall.listener.context = context
-    assert remembered(context) == 1
-    hall.listener.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    assert remembered(context) == 0
 
 
 def test_nobody_overtakes_who_has_spoken_and_was_not_served(hall: Hall) -> None:
