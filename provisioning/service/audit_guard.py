@@ -26,23 +26,22 @@ class AuditGuard:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._said: list[str] = []
         self.open_to: Sequence[str] | None = None
         """Which triggers were missing or disabled at the last look; None before the first."""
 
     async def look(self) -> None:
         """Look now, and log what has changed."""
         open_to = await self._database.read(missing_parts.changes_that_pass)
-        if open_to != self._said and open_to:
+        said, self.open_to = self.open_to or [], open_to
+        if open_to != said and open_to:
             log.error(
                 "nothing refuses changes of the audit log",
                 code="AUDIT_UNGUARDED",
                 detail="; ".join(open_to),
                 remedy=missing_parts.GUARD_REMEDY,
             )
-        elif open_to != self._said:
+        elif open_to != said:
             log.info("changes of the audit log are refused again", code="AUDIT_GUARDED")
-        self._said = self.open_to = open_to
 
     async def run(self) -> None:
         """Look until cancelled."""
