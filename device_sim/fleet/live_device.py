@@ -27,12 +27,11 @@ from device_sim.fleet.publications import Publications
 from device_sim.fleet.surroundings import Surroundings
 from device_sim.fleet.tally import Sent
 from device_sim.link.closure import SERVER_CERTIFICATE, Closure
-from device_sim.link.link import FAILURE, Link, NotConnected, Terms
+from device_sim.link.link import FAILURE, Link, NotConnected, Terms, UserProperties
 from device_sim.link.tls_dial import NotAdmitted
 from device_sim.scenario.groups import Group, Telemetry
 from device_sim.scenario.metrics import Duration
 from device_sim.telemetry.seal import is_intact, key_of, sealed_object
-from device_sim.telemetry.stamp import UserProperties
 
 _AT_LEAST_ONCE = 1
 _TAKEN_OVER = 0x8E

@@ -9,10 +9,11 @@ from __future__ import annotations
 import time
 
 from device_sim.device import Device
+from device_sim.link.link import UserProperties
 from device_sim.scenario.groups import Telemetry
 from device_sim.telemetry.payload import encode
 from device_sim.telemetry.seal import key_of
-from device_sim.telemetry.stamp import UserProperties, stamp_of
+from device_sim.telemetry.stamp import stamp_of
 
 
 class Publications:

@@ -27,17 +27,16 @@ from zlib import crc32
 from device_sim.telemetry.payload import Telemetry, UnreadableTelemetry
 
 NAME = "fleet-sim"
-UserProperties = Sequence[tuple[str, str]]
 _STAMP = re.compile(r"(\d{1,19}) (-?\d{1,19}) (-?\d{1,19}) ([0-9a-f]{8})", re.ASCII)
 
 
-def stamp_of(payload: bytes, sequence: int, due_ns: int, sent_ns: int, key: int) -> UserProperties:
+def stamp_of(payload: bytes, sequence: int, due_ns: int, sent_ns: int, key: int) -> Sequence[tuple[str, str]]:
     """Return the user properties of *payload*, sealed with *key*."""
     head = f"{sequence} {due_ns} {sent_ns}"
     return ((NAME, f"{head} {crc32(payload, crc32(head.encode(), key)):08x}"),)
 
 
-def read_stamp(properties: UserProperties) -> Telemetry:
+def read_stamp(properties: Sequence[tuple[str, str]]) -> Telemetry:
     """Return what *properties* say of their message, whatever its seal; raise `UnreadableTelemetry`."""
     stamps = [value for name, value in properties if name == NAME]
     if len(stamps) != 1:
@@ -51,7 +50,7 @@ def read_stamp(properties: UserProperties) -> Telemetry:
     return Telemetry(int(found[1]), int(found[2]), int(found[3]), {})
 
 
-def fits(properties: UserProperties, payload: bytes, key: int) -> bool:
+def fits(properties: Sequence[tuple[str, str]], payload: bytes, key: int) -> bool:
     """Whether *payload* and *properties*, which `read_stamp` has read, are still what `stamp_of` made with *key*."""
     (stamp,) = (value for name, value in properties if name == NAME)
     head, _, crc = stamp.rpartition(" ")
