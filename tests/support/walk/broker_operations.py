@@ -128,8 +128,8 @@ def outlast(world: World, choices: random.Random) -> str | None:
     assert not isinstance(answer, str), answer
     token.bought = brief = issued(world, name, rules, key, answer)
     will = Message(f"{_place(brief.device)}/event", world.payload(), 1)
-    client = WalkingClient(world.reality.dial(brief, V5, None), set())
     try:
+        client = WalkingClient(world.reality.dial(brief, V5, None), set())
         told = client.connect(client_id=name, will=Will(will.topic, will.payload, QoS(will.qos))).reason_code
     except (OSError, Ended):
         told = ReasonCode.NOT_AUTHORIZED
@@ -200,7 +200,7 @@ def command(world: World, choices: random.Random) -> str | None:
     device = world.fleet.devices[name]
     retain = choices.random() < 0.2
     topic = f"{_place(device)}/cmd/{'mode' if retain else 'act'}"
-    message = Message(topic, world.payload(), choices.choice((0, 1, 2)))
+    message = Message(topic, world.payload(), choices.choice((1, 2) if retain else (0, 1, 2)))
     assert world.reality.backend.publish(message, retain=retain) < ReasonCode.UNSPECIFIED_ERROR
     if retain:
         world.sessions.retained[topic] = message

@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 import signal
 
-from tests.support.walk.comparison import compare_all, compare_devices, compare_lists
+from broker.mqtt.codes import ReasonCode
+from tests.support.walk.comparison import compare_all, compare_backend, compare_devices, compare_lists
 from tests.support.walk.fleet_operations import broker_hears
+from tests.support.walk.session_oracle import Message
 from tests.support.walk.walk import World, operation
 
 
@@ -16,11 +18,20 @@ def restart_broker(world: World, choices: random.Random) -> str | None:
     if not (world.sessions.hears and world.sessions.serves):
         return None
     number = choices.choice((signal.SIGTERM, signal.SIGKILL))
+    be_on_disk(world)
     world.repeats = number is signal.SIGKILL
     world.sessions.broker_ends(killed=world.repeats)
     world.reality.end_broker(number)
     world.reality.start_broker()
     return number.name
+
+
+def be_on_disk(world: World) -> None:
+    """Return when all is on disk that the broker was told; it has acknowledged only what is."""
+    last = Message("fleet/nobody/nobody/cmd/last", world.payload(), 1)
+    assert world.reality.backend.publish(last) < ReasonCode.UNSPECIFIED_ERROR
+    world.sessions.backend.append(last)
+    compare_backend(world)
 
 
 @operation(1)

@@ -31,6 +31,7 @@ from tests.support.tls_client import Ended, TlsClient
 from tests.support.walk.comparison import await_broker, compare_backend
 from tests.support.walk.fleet_operations import a_token, changes, issued
 from tests.support.walk.fleet_oracle import COMPROMISED, Key, State, Token
+from tests.support.walk.process_operations import be_on_disk
 from tests.support.walk.race import CUT, Race, adopt, insist, obtained
 from tests.support.walk.session_oracle import Message
 from tests.support.walk.walk import PLAIN, World, operation
@@ -109,6 +110,7 @@ def race(world: World, choices: random.Random) -> str | None:
     for each in choices.sample(sorted(doing), 3):
         how.add(each, doing[each])
     if dies == "broker":
+        be_on_disk(world)
         world.sessions.broker_ends(killed=True)
         world.repeats = True
         how.add("the end of the broker", lambda: _later(choices, lambda: reality.end_broker(signal.SIGKILL)))

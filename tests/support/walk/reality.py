@@ -132,11 +132,14 @@ class Reality:
 
     def reload(self) -> None:
         """Have both read their settings again."""
-        before = len(self.broker.events("RELOAD_UNCHANGED"))
+        before = self._reloads()
         self.broker.send_signal(signal.SIGHUP)
         assert self.service._process is not None
         self.service._process.send_signal(signal.SIGHUP)
-        wait_until(lambda: len(self.broker.events("RELOAD_UNCHANGED")) > before, "a reload")
+        wait_until(lambda: self._reloads() > before, "a reload")
+
+    def _reloads(self) -> int:
+        return sum(len(self.broker.events(code)) for code in ("RELOADED", "RELOAD_UNCHANGED"))
 
     # The service
 
