@@ -188,9 +188,7 @@ class CrlShelf:
         return found
 
 
-def _with_older(
-    current: HeldList, older: CertificateList, now: datetime, pause: Callable[[], None]
-) -> HeldList | None:
+def _with_older(current: HeldList, older: CertificateList, now: datetime, pause: Callable[[], None]) -> HeldList | None:
     """Return *current* with those revoked by a list that is *older* as it says; None: they are.
 
     Raises `CrlRefused` where no clock can be to blame. Place and dates stay those of *current*, which prove more.
