@@ -10,7 +10,7 @@ from device_sim.commands.given_anchors import given_anchors
 from device_sim.commands.next_command import next_command
 from device_sim.credentials.credential_file import UnusableCredential
 from device_sim.credentials.fleet_directory import FleetDirectory, FleetUnusable, Origin
-from device_sim.credentials.importing import Examination, Import, check_apart, take
+from device_sim.credentials.importing import Examination, Import, take
 from device_sim.explanation import explained
 from device_sim.interruption import Interruption, run
 from device_sim.view import Progress, View
@@ -58,7 +58,7 @@ def import_or_explain(
                 done, changed = done + 1, changed + has_changed
 
             async with view.watching(lambda: Progress("copied", done, len(parties), time.monotonic() - started)):
-                await take(fleet, parties, kept)
+                await take(fleet, parties, anchors, kept)
             return fleet, changed
 
         fleet, changed = run(story)
@@ -76,12 +76,7 @@ def _fleet(directory: Path, anchors: str, parties: Sequence[Import]) -> FleetDir
     service = parties[0].held.identity.name
     if not FleetDirectory.exists(directory):
         return FleetDirectory.create(directory, Origin(imported=True), anchors, service)
-    fleet = FleetDirectory.read(directory)
-    check_apart(fleet, parties)
-    if (service, anchors) != (fleet.service, fleet.anchors.read_text()):
-        with fleet.changing():
-            fleet.move(fleet.origin, anchors, service)
-    return fleet
+    return FleetDirectory.read(directory)
 
 
 def _passphrase(file: Path | None) -> bytes | None:

@@ -235,9 +235,18 @@ def check_apart(fleet: FleetDirectory, parties: Sequence[Import]) -> None:
             )
 
 
-async def take(fleet: FleetDirectory, parties: Sequence[Import], kept: Callable[[bool], None]) -> None:
-    """Copy *parties* into *fleet*; *kept* is called for each, with whether it was new or has changed."""
+async def take(
+    fleet: FleetDirectory, parties: Sequence[Import], anchors: str, kept: Callable[[bool], None]
+) -> None:
+    """Copy *parties*, the service first, into *fleet*, which is to trust *anchors*.
+
+    *kept* is called for each, with whether it was new or has changed. Raises `UnusableCredential`, and `FleetUnusable`.
+    """
+    service = parties[0].held.identity.name
     with fleet.changing():
+        check_apart(fleet, parties)  # Here: another import may have added devices a moment ago.
+        if (service, anchors) != (fleet.service, fleet.anchors.read_text()):
+            fleet.move(fleet.origin, anchors, service)
         for party in parties:
             name = party.held.identity.name
             entry = fleet.entries.get(name)
