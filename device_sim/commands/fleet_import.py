@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import typer
+
 from device_sim.commands.given_anchors import given_anchors
 from device_sim.commands.next_command import next_command
 from device_sim.credentials.credential_file import UnusableCredential
@@ -30,6 +32,7 @@ def import_or_explain(
     backend_id: str | None,
     group: str | None,
     passphrase_file: Path | None,
+    skip: Sequence[str],
 ) -> None:
     """Copy the certificates and keys in *source* into the fleet in *directory*. Raises `typer.Exit`."""
     view = View()
@@ -41,6 +44,8 @@ def import_or_explain(
         anchors = given_anchors(cafile, _ANCHORS)
         examination = Examination(anchors, _passphrase(passphrase_file), group)
         is_directory = source.is_dir()
+        if skip and not is_directory:
+            raise typer.BadParameter("--skip is for a directory: remove the row from the CSV file")
 
         async def story(_: Interruption) -> tuple[FleetDirectory, int]:
             examination.add_backend(backend_cert, backend_key, backend_id)
@@ -48,7 +53,7 @@ def import_or_explain(
             async with view.watching(
                 lambda: Progress("examined", examination.seen, examination.there, time.monotonic() - begun)
             ):
-                await (examination.search(source, directory) if is_directory else examination.read(source))
+                await (examination.search(source, directory, skip) if is_directory else examination.read(source))
             parties = examination.parties
             fleet = _fleet(directory, anchors, parties)
             started, done, changed = time.monotonic(), 0, 0

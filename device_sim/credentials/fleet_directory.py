@@ -228,7 +228,9 @@ class FleetDirectory:
     def _locked(self, flags: int = 0) -> Iterator[BinaryIO]:
         """Yield the index, open to append, while no other process may make, change or remove the fleet."""
         try:
-            index = os.fdopen(os.open(self.path / _INDEX, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | flags, 0o600), "ab")
+            index = os.fdopen(
+                os.open(self.path / _INDEX, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | flags, 0o600), "ab"
+            )
         except FileNotFoundError:
             raise self._gone() from None
         with index:

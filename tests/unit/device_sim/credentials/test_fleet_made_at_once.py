@@ -83,7 +83,7 @@ def test_a_fleet_that_another_process_makes_is_waited_for(tmp_path: Path) -> Non
         with pytest.raises(FleetUnusable, match="in use by another process"):
             new_fleet(path)
     new_fleet(path)
-    with pytest.raises(FleetUnusable, match="has just made a fleet in .*: run the same command again"):
+    with pytest.raises(FleetUnusable, match=r"has just made a fleet in .*: run the same command again"):
         new_fleet(path)
 
 
