@@ -75,7 +75,7 @@ def test_what_a_run_has_seen_is_counted_over_all_receivers(amiss: dict[str, Any]
     run.scenario = build({"name": "x", "groups": groups, "stages": [{"ramp": {"rate": 1}}]}, "x")
     counts = {Count.REFUSED_MESSAGES: amiss.get("refused", 0), Count.LOST_RECEIVERS: amiss.get("receivers", 0)}
     run.recorder, run._read = Recorder(counts=Counter(counts)), amiss.get("silent", True)
-    run.backends = [Backend(name, ["a"], seed=1) for name in ("one", "two")]
+    run.backends = [Backend(name, ["a"]) for name in ("one", "two")]
     for backend in run.backends:
         backend.checks["a"].record(1)
     run.backends[0].unexpected, run.backends[0].unasked = 3, amiss.get("unasked", 0)
