@@ -31,7 +31,7 @@ from device_sim.link.keep_alive import KeepAlive
 from device_sim.link.tls_dial import NotAdmitted
 from device_sim.remedies import with_remedy
 from device_sim.run.health import GeneratorWatch, HealthSample, worst
-from device_sim.run.lateness import most_unread, proven
+from device_sim.run.lateness import most_unread, overfilled, proven
 from device_sim.run.manner import ONE_PROCESS, Manner, Share, commander_of, receivers_of
 from device_sim.run.order import Extra, InvalidOrder, Order, Pause, Rate, Status, Stop
 from device_sim.run.own_topics import own_topics
@@ -138,6 +138,7 @@ class Run:
             self._distance,
             self._proven,
         )
+        result.stood = self._stood(outcomes)
         result.judge(sum(outcome.skipped for outcome in outcomes), self.recorder.counts[Count.PUBLISHED])
         return result
 
@@ -428,6 +429,15 @@ class Run:
                 _TOLD_LATE if self.manner.workers > 1 else 0.0,
             ),
         )
+
+    def _stood(self, outcomes: list[PartOutcome]) -> float:
+        """Return for how long the receivers stood still, if a broker's queue for them may have been full then."""
+        lag = self._watch.lag
+        if self.manner.workers == 1:
+            lag = Latency()
+            lag.add(outcomes[0].lag)
+        besides = max(backend.besides for backend in self.backends)
+        return lag.highest / 1000 if overfilled(self.recorder, besides, lag.highest / 1000) else 0.0
 
     def _process_health(self, outcomes: list[PartOutcome]) -> list[ProcessHealth]:
         found = []
