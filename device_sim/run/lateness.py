@@ -41,7 +41,7 @@ _AT_LEAST_ONCE: Final = 1
 _QUEUE: Final = 1000
 """Messages that a broker keeps for a client who is slow: mosquitto's default, and the least that is usual."""
 _STOOD: Final = 1.0
-"""For so many seconds a receiver stands still if its machine is paused, or others hold the cores; a busy one does not."""
+"""A receiver that stands still for so many seconds is on a paused machine, or one whose cores others hold."""
 DROPPED: Final = frozenset({Count.LOST, Count.STALE_PRESENCE, Count.UNANSWERED_COMMANDS})
 """What is amiss where a broker has dropped readings, presence messages and answers for who did not read."""
 _UPPER_LIMITS: Final = ("<", "<=", "==")
