@@ -139,7 +139,7 @@ def _compare(world: World, racer: Racer, token: Token, ends: dict[str, Any], *, 
     for each in ("connect", "connect too"):
         assert ends.get(each, CUT) in ("SUCCESS", "NOT_AUTHORIZED", CUT), f"{each}: {ends[each]}"
     adopt(world, device)
-    token.voided = True  # Or spent: it is asked for nothing more.
+    fleet.tokens.remove(token)  # Spent, void or open: it is asked for nothing more.
     expected = dict.fromkeys(device.certificates, COMPROMISED if as_device else None) | {mine: COMPROMISED}
     found = {each: each.reason for each in device.certificates}
     assert found == expected, f"{ {each.serial: each.reason for each in found} }"

@@ -64,7 +64,7 @@ def one_token(world: World, choices: random.Random) -> str | None:
     assert {f"{each.serial_number:x}" for each in got} <= {each["serial"] for each in made}
     assert len(got) <= len(made)
     assert shown["state"] in {"used", *["void"] * voids, *["open"] * dies}
-    token.voided = True
+    world.fleet.tokens.remove(token)
     world.reality.operate("/v1/voidings", tokens=[token.number])
     if made:
         _join(world, name)
