@@ -181,7 +181,7 @@ class Trust:
         return ""
 
     def _forget_expired(self, bundle: TrustBundle, now: datetime) -> bool:
-        """Forget the paths of *bundle* that have expired, with whose end their clients' connections end; any?"""
+        """Forget the paths of *bundle* that have expired, and with them all their clients; return whether any has."""
         theirs = [(ders, each) for ders, each in self._paths.items() if each.bundle is bundle]
         expired = [ders for ders, each in theirs if each.not_after < now]
         if not expired:

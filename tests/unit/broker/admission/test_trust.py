@@ -51,7 +51,9 @@ def test_a_ca_is_learned_from_a_path_and_known_without_one() -> None:
     assert judge.learned == 1
     assert seen(judge, OTHER.device("meter-1"), OTHER.issuing, OTHER.root) == "theirs: CN=Test Issuing CA"
     assert judge.learned == 2
-    assert judge.issuer_of(device.certificate, [device.der], PKI.now) is None, "nobody has issued it: it is an anchor itself"
+    assert judge.issuer_of(device.certificate, [device.der], PKI.now) is None, (
+        "nobody has issued it: it is an anchor itself"
+    )
     stranger = Pki()
     assert seen(judge, stranger.device("meter-1"), stranger.issuing, stranger.root) is None
     assert judge.learned == 2
@@ -127,7 +129,11 @@ def test_a_ca_that_is_replaced_every_few_hours_fills_no_bundle(monkeypatch: pyte
         assert [comes(third, 2.5), comes(of(3), 2.6)] == [None, RefusalCode.TRUST_FULL], "there is room for one"
     assert [each["code"] for each in logs] == ["TRUST_FULL"] * 2, "it is said again, as there was room meanwhile"
     assert not admission.stands_above(first.revocation.key)
-    assert [comes(each, 2.6, resumed=True) for each in (first, second, third)] == [RefusalCode.UNTRUSTED_ISSUER, None, None]
+    assert [comes(each, 2.6, resumed=True) for each in (first, second, third)] == [
+        RefusalCode.UNTRUSTED_ISSUER,
+        None,
+        None,
+    ]
     assert admission.trust.learned == 3, "a list that found no issuer before may find one"
 
 
