@@ -139,6 +139,12 @@ class Trust:
                 return found
         return []
 
+    def keys_at(self, now: datetime) -> set[bytes]:
+        """Return the key identifiers of the CAs that have not expired: anchors, and those learned."""
+        anchors = (anchor for bundle in self.bundles for anchor in bundle.anchors)
+        known = {each for issuer in (*self._paths.values(), *anchors) for each in issuer.path()}
+        return {each.key_id for each in known if now <= each.not_after}
+
     def authorities(self, name: x509.Name) -> list[Issuer]:
         """Return every CA of that name: anchors, and those learned."""
         found = {
