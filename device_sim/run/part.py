@@ -174,6 +174,7 @@ class Part:
             await self._stack.enter_async_context(KeepAlive()),
             Counters(),
             self._scenario.seed,
+            self._manner.mark,
             record=self._recorder.record,
             sources=self._manner.sources,
             driver=self._manner.driver,
