@@ -23,7 +23,7 @@ from http import HTTPStatus
 from typing import Final
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
@@ -32,7 +32,6 @@ from device_sim.run.runner import Run
 
 PATH: Final = "/metrics"
 _HOST: Final = "127.0.0.1"
-_PREFIX: Final = "fleet_sim"
 _MOST_REASONS: Final = 20
 _LONGEST, _PATIENCE, _AT_ONCE = 8192, 5.0, 16
 _PERCENTILES: Final = {"50": "p50", "95": "p95", "99": "p99"}
@@ -51,22 +50,33 @@ class _Figures(Collector):
 
     def collect(self) -> Iterable[Metric]:
         run = self._run
-        about = {"scenario": run.scenario.name, "broker": run.target.broker_name}
-        yield InfoMetricFamily(f"{_PREFIX}_run", "What is run, and where.", about)
-        yield _gauge("devices", "Devices of the scenario.", run.scenario.devices)
+        about = GaugeMetricFamily("fleet_sim_run_info", "What is run, and where.", labels=["scenario", "broker"])
+        about.add_metric([run.scenario.name, run.target.broker_name], 1)
+        yield about
+        yield GaugeMetricFamily("fleet_sim_devices", "Devices of the scenario.", run.scenario.devices)
         samples = run.recorder.samples
         if samples:
             yield from _of_second(samples[-1])
         states = [process.state for process in run.processes if process.state is not None]
-        yield _counter("revoked", "Devices that the run has revoked.", sum(state.revoked for state in states))
-        yield _counter(
-            "lost_connections", "Broken connections of devices.", sum(state.lost_connections for state in states)
+        yield CounterMetricFamily(
+            "fleet_sim_revoked_total", "Devices that the run has revoked.", sum(state.revoked for state in states)
         )
-        yield _counter("altered", "Messages that arrived altered.", sum(backend.altered for backend in run.backends))
-        yield _counter(
-            "unexpected", "Messages that nobody has sent.", sum(backend.unexpected for backend in run.backends)
+        yield CounterMetricFamily(
+            "fleet_sim_lost_connections_total",
+            "Broken connections of devices.",
+            sum(state.lost_connections for state in states),
         )
-        refusals = CounterMetricFamily(f"{_PREFIX}_refusals", "Refused attempts, by reason.", labels=["reason"])
+        yield CounterMetricFamily(
+            "fleet_sim_altered_total",
+            "Messages that arrived altered.",
+            sum(backend.altered for backend in run.backends),
+        )
+        yield CounterMetricFamily(
+            "fleet_sim_unexpected_total",
+            "Messages that nobody has sent.",
+            sum(backend.unexpected for backend in run.backends),
+        )
+        refusals = CounterMetricFamily("fleet_sim_refusals_total", "Refused attempts, by reason.", labels=["reason"])
         for reason, count in sum((Counter(state.refused) for state in states), Counter[str]()).most_common(
             _MOST_REASONS
         ):
@@ -76,30 +86,32 @@ class _Figures(Collector):
 
 def _of_second(sample: Sample) -> Iterator[Metric]:
     health = sample.health
-    yield _gauge("run_seconds", "Seconds since the run began, when these figures were taken.", sample.at)
-    yield _gauge("connected", "Devices that are connected.", sample.connected)
-    yield _gauge("told", "Devices that are to be connected.", sample.told)
-    yield _counter("published", "Messages that devices have published.", sample.published)
-    yield _counter("received", "Messages that the run's backend has received.", sample.received)
+    yield GaugeMetricFamily(
+        "fleet_sim_run_seconds", "Seconds since the run began, when these figures were taken.", sample.at
+    )
+    yield GaugeMetricFamily("fleet_sim_connected", "Devices that are connected.", sample.connected)
+    yield GaugeMetricFamily("fleet_sim_told", "Devices that are to be connected.", sample.told)
+    yield CounterMetricFamily("fleet_sim_published_total", "Messages that devices have published.", sample.published)
+    yield CounterMetricFamily(
+        "fleet_sim_received_total", "Messages that the run's backend has received.", sample.received
+    )
     latency = GaugeMetricFamily(
-        f"{_PREFIX}_latency_seconds", "Of the last second, from when each was due.", labels=["of", "percentile"]
+        "fleet_sim_latency_seconds", "Of the last second, from when each was due.", labels=["of", "percentile"]
     )
     for metric, seen in sample.windows.items():
         for percentile, name in _PERCENTILES.items():
             latency.add_metric([str(metric), percentile], getattr(seen, name) / 1000)
     yield latency
-    yield _gauge("generator_lag_seconds", "How late the simulator's own loop was, p99.", health.lag_p99_ms / 1000)
-    yield _gauge("generator_processor_ratio", "Share of a core that the simulator used.", health.processor)
-    yield _gauge("generator_waiting_ratio", "Share of the time in which it waited for a core.", health.waiting)
-    yield _gauge("generator_memory_bytes", "Memory of the simulator.", health.memory_mb * 1e6)
-
-
-def _gauge(name: str, text: str, value: float) -> Metric:
-    return GaugeMetricFamily(f"{_PREFIX}_{name}", text, value)
-
-
-def _counter(name: str, text: str, value: float) -> Metric:
-    return CounterMetricFamily(f"{_PREFIX}_{name}", text, value)
+    yield GaugeMetricFamily(
+        "fleet_sim_generator_lag_seconds", "How late the simulator's own loop was, p99.", health.lag_p99_ms / 1000
+    )
+    yield GaugeMetricFamily(
+        "fleet_sim_generator_processor_ratio", "Share of a core that the simulator used.", health.processor
+    )
+    yield GaugeMetricFamily(
+        "fleet_sim_generator_waiting_ratio", "Share of the time in which it waited for a core.", health.waiting
+    )
+    yield GaugeMetricFamily("fleet_sim_generator_memory_bytes", "Memory of the simulator.", health.memory_mb * 1e6)
 
 
 class Page:
