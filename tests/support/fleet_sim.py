@@ -81,11 +81,14 @@ async def ran(tmp_path: Path, *arguments: str, afresh: bool = False) -> tuple[in
 
 async def until_said(process: asyncio.subprocess.Process, words: str) -> None:
     assert process.stderr is not None
+    said: list[str] = []
     async with asyncio.timeout(60):
         async for line in process.stderr:
-            if words in line.decode():
+            said.append(line.decode())
+            if words in said[-1]:
                 return
-    pytest.fail(f"it ended before it said {words!r}")
+        code = await process.wait()
+    pytest.fail(f"it ended with {code} before it said {words!r}, and had said:\n{''.join(said)}")
 
 
 def enrol(stage: Stage, fleet: Path, *more: str) -> list[str]:
