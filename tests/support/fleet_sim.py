@@ -33,13 +33,13 @@ backoff = { base = "100ms", cap = "500ms" }
 [[stages]]
 ramp = { rate = 50 }
 [[stages]]
-command = { rate = 50 }
+command = { rate = 50, deadline = "60s" }
 [[stages]]
 storm = { drop = "50%" }
 [[stages]]
 renew = { select = "20%", rate = 20 }
 [[stages]]
-revoke = { select = "20%", rate = 20 }
+revoke = { select = "20%", rate = 20, deadline = "60s" }
 [[stages]]
 hold = "1s"
 [thresholds]
@@ -49,7 +49,7 @@ duplicated = ["== 0"]
 unanswered_commands = ["== 0"]
 failed_renewals = ["== 0"]
 unreached = ["== 0"]
-revoked_closed = ["max < 5000"]
+revoked_closed = ["max < 60000"]
 """
 )
 

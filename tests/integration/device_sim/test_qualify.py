@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shlex
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -16,6 +15,7 @@ import pytest
 
 from device_sim.qualify.papers import ServerStaple
 from device_sim.qualify.stages import STAGES
+from device_sim.stage.foreign_process import free_port
 from tests.support.needed import needed
 from tests.support.programs import forking_python
 
@@ -157,8 +157,7 @@ async def test_mosquitto_as_a_bridge_checks_staples_all_but_whom_they_are_about(
 
 
 async def test_hardware_is_told_where_to_connect_and_keeps_its_credential(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     place = tmp_path / "given"
     judged = asyncio.create_task(
         qualify(
