@@ -10,7 +10,9 @@ Rules
 -----
 1. A list is replaced only by a newer one: by its number, then by thisUpdate. Replaying an old, still valid list
    releases nobody. Of two lists of one number and second, as a CA issues that numbers none and revokes twice at once,
-   nobody can tell which is newer: who is in either of them is revoked, until the next.
+   nobody can tell which is newer: who is in either of them is revoked, until the next. So it is with an older list
+   while the one in use is from the future by the clock: either the clock is behind, or the CA's was ahead when it made
+   that one, and what it has revoked since is on the other.
 2. An expired list replaces only an expired one.
 3. Entries of an expired list still count as revoked. `overdue` reports that nothing newer is known, and the bundle's
    policy decides what follows.
@@ -124,9 +126,7 @@ class CrlShelf:
             if listed.signed == current.complete.signed:
                 return None
             if _place(listed) < _place(current.complete):
-                raise CrlRefused(
-                    CrlProblem.CRL_OLDER, f"number {listed.number}; number {current.complete.number} is known"
-                )
+                return _with_older(current, listed, now, pause)
             if listed.next_update < now <= current.fresh_until:
                 raise _expired(listed)
         entries = read_entries(listed, pause)
@@ -186,6 +186,23 @@ class CrlShelf:
                 self._said[key] = problem
                 found.append((held, problem))
         return found
+
+
+def _with_older(current: HeldList, older: CertificateList, now: datetime, pause: Callable[[], None]) -> HeldList | None:
+    """Return *current* with those revoked by a list that is *older* as it says; None: they are.
+
+    Raises `CrlRefused` where no clock can be to blame. Place and dates stay those of *current*, which prove more.
+    """
+    if current.complete.this_update <= now or older.next_update < now:
+        raise CrlRefused(CrlProblem.CRL_OLDER, f"number {older.number}; number {current.complete.number} is known")
+    entries = read_entries(older, pause)
+    if entries.keys() <= current.entries.keys():
+        return None
+    return replace(
+        current,
+        complete_entries={**entries, **current.complete_entries},
+        entries={**entries, **current.entries},
+    )
 
 
 def _continued(

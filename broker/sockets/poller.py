@@ -14,7 +14,8 @@ Rules
 1. A transport is called only while it is watched: one that another of the same batch has closed is skipped.
    Bytes that OpenSSL has read ahead are no longer in the kernel, so epoll does not report them: a transport that leaves
    some there requests (`again`) another call in the next turn.
-2. An unexpected error closes the connection that met it, with its traceback in the log, and no other.
+2. An unexpected error closes the connection that met it, with its traceback in the log, and no other: also if closing
+   it fails. It is not watched then.
 3. A batch is bounded, so that timers, the feed and the listener get their time in between.
 4. When many clients send one by one, a turn may wait a moment for more (`broker.sockets.coalescing`).
 """
@@ -22,6 +23,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 from asyncio import AbstractEventLoop
 from collections.abc import Iterable
@@ -199,7 +201,18 @@ class Poller:
                 raise
             except Exception:  # A bug that one connection meets must not affect the others.
                 log.exception("connection failed", code="INTERNAL_ERROR")
-                transport.abort()
+                self._give_up(descriptor, transport)
         turn.end()
         if self._coalescing is not None:
             self._coalescing.ended(monotonic())
+
+    def _give_up(self, descriptor: int, transport: Watched) -> None:
+        """Close a connection that has failed."""
+        try:
+            transport.abort()
+        except MemoryError:
+            raise
+        except Exception:
+            log.exception("connection failed, and its end", code="INTERNAL_ERROR")
+            with contextlib.suppress(OSError):  # It may be closed, and just not said so.
+                self.forget(descriptor)  # Otherwise it would be reported in each turn.

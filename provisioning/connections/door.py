@@ -13,7 +13,8 @@ Rules
    left are closed before TLS: the kernel's queue is served in order, and a handshake takes a thousand times as long
    (docs/decisions/0224-departed-clients-are-closed-before-tls.md). Without TLS a client may send its request and
    nothing more.
-2. A place is given back when the connection has ended, for whatever reason.
+2. A place is given back when the connection has ended, or has not begun, for whatever reason. An unexpected error is
+   one connection's, and has its traceback in the log.
 3. A handshake that takes too long ends with a reset. Where large packets vanish on the way the end of the stream would
    wait behind our part of the handshake, and a client without a time limit of its own for that, for ever.
 4. A connection of a proxy begins with a PROXY header (`provisioning.program.proxy_arrivals`), and has a place when that
@@ -39,6 +40,7 @@ from provisioning.pki.departed import has_left
 from provisioning.pki.late_handshake import reset_if_late
 from provisioning.pki.seen_out import see_out_if_refused
 from provisioning.program.once_a_minute import OnceAMinute
+from provisioning.program.out_of_memory import told
 from provisioning.program.proxy_arrivals import ProxyArrivals
 from provisioning.program.proxy_header import Address
 from provisioning.program.proxy_networks import ProxyNetworks
@@ -194,20 +196,26 @@ class Door:
             accepted.close()
             return
         self._next[accepted] = place
-        task = self._loop.create_task(self._shake_hands(accepted, host, client))
+        task = told(self._loop.create_task(self._shake_hands(accepted, host, client)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _shake_hands(self, accepted: socket.socket, host: str, client: Address | None) -> None:
         place = self._next.pop(accepted)
-        see_out_if_refused(accepted)
         context, seconds, shutdown = None, None, None
-        if self._context is not None:
-            context, seconds, shutdown = self._context(), self._seconds, self._shutdown_seconds
+        try:
+            see_out_if_refused(accepted)
+            if self._context is not None:
+                context, seconds, shutdown = self._context(), self._seconds, self._shutdown_seconds
+            protocol = self._make(place, client)
+        except Exception as error:  # noqa: BLE001 - it is logged, and one connection's
+            accepted.close()  # No transport has it yet.
+            self._end_of_one(place, host, error)
+            return
         try:
             with nullcontext() if seconds is None else reset_if_late(self._loop, accepted, seconds):
                 await self._loop.connect_accepted_socket(
-                    lambda: self._make(place, client),
+                    lambda: protocol,
                     accepted,
                     ssl=context,
                     ssl_handshake_timeout=seconds,
@@ -216,9 +224,18 @@ class Door:
         except (OSError, TimeoutError) as error:
             place.leave()
             self._failed(host, error)
+        except Exception as error:  # noqa: BLE001 - the same
+            self._end_of_one(place, host, error)
         except BaseException:
             place.leave()
             raise
+
+    def _end_of_one(self, place: Place, host: str, error: Exception) -> None:
+        """Give *place* back after an *error* that nobody has expected."""
+        place.leave()
+        if isinstance(error, MemoryError):
+            raise error
+        log.error("connection failed", code="INTERNAL_ERROR", address=host, exc_info=error)
 
     def _tell(self, host: str) -> None:
         if self._crowding.happened(self._loop.time()):

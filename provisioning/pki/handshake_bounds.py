@@ -15,7 +15,8 @@ certificate against all others.
 
 Rules
 -----
-1. One buffer for all sessions: nothing else runs between filling it and emptying it.
+1. One buffer for all sessions: nothing else runs between filling it and emptying it, and whatever ends a step, a
+   `MemoryError` in between included, the next one begins with an empty one. What OpenSSL was not given is not consumed.
 2. When the handshake is complete, OpenSSL reads the socket itself, from the first byte that it has not had.
 3. If OpenSSL cannot be called directly (`provisioning.pki.openssl`), nothing here has an effect.
 """
@@ -58,13 +59,16 @@ def shake_hands(address: int, connected: socket.socket) -> int:
     Returns and raises what `openssl.shake_hands` does.
     """
     size = 0
+    if library.BIO_ctrl(_portion, _PENDING, 0, None):
+        library.BIO_ctrl(_portion, _RESET, 0, None)
     try:
         size = _receive(connected, _place, PORTION, socket.MSG_PEEK)
     except BlockingIOError:  # It may only need to write.
         pass
     else:
         if size:
-            library.BIO_write(_portion, _buffer, size)
+            if library.BIO_write(_portion, _buffer, size) != size:
+                raise MemoryError
         else:  # End of file, which OpenSSL detects and reports itself.
             _read_by_itself(address)
     outcome = -1

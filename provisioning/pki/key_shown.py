@@ -32,6 +32,8 @@ from provisioning.pki.openssl import AVAILABLE, address_of_context, callback, de
 MOST_SECONDS: Final = 24 * 3600
 """How long a session, and those derived from it, can be resumed after the client has used its certificate's key."""
 _SIZE: Final = 8
+_ISSUED: Final = 1
+"""0 would end the connection."""
 _DECRYPTED, _DECRYPTED_AND_OLD = 5, 6
 """`SSL_TICKET_SUCCESS`, and the same for a ticket that should be renewed."""
 _IGNORE, _USE, _USE_AND_RENEW = 2, 3, 4
@@ -76,21 +78,15 @@ def bound_tickets(context: ssl.SSLContext) -> None:
 
 def _issue(session: int, _argument: int | None) -> int:
     """Note in the ticket being made when the key was used; a resumed session has the note already."""
-    try:
-        if not library.SSL_session_reused(session):
-            note(library.SSL_get_session(session))
-    except BaseException:  # noqa: BLE001, S110 - nothing can be raised through OpenSSL: it is a ticket of no use, then
-        pass
-    return 1
+    if not library.SSL_session_reused(session):
+        note(library.SSL_get_session(session))
+    return _ISSUED
 
 
 def _take(_session: int, held: int | None, _name: int | None, _size: int, status: int, _argument: int | None) -> int:
     """Say whether the session in a ticket is resumed: not if it is missing or unreadable, as without this callback."""
-    try:
-        if held and status in (_DECRYPTED, _DECRYPTED_AND_OLD) and is_recent(held, time.time()):
-            return _USE if status == _DECRYPTED else _USE_AND_RENEW
-    except BaseException:  # noqa: BLE001, S110 - nothing can be raised through OpenSSL
-        pass
+    if held and status in (_DECRYPTED, _DECRYPTED_AND_OLD) and is_recent(held, time.time()):
+        return _USE if status == _DECRYPTED else _USE_AND_RENEW
     return _IGNORE
 
 
@@ -113,6 +109,6 @@ def _open() -> bool:
 
 CAN_NOTE: Final = _open()
 """Whether OpenSSL can store notes here."""
-_ISSUE: Final = callback(IssueCallback, _issue) if CAN_NOTE else None
-_TAKE: Final = callback(TakeCallback, _take) if CAN_NOTE else None
-"""One each for all contexts, and never freed: OpenSSL knows only their addresses."""
+_ISSUE: Final = callback(IssueCallback, _issue, refusal=_ISSUED) if CAN_NOTE else None
+_TAKE: Final = callback(TakeCallback, _take, refusal=_IGNORE) if CAN_NOTE else None
+"""One each for all contexts, and never freed: OpenSSL knows addresses only. A ticket without a note is of no use."""

@@ -41,20 +41,17 @@ def changed_keys_too_often(address: int) -> bool:
 def _count_step(session: int, _where: int, _value: int) -> None:
     """Count a session's steps other than data within a second; end one that exceeds the limit."""
     global _counted_since  # noqa: PLW0603 - OpenSSL passes no object
-    try:
-        now = time.monotonic()
-        if now - _counted_since > 1.0:
-            _steps.clear()
-            _counted_since = now
-        steps = _steps[session] = _steps.get(session, 0) + 1
-        if steps > _MOST_STEPS:
-            _too_often.add(session)
-            library.SSL_set_shutdown(session, _PEER_SAID_GOODBYE)
-    except BaseException:  # noqa: BLE001, S110 - nothing can be raised through OpenSSL
-        pass
+    now = time.monotonic()
+    if now - _counted_since > 1.0:
+        _steps.clear()
+        _counted_since = now
+    steps = _steps[session] = _steps.get(session, 0) + 1
+    if steps > _MOST_STEPS:
+        _too_often.add(session)
+        library.SSL_set_shutdown(session, _PEER_SAID_GOODBYE)
 
 
-_STEP_CALLBACK: Final = callback(InfoCallback, _count_step)
+_STEP_CALLBACK: Final = callback(InfoCallback, _count_step, refusal=None)
 _steps: Final[dict[int, int]] = {}
 """Steps of each session in this second."""
 _counted_since = 0.0

@@ -16,6 +16,7 @@ Rules
 1. Nothing here affects who is verified or how.
 2. Every caller has an alternative: the slow reference, which the same tests run.
 3. A session's address is valid as long as the session lives; whoever keeps one drops it with the session.
+4. What OpenSSL calls is made by `callback` alone: whatever it raises is a refusal.
 """
 
 from __future__ import annotations
@@ -297,12 +298,23 @@ _key_place: Final = ctypes.byref(_key)
 """Where OpenSSL puts a key temporarily: one place is enough, because nothing else runs in between."""
 
 
-def callback(kind: Any, call: Callable[..., Any]) -> Any:
-    """Return *call* as OpenSSL can call it, or None if it cannot call back."""
+def callback(kind: Any, call: Callable[..., Any], *, refusal: int | None) -> Any:
+    """Return *call* as OpenSSL can call it, or None if it cannot call back.
+
+    Nothing can be raised through OpenSSL, which would take for the result what happened to be in its place: whatever
+    *call* raises, its first line included, the result is *refusal* (None: OpenSSL expects none).
+    """
     if not AVAILABLE:
         return None
+
+    def answer(*arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except BaseException:  # noqa: BLE001 - not even a KeyboardInterrupt
+            return refusal
+
     try:
-        return kind(call)
+        return kind(answer)
     except (MemoryError, OSError):  # This process may be forbidden to have executable memory.
         return None
 

@@ -21,7 +21,8 @@ Rules
    fails, and the ticket is useless from then on (`confirm`).
 2. The choice of groups is not made here: if the machine's OpenSSL configuration lacks one of the two, or has a group
    whose name is unknown, nothing changes.
-3. If OpenSSL cannot be called directly (`provisioning.pki.openssl`), nothing here has an effect. One that has no ML-KEM
+3. If the age of a session cannot be determined, the handshake fails.
+4. If OpenSSL cannot be called directly (`provisioning.pki.openssl`), nothing here has an effect. One that has no ML-KEM
    yet (3.3, 3.4) chooses the groups as always; the life of its sessions is limited as anywhere.
 
 Does not handle: tickets that contain their session, encrypted; TLS 1.2, which has no key exchange in resumption.
@@ -38,6 +39,8 @@ from typing import Final
 from provisioning.pki import key_shown
 from provisioning.pki.openssl import address_of_context, callback, declare, library
 
+_GO_ON, _FAIL = 1, 0
+"""What a callback tells OpenSSL. The session would be resumed, however old, if one that has failed let it go on."""
 _NAME_SIZE: Final = 32
 _TLS13: Final = 0x0304
 _SET_GROUPS: Final = 92
@@ -110,10 +113,9 @@ def _find_and_order(session: int, name: int, size: int, place: int) -> int:
 def _look_up(session: int, name: int, size: int, place: int, *, order: bool) -> int:
     """Tell OpenSSL that there is no external secret, and prepare for its own."""
     ctypes.c_void_p.from_address(place).value = None
-    with contextlib.suppress(BaseException):  # Nothing can be raised through OpenSSL.
-        if size == _NAME_SIZE:
-            _prepare(session, name, order=order)
-    return 1
+    if size == _NAME_SIZE:
+        _prepare(session, name, order=order)
+    return _GO_ON
 
 
 def _prepare(session: int, name: int, *, order: bool) -> None:
@@ -199,8 +201,8 @@ CAN_EXCHANGE_LESS: Final = CAN_LIMIT and ssl.OPENSSL_VERSION_INFO >= (3, 5)
 """Whether OpenSSL has ML-KEM, which a resumption can do without."""
 _ORDER_BYTES: Final = _order()
 _ORDER: Final = ctypes.cast(ctypes.c_char_p(_ORDER_BYTES), ctypes.c_void_p) if _ORDER_BYTES else None
-_FIND: Final = callback(FindCallback, _find) if CAN_LIMIT else None
-_FIND_AND_ORDER: Final = callback(FindCallback, _find_and_order) if CAN_EXCHANGE_LESS else None
+_FIND: Final = callback(FindCallback, _find, refusal=_FAIL) if CAN_LIMIT else None
+_FIND_AND_ORDER: Final = callback(FindCallback, _find_and_order, refusal=_FAIL) if CAN_EXCHANGE_LESS else None
 _ordered: Final[dict[int, bytes]] = {}
 """The sessions whose groups were reordered, and what their client's ticket names."""
 _named: Final[int] = library.SSL_SESSION_new() if CAN_LIMIT else 0

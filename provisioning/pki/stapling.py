@@ -83,22 +83,19 @@ def forget_staple(address: int) -> None:
 
 def _answer_status_request(session: int, _argument: int | None) -> int:
     """Staple, within the handshake of a client that asks. On any error the client gets none, and continues."""
-    try:
-        response, good_until = _staples[library.SSL_get_SSL_CTX(session)]
-        if response and time.time() < good_until:
-            # OpenSSL frees it with the session, or before (`forget_staple`).
-            copied = library.CRYPTO_memdup(response, len(response), None, 0)
-            if copied:
-                library.SSL_ctrl(session, _SET_STATUS_RESPONSE, len(response), copied)
-                return _STAPLED
-    except BaseException:  # noqa: BLE001, S110 - nothing can be raised through OpenSSL, not even a KeyboardInterrupt
-        pass
+    response, good_until = _staples[library.SSL_get_SSL_CTX(session)]
+    if response and time.time() < good_until:
+        # OpenSSL frees it with the session, or before (`forget_staple`).
+        copied = library.CRYPTO_memdup(response, len(response), None, 0)
+        if copied:
+            library.SSL_ctrl(session, _SET_STATUS_RESPONSE, len(response), copied)
+            return _STAPLED
     return _NOT_STAPLED
 
 
 _staples: Final[dict[int, tuple[bytes, float]]] = {}
 """Staples, by the address of OpenSSL's context; an entry is removed before its context is freed."""
-_STATUS_CALLBACK: Final = callback(StatusCallback, _answer_status_request)
+_STATUS_CALLBACK: Final = callback(StatusCallback, _answer_status_request, refusal=_NOT_STAPLED)
 """One for all contexts, and never freed: OpenSSL knows only its address."""
 CAN_STAPLE: Final = _STATUS_CALLBACK is not None
 """Whether a server can staple here."""

@@ -95,6 +95,36 @@ def test_an_old_list_that_is_played_back_releases_nobody(shelf: Shelf) -> None:
     assert shelf.revoked == {1}
 
 
+@pytest.mark.parametrize("number", [1, None], ids=["numbered", "not numbered"])
+def test_a_list_from_a_clock_that_was_ahead_keeps_nobody_in(shelf: Shelf, number: int | None) -> None:
+    """What its CA, which numbers its lists by the clock or not at all, revoked since was refused for as long."""
+    ahead = shelf.now + timedelta(days=1)
+    early = crl(CA, {1: None, 2: None}, number=number and 2, now=ahead, life=3 * HOUR)
+    late = crl(CA, {2: None, 3: None}, number=number, now=shelf.now)
+    present, shelf.now = shelf.now, ahead
+    shelf.put(early)
+    shelf.now = present
+    assert shelf.put(late) == ({3}, 0)
+    assert shelf.revoked == {1, 2, 3}, "the other one may be the later"
+    assert shelf.put(late) is None, "it is known"
+    assert shelf.put(crl(CA, {4: None}, number=number, now=shelf.now, age=HOUR / 2)) == ({4}, 0)
+    assert shelf.refused(crl(CA, {5: None}, number=number, now=shelf.now, **EXPIRED)) is CrlProblem.CRL_OLDER
+    assert shelf.proven.latest().at == parse(early).this_update.timestamp(), "it still says what has expired"
+    shelf.now = ahead + MINUTE
+    assert shelf.refused(late) is CrlProblem.CRL_OLDER
+    assert shelf.put(crl(CA, {3: None}, number=number and 3, now=shelf.now)) == (set(), 3)
+    assert shelf.revoked == {3}
+
+
+def test_a_list_from_a_clock_that_was_ahead_keeps_nobody_in_by_its_delta(shelf: Shelf) -> None:
+    present, shelf.now = shelf.now, shelf.now + timedelta(days=1)
+    shelf.put(crl(CA, {1: None, 2: None}, number=7, now=shelf.now))
+    shelf.put(crl(CA, {2: REMOVE, 4: None}, number=8, base=7, now=shelf.now))
+    shelf.now = present
+    assert shelf.put(crl(CA, {2: None, 3: None}, number=6, now=shelf.now)) == ({2, 3}, 0)
+    assert shelf.revoked == {1, 2, 3, 4}
+
+
 def test_an_expired_list_does_not_replace_a_good_one(shelf: Shelf) -> None:
     shelf.put(crl(CA, {1: None}, number=1))
     assert shelf.refused(crl(CA, {2: None}, number=2, **EXPIRED)) is CrlProblem.CRL_EXPIRED

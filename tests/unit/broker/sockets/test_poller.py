@@ -90,6 +90,28 @@ def test_what_one_connection_meets_does_not_affect_the_others(hall: Hall) -> Non
     assert len(hall.poller) == 1
 
 
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_connection_that_cannot_even_be_closed_does_not_affect_the_others(hall: Hall, *, closed: bool) -> None:
+    """What OpenSSL held for others was read no more in that turn, nor in any, and what they were sent waited."""
+    first, second = hall.clients
+
+    def fail(code: str = "", detail: str = "") -> None:
+        del code, detail
+        if closed:
+            first.ours.close()
+        raise ValueError
+
+    first.says()
+    first._act, first.abort = lambda: 1 / 0, fail  # type: ignore[method-assign]
+    hall.again(second)
+    with capture_logs() as logs:
+        for _ in range(3):
+            hall.go_round()
+    assert [each["code"] for each in logs] == ["INTERNAL_ERROR"] * 2
+    assert (first.calls, second.calls) == (1, 1)
+    assert len(hall.poller) == 1
+
+
 @pytest.mark.parametrize(
     ("watched", "says", "called"),
     [

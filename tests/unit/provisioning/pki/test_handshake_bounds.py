@@ -120,6 +120,43 @@ def test_one_session_s_bytes_are_never_another_s(pair: Pair) -> None:
         other.close()
 
 
+def test_what_a_step_without_memory_leaves_is_never_another_s(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Pair()
+    try:
+        pair.far.sendall(b"GET / HTTP/1.1\r\n\r\n" * 10)
+        with monkeypatch.context() as short:
+            emptying = openssl.library.BIO_ctrl
+            results = iter([0])  # At the beginning it is empty.
+
+            def fail(*arguments: object) -> int:
+                for result in results:
+                    return result
+                del arguments
+                raise MemoryError
+
+            short.setattr(openssl.library, "BIO_ctrl", fail)
+            with pytest.raises(MemoryError):
+                pair.step()
+        assert openssl.library.BIO_ctrl is emptying
+        other.far.sendall(long_hello(client_context(PKI.anchors), 2000))
+        assert other.step() == openssl.WANTS_READ
+        assert other.far.recv(3)[:1] == b"\x16"
+    finally:
+        other.close()
+
+
+def test_what_openssl_has_no_memory_for_is_not_consumed(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    hello = long_hello(client_context(PKI.anchors), 2000)
+    pair.far.sendall(hello)
+    with monkeypatch.context() as short:
+        short.setattr(openssl.library, "BIO_write", lambda *_: -1)
+        with pytest.raises(MemoryError):
+            pair.step()
+    assert unread(pair.near) == len(hello)
+    assert pair.step() == openssl.WANTS_READ
+    assert pair.far.recv(3)[:1] == b"\x16"
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_a_certification_path_has_a_bound(pair: Pair, version: ssl.TLSVersion) -> None:
     meter = shared_device("meter-1")

@@ -83,6 +83,21 @@ def test_a_ticket_that_says_nothing_of_a_key_is_no_return(service: Service, monk
     assert service.come()
 
 
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_a_defect_costs_the_return_and_not_the_handshake(
+    service: Service, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def fail() -> float:
+        raise error
+
+    assert not service.come()
+    with monkeypatch.context() as defect:
+        defect.setattr(time, "time", fail)
+        assert not service.come()
+    assert not service.come(), "that ticket has no note"
+    assert service.come()
+
+
 def test_a_ticket_of_another_context_is_none_and_no_failure(service: Service) -> None:
     assert not service.come()
     service.context = server_context(

@@ -283,4 +283,28 @@ def test_an_extended_master_secret_is_believed_in_when_both_have_it_and_not_befo
 
 def test_where_openssl_cannot_be_asked_it_cannot_call_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openssl, "AVAILABLE", False)
-    assert openssl.callback(openssl.StatusCallback, lambda _session, _argument: 0) is None
+    assert openssl.callback(openssl.StatusCallback, lambda _session, _argument: 0, refusal=1) is None
+
+
+def called(kind: Any, made: Any) -> Any:
+    """Return what calls *made* by its address alone, as OpenSSL does."""
+    return kind(ctypes.cast(made, ctypes.c_void_p).value)
+
+
+@pytest.mark.skipif(not openssl.AVAILABLE, reason="OpenSSL cannot be called directly here")
+@pytest.mark.parametrize("error", [ValueError, MemoryError, KeyboardInterrupt, SystemExit])
+def test_whatever_a_callback_raises_openssl_hears_a_refusal(error: type[BaseException]) -> None:
+    def fail(_session: int, _argument: int) -> int:
+        raise error
+
+    for refusal in (0, 1, 3):
+        made = openssl.callback(openssl.StatusCallback, fail, refusal=refusal)
+        assert called(openssl.StatusCallback, made)(0, 0) == refusal
+    ignored = openssl.callback(openssl.InfoCallback, lambda *_: fail(0, 0), refusal=None)
+    assert called(openssl.InfoCallback, ignored)(0, 0, 0) is None
+
+
+@pytest.mark.skipif(not openssl.AVAILABLE, reason="OpenSSL cannot be called directly here")
+def test_a_callback_of_other_arguments_is_a_refusal_too() -> None:
+    made = openssl.callback(openssl.StatusCallback, lambda: 0, refusal=3)
+    assert called(openssl.StatusCallback, made)(0, 0) == 3

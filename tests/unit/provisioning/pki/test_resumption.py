@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+import time
 from typing import Any
 
 import pytest
@@ -67,3 +68,22 @@ def test_whose_session_is_forgotten_comes_with_a_whole_handshake_whatever_he_pre
     resumption.forget(again)
     for _ in range(2):
         assert not server.come(admits=False).session_reused
+
+
+@pytest.mark.skipif(not resumed_exchange.CAN_LIMIT, reason="the life of remembered sessions cannot be limited here")
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_who_returns_while_nothing_tells_how_old_his_session_is_does_not_get_in(
+    monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    """The callback that looks said go on, whatever it met: a session of any age was resumed."""
+
+    def fail() -> float:
+        raise error
+
+    server = Server(ssl.TLSVersion.TLSv1_3, remembers=True)
+    assert not server.come().session_reused
+    with monkeypatch.context() as defect:
+        defect.setattr(time, "time", fail)
+        with pytest.raises(ssl.SSLError):
+            server.come()
+    assert server.come().session_reused, "the next time he does"
