@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from device_sim.stage.stage import Stage
+from tests.support.last_words import last_words
 from tests.support.programs import forking_python, stands_in
 from tests.support.scenarios import ON_ANY_MACHINE
 
@@ -73,7 +74,7 @@ async def fleet_sim(tmp_path: Path, *arguments: str, afresh: bool = False) -> As
 
 async def ran(tmp_path: Path, *arguments: str, afresh: bool = False) -> tuple[int, str, str]:
     async with fleet_sim(tmp_path, *arguments, afresh=afresh) as process:
-        out, err = await asyncio.wait_for(process.communicate(), 240)
+        out, err = await last_words(process)
         assert process.returncode is not None
         assert b"Traceback" not in err, err.decode()
         return process.returncode, out.decode(), err.decode()

@@ -25,7 +25,7 @@ def names_of_mosquitto(folder: Path) -> set[str]:
     port = free_port()
     configuration = folder / "mosquitto.conf"
     configuration.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nsys_interval 1\n")
-    with subprocess.Popen([program, "-c", configuration], stderr=subprocess.DEVNULL) as server:
+    with subprocess.Popen([program, "-c", configuration]) as server:
         try:
             wait_until(lambda: listens(port), "mosquitto listens")
             # What counts something is published when it has changed: it stays until the second interval has passed.

@@ -193,7 +193,7 @@ def mosquitto(plant: Plant, directory: Path) -> Iterator[tuple[int, Path]]:
         f"keyfile {plant.path}/broker.key\nrequire_certificate true\nuse_identity_as_username true\n"
         f"acl_file {acl}\nmax_queued_messages 0\nlog_dest file {log}\nlog_type all\n"
     )
-    process = subprocess.Popen([needed("mosquitto"), "-c", str(config)], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([needed("mosquitto"), "-c", str(config)])
     try:
         wait_until(lambda: log.exists() and "running" in log.read_text(), "mosquitto's start")
         yield port, log

@@ -16,6 +16,7 @@ import pytest
 from device_sim.qualify.papers import ServerStaple
 from device_sim.qualify.stages import STAGES
 from device_sim.stage.foreign_process import free_port
+from tests.support.last_words import last_words
 from tests.support.needed import needed
 from tests.support.programs import forking_python
 
@@ -36,7 +37,7 @@ async def qualify(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, tuple
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
-        out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
+        out, err = await last_words(process, PATIENCE)
     finally:
         if process.returncode is None:
             process.kill()
@@ -170,7 +171,7 @@ async def test_hardware_is_told_where_to_connect_and_keeps_its_credential(tmp_pa
         forking_python("tests"), "-m", "tests.support.devices.good", "127.0.0.1", str(port),
         *(str(place / name) for name in ("ca.crt", "crl.pem", "device.crt", "device.key")),
         "device-under-test", "fleet/qualified/device-under-test/telemetry", "",
-        env={**os.environ, "PYTHONPATH": str(SOURCE)}, stderr=asyncio.subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
     )  # fmt: skip
     try:
         code, verdicts, said = await judged

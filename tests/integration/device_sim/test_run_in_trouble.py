@@ -18,6 +18,7 @@ from device_sim.stage.stage import Stage
 from device_sim.trouble.proxy import Proxy
 from device_sim.trouble.trouble import NONE, Trouble
 from tests.support.fleet_sim import TINY, enrol, fleet_sim, ran, until_said
+from tests.support.last_words import last_words
 from tests.support.needed import needed
 from tests.support.scenarios import ON_ANY_MACHINE
 
@@ -154,7 +155,7 @@ async def test_a_receiver_that_is_cut_off_comes_back_and_is_told_of(tmp_path: Pa
             way.set(Trouble(reset=True))
             await asyncio.sleep(0.5)
             way.set(NONE)
-            out, _ = await asyncio.wait_for(process.communicate(), 60)
+            out, _ = await last_words(process)
     document = read(tmp_path / "out" / "report.json")
     counts = document["counts"]
     assert counts["lost_receivers"] == 1
