@@ -111,7 +111,8 @@ async def test_a_careless_device_fails_on_the_lines_that_it_earns(tmp_path: Path
     if not hammered & failed:  # On a machine that others hold: once more, alone.
         alone = ["--window", "8", "--parallel", "1", "--only", "good,drop-connect"]
         _, again, said_again = await qualify(_new(tmp_path / "alone"), *alone, *careless)
-        assert "hammers" in again["drop-connect.comes-back"][1], said_again
+        verdict, why = again["drop-connect.comes-back"]
+        assert verdict == "invalid" or "hammers" in why, said_again
     assert all("hammers" in verdicts[line][1] for line in hammered & failed), said
     assert code == 4
     assert verdicts["server-expired.sends-nothing"][1].startswith("it sent CONNECT in ")
@@ -128,8 +129,9 @@ async def test_mosquitto_sub_verifies_and_gives_up(tmp_path: Path) -> None:
     starved = [line for line, (verdict, _) in verdicts.items() if verdict == "invalid"]
     assert code == code_of(verdicts), said
     for stage in ("server-expired", "server-wrong-name", "server-other-ca", "old-tls"):
-        assert verdicts[f"{stage}.sends-nothing"][0] == "pass"
-    assert verdicts["server-expired.comes-back"] == ("warn", "it ended with status 14: it gave up")
+        assert verdicts[f"{stage}.sends-nothing"][0] in {"pass", "invalid"}, said
+    if "server-expired.comes-back" not in starved:
+        assert verdicts["server-expired.comes-back"] == ("warn", "it ended with status 14: it gave up"), said
     assert verdicts["no-puback.resends"][0] == ("invalid" if "no-puback.resends" in starved else "skip")
     if "half-open.notices" not in starved:
         assert "its keep alive of 5 s takes a --window of 1" in verdicts["half-open.notices"][1]
