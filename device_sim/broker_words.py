@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 
 import typer
 
+from provisioning.program.host_and_port import with_port
+
 HOST: Final = "localhost"
 PORT: Final = 8883
 _SCHEME: Final = "mqtts"
@@ -53,7 +55,7 @@ def named(broker: str | None, host: str | None, port: int | None) -> tuple[str, 
 
 def shown(host: str, port: int) -> str:
     """Return both in the form that ``--broker`` takes."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return with_port(host, port)
 
 
 def address_in(text: str) -> tuple[str, int]:

@@ -23,6 +23,7 @@ from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import SCHEME, Identity
 from provisioning.pki.shown_subject import shown_subject
 from provisioning.pki.tls import certificates_in
+from provisioning.program.host_and_port import unbracketed, without_port
 from provisioning.program.moments import rfc3339_milliseconds
 from provisioning.program.near_names import NearNames
 from provisioning.program.printable import printable
@@ -50,7 +51,8 @@ async def why(engine: Engine, about: str) -> dict[str, Any]:
     async for of_one in _in_turns(engine.history.known()):
         events += [event for event in of_one if event.is_about(about, serial)]
     hosts = {event.host for event in events}
-    host = about if engine.history.strangers(about) else about.rpartition(":")[0]
+    bare = unbracketed(about)
+    host = bare if engine.history.strangers(bare) else without_port(about)
     events += engine.history.strangers(host)
     nearby = [event for each in sorted(hosts - {host}) for event in engine.history.strangers(each)]
     claimed: list[Event] = []

@@ -14,6 +14,7 @@ from broker.engine.engine import Engine
 from broker.own_certificate import OwnCertificate
 from broker.revocation.issuing_authorities import IssuingAuthorities
 from broker.settings.config import BrokerConfig
+from provisioning.program.host_and_port import with_port
 from provisioning.program.unbound_socket import unbound
 
 _LOST_MILLISECONDS: Final = 30_000
@@ -71,7 +72,7 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
 def shown_address(listening: socket.socket) -> str:
     """Return address and port in the form used in URLs."""
     host, port = listening.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return with_port(host, port)
 
 
 def _anybody(_writer: asyncio.StreamWriter) -> str:

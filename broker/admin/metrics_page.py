@@ -209,7 +209,11 @@ class _Figures(Collector):
         yield _gauge("clock_behind_seconds", text, status.proven.behind(wall.timestamp()))
         fresh_until: dict[str, datetime] = {}
         made: dict[str, datetime] = {}
+        trust = self._engine.admission.trust
+        keys = None if trust is None else trust.keys_at(wall)
         for held in status.lists.held:
+            if keys is not None and held.issuer_key_id not in keys:
+                continue  # Nobody is judged by it any more. Its successor may have the same name.
             name = held.issuer
             fresh_until[name] = min(held.fresh_until, fresh_until.get(name, held.fresh_until))
             made[name] = min(held.this_update, made.get(name, held.this_update))

@@ -55,6 +55,7 @@ from provisioning.pki.key_updates import bound_key_updates
 from provisioning.pki.openssl import address_of
 from provisioning.pki.role import Role
 from provisioning.pki.tls import verified_path
+from provisioning.program.host_and_port import with_port, without_port
 from provisioning.program.proxy_header import Address
 
 log = structlog.get_logger("broker")
@@ -205,11 +206,11 @@ class Operators:
                 self._places[writer].asks()
             return refused
         engine, peer = self._engine, writer.get_extra_info("peername")
-        address = f"{plain(peer[0])}:{peer[1]}" if peer else ""
+        address = with_port(plain(peer[0]), peer[1]) if peer else ""
         engine.metrics.refused[refused.code] += 1
         facts = {"code": refused.code.value, "detail": refused.recorded, "address": address}
         facts |= {"identity": refused.identity, "serial": refused.serial}
-        about = refused.identity or address.rpartition(":")[0]
+        about = refused.identity or without_port(address)
         if engine.history.witness is not None:
             engine.history.witness.told("operator refused", **facts)
         if self._told.one_about(about):

@@ -37,6 +37,7 @@ from broker.mqtt.codes import ReasonCode
 from broker.session.session import NEVER, Session
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
+from provisioning.program.host_and_port import unbracketed, without_port
 from provisioning.program.moments import rfc3339
 from provisioning.program.printable import printable
 
@@ -159,7 +160,7 @@ def normal_serial(text: str) -> str:
 
 
 def _is_at(address: str, wanted: str) -> bool:
-    return wanted in {address, address.rpartition(":")[0]}
+    return wanted == address or unbracketed(wanted) == without_port(address)
 
 
 async def matching(engine: Engine, selection: Selection) -> AsyncIterator[list[Session]]:

@@ -163,7 +163,7 @@ class Admission:
                 facts = self._reader.recall(certificate)
             else:
                 parsed = x509.load_der_x509_certificate(certificate)
-                issuer = self.trust.issuer_of(parsed, path(), self.trust_domain)
+                issuer = self.trust.issuer_of(parsed, path(), self.status.time_for(None, now), self.trust_domain)
                 if issuer is None:
                     return _untrusted(parsed)
                 facts = facts_of(parsed, issuer.bundle.terms.identify)

@@ -12,7 +12,8 @@ Rules
 1. The first bundle, in configuration order, that vouches for the path judges, and its word is final.
 2. Only CA certificates from a path that OpenSSL has verified are learned, and per bundle at most `_MOST_PATHS` paths,
    and `_MOST_NAMESAKES` CAs of one name. Clients of any further path are refused (`TRUST_FULL`), which is logged once
-   per bundle. So a CA in one bundle cannot use up the room of another.
+   per bundle. So a CA in one bundle cannot use up the room of another. Where there is no room, paths that have expired
+   are forgotten: a CA that is replaced every few hours, under one name, would fill its bundle in a day or two.
 3. A resumed session brings no path: its issuer is then the CA, learned or an anchor, whose key signed the certificate.
    Any CA can certify another CA's key. So bundles of the broker's own trust domain are searched first, then the others
    in order: what a foreign CA says about a key of ours affects none of ours. Of several paths in one bundle the first
@@ -24,6 +25,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import structlog
 from cryptography import x509
@@ -55,6 +57,8 @@ class Trust:
         """The trust domains that bundles vouch for; None: the broker's own."""
         self._full: set[str] = set()
         """The bundles that have been reported as full."""
+        self.learned = 0
+        """How many paths were learned so far; when it grows, a CRL that found no issuer before may find one."""
         self._paths: dict[tuple[bytes, ...], Issuer] = {}
         """The issuer at the start of each path, by the path's CA certificates."""
         self._issuers: dict[tuple[bytes, str], Issuer] = {}
@@ -62,13 +66,9 @@ class Trust:
         anchors = [anchor for bundle in self.bundles for anchor in bundle.anchors]
         self.topmost = frozenset(each.certificate.public_bytes(Encoding.DER) for each in anchors if each.above is None)
         """The anchors, in DER, that no other one has issued: where `cafile` alone judges, devices may be among them."""
-        self.revoked_as = {key for anchor in anchors for key in anchor.path_revoked_as}
+        self._anchors_revoked_as = frozenset(key for anchor in anchors for key in anchor.path_revoked_as)
+        self.revoked_as = set(self._anchors_revoked_as)
         """How the revocation index identifies every known CA."""
-
-    @property
-    def learned(self) -> int:
-        """How many paths are known; when it grows, a CRL that found no issuer before may find one."""
-        return len(self._paths)
 
     def paths_of(self, bundle: TrustBundle) -> int:
         """Return how many of them belong to *bundle*."""
@@ -90,15 +90,17 @@ class Trust:
             for bundle in self.bundles
         }
 
-    def issuer_of(self, certificate: x509.Certificate, path: Sequence[bytes], own: str | None = None) -> Issuer | None:
+    def issuer_of(
+        self, certificate: x509.Certificate, path: Sequence[bytes], now: datetime, own: str | None = None
+    ) -> Issuer | None:
         """Return the issuer of *certificate*, from the verified *path* (DER, the client's own first; empty if resumed).
 
-        *own* is the broker's trust domain, if it has one. Raises `UnreadableAuthority`.
+        *now*: by which paths expire. *own* is the broker's trust domain, if it has one. Raises `UnreadableAuthority`.
         """
         if len(path) > 1:
             above = tuple(path[1:])
             known = self._paths.get(above)
-            return known if known is not None else self._learn(above)
+            return known if known is not None else self._learn(above, now)
         if path:
             return None  # The client's own certificate is an anchor; it has no issuer.
         for bundle in self._in_order(own):
@@ -137,6 +139,12 @@ class Trust:
                 return found
         return []
 
+    def keys_at(self, now: datetime) -> set[bytes]:
+        """Return the key identifiers of the CAs that have not expired: anchors, and those learned."""
+        anchors = (anchor for bundle in self.bundles for anchor in bundle.anchors)
+        known = {each for issuer in (*self._paths.values(), *anchors) for each in issuer.path()}
+        return {each.key_id for each in known if now <= each.not_after}
+
     def authorities(self, name: x509.Name) -> list[Issuer]:
         """Return every CA of that name: anchors, and those learned."""
         found = {
@@ -147,7 +155,7 @@ class Trust:
         }
         return list(found.values())
 
-    def _learn(self, ders: tuple[bytes, ...]) -> Issuer | None:
+    def _learn(self, ders: tuple[bytes, ...], now: datetime) -> Issuer | None:
         try:
             issuer = self._first_at([x509.load_der_x509_certificate(der) for der in ders])
         except UNUSABLE as error:
@@ -155,16 +163,45 @@ class Trust:
         if issuer is None:
             return None
         key = ders[0], issuer.bundle.name
-        known = self._issuers.get(key)
-        if self.paths_of(issuer.bundle) >= _MOST_PATHS:
-            return self._one_too_many(issuer, f"{_MOST_PATHS} paths of CAs")
-        if known is None and self._namesakes_of(issuer) >= _MOST_NAMESAKES:
-            return self._one_too_many(issuer, f"{_MOST_NAMESAKES} CAs called {issuer.subject[:_SHOWN]!r}")
+        if self._what_is_full(key, issuer) and self._forget_expired(issuer.bundle, now):
+            self._full.discard(issuer.bundle.name)
+        if met := self._what_is_full(key, issuer):
+            return self._one_too_many(issuer, met)
+        self.learned += 1
         self._paths[ders] = issuer
         self.revoked_as.update(issuer.path_revoked_as)
+        self._file(key, issuer)
+        return issuer
+
+    def _file(self, key: tuple[bytes, str], issuer: Issuer) -> None:
+        known = self._issuers.get(key)
         if known is None or _counts_before(issuer, known):
             self._issuers[key] = issuer
-        return issuer
+
+    def _what_is_full(self, key: tuple[bytes, str], issuer: Issuer) -> str:
+        """Return what there is too much of to learn another path to *issuer*, filed by *key*; empty: nothing."""
+        if self.paths_of(issuer.bundle) >= _MOST_PATHS:
+            return f"{_MOST_PATHS} paths of CAs"
+        if key not in self._issuers and self._namesakes_of(issuer) >= _MOST_NAMESAKES:
+            return f"{_MOST_NAMESAKES} CAs called {issuer.subject[:_SHOWN]!r}"
+        return ""
+
+    def _forget_expired(self, bundle: TrustBundle, now: datetime) -> bool:
+        """Forget the paths of *bundle* that have expired, and with them all their clients; return whether any has."""
+        theirs = [(ders, each) for ders, each in self._paths.items() if each.bundle is bundle]
+        expired = [ders for ders, each in theirs if each.not_after < now]
+        if not expired:
+            return False
+        for ders, _ in theirs:
+            self._issuers.pop((ders[0], bundle.name), None)
+        for ders in expired:
+            del self._paths[ders]
+        for ders, each in theirs:
+            if ders in self._paths:
+                self._file((ders[0], bundle.name), each)
+        learned = (key for each in self._paths.values() for key in each.path_revoked_as)
+        self.revoked_as = {*self._anchors_revoked_as, *learned}
+        return True
 
     def _namesakes_of(self, issuer: Issuer) -> int:
         subject = issuer.certificate.subject

@@ -29,6 +29,7 @@ import structlog
 from broker.admission.refusal import RefusalCode, Refused, unavailable
 from broker.audit.files import AuditError, AuditFiles
 from broker.engine.history import Event, Happened
+from provisioning.program.host_and_port import without_port
 
 log = structlog.get_logger("broker")
 
@@ -122,7 +123,7 @@ class AuditLog:
         if event == OPERATOR_REFUSED:  # Whoever has a certificate can cause that endlessly (rule 2).
             if (now := time.monotonic()) - self._minute > _MINUTE or len(self._paced) >= _MOST_PACED:
                 self._say_again(now)
-            host = str(facts["address"]).rpartition(":")[0]
+            host = without_port(str(facts["address"]))
             if self._too_often(str(facts["identity"]) or host, event):
                 return
         self._add({"event": event, **{name: _short(value) for name, value in facts.items()}})

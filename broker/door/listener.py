@@ -57,6 +57,7 @@ from provisioning.pki.address_key import plain
 from provisioning.pki.departed import has_left
 from provisioning.pki.identity import Identity
 from provisioning.pki.resumption import forget_sessions
+from provisioning.program.host_and_port import with_port
 from provisioning.program.proxy_arrivals import ProxyArrivals
 from provisioning.program.proxy_networks import ProxyNetworks, networks
 from provisioning.program.unbound_socket import unbound
@@ -226,7 +227,7 @@ class Listener:
             raise
         self._socket = listening
         bound = listening.getsockname()[1]
-        self.url = f"{self._speaks.value}://{f'[{host}]' if ':' in host else host}:{bound}"
+        self.url = f"{self._speaks.value}://{with_port(host, bound)}"
 
     def begin(self) -> None:
         """Accept connections from now on."""

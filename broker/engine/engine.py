@@ -51,6 +51,7 @@ from broker.session.session import NEVER, Session
 from broker.session.will import Will
 from broker.settings.limits import Limits
 from provisioning.pki.revocation import CasAbove, CertificateKey
+from provisioning.program.host_and_port import without_port
 
 
 class Engine(Exchange):
@@ -441,4 +442,4 @@ def _facts_of_end(connection: Client, code: str, detail: str, client_id: str) ->
 
 
 def _host(connection: Client) -> str:
-    return connection.address.rpartition(":")[0]
+    return without_port(connection.address)

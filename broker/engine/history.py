@@ -34,6 +34,7 @@ from broker.admission.peer import Peer
 from broker.admission.refusal import Refused
 from broker.engine.denials import Denials
 from provisioning.pki.identity import SCHEME, Identity
+from provisioning.program.host_and_port import unbracketed, with_port, without_port
 from provisioning.program.printable import printable
 
 log = structlog.get_logger("broker")
@@ -107,7 +108,7 @@ class Event:
     @property
     def host(self) -> str:
         """The address without the port."""
-        return self.address.rpartition(":")[0]
+        return without_port(self.address)
 
     def is_about(self, text: str, serial: str) -> bool:
         """Whether *text* is the event's client, name, identity, address or serial number (then also as *serial*).
@@ -121,10 +122,10 @@ class Event:
                 printable(self.client_id),
                 self.name,
                 self.address,
-                self.host,
                 self.serial,
                 str(self.identity),
             }
+            or unbracketed(text) == self.host
             or (bool(self.serial) and serial == self.serial)
             or (self.identity is not None and text in self._with_domain(str(self.identity)))
         )
@@ -267,7 +268,7 @@ class History:
     def turned_away(self, host: str, code: str, now: float) -> None:
         """Record that a connection from *host* was closed before TLS."""
         self.settle()
-        event = Event(Happened.REFUSED, code, "", f"{host}:0", None, "", "", now)
+        event = Event(Happened.REFUSED, code, "", with_port(host, 0), None, "", "", now)
         if self.witness is not None:
             self.witness.saw(event)
         self._strangers.add(host, event)

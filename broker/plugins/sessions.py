@@ -30,6 +30,7 @@ from broker.mqtt.connect import Connect
 from broker.plugins.errors import NotOffered
 from broker.session.session import Session
 from provisioning.pki.identity import Identity
+from provisioning.program.host_and_port import without_port
 
 
 class PeerCertificate:
@@ -106,7 +107,7 @@ class HostedSession(AmqttSession):
     def present(self, connection: Client, peer: Peer, named: str, client_id: str, packet: Connect) -> None:
         """Take the content of *packet*, and its sender: *peer*, called *named* (`Admission.name_of`, `client_of`)."""
         self.client_id = client_id
-        host, _, port = connection.address.rpartition(":")
+        host, port = without_port(connection.address), connection.address.rpartition(":")[2]
         self.remote_address, self.remote_port = host, int(port) if port.isdigit() else None
         self.clean_session = packet.clean_start
         self.keep_alive = packet.keep_alive

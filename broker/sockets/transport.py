@@ -58,6 +58,7 @@ from provisioning.pki.late_handshake import drop
 from provisioning.pki.openssl import address_of, has_pending, read_on
 from provisioning.pki.stapling import forget_staple
 from provisioning.pki.tls import verified_path
+from provisioning.program.host_and_port import with_port
 
 RECORD: Final = 16384
 """Largest plaintext of one TLS record (RFC 8446 §5.1)."""
@@ -111,8 +112,7 @@ class TlsTransport(Readiness):
         self._socket = connected
         self._tls: TlsSession | None = tls
         self._ahead = False
-        self._metrics = metrics
-        self._turn = turn
+        self._metrics, self._turn = metrics, turn
         self._last_read = 0.0
         self._max_backlog = max_backlog
         self._receiver: Receiver | None = None
@@ -125,7 +125,7 @@ class TlsTransport(Readiness):
     @property
     def address(self) -> str:
         """The peer's address and port."""
-        return f"{self._host}:{self._port}"
+        return with_port(self._host, self._port)
 
     @property
     def host(self) -> str:

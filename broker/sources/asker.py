@@ -71,8 +71,9 @@ class StatusAsker:
         bundle = issuer.bundle
         urls: list[str] = []
         if bundle.lists is not None and bundle.lists.from_certificates:
-            named = [*distribution_points(certificate), *(name for each in issuer.path() for name in each.names)]
-            urls = self._urls.follow(named, bundle.name)
+            urls = self._urls.follow(distribution_points(certificate), bundle.name, issuer.not_after)
+            for each in issuer.path():
+                urls += self._urls.follow(each.names, bundle.name, (each.above or each).not_after)
         wants_lists = refusal is not None or self._files.undecided or self._urls.untried(urls, bundle.name)
         key = issuer.key_id, certificate.serial_number
         wants_answer = bundle.ocsp is not None and not self._ocsp.is_current(key, bundle.name, datetime.now(UTC))

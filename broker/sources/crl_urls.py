@@ -5,9 +5,10 @@ Rules
 1. Plain HTTP only, no redirects, no proxy, no compression, bounded bytes and seconds (`broker.sources.crl_transfer`):
    the content is signed, and its origin proves nothing (RFC 5280 §8 has no use for TLS here).
 2. An unchanged list is not transferred again (ETag, Last-Modified), nor read again.
-3. Per bundle at most `_MOST_URLS` named by certificates are followed, and only from verified certificates. Bundles are
-   fetched independently, and a URL that two bundles name is fetched for each: the state of one bundle's servers, and
-   the number of its URLs, does not affect the other.
+3. Per bundle at most `_MOST_URLS` named by certificates are followed, and only from verified certificates, until the CA
+   whose list is there has expired, and with it all that it has issued. Bundles are fetched independently, and a URL
+   that two bundles name is fetched for each: the state of one bundle's servers, and the number of its URLs, does not
+   affect the other.
 4. A list is asked for again when half of the time to its nextUpdate is over, however often it was unchanged: its next
    issue may appear just before the end. One that has expired is asked for with growing pauses.
 5. When the wall clock was set all are fetched again: a list that seemed current may have expired. A list that was
@@ -45,6 +46,10 @@ class _Followed:
     """One URL of one bundle."""
 
     due: float
+    until: datetime | None = None
+    """The end of the CA whose list is there; None: not known."""
+    deltas: tuple[str, ...] = ()
+    """Where its delta CRLs are."""
     configured: bool = False
     tried: float = -math.inf
     etag: str = ""
@@ -88,14 +93,21 @@ class CrlUrls:
         for key in wanted:
             self._followed.setdefault(key, _Followed(due=self._clock())).configured = True
 
-    def follow(self, urls: Iterable[str], bundle: str) -> list[str]:
-        """Follow *urls*, named by certificates of *bundle*, as far as allowed; return those followed."""
+    def follow(self, urls: Iterable[str], bundle: str, until: datetime | None = None) -> list[str]:
+        """Follow *urls*, named by certificates of *bundle*, as far as allowed; return those followed.
+
+        *until* the CA expires whose list is there; None: for ever.
+        """
         taken = []
         for url in urls:
-            if (bundle, url) not in self._followed:
+            known = self._followed.get((bundle, url))
+            if known is None:
                 if not url.startswith("http://") or self._named_by(bundle) >= _MOST_URLS:
                     continue
-                self._followed[bundle, url] = _Followed(due=self._clock())
+                self._followed[bundle, url] = _Followed(due=self._clock(), until=until)
+            else:
+                for each in (known, *filter(None, (self._followed.get((bundle, delta)) for delta in known.deltas))):
+                    each.until = None if until is None or each.until is None else max(until, each.until)
             taken.append(url)
         return taken
 
@@ -143,6 +155,7 @@ class CrlUrls:
 
     def _due(self) -> list[tuple[str, str]]:
         now, wall = self._clock(), datetime.now(UTC)
+        self._leave_expired(wall)
         for each in self._followed.values():
             if is_open(each.untimely, wall):
                 each.untimely, each.due = (), now
@@ -152,6 +165,11 @@ class CrlUrls:
             for (bundle, url), each in self._followed.items()
             if each.due <= now or self._may_come_right(each)
         ]
+
+    def _leave_expired(self, wall: datetime) -> None:
+        for key, each in list(self._followed.items()):
+            if not each.configured and each.until is not None and each.until < wall:
+                del self._followed[key]
 
     def _may_come_right(self, followed: _Followed) -> bool:
         """Whether what was refused may be used now: its CA may be known, or its base be here."""
@@ -173,7 +191,7 @@ class CrlUrls:
     async def _fetch(self, url: str, bundle: str) -> None:
         followed = self._followed.get((bundle, url))
         if followed is None:
-            return  # It was left meanwhile, by a reload of the settings.
+            return  # It was left meanwhile: by a reload of the settings, or because its CA has expired.
         if self._clock() - followed.tried < _LEAST_PAUSE:
             return
         followed.tried = self._clock()
@@ -206,7 +224,8 @@ class CrlUrls:
         followed.fresh_until = taken.fresh_until
         followed.pause.reset()
         self._schedule(followed)
-        self.follow(taken.delta_urls, bundle)
+        followed.deltas = taken.delta_urls
+        self.follow(taken.delta_urls, bundle, followed.until)
 
     def _schedule(self, followed: _Followed) -> None:
         """Say when to fetch again what was just fetched, by what is known of it."""

@@ -3,7 +3,8 @@
 Rules
 -----
 1. A revoked certificate enters the revocation index, and leaves it when a later answer says that it is good; those on
-   hold are asked about until then.
+   hold are asked about until then, or until they have expired: their clients are refused for that, and many responders
+   know an expired certificate no longer.
 2. If a responder cannot be asked or believed, there is no answer; the bundle's policy decides what follows.
 3. At most `_MOST_ANSWERS` are cached, the least recently used dropped first. A certificate known to be revoked stays in
    the index.
@@ -22,6 +23,7 @@ import asyncio
 import math
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
@@ -48,6 +50,15 @@ _MOST_ANSWERS = 100_000
 _MOST_RESPONDERS = 1_000
 LIST = OCSP
 """The name of the answers among the lists of the revocation index."""
+
+
+@dataclass(frozen=True, slots=True)
+class _About:
+    """Where to ask about a certificate, and when it expires."""
+
+    urls: Sequence[str]
+    issuer: Issuer
+    ends: datetime
 
 
 class OcspClient:
@@ -80,7 +91,7 @@ class OcspClient:
         """The newest answer about each certificate, when one came last, and the bundle that asked then."""
         self._asking: dict[tuple[str, CertificateKey], asyncio.Task[Answer | None]] = {}
         self._revoked: dict[bytes, dict[int, int]] = {}
-        self._on_hold: defaultdict[str, dict[CertificateKey, tuple[Sequence[str], Issuer]]] = defaultdict(dict)
+        self._on_hold: defaultdict[str, dict[CertificateKey, _About]] = defaultdict(dict)
         self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(_AT_ONCE))
         self._silent: dict[str, float] = {}
         """Until when an unreachable responder is not tried."""
@@ -124,15 +135,21 @@ class OcspClient:
 
     async def ask(self, certificate: x509.Certificate, issuer: Issuer) -> Answer | None:
         """Return the responder's present answer about *certificate*; None: no credible one."""
-        return await self.ask_at(urls_of(certificate, issuer), certificate.serial_number, issuer)
+        urls, ends = urls_of(certificate, issuer), certificate.not_valid_after_utc
+        return await self.ask_at(urls, certificate.serial_number, issuer, ends)
 
-    async def ask_at(self, urls: Sequence[str], serial: int, issuer: Issuer) -> Answer | None:
-        """Return the answer of the first of *urls* that responds, about the certificate with that serial number."""
-        key = issuer.key_id, serial
+    async def ask_at(
+        self, urls: Sequence[str], serial: int, issuer: Issuer, ends: datetime | None = None
+    ) -> Answer | None:
+        """Return the answer of the first of *urls* that responds, about the certificate with that serial number.
+
+        It expires when it *ends*; None: with its issuer at the latest.
+        """
+        key, about = (issuer.key_id, serial), _About(urls, issuer, ends or issuer.not_after)
         asking = issuer.bundle.name, key
         task = self._asking.get(asking)
         if task is None:
-            task = self._asking[asking] = asyncio.get_running_loop().create_task(self._ask(urls, key, issuer))
+            task = self._asking[asking] = asyncio.get_running_loop().create_task(self._ask(key, about))
             task.add_done_callback(lambda _: self._asking.pop(asking, None))
         # Shielded: a caller that stops waiting does not stop the question, for which others may wait.
         return await asyncio.shield(task)
@@ -144,9 +161,11 @@ class OcspClient:
 
     async def ask_about_holds(self, bundle: str) -> None:
         """Ask again about suspended certificates of *bundle*: their clients are refused before any question."""
-        now, on_hold = datetime.now(UTC), self._on_hold[bundle]
+        now = datetime.now(UTC)
         due = [
-            (urls, key[1], issuer) for key, (urls, issuer) in on_hold.items() if not self.is_current(key, bundle, now)
+            (about.urls, key[1], about.issuer, about.ends)
+            for key, about in self._on_hold[bundle].items()
+            if not self.is_current(key, bundle, now) and not self._has_ended(about, now)
         ]
         await asyncio.gather(*(self.ask_at(*each) for each in due))
 
@@ -157,8 +176,9 @@ class OcspClient:
         await asyncio.gather(*self._asking.values(), return_exceptions=True)
         await self._http.close()
 
-    async def _ask(self, urls: Sequence[str], key: CertificateKey, issuer: Issuer) -> Answer | None:
-        for url in urls:
+    async def _ask(self, key: CertificateKey, about: _About) -> Answer | None:
+        issuer = about.issuer
+        for url in about.urls:
             if self.is_silent(url):
                 continue
             try:
@@ -176,8 +196,21 @@ class OcspClient:
                     self.failing.discard(url)
                     log.info("OCSP answers again", code="OCSP_CURRENT", url=url)
                     self._tell("OCSP answers", code="OCSP_CURRENT", source=url)
-                return self._note(key, answer, urls, issuer)
+                return self._note(key, answer, about)
         return None
+
+    def _hold(self, key: CertificateKey, about: _About) -> None:
+        on_hold = self._on_hold[about.issuer.bundle.name]
+        if key not in on_hold and len(on_hold) >= _MOST_ON_HOLD:
+            now = datetime.now(UTC)
+            for ended in [each for each, held in on_hold.items() if self._has_ended(held, now)]:
+                del on_hold[ended]
+            if len(on_hold) >= _MOST_ON_HOLD:
+                return
+        on_hold[key] = about
+
+    def _has_ended(self, about: _About, now: datetime) -> bool:
+        return self._time_for(about.issuer, now) > about.ends
 
     def _gives_way(self, known: Answer, answer: Answer, issuer: Issuer) -> bool:
         latest = self._time_for(issuer, datetime.now(UTC)) + CLOCK_TOLERANCE
@@ -194,7 +227,8 @@ class OcspClient:
         log.warning("OCSP failed", code="OCSP_FAILED", url=url, detail=detail)
         self._tell("OCSP lost", code="OCSP_FAILED", source=url, detail=detail)
 
-    def _note(self, key: CertificateKey, answer: Answer, urls: Sequence[str], issuer: Issuer) -> Answer:
+    def _note(self, key: CertificateKey, answer: Answer, about: _About) -> Answer:
+        issuer = about.issuer
         found, bundle = self._answers.get(key), issuer.bundle.name
         if (
             found is not None
@@ -209,11 +243,10 @@ class OcspClient:
         self._answers.move_to_end(key)
         if len(self._answers) > _MOST_ANSWERS:
             self._answers.popitem(last=False)
-        on_hold = self._on_hold[bundle]
-        if answer.reason is RevocationReason.CERTIFICATE_HOLD and len(on_hold) < _MOST_ON_HOLD:
-            on_hold[key] = urls, issuer
+        if answer.reason is RevocationReason.CERTIFICATE_HOLD:
+            self._hold(key, about)
         elif answer.known:
-            on_hold.pop(key, None)
+            self._on_hold[bundle].pop(key, None)
         issuer_key_id, serial = key
         entries = self._revoked.setdefault(issuer_key_id, {})
         if answer.reason is None:

@@ -29,10 +29,11 @@ from provisioning.pki.keys import write_private
 from provisioning.pki.role import Role
 from provisioning.pki.tls import CredentialFiles
 from provisioning.program.build import build_identity
+from provisioning.program.host_and_port import with_port
+from provisioning.program.loopback import own_loopback
 from provisioning.program.version import product_version
 
 _START = 30.0
-_LOOPBACK = "127.0.0.1"
 _BROKER, _ASKING_BROKER, _READING_BROKER = "broker-1", "broker-2", "broker-3"
 _BROKER_TOML = """\
 revocation_grace = 3.0
@@ -46,7 +47,7 @@ flapping_count = 20
 """
 _ASKING_TOML = 'ocsp_responder = "{}/ocsp"\nocsp_policy = "require"\n'
 _READING_TOML = 'crlfile = ["{}"]\ncrl_check_seconds = 0.5\n'
-_SERVICE_TOML = 'feed_heartbeat_seconds = 0.5\npublic_http_url = "http://{}:{}"\n'
+_SERVICE_TOML = 'feed_heartbeat_seconds = 0.5\npublic_http_url = "http://{}"\n'
 
 CAPABILITIES = Capabilities(
     name="fleetgate",
@@ -82,13 +83,13 @@ async def fleetgate(directory: Path, *, tls12: bool = False, websocket: bool = F
         url, http_url = await stack.enter_async_context(_service(directory, ca, secret))
         anchors = ca / "ca-bundle.crt"
         (directory / "anchors.pem").write_bytes(anchors.read_bytes() + other.pem)
-        way = await stack.enter_async_context(Proxy(_LOOPBACK, urlsplit(url).port or 0))
+        way = await stack.enter_async_context(Proxy(own_loopback(), urlsplit(url).port or 0))
         operator = await stack.enter_async_context(
             EnrolmentOperatorClient(url, anchors, CredentialFiles(ca / "operator.crt", ca / "operator.key"))
         )
         desk = EnrolmentDesk(url, anchors, operator, http_url)
         config = _BROKER_TOML.format(tls12=str(tls12).lower())
-        way_there = f"https://{_LOOPBACK}:{way.port}"
+        way_there = f"https://{with_port(way.listens_at, way.port)}"
         broker = _Broker(directory, _BROKER, config, directory / "anchors.pem", way_there, operator, websocket)
         stack.push_async_callback(broker.stop)
 
@@ -132,7 +133,7 @@ async def fleetgate(directory: Path, *, tls12: bool = False, websocket: bool = F
             CAPABILITIES.model_copy(update={"supports": CAPABILITIES.supports | {Feature.TLS12}})
             if tls12
             else CAPABILITIES,
-            Endpoint(_LOOPBACK, 0, "localhost"),
+            Endpoint(own_loopback(), 0, "localhost"),
             anchors,
             Issuer.load(ca / "issuing-ca.crt", ca / "issuing-ca.key", secret),
             EnrollingRegistrar(desk),
@@ -158,6 +159,7 @@ async def _service(directory: Path, ca: Path, secret: bytes) -> AsyncIterator[tu
     logs.mkdir(mode=0o700)
     write_private(passphrase, secret)
     with_secret = ("--passphrase-file", str(passphrase))
+    own_ports = ("--host", own_loopback(), "--port", "0", "--http-port", "0")
     await run_to_end(
         "fleet-provisioning init",
         ["provisioning", "init", "--dir", str(ca), *with_secret],
@@ -165,11 +167,11 @@ async def _service(directory: Path, ca: Path, secret: bytes) -> AsyncIterator[tu
         deadline=_START,
     )
     # Certificates name where CRLs and OCSP responses are; the service's port is not known before it has one.
-    async with Proxy(_LOOPBACK, 0) as relying:
-        (ca / "provisioning.toml").write_text(_SERVICE_TOML.format(_LOOPBACK, relying.port))
+    async with Proxy(own_loopback(), 0) as relying:
+        (ca / "provisioning.toml").write_text(_SERVICE_TOML.format(with_port(relying.listens_at, relying.port)))
         async with running(
             "fleet-provisioning serve",
-            ["provisioning", "serve", "--dir", str(ca), "--port", "0", "--http-port", "0", *with_secret],
+            ["provisioning", "serve", "--dir", str(ca), *with_secret, *own_ports],
             log=logs / "provisioning.log",
             ready="fleet-provisioning ready ",
             deadline=_START,
@@ -208,7 +210,7 @@ class _Broker:
         arguments = [
             "broker", "run", "--config", str(self._config), "--provisioning", self._service_url,
             "--cafile", str(self._anchors), "--state-dir", str(self._state), "--name", self._name,
-            "--host", _LOOPBACK, "--port", str(self._port),
+            "--host", own_loopback(), "--port", str(self._port),
         ]  # fmt: skip
         if self._websocket:
             arguments += ["--websocket-port", str(self._websocket_port)]
@@ -216,7 +218,7 @@ class _Broker:
         first = not self._state.exists()
         if first:
             (token,) = await self._operator.create_tokens(
-                device=self._name, role=Role.BROKER, dns_names=["localhost"], ip_addresses=[_LOOPBACK]
+                device=self._name, role=Role.BROKER, dns_names=["localhost"], ip_addresses=[own_loopback()]
             )
             write_private(token_file, token.token.encode())
             arguments += ["--token-file", str(token_file)]
@@ -228,7 +230,7 @@ class _Broker:
         self._pid = child.pid
         ports = {each.scheme: each.port or 0 for each in map(urlsplit, child.ready)}
         self._port, self._websocket_port = ports["mqtts"], ports.get("wss", 0)
-        return Endpoint(_LOOPBACK, self._websocket_port or self._port, "localhost", self._websocket), child.pid
+        return Endpoint(own_loopback(), self._websocket_port or self._port, "localhost", self._websocket), child.pid
 
     async def stop(self) -> None:
         """Stop it."""

@@ -6,11 +6,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import typer
+
 from device_sim.commands.given_anchors import given_anchors
 from device_sim.commands.next_command import next_command
 from device_sim.credentials.credential_file import UnusableCredential
 from device_sim.credentials.fleet_directory import FleetDirectory, FleetUnusable, Origin
-from device_sim.credentials.importing import Examination, Import, check_apart, take
+from device_sim.credentials.importing import Examination, Import, take
 from device_sim.explanation import explained
 from device_sim.interruption import Interruption, run
 from device_sim.view import Progress, View
@@ -30,6 +32,7 @@ def import_or_explain(
     backend_id: str | None,
     group: str | None,
     passphrase_file: Path | None,
+    skip: Sequence[str],
 ) -> None:
     """Copy the certificates and keys in *source* into the fleet in *directory*. Raises `typer.Exit`."""
     view = View()
@@ -41,6 +44,8 @@ def import_or_explain(
         anchors = given_anchors(cafile, _ANCHORS)
         examination = Examination(anchors, _passphrase(passphrase_file), group)
         is_directory = source.is_dir()
+        if skip and not is_directory:
+            raise typer.BadParameter("--skip is for a directory: remove the row from the CSV file")
 
         async def story(_: Interruption) -> tuple[FleetDirectory, int]:
             examination.add_backend(backend_cert, backend_key, backend_id)
@@ -48,7 +53,7 @@ def import_or_explain(
             async with view.watching(
                 lambda: Progress("examined", examination.seen, examination.there, time.monotonic() - begun)
             ):
-                await (examination.search(source, directory) if is_directory else examination.read(source))
+                await (examination.search(source, directory, skip) if is_directory else examination.read(source))
             parties = examination.parties
             fleet = _fleet(directory, anchors, parties)
             started, done, changed = time.monotonic(), 0, 0
@@ -58,7 +63,7 @@ def import_or_explain(
                 done, changed = done + 1, changed + has_changed
 
             async with view.watching(lambda: Progress("copied", done, len(parties), time.monotonic() - started)):
-                await take(fleet, parties, kept)
+                await take(fleet, parties, anchors, kept)
             return fleet, changed
 
         fleet, changed = run(story)
@@ -76,12 +81,7 @@ def _fleet(directory: Path, anchors: str, parties: Sequence[Import]) -> FleetDir
     service = parties[0].held.identity.name
     if not FleetDirectory.exists(directory):
         return FleetDirectory.create(directory, Origin(imported=True), anchors, service)
-    fleet = FleetDirectory.read(directory)
-    check_apart(fleet, parties)
-    if (service, anchors) != (fleet.service, fleet.anchors.read_text()):
-        with fleet.changing():
-            fleet.move(fleet.origin, anchors, service)
-    return fleet
+    return FleetDirectory.read(directory)
 
 
 def _passphrase(file: Path | None) -> bytes | None:

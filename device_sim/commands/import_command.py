@@ -42,6 +42,10 @@ def import_fleet(
         Path | None,
         typer.Option(help="The passphrase of encrypted keys; the copies are not encrypted.", show_default=False),
     ] = None,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(help="Leave out files of this name or pattern; may be given several times.", show_default=False),
+    ] = None,
 ) -> None:
     """Copy existing certificates and their keys into a fleet; run it again to continue after Ctrl-C, or for new ones.
 
@@ -56,4 +60,6 @@ def import_fleet(
     with late_imports():
         from device_sim.commands.fleet_import import import_or_explain
 
-    import_or_explain(directory, source, cafile, backend_cert, backend_key, backend_id, group, passphrase_file)
+    import_or_explain(
+        directory, source, cafile, backend_cert, backend_key, backend_id, group, passphrase_file, skip or ()
+    )

@@ -1,8 +1,8 @@
 """What is in a file that somebody else has made: certificates and private keys, in whatever form they are.
 
 Handles: PEM with any number of certificates and keys, each beginning on a line of its own, and anything else between
-them; DER; PKCS #12 (``.p12``, ``.pfx``); keys as PKCS #8, SEC 1 or PKCS #1, plain or encrypted. Does not handle:
-PKCS #7, Java key stores, keys in tokens.
+them; DER; PKCS #7 in both, as Windows and ``openssl crl2pkcs7`` write chains; PKCS #12 (``.p12``, ``.pfx``); keys as
+PKCS #8, SEC 1 or PKCS #1, plain or encrypted. Does not handle: Java key stores, keys in tokens.
 
 Rules
 -----
@@ -13,6 +13,8 @@ Rules
 from __future__ import annotations
 
 import re
+import warnings
+from binascii import a2b_base64
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,22 +24,32 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
-from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key, pkcs12
+from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key, pkcs7, pkcs12
 
 from provisioning.pki.extension import UNREADABLE, UNUSABLE
 from provisioning.pki.keys import PrivateKey
 from provisioning.pki.padded_key import padded_ec_key, padded_ec_key_in
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
-_BEGIN = rb"^(?:\xef\xbb\xbf)?[ \t]*(-----BEGIN ((?:X509 )?CERTIFICATE|[A-Z0-9 ]*PRIVATE KEY)-----"
+_LABELS = rb"(?:X509 )?CERTIFICATE|PKCS7|PKCS #7 SIGNED DATA|CMS|[A-Z0-9 ]*PRIVATE KEY"
+_BEGIN = rb"^(?:\xef\xbb\xbf)?[ \t]*(-----BEGIN (" + _LABELS + rb")-----"
 _BEGINS = re.compile(_BEGIN + rb")", re.MULTILINE)
-_BLOCK = re.compile(_BEGIN + rb"[^-]*(?:-{1,4}[^-]+)*-----END \2-----)", re.MULTILINE)
+_BLOCK = re.compile(_BEGIN + rb"([^-]*(?:-{1,4}[^-]+)*)-----END \2-----)", re.MULTILINE)
 """It ends at the next five hyphens, whatever they are: a large file without an end is read once, not for each block."""
 _CERTIFICATE = {b"CERTIFICATE", b"X509 CERTIFICATE"}
+_MESSAGE = {b"PKCS7", b"PKCS #7 SIGNED DATA", b"CMS"}
+_SIGNED_DATA = bytes.fromhex("06092a864886f70d010702")
+"""The content type of what carries certificates (RFC 5652 §5.1): it follows the outermost length."""
+_HEAD = 24
 _LOCKED = re.compile(rb"BEGIN ENCRYPTED|Proc-Type: 4,ENCRYPTED")
 _PBES = bytes.fromhex("2a864886f70d0105")
 """Object identifiers of password-based encryption begin so (RFC 8018 appendix A)."""
 _SEQUENCE = b"\x30"
+_KEY_STORES = (b"\xfe\xed\xfe\xed", b"\xce\xce\xce\xce")
+_KEY_STORE = (
+    "a Java key store, which is not read: keytool -importkeystore -srckeystore FILE -destkeystore COPY.p12 "
+    "-deststoretype pkcs12 converts it"
+)
 _KEYS = {".key", ".der", ".p8", ".pk8"}
 _PKCS12 = {".p12", ".pfx"}
 _ENCRYPTED = "is encrypted: give --passphrase-file"
@@ -51,12 +63,13 @@ class UnusableCredential(Exception):
 
 @dataclass(slots=True)
 class CredentialFile:
-    """The contents of one file. *unusable*: why a key in it cannot be used, if one cannot."""
+    """The contents of one file. *unusable*: why a key in it cannot be used; *unread*: what it is, if it is not read."""
 
     path: Path
     certificates: list[x509.Certificate] = field(default_factory=list)
     keys: list[PrivateKey] = field(default_factory=list)
     unusable: str | None = None
+    unread: str | None = None
 
     @classmethod
     def read(cls, path: Path, passphrase: bytes | None) -> CredentialFile:
@@ -66,7 +79,9 @@ class CredentialFile:
         except OSError as error:
             raise UnusableCredential(f"{path} cannot be read: {error.strerror}") from error
         found = cls(path)
-        if path.suffix.lower() in _PKCS12:
+        if content.startswith(_KEY_STORES):
+            found.unread = _KEY_STORE
+        elif path.suffix.lower() in _PKCS12:
             found._add_pkcs12(content, passphrase)
         elif content.startswith(_SEQUENCE):
             found._add_der(content, passphrase)
@@ -83,15 +98,42 @@ class CredentialFile:
                 try:
                     self._add_certificate(x509.load_pem_x509_certificate(block[1]))
                 except UNREADABLE as error:
-                    raise self._damaged(error) from error
+                    if not self._has_added_message(block[3]):  # certutil calls everything a certificate.
+                        raise self._damaged(error) from error
+            elif block[2] in _MESSAGE:
+                self._has_added_message(block[3])  # If not, it is some other message.
             else:
                 self._add_key(block[1], passphrase, der=False)
+
+    def _has_added_message(self, text: bytes) -> bool:
+        """Whether *text*, of a block in PEM, is a message of PKCS #7 with certificates, which are added then."""
+        try:
+            content = a2b_base64(text)
+        except ValueError:
+            return False
+        return self._has_added_pkcs7(content)
+
+    def _has_added_pkcs7(self, content: bytes) -> bool:
+        if _SIGNED_DATA not in content[:_HEAD]:
+            return False
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # OpenSSL does not sort the set: no fault of the user.
+                certificates = pkcs7.load_der_pkcs7_certificates(content)
+        except (*UNREADABLE, UnsupportedAlgorithm) as error:
+            raise self._damaged(error) from error
+        for certificate in certificates:
+            self._add_certificate(certificate)
+        return True
 
     def _add_der(self, content: bytes, passphrase: bytes | None) -> None:
         try:
             certificate = x509.load_der_x509_certificate(content)
         except ValueError:  # Then it is a key, or something else altogether.
-            self._add_key(content, passphrase, der=True)
+            if not self._has_added_pkcs7(content):
+                self._add_key(content, passphrase, der=True)
+        except UNREADABLE as error:
+            raise self._damaged(error) from error
         else:
             self._add_certificate(certificate)
 

@@ -19,8 +19,8 @@ there without its files, and that device counts as not enrolled. Any other tool 
 Rules
 -----
 1. Every file has mode 0600 and is replaced atomically.
-2. Only one process at a time changes a fleet (a lock on the index), together with workers that it has started; any
-   number may read it.
+2. Only one process at a time makes or changes a fleet (a lock on the index), together with workers that it has started;
+   any number may read it. Whoever ends while it makes one leaves nothing that stops the next.
 3. Reading needs no certificate parser: ten thousand devices load in a second.
 4. A key that is to be used again is on disk before it is shown to anybody
    (docs/decisions/0075-device-key-on-disk-before-the-request.md).
@@ -123,14 +123,19 @@ class FleetDirectory:
 
         Not *lasting*: it is removed by whoever creates it, and need not outlive a power failure.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        made = FleetUnusable(f"another process has just made a fleet in {path}: run the same command again")
+        if cls.exists(path):
+            raise made
+        if path.exists() and not (path.is_dir() and _may_become_a_fleet(path)):
             raise FleetUnusable(f"{path} exists and is no fleet: name an empty directory, or one that does not exist")
         make_folder(path)
         make_folder(path / _DEVICES)
-        replace_private(path / _ANCHORS, anchors.encode())
-        replace_private(path / _INDEX, b"")
         fleet = cls(path, origin, service, lasting=lasting)
-        fleet._write_header()  # Last: it makes the directory a fleet.
+        with fleet._locked(os.O_CREAT):
+            if cls.exists(path):
+                raise made
+            replace_private(path / _ANCHORS, anchors.encode())
+            fleet._write_header()  # Last: it makes the directory a fleet.
         return fleet
 
     @classmethod
@@ -212,16 +217,35 @@ class FleetDirectory:
     @contextmanager
     def changing(self) -> Iterator[Self]:
         """Lock the fleet for changes; raise `FleetUnusable` if another process holds it."""
-        with (self.path / _INDEX).open("ab") as index:
-            try:
-                fcntl.flock(index, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise FleetUnusable(f"{self.path} is being changed by another process: wait for its end") from None
+        with self._locked() as index:
             self._read_index()
             self._forget_the_incomplete()
             self._end_last_line(index)
             with self._appending(index):
                 yield self
+
+    @contextmanager
+    def _locked(self, flags: int = 0) -> Iterator[BinaryIO]:
+        """Yield the index, open to append, while no other process may make, change or remove the fleet."""
+        try:
+            index = os.fdopen(
+                os.open(self.path / _INDEX, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | flags, 0o600), "ab"
+            )
+        except FileNotFoundError:
+            raise self._gone() from None
+        with index:
+            try:
+                fcntl.flock(index, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FleetUnusable(
+                    f"{self.path} is in use by another process, which runs or changes it: wait for its end"
+                ) from None
+            if not os.fstat(index.fileno()).st_nlink:  # Who had the lock before has removed the fleet.
+                raise self._gone()
+            yield index
+
+    def _gone(self) -> FleetUnusable:
+        return FleetUnusable(f"{self.path} has been removed by another process: run the same command again")
 
     @contextmanager
     def joined(self) -> Iterator[Self]:
@@ -324,6 +348,17 @@ class FleetDirectory:
         content = (self.path / _INDEX).read_bytes()
         if content and not content.endswith(b"\n"):
             index.truncate(content.rfind(b"\n") + 1)
+
+
+def _may_become_a_fleet(path: Path) -> bool:
+    """Whether *path* is an empty directory, or has only what `create` leaves that was ended before it was done."""
+    there, index, devices = {each.name for each in path.iterdir()}, path / _INDEX, path / _DEVICES
+    if there <= {_DEVICES}:  # In the order in which it makes them: others may have an own file of trust anchors there.
+        begun = True
+    else:
+        drafts = {Path(name).with_suffix(".draft").name for name in (_ANCHORS, _HEADER)}
+        begun = there <= {_DEVICES, _INDEX, _ANCHORS, *drafts} and index.is_file() and not index.stat().st_size
+    return begun and (not there or (devices.is_dir() and not any(devices.iterdir())))
 
 
 def _sync_file(path: Path) -> None:

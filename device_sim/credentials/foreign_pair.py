@@ -18,8 +18,9 @@ Rules
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from cryptography import x509
@@ -82,11 +83,20 @@ class Issuers:
         return None if self._beyond is None else self._beyond.issuer_of(certificate)
 
 
-def files_in(directory: Path, apart: Path, left_out: list[str]) -> Iterator[Path]:
+def files_in(directory: Path, apart: Path, skip: Sequence[str], left_out: list[str]) -> Iterator[Path]:
     """Yield the files below *directory*, and not below *apart*, that may hold a certificate or a key, in order.
 
-    Links to other directories, which might lead anywhere, are told in *left_out*. Raises `UnusableCredential`.
+    What a pattern in *skip* names, by itself or from *directory* on, is not. Told in *left_out* are patterns that name
+    nothing, and links to other directories, which might lead anywhere. Raises `UnusableCredential`.
     """
+    unused = dict.fromkeys(skip)
+
+    def skipped(path: Path) -> bool:
+        names = path.name, path.relative_to(directory).as_posix()
+        fitting = [pattern for pattern in skip if any(fnmatchcase(name, pattern) for name in names)]
+        for pattern in fitting:
+            unused.pop(pattern, None)
+        return bool(fitting)
 
     def unreadable(error: OSError) -> None:
         raise UnusableCredential(f"{error.filename} cannot be read: {error.strerror}") from error
@@ -94,11 +104,13 @@ def files_in(directory: Path, apart: Path, left_out: list[str]) -> Iterator[Path
     apart = apart.resolve()
     for folder, folders, names in os.walk(directory, onerror=unreadable):
         folders[:] = sorted(each for each in folders if Path(folder, each).resolve() != apart)
+        folders[:] = [each for each in folders if not skipped(Path(folder, each))]
         left_out += [f"{link}: a link to a directory" for each in folders if (link := Path(folder, each)).is_symlink()]
         for name in sorted(names):
             path = Path(folder, name)
-            if path.is_file() and 0 < path.stat().st_size <= PEM_BYTES:
+            if not skipped(path) and path.is_file() and 0 < path.stat().st_size <= PEM_BYTES:
                 yield path
+    left_out += [f"--skip {pattern}: nothing there has such a name" for pattern in unused]
 
 
 class Search:
@@ -119,6 +131,8 @@ class Search:
 
     def add(self, file: CredentialFile) -> None:
         """Look at *file*."""
+        if file.unread is not None:
+            self.left_out.append(f"{file.path}: {file.unread}")
         for certificate in file.certificates:
             if is_authority(certificate):
                 self.issuers.add(certificate)
@@ -154,7 +168,7 @@ class Search:
             alone.pop(wanted, None)
             if wanted in self._keys:  # Not each certificate of a chain: it was to be a pair.
                 self.left_out.append(f"{path}: of a CA")
-        # Its certificate may be in a form that is not read, such as PKCS #7: the fleet would have a gap.
+        # Its certificate may be in a form that is not read, such as a Java key store: the fleet would have a gap.
         self.left_out += [f"{path}: a key without its certificate" for _, path in alone.values()]
 
     def _signers(self) -> set[x509.Certificate]:
@@ -187,8 +201,11 @@ def pair_of(client: Client, anchors: Issuers, passphrase: bytes | None) -> Forei
 def _pair(file: CredentialFile, key_file: CredentialFile, issuers: Issuers, client: Client) -> ForeignPair:
     path = file.path
     own = [certificate for certificate in file.certificates if not is_authority(certificate)]
+    for each in (file, key_file):
+        if each.unread is not None:
+            raise UnusableCredential(f"{each.path} is {each.unread}")
     if not file.certificates:
-        raise UnusableCredential(f"{path} holds no certificate in PEM, DER or PKCS #12: name the file that does")
+        raise UnusableCredential(f"{path} holds no certificate in PEM, DER, PKCS #7 or #12: name the file that does")
     if not own:
         raise UnusableCredential(f"{path} is a CA's certificate: name a client's")
     if len(own) > 1:

@@ -108,10 +108,13 @@ class Examination:
             held = replace(backend.held, certificate_pem=_with_chain(certificate, issuers.chain_of(certificate)))
             self.parties[0] = replace(backend, held=held)
 
-    async def search(self, directory: Path, fleet: Path) -> None:
-        """Examine what is in *directory*, and not in the *fleet*. Raises `UnusableCredential`, or a group of them."""
+    async def search(self, directory: Path, fleet: Path, skip: Sequence[str] = ()) -> None:
+        """Examine what is in *directory*, and neither in the *fleet* nor called as a pattern in *skip*.
+
+        Raises `UnusableCredential`, or a group of them.
+        """
         search = Search(directory, self._anchors)
-        paths = list(files_in(directory, fleet, search.left_out))
+        paths = list(files_in(directory, fleet, skip, search.left_out))
         self.there = len(paths)
         for path in paths:
             with self._noted():
@@ -130,7 +133,10 @@ class Examination:
         self._problems += search.unusable
         self.left_out += search.left_out
         others = f" ({self.left_out[0]})" if self.left_out else ""
-        self._end(f"{directory} holds no device's certificate{others}: name the directory that does, or a CSV file")
+        self._end(
+            f"{directory} holds no device's certificate{others}: name the directory that does, or a CSV file",
+            "to import the others without a file, add --skip with its name, or a pattern: --skip 'README*'",
+        )
 
     async def read(self, path: Path) -> None:
         """Examine what the list *path* names. Raises `UnusableCredential`, or a group of them."""
@@ -140,16 +146,18 @@ class Examination:
             with self._noted(f"{path} line {client.line}: "):
                 self._add(pair_of(client, issuers, self._passphrase))
             await self._looked()
-        self._end("")
+        self._end("", "")
 
-    def _end(self, nothing: str) -> None:
-        """Raise all that is wrong, or as much of it as a person reads; *nothing*, if nothing was found."""
+    def _end(self, nothing: str, hint: str) -> None:
+        """Raise all that is wrong, or as much of it as a person reads, and *hint*; *nothing*, if nothing was found."""
         if not self._problems and len(self.parties) == 1:
             raise UnusableCredential(nothing)
         if self._problems:
             told, more = self._problems[:_MOST_TOLD], len(self._problems) - _MOST_TOLD
             if more > 0:
                 told.append(UnusableCredential(f"and {more} more"))
+            if hint:
+                told.append(UnusableCredential(hint))
             raise ExceptionGroup("what cannot be imported", told)
 
     @contextmanager
@@ -235,9 +243,16 @@ def check_apart(fleet: FleetDirectory, parties: Sequence[Import]) -> None:
             )
 
 
-async def take(fleet: FleetDirectory, parties: Sequence[Import], kept: Callable[[bool], None]) -> None:
-    """Copy *parties* into *fleet*; *kept* is called for each, with whether it was new or has changed."""
+async def take(fleet: FleetDirectory, parties: Sequence[Import], anchors: str, kept: Callable[[bool], None]) -> None:
+    """Copy *parties*, the service first, into *fleet*, which is to trust *anchors*.
+
+    *kept* is called for each, with whether it was new or has changed. Raises `UnusableCredential`, and `FleetUnusable`.
+    """
+    service = parties[0].held.identity.name
     with fleet.changing():
+        check_apart(fleet, parties)  # Here: another import may have added devices a moment ago.
+        if (service, anchors) != (fleet.service, fleet.anchors.read_text()):
+            fleet.move(fleet.origin, anchors, service)
         for party in parties:
             name = party.held.identity.name
             entry = fleet.entries.get(name)

@@ -109,7 +109,7 @@ class _Story:
                 self._plan.seed,
             )
             conduct = Group(name=GROUP, telemetry=Telemetry(every=self._plan.interval))
-            backend = Backend(BACKEND, self._plan.names, seed=self._plan.seed)
+            backend = Backend(BACKEND, self._plan.names)
             stack.push_async_callback(backend.close)
             fleet = await stack.enter_async_context(
                 Fleet([Member(name, GROUP, conduct) for name in self._plan.names], surroundings)

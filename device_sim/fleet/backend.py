@@ -78,7 +78,7 @@ Arrived = Callable[[str, Telemetry, float], None]
 
 
 class Backend:
-    """A service client. *devices* are those whose messages it expects, in a run with this *seed*.
+    """A service client. *devices* are those whose messages it expects, in the run with this *mark*.
 
     *bystanders* are the fleet's other devices: their retained presence messages may turn up too. *siblings* are other
     backend instances that send commands; *others*: there are also unknown ones. *arrived* is called for each telemetry
@@ -91,7 +91,7 @@ class Backend:
         name: str,
         devices: Iterable[str],
         *,
-        seed: int,
+        mark: int = 0,
         bystanders: Container[str] = frozenset(),
         siblings: Iterable[str] = (),
         arrived: Arrived | None = None,
@@ -101,7 +101,7 @@ class Backend:
         own: Mapping[str, Own] | None = None,
     ) -> None:
         self.name = name
-        self._seed = seed
+        self._mark = mark
         self._seconds = _SESSION_SECONDS if lasting else 0
         self._bystanders = bystanders
         self._siblings = frozenset(siblings)
@@ -249,7 +249,7 @@ class Backend:
                     await self._window.acquire()
                     answers.sent[device] = time.monotonic()
                     topic_name = f"fleet/{group}/{device}/cmd/{action}"
-                    payload = sealed_object(text, key_of(topic_name, self._seed))
+                    payload = sealed_object(text, key_of(topic_name, self._mark))
                     self.connection.publish(topic_name, payload, _AT_LEAST_ONCE)
                 await self.until(lambda: not answers.missing)
         except (TimeoutError, NotAdmitted, NotConnected, SubscriptionRefused):
@@ -310,7 +310,7 @@ class Backend:
     def _telemetry(
         self, device: str, topic_name: str, payload: bytes, now: float, stamp: UserProperties | None = None
     ) -> None:
-        key = key_of(topic_name, self._seed)
+        key = key_of(topic_name, self._mark)
         try:
             telemetry = decode(payload) if stamp is None else read_stamp(stamp)
             if not (is_intact(payload, key) if stamp is None else fits(stamp, payload, key)):
@@ -340,7 +340,7 @@ class Backend:
         asked_by = answer.identifier.rpartition("-")[0]
         if asked_by in self._siblings or (self._others and asked_by != self.name):
             return  # Another instance asked.
-        if not is_intact(payload, key_of(topic_name, self._seed)):
+        if not is_intact(payload, key_of(topic_name, self._mark)):
             self._not_as_sent(topic_name, payload, now)
             return
         late = self._given_up.get(answer.identifier, set())

@@ -80,7 +80,7 @@ class LiveDevice:
         self.repeated: tuple[int, ...] = ()
         self._surroundings = surroundings
         self._ended = ended
-        self._publications = Publications(machine, group.telemetry or Telemetry(), surroundings.seed)
+        self._publications = Publications(machine, group.telemetry or Telemetry(), surroundings.seed, surroundings.mark)
         self._closing = False
         self._early: tuple[tuple[str, bytes], ...] = ()
         """What arrived before the link was handed to us; answering needs a link."""
@@ -287,7 +287,7 @@ class LiveDevice:
             command = decode_command(topic_name.removeprefix(prefix), payload)
         except UnreadableCommand:
             return  # A device ignores what it does not understand.
-        if not is_intact(payload, key_of(topic_name, self._surroundings.seed)):
+        if not is_intact(payload, key_of(topic_name, self._surroundings.mark)):
             self._surroundings.counters.altered += 1
             return  # Nor does it do what nobody has asked of it.
         self._commands += 1
@@ -313,7 +313,7 @@ class LiveDevice:
     def _answer(self, answer: Answer) -> None:
         if self.connection is not None and not self.connection.closed.done():
             topic_name = f"{self.machine.topic_prefix}/ack"
-            payload = sealed_object(answer.encode(), key_of(topic_name, self._surroundings.seed))
+            payload = sealed_object(answer.encode(), key_of(topic_name, self._surroundings.mark))
             self.connection.publish(topic_name, payload, _AT_LEAST_ONCE)
 
     def _terms(self) -> Terms:

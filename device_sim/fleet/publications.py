@@ -17,17 +17,17 @@ from device_sim.telemetry.stamp import stamp_of
 
 
 class Publications:
-    """The telemetry of the device *machine*, in a run with this *seed*."""
+    """The telemetry of the device *machine*, in a run with this *seed* and this *mark*."""
 
     __slots__ = ("_format", "_key", "_machine", "_own", "_readings", "topic_name")
 
-    def __init__(self, machine: Device, telemetry: Telemetry, seed: int) -> None:
+    def __init__(self, machine: Device, telemetry: Telemetry, seed: int, mark: int) -> None:
         self._machine = machine
         self._format = telemetry.format
         self._own = telemetry.own_payload
         self._readings = telemetry.model.readings(seed, machine.name)
         self.topic_name = telemetry.topic_of(machine.name, machine.group)
-        self._key = key_of(self.topic_name, seed)
+        self._key = key_of(self.topic_name, mark)
 
     def next(self, sequence: int, due: float, sent: float) -> tuple[bytes, UserProperties, bool]:
         """Return message *sequence*, due and sent at these times (`time.monotonic`): its payload, its user properties.

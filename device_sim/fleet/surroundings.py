@@ -59,6 +59,8 @@ class Surroundings:
     keep_alive: KeepAlive
     counters: Counters
     seed: int
+    mark: int = 0
+    """From what the seals of the run's messages start (`telemetry.seal`)."""
     terms: Terms = ORDINARY
     record: Record = unrecorded
     sources: tuple[str, ...] = ()

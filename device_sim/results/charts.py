@@ -99,7 +99,7 @@ def refusals(document: Document) -> tuple[str, list[str]]:
 
     def draw(width: int) -> str:
         plot = _over_time(document, width, (0, highest * 1.15), "refusals by reason over time")
-        plot.axes("refused/s")
+        plot.axes("per s")
         for number, reason in enumerate(reasons):
             bars = []
             for sample in document["timeline"]:

@@ -20,6 +20,8 @@ Rules
 3. *Duplicated* is proven at QoS 0 and 2: brokers that send again what is acknowledged late exist at QoS 1, as before
    MQTT 5. Readings and their order are looked at only if no receiver came back in between.
 4. An answer to a command comes at QoS 1, so a second one is no proof.
+5. A generator that stood still once may be in time otherwise. What a full queue has dropped meanwhile (`DROPPED`) is
+   then no finding, if so much was sent in that time that it may have been full (`overfilled`).
 """
 
 from __future__ import annotations
@@ -38,6 +40,10 @@ _AT_MOST_ONCE: Final = 0
 _AT_LEAST_ONCE: Final = 1
 _QUEUE: Final = 1000
 """Messages that a broker keeps for a client who is slow: mosquitto's default, and the least that is usual."""
+_STOOD: Final = 1.0
+"""A receiver that stands still for so many seconds is on a paused machine, or one whose cores others hold."""
+DROPPED: Final = frozenset({Count.LOST, Count.STALE_PRESENCE, Count.UNANSWERED_COMMANDS})
+"""What is amiss where a broker has dropped readings, presence messages and answers for who did not read."""
 _UPPER_LIMITS: Final = ("<", "<=", "==")
 
 
@@ -75,13 +81,23 @@ def most_unread(recorder: Recorder, besides: int, late: float) -> int:
     A wait may begin and end between two samples, which tell what was sent up to *late* seconds before. Of *besides*,
     what has come to it that was no telemetry, all: how much of that was sent at one time is unknown.
     """
-    at = [0.0, *(sample.at for sample in recorder.samples)]
-    published = [0, *(sample.published for sample in recorder.samples)]
     waits = (recorder.service.get(metric) for metric in (Duration.END_TO_END, Duration.PROBE_END_TO_END))
     longest = max((latency.highest / 1000 for latency in waits if latency is not None), default=0.0)
+    return _sent_within(recorder, longest + late) + besides
+
+
+def overfilled(recorder: Recorder, besides: int, stood: float) -> bool:
+    """Whether a broker's queue for a receiver that stood still for *stood* seconds may have been full."""
+    return stood >= _STOOD and _sent_within(recorder, stood) + besides >= _QUEUE
+
+
+def _sent_within(recorder: Recorder, seconds: float) -> int:
+    """Return how much telemetry was sent in *seconds* in a row, at most."""
+    at = [0.0, *(sample.at for sample in recorder.samples)]
+    published = [0, *(sample.published for sample in recorder.samples)]
     last = len(at) - 1
-    ends = (min(bisect_left(at, moment + longest + late), last) for moment in at[1:])
-    return max((published[end] - before for before, end in zip(published, ends, strict=False)), default=0) + besides
+    ends = (min(bisect_left(at, moment + seconds), last) for moment in at[1:])
+    return max((published[end] - before for before, end in zip(published, ends, strict=False)), default=0)
 
 
 def is_crossed_by(threshold: Threshold, found: Mapping[Count, int]) -> bool:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from device_sim.link.driver import Driver
 
 # Linux gives each pair of addresses 28,232 ports; those of just-closed connections are not free at once.
 _DEVICES_A_SOURCE = 14_000
+_MARK_BITS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,8 @@ class Manner:
     workers: int = 1
     sources: tuple[str, ...] = ()
     hybrid_key_exchange: bool = False
+    mark: int = field(default_factory=lambda: secrets.randbits(_MARK_BITS))
+    """From what the seals of its messages start (`telemetry.seal`): those of another run do not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,11 @@ ONE_PROCESS = Manner()
 def commander_of(service: str, share: Share) -> str:
     """Return the client identifier of the backend that sends commands to the devices of *share*."""
     return service if share.of == 1 else f"{service}-w{share.number + 1}"
+
+
+def receivers_of(service: str, count: int) -> list[str]:
+    """Return the client identifiers of the *count* receivers of a run, the first of which is the fleet's service."""
+    return [service, *(f"{service}-{number}" for number in range(2, count + 1))]
 
 
 def sources_for(devices: int) -> int:

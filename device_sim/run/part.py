@@ -52,7 +52,6 @@ from provisioning.pki.tls import client_context
 _DRAIN_DEADLINE = 10.0
 _ACKNOWLEDGEMENT = 2
 """Round trips that it needs, at QoS 2."""
-_LOOPBACK = "127.0.0.1"
 _COLLECTIONS = (10_000, 5, 50)
 """New objects before a youngest-generation collection, and collections of each generation before one of the next."""
 
@@ -174,6 +173,7 @@ class Part:
             await self._stack.enter_async_context(KeepAlive()),
             Counters(),
             self._scenario.seed,
+            self._manner.mark,
             record=self._recorder.record,
             sources=self._manner.sources,
             driver=self._manner.driver,
@@ -304,7 +304,7 @@ class Part:
                 raise FleetUnusable(f"the certificate of {name} has expired: {remedy}")
             group = self._scenario.group_of(name)
             proxy = self.proxies.get(group.name)
-            way = None if proxy is None else replace(self._target.broker, host=_LOOPBACK, port=proxy.port)
+            way = None if proxy is None else replace(self._target.broker, host=proxy.listens_at, port=proxy.port)
             members.append(Member(name, entry.identity.group or "", group, way, entry.client_id))
         return members
 

@@ -21,7 +21,7 @@ from device_sim.link.distance import NEARBY, Distance
 from device_sim.report import ExitCode
 from device_sim.run.far_broker import is_the_links, why_invalid
 from device_sim.run.health import HealthSample, faults, starved
-from device_sim.run.lateness import is_crossed_by
+from device_sim.run.lateness import DROPPED, is_crossed_by
 from device_sim.run.manner import ONE_PROCESS, Manner
 from device_sim.run.recorder import PAST_DEADLINE, Recorder
 from device_sim.scenario.metrics import SECURITY, Count, Duration
@@ -33,6 +33,10 @@ _EVERYBODY_GETS_IN = Threshold.parse(str(Count.UNREACHED), "== 0")
 """Judged where the scenario sets no such threshold: a run against a broker that died is no success."""
 _ALL_REVOKED = Threshold.parse(str(Count.FAILED_REVOCATIONS), "== 0")
 """Judged wherever it was crossed, whatever the scenario says: fewer revocations happened than requested."""
+_WHY_DROPPED = (
+    "messages are missing, and the generator stood still for {:.1f} s, in which a broker's queue for it may have been "
+    "full; use a machine that is not paused, or fewer devices"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,8 @@ class RunResult:
     distance: Distance = NEARBY
     proven: Counter[Count] = field(default_factory=Counter)
     """How much of each count no lateness of the generator explains."""
+    stood: float = 0.0
+    """For how many seconds a receiver stood still, if the broker's queue for it may have been full then."""
     thresholds: list[Judged] = field(default_factory=list)
     invalid: list[str] = field(default_factory=list)
 
@@ -118,7 +124,9 @@ class RunResult:
         busy = [why for process in self.processes if (why := starved(process.samples, limits, process.standstill))]
         slow = [judged for judged in failed if judged.too_long]
         far = [judged for judged in failed if self._is_the_links(judged)]
-        if all(judged in far or (busy and judged in slow) for judged in failed):  # Nothing else is excused.
+        dropped = [judged for judged in failed if self.stood and judged.threshold.metric in DROPPED]
+        if all(judged in far or judged in dropped or (busy and judged in slow) for judged in failed):  # Nothing else.
+            self.invalid += [_WHY_DROPPED.format(self.stood)] if dropped else []
             self.invalid += busy if slow else []
             self.invalid += [why_invalid(self.distance)] if far else []
             past = any(marker.kind == PAST_DEADLINE for marker in recorder.markers)

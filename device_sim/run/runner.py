@@ -31,8 +31,8 @@ from device_sim.link.keep_alive import KeepAlive
 from device_sim.link.tls_dial import NotAdmitted
 from device_sim.remedies import with_remedy
 from device_sim.run.health import GeneratorWatch, HealthSample, worst
-from device_sim.run.lateness import most_unread, proven
-from device_sim.run.manner import ONE_PROCESS, Manner, Share, commander_of
+from device_sim.run.lateness import most_unread, overfilled, proven
+from device_sim.run.manner import ONE_PROCESS, Manner, Share, commander_of, receivers_of
 from device_sim.run.order import Extra, InvalidOrder, Order, Pause, Rate, Status, Stop
 from device_sim.run.own_topics import own_topics
 from device_sim.run.part import Part, PartOutcome, PartState, Played, Strays
@@ -71,7 +71,7 @@ class Run:
     """One run of *scenario* against *target*, carried out in the given *manner*."""
 
     def __init__(self, scenario: Scenario, target: Target, manner: Manner = ONE_PROCESS) -> None:
-        target.check(scenario)
+        target.check(scenario, manner)
         self.scenario = scenario
         self.target = target
         self.manner = manner
@@ -138,6 +138,7 @@ class Run:
             self._distance,
             self._proven,
         )
+        result.stood = self._stood(outcomes)
         result.judge(sum(outcome.skipped for outcome in outcomes), self.recorder.counts[Count.PUBLISHED])
         return result
 
@@ -157,7 +158,7 @@ class Run:
 
     async def _connect_backends(self, stack: AsyncExitStack, keep_alive: KeepAlive) -> None:
         service = self.target.fleet.client_id(self.target.fleet.service)
-        names = [service, *(f"{service}-{number}" for number in range(2, self.scenario.receivers + 1))]
+        names = receivers_of(service, self.scenario.receivers)
         count = self.manner.workers
         commanders = [commander_of(service, Share(number, count)) for number in range(count)]
         probes = frozenset(name for name in self.names if self.scenario.group_of(name).probe)
@@ -171,7 +172,7 @@ class Run:
         for name in names:
             siblings = [sibling for sibling in (*names, *commanders) if sibling != name]
             backend = Backend(
-                name, self.names, seed=self.scenario.seed, bystanders=self.target.fleet.entries, siblings=siblings,
+                name, self.names, mark=self.manner.mark, bystanders=self.target.fleet.entries, siblings=siblings,
                 arrived=arrived, driver=self.manner.driver, lasting=restarts, own=self._own.topics,
             )  # fmt: skip
             self.backends.append(backend)
@@ -428,6 +429,15 @@ class Run:
                 _TOLD_LATE if self.manner.workers > 1 else 0.0,
             ),
         )
+
+    def _stood(self, outcomes: list[PartOutcome]) -> float:
+        """Return for how long the receivers stood still, if a broker's queue for them may have been full then."""
+        lag = self._watch.lag
+        if self.manner.workers == 1:
+            lag = Latency()
+            lag.add(outcomes[0].lag)
+        besides = max(backend.besides for backend in self.backends)
+        return lag.highest / 1000 if overfilled(self.recorder, besides, lag.highest / 1000) else 0.0
 
     def _process_health(self, outcomes: list[PartOutcome]) -> list[ProcessHealth]:
         found = []

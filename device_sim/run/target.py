@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from device_sim.credentials.fleet_directory import FleetDirectory
 from device_sim.link.tls_dial import Endpoint
+from device_sim.run.manner import Manner, Share, commander_of, receivers_of
 from device_sim.scenario.model import Scenario
 from device_sim.scenario.stages import Stage
 from provisioning.client.operator import OperatorClient
@@ -36,8 +37,8 @@ class Target:
     restart: Callable[[], Awaitable[None]] | None = None
     broker_name: str = "unknown"
 
-    def check(self, scenario: Scenario) -> None:
-        """Raise `Impossible` if a stage of *scenario* cannot be done here."""
+    def check(self, scenario: Scenario, manner: Manner) -> None:
+        """Raise `Impossible` if a stage of *scenario* cannot be done here, or not in this *manner*."""
         for number, stage in enumerate(scenario.stages, 1):
             try:
                 self.check_stage(stage)
@@ -52,6 +53,20 @@ class Target:
                 f"{self.fleet.path} has {there} usable devices, the scenario needs {scenario.devices}: use "
                 f"{fewer}{self.fleet.adding}"
             )
+
+        self._check_identifiers(scenario, manner)
+
+    def _check_identifiers(self, scenario: Scenario, manner: Manner) -> None:
+        """Raise `Impossible` if a device would connect under the run's own client identifier: each ends the other."""
+        service = self.fleet.client_id(self.fleet.service)
+        own = {commander_of(service, Share(number, manner.workers)): "--workers" for number in range(manner.workers)}
+        own |= dict.fromkeys(receivers_of(service, scenario.receivers), "`receivers`")
+        for name in self.fleet.devices[: scenario.devices]:
+            if (client_id := self.fleet.client_id(name)) in own:
+                raise Impossible(
+                    f"{name} connects as {client_id}, and so does the run's own backend with so many {own[client_id]}: "
+                    "use fewer, or give one of them another client identifier"
+                )
 
     def check_stage(self, stage: Stage) -> None:
         """Raise `Impossible` if *stage* cannot be done here."""

@@ -107,7 +107,7 @@ async def _part(job: Job, stack: AsyncExitStack) -> Part:
         commander = Backend(
             commander_of(fleet.client_id(fleet.service), job.share),
             names,
-            seed=job.scenario.seed,
+            mark=job.manner.mark,
             driver=job.manner.driver,
             others=True,
         )

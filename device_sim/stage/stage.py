@@ -27,10 +27,11 @@ from provisioning.client.operator import OperatorClient
 from provisioning.pki.keys import write_private
 from provisioning.pki.role import Role
 from provisioning.pki.tls import CredentialFiles
+from provisioning.program.host_and_port import with_port
+from provisioning.program.loopback import own_loopback
 from provisioning.program.version import version_and_build
 
 _START_DEADLINE = 30.0
-_LOOPBACK = "127.0.0.1"
 BROKER = "broker-1"
 """Its name, in its certificate."""
 GROUP, BACKEND = "meters", "backend"
@@ -77,7 +78,7 @@ class HostedBroker(HostedProcess):
         self.name = f"fleetgate {version_and_build()}"  # It runs the simulator's own build.
         self._directory = directory
         self._arguments = ["broker", "run", "--provisioning", https, "--cafile", str(anchors), "--name", BROKER]
-        self._arguments += ["--state-dir", str(directory / "broker"), "--host", _LOOPBACK]
+        self._arguments += ["--state-dir", str(directory / "broker"), "--host", own_loopback()]
         self._arguments += ["--policy-file", str(policy)] if policy is not None else []
         self.first_time: tuple[str, ...] = ()
         """Arguments for its own enrolment, for the first start only."""
@@ -153,7 +154,7 @@ async def _policy(directory: Path, topics: Sequence[str]) -> Path:
 async def broker_token(operator: OperatorClient) -> str:
     """Return a one-time token for the stage's broker."""
     (token,) = await operator.create_tokens(
-        device=BROKER, role=Role.BROKER, dns_names=["localhost"], ip_addresses=[_LOOPBACK]
+        device=BROKER, role=Role.BROKER, dns_names=["localhost"], ip_addresses=[own_loopback()]
     )
     return token.token
 
@@ -178,7 +179,8 @@ async def raised(directory: Path, said: Said, start: BrokerStarted = fleetgate) 
     said(f"root and issuing CA made in {time.monotonic() - started:.1f} s")
 
     started = time.monotonic()
-    serve = ["provisioning", "serve", "--dir", str(ca_directory), "--port", "0", "--http-port", "0", *secret]
+    serve = ["provisioning", "serve", "--dir", str(ca_directory), *secret]
+    serve += ["--host", own_loopback(), "--port", "0", "--http-port", "0"]
     async with running(
         "fleet-provisioning serve",
         serve,
@@ -194,8 +196,8 @@ async def raised(directory: Path, said: Said, start: BrokerStarted = fleetgate) 
             EnrolmentOperatorClient(https, anchors, credential) as operator,
             start(Service(directory, https, http, anchors, operator)) as broker,
         ):
-            said(f"broker enrolled itself, listens on mqtts://{_LOOPBACK}:{broker.port}")
-            endpoint = Endpoint(_LOOPBACK, broker.port, "localhost")
+            said(f"broker enrolled itself, listens on mqtts://{with_port(own_loopback(), broker.port)}")
+            endpoint = Endpoint(own_loopback(), broker.port, "localhost")
             yield Stage(directory, https, http, endpoint, anchors, operator, credential, provisioning, broker)
 
 

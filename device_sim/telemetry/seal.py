@@ -8,10 +8,10 @@ cost the receiver as much as it has cost the sender, and would say nothing of th
 
 Rules
 -----
-1. The CRC starts from the seed and the topic: what was sent under another topic, or in a run with another seed, does
-   not fit.
-2. It is against faults, not against forgers: whoever knows the seed can compute it. Any burst of 32 bits is found; of
-   all other alterations one in four thousand million is not.
+1. The CRC starts from the run's mark, a random number, and the topic: what was sent under another topic, or in another
+   run, also one with the same seed, does not fit.
+2. It is against faults, not against forgers: whoever has seen a message can compute it. Any burst of 32 bits is found;
+   of all other alterations one in four thousand million is not.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _TEXT = b',"crc":"%08x"}'
 _TEXT_WIDTH = len(_TEXT % 0)
 
 
-def key_of(topic_name: str, seed: int) -> int:
-    """Return what seals the messages of one topic in a run with this *seed*."""
-    return crc32(topic_name.encode(), seed)
+def key_of(topic_name: str, mark: int) -> int:
+    """Return what seals the messages of one topic in the run with this *mark*."""
+    return crc32(topic_name.encode(), mark)
 
 
 def sealed_object(text: bytes, key: int) -> bytes:

@@ -9,8 +9,8 @@ instead::
     fleet-sim: NUMBER DUE SENT CRC
 
 The first three as in `payload.Telemetry`, in decimal; the CRC, in eight hexadecimal digits, is that of the topic, of
-these three and of the payload, and starts from the seed (`seal.key_of`). So a message is judged as any other: what was
-altered, in the payload or here, under which topic it came, which one it is.
+these three and of the payload, and starts from the run's mark (`seal.key_of`). So a message is judged as any other:
+what was altered, in the payload or here, under which topic it came, which one it is.
 
 Rules
 -----

@@ -34,6 +34,7 @@ from typing import Self
 
 from device_sim.trouble.connection import Connection, ended, reset
 from device_sim.trouble.trouble import NONE, Trouble
+from provisioning.program.loopback import own_loopback
 
 _BUFFER = 64 * 1024
 _DIAL_DEADLINE = 10.0
@@ -42,12 +43,12 @@ _DIAL_DEADLINE = 10.0
 class Proxy:
     """Listens on a free loopback port; connections go to *host* and *port*, through the configured trouble."""
 
-    def __init__(self, host: str, port: int, *, listen: str = "127.0.0.1", seed: int = 0) -> None:
+    def __init__(self, host: str, port: int, *, listen: str | None = None, seed: int = 0) -> None:
         self.host = host
         self.to_port = port
         self.port = 0
         self.trouble = NONE
-        self._listen = listen
+        self.listens_at = listen or own_loopback()
         self._random = Random(seed)  # noqa: S311 - jitter, the same in every run
         self._server: asyncio.Server | None = None
         self._connections: set[Connection] = set()
@@ -57,7 +58,7 @@ class Proxy:
     async def __aenter__(self) -> Self:
         """Listen; `port` says where."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._accepted, self._listen, 0)
+        self._server = await loop.create_server(self._accepted, self.listens_at, 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -27,6 +27,7 @@ from provisioning.config import Settings
 from provisioning.connections.door import BACKLOG
 from provisioning.directory.whereabouts import served
 from provisioning.errors import ConfigurationError
+from provisioning.program.host_and_port import with_port
 from provisioning.program.loopback import is_loopback
 from provisioning.program.unbound_socket import unbound
 
@@ -61,8 +62,7 @@ class Listening:
         self.http.close()
 
     def _url(self, scheme: str, listening: socket.socket) -> str:
-        shown = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{scheme}://{shown}:{listening.getsockname()[1]}"
+        return f"{scheme}://{with_port(self.host, listening.getsockname()[1])}"
 
 
 def check_public(settings: Settings) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
+import socket
+from typing import Final
+
+_USUAL: Final = "127.0.0.1"
 
 
 def is_loopback(host: str) -> bool:
@@ -19,3 +24,14 @@ def is_loopback_address(host: str) -> bool:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped.is_loopback  # As since Python 3.13.
     return address.is_loopback
+
+
+@functools.cache
+def own_loopback() -> str:
+    """Return the loopback address of this machine: 127.0.0.1, or ``::1`` where it has no IPv4."""
+    with socket.socket() as trial:
+        try:
+            trial.bind((_USUAL, 0))
+        except OSError:
+            return "::1"
+    return _USUAL

@@ -178,7 +178,9 @@ class BrokerProcess:
         self.launch()
         assert self._process is not None
         line = ready_line(self._process.stdout, PATIENCE, lambda: self.log)
-        assert line.startswith("fleet-broker ready mqtts://127.0.0.1:"), f"{line!r}\n{self.log}"
+        assert line.startswith(("fleet-broker ready mqtts://127.0.0.1:", "fleet-broker ready mqtts://[::1]:")), (
+            f"{line!r}\n{self.log}"
+        )
         self.urls = line.removeprefix("fleet-broker ready ").split()
         self.port = int(self.urls[0].rpartition(":")[2])
         return self

@@ -116,8 +116,8 @@ class _Client:
 class DishonestBroker:
     """Created by `dishonest`. It is its own operator: `revoke` has the signature of `OperatorClient`'s."""
 
-    seed = 42
-    """The scenario's, of which a forger may know."""
+    mark = 0
+    """That of the run, which a forger computes from the messages."""
 
     def __init__(self, lie: Lie) -> None:
         self.lie = lie
@@ -224,7 +224,7 @@ class DishonestBroker:
             case Lie.FORGES:
                 fields = packet.payload.partition(b',"crc"')[0] + b"}"
                 forged = fields.replace(b'"seq":%d,' % _WHICH, b'"seq":%d,' % (10**6))
-                forged = sealed_object(forged, key_of(packet.topic, self.seed))
+                forged = sealed_object(forged, key_of(packet.topic, self.mark))
                 self._deliver([packet, replace(packet, payload=forged)])
             case Lie.SCRIBBLES:
                 self._deliver([packet, replace(packet, payload=b"\xff")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 
 from cryptography import x509
@@ -40,7 +41,7 @@ class ImportingUser:
         assert (done.exit_code == 0) == ("fleet-sim: " not in self.said), done.output
         return self.said if done.exit_code else ""
 
-    def listed(self, *rows: dict[str, object]) -> Path:
+    def listed(self, *rows: Mapping[str, object]) -> Path:
         path = self.path / "mine.csv"
         with path.open("w", newline="") as file:
             table = csv.DictWriter(file, list(dict.fromkeys(column for row in rows for column in row)))

@@ -54,10 +54,11 @@ class TlsClient:
         source: str | None = None,
         before: bytes = b"",
     ) -> None:
-        """Connect from *source*, and send *before* in front of TLS."""
+        """Connect from *source*, over IPv6 if it is ``::1``, and send *before* in front of TLS."""
         self.version = version
         self.context = context or client_context(anchors, credential)
-        raw = socket.socket()
+        here, family = ("::1", socket.AF_INET6) if source == "::1" else ("127.0.0.1", socket.AF_INET)
+        raw = socket.socket(family)
         if receive_buffer is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -65,7 +66,7 @@ class TlsClient:
         if source is not None:
             raw.bind((source, 0))
         try:
-            raw.connect(("127.0.0.1", port))
+            raw.connect((here, port))
             raw.sendall(before)
             self.socket = self.context.wrap_socket(raw, server_hostname="localhost", session=session)
         except OSError:

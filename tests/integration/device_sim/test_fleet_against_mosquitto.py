@@ -58,7 +58,7 @@ async def connected_fleet(
     mosquitto: RunningBroker, authority: Authority, group: Group = CONDUCT, count: int = len(NAMES)
 ) -> AsyncIterator[tuple[Fleet, Backend]]:
     names = NAMES[:count]
-    backend = Backend("backend", names, seed=7)
+    backend = Backend("backend", names)
     async with KeepAlive() as keep_alive:
         surroundings = Surroundings(mosquitto.endpoint, shared(authority), keep_alive, Counters(), seed=7)
         service = authority.issue("backend", role=Role.SERVICE, group=None)

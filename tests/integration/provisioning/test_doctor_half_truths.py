@@ -175,6 +175,20 @@ def test_a_server_of_another_protocol_is_only_another_program(idle: Provisioning
     assert all("cannot be used: Address already in use" in detail for _, detail, _ in found)
 
 
+def test_an_address_that_this_machine_does_not_have_is_not_a_port_in_use(idle: ProvisioningService) -> None:
+    """So on a machine without 127.0.0.1, whose service was told another address as a flag."""
+    elsewhere: Ports = {"host": "192.0.2.1", "public_listener": True, "public_http_url": "http://ca.example"}
+    found = wrong(ProvisioningService(idle.dir, {**elsewhere, "port": 1, "http_port": 2}))
+    assert found == [
+        (
+            "ports",
+            f"{setting}: cannot listen on 192.0.2.1: Cannot assign requested address",
+            "set host to an address that this machine has, such as 127.0.0.1 or ::1",
+        )
+        for setting in ("port 1", "http_port 2")
+    ]
+
+
 @pytest.mark.parametrize("proxies", [False, True], ids=["plain", "behind a proxy of this machine"])
 def test_a_running_service_is_recognised_whatever_stands_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, proxies: bool

@@ -82,6 +82,7 @@ async def judged(
         for number in range(1, scenario.devices + 1):
             fleet.keep(authority.issue(f"meter-{number}"))
     async with dishonest(authority, lie) as (broker, endpoint):
+        broker.mark = manner.mark
         operator = cast("OperatorClient", broker)
         played = Run(scenario, Target(endpoint, fleet, operator=operator), manner)
         result = await played.play(interruption or Interruption())

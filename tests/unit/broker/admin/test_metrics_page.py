@@ -252,6 +252,22 @@ async def test_the_age_and_the_end_of_a_source_are_those_of_its_oldest_list() ->
     }
 
 
+async def test_the_list_of_a_ca_that_has_expired_or_is_trusted_no_more_gives_no_alarm() -> None:
+    """Nobody renews it: the alarm would last as long as the process, and hide those of the next CA of that name."""
+    broker, pki, hour = MemoryBroker(), shared_pki(), timedelta(hours=1)
+    judge, second = broker.engine.admission, timedelta(seconds=1)
+    former = pki.authority("Test Issuing CA", pki.root, not_after=datetime.now(UTC) - second)
+    for issuer, age in ((former, 3), (pki.issuing, 1), (pki.root, 3), (Pki().root, 3)):
+        put(judge, issuer, crl(issuer, age=age * hour, life=2 * hour))
+    anchors = [pki.root.certificate, pki.issuing.certificate, former.certificate]
+    judge.believe(Trust([TrustBundle("ours", anchors)]))
+    shown = {"CN=Test Issuing CA": 3600.0, "CN=Test Root CA": -3600.0}
+    assert await figures(broker, "crl_seconds_left") == {
+        (("issuer", name),): pytest.approx(left, abs=60) for name, left in shown.items()
+    }
+    assert (await figures(broker, "revocation_age_seconds"))[("source", "crl:CN=Test Issuing CA"),] < 2 * 3600.0
+
+
 async def test_it_is_shown_for_each_bundle_whether_anybody_is_admitted() -> None:
     broker, pki = MemoryBroker(), shared_pki()
     feed = TrustBundle("of the feed", [pki.root.certificate], feed=True)

@@ -34,7 +34,7 @@ def trust() -> Trust:
 
 def seen(judge: Trust, held: Held, *above: Held) -> str | None:
     path = [each.certificate.public_bytes(Encoding.DER) for each in (held, *above)]
-    issuer = judge.issuer_of(held.certificate, path if above else ())
+    issuer = judge.issuer_of(held.certificate, path if above else (), PKI.now)
     return None if issuer is None else f"{issuer.bundle.name}: {issuer.subject}"
 
 
@@ -51,7 +51,9 @@ def test_a_ca_is_learned_from_a_path_and_known_without_one() -> None:
     assert judge.learned == 1
     assert seen(judge, OTHER.device("meter-1"), OTHER.issuing, OTHER.root) == "theirs: CN=Test Issuing CA"
     assert judge.learned == 2
-    assert judge.issuer_of(device.certificate, [device.der]) is None, "nobody has issued it: it is an anchor itself"
+    assert judge.issuer_of(device.certificate, [device.der], PKI.now) is None, (
+        "nobody has issued it: it is an anchor itself"
+    )
     stranger = Pki()
     assert seen(judge, stranger.device("meter-1"), stranger.issuing, stranger.root) is None
     assert judge.learned == 2
@@ -103,6 +105,38 @@ def test_so_many_cas_are_learned_and_no_more_and_that_is_said_once(monkeypatch: 
     assert seen(judge, OTHER.device("meter-1"), OTHER.issuing, OTHER.root) == "theirs: CN=Test Issuing CA"
 
 
+@pytest.mark.parametrize("limit", ["_MOST_PATHS", "_MOST_NAMESAKES"])
+def test_a_ca_that_is_replaced_every_few_hours_fills_no_bundle(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    """As SPIRE's is, for one: otherwise nobody would be admitted after some days."""
+    monkeypatch.setattr(f"broker.admission.trust.{limit}", 2)
+    admission = Admission(RevocationStatus(RevocationIndex(), Freshness(1.0)), DEFAULT_POLICY, DOMAIN, trust=trust())
+    assert admission.trust is not None
+
+    def comes(issuer: Held, hours: float, *, resumed: bool = False) -> RefusalCode | None:
+        held = PKI.device("meter-1", issuer=issuer)
+        path = [each.certificate.public_bytes(Encoding.DER) for each in (held, issuer, PKI.root)]
+        outcome = admission.examine(held.der, PKI.now + timedelta(hours=hours), lambda: [] if resumed else path)
+        return outcome.code if isinstance(outcome, Refused) else None
+
+    def of(hour: float) -> Held:
+        end = PKI.now + timedelta(hours=hour + 2)
+        return PKI.authority("Hourly CA", PKI.root, not_after=end)
+
+    first, second, third = of(0), of(1), of(2)
+    with capture_logs() as logs:
+        assert [comes(first, 0), comes(second, 1), comes(third, 1.5)] == [None, None, RefusalCode.TRUST_FULL]
+        assert admission.stands_above(first.revocation.key)
+        assert [comes(third, 2.5), comes(of(3), 2.6)] == [None, RefusalCode.TRUST_FULL], "there is room for one"
+    assert [each["code"] for each in logs] == ["TRUST_FULL"] * 2, "it is said again, as there was room meanwhile"
+    assert not admission.stands_above(first.revocation.key)
+    assert [comes(each, 2.6, resumed=True) for each in (first, second, third)] == [
+        RefusalCode.UNTRUSTED_ISSUER,
+        None,
+        None,
+    ]
+    assert admission.trust.learned == 3, "a list that found no issuer before may find one"
+
+
 def test_who_comes_to_a_full_bundle_by_another_path_shuts_nobody_out_who_comes_by_a_known_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -114,7 +148,7 @@ def test_who_comes_to_a_full_bundle_by_another_path_shuts_nobody_out_who_comes_b
 
     def fault(*above: Held) -> RefusalCode | None:
         path = [each.certificate.public_bytes(Encoding.DER) for each in (held, *above)]
-        issuer = judge.issuer_of(held.certificate, path)
+        issuer = judge.issuer_of(held.certificate, path, PKI.now)
         assert issuer is not None
         return None if issuer.fault is None else issuer.fault.code
 

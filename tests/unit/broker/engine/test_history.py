@@ -56,6 +56,14 @@ def test_an_identifier_with_an_escape_sequence_is_found_by_what_it_is_and_by_wha
     assert not event.is_about("backend-[2J", "")
 
 
+@pytest.mark.parametrize("asked", ["2001:db8::7", "[2001:db8::7]", "[2001:db8::7]:50000"])
+def test_an_address_of_ipv6_is_found_with_and_without_its_brackets(asked: str) -> None:
+    event = Event(Happened.REFUSED, "NO_CERTIFICATE", "", "[2001:db8::7]:50000", None, "", "", 0.0)
+    assert event.host == "2001:db8::7"
+    assert event.is_about(asked, "")
+    assert not event.is_about(asked.replace("7", "8"), "")
+
+
 def test_a_refusal_and_a_denial_are_told_with_their_words() -> None:
     broker = MemoryBroker()
     refused = broker.open(shared_device("meter-1"))

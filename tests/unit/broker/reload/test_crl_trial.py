@@ -32,7 +32,7 @@ class Listed(MemoryBroker):
         self.engine.admission.believe(self.trust)
         for authority in (PKI.issuing, PLANT):  # Known as soon as a client has brought it.
             known = PKI.device("seen", issuer=authority)
-            assert self.trust.issuer_of(known.certificate, path(known, authority)) is not None
+            assert self.trust.issuer_of(known.certificate, path(known, authority), PKI.now) is not None
         for authority in (PKI.root, PKI.issuing, PLANT):
             self.put(crl(authority, number=1))
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
+from typing import Self
 
 import pytest
 from cryptography import x509
@@ -14,6 +15,7 @@ from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused, unavailable
 from broker.settings.config import BrokerConfig
 from broker.settings.trust_settings import StatusPolicy
+from broker.sources import crl_urls
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.trust_files import load_trust
 from tests.support.crl import at, crl
@@ -24,6 +26,14 @@ from tests.support.web import WebServer
 from tests.support.wire import KEPT, will
 
 PKI = shared_pki()
+
+
+class InTenDays(datetime):
+    """What the wall clock says when all CAs of the tests have expired."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return super().now(tz) + timedelta(days=10)
 
 
 @pytest.fixture
@@ -132,7 +142,12 @@ async def test_every_will_of_one_certificate_waits_for_the_one_answer(
 @pytest.mark.parametrize("named_by", ["client", "issuer"])
 @pytest.mark.parametrize("follows", [True, False])
 async def test_the_list_that_a_certificate_names_is_fetched_if_the_settings_say_so_and_never_else(
-    broker: StoredBroker, web: WebServer, tmp_path: Path, follows: bool, named_by: str
+    broker: StoredBroker,
+    web: WebServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    follows: bool,
+    named_by: str,
 ) -> None:
     """Under a lenient policy, too: nobody is refused because it is not known yet, but whom it names is."""
     point = [x509.CRLDistributionPoints(at(f"{web.url}/ca.crl"))]
@@ -169,5 +184,9 @@ async def test_the_list_that_a_certificate_names_is_fetched_if_the_settings_say_
     refusal = admission.refuse_now(peer, broker.now)
     code = RefusalCode.REVOKED if named_by == "client" else RefusalCode.ISSUER_REVOKED
     assert (refusal and refusal.code, web.requests["/ca.crl"]) == ((code, 1) if follows else (None, 0))
+    monkeypatch.setattr(crl_urls, "datetime", InTenDays)
+    broker.now += 1e6
+    await lists.urls.fetch_due()
+    assert web.requests["/ca.crl"] == follows, "the CA has expired whose list it is"
     await lists._asker.close()
     await lists.urls.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from datetime import datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import pairwise
 from typing import Self
 
@@ -12,6 +12,7 @@ import pytest
 from broker.admission.bundle import ListTerms, TrustBundle
 from broker.admission.trust import Trust
 from broker.settings.trust_settings import StatusPolicy
+from broker.sources import crl_urls
 from broker.sources.crl_intake import CrlIntake
 from broker.sources.crl_urls import CrlUrls
 from provisioning.pki.crl import CrlProblem
@@ -169,6 +170,49 @@ async def test_a_list_of_an_unknown_ca_is_read_when_that_ca_is_known(daily: Foll
 async def test_certificates_cannot_have_anything_but_plain_http_fetched(daily: Following) -> None:
     asked = ["https://crl.example/ca.crl", "ftp://crl.example/ca.crl", "file:///etc/passwd", f"{daily.web.url}/x.crl"]
     assert daily.urls.follow(asked, "") == [f"{daily.web.url}/x.crl"]
+
+
+async def test_a_url_is_left_when_its_ca_has_expired_and_makes_room(
+    daily: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CA that is replaced every few hours names another each time."""
+    monkeypatch.setattr(crl_urls, "_MOST_URLS", 1)
+    now = datetime.now(UTC)
+    ended, later = now - timedelta(seconds=1), now + timedelta(hours=1)
+    first, second = (f"{daily.web.url}/{name}.crl" for name in ("first", "second"))
+    assert daily.urls.follow([first], "", ended) == [first]
+    assert daily.urls.follow([second], "", later) == []
+    await daily.at(1)
+    assert daily.web.requests["/first.crl"] == 0
+    assert daily.urls.follow([second], "", later) == [second]
+    await daily.at(2)
+    assert daily.web.requests["/second.crl"] == 1
+    assert daily.urls.follow([second], "", ended) == [second]
+    await daily.at(3)
+    assert daily.urls.follow([first], "", later) == [], "another certificate of its CA ends later"
+    daily.urls.configure([("", second)])
+    await daily.at(4)
+    assert daily.urls.follow([first, second], "", ended) == [first, second], "the settings name it, whatever ends"
+
+
+async def test_the_url_of_a_delta_stays_as_long_as_that_of_its_base(
+    daily: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime.now(UTC)
+    base, delta = (f"{daily.web.url}/{name}.crl" for name in ("base", "delta"))
+    daily.web.pages["/base.crl"] = crl(PKI.issuing, life=timedelta(days=30), freshest=delta)
+    daily.web.pages["/delta.crl"] = crl(PKI.issuing, number=2, base=1, life=timedelta(days=30))
+
+    async def asked(at: float) -> tuple[int, int]:
+        await daily.at(at)
+        return daily.web.requests["/base.crl"], daily.web.requests["/delta.crl"]
+
+    daily.urls.follow([base], "", now + timedelta(hours=1))
+    await asked(1)
+    assert await asked(2) == (1, 1)
+    daily.urls.follow([base], "", now + timedelta(hours=3))  # Its CA was renewed, with the same key.
+    monkeypatch.setattr(crl_urls, "datetime", InTwoHours)
+    assert await asked(2 * DAY) == (2, 2)
 
 
 async def test_a_url_that_the_settings_no_longer_name_is_left_and_its_list_stays(daily: Following) -> None:

@@ -102,6 +102,37 @@ async def test_a_hold_becomes_final_and_is_told_again(scene: Scene) -> None:
     await scene.client.close()
 
 
+async def test_who_has_expired_on_hold_is_not_asked_about_for_ever_nor_has_the_place_of_another(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody releases such a certificate: with the years they would be all that is asked about."""
+    monkeypatch.setattr(ocsp_client, "_MOST_ON_HOLD", 1)
+    other = PKI.device("meter-2", not_after=HELD.certificate.not_valid_after_utc + timedelta(days=1))
+    scene.responder.certificates.append(other)
+    scene.responder.signer = PKI.issuing  # Its delegate has ended by then.
+    for each in (HELD, other):
+        scene.responder.revoked[each.certificate.serial_number] = HOLD
+
+    async def asks_again_about() -> int:
+        before = scene.web.requests["/ocsp"]
+        scene.now += 60.0
+        await scene.client.ask_about_holds("ours")
+        return scene.web.requests["/ocsp"] - before
+
+    await scene.ask()
+    assert [await asks_again_about() for _ in range(3)] == [1, 1, 1], "the only place stays the one's who has it"
+    ended = HELD.certificate.not_valid_after_utc + timedelta(seconds=1)
+    scene.responder.age -= ended - datetime.now(UTC)
+    assert scene.status.proven.hear_service(ended, 0.0, ended)
+    assert await asks_again_about() == 0
+    assert scene.reason is RevocationReason.CERTIFICATE_HOLD, "it is not released"
+    assert await scene.client.ask(other.certificate, scene.issuer) is not None
+    scene.responder.revoked.clear()
+    assert await asks_again_about() == 1
+    assert scene.index.find(other.revocation.key) is None, "whoever can still be released is"
+    await scene.client.close()
+
+
 async def test_what_is_known_is_asked_for_again_when_it_is_old_or_of_nobody(scene: Scene) -> None:
     now = datetime.now(UTC)
     assert scene.client.known(KEY, "ours") is None

@@ -51,7 +51,7 @@ def test_a_list_names_files_and_says_what_they_are_called(place: ImportingUser) 
     [
         ({"certificate": "certs/1.crt", "key": "certs/2.key"}, "2.key is not the key of {certs}/1.crt: name the pair"),
         ({"certificate": "certs/1.crt", "key": "certs/1.crt"}, "1.crt holds no private key: name the file that does"),
-        ({"certificate": "certs/1.key"}, "1.key holds no certificate in PEM, DER or PKCS #12"),
+        ({"certificate": "certs/1.key"}, "1.key holds no certificate in PEM, DER, PKCS #7 or #12"),
         ({"certificate": "ca.pem"}, "ca.pem is a CA's certificate: name a client's"),
         ({"certificate": "certs/s.crt", "key": "certs/s.key"}, "s.crt is for servers only (extended key usage)"),
         ({"certificate": "certs/missing.crt"}, "missing.crt cannot be read: No such file or directory"),

@@ -90,7 +90,7 @@ def test_the_last_line_about_a_device_holds(tmp_path: Path) -> None:
 def test_one_process_changes_a_fleet_at_a_time(tmp_path: Path) -> None:
     with (
         new_fleet(tmp_path / "fleet").changing(),
-        pytest.raises(FleetUnusable, match="being changed by another process"),
+        pytest.raises(FleetUnusable, match="in use by another process"),
         FleetDirectory.read(tmp_path / "fleet").changing(),
     ):
         pytest.fail("two held it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,10 @@ def test_it_is_refused_by_the_file_s_name(tmp_path: Path) -> None:
     path.write_bytes(unknown_version(x509.load_pem_x509_certificate(Pki().anchors.encode())))
     with pytest.raises(UnusableCredential, match=r"given\.pem"):
         CredentialFile.read(path, None)
+    der = tmp_path / "given.der"
+    der.write_bytes(ssl.PEM_cert_to_DER_cert(path.read_text()))
+    with pytest.raises(UnusableCredential, match=r"given\.der"):
+        CredentialFile.read(der, None)
     with pytest.raises(UnusableAuthority, match=r"given\.pem holds no PEM certificate"):
         CertificateAuthority.load(path, path)
     with pytest.raises(KeyFileError, match=r"given\.pem holds no PEM certificate"):

@@ -11,22 +11,22 @@ from device_sim.telemetry.payload import Format, encode
 from device_sim.telemetry.reading import Reading
 from device_sim.telemetry.seal import key_of, sealed_object
 
-SEED = 42
+MARK = 42
 TOPIC = "fleet/meters/meter-1/telemetry"
 
 
 def receive(backend: Backend, topic: str, payload: bytes) -> None:
     """Let *payload*, if it is an object, arrive with its seal."""
-    sealed = sealed_object(payload, key_of(topic, SEED)) if payload.startswith(b"{") else payload
+    sealed = sealed_object(payload, key_of(topic, MARK)) if payload.startswith(b"{") else payload
     backend._received(topic, sealed)
 
 
-def reading(form: Format, topic: str = TOPIC, seed: int = SEED) -> bytes:
-    return encode(Reading({"power_w": 512.5}), 1, 7, 9, form, key=key_of(topic, seed))
+def reading(form: Format, topic: str = TOPIC, mark: int = MARK) -> bytes:
+    return encode(Reading({"power_w": 512.5}), 1, 7, 9, form, key=key_of(topic, mark))
 
 
 def test_what_a_broker_retained_of_the_fleet_s_other_devices_is_expected_and_nothing_else_of_them() -> None:
-    backend = Backend("backend", ["meter-1"], seed=SEED, bystanders={"meter-1", "meter-2"})
+    backend = Backend("backend", ["meter-1"], mark=MARK, bystanders={"meter-1", "meter-2"})
     for topic, payload, unexpected in (
         ("fleet/meters/meter-1/state", ONLINE, 0),
         ("fleet/meters/meter-2/state", ONLINE, 0),
@@ -44,7 +44,7 @@ def test_what_a_broker_retained_of_the_fleet_s_other_devices_is_expected_and_not
 def test_a_message_that_comes_again_has_one_latency_the_first() -> None:
     told: list[int] = []
     backend = Backend(
-        "backend", ["meter-1"], seed=SEED, arrived=lambda _device, telemetry, _now: told.append(telemetry.sequence)
+        "backend", ["meter-1"], mark=MARK, arrived=lambda _device, telemetry, _now: told.append(telemetry.sequence)
     )
     for sequence in (1, 3, 2, 2, 3):
         receive(backend, "fleet/meters/meter-1/telemetry", b'{"seq":%d,"due_ns":1,"sent_ns":1}' % sequence)
@@ -52,7 +52,7 @@ def test_a_message_that_comes_again_has_one_latency_the_first() -> None:
 
 
 def test_what_else_fills_a_queue_for_the_receiver_is_counted_and_telemetry_is_not() -> None:
-    backend = Backend("backend", ["meter-1"], seed=SEED, bystanders={"meter-2"}, siblings={"backend-2"})
+    backend = Backend("backend", ["meter-1"], mark=MARK, bystanders={"meter-2"}, siblings={"backend-2"})
     receive(backend, TOPIC, b'{"seq":1,"due_ns":1,"sent_ns":1}')
     assert (backend.received, backend.besides) == (1, 0)
     for number, (topic, payload) in enumerate(
@@ -86,7 +86,7 @@ def test_what_else_fills_a_queue_for_the_receiver_is_counted_and_telemetry_is_no
 def test_nobody_ends_a_run_by_what_he_publishes(kind: str, payload: bytes) -> None:
     told: list[float] = []
     backend = Backend(
-        "backend", ["meter-1"], seed=SEED, arrived=lambda _device, telemetry, _now: told.append(telemetry.due_ns / 1)
+        "backend", ["meter-1"], mark=MARK, arrived=lambda _device, telemetry, _now: told.append(telemetry.due_ns / 1)
     )
     backend._received(f"fleet/meters/meter-1/{kind}", payload)
     assert (backend.unexpected, backend.received, backend.latency.count, told) == (1, 0, 0, [])
@@ -96,7 +96,7 @@ def test_nobody_ends_a_run_by_what_he_publishes(kind: str, payload: bytes) -> No
 def test_what_is_not_as_it_was_sent_is_altered_and_not_received(form: Format) -> None:
     told: list[str] = []
     backend = Backend(
-        "backend", ["meter-1", "meter-2"], seed=SEED, arrived=lambda device, _telemetry, _now: told.append(device)
+        "backend", ["meter-1", "meter-2"], mark=MARK, arrived=lambda device, _telemetry, _now: told.append(device)
     )
     sound = reading(form)
     last = bytearray(sound)
@@ -107,7 +107,7 @@ def test_what_is_not_as_it_was_sent_is_altered_and_not_received(form: Format) ->
             (TOPIC, bytes(last)),
             (TOPIC.replace("meters", "others"), sound),
             (TOPIC.replace("meter-1", "meter-2"), sound),
-            (TOPIC, reading(form, seed=SEED + 1)),
+            (TOPIC, reading(form, mark=MARK + 1)),
         )
     ):
         backend._received(topic, payload)
@@ -117,7 +117,7 @@ def test_what_is_not_as_it_was_sent_is_altered_and_not_received(form: Format) ->
 
 
 def test_a_reading_without_a_seal_is_altered() -> None:
-    backend = Backend("backend", ["meter-1"], seed=SEED)
+    backend = Backend("backend", ["meter-1"], mark=MARK)
     backend._received(TOPIC, b'{"seq":1,"due_ns":1,"sent_ns":1}')
     assert (backend.altered, backend.unexpected, backend.received) == (1, 0, 0)
 
@@ -131,7 +131,7 @@ class _Nobody:
 
 @pytest.mark.parametrize("answer", [b'"done":true,"detail":null', b'"done":false,"detail":"no"'])
 async def test_an_answer_that_comes_twice_is_one_too_many(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
-    backend = Backend("backend", ["meter-1", "meter-2"], seed=SEED)
+    backend = Backend("backend", ["meter-1", "meter-2"], mark=MARK)
     backend.connection = _Nobody()  # type: ignore[assignment]
 
     async def is_back() -> None:
@@ -151,7 +151,7 @@ async def test_an_answer_that_comes_twice_is_one_too_many(monkeypatch: pytest.Mo
 
 def test_who_only_commands_judges_the_answers_to_its_own_commands_and_leaves_the_rest_to_the_receivers() -> None:
     """Several workers command, and each hears all answers: what is nobody's would be counted by all of them."""
-    backend = Backend("backend-w1", ["meter-1"], seed=SEED, others=True)
+    backend = Backend("backend-w1", ["meter-1"], mark=MARK, others=True)
     for topic, payload, unexpected in (
         ("fleet/meters/meter-1/ack", b'{"id":"backend-w2-1","done":true}', 0),
         ("fleet/meters/meter-1/ack", b'{"id":"backend-w1-1","done":true}', 1),
@@ -164,7 +164,7 @@ def test_who_only_commands_judges_the_answers_to_its_own_commands_and_leaves_the
 
 
 async def test_an_answer_that_comes_too_late_is_nobody_s_forgery(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = Backend("backend", ["meter-1", "meter-2"], seed=SEED)
+    backend = Backend("backend", ["meter-1", "meter-2"], mark=MARK)
     backend.connection = _Nobody()  # type: ignore[assignment]
 
     async def is_back() -> None:
@@ -184,7 +184,7 @@ async def test_a_receiver_has_read_all_when_nothing_came_in_all_looks(
     monkeypatch: pytest.MonkeyPatch, comes: int, silent: bool
 ) -> None:
     """However long ago the last message came: while a loop stands still, nothing comes."""
-    backend = Backend("backend", ["meter-1"], seed=SEED)
+    backend = Backend("backend", ["meter-1"], mark=MARK)
     backend._received(TOPIC, reading(Format.RAW))
     looks = 0
 

@@ -14,7 +14,7 @@ from device_sim.link.link import Link, UserProperties
 from device_sim.scenario.groups import Group, Telemetry
 from device_sim.telemetry.stamp import NAME
 
-SEED = 42
+SEED, MARK = 42, 7
 TOPIC = "plant/north/meter-1/data"
 Sent = tuple[str, bytes, UserProperties]
 
@@ -35,7 +35,7 @@ def device(line: _Line, **telemetry: Any) -> LiveDevice:
     for event in (Event.ISSUED, Event.DIALLED, Event.ADMITTED):
         machine.happened(event)
     nothing = cast("Any", None)
-    surroundings = Surroundings(nothing, nothing, nothing, Counters(), SEED)
+    surroundings = Surroundings(nothing, nothing, nothing, Counters(), SEED, MARK)
     group = Group(name="meters", telemetry=Telemetry(**telemetry))
     found = LiveDevice(machine, surroundings, group, lambda _: None)
     found.connection = cast("Link", line)
@@ -50,7 +50,7 @@ def sent(count: int) -> list[Sent]:
 
 
 def backend(*, stamped: bool = True) -> Backend:
-    return Backend("backend", ["meter-1"], seed=SEED, own={TOPIC: Own("meter-1", stamped)})
+    return Backend("backend", ["meter-1"], mark=MARK, own={TOPIC: Own("meter-1", stamped)})
 
 
 def test_what_was_sent_arrives_with_its_number() -> None:

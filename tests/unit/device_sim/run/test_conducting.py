@@ -180,7 +180,7 @@ def draining(sent: Sent) -> tuple[Run, Backend, list[PartOutcome]]:
     """Return a run whose one device has *sent* something, its receiver, and what the device's part says."""
     run, _ = conducting()
     run._distance, run._read = NEARBY, False
-    backend = Backend("backend", ["meter-1"], seed=1)
+    backend = Backend("backend", ["meter-1"])
     run.backends = [backend]
     nothing = Latency().encoded()
     return run, backend, [PartOutcome({"meter-1": sent}, {}, {}, {}, nothing, nothing, 0, {}, {}, 0.0)]

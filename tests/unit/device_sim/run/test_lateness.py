@@ -18,7 +18,7 @@ from device_sim.results.document import document_of
 from device_sim.results.page import page_of
 from device_sim.results.summary import summary_of
 from device_sim.run.health import HealthSample
-from device_sim.run.lateness import is_crossed_by, most_unread, proven
+from device_sim.run.lateness import is_crossed_by, most_unread, overfilled, proven
 from device_sim.run.manner import Manner
 from device_sim.run.part import PartOutcome
 from device_sim.run.recorder import Recorder
@@ -75,7 +75,7 @@ def test_what_a_run_has_seen_is_counted_over_all_receivers(amiss: dict[str, Any]
     run.scenario = build({"name": "x", "groups": groups, "stages": [{"ramp": {"rate": 1}}]}, "x")
     counts = {Count.REFUSED_MESSAGES: amiss.get("refused", 0), Count.LOST_RECEIVERS: amiss.get("receivers", 0)}
     run.recorder, run._read = Recorder(counts=Counter(counts)), amiss.get("silent", True)
-    run.backends = [Backend(name, ["a"], seed=1) for name in ("one", "two")]
+    run.backends = [Backend(name, ["a"]) for name in ("one", "two")]
     for backend in run.backends:
         backend.checks["a"].record(1)
     run.backends[0].unexpected, run.backends[0].unasked = 3, amiss.get("unasked", 0)
@@ -119,6 +119,17 @@ def test_as_much_was_unread_as_was_sent_within_the_longest_wait(
 
 
 @pytest.mark.parametrize(
+    ("stood", "besides", "full"),
+    [(0.9, 5000, False), (1.0, 0, False), (1.0, 250, True), (2.0, 0, True), (9.0, 0, True), (9.0, 1000, True)],
+)
+def test_a_receiver_that_stood_still_may_have_left_a_queue_full(stood: float, besides: int, full: bool) -> None:
+    recorder = Recorder()
+    for second in range(1, 5):
+        recorder.sample(float(second), 5, 5, 400 * second, 0, Counter(), HEALTHY)
+    assert overfilled(recorder, besides, stood) is full
+
+
+@pytest.mark.parametrize(
     ("metric", "text", "number", "crossed"),
     [
         ("lost", "== 0", 0, False),
@@ -140,17 +151,27 @@ def test_a_threshold_is_crossed_by_what_is_proven_alone(metric: str, text: str, 
 
 
 def judged(
-    *, skipped: int = 1000, lost: int = 0, certain: int = 0, admitted: int = 0, by: signal.Signals | None = None
+    *,
+    skipped: int = 1000,
+    lost: int = 0,
+    certain: int = 0,
+    admitted: int = 0,
+    by: signal.Signals | None = None,
+    stood: float = 0.0,
+    unreached: int = 0,
 ) -> RunResult:
-    """Return the result of a run in which so many messages were *skipped* and *lost*, *certain* ones among them."""
+    """Return the result of a run in which so many messages were *skipped* and *lost*, *certain* ones among them.
+
+    And in which the receivers *stood* still for so long that a queue may have been full.
+    """
     thresholds = {"lost": ["== 0"], "unreached": ["== 0"]}
     scenario = build({"name": "x", "stages": [{"ramp": {"rate": 1}}], "thresholds": thresholds}, "x")
     counts = {Count.ADMISSIONS: 10, Count.PUBLISHED: 1000, Count.RECEIVED: 1000, Count.LOST: lost}
     recorder = Recorder(counts=Counter(counts))
-    recorder.counts[Count.FALSE_ADMISSIONS] = admitted
+    recorder.counts[Count.FALSE_ADMISSIONS], recorder.counts[Count.UNREACHED] = admitted, unreached
     processes = [ProcessHealth("generator", [HEALTHY], Latency())]
     found = RunResult(scenario, datetime.now(UTC), 1.0, recorder, processes, {}, {}, by)
-    found.proven = Counter({Count.LOST: certain})
+    found.proven, found.stood = Counter({Count.LOST: certain}), stood
     found.judge(skipped, 1000)
     return found
 
@@ -163,6 +184,11 @@ def judged(
         (judged(lost=2, certain=1), 99, "FAIL"),
         (judged(lost=2, certain=1, skipped=0), 99, "FAIL"),
         (judged(lost=2, skipped=0), 99, "FAIL"),
+        (judged(lost=2, skipped=0, stood=7.0), 3, "INVALID"),
+        (judged(lost=2, certain=1, skipped=0, stood=7.0), 99, "FAIL"),
+        (judged(lost=2, unreached=1, skipped=0, stood=7.0), 99, "FAIL"),
+        (judged(skipped=0, stood=7.0), 0, "PASS"),
+        (judged(lost=2, admitted=1, skipped=0, stood=7.0), 4, "SECURITY FAILURE"),
         (judged(lost=2, certain=1, admitted=1), 4, "SECURITY FAILURE"),
         (judged(lost=2, certain=1, by=signal.SIGINT), 130, "INTERRUPTED"),
     ],

@@ -76,7 +76,7 @@ async def test_a_command_is_late_from_when_it_was_due_also_while_earlier_ones_fi
 ) -> None:
     """A broker that acknowledges slowly holds back the backend's commands: that is no pause of which nobody is told."""
     published, stalled = asyncio.Event(), 0.1
-    backend = Backend("backend", ["meter-1"], seed=1)
+    backend = Backend("backend", ["meter-1"], mark=1)
     backend.connection = cast("Any", SimpleNamespace(publish=lambda *_: published.set(), distance=lambda: NEARBY))
     backend._window = asyncio.Semaphore(0)
 

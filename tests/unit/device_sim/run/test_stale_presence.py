@@ -17,7 +17,7 @@ def outcome(**present: bool) -> PartOutcome:
 
 
 def receiver(name: str, told: dict[str, bytes], retained: dict[str, bytes] | None = None) -> Backend:
-    backend = Backend(name, ["a", "b"], seed=1)
+    backend = Backend(name, ["a", "b"])
     backend.presence, backend.retained = told, retained
     return backend
 

@@ -14,6 +14,8 @@ from provisioning.config import Settings
 from provisioning.connections.listening import Listening, bound, bound_for, check_public
 from provisioning.directory.in_charge import in_charge
 from provisioning.errors import ConfigurationError
+from provisioning.program.unbound_socket import unbound
+from tests.support.unanswered import named
 
 HOSTS = ["127.0.0.1", "::1", "localhost"]
 
@@ -40,6 +42,23 @@ def test_an_address_of_ipv6_takes_no_connection_over_ipv4() -> None:
     with bound(settings) as alone, bound_for(settings, 1) as (shared,):
         for each in (alone.https, alone.http, shared.https, shared.http):
             assert each.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "family"), [(["::1"], "AF_INET6"), (["::1", "127.0.0.1"], "AF_INET"), (["127.0.0.1"], "AF_INET")]
+)
+def test_a_name_is_listened_on_at_the_address_that_it_has(
+    addresses: list[str], family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", named({"ca.example": addresses}))
+    with unbound("ca.example") as made:
+        assert made.family is socket.AddressFamily[family]
+
+
+@pytest.mark.parametrize("host", ["x" * 64, "nul\0", "no such name"])
+def test_a_name_that_nobody_has_is_told_as_such(host: str) -> None:
+    with pytest.raises(ConfigurationError, match="host: "), bound(Settings(host=host, port=0, http_port=0)):
+        pass
 
 
 @pytest.mark.parametrize("host", ["::", "0::0"])

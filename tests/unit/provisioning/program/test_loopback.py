@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from provisioning.program.loopback import is_loopback, is_loopback_address
+from provisioning.program import loopback
+from provisioning.program.loopback import is_loopback, is_loopback_address, own_loopback
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "0:0:0:0:0:0:0:1", "::ffff:127.0.0.1"])
@@ -25,3 +26,13 @@ def test_a_name_is_no_address() -> None:
     assert is_loopback("localhost")
     assert not is_loopback_address("localhost")
     assert not is_loopback("localhost.example")
+
+
+@pytest.mark.parametrize(("usual", "own"), [("127.0.0.1", "127.0.0.1"), ("192.0.2.1", "::1")])
+def test_a_machine_without_the_usual_address_has_that_of_ipv6(
+    usual: str, own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loopback, "_USUAL", usual)
+    own_loopback.cache_clear()
+    assert own_loopback() == own
+    own_loopback.cache_clear()
