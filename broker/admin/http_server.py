@@ -377,10 +377,19 @@ async def _read(
                 return problem(400, "INVALID_REQUEST", "no other protocol is spoken here: leave out Upgrade")
             incoming.pipelined = True
         except httptools.HttpParserError as error:
-            return problem(400, "INVALID_REQUEST", f"not an HTTP/1.1 request: {error}")
+            if (refusal := _no_http(incoming, error)) is not None:
+                return refusal
         if incoming.too_large or size > incoming.most + _MAX_HEAD:
             return problem(413, "BODY_TOO_LARGE", f"more than {incoming.most} bytes, the most that is read here")
     return None
+
+
+def _no_http(incoming: _Incoming, error: Exception) -> Response | None:
+    """Return the answer to what is no HTTP; None: it is behind the request, and came with it by chance."""
+    if incoming.complete:
+        incoming.pipelined = True
+        return None
+    return problem(400, "INVALID_REQUEST", f"not an HTTP/1.1 request: {error}")
 
 
 def _request(incoming: _Incoming, method: str, caller: str) -> Request | Response:

@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
 from broker.settings.trust_settings import TrustSettings
-from provisioning.pki.extension import UNREADABLE, UNUSABLE
+from provisioning.pki.extension import UNREADABLE, UNUSABLE, check_readable
 from provisioning.pki.keys import replace_private
 from provisioning.pki.shown_subject import shown_subject
 from provisioning.pki.tls import TlsConfigurationError
@@ -110,7 +110,7 @@ def anchors_in(settings: TrustSettings, content: bytes, now: datetime | None) ->
 def unreadable(certificate: x509.Certificate) -> str:
     """Return why *certificate* cannot be an anchor, even if OpenSSL accepts it; empty: it is readable."""
     try:
-        certificate.subject.rfc4514_string(), certificate.issuer, certificate.extensions, certificate.public_key()
+        check_readable(certificate)
     except UNUSABLE as error:
         return str(error) or type(error).__name__
     return ""

@@ -27,7 +27,7 @@ from device_sim.attack.scene import Scene
 from device_sim.attack.target import BrokenPromise, Impossible
 from device_sim.attack.verdict import ClosedBy, Layer, Seen
 from provisioning.client.network_words import network_words
-from provisioning.pki.crl import distribution_points
+from provisioning.pki.crl import CrlRefused, distribution_points, parse, verify
 from provisioning.pki.ocsp import OcspRefused, ask, read_answer, responders
 
 _REVOKED = "revoked"
@@ -66,12 +66,11 @@ async def _list(desk: EnrolmentDesk, scene: Scene, paper: Paper) -> x509.Certifi
         raise Impossible("certificates of this service name no CRL (public_http_url is not set)")
     answer = await _fetched("GET", url)
     try:
-        crl = x509.load_der_x509_crl(answer.raise_for_status().content)
-    except (httpx.HTTPStatusError, ValueError) as error:
-        raise BrokenPromise(f"{url} gives no CRL: {error}") from error
-    if not crl.is_signature_valid(scene.target.ca_certificate.public_key()):  # type: ignore[arg-type]
-        raise BrokenPromise(f"the CRL at {url} is not signed by the CA")
-    return crl
+        listed = parse(answer.raise_for_status().content)
+        verify(listed, scene.target.ca_certificate)
+    except (httpx.HTTPStatusError, CrlRefused) as error:
+        raise BrokenPromise(f"{url} gives no CRL of the CA: {error}") from error
+    return listed.crl
 
 
 async def _responder_says(
@@ -95,7 +94,7 @@ async def _responder_says(
         raise BrokenPromise(f"{url} gives no OCSP response: {error}") from error
     if not status.known:
         return _UNKNOWN
-    return _GOOD if status.revoked_at is None else _REVOKED
+    return _GOOD if status.reason is None else _REVOKED
 
 
 @chapter.case("45-on-crl", "is revoked, and looked up on the CRL", _PUBLISHED, needs=_NEEDS, limit=lambda _: _LATEST)

@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key, pkcs7, pkcs12
 
-from provisioning.pki.extension import UNREADABLE, UNUSABLE
-from provisioning.pki.keys import PrivateKey
+from provisioning.pki.extension import UNREADABLE, UNUSABLE, check_readable
+from provisioning.pki.keys import UNREADABLE_KEY, PrivateKey
 from provisioning.pki.padded_key import padded_ec_key, padded_ec_key_in
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
@@ -158,8 +158,7 @@ class CredentialFile:
 
     def _add_certificate(self, certificate: x509.Certificate) -> None:
         try:
-            # These are parsed when they are asked for.
-            _ = certificate.subject, certificate.issuer, certificate.extensions, certificate.public_key()
+            check_readable(certificate)
         except UNUSABLE as error:
             raise self._damaged(error) from error
         self.certificates.append(certificate)
@@ -178,7 +177,7 @@ class CredentialFile:
                     self.unusable = _ENCRYPTED
                     return
                 key = load(content, None)  # It is not encrypted.
-        except (ValueError, UnsupportedAlgorithm):
+        except UNREADABLE_KEY:
             padded = padded_ec_key(content) if der else padded_ec_key_in(content)
             if padded is None:
                 self._not_read(content, der=der)

@@ -192,21 +192,28 @@ class OperatorsCollector:
         self._watch = watch
 
     def collect(self) -> Iterable[Metric]:
-        """Yield it."""
+        """Yield them."""
         last = GaugeMetricFamily(
             "fleet_provisioning_operators_not_after_timestamp_seconds",
             "When the last valid certificate of operators of a role expires, seconds since 1970; 0: there is none.",
             labels=["operator_role"],
         )
-        if self._watch.looked:
+        due = GaugeMetricFamily(
+            "fleet_provisioning_operators_due_timestamp_seconds",
+            "When that end is near, by the lifetime of operators' certificates, seconds since 1970; 0: there is none.",
+            labels=["operator_role"],
+        )
+        if (ends := self._watch.ends) is not None:
             for role in OperatorRole:
-                end = self._watch.ends.get(role)
+                end = ends.get(role)
                 last.add_metric([role.value], 0.0 if end is None else end.timestamp())
+                due.add_metric([role.value], 0.0 if end is None else (end - self._watch.ahead).timestamp())
         yield last
+        yield due
 
 
 class AuditGuardCollector:
-    """How many of the audit log's triggers are missing or disabled, as was seen last."""
+    """How many of the audit log's triggers refuse no changes, as was seen last."""
 
     def __init__(self, open_to: Callable[[], Sequence[str] | None]) -> None:
         """*open_to* returns which, or None as long as that is unknown."""
@@ -216,7 +223,7 @@ class AuditGuardCollector:
         """Yield it."""
         lost = GaugeMetricFamily(
             "fleet_provisioning_audit_triggers_disabled",
-            "Triggers that should refuse changes of the audit log, and are missing or disabled.",
+            "Triggers that should refuse changes of the audit log, and are missing, disabled or replaced.",
         )
         if (open_to := self._open_to()) is not None:
             lost.add_metric([], len(open_to))

@@ -21,7 +21,7 @@ import base64
 import binascii
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -152,10 +152,10 @@ class EstClient:
     def _renewal_window(self, response: httpx.Response) -> RenewalInfo:
         try:
             given = document_of(response)["suggestedWindow"]
-            start, end = (datetime.fromisoformat(given[name]) for name in ("start", "end"))
-        except (ValueError, KeyError, TypeError) as error:
+            start, end = (_moment_of(given[name]) for name in ("start", "end"))
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise EnrolmentUnavailable(f"{self._base_url} sent no readable renewal information") from error
-        if start.tzinfo is None or end.tzinfo is None or end < start:
+        if end < start:
             raise EnrolmentUnavailable(f"{self._base_url} sent renewal information that is no window")
         again = _retry_after(response)
         return RenewalInfo(start, end, None if again is None else max(again, _SHORTEST_POLL))
@@ -216,6 +216,14 @@ class EstClient:
             raise EnrolmentUnavailable(
                 f"the provisioning service at {self._base_url} sent no readable certificate: {error}"
             ) from error
+
+
+def _moment_of(text: str) -> datetime:
+    """Return the time *text*, in UTC, in which not every time of another zone has its place (OverflowError)."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text} has no time zone")
+    return moment.astimezone(UTC)
 
 
 def renewal_identifier(certificate: x509.Certificate) -> str:

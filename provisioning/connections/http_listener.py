@@ -13,6 +13,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from typing import Final, cast
 
+import structlog
 import uvicorn
 from starlette.applications import Starlette
 
@@ -22,7 +23,10 @@ from provisioning.connections.places import Place, Places
 from provisioning.program.proxy_header import Address
 from provisioning.program.proxy_networks import ProxyNetworks
 
+log = structlog.get_logger(__name__)
+
 _GRACE_SECONDS: Final = 10
+"""For requests under way at a stop. Not the library's own limit, whose line in the log has no code."""
 _FAREWELL_SECONDS: Final = 0.5
 """At least so long, and at most twice, a client may take to end its side when the service ends."""
 _DATE_SECONDS: Final = 1.0
@@ -75,12 +79,18 @@ class HttpListener(uvicorn.Server):
                     await self._stopping.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting, and shut down in order."""
+        """Stop accepting, and shut down in order; what is still under way after a while is cut off."""
         for door in self._doors:
             door.close()
         seeing_out = asyncio.create_task(self._see_out())
         try:
-            await super().shutdown(sockets)
+            async with asyncio.timeout(_GRACE_SECONDS):
+                await super().shutdown(sockets)
+        except TimeoutError:
+            cut_off, left = list(self.server_state.tasks), len(self.server_state.connections)
+            log.warning("requests cut off", code="REQUESTS_CUT_OFF", requests=len(cut_off), connections=left)
+            for each in cut_off:
+                each.cancel()
         finally:
             seeing_out.cancel()
 
@@ -141,7 +151,6 @@ def http_listener(
             proxy_headers=False,  # TLS ends here: who is connected is what the connection says.
             headers=headers,
             timeout_keep_alive=60,  # Not below the protocol's own limit, which counts a trickle too.
-            timeout_graceful_shutdown=_GRACE_SECONDS,
             ssl_context_factory=None if context is None else lambda _config, _default: context,
         ),
         places,

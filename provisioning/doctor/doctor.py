@@ -48,7 +48,7 @@ from provisioning.store import audit, audit_findings, missing_parts, schema
 from provisioning.store.audit_findings import Latest
 from provisioning.store.database import Database
 from provisioning.store.held_lock import is_held
-from provisioning.store.usable import reason_of
+from provisioning.store.usable import reason_of, unfit
 
 _PRIVATE_DIRECTORY: Final = 0o700
 _PRIVATE_FILE: Final = 0o600
@@ -311,6 +311,9 @@ async def _opened(database: Database, settings: Settings, now: datetime) -> Asyn
 def _unusable(refusal: Refused, settings: Settings, where: str) -> Finding:
     if (full := full_disk.told(refusal, settings.directory)) is not None:
         return failed("database", f"{where} cannot be used: {full}", "free disk space")
+    if (found := unfit(refusal)) is not None:
+        what, remedy = found
+        return failed("database", f"{where} cannot be used: {what}", f"{remedy}: docs/postgresql.md")
     return failed(
         "database",
         f"{where} cannot be used: {reason_of(refusal)}",

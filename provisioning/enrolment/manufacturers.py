@@ -30,7 +30,7 @@ from sqlalchemy.exc import IntegrityError
 from provisioning.ca.key_policy import KeyPolicy, WeakKey
 from provisioning.enrolment.manufacturer_fetch import MAXIMUM_URLS, check_list_url
 from provisioning.errors import Code, Refused, invalid
-from provisioning.pki.extension import UNUSABLE
+from provisioning.pki.extension import UNUSABLE, check_readable
 from provisioning.pki.identity import InvalidIdentity, check_name
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.tls import TlsConfigurationError, client_context
@@ -196,6 +196,7 @@ def _ca(pem: str, now: datetime) -> x509.Certificate:
         (certificate,) = found
         key = certificate.public_key()
         certificate.subject.public_bytes()
+        check_readable(certificate)
         wrong = _unfit(certificate.extensions)
         # The listeners' anchors are loaded together: one that OpenSSL cannot read would leave them without any.
         client_context(certificate.public_bytes(Encoding.PEM).decode())

@@ -39,23 +39,22 @@ class OperatorWatch:
     def __init__(self, database: Database, clock: Callable[[], datetime], operator_life: timedelta) -> None:
         self._database = database
         self._clock = clock
-        self._ahead = warned_for(operator_life)
+        self.ahead: Final = warned_for(operator_life)
+        """How long before the last end it is said."""
         self._said: tuple[bool, bool] = (False, False)
-        self.ends: Mapping[OperatorRole, datetime] = {}
-        """As of the last look; a role that nobody has now is absent."""
-        self.looked = False
+        self.ends: Mapping[OperatorRole, datetime] | None = None
+        """As of the last look, None before the first; a role that nobody has now is absent."""
 
     async def look(self) -> None:
         """Look now, and log what has changed."""
         now = self._clock()
-        self.ends = await self._database.read(lambda connection: operators.ends(connection, now))
-        self.looked = True
-        last = self.ends.get(OperatorRole.ADMIN)
-        state = last is None, last is not None and last - now < self._ahead
+        self.ends = ends = await self._database.read(lambda connection: operators.ends(connection, now))
+        last = ends.get(OperatorRole.ADMIN)
+        state = last is None, last is not None and last - now < self.ahead
         if state != self._said:
             if last is None:
                 log.error("no admin has a valid certificate", code="NO_ADMIN")
-            elif last - now < self._ahead:
+            elif last - now < self.ahead:
                 log.warning("the last admin's certificate ends", code="LAST_ADMIN_ENDS", until=last)
         self._said = state
 

@@ -24,6 +24,15 @@ UNUSABLE: Final = (*UNREADABLE, UnsupportedAlgorithm)
 E = TypeVar("E", bound=x509.ExtensionType)
 
 
+def check_readable(certificate: x509.Certificate) -> None:
+    """Raise one of `UNUSABLE` if a part of *certificate* cannot be read that is parsed only when it is asked for.
+
+    OpenSSL accepts more than the library does: a time of the year 0, for instance, for which there is no `datetime`.
+    """
+    _ = certificate.subject.rfc4514_string(), certificate.issuer, certificate.extensions, certificate.public_key()
+    _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+
+
 def extension(certificate: x509.Certificate, kind: type[E]) -> E | None:
     """Return the value of the extension of *kind*, or None if *certificate* has none.
 

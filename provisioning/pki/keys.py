@@ -16,9 +16,10 @@ import hashlib
 import os
 import secrets
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
@@ -30,6 +31,9 @@ from provisioning.program.given_file import PEM_BYTES, contents_of
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 """The types of private key that this project signs with."""
+
+UNREADABLE_KEY: Final = (ValueError, UnsupportedAlgorithm, InternalError)
+"""What `cryptography` raises for a private key that it cannot parse; the last for an Ed25519 key of another length."""
 
 
 class KeyFileError(Exception):
@@ -120,7 +124,7 @@ def load_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
     except TypeError:
         copy = f"is encrypted: give a copy that is not (openssl pkey -in {path} -out COPY)"
         raise KeyFileError(f"{path} {copy if passphrase is None else 'is not encrypted: give no passphrase'}") from None
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE_KEY:
         padded = padded_ec_key_in(pem) if passphrase is None else None
         if padded is None:
             raise KeyFileError(f"{path} is not a PEM private key, or the passphrase is wrong") from None

@@ -59,6 +59,7 @@ class Answer:
     reason: RevocationReason | None
     """Why it is revoked; None: it is not revoked."""
     revoked_at: datetime | None
+    """Since when; None: it is not, or that cannot be read."""
     this_update: datetime
     fresh_until: datetime
 
@@ -109,12 +110,12 @@ def read_answer(der: bytes, question: Question, serial: int, issuer: x509.Certif
         _check_nonce(response, question)
         signer = _signer(response, issuer, now)
         _check_signature(response, signer)
+        this_update, next_update = single.this_update_utc, single.next_update_utc  # Of the year 0: ValueError.
     except UNUSABLE as error:  # Over plain HTTP anybody may answer.
         raise OcspRefused(f"not an OCSP response: {error}") from error
-    this_update = single.this_update_utc
     if this_update > now + CLOCK_TOLERANCE:  # First: nothing can be added to the last second of the year 9999.
         raise OcspRefused(f"the answer is of {this_update:%Y-%m-%d %H:%M:%S} UTC, which is yet to come")
-    fresh_until = single.next_update_utc or this_update + _WITHOUT_NEXT_UPDATE
+    fresh_until = next_update or this_update + _WITHOUT_NEXT_UPDATE
     fresh_until = min(fresh_until, signer.not_valid_after_utc)  # The signer is not accepted for longer.
     if fresh_until < now:
         raise OcspRefused(f"the answer ended on {fresh_until:%Y-%m-%d %H:%M:%S} UTC")
@@ -125,7 +126,7 @@ def read_answer(der: bytes, question: Question, serial: int, issuer: x509.Certif
         if flag is not None and flag is not x509.ReasonFlags.remove_from_crl:
             reason = RevocationReason(flag.value)
     known = single.certificate_status is not ocsp.OCSPCertStatus.UNKNOWN
-    return Answer(known, reason, single.revocation_time_utc, this_update, fresh_until)
+    return Answer(known, reason, _revoked_at(single), this_update, fresh_until)
 
 
 def _flag_of(single: ocsp.OCSPSingleResponse) -> x509.ReasonFlags | None:
@@ -133,6 +134,14 @@ def _flag_of(single: ocsp.OCSPSingleResponse) -> x509.ReasonFlags | None:
     try:
         return single.revocation_reason
     except ValueError:  # The revocation is signed, whatever is wrong with the reason.
+        return None
+
+
+def _revoked_at(single: ocsp.OCSPSingleResponse) -> datetime | None:
+    """Return since when it is revoked; None if it is not, or the time cannot be read (of the year 0)."""
+    try:
+        return single.revocation_time_utc
+    except ValueError:  # As above.
         return None
 
 

@@ -1,4 +1,4 @@
-"""Says in the log that the audit log's rows can be changed: its triggers were dropped or disabled while it was served.
+"""Says in the log that the audit log's rows can be changed: its triggers are gone, disabled or replaced.
 
 The chain of the entries shows a change afterwards (`audit verify`); the triggers are what refuses one. Whoever may drop
 them may change the rows, too, so nothing is refused here, and nothing is made again: an operator is told to look.
@@ -27,7 +27,7 @@ class AuditGuard:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.open_to: Sequence[str] | None = None
-        """Which triggers were missing or disabled at the last look; None before the first."""
+        """Which triggers did not refuse changes at the last look; None before the first."""
 
     async def look(self) -> None:
         """Look now, and log what has changed."""

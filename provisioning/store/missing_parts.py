@@ -24,16 +24,32 @@ _TRIGGERS: Final = text("SELECT tgname::text FROM pg_trigger WHERE tgrelid = CAS
 _APPEND_ONLY: Final = "audit_entries_append_only"
 _AT_WORK: Final = {
     "postgresql": text("""
-        SELECT tgname::text FROM pg_trigger
+        SELECT tgname::text, concat_ws(' ', tgtype, tgattr::text, tgqual, lanname, prosrc)
+        FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid JOIN pg_language ON pg_language.oid = prolang
         WHERE tgrelid = CAST('audit_entries' AS regclass) AND tgenabled IN ('O', 'A')
     """),
-    "sqlite": text("SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'audit_entries'"),
+    "sqlite": text("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'audit_entries'"),
 }
-"""The triggers of the audit log that a session like ours sets off: not those that were disabled, or for replicas."""
+"""The triggers of the audit log that a session like ours sets off, and what they do: not those that were disabled, or
+for replicas."""
+_ON_SQLITE: Final = (
+    "CREATE TRIGGER {} BEFORE {} ON audit_entries BEGIN SELECT RAISE(ABORT, 'audit_entries is append-only'); END"
+)
+_BEFORE_EACH_CHANGE: Final = 2 | 8 | 16 | 32
+"""`pg_trigger.tgtype` of BEFORE UPDATE OR DELETE OR TRUNCATE, for each statement."""
 _GUARDS: Final = {
-    "postgresql": [_APPEND_ONLY],
-    "sqlite": ["audit_entries_no_update", "audit_entries_no_delete"],
+    "postgresql": {
+        _APPEND_ONLY: (
+            f"{_BEFORE_EACH_CHANGE} plpgsql BEGIN RAISE EXCEPTION 'audit_entries is append-only' "
+            "USING ERRCODE = 'check_violation'; END"
+        )
+    },
+    "sqlite": {
+        "audit_entries_no_update": _ON_SQLITE.format("audit_entries_no_update", "UPDATE"),
+        "audit_entries_no_delete": _ON_SQLITE.format("audit_entries_no_delete", "DELETE"),
+    },
 }
+"""What each of them does, as the migrations have made it: on all rows, without a condition."""
 GUARD_REMEDY: Final = (
     "fleet-provisioning audit verify says whether an entry was changed; "
     "docs/revocation-publication.md has the statements that make the triggers again"
@@ -80,7 +96,13 @@ def unguarded(connection: Connection) -> list[str]:
 
 
 def changes_that_pass(connection: Connection) -> list[str]:
-    """Return which triggers of the audit log are missing or disabled, so that its entries could be changed."""
+    """Return which triggers of the audit log are missing, disabled or others, so that its entries could be changed."""
     kind = connection.dialect.name
-    at_work = set(connection.scalars(_AT_WORK[kind]))
-    return [f"the trigger {name} is missing or disabled" for name in _GUARDS[kind] if name not in at_work]
+    at_work = {name: " ".join(does.split()) for name, does in connection.execute(_AT_WORK[kind])}
+    lost = []
+    for name, does in _GUARDS[kind].items():
+        if name not in at_work:
+            lost.append(f"the trigger {name} is missing or disabled")
+        elif at_work[name] != does:
+            lost.append(f"the trigger {name} was replaced, or what it calls: it does something else")
+    return lost

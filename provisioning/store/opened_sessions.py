@@ -51,7 +51,12 @@ _SETTING: Final = re.compile(r"(?:-c\s*|--)([^=]+)=(.*)", re.DOTALL)
 
 
 class UnfitServer(psycopg.OperationalError):
-    """The URL leads somewhere where the service must not work; the text has the remedy."""
+    """The URL leads somewhere where the service must not work; *remedy* is what to do about it."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}. {remedy[0].upper()}{remedy[1:]}")
+        self.what = what
+        self.remedy = remedy
 
 
 class OpenedSessions:
@@ -109,8 +114,8 @@ class OpenedSessions:
         if timeline < known:
             raise UnfitServer(
                 f"the server at {driver.info.host}:{driver.info.port} is a former primary that has come back (timeline "
-                f"{timeline}, this service has used {known}): stop it, or make it a standby of the present one "
-                "(pg_rewind, pg_basebackup)"
+                f"{timeline}, this service has used {known})",
+                "stop it, or make it a standby of the present one (pg_rewind, pg_basebackup)",
             )
         self._timelines[cluster] = timeline
 
@@ -149,8 +154,8 @@ def _probe(other: LoopConnection) -> int:
         while connection.is_busy():
             if not select.select([connection.socket], [], [], max(0.0, deadline - time.monotonic()))[0]:
                 raise UnfitServer(
-                    "the connection pool has no second session for this service: each process of it has up to seven; "
-                    "raise pool_size in pgbouncer.ini"
+                    "the connection pool has no second session for this service: each process of it has up to seven",
+                    "raise pool_size in pgbouncer.ini",
                 )
             connection.consume_input()
         result = connection.get_result()
@@ -163,15 +168,18 @@ def _probe(other: LoopConnection) -> int:
                 other.close()
             raise _shared_sessions()  # In statement mode there are no transactions.
     if found is None:
-        raise UnfitServer("the connection pool does not say which session it gives")
+        raise UnfitServer(
+            "the connection pool does not say which session it gives", "name the server itself in database_url"
+        )
     return found
 
 
 def _shared_sessions() -> UnfitServer:
     return UnfitServer(
         "it is reached through a connection pool that gives its sessions to all clients in turn (PgBouncer's pool_mode "
-        "transaction or statement): notifications and time limits would not work, without an error. Name the server "
-        "itself, or let the pool keep sessions for this database: pool_mode=session behind it in pgbouncer.ini"
+        "transaction or statement): notifications and time limits would not work, without an error",
+        "name the server itself, or let the pool keep sessions for this database: pool_mode=session behind it in "
+        "pgbouncer.ini",
     )
 
 

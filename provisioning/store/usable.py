@@ -16,9 +16,6 @@ from provisioning.errors import ConfigurationError, Refused
 from provisioning.program import full_disk, read_only
 from provisioning.store.database import Database
 
-_UNFIT: Final = "UnfitServer"
-"""Whose text has its remedy; by its name, as only PostgreSQL needs that module."""
-
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -44,10 +41,17 @@ def reason_of(refusal: Refused) -> str:
     return " ".join(str(getattr(reason, "orig", reason)).split())
 
 
+def unfit(refusal: Refused) -> tuple[str, str] | None:
+    """Return what is wrong with the server that the URL leads to, and the remedy, if no service must work there."""
+    error = getattr(refusal.__cause__, "orig", None)
+    remedy = getattr(error, "remedy", None)  # Of an `UnfitServer`; only PostgreSQL needs its module.
+    return None if error is None or remedy is None else (error.what, remedy)
+
+
 def _explained(refusal: Refused, database: Database) -> str:
     reason = reason_of(refusal)
     if database.url.get_backend_name() != "sqlite":
-        if type(getattr(refusal.__cause__, "orig", None)).__name__ == _UNFIT:
+        if unfit(refusal) is not None:
             return f"{reason}. See docs/postgresql.md"
         return (
             f"{reason}; is it running, and may the service connect to it and make tables there? See docs/postgresql.md"

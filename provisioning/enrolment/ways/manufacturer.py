@@ -20,7 +20,7 @@ from provisioning.enrolment.attempt import Attempt
 from provisioning.enrolment.manufacturer_status import check_status
 from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.errors import Code, Refused
-from provisioning.pki.extension import UNREADABLE
+from provisioning.pki.extension import UNREADABLE, UNUSABLE, check_readable
 from provisioning.pki.identity import InvalidIdentity, check_name
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.store import manufacturers
@@ -60,6 +60,10 @@ class ManufacturerWay(Way):
         certificate, manufacturer = self._certificate, self._manufacturer
         ca = x509.load_der_x509_certificate(manufacturer.der)
         for what, each in (("the certificate", certificate), (f"the CA of {manufacturer.name}", ca)):
+            try:
+                check_readable(each)
+            except UNUSABLE as error:  # OpenSSL has read it.
+                raise _wrong(f"{what} cannot be read ({error})") from error
             if not each.not_valid_before_utc <= attempt.now <= each.not_valid_after_utc:
                 raise _wrong(
                     f"{what} is valid from {each.not_valid_before_utc:%Y-%m-%d} to {each.not_valid_after_utc:%Y-%m-%d} "

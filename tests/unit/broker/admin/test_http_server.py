@@ -197,6 +197,18 @@ async def test_a_pipelined_request_is_not_answered_and_changes_nothing_of_the_on
 
 
 @pytest.mark.parametrize(
+    "behind", [b"\x16\x03\x01", b"NO HTTP\r\n", b"GET /b HTTP/1.1\r\n" + HEAD], ids=["tls", "no", "get"]
+)
+@pytest.mark.parametrize("last", [b"HTTP/1.0\r\n", b"HTTP/1.1\r\nConnection: close\r\n", b"HTTP/1.1\r\n"])
+async def test_what_is_behind_a_request_is_not_looked_at_whether_it_comes_with_it_or_later(
+    path: Path, last: bytes, behind: bytes
+) -> None:
+    answer = await ask(path, b"POST /a " + last + b"Content-Length: 2\r\n" + HEAD + b"hi" + behind, end=False)
+    assert bodies(answer) == [["POST", "/a", {}, "hi", "me"]]
+    assert b"Connection: close" in answer
+
+
+@pytest.mark.parametrize(
     ("request_bytes", "status"),
     [
         (b"\x16\x03\x01 hello\r\n\r\n", b"400 Bad Request"),

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.x509.oid import ExtensionOID
 
 from device_sim.attack.asking import calls, open_client
 from device_sim.attack.desk import EnrolmentDesk
+from device_sim.attack.published_cases import _list, _responder_says
+from device_sim.attack.target import BrokenPromise
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.pki.identity import PROVISIONING, Identity
 from provisioning.pki.role import Role
+from tests.support.crl import crl
 from tests.support.impostor import impostor
 from tests.support.pki import DOMAIN, SERVER, Pki
+from tests.support.responder import Responder
+from tests.support.web import WebServer
 
 PKI = Pki()
 SERVICE = PKI.certify(Identity(DOMAIN, Role.SERVICE, PROVISIONING), purposes=SERVER, names=[x509.DNSName("localhost")])
@@ -57,3 +65,50 @@ async def test_no_proxy_of_the_environment_is_asked_instead(monkeypatch: pytest.
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, open_client() as client:
         assert (await client.get(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")).content == b"ok"
+
+
+def relying(web: WebServer) -> tuple[Any, Any, Any]:
+    """Return a desk, a scene and a paper, as far as they tell where a device's revocation is published."""
+    return (
+        SimpleNamespace(relying_url=web.url),
+        SimpleNamespace(target=SimpleNamespace(ca_certificate=PKI.issuing.certificate)),
+        PKI.device("meter-1"),
+    )
+
+
+UNREADABLE = x509.UnrecognizedExtension(ExtensionOID.CRL_NUMBER, b"\x05")
+VERSION_2, VERSION_9 = b"\x02\x01\x01\x30\x0a", b"\x02\x01\x08\x30\x0a"
+
+
+@pytest.mark.parametrize(
+    "published",
+    [
+        b"",
+        crl(PKI.issuing).replace(VERSION_2, VERSION_9, 1),
+        crl(PKI.issuing, number=None, more=UNREADABLE),
+        crl(PKI.issuing, signed_by=PKI.root),
+        crl(PKI.root),
+    ],
+    ids=["nothing", "unknown version", "unreadable number", "another's signature", "another's list"],
+)
+async def test_what_is_published_as_a_crl_and_is_none_is_told(published: bytes) -> None:
+    with WebServer() as web:
+        web.pages["/crl/issuing-ca.crl"] = published
+        with pytest.raises(BrokenPromise, match="gives no CRL of the CA: "):
+            await _list(*relying(web))
+
+
+async def test_a_crl_is_told_from_what_is_none() -> None:
+    with WebServer() as web:
+        web.pages["/crl/issuing-ca.crl"] = published = crl(PKI.issuing)
+        assert await _list(*relying(web)) == x509.load_der_x509_crl(published)
+
+
+async def test_what_is_published_by_ocsp_and_no_answer_is_told() -> None:
+    with WebServer() as web:
+        web.pages["/ocsp"] = b"no answer"
+        with pytest.raises(BrokenPromise, match="gives no OCSP response: "):
+            await _responder_says(*relying(web), nonce=True)
+        desk, scene, paper = relying(web)
+        web.pages["/ocsp"] = Responder(PKI.issuing, PKI.issuing, [paper])
+        assert await _responder_says(desk, scene, paper, nonce=True) == "good"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -122,6 +123,20 @@ async def test_a_refusal_is_text_whatever_it_calls_itself(charset: str, call: st
     async with service(written(403, b"NAME_TAKEN: \xc3\xa4", f"text/plain; charset={charset}")) as url:
         with pytest.raises(ERRORS, match="NAME_TAKEN: ä"):
             await CALLS[call](url)
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        ("2026-01-01T00:00:00", "2026-01-02T00:00:00Z"),  # Without a time zone.
+        ("0001-01-01T00:00:00+01:00", "2026-01-02T00:00:00Z"),
+        ("2026-01-01T00:00:00Z", "9999-12-31T23:59:59-01:00"),
+    ],
+)
+async def test_a_time_that_utc_has_not_is_no_renewal_information(start: str, end: str) -> None:
+    async with service(written(200, json.dumps({"suggestedWindow": {"start": start, "end": end}}).encode())) as url:
+        with pytest.raises(EnrolmentUnavailable, match="sent no readable renewal information"):
+            await renewal(url)
 
 
 @pytest.mark.parametrize("call", CALLS)

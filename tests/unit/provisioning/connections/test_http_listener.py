@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from structlog.testing import capture_logs
 
 from provisioning.connections import http_listener as listeners
 from provisioning.connections.connection_protocol import ConnectionProtocol
@@ -252,9 +253,17 @@ async def test_an_answer_that_the_kernel_still_has_is_not_over(tmp_path: Path, s
 
 
 async def test_who_is_told_to_end_listens_no_more_and_waits_for_no_answer_for_ever(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(listeners, "_GRACE_SECONDS", 0)
+    with caplog.at_level("WARNING"), capture_logs() as logs:
+        await end_while_one_waits()
+    assert [(each["code"], each["requests"], each["connections"]) for each in logs] == [("REQUESTS_CUT_OFF", 1, 1)]
+    said = [each.getMessage() for each in caplog.records]
+    assert not [each for each in said if each.startswith("Cancel ")], "the library's own line, without a code"
+
+
+async def end_while_one_waits() -> None:
     async with asyncio.timeout(10):
         async with serving() as served:
             reader, writer = await served.connect()

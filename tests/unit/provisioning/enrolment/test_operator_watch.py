@@ -31,8 +31,13 @@ async def enrol(fleet: Fleet, name: str, role: OperatorRole) -> None:
 
 
 def figures(watch: OperatorWatch) -> dict[str, float]:
-    (family,) = OperatorsCollector(watch).collect()
-    return {each.labels["operator_role"]: each.value for each in family.samples}
+    """Return when the last of each role ends; when that is near follows from it."""
+    last, due = (
+        {each.labels["operator_role"]: each.value for each in family.samples}
+        for family in OperatorsCollector(watch).collect()
+    )
+    assert due == {role: end and end - warned_for(LIFE).total_seconds() for role, end in last.items()}
+    return last
 
 
 async def found(fleet: Fleet) -> tuple[Verdict, str]:
@@ -50,6 +55,7 @@ async def test_the_last_end_of_each_role_counts_and_nobody_is_none(fleet: Fleet)
     await enrol(fleet, "carl", OperatorRole.AUDITOR)
     await watch.look()
     ends = watch.ends
+    assert ends is not None
     assert ends.keys() == {OperatorRole.ADMIN, OperatorRole.AUDITOR}
     assert ends[OperatorRole.ADMIN] == ends[OperatorRole.AUDITOR], "bert's, not anna's"
     assert figures(watch) == {
@@ -69,6 +75,7 @@ async def test_that_the_last_admin_s_certificate_ends_is_said_once_in_time_and_w
         await watch.look()
         assert not logs
         assert (await found(fleet))[0] is Verdict.OK
+        assert watch.ends is not None
         last = watch.ends[OperatorRole.ADMIN]
         fleet.clock.advance(last - fleet.clock() - warned_for(LIFE) + timedelta(seconds=1))
         for _ in range(2):

@@ -6,6 +6,7 @@ import base64
 import errno
 import os
 import re
+import ssl
 import subprocess
 from pathlib import Path
 
@@ -89,17 +90,23 @@ def refusal(path: Path, passphrase: bytes | None = None) -> str:
 
 
 def test_what_cannot_be_read_is_said_with_its_remedy(tmp_path: Path) -> None:
-    plain, encrypted, other, junk = (tmp_path / name for name in ("plain", "encrypted", "other", "junk"))
+    plain, encrypted, other, junk, short = (tmp_path / f"key-{number}" for number in range(5))
     write_private(plain, key_to_pem(generate_key()))
     write_private(encrypted, key_to_pem(generate_key(), SECRET))
     junk.write_bytes(b"nothing")
+    short.write_text(
+        ssl.DER_cert_to_PEM_cert(bytes.fromhex("300e020100300506032b657004020400")).replace(
+            "CERTIFICATE", "PRIVATE KEY"
+        )
+    )
     pkcs8 = serialization.PrivateFormat.PKCS8
     agreement = x25519.X25519PrivateKey.generate()
     other.write_bytes(agreement.private_bytes(serialization.Encoding.PEM, pkcs8, serialization.NoEncryption()))
     assert refusal(encrypted).endswith(f"give a copy that is not (openssl pkey -in {encrypted} -out COPY)")
     assert refusal(plain, SECRET).endswith("is not encrypted: give no passphrase")
     assert refusal(encrypted, SECRET + b"!").endswith("or the passphrase is wrong")
-    assert refusal(junk).endswith("is not a PEM private key, or the passphrase is wrong")
+    for each in (junk, short):  # The latter is an Ed25519 key of no octets.
+        assert refusal(each).endswith("is not a PEM private key, or the passphrase is wrong")
     assert "X25519PrivateKey, where an EC, RSA or Ed25519 key is needed" in refusal(other)
     assert refusal(tmp_path / "none").endswith("cannot be read: No such file or directory")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,6 +18,7 @@ from provisioning.pki.ocsp import Answer, OcspRefused, Question, ask, read_answe
 from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.pki import Held, Pki, shared_device, shared_pki
 from tests.support.responder import Responder, delegate
+from tests.support.year_0 import YEAR_0
 
 PKI = shared_pki()
 METER, OTHER = shared_device("meter-1"), shared_device("meter-2")
@@ -54,20 +56,36 @@ def test_who_is_revoked_for_no_reason_that_counts_is_revoked(reason: x509.Reason
     assert answer.revoked_at == answer.this_update
 
 
-@pytest.mark.parametrize("number", [7, 11, 99])
-def test_who_is_revoked_for_a_reason_that_nobody_knows_is_revoked(number: int) -> None:
+def read_changed(before: str, after: str) -> Answer:
+    """Read a revocation in whose signed part the pattern *before* has been replaced by *after*, and which is signed."""
     question = ask(SERIAL, PKI.issuing.certificate)
     der = responder(revoked={SERIAL: x509.ReasonFlags.key_compromise})(question.der)
     assert der is not None
     response = ocsp.load_der_ocsp_response(der)
     said = response.tbs_response_bytes
-    changed = said.replace(b"\xa0\x03\x0a\x01\x01", b"\xa0\x03\x0a\x01" + bytes([number]))
+    changed = re.sub(before.encode("latin-1"), after.encode("latin-1"), said, flags=re.DOTALL)
     assert changed != said
     signature = b""
     while len(signature) != len(response.signature):  # Which differs by a byte or two.
         signature = PKI.issuing.key.sign(changed, ec.ECDSA(hashes.SHA256()))
-    answer = read(responder(), question, der.replace(said, changed).replace(response.signature, signature))
+    return read(responder(), question, der.replace(said, changed).replace(response.signature, signature))
+
+
+@pytest.mark.parametrize("number", [7, 11, 99])
+def test_who_is_revoked_for_a_reason_that_nobody_knows_is_revoked(number: int) -> None:
+    answer = read_changed("\xa0\x03\x0a\x01\x01", f"\xa0\x03\x0a\x01{chr(number)}")
     assert (answer.known, answer.reason) == (True, RevocationReason.UNSPECIFIED)
+
+
+def test_who_is_revoked_since_a_time_that_cannot_be_read_is_revoked() -> None:
+    answer = read_changed("\xa1(.)\x18\x0f[0-9]{14}Z", f"\xa1\\1\x18\x0f{YEAR_0}")
+    assert (answer.known, answer.reason, answer.revoked_at) == (True, RevocationReason.KEY_COMPROMISE, None)
+
+
+@pytest.mark.parametrize("before", ["()\x18\x0f[0-9]{14}Z(?=\xa0\x11)", "(\xa0\x11)\x18\x0f[0-9]{14}Z"])
+def test_an_answer_with_a_time_that_cannot_be_read_is_refused(before: str) -> None:
+    with pytest.raises(OcspRefused, match="not an OCSP response: year 0"):
+        read_changed(before, f"\\1\x18\x0f{YEAR_0}")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""That triggers of the audit log are gone or disabled is noticed by a service that runs, and by the doctor."""
+"""That the audit log's triggers are gone, disabled or replaced is noticed by a service that runs, and by the doctor."""
 
 from __future__ import annotations
 
@@ -58,3 +58,65 @@ async def test_it_is_said_once_that_changes_pass_and_once_that_they_do_not(fleet
     assert [each["code"] for each in logs] == ["AUDIT_UNGUARDED", "AUDIT_GUARDED"]
     assert figures() == [0]
     assert await fleet.database.read(missing_parts.changes_that_pass) == []
+
+
+ONES_THAT_REFUSE_NOTHING = {
+    "sqlite": [
+        "CREATE TRIGGER {} BEFORE UPDATE ON audit_entries BEGIN SELECT 1; END",
+        "CREATE TRIGGER {} AFTER UPDATE ON audit_entries WHEN 0 BEGIN SELECT RAISE(ABORT, 'no'); END",
+        (
+            "CREATE TRIGGER {} BEFORE UPDATE OF action ON audit_entries BEGIN "
+            "SELECT RAISE(ABORT, 'audit_entries is append-only'); END"
+        ),
+    ],
+    "postgresql": [
+        (
+            "CREATE OR REPLACE FUNCTION audit_entries_refuse() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RETURN NULL; END $$"
+        ),
+        (
+            "CREATE TRIGGER {} BEFORE UPDATE OR DELETE ON audit_entries "
+            "FOR EACH STATEMENT EXECUTE FUNCTION audit_entries_refuse()"
+        ),
+        (
+            "CREATE TRIGGER {} BEFORE UPDATE OF action OR DELETE OR TRUNCATE ON audit_entries "
+            "FOR EACH STATEMENT EXECUTE FUNCTION audit_entries_refuse()"
+        ),
+        (
+            "CREATE TRIGGER {} BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_entries "
+            "FOR EACH STATEMENT WHEN (1 = 0) EXECUTE FUNCTION audit_entries_refuse()"
+        ),
+    ],
+}
+
+
+async def test_that_a_trigger_does_something_else_is_noticed_and_ended_by_the_statements_of_the_page(
+    fleet: Fleet,
+) -> None:
+    """One of the same name passed for the one that refuses changes."""
+    kind = fleet.database.url.get_backend_name()
+    name = {"sqlite": "audit_entries_no_update", "postgresql": "audit_entries_append_only"}[kind]
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    mended = {
+        "sqlite": [each for each in lines if f"TRIGGER {name} BEFORE" in each],
+        "postgresql": [
+            each for each in lines if (name in each and each.endswith(";")) or "FUNCTION audit_" in each[:40]
+        ],
+    }[kind]
+    on = {"sqlite": "", "postgresql": " ON audit_entries"}[kind]
+
+    async def do(statement: str) -> None:
+        await fleet.database.write(lambda connection: connection.exec_driver_sql(statement))
+
+    for statement in ONES_THAT_REFUSE_NOTHING[kind]:
+        if "CREATE TRIGGER" in statement:
+            await do(f"DROP TRIGGER {name}{on}")
+        await do(statement.format(name))
+        assert await fleet.database.read(missing_parts.changes_that_pass) == [
+            f"the trigger {name} was replaced, or what it calls: it does something else"
+        ]
+        if kind == "sqlite":
+            await do(f"DROP TRIGGER {name}")
+        for again in mended:
+            await do(again)
+        assert await fleet.database.read(missing_parts.changes_that_pass) == []

@@ -84,7 +84,7 @@ async def test_a_pool_with_one_session_is_refused(
     with PgBouncer(postgresql, "session", default_pool_size=1) as pooler:
         database = Database(pooler.through(url))
         try:
-            with pytest.raises(ConfigurationError, match="raise pool_size"), usable(database):
+            with pytest.raises(ConfigurationError, match=r"Raise pool_size in pgbouncer\.ini\."), usable(database):
                 await database.write(revocations.newest)
         finally:
             await database.close()

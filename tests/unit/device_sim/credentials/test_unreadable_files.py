@@ -1,0 +1,64 @@
+"""A certificate or a key that the library cannot read is refused by its file's name, wherever a user gives it."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import pytest
+import typer
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from device_sim.attack.issuer import Issuer
+from device_sim.attack.running_fleetgate import _identity_in
+from device_sim.commands.given_anchors import given_anchors
+from device_sim.credentials.certification import CertificateAuthority, UnusableAuthority
+from device_sim.credentials.credential_file import CredentialFile, UnusableCredential
+from provisioning.pki.keys import KeyFileError
+from tests.support.pki import Pki
+from tests.support.unknown_version import unknown_version
+from tests.support.year_0 import since_year_0
+
+SHORT_KEY = bytes.fromhex("300e020100300506032b657004020400")
+"""An Ed25519 private key of no octets."""
+UNPARSABLE = "holds a key that cannot be parsed: convert it (openssl pkey -in FILE -out COPY)"
+
+
+def test_a_certificate_of_an_unknown_version_is_refused_by_the_file_s_name(tmp_path: Path) -> None:
+    path = tmp_path / "given.pem"
+    path.write_bytes(unknown_version(x509.load_pem_x509_certificate(Pki().anchors.encode())))
+    der = tmp_path / "given.der"
+    der.write_bytes(ssl.PEM_cert_to_DER_cert(path.read_text()))
+    for each in (path, der):
+        with pytest.raises(UnusableCredential, match=rf"{each.name} holds a certificate that cannot be parsed \(7 is"):
+            CredentialFile.read(each, None)
+    with pytest.raises(UnusableAuthority, match=r"given\.pem holds no PEM certificate"):
+        CertificateAuthority.load(path, path)
+    with pytest.raises(KeyFileError, match=r"given\.pem holds no PEM certificate"):
+        Issuer.load(path, path)
+    with pytest.raises(KeyFileError, match=r"given\.pem holds no PEM certificate"):
+        _identity_in(path)
+    with pytest.raises(typer.BadParameter, match=r"given\.pem holds no whole PEM certificate"):
+        given_anchors(path, "take another")
+
+
+@pytest.mark.parametrize("form", [Encoding.PEM, Encoding.DER])
+def test_a_certificate_of_a_time_that_cannot_be_read_is_refused_by_the_file_s_name(
+    tmp_path: Path, form: Encoding
+) -> None:
+    device = (pki := Pki()).device("meter-1")
+    path = tmp_path / "given.crt"
+    path.write_bytes(since_year_0(device.certificate, pki.issuing.key).public_bytes(form))
+    with pytest.raises(UnusableCredential, match=r"given\.crt holds a certificate that cannot be parsed \(year 0"):
+        CredentialFile.read(path, None)
+
+
+def test_a_key_of_another_length_than_its_kind_s_is_of_no_use(tmp_path: Path) -> None:
+    """For which `cryptography` has an error of its own: a report of a bug of its own."""
+    der, pem = tmp_path / "given.key", tmp_path / "given.pem"
+    der.write_bytes(SHORT_KEY)
+    pem.write_text(ssl.DER_cert_to_PEM_cert(SHORT_KEY).replace("CERTIFICATE", "PRIVATE KEY"))
+    for path in (der, pem):
+        found = CredentialFile.read(path, None)
+        assert (found.keys, found.unusable) == ([], UNPARSABLE)
