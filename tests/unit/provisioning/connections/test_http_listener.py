@@ -109,11 +109,12 @@ async def test_of_a_connection_that_is_gone_tls_keeps_nothing_until_garbage_is_c
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     """A third of a megabyte each: a collection comes when there are a quarter as many objects more."""
-    secured: list[weakref.ref[ssl.SSLObject]] = []
+    gone, watching = asyncio.Event(), []
     made = PeerCertificateProtocol.connection_made
 
     def noted(protocol: PeerCertificateProtocol, transport: asyncio.Transport) -> None:
-        secured.append(weakref.ref(transport.get_extra_info("ssl_object")))
+        of_tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
+        watching.append(weakref.ref(of_tls, lambda _: gone.set()))
         made(protocol, transport)
 
     monkeypatch.setattr(PeerCertificateProtocol, "connection_made", noted)
@@ -133,9 +134,7 @@ async def test_of_a_connection_that_is_gone_tls_keeps_nothing_until_garbage_is_c
                 writer.write(ASK + b"\r\n")
                 assert await reader.readuntil(b"\r\n\r\n")
             writer.close()
-            (of_tls,) = secured
-            while of_tls() is not None:
-                await asyncio.sleep(0.01)
+            await gone.wait()
         finally:
             gc.enable()
 
