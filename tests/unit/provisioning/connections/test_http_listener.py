@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 import ssl
+import weakref
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,6 +31,7 @@ from tests.support.pki import shared_pki
 
 ASK = b"GET / HTTP/1.1\r\nHost: ca.example\r\n"
 CLOSE = b"Connection: close\r\n\r\n"
+PLENTY = 20
 
 
 async def who(request: Request) -> PlainTextResponse:
@@ -101,6 +104,41 @@ async def serving(directory: Path | None = None) -> AsyncIterator[Serving]:
             assert listening.fileno() == -1, "it listens no more"
 
 
+@pytest.mark.parametrize("way", ["client closes", "service closes", "reset while it is answered"])
+async def test_of_a_connection_that_is_gone_tls_keeps_nothing_until_garbage_is_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """A third of a megabyte each: a collection comes when there are a quarter as many objects more."""
+    gone, watching = asyncio.Event(), []
+    made = PeerCertificateProtocol.connection_made
+
+    def noted(protocol: PeerCertificateProtocol, transport: asyncio.Transport) -> None:
+        of_tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
+        watching.append(weakref.ref(of_tls, lambda _: gone.set()))
+        made(protocol, transport)
+
+    monkeypatch.setattr(PeerCertificateProtocol, "connection_made", noted)
+    async with serving(tmp_path) as served, asyncio.timeout(PLENTY):
+        gc.disable()
+        try:
+            reader, writer = await served.connect()
+            if way == "reset while it is answered":
+                writer.write(ASK.replace(b"/", b"/never", 1) + b"\r\n")
+                while not served.listener.server_state.tasks:  # noqa: ASYNC110 - until it is
+                    await asyncio.sleep(0.01)
+                writer.transport.abort()
+            elif way == "service closes":
+                writer.write(ASK + CLOSE)
+                assert await reader.read()
+            else:
+                writer.write(ASK + b"\r\n")
+                assert await reader.readuntil(b"\r\n\r\n")
+            writer.close()
+            await gone.wait()
+        finally:
+            gc.enable()
+
+
 async def test_nobody_is_whom_a_proxy_says() -> None:
     claims = b"X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\n"
     async with serving() as served:
@@ -158,7 +196,7 @@ async def test_a_connection_gives_its_place_back_when_it_ends() -> None:
 
 async def test_who_is_told_to_end_does_not_wait_for_those_whose_handshake_is_not_over(tmp_path: Path) -> None:
     """One that got through after the others were told would keep its connection, and the end waits for it."""
-    async with asyncio.timeout(5), serving(tmp_path) as served:
+    async with asyncio.timeout(20), serving(tmp_path) as served:
         reader, writer = await served.connect()
         writer.write(ASK.replace(b"/", b"/slowly", 1) + b"\r\n")
         with socket.create_connection(served.listening.getsockname()) as late:
