@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
@@ -120,7 +120,7 @@ class CredentialFile:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # OpenSSL does not sort the set: no fault of the user.
                 certificates = pkcs7.load_der_pkcs7_certificates(content)
-        except (*UNREADABLE, UnsupportedAlgorithm) as error:
+        except UNUSABLE as error:
             raise self._damaged(error) from error
         for certificate in certificates:
             self._add_certificate(certificate)
@@ -143,7 +143,7 @@ class CredentialFile:
                 bundle = pkcs12.load_pkcs12(content, tried)
             except ValueError:
                 continue
-            except UnsupportedAlgorithm as error:
+            except UNUSABLE as error:
                 raise UnusableCredential(f"{self.path} cannot be opened ({error}): convert it to PEM") from error
             certificates = (bundle.cert, *bundle.additional_certs)
             for each in certificates:

@@ -15,7 +15,8 @@ from device_sim.attack.running_fleetgate import _identity_in
 from device_sim.commands.given_anchors import given_anchors
 from device_sim.credentials.certification import CertificateAuthority, UnusableAuthority
 from device_sim.credentials.credential_file import CredentialFile, UnusableCredential
-from provisioning.pki.keys import KeyFileError
+from provisioning.pki.keys import KeyFileError, key_to_pem
+from tests.support.openssl import openssl
 from tests.support.pki import Pki
 from tests.support.unknown_version import unknown_version
 from tests.support.year_0 import since_year_0
@@ -62,3 +63,11 @@ def test_a_key_of_another_length_than_its_kind_s_is_of_no_use(tmp_path: Path) ->
     for path in (der, pem):
         found = CredentialFile.read(path, None)
         assert (found.keys, found.unusable) == ([], UNPARSABLE)
+
+
+def test_a_pkcs_12_with_a_certificate_of_an_unknown_version_is_refused_by_its_name(tmp_path: Path) -> None:
+    device, path = Pki().device("meter-1"), tmp_path / "given.p12"
+    (tmp_path / "both.pem").write_bytes(key_to_pem(device.key) + unknown_version(device.certificate))
+    openssl("pkcs12", "-export", "-in", tmp_path / "both.pem", "-out", path, "-passout", "pass:x")
+    with pytest.raises(UnusableCredential, match=r"given\.p12 cannot be opened \(7 is not a valid X509 version\)"):
+        CredentialFile.read(path, b"x")
