@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key, pkcs7, pkcs12
 
 from provisioning.pki.extension import UNREADABLE, UNUSABLE, check_readable
-from provisioning.pki.keys import UNREADABLE_KEY, PrivateKey
+from provisioning.pki.keys import UNREADABLE_KEY, PrivateKey, parsed_key
 from provisioning.pki.padded_key import padded_ec_key, padded_ec_key_in
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
@@ -171,12 +171,12 @@ class CredentialFile:
         load = partial(load_der_private_key if der else load_pem_private_key, unsafe_skip_rsa_key_validation=True)
         try:
             try:
-                key = load(content, passphrase)
+                key = parsed_key(load, content, passphrase)
             except TypeError:
                 if passphrase is None:
                     self.unusable = _ENCRYPTED
                     return
-                key = load(content, None)  # It is not encrypted.
+                key = parsed_key(load, content, None)  # It is not encrypted.
         except UNREADABLE_KEY:
             padded = padded_ec_key(content) if der else padded_ec_key_in(content)
             if padded is None:
