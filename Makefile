@@ -54,7 +54,7 @@ check: $(VENV)/.installed-dev                               ## ruff, mypy strict
 test: setup-tests                                           ## everything the tests need, then all tests
 	$(BIN)/$(PYTEST) $(PYTEST_ARGS)
 
-test-thorough: setup-tests                                  ## the property tests with twenty times as many examples
+test-thorough: setup-tests                                  ## the property tests with twenty times as many examples, and long walks
 	$(BIN)/$(PYTEST) -m hypothesis --hypothesis-profile=thorough --timeout=3000 $(PYTEST_ARGS)
 
 demo: setup                                                 ## the whole product in a run of 20 seconds, on loopback

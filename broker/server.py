@@ -218,7 +218,7 @@ class BrokerServer:
             try:
                 await _first_failure(tasks, stopped)
             finally:
-                await _call_off(listeners, tasks, self._plugins)
+                await _call_off(engine, listeners, tasks, self._plugins)
 
     async def _ready_after(self, announcing: Coroutine[Any, Any, None]) -> None:
         await announcing
@@ -412,8 +412,11 @@ class BrokerServer:
         return Reloader(parts, self._config, self._reread, engine.metrics.reloads, self._settings_file, witness)
 
 
-async def _call_off(listeners: list[Listener], tasks: list[asyncio.Task[Any]], plugins: Plugins | NoPlugins) -> None:
-    for listener in listeners:  # Admit nobody more: the tasks that follow revocations end next.
+async def _call_off(
+    engine: Engine, listeners: list[Listener], tasks: list[asyncio.Task[Any]], plugins: Plugins | NoPlugins
+) -> None:
+    engine.admission.close()  # Also to whom a listener has accepted: the tasks that follow revocations end next.
+    for listener in listeners:
         listener.stop_accepting()
     for task in tasks:
         task.cancel()

@@ -114,6 +114,8 @@ class Admission:
         self.asker: Asker | None = None
         self.shut: Refused | None = None
         """The refusal for every newcomer while nobody may be let in, whatever the certificate; None: open."""
+        self._closed: Refused | None = None
+        """The same, for good."""
         self.fingerprints = False
         """Whether peers carry the fingerprint of their certificate."""
         self._any_client_id = frozenset(any_client_id)
@@ -123,6 +125,10 @@ class Admission:
         self._issuers: dict[bytes, bytes] = {}
         self._ends = PathEnds()
         self._reader = CertificateReader()
+
+    def close(self) -> None:
+        """Let nobody in any more: the broker stops, and from now on may not hear of revocations."""
+        self._closed = unavailable(RefusalCode.SHUTTING_DOWN, "the broker is stopping")
 
     def judging_by(self, trust: Trust | None) -> Admission:
         """Return an admission with the same knowledge that judges by *trust* and has no `Asker`."""
@@ -316,7 +322,7 @@ class Admission:
 
     def refuse_now(self, peer: Peer, now: float) -> Refused | None:
         """Return the refusal if *peer*, which passed `examine`, is no longer valid at *now*, or not known to be."""
-        refusal = self.status.refuse_revoked(peer) or self.shut
+        refusal = self.status.refuse_revoked(peer) or self._closed or self.shut
         if refusal is not None:
             return refusal
         if peer.inquiry is not None:

@@ -109,11 +109,9 @@ class Guard:
 
     def judge(self, peer: Peer, client_id: str, now: float) -> Refused | None:
         """Return why the admitted *peer* may not connect as *client_id* now, or None; count the attempt."""
-        if self._bans:
-            for key in ((peer.identity, client_id), peer.certificate):
-                refusal = self._banned(key, now)
-                if refusal is not None:
-                    return refusal
+        refusal = self.banned(peer, client_id, now)
+        if refusal is not None:
+            return refusal
         identity, limits = peer.identity, self.limits
         allowed = limits.max_connects_per_identity
         if allowed and identity.role is not Role.DEVICE:
@@ -124,6 +122,15 @@ class Guard:
                 ReasonCode.CONNECTION_RATE_EXCEEDED,
                 f"{identity.name} has connected {allowed} times in {_RATE_SECONDS:.0f} s; keep the connection open",
             )
+        return None
+
+    def banned(self, peer: Peer, client_id: str, now: float) -> Refused | None:
+        """Return the refusal if *peer*, or its certificate, is banned; this counts nothing."""
+        if self._bans:
+            for key in ((peer.identity, client_id), peer.certificate):
+                refusal = self._banned(key, now)
+                if refusal is not None:
+                    return refusal
         return None
 
     def ended(self, peer: Peer, client_id: str, code: str, now: float) -> None:

@@ -162,6 +162,8 @@ def _judge(engine: Engine, connection: Client, admitted: Admitted, packet: Conne
         if refusal is not None or engine.extension is None:
             return refusal
         inquiry = connection.consulted = engine.extension.authenticate(connection, admitted.client_id, packet)
+    elif (banned := engine.guard.banned(admitted.peer, admitted.client_id, now)) is not None:
+        return banned  # For what others have done with its name, or its certificate, while it waited.
     if inquiry is not None and not inquiry.done:
         connection.wait(inquiry, packet)
         raise Waits

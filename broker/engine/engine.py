@@ -317,11 +317,13 @@ class Engine(Exchange):
         self.note(session, now)
 
     def stop(self, now: float) -> None:
-        """Disconnect all clients. Wills are sent if their clients are not back soon after the next start.
+        """Disconnect all clients, and admit none any more.
 
-        MQTT 5 §3.1.2.5 lets a stopping server defer them. Without a store they are lost like everything else.
+        Wills are sent if their clients are not back soon after the next start: MQTT 5 §3.1.2.5 lets a stopping server
+        defer them. Without a store they are lost like everything else.
         """
         self.stopping = True
+        self.admission.close()
         self.estates.finish(now)
         reason = ReasonCode.SERVER_SHUTTING_DOWN
         for connection in self.connections():

@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -58,6 +58,7 @@ def play(
     workers: int,
     hybrid_key_exchange: bool,
     output: Path | None,
+    metrics: int | None,
     as_json: bool,
 ) -> None:
     """Run *scenario* on *fleet* or *self_hosted*, print the report and write it to *output*. Raises `typer.Exit`."""
@@ -75,9 +76,10 @@ def play(
         where = (
             _self_hosted(chosen, against, view) if fleet is None else _on(fleet, broker or (HOST, PORT), server_name)
         )
-        async with where as target:
+        async with _exposed(metrics, view) as show, where as target:
             addresses = _sources(target.broker, sources, chosen.devices)
             played = Run(chosen, target, Manner(driver, workers, addresses, hybrid_key_exchange))
+            show(played)
             view.chapter(f"{chosen.name}: {chosen.summary or f'{chosen.devices} devices'}")
             async with listening(played.obey, view.said), view.watching(lambda: RunState.of(played)):
                 document = document_of(await played.play(interruption, lambda: _recorded(output, played)))
@@ -99,6 +101,19 @@ def play(
     for path in written:
         view.said(f"written: {path}")
     raise typer.Exit(document["exit_code"])
+
+
+@asynccontextmanager
+async def _exposed(port: int | None, view: View) -> AsyncIterator[Callable[[Run], None]]:
+    """Yield what shows a run at *port*; before it begins, so that a port that is not free ends nothing."""
+    if port is None:
+        yield lambda _: None
+        return
+    from device_sim.run.exposition import exposed, exposition  # Only who asks for it loads the library.
+
+    async with exposed(port) as page:
+        view.said(f"metrics: {page.address}")
+        yield lambda run: page.show(lambda: exposition(run))
 
 
 @asynccontextmanager

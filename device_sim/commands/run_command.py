@@ -70,6 +70,15 @@ def run_scenario(
         Path | None,
         typer.Option(help="Write report.json, report.html, timeline.csv and junit.xml here.", show_default=False),
     ] = None,
+    metrics: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=65_535,
+            show_default=False,
+            help="Show the figures to Prometheus meanwhile, at http://127.0.0.1:PORT/metrics.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON document.")] = False,
 ) -> None:
     """Run a scenario and check its thresholds. Ctrl-C once ends it early and reports; twice aborts.
@@ -86,5 +95,5 @@ def run_scenario(
 
     play(
         scenario, fleet, named(broker, host, port), server_name, self_hosted, against, devices, seed, sources, driver,
-        workers, hybrid_key_exchange, output, as_json,
+        workers, hybrid_key_exchange, output, metrics, as_json,
     )  # fmt: skip

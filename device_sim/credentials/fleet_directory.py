@@ -326,8 +326,9 @@ class FleetDirectory:
     def _append(self, entry: Entry) -> None:
         if self._index is None:
             raise RuntimeError("the fleet is changed inside `changing` only")
-        self._index.write(json.dumps(entry.as_dict(), separators=(",", ":")).encode() + b"\n")
-        self._index.flush()
+        with _named(self.path / _INDEX):
+            self._index.write(json.dumps(entry.as_dict(), separators=(",", ":")).encode() + b"\n")
+            self._index.flush()
         self.entries[entry.identity.name] = entry
 
     def _read_index(self) -> None:
@@ -366,9 +367,19 @@ def _sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let an `OSError` of a write, which has no name of its own, be one of *path*."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write *content* to *path* with mode 0600: whole, or not at all, unless the power fails soon after."""
     beside = path.with_name(f".{path.name}.new")
-    with os.fdopen(opened_anew(beside), "wb") as file:
+    with _named(path), os.fdopen(opened_anew(beside), "wb") as file:
         file.write(content)
     beside.replace(path)

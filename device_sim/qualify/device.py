@@ -19,6 +19,7 @@ from typing import Protocol
 from device_sim.qualify.placeholders import PLACEHOLDERS
 from device_sim.stage.child_log import opened_log
 from device_sim.stage.foreign_process import stop
+from device_sim.stage.left_behind import left_behind
 
 _GRACE = 2.0
 
@@ -120,7 +121,7 @@ class _Running:
             os.killpg(self._process.pid, 0)
         except ProcessLookupError:
             return True
-        return False
+        return not left_behind(self._process.pid)
 
 
 Device = Program | Hardware

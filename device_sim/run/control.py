@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
+import socket
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -66,6 +68,9 @@ def _socket_path() -> Path:
     directory = _directory()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     _check_ours(directory)
+    for path in directory.glob(f"*{_SUFFIX}"):
+        if not (Path(f"/proc/{path.stem}").exists() or _listens(path)):  # It was killed.
+            path.unlink(missing_ok=True)
     return directory / f"{os.getpid()}{_SUFFIX}"
 
 
@@ -103,7 +108,14 @@ def runs() -> list[Path]:
     except FileNotFoundError:
         return []
     found = sorted(directory.glob(f"*{_SUFFIX}"))
-    return [path for path in found if Path(f"/proc/{path.stem}").exists()]
+    return [path for path in found if _listens(path)]
+
+
+def _listens(path: Path) -> bool:
+    """Whether somebody listens at *path*: a run that was killed has left it, and others have its process number."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.setblocking(False)
+        return asking.connect_ex(str(path)) in {0, errno.EAGAIN}  # Or its queue is full.
 
 
 async def tell(words: str, run: int | None) -> tuple[bool, str]:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from device_sim.fitting import Fitting, row
 from device_sim.how_often import times
-from device_sim.run.recorder import Percentiles, Sample, StageSpan
+from device_sim.run.recorder import Sample, StageSpan
 from device_sim.run.runner import Run
 from device_sim.run.stages import label_of
 from device_sim.scenario.metrics import Duration
@@ -21,7 +21,6 @@ from device_sim.scenario.metrics import Duration
 _MOST_REASONS = 5
 _BAR = 28
 _GOOD_LAG, _BAD_LAG = 100.0, 200.0
-_NOTHING = Percentiles(0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +63,12 @@ class RunState:
         stage = self.stages[-1].label if self.stages else "connecting the backend"
         if self.sample is None:
             return f"{self.elapsed:5.1f} s  {stage}"
-        end_to_end = self.sample.windows.get(Duration.END_TO_END, _NOTHING)
         text = (
             f"{self.elapsed:5.1f} s  {stage}  connected {self.sample.connected}/{self.devices}  {self.rate:.0f} msg/s  "
-            f"latency ms p50 {end_to_end.p50:.1f} p99 {end_to_end.p99:.1f}  "
         )
+        end_to_end = self.sample.windows.get(Duration.END_TO_END)
+        if end_to_end is not None:  # Where nothing arrives, no latency is 0 ms.
+            text += f"latency ms p50 {end_to_end.p50:.1f} p99 {end_to_end.p99:.1f}  "
         if self.refusals:
             text += "refused " + ", ".join(f"{times(count)} {reason}" for reason, count in self.refusals) + "  "
         return text + f"lag {self.sample.health.lag_p99_ms:.0f} ms cpu {self.sample.health.processor:.0%}"

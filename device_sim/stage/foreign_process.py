@@ -23,6 +23,7 @@ from pathlib import Path
 
 from device_sim.stage.bound import bound
 from device_sim.stage.child_log import opened_log
+from device_sim.stage.left_behind import end_left_behind
 from device_sim.stage.processes import ChildFailed
 
 LOOPBACK = "127.0.0.1"
@@ -127,6 +128,8 @@ async def stop(process: asyncio.subprocess.Process, grace: float = _GRACE) -> No
                 await process.wait()
     finally:
         # The session is ours alone: everything it started and left behind ends with it.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
+        end_left_behind(process.pid)

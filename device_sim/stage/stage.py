@@ -19,6 +19,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from device_sim.link.tls_dial import Endpoint
+from device_sim.stage.foreign_process import free_port
 from device_sim.stage.hosted import Ended, HostedProcess
 from device_sim.stage.processes import Child, ChildFailed, run_to_end, running
 from device_sim.telemetry.own_topic import pattern_of, topic_of
@@ -74,7 +75,7 @@ class HostedBroker(HostedProcess):
     """Our own broker. Created by `fleetgate`."""
 
     def __init__(self, directory: Path, https: str, anchors: Path, policy: Path | None = None) -> None:
-        super().__init__()
+        super().__init__(free_port())  # While it restarts, nobody is given it who asks for any.
         self.name = f"fleetgate {version_and_build()}"  # It runs the simulator's own build.
         self._directory = directory
         self._arguments = ["broker", "run", "--provisioning", https, "--cafile", str(anchors), "--name", BROKER]

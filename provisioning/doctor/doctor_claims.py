@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.doctor.doctor_finding import Finding, warning
 from provisioning.pki.keys import spki_fingerprint
-from provisioning.store import certificates, claims, device_keys
+from provisioning.store import certificates_of_key, claims, device_keys
 
 _CHECK: Final = "claims"
 
@@ -21,7 +21,7 @@ def claim_findings(connection: Connection, now: datetime) -> Iterator[Finding]:
     for claim, der in claims.ever_made(connection):
         key = spki_fingerprint(x509.load_der_x509_certificate(der).public_key())
         name = device_keys.name_of_holder(connection, key)
-        held = None if name is None else certificates.newest_with_key(connection, name, key)
+        held = None if name is None else certificates_of_key.newest(connection, name, key)
         if held is not None and held.good(now):
             yield warning(
                 _CHECK,

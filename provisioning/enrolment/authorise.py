@@ -55,8 +55,8 @@ from provisioning.errors import Code, Refused, RefusedStranger
 from provisioning.pki.role import Role
 from provisioning.quick_values import quickly_made
 from provisioning.store import (
-    certificates,
     certificates_of_device,
+    certificates_of_key,
     claims,
     devices,
     group_rooms,
@@ -64,7 +64,8 @@ from provisioning.store import (
     recalls,
     unfinished_ends,
 )
-from provisioning.store.certificates import HeldCertificate, StoredCertificate
+from provisioning.store.certificates import StoredCertificate
+from provisioning.store.certificates_of_key import HeldCertificate
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.groups import Group, NewKey, WayName
 from provisioning.store.side_by_side import go_alone
@@ -162,7 +163,7 @@ def _succeeded_before(connection: Connection, attempt: Attempt, rules: Group, su
     """
     if not rules.same_key_window:
         return None
-    held = certificates.newest_with_key(connection, successor.device.name, attempt.request.key_fingerprint)
+    held = certificates_of_key.newest(connection, successor.device.name, attempt.request.key_fingerprint)
     if held is None or held.id <= successor.presented or held.ended_above or held.revoked_for is not None:
         return None  # None was issued since; or it is no longer good, or still on trial.
     return held.der if held.answers_again(attempt.now, rules.same_key_window) else None
@@ -363,7 +364,7 @@ def _held(connection: Connection, attempt: Attempt, device: Device) -> HeldCerti
     has expired.
     """
     key = attempt.request.key_fingerprint
-    held = certificates.newest_with_key(connection, device.name, key)
+    held = certificates_of_key.newest(connection, device.name, key)
     if held is None or held.withdrawn:
         return None
     if held.on_trial and not is_still_its_own(connection, device.id, held.id, key):

@@ -70,7 +70,16 @@ from provisioning.pki.keys import PrivateKey, spki_fingerprint
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.quick_values import quickly_made
-from provisioning.store import audit, certificates, device_keys, devices, groups, revocations, serials
+from provisioning.store import (
+    audit,
+    certificates,
+    certificates_of_key,
+    device_keys,
+    devices,
+    groups,
+    revocations,
+    serials,
+)
 from provisioning.store.audit import Action
 from provisioning.store.certificates import IssuedCertificate, StoredCertificate
 from provisioning.store.database import Database
@@ -430,7 +439,7 @@ def _check_key(connection: Connection, device: Device, request: VerifiedRequest)
         )
     if holder != device.id:
         raise Refused(Code.KEY_REUSED, "another device uses this key: make a new key on each device")
-    if certificates.key_compromised(connection, device.id, fingerprint):
+    if certificates_of_key.compromised(connection, certificates_of_key.DeviceKey(device.id, fingerprint)):
         raise Refused(Code.KEY_REUSED, "this key was reported as compromised: make a new key")
 
 

@@ -24,7 +24,13 @@ from provisioning.enrolment.ways.manufacturer import ManufacturerWay
 from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.enrolment.ways.webhook import Unasked
 from provisioning.errors import Code, Refused
-from provisioning.store import certificates, certificates_of_device, claims, devices, listed_devices
+from provisioning.store import (
+    certificates_of_device,
+    certificates_of_key,
+    claims,
+    devices,
+    listed_devices,
+)
 from provisioning.store.devices import DeviceState
 from provisioning.store.groups import Alternative, Group, WayName, alternative_text
 
@@ -73,7 +79,7 @@ def _does_more(connection: Connection, attempt: Attempt, rules: Group) -> bool:
         return True
     if claims.never_activated(device, now):
         return False  # Only trials, and all of them over: whoever gets the name now is new.
-    held = certificates.newest_with_key(connection, name, attempt.request.key_fingerprint)
+    held = certificates_of_key.newest(connection, name, attempt.request.key_fingerprint)
     return held is None or held.on_trial or not held.answers_again(now, rules.same_key_window)
 
 

@@ -25,7 +25,6 @@ from provisioning.store.devices import Device, device_from
 from provisioning.store.prepared import Prepared
 from provisioning.store.serials import serial_text
 from provisioning.store.tables import (
-    activations,
     authorities,
     certificates,
     devices,
@@ -99,38 +98,6 @@ class StoredCertificate:
         if self.revocation is not None:
             return CertificateState.REVOKED if self.revocation.reason.final else CertificateState.SUSPENDED
         return CertificateState.ACTIVE if now < self.not_after else CertificateState.EXPIRED
-
-
-@dataclass(frozen=True, slots=True)
-class HeldCertificate:
-    """A certificate that a device has for a key, with its DER."""
-
-    id: int
-    der: bytes
-    issued_at: datetime
-    not_before: datetime
-    not_after: datetime
-    revoked_for: RevocationReason | None
-    on_trial: bool
-    """It was issued on trial; on hold because of that, and not by an operator's decision."""
-    ended_above: bool
-    """Its key was reported as compromised, and not all that are for it are revoked; or its CA was revoked."""
-
-    @property
-    def withdrawn(self) -> bool:
-        """Whether it was revoked, or suspended by an operator, or is still to be revoked for its key or with its CA."""
-        if self.ended_above:
-            return True
-        held = self.on_trial and self.revoked_for is RevocationReason.CERTIFICATE_HOLD
-        return not (self.revoked_for is None or held)
-
-    def good(self, now: datetime) -> bool:
-        """Whether it is valid, which it is not yet if the clock was set back, not expired and not revoked."""
-        return not self.withdrawn and self.not_before <= now < self.not_after
-
-    def answers_again(self, now: datetime, window: timedelta) -> bool:
-        """Whether it answers its request once more, which a group does for *window*."""
-        return bool(window) and self.good(now) and now < self.issued_at + window
 
 
 FACTS: Final = [certificates.c[field.name] for field in fields(StoredCertificate) if field.name in certificates.c]
@@ -253,44 +220,6 @@ _REVOCATION: Final = Prepared(
     )
     .select_from(with_ends_above(certificates.outerjoin(revocations)))
     .where(certificates.c.issuer_key_id == bindparam("issuer"), certificates.c.serial == bindparam("wanted"))
-)
-# A subquery, for the same reason.
-_COMPROMISED: Final = Prepared(
-    select(certificates.c.id)
-    .where(
-        certificates.c.device_id == bindparam("of"),
-        certificates.c.spki_sha256 == bindparam("wanted"),
-        select(revocations.c.reason).where(revocations.c.certificate_id == certificates.c.id).scalar_subquery()
-        == RevocationReason.KEY_COMPROMISE.value,
-    )
-    .limit(1),
-    at_once=True,
-)
-
-_NEWEST_WITH_KEY: Final = Prepared(
-    select(
-        certificates.c.id,
-        certificates.c.der,
-        certificates.c.issued_at,
-        certificates.c.not_before,
-        certificates.c.not_after,
-        revocations.c.reason,
-        activations.c.claim_id,
-        *ENDS_ABOVE,
-    )
-    .select_from(
-        with_ends_above(
-            certificates.outerjoin(revocations).outerjoin(
-                activations, activations.c.certificate_id == certificates.c.id
-            )
-        )
-    )
-    .where(
-        certificates.c.device_id == select(devices.c.id).where(devices.c.name == bindparam("wanted")).scalar_subquery(),
-        certificates.c.spki_sha256 == bindparam("key"),
-    )
-    .order_by(certificates.c.id.desc())
-    .limit(1)
 )
 
 
@@ -468,22 +397,6 @@ def of_known_devices(
     """Return the certificates with these ids, which belong to devices that are *known*, by their ids; in no order."""
     rows = _OF_KNOWN_DEVICE.placed(connection, identifiers)
     return [_certificate(row[:_WIDTH], known[row[-2]], row[_WIDTH:-2]) for row in rows]
-
-
-def key_compromised(connection: Connection, device_id: int, spki_sha256: bytes) -> bool:
-    """Return whether a certificate for this key, the device's, was ever revoked because the key was compromised."""
-    return _COMPROMISED.first(connection, {"of": device_id, "wanted": spki_sha256}) is not None
-
-
-def newest_with_key(connection: Connection, device: str, spki_sha256: bytes) -> HeldCertificate | None:
-    """Return the certificate that was last issued to *device* for this key."""
-    row = _NEWEST_WITH_KEY.first(connection, {"key": spki_sha256, "wanted": device})
-    if row is None:
-        return None
-    identifier, der, issued_at, not_before, not_after, reason, claim, *ends = row
-    revoked_for = None if reason is None else RevocationReason(reason)
-    times = issued_at, not_before, not_after
-    return HeldCertificate(identifier, der, *times, revoked_for, claim is not None, any(ends))
 
 
 def _lock_device(connection: Connection, serial: str) -> None:

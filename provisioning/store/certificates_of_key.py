@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import Integer, LargeBinary, bindparam, func, select
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation_reason import RevocationReason
-from provisioning.store.certificates import REASON, StoredCertificate, with_ids
+from provisioning.store.certificates import ENDS_ABOVE, REASON, StoredCertificate, with_ends_above, with_ids
 from provisioning.store.prepared import Prepared
-from provisioning.store.tables import certificates
+from provisioning.store.tables import activations, certificates, devices, revocations
 
 _OF_KEY: Final = (
     certificates.c.device_id == bindparam("of"),
@@ -31,6 +31,37 @@ _LEFT: Final = Prepared(
     .where(*_OF_KEY, func.coalesce(REASON, "") != RevocationReason.KEY_COMPROMISE.value)
     .order_by(certificates.c.id.desc())
 )
+_COMPROMISED: Final = Prepared(
+    select(certificates.c.id)
+    .where(*_OF_KEY, REASON == RevocationReason.KEY_COMPROMISE.value)  # noqa: SIM300 - SQLAlchemy's ==
+    .limit(1),
+    at_once=True,
+)
+_NEWEST: Final = Prepared(
+    select(
+        certificates.c.id,
+        certificates.c.der,
+        certificates.c.issued_at,
+        certificates.c.not_before,
+        certificates.c.not_after,
+        revocations.c.reason,
+        activations.c.claim_id,
+        *ENDS_ABOVE,
+    )
+    .select_from(
+        with_ends_above(
+            certificates.outerjoin(revocations).outerjoin(
+                activations, activations.c.certificate_id == certificates.c.id
+            )
+        )
+    )
+    .where(
+        certificates.c.device_id == select(devices.c.id).where(devices.c.name == bindparam("wanted")).scalar_subquery(),
+        certificates.c.spki_sha256 == bindparam("key"),
+    )
+    .order_by(certificates.c.id.desc())
+    .limit(1)
+)
 _ALL: Final = 2**31 - 1
 
 
@@ -40,6 +71,38 @@ class DeviceKey:
 
     device_id: int
     spki_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HeldCertificate:
+    """A certificate that a device has for a key, with its DER."""
+
+    id: int
+    der: bytes
+    issued_at: datetime
+    not_before: datetime
+    not_after: datetime
+    revoked_for: RevocationReason | None
+    on_trial: bool
+    """It was issued on trial; on hold because of that, and not by an operator's decision."""
+    ended_above: bool
+    """Its key was reported as compromised, and not all that are for it are revoked; or its CA was revoked."""
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether it was revoked, or suspended by an operator, or is still to be revoked for its key or with its CA."""
+        if self.ended_above:
+            return True
+        held = self.on_trial and self.revoked_for is RevocationReason.CERTIFICATE_HOLD
+        return not (self.revoked_for is None or held)
+
+    def good(self, now: datetime) -> bool:
+        """Whether it is valid, which it is not yet if the clock was set back, not expired and not revoked."""
+        return not self.withdrawn and self.not_before <= now < self.not_after
+
+    def answers_again(self, now: datetime, window: timedelta) -> bool:
+        """Whether it answers its request once more, which a group does for *window*."""
+        return bool(window) and self.good(now) and now < self.issued_at + window
 
 
 def key_of(certificate: StoredCertificate) -> DeviceKey:
@@ -69,3 +132,19 @@ def not_compromised(connection: Connection, key: DeviceKey, now: datetime) -> li
     rows = _LEFT.rows(connection, {"of": key.device_id, "wanted": key.spki_sha256})
     good = {identifier for identifier, not_after, reason in rows if reason is None and now < not_after}
     return sorted((row[0] for row in rows), key=lambda identifier: (identifier not in good, -identifier))
+
+
+def compromised(connection: Connection, key: DeviceKey) -> bool:
+    """Return whether a certificate for this key was ever revoked because the key was compromised."""
+    return _COMPROMISED.first(connection, {"of": key.device_id, "wanted": key.spki_sha256}) is not None
+
+
+def newest(connection: Connection, device: str, spki_sha256: bytes) -> HeldCertificate | None:
+    """Return the certificate that was last issued to *device* for this key."""
+    row = _NEWEST.first(connection, {"key": spki_sha256, "wanted": device})
+    if row is None:
+        return None
+    identifier, der, issued_at, not_before, not_after, reason, claim, *ends = row
+    revoked_for = None if reason is None else RevocationReason(reason)
+    times = issued_at, not_before, not_after
+    return HeldCertificate(identifier, der, *times, revoked_for, claim is not None, any(ends))

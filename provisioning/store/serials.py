@@ -14,7 +14,9 @@ Rules
 -----
 1. A number that `reservation` gives is durable, unique in the store, and held by one caller.
 2. It may be given to another caller only if nothing was signed under it.
-3. A reservation left behind by a dead process is never used: a certificate may have been signed under it.
+3. A reservation left behind by a dead process is never used: a certificate may have been signed under it. It is never
+   removed either: those left are all that bounds what that process may have signed, they are `BLOCK` rows at most for
+   each process that is killed, and no age tells whose is dead, since a block lasts as long as nobody enrols.
 4. If the store has no reservation of a number, it has lost it with its last commits (a standby took over): nothing is
    recorded under it, and the block is left.
 """

@@ -6,7 +6,6 @@ import importlib.util
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from device_sim.stage.foreign_process import free_port
 from provisioning.client.est import EnrolmentRefused
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.provisioning import REPOSITORY, ProvisioningService
@@ -178,9 +178,7 @@ async def test_it_says_why_it_is_not_connected(
         service.revoke(devices=["meter-1"], reason="keyCompromise")
         says("disconnected: REVOKED: certificate revoked (keyCompromise)")
         says("refused by the broker: REVOKED: certificate revoked (keyCompromise)")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        free = taken.getsockname()[1]
-    monkeypatch.setattr(agent, "PORT", free)
+    monkeypatch.setattr(agent, "PORT", free_port())
     with closing(_Connection(agent.connected())):
         says("not connected: [Errno 111] Connection refused")
 

@@ -65,7 +65,7 @@ class PipedClient(Client):
         super().__init__(CallbackAPIVersion.VERSION2, client_id="meter-17", protocol=protocol, **arguments)
         self.version = version
         self._client_end, self.server_end = socket.socketpair()
-        self.server_end.settimeout(5)
+        self.server_end.settimeout(60)
         self.messages: list[MQTTMessage] = []
         self.on_message = lambda _client, _userdata, message: self.messages.append(message)
 

@@ -55,7 +55,7 @@ class After(Enum):
 
 
 async def answers(pieces: list[bytes], number: int, after: After) -> list[bytes]:
-    async with asyncio.timeout(10), connected(Whole()) as (reader, writer):
+    async with asyncio.timeout(60), connected(Whole()) as (reader, writer):
         for each in pieces:
             writer.write(each)
             for _ in range(4):  # It is read before the next one comes: both are of one event loop.

@@ -5,8 +5,9 @@
         broker.port, broker.log, broker.events("REVOKED")
 
 The port is a free one and changes with every start; the state directory stays, so a broker can be stopped, killed and
-restarted. `tests.support.programs` explains processes; a broker whose start, memory or processor time is tested has its
-own interpreter: ``BrokerProcess.with_files(…).afresh()``.
+restarted, also at the port that it had: nobody else is given that meanwhile (`free_port`). `tests.support.programs`
+explains processes; a broker whose start, memory or processor time is tested has its own interpreter:
+``BrokerProcess.with_files(…).afresh()``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from device_sim.stage.foreign_process import free_port
 from tests.support import programs
 from tests.support.pki import Pki
 from tests.support.provisioning import ProvisioningService
@@ -27,6 +29,7 @@ from tests.support.ready_line import ready_line
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE = 60.0
 """Seconds: how long anything may take on a machine busy with other tests. Nothing that works takes so long."""
+_ANY_PORT = ["--port", "0"]
 
 
 def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIENCE, pause: float = 0.01) -> Any:
@@ -62,7 +65,7 @@ class BrokerProcess:
         self.port = 0
         self.urls: list[str] = []
         """Where it listens, in the order of the ready line; the first is MQTT over TLS, `port`."""
-        self.arguments = ["run", "--port", "0", "--state-dir", str(directory / "state"), *arguments]
+        self.arguments = ["run", *_ANY_PORT, "--state-dir", str(directory / "state"), *arguments]
         self.environment = os.environ | {
             "PYTHONPATH": str(REPOSITORY),
             # A waiting test retries more often than a device would.
@@ -187,8 +190,11 @@ class BrokerProcess:
 
     def launch(self) -> None:
         """Start the process."""
+        arguments = list(self.arguments)
+        if arguments[1:3] == _ANY_PORT:
+            arguments[2] = str(free_port())
         with self._log_path.open("ab") as log:
-            self._process = programs.start("broker", self.arguments, self.environment, log, afresh=self._afresh)
+            self._process = programs.start("broker", arguments, self.environment, log, afresh=self._afresh)
 
     def fail(self) -> tuple[int, str]:
         """Start a broker that is expected to fail; return its exit code and output."""

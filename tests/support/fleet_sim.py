@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from device_sim.stage.stage import Stage
+from tests.support.last_words import last_words
 from tests.support.programs import forking_python, stands_in
 from tests.support.scenarios import ON_ANY_MACHINE
 
@@ -33,13 +34,13 @@ backoff = { base = "100ms", cap = "500ms" }
 [[stages]]
 ramp = { rate = 50 }
 [[stages]]
-command = { rate = 50 }
+command = { rate = 50, deadline = "60s" }
 [[stages]]
 storm = { drop = "50%" }
 [[stages]]
 renew = { select = "20%", rate = 20 }
 [[stages]]
-revoke = { select = "20%", rate = 20 }
+revoke = { select = "20%", rate = 20, deadline = "60s" }
 [[stages]]
 hold = "1s"
 [thresholds]
@@ -49,7 +50,7 @@ duplicated = ["== 0"]
 unanswered_commands = ["== 0"]
 failed_renewals = ["== 0"]
 unreached = ["== 0"]
-revoked_closed = ["max < 5000"]
+revoked_closed = ["max < 60000"]
 """
 )
 
@@ -73,7 +74,7 @@ async def fleet_sim(tmp_path: Path, *arguments: str, afresh: bool = False) -> As
 
 async def ran(tmp_path: Path, *arguments: str, afresh: bool = False) -> tuple[int, str, str]:
     async with fleet_sim(tmp_path, *arguments, afresh=afresh) as process:
-        out, err = await asyncio.wait_for(process.communicate(), 240)
+        out, err = await last_words(process)
         assert process.returncode is not None
         assert b"Traceback" not in err, err.decode()
         return process.returncode, out.decode(), err.decode()
@@ -81,11 +82,14 @@ async def ran(tmp_path: Path, *arguments: str, afresh: bool = False) -> tuple[in
 
 async def until_said(process: asyncio.subprocess.Process, words: str) -> None:
     assert process.stderr is not None
+    said: list[str] = []
     async with asyncio.timeout(60):
         async for line in process.stderr:
-            if words in line.decode():
+            said.append(line.decode())
+            if words in said[-1]:
                 return
-    pytest.fail(f"it ended before it said {words!r}")
+        code = await process.wait()
+    pytest.fail(f"it ended with {code} before it said {words!r}, and had said:\n{''.join(said)}")
 
 
 def enrol(stage: Stage, fleet: Path, *more: str) -> list[str]:

@@ -37,7 +37,7 @@ from tests.support.postgresql import PostgresqlServer
 from tests.support.provisioning import ProvisioningService
 
 _SOURCE = Path(__file__).with_name("held_disk.c")
-_PATIENCE = 20
+_PATIENCE = 60
 _PAUSE = 0.005
 _KEY = 4711
 _HELD = ("LD_PRELOAD", "HELD_DISK")

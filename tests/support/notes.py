@@ -15,7 +15,7 @@ from provisioning.store.database import Database
 from provisioning.store.postgresql_group import _WRITERS
 from tests.support.postgresql import PostgresqlServer
 
-PATIENCE = 20
+PATIENCE = 60
 """Seconds."""
 NOTES = "CREATE TABLE notes (word TEXT UNIQUE);"
 HERE = threading.main_thread().name

@@ -5,8 +5,9 @@
         service.https, service.http, service.bundle, service.operator
 
 The ports are free ones and change with every start, unless specified; the directory stays, so a service can be stopped,
-killed and restarted. Its log is ``<dir>.log``, shown when a start fails. `tests.support.programs` explains processes; a
-service whose start is tested has its own interpreter: ``copied(…, afresh=True)``.
+killed and restarted, also at the port that it had: nobody else is given that meanwhile (`free_port`). Its log is
+``<dir>.log``, shown when a start fails. `tests.support.programs` explains processes; a service whose start is tested
+has its own interpreter: ``copied(…, afresh=True)``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import httpx
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
+from device_sim.stage.foreign_process import free_port
 from provisioning.pki.tls import CredentialFiles, client_context
 from tests.support import programs
 from tests.support.postgresql import PostgresqlServer
@@ -133,7 +135,8 @@ class ProvisioningService:
     def start(self, *, port: int = 0) -> Self:
         """Start the process and wait until both ports accept connections; *port* is that for HTTPS."""
         with self._log_path.open("ab") as log:
-            arguments = ["serve", "--dir", str(self.dir), "--port", str(port), "--http-port", "0"]
+            ports = ("--port", str(port or free_port()), "--http-port", str(free_port()))
+            arguments = ["serve", "--dir", str(self.dir), *ports]
             self._process = programs.start("provisioning", arguments, self._environment, log, afresh=self._afresh)
         words = ready_line(self._process.stdout, START_SECONDS, lambda: self.log).split()
         assert words[:2] == ["fleet-provisioning", "ready"], f"not ready: {words}\n{self.log}"

@@ -18,7 +18,7 @@ from provisioning.store.audit import Action
 from tests.support.fleet import Fleet
 from tests.support.requests import csr_der
 
-PATIENCE = 20
+PATIENCE = 60
 Together = Callable[..., Awaitable[list[Any]]]
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

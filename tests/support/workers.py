@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 _ESTABLISHED = "01"
 
 

@@ -29,7 +29,7 @@ from provisioning.enrolment.trial_names import is_still_its_own
 from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.errors import Code, Refused
 from provisioning.pki import address_key
-from provisioning.store import approvals, certificates, certificates_of_device, devices
+from provisioning.store import approvals, certificates_of_device, certificates_of_key, devices
 from provisioning.store.approvals import ApprovalRequest, ApprovalState, StoredApproval
 from provisioning.store.certificates import CertificateState, StoredCertificate
 from provisioning.store.groups import Group, WayName
@@ -206,7 +206,7 @@ def _over(connection: Connection, found: StoredApproval, attempt: Attempt, group
     if found.state is not ApprovalState.USED:
         return False
     key = found.request.spki_sha256
-    held = certificates.newest_with_key(connection, found.request.name, key)
+    held = certificates_of_key.newest(connection, found.request.name, key)
     if held is None or held.withdrawn or attempt.now >= held.issued_at + group.same_key_window:
         return True
     device = devices.find(connection, found.request.name) if held.on_trial else None

@@ -13,7 +13,7 @@ from provisioning.enrolment.attempt import Attempt, TokenCredential
 from provisioning.enrolment.tokens import digest_of, without_token
 from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.errors import Code, Refused
-from provisioning.store import certificates, tokens
+from provisioning.store import certificates_of_key, tokens
 from provisioning.store.groups import Group, WayName
 from provisioning.store.tokens import StoredToken
 
@@ -83,7 +83,7 @@ class TokenWay(Way):
         ):
             return None
         spki = attempt.request.key_fingerprint
-        held = certificates.newest_with_key(connection, attempt.request.common_name, spki)
+        held = certificates_of_key.newest(connection, attempt.request.common_name, spki)
         return held.der if held is not None and held.id == token.certificate_id and held.good(attempt.now) else None
 
     def _spend(self, connection: Connection, certificate_id: int, _device: str, _ends: datetime) -> None:

@@ -25,6 +25,7 @@ from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.framing import split_frames
 from broker.mqtt.packets import decode_packet
+from device_sim.stage.foreign_process import free_port
 from provisioning.pki.tls import client_context
 from tests.support.broker_process import PATIENCE, BrokerProcess, wait_until
 from tests.support.crl import crl
@@ -180,8 +181,7 @@ def test_who_comes_while_the_broker_starts_waits_until_it_knows_who_is_revoked(t
         with broker:
             pass
         service.revoke(device="gone")
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         broker.arguments[broker.arguments.index("--port") + 1] = str(port)
         os.kill(service.pid, signal.SIGSTOP)
         stack.callback(os.kill, service.pid, signal.SIGCONT)

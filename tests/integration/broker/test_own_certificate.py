@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from broker.cli import app
 from broker.own_certificate import read_certificate
+from device_sim.stage.foreign_process import free_port
 from provisioning.client.connection import DEFAULT_TIMEOUT
 from tests.support.broker_process import PATIENCE, BrokerProcess, wait_until
 from tests.support.curl import Curl
@@ -130,8 +131,7 @@ def test_one_that_is_for_no_host_is_told_and_the_names_of_another_are_shown(
 
 
 def test_a_service_that_is_not_there_is_said(tmp_path: Path, anchors: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        free = taken.getsockname()[1]
+    free = free_port()
     options = ["--provisioning", f"https://127.0.0.1:{free}", "--cafile", str(anchors), "--token", "abc"]
     code, said = BrokerProcess(tmp_path / "b", options).fail()
     assert code == 1

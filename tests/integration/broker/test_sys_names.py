@@ -9,6 +9,7 @@ from pathlib import Path
 
 from broker.engine.sys_topics import INTERVAL, NOT_OFFERED, SysTopics
 from broker.mqtt.message import Message
+from device_sim.stage.foreign_process import free_port
 from tests.support.broker_process import wait_until
 from tests.support.wire import MemoryBroker
 
@@ -21,12 +22,10 @@ def listens(port: int) -> bool:
 def names_of_mosquitto(folder: Path) -> set[str]:
     program = shutil.which("mosquitto", path="/usr/bin:/usr/sbin:/usr/local/sbin")
     assert program is not None, "Remedy: sudo apt-get install mosquitto"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     configuration = folder / "mosquitto.conf"
     configuration.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nsys_interval 1\n")
-    with subprocess.Popen([program, "-c", configuration], stderr=subprocess.DEVNULL) as server:
+    with subprocess.Popen([program, "-c", configuration]) as server:
         try:
             wait_until(lambda: listens(port), "mosquitto listens")
             # What counts something is published when it has changed: it stays until the second interval has passed.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -12,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from device_sim.link.tls_dial import Endpoint
+from device_sim.stage.foreign_process import free_port
 from device_sim.stage.stage import Stage, raised
 from provisioning.pki.role import Role
 from tests.support.authority import Authority
+from tests.support.fleet_sim import until_said
 from tests.support.needed import needed
 from tests.support.programs import REPOSITORY, forking_python
 
@@ -37,9 +38,7 @@ async def mosquitto(authority: Authority, tmp_path: Path) -> AsyncIterator[Runni
     program = needed("mosquitto")
     authority.issue("broker-1", role=Role.BROKER, group=None).write(tmp_path, "broker")
     (tmp_path / "ca.crt").write_text(authority.pem)
-    # mosquitto cannot choose its own port: take one that is free now.
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
+    port = free_port()
     config = tmp_path / "mosquitto.conf"
     # Without a bound on its queues: a backend that waits for a core must not find messages dropped.
     config.write_text(
@@ -58,13 +57,8 @@ async def mosquitto(authority: Authority, tmp_path: Path) -> AsyncIterator[Runni
     process = await asyncio.create_subprocess_exec(
         program, "-v", "-c", config, stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL
     )
+    await until_said(process, "running")
     assert process.stderr is not None
-    async with asyncio.timeout(60):
-        async for line in process.stderr:
-            if b"running" in line:
-                break
-        else:
-            pytest.fail("mosquitto did not start")
     drain = asyncio.create_task(_drain(process.stderr))
     yield RunningBroker(Endpoint("127.0.0.1", port, "localhost"), process)
     if process.returncode is None:

@@ -20,6 +20,7 @@ from device_sim.attack.verdict import Verdict
 from provisioning.directory.files import pem_of
 from provisioning.pki.keys import key_to_pem
 from tests.support.broker_process import BrokerProcess
+from tests.support.last_words import last_words
 from tests.support.pki import Pki
 from tests.support.programs import forking_python
 
@@ -50,7 +51,7 @@ async def simulator(tmp_path: Path, *arguments: str, afresh: bool = False) -> tu
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
+        out, err = await last_words(process, PATIENCE)
     finally:
         if process.returncode is None:
             process.kill()
@@ -303,7 +304,7 @@ async def test_an_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
             while not started(tmp_path):  # noqa: ASYNC110 - a run tells of its cases at the end
                 await asyncio.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        out, err = await asyncio.wait_for(process.communicate(), 40)
+        out, err = await last_words(process)
     finally:
         if process.returncode is None:
             process.kill()

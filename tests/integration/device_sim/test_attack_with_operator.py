@@ -38,6 +38,7 @@ from provisioning.pki.tls import CredentialFiles
 from tests.support.authority import Authority
 from tests.support.broker_process import BrokerProcess
 from tests.support.fleet_sim import fleet_sim
+from tests.support.last_words import last_words
 from tests.support.pki import Pki
 
 OURS = {"admin", "provisioning", "broker-1", "meter-1"}
@@ -58,7 +59,7 @@ def options(stage: Stage, credential: CredentialFiles | None = None, url: str | 
 
 
 async def ended(process: asyncio.subprocess.Process) -> tuple[str, str]:
-    out, err = await asyncio.wait_for(process.communicate(), 200)
+    out, err = await last_words(process)
     assert b"Traceback" not in err, err.decode()
     return out.decode(), err.decode()
 

@@ -23,6 +23,7 @@ from device_sim.link.link import Terms
 from provisioning.pki.role import Role
 from provisioning.program.version import version_and_build
 from tests.support.authority import Authority
+from tests.support.last_words import last_words
 from tests.support.programs import forking_python
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ async def ran(*arguments: str) -> tuple[int, str, str]:
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
-        out, err = await asyncio.wait_for(process.communicate(), 240)
+        out, err = await last_words(process)
     finally:
         if process.returncode is None:
             process.kill()
@@ -67,7 +68,7 @@ async def test_what_one_terminal_publishes_another_receives(mosquitto: RunningBr
     plan = Plan(Kind.SUB, 1, 100.0, "fleet/#", 1, limit=60)
     subscriber = Bench(plan, FleetKeyring(fleet, service=True), mosquitto.endpoint, Terms(), Driver.LIGHT)
     subscribing = asyncio.create_task(subscriber.run(Interruption()))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not subscriber.figures.subscribed:  # noqa: ASYNC110 - the count has no event
             await asyncio.sleep(0.01)
     code, out, err = await ran(

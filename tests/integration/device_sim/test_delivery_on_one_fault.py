@@ -60,6 +60,7 @@ from tests.support.judged_delivery import (
     found_in,
     together,
 )
+from tests.support.last_words import last_words
 from tests.support.one_fault import OneFault, with_fault
 from tests.support.programs import REPOSITORY, forking_python
 
@@ -312,7 +313,7 @@ async def test_a_broken_promise_is_told_and_is_no_matter_of_security(tmp_path: P
             "--ca-cert", str(target.anchors), "--ca-key", str(tmp_path / "ca.key"),
             cwd=REPOSITORY, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        out, _ = await asyncio.wait_for(process.communicate(), 120)
+        out, _ = await last_words(process)
     assert process.returncode == ExitCode.THRESHOLD, out.decode()
     told = {
         case["case"]: (case["verdict"], case["observed"]["answer"])

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fleet_sim import fleet_sim, left_running, until_said
+from tests.support.last_words import last_words
 
 FEW = ("--devices", "8", "--seconds", "1")
 
@@ -34,7 +35,7 @@ def names_in(directory: Path) -> list[str]:
 
 async def test_the_whole_story_passes(tmp_path: Path) -> None:
     async with demo(tmp_path, *FEW, "--json", afresh=True) as process:
-        out, err = await asyncio.wait_for(process.communicate(), 240)
+        out, err = await last_words(process)
         assert process.returncode == 0, err.decode()
         report = json.loads(out)
         assert report["passed"]
@@ -63,7 +64,7 @@ async def test_an_interruption_leaves_nothing_behind(tmp_path: Path, number: sig
     async with demo(tmp_path, "--devices", "8", "--seconds", "60") as process:
         await until_said(process, moment)
         process.send_signal(number)
-        out, err = await asyncio.wait_for(process.communicate(), 30)
+        out, err = await last_words(process)
         assert process.returncode == 128 + number
         assert f"stopped by {number.name}" in err.decode()
         assert b"Traceback" not in err
@@ -77,7 +78,7 @@ async def test_a_service_that_dies_ends_the_demo_with_its_last_words(tmp_path: P
         await until_said(process, "Telemetry")
         (broker,) = left_running(tmp_path, "broker-1")
         os.kill(broker, signal.SIGKILL)
-        out, err = await asyncio.wait_for(process.communicate(), 30)
+        out, err = await last_words(process)
         assert process.returncode == 1
         assert "fleet-broker run ended with status -9" in err.decode()
         assert b"Traceback" not in err
@@ -95,7 +96,7 @@ async def test_kept_service_and_broker_run_until_the_user_has_enough(tmp_path: P
         )
         assert (tmp_path / "kept" / "credentials" / "device.key").stat().st_mode & 0o777 == 0o600
         process.send_signal(signal.SIGINT)
-        out, _ = await asyncio.wait_for(process.communicate(), 30)
+        out, _ = await last_words(process)
         assert process.returncode == 0
         assert b"PASS" in out
         assert (tmp_path / "kept" / "provisioning").is_dir()
@@ -108,7 +109,7 @@ async def test_kept_service_and_broker_run_until_the_user_has_enough(tmp_path: P
 )
 async def test_wrong_usage_is_told_apart(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
     async with demo(tmp_path, *arguments) as process:
-        _, err = await asyncio.wait_for(process.communicate(), 30)
+        _, err = await last_words(process)
         assert process.returncode == 2
         assert words in err.decode()
 
@@ -116,7 +117,7 @@ async def test_wrong_usage_is_told_apart(tmp_path: Path, arguments: tuple[str, .
 async def test_a_directory_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("precious")
     async with demo(tmp_path, "--dir", str(tmp_path)) as process:
-        _, err = await asyncio.wait_for(process.communicate(), 30)
+        _, err = await last_words(process)
         assert process.returncode == 2
         assert "--dir" in err.decode()
         assert names_in(tmp_path) == ["mine"]

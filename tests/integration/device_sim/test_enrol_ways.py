@@ -12,6 +12,7 @@ from device_sim.stage.stage import Stage
 from provisioning.pki.keys import key_to_pem, write_private
 from tests.support.authority import Authority
 from tests.support.fleet_sim import fleet_sim
+from tests.support.last_words import last_words
 from tests.support.manufacturer import Manufacturer
 
 COUNT = 6
@@ -43,7 +44,7 @@ async def enrolled_with(fleet: Path, *options: str, code: int = 0) -> str:
 
 async def _told(started: AbstractAsyncContextManager[asyncio.subprocess.Process], code: int) -> str:
     async with started as process:
-        out, err = await asyncio.wait_for(process.communicate(), 240)
+        out, err = await last_words(process)
         said = out.decode() + err.decode()
         assert process.returncode == code, said
         assert "Traceback" not in said
@@ -130,7 +131,7 @@ async def test_an_interrupted_claim_is_gone_on_with(tmp_path: Path, stage: Stage
             while not index.exists() or index.stat().st_size < 1500:  # noqa: ASYNC110 - a file tells nobody
                 await asyncio.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        await asyncio.wait_for(process.communicate(), 30)
+        await last_words(process)
         assert process.returncode == 130
     assert len(FleetDirectory.read(fleet).devices) < count
     await enrolled(stage, fleet, *options, *given)
@@ -144,7 +145,7 @@ async def test_requests_wait_for_an_operator_and_survive_an_interruption(tmp_pat
             while len(waiting := [each async for each in stage.operator.approvals(group="lab")]) < COUNT:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        await asyncio.wait_for(process.communicate(), 30)
+        await last_words(process)
         assert process.returncode == 130
     assert FleetDirectory.read(tmp_path / "fleet").devices == []
     for request in waiting:

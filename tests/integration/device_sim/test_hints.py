@@ -15,7 +15,7 @@ from provisioning.pki.tls import client_context
 from tests.support.broker_process import BrokerProcess
 from tests.support.pki import Pki
 
-PATIENCE = 20
+PATIENCE = 60
 
 
 @pytest.mark.parametrize("driver", Driver)

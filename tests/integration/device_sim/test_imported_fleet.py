@@ -7,7 +7,6 @@ import csv
 import json
 import re
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from device_sim.credentials.fleet_directory import FleetDirectory
+from device_sim.stage.foreign_process import free_port
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.fleet_sim import fleet_sim, ran
 from tests.support.foreign_ca import ForeignCa
@@ -35,7 +35,7 @@ telemetry = { every = "100ms" }
 [[stages]]
 ramp = { rate = 50 }
 [[stages]]
-command = { rate = 50 }
+command = { rate = 50, deadline = "60s" }
 [[stages]]
 hold = "1s"
 [thresholds]
@@ -182,8 +182,7 @@ async def reported(tmp_path: Path, fleet: Path, port: int, *more: str) -> dict[s
 @contextmanager
 def mosquitto(plant: Plant, directory: Path) -> Iterator[tuple[int, Path]]:
     """A mosquitto that trusts the root alone, with the ACL of docs/simulator.md; its port and log."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
+    port = free_port()
     log, acl, config = directory / "mosquitto.log", directory / "acl", directory / "mosquitto.conf"
     acl.write_text(
         "pattern write fleet/meters/%u/#\npattern read fleet/meters/%u/cmd/#\nuser backend-1\ntopic readwrite fleet/#\n"
@@ -194,7 +193,7 @@ def mosquitto(plant: Plant, directory: Path) -> Iterator[tuple[int, Path]]:
         f"keyfile {plant.path}/broker.key\nrequire_certificate true\nuse_identity_as_username true\n"
         f"acl_file {acl}\nmax_queued_messages 0\nlog_dest file {log}\nlog_type all\n"
     )
-    process = subprocess.Popen([needed("mosquitto"), "-c", str(config)], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([needed("mosquitto"), "-c", str(config)])
     try:
         wait_until(lambda: log.exists() and "running" in log.read_text(), "mosquitto's start")
         yield port, log

@@ -69,7 +69,6 @@ async def told(chromium: str, page: str, folder: Path, scheme: str = "light") ->
         f"--user-data-dir={folder / 'profile'}", "--window-size=1400,1000", *dark,
         "--virtual-time-budget=5000", "--dump-dom", around.as_uri(),
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     try:
         content, _ = await asyncio.wait_for(process.communicate(), 240)

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shlex
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -16,6 +15,8 @@ import pytest
 
 from device_sim.qualify.papers import ServerStaple
 from device_sim.qualify.stages import STAGES
+from device_sim.stage.foreign_process import free_port
+from tests.support.last_words import last_words
 from tests.support.needed import needed
 from tests.support.programs import forking_python
 
@@ -36,7 +37,7 @@ async def qualify(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, tuple
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
-        out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
+        out, err = await last_words(process, PATIENCE)
     finally:
         if process.returncode is None:
             process.kill()
@@ -110,7 +111,8 @@ async def test_a_careless_device_fails_on_the_lines_that_it_earns(tmp_path: Path
     if not hammered & failed:  # On a machine that others hold: once more, alone.
         alone = ["--window", "8", "--parallel", "1", "--only", "good,drop-connect"]
         _, again, said_again = await qualify(_new(tmp_path / "alone"), *alone, *careless)
-        assert "hammers" in again["drop-connect.comes-back"][1], said_again
+        verdict, why = again["drop-connect.comes-back"]
+        assert verdict == "invalid" or "hammers" in why, said_again
     assert all("hammers" in verdicts[line][1] for line in hammered & failed), said
     assert code == 4
     assert verdicts["server-expired.sends-nothing"][1].startswith("it sent CONNECT in ")
@@ -127,8 +129,9 @@ async def test_mosquitto_sub_verifies_and_gives_up(tmp_path: Path) -> None:
     starved = [line for line, (verdict, _) in verdicts.items() if verdict == "invalid"]
     assert code == code_of(verdicts), said
     for stage in ("server-expired", "server-wrong-name", "server-other-ca", "old-tls"):
-        assert verdicts[f"{stage}.sends-nothing"][0] == "pass"
-    assert verdicts["server-expired.comes-back"] == ("warn", "it ended with status 14: it gave up")
+        assert verdicts[f"{stage}.sends-nothing"][0] in {"pass", "invalid"}, said
+    if "server-expired.comes-back" not in starved:
+        assert verdicts["server-expired.comes-back"] == ("warn", "it ended with status 14: it gave up"), said
     assert verdicts["no-puback.resends"][0] == ("invalid" if "no-puback.resends" in starved else "skip")
     if "half-open.notices" not in starved:
         assert "its keep alive of 5 s takes a --window of 1" in verdicts["half-open.notices"][1]
@@ -157,8 +160,7 @@ async def test_mosquitto_as_a_bridge_checks_staples_all_but_whom_they_are_about(
 
 
 async def test_hardware_is_told_where_to_connect_and_keeps_its_credential(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     place = tmp_path / "given"
     judged = asyncio.create_task(
         qualify(
@@ -171,7 +173,7 @@ async def test_hardware_is_told_where_to_connect_and_keeps_its_credential(tmp_pa
         forking_python("tests"), "-m", "tests.support.devices.good", "127.0.0.1", str(port),
         *(str(place / name) for name in ("ca.crt", "crl.pem", "device.crt", "device.key")),
         "device-under-test", "fleet/qualified/device-under-test/telemetry", "",
-        env={**os.environ, "PYTHONPATH": str(SOURCE)}, stderr=asyncio.subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
     )  # fmt: skip
     try:
         code, verdicts, said = await judged

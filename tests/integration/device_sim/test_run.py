@@ -20,6 +20,7 @@ from device_sim.stage.stage import Stage
 from provisioning.pki.role import Role
 from tests.support.authority import Authority
 from tests.support.fleet_sim import SOURCE, TINY, enrol, fleet_sim, left_in, left_running, ran, until_said
+from tests.support.last_words import last_words
 
 LONG = TINY.replace('hold = "1s"', 'hold = "10m"')
 
@@ -47,7 +48,7 @@ async def test_a_fleet_from_its_enrolment_to_its_end(tmp_path: Path, stage: Stag
             while size_of(fleet / "index.jsonl") < 1000:  # noqa: ASYNC110 - a file tells nobody that it has grown
                 await asyncio.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        _, said = await asyncio.wait_for(process.communicate(), 30)
+        _, said = await last_words(process)
         assert process.returncode == 130
         assert b"run the same command again to continue" in said
         assert b"Traceback" not in said
@@ -155,7 +156,7 @@ async def test_a_run_that_is_under_way_can_be_told_what_to_do(tmp_path: Path, wo
             code, said, wrong = await ran(tmp_path, "ctl", "--run", str(number), *order)
             assert (code, said, "nothing was done, for no device is connected" in wrong) == (2, "", True)
         assert "ending" in await told("stop")
-        out, err = await asyncio.wait_for(process.communicate(), 240)
+        out, err = await last_words(process)
         assert process.returncode == 130, err
     document = json.loads(out)
     assert document["counts"]["revoked"] == 12
@@ -174,7 +175,7 @@ async def test_a_worker_that_dies_ends_the_run_with_its_name(tmp_path: Path) -> 
         victim, *others = [pid for pid in children_of(run) if "device_sim.run.worker" in command_of(pid)]
         assert len(others) == 1
         os.kill(victim, signal.SIGKILL)
-        _, err = await asyncio.wait_for(process.communicate(), 240)
+        _, err = await last_words(process)
         assert process.returncode == 1
         assert b"worker 1 ended with status -9" in err
         assert b"Traceback" not in err
@@ -240,7 +241,7 @@ async def test_ctrl_c_once_drains_and_reports(tmp_path: Path) -> None:
     async with fleet_sim(tmp_path, "run", str(tmp_path / "long.toml"), "--self-hosted", "--json") as process:
         await until_said(process, "hold 600 s")
         process.send_signal(signal.SIGINT)
-        out, err = await asyncio.wait_for(process.communicate(), 240)
+        out, err = await last_words(process)
         assert process.returncode == 130, err.decode()
         assert b"Traceback" not in err
         document = json.loads(out)
@@ -260,7 +261,7 @@ async def test_a_reader_that_has_left_does_not_keep_the_report_from_being_writte
         cwd=SOURCE, env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=writing, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     os.close(writing)
-    _, err = await asyncio.wait_for(process.communicate(), 240)
+    _, err = await last_words(process)
     assert (process.returncode, b"Traceback" in err) == (1, False), err.decode()
     assert read(tmp_path / "out" / "report.json")["verdict"] == "PASS"
 

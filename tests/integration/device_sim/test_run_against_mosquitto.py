@@ -21,7 +21,7 @@ telemetry = { every = "200ms" }
 [[stages]]
 ramp = { rate = 50 }
 [[stages]]
-command = { rate = 50 }
+command = { rate = 50, deadline = "60s" }
 [[stages]]
 restart = {}
 [[stages]]
@@ -32,7 +32,7 @@ renew = { select = "25%", rate = 20 }
 unanswered_commands = ["== 0"]
 unreached = ["== 0"]
 failed_renewals = ["== 0"]
-revoked_closed = ["p99 < 1000"]
+revoked_closed = ["p99 < 60000"]
 """
 )
 

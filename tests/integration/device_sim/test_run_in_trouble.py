@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,10 +13,12 @@ import pytest
 from device_sim.credentials.enrolling import names_of
 from device_sim.results.document import read
 from device_sim.scenario.model import parse
+from device_sim.stage.foreign_process import free_port
 from device_sim.stage.stage import Stage
 from device_sim.trouble.proxy import Proxy
 from device_sim.trouble.trouble import NONE, Trouble
 from tests.support.fleet_sim import TINY, enrol, fleet_sim, ran, until_said
+from tests.support.last_words import last_words
 from tests.support.needed import needed
 from tests.support.scenarios import ON_ANY_MACHINE
 
@@ -92,7 +93,7 @@ TROUBLED = (
     TINY.partition("[[stages]]\ncommand")[0]
     + """
 [[stages]]
-suspend = { select = "20%", rate = 20, seconds = "300ms" }
+suspend = { select = "20%", rate = 20, seconds = "300ms", deadline = "60s" }
 [[stages]]
 trouble = { seconds = "1s", latency = "100ms" }
 [[stages]]
@@ -102,8 +103,8 @@ hold = "500ms"
 [thresholds]
 lost = ["== 0"]
 unreached = ["== 0"]
-suspended_closed = ["max < 5000"]
-resumed_admitted = ["max < 5000"]
+suspended_closed = ["max < 60000"]
+resumed_admitted = ["max < 60000"]
 end_to_end = ["max > 100"]
 """
 )
@@ -122,7 +123,8 @@ async def test_suspension_ends_and_a_network_in_trouble_loses_nothing(tmp_path: 
 async def test_a_broker_that_is_restarted_gets_its_fleet_back_and_loses_nothing(tmp_path: Path, workers: str) -> None:
     """The devices are back before the backend is: what the broker acknowledges to them meanwhile is kept for it."""
     text = TINY.partition("[[stages]]")[0].replace("100ms", "10ms").replace("500ms", "50ms")
-    text += "[[stages]]\nramp = { rate = 50 }\n[[stages]]\nrestart = {}\n[[stages]]\ncommand = { rate = 50 }\n"
+    text += "[[stages]]\nramp = { rate = 50 }\n[[stages]]\nrestart = {}\n"
+    text += '[[stages]]\ncommand = { rate = 50, deadline = "60s" }\n'
     text += "[thresholds]\n" + "".join(
         f'{count} = ["== 0"]\n' for count in ("unreached", "lost", "duplicated", "unanswered_commands")
     )
@@ -143,7 +145,7 @@ async def test_a_broker_that_is_restarted_gets_its_fleet_back_and_loses_nothing(
 async def test_a_receiver_that_is_cut_off_comes_back_and_is_told_of(tmp_path: Path, stage: Stage) -> None:
     fleet, scenario = tmp_path / "fleet", tmp_path / "cut.toml"
     head, _, tail = TINY.partition("[[stages]]\ncommand")
-    limits = tail.partition("[thresholds]")[2].replace('revoked_closed = ["max < 5000"]', "")
+    limits = tail.partition("[thresholds]")[2].replace('revoked_closed = ["max < 60000"]', "")
     scenario.write_text(f'{head}[[stages]]\nhold = "7s"\n[thresholds]{limits}')
     assert (await ran(tmp_path, *enrol(stage, fleet, "--devices", "12")))[0] == 0
     async with Proxy("127.0.0.1", stage.broker.port) as way:
@@ -153,7 +155,7 @@ async def test_a_receiver_that_is_cut_off_comes_back_and_is_told_of(tmp_path: Pa
             way.set(Trouble(reset=True))
             await asyncio.sleep(0.5)
             way.set(NONE)
-            out, _ = await asyncio.wait_for(process.communicate(), 60)
+            out, _ = await last_words(process)
     document = read(tmp_path / "out" / "report.json")
     counts = document["counts"]
     assert counts["lost_receivers"] == 1
@@ -184,8 +186,7 @@ async def test_a_broker_that_knows_no_revocation_is_a_security_failure(tmp_path:
 async def mosquitto(tmp_path: Path, stage: Stage) -> AsyncIterator[int]:
     """Run a broker that trusts the service's CA, and has never heard of its CRL."""
     program = needed("mosquitto")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
+    port = free_port()
     own = stage.directory / "broker"
     config = tmp_path / "mosquitto.conf"
     config.write_text(

@@ -251,6 +251,7 @@ async def test_an_own_topic_with_a_payload_of_ours_needs_no_user_properties(tmp_
 
 MIXED = (
     SCENARIO.replace("devices = 4", "devices = 10")
+    .replace('deadline = "4s"', 'deadline = "60s"')
     .replace("payload = ", "# ")
     .replace("[groups.telemetry]", '[groups.telemetry]\npayload_file = "reading.json"')
     .replace(

@@ -71,7 +71,7 @@ def listed_at_a_terminal(module: str, arguments: Sequence[str]) -> list[str]:
     environment = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
     written = b""
     with subprocess.Popen(
-        [forking_python(module), "-m", module, *arguments], stdout=theirs, stderr=subprocess.DEVNULL,
+        [forking_python(module), "-m", module, *arguments], stdout=theirs,
         env={**environment, "TERM": "dumb"}, cwd=Path(__file__).parents[3],
     ) as program:  # fmt: skip
         os.close(theirs)

@@ -42,7 +42,7 @@ class Follower:
         self.authorities: list[dict[str, Any]] = []
         self.elapsed: list[float] = []
 
-    def next_event(self, seconds: float = 20) -> tuple[str, dict[str, Any]]:
+    def next_event(self, seconds: float = 60) -> tuple[str, dict[str, Any]]:
         """Return the next event's name and data, without its times; those about CAs are kept in `authorities`."""
         assert self.process.stdout is not None
         deadline = time.monotonic() + seconds
@@ -84,7 +84,7 @@ class Follower:
 @contextlib.contextmanager
 def following(curl: Curl, query: str = "", *options: str) -> Iterator[Follower]:
     line = curl.arguments(FEED + query, "--no-buffer", *options)
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(line, stdout=subprocess.PIPE) as process:
         try:
             yield Follower(process)
         finally:

@@ -41,7 +41,7 @@ SETTINGS = {
     "feed_heartbeat_seconds": 60,
     "public_http_url": "http://ca.example.org",
 }
-PATIENCE = 20
+PATIENCE = 60
 
 
 @pytest.fixture(scope="module")

@@ -194,7 +194,6 @@ def test_a_stop_has_an_end_though_the_token_hangs_and_what_was_not_answered_has_
     asking = subprocess.Popen(
         Curl(service.https, service.bundle).arguments("/.well-known/est/simpleenroll", *what),
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
     )
     wait_until(lambda: faulty.asked, "the signature")
     serving.send_signal(signal.SIGTERM)

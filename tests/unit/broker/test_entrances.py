@@ -106,7 +106,7 @@ async def rounds() -> None:
 
 
 async def until(happened: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not happened():  # noqa: ASYNC110 - nothing else tells
             await asyncio.sleep(0)
 

@@ -298,7 +298,7 @@ async def test_no_memory_for_events_is_the_event_loops_which_ends_the_process() 
     (member,) = company.members
     member.events.when_room(fail)
     company.tell("broker_client_connected", client_id="meter-1", client_session=None)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await told.wait()
     assert met == [MemoryError]
     await company.close()

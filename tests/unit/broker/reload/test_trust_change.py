@@ -130,7 +130,7 @@ async def test_who_goes_has_gone_before_lists_are_read(broker: MemoryBroker, tmp
     scene.believe(PKI.root)
     applying = asyncio.create_task(scene.trust.apply(scene.load()))
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not client.closed:  # noqa: ASYNC110 - Nothing tells of it.
                 await asyncio.sleep(0)
         assert not applying.done()

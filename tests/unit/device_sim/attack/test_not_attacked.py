@@ -328,7 +328,7 @@ async def test_what_is_left_of_a_failure_to_connect_is_closed(tmp_path: Path, mo
     dialled, clients, both = Scene.dialled, list[RawClient](), asyncio.Barrier(2)
 
     async def fails(here: Scene, paper: Paper) -> RawClient:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             if await both.wait() == 0:
                 raise Starved("it is not let in")
         clients.append(await dialled(here, paper))

@@ -27,7 +27,7 @@ UP_TO_SERVER_HELLO = bytes.fromhex("860c06edc07858ee8e78f0e7428c58edd6b43f2ca3e6
 SERVER_SECRET = bytes.fromhex("b67b7d690cc16c4e75e54213cb2d37b4e9c912bcded9105d42befd59d391ad38")
 SERVER_KEY = bytes.fromhex("3fce516009c21727d0f2e4e86ee403bc")
 SERVER_IV = bytes.fromhex("5d313eb2671276ee13000b30")
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 def test_the_keys_are_those_of_the_standards_example() -> None:

@@ -153,6 +153,17 @@ def test_a_larger_fleet_begins_with_the_same_names() -> None:
     assert names_of("meter", 10_000)[:10] == names_of("meter", 10)
 
 
+def test_a_write_that_fails_names_its_file(tmp_path: Path) -> None:
+    """/dev/full takes no byte, as a full disk."""
+    fleet = FleetDirectory.create(tmp_path / "fleet", Origin(), AUTHORITY.pem, "backend", lasting=False)
+    index = fleet.path / "index.jsonl"
+    index.unlink()
+    index.symlink_to("/dev/full")
+    with fleet.joined(), pytest.raises(OSError, match="No space left") as told:
+        fleet.keep(AUTHORITY.issue("meter-1"))
+    assert told.value.filename == str(index)
+
+
 @pytest.mark.parametrize("lasting", [True, False])
 def test_a_fleet_that_is_removed_at_the_end_waits_for_no_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lasting: bool

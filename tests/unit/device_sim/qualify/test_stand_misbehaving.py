@@ -38,7 +38,7 @@ from tests.support.stand_clients import dialled
 
 V5, V311 = ProtocolVersion.V5, ProtocolVersion.V311
 PAPERS = Papers("meter-1", ["localhost", "127.0.0.1"])
-PATIENCE = 30.0
+PATIENCE = 60.0
 TOPIC = "fleet/meters/meter-1/telemetry"
 
 

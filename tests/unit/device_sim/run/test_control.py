@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,3 +71,31 @@ def test_what_a_killed_run_with_the_same_process_has_left_is_in_nobodys_way(
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         assert runner.run(told()) == (True, "done")
+
+
+@pytest.fixture
+def left(place: Path) -> tuple[Path, Path]:
+    """The sockets of two runs that were killed: somebody else has the first one's number, nobody the second one's."""
+    place.mkdir(mode=0o700)
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    others, nobodys = (place / f"{number}.sock" for number in (os.getppid(), ended.pid))
+    for path in (others, nobodys):
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(path))
+    return others, nobodys
+
+
+async def test_what_killed_runs_have_left_is_taken_for_no_run_whoever_has_their_numbers(
+    place: Path, left: tuple[Path, Path]
+) -> None:
+    with pytest.raises(control.Unreachable, match="no run is under way here"):
+        await control.tell("stop", None)
+
+    async def done(_order: Order) -> str:
+        return "done"
+
+    async with control.listening(done, print) as own:
+        assert own is not None
+        assert await control.tell("pause", None) == (True, "done")
+        assert set(place.iterdir()) == {left[0], own}  # noqa: ASYNC240 - it waits for nobody

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from device_sim.stage.foreign_process import LOOPBACK, free_port, program, serving
+from device_sim.stage.stage import HostedBroker
 
 REPOSITORY = Path(__file__).parents[4]
 ASKS = """
@@ -49,6 +50,14 @@ def test_another_process_is_not_given_it() -> None:
     asked = [sys.executable, "-c", ASKS.format(first=first, second=second)]
     said = subprocess.run(asked, cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=60)
     assert int(said.stdout) == second
+
+
+def test_nobody_who_asks_for_any_port_is_given_that_of_a_hosted_broker_while_it_restarts(tmp_path: Path) -> None:
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    broker = HostedBroker(tmp_path, "https://localhost:8443", tmp_path / "ca-bundle.crt")
+    assert broker.port not in range(low, high + 1), "the kernel gives it"
+    with socket.socket() as another, pytest.raises(OSError, match="Address already in use"):
+        another.bind((LOOPBACK, broker.port))
 
 
 def test_those_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

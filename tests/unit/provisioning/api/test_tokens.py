@@ -16,7 +16,7 @@ from tests.support.fleet import Fleet
 from tests.support.operators import operator
 from tests.unit.provisioning.api.test_whole_revocations import api_of
 
-PATIENCE = 20
+PATIENCE = 60
 
 
 @pytest.mark.parametrize("revoked", [False, True])

@@ -60,7 +60,7 @@ async def listed_by_next_service(fleet_cas: Ceremonies, number: int) -> set[int]
     await live.start()
     running = asyncio.create_task(live.run())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (crl := live.publishers[ROOT].current) is None or crl.number <= number:  # noqa: ASYNC110 - it has no event
                 await asyncio.sleep(0.01)
     finally:
@@ -249,7 +249,7 @@ async def test_what_another_process_revokes_while_a_list_is_first_made_is_in_the
     fleet_cas.clock.advance(timedelta(seconds=5))  # Else the list is of the future, and made again for that.
     running = asyncio.create_task(live.run())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not revoked <= listed(live.publishers["issuing-ca"]):  # noqa: ASYNC110 - it has no event
                 await asyncio.sleep(0.01)
     finally:

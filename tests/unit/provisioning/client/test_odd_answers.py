@@ -183,7 +183,7 @@ async def test_an_answer_that_does_not_come_is_given_up(call: str, monkeypatch: 
     monkeypatch.setattr(whole_answer, "_SECONDS", 0.5)
     ended = asyncio.Event()
     half = impostor(SERVICE.credential, PKI.anchors, response=PROOF, answer=CHUNKED + b"1\r\n{\r\n", until=ended)
-    async with half as (url, _), asyncio.timeout(20):
+    async with half as (url, _), asyncio.timeout(60):
         with pytest.raises(ERRORS, match=r"is given up: it is not here after 0\.5 s$"):
             await CALLS[call](url)
         ended.set()

@@ -158,7 +158,7 @@ async def test_a_connection_gives_its_place_back_when_it_ends() -> None:
 
 async def test_who_is_told_to_end_does_not_wait_for_those_whose_handshake_is_not_over(tmp_path: Path) -> None:
     """One that got through after the others were told would keep its connection, and the end waits for it."""
-    async with asyncio.timeout(5), serving(tmp_path) as served:
+    async with asyncio.timeout(20), serving(tmp_path) as served:
         reader, writer = await served.connect()
         writer.write(ASK.replace(b"/", b"/slowly", 1) + b"\r\n")
         with socket.create_connection(served.listening.getsockname()) as late:

@@ -29,6 +29,7 @@ from provisioning.store import (
     certificates,
     certificates_of_device,
     certificates_of_issuer,
+    certificates_of_key,
     device_inventory,
     devices,
     inventory,
@@ -109,7 +110,7 @@ async def test_from_the_first_moment_nothing_of_it_is_good(fleet: Fleet) -> None
     withdrawn = await fleet.database.read(held)
     assert withdrawn is not None
     newest = await fleet.database.read(
-        lambda connection: certificates.newest_with_key(connection, "meter-1", certificates.issued(device).spki_sha256)
+        lambda connection: certificates_of_key.newest(connection, "meter-1", certificates.issued(device).spki_sha256)
     )
     assert newest is not None
     assert newest.withdrawn, "the same request is not answered with it again"

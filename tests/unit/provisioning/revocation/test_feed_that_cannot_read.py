@@ -18,7 +18,7 @@ from provisioning.revocation.feed import FeedEvent, RevocationFeed
 from tests.support.fleet import Fleet
 
 HEARTBEAT = 0.05
-PATIENCE = 30.0
+PATIENCE = 60.0
 CURRENT = b"event: current"
 
 

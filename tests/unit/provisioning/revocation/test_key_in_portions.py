@@ -24,7 +24,14 @@ from provisioning.pki.role import Role
 from provisioning.revocation.recording import IN_WHAT_FOLLOWS, RevocationOutcome
 from provisioning.revocation.service import RevocationService
 from provisioning.revocation.shut_out import ShutOut
-from provisioning.store import audit, certificates, certificates_of_device, certificates_of_key, devices, operators
+from provisioning.store import (
+    audit,
+    certificates,
+    certificates_of_device,
+    certificates_of_key,
+    devices,
+    operators,
+)
 from provisioning.store.revocations import EventKind
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.many_certificates import (
@@ -310,7 +317,7 @@ async def test_a_new_key_is_not_certified_for_what_was_shown_before_while_the_ol
         device = devices.find(connection, "meter-1")
         assert device is not None
         last = certificates_of_device.withdrawn(connection, device)
-        held = certificates.newest_with_key(connection, "meter-1", (certificates.issued(every[0])).spki_sha256)
+        held = certificates_of_key.newest(connection, "meter-1", (certificates.issued(every[0])).spki_sha256)
         assert last is not None
         assert held is not None
         used = certificates_of_device.in_use(connection, device.id, fleet.clock(), DAY)

@@ -246,7 +246,7 @@ async def test_what_a_process_has_left_another_ends_unless_it_ends_itself(
         started = RevocationService(fleet.database, fleet.clock, ())
         running = asyncio.create_task(started.run())
         await begun.wait()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not is_to_end and await unfinished(fleet):  # noqa: ASYNC110 - the store tells nobody
                 await asyncio.sleep(0)
         running.cancel()
@@ -272,7 +272,7 @@ async def test_a_store_that_fails_once_does_not_end_the_rounds(fleet: Fleet, mon
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(portions, "_left", fails_once)
     running = asyncio.create_task(RevocationService(fleet.database, fleet.clock, ()).run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await failed.wait()
         while await unfinished(fleet):
             assert not running.done()

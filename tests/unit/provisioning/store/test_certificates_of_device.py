@@ -96,8 +96,8 @@ async def test_of_what_a_device_had_before_nothing_is_read(
 @pytest.mark.parametrize(
     ("prepared", "named"),
     [
-        (certificates._COMPROMISED, {"of": "device_id", "wanted": "spki_sha256"}),
-        (certificates._NEWEST_WITH_KEY, {"key": "spki_sha256", "wanted": "name"}),
+        (certificates_of_key._COMPROMISED, {"of": "device_id", "wanted": "spki_sha256"}),
+        (certificates_of_key._NEWEST, {"key": "spki_sha256", "wanted": "name"}),
         (certificates_of_key._FIRST_IDS, {"of": "device_id", "wanted": "spki_sha256"}),
         (certificates_of_key._LEFT, {"of": "device_id", "wanted": "spki_sha256"}),
     ],

@@ -1,0 +1,190 @@
+"""A run's figures for Prometheus, while it lasts: the last second's, and what has added up since it began.
+
+Theory
+------
+Whoever runs a scenario for hours wants its figures beside the broker's own, in the same dashboard. The run has them
+already, second by second; a request renders them, and nothing is computed between two requests.
+
+Rules
+-----
+1. It listens on loopback only: it says which devices a broker has refused, and why, to whoever asks.
+2. Labels are bounded: durations, percentiles, and `_MOST_REASONS` reasons of refusals. Never a device.
+3. A request has at most `_LONGEST` bytes and `_PATIENCE` seconds, and there are `_AT_ONCE` at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+
+from device_sim.run.recorder import Sample
+from device_sim.run.runner import Run
+
+PATH: Final = "/metrics"
+_HOST: Final = "127.0.0.1"
+_MOST_REASONS: Final = 20
+_LONGEST, _PATIENCE, _AT_ONCE = 8192, 5.0, 16
+_PERCENTILES: Final = {"50": "p50", "95": "p95", "99": "p99"}
+
+
+def exposition(run: Run) -> bytes:
+    """Return the figures of *run* in Prometheus' text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Figures(run))
+    return generate_latest(registry)
+
+
+class _Figures(Collector):
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def collect(self) -> Iterable[Metric]:
+        run = self._run
+        about = GaugeMetricFamily("fleet_sim_run_info", "What is run, and where.", labels=["scenario", "broker"])
+        about.add_metric([run.scenario.name, run.target.broker_name], 1)
+        yield about
+        yield GaugeMetricFamily("fleet_sim_devices", "Devices of the scenario.", run.scenario.devices)
+        samples = run.recorder.samples
+        if samples:
+            yield from _of_second(samples[-1])
+        states = [process.state for process in run.processes if process.state is not None]
+        yield CounterMetricFamily(
+            "fleet_sim_revoked_total", "Devices that the run has revoked.", sum(state.revoked for state in states)
+        )
+        yield CounterMetricFamily(
+            "fleet_sim_lost_connections_total",
+            "Broken connections of devices.",
+            sum(state.lost_connections for state in states),
+        )
+        yield CounterMetricFamily(
+            "fleet_sim_altered_total",
+            "Messages that arrived altered.",
+            sum(backend.altered for backend in run.backends),
+        )
+        yield CounterMetricFamily(
+            "fleet_sim_unexpected_total",
+            "Messages that nobody has sent.",
+            sum(backend.unexpected for backend in run.backends),
+        )
+        refusals = CounterMetricFamily("fleet_sim_refusals_total", "Refused attempts, by reason.", labels=["reason"])
+        for reason, count in sum((Counter(state.refused) for state in states), Counter[str]()).most_common(
+            _MOST_REASONS
+        ):
+            refusals.add_metric([reason], count)
+        yield refusals
+
+
+def _of_second(sample: Sample) -> Iterator[Metric]:
+    health = sample.health
+    yield GaugeMetricFamily(
+        "fleet_sim_run_seconds", "Seconds since the run began, when these figures were taken.", sample.at
+    )
+    yield GaugeMetricFamily("fleet_sim_connected", "Devices that are connected.", sample.connected)
+    yield GaugeMetricFamily("fleet_sim_told", "Devices that are to be connected.", sample.told)
+    yield CounterMetricFamily("fleet_sim_published_total", "Messages that devices have published.", sample.published)
+    yield CounterMetricFamily(
+        "fleet_sim_received_total", "Messages that the run's backend has received.", sample.received
+    )
+    latency = GaugeMetricFamily(
+        "fleet_sim_latency_seconds", "Of the last second, from when each was due.", labels=["of", "percentile"]
+    )
+    for metric, seen in sample.windows.items():
+        for percentile, name in _PERCENTILES.items():
+            latency.add_metric([str(metric), percentile], getattr(seen, name) / 1000)
+    yield latency
+    yield GaugeMetricFamily(
+        "fleet_sim_generator_lag_seconds", "How late the simulator's own loop was, p99.", health.lag_p99_ms / 1000
+    )
+    yield GaugeMetricFamily(
+        "fleet_sim_generator_processor_ratio", "Share of a core that the simulator used.", health.processor
+    )
+    yield GaugeMetricFamily(
+        "fleet_sim_generator_waiting_ratio", "Share of the time in which it waited for a core.", health.waiting
+    )
+    yield GaugeMetricFamily("fleet_sim_generator_memory_bytes", "Memory of the simulator.", health.memory_mb * 1e6)
+
+
+class Page:
+    """What is shown at `PATH`: nothing, until `show` says what."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self._content: Callable[[], bytes] | None = None
+        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+
+    @property
+    def address(self) -> str:
+        """The page's URL."""
+        return f"http://{_HOST}:{self.port}{PATH}"
+
+    def show(self, content: Callable[[], bytes]) -> None:
+        """Show what *content* returns when asked."""
+        self._content = content
+
+    def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one request, in a task."""
+        if len(self._open) >= _AT_ONCE:
+            writer.close()
+            return
+        task = asyncio.create_task(self._serve(reader, writer), name="metrics")
+        self._open[task] = writer
+        task.add_done_callback(self._open.pop)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with contextlib.suppress(OSError, ValueError, EOFError, TimeoutError, asyncio.LimitOverrunError):
+                async with asyncio.timeout(_PATIENCE):
+                    request = await reader.readuntil(b"\r\n\r\n")
+                    method, _, rest = request.partition(b" ")
+                    writer.write(self._answer(method, rest.partition(b" ")[0]))
+                    await writer.drain()
+        finally:
+            writer.close()
+
+    def _answer(self, method: bytes, target: bytes) -> bytes:
+        status, content = HTTPStatus.OK, b""
+        if target.partition(b"?")[0] != PATH.encode():
+            status = HTTPStatus.NOT_FOUND
+        elif method not in {b"GET", b"HEAD"}:
+            status = HTTPStatus.METHOD_NOT_ALLOWED
+        elif self._content is None:
+            status = HTTPStatus.SERVICE_UNAVAILABLE
+        else:
+            content = self._content()
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {CONTENT_TYPE_PLAIN_0_0_4}\r\n"
+            f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+        )
+        return head.encode() + (content if method == b"GET" else b"")
+
+    async def leave(self) -> None:
+        """Cut off who is still asking."""
+        for writer in self._open.values():
+            writer.transport.abort()
+        await asyncio.gather(*self._open)
+
+
+@asynccontextmanager
+async def exposed(port: int) -> AsyncIterator[Page]:
+    """Yield a page at *port* of this machine. Raises `OSError` naming the option."""
+    page = Page()
+    try:
+        server = await asyncio.start_server(page.serve, _HOST, port, limit=_LONGEST)
+    except OSError as error:
+        raise OSError(error.errno, f"--metrics {port}: {_HOST}:{port} is not free; name another port") from error
+    page.port = server.sockets[0].getsockname()[1]
+    try:
+        yield page
+    finally:
+        server.close()
+        await page.leave()

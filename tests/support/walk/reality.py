@@ -1,0 +1,279 @@
+"""The real service, the real broker, the line between them, and how both are asked.
+
+Handles: processes, addresses, calls. Does not handle: what should be answered, which is the oracle's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import signal
+import ssl
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import httpx
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
+
+from broker.admin.client import AdminClient
+from broker.mqtt.codes import ProtocolVersion
+from provisioning.client.csr import build_csr
+from provisioning.client.est import EnrolmentRefused, EstClient
+from provisioning.pki.keys import key_to_pem
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.pki.tls import Credential, CredentialPem
+from tests.support.broker_process import BrokerProcess, wait_until
+from tests.support.enrolled import enrol
+from tests.support.ocsp import request_der
+from tests.support.provisioning import ProvisioningService
+from tests.support.tls_client import TlsClient
+from tests.support.walk.fleet_oracle import Certificate, Key, Token
+from tests.support.walk.line_to_service import Line
+from tests.support.walk.session_oracle import Message
+from tests.support.walk.walking_client import WalkingClient
+
+FAST: Final = {"crl_debounce_seconds": 0.05, "feed_heartbeat_seconds": 1, "metrics": "loopback"}
+BACKEND: Final = "backend"
+EVERYTHING: Final = "fleet/#"
+_REASONS: Final = {each.value: each for each in RevocationReason}
+_MINUTE: Final = 60.0
+
+
+@dataclass
+class Ticket:
+    """A TLS session that a device may resume."""
+
+    certificate: Certificate
+    context: ssl.SSLContext
+    session: ssl.SSLSession
+
+
+class Reality:
+    """All that runs."""
+
+    def __init__(self, directory: Path) -> None:
+        self._stack = contextlib.ExitStack()
+        directory.mkdir(exist_ok=True)
+        self.service = ProvisioningService.copied(directory / "fleet", FAST)
+        self.clients: dict[str, WalkingClient] = {}
+        self.tickets: dict[str, Ticket] = {}
+        self.unfinished: dict[str, set[int]] = {}
+        self._issuers: dict[x509.Name, tuple[str, x509.Certificate]] = {}
+        self._numbers: dict[str, int] = {}
+        self._directory = directory
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.service)
+            self.line = stack.enter_context(Line(lambda: self.service.port))
+            self.broker = BrokerProcess.enrolled(self._directory / "broker", self.service)
+            self.broker.follow(self.line)
+            (backend,) = enrol(self.service, BACKEND, role="service")
+            self._backend_credential = backend.credential
+            self.add_issuer("issuing-ca")
+            stack.enter_context(self.broker)
+            self._stack = stack.pop_all()
+        self._ask()
+        self._watch(first=True)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for each in [*self.clients.values(), self.backend]:
+            each.close()
+        self._api.close()
+        self._plain.close()
+        self._admin.close()
+        self._stack.__exit__(None, None, None)
+
+    def _ask(self) -> None:
+        self._api = self.service.api()
+        self._plain = httpx.Client(base_url=self.service.http, timeout=30, trust_env=False)
+
+    def _watch(self, *, first: bool = False) -> None:
+        """Connect the backend, which has a session of its own, and reads everything."""
+        self._admin = contextlib.ExitStack()
+        self.admin = self._admin.enter_context(AdminClient.at_socket(self.broker.dir / "state" / "admin.sock"))
+        tls = TlsClient(self.broker.port, self.service.bundle, self._backend_credential)
+        self.backend = WalkingClient(tls, self.unfinished.setdefault(BACKEND, set()))
+        answer = self.backend.connect(client_id=BACKEND, clean_start=False, session_expiry_interval=3600)
+        assert answer.session_present is not first, f"the backend's session is {'there' if first else 'gone'}"
+        if first:
+            assert self.backend.subscribe(EVERYTHING, 2) == 2
+
+    # Processes
+
+    def restart_service(self, number: signal.Signals) -> None:
+        port = self.service.port
+        self._api.close()
+        self._plain.close()
+        code = self.service.stop(number)
+        assert code == (0 if number is signal.SIGTERM else -number), self.service.log[-2000:]
+        self.service.start(port=port)
+        self._ask()
+
+    def end_broker(self, number: signal.Signals) -> None:
+        """End the broker's process; all connections end with it."""
+        self._admin.close()
+        code = self.broker.stop(number)
+        assert code == (0 if number is signal.SIGTERM else -number), self.broker.log[-2000:]
+        for each in [*self.clients.values(), self.backend]:
+            each.vanish()
+        self.clients.clear()
+
+    def start_broker(self) -> None:
+        """Start it again, and have the backend back."""
+        self.broker.start()
+        self._watch()
+
+    def reload(self) -> None:
+        """Have both read their settings again."""
+        before = self._reloads()
+        self.broker.send_signal(signal.SIGHUP)
+        assert self.service._process is not None
+        self.service._process.send_signal(signal.SIGHUP)
+        wait_until(lambda: self._reloads() > before, "a reload")
+
+    def _reloads(self) -> int:
+        return sum(len(self.broker.events(code)) for code in ("RELOADED", "RELOAD_UNCHANGED"))
+
+    # The service
+
+    def operate(self, path: str, **request: Any) -> tuple[str, dict[str, Any]]:
+        """Return the code of a refusal, or an empty one, and the answer."""
+        answer = self._api.post(path, json=request)
+        document: dict[str, Any] = answer.json()
+        return ("" if answer.is_success else document["code"]), document
+
+    def look(self, path: str, **query: str) -> dict[str, Any]:
+        answer = self._api.get(path, params=query)
+        assert answer.is_success, answer.text
+        document: dict[str, Any] = answer.json()
+        return document
+
+    def enrol(
+        self, name: str, key: Key, token: Token | None, credential: Credential | None = None, label: str | None = None
+    ) -> x509.Certificate | str:
+        """Return the certificate, or the code of the refusal."""
+
+        async def ask() -> x509.Certificate:
+            async with EstClient(self.service.https, self.service.bundle, credential) as client:
+                secret = None if token is None else token.secret
+                return await client.enrol(build_csr(key.private, name), user=name, token=secret, label=label)
+
+        return _answer(ask())
+
+    def renew(self, presented: Certificate, key: Key) -> x509.Certificate | str:
+        """Return the successor, or the code of the refusal."""
+
+        async def ask() -> x509.Certificate:
+            csr = build_csr(key.private, presented.device.name, like=presented.x509)
+            async with EstClient(self.service.https, self.service.bundle, CredentialPem(presented.pem)) as client:
+                return await client.reenrol(csr)
+
+        return _answer(ask())
+
+    def pem_of(self, key: Key, certificate: x509.Certificate) -> bytes:
+        return key_to_pem(key.private) + self.path_of(certificate)
+
+    def path_of(self, certificate: x509.Certificate) -> bytes:
+        """Return a certificate, and that of its CA."""
+        path = (certificate, self._issuers[certificate.issuer][1])
+        return b"".join(each.public_bytes(Encoding.PEM) for each in path)
+
+    def add_issuer(self, name: str) -> None:
+        certificate = x509.load_pem_x509_certificate((self.service.dir / f"{name}.crt").read_bytes())
+        self._issuers[certificate.subject] = name, certificate
+
+    def issuer_name(self, certificate: x509.Certificate) -> str:
+        return self._issuers[certificate.issuer][0]
+
+    def change_group(self, name: str, **rules: str) -> None:
+        answer = self._api.patch(f"/v1/groups/{name}", json=rules)
+        assert answer.is_success, answer.text
+
+    def ocsp_reason(self, certificate: Certificate, *, by_get: bool) -> RevocationReason | None:
+        """Return why OCSP says that *certificate* is revoked; None: it is good."""
+        request = request_der(certificate.x509, self._issuers[certificate.x509.issuer][1])
+        if by_get:
+            answer = self._plain.get(f"/ocsp/{_in_url(request)}")
+        else:
+            answer = self._plain.post("/ocsp", content=request, headers={"Content-Type": "application/ocsp-request"})
+        response = ocsp.load_der_ocsp_response(answer.content)
+        assert response.response_status is ocsp.OCSPResponseStatus.SUCCESSFUL
+        if response.certificate_status is ocsp.OCSPCertStatus.GOOD:
+            return None
+        assert response.certificate_status is ocsp.OCSPCertStatus.REVOKED
+        flag = response.revocation_reason
+        return RevocationReason.UNSPECIFIED if flag is None else _REASONS[flag.value]
+
+    def listed(self) -> dict[str, RevocationReason]:
+        """Return what the CAs' CRLs list; the number of none falls."""
+        found: dict[str, RevocationReason] = {}
+        for name, _ in self._issuers.values():
+            crl = x509.load_der_x509_crl(self._plain.get(f"/crl/{name}.crl").content)
+            number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+            assert number >= self._numbers.get(name, 0), f"{name}: an older list is back"
+            self._numbers[name] = number
+            found |= {f"{each.serial_number:x}": _reason_of(each) for each in crl}
+        return found
+
+    def metric(self, name: str) -> float:
+        """Return a metric of the service that has no labels."""
+        for line in self._plain.get("/metrics").text.splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.split()[1])
+        raise AssertionError(f"no metric {name}")
+
+    # The broker
+
+    def dial(self, certificate: Certificate, version: ProtocolVersion, ticket: Ticket | None) -> TlsClient:
+        """Return a connection whose TLS is up, as far as this side can tell. Raises `OSError`."""
+        if ticket is not None:
+            how: dict[str, Any] = {"context": ticket.context, "session": ticket.session}
+            return TlsClient(self.broker.port, self.service.bundle, version=version, **how)
+        return TlsClient(self.broker.port, self.service.bundle, CredentialPem(certificate.pem), version=version)
+
+    def verdict(self, certificate: Certificate) -> tuple[bool, str]:
+        """Return whether the broker would admit *certificate*, and what it says about it."""
+        said = self.admin.post_pem("/v1/check", certificate.pem[certificate.pem.index(b"-----BEGIN CERT") :])
+        return said["admitted"], said["detail"]
+
+    def connected(self) -> set[str]:
+        sessions = self.admin.get("/v1/sessions", connected="true")["sessions"]
+        return {each["client_id"] for each in sessions} - {BACKEND}
+
+    def sessions_of(self, name: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.admin.get("/v1/sessions", client=name)["sessions"]
+        return found
+
+    def took(self, count: int) -> list[Message]:
+        return self.backend.await_messages(count)
+
+
+def _answer(asking: Any) -> x509.Certificate | str:
+    try:
+        found: x509.Certificate = asyncio.run(asking)
+    except EnrolmentRefused as refusal:
+        return refusal.code
+    return found
+
+
+def _in_url(request: bytes) -> str:
+    encoded = base64.b64encode(request).decode()
+    return encoded.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D")
+
+
+def _reason_of(entry: x509.RevokedCertificate) -> RevocationReason:
+    try:
+        return _REASONS[entry.extensions.get_extension_for_class(x509.CRLReason).value.reason.value]
+    except x509.ExtensionNotFound:
+        return RevocationReason.UNSPECIFIED
+
+
+def serials(certificates: Iterable[Certificate]) -> list[str]:
+    return sorted(each.serial for each in certificates)
