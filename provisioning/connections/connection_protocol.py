@@ -133,7 +133,8 @@ class ConnectionProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
-        super().connection_made(GatheringTransport(transport, self.loop))
+        self._gathering = GatheringTransport(transport, self.loop)
+        super().connection_made(self._gathering)
         self.flow = HeldReading(self.transport, self._much_waits)
         if self._from is not None:
             self.client = self._from
@@ -148,6 +149,7 @@ class ConnectionProtocol(HttpToolsProtocol):
         self._head.stop()
         self._taken.end()
         super().connection_lost(exc)
+        self._gathering.lose()
         if self._turn is not None and not self._turn.response_complete:
             self._turn.disconnected = True
             self._turn.message_event.set()

@@ -62,6 +62,17 @@ class GatheringTransport(asyncio.Transport):
         """Return how many octets wait to be sent."""
         return self._size + self._transport.get_write_buffer_size()
 
+    def lose(self) -> None:
+        """Let go of the wrapped transport, whose connection is gone: with it goes what TLS has of the connection.
+
+        That is a third of a megabyte, and it would stay as long as anything refers to this, as the protocol does; and
+        that stays until a collection of garbage examines everything.
+        """
+        self._parts, self._size = [], 0
+        self._transport = gone = _Gone()
+        self.is_closing = gone.is_closing  # type: ignore[method-assign]
+        self.get_extra_info = gone.get_extra_info  # type: ignore[method-assign]
+
     def _send(self) -> None:
         parts, size = self._parts, self._size
         self._parts, self._size = [], 0
@@ -72,3 +83,27 @@ class GatheringTransport(asyncio.Transport):
                 self._transport.write(part)
         elif parts:
             self._transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
+
+
+class _Gone(asyncio.Transport):
+    """A transport whose connection is gone; nothing is written to it, as it is closing."""
+
+    def is_closing(self) -> bool:
+        """Return True."""
+        return True
+
+    def abort(self) -> None:
+        """Do nothing."""
+
+    def get_write_buffer_size(self) -> int:
+        """Return 0."""
+        return 0
+
+    def pause_reading(self) -> None:
+        """Do nothing."""
+
+    def resume_reading(self) -> None:
+        """Do nothing."""
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Do nothing."""

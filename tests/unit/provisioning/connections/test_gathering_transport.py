@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -127,3 +128,19 @@ async def test_everything_but_writing_is_the_other_transport_s(wire: Wire) -> No
     gathering.set_protocol(asyncio.Protocol())
     assert wire.seen == ["pause", "resume", "Protocol"]
     assert (gathering.get_extra_info("peername"), gathering.get_extra_info("socket", 7)) == ("PEERNAME", 7)
+
+
+async def test_of_a_connection_that_is_gone_nothing_is_kept_and_nothing_reaches_it(wire: Wire) -> None:
+    gathering = GatheringTransport(wire, asyncio.get_running_loop())
+    gathering.write(b"late")
+    gathering.lose()
+    gathering.write(b"later")
+    await asyncio.sleep(0)
+    for say in (gathering.close, gathering.abort, gathering.pause_reading, gathering.resume_reading):
+        say()
+    gathering.set_protocol(asyncio.Protocol())
+    assert wire.seen == []
+    assert (gathering.is_closing(), gathering.get_write_buffer_size()) == (True, 0)
+    assert gathering.get_extra_info("peername") is None
+    assert wire not in gc.get_referents(gathering)
+    assert wire not in gc.get_referents(vars(gathering))
