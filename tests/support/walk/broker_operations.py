@@ -30,10 +30,17 @@ _LONG: Final = 3600
 def connect(world: World, choices: random.Random) -> str | None:
     """Connect with some certificate, mostly a good one; this takes over an older connection."""
     ticket, certificate = _chosen(world, choices)
-    if certificate is None:
-        return None
+    return None if certificate is None else connects(world, choices, ticket, certificate)
+
+
+def connects(
+    world: World, choices: random.Random, ticket: Ticket | None, certificate: Certificate, *, returns: bool = False
+) -> str:
+    """Connect somehow; one who *returns* asks for the session that he had, under his name."""
     version = choices.choice((V5, V5, V311))
     clean, kept, own_name = choices.random() < 0.3, choices.random() < 0.7, choices.random() < 0.93
+    if returns:
+        clean, own_name = False, True
     if version is V311:
         kept = not clean
     name = certificate.device.name
@@ -131,6 +138,8 @@ def outlast(world: World, choices: random.Random) -> str | None:
     try:
         client = WalkingClient(world.reality.dial(brief, V5, None), set())
         told = client.connect(client_id=name, will=Will(will.topic, will.payload, QoS(will.qos))).reason_code
+        if told is not ReasonCode.SUCCESS:
+            client.farewell()
     except (OSError, Ended):
         told = ReasonCode.NOT_AUTHORIZED
     if told is ReasonCode.SUCCESS:

@@ -11,6 +11,7 @@ from tests.support.walk import (  # noqa: F401 - each registers its operations
     fleet_operations,
     races,
     request_races,
+    return_operations,
 )
 from tests.support.walk.comparison import compare
 from tests.support.walk.process_operations import compare_all_heard

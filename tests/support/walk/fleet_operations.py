@@ -22,7 +22,7 @@ from tests.support.walk.walk import BATCH, GROUPS, World, operation
 from tests.support.wire import V5
 
 NAMES: Final = tuple(f"meter-{number}" for number in range(6))
-_REASONS: Final = sorted(OPERATOR_REASONS)
+REASONS: Final = sorted(OPERATOR_REASONS)
 _NOBODY: Final = "nobody-1"
 
 
@@ -66,10 +66,10 @@ def enrol(world: World, choices: random.Random) -> str | None:
     token = choices.choice(opened if opened and choices.random() < 0.75 else world.fleet.tokens)
     name = token.device if token.device is not None and choices.random() < 0.85 else choices.choice(NAMES)
     key = a_key(world, choices, world.fleet.devices.get(name))
-    return _enrolled(world, token, name, key)
+    return enrolled(world, token, name, key)
 
 
-def _enrolled(world: World, token: Token, name: str, key: Key) -> str:
+def enrolled(world: World, token: Token, name: str, key: Key) -> str:
     fleet, expected = world.fleet, world.fleet.refuses_token(token, name, key)
     answer = world.reality.enrol(name, key, token)
     what = f"{name} with token {token.number}"
@@ -174,7 +174,7 @@ def _arrives(world: World, choices: random.Random, *, brief: bool) -> str | None
     if not world.sessions.serves or world.fleet.refuses_order(name):
         return None
     token = a_token(world, name, rules, seconds=1 if brief else None)
-    return _enrolled(world, token, name, a_key(world, choices, device) if brief else Key(generate_key()))
+    return enrolled(world, token, name, a_key(world, choices, device) if brief else Key(generate_key()))
 
 
 # Operators
@@ -201,7 +201,7 @@ def _named(target: Device | Certificate) -> dict[str, str]:
 def revoke(world: World, choices: random.Random) -> str | None:
     if (target := _targets(world, choices)) is None:
         return None
-    reason = choices.choice(_REASONS)
+    reason = choices.choice(REASONS)
     code, _ = world.reality.operate("/v1/revocations", **_named(target), reason=reason)
     check(code, frozenset())
     with changes(world) as changed:
@@ -224,7 +224,7 @@ def revoke_together(world: World, choices: random.Random) -> str | None:
         return None
     chosen = choices.sample(devices, 2)
     one = choices.choice(choices.choice(devices).certificates)
-    reason = choices.choice(_REASONS)
+    reason = choices.choice(REASONS)
     names = [each.name for each in chosen]
     stranger = choices.random() < 0.3
     code, _ = world.reality.operate(

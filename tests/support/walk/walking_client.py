@@ -40,8 +40,13 @@ class WalkingClient:
         self._next_id = 0
 
     def connect(self, **fields: Any) -> Connack:
-        self.tls.send(connect_packet(self.tls.version, **fields))
-        answer = self.tls.expect(Connack)
+        """Return the answer. Raises `OSError` or `Ended` if there is none; then this is closed."""
+        try:
+            self.tls.send(connect_packet(self.tls.version, **fields))
+            answer = self.tls.expect(Connack)
+        except (OSError, Ended):
+            self.close()
+            raise
         if answer.reason_code is ReasonCode.SUCCESS and not answer.session_present:
             self._unfinished.clear()
         return answer
