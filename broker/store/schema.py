@@ -110,27 +110,33 @@ DELETE FROM deliveries WHERE message NOT IN (SELECT id FROM messages);
 }
 """The statements that upgrade each older schema to the next."""
 
+_MOST = 1 << 62
+"""Rows are numbered upwards: one that has the last number that there is would leave none for the next."""
+
 NEVER_WRITTEN = {
-    "sessions": """
-expiry_interval NOT BETWEEN 0 AND 4294967295
+    "sessions": f"""
+id > {_MOST} OR expiry_interval NOT BETWEEN 0 AND 4294967295
     OR ended_at NOT BETWEEN -1e15 AND 1e15
     OR (will_topic IS NOT NULL AND (length(will_topic) NOT BETWEEN 1 AND 65535
         OR will_payload IS NULL OR coalesce(will_qos, -1) NOT BETWEEN 0 AND 2 OR will_retain IS NULL
         OR will_properties IS NULL OR will_expiry_interval NOT BETWEEN 0 AND 4294967295
         OR coalesce(will_delay, -1) NOT BETWEEN 0 AND 4294967295))
 """,
-    "subscriptions": "qos NOT BETWEEN 0 AND 2 OR retain_handling NOT BETWEEN 0 AND 2 OR pending < 0",
-    "messages": """
-qos NOT BETWEEN 0 AND 2 OR length(topic) NOT BETWEEN 1 AND 65535 OR expires_at NOT BETWEEN -1e15 AND 1e15
+    "subscriptions": f"""
+qos NOT BETWEEN 0 AND 2 OR retain_handling NOT BETWEEN 0 AND 2 OR pending NOT BETWEEN 0 AND {_MOST}
 """,
-    "deliveries": """
-qos NOT BETWEEN 1 AND 2 OR packet_id NOT BETWEEN 1 AND 65535
+    "messages": f"""
+id > {_MOST} OR qos NOT BETWEEN 0 AND 2 OR length(topic) NOT BETWEEN 1 AND 65535
+    OR expires_at NOT BETWEEN -1e15 AND 1e15
+""",
+    "deliveries": f"""
+sequence > {_MOST} OR qos NOT BETWEEN 1 AND 2 OR packet_id NOT BETWEEN 1 AND 65535
     OR released NOT BETWEEN 0 AND 1 OR (released = 1 AND packet_id IS NULL)
 """,
     "incoming": "packet_id NOT BETWEEN 1 AND 65535",
-    "retained": """
-qos NOT BETWEEN 0 AND 2 OR length(topic) NOT BETWEEN 1 AND 65535 OR topic <> CAST(topic_name AS BLOB)
-    OR expires_at NOT BETWEEN -1e15 AND 1e15
+    "retained": f"""
+number > {_MOST} OR qos NOT BETWEEN 0 AND 2 OR length(topic) NOT BETWEEN 1 AND 65535
+    OR topic <> CAST(topic_name AS BLOB) OR expires_at NOT BETWEEN -1e15 AND 1e15
 """,
 }
 """Of each table, what no broker has written: SQLite does not notice a flipped bit, and has no ranges of ours."""

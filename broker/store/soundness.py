@@ -69,7 +69,10 @@ def of_another_schema(path: Path, version: int) -> StoreError:
 
 def refuse_foreign(database: sqlite3.Connection) -> None:
     """Raise `sqlite3.DatabaseError` for another program's database, before changing anything in it."""
-    (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    try:
+        (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    except UnicodeDecodeError as error:  # Which SQLite's message repeats.
+        raise sqlite3.DatabaseError("it is damaged (a name in its schema is no text)") from error
     (ours,) = database.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'deliveries'").fetchone()
     if tables and not ours:
         raise sqlite3.DatabaseError("it is another program's")

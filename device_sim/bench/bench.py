@@ -263,7 +263,9 @@ class Bench:
         limits = GeneratorLimits()
         figures.invalid = faults(figures.health, self._watch.lag, limits, self._driver)
         if figures.skipped > limits.skipped_share * max(figures.published + figures.skipped, 1):
-            figures.invalid.append(f"{figures.skipped} messages were skipped because the generator was late")
+            figures.invalid.append(
+                f"{figures.skipped} messages were skipped because the generator was late; use a larger -I, or fewer -c"
+            )
         return figures
 
     async def _work(self, keep_alive: KeepAlive) -> None:

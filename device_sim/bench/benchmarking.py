@@ -14,7 +14,7 @@ from device_sim.bench.bench import Bench, Figures
 from device_sim.bench.given import Given
 from device_sim.bench.keyring import FleetKeyring, Keyring, OnePair
 from device_sim.bench.plan import InvalidPlan, Kind, Plan
-from device_sim.bench.show import Meter, document, summary
+from device_sim.bench.show import Meter, document, exit_code_of, summary
 from device_sim.broker_words import HOST, PORT, named, shown
 from device_sim.credentials.fleet_directory import FleetDirectory
 from device_sim.descriptors import TooFewDescriptors, have
@@ -70,9 +70,7 @@ def benchmark(given: Given, kind: Kind, **messages: Any) -> None:
         view.show(summary(plan, figures))
     if not figures.admitted.count:
         view.failed(ConnectionError(_nobody(shown(*broker), figures)))
-    if figures.troubled or figures.admitted.count < plan.clients:
-        raise typer.Exit(ExitCode.ERROR)
-    raise typer.Exit(ExitCode.INVALID if figures.invalid else ExitCode.OK)
+    raise typer.Exit(exit_code_of(plan, figures))
 
 
 def _keyring(given: Given) -> Keyring:

@@ -13,6 +13,7 @@ from rich.text import Text
 from device_sim.bench.bench import Bench, Figures
 from device_sim.bench.plan import Plan
 from device_sim.how_often import times
+from device_sim.report import ExitCode
 from provisioning.program.version import version_and_build
 
 _PERCENTS = (50.0, 95.0, 99.0)
@@ -90,11 +91,19 @@ def summary(plan: Plan, figures: Figures) -> RenderableType:
     return Group(*parts)
 
 
+def exit_code_of(plan: Plan, figures: Figures) -> ExitCode:
+    """Return how the command ends: an error before what a late generator explains."""
+    if figures.troubled or figures.admitted.count < plan.clients:
+        return ExitCode.ERROR
+    return ExitCode.INVALID if figures.invalid else ExitCode.OK
+
+
 def document(plan: Plan, figures: Figures) -> dict[str, Any]:
     """Return the same as JSON; histograms in microseconds, HdrHistogram's base64."""
     return {
         "schema": "fleet-sim-bench/1",
         "fleet_sim": version_and_build(),
+        "exit_code": int(exit_code_of(plan, figures)),
         "kind": str(plan.kind),
         "clients": plan.clients,
         "seconds": round(figures.seconds, 3),

@@ -20,14 +20,14 @@ from functools import partial
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key, pkcs7, pkcs12
 
 from provisioning.pki.extension import UNREADABLE, UNUSABLE, check_readable
-from provisioning.pki.keys import UNREADABLE_KEY, PrivateKey
+from provisioning.pki.keys import UNREADABLE_KEY, PrivateKey, parsed_key
 from provisioning.pki.padded_key import padded_ec_key, padded_ec_key_in
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
@@ -120,7 +120,7 @@ class CredentialFile:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # OpenSSL does not sort the set: no fault of the user.
                 certificates = pkcs7.load_der_pkcs7_certificates(content)
-        except (*UNREADABLE, UnsupportedAlgorithm) as error:
+        except UNUSABLE as error:
             raise self._damaged(error) from error
         for certificate in certificates:
             self._add_certificate(certificate)
@@ -143,7 +143,7 @@ class CredentialFile:
                 bundle = pkcs12.load_pkcs12(content, tried)
             except ValueError:
                 continue
-            except UnsupportedAlgorithm as error:
+            except UNUSABLE as error:
                 raise UnusableCredential(f"{self.path} cannot be opened ({error}): convert it to PEM") from error
             certificates = (bundle.cert, *bundle.additional_certs)
             for each in certificates:
@@ -171,12 +171,12 @@ class CredentialFile:
         load = partial(load_der_private_key if der else load_pem_private_key, unsafe_skip_rsa_key_validation=True)
         try:
             try:
-                key = load(content, passphrase)
+                key = parsed_key(load, content, passphrase)
             except TypeError:
                 if passphrase is None:
                     self.unusable = _ENCRYPTED
                     return
-                key = load(content, None)  # It is not encrypted.
+                key = parsed_key(load, content, None)  # It is not encrypted.
         except UNREADABLE_KEY:
             padded = padded_ec_key(content) if der else padded_ec_key_in(content)
             if padded is None:

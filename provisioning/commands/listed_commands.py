@@ -149,6 +149,7 @@ def _batches(
     the file is truncated: the name may be the beginning of another, and a missing key would replace the known one.
     """
     cut_off = "" if content.endswith((b"\n", b"\r")) else "the file ends without the end of its last line: "
+    last_line = content.count(b"\n") + 1
     with io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="") as file:
         # Strict: an unclosed quote would swallow the rest.
         reader = csv.DictReader(lines_of(file, str(path)), strict=True)
@@ -170,7 +171,7 @@ def _batches(
                     )
                     continue
                 name, key = (row.get("name") or "").strip(), (row.get("key_sha256") or "").strip()
-                is_last = cut_off and reader.line_num == content.count(b"\n") + 1
+                is_last = cut_off and reader.line_num == last_line
                 if len(header) > 1 and (None in row.values() or (is_last and not key)):
                     complain(
                         reader.line_num,

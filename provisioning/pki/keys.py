@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,7 @@ from cryptography import x509
 from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes, PrivateKeyTypes
 
 from provisioning.pki.key_encryption import encrypted
 from provisioning.pki.padded_key import padded_ec_key_in
@@ -120,7 +121,7 @@ def load_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
     except OSError as error:
         raise KeyFileError(f"{path} cannot be read: {error.strerror}") from error
     try:
-        key = serialization.load_pem_private_key(pem, passphrase)
+        key = parsed_key(serialization.load_pem_private_key, pem, passphrase)
     except TypeError:
         copy = f"is encrypted: give a copy that is not (openssl pkey -in {path} -out COPY)"
         raise KeyFileError(f"{path} {copy if passphrase is None else 'is not encrypted: give no passphrase'}") from None
@@ -132,6 +133,21 @@ def load_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey):
         raise KeyFileError(f"{path} holds a {type(key).__name__}, where an EC, RSA or Ed25519 key is needed")
     return key
+
+
+def parsed_key(
+    load: Callable[[bytes, bytes | None], PrivateKeyTypes], content: bytes, passphrase: bytes | None
+) -> PrivateKeyTypes:
+    """Return what *load*, the library's, makes of *content*; raise what that raises, and ValueError if it panics.
+
+    A panic, as for a ``DEK-Info`` with a short vector, is no `Exception`: it would end any program.
+    """
+    try:
+        return load(content, passphrase)
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":  # It cannot be imported.
+            raise ValueError(f"the parser gave up: {error}") from error
+        raise
 
 
 def key_identifier(public_key: CertificatePublicKeyTypes) -> bytes:

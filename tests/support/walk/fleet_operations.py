@@ -21,7 +21,7 @@ from tests.support.walk.fleet_oracle import HOLD, SUPERSEDED, Certificate, Codes
 from tests.support.walk.walk import BATCH, GROUPS, World, operation
 from tests.support.wire import V5
 
-NAMES: Final = tuple(f"meter-{number}" for number in range(12))
+NAMES: Final = tuple(f"meter-{number}" for number in range(6))
 _REASONS: Final = sorted(OPERATOR_REASONS)
 _NOBODY: Final = "nobody-1"
 
@@ -181,10 +181,16 @@ def _arrives(world: World, choices: random.Random, *, brief: bool) -> str | None
 
 
 def _targets(world: World, choices: random.Random) -> Device | Certificate | None:
+    """Return a device or a certificate, as often as not of one that is connected: it has most to lose."""
+    connected = [each.certificate for each in world.sessions.connections.values()]
     devices = list(world.fleet.devices.values())
     if not devices or not world.sessions.serves:
         return None
-    return choices.choice(choices.choice(devices).certificates) if choices.random() < 0.5 else choices.choice(devices)
+    if connected and choices.random() < 0.5:
+        certificate = choices.choice(connected)
+    else:
+        certificate = choices.choice(choices.choice(devices).certificates)
+    return certificate if choices.random() < 0.5 else certificate.device
 
 
 def _named(target: Device | Certificate) -> dict[str, str]:

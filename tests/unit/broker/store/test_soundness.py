@@ -18,6 +18,10 @@ from broker.store.sqlite import SqliteStore
 from tests.support.batches import filled
 from tests.support.stored import StoredBroker
 
+LAST = (1 << 63) - 1
+"""The last number that a row can have: the next one's is an exception at each write."""
+WITHOUT_ITS_ROWS = "DELETE FROM subscriptions; DELETE FROM deliveries; DELETE FROM incoming; DELETE FROM replayed"
+
 
 def changed(path: Path, statements: str) -> None:
     with sqlite3.connect(path) as database:
@@ -68,6 +72,12 @@ def changed_bits(path: Path) -> None:
     store.close()
 
 
+def of_a_name_that_is_no_text(path: Path) -> None:
+    closed(path)
+    unnamed = "UPDATE sqlite_schema SET name = CAST(x'8e' AS TEXT), sql = 'x' WHERE name = 'incoming'"
+    changed(path, f"PRAGMA writable_schema=ON; {unnamed}")
+
+
 def no_database(path: Path) -> None:
     path.write_bytes(b"sessions, messages" * 1000)
 
@@ -87,18 +97,23 @@ def refusal(attempt: Callable[[Path], object], path: Path) -> str:
     [
         ("sessions", "expiry_interval = -1"),
         ("sessions", "ended_at = 9e999"),
+        ("sessions", f"id = {LAST}; {WITHOUT_ITS_ROWS}"),
         ("sessions", "will_topic = x'74', will_payload = x'', will_retain = 0, will_properties = x'', will_delay = 0"),
         ("sessions", "will_topic = x'74', will_payload = x'', will_retain = 0, will_properties = x'', will_qos = 1"),
         ("subscriptions", "qos = 3"),
         ("subscriptions", "retain_handling = 3"),
+        ("subscriptions", f"pending = {LAST}"),
+        ("messages", f"id = {LAST}"),
         ("messages", "qos = -1"),
         ("messages", "topic = x''"),
         ("messages", "expires_at = 9e999"),
+        ("deliveries", f"sequence = {LAST}"),
         ("deliveries", "qos = 0"),
         ("deliveries", "packet_id = 65536"),
         ("deliveries", "released = 3"),
         ("deliveries", "packet_id = NULL"),
         ("incoming", "packet_id = 0"),
+        ("retained", f"number = {LAST}"),
         ("retained", "topic = x'75'"),
         ("retained", "expires_at = -9e999"),
     ],
@@ -119,7 +134,16 @@ def test_a_value_that_no_broker_writes_is_refused_before_it_is_restored(
 
 
 @pytest.mark.parametrize(
-    "spoil", [of_another_program, of_a_later_schema, of_no_schema, damaged, changed_bits, no_database]
+    "spoil",
+    [
+        of_another_program,
+        of_a_later_schema,
+        of_no_schema,
+        damaged,
+        changed_bits,
+        of_a_name_that_is_no_text,
+        no_database,
+    ],
 )
 def test_what_a_start_would_refuse_is_said_in_its_words(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
     path = tmp_path / "broker.db"

@@ -8,13 +8,14 @@ from io import StringIO
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 from rich.console import Console
 
 from device_sim.bench.arrivals import Arrivals
 from device_sim.bench.bench import Figures
 from device_sim.bench.payload import Stamp
 from device_sim.bench.plan import Kind, Plan
-from device_sim.bench.show import Meter, summary
+from device_sim.bench.show import Meter, document, summary
 from device_sim.run.health import HealthSample
 
 
@@ -79,3 +80,21 @@ def test_the_summary_has_all_figures_and_all_that_is_wrong() -> None:
         "lost 1 time: tcp reset",
         "INVALID: the generator's loop was late",
     ]
+
+
+@pytest.mark.parametrize(
+    ("admitted", "refused", "invalid", "code"),
+    [
+        (2, {}, [], 0),
+        (2, {}, ["late"], 3),
+        (1, {}, [], 1),
+        (1, {}, ["late"], 1),
+        (2, {"tls unknown_ca": 1}, ["late"], 1),
+    ],
+)
+def test_the_document_has_the_exit_code(admitted: int, refused: dict[str, int], invalid: list[str], code: int) -> None:
+    figures = Figures(invalid=invalid)
+    figures.refused.update(refused)
+    for _ in range(admitted):
+        figures.admitted.record(0.1)
+    assert document(Plan(Kind.CONN, 2, 1.0), figures)["exit_code"] == code

@@ -15,13 +15,22 @@ from device_sim.attack.running_fleetgate import _identity_in
 from device_sim.commands.given_anchors import given_anchors
 from device_sim.credentials.certification import CertificateAuthority, UnusableAuthority
 from device_sim.credentials.credential_file import CredentialFile, UnusableCredential
-from provisioning.pki.keys import KeyFileError
+from provisioning.pki.keys import KeyFileError, key_to_pem, load_key
+from tests.support.openssl import openssl
 from tests.support.pki import Pki
 from tests.support.unknown_version import unknown_version
 from tests.support.year_0 import since_year_0
 
 SHORT_KEY = bytes.fromhex("300e020100300506032b657004020400")
 """An Ed25519 private key of no octets."""
+PANIC = """-----BEGIN EC PRIVATE KEY-----
+Proc-Type: 4,ENCRYPTED
+DEK-Info: AES-256-CBC,2BFFBF2FD2255111B3
+
+LbIN8x+ekhb9lpW/3XoNK7YutKGWGVOwsom450xVVbGO6PygEMvzHAPNSJIQv179ow6trdA=
+-----END EC PRIVATE KEY-----
+"""
+"""Its vector is of nine octets, not of sixteen."""
 UNPARSABLE = "holds a key that cannot be parsed: convert it (openssl pkey -in FILE -out COPY)"
 
 
@@ -62,3 +71,22 @@ def test_a_key_of_another_length_than_its_kind_s_is_of_no_use(tmp_path: Path) ->
     for path in (der, pem):
         found = CredentialFile.read(path, None)
         assert (found.keys, found.unusable) == ([], UNPARSABLE)
+
+
+def test_a_key_at_which_the_library_panics_is_of_no_use(tmp_path: Path) -> None:
+    """A panic is no `Exception`."""
+    path = tmp_path / "given.key"
+    path.write_text(PANIC)
+    found = CredentialFile.read(path, b"secret")
+    assert found.keys == []
+    assert found.unusable is not None
+    with pytest.raises(KeyFileError, match=r"given\.key is not a PEM private key, or the passphrase is wrong"):
+        load_key(path, b"secret")
+
+
+def test_a_pkcs_12_with_a_certificate_of_an_unknown_version_is_refused_by_its_name(tmp_path: Path) -> None:
+    device, path = Pki().device("meter-1"), tmp_path / "given.p12"
+    (tmp_path / "both.pem").write_bytes(key_to_pem(device.key) + unknown_version(device.certificate))
+    openssl("pkcs12", "-export", "-in", tmp_path / "both.pem", "-out", path, "-passout", "pass:x")
+    with pytest.raises(UnusableCredential, match=r"given\.p12 cannot be opened \(7 is not a valid X509 version\)"):
+        CredentialFile.read(path, b"x")

@@ -135,7 +135,7 @@ async def test_who_comes_after_one_that_waited_in_vain_holds_nobody_up_as_long_a
             theirs_again, mine = await all_of(database, [theirs, ours(f"{number}")], way, short=short)
             assert is_unavailable(theirs_again)
             assert mine == f"{number}"
-        assert time.monotonic() - begun < 3 * WAIT, "and not ten times as long"
+        assert time.monotonic() - begun < 8 * WAIT, "and not ten times as long"
     assert await all_of(database, [theirs], way, short=short) == [None]
 
 
