@@ -12,7 +12,8 @@ Rules
    releases nobody. Of two lists of one number and second, as a CA issues that numbers none and revokes twice at once,
    nobody can tell which is newer: who is in either of them is revoked, until the next. So it is with an older list
    while the one in use is from the future by the clock: either the clock is behind, or the CA's was ahead when it made
-   that one, and what it has revoked since is on the other.
+   that one, and what it has revoked since is on the other. A delta from the future releases nobody who is on a list
+   that comes after it.
 2. An expired list replaces only an expired one.
 3. Entries of an expired list still count as revoked. `overdue` reports that nothing newer is known, and the bundle's
    policy decides what follows.
@@ -135,10 +136,7 @@ class CrlShelf:
                 return None
             entries = {**current.complete_entries, **entries}
         held = HeldList(key_id, name, source, listed, entries, None, entries)
-        delta = current.delta if current is not None else None
-        if delta is not None and listed.number < delta.number:  # The delta's base is no later than the replaced list.
-            held = replace(held, delta=delta, entries=read_entries(delta, pause, entries))
-        return held
+        return held if current is None else _with_its_delta(held, current, now, pause)
 
     def put(self, held: HeldList) -> tuple[set[int], int]:
         """Hold *held*; return the newly revoked serial numbers, and how many are no longer revoked."""
@@ -188,6 +186,17 @@ class CrlShelf:
         return found
 
 
+def _with_its_delta(held: HeldList, current: HeldList, now: datetime, pause: Callable[[], None]) -> HeldList:
+    """Return *held* with the delta of *current*, if it continues that: its base is no later than the replaced list."""
+    delta = current.delta
+    if delta is None or held.complete.number >= delta.number:
+        return held
+    entries = read_entries(delta, pause, held.entries)
+    if delta.this_update > now:
+        entries = {**current.entries, **held.entries, **entries}
+    return replace(held, delta=delta, entries=entries)
+
+
 def _with_older(current: HeldList, older: CertificateList, now: datetime, pause: Callable[[], None]) -> HeldList | None:
     """Return *current* with those revoked by a list that is *older* as it says; None: they are.
 
@@ -195,7 +204,10 @@ def _with_older(current: HeldList, older: CertificateList, now: datetime, pause:
     """
     if current.complete.this_update <= now or older.next_update < now:
         raise CrlRefused(CrlProblem.CRL_OLDER, f"number {older.number}; number {current.complete.number} is known")
-    entries = read_entries(older, pause)
+    return _with_more(current, read_entries(older, pause))
+
+
+def _with_more(current: HeldList, entries: Entries) -> HeldList | None:
     if entries.keys() <= current.entries.keys():
         return None
     return replace(
@@ -212,7 +224,8 @@ def _continued(
         raise CrlRefused(CrlProblem.CRL_NO_BASE, f"a delta for base CRL {base_number}, which the broker does not have")
     known = current.complete if current.delta is None else current.delta
     if _place(delta) <= _place(known):
-        return None
+        is_older = _place(delta) < _place(known) and known.this_update <= now
+        return None if is_older or delta.next_update < now else _with_more(current, read_entries(delta, pause))
     if delta.next_update < now:
         raise _expired(delta)
     return replace(current, delta=delta, entries=read_entries(delta, pause, current.complete_entries))

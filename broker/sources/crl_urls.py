@@ -6,9 +6,10 @@ Rules
    the content is signed, and its origin proves nothing (RFC 5280 §8 has no use for TLS here).
 2. An unchanged list is not transferred again (ETag, Last-Modified), nor read again.
 3. Per bundle at most `_MOST_URLS` named by certificates are followed, and only from verified certificates, until the CA
-   whose list is there has expired, and with it all that it has issued. Bundles are fetched independently, and a URL
-   that two bundles name is fetched for each: the state of one bundle's servers, and the number of its URLs, does not
-   affect the other.
+   whose list is there has expired, and with it all that it has issued. It is left where there is no room, and otherwise
+   just not fetched: a clock that was ahead for a moment ends nothing. Bundles are fetched independently, and a URL that
+   two bundles name is fetched for each: the state of one bundle's servers, and the number of its URLs, does not affect
+   the other.
 4. A list is asked for again when half of the time to its nextUpdate is over, however often it was unchanged: its next
    issue may appear just before the end. One that has expired is asked for with growing pauses.
 5. When the wall clock was set all are fetched again: a list that seemed current may have expired. A list that was
@@ -65,6 +66,10 @@ class _Followed:
     pause: GrowingPause = field(default_factory=lambda: GrowingPause(_FIRST_PAUSE))
     failed: bool = False
 
+    def has_ended(self, wall: datetime) -> bool:
+        """Whether only certificates have named it, and its CA has expired."""
+        return not self.configured and self.until is not None and self.until < wall
+
 
 class CrlUrls:
     """All URLs that are followed."""
@@ -102,7 +107,7 @@ class CrlUrls:
         for url in urls:
             known = self._followed.get((bundle, url))
             if known is None:
-                if not url.startswith("http://") or self._named_by(bundle) >= _MOST_URLS:
+                if not url.startswith("http://") or not self._has_room(bundle):
                     continue
                 self._followed[bundle, url] = _Followed(due=self._clock(), until=until)
             else:
@@ -116,12 +121,21 @@ class CrlUrls:
         for each in self._followed.values():
             each.due = self._clock()
 
+    def _has_room(self, bundle: str) -> bool:
+        """Whether another URL named by certificates of *bundle* can be followed: those of expired CAs make room."""
+        if self._named_by(bundle) >= _MOST_URLS:
+            wall = datetime.now(UTC)
+            for key in [key for key, each in self._followed.items() if key[0] == bundle and each.has_ended(wall)]:
+                del self._followed[key]
+        return self._named_by(bundle) < _MOST_URLS
+
     def _named_by(self, bundle: str) -> int:
         return sum(of == bundle and not each.configured for (of, _), each in self._followed.items())
 
     def untried(self, urls: Iterable[str], bundle: str) -> bool:
         """Whether one of *urls* of *bundle* has not been tried yet."""
-        return any(not each.digest and not each.failed for each in (self._followed[bundle, url] for url in urls))
+        followed = (self._followed.get((bundle, url)) for url in urls)  # None: it has just made room.
+        return any(each is not None and not each.digest and not each.failed for each in followed)
 
     async def run(self) -> None:
         """Fetch what is due until cancelled, all in parallel: one that hangs delays none."""
@@ -155,7 +169,6 @@ class CrlUrls:
 
     def _due(self) -> list[tuple[str, str]]:
         now, wall = self._clock(), datetime.now(UTC)
-        self._leave_expired(wall)
         for each in self._followed.values():
             if is_open(each.untimely, wall):
                 each.untimely, each.due = (), now
@@ -163,13 +176,8 @@ class CrlUrls:
         return [
             (url, bundle)
             for (bundle, url), each in self._followed.items()
-            if each.due <= now or self._may_come_right(each)
+            if (each.due <= now or self._may_come_right(each)) and not each.has_ended(wall)
         ]
-
-    def _leave_expired(self, wall: datetime) -> None:
-        for key, each in list(self._followed.items()):
-            if not each.configured and each.until is not None and each.until < wall:
-                del self._followed[key]
 
     def _may_come_right(self, followed: _Followed) -> bool:
         """Whether what was refused may be used now: its CA may be known, or its base be here."""

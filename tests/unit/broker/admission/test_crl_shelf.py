@@ -125,6 +125,34 @@ def test_a_list_from_a_clock_that_was_ahead_keeps_nobody_in_by_its_delta(shelf: 
     assert shelf.revoked == {1, 2, 3, 4}
 
 
+def test_a_delta_from_a_clock_that_was_ahead_keeps_nobody_in(shelf: Shelf) -> None:
+    """It released who was revoked again later, and the deltas after it were taken for known, for as long."""
+    present, shelf.now = shelf.now, shelf.now + timedelta(days=1)
+    shelf.put(crl(CA, {1: None, 2: None}, number=7, now=present))
+    shelf.put(crl(CA, {1: REMOVE, 4: None}, number=20, base=7, now=shelf.now))
+    shelf.now = present
+    late = crl(CA, {2: REMOVE, 3: None}, number=8, base=7, now=shelf.now)
+    assert shelf.put(late) == ({3}, 0)
+    assert shelf.revoked == {2, 3, 4}
+    assert shelf.put(late) is None, "it is known"
+    assert shelf.put(crl(CA, {5: None}, number=8, base=7, now=shelf.now, **EXPIRED)) is None
+    assert shelf.put(crl(CA, {1: None}, number=9, now=shelf.now)) == ({1}, 0), "it was revoked again"
+    assert shelf.revoked == {1, 2, 3, 4}
+    shelf.now += timedelta(days=1, minutes=1)
+    assert shelf.put(crl(CA, {5: None}, number=8, base=7, now=shelf.now)) is None, "an older one that is played back"
+    shelf.put(crl(CA, {1: None, 6: None}, number=10, now=shelf.now))
+    assert shelf.revoked == {4, 6}
+
+
+def test_a_delta_after_a_list_from_a_clock_that_was_ahead_keeps_nobody_in(shelf: Shelf) -> None:
+    present, shelf.now = shelf.now, shelf.now + timedelta(days=1)
+    shelf.put(crl(CA, {1: None}, number=20, now=shelf.now))
+    shelf.now = present
+    assert shelf.put(crl(CA, {1: REMOVE, 3: None}, number=8, base=7, now=shelf.now)) == ({3}, 0)
+    assert shelf.put(crl(CA, {3: REMOVE}, number=21, base=20, now=shelf.now)) == (set(), 1)
+    assert shelf.revoked == {1}
+
+
 def test_an_expired_list_does_not_replace_a_good_one(shelf: Shelf) -> None:
     shelf.put(crl(CA, {1: None}, number=1))
     assert shelf.refused(crl(CA, {2: None}, number=2, **EXPIRED)) is CrlProblem.CRL_EXPIRED

@@ -181,7 +181,6 @@ async def test_a_url_is_left_when_its_ca_has_expired_and_makes_room(
     ended, later = now - timedelta(seconds=1), now + timedelta(hours=1)
     first, second = (f"{daily.web.url}/{name}.crl" for name in ("first", "second"))
     assert daily.urls.follow([first], "", ended) == [first]
-    assert daily.urls.follow([second], "", later) == []
     await daily.at(1)
     assert daily.web.requests["/first.crl"] == 0
     assert daily.urls.follow([second], "", later) == [second]
@@ -193,6 +192,21 @@ async def test_a_url_is_left_when_its_ca_has_expired_and_makes_room(
     daily.urls.configure([("", second)])
     await daily.at(4)
     assert daily.urls.follow([first, second], "", ended) == [first, second], "the settings name it, whatever ends"
+
+
+async def test_a_clock_that_is_ahead_for_a_moment_leaves_no_url(
+    daily: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was connected stayed so, and no list would have said again that it is revoked."""
+    daily.web.pages["/named.crl"] = crl(PKI.issuing, life=timedelta(days=30))
+    daily.urls.follow([f"{daily.web.url}/named.crl"], "", datetime.now(UTC) + timedelta(hours=1))
+    await daily.at(1)
+    with monkeypatch.context() as ahead:
+        ahead.setattr(crl_urls, "datetime", InTwoHours)
+        await daily.at(2 * DAY)
+        assert daily.web.requests["/named.crl"] == 1
+    await daily.at(2 * DAY + 1)
+    assert daily.web.requests["/named.crl"] == 2
 
 
 async def test_the_url_of_a_delta_stays_as_long_as_that_of_its_base(
