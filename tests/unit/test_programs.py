@@ -213,6 +213,15 @@ def worker(shared: programs.Shared | None) -> Iterator[tuple[subprocess.Popen[st
         shutil.rmtree(folder)
 
 
+def test_of_a_process_that_was_not_forked_nothing_stays_open() -> None:
+    report, theirs = os.pipe()
+    os.close(theirs)
+    with pytest.raises(AssertionError, match="the fork server has ended"):
+        programs.Forked(report)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(report)
+
+
 @contextlib.contextmanager
 def ended(number: int) -> Iterator[select.poll]:
     """Yield what says that process *number* has ended."""
