@@ -9,12 +9,13 @@ OPTIMISED ?= 3
 COMPILED := .build/compiled/.installed-$(OPTIMISED)
 # The tests wait for sockets, disks and processes as much as they work: two workers more than there are cores.
 WORKERS ?= $(shell expr $$(nproc) + 2)
+FUZZ_SECONDS ?= 20
 PYTEST  := pytest -n $(WORKERS) --dist worksteal
 # Python keeps what it has compiled to byte code, whatever a container says: the tests start hundreds of processes.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests test-servers sslyze check test test-thorough test-compiled compiled demo demo-oldest bench bench-peers bench-idle bench-revocation bench-provisioning bench-fleet clean
+.PHONY: help setup setup-tests test-servers sslyze check test test-thorough test-compiled compiled fuzz demo demo-oldest bench bench-peers bench-idle bench-revocation bench-provisioning bench-fleet clean
 
 help:           ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 26
@@ -56,6 +57,10 @@ test: setup-tests                                           ## everything the te
 
 test-thorough: setup-tests                                  ## the property tests with twenty times as many examples, and long walks
 	$(BIN)/$(PYTEST) -m hypothesis --hypothesis-profile=thorough --timeout=3000 $(PYTEST_ARGS)
+
+fuzz: setup-tests                                           ## parsers by coverage-guided fuzzing: FUZZ_SECONDS each, FUZZ_TARGETS
+	@deploy/install-atheris $(VENV)
+	PYTHONPATH=. .build/atheris/bin/python -m tests.fuzz.driver --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 demo: setup                                                 ## the whole product in a run of 20 seconds, on loopback
 	@$(BIN)/fleet-sim demo $(DEMO_ARGS)

@@ -44,11 +44,11 @@ class Sleeping(Behaviour):
     accompanies = True
 
     def terms(self, device: Acting, terms: Terms) -> Terms:
-        """Ask for a session that outlives the connection."""
-        del device
+        """Ask for a session that outlives the connection; first for a new one, without what an earlier run has left."""
         if not self.sleep.keep_session:
             return terms
-        return replace(terms, clean_start=False, session_seconds=max(60, round(self.sleep.asleep * _SESSION_FACTOR)))
+        seconds = max(60, round(self.sleep.asleep * _SESSION_FACTOR))
+        return replace(terms, clean_start=not device.machine.admitted, session_seconds=seconds)
 
     async def accompany(self, device: Acting, link: Link, host: Host) -> None:
         """Go to sleep after a while."""

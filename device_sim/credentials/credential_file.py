@@ -1,8 +1,9 @@
 """What is in a file that somebody else has made: certificates and private keys, in whatever form they are.
 
 Handles: PEM with any number of certificates and keys, each beginning on a line of its own, and anything else between
-them; DER; PKCS #7 in both, as Windows and ``openssl crl2pkcs7`` write chains; PKCS #12 (``.p12``, ``.pfx``); keys as
-PKCS #8, SEC 1 or PKCS #1, plain or encrypted. Does not handle: Java key stores, keys in tokens.
+them; DER; PKCS #7 in both, as Windows and ``openssl crl2pkcs7`` write chains; PKCS #12 (``.p12``, ``.pfx``, and what
+keytool calls ``.jks``); keys as PKCS #8, SEC 1 or PKCS #1, plain or encrypted. Does not handle: older Java key stores,
+keys in tokens.
 
 Rules
 -----
@@ -52,6 +53,8 @@ _KEY_STORE = (
 )
 _KEYS = {".key", ".der", ".p8", ".pk8"}
 _PKCS12 = {".p12", ".pfx"}
+_PFX = re.compile(rb"\x30(?:[\x00-\x80]|\x81.|\x82..|\x83...|\x84....)\x02\x01\x03\x30", re.DOTALL)
+"""It begins with its version, 3, and a sequence (RFC 7292 §4). No key does: their versions are 0 and 1."""
 _ENCRYPTED = "is encrypted: give --passphrase-file"
 _NOT_OPENED = "does not open with the passphrase in --passphrase-file, or is damaged"
 _UNREADABLE = "holds a key that cannot be parsed: convert it (openssl pkey -in FILE -out COPY)"
@@ -81,7 +84,7 @@ class CredentialFile:
         found = cls(path)
         if content.startswith(_KEY_STORES):
             found.unread = _KEY_STORE
-        elif path.suffix.lower() in _PKCS12:
+        elif path.suffix.lower() in _PKCS12 or _PFX.match(content):
             found._add_pkcs12(content, passphrase)
         elif content.startswith(_SEQUENCE):
             found._add_der(content, passphrase)
@@ -140,7 +143,9 @@ class CredentialFile:
     def _add_pkcs12(self, content: bytes, passphrase: bytes | None) -> None:
         for tried in (passphrase, b""):
             try:
-                bundle = pkcs12.load_pkcs12(content, tried)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UserWarning)  # Some write BER: no fault of the user.
+                    bundle = pkcs12.load_pkcs12(content, tried)
             except ValueError:
                 continue
             except UNUSABLE as error:

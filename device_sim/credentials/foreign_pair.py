@@ -86,14 +86,14 @@ class Issuers:
 def files_in(directory: Path, apart: Path, skip: Sequence[str], left_out: list[str]) -> Iterator[Path]:
     """Yield the files below *directory*, and not below *apart*, that may hold a certificate or a key, in order.
 
-    What a pattern in *skip* names, by itself or from *directory* on, is not. Told in *left_out* are patterns that name
-    nothing, and links to other directories, which might lead anywhere. Raises `UnusableCredential`.
+    What a pattern in *skip* names, by itself, from *directory* on or with it, is not. Told in *left_out* are patterns
+    that name nothing, and links to other directories, which might lead anywhere. Raises `UnusableCredential`.
     """
     unused = dict.fromkeys(skip)
 
     def skipped(path: Path) -> bool:
-        names = path.name, path.relative_to(directory).as_posix()
-        fitting = [pattern for pattern in skip if any(fnmatchcase(name, pattern) for name in names)]
+        names = path.name, path.relative_to(directory).as_posix(), str(path), str(path.absolute())
+        fitting = [each for each in skip if any(fnmatchcase(name, os.path.normpath(each)) for name in names)]
         for pattern in fitting:
             unused.pop(pattern, None)
         return bool(fitting)

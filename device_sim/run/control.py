@@ -31,6 +31,9 @@ from device_sim.run.order import InvalidOrder, Order, parse
 
 LONGEST = 1024
 _SUFFIX = ".sock"
+_STATUS = "status"
+_PATIENCE = 2.0
+"""For how many seconds one of several runs may take to say which it is."""
 
 Obey = Callable[[Order], Awaitable[str]]
 """Carries out an order and returns the answer. Raises `InvalidOrder` for what cannot be done in this run."""
@@ -107,7 +110,7 @@ def runs() -> list[Path]:
         _check_ours(directory)
     except FileNotFoundError:
         return []
-    found = sorted(directory.glob(f"*{_SUFFIX}"))
+    found = sorted(directory.glob(f"*{_SUFFIX}"), key=lambda path: (len(path.stem), path.stem))
     return [path for path in found if _listens(path)]
 
 
@@ -121,18 +124,35 @@ def _listens(path: Path) -> bool:
 async def tell(words: str, run: int | None) -> tuple[bool, str]:
     """Give an order to the run with process *run*, or to the only one; return whether it was done, and the answer.
 
-    Raises `Unreachable`, also if the run ends before answering.
+    Of several, all say their status; whom another order is for is not guessed. Raises `Unreachable`, also if the run
+    ends before answering.
     """
     paths = [path for path in runs() if run is None or path.stem == str(run)]
     if not paths:
         raise Unreachable("no run is under way here" if run is None else f"no run has process {run}")
     if len(paths) > 1:
-        processes = ", ".join(path.stem for path in paths)
-        raise Unreachable(f"several runs are under way: say which with --run, one of {processes}")
+        told = "\n".join(await asyncio.gather(*map(_introduced, paths)))
+        if words.strip() == _STATUS:
+            return True, told
+        raise Unreachable(f"several runs are under way: say which with --run\n{told}")
+    return await _told(paths[0], words)
+
+
+async def _introduced(path: Path) -> str:
+    """Return which run listens at *path*, and what it is doing."""
     try:
-        reader, writer = await asyncio.open_unix_connection(paths[0])
+        async with asyncio.timeout(_PATIENCE):
+            _, text = await _told(path, _STATUS)
+    except (Unreachable, TimeoutError):
+        text = "does not answer"
+    return f"--run {path.stem}: {text}"
+
+
+async def _told(path: Path, words: str) -> tuple[bool, str]:
+    try:
+        reader, writer = await asyncio.open_unix_connection(path)
     except OSError as error:
-        raise Unreachable(f"{paths[0]} does not answer: {error.strerror}") from error
+        raise Unreachable(f"{path} does not answer: {error.strerror}") from error
     try:
         writer.write(words.encode() + b"\n")
         await writer.drain()

@@ -38,6 +38,7 @@ _SHORTEST = 0.5
 """The minimum number of seconds for a share: the last sample of a run follows directly behind another."""
 _BUSY = 0.95
 _CORES = os.cpu_count() or 1
+_FOR_A_CORE = "stop what else is running, use fewer devices, a lower rate, or a larger machine"
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _DESCRIPTORS = Path("/proc/self/fd")
 _MEMORY = Path("/proc/self/statm")
@@ -170,10 +171,13 @@ def faults(
     """Return why this process was a bottleneck, each reason with its remedy; empty if it was none."""
     found, lighter = [], "" if driver is Driver.LIGHT else "--driver light, "
     lag_p99 = lag.percentile(99)
+    waiting = waiting_of(samples)
     if lag_p99 > limits.lag_p99_ms:
+        late, remedy = "", f"use {lighter}fewer devices, a lower rate, or a machine of its own"
+        if waiting > limits.waiting_share:  # Whatever it had used, others had the cores.
+            late, remedy = f", and it waited for a core in {waiting:.0%} of the time", _FOR_A_CORE
         found.append(
-            f"the generator's loop was late: lag p99 {lag_p99:.0f} ms, allowed {limits.lag_p99_ms:g}; "
-            f"use {lighter}fewer devices, a lower rate, or a machine of its own"
+            f"the generator's loop was late: lag p99 {lag_p99:.0f} ms, allowed {limits.lag_p99_ms:g}{late}; {remedy}"
         )
     busy = sum(sample.processor >= _BUSY for sample in samples)
     if samples and busy / len(samples) > limits.busy_share:
@@ -199,7 +203,7 @@ def starved(samples: Sequence[HealthSample], limits: GeneratorLimits, standstill
     if waiting > limits.waiting_share:
         return (
             f"a duration is too long, and the generator waited for a core in {waiting:.0%} of the time, so the broker "
-            "beside it did too; stop what else is running, use fewer devices, a lower rate, or a larger machine"
+            f"beside it did too; {_FOR_A_CORE}"
         )
     late = standstill.percentile(99) if standstill is not None else 0.0
     if late > limits.lag_p99_ms:

@@ -291,13 +291,14 @@ class Run:
 
     def _status(self) -> str:
         samples, stages = self.recorder.samples, self.recorder.stages
+        which = f"{self.scenario.name} on {self.target.broker_name}"
         if not samples or not stages:
-            return "it has just begun"
+            return f"{which}: it has just begun"
         last = samples[-1]
         told = ", paused" if self._paused else ""
         told += f", rate x{self._rate:g}" if self._rate != 1 else ""
         return (
-            f"{last.at:.0f} s, {stages[-1].label}: connected {last.connected} of {self.scenario.devices}, "
+            f"{which}: {last.at:.0f} s, {stages[-1].label}: connected {last.connected} of {self.scenario.devices}, "
             f"published {last.published}, received {last.received}{told}"
         )
 

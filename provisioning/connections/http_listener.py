@@ -71,6 +71,14 @@ class HttpListener(uvicorn.Server):
         self.should_exit = True
         self._stopping.set()
 
+    async def answered(self, streams: Callable[[], int]) -> None:
+        """Wait until no requests are under way but as many as there are *streams*, or for half of what they have."""
+        under_way = self.server_state.tasks
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GRACE_SECONDS / 2):
+                while len(under_way) > streams():
+                    await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+
     async def main_loop(self) -> None:
         """Keep the date of answers current until `stop`. The library's own loop polls ten times a second."""
         while not await self.on_tick(_DATE):

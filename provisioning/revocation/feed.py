@@ -35,6 +35,7 @@ Rules
 8. Nobody is told that he has caught up unless the store was read to its end a moment ago. Whoever cannot read it does
    not know what other processes have revoked; a broker that hears nothing takes its feed for lost
    (docs/decisions/0268-a-feed-that-cannot-read-says-nothing.md). What was due is said as soon as it can be.
+9. At the stop, a subscription ends when it has what was announced: who was answered last is heard, too.
 """
 
 from __future__ import annotations
@@ -166,6 +167,9 @@ class RevocationFeed:
         self._heartbeat_seconds: Final = heartbeat_seconds
         self._tail: Final[deque[FeedEvent]] = deque(maxlen=_TAIL)
         self._announced: Final = asyncio.Event()
+        self._at_rest: Final = asyncio.Event()
+        """Set while nothing that was announced is still to be read."""
+        self._at_rest.set()
         self._subscriptions: Final[dict[Subscription, tuple[str, str]]] = {}
         """Each subscription's party and address, the oldest first."""
         self._closed = False
@@ -193,6 +197,7 @@ class RevocationFeed:
     def announce(self) -> None:
         """Announce that revocations have been committed."""
         self._announced.set()
+        self._at_rest.clear()
 
     async def run(self) -> None:
         """Read what was announced, until cancelled; if the store cannot be read, retry at the next heartbeat."""
@@ -208,6 +213,8 @@ class RevocationFeed:
             except Refused as refusal:
                 if times := self._failures.failed(refusal.detail, asyncio.get_running_loop().time()):
                     log.warning("feed cannot read the store", code="FEED_NOT_READ", detail=refusal.detail, times=times)
+            if not self._announced.is_set():
+                self._at_rest.set()
 
     async def subscribe(
         self, after: int, mark: str | None = None, *, by: str = "", host: str = "", known: int | None = None
@@ -267,12 +274,19 @@ class RevocationFeed:
         """Forget a subscription that has ended."""
         self._subscriptions.pop(subscription, None)
 
+    async def finish(self) -> None:
+        """Close when what was announced is read, or cannot be soon: the service stops."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                await self._at_rest.wait()
+        self.close()
+
     def close(self) -> None:
-        """End every subscription, and any new one: the service stops."""
+        """End every subscription when it has what is known, and any new one."""
         self._closed = True
         self._tell_who_waits()
         for subscription in tuple(self._subscriptions):
-            subscription.close()
+            subscription.finish()
 
     @property
     def subscribers(self) -> int:
@@ -381,6 +395,7 @@ class Subscription:
         self._heartbeat_seconds = heartbeat_seconds
         self._woken = asyncio.Event()
         self._closed = False
+        self._finishing = False
 
     def wake(self) -> None:
         """Wake the subscriber: there is something new."""
@@ -389,6 +404,11 @@ class Subscription:
     def close(self) -> None:
         """End the subscription; `batches` yields at most once more."""
         self._closed = True
+        self._woken.set()
+
+    def finish(self) -> None:
+        """End the subscription when it has all that is known."""
+        self._finishing = True
         self._woken.set()
 
     async def batches(self) -> AsyncGenerator[tuple[list[FeedEvent], bytes], None]:
@@ -415,6 +435,8 @@ class Subscription:
                 if frames:
                     yield events, b"".join(frames)
                 if not events:
+                    if self._finishing:
+                        break
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout_at(heartbeat_at):
                             await self._woken.wait()

@@ -14,7 +14,7 @@ that fails takes the service down with its error: a service whose CRL or feed ha
 Rules
 -----
 1. The application learns who is connected from `PeerCertificateProtocol`, after every handshake, resumed or not.
-2. Shutdown is in this order: no new connections, feed streams finished, requests answered, tasks stopped, unused serial
+2. Shutdown is in this order: no new connections, requests answered, feed streams finished, tasks stopped, unused serial
    numbers given back, store closed; if it takes too long, it is cut off (`provisioning.service.service_signals`).
 """
 
@@ -220,7 +220,9 @@ async def _running(
             finally:
                 https.stop()
                 http.stop()
-                parts.feed.close()
+                # Before its streams end: what is revoked by a request that is under way is told, and not only answered.
+                await https.answered(lambda: parts.feed.subscribers)
+                await parts.feed.finish()
                 await asyncio.wait(listeners)
                 for task in background:
                     task.cancel()

@@ -154,7 +154,8 @@ EVERY_ENTRY: Final = AuditFilter()
 READ_HEAD: Final = select(audit_head.c.number, audit_head.c.mac, audit_head.c.seal)
 """Number, code and seal."""
 # By its key: on PostgreSQL the table may keep hundreds of pages of former heads, which a scan would read each time.
-_HEAD: Final = audit_head.c.id == 1
+HEAD_ID: Final = 1
+_HEAD: Final = audit_head.c.id == HEAD_ID
 _LOCK_HEAD: Final = Prepared(READ_HEAD.where(_HEAD).with_for_update())
 _APPEND: Final = Prepared(insert(audit_entries), told_by="number", comes_last=True)
 _MOVE: Final = Prepared(

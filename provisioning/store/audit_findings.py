@@ -22,6 +22,7 @@ from provisioning.store.audit import AuditEntry
 from provisioning.store.tables import audit_entries, audit_head
 
 _PAGE: Final = 1000
+_PLACE: Final = (audit.HEAD_ID,)
 _LATEST_OF: Final = 100
 _TOLERANCE: Final = timedelta(minutes=2)
 UNREADABLE: Final = (ValueError, TypeError)
@@ -51,11 +52,13 @@ def findings(connection: Connection, noted: AuditHead | None = None) -> Iterator
 
 def _about_head(connection: Connection, key: bytes, end: AuditHead) -> Iterator[str]:
     """Yield what is wrong with the head of a log whose last entry is *end*."""
-    if not audit.rows(connection, select(audit_head.c.id)):
+    places = audit.rows(connection, select(audit_head.c.id))
+    if not places:
         yield "the head is missing"
         return
     head, sealed = _head(connection)
-    if head is None or not hmac.compare_digest(sealed, seal(key, head)):
+    # Nobody who appends finds it in another place: nothing more could be written.
+    if head is None or [tuple(each) for each in places] != [_PLACE] or not hmac.compare_digest(sealed, seal(key, head)):
         yield "the head was changed, or was not written by this service"
     if head is None:
         return

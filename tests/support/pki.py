@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, cached_property
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -56,7 +56,7 @@ class Held:
     key: ec.EllipticCurvePrivateKey
     chain: tuple[x509.Certificate, ...] = ()
 
-    @property
+    @cached_property
     def der(self) -> bytes:
         return self.certificate.public_bytes(Encoding.DER)
 

@@ -55,12 +55,12 @@ def shared(authority: Authority) -> SharedContext:
 
 @asynccontextmanager
 async def connected_fleet(
-    mosquitto: RunningBroker, authority: Authority, group: Group = CONDUCT, count: int = len(NAMES)
+    mosquitto: RunningBroker, authority: Authority, group: Group = CONDUCT, count: int = len(NAMES), mark: int = 0
 ) -> AsyncIterator[tuple[Fleet, Backend]]:
     names = NAMES[:count]
-    backend = Backend("backend", names)
+    backend = Backend("backend", names, mark=mark)
     async with KeepAlive() as keep_alive:
-        surroundings = Surroundings(mosquitto.endpoint, shared(authority), keep_alive, Counters(), seed=7)
+        surroundings = Surroundings(mosquitto.endpoint, shared(authority), keep_alive, Counters(), seed=7, mark=mark)
         service = authority.issue("backend", role=Role.SERVICE, group=None)
         await backend.connect(mosquitto.endpoint, service.context(authority.pem), keep_alive)
         async with Fleet([Member(name, "meters", group) for name in names], surroundings) as fleet:
@@ -203,6 +203,22 @@ async def test_a_sleeping_device_finds_on_waking_what_was_sent_to_it(
         # The session kept its subscription: nobody asked for it again.
         assert fleet.counters.sessions_resumed >= 3
         assert (fleet.counters.sessions_lost, fleet.lost_connections) == (0, 0)
+
+
+async def test_what_an_earlier_run_has_left_in_a_kept_session_is_no_fault_of_the_broker(
+    mosquitto: RunningBroker, authority: Authority
+) -> None:
+    sleepy = with_behaviours(sleep=Sleep(awake=0.1, asleep=0.3, jitter=0.0))
+    once = with_behaviours(sleep=Sleep(awake=0.1, asleep=60))
+    async with connected_fleet(mosquitto, authority, once, 1, mark=1) as (fleet, backend):
+        device = fleet.devices["meter-0"]
+        await until(lambda: device.away is not None and not device.is_connected)
+        assert not (await backend.command("meters", ["meter-0"], "identify", {}, deadline=0.5)).answered
+    async with connected_fleet(mosquitto, authority, sleepy, 1, mark=2) as (fleet, backend):
+        answers = await backend.command("meters", ["meter-0"], "identify", {}, deadline=30)
+        assert answers.answered.keys() == {"meter-0"}
+        await until(lambda: fleet.counters.sessions_resumed >= 1)
+        assert (fleet.counters.altered, fleet.counters.sessions_lost, backend.unexpected) == (0, 0, 0)
 
 
 async def test_presence_follows_the_device_and_its_will(mosquitto: RunningBroker, authority: Authority) -> None:

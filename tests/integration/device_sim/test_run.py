@@ -148,7 +148,9 @@ async def test_a_run_that_is_under_way_can_be_told_what_to_do(tmp_path: Path, wo
         async with asyncio.timeout(60):
             while "connected 10 of 12" not in await told("status"):  # It tells of the last whole second.
                 pass
-        assert (await told("status")).endswith(", paused, rate x10\n")
+        status = await told("status")
+        assert status.startswith("tiny on fleetgate ")
+        assert status.endswith(", paused, rate x10\n")
         code, _, wrong = await ran(tmp_path, "ctl", "--run", str(number), "revoke", "5")
         assert (code, "write '5%'" in wrong) == (2, True)
         assert "revoke 100%, 10/s: done to 10 of 10 devices in" in await told("revoke", "100%")

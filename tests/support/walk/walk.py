@@ -95,6 +95,16 @@ def steps_of(seed: int, count: int) -> list[Step]:
     return [Step(name, choices.getrandbits(32)) for name in (_BEGINNING + chosen)[:count]]
 
 
+def walks_of_all(seed: int, count: int) -> list[list[Step]]:
+    """Return *count* walks that have each operation once between them, shuffled."""
+    choices = random.Random(seed)  # noqa: S311 - choices, not secrets
+    names = sorted(OPERATIONS)
+    choices.shuffle(names)
+    return [
+        [Step(name, choices.getrandbits(32)) for name in _BEGINNING + names[first::count]] for first in range(count)
+    ]
+
+
 def walk(
     directory: Path,
     steps: Iterable[Step],

@@ -42,10 +42,13 @@ class Standing:
         raise AssertionError
 
 
-def terms_of(group: Group) -> Terms:
-    terms = ORDINARY
+def terms_of(group: Group, *, admitted: bool = False) -> Terms:
+    terms, device = ORDINARY, Standing()
+    if admitted:
+        for event in (Event.ISSUED, Event.DIALLED, Event.ADMITTED):
+            device.machine.happened(event)
     for behaviour in behaviours_of(group):
-        terms = behaviour.terms(Standing(), terms)
+        terms = behaviour.terms(device, terms)
     return terms
 
 
@@ -65,7 +68,8 @@ def test_behaviours_are_composed() -> None:
     kinds = [type(behaviour) for behaviour in behaviours_of(group)]
     assert [kind.__name__ for kind in kinds] == ["Present", "Renewing", "Sleeping", "WrongClock"]
     terms = terms_of(group)
-    assert (terms.clean_start, terms.session_seconds, terms.clock_offset) == (False, 400, -60.0)
+    assert (terms.clean_start, terms.session_seconds, terms.clock_offset) == (True, 400, -60.0)
+    assert not terms_of(group, admitted=True).clean_start, "only an earlier run's session is not resumed"
     assert terms.will is not None
     assert (terms.will.topic, terms.will.payload, terms.will.retain) == ("fleet/meters/meter-1/state", OFFLINE, True)
 

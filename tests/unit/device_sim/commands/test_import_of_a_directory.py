@@ -86,6 +86,22 @@ def test_a_key_store_of_java_is_told_with_what_converts_it(place: ImportingUser)
         assert f"{store} is a Java key store" in place.imported(place.listed(row))
 
 
+@pytest.mark.parametrize("form", ["DER", "of indefinite length"])
+def test_what_keytool_calls_jks_is_read_as_the_pkcs12_that_it_is(place: ImportingUser, form: str) -> None:
+    held = place.ca.issue("meter-1")
+    pair, store, passphrase = place.path / "pair.pem", place.certs / "devices.jks", place.path / "passphrase"
+    passphrase.write_text("changeit")
+    certificate, key = held.write(place.path, "meter-1")
+    pair.write_bytes(certificate.read_bytes() + key.read_bytes())
+    content = openssl("pkcs12", "-export", "-in", pair, "-passout", f"file:{passphrase}")
+    if form != "DER":
+        content = b"\x30\x80" + content[4:] + b"\0\0"
+    store.write_bytes(content)
+    assert f"{store} is encrypted: give --passphrase-file" in place.imported()
+    assert place.imported(None, "--passphrase-file", str(passphrase)) == ""
+    assert place.read().devices == ["meter-1"]
+
+
 def test_a_document_with_an_example_is_named_and_can_be_left_out(place: ImportingUser) -> None:
     place.ca.issue("meter-1").write(place.certs, "meter-1")
     (place.certs / "README.md").write_text(SAMPLE)
@@ -95,7 +111,8 @@ def test_a_document_with_an_example_is_named_and_can_be_left_out(place: Importin
     assert f"{place.certs}/README.md holds a certificate that cannot be parsed" in said
     assert f"{place.certs}/doc/example.crt has no private key" in said
     assert said.endswith(HINT)
-    for skip in (("README*", "doc"), ("README.md", "doc/*"), ("*.md", "example.crt")):
+    as_told = (f"{place.certs}/README.md", f"{place.certs}//doc/")
+    for skip in (("README*", "doc"), ("README.md", "./doc/*"), ("*.md", "example.crt"), as_told):
         options = [word for pattern in skip for word in ("--skip", pattern)]
         assert place.imported(None, *options, "--skip", "*.txt") == ""
         assert place.read().devices == ["meter-1"]

@@ -52,6 +52,7 @@ def conducting() -> tuple[Run, list[Told]]:
     """Return a run in its second second, and its two parts."""
     run, parts = Run.__new__(Run), [Told(), Told()]
     run.scenario = build({"name": "x", "devices": 5, "stages": STAGES}, "test")
+    run.target = cast("Any", SimpleNamespace(broker_name="there"))
     run.recorder, run.started, run.stopped_by = Recorder(), time.monotonic() - 2.0, None
     run._extra, run._rate, run._paused, run.backends = 0, 1.0, False, []
     run.manner = Manner(workers=2)
@@ -64,7 +65,7 @@ def conducting() -> tuple[Run, list[Told]]:
 
 async def test_each_part_does_as_it_is_told_and_the_answer_says_what_is_so_now() -> None:
     run, parts = conducting()
-    status = "2 s, ramp to 100%, 1/s: connected 4 of 5, published 30, received 29"
+    status = "x on there: 2 s, ramp to 100%, 1/s: connected 4 of 5, published 30, received 29"
     assert await run.obey(Status()) == status
     orders: list[tuple[Order, str, str]] = [
         (Rate(2.0), "publishing 2 times as often as the scenario says", ", rate x2"),

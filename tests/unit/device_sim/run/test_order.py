@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
+import socket
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -111,17 +113,26 @@ async def test_a_directory_that_others_may_enter_is_not_used() -> None:
 
 
 @pytest.mark.usefixtures("runtime")
-async def test_of_several_runs_one_must_be_named() -> None:
+async def test_of_several_runs_all_say_which_they_are_and_one_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "_PATIENCE", 0.1)
+
+    async def gone(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
     async with control.listening(obey, print) as path:
         assert path is not None
-        other = path.with_name("1.sock")
-        other.touch()
-        with pytest.raises(control.Unreachable, match="say which with --run, one of 1, "):
-            await control.tell("status", None)
-        with pytest.raises(control.Unreachable, match="does not answer"):
-            await control.tell("status", 1)
-        with pytest.raises(control.Unreachable, match="no run has process 2147483647"):
-            await control.tell("status", 2147483647)
+        with socket.socket(socket.AF_UNIX) as stopped:
+            stopped.bind(str(path.with_name("1.sock")))
+            stopped.listen()
+            async with await asyncio.start_unix_server(gone, path.with_name("2.sock")):
+                told = f"--run 1: does not answer\n--run 2: does not answer\n--run {os.getpid()}: done: Status()"
+                assert await control.tell("status", None) == (True, told)
+                with pytest.raises(control.Unreachable) as refused:
+                    await control.tell("stop", None)
+                assert str(refused.value) == f"several runs are under way: say which with --run\n{told}"
+                assert await control.tell("pause", os.getpid()) == (True, "done: Pause(paused=True)")
+                with pytest.raises(control.Unreachable, match="no run has process 2147483647"):
+                    await control.tell("status", 2147483647)
 
 
 @pytest.mark.usefixtures("runtime")
@@ -162,6 +173,8 @@ async def test_a_run_that_ends_before_it_has_answered_has_done_nothing_but_stop(
 async def test_a_run_that_ends_takes_no_more_orders(why: str) -> None:
     run = Run.__new__(Run)
     run.recorder, run.stopped_by, run.processes = Recorder(), None, [Process("generator", None)]
+    run.scenario = cast("Any", SimpleNamespace(name="mine"))
+    run.target = cast("Any", SimpleNamespace(broker_name="localhost:8883"))
     if why == "stopped":
         run.stopped_by = signal.SIGINT
     else:
@@ -170,7 +183,7 @@ async def test_a_run_that_ends_takes_no_more_orders(why: str) -> None:
     for order in (Pause(True), Rate(2.0), Extra(Storm())):
         with pytest.raises(InvalidOrder, match="the run is ending"):
             await run.obey(order)
-    assert await run.obey(Status()) == "it has just begun"
+    assert await run.obey(Status()) == "mine on localhost:8883: it has just begun"
     assert run.stopped_by is (signal.SIGINT if why == "stopped" else None), "one that drains is not interrupted by it"
 
 

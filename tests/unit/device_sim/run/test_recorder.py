@@ -191,6 +191,12 @@ def test_nobody_is_told_to_use_what_is_in_use(samples: list[HealthSample]) -> No
     assert "; use --driver light, " in fault
 
 
+def test_who_is_late_because_others_had_the_cores_is_not_told_to_compute_less() -> None:
+    (fault,) = faults([replace(HEALTHY, waiting=0.89)], late(300), LIMITS)
+    assert "waited for a core in 89% of the time; stop what else is running, use fewer devices" in fault
+    assert "--driver light" not in fault
+
+
 def test_of_several_processes_the_guilty_one_is_named() -> None:
     recorder = Recorder()
     recorder.record(Duration.ADMITTED, 0.010, 0.0)

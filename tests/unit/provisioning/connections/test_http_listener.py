@@ -274,3 +274,23 @@ async def end_while_one_waits() -> None:
     writer.close()
     await asyncio.gather(writer.wait_closed(), return_exceptions=True)
     assert not asyncio.get_running_loop().remove_reader(descriptor)
+
+
+async def test_requests_that_are_under_way_are_waited_for_and_streams_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with asyncio.timeout(20), serving() as served:
+        tasks, writers = served.listener.server_state.tasks, []
+        for number, path in enumerate((b"/never", b"/slowly"), 1):
+            _, writer = await served.connect()
+            writers.append(writer)
+            writer.write(ASK.replace(b"/", path, 1) + b"\r\n")
+            while len(tasks) < number:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0)
+        await served.listener.answered(lambda: 1)
+        (stream,) = tasks
+        monkeypatch.setattr(listeners, "_GRACE_SECONDS", 0)
+        await served.listener.answered(lambda: 0)
+        assert not stream.done(), "nor for ever"
+        stream.cancel()
+    for writer in writers:
+        writer.close()
+        await asyncio.gather(writer.wait_closed(), return_exceptions=True)

@@ -462,3 +462,22 @@ async def test_as_many_as_may_follow_under_one_name_do_not_put_out_each_other(fl
         first.close()
         feed.unsubscribe(first)
         await feed.subscribe(0, by="broker-1", host="192.0.2.99")
+
+
+async def test_who_follows_at_the_stop_hears_what_was_announced_and_then_the_end(fleet: Fleet) -> None:
+    async with running(fleet, heartbeat=60) as feed:
+        subscription = await feed.subscribe(0)
+        await revoke(fleet, feed, "meter-1")
+        await feed.finish()
+        assert [event.sequence async for events, _ in subscription.batches() for event in events] == [1]
+        assert [each async for each in (await feed.subscribe(0)).batches()] == []
+
+
+async def test_the_stop_does_not_wait_for_a_store_that_is_not_read(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "_PATIENCE_SECONDS", 0)
+    feed = RevocationFeed(fleet.database, 60)
+    feed.announce()
+    async with asyncio.timeout(20):
+        await feed.finish()

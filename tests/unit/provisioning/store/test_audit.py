@@ -148,6 +148,7 @@ async def test_a_log_that_nobody_touched_has_no_finding(database: Database) -> N
             ["entry 4 was changed", "entry 5 was changed", "the head names entry 5"],
         ),
         (["DELETE FROM audit_head"], ["the head is missing"]),
+        (["UPDATE audit_head SET id = 2"], ["the head was changed"]),
     ],
 )  # fmt: skip
 async def test_every_edit_removal_and_cut_is_found(
