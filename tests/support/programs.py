@@ -156,7 +156,11 @@ class Forked:
     def __init__(self, report: int) -> None:
         self._report = os.fdopen(report, "rb", buffering=0)
         self.returncode: int | None = None
-        self.pid = int(self._line(PATIENCE))
+        try:
+            self.pid = int(self._line(PATIENCE))
+        except BaseException:
+            self._report.close()  # Otherwise a later test fails for it, when this is collected.
+            raise
         self.stdout: IO[bytes] | None = None
 
     def poll(self) -> int | None:
@@ -272,6 +276,9 @@ class _Server:
         nothing = os.open(os.devnull, os.O_RDONLY)
         try:
             socket.send_fds(self._orders, [ordered], [nothing, stdout, stderr, theirs])
+        except BaseException:
+            os.close(report)
+            raise
         finally:
             os.close(nothing)
             os.close(theirs)
@@ -342,6 +349,9 @@ def start(
     reading, writing = os.pipe()
     try:
         process = _server(program).fork(words, environment, writing, stderr.fileno())
+    except BaseException:
+        os.close(reading)
+        raise
     finally:
         os.close(writing)
     process.stdout = os.fdopen(reading, "rb")

@@ -55,7 +55,9 @@ def test_it_has_the_descriptors_of_its_own_and_ends_by_a_signal(tmp_path: Path, 
         assert os.getpgid(forked.pid) == os.getpgid(afresh.pid)
         for each in (forked, afresh):
             _python, *words = Path(f"/proc/{each.pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
-            assert words == [b"-m", b"broker", *map(os.fsencode, each.arguments)]
+            run, option, _any, *rest = each.arguments
+            given = [run, option, str(each.port), *rest]
+            assert words == [b"-m", b"broker", *map(os.fsencode, given)]
         assert forked.running
         assert forked.stop(signal.SIGKILL) == -signal.SIGKILL
         assert not forked.running
@@ -211,6 +213,15 @@ def worker(shared: programs.Shared | None) -> Iterator[tuple[subprocess.Popen[st
         finally:
             process.kill()
         shutil.rmtree(folder)
+
+
+def test_of_a_process_that_was_not_forked_nothing_stays_open() -> None:
+    report, theirs = os.pipe()
+    os.close(theirs)
+    with pytest.raises(AssertionError, match="the fork server has ended"):
+        programs.Forked(report)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(report)
 
 
 @contextlib.contextmanager

@@ -65,6 +65,7 @@ def of_sqlite() -> OperationalError:
         connection.execute(text("CREATE TABLE big (content BLOB)"))
         with pytest.raises(OperationalError, match="database or disk is full") as full:
             connection.execute(text("INSERT INTO big VALUES (zeroblob(100000))"))
+    engine.dispose()  # The error would keep its connection open.
     return full.value
 
 
