@@ -211,7 +211,8 @@ def _in_path(data: bytes) -> None:
         decoded = decode_path(data)
     except ValueError:
         return
-    agree("decoded again", decode_path(base64.b64encode(decoded)), decoded)
+    if decoded.startswith(SEQUENCE):  # Of others the base64 may begin with a slash, which a path may have before it.
+        agree("decoded again", decode_path(base64.b64encode(decoded)), decoded)
 
 
 _QUESTION: Final = Question(_REQUESTS[1], b"n" * 16)

@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import logging
+import os
 import random
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -26,6 +28,7 @@ import structlog
 
 from tests.fuzz.der import mutated
 from tests.fuzz.target import Target
+from tests.support.memory_place import memory_place
 
 GROUPS: Final = ("mqtt", "certificates", "texts", "stored", "operators_api")
 WHERE: Final = Path(".build/fuzz")
@@ -106,11 +109,13 @@ def run(asked: Sequence[str], seconds: int) -> int:
         where.mkdir(parents=True, exist_ok=True)
         before = set(where.iterdir())
         log = where / "log"
-        with log.open("wb") as output:
+        # libFuzzer ends the process at once: what a target has put into its directory is removed here.
+        with log.open("wb") as output, tempfile.TemporaryDirectory(dir=memory_place()) as directory:
             try:
                 code = subprocess.run(
                     [sys.executable, "-m", "tests.fuzz.driver", "--one", name, "--seconds", str(seconds)],
-                    stdout=output, stderr=output, check=False, timeout=seconds + _SPARE_SECONDS,
+                    stdout=output, stderr=output, check=False,
+                    env=os.environ | {"TMPDIR": directory}, timeout=seconds + _SPARE_SECONDS,
                 ).returncode  # fmt: skip
             except subprocess.TimeoutExpired:
                 code = -1

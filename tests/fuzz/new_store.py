@@ -9,13 +9,12 @@ from pathlib import Path
 
 from provisioning.store import schema
 from provisioning.store.database import Database
-from tests.support.memory_place import memory_place
 
 
 @functools.cache
 def new_store(audit_key: bytes = b"") -> bytes:
     """Return a file of SQLite with the schema, and no rows; its audit log's beginning is sealed with *audit_key*."""
-    with tempfile.TemporaryDirectory(dir=memory_place()) as directory:
+    with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "fleet.db")
         asyncio.run(_make(path, audit_key))
         return path.read_bytes()

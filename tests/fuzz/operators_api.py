@@ -21,7 +21,6 @@ from tests.fuzz.new_store import new_store
 from tests.fuzz.target import Disagreement, Target
 from tests.support.asgi import through
 from tests.support.fleet import open_fleet
-from tests.support.memory_place import memory_place
 from tests.support.operators import operator
 from tests.support.ways import register
 from tests.unit.provisioning.api.test_still_operator import ACME, CHANGES, api_of, scope_of
@@ -71,7 +70,7 @@ class _Service:
 @contextlib.contextmanager
 def _serving() -> Iterator[None]:
     with (
-        tempfile.TemporaryDirectory(dir=memory_place()) as directory,
+        tempfile.TemporaryDirectory() as directory,
         asyncio.Runner() as runner,
         contextlib.closing(_Service(Path(directory, "fleet.db"), runner)) as service,
     ):

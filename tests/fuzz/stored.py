@@ -30,12 +30,11 @@ from provisioning.store.tables import audit_entries, audit_head
 from tests.fuzz.new_store import new_store
 from tests.fuzz.target import Disagreement, Target
 from tests.support.batches import TABLES
-from tests.support.memory_place import memory_place
 from tests.support.pki import shared_device
 from tests.support.stored import StoredBroker
 from tests.support.wire import KEPT, V5, V311, request, will
 
-_PLACE: Final = tempfile.TemporaryDirectory(dir=memory_place())
+_PLACE: Final = tempfile.TemporaryDirectory()
 """Removed when the process ends."""
 _KEY: Final = b"k" * 32
 _INTEGERS: Final = (-1, 0, 1, 2, 3, 5, 255, 256, 65535, 65536, 268435455, 2**31, 2**32 - 1, 2**32, 2**63 - 1, -(2**63))
@@ -89,7 +88,7 @@ def _changing(path: Path) -> Iterator[sqlite3.Connection]:
 @functools.cache
 def _broker_files() -> dict[str, bytes]:
     """Return the files of a broker with one of everything, when it has ended."""
-    with tempfile.TemporaryDirectory(dir=memory_place()) as directory:
+    with tempfile.TemporaryDirectory() as directory:
         broker = StoredBroker(Path(directory))
         backend = broker.service("backend", **KEPT)
         backend.subscribe(request("fleet/#", 2), request("$share/g/fleet/#", 1), identifier=7)
@@ -196,7 +195,7 @@ def _broker_head(data: bytes) -> None:
 @functools.cache
 def _service_file() -> bytes:
     """Return a store of the service with entries in its audit log."""
-    with tempfile.TemporaryDirectory(dir=memory_place()) as directory:
+    with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "fleet.db")
         path.write_bytes(new_store(_KEY))
         asyncio.run(_append(path))
