@@ -97,7 +97,7 @@ async def _about_itself(scene: Scene) -> Seen:
     if not shown.staple:
         raise Impossible("the broker staples nothing")
     answer = _read(shown)
-    if not answer.known or answer.revoked_at is not None:
+    if not answer.known or answer.reason is not None:
         raise BrokenPromise("by its staple the broker's certificate is revoked, or unknown")
     return Seen(Layer.TLS, "staple-good", f"until {answer.fresh_until:%H:%M:%S} UTC", ClosedBy.NOBODY)
 
@@ -112,14 +112,14 @@ async def _of_a_revoked_one(scene: Scene) -> Seen:
         other = scene.at(endpoint)
         try:
             shown = await _shown(other, paper)
-            if not shown.staple or _read(shown).revoked_at is not None:
+            if not shown.staple or _read(shown).reason is not None:
                 raise Impossible("that broker staples nothing while it is good")
             serial = f"{shown.certificate.serial_number:x}"
             await desk.operator.revoke(serial=serial, reason=RevocationReason.KEY_COMPROMISE)
             started = time.monotonic()
             while True:
                 shown = await _shown(other, paper)
-                if not shown.staple or _read(shown).revoked_at is not None:
+                if not shown.staple or _read(shown).reason is not None:
                     told = "revoked" if shown.staple else "nothing"
                     return Seen(Layer.TLS, "staple-not-good", f"it says {told}", ClosedBy.NOBODY).since(started)
                 if time.monotonic() > started + _LATEST:

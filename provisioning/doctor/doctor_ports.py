@@ -61,14 +61,14 @@ def _port(host: str, port: int, setting: str, is_ours: Callable[[], bool], elsew
             f"choose a port of {_FIRST_UNPRIVILEGED} or higher",
         )
     except OSError as error:
+        if is_ours():  # Asked first: an address that moves between machines may be another's, with our service there.
+            return ok("ports", f"{setting} {port} on {host}: the service runs there")
         if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
             return failed(
                 "ports",
                 f"{setting} {port}: cannot listen on {host}: {error.strerror}",
                 "set host to an address that this machine has, such as 127.0.0.1 or ::1",
             )
-        if is_ours():
-            return ok("ports", f"{setting} {port} on {host}: the service runs there")
         if elsewhere is not None and setting == "port" and urlsplit(elsewhere).port == port:
             return warning(
                 "ports",
