@@ -76,12 +76,7 @@ def _check_not_named(connection: Connection, certificate: x509.Certificate, what
 
 
 def _check_fresh(name: str, lists: Sequence[StoredList], certificate: x509.Certificate, now: datetime) -> None:
-    try:
-        names = frozenset(distribution_points(certificate))
-    except UNREADABLE as error:
-        raise Refused(
-            Code.MANUFACTURER_CERTIFICATE, f"the certificate's CRL distribution points cannot be read ({error})"
-        ) from error
+    names = frozenset(distribution_points(certificate))
     ends = [each.next_update for each in lists if each.scope.covers(is_authority=False, names=names)]
     remedy = f"an operator gives a newer one: fleet-provisioning manufacturer crl {name} FILE"
     if not ends:

@@ -137,6 +137,8 @@ async def test_of_a_connection_that_is_gone_tls_keeps_nothing_until_garbage_is_c
             await gone.wait()
         finally:
             gc.enable()
+            for never_answered in served.listener.server_state.tasks:
+                never_answered.cancel()  # A stop would wait for it.
 
 
 async def test_nobody_is_whom_a_proxy_says() -> None:
