@@ -200,7 +200,5 @@ async def test_a_certificate_that_does_not_say_readably_where_its_list_is_waits_
     points = x509.UnrecognizedExtension(ExtensionOID.CRL_DISTRIBUTION_POINTS, b"\x05\x00")
     idevid = acme.idevid("SN17", extensions=[(points, False)])[0]
     await give_list(fleet, listed(acme))
-    with pytest.raises(
-        Refused, match="MANUFACTURER_CERTIFICATE: the certificate cannot be read"
-    ):
+    with pytest.raises(Refused, match="MANUFACTURER_CERTIFICATE: the certificate cannot be read"):
         await enrol(fleet, "SN17", certificate=idevid)
