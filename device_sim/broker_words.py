@@ -17,8 +17,6 @@ from urllib.parse import urlsplit
 
 import typer
 
-from provisioning.program.host_and_port import with_port
-
 HOST: Final = "localhost"
 PORT: Final = 8883
 _SCHEME: Final = "mqtts"
@@ -51,11 +49,6 @@ def named(broker: str | None, host: str | None, port: int | None) -> tuple[str, 
         return address_in(broker)
     except ValueError as error:
         raise typer.BadParameter(f"--broker {broker}: {error}") from None
-
-
-def shown(host: str, port: int) -> str:
-    """Return both in the form that ``--broker`` takes."""
-    return with_port(host, port)
 
 
 def address_in(text: str) -> tuple[str, int]:

@@ -33,7 +33,6 @@ from device_sim.attack.desk import Ended, EnrollingRegistrar, EnrolmentDesk
 from device_sim.attack.fleetgate_target import CAPABILITIES
 from device_sim.attack.issuer import Issuer
 from device_sim.attack.target import Impossible, Target
-from device_sim.broker_words import shown
 from device_sim.link.tls_dial import Endpoint, NotAdmitted, dial
 from device_sim.remedies import with_remedy
 from device_sim.view import View
@@ -44,6 +43,7 @@ from provisioning.pki.identity import Identity, identity_of
 from provisioning.pki.keys import KeyFileError
 from provisioning.pki.tls import CredentialFiles, client_context
 from provisioning.program.given_file import PEM_BYTES, contents_of
+from provisioning.program.host_and_port import with_port
 
 AS_SHIPPED: Final = CAPABILITIES.model_copy(update={"supports": CAPABILITIES.supports - {Feature.REGISTRY}})
 _ADMIN = "admin"
@@ -109,7 +109,7 @@ async def _reached(broker: Endpoint, anchors: Path) -> None:
     try:
         (await dial(broker, client_context(anchors, None), deadline=_DIAL)).socket.close()
     except NotAdmitted as error:
-        why = f"the broker is not reached at {shown(broker.host, broker.port)}: {error}"
+        why = f"the broker is not reached at {with_port(broker.host, broker.port)}: {error}"
         raise Impossible(f"{with_remedy(why, error.closure)}; nothing was enrolled, and nothing tried") from error
 
 

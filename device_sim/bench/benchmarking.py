@@ -15,7 +15,7 @@ from device_sim.bench.given import Given
 from device_sim.bench.keyring import FleetKeyring, Keyring, OnePair
 from device_sim.bench.plan import InvalidPlan, Kind, Plan
 from device_sim.bench.show import Meter, document, exit_code_of, summary
-from device_sim.broker_words import HOST, PORT, named, shown
+from device_sim.broker_words import HOST, PORT, named
 from device_sim.credentials.fleet_directory import FleetDirectory
 from device_sim.descriptors import TooFewDescriptors, have
 from device_sim.explanation import explained
@@ -28,6 +28,7 @@ from device_sim.report import ExitCode
 from device_sim.run.manner import has_many_sources, loopback_addresses, sources_for
 from device_sim.view import View
 from provisioning.pki.tls import CredentialFiles
+from provisioning.program.host_and_port import with_port
 
 _LONG_ENOUGH = 10.0
 """Seconds after which the absence of any admission is worth reporting."""
@@ -69,7 +70,7 @@ def benchmark(given: Given, kind: Kind, **messages: Any) -> None:
     else:
         view.show(summary(plan, figures))
     if not figures.admitted.count:
-        view.failed(ConnectionError(_nobody(shown(*broker), figures)))
+        view.failed(ConnectionError(_nobody(with_port(*broker), figures)))
     raise typer.Exit(exit_code_of(plan, figures))
 
 

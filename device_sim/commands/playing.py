@@ -13,7 +13,7 @@ from pathlib import Path
 
 import typer
 
-from device_sim.broker_words import HOST, PORT, shown
+from device_sim.broker_words import HOST, PORT
 from device_sim.credentials.enrolling import enrol_fleet, names_of
 from device_sim.credentials.evidence import Given, presenting
 from device_sim.credentials.fleet_directory import FleetDirectory, Origin
@@ -40,6 +40,7 @@ from device_sim.stage.contestant import Contestant
 from device_sim.stage.stage import BACKEND, GROUP, raised
 from device_sim.view import Progress, View
 from provisioning.client.est import EstClient
+from provisioning.program.host_and_port import with_port
 
 _ENROLLING_AT_ONCE = 16
 
@@ -179,7 +180,7 @@ async def _on(directory: Path, broker: tuple[str, int], server_name: str | None)
     fleet = FleetDirectory.read(directory)
     endpoint = await endpoint_of(*broker, server_name)
     async with operator_of(fleet) as operator:
-        yield Target(endpoint, fleet, fleet.origin.provisioning_url, operator, broker_name=shown(*broker))
+        yield Target(endpoint, fleet, fleet.origin.provisioning_url, operator, broker_name=with_port(*broker))
 
 
 @asynccontextmanager

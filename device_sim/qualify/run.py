@@ -22,7 +22,6 @@ from datetime import timedelta
 from pathlib import Path
 
 from device_sim.attack.verdict import Judgement, Layer, Outcome, Seen, Verdict
-from device_sim.broker_words import shown
 from device_sim.qualify import judging, secrecy
 from device_sim.qualify.attempt import Failures
 from device_sim.qualify.device import BadCommand, Device, Hardware
@@ -34,6 +33,7 @@ from device_sim.qualify.stand import CannotListen, Stand
 from device_sim.qualify.starvation import NOTHING, Waited, Watch, Watching, on_this_machine
 from device_sim.trouble.proxy import Proxy
 from device_sim.trouble.trouble import NONE
+from provisioning.program.host_and_port import with_port
 from provisioning.program.printable import printable
 
 _TO_COME = 120.0
@@ -256,7 +256,7 @@ def _values(bench: Bench, directory: Path, port: int, service: int | None) -> di
         "client_id": identity.name,
         "topic": f"{topic}/telemetry",
         "commands": f"{topic}/cmd/#",
-        "est_url": f"https://{shown(bench.host, service)}" if service is not None else "",
+        "est_url": f"https://{with_port(bench.host, service)}" if service is not None else "",
         "dir": str(directory),
     }
 

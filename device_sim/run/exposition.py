@@ -29,9 +29,10 @@ from prometheus_client.registry import Collector
 
 from device_sim.run.recorder import Sample
 from device_sim.run.runner import Run
+from provisioning.program.host_and_port import with_port
+from provisioning.program.loopback import own_loopback
 
 PATH: Final = "/metrics"
-_HOST: Final = "127.0.0.1"
 _MOST_REASONS: Final = 20
 _LONGEST, _PATIENCE, _AT_ONCE = 8192, 5.0, 16
 _PERCENTILES: Final = {"50": "p50", "95": "p95", "99": "p99"}
@@ -125,7 +126,7 @@ class Page:
     @property
     def address(self) -> str:
         """The page's URL."""
-        return f"http://{_HOST}:{self.port}{PATH}"
+        return f"http://{with_port(own_loopback(), self.port)}{PATH}"
 
     def show(self, content: Callable[[], bytes]) -> None:
         """Show what *content* returns when asked."""
@@ -177,11 +178,13 @@ class Page:
 @asynccontextmanager
 async def exposed(port: int) -> AsyncIterator[Page]:
     """Yield a page at *port* of this machine. Raises `OSError` naming the option."""
-    page = Page()
+    page, host = Page(), own_loopback()
     try:
-        server = await asyncio.start_server(page.serve, _HOST, port, limit=_LONGEST)
+        server = await asyncio.start_server(page.serve, host, port, limit=_LONGEST)
     except OSError as error:
-        raise OSError(error.errno, f"--metrics {port}: {_HOST}:{port} is not free; name another port") from error
+        raise OSError(
+            error.errno, f"--metrics {port}: {with_port(host, port)} is not free; name another port"
+        ) from error
     page.port = server.sockets[0].getsockname()[1]
     try:
         yield page

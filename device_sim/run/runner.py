@@ -20,7 +20,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from device_sim.behaviour.presence import OFFLINE, ONLINE
-from device_sim.broker_words import shown
 from device_sim.fleet.backend import EVERYTHING, Backend
 from device_sim.fleet.tally import Tally, account, has_all, total
 from device_sim.interruption import Interruption
@@ -45,6 +44,7 @@ from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.model import Scenario
 from device_sim.scenario.stages import Stage
 from device_sim.telemetry.payload import Telemetry
+from provisioning.program.host_and_port import with_port
 
 _DRAIN_DEADLINE = 10.0
 _DELIVERY = 2
@@ -185,8 +185,8 @@ class Run:
                 filters = (EVERYTHING, *self._own.filters)
                 await backend.connect(broker, context, keep_alive, filters, qos=self.scenario.qos)
         except NotAdmitted as error:
-            why = with_remedy(f"{service} is not let in at {shown(broker.host, broker.port)}: {error}", error.closure)
-            raise NoReceiver(why) from error
+            why = f"{service} is not let in at {with_port(broker.host, broker.port)}: {error}"
+            raise NoReceiver(with_remedy(why, error.closure)) from error
 
     # ---- the stages
 

@@ -6,8 +6,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from device_sim.broker_words import address_in, named, shown
+from device_sim.broker_words import address_in, named
 from device_sim.cli import app
+from provisioning.program.host_and_port import with_port
 
 COMMANDS = ("run", "attack", "revocation", "delivery", "bench conn", "bench pub", "bench sub")
 
@@ -75,7 +76,7 @@ def test_what_is_no_address_is_told_with_what_to_write() -> None:
 
 def test_a_broker_is_shown_as_it_can_be_given() -> None:
     for place in (("localhost", 8883), ("::1", 1)):
-        assert named(shown(*place), None, None) == place
+        assert named(with_port(*place), None, None) == place
 
 
 @pytest.mark.parametrize("command", COMMANDS)
