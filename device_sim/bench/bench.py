@@ -30,6 +30,7 @@ from device_sim.interruption import Interruption
 from device_sim.latency import Latency
 from device_sim.link.closure import Closure
 from device_sim.link.driver import Driver
+from device_sim.link.endpoint import transport_of
 from device_sim.link.keep_alive import KeepAlive
 from device_sim.link.link import FAILURE, Link, NotConnected, SubscriptionRefused, Terms
 from device_sim.link.shared_context import SharedContext
@@ -50,6 +51,7 @@ class Figures:
     """What a benchmark has counted and measured."""
 
     connected: int = 0
+    transport: str = transport_of(None)
     benchmark: int = field(default_factory=lambda: secrets.randbits(32))
     """Distinguishes its messages from those of another benchmark."""
     leaving: bool = False
@@ -79,6 +81,7 @@ class Figures:
     """Set when *wanted* messages have been received."""
     tcp: Latency = field(default_factory=Latency)
     tls: Latency = field(default_factory=Latency)
+    upgrade: Latency = field(default_factory=Latency)
     connack: Latency = field(default_factory=Latency)
     admitted: Latency = field(default_factory=Latency)
     puback: Latency = field(default_factory=Latency)
@@ -128,8 +131,8 @@ class Figures:
     def latencies(self) -> dict[str, Latency]:
         """Return what was measured, by name."""
         named = {
-            "tcp": self.tcp, "tls": self.tls, "connack": self.connack, "admitted": self.admitted,
-            "puback": self.puback, "end_to_end": self.end_to_end,
+            "tcp": self.tcp, "tls": self.tls, "upgrade": self.upgrade, "connack": self.connack,
+            "admitted": self.admitted, "puback": self.puback, "end_to_end": self.end_to_end,
         }  # fmt: skip
         return {name: latency for name, latency in named.items() if latency.count}
 
@@ -215,6 +218,7 @@ class Bench:
     ) -> None:
         self.plan = plan
         self.figures = Figures(
+            transport=transport_of(endpoint.path if endpoint.websocket else None),
             wanted=plan.limit,
             subscribers=plan.clients if plan.kind is Kind.SUB else 0,
             publishers=plan.clients if plan.kind is Kind.PUB else 0,
@@ -319,6 +323,8 @@ class Bench:
         times = link.stage_times
         figures.tcp.record(times.tcp)
         figures.tls.record(times.tls)
+        if times.upgrade:
+            figures.upgrade.record(times.upgrade)
         figures.connack.record(times.connack)
         figures.admitted.record(max(time.monotonic() - due, 0.0))
         if subscribing:

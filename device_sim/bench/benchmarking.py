@@ -21,7 +21,7 @@ from device_sim.descriptors import TooFewDescriptors, have
 from device_sim.explanation import explained
 from device_sim.interruption import Interruption, run
 from device_sim.link.closure import Closure, Layer
-from device_sim.link.endpoint import endpoint_of
+from device_sim.link.endpoint import carried, endpoint_of, path_asked
 from device_sim.link.link import Terms
 from device_sim.remedies import with_remedy
 from device_sim.report import ExitCode
@@ -43,13 +43,17 @@ def benchmark(given: Given, kind: Kind, **messages: Any) -> None:
         plan = Plan(kind, given.count, given.rate or 1000.0 / given.interval, seconds=given.duration, **messages)
     except InvalidPlan as error:
         raise typer.BadParameter(str(error)) from error
+    try:
+        path = path_asked(given.websocket, given.path)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     ring = _keyring(given)
     broker = named(given.broker, given.host, given.port) or (HOST, PORT)
     view = View()
     terms = Terms(seconds_alive=given.keepalive, version=ProtocolVersion(given.version))
 
     async def story(interruption: Interruption) -> Bench:
-        endpoint = await endpoint_of(*broker, given.server_name)
+        endpoint = carried(await endpoint_of(*broker, given.server_name), path)
         several = has_many_sources(endpoint.host)
         sources = loopback_addresses(sources_for(plan.clients)) if several else ()
         played = Bench(plan, ring, endpoint, terms, given.driver, sources)

@@ -13,6 +13,7 @@ from rich.text import Text
 from device_sim.bench.bench import Bench, Figures
 from device_sim.bench.plan import Plan
 from device_sim.how_often import times
+from device_sim.link.endpoint import transport_of
 from device_sim.report import ExitCode
 from provisioning.program.version import version_and_build
 
@@ -66,10 +67,11 @@ def summary(plan: Plan, figures: Figures) -> RenderableType:
     for name, latency in figures.latencies.items():
         values = (f"{latency.percentile(percent):.2f}" for percent in _PERCENTS)
         table.add_row(name, str(latency.count), *values, f"{latency.highest:.2f}")
+    by = "" if figures.transport == transport_of(None) else f" by {figures.transport}"
     admitted = figures.admitted.count
     rate = admitted / figures.connecting_seconds if figures.connecting_seconds else 0.0
     parts: list[RenderableType] = [Text(), table, Text()] if figures.latencies else [Text()]
-    parts.append(Text(f"  {admitted} of {plan.clients} clients admitted" + (f", {rate:.0f}/s" if rate else "")))
+    parts.append(Text(f"  {admitted} of {plan.clients} clients admitted{by}" + (f", {rate:.0f}/s" if rate else "")))
     if figures.subscribed < figures.subscribers:
         parts.append(Text(f"  {figures.subscribed} of {figures.subscribers} subscribed", "red"))
     if figures.idle and admitted:
@@ -105,6 +107,7 @@ def document(plan: Plan, figures: Figures) -> dict[str, Any]:
         "fleet_sim": version_and_build(),
         "exit_code": int(exit_code_of(plan, figures)),
         "kind": str(plan.kind),
+        "transport": figures.transport,
         "clients": plan.clients,
         "seconds": round(figures.seconds, 3),
         "connecting_seconds": round(figures.connecting_seconds, 3),

@@ -136,7 +136,10 @@ class RunResult:
 
     def _is_the_links(self, judged: Judged) -> bool:
         lost = self.recorder.counts[Count.LOST_RECEIVERS]
-        return is_the_links(judged.threshold, judged.value, self.distance, qos=self.scenario.qos, receivers_lost=lost)
+        return is_the_links(
+            judged.threshold, judged.value, self.distance, qos=self.scenario.qos, receivers_lost=lost,
+            websocket=self.scenario.websocket,
+        )  # fmt: skip
 
     @property
     def despite_lateness(self) -> dict[Count, int]:
