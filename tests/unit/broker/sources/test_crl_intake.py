@@ -32,9 +32,11 @@ class Audited:
 
     def __init__(self) -> None:
         self.entries: list[dict[str, Any]] = []
+        self.seen = asyncio.Event()
+        """Something has happened to a client."""
 
-    def saw(self, event: Event) -> None:
-        pass
+    def saw(self, _event: Event) -> None:
+        self.seen.set()
 
     def told(self, event: str, **facts: object) -> None:
         self.entries.append({"event": event, **facts})
@@ -141,17 +143,18 @@ async def test_whom_a_list_revokes_is_put_out_and_recorded_even_if_who_asked_for
     receiving = Receiving(PKI.issuing)
     await receiving.take(crl(PKI.issuing), "ca.crl")
     receiving.audit.entries.clear()
-    victims = [receiving.broker.device(f"meter-{number}") for number in range(1, 5)]
-    content = crl(PKI.issuing, [shared_device(f"meter-{number}") for number in range(1, 5)], number=2)
+    victims = [receiving.broker.device(f"meter-{number}") for number in range(1, 9)]
+    content = crl(PKI.issuing, [shared_device(f"meter-{number}") for number in range(1, 9)], number=2)
+    receiving.audit.seen.clear()
     impatient = asyncio.create_task(receiving.take(content, "ca.crl"))
-    while not any(each.closed for each in victims):
-        await asyncio.sleep(0)
+    await receiving.audit.seen.wait()  # One is out.
     assert not all(each.closed for each in victims), "in the middle"
     impatient.cancel()
     await asyncio.gather(impatient, return_exceptions=True)
     await receiving.take(content, "ca.crl")
+    await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
     assert all(each.closed for each in victims)
-    assert [each["event"] for each in receiving.audit.entries] == ["CRL in use", *["revoked"] * 4]
+    assert [each["event"] for each in receiving.audit.entries] == ["CRL in use", *["revoked"] * 8]
 
 
 @pytest.mark.parametrize(("many", "named"), [(20, 20), (21, 0)])
