@@ -195,13 +195,13 @@ CROWDS: dict[str, Callable[[], bytes]] = {
     "names of hosts": lambda: named(*[x509.DNSName("a")] * 4000),
     "addresses": lambda: named(*[x509.IPAddress(ipaddress.ip_address("192.0.2.1"))] * 2000),
     "directory names": lambda: named(*[x509.DirectoryName(x509.Name([ORGANIZATION]))] * 500),
-    "attributes of the subject": lambda: csr_der(KEYS[0], attributes=[ORGANIZATION] * 900),
-    "extensions": lambda: csr_der(KEYS[0], extensions=[unknown(number) for number in range(900)]),
+    "attributes of the subject": lambda: csr_der(attributes=[ORGANIZATION] * 900),
+    "extensions": lambda: csr_der(extensions=[unknown(number) for number in range(900)]),
 }
 
 
 def named(*names: x509.GeneralName) -> bytes:
-    return csr_der(KEYS[0], extensions=[x509.SubjectAlternativeName(names)])
+    return csr_der(extensions=[x509.SubjectAlternativeName(names)])
 
 
 def unknown(number: int) -> x509.UnrecognizedExtension:
@@ -223,7 +223,7 @@ def test_a_request_may_have_hundreds_of_long_names_and_one_long_part() -> None:
     names = [x509.DNSName(f"{number:03}.press.plant.example") for number in range(500)]
     assert verify_csr(named(*names)).asked.dns_names == tuple(each.value for each in names)
     blob = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), bytes.fromhex("3082") + bytes(14_000))
-    assert verify_csr(csr_der(KEYS[0], extensions=[blob])).common_name == "meter-17"
+    assert verify_csr(csr_der(extensions=[blob])).common_name == "meter-17"
 
 
 def test_a_request_is_measured_before_it_is_parsed() -> None:
