@@ -13,8 +13,10 @@ from broker.mqtt.codes import ProtocolVersion
 from device_sim.bench.bench import Bench, Figures
 from device_sim.bench.given import Given
 from device_sim.bench.keyring import FleetKeyring, Keyring, OnePair
+from device_sim.bench.own_content import own_content
 from device_sim.bench.plan import InvalidPlan, Kind, Plan
 from device_sim.bench.show import Meter, document, exit_code_of, summary
+from device_sim.bench.sizes import sizes_in
 from device_sim.broker_words import HOST, PORT, named
 from device_sim.credentials.fleet_directory import FleetDirectory
 from device_sim.descriptors import TooFewDescriptors, have
@@ -76,6 +78,20 @@ def benchmark(given: Given, kind: Kind, **messages: Any) -> None:
     if not figures.admitted.count:
         view.failed(ConnectionError(_nobody(with_port(*broker), figures)))
     raise typer.Exit(exit_code_of(plan, figures))
+
+
+def payloads(size: str | None, message: str | None, file: Path | None) -> dict[str, Any]:
+    """Return what is published, in the terms of a `Plan`. Raises `typer.BadParameter`."""
+    try:
+        content = own_content(message, file)
+        sizes = {} if size is None else {"size": sizes_in(size)}
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if content is None:
+        return sizes
+    if sizes:
+        raise typer.BadParameter("-s: a payload of your own has its size; leave it out")
+    return {"content": content}
 
 
 def _keyring(given: Given) -> Keyring:

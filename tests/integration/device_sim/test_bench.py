@@ -73,7 +73,7 @@ async def test_what_one_terminal_publishes_another_receives(mosquitto: RunningBr
         while not subscriber.figures.subscribed:  # noqa: ASYNC110 - the count has no event
             await asyncio.sleep(0.01)
     code, out, err = await ran(
-        "bench", "pub", "-c", "3", "-R", "5", "-I", "50", "-q", "1", "-L", "60", "-s", "64",
+        "bench", "pub", "-c", "3", "-R", "5", "-I", "50", "-q", "1", "-L", "60", "-s", "64:3,300:1",
         "-t", "fleet/%g/%c/telemetry", "--fleet", str(fleet.path), "--json", *where(mosquitto, websocket=True),
     )  # fmt: skip
     sent: dict[str, Any] = json.loads(out)

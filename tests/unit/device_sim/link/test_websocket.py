@@ -14,7 +14,7 @@ from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping
 from device_sim.link.websocket import LARGEST_FRAME, NotUpgraded, NotWebSocket, WebSocket, checked_path
 
 LENGTHS = st.one_of(st.integers(0, 130), st.integers(65_534, 65_537))
-FEW = settings(max_examples=30)  # wsproto masks byte by byte.
+FEW = settings(max_examples=30)  # The large ones take their time.
 
 
 def upgraded() -> tuple[WebSocket, WSConnection, bytes]:
