@@ -111,7 +111,8 @@ def compare_all(world: World) -> None:
     status = reality.admin.get("/v1/status")
     assert status["admitted"] == world.sessions.admitted + 1, "the backend and whoever else"
     assert status["connected"] == len(world.sessions.connections) + 1
-    assert reality.feed_sequence() == world.fleet.events
+    newest = reality.feed_sequence()
+    assert newest == world.fleet.events, f"the feed is at {newest}, not at {world.fleet.events}"
     assert not reality.service.command("audit", "verify", "--dir", str(reality.service.dir)).returncode
     assert "Traceback" not in reality.broker.log
     assert "Traceback" not in reality.service.log
