@@ -18,7 +18,7 @@ from tests.support.walk.reality import Ground
 from tests.support.walk.shorten import shortened
 from tests.support.walk.walk import OPERATIONS, Step, steps_of, walk_of_all
 
-_SEED = 1
+_SEED = 348509
 """Of the walk in `make test`, which is always the same: what it finds has been done by whoever changed something."""
 _LONG = 250
 """Steps of a new walk."""
@@ -27,6 +27,7 @@ _PROCESSES = (0, 2, 0, 1)
 _is_thorough = settings().max_examples > settings.get_profile("fleetgate").max_examples
 
 
+@pytest.mark.timeout(600)  # A broker that starts without its feed lets its clients wait for ten seconds.
 def test_whatever_is_done_oracle_and_product_agree(tmp_path: Path) -> None:
     """Each operation once: one that is not possible when its turn comes, later."""
     assert take(tmp_path, walk_of_all(_SEED), print, insists=True) == []
