@@ -111,8 +111,9 @@ def compare_all(world: World) -> None:
     status = reality.admin.get("/v1/status")
     assert status["admitted"] == world.sessions.admitted + 1, "the backend and whoever else"
     assert status["connected"] == len(world.sessions.connections) + 1
-    newest = reality.feed_sequence()
+    newest = reality.stored_sequence()
     assert newest == world.fleet.events, f"the feed is at {newest}, not at {world.fleet.events}"
+    wait_until(lambda: reality.fed_sequences() == {newest}, f"all processes hear of change {newest}")
     assert not reality.service.command("audit", "verify", "--dir", str(reality.service.dir)).returncode
     assert "Traceback" not in reality.broker.log
     assert "Traceback" not in reality.service.log
