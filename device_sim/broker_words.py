@@ -20,6 +20,7 @@ import typer
 HOST: Final = "localhost"
 PORT: Final = 8883
 _SCHEME: Final = "mqtts"
+_WEBSOCKET_SCHEMES: Final = ("ws", "wss")
 _WORDS: Final = "HOST or HOST:PORT, as in localhost:8883 or [::1]:8883"
 
 BrokerOption = Annotated[
@@ -32,6 +33,14 @@ HostOption = Annotated[
 PortOption = Annotated[
     int | None,
     typer.Option("--port", min=1, max=65535, help=f"With --host: its port (default: {PORT}).", show_default=False),
+]
+WebsocketOption = Annotated[
+    bool,
+    typer.Option("--websocket", "--ws", help="MQTT over WebSocket: the port is that listener's."),
+]
+PathOption = Annotated[
+    str | None,
+    typer.Option("--path", help="With --websocket: what it is asked for (default: /mqtt).", show_default=False),
 ]
 
 
@@ -64,6 +73,8 @@ def address_in(text: str) -> tuple[str, int]:
         port = PORT if parts.port is None else parts.port
     except ValueError as error:  # The port is not a number.
         raise ValueError(what) from error
+    if parts.scheme in _WEBSOCKET_SCHEMES:
+        raise ValueError(f"{what}. For MQTT over WebSocket, add --websocket, and --path if it is not /mqtt")
     rest = (parts.username, parts.path.strip("/"), parts.query, parts.fragment)
     if parts.scheme != _SCHEME or not parts.hostname or any(rest) or port == 0:
         raise ValueError(what)

@@ -13,12 +13,15 @@ from device_sim.link.closure import SERVER_CERTIFICATE, Layer
 from provisioning.pki.tls import SPEAKS_NO_TLS
 
 _NO_TLS = frozenset(map(str.lower, SPEAKS_NO_TLS))
-_NO_MQTT = "it speaks TLS there, and no MQTT: name the broker's port, usually 8883"
+_NO_MQTT = "it speaks TLS there, and no MQTT: name the broker's port, usually 8883; or is it for --websocket?"
+_NO_WEBSOCKET = "does MQTT over WebSocket listen there? --path says what it is asked for"
 _OF_CODE: dict[tuple[str, str], str] = {
     (Layer.TCP, "refused"): "start the broker, or name where it listens",
     (Layer.TCP, "timeout"): "does a broker run there, and no firewall stand between?",
     (Layer.TLS, "unknown_ca"): "the broker does not trust the CA of these certificates",
     (Layer.TLS, "certificate_required"): "the broker wants a client certificate: give one with its key",
+    (Layer.WEBSOCKET, "not upgraded"): _NO_WEBSOCKET,
+    (Layer.WEBSOCKET, "broken protocol"): _NO_WEBSOCKET,
     (Layer.MQTT, "broken protocol"): _NO_MQTT,
     (Layer.MQTT, "malformed"): _NO_MQTT,
 }

@@ -31,7 +31,7 @@ import hashlib
 import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from typing import Protocol
 
 from cryptography import x509
@@ -245,7 +245,7 @@ class Admission:
         if not self.knows(identity):
             return self._unknown(identity)
         if peer.seconds_left < 0:
-            not_after = now + timedelta(seconds=peer.seconds_left)
+            not_after = datetime.fromtimestamp(peer.ends_at, UTC)  # Not by what is left: in the year 1 that overflows.
             whose = "the certificate" if facts.not_after < now else "a CA's certificate above it"
             detail = f"{whose} expired on {not_after:%Y-%m-%d %H:%M:%S} UTC"
             if clock <= not_after:

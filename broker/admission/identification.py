@@ -11,7 +11,9 @@ Rules
 -----
 1. A pattern must match a whole value. If two values of one source name different parties, the certificate is refused.
 2. The length of values is bounded before a pattern is applied.
-3. No I/O, no clock.
+3. In a subject, what separates names never stands for itself inside one: whoever may choose his organisation would
+   otherwise choose ``Plant,CN=meter-2``, and a pattern that looks for ``,CN=`` would find it.
+4. No I/O, no clock.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from provisioning.pki.keys import spki_fingerprint
 from provisioning.pki.role import Role
 
 _LONGEST_VALUE = 1024
+_ESCAPED = re.compile(r"\\([^0])", re.DOTALL)
+"""A special character as the library escapes it; a NUL is already in hexadecimal."""
 
 
 class IdentityPipeline:
@@ -98,13 +102,24 @@ def _common_names(certificate: x509.Certificate) -> list[str]:
     return [str(each.value) for each in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
 
 
+def _subject(certificate: x509.Certificate) -> str:
+    """Return the subject by RFC 4514, with special characters, and ``=``, as pairs of hexadecimal digits (rule 3)."""
+    return ",".join("+".join(map(_attribute, each)) for each in reversed(certificate.subject.rdns))
+
+
+def _attribute(attribute: x509.NameAttribute[str | bytes]) -> str:
+    kind, _, value = attribute.rfc4514_string().partition("=")
+    value = _ESCAPED.sub(lambda found: f"\\{ord(found[1]):02X}", value)
+    return f"{kind}={value.replace('=', chr(92) + '3D')}"
+
+
 _VALUES: Mapping[str, Callable[[x509.Certificate], list[str]]] = {
     "san-uri": _uris,
     "san-dns": _dns_names,
     "san-email": _emails,
     "san-ip": _addresses,
     "common-name": _common_names,
-    "subject": lambda certificate: [certificate.subject.rfc4514_string()],
+    "subject": lambda certificate: [_subject(certificate)],
     "fingerprint": lambda certificate: [certificate.fingerprint(hashes.SHA256()).hex()],
     "public-key": lambda certificate: [spki_fingerprint(certificate.public_key()).hex()],
 }

@@ -13,6 +13,7 @@ import socket
 import ssl
 
 from broker.admission.refusal import RefusalCode
+from provisioning.pki import hello_bounds
 from provisioning.pki.departed import was_reset
 from provisioning.pki.key_updates import changed_keys_too_often
 
@@ -65,6 +66,8 @@ def words_of(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
         if not error.reason and getattr(error, "library", "") == "SYS":
             return _RESET  # On a write, `ssl` before Python 3.12.3 does not pass on the system's error.
+        if error.reason == hello_bounds.REFUSED:
+            return "the client's hello lists more than any client needs"
         return (error.reason or str(error)).lower().replace("_", " ")
     if isinstance(error, (ConnectionResetError, BrokenPipeError)):
         return _RESET

@@ -42,6 +42,8 @@ _MAY_COME_RIGHT = frozenset({CrlProblem.CRL_WRONG_ISSUER, CrlProblem.CRL_BAD_SIG
 """Problems that a newly learned CA, even of the same name, may resolve."""
 _BY_THE_CLOCK = frozenset({CrlProblem.CRL_NOT_YET_VALID, CrlProblem.CRL_EXPIRED})
 """Problems that time may resolve, or setting this machine's clock."""
+_EARLIEST = datetime.min.replace(tzinfo=UTC) + CLOCK_TOLERANCE
+"""From a list of the first minutes of the year 1, which its CA may sign, no time can be taken away."""
 _MOST_NAMED = 20
 """New entries of a list that the audit log names individually; beyond that only the number."""
 
@@ -120,7 +122,8 @@ class CrlIntake:
             held = await asyncio.to_thread(prepare)
         except CrlRefused as error:
             if error.code in _BY_THE_CLOCK:
-                taken.untimely += ((listed.this_update - CLOCK_TOLERANCE, listed.next_update),)
+                begin = max(listed.this_update, _EARLIEST) - CLOCK_TOLERANCE
+                taken.untimely += ((begin, listed.next_update),)
             raise
         taken.delta_urls += listed.delta_urls
         if held is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import typer
@@ -21,12 +20,15 @@ from device_sim.attack.issuer import Issuer
 from device_sim.attack.target import SigningRegistrar, Target
 from device_sim.broker_words import HOST as LOCALHOST
 from device_sim.broker_words import named
-from device_sim.link.endpoint import endpoint_of
-from device_sim.link.tls_dial import Endpoint
+from device_sim.link.endpoint import carried, endpoint_of, path_asked
 
 
 def chosen(given: Given, *, tls12: bool) -> Opened:
     """Return the target that the options name: a running broker, or one to start. Raises `typer.BadParameter`."""
+    try:
+        path = path_asked(given.websocket, given.path)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     where = named(given.broker, given.host, given.port)
     if where is None:
         if given.of_a_running_one:
@@ -40,7 +42,7 @@ def chosen(given: Given, *, tls12: bool) -> Opened:
     host, port = where
     name = given.server_name or (LOCALHOST if _is_address(host) else host)
     if given.provisioning is not None or given.cert is not None or given.key is not None:
-        return _with_operator(given, host, port, name)
+        return _with_operator(given, host, port, name, path)
     if given.cafile is None or given.ca_cert is None or given.ca_key is None:
         raise typer.BadParameter(
             "--broker: give --cafile, and --ca-cert and --ca-key, or --provisioning, --cert and --key, or all of them"
@@ -52,12 +54,12 @@ def chosen(given: Given, *, tls12: bool) -> Opened:
         claimed = claims.load(given.capabilities) if given.capabilities is not None else claims.EVERYTHING
         issuer = Issuer.load(certificate, key)
         registrar = SigningRegistrar(issuer, claimed.revocation)
-        yield Target(claimed, await _endpoint(given, host, port, name), anchors, issuer, registrar)
+        yield Target(claimed, carried(await endpoint_of(host, port, name), path), anchors, issuer, registrar)
 
     return opened
 
 
-def _with_operator(given: Given, host: str, port: int, name: str) -> Opened:
+def _with_operator(given: Given, host: str, port: int, name: str, path: str | None) -> Opened:
     if given.provisioning is None or given.cafile is None or given.cert is None or given.key is None:
         raise typer.BadParameter("--provisioning, --cafile, --cert and --key go together: name all four")
     # Late: the other ways do not need it.
@@ -70,14 +72,11 @@ def _with_operator(given: Given, host: str, port: int, name: str) -> Opened:
     async def opened(_directory: Path) -> AsyncIterator[Target]:
         claimed = claims.load(given.capabilities) if given.capabilities is not None else AS_SHIPPED
         issuer = None if given.ca_cert is None or given.ca_key is None else Issuer.load(given.ca_cert, given.ca_key)
-        async with running_fleetgate(service, await _endpoint(given, host, port, name), issuer, claimed) as target:
+        endpoint = carried(await endpoint_of(host, port, name), path)
+        async with running_fleetgate(service, endpoint, issuer, claimed) as target:
             yield target
 
     return opened
-
-
-async def _endpoint(given: Given, host: str, port: int, name: str) -> Endpoint:
-    return replace(await endpoint_of(host, port, name), websocket=given.websocket)
 
 
 def _is_address(host: str) -> bool:

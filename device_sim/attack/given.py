@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from device_sim.attack.against import Against
-from device_sim.broker_words import BrokerOption, HostOption, PortOption
+from device_sim.broker_words import BrokerOption, HostOption, PathOption, PortOption, WebsocketOption
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,8 @@ class Given:
             show_default=False,
         ),
     ] = None
-    websocket: Annotated[
-        bool, typer.Option("--websocket", help="Connect by MQTT over WebSocket: --port is that listener's.")
-    ] = False
+    websocket: WebsocketOption = False
+    path: PathOption = None
     cafile: Annotated[Path | None, typer.Option("--cafile", help="Trust anchors for its certificate, PEM.")] = None
     ca_cert: Annotated[Path | None, typer.Option("--ca-cert", help="The CA whose devices it admits, PEM.")] = None
     ca_key: Annotated[Path | None, typer.Option("--ca-key", help="That CA's key, PEM, unencrypted.")] = None

@@ -80,7 +80,7 @@ class RawClient:
         dialled = await dial(endpoint, context, deadline=deadline, session=session, source=source, asks_again=True)
         client = cls(dialled.socket, version)
         if endpoint.websocket:
-            await client.upgrade(WebSocket(endpoint.server_name), deadline)
+            await client.upgrade(WebSocket(endpoint.server_name, path=endpoint.path), deadline)
         return client
 
     async def upgrade(self, asked: WebSocket, deadline: float) -> None:

@@ -116,7 +116,7 @@ async def exchange(endpoint: Endpoint, flight: Flight, request: bytes, deadline:
     Over WebSocket, the first that it says after the upgrade. Raises `HandshakeBroken` if the server's half cannot be
     followed.
     """
-    websocket = WebSocket(endpoint.server_name) if endpoint.websocket else None
+    websocket = WebSocket(endpoint.server_name, path=endpoint.path) if endpoint.websocket else None
     if websocket is not None:
         request = websocket.request + websocket.framed(request)
     try:

@@ -90,7 +90,7 @@ async def _other_origin(scene: Scene) -> Seen:
         client = await RawClient.dial(
             endpoint, scene.context(paper.pem), version=scene.version, deadline=scene.at_most(_ANSWER)
         )
-        await client.upgrade(WebSocket(endpoint.server_name, _ORIGIN), scene.at_most(_ANSWER))
+        await client.upgrade(WebSocket(endpoint.server_name, _ORIGIN, endpoint.path), scene.at_most(_ANSWER))
     except NotAdmitted as error:
         return seen_in(error.closure).since(started)
     try:

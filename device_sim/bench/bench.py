@@ -20,21 +20,23 @@ import time
 from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from random import Random
 
 from device_sim.bench.arrivals import Arrivals
 from device_sim.bench.keyring import Keyring, Party
-from device_sim.bench.payload import AlteredPayload, Stamp, payload, stamp_of
+from device_sim.bench.payload import NUMBERED, AlteredPayload, Stamp, payload, stamp_of
 from device_sim.bench.plan import Kind, Plan, topic_for
 from device_sim.fleet.schedule import Schedule
 from device_sim.interruption import Interruption
 from device_sim.latency import Latency
 from device_sim.link.closure import Closure
 from device_sim.link.driver import Driver
+from device_sim.link.endpoint import transport_of
 from device_sim.link.keep_alive import KeepAlive
 from device_sim.link.link import FAILURE, Link, NotConnected, SubscriptionRefused, Terms
 from device_sim.link.shared_context import SharedContext
 from device_sim.link.tls_dial import Endpoint, NotAdmitted
-from device_sim.run.health import GeneratorWatch, HealthSample, faults
+from device_sim.run.health import GeneratorWatch, HealthSample, faults, why_skipped
 from device_sim.scenario.model import GeneratorLimits
 from device_sim.scenario.pacer import even
 from provisioning.pki.tls import client_context
@@ -43,6 +45,7 @@ _DRAIN_DEADLINE = 10.0
 _LOOK_AGAIN = 0.05
 _CLOSING_DEADLINE = 10.0
 _SHARED = "$share/"
+_SEED = 42
 
 
 @dataclass(slots=True)
@@ -50,8 +53,10 @@ class Figures:
     """What a benchmark has counted and measured."""
 
     connected: int = 0
+    transport: str = transport_of(None)
     benchmark: int = field(default_factory=lambda: secrets.randbits(32))
     """Distinguishes its messages from those of another benchmark."""
+    drawing: Random = field(default_factory=lambda: Random(_SEED))  # noqa: S311 - sizes, the same in every benchmark
     leaving: bool = False
     """Whether it is over: a client that disconnects now is not lost."""
     refused: Counter[str] = field(default_factory=Counter)
@@ -65,6 +70,8 @@ class Figures:
     held_back: int = 0
     skipped: int = 0
     received: int = 0
+    unchecked: int = 0
+    """Those of them that had no number: a user's own payload, a short one, or somebody else's."""
     altered: int = 0
     """Those of them that were not as a benchmark had published them."""
     arrivals: list[Arrivals] = field(default_factory=list)
@@ -79,6 +86,7 @@ class Figures:
     """Set when *wanted* messages have been received."""
     tcp: Latency = field(default_factory=Latency)
     tls: Latency = field(default_factory=Latency)
+    upgrade: Latency = field(default_factory=Latency)
     connack: Latency = field(default_factory=Latency)
     admitted: Latency = field(default_factory=Latency)
     puback: Latency = field(default_factory=Latency)
@@ -128,8 +136,8 @@ class Figures:
     def latencies(self) -> dict[str, Latency]:
         """Return what was measured, by name."""
         named = {
-            "tcp": self.tcp, "tls": self.tls, "connack": self.connack, "admitted": self.admitted,
-            "puback": self.puback, "end_to_end": self.end_to_end,
+            "tcp": self.tcp, "tls": self.tls, "upgrade": self.upgrade, "connack": self.connack,
+            "admitted": self.admitted, "puback": self.puback, "end_to_end": self.end_to_end,
         }  # fmt: skip
         return {name: latency for name, latency in named.items() if latency.count}
 
@@ -155,16 +163,23 @@ class Client:
         if self.link is None or self.link.closed.done():
             return False
         try:
-            stamp = Stamp(due, self._figures.benchmark, self.party.number, self._number + 1, plan.qos)
-            packet_id = self.link.publish(self.topic, payload(stamp, plan.size), plan.qos, retain=plan.retain)
+            body = self._body(due, plan)
+            packet_id = self.link.publish(self.topic, body, plan.qos, retain=plan.retain)
         except NotConnected:
             self._figures.held_back += 1
             return False
-        self._number += 1
+        # A gap in the numbers is a message that is missing: those without one take none.
+        self._number += plan.content is None and len(body) >= NUMBERED
         if plan.qos:
             self.pending[packet_id] = due
         self._figures.published += 1
         return True
+
+    def _body(self, due: float, plan: Plan) -> bytes:
+        if plan.content is not None:
+            return plan.content
+        stamp = Stamp(due, self._figures.benchmark, self.party.number, self._number + 1, plan.qos)
+        return payload(stamp, plan.size.draw(self._figures.drawing))
 
     def acknowledged(self, packet_id: int, number: int, _reason: str) -> None:
         """Record the end of a QoS 1 or 2 exchange."""
@@ -187,6 +202,7 @@ class Client:
         except AlteredPayload:
             self._figures.altered += 1
             return
+        self._figures.unchecked += stamp is None or not stamp.number
         if stamp is not None:
             if stamp.due >= self.since:
                 self._figures.end_to_end.record(max(time.monotonic() - stamp.due, 0.0))
@@ -215,6 +231,7 @@ class Bench:
     ) -> None:
         self.plan = plan
         self.figures = Figures(
+            transport=transport_of(endpoint.path if endpoint.websocket else None),
             wanted=plan.limit,
             subscribers=plan.clients if plan.kind is Kind.SUB else 0,
             publishers=plan.clients if plan.kind is Kind.PUB else 0,
@@ -262,10 +279,15 @@ class Bench:
                 figures.health.append(self._watch.sample(figures.connected))
         limits = GeneratorLimits()
         figures.invalid = faults(figures.health, self._watch.lag, limits, self._driver)
-        if figures.skipped > limits.skipped_share * max(figures.published + figures.skipped, 1):
-            figures.invalid.append(
-                f"{figures.skipped} messages were skipped because the generator was late; use a larger -I, or fewer -c"
-            )
+        if why := why_skipped(
+            figures.skipped,
+            figures.published,
+            figures.seconds,
+            self._watch.paused,
+            limits,
+            "use a larger -I, or fewer -c",
+        ):
+            figures.invalid.append(why)
         return figures
 
     async def _work(self, keep_alive: KeepAlive) -> None:
@@ -319,6 +341,8 @@ class Bench:
         times = link.stage_times
         figures.tcp.record(times.tcp)
         figures.tls.record(times.tls)
+        if times.upgrade:
+            figures.upgrade.record(times.upgrade)
         figures.connack.record(times.connack)
         figures.admitted.record(max(time.monotonic() - due, 0.0))
         if subscribing:

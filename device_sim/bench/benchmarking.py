@@ -13,15 +13,17 @@ from broker.mqtt.codes import ProtocolVersion
 from device_sim.bench.bench import Bench, Figures
 from device_sim.bench.given import Given
 from device_sim.bench.keyring import FleetKeyring, Keyring, OnePair
+from device_sim.bench.own_content import own_content
 from device_sim.bench.plan import InvalidPlan, Kind, Plan
 from device_sim.bench.show import Meter, document, exit_code_of, summary
+from device_sim.bench.sizes import sizes_in
 from device_sim.broker_words import HOST, PORT, named
 from device_sim.credentials.fleet_directory import FleetDirectory
 from device_sim.descriptors import TooFewDescriptors, have
 from device_sim.explanation import explained
 from device_sim.interruption import Interruption, run
 from device_sim.link.closure import Closure, Layer
-from device_sim.link.endpoint import endpoint_of
+from device_sim.link.endpoint import carried, endpoint_of, path_asked
 from device_sim.link.link import Terms
 from device_sim.remedies import with_remedy
 from device_sim.report import ExitCode
@@ -43,13 +45,17 @@ def benchmark(given: Given, kind: Kind, **messages: Any) -> None:
         plan = Plan(kind, given.count, given.rate or 1000.0 / given.interval, seconds=given.duration, **messages)
     except InvalidPlan as error:
         raise typer.BadParameter(str(error)) from error
+    try:
+        path = path_asked(given.websocket, given.path)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     ring = _keyring(given)
     broker = named(given.broker, given.host, given.port) or (HOST, PORT)
     view = View()
     terms = Terms(seconds_alive=given.keepalive, version=ProtocolVersion(given.version))
 
     async def story(interruption: Interruption) -> Bench:
-        endpoint = await endpoint_of(*broker, given.server_name)
+        endpoint = carried(await endpoint_of(*broker, given.server_name), path)
         several = has_many_sources(endpoint.host)
         sources = loopback_addresses(sources_for(plan.clients)) if several else ()
         played = Bench(plan, ring, endpoint, terms, given.driver, sources)
@@ -72,6 +78,20 @@ def benchmark(given: Given, kind: Kind, **messages: Any) -> None:
     if not figures.admitted.count:
         view.failed(ConnectionError(_nobody(with_port(*broker), figures)))
     raise typer.Exit(exit_code_of(plan, figures))
+
+
+def payloads(size: str | None, message: str | None, file: Path | None) -> dict[str, Any]:
+    """Return what is published, in the terms of a `Plan`. Raises `typer.BadParameter`."""
+    try:
+        content = own_content(message, file)
+        sizes = {} if size is None else {"size": sizes_in(size)}
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if content is None:
+        return sizes
+    if sizes:
+        raise typer.BadParameter("-s: a payload of your own has its size; leave it out")
+    return {"content": content}
 
 
 def _keyring(given: Given) -> Keyring:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -44,7 +45,21 @@ def pub(
     message_interval: Annotated[
         int, typer.Option("-I", "--interval_of_msg", min=1, help="Milliseconds between two messages of a client.")
     ] = 1000,
-    size: Annotated[int, typer.Option("-s", "--size", min=16, max=1_000_000, help="Bytes of payload.")] = 256,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            "-s",
+            "--size",
+            help="Bytes of payload (default: 256): 64, 64-1024, or 64:70,1024:30 by weight.",
+            show_default=False,
+        ),
+    ] = None,
+    message: Annotated[
+        str | None, typer.Option("-m", "--message", help="A payload of your own, unchecked.", show_default=False)
+    ] = None,
+    payload_file: Annotated[
+        Path | None, typer.Option("--payload-file", help="The same, from a file.", show_default=False)
+    ] = None,
     qos: Qos = 0,
     retain: Annotated[bool, typer.Option("-r", "--retain", help="Retained messages.")] = False,
     limit: Limit = 0,
@@ -56,11 +71,11 @@ def pub(
       fleet-sim bench pub -c 100 -R 100 -I 100 -q 1 -s 256 -t fleet/%g/%c/telemetry --fleet ./meters
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
     with late_imports():
-        from device_sim.bench.benchmarking import benchmark
+        from device_sim.bench.benchmarking import benchmark, payloads
         from device_sim.bench.plan import Kind
 
-    interval = message_interval / 1000.0
-    benchmark(given, Kind.PUB, topic=topic, qos=qos, interval=interval, size=size, retain=retain, limit=limit)
+    interval, what = message_interval / 1000.0, payloads(size, message, payload_file)
+    benchmark(given, Kind.PUB, topic=topic, qos=qos, interval=interval, retain=retain, limit=limit, **what)
 
 
 @bench.command()

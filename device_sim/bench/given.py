@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from device_sim.broker_words import HOST, PORT, BrokerOption
+from device_sim.broker_words import HOST, PORT, BrokerOption, PathOption, WebsocketOption
 from device_sim.link.driver import Driver
 
 
@@ -29,6 +29,8 @@ class Given:
             "-p", "--port", min=1, max=65535, help=f"With --host: its port (default: {PORT}).", show_default=False
         ),
     ] = None
+    websocket: WebsocketOption = False
+    path: PathOption = None
     count: Annotated[int, typer.Option("-c", "--count", min=1, max=1_000_000, help="How many clients.")] = 200
     rate: Annotated[
         float | None, typer.Option("-R", "--connrate", min=0.01, help="Connections a second.", show_default=False)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from device_sim.bench.payload import SHORT
+from device_sim.bench.sizes import USUAL, Sizes
 
 _PLACEHOLDER = re.compile(r"%(.)", re.DOTALL)
 
@@ -37,17 +38,19 @@ class Plan:
     topic: str = ""
     qos: int = 0
     interval: float = 1.0
-    size: int = 256
+    size: Sizes = USUAL
     retain: bool = False
     limit: int = 0
     """Total messages after which it ends; 0 for no limit."""
+    content: bytes | None = None
+    """The user's own payload, which has no stamp and no *size*."""
     seconds: float = 0.0
     """Seconds after which it ends; 0 to run until Ctrl-C."""
 
     def __post_init__(self) -> None:
         if self.kind is not Kind.CONN and not self.topic:
             raise InvalidPlan("-t: name a topic, as in -t fleet/%g/%c/telemetry")
-        if self.kind is Kind.PUB and self.size < SHORT:
+        if self.kind is Kind.PUB and self.content is None and self.size.between[0] < SHORT:
             raise InvalidPlan(f"-s {self.size}: a payload carries its time, so it has at least {SHORT} bytes")
         topic_for(self.topic, 0, "", "")
 

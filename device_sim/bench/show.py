@@ -11,12 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from device_sim.bench.bench import Bench, Figures
+from device_sim.bench.own_content import UNCHECKED
 from device_sim.bench.plan import Plan
 from device_sim.how_often import times
+from device_sim.link.endpoint import transport_of
 from device_sim.report import ExitCode
 from provisioning.program.version import version_and_build
 
 _PERCENTS = (50.0, 95.0, 99.0)
+_NOT_CHECKED = "whether such messages are missing, duplicated, out of order or altered is not known"
 
 
 @dataclass(slots=True)
@@ -66,21 +69,16 @@ def summary(plan: Plan, figures: Figures) -> RenderableType:
     for name, latency in figures.latencies.items():
         values = (f"{latency.percentile(percent):.2f}" for percent in _PERCENTS)
         table.add_row(name, str(latency.count), *values, f"{latency.highest:.2f}")
+    by = "" if figures.transport == transport_of(None) else f" by {figures.transport}"
     admitted = figures.admitted.count
     rate = admitted / figures.connecting_seconds if figures.connecting_seconds else 0.0
     parts: list[RenderableType] = [Text(), table, Text()] if figures.latencies else [Text()]
-    parts.append(Text(f"  {admitted} of {plan.clients} clients admitted" + (f", {rate:.0f}/s" if rate else "")))
+    parts.append(Text(f"  {admitted} of {plan.clients} clients admitted{by}" + (f", {rate:.0f}/s" if rate else "")))
     if figures.subscribed < figures.subscribers:
         parts.append(Text(f"  {figures.subscribed} of {figures.subscribers} subscribed", "red"))
     if figures.idle and admitted:
         parts.append(Text(f"  no message was {figures.idle}", "red"))
-    for what, count in (("published", figures.published), ("received", figures.received)):
-        if count:
-            parts.append(Text(f"  {count} messages {what}, {count / max(figures.seconds, 1e-9):.0f}/s"))
-    came = [("missing", figures.missing), ("duplicated", figures.duplicated), ("out of order", figures.out_of_order)]
-    came += [("altered", figures.altered)] if figures.altered else []
-    if any(count for _, count in came):
-        parts.append(Text("  " + ", ".join(f"{count} {what}" for what, count in came), "yellow"))
+    parts += _messages(plan, figures)
     if figures.unacknowledged:
         parts.append(Text(f"  {figures.unacknowledged} messages not acknowledged in time", "yellow"))
     if figures.rejected or figures.held_back:
@@ -89,6 +87,24 @@ def summary(plan: Plan, figures: Figures) -> RenderableType:
     parts += [Text(f"  lost {times(count)}: {reason}", "red") for reason, count in figures.lost.items()]
     parts += [Text(f"  INVALID: {why}", "yellow") for why in figures.invalid]
     return Group(*parts)
+
+
+def _messages(plan: Plan, figures: Figures) -> list[RenderableType]:
+    """Return what became of the messages, and what of that is not known."""
+    parts: list[RenderableType] = []
+    for what, count in (("published", figures.published), ("received", figures.received)):
+        if count:
+            parts.append(Text(f"  {count} messages {what}, {count / max(figures.seconds, 1e-9):.0f}/s"))
+    came = [("missing", figures.missing), ("duplicated", figures.duplicated), ("out of order", figures.out_of_order)]
+    came += [("altered", figures.altered)] if figures.altered else []
+    if figures.unchecked:
+        of = "they have no" if figures.unchecked == figures.received else f"{figures.unchecked} of them have no"
+        parts.append(Text(f"  {of} number: {_NOT_CHECKED}", "yellow"))
+    if plan.content is not None and figures.published:
+        parts.append(Text(f"  {UNCHECKED}", "yellow"))
+    if any(count for _, count in came):
+        parts.append(Text("  " + ", ".join(f"{count} {what}" for what, count in came), "yellow"))
+    return parts
 
 
 def exit_code_of(plan: Plan, figures: Figures) -> ExitCode:
@@ -105,7 +121,9 @@ def document(plan: Plan, figures: Figures) -> dict[str, Any]:
         "fleet_sim": version_and_build(),
         "exit_code": int(exit_code_of(plan, figures)),
         "kind": str(plan.kind),
+        "transport": figures.transport,
         "clients": plan.clients,
+        "own_payload": plan.content is not None,
         "seconds": round(figures.seconds, 3),
         "connecting_seconds": round(figures.connecting_seconds, 3),
         "admitted": figures.admitted.count,
@@ -117,6 +135,7 @@ def document(plan: Plan, figures: Figures) -> dict[str, Any]:
         "held_back": figures.held_back,
         "skipped": figures.skipped,
         "received": figures.received,
+        "unchecked": figures.unchecked,
         "missing": figures.missing,
         "duplicated": figures.duplicated,
         "out_of_order": figures.out_of_order,

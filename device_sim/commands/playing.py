@@ -22,7 +22,7 @@ from device_sim.destination import expect_directory
 from device_sim.explanation import explained
 from device_sim.interruption import Interruption, run
 from device_sim.link.driver import Driver
-from device_sim.link.endpoint import endpoint_of
+from device_sim.link.endpoint import carried, endpoint_of, path_asked
 from device_sim.link.tls_dial import Endpoint
 from device_sim.report import ExitCode
 from device_sim.results.document import Document, document_of
@@ -61,11 +61,13 @@ def play(
     output: Path | None,
     metrics: int | None,
     as_json: bool,
+    websocket: bool,
+    path: str | None,
 ) -> None:
     """Run *scenario* on *fleet* or *self_hosted*, print the report and write it to *output*. Raises `typer.Exit`."""
     view = View()
     try:
-        chosen = _changed(find(scenario), devices, seed)
+        chosen = _changed(find(scenario), devices, seed, websocket, path)
         have(chosen.connections)
     except (InvalidScenario, TooFewDescriptors) as error:
         view.failed(error)
@@ -75,7 +77,9 @@ def play(
 
     async def story(interruption: Interruption) -> tuple[Document, list[Path] | OSError]:
         where = (
-            _self_hosted(chosen, against, view) if fleet is None else _on(fleet, broker or (HOST, PORT), server_name)
+            _self_hosted(chosen, against, view)
+            if fleet is None
+            else _on(fleet, broker or (HOST, PORT), server_name, chosen.path_asked)
         )
         async with _exposed(metrics, view) as show, where as target:
             addresses = _sources(target.broker, sources, chosen.devices)
@@ -99,8 +103,8 @@ def play(
     if isinstance(written, OSError):
         view.failed(written)
         raise typer.Exit(ExitCode.ERROR)
-    for path in written:
-        view.said(f"written: {path}")
+    for file in written:
+        view.said(f"written: {file}")
     raise typer.Exit(document["exit_code"])
 
 
@@ -170,15 +174,21 @@ def _sources(broker: Endpoint, asked: int, devices: int) -> tuple[str, ...]:
     return ()
 
 
-def _changed(scenario: Scenario, devices: int | None, seed: int | None) -> Scenario:
-    given = {"devices": devices, "seed": seed}
+def _changed(scenario: Scenario, devices: int | None, seed: int | None, websocket: bool, path: str | None) -> Scenario:
+    try:
+        path_asked(websocket or scenario.websocket, path)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    given = {"devices": devices, "seed": seed, "websocket": websocket or None, "path": path}
     return scenario.model_copy(update={key: value for key, value in given.items() if value is not None})
 
 
 @asynccontextmanager
-async def _on(directory: Path, broker: tuple[str, int], server_name: str | None) -> AsyncIterator[Target]:
+async def _on(
+    directory: Path, broker: tuple[str, int], server_name: str | None, path: str | None
+) -> AsyncIterator[Target]:
     fleet = FleetDirectory.read(directory)
-    endpoint = await endpoint_of(*broker, server_name)
+    endpoint = carried(await endpoint_of(*broker, server_name), path)
     async with operator_of(fleet) as operator:
         yield Target(endpoint, fleet, fleet.origin.provisioning_url, operator, broker_name=with_port(*broker))
 
@@ -189,7 +199,7 @@ async def _self_hosted(scenario: Scenario, against: Contestant, view: View) -> A
     directory = Path(tempfile.mkdtemp(prefix="fleetgate-run-"))
     try:
         async with (
-            raised(directory, view.said, against.started(scenario.own_topics)) as stage,
+            raised(directory, view.said, against.started(scenario.own_topics, websocket=scenario.websocket)) as stage,
             asyncio.TaskGroup() as watchers,
         ):
             watching = watchers.create_task(stage.watch(), name="watch the stage")
@@ -211,7 +221,8 @@ async def _self_hosted(scenario: Scenario, against: Contestant, view: View) -> A
             ):  # fmt: skip
                 await enrol_fleet(fleet, names, stage.operator, est, evidence, _ENROLLING_AT_ONCE, lambda: None)
             hosted = stage.hosted
-            yield Target(stage.broker, fleet, stage.provisioning_url, stage.operator, hosted.restart, hosted.name)
+            broker = carried(stage.broker, scenario.path_asked)
+            yield Target(broker, fleet, stage.provisioning_url, stage.operator, hosted.restart, hosted.name)
             watching.cancel()
     finally:
         shutil.rmtree(directory)

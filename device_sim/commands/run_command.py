@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from device_sim.broker_words import BrokerOption, HostOption, PortOption, named
+from device_sim.broker_words import BrokerOption, HostOption, PathOption, PortOption, WebsocketOption, named
 from device_sim.hanging import hanging
 from device_sim.late_imports import late_imports
 from device_sim.link.driver import Driver
@@ -40,6 +40,8 @@ def run_scenario(
         str | None,
         typer.Option(help="The name in the broker's certificate (default: that of --broker).", show_default=False),
     ] = None,
+    websocket: WebsocketOption = False,
+    path: PathOption = None,
     self_hosted: Annotated[
         bool, typer.Option("--self-hosted", help="Start provisioning, broker and a fleet of its own, and remove them.")
     ] = False,
@@ -95,5 +97,5 @@ def run_scenario(
 
     play(
         scenario, fleet, named(broker, host, port), server_name, self_hosted, against, devices, seed, sources, driver,
-        workers, hybrid_key_exchange, output, metrics, as_json,
+        workers, hybrid_key_exchange, output, metrics, as_json, websocket, path,
     )  # fmt: skip

@@ -172,7 +172,7 @@ class _Story:
         started = time.monotonic()
 
         def connected(stages: StageTimes) -> None:
-            handshakes.record(stages.tcp + stages.tls + stages.connack)
+            handshakes.record(stages.total)
 
         async with self._view.watching(
             lambda: Progress("connected", fleet.connected, plan.devices, time.monotonic() - started)

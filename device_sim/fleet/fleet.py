@@ -276,8 +276,10 @@ class Fleet:
         stages, record = connection.stage_times, self._surroundings.record
         record(Duration.TCP, stages.tcp, late)
         record(Duration.TLS, stages.tls, late)
+        if stages.upgrade:
+            record(Duration.UPGRADE, stages.upgrade, late)
         record(Duration.CONNACK, stages.connack, late)
-        record(Duration.ADMITTED, stages.tcp + stages.tls + stages.connack, late)
+        record(Duration.ADMITTED, stages.total, late)
         if device.name not in self.condemned:
             record(Duration.OUTAGE, time.monotonic() - out_since, 0.0)
         self._admitted(device, started)

@@ -56,7 +56,7 @@ class BufferedSocket:
         start = self._position
         if start == len(self._input):
             try:
-                self._input = self._tls.recv(RECORD)
+                self._input = self._read()
             except ssl.SSLWantReadError:
                 if self._write_error is not None:
                     raise self._write_error from None
@@ -72,6 +72,10 @@ class BufferedSocket:
         self._input = b""
         self._position = 0
         return taken
+
+    def _read(self) -> bytes:
+        """Return what the peer has sent, empty at its end; raise what `ssl` raises."""
+        return self._tls.recv(RECORD)
 
     def send(self, buffer: bytes | bytearray) -> int:
         """Queue *buffer* for the next `flush`."""

@@ -45,6 +45,7 @@ from device_sim.link.closure import (
     unasked_session,
 )
 from device_sim.link.distance import Distance, distance_of
+from device_sim.link.framed_socket import opened
 from device_sim.link.keep_alive import KeepAlive
 from device_sim.link.link import (
     DEADLINE,
@@ -60,7 +61,7 @@ from device_sim.link.link import (
     Terms,
     UserProperties,
 )
-from device_sim.link.tls_dial import Dialled, Endpoint, NotAdmitted, dial
+from device_sim.link.tls_dial import Endpoint, NotAdmitted, dial
 from provisioning.pki.tls import CredentialPem
 
 _MQTT5 = MQTTProtocolVersion.MQTTv5
@@ -200,9 +201,10 @@ class Connection:
             source=source,
             clock_offset=terms.clock_offset,
         )
+        socket, upgrade = await opened(endpoint, dialled, deadline - (time.monotonic() - started))
         connection = cls(
             asyncio.get_running_loop(),
-            BufferedSocket(dialled.socket),
+            socket,
             _Paho(client_id, terms),
             keep_alive,
             received,
@@ -210,10 +212,12 @@ class Connection:
             acknowledged,
             clean_start=terms.clean_start,
         )
-        await connection._start(endpoint, dialled, deadline - (time.monotonic() - started))
+        now = time.monotonic()
+        await connection._start(endpoint, deadline - (now - started))
+        connection.stage_times = StageTimes(dialled.tcp, dialled.tls, time.monotonic() - now, upgrade)
         return connection
 
-    async def _start(self, endpoint: Endpoint, dialled: Dialled, remaining: float) -> None:
+    async def _start(self, endpoint: Endpoint, remaining: float) -> None:
         paho = self._paho
         paho.on_connect = self._on_connect
         paho.on_disconnect = self._on_disconnect
@@ -224,7 +228,6 @@ class Connection:
             paho.on_message = self._on_message
         if self._acknowledged is not None:
             paho.on_publish = self._on_publish
-        started = time.monotonic()
         self._loop.add_reader(self._descriptor, self._readable)
         paho.start(self._socket, endpoint)
         try:
@@ -239,7 +242,6 @@ class Connection:
             paho.abort(ConnectionAbortedError("cancelled"))
             raise
         self._keep_alive.add(paho, paho.keepalive)  # The broker's, if it has set one.
-        self.stage_times = StageTimes(dialled.tcp, dialled.tls, time.monotonic() - started)
 
     def publish(
         self, topic_name: str, payload: bytes, qos: int, *, retain: bool = False, user_properties: UserProperties = ()

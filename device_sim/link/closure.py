@@ -2,8 +2,9 @@
 
 Theory
 ------
-A client learns of a refusal in one of three ways: the network gives up (TCP), the peer sends a TLS alert (RFC 8446 §6),
-or the broker answers with a reason code (MQTT 5 §2.4; 3.1.1 §3.2.2.3). In TLS 1.3 the client finishes its handshake
+A client learns of a refusal in one of four ways: the network gives up (TCP), the peer sends a TLS alert (RFC 8446 §6),
+does not become a WebSocket where that is asked for (RFC 6455 §4.2.2), or the broker answers with a reason code (MQTT 5
+§2.4; 3.1.1 §3.2.2.3). In TLS 1.3 the client finishes its handshake
 before the server has checked its certificate, so the alert arrives on a later read; it is still a TLS refusal.
 
 Rules
@@ -77,11 +78,16 @@ class BrokenByUs(ConnectionError):
     """The scenario breaks this connection."""
 
 
+class BrokenFrames(ConnectionError):
+    """What the peer sends on a WebSocket is not a frame that it may send; the text says what."""
+
+
 class Layer(StrEnum):
     """Where a connection ended."""
 
     TCP = "tcp"
     TLS = "tls"
+    WEBSOCKET = "websocket"
     MQTT = "mqtt"
 
 
@@ -157,6 +163,8 @@ def from_error(error: BaseException, at: float) -> Closure:
         case ssl.SSLError(reason=str(openssl)):
             alert = _ALERT.fullmatch(openssl)
             code = alert.group(1).lower() if alert else openssl.lower()
+        case BrokenFrames():
+            layer, code, reason = Layer.WEBSOCKET, "broken protocol", f"the broker: {error}"
         case BrokenByUs():
             layer, code, reason = Layer.TCP, BROKEN, "broken by the scenario"
         # OpenSSL 3 hides the errno of a failed write: "[SYS] unknown error" means a lost connection.

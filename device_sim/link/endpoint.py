@@ -9,8 +9,10 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 
 from device_sim.link.tls_dial import Endpoint
+from device_sim.link.websocket import MQTT_PATH, checked_path
 
 _SOON = 3.0
 """Seconds for an address to answer, where there is another."""
@@ -32,6 +34,28 @@ async def endpoint_of(host: str, port: int, server_name: str | None) -> Endpoint
         found.sort(key=lambda info: info[0] != socket.AF_INET)
         address = await _answering([str(info[4][0]) for info in found], port)
     return Endpoint(address, port, server_name or host)
+
+
+def path_asked(websocket: bool, path: str | None) -> str | None:
+    """Return what the options ask a WebSocket for; None: there is to be none. Raises `ValueError`, in their words."""
+    if path is None:
+        return MQTT_PATH if websocket else None
+    if not websocket:
+        raise ValueError("--path is what a WebSocket is asked for: add --websocket, or leave it out")
+    try:
+        return checked_path(path)
+    except ValueError as error:
+        raise ValueError(f"--path {error}") from None
+
+
+def carried(endpoint: Endpoint, path: str | None) -> Endpoint:
+    """Return *endpoint* with MQTT over WebSocket at *path*; None: without one."""
+    return replace(endpoint, websocket=path is not None, path=path or MQTT_PATH)
+
+
+def transport_of(path: str | None) -> str:
+    """Return the words for a transport: MQTT over WebSocket at *path*, or without one."""
+    return "mqtts" if path is None else f"wss, {path}"
 
 
 async def _answering(addresses: Sequence[str], port: int) -> str:

@@ -55,6 +55,7 @@ from device_sim.link.closure import (
     unasked_session,
 )
 from device_sim.link.distance import Distance, distance_of
+from device_sim.link.framed_socket import opened
 from device_sim.link.in_flight import InFlight
 from device_sim.link.keep_alive import KeepAlive
 from device_sim.link.link import (
@@ -175,13 +176,13 @@ class LightConnection:
             source=source,
             clock_offset=terms.clock_offset,
         )
+        socket, upgrade = await opened(endpoint, dialled, deadline - (time.monotonic() - started))
         connection = cls(
-            asyncio.get_running_loop(), BufferedSocket(dialled.socket), terms, keep_alive, received, received_whole,
-            acknowledged,
+            asyncio.get_running_loop(), socket, terms, keep_alive, received, received_whole, acknowledged
         )  # fmt: skip
         now = time.monotonic()
         await connection._start(client_id, terms, deadline - (now - started))
-        connection.stage_times = StageTimes(dialled.tcp, dialled.tls, time.monotonic() - now)
+        connection.stage_times = StageTimes(dialled.tcp, dialled.tls, time.monotonic() - now, upgrade)
         return connection
 
     async def _start(self, client_id: str, terms: Terms, remaining: float) -> None:

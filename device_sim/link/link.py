@@ -63,6 +63,13 @@ class StageTimes:
     tcp: float
     tls: float
     connack: float
+    upgrade: float = 0.0
+    """To WebSocket, where MQTT is carried by it."""
+
+    @property
+    def total(self) -> float:
+        """From the first packet on the network to the broker's answer."""
+        return self.tcp + self.tls + self.upgrade + self.connack
 
 
 @dataclass(frozen=True, slots=True)

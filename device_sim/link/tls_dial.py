@@ -26,6 +26,7 @@ from dataclasses import dataclass
 
 from device_sim.link.closure import SERVER_CERTIFICATE, Closure, Layer, from_error
 from device_sim.link.lost_reset import ask_again
+from device_sim.link.websocket import MQTT_PATH
 from provisioning.pki.openssl import forget_errors
 from provisioning.pki.tls import CredentialPem
 
@@ -55,6 +56,8 @@ class Endpoint:
     server_name: str
     websocket: bool = False
     """Whether MQTT is in the frames of a WebSocket there. `dial` ends before its upgrade."""
+    path: str = MQTT_PATH
+    """What the upgrade asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +153,9 @@ async def handshake(loop: asyncio.AbstractEventLoop, tls: ssl.SSLSocket) -> None
         try:
             tls.do_handshake()
         except ssl.SSLWantReadError:
-            await _readable(loop, tls.fileno())
+            await readable(loop, tls.fileno())
         except ssl.SSLWantWriteError:
-            await _writable(loop, tls.fileno())
+            await writable(loop, tls.fileno())
         except OSError:
             forget_errors()
             raise
@@ -160,7 +163,8 @@ async def handshake(loop: asyncio.AbstractEventLoop, tls: ssl.SSLSocket) -> None
             return
 
 
-async def _readable(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
+async def readable(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
+    """Return when there is something to read."""
     ready = loop.create_future()
     loop.add_reader(descriptor, _wake, ready)
     try:
@@ -169,7 +173,8 @@ async def _readable(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
         loop.remove_reader(descriptor)
 
 
-async def _writable(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
+async def writable(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
+    """Return when something can be written."""
     ready = loop.create_future()
     loop.add_writer(descriptor, _wake, ready)
     try:

@@ -25,7 +25,12 @@ def qualify_device(
     ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="Show the stages and try none.")] = False,
     client_id: Annotated[str, typer.Option(help="The device's name, in its certificate.")] = "device-under-test",
-    host: Annotated[str, typer.Option(help="Listen on this numeric address.")] = "127.0.0.1",
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="Listen on this numeric address (default: 127.0.0.1, or ::1 without IPv4).", show_default=False
+        ),
+    ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Listen on this port, without --exec.")] = 8883,
     server_name: Annotated[
         list[str] | None,

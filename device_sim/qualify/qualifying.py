@@ -29,6 +29,8 @@ from device_sim.qualify.stand import CannotListen
 from device_sim.report import ExitCode
 from device_sim.view import View
 from provisioning.pki.identity import InvalidIdentity
+from provisioning.program.host_and_port import with_port
+from provisioning.program.loopback import own_loopback
 
 _KIND = "qualify"
 
@@ -38,7 +40,7 @@ def judge_device(
     only: list[str] | None,
     show_list: bool,
     client_id: str,
-    host: str,
+    host: str | None,
     port: int,
     server_name: list[str] | None,
     directory: Path | None,
@@ -49,6 +51,7 @@ def judge_device(
     junit: Path | None,
 ) -> None:
     """Judge what *command* starts, or whatever connects; *show_list*: only list the stages. Raises `typer.Exit`."""
+    host = host or own_loopback()
     try:
         stages = pick(only or ())
         device: Device = Program(command) if command is not None else Hardware()
@@ -133,8 +136,9 @@ class _Live:
 
 
 def _instruct(err: Console, bench: Bench) -> None:
+    where = with_port(bench.host, bench.port)
     err.print(
-        f"Let the device connect to {bench.host}:{bench.port} as {bench.papers.identity.name}, and leave it so; with\n"
+        f"Let the device connect to {where} as {bench.papers.identity.name}, and leave it so; with\n"
         f"  trust anchor  {bench.directory / 'ca.crt'}\n"
         f"  certificate   {bench.directory / 'device.crt'}\n"
         f"  key           {bench.directory / 'device.key'}",

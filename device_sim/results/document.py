@@ -21,6 +21,7 @@ from typing import Any
 
 from device_sim.how_often import times
 from device_sim.latency import Latency
+from device_sim.link.endpoint import transport_of
 from device_sim.run.health import waiting_of
 from device_sim.run.recorder import EXPLAINING, Recorder, Sample
 from device_sim.run.result import ProcessHealth, RunResult
@@ -92,7 +93,7 @@ def document_of(result: RunResult) -> Document:
         "markers": [asdict(marker) for marker in recorder.markers],
         "timeline": [sample_of(sample) for sample in recorder.samples],
         "generator": _generator(result),
-        "environment": {"broker": result.broker, **environment()},
+        "environment": {"broker": result.broker, "transport": transport_of(scenario.path_asked), **environment()},
     }
 
 

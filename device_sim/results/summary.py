@@ -12,8 +12,10 @@ from rich.text import Text
 from device_sim.fitting import Fitting
 from device_sim.how_often import times
 from device_sim.link.distance import Distance
+from device_sim.link.endpoint import transport_of
 from device_sim.results.document import Document, figure_of, remarks, voids
 
+_USUAL = transport_of(None)
 _PERCENTS = (50.0, 95.0, 99.0)
 _HEADINGS = (("count", "p50", "p95", "p99", "max"), ("p50", "p99", "max"), ("p50", "p99"), ("p99",))
 _COLOURS = {"PASS": "bold green", "INVALID": "bold yellow", "INTERRUPTED": "bold yellow"}
@@ -38,9 +40,11 @@ def summary_of(document: Document) -> RenderableType:
     scenario = document["scenario"]
     verdict = Text("\n")
     verdict.append(document["verdict"], _COLOURS.get(document["verdict"], "bold red"))
+    where = document["environment"]
+    by = where.get("transport", _USUAL)  # Older reports have no such field.
     verdict.append(
-        f": {scenario['name']} on {document['environment']['broker']}, {scenario['devices']} devices, "
-        f"{document['seconds']:.0f} s "
+        f": {scenario['name']} on {where['broker']}{'' if by == _USUAL else f' by {by}'}, "
+        f"{scenario['devices']} devices, {document['seconds']:.0f} s "
         f"(seed {scenario['seed']}, scenario {scenario['fingerprint']})"
     )
     return Group(*parts, verdict)

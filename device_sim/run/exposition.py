@@ -9,13 +9,17 @@ Rules
 -----
 1. It listens on loopback only: it says which devices a broker has refused, and why, to whoever asks.
 2. Labels are bounded: durations, percentiles, and `_MOST_REASONS` reasons of refusals. Never a device.
-3. A request has at most `_LONGEST` bytes and `_PATIENCE` seconds, and there are `_AT_ONCE` at a time.
+3. A request has at most `_LONGEST` bytes and `_PATIENCE` seconds. There are `_AT_ONCE` connections at a time, and who
+   has waited longest makes room: strangers who keep theirs open keep nobody out.
+4. One request a connection. Who still sends when he has been answered is heard out for a moment: closing with unread
+   bytes would reset the connection, and the answer might be lost (RFC 9112 §9.6).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
@@ -35,6 +39,8 @@ from provisioning.program.loopback import own_loopback
 PATH: Final = "/metrics"
 _MOST_REASONS: Final = 20
 _LONGEST, _PATIENCE, _AT_ONCE = 8192, 5.0, 16
+_HEAR_OUT_SECONDS = 1.0
+_REQUEST_LINE: Final = re.compile(rb"([A-Z]{1,20}) (\S+) HTTP/1\.[01]")
 _PERCENTILES: Final = {"50": "p50", "95": "p95", "99": "p99"}
 
 
@@ -122,6 +128,8 @@ class Page:
         self.port = 0
         self._content: Callable[[], bytes] | None = None
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        """Those who had to make room, and have not noticed yet."""
 
     @property
     def address(self) -> str:
@@ -135,44 +143,63 @@ class Page:
     def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request, in a task."""
         if len(self._open) >= _AT_ONCE:
-            writer.close()
-            return
+            longest = next(iter(self._open))
+            self._open.pop(longest).transport.abort()
+            self._leaving.add(longest)
+            longest.add_done_callback(self._leaving.discard)
         task = asyncio.create_task(self._serve(reader, writer), name="metrics")
         self._open[task] = writer
-        task.add_done_callback(self._open.pop)
+        task.add_done_callback(lambda done: self._open.pop(done, None))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            with contextlib.suppress(OSError, ValueError, EOFError, TimeoutError, asyncio.LimitOverrunError):
+            with contextlib.suppress(OSError, EOFError, TimeoutError):
+                answer = await self._answered(reader)
                 async with asyncio.timeout(_PATIENCE):
-                    request = await reader.readuntil(b"\r\n\r\n")
-                    method, _, rest = request.partition(b" ")
-                    writer.write(self._answer(method, rest.partition(b" ")[0]))
+                    writer.write(answer)
                     await writer.drain()
+                writer.write_eof()
+                async with asyncio.timeout(_HEAR_OUT_SECONDS):
+                    while await reader.read(_LONGEST):
+                        pass
         finally:
             writer.close()
 
-    def _answer(self, method: bytes, target: bytes) -> bytes:
-        status, content = HTTPStatus.OK, b""
+    async def _answered(self, reader: asyncio.StreamReader) -> bytes:
+        """Return the answer to the request that *reader* gets. Raises `EOFError`, `OSError`."""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                request = await reader.readuntil(b"\r\n\r\n")
+        except TimeoutError:
+            return _written(HTTPStatus.REQUEST_TIMEOUT)
+        except asyncio.LimitOverrunError:
+            return _written(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        line = _REQUEST_LINE.fullmatch(request.partition(b"\r\n")[0])
+        if line is None:
+            return _written(HTTPStatus.BAD_REQUEST)
+        method, target = line.groups()
         if target.partition(b"?")[0] != PATH.encode():
-            status = HTTPStatus.NOT_FOUND
-        elif method not in {b"GET", b"HEAD"}:
-            status = HTTPStatus.METHOD_NOT_ALLOWED
-        elif self._content is None:
-            status = HTTPStatus.SERVICE_UNAVAILABLE
-        else:
-            content = self._content()
-        head = (
-            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {CONTENT_TYPE_PLAIN_0_0_4}\r\n"
-            f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
-        )
-        return head.encode() + (content if method == b"GET" else b"")
+            return _written(HTTPStatus.NOT_FOUND)
+        if method not in {b"GET", b"HEAD"}:
+            return _written(HTTPStatus.METHOD_NOT_ALLOWED)
+        if self._content is None:
+            return _written(HTTPStatus.SERVICE_UNAVAILABLE)
+        return _written(HTTPStatus.OK, self._content(), bodyless=method == b"HEAD")
 
     async def leave(self) -> None:
         """Cut off who is still asking."""
         for writer in self._open.values():
             writer.transport.abort()
-        await asyncio.gather(*self._open)
+        await asyncio.gather(*self._open, *self._leaving)
+
+
+def _written(status: HTTPStatus, content: bytes = b"", *, bodyless: bool = False) -> bytes:
+    """Return an answer; only its head if *bodyless* (RFC 9110 §9.3.2)."""
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {CONTENT_TYPE_PLAIN_0_0_4}\r\n"
+        f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + (b"" if bodyless else content)
 
 
 @asynccontextmanager

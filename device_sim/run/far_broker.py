@@ -30,6 +30,7 @@ _MESSAGES: Final = frozenset({Duration.PUBACK, Duration.END_TO_END, Duration.PRO
 _ROUND_TRIPS: Final = {
     Duration.TCP: 1,
     Duration.TLS: 1,
+    Duration.UPGRADE: 1,
     Duration.CONNACK: 1,
     Duration.ADMITTED: ADMISSION,
     Duration.OUTAGE: ADMISSION,
@@ -44,24 +45,35 @@ _ROUND_TRIPS: Final = {
     Duration.RESUMED_ADMITTED: _OPERATOR + ADMISSION,
     Duration.RENEWAL: _OPERATOR + ADMISSION,
 }
+_ADMISSIONS: Final = frozenset(
+    {Duration.ADMITTED, Duration.OUTAGE, Duration.REVOKED_REFUSED, Duration.RESUMED_ADMITTED, Duration.RENEWAL}
+)
+"""Those that have an admission in them, and with it the upgrade to WebSocket, where there is one."""
 _EXACTLY_ONCE: Final = 2
 _UPPER_LIMITS: Final = ("<", "<=")
 
 
 def is_the_links(
-    threshold: Threshold, value: float | None, distance: Distance, *, qos: int, receivers_lost: int
+    threshold: Threshold,
+    value: float | None,
+    distance: Distance,
+    *,
+    qos: int,
+    receivers_lost: int,
+    websocket: bool = False,
 ) -> bool:
     """Whether *threshold*, which *value* does not meet, may be crossed by the link alone."""
     metric = threshold.metric
     if value is None:
         return False
     if metric is Count.UNREACHED:
-        return not receivers_lost and distance.explains(ADMISSION) > DEADLINE
+        return not receivers_lost and distance.explains(ADMISSION + websocket) > DEADLINE
     if not isinstance(metric, Duration) or threshold.sign not in _UPPER_LIMITS:
         return False
     if threshold.statistic == "count":
         return False
     round_trips = _ROUND_TRIPS[metric] + (qos == _EXACTLY_ONCE and metric in _MESSAGES)
+    round_trips += websocket and metric in _ADMISSIONS
     explained = distance.explains(round_trips) * 1000
     return 0 < explained >= value - threshold.bound
 

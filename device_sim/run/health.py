@@ -12,7 +12,9 @@ Rules
 1. The lag is measured by a timer on the same loop: how much later than requested it is woken. A loop that stands still
    for a second is one late timer, and a second in which everything that was due is late: `standstill` counts it so.
 2. One slow second is not a fault; persistent slowness is (`GeneratorLimits`).
-3. The time spent waiting for a core is the kernel's figure (`device_sim.core_wait`). It is known only when a wait has
+3. A process that others have stopped (SIGSTOP, a debugger, a paused virtual machine) neither computes nor waits for a
+   core: that tells a pause from too much work (`GeneratorWatch.paused`), which has another remedy.
+4. The time spent waiting for a core is the kernel's figure (`device_sim.core_wait`). It is known only when a wait has
    ended and says nothing about a single moment, so a share covers at least half a second.
 """
 
@@ -37,6 +39,8 @@ _TICK = 0.02
 _SHORTEST = 0.5
 """The minimum number of seconds for a share: the last sample of a run follows directly behind another."""
 _BUSY = 0.95
+_PAUSE = 0.5
+"""Seconds of lag that may be a pause, rather than a disk or a page that was waited for."""
 _CORES = os.cpu_count() or 1
 _FOR_A_CORE = "stop what else is running, use fewer devices, a lower rate, or a larger machine"
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -90,6 +94,8 @@ class GeneratorWatch:
         self.lag = Latency()
         self.standstill = Latency()
         """How late something was that was due at any moment, also at one at which no timer was running."""
+        self.paused = 0.0
+        """For how many seconds the process was stopped: late, and neither computing nor waiting for a core."""
         self._recent: list[float] = []
         self._ticking: asyncio.Task[None] | None = None
         self._last = self._earlier = _Reading.now()
@@ -106,7 +112,7 @@ class GeneratorWatch:
             await asyncio.wait([self._ticking])
 
     def sample(self, ports: int) -> HealthSample:
-        """Return the state since the last sample, or the one before (rule 3); *ports*: open connections."""
+        """Return the state since the last sample, or the one before (rule 4); *ports*: open connections."""
         now = _Reading.now()
         recent = sorted(self._recent) or [0.0]
         self._recent.clear()
@@ -131,9 +137,13 @@ class GeneratorWatch:
 
     async def _tick(self) -> None:
         while True:
-            asked = time.monotonic() + _TICK
+            asked, processor = time.monotonic() + _TICK, time.process_time()
             await asyncio.sleep(_TICK)
             lag = max(0.0, time.monotonic() - asked)
+            if lag > _PAUSE:
+                # What was waited since an earlier sample is no less than since this tick.
+                busy = time.process_time() - processor + seconds_waited() - self._earlier.waited
+                self.paused += lag if busy < lag / 2 else 0.0
             self._recent.append(lag)
             self.lag.record(lag)
             for ago in range(int(lag / _TICK) + 1):
@@ -192,6 +202,25 @@ def faults(
         if limit and used / limit > share:
             found.append(f"{used} of {limit} {what} were in use; {remedy}")
     return found
+
+
+def why_skipped(
+    skipped: int, published: int, seconds: float, paused: float, limits: GeneratorLimits, less: str
+) -> str | None:
+    """Return why messages were *skipped*, and what to do, or None if they are few; *less* asks for a smaller load.
+
+    That is no remedy where a process that was *paused* explains them: in that time it would have sent so many. Twice as
+    many, for it may have been when most was sent.
+    """
+    of_all = published + skipped
+    if skipped <= limits.skipped_share * max(of_all, 1):
+        return None
+    if paused and skipped <= 2 * of_all * paused / max(seconds, paused):
+        return (
+            f"{skipped} messages were skipped because the generator's process was stopped for {paused:.1f} s, neither "
+            "computing nor waiting for a core; let nothing pause it: no SIGSTOP, no debugger, no suspended machine"
+        )
+    return f"{skipped} messages were skipped because the generator was late; {less}"
 
 
 def starved(samples: Sequence[HealthSample], limits: GeneratorLimits, standstill: Latency | None = None) -> str | None:

@@ -85,6 +85,8 @@ class PartOutcome:
     refused: dict[str, int]
     false_refusals: dict[str, Closure]
     memory_before_mb: float
+    paused: float = 0.0
+    """For how many seconds its process was stopped."""
     present: dict[str, bool] = field(default_factory=dict)
     """For devices that announce their presence: whether they were online at the end. Excludes revoked ones."""
     markers: list[Marker] = field(default_factory=list)
@@ -248,6 +250,7 @@ class Part:
             lag=self._watch.lag.encoded(),
             standstill=self._watch.standstill.encoded(),
             skipped=fleet.streaming.skipped,
+            paused=self._watch.paused,
             refused={**fleet.refused_by_reason, **fleet.counters.refused},
             false_refusals=fleet.falsely_refused,
             memory_before_mb=self._memory_before,

@@ -20,7 +20,7 @@ from device_sim.link.closure import Closure
 from device_sim.link.distance import NEARBY, Distance
 from device_sim.report import ExitCode
 from device_sim.run.far_broker import is_the_links, why_invalid
-from device_sim.run.health import HealthSample, faults, starved
+from device_sim.run.health import HealthSample, faults, starved, why_skipped
 from device_sim.run.lateness import DROPPED, is_crossed_by
 from device_sim.run.manner import ONE_PROCESS, Manner
 from device_sim.run.recorder import PAST_DEADLINE, Recorder
@@ -69,6 +69,8 @@ class ProcessHealth:
     devices: int = 0
     memory_before_mb: float = 0.0
     standstill: Latency | None = None
+    paused: float = 0.0
+    """For how many seconds it was stopped (`GeneratorWatch.paused`)."""
 
     @property
     def memory_a_device_kb(self) -> float | None:
@@ -131,12 +133,16 @@ class RunResult:
             self.invalid += [why_invalid(self.distance)] if far else []
             past = any(marker.kind == PAST_DEADLINE for marker in recorder.markers)
             self.invalid += [why_invalid(self.distance, "a deadline")] if past else []
-        if skipped > limits.skipped_share * max(published + skipped, 1):
-            self.invalid.append(f"{skipped} messages were skipped because the generator was late; publish less often")
+        paused = max((process.paused for process in self.processes), default=0.0)
+        if why := why_skipped(skipped, published, self.seconds, paused, limits, "publish less often"):
+            self.invalid.append(why)
 
     def _is_the_links(self, judged: Judged) -> bool:
         lost = self.recorder.counts[Count.LOST_RECEIVERS]
-        return is_the_links(judged.threshold, judged.value, self.distance, qos=self.scenario.qos, receivers_lost=lost)
+        return is_the_links(
+            judged.threshold, judged.value, self.distance, qos=self.scenario.qos, receivers_lost=lost,
+            websocket=self.scenario.websocket,
+        )  # fmt: skip
 
     @property
     def despite_lateness(self) -> dict[Count, int]:

@@ -449,7 +449,13 @@ class Run:
             standstill.add(outcome.standstill)
             found.append(
                 ProcessHealth(
-                    process.name, process.health, lag, len(outcome.sent), outcome.memory_before_mb, standstill
+                    process.name,
+                    process.health,
+                    lag,
+                    len(outcome.sent),
+                    outcome.memory_before_mb,
+                    standstill,
+                    outcome.paused,
                 )
             )
         found += [

@@ -41,6 +41,7 @@ class Duration(StrEnum):
 
     TCP = "tcp"
     TLS = "tls"
+    UPGRADE = "upgrade"
     CONNACK = "connack"
     ADMITTED = "admitted"
     OUTAGE = "outage"
@@ -104,6 +105,7 @@ class Count(StrEnum):
 DESCRIPTIONS: dict[Duration, str] = {
     Duration.TCP: "TCP connection",
     Duration.TLS: "TLS handshake, the client's half",
+    Duration.UPGRADE: "upgrade to WebSocket",
     Duration.CONNACK: "CONNECT to CONNACK",
     Duration.ADMITTED: "due to connect, to admitted",
     Duration.OUTAGE: "wanted in, or cut off, to admitted",

@@ -15,9 +15,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from device_sim.core_wait import MOST_WAITING
+from device_sim.link.websocket import MQTT_PATH, checked_path
 from device_sim.randomness import randomness_of
 from device_sim.scenario.groups import Group
 from device_sim.scenario.known import known_at
@@ -50,7 +51,8 @@ class GeneratorLimits(ScenarioPart):
 class Scenario(ScenarioPart):
     """A complete scenario. *receivers* is how many instances of the backend receive everything.
 
-    *certificate_life* is the lifetime of a self-hosted fleet's certificates, where that matters.
+    *certificate_life* is the lifetime of a self-hosted fleet's certificates, where that matters. *websocket*: all its
+    connections are MQTT over WebSocket, which is asked for at *path*.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
@@ -63,6 +65,8 @@ class Scenario(ScenarioPart):
     thresholds: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(default_factory=dict)
     generator: GeneratorLimits = GeneratorLimits()
     certificate_life: Annotated[Seconds, Field(ge=10)] | None = None
+    websocket: bool = False
+    path: Annotated[str, AfterValidator(checked_path)] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -84,8 +88,15 @@ class Scenario(ScenarioPart):
                     f"stages: {number} (command): asleep: no group sleeps and has its session kept; give one "
                     "`sleep = { awake = …, asleep = … }`"
                 )
+        if self.path is not None and not self.websocket:
+            raise ValueError("path: it is what a WebSocket is asked for; add `websocket = true`, or leave it out")
         self.limits()
         return self
+
+    @property
+    def path_asked(self) -> str | None:
+        """What a WebSocket is asked for; None: there is none."""
+        return self.path or MQTT_PATH if self.websocket else None
 
     @property
     def qos(self) -> int:

@@ -17,12 +17,15 @@ class Contestant(StrEnum):
     FLEETGATE = "fleetgate"
     MOSQUITTO = "mosquitto"
 
-    def started(self, topics: Sequence[str] = ()) -> BrokerStarted:
-        """Return how it is started, with a policy that lets devices publish to *topics* (`telemetry.own_topic`)."""
+    def started(self, topics: Sequence[str] = (), *, websocket: bool = False) -> BrokerStarted:
+        """Return how it is started, with a policy that lets devices publish to *topics* (`telemetry.own_topic`).
+
+        *websocket*: the listener at which they connect is one of MQTT over WebSocket.
+        """
         if self is Contestant.MOSQUITTO:
             from device_sim.stage.mosquitto_stage import mosquitto  # Late: a run uses one of the two.
 
-            return partial(mosquitto, topics=topics)
+            return partial(mosquitto, topics=topics, websocket=websocket)
         from device_sim.stage.stage import fleetgate
 
-        return partial(fleetgate, topics=topics)
+        return partial(fleetgate, topics=topics, websocket=websocket)

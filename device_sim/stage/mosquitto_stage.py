@@ -100,8 +100,12 @@ class HostedMosquitto(HostedProcess):
 
 
 @asynccontextmanager
-async def mosquitto(service: Service, topics: Sequence[str] = ()) -> AsyncIterator[OwnBroker]:
+async def mosquitto(
+    service: Service, topics: Sequence[str] = (), *, websocket: bool = False
+) -> AsyncIterator[OwnBroker]:
     """Start mosquitto and its relay beside *service*, for devices that publish to *topics* too.
+
+    *websocket*: its listener is one of MQTT over WebSocket.
 
     Raises `device_sim.stage.foreign_process.ServerMissing`.
     """
@@ -120,6 +124,7 @@ async def mosquitto(service: Service, topics: Sequence[str] = ()) -> AsyncIterat
     write_whole(directory / "acl", acl.encode())
     port = free_port()
     config = _CONFIG.format(directory=directory, anchors=service.anchors, port=port)
+    config += "protocol websockets\n" if websocket else ""
     if os.geteuid() == 0:
         config += "user root\n"
     write_whole(directory / "mosquitto.conf", config.encode())

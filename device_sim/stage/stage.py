@@ -43,7 +43,7 @@ Said = Callable[[str], None]
 
 
 class OwnBroker(Protocol):
-    """A broker that the stage has started; *name* includes its version."""
+    """A broker that the stage has started; *name* includes its version, *port* is where devices connect."""
 
     name: str
     port: int
@@ -74,29 +74,33 @@ BrokerStarted = Callable[[Service], AbstractAsyncContextManager[OwnBroker]]
 class HostedBroker(HostedProcess):
     """Our own broker. Created by `fleetgate`."""
 
-    def __init__(self, directory: Path, https: str, anchors: Path, policy: Path | None = None) -> None:
+    def __init__(
+        self, directory: Path, https: str, anchors: Path, policy: Path | None = None, *, websocket: bool = False
+    ) -> None:
         super().__init__(free_port())  # While it restarts, nobody is given it who asks for any.
         self.name = f"fleetgate {version_and_build()}"  # It runs the simulator's own build.
         self._directory = directory
         self._arguments = ["broker", "run", "--provisioning", https, "--cafile", str(anchors), "--name", BROKER]
         self._arguments += ["--state-dir", str(directory / "broker"), "--host", own_loopback()]
         self._arguments += ["--policy-file", str(policy)] if policy is not None else []
+        self._websocket = websocket
         self.first_time: tuple[str, ...] = ()
         """Arguments for its own enrolment, for the first start only."""
 
     async def _launch(self, life: AsyncExitStack) -> Ended:
         first_time, self.first_time = self.first_time, ()
+        ports = ["--port", "0", "--websocket-port", str(self.port)] if self._websocket else ["--port", str(self.port)]
         child = await life.enter_async_context(
             running(
                 "fleet-broker run",
-                [*self._arguments, "--port", str(self.port), *first_time],
+                [*self._arguments, *ports, *first_time],
                 log=self._directory / "logs" / "broker.log",
                 ready="fleet-broker ready ",
                 deadline=_START_DEADLINE,
             )
         )
-        (mqtts,) = _urls(child, 1)
-        self.port, self.pid = urlsplit(mqtts).port or 0, child.pid
+        *_, last = _urls(child, 2 if self._websocket else 1)
+        self.port, self.pid = urlsplit(last).port or 0, child.pid
         return child.watch
 
 
@@ -122,12 +126,17 @@ class Stage:
 
 
 @asynccontextmanager
-async def fleetgate(service: Service, topics: Sequence[str] = ()) -> AsyncIterator[OwnBroker]:
-    """Start our own broker, which enrols itself with a one-time token, for devices that publish to *topics* too."""
+async def fleetgate(
+    service: Service, topics: Sequence[str] = (), *, websocket: bool = False
+) -> AsyncIterator[OwnBroker]:
+    """Start our own broker, which enrols itself with a one-time token, for devices that publish to *topics* too.
+
+    *websocket*: they connect at its WebSocket listener.
+    """
     token_file = service.directory / "broker-token"
     write_private(token_file, (await broker_token(service.operator)).encode())
     policy = await _policy(service.directory, topics) if topics else None
-    broker = HostedBroker(service.directory, service.url, service.anchors, policy)
+    broker = HostedBroker(service.directory, service.url, service.anchors, policy, websocket=websocket)
     try:
         broker.first_time = ("--token-file", str(token_file))
         await broker.start()
@@ -197,7 +206,7 @@ async def raised(directory: Path, said: Said, start: BrokerStarted = fleetgate) 
             EnrolmentOperatorClient(https, anchors, credential) as operator,
             start(Service(directory, https, http, anchors, operator)) as broker,
         ):
-            said(f"broker enrolled itself, listens on mqtts://{with_port(own_loopback(), broker.port)}")
+            said(f"broker enrolled itself, listens on {with_port(own_loopback(), broker.port)}")
             endpoint = Endpoint(own_loopback(), broker.port, "localhost")
             yield Stage(directory, https, http, endpoint, anchors, operator, credential, provisioning, broker)
 

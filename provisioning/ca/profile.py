@@ -140,6 +140,11 @@ class Profile:
         return not isinstance(key, rsa.RSAPublicKey) or key.key_size >= self.minimum_rsa_bits
 
     @property
+    def serves(self) -> bool:
+        """Whether clients take who has such a certificate for a server."""
+        return ExtendedKeyUsageOID.SERVER_AUTH in self.extended_key_usages
+
+    @property
     def keys_taken(self) -> str:
         """The key types that it allows, as text for messages."""
         words = [kind.value for kind in KeyType if kind in self.key_types and kind is not KeyType.RSA]

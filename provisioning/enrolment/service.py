@@ -56,7 +56,7 @@ from provisioning.enrolment.attempt import (
     Verdict,
 )
 from provisioning.enrolment.authorise import Authorised, authorise
-from provisioning.enrolment.host_names import keep_granted, own_names
+from provisioning.enrolment.host_names import host_name_in, reserve
 from provisioning.enrolment.issuing import Issuing
 from provisioning.enrolment.server_keys import make_key
 from provisioning.enrolment.tokens import digest_of
@@ -342,10 +342,7 @@ class EnrolmentService:
         identity = Identity(self._trust_domain, device.role, device.name, device.group)
         held = SubjectNames(authorised.dns_names, authorised.ip_addresses)
         names = apply_profile(attempt.request, profile, identity, held)
-        own = profile.names.own_host_names(identity, held, names)
-        if profile.names.granted:
-            keep_granted(connection, [each for each in names.dns_names if each not in own], device, attempt)
-        names = own_names(connection, names, own, device, attempt)
+        names = reserve(connection, profile, identity, held, names, device, attempt)
         prepared = issuing.issuer.prepare(
             profile,
             IssuanceRequest(
@@ -395,8 +392,9 @@ def _apart(attempt: Attempt) -> Collection[Hashable] | None:
     if attempt.renewal or attempt.token is None or attempt.certificate is not None:
         return None
     key = attempt.request.key_fingerprint
-    hosts = (("host", name) for name in attempt.request.asked.dns_names)
-    return ("token", digest_of(attempt.token.token)), ("device", attempt.request.common_name), ("key", key), *hosts
+    name = attempt.request.common_name
+    hosts = (("host", each) for each in (host_name_in(name) or name, *attempt.request.asked.dns_names))
+    return ("token", digest_of(attempt.token.token)), ("device", name), ("key", key), *hosts
 
 
 def _given_again(der: bytes) -> _Outcome:

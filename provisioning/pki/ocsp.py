@@ -8,7 +8,7 @@ that answer from a cache omit it, which is allowed: then the dates tell how old 
 
 Rules
 -----
-1. What does not match is refused, never read as "good".
+1. What does not match is refused, never read as "good". Of two statuses of one certificate, the revocation counts.
 2. No I/O and no clock.
 """
 
@@ -146,13 +146,20 @@ def _revoked_at(single: ocsp.OCSPSingleResponse) -> datetime | None:
 
 
 def _about(response: ocsp.OCSPResponse, serial: int, issuer: x509.Certificate) -> ocsp.OCSPSingleResponse:
+    """Return what it says of the certificate; if that is several things, that it is revoked."""
     name_hash, key_hash = _name_hash(issuer), key_identifier(issuer.public_key())
+    about = None
     for single in response.responses:
         if single.serial_number != serial or not isinstance(single.hash_algorithm, hashes.SHA1):
             continue
-        if single.issuer_key_hash == key_hash and single.issuer_name_hash == name_hash:
+        if single.issuer_key_hash != key_hash or single.issuer_name_hash != name_hash:
+            continue
+        if single.certificate_status is ocsp.OCSPCertStatus.REVOKED:
             return single
-    raise OcspRefused("the answer is about another certificate")
+        about = about or single
+    if about is None:
+        raise OcspRefused("the answer is about another certificate")
+    return about
 
 
 def _name_hash(issuer: x509.Certificate) -> bytes:

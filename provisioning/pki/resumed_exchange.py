@@ -19,8 +19,8 @@ Rules
 -----
 1. A full handshake never uses less than the client offers: one that was expected to be a resumption, and was not,
    fails, and the ticket is useless from then on (`confirm`).
-2. The choice of groups is not made here: if the machine's OpenSSL configuration lacks one of the two, or has a group
-   whose name is unknown, nothing changes.
+2. The choice of groups is not made here (`provisioning.pki.exchange_groups`): if the machine's OpenSSL configuration
+   lacks one of the two, or has a group whose name is unknown, nothing changes.
 3. If the age of a session cannot be determined, the handshake fails.
 4. If OpenSSL cannot be called directly (`provisioning.pki.openssl`), nothing here has an effect. One that has no ML-KEM
    yet (3.3, 3.4) chooses the groups as always; the life of its sessions is limited as anywhere.
@@ -30,13 +30,13 @@ Does not handle: tickets that contain their session, encrypted; TLS 1.2, which h
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import ssl
 import time
 from typing import Final
 
 from provisioning.pki import key_shown
+from provisioning.pki.exchange_groups import NAMES, configured, without_finite_fields
 from provisioning.pki.openssl import address_of_context, callback, declare, library
 
 _GO_ON, _FAIL = 1, 0
@@ -46,26 +46,7 @@ _TLS13: Final = 0x0304
 _SET_GROUPS: Final = 92
 _ASIDE: Final = 2.0
 """Seconds that a session must have left, so that it has not expired when OpenSSL checks it a moment later."""
-_NAMES: Final = {
-    0x0017: "secp256r1",
-    0x0018: "secp384r1",
-    0x0019: "secp521r1",
-    0x001D: "X25519",
-    0x001E: "X448",
-    0x0100: "ffdhe2048",
-    0x0101: "ffdhe3072",
-    0x0102: "ffdhe4096",
-    0x0103: "ffdhe6144",
-    0x0104: "ffdhe8192",
-    0x11EB: "SecP256r1MLKEM768",
-    0x11EC: "X25519MLKEM768",
-    0x11ED: "SecP384r1MLKEM1024",
-}
-"""The TLS Supported Groups that OpenSSL has names for (IANA's registry)."""
 _X25519, _HYBRID = 0x001D, 0x11EC
-_SUPPORTED_GROUPS: Final = 10
-_BEFORE_SESSION_ID: Final = 5 + 4 + 2 + 32
-"""Bytes of a ClientHello, with its record header, before the first field of variable length."""
 
 FindCallback: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 
@@ -166,33 +147,12 @@ def _open() -> bool:
     return True
 
 
-def _configured() -> list[int]:
-    """Return the groups that a client with this machine's OpenSSL configuration offers, best first."""
-    outgoing = ssl.MemoryBIO()
-    asking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
-    with contextlib.suppress(ssl.SSLWantReadError):
-        asking.do_handshake()
-    hello = outgoing.read()
-    at = _BEFORE_SESSION_ID
-    at += 1 + hello[at]
-    at += 2 + int.from_bytes(hello[at : at + 2])
-    at += 1 + hello[at]
-    at += 2
-    while at < len(hello):
-        kind, size = int.from_bytes(hello[at : at + 2]), int.from_bytes(hello[at + 2 : at + 4])
-        at += 4
-        if kind == _SUPPORTED_GROUPS:
-            return [int.from_bytes(hello[each : each + 2]) for each in range(at + 2, at + size, 2)]
-        at += size
-    return []
-
-
 def _order() -> bytes:
     """Return the configured groups with X25519 first, in OpenSSL's format; empty: leave them as they are."""
-    groups = _configured() if CAN_EXCHANGE_LESS else []
-    if not {_X25519, _HYBRID} <= set(groups) or not set(groups) <= set(_NAMES):
+    groups = without_finite_fields(configured()) if CAN_EXCHANGE_LESS else []
+    if not {_X25519, _HYBRID} <= set(groups) or not set(groups) <= set(NAMES):
         return b""
-    return ":".join(_NAMES[each] for each in (_X25519, *(each for each in groups if each != _X25519))).encode()
+    return ":".join(NAMES[each] for each in (_X25519, *(each for each in groups if each != _X25519))).encode()
 
 
 CAN_LIMIT: Final = _open()

@@ -26,7 +26,9 @@ from typing import Any, Self
 
 from cryptography import x509
 
+from provisioning.pki.exchange_groups import leave_out_finite_fields
 from provisioning.pki.handshake_bounds import bound_chain
+from provisioning.pki.hello_bounds import bound_hello
 from provisioning.pki.key_shown import bound_tickets
 from provisioning.pki.openssl import prefer
 from provisioning.pki.resumption import remember_sessions
@@ -192,6 +194,8 @@ def server_context(
         context.set_ciphers(_TLS12_CIPHERS)
     context.verify_mode = client_certificate.value
     prefer(context, _SERVER_SUITES)
+    leave_out_finite_fields(context)
+    bound_hello(context)
     bound_chain(context)
     context.num_tickets = 1  # OpenSSL sends two by default; a device has one connection and uses one.
     bound_tickets(context)

@@ -14,8 +14,10 @@ Rules
 from __future__ import annotations
 
 import functools
+import ipaddress
+from collections.abc import Collection
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from cryptography import x509
 from sqlalchemy import bindparam, select, update
@@ -30,6 +32,8 @@ from provisioning.store.either import insert_into
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import certificates, devices, host_names
 from provisioning.store.utc_date_time import UtcDateTime
+
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _HOLDER: Final = Prepared(
     select(devices).select_from(host_names.join(devices)).where(host_names.c.name == bindparam("wanted")), at_once=True
@@ -94,17 +98,36 @@ def keep_from_devices(connection: Connection, name: str, server_id: int, now: da
     return other if other is not None and other.role is Role.DEVICE else None
 
 
+def addresses_of_servers(
+    connection: Connection, wanted: Collection[IpAddress], device_id: int, now: datetime
+) -> set[IpAddress]:
+    """Return those of the *wanted* addresses for which a server has a certificate, other than this device.
+
+    Nothing is recorded of addresses: the certificates of servers, which are few, are searched.
+    """
+    servers = [server for (server,) in _OTHER_SERVERS.rows(connection, {"holder": device_id})]
+    found: set[IpAddress] = set()
+    for _, _, der, _ in _OF_SERVER.placed(connection, servers, {"now": now}):
+        written = {each for each in wanted if each.packed in der}
+        if written:
+            found |= written & set(_names_in(der, x509.IPAddress))
+    return found
+
+
 def _another_server(connection: Connection, name: str, holder: Device, now: datetime) -> int | None:
     """Return the id of a server that has a certificate with the host name beside *holder*, None if none has."""
     others = [server for (server,) in _OTHER_SERVERS.rows(connection, {"holder": holder.id})]
     found = sorted(_OF_SERVER.placed(connection, others, {"now": now}))
     written = name.encode()  # To look for it takes a fortieth of what parsing takes.
-    return next((device for _, device, der, _ in found if written in der and name in _names_in(der)), None)
+    for _, device, der, _ in found:
+        if written in der and name in _names_in(der, x509.DNSName):
+            return int(device)
+    return None
 
 
-def _names_in(der: bytes) -> list[str]:
+def _names_in(der: bytes, kind: type[x509.DNSName | x509.IPAddress]) -> list[Any]:
     try:
         extensions = x509.load_der_x509_certificate(der).extensions
-        return extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
+        return extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(kind)
     except (*UNREADABLE, x509.ExtensionNotFound):  # An imported one: not signed by this service.
         return []

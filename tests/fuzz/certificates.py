@@ -12,8 +12,6 @@ from typing import Any, Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp as library
 
@@ -21,7 +19,7 @@ from broker.admission.peer import Peer
 from broker.admission.refusal import Refused as NotAdmitted
 from provisioning.api.ocsp import decode_path
 from provisioning.ca.csr import read_key_request, verify_csr
-from provisioning.ca.der import BIT_STRING, SEQUENCE, element
+from provisioning.ca.der import SEQUENCE
 from provisioning.ca.not_a_request import named
 from provisioning.ca.ocsp import Good, OcspSigner, Revoked, read_request
 from provisioning.ca.ocsp import OcspRefused as RequestRefused
@@ -30,16 +28,16 @@ from provisioning.pki.certificate_reader import CertificateFacts, CertificateRea
 from provisioning.pki.crl import CrlRefused, read_entries, verify
 from provisioning.pki.crl import parse as parse_list
 from provisioning.pki.extension import UNREADABLE
-from provisioning.pki.keys import PrivateKey, generate_key, spki_of
-from provisioning.pki.ocsp import OcspRefused, Question, read_answer
+from provisioning.pki.keys import generate_key, spki_of
+from provisioning.pki.ocsp import OcspRefused, Question, ask, read_answer
 from provisioning.pki.revocation import unpack
 from provisioning.pki.revocation_reason import RevocationReason
-from tests.fuzz.der import Node, encode, parse
+from tests.fuzz.der import encode, first_inside, parse, signed_by
 from tests.fuzz.target import Disagreement, Target, agree
 from tests.support import hostile_requests
 from tests.support.bundles import admission, bundle
 from tests.support.crl import crl, scope
-from tests.support.ocsp import request_der
+from tests.support.ocsp import SHA1, request_der
 from tests.support.pki import shared_device, shared_pki, shared_service
 from tests.support.requests import csr_der
 
@@ -47,30 +45,16 @@ PKI: Final = shared_pki()
 DEVICE: Final = shared_device("meter-1")
 NOW: Final = datetime(2026, 11, 30, 12, tzinfo=UTC)
 _KEY: Final = generate_key()
-_ECDSA: Final = bytes.fromhex("300a06082a8648ce3d040302")
 _SOURCES: Final = ("common-name", "san-uri", "san-dns", "san-email", "san-ip", "subject")
-
-
-def _signed(what: bytes, key: PrivateKey) -> bytes:
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    signature = key.sign(what, ec.ECDSA(hashes.SHA256()))
-    return element(SEQUENCE, what + _ECDSA + element(BIT_STRING, b"\0" + signature))
-
-
-def _first_inside(der: bytes) -> Node | None:
-    """Return what is signed in *der*."""
-    tree = parse(der)
-    inside = tree[0].content if tree else b""
-    return inside[0] if isinstance(inside, list) and inside else None
 
 
 def _request(data: bytes) -> None:
     """A request, and the same for a key that we have, with a signature that is right."""
     candidates = [data]
-    asked = _first_inside(data)
+    asked = first_inside(data)
     if asked is not None and isinstance(asked.content, list) and len(asked.content) > 2:
         asked.content[2:3] = parse(spki_of(_KEY.public_key())) or []
-        candidates.append(_signed(encode([asked]), _KEY))
+        candidates.append(signed_by(encode([asked]), _KEY))
     for der in candidates:
         for read in (named, verify_csr, read_key_request, _for_its_key):
             try:
@@ -106,8 +90,8 @@ def _slowly(der: bytes) -> CertificateFacts:
 
 def _reader(data: bytes) -> None:
     """What is read by comparison with another certificate is what the library reads."""
-    signed = _first_inside(data)
-    for der in (data, _signed(encode([signed]), _KEY) if signed else data):
+    signed = first_inside(data)
+    for der in (data, signed_by(encode([signed]), _KEY) if signed else data):
         slowly = _of(_slowly, der)
         if not isinstance(slowly, CertificateFacts):
             continue
@@ -130,9 +114,9 @@ _JUDGES: Final = (
 
 def _admission(data: bytes) -> None:
     """A client's certificate with anything in it, which its CA has signed: admitted in its time, or refused."""
-    if (asked := _first_inside(data)) is None:
+    if (asked := first_inside(data)) is None:
         return
-    der, now = _signed(encode([asked]), PKI.issuing.key), datetime.now(UTC)
+    der, now = signed_by(encode([asked]), PKI.issuing.key), datetime.now(UTC)
     for judge in _JUDGES:
         for path in ((), (der, PKI.issuing.der, PKI.root.der)):
             result = judge.examine(der, now, lambda path=path: path)  # type: ignore[misc]
@@ -147,8 +131,8 @@ def _admission(data: bytes) -> None:
 
 def _revoked(data: bytes) -> None:
     """A list, and the same signed anew: what we verify the library verifies; its entries can be kept."""
-    signed = _first_inside(data)
-    for der in (data, _signed(encode([signed]), PKI.issuing.key) if signed else data):
+    signed = first_inside(data)
+    for der in (data, signed_by(encode([signed]), PKI.issuing.key) if signed else data):
         try:
             read = parse_list(der)
             agree("what is signed", read.signed, read.crl.tbs_certlist_bytes)
@@ -169,7 +153,7 @@ def _is_valid(found: x509.CertificateRevocationList) -> bool:
         return False
 
 
-def _lists() -> list[bytes]:
+def lists() -> list[bytes]:
     reasons = x509.ReasonFlags
     many = {number * 7 + 1: list(reasons)[1 + number % 8] if number % 3 else None for number in range(12)}
     return [
@@ -215,23 +199,27 @@ def _in_path(data: bytes) -> None:
         agree("decoded again", decode_path(base64.b64encode(decoded)), decoded)
 
 
-_QUESTION: Final = Question(_REQUESTS[1], b"n" * 16)
+_SERIAL: Final = DEVICE.certificate.serial_number
+_QUESTION: Final = Question(request_der(DEVICE.certificate, PKI.issuing.certificate, SHA1, nonce=b"n" * 16), b"n" * 16)
+_ASKED: Final = library.load_der_ocsp_request(_QUESTION.der)
+_ASKED_ABOUT: Final = (_ASKED.serial_number, _ASKED.issuer_key_hash, _ASKED.issuer_name_hash)
+"""As its own questions name it, with SHA-1."""
 
 
 def _answered(data: bytes) -> None:
     """An answer, and the same signed anew; one that the library takes for a revocation is none that says good."""
     for der in (data, _signed_answer(data)):
         try:
-            read = read_answer(der, _QUESTION, DEVICE.certificate.serial_number, PKI.issuing.certificate, NOW)
+            read = read_answer(der, _QUESTION, _SERIAL, PKI.issuing.certificate, NOW)
         except OcspRefused as error:
             str(error).encode()
             continue
         about = [
             each.certificate_status
             for each in library.load_der_ocsp_response(der).responses
-            if each.serial_number == DEVICE.certificate.serial_number
+            if (each.serial_number, each.issuer_key_hash, each.issuer_name_hash) == _ASKED_ABOUT
         ]
-        if read.reason is None and all(each is library.OCSPCertStatus.REVOKED for each in about):
+        if read.reason is None and any(each is library.OCSPCertStatus.REVOKED for each in about):
             raise Disagreement("it is revoked")
 
 
@@ -246,7 +234,7 @@ def _signed_answer(data: bytes) -> bytes:
         node = node.content[place]
     if not isinstance(node.content, list) or not node.content:
         return data
-    again = parse(_signed(encode(node.content[:1]), PKI.issuing.key))
+    again = parse(signed_by(encode(node.content[:1]), PKI.issuing.key))
     if again and isinstance(again[0].content, list):
         node.content[:3] = again[0].content
     return encode(outermost)
@@ -254,10 +242,12 @@ def _signed_answer(data: bytes) -> bytes:
 
 def _answers() -> list[bytes]:
     good, revoked = Good(), _REVOKED
-    asked = [read_request(each) for each in _REQUESTS]
+    asked = [read_request(each) for each in (_QUESTION.der, ask(_SERIAL, PKI.issuing.certificate, nonce=False).der)]
     later = NOW + timedelta(hours=1)
     unsuccessful = library.OCSPResponseBuilder.build_unsuccessful(library.OCSPResponseStatus.TRY_LATER)
     signed = [_SIGNER.sign(each, status, NOW, later) for each in asked for status in (good, revoked)]
+    read = [read_answer(each, _QUESTION, _SERIAL, PKI.issuing.certificate, NOW).reason is None for each in signed]
+    assert read == [True, False] * 2, "from here it is changed"
     return [*signed, unsuccessful.public_bytes(Encoding.DER)]
 
 
@@ -267,7 +257,7 @@ TARGETS: Final = (
     Target("request", _request, _requests(), is_der=True, longest=4096),
     Target("reader", _reader, _CERTIFICATES, is_der=True, longest=4096),
     Target("admission", _admission, _CERTIFICATES[:2], is_der=True, longest=4096),
-    Target("crl", _revoked, _lists(), is_der=True, longest=4096),
+    Target("crl", _revoked, lists(), is_der=True, longest=4096),
     Target("ocsp_request", _asked, _REQUESTS, is_der=True, longest=1024),
     Target("ocsp_path", _in_path, [base64.b64encode(each) for each in _REQUESTS], longest=600),
     Target("ocsp_answer", _answered, _answers(), is_der=True, longest=4096),

@@ -15,8 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from provisioning.ca.der import element
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from provisioning.ca.der import BIT_STRING, SEQUENCE, element
+from provisioning.pki.keys import PrivateKey
+
+_ECDSA: Final = bytes.fromhex("300a06082a8648ce3d040302")
+"""The algorithm of a signature: ecdsa-with-SHA256."""
 _DEEPEST: Final = 14
 _LONG: Final = 0x80
 _CONSTRUCTED: Final = 0x20
@@ -96,6 +102,20 @@ def encode(nodes: Sequence[Node]) -> bytes:
 
 def _inside(node: Node) -> bytes:
     return node.content if isinstance(node.content, bytes) else encode(node.content)
+
+
+def signed_by(what: bytes, key: PrivateKey) -> bytes:
+    """Return *what* as it is signed with *key*."""
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    signature = key.sign(what, ec.ECDSA(hashes.SHA256()))
+    return element(SEQUENCE, what + _ECDSA + element(BIT_STRING, b"\0" + signature))
+
+
+def first_inside(der: bytes) -> Node | None:
+    """Return what is signed in *der*."""
+    tree = parse(der)
+    inside = tree[0].content if tree else b""
+    return inside[0] if isinstance(inside, list) and inside else None
 
 
 def places(nodes: list[Node]) -> list[tuple[list[Node], int]]:

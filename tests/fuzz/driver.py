@@ -30,7 +30,7 @@ from tests.fuzz.der import mutated
 from tests.fuzz.target import Target
 from tests.support.memory_place import memory_place
 
-GROUPS: Final = ("mqtt", "certificates", "texts", "stored", "operators_api")
+GROUPS: Final = ("mqtt", "certificates", "texts", "stored", "operators_api", "foreign", "http")
 WHERE: Final = Path(".build/fuzz")
 _WATCHED: Final = ["broker", "provisioning", "device_sim"]
 _SPARE_SECONDS: Final = 300

@@ -1,4 +1,9 @@
-"""The one-time token: an operator's promise of one certificate, to one device or to any new device of a group."""
+"""The one-time token: an operator's promise of one certificate, to one device or to any new device of a group.
+
+A promise of any other role than a device's holds only while its maker is still an admin, and neither ended nor
+suspended: otherwise whoever is dismissed comes back as an operator, or as a service that reads everything, by a token
+that he has put aside.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,10 @@ from provisioning.enrolment.attempt import Attempt, TokenCredential
 from provisioning.enrolment.tokens import digest_of, without_token
 from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.errors import Code, Refused
-from provisioning.store import certificates_of_key, tokens
+from provisioning.operator_role import OperatorRole
+from provisioning.pki.role import Role
+from provisioning.store import certificates_of_key, devices, operators, tokens
+from provisioning.store.devices import DeviceState
 from provisioning.store.groups import Group, WayName
 from provisioning.store.tokens import StoredToken
 
@@ -51,6 +59,7 @@ class TokenWay(Way):
         answer = self._given_before(connection, attempt, group)
         if answer is None:
             _check_usable(token, attempt.now)
+            _check_maker(connection, token)
         name = attempt.request.common_name
         if grant.device is not None and not grant.device == name == self._credential.user:
             user = without_token(self._credential.user)[:80]
@@ -89,6 +98,22 @@ class TokenWay(Way):
     def _spend(self, connection: Connection, certificate_id: int, _device: str, _ends: datetime) -> None:
         if not tokens.spend(connection, self._token.id, certificate_id, self._now):
             raise Refused(Code.TOKEN_USED, "this enrolment token was used already: ask for a new one")
+
+
+def _check_maker(connection: Connection, token: StoredToken) -> None:
+    """Refuse a token that only an admin may make if its maker may not any more."""
+    if token.grant.role is Role.DEVICE:
+        return
+    maker = devices.find(connection, token.created_by)
+    if maker is None:
+        return
+    is_admin = operators.role_of(connection, maker.name).permits(OperatorRole.ADMIN)
+    if maker.state is not DeviceState.ACTIVE or not is_admin:
+        now = f"is {maker.state}" if is_admin else "is no admin any more"
+        raise Refused(
+            Code.TOKEN_VOID,
+            f"{maker.name}, who made this token with role {token.grant.role}, {now}: ask another admin for a new one",
+        )
 
 
 def _check_usable(token: StoredToken, now: datetime) -> None:

@@ -18,6 +18,7 @@ from broker.sockets.transport import TlsTransport
 from provisioning.pki.handshake_bounds import PORTION
 from provisioning.pki.resumption import forget_sessions
 from provisioning.pki.tls import CredentialPem, client_context
+from tests.support.client_hellos import X25519, hello
 from tests.support.cut_records import cut, long_hello, unread
 from tests.support.pki import Pki, shared_pki
 from tests.support.tls_server import Server, Told, talk_and_keep, visit
@@ -73,6 +74,11 @@ def shakes_hands(raw: socket.socket, anchors: str, credential: CredentialPem | N
     [
         (says(b"GET / HTTP/1.1\r\n\r\n"), "NOT_TLS", "http request"),
         (says(b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00"), "NOT_TLS", "wrong version number"),
+        (
+            says(hello(groups=[X25519] * 1000)),
+            "TLS_HANDSHAKE_FAILED",
+            "the client's hello lists more than any client needs",
+        ),
         (leaves, "TLS_HANDSHAKE_FAILED", "the peer has closed the connection"),
         (partial(leaves, reset=True), "TLS_HANDSHAKE_FAILED", "the connection was reset"),
         (
@@ -91,7 +97,7 @@ def shakes_hands(raw: socket.socket, anchors: str, credential: CredentialPem | N
             "tlsv1 alert unknown ca",
         ),
     ],
-    ids=["http", "mqtt", "end", "reset", "nobody", "stranger", "alert"],
+    ids=["http", "mqtt", "long-list", "end", "reset", "nobody", "stranger", "alert"],
 )
 async def test_whoever_is_asked_says_the_same_of_a_handshake_that_failed(
     server: Server, pki: Pki, act: Callable[[socket.socket, Pki], None], code: str, words: str

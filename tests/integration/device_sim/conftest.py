@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -22,9 +22,10 @@ from tests.support.programs import REPOSITORY, forking_python
 
 @dataclass(frozen=True, slots=True)
 class RunningBroker:
-    """A broker process and where it listens."""
+    """A broker process and where it listens: for MQTT, and for MQTT over WebSocket."""
 
     endpoint: Endpoint
+    websocket: Endpoint
     process: asyncio.subprocess.Process
 
 
@@ -38,20 +39,26 @@ async def mosquitto(authority: Authority, tmp_path: Path) -> AsyncIterator[Runni
     program = needed("mosquitto")
     authority.issue("broker-1", role=Role.BROKER, group=None).write(tmp_path, "broker")
     (tmp_path / "ca.crt").write_text(authority.pem)
-    port = free_port()
-    config = tmp_path / "mosquitto.conf"
-    # Without a bound on its queues: a backend that waits for a core must not find messages dropped.
-    config.write_text(
-        f"""
-        user root
-        listener {port} 127.0.0.1
+    ports = free_port(), free_port()
+    credential = f"""
         cafile {tmp_path}/ca.crt
         certfile {tmp_path}/broker.crt
         keyfile {tmp_path}/broker.key
         require_certificate true
         use_identity_as_username true
+        """
+    config = tmp_path / "mosquitto.conf"
+    # Without a bound on its queues: a backend that waits for a core must not find messages dropped.
+    config.write_text(
+        f"""
+        user root
         allow_anonymous false
         max_queued_messages 0
+        listener {ports[0]} 127.0.0.1
+        {credential}
+        listener {ports[1]} 127.0.0.1
+        protocol websockets
+        {credential}
         """
     )
     process = await asyncio.create_subprocess_exec(
@@ -60,7 +67,8 @@ async def mosquitto(authority: Authority, tmp_path: Path) -> AsyncIterator[Runni
     await until_said(process, "running")
     assert process.stderr is not None
     drain = asyncio.create_task(_drain(process.stderr))
-    yield RunningBroker(Endpoint("127.0.0.1", port, "localhost"), process)
+    plain, websocket = (Endpoint("127.0.0.1", port, "localhost") for port in ports)
+    yield RunningBroker(plain, replace(websocket, websocket=True), process)
     if process.returncode is None:
         process.terminate()
     await process.wait()

@@ -60,8 +60,9 @@ def fleet(authority: Authority, tmp_path: Path) -> FleetDirectory:
     return made
 
 
-def where(mosquitto: RunningBroker) -> tuple[str, ...]:
-    return ("-h", "127.0.0.1", "-p", str(mosquitto.endpoint.port), "--server-name", "localhost")
+def where(mosquitto: RunningBroker, *, websocket: bool = False) -> tuple[str, ...]:
+    port = (mosquitto.websocket if websocket else mosquitto.endpoint).port
+    return ("-h", "127.0.0.1", "-p", str(port), "--server-name", "localhost", *(("--ws",) if websocket else ()))
 
 
 async def test_what_one_terminal_publishes_another_receives(mosquitto: RunningBroker, fleet: FleetDirectory) -> None:
@@ -72,8 +73,8 @@ async def test_what_one_terminal_publishes_another_receives(mosquitto: RunningBr
         while not subscriber.figures.subscribed:  # noqa: ASYNC110 - the count has no event
             await asyncio.sleep(0.01)
     code, out, err = await ran(
-        "bench", "pub", "-c", "3", "-R", "5", "-I", "50", "-q", "1", "-L", "60", "-s", "64",
-        "-t", "fleet/%g/%c/telemetry", "--fleet", str(fleet.path), "--json", *where(mosquitto),
+        "bench", "pub", "-c", "3", "-R", "5", "-I", "50", "-q", "1", "-L", "60", "-s", "64:3,300:1",
+        "-t", "fleet/%g/%c/telemetry", "--fleet", str(fleet.path), "--json", *where(mosquitto, websocket=True),
     )  # fmt: skip
     sent: dict[str, Any] = json.loads(out)
     assert code == sent["exit_code"] == (3 if sent["invalid"] else 0), (
@@ -82,7 +83,8 @@ async def test_what_one_terminal_publishes_another_receives(mosquitto: RunningBr
     assert (sent["admitted"], sent["published"], sent["acknowledged"], sent["lost"]) == (3, 60, 60, {})
     assert sent["fleet_sim"] == version_and_build()
     assert sent["milliseconds"]["puback"]["count"] == 60
-    assert sent["milliseconds"].keys() == {"tcp", "tls", "connack", "admitted", "puback"}
+    assert sent["transport"] == "wss, /mqtt"
+    assert sent["milliseconds"].keys() == {"tcp", "tls", "upgrade", "connack", "admitted", "puback"}
     assert sent["connecting_seconds"] >= 0.4, "three clients, five a second"
     assert all(0 < measured["p50"] < 20_000 for measured in sent["milliseconds"].values())
     figures = await asyncio.wait_for(subscribing, 20)
@@ -116,10 +118,13 @@ async def test_one_pair_serves_all_and_a_refusal_is_counted(
         )
         found = json.loads(out)
         assert code == found["exit_code"] == (3 if found["invalid"] else 0), err
-        assert found["admitted"] == 5
+        assert (found["admitted"], found["transport"]) == (5, "mqtts")
     code, out, _ = await ran("bench", "conn", "-c", "2", "-d", "0.5", *where(mosquitto), *pair[:2])
     assert code == 1
     assert "refused 2 times: tls certificate_required" in out
+    _, out, err = await ran("bench", "conn", "-c", "2", "-d", "0.5", *where(mosquitto), "--ws", *pair, *key)
+    assert "refused 2 times: websocket not upgraded" in out
+    assert "does MQTT over WebSocket listen there? --path says what it is asked for" in err
 
 
 async def test_a_broker_that_dies_ends_a_benchmark_and_fails_it(
@@ -179,6 +184,7 @@ async def test_messages_that_the_broker_rejects_fail_a_benchmark(
         (("conn", "--cacertfile", "x", "--certfile", "y"), "go together"),
         (("pub", "-t", "%z", "--cacertfile", "x"), "%z is not known"),
         (("pub", "--cacertfile", "x"), "--topic"),
+        (("conn", "--path", "/mqtt", "--cacertfile", "x"), "add --websocket, or leave it out"),
         (("conn", "-c", "100"), "has 3 usable devices"),
     ],
 )

@@ -29,10 +29,15 @@ def driver(request: pytest.FixtureRequest) -> Driver:
     return request.param
 
 
+@pytest.fixture(params=["mqtts", "wss"])
+def endpoint(request: pytest.FixtureRequest, mosquitto: RunningBroker) -> Endpoint:
+    return mosquitto.websocket if request.param == "wss" else mosquitto.endpoint
+
+
 @pytest.mark.parametrize("qos", [QoS.AT_LEAST_ONCE, QoS.EXACTLY_ONCE])
 @pytest.mark.parametrize("version", [ProtocolVersion.V5, ProtocolVersion.V311])
 async def test_messages_arrive_once_and_in_order(
-    mosquitto: RunningBroker, authority: Authority, driver: Driver, version: ProtocolVersion, qos: QoS
+    endpoint: Endpoint, authority: Authority, driver: Driver, version: ProtocolVersion, qos: QoS
 ) -> None:
     received: list[tuple[str, bytes]] = []
     acknowledged: list[tuple[int, int]] = []
@@ -53,7 +58,7 @@ async def test_messages_arrive_once_and_in_order(
 
     async with KeepAlive() as keep_alive:
         connection = await driver.open(
-            mosquitto.endpoint,
+            endpoint,
             context,
             "meter-1",
             keep_alive=keep_alive,
@@ -68,14 +73,15 @@ async def test_messages_arrive_once_and_in_order(
     assert [payload for _, payload in received] == [b"%d" % n for n in range(60)]
     assert acknowledged == [(packet_id, 0) for packet_id in sent]
     assert closure.number == 0
+    assert (connection.stage_times.upgrade > 0) is endpoint.websocket
 
 
-async def test_a_large_message_is_read_whole(mosquitto: RunningBroker, authority: Authority, driver: Driver) -> None:
+async def test_a_large_message_is_read_whole(endpoint: Endpoint, authority: Authority, driver: Driver) -> None:
     payload = bytes(range(256)) * 1200  # Above the output limit of the buffered socket, and many TLS records.
     arrived: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
     async with KeepAlive() as keep_alive:
         connection = await driver.open(
-            mosquitto.endpoint,
+            endpoint,
             authority.issue("meter-1").context(authority.pem),
             "meter-1",
             keep_alive=keep_alive,
@@ -87,10 +93,10 @@ async def test_a_large_message_is_read_whole(mosquitto: RunningBroker, authority
         await connection.close()
 
 
-async def test_no_certificate_is_the_true_alert(mosquitto: RunningBroker, authority: Authority, driver: Driver) -> None:
+async def test_no_certificate_is_the_true_alert(endpoint: Endpoint, authority: Authority, driver: Driver) -> None:
     async with KeepAlive() as keep_alive:
         with pytest.raises(NotAdmitted) as refused:
-            await driver.open(mosquitto.endpoint, client_context(authority.pem), "x", keep_alive=keep_alive)
+            await driver.open(endpoint, client_context(authority.pem), "x", keep_alive=keep_alive)
     assert refused.value.closure.layer is Layer.TLS
     assert refused.value.closure.code == "certificate_required"
     assert refused.value.closure.verdict is Verdict.FINAL
@@ -147,12 +153,12 @@ async def test_a_silent_server_is_given_up_at_the_deadline(authority: Authority,
 
 
 async def test_takeover_ends_the_older_connection_with_its_reason(
-    mosquitto: RunningBroker, authority: Authority, driver: Driver
+    endpoint: Endpoint, authority: Authority, driver: Driver
 ) -> None:
     context = authority.issue("meter-1").context(authority.pem)
     async with KeepAlive() as keep_alive:
-        older = await driver.open(mosquitto.endpoint, context, "meter-1", keep_alive=keep_alive)
-        newer = await driver.open(mosquitto.endpoint, context, "meter-1", keep_alive=keep_alive)
+        older = await driver.open(endpoint, context, "meter-1", keep_alive=keep_alive)
+        newer = await driver.open(endpoint, context, "meter-1", keep_alive=keep_alive)
         closure = await asyncio.wait_for(older.closed, 10)
         assert (closure.layer, closure.number) == (Layer.MQTT, 0x8E)
         with pytest.raises(NotConnected, match="0x8e"):
@@ -161,11 +167,11 @@ async def test_takeover_ends_the_older_connection_with_its_reason(
 
 
 async def test_a_broker_that_dies_closes_every_connection(
-    mosquitto: RunningBroker, authority: Authority, driver: Driver
+    mosquitto: RunningBroker, endpoint: Endpoint, authority: Authority, driver: Driver
 ) -> None:
     async with KeepAlive() as keep_alive:
         connection = await driver.open(
-            mosquitto.endpoint, authority.issue("meter-1").context(authority.pem), "meter-1", keep_alive=keep_alive
+            endpoint, authority.issue("meter-1").context(authority.pem), "meter-1", keep_alive=keep_alive
         )
         mosquitto.process.kill()
         closure = await asyncio.wait_for(connection.closed, 10)
@@ -204,13 +210,13 @@ async def test_a_tls_session_is_resumed(mosquitto: RunningBroker, authority: Aut
 
 
 async def test_the_will_of_a_broken_connection_is_published(
-    mosquitto: RunningBroker, authority: Authority, driver: Driver
+    endpoint: Endpoint, authority: Authority, driver: Driver
 ) -> None:
     told: asyncio.Future[tuple[str, bytes]] = asyncio.get_running_loop().create_future()
     will = Will("fleet/meters/meter-1/state", b"gone", QoS.AT_LEAST_ONCE)
     async with KeepAlive() as keep_alive:
         watcher = await driver.open(
-            mosquitto.endpoint,
+            endpoint,
             authority.issue("watcher").context(authority.pem),
             "watcher",
             keep_alive=keep_alive,
@@ -218,7 +224,7 @@ async def test_the_will_of_a_broken_connection_is_published(
         )
         await watcher.subscribe("fleet/+/+/state", 1)
         device = await driver.open(
-            mosquitto.endpoint,
+            endpoint,
             authority.issue("meter-1").context(authority.pem),
             "meter-1",
             keep_alive=keep_alive,

@@ -97,14 +97,17 @@ async def test_a_fleet_from_its_enrolment_to_its_end(tmp_path: Path, stage: Stag
     assert (await stage.operator.device("meter-00003")).state == "revoked"
 
 
-async def test_the_same_seed_chooses_the_same_devices(tmp_path: Path, tiny: str) -> None:
+async def test_the_same_seed_chooses_the_same_devices_however_they_connect(tmp_path: Path, tiny: str) -> None:
     documents = []
-    for _ in range(2):
-        code, out, err = await ran(tmp_path, "run", tiny, "--self-hosted", "--json")
+    for options in ((), ("--websocket",)):
+        code, out, err = await ran(tmp_path, "run", tiny, "--self-hosted", "--json", *options)
         assert code == 0, err
         documents.append(json.loads(out))
     assert chosen(documents[0]) == chosen(documents[1]) != []
-    assert documents[0]["scenario"] == documents[1]["scenario"]
+    assert [document["environment"]["transport"] for document in documents] == ["mqtts", "wss, /mqtt"]
+    assert ["upgrade" in document["durations"] for document in documents] == [False, True]
+    scenario, same = (document["scenario"] for document in documents)
+    assert {name for name, value in scenario.items() if same[name] != value} == {"websocket", "fingerprint"}
     assert not left_in(tmp_path)
 
 

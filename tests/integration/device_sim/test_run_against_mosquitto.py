@@ -87,6 +87,9 @@ ramp = { rate = 50 }
 revoke = { select = "100%", rate = 20, deadline = "10s" }
 """
     )
-    _, document = await reported(tmp_path, "run", str(scenario), "--self-hosted", "--against", "mosquitto")
+    where = ("--self-hosted", "--against", "mosquitto", "--websocket", "--path", "/any")
+    _, document = await reported(tmp_path, "run", str(scenario), *where)
+    assert document["environment"]["transport"] == "wss, /any"
+    assert document["durations"]["upgrade"]["response"]["count"] == document["counts"]["admissions"] > 0
     assert document["counts"]["revoked"] > document["counts"]["stayed_in"]
     assert "revoked_closed" not in document["durations"]

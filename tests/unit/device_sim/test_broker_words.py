@@ -82,7 +82,9 @@ def test_a_broker_is_shown_as_it_can_be_given() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_that_dials_a_broker_knows_these_words(command: str) -> None:
     shown_help = CliRunner().invoke(app, [*command.split(), "--help"]).output
-    assert all(word in shown_help for word in ("--broker <str>", "--host <str>", "--port <int range>"))
+    assert all(
+        word in shown_help for word in ("--broker <str>", "--host <str>", "--port <int range>", "--ws", "--path")
+    )
 
 
 @pytest.mark.parametrize("command", ["attack", "revocation", "delivery"])
@@ -92,6 +94,7 @@ def test_every_command_that_dials_a_broker_knows_these_words(command: str) -> No
         ("--port 8883", "--broker: give --cafile, and --ca-cert and --ca-key, or --provisioning"),
         ("--broker localhost --against mosquitto", "leave one of them out"),
         ("--server-name localhost", "for a broker given by --broker"),
+        ("--path /mqtt", "add --websocket, or leave it out"),
     ],
 )
 def test_options_that_do_not_go_together_are_not_passed_over(command: str, options: str, words: str) -> None:

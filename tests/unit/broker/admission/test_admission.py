@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.admission.admission import Admission, Admitted
 from broker.admission.freshness import Freshness
@@ -23,6 +24,7 @@ from provisioning.pki.role import Role
 from tests.support.pki import DOMAIN, Held, shared_device, shared_pki, shared_service
 from tests.support.policies import DEFAULT_POLICY
 from tests.support.wire import will
+from tests.support.year_0 import FIRST_SECOND, valid_in
 
 PKI = shared_pki()
 NOW = PKI.now
@@ -99,6 +101,17 @@ def test_who_is_refused_and_by_which_certificate_is_recorded(admission: Admissio
     refused = admission.examine(held.der, NOW)
     assert isinstance(refused, Refused)
     assert (refused.identity, refused.serial) == (named.uri, f"{held.certificate.serial_number:x}")
+
+
+def test_of_the_first_second_that_there_is_a_certificate_is_expired(admission: Admission) -> None:
+    """Seconds as a fraction are not exact over two thousand years: at some moments the sum is before that second."""
+    held = certificate()
+    ended = valid_in(held.certificate, PKI.issuing.key, FIRST_SECOND, FIRST_SECOND)
+    for microsecond in range(8):
+        refused = admission.examine(ended.public_bytes(Encoding.DER), NOW.replace(microsecond=microsecond))
+        assert isinstance(refused, Refused)
+        assert refused.code is RefusalCode.EXPIRED
+        assert "1-01-01 00:00:00 UTC" in refused.detail
 
 
 @pytest.mark.parametrize("nothing", [None, b""])

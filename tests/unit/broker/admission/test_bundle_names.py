@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from ipaddress import ip_address
 from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.x509.oid import NameOID
 
 from broker.admission.admission import Admitted
+from broker.admission.identification import IdentityPipeline
 from broker.admission.peer import Peer
 from broker.admission.policy_file import parse_policy
 from broker.admission.refusal import RefusalCode, Refused
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
 from broker.mqtt.properties import Properties
-from provisioning.pki.identity import Identity
+from broker.settings.trust_settings import IdentitySource
+from provisioning.pki.identity import Identity, InvalidIdentity
+from provisioning.pki.keys import generate_key
 from provisioning.pki.role import Role
 from tests.support.bundles import (
     CN,
+    NOW,
     PKI,
     PLANT,
     PLANT_DOMAIN,
@@ -101,6 +107,30 @@ def test_the_name_is_taken_from_where_the_configuration_says(
     peer = examine(admission(bundle(PLANT, identity=sources, groups=["*"])), held, PLANT)
     assert isinstance(peer, Peer)
     assert peer.identity == Identity(PLANT_DOMAIN, Role.DEVICE, name, group)
+
+
+@pytest.mark.parametrize(
+    ("organisation", "common_name"),
+    [("Plant,CN=meter-2", "meter-1"), ("Plant+CN=meter-2", "meter-1"), ("CN=meter-2", "meter-1"), ("a;<\0>", r"\m")],
+)
+def test_nobody_puts_another_common_name_into_his_organisation(organisation: str, common_name: str) -> None:
+    """Many CAs let the requester choose it; the pattern is as one would write it."""
+    asked = x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, organisation),
+            x509.NameAttribute(NameOID.COMMON_NAME, common_name),
+        ]
+    )
+    key = generate_key()
+    builder = x509.CertificateBuilder(PLANT.certificate.subject, asked, key.public_key(), 1)
+    made = builder.not_valid_before(NOW).not_valid_after(NOW + timedelta(hours=1)).sign(PLANT.key, hashes.SHA256())
+    source = IdentitySource(source="subject", pattern="(?:.*[,+])?CN=(?P<name>[^,+]+)(?:[,+].*)?", group="plant")
+    pipeline = IdentityPipeline(PLANT_DOMAIN, [source])
+    if common_name == "meter-1":
+        assert pipeline.identify(made) == Identity(PLANT_DOMAIN, Role.DEVICE, "meter-1", "plant")
+    else:
+        with pytest.raises(InvalidIdentity, match=r"^name '.*5Cm'"):  # As RFC 4514 allows for any character.
+            pipeline.identify(made)
 
 
 def test_a_certificate_without_a_usable_name_is_known_by_its_fingerprint() -> None:

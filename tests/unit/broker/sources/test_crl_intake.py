@@ -19,6 +19,7 @@ from provisioning.pki.crl import CrlProblem, parse, split
 from tests.support.crl import crl, impostor_of, pem
 from tests.support.pki import Held, Pki, shared_device, shared_pki
 from tests.support.wire import MemoryBroker
+from tests.support.year_0 import FIRST_SECOND, dated_list
 
 PKI = shared_pki()
 HOUR = timedelta(hours=1)
@@ -164,6 +165,9 @@ async def test_a_list_that_is_too_early_or_too_late_says_when_it_could_be_used()
         assert taken.untimely == ((listed.this_update - timedelta(minutes=5), listed.next_update),)
         assert not taken.unmatched
         assert receiving.problems[-1] == code
+    first = dated_list(crl(PKI.issuing, number=4), PKI.issuing.key, FIRST_SECOND, FIRST_SECOND)
+    taken = await receiving.take(first, "file")
+    assert (receiving.problems[-1], len(taken.untimely)) == ("CRL_EXPIRED", 1), "its CA may sign the first second"
     taken = await receiving.take(crl(PKI.issuing, number=0, age=HOUR / 2), "file")
     assert (receiving.problems[-1], taken.untimely) == ("CRL_OLDER", ()), "no clock makes it newer"
 

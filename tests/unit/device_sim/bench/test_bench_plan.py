@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import re
 import time
+from collections import Counter
 from io import StringIO
+from pathlib import Path
+from random import Random
 
 import pytest
+import typer
 from rich.console import Console
 
 from device_sim.bench.bench import Client, Figures
-from device_sim.bench.benchmarking import _nobody
+from device_sim.bench.benchmarking import _nobody, payloads
 from device_sim.bench.keyring import Party
 from device_sim.bench.payload import AlteredPayload, Stamp, payload, stamp_of
 from device_sim.bench.plan import InvalidPlan, Kind, Plan, topic_for
 from device_sim.bench.show import summary
+from device_sim.bench.sizes import sizes_in
 from device_sim.link.closure import Closure, Layer
 
 
@@ -25,12 +31,60 @@ def test_a_topic_is_each_clients_own() -> None:
     [
         ({"topic": "a/%u"}, "%u is not known; there are %i, %c, %g"),
         ({"topic": ""}, "-t: name a topic"),
-        ({"topic": "a", "size": 15}, "-s 15: a payload carries its time"),
+        ({"topic": "a", "size": sizes_in("15")}, "-s 15: a payload carries its time"),
+        ({"topic": "a", "size": sizes_in("15-64")}, "-s 15-64: a payload carries its time"),
     ],
 )
 def test_a_plan_that_cannot_be_is_told(fields: dict[str, object], words: str) -> None:
     with pytest.raises(InvalidPlan, match=words):
         Plan(Kind.PUB, 1, 1.0, **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "drawn"),
+    [
+        ("64", {64: 1.0}),
+        ("20-22", {20: 1 / 3, 21: 1 / 3, 22: 1 / 3}),
+        ("64:3, 1024:1", {64: 0.75, 1024: 0.25}),
+    ],
+)
+def test_sizes_are_drawn_as_often_as_they_say(text: str, drawn: dict[int, float]) -> None:
+    source, sizes = Random(1), sizes_in(text)  # noqa: S311 - the same each time
+    found = Counter(sizes.draw(source) for _ in range(3000))
+    assert found.keys() == drawn.keys()
+    assert all(found[size] / 3000 == pytest.approx(share, abs=0.05) for size, share in drawn.items())
+
+
+@pytest.mark.parametrize(
+    ("size", "message", "file", "words"),
+    [
+        ("many", None, None, "-s 'many' is no size: write 256, 64-1024, or 64:70,1024:30"),
+        ("64:", None, None, "is no size"),
+        ("", None, None, "is no size"),
+        ("64:1,,", None, None, "is no size"),
+        (",".join(["64:1"] * 101), None, None, "is no size"),
+        ("9-8", None, None, "-s 9-8: the smaller one comes first, 8-9"),
+        ("64:0", None, None, "a weight is 1 to 1000000"),
+        ("1000001", None, None, "a payload has 1000000 bytes at most"),
+        ("64", "mine", None, "-s: a payload of your own has its size; leave it out"),
+        (None, "mine", "theirs", "leave one of them out"),
+        (None, "x" * 1_000_001, None, "--message: 1000001 bytes; 1000000 at most"),
+        (None, None, "nowhere", "--payload-file nowhere cannot be read: No such file"),
+        (None, None, "/dev/zero", "--payload-file /dev/zero cannot be read: "),
+    ],
+)
+def test_what_cannot_be_published_is_told(size: str | None, message: str | None, file: str | None, words: str) -> None:
+    with pytest.raises(typer.BadParameter, match=re.escape(words)):
+        payloads(size, message, None if file is None else Path(file))
+
+
+def test_a_payload_is_words_or_a_file_and_without_either_it_has_a_size(tmp_path: Path) -> None:
+    (tmp_path / "body").write_bytes(b"\xff\0")
+    assert payloads(None, "\udcff\u00e4", None) == {"content": b"\xff\xc3\xa4"}
+    assert payloads(None, "", None) == {"content": b""}
+    assert payloads(None, None, tmp_path / "body") == {"content": b"\xff\0"}
+    assert payloads("16-20", None, None) == {"size": sizes_in("16-20")}
+    assert payloads(None, None, None) == {}
 
 
 def test_who_only_connects_needs_no_topic() -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from io import StringIO
 from typing import Any, cast
 
 import pytest
+from rich.console import Console
 
 from device_sim.bench.bench import Client, Figures
 from device_sim.bench.keyring import Party
 from device_sim.bench.payload import stamp_of
 from device_sim.bench.plan import Kind, Plan
+from device_sim.bench.show import summary
+from device_sim.bench.sizes import always, sizes_in
 from device_sim.link.closure import Closure, Layer
 from device_sim.link.link import NotConnected
 
@@ -35,6 +39,12 @@ class Wire:
         return len(self.sent) if qos else 0
 
 
+def words_of(shown: Any) -> str:
+    told = StringIO()
+    Console(file=told, width=300).print(shown)
+    return told.getvalue()
+
+
 def linked(figures: Figures) -> tuple[Client, Wire]:
     client, wire = Client(PARTY, "a", figures), Wire()
     client.link = cast("Any", wire)
@@ -43,7 +53,7 @@ def linked(figures: Figures) -> tuple[Client, Wire]:
 
 @pytest.mark.parametrize("qos", [0, 1, 2])
 async def test_a_message_is_published_when_the_link_has_taken_it(qos: int) -> None:
-    figures, plan = Figures(), Plan(Kind.PUB, 1, 1.0, "a", qos, size=64)
+    figures, plan = Figures(), Plan(Kind.PUB, 1, 1.0, "a", qos, size=always(64))
     client, wire = linked(figures)
     taken = []
     for full in (False, True, False):
@@ -95,3 +105,34 @@ async def test_the_benchmark_ends_with_the_last_message_that_is_wanted() -> None
         client.received("a", b"foreign")
         ended.append(figures.enough.is_set())
     assert (ended, figures.received, figures.end_to_end.count) == ([False, True, True], 3, 0)
+
+
+async def test_a_payload_of_the_users_own_is_sent_as_it_is_and_nothing_is_claimed_of_it() -> None:
+    figures, plan = Figures(), Plan(Kind.PUB, 1, 1.0, "a", content=b"\0mine")
+    client, wire = linked(figures)
+    assert client.publish(time.monotonic(), plan)
+    assert wire.sent == [b"\0mine"]
+    reader, _ = linked(Figures())
+    for body in wire.sent:
+        reader.received("a", body)
+    seen = reader._figures
+    assert (seen.received, seen.unchecked, seen.altered, seen.end_to_end.count) == (1, 1, 0, 0)
+    sent, read = (words_of(summary(plan, each)) for each in (figures, seen))
+    assert "the payload is yours and has no number" in sent
+    assert "they have no number: whether such messages are missing" in read
+
+
+async def test_only_payloads_that_are_large_enough_take_a_number() -> None:
+    """A number that no message has would be a message that is missing."""
+    figures, plan = Figures(), Plan(Kind.PUB, 1, 1.0, "a", size=sizes_in("16:1,40:1"))
+    client, wire = linked(figures)
+    for _ in range(40):
+        client.publish(time.monotonic(), plan)
+    numbered = [stamp.number for body in wire.sent if (stamp := stamp_of(body)) is not None and stamp.number]
+    assert {len(body) for body in wire.sent} == {16, 40}
+    assert numbered == list(range(1, len(numbered) + 1))
+    reader, _ = linked(Figures())
+    for body in wire.sent:
+        reader.received("a", body)
+    assert (reader.arrivals.missing, reader._figures.unchecked) == (0, 40 - len(numbered))
+    assert f"{40 - len(numbered)} of them have no number" in words_of(summary(plan, reader._figures))

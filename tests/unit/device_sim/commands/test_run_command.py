@@ -16,6 +16,9 @@ from device_sim.cli import app
         ("--self-hosted --broker localhost:8883", "--broker and --server-name are for --fleet"),
         ("--self-hosted --server-name mqtt.example.org", "--broker and --server-name are for --fleet"),
         ("--fleet meters --against mosquitto", "a broker of yours is named by --broker"),
+        ("--self-hosted --path /mqtt", "add --websocket, or leave it out"),
+        ("--self-hosted --ws --path mqtt", "--path 'mqtt' is no path: write one as /mqtt"),
+        ("--fleet meters --broker wss://localhost:8884/mqtt", "For MQTT over WebSocket, add --websocket"),
     ],
 )
 def test_one_place_is_named(options: str, words: str) -> None:

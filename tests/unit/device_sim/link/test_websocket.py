@@ -6,14 +6,15 @@ import base64
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, Request
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, Pong, Request
 
-from device_sim.link.websocket import LARGEST_FRAME, NotUpgraded, NotWebSocket, WebSocket
+from device_sim.link.websocket import LARGEST_FRAME, NotUpgraded, NotWebSocket, WebSocket, checked_path
 
-LENGTHS = st.one_of(st.integers(0, 130), st.integers(65_530, 65_540))
+LENGTHS = st.one_of(st.integers(0, 130), st.integers(65_534, 65_537))
+FEW = settings(max_examples=30)  # The large ones take their time.
 
 
 def upgraded() -> tuple[WebSocket, WSConnection, bytes]:
@@ -28,7 +29,8 @@ def upgraded() -> tuple[WebSocket, WSConnection, bytes]:
     return ours, theirs, theirs.send(AcceptConnection(subprotocol="mqtt"))
 
 
-@given(st.lists(LENGTHS, max_size=4))
+@FEW
+@given(st.lists(LENGTHS, max_size=3))
 def test_what_is_framed_is_read_by_others(lengths: list[int]) -> None:
     ours, theirs, _ = upgraded()
     sent = [bytes(i % 251 for i in range(length)) for length in lengths]
@@ -36,7 +38,8 @@ def test_what_is_framed_is_read_by_others(lengths: list[int]) -> None:
     assert b"".join(event.data for event in theirs.events() if isinstance(event, BytesMessage)) == b"".join(sent)
 
 
-@given(st.lists(LENGTHS, max_size=4), st.lists(st.integers(0, 70_000), max_size=6))
+@FEW
+@given(st.lists(LENGTHS, max_size=3), st.lists(st.integers(0, 70_000), max_size=6))
 def test_what_others_frame_is_read_however_it_is_cut(lengths: list[int], cuts: list[int]) -> None:
     ours, theirs, answer = upgraded()
     sent = [bytes(i % 251 for i in range(length)) for length in lengths]
@@ -44,6 +47,29 @@ def test_what_others_frame_is_read_however_it_is_cut(lengths: list[int], cuts: l
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
     pieces = [data[start:end] for start, end in itertools.pairwise(edges)]
     assert b"".join(map(ours.unframed, pieces)) == b"".join(sent)
+    assert bool(ours.owed) is bool(sent)
+
+
+def test_the_last_ping_is_answered_and_a_pong_is_not() -> None:
+    ours, theirs, answer = upgraded()
+    theirs_say = theirs.send(Ping(b"first")) + theirs.send(Ping(b"last")) + theirs.send(Pong(b"unasked"))
+    assert ours.unframed(answer + theirs_say) == b""
+    theirs.receive_data(ours.owed + ours.farewell())
+    pong, close = theirs.events()
+    assert isinstance(pong, Pong)
+    assert isinstance(close, CloseConnection)
+    assert (bytes(pong.payload), close.code) == (b"last", 1000)
+
+
+def test_the_request_asks_for_a_path() -> None:
+    assert WebSocket("localhost:9").request.startswith(b"GET /mqtt HTTP/1.1\r\nHost: localhost:9\r\n")
+    assert WebSocket("localhost", path=checked_path("/a/~b")).request.startswith(b"GET /a/~b HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("text", ["", "mqtt", "/a b", "/a\r\nX: y", "/\u00e4", "/a?b", "/a#b", "/\x7f", "/" * 3000])
+def test_what_no_request_can_ask_for_is_no_path(text: str) -> None:
+    with pytest.raises(ValueError, match="path"):
+        checked_path(text)
 
 
 def test_a_message_in_several_frames_is_one_stretch_of_bytes() -> None:
@@ -85,6 +111,8 @@ def test_a_server_that_forgets_the_subprotocol_is_reported() -> None:
     [
         (b"\x82\x81abcde", "a masked frame"),
         (b"\x81\x01x", "a frame of type 1"),
+        (b"\xc2\x01x", "a frame of an extension"),
+        (b"\x89\x7e\x00\x7e" + bytes(126), "a control frame of more than 125 bytes"),
         (b"\x82\x7f" + (LARGEST_FRAME + 1).to_bytes(8), f"a frame of {LARGEST_FRAME + 1} bytes"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import shutil
 import socket
@@ -82,24 +83,35 @@ async def test_prometheus_reads_what_the_run_knows() -> None:
         assert found["fleet_sim_latency_seconds", "end_to_end", "99"] == pytest.approx(0.5)
         assert found["fleet_sim_run_info", "localhost:8883", "x"] == 1
         assert (await asked(page.port, b"HEAD /metrics?x HTTP/1.1\r\n\r\n"))[1] == ""
-        for request, answer in ((b"GET / HTTP/1.1", 404), (b"POST /metrics HTTP/1.1", 405), (b"nonsense", 404)):
+        for request, answer in ((b"GET / HTTP/1.1", 404), (b"POST /metrics HTTP/1.1", 405), (b"nonsense", 400)):
             assert (await asked(page.port, request + b"\r\n\r\n"))[0].startswith(f"HTTP/1.1 {answer} ")
     with pytest.raises(ConnectionRefusedError):
         await asked(page.port, b"")
 
 
-async def test_who_asks_for_too_much_or_says_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_asks_for_too_much_or_too_slowly_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also who goes on sending: a connection that is closed with unread bytes is reset, and the answer is lost."""
     async with exposed(0) as page:
-        assert (await asked(page.port, b"GET " + b"x" * 20_000))[0] == ""
-        silent = [await asyncio.open_connection("127.0.0.1", page.port) for _ in range(module._AT_ONCE)]
-        assert await asked(page.port, b"GET /metrics HTTP/1.1\r\n\r\n") == ("", "")
-        first = next(iter(page._open))
-        silent[0][1].close()
-        await asyncio.wait([first])
+        page.show(lambda: b"figures")
+        for much in (20_000, 1_000_000):
+            assert (await asked(page.port, b"GET " + b"x" * much))[0].startswith("HTTP/1.1 431 ")
+        request = b"GET /metrics HTTP/1.1\r\n\r\n"
+        assert (await asked(page.port, request + b"x" * 1_000_000))[1] == "figures"
+        assert (await asked(page.port, request * 3))[1] == "figures"  # One request a connection.
         monkeypatch.setattr(module, "_PATIENCE", 0.01)
-        assert await asked(page.port, b"GET ") == ("", "")
-    for reader, writer in silent[1:]:
-        assert await reader.read() == b""
+        assert (await asked(page.port, b"GET "))[0].startswith("HTTP/1.1 408 ")
+
+
+async def test_whoever_keeps_connections_open_keeps_nobody_out() -> None:
+    async with exposed(0) as page:
+        page.show(lambda: b"figures")
+        silent = [await asyncio.open_connection("127.0.0.1", page.port) for _ in range(module._AT_ONCE)]
+        assert (await asked(page.port, b"GET /metrics HTTP/1.1\r\n\r\n"))[1] == "figures"
+        with contextlib.suppress(ConnectionResetError):
+            assert await silent[0][0].read() == b""  # It has waited longest.
+    for reader, writer in silent:
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
         writer.close()
 
 

@@ -162,7 +162,7 @@ def test_near_the_broker_the_link_explains_nothing_not_even_what_meets_the_limit
 @pytest.mark.parametrize(
     ("metric", "round_trips"),
     [
-        ("tcp", 1), ("tls", 1), ("connack", 1), ("suback", 1),
+        ("tcp", 1), ("tls", 1), ("upgrade", 1), ("connack", 1), ("suback", 1),
         ("admitted", 3), ("outage", 3), ("revoked_refused", 3),
         # A call of the service takes three.
         ("revoked_closed", 4), ("suspended_closed", 4), ("resumed_admitted", 6), ("renewal", 6),
@@ -170,6 +170,11 @@ def test_near_the_broker_the_link_explains_nothing_not_even_what_meets_the_limit
 )  # fmt: skip
 def test_each_duration_needs_its_round_trips_and_no_more(metric: str, round_trips: int) -> None:
     threshold, explained = Threshold.parse(metric, "max < 100"), round_trips * SATELLITE.usual * 1000
-    for over, expected in ((0.0, True), (1.0, False)):
-        value = 100.0 + explained + over
-        assert far_broker.is_the_links(threshold, value, SATELLITE, qos=2, receivers_lost=0) is expected
+    upgrade = (
+        SATELLITE.usual * 1000 * (metric in {"admitted", "outage", "revoked_refused", "resumed_admitted", "renewal"})
+    )
+    for websocket, longer in ((False, 0.0), (True, upgrade)):
+        for over, expected in ((0.0, True), (1.0, False)):
+            value = 100.0 + explained + longer + over
+            found = far_broker.is_the_links(threshold, value, SATELLITE, qos=2, receivers_lost=0, websocket=websocket)
+            assert found is expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import re
 from dataclasses import replace
 from datetime import timedelta
@@ -14,6 +15,7 @@ import pytest
 from cryptography import x509
 from sqlalchemy import delete, insert
 from sqlalchemy.engine import Connection
+from structlog.testing import capture_logs
 
 from provisioning.authorities.issuing_policy import profiles_of
 from provisioning.ca.name_policy import NameRefused
@@ -31,12 +33,23 @@ from tests.support.ways import HOUR, claim, group
 from tests.unit.provisioning.enrolment.test_profiles import hosts
 
 PLANT = ProfileConfig("device", timedelta(days=7), honoured_domains=("plant.example",))
+SERVING = replace(PLANT, extended_key_usages=("clientAuth", "serverAuth"), honoured_networks=("192.0.2.0/24",))
+CLIENTS = replace(SERVING, extended_key_usages=("clientAuth",))
 PRESS = "press.plant.example"
 
 
 def asking(device: str, *names: str) -> bytes:
-    extension = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
+    extension = x509.SubjectAlternativeName([_general(name) for name in names])
     return csr_der(names=[device], extensions=[extension] if names else [])
+
+
+def _general(name: str) -> x509.GeneralName:
+    return x509.IPAddress(ipaddress.ip_address(name)) if name[0].isdigit() else x509.DNSName(name)
+
+
+def addresses(certificate: x509.Certificate) -> list[str]:
+    found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return [str(each) for each in found.get_values_for_type(x509.IPAddress)]
 
 
 async def ask(fleet: Fleet, device: str, *names: str) -> x509.Certificate:
@@ -131,7 +144,9 @@ def test_what_one_profile_shares_is_no_other_s(tmp_path: Path, domain: str) -> N
 
 
 async def granted(fleet: Fleet, broker: str, *names: str) -> x509.Certificate:
-    order = TokenOrder([broker], None, Role.BROKER, dns_names=names)
+    addresses = tuple(name for name in names if name[0].isdigit())
+    dns_names = tuple(name for name in names if name not in addresses)
+    order = TokenOrder([broker], None, Role.BROKER, dns_names=dns_names, ip_addresses=addresses)
     (token,) = await fleet.token_service.create(order, by="admin")
     return await fleet.enrolment.enrol(csr_der(names=[broker]), TokenCredential(broker, token.token))
 
@@ -173,6 +188,53 @@ async def test_what_one_of_two_servers_leaves_is_the_other_s_until_that_is_ended
         await refused(fleet, "meter-1", PRESS)
         await fleet.revocation.decommission("mqtt-3", by="admin")
         assert hosts(await ask(fleet, "meter-1", PRESS)) == [PRESS]
+
+
+async def test_who_may_serve_is_called_by_no_other_s_host_name(store_url: str) -> None:
+    """OpenSSL takes the Common Name for a host name where there is no other, in any case of letters."""
+    async with open_fleet(store_url, configured=[SERVING]) as fleet:
+        await granted(fleet, "mqtt-1", PRESS)
+        await refused(fleet, "Press.plant.example")
+        await ask(fleet, "meter-1", "lathe.plant.example")
+        await refused(fleet, "lathe.plant.EXAMPLE", "other.plant.example")
+        saw = await ask(fleet, "Saw.plant.example")
+        await refused(fleet, "meter-2", "saw.plant.example")
+        await refused(fleet, "saw.plant.example")
+        with pytest.raises(NameRefused, match=r"is that of device Saw\.plant\.example, which could pose as the server"):
+            await granted(fleet, "mqtt-2", "saw.plant.example")
+        assert hosts(await fleet.reenrol(saw, successor_csr(saw))) == []
+        await granted(fleet, "Lamp.plant.example")
+        await refused(fleet, "meter-3", "lamp.plant.example")
+        async with open_fleet(store_url, fleet.authority, configured=[PLANT]) as clients_only:
+            await ask(clients_only, "press.plant.example")
+
+
+async def test_who_has_another_s_host_name_for_a_name_renews(store_url: str) -> None:
+    async with open_fleet(store_url, configured=[SERVING]) as fleet:
+        certificate = await ask(fleet, PRESS)
+        await fleet.database.write(lambda connection: connection.execute(delete(tables.host_names)))
+        await granted(fleet, "mqtt-1", PRESS)  # As before such names were noted.
+        with capture_logs() as lines:
+            await fleet.reenrol(certificate, successor_csr(certificate))
+        assert [each["host_name"] for each in lines if each.get("code") == "HOST_NAME_TAKEN"] == [PRESS]
+
+
+async def test_a_server_s_address_is_given_to_no_device_that_may_serve(store_url: str) -> None:
+    async with open_fleet(store_url, configured=[SERVING]) as fleet:
+        certificate = await ask(fleet, "meter-1", "192.0.2.7", "192.0.2.8")
+        assert addresses(certificate) == ["192.0.2.7", "192.0.2.8"]
+        assert addresses(await ask(fleet, "meter-2", "192.0.2.8")) == ["192.0.2.8"], "devices may move"
+        for broker in ("mqtt-1", "mqtt-2"):
+            await granted(fleet, broker, "mqtt.example", "192.0.2.7")
+        await refused(fleet, "meter-3", "192.0.2.7")
+        await refused(fleet, "192.0.2.7")
+        assert addresses(await fleet.reenrol(certificate, successor_csr(certificate))) == ["192.0.2.8"]
+        async with open_fleet(store_url, fleet.authority, configured=[CLIENTS]) as clients_only:
+            assert addresses(await ask(clients_only, "meter-4", "192.0.2.7")) == ["192.0.2.7"]
+        await fleet.revocation.decommission("mqtt-1", by="admin")
+        await refused(fleet, "meter-3", "192.0.2.7")
+        await fleet.revocation.decommission("mqtt-2", by="admin")
+        assert addresses(await ask(fleet, "meter-3", "192.0.2.7")) == ["192.0.2.7"]
 
 
 async def test_an_heir_is_looked_for_among_the_certificates_of_servers_only(tmp_path: Path) -> None:

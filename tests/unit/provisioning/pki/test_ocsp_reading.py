@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
+from provisioning.ca.der import BIT_STRING, OCTET_STRING, SEQUENCE, children, content, element
 from provisioning.pki.ocsp import Answer, OcspRefused, Question, ask, read_answer, responders
 from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.pki import Held, Pki, shared_device, shared_pki
@@ -54,6 +55,22 @@ def test_who_is_revoked_for_no_reason_that_counts_is_revoked(reason: x509.Reason
     answer = read(responder(revoked={SERIAL: reason}))
     assert (answer.known, answer.reason) == (True, RevocationReason.UNSPECIFIED)
     assert answer.revoked_at == answer.this_update
+
+
+@pytest.mark.parametrize("places", [(0, 1), (1, 0)])
+def test_of_two_statuses_in_one_answer_the_revocation_counts(places: tuple[int, int]) -> None:
+    question = ask(SERIAL, PKI.issuing.certificate)
+    answers = [responder()(question.der), responder(revoked={SERIAL: None})(question.der)]
+    signed = [[*children(ocsp.load_der_ocsp_response(each or b"").tbs_response_bytes)] for each in answers]
+    named_by, produced, _, *others = signed[0]
+    both = element(SEQUENCE, b"".join(content(signed[place][2]) for place in places))
+    tbs = element(SEQUENCE, b"".join([named_by, produced, both, *others]))
+    signature = element(BIT_STRING, b"\0" + PKI.issuing.key.sign(tbs, ec.ECDSA(hashes.SHA256())))
+    basic = element(SEQUENCE, tbs + bytes.fromhex("300a06082a8648ce3d040302") + signature)
+    kind = bytes.fromhex("06092b0601050507300101")
+    body = element(b"\xa0", element(SEQUENCE, kind + element(OCTET_STRING, basic)))
+    answer = read(responder(), question, element(SEQUENCE, b"\x0a\1\0" + body))
+    assert (answer.known, answer.reason) == (True, RevocationReason.UNSPECIFIED)
 
 
 def read_changed(before: str, after: str) -> Answer:

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import TokenCredential
+from provisioning.enrolment.operator_roles import OperatorRoleService
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused, RefusedTogether
 from provisioning.operator_role import OperatorRole
@@ -182,3 +183,33 @@ async def test_an_operator_who_leaves_leaves_his_tokens(fleet: Fleet) -> None:
     (made,) = await fleet.token_service.create(TokenOrder(["meter-2"], "north"), by="anna")
     await fleet.revocation.decommission("anna", by="bert")
     await fleet.enrolment.enrol(csr_der(names=["meter-2"]), TokenCredential("meter-2", made.token))
+
+
+async def test_an_admin_who_leaves_does_not_come_back_by_a_token_of_his_own(fleet: Fleet) -> None:
+    roles = OperatorRoleService(fleet.database, fleet.clock)
+    leaving: dict[str, Callable[[str], Coroutine[Any, Any, object]]] = {
+        "decommissioned": partial(fleet.revocation.decommission, by="bert"),
+        "revoked": partial(fleet.revocation.revoke_device, reason=RevocationReason.UNSPECIFIED, by="bert"),
+        "demoted": partial(roles.grant, role=OperatorRole.ENROLLER, by="bert"),
+        "suspended": partial(fleet.suspension.suspend_device, by="bert"),
+    }
+    await enrol_admin(fleet, "bert")
+    for maker, leave in leaving.items():
+        await enrol_admin(fleet, maker)
+        orders = [
+            TokenOrder([f"helper-{maker}"], None, Role.OPERATOR, operator_role=OperatorRole.ADMIN),
+            TokenOrder([f"backend-{maker}"], None, Role.SERVICE),
+            TokenOrder([f"mqtt-{maker}"], None, Role.BROKER),
+        ]
+        made = [(await fleet.token_service.create(order, by=maker))[0] for order in orders]
+        used = made.pop()
+        request, token = csr_der(names=[used.grant.device or ""]), TokenCredential(used.grant.device or "", used.token)
+        certificate = await fleet.enrolment.enrol(request, token)
+        await leave(maker)
+        assert await fleet.enrolment.enrol(request, token) == certificate, "an answer that was lost is given again"
+        for each in made:
+            name = each.grant.device or ""
+            with pytest.raises(Refused, match=f"TOKEN_VOID: {maker}, who made this token"):
+                await fleet.enrolment.enrol(csr_der(names=[name]), TokenCredential(name, each.token))
+    await fleet.suspension.resume_device("suspended", by="bert")
+    await fleet.enrolment.enrol(csr_der(names=[name]), TokenCredential(name, each.token))
