@@ -62,6 +62,8 @@ KILL: Final = "†"
 Act = Callable[[Fleet], Awaitable[object]]
 
 _PATIENCE: Final = 60.0
+_LIMITS: Final = "-c lock_timeout=2min -c statement_timeout=2min -c idle_in_transaction_session_timeout=2min"
+"""Who waits to be chosen, on a busy machine, is not taken for one that has stopped."""
 _QUICK: Final = 0.002
 """A statement that takes longer may wait for a lock."""
 _WAITS: Final = "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = ANY(%s) AND NOT granted)"
@@ -383,7 +385,8 @@ def stepped(url: str, names: Sequence[str]) -> Iterator[Stage]:
     try:
         for name in names:
             gate = _gates[name] = _Gate(changed)
-            own = make_url(url).update_query_dict({"application_name": name}).render_as_string(hide_password=False)
+            options = {"application_name": name, "options": _LIMITS}
+            own = make_url(url).update_query_dict(options).render_as_string(hide_password=False)
             process = Process(name, own, gate)
             process.start(next(iter(processes.values()), None))
             processes[name] = process

@@ -28,6 +28,7 @@ from tests.support.process_scenes import (
     Scene,
     World,
     one_token_twice,
+    pace_of_a_group,
     renew_and_revoke,
     two_revocations,
 )
@@ -176,8 +177,10 @@ def test_an_answer_that_is_remembered_from_before_a_revocation_is_found(
 def test_each_statement_in_every_order_with_two_switches(
     own_world: World, monkeypatch: pytest.MonkeyPatch, scene: Prepare, *, locked: bool
 ) -> None:
-    """Row locks alone keep the rules, too, against programs that write to the database without that lock."""
+    """Row locks alone keep the rules, too, but for a group's first row of its pace, which has none to be locked."""
     if not locked:
+        if scene is pace_of_a_group:
+            pytest.skip("two insert it, and one of them fails")
         unlocked(monkeypatch)
     assert every(own_world, scene, switches=2) > 20
 
