@@ -10,12 +10,13 @@ COMPILED := .build/compiled/.installed-$(OPTIMISED)
 # The tests wait for sockets, disks and processes as much as they work: two workers more than there are cores.
 WORKERS ?= $(shell expr $$(nproc) + 2)
 FUZZ_SECONDS ?= 20
+SOAK_SECONDS ?= 1500
 PYTEST  := pytest -n $(WORKERS) --dist worksteal
 # Python keeps what it has compiled to byte code, whatever a container says: the tests start hundreds of processes.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests test-servers sslyze check test test-thorough test-compiled compiled fuzz demo demo-oldest bench bench-peers bench-idle bench-revocation bench-provisioning bench-fleet clean
+.PHONY: help setup setup-tests test-servers sslyze check test test-thorough test-compiled compiled fuzz demo demo-oldest bench bench-peers bench-idle bench-revocation bench-provisioning bench-fleet soak clean
 
 help:           ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 26
@@ -102,6 +103,9 @@ bench-fleet: setup-tests                                    ## ten thousand devi
 	-$(BIN)/fleet-sim run ten-thousand --self-hosted --driver light --against mosquitto --output .build/fleet/mosquitto $(BENCH_ARGS)
 	$(BIN)/fleet-sim report .build/fleet/fleetgate/report.json .build/fleet/mosquitto/report.json \
 		--html .build/fleet/comparison.html
+
+soak: setup-tests                                           ## everything for SOAK_SECONDS, with lives of minutes and faults: what grows?
+	$(BIN)/python benchmarks/soak.py --seconds $(SOAK_SECONDS) $(SOAK_ARGS)
 
 clean:          ## remove what the targets made
 	rm -rf $(VENV) .build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

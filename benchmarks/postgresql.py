@@ -18,7 +18,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +31,35 @@ _START_SECONDS = 60
 _USER = "fleet"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Postgresql:
     """A running server."""
 
-    pid: int
+    process: subprocess.Popen[bytes]
     port: int
+    launch: Callable[[], subprocess.Popen[bytes]]
+    """Starts it again, on the same port."""
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self.process.pid
+
+    def kill_and_restart(self) -> None:
+        """End it by SIGKILL, as a failed machine would, and start it again at once; return when it answers."""
+        self.process.kill()
+        self.process.wait()
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            self.process = self.launch()
+            try:
+                _wait(self)
+            except NotInstalled:  # Sessions of the one before have its shared memory until they notice.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+            else:
+                return
 
     def new_database(self) -> str:
         """Create an empty database; return its name."""
@@ -94,24 +117,28 @@ def _started(folder: Path) -> Iterator[Postgresql]:
              "--locale", "C.UTF-8", "--encoding", "UTF8"],
             check=True, stdout=log, stderr=log, cwd=folder, timeout=_START_SECONDS, **options,
         )  # fmt: skip
-        port = _free_port()
-        process = subprocess.Popen(
-            [_binary("postgres"), "-D", data, "-p", str(port), "-c", "listen_addresses=127.0.0.1",
-             "-c", f"unix_socket_directories={folder}", "-c", "max_connections=60"],
-            stdout=log, stderr=log, cwd=folder, start_new_session=True, **options,
-        )  # fmt: skip
-    server = Postgresql(process.pid, port)
+    port = _free_port()
+
+    def launch() -> subprocess.Popen[bytes]:
+        with (folder / "log").open("ab") as log:
+            return subprocess.Popen(
+                [_binary("postgres"), "-D", data, "-p", str(port), "-c", "listen_addresses=127.0.0.1",
+                 "-c", f"unix_socket_directories={folder}", "-c", "max_connections=60"],
+                stdout=log, stderr=log, cwd=folder, start_new_session=True, **options,
+            )  # fmt: skip
+
+    server = Postgresql(launch(), port, launch)
     try:
-        _wait(server, process)
+        _wait(server)
         yield server
     finally:
-        process.send_signal(signal.SIGINT)  # Fast shutdown: ends sessions that a failed run has left.
-        _end(process)
+        server.process.send_signal(signal.SIGINT)  # Fast shutdown: ends sessions that a failed run has left.
+        _end(server.process)
 
 
-def _wait(server: Postgresql, process: subprocess.Popen[bytes]) -> None:
+def _wait(server: Postgresql) -> None:
     deadline = time.monotonic() + _START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
+    while server.process.poll() is None and time.monotonic() < deadline:
         try:
             server.run("postgres", "SELECT 1")
         except psycopg.OperationalError:

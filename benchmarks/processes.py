@@ -199,6 +199,8 @@ def ended_by_signals() -> Iterator[None]:
         # As SIGINT, because an event loop handles that by cancelling its main task in order.
         signal.raise_signal(signal.SIGINT)
 
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # As of `&` in a script: SIGTERM would end nothing.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     previous = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield

@@ -19,7 +19,8 @@ Rules
 6. When all places are taken, the connection that has waited longest, without a request or without taking its answer,
    is closed: a client that sends its request at once is answered, whatever strangers keep open.
 7. A client that takes no answer is cut off: otherwise data could wait for it for ever, and occupy its descriptor.
-8. A parameter that is given twice, or is not text, is refused: which one applies would depend on the reader.
+8. A parameter that is given twice, or is not text, is refused: which one applies would depend on the reader. So is a
+   second Host header, with which an origin is compared.
 9. A client that is answered while it still sends is heard out for a moment: closing with unread bytes would reset the
    connection, and the client might lose the answer (RFC 9112 §9.6). It counts as one that waits.
 
@@ -113,6 +114,7 @@ class _Incoming:
     target: bytes = b""
     accept: str = ""
     host: str = ""
+    hosts: int = 0
     origin: str | None = None
     body: bytearray = field(default_factory=bytearray)
     complete: bool = False
@@ -137,6 +139,7 @@ class _Incoming:
                 self.accept = value.decode("latin-1")
             case b"host":
                 self.host = value.decode("latin-1")
+                self.hosts += 1
             case b"origin":
                 self.origin = value.decode("latin-1")
 
@@ -393,7 +396,9 @@ def _no_http(incoming: _Incoming, error: Exception) -> Response | None:
 
 
 def _request(incoming: _Incoming, method: str, caller: str) -> Request | Response:
-    """Return the request, or the answer to one with an invalid target."""
+    """Return the request, or the answer to one with an invalid target, or with several hosts or none."""
+    if incoming.hosts > 1 or (incoming.version == "1.1" and not incoming.hosts):  # RFC 9112 §3.2
+        return problem(400, "INVALID_REQUEST", "a request has one Host header")
     try:
         target = urlsplit(incoming.target.decode())
         path = unquote(target.path, errors="strict")

@@ -37,6 +37,7 @@ from provisioning.client.network_words import network_words
 from provisioning.client.plain_http import AnswerRefused, body_of
 from provisioning.client.validators import conditions, validator_of
 from provisioning.pki.keys import KeyFileError
+from provisioning.pki.named_curves import refuse_own_curves
 from provisioning.pki.tls import TlsConfigurationError, client_context
 from provisioning.program.spread import spread
 
@@ -180,6 +181,7 @@ async def _get(followed: Followed) -> bytes | None:
     headers = {"Accept": _ACCEPT, "Accept-Encoding": "identity", **conditions(followed.etag, followed.modified)}
     own = settings.anchors_url_cafile
     verify = client_context(own, allow_tls12=True) if own else httpx.create_ssl_context(trust_env=False)
+    refuse_own_curves(verify)  # Whoever is in the way is believed by nobody, and would hold up the broker.
     client = bounded_client(BoundedTransport(verify), _TIMEOUT)
     try:
         check_address(url)

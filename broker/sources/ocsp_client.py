@@ -12,7 +12,9 @@ Rules
    every certificate, affects one bundle only. So does one that replays an old answer: a CA of one bundle may have
    certified the key of another's, and what is answered there about such a certificate spares no other bundle its own
    question.
-5. Answers are judged by the clock, or by what is proven to be later: set back, it would make each new one seem to be
+5. What a responder has signed whose own certificate is revoked, as any source says, is no answer, new or remembered:
+   whoever has its key could call everybody good. Whom it has called revoked stays so until another says otherwise.
+6. Answers are judged by the clock, or by what is proven to be later: set back, it would make each new one seem to be
    from the future, and the last one before stay good. A good one from the future, of a time when all clocks were ahead,
    gives way to a revocation; nothing else does: by a clock that is set back, all that is known is from the future.
 """
@@ -33,7 +35,7 @@ from cryptography import x509
 from broker.admission.issuers import Issuer
 from broker.admission.status import RevocationStatus
 from broker.metrics import Metrics
-from broker.sources.ocsp_http import OcspHttp, OcspUnreachable
+from broker.sources.ocsp_http import OcspHttp, OcspUnreachable, is_signed_by_revoked, refuse_if_signed_by_revoked
 from provisioning.pki.ocsp import CLOCK_TOLERANCE, Answer, OcspRefused, responders
 from provisioning.pki.revocation import OCSP, CertificateKey, pack, unpack
 from provisioning.pki.revocation_reason import RevocationReason
@@ -101,15 +103,20 @@ class OcspClient:
 
     def known(self, key: CertificateKey, bundle: str) -> Answer | None:
         """Return the last answer about *key*, however old, if *bundle* has asked for it."""
-        found = self._answers.get(key)
+        found = self._found(key)
         if found is None or found[2] != bundle:
             return None
         self._answers.move_to_end(key)
         return found[0]
 
+    def _found(self, key: CertificateKey) -> tuple[Answer, float, str] | None:
+        """Return what is remembered about *key*, if its signer is not revoked by now."""
+        found = self._answers.get(key)
+        return None if found is None or is_signed_by_revoked(found[0], self._index) else found
+
     def is_current(self, key: CertificateKey, bundle: str, now: datetime) -> bool:
         """Whether there is no need for *bundle* to ask about *key* again yet."""
-        found = self._answers.get(key)
+        found = self._found(key)
         if found is None or found[2] != bundle or not found[0].known:
             return False
         return now < found[0].fresh_until and self._clock() + self._slept - found[1] < self._refresh
@@ -120,7 +127,7 @@ class OcspClient:
 
     def age(self, key: CertificateKey, now: datetime) -> float | None:
         """Return how many seconds ago the last answer about *key* was certainly true; None: there is none."""
-        found = self._answers.get(key)
+        found = self._found(key)
         return None if found is None else max(0.0, (now - found[0].this_update).total_seconds())
 
     def is_silent(self, responder: str | None) -> bool:
@@ -185,6 +192,7 @@ class OcspClient:
                 async with self._slots[issuer.bundle.name]:
                     time_at = partial(self._time_for, issuer)
                     answer, _ = await self._http.ask(url, key[1], issuer.certificate, time_at=time_at)
+                    refuse_if_signed_by_revoked(answer, self._index)
             except OcspRefused as error:
                 self._metrics.revocation_alarms["OCSP_FAILED"] += 1
                 self._failed(url, str(error))
@@ -229,7 +237,7 @@ class OcspClient:
 
     def _note(self, key: CertificateKey, answer: Answer, about: _About) -> Answer:
         issuer = about.issuer
-        found, bundle = self._answers.get(key), issuer.bundle.name
+        found, bundle = self._found(key), issuer.bundle.name
         if (
             found is not None
             and answer.this_update < found[0].this_update

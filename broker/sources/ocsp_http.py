@@ -3,7 +3,7 @@
 Rules
 -----
 1. Plain HTTP, no redirects, no proxy, bounded in bytes and time: answers are signed.
-2. If a responder cannot be asked or believed, there is no answer.
+2. If a responder cannot be asked or believed, there is no answer. Whether it is revoked itself is asked by the caller.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from cryptography import x509
 
 from provisioning.client.plain_http import OK, AnswerRefused, HttpFailed, PlainHttp, body_of
 from provisioning.pki.ocsp import Answer, OcspRefused, Question, ask, read_answer
+from provisioning.pki.revocation import RevocationIndex
 
 PATIENCE = 2.5
 """Seconds that a responder has."""
@@ -68,3 +69,14 @@ class OcspHttp:
     async def close(self) -> None:
         """Stop asking."""
         await self._http.close()
+
+
+def is_signed_by_revoked(answer: Answer, index: RevocationIndex) -> bool:
+    """Whether the responder that has signed *answer* has a certificate that is revoked by now."""
+    return answer.signer is not None and index.find(answer.signer) is not None
+
+
+def refuse_if_signed_by_revoked(answer: Answer, index: RevocationIndex) -> None:
+    """Raise `OcspRefused` in that case."""
+    if is_signed_by_revoked(answer, index):
+        raise OcspRefused("the responder's own certificate is revoked")

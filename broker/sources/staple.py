@@ -39,7 +39,7 @@ from broker.engine.engine import Engine
 from broker.growing_pause import GrowingPause
 from broker.own_certificate import OwnCertificate, read_certificate
 from broker.settings.config import BrokerConfig
-from broker.sources.ocsp_http import PATIENCE, OcspHttp
+from broker.sources.ocsp_http import PATIENCE, OcspHttp, refuse_if_signed_by_revoked
 from provisioning.pki import stapling
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.issued_by import is_issued_by
@@ -255,6 +255,7 @@ class Staple:
         self, url: str, certificate: x509.Certificate, issuer: x509.Certificate, known: RevocationReason | None
     ) -> _Held:
         answer, der = await self._http.ask(url, certificate.serial_number, issuer, nonce=False)
+        refuse_if_signed_by_revoked(answer, self._index)
         if not answer.known:
             raise OcspRefused("the responder does not know the certificate")
         if answer.reason is None and known is not None:

@@ -23,6 +23,7 @@ _UTC_TIME: Final = b"\x17"
 _GENERALIZED_TIME: Final = b"\x18"
 _FIRST_GENERALIZED_YEAR: Final = 2050  # RFC 5280 §5.1.2.6
 _SHORT_LENGTH: Final = 0x80
+_CONSTRUCTED: Final = 0x20
 _COMMON_NAME: Final = bytes.fromhex("06035504030c")  # Its identifier, and the tag of a UTF8String.
 _NAME_HEAD: Final = 13
 """Octets before the Common Name in a subject that consists of it alone."""
@@ -91,6 +92,32 @@ def content(encoded: bytes) -> bytes:
     """Return what is inside the element *encoded*, which the library has made."""
     begin, end = _content(encoded, 0)
     return encoded[begin:end]
+
+
+def has_more_parts(encoded: bytes, most: int) -> bool:
+    """Whether *encoded*, anybody's bytes, has more than *most* elements, at any depth and inside OCTET STRINGs.
+
+    What is no DER ends the count of what is around it: whoever reads it ends there, too.
+    """
+    found, inside = 0, [(0, len(encoded))]
+    while inside:
+        place, end = inside.pop()
+        while place + 1 < end:
+            tag, size = encoded[place], encoded[place + 1]
+            place += 2
+            if size >= _SHORT_LENGTH:
+                octets = size - _SHORT_LENGTH
+                size = int.from_bytes(encoded[place : place + octets])
+                place += octets
+            if not tag or size > end - place:
+                break
+            found += 1
+            if found > most:
+                return True
+            if tag & _CONSTRUCTED or tag == OCTET_STRING[0]:
+                inside.append((place, place + size))
+            place += size
+    return False
 
 
 def only_common_name(subject: bytes) -> bytes | None:

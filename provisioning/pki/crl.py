@@ -10,7 +10,7 @@ module answers those questions one by one, and its callers, which keep the CRLs,
 Rules
 -----
 1. What is not understood is refused, never skipped: indirect CRLs, CRLs for some reasons only, unknown critical
-   extensions, CRLs without nextUpdate.
+   extensions, CRLs without nextUpdate, numbers of more than 20 octets.
 2. The signature is verified over the bytes received, not over an encoding of our own.
 3. No I/O and no clock. What walks a CRL of any length calls *pause* often, as it runs beside an event loop. The library
    in `parse` does not.
@@ -47,6 +47,8 @@ _PAUSE_EVERY = 500
 _LONG_FORM = 0x80
 _UNDERSTOOD = frozenset({ExtensionOID.ISSUING_DISTRIBUTION_POINT, ExtensionOID.DELTA_CRL_INDICATOR})
 _REMOVE = -1
+_NUMBER_BITS = 8 * 20
+"""Of a CRL number (RFC 5280 §5.2.3). One of thousands of digits could not even be written into the log."""
 _HASHES = frozenset({"sha256", "sha384", "sha512"})
 
 
@@ -180,6 +182,8 @@ def parse(der: bytes) -> CertificateList:
                 pass
         if extension.critical and extension.oid not in _UNDERSTOOD:
             raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, f"the critical extension {extension.oid.dotted_string}")
+    if max(abs(number), abs(base_number or 0)).bit_length() > _NUMBER_BITS:
+        raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, "a CRL number of more than 20 octets")
     signed = _first_child(der)
     return CertificateList(crl, signed, issuer, number, base_number, this_update, next_update, scope, delta_urls)
 

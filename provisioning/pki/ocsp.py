@@ -9,6 +9,7 @@ that answer from a cache omit it, which is allowed: then the dates tell how old 
 Rules
 -----
 1. What does not match is refused, never read as "good". Of two statuses of one certificate, the revocation counts.
+   Whether the responder's own certificate is revoked, the caller asks (`Answer.signer`).
 2. No I/O and no clock.
 """
 
@@ -29,6 +30,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsag
 from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import key_identifier
+from provisioning.pki.revocation import CertificateKey
 from provisioning.pki.revocation_reason import RevocationReason
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
@@ -62,6 +64,8 @@ class Answer:
     """Since when; None: it is not, or that cannot be read."""
     this_update: datetime
     fresh_until: datetime
+    signer: CertificateKey | None = None
+    """The certificate of the responder that has signed it; None: the issuer has. Whether it is revoked is not known."""
 
 
 def ask(serial: int, issuer: x509.Certificate, *, nonce: bool = True) -> Question:
@@ -126,7 +130,8 @@ def read_answer(der: bytes, question: Question, serial: int, issuer: x509.Certif
         if flag is not None and flag is not x509.ReasonFlags.remove_from_crl:
             reason = RevocationReason(flag.value)
     known = single.certificate_status is not ocsp.OCSPCertStatus.UNKNOWN
-    return Answer(known, reason, _revoked_at(single), this_update, fresh_until)
+    by = None if signer is issuer else (key_identifier(issuer.public_key()), signer.serial_number)
+    return Answer(known, reason, _revoked_at(single), this_update, fresh_until, by)
 
 
 def _flag_of(single: ocsp.OCSPSingleResponse) -> x509.ReasonFlags | None:

@@ -246,6 +246,7 @@ def _open() -> tuple[ctypes.PyDLL, Any, type] | None:
             ("SSL_has_pending", ctypes.c_int, [ctypes.c_void_p]),
             ("SSL_CTX_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]),
             ("SSL_get_session", ctypes.c_void_p, [ctypes.c_void_p]),
+            ("SSL_in_before", ctypes.c_int, [ctypes.c_void_p]),
             ("SSL_session_reused", ctypes.c_int, [ctypes.c_void_p]),
             ("SSL_new_session_ticket", ctypes.c_int, [ctypes.c_void_p]),
             ("SSL_CTX_remove_session", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p]),

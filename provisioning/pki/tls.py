@@ -30,6 +30,7 @@ from provisioning.pki.exchange_groups import leave_out_finite_fields
 from provisioning.pki.handshake_bounds import bound_chain
 from provisioning.pki.hello_bounds import bound_hello
 from provisioning.pki.key_shown import bound_tickets
+from provisioning.pki.named_curves import refuse_own_curves
 from provisioning.pki.openssl import prefer
 from provisioning.pki.resumption import remember_sessions
 from provisioning.program.given_file import PEM_BYTES, contents_of
@@ -278,6 +279,7 @@ def _as_file(content: bytes) -> Iterator[str]:
 def _restrict(context: ssl.SSLContext, *, allow_tls12: bool) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2 if allow_tls12 else ssl.TLSVersion.TLSv1_3
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | _NO_CERTIFICATE_COMPRESSION
+    refuse_own_curves(context)
 
 
 def _load_anchors(context: ssl.SSLContext, anchors: Path | str) -> None:

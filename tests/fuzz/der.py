@@ -48,6 +48,7 @@ _NUMBERS: Final = (
     b"\x7f" * 21,
     b"\xff" * 9,
     b"\1" * 200,
+    b"\1" * 2000,
 )
 _STRINGS: Final = (
     *(b"", b"\0", b"\xff\xfe", b"\xd8\0", b"\xc3\x28", b"1", b"a.b", b"*.x", b"x@y", b"xn--", b"-.-", b"a" * 65),

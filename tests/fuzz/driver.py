@@ -30,7 +30,17 @@ from tests.fuzz.der import mutated
 from tests.fuzz.target import Target
 from tests.support.memory_place import memory_place
 
-GROUPS: Final = ("mqtt", "certificates", "texts", "stored", "operators_api", "foreign", "http")
+GROUPS: Final = (
+    "mqtt",
+    "certificates",
+    "texts",
+    "stored",
+    "operators_api",
+    "foreign",
+    "http",
+    "credentials",
+    "followed",
+)
 WHERE: Final = Path(".build/fuzz")
 _WATCHED: Final = ["broker", "provisioning", "device_sim"]
 _SPARE_SECONDS: Final = 300

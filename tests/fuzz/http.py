@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import tempfile
 from collections import deque
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ _FAULT: Final = 500
 _UNKNOWN_CODING: Final = 501
 _TURNS: Final = 10_000
 _LONGEST_HEAD: Final = 64 * 1024
+_ORIGIN: Final = re.compile(rb"^https?://[^/?#]*", re.IGNORECASE)
+"""Of a target in absolute form, which the application does not see."""
 _HOSTS: Final = ("127.0.0.1", 1)
 Asked = tuple[bytes, bytes, bytes]
 """A request's method, target and body."""
@@ -260,7 +263,7 @@ def _as_h11_reads(data: bytes) -> list[Asked]:
                 break
             while isinstance(event := server.next_event(), h11.Data):
                 body += event.data
-            asked.append((head.method, head.target, body))
+            asked.append((head.method, _ORIGIN.sub(b"", head.target) or b"/", body))
             server.send(h11.Response(status_code=200, headers=[("Content-Length", "0")]))
             server.send(h11.EndOfMessage())
             server.start_next_cycle()
@@ -347,8 +350,8 @@ def _admin(data: bytes) -> None:
     again, _ = around.runner.run(_admin_sent(cuts(data)))
     _nothing_else(around)
     agree("cut elsewhere", again[: len(asked)], asked)  # Of several that come in one read it closes after the first.
-    heads = [(b"HEAD" if data.lstrip(b"\r\n").startswith(b"HEAD") else b"GET", b"/", b"")]
-    for status, body in _answers(sent, heads * max(1, len(asked))):
+    answers = [] if b"HEAD" in data else _answers(sent, [(b"GET", b"/", b"")] * max(1, len(asked)))
+    for status, body in answers:
         if status >= _FAULT:
             raise Disagreement(f"answered with {status}")
         if body:

@@ -142,7 +142,8 @@ def _serve(broker: StoredBroker) -> None:
         meter.connect(client_id=name, expect=None, **fields)
         meter.received()
         if not meter.closed:
-            meter.publish(f"fleet/meters/{name}/t", b"q", qos=1)
+            # Not to wait for its acknowledgement: by a changed subscription it may be sent to the sender, before that.
+            meter.send(Publish(f"fleet/meters/{name}/t", b"q", QoS.AT_LEAST_ONCE, packet_id=1))
     backend = broker.service("backend", expect=None, **KEPT)
     for packet in backend.received():
         if isinstance(packet, Publish) and packet.packet_id:

@@ -52,7 +52,8 @@ _ANYTHING: Final = (
 )
 
 
-def _event(kind: str, **fields: Any) -> bytes:
+def event(kind: str, **fields: Any) -> bytes:
+    """Return an event of the feed."""
     return f"id: {fields.get('sequence', 1)}\nevent: {kind}\ndata: {json.dumps(fields)}\n\n".encode()
 
 
@@ -65,16 +66,16 @@ _REVOKED: Final = {
     "device": "meter-1",
     "mark": "0f",
 }
-_CA: Final = base64.b64encode(shared_pki().issuing.der).decode()
+CA: Final = base64.b64encode(shared_pki().issuing.der).decode()
 _FEED: Final = [
-    _event("current", sequence=0),
-    _event("revoked", sequence=1, **_REVOKED)
-    + _event("released", sequence=2, issuer_key_id="ab", serial="1f", device="m", mark="1")
-    + _event("current", sequence=2, elapsed=1.5, now="2026-01-01T00:00:00+00:00"),
-    _event("revoked", sequence=1, **_REVOKED).replace(b"\n", b"\r\n"),
-    _event("revoked", sequence=1, invalidity_date="2026-01-01T00:00:00Z", **_REVOKED),
-    _event("revoked", sequence=1, **_REVOKED | {"device": 'm\u00e9"x'}),
-    b": hello\n\n" + _event("authorities", issuing=[{"name": "a", "line": "l", "state": "active", "certificate": _CA}]),
+    event("current", sequence=0),
+    event("revoked", sequence=1, **_REVOKED)
+    + event("released", sequence=2, issuer_key_id="ab", serial="1f", device="m", mark="1")
+    + event("current", sequence=2, elapsed=1.5, now="2026-01-01T00:00:00+00:00"),
+    event("revoked", sequence=1, **_REVOKED).replace(b"\n", b"\r\n"),
+    event("revoked", sequence=1, invalidity_date="2026-01-01T00:00:00Z", **_REVOKED),
+    event("revoked", sequence=1, **_REVOKED | {"device": 'm\u00e9"x'}),
+    b": hello\n\n" + event("authorities", issuing=[{"name": "a", "line": "l", "state": "active", "certificate": CA}]),
 ]
 
 

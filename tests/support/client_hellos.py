@@ -65,3 +65,31 @@ def answer_of(context: ssl.SSLContext, *said: bytes) -> bytes:
             server.do_handshake()
         answer = outgoing.read()
     return answer
+
+
+# TLS 1.2 (RFC 5246 §7.4), in which certificates are not encrypted.
+
+
+def handshake(kind: int, said: bytes) -> bytes:
+    """Return the records of a message of TLS 1.2."""
+    message = bytes((kind,)) + len(said).to_bytes(3) + said
+    pieces = [message[start : start + _RECORD] for start in range(0, len(message), _RECORD)]
+    return b"".join(b"\x16\x03\x03" + sized(piece) for piece in pieces)
+
+
+def hello_12() -> bytes:
+    """Return a ClientHello of TLS 1.2."""
+    extensions = numbers(13) + sized(sized(numbers(0x0403))) + numbers(GROUPS) + sized(sized(numbers(P256)))
+    return handshake(1, b"\x03\x03" + bytes(32) + b"\0" + sized(numbers(0xC02B)) + b"\x01\0" + sized(extensions))
+
+
+def server_hello_12() -> bytes:
+    """Return what a server answers."""
+    renegotiation = numbers(0xFF01) + sized(b"\0")
+    return handshake(2, b"\x03\x03" + bytes(32) + b"\0" + numbers(0xC02B) + b"\0" + sized(renegotiation))
+
+
+def certificates_12(ders: Sequence[bytes]) -> bytes:
+    """Return a Certificate message, a client's or a server's."""
+    listed = b"".join(len(each).to_bytes(3) + each for each in ders)
+    return handshake(11, len(listed).to_bytes(3) + listed)

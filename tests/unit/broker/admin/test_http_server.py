@@ -116,6 +116,14 @@ async def test_a_target_that_could_be_read_in_two_ways_is_refused(path: Path, ta
     assert answer["detail"].startswith(complaint)
 
 
+@pytest.mark.parametrize("hosts", [b"", b"Host: broker\r\nhost: https://evil.example\r\n"])
+async def test_a_request_says_once_for_which_host_it_is(path: Path, hosts: bytes) -> None:
+    """Only the last one would be compared with a page's origin."""
+    (answer,) = bodies(await ask(path, b"GET /x HTTP/1.1\r\n" + hosts + b"\r\n"))
+    assert isinstance(answer, dict)
+    assert (answer["status"], answer["detail"]) == (400, "a request has one Host header")
+
+
 async def asking_and_taking_nothing(path: Path) -> socket.socket:
     """Return a connection that has asked for more than any buffer holds, once the answer has begun."""
     asking = socket.socket(socket.AF_UNIX)

@@ -133,6 +133,27 @@ async def test_who_has_expired_on_hold_is_not_asked_about_for_ever_nor_has_the_p
     await scene.client.close()
 
 
+async def test_whoever_has_the_key_of_a_revoked_responder_calls_nobody_good(scene: Scene) -> None:
+    """Its certificate is on a CRL, say, and the CA has another responder now."""
+    now = datetime.now(UTC)
+    answer = await scene.ask()
+    assert answer is not None
+    stolen = scene.responder.signer
+    assert answer.signer == stolen.revocation.key
+    scene.index.add(stolen.revocation)
+    assert scene.client.known(KEY, "ours") is None, "nor is what it has signed before"
+    assert not scene.client.is_current(KEY, "ours", now)
+    assert scene.client.age(KEY, now) is None
+    assert await scene.ask() is None
+    assert scene.told == [("OCSP lost", "OCSP_FAILED")]
+    scene.responder.revoked[SERIAL] = FINAL
+    scene.responder.signer = delegate(PKI)
+    scene.responder.age += timedelta(minutes=10)  # Not as new as what the thief has said.
+    assert await scene.ask() is not None
+    assert scene.reason is RevocationReason.KEY_COMPROMISE
+    await scene.client.close()
+
+
 async def test_what_is_known_is_asked_for_again_when_it_is_old_or_of_nobody(scene: Scene) -> None:
     now = datetime.now(UTC)
     assert scene.client.known(KEY, "ours") is None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
 from cryptography.x509.oid import ExtensionOID, NameOID
 
 from provisioning.ca import csr as csr_module
-from provisioning.ca.csr import MAXIMUM_CSR_SIZE, RequestRefused, verify_csr
+from provisioning.ca.csr import MAXIMUM_CSR_SIZE, RequestRefused, read_key_request, verify_csr
 from provisioning.errors import Code
 from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.keys import PrivateKey
@@ -188,6 +189,41 @@ def test_a_request_of_another_version_is_refused() -> None:
 
 def test_trailing_bytes_are_refused() -> None:
     assert refusal(csr_der() + b"\x00").code is Code.CSR_MALFORMED
+
+
+CROWDS: dict[str, Callable[[], bytes]] = {
+    "names of hosts": lambda: named(*[x509.DNSName("a")] * 4000),
+    "addresses": lambda: named(*[x509.IPAddress(ipaddress.ip_address("192.0.2.1"))] * 2000),
+    "directory names": lambda: named(*[x509.DirectoryName(x509.Name([ORGANIZATION]))] * 500),
+    "attributes of the subject": lambda: csr_der(attributes=[ORGANIZATION] * 900),
+    "extensions": lambda: csr_der(extensions=[unknown(number) for number in range(900)]),
+}
+
+
+def named(*names: x509.GeneralName) -> bytes:
+    return csr_der(extensions=[x509.SubjectAlternativeName(names)])
+
+
+def unknown(number: int) -> x509.UnrecognizedExtension:
+    return x509.UnrecognizedExtension(x509.ObjectIdentifier(f"1.2.3.{number}"), b"\x05\x00")
+
+
+@pytest.mark.parametrize("crowd", CROWDS)
+def test_a_crowd_of_small_parts_is_refused_before_an_object_is_made_of_each(crowd: str) -> None:
+    """A stranger's took fifty times as long as a request of a device, 10 ms of the event loop."""
+    der = CROWDS[crowd]()
+    assert len(der) <= MAXIMUM_CSR_SIZE
+    for read in (verify_csr, read_key_request):
+        with pytest.raises(RequestRefused, match="CSR_MALFORMED: the request has more than 600 parts"):
+            read(der)
+
+
+def test_a_request_may_have_hundreds_of_long_names_and_one_long_part() -> None:
+    """A certificate from before there was a limit has them, and is renewed with them."""
+    names = [x509.DNSName(f"{number:03}.press.plant.example") for number in range(500)]
+    assert verify_csr(named(*names)).asked.dns_names == tuple(each.value for each in names)
+    blob = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), bytes.fromhex("3082") + bytes(14_000))
+    assert verify_csr(csr_der(extensions=[blob])).common_name == "meter-17"
 
 
 def test_a_request_is_measured_before_it_is_parsed() -> None:

@@ -205,6 +205,9 @@ async def test_who_may_serve_is_called_by_no_other_s_host_name(store_url: str) -
         assert hosts(await fleet.reenrol(saw, successor_csr(saw))) == []
         await granted(fleet, "Lamp.plant.example")
         await refused(fleet, "meter-3", "lamp.plant.example")
+        at_once = ask(fleet, "meter-4", "mill.plant.example"), ask(fleet, "Mill.plant.example")
+        outcomes = await asyncio.gather(*at_once, return_exceptions=True)
+        assert sorted(isinstance(each, NameRefused) for each in outcomes) == [False, True]
         async with open_fleet(store_url, fleet.authority, configured=[PLANT]) as clients_only:
             await ask(clients_only, "press.plant.example")
 

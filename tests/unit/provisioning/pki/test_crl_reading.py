@@ -154,6 +154,8 @@ def test_a_long_list_lets_others_run() -> None:
         (crl(CA, more=STRANGE), CrlProblem.CRL_UNSUPPORTED),
         (crl(CA, {7: None}, more_of_entries=STRANGE), CrlProblem.CRL_UNSUPPORTED),
         (without_next_update(crl(CA)), CrlProblem.CRL_UNSUPPORTED),
+        (crl(CA, number=1 << 160), CrlProblem.CRL_UNSUPPORTED),
+        (crl(CA, number=1, base=1 << 160), CrlProblem.CRL_UNSUPPORTED),
         (crl(CA).replace(ECDSA_WITH_SHA256, UNKNOWN_ALGORITHM), CrlProblem.CRL_BAD_SIGNATURE),
     ],
 )

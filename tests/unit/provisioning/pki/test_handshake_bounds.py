@@ -12,8 +12,10 @@ import pytest
 from provisioning.pki import handshake_bounds, openssl
 from provisioning.pki.handshake_bounds import MOST_CHAIN, PORTION
 from provisioning.pki.tls import ClientCertificate, CredentialPem, client_context, server_context
+from tests.support.client_hellos import certificates_12, hello_12
 from tests.support.cut_records import cut, long_hello, unread
 from tests.support.pki import shared_device, shared_pki
+from tests.unit.provisioning.pki.test_named_curves import OWN
 
 PKI = shared_pki()
 BROKER = PKI.broker()
@@ -175,3 +177,11 @@ def test_a_certification_path_has_a_bound(pair: Pair, version: ssl.TLSVersion) -
 
     with pytest.raises(ssl.SSLError, match="excessive message size"):
         talk()
+
+
+def test_a_certificate_that_takes_long_to_read_is_refused_in_its_step(pair: Pair) -> None:
+    pair.far.sendall(hello_12())
+    assert pair.step() == openssl.WANTS_READ
+    pair.far.sendall(certificates_12([OWN]))
+    with pytest.raises(ssl.SSLError, match="length mismatch"):
+        pair.step()

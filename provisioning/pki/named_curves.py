@@ -1,0 +1,117 @@
+"""Refuses certificates in a handshake whose keys OpenSSL would take long to read: on curves of their own, or very many.
+
+Theory
+------
+OpenSSL reads the keys of all certificates that a peer sends before it verifies any. A certificate may describe the
+curve of its key by parameters, instead of by name. OpenSSL takes the peer's word for the field, and a point may come
+compressed: for a prime p for which p - 1 is divisible by a high power of two, its square root takes long, and there are
+two in a certificate. One of 930 bytes takes 0.2 s, and a path of 32 KB, from anybody who can connect, seven seconds in
+one step (docs/decisions/0312). Nobody uses such a certificate: RFC 5480 §2.1.1 forbids it. On some of the named curves
+a point takes a millisecond, so the number of certificates is limited, too.
+
+OpenSSL shows each message of a handshake before it processes it. If a Certificate message contains the object
+identifier of a kind of field, which only such parameters do, or too many certificates, its first bytes are overwritten:
+what is left is malformed, and refused with decode_error.
+
+Rules
+-----
+1. Both sides: a server's clients, and whoever answers at a server's address.
+2. Nothing is looked at once the certificate has come, or the session turned out to be resumed: what comes then is data.
+3. What is shown is OpenSSL's own buffer, of which three bytes are changed that belong to the message.
+4. If OpenSSL cannot be called directly (`provisioning.pki.openssl`), nothing here has an effect.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ssl
+from typing import Final
+
+from provisioning.pki.openssl import AVAILABLE, address_of_context, callback, declare, library
+
+_READ: Final = 0
+_HANDSHAKE: Final = 22
+_CERTIFICATE, _CLIENT_KEY_EXCHANGE, _FINISHED = 11, 16, 20
+MOST_CERTIFICATES: Final = 16
+_HEADER: Final = 4
+"""Bytes of a message's type and length."""
+_SIZE: Final = 3
+"""Bytes of the length of a certificate, and of that of their list."""
+_TLS13: Final = 0x0304
+_MALFORMED: Final = b"\xff\xff\xff"
+_FIELDS: Final = bytes.fromhex("2a8648ce3d01")
+"""What the object identifiers of prime fields and of those of characteristic two begin with (RFC 3279 §2.3.5)."""
+
+MessageCallback: Final = ctypes.CFUNCTYPE(
+    None,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+)
+
+
+def refuse_own_curves(context: ssl.SSLContext) -> None:
+    """Have *context* refuse such certificates, whichever side it is for."""
+    address = address_of_context(context)
+    if address and _LOOK is not None:
+        library.SSL_CTX_set_msg_callback(address, _LOOK)
+
+
+def look_later(address: int) -> None:
+    """Have the session at *address* not look at its messages until `look_now`: none is a certificate."""
+    if _LOOK is not None:
+        library.SSL_set_msg_callback(address, _NOBODY)
+
+
+def look_now(address: int) -> None:
+    """Have the session at *address* look at its messages from now on."""
+    if _LOOK is not None and not library.SSL_session_reused(address):
+        library.SSL_set_msg_callback(address, _LOOK)
+
+
+def _look(
+    direction: int, version: int, kind: int, place: int | None, size: int, session: int | None, _argument: int | None
+) -> None:
+    """Look at what is sent or received: headers of records, messages, alerts."""
+    if direction != _READ or kind != _HANDSHAKE or not place or not size:
+        return
+    message = ctypes.string_at(place, size)
+    if message[0] == _CERTIFICATE and size >= _HEADER + len(_MALFORMED) and _is_costly(message, version):
+        ctypes.memmove(place + _HEADER, _MALFORMED, len(_MALFORMED))
+    if message[0] in (_CERTIFICATE, _CLIENT_KEY_EXCHANGE, _FINISHED):
+        library.SSL_set_msg_callback(session, _NOBODY)
+
+
+def _is_costly(message: bytes, version: int) -> bool:
+    """Whether the certificates of *message* take long to read; what is malformed is OpenSSL's to refuse."""
+    if _FIELDS in message:
+        return True
+    is_new = version == _TLS13  # With a context first, and with extensions behind each certificate.
+    place = _HEADER + (1 + message[_HEADER] if is_new else 0) + _SIZE
+    for _ in range(MOST_CERTIFICATES):
+        if place >= len(message):
+            return False
+        place += _SIZE + int.from_bytes(message[place : place + _SIZE])
+        place += 2 + int.from_bytes(message[place : place + 2]) if is_new else 0
+    return place < len(message)
+
+
+def _open() -> bool:
+    """Declare the OpenSSL functions used here; return whether all of them exist."""
+    if not AVAILABLE:
+        return False
+    try:
+        for name in ("SSL_CTX_set_msg_callback", "SSL_set_msg_callback"):
+            declare(library, name, None, [ctypes.c_void_p, MessageCallback])
+    except AttributeError:
+        return False
+    return True
+
+
+_NOBODY: Final = MessageCallback()
+_LOOK: Final = callback(MessageCallback, _look, refusal=None) if _open() else None
+"""One for all contexts, and never freed: OpenSSL knows its address only."""

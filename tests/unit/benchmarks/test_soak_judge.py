@@ -1,0 +1,109 @@
+"""What a soak calls growth, on figures: what grows steadily is named; noise, history and another process are not."""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+ROUNDS = 60
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[Any]:
+    """A benchmark's own module, which is found only by its scripts."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        import soak_judge
+
+        yield soak_judge
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+def rounds(figures: Callable[[int], dict[str, float]], count: int = ROUNDS) -> list[dict[str, float]]:
+    return [figures(number) for number in range(count)]
+
+
+def failures(judge: Any, of: list[dict[str, float]]) -> list[str]:
+    return [each.name for each in judge.growths(of) if each.failed]
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "each"),
+    [
+        ("fleet-broker RSS MiB", 80, 0.8),
+        ("fleet-broker descriptors", 35, 1),
+        ("fleet-broker threads", 6, 0.2),
+        ("fleet-broker objects", 90_000, 1_000),
+        ("fleet-broker garbage objects", 500, 1_000),
+        ("fleet-provisioning CPU ms/operation", 5, 0.3),
+        ("rows service.tokens", 30, 2),
+        ("service WAL KiB", 4_000, 300),
+        ("log fleet-broker FEED_LOST", 0, 0.5),
+    ],
+)
+def test_what_grows_steadily_is_named_and_what_only_varies_is_not(
+    judge: Any, name: str, first: float, each: float
+) -> None:
+    chance = random.Random(name)  # noqa: S311 - Not for secrets.
+    assert failures(judge, rounds(lambda number: {name: first + each * number})) == [name]
+    varied = rounds(lambda _: {name: first * chance.uniform(0.9, 1.1)})
+    varied[-2][name] = first * 10 + 100_000
+    assert failures(judge, varied) == [], "one noisy round decides nothing"
+
+
+def test_what_fills_caches_at_first_has_not_grown(judge: Any) -> None:
+    warming = rounds(lambda number: {"fleet-broker RSS MiB": 60.0 + 30 * min(number, 8) / 8})
+    assert failures(judge, warming) == []
+
+
+def test_what_is_kept_for_ever_may_grow_and_no_other_table(judge: Any) -> None:
+    grown = rounds(lambda number: {f"rows {table}": 10.0 * number for table in ("service.devices", "broker.retained")})
+    assert failures(judge, grown) == ["rows broker.retained"]
+    assert [each.verdict for each in judge.growths(grown)] == ["FAIL", "history"]
+
+
+def test_each_table_that_is_history_exists(judge: Any) -> None:
+    from provisioning.store.every_table import EVERY_TABLE
+
+    assert set(EVERY_TABLE.tables) >= judge.HISTORY
+
+
+def test_a_figure_of_few_rounds_is_judged_by_those(judge: Any) -> None:
+    name = "fleet-broker objects"
+    grown = rounds(lambda number: {name: math.nan if number % 4 else 50_000.0 + 1_000 * number})
+    assert failures(judge, grown) == [name]
+
+
+def test_a_process_is_compared_with_itself_only(judge: Any) -> None:
+    """A kill makes another of it, and what that uses at first is neither growth nor a remedy of one."""
+    name = "fleet-broker RSS MiB"
+
+    def figures(number: int) -> dict[str, float]:
+        killed = number >= 15
+        return {"fleet-broker life": 1.0 + killed, name: 80.0 + 2 * (number - 15) if killed else 400.0}
+
+    before = {each.name: each.first for each in judge.growths(rounds(figures)[:18])}
+    assert before[name] == 400.0
+    assert failures(judge, judge.in_one_life(rounds(figures), ["fleet-broker"])) == [name]
+
+
+def test_the_verdict_names_what_is_wrong(judge: Any) -> None:
+    good, short = rounds(lambda _: {"rows broker.sessions": 9.0}), rounds(lambda _: {"rows broker.sessions": 9.0}, 3)
+    for of, holds in ((good, True), (short, False)):
+        (first,) = judge.checks(judge.growths(of), len(of), {})
+        assert first.holds is holds
+    wrong = {"no revoked one is admitted": [f"meter-{number}" for number in range(7)], "nothing is lost": []}
+    seen = [(each.holds, each.seen) for each in judge.checks([], ROUNDS, wrong)[1:]]
+    assert seen == [(False, "meter-0; meter-1; meter-2; meter-3; meter-4; and 2 more"), (True, "none")]
+    grown = judge.growths(rounds(lambda number: {"rows broker.sessions": 9.0 * number}))
+    (first,) = judge.checks(grown, ROUNDS, {})
+    assert not first.holds
+    assert first.seen == "rows broker.sessions: 153.0 → 459.0"
