@@ -6,7 +6,6 @@ tries each statement, with more switches, and without the lock of all writers.
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -14,13 +13,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import settings
 from structlog.testing import capture_logs
 
 from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.publisher import CrlPublisher
 from provisioning.store import counters, postgresql_group
-from tests.support.interleavings import Choices, every_choice
+from tests.support.interleavings import IS_THOROUGH, Choices, every_choice, some_orders
 from tests.support.many_certificates import make_portions_small
 from tests.support.postgresql import PostgresqlServer
 from tests.support.process_scenes import (
@@ -47,8 +45,7 @@ from tests.support.stepped_processes import CUT, DEAF, KILL, stepped
 
 PROCESSES = ("first", "second", "third")
 LOSSES = tuple(f"first{how}" for how in (CUT, DEAF, KILL))
-_is_thorough = settings().max_examples > settings.get_profile("fleetgate").max_examples
-thorough = pytest.mark.skipif(not _is_thorough, reason="`make test-thorough` has the time")
+thorough = pytest.mark.skipif(not IS_THOROUGH, reason="`make test-thorough` has the time")
 Prepare = Callable[[World], Scene]
 
 
@@ -74,19 +71,6 @@ def every(world: World, scene: Prepare, **how: Any) -> int:
             world.play(scene, choices, **how)
 
         return every_choice(run)
-
-
-class Drawn(Choices):
-    """Choices by lot."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__([])
-        self._draw = random.Random(seed)  # noqa: S311 - no secret
-
-    def among(self, names: tuple[str, ...]) -> int:
-        number = self._draw.randrange(len(names))
-        self.taken.append((number, names))
-        return number
 
 
 @pytest.mark.parametrize("scene", [*SMALL, one_idempotency_key, issue_and_retire, issue_and_revoke_ca])
@@ -196,14 +180,11 @@ def test_each_transaction_in_every_order_with_one_switch(own_world: World, scene
 @pytest.mark.hypothesis
 @pytest.mark.parametrize("scene", [*SMALL, *WITH_READERS])
 def test_each_statement_in_orders_that_nobody_has_tried(world: World, scene: Prepare) -> None:
-    for _ in range(50):
-        seed = random.randrange(10**9)  # noqa: S311 - no secret
-        with capture_logs():
-            try:
-                world.play(scene, Drawn(seed))
-            except Exception as error:
-                error.add_note(f"Drawn({seed})")
-                raise
+    def run(choices: Choices) -> None:
+        world.play(scene, choices)
+
+    with capture_logs():
+        some_orders(run, 0, 50)
 
 
 @thorough
