@@ -49,7 +49,7 @@ def bound_chain(context: ssl.SSLContext) -> None:
 def begin(address: int) -> None:
     """Let the session at *address*, whose handshake has not begun, read only what `shake_hands` gives it."""
     resumed_exchange.begin(address)
-    named_curves.look_later(address)  # The hello is none, and what the server sends is not looked at.
+    named_curves.look_later(address)
     library.BIO_up_ref(_portion)
     library.SSL_set0_rbio(address, _portion)
 

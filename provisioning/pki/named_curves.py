@@ -17,8 +17,9 @@ Rules
 -----
 1. Both sides: a server's clients, and whoever answers at a server's address.
 2. Nothing is looked at once the certificate has come, or the session turned out to be resumed: what comes then is data.
-3. What is shown is OpenSSL's own buffer, of which three bytes are changed that belong to the message.
-4. If OpenSSL cannot be called directly (`provisioning.pki.openssl`), nothing here has an effect.
+3. No step of a handshake that may contain a certificate goes unseen, whatever a client sends ahead.
+4. What is shown is OpenSSL's own buffer, of which three bytes are changed that belong to the message.
+5. If OpenSSL cannot be called directly (`provisioning.pki.openssl`), nothing here has an effect.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ _HEADER: Final = 4
 _SIZE: Final = 3
 """Bytes of the length of a certificate, and of that of their list."""
 _TLS13: Final = 0x0304
+_GET_MINIMUM_VERSION: Final = 130
 _MALFORMED: Final = b"\xff\xff\xff"
 _FIELDS: Final = bytes.fromhex("2a8648ce3d01")
 """What the object identifiers of prime fields and of those of characteristic two begin with (RFC 3279 §2.3.5)."""
@@ -62,8 +64,11 @@ def refuse_own_curves(context: ssl.SSLContext) -> None:
 
 
 def look_later(address: int) -> None:
-    """Have the session at *address* not look at its messages until `look_now`: none is a certificate."""
-    if _LOOK is not None:
+    """Have the session at *address* not look at its messages until `look_now`, if none can be a certificate.
+
+    In TLS 1.3 a client cannot encrypt one before it has had the server's part. In TLS 1.2 it can send one at once.
+    """
+    if _LOOK is not None and library.SSL_ctrl(address, _GET_MINIMUM_VERSION, 0, None) == _TLS13:
         library.SSL_set_msg_callback(address, _NOBODY)
 
 
