@@ -293,7 +293,7 @@ class Reality:
 
     def _newer_list_of(self, name: str) -> tuple[int, dict[str, RevocationReason]] | None:
         found = self._list_of(name)
-        return found if found[0] >= self._numbers[name] else None
+        return found if found[0] >= self._numbers.get(name, 0) else None
 
     def _list_of(self, name: str) -> tuple[int, dict[str, RevocationReason]]:
         answer = self._plain.get(f"/crl/{name}.crl")
