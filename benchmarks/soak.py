@@ -119,7 +119,7 @@ async def _round(stand: Stand, work: Work, weather: Weather, number: int, fault:
 async def _final(stand: Stand, figures: Figures) -> list[str]:
     """Return what audit logs and doctor have to say at the end."""
     failed = []
-    audit = ["-m", "broker", "audit", "verify", str(stand.folder / "broker-audit" / "log")]
+    audit = ["-m", "broker", "audit", "verify", "--log", str(stand.folder / "broker-audit" / "log")]
     audit += ["--key", str(stand.folder / "broker" / "audit.key")]
     asked: dict[str, Callable[[], Awaitable[str]]] = {
         "audit verify": lambda: stand.command("audit", "verify"),

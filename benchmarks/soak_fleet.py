@@ -52,6 +52,8 @@ _MARGIN = 10.0
 _PAUSE = 0.5
 _KEPT_FOR_EVER = 86_400
 _FAILURE = 0x80
+_CONNECT_AGAIN = "TRUST_CHANGED"
+"""The answer to who began its handshake before a change of trust: connect again, with the new one."""
 _NOT_NOW = (
     *(EnrolmentRefused, EnrolmentUnavailable, RequestRefused, ServiceUnavailable),
     *(NotAdmitted, NotConnected, SubscriptionRefused),
@@ -141,7 +143,9 @@ class Surroundings:
 
     def note(self, who: str, what: str, since_good: bool) -> None:
         """Note that *who* did not get its right; *since_good*: the weather was good when it was asked for."""
-        if since_good and self.weather.is_good:
+        if _CONNECT_AGAIN in what:
+            self.ledger.excused[_CONNECT_AGAIN] += 1
+        elif since_good and self.weather.is_good:
             self.ledger.refused_wrongly.append(f"{datetime.now(UTC):%H:%M:%S} {who}: {what}")
         else:
             self.ledger.excused[f"{self.weather.last}: {what.split(':', maxsplit=1)[0][:40]}"] += 1

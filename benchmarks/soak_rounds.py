@@ -89,7 +89,7 @@ class Work:
     async def begin(self) -> None:
         """Make the groups and the manufacturer, and let everybody live."""
         operator = self.here.stand.operator
-        lasting = {"renewal_grace_seconds": 7200, "new_key": "replace"}
+        lasting = {"renewal_grace_seconds": 60, "new_key": "replace"}
         await operator.create_group(GROUP, {"ways": ["token"], **lasting})
         await operator.create_group(MAKERS_GROUP, {"ways": ["manufacturer"], **lasting})
         await operator.create_group(CLAIMS_GROUP, {"ways": ["claim"], **lasting})

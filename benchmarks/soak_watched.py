@@ -34,7 +34,7 @@ def main() -> None:
         types = Counter(f"{type(each).__module__}.{type(each).__qualname__}" for each in found)
         draft = Path(f"{place}.new")
         try:
-            left = {"objects": len(found), "garbage": before - len(found), "types": dict(types.most_common(300))}
+            left = {"objects": len(found), "garbage": before - len(found), "types": dict(types)}
             draft.write_text(json.dumps(left))
             draft.rename(place)
         except OSError:  # A full disk is one of the faults.

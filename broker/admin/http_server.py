@@ -63,6 +63,7 @@ _HEAR_OUT_SECONDS = 1.0
 _WRITE_SECONDS = 30.0
 """For the client to take what was written to it."""
 _READ = 16 * 1024
+_VERSIONS = frozenset({"1.0", "1.1"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,7 +397,9 @@ def _no_http(incoming: _Incoming, error: Exception) -> Response | None:
 
 
 def _request(incoming: _Incoming, method: str, caller: str) -> Request | Response:
-    """Return the request, or the answer to one with an invalid target, or with several hosts or none."""
+    """Return the request, or the answer to one of another HTTP, with an invalid target, or several hosts or none."""
+    if incoming.version not in _VERSIONS:  # The parser knows more, down to one without a version.
+        return problem(400, "INVALID_REQUEST", "not an HTTP/1.1 request: not this version of HTTP")
     if incoming.hosts > 1 or (incoming.version == "1.1" and not incoming.hosts):  # RFC 9112 §3.2
         return problem(400, "INVALID_REQUEST", "a request has one Host header")
     try:

@@ -12,7 +12,9 @@ Rules
 1. One list at a time: a list is prepared against those held at that time.
 2. Whatever is wrong with a list, the previous one stays; the reason is logged with a stable code, and counted.
 3. A delta may be read before its base. Its source submits it again when a complete list has come.
-4. A list refused for its dates may become usable by itself, or when this machine's clock is set: `Taken` says when, and
+4. What a list revokes is put into effect to the end, even if who asked for the list gives up meanwhile: read again, it
+   is known, and nothing would come of it.
+5. A list refused for its dates may become usable by itself, or when this machine's clock is set: `Taken` says when, and
    the source of the list submits it again then.
 """
 
@@ -134,6 +136,10 @@ class CrlIntake:
         added, released = lists.put(held)
         self.bases += listed.base_number is None
         self._engine.metrics.revocations += len(added)
+        await asyncio.shield(self._put_into_effect(held, source, added, released))
+
+    async def _put_into_effect(self, held: HeldList, source: str, added: set[int], released: int) -> None:
+        """End the sessions of those whom *held*, which is in use now, has *added*; report it."""
         closed = await self.enforce() if added else 0
         facts = {
             "code": "CRL_CURRENT",

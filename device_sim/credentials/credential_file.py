@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InternalError, InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
@@ -148,8 +148,9 @@ class CredentialFile:
                     bundle = pkcs12.load_pkcs12(content, tried)
             except ValueError:
                 continue
-            except UNUSABLE as error:
-                raise UnusableCredential(f"{self.path} cannot be opened ({error}): convert it to PEM") from error
+            except (*UNUSABLE, InternalError) as error:
+                why = "a key in it cannot be parsed" if isinstance(error, InternalError) else str(error)
+                raise UnusableCredential(f"{self.path} cannot be opened ({why}): convert it to PEM") from error
             certificates = (bundle.cert, *bundle.additional_certs)
             for each in certificates:
                 if each is not None:

@@ -136,14 +136,16 @@ class GeneratorWatch:
         )
 
     async def _tick(self) -> None:
+        before = _Reading.now()
         while True:
-            asked, processor = time.monotonic() + _TICK, time.process_time()
+            asked = time.monotonic() + _TICK
             await asyncio.sleep(_TICK)
             lag = max(0.0, time.monotonic() - asked)
-            if lag > _PAUSE:
-                # What was waited since an earlier sample is no less than since this tick.
-                busy = time.process_time() - processor + seconds_waited() - self._earlier.waited
-                self.paused += lag if busy < lag / 2 else 0.0
+            if asked + lag - before.at > _PAUSE / 2:  # Not at each tick: the kernel's figure is in a file.
+                now = _Reading.now()
+                busy = now.processor - before.processor + now.waited - before.waited
+                self.paused += lag if lag > _PAUSE and busy < lag / 2 else 0.0
+                before = now
             self._recent.append(lag)
             self.lag.record(lag)
             for ago in range(int(lag / _TICK) + 1):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import random
 import re
@@ -50,8 +51,10 @@ def program(name: str, package: str, *, beside: Sequence[str] = ()) -> str:
     return found
 
 
-def free_port() -> int:
-    """Return a free port, for a server that cannot choose its own; nobody else who asks here is given it.
+def free_port(host: str = LOOPBACK) -> int:
+    """Return a free port of *host*, for a server that cannot choose its own; nobody else who asks here is given it.
+
+    Raises `OSError` if this machine has no such address.
 
     It is none of those that the kernel gives to whoever asks for any: a connection could have it before the server.
     It stays bound, so that it is taken for the next who asks, in any process. Since it does not listen and says
@@ -59,11 +62,13 @@ def free_port() -> int:
     """
     while True:
         port = random.choice(_PORTS)  # noqa: S311 - nobody can profit from guessing it
-        held = socket.socket()
+        held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         try:
-            held.bind((LOOPBACK, port))
-        except OSError:
+            held.bind((host, port))
+        except OSError as error:
             held.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
             continue
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if len(_held) == _HELD_AT_MOST:

@@ -77,7 +77,7 @@ class HostedBroker(HostedProcess):
     def __init__(
         self, directory: Path, https: str, anchors: Path, policy: Path | None = None, *, websocket: bool = False
     ) -> None:
-        super().__init__(free_port())  # While it restarts, nobody is given it who asks for any.
+        super().__init__(free_port(own_loopback()))  # While it restarts, nobody is given it who asks for any.
         self.name = f"fleetgate {version_and_build()}"  # It runs the simulator's own build.
         self._directory = directory
         self._arguments = ["broker", "run", "--provisioning", https, "--cafile", str(anchors), "--name", BROKER]

@@ -26,6 +26,7 @@ def check_address(url: str) -> None:
     try:
         parts = httpx.URL(url)
         named, port = bool(parts.host), parts.port
+        _ = parts.netloc, parts.raw_path  # As the request will say them: a zone of IPv6 has been left as it is.
     except (httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: not a valid DNS name.
         raise NoAddress(str(error)) from error
     if not named:

@@ -38,6 +38,8 @@ CLOCK_TOLERANCE = timedelta(minutes=5)
 _WITHOUT_NEXT_UPDATE = timedelta(minutes=5)
 """How long a response without nextUpdate is valid."""
 _NONCE_BYTES = 32
+_MOST_CERTIFICATES = 16
+"""In a response: the key of each is read before anything is verified, up to a millisecond each."""
 _WEAK_HASHES = frozenset({"sha1", "md5"})
 
 
@@ -189,7 +191,10 @@ def _signer(response: ocsp.OCSPResponse, issuer: x509.Certificate, now: datetime
         is_issuer = response.responder_name == issuer.subject
     if is_issuer:
         return issuer
-    for candidate in response.certificates:
+    candidates = response.certificates
+    if len(candidates) > _MOST_CERTIFICATES:
+        raise OcspRefused(f"it comes with {len(candidates)} certificates; {_MOST_CERTIFICATES} may")
+    for candidate in candidates:
         if response.responder_key_hash is not None:
             named = response.responder_key_hash == key_identifier(candidate.public_key())
         else:

@@ -41,6 +41,8 @@ class Responder:
     """How long an answer says it is valid; None: not stated."""
     age: timedelta = timedelta(minutes=1)
     named_by: ocsp.OCSPResponderEncoding = ocsp.OCSPResponderEncoding.HASH
+    beside: tuple[Held, ...] = ()
+    """Whose certificates come in front of the signer's."""
     silent: bool = False
     delay: float = 0.0
     """Seconds before it answers."""
@@ -78,7 +80,7 @@ class Responder:
             .responder_id(self.named_by, self.signer.certificate)
         )
         if self.signer is not self.issuer:
-            builder = builder.certificates([self.signer.certificate])
+            builder = builder.certificates([each.certificate for each in (*self.beside, self.signer)])
         if self.nonce:  # As with those who do: it is repeated where the question has one.
             for each in request.extensions:
                 if isinstance(each.value, x509.OCSPNonce):

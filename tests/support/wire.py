@@ -219,8 +219,15 @@ class WireClient:
     """An MQTT client whose socket is a `FakeTransport`."""
 
     def __init__(
-        self, broker: MemoryBroker, holder: Held | None, version: ProtocolVersion, path: Sequence[bytes] = ()
+        self,
+        broker: MemoryBroker,
+        holder: Held | None,
+        version: ProtocolVersion = V5,
+        path: Sequence[bytes] = (),
+        *,
+        is_secured: bool = True,
     ) -> None:
+        """Connect, and complete the handshake, unless the test calls `secure` itself."""
         self.broker = broker
         self.version = version
         self.transport = FakeTransport()
@@ -228,8 +235,15 @@ class WireClient:
         self.transport.path = path
         self.maximum_packet_size = _ANY_SIZE
         self.connection: ClientConnection = broker.connection_type(broker.engine, self.transport, broker.now)
-        self.connection.secured(holder.der if holder is not None else None, broker.now, broker.wall, lambda: path)
         self._next_id = 0
+        if is_secured:
+            self.secure()
+
+    def secure(self) -> None:
+        """Let TLS be up."""
+        if not self.closed:
+            broker, transport = self.broker, self.transport
+            self.connection.secured(transport.certificate, broker.now, broker.wall, lambda: transport.path)
 
     @property
     def closed(self) -> Any:

@@ -1,5 +1,7 @@
 """What sslyze, which judges TLS servers with OpenSSLs of its own, makes of both doors: TLS 1.3 and nothing to find.
 
+Of provisioning's door, which takes TLS 1.2 as well, it is asked which ciphers and curves there are.
+
 It is no dependency of the tests: it wants an older `cryptography` than the product does, so that `make setup-tests`
 gives it an environment of its own. Not asked: SSL 2, at which its own old OpenSSL stumbles over a client certificate;
 testssl.sh asks that (`test_judged_by_testssl`); nor early data, where it takes a broker that closes for a failure.
@@ -7,6 +9,7 @@ testssl.sh asks that (`test_judged_by_testssl`); nor early data, where it takes 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
@@ -17,6 +20,7 @@ import pytest
 
 from tests.support.broker_process import BrokerProcess
 from tests.support.pki import Pki
+from tests.support.provisioning import ProvisioningService
 from tests.support.responder import Responder, delegate
 from tests.support.web import WebServer
 
@@ -43,20 +47,27 @@ def doors(tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> Iterator[Broker
             yield running
 
 
+def doors_of(broker: BrokerProcess) -> dict[int, str]:
+    """Return the scheme of each of the broker's doors, by port."""
+    return {int(url.rpartition(":")[2].partition("/")[0]): url.partition(":")[0] for url in broker.urls}
+
+
 def judged(
-    directory: Path, broker: BrokerProcess, pki: Pki, checks: tuple[str, ...] = CHECKS
+    directory: Path, doors: dict[int, str], anchors: Path, checks: tuple[str, ...] = CHECKS, *, device_of: Pki | None
 ) -> dict[str, dict[str, Any]]:
-    """Return what sslyze says of each of the broker's doors, by door and check."""
+    """Return what sslyze says of each of the *doors*, by door and check; as a device, or as a stranger."""
     if UNAVAILABLE.exists():
         pytest.skip("sslyze cannot be had here, as deploy/install-sslyze has said")
     assert SSLYZE.exists(), "sslyze is not installed: make setup-tests"
-    credential, written = pki.device("meter-sslyze").write(directory), directory / "judged.json"
-    doors = {int(url.rpartition(":")[2].partition("/")[0]): url.partition(":")[0] for url in broker.urls}
+    written, own = directory / "judged.json", list[Path | str]()
+    if device_of is not None:
+        credential = device_of.device("meter-sslyze").write(directory)
+        own = ["--cert", credential.certificate, "--key", credential.key]
     done = subprocess.run(
         [
             *(SSLYZE, "--mozilla_config", "disable", "--quiet", "--json_out", written),
-            *("--cert", credential.certificate, "--key", credential.key),
-            *("--certinfo_ca_file", broker.dir / "anchors.pem"),
+            *own,
+            *("--certinfo_ca_file", anchors),
             *(f"--{check}" for check in checks),
             *(f"localhost:{port}" for port in doors),
         ],
@@ -77,7 +88,7 @@ def judged(
 
 
 def test_sslyze_finds_nothing_at_either_door(doors: BrokerProcess, pki: Pki, tmp_path: Path) -> None:
-    found = judged(tmp_path, doors, pki)
+    found = judged(tmp_path, doors_of(doors), doors.dir / "anchors.pem", device_of=pki)
     assert set(found) == {"mqtts", "wss"}
     for said in found.values():
         check_nothing_found(said)
@@ -99,8 +110,7 @@ def check_nothing_found(said: dict[str, Any]) -> None:
     assert not said["session_renegotiation"]["is_vulnerable_to_client_renegotiation_dos"]
     assert said["tls_fallback_scsv"]["supports_fallback_scsv"]
     assert said["tls_extended_master_secret"]["supports_ems_extension"]
-    curves = {each["name"] for each in said["elliptic_curves"]["supported_curves"]}
-    assert curves <= {"X25519", "X448", "secp256r1", "secp384r1", "secp521r1"}
+    check_curves(said)
     (deployment,) = said["certificate_info"]["certificate_deployments"]
     assert deployment["received_chain_has_valid_order"]
     assert not deployment["verified_chain_has_sha1_signature"]
@@ -111,11 +121,32 @@ def check_nothing_found(said: dict[str, Any]) -> None:
 
 def test_sslyze_sees_what_is_allowed(tmp_path: Path, pki: Pki) -> None:
     with BrokerProcess.with_files(tmp_path / "b", pki, "--allow-tls12") as broker:
-        said = judged(tmp_path, broker, pki, ("tlsv1_1", "tlsv1_2"))["mqtts"]
+        asked = ("tlsv1_1", "tlsv1_2")
+        said = judged(tmp_path, doors_of(broker), broker.dir / "anchors.pem", asked, device_of=pki)["mqtts"]
+    check_tls_1_2_is_strong(said)
+    assert not accepted(said["tls_1_1_cipher_suites"])
+
+
+async def test_sslyze_finds_no_weak_cipher_at_the_door_of_provisioning(
+    tmp_path: Path, service: ProvisioningService
+) -> None:
+    doors, asked = {service.port: "https"}, (*OLD, "elliptic_curves")
+    said = (await asyncio.to_thread(judged, tmp_path, doors, service.bundle, asked, device_of=None))["https"]
+    check_tls_1_2_is_strong(said)
+    offered = {name: accepted(each) for name, each in said.items() if name.endswith("_cipher_suites")}
+    assert {name for name, suites in offered.items() if suites} == {"tls_1_2_cipher_suites"}
+    check_curves(said)
+
+
+def check_tls_1_2_is_strong(said: dict[str, Any]) -> None:
     suites = accepted(said["tls_1_2_cipher_suites"])
     assert suites
     assert {name for name in suites if not name.startswith("TLS_ECDHE_") or "_CBC_" in name} == set()
-    assert not accepted(said["tls_1_1_cipher_suites"])
+
+
+def check_curves(said: dict[str, Any]) -> None:
+    curves = {each["name"] for each in said["elliptic_curves"]["supported_curves"]}
+    assert curves <= {"X25519", "X448", "secp256r1", "secp384r1", "secp521r1"}
 
 
 def accepted(said: dict[str, Any]) -> set[str]:

@@ -34,8 +34,12 @@ def roll_over(world: World, _choices: random.Random) -> str | None:
 @operation(1)
 def revoke_authority(world: World, choices: random.Random) -> str | None:
     """Revoke an issuing CA that has a successor, with all that it has issued."""
+    if not (world.sessions.hears and world.sessions.serves):
+        return None
+    while len(world.authorities) < 2:
+        roll_over(world, choices)
     older = [each for each in world.authorities[:-1] if each not in world.ended_authorities]
-    if not older or not (world.sessions.hears and world.sessions.serves):
+    if not older:
         return None
     name = choices.choice(older)
     reason = choices.choice(sorted({*_INSTEAD, RevocationReason.CESSATION_OF_OPERATION}))
@@ -46,5 +50,7 @@ def revoke_authority(world: World, choices: random.Random) -> str | None:
         for each in world.fleet.certificates():
             if world.reality.issuer_name(each.x509) == name and not each.expired:
                 world.fleet.revoke_alone(each, told)
-    world.fleet.events += 1
+    newest = world.reality.stored_sequence()
+    assert newest > world.fleet.events, "the CA's own certificate, and what it has issued to the service itself"
+    world.fleet.events = newest
     return f"{name} for {reason}: {len(changed)}"

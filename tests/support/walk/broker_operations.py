@@ -34,21 +34,30 @@ def connect(world: World, choices: random.Random) -> str | None:
 
 
 def connects(
-    world: World, choices: random.Random, ticket: Ticket | None, certificate: Certificate, *, returns: bool = False
+    world: World,
+    choices: random.Random,
+    ticket: Ticket | None,
+    certificate: Certificate,
+    *,
+    returns: bool = False,
+    to_lose: bool = False,
 ) -> str:
-    """Connect somehow; one who *returns* asks for the session that he had, under his name."""
+    """Connect somehow.
+
+    One who *returns* asks for the session that he had, under his name; one who has something *to lose* has a session
+    that outlives the connection, and a will that does not wait.
+    """
     version = choices.choice((V5, V5, V311))
     clean, kept, own_name = choices.random() < 0.3, choices.random() < 0.7, choices.random() < 0.93
     if returns:
         clean, own_name = False, True
-    if version is V311:
-        kept = not clean
+    kept = not clean if version is V311 else kept or to_lose
     name = certificate.device.name
     will = None
-    if choices.random() < 0.4:
-        will = Message(f"{_place(certificate.device)}/event", world.payload(), choices.choice((0, 1, 2)))
+    if choices.random() < 0.4 or to_lose:
+        will = Message(f"{place_of(certificate.device)}/event", world.payload(), choices.choice((0, 1, 2)))
     expected = world.sessions.answers(certificate, version, own_name=own_name)
-    delayed = version is V5 and choices.random() < 0.4
+    delayed = version is V5 and choices.random() < 0.4 and not to_lose
     connection = Connection(certificate, version, kept, will, delayed, lazy=choices.random() < 0.2)
     what = f"{name} {certificate.serial} {version.number}{' resumed' if ticket else ''}"
     what += f" clean={clean} kept={kept} will={will and will.payload.decode()} delayed={delayed} lazy={connection.lazy}"
@@ -83,7 +92,7 @@ def connects(
         again.clear()
     compare_messages(got, sent, name)
     if (session := tls.socket.session) is not None:
-        world.reality.tickets[name] = Ticket(certificate, tls.context, session)
+        world.reality.tickets[certificate.serial] = Ticket(certificate, tls.context, session)
     return f"{what} present={present}: {len(sent)} sent"
 
 
@@ -134,7 +143,7 @@ def outlast(world: World, choices: random.Random) -> str | None:
     answer = world.reality.enrol(name, key, token)
     assert not isinstance(answer, str), answer
     token.bought = brief = issued(world, name, rules, key, answer)
-    will = Message(f"{_place(brief.device)}/event", world.payload(), 1)
+    will = Message(f"{place_of(brief.device)}/event", world.payload(), 1)
     try:
         client = WalkingClient(world.reality.dial(brief, V5, None), set())
         told = client.connect(client_id=name, will=Will(will.topic, will.payload, QoS(will.qos))).reason_code
@@ -151,7 +160,8 @@ def outlast(world: World, choices: random.Random) -> str | None:
     return f"{name}: {'closed' if told is ReasonCode.SUCCESS else 'too late'}"
 
 
-def _place(device: Device) -> str:
+def place_of(device: Device) -> str:
+    """Return where its topics are."""
     return f"fleet/{device.rules.group}/{device.name}"
 
 
@@ -169,7 +179,8 @@ def publish(world: World, choices: random.Random) -> str | None:
         return None
     name, client, connection = chosen
     own = choices.random() < 0.8
-    place = _place(connection.certificate.device) if own else f"fleet/{connection.certificate.device.rules.group}/other"
+    device = connection.certificate.device
+    place = place_of(device) if own else f"fleet/{device.rules.group}/other"
     message = Message(f"{place}/{choices.choice(('telemetry', 'state'))}", world.payload(), choices.choice((0, 1, 2)))
     told = client.publish(message)
     refused = not own and connection.version is V5 and message.qos
@@ -192,7 +203,7 @@ def subscribe(world: World, choices: random.Random) -> str | None:
         refusal = ReasonCode.NOT_AUTHORIZED if connection.version is V5 else ReasonCode.UNSPECIFIED_ERROR
         assert told is refusal, f"{name}: {told!r}"
         return f"{name} to another's: {told.name}"
-    topic_filter = f"{_place(connection.certificate.device)}/cmd/#"
+    topic_filter = f"{place_of(connection.certificate.device)}/cmd/#"
     assert client.subscribe(topic_filter, qos) == qos
     sent = world.sessions.subscribed(name, topic_filter, qos)
     compare_messages(client.await_messages(len(sent)), sent, name)
@@ -208,7 +219,7 @@ def command(world: World, choices: random.Random) -> str | None:
     name = choices.choice(kept if kept and choices.random() < 0.8 else sorted(world.fleet.devices))
     device = world.fleet.devices[name]
     retain = choices.random() < 0.2
-    topic = f"{_place(device)}/cmd/{'mode' if retain else 'act'}"
+    topic = f"{place_of(device)}/cmd/{'mode' if retain else 'act'}"
     message = Message(topic, world.payload(), choices.choice((1, 2) if retain else (0, 1, 2)))
     assert world.reality.backend.publish(message, retain=retain) < ReasonCode.UNSPECIFIED_ERROR
     if retain:
@@ -217,6 +228,21 @@ def command(world: World, choices: random.Random) -> str | None:
     if name in world.reality.clients:
         compare_messages(world.reality.clients[name].await_messages(len(sent)), sent, name)
     return f"{topic} {message.payload.decode()} at {message.qos}: {len(sent)} arrive"
+
+
+@operation(2)
+def kick(world: World, choices: random.Random) -> str | None:
+    """Have the broker's operator put a client out, with or without its session: its will is sent."""
+    if (chosen := _connected(world, choices)) is None:
+        return None
+    name, client, connection = chosen
+    forget = choices.random() < 0.5
+    world.reality.admin.post("/v1/sessions/kick", {"client": name, "forget": forget})
+    del world.reality.clients[name]
+    told = client.farewell()
+    assert told is (ReasonCode.ADMINISTRATIVE_ACTION if connection.version is V5 else None), f"{name}: {told!r}"
+    world.sessions.leaves(name, sends_will=True, ends_session=forget)
+    return f"{name}{', and its session' if forget else ''}"
 
 
 @operation(8)

@@ -27,6 +27,8 @@ COMPROMISED: Final = RevocationReason.KEY_COMPROMISE
 SUPERSEDED: Final = RevocationReason.SUPERSEDED
 Codes = frozenset[str]
 NONE: Final[Codes] = frozenset()
+WAITS: Final = "waits"
+"""Said of a request that an operator is to decide about."""
 
 
 class State(StrEnum):
@@ -49,6 +51,8 @@ class Rules:
     """The same request gets the same answer again, for longer than a walk takes."""
     grace: bool = False
     """An expired certificate can be renewed."""
+    asks: bool = False
+    """Who shows nothing better waits for an operator."""
 
 
 @dataclass(eq=False)
@@ -178,7 +182,7 @@ class FleetOracle:
                 codes.add("TOKEN_USED")
             elif token.voided:
                 codes.add("TOKEN_VOID")
-            codes |= self._refuses_key(key, device)
+            codes |= self.refuses_key(key, device)
         if token.device not in (None, name):
             codes.add("TOKEN_DEVICE")
         if device is None:
@@ -191,12 +195,14 @@ class FleetOracle:
             codes |= device.withdrawn()
         if token.rules is not device.rules or (token.device is None and not self._is_its_key(device, key)):
             codes.add("NAME_TAKEN")
+        if codes and token.rules.asks:
+            codes.add(WAITS)
         return frozenset(codes)
 
     def refuses_claim(self, name: str, key: Key) -> Codes:
         """Return why a claim certificate does not get *name* one on trial for *key*, which is new."""
         device = self.devices.get(name)
-        codes = set(self._refuses_key(key, device))
+        codes = set(self.refuses_key(key, device))
         if device is not None:
             codes |= {"NAME_TAKEN"} | device.ended() | device.withdrawn()
         elif self._is_promised(name):
@@ -206,7 +212,7 @@ class FleetOracle:
     def refuses_renewal(self, presented: Certificate, key: Key) -> Codes:
         """Return why *presented* is not succeeded by one for *key*."""
         device, codes = presented.device, set(presented.device.ended())
-        codes |= self._refuses_key(key, device)
+        codes |= self.refuses_key(key, device)
         if presented.on_trial and presented.reason is HOLD:
             codes |= device.withdrawn()
         elif presented.reason is not None:
@@ -265,7 +271,8 @@ class FleetOracle:
         newest = device.newest()
         return not held.expired or (newest is not None and newest.key is key)
 
-    def _refuses_key(self, key: Key, device: Device | None) -> Codes:
+    def refuses_key(self, key: Key, device: Device | None) -> Codes:
+        """Return why nobody, or not *device*, is certified for *key*."""
         of_another = key.owner is not None and key.owner is not device
         compromised = key.owner is not None and any(
             each.key is key and each.reason is COMPROMISED for each in key.owner.certificates

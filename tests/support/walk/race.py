@@ -89,4 +89,4 @@ def adopt(world: World, device: Device) -> None:
         one.reason = None if item["reason"] is None else RevocationReason(item["reason"])
     device.state = State(world.reality.look(f"/v1/devices/{device.name}")["state"])
     assert set(before) <= set(device.certificates)
-    world.fleet.events = int(world.reality.metric("fleet_provisioning_feed_sequence"))
+    world.fleet.events = world.reality.stored_sequence()

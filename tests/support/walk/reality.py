@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import os
 import signal
 import ssl
 from collections.abc import Iterable
@@ -23,19 +24,21 @@ from cryptography.x509 import ocsp
 from broker.admin.client import AdminClient
 from broker.mqtt.codes import ProtocolVersion
 from provisioning.client.csr import build_csr
-from provisioning.client.est import EnrolmentRefused, EstClient
+from provisioning.client.est import EnrolmentPending, EnrolmentRefused, EstClient
 from provisioning.pki.keys import key_to_pem
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import Credential, CredentialPem
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.enrolled import enrol
 from tests.support.ocsp import request_der
+from tests.support.postgresql import PostgresqlServer
 from tests.support.provisioning import ProvisioningService
 from tests.support.tls_client import TlsClient
-from tests.support.walk.fleet_oracle import Certificate, Key, Token
+from tests.support.walk.fleet_oracle import WAITS, Certificate, Key, Token
 from tests.support.walk.line_to_service import Line
 from tests.support.walk.session_oracle import Message
 from tests.support.walk.walking_client import WalkingClient
+from tests.support.workers import ends_of, workers_of
 
 FAST: Final = {"crl_debounce_seconds": 0.05, "feed_heartbeat_seconds": 1, "metrics": "loopback"}
 BACKEND: Final = "backend"
@@ -53,22 +56,39 @@ class Ticket:
     session: ssl.SSLSession
 
 
+@dataclass(frozen=True)
+class Ground:
+    """What the service stands on: SQLite, or a database of *server* with so many processes."""
+
+    server: PostgresqlServer | None = None
+    workers: int = 1
+
+
 class Reality:
     """All that runs."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, ground: Ground) -> None:
         self._stack = contextlib.ExitStack()
+        self.workers = ground.workers
         directory.mkdir(exist_ok=True)
-        self.service = ProvisioningService.copied(directory / "fleet", FAST)
+        if ground.server is None:
+            self.service = ProvisioningService.copied(directory / "fleet", FAST)
+        else:
+            settings = FAST | {"workers": ground.workers}
+            lent = ProvisioningService.copied_on(ground.server, directory / "fleet", settings)
+            self.service = self._stack.enter_context(lent)
         self.clients: dict[str, WalkingClient] = {}
         self.tickets: dict[str, Ticket] = {}
         self.unfinished: dict[str, set[int]] = {}
         self._issuers: dict[x509.Name, tuple[str, x509.Certificate]] = {}
         self._numbers: dict[str, int] = {}
+        self._port = 0
+        self._read: list[Message] = []
         self._directory = directory
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
+            stack.push(self._stack)
             stack.enter_context(self.service)
             self.line = stack.enter_context(Line(lambda: self.service.port))
             self.broker = BrokerProcess.enrolled(self._directory / "broker", self.service)
@@ -79,6 +99,7 @@ class Reality:
             stack.enter_context(self.broker)
             self._stack = stack.pop_all()
         self._ask()
+        self._reach()
         self._watch(first=True)
         return self
 
@@ -91,16 +112,24 @@ class Reality:
         self._stack.__exit__(None, None, None)
 
     def _ask(self) -> None:
+        """Have clients for the service: with several processes, any of them answers the next request."""
         self._api = self.service.api()
         self._plain = httpx.Client(base_url=self.service.http, timeout=30, trust_env=False)
+        if self.workers > 1:
+            for each in (self._api, self._plain):
+                each.headers["Connection"] = "close"
+
+    def _reach(self) -> None:
+        """Have a client of the broker's operator."""
+        self._admin = contextlib.ExitStack()
+        self.admin = self._admin.enter_context(AdminClient.at_socket(self.broker.dir / "state" / "admin.sock"))
 
     def _watch(self, *, first: bool = False) -> None:
         """Connect the backend, which has a session of its own, and reads everything."""
-        self._admin = contextlib.ExitStack()
-        self.admin = self._admin.enter_context(AdminClient.at_socket(self.broker.dir / "state" / "admin.sock"))
         tls = TlsClient(self.broker.port, self.service.bundle, self._backend_credential)
         self.backend = WalkingClient(tls, self.unfinished.setdefault(BACKEND, set()))
         answer = self.backend.connect(client_id=BACKEND, clean_start=False, session_expiry_interval=3600)
+        self.backend.got, self._read = self._read, []
         assert answer.session_present is not first, f"the backend's session is {'there' if first else 'gone'}"
         if first:
             assert self.backend.subscribe(EVERYTHING, 2) == 2
@@ -108,26 +137,61 @@ class Reality:
     # Processes
 
     def restart_service(self, number: signal.Signals) -> None:
-        port = self.service.port
+        self.end_service(number)
+        self.start_service()
+
+    def end_service(self, number: signal.Signals) -> None:
+        self._port = self.service.port
         self._api.close()
         self._plain.close()
-        code = self.service.stop(number)
+        with ends_of(workers_of(self.service.pid) if self.workers > 1 else []) as wait:
+            code = self.service.stop(number)
+            wait()
         assert code == (0 if number is signal.SIGTERM else -number), self.service.log[-2000:]
-        self.service.start(port=port)
+
+    def start_service(self) -> None:
+        self.service.start(port=self._port)
         self._ask()
+
+    def kill_worker(self, place: int) -> None:
+        """End one of the service's processes as a power failure would, and wait until another has taken its place."""
+        before = workers_of(self.service.pid)
+        with ends_of([before[place]]) as wait:
+            os.kill(before[place], signal.SIGKILL)
+            wait()
+
+        def replaced() -> bool:
+            try:
+                return self.samples("fleet_provisioning_worker_up") == [1.0] * self.workers
+            except httpx.HTTPError:  # It was connected to the one that has ended.
+                return False
+
+        wait_until(replaced, "another process takes its place", pause=0.1)
 
     def end_broker(self, number: signal.Signals) -> None:
         """End the broker's process; all connections end with it."""
         self._admin.close()
         code = self.broker.stop(number)
         assert code == (0 if number is signal.SIGTERM else -number), self.broker.log[-2000:]
-        for each in [*self.clients.values(), self.backend]:
+        for each in self.clients.values():
             each.vanish()
         self.clients.clear()
+        self._read = self.backend.rest()
 
     def start_broker(self) -> None:
         """Start it again, and have the backend back."""
         self.broker.start()
+        self._reach()
+        self._watch()
+
+    def start_deaf_broker(self) -> None:
+        """Start it again when it cannot reach its feed: the backend has to wait."""
+        self.broker.start()
+        self._reach()
+
+    def watch_again(self) -> None:
+        """Have the backend back as soon as the broker has read its feed."""
+        wait_until(lambda: self.admin.get("/v1/status")["newcomers_admitted"], "the broker admits somebody", pause=0.1)
         self._watch()
 
     def reload(self) -> None:
@@ -212,22 +276,47 @@ class Reality:
         return RevocationReason.UNSPECIFIED if flag is None else _REASONS[flag.value]
 
     def listed(self) -> dict[str, RevocationReason]:
-        """Return what the CAs' CRLs list; the number of none falls."""
+        """Return what the CAs' CRLs list; the number of none falls.
+
+        With several processes one may have made a list that another has still to read.
+        """
         found: dict[str, RevocationReason] = {}
         for name, _ in self._issuers.values():
-            crl = x509.load_der_x509_crl(self._plain.get(f"/crl/{name}.crl").content)
-            number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-            assert number >= self._numbers.get(name, 0), f"{name}: an older list is back"
+            before = self._numbers.get(name, 0)
+            number, reasons = self._list_of(name)
+            if number < before and self.workers > 1:
+                number, reasons = wait_until(lambda: self._newer_list_of(name), f"{name}: the list of {before}")  # noqa: B023 - called here
+            assert number >= before, f"{name}: after list {before}, list {number}"
             self._numbers[name] = number
-            found |= {f"{each.serial_number:x}": _reason_of(each) for each in crl}
+            found |= reasons
         return found
 
-    def metric(self, name: str) -> float:
-        """Return a metric of the service that has no labels."""
-        for line in self._plain.get("/metrics").text.splitlines():
-            if line.startswith(f"{name} "):
-                return float(line.split()[1])
-        raise AssertionError(f"no metric {name}")
+    def _newer_list_of(self, name: str) -> tuple[int, dict[str, RevocationReason]] | None:
+        found = self._list_of(name)
+        return found if found[0] >= self._numbers.get(name, 0) else None
+
+    def _list_of(self, name: str) -> tuple[int, dict[str, RevocationReason]]:
+        answer = self._plain.get(f"/crl/{name}.crl")
+        if self.workers > 1 and answer.status_code == httpx.codes.NOT_FOUND:
+            return -1, {}  # This process has still to hear of the CA.
+        assert answer.status_code == httpx.codes.OK, f"{name}: {answer.status_code} {answer.text}"
+        crl = x509.load_der_x509_crl(answer.content)
+        number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+        return number, {f"{each.serial_number:x}": _reason_of(each) for each in crl}
+
+    def stored_sequence(self) -> int:
+        """Return the number of the last change, as the store has it: a metric hears of it a moment later."""
+        ((newest,),) = self.service.stored("SELECT coalesce(max(sequence), 0) FROM revocation_events")
+        return int(newest)
+
+    def fed_sequences(self) -> set[float]:
+        """Return the number of the last change that the service's processes feed to brokers."""
+        return set(self.samples("fleet_provisioning_feed_sequence"))
+
+    def samples(self, name: str) -> list[float]:
+        """Return a metric of the service that has no labels of its own: one of each process."""
+        lines = self._plain.get("/metrics").text.splitlines()
+        return [float(line.split()[-1]) for line in lines if line.startswith((f"{name} ", f'{name}{{worker="'))]
 
     # The broker
 
@@ -260,6 +349,8 @@ def _answer(asking: Any) -> x509.Certificate | str:
         found: x509.Certificate = asyncio.run(asking)
     except EnrolmentRefused as refusal:
         return refusal.code
+    except EnrolmentPending:
+        return WAITS
     return found
 
 

@@ -19,16 +19,16 @@ from tests.support.walk.walk import World, operation
 
 @operation(5)
 def return_to_session(world: World, choices: random.Random) -> str | None:
-    """Revoke or suspend a connected device that has a session to lose; readmit it, and see what is left of that."""
+    """Revoke or suspend a device that has a session and a will to lose; readmit it, and see what is left of that."""
     sessions = world.sessions
-    candidates = [name for name, each in sessions.connections.items() if each.kept and each.certificate.reason is None]
+    candidates = [each for each in world.fleet.held() if each.good]
     if not candidates or not (sessions.serves and sessions.hears):
         return None
-    name = choices.choice(sorted(candidates))
-    certificate = sessions.connections[name].certificate
-    device = certificate.device
+    certificate = choices.choice(candidates)
+    device, name = certificate.device, certificate.device.name
+    connects(world, choices, None, certificate, returns=True, to_lose=True)
     told = [_suspended(world, device) if (returns := choices.random() < 0.4) else _revoked(world, device, choices)]
-    ticket = world.reality.tickets.get(name)
+    ticket = world.reality.tickets.get(certificate.serial)
     told.append(connects(world, choices, None, certificate, returns=True))
     if ticket is not None:
         told.append(connects(world, choices, ticket, ticket.certificate, returns=True))

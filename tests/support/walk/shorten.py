@@ -13,6 +13,8 @@ from tempfile import TemporaryDirectory
 
 from tests.support.few_rounds import encrypt_with_few
 from tests.support.walk.every_operation import take
+from tests.support.walk.explore import ground_of
+from tests.support.walk.reality import Ground
 from tests.support.walk.walk import Step, WalkFailed, steps_of
 
 _VARYING = re.compile(r"[0-9a-f]{20,}|\d+")
@@ -35,10 +37,10 @@ def shortened(steps: Sequence[Step], failure_of: Callable[[Sequence[Step]], str]
     return kept
 
 
-def _failure_of(steps: Sequence[Step]) -> str:
+def _failure_of(steps: Sequence[Step], ground: Ground) -> str:
     with TemporaryDirectory() as folder:
         try:
-            take(Path(folder), steps)
+            take(Path(folder), steps, ground=ground)
         except WalkFailed as failure:
             return _VARYING.sub("#", str(failure.__cause__))
     return ""
@@ -48,9 +50,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--steps", type=int, required=True, help="how many it took until it failed")
+    parser.add_argument("--workers", type=int, default=0)
     asked = parser.parse_args()
     encrypt_with_few()
-    print(shortened(steps_of(asked.seed, asked.steps), _failure_of))  # noqa: T201 - a program
+    with ground_of(asked.workers) as ground:
+        fewer = shortened(steps_of(asked.seed, asked.steps), lambda steps: _failure_of(steps, ground))
+    print(fewer)  # noqa: T201 - a program
 
 
 if __name__ == "__main__":

@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tests.support.walk.fleet_oracle import FleetOracle, Rules
-from tests.support.walk.reality import Reality
+from tests.support.walk.reality import Ground, Reality
 from tests.support.walk.session_oracle import Message, SessionOracle
 
 PLAIN: Final = Rules("plain")
 STRICT: Final = Rules("strict", replaces=True, repeats=False, grace=True)
 BATCH: Final = Rules("batch")
 GROUPS: Final = (PLAIN, STRICT, BATCH)
+ASKED: Final = Rules("asked", asks=True)
+"""An operator is asked, or has listed the device's key."""
 
 
 class Step(NamedTuple):
@@ -48,6 +50,8 @@ class World:
     authorities: list[str] = field(default_factory=list)
     """The issuing CAs of a group's own line, the oldest first."""
     ended_authorities: list[str] = field(default_factory=list)
+    asking: dict[str, object] = field(default_factory=dict)
+    """By name: what an operator was asked about it (`tests.support.walk.approval_operations`)."""
     payloads: int = 0
     taken: list[Message] = field(default_factory=list)
     """What the backend has got lately."""
@@ -75,6 +79,8 @@ def operation(shares: int) -> Callable[[Operation], Operation]:
     return register
 
 
+_ROUNDS: Final = 10
+"""How many more devices a walk gets that insists on what was not possible."""
 _BEGINNING: Final = ["arrive", "connect", "subscribe"] * 2
 
 
@@ -85,6 +91,7 @@ class WalkFailed(AssertionError):
         lines = "\n".join(told)
         super().__init__(f"after {len(steps)} steps:\n{lines}\n{type(error).__name__}: {error}")
         self.steps = list(steps)
+        self.last = told[-1]
 
 
 def steps_of(seed: int, count: int) -> list[Step]:
@@ -95,35 +102,39 @@ def steps_of(seed: int, count: int) -> list[Step]:
     return [Step(name, choices.getrandbits(32)) for name in (_BEGINNING + chosen)[:count]]
 
 
-def walks_of_all(seed: int, count: int) -> list[list[Step]]:
-    """Return *count* walks that have each operation once between them, shuffled."""
+def walk_of_all(seed: int) -> list[Step]:
+    """Return the steps of a walk, over one process, that has each operation once, shuffled."""
     choices = random.Random(seed)  # noqa: S311 - choices, not secrets
-    names = sorted(OPERATIONS)
+    names = sorted(OPERATIONS.keys() - {"kill_worker"})
     choices.shuffle(names)
-    return [
-        [Step(name, choices.getrandbits(32)) for name in _BEGINNING + names[first::count]] for first in range(count)
-    ]
+    return [Step(name, choices.getrandbits(32)) for name in _BEGINNING + names]
 
 
-def walk(
-    directory: Path,
-    steps: Iterable[Step],
-    compare: Callable[[World], None],
-    compare_all: Callable[[World], None],
-    tell: Callable[[str], None],
-) -> int:
-    """Take *steps* in a new world, *compare* after each, and *compare_all* at the end.
+@dataclass(frozen=True)
+class Way:
+    """How a walk is taken."""
 
-    Returns how many were possible. Raises `WalkFailed`.
-    """
+    compare: Callable[[World], None]
+    """After each step."""
+    compare_all: Callable[[World], None]
+    """At the end."""
+    tell: Callable[[str], None]
+    ground: Ground = field(default_factory=Ground)
+    insists: bool = False
+    """A step that is not possible is tried again after each of the next ones, until it is."""
+
+
+def walk(directory: Path, steps: Iterable[Step], way: Way) -> list[str]:
+    """Take *steps* in a new world, and return what was not possible. Raises `WalkFailed`."""
     taken: list[Step] = []
     told: list[str] = []
-    possible = 0
-    with Reality(directory) as reality:
+    waiting: list[Step] = []
+    with Reality(directory, way.ground) as reality:
         world = World(reality)
-        for group in GROUPS:
+        for group in (*GROUPS, ASKED):
             _found(world, group)
-        for number, step in enumerate(steps):
+
+        def take(step: Step) -> bool:
             taken.append(step)
             function, _ = OPERATIONS[step.operation]
             world.repeats = False
@@ -131,25 +142,40 @@ def walk(
             try:
                 said = function(world, random.Random(step.seed)) or ""  # noqa: S311 - choices
                 if said:
-                    compare(world)
+                    way.compare(world)
             except BaseException as error:
-                told.append(f"{number:4} {step.operation}({step.seed}) {said}")
+                told.append(f"{len(taken):4} {step.operation}({step.seed}) {said}")
                 if not isinstance(error, Exception):
                     raise
                 raise WalkFailed(taken, told, error) from error
             if said:
-                possible += 1
-                told.append(f"{number:4} {step.operation} {said}")
-                tell(told[-1])
+                told.append(f"{len(taken):4} {step.operation} {said}")
+                way.tell(told[-1])
+            return bool(said)
+
+        for step in steps:
+            if not take(step):
+                waiting.append(step)
+            while way.insists and (again := next(filter(take, waiting), None)):
+                waiting.remove(again)
+        for number in range(_ROUNDS):
+            if not (way.insists and waiting):
+                break
+            for name in ("arrive", "connect"):
+                take(Step(name, number))
+            while again := next(filter(take, waiting), None):
+                waiting.remove(again)
         try:
-            compare_all(world)
+            way.compare_all(world)
         except Exception as error:
             raise WalkFailed(taken, [*told, "at the end"], error) from error
-    return possible
+    return [each.operation for each in waiting]
 
 
 def _found(world: World, rules: Rules) -> None:
-    request = {"name": rules.group, "ways": ["claim", "token"] if rules is BATCH else ["token"]}
+    ways = {BATCH.group: ["claim", "token"], ASKED.group: ["approval", "listed", "token"]}
+    request = {"name": rules.group, "ways": ways.get(rules.group, ["token"])}
     more = {"new_key": "replace", "same_key_seconds": 0, "renewal_grace_seconds": 86400} if rules is STRICT else {}
+    more |= {"new_key": "approve"} if rules is ASKED else {}
     code, _ = world.reality.operate("/v1/groups", **request, **more)
     assert not code, code

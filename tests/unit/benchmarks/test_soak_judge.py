@@ -44,7 +44,7 @@ def failures(judge: Any, of: list[dict[str, float]]) -> list[str]:
         ("fleet-broker objects", 90_000, 1_000),
         ("fleet-broker garbage objects", 500, 1_000),
         ("fleet-provisioning CPU ms/operation", 5, 0.3),
-        ("rows service.tokens", 30, 2),
+        ("rows service.approvals", 30, 2),
         ("service WAL KiB", 4_000, 300),
         ("log fleet-broker FEED_LOST", 0, 0.5),
     ],
@@ -70,10 +70,16 @@ def test_what_is_kept_for_ever_may_grow_and_no_other_table(judge: Any) -> None:
     assert [each.verdict for each in judge.growths(grown)] == ["FAIL", "history"]
 
 
+@pytest.mark.parametrize(("minutes", "failed"), [(1, []), (5, ["rows service.tokens"])])
+def test_what_is_cleaned_hourly_is_judged_in_a_run_of_hours(judge: Any, minutes: int, failed: list[str]) -> None:
+    grown = rounds(lambda number: {"at": 60.0 * minutes * number, "rows service.tokens": 20.0 * number})
+    assert failures(judge, grown) == failed
+
+
 def test_each_table_that_is_history_exists(judge: Any) -> None:
     from provisioning.store.every_table import EVERY_TABLE
 
-    assert set(EVERY_TABLE.tables) >= judge.HISTORY
+    assert set(EVERY_TABLE.tables) >= judge.HISTORY | judge.HOURLY
 
 
 def test_a_figure_of_few_rounds_is_judged_by_those(judge: Any) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.support.provisioning import REPOSITORY
 
@@ -35,6 +33,7 @@ _PAGE_IN_MODULE = re.compile(r"docs/[\w/-]+(?:\.md)?")
 FOREIGN = {"CERT_OPTIONAL", "X509_V_FLAG_PARTIAL_CHAIN", "mosquitto_pub", "mosquitto_sub", "set_tcp_nodelay"}
 
 
+@functools.cache
 def prose(page: Path) -> str:
     return _FENCED.sub("", page.read_text(encoding="utf-8"))
 
@@ -79,19 +78,20 @@ def names_of_tests() -> frozenset[str]:
     return words_of([REPOSITORY / "tests"], "test_*.py", "def test_")
 
 
-@pytest.fixture(params=PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
-def page(request: pytest.FixtureRequest) -> Path:
-    path = request.param
-    assert isinstance(path, Path)
-    return path
+def wrong(judge: Callable[[Path], Iterator[str]]) -> list[str]:
+    """Return what *judge* finds in each of the pages. A test for each of them would take longer than what it tests."""
+    return [f"{page.relative_to(REPOSITORY)}: {what}" for page in PAGES for what in judge(page)]
 
 
-def test_every_relative_link_resolves(page: Path) -> None:
-    for target in _LINK.findall(prose(page)):
-        if "://" not in target:
-            path = page.parent / target.partition("#")[0]
-            assert path.exists(), target
-            assert path.resolve().is_relative_to(REPOSITORY), target
+def test_every_relative_link_resolves() -> None:
+    def dangling(page: Path) -> Iterator[str]:
+        for target in _LINK.findall(prose(page)):
+            if "://" not in target:
+                path = page.parent / target.partition("#")[0]
+                if not path.exists() or not path.resolve().is_relative_to(REPOSITORY):
+                    yield target
+
+    assert wrong(dangling) == []
 
 
 def anchors(page: Path) -> set[str]:
@@ -99,46 +99,64 @@ def anchors(page: Path) -> set[str]:
     return {_NOT_IN_ANCHOR.sub("", heading.lower()).replace(" ", "-") for heading in _HEADING.findall(prose(page))}
 
 
-def test_every_heading_that_a_link_names_exists(page: Path) -> None:
-    for target in _LINK.findall(prose(page)):
-        path, _, anchor = target.partition("#")
-        if anchor and "://" not in target:
-            assert anchor in anchors(page.parent / path if path else page), target
+def test_every_heading_that_a_link_names_exists() -> None:
+    def missing(page: Path) -> Iterator[str]:
+        for target in _LINK.findall(prose(page)):
+            path, _, anchor = target.partition("#")
+            if anchor and "://" not in target and anchor not in anchors(page.parent / path if path else page):
+                yield target
+
+    assert wrong(missing) == []
 
 
-def test_every_file_exists(page: Path) -> None:
-    for mark in code_marks(page):
-        if _FILE.fullmatch(mark):
-            assert (REPOSITORY / mark).exists(), mark
-        elif _SHORT_FILE.fullmatch(mark):
-            assert mark in endings(), mark
+def test_every_file_exists() -> None:
+    def missing(page: Path) -> Iterator[str]:
+        for mark in code_marks(page):
+            if _FILE.fullmatch(mark):
+                if not (REPOSITORY / mark).exists():
+                    yield mark
+            elif _SHORT_FILE.fullmatch(mark) and mark not in endings():
+                yield mark
+
+    assert wrong(missing) == []
 
 
-def test_every_module_exists(page: Path) -> None:
-    for mark in code_marks(page):
-        if _MODULE.fullmatch(mark) and not mark.endswith(_SUFFIXES):
-            path = REPOSITORY.joinpath(*mark.split("."))
-            assert path.is_dir() or path.with_suffix(".py").exists(), mark
+def test_every_module_exists() -> None:
+    def missing(page: Path) -> Iterator[str]:
+        for mark in code_marks(page):
+            if _MODULE.fullmatch(mark) and not mark.endswith(_SUFFIXES):
+                path = REPOSITORY.joinpath(*mark.split("."))
+                if not path.is_dir() and not path.with_suffix(".py").exists():
+                    yield mark
+
+    assert wrong(missing) == []
 
 
-def test_every_function_class_and_setting_exists(page: Path) -> None:
-    for mark in code_marks(page):
-        if _MEMBER.fullmatch(mark) and not _MODULE.fullmatch(mark) and not mark.endswith(_SUFFIXES):
-            names = [name for name in mark.split(".") if name not in {"ssl", "transport", "connection"}]
-        elif _NAME.fullmatch(mark):
-            names = [mark]
-        else:
-            continue
-        for name in names:
-            known = name in (names_of_tests() if name.startswith("test_") else source())
-            known |= name in FOREIGN or ("plugins" in page.name and name in words_of_amqtt())
-            assert known or (REPOSITORY / name).exists(), mark
+def test_every_function_class_and_setting_exists() -> None:
+    def missing(page: Path) -> Iterator[str]:
+        for mark in code_marks(page):
+            if _MEMBER.fullmatch(mark) and not _MODULE.fullmatch(mark) and not mark.endswith(_SUFFIXES):
+                names = [name for name in mark.split(".") if name not in {"ssl", "transport", "connection"}]
+            elif _NAME.fullmatch(mark):
+                names = [mark]
+            else:
+                continue
+            for name in names:
+                known = name in (names_of_tests() if name.startswith("test_") else source())
+                known |= name in FOREIGN or ("plugins" in page.name and name in words_of_amqtt())
+                if not known and not (REPOSITORY / name).exists():
+                    yield mark
+
+    assert wrong(missing) == []
 
 
-def test_every_stable_code_exists(page: Path) -> None:
-    for mark in code_marks(page):
-        if _STABLE_CODE.fullmatch(mark) and mark not in FOREIGN:
-            assert mark in source(), mark
+def test_every_stable_code_exists() -> None:
+    def missing(page: Path) -> Iterator[str]:
+        for mark in code_marks(page):
+            if _STABLE_CODE.fullmatch(mark) and mark not in FOREIGN and mark not in source():
+                yield mark
+
+    assert wrong(missing) == []
 
 
 def test_every_page_that_a_module_names_exists() -> None:

@@ -221,6 +221,7 @@ async def test_what_is_behind_a_request_is_not_looked_at_whether_it_comes_with_i
     [
         (b"\x16\x03\x01 hello\r\n\r\n", b"400 Bad Request"),
         (b"GET http://[ HTTP/1.1\r\n" + HEAD, b"400 Bad Request"),
+        (b"GET /x\r\n" + HEAD, b"400 Bad Request"),
         (b"CONNECT x:1 HTTP/1.1\r\n" + HEAD, b"400 Bad Request"),
         (b"POST /x HTTP/1.1\r\nContent-Length: 100000\r\n" + HEAD + bytes(MAX_BODY + 1), b"413 "),
         (b"GET /x HTTP/1.1\r\n" + b"X: " + b"y" * 100_000, b"413 "),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -12,6 +13,7 @@ import pytest
 from broker.admission.bundle import ListTerms, TrustBundle
 from broker.admission.trust import Trust
 from broker.engine.history import Event
+from broker.revocation import revocation_rounds
 from broker.settings.trust_settings import StatusPolicy
 from broker.sources import crl_intake
 from broker.sources.crl_intake import CrlIntake
@@ -30,9 +32,11 @@ class Audited:
 
     def __init__(self) -> None:
         self.entries: list[dict[str, Any]] = []
+        self.seen = asyncio.Event()
+        """Something has happened to a client."""
 
-    def saw(self, event: Event) -> None:
-        pass
+    def saw(self, _event: Event) -> None:
+        self.seen.set()
 
     def told(self, event: str, **facts: object) -> None:
         self.entries.append({"event": event, **facts})
@@ -129,6 +133,28 @@ async def test_a_list_ends_the_sessions_of_those_it_names_and_the_audit_log_says
         "crl_number": 7,
     }
     assert broker.metrics.revocations == 1
+
+
+async def test_whom_a_list_revokes_is_put_out_and_recorded_even_if_who_asked_for_the_list_gives_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who waits for a list gives up after seconds, perhaps in the middle of that; read again, the list is known."""
+    monkeypatch.setattr(revocation_rounds, "_SECONDS_A_TURN", -1.0)  # A turn for each client.
+    receiving = Receiving(PKI.issuing)
+    await receiving.take(crl(PKI.issuing), "ca.crl")
+    receiving.audit.entries.clear()
+    victims = [receiving.broker.device(f"meter-{number}") for number in range(1, 9)]
+    content = crl(PKI.issuing, [shared_device(f"meter-{number}") for number in range(1, 9)], number=2)
+    receiving.audit.seen.clear()
+    impatient = asyncio.create_task(receiving.take(content, "ca.crl"))
+    await receiving.audit.seen.wait()  # One is out.
+    assert not all(each.closed for each in victims), "in the middle"
+    impatient.cancel()
+    await asyncio.gather(impatient, return_exceptions=True)
+    await receiving.take(content, "ca.crl")
+    await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
+    assert all(each.closed for each in victims)
+    assert [each["event"] for each in receiving.audit.entries] == ["CRL in use", *["revoked"] * 8]
 
 
 @pytest.mark.parametrize(("many", "named"), [(20, 20), (21, 0)])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, pkcs12
 
 from device_sim.attack.issuer import Issuer
 from device_sim.attack.running_fleetgate import _identity_in
@@ -16,6 +16,7 @@ from device_sim.commands.given_anchors import given_anchors
 from device_sim.credentials.certification import CertificateAuthority, UnusableAuthority
 from device_sim.credentials.credential_file import CredentialFile, UnusableCredential
 from provisioning.pki.keys import KeyFileError, key_to_pem, load_key
+from tests.fuzz.der import encode, parse, places
 from tests.support.openssl import openssl
 from tests.support.pki import Pki
 from tests.support.unknown_version import unknown_version
@@ -90,3 +91,19 @@ def test_a_pkcs_12_with_a_certificate_of_an_unknown_version_is_refused_by_its_na
     openssl("pkcs12", "-export", "-in", tmp_path / "both.pem", "-out", path, "-passout", "pass:x")
     with pytest.raises(UnusableCredential, match=r"given\.p12 cannot be opened \(7 is not a valid X509 version\)"):
         CredentialFile.read(path, b"x")
+
+
+def test_a_pkcs_12_with_a_key_of_another_length_than_its_kind_s_is_refused_by_its_name(tmp_path: Path) -> None:
+    """The library reports a bug of its own; without a MAC, which would be wrong first."""
+    device, path = Pki().device("meter-1"), tmp_path / "given.p12"
+    made = parse(pkcs12.serialize_key_and_certificates(b"m", device.key, device.certificate, None, NoEncryption()))
+    assert made is not None
+    outermost = made[0].content
+    assert isinstance(outermost, list)
+    del outermost[2:]
+    octets = device.key.private_numbers().private_value.to_bytes(32)
+    (private,) = [found[place] for found, place in places(made) if found[place].content == octets]
+    private.content = octets * 2
+    path.write_bytes(encode(made))
+    with pytest.raises(UnusableCredential, match=r"given\.p12 cannot be opened \(a key in it cannot be parsed\)"):
+        CredentialFile.read(path, None)

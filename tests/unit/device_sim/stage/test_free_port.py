@@ -90,3 +90,12 @@ def _another(*others: int) -> int:
                 continue
             if port not in others:
                 return port
+
+
+def test_a_port_is_one_of_the_address_where_the_server_listens() -> None:
+    """Where there is no 127.0.0.1, every port of it looks taken: who went on trying would never end."""
+    port = free_port("::1")
+    with socket.socket(socket.AF_INET6) as server, pytest.raises(OSError, match="in use"):
+        server.bind(("::1", port))
+    with pytest.raises(OSError, match="assign"):
+        free_port("192.0.2.1")

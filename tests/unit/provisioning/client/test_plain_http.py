@@ -36,6 +36,7 @@ async def plain() -> AsyncIterator[PlainHttp]:
         ("http://ca.example:99999/x.crl", "no port 99999"),
         ("http://127.0.0.1:-1/x.crl", "no port -1"),
         ("http://" + "a" * 70_000, "URL too long"),
+        ("http://[::1%20\u00e9]/x.crl", "ordinal not in range"),
     ],
 )
 async def test_an_address_that_is_none_is_said(plain: PlainHttp, url: str, why: str) -> None:

@@ -185,3 +185,10 @@ def test_a_certificate_that_takes_long_to_read_is_refused_in_its_step(pair: Pair
     pair.far.sendall(certificates_12([OWN]))
     with pytest.raises(ssl.SSLError, match="length mismatch"):
         pair.step()
+
+
+def test_so_is_one_that_comes_at_once_with_the_hello(pair: Pair) -> None:
+    """As TLS 1.2 permits: it needs nothing that the server has said."""
+    pair.far.sendall(hello_12() + certificates_12([OWN]))
+    with pytest.raises(ssl.SSLError, match="length mismatch"):
+        pair.step()

@@ -50,6 +50,14 @@ def test_who_may_answer_is_believed(signer: Held, nonce: bool, named_by: ocsp.OC
     assert not read(responder(signer, unknown=True)).known
 
 
+def test_a_signer_is_looked_for_among_few_certificates() -> None:
+    """Over plain HTTP anybody may answer, with hundreds of them."""
+    signer = delegate(PKI)
+    assert read(responder(signer, beside=(OTHER,) * 15)).known
+    with pytest.raises(OcspRefused, match="it comes with 17 certificates; 16 may"):
+        read(responder(signer, beside=(OTHER,) * 16))
+
+
 @pytest.mark.parametrize("reason", [None, x509.ReasonFlags.unspecified, x509.ReasonFlags.remove_from_crl], ids=str)
 def test_who_is_revoked_for_no_reason_that_counts_is_revoked(reason: x509.ReasonFlags | None) -> None:
     answer = read(responder(revoked={SERIAL: reason}))
