@@ -158,7 +158,6 @@ UNUSABLE: dict[str, Callable[[Manufacturer], bytes]] = {
     "CRL_UNSUPPORTED: a delta": lambda acme: listed(acme, base=1, number=2),
     "CRL_UNSUPPORTED: an indirect CRL": lambda acme: listed(acme, point=scope(indirect=True)),
     "CRL_UNSUPPORTED: a CRL number of more than 20 octets": lambda acme: listed(acme, number=1 << 160),
-    "CRL_UNSUPPORTED: its number is negative, or": lambda acme: listed(acme, number=-1),
     "CRL_UNSUPPORTED: a serial number is negative, or": with_negative,
     "CRL_BAD_SIGNATURE": lambda acme: listed(acme, signed_by=impostor_of(acme.held)),
     "CRL_WRONG_ISSUER": lambda _: listed(Manufacturer("Other", begin=NOON)),
