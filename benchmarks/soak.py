@@ -91,8 +91,8 @@ async def soak(options: Namespace, folder: Path, console: Console) -> tuple[list
             "nothing acknowledged is lost": here.ledger.lost,
             "no exception in a log": [each for log in figures.logs.values() for each in log.tracebacks],
             "no error in a log without a fault": figures.errors,
-            "both are well at the end": [*here.ledger.failed, *failed],
-            "everything was done": never_done(here.ledger.operations, PROMISED),
+            "neither is unwell at the end": [*here.ledger.failed, *failed],
+            "nothing was left undone": never_done(here.ledger.operations, PROMISED),
         }
         console.print(f"excused, for a fault: {dict(here.ledger.excused.most_common(12))}", markup=False)
         console.print(f"done: {dict(here.ledger.operations.most_common())}", markup=False)
@@ -174,12 +174,12 @@ def _keep(stand: Stand, place: Path) -> None:
 
 
 def show(console: Console, grown: list[Growth], verdicts: list[Check], *, everything: bool) -> None:
-    """Print the figures, without those that were 0 or that logs alone have, and the verdicts."""
+    """Print the figures that grew or say something, or *everything*, and the verdicts."""
     table = Table(title="medians of the first and the last third of the rounds")
     for heading in ("figure", "first", "last", "verdict"):
         table.add_column(heading, justify="left" if heading in ("figure", "verdict") else "right")
     for each in grown:
-        if each.failed or everything or ((each.bound is not None or each.name.startswith("rows")) and each.last):
+        if each.failed or everything or (each.shown and each.last):
             table.add_row(each.name, f"{each.first:,.1f}", f"{each.last:,.1f}", each.verdict)
     console.print(table)
     for verdict in verdicts:

@@ -53,6 +53,8 @@ _ROLLOVER_ROUNDS: Final = 8
 _IN_USE: Final = ("are good until", "can still be renewed until")
 """Why a CA is not retired yet."""
 _BUNDLE_ROUNDS: Final = 5
+_LISTED: Final = 6
+"""So many are on a foreign CA's list, after as many rounds: its length is no growth."""
 _TAKES_EFFECT: Final = 10.0
 _AT_ONCE: Final = 8.0
 _GUESTS: Final = 2
@@ -323,7 +325,7 @@ class Work:
         """Replace its list; one device is on it, another is not."""
         good, bad = (str(next(self._numbers)) for _ in range(2))
         rightful, banned = self._maker.issue(numbered(good)), self._maker.issue(numbered(bad))
-        self._maker.revoked = [*self._maker.revoked[-20:], banned.certificate.serial_number]
+        self._maker.revoked = [*self._maker.revoked[1 - _LISTED :], banned.certificate.serial_number]
         await self.here.stand.operator.take_list(MAKER, self._maker.list(_LIST_LIFE), fewer=True)
         await enrol(self.here, f"acme-{good}", credential=rightful.pem, label=MAKERS_GROUP)
         try:
@@ -369,7 +371,7 @@ class Work:
             put(place / "anchors" / "plant.pem", self._plant.pem)
         name, held = self._plant_client()
         banned_name, banned = self._plant_client()
-        self._plant.revoked = [*self._plant.revoked[-20:], banned.certificate.serial_number]
+        self._plant.revoked = [*self._plant.revoked[1 - _LISTED :], banned.certificate.serial_number]
         put(place / "lists" / "plant.crl", self._plant.list(_LIST_LIFE))
         await self._until("let in", lambda closure: closure is None, name, held)
         await self._until("kept out", lambda closure: closure is not None, banned_name, banned)

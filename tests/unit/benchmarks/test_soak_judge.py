@@ -44,7 +44,7 @@ def failures(judge: Any, of: list[dict[str, float]]) -> list[str]:
         ("fleet-broker objects", 90_000, 1_000),
         ("fleet-broker garbage objects", 500, 1_000),
         ("fleet-provisioning CPU ms/operation", 5, 0.3),
-        ("rows service.approvals", 30, 2),
+        ("rows service.approvals", 30, 1),
         ("service WAL KiB", 4_000, 300),
         ("log fleet-broker FEED_LOST", 0, 0.5),
     ],
