@@ -50,8 +50,8 @@ HISTORY: Final = frozenset(
         "revocations",
     }
 )
-"""Tables of provisioning that record what happened, or that remember names for good: one row more for each event, or, for
-each CA that there ever was, the numbers and the last ten of its CRLs."""
+"""Tables of provisioning that record what happened, or that remember names for good: one row more for each event, or,
+for each CA that there ever was, the numbers and the last ten of its CRLs."""
 HOURLY: Final = frozenset({"tokens", "idempotency_keys"})
 """Those from which what is over is removed once an hour, and which grow until then."""
 HOURLY_AFTER: Final = 3 * 3600.0
@@ -74,6 +74,7 @@ BOUNDS: Final = (
     Bound("* threads", 1.2, 3.0),
     Bound("* garbage objects", 2.0, 20_000.0),
     Bound("* objects", 1.2, 8_000.0),
+    Bound("rows service.serial_reservations", 1.5, 64.0),  # A block of them at once.
     Bound("rows *", 1.5, 15.0),
     Bound("* WAL KiB", 1.5, 6_000.0),
     Bound("log *", 2.0, 12.0),
