@@ -29,9 +29,10 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.settings.trust_settings import TrustSettings
+from provisioning.pki.certificate_message import certificates_in_message
 from provisioning.pki.extension import UNREADABLE, UNUSABLE, check_readable
 from provisioning.pki.keys import replace_private
 from provisioning.pki.shown_subject import shown_subject
@@ -146,7 +147,8 @@ def _pem_certificates(content: bytes) -> list[x509.Certificate]:
 def _pkcs7_certificates(content: bytes) -> list[x509.Certificate]:
     if content.count(b"-----BEGIN") > 1:  # Only the first would be read.
         raise AnchorsRefused("not whole: there is something else beside the PKCS #7")
-    return pkcs7.load_pem_pkcs7_certificates(content)
+    text = content.partition(b"-----BEGIN PKCS7-----")[2].partition(b"-----END PKCS7-----")[0]
+    return certificates_in_message(base64.b64decode(b"".join(text.split()), validate=True))
 
 
 def _certificates(content: bytes) -> list[x509.Certificate]:
@@ -162,7 +164,7 @@ def _certificates(content: bytes) -> list[x509.Certificate]:
         try:
             return [x509.load_der_x509_certificate(der)]
         except UNREADABLE:
-            return pkcs7.load_der_pkcs7_certificates(der)
+            return certificates_in_message(der)
     except AnchorsRefused:
         raise
     except UNUSABLE as error:  # Over plain http anybody on the network can answer anything.

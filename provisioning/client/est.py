@@ -29,11 +29,11 @@ from typing import Self
 import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.serialization import pkcs7
 
 from provisioning.client.answer_body import document_of, text_of
 from provisioning.client.connection import DEFAULT_CONNECTIONS, explain, open_pool
 from provisioning.client.whole_answer import ask
+from provisioning.pki.certificate_message import certificates_in_message
 from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.identity import check_name
 from provisioning.pki.tls import Credential
@@ -211,7 +211,7 @@ class EstClient:
 
     def _certificates(self, response: httpx.Response) -> list[x509.Certificate]:
         try:
-            return pkcs7.load_der_pkcs7_certificates(self._decoded(response, _PKCS7))
+            return certificates_in_message(self._decoded(response, _PKCS7))
         except UNUSABLE as error:
             raise EnrolmentUnavailable(
                 f"the provisioning service at {self._base_url} sent no readable certificate: {error}"

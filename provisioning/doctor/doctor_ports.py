@@ -23,6 +23,7 @@ from provisioning.directory import whereabouts
 from provisioning.directory.files import SERVER, AuthorityFiles, read_certificate
 from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
 from provisioning.errors import ConfigurationError
+from provisioning.pki.named_curves import refuse_own_curves
 from provisioning.program.proxy_networks import networks
 from provisioning.program.unbound_socket import unbound
 
@@ -92,6 +93,7 @@ def _presents(settings: Settings, files: AuthorityFiles) -> bool:
     """Whether the server at the HTTPS port presents, and has the key of, this directory's certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # It is compared with the file.
+    refuse_own_curves(context)
     try:
         ours = read_certificate(files.certificate(SERVER)).public_bytes(Encoding.DER)
         with (

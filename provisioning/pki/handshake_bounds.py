@@ -49,7 +49,6 @@ def bound_chain(context: ssl.SSLContext) -> None:
 def begin(address: int) -> None:
     """Let the session at *address*, whose handshake has not begun, read only what `shake_hands` gives it."""
     resumed_exchange.begin(address)
-    named_curves.look_later(address)
     library.BIO_up_ref(_portion)
     library.SSL_set0_rbio(address, _portion)
 
@@ -72,8 +71,8 @@ def shake_hands(address: int, connected: socket.socket) -> int:
                 raise MemoryError
         else:  # End of file, which OpenSSL detects and reports itself.
             _read_by_itself(address)
-    if size and not library.SSL_in_before(address):
-        named_curves.look_now(address)
+    if size and library.SSL_get_pending_cipher(address):  # The hello has come whole, in an earlier step.
+        named_curves.look_if_new(address)
     outcome = -1
     try:
         outcome = openssl.shake_hands(address)

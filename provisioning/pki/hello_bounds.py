@@ -25,7 +25,9 @@ Rules
    that `CALLBACK_FAILED`, and nothing else that servers here have it call back for.
 2. A hello that is repeated after a HelloRetryRequest is judged again.
 3. What costs about its bytes has no bound of its own.
-4. If OpenSSL cannot be called directly (`provisioning.pki.openssl`), nothing here has an effect.
+4. From a hello on a session looks at certificates before they are read (`provisioning.pki.named_curves`), unless
+   whoever shakes hands sees to that.
+5. If OpenSSL cannot be called directly (`provisioning.pki.openssl`), nothing here has an effect.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ import ctypes
 import ssl
 from typing import Final
 
+from provisioning.pki.named_curves import look
 from provisioning.pki.openssl import AVAILABLE, address_of_context, callback, declare, library
 
 REFUSED: Final = "CALLBACK_FAILED"
@@ -56,18 +59,23 @@ _ILLEGAL_PARAMETER: Final = 47
 HelloCallback: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int), ctypes.c_void_p)
 
 
-def bound_hello(context: ssl.SSLContext) -> None:
-    """Have a server's *context* refuse a ClientHello with too long a list."""
+def bound_hello(context: ssl.SSLContext, *, looks: bool) -> None:
+    """Have a server's *context* refuse a ClientHello with too long a list.
+
+    *looks* has its sessions look at what comes behind it.
+    """
     address = address_of_context(context)
     if address and _JUDGE is not None:
-        library.SSL_CTX_set_client_hello_cb(address, _JUDGE, None)
+        library.SSL_CTX_set_client_hello_cb(address, _JUDGE, looks or None)
 
 
-def _judge(session: int, alert: ctypes._Pointer[ctypes.c_int], _argument: int | None) -> int:
+def _judge(session: int, alert: ctypes._Pointer[ctypes.c_int], looks: int | None) -> int:
     """Say whether the handshake of the session at the address *session*, whose hello has come, goes on."""
     if _is_too_long(session):
         alert[0] = _ILLEGAL_PARAMETER
         return _REFUSE
+    if looks:
+        look(session)
     return _GO_ON
 
 

@@ -9,9 +9,12 @@ two in a certificate. One of 930 bytes takes 0.2 s, and a path of 32 KB, from an
 one step (docs/decisions/0312). Nobody uses such a certificate: RFC 5480 §2.1.1 forbids it. On some of the named curves
 a point takes a millisecond, so the number of certificates is limited, too.
 
-OpenSSL shows each message of a handshake before it processes it. If a Certificate message contains the object
+OpenSSL shows each message of a handshake, whole, before it processes it. If a Certificate message contains the object
 identifier of a kind of field, which only such parameters do, or too many certificates, its first bytes are overwritten:
 what is left is malformed, and refused with decode_error.
+
+It shows the header of each record, too, and a record may have one byte: so a server looks from the moment on when the
+hello has come, before which there can be no certificate, and not before (`provisioning.pki.hello_bounds`).
 
 Rules
 -----
@@ -19,7 +22,8 @@ Rules
 2. Nothing is looked at once the certificate has come, or the session turned out to be resumed: what comes then is data.
 3. No step of a handshake that may contain a certificate goes unseen, whatever a client sends ahead.
 4. What is shown is OpenSSL's own buffer, of which three bytes are changed that belong to the message.
-5. If OpenSSL cannot be called directly (`provisioning.pki.openssl`), nothing here has an effect.
+5. A message that could not be looked at is refused like such a certificate.
+6. If OpenSSL cannot be called directly (`provisioning.pki.openssl`), nothing here has an effect.
 """
 
 from __future__ import annotations
@@ -33,13 +37,14 @@ from provisioning.pki.openssl import AVAILABLE, address_of_context, callback, de
 _READ: Final = 0
 _HANDSHAKE: Final = 22
 _CERTIFICATE, _CLIENT_KEY_EXCHANGE, _FINISHED = 11, 16, 20
+_LAST: Final = (_CERTIFICATE, _CLIENT_KEY_EXCHANGE, _FINISHED)
+"""After these there is no certificate."""
 MOST_CERTIFICATES: Final = 16
 _HEADER: Final = 4
 """Bytes of a message's type and length."""
 _SIZE: Final = 3
 """Bytes of the length of a certificate, and of that of their list."""
 _TLS13: Final = 0x0304
-_GET_MINIMUM_VERSION: Final = 130
 _MALFORMED: Final = b"\xff\xff\xff"
 _FIELDS: Final = bytes.fromhex("2a8648ce3d01")
 """What the object identifiers of prime fields and of those of characteristic two begin with (RFC 3279 §2.3.5)."""
@@ -57,25 +62,27 @@ MessageCallback: Final = ctypes.CFUNCTYPE(
 
 
 def refuse_own_curves(context: ssl.SSLContext) -> None:
-    """Have *context* refuse such certificates, whichever side it is for."""
+    """Have a client's *context* refuse such certificates; a server's does so by `look`."""
     address = address_of_context(context)
     if address and _LOOK is not None:
         library.SSL_CTX_set_msg_callback(address, _LOOK)
 
 
-def look_later(address: int) -> None:
-    """Have the session at *address* not look at its messages until `look_now`, if none can be a certificate.
-
-    In TLS 1.3 a client cannot encrypt one before it has had the server's part. In TLS 1.2 it can send one at once.
-    """
-    if _LOOK is not None and library.SSL_ctrl(address, _GET_MINIMUM_VERSION, 0, None) == _TLS13:
-        library.SSL_set_msg_callback(address, _NOBODY)
+def look(address: int) -> None:
+    """Have the session at *address* look at what comes from now on."""
+    if _LOOK is not None:
+        library.SSL_set_msg_callback(address, _LOOK)
 
 
-def look_now(address: int) -> None:
-    """Have the session at *address* look at its messages from now on."""
+def look_if_new(address: int) -> None:
+    """Have the session at *address* do so unless it turned out to be resumed."""
     if _LOOK is not None and not library.SSL_session_reused(address):
         library.SSL_set_msg_callback(address, _LOOK)
+
+
+def describes_curve(der: bytes) -> bool:
+    """Whether a key in *der* describes a curve by parameters."""
+    return _FIELDS in der
 
 
 def _look(
@@ -84,17 +91,31 @@ def _look(
     """Look at what is sent or received: headers of records, messages, alerts."""
     if direction != _READ or kind != _HANDSHAKE or not place or not size:
         return
-    message = ctypes.string_at(place, size)
-    if message[0] == _CERTIFICATE and size >= _HEADER + len(_MALFORMED) and _is_costly(message, version):
-        ctypes.memmove(place + _HEADER, _MALFORMED, len(_MALFORMED))
-    if message[0] in (_CERTIFICATE, _CLIENT_KEY_EXCHANGE, _FINISHED):
+    what = ctypes.string_at(place, 1)[0]
+    if what == _CERTIFICATE and _is_costly(ctypes.string_at(place, size), version):
+        _spoil(place, size)
+    if what in _LAST:
         library.SSL_set_msg_callback(session, _NOBODY)
+
+
+def _spoil(place: int, size: int) -> None:
+    """Overwrite the first bytes of the message that has *size* bytes at *place*."""
+    if size >= _HEADER + len(_MALFORMED):
+        ctypes.memmove(place + _HEADER, _MALFORMED, len(_MALFORMED))
+
+
+def _refuse(direction: int, _version: int, kind: int, place: int | None, size: int, *_others: int | None) -> None:
+    """Spoil what may have been a certificate: to look at it has failed."""
+    if direction == _READ and kind == _HANDSHAKE and place:
+        _spoil(place, size)
 
 
 def _is_costly(message: bytes, version: int) -> bool:
     """Whether the certificates of *message* take long to read; what is malformed is OpenSSL's to refuse."""
-    if _FIELDS in message:
+    if describes_curve(message):
         return True
+    if len(message) <= _HEADER:
+        return False
     is_new = version == _TLS13  # With a context first, and with extensions behind each certificate.
     place = _HEADER + (1 + message[_HEADER] if is_new else 0) + _SIZE
     for _ in range(MOST_CERTIFICATES):
@@ -118,5 +139,5 @@ def _open() -> bool:
 
 
 _NOBODY: Final = MessageCallback()
-_LOOK: Final = callback(MessageCallback, _look, refusal=None) if _open() else None
+_LOOK: Final = callback(MessageCallback, _look, refusal=_refuse) if _open() else None
 """One for all contexts, and never freed: OpenSSL knows its address only."""

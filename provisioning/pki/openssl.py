@@ -246,7 +246,7 @@ def _open() -> tuple[ctypes.PyDLL, Any, type] | None:
             ("SSL_has_pending", ctypes.c_int, [ctypes.c_void_p]),
             ("SSL_CTX_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]),
             ("SSL_get_session", ctypes.c_void_p, [ctypes.c_void_p]),
-            ("SSL_in_before", ctypes.c_int, [ctypes.c_void_p]),
+            ("SSL_get_pending_cipher", ctypes.c_void_p, [ctypes.c_void_p]),
             ("SSL_session_reused", ctypes.c_int, [ctypes.c_void_p]),
             ("SSL_new_session_ticket", ctypes.c_int, [ctypes.c_void_p]),
             ("SSL_CTX_remove_session", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p]),
@@ -299,11 +299,12 @@ _key_place: Final = ctypes.byref(_key)
 """Where OpenSSL puts a key temporarily: one place is enough, because nothing else runs in between."""
 
 
-def callback(kind: Any, call: Callable[..., Any], *, refusal: int | None) -> Any:
+def callback(kind: Any, call: Callable[..., Any], *, refusal: int | Callable[..., None] | None) -> Any:
     """Return *call* as OpenSSL can call it, or None if it cannot call back.
 
     Nothing can be raised through OpenSSL, which would take for the result what happened to be in its place: whatever
-    *call* raises, its first line included, the result is *refusal* (None: OpenSSL expects none).
+    *call* raises, its first line included, the result is *refusal*. Where OpenSSL expects none, that is a function
+    which refuses, given the same arguments, or None.
     """
     if not AVAILABLE:
         return None
@@ -312,7 +313,7 @@ def callback(kind: Any, call: Callable[..., Any], *, refusal: int | None) -> Any
         try:
             return call(*arguments)
         except BaseException:  # noqa: BLE001 - not even a KeyboardInterrupt
-            return refusal
+            return refusal(*arguments) if callable(refusal) else refusal
 
     try:
         return kind(answer)

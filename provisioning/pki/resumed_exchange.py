@@ -137,7 +137,6 @@ def _open() -> bool:
             ("SSL_SESSION_set1_id", ctypes.c_int, [address, address, ctypes.c_uint]),
             ("SSL_SESSION_set_protocol_version", ctypes.c_int, [address, ctypes.c_int]),
             ("SSL_SESSION_get0_cipher", address, [address]),
-            ("SSL_get_pending_cipher", address, [address]),
             ("SSL_SESSION_get_time_ex", ctypes.c_int64, [address]),
             ("SSL_SESSION_get_timeout", ctypes.c_long, [address]),
         ):

@@ -196,7 +196,8 @@ def server_context(
     context.verify_mode = client_certificate.value
     prefer(context, _SERVER_SUITES)
     leave_out_finite_fields(context)
-    bound_hello(context)
+    # In TLS 1.3 no certificate comes in the step that the hello came in; whoever takes steps has the next one look.
+    bound_hello(context, looks=allow_tls12 or not remembered_sessions)
     bound_chain(context)
     context.num_tickets = 1  # OpenSSL sends two by default; a device has one connection and uses one.
     bound_tickets(context)
@@ -230,6 +231,7 @@ def client_context(
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _restrict(context, allow_tls12=allow_tls12)
+    refuse_own_curves(context)
     if classic_key_exchange:
         context.set_ecdh_curve("X25519")
     if caller_checks_dates:
@@ -279,7 +281,6 @@ def _as_file(content: bytes) -> Iterator[str]:
 def _restrict(context: ssl.SSLContext, *, allow_tls12: bool) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2 if allow_tls12 else ssl.TLSVersion.TLSv1_3
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | _NO_CERTIFICATE_COMPRESSION
-    refuse_own_curves(context)
 
 
 def _load_anchors(context: ssl.SSLContext, anchors: Path | str) -> None:

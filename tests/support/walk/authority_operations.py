@@ -50,5 +50,7 @@ def revoke_authority(world: World, choices: random.Random) -> str | None:
         for each in world.fleet.certificates():
             if world.reality.issuer_name(each.x509) == name and not each.expired:
                 world.fleet.revoke_alone(each, told)
-    world.fleet.events += 1
+    newest = world.reality.stored_sequence()
+    assert newest > world.fleet.events, "the CA's own certificate, and what it has issued to the service itself"
+    world.fleet.events = newest
     return f"{name} for {reason}: {len(changed)}"

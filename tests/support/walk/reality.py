@@ -293,10 +293,14 @@ class Reality:
 
     def _newer_list_of(self, name: str) -> tuple[int, dict[str, RevocationReason]] | None:
         found = self._list_of(name)
-        return found if found[0] >= self._numbers[name] else None
+        return found if found[0] >= self._numbers.get(name, 0) else None
 
     def _list_of(self, name: str) -> tuple[int, dict[str, RevocationReason]]:
-        crl = x509.load_der_x509_crl(self._plain.get(f"/crl/{name}.crl").content)
+        answer = self._plain.get(f"/crl/{name}.crl")
+        if self.workers > 1 and answer.status_code == httpx.codes.NOT_FOUND:
+            return -1, {}  # This process has still to hear of the CA.
+        assert answer.status_code == httpx.codes.OK, f"{name}: {answer.status_code} {answer.text}"
+        crl = x509.load_der_x509_crl(answer.content)
         number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
         return number, {f"{each.serial_number:x}": _reason_of(each) for each in crl}
 

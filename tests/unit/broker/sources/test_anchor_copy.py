@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from broker.settings.trust_settings import TrustSettings
 from broker.sources import anchor_copy
 from broker.sources.anchor_copy import AnchorsNotFetched, AnchorsRefused, anchors_in, copy_of, keep, read_copy
+from device_sim.attack.own_curve import on_own_curve
+from provisioning.pki import certificate_message
 from provisioning.pki.keys import generate_key
 from provisioning.pki.tls import TlsConfigurationError
 from tests.support.manufacturer import Manufacturer
@@ -64,6 +66,25 @@ def test_pkcs_7_is_read_in_every_form(form: Callable[[bytes], bytes]) -> None:
 def test_what_is_no_certificate_is_refused(content: bytes) -> None:
     with pytest.raises(AnchorsRefused, match=r"^neither PEM nor PKCS #7 certificates$"):
         anchors_in(settings(), content, PKI.now)
+
+
+OWN_CURVE = pkcs7.serialize_certificates([x509.load_der_x509_certificate(on_own_curve(BOTH[0]))], Encoding.DER)
+MANY_KEYS = bytes.fromhex("06072a8648ce3d0201") * (certificate_message.MOST_KEYS + 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (OWN_CURVE, "a key in it describes a curve of its own"),
+        (pem("PKCS7", OWN_CURVE), "a key in it describes a curve of its own"),
+        (BUNDLE + MANY_KEYS, "more than 500 keys"),
+    ],
+)
+def test_pkcs_7_that_takes_long_to_read_is_not_read(content: bytes, why: str) -> None:
+    """A megabyte of such certificates held all threads of the broker for minutes."""
+    with pytest.raises(AnchorsRefused) as refused:
+        anchors_in(settings(), content, PKI.now)
+    assert str(refused.value.__cause__) == why
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -302,6 +302,10 @@ def test_whatever_a_callback_raises_openssl_hears_a_refusal(error: type[BaseExce
         assert called(openssl.StatusCallback, made)(0, 0) == refusal
     ignored = openssl.callback(openssl.InfoCallback, lambda *_: fail(0, 0), refusal=None)
     assert called(openssl.InfoCallback, ignored)(0, 0, 0) is None
+    refused: list[tuple[int | None, ...]] = []
+    acting = openssl.callback(openssl.InfoCallback, lambda *_: fail(0, 0), refusal=lambda *given: refused.append(given))
+    assert called(openssl.InfoCallback, acting)(0, 1, 2) is None
+    assert refused == [(None, 1, 2)]
 
 
 @pytest.mark.skipif(not openssl.AVAILABLE, reason="OpenSSL cannot be called directly here")
