@@ -56,6 +56,8 @@ _BUNDLE_ROUNDS: Final = 5
 _LISTED: Final = 6
 """So many are on a foreign CA's list, after as many rounds: its length is no growth."""
 _TAKES_EFFECT: Final = 10.0
+_RESUMED: Final = 12.0
+"""The feed says at once who is resumed, OCSP after the stand's `ocsp_refresh_seconds` if it was asked in between."""
 _AT_ONCE: Final = 8.0
 _GUESTS: Final = 2
 """So many come in a round."""
@@ -260,8 +262,10 @@ class Work:
                 await asyncio.sleep(1)
             else:
                 break
-        # The feed brings it to the broker.
-        await asyncio.sleep(2)
+        for _ in range(round(_RESUMED / _PAUSE)):
+            if member.connected:
+                break
+            await asyncio.sleep(_PAUSE)
         member.is_rightful = True
 
     async def _ban(self, name: str, held: Held, why: str, member: Member | None = None) -> None:
