@@ -64,7 +64,8 @@ remedy. Answers with 429 and 503 have `Retry-After`.
 **Many items in one request** are processed together or not at all: `items` of the problem document lists each one that
 cannot be.
 
-**A POST that got no answer** can be repeated with the same `Idempotency-Key`; it is not executed twice.
+**A POST that got no answer** can be repeated with the same `Idempotency-Key`; it is not executed twice. 409
+`IDEMPOTENCY_UNKNOWN`: it has changed something, and its answer is lost; look what is there.
 
 Times are in UTC, in RFC 3339. Later versions may add fields to answers: ignore those that you do not know.
 """

@@ -126,7 +126,7 @@ FIELDS: Final = {
     "url": "URL that it is fetched from.",
     "used": "How many devices have enrolled with it.",
     "used_at": f"When it was used ({_MOMENT}).",
-    "voided_at": f"When it was voided ({_MOMENT}).",
+    "voided_at": f"When it was voided ({_MOMENT}). Null with state `void`: its maker is no active admin any more.",
     "ways": "Ways to enrol, each of which is sufficient; `a+b` requires both. Empty: the group is closed.",
     "version": "The version that runs.",
     "webhook_timeout_seconds": "Within how many seconds the webhook must answer.",

@@ -5,8 +5,9 @@ Theory
 A caller that gets no answer cannot know whether the request was executed. With a key of its own choice (a UUID) it may
 send the request again, and gets the first one's answer. The key applies to one operator and one path::
 
-    key unknown ─► kept as under way ─► done ─► answer kept ─► …for a day
+    key unknown ─► kept as under way ─► changed (in the change's own transaction) ─► answer kept ─► …for a day
     key known   ─► same request? ─ no ─► 422     answered? ─ yes ─► the same answer   ─ no ─► 409, under way
+                   process lost? ─► nothing changed: executed     changed: 409, its outcome is unknown
 
 An answer may contain tokens, whose secrets must not be in the store. So it is encrypted under a key derived from the
 audit log's, in a file beside the CA keys: the database alone does not disclose a token.
@@ -15,11 +16,15 @@ Rules
 -----
 1. Only an operator who may make the request now gets an answer, and only to the operator's own request.
 2. Only successful answers are kept: after a refusal, a corrected request may use the same key.
-3. A request whose process died is executed again by the next one, `_ABANDONED` after it began; not one that this
-   process is still at, however long it takes. Every request that takes a key here tolerates that: a repeated revocation
-   changes nothing, an unused token expires. What becomes of the slow one then no longer concerns the key.
-4. Whatever becomes of the key, the caller gets the answer to what was done: a store that fails now, and cannot keep it,
+3. A request whose process died before it had changed anything is executed by the next one, `_ABANDONED` after it began;
+   not one that this process is still at, however long it takes. The slow one can then change nothing any more: its
+   transactions look whether the key is still its own.
+4. If something was changed and the answer is lost, nothing is executed again: whoever asks must look. Except where
+   the route is `repeatable`: its request only takes something away, so to do it twice is safer than to ask back.
+5. Whatever becomes of the key, the caller gets the answer to what was done: a store that fails now, and cannot keep it,
    would have him do it again.
+6. After a refusal the caller knows that it was not done, and the key is free. 503 and 500 are none: the COMMIT may have
+   been executed.
 """
 
 from __future__ import annotations
@@ -32,11 +37,12 @@ import re
 import secrets
 from collections.abc import Callable, Coroutine, Iterator
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from fastapi import Request, Response
+from fastapi import HTTPException, Request, Response
+from fastapi.exceptions import ValidationException
 from fastapi.routing import APIRoute
 from sqlalchemy.engine import Connection
 
@@ -48,12 +54,21 @@ from provisioning.store.idempotency import KnownRequest
 
 log = structlog.get_logger(__name__)
 
+EndpointT = TypeVar("EndpointT", bound=Callable[..., object])
+
 HEADER: Final = "Idempotency-Key"
 KEPT: Final = timedelta(days=1)
 
 _ABANDONED: Final = timedelta(minutes=1)
 _NONCE_OCTETS: Final = 12
+_REPEATABLE = "executed_again_if_lost"
 _KEY: Final = re.compile(r'"[\x21\x23-\x7e]{1,128}"|[\x21\x23-\x7e]{1,128}', re.ASCII)
+
+
+def repeatable(endpoint: EndpointT) -> EndpointT:
+    """Mark a route whose request is executed again if its answer was lost: it only takes something away."""
+    setattr(endpoint, _REPEATABLE, True)
+    return endpoint
 
 
 class AnswerBook:
@@ -87,6 +102,12 @@ class AnswerBook:
                     Code.IDEMPOTENCY_BUSY,
                     f"a request with this {HEADER} is still being processed: repeat it in a few seconds",
                 )
+            if known.changed:
+                raise Refused(
+                    Code.IDEMPOTENCY_UNKNOWN,
+                    f"a request with this {HEADER} has changed something, and its answer is lost: it was done, or "
+                    "a part of it; look what is there (audit show), and use a new key for what is missing",
+                )
             idempotency.begin_again(connection, digest, now)
             return None
 
@@ -102,11 +123,25 @@ class AnswerBook:
         return self._opened(digest, known.answer or b"")
 
     @contextlib.contextmanager
-    def doing(self, digest: bytes) -> Iterator[None]:
-        """End with the block what `begin` has begun: until then it is known not to be abandoned."""
+    def doing(self, digest: bytes, *, again: bool = False) -> Iterator[None]:
+        """End with the block what `begin` has begun: until then it is known not to be abandoned.
+
+        Its transactions record that they change something, unless it may be done *again*.
+        """
+        taken = self._doing[digest]
+
+        def record(connection: Connection) -> None:
+            if not idempotency.record_change(connection, digest, taken):
+                raise Refused(
+                    Code.IDEMPOTENCY_BUSY, f"this took so long that another process has taken over its {HEADER}"
+                )
+
         try:
+            if not again:
+                conditions.record(record)
             yield
         finally:
+            conditions.record(None)
             del self._doing[digest]
 
     async def finish(self, digest: bytes, response: Response) -> None:
@@ -117,12 +152,18 @@ class AnswerBook:
         taken = self._doing[digest]
         await self._settle(lambda connection: idempotency.finish(connection, digest, taken, sealed))
 
-    async def forget(self, digest: bytes) -> None:
-        """Free the key of a request that was refused, unless another process has taken it over."""
+    async def forget(self, digest: bytes, *, refused: bool = True) -> None:
+        """Free the key of a request that was *refused*, unless another process has taken it over.
+
+        One that failed without being refused, and may have changed something, keeps it.
+        """
         taken = self._doing[digest]
-        await self._settle(lambda connection: idempotency.forget(connection, digest, taken))
+        await self._settle(
+            lambda connection: idempotency.forget(connection, digest, taken, though_changed=refused),
+        )
 
     async def _settle(self, settle: Callable[[Connection], None]) -> None:
+        conditions.record(None)
         try:
             await self._database.write(settle)
         except Refused as refusal:
@@ -144,6 +185,7 @@ class IdempotentRoute(APIRoute):
         """
         handle = super().get_route_handler()
         asked_for = AskedFor(self)
+        again: bool = getattr(self.endpoint, _REPEATABLE, False)
 
         async def once(request: Request) -> Response:
             key = request.headers.get(HEADER)
@@ -152,12 +194,14 @@ class IdempotentRoute(APIRoute):
                 asked_for.check(request)
                 if key is None or request.method != "POST":
                     return await handle(request)
-                return await _once(request, _checked(key), handle)
+                return await _once(request, _checked(key), handle, again=again)
 
         return once
 
 
-async def _once(request: Request, key: str, handle: Callable[[Request], Coroutine[Any, Any, Response]]) -> Response:
+async def _once(
+    request: Request, key: str, handle: Callable[[Request], Coroutine[Any, Any, Response]], *, again: bool
+) -> Response:
     services = request.app.state.operator_services
     operator = await services.authorise_whole(request)
     book: AnswerBook = services.answers
@@ -167,16 +211,23 @@ async def _once(request: Request, key: str, handle: Callable[[Request], Coroutin
     answer = await book.begin(digest, request_digest)
     if answer is not None:
         return answer
-    with book.doing(digest):
+    with book.doing(digest, again=again):
         try:
             response = await handle(request)
-        except Exception:
+        except Exception as error:
             conditions.require(None)
-            await book.forget(digest)
+            await book.forget(digest, refused=_is_refusal(error))
             raise
         conditions.require(None)  # It is done, and he shall know: only he hears it, and only while he may.
         await book.finish(digest, response)
         return response
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether what was asked for is known not to be done."""
+    if isinstance(error, Refused):
+        return error.code is not Code.UNAVAILABLE
+    return isinstance(error, (HTTPException, ValidationException))
 
 
 def _checked(key: str) -> str:

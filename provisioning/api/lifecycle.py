@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 from fastapi import Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from provisioning.api.idempotency import repeatable
 from provisioning.api.operators import (
     DONE_BEFORE,
     Name,
@@ -38,6 +39,7 @@ class DeviceTarget(BaseModel):
 
 
 @router.post("/suspensions", status_code=HTTPStatus.CREATED, responses=DONE_BEFORE)
+@repeatable
 async def suspend(body: Target, operator: Operator, services: Services, response: Response) -> dict[str, Any]:
     """Suspend until resumed. 201 if this call did it, 200 with the original record if it was done before.
 
@@ -76,6 +78,7 @@ async def resume(body: Target, operator: Operator, services: Services, response:
 
 
 @router.post("/decommissions", status_code=HTTPStatus.CREATED, responses=DONE_BEFORE)
+@repeatable
 async def decommission(
     body: DeviceTarget, operator: Operator, services: Services, response: Response
 ) -> dict[str, Any]:

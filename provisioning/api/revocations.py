@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Self
 from fastapi import Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
+from provisioning.api.idempotency import repeatable
 from provisioning.api.operators import DONE_BEFORE, Name, Operator, Services, new_router
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation_reason import RevocationReason
@@ -54,6 +55,7 @@ class RevocationRequest(Target):
 
 
 @router.post("/revocations", status_code=HTTPStatus.CREATED, responses=DONE_BEFORE)
+@repeatable
 async def revoke(body: RevocationRequest, operator: Operator, services: Services, response: Response) -> dict[str, Any]:
     """Revoke permanently. 201 if this call did it, 200 with the original record if it was done before.
 

@@ -11,6 +11,7 @@ from fastapi import Path as PathParameter
 from fastapi import Query, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from provisioning.api.idempotency import repeatable
 from provisioning.api.moment import utc_of
 from provisioning.api.operators import (
     DEFAULT_PAGE,
@@ -150,6 +151,7 @@ class VoidingRequest(BaseModel):
 
 @router.post("/voidings", status_code=HTTPStatus.CREATED, responses=DONE_BEFORE)
 @for_role(OperatorRole.ENROLLER)
+@repeatable
 async def void_tokens(
     body: VoidingRequest, operator: Operator, services: Services, response: Response
 ) -> dict[str, Any]:

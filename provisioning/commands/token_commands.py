@@ -391,6 +391,9 @@ def _open_tokens(connection: Connection, device: str | None, group: str | None) 
 
     async def command(client: EnrolmentOperatorClient) -> None:
         numbers.extend([each.id async for each in client.tokens(state="open", device=device, group=group)])
+        # Those, too, that would be open again if their maker were an admin again.
+        left = client.tokens(state="void", device=device, group=group)
+        numbers.extend([each.id async for each in left if each.voided_at is None])
         if numbers or group is None or await _is_known(client, group):
             return
         async for _token in client.tokens(group=group):

@@ -202,7 +202,7 @@ class TokenService:
             now = self._clock()
             token = _numbered(connection, number, now)
             check(token)
-            changed = token.state is TokenState.OPEN
+            changed = token.may_buy
             if changed:
                 token_inventory.void(connection, [number], now)
                 audit.append(connection, now, by, Action.TOKEN_VOIDED, *_voided(token))
@@ -237,7 +237,7 @@ class TokenService:
                 with refusals.of("token", number):
                     check(_known(found, number))
             refusals.check("voided")
-            opened = [found[number] for number in wanted if found[number].state is TokenState.OPEN]
+            opened = [found[number] for number in wanted if found[number].may_buy]
             token_inventory.void(connection, [each.id for each in opened], now)
             audit.append_each(connection, now, by, Action.TOKEN_VOIDED, [_voided(each) for each in opened])
             found = token_inventory.find_all(connection, wanted, now) if opened else found

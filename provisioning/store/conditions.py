@@ -9,9 +9,13 @@ change. There is one writer at a time, so nothing can change between the conditi
 
     of_one_request ─ authorise ─► require(condition) ─ … ─ write ─► BEGIN ─ condition ─ work ─ COMMIT
 
+A request may also leave a record, which every one of its transactions makes: then it says for certain whether any of
+them was committed, whatever became of the answer (`provisioning.api.idempotency`).
+
 Rules
 -----
-1. A condition that does not hold raises, and nothing is changed. It reads a few rows and changes none.
+1. A condition that does not hold raises, and nothing is changed. It reads a few rows and changes none. A record comes
+   after it, and may raise, too.
 2. It applies to one request: to what that request awaits, and to tasks that it has started, until it is answered.
 3. A condition outside of a request is a bug, and refused: it would never be checked.
 """
@@ -32,10 +36,11 @@ Condition = Callable[[Connection], object]
 class _Request:
     """What is required for one request's changes."""
 
-    __slots__ = ("condition",)
+    __slots__ = ("condition", "record")
 
     def __init__(self) -> None:
         self.condition: Condition | None = None
+        self.record: Condition | None = None
 
 
 _CURRENT: Final[ContextVar[_Request | None]] = ContextVar("request", default=None)
@@ -49,7 +54,7 @@ def of_one_request() -> Iterator[None]:
     try:
         yield
     finally:
-        request.condition = None
+        request.condition = request.record = None
         _CURRENT.reset(token)
 
 
@@ -62,15 +67,27 @@ def require(condition: Condition | None) -> None:
         raise AssertionError("a condition is of a request: use of_one_request")
 
 
-def conditioned(work: Callable[[Connection], ResultT]) -> Callable[[Connection], ResultT]:
-    """Return *work* with what is required before it."""
+def record(record: Condition | None) -> None:
+    """Make *record* in every transaction of this request from now on; None: none any more."""
     request = _CURRENT.get()
-    if request is None or request.condition is None:
-        return work
-    condition = request.condition
+    if request is not None:
+        request.record = record
+    elif record is not None:
+        raise AssertionError("a record is of a request: use of_one_request")
 
-    def both(connection: Connection) -> ResultT:
-        condition(connection)
+
+def conditioned(work: Callable[[Connection], ResultT]) -> Callable[[Connection], ResultT]:
+    """Return *work* with what is required, and then recorded, before it."""
+    request = _CURRENT.get()
+    if request is None:
+        return work
+    before = [each for each in (request.condition, request.record) if each is not None]
+    if not before:
+        return work
+
+    def all_of_it(connection: Connection) -> ResultT:
+        for each in before:
+            each(connection)
         return work(connection)
 
-    return both
+    return all_of_it

@@ -1,4 +1,7 @@
-"""Queries about idempotency keys: which requests are in progress or were answered. The stored answers are encrypted."""
+"""Queries about idempotency keys: which requests are in progress or were answered. The stored answers are encrypted.
+
+An answer of no octets says that the request has changed something, and was not answered yet.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,8 @@ _FIND: Final = select(idempotency_keys).where(idempotency_keys.c.digest == bindp
 _HELD: Final = idempotency_keys.c.digest == bindparam("wanted"), idempotency_keys.c.begun_at == bindparam("begun")
 _FINISH: Final = update(idempotency_keys).where(*_HELD).values(answer=bindparam("said"))
 _FORGET: Final = delete(idempotency_keys).where(*_HELD)
+_FORGET_UNCHANGED: Final = _FORGET.where(idempotency_keys.c.answer.is_(None))
+_CHANGED: Final = b""
 
 
 @functools.cache
@@ -31,11 +36,12 @@ def _begin(dialect: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class KnownRequest:
-    """A request that has used the key; *answer* is None while it is in progress."""
+    """A request that has used the key; *answer* is None until it is answered, *changed* whether it was recorded so."""
 
     request_digest: bytes
     begun_at: datetime
     answer: bytes | None
+    changed: bool
 
 
 def begin(connection: Connection, digest: bytes, request_digest: bytes, now: datetime) -> KnownRequest | None:
@@ -44,7 +50,7 @@ def begin(connection: Connection, digest: bytes, request_digest: bytes, now: dat
     if connection.execute(_begin(connection.dialect.name), row).one_or_none() is not None:
         return None
     found = connection.execute(_FIND, {"wanted": digest}).one()
-    return KnownRequest(found.request_digest, found.begun_at, found.answer)
+    return KnownRequest(found.request_digest, found.begun_at, found.answer or None, found.answer is not None)
 
 
 def begin_again(connection: Connection, digest: bytes, now: datetime) -> None:
@@ -53,14 +59,23 @@ def begin_again(connection: Connection, digest: bytes, now: datetime) -> None:
     connection.execute(update(idempotency_keys).where(held).values(begun_at=now))
 
 
+def record_change(connection: Connection, digest: bytes, begun_at: datetime) -> bool:
+    """Record that the request changes something; return False if another has taken the key since *begun_at*."""
+    values = {"wanted": digest, "begun": begun_at, "said": _CHANGED}
+    return connection.execute(_FINISH, values).rowcount == 1
+
+
 def finish(connection: Connection, digest: bytes, begun_at: datetime, answer: bytes) -> None:
     """Store the answer; not under a key that another has taken since *begun_at*, perhaps for another request."""
     connection.execute(_FINISH, {"wanted": digest, "begun": begun_at, "said": answer})
 
 
-def forget(connection: Connection, digest: bytes, begun_at: datetime) -> None:
-    """Free the key, if nothing was done under it; not one that another has taken since *begun_at*."""
-    connection.execute(_FORGET, {"wanted": digest, "begun": begun_at})
+def forget(connection: Connection, digest: bytes, begun_at: datetime, *, though_changed: bool) -> None:
+    """Free the key, not one that another has taken since *begun_at*.
+
+    One under which something was changed is freed only if *though_changed*.
+    """
+    connection.execute(_FORGET if though_changed else _FORGET_UNCHANGED, {"wanted": digest, "begun": begun_at})
 
 
 def remove_older(connection: Connection, digest: bytes, before: datetime) -> None:

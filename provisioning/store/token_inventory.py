@@ -11,14 +11,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, bindparam, func, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, func, or_, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.role import Role
 from provisioning.store import stretches
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import certificates, tokens
-from provisioning.store.tokens import UNUSED, VOIDED_AT
+from provisioning.store.tokens import MAKER_LEFT, UNUSED, VOIDED_AT
 
 
 class TokenState(StrEnum):
@@ -28,6 +28,7 @@ class TokenState(StrEnum):
     """It buys a certificate."""
     USED = "used"
     VOID = "void"
+    """It was voided, or its maker may not make such a one any more: then it is open again when he may."""
     EXPIRED = "expired"
 
 
@@ -58,6 +59,11 @@ class KnownToken:
     serial: str | None
     """Of the certificate on which it was spent."""
 
+    @property
+    def may_buy(self) -> bool:
+        """Whether it buys a certificate now, or would if its maker were an admin again."""
+        return self.state is TokenState.OPEN or (self.state is TokenState.VOID and self.voided_at is None)
+
 
 _KNOWN: Final = select(
     tokens.c.id,
@@ -70,6 +76,7 @@ _KNOWN: Final = select(
     VOIDED_AT,
     tokens.c.used_at,
     certificates.c.serial,
+    MAKER_LEFT.label("maker_left"),
 ).select_from(tokens.outerjoin(certificates, tokens.c.certificate_id == certificates.c.id))
 
 
@@ -128,21 +135,24 @@ def _is(state: TokenState, now: datetime) -> ColumnElement[bool]:
         case TokenState.USED:
             return tokens.c.used_at.is_not(None)
         case TokenState.VOID:
-            return and_(tokens.c.used_at.is_(None), VOIDED_AT.element.is_not(None))
+            left = and_(VOIDED_AT.element.is_(None), now < _ENDS, MAKER_LEFT)
+            return and_(tokens.c.used_at.is_(None), or_(VOIDED_AT.element.is_not(None), left))
         case TokenState.EXPIRED:
             return and_(unused, now >= _ENDS)
         case TokenState.OPEN:
-            return and_(unused, now < _ENDS)
+            return and_(unused, now < _ENDS, ~MAKER_LEFT)
 
 
 def _from_row(row: Sequence[Any], now: datetime) -> KnownToken:
-    number, device, group, role, created_at, created_by, expires_at, voided_at, used_at, serial = row
+    number, device, group, role, created_at, created_by, expires_at, voided_at, used_at, serial, left = row
     if used_at is not None:
         state = TokenState.USED
     elif voided_at is not None:
         state = TokenState.VOID
+    elif now >= expires_at:
+        state = TokenState.EXPIRED
     else:
-        state = TokenState.OPEN if now < expires_at else TokenState.EXPIRED
+        state = TokenState.VOID if left else TokenState.OPEN
     return KnownToken(
         number, device, group, Role(role), state, created_at, created_by, expires_at, voided_at, used_at, serial
     )

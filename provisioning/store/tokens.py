@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import ColumnElement, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, bindparam, case, delete, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
+from provisioning.operator_role import OperatorRole
 from provisioning.pki.role import Role
 from provisioning.quick_values import quickly_made
+from provisioning.store.devices import DeviceState, state
 from provisioning.store.prepared import Prepared
-from provisioning.store.tables import tokens, voided_makers
+from provisioning.store.tables import devices, operators, tokens, voided_makers
 from provisioning.store.utc_date_time import UtcDateTime
 
 VOIDED_AT: Final = func.coalesce(
@@ -34,6 +36,19 @@ VOIDED_AT: Final = func.coalesce(
     .scalar_subquery(),
 ).label("voided_at")
 """When a token was voided, by itself or with all that its creator had made; NULL if it was not."""
+
+_MAKER_S_ROLE: Final = (
+    select(operators.c.role).where(operators.c.name == devices.c.name).correlate(devices).scalar_subquery()
+)
+_MAY_NOT: Final = or_(state() != DeviceState.ACTIVE.value, func.coalesce(_MAKER_S_ROLE, "") != OperatorRole.ADMIN.value)
+MAKER_LEFT: Final = case(
+    (
+        tokens.c.role != Role.DEVICE.value,
+        # A scalar: of EXISTS PostgreSQL may make a table of all devices first.
+        select(devices.c.id).where(devices.c.name == tokens.c.created_by, _MAY_NOT).correlate(tokens).scalar_subquery(),
+    ),
+).is_not(None)
+"""Condition: refused while its maker is no active admin (`provisioning.enrolment.ways.token`). Nothing records it."""
 
 # Enrolment's statements are built once: building one costs more than running it.
 _FIND: Final = Prepared(
@@ -220,6 +235,6 @@ def _ended(before: datetime) -> tuple[ColumnElement[bool], ...]:
 
 def count_open(connection: Connection, now: datetime) -> int:
     """Return how many tokens could still be used *now*."""
-    statement = select(func.count()).select_from(tokens).where(*UNUSED, tokens.c.expires_at > now)
+    statement = select(func.count()).select_from(tokens).where(*UNUSED, tokens.c.expires_at > now, ~MAKER_LEFT)
     number: int = connection.execute(statement).scalar_one()
     return number

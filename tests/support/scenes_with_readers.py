@@ -36,7 +36,7 @@ from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.ocsp_signer import RenewedOcspSigner
 from provisioning.revocation.of_authority import revoke_authority
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
-from provisioning.store import authorities
+from provisioning.store import authorities, conditions
 from provisioning.store.authorities import AuthorityKind, AuthorityState
 from provisioning.store.counters import crl_counter
 from tests.support.fleet import Fleet, new_authority, successor_csr
@@ -198,21 +198,7 @@ def _revoked(world: World) -> set[int]:
 def one_idempotency_key(world: World) -> Scene:
     """An operator's request is sent to two processes with one key: it is done once, and both may hear the answer."""
     before = _tokens(world)
-
-    async def once(fleet: Fleet) -> str:
-        book = AnswerBook(fleet.database, _SECRET, fleet.clock)
-        digest = book.digest_of("admin", "/v1/tokens", world.name())
-        answer = await book.begin(digest, b"r" * 32)
-        if answer is not None:
-            return bytes(answer.body).decode()
-        with book.doing(digest):
-            try:
-                response = JSONResponse({"token": await fleet.token(world.name())})
-            except Refused:
-                await book.forget(digest)
-                raise
-            await book.finish(digest, response)
-        return bytes(response.body).decode()
+    once = _token_for_a_key(world)
 
     def once_only(found: Found) -> bool:
         assert _tokens(world) == before + 1, "done twice"
@@ -221,6 +207,39 @@ def one_idempotency_key(world: World) -> Scene:
         return sorted(found.values()) == sorted((DONE, Code.IDEMPOTENCY_BUSY.value))
 
     return Scene({"first": once, "second": once}, once_only)
+
+
+def _token_for_a_key(world: World, later: timedelta = timedelta()) -> Act:
+    """Return an operator's request for a token, with a key."""
+
+    async def once(fleet: Fleet) -> str:
+        book = AnswerBook(fleet.database, _SECRET, lambda: fleet.clock() + later)
+        digest = book.digest_of("admin", "/v1/tokens", world.name())
+        answer = await book.begin(digest, b"r" * 32)
+        if answer is not None:
+            return bytes(answer.body).decode()
+        with conditions.of_one_request(), book.doing(digest):
+            try:
+                response = JSONResponse({"token": await fleet.token(world.name())})
+            except Refused as refusal:
+                await book.forget(digest, refused=refusal.code is not Code.UNAVAILABLE)
+                raise
+            await book.finish(digest, response)
+        return bytes(response.body).decode()
+
+    return once
+
+
+def key_again(world: World) -> Scene:
+    """A process is lost with an operator's request, which is sent again to another one with its key, a minute later."""
+    before = _tokens(world)
+
+    def once_only(found: Found) -> bool:
+        assert _tokens(world) == before + 1, "done twice, or never"
+        return found["second"] in {DONE, Code.IDEMPOTENCY_UNKNOWN.value}
+
+    acts = {"first": _token_for_a_key(world), "second": _token_for_a_key(world, timedelta(minutes=1))}
+    return Scene(acts, at_last=once_only)
 
 
 def _tokens(world: World) -> int:
@@ -376,7 +395,7 @@ def revoke_in_portions(world: World) -> Scene:
     return Scene({"first": revoking(name), "second": finish}, at_last=finished)
 
 
-AGAIN: Final = (enrol_again, renew_again, revoke_again, revoke_in_portions)
+AGAIN: Final = (enrol_again, renew_again, revoke_again, revoke_in_portions, key_again)
 """Of a process that is lost, and another one that goes on."""
 WITH_READERS: Final = (
     feed_and_revocations,

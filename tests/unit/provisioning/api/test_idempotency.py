@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from types import SimpleNamespace
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -12,7 +15,7 @@ from sqlalchemy import func, insert, select, text
 from sqlalchemy.engine import Connection
 from starlette.responses import JSONResponse
 
-from provisioning.api.idempotency import HEADER, KEPT, AnswerBook, IdempotentRoute, _checked
+from provisioning.api.idempotency import HEADER, KEPT, AnswerBook, IdempotentRoute, _checked, repeatable
 from provisioning.errors import Code, Refused
 from provisioning.store import conditions
 from provisioning.store.idempotency import PORTION, begin
@@ -20,6 +23,7 @@ from provisioning.store.tables import idempotency_keys
 from tests.support.fleet import Fleet
 from tests.support.searched import noted, scanned
 
+ResultT = TypeVar("ResultT")
 SECRET = b"s" * 32
 TOKEN = "fgt_very-secret"
 _MANY_MORE = {
@@ -28,6 +32,11 @@ _MANY_MORE = {
     "postgresql": "INSERT INTO idempotency_keys SELECT sha256(n::text::bytea), request_digest, begun_at, answer "
     "FROM generate_series(1, 20000) AS n, idempotency_keys",
 }
+
+
+async def elsewhere(asked: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """Ask as another request does, which has nothing of this one's context."""
+    return await asyncio.create_task(asked, context=contextvars.Context())
 
 
 async def refusal(book: AnswerBook, key: bytes, request: bytes) -> Code:
@@ -127,10 +136,12 @@ async def test_who_is_refused_after_another_process_took_over_leaves_that_ones_a
     slow, quick = (AnswerBook(fleet.database, SECRET, fleet.clock) for _ in range(2))
     key = slow.digest_of("admin", "/v1/tokens", "k")
     assert await slow.begin(key, b"r" * 32) is None
-    with slow.doing(key):
+    with conditions.of_one_request(), slow.doing(key):
         fleet.clock.advance(timedelta(seconds=61))
-        assert await quick.begin(key, b"r" * 32) is None
-        await quick.finish(key, JSONResponse({"token": TOKEN}, 201))
+        assert await elsewhere(quick.begin(key, b"r" * 32)) is None
+        with pytest.raises(Refused, match="IDEMPOTENCY_BUSY: this took so long"):
+            await fleet.database.write(lambda connection: connection.execute(text("DELETE FROM idempotency_keys")))
+        await elsewhere(quick.finish(key, JSONResponse({"token": TOKEN}, 201)))
         await slow.forget(key)
     answer = await quick.begin(key, b"r" * 32)
     assert answer is not None, "done a third time"
@@ -170,25 +181,31 @@ async def test_a_request_that_takes_long_is_not_done_a_second_time_meanwhile(fle
     book = AnswerBook(fleet.database, SECRET, fleet.clock)
     key = book.digest_of("anna", "/v1/tokens", "k")
     assert await book.begin(key, b"r" * 32) is None
-    with book.doing(key):
+    with conditions.of_one_request(), book.doing(key):
         fleet.clock.advance(timedelta(hours=1))
-        assert await refusal(book, key, b"r" * 32) is Code.IDEMPOTENCY_BUSY
-        assert await refusal(book, key, b"s" * 32) is Code.IDEMPOTENCY_MISMATCH
+        assert await elsewhere(refusal(book, key, b"r" * 32)) is Code.IDEMPOTENCY_BUSY
+        assert await elsewhere(refusal(book, key, b"s" * 32)) is Code.IDEMPOTENCY_MISMATCH
     assert await book.begin(key, b"r" * 32) is None, "nobody is at it any more"
 
 
 class Asked:
-    """A route that takes keys; who calls it is anna, as long as she may."""
+    """A route that takes keys, *again*: `repeatable`; who calls it is anna, as long as she may."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, *, again: bool = False) -> None:
         self.may = True
         self.refuses = self.ends = False
-        self.then = ""
-        """A statement to execute before the answer."""
+        self.change = "SELECT 1"
+        """The statement that is executed."""
         self.meanwhile: Callable[[], Awaitable[None]] | None = None
+        self.fails: Exception | None = None
+        """Raised after the change."""
         self.done = 0
         router = APIRouter(route_class=IdempotentRoute)
-        router.add_api_route("/things", self._do, methods=["POST", "GET"])
+
+        async def do(*, renumbered: bool = False) -> int:
+            return await self._do(renumbered=renumbered)
+
+        router.add_api_route("/things", repeatable(do) if again else do, methods=["POST", "GET"])
         app = FastAPI()
         app.include_router(router)
         app.state.operator_services = self
@@ -198,15 +215,15 @@ class Asked:
 
     async def _do(self, *, renumbered: bool = False) -> int:
         del renumbered
-        if self.then:
-            await self._database.write(lambda connection: connection.execute(text(self.then)))
+        await self._database.write(lambda connection: connection.execute(text(self.change)))
         if self.meanwhile is not None:
             await self.meanwhile()
         if self.refuses:
             self.may = not self.ends
             raise HTTPException(400)
-        await self._database.write(lambda _: None)
         self.done += 1
+        if self.fails is not None:
+            raise self.fails
         self.may = not self.ends
         return self.done
 
@@ -249,6 +266,60 @@ async def test_what_stands_in_the_query_is_of_the_request(fleet: Fleet) -> None:
     assert asked.done == 1
 
 
+LOST = Refused(Code.UNAVAILABLE, "the database was lost before it said whether it was done")
+"""As `Database.write` raises it, also where the COMMIT was executed."""
+
+
+@pytest.mark.parametrize("fails", [LOST, KeyboardInterrupt(), ValueError()], ids=["lost", "killed", "fault"])
+async def test_what_has_changed_something_is_not_done_again_though_its_answer_is_lost(
+    fleet: Fleet, fails: Exception
+) -> None:
+    asked = Asked(fleet)
+    asked.fails = fails
+    with pytest.raises(type(fails)):
+        await asked.post()
+    asked.fails = None
+    with pytest.raises(Refused, match="IDEMPOTENCY_BUSY"):
+        await asked.post()
+    fleet.clock.advance(timedelta(seconds=61))
+    for _ in range(2):
+        with pytest.raises(Refused, match="IDEMPOTENCY_UNKNOWN"):
+            await asked.post()
+        with pytest.raises(Refused, match="IDEMPOTENCY_MISMATCH"):
+            await asked.post("y")
+    assert asked.done == 1
+    fleet.clock.advance(KEPT)
+    assert await asked.post("y") == (200, "2", False)
+
+
+async def test_what_has_changed_nothing_is_done_though_it_was_begun_before(fleet: Fleet) -> None:
+    """It failed with its transaction, and with that the record of it."""
+    asked = Asked(fleet)
+    asked.change = "INSERT INTO no_such_table VALUES (1)"
+    with pytest.raises(Refused, match="UNAVAILABLE"):
+        await asked.post()
+    asked.change = "SELECT 1"
+    assert await asked.post() == (200, "1", False)
+
+
+async def test_what_was_refused_after_a_change_may_be_corrected(fleet: Fleet) -> None:
+    asked = Asked(fleet)
+    asked.fails = Refused(Code.NAME_TAKEN, "the last portion was refused, and the others undone")
+    with pytest.raises(Refused, match="NAME_TAKEN"):
+        await asked.post()
+    asked.fails = None
+    assert await asked.post("y") == (200, "2", False)
+
+
+async def test_what_only_takes_away_is_done_again_if_its_answer_is_lost(fleet: Fleet) -> None:
+    asked = Asked(fleet, again=True)
+    asked.fails = LOST
+    with pytest.raises(Refused, match="UNAVAILABLE"):
+        await asked.post()
+    asked.fails = None
+    assert [await asked.post(), await asked.post()] == [(200, "2", False), (200, "2", True)]
+
+
 async def test_who_was_refused_may_correct_himself_under_the_same_key(fleet: Fleet) -> None:
     asked = Asked(fleet)
     asked.refuses = True
@@ -279,7 +350,7 @@ async def test_what_was_done_or_refused_is_said_though_the_store_fails_afterward
 ) -> None:
     asked = Asked(fleet)
     asked.refuses = refuses
-    asked.then = "ALTER TABLE idempotency_keys RENAME TO away"
+    asked.change = "ALTER TABLE idempotency_keys RENAME TO away"
     assert (await asked.post())[0] == (400 if refuses else 200), "whoever hears 503 does it again"
     await fleet.database.write(
         lambda connection: connection.execute(text("ALTER TABLE away RENAME TO idempotency_keys"))

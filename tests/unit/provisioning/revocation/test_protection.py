@@ -18,9 +18,10 @@ from provisioning.errors import Code, Refused, RefusedTogether
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
-from provisioning.store import audit, devices, operators, revocations
+from provisioning.store import audit, devices, operators, revocations, token_inventory, tokens
 from provisioning.store.audit import Action
 from provisioning.store.devices import DeviceState
+from provisioning.store.token_inventory import KnownToken, TokenFilter, TokenState
 from tests.support.fleet import Fleet
 from tests.support.requests import csr_der
 
@@ -211,5 +212,22 @@ async def test_an_admin_who_leaves_does_not_come_back_by_a_token_of_his_own(flee
             name = each.grant.device or ""
             with pytest.raises(Refused, match=f"TOKEN_VOID: {maker}, who made this token"):
                 await fleet.enrolment.enrol(csr_der(names=[name]), TokenCredential(name, each.token))
+            (listed,) = await tokens_in(fleet, TokenState.VOID, name)
+            assert (listed.state, listed.voided_at, listed.created_by) == (TokenState.VOID, None, maker)
+            assert await tokens_in(fleet, TokenState.OPEN, name) == []
+    assert await fleet.database.read(lambda connection: tokens.count_open(connection, fleet.clock())) == 0
+    (of_helper,) = await tokens_in(fleet, TokenState.VOID, "helper-suspended")
+    told = await fleet.token_service.void(of_helper.id, lambda _: None, by="bert")
+    assert told.voided_at == fleet.clock(), "else it is good again when its maker is"
     await fleet.suspension.resume_device("suspended", by="bert")
+    assert [len(await tokens_in(fleet, TokenState.OPEN, each)) for each in ("helper-suspended", name)] == [0, 1]
     await fleet.enrolment.enrol(csr_der(names=[name]), TokenCredential(name, each.token))
+
+
+async def tokens_in(fleet: Fleet, state: TokenState, device: str) -> list[KnownToken]:
+    """Return the tokens for *device* in *state*."""
+    wanted, now = TokenFilter(state=state, device=device), fleet.clock()
+    found, _ = await fleet.database.read(
+        lambda connection: token_inventory.page(connection, wanted, limit=9, after=0, now=now)
+    )
+    return found
