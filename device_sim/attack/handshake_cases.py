@@ -98,7 +98,7 @@ async def _http(scene: Scene) -> Seen:
 
 
 async def _says(scene: Scene, data: bytes) -> Seen:
-    plain = await _plain(scene)
+    plain = await plain_socket(scene)
     loop = asyncio.get_running_loop()
     try:
         await loop.sock_sendall(plain, data)
@@ -118,7 +118,7 @@ async def _wrong_alpn(scene: Scene) -> Seen:
 
 @case("28-silence", "connects and sends nothing", CLOSED, limit=_handshake, idle=True)
 async def _silence(scene: Scene) -> Seen:
-    plain = await _plain(scene)
+    plain = await plain_socket(scene)
     started = time.monotonic()
     try:
         seen = await scene.with_grace(lambda within: _end_of(plain, within), scene.target.capabilities.limits.handshake)
@@ -134,7 +134,7 @@ async def _slow_handshake(scene: Scene) -> Seen:
     tls = scene.context(paper.pem).wrap_bio(incoming, outgoing, server_hostname=scene.target.endpoint.server_name)
     with contextlib.suppress(ssl.SSLWantReadError):
         tls.do_handshake()
-    plain = await _plain(scene)
+    plain = await plain_socket(scene)
     started = time.monotonic()
     try:
         return (await _dripped(scene, outgoing.read(), plain)).since(started)
@@ -214,7 +214,7 @@ async def _handshake_flood(scene: Scene) -> Seen:
         loop = asyncio.get_running_loop()
         while trouble.goes_on:
             try:
-                plain = await _plain(scene, _elsewhere(scene))
+                plain = await plain_socket(scene, _elsewhere(scene))
             except NotAdmitted as error:
                 await trouble.turned_away(error)
                 continue
@@ -331,7 +331,7 @@ def _elsewhere(scene: Scene) -> str | None:
     return "127.0.0.2" if scene.target.endpoint.host == "127.0.0.1" else None
 
 
-async def _plain(scene: Scene, source: str | None = None) -> socket.socket:
+async def plain_socket(scene: Scene, source: str | None = None) -> socket.socket:
     """Return a connected, non-blocking TCP socket, from the address *source* if given."""
     endpoint = scene.target.endpoint
     plain = socket.socket(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET)

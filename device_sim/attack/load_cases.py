@@ -123,14 +123,14 @@ async def _idle_load(scene: Scene) -> Seen:
 
 async def _share(process: int) -> float:
     """Return for which share of the next moments *process* runs; raise `Impossible` if it is gone."""
-    started, ran, waited = time.monotonic(), _ran(process), seconds_waited(process)
+    started, ran, waited = time.monotonic(), processor_time(process), seconds_waited(process)
     await asyncio.sleep(_WATCHED)
     # On a machine that others hold it cannot run for most of the time, however busy it is.
     could_run = time.monotonic() - started - (seconds_waited(process) - waited)
-    return (_ran(process) - ran) / max(could_run, _LEAST)
+    return (processor_time(process) - ran) / max(could_run, _LEAST)
 
 
-def _ran(process: int) -> float:
+def processor_time(process: int) -> float:
     """Return how many seconds *process* has run; raise `Impossible` if it is gone."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()

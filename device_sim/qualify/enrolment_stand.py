@@ -93,7 +93,11 @@ class EnrolmentStand:
         self._retry_after = retry_after
         self._other_key = other_key
         self._context = server_context(
-            papers.enrolment[paper].pem, papers.anchors, client_certificate=ClientCertificate.OPTIONAL, allow_tls12=True
+            papers.enrolment[paper].pem,
+            papers.anchors,
+            client_certificate=ClientCertificate.OPTIONAL,
+            allow_tls12=True,
+            resumes=False,  # As the real service.
         )
         papers.vouch_for(self._context, papers.enrolment[paper], stapled)
         self._listening: socket.socket | None = None

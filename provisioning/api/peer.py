@@ -37,4 +37,4 @@ def tls_connection(scope: Scope) -> TlsConnection | None:
     if tls is None:
         return None
     address = None if client is None else client[0]
-    return TlsConnection(tls["tls_version"], tls.get("tls_unique"), tls["tls_resumed"], address)
+    return TlsConnection(tls["tls_version"], tls.get("tls_unique"), address)

@@ -209,6 +209,7 @@ class HttpsCredential:
                     client_certificate=ClientCertificate.OPTIONAL,
                     allow_tls12=True,
                     caller_checks_dates=True,  # `provisioning.enrolment.enrolment_trust` says why.
+                    resumes=False,
                 )
         except (TlsConfigurationError, OSError) as error:
             raise ConfigurationError(str(error)) from error

@@ -394,6 +394,7 @@ def _open_tokens(connection: Connection, device: str | None, group: str | None) 
         # Those, too, that would be open again if their maker were an admin again.
         left = client.tokens(state="void", device=device, group=group)
         numbers.extend([each.id async for each in left if each.voided_at is None])
+        numbers.sort()
         if numbers or group is None or await _is_known(client, group):
             return
         async for _token in client.tokens(group=group):

@@ -1,8 +1,13 @@
 """HTTPS connections: passes the client's certificate to the application.
 
 No released ASGI server tells the application which certificate the client presented. `PeerCertificateProtocol` reads it
-from the TLS object of every connection, full handshake or resumed, and puts it into the scope, in DER, where the ASGI
-TLS extension would have it in PEM, so that this file can be removed when the library does the same.
+from the TLS object of every connection, and puts it into the scope, in DER, where the ASGI TLS extension would have it
+in PEM.
+
+The key of that certificate has been used on this very connection: the service resumes no TLS session
+(`provisioning.pki.resumption`). Where it could not be kept from that, a connection that has resumed one ends here
+before anything is read from it, and its session with it (OpenSSL forgets one that ends without close_notify), so that
+the client's next connection is a full handshake.
 
 A client that changes its TLS keys endlessly is cut off: it would occupy the event loop.
 """
@@ -17,7 +22,7 @@ import structlog
 
 from provisioning.connections.connection_protocol import ConnectionProtocol
 from provisioning.pki.key_updates import bound_key_updates, changed_keys_too_often
-from provisioning.pki.openssl import address_of, has_extended_master_secret
+from provisioning.pki.openssl import address_of
 
 log = structlog.get_logger(__name__)
 
@@ -26,18 +31,20 @@ class PeerCertificateProtocol(ConnectionProtocol):
     """HTTPS: tells the application which certificate the client presented."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Read the certificate once; on a resumed session it comes from the session."""
+        """Read the certificate once; cut off a client that has not proven its key here."""
         tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
         self._tls: dict[str, Any] = {
             "client_cert_der": tls.getpeercert(binary_form=True),
             "tls_version": tls.version(),
-            "tls_resumed": tls.session_reused,
         }
-        if _has_unique(tls):
+        if tls.version() == "TLSv1.2":  # The library returns one in TLS 1.3, too, where there is none (RFC 9266).
             self._tls["tls_unique"] = tls.get_channel_binding("tls-unique")
         self._session = address_of(tls)
         bound_key_updates(self._session)
         super().connection_made(transport)
+        if tls.session_reused:
+            log.debug("TLS session resumed, which is not done here")
+            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Report whether it changed its keys too often: anybody can, so it is not worth a log line each."""
@@ -48,14 +55,3 @@ class PeerCertificateProtocol(ConnectionProtocol):
     def connection_extensions(self) -> dict[str, Any]:
         """Add the TLS facts, where the ASGI TLS extension has them."""
         return super().connection_extensions() | {"tls": self._tls}
-
-
-def _has_unique(tls: ssl.SSLObject) -> bool:
-    """Whether the connection's tls-unique is really unique: the library returns one for every connection.
-
-    It is not in TLS 1.3 (RFC 9266), nor if a session is resumed without extended master secret: a man in the
-    middle can have made it the same on both sides (RFC 7627 §5.4).
-    """
-    if tls.version() != "TLSv1.2":
-        return False
-    return not tls.session_reused or has_extended_master_secret(tls)

@@ -57,8 +57,6 @@ class TlsConnection:
 
     version: str
     unique: bytes | None = None
-    resumed: bool = False
-    """The client proved possession of its key on an earlier connection, not on this one."""
     address: str | None = None
     """The client's network address."""
 

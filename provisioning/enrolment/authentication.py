@@ -1,9 +1,9 @@
-"""Is the certificate that a client presented ours, and good now? Asked after every handshake, resumed or not.
+"""Is the certificate that a client presented ours, and good now? Asked with every request.
 
 Theory
 ------
-TLS has shown that the client holds the key of a certificate that chains to our CA; or, on a resumed session, that it
-once did. Neither shows that the certificate is not revoked, and a resumed session does not even show that it has not
+TLS has shown that the client held the key of a certificate that chains to our CA when this connection began (no session
+is resumed, `provisioning.pki.resumption`). It does not show that the certificate is not revoked, nor that it has not
 expired. The store knows: it holds every certificate that was ever handed out.
 
 Rules

@@ -2,8 +2,8 @@
 
 The request's challengePassword is the base64 of the connection's tls-unique value. If there is one it is always
 verified, whether the group requires it or not. TLS 1.3 has no tls-unique (RFC 9266), and Python's ssl has no other
-channel binding: there the request is refused with the reason. So is one on a TLS 1.2 session resumed without extended
-master secret, whose tls-unique may be another connection's as well (RFC 7627 §5.4).
+channel binding: there the request is refused with the reason. No TLS session is resumed here, which could make two
+connections' tls-unique the same (RFC 7627 §5.4).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import base64
 import binascii
 import hmac
 
-from provisioning.enrolment.attempt import Attempt, TlsConnection
+from provisioning.enrolment.attempt import Attempt
 from provisioning.errors import Code, Refused
 from provisioning.store.groups import Group
 
@@ -30,10 +30,11 @@ def check_link(attempt: Attempt, group: Group) -> None:
         return
     connection = attempt.connection
     if connection is None or connection.unique is None:
+        version = "this connection" if connection is None else connection.version
         raise Refused(
             Code.CSR_LINK,
-            "the request has a challengePassword, which must be tls-unique, and "
-            f"{_without_unique(connection)}, or leave the attribute out",
+            f"the request has a challengePassword, which must be tls-unique, and {version} has none: connect with TLS "
+            "1.2, or leave the attribute out",
         )
     try:
         value = base64.b64decode(challenge, validate=True)
@@ -45,14 +46,3 @@ def check_link(attempt: Attempt, group: Group) -> None:
             "the challengePassword is not the base64 of this connection's tls-unique: make the request anew on each "
             "connection, or leave the attribute out",
         )
-
-
-def _without_unique(connection: TlsConnection | None) -> str:
-    """Return why there is no tls-unique, and the remedy."""
-    if connection is not None and connection.version == "TLSv1.2":
-        return (
-            "that of a session resumed without extended master secret (RFC 7627) binds nothing: connect without "
-            "resuming one"
-        )
-    version = "this connection" if connection is None else connection.version
-    return f"{version} has none: connect with TLS 1.2"

@@ -126,13 +126,6 @@ def _check_dates(
     if not ended or attempt.now > stored.not_after + grace:
         check_dates(stored, attempt.now)
         return
-    if attempt.connection is not None and attempt.connection.resumed:
-        # A resumed session shows only that the client had the key once; after expiry that is not enough.
-        raise Refused(
-            Code.CERTIFICATE_EXPIRED,
-            f"certificate {stored.serial} of {stored.device.name} has expired and may be renewed only "
-            "on a new TLS session: connect without resuming one",
-        )
     if authorities.is_revoked(connection, bytes.fromhex(stored.issuer_key_id)):
         raise issuer_ended(stored)
     if stored.device.state is DeviceState.ACTIVE:  # Otherwise the refusal names the state.

@@ -39,7 +39,6 @@ _SESSION: Final = _HEADER + _POINTER
 _CONTEXT_OF_SESSION: Final = _HEADER + 2 * _POINTER
 """Offset in it of the `SSLContext`."""
 _GET_PEER_TMP_KEY: Final = 109
-_HAS_EXTENDED_MASTER_SECRET: Final = 122
 _X25519: Final = 1034
 COMPLETE, WANTS_READ, WANTS_WRITE = 0, 2, 3
 """`SSL_ERROR_NONE`, `SSL_ERROR_WANT_READ` and `SSL_ERROR_WANT_WRITE`."""
@@ -203,15 +202,6 @@ def forget_handshake(address: int, *, resumed: bool) -> None:
 def pointer_to(place: bytearray) -> ctypes.c_void_p:
     """Return a pointer to the bytes of *place*, which must not be resized afterwards."""
     return ctypes.c_void_p(ctypes.addressof((ctypes.c_char * len(place)).from_buffer(place)))
-
-
-def has_extended_master_secret(session: Any) -> bool:
-    """Whether *session*, whose TLS 1.2 handshake is complete, has an extended master secret (RFC 7627); False: unknown.
-
-    It is an `ssl.SSLSocket` or an `ssl.SSLObject`; a resumed session has what the original one had.
-    """
-    address = address_of(session)
-    return bool(address and library.SSL_ctrl(address, _HAS_EXTENDED_MASTER_SECRET, 0, None) == 1)
 
 
 def _word(holder: object, offset: int) -> int:

@@ -1,10 +1,13 @@
-"""TLS sessions that a server keeps in memory, so that a client resumes with a ticket that only names its session.
+"""What a server lets clients resume: TLS sessions that it keeps in memory, or nothing at all.
 
 Theory
 ------
 By default, OpenSSL issues tickets that are encrypted copies of the session, including the client's certificate, two per
 handshake. A server that remembers its sessions issues one ticket of 32 bytes, when it has something to write anyway
-(docs/decisions/0097).
+(docs/decisions/0097): the broker.
+
+Whoever has a session's secret resumes it, without its certificate's key. So a server whose answer to one request lasts
+longer than any session, a certificate, resumes nothing (`resume_nothing`, docs/decisions/0314): provisioning.
 
 Rules
 -----
@@ -16,6 +19,8 @@ Rules
    (`forget`).
 4. A session can be resumed for a day after its client has used its certificate's key (`provisioning.pki.key_shown`), in
    TLS 1.3, with a cheaper key exchange than the first (`provisioning.pki.resumed_exchange`).
+5. Where nothing is resumed, no ticket is given and no session kept, and what a client has from before, or has made up,
+   is looked for among none: it gets a full handshake.
 """
 
 from __future__ import annotations
@@ -30,7 +35,21 @@ from provisioning.pki.resumed_exchange import exchange_less
 CAN_REMEMBER: Final = AVAILABLE and ssl.OPENSSL_VERSION_INFO >= (3, 3)
 """Whether sessions can be kept in memory: older versions may let them grow without bound (CVE-2024-2511)."""
 _SET_SESSION_CACHE_SIZE: Final = 42
+_SET_SESSION_CACHE_MODE: Final = 44
+_CACHE_OFF: Final = 0
 _BOTH_SAID_GOODBYE: Final = 3
+
+
+def resume_nothing(context: ssl.SSLContext) -> None:
+    """Have a server's *context* make a full handshake with every client, whatever the client offers to resume.
+
+    If OpenSSL cannot be called directly, it still remembers TLS 1.2 sessions by their id: the caller ends connections
+    that resume one (`provisioning.connections.peer_certificate_protocol`).
+    """
+    context.options |= ssl.OP_NO_TICKET  # An encrypted one is then not decrypted either.
+    context.num_tickets = 0
+    if address := address_of_context(context):
+        library.SSL_CTX_ctrl(address, _SET_SESSION_CACHE_MODE, _CACHE_OFF, None)
 
 
 def remember_sessions(context: ssl.SSLContext, most: int, *, hybrid: bool = False) -> None:

@@ -32,7 +32,7 @@ from provisioning.pki.hello_bounds import bound_hello
 from provisioning.pki.key_shown import bound_tickets
 from provisioning.pki.named_curves import refuse_own_curves
 from provisioning.pki.openssl import prefer
-from provisioning.pki.resumption import remember_sessions
+from provisioning.pki.resumption import remember_sessions, resume_nothing
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
 _BEGINS = b"-----BEGIN CERTIFICATE-----"
@@ -172,10 +172,15 @@ def server_context(
     client_certificate: ClientCertificate,
     allow_tls12: bool = False,
     caller_checks_dates: bool = False,
+    resumes: bool = True,
     remembered_sessions: int = 0,
     hybrid_resumption: bool = False,
 ) -> ssl.SSLContext:
     """Return a server's context.
+
+    *resumes* False: every handshake is a full one, so the key of a client's certificate was proven on the connection
+    that it came on (docs/decisions/0314). True: a client can resume its session for a day after it has used its key
+    (`provisioning.pki.key_shown`), and the caller checks the certificate after every handshake (rule 3).
 
     *remembered_sessions* is how many TLS sessions it keeps in memory, for long-lived clients that come back: resuming
     costs half of what it costs with a ticket that contains the session (docs/decisions/0097). 0: such tickets.
@@ -184,9 +189,7 @@ def server_context(
     *caller_checks_dates* accepts certificates that have expired or are not valid yet: for a caller that checks the
     dates of each itself and answers with a readable error instead of a TLS alert.
 
-    *anchors* is a PEM file of trust anchors, or PEM text, for clients' certificates. Session tickets stay enabled, for
-    a day after the client has used its key (`provisioning.pki.key_shown`): the caller checks the peer certificate after
-    every handshake, resumed or not (rule 3).
+    *anchors* is a PEM file of trust anchors, or PEM text, for clients' certificates.
     Raises `TlsConfigurationError`.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -199,10 +202,13 @@ def server_context(
     # In TLS 1.3 no certificate comes in the step that the hello came in; whoever takes steps has the next one look.
     bound_hello(context, looks=allow_tls12 or not remembered_sessions)
     bound_chain(context)
-    context.num_tickets = 1  # OpenSSL sends two by default; a device has one connection and uses one.
-    bound_tickets(context)
-    if remembered_sessions:
-        remember_sessions(context, remembered_sessions, hybrid=hybrid_resumption)
+    if not resumes:
+        resume_nothing(context)
+    else:
+        context.num_tickets = 1  # OpenSSL sends two by default; a device has one connection and uses one.
+        bound_tickets(context)
+        if remembered_sessions:
+            remember_sessions(context, remembered_sessions, hybrid=hybrid_resumption)
     # Every certificate in *anchors* is an anchor, also an issuing CA: its own signature need not be verified each time.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if caller_checks_dates:

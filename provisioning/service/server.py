@@ -13,7 +13,7 @@ that fails takes the service down with its error: a service whose CRL or feed ha
 
 Rules
 -----
-1. The application learns who is connected from `PeerCertificateProtocol`, after every handshake, resumed or not.
+1. The application learns who is connected from `PeerCertificateProtocol`, after every handshake.
 2. Shutdown is in this order: no new connections, requests answered, feed streams finished, tasks stopped, unused serial
    numbers given back, store closed; if it takes too long, it is cut off (`provisioning.service.service_signals`).
 """

@@ -6,25 +6,17 @@ import contextlib
 import ssl
 from collections.abc import Sequence
 
-GROUPS, SHARES, KEYS, AUTHORITIES, RESPONDERS = 10, 51, 41, 47, 5
-"""Numbers of extensions: supported_groups, key_share, pre_shared_key, certificate_authorities, status_request."""
-X25519, P256, P384, HYBRID, FFDHE2048, FFDHE3072 = 0x001D, 0x0017, 0x0018, 0x11EC, 0x0100, 0x0101
+from device_sim.attack.client_hello import AUTHORITIES, GROUPS, RECORD, SHARES, X25519, hello, numbers, sized
+
+__all__ = ["AUTHORITIES", "GROUPS", "SHARES", "X25519", "hello", "numbers", "sized"]
+
+KEYS, RESPONDERS = 41, 5
+"""Numbers of extensions: pre_shared_key, status_request."""
+P256, P384, HYBRID, FFDHE2048, FFDHE3072 = 0x0017, 0x0018, 0x11EC, 0x0100, 0x0101
 RETRY = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
 """The random of a HelloRetryRequest (RFC 8446 §4.1.3)."""
 ILLEGAL_PARAMETER = b"\x15\x03\x03\x00\x02\x02\x2f"
 HANDSHAKE_FAILURE = b"\x15\x03\x03\x00\x02\x02\x28"
-_RECORD = 16384
-_POINT = bytes.fromhex("09") + bytes(31)
-"""A share of X25519: that of its base point."""
-
-
-def sized(content: bytes) -> bytes:
-    """Return *content* behind its length in two bytes."""
-    return len(content).to_bytes(2) + content
-
-
-def numbers(*values: int) -> bytes:
-    return b"".join(value.to_bytes(2) for value in values)
 
 
 def offered_keys(names: Sequence[bytes]) -> list[bytes]:
@@ -32,26 +24,6 @@ def offered_keys(names: Sequence[bytes]) -> list[bytes]:
     offered = b"".join(sized(name) + bytes(4) for name in names)
     binders = b"".join(b"\x20" + bytes(32) for _ in names)
     return [numbers(45) + sized(b"\x01\x01"), numbers(KEYS) + sized(sized(offered) + sized(binders))]
-
-
-def hello(
-    *more: bytes,
-    groups: Sequence[int] = (X25519,),
-    shares: Sequence[tuple[int, bytes]] = ((X25519, _POINT),),
-    suites: Sequence[int] = (0x1301,),
-) -> bytes:
-    """Return the records of a ClientHello with these lists, and *more* extensions."""
-    extensions = [
-        numbers(43) + sized(b"\x02\x03\x04"),
-        numbers(13) + sized(sized(numbers(0x0403))),
-        numbers(GROUPS) + sized(sized(numbers(*groups))),
-        numbers(SHARES) + sized(sized(b"".join(numbers(group) + sized(share) for group, share in shares))),
-        *more,
-    ]
-    said = b"\x03\x03" + bytes(32) + b"\0" + sized(numbers(*suites)) + b"\x01\0" + sized(b"".join(extensions))
-    message = b"\x01" + len(said).to_bytes(3) + said
-    pieces = [message[start : start + _RECORD] for start in range(0, len(message), _RECORD)]
-    return b"".join(b"\x16\x03\x01" + sized(piece) for piece in pieces)
 
 
 def answer_of(context: ssl.SSLContext, *said: bytes) -> bytes:
@@ -73,7 +45,7 @@ def answer_of(context: ssl.SSLContext, *said: bytes) -> bytes:
 def handshake(kind: int, said: bytes) -> bytes:
     """Return the records of a message of TLS 1.2."""
     message = bytes((kind,)) + len(said).to_bytes(3) + said
-    pieces = [message[start : start + _RECORD] for start in range(0, len(message), _RECORD)]
+    pieces = [message[start : start + RECORD] for start in range(0, len(message), RECORD)]
     return b"".join(b"\x16\x03\x03" + sized(piece) for piece in pieces)
 
 

@@ -306,6 +306,9 @@ OF_OTHERS: Mapping[str, tuple[Sequence[Fault], Mapping[str, str]]] = {
         COSTLY,
         {
             "28-idle-load": "20 connections that say nothing keep the broker busy",
+            "32-long-hello": "20 hellos of a stranger cost the broker",
+            "32-names-of-cas": "KB while its client waits",
+            "32-own-curve": "8 certificates of a stranger cost the broker",
             "33-many-filters": "s, 5 s at most",
             "33-user-properties": "s, 5 s at most",
             "34-many-levels": "s, 5 s at most",

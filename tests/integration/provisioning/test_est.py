@@ -254,23 +254,3 @@ def test_a_token_expires(stranger: Curl, service: ProvisioningService, device: O
         time.sleep(0.2)
     assert (answer.status, answer.text.split(":")[0]) == (401, "TOKEN_EXPIRED")
     assert stranger.est("simpleenroll", csr, *user).text.startswith("TOKEN_EXPIRED")
-
-
-@pytest.mark.parametrize(("option", "version"), [("-tls1_2", b"TLSv1.2"), ("-tls1_3", b"TLSv1.3")])
-def test_a_resumed_tls_session_does_not_outlive_a_revocation(
-    service: ProvisioningService, enrolled: OpensslDevice, tmp_path: Path, option: str, version: bytes
-) -> None:
-    body = b"".join(enrolled.renewal(san(enrolled), new_key=True).split())
-    request = (
-        b"POST /.well-known/est/simplereenroll HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-        b"Content-Type: application/pkcs10\r\nContent-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body
-    )
-    session = tmp_path / "session.pem"
-    line = ["s_client", "-connect", service.https.removeprefix("https://"), "-CAfile", str(service.bundle), option,
-            "-cert", str(enrolled.certificate), "-key", str(enrolled.key), "-ign_eof"]  # fmt: skip
-    first = openssl(*line, "-sess_out", session, data=request, check=False)
-    assert b"HTTP/1.1 200" in first
-    service.revoke(device=enrolled.name)
-    second = openssl(*line, "-sess_in", session, data=request, check=False)
-    assert b"Reused, " + version in second
-    assert b"CERTIFICATE_REVOKED" in second

@@ -7,6 +7,8 @@ import email
 import json
 import socket
 import ssl
+import subprocess
+import threading
 from email.message import Message
 from pathlib import Path
 from typing import Any
@@ -19,16 +21,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from cryptography.x509.oid import AttributeOID, NameOID
 
 from provisioning.pki.keys import PrivateKey, generate_key, key_identifier
-from provisioning.pki.tls import CredentialFiles, client_context
+from provisioning.pki.tls import ClientCertificate, CredentialFiles, client_context, server_context
 from tests.support.curl import Curl, CurlAnswer
 from tests.support.key_envelope import DECRYPT_KEY_IDENTIFIER, key_request, opened
 from tests.support.manufacturer import Manufacturer
 from tests.support.openssl import OpensslDevice, openssl
 from tests.support.provisioning import ProvisioningService
 from tests.support.slow_keys import rsa_key
-
-NO_EXTENDED_MASTER_SECRET = 1
-"""SSL_OP_NO_EXTENDED_MASTER_SECRET of OpenSSL 3."""
 
 
 def group(service: ProvisioningService, name: str, **rules: Any) -> None:
@@ -222,25 +221,13 @@ def request(name: str, key: PrivateKey, *attributes: tuple[str, bytes]) -> bytes
 
 
 class Connection:
-    """One TLS connection to the service, on which a request can be linked; *before*: its session is resumed."""
+    """One TLS connection to the service, on which a request can be linked."""
 
-    def __init__(
-        self,
-        service: ProvisioningService,
-        version: ssl.TLSVersion,
-        *,
-        extended: bool = True,
-        before: Connection | None = None,
-    ) -> None:
-        context: ssl.SSLContext = client_context(service.bundle, allow_tls12=True) if before is None else before.context
+    def __init__(self, service: ProvisioningService, version: ssl.TLSVersion) -> None:
+        context = client_context(service.bundle, allow_tls12=True)
         context.maximum_version = version
-        if not extended:
-            context.options |= NO_EXTENDED_MASTER_SECRET
         plain = socket.create_connection(("127.0.0.1", service.port), timeout=30)
-        session: ssl.SSLSession | None = None if before is None else before._tls.session
-        self.context: ssl.SSLContext = context
-        self._tls: ssl.SSLSocket = context.wrap_socket(plain, server_hostname="localhost", session=session)
-        assert bool(self._tls.session_reused) is (before is not None)
+        self._tls = context.wrap_socket(plain, server_hostname="localhost")
 
     @property
     def unique(self) -> bytes:
@@ -287,27 +274,66 @@ def test_a_challenge_password_links_the_request_to_its_connection(
     second.close()
 
 
-@pytest.mark.parametrize("extended", [True, False], ids=["extended master secret", "none"])
-def test_a_resumed_session_s_link_counts_with_an_extended_master_secret_only(
-    service: ProvisioningService, device: OpensslDevice, *, extended: bool
+def session_from_before(service: ProvisioningService, device: OpensslDevice, option: str, path: Path) -> None:
+    """Have openssl keep at *path* a session of *device* with a server of the service's name that gives tickets."""
+    own = CredentialFiles(service.dir / "server.crt", service.dir / "server.key")
+    context = server_context(own, service.bundle, client_certificate=ClientCertificate.REQUIRED, allow_tls12=True)
+
+    def serve(listening: socket.socket) -> None:
+        with listening.accept()[0] as accepted, context.wrap_socket(accepted, server_side=True) as tls:
+            tls.sendall(b"a ticket comes with it")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(60)
+        serving = threading.Thread(target=serve, args=(listening,))
+        serving.start()
+        line = s_client(service, listening.getsockname()[1], option)
+        openssl(*line, "-cert", device.certificate, "-key", device.key, "-sess_out", path, check=False)
+        serving.join()
+
+
+def s_client(service: ProvisioningService, port: int, option: str) -> list[str | Path]:
+    return ["s_client", "-connect", f"127.0.0.1:{port}", "-CAfile", service.bundle, option, "-ign_eof"]
+
+
+@pytest.mark.parametrize(("option", "version"), [("-tls1_2", b"TLSv1.2"), ("-tls1_3", b"TLSv1.3")])
+def test_no_tls_session_is_resumed_and_a_stolen_one_gets_nothing(
+    service: ProvisioningService, enrolled: OpensslDevice, tmp_path: Path, option: str, version: bytes
 ) -> None:
-    name = device.name
-    token = service.token(device=name, group=name)
-    first = Connection(service, ssl.TLSVersion.TLSv1_2, extended=extended)
-    assert first.enrol(name, token, link=b"of another connection")[0] == 400
-    resumed = Connection(service, ssl.TLSVersion.TLSv1_2, extended=extended, before=first)
-    first.close()
-    status, text = resumed.enrol(name, token, link=resumed.unique)
-    resumed.close()
-    if extended:
-        assert status == 200
-        return
-    # Whoever was in the middle of the first one can have made the second one's the same on both sides (RFC 7627).
-    assert (status, text.split(":")[0]) == (400, "CSR_LINK")
-    assert "connect without resuming one" in text
-    fresh = Connection(service, ssl.TLSVersion.TLSv1_2, extended=extended)
-    assert fresh.enrol(name, token, link=fresh.unique)[0] == 200
-    fresh.close()
+    """Its secret alone would be worth a certificate for the thief's own key."""
+    name = f"URI:spiffe://fleet.internal/device/north/{enrolled.name}"
+    body = b"".join(enrolled.renewal(name, new_key=True).split())
+    request = (
+        b"POST /.well-known/est/simplereenroll HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        b"User-Agent: openssl\r\nContent-Type: application/pkcs10\r\nContent-Length: "
+        + str(len(body)).encode()
+        + b"\r\n\r\n"
+        + body
+    )
+    before, given = tmp_path / "before.pem", tmp_path / "given.pem"
+    session_from_before(service, enrolled, option, before)
+    thief = [*s_client(service, service.port, option), "-sess_in", before]
+    said = openssl(*thief, data=request, check=False)
+    assert b"New, " + version in said
+    assert b"CERTIFICATE_MISSING" in said
+    # Whoever has the key gets on, and takes nothing along that could be stolen.
+    said = openssl(
+        *thief, "-cert", enrolled.certificate, "-key", enrolled.key, "-sess_out", given, data=request, check=False
+    )
+    assert b"New, " + version in said
+    assert b"HTTP/1.1 200" in said
+    assert not given.exists()
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_a_client_that_resumes_by_itself_gets_every_answer(stranger: Curl, version: str) -> None:
+    url = "/.well-known/est/csrattrs"
+    options = ("--verbose", "--header", "Connection: close", f"--tlsv{version}", "--tls-max", version)
+    line = stranger.arguments(url, *options, stranger.base_url + url)
+    done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=90)
+    assert done.stderr.count("< HTTP/1.1 200 OK") == 2
+    assert done.stderr.count(f"SSL connection using TLSv{version}") == 2
+    assert "reusing session" not in done.stderr
 
 
 def test_tls_1_3_has_no_link_and_says_so(service: ProvisioningService, device: OpensslDevice) -> None:

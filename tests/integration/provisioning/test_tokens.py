@@ -11,7 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from provisioning.pki.tls import client_context
 from tests.support.curl import Curl
+from tests.support.enrolled import enrol
 from tests.support.openssl import OpensslDevice, certificate_facts
 from tests.support.provisioning import REPOSITORY, ProvisioningService
 
@@ -151,18 +153,29 @@ def test_a_file_of_tokens_that_got_lost_is_voided_by_its_group(service: Provisio
         for _ in range(3):
             made(api, group="tokens-lost")
         made(api, device="token-kept", group="tokens-kept")
+    (gone,) = enrol(service, "tokens-gone", role="operator", operator_role="admin")
+    trust = client_context(service.bundle, gone.credential, allow_tls12=True)
+    with httpx.Client(base_url=service.https, verify=trust, trust_env=False) as api:
+        made(api, group="tokens-lost", role="broker")
+    with service.api() as api:
+        made(api, group="tokens-lost")
+    service.suspend(device="tokens-gone")
     listed_json = service.command("token", "list", "--group", "tokens-lost", "--json", *where, check=True).stdout
-    first, second, third = (each["id"] for each in json.loads(listed_json))
+    listed = json.loads(listed_json)
+    assert [each["state"] for each in listed] == ["open"] * 3 + ["void", "open"]
+    first, second, third, gone_s, last = (each["id"] for each in listed)
     some = service.command("token", "void", str(first), "999999", str(second), *where)
     assert some.returncode == 1
     assert "TOKEN_NUMBER_UNKNOWN: no token has the number 999999" in some.stderr
     assert "2 of 3 are void, but for 1 named above" in some.stderr
     lost = ("token", "void", "--group", "tokens-lost", *where)
     asked = service.command(*lost)  # Nobody answers.
-    question = f"Void 1 open token of group tokens-lost, {third}? [y/N]: "
+    question = f"Void 3 open tokens of group tokens-lost, {third} to {last}? [y/N]: "
     assert (asked.returncode, asked.stdout, asked.stderr.startswith(question)) == (1, "", True)
     rest = service.command(*lost, "--json", "--yes", check=True)
-    assert [(each["id"], each["state"]) for each in json.loads(rest.stdout)] == [(third, "void")]
+    assert [(each["id"], each["state"]) for each in json.loads(rest.stdout)] == [
+        (each, "void") for each in (third, gone_s, last)
+    ]
     nothing = service.command(*lost, check=True)
     assert (nothing.stdout, nothing.stderr) == ("", "fleet-provisioning: no token was open\n")
     misspelled = service.command("token", "void", "--group", "tokens-last", "--yes", *where)

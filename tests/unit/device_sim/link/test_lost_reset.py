@@ -47,7 +47,7 @@ async def test_who_attacks_asks_again_on_each_connection(tmp_path: Path, monkeyp
         client = await RawClient.dial(target.endpoint, context)
         assert probes(client.socket) == (True, 1, 1, 127)
         client.close()
-        plain = await handshake_cases._plain(scene)
+        plain = await handshake_cases.plain_socket(scene)
         plain.close()
         assert len(asked) == 2
         await tls13_client.offer(target.endpoint, b"\xc0\xb4", 10.0)

@@ -124,13 +124,13 @@ async def test_what_is_no_request_is_not_counted() -> None:
 
 def test_the_peer_is_whom_the_server_has_put_into_the_scope() -> None:
     plain: Scope = {"type": "http"}
-    tls: dict[str, Any] = {"client_cert_der": METER.der, "tls_version": "TLSv1.2", "tls_resumed": True}
+    tls: dict[str, Any] = {"client_cert_der": METER.der, "tls_version": "TLSv1.2"}
     shown: Scope = {"type": "http", "extensions": {"tls": tls}}
     assert (peer_certificate(plain), peer_certificate_der(plain), tls_connection(plain)) == (None, None, None)
     assert peer_certificate(shown) == METER.certificate
     assert peer_certificate_der(shown) == METER.der
-    assert tls_connection(shown) == TlsConnection("TLSv1.2", None, resumed=True)
-    tls |= {"client_cert_der": METER.der[:-1], "tls_unique": b"unique", "tls_resumed": False}
+    assert tls_connection(shown) == TlsConnection("TLSv1.2", None)
+    tls |= {"client_cert_der": METER.der[:-1], "tls_unique": b"unique"}
     assert tls_connection(shown) == TlsConnection("TLSv1.2", b"unique")
     assert tls_connection({**shown, "client": ("::1", 9)}) == TlsConnection("TLSv1.2", b"unique", address="::1")
     with pytest.raises(Refused) as caught:

@@ -26,6 +26,7 @@ from provisioning.connections.connection_protocol import ConnectionProtocol
 from provisioning.connections.http_listener import HttpListener, http_listener
 from provisioning.connections.peer_certificate_protocol import PeerCertificateProtocol
 from provisioning.connections.places import Places
+from provisioning.pki import openssl
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 from tests.support.pki import shared_pki
 
@@ -79,7 +80,7 @@ class Serving:
 
 
 @contextlib.asynccontextmanager
-async def serving(directory: Path | None = None) -> AsyncIterator[Serving]:
+async def serving(directory: Path | None = None, *, allow_tls12: bool = False) -> AsyncIterator[Serving]:
     """Serve until the block ends, over TLS with files in *directory*."""
     app = Starlette(routes=[Route("/", who), Route("/never", never), Route("/slowly", slowly), Route("/much", much)])
     context = trusting = None
@@ -88,8 +89,10 @@ async def serving(directory: Path | None = None) -> AsyncIterator[Serving]:
         anchors = directory / "anchors.pem"
         anchors.write_text(pki.anchors)
         own = pki.broker().write(directory)
-        context = server_context(own, anchors, client_certificate=ClientCertificate.OPTIONAL)
-        trusting = client_context(pki.anchors)
+        context = server_context(
+            own, anchors, client_certificate=ClientCertificate.OPTIONAL, allow_tls12=allow_tls12, resumes=False
+        )
+        trusting = client_context(pki.anchors, allow_tls12=allow_tls12)
     places = Places(4)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         protocol = ConnectionProtocol if context is None else PeerCertificateProtocol
@@ -174,6 +177,32 @@ async def test_who_has_come_over_tls_is_told_to_stay_with_it(tmp_path: Path) -> 
     assert headers[b"strict-transport-security"] == b"max-age=31536000"
     assert headers[b"x-content-type-options"] == b"nosniff"
     assert body == b"127.0.0.1 https"
+
+
+async def test_where_openssl_resumes_a_session_all_the_same_the_connection_ends_unread_and_the_next_is_a_full_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it cannot be called directly it remembers TLS 1.2 sessions by their id."""
+    monkeypatch.setattr(openssl, "AVAILABLE", False)
+    session: ssl.SSLSession | None = None
+
+    def come(served: Serving) -> tuple[bytes, bool | None]:
+        nonlocal session
+        assert served.trusting is not None
+        raw = socket.create_connection(served.listening.getsockname(), timeout=PLENTY)
+        with served.trusting.wrap_socket(raw, server_hostname="localhost", session=session) as tls:
+            session, answer = session or tls.session, b""
+            with contextlib.suppress(OSError):  # It may be reset before or after the request is sent.
+                tls.sendall(ASK + CLOSE)
+                while part := tls.recv(65536):
+                    answer += part
+            return answer[:12], tls.session_reused
+
+    async with serving(tmp_path, allow_tls12=True) as served, asyncio.timeout(PLENTY):
+        assert served.trusting is not None
+        served.trusting.maximum_version = ssl.TLSVersion.TLSv1_2
+        came = [await asyncio.to_thread(come, served) for _ in range(3)]
+    assert came == [(b"HTTP/1.1 200", False), (b"", True), (b"HTTP/1.1 200", False)]
 
 
 async def test_no_websocket_is_opened() -> None:

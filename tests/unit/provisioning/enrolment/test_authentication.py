@@ -148,8 +148,8 @@ async def test_a_successor_is_of_the_same_party_whatever_the_connection(fleet: F
         with pytest.raises(Refused) as caught:
             await fleet.reenrol(certificate, csr)
         assert caught.value.code is Code.CSR_SUBJECT_CHANGED
-    resumed = TlsConnection("TLSv1.3", resumed=True)
-    successor = await fleet.enrolment.reenrol(successor_csr(certificate), certificate, connection=resumed)
+    connection = TlsConnection("TLSv1.3")
+    successor = await fleet.enrolment.reenrol(successor_csr(certificate), certificate, connection=connection)
     assert successor.subject == certificate.subject
     with pytest.raises(Refused) as caught:
         await fleet.enrolment.reenrol(successor_csr(certificate), None)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from provisioning.client.est import renewal_identifier
 from provisioning.enrolment import pace
-from provisioning.enrolment.attempt import TlsConnection, TokenCredential
+from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.renewal_info import (
     HastenedOutcome,
     RenewalInfo,
@@ -277,9 +277,9 @@ async def graced(fleet: Fleet, **rules: Any) -> x509.Certificate:
     return certificate
 
 
-async def code_of_renewal(fleet: Fleet, certificate: x509.Certificate, connection: TlsConnection | None = None) -> Code:
+async def code_of_renewal(fleet: Fleet, certificate: x509.Certificate) -> Code:
     with pytest.raises(Refused) as caught:
-        await fleet.enrolment.reenrol(successor_csr(certificate), certificate, connection=connection)
+        await fleet.enrolment.reenrol(successor_csr(certificate), certificate)
     return caught.value.code
 
 
@@ -387,13 +387,6 @@ async def test_grace_is_never_for_a_suspended_device_nor_for_a_certificate_that_
     fleet.clock.advance(62 * DAY)
     await fleet.suspension.suspend_device("meter-17", by="admin")
     assert await code_of_renewal(fleet, certificate) in {Code.DEVICE_SUSPENDED, Code.CERTIFICATE_SUSPENDED}
-
-
-async def test_after_the_end_the_key_must_be_shown_on_this_connection(fleet: Fleet) -> None:
-    certificate = await graced(fleet)
-    resumed = TlsConnection("TLSv1.3", resumed=True)
-    assert await code_of_renewal(fleet, certificate, resumed) is Code.CERTIFICATE_EXPIRED
-    await fleet.enrolment.reenrol(successor_csr(certificate), certificate, connection=TlsConnection("TLSv1.3"))
 
 
 # How many.

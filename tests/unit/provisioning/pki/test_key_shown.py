@@ -10,7 +10,6 @@ import pytest
 
 from provisioning.pki import key_shown, openssl
 from provisioning.pki.key_shown import MOST_SECONDS
-from provisioning.pki.renewable_context import RenewableContext
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 from tests.support.pki import shared_device, shared_pki
 
@@ -21,7 +20,7 @@ pytestmark = pytest.mark.skipif(not key_shown.CAN_NOTE, reason="OpenSSL cannot b
 
 
 class Service:
-    """A server as the provisioning service has one, and a device that comes back to it, at a time that is said."""
+    """A server whose tickets contain their session, and a device that comes back to it, at a time that is said."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, version: ssl.TLSVersion) -> None:
         self.now = self.began = time.time()
@@ -37,7 +36,7 @@ class Service:
         """Let the device come with the newest ticket that it has; return whether its session was resumed."""
         to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
         client = self.device.wrap_bio(to_client, to_server, server_hostname="localhost", session=self.session)
-        server = RenewableContext(self.context).wrap_bio(to_server, to_client, server_side=True)
+        server = self.context.wrap_bio(to_server, to_client, server_side=True)
         for _ in range(3):
             for each in (client, server):
                 with contextlib.suppress(ssl.SSLWantReadError):

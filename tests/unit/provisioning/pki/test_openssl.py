@@ -100,12 +100,6 @@ def test_where_openssl_cannot_be_asked_nothing_changes(monkeypatch: pytest.Monke
         assert not openssl.prefer(fresh, NAMES)
         assert tls13_suites(fresh) == before
     assert openssl.address_of(fresh.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)) == 0
-    # Nor is anything believed of a session that nobody can ask about.
-    asking = Asking(served(), version=ssl.TLSVersion.TLSv1_2)
-    asking.shake_hands()
-    assert not openssl.has_extended_master_secret(asking.server)
-    monkeypatch.undo()
-    assert openssl.has_extended_master_secret(asking.server)
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -264,21 +258,6 @@ def test_of_a_client_that_does_not_believe_us_the_same_is_said_as_by_ssl() -> No
     assert (
         told(shake_hands_directly) == told(lambda session: session.do_handshake()) == "SSLV3_ALERT_CERTIFICATE_EXPIRED"
     )
-
-
-NO_EXTENDED_MASTER_SECRET = 1
-"""`SSL_OP_NO_EXTENDED_MASTER_SECRET` of OpenSSL 3."""
-
-
-@pytest.mark.parametrize("refuses", [True, False])
-def test_an_extended_master_secret_is_believed_in_when_both_have_it_and_not_before(*, refuses: bool) -> None:
-    server = served()
-    if refuses:
-        server.options |= NO_EXTENDED_MASTER_SECRET
-    asking = Asking(server, version=ssl.TLSVersion.TLSv1_2)
-    assert not openssl.has_extended_master_secret(asking.server)
-    asking.shake_hands()
-    assert openssl.has_extended_master_secret(asking.server) is not refuses
 
 
 def test_where_openssl_cannot_be_asked_it_cannot_call_back(monkeypatch: pytest.MonkeyPatch) -> None:
