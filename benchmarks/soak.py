@@ -4,10 +4,11 @@
     make soak SOAK_SECONDS=1500 SOAK_ARGS=--postgresql   the same on PostgreSQL
 
 A real service and broker; devices whose certificates live for two and a half minutes, which renew, are revoked,
-suspended, resumed, decommissioned; issuing CAs that are replaced every few minutes; lists, bundles, tokens, claims,
-sessions, wills and retained messages that expire (`soak_rounds`); and every other round a fault (`soak_faults`). Exit
-code 1: something grew, a rightful device was refused, a revoked one admitted, an acknowledged message lost, or a
-program says that it is not well.
+suspended, resumed, decommissioned; issuing CAs that are replaced every few minutes and retired; lists, bundles, tokens,
+claims, sessions, wills and retained messages that expire (`soak_rounds`); and every other round a fault
+(`soak_faults`): our own processes are killed in the first and the last part only, because what grows is seen in a
+process that lives long. Exit code 1: something grew, a rightful device was refused, a revoked one admitted, an
+acknowledged message lost, a program says that it is not well, or something of all this was never done.
 
 What needs root (a disk to fill) or Debian's `faketime` (clocks that are set) is left out without it, and said.
 """
@@ -30,17 +31,18 @@ import command
 from processes import ChildFailed, ended_by_signals
 from rich.console import Console
 from rich.table import Table
-from soak_faults import Fault, faults, lasting, ready_again
+from soak_faults import KILLING, Fault, faults, lasting, ready_again
 from soak_figures import Figures
 from soak_fleet import Surroundings, Weather
-from soak_judge import Check, Growth, checks, growths, in_one_life
-from soak_rounds import Work
+from soak_judge import Check, Growth, checks, growths, in_one_life, never_done, rounds_of_longest_lives
+from soak_rounds import PROMISED, Work
 from soak_stand import CommandFailed, Stand, standing
 from soak_stand import command as run_command
 
 from device_sim.link.keep_alive import KeepAlive
 
-_KILLING_SHARE = 0.25
+_KILLING_SHARE = 0.15
+"""Of the time, at either end: at the start there is little to find again, at the end all that has gathered."""
 _OBJECTS_EVERY = 4
 _FAULT_AFTER = 3.0
 
@@ -53,6 +55,8 @@ async def soak(options: Namespace, folder: Path, console: Console) -> tuple[list
     ):
         keep_alive = await stack.enter_async_context(KeepAlive())
         weather = Weather()
+        if options.keep:
+            stack.callback(_keep, stand, options.keep)  # Whatever happens: if a program ends by itself, they say why.
         here = Surroundings.of(stand, weather, keep_alive)
         work = Work(here, options.devices)
         await work.prepare_plant()
@@ -62,38 +66,39 @@ async def soak(options: Namespace, folder: Path, console: Console) -> tuple[list
         _say_what_is_missing(stand, console)
         figures = Figures(stand)
         began = time.monotonic()
-        killing = itertools.cycle(faults(stand, killing=True, hours=options.hours))
-        others = itertools.cycle(faults(stand, killing=False, hours=options.hours))
+        killing, others = itertools.cycle(KILLING), itertools.cycle(faults(stand, hours=options.hours))
         for number in itertools.count(1):
             elapsed = time.monotonic() - began
             if elapsed > options.seconds:
                 break
             fault = None
             if number % 2 == 0:
-                fault = next(killing if elapsed < options.seconds * _KILLING_SHARE else others)
+                share = elapsed / options.seconds
+                fault = next(others if _KILLING_SHARE < share < 1 - _KILLING_SHARE else killing)
             await _round(stand, work, weather, number, fault, options.round)
             if here.ledger.failed:
                 break
             operations = sum(here.ledger.operations.values()) - figures.counted
-            row = await figures.take(operations, objects=number % _OBJECTS_EVERY == 0)
+            row = await figures.take(operations, objects=number % _OBJECTS_EVERY == 0, calm=fault is None)
             _tell(console, number, elapsed, fault, row, here)
         await work.end()
         failed = await _final(stand, figures)
-        grown = growths(in_one_life(figures.rounds, (stand.service.name, stand.broker.name)))
+        programs = (stand.service.name, stand.broker.name)
+        grown = growths(in_one_life(figures.rounds, programs))
         wrong = {
             "no rightful device is refused": here.ledger.refused_wrongly,
             "no revoked one is admitted": here.ledger.admitted_wrongly,
             "nothing acknowledged is lost": here.ledger.lost,
             "no exception in a log": [each for log in figures.logs.values() for each in log.tracebacks],
-            "both are well at the end": [*here.ledger.failed, *failed],
+            "no error in a log without a fault": figures.errors,
+            "neither is unwell at the end": [*here.ledger.failed, *failed],
+            "nothing was left undone": never_done(here.ledger.operations, PROMISED),
         }
         console.print(f"excused, for a fault: {dict(here.ledger.excused.most_common(12))}", markup=False)
         console.print(f"done: {dict(here.ledger.operations.most_common())}", markup=False)
         for program in (stand.service, stand.broker):
             console.print(f"{program.name}: more objects than at first: {figures.grown_types(program)}", markup=False)
-        if options.keep:
-            _keep(stand, options.keep)
-        return grown, checks(grown, len(figures.rounds), wrong), figures
+        return grown, checks(grown, rounds_of_longest_lives(figures.rounds, programs), wrong), figures
 
 
 async def _round(stand: Stand, work: Work, weather: Weather, number: int, fault: Fault | None, seconds: float) -> None:
@@ -169,12 +174,12 @@ def _keep(stand: Stand, place: Path) -> None:
 
 
 def show(console: Console, grown: list[Growth], verdicts: list[Check], *, everything: bool) -> None:
-    """Print the figures, without those that were 0 or that logs alone have, and the verdicts."""
+    """Print the figures that grew or say something, or *everything*, and the verdicts."""
     table = Table(title="medians of the first and the last third of the rounds")
     for heading in ("figure", "first", "last", "verdict"):
         table.add_column(heading, justify="left" if heading in ("figure", "verdict") else "right")
     for each in grown:
-        if each.failed or everything or ((each.bound is not None or each.name.startswith("rows")) and each.last):
+        if each.failed or everything or (each.shown and each.last):
             table.add_row(each.name, f"{each.first:,.1f}", f"{each.last:,.1f}", each.verdict)
     console.print(table)
     for verdict in verdicts:

@@ -4,8 +4,7 @@ Rules
 -----
 1. A fault is the `Weather`'s business: while it lasts, and for a while afterwards, refusals are excused.
 2. Only what the two programs must survive is done: nothing here damages a file.
-3. Those that kill our own processes come in the first part of the run only (`KILLING`): what grows is seen in a process
-   that lives long.
+3. Those that kill our own processes (`KILLING`) are apart: what grows is seen in a process that lives long.
 """
 
 from __future__ import annotations
@@ -64,8 +63,9 @@ async def cut_feed(stand: Stand) -> None:
 
 
 async def fill_disk(stand: Stand) -> None:
-    """Everybody's disk is full."""
+    """Everybody's disk is full, and the stores' logs have no room of their own left, in which they could go on."""
     assert stand.volume is not None  # noqa: S101 - `faults` has seen to that.
+    await asyncio.to_thread(stand.empty_logs)
     ballast = await asyncio.to_thread(fill, stand.volume)
     try:
         await asyncio.sleep(2 * _SECONDS)
@@ -123,11 +123,11 @@ def lasting(fault: Fault) -> float:
     return _HOUR_IS_SEEN if "hour" in fault.__name__ else _LASTING
 
 
-KILLING: Final = (kill_broker, kill_service)
+KILLING: Final[Sequence[Fault]] = (kill_broker, kill_service)
 
 
-def faults(stand: Stand, *, killing: bool, hours: bool) -> Sequence[Fault]:
-    """Return those that can be done to *stand*; *killing*: kill our own, too; *hours*: set clocks by an hour."""
+def faults(stand: Stand, *, hours: bool) -> Sequence[Fault]:
+    """Return those that can be done to *stand*, without `KILLING`; *hours*: set clocks by an hour, too."""
     chosen: list[Fault] = []
     if stand.server is not None:
         chosen += [kill_postgresql]
@@ -137,8 +137,7 @@ def faults(stand: Stand, *, killing: bool, hours: bool) -> Sequence[Fault]:
         chosen += [slew]
         if hours:
             chosen += [broker_an_hour_ahead, broker_an_hour_behind, service_an_hour_behind, service_an_hour_ahead]
-    chosen += [cut_feed, stop_broker, stop_service]
-    return [*KILLING, *chosen] if killing else chosen
+    return [*chosen, cut_feed, stop_broker, stop_service]
 
 
 async def ready_again(stand: Stand) -> None:

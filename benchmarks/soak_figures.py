@@ -4,7 +4,8 @@ Rules
 -----
 1. A figure that cannot be had, because its process was killed meanwhile or the figure is not due, is NaN, not 0.
 2. Rows are counted by a reader of its own: the programs are not asked, and do no work for it.
-3. Log lines are counted by their code, or by their words if they have none.
+3. Log lines are counted by their code, or by their words if they have none. An error is one where nothing was done to
+   the stand in that round; a round begins in good weather, when what an earlier one did is over.
 """
 
 from __future__ import annotations
@@ -74,14 +75,16 @@ class Figures:
         self._stand = stand
         self.logs = {program.name: Log(program.log) for program in (stand.service, stand.broker)}
         self.rounds: list[dict[str, float]] = []
+        self.errors: list[str] = []
+        """What the logs call errors in calm rounds (rule 3)."""
         self.types: dict[str, list[dict[str, int]]] = {}
         self.counted = 0
         """How many operations there have been by the last round."""
         self._cpu: dict[str, tuple[int, float]] = {}
         self._database_cpu = 0.0
 
-    async def take(self, operations: int, *, objects: bool) -> dict[str, float]:
-        """Take a round's, in which there were so many *operations*; *objects*: count these too."""
+    async def take(self, operations: int, *, objects: bool, calm: bool) -> dict[str, float]:
+        """Take a round's, in which there were so many *operations*; *objects*: count these too; *calm*: no fault."""
         self.counted += operations
         row: dict[str, float] = {"operations": operations, "at": time.monotonic()}
         for program in (self._stand.service, self._stand.broker):
@@ -89,6 +92,9 @@ class Figures:
             row |= await self._objects(program, due=objects)
             for kind, number in self.logs[program.name].take().items():
                 row[f"log {program.name} {kind}"] = number
+            errors = self.logs[program.name].errors
+            self.errors += [f"{program.name}: {each}" for each in errors if calm]
+            errors.clear()
         server = self._stand.server
         if server is not None:
             used, self._database_cpu = server.cpu_seconds() - self._database_cpu, server.cpu_seconds()

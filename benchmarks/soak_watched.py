@@ -6,7 +6,8 @@ Rules
 -----
 1. Everything is counted, what a program has frozen too, and twice: with the garbage in reference cycles that it has
    left for a later collection, and without.
-2. So a count is a full collection, which the program might not have made: it is asked for rarely.
+2. So a count is a full collection, which the program might not have made: it is asked for rarely. Afterwards all that
+   is alive is frozen, as both programs do at their start: what of it dies in cycles is collected by the next count.
 3. The file appears whole: it is renamed into place.
 """
 

@@ -44,7 +44,7 @@ def failures(judge: Any, of: list[dict[str, float]]) -> list[str]:
         ("fleet-broker objects", 90_000, 1_000),
         ("fleet-broker garbage objects", 500, 1_000),
         ("fleet-provisioning CPU ms/operation", 5, 0.3),
-        ("rows service.approvals", 30, 2),
+        ("rows service.approvals", 30, 1),
         ("service WAL KiB", 4_000, 300),
         ("log fleet-broker FEED_LOST", 0, 0.5),
     ],
@@ -96,6 +96,8 @@ def test_a_process_is_compared_with_itself_only(judge: Any) -> None:
         killed = number >= 15
         return {"fleet-broker life": 1.0 + killed, name: 80.0 + 2 * (number - 15) if killed else 400.0}
 
+    both = [{**each, "fleet-provisioning life": 1.0 + (each["fleet-broker life"] > 1)} for each in rounds(figures)]
+    assert judge.rounds_of_longest_lives(both[:40], ("fleet-broker", "fleet-provisioning")) == 25
     before = {each.name: each.first for each in judge.growths(rounds(figures)[:18])}
     assert before[name] == 400.0
     assert failures(judge, judge.in_one_life(rounds(figures), ["fleet-broker"])) == [name]
@@ -109,6 +111,10 @@ def test_the_verdict_names_what_is_wrong(judge: Any) -> None:
     wrong = {"no revoked one is admitted": [f"meter-{number}" for number in range(7)], "nothing is lost": []}
     seen = [(each.holds, each.seen) for each in judge.checks([], ROUNDS, wrong)[1:]]
     assert seen == [(False, "meter-0; meter-1; meter-2; meter-3; meter-4; and 2 more"), (True, "none")]
+    assert judge.never_done({"renew": 7, "claim": 0}, ("renew", "claim", "CA retired")) == [
+        "never: claim",
+        "never: CA retired",
+    ]
     grown = judge.growths(rounds(lambda number: {"rows broker.sessions": 9.0 * number}))
     (first,) = judge.checks(grown, ROUNDS, {})
     assert not first.holds

@@ -1,4 +1,4 @@
-"""CAs of others in a soak: a plant's, in a trust bundle of the broker, and a maker's, whose devices may enrol."""
+"""Foreign CAs in a soak: a plant's, in a trust bundle of the broker, and a maker's, whose devices may enrol."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from provisioning.pki.keys import generate_key, key_to_pem
 _BACK = timedelta(minutes=5)
 
 
-class OtherCa:
+class ForeignCa:
     """A CA with a *name*, whose certificate and whose lists live for minutes."""
 
     def __init__(self, name: str, life: timedelta) -> None:
