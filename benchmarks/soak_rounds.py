@@ -56,8 +56,8 @@ _BUNDLE_ROUNDS: Final = 5
 _LISTED: Final = 6
 """So many are on a foreign CA's list, after as many rounds: its length is no growth."""
 _TAKES_EFFECT: Final = 10.0
-_RESUMED: Final = 12.0
-"""The feed says at once who is resumed, OCSP after the stand's `ocsp_refresh_seconds` if it was asked in between."""
+_RESUMED: Final = 4.0
+"""The feed says at once who is resumed; whom OCSP was asked about in between, it is asked about again in a second."""
 _AT_ONCE: Final = 8.0
 _GUESTS: Final = 2
 """So many come in a round."""

@@ -15,6 +15,7 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 
 from cryptography import x509
@@ -37,7 +38,7 @@ _MAY_COME_BACK = frozenset({RevocationReason.CERTIFICATE_HOLD, RevocationReason.
 class RevocationStatus:
     """The revoked certificates, the CRLs they come from, how fresh the feed is, and the time that they prove."""
 
-    __slots__ = ("freshness", "index", "lists", "proven")
+    __slots__ = ("freshness", "index", "lists", "on_release", "proven")
 
     def __init__(self, index: RevocationIndex, freshness: Freshness) -> None:
         """Take the *index* that every source writes to, and the feed's freshness."""
@@ -45,6 +46,15 @@ class RevocationStatus:
         self.proven = ProvenTime()
         self.lists = CrlShelf(index, self.proven)
         self.freshness = freshness
+        self.on_release: Callable[[CertificateKey], None] = _nobody
+        """Called when the feed has ended a suspension: another source may have heard of it, and not of its end."""
+
+    def release(self, certificate: CertificateKey) -> bool:
+        """Forget that the feed has suspended *certificate*; return whether it had."""
+        if not self.index.release(certificate):
+            return False
+        self.on_release(certificate)
+        return True
 
     def refuse_revoked(self, peer: Peer) -> Refused | None:
         """Return the refusal if the certificate of *peer*, or a CA's above it, is revoked by now."""
@@ -109,6 +119,10 @@ class RevocationStatus:
         if terms.policy.allows(overdue):
             return None
         return unavailable(RefusalCode.OCSP_UNAVAILABLE, "no OCSP responder has answered; try again later")
+
+
+def _nobody(_certificate: CertificateKey) -> None:
+    pass
 
 
 def revoked(revocation: Revocation) -> Refused:

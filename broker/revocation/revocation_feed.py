@@ -252,7 +252,7 @@ class RevocationFeed:
             self._release(event)
 
     def _release(self, event: ReleaseEvent) -> None:
-        if self._engine.admission.status.index.release(event.key):
+        if self._engine.admission.status.release(event.key):
             # Behind the lines of its suspension, which may wait.
             self._engine.lines.info("released", code="RELEASED", device=event.device, serial=f"{event.key[1]:x}")
             named = _named(event.key, event.device, event.sequence)

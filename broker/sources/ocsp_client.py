@@ -14,7 +14,8 @@ Rules
    question.
 5. What a responder has signed whose own certificate is revoked, as any source says, is no answer, new or remembered:
    whoever has its key could call everybody good. Whom it has called revoked stays so until another says otherwise.
-6. Answers are judged by the clock, or by what is proven to be later: set back, it would make each new one seem to be
+6. A suspension that the feed has ended is asked about again at once: what is remembered is from before.
+7. Answers are judged by the clock, or by what is proven to be later: set back, it would make each new one seem to be
    from the future, and the last one before stay good. A good one from the future, of a time when all clocks were ahead,
    gives way to a revocation; nothing else does: by a clock that is set back, all that is known is from the future.
 """
@@ -100,6 +101,19 @@ class OcspClient:
         self.failing: set[str] = set()
         """Responders whose failure has been logged."""
         self._http = OcspHttp()
+        status.on_release = self._doubt
+
+    def _doubt(self, key: CertificateKey) -> None:
+        """Have a suspension that is remembered, or being asked about, asked about again soon: the feed has ended it."""
+        for (_, asked), task in self._asking.items():
+            if asked == key:
+                task.add_done_callback(lambda _: self._forget_when_held(key))
+        self._forget_when_held(key)
+
+    def _forget_when_held(self, key: CertificateKey) -> None:
+        found = self._answers.get(key)
+        if found is not None and found[0].reason is RevocationReason.CERTIFICATE_HOLD:
+            self._answers[key] = found[0], -math.inf, found[2]
 
     def known(self, key: CertificateKey, bundle: str) -> Answer | None:
         """Return the last answer about *key*, however old, if *bundle* has asked for it."""

@@ -119,7 +119,7 @@ FOR_ANOTHER: Sequence[Fault] = (
 )
 NEVER_RELEASED: Fault = (
     "broker/revocation/revocation_feed.py",
-    "        if self._engine.admission.status.index.release(event.key):",
+    "        if self._engine.admission.status.release(event.key):",
     "        if False:",
 )
 STAPLED: Sequence[Fault] = (

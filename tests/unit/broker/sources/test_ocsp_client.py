@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,7 +18,7 @@ from broker.settings.trust_settings import REQUIRE
 from broker.sources import ocsp_client
 from broker.sources.ocsp_client import OcspClient, urls_of
 from provisioning.pki.ocsp import Answer
-from provisioning.pki.revocation import RevocationIndex
+from provisioning.pki.revocation import Revocation, RevocationIndex
 from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.pki import shared_device, shared_pki
 from tests.support.responder import Responder, delegate
@@ -99,6 +100,38 @@ async def test_a_hold_becomes_final_and_is_told_again(scene: Scene) -> None:
     assert scene.told == [("revoked", "REVOKED")] * 2
     assert scene.revoked == 2
     assert scene.client.holding == []
+    await scene.client.close()
+
+
+async def test_whose_suspension_the_feed_ends_is_asked_about_again_at_once(scene: Scene) -> None:
+    async def asks_again() -> bool:
+        before = scene.web.requests["/ocsp"]
+        await scene.client.ask_about_holds("ours")
+        return scene.web.requests["/ocsp"] > before
+
+    def suspended() -> None:
+        scene.responder.revoked[SERIAL] = HOLD
+        scene.index.add(Revocation(*KEY, RevocationReason.CERTIFICATE_HOLD, datetime.now(UTC)))
+
+    suspended()
+    await scene.ask()
+    assert not await asks_again(), "the answer is a moment old"
+    del scene.responder.revoked[SERIAL]
+    assert not scene.status.release((b"another", SERIAL))
+    assert not await asks_again()
+    assert scene.status.release(KEY)
+    assert await asks_again()
+    assert scene.reason is None
+    suspended()
+    asking = asyncio.create_task(scene.ask())
+    await asyncio.sleep(0)
+    assert scene.status.release(KEY), "while the question is under way"
+    await asking
+    assert scene.reason is RevocationReason.CERTIFICATE_HOLD
+    del scene.responder.revoked[SERIAL]
+    assert await asks_again()
+    assert scene.reason is None
+    assert not await asks_again(), "nobody is suspended any more"
     await scene.client.close()
 
 
