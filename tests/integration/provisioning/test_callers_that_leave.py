@@ -28,7 +28,8 @@ from tests.support.feed_events import follow
 from tests.support.held_store import held_on_sqlite
 from tests.support.provisioning import ProvisioningService
 
-SETTINGS: dict[str, object] = {"feed_heartbeat_seconds": 60, "crl_debounce_seconds": 0.05}
+SETTINGS: dict[str, object] = {"feed_heartbeat_seconds": 60, "crl_debounce_seconds": 60}
+"""With no CRL in between: its commit would be the one that is held."""
 _PATIENCE = 40
 """Less than the feed's heartbeat."""
 _OTHERS = 10
