@@ -31,6 +31,7 @@ NOT_AGAIN: Final = {
     "test_audit.py": "the log is written by what is not compiled",
     "test_ca_rollover.py": "the successor's certificates are read as any others",
     "test_clock.py": "compiled code is told the time",
+    "test_clock_set_back.py": "compiled code is told the time",
     "test_contributed_plugins.py": "plugins are interpreted, and their adapter is",
     "test_dry_run.py": "a question of operators, answered by what is not compiled",
     "test_explain.py": "a question of operators, answered by what is not compiled",
