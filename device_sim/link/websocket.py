@@ -37,8 +37,6 @@ _LARGEST_HEAD: Final = 16_384
 LARGEST_FRAME: Final = 64 * 1024 * 1024
 MQTT_PATH: Final = "/mqtt"
 """What is asked for, unless the user says otherwise: what most brokers expect, if they expect anything."""
-
-
 _LONGEST_PATH: Final = 2048
 
 

@@ -77,7 +77,7 @@ def look(address: int) -> None:
 def look_if_new(address: int) -> None:
     """Have the session at *address* do so unless it turned out to be resumed."""
     if _LOOK is not None and not library.SSL_session_reused(address):
-        library.SSL_set_msg_callback(address, _LOOK)
+        look(address)
 
 
 def describes_curve(der: bytes) -> bool:
