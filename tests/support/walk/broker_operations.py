@@ -156,8 +156,8 @@ def outlast(world: World, choices: random.Random) -> str | None:
         assert client.farewell() is ReasonCode.NOT_AUTHORIZED
         world.sessions.backend.append(will)
     early = (brief.x509.not_valid_after_utc - datetime.now(UTC)).total_seconds()
-    # The broker looks once a second, by its own seconds; and a turn that was held up reads its clocks at two times. Where
-    # its seconds begin with those of the wall clock, the end is seen that much too early.
+    # The broker looks once a second, by its own seconds; and a turn that was held up reads its clocks at two times.
+    # Where its seconds begin with those of the wall clock, the end is seen that much too early.
     assert early < 1, f"{told!r}, {early} s before the certificate ends"
     wait_until(lambda: datetime.now(UTC) > brief.x509.not_valid_after_utc, "its end")
     brief.expired = True
