@@ -91,7 +91,7 @@ class Lagging:
 
 
 class ShareGroup:
-    """The members of one share name and topic filter, in one trust domain."""
+    """The members of one share name and topic filter, in one trust domain and role."""
 
     __slots__ = (
         "_away",
