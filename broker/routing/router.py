@@ -412,7 +412,7 @@ class Routes(dict[bytes, Route]):
         return self._groups.get((owner.trust_domain, owner.role, shared.share_name, shared.topic_filter))
 
     def returned(self, owner: Identity, topic_filter: str, member: Member) -> None:
-        """Take note that the client of *member*, of *owner*, is connected again: a member of the share *topic_filter*."""
+        """Take note that the client of *member*, of *owner*, in the share *topic_filter*, is connected again."""
         group = self.share(owner, topic_filter)
         if group is not None:
             group.returned(member)
