@@ -1,9 +1,9 @@
 """Which addresses only this machine can reach: what listens on another one has to be allowed explicitly.
 
-And under which names a program on this machine asks for what is for this machine alone. A browser on it asks for any page
-that it shows: an attacker's page at ``http://his.example:9100`` may have that name point to 127.0.0.1 meanwhile (DNS
-rebinding), and what is there is then of the page's own origin, which it may read. Only the Host header tells. It has the
-name that the attacker owns, which is neither an address nor ``localhost`` (RFC 6761 §6.3).
+And under which names a program on this machine asks for what is for this machine alone. A browser on it asks for any
+page that it shows: an attacker's page at ``http://his.example:9100`` may have that name point to 127.0.0.1 meanwhile
+(DNS rebinding), and what is there is then of the page's own origin, which it may read. Only the Host header tells. It
+has the name that the attacker owns, which is neither an address nor ``localhost`` (RFC 6761 §6.3).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def is_loopback_address(host: str) -> bool:
 
 
 def is_nobodys_name(host: str) -> bool:
-    """Whether *host*, a Host header, is an address or a name of this machine itself, and not one that others may own."""
+    """Whether *host*, a Host header, is an address or this machine's own name, and not one that others may own."""
     found = _HOST.fullmatch(host.strip().lower())
     if found is None:
         return False
