@@ -76,8 +76,8 @@ class Subscriber(Protocol):
     def deliver_reliably(self, message: Message, now: float) -> bool:
         """Send or queue *message* at QoS 1, without other flags; return whether to hold the publisher."""
 
-    def hold(self, publisher: Any) -> None:
-        """Remember that *publisher* is not read until the queue is short again."""
+    def hold(self, publisher: Any, now: float) -> bool:
+        """Remember that *publisher* is not read until the queue is short again; False: it is."""
 
     def give_up(self) -> None:
         """Hold no publishers any more."""
