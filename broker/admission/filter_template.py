@@ -9,11 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from broker.mqtt.errors import MalformedPacket
 from broker.mqtt.topics import ONE_LEVEL, SEPARATOR, check_topic_filter
 
 PLACEHOLDERS = ("device", "group", "client_id")
+MOST_LEVELS: Final = 256
+"""Levels of a rule: no topic has more (`max_topic_levels`), and to compare thirty thousand takes hours."""
 _PLACEHOLDER = re.compile(r"\{(\w*)\}")
 
 
@@ -41,6 +44,8 @@ class FilterTemplate:
             check_topic_filter(_PLACEHOLDER.sub("x", self.text))
         except MalformedPacket as error:
             raise InvalidFilter(str(error)) from None
+        if self.text.count(SEPARATOR) >= MOST_LEVELS:
+            raise InvalidFilter(f"{self.text[:80]!r}…: more than {MOST_LEVELS} levels, which no topic has")
         if self.text.startswith("$share/"):
             raise InvalidFilter(f"{self.text!r}: rules apply to topics; leave $share/<name>/ out")
         object.__setattr__(self, "_pattern", _PLACEHOLDER.sub(r"%(\1)s", self.text.replace("%", "%%")))

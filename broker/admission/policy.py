@@ -43,6 +43,7 @@ from provisioning.pki.role import Role
 
 _UNSAFE_LEVEL = re.compile(r"[/+#\x00]|^\$|^$")
 _MOST_COMPILED = 256
+_MOST_RULES_COMPILED = 50_000
 _LONGEST_REMEMBERED = 256
 
 
@@ -107,6 +108,12 @@ class Permissions:
     subscribe_allow: FilterSet
     subscribe_deny: FilterSet
 
+    @property
+    def rules(self) -> int:
+        """How many filters there are."""
+        lists = (self.publish_allow, self.publish_deny, self.subscribe_allow, self.subscribe_deny)
+        return sum(len(each.filters) for each in lists)
+
     def may_publish(self, topic_name: str) -> bool:
         """Whether the client may publish to *topic_name*."""
         return self.publish_allow.matches(topic_name) and not self.publish_deny.matches(topic_name)
@@ -163,13 +170,14 @@ class _Templates:
 class TopicPolicy:
     """All sections. Each question about an identity also says whether it is of our own trust domain: *ours*."""
 
-    __slots__ = ("_compiled", "_kinds", "_sections", "denied_publish")
+    __slots__ = ("_compiled", "_kinds", "_rules_compiled", "_sections", "denied_publish")
 
     def __init__(self, sections: Iterable[Section], denied_publish: DeniedPublish = DeniedPublish.DROP) -> None:
         """Raise `InvalidFilter` if a rule cannot be used."""
         self._sections = {(each.kind, each.name): _Templates.of(each) for each in sections}
         self._kinds = {kind for kind, _ in self._sections}
         self._compiled: dict[tuple[Identity, str, bool], Permissions] = {}
+        self._rules_compiled = 0
         self.denied_publish = denied_publish
 
     @property
@@ -206,9 +214,11 @@ class TopicPolicy:
         if found is None:
             found = self._compile(identity, client_id, ours)
             if len(client_id) <= _LONGEST_REMEMBERED:
-                if len(compiled) >= _MOST_COMPILED:
+                if len(compiled) >= _MOST_COMPILED or self._rules_compiled >= _MOST_RULES_COMPILED:
                     compiled.clear()
+                    self._rules_compiled = 0
                 compiled[identity, client_id, ours] = found
+                self._rules_compiled += found.rules
         return found
 
     def explain(self, identity: Identity, client_id: str, action: Action, topic: str, *, ours: bool) -> Decision:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from broker.admission.filter_template import FilterTemplate, InvalidFilter
 from broker.admission.mosquitto_acl import is_acl
@@ -21,6 +21,8 @@ from provisioning.program.given_toml import NotToml, toml_of
 
 DEFAULT_POLICY_FILE = Path(__file__).with_name("default_policy.toml")
 _LARGEST = 16 * 1024 * 1024
+_MOST_FILTERS = 1000
+"""Of one list: each of them is looked at for each filter that a client subscribes to."""
 _DEPTH_OF_LISTS = 3
 """Keys above ``allow``: role, device, publish."""
 
@@ -42,8 +44,8 @@ class _Model(BaseModel):
 
 
 class _Filters(_Model):
-    allow: tuple[_Filter, ...] = ()
-    deny: tuple[_Filter, ...] = ()
+    allow: Annotated[tuple[_Filter, ...], Field(max_length=_MOST_FILTERS)] = ()
+    deny: Annotated[tuple[_Filter, ...], Field(max_length=_MOST_FILTERS)] = ()
 
 
 class _Rules(_Model):
@@ -135,6 +137,7 @@ _EXPECTED = {
     "model_type": f"expected keys below it: {_KEYS}",
     "tuple_type": 'expected a list of topic filters: ["…", "…"]',
     "string_type": "expected a topic filter in quotes",
+    "too_long": f"more than {_MOST_FILTERS} topic filters; use wildcards and placeholders",
 }
 
 

@@ -188,7 +188,7 @@ def _attach(
     receive_maximum = min(asked.receive_maximum or RECEIVE_MAXIMUM_DEFAULT, limits.max_inflight)
     session.connect(connection, written, receive_maximum=receive_maximum)
     for topic_filter in session.subscriptions:
-        engine.routes.returned(session.owner.trust_domain, topic_filter, session)
+        engine.routes.returned(session.owner, topic_filter, session)
     if before != (session.v5, session.takes_shared_frames):
         for topic_filter in session.subscriptions:  # Cached routes hold the session among clients of the other kind.
             engine.routes.invalidate(topic_filter)

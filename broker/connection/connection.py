@@ -342,11 +342,10 @@ class ClientConnection(ClientLife):
     def hold(self, slow: Holder, now: float) -> None:
         """Stop reading until *slow* has caught up, or a second has passed."""
         # Never for its own session: the acknowledgements that the session waits for would not be read.
-        if self._holder is None and not self.closed and slow is not self.session:
+        if self._holder is None and not self.closed and slow is not self.session and slow.hold(self, now):
             self._holder = slow
             if not self._waiting:
                 self._transport.hold()
-            slow.hold(self)
             self.engine.metrics.publishers_held += 1
             self.engine.deadlines.file(self, now + _HOLD_SECONDS)
 

@@ -21,8 +21,8 @@ from broker.session.session import Session
 class Holder(Protocol):
     """A receiver that may take messages more slowly than publishers bring them: a session, a share, the store."""
 
-    def hold(self, publisher: Any) -> None:
-        """Remember that *publisher* is not read; release it when it may continue."""
+    def hold(self, publisher: Any, now: float) -> bool:
+        """Remember that *publisher* is not read, to release it when it may continue; False: it need not wait."""
 
     def give_up(self) -> None:
         """Take note that a second has passed: release all publishers, as this may never catch up."""

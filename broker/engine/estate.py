@@ -29,6 +29,7 @@ from broker.engine.exchange import Exchange, when_known
 from broker.engine.session_rows import row_of_ended
 from broker.mqtt.message import Deliverable, Message, PersonalMessage
 from broker.session.session import Session
+from provisioning.pki.identity import Identity
 
 PORTION: Final = 256
 """Messages given away before others are served: two milliseconds."""
@@ -134,23 +135,23 @@ class Estates:
         session, journal = estate.session, self._exchange.journal
         for _ in range(min(most, len(estate.left))):
             shared = estate.left.popleft()
-            self._give_to_another(session.owner.trust_domain, shared, now)
+            self._give_to_another(session.owner, shared, now)
             if journal is not None and session.row and shared.sequence:
                 journal.remove(session.row, shared.sequence, shared.message)
 
-    def _give_to_another(self, trust_domain: str, shared: PersonalMessage, now: float) -> None:
-        """Give *shared* to another member of its share.
+    def _give_to_another(self, owner: Identity, shared: PersonalMessage, now: float) -> None:
+        """Give *shared*, which *owner*'s session has left, to another member of its share.
 
         Plugins are asked again: a member that has connected since the message was published may get nothing unasked.
         """
         exchange = self._exchange
-        group = exchange.routes.share(trust_domain, shared.share)
+        group = exchange.routes.share(owner, shared.share)
         inquiry = None
         if group is not None and exchange.extension is not None:
             inquiry = exchange.extension.ask_receivers(shared.message.topic, [group])
 
         def give(message: Message, later: float) -> None:
-            group = exchange.routes.share(trust_domain, shared.share)
+            group = exchange.routes.share(owner, shared.share)
             if shared.expires_at is not None and shared.expires_at <= later:
                 exchange.metrics.dropped_expired += 1  # [MQTT-3.3.2-5]
             elif group is not None:

@@ -97,7 +97,7 @@ class Exchange:
         if shared is None:
             return self.routes.subscribe(session, subscription) is not None
         plain = replace(subscription, topic_filter=shared.topic_filter)
-        return self.routes.join(session.owner.trust_domain, shared.share_name, session, plain)
+        return self.routes.join(session.owner, shared.share_name, session, plain)
 
     def unsubscribe(self, session: Session, topic_filter: str) -> bool:
         """Remove the subscription; return whether it existed."""
@@ -110,7 +110,7 @@ class Exchange:
         if shared is None:
             self.routes.unsubscribe(session, topic_filter)
         else:
-            self.routes.leave(session.owner.trust_domain, shared.share_name, session, shared.topic_filter)
+            self.routes.leave(session.owner, shared.share_name, session, shared.topic_filter)
         return True
 
     # Messages

@@ -24,8 +24,7 @@ import re
 from typing import Final
 
 from broker.admission.policy import TopicPolicy
-from broker.reload.loss import Loss, judge, left_will
-from broker.session.session import Session
+from broker.reload.loss import Judged, Loss, judge, left_will
 
 _MARK: Final = "\0"
 """Stands for the name: no topic and no filter may contain it [MQTT-4.7.3-2]."""
@@ -47,7 +46,7 @@ class Judge:
         self._own = policy.own_names
         self._fine: set[Likeness] = set()
 
-    def loss(self, session: Session, *, ours: bool, goes: bool = False, wills: bool = True) -> Loss | None:
+    def loss(self, session: Judged, *, ours: bool, goes: bool = False, wills: bool = True) -> Loss | None:
         """Return what `broker.reload.loss.judge` does."""
         owner = session.owner
         name, own = owner.name, self._own

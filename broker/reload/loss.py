@@ -2,14 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Protocol, Self
 
 from broker.admission.policy import TopicPolicy
 from broker.mqtt.topics import SharedSubscription
-from broker.session.session import Session
 from broker.session.will import Will
+from provisioning.pki.identity import Identity
 
 _SHOWN_FILTER = 100
+
+
+class Judged(Protocol):
+    """What is judged of a session."""
+
+    @property
+    def owner(self) -> Identity:
+        """Whose it is."""
+
+    @property
+    def client_id(self) -> str:
+        """Its client identifier."""
+
+    @property
+    def subscriptions(self) -> Collection[str]:
+        """Its topic filters."""
+
+    @property
+    def will(self) -> Will | None:
+        """Its will, if any."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether its client is connected."""
+
+    @property
+    def expiry_interval(self) -> int:
+        """How long it outlives its connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The same as it was at one moment, to be judged in a thread while the session goes on."""
+
+    owner: Identity
+    client_id: str
+    subscriptions: tuple[str, ...]
+    will: Will | None
+    connected: bool
+    expiry_interval: int
+
+    @classmethod
+    def of(cls, session: Judged) -> Self:
+        """Return what *session* has now."""
+        filters = tuple(session.subscriptions)
+        return cls(session.owner, session.client_id, filters, session.will, session.connected, session.expiry_interval)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +73,7 @@ class Loss:
         """Whether its client is disconnected for it."""
         return not self.known or bool(self.subscriptions)
 
-    def why(self, session: Session) -> str:
+    def why(self, session: Judged) -> str:
         """Return the reason in words."""
         name = session.owner.name
         if not self.known:
@@ -37,7 +85,7 @@ class Loss:
         return "its will may not be published"
 
 
-def judge(policy: TopicPolicy, session: Session, *, ours: bool, goes: bool = False, wills: bool = True) -> Loss | None:
+def judge(policy: TopicPolicy, session: Judged, *, ours: bool, goes: bool = False, wills: bool = True) -> Loss | None:
     """Return what *session* would lose under *policy*, or None; *ours*: its owner is of our own trust domain.
 
     *goes*: as if its client had been disconnected before, leaving its will (*wills*) or not.
@@ -59,7 +107,7 @@ def judge(policy: TopicPolicy, session: Session, *, ours: bool, goes: bool = Fal
     return Loss(known, tuple(withdrawn), unpublishable) if withdrawn or unpublishable or not known else None
 
 
-def left_will(session: Session, *, goes: bool, wills: bool) -> Will | None:
+def left_will(session: Judged, *, goes: bool, wills: bool) -> Will | None:
     """Return the will that is judged; for *goes* and *wills* see `judge`."""
     will = session.will
     if goes and will is not None and (not wills or min(will.delay, session.expiry_interval) == 0):

@@ -15,12 +15,15 @@ Rules
 2. The session stays, with its other subscriptions and with the messages that it was granted. Its will is dropped if it
    may not be published any more.
 3. Judging (`broker.reload.alike`) changes nothing: a dry run and the real change agree.
+4. A dry run judges in a thread, and rests as long as it works: any operator may ask for one, with a policy of his own,
+   and a policy can be written so that it takes a hundred times as long as ours.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import structlog
@@ -32,13 +35,18 @@ from broker.admission.refusal import RefusalCode
 from broker.engine.engine import Engine
 from broker.mqtt.codes import ReasonCode
 from broker.reload.alike import Judge
-from broker.reload.loss import Loss
+from broker.reload.loss import Judged, Loss, Seen
 from broker.reload.report import SHOWN, Affected, Effects
 from broker.session.session import Session
 
 log = structlog.get_logger("broker")
 
 _SESSIONS_A_STEP = 100
+_BRIEF = 0.001
+"""Seconds of work after which a thread rests."""
+
+_Asked = tuple[Judged, bool, bool, bool]
+"""A session; whether its owner is ours, it has gone before, and its will stays then."""
 
 
 def enforce(engine: Engine, session: Session, loss: Loss, now: float) -> None:
@@ -114,12 +122,14 @@ async def _sweep(
     away: list[Affected] = []
     judge, sessions = Judge(policy), engine.registry.all()
     for start in range(0, len(sessions), _SESSIONS_A_STEP):
-        for session in sessions[start : start + _SESSIONS_A_STEP]:
-            goes = session in going
-            if goes and session.expiry_interval == 0:
-                continue  # It ended with its connection.
-            ours, wills = admission.is_ours(session.owner), going.get(session, True)
-            loss = judge.loss(session, ours=ours, goes=goes, wills=wills)
+        # One that goes, and is not kept, ends with its connection.
+        step = [each for each in sessions[start : start + _SESSIONS_A_STEP] if each not in going or each.persistent]
+        asked = [(each, admission.is_ours(each.owner), each in going, going.get(each, True)) for each in step]
+        losses = _losses(judge, asked)
+        if clock is None:
+            seen = [(Seen.of(each), ours, goes, wills) for each, ours, goes, wills in asked]
+            losses = await asyncio.to_thread(_losses_apart, judge, seen)
+        for (session, _, goes, _), loss in zip(asked, losses, strict=True):
             if loss is None:  # Also for a session that has ended meanwhile: it has nothing left.
                 continue
             losing += 1
@@ -135,3 +145,21 @@ async def _sweep(
         await asyncio.sleep(0)
     named = [*here, *away][:SHOWN]
     return Effects(connected, disconnected, subscriptions, dropped, tuple(named), losing - len(named))
+
+
+def _losses(judge: Judge, asked: Sequence[_Asked]) -> Iterator[Loss | None]:
+    """Yield what each of *asked* loses, as it is when its turn comes."""
+    for session, ours, goes, wills in asked:
+        yield judge.loss(session, ours=ours, goes=goes, wills=wills)
+
+
+def _losses_apart(judge: Judge, asked: Sequence[_Asked]) -> Iterator[Loss | None]:
+    """Return what each of *asked* loses; for a thread, which leaves the processor to the event loop in between."""
+    found: list[Loss | None] = []
+    begun = time.perf_counter()
+    for loss in _losses(judge, asked):
+        found.append(loss)
+        if (spent := time.perf_counter() - begun) > _BRIEF:
+            time.sleep(spent)
+            begun = time.perf_counter()
+    return iter(found)

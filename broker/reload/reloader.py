@@ -3,7 +3,8 @@
 Rules
 -----
 1. A part that is unusable is refused with the reason; the old one stays, and so do all others.
-2. One reload at a time. None of it blocks the event loop for long: files are read in a thread.
+2. One reload at a time, and beside it one dry run: whoever may only ask holds up no change. None of it blocks the event
+   loop for long: files are read in a thread.
 3. Settings are read from the same places as at the start: flags, environment, file.
 4. A dry run does the same and stops before anything changes.
 5. A bug of ours in reading a part only affects that part: it is refused, and the broker continues with the old one.
@@ -69,6 +70,7 @@ class Reloader:
         self._settings = settings
         self._reloads = reloads
         self._one = asyncio.Lock()
+        self._one_dry = asyncio.Lock()
         self._refused: set[Part] = set()
         """The parts refused in the last attempt."""
 
@@ -113,7 +115,7 @@ class Reloader:
 
     async def dry_run(self, parts: Collection[Part], candidates: Mapping[Part, Candidate]) -> ReloadReport:
         """Return what `reload` would do if *candidates* were in the files of their parts."""
-        async with self._one:
+        async with self._one_dry:
             return await self._go(parts, candidates, dry_run=True)
 
     async def _go(

@@ -53,6 +53,8 @@ from broker.routing.shared import Lagging, Member, ShareGroup
 from broker.routing.tree import Node, SubscriptionTree
 from broker.sockets.rounds import VERY_MANY
 from broker.sockets.work import Work
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 
 
 class Subscriber(Protocol):
@@ -74,8 +76,8 @@ class Subscriber(Protocol):
     def deliver_reliably(self, message: Message, now: float) -> bool:
         """Send or queue *message* at QoS 1, without other flags; return whether to hold the publisher."""
 
-    def hold(self, publisher: Any) -> None:
-        """Remember that *publisher* is not read until the queue is short again."""
+    def hold(self, publisher: Any, now: float) -> bool:
+        """Remember that *publisher* is not read until the queue is short again; False: it is."""
 
     def give_up(self) -> None:
         """Hold no publishers any more."""
@@ -276,8 +278,8 @@ class Routes(dict[bytes, Route]):
         """Names that are still filed, though their routes were dropped."""
         self.lagging = Lagging()
         """The members of shares that have no room for now."""
-        self._groups: dict[tuple[str, str, str], ShareGroup] = {}
-        """By trust domain, share name and topic filter."""
+        self._groups: dict[tuple[str, Role, str, str], ShareGroup] = {}
+        """By trust domain, role, share name and topic filter."""
 
     @property
     def subscription_count(self) -> int:
@@ -385,12 +387,12 @@ class Routes(dict[bytes, Route]):
             self.invalidate(topic_filter)
         return existed
 
-    def join(self, trust_domain: str, share_name: str, member: Member, subscription: Subscription) -> bool:
-        """Add *member*, of *trust_domain*, to the share *share_name* of its filter; return whether it was in it before.
+    def join(self, owner: Identity, share_name: str, member: Member, subscription: Subscription) -> bool:
+        """Add *member*, of *owner*, to the share *share_name* of its filter; return whether it was in it before.
 
-        A share belongs to one trust domain: a member from another domain would take messages away from it.
+        A share belongs to one trust domain and one role: a member of another would take messages away from it.
         """
-        key = trust_domain, share_name, subscription.topic_filter
+        key = owner.trust_domain, owner.role, share_name, subscription.topic_filter
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = ShareGroup(
@@ -399,23 +401,25 @@ class Routes(dict[bytes, Route]):
             self.subscribe(group, Subscription(subscription.topic_filter, QoS.EXACTLY_ONCE))
         return group.join(member, subscription)
 
-    def share(self, trust_domain: str, topic_filter: str) -> ShareGroup | None:
-        """Return the Shared Subscription of *topic_filter* (``$share/…``) in *trust_domain*.
+    def share(self, owner: Identity, topic_filter: str) -> ShareGroup | None:
+        """Return the Shared Subscription of *topic_filter* (``$share/…``) that *owner*'s sessions would be members of.
 
         None: it has no members, or is not a Shared Subscription.
         """
         shared = SharedSubscription.parse(topic_filter)
-        return None if shared is None else self._groups.get((trust_domain, shared.share_name, shared.topic_filter))
+        if shared is None:
+            return None
+        return self._groups.get((owner.trust_domain, owner.role, shared.share_name, shared.topic_filter))
 
-    def returned(self, trust_domain: str, topic_filter: str, member: Member) -> None:
-        """Take note that the client of *member* of the Shared Subscription *topic_filter* is connected again."""
-        group = self.share(trust_domain, topic_filter)
+    def returned(self, owner: Identity, topic_filter: str, member: Member) -> None:
+        """Take note that the client of *member*, of *owner*, in the share *topic_filter*, is connected again."""
+        group = self.share(owner, topic_filter)
         if group is not None:
             group.returned(member)
 
-    def leave(self, trust_domain: str, share_name: str, member: Member, topic_filter: str) -> bool:
-        """Remove *member* from the share; return whether it was a member."""
-        key = trust_domain, share_name, topic_filter
+    def leave(self, owner: Identity, share_name: str, member: Member, topic_filter: str) -> bool:
+        """Remove *member*, of *owner*, from the share; return whether it was a member."""
+        key = owner.trust_domain, owner.role, share_name, topic_filter
         group = self._groups.get(key)
         if group is None or not group.leave(member):
             return False

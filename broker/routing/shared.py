@@ -52,8 +52,8 @@ class Member(Protocol):
     def deliver(self, message: Message, subscription: Subscription, now: float, *, share: str = "") -> bool:
         """Send or queue *message*; return whether to hold the publisher."""
 
-    def hold(self, publisher: Any) -> None:
-        """Remember that *publisher* is not read until the queue is short again."""
+    def hold(self, publisher: Any, now: float) -> bool:
+        """Remember that *publisher* is not read until the queue is short again; False: it is."""
 
     def give_up(self) -> None:
         """Hold no publishers any more."""
@@ -91,7 +91,7 @@ class Lagging:
 
 
 class ShareGroup:
-    """The members of one share name and topic filter, in one trust domain."""
+    """The members of one share name and topic filter, in one trust domain and role."""
 
     __slots__ = (
         "_away",
@@ -194,13 +194,10 @@ class ShareGroup:
         """Never called: a group does not take shared frames."""
         raise AssertionError(message, now)
 
-    def hold(self, publisher: Any) -> None:
-        """Hold *publisher* until a member that has fallen behind has caught up."""
-        for member in self._members:
-            if member.congested and member is not publisher.session:
-                member.hold(publisher)
-                return
-        publisher.release()
+    def hold(self, publisher: Any, now: float) -> bool:
+        """Hold *publisher* until a member that has fallen behind has caught up; False: there is none to wait for."""
+        others = (each for each in self._members if each is not publisher.session)
+        return any(each.congested and each.hold(publisher, now) for each in others)
 
     def give_up(self) -> None:
         """Hold no publishers any more for the members that have fallen behind."""

@@ -15,9 +15,10 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from broker.mqtt.message import Deliverable
+from broker.session.patience import Patience
 
 _LOOK_AGAIN = 1.0
 _LOOKS_A_SECOND = 1_000
@@ -34,6 +35,8 @@ class QueueLimits:
     bytes: int
     inflight_bytes: int = 16 * 1024 * 1024
     """How many bytes of large messages may be sent and unacknowledged (`broker.session.inflight`)."""
+    patience: Patience = field(default_factory=Patience)
+    """Which sessions may hold publishers."""
 
 
 class MessageQueue:

@@ -17,8 +17,8 @@ Rules
 2. The queue is bounded, in messages and in bytes; what does not fit is dropped, newest first, counted, and logged once
    each time the queue fills up. While a client is connected and takes messages, however slowly, the publishers are
    *held* before that happens (`congested`): they are not read until the queue is short again; what they had sent before
-   may exceed the limit in messages. A subscriber that takes nothing holds publishers for at most a second (`give_up`),
-   and not again before its queue has been short, however often its client comes back.
+   may exceed the limit in messages. Who takes nothing holds them for at most a second (`give_up`), and not again before
+   its queue has been short, however often it comes back; nor do very many of one identity (`broker.session.patience`).
 3. Messages are sent in order of arrival; they are retransmitted on reconnection only [MQTT-4.4.0-1].
 4. Every element of the outbox is one whole packet.
 
@@ -212,11 +212,14 @@ class Session:
         if self.inflight is not None:
             self._drain(self.inflight, now)
 
-    def hold(self, publisher: Connection) -> None:
-        """Remember that *publisher* is not read until the queue is short again."""
-        if self._held is None:
-            self._held = []
+    def hold(self, publisher: Connection, now: float) -> bool:
+        """Remember that *publisher* is not read until the queue is short again; False: it is, as if given up."""
+        if not self._limits.patience.allows(self.owner, self.client_id, now):
+            self.give_up()
+            return False
+        self._held = self._held or []
         self._held.append(publisher)
+        return True
 
     def give_up(self) -> None:
         """Hold no publishers until the queue has been short once: the client takes nothing."""
@@ -358,10 +361,8 @@ class Session:
     def acknowledged(self, packet_id: int, now: float) -> bool:
         """Handle a PUBACK; send what waited for the quota. Return False if *packet_id* names no message."""
         inflight = self.inflight
-        if inflight is None:
-            return False
-        message = inflight.get(packet_id)
-        if message is None:
+        message = inflight.get(packet_id) if inflight is not None else None
+        if inflight is None or message is None:
             return False
         if message.exactly_once:
             raise out_of_order("PUBACK", packet_id, message)
@@ -462,10 +463,8 @@ class Session:
         """Record the packet identifier of a QoS 2 message from the client, or that it is free again."""
         if self.incoming is None:
             self.incoming = Incoming()
-        if known:
-            self.incoming.add(packet_id)
-        else:
-            self.incoming.discard(packet_id)
+        change = self.incoming.add if known else self.incoming.discard
+        change(packet_id)
         if self.journal is not None:
             self.journal.incoming(self.row, packet_id, known=known)
 

@@ -180,12 +180,13 @@ class Journal:
         """Whether publishers should be held; not while writing fails: their messages are refused then."""
         return not self.failed and len(self.open.answers) + len(self.open.retained) >= MOST_WAITING
 
-    def hold(self, publisher: Publisher) -> None:
+    def hold(self, publisher: Publisher, _now: float) -> bool:
         """Remember that *publisher* is not read until the batch being written is done."""
         if len(self._held) >= self._sweep_at:  # A long hold sees reconnects: drop publishers that have disconnected.
             self._held = [each for each in self._held if not each.closed]
             self._sweep_at = max(_FEW_HELD, 2 * len(self._held))
         self._held.append(publisher)
+        return True
 
     def give_up(self) -> None:
         """Take note that a second has passed. Ignored: nothing can be accepted, however long the disk takes."""

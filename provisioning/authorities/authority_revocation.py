@@ -156,7 +156,7 @@ def _left(connection: Connection, name: str, now: datetime) -> BegunRevocation |
     newest = None if first is None else certificates_of_device.newest(connection, first.id)
     lost = not _held_by_first(connection, now) and newest is not None and _has_cut_off(found, newest)
     if lost and first is not None and first.state is not DeviceState.ACTIVE:  # Rule 2.
-        lost = not operators.usable_admins(connection, now)
+        lost = not operators.usable_admins(connection, now, for_update=True)
     rest = begun(connection, name) is not None
     return BegunRevocation(found, first if lost else None, again=True, rest=rest) if lost or rest else None
 

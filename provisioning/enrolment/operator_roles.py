@@ -4,11 +4,13 @@ Rules
 -----
 1. There is always an admin who can log in: the last one with a good certificate keeps the role.
 2. A role is granted only to an operator, or to a name that is not used yet.
+3. A role for a name that nobody has enrolled under is a promise. It ends with the last token for that name, and with
+   the admin who has made it (`provisioning.store.operators.usable_admins`): whoever gets the name later only reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
 import structlog
@@ -17,7 +19,7 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.role import Role
-from provisioning.store import audit, devices, operators
+from provisioning.store import audit, devices, operators, tokens
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
 from provisioning.store.operators import OperatorGrant, ShownOperator
@@ -30,10 +32,41 @@ def change_operator_role(connection: Connection, name: str, role: OperatorRole, 
     device = devices.find(connection, name)
     if device is not None and device.role is not Role.OPERATOR:
         raise Refused(Code.NAME_TAKEN, f"{name} is a {device.role}, not an operator: choose another name")
-    if role is not OperatorRole.ADMIN and operators.usable_admins(connection, now) == {name}:
+    if role is not OperatorRole.ADMIN and operators.usable_admins(connection, now, for_update=True) == {name}:
         raise operators.last_admin_stays(name)
     operators.grant(connection, name, role, by=by, now=now)
     audit.append(connection, now, by, Action.OPERATOR_ROLE_GRANTED, name, {"role": role.value})
+
+
+def promise_roles(
+    connection: Connection, names: Iterable[str], role: OperatorRole | None, *, by: str, now: datetime
+) -> None:
+    """Grant *role* to those for whom *by* makes tokens now; None: they keep theirs, but for a promise that has ended.
+
+    It has if they have not enrolled, and had no open token any more.
+    """
+    for name in names:
+        if role is not None:
+            change_operator_role(connection, name, role, by=by, now=now)
+        elif not is_operator(connection, name) and not tokens.is_bound_to(connection, name, now):
+            _end_promise(connection, name, by=by, now=now)
+
+
+def end_promise_of_who_left(connection: Connection, name: str, *, by: str, now: datetime) -> None:
+    """End the role of who is new, if who has promised it is no admin any more; *by* has made the token."""
+    if operators.granter(connection, name) in operators.no_admins(connection, now):
+        _end_promise(connection, name, by=by, now=now)
+
+
+def is_operator(connection: Connection, name: str) -> bool:
+    """Whether an operator has enrolled under *name*."""
+    device = devices.find(connection, name)
+    return device is not None and device.role is Role.OPERATOR
+
+
+def _end_promise(connection: Connection, name: str, *, by: str, now: datetime) -> None:
+    if operators.role_of(connection, name) is not OperatorRole.AUDITOR:
+        change_operator_role(connection, name, OperatorRole.AUDITOR, by=by, now=now)
 
 
 class OperatorRoleService:

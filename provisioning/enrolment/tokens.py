@@ -12,7 +12,8 @@ Rules
 2. Only a broker's token carries server names.
 3. No token is for the service's own name (`provisioning.enrolment.own_name`).
 4. A token never promises what enrolment would refuse: one bound to an existing device has that device's role and group,
-   which it keeps for life; a name that was retired gets no token.
+   which it keeps for life; a name that was retired gets no token; nor is a name promised as a device's and as that of a
+   broker, service or operator: an enroller, who may make the one, would keep the other out.
 5. `digest_of` refuses anything that could not be a token before it is hashed or looked up.
 """
 
@@ -37,7 +38,7 @@ from sqlalchemy.engine import Connection
 from provisioning.ca.name_policy import MAXIMUM_NAMES
 from provisioning.ca.profile import MAXIMUM_LIFE
 from provisioning.ca.server_names import InvalidServerName, check_host_name
-from provisioning.enrolment.operator_roles import change_operator_role
+from provisioning.enrolment.operator_roles import promise_roles
 from provisioning.enrolment.own_name import check_nobody_enrols_as_the_service
 from provisioning.errors import Code, Refusals, Refused, invalid
 from provisioning.operator_role import OperatorRole
@@ -136,6 +137,9 @@ class TokenService:
 
         def record(connection: Connection, portion: Sequence[IssuedToken]) -> list[IssuedToken]:
             kept = _kept_promises(connection, order, portion, now)
+            names = [each.grant.device for each in kept if each.grant.device is not None]
+            if order.role is Role.OPERATOR:
+                promise_roles(connection, names, order.operator_role, by=by, now=now)
             promised = [each.grant for each in kept]
             groups_named = sorted({grant.group for grant in promised if grant.group is not None})
             if order.role is Role.DEVICE:
@@ -145,11 +149,7 @@ class TokenService:
             numbers = tokens.add(connection, digests, created_by=by, now=now, expires_at=expires_at)
             named = ", ".join(groups_named) or None
             facts = {"count": len(promised), "role": order.role.value, "group": named, "expires_at": expires_at}
-            names = [grant.device for grant in promised if grant.device is not None]
             subject = names[0] if len(names) == 1 else how_many(len(promised))
-            if order.operator_role is not None:
-                for name in names:
-                    change_operator_role(connection, name, order.operator_role, by=by, now=now)
             audit.append(connection, now, by, Action.TOKENS_CREATED, subject, facts | {"devices": names})
             return [replace(each, number=number) for each, number in zip(kept, numbers, strict=True)]
 
@@ -299,7 +299,21 @@ def _kept_promises(
                 grant = replace(grant, group=device.group)
             _check_kept(device, grant)
         kept.append(replace(each, grant=grant))
+    _check_promised(connection, order, now)
     return kept
+
+
+def _check_promised(connection: Connection, order: TokenOrder, now: datetime) -> None:
+    """Refuse to promise a name to a device that is promised to who is none, or the reverse."""
+    if not order.devices:
+        return
+    for name, role in sorted(tokens.promised(connection, order.devices, now)):
+        if (role is Role.DEVICE) is not (order.role is Role.DEVICE):
+            raise Refused(
+                Code.NAME_TAKEN,
+                f"one of the two tokens could not be used: a token with role {role} is bound to {name}, and a name has "
+                "one role for ever; void that one (token void --device), or choose another name",
+            )
 
 
 def _check_kept(device: Device, grant: TokenGrant) -> None:

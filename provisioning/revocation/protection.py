@@ -44,6 +44,6 @@ def last_admin(connection: Connection, ended: Iterable[Device], now: datetime) -
     Operators with other roles do not count: they can be ended even while no admin's certificate is good.
     """
     those = [device for device in ended if device.role is Role.OPERATOR]
-    if not those or operators.usable_admins(connection, now):
+    if not those or operators.usable_admins(connection, now, for_update=True):
         return None
     return next((each for each in those if operators.role_of(connection, each.name) is OperatorRole.ADMIN), None)

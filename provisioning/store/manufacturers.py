@@ -10,9 +10,10 @@ from enum import StrEnum
 from typing import Any, Final
 
 from cryptography import x509
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, func, insert, literal_column, select, update
 from sqlalchemy.engine import Connection
 
+from provisioning.store.columns import NAME
 from provisioning.store.manufacturer_tables import manufacturers
 from provisioning.store.prepared import Prepared
 
@@ -31,6 +32,18 @@ _FACTS: Final = (
     manufacturers.c.revoked_devices,
 )
 """In the order of `StoredManufacturer`."""
+# The name's own beginning: LIKE would take "_" for any character.
+_WITH_PREFIX: Final = Prepared(
+    select(manufacturers.c.id, manufacturers.c.name_prefix)
+    .where(
+        manufacturers.c.ended_at.is_(None),
+        manufacturers.c.name_prefix != literal_column("''"),
+        func.substr(bindparam("wanted", type_=NAME), 1, func.length(manufacturers.c.name_prefix))
+        == manufacturers.c.name_prefix,
+    )
+    .order_by(func.length(manufacturers.c.name_prefix).desc()),
+    at_once=True,
+)
 _ONE: Final = Prepared(select(*_FACTS).where(manufacturers.c.id == bindparam("wanted")))
 _REMEMBERED: Final = 1024
 """How many CA names are cached, about 1 KB each."""
@@ -153,6 +166,12 @@ def find_named(connection: Connection, name: str, *, for_update: bool = False) -
     statement = select(*_FACTS).where(manufacturers.c.name == name)
     row = connection.execute(statement.with_for_update(key_share=True) if for_update else statement).one_or_none()
     return None if row is None else _from_row(row)
+
+
+def with_prefix_of(connection: Connection, name: str) -> set[int]:
+    """Return the ids of those whose devices *name* is kept for: the longest of the prefixes in force that it has."""
+    found = _WITH_PREFIX.rows(connection, {"wanted": name})
+    return {identifier for identifier, prefix in found if prefix == found[0][1]}
 
 
 def page(connection: Connection, *, limit: int, after: str | None) -> Sequence[StoredManufacturer]:

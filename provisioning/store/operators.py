@@ -5,7 +5,8 @@ Rules
 1. The certificate says that its holder is an operator, this table what the operator may do: that can be changed without
    a new certificate, and takes effect with the next request.
 2. An operator who is not in the table may only read.
-3. Each operator's certificates are looked up by themselves: PostgreSQL without statistics, as after a restore, joins
+3. Whether somebody is an admin now is asked of `usable_admins` alone, for what he does as for what he has promised.
+4. Each operator's certificates are looked up by themselves: PostgreSQL without statistics, as after a restore, joins
    every certificate of the fleet with its device for them (docs/decisions/0085-index-look-ups-without-statistics.md).
 """
 
@@ -50,11 +51,14 @@ class ShownOperator:
 
 
 _ROLE_OF: Final = Prepared(select(operators.c.role).where(operators.c.name == bindparam("wanted")))
+_GRANTER: Final = select(operators.c.granted_by).where(operators.c.name == bindparam("wanted"))
 _GRANT: Final = (
     update(operators)
     .where(operators.c.name == bindparam("wanted"))
     .values(role=bindparam("new_role"), granted_at=bindparam("now"), granted_by=bindparam("by"))
 )
+
+_ADMINS: Final = select(operators.c.name).where(operators.c.role == OperatorRole.ADMIN.value)
 
 
 def role_of(connection: Connection, name: str) -> OperatorRole:
@@ -66,6 +70,12 @@ def role_of(connection: Connection, name: str) -> OperatorRole:
 def has_role(connection: Connection, name: str) -> bool:
     """Return whether somebody was granted a role under *name*, enrolled or not."""
     return _ROLE_OF.first(connection, {"wanted": name}) is not None
+
+
+def granter(connection: Connection, name: str) -> str | None:
+    """Return who has granted the operator called *name* a role, None if nobody has."""
+    found: str | None = connection.execute(_GRANTER, {"wanted": name}).scalar_one_or_none()
+    return found
 
 
 def grant(connection: Connection, name: str, role: OperatorRole, *, by: str, now: datetime) -> None:
@@ -110,11 +120,12 @@ def ends(connection: Connection, now: datetime) -> dict[OperatorRole, datetime]:
     return last
 
 
-def usable_admins(connection: Connection, now: datetime) -> set[str]:
-    """Return the admins who have a certificate that is good *now*. Locks their grants until the transaction ends."""
-    held = connection.execute(
-        select(operators.c.name).where(operators.c.role == OperatorRole.ADMIN.value).with_for_update()
-    ).scalars()
+def usable_admins(connection: Connection, now: datetime, *, for_update: bool = False) -> set[str]:
+    """Return the admins who have a certificate that is good *now*.
+
+    With *for_update* their grants are locked until the transaction ends.
+    """
+    held = connection.execute(_ADMINS.with_for_update() if for_update else _ADMINS).scalars()
     those = [
         each
         for each in find_all(connection, list(held))
@@ -123,6 +134,12 @@ def usable_admins(connection: Connection, now: datetime) -> set[str]:
     ]
     good = certificates_of_device.good_until(connection, [each.id for each in those], now)
     return {each.name for each in those if each.id in good}
+
+
+def no_admins(connection: Connection, now: datetime) -> list[str]:
+    """Return the operators who are here, or were, and of whom `usable_admins` knows nothing."""
+    enrolled = connection.execute(select(devices.c.name).where(*of_roles(Role.OPERATOR))).scalars()
+    return sorted({*enrolled} - usable_admins(connection, now))
 
 
 def last_admin_stays(name: str) -> Refused:

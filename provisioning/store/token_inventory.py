@@ -5,7 +5,7 @@ The token itself is never here: only its hash is stored. Its number identifies i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -15,10 +15,10 @@ from sqlalchemy import ColumnElement, and_, bindparam, func, or_, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.role import Role
-from provisioning.store import stretches
+from provisioning.store import operators, stretches
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import certificates, tokens
-from provisioning.store.tokens import MAKER_LEFT, UNUSED, VOIDED_AT
+from provisioning.store.tokens import UNUSED, VOIDED_AT, not_kept
 
 
 class TokenState(StrEnum):
@@ -76,7 +76,6 @@ _KNOWN: Final = select(
     VOIDED_AT,
     tokens.c.used_at,
     certificates.c.serial,
-    MAKER_LEFT.label("maker_left"),
 ).select_from(tokens.outerjoin(certificates, tokens.c.certificate_id == certificates.c.id))
 
 
@@ -100,15 +99,15 @@ def page(
         for column, value in ((tokens.c.group_name, wanted.group), (tokens.c.device, wanted.device))
         if value is not None
     ]
-    statement = _KNOWN.where(*indexed)
+    statement, no_admins = _KNOWN.where(*indexed), operators.no_admins(connection, now)
     if wanted.state is not None:
-        statement = statement.where(_is(wanted.state, now))
+        statement = statement.where(_is(wanted.state, now, no_admins))
     if wanted.expires_before is not None:
         statement = statement.where(wanted.expires_before > _ENDS)
 
     def found(behind: int, last: int, most: int) -> list[KnownToken]:
         part = statement.where(tokens.c.id > behind, tokens.c.id <= last).order_by(tokens.c.id).limit(most)
-        return [_from_row(row, now) for row in connection.execute(part)]
+        return [_from_row(row, now, no_admins) for row in connection.execute(part)]
 
     return stretches.page(connection, select(tokens.c.id).where(*indexed), found, limit=limit, after=after)
 
@@ -121,7 +120,9 @@ def find(connection: Connection, number: int, now: datetime) -> KnownToken | Non
 def find_all(connection: Connection, numbers: Sequence[int], now: datetime) -> dict[int, KnownToken]:
     """Return those tokens with these numbers that exist."""
     answers = _FIND.answers(connection, [{"wanted": each} for each in numbers]) if numbers else ()
-    return {row[0]: _from_row(row, now) for answer in answers for row in answer.rows}
+    rows = [row for answer in answers for row in answer.rows]
+    no_admins = operators.no_admins(connection, now) if rows else ()
+    return {row[0]: _from_row(row, now, no_admins) for row in rows}
 
 
 def void(connection: Connection, numbers: Sequence[int], now: datetime) -> None:
@@ -129,22 +130,22 @@ def void(connection: Connection, numbers: Sequence[int], now: datetime) -> None:
     _VOID.run_each(connection, [{"wanted": each, "now": now} for each in sorted(numbers)])
 
 
-def _is(state: TokenState, now: datetime) -> ColumnElement[bool]:
-    unused = and_(*UNUSED)
+def _is(state: TokenState, now: datetime, no_admins: Sequence[str]) -> ColumnElement[bool]:
+    unused, left = and_(*UNUSED), not_kept(no_admins)
     match state:
         case TokenState.USED:
             return tokens.c.used_at.is_not(None)
         case TokenState.VOID:
-            left = and_(VOIDED_AT.element.is_(None), now < _ENDS, MAKER_LEFT)
-            return and_(tokens.c.used_at.is_(None), or_(VOIDED_AT.element.is_not(None), left))
+            for_now = and_(VOIDED_AT.element.is_(None), now < _ENDS, left)
+            return and_(tokens.c.used_at.is_(None), or_(VOIDED_AT.element.is_not(None), for_now))
         case TokenState.EXPIRED:
             return and_(unused, now >= _ENDS)
         case TokenState.OPEN:
-            return and_(unused, now < _ENDS, ~MAKER_LEFT)
+            return and_(unused, now < _ENDS, ~left)
 
 
-def _from_row(row: Sequence[Any], now: datetime) -> KnownToken:
-    number, device, group, role, created_at, created_by, expires_at, voided_at, used_at, serial, left = row
+def _from_row(row: Sequence[Any], now: datetime, no_admins: Collection[str]) -> KnownToken:
+    number, device, group, role, created_at, created_by, expires_at, voided_at, used_at, serial = row
     if used_at is not None:
         state = TokenState.USED
     elif voided_at is not None:
@@ -152,6 +153,7 @@ def _from_row(row: Sequence[Any], now: datetime) -> KnownToken:
     elif now >= expires_at:
         state = TokenState.EXPIRED
     else:
+        left = role != Role.DEVICE.value and created_by in no_admins
         state = TokenState.VOID if left else TokenState.OPEN
     return KnownToken(
         number, device, group, Role(role), state, created_at, created_by, expires_at, voided_at, used_at, serial

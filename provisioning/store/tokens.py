@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import ColumnElement, bindparam, case, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
-from provisioning.operator_role import OperatorRole
 from provisioning.pki.role import Role
 from provisioning.quick_values import quickly_made
-from provisioning.store.devices import DeviceState, state
+from provisioning.store import operators
 from provisioning.store.prepared import Prepared
-from provisioning.store.tables import devices, operators, tokens, voided_makers
+from provisioning.store.tables import tokens, voided_makers
 from provisioning.store.utc_date_time import UtcDateTime
 
 VOIDED_AT: Final = func.coalesce(
@@ -36,19 +35,6 @@ VOIDED_AT: Final = func.coalesce(
     .scalar_subquery(),
 ).label("voided_at")
 """When a token was voided, by itself or with all that its creator had made; NULL if it was not."""
-
-_MAKER_S_ROLE: Final = (
-    select(operators.c.role).where(operators.c.name == devices.c.name).correlate(devices).scalar_subquery()
-)
-_MAY_NOT: Final = or_(state() != DeviceState.ACTIVE.value, func.coalesce(_MAKER_S_ROLE, "") != OperatorRole.ADMIN.value)
-MAKER_LEFT: Final = case(
-    (
-        tokens.c.role != Role.DEVICE.value,
-        # A scalar: of EXISTS PostgreSQL may make a table of all devices first.
-        select(devices.c.id).where(devices.c.name == tokens.c.created_by, _MAY_NOT).correlate(tokens).scalar_subquery(),
-    ),
-).is_not(None)
-"""Condition: refused while its maker is no active admin (`provisioning.enrolment.ways.token`). Nothing records it."""
 
 # Enrolment's statements are built once: building one costs more than running it.
 _FIND: Final = Prepared(
@@ -93,6 +79,12 @@ _BOUND: Final = Prepared(
         tokens.c.expires_at > bindparam("now", type_=UtcDateTime),
     )
     .limit(1),
+    at_once=True,
+)
+_PROMISED: Final = Prepared(
+    select(tokens.c.device, tokens.c.role).where(
+        tokens.c.device == bindparam("wanted"), *UNUSED, tokens.c.expires_at > bindparam("now", type_=UtcDateTime)
+    ),
     at_once=True,
 )
 _SPEND: Final = Prepared(
@@ -187,6 +179,11 @@ def is_bound_to(connection: Connection, device: str, now: datetime) -> bool:
     return _BOUND.first(connection, {"wanted": device, "now": now}) is not None
 
 
+def promised(connection: Connection, names: Sequence[str], now: datetime) -> set[tuple[str, Role]]:
+    """Return those of *names* that a token which could still be used *now* is bound to, with the role of each."""
+    return {(name, Role(role)) for name, role, _ in _PROMISED.placed(connection, names, {"now": now})}
+
+
 def void(connection: Connection, device: str, now: datetime) -> int:
     """Void every unused token bound to *device*; return how many there were."""
     return _VOID_ONE.run(connection, {"wanted": device, "now": now})
@@ -233,8 +230,14 @@ def _ended(before: datetime) -> tuple[ColumnElement[bool], ...]:
     return ended < before, tokens.c.created_at < before, tokens.c.id < newest
 
 
+def not_kept(no_admins: Sequence[str]) -> ColumnElement[bool]:
+    """Return the condition for tokens that only an admin may promise, made by *no_admins*. Nothing records it."""
+    return and_(tokens.c.role != Role.DEVICE.value, tokens.c.created_by.in_(no_admins))
+
+
 def count_open(connection: Connection, now: datetime) -> int:
     """Return how many tokens could still be used *now*."""
-    statement = select(func.count()).select_from(tokens).where(*UNUSED, tokens.c.expires_at > now, ~MAKER_LEFT)
+    left = not_kept(operators.no_admins(connection, now))
+    statement = select(func.count()).select_from(tokens).where(*UNUSED, tokens.c.expires_at > now, ~left)
     number: int = connection.execute(statement).scalar_one()
     return number

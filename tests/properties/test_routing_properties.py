@@ -38,7 +38,9 @@ class Subscriber:
 
     def deliver(self, message: Any, subscription: Any, now: float) -> bool: ...  # type: ignore[empty-body]
     def deliver_reliably(self, message: Any, now: float) -> bool: ...  # type: ignore[empty-body]
-    def hold(self, publisher: Any) -> None: ...
+    def hold(self, publisher: Any, now: float) -> bool:
+        raise AssertionError(publisher, now)
+
     def give_up(self) -> None: ...
     def flush(self) -> None: ...
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.packets import Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel, Subscribe, Unsubscribe
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
 from tests.support.pki import DOMAIN
 from tests.support.wire import MemoryBroker, WireClient, request
 
@@ -167,7 +169,7 @@ class Places:
 
     def check(self) -> None:
         routes: Any = self.broker.engine.routes
-        group: Any = routes.share(DOMAIN, SHARED)
+        group: Any = routes.share(Identity(DOMAIN, Role.SERVICE, "w"), SHARED)
         if group is None:
             assert not routes.lagging
             return

@@ -1,8 +1,8 @@
 """The one-time token: an operator's promise of one certificate, to one device or to any new device of a group.
 
-A promise of any other role than a device's holds only while its maker is still an admin, and neither ended nor
-suspended: otherwise whoever is dismissed comes back as an operator, or as a service that reads everything, by a token
-that he has put aside.
+A promise of any other role than a device's holds only while its maker could make it now: an admin with a certificate
+that is good (`provisioning.store.operators.usable_admins`). Otherwise whoever is dismissed comes back as an operator,
+or as a service that reads everything, by a token that he has put aside.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import ClassVar, Self
 from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import Attempt, TokenCredential
+from provisioning.enrolment.operator_roles import end_promise_of_who_left, is_operator
 from provisioning.enrolment.tokens import digest_of, without_token
 from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.errors import Code, Refused
@@ -35,6 +36,7 @@ class TokenWay(Way):
         self._credential = credential
         self._now = attempt.now
         self._token = token
+        self._is_new_operator = False
         self.role = token.grant.role
         self.group = token.grant.group
         self.is_decision = token.grant.device == attempt.request.common_name
@@ -59,7 +61,7 @@ class TokenWay(Way):
         answer = self._given_before(connection, attempt, group)
         if answer is None:
             _check_usable(token, attempt.now)
-            _check_maker(connection, token)
+            _check_maker(connection, token, attempt.now)
         name = attempt.request.common_name
         if grant.device is not None and not grant.device == name == self._credential.user:
             user = without_token(self._credential.user)[:80]
@@ -68,6 +70,7 @@ class TokenWay(Way):
                 f"the token is for {grant.device}: user name ({user!r}) and Common Name ({name!r}) must both be that",
             )
         bound = grant.device is not None
+        self._is_new_operator = grant.role is Role.OPERATOR and not is_operator(connection, name)
         return Vouched(
             token.created_by,
             "token",
@@ -95,25 +98,28 @@ class TokenWay(Way):
         held = certificates_of_key.newest(connection, attempt.request.common_name, spki)
         return held.der if held is not None and held.id == token.certificate_id and held.good(attempt.now) else None
 
-    def _spend(self, connection: Connection, certificate_id: int, _device: str, _ends: datetime) -> None:
+    def _spend(self, connection: Connection, certificate_id: int, device: str, _ends: datetime) -> None:
         if not tokens.spend(connection, self._token.id, certificate_id, self._now):
             raise Refused(Code.TOKEN_USED, "this enrolment token was used already: ask for a new one")
+        if self._is_new_operator:
+            end_promise_of_who_left(connection, device, by=self._token.created_by, now=self._now)
 
 
-def _check_maker(connection: Connection, token: StoredToken) -> None:
+def _check_maker(connection: Connection, token: StoredToken, now: datetime) -> None:
     """Refuse a token that only an admin may make if its maker may not any more."""
     if token.grant.role is Role.DEVICE:
         return
     maker = devices.find(connection, token.created_by)
-    if maker is None:
+    if maker is None or maker.role is not Role.OPERATOR or maker.name in operators.usable_admins(connection, now):
         return
-    is_admin = operators.role_of(connection, maker.name).permits(OperatorRole.ADMIN)
-    if maker.state is not DeviceState.ACTIVE or not is_admin:
-        now = f"is {maker.state}" if is_admin else "is no admin any more"
-        raise Refused(
-            Code.TOKEN_VOID,
-            f"{maker.name}, who made this token with role {token.grant.role}, {now}: ask another admin for a new one",
-        )
+    if not operators.role_of(connection, maker.name).permits(OperatorRole.ADMIN):
+        why = "is no admin any more"
+    else:
+        why = "has no valid certificate" if maker.state is DeviceState.ACTIVE else f"is {maker.state}"
+    raise Refused(
+        Code.TOKEN_VOID,
+        f"{maker.name}, who made this token with role {token.grant.role}, {why}: ask another admin for a new one",
+    )
 
 
 def _check_usable(token: StoredToken, now: datetime) -> None:

@@ -329,7 +329,8 @@ class Slow:
     def __init__(self, client: WireClient) -> None:
         self.client = client
 
-    def hold(self, _publisher: object) -> None: ...
+    def hold(self, _publisher: object, _now: float) -> bool:
+        return True
 
     def give_up(self) -> None:
         broker = self.client.broker

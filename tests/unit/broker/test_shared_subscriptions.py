@@ -10,8 +10,10 @@ from broker.mqtt.packets import Pubrec
 from broker.mqtt.publication import Publish
 from broker.session import session
 from broker.session.session import Session
-from tests.support.pki import shared_service
-from tests.support.wire import V5, MemoryBroker, WireClient, connect_packet, id_of, publication
+from provisioning.pki.identity import Identity
+from provisioning.pki.role import Role
+from tests.support.pki import DOMAIN, shared_pki, shared_service
+from tests.support.wire import KEPT, V5, MemoryBroker, WireClient, connect_packet, id_of, publication
 
 TOPIC = "fleet/meters/meter-1/telemetry"
 SHARED = "$share/workers/fleet/#"
@@ -260,6 +262,25 @@ def test_with_nobody_connected_it_waits_for_who_comes_back(broker: MemoryBroker,
         client.vanish()
     publish(meter, 1)
     assert broker.service("k", clean_start=False, session_expiry_interval=60).payloads() == [b"1"]
+
+
+def test_who_has_another_role_takes_nothing_from_a_share(broker: MemoryBroker, meter: WireClient) -> None:
+    """An operator may read what a backend does, and not have it in its place; nor what a backend leaves."""
+    leaving, staying = workers(broker, 2, **KEPT)
+    operator = broker.open(shared_pki().certify(Identity(DOMAIN, Role.OPERATOR, "w")))
+    operator.connect(client_id="w", **KEPT)
+    operator.subscribe(SHARED, qos=1)
+    publish(meter, *range(4))
+    assert [len(each.messages()) for each in (leaving, staying, operator)] == [2, 2, 4]
+    leaving.leave(session_expiry_interval=0)
+    assert (len(staying.messages()), operator.messages()) == (2, [])
+    operator.leave()
+    publish(meter, 5)
+    back = broker.open(shared_pki().certify(Identity(DOMAIN, Role.OPERATOR, "w")))
+    back.connect(client_id="w", **KEPT)
+    publish(meter, 6)
+    assert [each for each in back.payloads() if each > b"3"] == [b"5", b"6"], "it has a share of its own"
+    assert staying.payloads() == [b"5", b"6"]
 
 
 def test_a_share_without_members_is_gone(broker: MemoryBroker, meter: WireClient) -> None:

@@ -10,11 +10,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from broker.mqtt.packets import Packet, Pingreq, Pingresp, Puback, Pubcomp, Publish, Pubrec, Pubrel, Subscribe
+from broker.session.patience import MOST_HOLDING, SECONDS
 from broker.sockets.slow_reader import in_kernel
 from broker.store.journal import MOST_WAITING
 from tests.support.pki import shared_service
 from tests.support.stored import StoredBroker
-from tests.support.wire import KEPT, V5, MemoryBroker, connect_packet, id_of, publication, request
+from tests.support.wire import KEPT, V5, MemoryBroker, WireClient, connect_packet, id_of, publication, request
 
 TOPIC = "fleet/meters/meter-1/state"
 
@@ -136,6 +137,45 @@ def test_who_comes_back_each_second_and_takes_nothing_does_not_stop_its_publishe
         broker.keep_fresh()
         meter.leave()
     assert broker.metrics.publishers_held == 1
+
+
+@pytest.mark.parametrize("takes", [False, True], ids=["they take nothing", "they catch up in time"])
+@pytest.mark.parametrize("share", ["", "$share/each-{}/"], ids=["plain", "shared"])
+def test_of_a_service_with_many_sessions_a_few_hold_their_publishers(share: str, takes: bool) -> None:
+    """One after the other, a thousand would hold the whole fleet for as many seconds; and soon again."""
+    broker = MemoryBroker(max_queued_messages=8)
+    meter = broker.device("meter-1")
+
+    def instance(name: str, number: int) -> WireClient:
+        client = broker.service(name, client_id=f"{name}-{number}", receive_maximum=1)
+        client.subscribe(f"{share.format(number)}fleet/#", qos=1)
+        return client
+
+    def holding(instances: list[WireClient]) -> set[WireClient]:
+        found = set()
+        for _ in range(16):
+            meter.publish(TOPIC, b"x", qos=1)
+            if meter.transport.held:
+                holder = next(each for each in instances if each.session._held)
+                found.add(holder)
+                while takes and (messages := holder.messages()):
+                    holder.acknowledge(*messages)
+                if not takes:
+                    broker.advance(1)
+                    broker.keep_fresh()
+                assert not meter.transport.held
+        return found
+
+    instances = [instance("backend", number) for number in range(8)]
+    few = holding(instances)
+    assert len(few) == MOST_HOLDING
+    everybody = [instance("other", 1), *instances]
+    assert len(holding(everybody) - few) == 1, "another service is as good as before"
+    for each in everybody:
+        each.vanish()
+    broker.advance(SECONDS)
+    broker.keep_fresh()
+    assert holding([instance("backend", 9)]), "a lasting limit would lose messages of those who do keep up"
 
 
 @pytest.mark.parametrize("why", ["expired", "too large"])

@@ -61,6 +61,14 @@ def test_every_section_is_read(tmp_path: Path) -> None:
         ("[role.device]\npublish.allow = { 0 = 'x' }", "role.device.publish.allow: expected a list of topic filters"),
         ("[device]\n1 = 2", "device.1: expected keys below it: publish.allow, "),
         ("role = 1", "role: expected a table"),
+        (
+            f"[role.device]\nsubscribe.deny = {['x'] * 1001}",
+            "role.device.subscribe.deny: more than 1000 topic filters; use wildcards and placeholders",
+        ),
+        (
+            f"[role.device]\nsubscribe.allow = ['{'+/' * 256}+']",
+            f"role.device.subscribe.allow[0]: '{'+/' * 40}'…: more than 256 levels, which no topic has",
+        ),
         ('denied_publish = "ignore"', "denied_publish: input should be 'drop' or 'disconnect'"),
         ('[group."a/b"]', "group.a/b: name 'a/b': use 1 to 64 letters"),
         ('[identity."spiffe://x"]', "identity.spiffe://x: URI 'spiffe://x' is not spiffe://<trust-domain>/<role>"),

@@ -166,6 +166,28 @@ async def test_who_is_away_and_has_nothing_to_lose_loses_nothing_with_his_role(b
     assert await apply(broker, NO_DEVICES) == Effects(connected=0)
 
 
+async def test_a_dry_run_of_a_policy_that_takes_long_to_compare_lets_everybody_be_served(broker: MemoryBroker) -> None:
+    """Any operator may have one of his own tried: five hundred rules are compared with each subscription."""
+    meter = broker.device("meter-1")
+    filters = [f"a/{number}" for number in range(20)]
+    meter.subscribe(*filters)
+    turns, ended = 0, asyncio.Event()
+
+    async def served() -> None:
+        nonlocal turns
+        while not ended.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+
+    others = asyncio.create_task(served())
+    long = tuple(f"+/+/{number}" for number in range(500))
+    effects = await preview(broker.engine, policy(Rules(("#",), (), ("#",), (*long, "a/19"))))
+    ended.set()
+    await others
+    assert (effects.disconnected, effects.subscriptions_ended, meter.closed) == (1, 1, False)
+    assert turns > 10, "in one step it would be 2"
+
+
 async def test_who_has_ended_before_it_is_his_turn_is_not_judged_and_others_are_served_between(
     broker: MemoryBroker,
 ) -> None:

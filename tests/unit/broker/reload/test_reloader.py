@@ -154,6 +154,28 @@ async def test_a_dry_run_asks_what_is_asked_for_and_keeps_nothing(tmp_path: Path
     assert limits.asked == []
 
 
+async def test_a_dry_run_that_takes_long_holds_up_no_change(tmp_path: Path) -> None:
+    """Any operator may ask for one; what is taken from a device must be taken at once."""
+
+    class Long(Always):
+        began, may_end = asyncio.Event(), asyncio.Event()
+
+        async def preview(self, loaded: Any) -> tuple[str, Effects | None]:
+            self.began.set()
+            await self.may_end.wait()
+            return loaded, None
+
+    part, settings = Long(Part.POLICY), config(tmp_path)
+    reloader = Reloader([part], settings, lambda: settings, Counter(), None, None)
+    dry = [asyncio.create_task(reloader.dry_run({Part.POLICY}, {})) for _ in range(2)]
+    await part.began.wait()
+    async with asyncio.timeout(30):
+        await reloader.reload()
+    assert (part.applied, [each.done() for each in dry]) == (1, [False, False])
+    part.may_end.set()
+    assert [(await each).dry_run for each in dry] == [True, True]
+
+
 async def test_what_was_replaced_or_refused_is_counted_logged_and_taken_down_and_what_did_not_change_is_not(
     tmp_path: Path,
 ) -> None:

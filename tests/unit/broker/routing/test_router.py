@@ -32,7 +32,9 @@ class Subscriber:
     def deliver_reliably(self, _message: Message, _now: float) -> bool:
         return self.slow
 
-    def hold(self, publisher: Any) -> None: ...
+    def hold(self, publisher: Any, now: float) -> bool:
+        raise AssertionError(publisher, now)
+
     def give_up(self) -> None: ...
     def flush(self) -> None: ...
 

@@ -295,7 +295,7 @@ def test_a_subscriber_that_falls_behind_asks_for_its_publishers_to_be_held(wire:
     session = session_with(wire, messages=10, receive_maximum=1)
     assert [session.deliver_reliably(number(value)) for value in range(6)] == [False] * 5 + [True]
     publisher = Wire()
-    session.hold(publisher)
+    session.hold(publisher, 0.0)
     for packet_id in range(1, 4):
         session.acknowledged(packet_id, 0.0)
     assert publisher.released == 0
@@ -309,7 +309,7 @@ def test_a_subscriber_of_large_messages_holds_until_the_bytes_are_gone(wire: Wir
     held = [session.deliver_reliably(number(value, padding=99)) for value in range(7)]
     assert held == [False] * 5 + [True] * 2
     publisher = Wire()
-    session.hold(publisher)
+    session.hold(publisher, 0.0)
     session.acknowledged(1, 0.0)
     assert publisher.released == 0, "500 of 1000 bytes still wait"
     for packet_id in range(2, 7):
@@ -322,7 +322,7 @@ def test_nobody_waits_for_a_subscriber_that_takes_nothing(wire: Wire) -> None:
     for value in range(8):
         session.deliver_reliably(number(value))
     publisher = Wire()
-    session.hold(publisher)
+    session.hold(publisher, 0.0)
     session.give_up()
     assert publisher.released == 1
     assert not session.deliver_reliably(number(8))
@@ -348,7 +348,7 @@ def test_held_publishers_are_let_go_when_the_subscriber_leaves(wire: Wire) -> No
         session.deliver_reliably(number(value))
     publishers = [Wire(), Wire()]
     for publisher in publishers:
-        session.hold(publisher)
+        session.hold(publisher, 0.0)
     session.disconnect()
     assert [publisher.released for publisher in publishers] == [1, 1]
     assert not session.congested
@@ -386,7 +386,7 @@ def test_who_comes_back_after_taking_nothing_holds_nobody_until_it_has_caught_up
     for value in range(6):
         session.deliver_reliably(number(value))
     publisher = Wire()
-    session.hold(publisher)
+    session.hold(publisher, 0.0)
     if gives_up:
         session.give_up()
     session.disconnect()

@@ -310,7 +310,7 @@ def test_who_is_held_is_read_again_once_when_the_batch_is_out_of_the_way(journal
     journal.add(1, stored(1))
     journal.take()
     held = Held()
-    journal.hold(held)
+    journal.hold(held, 0.0)
     assert held.released == 0
     for _ in range(2):
         if fails:
@@ -328,14 +328,14 @@ def test_of_many_who_are_held_those_who_have_gone_are_let_go_of(
     monkeypatch.setattr(module, "_FEW_HELD", 3)
     gone, stay = [Held(), Held()], [Held() for _ in range(8)]
     for each in gone:
-        journal.hold(each)
+        journal.hold(each, 0.0)
         each.closed = True
     for each in stay:
-        journal.hold(each)
+        journal.hold(each, 0.0)
     sizes = []
     for _ in range(6):
         more = Held()
-        journal.hold(more)
+        journal.hold(more, 0.0)
         more.closed = True
         sizes.append(len(journal._held))
     assert sizes == [9, 10, 11, 12, 9, 10]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -231,3 +232,44 @@ async def test_a_name_that_is_an_admin_s_is_not_chosen_either_once_a_trial_of_it
     fleet.clock.advance(2 * HOUR)
     with pytest.raises(Refused, match="NAME_TAKEN: alice is promised to somebody"):
         await enrol(fleet, "alice", token=TokenCredential("alice", anybody.token))
+
+
+async def role_of_new(fleet: Fleet, name: str, made_by: str, *, before: bool) -> OperatorRole:
+    """Enrol *name* by a token that *made_by* makes without naming a role, for whom "eve" has named one, since she left.
+
+    *before*: his token was there first.
+    """
+    theirs = TokenOrder([name], None, Role.OPERATOR)
+    service = fleet.token_service
+    (token,) = await service.create(theirs, by=made_by) if before else [None]
+    await service.create(replace(theirs, operator_role=OperatorRole.ADMIN), by="eve")
+    await fleet.revocation.revoke_device("eve", RevocationReason.UNSPECIFIED, by=made_by)
+    (token,) = [token] if token is not None else await service.create(theirs, by=made_by)
+    certificate = await fleet.enrolment.enrol(csr_der(names=[name]), TokenCredential(name, token.token))
+    found = await fleet.database.read(lambda connection: authenticate_operator(connection, certificate, fleet.clock()))
+    return found.role
+
+
+@pytest.mark.parametrize("before", [False, True])
+async def test_a_role_that_a_dismissed_admin_has_promised_is_nobody_s(fleet: Fleet, *, before: bool) -> None:
+    for name in ("anna", "eve"):
+        await enrol_operator(fleet, name, OperatorRole.ADMIN)
+    assert await role_of_new(fleet, "zoe", "anna", before=before) is OperatorRole.AUDITOR
+    listed = {each.grant.name: each.grant for each in await OperatorRoleService(fleet.database, fleet.clock).every()}
+    assert (listed["zoe"].role, listed["eve"].role) == (OperatorRole.AUDITOR, OperatorRole.ADMIN)
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 1000))
+    *_, last = [each for each in entries if each.action == "operator role granted" and each.subject == "zoe"]
+    assert (last.actor, json.loads(last.details)["role"]) == ("anna", "auditor")
+
+
+@pytest.mark.parametrize("end", ["void", "expired", "open"])
+async def test_a_role_ends_with_the_last_token_for_the_name_that_was_to_have_it(fleet: Fleet, end: str) -> None:
+    await enrol_operator(fleet, "anna", OperatorRole.ADMIN)
+    order = TokenOrder(["zoe"], None, Role.OPERATOR, operator_role=OperatorRole.ADMIN)
+    (promise,) = await fleet.token_service.create(order, by="anna")
+    if end == "void":
+        await fleet.token_service.void(promise.number, lambda _: None, by="anna")
+    elif end == "expired":
+        fleet.clock.advance(2 * HOUR)
+    kept = OperatorRole.ADMIN if end == "open" else OperatorRole.AUDITOR
+    assert await enrol_operator(fleet, "zoe", None) is kept

@@ -65,7 +65,7 @@ async def test_an_order_for_tokens_is_judged_whole(fleet: Fleet) -> None:
         ({"devices": []}, "give device, devices or group"),
         ({"devices": ["m/1"]}, "device 'm/1'"),
         ({"group": "north+"}, "group 'north+'"),
-        ({"role": Role.OPERATOR, "operator_role": OperatorRole.ADMIN}, None),
+        ({"devices": ["anna"], "role": Role.OPERATOR, "operator_role": OperatorRole.ADMIN}, None),
         ({"operator_role": OperatorRole.ADMIN}, "operator_role is for tokens with role operator"),
         (
             {"devices": [], "group": "staff", "role": Role.OPERATOR, "operator_role": OperatorRole.ADMIN},
@@ -91,7 +91,7 @@ async def test_a_device_is_always_of_a_group_and_others_of_the_one_that_is_named
         (Role.OPERATOR, None, None),
         (Role.SERVICE, "north", "north"),
     ):
-        (issued,) = await fleet.token_service.create(TokenOrder(["one"], group, role), by="anna")
+        (issued,) = await fleet.token_service.create(TokenOrder([f"{role}-{group}"], group, role), by="anna")
         assert (issued.grant.role, issued.grant.group) == (role, expected)
         assert issued.expires_at == fleet.clock() + timedelta(hours=1)
 

@@ -13,8 +13,9 @@ from cryptography import x509
 from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.device_list import DeviceListService
+from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.enrolment.tokens import IssuedToken, TokenOrder
-from provisioning.errors import Code
+from provisioning.errors import Code, Refused
 from provisioning.pki.keys import PrivateKey, generate_key, spki_fingerprint
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
@@ -22,7 +23,7 @@ from tests.support.fleet import Fleet
 from tests.support.manufacturer import Manufacturer
 from tests.support.operators import operator
 from tests.support.requests import NOON
-from tests.support.ways import HOUR, claim, enrol, group, pending, refusal, register
+from tests.support.ways import HOUR, claim, enrol, group, nothing, pending, refusal, register
 
 NAME = "meter-17"
 
@@ -132,3 +133,56 @@ async def test_nor_one_that_is_free_again_because_its_trial_was_lost(fleet: Flee
     assert await refusal(fleet, NAME, certificate=shared) is Code.NAME_TAKEN
     fleet.clock.advance(2 * HOUR)
     await enrol(fleet, NAME, certificate=shared)
+
+
+async def test_nor_one_that_a_manufacturer_s_devices_have(fleet: Fleet) -> None:
+    """Else the true device, which has no other name, is refused its own for ever."""
+    await group(fleet, "token", "claim")
+    await group(fleet, "manufacturer", "claim+manufacturer", name="acme")
+    chosen, shared, acme = await any_name(fleet), await claim(fleet), Manufacturer(begin=NOON)
+    registered = ManufacturerService(fleet.database, fleet.clock, nothing)
+    await registered.add(name="acme", group="acme", name_prefix="meter-", pem=acme.pem, by="boss")
+    assert await refusal(fleet, NAME, token=chosen) is Code.NAME_TAKEN
+    assert await refusal(fleet, NAME, certificate=shared) is Code.NAME_TAKEN
+    await enrol(fleet, NAME, certificate=acme.idevid("17")[0])
+    bound = await promise(fleet, "meter-18")
+    await enrol(fleet, "meter-18", token=TokenCredential("meter-18", bound.token))
+    await enrol(fleet, "Meter-19", certificate=shared)
+    await registered.end("acme", by="boss")
+    await enrol(fleet, "meter-19", token=chosen)
+
+
+async def test_a_manufacturer_without_a_prefix_has_no_name_to_itself(fleet: Fleet) -> None:
+    await group(fleet, "token", "manufacturer")
+    await register(fleet, Manufacturer(begin=NOON))
+    await enrol(fleet, NAME, token=await any_name(fleet))
+
+
+async def test_no_name_is_promised_as_a_device_s_and_as_that_of_who_is_none(fleet: Fleet) -> None:
+    """An enroller, who may make tokens for devices only, would take a broker's name before the broker comes."""
+    await group(fleet, "token")
+    of_broker = await promise(fleet, "broker-2", Role.BROKER)
+    of_device = await promise(fleet)
+    for name, role in (("broker-2", Role.DEVICE), (NAME, Role.SERVICE)):
+        with pytest.raises(Refused, match=f"NAME_TAKEN: .* is bound to {name}"):
+            await promise(fleet, name, role)
+    await promise(fleet, "broker-2", Role.BROKER)
+    await fleet.token_service.void(of_device.number, lambda _: None, by="boss")
+    await promise(fleet, NAME, Role.SERVICE)
+    await enrol(fleet, "broker-2", token=TokenCredential("broker-2", of_broker.token))
+
+
+async def test_no_manufacturer_s_device_has_another_s_name_nor_that_of_who_is_no_device(fleet: Fleet) -> None:
+    """A manufacturer chooses the numbers of its certificates, and without a prefix they are names."""
+    await group(fleet, "manufacturer", "listed")
+    rogue, acme, key = Manufacturer("Rogue", begin=NOON), Manufacturer("Acme", begin=NOON), generate_key()
+    await register(fleet, rogue, "rogue")
+    await register(fleet, acme, "acme", "meter-")
+    bound = await promise(fleet, "broker-2", Role.BROKER)
+    await DeviceListService(fleet.database, fleet.clock).add("line", [("broker-2", fingerprint(key))], by="enroller")
+    assert await refusal(fleet, NAME, certificate=rogue.idevid(NAME)[0]) is Code.NAME_TAKEN
+    assert await refusal(fleet, "broker-2", certificate=rogue.idevid("broker-2")[0]) is Code.NAME_TAKEN
+    assert await refusal(fleet, "broker-2", key=key, label="line") is Code.NAME_TAKEN
+    await enrol(fleet, NAME, certificate=acme.idevid("17")[0])
+    await enrol(fleet, "broker-2", token=TokenCredential("broker-2", bound.token))
+    await enrol(fleet, "other-1", certificate=rogue.idevid("other-1")[0])

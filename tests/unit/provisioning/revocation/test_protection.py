@@ -26,6 +26,8 @@ from tests.support.fleet import Fleet
 from tests.support.requests import csr_der
 
 REASON = RevocationReason.KEY_COMPROMISE
+Leaving = Callable[[str], Coroutine[Any, Any, object]]
+"""What ends an operator, given his name."""
 Ending = Callable[[Fleet, str, str], Coroutine[Any, Any, Any]]
 
 ENDINGS: dict[str, Ending] = {
@@ -188,15 +190,22 @@ async def test_an_operator_who_leaves_leaves_his_tokens(fleet: Fleet) -> None:
 
 async def test_an_admin_who_leaves_does_not_come_back_by_a_token_of_his_own(fleet: Fleet) -> None:
     roles = OperatorRoleService(fleet.database, fleet.clock)
-    leaving: dict[str, Callable[[str], Coroutine[Any, Any, object]]] = {
+    serials: dict[str, str] = {}
+
+    def by_serial(end: Callable[..., Coroutine[Any, Any, object]], *why: RevocationReason) -> Leaving:
+        return lambda maker: end(serials[maker], *why, by="bert")
+
+    leaving: dict[str, Leaving] = {
         "decommissioned": partial(fleet.revocation.decommission, by="bert"),
         "revoked": partial(fleet.revocation.revoke_device, reason=RevocationReason.UNSPECIFIED, by="bert"),
         "demoted": partial(roles.grant, role=OperatorRole.ENROLLER, by="bert"),
+        "revoked-by-serial": by_serial(fleet.revocation.revoke_serial, RevocationReason.UNSPECIFIED),
+        "suspended-by-serial": by_serial(fleet.suspension.suspend_serial),
         "suspended": partial(fleet.suspension.suspend_device, by="bert"),
     }
     await enrol_admin(fleet, "bert")
     for maker, leave in leaving.items():
-        await enrol_admin(fleet, maker)
+        serials[maker] = await enrol_admin(fleet, maker)
         orders = [
             TokenOrder([f"helper-{maker}"], None, Role.OPERATOR, operator_role=OperatorRole.ADMIN),
             TokenOrder([f"backend-{maker}"], None, Role.SERVICE),
@@ -231,3 +240,21 @@ async def tokens_in(fleet: Fleet, state: TokenState, device: str) -> list[KnownT
         lambda connection: token_inventory.page(connection, wanted, limit=9, after=0, now=now)
     )
     return found
+
+
+async def test_what_an_admin_promises_is_as_good_as_the_last_of_his_certificates(fleet: Fleet) -> None:
+    await enrol_admin(fleet, "bert")
+    lost = await enrol_admin(fleet, "anna")
+    fleet.clock.advance(timedelta(days=10))
+    await enrol_admin(fleet, "anna")
+    order = TokenOrder(["backend"], None, Role.SERVICE, ttl=timedelta(days=60))
+    (made,) = await fleet.token_service.create(order, by="anna")
+    asked = csr_der(names=["backend"]), TokenCredential("backend", made.token)
+    await fleet.revocation.revoke_serial(lost, RevocationReason.SUPERSEDED, by="bert")
+    assert len(await tokens_in(fleet, TokenState.OPEN, "backend")) == 1, "her other certificate is good"
+    fleet.clock.advance(timedelta(days=31))
+    with pytest.raises(Refused, match="TOKEN_VOID: anna, who made this token with role service, has no valid cert"):
+        await fleet.enrolment.enrol(*asked)
+    assert len(await tokens_in(fleet, TokenState.VOID, "backend")) == 1
+    await enrol_admin(fleet, "anna")
+    await fleet.enrolment.enrol(*asked)

@@ -201,5 +201,6 @@ async def test_the_tokens_of_one_group_are_found_without_reading_all_others(flee
         ]
 
     plans = await fleet.database.write(explained)
+    plans = [plan for plan in plans if "tokens" in plan]
     assert len(plans) == 2
     assert all("ix_tokens_group_name" in plan for plan in plans), plans
