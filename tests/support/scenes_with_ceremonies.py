@@ -42,6 +42,7 @@ class Directory:
     def __init__(self, path: Path, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
         self.settings: Final = Settings(directory=path, passphrase=SecretStr(_SECRET))
         self.files: Final = AuthorityFiles(path)
+        self.files.audit_key.touch()
         for name, ca in ((ROOT_CA, fleet.authority.root_ca), (ISSUING_CA, fleet.authority.issuing_ca)):
             write_private(self.files.key(name), key_to_pem(ca.key, _SECRET.encode()))
             self.files.certificate(name).write_bytes(pem_of(ca.certificate))
@@ -57,7 +58,7 @@ class Directory:
         """Have it as it was founded, whatever an earlier order has left."""
         world.outsider.session.execute("DELETE FROM authorities WHERE name NOT IN (?, ?)", (ROOT_CA, ISSUING_CA))
         for each in self.settings.directory.iterdir():
-            if each.name.partition(".")[0] not in {ROOT_CA, ISSUING_CA}:
+            if each.name.partition(".")[0] not in {ROOT_CA, ISSUING_CA, "audit"}:
                 each.unlink()
 
     def life(self, fleet: Fleet) -> AuthorityLife:

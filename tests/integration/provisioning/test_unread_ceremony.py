@@ -58,6 +58,6 @@ def test_one_ceremony_at_a_time_works_on_a_directory(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         f"fleet-provisioning: another ceremony is held on {service.dir} at this moment: wait for its end; "
-        f"fuser -v {service.dir} names its process\n"
+        f"fuser -v {service.dir / 'audit.key'} names its process\n"
     )
     assert not (service.dir / "issuing-2.key").exists()
