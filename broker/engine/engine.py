@@ -13,8 +13,8 @@ and subscriptions are in `broker.engine.exchange`, which this builds on.
 Rules
 -----
 1. No I/O and no clock: transports do the I/O, the time is passed in.
-2. An existing session changes only once the newcomer is `Admitted` and either owns the session, or has more right to its
-   client identifier than its owner (`broker.session.name`).
+2. An existing session changes only once the newcomer is `Admitted` and either owns the session, or has more right to
+   its client identifier than its owner (`broker.session.name`).
 3. Each change that matters to an operator is one log event with a stable code, and a counter.
 """
 
