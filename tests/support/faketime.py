@@ -31,20 +31,25 @@ class FakeClock:
         clock.set(timedelta())
         return clock
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process with this clock needs in its environment."""
+        (library,) = Path("/usr/lib").glob(f"*/{_LIBRARY}")
+        return {
+            "LD_PRELOAD": str(library),
+            "FAKETIME_TIMESTAMP_FILE": str(self.file),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            # Otherwise every timed wait, as in Python's threads, would expire at once, again and again.
+            "FAKETIME_FORCE_MONOTONIC_FIX": "0",
+            # Otherwise a process that is killed leaves a file and a semaphore in the machine's shared memory.
+            "FAKETIME_DISABLE_SHM": "1",
+        }
+
     def enter(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Give this clock to every process started from now on."""
-        (library,) = Path("/usr/lib").glob(f"*/{_LIBRARY}")
-        for name, value in (
-            ("LD_PRELOAD", library),
-            ("FAKETIME_TIMESTAMP_FILE", self.file),
-            ("FAKETIME_NO_CACHE", 1),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", 1),
-            # Otherwise every timed wait, as in Python's threads, would expire at once, again and again.
-            ("FAKETIME_FORCE_MONOTONIC_FIX", 0),
-            # Otherwise a process that is killed leaves a file and a semaphore in the machine's shared memory.
-            ("FAKETIME_DISABLE_SHM", 1),
-        ):
-            monkeypatch.setenv(name, str(value))
+        for name, value in self.environment.items():
+            monkeypatch.setenv(name, value)
 
     def set(self, ahead: timedelta) -> None:
         """Set it *ahead* of the true time, or behind."""

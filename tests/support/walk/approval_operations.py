@@ -47,6 +47,8 @@ class Asking:
     choices: random.Random
     requests: dict[Key, Request] = field(default_factory=dict)
     listed: Key | None = None
+    told: list[str] = field(default_factory=list)
+    """All that was done so far."""
 
     def newest(self) -> Certificate | None:
         device = self.world.fleet.devices.get(self.name)
@@ -147,10 +149,20 @@ def put_on_list(asking: Asking, key: Key) -> str:
 
 
 def by_token(asking: Asking, key: Key) -> str:
-    """Enrol with a token of its own, which readmits one who was revoked."""
+    """Enrol with a token of its own, which readmits one who was revoked.
+
+    It is not spent on a new device that an operator has let in already, by his decision or by the list.
+    """
     if asking.world.fleet.refuses_order(asking.name):
         return "no token"
-    return enrolled(asking.world, a_token(asking.world, asking.name, ASKED), asking.name, key)
+    token, is_new = a_token(asking.world, asking.name, ASKED), asking.newest() is None
+    is_approved = not asking.decision(key)
+    told = enrolled(asking.world, token, asking.name, key)
+    if is_new and token.bought is not None and (is_approved or asking.listed is key):
+        token.bought = None
+        if is_approved:
+            asking.requests[key].used = True
+    return told
 
 
 def end(asking: Asking, key: Key) -> str:  # noqa: ARG001 - as the others
@@ -195,17 +207,23 @@ def ask_operator(world: World, choices: random.Random) -> str | None:
     keys = [Key(generate_key()), *asking.requests][-2:]
     if len(keys) == 1:
         keys.append(Key(generate_key()))
-    told = []
-    for _ in range(6):
-        key, chance = choices.choice(keys), choices.random()
-        if chance < 0.45:
-            told.append(ask(asking, key))
-        elif chance < 0.7:
-            told.append(decide(asking, key, approve=choices.random() < 0.85))
-        elif chance < 0.78:
-            told.append(put_on_list(asking, key))
-        elif chance < 0.88:
-            told.append(by_token(asking, key))
-        else:
-            told.append(end(asking, key))
+    told = list[str]()
+    try:
+        for _ in range(6):
+            key, chance = choices.choice(keys), choices.random()
+            asking.told.append(f"key {keys.index(key)}:")
+            if chance < 0.45:
+                told.append(ask(asking, key))
+            elif chance < 0.7:
+                told.append(decide(asking, key, approve=choices.random() < 0.85))
+            elif chance < 0.78:
+                told.append(put_on_list(asking, key))
+            elif chance < 0.88:
+                told.append(by_token(asking, key))
+            else:
+                told.append(end(asking, key))
+            asking.told.append(told[-1])
+    except AssertionError as error:
+        error.add_note(f"{name} before: {' '.join(asking.told)}")
+        raise
     return f"{name}: {'; '.join(told)}"

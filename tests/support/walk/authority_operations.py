@@ -26,7 +26,7 @@ def roll_over(world: World, _choices: random.Random) -> str | None:
     wait_for_state(service, name, "active")
     world.reality.add_issuer(name)
     if not world.authorities:
-        world.reality.change_group(STRICT.group, issuing_line=LINE)
+        world.reality.change(f"/v1/groups/{STRICT.group}", issuing_line=LINE)
     world.authorities.append(name)
     return name
 

@@ -107,6 +107,11 @@ def compare_all(world: World) -> None:
     for each in world.fleet.certificates():
         compare_status(world, each)
         await_broker(world, each)
+        if world.elsewhere is not None:
+            world.elsewhere.await_truth(each)
+    if world.elsewhere is not None:
+        world.elsewhere.check_guests()
+        world.elsewhere.close()
     reality = world.reality
     status = reality.admin.get("/v1/status")
     assert status["admitted"] == world.sessions.admitted + 1, "the backend and whoever else"

@@ -30,20 +30,21 @@ def main() -> None:
     parser.add_argument("--walks", type=int, default=1)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--workers", type=int, default=0, help="so many processes of the service, on PostgreSQL")
+    parser.add_argument("--clock", action="store_true", help="the broker's clock can be set")
     asked = parser.parse_args()
     encrypt_with_few()
-    with ground_of(asked.workers) as ground:
+    with ground_of(asked.workers, has_clock=asked.clock) as ground:
         _explore(asked, ground)
 
 
 @contextlib.contextmanager
-def ground_of(workers: int) -> Iterator[Ground]:
+def ground_of(workers: int, *, has_clock: bool = False) -> Iterator[Ground]:
     """Have so many processes on a PostgreSQL server; without any, one on SQLite."""
     if not workers:
-        yield Ground()
+        yield Ground(has_clock=has_clock)
         return
     with PostgresqlServer() as server:
-        yield Ground(server, workers)
+        yield Ground(server, workers, has_clock)
 
 
 def _explore(asked: argparse.Namespace, ground: Ground) -> None:

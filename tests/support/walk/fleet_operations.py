@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from cryptography import x509
@@ -24,6 +24,8 @@ from tests.support.wire import V5
 NAMES: Final = tuple(f"meter-{number}" for number in range(6))
 REASONS: Final = sorted(OPERATOR_REASONS)
 _NOBODY: Final = "nobody-1"
+_BRIEF: Final = timedelta(minutes=5)
+"""One that is valid for less is predated by more than that lasts, and so are its successors."""
 
 
 @operation(5)
@@ -92,9 +94,8 @@ def enrolled(world: World, token: Token, name: str, key: Key) -> str:
         for each in replaced:
             fleet.revoke_alone(each, SUPERSEDED)
         new = token.bought
-    while token.brief and datetime.now(UTC) <= new.x509.not_valid_after_utc:
-        time.sleep(0.05)  # Not for luck: there is no other way to let a certificate expire.
-    new.expired = token.brief
+    if token.brief:
+        _outlive(new)
     return f"{what}: {new.serial}{' (expired)' * new.expired}, superseding {len(replaced)}"
 
 
@@ -146,7 +147,10 @@ def renew(world: World, choices: random.Random) -> str | None:
         return f"{what}, answered again"
     device = presented.device
     new = issued(world, device.name, device.rules, key, answer)
-    return f"{what}: {new.serial}, {'the same' if key is presented.key else 'another'} key"
+    if life_of(presented.x509) < _BRIEF:
+        assert life_of(new.x509) <= life_of(presented.x509), f"{what}: {new.serial} is valid for longer"
+        _outlive(new)
+    return f"{what}: {new.serial}{' (expired)' * new.expired}, {'the same' if key is presented.key else 'another'} key"
 
 
 def _may_activate(trial: Certificate) -> bool:
@@ -317,6 +321,17 @@ def issued(world: World, name: str, rules: Rules, key: Key, certificate: x509.Ce
     return new
 
 
+def life_of(certificate: x509.Certificate) -> timedelta:
+    return certificate.not_valid_after_utc - certificate.not_valid_before_utc
+
+
+def _outlive(certificate: Certificate) -> None:
+    """Wait until *certificate* has expired."""
+    while datetime.now(UTC) <= certificate.x509.not_valid_after_utc:
+        time.sleep(0.05)  # Not for luck: there is no other way to let a certificate expire.
+    certificate.expired = True
+
+
 def granted(answer: x509.Certificate | str, expected: Codes) -> bool:
     """Return whether *answer* is a certificate; it must be what was *expected*."""
     check(answer if isinstance(answer, str) else "", expected)
@@ -336,6 +351,8 @@ def changes(world: World, *, by_authority: bool = False) -> Iterator[list[Certif
     changed += [each for each in world.fleet.certificates() if each.reason is not before.get(each)]
     if world.sessions.hears:
         broker_hears(world, changed, by_authority=by_authority)
+    if world.elsewhere is not None:
+        world.elsewhere.hears(changed)
     for each in changed:
         compare_status(world, each)
 

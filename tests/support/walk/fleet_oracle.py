@@ -193,7 +193,7 @@ class FleetOracle:
             codes |= device.ended()
         if token.device is None:
             codes |= device.withdrawn()
-        if token.rules is not device.rules or (token.device is None and not self._is_its_key(device, key)):
+        if token.rules is not device.rules or (token.device is None and not self.is_its_key(device, key)):
             codes.add("NAME_TAKEN")
         if codes and token.rules.asks:
             codes.add(WAITS)
@@ -264,7 +264,8 @@ class FleetOracle:
     def _is_promised(self, name: str) -> bool:
         return any(each.open and each.device == name for each in self.tokens)
 
-    def _is_its_key(self, device: Device, key: Key) -> bool:
+    def is_its_key(self, device: Device, key: Key) -> bool:
+        """Whether *device* comes back by having *key*."""
         held = device.newest(key)
         if held is None or held.reason is not None or not device.rules.repeats:
             return False

@@ -13,6 +13,7 @@ import signal
 import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
 from broker.admin.client import AdminClient
+from broker.admission.policy_file import DEFAULT_POLICY_FILE
 from broker.mqtt.codes import ProtocolVersion
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentPending, EnrolmentRefused, EstClient
@@ -30,6 +32,7 @@ from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import Credential, CredentialPem
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.enrolled import enrol
+from tests.support.faketime import FakeClock
 from tests.support.ocsp import request_der
 from tests.support.postgresql import PostgresqlServer
 from tests.support.provisioning import ProvisioningService
@@ -38,13 +41,15 @@ from tests.support.walk.fleet_oracle import WAITS, Certificate, Key, Token
 from tests.support.walk.line_to_service import Line
 from tests.support.walk.session_oracle import Message
 from tests.support.walk.walking_client import WalkingClient
+from tests.support.webhook import WebhookServer
 from tests.support.workers import ends_of, workers_of
 
 FAST: Final = {"crl_debounce_seconds": 0.05, "feed_heartbeat_seconds": 1, "metrics": "loopback"}
 BACKEND: Final = "backend"
 EVERYTHING: Final = "fleet/#"
 _REASONS: Final = {each.value: each for each in RevocationReason}
-_MINUTE: Final = 60.0
+_UNNOTICED: Final = timedelta(seconds=5)
+"""By how much a clock may be set without the broker saying so."""
 
 
 @dataclass
@@ -62,6 +67,8 @@ class Ground:
 
     server: PostgresqlServer | None = None
     workers: int = 1
+    has_clock: bool = False
+    """The broker has a clock of its own, which can be set: each of its starts takes an interpreter of its own."""
 
 
 class Reality:
@@ -70,6 +77,9 @@ class Reality:
     def __init__(self, directory: Path, ground: Ground) -> None:
         self._stack = contextlib.ExitStack()
         self.workers = ground.workers
+        self.server = ground.server
+        self.clock: FakeClock | None = None
+        self._has_clock = ground.has_clock
         directory.mkdir(exist_ok=True)
         if ground.server is None:
             self.service = ProvisioningService.copied(directory / "fleet", FAST)
@@ -90,9 +100,16 @@ class Reality:
         with contextlib.ExitStack() as stack:
             stack.push(self._stack)
             stack.enter_context(self.service)
+            self.webhook = stack.enter_context(WebhookServer())
             self.line = stack.enter_context(Line(lambda: self.service.port))
             self.broker = BrokerProcess.enrolled(self._directory / "broker", self.service)
             self.broker.follow(self.line)
+            if self._has_clock:
+                self.clock = FakeClock.new(self._directory)
+                self.broker.environment |= self.clock.environment
+            self._policy = self._directory / "policy.toml"
+            self.change_policy(DEFAULT_POLICY_FILE.read_text(encoding="utf-8"))
+            self.broker.arguments += ["--policy-file", str(self._policy)]
             (backend,) = enrol(self.service, BACKEND, role="service")
             self._backend_credential = backend.credential
             self.add_issuer("issuing-ca")
@@ -205,6 +222,34 @@ class Reality:
     def _reloads(self) -> int:
         return sum(len(self.broker.events(code)) for code in ("RELOADED", "RELOAD_UNCHANGED"))
 
+    def another_broker(self, name: str) -> BrokerProcess:
+        """Start another broker, which hears of revocations from the service itself."""
+        return self._stack.enter_context(BrokerProcess.enrolled(self._directory / name, self.service))
+
+    def change_policy(self, text: str) -> None:
+        """Give the broker another topic policy, from its next reload or start on."""
+        draft = self._policy.with_suffix(".new")
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(self._policy)
+
+    def reload_policy(self) -> None:
+        """Return when the broker has judged all sessions by its policy."""
+        self.admin.post("/v1/reload", {"parts": ["policy"]})
+
+    @property
+    def ahead(self) -> float:
+        """How many seconds the broker's clock is ahead."""
+        return 0.0 if self.clock is None else self.clock.ahead.total_seconds()
+
+    def set_clock(self, ahead: timedelta) -> None:
+        """Set the broker's clock, and wait until it has noticed, and admits newcomers."""
+        assert self.clock is not None
+        before, noticed = self.clock.ahead, len(self.broker.events("CLOCK_SET"))
+        self.clock.set(ahead)
+        if abs(ahead - before) > _UNNOTICED:
+            wait_until(lambda: len(self.broker.events("CLOCK_SET")) > noticed, "the broker has noticed", pause=0.1)
+        wait_until(lambda: self.admin.get("/v1/status")["newcomers_admitted"], "the broker admits somebody", pause=0.1)
+
     # The service
 
     def operate(self, path: str, **request: Any) -> tuple[str, dict[str, Any]]:
@@ -218,6 +263,11 @@ class Reality:
         assert answer.is_success, answer.text
         document: dict[str, Any] = answer.json()
         return document
+
+    def look_code(self, path: str) -> str:
+        """Return the code of a refusal, or an empty one."""
+        answer = self._api.get(path)
+        return "" if answer.is_success else str(answer.json()["code"])
 
     def enrol(
         self, name: str, key: Key, token: Token | None, credential: Credential | None = None, label: str | None = None
@@ -256,9 +306,19 @@ class Reality:
     def issuer_name(self, certificate: x509.Certificate) -> str:
         return self._issuers[certificate.issuer][0]
 
-    def change_group(self, name: str, **rules: str) -> None:
-        answer = self._api.patch(f"/v1/groups/{name}", json=rules)
+    def change(self, path: str, **rules: str) -> None:
+        answer = self._api.patch(path, json=rules)
         assert answer.is_success, answer.text
+
+    def post_bytes(self, path: str, body: bytes) -> str:
+        """Return the code of a refusal, or an empty one."""
+        answer = self._api.post(path, content=body)
+        return "" if answer.is_success else str(answer.json()["code"])
+
+    def remove(self, path: str) -> str:
+        """Return the code of a refusal, or an empty one."""
+        answer = self._api.delete(path)
+        return "" if answer.is_success else str(answer.json()["code"])
 
     def ocsp_reason(self, certificate: Certificate, *, by_get: bool) -> RevocationReason | None:
         """Return why OCSP says that *certificate* is revoked; None: it is good."""

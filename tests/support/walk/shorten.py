@@ -51,9 +51,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--steps", type=int, required=True, help="how many it took until it failed")
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--clock", action="store_true")
     asked = parser.parse_args()
     encrypt_with_few()
-    with ground_of(asked.workers) as ground:
+    with ground_of(asked.workers, has_clock=asked.clock) as ground:
         fewer = shortened(steps_of(asked.seed, asked.steps), lambda steps: _failure_of(steps, ground))
     print(fewer)  # noqa: T201 - a program
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from tests.support.walk.elsewhere import Elsewhere
 from tests.support.walk.fleet_oracle import FleetOracle, Rules
 from tests.support.walk.reality import Ground, Reality
 from tests.support.walk.session_oracle import Message, SessionOracle
@@ -29,6 +30,10 @@ BATCH: Final = Rules("batch")
 GROUPS: Final = (PLAIN, STRICT, BATCH)
 ASKED: Final = Rules("asked", asks=True)
 """An operator is asked, or has listed the device's key."""
+MADE: Final = Rules("made", replaces=True)
+"""A manufacturer's certificate is enough."""
+VETOED: Final = Rules("vetoed")
+"""A webhook is asked, too."""
 
 
 class Step(NamedTuple):
@@ -52,6 +57,12 @@ class World:
     ended_authorities: list[str] = field(default_factory=list)
     asking: dict[str, object] = field(default_factory=dict)
     """By name: what an operator was asked about it (`tests.support.walk.approval_operations`)."""
+    makers: list[object] = field(default_factory=list)
+    """The manufacturers (`tests.support.walk.evidence_operations`)."""
+    origins: dict[str, str] = field(default_factory=dict)
+    """By device: the manufacturer by whose certificate it came first."""
+    elsewhere: Elsewhere | None = None
+    """Another broker, once somebody has gone there."""
     payloads: int = 0
     taken: list[Message] = field(default_factory=list)
     """What the backend has got lately."""
@@ -79,6 +90,8 @@ def operation(shares: int) -> Callable[[Operation], Operation]:
     return register
 
 
+_OTHER_GROUND: Final = {"kill_worker", "lose_database", "set_clock"}
+"""What takes several processes, PostgreSQL, or a clock that can be set."""
 _ROUNDS: Final = 10
 """How many more devices a walk gets that insists on what was not possible."""
 _BEGINNING: Final = ["arrive", "connect", "subscribe"] * 2
@@ -105,7 +118,7 @@ def steps_of(seed: int, count: int) -> list[Step]:
 def walk_of_all(seed: int) -> list[Step]:
     """Return the steps of a walk, over one process, that has each operation once, shuffled."""
     choices = random.Random(seed)  # noqa: S311 - choices, not secrets
-    names = sorted(OPERATIONS.keys() - {"kill_worker"})
+    names = sorted(OPERATIONS.keys() - _OTHER_GROUND)
     choices.shuffle(names)
     return [Step(name, choices.getrandbits(32)) for name in _BEGINNING + names]
 
@@ -131,7 +144,7 @@ def walk(directory: Path, steps: Iterable[Step], way: Way) -> list[str]:
     waiting: list[Step] = []
     with Reality(directory, way.ground) as reality:
         world = World(reality)
-        for group in (*GROUPS, ASKED):
+        for group in (*GROUPS, ASKED, MADE, VETOED):
             _found(world, group)
 
         def take(step: Step) -> bool:
@@ -173,9 +186,16 @@ def walk(directory: Path, steps: Iterable[Step], way: Way) -> list[str]:
 
 
 def _found(world: World, rules: Rules) -> None:
-    ways = {BATCH.group: ["claim", "token"], ASKED.group: ["approval", "listed", "token"]}
+    ways = {
+        BATCH.group: ["claim", "token"],
+        ASKED.group: ["approval", "listed", "token"],
+        MADE.group: ["manufacturer", "token"],
+        VETOED.group: ["token+webhook"],
+    }
     request = {"name": rules.group, "ways": ways.get(rules.group, ["token"])}
     more = {"new_key": "replace", "same_key_seconds": 0, "renewal_grace_seconds": 86400} if rules is STRICT else {}
     more |= {"new_key": "approve"} if rules is ASKED else {}
+    more |= {"new_key": "replace"} if rules is MADE else {}
+    more |= {"webhook_url": world.reality.webhook.url} if rules is VETOED else {}
     code, _ = world.reality.operate("/v1/groups", **request, **more)
     assert not code, code

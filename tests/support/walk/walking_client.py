@@ -58,10 +58,11 @@ class WalkingClient:
         (granted,) = self.until(Suback).reason_codes
         return granted
 
-    def publish(self, message: Message, *, retain: bool = False) -> ReasonCode:
+    def publish(self, message: Message, *, retain: bool = False, **properties: Any) -> ReasonCode:
         """Publish, complete the exchange, and return its result; at QoS 0, when the broker has read it."""
         packet_id = self._packet_id() if message.qos else None
-        self.tls.send(publication(message.topic, message.payload, message.qos, packet_id=packet_id, retain=retain))
+        fields = {"packet_id": packet_id, "retain": retain, **properties}
+        self.tls.send(publication(message.topic, message.payload, message.qos, **fields))
         if not message.qos:
             self.ping()
             return ReasonCode.SUCCESS
