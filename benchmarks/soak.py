@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import sys
 import tempfile
 import time
@@ -35,6 +34,7 @@ from soak_faults import KILLING, Fault, faults, lasting, ready_again
 from soak_figures import Figures
 from soak_fleet import Surroundings, Weather
 from soak_judge import Check, Growth, checks, growths, in_one_life, never_done, rounds_of_longest_lives
+from soak_record import written_at_the_end
 from soak_rounds import PROMISED, Work
 from soak_stand import CommandFailed, Stand, standing
 from soak_stand import command as run_command
@@ -47,7 +47,7 @@ _OBJECTS_EVERY = 4
 _FAULT_AFTER = 3.0
 
 
-async def soak(options: Namespace, folder: Path, console: Console) -> tuple[list[Growth], list[Check], Figures]:
+async def soak(options: Namespace, folder: Path, console: Console) -> tuple[list[Growth], list[Check]]:
     """Run for as long as the command line says; return what the figures did, and the verdicts."""
     async with (
         standing(folder, on_postgresql=options.postgresql, life=options.life) as stand,
@@ -65,6 +65,8 @@ async def soak(options: Namespace, folder: Path, console: Console) -> tuple[list
         stack.push_async_callback(work.end)
         _say_what_is_missing(stand, console)
         figures = Figures(stand)
+        if options.json:
+            stack.enter_context(written_at_the_end(figures.rounds, options.json))
         began = time.monotonic()
         killing, others = itertools.cycle(KILLING), itertools.cycle(faults(stand, hours=options.hours))
         for number in itertools.count(1):
@@ -98,7 +100,7 @@ async def soak(options: Namespace, folder: Path, console: Console) -> tuple[list
         console.print(f"done: {dict(here.ledger.operations.most_common())}", markup=False)
         for program in (stand.service, stand.broker):
             console.print(f"{program.name}: more objects than at first: {figures.grown_types(program)}", markup=False)
-        return grown, checks(grown, rounds_of_longest_lives(figures.rounds, programs), wrong), figures
+        return grown, checks(grown, rounds_of_longest_lives(figures.rounds, programs), wrong)
 
 
 async def _round(stand: Stand, work: Work, weather: Weather, number: int, fault: Fault | None, seconds: float) -> None:
@@ -204,10 +206,8 @@ def main() -> int:
         console.print(f"soak: {next(command.errors_in(group))}", style="red", markup=False)
     if done is None:
         return code
-    grown, verdicts, figures = done
+    grown, verdicts = done
     show(Console(width=None if sys.stdout.isatty() else 130), grown, verdicts, everything=options.all)
-    if options.json:
-        options.json.write_text(json.dumps({"rounds": figures.rounds}, indent=1) + "\n")
     return 0 if all(each.holds for each in verdicts) else 1
 
 
@@ -220,7 +220,7 @@ def _options() -> Namespace:
     parser.add_argument("--life", type=command.count, default=150, metavar="SECONDS", help="of certificates (150)")
     parser.add_argument("--no-hours", dest="hours", action="store_false", help="set clocks by seconds only")
     parser.add_argument("--all", action="store_true", help="show every figure")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's figures there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's figures there, on Ctrl-C too")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="copy the logs there")
     return parser.parse_args()
 

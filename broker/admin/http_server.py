@@ -77,6 +77,8 @@ class Request:
     caller: str
     accept: str = ""
     """The Accept header."""
+    host: str = ""
+    """The Host header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,4 +415,4 @@ def _request(incoming: _Incoming, method: str, caller: str) -> Request | Respons
     if len(query) < len(pairs):
         name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         return problem(400, "INVALID_REQUEST", f"{name}: given twice")
-    return Request(method, path, query, bytes(incoming.body), caller, incoming.accept)
+    return Request(method, path, query, bytes(incoming.body), caller, incoming.accept, incoming.host)

@@ -1,4 +1,7 @@
-"""The endpoint for Prometheus and health checks: plain HTTP, on loopback unless configured otherwise."""
+"""The endpoint for Prometheus and health checks: plain HTTP, on loopback unless configured otherwise.
+
+There a browser gets no figures for a page of a name that points here (`provisioning.program.loopback`).
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ import socket
 from typing import Final
 
 from broker.admin.health import Health
-from broker.admin.http_server import HttpServer, Request, Response
+from broker.admin.http_server import HttpServer, Request, Response, problem
 from broker.door.listening import ListenError
 from broker.engine.engine import Engine
 from broker.own_certificate import OwnCertificate
 from broker.revocation.issuing_authorities import IssuingAuthorities
 from broker.settings.config import BrokerConfig
 from provisioning.program.host_and_port import with_port
+from provisioning.program.loopback import is_nobodys_name
 from provisioning.program.unbound_socket import unbound
 
 _LOST_MILLISECONDS: Final = 30_000
@@ -44,9 +48,13 @@ async def open_metrics(
 
     listening = listen(config.metrics_host, config.metrics_port, "metrics_port")
     page, health = MetricsPage(engine, own, authorities), Health(engine, own, authorities)
+    public = config.unsafe_public_metrics
 
     async def handle(request: Request) -> Response:
-        return health.answer(request) or await page.handle(request)
+        answer = health.answer(request)
+        if answer is None and not (public or is_nobodys_name(request.host)):
+            answer = problem(421, "HOST_NOT_LOCAL", "for this machine only: ask for localhost, or an address, in Host")
+        return answer or await page.handle(request)
 
     server = HttpServer(handle, _anybody)
     await server.listen(listening)

@@ -20,13 +20,17 @@ Rules
 4. No I/O, no clock. The time is the clock's, or what is proven to be later (`broker.admission.proven_time`): otherwise
    lists would stay fresh, and newer ones be refused as not yet valid, when the clock is set back. But whether a list
    that comes has expired is judged by the clock: one of a time when all clocks were ahead has to give way.
+5. Of CAs that have expired, and that no bundle knows any more, `_MOST_ENDED` lists are kept, the first to expire are
+   forgotten (`forget_ended`): nobody below them gets in. Else a CA that is replaced every hour leaves a list each time,
+   for ever. Their sources are told, so that they are read again should such a CA be renewed, and come back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Final
 
 from broker.admission.proven_time import ProvenTime
 from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, Scope, read_entries
@@ -35,6 +39,8 @@ from provisioning.pki.revocation import Entries, RevocationIndex
 
 _LATE_FRACTION = 1 / 4
 """A list is late when less than this part of its lifetime is left: its issuer should have published the next one."""
+_MOST_ENDED: Final = 256
+"""Lists of CAs that have expired and that no bundle knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,8 @@ class HeldList:
     delta: CertificateList | None
     entries: Entries
     """What is revoked, the delta included."""
+    ends: datetime | None = None
+    """When the CA expires that has signed it; None: that is not known."""
 
     @property
     def key(self) -> tuple[bytes, Scope]:
@@ -109,10 +117,12 @@ class CrlShelf:
         source: str,
         now: datetime,
         pause: Callable[[], None],
+        ends: datetime | None = None,
     ) -> HeldList | None:
         """Return what to hold for *listed*, signed by *issuer* (key identifier, name); None: it is held already.
 
-        Raises `CrlRefused`. May run in a thread, as long as nothing is `put` meanwhile.
+        *ends*: when the issuer expires, if that is known. Raises `CrlRefused`. May run in a thread, as long as nothing
+        is `put` or forgotten meanwhile.
         """
         key_id, name = issuer
         if listed.this_update > self._proven.at(now, (key_id,)) + CLOCK_TOLERANCE:
@@ -135,7 +145,7 @@ class CrlShelf:
             if entries.keys() <= current.complete_entries.keys():
                 return None
             entries = {**current.complete_entries, **entries}
-        held = HeldList(key_id, name, source, listed, entries, None, entries)
+        held = HeldList(key_id, name, source, listed, entries, None, entries, ends)
         return held if current is None else _with_its_delta(held, current, now, pause)
 
     def put(self, held: HeldList) -> tuple[set[int], int]:
@@ -147,6 +157,33 @@ class CrlShelf:
         self._proven.hear_list(held.issuer_key_id, held.complete.scope, held.this_update, held.issuer)
         added = held.entries.keys() - before.keys()
         return added, len(before) + len(added) - len(held.entries)
+
+    def forget_ended(self, known: Collection[bytes], now: datetime) -> list[HeldList]:
+        """Forget lists for which there is no room (rule 5), and return them. *known*: the keys of CAs in a bundle."""
+        if len(self.held) <= _MOST_ENDED:
+            return []
+        ended = [
+            (each.ends, each)
+            for each in self.held
+            if each.ends is not None
+            and each.issuer_key_id not in known
+            and each.ends < self._proven.at(now, (each.issuer_key_id,))
+        ]
+        ended.sort(key=lambda each: each[0], reverse=True)
+        forgotten = [each for _, each in ended[_MOST_ENDED:]]
+        for each in forgotten:
+            self._forget(each)
+        return forgotten
+
+    def _forget(self, held: HeldList) -> None:
+        issuer, scope = held.issuer_key_id, held.complete.scope
+        lists = self._held[issuer]
+        del lists[scope]
+        if not lists:
+            del self._held[issuer]
+        self._said.pop(held.key, None)
+        self._index.withdraw(issuer, scope)
+        self._proven.forget_list(issuer, scope)
 
     def overdue(
         self, issuer_key_id: bytes, now: datetime, *, is_authority: bool, names: frozenset[str]

@@ -107,6 +107,13 @@ class ProvenTime:
         said = self._lists.setdefault(authority, {})[scope] = _Said(this_update, f"a CRL of {issuer}")
         self._standing.append(said)
 
+    def forget_list(self, authority: bytes, scope: Hashable) -> None:
+        """Take note that the list of that *scope*, signed by the CA *authority*, is in use no more."""
+        lists = self._lists[authority]
+        del lists[scope]
+        if not lists:
+            del self._lists[authority]
+
     def present(self, begins: datetime | None) -> None:
         """Take note that the broker's own certificate *begins* then; None: it cannot be read."""
         self._begun = -math.inf if begins is None else begins.timestamp()

@@ -145,6 +145,12 @@ class Trust:
         known = {each for issuer in (*self._paths.values(), *anchors) for each in issuer.path()}
         return {each.key_id for each in known if now <= each.not_after}
 
+    def key_ends(self, key_id: bytes) -> datetime | None:
+        """Return when the last certificate of a CA with that key expires, if one is known."""
+        anchors = (anchor for bundle in self.bundles for anchor in bundle.anchors)
+        known = (each for issuer in (*self._paths.values(), *anchors) for each in issuer.path())
+        return max((each.certificate.not_valid_after_utc for each in known if each.key_id == key_id), default=None)
+
     def authorities(self, name: x509.Name) -> list[Issuer]:
         """Return every CA of that name: anchors, and those learned."""
         found = {

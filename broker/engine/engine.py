@@ -13,8 +13,8 @@ and subscriptions are in `broker.engine.exchange`, which this builds on.
 Rules
 -----
 1. No I/O and no clock: transports do the I/O, the time is passed in.
-2. An existing session changes only once the newcomer is `Admitted` and either owns the session, or the session has the
-   newcomer's own name and not that of its owner.
+2. An existing session changes only once the newcomer is `Admitted` and either owns the session, or has more right to
+   its client identifier than its owner (`broker.session.name`).
 3. Each change that matters to an operator is one log event with a stable code, and a counter.
 """
 
@@ -44,7 +44,7 @@ from broker.engine.vouched import stamp_of
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.message import Message
 from broker.routing.retained import Room
-from broker.session.name import session_name
+from broker.session.name import claim_of, session_name
 from broker.session.queue import QueueLimits
 from broker.session.registry import SessionRegistry
 from broker.session.session import NEVER, Session
@@ -233,8 +233,8 @@ class Engine(Exchange):
         What is due is done first, as by a tick: a session that has expired is not resumed [MQTT-4.1.0-2], and a will
         whose delay is over is sent.
 
-        A client that connects under its own name has priority over one that may also use that name, as the name of an
-        instance, say: the other's session is ended.
+        A client that connects under its own name, or as an instance of it, has priority over one that may also use that
+        identifier, because its name is the beginning of it, say: the other's session is ended.
         """
         identity, client_id = admitted.peer.identity, admitted.client_id
         session = self.registry.find(identity.trust_domain, identity.role, client_id)
@@ -243,7 +243,7 @@ class Engine(Exchange):
             session = self.registry.find(identity.trust_domain, identity.role, client_id)
         if session is None or session.owner == identity:
             return session
-        if client_id != identity.name or client_id == session.owner.name:
+        if claim_of(identity, client_id) <= claim_of(session.owner, client_id):
             detail = f"the session {client_id!r} belongs to another identity"
             return unauthorised(RefusalCode.CLIENT_ID_OF_ANOTHER, detail)
         if session.connection is not None:

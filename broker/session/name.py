@@ -14,6 +14,12 @@ def session_name(owner: Identity, client_id: str) -> str:
     return f"/{owner.role}/{owner.trust_domain}/{client_id}"
 
 
+def claim_of(owner: Identity, client_id: str) -> int:
+    """Return how much of *client_id* is *owner*'s name: of two, the identifier is whose name is more of it. 0: none."""
+    name = owner.name
+    return len(name) if client_id == name or client_id.startswith(f"{name}-") else 0
+
+
 def publisher_name(owner: Identity, client_id: str) -> str:
     """Return the name of the session as a publisher's: it also tells which device has it.
 

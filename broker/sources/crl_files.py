@@ -111,6 +111,11 @@ class CrlFiles:
         self._marks[path] = _UNREAD
         self._forget_refusals(path)  # It will be read anyway, and no caller need wait for that.
 
+    def forgotten(self, source: str) -> None:
+        """Take note that a list of the file *source* is forgotten; it may be there still."""
+        if (path := Path(source)) in self._marks:
+            self._unmatched[path] = self._intake.learned
+
     def _forget_refusals(self, path: Path) -> None:
         self._unmatched.pop(path, None)
         self._baseless.pop(path, None)

@@ -16,6 +16,8 @@ Rules
    is known, and nothing would come of it.
 5. A list refused for its dates may become usable by itself, or when this machine's clock is set: `Taken` says when, and
    the source of the list submits it again then.
+6. A list that is forgotten, because its CA has expired and there are many of those, is to its source like one of an
+   unknown CA: it is submitted again when more CAs are known.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ _MAY_COME_RIGHT = frozenset({CrlProblem.CRL_WRONG_ISSUER, CrlProblem.CRL_BAD_SIG
 """Problems that a newly learned CA, even of the same name, may resolve."""
 _BY_THE_CLOCK = frozenset({CrlProblem.CRL_NOT_YET_VALID, CrlProblem.CRL_EXPIRED})
 """Problems that time may resolve, or setting this machine's clock."""
-_EARLIEST = datetime.min.replace(tzinfo=UTC) + CLOCK_TOLERANCE
+_BEGINNING = datetime.min.replace(tzinfo=UTC)
+_EARLIEST = _BEGINNING + CLOCK_TOLERANCE
 """From a list of the first minutes of the year 1, which its CA may sign, no time can be taken away."""
 _MOST_NAMED = 20
 """New entries of a list that the audit log names individually; beyond that only the number."""
@@ -81,6 +84,8 @@ class CrlIntake:
         self._engine = engine
         self._clock = clock
         self._lock = asyncio.Lock()
+        self.sources: tuple[Callable[[str], None], ...] = ()
+        """Whom to tell which source has a list that is forgotten."""
         self.bases = 0
         """How many complete lists have come: when it changes, a delta may have its base."""
 
@@ -104,7 +109,18 @@ class CrlIntake:
                     taken.unmatched |= error.code in _MAY_COME_RIGHT
                     taken.baseless |= error.code is CrlProblem.CRL_NO_BASE
                     self.complain(error.code, error.detail, source)
+            self._forget_ended()
         return taken
+
+    def _forget_ended(self) -> None:
+        """Forget lists for which there is no room, by the trust of this moment, and tell their sources."""
+        trust, shelf = self._engine.admission.trust, self._engine.admission.status.lists
+        known = set[bytes]() if trust is None else trust.keys_at(_BEGINNING)
+        forgotten = shelf.forget_ended(known, datetime.now(UTC))
+        for each in forgotten:
+            log.info("CRL of an expired CA forgotten", issuer=each.issuer, source=each.source, number=each.number)
+            for tell in self.sources:
+                tell(each.source)
 
     async def _split(self, content: bytes, source: str) -> list[bytes]:
         try:
@@ -118,7 +134,8 @@ class CrlIntake:
 
         def prepare() -> HeldList | None:
             issuer = signer_of(listed, trust)
-            return lists.prepare(listed, issuer, source, datetime.now(UTC), lambda: time.sleep(PAUSE))
+            ends, now = trust.key_ends(issuer[0]), datetime.now(UTC)
+            return lists.prepare(listed, issuer, source, now, lambda: time.sleep(PAUSE), ends)
 
         try:
             held = await asyncio.to_thread(prepare)

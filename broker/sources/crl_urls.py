@@ -235,6 +235,12 @@ class CrlUrls:
         followed.deltas = taken.delta_urls
         self.follow(taken.delta_urls, bundle, followed.until)
 
+    def forgotten(self, source: str) -> None:
+        """Take note that the list at the URL *source* is forgotten; it may be there still."""
+        for (_, url), followed in self._followed.items():
+            if url == source:
+                followed.unmatched = self._intake.learned
+
     def _schedule(self, followed: _Followed) -> None:
         """Say when to fetch again what was just fetched, by what is known of it."""
         wait = self._refresh

@@ -29,6 +29,7 @@ class RevocationLists:
         self.files = CrlFiles(self.intake, config.crl_files, config.crl_check_seconds)
         self.urls = CrlUrls(self.intake, config.crl_refresh_seconds, clock)
         self.urls.configure(_urls_of(config))
+        self.intake.sources = (self.files.forgotten, self.urls.forgotten)
         self._admission = engine.admission
         self._engine = engine
         self._news = asyncio.Event()

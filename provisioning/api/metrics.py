@@ -4,7 +4,8 @@ Rules
 -----
 1. Labels are the service's own words (route templates, codes, list names) and the operators' for manufacturers, never
    a caller's: their number is bounded.
-2. Off unless configured; then for loopback only, unless configured otherwise: counts disclose the fleet's activity.
+2. Off unless configured; then for loopback only, unless configured otherwise: counts disclose the fleet's activity. A
+   browser there is told nothing for pages of other names (`provisioning.program.loopback`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from provisioning.enrolment.operator_watch import OperatorWatch
 from provisioning.errors import Code, Refused
 from provisioning.metrics_exposure import MetricsExposure
 from provisioning.operator_role import OperatorRole
+from provisioning.program.loopback import is_nobodys_name
 from provisioning.program.runtime import what_runs
 from provisioning.revocation.feed import RevocationFeed
 from provisioning.revocation.publisher import CrlPublisher
@@ -244,4 +246,6 @@ def metrics_routes(page: Callable[[], Awaitable[bytes]], exposure: MetricsExposu
 
 
 def _from_this_machine(request: Request) -> bool:
-    return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
+    if request.client is None or not ipaddress.ip_address(request.client.host).is_loopback:
+        return False
+    return is_nobodys_name(request.headers.get("host", ""))

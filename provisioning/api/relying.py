@@ -73,8 +73,14 @@ class _Lists:
         if made is None or crl_made is not crl:
             kind = "application/x-pem-file" if pem else "application/pkix-crl"
             made = _Document(_pem_of(crl.der) if pem else crl.der, kind, crl.this_update, crl.next_update)
+            self._forget_gone()
             self._made[name, pem] = crl, made
         return made
+
+    def _forget_gone(self) -> None:
+        """Forget the lists that are served no more: of CAs that were retired, and of their shards."""
+        for gone in [each for each in self._made if each[0].partition(".")[0] not in self._publishers]:
+            del self._made[gone]
 
     def _present(self, name: str) -> PublishedCrl:
         whole, _, delta = name.partition(".")

@@ -143,6 +143,13 @@ class RevocationIndex:
         """Replace the entries of the list *name* about the issuer's certificates by *entries*."""
         self._lists.setdefault(issuer_key_id, {})[name] = entries
 
+    def withdraw(self, issuer_key_id: bytes, name: Hashable) -> None:
+        """Forget the list *name* about the issuer's certificates: there is no such list any more."""
+        lists = self._lists[issuer_key_id]
+        del lists[name]
+        if not lists:
+            del self._lists[issuer_key_id]
+
     def listed(self, issuer_key_id: bytes, name: Hashable) -> Entries:
         """Return the entries of the list *name* about the issuer's certificates."""
         return self._lists.get(issuer_key_id, {}).get(name, {})

@@ -46,9 +46,9 @@ _BEGIN, _END = 48 - 3, 49 - 3
 """The fields of /proc/PID/stat, after the name, with the location of a process's command line (proc(5))."""
 READ_WHEN_USED = {
     "COLUMNS", "FAULTY_TOKEN", "FAULTY_TOKEN_MODULE",
-    "HOME", "LINES", "OLDPWD", "PATH", "PWD", "PYTEST_CURRENT_TEST", "PYTEST_DEBUG_TEMPROOT",
+    "HOME", "LINES", "OLDPWD", "PATH", "PLANTED_FAULTS", "PWD", "PYTEST_CURRENT_TEST", "PYTEST_DEBUG_TEMPROOT",
     "PYTEST_XDIST_TESTRUNUID", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT",
-    "SHLVL", "SOFTHSM2_CONF", "TMPDIR", "_",
+    "SHLVL", "SOFTHSM2_CONF", "STARTED_AFRESH", "TMPDIR", "_",
 }  # fmt: skip
 """In addition to `os.environ`, readline sets COLUMNS and LINES for pytest's children."""
 OF_THE_PROGRAM = "FLEET_"

@@ -1,7 +1,10 @@
 """Runs one of our programs with faults planted in its source: ``python -m tests.support.planting broker run …``.
 
 The faults are in the file that `FAULTS` names: a JSON list of [file, text, replacement], relative to the repository. A
-text that is not there exactly once ends the program at once: the test has to follow the source.
+text that is not there exactly once is refused before anything starts: the test has to follow the source.
+
+It may be forked from an interpreter that has imported what is not ours (`tests.support.programs`). A module that is
+imported already has no fault and would keep none: such a program ends at once.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import json
 import os
 import runpy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType
@@ -22,16 +25,22 @@ REPOSITORY = Path(__file__).parents[2]
 Fault = tuple[str, str, str]
 
 
-def command(arguments: Sequence[str]) -> list[str]:
-    """Return what to run with ``python -m`` in place of *arguments*, a program of ours and its own."""
-    return ["tests.support.planting", *arguments]
+def command(arguments: Sequence[str], *, afresh: bool = False) -> list[str]:
+    """Return what to run with ``python -m`` in place of *arguments*, a program of ours and its own.
+
+    *afresh*: also where ``python`` stands for one that would have it forked, which knows it by the first word.
+    """
+    return [*(["runpy"] if afresh else []), "tests.support.planting", *arguments]
 
 
-def planted_in(running: Callable[..., Any]) -> Callable[..., Any]:
-    """Return *running* (`device_sim.stage.processes.running`) for programs with the faults."""
+def planted_in(running: Callable[..., Any], *, afresh: Container[str] = ()) -> Callable[..., Any]:
+    """Return *running* (`device_sim.stage.processes.running`) for programs with the faults.
+
+    *afresh* names those that are killed or measured: their parent must see them, and not a stand-in.
+    """
 
     def start(name: str, arguments: Sequence[str], **options: Any) -> Any:
-        return running(name, command(arguments), **options)
+        return running(name, command(arguments, afresh=arguments[0] in afresh), **options)
 
     return start
 
@@ -50,6 +59,9 @@ def _plant(faults: Sequence[Sequence[str]]) -> None:
         path = str(REPOSITORY / name)
         source = sources.get(path) or Path(path).read_text(encoding="utf-8")
         sources[path] = source.replace(text, replacement)
+    for module in list(sys.modules.values()):
+        if getattr(module, "__file__", None) in sources:
+            sys.exit(f"{module.__name__} was imported before its fault was planted")
 
     plain = SourceFileLoader.get_code
 

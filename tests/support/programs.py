@@ -12,7 +12,9 @@ tests of the start, of memory and of processor time; and whenever its environmen
 the loader that the fork server lacks.
 
 Where a program is otherwise a test's child, or starts others itself, as `fleet-sim` does, the stand-in for ``python``
-has it forked. Its parent sees the stand-in: not the program's processor time, memory, command line, or process number.
+has it forked. Its parent sees the stand-in: not the program's processor time, memory, command line, or process number,
+and of what it kills there may be something for a moment longer. A program of which it is to see these, among others
+that it starts, is named by the variable `AFRESH`.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ from tests.support.fork_server import ROOM, lasting, order
 from tests.support.imported import asked
 
 REPOSITORY = Path(__file__).parents[2]
+AFRESH = "STARTED_AFRESH"
+"""A variable of whoever starts programs: the one that it names is not forked."""
 PATIENCE = 60.0
 """Seconds: how long the imports may take on a machine busy with other tests."""
 
@@ -134,15 +138,47 @@ _IMPORTED = {
         "anyio._backends._asyncio",
         "encodings.idna",
     ),
-    # Third-party code: the devices of `tests.support.devices`.
+    # The devices of `tests.support.devices`.
     "tests": (
+        "broker.mqtt.framing",
+        "broker.mqtt.packets",
         "cryptography.hazmat.backends.openssl",
+        "cryptography.hazmat.primitives.serialization.pkcs7",
         "cryptography.x509",
         "device_sim.backoff",
         "paho.mqtt.client",
         "provisioning.client.csr",
         "provisioning.client.est",
+        "provisioning.pki.stapling",
         "provisioning.pki.tls",
+    ),
+    # What our programs with faults in their source import of others: of ours nothing may be imported before that.
+    "tests.support.planting": (
+        "anyio._backends._asyncio",
+        "cryptography.hazmat.backends.openssl.backend",
+        "cryptography.hazmat.primitives.ciphers.aead",
+        "cryptography.hazmat.primitives.kdf.x963kdf",
+        "cryptography.hazmat.primitives.keywrap",
+        "cryptography.hazmat.primitives.serialization.pkcs7",
+        "cryptography.x509.ocsp",
+        "encodings.ascii",
+        "encodings.idna",
+        "fastapi.routing",
+        "greenlet",
+        "httpcore",
+        "httpx",
+        "prometheus_client.core",
+        "pydantic_settings",
+        "sqlalchemy.dialects.sqlite",
+        "sqlalchemy.engine",
+        "structlog",
+        "tomllib",
+        "typer._adapters",
+        "typer._click.decorators",
+        "typer._completion_shared",
+        "uvicorn.lifespan.off",
+        "uvicorn.protocols.http.httptools_impl",
+        "uvloop",
     ),
     # Third-party clients, of `tests.support.real_clients`.
     "tests.support.clients": ("aiomqtt", "amqtt.client", "asyncio", "encodings.idna", "ssl"),
@@ -309,13 +345,15 @@ def _folder() -> Path:
     return Path(folder.name)
 
 
-def forking_python(*programs: str) -> str:
+def forking_python(*programs: str, environment: Mapping[str, str] | None = None) -> str:
     """Return what to call in place of ``python``: *programs* are then forked, and so are those that they start.
 
-    By default these are all of ours. The imports are done when it returns: they do not disturb any measurement.
+    By default these are all of ours. The imports are done when it returns: they do not disturb any measurement. Who
+    names the *environment* that they will have is told if it is one in which they are not forked: nothing else says so.
     """
-    for server in [_server(program) for program in programs or _OURS]:
-        assert server.pid
+    for program in programs or _OURS:
+        assert _server(program).pid
+        assert environment is None or _forkable(program, environment), f"{program} is not forked in this environment"
     return _stand_in()
 
 

@@ -34,3 +34,8 @@ def test_every_planted_fault_is_found_in_the_source_once(module: ModuleType, tmp
 def test_a_fault_that_is_not_where_it_is_looked_for_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="has 0 times"):
         planting.write(tmp_path / "faults.json", [("README.md", "not " + "in it", "")])
+
+
+def test_a_fault_in_what_is_imported_already_is_refused() -> None:
+    with pytest.raises(SystemExit, match="was imported before its fault was planted"):
+        planting._plant([("provisioning/pki/role.py", "DEVICE", "DEVICE")])

@@ -61,6 +61,9 @@ def test_a_device_is_seen_to_come_speak_and_be_revoked(
     assert now("revocation_to_close_seconds_bucket", le="+Inf") == closed[1] + 1
     assert now("revoked_certificates") >= 1
     wait_until(lambda: now("store_commit_seconds_count") > before["store_commit_seconds_count"], "a commit")
+    url = httpx.URL(next(url for url in fleet_broker.urls if url.startswith("http://")))
+    of_a_page = httpx.get(url, headers={"Host": f"page.example:{url.port}"}, trust_env=False)
+    assert (of_a_page.status_code, of_a_page.json()["code"]) == (421, "HOST_NOT_LOCAL"), "which points to this machine"
     attempt(fleet_broker.port, service.bundle, None)
     wait_until(lambda: now("refusals_total", code="NO_CERTIFICATE") == refused + 1, "the refusal")
     assert now("handshakes_total", result="failed", version="none") >= 1

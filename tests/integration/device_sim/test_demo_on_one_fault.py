@@ -18,7 +18,7 @@ from device_sim.demo import demo
 from device_sim.demo.demo import BACKEND, _Story
 from device_sim.demo.demo_plan import DemoPlan
 from device_sim.report import ExitCode
-from device_sim.stage.stage import raised
+from device_sim.stage.stage import Stage
 from device_sim.view import View
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.pki.revocation_reason import RevocationReason
@@ -170,6 +170,7 @@ class _Operator:
 async def test_the_story_of_a_broker_with_one_fault_says_so(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    stage: Stage,
     fault: Callable[[], OneFault],
     failed: list[str],
     outcome: ExitCode,
@@ -177,14 +178,13 @@ async def test_the_story_of_a_broker_with_one_fault_says_so(
     for never in {"_DRAIN_DEADLINE", "_COMMAND_DEADLINE"} if fault in {Loses, Alters, LosesCommands} else ():
         monkeypatch.setattr(demo, never, 3.0)
     one = fault()
-    async with raised(tmp_path, lambda _: None) as stage:
-        ca = tmp_path / "provisioning"
-        passphrase = (tmp_path / "passphrase").read_bytes()
-        issuer = Issuer.load(ca / "issuing-ca.crt", ca / "issuing-ca.key", passphrase)
-        async with proxied(stage.broker, issuer, stage.anchors, one) as endpoint:
-            operator = cast("EnrolmentOperatorClient", _Operator(stage.operator, one))
-            story = _Story(PLAN, replace(stage, broker=endpoint, operator=operator), View())
-            await story._play()
+    ca = tmp_path / "stage" / "provisioning"
+    passphrase = (tmp_path / "stage" / "passphrase").read_bytes()
+    issuer = Issuer.load(ca / "issuing-ca.crt", ca / "issuing-ca.key", passphrase)
+    async with proxied(stage.broker, issuer, stage.anchors, one) as endpoint:
+        operator = cast("EnrolmentOperatorClient", _Operator(stage.operator, one))
+        story = _Story(PLAN, replace(stage, broker=endpoint, operator=operator), View())
+        await story._play()
     # What a proxy tells bad devices is asked elsewhere.
     found = [each.name for each in story.report.checks if not each.passed]
     assert [name for name in found if name != "every bad device is told why"] == failed

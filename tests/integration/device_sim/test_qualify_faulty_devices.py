@@ -7,6 +7,7 @@ about its fault alone: several at a time, since they mostly wait.
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from device_sim.qualify.run import Bench, qualify
 from device_sim.qualify.stages import STAGES, Stage, pick
 from tests.support.devices.flawed import AT_SERVICE
 from tests.support.machine import Quiet
-from tests.support.programs import forking_python
+from tests.support.programs import REPOSITORY, forking_python
 
 WINDOWS = (4.0, 10.0, 20.0)
 """Seconds: on a machine busy with other tests a device may need longer to get to its fault."""
@@ -102,6 +103,12 @@ WARNED = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The devices inherit the environment: in this one they are forked, a hundred and more."""
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+
+
 async def judged(directory: Path, flaw: str, line: str, verdict: Verdict) -> str:
     """Return what was said of the device with *flaw*, if *line* has not got *verdict*; empty: it has."""
     name = line.partition(".")[0]
@@ -123,7 +130,8 @@ async def tried(
     place: Path, flaw: str, stages: Sequence[Stage], window: float, parallel: int, *, ignores_staples: bool = False
 ) -> Mapping[str, Outcome]:
     """Return the outcomes of the device with *flaw* in *stages*, by name."""
-    command = f"{shlex.quote(forking_python('tests'))} -m tests.support.devices.flawed {flaw} {PLACES}"
+    python = forking_python("tests", environment=os.environ)
+    command = f"{shlex.quote(python)} -m tests.support.devices.flawed {flaw} {PLACES}"
     papers = Papers(NAME, ["127.0.0.1", "localhost"])
     bench = Bench(papers, Program(command), place, "127.0.0.1", 0, window, Quiet, ignores_staples)
     outcomes = await qualify(bench, stages, parallel, lambda _: None, lambda _: None)

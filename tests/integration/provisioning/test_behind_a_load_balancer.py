@@ -78,6 +78,7 @@ def test_a_loopback_address_from_another_machine_is_not_this_one(behind: Provisi
     assert curl.run("/metrics").status == 200, "who connects himself"
     assert curl.run("/metrics", *said, "127.0.0.9").status == 200, "the proxy is on this machine, and so is its client"
     assert curl.run("/metrics", *said, "198.51.100.7").status == 404
+    assert curl.run("/metrics", "--header", "Host: page.example").status == 404, "a browser's, for a page of that name"
 
 
 @pytest.mark.parametrize("scheme", ["https", "http"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import sys
@@ -15,16 +16,21 @@ BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 ROUNDS = 60
 
 
-@pytest.fixture(scope="module")
-def judge() -> Iterator[Any]:
-    """A benchmark's own module, which is found only by its scripts."""
+@pytest.fixture(scope="module", autouse=True)
+def benchmarks() -> Iterator[None]:
+    """A benchmark's own modules are found only by its scripts."""
     sys.path.insert(0, str(BENCHMARKS))
     try:
-        import soak_judge
-
-        yield soak_judge
+        yield
     finally:
         sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture(scope="module")
+def judge() -> Any:
+    import soak_judge
+
+    return soak_judge
 
 
 def rounds(figures: Callable[[int], dict[str, float]], count: int = ROUNDS) -> list[dict[str, float]]:
@@ -119,3 +125,18 @@ def test_the_verdict_names_what_is_wrong(judge: Any) -> None:
     (first,) = judge.checks(grown, ROUNDS, {})
     assert not first.holds
     assert first.seen == "rows broker.sessions: 153.0 → 459.0"
+
+
+def test_who_stops_a_soak_has_the_figures_of_all_rounds_until_then(tmp_path: Path) -> None:
+    from soak_record import written_at_the_end
+
+    place, taken = tmp_path / "rounds.json", list[dict[str, float]]()
+
+    def soak() -> None:
+        with written_at_the_end(taken, place):
+            taken.extend([{"RSS MiB": 79.0, "objects": math.nan}, {"RSS MiB": 86.0}])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        soak()
+    assert json.loads(place.read_text()) == {"rounds": [{"RSS MiB": 79.0, "objects": None}, {"RSS MiB": 86.0}]}

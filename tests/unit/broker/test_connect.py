@@ -115,24 +115,25 @@ def test_a_live_session_does_not_notice_an_impostor(broker: MemoryBroker) -> Non
     assert victim.payloads() == [b"go"]
 
 
+@pytest.mark.parametrize("client_id", ["backend-audit", "backend-audit-1"])
 @pytest.mark.parametrize("connected", [True, False])
 def test_who_comes_by_its_own_name_is_not_kept_out_by_one_that_calls_an_instance_so(
-    broker: MemoryBroker, connected: bool
+    broker: MemoryBroker, connected: bool, client_id: str
 ) -> None:
-    squatter = broker.service("backend", client_id="backend-audit", session_expiry_interval=600)
+    squatter = broker.service("backend", client_id=client_id, session_expiry_interval=600)
     squatter.subscribe("fleet/#", qos=1)
     if not connected:
         squatter.vanish()
     rightful = broker.open(shared_service("backend-audit"))
-    assert not rightful.connect(client_id="backend-audit", clean_start=False).session_present, "it is another's"
+    assert not rightful.connect(client_id=client_id, clean_start=False).session_present, "it is another's"
     if connected:
         farewell = squatter.farewell()
         assert farewell.reason_code is ReasonCode.SESSION_TAKEN_OVER
-        assert str(farewell.properties.reason_string).startswith("CLIENT_ID_OF_ANOTHER: 'backend-audit' is the name of")
+        assert str(farewell.properties.reason_string).startswith(f"CLIENT_ID_OF_ANOTHER: '{client_id}' is the name of")
     broker.device("meter-1").publish("fleet/meters/meter-1/telemetry", b"7", qos=1)
     assert rightful.messages() == [], "nor has it what that had subscribed"
     again = broker.open(shared_service("backend"))
-    again.connect(client_id="backend-audit", expect=ReasonCode.NOT_AUTHORIZED)
+    again.connect(client_id=client_id, expect=ReasonCode.NOT_AUTHORIZED)
     assert not rightful.closed
     assert broker.metrics.refused == {RefusalCode.CLIENT_ID_OF_ANOTHER: 1}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 from typing import cast
 
@@ -28,6 +29,7 @@ from provisioning.client.operator import OperatorClient
 from provisioning.pki.role import Role
 from tests.support.authority import Authority
 from tests.support.dishonest_broker import Lie, dishonest
+from tests.support.programs import REPOSITORY, forking_python
 from tests.support.scenarios import ON_ANY_MACHINE
 
 SCENARIO = (
@@ -72,6 +74,13 @@ NOTHING_IS_MISSING = {
 @pytest.fixture(scope="module")
 def authority() -> Authority:
     return Authority()
+
+
+@pytest.fixture(autouse=True)
+def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the workers forked: of a start of theirs nearly all is imports."""
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setattr(sys, "executable", forking_python("device_sim", environment=os.environ))
 
 
 async def judged(

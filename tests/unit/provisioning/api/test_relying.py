@@ -15,7 +15,7 @@ import pytest
 from cryptography import x509
 from starlette.applications import Starlette
 
-from provisioning.api.relying import relying_party_routes
+from provisioning.api.relying import _Lists, relying_party_routes
 from provisioning.store.crls import PublishedCrl
 from tests.support.pki import shared_pki
 from tests.support.requests import NOON
@@ -72,6 +72,22 @@ async def test_a_list_is_encoded_once_however_often_it_is_asked_for(path: str, m
             der = base64.b64decode(b"".join(answer.content.splitlines()[1:-1])) if pem else answer.content
             assert der == crl.der
     assert encoded == {"sha256": 2, **({"encodebytes": 2} if pem else {})}
+
+
+def test_of_cas_that_are_retired_no_list_is_kept() -> None:
+    """Some megabytes for each CA that there ever was, in a large fleet."""
+    publishers: dict[str, _Publisher] = {}
+    lists = _Lists(publishers)  # type: ignore[arg-type]
+    kept = []
+    for number in range(3):
+        name = f"issuing-{number}"
+        crl = PublishedCrl(name, number, NOON, NOON + timedelta(hours=1), 0, b"crl")
+        publishers.clear()
+        publishers[name] = _Publisher(crl, crl)
+        for each, pem in ((name, False), (name, True), (f"{name}.delta", False)):
+            assert lists.document(each, pem=pem).content
+        kept.append(len(lists._made))
+    assert kept == [3, 3, 3]
 
 
 def _counted(function: Callable[[bytes], object], calls: Counter[str], name: str, content: bytes) -> object:
