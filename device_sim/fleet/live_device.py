@@ -54,7 +54,8 @@ class LiveDevice:
     """A device that can connect and publish. *ended* is called whenever one of its connections has ended."""
 
     __slots__ = (
-        "_closing", "_commands", "_early", "_ended", "_moves", "_publications", "_surroundings", "away", "behaviours",
+        "_closing", "_commands", "_early", "_ended", "_keeps_tls_session", "_moves", "_publications", "_surroundings",
+        "away", "behaviours",
         "connection", "credential", "group", "interval", "machine", "out_since", "repeated", "unacknowledged", "urgent",
     )  # fmt: skip
 
@@ -82,6 +83,7 @@ class LiveDevice:
         self._ended = ended
         self._publications = Publications(machine, group.telemetry or Telemetry(), surroundings.seed, surroundings.mark)
         self._closing = False
+        self._keeps_tls_session = False
         self._early: tuple[tuple[str, bytes], ...] = ()
         """What arrived before the link was handed to us; answering needs a link."""
         self._moves = 0
@@ -100,6 +102,12 @@ class LiveDevice:
         """Use *credential*, a successor, from now on; return whether a connection with the former one is still open."""
         self.credential = credential
         return self.is_connected
+
+    def keep_tls_session(self) -> None:
+        """Keep the TLS session of its present connection, and of all later ones: it will try to resume it."""
+        self._keeps_tls_session = True
+        if self.connection is not None:
+            self.connection.keeps_tls_session = True
 
     async def connect(self, session: ssl.SSLSession | None = None) -> Link:
         """Connect, resend what was not acknowledged, and subscribe to the device's commands.
@@ -136,6 +144,7 @@ class LiveDevice:
         except asyncio.CancelledError:
             self.machine.happened(Event.CLOSED)
             raise
+        connection.keeps_tls_session = self._keeps_tls_session
         self.connection = connection
         self.machine.happened(Event.ADMITTED)
         connection.closed.add_done_callback(self._connection_ended)

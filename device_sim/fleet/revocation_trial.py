@@ -62,6 +62,7 @@ async def cut_off(
     connection = device.connection
     if connection is None:
         raise RuntimeError(f"{device.name} was never connected")
+    device.keep_tls_session()
     sent = time.monotonic()
     await operator.revoke(device=device.name, reason=reason)
     answered = time.monotonic()

@@ -171,6 +171,7 @@ class Connection:
         self.session_present = False
         self._reading = True
         self.tls_resumed = bool(socket.tls.session_reused)
+        self.keeps_tls_session = False
         self.tls_session: ssl.SSLSession | None = None
 
     @classmethod
@@ -421,7 +422,8 @@ class Connection:
             self._writer_added = False
             self._loop.remove_writer(self._descriptor)
         self._keep_alive.discard(self._paho)
-        self.tls_session = self._socket.tls.session
+        if self.keeps_tls_session:
+            self.tls_session = self._socket.tls.session
 
 
 def _closure(reason: ReasonCode, properties: Properties | None, at: float) -> Closure:

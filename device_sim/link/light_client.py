@@ -106,6 +106,7 @@ class LightConnection:
         "_version",
         "_writer_added",
         "closed",
+        "keeps_tls_session",
         "session_present",
         "stage_times",
         "tls_resumed",
@@ -146,6 +147,7 @@ class LightConnection:
         self.stage_times = StageTimes(0.0, 0.0, 0.0)
         self.session_present = False
         self.tls_resumed = bool(socket.tls.session_reused)
+        self.keeps_tls_session = False
         self.tls_session: ssl.SSLSession | None = None
 
     @classmethod
@@ -444,7 +446,8 @@ class LightConnection:
             self._writer_added = False
             self._loop.remove_writer(self._descriptor)
         self._keep_alive.discard(self)
-        self.tls_session = self._socket.tls.session
+        if self.keeps_tls_session:
+            self.tls_session = self._socket.tls.session
         self._socket.close()
         self.closed.set_result(closure)
         if self._admitted is not None and not self._admitted.done():

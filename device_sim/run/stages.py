@@ -273,6 +273,7 @@ async def _suspend(scene: Scene, stage: Suspend) -> None:
         if link is None or not device.is_connected:
             return
         fleet.condemn(device.name)
+        device.keep_tls_session()
         scene.mark("suspend", device.name)
         late, sent = time.monotonic() - due, time.monotonic()
         try:

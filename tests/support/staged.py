@@ -86,6 +86,7 @@ class Meter:
         self.is_undecided = False
         self.cuts = 0
         self.closed = False
+        self.keeps_tls_session = False
         self.linked()
 
     def linked(self) -> asyncio.Future[Closure]:
@@ -93,6 +94,9 @@ class Meter:
         closed = asyncio.get_running_loop().create_future()
         self.connection = SimpleNamespace(closed=closed, tls_session=None, tls_resumed=False)
         return closed
+
+    def keep_tls_session(self) -> None:
+        self.keeps_tls_session = True
 
     def cut(self) -> None:
         self.cuts += 1

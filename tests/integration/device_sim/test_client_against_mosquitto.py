@@ -199,7 +199,11 @@ async def test_the_keep_alive_pings_an_idle_connection(
 async def test_a_tls_session_is_resumed(mosquitto: RunningBroker, authority: Authority, driver: Driver) -> None:
     context = authority.issue("meter-1").context(authority.pem)
     async with KeepAlive() as keep_alive:
+        usual = await driver.open(mosquitto.endpoint, context, "meter-1", keep_alive=keep_alive)
+        await usual.close()
+        assert usual.tls_session is None, "not asked for: with CPython 3.11 each would stay in memory for ever"
         first = await driver.open(mosquitto.endpoint, context, "meter-1", keep_alive=keep_alive)
+        first.keeps_tls_session = True
         assert not first.tls_resumed
         await first.close()
         second = await driver.open(

@@ -60,6 +60,7 @@ async def test_who_is_suspended_is_out_and_is_in_again_when_that_is_over() -> No
     around = await suspended(meter, meter.put_out, lambda: setattr(meter, "good", True))
     assert figures(around) == {"suspended": 1, "resumed": 1, "suspended_closed": 1, "resumed_admitted": 1}
     assert (around.fleet.condemned, around.fleet.refused_by_reason.total()) == ({}, 1)
+    assert meter.keeps_tls_session, "which it tries to resume"
     assert [(each.kind, each.what) for each in around.recorder.markers] == [("suspend", "meter-1")]
     for metric in (Duration.SUSPENDED_CLOSED, Duration.RESUMED_ADMITTED):
         assert around.recorder.response[metric].highest < 60_000
