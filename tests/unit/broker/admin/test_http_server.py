@@ -453,7 +453,11 @@ async def test_a_large_body_is_read_only_where_it_may_be_and_from_somebody_known
 async def test_few_large_bodies_are_in_memory_at_once(tmp_path: Path) -> None:
     """Any operator has sixteen connections, and each may send sixteen megabytes and not go on."""
     path, size = tmp_path / "admin.sock", 2 * MAX_BODY
-    server = HttpServer(_echo, lambda _: "me", {"/large": size})
+
+    async def measure(request: Request) -> Response:
+        return Response.json(len(request.body))
+
+    server = HttpServer(measure, lambda _: "me", {"/large": size})
     await server.listen(open_socket(path))
     head = f"POST /large HTTP/1.1\r\nContent-Length: {size}\r\n".encode() + HEAD
 
