@@ -35,6 +35,7 @@ NOT_AGAIN: Final = {
     "test_contributed_plugins.py": "plugins are interpreted, and their adapter is",
     "test_dry_run.py": "a question of operators, answered by what is not compiled",
     "test_explain.py": "a question of operators, answered by what is not compiled",
+    "test_failover.py": "the service's database fails, and its feed is followed by what is not compiled",
     "test_issuing_lines.py": "the service's authorities; the broker reads their certificates as any others",
     "test_judged_by_sslyze.py": "TLS is OpenSSL's",
     "test_judged_by_testssl.py": "TLS is OpenSSL's",

@@ -14,7 +14,8 @@
       too, kills that: its fork server sees the connection closed. That takes a moment: what a killed process leaves
       behind is for tests that start it afresh.
    2. It ends as the forked process has ended: by the same exit code, or the same signal.
-   3. Whose environment has anything for the interpreter or the loader that the fork server has not is not forked.
+   3. Whose environment has anything for the interpreter or the loader that the fork server has not is not forked; nor
+      is the program that is named by STARTED_AFRESH.
    4. It takes no time: there are hundreds of it, and in Python each would take longer than the fork. */
 
 #define _GNU_SOURCE
@@ -126,7 +127,8 @@ int main(int count, char **arguments) {
     sigemptyset(&sent_on);
     for (size_t each = 0; each < sizeof SENT_ON / sizeof *SENT_ON; each++) sigaddset(&sent_on, SENT_ON[each]);
     sigprocmask(SIG_BLOCK, &sent_on, &before); /* Nobody knows yet whom to send it on to. */
-    int server = connected(folder, arguments[2]), pid;
+    const char *afresh = getenv("STARTED_AFRESH");
+    int server = afresh && !strcmp(afresh, arguments[2]) ? -1 : connected(folder, arguments[2]), pid;
     if (server >= 0) {
       make_order(arguments + 2, count - 2, own);
       send_order(server);

@@ -12,7 +12,9 @@ tests of the start, of memory and of processor time; and whenever its environmen
 the loader that the fork server lacks.
 
 Where a program is otherwise a test's child, or starts others itself, as `fleet-sim` does, the stand-in for ``python``
-has it forked. Its parent sees the stand-in: not the program's processor time, memory, command line, or process number.
+has it forked. Its parent sees the stand-in: not the program's processor time, memory, command line, or process number,
+and of what it kills there may be something for a moment longer. A program of which it is to see these, among others
+that it starts, is named by the variable `AFRESH`.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ from tests.support.fork_server import ROOM, lasting, order
 from tests.support.imported import asked
 
 REPOSITORY = Path(__file__).parents[2]
+AFRESH = "STARTED_AFRESH"
+"""A variable of whoever starts programs: the one that it names is not forked."""
 PATIENCE = 60.0
 """Seconds: how long the imports may take on a machine busy with other tests."""
 

@@ -123,6 +123,12 @@ def test_whom_a_stand_in_cannot_have_forked_has_an_interpreter_of_its_own() -> N
     said = called("-m", "broker", "version", PYTHONPROFILEIMPORTTIME="1")
     assert "| broker.cli" in said.stderr
     assert "import time" not in called("-m", "broker", "version").stderr
+    told = "import os; print(os.getppid())"
+    python, text = programs.forking_python("tests"), ["-m", "tests.support.any_text", told]
+    for name, parent in (("tests.support.any_text", os.getpid()), ("broker", programs._server("tests").pid)):
+        environment = ENVIRONMENT | {programs.AFRESH: name}
+        asked = subprocess.run([python, *text], env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        assert int(asked.stdout) == parent
     assert called("-c", "import sys; print(sys.argv)", "x").stdout == "['-c', 'x']\n"
 
 

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -22,7 +21,7 @@ from provisioning.pki.keys import key_to_pem
 from tests.support.broker_process import BrokerProcess
 from tests.support.last_words import last_words
 from tests.support.pki import Pki
-from tests.support.programs import forking_python
+from tests.support.programs import AFRESH, forking_python
 
 SOURCE = Path(__file__).parents[3]
 PATIENCE = 600.0
@@ -38,15 +37,15 @@ NAMED = {"21-unregistered": "OCSP_UNKNOWN", "21-suspended": "SUSPENDED", "5-revo
 async def simulator(tmp_path: Path, *arguments: str, afresh: bool = False) -> tuple[int, str, str]:
     """Run the simulator with its temporary files under *tmp_path*; return exit code, output and errors.
 
-    *afresh*: what it starts has an interpreter of its own, and the memory that is looked at.
+    *afresh*: the broker that it starts has an interpreter of its own, and the memory and time that are looked at.
     """
     process = await asyncio.create_subprocess_exec(
-        sys.executable if afresh else forking_python(),
+        forking_python(),
         "-m",
         "device_sim",
         *arguments,
         cwd=SOURCE,
-        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(SOURCE)},
+        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(SOURCE)} | ({AFRESH: "broker"} if afresh else {}),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from device_sim.attack.catalogue import pick
 from device_sim.attack.delivery_list import OWED
 from device_sim.attack.fleetgate_target import fleetgate
 from tests.support.judged_delivery import assert_found, is_against
+from tests.support.programs import AFRESH, REPOSITORY, forking_python
 
 FORGOTTEN = {
     "22-killed-queued": "its session was gone (CONNACK without session present)",
@@ -43,6 +46,14 @@ def losing(start: Callable[[], Awaitable[None]] | None, directory: Path) -> Call
         await start()
 
     return starting
+
+
+@pytest.fixture(autouse=True)
+def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the service forked; the broker is killed, and has an interpreter of its own."""
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setenv(AFRESH, "broker")
+    monkeypatch.setattr(sys, "executable", forking_python("provisioning", environment=os.environ))
 
 
 @pytest.mark.timeout(600)

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from provisioning.pki.role import Role
 from tests.support.authority import Authority
 from tests.support.fleet_sim import SOURCE, TINY, enrol, fleet_sim, left_in, left_running, ran, until_said
 from tests.support.last_words import last_words
+from tests.support.programs import forking_python
 
 LONG = TINY.replace('hold = "1s"', 'hold = "10m"')
 
@@ -261,9 +261,10 @@ async def test_a_reader_that_has_left_does_not_keep_the_report_from_being_writte
     reading, writing = os.pipe()
     os.close(reading)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "device_sim", "run", str(tmp_path / "short.toml"), "--self-hosted",
+        forking_python(), "-m", "device_sim", "run", str(tmp_path / "short.toml"), "--self-hosted",
         "--output", str(tmp_path / "out"),
-        cwd=SOURCE, env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=writing, stderr=asyncio.subprocess.PIPE,
+        cwd=SOURCE, env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(SOURCE)},
+        stdout=writing, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     os.close(writing)
     _, err = await last_words(process)
