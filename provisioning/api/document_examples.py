@@ -50,6 +50,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     # What is answered.
     "IssuedToken": {
         "device": "meter-17", "group": "north", "role": "device", "token": "fgt_…", "id": 17, "expires_at": _NOW,
+        "device_state": "revoked",
     },
     "KnownToken": {
         "id": 17, "device": "meter-17", "group": "north", "role": "device", "state": "used", **_MADE,

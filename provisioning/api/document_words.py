@@ -41,6 +41,7 @@ FIELDS: Final = {
     "devices": "Devices by name.",
     "dns_names": "DNS names of a broker or service, for its certificate.",
     "due_at": f"When it will be fetched next ({_MOMENT}).",
+    "device_state": "The state of the device that it is for; null: there is no such device yet.",
     "end": f"The window's end ({_MOMENT}).",
     "ended_at": f"When it was ended ({_MOMENT}); null: it has not been.",
     "entries": "How many certificates the list names.",

@@ -92,7 +92,8 @@ class TokensRequest(BaseModel):
 async def create_tokens(body: TokensRequest, operator: Operator, services: Services) -> dict[str, Any]:
     """Make one-time enrolment tokens. They are shown only in this answer.
 
-    An enroller may make them for devices; those for brokers, services and operators need an admin.
+    An enroller may make them for devices; those for brokers, services and operators need an admin. ``device_state`` is
+    that of a device that is here already, which the token admits again, also after a revocation, with any key.
     """
     body.check(operator)
     issued = await services.token_service.create(body.order(), by=operator.device.name)
@@ -189,6 +190,7 @@ def _token_item(issued: IssuedToken) -> dict[str, Any]:
         "role": issued.grant.role,
         "token": issued.token,
         "id": issued.number,
+        "device_state": issued.device_state,
         "expires_at": rfc3339(issued.expires_at),
     }
 

@@ -29,6 +29,7 @@ class IssuedToken(Answer):
     token: str
     expires_at: datetime
     id: int | None = None
+    device_state: str | None = None
 
     def __repr__(self) -> str:
         return f"IssuedToken(device={self.device!r}, group={self.group!r}, role={self.role!s})"

@@ -24,6 +24,7 @@ from provisioning.commands.meant_devices import confirm
 from provisioning.commands.named_lines import before_the_loop, read_lines
 from provisioning.commands.printed_rows import print_each, printed
 from provisioning.commands.printed_token import print_token
+from provisioning.commands.readmitted import say_who_is_here
 from provisioning.commands.service_command import (
     Connection,
     Json,
@@ -145,6 +146,7 @@ def create_token(
                 print_document(token.model_dump(mode="json", exclude={"token"}) | {"file": str(output)})
         else:
             await print_token(client, token, said, as_json=as_json)
+        say_who_is_here([token])
         await _say_if_new(client, group)
         if role is Role.BROKER and not (dns_name or ip_address):
             say(f"{whom} will be found under no name, and refused by clients that check it: give --dns-name")
@@ -195,6 +197,7 @@ def create_batch(
 
         common: dict[str, Any] = {"group": group, "role": role, "ttl_seconds": ttl, "lifetime_seconds": lifetime}
         written = unseen = 0
+        made: list[IssuedToken] = []
         with private_file(output) as file, progress("tokens", total or 0) as advance:
             try:
                 async for tokens in _batches(client, names, total or 0, common):
@@ -205,6 +208,7 @@ def create_batch(
                     writer.writerows(_row(token) for token in tokens)
                     await keep(client, file, rows.getvalue(), tokens)
                     written += len(tokens)
+                    made += tokens
                     advance(len(tokens))
             except asyncio.CancelledError:  # Ctrl-C, while the service may be making them.
                 unseen = min(_BATCH, (total or 0) - written)
@@ -215,6 +219,7 @@ def create_batch(
             print_document({"tokens": written, "file": str(output)})
         else:
             sys.stdout.write(f"{counted(written, 'token')} in {output}\n")
+        say_who_is_here(made)
         await _say_if_new(client, group)
 
     connection.run(command)

@@ -35,9 +35,11 @@ from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, 
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
+from weakref import WeakValueDictionary
 
 import structlog
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy.engine import Connection
 
 from provisioning.ca.csr import VerifiedRequest, apply_profile, read_key_request, verify_csr
@@ -150,6 +152,10 @@ class EnrolmentService:
         self._trust_domain = trust_domain
         self._clock = clock
         self._after_commit = after_commit
+        self._making: Final = asyncio.Lock()
+        """One key is made at a time: an RSA key takes a processor for a tenth of a second or more."""
+        self._turns: Final[WeakValueDictionary[Hashable, asyncio.Lock]] = WeakValueDictionary()
+        """By what was shown for a key to be made: for as long as somebody asks with it, or waits."""
 
     def check_keys_by(self, key_policy: KeyPolicy) -> None:
         """Check keys against *key_policy* from now on."""
@@ -194,9 +200,12 @@ class EnrolmentService:
             waits_as=None if asked.proof is None else spki_fingerprint(asked.wished),
             proof=asked.proof,
         )
-        await self._rehearse(attempt)
-        key = await asyncio.to_thread(make_key, await self._profile_of(label), asked.wished)
-        issued = await self._certify(replace(attempt, request=asked.with_key(key)))
+        async with self._turns.setdefault(_shown_by(attempt), asyncio.Lock()):
+            await self._rehearse(attempt)
+            profile = await self._profile_of(label)
+            async with self._making:
+                key = await asyncio.to_thread(make_key, profile, asked.wished)
+            issued = await self._certify(replace(attempt, request=asked.with_key(key)))
         return MadeKey(key, x509.load_der_x509_certificate(issued), asked.recipient)
 
     async def reenrol(
@@ -237,7 +246,7 @@ class EnrolmentService:
 
         def transaction(connection: Connection) -> Pending:
             try:
-                authorise(connection, attempt)
+                _keep_pace(connection, authorise(connection, attempt), attempt.now)
             except Unasked:  # The webhook is asked later, about the key that is made then.
                 pass
             except Undecided as undecided:
@@ -316,9 +325,7 @@ class EnrolmentService:
         if authorised.answer is not None:
             return _given_again(authorised.answer)
         _check_key(connection, authorised.device, attempt.request)
-        if not authorised.paid and not authorised.on_trial:
-            pace.certify_again(connection, authorised.device, attempt.now)
-        pace.certify(connection, authorised.rules, attempt.now)
+        _keep_pace(connection, authorised, attempt.now)
         certificate, certificate_id = self._sign(connection, attempt, authorised, reservation)
         for settle in authorised.settlements:
             settle(connection, certificate_id, authorised.device.name, certificate.not_after)
@@ -385,6 +392,21 @@ class EnrolmentService:
                 f"group {group} has a profile that is not configured for a {role}: an operator has to change the group",
             )
         return profile
+
+
+def _keep_pace(connection: Connection, authorised: Authorised, now: datetime) -> None:
+    """Take the certificate from what the device and its group may have; raise `Refused` if that is too much."""
+    if not authorised.paid and not authorised.on_trial:
+        pace.certify_again(connection, authorised.device, now)
+    pace.certify(connection, authorised.rules, now)
+
+
+def _shown_by(attempt: Attempt) -> Hashable:
+    """Return what a key is made for once: who asks with the same at the same time waits, and hears that it is spent."""
+    if attempt.token is not None:
+        return attempt.token.token
+    shown = attempt.waits_as if attempt.certificate is None else attempt.certificate.public_bytes(Encoding.DER)
+    return shown, attempt.request.common_name
 
 
 def _apart(attempt: Attempt) -> Collection[Hashable] | None:

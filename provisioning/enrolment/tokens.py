@@ -111,6 +111,8 @@ class IssuedToken:
     expires_at: datetime
     number: int = 0
     """The number by which operators refer to it afterwards."""
+    device_state: DeviceState | None = None
+    """That of the device it is bound to; None: there is none yet, or it is bound to none."""
 
     def __repr__(self) -> str:
         """Leave the token out: representations end in logs."""
@@ -298,7 +300,7 @@ def _kept_promises(
             if order.group is None and device.role is grant.role and not lost:
                 grant = replace(grant, group=device.group)
             _check_kept(device, grant)
-        kept.append(replace(each, grant=grant))
+        kept.append(replace(each, grant=grant, device_state=None if device is None else device.state))
     _check_promised(connection, order, now)
     return kept
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.curl import Curl
+from tests.support.enrolled import enrol
 from tests.support.openssl import OpensslDevice
 from tests.support.provisioning import REPOSITORY, ProvisioningService
 
@@ -92,14 +93,18 @@ def test_a_broker_s_token_that_names_no_host_is_told(command: Operator, names: t
 
 
 def test_a_batch_of_tokens_goes_to_a_private_file(
-    command: Operator, stranger: Curl, device: OpensslDevice, tmp_path: Path
+    command: Operator, stranger: Curl, device: OpensslDevice, service: ProvisioningService, tmp_path: Path
 ) -> None:
     names = [f"{device.name}-{number}" for number in range(3)]
     (tmp_path / "names").write_text("\n".join(names) + "\n\n")
     output = tmp_path / "tokens.csv"
+    enrol(service, *names[1:], group="north")
+    service.revoke(device=names[2])
     batch = ("token", "batch", "--group", "north", "--output", str(output))
-    code, said, _ = command(*batch, "--devices-file", str(tmp_path / "names"))
+    code, said, told = command(*batch, "--devices-file", str(tmp_path / "names"))
     assert (code, said) == (0, f"3 tokens in {output}\n")
+    assert f"1 device ({names[2]}) is revoked: with its token each is admitted again" in told, "who wrote the file knew"
+    assert f"1 device ({names[1]}) is enrolled already" in told
     counted = command("token", "batch", "--group", "north", "--count", "1", "--output", f"{output}.one", "--json")
     assert json.loads(counted[1]) == {"tokens": 1, "file": f"{output}.one"}
     assert output.stat().st_mode & 0o777 == 0o600

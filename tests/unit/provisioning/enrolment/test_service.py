@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import json
 import threading
@@ -118,6 +119,31 @@ async def test_no_key_is_made_for_who_is_refused(fleet: Fleet, monkeypatch: pyte
     with pytest.raises(Pending):
         await fleet.enrolment.enrol_with_server_key(csr_der(generate_key(), names=["meter-18"]), None, "north")
     assert len(made) == 1, "nor for who waits"
+    await fleet.groups.change("north", {"ways": ((WayName.TOKEN,),), "certificates_per_minute": 1}, by="admin")
+    for name, code in (("meter-19", None), ("meter-20", Code.RATE_LIMITED), ("meter-20", Code.RATE_LIMITED)):
+        token = await fleet.token(name)
+        with contextlib.nullcontext() if code is None else pytest.raises(Refused, match=code):
+            await fleet.enrolment.enrol_with_server_key(csr_der(names=[name]), TokenCredential(name, token), "north")
+    assert len(made) == 2, "nor for who is too fast, as often as he asks"
+
+
+async def test_no_more_keys_are_made_for_a_token_than_it_is_worth(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each costs a tenth of a second, and as many were made as requests came with it at once."""
+    made: list[object] = []
+
+    def counted(profile: Profile, wished: object) -> PrivateKey:
+        made.append(wished)
+        return make_key(profile, wished)
+
+    monkeypatch.setattr(service, "make_key", counted)
+    await fleet.groups.create(Group("north", server_keys=True), by="admin")
+    credential = TokenCredential("meter-17", await fleet.token())
+    asked = [fleet.enrolment.enrol_with_server_key(csr_der(), credential, "north") for _ in range(8)]
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    assert sorted(type(each).__name__ for each in outcomes) == ["MadeKey"] + ["Refused"] * 7
+    assert len(made) == 1
 
 
 async def test_a_failure_after_the_signature_spends_no_token_and_burns_the_serial_number(
