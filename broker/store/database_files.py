@@ -6,7 +6,9 @@ SQLite finds its log by name, and says nothing where that goes wrong. If the fil
 into a file that is gone with the process; if the log is, so is what has not been moved into the file. At a start it
 removes a log whose file is missing, and reads one that another file has left into that file. Messages that were
 acknowledged would be lost, or mixed with those of an older copy. So file and log are compared with what was there:
-before they are opened, and with each transaction. While they are open the lock file names both.
+before they are opened, and with each transaction. While they are open the lock file names both. A program that opens
+the database when the log's index (-shm) was deleted makes another one: neither then knows what the other reads, and the
+copy that a backup makes may be mixed.
 
 Rules
 -----
@@ -83,14 +85,15 @@ class DatabaseFiles:
     def __init__(self, path: Path, lock: int) -> None:
         self._path = path
         self._log = log_of(path)
+        self._index = self._log.with_name(f"{self._log.name.removesuffix('-wal')}-shm")
         self._lock_file = lock_file_of(path)
         self._lock = lock
-        self._opened = (0, 0)
-        """The inode numbers of the file and of its log: neither is used again while they are open."""
+        self._opened = (0, 0, 0)
+        """The inode numbers of the file, of its log and of that's index: none is used again while they are open."""
 
     def opened(self) -> None:
         """Take note of the files, which are open now. Raises OSError."""
-        self._opened = inode(self._path), inode(self._log)
+        self._opened = inode(self._path), inode(self._log), inode(self._index)
         sync_names(self._path.parent)  # The log is new, perhaps: after a power failure it must not be missing.
         self._note()
 
@@ -99,7 +102,7 @@ class DatabaseFiles:
 
         It does not remove it if another file is in the place of the one that was opened.
         """
-        if self._opened == (0, 0) or not self._file_is_gone():
+        if self._opened == (0, 0, 0) or not self._file_is_gone():
             self._write_lock("")
 
     def lost(self) -> str | None:
@@ -111,8 +114,9 @@ class DatabaseFiles:
                 f"{self._path} was deleted, or another file is in its place: put it back; or stop the broker, put back "
                 "a backup, and start it"
             )
-        if self.log_is_gone:
-            return f"{self._log} was deleted: nothing is lost; stop the broker in order (SIGTERM), and start it"
+        for is_gone, each in ((self.log_is_gone, self._log), (inode(self._index) != self._opened[2], self._index)):
+            if is_gone:
+                return f"{each} was deleted: nothing is lost; stop the broker in order (SIGTERM), and start it"
         return None
 
     def _lock_again(self) -> None:

@@ -170,7 +170,15 @@ class AuthorityLife:
 
         Raises `ConfigurationError` if something cannot be written. The change itself is in the store by then.
         """
-        trusted = [each for each in await self.every() if each.state.trusted]
+        written, trusted = None, await self._trusted()
+        while written != trusted:  # Who has written what was found before another change is not the last one to write.
+            self._write_files(trusted, new)
+            written, trusted = trusted, await self._trusted()
+
+    async def _trusted(self) -> list[StoredAuthority]:
+        return [each for each in await self.every() if each.state.trusted]
+
+    def _write_files(self, trusted: Sequence[StoredAuthority], new: str | None) -> None:
         contents: dict[Path, bytes] = {}
         for each in trusted:
             path = self.files.certificate(each.name)

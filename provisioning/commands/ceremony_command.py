@@ -69,6 +69,7 @@ class Ceremony:
         """
         from provisioning.authorities.authority_life import AuthorityLife
         from provisioning.authorities.ceremony_transcript import Transcript, operator_name
+        from provisioning.directory.one_ceremony import ceremony_on
         from provisioning.store import audit
         from provisioning.store.audit import Action
 
@@ -76,6 +77,7 @@ class Ceremony:
 
         async def run(settings: Settings, database: Database) -> None:
             nonlocal has_begun
+            held.enter_context(ceremony_on(settings.directory))
             tell = say if self.as_json else show  # Aside, if the result is for programs.
             transcript = Transcript(title, now, tell, self.witness or ())
             has_begun = True
@@ -98,7 +100,8 @@ class Ceremony:
             transcript.check_shown()
 
         try:
-            self._opened(run)
+            with contextlib.ExitStack() as held:
+                self._opened(run)
         except KeyboardInterrupt as error:
             told = _interrupted(title) if has_begun else f"{title} was stopped before it began"
             say(f"fleet-provisioning: {told}")
@@ -182,46 +185,51 @@ async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT
     from provisioning.program.logs import configure_logging
     from provisioning.store import authorities, schema
     from provisioning.store.database import Database
-    from provisioning.store.usable import usable
+    from provisioning.store.usable import unlocked, usable
 
     configure_logging(least="error")  # Not to stdout, which is for the result; errors are reported.
     files = AuthorityFiles(settings.directory)
     files.check_there()
     database = Database(settings.resolved_database_url, read_audit_key(files))
     root, issuing = read_certificate(files.certificate(ROOT_CA)), read_certificate(files.certificate(ISSUING_CA))
+    held = contextlib.ExitStack()
     try:
         with usable(database):
             if looks:
                 schema.check_there(database)
                 await database.read(lambda connection: schema.check_current(connection, database))
             else:
-                await _upgrade(settings, database)
-        await database.write(lambda connection: authorities.adopt(connection, root, issuing, now()))
-        return await work(database)
+                await _upgrade(settings, database, held)
+            if not await database.read(authorities.every):  # Else nothing is written for a command that looks.
+                await database.write(lambda connection: authorities.adopt(connection, root, issuing, now()))
+        with unlocked(database):
+            return await work(database)
     finally:
         await database.close()
+        held.close()  # Later: `provisioning.program.sqlite_lock`, rule 1.
 
 
-async def _upgrade(settings: Settings, database: Database) -> None:
-    """Bring the schema up to date; raise `ConfigurationError` while an older service runs."""
+async def _upgrade(settings: Settings, database: Database, held: contextlib.ExitStack) -> None:
+    """Bring the schema up to date, with locks that are *held*; raise `ConfigurationError` while an older service runs.
+
+    One of another directory, too, which a copy of this one with the same store is.
+    """
     from provisioning.authorities.own_credentials import SERVER_NAME
     from provisioning.directory.in_charge import in_charge
     from provisioning.store import schema
+    from provisioning.store.sole_service import alone_on
 
     schema.check_there(database)
-    with contextlib.ExitStack() as held:
-        if (
-            database.url.get_backend_name() == "sqlite"
-            and await database.read(schema.state) is schema.SchemaState.OLDER
-        ):
-            try:
-                held.enter_context(in_charge(settings.directory, "", os.getpid(), alone=True))
-            except ConfigurationError as error:
-                raise ConfigurationError(
-                    "the store has an older schema, and this command brings it up to date, for which the service must "
-                    f"have stopped and the store been copied (docs/backup.md); {error}"
-                ) from error
-        await schema.upgrade_founded(database, SERVER_NAME)
+    if database.url.get_backend_name() == "sqlite" and await database.read(schema.state) is schema.SchemaState.OLDER:
+        try:
+            held.enter_context(in_charge(settings.directory, "", os.getpid(), alone=True))
+            held.enter_context(alone_on(database.url))
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                "the store has an older schema, and this command brings it up to date, for which the service must "
+                f"have stopped and the store been copied (docs/backup.md); {error}"
+            ) from error
+    await schema.upgrade_founded(database, SERVER_NAME)
 
 
 def read_file(path: Path) -> bytes:

@@ -44,10 +44,9 @@ from provisioning.pki.own_directory import quoted, user_argument, user_name
 from provisioning.program import full_disk, read_only
 from provisioning.program.given_file import SETTINGS_BYTES, contents_of
 from provisioning.signers.places import SignerPlaces
-from provisioning.store import audit, audit_findings, missing_parts, schema
+from provisioning.store import audit, audit_findings, held_lock, missing_parts, schema
 from provisioning.store.audit_findings import Latest
 from provisioning.store.database import Database
-from provisioning.store.held_lock import is_held
 from provisioning.store.usable import reason_of, unfit
 
 _PRIVATE_DIRECTORY: Final = 0o700
@@ -347,11 +346,11 @@ def _whole(connection: Connection, database: Database) -> Finding:
             f"{where} can be read and not be written: {closed} is closed to {user_name(os.geteuid())}",
             read_only.told(file.parent) or f"run the doctor as the service's user; ls -ld {quoted(closed)}",
         )
-    if is_file and is_held(file, _LOCK_SECONDS):
+    if is_file and held_lock.is_held(file, _LOCK_SECONDS):
         return failed(
             "database",
             f"{where} is locked: another program has kept others from writing for {_LOCK_SECONDS} seconds",
-            f"end its transaction (a sqlite3 shell, a backup): fuser -v {quoted(file)} names those that have it open",
+            held_lock.remedy(file),
         )
     return ok("database", f"{where} answers, its schema is current")
 

@@ -10,6 +10,13 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
+from provisioning.pki.own_directory import quoted
+
+
+def remedy(database: Path) -> str:
+    """Return what to do where the lock is held."""
+    return f"end its transaction (a sqlite3 shell, a backup): fuser -v {quoted(database)} names those that have it open"
+
 
 def is_held(database: Path, seconds: float) -> bool:
     """Whether the lock of all writers to *database* is not to be had for *seconds*."""

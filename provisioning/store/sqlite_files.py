@@ -9,7 +9,9 @@ beside them, and whoever opens the store compares; with each commit the service 
 
 Rules
 -----
-1. What does not belong together is not opened, and what is not there is not written: the text has the remedy.
+1. What does not belong together is not opened, and what is not there is not written: the text has the remedy. Nor if
+   the log's index (-shm) was deleted: whoever opens the store then makes another one, and two that know nothing of each
+   other write to one place of the log.
 2. A copy of all files is as good as they are: something is wrong only if one of the two is another, and one the same.
    Nothing is if the file with the names is not where it was written: copied, or on a file system that numbers its
    inodes anew at each mount, as in some containers.
@@ -47,7 +49,8 @@ class SqliteFiles:
         real = Path(os.path.realpath(path))  # Where SQLite has its log if *path* is a link.
         self._log = real.with_name(f"{real.name}-wal")
         self._names = real.with_name(f"{real.name}-files")
-        self._inodes = (0, 0)
+        self._index = real.with_name(f"{real.name}-shm")
+        self._inodes = (0, 0, 0)
         self._kept = ""
         self._log_found = MISSING
         self.doubt: Final = self._examine()
@@ -55,7 +58,7 @@ class SqliteFiles:
 
     def keep(self) -> None:
         """Name both, which are open now, and have `lost` tell of them from now on."""
-        self._inodes = inode(self._path), inode(self._log)
+        self._inodes = inode(self._path), inode(self._log), inode(self._index)
         self._log_found = identity(self._log)
         self._kept = f"{identity(self._path)} {self._log_found}"
         try:
@@ -66,9 +69,9 @@ class SqliteFiles:
 
     def lost(self) -> str | None:
         """Return what has become of the files since `keep`; None: they are there."""
-        if self._inodes == (0, 0):
+        if self._inodes == (0, 0, 0):
             return None
-        file, its_log = self._inodes
+        file, its_log, its_index = self._inodes
         with contextlib.suppress(OSError):  # Then SQLite says what is wrong with the disk.
             if inode(self._path) != file:
                 return (
@@ -77,6 +80,11 @@ class SqliteFiles:
                 )
             if inode(self._log) != its_log:
                 return f"{self._log} was deleted: nothing is lost; stop the service in order (SIGTERM), and start it"
+            if inode(self._index) != its_index:
+                return (
+                    f"{self._index} was deleted: end the service by kill -9, for a stop in order would lose what "
+                    "commands have changed since, and start it; nothing is lost then"
+                )
         return None
 
     @property

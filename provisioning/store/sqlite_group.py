@@ -29,7 +29,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from provisioning.store import audit
 from provisioning.store.lanes import Job, Outcome, explained, is_locked
-from provisioning.store.prepared import driver_of
+from provisioning.store.prepared import driver_of, told
 from provisioning.store.sqlite_writer import PATIENCE_MILLISECONDS, SqliteWriter
 
 
@@ -132,7 +132,7 @@ def _attempt(connection: Connection, work: Callable[[Connection], Any]) -> Outco
     """Run one work in a savepoint; raise what SQLAlchemy raises if the whole transaction is lost."""
     # The driver's own connection: SQLAlchemy's savepoints cost a tenth of an enrolment.
     driver = driver_of(connection)
-    driver.execute("SAVEPOINT work")
+    _say(connection, driver, "SAVEPOINT work")
     end = audit.end_of(connection)
     try:
         result = work(connection)
@@ -144,5 +144,12 @@ def _attempt(connection: Connection, work: Callable[[Connection], Any]) -> Outco
             # A full disk, where SQLite has rolled everything back already: all callers are told.
             raise error if isinstance(error, DBAPIError) else OperationalError("ROLLBACK TO", None, lost) from None
         return Outcome(failure=explained(error))
-    driver.execute("RELEASE work")
+    _say(connection, driver, "RELEASE work")
     return Outcome(result)
+
+
+def _say(connection: Connection, driver: Any, text: str) -> None:
+    try:
+        driver.execute(text)
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise told(connection, text, error) from error

@@ -14,7 +14,9 @@ from typing import Final
 
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.program import full_disk, read_only
+from provisioning.store import held_lock
 from provisioning.store.database import Database
+from provisioning.store.lanes import is_locked
 
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
@@ -35,6 +37,17 @@ def usable(database: Database) -> Iterator[None]:
         ) from refusal
 
 
+@contextlib.contextmanager
+def unlocked(database: Database) -> Iterator[None]:
+    """Do the same only where another program keeps the database locked: commands say what else is wrong themselves."""
+    try:
+        yield
+    except Refused as refusal:
+        if not is_locked(refusal):
+            raise
+        raise ConfigurationError(f"{database.shown_url}: {_explained(refusal, database)}") from refusal
+
+
 def reason_of(refusal: Refused) -> str:
     """Return the database's message in one line, for authorised readers only: it names hosts and users."""
     reason = refusal.__cause__ or refusal
@@ -51,6 +64,8 @@ def unfit(refusal: Refused) -> tuple[str, str] | None:
 def _explained(refusal: Refused, database: Database) -> str:
     reason = reason_of(refusal)
     if database.url.get_backend_name() != "sqlite":
+        if is_locked(refusal):
+            return f"{reason}: another program has locked what is needed; see docs/postgresql.md"
         if unfit(refusal) is not None:
             return f"{reason}. See docs/postgresql.md"
         return (
@@ -59,7 +74,10 @@ def _explained(refusal: Refused, database: Database) -> str:
     if _is_damaged(refusal):
         # SQLite says of a disk that cannot be read (EIO) that the database is damaged.
         return f"{reason}. Look first whether its disk can be read (dmesg). Restore it from the backup: docs/backup.md"
-    place = Path(database.url.database or "").absolute().parent
+    file = Path(database.url.database or "").absolute()
+    if is_locked(refusal):
+        return f"{reason}: another program keeps others from writing; {held_lock.remedy(file)}"
+    place = file.parent
     found = read_only.told(place) or full_disk.told(refusal, place)
     return found or f"{reason}; look at the file's owner, its directory and the disk"
 

@@ -288,7 +288,7 @@ def issue_and_revoke_ca(world: World) -> Scene:
         good = world.outsider.rows(
             "SELECT serial FROM certificates JOIN authorities ON key_id = issuer_key_id "
             "WHERE authorities.name = %s AND NOT EXISTS "
-            "(SELECT FROM revocations WHERE certificate_id = certificates.id)",
+            "(SELECT 1 FROM revocations WHERE certificate_id = certificates.id)",
             ca.name,
         )
         assert good == [], "a certificate of a CA that was revoked"

@@ -1,16 +1,16 @@
 """What must be true of a store at every moment, as who takes no part sees it: no let-in, no gap, no lost entry.
 
-Handles: PostgreSQL, while `tests.support.stepped_processes` steps what writes to it. Each check looks only at what is
+Handles: PostgreSQL, while `tests.support.stepped_processes` steps what writes to it, and SQLite by
+`tests.support.stepped_sqlite`. Each check looks only at what is
 new since the last one, so that a thousand orders can share a database.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
-
-import psycopg
 
 from provisioning.directory.audit_chain import BEGINNING
 from provisioning.store.audit import AuditEntry
@@ -21,7 +21,7 @@ _LET_IN = """
 SELECT devices.name, certificates.serial FROM certificates JOIN devices ON devices.id = certificates.device_id
 LEFT JOIN revocations ON revocations.certificate_id = certificates.id
 WHERE certificates.id > %s AND certificates.not_after > %s
-AND NOT EXISTS (SELECT FROM unfinished_ends WHERE unfinished_ends.device_id = devices.id)
+AND NOT EXISTS (SELECT 1 FROM unfinished_ends WHERE unfinished_ends.device_id = devices.id)
 AND (revocations.sequence IS NULL AND
      coalesce(devices.revoked_at, devices.suspended_at, devices.decommissioned_at) IS NOT NULL
   OR revocations.reason = 'certificateHold' AND coalesce(devices.revoked_at, devices.decommissioned_at) IS NOT NULL)
@@ -53,9 +53,9 @@ OR taken <> (SELECT count(*) FROM claim_places WHERE claim_id = claims.id))
 _CROWDED = """
 SELECT enrolment_groups.name FROM enrolment_groups JOIN devices ON devices.group_name = enrolment_groups.name
 WHERE enrolment_groups.created_at >= %s AND decommissioned_at IS NULL AND EXISTS (
-    SELECT FROM certificates WHERE device_id = devices.id)
+    SELECT 1 FROM certificates WHERE device_id = devices.id)
 GROUP BY enrolment_groups.name
-HAVING count(*) > min((rules->>'maximum_devices')::integer)
+HAVING count(*) > min(CAST(rules->>'maximum_devices' AS integer))
 """
 _NEVER = (_TWICE, _UNRESERVED, _PAID_TWICE, _KEYS)
 _ENTRIES = (
@@ -67,7 +67,7 @@ _ENTRIES = (
 class Outsider:
     """A reader of the store, who remembers how far he has read."""
 
-    session: psycopg.Connection[Any]
+    session: Any
     audit_key: bytes = b""
     position: int = 0
     """The newest event of the feed that he has read."""
@@ -79,7 +79,12 @@ class Outsider:
     events: list[int] = field(default_factory=list)
 
     def rows(self, statement: str, *values: object) -> list[Any]:
-        return self.session.execute(statement.encode(), values).fetchall()
+        found: list[Any] = self.session.execute(statement.encode(), values).fetchall()
+        return found
+
+    def entry_of(self, row: Sequence[Any]) -> Sequence[Any]:
+        """Return the values of an entry of the audit log."""
+        return row
 
     def begin(self, now: datetime) -> None:
         """Look, from now on, at what comes now."""
@@ -113,7 +118,7 @@ class Outsider:
     def _check_audit(self) -> None:
         number, mac = self.entry
         for row in self.rows(_ENTRIES, number):
-            entry = AuditEntry(*row)
+            entry = AuditEntry(*self.entry_of(row))
             assert entry.number == number + 1, f"audit entry {number + 1} is missing"
             assert entry.authenticated_by(self.audit_key, mac), f"audit entry {entry.number} does not follow the last"
             number, mac = entry.number, entry.mac

@@ -26,8 +26,8 @@ Rules
    be killed: then its session ends and it does nothing any more.
 3. Errors say who did what, in order.
 
-Handles: one call at a time in each process. Does not handle: what a process does between two statements with its files,
-and time, which only a test moves.
+Handles: one call at a time in each process; on SQLite `tests.support.stepped_sqlite`. Does not handle: what a process
+does between two statements with its files, and time, which only a test moves.
 """
 
 from __future__ import annotations
@@ -68,27 +68,32 @@ _QUICK: Final = 0.002
 """A statement that takes longer may wait for a lock."""
 _WAITS: Final = "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = ANY(%s) AND NOT granted)"
 _END: Final = "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE application_name = %s"
-_WRITER: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
-"""How a writer's transaction begins (`provisioning.store.postgresql_group`)."""
+BEGIN_IMMEDIATE: Final = "BEGIN IMMEDIATE"
+_WRITER: Final = ("BEGIN ISOLATION LEVEL READ COMMITTED", BEGIN_IMMEDIATE)
+"""How a writer's transaction begins: `provisioning.store.postgresql_group`, `provisioning.store.sqlite_writer`."""
 
 
 class Killed(Exception):
     """What a call ends with whose process was killed."""
 
 
-class _Where(Enum):
+class Lost(Exception):
+    """Whoever waited at the gate is not to go on: its process was killed."""
+
+
+class Where(Enum):
     WORKS = "works"
     GATE = "at the gate"
     WAITS = "waits for a lock"
     ENDED = "has ended"
 
 
-class _Gate:
+class Gate:
     """Where one process waits until it is chosen."""
 
     def __init__(self, changed: threading.Condition) -> None:
         self._changed: Final = changed
-        self.where = _Where.ENDED
+        self.where = Where.ENDED
         self.is_open = True
         """Whether nobody steps it."""
         self.killed = False
@@ -98,39 +103,43 @@ class _Gate:
         """Whether statements in a writer's transaction, but for the last one, need no choice."""
         self.statement = ""
         self.pids: set[int] = set()
-        self._writing = False
+        self.writing = False
+        """Whether a writer's transaction has begun."""
 
-    def come(self, connection: LoopConnection, statement: str) -> bool:
-        """Wait to be chosen for *statement*; return whether its answer is lost."""
+    def come(self, statement: str, *pids: int) -> bool:
+        """Wait to be chosen for *statement*, of the sessions *pids*; return whether its answer is lost.
+
+        Raises `Lost` if the process is killed.
+        """
         with self._changed:
             if self.is_open:
                 return False
             if self.killed:
-                raise psycopg.OperationalError("it is killed")
-            self.pids = {connection.pgconn.backend_pid}
-            inside = self._writing
+                raise Lost
+            self.pids = set(pids)
+            inside = self.writing
             if statement.startswith(_WRITER):
-                self._writing = True
+                self.writing = True
             elif inside and (ends := statement.endswith(("COMMIT", "ROLLBACK"))):
-                self._writing = not ends
-            if self.coarse and inside and self._writing:
+                self.writing = not ends
+            if self.coarse and inside and self.writing:
                 return False
             self.statement = statement
-            self.where = _Where.GATE
+            self.where = Where.GATE
             self._changed.notify_all()
-            if not self._changed.wait_for(lambda: self.is_open or self.where is _Where.WORKS, _PATIENCE):
+            if not self._changed.wait_for(lambda: self.is_open or self.where is Where.WORKS, _PATIENCE):
                 raise AssertionError("nobody chooses")
             if self.killed:
-                raise psycopg.OperationalError("it is killed")
+                raise Lost
             deaf, self.deaf = self.deaf, False
             return deaf
 
     def begin(self) -> None:
-        self.where, self.is_open, self.killed, self.deaf, self._writing = _Where.WORKS, False, False, False, False
+        self.where, self.is_open, self.killed, self.deaf, self.writing = Where.WORKS, False, False, False, False
         self.pids = set()
 
 
-_gates: dict[str, _Gate] = {}
+_gates: dict[str, Gate] = {}
 
 
 def _gated(connection: LoopConnection, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
@@ -139,10 +148,10 @@ def _gated(connection: LoopConnection, gen: Any, interval: float = 0.1, timeout:
     if gate is None or statement is None:
         return _ungated(connection, gen, interval, timeout)
     try:
-        deaf = gate.come(connection, statement)
-    except psycopg.OperationalError:
+        deaf = gate.come(statement, connection.pgconn.backend_pid)
+    except Lost:
         connection.pgconn.finish()
-        raise
+        raise psycopg.OperationalError("it is killed") from None
     answer = _ungated(connection, gen, interval, timeout)
     if deaf:
         connection.pgconn.finish()
@@ -169,7 +178,7 @@ class Process:
 
     name: str
     url: str
-    gate: _Gate
+    gate: Gate
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
     fleet: Fleet = field(init=False)
 
@@ -189,9 +198,9 @@ class Process:
     async def _open_sessions(self) -> None:
         store = self.fleet.database
         asks: tuple[Callable[[], Awaitable[object]], ...] = (
-            lambda: store.write(lambda connection: connection.exec_driver_sql("SELECT"), short=True),
-            lambda: store.look(lambda connection: connection.exec_driver_sql("SELECT")),
-            lambda: store.read(lambda connection: connection.exec_driver_sql("SELECT")),
+            lambda: store.write(lambda connection: connection.exec_driver_sql("SELECT 1"), short=True),
+            lambda: store.look(lambda connection: connection.exec_driver_sql("SELECT 1")),
+            lambda: store.read(lambda connection: connection.exec_driver_sql("SELECT 1")),
         )
         for ask in asks:
             async with asyncio.timeout(_PATIENCE):
@@ -223,9 +232,7 @@ class Process:
 class Stage:
     """The processes, and who sees from outside what they wait for."""
 
-    def __init__(
-        self, processes: Mapping[str, Process], outside: psycopg.Connection[Any], changed: threading.Condition
-    ) -> None:
+    def __init__(self, processes: Mapping[str, Process], outside: Any, changed: threading.Condition) -> None:
         self.processes: Final = processes
         self.outside: Final = outside
         self._changed: Final = changed
@@ -259,7 +266,7 @@ class Stage:
                 gate.coarse = coarse
                 calls[name] = self.processes[name].submit(self._acting(gate, act, self.processes[name].fleet))
                 self._settle([name])
-            while ready := tuple(name for name in acts if self._gate(name).where is _Where.GATE):
+            while ready := tuple(name for name in acts if self._may_go(self._gate(name))):
                 options = ready
                 if last in ready:  # First who went on: the first order has no switch.
                     options = (last, *(name for name in ready if name != last)) if switches != 0 else (last,)
@@ -275,29 +282,32 @@ class Stage:
                     last = chosen
                 self._settle(acts)
                 look()
-            waiting = [name for name in acts if self._gate(name).where is not _Where.ENDED]
+            waiting = [name for name in acts if self._gate(name).where is not Where.ENDED]
             assert waiting == [], "they wait, and nobody can go on"
             return {name: self._outcome(name, calls[name]) for name in acts}
         finally:
             self._let_go(acts, calls)
 
-    def _gate(self, name: str) -> _Gate:
+    def _gate(self, name: str) -> Gate:
         return self.processes[name].gate
 
-    async def _acting(self, gate: _Gate, act: Act, fleet: Fleet) -> object:
+    def _may_go(self, gate: Gate) -> bool:
+        return gate.where is Where.GATE
+
+    async def _acting(self, gate: Gate, act: Act, fleet: Fleet) -> object:
         try:
             return await act(fleet)
         finally:
             with self._changed:
                 if not gate.is_open:
-                    gate.where = _Where.ENDED
+                    gate.where = Where.ENDED
                     self._changed.notify_all()
 
     def _step(self, name: str) -> None:
         gate = self._gate(name)
         self.told.append(f"{name}: {' '.join(gate.statement.split())[:110]}")
         with self._changed:
-            gate.where = _Where.WORKS
+            gate.where = Where.WORKS
             self._changed.notify_all()
 
     def _can_be(self, loss: str, ready: Sequence[str]) -> bool:
@@ -311,7 +321,7 @@ class Stage:
         with self._changed:
             gate.killed, gate.deaf = what == KILL, what == DEAF
             if what != CUT:
-                gate.where = _Where.ENDED if gate.killed else _Where.WORKS
+                gate.where = Where.ENDED if gate.killed else Where.WORKS
                 self._changed.notify_all()
         if what != DEAF:
             self.outside.execute(_END, (name,))
@@ -319,35 +329,35 @@ class Stage:
     def _settle(self, names: Collection[str]) -> None:
         """Wait until each of *names* that works has had its turn, or waits for a lock; and then who waited for that."""
         gates = {name: self._gate(name) for name in names}
-        waiting = [name for name, gate in gates.items() if gate.where is _Where.WAITS]
+        waiting = [name for name, gate in gates.items() if gate.where is Where.WAITS]
         for name, gate in gates.items():
-            if gate.where is _Where.WORKS:
+            if gate.where is Where.WORKS:
                 self._await(name, gate)
         for name in waiting:  # Who is given a lock, by the release of another's, has it before that is answered.
             gate = gates[name]
             if not self._waits(gate):
                 with self._changed:
-                    if gate.where is _Where.WAITS:
-                        gate.where = _Where.WORKS
+                    if gate.where is Where.WAITS:
+                        gate.where = Where.WORKS
                 self._await(name, gate)
 
-    def _await(self, name: str, gate: _Gate) -> None:
+    def _await(self, name: str, gate: Gate) -> None:
         deadline = time.monotonic() + _PATIENCE
         while not self._has_come(gate):
             if self._waits(gate):
                 with self._changed:
-                    if gate.where is _Where.WORKS:
-                        gate.where = _Where.WAITS
+                    if gate.where is Where.WORKS:
+                        gate.where = Where.WAITS
                 return
             assert time.monotonic() < deadline, f"{name} neither comes nor waits for a lock"
 
-    def _has_come(self, gate: _Gate) -> bool:
+    def _has_come(self, gate: Gate) -> bool:
         with self._changed:
-            return self._changed.wait_for(lambda: gate.where is not _Where.WORKS, _QUICK)
+            return self._changed.wait_for(lambda: gate.where is not Where.WORKS, _QUICK)
 
-    def _waits(self, gate: _Gate) -> bool:
-        found = self.outside.execute(_WAITS, (list(gate.pids),)).fetchone()
-        return found == (True,)
+    def _waits(self, gate: Gate) -> bool:
+        (waits,) = self.outside.execute(_WAITS, (list(gate.pids),)).fetchone()
+        return bool(waits)
 
     def _outcome(self, name: str, call: concurrent.futures.Future[Any]) -> object:
         if self._gate(name).killed:
@@ -364,7 +374,7 @@ class Stage:
             gate = self._gate(name)
             with self._changed:
                 if gate.killed:  # It sends nothing any more, on no session.
-                    gate.where = _Where.WORKS
+                    gate.where = Where.WORKS
                 gate.is_open = not gate.killed
                 self._changed.notify_all()
         for name, call in calls.items():
@@ -384,7 +394,7 @@ def stepped(url: str, names: Sequence[str]) -> Iterator[Stage]:
     outside = psycopg.connect(plain, autocommit=True)
     try:
         for name in names:
-            gate = _gates[name] = _Gate(changed)
+            gate = _gates[name] = Gate(changed)
             options = {"application_name": name, "options": _LIMITS}
             own = make_url(url).update_query_dict(options).render_as_string(hide_password=False)
             process = Process(name, own, gate)

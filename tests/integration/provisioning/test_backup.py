@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -39,15 +41,56 @@ def fill(service: ProvisioningService) -> None:
     service.revoke(device="meter-2")
 
 
+def documented_copy(store: Path, copy: Path, patience: float | None = None) -> None:
+    """Copy *store* to *copy*, which is not there, by the line of docs/backup.md for SQLite."""
+    page = (REPOSITORY / "docs" / "backup.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"(?m)^    (sqlite3 .*?) +# SQLite; ", page)
+    for told, here in (("/var/lib/fleet-ca/fleet/fleet.db", str(store)), ("copy.db", str(copy))):
+        assert line.count(told) == 1, line
+        line = line.replace(told, here)
+    subprocess.run(shlex.split(line), check=True, timeout=patience)
+
+
+def test_a_copy_comes_to_its_end_however_fast_the_store_changes(tmp_path: Path) -> None:
+    """Who copies some pages at a time, as .backup does, begins again after each change."""
+    store, copy, stop, changes = tmp_path / "store.db", tmp_path / "copy.db", threading.Event(), []
+    with contextlib.closing(sqlite3.connect(store, isolation_level=None, check_same_thread=False)) as live:
+        for statement in (
+            "PRAGMA page_size=1024",
+            "PRAGMA journal_mode=WAL",
+            "PRAGMA synchronous=OFF",  # So that changes come faster than any disk would take them.
+            "CREATE TABLE pages (page BLOB)",
+            "CREATE TABLE changes (number INTEGER)",
+        ):
+            live.execute(statement)
+        live.execute("BEGIN")
+        live.executemany("INSERT INTO pages VALUES (zeroblob(?))", [(900,)] * 20_000)
+        live.execute("COMMIT")
+
+        def change() -> None:
+            while not stop.is_set():
+                live.execute("INSERT INTO changes VALUES (1)")
+                changes.append(1)
+
+        with ThreadPoolExecutor(1) as executor:
+            changing = executor.submit(change)
+            try:
+                wait_until(lambda: len(changes) > 0, "it changes")
+                before = len(changes)
+                documented_copy(store, copy, patience=30)
+            finally:
+                stop.set()
+            changing.result()
+    with contextlib.closing(sqlite3.connect(copy)) as found:
+        assert found.execute("SELECT count(*) FROM pages").fetchone() == (20000,)
+        assert before <= found.execute("SELECT count(*) FROM changes").fetchone()[0] <= len(changes)
+
+
 def test_sqlite(tmp_path: Path) -> None:
     with ProvisioningService.copied(tmp_path / "fleet", SETTINGS) as service:
         fill(service)
         head = service.audit_head()  # First: what is noted before the copy must be in it.
-        with (
-            contextlib.closing(sqlite3.connect(service.dir / "fleet.db")) as live,
-            contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as copy,
-        ):
-            live.backup(copy)  # What the command .backup does.
+        documented_copy(service.dir / "fleet.db", tmp_path / "copy.db")
         enrol(service, "meter-3")
         later = service.audit_head()
         service.stop()
@@ -77,11 +120,7 @@ def test_the_documented_restore_removes_nothing_before_the_copy_is_there(tmp_pat
         fill(service)
         head = service.audit_head()
         copy = tmp_path / "copy.db"
-        with (
-            contextlib.closing(sqlite3.connect(service.dir / "fleet.db")) as live,
-            contextlib.closing(sqlite3.connect(copy)) as other,
-        ):
-            live.backup(other)
+        documented_copy(service.dir / "fleet.db", copy)
         enrol(service, "meter-3")
         service.kill()
         left = {path: path.read_bytes() for path in sorted(service.dir.glob("fleet.db*"))}
@@ -99,8 +138,7 @@ def test_a_copy_is_not_mixed_with_the_log_that_a_killed_service_has_left(tmp_pat
         fill(service)
         store, copy = service.dir / "fleet.db", tmp_path / "copy.db"
         head = service.audit_head()
-        with contextlib.closing(sqlite3.connect(store)) as live, contextlib.closing(sqlite3.connect(copy)) as other:
-            live.backup(other)
+        documented_copy(store, copy)
         enrol(service, "meter-3")
         service.kill()
         store.unlink()
@@ -147,11 +185,7 @@ def test_a_service_whose_certificate_the_copy_does_not_know_has_another(tmp_path
     with ProvisioningService.copied(tmp_path / "fleet", SETTINGS) as service:
         path = service.dir / "server.crt"
         first = read_certificate(path)
-        with (
-            contextlib.closing(sqlite3.connect(service.dir / "fleet.db")) as live,
-            contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as copy,
-        ):
-            live.backup(copy)
+        documented_copy(service.dir / "fleet.db", tmp_path / "copy.db")
         service.revoke(serial=f"{first.serial_number:x}", reason="superseded")
         wait_until(lambda: read_certificate(path) != first, "it renews its own", patience=90)
         later = read_certificate(path)

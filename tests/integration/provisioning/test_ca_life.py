@@ -408,6 +408,11 @@ def test_a_command_of_a_newer_version_leaves_the_store_of_a_running_service_alon
         assert (done.returncode, done.stdout) == (1, "")
         assert "the store has an older schema, and this command brings it up to date" in done.stderr
         assert f"{service.dir} is served already, by process" in done.stderr
+        path, copied = service.dir / "fleet.db", tmp_path / "copied"
+        shutil.copytree(service.dir, copied, ignore=shutil.ignore_patterns("fleet.db*", "*.lock"))
+        done = ca_attempt(ProvisioningService(copied, {"database_url": f"sqlite:///{path}"}), "rollover", "begin")
+        assert done.returncode == 1
+        assert f"the store {path} is used by another service, of another directory" in done.stderr
         assert store.execute("SELECT version_num FROM alembic_version").fetchone() == ("0027",)
         assert not (service.dir / "issuing-2.key").exists()
 

@@ -471,6 +471,8 @@ def test_a_lock_that_another_program_does_not_give_back_is_found(pristine: Provi
             1, "another program has kept others from writing for 2 seconds"
         )  # fmt: skip
         assert finding["remedy"].endswith(f"fuser -v {database} names those that have it open")
+        listed = pristine.command("ca", "list", "--dir", str(pristine.dir))
+        assert (listed.returncode, listed.stdout.count("active")) == (0, 2), "who only looks needs no lock"
     assert findings(pristine)[0] == 0
 
 

@@ -1,6 +1,7 @@
 """A ceremony whose output nobody reads to the end, as with head, is held to the end all the same.
 
 It would stop between two of its steps: when the CA is revoked, say, and the first operator has no certificate any more.
+Nor does another one begin on the same directory meanwhile.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from provisioning.directory.files import read_certificate
-from tests.support.ca_life import ca, states
+from provisioning.directory.one_ceremony import ceremony_on
+from tests.support.ca_life import ca, ca_attempt, states
 from tests.support.programs import REPOSITORY
 from tests.support.provisioning import ProvisioningService
 
@@ -47,3 +49,15 @@ def test_who_reads_no_further_does_not_stop_a_ceremony(tmp_path: Path, as_json: 
     assert "issuing CA 2" in operator.issuer.rfc4514_string()
     (transcript,) = (service.dir / "ceremonies").glob("*-ca-revoke.txt")
     assert service.command("ca", "verify-transcript", str(transcript), "--dir", str(service.dir)).returncode == 0
+
+
+def test_one_ceremony_at_a_time_works_on_a_directory(tmp_path: Path) -> None:
+    service = ProvisioningService.copied(tmp_path / "fleet")
+    with ceremony_on(service.dir):
+        done = ca_attempt(service, "rollover", "begin")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"fleet-provisioning: another ceremony is held on {service.dir} at this moment: wait for its end; "
+        f"fuser -v {service.dir / 'audit.key'} names its process\n"
+    )
+    assert not (service.dir / "issuing-2.key").exists()

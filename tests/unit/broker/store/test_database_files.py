@@ -91,6 +91,16 @@ def test_if_the_log_is_deleted_all_that_was_written_is_in_the_file_already(tmp_p
     assert opened(store.path) == ([], 1)
 
 
+def test_if_the_log_s_index_is_deleted_nothing_is_written_that_others_may_be_reading(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "broker.db")
+    store._apply(filled())
+    beside(store.path, "-shm").unlink()
+    with pytest.raises(StoreError, match=r"broker\.db-shm was deleted: nothing is lost; stop the broker in order"):
+        store._apply(Batch(sessions={1: None}))
+    store.close()
+    assert opened(store.path) == ([], 1)
+
+
 def test_a_backup_that_is_put_in_its_place_under_way_is_not_mixed_with_the_log(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "broker.db")
     copy = tmp_path / "copy"

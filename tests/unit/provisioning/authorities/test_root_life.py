@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -15,6 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy.engine import Connection
 
+from provisioning.authorities import authority_life, own_credentials
 from provisioning.authorities.authority_life import AuthorityLife
 from provisioning.authorities.next_authority import NextAuthority
 from provisioning.authorities.operator_restoration import restore_operator
@@ -68,6 +72,24 @@ async def test_of_two_ceremonies_with_one_key_one_makes_the_root_and_the_other_s
         await roots.begin()
     (root,) = [each for each in await fleet_cas.life.every() if each.name == "root-2"]
     assert root.certificate.public_key() == fleet_cas.life.places.open("root-2").public_key(), "its key is there"
+
+
+async def test_who_writes_the_bundle_last_writes_what_is_true_then(
+    fleet_cas: Ceremonies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if a ceremony elsewhere, on the same store, ended a CA between the look at the CAs and the writing."""
+    directory, replace_file = fleet_cas.settings.directory, own_credentials.replace_file
+
+    def overtaken(path: Path, content: bytes) -> None:
+        with contextlib.closing(sqlite3.connect(directory / "fleet.db", isolation_level=None)) as store:
+            store.execute("UPDATE authorities SET state = 'revoked' WHERE name = 'issuing-ca'")
+        replace_file(path, content)
+
+    monkeypatch.setattr(authority_life, "replace_file", overtaken)
+    await RootLife(fleet_cas.life).begin()
+    bundle = x509.load_pem_x509_certificates((directory / "ca-bundle.crt").read_bytes())
+    revoked = read_certificate(directory / "issuing-ca.crt")
+    assert (len(bundle), revoked in bundle) == (2, False)
 
 
 async def test_a_root_whose_commit_was_not_answered_keeps_its_key(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 import sqlite3
@@ -79,6 +80,20 @@ async def test_if_the_log_is_deleted_all_that_was_committed_is_moved_into_the_fi
     path.with_name("fleet.db-wal").unlink()
     assert "fleet.db-wal was deleted: nothing is lost; stop the service in order" in await refused(kept)
     assert alone(path, tmp_path / "alone") == ["meter-1"]
+
+
+async def test_if_the_log_s_index_is_deleted_what_a_command_commits_is_not_written_over(
+    kept: Database, path: Path, tmp_path: Path
+) -> None:
+    """The command makes an index of its own: the service would write its next changes where the command's are."""
+    path.with_name("fleet.db-shm").unlink()
+    renamed = await asyncio.create_subprocess_exec("sqlite3", path, "UPDATE devices SET name = 'meter-3'")
+    assert await renamed.wait() == 0
+    assert "fleet.db-shm was deleted: end the service by kill -9, for a stop in order would" in await refused(kept)
+    for suffix in ("", "-wal"):  # What is there after it.
+        shutil.copy(f"{path}{suffix}", tmp_path / f"killed{suffix}")
+    with contextlib.closing(sqlite3.connect(tmp_path / "killed")) as database:
+        assert database.execute("SELECT name FROM devices").fetchall() == [("meter-3",)]
 
 
 @pytest.mark.usefixtures("kept")

@@ -1,0 +1,37 @@
+"""Whoever starts the service, or runs a command on its machine, is told who is in the way, and what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from provisioning.errors import ConfigurationError
+from provisioning.store import schema, sqlite_group
+from provisioning.store.database import Database
+from provisioning.store.usable import unlocked, usable
+
+
+async def test_a_lock_of_another_program_is_said_with_who_to_ask_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a start one was to look at the file's owner and the disk; a ceremony only said that one should try again."""
+    path = tmp_path / "fleet.db"
+    database = Database(f"sqlite:///{path}")
+    await schema.upgrade(database)
+    monkeypatch.setattr(sqlite_group, "PATIENCE_MILLISECONDS", 1)
+    remedy = f"end its transaction (a sqlite3 shell, a backup): fuser -v {path} names those that have it open"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as shell:
+        shell.execute("BEGIN IMMEDIATE")
+        for told, begins in ((usable, "database_url: the database "), (unlocked, "sqlite:///")):
+            with pytest.raises(ConfigurationError) as caught, told(database):
+                await schema.upgrade(database)
+            assert str(caught.value).startswith(begins)
+            assert str(caught.value).endswith(
+                f"database is locked: another program keeps others from writing; {remedy}"
+            )
+    with unlocked(database):
+        await schema.upgrade(database)
+    await database.close()
