@@ -10,7 +10,7 @@ Rules
 -----
 1. What exceeds a limit gets a plain answer (408, 413, 503), and the connection is closed.
 2. `identify` determines the caller at each request, before anything is done for it, and before a body is read that is
-   larger than most (`bodies`).
+   larger than most (`bodies`). Few such are in memory at once: any operator may send them, from each connection.
 3. A handler that fails affects only its request: 500 and a traceback in the log.
 4. A browser sends requests for any page, with its user's certificate: a request with a foreign page's origin is refused
    before anything is done for it (`broker.settings.origins`). A line a minute says so: whoever reaches the metrics
@@ -53,6 +53,7 @@ log = structlog.get_logger("broker")
 
 MAX_BODY = 64 * 1024
 """The limit for a request whose path has no other."""
+_MOST_LARGE_BODIES = 2
 _MAX_HEAD = 16 * 1024
 _MAX_PARAMETERS = 32
 _MAX_CONNECTIONS = 32
@@ -122,6 +123,11 @@ class _Incoming:
     body: bytearray = field(default_factory=bytearray)
     complete: bool = False
     too_large: bool = False
+    is_large: bool = False
+    """Whether its body is larger than most are."""
+    no_room: bool = False
+    """Whether it would be, and there is no room for it now."""
+    enlarge: Callable[[], bool] = lambda: True
     pipelined: bool = False
     bound: Callable[[str], int] = lambda _path: MAX_BODY
     most: int = MAX_BODY
@@ -156,9 +162,13 @@ class _Incoming:
     def on_body(self, data: bytes) -> None:
         if self.pipelined:
             return
-        if len(self.body) + len(data) > self.most:
+        size = len(self.body) + len(data)
+        if size > MAX_BODY and size <= self.most and not self.is_large and not self.no_room:
+            self.is_large = self.enlarge()
+            self.no_room = not self.is_large
+        if size > self.most:
             self.too_large = True
-        else:
+        elif not self.no_room:
             self.body += data
 
     def on_message_complete(self) -> None:
@@ -189,6 +199,8 @@ class HttpServer:
         self._waiting: dict[asyncio.Task[None], None] = {}
         """Tasks whose request is incomplete, or whose answer is not taken, the longest-waiting first."""
         self._pages = OnceAMinute()
+        self._large_bodies = 0
+        """Requests with a body larger than most that are being read or handled."""
 
     async def listen(self, listening: socket.socket) -> None:
         """Serve on *listening*."""
@@ -251,12 +263,32 @@ class HttpServer:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, task: asyncio.Task[None]
     ) -> bool:
         """Answer one request on the connection of *task*; return whether another may follow."""
+        incoming = _Incoming(bound=lambda path: self._bound(path, writer))
+        incoming.enlarge = self._enlarge
+        try:
+            return await self._serve_one(incoming, reader, writer, task)
+        finally:
+            self._large_bodies -= incoming.is_large
 
-        def bound(path: str) -> int:
-            most = self._bodies.get(path, MAX_BODY)
-            return MAX_BODY if most > MAX_BODY and isinstance(self._identify(writer), Response) else most
+    def _bound(self, path: str, writer: asyncio.StreamWriter) -> int:
+        """Return how large a body for *path* may be."""
+        most = self._bodies.get(path, MAX_BODY)
+        return MAX_BODY if most > MAX_BODY and isinstance(self._identify(writer), Response) else most
 
-        incoming = _Incoming(bound=bound)
+    def _enlarge(self) -> bool:
+        """Return whether another large body may be read, and count it if so."""
+        if self._large_bodies >= _MOST_LARGE_BODIES:
+            return False
+        self._large_bodies += 1
+        return True
+
+    async def _serve_one(
+        self,
+        incoming: _Incoming,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        task: asyncio.Task[None],
+    ) -> bool:
         parser = httptools.HttpRequestParser(incoming)
         incoming.parser = parser
         self._waiting[task] = None
@@ -385,6 +417,8 @@ async def _read(
         except httptools.HttpParserError as error:
             if (refusal := _no_http(incoming, error)) is not None:
                 return refusal
+        if incoming.no_room:
+            return problem(503, "BUSY", "too many large requests at once; try again")
         if incoming.too_large or size > incoming.most + _MAX_HEAD:
             return problem(413, "BODY_TOO_LARGE", f"more than {incoming.most} bytes, the most that is read here")
     return None

@@ -9,7 +9,7 @@ from typing import Final
 
 from broker.admission.policy_file import DEFAULT_POLICY_FILE
 from broker.mqtt.codes import ReasonCode
-from tests.support.walk.broker_operations import place_of
+from tests.support.walk.broker_operations import connects, place_of
 from tests.support.walk.comparison import compare_messages
 from tests.support.walk.elsewhere import Elsewhere
 from tests.support.walk.process_operations import be_on_disk
@@ -75,7 +75,7 @@ def take_rights(world: World, choices: random.Random) -> str | None:
         reality.change_policy(text)
         reality.start_broker()
     if commands:
-        _loses_commands(world, name)
+        _loses_commands(world, name, choices)
     else:
         _loses_events(world, name, choices)
     reality.change_policy(_DEFAULT)
@@ -83,27 +83,29 @@ def take_rights(world: World, choices: random.Random) -> str | None:
     return f"{denied}: {how}"
 
 
-def _loses_commands(world: World, name: str) -> None:
-    """Check that a device has no subscription any more, and is told so."""
-    session = world.sessions.sessions.get(name)
-    if session is None:
+def _loses_commands(world: World, name: str, choices: random.Random) -> None:
+    """Check that a device has no subscription any more, and is told so; nothing of it waits when it is back."""
+    sessions = world.sessions
+    if (session := sessions.sessions.get(name)) is None:
         return
-    had, connection = bool(session.subscriptions), world.sessions.connections.get(name)
+    had, connection = bool(session.subscriptions), sessions.connections.get(name)
     session.subscriptions.clear()
     device = world.fleet.devices[name]
     if had and connection is not None:
         told = world.reality.clients.pop(name).farewell()
         assert told is (ReasonCode.NOT_AUTHORIZED if connection.version is V5 else None), f"{name}: {told!r}"
-        world.sessions.leaves(name, sends_will=True)
+        sessions.leaves(name, sends_will=True)
     elif connection is not None:
         granted = world.reality.clients[name].subscribe(f"{place_of(device)}/cmd/#", 1)
         refusal = ReasonCode.NOT_AUTHORIZED if connection.version is V5 else ReasonCode.UNSPECIFIED_ERROR
         assert granted is refusal, f"{name}: {granted!r}"
     command = Message(f"{place_of(device)}/cmd/act", world.payload(), 1)
     assert world.reality.backend.publish(command) < ReasonCode.UNSPECIFIED_ERROR
-    assert not world.sessions.commanded(device, command)
+    assert not sessions.commanded(device, command)
     if name in world.reality.clients:
         compare_messages(world.reality.clients[name].await_messages(0), [], name)
+    elif (good := [each for each in device.certificates if each.good and not each.lost]) and name in sessions.sessions:
+        connects(world, choices, None, choices.choice(good), returns=True)
 
 
 def _loses_events(world: World, name: str, choices: random.Random) -> None:
@@ -150,8 +152,8 @@ def fade(world: World, choices: random.Random) -> str | None:
         reality.start_broker()
     time.sleep(max(0.0, gone - time.monotonic()))  # Not for luck: there is no other way to let a message expire.
     session = sessions.sessions.get(name)
-    if session is not None and message in session.waiting:
-        session.waiting.remove(message)
+    if session is not None:  # At whichever quality of service it was to arrive.
+        session.waiting = [each for each in session.waiting if each.payload != message.payload]
     if session is not None and name in sessions.connections:
         topic_filter = f"{place_of(device)}/cmd/#"
         assert reality.clients[name].subscribe(topic_filter, 1) == 1

@@ -448,3 +448,47 @@ async def test_a_large_body_is_read_only_where_it_may_be_and_from_somebody_known
         writer.close()
     finally:
         await server.close()
+
+
+async def test_few_large_bodies_are_in_memory_at_once(tmp_path: Path) -> None:
+    """Any operator has sixteen connections, and each may send sixteen megabytes and not go on."""
+    path, size = tmp_path / "admin.sock", 2 * MAX_BODY
+
+    async def measure(request: Request) -> Response:
+        return Response.json(len(request.body))
+
+    server = HttpServer(measure, lambda _: "me", {"/large": size})
+    await server.listen(open_socket(path))
+    head = f"POST /large HTTP/1.1\r\nContent-Length: {size}\r\n".encode() + HEAD
+
+    async def send(data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(data)
+        await writer.drain()
+        return reader, writer
+
+    async def outcome(reader: asyncio.StreamReader) -> bytes:
+        async with asyncio.timeout(30):
+            return (await reader.readline()).split()[1]
+
+    begun = [await send(head + bytes(size - 1)) for _ in range(http_server._MOST_LARGE_BODIES)]
+    try:
+        async with asyncio.timeout(30):
+            while server._large_bodies < len(begun):  # noqa: ASYNC110 - nobody tells of it
+                await asyncio.sleep(0)
+        small = await send(b"POST /large HTTP/1.1\r\nContent-Length: 2\r\n" + HEAD + b"{}")
+        assert await outcome(small[0]) == b"200"
+        refused = await send(head + bytes(size))
+        assert await outcome(refused[0]) == b"503"
+        begun[0][1].write(b"!")
+        assert await outcome(begun[0][0]) == b"200"
+        begun[1][1].close()  # Whoever leaves makes room, too.
+        async with asyncio.timeout(30):
+            while server._large_bodies:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        later = await send(head + bytes(size))
+        assert await outcome(later[0]) == b"200"
+        for _, writer in (*begun, small, refused, later):
+            writer.close()
+    finally:
+        await server.close()
