@@ -50,6 +50,8 @@ def test_a_reload_is_of_everything_and_real_unless_it_says_otherwise() -> None:
         {Part.POLICY: "[x]", Part.TRUST: ProposedAnchors("pem", "plant")},
         True,
     )
+    quoted = json.dumps({"dry_run": True, "policy": '"x", \\' * 5000}).encode()
+    assert reload_asked(quoted)[1] == {Part.POLICY: '"x", \\' * 5000}
     assert reload_asked(b'{"dry_run": true, "anchors": ""}')[1] == {Part.TRUST: ProposedAnchors("", None)}
 
 
@@ -102,6 +104,7 @@ def test_anything_else_is_no_limit(text: str) -> None:
         (b'"x"', "the body is not a JSON object"),
         (b'{"a": 1, "b": 2, "b": 2}', "b: given twice"),
         (b'{"a": {"c": 1, "c": 2}}', "c: given twice"),
+        (b'{"a": [' + b'"x",' * 5000 + b"0]}", "the body has more than 500 strings"),
     ],
 )
 def test_a_body_is_one_json_object_that_can_be_read_in_one_way(body: bytes, complaint: str) -> None:
