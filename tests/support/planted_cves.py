@@ -59,7 +59,11 @@ COSTLY: Sequence[Fault] = (
         ),
     ),
     # A stranger's hello, and his certificates, go to OpenSSL whatever they cost.
-    ("provisioning/pki/hello_bounds.py", "    if session != step.small and _is_too_long(session):\n", "    if False:\n"),
+    (
+        "provisioning/pki/hello_bounds.py",
+        "    if session != step.small and _is_too_long(session):\n",
+        "    if False:\n",
+    ),
     ("provisioning/pki/named_curves.py", "        _spoil(place, size)\n    if what", "        pass\n    if what"),
 )
 OVERRUN: Sequence[Fault] = (
