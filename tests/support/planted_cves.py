@@ -193,7 +193,7 @@ PREFIXES: Sequence[Fault] = (
         ),
     ),
     # A name may be a wildcard (CVE-2017-7650).
-    ("provisioning/pki/identity.py", '_NAME = re.compile(r"[A-Za-z0-9]', '_NAME = re.compile(r"[+A-Za-z0-9]'),
+    ("provisioning/pki/identity.py", '_NAME: Final = re.compile(r"[A-Za-z0-9]', '_NAME: Final = re.compile(r"[+A-Za-z0-9]'),
 )
 GRANTED: Sequence[Fault] = (
     # A certificate has what its request asked for, in place of what the profile says.
