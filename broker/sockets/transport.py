@@ -38,6 +38,7 @@ import sys
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 from broker.metrics import Metrics
@@ -70,8 +71,7 @@ _READS_A_TURN: Final = 64
 _LINGER_SECONDS: Final = 1.0
 _DRAIN_SECONDS: Final = 5.0
 _DISCARD: Final = 65536
-_NO_PATH: Final[Callable[[], list[bytes]]] = list
-"""The verified path of a resumed session: none."""
+_NO_PATH: Final[Callable[[], list[bytes]]] = list  # Of a resumed session.
 
 
 class TlsTransport(Readiness):
@@ -206,17 +206,12 @@ class TlsTransport(Readiness):
             openssl.forget_handshake(self._inside, resumed=resumed)
             forget_staple(self._inside)
             bound_key_updates(self._inside)
-        path = _NO_PATH if resumed else self.verified_path
+        path = _NO_PATH if resumed else partial(verified_path, tls, certificate)
         receiver.secured(certificate, self._loop.time(), datetime.now(UTC), path)
 
     def presented(self) -> tuple[bytes | None, list[bytes]]:
         """Return the peer's certificate, in DER, and its verified path."""
-        certificate = self._tls.getpeercert(True) if self._tls is not None else None
-        return certificate, self.verified_path()
-
-    def verified_path(self) -> list[bytes]:
-        """Return the path verified in the handshake, in DER, the peer's own certificate first; [] if resumed."""
-        return verified_path(self._tls) if self._tls is not None else []
+        return (None, []) if self._tls is None else (self._tls.getpeercert(True), verified_path(self._tls))
 
     def forget_tls_session(self) -> None:
         """Take note that the client may not come back with the TLS session that it has resumed, if it has."""
@@ -495,6 +490,7 @@ class TlsTransport(Readiness):
 
     def _let_go(self) -> None:
         if self._inside and not self._settled:
+            handshake_bounds.end(self._inside)
             resumption.leave_nothing(self._inside)
         self._receiver = self._backlog = self._tls = None
         self._inside = 0

@@ -10,6 +10,9 @@ OpenSSL per call, and continues when every other client has had a turn. What Ope
 kernel: the bytes are peeked first, and read once it is known how many were consumed. Nothing is kept per session in
 between.
 
+How much of its hello a session has had is counted, so that a small one need not be looked into
+(`provisioning.pki.hello_bounds`).
+
 A stranger may also send a long certification path, which is parsed and searched for a path to an anchor, each
 certificate against all others.
 
@@ -19,6 +22,8 @@ Rules
    `MemoryError` in between included, the next one begins with an empty one. What OpenSSL was not given is not consumed.
 2. When the handshake is complete, OpenSSL reads the socket itself, from the first byte that it has not had.
 3. If OpenSSL cannot be called directly (`provisioning.pki.openssl`), nothing here has an effect.
+4. The session's context is one of `provisioning.pki.tls.server_context`. Whoever ends a session before its handshake is
+   complete says so (`end`).
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from collections.abc import Callable
 from typing import Final
 
 from provisioning.pki import named_curves, openssl, resumed_exchange
+from provisioning.pki.hello_bounds import SMALL, awaited, step
 from provisioning.pki.openssl import AVAILABLE, address_of_context, library
 
 PORTION: Final = 16384
@@ -40,6 +46,19 @@ _RESET: Final = 1
 _PENDING: Final = 10
 
 
+class _Buffer:
+    """What is known of the buffer."""
+
+    __slots__ = ("filled",)
+
+    def __init__(self) -> None:
+        self.filled = False
+        """Whether there may be something in it."""
+
+
+_buffer: Final = _Buffer()
+
+
 def bound_chain(context: ssl.SSLContext) -> None:
     """Bound the certification path that clients of a server's *context* may send."""
     if AVAILABLE:
@@ -49,8 +68,14 @@ def bound_chain(context: ssl.SSLContext) -> None:
 def begin(address: int) -> None:
     """Let the session at *address*, whose handshake has not begun, read only what `shake_hands` gives it."""
     resumed_exchange.begin(address)
+    awaited[address] = 0
     library.BIO_up_ref(_portion)
     library.SSL_set0_rbio(address, _portion)
+
+
+def end(address: int) -> None:
+    """Take note that the session at *address* ends, whether or not its handshake is complete."""
+    awaited.pop(address, None)
 
 
 def shake_hands(address: int, connected: socket.socket) -> int:
@@ -58,45 +83,67 @@ def shake_hands(address: int, connected: socket.socket) -> int:
 
     Returns and raises what `openssl.shake_hands` does.
     """
-    size = 0
-    if library.BIO_ctrl(_portion, _PENDING, 0, None):
-        library.BIO_ctrl(_portion, _RESET, 0, None)
-    try:
-        size = _receive(connected, _place, PORTION, socket.MSG_PEEK)
-    except BlockingIOError:  # It may only need to write.
-        pass
-    else:
-        if size:
-            if library.BIO_write(_portion, _buffer, size) != size:
-                raise MemoryError
-        else:  # End of file, which OpenSSL detects and reports itself.
-            _read_by_itself(address)
-    if size and library.SSL_get_pending_cipher(address):  # The hello has come whole, in an earlier step.
+    size = _fill(address, connected)
+    given = awaited.get(address)
+    if given is not None:
+        given = awaited[address] = given + size
+    elif size:  # The hello has come whole, in an earlier step.
         named_curves.look_if_new(address)
     outcome = -1
     try:
+        step.small = address if given is not None and given <= SMALL else 0
         outcome = openssl.shake_hands(address)
     finally:
-        left = library.BIO_ctrl(_portion, _PENDING, 0, None) if size else 0
-        if left:
-            library.BIO_ctrl(_portion, _RESET, 0, None)
-        if size > left:
-            _receive(connected, _place, size - left)
+        step.small = 0
+        if size:
+            _consume(connected, size, wants_more=outcome == openssl.WANTS_READ)
         if outcome == openssl.COMPLETE:
-            _read_by_itself(address)
+            _read_by_itself(address, connected)
             resumed_exchange.confirm(address)
     return outcome
 
 
-def _read_by_itself(address: int) -> None:
-    """Let the session at *address* read its socket itself, as it writes to it."""
-    own = library.SSL_get_wbio(address)
-    library.BIO_up_ref(own)
-    library.SSL_set0_rbio(address, own)
+def _fill(address: int, connected: socket.socket) -> int:
+    """Put a portion of what *connected* holds into the buffer; return how many bytes."""
+    if _buffer.filled:
+        library.BIO_ctrl(_portion, _RESET, 0, None)
+        _buffer.filled = False
+    try:
+        size = _receive(connected, _place, PORTION, socket.MSG_PEEK)
+    except BlockingIOError:  # It may only need to write.
+        return 0
+    if size:
+        _buffer.filled = True
+        if library.BIO_write(_portion, _content, size) != size:
+            raise MemoryError
+    else:  # End of file, which OpenSSL detects and reports itself.
+        _read_by_itself(address, connected)
+    return size
+
+
+def _consume(connected: socket.socket, size: int, *, wants_more: bool) -> None:
+    """Empty the buffer after a step, and take from *connected* what OpenSSL has had of its *size* bytes.
+
+    That is all of them if it *wants_more*.
+    """
+    if not wants_more:
+        left = library.BIO_ctrl(_portion, _PENDING, 0, None)
+        if left:
+            library.BIO_ctrl(_portion, _RESET, 0, None)
+            size -= left
+    _buffer.filled = False
+    if size:
+        _receive(connected, _place, size)
+
+
+def _read_by_itself(address: int, connected: socket.socket) -> None:
+    """Let the session at *address* read *connected* itself, as it writes to it, through the same object."""
+    if not library.SSL_set_rfd(address, connected.fileno()):
+        raise MemoryError
 
 
 _receive: Final[Callable[..., int]] = socket.socket.recv_into
 """The plain socket's: that of an `ssl.SSLSocket` calls OpenSSL."""
 _portion: Final[int] = library.BIO_new(library.BIO_s_mem()) if AVAILABLE else 0
 _place: Final = bytearray(PORTION)
-_buffer: Final = openssl.pointer_to(_place) if AVAILABLE else None
+_content: Final = openssl.pointer_to(_place) if AVAILABLE else None

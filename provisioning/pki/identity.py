@@ -37,9 +37,12 @@ PROVISIONING: Final = "provisioning"
 AUTHORITY_PREFIX: Final = "ca:"
 """Prefix of the name under which a revoked CA is listed among the devices; no device's name contains ``:``."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
-_TRUST_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?", re.ASCII)
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_TRUST_DOMAIN: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?", re.ASCII)
 _ROLES: Final = {role.value: role for role in Role}
+_MOST_KNOWN: Final = 16
+_known_domains: Final[set[str]] = set()
+"""The first trust domains that were checked and may be ones: as a rule there is one."""
 
 
 class InvalidIdentity(ValueError):
@@ -98,8 +101,12 @@ class Identity:
 
 def check_trust_domain(value: str) -> str:
     """Return *value* if it may be a trust domain; raise `InvalidIdentity` otherwise."""
+    if value in _known_domains:
+        return value
     if not _TRUST_DOMAIN.fullmatch(value):
         raise InvalidIdentity(f"trust domain {value[:80]!r}: use lower-case letters, digits, '.', '-' or '_'")
+    if len(_known_domains) < _MOST_KNOWN:
+        _known_domains.add(value)
     return value
 
 

@@ -91,8 +91,9 @@ def _look(
     """Look at what is sent or received: headers of records, messages, alerts."""
     if direction != _READ or kind != _HANDSHAKE or not place or not size:
         return
-    what = ctypes.string_at(place, 1)[0]
-    if what == _CERTIFICATE and _is_costly(ctypes.string_at(place, size), version):
+    message = ctypes.string_at(place, size)
+    what = message[0]
+    if what == _CERTIFICATE and _is_costly(message, version):
         _spoil(place, size)
     if what in _LAST:
         library.SSL_set_msg_callback(session, _NOBODY)

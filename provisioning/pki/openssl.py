@@ -255,7 +255,7 @@ def _open() -> tuple[ctypes.PyDLL, Any, type] | None:
             ("OPENSSL_sk_pop", ctypes.c_void_p, [ctypes.c_void_p]),
             ("X509_free", None, [ctypes.c_void_p]),
             ("SSL_set0_rbio", None, [ctypes.c_void_p, ctypes.c_void_p]),
-            ("SSL_get_wbio", ctypes.c_void_p, [ctypes.c_void_p]),
+            ("SSL_set_rfd", ctypes.c_int, [ctypes.c_void_p, ctypes.c_int]),
             ("BIO_s_mem", ctypes.c_void_p, []),
             ("BIO_new", ctypes.c_void_p, [ctypes.c_void_p]),
             ("BIO_up_ref", ctypes.c_int, [ctypes.c_void_p]),

@@ -52,8 +52,8 @@ def resume_nothing(context: ssl.SSLContext) -> None:
         library.SSL_CTX_ctrl(address, _SET_SESSION_CACHE_MODE, _CACHE_OFF, None)
 
 
-def remember_sessions(context: ssl.SSLContext, most: int, *, hybrid: bool = False) -> None:
-    """Keep up to *most* TLS sessions of a server's *context* in memory; no effect if that is not possible.
+def remember_sessions(context: ssl.SSLContext, most: int, *, hybrid: bool = False) -> bool:
+    """Keep up to *most* TLS sessions of a server's *context* in memory; return whether that is possible.
 
     A client resumes with a ticket of 32 bytes that names its session, instead of one that is an encrypted copy of it.
     No ticket is sent automatically: see `offer_ticket`. The least recent go first, and all after two hours. A
@@ -65,6 +65,7 @@ def remember_sessions(context: ssl.SSLContext, most: int, *, hybrid: bool = Fals
         context.num_tickets = 0
         library.SSL_CTX_ctrl(address_of_context(context), _SET_SESSION_CACHE_SIZE, most, None)
         exchange_less(context, hybrid=hybrid)
+    return CAN_REMEMBER
 
 
 def offer_ticket(address: int, *, resumed: bool) -> None:

@@ -206,9 +206,8 @@ def server_context(
         resume_nothing(context)
     else:
         context.num_tickets = 1  # OpenSSL sends two by default; a device has one connection and uses one.
-        bound_tickets(context)
-        if remembered_sessions:
-            remember_sessions(context, remembered_sessions, hybrid=hybrid_resumption)
+        if not (remembered_sessions and remember_sessions(context, remembered_sessions, hybrid=hybrid_resumption)):
+            bound_tickets(context)
     # Every certificate in *anchors* is an anchor, also an issuing CA: its own signature need not be verified each time.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if caller_checks_dates:
@@ -248,16 +247,20 @@ def client_context(
     return context
 
 
-def verified_path(session: Any) -> list[bytes]:
+def verified_path(session: Any, certificate: bytes | None = None) -> list[bytes]:
     """Return the certification path that the handshake has verified, in DER, from the peer's certificate to the anchor.
 
     *session* is an `ssl.SSLSocket`, an `ssl.SSLObject`, or the `_ssl` object inside them
-    (`broker.sockets.tls_session`). Empty if the session was resumed: nothing was verified then.
+    (`broker.sockets.tls_session`). *certificate* is the peer's own, if the caller has it: it is not encoded again.
+    Empty if the session was resumed: nothing was verified then.
     """
     # Public from 3.13 on; what it wraps exists since 3.10. Without a path it returns None, or an empty list.
     inner: Any = getattr(session, "_sslobj", session)
     look_up = getattr(inner, "get_verified_chain", None)
-    return [each.public_bytes(_DER) for each in look_up() or ()] if look_up is not None else []
+    found = look_up() if look_up is not None else None
+    if certificate is None or not found:
+        return [each.public_bytes(_DER) for each in found or ()]
+    return [certificate, *[each.public_bytes(_DER) for each in found[1:]]]
 
 
 def certificates_in(content: bytes) -> list[x509.Certificate]:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from broker.sockets.transport import TlsTransport
+from provisioning.pki import hello_bounds
 from provisioning.pki.handshake_bounds import PORTION
 from provisioning.pki.resumption import forget_sessions
 from provisioning.pki.tls import CredentialPem, client_context
@@ -149,7 +150,7 @@ async def test_of_a_handshake_that_failed_nothing_is_kept(
         with socket.create_connection(("127.0.0.1", server.port), timeout=30) as raw:
             act(raw, pki)
 
-    before = transports()
+    before, awaited = transports(), set(hello_bounds.awaited)
     visiting = asyncio.get_running_loop().run_in_executor(None, client)
     await asyncio.wait_for((await server.accept()).ended, 30)
     await visiting
@@ -157,6 +158,7 @@ async def test_of_a_handshake_that_failed_nothing_is_kept(
     async with asyncio.timeout(30):
         while transports() > before:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.05)
+    assert set(hello_bounds.awaited) <= awaited
 
 
 async def test_a_stranger_s_longest_hello_in_the_smallest_records_is_taken_in_portions(

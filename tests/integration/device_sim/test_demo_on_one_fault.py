@@ -48,9 +48,10 @@ class IsSlow(OneFault):
         return [packet]
 
 
-class OfTheFifth(OneFault):
-    """It does something with the fifth message to the backend, which is a meter's."""
+class OfOneMessage(OneFault):
+    """It does something with one message to the backend, which is a meter's."""
 
+    which = 5
     count = 0
 
     def wrong(self, passage: Passage, packet: Publish) -> list[Packet]:
@@ -60,10 +61,10 @@ class OfTheFifth(OneFault):
         if passage.identity.name != BACKEND or not isinstance(packet, Publish) or "/telemetry" not in packet.topic:
             return [packet]
         self.count += 1
-        return self.wrong(passage, packet) if self.count == 5 else [packet]
+        return self.wrong(passage, packet) if self.count == self.which else [packet]
 
 
-class Loses(OfTheFifth):
+class Loses(OfOneMessage):
     """It loses it."""
 
     def wrong(self, passage: Passage, packet: Publish) -> list[Packet]:
@@ -71,7 +72,7 @@ class Loses(OfTheFifth):
         return []
 
 
-class Doubles(OfTheFifth):
+class Doubles(OfOneMessage):
     """It delivers it once more, as a message of its own."""
 
     def wrong(self, passage: Passage, packet: Publish) -> list[Packet]:
@@ -79,7 +80,7 @@ class Doubles(OfTheFifth):
         return [packet, replace(packet, qos=QoS.AT_MOST_ONCE, packet_id=None)]
 
 
-class Alters(OfTheFifth):
+class Alters(OfOneMessage):
     """It delivers it with another value."""
 
     def wrong(self, passage: Passage, packet: Publish) -> list[Packet]:
@@ -87,7 +88,7 @@ class Alters(OfTheFifth):
         return [replace(packet, payload=packet.payload.replace(b'"power_w":', b'"power_w":1'))]
 
 
-class Forges(OfTheFifth):
+class Forges(OfOneMessage):
     """It delivers it once more, in the name of a device that there is not."""
 
     def wrong(self, passage: Passage, packet: Publish) -> list[Packet]:
@@ -96,8 +97,11 @@ class Forges(OfTheFifth):
         return [packet, replace(packet, topic=topic, qos=QoS.AT_MOST_ONCE, packet_id=None)]
 
 
-class BreaksOff(OfTheFifth):
+class BreaksOff(OfOneMessage):
     """It breaks off the connection of all meters; they come again."""
+
+    which = 1
+    """They are back when they have answered their commands: before one of them is revoked."""
 
     def wrong(self, passage: Passage, packet: Publish) -> list[Packet]:
         del passage

@@ -9,10 +9,20 @@ from collections.abc import Iterator
 
 import pytest
 
-from provisioning.pki import handshake_bounds, openssl
+from provisioning.pki import handshake_bounds, hello_bounds, openssl
 from provisioning.pki.handshake_bounds import MOST_CHAIN, PORTION
+from provisioning.pki.hello_bounds import SMALL
 from provisioning.pki.tls import ClientCertificate, CredentialPem, client_context, server_context
-from tests.support.client_hellos import certificates_12, hello_12
+from tests.support.client_hellos import (
+    ILLEGAL_PARAMETER,
+    P256,
+    RETRY,
+    X25519,
+    answer_of,
+    certificates_12,
+    hello,
+    hello_12,
+)
 from tests.support.cut_records import cut, long_hello, unread
 from tests.support.pki import shared_device, shared_pki
 from tests.unit.provisioning.pki.test_named_curves import OWN
@@ -39,7 +49,11 @@ class Pair:
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
 
     def step(self) -> int:
-        return handshake_bounds.shake_hands(self.address, self.near)
+        outcome = handshake_bounds.shake_hands(self.address, self.near)
+        assert openssl.library.BIO_ctrl(handshake_bounds._portion, handshake_bounds._PENDING, 0, None) == 0
+        assert not handshake_bounds._buffer.filled
+        assert not hello_bounds.step.small
+        return outcome
 
     def client(self, credential: CredentialPem | None, version: ssl.TLSVersion) -> ssl.SSLObject:
         context = client_context(PKI.anchors, credential, allow_tls12=True)
@@ -128,12 +142,8 @@ def test_what_a_step_without_memory_leaves_is_never_another_s(pair: Pair, monkey
         pair.far.sendall(b"GET / HTTP/1.1\r\n\r\n" * 10)
         with monkeypatch.context() as short:
             emptying = openssl.library.BIO_ctrl
-            results = iter([0])  # At the beginning it is empty.
 
-            def fail(*arguments: object) -> int:
-                for result in results:
-                    return result
-                del arguments
+            def fail(*_arguments: object) -> int:
                 raise MemoryError
 
             short.setattr(openssl.library, "BIO_ctrl", fail)
@@ -192,3 +202,56 @@ def test_so_is_one_that_comes_at_once_with_the_hello(pair: Pair) -> None:
     pair.far.sendall(hello_12() + certificates_12([OWN]))
     with pytest.raises(ssl.SSLError, match="length mismatch"):
         pair.step()
+
+
+TOO_LONG = hello(groups=[0x9000] * 20_000)
+
+
+@pytest.mark.parametrize("before", [0, 1, SMALL - 1])
+@pytest.mark.parametrize("size", [SMALL, SMALL + 1])
+def test_a_hello_in_few_bytes_is_not_looked_into(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, size: int, before: int
+) -> None:
+    looked_into = []
+
+    def look(session: int) -> bool:
+        looked_into.append(session)
+        return False
+
+    monkeypatch.setattr(hello_bounds, "_is_too_long", look)
+    sent = long_hello(client_context(PKI.anchors), size - 5)
+    for part in filter(None, (sent[:before], sent[before:])):
+        assert pair.address in hello_bounds.awaited
+        pair.far.sendall(part)
+        assert pair.step() == openssl.WANTS_READ
+    assert pair.far.recv(3)[:1] == b"\x16"
+    assert looked_into == ([pair.address] if size > SMALL else [])
+    assert pair.address not in hello_bounds.awaited
+
+
+@pytest.mark.parametrize("first", [b"", hello(groups=[X25519, P256], shares=[])], ids=["first", "asked for again"])
+def test_a_long_one_is_refused_in_whatever_step_it_is_whole(pair: Pair, first: bytes) -> None:
+    if first:
+        pair.far.sendall(first)
+        assert pair.step() == openssl.WANTS_READ
+        assert RETRY in pair.far.recv(1000)
+    pair.far.sendall(TOO_LONG)
+    for _ in range(len(TOO_LONG) // PORTION):
+        assert pair.step() == openssl.WANTS_READ
+    with pytest.raises(ssl.SSLError) as refused:
+        pair.step()
+    assert refused.value.reason == hello_bounds.REFUSED
+
+
+def test_what_one_session_was_given_says_nothing_of_another(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of one that another thread serves meanwhile, nor of one at the address of a session that fell silent."""
+    monkeypatch.setattr(hello_bounds.step, "small", pair.address)
+    assert answer_of(pair.context, TOO_LONG) == ILLEGAL_PARAMETER
+    monkeypatch.setattr(hello_bounds.step, "small", 0)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    other = pair.context.wrap_bio(incoming, outgoing, server_side=True)
+    hello_bounds.awaited[openssl.address_of(other)] = 0
+    incoming.write(TOO_LONG)
+    with pytest.raises(ssl.SSLError):
+        other.do_handshake()
+    assert outgoing.read() == ILLEGAL_PARAMETER
