@@ -6,8 +6,8 @@
 
 A third of the sessions has expired, a third is kept for devices that are away, a third belongs to devices that were
 connected when the broker was killed. Each has two subscriptions, every second a message that waits. The store is
-restored in a process of its own by what the broker uses when it starts (`broker.recovery`), with the default topic
-policy, without listeners; then what has expired is removed as in the running broker.
+restored in a process of its own by what the broker uses when it starts (`broker.process.recovery`), with the default
+topic policy, without listeners; then what has expired is removed as in the running broker.
 
 Times are processor time of that process, sizes its resident memory beyond what it had before; `longest_ms` is the
 longest stretch of the event loop while what has expired goes.
@@ -34,11 +34,11 @@ from broker.admission.freshness import Freshness
 from broker.admission.policy_file import load_policy
 from broker.admission.status import RevocationStatus
 from broker.engine.engine import Engine
-from broker.recovery import recover
+from broker.process.recovery import recover
 from broker.reload.policy_change import enforce_at_start
 from broker.settings.limits import Limits
 from broker.store.sqlite import SqliteStore
-from broker.upkeep import look_rarely, see_to
+from broker.upkeep.upkeep import look_rarely, see_to
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.program.collector import paused
 

@@ -153,7 +153,7 @@ def run(
     flags = {key: value for key, value in locals().items() if value is not None}
     read_ahead()
     with importing():
-        from broker.running import run_broker  # Imports the broker, which takes a second.
+        from broker.process.running import run_broker  # Imports the broker, which takes a second.
 
     run_broker(flags, config, only_test=test_config)
 

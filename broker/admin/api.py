@@ -53,9 +53,9 @@ from broker.admin.parameters import (
 from broker.admin.sessions import InvalidSelection, OfAnotherDomain, Selection, SessionView, Stored
 from broker.admin.subscriptions import checked_topic, subscriptions_document
 from broker.admin.trust import anchors_of, trust_document
+from broker.credentials.own_certificate import OwnCertificate
 from broker.door.listener import Listener
 from broker.engine.engine import Engine
-from broker.own_certificate import OwnCertificate
 from broker.reload.crl_trial import NoListsUsed, try_lists
 from broker.reload.reloader import Reloader
 from broker.revocation.issuing_authorities import IssuingAuthorities

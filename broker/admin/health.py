@@ -18,8 +18,8 @@ from time import monotonic
 
 from broker.admin.http_server import Request, Response, problem
 from broker.admin.newcomers import newcomers_facts
+from broker.credentials.own_certificate import OF_NO_USE, OwnCertificate
 from broker.engine.engine import Engine
-from broker.own_certificate import OF_NO_USE, OwnCertificate
 from broker.revocation.issuing_authorities import IssuingAuthorities
 
 HEALTH = "/healthz"

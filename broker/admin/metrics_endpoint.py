@@ -12,9 +12,9 @@ from typing import Final
 
 from broker.admin.health import Health
 from broker.admin.http_server import HttpServer, Request, Response, problem
+from broker.credentials.own_certificate import OwnCertificate
 from broker.door.listening import ListenError
 from broker.engine.engine import Engine
-from broker.own_certificate import OwnCertificate
 from broker.revocation.issuing_authorities import IssuingAuthorities
 from broker.settings.config import BrokerConfig
 from provisioning.program.host_and_port import with_port

@@ -38,10 +38,10 @@ from broker.admin.http_server import Request, Response, problem
 from broker.admin.newcomers import admits
 from broker.admin.survey import Survey, Surveyor, bounded
 from broker.build import is_compiled
+from broker.credentials.own_certificate import OwnCertificate
 from broker.engine.engine import Engine
 from broker.histogram import Histogram
 from broker.metrics import Metrics
-from broker.own_certificate import OwnCertificate
 from broker.revocation.issuing_authorities import STATES, IssuingAuthorities
 from provisioning.pki.crl import CrlProblem
 from provisioning.program.runtime import what_runs

@@ -119,7 +119,7 @@ def _of_files(cafile: Path | None, config: Path | None) -> _Judge:
     from broker.admission.freshness import Freshness
     from broker.admission.policy_file import load_policy
     from broker.admission.status import RevocationStatus
-    from broker.own_certificate import own_trust_domain
+    from broker.credentials.own_certificate import own_trust_domain
     from broker.settings.config_file import ConfigError
     from broker.settings.config_loading import load
     from broker.sources.trust_files import load_trust, read_anchors

@@ -3,8 +3,8 @@
 Theory
 ------
 A whole fleet reconnects through one door, at one or two milliseconds per handshake, and for the first seconds the door
-may be shut (`broker.server`, until the revocation feed has been read). A will sent during that time would report as
-gone a client that is waiting at the door (docs/decisions/0124).
+may be shut (`broker.process.server`, until the revocation feed has been read). A will sent during that time would
+report as gone a client that is waiting at the door (docs/decisions/0124).
 
 Rules
 -----

@@ -1,4 +1,4 @@
-"""A session and its subscriptions as rows of the store; `broker.recovery` reads what is written here."""
+"""A session and its subscriptions as rows of the store; `broker.process.recovery` reads what is written here."""
 
 from __future__ import annotations
 

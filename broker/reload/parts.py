@@ -24,9 +24,9 @@ from typing import Any, Protocol
 
 from broker.admission.policy import TopicPolicy
 from broker.admission.policy_file import DEFAULT_POLICY_FILE, parse_policy, read_policy
+from broker.credentials.own_certificate import NotToday, OwnCertificate, certificate_of, is_for_servers
 from broker.door.listener import Listener
 from broker.engine.engine import Engine
-from broker.own_certificate import NotToday, OwnCertificate, certificate_of, is_for_servers
 from broker.reload.policy_change import change, preview, warn_of_reach
 from broker.reload.report import Effects, Part
 from broker.settings.config import BrokerConfig

@@ -22,13 +22,13 @@ from typing import Any
 import structlog
 
 from broker.admission.policy_file import PolicyError
-from broker.beat import left_until
 from broker.engine.history import Witness
 from broker.reload.file_watch import FileWatch
 from broker.reload.parts import Candidate, Reloadable, Unchanged
 from broker.reload.report import Outcome, Part, PartReport, ReloadReport
 from broker.settings.config import BrokerConfig
 from broker.settings.config_file import ConfigError
+from broker.timing.beat import left_until
 from provisioning.pki.tls import TlsConfigurationError
 
 log = structlog.get_logger("broker")

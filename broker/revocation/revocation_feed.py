@@ -37,11 +37,11 @@ import structlog
 from broker.admission.issuers import UnreadableAuthority
 from broker.admission.path_ends import VerifiedPath
 from broker.engine.engine import Engine
-from broker.growing_pause import GrowingPause
 from broker.revocation.enforcement import revoke
 from broker.revocation.many_revoked import ManyRevoked
 from broker.revocation.revocation_rounds import judge_absent, judge_connected
 from broker.revocation.revoked_services import RevokedServices
+from broker.timing.growing_pause import GrowingPause
 from provisioning.client.feed import (
     HEARTBEAT,
     SILENT_HEARTBEATS,

@@ -27,11 +27,11 @@ from typing import Any
 
 import structlog
 
-from broker.beat import next_beat
-from broker.growing_pause import GrowingPause
 from broker.settings.config import BrokerConfig
 from broker.settings.trust_settings import TrustSettings
 from broker.sources.anchor_copy import MOST_BYTES, AnchorsRefused, anchors_in, copy_of, keep, pem_of
+from broker.timing.beat import next_beat
+from broker.timing.growing_pause import GrowingPause
 from provisioning.client.address import NoAddress, check_address
 from provisioning.client.network_words import network_words
 from provisioning.client.plain_http import AnswerRefused, body_of

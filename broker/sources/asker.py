@@ -25,12 +25,12 @@ from broker.admission.bundle import TrustBundle
 from broker.admission.inquiry import Inquiry
 from broker.admission.issuers import Issuer
 from broker.admission.refusal import Refused
-from broker.beat import next_beat
 from broker.engine.client import Client
 from broker.engine.engine import Engine
 from broker.sources.crl_files import CrlFiles
 from broker.sources.crl_urls import CrlUrls
 from broker.sources.ocsp_client import OcspClient
+from broker.timing.beat import next_beat
 from provisioning.pki.crl import distribution_points
 from provisioning.pki.revocation import CertificateKey
 

@@ -18,8 +18,8 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from broker.beat import next_beat
 from broker.sources.crl_intake import CrlIntake, Window, is_open
+from broker.timing.beat import next_beat
 from provisioning.pki.crl import CrlProblem
 from provisioning.program.given_file import LIST_BYTES, contents_of, too_large
 

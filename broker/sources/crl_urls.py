@@ -27,10 +27,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from broker.beat import next_beat
-from broker.growing_pause import GrowingPause
 from broker.sources.crl_intake import CrlIntake, Window, is_open
 from broker.sources.crl_transfer import FIRST_SECONDS, LONGEST_WAIT, CrlTransfers
+from broker.timing.beat import next_beat
+from broker.timing.growing_pause import GrowingPause
 from provisioning.client.list_download import Fetched, NotFetched, download
 from provisioning.client.plain_http import PlainHttp
 from provisioning.pki.crl import CrlProblem

@@ -34,12 +34,12 @@ from typing import Any
 import structlog
 from cryptography import x509
 
-from broker.beat import left_until
+from broker.credentials.own_certificate import OwnCertificate, read_certificate
 from broker.engine.engine import Engine
-from broker.growing_pause import GrowingPause
-from broker.own_certificate import OwnCertificate, read_certificate
 from broker.settings.config import BrokerConfig
 from broker.sources.ocsp_http import PATIENCE, OcspHttp, refuse_if_signed_by_revoked
+from broker.timing.beat import left_until
+from broker.timing.growing_pause import GrowingPause
 from provisioning.pki import stapling
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.issued_by import is_issued_by

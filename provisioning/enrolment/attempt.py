@@ -6,10 +6,12 @@ A client may present a one-time token (HTTP Basic) and the certificate of its TL
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from provisioning.ca.csr import VerifiedRequest
 from provisioning.quick_values import quickly_made
@@ -39,6 +41,10 @@ class Question:
     key_sha256: str
     evidence: tuple[str, ...]
     enrolled_before: bool
+    shown: Hashable = field(default=None, compare=False, repr=False)
+    """What is worth one certificate, with secrets; who shows the same asks one question at a time. None: nothing is."""
+    batch: bytes | None = field(default=None, compare=False, repr=False)
+    """The certificate that was presented, in DER: a batch shares a claim's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,14 @@ class Attempt:
     """With *server_key*: the fingerprint of the request's own key, if that key signed the request."""
     proof: bytes | None = None
     """With *waits_as*: what no copy of the request has different (`provisioning.ca.csr.KeyRequest`)."""
+
+    @property
+    def shown(self) -> Hashable:
+        """What was shown for one certificate, with secrets: the token, or certificate or waiting key with a name."""
+        if self.token is not None:
+            return self.token.token
+        shown = self.waits_as if self.certificate is None else self.certificate.public_bytes(Encoding.DER)
+        return shown, self.request.common_name
 
     def at(self, now: datetime) -> Attempt:
         """Return the same attempt, decided *now*; `dataclasses.replace` takes four times as long."""

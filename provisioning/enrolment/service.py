@@ -39,7 +39,6 @@ from weakref import WeakValueDictionary
 
 import structlog
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy.engine import Connection
 
 from provisioning.ca.csr import VerifiedRequest, apply_profile, read_key_request, verify_csr
@@ -155,7 +154,7 @@ class EnrolmentService:
         self._making: Final = asyncio.Lock()
         """One key is made at a time: an RSA key takes a processor for a tenth of a second or more."""
         self._turns: Final[WeakValueDictionary[Hashable, asyncio.Lock]] = WeakValueDictionary()
-        """By what was shown for a key to be made: for as long as somebody asks with it, or waits."""
+        """By what was shown for a key to be made, which it is once: for as long as somebody asks with it, or waits."""
 
     def check_keys_by(self, key_policy: KeyPolicy) -> None:
         """Check keys against *key_policy* from now on."""
@@ -200,7 +199,7 @@ class EnrolmentService:
             waits_as=None if asked.proof is None else spki_fingerprint(asked.wished),
             proof=asked.proof,
         )
-        async with self._turns.setdefault(_shown_by(attempt), asyncio.Lock()):
+        async with self._turns.setdefault(attempt.shown, asyncio.Lock()):
             await self._rehearse(attempt)
             profile = await self._profile_of(label)
             async with self._making:
@@ -401,14 +400,6 @@ def _keep_pace(connection: Connection, authorised: Authorised, now: datetime) ->
     pace.certify(connection, authorised.rules, now)
 
 
-def _shown_by(attempt: Attempt) -> Hashable:
-    """Return what a key is made for once: who asks with the same at the same time waits, and hears that it is spent."""
-    if attempt.token is not None:
-        return attempt.token.token
-    shown = attempt.waits_as if attempt.certificate is None else attempt.certificate.public_bytes(Encoding.DER)
-    return shown, attempt.request.common_name
-
-
 def _apart(attempt: Attempt) -> Collection[Hashable] | None:
     """Return all that a first enrolment by token alone depends on; None: this one depends on more."""
     if attempt.renewal or attempt.token is None or attempt.certificate is not None:
@@ -436,7 +427,7 @@ def _log_waiting(attempt: Attempt, waiting: Pending) -> None:
 def _waiting(connection: Connection, undecided: Undecided, now: datetime) -> Pending:
     """Record that a request waits, and return the answer for its sender."""
     request = undecided.request
-    number = record_request(connection, request, now)
+    number = record_request(connection, undecided, now)
     return Pending(
         f"request {number}, for {request.name} in group {request.group}, waits for an operator's decision: "
         "send it again later",

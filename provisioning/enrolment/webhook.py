@@ -16,6 +16,8 @@ Rules
    read full of one-octet chunks, or of informational responses, is parsed in one turn of the event loop.
 4. The only time limit is the group's. It also runs while a question waits for its turn.
 5. The number of concurrent questions to each webhook is limited: one that hangs does not affect other groups' devices.
+   Of these, a token, or a certificate with a name, has one at a time, and a claim that a batch shares half: who sends
+   the same request a thousand times does not affect the group's other devices either.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -46,6 +49,8 @@ _MOST_PIECES: Final = 1024
 _LONGEST_REASON: Final = 300
 _TOGETHER: Final = 32
 """Concurrent questions to one webhook."""
+_OF_A_BATCH: Final = _TOGETHER // 2
+"""Of these, for those who present the same certificate."""
 _KEPT: Final = 32
 """Idle connections that are kept."""
 
@@ -77,8 +82,8 @@ class Webhooks:
         self._pool: httpx.AsyncClient | None = None
         self._asking: Final[Counter[httpx.AsyncClient]] = Counter()
         """How many questions each pool is asking, the current one and earlier ones."""
-        self._turns: Final[WeakValueDictionary[str, asyncio.Semaphore]] = WeakValueDictionary()
-        """By URL: for as long as a question is asked there, or waits."""
+        self._turns: Final[WeakValueDictionary[Hashable, asyncio.Semaphore]] = WeakValueDictionary()
+        """By URL, and by what was shown there: for as long as a question is asked, or waits."""
         self._left = asyncio.Event()
         """Set when an earlier pool may have finished its last question."""
 
@@ -106,8 +111,10 @@ class Webhooks:
         }
         try:
             check_address(question.url)
-            turns = self._turns.setdefault(question.url, asyncio.Semaphore(_TOGETHER))
-            async with asyncio.timeout(question.timeout.total_seconds()), turns:
+            async with asyncio.timeout(question.timeout.total_seconds()), AsyncExitStack() as places:
+                for whose, most in _places(question):
+                    turns = self._turns.setdefault(whose, asyncio.Semaphore(most))
+                    await places.enter_async_context(turns)
                 answer = await self._post(question.url, document)
         except TimeoutError as error:
             _tell(question, f"no answer within {question.timeout.total_seconds():g} s")
@@ -163,6 +170,15 @@ class Webhooks:
             return json.loads(content, object_pairs_hook=_unambiguous)
         except (ValueError, RecursionError) as error:
             raise _NoAnswer("its answer is no JSON that can be read, or says one name twice") from error
+
+
+def _places(question: Question) -> Iterator[tuple[Hashable, int]]:
+    """Yield whose places *question* takes, and how many those have: all askers' last, so that none is kept in vain."""
+    if question.shown is not None:
+        yield ("shown", question.url, question.shown), 1
+    if question.batch is not None:
+        yield ("batch", question.url, question.batch), _OF_A_BATCH
+    yield question.url, _TOGETHER
 
 
 async def _content(pool: httpx.AsyncClient, url: str, document: dict[str, Any]) -> bytes:

@@ -157,6 +157,17 @@ def count_pending(connection: Connection, group: str, asked_from: str | None) ->
     return every, ours
 
 
+def count_showing(connection: Connection, group: str, shown: str) -> int:
+    """Return how many requests of the group wait whose evidence is *shown*, whatever is marked behind it."""
+    text = approvals.c.evidence
+    statement = select(func.count()).where(
+        approvals.c.group_name == group,
+        approvals.c.state == ApprovalState.PENDING.value,
+        (text == shown) | text.startswith(f"{shown};", autoescape=True),
+    )
+    return connection.execute(statement).scalar_one()
+
+
 def remove_stale(connection: Connection, group: str, before: datetime) -> int:
     """Remove requests of the group that have waited since *before*; return how many there were."""
     statement = delete(approvals).where(

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from broker.recovery import recover
+from broker.process.recovery import recover
 from broker.store import journal as journal_module
 from broker.store.journal import Journal
 from broker.store.sqlite import SqliteStore

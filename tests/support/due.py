@@ -1,4 +1,4 @@
-"""What a broker does each second, at once: `broker.upkeep.see_to` serves clients in between."""
+"""What a broker does each second, at once: `broker.upkeep.upkeep.see_to` serves clients in between."""
 
 from __future__ import annotations
 

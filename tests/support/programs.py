@@ -47,8 +47,8 @@ _IMPORTED = {
     # what their libraries import then.
     "broker": (
         "broker.cli",
-        "broker.running",
-        "broker.credentials",
+        "broker.process.running",
+        "broker.credentials.credentials",
         "broker.revocation.revocation_feed",
         "broker.plugins.host",
         "broker.plugins.loading",

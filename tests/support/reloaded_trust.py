@@ -9,7 +9,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from broker.own_certificate import OwnCertificate
+from broker.credentials.own_certificate import OwnCertificate
 from broker.reload.parts import ProposedAnchors, digest
 from broker.reload.trust_change import NewTrust, ReloadedTrust
 from broker.settings.config import BrokerConfig

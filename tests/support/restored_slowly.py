@@ -1,4 +1,4 @@
-"""The slow twin of `broker.recovery`: each row is added as if its client had just sent it, expired sessions too."""
+"""The slow twin of `broker.process.recovery`: each row is added as if its client had just sent it, expired ones too."""
 
 from __future__ import annotations
 

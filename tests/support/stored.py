@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from broker.recovery import recover
+from broker.process.recovery import recover
 from broker.store.batch import Batch
 from broker.store.journal import Journal
 from broker.store.sqlite import SqliteStore

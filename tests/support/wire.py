@@ -27,6 +27,7 @@ from broker.admission.freshness import Freshness
 from broker.admission.policy import TopicPolicy
 from broker.admission.status import RevocationStatus
 from broker.connection.connection import ClientConnection
+from broker.credentials.own_certificate import OwnCertificate
 from broker.engine.engine import Engine
 from broker.mqtt.codes import ProtocolVersion, QoS, ReasonCode, RetainHandling
 from broker.mqtt.connect import Connack, Connect, Will
@@ -48,7 +49,6 @@ from broker.mqtt.packets import (
     decode_packet,
 )
 from broker.mqtt.properties import NO_PROPERTIES, Properties
-from broker.own_certificate import OwnCertificate
 from broker.settings.limits import Limits
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import CredentialFiles, CredentialPem

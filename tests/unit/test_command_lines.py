@@ -37,7 +37,10 @@ A_CAS = "that is for a CA: fleet-provisioning ca revoke"
 PROGRAMS = {"fleet-provisioning": provisioning.cli.app, "fleet-broker": broker.cli.app, "fleet-sim": device_sim.cli.app}
 HEAVY = {
     "fleet-provisioning": {"sqlalchemy", "alembic", "fastapi", "uvicorn", "httpx", "rich.console", "asyncio"},
-    "fleet-broker": {"broker.connection.connection", "broker.server", "structlog", "cryptography", "httpx", "asyncio"},
+    "fleet-broker": {
+        *("broker.connection.connection", "broker.process.server"),
+        *("structlog", "cryptography", "httpx", "asyncio"),
+    },
     "fleet-sim": {"asyncio", "broker", "cryptography", "device_sim.view", "httpx", "paho", "cbor2", "hdrh"},
 }
 COMMANDS = re.compile(

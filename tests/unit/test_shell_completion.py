@@ -28,7 +28,8 @@ REASONS = [
 ]
 LATE = {
     *("sqlalchemy", "alembic", "fastapi", "uvicorn", "httpx", "rich.console", "asyncio", "pydantic", "structlog"),
-    *("cryptography", "broker.connection.connection", "broker.server", "device_sim.view", "paho", "cbor2", "hdrh"),
+    *("cryptography", "broker.connection.connection", "broker.process.server"),
+    *("device_sim.view", "paho", "cbor2", "hdrh"),
 }
 """What no answer needs."""
 COMMANDS = re.compile(

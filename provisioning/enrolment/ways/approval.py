@@ -41,6 +41,8 @@ IN_FORCE: Final = MAXIMUM_TTL
 """An approval that nobody has used counts for as long as a token may last."""
 MOST_ANSWERED: Final = 16
 """How often a lost answer is made up for: then an operator is asked again."""
+MOST_OF_ONE: Final = 8
+"""Waiting requests of who shows what is worth one certificate: a device that has lost its key asks again."""
 PENDING_DAYS: Final = timedelta(days=7)
 _LONGEST_EVIDENCE: Final = 200
 _ENROLLED: Final = "; the name is enrolled already"
@@ -50,9 +52,11 @@ _MADE_HERE: Final = "; the service makes the key"
 class Undecided(Exception):
     """No operator has decided about *request*: record it, and let the client ask again."""
 
-    def __init__(self, request: ApprovalRequest) -> None:
+    def __init__(self, request: ApprovalRequest, worth_one: str = "") -> None:
+        """*worth_one* is its evidence, if that is worth one certificate."""
         super().__init__(request)
         self.request = request
+        self.worth_one = worth_one
 
 
 class ApprovalWay(Way):
@@ -85,12 +89,10 @@ def approved(connection: Connection, attempt: Attempt, group: Group, shown: Sequ
             "if it was not yours, tell the operator",
         )
     if found is None or (lost is None and _over(connection, found, attempt, group)):
-        evidence = _evidence(
-            "+".join(each.credential for each in shown) or "nothing",
-            enrolled=devices.find(connection, name) is not None,
-            made_here=attempt.server_key,
-        )
-        raise Undecided(ApprovalRequest(group.name, name, key, evidence, _asked_from(attempt)))
+        told = "+".join(each.worth_one or each.credential for each in shown) or "nothing"
+        evidence = _evidence(told, enrolled=devices.find(connection, name) is not None, made_here=attempt.server_key)
+        request = ApprovalRequest(group.name, name, key, evidence, _asked_from(attempt))
+        raise Undecided(request, told if any(each.worth_one for each in shown) else "")
     match found.state:
         case ApprovalState.PENDING:
             raise Undecided(enrolled_since(connection, found.request) or found.request)
@@ -213,16 +215,23 @@ def _over(connection: Connection, found: StoredApproval, attempt: Attempt, group
     return device is not None and not is_still_its_own(connection, device.id, held.id, key)
 
 
-def record(connection: Connection, request: ApprovalRequest, now: datetime) -> int:
-    """Record that *request* waits, if it does not yet, and return its number; raise `Refused` if too many do.
+def record(connection: Connection, undecided: Undecided, now: datetime) -> int:
+    """Record that a request waits, if it does not yet, and return its number; raise `Refused` if too many do.
 
     If an operator has to see it differently now, it waits again under a new number: a decision about the old number
     has no effect.
     """
+    request, shown = undecided.request, undecided.worth_one
     found = approvals.find(connection, request.group, request.name, request.spki_sha256)
     if found is not None and found.state is ApprovalState.PENDING:
         return found.id if found.request == request else approvals.put(connection, request, now)
     approvals.remove_stale(connection, request.group, now - PENDING_DAYS)
+    if shown and approvals.count_showing(connection, request.group, shown) >= MOST_OF_ONE:
+        raise Refused(
+            Code.APPROVALS_FULL,
+            f"{MOST_OF_ONE} requests that show the same, {shown}, wait for a decision: ask with the key of one of "
+            "them, or have the operator decide about them",
+        )
     waiting, from_here = approvals.count_pending(connection, request.group, request.asked_from)
     if from_here >= MAXIMUM_PENDING - waiting:  # So one address leaves half of all, and the next half of that.
         whose = f", {from_here} of them from your address, which has its share" if from_here else ""

@@ -84,9 +84,10 @@ class ManufacturerWay(Way):
         return Vouched(
             manufacturer.created_by,
             f"manufacturer {manufacturer.name}",
+            worth_one=(origin := f"manufacturer {manufacturer.name} {serial_number}"),
             proves=True,
             identifies=True,
-            origin=f"manufacturer {manufacturer.name} {serial_number}",
+            origin=origin,
             idevid=(manufacturer.id, certificate.serial_number),
         )
 

@@ -74,6 +74,7 @@ class TokenWay(Way):
         return Vouched(
             token.created_by,
             "token",
+            worth_one=f"token {token.id}",
             proves=True,
             identifies=bound,
             readmits=bound,

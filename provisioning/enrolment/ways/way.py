@@ -47,6 +47,8 @@ class Vouched:
     """Who vouches, for the audit log."""
     credential: str
     """What was presented, without secrets: ``token``."""
+    worth_one: str = ""
+    """The same, of something that is good for one certificate, or for one device, told from others: ``token 17``."""
     proves: bool = False
     """It shows more than knowledge of a name; without such a way nobody is admitted."""
     identifies: bool = False

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Self
 
+from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import Attempt, Question
@@ -52,6 +53,8 @@ class WebhookWay(Way):
             attempt.request.key_fingerprint.hex(),
             tuple(each.credential for each in shown),
             devices.find(connection, name) is not None,
+            attempt.shown,
+            None if attempt.certificate is None else attempt.certificate.public_bytes(Encoding.DER),
         )
         if attempt.verdict is None or attempt.verdict.question != question:
             raise Unasked(question)

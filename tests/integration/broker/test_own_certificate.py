@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from broker.cli import app
-from broker.own_certificate import read_certificate
+from broker.credentials.own_certificate import read_certificate
 from device_sim.stage.foreign_process import free_port
 from provisioning.client.connection import DEFAULT_TIMEOUT
 from tests.support.broker_process import PATIENCE, BrokerProcess, wait_until

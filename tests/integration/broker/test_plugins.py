@@ -19,7 +19,7 @@ import pytest
 
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.packets import Publish
-from broker.stopping import STOP_SECONDS
+from broker.process.stopping import STOP_SECONDS
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
 from tests.support.auth_server import Asked, AuthServer

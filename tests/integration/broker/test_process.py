@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from broker.mqtt.codes import ReasonCode
-from broker.stopping import STOP_SECONDS
+from broker.process.stopping import STOP_SECONDS
 from provisioning.pki.open_to_all import told_of
 from provisioning.program.build import build_identity
 from provisioning.program.version import product_version

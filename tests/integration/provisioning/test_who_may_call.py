@@ -1,19 +1,23 @@
 """Each route of both ports, asked for with each kind of credential; what a route is for others, none of them has.
 
-The routes are those of the code: a new one that nobody has thought of here fails.
+The routes are those of the code: a new one that nobody has thought of here fails. There are a thousand requests: each
+caller has one connection and the plainest of clients, which costs less than the service's answer.
 """
 
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from http import HTTPStatus
+from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
@@ -27,7 +31,6 @@ from provisioning.api.relying import relying_party_routes
 from provisioning.metrics_exposure import MetricsExposure
 from provisioning.pki.keys import generate_key, key_to_pem
 from provisioning.pki.tls import CredentialFiles, client_context
-from tests.support.enrolled import enrol
 from tests.support.manufacturer import Manufacturer
 from tests.support.provisioning import ProvisioningService
 from tests.support.requests import csr_der
@@ -62,9 +65,35 @@ ABOUT_THE_CALLER = {*REFUSED.values(), "OPERATOR_ROLE", "CERTIFICATE_EXPIRED"}
 class Caller:
     """Somebody with a credential, and the name that it is for."""
 
-    client: httpx.Client
+    connection: HTTPConnection
     name: str
     certificate: x509.Certificate | None = None
+    token: str | None = None
+
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, media_type: str = "application/json"
+    ) -> HTTPResponse:
+        """Return the answer, whose body has to be read before the next question."""
+        headers = {"User-Agent": "python"}  # Who sends none does not get the text of each refusal.
+        if body is not None:
+            headers["Content-Type"] = media_type
+        if self.token is not None:
+            headers["Authorization"] = "Basic " + base64.b64encode(f"{self.name}:{self.token}".encode()).decode()
+        self.connection.request(method, path, body, headers)
+        return self.connection.getresponse()
+
+    def hears(self, method: str, path: str) -> int:
+        """Return the status of the answer."""
+        with self.ask(method, path) as answer:
+            answer.read()
+            return answer.status
+
+    def makes(self, path: str, **order: Any) -> dict[str, Any]:
+        """Make something at the operators' API, and return what it says of it."""
+        with self.ask("POST", f"/v1/{path}", json.dumps(order).encode()) as answer:
+            told: dict[str, Any] = json.load(answer)
+            assert answer.status in {HTTPStatus.OK, HTTPStatus.CREATED}, told
+            return told
 
     def asks_for(self, name: str, of: x509.Certificate | None = None) -> str:
         """Return a request for *name*, for a new key, with the alternative names of the certificate *of* somebody."""
@@ -73,82 +102,84 @@ class Caller:
 
     def est(self, operation: str, request: str, label: str = "") -> str:
         """Return the code of the answer, or its status if it is no refusal."""
-        path = f"{est.PREFIX}/{label}{operation}"
-        answer = self.client.post(path, content=request, headers={"Content-Type": "application/pkcs10"})
-        return answer.text.partition(":")[0] if answer.is_error else str(answer.status_code)
+        with self.ask("POST", f"{est.PREFIX}/{label}{operation}", request.encode(), "application/pkcs10") as answer:
+            text = answer.read().decode()
+            return text.partition(":")[0] if answer.status >= HTTPStatus.BAD_REQUEST else str(answer.status)
+
+    def enrols(self, name: str, path: Path) -> tuple[CredentialFiles, x509.Certificate]:
+        """Enrol *name*, with this credential, and keep the new one in *path*."""
+        key = generate_key()
+        body = base64.b64encode(csr_der(key, names=[name]))
+        with self.ask("POST", f"{est.PREFIX}/simpleenroll", body, "application/pkcs10") as answer:
+            assert answer.status == HTTPStatus.OK, answer.read()
+            (certificate,) = pkcs7.load_der_pkcs7_certificates(base64.b64decode(answer.read()))
+        return kept(path, key_to_pem(key) + certificate.public_bytes(Encoding.PEM)), certificate
+
+
+def kept(path: Path, pem: bytes) -> CredentialFiles:
+    path.touch(mode=0o600)
+    path.write_bytes(pem)
+    return CredentialFiles(path, path)
 
 
 @pytest.fixture(scope="module")
 def callers(service: ProvisioningService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Caller]]:
     directory = tmp_path_factory.mktemp("callers")
-    certificates: dict[CredentialFiles | None, tuple[str, x509.Certificate | None]] = {}
-
-    def made(path: str, **body: Any) -> dict[str, Any]:
-        answer = service.post(f"/v1/{path}", **body)
-        assert answer.status_code == HTTPStatus.CREATED, answer.text
-        told: dict[str, Any] = answer.json()
-        return told
-
-    def given(name: str, pem: bytes) -> CredentialFiles:
-        (path := directory / f"{name}.pem").touch(mode=0o600)
-        path.write_bytes(pem)
-        return CredentialFiles(path, path)
-
-    def one(name: str, **order: str) -> CredentialFiles:
-        enrolled = enrol(service, f"who-{name}", **order)[0]
-        files = enrolled.write(directory)
-        certificates[files] = enrolled.name, enrolled.certificate
-        return files
-
-    def operator(name: str, role: str = "admin") -> CredentialFiles:
-        return one(name, role="operator", operator_role=role)
-
-    found: dict[str, CredentialFiles | None] = {"nobody": None, "device": one("device")}
-    found |= {role: operator(role, role) for role in OPERATORS}
-    found |= {role: one(role, role=role) for role in ("service", "broker")}
-    found["suspended device"] = one("held")
-    found |= {f"{state} operator": operator(state) for state in ("suspended", "revoked", "retired")}
-    service.suspend(device="who-held")
-    service.suspend(device="who-suspended")
-    service.revoke(device="who-revoked")
-    made("decommissions", device="who-retired")
-    manufacturer = Manufacturer("Who calls")
-    made("groups", name="who-calls", ways=["claim", "manufacturer", "token"])
-    made("manufacturers", name="who-calls", group="who-calls", certificate=manufacturer.pem)
-    claim = made("claims", name="who-calls", group="who-calls", maximum_devices=2, life_seconds=86_400)
-    found["claim"] = given("claim", f"{claim['private_key']}{claim['certificate']}".encode())
-    found["manufacturer's device"] = given("idevid", manufacturer.idevid("SN1")[1])
-    found["manufacturer"] = given("manufacturer", key_to_pem(manufacturer.key) + manufacturer.pem.encode())
-    found |= {"holder of a token": None, "holder of a group's token": None}
-    tokens = {
-        "holder of a token": ("who-is-expected", service.token(device="who-is-expected", group="who-calls")),
-        "holder of a group's token": ("who-is-new", service.token(group="who-calls")),
-    }
+    address = urlsplit(service.https)
+    enrolled: dict[CredentialFiles | None, tuple[str, x509.Certificate]] = {}
     with ExitStack() as stack:
 
-        def client(credential: CredentialFiles | None, auth: tuple[str, str] | None = None) -> httpx.Client:
-            verify = client_context(service.bundle, credential, allow_tls12=True)
-            return stack.enter_context(
-                httpx.Client(base_url=service.https, verify=verify, timeout=30, trust_env=False, auth=auth)
-            )
+        def connection(credential: CredentialFiles | None) -> HTTPSConnection:
+            context = client_context(service.bundle, credential, allow_tls12=True)
+            made = HTTPSConnection(str(address.hostname), address.port, timeout=30, context=context)
+            return stack.enter_context(closing(made))
 
+        founder, public = Caller(connection(service.operator), "operator"), connection(None)
+
+        def token(**order: str) -> str:
+            (made,) = founder.makes("tokens", **order)["tokens"]
+            return str(made["token"])
+
+        def one(name: str, **order: str) -> CredentialFiles:
+            name = f"who-{name}"
+            shown = token(device=name, **order)
+            files, certificate = Caller(public, name, token=shown).enrols(name, directory / f"{name}.pem")
+            enrolled[files] = name, certificate
+            return files
+
+        def operator(name: str, role: str = "admin") -> CredentialFiles:
+            return one(name, role="operator", operator_role=role)
+
+        found: dict[str, CredentialFiles | None] = {"nobody": None, "device": one("device", group="meters")}
+        found |= {role: operator(role, role) for role in OPERATORS}
+        found |= {role: one(role, role=role) for role in ("service", "broker")}
+        found["suspended device"] = one("held", group="meters")
+        found |= {f"{state} operator": operator(state) for state in ("suspended", "revoked", "retired")}
+        founder.makes("suspensions", device="who-held")
+        founder.makes("suspensions", device="who-suspended")
+        founder.makes("revocations", device="who-revoked")
+        founder.makes("decommissions", device="who-retired")
+        manufacturer = Manufacturer("Who calls")
+        founder.makes("groups", name="who-calls", ways=["claim", "manufacturer", "token"])
+        founder.makes("manufacturers", name="who-calls", group="who-calls", certificate=manufacturer.pem)
+        claim = founder.makes("claims", name="who-calls", group="who-calls", maximum_devices=2, life_seconds=86_400)
+        found["claim"] = kept(directory / "claim", f"{claim['private_key']}{claim['certificate']}".encode())
+        found["manufacturer's device"] = kept(directory / "idevid", manufacturer.idevid("SN1")[1])
+        held = key_to_pem(manufacturer.key) + manufacturer.pem.encode()
+        found["manufacturer"] = kept(directory / "manufacturer", held)
         told = {"claim": "who-claims", "manufacturer's device": "SN1"}
         callers = {}
         for kind, credential in found.items():
-            auth = tokens.get(kind)
-            name, certificate = certificates.get(credential, (auth[0] if auth else told.get(kind, "who-else"), None))
-            callers[kind] = Caller(client(credential, auth), name, certificate)
-        callers["device on trial"] = _on_trial(callers["claim"], client, given)
+            name, certificate = enrolled.get(credential, (told.get(kind, "who-else"), None))
+            callers[kind] = Caller(connection(credential), name, certificate)
+        files, certificate = callers["claim"].enrols("who-tries", directory / "trial")
+        callers["device on trial"] = Caller(connection(files), "who-tries", certificate)
+        for kind, name, order in (
+            ("holder of a token", "who-is-expected", {"device": "who-is-expected"}),
+            ("holder of a group's token", "who-is-new", {}),
+        ):
+            callers[kind] = Caller(connection(None), name, token=token(group="who-calls", **order))
         yield callers
-
-
-def _on_trial(claim: Caller, client: Any, given: Any) -> Caller:
-    key = generate_key()
-    body = base64.b64encode(csr_der(key, names=["who-tries"]))
-    got = claim.client.post(f"{est.PREFIX}/simpleenroll", content=body, headers={"Content-Type": "application/pkcs10"})
-    (certificate,) = pkcs7.load_der_pkcs7_certificates(base64.b64decode(got.content))
-    files = given("trial", key_to_pem(key) + certificate.public_bytes(Encoding.PEM))
-    return Caller(client(files), "who-tries", certificate)
 
 
 def expected(caller: str, method: str, path: str) -> str | None:
@@ -165,28 +196,35 @@ def expected(caller: str, method: str, path: str) -> str | None:
     return None if open_to_him else "OPERATOR_ROLE"
 
 
-def heard(client: httpx.Client, method: str, path: str) -> str | None:
+def heard(who: Caller, method: str, path: str) -> str | None:
     """Ask for something that there is not, or with a body that is none, and return the code of the answer."""
     url = re.sub(r"\{(number|sha256)\}", "1" * 6, path)
-    body: dict[str, object] | None = None if method in {"GET", "DELETE"} else {}
-    with client.stream(method, re.sub(r"\{\w+\}", "nobody-s", url), json=body) as answer:
-        if answer.status_code < 300:
+    body = None if method in {"GET", "DELETE"} else b"{}"
+    with who.ask(method, re.sub(r"\{\w+\}", "nobody-s", url), body) as answer:
+        if answer.status < HTTPStatus.MULTIPLE_CHOICES and path == FEED:
+            who.connection.close()  # It has no end.
             return None
-        answer.read()
-        code: str = answer.json()["code"]
-        return code
+        content = answer.read()
+        return None if answer.status < HTTPStatus.MULTIPLE_CHOICES else str(json.loads(content)["code"])
+
+
+def described(who: Caller) -> dict[str, dict[str, Any]]:
+    """Return the operations of the document, by path."""
+    with who.ask("GET", DOCUMENT) as answer:
+        paths: dict[str, dict[str, Any]] = json.load(answer)["paths"]
+        return paths
 
 
 def test_who_may_ask_for_what(callers: dict[str, Caller]) -> None:
     assert set(callers) == OPERATORS | set(REFUSED), "each is expected to hear something"
-    document = callers["nobody"].client.get(DOCUMENT).json()
-    operations = [(method.upper(), path) for path, item in document["paths"].items() for method in item]
+    paths = described(callers["nobody"])
+    operations = [(method.upper(), path) for path, item in paths.items() for method in item]
     assert len(operations) > 40
     laxer: list[object] = []
     stricter: list[object] = []
     for method, path in operations:
         for caller, who in callers.items():
-            code = heard(who.client, method, path)
+            code = heard(who, method, path)
             because_of_him = code if code in ABOUT_THE_CALLER else None
             if because_of_him != (wanted := expected(caller, method, path)):
                 (stricter if wanted is None else laxer).append((method, path, caller, code))
@@ -235,7 +273,7 @@ def test_who_may_enrol_as_whom(callers: dict[str, Caller]) -> None:
     device, wrong = callers["device"], []
     for kind, caller in callers.items():
         for reading in ("cacerts", "csrattrs"):
-            assert caller.client.get(f"{est.PREFIX}/{reading}").status_code == HTTPStatus.OK
+            assert caller.hears("GET", f"{est.PREFIX}/{reading}") == HTTPStatus.OK
         other = device if caller is not device else callers["broker"]
         for operation in asking:
             for label in (LABEL, ""):
@@ -271,21 +309,23 @@ def test_each_port_has_its_own_routes_and_no_others(callers: dict[str, Caller], 
         for each in getattr(getattr(router, "original_router", None), "routes", [router])
         for method in each.methods - {"HEAD"}
     }
-    told = callers["nobody"].client.get(DOCUMENT).json()["paths"]
+    told = described(callers["nobody"])
     assert of_operators == {(method.upper(), path) for path, item in told.items() for method in item} | {
         ("GET", DOCUMENT)
     }, "who may ask for what is tried of each"
     plain = [*metrics_routes(absent, MetricsExposure.LOOPBACK), *relying_party_routes({}, {}), *health_routes({})]
     assert {each.path for each in plain} == set(PLAIN)
-    with httpx.Client(base_url=service.http, trust_env=False, auth=("who-is-expected", "fgt_x")) as at_plain:
+    address = urlsplit(service.http)
+    with closing(HTTPConnection(str(address.hostname), address.port, timeout=30)) as connection:
+        at_plain, admin = Caller(connection, "who-is-expected", token="fgt_x"), callers["admin"]
         for path, status in PLAIN.items():
             asked = path.format(name="nobody-s")
-            answers = [at_plain.get(asked), at_plain.post(asked), callers["admin"].client.get(asked)]
+            answers = [at_plain.hears("GET", asked), at_plain.hears("POST", asked), admin.hears("GET", asked)]
             of_post = HTTPStatus.NOT_FOUND if path == "/metrics" else HTTPStatus.METHOD_NOT_ALLOWED
-            assert [each.status_code for each in answers] == [status, of_post, HTTPStatus.NOT_FOUND], path
-        assert at_plain.post(ocsp.PREFIX).status_code == HTTPStatus.UNSUPPORTED_MEDIA_TYPE
-        assert callers["admin"].client.post(ocsp.PREFIX).status_code == HTTPStatus.NOT_FOUND
+            assert answers == [status, of_post, HTTPStatus.NOT_FOUND], path
+        assert at_plain.hears("POST", ocsp.PREFIX) == HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+        assert admin.hears("POST", ocsp.PREFIX) == HTTPStatus.NOT_FOUND
         of_devices = {("POST" if "enroll" in each else "GET", f"{est.PREFIX}/{each}") for each in est.OPERATIONS}
         for method, path in of_operators | of_devices:
             asked = re.sub(r"\{\w+\}", "1", path)
-            assert at_plain.request(method, asked).status_code == HTTPStatus.NOT_FOUND, path
+            assert at_plain.hears(method, asked) == HTTPStatus.NOT_FOUND, path

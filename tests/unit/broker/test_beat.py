@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from broker.beat import left_until, next_beat
+from broker.timing.beat import left_until, next_beat
 
 
 @pytest.mark.parametrize(

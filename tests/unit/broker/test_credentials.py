@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from structlog.testing import capture_logs
 
-from broker import credentials
-from broker.credentials import BrokerCredential, Enrolment, renewal_due
-from broker.own_certificate import CredentialError
+from broker.credentials import credentials
+from broker.credentials.credentials import BrokerCredential, Enrolment, renewal_due
+from broker.credentials.own_certificate import CredentialError
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
 from provisioning.pki.identity import Identity
 from provisioning.pki.keys import generate_key

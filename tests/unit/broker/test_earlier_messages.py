@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from broker.earlier_messages import EarlierMessages
 from broker.engine.estate import PORTION
 from broker.mqtt.codes import QoS
 from broker.mqtt.message import Message, PersonalMessage
 from broker.mqtt.packets import Subscribe, SubscriptionRequest
+from broker.upkeep.earlier_messages import EarlierMessages
 from tests.support.stored import WALL_OFFSET, StoredBroker
 
 STATE = "fleet/meters/meter-1/state"

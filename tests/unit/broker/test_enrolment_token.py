@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from broker.enrolment_token import EnrolmentToken
+from broker.process.enrolment_token import EnrolmentToken
 from broker.settings.config import BrokerConfig
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from broker import entrances
+from broker.credentials.own_certificate import OwnCertificate
 from broker.door.listener import Doors, Listener
 from broker.door.listening import ListenError
 from broker.engine.returning import GRACE
-from broker.entrances import announce, listen_everywhere
-from broker.own_certificate import OwnCertificate
+from broker.process import entrances
+from broker.process.entrances import announce, listen_everywhere
 from broker.revocation.revocation_feed import RevocationFeed
 from broker.revocation.revoked_services import RevokedServices
 from broker.session.session import Session

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from broker.growing_pause import GrowingPause
+from broker.timing.growing_pause import GrowingPause
 
 
 def test_each_failure_doubles_the_pause_up_to_the_longest_and_a_success_ends_that() -> None:

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connack
 from broker.plugins.none import NoPlugins
-from broker.server import _call_off
+from broker.process.server import _call_off
 from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.interleavings import Choices, every_choice, every_order
 from tests.support.pki import shared_device

@@ -16,7 +16,7 @@ from tests.support.broker_process import REPOSITORY
 PROGRAM = """
 import structlog
 from broker.admission.refusal import RefusalCode
-from broker.running import configure_log
+from broker.process.running import configure_log
 
 configure_log("info")
 log = structlog.get_logger("broker")
@@ -72,12 +72,12 @@ def test_a_log_that_cannot_be_written_is_lost_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    "begin", ["broker.running.configure_log('info')", "provisioning.program.logs.configure_logging()"]
+    "begin", ["broker.process.running.configure_log('info')", "provisioning.program.logs.configure_logging()"]
 )
 def test_a_reader_of_the_log_that_has_stopped_holds_nobody_up(begin: str) -> None:
     program = f"""
 import logging
-import broker.running
+import broker.process.running
 import provisioning.program.logs
 import structlog
 
@@ -100,7 +100,7 @@ print("went on")
 
 
 def test_what_libraries_warn_of_is_a_line_like_any_other() -> None:
-    program = "import logging; from broker.running import configure_log; configure_log('info'); "
+    program = "import logging; from broker.process.running import configure_log; configure_log('info'); "
     program += "logging.getLogger('asyncio').error('Task exception was never retrieved')"
     done = subprocess.run(
         [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, timeout=60, check=True, cwd=REPOSITORY

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from broker import loop_lag
 from broker.metrics import Metrics
+from broker.process import loop_lag
 
 
 class Clock:

@@ -16,16 +16,16 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from structlog.testing import capture_logs
 
-from broker import state_directory
 from broker.admission.foreign_groups import unnamed_groups, warn_of_groups
 from broker.admission.policy_file import DEFAULT_POLICY_FILE
 from broker.audit.files import AuditError, opened_files
-from broker.preflight import doubts, problems
+from broker.process import state_directory
+from broker.process.preflight import doubts, problems
+from broker.process.state_directory import NoDirectory
 from broker.settings.config_file import ConfigError, read_file
 from broker.settings.config_loading import load
 from broker.settings.limits import Limits
 from broker.sources.trust_files import read_anchors
-from broker.state_directory import NoDirectory
 from broker.store.sqlite import SqliteStore
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role

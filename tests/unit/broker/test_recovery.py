@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from broker.mqtt.packets import Pubcomp, Publish, Pubrec, Pubrel
-from broker.recovery import recover
+from broker.process.recovery import recover
 from broker.store.database_files import StoreError
 from broker.store.sqlite import SqliteStore
 from tests.support.pki import DOMAIN, shared_device

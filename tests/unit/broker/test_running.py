@@ -8,8 +8,8 @@ import typer
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-from broker import running
-from broker.server import BrokerServer
+from broker.process import running
+from broker.process.server import BrokerServer
 from broker.settings.limits import Limits
 from provisioning.program.ending import Ending
 from tests.support.descriptors import a_shell_that_allows

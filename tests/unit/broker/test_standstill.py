@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from broker import standstill
 from broker.mqtt.codes import ReasonCode
 from broker.settings.config import BrokerConfig
 from broker.sources.revocation_lists import RevocationLists
-from broker.upkeep import tick
+from broker.upkeep import standstill
+from broker.upkeep.upkeep import tick
 from tests.support.due import do_what_is_due
 from tests.support.pki import shared_pki
 from tests.support.stored import StoredBroker

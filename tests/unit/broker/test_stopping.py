@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from broker.stopping import Stopped, heed_signals, in_time, unless_stopped
+from broker.process.stopping import Stopped, heed_signals, in_time, unless_stopped
 
 LONG = 60.0
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from broker.upkeep import Everything, see_to
+from broker.upkeep.upkeep import Everything, see_to
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
 from tests.support.pki import DOMAIN

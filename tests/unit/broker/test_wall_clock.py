@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from broker.mqtt.codes import QoS, ReasonCode
 from broker.mqtt.packets import Publish, Subscribe, SubscriptionRequest
 from broker.mqtt.properties import Properties
-from broker.wall_clock import WallClock
+from broker.upkeep.wall_clock import WallClock
 from tests.support.due import do_what_is_due
 from tests.support.pki import shared_pki
 from tests.support.stored import WALL_OFFSET, StoredBroker

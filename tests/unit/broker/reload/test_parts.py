@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from broker.admission.policy_file import DEFAULT_POLICY_FILE, PolicyError
-from broker.own_certificate import OwnCertificate
+from broker.credentials.own_certificate import OwnCertificate
 from broker.reload.parts import ReloadedCertificate, ReloadedPolicy, Unchanged, describe_certificate
 from broker.settings.config import BrokerConfig
 from broker.sources.staple import Staple

@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 from structlog.testing import capture_logs
 
-from broker.own_certificate import OwnCertificate
+from broker.credentials.own_certificate import OwnCertificate
 from broker.settings.config import BrokerConfig
 from broker.sources.staple import Staple
 from provisioning.pki import openssl, stapling

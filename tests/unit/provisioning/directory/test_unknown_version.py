@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from broker.own_certificate import certificate_of
-from broker.own_certificate import read_certificate as broker_s
+from broker.credentials.own_certificate import certificate_of
+from broker.credentials.own_certificate import read_certificate as broker_s
 from provisioning.authorities.next_authority import _read
 from provisioning.ca.ceremony import CeremonyRefused, read_issuing_ca_csr
 from provisioning.client.genuine_server import trust_domain_of

@@ -10,7 +10,7 @@ import pytest
 
 from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.attempt import TlsConnection, TokenCredential
-from provisioning.enrolment.tokens import MAXIMUM_TTL
+from provisioning.enrolment.tokens import MAXIMUM_TTL, TokenOrder
 from provisioning.errors import Code, Pending, Refused
 from provisioning.pki.keys import generate_key
 from provisioning.store import audit
@@ -366,3 +366,24 @@ async def test_an_approval_that_nobody_uses_ends_as_the_longest_token_does(fleet
     (waiting,), _ = await service.page(limit=9, after=0, group="line", state=ApprovalState.PENDING)
     await service.decide(waiting.id, approve=True, by="boss")
     await enrol(fleet, "meter-0", key=keys[0], label="line")
+
+
+async def test_what_is_worth_one_certificate_does_not_fill_the_queue_and_is_told_from_others(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("provisioning.enrolment.ways.approval.MOST_OF_ONE", 2)
+    await group(fleet, "token+approval")
+    issued = await fleet.token_service.create(TokenOrder(group="line", count=2), by="admin")
+    first, second = (TokenCredential("x", each.token) for each in issued)
+    keys = [generate_key() for _ in range(2)]
+    numbers = [await pending(fleet, f"m-{place}", key=key, token=first) for place, key in enumerate(keys)]
+    assert await refusal(fleet, "m-2", key=keys[0], token=first) is Code.APPROVALS_FULL
+    assert await pending(fleet, "m-1", key=keys[1], token=first) == numbers[1], "which waits already"
+    await pending(fleet, "m-2", key=keys[0], token=second)
+    service = ApprovalService(fleet.database, fleet.clock)
+    found, _ = await service.page(limit=9, after=0, group="line", state=None)
+    shown = [f"token {each.number}" for each in issued]
+    assert [each.request.evidence for each in found] == [shown[0], shown[0], shown[1]], "the operator sees whose it is"
+    await service.decide(numbers[0], approve=True, by="boss")
+    await pending(fleet, "m-3", key=keys[1], token=first)
+    await enrol(fleet, "m-0", key=keys[0], token=first)

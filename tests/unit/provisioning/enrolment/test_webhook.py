@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -16,7 +18,7 @@ from structlog.testing import capture_logs
 from provisioning.client.address import MAXIMUM_URL
 from provisioning.client.bounded_head import MOST_BYTES
 from provisioning.enrolment.attempt import Question
-from provisioning.enrolment.webhook import _TOGETHER, Webhooks, check_url
+from provisioning.enrolment.webhook import _OF_A_BATCH, _TOGETHER, Webhooks, check_url
 from provisioning.errors import Refused
 from provisioning.pki.tls import ClientCertificate, server_context
 from tests.support.pki import Pki, shared_pki
@@ -238,6 +240,28 @@ async def test_a_webhook_that_hangs_keeps_no_other_groups_devices_out(webhooks: 
     server.close()
 
 
+async def test_who_asks_over_and_over_keeps_none_of_the_group_s_other_devices_out(webhooks: Webhooks) -> None:
+    """With one token, that is worth one certificate, whoever had it held all of a slow webhook's places."""
+    hanging = Lasting()
+    server = await asyncio.start_server(hanging.serve, "127.0.0.1", 0)
+    asked = replace(question(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"), timeout=timedelta(seconds=30))
+    with_token = [replace(asked, device="token", shown="t")] * _TOGETHER
+    with_claim = [replace(asked, device="claim", shown=each, batch=b"c") for each in range(_TOGETHER)]
+    others = [replace(asked, device="other", shown=("other", each)) for each in range(_OF_A_BATCH - 1)]
+    crowd = [asyncio.create_task(webhooks.ask(each)) for each in (*with_token, *with_claim, *others)]
+    async with asyncio.timeout(20):
+        for _ in range(_TOGETHER):
+            await hanging.asked.acquire()
+        assert Counter(hanging.devices) == {"token": 1, "claim": _OF_A_BATCH, "other": _OF_A_BATCH - 1}
+        hanging.may.set()
+        assert all([(await each).allowed for each in crowd]), "one after the other"
+        assert webhooks._pool is not None
+        await webhooks._pool.aclose()
+        for _ in range(hanging.connections):
+            await hanging.ended.acquire()
+    server.close()
+
+
 @pytest.mark.parametrize("pki", [shared_pki(), Pki()], ids=["trusted", "another"])
 async def test_an_https_webhook_is_believed_by_the_anchors_alone(webhooks: Webhooks, pki: Pki) -> None:
     context = server_context(pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.OPTIONAL)
@@ -268,6 +292,7 @@ class Lasting:
     def __init__(self) -> None:
         self.may = asyncio.Event()
         self.connections = 0
+        self.devices: list[str] = []
         self.asked = asyncio.Semaphore(0)
         self.ended = asyncio.Semaphore(0)
 
@@ -277,7 +302,8 @@ class Lasting:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-                await reader.readexactly(int(length.partition(b":")[2]))
+                content = await reader.readexactly(int(length.partition(b":")[2]))
+                self.devices.append(json.loads(content)["device"])
                 self.asked.release()
                 await self.may.wait()
                 writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"allow": true}')

@@ -26,7 +26,7 @@ logging.getLogger("library").warning("as it says")
 """
 CONFIGURED = {
     "provisioning": "from provisioning.program.logs import configure_logging; configure_logging()",
-    "broker": "from broker.running import configure_log; configure_log('info')",
+    "broker": "from broker.process.running import configure_log; configure_log('info')",
 }
 
 

@@ -76,7 +76,7 @@ structlog.get_logger().info("admitted", client="meter-2")
 """
 _CONFIGURED = {
     "service": "from provisioning.program.logs import configure_logging\nconfigure_logging()",
-    "broker": 'from broker.running import configure_log\nconfigure_log("info")',
+    "broker": 'from broker.process.running import configure_log\nconfigure_log("info")',
 }
 
 

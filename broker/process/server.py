@@ -1,8 +1,8 @@
 """The broker process: builds the parts, runs them, and stops them in order.
 
-One direction: settings → credential → TLS context → admission → engine → listeners (`broker.entrances`); beside it the
-revocation feed, the tick of deadlines, and the renewal of the broker's own certificate. A part that fails ends the
-process with its error; the broker never runs incompletely.
+One direction: settings → credential → TLS context → admission → engine → listeners (`broker.process.entrances`); beside
+it the revocation feed, the tick of deadlines, and the renewal of the broker's own certificate. A part that fails ends
+the process with its error; the broker never runs incompletely.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from broker import state_directory
 from broker.admin.api import Served
 from broker.admin.endpoint import AdminEndpoint
 from broker.admin.metrics_endpoint import open_metrics
@@ -33,16 +32,18 @@ from broker.admission.response_information import ResponseInformation
 from broker.admission.status import RevocationStatus
 from broker.audit.log import AuditLog
 from broker.audit.opening import NoAudit, open_audit
-from broker.clients_context import clients_context
+from broker.credentials.clients_context import clients_context
+from broker.credentials.own_certificate import CredentialError, NotToday, OwnCertificate, own_trust_domain
 from broker.door.listener import Doors, Listener
 from broker.engine.engine import Engine
 from broker.engine.presence import Presence
-from broker.enrolment_token import EnrolmentToken
-from broker.entrances import announce, listen_everywhere
-from broker.loop_lag import measure_lag
-from broker.own_certificate import CredentialError, NotToday, OwnCertificate, own_trust_domain
 from broker.plugins.none import NoPlugins
-from broker.recovery import recover
+from broker.process import state_directory
+from broker.process.enrolment_token import EnrolmentToken
+from broker.process.entrances import announce, listen_everywhere
+from broker.process.loop_lag import measure_lag
+from broker.process.recovery import recover
+from broker.process.stopping import STOP_SECONDS, Stopped, heed_hangups, heed_signals, in_time, unless_stopped
 from broker.reload.file_watch import FileWatch
 from broker.reload.parts import (
     Reloadable,
@@ -68,9 +69,8 @@ from broker.sources.leniency import feed_freshness, warn_of_advisory
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.staple import Staple
 from broker.sources.trust_files import anchor_files, load_trust, trust_of_cafile
-from broker.stopping import STOP_SECONDS, Stopped, heed_hangups, heed_signals, in_time, unless_stopped
 from broker.store.sqlite import SqliteStore
-from broker.upkeep import look_rarely, publish_figures, tick
+from broker.upkeep.upkeep import look_rarely, publish_figures, tick
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import (
     CredentialFiles,
@@ -84,7 +84,7 @@ from provisioning.program.service_manager import ServiceManager
 from provisioning.program.starting import importing
 
 if TYPE_CHECKING:
-    from broker.credentials import BrokerCredential
+    from broker.credentials.credentials import BrokerCredential
     from broker.plugins.program import Plugins
     from broker.revocation.revocation_feed import RevocationFeed
 
@@ -131,7 +131,7 @@ class BrokerServer:
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM.
 
-        Raises what prevents a start, as `broker.running` lists it.
+        Raises what prevents a start, as `broker.process.running` lists it.
         """
         loop = asyncio.get_running_loop()
         self._heed_signals(loop)
@@ -315,7 +315,10 @@ class BrokerServer:
         if config.provisioning is None:
             raise CredentialError("no certificate: give certfile and keyfile, or provisioning")
         with importing():
-            from broker.credentials import BrokerCredential, Enrolment  # Imports an EST client, for the same reason.
+            from broker.credentials.credentials import (  # Imports an EST client, for the same reason.
+                BrokerCredential,
+                Enrolment,
+            )
 
         enrolment = Enrolment(config.provisioning, config.cafile, config.name, self._token.read(), config.trust_domain)
         self._credential = BrokerCredential(config.state_dir, enrolment)

@@ -22,16 +22,16 @@ import typer
 from broker.admin.unix_socket import AdminSocketError
 from broker.admission.policy_file import PolicyError
 from broker.audit.files import AuditError
+from broker.credentials.own_certificate import CredentialError
 from broker.door.listening import ListenError
-from broker.own_certificate import CredentialError
 from broker.plugins.errors import PluginError
-from broker.preflight import RAISE, doubts, few_descriptors, problems
-from broker.server import BrokerServer
+from broker.process.preflight import RAISE, doubts, few_descriptors, problems
+from broker.process.server import BrokerServer
+from broker.process.state_directory import NoDirectory
+from broker.process.stopping import GIVEN_UP, LEFTOVER_SECONDS
 from broker.settings.config import BrokerConfig
 from broker.settings.config_file import ConfigError
 from broker.settings.config_loading import load
-from broker.state_directory import NoDirectory
-from broker.stopping import GIVEN_UP, LEFTOVER_SECONDS
 from broker.store.database_files import StoreError
 from provisioning.pki import open_to_all
 from provisioning.pki.own_directory import ForeignDirectory

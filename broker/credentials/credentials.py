@@ -30,8 +30,8 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from broker.growing_pause import GrowingPause
-from broker.own_certificate import CredentialError, read_certificate, token_options
+from broker.credentials.own_certificate import CredentialError, read_certificate, token_options
+from broker.timing.growing_pause import GrowingPause
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
 from provisioning.errors import Code

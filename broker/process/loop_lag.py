@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 
-from broker.beat import left_until
 from broker.metrics import Metrics
+from broker.timing.beat import left_until
 
 _LOOK_SECONDS = 0.05
 _IDLE_SECONDS = 0.5

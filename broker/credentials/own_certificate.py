@@ -1,4 +1,4 @@
-"""The broker's own certificate file: reading and describing it. `broker.credentials` obtains it."""
+"""The broker's own certificate file: reading and describing it. `broker.credentials.credentials` obtains it."""
 
 from __future__ import annotations
 

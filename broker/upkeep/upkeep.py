@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from broker import standstill
-from broker.beat import next_beat
 from broker.engine.engine import Engine
 from broker.engine.sys_topics import INTERVAL, SysTopics
 from broker.sources.revocation_lists import RevocationLists
-from broker.wall_clock import WallClock
+from broker.timing.beat import next_beat
+from broker.upkeep import standstill
+from broker.upkeep.wall_clock import WallClock
 
 _TICK = 1.0
 _SECONDS_A_TURN: Final = 0.01

@@ -14,7 +14,7 @@ if it is too old then.
 A clock that was set back gives nobody more time either, if others have proven that it is behind
 (`broker.admission.proven_time`). Then the log says so, once: what OpenSSL and revocation data are judged by is wrong.
 
-Messages of an earlier process are another matter: `broker.earlier_messages`.
+Messages of an earlier process are another matter: `broker.upkeep.earlier_messages`.
 
 Rules
 -----
@@ -32,8 +32,8 @@ from typing import Final
 import structlog
 
 from broker.admission.proven_time import ProvenTime
-from broker.earlier_messages import EarlierMessages
 from broker.engine.engine import Engine
+from broker.upkeep.earlier_messages import EarlierMessages
 
 log = structlog.get_logger("broker")
 

@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from broker import state_directory
 from broker.admin.unix_socket import socket_path
 from broker.admission.bare_names import idle_names
 from broker.admission.foreign_groups import unnamed_groups
@@ -23,10 +22,8 @@ from broker.admission.foreign_roles import shared_rules
 from broker.admission.policy_file import PolicyError, load_policy
 from broker.admission.response_information import ResponseInformation
 from broker.audit.files import AuditError, check_key
-from broker.clients_context import refuse_no_authority
-from broker.door.listening import ListenError
-from broker.entrances import places
-from broker.own_certificate import (
+from broker.credentials.clients_context import refuse_no_authority
+from broker.credentials.own_certificate import (
     NAMELESS,
     NAMELESS_REMEDY,
     host_names,
@@ -34,6 +31,9 @@ from broker.own_certificate import (
     own_trust_domain,
     read_certificate,
 )
+from broker.door.listening import ListenError
+from broker.process import state_directory
+from broker.process.entrances import places
 from broker.revocation.revoked_services import RevokedServices
 from broker.settings.config import BrokerConfig
 from broker.settings.limits import Limits

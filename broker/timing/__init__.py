@@ -1,0 +1,1 @@
+"""When something is done again: on a common beat, or after pauses that grow."""
