@@ -54,7 +54,7 @@ from provisioning.pki.identity import parse_uri
 from provisioning.pki.key_updates import bound_key_updates
 from provisioning.pki.openssl import address_of
 from provisioning.pki.role import Role
-from provisioning.pki.tls import verified_path
+from provisioning.pki.verified_path import verified_path
 from provisioning.program.host_and_port import with_port, without_port
 from provisioning.program.proxy_header import Address
 

@@ -223,7 +223,7 @@ class ClientConnection(ClientLife):
                 position = end
                 handled += 1
                 stores += first != _PUBLISH_QOS0
-                packet = decode_packet(first, data[body:end], self.version, engine.limits.packet_items)
+                packet = decode_packet(first, data[body:end], self.version, engine.packet_items)
                 work.done += work_of(packet, length)
                 if work.done > most and handled + messages > 1:
                     wait_a_turn(self, packet, engine.turn, now)

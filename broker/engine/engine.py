@@ -69,6 +69,7 @@ class Engine(Exchange):
         "lines",
         "live",
         "logs_clients",
+        "packet_items",
         "presence",
         "registry",
         "replays",
@@ -87,6 +88,8 @@ class Engine(Exchange):
         super().__init__(limits, call_soon)
         self.limits_rates = limits.rates
         """Whether the rate at which a client sends is limited; the same as `limits` say, for each read."""
+        self.packet_items = limits.packet_items
+        """The same, for each packet."""
         self.admission = admission
         self.terms = CurrentTerms(admission.trust_generation, limits)
         self.guard = Guard(limits, self.metrics)
@@ -116,7 +119,7 @@ class Engine(Exchange):
     def limit(self, limits: Limits) -> None:
         """Apply *limits* from now on; existing state that exceeds them stays."""
         self.limits = self.guard.limits = limits
-        self.limits_rates = limits.rates
+        self.limits_rates, self.packet_items = limits.rates, limits.packet_items
         self.routes.limit = limits.max_cached_routes
         self.retained.limit = limits.max_retained
         self.retained.bytes_limit = limits.max_retained_bytes

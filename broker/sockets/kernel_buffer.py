@@ -2,7 +2,7 @@
 
 Rules
 -----
-1. A closed connection is the kernel's alone: it tries to send the rest for `_UNTAKEN_MILLISECONDS`. Otherwise a peer
+1. A closed connection is the kernel's alone: it tries to send the rest for `UNTAKEN_MILLISECONDS`. Otherwise a peer
    that is cut off would keep the buffer for a hundred seconds, and one that only stops reading for minutes.
 2. If the kernel's next attempt is later than that, because the peer has been silent for as long, there is none.
 3. A socket that has been reset, or is no TCP socket, has nothing to gather, drop or give up.
@@ -16,7 +16,7 @@ from typing import Final
 
 from provisioning.pki.late_handshake import drop
 
-_UNTAKEN_MILLISECONDS: Final = 15_000
+UNTAKEN_MILLISECONDS: Final = 15_000
 """A farewell that is lost three times on a link with a round trip of a second still arrives."""
 _BEGINNING: Final = struct.Struct("3xBB3xI")
 """Of the kernel's ``tcp_info``: unanswered probes of a peer that accepts nothing, doublings, retransmission timeout."""
@@ -27,12 +27,12 @@ def gather(connected: socket.socket) -> None:
     _set(connected, socket.IPPROTO_TCP, socket.TCP_CORK, 1)
 
 
-def give_up_in_time(connected: socket.socket) -> None:
-    """After the socket is closed, which is next, try to send what is left for a bounded time."""
-    if next_attempt(connected) * 1000 > _UNTAKEN_MILLISECONDS:
+def give_up_in_time(connected: socket.socket, milliseconds: int = UNTAKEN_MILLISECONDS) -> None:
+    """After the socket is closed, which is next, try to send what is left for so long."""
+    if next_attempt(connected) * 1000 > milliseconds:
         drop(connected)  # The limit is looked at when the attempt is due.
     else:
-        _set(connected, socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNTAKEN_MILLISECONDS)
+        _set(connected, socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
 def next_attempt(connected: socket.socket) -> float:

@@ -24,6 +24,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
+from broker.sockets.accepted_socket import AcceptedSocket
 from provisioning.pki import handshake_bounds, openssl
 
 
@@ -69,13 +70,14 @@ def open_public_tls(context: ssl.SSLContext, accepted: socket.socket) -> tuple[s
 def accept(listening: socket.socket) -> tuple[socket.socket, Any]:
     """Return what ``listening.accept()`` does, a non-blocking socket and its peer's address, with the same errors.
 
-    `socket.socket.accept` looks up the family and the type of each socket in their enumerations.
+    `socket.socket.accept` looks up the family and the type of each socket in their enumerations. An `AcceptedSocket` is
+    no context manager, and has no files.
     """
     if _ACCEPT is None:
         accepted, address = listening.accept()
     else:
         descriptor, address = _ACCEPT(listening)
-        accepted = socket.socket(_FAMILY_OF[len(address)], socket.SOCK_STREAM, 0, descriptor)
+        accepted = cast("socket.socket", AcceptedSocket(_FAMILY_OF[len(address)], _STREAM, 0, descriptor))
     accepted.setblocking(False)
     return accepted, address
 
@@ -115,5 +117,6 @@ def _inner_wrap() -> Any:
 
 _WRAP: Final = _inner_wrap()
 _ACCEPT: Final[Callable[[socket.socket], tuple[int, Any]] | None] = getattr(socket.socket, "_accept", None)
-_FAMILY_OF: Final = {2: socket.AF_INET, 4: socket.AF_INET6}
+_STREAM: Final = int(socket.SOCK_STREAM)
+_FAMILY_OF: Final = {2: int(socket.AF_INET), 4: int(socket.AF_INET6)}
 """By the length of an address."""

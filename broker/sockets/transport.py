@@ -58,7 +58,7 @@ from provisioning.pki.key_updates import bound_key_updates
 from provisioning.pki.late_handshake import drop
 from provisioning.pki.openssl import address_of, has_pending, read_on
 from provisioning.pki.stapling import forget_staple
-from provisioning.pki.tls import verified_path
+from provisioning.pki.verified_path import verified_path
 from provisioning.program.host_and_port import with_port
 
 RECORD: Final = 16384

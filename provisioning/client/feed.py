@@ -42,7 +42,8 @@ from provisioning.client.connection import DEFAULT_TIMEOUT, explain, open_pool
 from provisioning.client.feed_delay import FeedDelay
 from provisioning.pki.revocation import CertificateKey, Revocation
 from provisioning.pki.revocation_reason import RevocationReason
-from provisioning.pki.tls import Credential, verified_path
+from provisioning.pki.tls import Credential
+from provisioning.pki.verified_path import verified_path
 from provisioning.quick_values import quickly_made
 
 HEARTBEAT = 5.0

@@ -38,7 +38,8 @@ from provisioning.pki.identity import PROVISIONING, InvalidIdentity, identity_of
 from provisioning.pki.ocsp import OcspRefused, Question, read_answer
 from provisioning.pki.role import Role
 from provisioning.pki.stapling import staple_in
-from provisioning.pki.tls import Credential, CredentialPem, TlsConfigurationError, verified_path
+from provisioning.pki.tls import Credential, CredentialPem, TlsConfigurationError
+from provisioning.pki.verified_path import verified_path
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
 _DOMAINS = 64

@@ -43,7 +43,8 @@ from provisioning.client.genuine_server import genuine_server
 from provisioning.client.plain_http import OK, AnswerRefused, HttpFailed, PlainHttp, body_of
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.ocsp import OcspRefused, Question, ask, read_answer, responders
-from provisioning.pki.tls import TlsConfigurationError, client_context, verified_path
+from provisioning.pki.tls import TlsConfigurationError, client_context
+from provisioning.pki.verified_path import verified_path
 
 _HTTPS: Final = 443
 _WITH_ISSUER: Final = 2

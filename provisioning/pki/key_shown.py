@@ -32,6 +32,7 @@ from provisioning.pki.openssl import AVAILABLE, address_of_context, callback, de
 MOST_SECONDS: Final = 24 * 3600
 """How long a session, and those derived from it, can be resumed after the client has used its certificate's key."""
 _SIZE: Final = 8
+_Note: Final = ctypes.c_char * _SIZE
 _ISSUED: Final = 1
 """0 would end the connection."""
 _DECRYPTED, _DECRYPTED_AND_OLD = 5, 6
@@ -66,7 +67,7 @@ def shown_at(session: int) -> float:
     """Return when the key was used for the TLS session at the address *session*; 0 if unknown."""
     noted, size = ctypes.c_void_p(), ctypes.c_size_t()
     library.SSL_SESSION_get0_ticket_appdata(session, ctypes.byref(noted), ctypes.byref(size))
-    return int.from_bytes(ctypes.string_at(noted, _SIZE)) if size.value == _SIZE else 0
+    return int.from_bytes(_Note.from_address(noted.value).raw) if noted.value and size.value == _SIZE else 0
 
 
 def bound_tickets(context: ssl.SSLContext) -> None:

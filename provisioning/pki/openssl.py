@@ -278,11 +278,11 @@ def _open() -> tuple[ctypes.PyDLL, Any, type] | None:
     return library, shake_hands, type(session)
 
 
-_OPENED: Final = _open()
-AVAILABLE: Final = _OPENED is not None
-"""Whether OpenSSL can be called directly here."""
+_OPENED = _open()
+AVAILABLE = _OPENED is not None
+"""Whether OpenSSL can be called directly here. (Not `Final`: tests take it away, of compiled code too.)"""
 library: Final[Any] = _OPENED[0] if _OPENED is not None else None
-_shake_hands: Any = _OPENED[1] if _OPENED is not None else None
+_shake_hands: Final[Any] = _OPENED[1] if _OPENED is not None else None
 _SESSION_TYPE: Final = _OPENED[2] if _OPENED is not None else None
 _key: Final = ctypes.c_void_p()
 _key_place: Final = ctypes.byref(_key)

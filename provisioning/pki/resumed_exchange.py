@@ -42,6 +42,7 @@ from provisioning.pki.openssl import address_of_context, callback, declare, libr
 _GO_ON, _FAIL = 1, 0
 """What a callback tells OpenSSL. The session would be resumed, however old, if one that has failed let it go on."""
 _NAME_SIZE: Final = 32
+_Name: Final = ctypes.c_char * _NAME_SIZE
 _TLS13: Final = 0x0304
 _SET_GROUPS: Final = 92
 _ASIDE: Final = 2.0
@@ -114,7 +115,7 @@ def _prepare(session: int, name: int, *, order: bool) -> None:
     if library.SSL_SESSION_get_time_ex(found) + library.SSL_SESSION_get_timeout(found) < now + _ASIDE:
         return
     if order and library.SSL_ctrl(session, _SET_GROUPS, 0, _ORDER):
-        _ordered[session] = ctypes.string_at(name, _NAME_SIZE)
+        _ordered[session] = _Name.from_address(name).raw
 
 
 def _remembered(context: int, name: int | bytes) -> int:

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from cryptography import x509
 
@@ -36,8 +36,6 @@ from provisioning.pki.resumption import remember_sessions, resume_nothing
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
 _BEGINS = b"-----BEGIN CERTIFICATE-----"
-_DER = 2
-"""`_ssl.ENCODING_DER`."""
 
 # SSL_OP_NO_TX_CERTIFICATE_COMPRESSION and …_RX_… of OpenSSL 3.2: a certificate of a few hundred bytes is not worth a
 # decompressor with untrusted input. Older versions ignore the bits.
@@ -245,22 +243,6 @@ def client_context(
     if credential is not None:
         credential.load_into(context)
     return context
-
-
-def verified_path(session: Any, certificate: bytes | None = None) -> list[bytes]:
-    """Return the certification path that the handshake has verified, in DER, from the peer's certificate to the anchor.
-
-    *session* is an `ssl.SSLSocket`, an `ssl.SSLObject`, or the `_ssl` object inside them
-    (`broker.sockets.tls_session`). *certificate* is the peer's own, if the caller has it: it is not encoded again.
-    Empty if the session was resumed: nothing was verified then.
-    """
-    # Public from 3.13 on; what it wraps exists since 3.10. Without a path it returns None, or an empty list.
-    inner: Any = getattr(session, "_sslobj", session)
-    look_up = getattr(inner, "get_verified_chain", None)
-    found = look_up() if look_up is not None else None
-    if certificate is None or not found:
-        return [each.public_bytes(_DER) for each in found or ()]
-    return [certificate, *[each.public_bytes(_DER) for each in found[1:]]]
 
 
 def certificates_in(content: bytes) -> list[x509.Certificate]:

@@ -12,10 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import pytest
-
 from broker.metrics import Metrics
-from broker.sockets import transport
 from broker.sockets.doze import Doze
 from broker.sockets.poller import Poller
 from broker.sockets.tls_session import TlsSession, open_public_tls, open_tls
@@ -109,6 +106,8 @@ class Server:
         told = self.told = Told(holds_at=self.holds_at, admits=self.admits)
         transport = TlsTransport(loop, kept, tls, address, self.metrics, self.poller, self._turn, 1 << 20)
         told.transport = transport
+        if not self.ahead:  # As where those cannot be called.
+            transport._inside = 0
         transport.start(told)
         return told
 
@@ -124,9 +123,7 @@ WAY_NAMES = ["inner", "public", "inner-record-by-record", "public-record-by-reco
 
 
 @asynccontextmanager
-async def serving(opener: Opener, monkeypatch: pytest.MonkeyPatch, *, ahead: bool) -> AsyncIterator[Server]:
-    if not ahead:  # As where those cannot be called.
-        monkeypatch.setattr(transport, "address_of", lambda _session: 0)
+async def serving(opener: Opener, *, ahead: bool) -> AsyncIterator[Server]:
     pki = shared_pki()
     context = server_context(
         pki.broker().credential,

@@ -86,8 +86,8 @@ def mosquitto(broker: BrokerProcess, anchors: Path, meter_files: CredentialFiles
 
 
 @pytest.fixture(params=WAYS, ids=WAY_NAMES)
-async def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
     """A transport of the broker's, in every way that it reads."""
     opener, ahead = request.param
-    async with serving(opener, monkeypatch, ahead=ahead) as running:
+    async with serving(opener, ahead=ahead) as running:
         yield running

@@ -213,7 +213,7 @@ def test_what_is_accepted_is_what_the_library_would_accept(
         socket.create_connection(listening.getsockname()[:2]) as client,
     ):
         accepted, address = accept(listening)
-        with accepted:
+        with contextlib.closing(accepted):
             assert (accepted.family, accepted.type, accepted.proto) == (family, socket.SOCK_STREAM, 0)
             assert accepted.gettimeout() == 0.0
             assert address == client.getsockname() == accepted.getpeername()

@@ -6,7 +6,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import pytest
 from structlog.testing import capture_logs
@@ -327,7 +327,7 @@ def test_those_who_have_left_keep_nobody_waiting_when_the_queue_is_long(
         hall.knock_and_leave(reset=reset)
     hall.knock()
     served: list[socket.socket] = []
-    hall.listener._reception._serve = lambda accepted, _: served.append(hall.stack.enter_context(accepted))
+    hall.listener._reception._serve = lambda accepted, _: served.append(hall.stack.enter_context(closing(accepted)))
     hall.listener._accept()
     assert len(served) == 32, "nothing said yet that many wait"
     hall.listener._accept()

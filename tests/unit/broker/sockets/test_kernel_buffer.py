@@ -8,8 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from broker.sockets import kernel_buffer
-from broker.sockets.kernel_buffer import gather, give_up_in_time, next_attempt
+from broker.sockets.kernel_buffer import UNTAKEN_MILLISECONDS, gather, give_up_in_time, next_attempt
 from provisioning.pki.late_handshake import do_not_drop, drop
 from tests.support.broker_process import wait_until
 from tests.support.kernel_sockets import state_of
@@ -42,36 +41,32 @@ def ports(ours: socket.socket) -> tuple[int, int]:
     return ours.getsockname()[1], ours.getpeername()[1]
 
 
-def test_what_a_peer_does_not_take_is_given_up_in_time(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_peer_does_not_take_is_given_up_in_time(pair: Pair) -> None:
     """Without a limit the kernel asks a peer that has stopped reading for minutes, and keeps its bytes meanwhile."""
-    monkeypatch.setattr(kernel_buffer, "_UNTAKEN_MILLISECONDS", 300)
     ours, _ = pair
     fill(ours)
     where = ports(ours)
-    give_up_in_time(ours)
+    give_up_in_time(ours, 300)
     ours.close()
     assert state_of(*where) == "FIN_WAIT1"
     wait_until(lambda: state_of(*where) is None, "the kernel has given up")
 
 
-def test_a_peer_that_has_been_silent_for_longer_is_given_up_at_once(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_peer_that_has_been_silent_for_longer_is_given_up_at_once(pair: Pair) -> None:
     """The kernel looks at its limit when the next attempt is due, which may be two minutes away."""
-    monkeypatch.setattr(kernel_buffer, "_UNTAKEN_MILLISECONDS", 500)
     ours, _ = pair
     assert next_attempt(ours) < 0.5
     fill(ours)
     where = ports(ours)
     wait_until(lambda: next_attempt(ours) > 0.5, "the peer has not answered for a while")
-    give_up_in_time(ours)
+    give_up_in_time(ours, 500)
     ours.close()
     assert state_of(*where) is None
 
 
 def test_the_time_is_enough_for_a_farewell_on_a_bad_link() -> None:
     """Lost three times with a round trip of a second: it is sent again after 1, 3 and 7 seconds."""
-    assert 8_000 <= kernel_buffer._UNTAKEN_MILLISECONDS <= 30_000
+    assert 8_000 <= UNTAKEN_MILLISECONDS <= 30_000
 
 
 def test_what_is_dropped_is_gone_at_once(pair: Pair) -> None:
