@@ -46,6 +46,7 @@ from broker.admin.parameters import (
     InvalidRequest,
     limit_of,
     object_in,
+    read,
     refuse_unknown,
     reload_asked,
     told_of,
@@ -117,11 +118,12 @@ class AdminApi:
 
     async def handle(self, request: Request) -> Response:
         """Answer *request*, and record in the audit log who asked for what."""
-        response = await self._answer(request)
         witness = self._served.engine.history.witness
-        if witness is not None:
-            what = f"{request.method} {request.path}"
-            witness.told("asked", by=request.caller, request=what, status=int(response.status), **told_of(request))
+        if witness is None:
+            return await self._answer(request)
+        said = await read(request.body, lambda _body: told_of(request))
+        response, what = await self._answer(request), f"{request.method} {request.path}"
+        witness.told("asked", by=request.caller, request=what, status=int(response.status), **said)
         return response
 
     async def _answer(self, request: Request) -> Response:
@@ -186,7 +188,7 @@ class AdminApi:
         return Response(body=subscriptions_document(self._served.engine, Selection.of(query), topic, limit))
 
     async def _kick(self, request: Request) -> Response:
-        asked = object_in(request.body)
+        asked = await read(request.body, object_in)
         reason = asked.pop("reason", _KICK_REASON)
         forget = asked.pop("forget", False)
         if not isinstance(reason, str) or not reason.isprintable() or not 0 < len(reason) <= MOST_REASON:
@@ -216,7 +218,7 @@ class AdminApi:
         return Response.json({"kicked": ended, "stored": store is Stored.WRITTEN, "store": store})
 
     async def _reload(self, request: Request) -> Response:
-        parts, candidates, dry_run = reload_asked(request.body)
+        parts, candidates, dry_run = await read(request.body, reload_asked)
         reloader = self._served.reloader
         if dry_run:
             return Response.json((await reloader.dry_run(parts, candidates)).as_dict())

@@ -6,16 +6,19 @@ Rules
    depend on the reader, here or at a proxy on the way.
 2. An error names the field.
 3. What the audit log records about a request is bounded, whatever the request contains.
+4. A large body is read in a thread: a megabyte of JSON may be a hundred thousand small objects, for half a second. One
+   of very many strings is not read: the parser goes through an object without letting others run.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from broker.admin.http_server import Request
 from broker.reload.parts import Candidate, ProposedAnchors
@@ -24,6 +27,10 @@ from provisioning.program.printable import is_text
 
 MOST_REASON: Final = 200
 """Characters of the reason that a client is told."""
+_READ_AT_ONCE: Final = 4096
+"""Bytes of a body that are read in the event loop: some milliseconds, whatever they are."""
+_MOST_STRINGS: Final = 500
+"""Names and texts in a large body: what makes one large is a single text."""
 _MOST_TOLD: Final = 10
 _MOST_LIMIT: Final = 999_999_999
 _QUERIES: Final[Mapping[str, Collection[str]]] = {"/v1/why": ("about",)}
@@ -36,9 +43,16 @@ _CANDIDATES: Final = {
     "bundle": "the name of a trust bundle",
 }
 
+T = TypeVar("T")
+
 
 class InvalidRequest(ValueError):
     """A field of a request is invalid; the text names it."""
+
+
+async def read(body: bytes, reading: Callable[[bytes], T]) -> T:
+    """Return what *reading* makes of *body*, without holding up the event loop."""
+    return await asyncio.to_thread(reading, body) if len(body) > _READ_AT_ONCE else reading(body)
 
 
 def refuse_unknown(request: Request) -> None:
@@ -61,8 +75,8 @@ def reload_asked(body: bytes) -> tuple[set[Part], dict[Part, Candidate], bool]:
     if unknown:
         raise InvalidRequest(f"{min(unknown)}: no such field; there are {', '.join(_RELOAD_FIELDS)}")
     names = asked.get("parts", list(Part))
-    if not isinstance(names, list) or not names or not all(name in list(Part) for name in names):
-        raise InvalidRequest(f"parts: a list of {', '.join(Part)}")
+    if not isinstance(names, list) or not 0 < len(names) <= len(Part) or not all(name in list(Part) for name in names):
+        raise InvalidRequest(f"parts: a list of {', '.join(Part)}, each once")
     dry_run = asked.get("dry_run", False)
     if not isinstance(dry_run, bool):
         raise InvalidRequest("dry_run: true or false")
@@ -102,6 +116,8 @@ def limit_of(text: str | None) -> int | None:
 
 def object_in(body: bytes) -> dict[str, Any]:
     """Return the JSON object that *body* is. Raises `InvalidRequest`."""
+    if len(body) > _READ_AT_ONCE and body.replace(b'\\"', b"").count(b'"') > 2 * _MOST_STRINGS:
+        raise InvalidRequest(f"the body has more than {_MOST_STRINGS} strings")
     try:
         document = json.loads(body, object_pairs_hook=_each_once)
     except InvalidRequest:

@@ -29,6 +29,7 @@ from broker.mqtt.packets import Packet
 from broker.mqtt.publication import Publish
 from broker.mqtt.subscribe import Subscribe, SubscriptionRequest
 from broker.mqtt.topics import SharedSubscription, check_topic_name, text_bytes
+from broker.routing import wildcards
 from broker.routing.router import Route
 from broker.session.session import Session
 
@@ -109,6 +110,10 @@ def refuse_filter(engine: Engine, session: Session, request: SubscriptionRequest
         if session.subscription_bytes + text_bytes(request.filter) > limits.max_subscription_bytes:
             most = f"{limits.max_subscription_bytes} bytes of topic filters at most (max_subscription_bytes)"
             return ReasonCode.QUOTA_EXCEEDED, f"a session has {most}"
+        room = max(wildcards.MOST, limits.max_subscriptions)
+        if not engine.wildcards.has_room(session.owner, request.filter, room):
+            many = f"{room} different filters with {wildcards.SEVERAL} or more '+', which is the most"
+            return ReasonCode.QUOTA_EXCEEDED, f"{session.owner.name} has, in all its sessions, {many}"
     return UNSTORABLE if session.journal is not None and session.journal.failed else None
 
 

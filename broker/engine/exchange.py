@@ -32,6 +32,7 @@ from broker.mqtt.subscription import Subscription
 from broker.mqtt.topics import SharedSubscription, text_bytes
 from broker.routing.retained import RetainedMessages, Room
 from broker.routing.router import Route, Routes, Subscriber
+from broker.routing.wildcards import ManyWildcards
 from broker.session.name import publisher_name
 from broker.session.session import Session
 from broker.settings.limits import Limits
@@ -61,6 +62,7 @@ class Exchange:
         "routes",
         "stamps",
         "turn",
+        "wildcards",
     )
 
     def __init__(self, limits: Limits, call_soon: Callable[[Callable[[], None]], object]) -> None:
@@ -68,6 +70,7 @@ class Exchange:
         self.metrics = Metrics()
         self.turn = Turn(call_soon)
         self.routes = Routes(limits.max_cached_routes, self.turn.work)
+        self.wildcards = ManyWildcards()
         self.retained = RetainedMessages(limits.max_retained, limits.max_retained_bytes)
         self.retained.device_limit = Room(limits.max_retained_of_device, limits.max_retained_bytes_of_device)
         self.stamps = False
@@ -90,6 +93,7 @@ class Exchange:
         """Add or replace *subscription*, shared or not; return whether it existed before."""
         if subscription.topic_filter not in session.subscriptions:
             session.subscription_bytes += text_bytes(subscription.topic_filter)
+            self.wildcards.add(session.owner, subscription.topic_filter)
         session.subscriptions[subscription.topic_filter] = subscription
         if session.journal is not None:
             session.journal.subscribe(session.row, subscription.topic_filter, subscription_row(subscription))
@@ -104,6 +108,7 @@ class Exchange:
         if session.subscriptions.pop(topic_filter, None) is None:
             return False
         session.subscription_bytes -= text_bytes(topic_filter)
+        self.wildcards.remove(session.owner, topic_filter)
         if session.journal is not None:
             session.journal.unsubscribe(session.row, topic_filter)
         shared = SharedSubscription.parse(topic_filter)

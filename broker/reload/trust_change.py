@@ -17,6 +17,7 @@ Rules
 4. A client that is not admitted yet, with TLS complete or not, began in another generation and is told to reconnect
    (`TRUST_CHANGED` in `broker.connection.connect_handler`): what TLS trusted then may not be trusted now.
 5. `preview` does the same and changes nothing.
+6. What an operator proposes is bounded: each anchor may have been issued by any other one, and that is tried.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.tls import TlsConfigurationError
 
 _CONNECTIONS_A_STEP = 50
+_MOST_PROPOSED = 200
+"""Certificates: more than a system trusts. A thousand that form a chain take half a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,8 @@ class ReloadedTrust:
         """Return the complete next generation. Raises `TlsConfigurationError`."""
         if not isinstance(candidate, ProposedAnchors):
             return self._load(config)
+        if (many := candidate.pem.count("-----BEGIN")) > _MOST_PROPOSED:
+            raise TlsConfigurationError(f"what is proposed holds {many} certificates; {_MOST_PROPOSED} at most")
         with tempfile.TemporaryDirectory(prefix="fleet-broker-") as folder:
             proposed = Path(folder, "proposed.pem")
             proposed.write_text(candidate.pem)

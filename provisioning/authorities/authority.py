@@ -68,11 +68,23 @@ class OpenAuthority:
 
 
 def urls_of(public_http_url: str, issuer: str) -> IssuerUrls:
-    """Return the URLs of *issuer*'s CRL, its certificate, and the OCSP responder for its certificates."""
+    """Return the URLs of an issuing CA's CRL, its certificate, and the OCSP responder for its certificates."""
     origin = public_http_url.rstrip("/")
-    # The root's key is offline and certifies no OCSP signer: its one certificate is covered by the root's CRL.
-    responder = None if issuer == ROOT_CA else f"{origin}/ocsp"
-    return IssuerUrls(f"{origin}/crl/{issuer}.crl", f"{origin}/ca/{issuer}.crt", responder)
+    return replace(_list_and_certificate(origin, issuer), ocsp=f"{origin}/ocsp")
+
+
+def urls_of_root(settings: Settings, root: str) -> IssuerUrls | None:
+    """Return the URLs of a root's CRL and certificate, for what it signs; None if no public address is configured.
+
+    Its key is offline and certifies no OCSP signer: its few certificates are covered by its CRL. The port that a
+    service happens to listen on is no address for a certificate of years, whoever signs it here.
+    """
+    url = settings.public_http_url
+    return None if url is None else _list_and_certificate(str(url).rstrip("/"), root)
+
+
+def _list_and_certificate(origin: str, issuer: str) -> IssuerUrls:
+    return IssuerUrls(f"{origin}/crl/{issuer}.crl", f"{origin}/ca/{issuer}.crt")
 
 
 def open_authority(settings: Settings) -> OpenAuthority:
@@ -164,7 +176,7 @@ async def _furnish(keys: _NewKeys, server_names: Sequence[str], clock: Callable[
         settings.trust_domain,
         now,
         (serials.new_serial(), serials.new_serial()),
-        None if public_url is None else urls_of(public_url, ROOT_CA),
+        urls_of_root(settings, ROOT_CA),
         (keys.root, keys.issuing),
     )
     _write_certificates(files, authority)
@@ -219,12 +231,12 @@ def issuing_crl_plans(
     ]
 
 
-def root_crl_plan(settings: Settings, authority: OpenAuthority, name: str, certificate: x509.Certificate) -> CrlPlan:
+def root_crl_plan(settings: Settings, signers: SignerPlaces, name: str, certificate: x509.Certificate) -> CrlPlan:
     """Return the plan for a root's CRL: its key is loaded for each CRL."""
 
     def open_root() -> CrlIssuer:
         try:
-            key = authority.signers.open_for(name, certificate)
+            key = signers.open_for(name, certificate)
         except ConfigurationError as error:
             raise ConfigurationError(f"the root CA's CRL is due and its key is needed: {error}") from error
         return CrlIssuer(certificate, key)

@@ -28,6 +28,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from provisioning.errors import ConfigurationError
+from provisioning.pki.crl import urls_of
+from provisioning.pki.extension import extension
 from provisioning.program.durable_names import create, make_folder
 from provisioning.program.printable import printable
 from provisioning.program.version import version_and_build
@@ -75,7 +77,7 @@ class Transcript:
             raise self._unshown
 
     def certificate(self, what: str, certificate: x509.Certificate) -> None:
-        """Add a certificate: names, times, serial number, and the fingerprints to compare."""
+        """Add a certificate: names, times, serial number, the fingerprint to compare, and where its CRL is."""
         self.say(f"{what}:")
         for name, value in (
             ("subject", certificate.subject.rfc4514_string()),
@@ -85,6 +87,11 @@ class Transcript:
             ("SHA-256", certificate.fingerprint(hashes.SHA256()).hex(":").upper()),
         ):
             self.say(f"  {name:<8} {value}")
+        points = extension(certificate, x509.CRLDistributionPoints)
+        if points is not None:
+            self.say(f"  CRL      {' '.join(urls_of(points))}")
+        elif certificate.issuer != certificate.subject:  # Nobody asks for a CRL of a root.
+            self.say("  CRL      none is named: clients that check the whole path refuse what is below it")
 
     @property
     def text(self) -> bytes:

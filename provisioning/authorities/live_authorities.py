@@ -247,9 +247,8 @@ class LiveAuthorities:
             log.info("CAs can be used here now", code="CA_USABLE", cas=sorted(usable))
 
     async def _begin_root(self, root: StoredAuthority) -> None:
-        publisher = CrlPublisher(
-            self._database, root_crl_plan(self._settings, self._authority, root.name, root.certificate), self._clock
-        )
+        plan = root_crl_plan(self._settings, self._authority.signers, root.name, root.certificate)
+        publisher = CrlPublisher(self._database, plan, self._clock)
         try:
             await publisher.start()
         except ConfigurationError as error:

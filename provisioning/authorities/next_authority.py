@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from provisioning.authorities.authority import urls_of
+from provisioning.authorities.authority import urls_of_root
 from provisioning.authorities.authority_life import AuthorityLife, facts_of
 from provisioning.authorities.issuing_lines import check_line, line_of, next_name, root_for, shown_line
 from provisioning.ca.ceremony import (
@@ -34,7 +34,6 @@ from provisioning.ca.ceremony import (
     issuing_ca_name,
     sign_issuing_ca,
 )
-from provisioning.ca.issuer import IssuerUrls
 from provisioning.errors import ConfigurationError
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.issued_by import is_issued_by
@@ -103,7 +102,7 @@ class NextAuthority:
                 IssuingCaRequest(subject, key.public_key()),
                 serial,
                 now,
-                self._urls(root.name),
+                urls_of_root(self.life.settings, root.name),
             )
         except CeremonyRefused as error:
             raise ConfigurationError(str(error)) from error
@@ -169,10 +168,6 @@ class NextAuthority:
             if self.life.places.open(name).public_key() == certificate.public_key():
                 return name
         raise ConfigurationError("no key waits for this certificate: make the request with ca export-csr first")
-
-    def _urls(self, root: str) -> IssuerUrls | None:
-        url = self.life.settings.public_http_url
-        return None if url is None else urls_of(str(url), root)
 
 
 def _check_new(certificate: x509.Certificate, found: list[StoredAuthority]) -> None:

@@ -13,6 +13,8 @@ Rules
    recorded all the same, or may be: whoever waits for a commit can be cancelled, the commit cannot, and its answer may
    be lost.
 3. A key that waits for its root, as that of a ceremony that was killed, is used by the next one.
+4. A new root's first CRL is signed with it: certificates name it, and the key may leave at once. A ceremony that ends
+   before that leaves it to the service.
 """
 
 from __future__ import annotations
@@ -23,10 +25,12 @@ from dataclasses import dataclass
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
+from provisioning.authorities.authority import root_crl_plan, urls_of_root
 from provisioning.authorities.authority_life import AuthorityLife, facts_of
 from provisioning.ca.ceremony import CertificateAuthority, succeed_root
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.issued_by import is_issued_by
+from provisioning.revocation.publisher import CrlPublisher
 from provisioning.store import authorities, serials
 from provisioning.store.audit import Action
 from provisioning.store.authorities import AuthorityKind, AuthorityState, StoredAuthority, described
@@ -50,7 +54,7 @@ class RootLife:
                 f"{old.name} is the next root already, and no issuing CA is under it yet: ca rollover begin has it "
                 f"sign one, ca root retire {old.name} ends it, --another makes one more after it"
             )
-        name = f"root-{sum(each.kind is AuthorityKind.ROOT for each in found) + 1}"
+        settings, name = self.life.settings, f"root-{sum(each.kind is AuthorityKind.ROOT for each in found) + 1}"
         old_key = self.life.places.open_for(old.name, old.certificate)
         waits = self.life.places.holds(name)
         key, signer = (self.life.places.open(name), None) if waits else self.life.places.create(name)
@@ -61,9 +65,10 @@ class RootLife:
             succession = succeed_root(
                 CertificateAuthority(old.certificate, old_key),
                 key,
-                self.life.settings.trust_domain,
+                settings.trust_domain,
                 numbers,
                 self.life.clock(),
+                (urls_of_root(settings, old.name), urls_of_root(settings, name)),
             )
             now = self.life.clock()
 
@@ -92,6 +97,8 @@ class RootLife:
         self.life.transcript.certificate("New key certified by the old root", succession.new_with_old)
         self.life.transcript.certificate("Old key certified by the new root", succession.old_with_new)
         await self.life.write_files(name)
+        plan = root_crl_plan(settings, self.life.places, name, succession.new_root)
+        await CrlPublisher(self.life.database, plan, self.life.clock).start()
         return name
 
     async def _is_surely_not_recorded(self, name: str, error: BaseException) -> bool:

@@ -8,7 +8,7 @@ else. New keys are ECDSA P-256; path lengths 1 and 0 allow exactly one CA level 
 Rules
 -----
 1. A CA certificate carries no more than RFC 5280 requires: basic constraints and key usage (critical), key
-   identifiers, and the address of the parent's CRL if a public one is known.
+   identifiers, and the addresses of its issuer's CRL and certificate if a public one is known. A root carries none.
 2. What a root is about to sign is checked first, in a draft signed with a throw-away key; a certificate signed by a
    root elsewhere is checked in the same way before it is accepted.
 3. No I/O and no clock: serial numbers and "now" are arguments.
@@ -167,18 +167,25 @@ class RootSuccession:
 
 
 def succeed_root(
-    old: CertificateAuthority, key: PrivateKey, trust_domain: str, serials: tuple[int, int, int], now: datetime
+    old: CertificateAuthority,
+    key: PrivateKey,
+    trust_domain: str,
+    serials: tuple[int, int, int],
+    now: datetime,
+    urls: tuple[IssuerUrls | None, IssuerUrls | None] = (None, None),
 ) -> RootSuccession:
     """Return the successor of *old*, for *key*; raise `CeremonyRefused` if *old* has expired.
 
-    It has the old one's name, so that the path lengths still suffice.
+    It has the old one's name, so that the path lengths still suffice. *urls* are those of the old root and of the new.
     """
     now = now.replace(microsecond=0)
     _check_alive(old.certificate, now)
     new = CertificateAuthority(_self_signed_root(trust_domain, key, serials[0], now, old.certificate.subject), key)
     new_end, old_end = new.certificate.not_valid_after_utc, old.certificate.not_valid_after_utc
 
-    def cross(subject: CertificateAuthority, signer: CertificateAuthority, serial: int) -> x509.Certificate:
+    def cross(
+        subject: CertificateAuthority, signer: CertificateAuthority, serial: int, urls: IssuerUrls | None
+    ) -> x509.Certificate:
         validity = (now - _BACKDATE, min(new_end, old_end))
         name, public_key = subject.certificate.subject, subject.certificate.public_key()
         builder = (
@@ -186,9 +193,12 @@ def succeed_root(
             .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
             .add_extension(authority_key(signer.certificate), critical=False)
         )
+        for extension in url_extensions(urls):
+            builder = builder.add_extension(extension, critical=False)
         return builder.sign(signer.key, hash_for(signer.key))
 
-    return RootSuccession(new.certificate, cross(new, old, serials[1]), cross(old, new, serials[2]))
+    of_old, of_new = urls
+    return RootSuccession(new.certificate, cross(new, old, serials[1], of_old), cross(old, new, serials[2], of_new))
 
 
 def check_issuing_ca(certificate: x509.Certificate, root: x509.Certificate, now: datetime) -> None:

@@ -26,6 +26,7 @@ from provisioning.program.command_group import command_group
 if TYPE_CHECKING:
     from provisioning.authorities.authority_life import AuthorityLife
 
+
 root_app = command_group(help="The root: sign with it, succeed it.")
 
 
@@ -85,16 +86,23 @@ def sign(
         str, typer.Option(help="Which root of the directory: NAME.crt with NAME.key or NAME.pkcs11.")
     ] = "root-ca",
     days: Annotated[int, typer.Option(min=1, max=3652, help="Life of the issuing CA, in days.")] = 1826,
+    public_http_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Where relying parties reach the service's plain HTTP port, for the address of the root's CRL."
+        ),
+    ] = None,
 ) -> None:
     """Sign an issuing CA's request with a root, on a machine that needs no store and no network.
 
     \b
     Example:
-      fleet-provisioning ca root sign issuing.csr --dir /media/root --output issuing.crt --witness "A. Auditor"
+      fleet-provisioning ca root sign issuing.csr --dir /media/root --output issuing.crt --witness "A. Auditor" \\
+        --public-http-url http://ca.example.org:8080
     """  # noqa: D301
     from datetime import timedelta
 
-    from provisioning.authorities.authority import urls_of
+    from provisioning.authorities.authority import urls_of_root
     from provisioning.authorities.ceremony_transcript import Transcript
     from provisioning.ca.ceremony import CeremonyRefused, CertificateAuthority, read_issuing_ca_csr, sign_issuing_ca
     from provisioning.config import load_settings
@@ -107,7 +115,10 @@ def sign(
         for each in (output, path):
             expect_new(each)
         settings = load_settings(
-            ceremony.directory, passphrase_file=ceremony.passphrase_file, pkcs11_pin_file=ceremony.pin_file
+            ceremony.directory,
+            passphrase_file=ceremony.passphrase_file,
+            public_http_url=public_http_url,
+            pkcs11_pin_file=ceremony.pin_file,
         )
         files = AuthorityFiles(settings.directory)
         transcript = Transcript("ca root sign", now, say if ceremony.as_json else show, ceremony.witness or ())
@@ -115,8 +126,7 @@ def sign(
         authority = CertificateAuthority(certificate, SignerPlaces(files, settings).open_for(root, certificate))
         wanted = read_issuing_ca_csr(read_file(request))
         transcript.certificate(f"Root {root}", authority.certificate)
-        url = settings.public_http_url
-        urls = None if url is None else urls_of(str(url), root)
+        urls = urls_of_root(settings, root)
         signed = sign_issuing_ca(authority, wanted, new_serial(), now(), urls, timedelta(days=days))
         transcript.certificate("Signed", signed)
         write_new(output, pem_of(signed))

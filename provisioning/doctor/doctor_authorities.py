@@ -4,6 +4,7 @@ Rules
 -----
 1. A retired CA is not checked. An active one's key has to be here; a root's need not be.
 2. The next CA is due when a third of a CA's life is left: certificates issued later are soon limited by its expiry.
+3. A root's next CRL is due at half of the last one's life, as it is for the service: its key may have to be fetched.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from cryptography import x509
 from sqlalchemy.engine import Connection
 
-from provisioning.authorities.authority import STRANGER_REMEDY, strangers
+from provisioning.authorities.authority import STRANGER_REMEDY, strangers, urls_of_root
 from provisioning.config import Settings
 from provisioning.directory.files import AuthorityFiles
 from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
 from provisioning.errors import ConfigurationError
+from provisioning.pki.crl import urls_of
+from provisioning.pki.extension import extension
 from provisioning.signers.places import SignerPlaces
 from provisioning.store import authorities, crls, known_authorities
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority
@@ -53,6 +57,7 @@ def authority_findings(connection: Connection, settings: Settings, now: datetime
         elif each.state is not AuthorityState.REVOKED:
             good.append(f"{each.name} ({each.state})")
         yield from _list(connection, each, now)
+    yield from _addresses(connection, settings, every)
     for word in known_authorities.unknown(connection):
         if word.is_recent(now):
             yield warning(
@@ -99,5 +104,43 @@ def _list(connection: Connection, ca: StoredAuthority, now: datetime) -> Iterato
             "that check it refuse every certificate",
             "start the service; if it runs, its log says why: CRL not published",
         )
+    elif ca.kind is AuthorityKind.ROOT and now >= crl.this_update + (crl.next_update - crl.this_update) / 2:
+        yield warning(
+            "CRL",
+            f"{ca.name}'s next CRL is due: its last one expires on {crl.next_update:%Y-%m-%d %H:%M} UTC, and relying "
+            "parties that check it refuse every certificate then",
+            f"bring the key of {ca.name} here while the service runs",
+        )
     else:
         yield ok("CRL", f"{ca.name}'s is valid until {crl.next_update:%Y-%m-%d %H:%M} UTC at least")
+
+
+def _addresses(connection: Connection, settings: Settings, every: Sequence[StoredAuthority]) -> Iterator[Finding]:
+    """Yield what relying parties find wrong that look for the CRL of a CA's certificate where that says."""
+    if settings.public_http_url is None:  # Then devices' certificates name an address of this machine alone.
+        return
+    lists = {
+        urls.crl: each
+        for each in every
+        if each.kind is AuthorityKind.ROOT and (urls := urls_of_root(settings, each.name)) is not None
+    }
+    for each in every:
+        if each.kind is AuthorityKind.ROOT or not each.state.trusted:
+            continue
+        points = extension(each.certificate, x509.CRLDistributionPoints)
+        if points is None and each.state in {AuthorityState.ANNOUNCED, AuthorityState.ACTIVE}:
+            yield warning(
+                "CRL",
+                f"{each.name}'s certificate names no CRL: clients that check the whole path, as .NET's do, refuse the "
+                "certificates below it",
+                "if there are such clients, replace it: a CA that is signed here from now on names its root's CRL "
+                "(docs/ca-life.md)",
+            )
+        for url in () if points is None else urls_of(points):
+            if (root := lists.get(url)) is not None and crls.newest(connection, root.name) is None:
+                yield failed(
+                    "CRL",
+                    f"{each.name}'s certificate names {url}, and {root.name} has no CRL: relying parties that check "
+                    "it refuse every certificate below",
+                    f"bring the key of {root.name} here while the service runs",
+                )

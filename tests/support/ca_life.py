@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from provisioning.pki.crl import distribution_points
 from tests.support.broker_process import wait_until
 from tests.support.curl import Curl
-from tests.support.openssl import openssl
+from tests.support.openssl import OpensslDevice, certificate_facts, openssl
 from tests.support.provisioning import ProvisioningService
 
 
@@ -46,6 +48,20 @@ def wait_for_state(service: ProvisioningService, name: str, state: str) -> None:
     word = f'"{name.replace("-", "_")}": "{state}"'
     wait_until(lambda: any("CAs taken over" in line and word in line for line in service.log.splitlines()),
                f"the service hears that {name} is {state}")  # fmt: skip
+
+
+def issuer_of(device: OpensslDevice) -> str:
+    return certificate_facts(device.certificate, "-issuer").strip().rpartition("CN=")[2]
+
+
+def named_lists(path: Path) -> Path:
+    """Return a file with the CRLs that the certificates in the PEM file *path* name, fetched from where they say."""
+    named = [distribution_points(each) for each in x509.load_pem_x509_certificates(path.read_bytes())]
+    assert all(named), "each names one"
+    lists = [x509.load_der_x509_crl(Curl(url).run("").body) for urls in named for url in urls]
+    fetched = path.with_suffix(".crls")
+    fetched.write_bytes(b"".join(each.public_bytes(Encoding.PEM) for each in lists))
+    return fetched
 
 
 def roll_over(service: ProvisioningService, name: str) -> None:

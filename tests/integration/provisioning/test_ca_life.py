@@ -16,9 +16,9 @@ from cryptography import x509
 
 from provisioning.pki.keys import key_identifier
 from tests.support.broker_process import wait_until
-from tests.support.ca_life import ca, ca_attempt, roll_over, states, told, wait_for_state
+from tests.support.ca_life import ca, ca_attempt, issuer_of, named_lists, roll_over, states, told, wait_for_state
 from tests.support.curl import Curl
-from tests.support.openssl import OpensslDevice, certificate_facts, openssl
+from tests.support.openssl import OpensslDevice, openssl
 from tests.support.pki import pem_of
 from tests.support.postgresql import PostgresqlServer
 from tests.support.prepared_fleet import PASSPHRASE
@@ -60,10 +60,6 @@ def refused_by_tls(service: ProvisioningService, device: OpensslDevice, bundle: 
     return subprocess.run(line, capture_output=True, check=False, timeout=60).returncode in _TLS_ERRORS
 
 
-def issuer_of(device: OpensslDevice) -> str:
-    return certificate_facts(device.certificate, "-issuer").strip().rpartition("CN=")[2]
-
-
 def ocsp_status(service: ProvisioningService, device: OpensslDevice, issuer: str) -> str:
     out = openssl(
         "ocsp", "-issuer", service.dir / f"{issuer}.crt", "-cert", device.certificate, "-url", f"{service.http}/ocsp",
@@ -100,8 +96,7 @@ def test_an_issuing_ca_is_succeeded_step_by_step_while_everything_goes_on(
     assert "is announced" in ca(service, "rollover", "begin", "--witness", "A. Auditor")
     wait_for_state(service, "issuing-2", "announced")
     bundle = x509.load_pem_x509_certificates(service.bundle.read_bytes())
-    assert len(bundle) == 3
-    assert set(told(service)) == set(bundle)
+    assert (len(bundle), set(told(service))) == (3, set(bundle))
     assert Curl(service.http).run("/ca/bundle.pem").body == service.bundle.read_bytes()
     assert renewed(service, old) == "Fleetgate issuing CA " + f"{datetime.now(UTC):%Y}"  # Not by the new one yet.
 
@@ -122,8 +117,7 @@ def test_an_issuing_ca_is_succeeded_step_by_step_while_everything_goes_on(
     assert (done.returncode, "certificates of issuing-ca are good until" in done.stderr) == (1, True)
     before = states(service)
     service.stop()
-    service.start()
-    assert states(service) == before
+    assert states(service.start()) == before
     assert issuer_of(enrol(service, tmp_path, "meter-3")) == "Fleetgate issuing CA 2"
     # What the service shows is under the new CA, and verifies for whoever knows the root alone.
     shown = openssl("s_client", "-connect", service.https.removeprefix("https://"), "-verify_return_error",
@@ -155,9 +149,10 @@ def test_the_root_signs_elsewhere(service: ProvisioningService, vault: Path, tmp
     ):
         assert why in ca_attempt(service, "export-csr", "--another", "--output", str(output)).stderr
     if signed_by == "root sign":
-        ca(service, "root", "sign", str(csr), "--output", str(certificate), directory=vault)
+        reached = "--public-http-url", service.http
+        ca(service, "root", "sign", str(csr), "--output", str(certificate), *reached, directory=vault)
         transcript = tmp_path / "issuing.crt.transcript.txt"
-        assert "SHA-256" in transcript.read_text()
+        assert f"CRL      {service.http}/crl/root-ca.crl" in transcript.read_text()
         for there, missing in ((certificate, transcript), (transcript, certificate)):
             missing.rename(tmp_path / "aside")
             done = ca_attempt(service, "root", "sign", str(csr), "--output", str(certificate), directory=vault)
@@ -165,14 +160,18 @@ def test_the_root_signs_elsewhere(service: ProvisioningService, vault: Path, tmp
             assert f"{there} exists already: choose another --output" in done.stderr
             (tmp_path / "aside").rename(missing)
     else:
+        (tmp_path / "extensions").write_text(f"crlDistributionPoints=URI:{service.http}/crl/root-ca.crl\n")
         openssl("x509", "-req", "-in", csr, "-CA", vault / "root-ca.crt", "-CAkey", vault / "root-ca.key", "-passin",
-                f"pass:{PASSPHRASE}", "-days", "365", "-copy_extensions", "copyall", "-out", certificate)  # fmt: skip
+                f"pass:{PASSPHRASE}", "-days", "365", "-copy_extensions", "copyall", "-extfile",
+                tmp_path / "extensions", "-out", certificate)  # fmt: skip
     ca(service, "import", str(certificate))
     assert states(service)["issuing-2"] == "announced"
     ca(service, "rollover", "activate", "--without-waiting")
     wait_for_state(service, "issuing-2", "active")
     device = enrol(service, tmp_path, "meter-1")
-    openssl("verify", "-x509_strict", "-CAfile", vault / "root-ca.crt", "-untrusted", certificate, device.certificate)
+    openssl("verify", "-x509_strict", "-crl_check_all", "-CRLfile", named_lists(certificate), "-CRLfile",
+            named_lists(device.certificate), "-CAfile", vault / "root-ca.crt", "-untrusted", certificate,
+            device.certificate)  # fmt: skip
 
 
 def test_another_root_signs_and_is_announced_with_what_it_signed(service: ProvisioningService, tmp_path: Path) -> None:
@@ -262,9 +261,8 @@ def test_a_revoked_ca_takes_everything_with_it(service: ProvisioningService, tmp
     assert "issuing-ca is revoked already" in done.stderr
     # To whoever still has the old bundle, root and CRLs are enough.
     (tmp_path / "old.pem").write_bytes(pem_of(root, issuing))
-    (tmp_path / "crls.pem").write_bytes(
-        b"".join(Curl(service.http).run(f"/crl/{name}.pem").body for name in ("root-ca", "issuing-ca"))
-    )
+    lists = [Curl(service.http).run(f"/crl/{name}.pem").body for name in ("root-ca", "issuing-ca")]
+    (tmp_path / "crls.pem").write_bytes(b"".join(lists))
     verdict = subprocess.run(
         ["openssl", "verify", "-crl_check_all", "-CAfile", str(tmp_path / "old.pem"), "-CRLfile",
          str(tmp_path / "crls.pem"), str(victim.certificate)], capture_output=True, check=False, timeout=60,
@@ -291,8 +289,8 @@ def test_a_root_is_succeeded_and_each_reaches_what_is_under_the_other(
     service: ProvisioningService, tmp_path: Path
 ) -> None:
     before = enrol(service, tmp_path, "meter-1")
-    told_state = json.loads(ca(service, "root", "begin", "--json"))["state"]
-    assert told_state == states(service)["root-2"] == "active"
+    service.set(FLEET_PROVISIONING_PUBLIC_HTTP_URL=service.http)  # The CAs from now on name the CRLs above them.
+    assert json.loads(ca(service, "root", "begin", "--json"))["state"] == "active"
     wait_for_state(service, "root-2", "active")
     # RFC 7030 §4.1.3: the current root, the old one, and the two between them.
     anchors = x509.load_pem_x509_certificates(service.bundle.read_bytes())
@@ -305,9 +303,13 @@ def test_a_root_is_succeeded_and_each_reaches_what_is_under_the_other(
                                     (before, "issuing-ca", "root-ca"), (after, "issuing-2", "root-2")):  # fmt: skip
         openssl("verify", "-x509_strict", "-CAfile", service.dir / f"{anchor}.crt", "-untrusted",
                 service.dir / f"{issuing}.crt", "-untrusted", tmp_path / "crosses.pem", device.certificate)  # fmt: skip
+    # All on the way names its CRL, each from its own issuer: whoever asks for all of them gets an answer.
+    path = after.certificate.with_name("path.pem")
+    path.write_bytes(after.certificate.read_bytes() + (service.dir / "issuing-2.crt").read_bytes() + pem_of(*crosses))
+    openssl("verify", "-x509_strict", "-crl_check_all", "-CRLfile", named_lists(path), "-CAfile",
+            service.dir / "root-ca.crt", "-untrusted", path, path)  # fmt: skip
     # A device that knows the old root alone still reaches the service, which is under the new one.
     assert Curl(service.https, service.dir / "root-ca.crt").run("/.well-known/est/cacerts").status == 200
-    assert Curl(service.http).run("/crl/root-2.pem").status == 200
     done = ca_attempt(service, "root", "retire", "root-ca")
     assert "root-ca cannot be retired: issuing-ca lives under it" in done.stderr
 

@@ -76,6 +76,26 @@ def test_the_number_of_subscriptions_is_bounded() -> None:
     assert client.subscribe("fleet/3").reason_codes == (0,)
 
 
+def test_filters_with_many_wildcards_are_bounded_for_all_sessions_of_one_identity(broker: MemoryBroker) -> None:
+    """Each of them may be compared with the same name, in one step: 2^17 of them took two seconds."""
+    bomb = ["fleet/+/+/cmd/" + "/".join("+a"[place >> bit & 1] for bit in range(9)) for place in range(511)]
+    one = broker.service("backend")
+    several = [broker.service("backend", client_id=f"backend-{number}") for number in range(6)]
+    for number, each in enumerate(several):
+        granted = each.subscribe(*bomb[100 * number : 100 * number + 100]).reason_codes
+        assert granted == ((0,) * 100 if number < 5 else (ReasonCode.QUOTA_EXCEEDED,) * 11)
+    assert one.subscribe("fleet/+/+/cmd/a", bomb[0], "$share/s/" + bomb[1]).reason_codes == (
+        ReasonCode.SUCCESS,
+        ReasonCode.SUCCESS,
+        ReasonCode.QUOTA_EXCEEDED,
+    )
+    assert broker.service("other").subscribe(bomb[510]).reason_codes == (ReasonCode.SUCCESS,)
+    several[0].unsubscribe(bomb[0], bomb[1])
+    assert one.subscribe(bomb[510], bomb[509]).reason_codes == (ReasonCode.SUCCESS, ReasonCode.QUOTA_EXCEEDED)
+    several[0].leave()
+    assert one.subscribe(bomb[509]).reason_codes == (ReasonCode.SUCCESS,)
+
+
 def test_a_subscription_that_is_made_again_replaces_the_first(broker: MemoryBroker, meter: WireClient) -> None:
     client = broker.service()
     client.subscribe("fleet/#", qos=0)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from typing import Any
 
 import pytest
 
 from broker.admin.http_server import Request
-from broker.admin.parameters import InvalidRequest, limit_of, object_in, refuse_unknown, reload_asked, told_of
+from broker.admin.parameters import InvalidRequest, limit_of, object_in, read, refuse_unknown, reload_asked, told_of
 from broker.reload.parts import ProposedAnchors
 from broker.reload.report import Part
 
@@ -48,6 +50,8 @@ def test_a_reload_is_of_everything_and_real_unless_it_says_otherwise() -> None:
         {Part.POLICY: "[x]", Part.TRUST: ProposedAnchors("pem", "plant")},
         True,
     )
+    quoted = json.dumps({"dry_run": True, "policy": '"x", \\' * 5000}).encode()
+    assert reload_asked(quoted)[1] == {Part.POLICY: '"x", \\' * 5000}
     assert reload_asked(b'{"dry_run": true, "anchors": ""}')[1] == {Part.TRUST: ProposedAnchors("", None)}
 
 
@@ -58,6 +62,7 @@ def test_a_reload_is_of_everything_and_real_unless_it_says_otherwise() -> None:
         ({"parts": "policy"}, "parts: a list of "),
         ({"parts": []}, "parts: a list of "),
         ({"parts": ["policy", "everything"]}, "parts: a list of "),
+        ({"parts": ["policy"] * 5}, "parts: a list of "),
         ({"parts": [["policy"]]}, "parts: a list of "),
         ({"dry_run": 1}, "dry_run: true or false"),
         ({"policy": "[x]"}, "policy: the text of a policy file, and only for a dry run"),
@@ -99,6 +104,7 @@ def test_anything_else_is_no_limit(text: str) -> None:
         (b'"x"', "the body is not a JSON object"),
         (b'{"a": 1, "b": 2, "b": 2}', "b: given twice"),
         (b'{"a": {"c": 1, "c": 2}}', "c: given twice"),
+        (b'{"a": [' + b'"x",' * 5000 + b"0]}", "the body has more than 500 strings"),
     ],
 )
 def test_a_body_is_one_json_object_that_can_be_read_in_one_way(body: bytes, complaint: str) -> None:
@@ -139,3 +145,14 @@ def test_no_number_of_a_request_makes_a_record_that_is_not_json() -> None:
     """Python's reader takes them, and its writer would write them."""
     told = told_of(request(method="POST", body=b'{"a": NaN, "b": -Infinity, "c": 1e999, "d": 1e9, "e": [NaN]}'))
     assert told == {"body": {"a": "…", "b": "…", "c": "…", "d": 1e9, "e": ["…"]}}
+
+
+def test_a_large_body_is_read_beside_the_event_loop() -> None:
+    """A megabyte of small objects held everybody up for half a second, and for as long again to be recorded."""
+
+    async def reader(body: bytes) -> threading.Thread:
+        return await read(body, lambda _body: threading.current_thread())
+
+    here = threading.current_thread()
+    assert asyncio.run(reader(b"x" * 4096)) is here
+    assert asyncio.run(reader(b"x" * 4097)) is not here

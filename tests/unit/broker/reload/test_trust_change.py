@@ -449,6 +449,8 @@ async def test_proposed_anchors_are_tried_in_the_place_of_those_that_are_named(
     with pytest.raises(TlsConfigurationError, match=r"what is proposed") as caught:
         scene.load(ProposedAnchors("nothing"))
     assert "fleet-broker-" not in str(caught.value)
+    with pytest.raises(TlsConfigurationError, match=r"^what is proposed holds 201 certificates; 200 at most$"):
+        scene.load(ProposedAnchors(pem_of(OTHER.certificate).decode() * 201))
     bundles = (settings("ours", scene.anchors), settings("other", scene.anchors))
     scene.config = scene.config.model_copy(update={"trust": bundles})
     _, effects = await scene.trust.preview(scene.load(ProposedAnchors(pem_of(OTHER.certificate).decode(), "ours")))

@@ -29,6 +29,7 @@ from provisioning.ca.ceremony import (
 )
 from provisioning.ca.issuer import IssuanceRequest, Issuer, IssuerUrls
 from provisioning.ca.profile import ProfileConfig, profile_of
+from provisioning.pki.crl import distribution_points
 from provisioning.pki.identity import Identity
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import PrivateKey, generate_key, key_identifier, load_key
@@ -272,7 +273,11 @@ def test_a_root_that_has_expired_names_no_successor(authority: Authority) -> Non
 
 def test_old_and_new_root_reach_what_is_under_the_other(authority: Authority, tmp_path: Path) -> None:
     key = generate_key()
-    found = succeed_root(authority.root_ca, key, "fleet.internal", (SERIAL | 10, SERIAL | 11, SERIAL | 12), NOON)
+    numbers, urls = (
+        (SERIAL | 10, SERIAL | 11, SERIAL | 12),
+        (URLS, replace(URLS, crl="http://ca.example.org/crl/2.crl")),
+    )
+    found = succeed_root(authority.root_ca, key, "fleet.internal", numbers, NOON, urls)
     new_root = CertificateAuthority(found.new_root, key)
     issuing_key = generate_key()
     under_new = sign_issuing_ca(new_root, IssuingCaRequest(NAME, issuing_key.public_key()), SERIAL | 13, NOON)
@@ -283,6 +288,8 @@ def test_old_and_new_root_reach_what_is_under_the_other(authority: Authority, tm
     assert is_issued_by(found.old_with_new, found.new_root)
     assert found.old_with_new.public_key() == old_root.public_key()
     assert found.new_root.subject == old_root.subject
+    named = [distribution_points(each) for each in (found.new_root, found.new_with_old, found.old_with_new)]
+    assert named == [(), (URLS.crl,), ("http://ca.example.org/crl/2.crl",)], "a CRL is its issuer's"
     for certificate in (found.new_root, found.new_with_old, found.old_with_new, under_new):
         assert findings(certificate) <= KNOWN
 

@@ -1,0 +1,97 @@
+"""A root's CRL: what the root signs names it, it is there from the beginning, and the doctor says when it is due."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import HttpUrl
+from sqlalchemy import text
+
+from provisioning.authorities.authority_life import AuthorityLife
+from provisioning.authorities.next_authority import NextAuthority
+from provisioning.authorities.root_life import RootLife
+from provisioning.doctor.doctor_authorities import authority_findings
+from provisioning.store import crls
+from tests.support.ceremonies import Ceremonies
+
+HALF = timedelta(days=183)
+
+
+def reached(cas: Ceremonies) -> AuthorityLife:
+    """Return the ceremonies of a service that relying parties reach at a configured address."""
+    settings = cas.settings.model_copy(update={"public_http_url": HttpUrl("http://ca.example.org:8080")})
+    return replace(cas.life, settings=settings)
+
+
+def addresses(certificate: x509.Certificate) -> Mapping[str, str]:
+    found = {}
+    for each in certificate.extensions:
+        if isinstance(each.value, x509.CRLDistributionPoints):
+            name, *others = [name for point in each.value for name in point.full_name or ()]
+            assert others == []
+            found["crl"] = name.value
+        if isinstance(each.value, x509.AuthorityInformationAccess):
+            found |= {access.access_method._name: access.access_location.value for access in each.value}
+    return found
+
+
+def of(root: str) -> Mapping[str, str]:
+    origin = "http://ca.example.org:8080"
+    return {"crl": f"{origin}/crl/{root}.crl", "caIssuers": f"{origin}/ca/{root}.crt"}
+
+
+async def said(life: AuthorityLife, check: str = "CRL") -> list[tuple[str, str]]:
+    now = life.clock()
+    found = await life.database.read(lambda connection: [*authority_findings(connection, life.settings, now)])
+    return [(each.verdict, each.detail.partition(":")[0]) for each in found if each.check == check]
+
+
+async def test_what_a_root_signs_names_its_list_and_no_responder(fleet_cas: Ceremonies) -> None:
+    """No root has an OCSP responder: who is sent to one by its certificate gets no answer about it."""
+    life = reached(fleet_cas)
+    await NextAuthority(life).begin()
+    await RootLife(life).begin()
+    await NextAuthority(life).begin(another=True)
+    named = {each.name: addresses(each.certificate) for each in await life.every()}
+    assert named == {
+        "root-ca": {},
+        "issuing-ca": {},  # Founded without an address.
+        "issuing-2": of("root-ca"),
+        "root-2": {},
+        "root-2-by-root-ca": of("root-ca"),
+        "root-ca-by-root-2": of("root-2"),
+        "issuing-3": of("root-2"),
+    }
+    shown = "\n".join(fleet_cas.shown)
+    assert shown.count("  CRL      http://ca.example.org:8080/crl/root-2.crl") == 2
+    await NextAuthority(fleet_cas.life).begin("meters")
+    assert "CRL      none is named: clients that check the whole path refuse" in "\n".join(fleet_cas.shown)
+
+
+async def test_a_new_root_s_list_is_there_though_its_key_leaves_at_once(fleet_cas: Ceremonies) -> None:
+    life = reached(fleet_cas)
+    await RootLife(life).begin()
+    (root,) = [each for each in await life.every() if each.name == "root-2"]
+    listed = await life.database.read(lambda connection: crls.newest(connection, "root-2"))
+    assert listed is not None
+    key = root.certificate.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    assert x509.load_der_x509_crl(listed.der).is_signature_valid(key)
+
+
+async def test_the_doctor_says_when_a_root_s_list_is_due_or_missing(fleet_cas: Ceremonies) -> None:
+    life = reached(fleet_cas)
+    await RootLife(life).begin()
+    nameless = ("warning", "issuing-ca's certificate names no CRL")
+    assert nameless in await said(life)
+    assert nameless not in await said(fleet_cas.life), "devices' certificates name an address of this machine, too"
+    assert [verdict for verdict, detail in await said(life) if "root" in detail] == ["ok", "ok"]
+    fleet_cas.clock.advance(HALF)
+    due = [("warning", f"{name}'s next CRL is due") for name in ("root-ca", "root-2")]
+    assert [each for each in await said(life) if "due" in each[1]] == due
+    await life.database.write(lambda connection: connection.execute(text("DELETE FROM crls WHERE issuer = 'root-2'")))
+    assert ("failed", "root-ca-by-root-2's certificate names http") in await said(life)
