@@ -34,7 +34,7 @@ async def list_devices(
     shorter than ``limit``, or empty, even if ``next`` is not null.
     """
     search, now = DeviceSearch(group, state, certificate, name_part), services.clock()
-    found, following = await services.database.read(
+    found, following = await services.database.page(
         lambda connection: device_inventory.page(connection, search, limit=limit, after=after, now=now)
     )
     return {"items": [_device_item(each) for each in found], "next": following}

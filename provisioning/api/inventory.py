@@ -112,7 +112,7 @@ async def list_certificates(
     ``next`` is not null.
     """
     now = services.clock()
-    found, following = await services.database.read(
+    found, following = await services.database.page(
         lambda connection: inventory.page(connection, search, limit=limit, after=after, now=now)
     )
     return stretch_of([_certificate_item(each, now) for each in found], following)
@@ -148,7 +148,7 @@ async def export_certificates(
         log.info("export cut off", operator=operator.device.name, code=code.value)
         request.scope["extensions"]["connection"]["abort"]()
 
-    first = await services.database.read(look(None))
+    first = await services.database.page(look(None))
     pages = _pages(services, first, look, now, cut)
     if format_ is ExportFormat.CSV:
         return StreamingResponse(_csv(pages), media_type="text/csv; header=present")
@@ -192,7 +192,7 @@ async def _pages(
         if following is None:
             return
         try:
-            found, following = await services.database.read(look(following))
+            found, following = await services.database.page(look(following))
         except Refused as refusal:
             cut(refusal.code)
             return

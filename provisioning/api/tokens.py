@@ -115,7 +115,7 @@ async def list_tokens(
     With a filter a page may be shorter than ``limit``, or empty, even if ``next`` is not null.
     """
     wanted = TokenFilter(state, group, device, utc_of(expires_before))
-    found, following = await services.database.read(
+    found, following = await services.database.page(
         lambda connection: token_inventory.page(connection, wanted, limit=limit, after=after, now=services.clock())
     )
     return stretch_of([_item(each) for each in found], following)

@@ -125,6 +125,8 @@ class TokenService:
     def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
         self._database = database
         self._clock = clock
+        self._turn: Final = asyncio.Lock()
+        """One portion of tokens waits for the store at a time, of all orders: who enrols comes after one, not each."""
 
     async def create(self, order: TokenOrder, *, by: str) -> list[IssuedToken]:
         """Make the tokens of *order*, all or none; raise `Refused` naming the field that is wrong.
@@ -160,7 +162,8 @@ class TokenService:
         made: list[IssuedToken] = []
         try:
             for start in range(0, len(issued), PORTION):
-                made += await self._database.write(partial(record, portion=issued[start : start + PORTION]))
+                async with self._turn:
+                    made += await self._database.write(partial(record, portion=issued[start : start + PORTION]))
         except BaseException:
             if made:
                 await self._unmake(made, by)

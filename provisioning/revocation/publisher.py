@@ -21,8 +21,9 @@ Rules
    may have lost its last commits: a CRL with a higher number never contains less, whichever of several
    processes on one store made it. Older entries are read before, without blocking the store's one writer.
 2. Building and signing run in a thread.
-3. A failed attempt is logged and retried; the last CRL is served meanwhile. The same reason is logged once a minute: a
-   root's key may be in a safe for months when the list is at half of its life.
+3. A failed attempt is logged and retried; the last CRL is served meanwhile, this process's or another's: of several on
+   one store, perhaps only one has a root's key. The same reason is logged once a minute: that key may be in a safe for
+   months when the list is at half of its life.
 4. Complete CRLs take no more than a twentieth of the time.
 5. No two CRLs of one name have the same thisUpdate second, whichever of several processes made them and whenever
    it was started, unless the clock was set back: a relying party that compares thisUpdate, or uses If-Modified-Since,
@@ -175,12 +176,29 @@ class CrlPublisher:
             try:
                 await (self.publish_changes() if due else self.publish())
             except (Refused, CrlRefused, ConfigurationError, OSError) as error:
+                if await self._take_newer() and not due:
+                    continue
                 if times := self._failures.failed(str(error), time.monotonic()):
                     name, detail = self._plan.name, str(error)
                     log.error("CRL not published", code="CRL_NOT_PUBLISHED", issuer=name, detail=detail, times=times)  # noqa: TRY400
-                self._owed = True
-                self._changed.set()
+                if due:  # Otherwise it is renewed by its age, unless another process does it.
+                    self._owed = True
+                    self._changed.set()
                 await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _take_newer(self) -> bool:
+        """Hold the list that another process has published since, as one that has the key; return whether there is one.
+
+        Whether that contains the change for which this one should have been made cannot be told from it.
+        """
+        try:
+            newest = await self._database.read(lambda connection: crls.newest(connection, self._plan.name))
+        except Refused:
+            return False
+        if newest is None or self._current is None or newest.number <= self._current.number:
+            return False
+        self._current = newest
+        return True
 
     async def publish_changes(self) -> None:
         """Publish if anything has changed in this list; a delta alone while a complete list is not affordable."""

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import HttpUrl
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
+from provisioning.authorities.authority import root_crl_plan
 from provisioning.authorities.authority_life import AuthorityLife
 from provisioning.authorities.next_authority import NextAuthority
 from provisioning.authorities.root_life import RootLife
+from provisioning.directory.files import AuthorityFiles
 from provisioning.doctor.doctor_authorities import authority_findings
+from provisioning.revocation.publisher import CrlPublisher
+from provisioning.signers.places import SignerPlaces
 from provisioning.store import crls
+from tests.support.broker_process import wait_until
 from tests.support.ceremonies import Ceremonies
 
 HALF = timedelta(days=183)
@@ -81,6 +90,36 @@ async def test_a_new_root_s_list_is_there_though_its_key_leaves_at_once(fleet_ca
     key = root.certificate.public_key()
     assert isinstance(key, ec.EllipticCurvePublicKey)
     assert x509.load_der_x509_crl(listed.der).is_signature_valid(key)
+
+
+async def test_who_lacks_the_root_s_key_serves_the_list_that_another_process_has_made(
+    fleet_cas: Ceremonies, tmp_path: Path
+) -> None:
+    """Else its list would be the old one until it is started again: lapsed, and without the CA that was revoked."""
+    life, clock = fleet_cas.life, fleet_cas.clock
+    (root,) = [each for each in await life.every() if each.name == "root-ca"]
+    keyless = SignerPlaces(AuthorityFiles(tmp_path / "elsewhere"), life.settings)
+    having, lacking = (
+        CrlPublisher(life.database, root_crl_plan(life.settings, places, root.name, root.certificate), clock)
+        for places in (life.places, keyless)
+    )
+    await having.start()
+    await lacking.start()
+    clock.advance(HALF)
+    with capture_logs() as logs:
+        made = await having.publish()
+        run = asyncio.create_task(lacking.run())
+        await asyncio.to_thread(wait_until, lambda: lacking.current == made, "it serves that list")
+    assert "CRL_NOT_PUBLISHED" not in [each.get("code") for each in logs], "it is renewed"
+    clock.advance(timedelta(seconds=2))
+    with capture_logs() as logs:
+        made = await having.publish()
+        lacking.changed()
+        await asyncio.to_thread(wait_until, lambda: lacking.current == made, "it serves that list")
+    assert "CRL_NOT_PUBLISHED" in [each.get("code") for each in logs], "whether that has the change, it cannot tell"
+    run.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await run
 
 
 async def test_the_doctor_says_when_a_root_s_list_is_due_or_missing(fleet_cas: Ceremonies) -> None:

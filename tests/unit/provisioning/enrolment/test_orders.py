@@ -260,6 +260,24 @@ async def test_many_tokens_are_made_in_portions_between_which_others_write(
         )
 
 
+async def test_of_many_orders_one_waits_for_the_store_at_a_time(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight of an enroller's connections had each enrolment wait for eight portions."""
+    monkeypatch.setattr(making, "PORTION", 1)
+    write, at_once = fleet.database.write, [0]
+
+    async def counted(work: Any) -> Any:
+        at_once.append(at_once[-1] + 1)
+        try:
+            return await write(work)
+        finally:
+            at_once.append(at_once[-1] - 1)
+
+    monkeypatch.setattr(fleet.database, "write", counted)
+    orders = [fleet.token_service.create(TokenOrder(group="north", count=2), by="anna") for _ in range(4)]
+    assert [len(made) for made in await asyncio.gather(*orders)] == [2] * 4
+    assert at_once == [0] + [1, 0] * 8
+
+
 async def test_where_a_portion_fails_those_before_it_are_void(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """All or none: nobody was told of any."""
     monkeypatch.setattr(making, "PORTION", 2)
