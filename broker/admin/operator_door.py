@@ -15,7 +15,7 @@ Rules
 4. Connections are limited, half of them per address. A newcomer without a place takes that of the connection that has
    been silent longest (`provisioning.connections.places`): neither strangers nor devices can keep operators out with
    silent connections, as long as fewer come during an operator's handshake than there are places. A connection found to
-   be an operator's keeps its place.
+   be an operator's keeps its place; of one identity's a few do, so that one who may only read keeps no other out.
 5. What is said about whoever is refused, or fails the handshake, is bounded: anybody can fail, and with any certificate
    of the fleet be refused, as often as he likes; so he could fill the log, or displace what the audit log has.
 6. A client that changes its TLS keys endlessly, which any certificate of the fleet allows, is cut off.
@@ -62,6 +62,8 @@ log = structlog.get_logger("broker")
 
 _PLACES = 24
 """Fewer than the server accepts: a connection that has lost its place needs time to end."""
+_KEPT_BY_ONE = 4
+"""Connections of one operator that keep their places; a program or a browser has one or two."""
 _HANDSHAKE_SECONDS = 10.0
 _QUEUE = 32
 """Short on purpose. Behind a flood, in a queue of 1024, an operator waited four seconds; what does not fit into a short
@@ -125,6 +127,7 @@ class OperatorDoor:
             try:
                 await self._server.connected(reader, writer)
             finally:
+                self._operators.ended(writer)
                 place.leave()
 
         return _Connection(asyncio.StreamReader(limit=_READ), connected)
@@ -166,6 +169,8 @@ class Operators:
         self._asked: WeakKeyDictionary[asyncio.StreamWriter, Inquiry] = WeakKeyDictionary()
         self._generations: WeakKeyDictionary[asyncio.StreamWriter, int] = WeakKeyDictionary()
         self._places: WeakKeyDictionary[asyncio.StreamWriter, Place] = WeakKeyDictionary()
+        self._kept: dict[asyncio.StreamWriter, str] = {}
+        """Whose connections keep their places."""
         self._told = _Lines()
         """About identities, or addresses, that are refused."""
 
@@ -183,6 +188,10 @@ class Operators:
         """Take note that the TLS of *writer* uses the anchors of *generation*, and that it has a *place*."""
         self._generations[writer] = generation
         self._places[writer] = place
+
+    def ended(self, writer: asyncio.StreamWriter) -> None:
+        """Take note that the connection of *writer* has ended."""
+        self._kept.pop(writer, None)
 
     async def settle(self, writer: asyncio.StreamWriter) -> None:
         """Wait for what must be looked up elsewhere about the certificate: OCSP, a CRL that is not here yet."""
@@ -202,7 +211,8 @@ class Operators:
         """Return the operator's identity, or the answer to anybody else."""
         refused = self._judge(writer)
         if isinstance(refused, str):
-            if writer in self._places:
+            if writer in self._places and list(self._kept.values()).count(refused) < _KEPT_BY_ONE:
+                self._kept[writer] = refused
                 self._places[writer].asks()
             return refused
         engine, peer = self._engine, writer.get_extra_info("peername")

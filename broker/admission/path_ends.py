@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Final
 
 from cryptography import x509
 
@@ -42,8 +41,9 @@ from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import CertificateKey, Revocation, RevocationIndex
 
-MOST_PATHS: Final = 1024
-_MOST_TRIED: Final = 32
+# Not final: tests set them, in compiled code as well.
+MOST_PATHS = 1024
+_MOST_TRIED = 32
 """CAs that one identifier may mean: the signature is tried against each of their keys, at 0.1 ms."""
 
 

@@ -246,6 +246,34 @@ async def test_an_operator_keeps_the_place_and_whoever_only_connects_does_not(mo
     await scene.door.close()
 
 
+async def test_an_operator_keeps_few_places_and_no_other_operator_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One address has half of the places: those of a machine through which both come, for example."""
+    monkeypatch.setattr(operator_door, "_PLACES", 16)
+    scene = Scene()
+    scene.door.open("127.0.0.1", 0)
+    hers = [await scene.opened(ANNA) for _ in range(8)]
+    for _ in range(2):
+        for each in hers:
+            assert (await asked(each)).startswith(b"HTTP/1.1 200 "), "there is room"
+    his = await scene.opened(shared_pki().certify(Identity(DOMAIN, Role.OPERATOR, "bert")))
+    assert (await asked(his)).startswith(b"HTTP/1.1 200 ")
+    assert await hers[4][0].read() == b"", "the first of those beyond four"
+    hers[0][1].transport.abort()
+    async with asyncio.timeout(30):
+        while len(scene.door._operators._kept) == 5:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    assert (await asked(hers[5])).startswith(b"HTTP/1.1 200 "), "it keeps the place that the other one had"
+    other = await scene.opened(ANNA)
+    assert (await asked(other)).startswith(b"HTTP/1.1 200 ")
+    another = await scene.opened(ANNA)
+    assert await hers[6][0].read() == b"", "not the fifth: that is one of four now"
+    for _, writer in (*hers, his, other, another):
+        writer.transport.abort()
+        with suppress(OSError):
+            await writer.wait_closed()
+    await scene.door.close()
+
+
 async def test_a_place_comes_back_whatever_becomes_of_the_connection(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

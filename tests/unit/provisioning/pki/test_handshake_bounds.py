@@ -22,6 +22,8 @@ from tests.support.client_hellos import (
     certificates_12,
     hello,
     hello_12,
+    numbers,
+    sized,
 )
 from tests.support.cut_records import cut, long_hello, unread
 from tests.support.pki import shared_device, shared_pki
@@ -207,25 +209,30 @@ def test_so_is_one_that_comes_at_once_with_the_hello(pair: Pair) -> None:
 TOO_LONG = hello(groups=[0x9000] * 20_000)
 
 
+def hello_of(size: int) -> bytes:
+    """Return the record of a hello of so many bytes with too many groups."""
+    groups = [X25519, *[0x9000] * 300]
+    left = size - len(hello(numbers(0xFAFA) + sized(b""), groups=groups))
+    return hello(numbers(0xFAFA) + sized(bytes(left)), groups=groups)
+
+
 @pytest.mark.parametrize("before", [0, 1, SMALL - 1])
 @pytest.mark.parametrize("size", [SMALL, SMALL + 1])
-def test_a_hello_in_few_bytes_is_not_looked_into(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, size: int, before: int
-) -> None:
-    looked_into = []
-
-    def look(session: int) -> bool:
-        looked_into.append(session)
-        return False
-
-    monkeypatch.setattr(hello_bounds, "_is_too_long", look)
-    sent = long_hello(client_context(PKI.anchors), size - 5)
-    for part in filter(None, (sent[:before], sent[before:])):
-        assert pair.address in hello_bounds.awaited
-        pair.far.sendall(part)
+def test_a_hello_in_few_bytes_is_not_looked_into(pair: Pair, size: int, before: int) -> None:
+    sent = hello_of(size)
+    assert len(sent) == size
+    if before:
+        pair.far.sendall(sent[:before])
         assert pair.step() == openssl.WANTS_READ
-    assert pair.far.recv(3)[:1] == b"\x16"
-    assert looked_into == ([pair.address] if size > SMALL else [])
+    assert pair.address in hello_bounds.awaited
+    pair.far.sendall(sent[before:])
+    if size > SMALL:
+        with pytest.raises(ssl.SSLError) as refused:
+            pair.step()
+        assert refused.value.reason == hello_bounds.REFUSED
+    else:
+        assert pair.step() == openssl.WANTS_READ
+        assert pair.far.recv(3)[:1] == b"\x16"
     assert pair.address not in hello_bounds.awaited
 
 
