@@ -56,7 +56,9 @@ class Directory:
 
     def begin(self, world: World) -> None:
         """Have it as it was founded, whatever an earlier order has left."""
-        world.outsider.session.execute("DELETE FROM authorities WHERE name NOT IN (?, ?)", (ROOT_CA, ISSUING_CA))
+        for table, name in (("authorities", "name"), ("crls", "issuer")):
+            gone = f"DELETE FROM {table} WHERE {name} NOT IN (?, ?)"  # noqa: S608
+            world.outsider.session.execute(gone, (ROOT_CA, ISSUING_CA))
         for each in self.settings.directory.iterdir():
             if each.name.partition(".")[0] not in {ROOT_CA, ISSUING_CA, "audit"}:
                 each.unlink()
