@@ -47,6 +47,7 @@ import structlog
 
 from broker.admission.refusal import RefusalCode
 from broker.settings.origins import MOST_SHOWN, NO_PAGES
+from provisioning.pki.polite_handshake import take_turns
 from provisioning.program.once_a_minute import OnceAMinute
 
 log = structlog.get_logger("broker")
@@ -221,6 +222,7 @@ class HttpServer:
         task = asyncio.current_task()
         assert task is not None, "the loop runs callbacks of a server in a task"  # noqa: S101
         self._connections.add(task)
+        take_turns(writer.transport)
         try:
             if len(self._connections) > _MAX_CONNECTIONS and not self._make_room():
                 busy = problem(503, "BUSY", "too many requests at once; try again")

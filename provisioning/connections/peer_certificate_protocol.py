@@ -23,6 +23,7 @@ import structlog
 from provisioning.connections.connection_protocol import ConnectionProtocol
 from provisioning.pki.key_updates import bound_key_updates, changed_keys_too_often
 from provisioning.pki.openssl import address_of
+from provisioning.pki.polite_handshake import take_turns
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +42,7 @@ class PeerCertificateProtocol(ConnectionProtocol):
             self._tls["tls_unique"] = tls.get_channel_binding("tls-unique")
         self._session = address_of(tls)
         bound_key_updates(self._session)
+        take_turns(transport)
         super().connection_made(transport)
         if tls.session_reused:
             log.debug("TLS session resumed, which is not done here")

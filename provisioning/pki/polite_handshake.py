@@ -1,4 +1,4 @@
-"""A TLS connection that reports its failure to the peer: the alert is sent before the connection is closed.
+"""A TLS connection that reports its failure to the peer, with an alert before it is closed, and that lets others read.
 
 Theory
 ------
@@ -11,6 +11,11 @@ the handshake that OpenSSL does not accept ("bad record MAC", "unexpected messag
 The connection must be closed after a fatal alert (same section), and not only when the peer closes it. The transport
 does not know of the failure, so whoever accepted the socket is told (`on_refusal`).
 
+The transport also reads record after record for as long as it has any, before anybody else has a turn; it takes 256 KB
+from the socket at once, and a record of one byte costs as much as a large one. So a dozen peers that send small records
+held everybody for ten seconds. With `take_turns` it gets `PORTION` records, then "more input is needed", and goes on
+when the others have had their turn.
+
 Rules
 -----
 1. What has failed never goes on: the failure is remembered and raised from then on.
@@ -18,19 +23,24 @@ Rules
    never began.
 3. It does not keep itself alive: an exception refers to the frames that it passed, and these to the handshake, so what
    is remembered is never raised itself.
+4. What has come when the peer ends its side is dropped if it is more than a portion: the transport does not wait.
 """
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import ssl
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 _AGAIN = (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLSyscallError, ssl.SSLEOFError)
 """Not our refusal: there is no alert to send."""
 _ALERT_FIRST: Final = (ssl.SSL_ERROR_WANT_READ, "the alert goes out first")
+_OTHERS_FIRST: Final = (ssl.SSL_ERROR_WANT_READ, "others have their turn first")
+PORTION: Final = 16
+"""Records: 256 KB if they are large, which is what the transport takes from the socket; if they are small, some cost."""
 
 _tell: Final[ContextVar[Callable[[ssl.SSLError], object] | None]] = ContextVar("tell", default=None)
 
@@ -44,11 +54,29 @@ def on_refusal(tell: Callable[[ssl.SSLError], object]) -> None:
     _tell.set(tell)
 
 
+def take_turns(transport: asyncio.BaseTransport) -> None:
+    """Have *transport*, whose handshake is complete, read in portions; one without TLS does so anyway."""
+    session = transport.get_extra_info("ssl_object")
+    if not isinstance(session, PoliteHandshake):
+        return
+    loop, reading = asyncio.get_running_loop(), cast("asyncio.Transport", transport)
+
+    def read_on() -> None:
+        if reading.is_reading() and not reading.is_closing():  # Else whoever resumes it has it read on.
+            reading.pause_reading()
+            reading.resume_reading()
+
+    session.take_turns(lambda: loop.call_soon(read_on))
+
+
 class PoliteHandshake(ssl.SSLObject):
     """The TLS side of one connection, for `ssl.SSLContext.sslobject_class`."""
 
     _failure: ssl.SSLError | None = None
     _told: Callable[[ssl.SSLError], object] | None = None
+    _left: int = PORTION
+    """Records of this turn."""
+    _read_on: Callable[[], object] | None = None
 
     def __new__(cls, *arguments: Any, **options: Any) -> Self:
         """Take note of whom to tell: the handshake may be continued in another context."""
@@ -74,13 +102,24 @@ class PoliteHandshake(ssl.SSLObject):
         """Return what `ssl.SSLObject.read` does; a failure is raised on the next call, after the alert was sent."""
         if self._failure is not None:
             raise copy.copy(self._failure)
+        if self._read_on is not None:
+            if not self._left:
+                self._left = PORTION
+                self._read_on()
+                raise ssl.SSLWantReadError(*_OTHERS_FIRST)
+            self._left -= 1
         try:
             return super().read(len, buffer)
         except (*_AGAIN, ssl.SSLZeroReturnError):
+            self._left = PORTION
             raise
         except ssl.SSLError as failure:
             self._note(failure)
         raise ssl.SSLWantReadError(*_ALERT_FIRST)
+
+    def take_turns(self, read_on: Callable[[], object]) -> None:
+        """Have nobody read more than `PORTION` records at once; *read_on* is called where there may be more."""
+        self._read_on = read_on
 
     def _note(self, failure: ssl.SSLError) -> None:
         self._failure = copy.copy(failure)
