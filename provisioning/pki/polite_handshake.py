@@ -40,7 +40,7 @@ _AGAIN = (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLSyscallError, ssl.
 _ALERT_FIRST: Final = (ssl.SSL_ERROR_WANT_READ, "the alert goes out first")
 _OTHERS_FIRST: Final = (ssl.SSL_ERROR_WANT_READ, "others have their turn first")
 PORTION: Final = 16
-"""Records: 256 KB if they are large, which is what the transport takes from the socket; if they are small, some cost."""
+"""Records: 256 KB if they are large, which is what the transport takes from the socket."""
 
 _tell: Final[ContextVar[Callable[[ssl.SSLError], object] | None]] = ContextVar("tell", default=None)
 
