@@ -179,7 +179,7 @@ def test_an_address_that_this_machine_does_not_have_is_not_a_port_in_use(idle: P
     """So on a machine without 127.0.0.1, whose service was told another address as a flag."""
     elsewhere: Ports = {"host": "192.0.2.1", "public_listener": True, "public_http_url": "http://ca.example"}
     found = wrong(ProvisioningService(idle.dir, {**elsewhere, "port": 1, "http_port": 2}))
-    assert found == [
+    assert [each for each in found if each[0] != "CRL"] == [  # Its CA was made when no address was announced.
         (
             "ports",
             f"{setting}: cannot listen on 192.0.2.1: Cannot assign requested address",
