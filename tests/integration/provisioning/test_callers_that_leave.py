@@ -50,6 +50,19 @@ def asked(service: ProvisioningService, path: str, key: str, **body: object) -> 
         yield connection
 
 
+def repeated(service: ProvisioningService) -> None:
+    """Make the last of `WAYS` again, until its answer comes."""
+    path, key = WAYS[-1]
+
+    def answered() -> bool:
+        with asked(service, path, key, device="meter-2") as connection:
+            said = connection.recv(1000)
+        assert said.startswith((b"HTTP/1.1 201", b"HTTP/1.1 409")), said
+        return said.startswith(b"HTTP/1.1 201")
+
+    wait_until(answered, "its answer", _PATIENCE)
+
+
 def reset(connection: ssl.SSLSocket, service: ProvisioningService) -> None:
     """Cut the connection, and return when the service has seen it."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -93,6 +106,7 @@ def test_what_is_committed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
                 assert told == wanted[:number]
                 store.free()
                 wait_until(lambda: told == wanted[: number + 1], "it is told", _PATIENCE)  # noqa: B023
+            repeated(service)  # Whose answer is kept now: that commit would be the one that is held.
             store.hold()
             with asked(service, "/v1/revocations", "", device="meter-3") as connection:
                 store.wait_until_held()

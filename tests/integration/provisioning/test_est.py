@@ -140,7 +140,7 @@ def test_a_group_s_token_admits_new_devices_only(
 def test_a_name_keeps_its_role_and_group(stranger: Curl, service: ProvisioningService, device: OpensslDevice) -> None:
     south = service.token(device=device.name, group="south")  # Of who is here none would be made.
     own = service.token(device=device.name, group="north")
-    with pytest.raises(AssertionError, match="NAME_TAKEN.*a name has one role for ever"):
+    with pytest.raises(AssertionError, match=r"NAME_TAKEN.*a name has one role for ever"):
         service.token(device=device.name, group="north", role="service")
     assert stranger.est("simpleenroll", device.request(), "--user", f"{device.name}:{own}").status == 200
     answer = stranger.est("simpleenroll", device.request(), "--user", f"{device.name}:{south}")
