@@ -92,8 +92,12 @@ class Attempt:
         """What was shown for one certificate, with secrets: the token, or certificate or waiting key with a name."""
         if self.token is not None:
             return self.token.token
-        shown = self.waits_as if self.certificate is None else self.certificate.public_bytes(Encoding.DER)
-        return shown, self.request.common_name
+        return self.waits_as if self.certificate is None else self.presented, self.request.common_name
+
+    @property
+    def presented(self) -> bytes | None:
+        """The certificate that was presented, in DER."""
+        return None if self.certificate is None else self.certificate.public_bytes(Encoding.DER)
 
     def at(self, now: datetime) -> Attempt:
         """Return the same attempt, decided *now*; `dataclasses.replace` takes four times as long."""

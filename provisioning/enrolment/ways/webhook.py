@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Self
 
-from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import Attempt, Question
@@ -54,7 +53,7 @@ class WebhookWay(Way):
             tuple(each.credential for each in shown),
             devices.find(connection, name) is not None,
             attempt.shown,
-            None if attempt.certificate is None else attempt.certificate.public_bytes(Encoding.DER),
+            attempt.presented,
         )
         if attempt.verdict is None or attempt.verdict.question != question:
             raise Unasked(question)
