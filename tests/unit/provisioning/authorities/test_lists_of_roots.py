@@ -7,13 +7,15 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import HttpUrl
-from sqlalchemy import text
+from sqlalchemy import text, update
+from sqlalchemy.engine import Connection
 from structlog.testing import capture_logs
 
 from provisioning.authorities.authority import root_crl_plan
@@ -28,6 +30,8 @@ from provisioning.revocation import publisher
 from provisioning.revocation.publisher import CrlPublisher
 from provisioning.signers.places import SignerPlaces
 from provisioning.store import crls
+from provisioning.store.crls import PublishedCrl
+from provisioning.store.tables import authorities
 from tests.support.broker_process import wait_until
 from tests.support.ceremonies import Ceremonies
 
@@ -61,6 +65,10 @@ async def said(life: AuthorityLife, check: str = "CRL") -> list[tuple[str, str]]
     now = life.clock()
     found = await life.database.read(lambda connection: [*authority_findings(connection, life.settings, now)])
     return [(each.verdict, each.detail.partition(":")[0]) for each in found if each.check == check]
+
+
+def serves(publisher: CrlPublisher, made: PublishedCrl) -> bool:
+    return publisher.current == made and not publisher._owed
 
 
 def complaints(logs: Sequence[Mapping[str, object]]) -> list[object]:
@@ -134,13 +142,17 @@ async def test_who_lacks_the_root_s_key_serves_the_list_that_another_process_has
                 await asyncio.to_thread(wait_until, lambda: complaints(logs) != [], "it cannot make the list")
                 made = await having.publish()
             await asyncio.to_thread(
-                wait_until,
-                lambda: lacking.current == made and not lacking._owed,
-                "it serves that list, and wants no other",
+                wait_until, partial(serves, lacking, made), "it serves that list and wants no other"
             )
     run.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await run
+
+
+def exchange_names(one: str, other: str, connection: Connection) -> None:
+    """As if each of two roots were the issuer of what names the other's list."""
+    for before, after in ((one, "third"), (other, one), ("third", other)):
+        connection.execute(update(authorities).where(authorities.c.name == before).values(name=after))
 
 
 async def test_the_doctor_says_when_a_root_s_list_is_due_or_missing(fleet_cas: Ceremonies) -> None:
@@ -154,4 +166,10 @@ async def test_the_doctor_says_when_a_root_s_list_is_due_or_missing(fleet_cas: C
     due = [("warning", f"{name}'s next CRL is due") for name in ("root-ca", "root-2")]
     assert [each for each in await said(life) if "due" in each[1]] == due
     await life.database.write(lambda connection: connection.execute(text("DELETE FROM crls WHERE issuer = 'root-2'")))
-    assert ("failed", "root-ca-by-root-2's certificate names http") in await said(life)
+    absent = ("failed", "root-ca-by-root-2's certificate names http")
+    assert absent in await said(life)
+    await life.database.write(partial(exchange_names, "root-ca", "root-2"))
+    assert (await said(life)).count(absent) == 1, "it has a list again"
+    found = await life.database.read(lambda connection: [*authority_findings(connection, life.settings, life.clock())])
+    theirs = [each.detail for each in found if "which is the CRL of root-2 and not of its issuer" in each.detail]
+    assert len(theirs) == 1
