@@ -18,7 +18,8 @@ from structlog.testing import capture_logs
 from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.publisher import CrlPublisher
 from provisioning.store import counters, postgresql_group
-from tests.support.interleavings import IS_THOROUGH, Choices, every_choice, some_orders
+from tests.support.examples import IS_THOROUGH
+from tests.support.interleavings import Choices, every_choice, some_orders
 from tests.support.many_certificates import make_portions_small
 from tests.support.postgresql import PostgresqlServer
 from tests.support.process_scenes import (
