@@ -75,7 +75,7 @@ class FramedSocket(BufferedSocket):
         Raises `NotUpgraded`, and what `ssl` raises.
         """
         loop = asyncio.get_running_loop()
-        super().send(self._websocket.request)
+        super().queue(self._websocket.request)
         self.flush()
         while self.unsent:
             await writable(loop, self.fileno())
@@ -118,19 +118,16 @@ class FramedSocket(BufferedSocket):
             raise BrokenFrames(str(error)) from None
         answer, websocket.owed = websocket.owed, b""
         if answer and len(self._output) <= OUTPUT_LIMIT:
-            super().send(answer)
+            super().queue(answer)
             self.flush()
         return payload
 
-    def send(self, buffer: bytes | bytearray) -> int:
-        """Queue *buffer* in a frame for the next `flush`."""
-        if len(self._output) > OUTPUT_LIMIT:
-            raise BlockingIOError
-        super().send(self._websocket.framed(buffer))
-        return len(buffer)
+    def queue(self, buffer: bytes | bytearray) -> None:
+        """Queue *buffer* in a frame for the next `flush`, however much is queued already."""
+        super().queue(self._websocket.framed(buffer))
 
     def close(self) -> None:
         """Leave as a WebSocket does (RFC 6455 §7.1.2), and close; see `BufferedSocket.close`."""
         if len(self._output) <= OUTPUT_LIMIT:
-            super().send(self._websocket.farewell())
+            super().queue(self._websocket.farewell())
         super().close()
