@@ -247,8 +247,9 @@ class TlsTransport(Readiness):
 
     def _take(self, tls: TlsSession, receiver: Receiver, now: float) -> bytes:
         """Return the content of the next record; empty if there is none, or if *receiver* was told of the end."""
+        data: bytes | None
         try:
-            data = tls.read(RECORD)
+            data = openssl.read(self._inside) if self._inside and openssl.READS else tls.read(RECORD)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
             return b""
         except ssl.SSLEOFError:  # No close_notify. MQTT has its own end, and other brokers are no stricter.
@@ -257,6 +258,8 @@ class TlsTransport(Readiness):
             openssl.forget_errors()
             receiver.lost("CONNECTION_LOST", now, words_of(error))
             self._close()
+            return b""
+        if data is None:
             return b""
         if not data:
             detail = cut_off_by(self._inside, self._socket)

@@ -26,6 +26,7 @@ ctypedef const unsigned char *octets
 cdef struct Functions:
     # In the order of NAMES.
     int (*SSL_do_handshake)(address) noexcept
+    int (*SSL_read)(address, address, int) noexcept
     int (*SSL_get_error)(address, int) noexcept
     int (*SSL_session_reused)(address) noexcept
     address (*SSL_get_session)(address) noexcept
@@ -62,6 +63,7 @@ cdef struct Functions:
 
 NAMES = (
     "SSL_do_handshake",
+    "SSL_read",
     "SSL_get_error",
     "SSL_session_reused",
     "SSL_get_session",
@@ -116,8 +118,16 @@ def SSL_do_handshake(size_t session):
     return result
 
 
+def SSL_read(size_t session, size_t place, int size):
+    global errno_then
+    cdef int result = its.SSL_read(<address>session, <address>place, size)
+    if result <= 0:
+        errno_then = errno
+    return result
+
+
 def get_errno():
-    """Return `errno` as the last `SSL_do_handshake` left it."""
+    """Return `errno` as the last `SSL_do_handshake` or failed `SSL_read` left it."""
     return errno_then
 
 

@@ -29,7 +29,7 @@ import sysconfig
 from collections.abc import Callable
 from typing import Any, Final
 
-from provisioning.pki.openssl_library import declare, get_errno, library
+from provisioning.pki.openssl_library import DIRECT, declare, get_errno, library, string_at
 
 _HEADER: Final = object.__basicsize__
 _POINTER: Final = ctypes.sizeof(ctypes.c_void_p)
@@ -49,6 +49,8 @@ _ENDED: Final = 6
 """`SSL_ERROR_SSL`, `SSL_ERROR_SYSCALL` and `SSL_ERROR_ZERO_RETURN`."""
 _UNEXPECTED_END: Final = "UNEXPECTED_EOF_WHILE_READING"
 """How OpenSSL calls the end of a connection, unless it is told to take it for a proper one (`resumption`)."""
+RECORD: Final = 16384
+"""Most bytes of content in one record (RFC 8446 §5.1)."""
 _FIRST_KNOWN, _FIRST_UNKNOWN = (3, 11), (3, 15)
 _NOBODY: Final = 0
 """The address of a call back that there is none."""
@@ -103,13 +105,23 @@ def shake_hands(address: int) -> int:
     what: int = library.SSL_get_error(address, result)
     if what in (WANTS_READ, WANTS_WRITE):
         return what
-    number, error = get_errno(), library.ERR_peek_last_error()
-    library.ERR_clear_error()  # Errors left there would be attributed to the next session.
-    if what == _FAILED:
-        raise _failure(address, error)
-    if what == _SYSTEM_CALL_FAILED and number:
-        raise OSError(number, os.strerror(number))
-    raise _ended(what)
+    raise _error(address, what)
+
+
+def read(address: int) -> bytes | None:
+    """Return the content of the next record of the session at *address*, as `ssl` would, without releasing the GIL.
+
+    None: it has not arrived. Empty: the peer has said goodbye. Raises what `ssl` raises for all else.
+    """
+    size: int = library.SSL_read(address, _record_place, RECORD)
+    if size > 0:
+        return string_at(_record_place, size)
+    what: int = library.SSL_get_error(address, size)
+    if what in (WANTS_READ, WANTS_WRITE):
+        return None
+    if what == _ENDED:
+        return b""
+    raise _error(address, what)
 
 
 def forget_errors() -> None:
@@ -162,6 +174,16 @@ def _ended(what: int, reason: str | None = None) -> ssl.SSLError:
     ended: ssl.SSLError = kind(number, "the peer has closed the connection")
     ended.reason = reason  # type: ignore[assignment]  # As in `ssl`.
     return ended
+
+
+def _error(address: int, what: int) -> OSError:
+    number, error = get_errno(), library.ERR_peek_last_error()
+    library.ERR_clear_error()  # Errors left there would be attributed to the next session.
+    if what == _FAILED:
+        return _failure(address, error)
+    if what == _SYSTEM_CALL_FAILED and number:
+        return OSError(number, os.strerror(number))
+    return _ended(what)
 
 
 def _failure(address: int, error: int) -> ssl.SSLError:
@@ -249,6 +271,7 @@ def _open() -> type | None:
         ):
             declare(name, result, arguments)
         declare("SSL_do_handshake", ctypes.c_int, [ctypes.c_void_p], keeps_errno=True)
+        declare("SSL_read", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int], keeps_errno=True)
     except AttributeError:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -264,6 +287,10 @@ def _open() -> type | None:
 _SESSION_TYPE: Final = _open()
 AVAILABLE = _SESSION_TYPE is not None
 """Whether OpenSSL can be called directly here. (Not `Final`: tests take it away, of compiled code too.)"""
+READS = AVAILABLE and DIRECT
+"""Whether `read` costs less than the method of `ssl`: not through `ctypes`. (Not `Final`, as `AVAILABLE`.)"""
+_record: Final = ctypes.create_string_buffer(RECORD)
+_record_place: Final = ctypes.addressof(_record)
 _key: Final = ctypes.c_void_p()
 _key_place: Final = ctypes.addressof(_key)
 """Where OpenSSL puts a key temporarily: one place is enough, because nothing else runs in between."""

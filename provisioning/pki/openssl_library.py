@@ -37,6 +37,8 @@ def _built() -> Any:
 
 
 _direct: Final = _built()
+DIRECT: Final = _direct is not None
+"""Whether functions are called without `ctypes`."""
 _Address: Final = ctypes.c_void_p
 StatusCallback: Final = ctypes.CFUNCTYPE(ctypes.c_int, _Address, _Address)
 """The type of what OpenSSL calls when a client asks for a staple."""
