@@ -47,6 +47,8 @@ _FAILED: Final = 1
 _SYSTEM_CALL_FAILED: Final = 5
 _ENDED: Final = 6
 """`SSL_ERROR_SSL`, `SSL_ERROR_SYSCALL` and `SSL_ERROR_ZERO_RETURN`."""
+_OF_THE_SYSTEM: Final = 0x80000000
+"""Set in an error that a system call has left (`ERR_SYSTEM_FLAG`)."""
 _UNEXPECTED_END: Final = "UNEXPECTED_EOF_WHILE_READING"
 """How OpenSSL calls the end of a connection, unless it is told to take it for a proper one (`resumption`)."""
 RECORD: Final = 16384
@@ -179,15 +181,18 @@ def _ended(what: int, reason: str | None = None) -> ssl.SSLError:
 def _error(address: int, what: int) -> OSError:
     number, error = get_errno(), library.ERR_peek_last_error()
     library.ERR_clear_error()  # Errors left there would be attributed to the next session.
-    if what == _FAILED:
+    if what == _FAILED and not error & _OF_THE_SYSTEM:
         return _failure(address, error)
+    if what == _FAILED:  # `ssl` from Python 3.12.3 on passes on what the system has said of a write.
+        number = error & ~_OF_THE_SYSTEM
+        return OSError(number, os.strerror(number))
     if what == _SYSTEM_CALL_FAILED and number:
         return OSError(number, os.strerror(number))
     return _ended(what)
 
 
 def _failure(address: int, error: int) -> ssl.SSLError:
-    words = (library.ERR_reason_error_string(error) or b"handshake failed").decode()
+    words = (library.ERR_reason_error_string(error) or b"unknown error").decode()
     # `ssl` names an error as in OpenSSL's header, where alerts are still those of SSL 3.
     reason = words.upper().replace(" ", "_").replace("SSL/TLS_ALERT_", "SSLV3_ALERT_")
     if reason == _UNEXPECTED_END:
