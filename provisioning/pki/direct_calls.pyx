@@ -5,7 +5,7 @@ Theory
 ------
 `ctypes` converts each argument by a type that it was told at run time; here the C compiler knows the types. That is
 all. Which library, whether it has the functions, and what they are called with is decided elsewhere
-(`provisioning.pki.called_library`); where this module was not built, `ctypes` calls the same functions. It is built
+(`provisioning.pki.openssl_library`); where this module was not built, `ctypes` calls the same functions. It is built
 with the hot path (deploy/compiled/setup.py). What it gains: docs/decisions/0326.
 
 Rules
