@@ -52,7 +52,7 @@ _OF_THE_SYSTEM: Final = 0x80000000
 _UNEXPECTED_END: Final = "UNEXPECTED_EOF_WHILE_READING"
 """How OpenSSL calls the end of a connection, unless it is told to take it for a proper one (`resumption`)."""
 RECORD: Final = 16384
-"""Most bytes of content in one record (RFC 8446 §5.1)."""
+"""Largest plaintext of one TLS record (RFC 8446 §5.1)."""
 _FIRST_KNOWN, _FIRST_UNKNOWN = (3, 11), (3, 15)
 _NOBODY: Final = 0
 """The address of a call back that there is none."""
@@ -111,7 +111,7 @@ def shake_hands(address: int) -> int:
 
 
 def read(address: int) -> bytes | None:
-    """Return the content of the next record of the session at *address*, as `ssl` would, without releasing the GIL.
+    """Return the plaintext of the next record of the session at *address*, as `ssl` would, without releasing the GIL.
 
     None: it has not arrived. Empty: the peer has said goodbye. Raises what `ssl` raises for all else.
     """
