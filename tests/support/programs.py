@@ -9,7 +9,8 @@ All are the real program in its own process, with the same code from ``__main__`
 tests that need it: `tests.support.imported` does it once for all workers of a run, and each worker has a
 `tests.support.fork_server` forked from there. A process is started afresh where its start matters: with *afresh*, for
 tests of the start, of memory and of processor time; and whenever its environment has settings for the interpreter or
-the loader that the fork server lacks.
+the loader that the fork server lacks. Who has its clock moved (`tests.support.faketime`) is forked from a server of its
+own, which has libfaketime loaded.
 
 Where a program is otherwise a test's child, or starts others itself, as `fleet-sim` does, the stand-in for ``python``
 has it forked. Its parent sees the stand-in: not the program's processor time, memory, command line, or process number,

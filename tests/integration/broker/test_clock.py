@@ -11,6 +11,7 @@ import pytest
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.packets import Publish
+from tests.support import programs
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.crl import crl
 from tests.support.enrolled import enrol
@@ -38,6 +39,7 @@ def test_a_clock_that_is_set_ahead_ends_connections_with_their_certificates(
         TlsClient(broker.port, pki.anchors, held["short"].credential) as short,
         TlsClient(broker.port, pki.anchors, held["long"].credential) as long,
     ):
+        assert programs._fitting("broker", broker.environment), "nothing else says that it is not forked"
         short.connect(client_id="short")
         long.connect(client_id="long")
         clock.set(timedelta(hours=2))
