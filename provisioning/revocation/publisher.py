@@ -190,10 +190,10 @@ class CrlPublisher:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _is_done_elsewhere(self, *, due: bool) -> bool:
-        """Hold the newest list, if another process has made it, which may have the key; return whether that will do.
+        """Hold the list that another process, which may have the key, has published since; return whether it suffices.
 
-        For a renewal, a newer list will do. If it is *due* because something has changed, the list must contain all
-        that is revoked now, which each list is examined for once.
+        For a renewal any newer list does. If one is *due* because something has changed, it must contain all that is
+        revoked now; each list is examined once.
         """
         try:
             newest = await self._database.read(lambda connection: crls.newest(connection, self._plan.name))
