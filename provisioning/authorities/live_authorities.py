@@ -269,15 +269,13 @@ class LiveAuthorities:
         key_id = identifier_of(root.certificate)
         self._root_key_ids[root.name] = key_id.hex()
         # What was revoked while no service ran is in no list yet. The list may hold others that have ended meanwhile.
-        now = self._clock()
         try:
-            listed = await self._contents.take(key_id, None, now)
+            listed = await self._contents.take(key_id, None, self._clock())
         except Refused:  # It is begun again when the store can be read, as if nothing had been.
             del self._roots[root.name], self.publishers[root.name], self._root_key_ids[root.name]
             raise
         self._unlisted.discard(root.name)
-        current = publisher.current
-        if current is not None and any(entry not in current.der for entry in listed.complete(now).values()):
+        if publisher.lacks(listed):
             publisher.changed()
         self._run_root(root.name)
 
