@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -27,6 +28,7 @@ from provisioning.operator_role import OperatorRole
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.feed import RevocationFeed
 from provisioning.store import conditions
+from provisioning.store.certificates import StoredCertificate
 from provisioning.store.tables import audit_entries
 from tests.support.asgi import through
 from tests.support.crl import crl
@@ -211,9 +213,14 @@ async def test_who_is_revoked_meanwhile_revokes_nothing(fleet: Fleet, way: str) 
 async def test_who_is_revoked_while_he_takes_an_export_gets_no_more_of_it(
     fleet: Fleet, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inventory, "MAXIMUM_PAGE", 1)
+    monkeypatch.setattr(inventory, "EXPORT_PAGE", 1)
     der = await caller(fleet)
     await fleet.enrol()
+
+    def rows() -> int:
+        return sum(isinstance(each, StoredCertificate) for each in gc.get_objects())
+
+    before = rows()
     cut: list[bool] = []
     told: list[bytes] = []
 
@@ -223,6 +230,7 @@ async def test_who_is_revoked_while_he_takes_an_export_gets_no_more_of_it(
     async def send(message: Any) -> None:
         if not cut and message.get("body"):
             told.append(message["body"])
+            assert rows() <= before + 1, "his own certificate; of a page only its text is in memory while he takes it"
             if len(told) == 2:
                 await fleet.revocation.revoke_device("anna", RevocationReason.KEY_COMPROMISE, by="boss")
 
