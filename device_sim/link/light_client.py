@@ -70,7 +70,7 @@ from device_sim.link.link import (
     Terms,
     UserProperties,
 )
-from device_sim.link.tls_dial import Endpoint, NotAdmitted, dial
+from device_sim.link.tls_dial import Endpoint, NotAdmitted
 from provisioning.pki.tls import CredentialPem
 
 _LARGEST_PACKET = 1024 * 1024
@@ -169,7 +169,7 @@ class LightConnection:
     ) -> LightConnection:
         """Return an admitted connection; see `device_sim.link.link.Open`."""
         started = time.monotonic()
-        dialled = await dial(
+        reached = await opened(
             endpoint,
             context,
             deadline=deadline,
@@ -178,13 +178,12 @@ class LightConnection:
             source=source,
             clock_offset=terms.clock_offset,
         )
-        socket, upgrade = await opened(endpoint, dialled, deadline - (time.monotonic() - started))
         connection = cls(
-            asyncio.get_running_loop(), socket, terms, keep_alive, received, received_whole, acknowledged
+            asyncio.get_running_loop(), reached.socket, terms, keep_alive, received, received_whole, acknowledged
         )  # fmt: skip
         now = time.monotonic()
         await connection._start(client_id, terms, deadline - (now - started))
-        connection.stage_times = StageTimes(dialled.tcp, dialled.tls, time.monotonic() - now, upgrade)
+        connection.stage_times = StageTimes(reached.tcp, reached.tls, time.monotonic() - now, reached.upgrade)
         return connection
 
     async def _start(self, client_id: str, terms: Terms, remaining: float) -> None:

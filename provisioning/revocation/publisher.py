@@ -151,6 +151,11 @@ class CrlPublisher:
         """Note that something was revoked or released."""
         self._changed.set()
 
+    def lacks(self, contents: CrlContents) -> bool:
+        """Whether the list that is held has not all of *contents* that has not expired. For short lists."""
+        current = self._current
+        return current is None or any(entry not in current.der for entry in contents.complete(self._clock()).values())
+
     def read_again(self) -> None:
         """Compare a list that was made by this process with the store, which has lost its last events."""
         if self._contents is not None:
@@ -190,10 +195,10 @@ class CrlPublisher:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _is_done_elsewhere(self, *, due: bool) -> bool:
-        """Hold the newest list, if another process has made it, which may have the key; return whether that will do.
+        """Hold the list that another process, which may have the key, has published since; return whether it suffices.
 
-        For a renewal, a newer list will do. If it is *due* because something has changed, the list must contain all
-        that is revoked now, which each list is examined for once.
+        For a renewal any newer list does. If one is *due* because something has changed, it must contain all that is
+        revoked now; each list is examined once.
         """
         try:
             newest = await self._database.read(lambda connection: crls.newest(connection, self._plan.name))
@@ -206,12 +211,12 @@ class CrlPublisher:
 
     async def _lists_everything(self) -> bool:
         """Whether the list that is held contains all that is revoked now; False if that takes the key to know."""
-        current, issuer, shard, now = self._current, self._plan.issuer_key_id, self._plan.shard_id, self._clock()
-        if current is None or issuer is None:
+        issuer, shard, now = self._plan.issuer_key_id, self._plan.shard_id, self._clock()
+        if issuer is None:
             return False
         contents = CrlContents()
         contents.apply(await self._database.survey(lambda each: revocations.listed(each, issuer, shard, now)), 0)
-        return all(entry in current.der for entry in contents.complete(now).values())
+        return not self.lacks(contents)
 
     async def publish_changes(self) -> None:
         """Publish if anything has changed in this list; a delta alone while a complete list is not affordable."""
