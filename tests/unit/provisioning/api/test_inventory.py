@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from provisioning.api.inventory import _certificate_item, _hexadecimal, _json
+from provisioning.api.inventory import _certificate_item, _hexadecimal, _json, _json_text
 from provisioning.errors import Refused
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation_reason import RevocationReason
@@ -61,9 +61,9 @@ async def test_what_its_key_s_end_has_not_reached_is_shown_as_revoked_since_then
 
 @pytest.mark.parametrize("pages", [[], [[{"n": 1}]], [[{"n": 1}, {"n": 2}], [{"n": 3}]]])
 async def test_an_export_is_one_json_array_however_many_pages_it_has(pages: list[list[dict[str, Any]]]) -> None:
-    async def found() -> AsyncIterator[list[dict[str, Any]]]:
+    async def found() -> AsyncIterator[str]:
         for page in pages:
-            yield page
+            yield _json_text(page)
 
     text = "".join([part async for part in _json(found())])
     assert json.loads(text) == [item for page in pages for item in page]
