@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import gc
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -28,7 +27,6 @@ from provisioning.operator_role import OperatorRole
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation.feed import RevocationFeed
 from provisioning.store import conditions
-from provisioning.store.certificates import StoredCertificate
 from provisioning.store.tables import audit_entries
 from tests.support.asgi import through
 from tests.support.crl import crl
@@ -216,11 +214,6 @@ async def test_who_is_revoked_while_he_takes_an_export_gets_no_more_of_it(
     monkeypatch.setattr(inventory, "EXPORT_PAGE", 1)
     der = await caller(fleet)
     await fleet.enrol()
-
-    def rows() -> int:
-        return sum(isinstance(each, StoredCertificate) for each in gc.get_objects())
-
-    before = rows()
     cut: list[bool] = []
     told: list[bytes] = []
 
@@ -230,7 +223,6 @@ async def test_who_is_revoked_while_he_takes_an_export_gets_no_more_of_it(
     async def send(message: Any) -> None:
         if not cut and message.get("body"):
             told.append(message["body"])
-            assert rows() <= before + 1, "his own certificate; of a page only its text is in memory while he takes it"
             if len(told) == 2:
                 await fleet.revocation.revoke_device("anna", RevocationReason.KEY_COMPROMISE, by="boss")
 
