@@ -7,8 +7,8 @@ PACKAGES := provisioning broker device_sim
 # How much the C compiler takes pains, 0 to 3: what is compiled for the tests alone need not be quick.
 OPTIMISED ?= 3
 COMPILED := .build/compiled/.installed-$(OPTIMISED)
-# The tests wait for sockets, disks and processes as much as they work: two workers more than there are cores.
-WORKERS ?= $(shell expr $$(nproc) + 2)
+# The tests wait for sockets, disks and processes as much as they work: three workers more than there are cores.
+WORKERS ?= $(shell expr $$(nproc) + 3)
 FUZZ_SECONDS ?= 20
 SOAK_SECONDS ?= 1500
 PYTEST  := pytest -n $(WORKERS) --dist worksteal

@@ -127,8 +127,8 @@ def invalid(detail: str) -> Refused:
 class RefusedStranger(Refused):
     """A refusal of somebody who has shown nothing that is anybody's here.
 
-    *code* and *detail* say why, for the log and the metrics. Whoever asked is told the same whatever they say, and
-    *beside*: what follows from what he has presented alone.
+    *code* and *detail* say why, for the log and the metrics. The answer is the same whatever they say, and ends with
+    *beside*: what follows from what the client has presented alone.
     """
 
     def __init__(self, code: Code, detail: str, beside: str = "") -> None:

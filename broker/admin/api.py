@@ -122,9 +122,13 @@ class AdminApi:
         if witness is None:
             return await self._answer(request)
         said = await read(request.body, lambda _body: told_of(request))
-        response, what = await self._answer(request), f"{request.method} {request.path}"
-        witness.told("asked", by=request.caller, request=what, status=int(response.status), **said)
-        return response
+        what, status = f"{request.method} {request.path}", int(HTTPStatus.INTERNAL_SERVER_ERROR)
+        try:
+            response = await self._answer(request)
+            status = int(response.status)
+            return response
+        finally:  # Also if it fails, or the broker stops meanwhile: it may have done a part of what was asked.
+            witness.told("asked", by=request.caller, request=what, status=status, **said)
 
     async def _answer(self, request: Request) -> Response:
         methods = self._routes.get(request.path)

@@ -17,21 +17,27 @@ Rules
 2. Bounded: an address is forgotten once it has no failures and no newcomers, in places or waiting; beyond `_MOST`
    addresses, all others share one allowance. A network is known as long as one of its addresses is, or it has
    failures.
-3. No I/O, no clock.
+3. What can be forgotten is looked for every `_SWEEP_SECONDS`, in portions, one for each newcomer: whoever has very many
+   addresses decides how many there are, and looking at all of them at once would make every client wait.
+4. No I/O, no clock.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
 
 from broker.settings.limits import Limits
 from provisioning.pki.address_key import address_key, network_of
+
+Key = TypeVar("Key")
 
 ADDRESSES_OF_NETWORK: Final = 4
 """All addresses of a network together may fail as often as this many single addresses."""
 
 _MOST = 50_000
 _SWEEP_SECONDS = 10.0
+_PORTION = 16
+"""Addresses, and networks, that are looked at for one newcomer: some microseconds."""
 
 
 class _Tally:
@@ -69,11 +75,13 @@ class _Tally:
 class Network(_Tally):
     """All addresses of one network together."""
 
-    __slots__ = ("name",)
+    __slots__ = ("known", "name")
 
     def __init__(self, name: str, now: float) -> None:
         super().__init__(ADDRESSES_OF_NETWORK, now)
         self.name = name
+        self.known = 0
+        """How many of its addresses are known."""
 
 
 class Source(_Tally):
@@ -115,11 +123,14 @@ class Source(_Tally):
 class Strangers:
     """All addresses with recent newcomers."""
 
-    __slots__ = ("_networks", "_others", "_sources", "_swept_at")
+    __slots__ = ("_networks", "_others", "_sources", "_swept_at", "_unseen", "_unseen_networks")
 
     def __init__(self, now: float) -> None:
         self._sources: dict[bytes, Source] = {}
         self._networks: dict[str, Network] = {}
+        self._unseen: list[bytes] = []
+        """The addresses that the present sweep has not looked at yet; behind them come the networks."""
+        self._unseen_networks: list[str] = []
         self._others = Source(Network("addresses beyond those that are counted", now), now)
         self._swept_at = now
 
@@ -128,8 +139,7 @@ class Strangers:
 
     def source(self, host: str, limits: Limits, now: float) -> Source:
         """Return what is known of the address *host*."""
-        if now - self._swept_at > _SWEEP_SECONDS:
-            self._sweep(limits, now)
+        self._sweep(limits, now)
         key = address_key(host)
         found = self._sources.get(key)
         if found is None:
@@ -140,17 +150,31 @@ class Strangers:
             if network is None:
                 network = self._networks[name] = Network(name, now)
             found = self._sources[key] = Source(network, now)
+            network.known += 1
         return found
 
     def _sweep(self, limits: Limits, now: float) -> None:
-        self._swept_at = now
-        idle = [
-            key
-            for key, each in self._sources.items()
-            if not each.under_way and not each.waiting and each.failures(limits, now) <= 0
-        ]
-        for key in idle:
-            del self._sources[key]
-        used = {each.network for each in self._sources.values()}
-        left = [each for each in self._networks.values() if each in used or each.failures(limits, now) > 0]
-        self._networks = {each.name: each for each in left}
+        """Forget who has been idle, of a portion of all; begin again when it is time to."""
+        if not self._unseen_networks:
+            if now - self._swept_at <= _SWEEP_SECONDS:
+                return
+            self._swept_at = now
+            self._unseen, self._unseen_networks = list(self._sources), list(self._networks)
+        for key in _taken(self._unseen):
+            source = self._sources[key]
+            if not source.under_way and not source.waiting and source.failures(limits, now) <= 0:
+                source.network.known -= 1
+                del self._sources[key]
+        if self._unseen:
+            return
+        for name in _taken(self._unseen_networks):
+            network = self._networks[name]
+            if not network.known and network.failures(limits, now) <= 0:
+                del self._networks[name]
+
+
+def _taken(unseen: list[Key]) -> list[Key]:
+    """Take the next portion out of *unseen*, and return it."""
+    portion = unseen[-_PORTION:]
+    del unseen[-_PORTION:]
+    return portion

@@ -61,6 +61,8 @@ class Reloader:
     ) -> None:
         """Begin with *config*; *settings* reads it again, from *settings_file* among others, or raises `ConfigError`.
 
+        It is called in a thread, perhaps in two at a time.
+
         *reloads* counts ``part.outcome``; *witness* is told what was replaced or refused.
         """
         self._witness = witness
@@ -123,7 +125,7 @@ class Reloader:
     ) -> ReloadReport:
         config, unusable = self._config, ""
         try:
-            config = self._settings()
+            config = await asyncio.to_thread(self._settings)  # With very many bundles it takes a while.
         except ConfigError as error:
             unusable = str(error)
         except Exception:

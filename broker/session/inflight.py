@@ -51,6 +51,7 @@ class Inflight(Generic[M]):
         """The sizes of large messages, by packet identifier."""
         self._messages: dict[int, M] = {}
         self._again: dict[int, None] | None = None
+        """What waits for retransmission, the oldest last: from there each is taken in constant time."""
         self._last_id = 0
         self._receive_maximum = receive_maximum
         self._quota = receive_maximum  # 0 while messages wait for retransmission, so that nothing new overtakes them.
@@ -115,14 +116,13 @@ class Inflight(Generic[M]):
         """Begin a connection with this *receive_maximum*: every message is to be retransmitted."""
         self._receive_maximum = receive_maximum
         self.waits = False
-        self._again = dict.fromkeys(self._messages)
+        self._again = dict.fromkeys(reversed(self._messages))
         self._quota = 0 if self._again else receive_maximum
 
     def send_again(self) -> Iterator[tuple[int, M]]:
         """Yield the messages to retransmit now, within the Receive Maximum, with their packet identifiers."""
         while self._again and not self.waits and len(self._messages) - len(self._again) < self._receive_maximum:
-            packet_id = next(iter(self._again))
-            del self._again[packet_id]
+            packet_id, _ = self._again.popitem()
             yield packet_id, self._messages[packet_id]
         if not self._again:
             self._quota = self._receive_maximum

@@ -7,7 +7,10 @@ creator of a `BrokerConfig`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -41,6 +44,8 @@ _IPV4_EVERY: Final = "0.0.0.0"
 """… and every one of IPv4."""
 PREFIX = "FLEET_BROKER_"
 """The prefix of environment variables."""
+FILE_VALUES: Final[ContextVar[Mapping[str, Any]]] = ContextVar("FILE_VALUES", default=MappingProxyType({}))
+"""What the TOML file says, for the construction that follows; each thread that reads settings has its own."""
 
 
 class BrokerConfig(BaseSettings):
@@ -334,16 +339,14 @@ class BrokerConfig(BaseSettings):
 class FileValues(PydanticBaseSettingsSource):
     """The TOML file's values, the source with the lowest priority."""
 
-    values: dict[str, Any] = {}  # noqa: RUF012 - set by `config_loading.load` for the one construction that follows
-
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
         """Return the file's value of one field."""
         del field
-        return self.values.get(field_name), field_name, False
+        return FILE_VALUES.get().get(field_name), field_name, False
 
     def __call__(self) -> dict[str, Any]:
         """Return all of them."""
-        return self.values
+        return dict(FILE_VALUES.get())
 
 
 def _overlap(host: str, other: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from broker.settings.config import PREFIX, BrokerConfig, FileValues
+from broker.settings.config import FILE_VALUES, PREFIX, BrokerConfig
 from broker.settings.config_file import ConfigError, read_file
 from broker.settings.config_hints import hint
 from broker.settings.limits import Limits
@@ -41,11 +41,12 @@ def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
 
     Raises `ConfigError`.
     """
-    FileValues.values = read_file(path) if path is not None else {}
+    values = read_file(path) if path is not None else {}
     for table in _MERGED:  # Otherwise one entry from the environment would replace all others.
-        if not isinstance(FileValues.values.get(table, {}), dict):
+        if not isinstance(values.get(table, {}), dict):
             raise ConfigError(f"{path}: {table}: {WORDS['dict_type'].format(key=table)}")
     _refuse_unknown_variables()
+    before = FILE_VALUES.set(values)
     try:
         return BrokerConfig(**{key: value for key, value in flags.items() if value is not None})
     except ValidationError as error:
@@ -53,7 +54,7 @@ def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
     except SettingsError as error:
         raise ConfigError(_not_json(str(error))) from None
     finally:
-        FileValues.values = {}
+        FILE_VALUES.reset(before)
 
 
 def _not_json(said: str) -> str:
@@ -119,7 +120,7 @@ def _of_environment(keys: list[str]) -> str | None:
 def _in_file(message: str) -> bool:
     """Whether the setting named at the start of *message* comes from the file."""
     named = message.partition(":")[0].replace(" and ", ", ").split(", ")
-    return any(name in FileValues.values for name in named)
+    return any(name in FILE_VALUES.get() for name in named)
 
 
 def _instead(keys: list[str]) -> str:

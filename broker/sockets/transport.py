@@ -56,13 +56,10 @@ from broker.sockets.work import PORTION
 from provisioning.pki import handshake_bounds, openssl, resumption
 from provisioning.pki.key_updates import bound_key_updates
 from provisioning.pki.late_handshake import drop
-from provisioning.pki.openssl import address_of, has_pending, read_on
+from provisioning.pki.openssl import RECORD, address_of, has_pending, read_on
 from provisioning.pki.stapling import forget_staple
 from provisioning.pki.verified_path import verified_path
 from provisioning.program.host_and_port import with_port
-
-RECORD: Final = 16384
-"""Largest plaintext of one TLS record (RFC 8446 §5.1)."""
 
 _BURST_SECONDS: Final = 0.003
 _QUIET_SECONDS: Final = 1.0
@@ -247,8 +244,9 @@ class TlsTransport(Readiness):
 
     def _take(self, tls: TlsSession, receiver: Receiver, now: float) -> bytes:
         """Return the content of the next record; empty if there is none, or if *receiver* was told of the end."""
+        data: bytes | None
         try:
-            data = tls.read(RECORD)
+            data = openssl.read(self._inside) if openssl.READS and self._inside else tls.read(RECORD)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
             return b""
         except ssl.SSLEOFError:  # No close_notify. MQTT has its own end, and other brokers are no stricter.
@@ -257,6 +255,8 @@ class TlsTransport(Readiness):
             openssl.forget_errors()
             receiver.lost("CONNECTION_LOST", now, words_of(error))
             self._close()
+            return b""
+        if data is None:
             return b""
         if not data:
             detail = cut_off_by(self._inside, self._socket)

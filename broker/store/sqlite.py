@@ -25,13 +25,14 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import structlog
 
 from broker.histogram import Histogram
-from broker.store.batch import Batch, Row
+from broker.store.batch import Batch, Moved, Row
 from broker.store.database_files import DatabaseFiles, StoreError, examine, lock_file_of
 from broker.store.journal import Journal
 from broker.store.log_growth import LogGrowth, held_up
@@ -286,7 +287,7 @@ class SqliteStore:
         database.execute("BEGIN IMMEDIATE")
         try:
             if batch.changes:
-                self._apply_changes(database, batch)
+                apply_changes(database, batch)
             else:  # Something must be written, to find out whether it can be.
                 database.execute(f"PRAGMA user_version={VERSION}")
             database.execute("COMMIT")
@@ -295,73 +296,79 @@ class SqliteStore:
             database.rollback()
             raise
 
-    @staticmethod
-    def _apply_changes(database: sqlite3.Connection, batch: Batch) -> None:
-        def many(statement: str, rows: list[Any]) -> None:
-            if rows:
-                database.executemany(statement, rows)
 
-        if (moved := batch.moved) is not None:
-            ended = database.execute("SELECT id, ended_at FROM sessions WHERE ended_at IS NOT NULL").fetchall()
-            times = [(at + moved.seconds, row) for row, at in ended if row not in moved.earlier]
-            many("UPDATE sessions SET ended_at = ? WHERE id = ?", times)
-            moves = "UPDATE messages SET expires_at = expires_at + ? WHERE id > ? AND expires_at IS NOT NULL"
-            database.execute(moves, (moved.seconds, moved.message))
-            back = "UPDATE messages SET expires_at = expires_at - ? WHERE id = ?"
-            many(back, [(seconds, row) for row, seconds in moved.kept.items()])
-            moves = "UPDATE retained SET expires_at = expires_at + ? WHERE number > ? AND expires_at IS NOT NULL"
-            database.execute(moves, (moved.seconds, moved.retained))
-        many("DELETE FROM sessions WHERE id=?", [(row,) for row, values in batch.sessions.items() if values is None])
-        many(
-            "INSERT INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET "
-            "owner=excluded.owner, v5=excluded.v5, expiry_interval=excluded.expiry_interval, "
-            "ended_at=excluded.ended_at, will_topic=excluded.will_topic, will_payload=excluded.will_payload, "
-            "will_qos=excluded.will_qos, will_retain=excluded.will_retain, will_properties=excluded.will_properties, "
-            "will_expiry_interval=excluded.will_expiry_interval, will_delay=excluded.will_delay, "
-            "certificate=excluded.certificate, authorities=excluded.authorities, "
-            "will_certificate=excluded.will_certificate, will_authorities=excluded.will_authorities, "
-            "will_cas=excluded.will_cas",
-            [(row, *values) for row, values in batch.sessions.items() if values is not None],
-        )
-        many(
-            "DELETE FROM subscriptions WHERE session=? AND topic_filter=?",
-            [key for key, values in batch.subscriptions.items() if values is None],
-        )
-        many(
-            "INSERT OR REPLACE INTO subscriptions VALUES (?,?,?,?,?,?,?,?)",
-            [(*key, *values) for key, values in batch.subscriptions.items() if values is not None],
-        )
-        many(  # After the subscriptions: replacing one deletes what was replayed to it.
-            "INSERT OR IGNORE INTO replayed VALUES (?,?,?)",
-            [(*key, number) for key, numbers in batch.replayed.items() for number in numbers],
-        )
-        many(
-            "INSERT OR REPLACE INTO messages VALUES (?,?,?,?,?,?,?)",
-            [(row, *values) for row, values in batch.messages.items()],
-        )
-        many(
-            "INSERT OR REPLACE INTO deliveries (session, sequence, message, qos, retain, identifiers, share) "
-            "VALUES (?,?,?,?,?,?,?)",
-            [(*key, *values) for key, values in batch.deliveries.items()],
-        )
-        many(
-            "UPDATE deliveries SET packet_id=?, released=? WHERE session=? AND sequence=?",
-            [(*values, *key) for key, values in batch.progress.items()],
-        )
-        many("DELETE FROM deliveries WHERE session=? AND sequence=?", batch.done)
-        many("DELETE FROM messages WHERE id=?", batch.unreferenced)
-        many("INSERT OR IGNORE INTO incoming VALUES (?,?)", [key for key, known in batch.incoming.items() if known])
-        many(
-            "DELETE FROM incoming WHERE session=? AND packet_id=?",
-            [key for key, known in batch.incoming.items() if not known],
-        )
-        many(
-            "DELETE FROM retained WHERE topic_name=?", [(t,) for t, values in batch.retained.items() if values is None]
-        )
-        many(
-            "INSERT OR REPLACE INTO retained VALUES (?,?,?,?,?,?,?,?,?)",
-            [(topic, *values) for topic, values in batch.retained.items() if values is not None],
-        )
+def apply_changes(database: sqlite3.Connection, batch: Batch) -> None:
+    """Write the changes of *batch*: a row after those that it refers to, and removed before them."""
+    many = partial(_many, database)
+    if batch.moved is not None:
+        _move_times(database, batch.moved)
+    many("DELETE FROM sessions WHERE id=?", [(row,) for row, values in batch.sessions.items() if values is None])
+    many(
+        "INSERT INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET "
+        "owner=excluded.owner, v5=excluded.v5, expiry_interval=excluded.expiry_interval, "
+        "ended_at=excluded.ended_at, will_topic=excluded.will_topic, will_payload=excluded.will_payload, "
+        "will_qos=excluded.will_qos, will_retain=excluded.will_retain, will_properties=excluded.will_properties, "
+        "will_expiry_interval=excluded.will_expiry_interval, will_delay=excluded.will_delay, "
+        "certificate=excluded.certificate, authorities=excluded.authorities, "
+        "will_certificate=excluded.will_certificate, will_authorities=excluded.will_authorities, "
+        "will_cas=excluded.will_cas",
+        [(row, *values) for row, values in batch.sessions.items() if values is not None],
+    )
+    many(
+        "DELETE FROM subscriptions WHERE session=? AND topic_filter=?",
+        [key for key, values in batch.subscriptions.items() if values is None],
+    )
+    many(
+        "INSERT OR REPLACE INTO subscriptions VALUES (?,?,?,?,?,?,?,?)",
+        [(*key, *values) for key, values in batch.subscriptions.items() if values is not None],
+    )
+    many(  # After the subscriptions: replacing one deletes what was replayed to it.
+        "INSERT OR IGNORE INTO replayed VALUES (?,?,?)",
+        [(*key, number) for key, numbers in batch.replayed.items() for number in numbers],
+    )
+    many(
+        "INSERT OR REPLACE INTO messages VALUES (?,?,?,?,?,?,?)",
+        [(row, *values) for row, values in batch.messages.items()],
+    )
+    many(
+        "INSERT OR REPLACE INTO deliveries (session, sequence, message, qos, retain, identifiers, share) "
+        "VALUES (?,?,?,?,?,?,?)",
+        [(*key, *values) for key, values in batch.deliveries.items()],
+    )
+    many(
+        "UPDATE deliveries SET packet_id=?, released=? WHERE session=? AND sequence=?",
+        [(*values, *key) for key, values in batch.progress.items()],
+    )
+    many("DELETE FROM deliveries WHERE session=? AND sequence=?", batch.done)
+    many("DELETE FROM messages WHERE id=?", batch.unreferenced)
+    many("INSERT OR IGNORE INTO incoming VALUES (?,?)", [key for key, known in batch.incoming.items() if known])
+    many(
+        "DELETE FROM incoming WHERE session=? AND packet_id=?",
+        [key for key, known in batch.incoming.items() if not known],
+    )
+    many("DELETE FROM retained WHERE topic_name=?", [(t,) for t, values in batch.retained.items() if values is None])
+    many(
+        "INSERT OR REPLACE INTO retained VALUES (?,?,?,?,?,?,?,?,?)",
+        [(topic, *values) for topic, values in batch.retained.items() if values is not None],
+    )
+
+
+def _many(database: sqlite3.Connection, statement: str, rows: list[Any]) -> None:
+    if rows:
+        database.executemany(statement, rows)
+
+
+def _move_times(database: sqlite3.Connection, moved: Moved) -> None:
+    """Move the times that were stored before the clock was set, as *moved* says."""
+    ended = database.execute("SELECT id, ended_at FROM sessions WHERE ended_at IS NOT NULL").fetchall()
+    times = [(at + moved.seconds, row) for row, at in ended if row not in moved.earlier]
+    _many(database, "UPDATE sessions SET ended_at = ? WHERE id = ?", times)
+    moves = "UPDATE messages SET expires_at = expires_at + ? WHERE id > ? AND expires_at IS NOT NULL"
+    database.execute(moves, (moved.seconds, moved.message))
+    back = "UPDATE messages SET expires_at = expires_at - ? WHERE id = ?"
+    _many(database, back, [(seconds, row) for row, seconds in moved.kept.items()])
+    moves = "UPDATE retained SET expires_at = expires_at + ? WHERE number > ? AND expires_at IS NOT NULL"
+    database.execute(moves, (moved.seconds, moved.retained))
 
 
 def _begin() -> None:

@@ -1,11 +1,13 @@
 """Builds Fleetgate with its hot path compiled by mypyc: deploy/build-compiled copies this beside the packages.
 
 What is compiled is the same Python that runs without it; nothing is written for the compiler, and what it gains is in
-docs/performance-in-detail.md. Everything else about the package is in pyproject.toml.
+docs/performance-in-detail.md. One thing cannot be said in Python, calling a function of C: that is Cython's, where
+`ctypes` does it otherwise. Everything else about the package is in pyproject.toml.
 """
 
 import os
 
+from Cython.Build import cythonize
 from mypyc.build import mypycify
 from setuptools import setup
 
@@ -117,4 +119,4 @@ for each in extensions:
     # mypyc indents each function by more than the last, to hundreds of columns: this warning alone, and the places of
     # lines for a debugger, took the compiler longer than all else.
     each.extra_compile_args.append("-Wno-misleading-indentation")
-setup(ext_modules=extensions)
+setup(ext_modules=[*extensions, *cythonize("provisioning/pki/direct_calls.pyx", quiet=True)])

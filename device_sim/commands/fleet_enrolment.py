@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,34 +87,49 @@ def enrol_or_end(
             view.said(f"{before} of {devices} are in {directory} already")
 
         async def story(_: Interruption) -> None:
-            started = time.monotonic()
-            done = 0
-
-            def enrolled() -> None:
-                nonlocal done
-                done += 1
-
-            def state() -> Progress:
-                return Progress("enrolled", before + done, devices, time.monotonic() - started, counted_from=before)
-
-            async with AsyncExitStack() as stack:
-                await stack.enter_async_context(view.watching(state))
+            count = _Counted("enrolled", before, devices)
+            async with view.watching(count.progress):
                 if authority is not None:
-                    await certify_fleet(fleet, names, of_group, domain, authority, enrolled)
+                    await certify_fleet(fleet, names, of_group, domain, authority, count.one)
                     return
                 await _move(view, fleet, moved)
-                operator = await stack.enter_async_context(_client(fleet))
-                url = fleet.origin.provisioning_url or ""
-                est = await stack.enter_async_context(
-                    EstClient(url, fleet.anchors, connections=1, trust_domain=operator.trust_domain)
-                )
-                evidence = await stack.enter_async_context(
-                    presenting(given, of_group, url, fleet.anchors, operator, parallel)
-                )
-                await enrol_fleet(fleet, names, operator, est, evidence, parallel, enrolled)
+                await _enrolled(fleet, names, of_group, given, parallel, count.one)
 
         run(story)
         view.result(f"{len(fleet.devices)} devices in {directory}; next: {next_command(fleet)}")
+
+
+class _Counted:
+    """How many devices are done; *before*, others were already."""
+
+    def __init__(self, what: str, before: int, total: int) -> None:
+        self.done = 0
+        self._what = what
+        self._before = before
+        self._total = total
+        self._started = time.monotonic()
+
+    def one(self) -> None:
+        """Take note that one more is done."""
+        self.done += 1
+
+    def progress(self) -> Progress:
+        """Return what the user is shown."""
+        seconds = time.monotonic() - self._started
+        return Progress(self._what, self._before + self.done, self._total, seconds, counted_from=self._before)
+
+
+async def _enrolled(
+    fleet: FleetDirectory, names: Sequence[str], group: str, given: Given, parallel: int, told: Callable[[], None]
+) -> None:
+    """Enrol the devices *names* of *fleet* with its service; *told* is called for each."""
+    url = fleet.origin.provisioning_url or ""
+    async with (
+        _client(fleet) as operator,
+        EstClient(url, fleet.anchors, connections=1, trust_domain=operator.trust_domain) as est,
+        presenting(given, group, url, fleet.anchors, operator, parallel) as evidence,
+    ):
+        await enrol_fleet(fleet, names, operator, est, evidence, parallel, told)
 
 
 def _as_before(option: str, asked: str | None, before: Collection[str | None], default: str) -> str:
@@ -151,25 +166,18 @@ def _end(view: View, directory: Path, parallel: int, *, yes: bool) -> None:
         if not _agreed(question):
             view.said(f"{directory} stays as it is; --cleanup --yes does not ask")
             raise typer.Exit(ExitCode.ERROR)
-    done = 0
-
-    def revoked() -> None:
-        nonlocal done
-        done += 1
+    count = _Counted("revoked", 0, total)
 
     async def story(_: Interruption) -> None:
-        started = time.monotonic()
         async with AsyncExitStack() as stack:
             operator = None
             if fleet.origin.provisioning_url is not None:
                 operator = await stack.enter_async_context(_client(fleet))
-                await stack.enter_async_context(
-                    view.watching(lambda: Progress("revoked", done, total, time.monotonic() - started))
-                )
-            await end_fleet(fleet, operator, parallel, revoked)
+                await stack.enter_async_context(view.watching(count.progress))
+            await end_fleet(fleet, operator, parallel, count.one)
 
     run(story)
-    view.result(f"{done} revoked, {directory} removed" if done else f"{directory} removed")
+    view.result(f"{count.done} revoked, {directory} removed" if count.done else f"{directory} removed")
 
 
 def _agreed(question: str) -> bool:

@@ -323,7 +323,8 @@ class LiveDevice:
         if self.connection is not None and not self.connection.closed.done():
             topic_name = f"{self.machine.topic_prefix}/ack"
             payload = sealed_object(answer.encode(), key_of(topic_name, self._surroundings.mark))
-            self.connection.publish(topic_name, payload, _AT_LEAST_ONCE)
+            with contextlib.suppress(NotConnected):  # Its queue is full: to the backend it has not answered.
+                self.connection.publish(topic_name, payload, _AT_LEAST_ONCE)
 
     def _terms(self) -> Terms:
         terms = self._surroundings.terms

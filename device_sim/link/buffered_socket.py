@@ -8,7 +8,8 @@ record serves all those reads, and everything written in one turn of the loop is
 Rules
 -----
 1. `recv` and `send` never block and never access the network needlessly; `flush` does the writing.
-2. The output is bounded: above the limit `send` raises `BlockingIOError`, as a full socket would.
+2. The output is bounded: above the limit `send` raises `BlockingIOError`, as a full socket would. `queue` does not
+   look at the limit: it is for a few bytes, now and then.
 3. A failed write is reported by a later `recv`, after the data that the peer had sent before: that includes the TLS
    alert that explains the failure.
 4. `close` closes cleanly: pending output, then close_notify, as far as possible without waiting.
@@ -81,9 +82,13 @@ class BufferedSocket:
         """Queue *buffer* for the next `flush`."""
         if len(self._output) > OUTPUT_LIMIT:
             raise BlockingIOError
+        self.queue(buffer)
+        return len(buffer)
+
+    def queue(self, buffer: bytes | bytearray) -> None:
+        """Queue *buffer* for the next `flush`, however much is queued already."""
         if self._write_error is None:
             self._output += buffer
-        return len(buffer)
 
     def flush(self) -> None:
         """Write what is queued, as far as the socket accepts it (see `unsent`)."""

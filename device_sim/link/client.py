@@ -61,7 +61,7 @@ from device_sim.link.link import (
     Terms,
     UserProperties,
 )
-from device_sim.link.tls_dial import Endpoint, NotAdmitted, dial
+from device_sim.link.tls_dial import Endpoint, NotAdmitted
 from provisioning.pki.tls import CredentialPem
 
 _MQTT5 = MQTTProtocolVersion.MQTTv5
@@ -193,7 +193,7 @@ class Connection:
     ) -> Connection:
         """Return a connection that the broker has admitted; see `device_sim.link.link.Open`."""
         started = time.monotonic()
-        dialled = await dial(
+        reached = await opened(
             endpoint,
             context,
             deadline=deadline,
@@ -202,10 +202,9 @@ class Connection:
             source=source,
             clock_offset=terms.clock_offset,
         )
-        socket, upgrade = await opened(endpoint, dialled, deadline - (time.monotonic() - started))
         connection = cls(
             asyncio.get_running_loop(),
-            socket,
+            reached.socket,
             _Paho(client_id, terms),
             keep_alive,
             received,
@@ -215,7 +214,7 @@ class Connection:
         )
         now = time.monotonic()
         await connection._start(endpoint, deadline - (now - started))
-        connection.stage_times = StageTimes(dialled.tcp, dialled.tls, time.monotonic() - now, upgrade)
+        connection.stage_times = StageTimes(reached.tcp, reached.tls, time.monotonic() - now, reached.upgrade)
         return connection
 
     async def _start(self, endpoint: Endpoint, remaining: float) -> None:

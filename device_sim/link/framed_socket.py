@@ -19,36 +19,73 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from dataclasses import dataclass
 
 from device_sim.link.buffered_socket import OUTPUT_LIMIT, BufferedSocket
 from device_sim.link.closure import BrokenFrames, Closure, Layer, from_error
-from device_sim.link.tls_dial import Dialled, Endpoint, NotAdmitted, readable, writable
+from device_sim.link.tls_dial import Endpoint, NotAdmitted, dial, readable, writable
 from device_sim.link.websocket import NotUpgraded, NotWebSocket, WebSocket
 from provisioning.pki.openssl import forget_errors
+from provisioning.pki.tls import CredentialPem
 from provisioning.program.host_and_port import with_port
 
 NOT_UPGRADED = "not upgraded"
 """The code of an endpoint that does not become a WebSocket."""
 
 
-async def opened(endpoint: Endpoint, dialled: Dialled, deadline: float) -> tuple[BufferedSocket, float]:
-    """Return what the clients use on a *dialled* socket, and how many seconds its upgrade took, if there was one."""
-    if not endpoint.websocket:
-        return BufferedSocket(dialled.socket), 0.0
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A socket over which MQTT can begin, and how long its stages took (seconds)."""
+
+    socket: BufferedSocket
+    tcp: float
+    tls: float
+    upgrade: float
+    """0 without a WebSocket."""
+
+
+async def opened(
+    endpoint: Endpoint,
+    context: ssl.SSLContext,
+    *,
+    deadline: float,
+    credential: CredentialPem | None,
+    session: ssl.SSLSession | None,
+    source: str | None,
+    clock_offset: float,
+) -> Opened:
+    """Connect to *endpoint* within *deadline* seconds, as `tls_dial.dial` does, and upgrade if it is a WebSocket's."""
     started = time.monotonic()
+    dialled = await dial(
+        endpoint,
+        context,
+        deadline=deadline,
+        credential=credential,
+        session=session,
+        source=source,
+        clock_offset=clock_offset,
+    )
+    if not endpoint.websocket:
+        return Opened(BufferedSocket(dialled.socket), dialled.tcp, dialled.tls, 0.0)
+    begun = time.monotonic()
+    socket = await _upgraded(endpoint, dialled.socket, deadline - (begun - started))
+    return Opened(socket, dialled.tcp, dialled.tls, time.monotonic() - begun)
+
+
+async def _upgraded(endpoint: Endpoint, tls: ssl.SSLSocket, deadline: float) -> FramedSocket:
     host = with_port(endpoint.server_name, endpoint.port)
-    socket = FramedSocket(dialled.socket, WebSocket(host, path=endpoint.path))
+    socket = FramedSocket(tls, WebSocket(host, path=endpoint.path))
     try:
         async with asyncio.timeout(deadline):
             await socket.upgrade()
     except (OSError, NotUpgraded) as error:  # Also when the time is over.
-        resumed = bool(dialled.socket.session_reused)
-        dialled.socket.close()
+        resumed = bool(tls.session_reused)
+        tls.close()
         raise NotAdmitted(_refusal(error), tls_resumed=resumed) from error
     except BaseException:
-        dialled.socket.close()
+        tls.close()
         raise
-    return socket, time.monotonic() - started
+    return socket
 
 
 def _refusal(error: OSError | NotUpgraded) -> Closure:
@@ -75,7 +112,7 @@ class FramedSocket(BufferedSocket):
         Raises `NotUpgraded`, and what `ssl` raises.
         """
         loop = asyncio.get_running_loop()
-        super().send(self._websocket.request)
+        super().queue(self._websocket.request)
         self.flush()
         while self.unsent:
             await writable(loop, self.fileno())
@@ -118,19 +155,16 @@ class FramedSocket(BufferedSocket):
             raise BrokenFrames(str(error)) from None
         answer, websocket.owed = websocket.owed, b""
         if answer and len(self._output) <= OUTPUT_LIMIT:
-            super().send(answer)
+            super().queue(answer)
             self.flush()
         return payload
 
-    def send(self, buffer: bytes | bytearray) -> int:
-        """Queue *buffer* in a frame for the next `flush`."""
-        if len(self._output) > OUTPUT_LIMIT:
-            raise BlockingIOError
-        super().send(self._websocket.framed(buffer))
-        return len(buffer)
+    def queue(self, buffer: bytes | bytearray) -> None:
+        """Queue *buffer* in a frame for the next `flush`, however much is queued already."""
+        super().queue(self._websocket.framed(buffer))
 
     def close(self) -> None:
         """Leave as a WebSocket does (RFC 6455 §7.1.2), and close; see `BufferedSocket.close`."""
         if len(self._output) <= OUTPUT_LIMIT:
-            super().send(self._websocket.farewell())
+            super().queue(self._websocket.farewell())
         super().close()

@@ -70,7 +70,7 @@ from device_sim.link.link import (
     Terms,
     UserProperties,
 )
-from device_sim.link.tls_dial import Endpoint, NotAdmitted, dial
+from device_sim.link.tls_dial import Endpoint, NotAdmitted
 from provisioning.pki.tls import CredentialPem
 
 _LARGEST_PACKET = 1024 * 1024
@@ -169,7 +169,7 @@ class LightConnection:
     ) -> LightConnection:
         """Return an admitted connection; see `device_sim.link.link.Open`."""
         started = time.monotonic()
-        dialled = await dial(
+        reached = await opened(
             endpoint,
             context,
             deadline=deadline,
@@ -178,13 +178,12 @@ class LightConnection:
             source=source,
             clock_offset=terms.clock_offset,
         )
-        socket, upgrade = await opened(endpoint, dialled, deadline - (time.monotonic() - started))
         connection = cls(
-            asyncio.get_running_loop(), socket, terms, keep_alive, received, received_whole, acknowledged
+            asyncio.get_running_loop(), reached.socket, terms, keep_alive, received, received_whole, acknowledged
         )  # fmt: skip
         now = time.monotonic()
         await connection._start(client_id, terms, deadline - (now - started))
-        connection.stage_times = StageTimes(dialled.tcp, dialled.tls, time.monotonic() - now, upgrade)
+        connection.stage_times = StageTimes(reached.tcp, reached.tls, time.monotonic() - now, reached.upgrade)
         return connection
 
     async def _start(self, client_id: str, terms: Terms, remaining: float) -> None:
@@ -270,7 +269,7 @@ class LightConnection:
     async def close(self) -> Closure:
         """Send DISCONNECT, close, and return how the connection ended (perhaps earlier, by the broker)."""
         if not self.closed.done():
-            self._socket.send(Disconnect().encode(self._version))
+            self._socket.queue(Disconnect().encode(self._version))
             self._end(Closure(Layer.MQTT, "0x00 Normal disconnection", "", time.monotonic(), 0))
         return await self.closed
 
@@ -288,7 +287,8 @@ class LightConnection:
                 self._end(from_error(TimeoutError("no answer to PINGREQ"), now))
         elif now - self._sent_at >= self._alive * 0.8:
             self._pinged = now
-            self._send(_PINGREQ)
+            self._socket.queue(_PINGREQ)
+            self._flush_soon()
 
     # ---- the wire
 
@@ -297,6 +297,9 @@ class LightConnection:
             self._socket.send(packet)
         except BlockingIOError as error:
             raise NotConnected("not sent: the socket takes nothing more") from error
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
@@ -340,6 +343,8 @@ class LightConnection:
                     self._take(self._input + data if self._input else data)
             except PacketError as error:
                 self._broken(error)
+            except NotConnected as error:  # The broker sends on and on, and does not read what we answer.
+                self._end(from_error(error, time.monotonic()))
 
     def _take(self, data: bytes) -> None:
         frames, used = split_frames(data, _LARGEST_PACKET)
@@ -434,7 +439,7 @@ class LightConnection:
 
     def _broken(self, error: PacketError) -> None:
         if self._version is ProtocolVersion.V5:
-            self._socket.send(Disconnect(error.reason_code).encode(self._version))
+            self._socket.queue(Disconnect(error.reason_code).encode(self._version))
         self._end(Closure(Layer.MQTT, "broken protocol", f"the broker: {error}", time.monotonic()))
 
     def _end(self, closure: Closure) -> None:

@@ -21,6 +21,7 @@ from device_sim.qualify.judging import LEAVES, MAY_LEAVE, TO_RESEND, Line, line_
 _KEEP_ALIVE_FACTOR = 1.5
 _LATE = 0.7
 """Seconds that a packet may be late on its way to the stand, on a busy machine."""
+_SHOWN = 3
 _OLDER = "it speaks MQTT 3.1.1, in which a broker cannot say it"
 _NOT_SERVED = "it was never served"
 
@@ -182,34 +183,41 @@ def takes_commands(attempts: Sequence[Attempt], *, leaves: bool | None = False) 
     *leaves*: it leaves who sends it nothing, too; None: perhaps.
     """
     served = _served(attempts)
-    acknowledged, stays = "acknowledges each command as its QoS asks", "takes any payload"
+    acknowledged = "acknowledges each command as its QoS asks"
     given = next((a for a in served if any(isinstance(each, Publish) for each in a.sent)), None)
     if given is None:
         return [missed("acknowledges", acknowledged, "it subscribes to nothing")]
     sent = [each for each in given.sent if isinstance(each, Publish)]
-    seen = f"{len(sent)} commands sent"
+    taken = _takes_payload(given, len(sent), leaves)
+    if not any(each.qos for each in sent):
+        return [taken, skipped("acknowledges", acknowledged, "it subscribes with QoS 0")]
+    missing = _missing_acknowledgements(given, sent)
+    told = f"missing: {', '.join(missing[:_SHOWN])}{', …' if len(missing) > _SHOWN else ''}" if missing else "all"
+    why = "[MQTT-4.3.2-4], [MQTT-4.3.3-8]: the broker keeps it, and sends it again and again"
+    return [taken, line_of("acknowledges", acknowledged, good=not missing, seen=told, why=why, late=0.0)]
+
+
+def _takes_payload(given: Attempt, commands: int, leaves: bool | None) -> Line:
+    """Judge whether the device stays on the connection on which it is *given* so many *commands*."""
+    right = "takes any payload"
     stayed = given.ended is None or not given.by_device
-    lines = [
-        line_of(
-            "takes-commands", stays, good=stayed, seen=seen,
-            why=given.noise or "it ended the connection on which they came", lucky=0.0,
-        )
-        if stayed or leaves is False or not said_goodbye(given)
-        else skipped("takes-commands", stays, LEAVES if leaves else f"{MAY_LEAVE}commands")
-    ]  # fmt: skip
+    if not stayed and leaves is not False and said_goodbye(given):
+        return skipped("takes-commands", right, LEAVES if leaves else f"{MAY_LEAVE}commands")
+    why = given.noise or "it ended the connection on which they came"
+    return line_of("takes-commands", right, good=stayed, seen=f"{commands} commands sent", why=why, lucky=0.0)
+
+
+def _missing_acknowledgements(given: Attempt, sent: Sequence[Publish]) -> list[str]:
+    """Return which packets the device owes for what was *sent* to it."""
     once = {each.packet_id for each in sent if each.qos is QoS.AT_LEAST_ONCE}
     twice = {each.packet_id for each in sent if each.qos is QoS.EXACTLY_ONCE}
     packets = [packet for _, packet in given.packets]
-    missing = [
+    received = twice & _acked(packets, Pubrec)
+    return [
         *(f"PUBACK {number}" for number in sorted(_ids(once - _acked(packets, Puback)))),
-        *(f"PUBREC {number}" for number in sorted(_ids(twice - _acked(packets, Pubrec)))),
-        *(f"PUBCOMP {number}" for number in sorted(_ids((twice & _acked(packets, Pubrec)) - _acked(packets, Pubcomp)))),
+        *(f"PUBREC {number}" for number in sorted(_ids(twice - received))),
+        *(f"PUBCOMP {number}" for number in sorted(_ids(received - _acked(packets, Pubcomp)))),
     ]
-    if not once and not twice:
-        return [*lines, skipped("acknowledges", acknowledged, "it subscribes with QoS 0")]
-    told = f"missing: {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}" if missing else "all"  # noqa: PLR2004
-    why = "[MQTT-4.3.2-4], [MQTT-4.3.3-8]: the broker keeps it, and sends it again and again"
-    return [*lines, line_of("acknowledges", acknowledged, good=not missing, seen=told, why=why, late=0.0)]
 
 
 def _ids(numbers: set[int | None]) -> list[int]:

@@ -24,7 +24,7 @@ from pathlib import Path
 from device_sim.attack.verdict import Judgement, Layer, Outcome, Seen, Verdict
 from device_sim.qualify import judging, secrecy
 from device_sim.qualify.attempt import Failures
-from device_sim.qualify.device import BadCommand, Device, Hardware
+from device_sim.qualify.device import BadCommand, Device, Hardware, Presence
 from device_sim.qualify.enrolment_stand import EnrolmentStand
 from device_sim.qualify.judging import Line
 from device_sim.qualify.papers import Papers
@@ -135,77 +135,99 @@ def _judged(stage: Stage, bench: Bench, witness: Witness | None) -> list[Line]:
 
 async def _witnessed(bench: Bench, stage: Stage) -> tuple[Witness | None, Waited]:
     """Return what was seen, and what was waited; None if this stage is impossible for this device."""
-    hardware = isinstance(bench.device, Hardware)
-    if (hardware and (stage.enrols or stage.trouble != NONE)) or (stage.staples_wrongly and bench.ignores_staples):
+    if _is_impossible(bench, stage):
         return None, NOTHING
     directory = bench.directory / stage.name
     directory.mkdir()
-    if not hardware:
+    if not isinstance(bench.device, Hardware):
         life = timedelta(seconds=2 * bench.window + _LIFE_BEYOND) if stage.enrols else None
         bench.papers.write(directory, life=life)
     async with AsyncExitStack() as stack:
-        stand = await stack.enter_async_context(
-            Stand(bench.papers, stage.conduct, bench.host, bench.port if hardware else 0)
-        )
-        port = stand.port
-        if stage.trouble != NONE:
-            proxy = await stack.enter_async_context(Proxy(bench.host, port, listen=bench.host))
-            proxy.set(stage.trouble)
-            port = proxy.port
-        service = await stack.enter_async_context(
-            EnrolmentStand(
-                bench.papers,
-                bench.host,
-                paper=stage.enrolment_paper,
-                stapled=stage.enrolment_staple,
-                status=stage.enrolment_status,
-                retry_after=stage.retry_after,
-                other_key=stage.other_key,
-            )
-        )
+        stand, port = await _stand(bench, stage, stack)
+        service = await stack.enter_async_context(_enrolment_stand(bench, stage))
         values = _values(bench, directory, port, service.port if stage.enrols else None)
         presence = await stack.enter_async_context(bench.device.present(values, directory / "device.log"))
-
         watch = bench.watching(presence.session)
         looking = asyncio.create_task(watch.keep_looking(), name="watch")
         stack.callback(looking.cancel)
         if stage.enrols:
             breaking = asyncio.create_task(_break_when_renewed(service, stand), name="break")
             stack.callback(breaking.cancel)
-
-        def gone() -> bool:  # On a slow network it may be gone before its data arrives.
-            return presence.gone and stage.trouble == NONE
-
-        await _until(
-            _TO_COME if hardware else bench.window,
-            lambda: bool(stand.attempts or service.arrivals) or gone(),
-        )
-        if stand.attempts:  # Rule 4.
-            watch.begin()
-        await _until(bench.window, lambda: gone() or stage.enough(stand.attempts, service.arrivals), stand.change)
-        if gone():  # Its data has arrived but is still to be read.
-            await _moment()
-            await _until(_TO_END, lambda: all(each.ended is not None for each in stand.attempts), stand.change)
+        await _waited_for(bench, stage, stand, service, presence, watch)
         # Before the device is stopped: that would end its connections too.
         watch.look()
-        output = secrecy.read_output(directory / "device.log")
-        # What a program has left running is the device: it has not ended.
-        status = presence.status if presence.gone else None
-        witness = Witness(
-            [replace(attempt, packets=list(attempt.packets)) for attempt in stand.attempts],
-            list(service.asked),
-            [replace(arrival) for arrival in service.arrivals],
-            status,
-            bench.window,
-            bench.device.mentions("crl"),
-            judging.ending(status, _last_words(directory / "device.log")),
-            bench.device.mentions("est_url"),
-            secrecy.crash(presence.status, output),
-            secrecy.leaked(output, directory / "device.key"),
-            secrecy.exposed(directory),
-            bench.leaves,
-        )
-        return witness, watch.waited
+        return _witness(bench, directory, stand, service, presence), watch.waited
+
+
+def _is_impossible(bench: Bench, stage: Stage) -> bool:
+    if isinstance(bench.device, Hardware) and (stage.enrols or stage.trouble != NONE):
+        return True
+    return stage.staples_wrongly and bench.ignores_staples
+
+
+async def _stand(bench: Bench, stage: Stage, stack: AsyncExitStack) -> tuple[Stand, int]:
+    """Return the open stand, and the port where the device is to connect: the stand's, or that of trouble before it."""
+    port = bench.port if isinstance(bench.device, Hardware) else 0
+    stand = await stack.enter_async_context(Stand(bench.papers, stage.conduct, bench.host, port))
+    if stage.trouble == NONE:
+        return stand, stand.port
+    proxy = await stack.enter_async_context(Proxy(bench.host, stand.port, listen=bench.host))
+    proxy.set(stage.trouble)
+    return stand, proxy.port
+
+
+def _enrolment_stand(bench: Bench, stage: Stage) -> EnrolmentStand:
+    return EnrolmentStand(
+        bench.papers,
+        bench.host,
+        paper=stage.enrolment_paper,
+        stapled=stage.enrolment_staple,
+        status=stage.enrolment_status,
+        retry_after=stage.retry_after,
+        other_key=stage.other_key,
+    )
+
+
+async def _waited_for(
+    bench: Bench, stage: Stage, stand: Stand, service: EnrolmentStand, presence: Presence, watch: Watch
+) -> None:
+    """Wait until the device has come and done enough, is gone, or its window is over."""
+
+    def gone() -> bool:  # On a slow network it may be gone before its data arrives.
+        return presence.gone and stage.trouble == NONE
+
+    await _until(
+        _TO_COME if isinstance(bench.device, Hardware) else bench.window,
+        lambda: bool(stand.attempts or service.arrivals) or gone(),
+    )
+    if stand.attempts:  # Rule 4.
+        watch.begin()
+    await _until(bench.window, lambda: gone() or stage.enough(stand.attempts, service.arrivals), stand.change)
+    if gone():  # Its data has arrived but is still to be read.
+        await _moment()
+        await _until(_TO_END, lambda: all(each.ended is not None for each in stand.attempts), stand.change)
+
+
+def _witness(bench: Bench, directory: Path, stand: Stand, service: EnrolmentStand, presence: Presence) -> Witness:
+    """Return what was seen by now, which stays as it is."""
+    log = directory / "device.log"
+    output = secrecy.read_output(log)
+    # What a program has left running is the device: it has not ended.
+    status = presence.status if presence.gone else None
+    return Witness(
+        attempts=[replace(attempt, packets=list(attempt.packets)) for attempt in stand.attempts],
+        asked=list(service.asked),
+        arrivals=[replace(arrival) for arrival in service.arrivals],
+        status=status,
+        window=bench.window,
+        crl_given=bench.device.mentions("crl"),
+        ending=judging.ending(status, _last_words(log)),
+        est_given=bench.device.mentions("est_url"),
+        crash=secrecy.crash(presence.status, output),
+        leak=secrecy.leaked(output, directory / "device.key"),
+        exposed=secrecy.exposed(directory),
+        leaves=bench.leaves,
+    )
 
 
 async def _break_when_renewed(service: EnrolmentStand, stand: Stand) -> None:

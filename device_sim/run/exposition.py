@@ -7,7 +7,8 @@ already, second by second; a request renders them, and nothing is computed betwe
 
 Rules
 -----
-1. It listens on loopback only: it says which devices a broker has refused, and why, to whoever asks.
+1. It listens on loopback only: it says which devices a broker has refused, and why, to whoever asks. A browser there
+   gets no figures for a page of a name that points here (`provisioning.program.loopback`).
 2. Labels are bounded: durations, percentiles, and `_MOST_REASONS` reasons of refusals. Never a device.
 3. A request has at most `_LONGEST` bytes and `_PATIENCE` seconds. There are `_AT_ONCE` connections at a time, and who
    has waited longest makes room: strangers who keep theirs open keep nobody out.
@@ -34,13 +35,15 @@ from prometheus_client.registry import Collector
 from device_sim.run.recorder import Sample
 from device_sim.run.runner import Run
 from provisioning.program.host_and_port import with_port
-from provisioning.program.loopback import own_loopback
+from provisioning.program.loopback import is_nobodys_name, own_loopback
 
 PATH: Final = "/metrics"
 _MOST_REASONS: Final = 20
 _LONGEST, _PATIENCE, _AT_ONCE = 8192, 5.0, 16
 _HEAR_OUT_SECONDS = 1.0
 _REQUEST_LINE: Final = re.compile(rb"([A-Z]{1,20}) (\S+) HTTP/1\.[01]")
+_HOST: Final = re.compile(rb"\r\nhost[ \t]*:([^\r]*)", re.IGNORECASE)
+_NOT_HERE: Final = b"for this machine only: ask for localhost, or an address, in Host\n"
 _PERCENTILES: Final = {"50": "p50", "95": "p95", "99": "p99"}
 
 
@@ -182,6 +185,8 @@ class Page:
             return _written(HTTPStatus.NOT_FOUND)
         if method not in {b"GET", b"HEAD"}:
             return _written(HTTPStatus.METHOD_NOT_ALLOWED)
+        if not all(is_nobodys_name(each.decode("latin-1")) for each in _HOST.findall(request)):
+            return _written(HTTPStatus.MISDIRECTED_REQUEST, _NOT_HERE, bodyless=method == b"HEAD")
         if self._content is None:
             return _written(HTTPStatus.SERVICE_UNAVAILABLE)
         return _written(HTTPStatus.OK, self._content(), bodyless=method == b"HEAD")

@@ -122,20 +122,29 @@ class RunResult:
             for process in self.processes
             for fault in faults(process.samples, process.lag, limits, self.manner.driver)
         ]
+        self.invalid += self._excuses()
+        paused = max((process.paused for process in self.processes), default=0.0)
+        if why := why_skipped(skipped, published, self.seconds, paused, limits, "publish less often"):
+            self.invalid.append(why)
+
+    def _excuses(self) -> list[str]:
+        """Return what explains, without the broker, all thresholds that failed; empty if one has no such explanation.
+
+        A deadline that the link may have exceeded needs one even if no threshold failed.
+        """
+        limits = self.scenario.generator
         failed = [judged for judged in self.thresholds if not judged.passed]
         busy = [why for process in self.processes if (why := starved(process.samples, limits, process.standstill))]
         slow = [judged for judged in failed if judged.too_long]
         far = [judged for judged in failed if self._is_the_links(judged)]
         dropped = [judged for judged in failed if self.stood and judged.threshold.metric in DROPPED]
-        if all(judged in far or judged in dropped or (busy and judged in slow) for judged in failed):  # Nothing else.
-            self.invalid += [_WHY_DROPPED.format(self.stood)] if dropped else []
-            self.invalid += busy if slow else []
-            self.invalid += [why_invalid(self.distance)] if far else []
-            past = any(marker.kind == PAST_DEADLINE for marker in recorder.markers)
-            self.invalid += [why_invalid(self.distance, "a deadline")] if past else []
-        paused = max((process.paused for process in self.processes), default=0.0)
-        if why := why_skipped(skipped, published, self.seconds, paused, limits, "publish less often"):
-            self.invalid.append(why)
+        if not all(judged in far or judged in dropped or (busy and judged in slow) for judged in failed):
+            return []
+        excuses = [_WHY_DROPPED.format(self.stood)] if dropped else []
+        excuses += busy if slow else []
+        excuses += [why_invalid(self.distance)] if far else []
+        past = any(marker.kind == PAST_DEADLINE for marker in self.recorder.markers)
+        return excuses + ([why_invalid(self.distance, "a deadline")] if past else [])
 
     def _is_the_links(self, judged: Judged) -> bool:
         lost = self.recorder.counts[Count.LOST_RECEIVERS]

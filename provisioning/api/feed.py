@@ -3,15 +3,15 @@
 Rules
 -----
 1. What is ready at once leaves in one write.
-2. A subscriber that takes no byte for `stall_seconds` is cut off: his connection is aborted, and he resumes from the
-   last number that he has.
-3. One party follows so often at most: `provisioning.revocation.feed`.
+2. A subscriber that takes no byte for `stall_seconds` is cut off: its connection is aborted, and it resumes from the
+   last number that it has.
+3. How many subscriptions one party may have: `provisioning.revocation.feed`.
 4. A broker may say which of the issuing CAs that the feed tells of it would believe: `fleet-provisioning status` shows
    which ones it would not, and no CA is activated that would have devices refused
    (`provisioning.store.known_authorities`).
-5. The stream ends when the subscriber's own certificate is revoked or expires, and when the service stops. What
-   happened to it before he was found good is history, a suspension that is over, and ends nothing. Nor can he begin
-   behind what happened since: he would skip the event that ends him.
+5. The stream ends when the subscriber's own certificate is revoked or expires, and when the service stops. An event
+   about that certificate from before it was found good is history, such as a suspension that is over, and ends nothing.
+   Nor can a subscription begin behind what happened since: it would skip the event that ends it.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ Rules
    transactions look whether the key is still its own.
 4. If something was changed and the answer is lost, nothing is executed again: whoever asks must look. Except where
    the route is `repeatable`: its request only takes something away, so to do it twice is safer than to ask back.
-5. Whatever becomes of the key, the caller gets the answer to what was done: a store that fails now, and cannot keep it,
-   would have him do it again.
+5. Whatever becomes of the key, the caller gets the answer to what was done. If instead a store that fails now, and
+   cannot keep the answer, led to an error, the caller would do it again.
 6. After a refusal the caller knows that it was not done, and the key is free. 503 and 500 are none: the COMMIT may have
    been executed.
 """
@@ -218,7 +218,7 @@ async def _once(
             conditions.require(None)
             await book.forget(digest, refused=_is_refusal(error))
             raise
-        conditions.require(None)  # It is done, and he shall know: only he hears it, and only while he may.
+        conditions.require(None)  # It is done, which the caller shall know; a repetition is checked anew.
         await book.finish(digest, response)
         return response
 

@@ -32,6 +32,7 @@ from provisioning.authorities.workshop import Workshop
 from provisioning.ca.ceremony import Authority, found_authority
 from provisioning.ca.crl import CrlIssuer
 from provisioning.ca.issuer import Issuer, IssuerUrls
+from provisioning.ca.issuing_ca_findings import identifier_of
 from provisioning.ca.server_names import InvalidServerName
 from provisioning.config import SETTINGS_FILE, Settings
 from provisioning.directory.audit_key import make_audit_key, read_audit_key
@@ -241,7 +242,7 @@ def root_crl_plan(settings: Settings, signers: SignerPlaces, name: str, certific
             raise ConfigurationError(f"the root CA's CRL is due and its key is needed: {error}") from error
         return CrlIssuer(certificate, key)
 
-    return _crl_plan(settings, name, _ROOT_CRL_LIFE, open_root)
+    return replace(_crl_plan(settings, name, _ROOT_CRL_LIFE, open_root), issuer_key_id=identifier_of(certificate))
 
 
 def _crl_plan(settings: Settings, name: str, life: timedelta, open_issuer: Callable[[], CrlIssuer]) -> CrlPlan:

@@ -56,7 +56,7 @@ from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.ocsp_signer import RenewedOcspSigner
 from provisioning.revocation.publisher import CrlPublisher
 from provisioning.revocation.shared_contents import SharedContents
-from provisioning.store import authorities, crl_shards
+from provisioning.store import authorities, crl_shards, crls
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority
 from provisioning.store.crl_shards import CrlShard
 from provisioning.store.database import Database
@@ -121,7 +121,7 @@ class LiveAuthorities:
         self._active: dict[str, Issuing | None] = {}
         self._roots: dict[str, CrlPublisher] = {}
         self._unlisted: set[str] = set()
-        """Roots that have never had a list, as their key was not here: without it there is none to serve."""
+        """Roots without a list to serve: their key is not here, and no other process has made one."""
         self._root_key_ids: dict[str, str] = {}
         self._root_tasks: dict[str, asyncio.Task[None]] = {}
         self._tasks: asyncio.TaskGroup | None = None
@@ -211,7 +211,7 @@ class LiveAuthorities:
     async def _take_over(self) -> None:
         states = await self._database.read(authorities.states)
         if states == self._states:
-            if self._unusable or any(map(self._authority.signers.holds, self._unlisted)):
+            if self._unusable or await self._may_be_listed():
                 await self._try_again()
             return
         found = await self._database.read(authorities.every)
@@ -233,8 +233,15 @@ class LiveAuthorities:
         self._states = states
         log.info("CAs taken over from the store", **{name.replace("-", "_"): state for name, state in states})
 
+    async def _may_be_listed(self) -> bool:
+        """Whether a root that has had no list can have one now: its key is here, or another process has made it."""
+        if not self._unlisted or any(map(self._authority.signers.holds, self._unlisted)):
+            return bool(self._unlisted)
+        names = sorted(self._unlisted)
+        return await self._database.look(lambda connection: any(crls.newest(connection, each) for each in names))
+
     async def _try_again(self) -> None:
-        """Retry keys that were unavailable: a token was away, or a file with a passphrase."""
+        """Retry CAs whose key was unavailable, as that of a token that was away, and roots without a list."""
         unusable = set(self._unusable)
         found = await self._database.read(authorities.every)
         for each in found:
@@ -262,15 +269,13 @@ class LiveAuthorities:
         key_id = identifier_of(root.certificate)
         self._root_key_ids[root.name] = key_id.hex()
         # What was revoked while no service ran is in no list yet. The list may hold others that have ended meanwhile.
-        now = self._clock()
         try:
-            listed = await self._contents.take(key_id, None, now)
+            listed = await self._contents.take(key_id, None, self._clock())
         except Refused:  # It is begun again when the store can be read, as if nothing had been.
             del self._roots[root.name], self.publishers[root.name], self._root_key_ids[root.name]
             raise
         self._unlisted.discard(root.name)
-        current = publisher.current
-        if current is not None and any(entry not in current.der for entry in listed.complete(now).values()):
+        if publisher.lacks(listed):
             publisher.changed()
         self._run_root(root.name)
 

@@ -15,6 +15,7 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -25,6 +26,7 @@ from sqlalchemy.exc import IntegrityError
 from provisioning.authorities.authority import urls_of_root
 from provisioning.authorities.authority_life import AuthorityLife, facts_of
 from provisioning.authorities.issuing_lines import check_line, line_of, next_name, root_for, shown_line
+from provisioning.authorities.named_lists import named_lists
 from provisioning.ca.ceremony import (
     CeremonyRefused,
     CertificateAuthority,
@@ -81,6 +83,8 @@ class NextAuthority:
             check_issuing_ca(certificate, signer, self.life.clock())
         except CeremonyRefused as error:
             raise ConfigurationError(str(error)) from error
+        known_cas = {each.name: each.certificate for each in found} | {name: certificate}
+        _check_lists(named_lists(certificate, self.life.settings, known_cas))
         new_root = signer if signer not in known else None
         await self._announce(name, certificate, new_root, sum(each.kind is AuthorityKind.ROOT for each in found) + 1)
         return name
@@ -194,6 +198,17 @@ def _check_new(certificate: x509.Certificate, found: list[StoredAuthority]) -> N
             raise ConfigurationError(
                 f"it has the name of {each.name}, by which relying parties look for a CA's lists: have it signed "
                 "under the name that the request says"
+            )
+
+
+def _check_lists(named: Mapping[str, tuple[str, bool]]) -> None:
+    """Raise `ConfigurationError` if one of the lists *named* by a CA's certificate is not of its issuer."""
+    for url, (ca, is_issuer) in named.items():
+        if not is_issuer:
+            raise ConfigurationError(
+                f"it names {url} as the CRL to look in, which is that of {ca} and not of its issuer: clients that "
+                "check the whole path would refuse what is below it; have it signed with the address of its root's "
+                "CRL, or with none"
             )
 
 

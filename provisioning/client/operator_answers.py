@@ -109,7 +109,7 @@ class IssuedCertificate(Answer):
 
 
 class KnownOperator(Answer):
-    """An operator and what he may do: auditor, enroller or admin."""
+    """An operator, with the role: auditor, enroller or admin."""
 
     name: str
     role: str

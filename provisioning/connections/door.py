@@ -17,7 +17,8 @@ Rules
    one connection's, and has its traceback in the log.
 3. A handshake that takes too long ends with a reset. Where large packets vanish on the way the end of the stream would
    wait behind our part of the handshake, and a client without a time limit of its own for that, for ever.
-4. A connection of a proxy begins with a PROXY header (`provisioning.program.proxy_arrivals`), and has a place when that
+4. Handshakes are continued in portions and in turn (`provisioning.pki.handshake_turns`).
+5. A connection of a proxy begins with a PROXY header (`provisioning.program.proxy_arrivals`), and has a place when that
    has come: as one of the client's address. Before that it counts for no address, and has a bound of its own.
 """
 
@@ -29,7 +30,6 @@ import functools
 import socket
 import ssl
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Final
 
 import structlog
@@ -37,6 +37,7 @@ import structlog
 from provisioning.connections.places import Place, Places, hang_up
 from provisioning.pki.address_key import plain
 from provisioning.pki.departed import has_left
+from provisioning.pki.handshake_turns import Turns, shake_hands
 from provisioning.pki.late_handshake import reset_if_late
 from provisioning.pki.seen_out import see_out_if_refused
 from provisioning.program.once_a_minute import OnceAMinute
@@ -108,6 +109,7 @@ class Door:
         self._accepts_a_turn = accepts_a_turn
         self._shutdown_seconds = shutdown_seconds
         self._failed = failed
+        self._turns = Turns(self._loop)
         self._arrivals = ProxyArrivals(self._loop, self._arrived)
         self._tasks: set[asyncio.Task[None]] = set()
         self._next: dict[socket.socket, Place] = {}
@@ -202,25 +204,20 @@ class Door:
 
     async def _shake_hands(self, accepted: socket.socket, host: str, client: Address | None) -> None:
         place = self._next.pop(accepted)
-        context, seconds, shutdown = None, None, None
         try:
             see_out_if_refused(accepted)
-            if self._context is not None:
-                context, seconds, shutdown = self._context(), self._seconds, self._shutdown_seconds
+            context = None if self._context is None else self._context()
             protocol = self._make(place, client)
         except Exception as error:  # noqa: BLE001 - it is logged, and one connection's
             accepted.close()  # No transport has it yet.
             self._end_of_one(place, host, error)
             return
         try:
-            with nullcontext() if seconds is None else reset_if_late(self._loop, accepted, seconds):
-                await self._loop.connect_accepted_socket(
-                    lambda: protocol,
-                    accepted,
-                    ssl=context,
-                    ssl_handshake_timeout=seconds,
-                    ssl_shutdown_timeout=shutdown,
-                )
+            if context is None:
+                await self._loop.connect_accepted_socket(lambda: protocol, accepted)
+            else:
+                with reset_if_late(self._loop, accepted, self._seconds):
+                    await shake_hands(self._turns, accepted, context, protocol, self._seconds, self._shutdown_seconds)
         except (OSError, TimeoutError) as error:
             place.leave()
             self._failed(host, error)

@@ -103,9 +103,9 @@ class HttpListener(uvicorn.Server):
             seeing_out.cancel()
 
     async def _see_out(self) -> None:
-        """Cut off who has been sent everything and does not end his side: TLS waits half a minute for his farewell.
+        """Cut off clients that have been sent everything and do not end their side: TLS waits half a minute for that.
 
-        That of a client in no call, like a pool that keeps a connection for its next request, never comes.
+        From a client in no call, like a pool that keeps a connection for its next request, it never comes.
         """
         told = set[ConnectionProtocol]()
         while True:

@@ -99,36 +99,44 @@ async def examine(settings: Settings, now: datetime) -> AsyncIterator[Finding]:
 
 
 def _modes(settings: Settings, files: AuthorityFiles) -> Iterator[Finding]:
-    wrong = list[tuple[Path, int, int]]()
-    refused = False
+    """Report who can read or write what is the service's alone."""
     of_group = _GROUP if settings.unsafe_group_writable_directory else 0
     there = (path for path in sorted(files.directory.iterdir()) if path.exists())  # A link may lead nowhere.
     private = [path for path in there if path.suffix in {".key", ".db"}]
-    settings_file = files.directory / SETTINGS_FILE
-    for path, wanted in [(files.directory, _PRIVATE_DIRECTORY), *((path, _PRIVATE_FILE) for path in private)]:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & ~wanted & ~of_group:
-            wrong.append((path, mode, wanted))
-    if settings_file.exists() and "database_url" in contents_of(settings_file, SETTINGS_BYTES).decode(errors="replace"):
-        mode = stat.S_IMODE(settings_file.stat().st_mode)
-        if mode & ~_PRIVATE_FILE & ~of_group:
-            wrong.append((settings_file, mode, _PRIVATE_FILE))
+    wrong = _too_open(files, private, of_group)
     for path, mode, wanted in wrong:
         what = "may write to it" if mode & _OTHERS_WRITE else "can read it"
         yield failed("files", f"{path} has mode {mode:04o}: others {what}", f"chmod {wanted:04o} {quoted(path)}")
-    try:
-        if not any(mode & _OTHERS_WRITE for _, mode, _ in wrong):
-            check_directory_closed(settings)
-    except ConfigurationError as error:
-        what, _, remedy = str(error).partition("; ")
-        yield failed("files", what, remedy)
-        refused = True
+    # Others who may write are reported already.
+    refused = None if any(mode & _OTHERS_WRITE for _, mode, _ in wrong) else _not_closed(settings)
+    if refused is not None:
+        yield refused
     yield from _secrets(settings)
     if others := _owned_by_others(files):
         yield others
-    elif not (wrong or refused):
+    elif not wrong and refused is None:
         whose = "their owner's and their group's" if of_group else "their owner's only"
         yield ok("files", f"{files.directory} and {len(private)} private files are {whose}")
+
+
+def _too_open(files: AuthorityFiles, private: Sequence[Path], of_group: int) -> list[tuple[Path, int, int]]:
+    """Return which of the files have a mode that lets others in, beside those *of_group*: it, and the mode wanted."""
+    closed = [(files.directory, _PRIVATE_DIRECTORY), *((path, _PRIVATE_FILE) for path in private)]
+    settings_file = files.directory / SETTINGS_FILE
+    if settings_file.exists() and "database_url" in contents_of(settings_file, SETTINGS_BYTES).decode(errors="replace"):
+        closed.append((settings_file, _PRIVATE_FILE))  # The URL may have a password.
+    found = [(path, stat.S_IMODE(path.stat().st_mode), wanted) for path, wanted in closed]
+    return [(path, mode, wanted) for path, mode, wanted in found if mode & ~wanted & ~of_group]
+
+
+def _not_closed(settings: Settings) -> Finding | None:
+    """Return why the service would not start in its directory, None if it would."""
+    try:
+        check_directory_closed(settings)
+    except ConfigurationError as error:
+        what, _, remedy = str(error).partition("; ")
+        return failed("files", what, remedy)
+    return None
 
 
 def _drafts(files: AuthorityFiles, now: datetime) -> Iterator[Finding]:

@@ -17,12 +17,12 @@ from typing import Final
 from cryptography import x509
 from sqlalchemy.engine import Connection
 
-from provisioning.authorities.authority import STRANGER_REMEDY, strangers, urls_of_root
+from provisioning.authorities.authority import STRANGER_REMEDY, strangers
+from provisioning.authorities.named_lists import named_lists
 from provisioning.config import Settings
 from provisioning.directory.files import AuthorityFiles
 from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
 from provisioning.errors import ConfigurationError
-from provisioning.pki.crl import urls_of
 from provisioning.pki.extension import extension
 from provisioning.signers.places import SignerPlaces
 from provisioning.store import authorities, crls, known_authorities
@@ -119,28 +119,31 @@ def _addresses(connection: Connection, settings: Settings, every: Sequence[Store
     """Yield what relying parties find wrong that look for the CRL of a CA's certificate where that says."""
     if settings.public_http_url is None:  # Then devices' certificates name an address of this machine alone.
         return
-    lists = {
-        urls.crl: each
-        for each in every
-        if each.kind is AuthorityKind.ROOT and (urls := urls_of_root(settings, each.name)) is not None
-    }
+    known = {each.name: each.certificate for each in every}
     for each in every:
         if each.kind is AuthorityKind.ROOT or not each.state.trusted:
             continue
-        points = extension(each.certificate, x509.CRLDistributionPoints)
-        if points is None and each.state in {AuthorityState.ANNOUNCED, AuthorityState.ACTIVE}:
-            yield warning(
-                "CRL",
-                f"{each.name}'s certificate names no CRL: clients that check the whole path, as .NET's do, refuse the "
-                "certificates below it",
-                "if there are such clients, replace it: a CA that is signed here from now on names its root's CRL "
-                "(docs/ca-life.md)",
-            )
-        for url in () if points is None else urls_of(points):
-            if (root := lists.get(url)) is not None and crls.newest(connection, root.name) is None:
+        if extension(each.certificate, x509.CRLDistributionPoints) is None:
+            if each.state in {AuthorityState.ANNOUNCED, AuthorityState.ACTIVE}:
+                yield warning(
+                    "CRL",
+                    f"{each.name}'s certificate names no CRL: clients that check the whole path, as .NET's do, refuse "
+                    "the certificates below it",
+                    "if there are such clients, replace it: a CA that is signed here from now on names its root's CRL "
+                    "(docs/ca-life.md)",
+                )
+            continue
+        for url, (ca, is_issuer) in named_lists(each.certificate, settings, known).items():
+            refused = "relying parties that check it refuse every certificate below"
+            if not is_issuer:
                 yield failed(
                     "CRL",
-                    f"{each.name}'s certificate names {url}, and {root.name} has no CRL: relying parties that check "
-                    "it refuse every certificate below",
-                    f"bring the key of {root.name} here while the service runs",
+                    f"{each.name}'s certificate names {url}, which is the CRL of {ca} and not of its issuer: {refused}",
+                    "replace it (docs/ca-life.md), with a CA whose certificate names its root's CRL or none",
+                )
+            elif crls.newest(connection, ca) is None:
+                yield failed(
+                    "CRL",
+                    f"{each.name}'s certificate names {url}, and {ca} has no CRL: {refused}",
+                    f"bring the key of {ca} here while the service runs",
                 )

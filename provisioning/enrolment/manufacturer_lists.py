@@ -139,22 +139,11 @@ class ManufacturerListService:
             revoked, released = manufacturer_lists.put(connection, manufacturer.id, facts, listed.scope, entries)
             if before is not None and not fewer:
                 self._check_released(before, released)
-            told = {
-                "crl_number": str(listed.number),
-                "this_update": listed.this_update.isoformat(),
-                "next_update": listed.next_update.isoformat(),
-                "about": sorted(listed.scope.names),
-                "entries": len(entries),
-                "revoked": revoked,
-                "released": released,
-                "sha256": digest.hex(),
-            }
-            if source is not None:
-                told["url"] = source
-            audit.append(connection, now, by, Action.MANUFACTURER_LIST_TAKEN, name, told)
             lists = manufacturer_lists.of_manufacturer(connection, manufacturer.id)
             stored = next(each for each in lists if each.scope == listed.scope)
-            return Taken(stored, changed=True, revoked=revoked, released=released)
+            taken = Taken(stored, changed=True, revoked=revoked, released=released)
+            audit.append(connection, now, by, Action.MANUFACTURER_LIST_TAKEN, name, _facts_of(taken, source))
+            return taken
 
         taken = await self._database.write(record)
         if taken.changed:
@@ -224,6 +213,22 @@ class ManufacturerListService:
                 manufacturer_list_urls.of_manufacturers(connection, ids),
             )
         )
+
+
+def _facts_of(taken: Taken, source: str | None) -> dict[str, object]:
+    """Return what the audit log says of a list that was taken, from the URL *source* if that is known."""
+    stored = taken.stored
+    facts: dict[str, object] = {
+        "crl_number": str(stored.number),
+        "this_update": stored.this_update.isoformat(),
+        "next_update": stored.next_update.isoformat(),
+        "about": sorted(stored.scope.names),
+        "entries": stored.entries,
+        "revoked": taken.revoked,
+        "released": taken.released,
+        "sha256": stored.sha256.hex(),
+    }
+    return facts if source is None else {**facts, "url": source}
 
 
 def _find(connection: Connection, name: str, *, for_update: bool = False) -> StoredManufacturer:

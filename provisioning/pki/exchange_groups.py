@@ -22,7 +22,8 @@ import ssl
 from collections.abc import Iterable
 from typing import Final
 
-from provisioning.pki.openssl import address_of_context, library
+from provisioning.pki.openssl import address_of_context
+from provisioning.pki.openssl_library import library
 
 _SET_GROUPS_LIST: Final = 92
 NAMES: Final = {

@@ -35,7 +35,8 @@ from typing import Final
 
 from provisioning.pki import named_curves, openssl, resumed_exchange
 from provisioning.pki.hello_bounds import SMALL, awaited, step
-from provisioning.pki.openssl import AVAILABLE, address_of_context, library
+from provisioning.pki.openssl import AVAILABLE, address_of_context
+from provisioning.pki.openssl_library import address_of_bytes, library
 
 PORTION: Final = 16384
 """Most bytes that one step takes: some milliseconds if they are records of one byte."""
@@ -106,7 +107,7 @@ def shake_hands(address: int, connected: socket.socket) -> int:
 def _fill(address: int, connected: socket.socket) -> int:
     """Put a portion of what *connected* holds into the buffer; return how many bytes."""
     if _buffer.filled:
-        library.BIO_ctrl(_portion, _RESET, 0, None)
+        library.BIO_ctrl(_portion, _RESET, 0, 0)
         _buffer.filled = False
     try:
         size = _receive(connected, _place, PORTION, socket.MSG_PEEK)
@@ -127,9 +128,9 @@ def _consume(connected: socket.socket, size: int, *, wants_more: bool) -> None:
     That is all of them if it *wants_more*.
     """
     if not wants_more:
-        left = library.BIO_ctrl(_portion, _PENDING, 0, None)
+        left = library.BIO_ctrl(_portion, _PENDING, 0, 0)
         if left:
-            library.BIO_ctrl(_portion, _RESET, 0, None)
+            library.BIO_ctrl(_portion, _RESET, 0, 0)
             size -= left
     _buffer.filled = False
     if size:
@@ -146,4 +147,4 @@ _receive: Final[Callable[..., int]] = socket.socket.recv_into
 """The plain socket's: that of an `ssl.SSLSocket` calls OpenSSL."""
 _portion: Final[int] = library.BIO_new(library.BIO_s_mem()) if AVAILABLE else 0
 _place: Final = bytearray(PORTION)
-_content: Final = openssl.pointer_to(_place) if AVAILABLE else None
+_content: Final = address_of_bytes(_place)

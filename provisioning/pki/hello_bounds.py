@@ -42,7 +42,8 @@ import ssl
 from typing import Final
 
 from provisioning.pki.named_curves import look
-from provisioning.pki.openssl import AVAILABLE, address_of_context, callback, declare, library
+from provisioning.pki.openssl import AVAILABLE, address_of_context
+from provisioning.pki.openssl_library import HelloCallback, callback, declare, library
 
 REFUSED: Final = "CALLBACK_FAILED"
 """The reason of the `ssl.SSLError` at the server."""
@@ -79,8 +80,6 @@ step: Final = Step()
 awaited: Final[dict[int, int]] = {}
 """Sessions that shake hands in steps and whose hello has not come yet: how many bytes each has been given."""
 
-HelloCallback: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int), ctypes.c_void_p)
-
 
 def bound_hello(context: ssl.SSLContext, *, looks: bool) -> None:
     """Have a server's *context* refuse a ClientHello with too long a list.
@@ -88,15 +87,15 @@ def bound_hello(context: ssl.SSLContext, *, looks: bool) -> None:
     *looks* has its sessions look at what comes behind it.
     """
     address = address_of_context(context)
-    if address and _JUDGE is not None:
+    if address and _JUDGE:
         library.SSL_CTX_set_client_hello_cb(address, _JUDGE, looks or None)
 
 
-def _judge(session: int, alert: ctypes._Pointer[ctypes.c_int], looks: int | None) -> int:
+def _judge(session: int, alert: int, looks: int | None) -> int:
     """Say whether the handshake of the session at the address *session*, whose hello has come, goes on."""
     awaited.pop(session, None)
     if session != step.small and _is_too_long(session):
-        alert[0] = _ILLEGAL_PARAMETER
+        ctypes.c_int.from_address(alert).value = _ILLEGAL_PARAMETER
         return _REFUSE
     if looks:
         look(session)
@@ -135,16 +134,16 @@ def _open() -> bool:
     address = ctypes.c_void_p
     try:
         for name, result, arguments in (
-            ("SSL_CTX_set_client_hello_cb", None, [address, HelloCallback, address]),
+            ("SSL_CTX_set_client_hello_cb", None, [address, address, address]),
             ("SSL_client_hello_get0_ciphers", ctypes.c_size_t, [address, address]),
             ("SSL_client_hello_get0_ext", ctypes.c_int, [address, ctypes.c_uint, address, address]),
         ):
-            declare(library, name, result, arguments)
+            declare(name, result, arguments)
     except AttributeError:
         return False
     return True
 
 
 _MOST_BYTES: Final = tuple(MOST_BYTES.items())
-_JUDGE: Final = callback(HelloCallback, _judge, refusal=_REFUSE) if _open() else None
-"""One for all contexts, and never freed: OpenSSL knows its address only."""
+_JUDGE: Final = callback(HelloCallback, _judge, refusal=_REFUSE) if _open() else 0
+"""One for all contexts."""

@@ -27,12 +27,12 @@ import ssl
 import time
 from typing import Final
 
-from provisioning.pki.openssl import AVAILABLE, address_of_context, callback, declare, library
+from provisioning.pki.openssl import AVAILABLE, address_of_context
+from provisioning.pki.openssl_library import callback, declare, library, string_at
 
 MOST_SECONDS: Final = 24 * 3600
 """How long a session, and those derived from it, can be resumed after the client has used its certificate's key."""
 _SIZE: Final = 8
-_Note: Final = ctypes.c_char * _SIZE
 _ISSUED: Final = 1
 """0 would end the connection."""
 _DECRYPTED, _DECRYPTED_AND_OLD = 5, 6
@@ -66,14 +66,14 @@ def is_recent(session: int, now: float) -> bool:
 def shown_at(session: int) -> float:
     """Return when the key was used for the TLS session at the address *session*; 0 if unknown."""
     noted, size = ctypes.c_void_p(), ctypes.c_size_t()
-    library.SSL_SESSION_get0_ticket_appdata(session, ctypes.byref(noted), ctypes.byref(size))
-    return int.from_bytes(_Note.from_address(noted.value).raw) if noted.value and size.value == _SIZE else 0
+    library.SSL_SESSION_get0_ticket_appdata(session, ctypes.addressof(noted), ctypes.addressof(size))
+    return int.from_bytes(string_at(noted.value, _SIZE)) if noted.value and size.value == _SIZE else 0
 
 
 def bound_tickets(context: ssl.SSLContext) -> None:
     """Have a server's *context* reject tickets that contain a session whose client has not used its key for a day."""
     address = address_of_context(context)
-    if address and _ISSUE is not None and _TAKE is not None:
+    if address and _ISSUE and _TAKE:
         library.SSL_CTX_set_session_ticket_cb(address, _ISSUE, _TAKE, None)
 
 
@@ -100,9 +100,9 @@ def _open() -> bool:
         for name, result, arguments in (
             ("SSL_SESSION_set1_ticket_appdata", ctypes.c_int, [address, ctypes.c_char_p, count]),
             ("SSL_SESSION_get0_ticket_appdata", ctypes.c_int, [address, address, address]),
-            ("SSL_CTX_set_session_ticket_cb", ctypes.c_int, [address, IssueCallback, TakeCallback, address]),
+            ("SSL_CTX_set_session_ticket_cb", ctypes.c_int, [address, address, address, address]),
         ):
-            declare(library, name, result, arguments)
+            declare(name, result, arguments)
     except AttributeError:
         return False
     return True
@@ -110,6 +110,6 @@ def _open() -> bool:
 
 CAN_NOTE: Final = _open()
 """Whether OpenSSL can store notes here."""
-_ISSUE: Final = callback(IssueCallback, _issue, refusal=_ISSUED) if CAN_NOTE else None
-_TAKE: Final = callback(TakeCallback, _take, refusal=_IGNORE) if CAN_NOTE else None
-"""One each for all contexts, and never freed: OpenSSL knows addresses only. A ticket without a note is of no use."""
+_ISSUE: Final = callback(IssueCallback, _issue, refusal=_ISSUED) if CAN_NOTE else 0
+_TAKE: Final = callback(TakeCallback, _take, refusal=_IGNORE) if CAN_NOTE else 0
+"""One each for all contexts. A ticket without a note is of no use."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from provisioning.pki.openssl import InfoCallback, callback, library
+from provisioning.pki.openssl_library import StepCallback, callback, library
 
 _MOST_STEPS: Final = 200
 """Most steps other than data that a session may take in a second: some tens of KeyUpdate messages."""
@@ -25,7 +25,7 @@ def bound_key_updates(address: int) -> None:
 
     A session that exceeds the bound appears closed to its reader: see `changed_keys_too_often`.
     """
-    if address and _STEP_CALLBACK is not None:
+    if address and _STEP_CALLBACK:
         _steps.pop(address, None)  # Of an earlier session at the same address.
         _too_often.discard(address)
         library.SSL_set_info_callback(address, _STEP_CALLBACK)
@@ -51,7 +51,7 @@ def _count_step(session: int, _where: int, _value: int) -> None:
         library.SSL_set_shutdown(session, _PEER_SAID_GOODBYE)
 
 
-_STEP_CALLBACK: Final = callback(InfoCallback, _count_step, refusal=None)
+_STEP_CALLBACK: Final = callback(StepCallback, _count_step, refusal=None)
 _steps: Final[dict[int, int]] = {}
 """Steps of each session in this second."""
 _counted_since = 0.0

@@ -32,7 +32,8 @@ import ctypes
 import ssl
 from typing import Final
 
-from provisioning.pki.openssl import AVAILABLE, address_of_context, callback, declare, library
+from provisioning.pki.openssl import AVAILABLE, address_of_context
+from provisioning.pki.openssl_library import MessageCallback, callback, declare, library, string_at
 
 _READ: Final = 0
 _HANDSHAKE: Final = 22
@@ -49,34 +50,23 @@ _MALFORMED: Final = b"\xff\xff\xff"
 _FIELDS: Final = bytes.fromhex("2a8648ce3d01")
 """What the object identifiers of prime fields and of those of characteristic two begin with (RFC 3279 §2.3.5)."""
 
-MessageCallback: Final = ctypes.CFUNCTYPE(
-    None,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-)
-
 
 def refuse_own_curves(context: ssl.SSLContext) -> None:
     """Have a client's *context* refuse such certificates; a server's does so by `look`."""
     address = address_of_context(context)
-    if address and _LOOK is not None:
+    if address and _LOOK:
         library.SSL_CTX_set_msg_callback(address, _LOOK)
 
 
 def look(address: int) -> None:
     """Have the session at *address* look at what comes from now on."""
-    if _LOOK is not None:
+    if _LOOK:
         library.SSL_set_msg_callback(address, _LOOK)
 
 
 def look_if_new(address: int) -> None:
     """Have the session at *address* do so unless it turned out to be resumed."""
-    if _LOOK is not None and not library.SSL_session_reused(address):
+    if _LOOK and not library.SSL_session_reused(address):
         look(address)
 
 
@@ -91,7 +81,7 @@ def _look(
     """Look at what is sent or received: headers of records, messages, alerts."""
     if direction != _READ or kind != _HANDSHAKE or not place or not size:
         return
-    message = ctypes.string_at(place, size)
+    message = string_at(place, size)
     what = message[0]
     if what == _CERTIFICATE and _is_costly(message, version):
         _spoil(place, size)
@@ -133,12 +123,12 @@ def _open() -> bool:
         return False
     try:
         for name in ("SSL_CTX_set_msg_callback", "SSL_set_msg_callback"):
-            declare(library, name, None, [ctypes.c_void_p, MessageCallback])
+            declare(name, None, [ctypes.c_void_p, ctypes.c_void_p])
     except AttributeError:
         return False
     return True
 
 
-_NOBODY: Final = MessageCallback()
-_LOOK: Final = callback(MessageCallback, _look, refusal=_refuse) if _open() else None
-"""One for all contexts, and never freed: OpenSSL knows its address only."""
+_NOBODY: Final = 0
+_LOOK: Final = callback(MessageCallback, _look, refusal=_refuse) if _open() else 0
+"""One for all contexts."""

@@ -3,8 +3,8 @@
 Theory
 ------
 An `ssl.SSLContext` and the object inside an `ssl.SSLSocket` are C structures that begin with Python's header and hold
-the pointers to OpenSSL's own. Their offsets have been the same from Python 3.7 to 3.14. The functions are looked up
-in the very library that `ssl` is linked to, through the extension module's own handle.
+the pointers to OpenSSL's own. Their offsets have been the same from Python 3.7 to 3.14. The functions are those
+of the very library that `ssl` is linked to (`provisioning.pki.openssl_library`).
 
 At import both structures are checked once, on a throw-away session: the session must hold the address of its context
 at the expected offset, and OpenSSL must confirm that one pointer belongs to the other. If anything differs, or the
@@ -16,7 +16,6 @@ Rules
 1. Nothing here affects who is verified or how.
 2. Every caller has an alternative: the slow reference, which the same tests run.
 3. A session's address is valid as long as the session lives; whoever keeps one drops it with the session.
-4. What OpenSSL calls is made by `callback` alone: whatever it raises is a refusal.
 """
 
 from __future__ import annotations
@@ -29,6 +28,8 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from typing import Any, Final
+
+from provisioning.pki.openssl_library import DIRECT, declare, get_errno, library, string_at
 
 _HEADER: Final = object.__basicsize__
 _POINTER: Final = ctypes.sizeof(ctypes.c_void_p)
@@ -46,14 +47,15 @@ _FAILED: Final = 1
 _SYSTEM_CALL_FAILED: Final = 5
 _ENDED: Final = 6
 """`SSL_ERROR_SSL`, `SSL_ERROR_SYSCALL` and `SSL_ERROR_ZERO_RETURN`."""
+_OF_THE_SYSTEM: Final = 0x80000000
+"""Set in an error that a system call has left (`ERR_SYSTEM_FLAG`)."""
 _UNEXPECTED_END: Final = "UNEXPECTED_EOF_WHILE_READING"
 """How OpenSSL calls the end of a connection, unless it is told to take it for a proper one (`resumption`)."""
+RECORD: Final = 16384
+"""Largest plaintext of one TLS record (RFC 8446 §5.1)."""
 _FIRST_KNOWN, _FIRST_UNKNOWN = (3, 11), (3, 15)
-
-StatusCallback: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
-InfoCallback: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
-"""Types of what OpenSSL calls when a client asks for a staple, and at each step of a session other than data."""
-_NO_CALLBACK: Final = InfoCallback()
+_NOBODY: Final = 0
+"""The address of a call back that there is none."""
 
 
 def address_of(session: Any) -> int:
@@ -99,19 +101,29 @@ def shake_hands(address: int) -> int:
     message and traceback is a fortieth of the cost of a resumed handshake. Raises what `ssl` raises: `ssl.SSLError`
     with the same reason, `ssl.SSLCertVerificationError` with the same code, or `OSError`.
     """
-    result = _shake_hands(address)
+    result: int = library.SSL_do_handshake(address)
     if result == 1:
         return COMPLETE
     what: int = library.SSL_get_error(address, result)
     if what in (WANTS_READ, WANTS_WRITE):
         return what
-    number, error = ctypes.get_errno(), library.ERR_peek_last_error()
-    library.ERR_clear_error()  # Errors left there would be attributed to the next session.
-    if what == _FAILED:
-        raise _failure(address, error)
-    if what == _SYSTEM_CALL_FAILED and number:
-        raise OSError(number, os.strerror(number))
-    raise _ended(what)
+    raise _error(address, what)
+
+
+def read(address: int) -> bytes | None:
+    """Return the plaintext of the next record of the session at *address*, as `ssl` would, without releasing the GIL.
+
+    None: it has not arrived. Empty: the peer has said goodbye. Raises what `ssl` raises for all else.
+    """
+    size: int = library.SSL_read(address, _record_place, RECORD)
+    if size > 0:
+        return string_at(_record_place, size)
+    what: int = library.SSL_get_error(address, size)
+    if what in (WANTS_READ, WANTS_WRITE):
+        return None
+    if what == _ENDED:
+        return b""
+    raise _error(address, what)
 
 
 def forget_errors() -> None:
@@ -135,7 +147,7 @@ def say_goodbye(session: Any, address: int = 0) -> bool:
     known. Return whether it is, and OpenSSL has sent it; then its TLS session stays resumable.
     """
     if address:  # The usual way. Its alert is no step that anybody counts (`provisioning.pki.key_updates`).
-        library.SSL_set_info_callback(address, _NO_CALLBACK)
+        library.SSL_set_info_callback(address, _NOBODY)
         if library.SSL_shutdown(address) < 0:
             forget_errors()
             return False
@@ -166,8 +178,21 @@ def _ended(what: int, reason: str | None = None) -> ssl.SSLError:
     return ended
 
 
+def _error(address: int, what: int) -> OSError:
+    number, error = get_errno(), library.ERR_peek_last_error()
+    library.ERR_clear_error()  # Errors left there would be attributed to the next session.
+    if what == _FAILED and not error & _OF_THE_SYSTEM:
+        return _failure(address, error)
+    if what == _FAILED:  # `ssl` from Python 3.12.3 on passes on what the system has said of a write.
+        number = error & ~_OF_THE_SYSTEM
+        return OSError(number, os.strerror(number))
+    if what == _SYSTEM_CALL_FAILED and number:
+        return OSError(number, os.strerror(number))
+    return _ended(what)
+
+
 def _failure(address: int, error: int) -> ssl.SSLError:
-    words = (library.ERR_reason_error_string(error) or b"handshake failed").decode()
+    words = (library.ERR_reason_error_string(error) or b"unknown error").decode()
     # `ssl` names an error as in OpenSSL's header, where alerts are still those of SSL 3.
     reason = words.upper().replace(" ", "_").replace("SSL/TLS_ALERT_", "SSLV3_ALERT_")
     if reason == _UNEXPECTED_END:
@@ -190,8 +215,9 @@ def forget_handshake(address: int, *, resumed: bool) -> None:
     certificates that the client sent. What was verified stays: the client's certificate and the path (`verified_path`).
     """
     if library.SSL_ctrl(address, _GET_PEER_TMP_KEY, 0, _key_place):
-        library.EVP_PKEY_set_type(_key, _X25519)  # Empties it: leaves a key of this type without a value.
-        library.EVP_PKEY_free(_key)
+        key = _key.value
+        library.EVP_PKEY_set_type(key, _X25519)  # Empties it: leaves a key of this type without a value.
+        library.EVP_PKEY_free(key)
     if resumed:
         return  # It came with a ticket, and sent no chain.
     chain = library.SSL_get_peer_cert_chain(address)
@@ -199,30 +225,16 @@ def forget_handshake(address: int, *, resumed: bool) -> None:
         library.X509_free(sent)
 
 
-def pointer_to(place: bytearray) -> ctypes.c_void_p:
-    """Return a pointer to the bytes of *place*, which must not be resized afterwards."""
-    return ctypes.c_void_p(ctypes.addressof((ctypes.c_char * len(place)).from_buffer(place)))
-
-
 def _word(holder: object, offset: int) -> int:
     return ctypes.c_void_p.from_address(id(holder) + offset).value or 0
 
 
-def declare(library: ctypes.PyDLL, name: str, result: Any, arguments: list[Any]) -> None:
-    """Declare the signature of OpenSSL's function *name*; raise AttributeError if there is none."""
-    function = getattr(library, name)
-    function.restype, function.argtypes = result, arguments
-
-
-def _open() -> tuple[ctypes.PyDLL, Any, type] | None:
-    """Return the library that `ssl` uses, its handshake and the type of its sessions, if they are as expected."""
+def _open() -> type | None:
+    """Declare the functions used here; return the type of what holds a session, if all is as expected."""
     known = sys.implementation.name == "cpython" and _FIRST_KNOWN <= sys.version_info[:2] < _FIRST_UNKNOWN
     if not known or sysconfig.get_config_var("Py_TRACE_REFS") or sysconfig.get_config_var("Py_GIL_DISABLED"):
         return None
     try:
-        import _ssl
-
-        library = ctypes.PyDLL(_ssl.__file__)  # Keeps the GIL: these calls are shorter than releasing it.
         for name, result, arguments in (
             ("SSL_CTX_set_ciphersuites", ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p]),
             ("SSL_get_SSL_CTX", ctypes.c_void_p, [ctypes.c_void_p]),
@@ -247,8 +259,8 @@ def _open() -> tuple[ctypes.PyDLL, Any, type] | None:
             ("SSL_shutdown", ctypes.c_int, [ctypes.c_void_p]),
             ("SSL_CTX_get0_certificate", ctypes.c_void_p, [ctypes.c_void_p]),
             ("i2d_X509", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p]),
-            ("SSL_CTX_callback_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, StatusCallback]),
-            ("SSL_set_info_callback", None, [ctypes.c_void_p, InfoCallback]),
+            ("SSL_CTX_callback_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]),
+            ("SSL_set_info_callback", None, [ctypes.c_void_p, ctypes.c_void_p]),
             ("CRYPTO_memdup", ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_int]),
             ("EVP_PKEY_set_type", ctypes.c_int, [ctypes.c_void_p, ctypes.c_int]),
             ("EVP_PKEY_free", None, [ctypes.c_void_p]),
@@ -262,11 +274,10 @@ def _open() -> tuple[ctypes.PyDLL, Any, type] | None:
             ("BIO_write", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]),
             ("BIO_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]),
         ):
-            declare(library, name, result, arguments)
-        # Separately: saving errno would slow down every call.
-        shake_hands = ctypes.PyDLL(_ssl.__file__, use_errno=True).SSL_do_handshake
-        shake_hands.restype, shake_hands.argtypes = ctypes.c_int, [ctypes.c_void_p]
-    except (ImportError, AttributeError, OSError):  # Statically linked: there is no such library to call.
+            declare(name, result, arguments)
+        declare("SSL_do_handshake", ctypes.c_int, [ctypes.c_void_p], keeps_errno=True)
+        declare("SSL_read", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int], keeps_errno=True)
+    except AttributeError:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     wrapped: Any = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
@@ -275,42 +286,19 @@ def _open() -> tuple[ctypes.PyDLL, Any, type] | None:
         return None
     if library.SSL_get_SSL_CTX(_word(session, _SESSION)) != _word(context, _CONTEXT):
         return None
-    return library, shake_hands, type(session)
+    return type(session)
 
 
-_OPENED = _open()
-AVAILABLE = _OPENED is not None
+_SESSION_TYPE: Final = _open()
+AVAILABLE = _SESSION_TYPE is not None
 """Whether OpenSSL can be called directly here. (Not `Final`: tests take it away, of compiled code too.)"""
-library: Final[Any] = _OPENED[0] if _OPENED is not None else None
-_shake_hands: Final[Any] = _OPENED[1] if _OPENED is not None else None
-_SESSION_TYPE: Final = _OPENED[2] if _OPENED is not None else None
+READS = AVAILABLE and DIRECT
+"""Whether `read` costs less than the method of `ssl`: not through `ctypes`. (Not `Final`, as `AVAILABLE`.)"""
+_record: Final = ctypes.create_string_buffer(RECORD)
+_record_place: Final = ctypes.addressof(_record)
 _key: Final = ctypes.c_void_p()
-_key_place: Final = ctypes.byref(_key)
+_key_place: Final = ctypes.addressof(_key)
 """Where OpenSSL puts a key temporarily: one place is enough, because nothing else runs in between."""
-
-
-def callback(kind: Any, call: Callable[..., Any], *, refusal: int | Callable[..., None] | None) -> Any:
-    """Return *call* as OpenSSL can call it, or None if it cannot call back.
-
-    Nothing can be raised through OpenSSL, which would take for the result what happened to be in its place: whatever
-    *call* raises, its first line included, the result is *refusal*. Where OpenSSL expects none, that is a function
-    which refuses, given the same arguments, or None.
-    """
-    if not AVAILABLE:
-        return None
-
-    def answer(*arguments: Any) -> Any:
-        try:
-            return call(*arguments)
-        except BaseException:  # noqa: BLE001 - not even a KeyboardInterrupt
-            return refusal(*arguments) if callable(refusal) else refusal
-
-    try:
-        return kind(answer)
-    except (MemoryError, OSError):  # This process may be forbidden to have executable memory.
-        return None
-
-
 _never_shaken: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).wrap_bio(
     ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True
 )

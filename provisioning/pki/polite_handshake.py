@@ -14,7 +14,7 @@ does not know of the failure, so whoever accepted the socket is told (`on_refusa
 The transport also reads record after record for as long as it has any, before anybody else has a turn; it takes 256 KB
 from the socket at once, and a record of one byte costs as much as a large one. So a dozen peers that send small records
 held everybody for ten seconds. With `take_turns` it gets `PORTION` records, then "more input is needed", and goes on
-when the others have had their turn.
+when the others have had their turn. What a handshake reads is bounded by `provisioning.pki.handshake_turns`.
 
 Rules
 -----
@@ -23,7 +23,7 @@ Rules
    never began.
 3. It does not keep itself alive: an exception refers to the frames that it passed, and these to the handshake, so what
    is remembered is never raised itself.
-4. What has come when the peer ends its side is dropped if it is more than a portion: the transport does not wait.
+4. While records wait for their turn nothing more is read from the socket: at its end the transport would drop them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import copy
 import ssl
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Protocol, Self, cast
 
 _AGAIN = (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLSyscallError, ssl.SSLEOFError)
 """Not our refusal: there is no alert to send."""
@@ -66,7 +66,20 @@ def take_turns(transport: asyncio.BaseTransport) -> None:
             reading.pause_reading()
             reading.resume_reading()
 
-    session.take_turns(lambda: loop.call_soon(read_on))
+    def wait(*, waits: bool) -> None:
+        if waits and not reading.is_closing():
+            reading.set_read_buffer_limits(high=1)  # type: ignore[attr-defined] # Of the two loops' TLS transports.
+            loop.call_soon(read_on)
+        elif not waits:
+            reading.set_read_buffer_limits()  # type: ignore[attr-defined] # The usual ones.
+
+    session.take_turns(wait)
+
+
+class _Wait(Protocol):
+    """Hears that records wait for the next turn; or that there are none any more."""
+
+    def __call__(self, *, waits: bool) -> None: ...
 
 
 class PoliteHandshake(ssl.SSLObject):
@@ -76,7 +89,9 @@ class PoliteHandshake(ssl.SSLObject):
     _told: Callable[[ssl.SSLError], object] | None = None
     _left: int = PORTION
     """Records of this turn."""
-    _read_on: Callable[[], object] | None = None
+    _wait: _Wait | None = None
+    _waits: bool = False
+    """Whether some wait for their turn."""
 
     def __new__(cls, *arguments: Any, **options: Any) -> Self:
         """Take note of whom to tell: the handshake may be continued in another context."""
@@ -102,24 +117,28 @@ class PoliteHandshake(ssl.SSLObject):
         """Return what `ssl.SSLObject.read` does; a failure is raised on the next call, after the alert was sent."""
         if self._failure is not None:
             raise copy.copy(self._failure)
-        if self._read_on is not None:
+        if self._wait is not None:
             if not self._left:
                 self._left = PORTION
-                self._read_on()
+                self._waits = True
+                self._wait(waits=True)
                 raise ssl.SSLWantReadError(*_OTHERS_FIRST)
             self._left -= 1
         try:
             return super().read(len, buffer)
         except (*_AGAIN, ssl.SSLZeroReturnError):
             self._left = PORTION
+            if self._waits and self._wait is not None:
+                self._waits = False
+                self._wait(waits=False)
             raise
         except ssl.SSLError as failure:
             self._note(failure)
         raise ssl.SSLWantReadError(*_ALERT_FIRST)
 
-    def take_turns(self, read_on: Callable[[], object]) -> None:
-        """Have nobody read more than `PORTION` records at once; *read_on* is called where there may be more."""
-        self._read_on = read_on
+    def take_turns(self, wait: _Wait) -> None:
+        """Have nobody read more than `PORTION` records at once; *wait* is told where there may be more."""
+        self._wait = wait
 
     def _note(self, failure: ssl.SSLError) -> None:
         self._failure = copy.copy(failure)

@@ -37,19 +37,17 @@ from typing import Final
 
 from provisioning.pki import key_shown
 from provisioning.pki.exchange_groups import NAMES, configured, without_finite_fields
-from provisioning.pki.openssl import address_of_context, callback, declare, library
+from provisioning.pki.openssl import address_of_context
+from provisioning.pki.openssl_library import FindCallback, callback, declare, library, set_null, string_at
 
 _GO_ON, _FAIL = 1, 0
 """What a callback tells OpenSSL. The session would be resumed, however old, if one that has failed let it go on."""
 _NAME_SIZE: Final = 32
-_Name: Final = ctypes.c_char * _NAME_SIZE
 _TLS13: Final = 0x0304
 _SET_GROUPS: Final = 92
 _ASIDE: Final = 2.0
 """Seconds that a session must have left, so that it has not expired when OpenSSL checks it a moment later."""
 _X25519, _HYBRID = 0x001D, 0x11EC
-
-FindCallback: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 
 
 def exchange_less(context: ssl.SSLContext, *, hybrid: bool) -> None:
@@ -58,7 +56,7 @@ def exchange_less(context: ssl.SSLContext, *, hybrid: bool) -> None:
     Its handshakes must be run by `handshake_bounds.shake_hands`, or rule 1 is not enforced.
     """
     found = _FIND if hybrid or not _ORDER else _FIND_AND_ORDER
-    if found is not None:
+    if found:
         library.SSL_CTX_set_psk_find_session_callback(address_of_context(context), found)
 
 
@@ -94,13 +92,13 @@ def _find_and_order(session: int, name: int, size: int, place: int) -> int:
 
 def _look_up(session: int, name: int, size: int, place: int, *, order: bool) -> int:
     """Tell OpenSSL that there is no external secret, and prepare for its own."""
-    ctypes.c_void_p.from_address(place).value = None
+    set_null(place)
     if size == _NAME_SIZE:
-        _prepare(session, name, order=order)
+        _prepare(session, string_at(name, size), order=order)
     return _GO_ON
 
 
-def _prepare(session: int, name: int, *, order: bool) -> None:
+def _prepare(session: int, name: bytes, *, order: bool) -> None:
     context = library.SSL_get_SSL_CTX(session)
     found = _remembered(context, name)
     if not found:
@@ -115,10 +113,10 @@ def _prepare(session: int, name: int, *, order: bool) -> None:
     if library.SSL_SESSION_get_time_ex(found) + library.SSL_SESSION_get_timeout(found) < now + _ASIDE:
         return
     if order and library.SSL_ctrl(session, _SET_GROUPS, 0, _ORDER):
-        _ordered[session] = _Name.from_address(name).raw
+        _ordered[session] = name
 
 
-def _remembered(context: int, name: int | bytes) -> int:
+def _remembered(context: int, name: bytes) -> int:
     """Return the address of the TLS 1.3 session of *context* that a ticket names; 0: none."""
     library.SSL_SESSION_set1_id(_named, name, _NAME_SIZE)
     return library.OPENSSL_LH_retrieve(library.SSL_CTX_sessions(context), _named) or 0
@@ -131,17 +129,17 @@ def _open() -> bool:
     address = ctypes.c_void_p
     try:
         for name, result, arguments in (
-            ("SSL_CTX_set_psk_find_session_callback", None, [address, FindCallback]),
+            ("SSL_CTX_set_psk_find_session_callback", None, [address, address]),
             ("SSL_CTX_sessions", address, [address]),
             ("OPENSSL_LH_retrieve", address, [address, address]),
             ("SSL_SESSION_new", address, []),
-            ("SSL_SESSION_set1_id", ctypes.c_int, [address, address, ctypes.c_uint]),
+            ("SSL_SESSION_set1_id", ctypes.c_int, [address, ctypes.c_char_p, ctypes.c_uint]),
             ("SSL_SESSION_set_protocol_version", ctypes.c_int, [address, ctypes.c_int]),
             ("SSL_SESSION_get0_cipher", address, [address]),
             ("SSL_SESSION_get_time_ex", ctypes.c_int64, [address]),
             ("SSL_SESSION_get_timeout", ctypes.c_long, [address]),
         ):
-            declare(library, name, result, arguments)
+            declare(name, result, arguments)
     except AttributeError:
         return False
     return True
@@ -160,9 +158,10 @@ CAN_LIMIT: Final = _open()
 CAN_EXCHANGE_LESS: Final = CAN_LIMIT and ssl.OPENSSL_VERSION_INFO >= (3, 5)
 """Whether OpenSSL has ML-KEM, which a resumption can do without."""
 _ORDER_BYTES: Final = _order()
-_ORDER: Final = ctypes.cast(ctypes.c_char_p(_ORDER_BYTES), ctypes.c_void_p) if _ORDER_BYTES else None
-_FIND: Final = callback(FindCallback, _find, refusal=_FAIL) if CAN_LIMIT else None
-_FIND_AND_ORDER: Final = callback(FindCallback, _find_and_order, refusal=_FAIL) if CAN_EXCHANGE_LESS else None
+_ORDER_PLACE: Final = ctypes.create_string_buffer(_ORDER_BYTES)
+_ORDER: Final = ctypes.addressof(_ORDER_PLACE) if _ORDER_BYTES else 0
+_FIND: Final = callback(FindCallback, _find, refusal=_FAIL) if CAN_LIMIT else 0
+_FIND_AND_ORDER: Final = callback(FindCallback, _find_and_order, refusal=_FAIL) if CAN_EXCHANGE_LESS else 0
 _ordered: Final[dict[int, bytes]] = {}
 """The sessions whose groups were reordered, and what their client's ticket names."""
 _named: Final[int] = library.SSL_SESSION_new() if CAN_LIMIT else 0

@@ -29,7 +29,8 @@ import ssl
 from typing import Any, Final
 
 from provisioning.pki import key_shown
-from provisioning.pki.openssl import AVAILABLE, address_of, address_of_context, library
+from provisioning.pki.openssl import AVAILABLE, address_of, address_of_context
+from provisioning.pki.openssl_library import library
 from provisioning.pki.resumed_exchange import exchange_less
 
 CAN_REMEMBER: Final = AVAILABLE and ssl.OPENSSL_VERSION_INFO >= (3, 3)

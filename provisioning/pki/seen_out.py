@@ -4,8 +4,8 @@ RFC 8446 §6.2: after a fatal alert the connection is closed immediately. The st
 the alert and then the end. The socket itself stays open for a second: closing it while the peer still sends would reset
 the connection, and the peer might lose the alert.
 
-Who speaks HTTP without TLS understands no alert, and OpenSSL, which recognises the most common methods, sends none: he
-is told in HTTP, as by other servers. Without that a mistyped URL gets an empty reply.
+A client that speaks HTTP without TLS understands no alert, and OpenSSL, which recognises the most common methods, sends
+none: that client is told in HTTP, as by other servers. Without that a mistyped URL gets an empty reply.
 """
 
 from __future__ import annotations

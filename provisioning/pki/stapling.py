@@ -21,7 +21,8 @@ import time
 import weakref
 from typing import Final
 
-from provisioning.pki.openssl import StatusCallback, address_of, address_of_context, callback, library
+from provisioning.pki.openssl import address_of, address_of_context
+from provisioning.pki.openssl_library import StatusCallback, callback, library, string_at
 
 _SET_STATUS_CALLBACK: Final = 63
 _ASK_FOR_STATUS: Final = 65
@@ -52,7 +53,7 @@ def staple(context: ssl.SSLContext, response: bytes, good_until: float) -> bool:
     Returns False if that is not possible. Empty: none from now on. Open connections are not affected; a client that
     resumes a session gets no certificate, and so no response about one.
     """
-    if _STATUS_CALLBACK is None:
+    if not _STATUS_CALLBACK:
         return False
     address = address_of_context(context)
     if address not in _staples:
@@ -71,14 +72,14 @@ def ask_for_staple(context: ssl.SSLContext) -> bool:
 def staple_in(session: ssl.SSLObject) -> bytes:
     """Return the staple that the server of *session*, whose handshake is complete, has sent; empty: none."""
     address, response = address_of(session), ctypes.c_void_p()
-    size = library.SSL_ctrl(address, _GET_STATUS_RESPONSE, 0, ctypes.byref(response)) if address else 0
-    return ctypes.string_at(response.value, size) if response.value and size > 0 else b""
+    size = library.SSL_ctrl(address, _GET_STATUS_RESPONSE, 0, ctypes.addressof(response)) if address else 0
+    return string_at(response.value, size) if response.value and size > 0 else b""
 
 
 def forget_staple(address: int) -> None:
     """Free the staple of the session at *address*, whose handshake is complete."""
     if _staples:
-        library.SSL_ctrl(address, _SET_STATUS_RESPONSE, 0, None)
+        library.SSL_ctrl(address, _SET_STATUS_RESPONSE, 0, 0)
 
 
 def _answer_status_request(session: int, _argument: int | None) -> int:
@@ -96,6 +97,6 @@ def _answer_status_request(session: int, _argument: int | None) -> int:
 _staples: Final[dict[int, tuple[bytes, float]]] = {}
 """Staples, by the address of OpenSSL's context; an entry is removed before its context is freed."""
 _STATUS_CALLBACK: Final = callback(StatusCallback, _answer_status_request, refusal=_NOT_STAPLED)
-"""One for all contexts, and never freed: OpenSSL knows only its address."""
-CAN_STAPLE: Final = _STATUS_CALLBACK is not None
+"""One for all contexts."""
+CAN_STAPLE: Final = bool(_STATUS_CALLBACK)
 """Whether a server can staple here."""

@@ -123,10 +123,7 @@ def _parse_args(
     if ctx.resilient_parsing:  # During shell completion.
         return parse_args(ctx, args)
     written, bare, given = _read(command, ctx, args)
-    for number, each in enumerate(given):
-        if isinstance(each, TyperOption) and not (each.multiple or each.is_flag) and each in given[:number]:
-            name = max(each.opts, key=len)
-            ctx.fail(f"{name} is there more than once, and takes one value")
+    _refuse_repeated(ctx, given)
     if bare and not any(isinstance(each, TyperArgument) for each in command.params):
         _refuse_bare(command, ctx, bare)
     try:
@@ -134,12 +131,7 @@ def _parse_args(
     except typer.BadParameter as error:
         error.message = _in_words(error)
         raise
-    for each in given:
-        if "" in _all(written[each.name]) and any(isinstance(path, Path) for path in _all(ctx.params.get(each.name))):
-            raise typer.BadParameter(EMPTY, ctx=ctx, param=each)
-    for each in command.params:
-        if each not in given and (variable := each.envvar) is not None and os.environ.get(variable) == "":
-            ctx.fail(f"{variable} {EMPTY}")
+    _refuse_empty(command, ctx, written, given)
     return left
 
 
@@ -154,6 +146,24 @@ def _read(command: Any, ctx: Any, args: list[str]) -> tuple[dict[str, Any], list
             _refuse_late(ctx, name)
         raise
     return written, bare, given
+
+
+def _refuse_repeated(ctx: Any, given: list[Any]) -> None:
+    """Raise a usage error if an option that takes one value is among those *given* more than once."""
+    for number, each in enumerate(given):
+        if isinstance(each, TyperOption) and not (each.multiple or each.is_flag) and each in given[:number]:
+            name = max(each.opts, key=len)
+            ctx.fail(f"{name} is there more than once, and takes one value")
+
+
+def _refuse_empty(command: Any, ctx: Any, written: Mapping[str, Any], given: list[Any]) -> None:
+    """Raise a usage error if a path is *written* and empty, or a variable of an option that is not *given* is."""
+    for each in given:
+        if "" in _all(written[each.name]) and any(isinstance(path, Path) for path in _all(ctx.params.get(each.name))):
+            raise typer.BadParameter(EMPTY, ctx=ctx, param=each)
+    for each in command.params:
+        if each not in given and (variable := each.envvar) is not None and os.environ.get(variable) == "":
+            ctx.fail(f"{variable} {EMPTY}")
 
 
 def _refuse_late(ctx: Any, name: str) -> None:

@@ -111,13 +111,8 @@ def look_up(connection: Connection, names: Sequence[str], serials: Sequence[str]
     names, serials = list(dict.fromkeys(names)), list(dict.fromkeys(serials))
     locked = devices.lock_all(connection, names, serials)
     by_name = {each.name: each for each in locked}
-    unknown = [name for name in names if name not in by_name]
-    for name in unknown:
-        with refusals.of("device", name):
-            if len(unknown) <= _LOOKED_FOR:
-                raise no_such_device(connection, name)
-            raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name!r}")
     whole = [by_name[name] for name in names if name in by_name]
+    _refuse_unknown_names(connection, [name for name in names if name not in by_name], refusals)
     singly = certificates.of_devices_or_with_serials(connection, [], serials)
     known = {each.serial for each in singly}
     for serial in [serial for serial in serials if serial not in known]:
@@ -129,6 +124,14 @@ def look_up(connection: Connection, names: Sequence[str], serials: Sequence[str]
     at_once = [certificate for some in issued.values() for certificate in some]
     named = {each.id: each for each in (*whole, *(each.device for each in singly))}
     return Batch(whole, singly, issued, left, later, at_once, list(named.values()))
+
+
+def _refuse_unknown_names(connection: Connection, unknown: Sequence[str], refusals: Refusals) -> None:
+    for name in unknown:
+        with refusals.of("device", name):
+            if len(unknown) <= _LOOKED_FOR:
+                raise no_such_device(connection, name)
+            raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name!r}")
 
 
 def told(

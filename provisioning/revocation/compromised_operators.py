@@ -1,7 +1,8 @@
 """Takes back what an operator whose key is compromised has given away, as far as nobody has had it yet.
 
-Whoever has the key may have made tokens with it, and approved requests of his own, to send them again when the operator
-has long been revoked. So the operator's unused tokens are void, and approved requests wait for another decision.
+Whoever has the key may have made tokens with it, and approved requests of their own, to send them again when the
+operator has long been revoked. So the operator's unused tokens are void, and approved requests wait for another
+decision.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ class EndOfMany:
         )
         keys.begin(connection, grounds, now, end.by)
         batch.check_an_admin_is_left(connection, now, undone)
-        entries = list(_entries(batch, keys, end, ended, {each.id for each in fresh}, voided))
+        entries = _entries(batch, keys, end, ended, {each.id for each in fresh}, voided)
         audit.append_each(connection, now, end.by, end.action, entries)
         return _Begun(batch, keys, ended, facts, bool(entries), before)
 

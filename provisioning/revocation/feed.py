@@ -32,10 +32,10 @@ Rules
    What follows the last event that is still there is read as new: another process may have added it since.
 7. A commit of another process on the same database is noticed at once (`provisioning.store.announcements`), or at the
    latest at the next heartbeat.
-8. Nobody is told that he has caught up unless the store was read to its end a moment ago. Whoever cannot read it does
-   not know what other processes have revoked; a broker that hears nothing takes its feed for lost
+8. No subscriber is told that it has caught up unless the store was read to its end a moment ago. A process that cannot
+   read the store does not know what others have revoked; a broker that hears nothing takes its feed for lost
    (docs/decisions/0268-a-feed-that-cannot-read-says-nothing.md). What was due is said as soon as it can be.
-9. At the stop, a subscription ends when it has what was announced: who was answered last is heard, too.
+9. At the stop, a subscription ends when it has what was announced, so the last revocation that was answered is in it.
 """
 
 from __future__ import annotations

@@ -81,6 +81,8 @@ class CrlPlan:
     """The delta's URL; None: there is none."""
     shard: CrlShard | None = None
     """The shard that the list covers; None: all of the issuer's certificates."""
+    issuer_key_id: bytes | None = None
+    """By which key identifier certificates name the issuer, if its key may be elsewhere for long, as a root's."""
 
     @property
     def shard_id(self) -> int | None:
@@ -149,6 +151,11 @@ class CrlPublisher:
         """Note that something was revoked or released."""
         self._changed.set()
 
+    def lacks(self, contents: CrlContents) -> bool:
+        """Whether the list that is held has not all of *contents* that has not expired. For short lists."""
+        current = self._current
+        return current is None or any(entry not in current.der for entry in contents.complete(self._clock()).values())
+
     def read_again(self) -> None:
         """Compare a list that was made by this process with the store, which has lost its last events."""
         if self._contents is not None:
@@ -176,7 +183,8 @@ class CrlPublisher:
             try:
                 await (self.publish_changes() if due else self.publish())
             except (Refused, CrlRefused, ConfigurationError, OSError) as error:
-                if await self._take_newer() and not due:
+                if await self._is_done_elsewhere(due=due):
+                    self._owed = False
                     continue
                 if times := self._failures.failed(str(error), time.monotonic()):
                     name, detail = self._plan.name, str(error)
@@ -186,19 +194,29 @@ class CrlPublisher:
                     self._changed.set()
                 await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _take_newer(self) -> bool:
-        """Hold the list that another process has published since, as one that has the key; return whether there is one.
+    async def _is_done_elsewhere(self, *, due: bool) -> bool:
+        """Hold the list that another process, which may have the key, has published since; return whether it suffices.
 
-        Whether that contains the change for which this one should have been made cannot be told from it.
+        For a renewal any newer list does. If one is *due* because something has changed, it must contain all that is
+        revoked now; each list is examined once.
         """
         try:
             newest = await self._database.read(lambda connection: crls.newest(connection, self._plan.name))
+            newer = newest is not None and self._current is not None and newest.number > self._current.number
+            if newer:
+                self._current = newest
+            return newer if not due else (newer or not self._owed) and await self._lists_everything()
         except Refused:
             return False
-        if newest is None or self._current is None or newest.number <= self._current.number:
+
+    async def _lists_everything(self) -> bool:
+        """Whether the list that is held contains all that is revoked now; False if that takes the key to know."""
+        issuer, shard, now = self._plan.issuer_key_id, self._plan.shard_id, self._clock()
+        if issuer is None:
             return False
-        self._current = newest
-        return True
+        contents = CrlContents()
+        contents.apply(await self._database.survey(lambda each: revocations.listed(each, issuer, shard, now)), 0)
+        return not self.lacks(contents)
 
     async def publish_changes(self) -> None:
         """Publish if anything has changed in this list; a delta alone while a complete list is not affordable."""

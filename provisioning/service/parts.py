@@ -151,20 +151,7 @@ async def build(opened: Opened) -> Parts:
     profiles, key_policy = LiveProfiles(profiles_of(settings)), key_policy_of(settings)
     responder = OcspResponder(database, [], utc_now, settings.ocsp_life)
     credential, live = _authorities(opened, profiles, responder)
-
-    def on_new(events: Sequence[FeedEvent]) -> None:
-        responder.forget_changed(events)
-        live.changed(events)
-
-    feed = RevocationFeed(
-        database,
-        settings.feed_heartbeat_seconds,
-        on_new,
-        on_look=ShutOut(database, responder.forget_all).look,
-        authorities=lambda: live.told.event,
-        on_lost=functools.partial(_read_again, responder, live),
-        clock=utc_now,
-    )
+    feed = _feed(opened, responder, live)
     await feed.start()  # First: what others revoke while the lists are made is told to them.
     await live.start()
     told: tuple[Callable[[Changed], None], ...] = (
@@ -179,20 +166,12 @@ async def build(opened: Opened) -> Parts:
     metrics.registry.register(health)
     questions = OcspQuestions(responder, ocsp_rates(settings, metrics))
     metrics.registry.register(PartsCollector(feed, live.publishers, questions.answered_so_far))
-    manufacturers = ManufacturerWatch(database, utc_now)
     fellows: FellowWorkers | None = None
     if place is not None:
         metrics.registry.register(StartsCollector(place.starts))
         fellows = FellowWorkers(place, _answers(metrics, health, trust, feed))
     trust_changed = everywhere(trust.keep_up, fellows, _TRUST)
-
-    def webhook_anchors(settings: Settings) -> Path:
-        return settings.webhook_cafile or opened.authority.files.bundle
-
-    try:
-        webhooks = Webhooks(webhook_anchors(settings))
-    except TlsConfigurationError as error:
-        raise ConfigurationError(str(error)) from error
+    webhooks = _webhooks(opened)
     enrolment = EnrolmentService(
         database=database,
         issuing=live.issuing,
@@ -208,17 +187,7 @@ async def build(opened: Opened) -> Parts:
     audit_key = read_audit_key(opened.authority.files)
     revocation = RevocationService(database, utc_now, told, responder.forget_all, feed.reach)
     suspension = SuspensionService(database, utc_now, told, revocation.portions, feed.reach)
-    recall = RecallWatch(database, utc_now, revocation, suspension, SERVER_NAME)
-    fetcher = ManufacturerFetcher(
-        database,
-        utc_now,
-        settings.manufacturer_list_refresh_seconds,
-        settings.maximum_body_bytes,
-        SERVER_NAME,
-        settings.manufacturer_list_released_share,
-    )
-    collector = ManufacturersCollector(lambda: manufacturers.ends, lambda: recall.counts, fetcher.outcomes)
-    metrics.registry.register(collector)
+    about_manufacturers = _about_manufacturers(opened, metrics, revocation, suspension)
 
     def operators() -> ASGIApp:
         with importing():  # Late: `provisioning.api.late`.
@@ -268,8 +237,7 @@ async def build(opened: Opened) -> Parts:
             revocation.run,
             *_watches(opened, metrics),
             trust.run,
-            manufacturers.run,
-            *([recall.run, fetcher.run] if opened.leads else []),
+            *about_manufacturers,
             webhooks.run,
             late.run,
             functools.partial(announcements.listen, database.url, feed.announce),
@@ -283,9 +251,62 @@ async def build(opened: Opened) -> Parts:
             again,
             profiles,
             enrolment.check_keys_by,
-            lambda changed: webhooks.reading(webhook_anchors(changed)),
+            lambda changed: webhooks.reading(_webhook_anchors(opened, changed)),
         ),
     )
+
+
+def _feed(opened: Opened, responder: OcspResponder, live: LiveAuthorities) -> RevocationFeed:
+    """Return the feed, and let the OCSP answers and CRLs of this process follow it."""
+
+    def on_new(events: Sequence[FeedEvent]) -> None:
+        responder.forget_changed(events)
+        live.changed(events)
+
+    def on_lost() -> None:
+        """Take nothing for granted that was made of events which the store has lost."""
+        responder.forget_all()
+        live.read_lists_again()
+
+    return RevocationFeed(
+        opened.database,
+        opened.settings.feed_heartbeat_seconds,
+        on_new,
+        on_look=ShutOut(opened.database, responder.forget_all).look,
+        authorities=lambda: live.told.event,
+        on_lost=on_lost,
+        clock=utc_now,
+    )
+
+
+def _webhooks(opened: Opened) -> Webhooks:
+    try:
+        return Webhooks(_webhook_anchors(opened, opened.settings))
+    except TlsConfigurationError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def _webhook_anchors(opened: Opened, settings: Settings) -> Path:
+    return settings.webhook_cafile or opened.authority.files.bundle
+
+
+def _about_manufacturers(
+    opened: Opened, metrics: Metrics, revocation: RevocationService, suspension: SuspensionService
+) -> list[Callable[[], Coroutine[None, None, None]]]:
+    """Return what watches manufacturers' CAs, and, at one of several workers, what fetches and follows their lists."""
+    settings, database = opened.settings, opened.database
+    watch = ManufacturerWatch(database, utc_now)
+    recall = RecallWatch(database, utc_now, revocation, suspension, SERVER_NAME)
+    fetcher = ManufacturerFetcher(
+        database,
+        utc_now,
+        settings.manufacturer_list_refresh_seconds,
+        settings.maximum_body_bytes,
+        SERVER_NAME,
+        settings.manufacturer_list_released_share,
+    )
+    metrics.registry.register(ManufacturersCollector(lambda: watch.ends, lambda: recall.counts, fetcher.outcomes))
+    return [watch.run, recall.run, fetcher.run] if opened.leads else [watch.run]
 
 
 def _authorities(
@@ -349,12 +370,6 @@ def _plain(
     http.add_middleware(OcspEndpoint, questions=questions, body_seconds=settings.body_seconds)
     http.state.whole = WholeOcsp(questions)
     return http
-
-
-def _read_again(responder: OcspResponder, live: LiveAuthorities) -> None:
-    """Take nothing for granted that was made of events which the store has lost."""
-    responder.forget_all()
-    live.read_lists_again()
 
 
 async def _followers(feed: RevocationFeed, fellows: FellowWorkers | None) -> int:

@@ -306,6 +306,7 @@ class Supervisor:
                 self._ended(slot, code if code >= 0 else 128 - code)
 
     def _ended(self, slot: _Slot, code: int) -> None:
+        """Do what follows from the end of a worker: nothing, the end of the service, or another worker."""
         now = time.monotonic()
         lived = 0.0 if slot.ready_at is None else now - slot.ready_at
         pid, slot.pid, slot.ready_at = slot.pid, None, None
@@ -315,10 +316,13 @@ class Supervisor:
         if self._stop is not None or self._asked_to_stop:
             if code not in _ENDED_AS_TOLD and self._stop is not None:
                 self._stop.code = self._stop.code or code
-            return
-        if not self._all_ready:
+        elif not self._all_ready:
             self._begin_stop(code or 1)
-            return
+        else:
+            self._replace(slot, pid, code, lived, now)
+
+    def _replace(self, slot: _Slot, pid: int | None, code: int, lived: float, now: float) -> None:
+        """Have another worker forked, now or later, unless none can be kept running (rule 3)."""
         slot.failures = 1 if lived >= _STEADY_SECONDS else slot.failures + 1
         if slot.failures >= _MOST and all(each.ready_at is None for each in self._slots):
             log.error(

@@ -9,7 +9,7 @@ Each entry is authenticated together with the one before it, and a head identifi
 
 The key is a file beside the CA keys, not in the database: an attacker who can write only to the database can destroy
 the log, but not change it unnoticed; nor truncate it, except to a state that it really had (a restored copy), which is
-detected by comparing with a head that was noted elsewhere. Nor does the service seal a truncated log for him with the
+detected by comparing with a head that was noted elsewhere. Nor does the service seal a log that was truncated with the
 next entry: a head whose seal is not its own is continued without one, and is a finding for ever
 (docs/decisions/0271-a-head-that-nobody-sealed-is-not-sealed-by-the-next-entry.md).
 

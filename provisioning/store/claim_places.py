@@ -28,7 +28,7 @@ from sqlalchemy.engine import Connection
 from provisioning.store.tables import claim_places, claims, devices
 
 _FREED_AT_ONCE: Final = 16
-"""At least one, which is what whoever asks needs; some more, or each who comes would have to free his own."""
+"""One is what the present request needs; with some more, not each request has to free one."""
 
 
 def used(now: datetime) -> Label[int]:

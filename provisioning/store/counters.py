@@ -46,13 +46,13 @@ def ensure(connection: Connection, counter: str) -> None:
 
 
 def take(connection: Connection, counter: str, count: int = 1) -> range:
-    """Return the next *count* numbers of *counter*, which are the caller's if his transaction commits."""
+    """Return the next *count* numbers of *counter*, which are the caller's if its transaction commits."""
     (last,) = _TAKE.one(connection, {"wanted": str(counter), "taken": count})
     return range(last - count + 1, last + 1)
 
 
 def take_above(connection: Connection, counter: str, least: int) -> int:
-    """Return the next number of *counter* that is above *least*; it is the caller's if his transaction commits."""
+    """Return the next number of *counter* that is above *least*; it is the caller's if its transaction commits."""
     connection.execute(_RAISE, {"wanted": str(counter), "least": least})
     (number,) = take(connection, counter)
     return number

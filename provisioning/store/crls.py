@@ -41,7 +41,7 @@ def newest(connection: Connection, issuer: str) -> PublishedCrl | None:
 
 
 def take_second(connection: Connection, name: str, now: datetime) -> datetime:
-    """Return a second, *now* or later, of which there was no list called *name*; it is the caller's if he commits.
+    """Return a second, *now* or later, of which there was no list called *name*, for the caller if its work commits.
 
     It is at most `_AHEAD` later. If the last one is further away, the clock was set back, and *now* is returned.
     """

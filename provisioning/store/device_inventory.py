@@ -136,18 +136,8 @@ def page(
     found = []
     looked_at = 0
     while True:
-        if not search.narrows:
-            part = list(_shown(connection, _behind(search, after).limit(_AT_ONCE), now))
-            found += filter(search.wants, part)
-            size, last = len(part), part[-1].device.name if part else None
-        else:  # Before the certificates of any are looked up.
-            states = _behind(search, after).with_only_columns(devices.c.name, state()).limit(_AT_ONCE)
-            rows = connection.execute(states).all()
-            names = [name for name, is_now in rows if search.may_want(name, is_now)]
-            if search.certificate is None:
-                names = names[: limit + 1 - len(found)]
-            found += filter(search.wants, _named(connection, names, now))
-            size, last = len(rows), rows[-1][0] if rows else None
+        part, size, last = _next_ones(connection, search, after, limit + 1 - len(found), now)
+        found += filter(search.wants, part)
         if len(found) > limit:
             return found[:limit], found[limit - 1].device.name
         if size < _AT_ONCE:
@@ -156,6 +146,25 @@ def page(
         looked_at += size
         if looked_at >= most:
             return found, after
+
+
+def _next_ones(
+    connection: Connection, search: DeviceSearch, after: str | None, room: int, now: datetime
+) -> tuple[list[ShownDevice], int, str | None]:
+    """Look at the devices behind the name *after*, some at once; return those that may be wanted.
+
+    Return also how many were looked at, and the last one's name. *room* is how many the page can take.
+    """
+    behind = _behind(search, after).limit(_AT_ONCE)
+    if not search.narrows:
+        part = list(_shown(connection, behind, now))
+        return part, len(part), part[-1].device.name if part else None
+    # Before the certificates of any are looked up.
+    rows = connection.execute(behind.with_only_columns(devices.c.name, state())).all()
+    names = [name for name, is_now in rows if search.may_want(name, is_now)]
+    if search.certificate is None:  # Then all of them are wanted.
+        names = names[:room]
+    return list(_named(connection, names, now)), len(rows), rows[-1][0] if rows else None
 
 
 def _behind(search: DeviceSearch, after: str | None) -> Select[Any]:

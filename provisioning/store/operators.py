@@ -5,7 +5,7 @@ Rules
 1. The certificate says that its holder is an operator, this table what the operator may do: that can be changed without
    a new certificate, and takes effect with the next request.
 2. An operator who is not in the table may only read.
-3. Whether somebody is an admin now is asked of `usable_admins` alone, for what he does as for what he has promised.
+3. Only `usable_admins` says whether somebody is an admin now: for what an admin does, and for promises made earlier.
 4. Each operator's certificates are looked up by themselves: PostgreSQL without statistics, as after a restore, joins
    every certificate of the fleet with its device for them (docs/decisions/0085-index-look-ups-without-statistics.md).
 """

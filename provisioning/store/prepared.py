@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from operator import itemgetter
@@ -392,29 +392,50 @@ def _compile(
         columns = statement.returning_column_descriptions
     positional = bool(compiled.positional)
     names = compiled.positiontup if positional else list(compiled.binds)
-    binders = []
-    for name in names:
-        typed = compiled.binds[name].type
-        if isinstance(typed, NullType):  # Left of a comparison, SQLAlchemy infers no type from the right.
-            raise TypeError(f"parameter {name!r} has no type and would go to the driver as it is: {statement}")
-        kind = typed.dialect_impl(dialect)
-        binders.append((name, kind.bind_processor(dialect)))
+    binders = [(name, _binder(compiled, name, dialect)) for name in names]
     fixed = {name: bind.value for name, bind in compiled.binds.items() if not bind.required and name not in values}
-    readers = []
-    for place, column in enumerate(columns):
-        convert = column["type"].dialect_impl(dialect).result_processor(dialect, None)
-        if convert is not None:
-            readers.append((place, _json_reader(convert) if isinstance(column["type"], JSON) else convert))
-    text = str(compiled)
-    together = ""
-    if at_once and dialect.name == "postgresql":
+    if not at_once:
+        together = ""
+    elif dialect.name == "postgresql":
         asked = [name for name in names if name not in fixed]
         types = {name: _without_length(compiled.binds[name].type.compile(dialect)) for name in asked}
-        together = text_at_once(statement, text, types, told_by)
-    elif at_once and positional and isinstance(statement, Select) and not any(bind for _, bind in binders):
-        together = of_many.text_of_many(text)
-    converted = [(place, bind) for place, (_, bind) in enumerate(binders) if bind is not None]
-    return _Compiled(text, binders, _picker(names), converted, fixed, readers, positional, together)
+        together = text_at_once(statement, str(compiled), types, told_by)
+    else:
+        together = _text_of_many(statement, str(compiled), binders)
+    return _Compiled(
+        text=str(compiled),
+        binders=binders,
+        in_order=_picker(names),
+        converted=[(place, bind) for place, (_, bind) in enumerate(binders) if bind is not None],
+        fixed=fixed,
+        readers=list(_readers(columns, dialect)),
+        positional=positional,
+        at_once=together,
+    )
+
+
+def _binder(compiled: Any, name: str, dialect: Dialect) -> _Convert | None:
+    """Return how a parameter's value is converted for the driver, None if it is not."""
+    typed = compiled.binds[name].type
+    if isinstance(typed, NullType):  # Left of a comparison, SQLAlchemy infers no type from the right.
+        raise TypeError(f"parameter {name!r} has no type and would go to the driver as it is: {compiled.statement}")
+    convert: _Convert | None = typed.dialect_impl(dialect).bind_processor(dialect)
+    return convert
+
+
+def _readers(columns: Iterable[Any], dialect: Dialect) -> Iterator[tuple[int, _Convert]]:
+    """Yield the places of the *columns* whose values are converted when they are read, and how."""
+    for place, column in enumerate(columns):
+        kind = column["type"]
+        convert = kind.dialect_impl(dialect).result_processor(dialect, None)
+        if convert is not None:
+            yield place, _json_reader(convert) if isinstance(kind, JSON) else convert
+
+
+def _text_of_many(statement: object, text: str, binders: Sequence[tuple[str, _Convert | None]]) -> str:
+    """Return SQLite's text for an array of values; empty if there is none: it takes what needs no conversion."""
+    is_look_up = isinstance(statement, Select) and not any(bind for _, bind in binders)
+    return of_many.text_of_many(text) if is_look_up else ""
 
 
 def _bound(column: Sequence[Any] | Same, bind: _Convert | None) -> Iterable[Any]:

@@ -28,7 +28,7 @@ class TokenState(StrEnum):
     """It buys a certificate."""
     USED = "used"
     VOID = "void"
-    """It was voided, or its maker may not make such a one any more: then it is open again when he may."""
+    """It was voided; or its maker may not make such a token any more, and it is open again if the maker may."""
     EXPIRED = "expired"
 
 

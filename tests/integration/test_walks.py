@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
+from tests.support.examples import IS_THOROUGH
 from tests.support.walk.every_operation import take
 from tests.support.walk.reality import Ground
 from tests.support.walk.shorten import shortened
@@ -24,7 +24,6 @@ _LONG = 250
 """Steps of a new walk."""
 _PROCESSES = (0, 2, 0, 1)
 """Of the service, on PostgreSQL; 0: one on SQLite."""
-_is_thorough = settings().max_examples > settings.get_profile("fleetgate").max_examples
 
 
 @pytest.mark.timeout(600)  # A broker that starts without its feed lets its clients wait for ten seconds.
@@ -34,8 +33,8 @@ def test_whatever_is_done_oracle_and_product_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.hypothesis
-@pytest.mark.skipif(not _is_thorough, reason="`make test-thorough` has walks that nobody has taken before")
-@pytest.mark.parametrize("number", range(20 if _is_thorough else 1))
+@pytest.mark.skipif(not IS_THOROUGH, reason="`make test-thorough` has walks that nobody has taken before")
+@pytest.mark.parametrize("number", range(20 if IS_THOROUGH else 1))
 def test_another_walk_each_time_agrees_too(tmp_path: Path, number: int, request: pytest.FixtureRequest) -> None:
     seed = random.randrange(10**6)  # noqa: S311 - a walk, not a secret
     workers, has_clock = _PROCESSES[number % len(_PROCESSES)], number % 3 == 0

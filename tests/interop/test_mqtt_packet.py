@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.packets import Disconnect, Packet, Publish, decode_packet
 from broker.mqtt.properties import Properties
+from tests.support.examples import examples
 from tests.support.packet_cases import PACKET_CASES, PacketCase, split_packet
 from tests.support.packet_strategies import packets
 from tests.support.wire import V5, V31, V311
@@ -104,7 +105,7 @@ def test_it_keeps_user_properties_as_an_object_does() -> None:
         assert loses(packet)
 
 
-@settings(max_examples=5, suppress_health_check=list(HealthCheck))
+@examples(5, suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from([V31, V311, V5]).flatmap(
         lambda v: st.tuples(st.just(v), st.lists(packets(v), min_size=1, max_size=12))

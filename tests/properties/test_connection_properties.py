@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.mqtt.codes import ProtocolVersion
 from broker.mqtt.packets import Pingreq, Pingresp
 from tests.support.bad_packets import BAD_PACKETS
+from tests.support.examples import examples
 from tests.support.packet_cases import PACKET_CASES
 from tests.support.packet_strategies import written_packets
 from tests.support.pki import shared_service
@@ -44,7 +45,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 streams = st.lists(plausible | damaged() | st.binary(max_size=30), min_size=1, max_size=6).map(b"".join)
 
 
-@settings(max_examples=400)
+@examples(400)
 @given(version=versions, connected=st.booleans(), data=streams, places=st.lists(st.integers(0, 2000), max_size=6))
 def test_no_stream_of_bytes_does_any_harm(
     version: ProtocolVersion, connected: bool, data: bytes, places: list[int]
@@ -78,7 +79,7 @@ def test_no_stream_of_bytes_does_any_harm(
     assert client.closed or client.connection.version is not V5
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(data=streams)
 def test_a_good_client_is_served_after_any_stream(data: bytes) -> None:
     broker = MemoryBroker()

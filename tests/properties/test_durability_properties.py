@@ -6,12 +6,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.engine.engine import Engine
 from broker.mqtt.packets import Puback, Pubcomp, Publish, Pubrec, Pubrel, Subscribe
 from provisioning.pki.role import Role
+from tests.support.examples import examples
 from tests.support.pki import DOMAIN
 from tests.support.stored import StoredBroker
 from tests.support.wire import V5, WireClient, connect_packet, publication, request, will
@@ -59,7 +60,7 @@ def known(engine: Engine) -> Any:
     return sessions, retained
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.lists(steps, min_size=10, max_size=50))
 def test_what_is_recovered_is_what_was_written(sequence: list[tuple[str, str, int]]) -> None:
     with tempfile.TemporaryDirectory() as directory:

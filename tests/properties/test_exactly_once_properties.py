@@ -10,12 +10,13 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from broker.mqtt.codes import QoS
 from broker.mqtt.packets import Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel, Suback, Subscribe, SubscriptionRequest
 from provisioning.pki.role import Role
+from tests.support.examples import examples
 from tests.support.pki import DOMAIN, shared_device, shared_service
 from tests.support.stored import StoredBroker
 from tests.support.wire import WireClient, publication
@@ -181,7 +182,7 @@ FAILING = ["broker fails", "publisher publishes", "broker fails", "subscriber re
 WEIGHTED = STEPS[:4] * 4 + STEPS[4:8] * 2 + STEPS[8:]
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@examples(200, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.sampled_from(WEIGHTED), min_size=30, max_size=70))
 def test_a_message_at_qos2_arrives_once_and_in_order(steps: list[str]) -> None:
     with tempfile.TemporaryDirectory() as directory:
@@ -203,7 +204,7 @@ def test_a_message_at_qos2_arrives_once_and_in_order(steps: list[str]) -> None:
     assert list(session.deliveries()) == []
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@examples(200, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.sampled_from(WEIGHTED + FAILING), min_size=30, max_size=70))
 def test_what_is_acknowledged_at_qos1_arrives(steps: list[str]) -> None:
     with tempfile.TemporaryDirectory() as directory:

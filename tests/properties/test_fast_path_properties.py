@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.connection.connection import ClientConnection
 from broker.mqtt.codes import ProtocolVersion
 from broker.mqtt.packets import Pingreq, Puback, Publish, SubscriptionRequest
 from broker.mqtt.properties import Properties
+from tests.support.examples import examples
 from tests.support.pki import shared_service
 from tests.support.plain import PlainConnection
 from tests.support.wire import V5, V311, MemoryBroker, WireClient, request
@@ -168,7 +169,7 @@ def warm_up(version: ProtocolVersion) -> bytes:
     return b"".join(Publish(topic).encode(version) for topic in ALLOWED)
 
 
-@settings(max_examples=250)
+@examples(250)
 @given(
     version=st.sampled_from([V311, V5]),
     own=st.just([]) | subscriptions,
@@ -202,7 +203,7 @@ def test_the_fast_way_writes_what_the_slow_way_writes(
     ]
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(
     version=st.sampled_from([V311, V5]),
     stream=st.lists(steps(), min_size=1, max_size=20),

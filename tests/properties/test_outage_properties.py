@@ -11,10 +11,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from broker.mqtt.packets import Publish
+from tests.support.examples import IS_THOROUGH, examples
 from tests.support.honest_peer import SHARED, Fate, Ledger, Peer, Sent
 from tests.support.pki import shared_device, shared_service
 from tests.support.stored import StoredBroker
@@ -192,7 +193,7 @@ def named(step: str, choice: int) -> tuple[str, str]:
     return step, names[choice % len(names)]
 
 
-@settings(max_examples=80, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@examples(80, derandomize=not IS_THOROUGH, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.builds(named, st.sampled_from(STEPS), st.integers(0, 5)), min_size=40, max_size=90))
 def test_everybody_finds_what_it_was_told(steps: list[tuple[str, str]]) -> None:
     play(steps)

@@ -10,9 +10,10 @@ from enum import Enum, auto
 from typing import Any
 
 import uvloop
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tests.support.one_connection import Whole, answered, connected, post
 
 _OFFER = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c")
@@ -73,7 +74,7 @@ async def answers(pieces: list[bytes], number: int, after: After) -> list[bytes]
         return found
 
 
-@settings(max_examples=120)
+@examples(120)
 @given(
     st.lists(requests(), min_size=1, max_size=12),
     st.lists(st.floats(0, 1), max_size=6),

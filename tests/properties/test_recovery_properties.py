@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from broker.process.recovery import recover
@@ -21,6 +21,7 @@ from broker.store.journal import Journal
 from broker.store.sqlite import SqliteStore
 from tests.support import restored_slowly
 from tests.support.due import do_what_is_due
+from tests.support.examples import examples
 from tests.support.pki import DOMAIN
 from tests.support.stored import WALL_OFFSET, StoredBroker
 from tests.support.wire import MemoryBroker
@@ -181,7 +182,7 @@ PENDING_OF_THE_EXPIRED: dict[str, list[Row]] = {table: [] for table in TABLES} |
 }
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(stores())
 @example(PENDING_OF_THE_EXPIRED)
 def test_what_is_restored_quickly_is_what_is_restored_row_by_row(contents: dict[str, list[Row]]) -> None:

@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from broker.mqtt.acks import Puback, Pubcomp, Pubrec, Pubrel
 from broker.mqtt.packets import Packet, Subscribe, Unsubscribe
 from broker.mqtt.publication import Publish
+from tests.support.examples import examples
 from tests.support.stored import StoredBroker
 from tests.support.wire import V5, WireClient, connect_packet, publication, request, will
 
@@ -134,7 +135,7 @@ RESUMED_FOR_ONE_CONNECTION: list[tuple[Any, ...]] = [
 ]
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.lists(steps, min_size=10, max_size=25))
 @example(RESUMED_FOR_ONE_CONNECTION)
 def test_a_message_is_stored_as_long_as_somebody_is_to_get_it(lived: list[tuple[Any, ...]]) -> None:

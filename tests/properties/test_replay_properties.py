@@ -10,11 +10,12 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.engine.replay import PORTION
 from broker.mqtt.packets import Pubcomp, Publish, Pubrec, Pubrel, Subscribe, Unsubscribe
+from tests.support.examples import examples
 from tests.support.stored import StoredBroker
 from tests.support.wire import KEPT, WireClient, publication, request
 
@@ -60,7 +61,7 @@ class Reader:
         return bool(packets)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(st.lists(steps, min_size=10, max_size=30))
 def test_each_retained_message_comes_once_whatever_breaks(sequence: list[str | tuple[str, str]]) -> None:
     with tempfile.TemporaryDirectory() as directory:

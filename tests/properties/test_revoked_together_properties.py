@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
@@ -25,6 +25,7 @@ from broker.revocation.revoked_services import RevokedServices
 from provisioning.client.feed import Current, FeedEvent, ReleaseEvent, RevocationEvent
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import CredentialFiles
+from tests.support.examples import examples
 from tests.support.pki import shared_device, shared_pki
 from tests.support.wire import KEPT, V5, V311, MemoryBroker, will
 
@@ -78,7 +79,7 @@ _ABSENT = Holder(connected=False, modern=False, kept=False, will=False, again=Fa
     portion=1,
     keeps=False,
 )
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_together_or_one_by_one(holders: Sequence[Holder], told: Sequence[Told], portion: int, *, keeps: bool) -> None:
     events = [_event(number, each) for number, each in enumerate(told, 1)]
     with mock.patch.object(revocation_feed, "_PORTION", portion):

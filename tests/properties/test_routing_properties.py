@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.mqtt.subscription import Subscription
@@ -14,6 +14,7 @@ from broker.routing.cached import CachedNames
 from broker.routing.names import TopicNames
 from broker.routing.router import Routes
 from broker.routing.tree import SubscriptionTree
+from tests.support.examples import examples
 from tests.support.matching import matching
 from tests.support.packet_strategies import topic_filters, topic_names
 
@@ -65,7 +66,7 @@ def test_names_are_found_as_the_reference_matches(names: list[str], filters: lis
         assert sorted(found) == sorted({name for name in names if matches(topic_filter, name)})
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(
     st.lists(st.tuples(st.booleans(), few_names | topic_names), max_size=30),
     st.lists(few_filters | topic_filters, min_size=1, max_size=8),
@@ -119,7 +120,7 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.lists(steps, max_size=60), st.integers(1, 4))
 def test_a_cached_route_is_always_what_the_reference_says(
     sequence: list[tuple[str, int, str, int]], limit: int

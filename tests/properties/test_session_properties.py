@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.engine.deadlines import Deadlines
@@ -17,6 +17,7 @@ from broker.session.queue import QueueLimits
 from broker.session.session import Session
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
+from tests.support.examples import examples
 
 RELIABLE = Subscription("t", 1)
 OWNER = Identity("d", Role.DEVICE, "m", "g")
@@ -33,7 +34,7 @@ class Owner:
         self.fired(self, now)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(
     st.lists(
         st.one_of(
@@ -68,7 +69,7 @@ def test_deadlines_are_met_once_in_time_and_never_early(steps: list[tuple[str, i
     assert sum(map(len, deadlines._buckets.values())) == len(model)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.lists(st.integers(-6, 6), max_size=80), st.integers(1, 6))
 def test_inflight_is_an_ordered_mapping_of_free_identifiers(steps: list[int], receive_maximum: int) -> None:
     """Positive: acknowledge the n-th; zero: connect again; negative: add."""
@@ -116,7 +117,7 @@ class Peer:
     def release(self) -> None: ...
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(
     st.lists(st.sampled_from(["message", "message", "acknowledge", "vanish", "connect"]), max_size=80),
     st.lists(st.integers(1, 4), min_size=1, max_size=5),

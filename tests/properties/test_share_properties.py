@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.packets import Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel, Subscribe, Unsubscribe
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
+from tests.support.examples import examples
 from tests.support.pki import DOMAIN
 from tests.support.wire import MemoryBroker, WireClient, request
 
@@ -86,7 +87,7 @@ class Member:
 STEP = st.tuples(st.sampled_from("ppppaavcb"), st.integers(0, MEMBERS - 1), st.integers(1, 3))
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(qos=st.sampled_from([1, 2]), brief=st.sets(st.integers(1, MEMBERS - 1)), steps=st.lists(STEP, max_size=50))
 def test_each_message_reaches_a_member(qos: int, brief: set[int], steps: list[tuple[str, int, int]]) -> None:
     broker = MemoryBroker(max_connects_per_identity=0, flapping_count=0)
@@ -191,7 +192,7 @@ PLACES = st.tuples(
 )
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(st.lists(PLACES, max_size=40))
 def test_each_member_has_one_place_and_who_has_room_is_asked(steps: list[tuple[str, int, int]]) -> None:
     places = Places()

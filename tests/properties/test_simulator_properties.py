@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from device_sim.backoff import Backoff
@@ -16,6 +16,7 @@ from device_sim.telemetry.models import Model
 from device_sim.telemetry.payload import Format, UnreadableTelemetry, decode, encode
 from device_sim.telemetry.reading import Reading
 from device_sim.telemetry.seal import is_intact, key_of
+from tests.support.examples import examples
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,15}", fullmatch=True)
 seeds = st.integers(0, 2**32)
@@ -38,7 +39,7 @@ def number(reading: Reading, name: str) -> float:
     return value
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(seeds, names, models, st.sampled_from(Format))
 def test_the_same_seed_and_device_give_the_same_stream_of_payloads(
     seed: int, device: str, model: Model, form: Format
@@ -59,7 +60,7 @@ def test_another_seed_or_device_gives_other_readings(seed: int, device: str, oth
         assert first(5, seed, device, model) != first(5, seed, other, model)
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(seeds, names)
 def test_readings_are_what_a_meter_can_measure(seed: int, device: str) -> None:
     day = first(200, seed, device)
@@ -71,7 +72,7 @@ def test_readings_are_what_a_meter_can_measure(seed: int, device: str) -> None:
     assert len({number(reading, "power_w") for reading in day}) > 100
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(seeds, names)
 def test_a_tracker_moves_as_fast_as_it_says(seed: int, device: str) -> None:
     journey = first(200, seed, device, Model.TRACKER)
@@ -82,7 +83,7 @@ def test_a_tracker_moves_as_fast_as_it_says(seed: int, device: str) -> None:
     assert any(number(reading, "speed_mps") > 0 for reading in journey)
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(seeds, names)
 def test_an_alarm_stands_while_it_is_urgent_and_does_not_flicker(seed: int, device: str) -> None:
     shift = first(400, seed, device, Model.MACHINE)

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from broker.mqtt.message import Message
 from broker.store.batch import Otherwise
 from broker.store.journal import Journal
 from tests.support.batches import Ear
+from tests.support.examples import examples
 
 TOPICS = ("a", "b", "c")
 STEPS = st.lists(
@@ -91,7 +92,7 @@ def _apply(table: dict[Any, Any], changes: dict[Any, Any]) -> None:
             table[key] = row
 
 
-@settings(max_examples=400)
+@examples(400)
 @given(STEPS)
 @example(["begin", "take", "written", "begin", "take", "failed", "end", "end"])
 @example([("clear", "a"), "take", ("retain", "a"), "failed", ("clear", "a")])

@@ -11,12 +11,13 @@ from collections import Counter
 from types import FrameType
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.door.most import Most
 from broker.door.strangers import Network, Source
 from broker.door.waiting_room import Waiting, WaitingRoom
+from tests.support.examples import examples
 
 PLACE = st.tuples(st.integers(0, 4), st.integers(0, 2))
 """A network, and an address in it."""
@@ -130,7 +131,7 @@ class Hall:
 
 
 @given(most=st.integers(1, 12), steps=STEPS)
-@settings(max_examples=300)
+@examples(300)
 def test_it_does_what_a_slow_one_does(most: int, steps: list[tuple[str, Any]]) -> None:
     hall = Hall()
     try:

@@ -7,6 +7,7 @@ import ssl
 from typing import Any
 
 from provisioning.pki import openssl
+from provisioning.pki.openssl_library import library
 from provisioning.pki.tls import ClientCertificate, Credential, client_context, server_context
 from tests.support.pki import shared_pki
 
@@ -37,7 +38,7 @@ class Asking:
         to_server, to_client = self._pipes
         self.client: Any = trusting.wrap_bio(to_client, to_server, server_hostname="localhost")
         self.server: Any = server.wrap_bio(to_server, to_client, server_side=True)
-        openssl.library.SSL_ctrl(openssl.address_of(self.client), _SET_STATUS_TYPE, 1, None)
+        library.SSL_ctrl(openssl.address_of(self.client), _SET_STATUS_TYPE, 1, 0)
 
     def shake_hands(self) -> bytes | None:
         """Return the staple that the client received."""
@@ -54,7 +55,7 @@ class Asking:
     def stapled(self, side: Any) -> bytes | None:
         """Return the staple that this side holds."""
         held = ctypes.c_void_p()
-        size = openssl.library.SSL_ctrl(openssl.address_of(side), _GET_STATUS_RESPONSE, 0, ctypes.byref(held))
+        size = library.SSL_ctrl(openssl.address_of(side), _GET_STATUS_RESPONSE, 0, ctypes.addressof(held))
         return None if not held.value else ctypes.string_at(held.value, size)
 
     @property

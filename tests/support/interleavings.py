@@ -22,15 +22,12 @@ import random
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Final
 
-from hypothesis import settings
-
+from tests.support.examples import IS_THOROUGH
 from tests.support.turned_loop import TurnedLoop
 
 GO_ON: Final = "…"
 """The name of a choice that is nothing of its own; errors do not tell of it."""
 LOOP: Final = "the loop"
-IS_THOROUGH: Final = settings().max_examples > settings.get_profile("fleetgate").max_examples
-"""Whether this is `make test-thorough`."""
 _MOST: Final = 1_000_000
 _ENDED: Final = object()
 

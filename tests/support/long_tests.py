@@ -19,7 +19,12 @@ LONGEST: Final = {
     "test_attack_on_one_fault.py",
     "test_chaos.py",
     "test_clock.py",
+    "test_delivery_after_a_kill.py",
+    "test_delivery_of_sessions_on_one_fault.py",
+    "test_delivery_of_subscriptions_on_one_fault.py",
+    "test_delivery_on_one_fault.py",
     "test_demo.py",
+    "test_demo_on_one_fault.py",
     "test_durability.py",
     "test_faulty_brokers.py",
     "test_judged_by_testssl.py",
@@ -30,10 +35,12 @@ LONGEST: Final = {
     "test_qualify_faulty_devices.py",
     "test_real_clients.py",
     "test_run.py",
+    "test_run_against_mosquitto.py",
     "test_run_in_trouble.py",
     "test_schemathesis.py",
     "test_smoke.py",
     "test_unfinished_ends.py",
+    "test_walks.py",
 }
 """Files with tests that take ten seconds and more. One that begins last has a core to itself, and the others wait."""
 

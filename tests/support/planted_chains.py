@@ -17,11 +17,11 @@ BELIEVED: Sequence[Fault] = (
         (
             "    credential.load_into(context)\n"
             "    import ctypes\n"
-            "    from provisioning.pki import openssl\n"
+            "    from provisioning.pki import openssl, openssl_library\n"
             "    kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p)\n"
             "    openssl.overruled = kind(lambda _good, _chain: 1)\n"
-            "    overrule = openssl.library.SSL_CTX_set_verify\n"
-            "    overrule.argtypes = (ctypes.c_void_p, ctypes.c_int, kind)\n"
+            "    openssl_library.declare('SSL_CTX_set_verify', None, [ctypes.c_void_p, ctypes.c_int, kind])\n"
+            "    overrule = openssl_library.library.SSL_CTX_set_verify\n"
             "    overrule(openssl.address_of_context(context), 2 * context.verify_mode - 1, openssl.overruled)\n"
             "    return context\n\n\ndef client_context("
         ),

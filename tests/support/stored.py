@@ -24,7 +24,7 @@ from typing import Any
 from broker.process.recovery import recover
 from broker.store.batch import Batch
 from broker.store.journal import Journal
-from broker.store.sqlite import SqliteStore
+from broker.store.sqlite import SqliteStore, apply_changes
 from tests.support.due import do_what_is_due
 from tests.support.pki import shared_service
 from tests.support.wire import MemoryBroker, WireClient
@@ -110,7 +110,7 @@ class StoredBroker(MemoryBroker):
             content[_VERSIONS] = b"\1\1"  # In memory there is no log.
             copy.deserialize(content)
             copy.execute("PRAGMA foreign_keys=ON")
-            SqliteStore._apply_changes(copy, batch)
+            apply_changes(copy, batch)
             content = bytearray(copy.serialize())
         content[_VERSIONS] = b"\2\2"
         return bytes(content)

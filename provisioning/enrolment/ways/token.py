@@ -2,7 +2,7 @@
 
 A promise of any other role than a device's holds only while its maker could make it now: an admin with a certificate
 that is good (`provisioning.store.operators.usable_admins`). Otherwise whoever is dismissed comes back as an operator,
-or as a service that reads everything, by a token that he has put aside.
+or as a service that reads everything, by a token that was put aside.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ import pytest
 from broker.sockets.tls_session import open_tls
 from provisioning.pki import key_shown, openssl, resumed_exchange
 from provisioning.pki.key_shown import MOST_SECONDS
+from provisioning.pki.openssl_library import declare, library
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 from tests.support.pki import shared_device, shared_pki
 from tests.support.tls_server import Server, Told
@@ -28,7 +29,6 @@ PKI = shared_pki()
 X25519, P256 = "x25519", "secp256r1"
 HYBRID = "X25519MLKEM768" if resumed_exchange.CAN_EXCHANGE_LESS else X25519
 SET_GROUPS = 92
-GROUP_OF_SESSION = openssl.library.SSL_get0_group_name if openssl.AVAILABLE else None
 
 pytestmark = pytest.mark.skipif(
     not resumed_exchange.CAN_LIMIT, reason="an OpenSSL that remembers no sessions, or cannot be asked"
@@ -49,9 +49,8 @@ class Visit:
     @property
     def group(self) -> str:
         """What keys were exchanged by, as the client says."""
-        assert GROUP_OF_SESSION is not None
-        GROUP_OF_SESSION.restype, GROUP_OF_SESSION.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
-        name: bytes = GROUP_OF_SESSION(openssl.address_of(self.client))
+        declare("SSL_get0_group_name", ctypes.c_char_p, [ctypes.c_void_p])
+        name: bytes = library.SSL_get0_group_name(openssl.address_of(self.client))
         return name.decode()
 
     @property
@@ -63,19 +62,18 @@ class Visit:
     def kept(self) -> int:
         """Where the server keeps the TLS session."""
         assert self.told.transport is not None
-        kept: int = openssl.library.SSL_get_session(self.told.transport._inside)
+        kept: int = library.SSL_get_session(self.told.transport._inside)
         return kept
 
     @property
     def name(self) -> bytes:
         """What the ticket names the session by."""
         size = ctypes.c_uint()
-        named = openssl.library.SSL_SESSION_get_id
-        named.restype, named.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_void_p]
-        return ctypes.string_at(named(self.kept, ctypes.byref(size)), size.value)
+        declare("SSL_SESSION_get_id", ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_void_p])
+        return ctypes.string_at(library.SSL_SESSION_get_id(self.kept, ctypes.byref(size)), size.value)
 
     def key_was_shown(self, at: float) -> None:
-        openssl.library.SSL_SESSION_set1_ticket_appdata(self.kept, int(at).to_bytes(8), 8)
+        library.SSL_SESSION_set1_ticket_appdata(self.kept, int(at).to_bytes(8), 8)
 
     @property
     def shown_at(self) -> float:
@@ -108,7 +106,7 @@ def device(groups: str = "") -> ssl.SSLContext:
     context = client_context(PKI.anchors, shared_device("meter-1").credential)
     if groups:
         listed = ctypes.cast(ctypes.c_char_p(groups.encode()), ctypes.c_void_p)
-        assert openssl.library.SSL_CTX_ctrl(openssl.address_of_context(context), SET_GROUPS, 0, listed)
+        assert library.SSL_CTX_ctrl(openssl.address_of_context(context), SET_GROUPS, 0, listed)
     return context
 
 
@@ -166,7 +164,7 @@ async def test_a_session_that_is_not_known_is_a_full_handshake(server: Server) -
     context = device()
     async with visiting(server, context) as first:
         session = first.client.session
-    openssl.library.SSL_CTX_flush_sessions(openssl.address_of_context(server.context), 0)
+    library.SSL_CTX_flush_sessions(openssl.address_of_context(server.context), 0)
     async with visiting(server, context, session) as second:
         assert second.found == (False, HYBRID)
 
@@ -174,8 +172,8 @@ async def test_a_session_that_is_not_known_is_a_full_handshake(server: Server) -
 async def test_at_its_end_a_session_is_left_as_it_is(server: Server) -> None:
     context = device()
     async with visiting(server, context) as first:
-        openssl.library.SSL_SESSION_set_timeout.argtypes = [ctypes.c_void_p, ctypes.c_long]
-        openssl.library.SSL_SESSION_set_timeout(first.kept, 1)
+        declare("SSL_SESSION_set_timeout", ctypes.c_long, [ctypes.c_void_p, ctypes.c_long])
+        library.SSL_SESSION_set_timeout(first.kept, 1)
         session = first.client.session
     async with visiting(server, context, session) as second:
         assert second.group == HYBRID
@@ -223,7 +221,7 @@ async def test_a_day_after_the_key_was_shown_it_is_shown_again(server: Server) -
 async def test_of_a_session_whose_key_nobody_knows_to_have_been_shown_none_is_resumed(server: Server) -> None:
     context = device()
     async with visiting(server, context) as first:
-        openssl.library.SSL_SESSION_set1_ticket_appdata(first.kept, b"", 0)
+        library.SSL_SESSION_set1_ticket_appdata(first.kept, b"", 0)
         session = first.client.session
     async with visiting(server, context, session) as second:
         assert second.found == (False, HYBRID)

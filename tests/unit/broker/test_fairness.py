@@ -15,9 +15,10 @@ import pytest
 
 from broker.metrics import Metrics
 from broker.sockets.poller import Poller
-from broker.sockets.transport import RECORD, TlsTransport
+from broker.sockets.transport import TlsTransport
 from broker.sockets.turn import ALLOWANCE, Turn
 from broker.sockets.work import PORTION
+from provisioning.pki.openssl import RECORD
 
 MOST_READS = 64
 MOST_FULL_READS = 31

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 from hdrh.histogram import HdrHistogram
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from device_sim.latency import CURVE, HIGHEST_MS, Latency
+from tests.support.examples import examples
 
 _MICROSECONDS = st.one_of(
     st.integers(1, 3_600_000_000),
@@ -15,7 +16,7 @@ _MICROSECONDS = st.one_of(
 )
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(st.lists(_MICROSECONDS, min_size=1, max_size=40), st.booleans())
 def test_percentiles_are_those_of_the_library(values: list[int], merged: bool) -> None:
     latency, judge = Latency(), HdrHistogram(1, 3_600_000_000, 3)

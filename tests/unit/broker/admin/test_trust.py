@@ -19,6 +19,7 @@ from provisioning.program.moments import rfc3339
 from tests.support.crl import crl
 from tests.support.held_lists import put
 from tests.support.pki import DOMAIN, pem_of, shared_pki
+from tests.support.slow_keys import rsa_key
 from tests.support.wire import MemoryBroker
 
 PKI = shared_pki()
@@ -64,7 +65,7 @@ def test_each_anchor_in_use_is_shown_once_with_its_own_names(broker: MemoryBroke
 
 @pytest.mark.parametrize(
     ("key", "words"),
-    [(rsa.generate_private_key(65537, 2048), "RSA 2048"), (ed25519.Ed25519PrivateKey.generate(), "Ed25519")],
+    [(rsa_key(), "RSA 2048"), (ed25519.Ed25519PrivateKey.generate(), "Ed25519")],
 )
 def test_an_anchor_s_key_is_named(
     broker: MemoryBroker, key: rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey, words: str

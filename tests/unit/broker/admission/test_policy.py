@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.admission.filter_template import FilterTemplate, InvalidFilter
 from broker.admission.policy import Action, Kind, Permissions, Rules, Section, TopicPolicy
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
+from tests.support.examples import examples
 from tests.support.policies import DEFAULT_POLICY, of_roles
 
 METER = DEFAULT_POLICY.permissions(Identity("d", Role.DEVICE, "meter-1", "meters"), "meter-1", ours=True)
@@ -255,7 +256,7 @@ SECTIONS = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(SECTIONS, st.sampled_from([NORTH, SOUTH, BRIDGE]), st.booleans())
 def test_whom_names_do_not_mean_has_what_the_policy_without_their_allow_filters_gives(
     written: dict[tuple[Kind, str], Rules], identity: Identity, ours: bool

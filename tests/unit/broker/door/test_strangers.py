@@ -134,6 +134,19 @@ def test_addresses_are_looked_through_now_and_then_and_not_for_each_who_comes() 
     assert strangers.source("192.0.2.2", LIMITS, 1031.0) is not idle
 
 
+def test_who_has_very_many_addresses_makes_nobody_wait_until_all_were_looked_at() -> None:
+    strangers = Strangers(0.0)
+    hosts = [f"2001:db8:{number:x}::1" for number in range(1000)]
+    known = [strangers.source(host, LIMITS, 0.0).network for host in hosts]
+    strangers.source("192.0.2.1", LIMITS, 20.0).arrive(LIMITS, 20.0)
+    assert len(strangers) > 900
+    for _ in range(200):
+        strangers.source("192.0.2.1", LIMITS, 20.0)
+    assert len(strangers) == 1
+    again = [strangers.source(host, LIMITS, 20.0).network for host in hosts]
+    assert not any(before is after for before, after in zip(known, again, strict=True))
+
+
 def test_addresses_are_forgotten_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker.door.strangers._MOST", 10)
     strangers = Strangers(0.0)

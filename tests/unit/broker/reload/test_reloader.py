@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -78,6 +79,19 @@ async def test_settings_that_cannot_be_read_for_a_defect_of_ours_leave_everythin
     assert [each.outcome for each in report.parts] == [Outcome.RELOADED, Outcome.REFUSED]
     assert limits.applied == 0
     assert [each["part"] for each in said if each.get("code") == "INTERNAL_ERROR"] == ["settings"]
+
+
+async def test_settings_are_read_while_devices_are_served(tmp_path: Path) -> None:
+    settings, served = config(tmp_path), threading.Event()
+
+    def read() -> BrokerConfig:
+        assert served.wait(10)
+        return settings
+
+    limits = Always(Part.LIMITS)
+    asyncio.get_running_loop().call_soon(served.set)
+    report = await Reloader([limits], settings, read, Counter(), None, None).reload()
+    assert report.parts[0].outcome is Outcome.RELOADED
 
 
 class Scripted:

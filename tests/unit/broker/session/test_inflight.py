@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import process_time
+
 from broker.session.inflight import HIGHEST_PACKET_ID, LARGE, Inflight
 from broker.session.queue import QueueLimits
 
@@ -26,6 +28,24 @@ def test_all_identifiers_can_be_in_use() -> None:
     assert inflight.acknowledge(300) == 299
     assert inflight.room == 1
     assert inflight.add(1) == 300
+
+
+def test_the_last_of_very_many_is_sent_again_as_fast_as_the_first() -> None:
+    inflight: Inflight[int] = Inflight(HIGHEST_PACKET_ID, LIMITS)
+    for value in range(HIGHEST_PACKET_ID):
+        inflight.add(value)
+    inflight.restart(HIGHEST_PACKET_ID)
+    again = inflight.send_again()
+
+    def seconds(count: int) -> float:
+        begun = process_time()
+        for _ in range(count):
+            next(again)
+        return process_time() - begun
+
+    first = seconds(1000)
+    seconds(63_000)
+    assert seconds(1000) < 20 * max(first, 0.0005)
 
 
 def test_acknowledging_twice_finds_nothing() -> None:

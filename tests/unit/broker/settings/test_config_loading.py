@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from broker.settings.config import FileValues
+from broker.settings import config_loading
+from broker.settings.config import FILE_VALUES
 from broker.settings.config_file import ConfigError, read_texts
 from broker.settings.config_loading import load
 
@@ -41,9 +44,25 @@ def test_nothing_of_a_file_is_kept(path: Path) -> None:
     """It may hold a token."""
     path.write_text("token = 's3cret'")
     load(path, ENOUGH)
-    assert FileValues.values == {}
+    assert not FILE_VALUES.get()
     refusal(path, {"token_file": "x"})
-    assert FileValues.values == {}
+    assert not FILE_VALUES.get()
+
+
+def test_two_files_are_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reload and a dry run each read settings in a thread."""
+    both, then = threading.Barrier(2), config_loading._refuse_unknown_variables
+
+    def together() -> None:
+        both.wait(10)
+        then()
+
+    monkeypatch.setattr(config_loading, "_refuse_unknown_variables", together)
+    paths = [tmp_path / "first.toml", tmp_path / "second.toml"]
+    for path in paths:
+        path.write_text(f"name = '{path.stem}'")
+    with ThreadPoolExecutor(2) as threads:
+        assert [found.name for found in threads.map(lambda path: load(path, ENOUGH), paths)] == ["first", "second"]
 
 
 def test_a_command_reads_of_the_file_what_it_asks_for(path: Path) -> None:

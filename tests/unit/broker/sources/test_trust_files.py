@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from broker.admission.bundle import ListTerms, OcspTerms
@@ -17,13 +17,14 @@ from broker.settings.config import BrokerConfig
 from broker.settings.trust_settings import REQUIRE, StatusPolicy, TrustSettings
 from broker.sources.trust_files import anchor_files, load_trust, read_anchors
 from provisioning.pki.tls import TlsConfigurationError
+from tests.support.examples import examples
 from tests.support.manufacturer import Manufacturer
 from tests.support.pki import pem_of, shared_pki
 
 FIRST, SECOND = (pem_of(held.certificate) for held in (shared_pki().root, shared_pki().issuing))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, len(SECOND.rstrip()) - 1))
 def test_a_file_that_is_being_written_is_not_a_smaller_one(tmp_path: Path, cut: int) -> None:
     file = tmp_path / "anchors.pem"

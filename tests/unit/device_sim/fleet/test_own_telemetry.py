@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 import pytest
 
 from device_sim.device import Device, Event
 from device_sim.fleet.backend import Backend, Own
+from device_sim.fleet.commands import Command
 from device_sim.fleet.live_device import LiveDevice
 from device_sim.fleet.surroundings import Counters, Surroundings
-from device_sim.link.link import Link, UserProperties
+from device_sim.link.link import Link, NotConnected, UserProperties
 from device_sim.scenario.groups import Group, Telemetry
+from device_sim.telemetry.seal import key_of, sealed_object
 from device_sim.telemetry.stamp import NAME
 
 SEED, MARK = 42, 7
@@ -28,6 +31,19 @@ class _Line:
     def publish(self, topic: str, payload: bytes, _qos: int, *, user_properties: UserProperties) -> int:
         self.sent.append((topic, payload, user_properties))
         return len(self.sent)
+
+
+class _FullLine(_Line):
+    """A connection whose queue is full."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.refused = 0
+
+    def publish(self, *_message: object, **_properties: object) -> int:
+        self.refused += 1
+        raise NotConnected("not sent: 100 messages wait for the broker already")
 
 
 def device(line: _Line, **telemetry: Any) -> LiveDevice:
@@ -103,6 +119,13 @@ def test_a_payload_of_ours_to_an_own_topic_is_judged_by_its_seal() -> None:
     receiver._received_whole(topic, payload, ())
     receiver._received_whole(topic, payload.replace(b'"seq":1', b'"seq":2'), ())
     assert (receiver.received, receiver.altered, receiver.unexpected) == (1, 1, 0)
+
+
+async def test_a_command_that_cannot_be_answered_stays_unanswered_and_ends_nothing() -> None:
+    line = _FullLine()
+    meter, topic = device(line), "fleet/north/meter-1/cmd/identify"
+    meter._received(topic, sealed_object(Command("backend-1", "identify", {}).encode(), key_of(topic, MARK)))
+    assert line.refused == 1
 
 
 def test_of_many_unexpected_messages_a_few_are_kept() -> None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from device_sim.link.shared_context import SharedContext, kind_of_key
 from provisioning.pki.keys import PrivateKey
 from provisioning.pki.tls import CredentialPem, client_context
 from tests.support.foreign_ca import ForeignCa
+from tests.support.slow_keys import rsa_key
 
 KEYS: dict[str, PrivateKey] = {
     "P-256": ec.generate_private_key(ec.SECP256R1()),
     "P-384": ec.generate_private_key(ec.SECP384R1()),
-    "RSA 2048": rsa.generate_private_key(65537, 2048),
-    "RSA 3072": rsa.generate_private_key(65537, 3072),
+    "RSA 2048": rsa_key(),
+    "RSA 3072": rsa_key(3072),
     "Ed25519": ed25519.Ed25519PrivateKey.generate(),
 }
 CA = ForeignCa()

@@ -6,15 +6,16 @@ import base64
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, Pong, Request
 
 from device_sim.link.websocket import LARGEST_FRAME, NotUpgraded, NotWebSocket, WebSocket, checked_path
+from tests.support.examples import examples
 
 LENGTHS = st.one_of(st.integers(0, 130), st.integers(65_534, 65_537))
-FEW = settings(max_examples=30)  # The large ones take their time.
+FEW = examples(30)  # The large ones take their time.
 
 
 def upgraded() -> tuple[WebSocket, WSConnection, bytes]:

@@ -69,7 +69,7 @@ async def test_prometheus_reads_what_the_run_knows() -> None:
         assert (await asked(page.port, b"GET /metrics HTTP/1.1\r\n\r\n"))[0].startswith("HTTP/1.1 503 ")
         run = a_run()
         page.show(lambda: exposition(run))
-        head, content = await asked(page.port, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        head, content = await asked(page.port, b"GET /metrics HTTP/1.1\r\nHost: localhost:9464\r\n\r\n")
         assert f"\r\nContent-Length: {len(content)}\r\n" in head
         found = figures(content)
         for name, value in {
@@ -83,7 +83,14 @@ async def test_prometheus_reads_what_the_run_knows() -> None:
         assert found["fleet_sim_latency_seconds", "end_to_end", "99"] == pytest.approx(0.5)
         assert found["fleet_sim_run_info", "localhost:8883", "x"] == 1
         assert (await asked(page.port, b"HEAD /metrics?x HTTP/1.1\r\n\r\n"))[1] == ""
-        for request, answer in ((b"GET / HTTP/1.1", 404), (b"POST /metrics HTTP/1.1", 405), (b"nonsense", 400)):
+        of_a_page = b"GET /metrics HTTP/1.1\r\n%b: his.example:9464"  # Whose name points to this machine.
+        for request, answer in (
+            (b"GET / HTTP/1.1", 404),
+            (b"POST /metrics HTTP/1.1", 405),
+            (b"nonsense", 400),
+            (of_a_page % b"Host", 421),
+            (of_a_page % b"Host: localhost\r\nhOST ", 421),
+        ):
             assert (await asked(page.port, request + b"\r\n\r\n"))[0].startswith(f"HTTP/1.1 {answer} ")
     with pytest.raises(ConnectionRefusedError):
         await asked(page.port, b"")

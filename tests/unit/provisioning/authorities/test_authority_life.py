@@ -10,8 +10,10 @@ from functools import partial
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from pydantic import HttpUrl
 from sqlalchemy.engine import Connection
 
+from provisioning.authorities.authority import urls_of_root
 from provisioning.authorities.authority_life import WAITING, AuthorityLife
 from provisioning.authorities.authority_revocation import AuthorityRevocation
 from provisioning.authorities.ceremony_transcript import Transcript, digest_of
@@ -313,7 +315,7 @@ async def test_life_ends_with_the_root_s(fleet_cas: Ceremonies) -> None:
 
 
 async def test_what_tells_a_ca_apart_is_no_other_ca_s(fleet_cas: Ceremonies) -> None:
-    """Its serial number, by which the root revokes it, and its name, by which its lists are looked for."""
+    """Its serial number, by which its root revokes it, its name, by which its lists are looked for, its root's list."""
     life, settings = fleet_cas.life, fleet_cas.settings
     request = read_issuing_ca_csr(await NextAuthority(life).export_csr())
     root, issuing = (
@@ -321,13 +323,22 @@ async def test_what_tells_a_ca_apart_is_no_other_ca_s(fleet_cas: Ceremonies) -> 
         for name in ("root-ca.crt", "issuing-ca.crt")
     )
     authority = CertificateAuthority(root, SignerPlaces(AuthorityFiles(settings.directory), settings).open("root-ca"))
-    for wanted, serial, words in (
-        (request, issuing.serial_number, "it has the serial number of issuing-ca, under the same issuer"),
-        (replace(request, subject=issuing.subject), 7 << 100, "it has the name of issuing-ca, by which"),
+    address = {"public_http_url": HttpUrl("http://ca.example.org:8080")}
+    life = replace(life, settings=settings.model_copy(update=address))
+    right, of_another, of_itself = (
+        urls_of_root(life.settings, each) for each in ("root-ca", "issuing-ca", "issuing-2")
+    )
+    for wanted, serial, urls, words in (
+        (request, issuing.serial_number, None, "it has the serial number of issuing-ca, under the same issuer"),
+        (replace(request, subject=issuing.subject), 7 << 100, None, "it has the name of issuing-ca, by which"),
+        (request, 7 << 100, of_another, "the CRL to look in, which is that of issuing-ca and not of its issuer"),
+        (request, 7 << 100, of_itself, "the CRL to look in, which is that of issuing-2 and not of its issuer"),
     ):
-        pem = sign_issuing_ca(authority, wanted, serial, fleet_cas.clock()).public_bytes(Encoding.PEM)
+        pem = sign_issuing_ca(authority, wanted, serial, fleet_cas.clock(), urls).public_bytes(Encoding.PEM)
         with pytest.raises(ConfigurationError, match=words):
             await NextAuthority(life).announce(pem)
+    accepted = sign_issuing_ca(authority, request, 7 << 100, fleet_cas.clock(), right)
+    assert await NextAuthority(life).announce(accepted.public_bytes(Encoding.PEM)) == "issuing-2"
 
 
 async def test_no_ca_is_activated_that_a_broker_would_not_believe(fleet_cas: Ceremonies) -> None:

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import HttpUrl
-from sqlalchemy import text
+from sqlalchemy import text, update
+from sqlalchemy.engine import Connection
 from structlog.testing import capture_logs
 
 from provisioning.authorities.authority import root_crl_plan
 from provisioning.authorities.authority_life import AuthorityLife
+from provisioning.authorities.authority_revocation import AuthorityRevocation
 from provisioning.authorities.next_authority import NextAuthority
 from provisioning.authorities.root_life import RootLife
 from provisioning.directory.files import AuthorityFiles
 from provisioning.doctor.doctor_authorities import authority_findings
+from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.revocation import publisher
 from provisioning.revocation.publisher import CrlPublisher
 from provisioning.signers.places import SignerPlaces
 from provisioning.store import crls
+from provisioning.store.crls import PublishedCrl
+from provisioning.store.tables import authorities
 from tests.support.broker_process import wait_until
 from tests.support.ceremonies import Ceremonies
 
@@ -57,6 +65,14 @@ async def said(life: AuthorityLife, check: str = "CRL") -> list[tuple[str, str]]
     now = life.clock()
     found = await life.database.read(lambda connection: [*authority_findings(connection, life.settings, now)])
     return [(each.verdict, each.detail.partition(":")[0]) for each in found if each.check == check]
+
+
+def serves(publisher: CrlPublisher, made: PublishedCrl) -> bool:
+    return publisher.current == made and not publisher._owed
+
+
+def complaints(logs: Sequence[Mapping[str, object]]) -> list[object]:
+    return [each["detail"] for each in logs if each.get("code") == "CRL_NOT_PUBLISHED"]
 
 
 async def test_what_a_root_signs_names_its_list_and_no_responder(fleet_cas: Ceremonies) -> None:
@@ -93,14 +109,16 @@ async def test_a_new_root_s_list_is_there_though_its_key_leaves_at_once(fleet_ca
 
 
 async def test_who_lacks_the_root_s_key_serves_the_list_that_another_process_has_made(
-    fleet_cas: Ceremonies, tmp_path: Path
+    fleet_cas: Ceremonies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else its list would be the old one until it is started again: lapsed, and without the CA that was revoked."""
+    monkeypatch.setattr(publisher, "_RETRY_SECONDS", 0.01)
     life, clock = fleet_cas.life, fleet_cas.clock
     (root,) = [each for each in await life.every() if each.name == "root-ca"]
-    keyless = SignerPlaces(AuthorityFiles(tmp_path / "elsewhere"), life.settings)
+    settings = life.settings.model_copy(update={"crl_debounce_seconds": 0.01})
+    keyless = SignerPlaces(AuthorityFiles(tmp_path / "elsewhere"), settings)
     having, lacking = (
-        CrlPublisher(life.database, root_crl_plan(life.settings, places, root.name, root.certificate), clock)
+        CrlPublisher(life.database, root_crl_plan(settings, places, root.name, root.certificate), clock)
         for places in (life.places, keyless)
     )
     await having.start()
@@ -110,16 +128,31 @@ async def test_who_lacks_the_root_s_key_serves_the_list_that_another_process_has
         made = await having.publish()
         run = asyncio.create_task(lacking.run())
         await asyncio.to_thread(wait_until, lambda: lacking.current == made, "it serves that list")
-    assert "CRL_NOT_PUBLISHED" not in [each.get("code") for each in logs], "it is renewed"
-    clock.advance(timedelta(seconds=2))
+    assert complaints(logs) == [], "it is renewed"
     with capture_logs() as logs:
-        made = await having.publish()
-        lacking.changed()
-        await asyncio.to_thread(wait_until, lambda: lacking.current == made, "it serves that list")
-    assert "CRL_NOT_PUBLISHED" in [each.get("code") for each in logs], "whether that has the change, it cannot tell"
+        for already in (True, False):  # Whether the change is on the other's list when this one hears of it.
+            (revoked,) = [each.name for each in await life.every() if each.issues]
+            await fleet_cas.successor()
+            await AuthorityRevocation(life).begin(revoked, RevocationReason.CA_COMPROMISE)
+            assert complaints(logs) == []
+            if already:
+                made = await having.publish()
+            lacking.changed()
+            if not already:
+                await asyncio.to_thread(wait_until, lambda: complaints(logs) != [], "it cannot make the list")
+                made = await having.publish()
+            await asyncio.to_thread(
+                wait_until, partial(serves, lacking, made), "it serves that list and wants no other"
+            )
     run.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await run
+
+
+def exchange_names(one: str, other: str, connection: Connection) -> None:
+    """As if each of two roots were the issuer of what names the other's list."""
+    for before, after in ((one, "third"), (other, one), ("third", other)):
+        connection.execute(update(authorities).where(authorities.c.name == before).values(name=after))
 
 
 async def test_the_doctor_says_when_a_root_s_list_is_due_or_missing(fleet_cas: Ceremonies) -> None:
@@ -133,4 +166,10 @@ async def test_the_doctor_says_when_a_root_s_list_is_due_or_missing(fleet_cas: C
     due = [("warning", f"{name}'s next CRL is due") for name in ("root-ca", "root-2")]
     assert [each for each in await said(life) if "due" in each[1]] == due
     await life.database.write(lambda connection: connection.execute(text("DELETE FROM crls WHERE issuer = 'root-2'")))
-    assert ("failed", "root-ca-by-root-2's certificate names http") in await said(life)
+    absent = ("failed", "root-ca-by-root-2's certificate names http")
+    assert absent in await said(life)
+    await life.database.write(partial(exchange_names, "root-ca", "root-2"))
+    assert (await said(life)).count(absent) == 1, "it has a list again"
+    found = await life.database.read(lambda connection: [*authority_findings(connection, life.settings, life.clock())])
+    theirs = [each.detail for each in found if "which is the CRL of root-2 and not of its issuer" in each.detail]
+    assert len(theirs) == 1

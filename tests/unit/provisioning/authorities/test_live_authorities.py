@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 from sqlalchemy import select, text
 from structlog.testing import capture_logs
 
-from provisioning.authorities.authority import open_authority
+from provisioning.authorities.authority import open_authority, root_crl_plan
 from provisioning.authorities.authority_revocation import AuthorityRevocation
 from provisioning.authorities.live_authorities import LiveAuthorities
 from provisioning.authorities.next_authority import NextAuthority
@@ -151,6 +151,22 @@ async def test_a_root_whose_key_comes_back_has_its_first_list_then(fleet_cas: Ce
     elsewhere.rename(key)
     await live._take_over()
     assert listed(live.publishers["root-2"]) == set()
+
+
+async def test_the_first_list_of_a_root_is_served_also_where_only_another_process_has_the_key(
+    fleet_cas: Ceremonies,
+) -> None:
+    """Else who asks this process for the status of the CAs below finds no list, until it is started again."""
+    key, elsewhere = await without_list(fleet_cas)
+    live = opened(fleet_cas)
+    await live.start()
+    elsewhere.rename(key)
+    (root,) = [each for each in await fleet_cas.life.every() if each.name == "root-2"]
+    plan = root_crl_plan(fleet_cas.settings, fleet_cas.life.places, root.name, root.certificate)
+    made = await CrlPublisher(fleet_cas.database, plan, fleet_cas.clock).publish()
+    key.rename(elsewhere)
+    await live._take_over()
+    assert live.publishers["root-2"].current == made
 
 
 def unusable(*_: object, **__: object) -> None:

@@ -22,6 +22,7 @@ from provisioning.connections import door as door_module
 from provisioning.connections.door import HANDSHAKE_SECONDS, Door
 from provisioning.connections.places import Place, Places
 from provisioning.pki import late_handshake, seen_out
+from provisioning.pki.handshake_turns import Turns
 from provisioning.pki.polite_handshake import PoliteHandshake
 from provisioning.pki.renewable_context import RenewableContext
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
@@ -266,11 +267,13 @@ class BusyLoop:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loop, name)
 
-    async def connect_accepted_socket(self, make: Any, accepted: socket.socket, **options: Any) -> Any:
+    async def connect_accepted_socket(self, make: Any, accepted: socket.socket) -> Any:
         while not struct.unpack("ii", accepted.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))[0]:  # noqa: ASYNC110
             await asyncio.sleep(FEW)
-        options["ssl_handshake_timeout"] = PATIENCE
-        return await self._loop.connect_accepted_socket(make, accepted, **options)
+        return await self._loop.connect_accepted_socket(make, accepted)
+
+    async def start_tls(self, *arguments: Any, **options: Any) -> Any:
+        return await self._loop.start_tls(*arguments, **options | {"ssl_handshake_timeout": PATIENCE})
 
 
 @pytest.mark.parametrize("loop", LOOPS, ids=["asyncio", "uvloop"])
@@ -289,7 +292,7 @@ def test_who_gets_through_just_before_the_loop_gives_up_is_not_reset_at_the_end(
     async def visit() -> None:
         places = Places(2)
         async with opened(places, context=RenewableContext(context), handshake_seconds=FEW) as (door, client):
-            monkeypatch.setattr(door, "_loop", BusyLoop())
+            monkeypatch.setattr(door, "_turns", Turns(cast("asyncio.AbstractEventLoop", BusyLoop())))
             coming = asyncio.create_task(asyncio.to_thread(comes, client))
             while not len(places):  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(FEW)

@@ -232,7 +232,7 @@ async def test_who_is_told_to_end_does_not_wait_for_those_whose_handshake_is_not
         writer.write(ASK.replace(b"/", b"/slowly", 1) + b"\r\n")
         with socket.create_connection(served.listening.getsockname()) as late:
             late.setblocking(False)
-            while len(served.places) < 2:  # noqa: ASYNC110 - nobody tells
+            while len(served.places) < 2 or not served.listener.server_state.tasks:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0)
             served.listener.stop()
             loop = asyncio.get_running_loop()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from alembic import command
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.x509.oid import NameOID
 from sqlalchemy.engine import Connection
@@ -31,6 +31,7 @@ from provisioning.store.serials import serial_text
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.hostile_requests import ECDSA_SHA256
 from tests.support.requests import csr_der
+from tests.support.slow_keys import rsa_key
 
 HOUR = timedelta(hours=1)
 _ORDER_OF_P256 = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
@@ -211,7 +212,7 @@ async def test_lost_answers_are_made_up_for_so_many_times(fleet: Fleet, monkeypa
     assert await state(fleet, last.certificate) == GOOD
 
 
-@pytest.mark.parametrize("key", [rsa.generate_private_key(65537, 2048), ed25519.Ed25519PrivateKey.generate()])
+@pytest.mark.parametrize("key", [rsa_key(), ed25519.Ed25519PrivateKey.generate()])
 async def test_who_cannot_sign_the_same_anew_asks_with_another_field(fleet: Fleet, key: PrivateKey) -> None:
     await group(fleet)
     await first_answer(fleet, key)

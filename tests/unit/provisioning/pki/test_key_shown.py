@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from provisioning.pki import key_shown, openssl
+from provisioning.pki import key_shown
 from provisioning.pki.key_shown import MOST_SECONDS
+from provisioning.pki.openssl_library import library
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 from tests.support.pki import shared_device, shared_pki
 
@@ -73,11 +74,11 @@ def test_a_clock_that_was_ahead_gives_nobody_more(service: Service) -> None:
 
 
 def test_a_ticket_that_says_nothing_of_a_key_is_no_return(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    declared = openssl.library.SSL_SESSION_set1_ticket_appdata
+    declared = library.SSL_SESSION_set1_ticket_appdata
     with monkeypatch.context() as before:
-        before.setattr(openssl.library, "SSL_SESSION_set1_ticket_appdata", lambda *_: 1)
+        before.setattr(library, "SSL_SESSION_set1_ticket_appdata", lambda *_: 1)
         assert not service.come()
-    assert openssl.library.SSL_SESSION_set1_ticket_appdata is declared
+    assert library.SSL_SESSION_set1_ticket_appdata is declared
     assert not service.come()
     assert service.come()
 

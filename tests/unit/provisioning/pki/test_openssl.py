@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from provisioning.pki import key_shown, openssl, resumed_exchange, resumption
+from provisioning.pki.openssl_library import declare, library
 from provisioning.pki.tls import ClientCertificate, Credential, client_context, server_context
 from tests.support.asking_client import BROKER, PKI, Asking, served
 from tests.support.noted_error import Bystander, leave_error
@@ -79,7 +80,7 @@ def test_so_many_sessions_are_remembered_and_no_tickets_are_handed_out() -> None
     fresh = context()
     resumption.remember_sessions(fresh, 7)
     address = openssl.address_of_context(fresh)
-    assert openssl.library.SSL_CTX_ctrl(address, GET_SESSION_CACHE_SIZE, 0, None) == 7
+    assert library.SSL_CTX_ctrl(address, GET_SESSION_CACHE_SIZE, 0, None) == 7
     assert fresh.num_tickets == 0
     assert ssl.OP_NO_TICKET in fresh.options
 
@@ -114,10 +115,11 @@ def test_of_a_handshake_the_client_s_own_certificate_is_kept_and_no_more(version
     def key_of_the_exchange() -> int:
         """Return how many bytes of the client's share are kept."""
         held, kept, size = ctypes.c_void_p(), ctypes.create_string_buffer(4096), ctypes.c_size_t(4096)
-        if not openssl.library.SSL_ctrl(asking.server_address, openssl._GET_PEER_TMP_KEY, 0, ctypes.byref(held)):
+        if not library.SSL_ctrl(asking.server_address, openssl._GET_PEER_TMP_KEY, 0, ctypes.addressof(held)):
             return 0
-        is_there = openssl.library.EVP_PKEY_get_raw_public_key(held, kept, ctypes.byref(size))
-        openssl.library.EVP_PKEY_free(held)
+        declare("EVP_PKEY_get_raw_public_key", ctypes.c_int, [ctypes.c_void_p] * 3)
+        is_there = library.EVP_PKEY_get_raw_public_key(held, kept, ctypes.byref(size))
+        library.EVP_PKEY_free(held.value)
         return size.value if is_there else 0
 
     assert sent_along() == 2
@@ -158,7 +160,7 @@ def test_a_refusal_is_the_one_that_ssl_raises_and_leaves_nothing_for_the_next_se
 ) -> None:
     expected = refused(credential, lambda session: session.do_handshake())
     assert refused(credential, shake_hands_directly) == expected
-    assert openssl.library.ERR_peek_last_error() == 0
+    assert library.ERR_peek_last_error() == 0
 
 
 def lost(shake_hands: Callable[[Any], object], *, resets: bool, remembered_sessions: int) -> tuple[object, ...]:
@@ -193,7 +195,7 @@ def test_whether_a_client_has_left_or_its_connection_was_reset_is_said_as_ssl_sa
     ended = ssl.SSLZeroReturnError if remembered_sessions and resumption.CAN_REMEMBER else ssl.SSLEOFError
     assert expected[0] is (ConnectionResetError if resets else ended)
     assert lost(shake_hands_directly, **how) == expected
-    assert openssl.library.ERR_peek_last_error() == 0
+    assert library.ERR_peek_last_error() == 0
 
 
 def test_a_handshake_that_has_no_room_for_its_answer_waits_to_write() -> None:
@@ -219,13 +221,13 @@ def test_a_goodbye_is_said_after_a_handshake_and_before_it_leaves_nothing_behind
     address = asking.server_address if known else 0
     monkeypatch.setattr(openssl, "AVAILABLE", available)
     assert not openssl.say_goodbye(asking.server, address), "its handshake was never begun"
-    assert openssl.library.ERR_peek_last_error() == 0
+    assert library.ERR_peek_last_error() == 0
     monkeypatch.undo()
     asking = Asking(served())
     asking.shake_hands()
     monkeypatch.setattr(openssl, "AVAILABLE", available)
     assert openssl.say_goodbye(asking.server, asking.server_address if known else 0) is known
-    assert openssl.library.ERR_peek_last_error() == 0
+    assert library.ERR_peek_last_error() == 0
 
 
 def test_a_socket_that_is_closed_says_no_goodbye() -> None:
@@ -258,36 +260,3 @@ def test_of_a_client_that_does_not_believe_us_the_same_is_said_as_by_ssl() -> No
     assert (
         told(shake_hands_directly) == told(lambda session: session.do_handshake()) == "SSLV3_ALERT_CERTIFICATE_EXPIRED"
     )
-
-
-def test_where_openssl_cannot_be_asked_it_cannot_call_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openssl, "AVAILABLE", False)
-    assert openssl.callback(openssl.StatusCallback, lambda _session, _argument: 0, refusal=1) is None
-
-
-def called(kind: Any, made: Any) -> Any:
-    """Return what calls *made* by its address alone, as OpenSSL does."""
-    return kind(ctypes.cast(made, ctypes.c_void_p).value)
-
-
-@pytest.mark.skipif(not openssl.AVAILABLE, reason="OpenSSL cannot be called directly here")
-@pytest.mark.parametrize("error", [ValueError, MemoryError, KeyboardInterrupt, SystemExit])
-def test_whatever_a_callback_raises_openssl_hears_a_refusal(error: type[BaseException]) -> None:
-    def fail(_session: int, _argument: int) -> int:
-        raise error
-
-    for refusal in (0, 1, 3):
-        made = openssl.callback(openssl.StatusCallback, fail, refusal=refusal)
-        assert called(openssl.StatusCallback, made)(0, 0) == refusal
-    ignored = openssl.callback(openssl.InfoCallback, lambda *_: fail(0, 0), refusal=None)
-    assert called(openssl.InfoCallback, ignored)(0, 0, 0) is None
-    refused: list[tuple[int | None, ...]] = []
-    acting = openssl.callback(openssl.InfoCallback, lambda *_: fail(0, 0), refusal=lambda *given: refused.append(given))
-    assert called(openssl.InfoCallback, acting)(0, 1, 2) is None
-    assert refused == [(None, 1, 2)]
-
-
-@pytest.mark.skipif(not openssl.AVAILABLE, reason="OpenSSL cannot be called directly here")
-def test_a_callback_of_other_arguments_is_a_refusal_too() -> None:
-    made = openssl.callback(openssl.StatusCallback, lambda: 0, refusal=3)
-    assert called(openssl.StatusCallback, made)(0, 0) == 3

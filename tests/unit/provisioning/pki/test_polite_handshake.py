@@ -1,4 +1,7 @@
-"""TLS by the event loop's transports, in turns: who sends many small records does not keep the others waiting."""
+"""TLS by the event loop's transports, in turns: who sends many small records does not keep the others waiting.
+
+None of them is lost when he ends his side at once.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ class Server(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.ready, self.done = asyncio.Event(), asyncio.Event()
+        self.ready, self.done, self.ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.content = b""
         self.turns = [0]
 
@@ -46,6 +49,11 @@ class Server(asyncio.Protocol):
         if len(self.content) == RECORDS:
             self.done.set()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self.ended.set()
+        self.done.set()
+
 
 async def served(*, pauses: bool) -> Server:
     context = server_context(PKI.broker().credential, PKI.anchors, client_certificate=ClientCertificate.REQUIRED)
@@ -65,11 +73,15 @@ async def served(*, pauses: bool) -> Server:
                 for each in range(RECORDS):  # The loop stands still: all of them are there when it reads.
                     peer.sendall(bytes((each % 251,)))
                 peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+                if not pauses:  # Then the transport itself drops what it has read.
+                    peer.shutdown(socket.SHUT_WR)  # The end of the stream, not of TLS.
                 if pauses:
                     await asyncio.sleep(0)
                     assert not server.content
                     server.transport.resume_reading()
                 await server.done.wait()
+                if not pauses:
+                    await server.ended.wait()
         finally:
             server.transport.abort()
             listening.close()

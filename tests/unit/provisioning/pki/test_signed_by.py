@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
@@ -18,6 +18,7 @@ from tests.support.crl import crl
 from tests.support.ocsp import SHA1
 from tests.support.over_sha1 import crl_over_sha1, ocsp_over_sha1
 from tests.support.pki import Held, shared_device, shared_pki
+from tests.support.slow_keys import rsa_key
 
 PKI = shared_pki()
 METER = shared_device("meter-1")
@@ -26,12 +27,12 @@ HOUR = timedelta(hours=1)
 KINDS = ["EC", "RSA", "Ed25519", "Ed448"]
 
 
-def new_key(kind: str) -> Any:
+def new_key(kind: str, exponent: int) -> Any:
     match kind:
         case "EC":
             return ec.generate_private_key(ec.SECP256R1())
         case "RSA":
-            return rsa.generate_private_key(65537, 2048)
+            return rsa_key(exponent=exponent)
         case "Ed25519":
             return ed25519.Ed25519PrivateKey.generate()
         case _:
@@ -42,9 +43,9 @@ def hash_for(key: object) -> hashes.SHA256 | None:
     return None if isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey) else hashes.SHA256()
 
 
-def authority(kind: str) -> Held:
-    """Return a CA like the issuing one, but for its key."""
-    key = new_key(kind)
+def authority(kind: str, exponent: int = 65537) -> Held:
+    """Return a CA like the issuing one, but for its key; of RSA there is one of each *exponent*, of the same size."""
+    key = new_key(kind, exponent)
     like = PKI.issuing.certificate
     builder = (
         x509.CertificateBuilder(like.subject, like.subject, key.public_key(), 1)
@@ -57,7 +58,7 @@ def authority(kind: str) -> Held:
 
 AUTHORITIES = {kind: authority(kind) for kind in KINDS}
 """One of each, and of the same name."""
-OTHERS = {kind: authority(kind) for kind in KINDS}
+OTHERS = {kind: authority(kind, 3) for kind in KINDS}
 
 
 def list_of(issuer: Held, rsa_padding: padding.PSS | None = None) -> bytes:

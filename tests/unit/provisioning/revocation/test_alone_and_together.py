@@ -82,7 +82,7 @@ class Life:
 
     async def became(self, request: Callable[[Life], Awaitable[Any]]) -> Any:
         """Return how a request ended, and everything that the store knows of the device then."""
-        before = await self.fleet.database.read(lambda connection: audit.entries(connection, 0, 9999))
+        before = await self.fleet.database.read(lambda connection: audit.about(connection, "", 1))
         try:
             outcome = await request(self)
         except RefusedTogether as together:

@@ -9,11 +9,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
 
 from provisioning.store.at_once import array_of
+from tests.support.examples import examples
 from tests.support.postgresql import PostgresqlServer
 
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
@@ -44,7 +45,7 @@ def connection(postgresql: PostgresqlServer) -> Iterator[psycopg.Connection[Any]
             yield opened
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(COLUMNS)
 def test_what_is_written_is_what_the_driver_writes(
     connection: psycopg.Connection[Any], column: tuple[str, list[Any]]

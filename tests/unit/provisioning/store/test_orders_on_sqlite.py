@@ -16,7 +16,8 @@ from structlog.testing import capture_logs
 from provisioning.store import sqlite_group
 from provisioning.store.sqlite_writer import SqliteWriter
 from tests.support import scenes_with_ceremonies
-from tests.support.interleavings import IS_THOROUGH, Choices, every_choice, some_orders
+from tests.support.examples import IS_THOROUGH
+from tests.support.interleavings import Choices, every_choice, some_orders
 from tests.support.many_certificates import make_portions_small
 from tests.support.process_scenes import (
     SMALL,

@@ -1,0 +1,193 @@
+"""TLS handshakes by the event loop's transports, in portions and in turn: strangers do not keep the others waiting.
+
+Theory
+------
+A transport takes 256 KB from its socket at once, as often as there are as many, and has OpenSSL go through all of it.
+Records may have one byte each (RFC 8446 §5.1), so a dozen strangers that send hellos, or certificates, in such records
+held everybody for twenty seconds (docs/decisions/0333). So between the socket and the transport there is an
+`_Arriving`, until the handshake is over: it reads a portion, then nothing until that has been processed, and the rest
+stays in the kernel. The portions of all connections are processed one after the other (`Turns`), for some milliseconds
+a turn of the event loop, by which also many honest handshakes at once leave others their turn.
+
+The broker's devices have the same, on the socket itself (`provisioning.pki.handshake_bounds`).
+
+Rules
+-----
+1. A portion is processed in its connection's own context: what a handshake begins belongs to that connection.
+2. Nothing is read by the application before its `connection_made`: in it a client is judged, and limited.
+3. When the handshake is over, nothing of it is between socket and transport.
+4. Whoever is cancelled, or fails, leaves no open connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import socket
+import ssl
+import time
+from collections import deque
+from typing import Any, Final, cast
+
+PORTION: Final = 2048
+"""Bytes: a millisecond if they are records of one byte; and most clients' whole hello, or certificate."""
+_SECONDS_A_TURN: Final = 0.005
+
+
+class Turns:
+    """Handshakes of one door for which a portion has come."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop: Final = loop
+        self._waiting: deque[_Arriving] = deque()
+        self._called = False
+
+    def add(self, arriving: _Arriving) -> None:
+        """Have *arriving* go on when it is its turn."""
+        self._waiting.append(arriving)
+        self._call()
+
+    def _call(self) -> None:
+        if not self._called:
+            self._called = True
+            self.loop.call_soon(self._go_on, context=_NOBODYS)
+
+    def _go_on(self) -> None:
+        self._called = False
+        end = time.monotonic() + _SECONDS_A_TURN
+        try:
+            while self._waiting:
+                self._waiting.popleft().go_on()
+                if time.monotonic() >= end:
+                    break
+        finally:  # An error is one connection's.
+            if self._waiting:
+                self._call()
+
+
+async def shake_hands(
+    turns: Turns,
+    accepted: socket.socket,
+    context: ssl.SSLContext,
+    protocol: asyncio.Protocol,
+    seconds: float,
+    shutdown_seconds: float | None,
+) -> None:
+    """Shake hands on *accepted*, for *seconds* at most, and then have *protocol* served.
+
+    Raises what the event loop's `start_tls` does.
+    """
+    loop, arriving = turns.loop, _Arriving(turns)
+    raw, _ = await loop.connect_accepted_socket(lambda: arriving, accepted)
+    try:
+        loop.call_soon(arriving.come_between)  # Before the first steps of TLS, which `start_tls` calls as soon.
+        secured = await loop.start_tls(
+            raw,
+            asyncio.Protocol(),
+            context,
+            server_side=True,
+            ssl_handshake_timeout=seconds,
+            ssl_shutdown_timeout=shutdown_seconds,
+        )
+        if secured is None or raw.is_closing():
+            raise ConnectionAbortedError("the connection has ended")  # noqa: TRY301 - it is closed here, like all
+        arriving.step_aside()
+        secured.resume_reading()  # From the next turn on, unless the protocol stops it again.
+        secured.set_protocol(protocol)
+        protocol.connection_made(secured)
+    except BaseException:
+        raw.abort()
+        raise
+
+
+class _Arriving(asyncio.BufferedProtocol):
+    """What is between a socket and the TLS of its connection until the handshake is over."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self._context = contextvars.copy_context()
+        self._room = bytearray(PORTION)
+        self._came: deque[bytes] = deque()
+        """One portion; or two, since `start_tls` resumes reading, whatever has come before."""
+        self._raw: asyncio.Transport | None = None
+        self._tls: Any = None
+        """The protocol that `start_tls` has put there."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._raw = cast("asyncio.Transport", transport)
+
+    def come_between(self) -> None:
+        """Take the place of TLS at the socket, and pass on to it what comes."""
+        if self._raw is None or (tls := self._raw.get_protocol()) is self:
+            return  # It has ended, or not begun.
+        self._tls = tls
+        self._tls._get_app_transport().pause_reading()  # noqa: SLF001 - asyncio's would read at once (rule 2)
+        self._raw.set_protocol(self)
+        for _ in self._came:
+            self._turns.add(self)
+
+    def step_aside(self) -> None:
+        """Leave the socket to TLS; the handshake is over."""
+        raw, tls = self._raw, self._tls
+        assert raw is not None, "whoever asks has seen that it is open"  # noqa: S101
+        while self._came:
+            self._pass_on()
+        raw.set_protocol(tls)
+        raw.resume_reading()
+        self._forget()
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        del sizehint
+        return self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._raw is None:
+            return
+        self._raw.pause_reading()
+        self._came.append(bytes(self._room[:nbytes]))
+        if self._tls is not None:
+            self._turns.add(self)
+
+    def go_on(self) -> None:
+        """Process a portion, and have the next one read."""
+        if self._raw is None or self._raw.is_closing() or not self._came:
+            return
+        self._context.run(self._pass_on)
+        self._turns.loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        """Have the next portion read. If the handshake is over, whoever waited for that has been here before.
+
+        Otherwise the end of the stream might be read before what came with the last of the handshake.
+        """
+        if self._raw is not None and not self._came:
+            self._raw.resume_reading()
+
+    def _pass_on(self) -> None:
+        portion = self._came.popleft()
+        self._tls.get_buffer(len(portion))[: len(portion)] = portion
+        self._tls.buffer_updated(len(portion))
+
+    def eof_received(self) -> bool | None:
+        return None if self._tls is None else self._tls.eof_received()  # None ends it.
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._tls is not None:
+            self._tls.connection_lost(exc)
+        self._forget()
+
+    def pause_writing(self) -> None:
+        if self._tls is not None:
+            self._tls.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._tls is not None:
+            self._tls.resume_writing()
+
+    def _forget(self) -> None:
+        """Hold nothing of the connection: otherwise it would keep itself alive."""
+        self._raw = self._tls = None
+        self._came.clear()
+
+
+_NOBODYS: Final = contextvars.Context()

@@ -1,0 +1,28 @@
+"""`make test-thorough` takes more examples of each property, also of one with a figure of its own."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from tests.support import examples as subject
+from tests.support.programs import REPOSITORY
+
+
+def test_a_figure_is_multiplied_like_the_profile_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "TIMES", 20)
+    assert subject.examples(40).max_examples == 800
+
+
+def test_no_property_has_a_figure_that_counts_whatever_the_profile_says() -> None:
+    search = [
+        "grep",
+        "-rE",
+        "--include=test_*.py",
+        "^(from hypothesis import|import hypothesis)",
+        str(REPOSITORY / "tests"),
+    ]
+    found = subprocess.run(search, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert sum("given" in line for line in found) > 30
+    assert [line for line in found if "settings" in line or "import hypothesis" in line] == []
