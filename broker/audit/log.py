@@ -11,8 +11,9 @@ Rules
 1. The queue is bounded: an entry that does not fit is lost, counted, and reported by an entry when there is room again.
 2. A client that is refused or denied repeatedly gets `_MOST_A_MINUTE` entries per minute and kind, then one with the
    number of the rest: an intruder must not displace other clients' entries, and the counts add up.
-3. A log that cannot be written is an alarm, and with the policy ``require`` nobody is admitted meanwhile. Entries wait,
-   and are written in order when possible. Waiting entries are lost if the process dies: up to `_GATHER` seconds.
+3. A log that cannot be written, even for a defect of ours, is an alarm, and with the policy ``require`` nobody is
+   admitted meanwhile. Entries wait, and are written in order when possible. Waiting entries are lost if the process
+   dies: up to `_GATHER` seconds.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ _RETRY = 1.0
 _LONGEST = 2_000
 _BATCH = 2_000
 _CLOSING = 5.0
+_DEFECT = "a defect; the traceback is here"
 
 _Entry = tuple[float, Mapping[str, Any]]
 
@@ -163,13 +165,9 @@ class AuditLog:
             self._work.clear()
             try:
                 self._write_all()
-            except (OSError, ValueError, AuditError) as error:
+            except Exception as error:  # noqa: BLE001 - after a defect, too, it has to be known that nothing is written
                 if not failed:
-                    detail = getattr(error, "strerror", None) or str(error)
-                    log.error(  # noqa: TRY400 - the disk's reason is the whole story
-                        "audit log cannot be written", code="AUDIT_FAILED", detail=detail
-                    )
-                    self._tell(_unavailable("it cannot be written"))
+                    self._tell_failed(error)
                 failed = True
                 self._outcomes["write failed"] += 1
                 if self._ends:
@@ -181,6 +179,14 @@ class AuditLog:
                     log.info("audit log is written again", code="AUDIT_WRITTEN")
                     self._tell(None)
                 failed = False
+
+    def _tell_failed(self, error: Exception) -> None:
+        if isinstance(error, OSError | ValueError | AuditError):
+            detail = getattr(error, "strerror", None) or str(error)
+            log.error("audit log cannot be written", code="AUDIT_FAILED", detail=detail)
+        else:
+            log.error("audit log cannot be written", code="AUDIT_FAILED", detail=_DEFECT, exc_info=error)
+        self._tell(_unavailable("it cannot be written"))
 
     def _write_all(self) -> None:
         waiting = self._waiting

@@ -25,16 +25,17 @@ METER = Identity("fleet.internal", Role.DEVICE, "meter-1", "north")
 
 
 class FailingFiles(AuditFiles):
-    """Files on a disk that is full while `full` is set."""
+    """Files on a disk that is full while `full` is set, or that meet another `error` then."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, KEY, 1 << 20, 4)
         self.full = threading.Event()
+        self.error: Exception = OSError(28, "No space left on device")
         self.entries: list[Mapping[str, Any]] = []
 
     def append(self, entries: Iterable[tuple[float, Mapping[str, Any]]]) -> int:
         if self.full.is_set():
-            raise OSError(28, "No space left on device")
+            raise self.error
         some = list(entries)
         written = super().append(some)
         self.entries += [facts for _, facts in some]
@@ -160,7 +161,15 @@ def test_denials_of_each_kind_add_up(scene: Scene) -> None:
     assert entries[-1]["event"] == "stopped"
 
 
-def test_a_full_disk_is_told_and_what_waited_is_written_afterwards(scene: Scene) -> None:
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), KeyError("a defect")], ids=["disk", "defect"]
+)
+def test_a_full_disk_is_told_and_what_waited_is_written_afterwards(
+    scene: Scene, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is a defect of ours: with the policy ``require`` nobody is to be admitted unrecorded."""
+    monkeypatch.setattr(audit_log, "_RETRY", 0.05)
+    scene.files.error = error
     wait_until(lambda: scene.outcomes["written"] == 1, "the first entry is written")
     scene.files.full.set()
     scene.refuse()
