@@ -34,9 +34,8 @@ class CoreWatch:
         self._before = {name: seconds_waited(process) for name, process in self._processes.items()}
 
     def shares(self) -> dict[str, float]:
-        """Return the share of time that each has waited."""
+        """Return the share of time that each has waited: 1 at most, also where another's wait had begun before."""
+        waited = {name: seconds_waited(process) - self._before[name] for name, process in self._processes.items()}
+        # Only now: whoever loses its core while it looks has waited for longer than it had been watched before.
         elapsed = max(time.monotonic() - self._began, 1e-6)
-        return {
-            name: max(0.0, seconds_waited(process) - self._before[name]) / elapsed
-            for name, process in self._processes.items()
-        }
+        return {name: min(max(0.0, seconds) / elapsed, 1.0) for name, seconds in waited.items()}

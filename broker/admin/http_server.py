@@ -291,6 +291,31 @@ class HttpServer:
         writer: asyncio.StreamWriter,
         task: asyncio.Task[None],
     ) -> bool:
+        refusal = await self._received(incoming, reader, task)
+        if refusal is None and not incoming.complete:
+            return False  # Idle, or closed between two requests.
+        if refusal is None and self._settle is not None:
+            await self._settle(writer)
+        caller = refusal or self._identified(incoming, writer)
+        bodyless = incoming.method == "HEAD"
+        if isinstance(caller, Response):
+            await self._answer(writer, task, caller, keep=False, bodyless=bodyless)
+            if incoming.pipelined or not incoming.complete:
+                await self._hear_out(reader, writer, task)
+            return False
+        request = _request(incoming, "GET" if bodyless else incoming.method, caller)
+        response = request if isinstance(request, Response) else await self._handled(request)
+        chunks = incoming.version == "1.1"
+        keep = incoming.keep and not incoming.pipelined and (chunks or isinstance(response.body, bytes))
+        await self._answer(writer, task, response, keep=keep, chunks=chunks, bodyless=bodyless)
+        if incoming.pipelined:
+            await self._hear_out(reader, writer, task)
+        return keep
+
+    async def _received(
+        self, incoming: _Incoming, reader: asyncio.StreamReader, task: asyncio.Task[None]
+    ) -> Response | None:
+        """Read *incoming*; return the answer to an invalid or slow request. If none has begun, it is not complete."""
         parser = httptools.HttpRequestParser(incoming)
         incoming.parser = parser
         self._waiting[task] = None
@@ -299,31 +324,17 @@ class HttpServer:
                 refusal = await _read(reader, incoming, parser)
         except TimeoutError:
             if not incoming.target:
-                return False  # Idle.
+                return None
             refusal = problem(408, "TOO_SLOW", f"the request took longer than {_REQUEST_SECONDS:.0f} seconds")
         self._waiting.pop(task, None)
-        if refusal is None and not incoming.complete:
-            return False  # Closed between two requests.
-        if refusal is None and self._settle is not None:
-            await self._settle(writer)
-        caller = refusal or self._identify(writer)
-        if not isinstance(caller, Response) and incoming.origin is not None:
-            caller = self._foreign(incoming.origin, incoming.host, caller) or caller
-        if isinstance(caller, Response):
-            await self._answer(writer, task, caller, keep=False, bodyless=incoming.method == "HEAD")
-            if incoming.pipelined or not incoming.complete:
-                await self._hear_out(reader, writer, task)
-            return False
-        keep = incoming.keep and not incoming.pipelined
-        bodyless = incoming.method == "HEAD"
-        request = _request(incoming, "GET" if bodyless else incoming.method, caller)
-        response = request if isinstance(request, Response) else await self._handled(request)
-        chunks = incoming.version == "1.1"
-        keep = keep and (chunks or isinstance(response.body, bytes))
-        await self._answer(writer, task, response, keep=keep, chunks=chunks, bodyless=bodyless)
-        if incoming.pipelined:
-            await self._hear_out(reader, writer, task)
-        return keep
+        return refusal
+
+    def _identified(self, incoming: _Incoming, writer: asyncio.StreamWriter) -> str | Response:
+        """Return who has sent *incoming*, or the answer to anybody who may not ask."""
+        caller = self._identify(writer)
+        if isinstance(caller, Response) or incoming.origin is None:
+            return caller
+        return self._foreign(incoming.origin, incoming.host, caller) or caller
 
     def _foreign(self, origin: str, host: str, caller: str) -> Response | None:
         """Return the answer to a browser's request for a foreign page; None: it is not one."""

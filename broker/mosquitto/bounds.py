@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from broker.mosquitto.conf import Conf, Listener
 from broker.mosquitto.findings import Findings
-from broker.mosquitto.line import InvalidValue, Line
+from broker.mosquitto.line import InvalidValue, Line, decimal
 from broker.mosquitto.setting import Setting
 from broker.settings.limits import Limits
 
@@ -120,10 +120,10 @@ def _keepalive(line: Line) -> int | None:
 
 
 def _expiry(line: Line) -> int | None:
-    number, unit = line.first[:-1], line.first[-1]
-    if not (number.isascii() and number.isdecimal()) or int(number) == 0 or unit not in _SECONDS_OF:
+    number, unit = decimal(line.first[:-1]), line.first[-1]
+    if not number or unit not in _SECONDS_OF:
         raise InvalidValue(f"{line.first!r} is no time: a number and h, d, w, m or y")
-    return min(int(number) * _SECONDS_OF[unit], _FOR_EVER)
+    return min(number * _SECONDS_OF[unit], _FOR_EVER)
 
 
 LIMITS: Final[Mapping[str, tuple[str, Callable[[Line], int | None]]]] = {

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from broker.mosquitto.findings import Findings
-from broker.mosquitto.line import BLANKS, Line
+from broker.mosquitto.line import BLANKS, Line, decimal
 from broker.settings.mosquitto_options import OPTIONS, Place, option
 from provisioning.program.given_file import SETTINGS_BYTES, text_of
 from provisioning.program.given_toml import NotToml, toml_of
@@ -207,8 +207,8 @@ class _Sorting:
         return self._default
 
     def _port(self, line: Line, text: str, least: int) -> int:
-        if text.isascii() and text.isdecimal() and least <= int(text) <= _MOST_PORT:
-            return int(text)
+        if (port := decimal(text)) is not None and least <= port <= _MOST_PORT:
+            return port
         self._findings.impossible(line, f"{text!r} is no port")
         return _DEFAULT_PORT
 

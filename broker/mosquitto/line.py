@@ -12,10 +12,17 @@ _TRUTH: Final = {"true": True, "1": True, "false": False, "0": False}
 _WHOLE: Final = re.compile(r"[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)")
 """Python reads more as a number, which is another one to C, or none: ``1_000``, ``0b1``, digits of other scripts."""
 _LEAST, _MOST = -(2**31), 2**31 - 1
+_DIGITS: Final = 15
+"""More than any number here has; Python does not read one of many thousands."""
 
 
 class InvalidValue(ValueError):
     """mosquitto would not accept the value; the text says what it may be."""
+
+
+def decimal(text: str) -> int | None:
+    """Return the number that *text* is, or of a very long one another that is too large; None: it is no number."""
+    return int(text.lstrip("0")[:_DIGITS] or "0") if text.isascii() and text.isdecimal() else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,8 @@ class Watcher:
             packet = await self._client.receive(deadline=min(_LOOK, self._client.keep_alive / 2))
             if isinstance(packet, Publish):
                 self._heard[packet.payload[:_KEPT]] += 1
-                self._heard_at |= set() if packet.retain else {packet.topic}
+                if not packet.retain:
+                    self._heard_at.add(packet.topic)
             elif isinstance(packet, Seen) and not packet.got_in:
                 self._arrived.set()
                 return

@@ -19,8 +19,9 @@ import socket
 import ssl
 import time
 import warnings
+from collections.abc import Coroutine
 from dataclasses import replace
-from typing import Self
+from typing import Any, Self
 
 from cryptography import x509
 
@@ -116,8 +117,8 @@ class Stand:
         await self._changed.wait()
         self._changed.clear()
 
-    def _start(self, story: object) -> None:
-        task = asyncio.create_task(story, name="stand")  # type: ignore[arg-type,var-annotated]
+    def _start(self, story: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(story, name="stand")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

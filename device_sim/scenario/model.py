@@ -90,7 +90,10 @@ class Scenario(ScenarioPart):
                 )
         if self.path is not None and not self.websocket:
             raise ValueError("path: it is what a WebSocket is asked for; add `websocket = true`, or leave it out")
-        self.limits()
+        try:
+            self.limits()
+        except InvalidThreshold as error:
+            raise ValueError(f"thresholds.{error}") from error
         return self
 
     @property
@@ -170,8 +173,6 @@ def build(document: dict[str, Any], where: str, directory: Path = Path()) -> Sce
         return Scenario.model_validate(document, context={**BY_HAND, DIRECTORY: directory})
     except ValidationError as error:
         raise InvalidScenario(faults_in(error, where)) from error
-    except InvalidThreshold as error:
-        raise InvalidScenario(f"{where}: thresholds.{error}") from error
 
 
 def faults_in(error: ValidationError, where: str, model: type[BaseModel] | None = None) -> str:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -156,28 +156,12 @@ def _batches(
         batch: list[tuple[int, str, str | None]] = []
         try:
             header = reader.fieldnames or ()
-            columns = set(header)
-            if "name" not in columns or columns - _COLUMNS or len(header) > len(columns):
-                raise ConfigurationError(
-                    f"{path} must have the columns name and, if keys are known, key_sha256; its first line has "
-                    f"{', '.join(map(str, sorted(header))) or 'none'}"
-                )
+            _check_header(path, header)
             for row in reader:
-                if None in row:
-                    complain(
-                        reader.line_num,
-                        f"has {len(header) + len(row[None])} cells for {len(header)} columns: take out what is too "
-                        "much, or put quotation marks around a cell that holds a comma",
-                    )
-                    continue
-                name, key = (row.get("name") or "").strip(), (row.get("key_sha256") or "").strip()
-                is_last = cut_off and reader.line_num == last_line
-                if len(header) > 1 and (None in row.values() or (is_last and not key)):
-                    complain(
-                        reader.line_num,
-                        f"{cut_off if is_last else ''}it has no cell for one of the columns; end it with a comma and a "
-                        "line end if it is whole and no key is known",
-                    )
+                name, key = _cell(row, "name"), _cell(row, "key_sha256")
+                wrong = _wrong_cells(row, header, cut_off if reader.line_num == last_line else "")
+                if wrong is not None:
+                    complain(reader.line_num, wrong)
                     continue
                 batch.append((reader.line_num, name[:200], key[:200] or None))
                 if len(batch) == _BATCH:
@@ -189,3 +173,34 @@ def _batches(
             raise ConfigurationError(f"{path}, after line {reader.line_num}: {error}") from error
         if batch:
             yield batch
+
+
+def _check_header(path: Path, header: Sequence[str]) -> None:
+    columns = set(header)
+    if "name" not in columns or columns - _COLUMNS or len(header) > len(columns):
+        raise ConfigurationError(
+            f"{path} must have the columns name and, if keys are known, key_sha256; its first line has "
+            f"{', '.join(map(str, sorted(header))) or 'none'}"
+        )
+
+
+def _wrong_cells(row: Mapping[str | None, Any], header: Sequence[str], cut_off: str) -> str | None:
+    """Return why it is unknown what a line means, None if it is known.
+
+    *cut_off* is what to say of a line that may have been truncated, empty for any other.
+    """
+    if None in row:  # The library's key for the cells behind the last column.
+        return (
+            f"has {len(header) + len(row[None])} cells for {len(header)} columns: take out what is too much, or put "
+            "quotation marks around a cell that holds a comma"
+        )
+    if len(header) > 1 and (None in row.values() or (cut_off and not _cell(row, "key_sha256"))):
+        return (
+            f"{cut_off}it has no cell for one of the columns; end it with a comma and a line end if it is whole and no "
+            "key is known"
+        )
+    return None
+
+
+def _cell(row: Mapping[str | None, Any], column: str) -> str:
+    return (row.get(column) or "").strip()

@@ -211,7 +211,6 @@ def _admit(
     said = list(vouched)
     answer = next((each.answer for each in said if each.answer is not None), None)
     origin = next((each.origin for each in said if each.origin is not None), None)
-    readmitted = any(each.readmits for each in said)
     superseded: Sequence[StoredCertificate] = ()
     device = devices.find(connection, name, for_update=True)
     is_new = device is None
@@ -222,17 +221,43 @@ def _admit(
     else:
         go_alone(connection)  # It has certificates, which may have to be revoked.
         device = _in_place(connection, rules, device, role, group, now, origin)
-        comes_back = device.state is DeviceState.REVOKED and readmitted and answer is None
-        if comes_back:
-            # A token made after the revocation (older ones are void) is the operator's permission to come back.
-            _check_end_is_done(connection, device)
-            devices.set_state(connection, [device.id], DeviceState.ACTIVE, now)
-        elif device.state is not DeviceState.ACTIVE:
-            raise ended(device)
-        if not readmitted:
-            answer, superseded = _comes_back(connection, attempt, rules, device, said)
-        elif comes_back or (answer is None and rules.new_key is NewKey.REPLACE):
-            superseded = _others(connection, device, attempt)
+        answer, superseded = _admit_again(connection, attempt, rules, device, said, answer)
+    return _authorised(device, rules, said, answer, superseded, is_new=is_new)
+
+
+def _admit_again(
+    connection: Connection, attempt: Attempt, rules: Group, device: Device, said: list[Vouched], answer: bytes | None
+) -> tuple[bytes | None, Sequence[StoredCertificate]]:
+    """Decide about a device that is here already: return the certificate that answers it again, if one does.
+
+    Return also what a new one replaces. *answer* is the certificate that its evidence has bought before; if an
+    operator has to approve, the approval is added to *said*.
+    """
+    readmitted = any(each.readmits for each in said)
+    returns = device.state is DeviceState.REVOKED and readmitted and answer is None
+    if returns:
+        # A token made after the revocation (older ones are void) is the operator's permission to come back.
+        _check_end_is_done(connection, device)
+        devices.set_state(connection, [device.id], DeviceState.ACTIVE, attempt.now)
+    elif device.state is not DeviceState.ACTIVE:
+        raise ended(device)
+    if not readmitted:
+        return _by_other_evidence(connection, attempt, rules, device, said)
+    if returns or (answer is None and rules.new_key is NewKey.REPLACE):
+        return answer, _others(connection, device, attempt)
+    return answer, ()
+
+
+def _authorised(
+    device: Device,
+    rules: Group,
+    said: Sequence[Vouched],
+    answer: bytes | None,
+    superseded: Sequence[StoredCertificate],
+    *,
+    is_new: bool,
+) -> Authorised:
+    """Return what all that vouched for *device* allow together."""
     return Authorised(
         device,
         rules,
@@ -323,10 +348,10 @@ def _in_place(
     return device
 
 
-def _comes_back(
+def _by_other_evidence(
     connection: Connection, attempt: Attempt, rules: Group, device: Device, said: list[Vouched]
 ) -> tuple[bytes | None, Sequence[StoredCertificate]]:
-    """Decide about an existing device: return the certificate that it has already, if any, or what a new one replaces.
+    """Decide as `_admit_again` does about an active device for which no token that is bound to it vouches.
 
     If that takes an operator's approval, the approval is added to *said*.
     """

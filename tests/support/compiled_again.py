@@ -1,4 +1,4 @@
-"""The tests that run again on the compiled hot path: ``python -m tests.support.compiled_again`` lists the files.
+"""What runs again on the compiled hot path: ``python -m tests.support.compiled_again`` prints pytest's arguments.
 
 `make test-compiled` tests the compiled hot path. A test that reaches none of it, or only through others that run again,
 would merely repeat what it has shown for plain Python.
@@ -8,7 +8,7 @@ Rules
 1. In-process tests run again if they import something compiled, directly or through the parts of `tests` they use:
    `EVERYBODY_S` does not count. A module counts as compiled if its extension lies beside it.
 2. Tests of whole processes all run again except those in `NOT_AGAIN`, each with its reason. So a new file runs again
-   until a reason is given why it need not.
+   until a reason is given why it need not. Nor do the single tests in `TESTS_NOT_AGAIN`.
 """
 
 from __future__ import annotations
@@ -47,6 +47,12 @@ NOT_AGAIN: Final = {
     "test_start.py": "what a start imports is the same",
 }
 """What no compiled code affects, by file below `PROCESSES`."""
+TESTS_NOT_AGAIN: Final = {
+    "test_chaos.py::test_whatever_happens_at_once_everybody_finds_what_it_was_told[bad-2]": (
+        "the compiled path meets chaos with a disk that is full, and a bad disk in test_durability.py"
+    ),
+}
+"""Costly single tests below `PROCESSES` of which others try as much of the compiled path."""
 
 
 def files() -> list[Path]:
@@ -60,6 +66,11 @@ def files() -> list[Path]:
     if not within:
         raise LookupError(f"nothing in {REPOSITORY} is compiled: make compiled")
     return [*within, *(file for file in sorted(PROCESSES.glob("test_*.py")) if file.name not in NOT_AGAIN)]
+
+
+def left_out() -> list[str]:
+    """Return the arguments with which pytest runs no test of `TESTS_NOT_AGAIN`."""
+    return [f"--deselect={(PROCESSES / each).relative_to(REPOSITORY)}" for each in TESTS_NOT_AGAIN]
 
 
 def is_compiled(module: Path) -> bool:
@@ -113,4 +124,4 @@ def _imported(file: Path) -> tuple[Path, ...]:
 
 
 if __name__ == "__main__":
-    print(*(file.relative_to(REPOSITORY) for file in files()))  # noqa: T201 - that is what it is for
+    print(*(file.relative_to(REPOSITORY) for file in files()), *left_out())  # noqa: T201 - that is what it is for

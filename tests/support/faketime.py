@@ -9,6 +9,7 @@ Monotonic clocks are unaffected: only the wall clock can be set. The test's own 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,21 @@ from pathlib import Path
 import pytest
 
 _LIBRARY = "faketime/libfaketimeMT.so.1"
+_FILE = "FAKETIME_TIMESTAMP_FILE"
+
+
+def clock_of(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what has to be in a process's *environment* when it starts, for a clock that is moved; else nothing.
+
+    Which file moves it is looked up on every call: it may change.
+    """
+    if not environment.get("LD_PRELOAD", "").endswith(_LIBRARY):
+        return {}
+    return {
+        name: value
+        for name, value in environment.items()
+        if name == "LD_PRELOAD" or (name.startswith("FAKETIME_") and name != _FILE)
+    }
 
 
 @dataclass
@@ -37,7 +53,7 @@ class FakeClock:
         (library,) = Path("/usr/lib").glob(f"*/{_LIBRARY}")
         return {
             "LD_PRELOAD": str(library),
-            "FAKETIME_TIMESTAMP_FILE": str(self.file),
+            _FILE: str(self.file),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             # Otherwise every timed wait, as in Python's threads, would expire at once, again and again.

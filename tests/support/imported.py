@@ -1,12 +1,16 @@
 """The imports of our programs, done once for all workers of a test run; fork servers are forked from them.
 
     python -m tests.support.imported DESCRIPTOR LISTENER ROOM
+    python -m tests.support.imported REQUESTS ROOM
 
 DESCRIPTOR is a socket of the process that started this one, pytest's own, and is closed when that has ended. At
 LISTENER a test worker requests the fork server of a program (`asked`), and passes it its orders, its listener and its
 standard error. The first request for a program forks a process that imports it; from this one each worker gets a fork
 server of its own (`tests.support.fork_server`), which ends with the worker and shares only the imported memory with
 others. Four workers would otherwise import for twenty seconds in total, instead of five.
+
+What a library reads at its load, as one that is preloaded, no fork can change: a request may name variables for which
+the importer is started afresh, as in the second line, with a socket for its REQUESTS.
 
 Rules
 -----
@@ -21,24 +25,28 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import json
 import os
 import select
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from tests.support.few_rounds import encrypt_with_few
-from tests.support.fork_server import ForkServer, show
+from tests.support.fork_server import ROOM, ForkServer, show
 
 LARGEST_REQUEST = 16 * 1024
 DESCRIPTORS = 3
 
 
-def asked(program: str, modules: Sequence[str]) -> bytes:
-    """Return a test worker's request for the fork server of *program*, with *modules* imported."""
-    return "\0".join((program, *modules)).encode()
+def asked(program: str, modules: Sequence[str], loaded: Mapping[str, str]) -> bytes:
+    """Return a test worker's request for the fork server of *program*, with *modules* imported.
+
+    It is to have the variables *loaded* from its start on.
+    """
+    return "\0".join((program, json.dumps(loaded, sort_keys=True), *modules)).encode()
 
 
 class Importers:
@@ -47,7 +55,7 @@ class Importers:
     def __init__(self, pytest: socket.socket, listener: socket.socket) -> None:
         self._pytest = pytest
         self._listener = listener
-        self._importers: dict[str, socket.socket] = {}
+        self._importers: dict[tuple[str, str], socket.socket] = {}
 
     def serve(self) -> None:
         """Forward the workers' requests until pytest has ended."""
@@ -59,7 +67,8 @@ class Importers:
             content, descriptors, _, _ = socket.recv_fds(connection, LARGEST_REQUEST, DESCRIPTORS)
             connection.close()
             if content:
-                importer = self._importer(content.decode().partition("\0")[0], descriptors)
+                program, loaded, *_ = content.decode().split("\0", 2)
+                importer = self._importer(program, loaded, descriptors)
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # It has ended; the requester sees it.
                     socket.send_fds(importer, [content], descriptors)
             for each in descriptors:
@@ -68,18 +77,26 @@ class Importers:
             importer.close()
         _wait_for_children()
 
-    def _importer(self, program: str, received: list[int]) -> socket.socket:
-        if program not in self._importers:
+    def _importer(self, program: str, loaded: str, received: list[int]) -> socket.socket:
+        if (program, loaded) not in self._importers:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             if os.fork() == 0:
                 for each in (ours, self._pytest, self._listener, *self._importers.values()):
                     each.close()
                 for descriptor in received:
                     os.close(descriptor)
+                if variables := json.loads(loaded):
+                    _start_afresh(theirs, variables)
                 _import(theirs)
             theirs.close()
-            self._importers[program] = ours
-        return self._importers[program]
+            self._importers[program, loaded] = ours
+        return self._importers[program, loaded]
+
+
+def _start_afresh(requests: socket.socket, variables: Mapping[str, str]) -> NoReturn:
+    requests.set_inheritable(True)
+    arguments = ["-m", "tests.support.imported", str(requests.fileno()), ROOM]
+    os.execve(sys.executable, [sys.executable, *arguments], {**os.environ, **variables})  # noqa: S606 - this one
 
 
 def _import(requests: socket.socket) -> NoReturn:
@@ -88,7 +105,7 @@ def _import(requests: socket.socket) -> NoReturn:
         content, descriptors, _, _ = socket.recv_fds(requests, LARGEST_REQUEST, DESCRIPTORS)
         if not content:
             break
-        program, *modules = content.decode().split("\0")
+        program, _loaded, *modules = content.decode().split("\0")
         orders, listener, stderr = descriptors
         os.dup2(stderr, 2)
         os.close(stderr)
@@ -117,8 +134,11 @@ def _wait_for_children() -> None:
 
 
 def main() -> None:
-    pytest, listener, _room = sys.argv[1:]
+    *sockets, _room = sys.argv[1:]
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # The tests may run under nohup; the programs they start should not.
+    if len(sockets) == 1:
+        _import(socket.socket(fileno=int(sockets[0])))
+    pytest, listener = sockets
     Importers(socket.socket(fileno=int(pytest)), socket.socket(fileno=int(listener))).serve()
 
 

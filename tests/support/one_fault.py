@@ -36,6 +36,7 @@ from device_sim.attack.target import Registrar, Target
 from device_sim.link.closure import REVOKED
 from device_sim.link.tls_dial import Endpoint
 from provisioning.pki.identity import Identity, identity_of
+from provisioning.pki.keys import generate_key
 from provisioning.pki.role import Role
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 
@@ -141,6 +142,9 @@ class _Proxy:
         self._issuer = issuer
         self._anchors = anchors
         self._fault = fault
+        self._key = generate_key()
+        self._contexts: dict[Identity, ssl.SSLContext] = {}
+        """What it connects with in each name: made once, for many a device comes again and again."""
         self.tasks: set[asyncio.Task[Any]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -152,10 +156,12 @@ class _Proxy:
         tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
         certificate = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"")
         identity = identity_of(certificate)
-        context = client_context(self._anchors, self._issuer.issue(identity).pem)
         try:
             their_reader, their_writer = await asyncio.open_connection(
-                self._behind.host, self._behind.port, ssl=context, server_hostname=self._behind.server_name
+                self._behind.host,
+                self._behind.port,
+                ssl=self._context_of(identity),
+                server_hostname=self._behind.server_name,
             )
         except OSError:
             writer.close()
@@ -172,6 +178,12 @@ class _Proxy:
             self._fault.passages.remove(passage)
             writer.close()
             their_writer.close()
+
+    def _context_of(self, identity: Identity) -> ssl.SSLContext:
+        if identity not in self._contexts:
+            paper = self._issuer.issue(identity, key=self._key)
+            self._contexts[identity] = client_context(self._anchors, paper.pem)
+        return self._contexts[identity]
 
     async def _from_device(self, passage: Passage, packet: Packet) -> list[Packet]:
         if isinstance(packet, Connect) and not self._fault.admits(passage):

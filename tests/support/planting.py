@@ -33,13 +33,19 @@ def command(arguments: Sequence[str], *, afresh: bool = False) -> list[str]:
     return [*(["runpy"] if afresh else []), "tests.support.planting", *arguments]
 
 
-def planted_in(running: Callable[..., Any], *, afresh: Container[str] = ()) -> Callable[..., Any]:
-    """Return *running* (`device_sim.stage.processes.running`) for programs with the faults.
+def planted_in(
+    running: Callable[..., Any], faults: Sequence[Fault], *, afresh: Container[str] = ()
+) -> Callable[..., Any]:
+    """Return *running* (`device_sim.stage.processes.running`) for programs with the *faults*.
 
+    The service imports nothing of the others: where none of the faults is its own, it is forked with its imports done.
     *afresh* names those that are killed or measured: their parent must see them, and not a stand-in.
     """
+    packages = {name.partition("/")[0] for name, _, _ in faults}
 
     def start(name: str, arguments: Sequence[str], **options: Any) -> Any:
+        if arguments[0] == "provisioning" and "provisioning" not in packages:
+            return running(name, arguments, **options)
         return running(name, command(arguments, afresh=arguments[0] in afresh), **options)
 
     return start

@@ -9,7 +9,8 @@ All are the real program in its own process, with the same code from ``__main__`
 tests that need it: `tests.support.imported` does it once for all workers of a run, and each worker has a
 `tests.support.fork_server` forked from there. A process is started afresh where its start matters: with *afresh*, for
 tests of the start, of memory and of processor time; and whenever its environment has settings for the interpreter or
-the loader that the fork server lacks.
+the loader that the fork server lacks. Who has its clock moved (`tests.support.faketime`) is forked from a server of its
+own, which has libfaketime loaded.
 
 Where a program is otherwise a test's child, or starts others itself, as `fleet-sim` does, the stand-in for ``python``
 has it forked. Its parent sees the stand-in: not the program's processor time, memory, command line, or process number,
@@ -33,6 +34,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from tests.support.faketime import clock_of
 from tests.support.fork_server import ROOM, lasting, order
 from tests.support.imported import asked
 
@@ -290,19 +292,20 @@ def _listener(place: str) -> socket.socket:
 
 
 class _Server:
-    """The fork server of one program, until this test worker ends."""
+    """The fork server of one program, until this test worker ends; *clock* is what has its clock moved (`clock_of`)."""
 
-    def __init__(self, program: str) -> None:
+    def __init__(self, program: str, clock: tuple[tuple[str, str], ...] = ()) -> None:
         self._program = program
-        place, self.environment = shared()
+        place, environment = shared()
+        self.environment = environment | dict(clock)
         self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with (
             theirs,
-            _listener(str(_folder() / program)) as listener,
+            _listener(str(_folder() / (f"{program} by another clock" if clock else program))) as listener,
             socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking,
         ):
             asking.connect(place)
-            request = asked(program, _IMPORTED[program])
+            request = asked(program, _IMPORTED[program], dict(clock))
             socket.send_fds(asking, [request], [theirs.fileno(), listener.fileno(), 2])
         atexit.register(self._end)
 
@@ -381,12 +384,12 @@ def start(
 ) -> Process:
     """Start *program*, with a pipe for its standard output. *afresh*: always with its own interpreter."""
     words = [str(argument) for argument in arguments]
-    if afresh or not _forkable(program, environment):
+    if afresh or (server := _fitting(program, environment)) is None:
         command = [sys.executable, "-m", program, *words]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=stderr)
     reading, writing = os.pipe()
     try:
-        process = _server(program).fork(words, environment, writing, stderr.fileno())
+        process = server.fork(words, environment, writing, stderr.fileno())
     except BaseException:
         os.close(reading)
         raise
@@ -407,10 +410,10 @@ def run(
     """Run *program* to its end, and return its output. Raises `subprocess.TimeoutExpired`."""
     words = [str(argument) for argument in arguments]
     command = [sys.executable, "-m", program, *words]
-    if afresh or not _forkable(program, environment):
+    if afresh or (server := _fitting(program, environment)) is None:
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=timeout)
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-        process = _server(program).fork(words, environment, stdout.fileno(), stderr.fileno())
+        process = server.fork(words, environment, stdout.fileno(), stderr.fileno())
         try:
             code = process.wait(timeout)
         finally:
@@ -425,3 +428,13 @@ def run(
 def _forkable(program: str, environment: Mapping[str, str]) -> bool:
     """Whether a forked process sees all of *environment* as one started afresh would."""
     return lasting(environment) == _server(program).environment
+
+
+def _fitting(program: str, environment: Mapping[str, str]) -> _Server | None:
+    """Return the fork server whose processes see all of *environment*; none if there can be none."""
+    if _forkable(program, environment):
+        return _server(program)
+    if not (clock := clock_of(environment)):
+        return None
+    moved = _server(program, tuple(sorted(clock.items())))
+    return moved if lasting(environment) == moved.environment else None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
 import pytest
 
 from tests.support import compiled_again
-from tests.support.compiled_again import NOT_AGAIN, PROCESSES, REPOSITORY, TESTS, files, reached
+from tests.support.compiled_again import NOT_AGAIN, PROCESSES, REPOSITORY, TESTS, files, left_out, reached
 
 UNIT = TESTS / "unit" / "broker"
 HOT = {
@@ -62,6 +63,19 @@ def test_a_file_that_reaches_nothing_compiled_is_left_out_and_so_are_the_process
     assert {"test_durability.py", "test_storms.py", "test_tls_session.py"} <= processes
     assert processes | set(NOT_AGAIN) == {each.name for each in PROCESSES.glob("test_*.py")}
     assert not processes & set(NOT_AGAIN)
+
+
+def test_the_single_tests_that_are_left_out_are_there_and_in_files_that_run_again() -> None:
+    assert left_out()
+    for each in left_out():
+        parts = re.fullmatch(r"--deselect=(tests/integration/broker/(.+))\.py::(test_\w+)\[(.+)\]", each)
+        assert parts is not None
+        place, name, test, values = parts.groups()
+        assert f"{name}.py" not in NOT_AGAIN
+        (cases,) = getattr(importlib.import_module(place.replace("/", ".")), test).pytestmark
+        ids = {"-".join(map(str, case)) for case in cases.args[1]}
+        assert values in ids
+        assert len(ids) > 1, "of this one nothing would run again"
 
 
 def test_what_is_compiled_has_its_extension_beside_it(tmp_path: Path) -> None:

@@ -39,3 +39,19 @@ def test_a_fault_that_is_not_where_it_is_looked_for_is_refused(tmp_path: Path) -
 def test_a_fault_in_what_is_imported_already_is_refused() -> None:
     with pytest.raises(SystemExit, match="was imported before its fault was planted"):
         planting._plant([("provisioning/pki/role.py", "DEVICE", "DEVICE")])
+
+
+@pytest.mark.parametrize(
+    ("file", "program", "planted"),
+    [
+        ("broker/engine/engine.py", "provisioning", False),
+        ("broker/engine/engine.py", "broker", True),
+        ("provisioning/pki/role.py", "provisioning", True),
+        ("provisioning/pki/role.py", "broker", True),
+    ],
+)
+def test_only_a_service_that_has_none_of_the_faults_runs_without_them(file: str, program: str, planted: bool) -> None:
+    begun: list[list[str]] = []
+    start = planting.planted_in(lambda _name, arguments: begun.append(arguments), [(file, "", "")])
+    start("the program", [program, "run"])
+    assert begun == [planting.command([program, "run"]) if planted else [program, "run"]]

@@ -89,10 +89,7 @@ def approved(connection: Connection, attempt: Attempt, group: Group, shown: Sequ
             "if it was not yours, tell the operator",
         )
     if found is None or (lost is None and _over(connection, found, attempt, group)):
-        told = "+".join(each.worth_one or each.credential for each in shown) or "nothing"
-        evidence = _evidence(told, enrolled=devices.find(connection, name) is not None, made_here=attempt.server_key)
-        request = ApprovalRequest(group.name, name, key, evidence, _asked_from(attempt))
-        raise Undecided(request, told if any(each.worth_one for each in shown) else "")
+        raise _new_request(connection, attempt, group, key, shown)
     match found.state:
         case ApprovalState.PENDING:
             raise Undecided(enrolled_since(connection, found.request) or found.request)
@@ -110,6 +107,17 @@ def approved(connection: Connection, attempt: Attempt, group: Group, shown: Sequ
 
     credential = f"approval {found.id}" + ("" if lost is None else ", again")
     return Vouched(found.decided_by or "", credential, proves=True, decides=True, lost=lost, settle=spend)
+
+
+def _new_request(
+    connection: Connection, attempt: Attempt, group: Group, key: bytes, shown: Sequence[Vouched]
+) -> Undecided:
+    """Return that *attempt* waits, as a request that nobody has decided about yet."""
+    name = attempt.request.common_name
+    told = "+".join(each.worth_one or each.credential for each in shown) or "nothing"
+    evidence = _evidence(told, enrolled=devices.find(connection, name) is not None, made_here=attempt.server_key)
+    request = ApprovalRequest(group.name, name, key, evidence, _asked_from(attempt))
+    return Undecided(request, told if any(each.worth_one for each in shown) else "")
 
 
 def _gives_way(found: StoredApproval, attempt: Attempt) -> bool:

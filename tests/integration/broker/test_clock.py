@@ -11,6 +11,7 @@ import pytest
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.packets import Publish
+from tests.support import programs
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.crl import crl
 from tests.support.enrolled import enrol
@@ -34,10 +35,11 @@ def test_a_clock_that_is_set_ahead_ends_connections_with_their_certificates(
     clock = FakeClock.new(tmp_path)
     clock.enter(monkeypatch)
     with (
-        BrokerProcess.with_files(tmp_path / "b", pki).afresh() as broker,
+        BrokerProcess.with_files(tmp_path / "b", pki) as broker,
         TlsClient(broker.port, pki.anchors, held["short"].credential) as short,
         TlsClient(broker.port, pki.anchors, held["long"].credential) as long,
     ):
+        assert programs._fitting("broker", broker.environment), "nothing else says that it is not forked"
         short.connect(client_id="short")
         long.connect(client_id="long")
         clock.set(timedelta(hours=2))
@@ -56,7 +58,7 @@ def test_lists_go_by_the_clock_as_it_is_set(tmp_path: Path, monkeypatch: pytest.
     clock.enter(monkeypatch)
     with WebServer() as web:
         web.pages["/crl"] = crl(pki.issuing, age=-timedelta(hours=1), life=timedelta(hours=2))
-        with BrokerProcess.with_lists(tmp_path / "b", pki, crl_urls=f"{web.url}/crl").afresh() as broker:
+        with BrokerProcess.with_lists(tmp_path / "b", pki, crl_urls=f"{web.url}/crl") as broker:
             wait_until(lambda: broker.events("CRL_NOT_YET_VALID"), "the list is refused")
             assert answer(broker, pki.anchors, device)[1] == "CRL_MISSING"
             assert len(broker.events("CRL_NOT_YET_VALID")) == 1
@@ -82,7 +84,7 @@ def test_what_lasts_so_long_lasts_so_long_whatever_the_clock_says(
     topic = "fleet/meters/meter-1/state"
     kept: KeptSession = {"clean_start": False, "session_expiry_interval": 3600}
     clock.enter(monkeypatch)
-    broker = BrokerProcess.with_files(tmp_path / "b", pki).afresh()
+    broker = BrokerProcess.with_files(tmp_path / "b", pki)
     with broker, TlsClient(broker.port, pki.anchors, meter.credential) as device:
         with TlsClient(broker.port, pki.anchors, backend.credential) as service:
             service.connect(client_id="backend", **kept)
@@ -109,7 +111,7 @@ def test_a_broker_that_has_slept_admits_nobody_until_it_knows_what_was_revoked(
         (device,) = enrol(service, "meter")
         clock = FakeClock.new(tmp_path)
         clock.enter(monkeypatch)
-        with BrokerProcess.enrolled(tmp_path / "b", service).afresh() as broker:
+        with BrokerProcess.enrolled(tmp_path / "b", service) as broker:
 
             def answered() -> ReasonCode:
                 with TlsClient(broker.port, service.bundle, device.credential) as client:

@@ -69,11 +69,11 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
         (tmp_path / name).mkdir()
         clocks.append(FakeClock.new(tmp_path / name))
     clocks[0].enter(monkeypatch)
-    service = ProvisioningService.copied(tmp_path / "fleet", {"feed_heartbeat_seconds": 0.2}, afresh=True)
+    service = ProvisioningService.copied(tmp_path / "fleet", {"feed_heartbeat_seconds": 0.2})
     with service:
         clocks[1].enter(monkeypatch)
         settings = {"metrics_port": 0}
-        with BrokerProcess.enrolled(tmp_path / "b", service, **settings).afresh() as broker:
+        with BrokerProcess.enrolled(tmp_path / "b", service, **settings) as broker:
             for name in ("LD_PRELOAD", "FAKETIME_TIMESTAMP_FILE"):  # The test's own programs keep the true time.
                 monkeypatch.delenv(name)
             yield Fleet(service, clocks[0], broker, clocks[1])
@@ -125,7 +125,7 @@ def test_lists_are_used_by_a_clock_that_was_set_back(tmp_path: Path, monkeypatch
     stolen, good = (pki.device(name, not_before=began) for name in ("stolen", "good"))
     clock.enter(monkeypatch)
     listed = ListedBroker(tmp_path, pki, crl(pki.issuing, age=timedelta(minutes=1), life=timedelta(days=7)))
-    with listed.process.afresh():
+    with listed.process:
         assert listed.answer(good) == (ReasonCode.SUCCESS, "")
         assert listed.answer(stolen) == (ReasonCode.SUCCESS, "")
         clock.set(timedelta(days=-2))

@@ -197,7 +197,7 @@ def test_a_staple_of_a_clock_that_was_ahead_is_dropped_when_it_is_set_back(
         clock.enter(during)
         scene.broker.environment |= os.environ
     scene.responder.age = -ahead
-    with scene.broker.afresh() as broker:
+    with scene.broker as broker:
         wait_until(lambda: broker.events("STAPLED"), "it believes the answer")
         scene.responder.age = timedelta(minutes=1)
         clock.set(timedelta())

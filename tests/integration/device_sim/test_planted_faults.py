@@ -2,7 +2,8 @@
 
 Several faults are planted in one run, in different places, so that one start of both programs tries many. Nearly all
 of them passed before these cases were made (docs/decisions/0222-planted-faults-in-devices.md). The programs are forked
-with the imports done that are not ours; a broker that is killed or measured is started afresh.
+with the imports done that are not ours, a service without a fault with all of them; a broker that is killed or measured
+is started afresh.
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     def planted(*faults: Fault, afresh: Container[str] = ()) -> None:
         planting.write(tmp_path / "faults.json", faults)
         monkeypatch.setenv(planting.FAULTS, str(tmp_path / "faults.json"))
-        monkeypatch.setattr(fleetgate_target, "running", planting.planted_in(processes.running, afresh=afresh))
+        running = planting.planted_in(processes.running, faults, afresh=afresh)
+        monkeypatch.setattr(fleetgate_target, "running", running)
 
     return planted
 

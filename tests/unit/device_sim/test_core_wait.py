@@ -35,3 +35,30 @@ def test_a_share_is_of_the_time_since_the_watch_began(monkeypatch: pytest.Monkey
     assert watch.shares() == {"this": 0.25, "broker": 0.5, "gone": 0.0}
     now = 1000.0
     assert CoreWatch("this", {}).shares() == {"this": 0.0}, "no time has passed"
+
+
+def test_who_loses_its_core_while_it_looks_has_waited_for_no_more_than_all_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+
+    def held_off(_process: int | None) -> float:
+        nonlocal now
+        now += 8.0
+        return now
+
+    monkeypatch.setattr(core_wait, "seconds_waited", held_off)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    watch = CoreWatch("this", {})
+    now += 8.0
+    assert watch.shares() == {"this": 16 / 24}
+
+
+def test_a_wait_that_had_begun_before_the_watch_is_no_more_than_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = 40.0
+    now = 1000.0
+    monkeypatch.setattr(core_wait, "seconds_waited", lambda _process: waited)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    watch = CoreWatch("this", {"broker": 7})
+    now, waited = 1000.25, 41.0
+    assert watch.shares() == {"this": 1.0, "broker": 1.0}

@@ -286,6 +286,8 @@ def test_of_a_directory_only_what_mosquitto_trusts_is_trusted(settings: Any, wri
         ("persistent_client_expiration 2w", "max_session_expiry", 14 * 86_400),
         ("persistent_client_expiration 1m", "max_session_expiry", 30 * 86_400),
         ("persistent_client_expiration 200y", "max_session_expiry", 0xFFFFFFFF),
+        (f"persistent_client_expiration {5000 * '1'}d", "max_session_expiry", 0xFFFFFFFF),
+        ("persistent_client_expiration 0001d", "max_session_expiry", 86_400),
         ("max_connections -1", "max_connections", 100_000),
         ("max_connections 0\nglobal_max_connections 0", "max_connections", 100_000),
         ("max_connections 9\nglobal_max_connections 5", "max_connections", 5),
@@ -359,6 +361,7 @@ def test_defaults_that_differ_are_shown(write: Write) -> None:
         ("plugin /lib/mosquitto_persist_sqlite.so", "remove it: what is acknowledged is on disk without a plugin"),
         ("acl_file /nowhere/acl", "/nowhere/acl: cannot be read: No such file or directory"),
         ("listener eighty", "'eighty' is no port"),
+        (f"listener {5000 * '1'}", "11' is no port"),
         ("max_qoss 1", "mosquitto 2.0 and 2.1 have no such option; is max_qos meant?"),
     ],
 )

@@ -120,11 +120,11 @@ def test_a_file_says_durations_and_shares_as_people_do(tmp_path: Path) -> None:
         ({"thresholds": {"lost": []}}, "thresholds.lost: the list is empty"),
         ({"groups": [{"name": "a"}, {"name": "a"}]}, "two have the same name"),
         ({"groups": [{"name": "a", "backoff": {"base": 3, "cap": 1}}]}, "backoff base 3"),
-        ({"thresholds": {"latency": ["p99 < 1"]}}, "latency: there is no such metric; these exist: admissions"),
+        ({"thresholds": {"latency": ["p99 < 1"]}}, "thresholds.latency: there is no such metric; these exist: adm"),
         ({"thresholds": {"lost": ["p99 < 1"]}}, "it is a count"),
         ({"thresholds": {"admitted": ["< 1"]}}, "say of what"),
         ({"thresholds": {"admitted": ["p101 < 1"]}}, "between 0 and 100"),
-        ({"thresholds": {"admitted": ["fast"]}}, "is no threshold; write for example 'p99 < 250'"),
+        ({"thresholds": {"admitted": ["fast"]}}, "thresholds.admitted: 'fast' is no threshold; write"),
     ],
 )
 def test_a_fault_names_its_field_and_the_remedy(change: dict[str, object], words: str) -> None:
