@@ -56,7 +56,7 @@ check: $(VENV)/.installed-dev                               ## ruff, mypy strict
 test: setup-tests                                           ## everything the tests need, then all tests
 	$(BIN)/$(PYTEST) $(PYTEST_ARGS)
 
-test-thorough: setup-tests                                  ## the property tests with twenty times as many examples, and long walks
+test-thorough: setup-tests                                  ## property tests, twenty times as many examples; orders; long walks: 40 minutes of CPU
 	$(BIN)/$(PYTEST) -m hypothesis --hypothesis-profile=thorough --timeout=3000 $(PYTEST_ARGS)
 
 fuzz: setup-tests                                           ## parsers by coverage-guided fuzzing: FUZZ_SECONDS each, FUZZ_TARGETS

@@ -51,6 +51,7 @@ GROUP = "meters"
 _MARGIN = 10.0
 _PAUSE = 0.5
 _KEPT_FOR_EVER = 86_400
+_WILL_SECONDS = 30
 _FAILURE = 0x80
 _CONNECT_AGAIN = "TRUST_CHANGED"
 """The answer to who began its handshake before a change of trust: connect again, with the new one."""
@@ -391,7 +392,10 @@ class Backend(Party):
 
 
 def passing_terms(name: str, number: int) -> Terms:
-    """Return those of a device that comes once: a will that is retained and expires, a session that does."""
-    passing = Properties(message_expiry_interval=8, will_delay_interval=1)
+    """Return those of a device that comes once: a will that is retained and expires, a session that does.
+
+    The will expires later than a backend that should have it may still be on its way back.
+    """
+    passing = Properties(message_expiry_interval=_WILL_SECONDS, will_delay_interval=1)
     will = Will(f"fleet/{GROUP}/{name}/state/{number}", b"gone", 1, True, passing)  # type: ignore[arg-type]
     return Terms(clean_start=False, session_seconds=8, will=will)

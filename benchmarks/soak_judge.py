@@ -159,6 +159,14 @@ def checks(grown: Iterable[Growth], rounds: int, wrong: Mapping[str, Sequence[st
     return [first, *(Check(what, not seen, _shown(seen)) for what, seen in wrong.items())]
 
 
+def had_its_time(patience: float, elapsed: float, starved: float) -> bool:
+    """Return whether a program had *patience* seconds in those *elapsed*, for *starved* of which it had no processor.
+
+    Of a machine that gives it hardly any, ten times as long is enough.
+    """
+    return elapsed - starved > patience or elapsed > patience * 10
+
+
 def never_done(operations: Mapping[str, int], promised: Iterable[str]) -> list[str]:
     """Return which of the *promised* kinds of operations there was none of (rule 3)."""
     return [f"never: {each}" for each in promised if not operations.get(each)]

@@ -226,6 +226,14 @@ class Program:
         return self.running.pid
 
     @property
+    def starved(self) -> float:
+        """For how many seconds its main thread has been ready to run, and had no processor; 0 where that is unknown."""
+        try:
+            return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
+        except OSError:
+            return 0.0
+
+    @property
     def running(self) -> Child:
         """The process; raises `ChildFailed` if it has ended by itself (rule 1)."""
         if self.child is None:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from broker.admission.inquiry import Inquiry, Waits
 from broker.admission.policy import DeniedPublish
 from broker.admission.refusal import RefusalCode
-from broker.connection.portions import wait_for_room
+from broker.connection.portions import wait_a_turn, wait_for_room
 from broker.engine.client import Client
 from broker.engine.engine import Engine
 from broker.engine.extension import Action
@@ -153,13 +153,17 @@ def ask_about_publish(engine: Engine, connection: Client, session: Session, pack
 def wait_if_many(
     engine: Engine, connection: Client, session: Session, packet: Publish, topic_name: str, now: float
 ) -> None:
-    """Delay a PUBLISH to very many subscribers while too much for very wide routes is still unwritten."""
-    if (
-        engine.turn.rounds.full
-        and refuse_topic(engine, session, topic_name) is None
-        and engine.routes[topic_name.encode()].is_wide
-    ):
-        wait_for_room(connection, packet, engine.turn, now)
+    """Delay a PUBLISH to many subscribers in a turn in which much was done; to very many while too much is unwritten.
+
+    Else each of the hundreds of clients that one turn serves would publish to hundreds in it (decision 0329).
+    """
+    turn = engine.turn
+    if (turn.is_spent or turn.rounds.full) and refuse_topic(engine, session, topic_name) is None:
+        route = engine.routes[topic_name.encode()]
+        if route.is_wide and turn.rounds.full:
+            wait_for_room(connection, packet, turn, now)
+        if route.is_costly and turn.is_spent:
+            wait_a_turn(connection, packet, turn, now)
 
 
 def ask_about_filters(engine: Engine, connection: Client, session: Session, packet: Subscribe) -> None:

@@ -53,6 +53,9 @@ from broker.settings.limits import Limits
 from provisioning.pki.revocation import CasAbove, CertificateKey
 from provisioning.program.host_and_port import without_port
 
+_AN_END = 8
+"""As much as so many packets the end of a connection costs (`broker.sockets.work`), most of it in the TLS library."""
+
 
 class Engine(Exchange):
     """State shared by all connections of one broker process."""
@@ -269,6 +272,7 @@ class Engine(Exchange):
 
         *claimed* is the client identifier that a refused client asked for.
         """
+        self.turn.work.done += _AN_END
         session = connection.session
         client_id = claimed[:LONGEST_SHOWN] if session is None else session.client_id
         what = Happened.REFUSED if session is None else Happened.CLOSED
@@ -301,12 +305,8 @@ class Engine(Exchange):
         if not publish_will:
             session.will = None
         will = session.will
-        if will is not None and not self.stopping:
-            if min(will.delay, session.expiry_interval) == 0:
-                self._publish_will(session, will, now)
-            else:
-                session.will_due_at = now + will.delay
-                self.registry.schedule(session, session.will_due_at)
+        if will is not None and not self.stopping and self._leave_will(session, will, now):
+            return
         if session.expiry_interval == 0:
             session.will = None
             self._discard(session, now)
@@ -318,6 +318,39 @@ class Engine(Exchange):
             session.expires_at = now + session.expiry_interval
             self.registry.schedule(session, session.expires_at)
         self.note(session, now)
+
+    def _leave_will(self, session: Session, will: Will, now: float) -> bool:
+        """Send *will*, or see to it that it will be sent; return whether the end of *session* waits for that."""
+        if min(will.delay, session.expiry_interval) > 0:
+            session.will_due_at = now + will.delay
+            self.registry.schedule(session, session.will_due_at)
+            return False
+        if self.turn.is_spent or self.turn.rounds.full:
+            self._due_soon(session, now)
+            return session.expiry_interval == 0
+        self._publish_will(session, will, now)
+        return False
+
+    def _due_soon(self, session: Session, now: float) -> None:
+        """Have the will of *session* sent when others have been served, or before its client is back (decision 0329).
+
+        Until then it is due, and so is the session's end if it does not outlive its connection: both stay in the store.
+        """
+        session.will_due_at = session.expires_at = now
+        self.registry.schedule(session, now)  # At the next tick, if nobody does it earlier.
+        if session.expiry_interval == 0:
+            for topic_filter in list(session.subscriptions):
+                self.unsubscribe(session, topic_filter)
+        self.turn.portion(lambda: self._see_to(session, now))
+
+    def _see_to(self, session: Session, now: float) -> None:
+        """Do what is due of *session*, unless that is done, as soon as there is room for what its will is sent to."""
+        if session.connection is not None or not self.registry.has(session):
+            return
+        if self.turn.rounds.full:
+            self.turn.rounds.wait(lambda: self._see_to(session, now))
+        else:
+            self._due(session, now)
 
     def stop(self, now: float) -> None:
         """Disconnect all clients, and admit none any more.
@@ -391,7 +424,7 @@ class Engine(Exchange):
             if session.expires_at > now:
                 self.registry.schedule(session, session.expires_at)
             else:
-                self.metrics.sessions_expired += 1
+                self.metrics.sessions_expired += session.expiry_interval > 0
                 self._discard(session, now)
 
     def _discard(self, session: Session, now: float) -> None:

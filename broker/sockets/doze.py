@@ -23,7 +23,7 @@ Rules
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop, TimerHandle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from broker.sockets.poller import BATCH, Poller, Watched
 from broker.sockets.turn import Turn
@@ -56,10 +56,10 @@ class Doze(Poller):
             self._timer.cancel()
         super().close()
 
-    def _events(self) -> list[tuple[int, int]]:
-        events = self._batch()
+    def _events(self) -> Iterator[tuple[int, int]]:
+        inside, events = self._again, self._batch()
         self._brought = len(events)
-        return events
+        return self._portion(events, inside)
 
     def _ready(self) -> None:
         try:
@@ -76,7 +76,8 @@ class Doze(Poller):
         if often:
             if not self._often:
                 self._loop.remove_reader(self._epoll.fileno())
-            self._timer = self._loop.call_later(interval if self._brought < BATCH else 0.0, self._look)
+            all_served = self._brought < BATCH and not self._left
+            self._timer = self._loop.call_later(interval if all_served else 0.0, self._look)
         elif self._often:
             self._loop.add_reader(self._epoll.fileno(), self._ready)
         self._last, self._often = now, often

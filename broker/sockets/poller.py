@@ -16,7 +16,9 @@ Rules
    some there requests (`again`) another call in the next turn.
 2. An unexpected error closes the connection that met it, with its traceback in the log, and no other: also if closing
    it fails. It is not watched then.
-3. A batch is bounded, so that timers, the feed and the listener get their time in between.
+3. A batch is bounded, so that timers, the feed and the listener get their time in between. So is what is done for it:
+   beyond that (`Turn.is_spent`) the rest of the batch waits for the next turn, in which whoever has waited and whoever
+   is new are called alternately (decision 0329).
 4. When many clients send one by one, a turn may wait a moment for more (`broker.sockets.coalescing`).
 """
 
@@ -26,7 +28,8 @@ import asyncio
 import contextlib
 import select
 from asyncio import AbstractEventLoop
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from time import monotonic
 from typing import Final, Protocol
 
@@ -67,7 +70,19 @@ class Watched(Protocol):
 class Poller:
     """The epoll set."""
 
-    __slots__ = ("_again", "_coalescing", "_empty", "_epoll", "_lingering", "_loop", "_turn", "_watched", "doze")
+    __slots__ = (
+        "_again",
+        "_coalescing",
+        "_empty",
+        "_epoll",
+        "_left",
+        "_lingering",
+        "_loop",
+        "_served",
+        "_turn",
+        "_watched",
+        "doze",
+    )
 
     def __init__(self, loop: AbstractEventLoop, turn: Turn, coalescing: Coalescing | None = None) -> None:
         """Use *coalescing* to decide when to wait for more before calling those that are ready."""
@@ -78,6 +93,10 @@ class Poller:
         self._watched: dict[int, Watched] = {}
         self._lingering = Lingering(loop)
         self._again: set[int] = set()
+        self._left: dict[int, int] = {}
+        """Those of the last batch who were not called, with their events, in their order, …"""
+        self._served: set[int] = set()
+        """… and those who were: not the first to be called again."""
         self._empty = asyncio.Event()
         self.doze: Poller | None = None
         """The set for clients that only ping; None: this set."""
@@ -96,7 +115,7 @@ class Poller:
         """Stop watching *descriptor*, which is still open."""
         if self._watched.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
-            self._again.discard(descriptor)  # The number may soon be reused.
+            self.enough(descriptor)  # The number may soon be reused.
         elif not self._lingering.forget(descriptor):
             return
         if not (self._watched or self._lingering):
@@ -106,7 +125,7 @@ class Poller:
         """Stop watching *descriptor*, whose *transport* has said goodbye: it is looked at a moment later."""
         if self._watched.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
-            self._again.discard(descriptor)
+            self.enough(descriptor)
             self._lingering.add(descriptor, transport)
 
     def again(self, descriptor: int) -> None:
@@ -118,6 +137,7 @@ class Poller:
     def enough(self, descriptor: int) -> None:
         """Cancel that: it is not to be read for now."""
         self._again.discard(descriptor)
+        self._left.pop(descriptor, None)
 
     def settled(self, descriptor: int, transport: Watched, events: int, *, dozes: bool) -> Poller:
         """Take note that the client of *transport* is admitted; return the set that watches *descriptor* from now on.
@@ -128,7 +148,7 @@ class Poller:
 
     def _pass(self, descriptor: int, transport: Watched, events: int, to: Poller) -> Poller:
         """Move *descriptor* to the set *to*, and return that."""
-        has_more = descriptor in self._again
+        has_more = descriptor in self._again or descriptor in self._left
         Poller.forget(self, descriptor)
         to.watch(descriptor, transport, events)
         if has_more:
@@ -161,6 +181,7 @@ class Poller:
         """Close the epoll set."""
         self._loop.remove_reader(self._epoll.fileno())
         self._again.clear()
+        self._left.clear()
         self._epoll.close()
 
     def _look_again(self) -> None:
@@ -169,7 +190,28 @@ class Poller:
 
     def _events(self) -> Iterable[tuple[int, int]]:
         """Return the descriptors to call now, with their events."""
-        return self._batch()
+        inside = self._again
+        return self._portion(self._batch(), inside)
+
+    def _portion(self, events: list[tuple[int, int]], inside: set[int]) -> Iterator[tuple[int, int]]:
+        """Yield *events* until so much is done that the others wait for the next turn.
+
+        epoll reports them again, except those that are here for bytes *inside* OpenSSL.
+        """
+        turn, waited = self._turn, self._left
+        if waited:  # Rare: much was done for others.
+            self._left = {}
+            new = sorted((each for each in events if each[0] not in waited), key=lambda new: new[0] in self._served)
+            events = [each for two in zip_longest(waited.items(), new) for each in two if each is not None]
+        for place, each in enumerate(events, 1):
+            yield each
+            if turn.is_spent:
+                self._served = {each[0] for each in events[:place]}
+                # Those who have waited already stay ahead of all others.
+                self._left = dict(sorted(events[place:], key=lambda left: left[0] not in waited))
+                for left in inside.intersection(self._left, self._watched):
+                    self.again(left)
+                return
 
     def _batch(self) -> list[tuple[int, int]]:
         """Return the descriptors that are ready, with their events."""

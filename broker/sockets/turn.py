@@ -87,6 +87,11 @@ class Turn:
         self._requested = True
         self.most_work = self.work.done + _MOST_WORK
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether so much was done in this turn for all clients together that what costs much waits for its portion."""
+        return self.work.done >= self.most_work
+
     def request(self) -> None:
         """Ask for `end` to be called when the reads of this turn are done."""
         if not self._requested:

@@ -85,7 +85,7 @@ class CrlUrls:
         """By bundle."""
         self._under_way: dict[tuple[str, str], asyncio.Task[None]] = {}
         """By bundle and URL; there is one for each at a time."""
-        self._http = PlainHttp(LONGEST_WAIT)
+        self._http = PlainHttp(LONGEST_WAIT, elsewhere=True)
 
     def configure(self, urls: Iterable[tuple[str, str]]) -> None:
         """Follow *urls*, those that the settings name now, each preceded by the name of its bundle.

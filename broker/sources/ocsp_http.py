@@ -31,7 +31,7 @@ class OcspHttp:
     """Connections to responders."""
 
     def __init__(self) -> None:
-        self._http = PlainHttp(PATIENCE)
+        self._http = PlainHttp(PATIENCE, elsewhere=True)
 
     async def ask(
         self,

@@ -1,10 +1,10 @@
 """The operators' REST API, third part: which certificates there are.
 
-One search serves the list, the counts and the export. The export is streamed page by page: only one page is in memory,
-whatever the size of the fleet; certificates that are issued meanwhile may be in it. The first is read before the answer
-begins, so that a search that the store does not take, or a store that fails, is an error. A client may take any time
-for the rest, so each page checks that the caller is still an operator: if not, the connection is cut, and the export is
-visibly incomplete.
+One search serves the list, the counts and the export. The export is streamed page by page: only one page's text is in
+memory, whatever the size of the fleet; certificates that are issued meanwhile may be in it. The first is read before
+the answer begins, so that a search that the store does not take, or a store that fails, is an error. A client may take
+any time for the rest, so each page checks that the caller is still an operator: if not, the connection is cut, and the
+export is visibly incomplete.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from starlette.responses import StreamingResponse
 from provisioning.api.moment import utc_of
 from provisioning.api.operators import (
     DEFAULT_PAGE,
-    MAXIMUM_PAGE,
     Limit,
     Name,
     Operator,
@@ -63,6 +62,8 @@ COLUMNS: Final = (
     "sequence",
     "invalidity_date",
 )
+EXPORT_PAGE: Final = 250
+"""Certificates: each client who takes an export has so many of them in memory, as text."""
 _FORMULA_STARTS: Final = ("=", "+", "-", "@")
 
 
@@ -140,7 +141,7 @@ async def export_certificates(
     def look(after: int | None) -> Callable[[Connection], _Found]:
         def page(connection: Connection) -> _Found:
             check_still(connection, operator, services.clock())
-            return inventory.page(connection, search, limit=MAXIMUM_PAGE, after=after, now=now)
+            return inventory.page(connection, search, limit=EXPORT_PAGE, after=after, now=now)
 
         return page
 
@@ -148,9 +149,10 @@ async def export_certificates(
         log.info("export cut off", operator=operator.device.name, code=code.value)
         request.scope["extensions"]["connection"]["abort"]()
 
+    is_csv = format_ is ExportFormat.CSV
     first = await services.database.page(look(None))
-    pages = _pages(services, first, look, now, cut)
-    if format_ is ExportFormat.CSV:
+    pages = _pages(services, first, look, now, cut, _csv_text if is_csv else _json_text)
+    if is_csv:
         return StreamingResponse(_csv(pages), media_type="text/csv; header=present")
     return StreamingResponse(_json(pages), media_type="application/json")
 
@@ -172,9 +174,10 @@ async def show_certificate(serial: str, services: Services) -> dict[str, Any]:
     return _certificate_item(stored, services.clock()) | {"pem": pem, "chain": "".join(chain)}
 
 
-_Page = list[dict[str, Any]]
 _Found = tuple[list[StoredCertificate], int | None]
 """A page, and where the next one begins."""
+_Write = Callable[[list[dict[str, Any]]], str]
+"""Returns rows as text."""
 
 
 async def _pages(
@@ -183,12 +186,18 @@ async def _pages(
     look: Callable[[int | None], Callable[[Connection], _Found]],
     now: datetime,
     cut: Callable[[Code], None],
-) -> AsyncIterator[_Page]:
-    """Yield the *first* page, and what *look* finds after it; call *cut*, and end, when that is refused."""
+    write: _Write,
+) -> AsyncIterator[str]:
+    """Yield the *first* page, and what *look* finds after it, as text; call *cut*, and end, when that is refused.
+
+    Nothing else of a page is in memory while the client takes it, which takes as long as he likes.
+    """
     found, following = first
+    del first
     while True:
-        if found:
-            yield [_certificate_item(each, now) for each in found]
+        text, found = write([_certificate_item(each, now) for each in found]) if found else "", []
+        if text:
+            yield text
         if following is None:
             return
         try:
@@ -198,16 +207,18 @@ async def _pages(
             return
 
 
-async def _csv(pages: AsyncIterator[_Page]) -> AsyncIterator[str]:
+async def _csv(pages: AsyncIterator[str]) -> AsyncIterator[str]:
+    before = _csv_text([dict(zip(COLUMNS, COLUMNS, strict=True))])
+    async for text in pages:
+        yield before + text
+        before = ""
+    yield before
+
+
+def _csv_text(items: list[dict[str, Any]]) -> str:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS)
-    writer.writeheader()
-    async for items in pages:
-        writer.writerows({name: _cell(value) for name, value in item.items()} for item in items)
-        yield text.getvalue()
-        text.seek(0)
-        text.truncate()
-    yield text.getvalue()
+    csv.DictWriter(text, COLUMNS).writerows({name: _cell(value) for name, value in item.items()} for item in items)
+    return text.getvalue()
 
 
 def _cell(value: object) -> object:
@@ -215,12 +226,16 @@ def _cell(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
 
 
-async def _json(pages: AsyncIterator[_Page]) -> AsyncIterator[str]:
+async def _json(pages: AsyncIterator[str]) -> AsyncIterator[str]:
     before = "["
-    async for items in pages:
-        yield before + ",\n".join(json.dumps(item) for item in items)
+    async for text in pages:
+        yield before + text
         before = ",\n"
     yield "]\n" if before != "[" else "[]\n"
+
+
+def _json_text(items: list[dict[str, Any]]) -> str:
+    return ",\n".join(json.dumps(item) for item in items)
 
 
 async def _key_id(services: OperatorServices, issuer: str) -> str:

@@ -26,6 +26,7 @@ import httpcore
 import httpx
 
 from provisioning.client.async_library import look_for_no_other
+from provisioning.client.neighbourhood import is_of_own_network
 from provisioning.client.redirects import leave_unread_async
 
 MOST_BYTES: Final = 32 * 1024
@@ -37,10 +38,18 @@ _CONNECTIONS, _KEPT, _KEPT_SECONDS = 100, 20, 5.0
 class BoundedTransport(httpx.AsyncHTTPTransport):
     """The transport of an httpx client: HTTP/1.1, without a proxy."""
 
-    def __init__(self, verify: ssl.SSLContext, *, connections: int | None = _CONNECTIONS, kept: int = _KEPT) -> None:
+    def __init__(
+        self,
+        verify: ssl.SSLContext,
+        *,
+        connections: int | None = _CONNECTIONS,
+        kept: int = _KEPT,
+        elsewhere: bool = False,
+    ) -> None:
         """*verify* is the TLS context for https URLs.
 
-        There are at most so many *connections*, None: any number, of which *kept* are kept while idle.
+        There are at most so many *connections*, None: any number, of which *kept* are kept while idle. *elsewhere*: to
+        none of the machine's own network (`provisioning.client.neighbourhood`), whatever a name resolves to.
         """
         look_for_no_other()
         super().__init__(verify=verify, trust_env=False)
@@ -49,7 +58,7 @@ class BoundedTransport(httpx.AsyncHTTPTransport):
             max_connections=connections,
             max_keepalive_connections=kept,
             keepalive_expiry=_KEPT_SECONDS,
-            network_backend=_Network(),
+            network_backend=_Network(elsewhere=elsewhere),
         )
 
 
@@ -119,6 +128,10 @@ class _Stream(httpcore.AsyncNetworkStream):
 class _Network(httpcore.AnyIOBackend):
     """Opens such connections."""
 
+    def __init__(self, *, elsewhere: bool) -> None:
+        super().__init__()
+        self._elsewhere = elsewhere
+
     async def connect_tcp(
         self,
         host: str,
@@ -127,4 +140,10 @@ class _Network(httpcore.AnyIOBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        return _Stream(await super().connect_tcp(host, port, timeout, local_address, socket_options))
+        stream = await super().connect_tcp(host, port, timeout, local_address, socket_options)
+        if self._elsewhere:
+            reached = str(stream.get_extra_info("server_addr")[0])
+            if is_of_own_network(reached):  # Nothing has been said there yet.
+                await stream.aclose()
+                raise httpcore.ConnectError(f"it is at {reached}, an address of this machine's own network")
+        return _Stream(stream)

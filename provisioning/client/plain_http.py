@@ -39,8 +39,13 @@ class AnswerRefused(Exception):
 class PlainHttp:
     """Connections that are kept between requests; each wait for the network is limited to *timeout* seconds."""
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, *, elsewhere: bool = False) -> None:
+        """*elsewhere*: others than this machine's administrator may have chosen the URLs, in certificates for example.
+
+        Then none is asked whose address only the machine's own network has: a cloud gives credentials there.
+        """
         self._timeout = timeout
+        self._elsewhere = elsewhere
         self._client: httpx.AsyncClient | None = None
 
     @asynccontextmanager
@@ -69,7 +74,7 @@ class PlainHttp:
             from provisioning.client.bounded_head import BoundedTransport, bounded_client
         # A default context would load the system's trust anchors, in forty milliseconds, and never use them.
         nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self._client = bounded_client(BoundedTransport(nobody), self._timeout)
+        self._client = bounded_client(BoundedTransport(nobody, elsewhere=self._elsewhere), self._timeout)
         return self._client
 
     async def close(self) -> None:

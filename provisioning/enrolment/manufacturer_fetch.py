@@ -4,7 +4,7 @@ Rules
 -----
 1. Operators set the URLs: http, no redirect. A CRL is signed (RFC 5280 §8 has no use for TLS here), and the content is
    shown to nobody. Bytes and seconds are limited, nothing is decompressed, no proxy of the environment is used; the
-   address is checked before, though a name may resolve to another a moment later.
+   address is checked before, and the one that was reached, before anything is said there.
 2. A fetched CRL is judged like one from an operator (`provisioning.enrolment.manufacturer_lists`): whoever answers can
    neither release a certificate nor replay an old CRL. A CRL whose numbers start again waits for an operator's word.
 3. Of all processes on one database one fetches (`provisioning.store.manufacturer_list_urls`).
@@ -104,7 +104,7 @@ class ManufacturerFetcher:
         self._longest = max(self._refresh, _LEAST_PAUSE) + _AHEAD  # Clocks of several machines differ a little.
         self._most_bytes = most_bytes
         self._actor = actor
-        self._http = PlainHttp(_PATIENCE_SECONDS)
+        self._http = PlainHttp(_PATIENCE_SECONDS, elsewhere=True)
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._failures: Final = FailureLines()
         self.outcomes: Counter[tuple[str, str]] = Counter()

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioning.pki import key_shown, openssl_library, resumed_exchange
 from provisioning.pki.openssl_library import address_of_bytes, library, string_at
 from tests.support.asking_client import Asking, served
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.skipif(
     not (key_shown.CAN_NOTE and resumed_exchange.CAN_LIMIT), reason="an OpenSSL that lacks some of the functions"
@@ -142,7 +143,7 @@ CALLS: st.SearchStrategy[Call] = st.one_of(
 )
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(st.lists(CALLS, max_size=40))
 def test_the_same_calls_have_the_same_results(calls: list[Call]) -> None:
     fast, slow = Side(library), Side(Slow())

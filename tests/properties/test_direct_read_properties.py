@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.sockets.tls_refusal import words_of
@@ -23,6 +23,7 @@ from provisioning.pki import openssl
 from provisioning.pki.openssl_library import library
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 from tests.support.asking_client import BROKER, PKI
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.skipif(not openssl.AVAILABLE, reason="OpenSSL cannot be called directly here")
 SAYS_ALL = sys.version_info >= (3, 12, 3)
@@ -114,7 +115,7 @@ def told(
     return heard
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     records=st.lists(st.one_of(st.binary(min_size=1, max_size=40), st.just(b"x" * openssl.RECORD)), max_size=4),
     end=st.sampled_from(ENDS),

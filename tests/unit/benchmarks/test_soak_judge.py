@@ -140,3 +140,10 @@ def test_who_stops_a_soak_has_the_figures_of_all_rounds_until_then(tmp_path: Pat
     with pytest.raises(KeyboardInterrupt):
         soak()
     assert json.loads(place.read_text()) == {"rounds": [{"RSS MiB": 79.0, "objects": None}, {"RSS MiB": 86.0}]}
+
+
+def test_time_without_a_processor_does_not_count_but_not_for_ever(judge: Any) -> None:
+    assert not judge.had_its_time(25, 25, 0)
+    assert judge.had_its_time(25, 26, 0.5)
+    assert not judge.had_its_time(25, 40, 20)
+    assert judge.had_its_time(25, 251, 250)

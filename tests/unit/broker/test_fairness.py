@@ -166,6 +166,35 @@ def test_reads_that_cost_much_end_the_turn_of_who_sends_so(crowd: Crowd, each: i
         assert of_meek >= 1
 
 
+def test_beyond_the_work_of_a_turn_the_others_wait_and_whoever_is_new_is_among_the_first(crowd: Crowd) -> None:
+    meek = crowd.join(b"x")
+    ours, theirs = crowd.sockets
+    costly = [crowd.join(b"x", Costly(crowd.turn, 2 * PORTION)) for _ in range(9)]
+    turns(crowd, costly, 2)
+    assert ours.recv(1) == b"!", "it has sent nothing from now on"
+    seen = turns(crowd, costly, 27)
+    assert all(sum(reads) == 2 for reads in seen), "one turn is too long, or nobody was called"
+    for of_one in zip(*seen, strict=True):
+        assert min(sum(of_one[start : start + 9]) for start in range(19)) >= 1, "somebody was not served"
+    assert turns(crowd, [meek], 9) == [[0]] * 9
+    theirs.send(b"!")
+    assert turns(crowd, [meek], 1) > [[0]], "it waits behind those who have waited"
+
+
+def test_who_has_left_or_is_held_meanwhile_is_not_called(crowd: Crowd) -> None:
+    costly = [crowd.join(b"x", Costly(crowd.turn, 4 * PORTION)) for _ in range(4)]
+    turns(crowd, costly, 8)
+    _, held, gone, _ = (transport for _, transport in sorted(crowd.poller._watched.items()))
+    assert len(crowd.poller._left) == 3
+    held.hold()  # type: ignore[attr-defined]
+    gone.abort()
+    before = [session.reads for session in costly]
+    turns(crowd, costly, 6)
+    now = [session.reads - earlier for session, earlier in zip(costly, before, strict=True)]
+    assert now[1:3] == [0, 0]
+    assert min(now[0], now[3]) >= 2
+
+
 def test_who_is_aborted_is_gone_even_if_its_receiver_fails_at_that(crowd: Crowd) -> None:
     """Nobody else would close the socket: the poller has let it go then."""
 

@@ -9,9 +9,10 @@ import pytest
 from broker.admission.policy import Rules
 from broker.mqtt.packets import Packet, Pingreq, Pingresp, Publish
 from broker.sockets.rounds import ROOM, VERY_MANY
+from broker.sockets.work import PORTION
 from provisioning.pki.role import Role
 from tests.support.policies import of_roles
-from tests.support.wire import V5, V311, MemoryBroker, WireClient, publication, request
+from tests.support.wire import V5, V311, MemoryBroker, WireClient, publication, request, will
 
 ALL = "fleet/all"
 EVERYBODY = of_roles(
@@ -37,6 +38,7 @@ def crowd(broker: MemoryBroker, qos: int = 0, count: int = COUNT, **connect: Any
 
 def in_one_read(client: WireClient, *packets: Packet) -> None:
     """Let the broker read *packets* at once; the event loop has not gone round when this returns."""
+    client.broker.engine.turn.begin()
     client.connection.receive(b"".join(each.encode(client.version) for each in packets), client.broker.now)
     client.broker.engine.turn.end()
 
@@ -141,6 +143,39 @@ def test_a_read_full_of_messages_that_are_a_packet_of_its_own_for_each_is_cut(
     assert most <= 5000, "so many packets were made in one turn"
     assert not publisher.transport.held
     assert numbers(last) == list(range(150))
+
+
+@pytest.mark.parametrize("ends", [None, 0, 60], ids=["message", "will", "will of a kept session"])
+def test_of_many_each_of_whom_has_one_for_many_a_turn_serves_some(broker: MemoryBroker, ends: int | None) -> None:
+    clients, modest, each = crowd(broker, 1, 96), broker.device("meter-0"), 96 // 16
+    terms: dict[str, Any] = {} if ends is None else {"session_expiry_interval": ends}
+    numbered = range(1, 31)
+    publishers = {
+        number: broker.device(f"meter-{number}", **terms, will=will(ALL, b"%d" % number, 1)) for number in numbered
+    }
+    work = broker.engine.turn.work
+    broker.engine.turn.begin()
+    broker.engine.turn.most_work = work.done + 20  # Others have done the rest.
+    for number, publisher in publishers.items():
+        if ends is None:
+            packet = publication(ALL, b"%d" % number, 1, packet_id=1)
+            publisher.connection.receive(packet.encode(publisher.version), broker.now)
+        else:
+            publisher.connection.lost("CLIENT_CLOSED", broker.now)
+    modest.connection.receive(Pingreq().encode(modest.version), broker.now)
+    broker.engine.turn.end()
+    assert modest.received() == [Pingresp()]
+    assert 1 <= len(clients[1].transport.packets) <= 1 + 20 // each, "all were given to all in one turn"
+    rounds = 0
+    while broker._soon:
+        before = work.done
+        turn(broker)
+        assert work.done <= before + PORTION + each, "a round gave more than its portion"
+        rounds += 1
+    assert rounds > 1
+    assert all(numbers(client) == list(numbered) for client in clients)
+    assert all(len(publisher.received()) == (ends is None) for publisher in publishers.values())
+    assert len(broker.engine.registry) == 97 + (0 if ends == 0 else 30)
 
 
 @pytest.mark.parametrize("fields", [{}, {"content_type": "text"}, {"retain": True}])

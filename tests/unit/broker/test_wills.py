@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from broker.engine.returning import GRACE
 from broker.mqtt.codes import ReasonCode
+from broker.mqtt.connect import Connack
 from broker.mqtt.packets import Disconnect
 from broker.mqtt.properties import Properties
 from broker.revocation.enforcement import revoke
 from provisioning.pki.revocation_reason import RevocationReason
 from tests.support.pki import shared_device, shared_pki
-from tests.support.wire import V5, V311, MemoryBroker, WireClient, will
+from tests.support.stored import StoredBroker
+from tests.support.wire import KEPT, V5, V311, MemoryBroker, WireClient, connect_packet, will
 
 TOPIC = "fleet/meters/meter-1/event"
 
@@ -256,3 +260,78 @@ def test_a_will_on_a_kept_session_of_its_own_device_comes_back_to_it(broker: Mem
     broker.service("backend", will=will("fleet/meters/meter-1/cmd/stop", b"stop", qos=1)).vanish()
     back = broker.device("meter-1", clean_start=False)
     assert back.payloads() == [b"stop"]
+
+
+def lost_in_a_busy_turn(client: WireClient) -> None:
+    """Let *client* be lost in a turn in which others have done so much that its will has to wait."""
+    turn = client.broker.engine.turn
+    turn.begin()
+    turn.most_work = turn.work.done
+    client.transport.closed = True
+    client.connection.lost("CONNECTION_LOST", client.broker.now)
+    turn.end()
+
+
+@pytest.mark.parametrize("clean_start", [False, True])
+@pytest.mark.parametrize("expiry", [0, 60])
+def test_a_will_that_waits_for_its_portion_is_sent_before_its_client_is_back(
+    broker: MemoryBroker, watcher: WireClient, expiry: int, clean_start: bool
+) -> None:
+    """Who is back at once has been gone all the same: a delay of none is none [MQTT-3.1.2-8]."""
+    client = broker.device("meter-1", will=will(TOPIC, qos=1), session_expiry_interval=expiry)
+    client.subscribe("fleet/meters/meter-1/cmd/#", qos=1)
+    lost_in_a_busy_turn(client)
+    assert watcher.payloads() == []
+    again = broker.open(shared_device("meter-1"))
+    packet = connect_packet(V5, client_id="meter-1", clean_start=clean_start, session_expiry_interval=expiry)
+    again.connection.receive(packet.encode(V5), broker.now)  # The event loop has not gone round.
+    broker.engine.turn.end()
+    assert watcher.payloads() == [b"gone"]
+    assert again.next_packet(Connack).session_present is (expiry > 0 and not clean_start)
+    broker.settle()
+    broker.advance(3)
+    assert watcher.payloads() == []
+    assert len(broker.engine.registry) == 2
+    assert not again.closed
+
+
+def test_a_will_that_waits_for_its_portion_is_sent_at_the_next_tick_if_that_is_earlier(
+    broker: MemoryBroker, watcher: WireClient
+) -> None:
+    lost_in_a_busy_turn(broker.device("meter-1", will=will(TOPIC, qos=1)))
+    for _ in broker.engine.duties(broker.now + 1):
+        pass
+    broker.engine.turn.end()
+    assert watcher.payloads() == [b"gone"]
+    broker.settle()
+    assert watcher.payloads() == []
+    assert len(broker.engine.registry) == 1
+    assert broker.metrics.sessions_expired == 0, "it ended with its connection"
+
+
+@pytest.mark.parametrize("expiry", [0, 60])
+def test_a_will_that_waits_for_its_portion_outlives_the_broker(tmp_path: Path, expiry: int) -> None:
+    broker = StoredBroker(tmp_path)
+    broker.service(**KEPT).subscribe("fleet/#", qos=1)
+    device = broker.device("meter-1", will=will(TOPIC, qos=1), session_expiry_interval=expiry)
+    device.subscribe("fleet/meters/meter-1/cmd/#", qos=1)
+    lost_in_a_busy_turn(device)
+    while broker.write():  # Its end is on disk, if it is said so, and its will is sent to nobody yet.
+        pass
+    after = broker.killed()
+    after.advance(GRACE + 2)
+    assert after.service(**KEPT).payloads() == [b"gone"]
+    after.close()
+
+
+def test_a_will_that_waits_for_its_portion_is_not_sent_of_who_is_revoked_meanwhile(
+    broker: MemoryBroker, watcher: WireClient
+) -> None:
+    holder = shared_pki().device("meter-1")
+    client = broker.open(holder)
+    client.connect(client_id="meter-1", will=will(TOPIC, qos=1))
+    lost_in_a_busy_turn(client)
+    revoke(broker.engine, holder.revocation, broker.now)
+    broker.settle()
+    broker.advance(3)
+    assert watcher.payloads() == []

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from provisioning.api.inventory import _certificate_item, _hexadecimal, _json
+from provisioning.api.inventory import _certificate_item, _hexadecimal, _json, _json_text, _pages
 from provisioning.errors import Refused
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.program.moments import rfc3339
+from provisioning.store.certificates import StoredCertificate
 from tests.support.fleet import Fleet
 from tests.support.many_certificates import Died, dying_after, make_portions_small, many_for_key, serials_of, stored
 
@@ -61,12 +63,30 @@ async def test_what_its_key_s_end_has_not_reached_is_shown_as_revoked_since_then
 
 @pytest.mark.parametrize("pages", [[], [[{"n": 1}]], [[{"n": 1}, {"n": 2}], [{"n": 3}]]])
 async def test_an_export_is_one_json_array_however_many_pages_it_has(pages: list[list[dict[str, Any]]]) -> None:
-    async def found() -> AsyncIterator[list[dict[str, Any]]]:
+    async def found() -> AsyncIterator[str]:
         for page in pages:
-            yield page
+            yield _json_text(page)
 
     text = "".join([part async for part in _json(found())])
     assert json.loads(text) == [item for page in pages for item in page]
+
+
+class Found(list[StoredCertificate]):
+    """A page, to which there can be a weak reference."""
+
+
+async def test_who_takes_an_export_slowly_has_no_more_of_a_page_in_memory_than_its_text(fleet: Fleet) -> None:
+    await fleet.enrol("meter-1")
+    page: Found | None = Found(await stored(fleet))
+    assert page is not None
+    kept, nobody = weakref.ref(page), cast("Any", None)  # There is no other page.
+    pages = _pages(nobody, (page, None), nobody, fleet.clock(), nobody, _json_text)
+    page = None
+    text = await anext(pages)
+    assert kept() is None
+    assert json.loads(text)["device"] == "meter-1"
+    with pytest.raises(StopAsyncIteration):
+        await anext(pages)
 
 
 def test_a_fingerprint_is_hexadecimal_with_or_without_colons_and_nothing_else() -> None:

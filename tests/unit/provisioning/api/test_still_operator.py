@@ -211,7 +211,7 @@ async def test_who_is_revoked_meanwhile_revokes_nothing(fleet: Fleet, way: str) 
 async def test_who_is_revoked_while_he_takes_an_export_gets_no_more_of_it(
     fleet: Fleet, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inventory, "MAXIMUM_PAGE", 1)
+    monkeypatch.setattr(inventory, "EXPORT_PAGE", 1)
     der = await caller(fleet)
     await fleet.enrol()
     cut: list[bool] = []

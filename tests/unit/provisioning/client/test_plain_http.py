@@ -7,10 +7,12 @@ import contextlib
 import gzip
 import socket
 from collections.abc import AsyncIterator
+from ipaddress import ip_network
 
 import pytest
 
 from broker.sources.ocsp_http import OcspHttp
+from provisioning.client import neighbourhood
 from provisioning.client.list_download import NotFetched, download
 from provisioning.client.plain_http import HttpFailed, PlainHttp
 from provisioning.pki.late_handshake import drop
@@ -43,6 +45,37 @@ async def test_an_address_that_is_none_is_said(plain: PlainHttp, url: str, why: 
     with pytest.raises(HttpFailed, match=why):
         async with plain.asked("GET", url, {}):
             raise AssertionError("nobody is there")
+
+
+async def test_whoever_names_an_address_of_the_machines_own_network_has_nothing_asked_there(
+    plain: PlainHttp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A certificate may name a cloud's metadata service, or a name that resolves to it: to 127.0.0.1, here."""
+    monkeypatch.setattr(neighbourhood, "_SERVICES", (ip_network("127.0.0.1"),))
+    asked = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.read(10))
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    ocsp, lists, why = (
+        OcspHttp(),
+        PlainHttp(5, elsewhere=True),
+        "at 127.0.0.1, an address of this machine's own network",
+    )
+    async with server:
+        url = f"http://localhost:{server.sockets[0].getsockname()[1]}/latest"
+        with pytest.raises(OcspRefused, match=why):
+            await ocsp.ask(url, 7, shared_pki().issuing.certificate)
+        with pytest.raises(NotFetched, match=why):
+            await download(lists, url, etag="", modified="", most_bytes=65_536)
+        assert not any(asked), "a connection, and then its end"
+        with pytest.raises(NotFetched, match="HTTP status 404"):  # Where only the administrator names URLs.
+            await download(plain, url, etag="", modified="", most_bytes=65_536)
+    await ocsp.close()
+    await lists.close()
 
 
 @pytest.mark.parametrize(
