@@ -23,7 +23,7 @@ Rules
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop, TimerHandle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from broker.sockets.poller import BATCH, Poller, Watched
 from broker.sockets.turn import Turn
@@ -56,10 +56,10 @@ class Doze(Poller):
             self._timer.cancel()
         super().close()
 
-    def _events(self) -> Iterator[tuple[int, int]]:
-        inside, events = self._again, self._batch()
+    def _events(self) -> list[tuple[int, int]]:
+        events = self._batch()
         self._brought = len(events)
-        return self._portion(events, inside)
+        return self._with_waiting(events)
 
     def _ready(self) -> None:
         try:

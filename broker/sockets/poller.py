@@ -28,7 +28,7 @@ import asyncio
 import contextlib
 import select
 from asyncio import AbstractEventLoop
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import zip_longest
 from time import monotonic
 from typing import Final, Protocol
@@ -190,28 +190,29 @@ class Poller:
 
     def _events(self) -> Iterable[tuple[int, int]]:
         """Return the descriptors to call now, with their events."""
-        inside = self._again
-        return self._portion(self._batch(), inside)
+        return self._with_waiting(self._batch())
 
-    def _portion(self, events: list[tuple[int, int]], inside: set[int]) -> Iterator[tuple[int, int]]:
-        """Yield *events* until so much is done that the others wait for the next turn.
+    def _with_waiting(self, events: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Return *events* and, alternately, those who have waited since the last turn."""
+        waited = self._left
+        if not waited:
+            return events
+        self._left = {}  # Rare: much was done for others.
+        new = sorted((each for each in events if each[0] not in waited), key=lambda new: new[0] in self._served)
+        return [each for two in zip_longest(waited.items(), new) for each in two if each is not None]
 
-        epoll reports them again, except those that are here for bytes *inside* OpenSSL.
+    def _leave(self, events: Iterable[tuple[int, int]], served: int, inside: set[int], waited: dict[int, int]) -> bool:
+        """Leave all but the first *served* of *events* to the next turn, because so much is done; return whether.
+
+        epoll reports them again, except those that are here for bytes *inside* OpenSSL. Those who have *waited* already
+        stay ahead of all others.
         """
-        turn, waited = self._turn, self._left
-        if waited:  # Rare: much was done for others.
-            self._left = {}
-            new = sorted((each for each in events if each[0] not in waited), key=lambda new: new[0] in self._served)
-            events = [each for two in zip_longest(waited.items(), new) for each in two if each is not None]
-        for place, each in enumerate(events, 1):
-            yield each
-            if turn.is_spent:
-                self._served = {each[0] for each in events[:place]}
-                # Those who have waited already stay ahead of all others.
-                self._left = dict(sorted(events[place:], key=lambda left: left[0] not in waited))
-                for left in inside.intersection(self._left, self._watched):
-                    self.again(left)
-                return
+        ready = list(events)
+        self._served = {each[0] for each in ready[:served]}
+        self._left = dict(sorted(ready[served:], key=lambda left: left[0] not in waited))
+        for left in inside.intersection(self._left, self._watched):
+            self.again(left)
+        return True
 
     def _batch(self) -> list[tuple[int, int]]:
         """Return the descriptors that are ready, with their events."""
@@ -226,10 +227,14 @@ class Poller:
         return events
 
     def _ready(self) -> None:
-        watched = self._watched
+        watched, inside, waited = self._watched, self._again, self._left
         turn = self._turn
         turn.begin()
-        for descriptor, events in self._events():
+        ready, served = self._events(), 0
+        for descriptor, events in ready:
+            if turn.is_spent and served and self._leave(ready, served, inside, waited):
+                break
+            served += 1
             transport = watched.get(descriptor)
             if transport is None:
                 continue

@@ -39,8 +39,9 @@ _FAULT: Final = 500
 _UNKNOWN_CODING: Final = 501
 _TURNS: Final = 10_000
 _LONGEST_HEAD: Final = 64 * 1024
-_ORIGIN: Final = re.compile(rb"^[a-z0-9+.-]+://[^/?#]*|\?$", re.IGNORECASE)
-"""Of a target in absolute form, which the application does not see; nor an empty query."""
+_ORIGIN: Final = re.compile(rb"^[a-z0-9+.-]+://[^/?#]*|\??(#.*)?$", re.IGNORECASE | re.DOTALL)
+"""What the application does not see: the origin of a target in absolute form, an empty query, and a fragment, which
+belongs into no target (RFC 9112 §3.2) and is not the server's."""
 _HOSTS: Final = ("127.0.0.1", 1)
 Asked = tuple[bytes, bytes, bytes]
 """A request's method, target and body."""
@@ -367,6 +368,7 @@ _HOST: Final = b"Host: x\r\n"
 _CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
 _SEEDS: Final = [
     b"GET /w?a=1 HTTP/1.1\r\n" + _HOST + b"\r\n",
+    b"GET /w?a=1# HTTP/1.1\r\n" + _HOST + b"\r\n" + b"GET /w?#a HTTP/1.1\r\n" + _HOST + b"\r\n",
     b"POST /w HTTP/1.1\r\n" + _HOST + b"Content-Length: 3\r\n\r\nabc" + b"GET / HTTP/1.1\r\n" + _HOST + b"\r\n",
     b"POST / HTTP/1.1\r\n" + _HOST + _CHUNKED + b"\r\n3\r\nabc\r\n0\r\nX: y\r\n\r\nPOST /w HTTP/1.1\r\n" + _HOST
     + b"Content-Length: 1\r\n\r\nz",
