@@ -12,7 +12,6 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -485,57 +484,3 @@ async def test_whose_handshake_has_not_begun_when_the_door_closes_is_not_forgott
         door.close()
         assert len(places) == 0
         assert await greeted(client) == b""
-
-
-async def test_where_an_operator_was_answered_is_before_others_and_these_by_address() -> None:
-    """A thousand connections of one host kept an operator waiting for seven seconds, four thousand kept him out."""
-    pki, places, begun = shared_pki(), Places(100), list[bytes]()
-    context = server_context(pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.OPTIONAL)
-    places.known.add(b"127.0.0.4")
-
-    class Noted(Greeting):
-        def __init__(self, place: Place, client: Address | None) -> None:
-            begun.append(place._keys[0])
-            super().__init__(place, client)
-
-    with socket.create_server(("127.0.0.1", 0)) as listening, contextlib.ExitStack() as opened:
-        for host in (*12 * [2], 3, 4, 5, 5):
-            opened.enter_context(socket.create_connection(listening.getsockname(), PATIENCE, (f"127.0.0.{host}", 0)))
-        left = opened.enter_context(socket.create_connection(listening.getsockname(), PATIENCE, ("127.0.0.6", 0)))
-        left.close()  # It costs nothing but a place, and that for a moment.
-        door = Door(listening, lambda: context, Noted, places)
-        door.open()
-        async with asyncio.timeout(PATIENCE):
-            while len(begun) < 16:  # noqa: ASYNC110 - nobody tells
-                await asyncio.sleep(0)
-        assert [int(key[-1:]) for key in begun] == [4, 2, 3, 5, 2, 5, *10 * [2]]
-        assert len(places) == 16
-        door.close()
-        await door.closed()
-        assert len(places) == 0
-
-
-def descriptors() -> int:
-    return sum(1 for _ in Path("/dev/fd").iterdir())
-
-
-async def test_who_is_cut_off_before_his_handshake_begins_costs_no_descriptor() -> None:
-    pki, places, line = shared_pki(), Places(50), Places(4)
-    context = server_context(pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.OPTIONAL)
-    with socket.create_server(("127.0.0.1", 0)) as listening, contextlib.ExitStack() as opened:
-        for host in range(2, 22):
-            opened.enter_context(socket.create_connection(listening.getsockname(), PATIENCE, (f"127.0.{host}.7", 0)))
-        door = Door(listening, lambda: context, Greeting, places, line=line)
-        door.open()
-        before = descriptors()
-        with capture_logs() as logs:
-            door._accept()
-        assert (len(line), len(places), len(door._next), descriptors()) == (4, 0, 4, before + 4)
-        assert [(each["code"], each["connections"]) for each in logs] == [("CROWDED", 4)]
-        async with asyncio.timeout(PATIENCE):
-            while len(places) < 4:  # noqa: ASYNC110 - nobody tells
-                await asyncio.sleep(0)
-        assert len(line) == 0
-        door.close()
-        await door.closed()
-        assert len(places) == 0
