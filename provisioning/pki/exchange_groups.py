@@ -10,8 +10,8 @@ TLS 1.3 has P-256 (RFC 8446 §9.1), and in TLS 1.2 servers here take elliptic cu
 Rules
 -----
 1. Where the machine's OpenSSL configuration says which groups there are, it stays as it says, but for the finite
-   fields: distributions list all of them, up to 8,192 bits. If it names nothing else, or a group whose name is unknown
-   here, nothing changes.
+   fields: a distribution may list all of them, up to 8,192 bits. If it names nothing else, or a group whose name is
+   unknown here, nothing changes.
 2. The order stays as it is. So does which groups OpenSSL considers to be as good as each other, if it is OpenSSL's own
    choice: from 3.5 on OpenSSL is asked for it, since it changes with the version.
 3. If OpenSSL cannot be called directly (`provisioning.pki.openssl`), nothing here has an effect.

@@ -56,7 +56,7 @@ def test_the_choice_between_curves_is_openssl_s(groups: tuple[int, ...]) -> None
 
 
 def test_the_machine_s_configuration_decides_which_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of distributions list every finite field; it is no choice of somebody who runs servers."""
+    """A distribution may list every finite field; that is no choice of somebody who runs servers."""
     monkeypatch.setattr(exchange_groups, "configured", lambda: (X25519, P384, FFDHE2048))
     assert RETRY in answer_of(ours(), hello(groups=[FFDHE2048, P384], shares=[]))
     for group in (FFDHE2048, P256):
