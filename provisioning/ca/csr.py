@@ -54,8 +54,7 @@ _VERSION: Final = bytes.fromhex("020100")
 _NO_ATTRIBUTES: Final = bytes.fromhex("a000")
 _P256: Final = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
 """A SubjectPublicKeyInfo of P-256 up to the point, which is not compressed: the only form of 91 octets."""
-_P256_PLACE: Final = slice(-91 - len(_NO_ATTRIBUTES), -len(_NO_ATTRIBUTES))
-"""Where it is in a request without attributes."""
+_P256_SIZE: Final = 91
 _ECDSA_SHA256: Final = ec.ECDSA(hashes.SHA256())
 _HASHES: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 
@@ -228,7 +227,7 @@ def _facts(
 def _usual_facts(public_key: CertificatePublicKeyTypes, signed: bytes) -> VerifiedRequest | None:
     """Return the facts of a request for one Common Name and nothing else, without creating an object for each part."""
     asked = content(signed)  # The library has read it: number, name, key and attributes.
-    spki = asked[_P256_PLACE]
+    spki = asked[-_P256_SIZE - len(_NO_ATTRIBUTES) : -len(_NO_ATTRIBUTES)]
     if not spki.startswith(_P256):  # To encode the key once more takes a division, but for P-256 there is one way only.
         spki = spki_of(public_key)
     end = spki + _NO_ATTRIBUTES
