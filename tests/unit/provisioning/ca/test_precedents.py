@@ -334,7 +334,12 @@ def test_a_draft_is_parsed_once_for_its_lengths(issuer: Issuer, monkeypatch: pyt
     precedents.remember(given[1][0], PROFILE)
     parsed: list[bytes] = []
     read = precedents_module._read
-    monkeypatch.setattr(precedents_module, "_read", lambda fields: parsed.append(fields) or read(fields))
+
+    def noting(fields: bytes) -> object:
+        parsed.append(fields)
+        return read(fields)
+
+    monkeypatch.setattr(precedents_module, "_read", noting)
     assert all(precedents.cover(*each) for each in given)
     assert parsed == [given[1][0], given[3][0]], "that of another CRL shard, and that with a longer name"
     assert all(precedents.cover(*each) for each in given)
