@@ -183,7 +183,7 @@ async def test_a_reason_that_is_changed_is_answered_the_same(fleet: Fleet, asked
         (OperatorRole.ADMIN, {"device": "op-admin"}, 409),
         (OperatorRole.ENROLLER, {"device": "meter-1"}, 403),
         (OperatorRole.AUDITOR, {"device": "meter-1"}, 403),
-        (None, {"device": "meter-1"}, 401),
+        (None, {"device": "meter-1"}, 403),
     ],
 )
 async def test_refusals_are_the_same_and_nothing_is_revoked(
