@@ -1,4 +1,4 @@
-"""Whether `ssl` takes an end of a connection without close_notify for a proper one, as it does in Debian 12's Python."""
+"""Whether `ssl` takes an end without close_notify for a proper one, as it does in the Python of Debian 12."""
 
 from __future__ import annotations
 
