@@ -3,7 +3,7 @@
 Theory
 ------
 An `ssl.SSLContext` and the object inside an `ssl.SSLSocket` are C structures that begin with Python's header and hold
-the pointers to OpenSSL's own. Their offsets have been the same from Python 3.7 to 3.14. The functions are those
+the pointers to OpenSSL's own. Their offsets have been the same from Python 3.7 to 3.15. The functions are those
 of the very library that `ssl` is linked to (`provisioning.pki.openssl_library`).
 
 At import both structures are checked once, on a throw-away session: the session must hold the address of its context
@@ -55,7 +55,7 @@ _UNEXPECTED_END: Final = "UNEXPECTED_EOF_WHILE_READING"
 """How OpenSSL calls the end of a connection, unless it is told to take it for a proper one (`resumption`)."""
 RECORD: Final = 16384
 """Largest plaintext of one TLS record (RFC 8446 §5.1)."""
-_FIRST_KNOWN, _FIRST_UNKNOWN = (3, 11), (3, 15)
+_FIRST_KNOWN, _FIRST_UNKNOWN = (3, 11), (3, 16)
 _OLDEST: Final = (3, 0)
 """OpenSSL's version before which there are no corrections any more, and nothing was tried."""
 _NOBODY: Final = 0
@@ -81,7 +81,10 @@ def prefer(context: ssl.SSLContext, cipher_suites: tuple[str, ...]) -> bool:
     names = ":".join(cipher_suites)
     public: Callable[[str], None] | None = getattr(context, "set_ciphersuites", None)  # Python 3.15.
     if public is not None:
-        public(names)
+        try:
+            public(names)
+        except ssl.SSLError:
+            return False
         return True
     address = address_of_context(context)
     return bool(address and library.SSL_CTX_set_ciphersuites(address, names.encode()))
@@ -239,7 +242,7 @@ def _open() -> tuple[type | None, str]:
     """Declare the functions used here; return the type of what holds a session, if all is as expected, or why not."""
     known = sys.implementation.name == "cpython" and _FIRST_KNOWN <= sys.version_info[:2] < _FIRST_UNKNOWN
     if not known or sysconfig.get_config_var("Py_TRACE_REFS") or sysconfig.get_config_var("Py_GIL_DISABLED"):
-        return None, "where its objects hold those of OpenSSL is only known of CPython 3.11 to 3.14, with its GIL"
+        return None, "where its objects hold those of OpenSSL is only known of CPython 3.11 to 3.15, with its GIL"
     if ssl.OPENSSL_VERSION_INFO < _OLDEST:
         return None, "it has not got OpenSSL 3.0 or newer"
     try:
