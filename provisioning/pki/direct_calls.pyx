@@ -186,6 +186,11 @@ def string_at(size_t place, size_t size):
     return PyBytes_FromStringAndSize(<char *>place, size)
 
 
+def word_at(size_t place):
+    """Return the pointer at *place*."""
+    return <size_t>(<address *>place)[0]
+
+
 def set_null(size_t place):
     """Make the pointer at *place* one to nothing."""
     (<address *>place)[0] = NULL
