@@ -14,8 +14,9 @@ Rules
 3. While revocation data is too old to admit anybody, nobody is admitted here either. The Unix socket still answers.
 4. Connections are limited, half of them per address. A newcomer without a place takes that of the connection that has
    been silent longest (`provisioning.connections.places`): neither strangers nor devices can keep operators out with
-   silent connections, as long as fewer come during an operator's handshake than there are places. A connection found to
-   be an operator's keeps its place; of one identity's a few do, so that one who may only read keeps no other out.
+   silent connections, as long as fewer begin during an operator's handshake than there are places; nor, where an
+   operator has been before, with any number. A connection found to be an operator's keeps its place; of one identity's
+   a few do, so that one who may only read keeps no other out.
 5. What is said about whoever is refused, or fails the handshake, is bounded: anybody can fail, and with any certificate
    of the fleet be refused, as often as he likes; so he could fill the log, or displace what the audit log has.
 6. A client that changes its TLS keys endlessly, which any certificate of the fleet allows, is cut off.
@@ -65,9 +66,12 @@ _PLACES = 24
 _KEPT_BY_ONE = 4
 """Connections of one operator that keep their places; a program or a browser has one or two."""
 _HANDSHAKE_SECONDS = 10.0
-_QUEUE = 32
-"""Short on purpose. Behind a flood, in a queue of 1024, an operator waited four seconds; what does not fit into a short
-one is dropped, and he gets in at his first attempt, or with the kernel's next one a second later."""
+_QUEUE = 256
+"""What does not fit is dropped, and comes again with the kernel's next attempt, a second later."""
+_ACCEPTS_A_TURN = 16
+"""A third of a millisecond: devices are served in between."""
+_LINE = 256
+"""Connections whose handshake has not begun."""
 _READ = 16 * 1024
 _TOLD_SECONDS = 60.0
 _MOST_TOLD = 10
@@ -104,7 +108,9 @@ class OperatorDoor:
             self._places,
             handshake_seconds=_HANDSHAKE_SECONDS,
             backlog=_QUEUE,
-            accepts_a_turn=1,  # Devices are served in between.
+            accepts_a_turn=_ACCEPTS_A_TURN,
+            begun_a_turn=1,  # Each takes a stranger's place; devices are served in between.
+            line=Places(_LINE, self._places.known),
             shutdown_seconds=_HANDSHAKE_SECONDS,
             failed=self._tell,
         )
@@ -211,9 +217,11 @@ class Operators:
         """Return the operator's identity, or the answer to anybody else."""
         refused = self._judge(writer)
         if isinstance(refused, str):
-            if writer in self._places and list(self._kept.values()).count(refused) < _KEPT_BY_ONE:
+            if (place := self._places.get(writer)) is not None:
+                place.vouch()
+            if place is not None and list(self._kept.values()).count(refused) < _KEPT_BY_ONE:
                 self._kept[writer] = refused
-                self._places[writer].asks()
+                place.asks()
             return refused
         engine, peer = self._engine, writer.get_extra_info("peername")
         address = with_port(plain(peer[0]), peer[1]) if peer else ""

@@ -105,7 +105,7 @@ async def announce(
             log.warning(said, code="FEED_LOST")
     urls = [*filter(None, [listener.url for listener in listeners] + [*others])]
     # A log stored separately from standard output must also show which version was running.
-    log.info("serving", version=product_version(), build=build_identity(), listeners=urls)
+    log.info("serving", version=product_version(), build=build_identity(), openssl=ssl.OPENSSL_VERSION, listeners=urls)
     sys.stdout.write(f"fleet-broker ready {' '.join(urls)}\n")
     sys.stdout.flush()
 

@@ -41,6 +41,7 @@ from broker.sources.anchor_copy import AnchorsNotFetched
 from broker.sources.trust_files import load_trust, read_anchors, trust_of_cafile
 from broker.store import soundness
 from broker.store.database_files import StoreError
+from provisioning.pki import guards
 from provisioning.pki.crl import CrlRefused, parse, split
 from provisioning.pki.own_directory import ForeignDirectory
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
@@ -56,7 +57,19 @@ _ASKS = ClientCertificate.REQUIRED
 def problems(config: BrokerConfig) -> list[str]:
     """Return what would prevent a broker with *config* from starting, or from being useful."""
     found: list[str] = []
-    for look in (_policy, _responses, _anchors, _groups, _credential, _lists, _token, _state, _store, _places):
+    for look in (
+        _openssl,
+        _policy,
+        _responses,
+        _anchors,
+        _groups,
+        _credential,
+        _lists,
+        _token,
+        _state,
+        _store,
+        _places,
+    ):
         found += look(config)
     return found
 
@@ -68,6 +81,11 @@ def _said(key: str, work: Callable[[], object]) -> Iterator[str]:
         raise
     except (ForeignDirectory, PolicyError, StoreError, TlsConfigurationError) as error:
         yield f"{key}: {error}"
+
+
+def _openssl(_config: BrokerConfig) -> Iterator[str]:
+    if (why := guards.missing()) is not None:
+        yield why
 
 
 def _policy(config: BrokerConfig) -> Iterator[str]:

@@ -187,6 +187,7 @@ def _session(engine: Engine, journal: Journal, row: tuple[Any, ...], owner: Iden
 def _deliveries(
     store: SqliteStore, journal: Journal, sessions: dict[int, Session], messages: dict[int, Message], now: float
 ) -> None:
+    expired: list[tuple[int, int, Message]] = []
     for row, sequence, number, qos, retain, identifiers, packet_id, released, share in store.each(
         "SELECT * FROM deliveries ORDER BY session, sequence"
     ):
@@ -199,9 +200,11 @@ def _deliveries(
         stored = PersonalMessage(message, qos=qos, retain=bool(retain), identifiers=identifiers, share=share)
         stored.sequence = sequence
         if packet_id is None and message.expires_at is not None and message.expires_at <= now:
-            journal.remove(row, sequence, message)
+            expired.append((row, sequence, message))
         else:
             sessions[row].restore(stored, packet_id)
+    for row, sequence, message in expired:  # Only now: it goes with the last that needs it.
+        journal.remove(row, sequence, message)
 
 
 def _retained(

@@ -35,7 +35,7 @@ from broker.settings.config_loading import load
 from broker.store.database_files import StoreError
 from provisioning.pki import open_to_all
 from provisioning.pki.own_directory import ForeignDirectory
-from provisioning.pki.tls import TlsConfigurationError
+from provisioning.pki.tls import TlsConfigurationError, refuse_unguarded
 from provisioning.program import core_dumps, out_of_memory
 from provisioning.program.descriptors import take_all
 from provisioning.program.ending import Ending
@@ -82,6 +82,7 @@ def run_broker(given: Mapping[str, Any], config: Path | None, *, only_test: bool
     try:
         ending = Ending(structlog.get_logger("broker"), GIVEN_UP)
         manager = ServiceManager.named_in(os.environ)
+        refuse_unguarded()
         _run(BrokerServer(settings, partial(load, config, flags), config, ending, manager), ending)
     except _NOT_STARTED as error:
         raise _failed(str(error), 1) from None

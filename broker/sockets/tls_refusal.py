@@ -28,6 +28,14 @@ _VERIFY = {
 }
 
 _RESET = "the connection was reset"
+_BAD_CERTIFICATE = (
+    "BAD_CERTIFICATE",
+    "CERTIFICATE_UNKNOWN",
+    "CERTIFICATE_EXPIRED",
+    "CERTIFICATE_REVOKED",
+    "UNSUPPORTED_CERTIFICATE",
+)
+"""The alerts about a certificate."""
 _REASONS = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": RefusalCode.NO_CERTIFICATE,
     "UNSUPPORTED_PROTOCOL": RefusalCode.UNSUPPORTED_TLS_VERSION,
@@ -40,11 +48,8 @@ _REASONS = {
     "BAD_RECORD_TYPE": RefusalCode.NOT_TLS,
     # Alerts from the client: it does not trust the broker's certificate.
     "TLSV1_ALERT_UNKNOWN_CA": RefusalCode.BROKER_NOT_TRUSTED,
-    "SSLV3_ALERT_BAD_CERTIFICATE": RefusalCode.BROKER_NOT_TRUSTED,
-    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": RefusalCode.BROKER_NOT_TRUSTED,
-    "SSLV3_ALERT_CERTIFICATE_EXPIRED": RefusalCode.BROKER_NOT_TRUSTED,
-    "SSLV3_ALERT_CERTIFICATE_REVOKED": RefusalCode.BROKER_NOT_TRUSTED,
-    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": RefusalCode.BROKER_NOT_TRUSTED,
+    **{f"SSLV3_ALERT_{each}": RefusalCode.BROKER_NOT_TRUSTED for each in _BAD_CERTIFICATE},
+    **{f"TLS_ALERT_{each}": RefusalCode.BROKER_NOT_TRUSTED for each in _BAD_CERTIFICATE},  # Since OpenSSL 4.0.
 }
 
 

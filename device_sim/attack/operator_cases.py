@@ -24,7 +24,7 @@ async def _operator(scene: Scene, desk: EnrolmentDesk, role: str) -> Paper:
     return await desk.enrolled(name, await desk.token(name, None, Role.OPERATOR, operator_role=role))
 
 
-@case("44-stranger-as-operator", "asks for an enrolment token without a certificate", "http 401 CERTIFICATE_MISSING")
+@case("44-stranger-as-operator", "asks for an enrolment token without a certificate", "http 403 CERTIFICATE_MISSING")
 async def _stranger(scene: Scene) -> Seen:
     return await calls(desk_of(scene), None, _TOKENS, {"device": scene.fresh()})
 

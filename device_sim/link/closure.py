@@ -44,7 +44,7 @@ RETRY_AFTER = "retry-after"
 _LONGEST_HINT = 3600.0
 _DIGITS = 9
 
-_ALERT = re.compile(r"(?:TLSV1|TLSV13|SSLV3)_ALERT_(\w+)")
+_ALERT = re.compile(r"(?:TLSV1|TLSV13|TLS|SSLV3)_ALERT_(\w+)")
 _HALF_WRITTEN = "record layer failure"
 _CONNACK_311 = {
     1: "unacceptable protocol version",

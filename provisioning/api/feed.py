@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.engine import Connection
 from starlette.types import Receive, Scope, Send
 
-from provisioning.api.peer import peer_certificate
+from provisioning.api.peer import peer_certificate, vouch
 from provisioning.enrolment.authentication import authenticate, check_role
 from provisioning.errors import Code, Refused
 from provisioning.pki.role import Role
@@ -76,6 +76,7 @@ def feed_routes(
 
         known, follower = await database.read(look)
         check_role(follower, SUBSCRIBER_ROLES)
+        vouch(request.scope)
         host = "" if request.client is None else request.client.host
         start = _last_event_id(request) if after is None else after
         subscription = await feed.subscribe(start, mark, by=follower.device.name, host=host, known=known)

@@ -23,7 +23,7 @@ from starlette.types import Scope
 from provisioning.api.health import Check
 from provisioning.api.idempotency import AnswerBook, IdempotentRoute
 from provisioning.api.operator_checks import OperatorChecks
-from provisioning.api.peer import peer_certificate, peer_certificate_der
+from provisioning.api.peer import peer_certificate, peer_certificate_der, vouch
 from provisioning.api.route_roles import asked_of, changes, needed_role
 from provisioning.enrolment.authentication import AuthenticatedOperator, check_still
 from provisioning.enrolment.operator_roles import OperatorRoleService
@@ -93,6 +93,7 @@ class OperatorServices:
     async def check(self, scope: Scope, endpoint: object) -> AuthenticatedOperator:
         """Do the same for the route that ends at *endpoint*; it must still hold where something is changed."""
         operator = await self.checks.operator(peer_certificate(scope), peer_certificate_der(scope) or b"")
+        vouch(scope)
         method = scope["method"]
         operator.check(needed_role(method, endpoint), f"{method} {scope['path'][:80]}")
         if changes(method):

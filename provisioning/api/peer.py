@@ -38,3 +38,13 @@ def tls_connection(scope: Scope) -> TlsConnection | None:
         return None
     address = None if client is None else client[0]
     return TlsConnection(tls["tls_version"], tls.get("tls_unique"), address)
+
+
+def vouch(scope: Scope) -> None:
+    """Have the next handshakes from the client's address come before those of strangers, also in a crowd.
+
+    To be called for who was found to be somebody whom others should not be able to keep out.
+    """
+    tell = scope.get("extensions", {}).get("connection", {}).get("vouch")
+    if tell is not None:  # Otherwise it came without a connection.
+        tell()

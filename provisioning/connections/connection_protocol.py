@@ -472,7 +472,12 @@ class ConnectionProtocol(HttpToolsProtocol):
 
     def connection_extensions(self) -> dict[str, Any]:
         """Return what the application may know about, and do to, the connection."""
-        return {"connection": {"abort": self.transport.abort}}
+        vouch = _nobodys if self._place is None else self._place.vouch
+        return {"connection": {"abort": self.transport.abort, "vouch": vouch}}
+
+
+def _nobodys() -> None:
+    """Vouch for a connection without a place."""
 
 
 async def _later(answer: ReadyAnswer) -> ReadyAnswer:

@@ -17,7 +17,10 @@ Rules
    one connection's, and has its traceback in the log.
 3. A handshake that takes too long ends with a reset. Where large packets vanish on the way the end of the stream would
    wait behind our part of the handshake, and a client without a time limit of its own for that, for ever.
-4. Handshakes are continued in portions and in turn (`provisioning.pki.handshake_turns`).
+4. Handshakes are begun, and continued in portions, in turn (`provisioning.pki.handshake_turns`): those of known
+   addresses first, of the others one address after the other. To accept is a hundredth of the work. So nobody waits in
+   the kernel's queue behind those who only connect; one who is cut off, or leaves, before his handshake has begun costs
+   nothing more.
 5. A connection of a proxy begins with a PROXY header (`provisioning.program.proxy_arrivals`), and has a place when that
    has come: as one of the client's address. Before that it counts for no address, and has a bound of its own.
 """
@@ -35,9 +38,9 @@ from typing import Final
 import structlog
 
 from provisioning.connections.places import Place, Places, hang_up
-from provisioning.pki.address_key import plain
+from provisioning.pki.address_key import address_key, plain
 from provisioning.pki.departed import has_left
-from provisioning.pki.handshake_turns import Turns, shake_hands
+from provisioning.pki.handshake_turns import SECONDS_A_TURN, Turns, Whose, shake_hands
 from provisioning.pki.late_handshake import reset_if_late
 from provisioning.pki.seen_out import see_out_if_refused
 from provisioning.program.once_a_minute import OnceAMinute
@@ -52,6 +55,8 @@ BACKLOG: Final = 2048
 _ACCEPTS_A_TURN: Final = 32
 _LOOKS_A_TURN: Final = 256
 """How many may be accepted per turn, those included whose client has left: each of these costs some microseconds."""
+_BEGUN_A_TURN: Final = 10
+"""Handshakes: the transports of one take half a millisecond."""
 HANDSHAKE_SECONDS: Final = 10.0
 _LOST_MILLISECONDS: Final = 30_000
 """After this long without acknowledgement of sent data the connection, say a feed subscriber's, counts as lost."""
@@ -90,13 +95,16 @@ class Door:
         *,
         backlog: int = BACKLOG,
         accepts_a_turn: int = _ACCEPTS_A_TURN,
+        begun_a_turn: int = _BEGUN_A_TURN,
+        line: Places | None = None,
         shutdown_seconds: float | None = None,
         failed: Failed = _debug,
     ) -> None:
         """Accept on *listening*, over TLS with the present *context*, as many as there are *places* for.
 
         A connection from *proxies* begins with a PROXY header. That, and the handshake, may each take
-        *handshake_seconds*, the end of TLS *shutdown_seconds* (None: what the event loop gives it).
+        *handshake_seconds*, the end of TLS *shutdown_seconds* (None: what the event loop gives it). Before its
+        handshake begins, a connection has its place in *line*, if there is one, and takes one of *places* then.
         """
         self._loop = asyncio.get_running_loop()
         self._listening = listening
@@ -107,13 +115,15 @@ class Door:
         self._seconds = handshake_seconds
         self._backlog = backlog
         self._accepts_a_turn = accepts_a_turn
+        self._seconds_to_begin = SECONDS_A_TURN / begun_a_turn
+        self._line = places if line is None else line
         self._shutdown_seconds = shutdown_seconds
         self._failed = failed
         self._turns = Turns(self._loop)
         self._arrivals = ProxyArrivals(self._loop, self._arrived)
         self._tasks: set[asyncio.Task[None]] = set()
         self._next: dict[socket.socket, Place] = {}
-        """Those whose handshake has a task that has not begun."""
+        """Those whose handshake has not begun, with their place, or that in the line."""
         self._pause: asyncio.TimerHandle | None = None
         self._crowded = False
         """Whether the last turn left connections in the kernel's queue."""
@@ -136,9 +146,7 @@ class Door:
         for task in self._tasks:
             task.cancel()
         while self._next:  # A task that is cancelled before it begins lets go of nothing.
-            accepted, place = self._next.popitem()
-            place.leave()
-            accepted.close()
+            next(iter(self._next.values())).lose()
 
     async def closed(self) -> None:
         """Wait until those are gone whose handshake `close` has ended."""
@@ -190,20 +198,64 @@ class Door:
         self._admit(accepted, client[0], client)
 
     def _admit(self, accepted: socket.socket, host: str, client: Address | None) -> None:
-        crowded = self._places.lost + self._places.turned_away
-        place = self._places.take(host, functools.partial(hang_up, accepted))
-        if self._places.lost + self._places.turned_away > crowded:
-            self._tell(host)
+        place = self._place_in(self._line, accepted, host)
+        if place is None:
+            return
+        if self._context is None:
+            self._begin_with(accepted, host, client)
+        else:
+            whose = Whose(address_key(host), self._places.knows(host))
+            self._turns.add(_Beginning(self, accepted, host, client, whose), whose)
+
+    def _place_in(self, places: Places, accepted: socket.socket, host: str) -> Place | None:
+        """Return a place for what was *accepted*, which is closed if there is none."""
+        crowded = places.lost + places.turned_away
+        place = places.take(host, functools.partial(self._cut, accepted))
+        if places.lost + places.turned_away > crowded:
+            self._tell(host, places)
         if place is None:
             accepted.close()
-            return
-        self._next[accepted] = place
-        task = told(self._loop.create_task(self._shake_hands(accepted, host, client)))
+        else:
+            self._next[accepted] = place
+        return place
+
+    def _cut(self, accepted: socket.socket) -> None:
+        """End a connection whose place is somebody else's now, or whose door is closed."""
+        if self._next.pop(accepted, None) is None:
+            hang_up(accepted)
+        else:
+            accepted.close()
+
+    def begin(self, accepted: socket.socket, host: str, client: Address | None, whose: Whose) -> float:
+        """Begin the handshake on *accepted*, if it is still there; return the seconds that this takes."""
+        place = self._next.get(accepted)
+        if place is None:
+            return 0.0
+        if self._turns and has_left(accepted):
+            log.debug("handshake failed", address=host, reason="left before it began")
+            place.lose()
+            return 0.0
+        if self._line is not self._places:
+            del self._next[accepted]
+            place.leave()
+            if self._place_in(self._places, accepted, host) is None:
+                return 0.0
+        self._begin_with(accepted, host, client, whose)
+        return self._seconds_to_begin
+
+    def _begin_with(
+        self, accepted: socket.socket, host: str, client: Address | None, whose: Whose | None = None
+    ) -> None:
+        task = told(self._loop.create_task(self._shake_hands(accepted, host, client, whose)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _shake_hands(self, accepted: socket.socket, host: str, client: Address | None) -> None:
-        place = self._next.pop(accepted)
+    async def _shake_hands(
+        self, accepted: socket.socket, host: str, client: Address | None, whose: Whose | None
+    ) -> None:
+        place = self._next.pop(accepted, None)
+        if place is None:
+            return  # It was cut off meanwhile.
         try:
             see_out_if_refused(accepted)
             context = None if self._context is None else self._context()
@@ -213,11 +265,13 @@ class Door:
             self._end_of_one(place, host, error)
             return
         try:
-            if context is None:
+            if context is None or whose is None:
                 await self._loop.connect_accepted_socket(lambda: protocol, accepted)
             else:
                 with reset_if_late(self._loop, accepted, self._seconds):
-                    await shake_hands(self._turns, accepted, context, protocol, self._seconds, self._shutdown_seconds)
+                    await shake_hands(
+                        self._turns, whose, accepted, context, protocol, self._seconds, self._shutdown_seconds
+                    )
         except (OSError, TimeoutError) as error:
             place.leave()
             self._failed(host, error)
@@ -234,13 +288,27 @@ class Door:
             raise error
         log.error("connection failed", code="INTERNAL_ERROR", address=host, exc_info=error)
 
-    def _tell(self, host: str) -> None:
+    def _tell(self, host: str, places: Places) -> None:
         if self._crowding.happened(self._loop.time()):
             log.warning(
                 "connections crowded out",
                 code="CROWDED",
                 address=host,
-                connections=len(self._places),
-                lost=self._places.lost,
-                turned_away=self._places.turned_away,
+                connections=len(places),
+                lost=places.lost,
+                turned_away=places.turned_away,
             )
+
+
+class _Beginning:
+    """A connection whose handshake begins when it is its turn."""
+
+    __slots__ = ("_asked", "_door")
+
+    def __init__(self, door: Door, accepted: socket.socket, host: str, client: Address | None, whose: Whose) -> None:
+        self._door = door
+        self._asked = (accepted, host, client, whose)
+
+    def go_on(self) -> float:
+        """Begin; return what the rest of that takes in this turn of the event loop."""
+        return self._door.begin(*self._asked)

@@ -8,15 +8,20 @@ only by its address, which a whole fleet may share. So while there is room nobod
 and when there is none, a new connection takes the place of the one that has been silent longest: a client sends a
 request within milliseconds, and one that only holds places does not.
 
+An address is known where somebody was answered for whom others should make room, such as an operator. Strangers may
+come faster than a handshake ends; they crowd out each other first.
+
 Rules
 -----
 1. One address has at most half of the places, one network three quarters. An IPv6 address counts as its /64, which is
    what one subscriber gets; its network is its /48, and in IPv4 the /24: one owner usually has all its addresses.
 2. A new connection whose address has its half replaces that address's longest silent connection, one whose network
    has its three quarters that network's; when all places are taken, the longest silent one of all.
-3. A connection that is being answered keeps its place; one whose client does not read its answers counts as silent
+3. Of the silent ones, those of known addresses make room when there are no others. What is known is bounded: the
+   address that has shown nothing for longest is forgotten.
+4. A connection that is being answered keeps its place; one whose client does not read its answers counts as silent
    until it does. If no connection is silent, the new one is refused.
-4. No clock, and no I/O but `hang_up`.
+5. No clock, and no I/O but `hang_up`.
 """
 
 from __future__ import annotations
@@ -29,8 +34,53 @@ from typing import Final
 
 from provisioning.pki.address_key import address_key, network_of
 
+_MOST_KNOWN: Final = 10_000
+
 Keys = tuple[bytes, bytes]
 """An address's counting key, and its network."""
+
+
+class KnownAddresses:
+    """Counting keys of addresses where somebody was answered for whom others should make room."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[bytes, None] = OrderedDict()
+        """The one that has shown nothing for longest first."""
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._known
+
+    def add(self, key: bytes) -> None:
+        """Note that such a one was answered at *key* just now."""
+        self._known[key] = None
+        self._known.move_to_end(key)
+        if len(self._known) > _MOST_KNOWN:
+            self._known.popitem(last=False)
+
+
+class _Silent:
+    """Silent connections, in the order in which they make room."""
+
+    __slots__ = ("_known", "_others")
+
+    def __init__(self) -> None:
+        self._others: OrderedDict[Place, None] = OrderedDict()
+        self._known: OrderedDict[Place, None] = OrderedDict()
+
+    def add(self, place: Place) -> None:
+        """Note that *place* is silent from now on."""
+        silent = self._known if place.is_known else self._others
+        silent[place] = None
+        silent.move_to_end(place)
+
+    def remove(self, place: Place) -> None:
+        """Note that it is not, if it was."""
+        self._others.pop(place, None)
+        self._known.pop(place, None)
+
+    def first(self) -> Place | None:
+        """Return which one makes room; None: there is none."""
+        return next(iter(self._others or self._known), None)
 
 
 class _Source:
@@ -40,18 +90,20 @@ class _Source:
 
     def __init__(self) -> None:
         self.taken = 0
-        self.silent: OrderedDict[Place, None] = OrderedDict()
+        self.silent = _Silent()
 
 
 class Place:
     """One connection's place: silent from the start, until a complete request has arrived."""
 
-    __slots__ = ("_cut", "_keys", "_places")
+    __slots__ = ("_cut", "_keys", "_places", "is_known")
 
-    def __init__(self, places: Places, keys: Keys, cut: Callable[[], None]) -> None:
+    def __init__(self, places: Places, keys: Keys, cut: Callable[[], None], *, is_known: bool) -> None:
         self._places = places
         self._keys = keys
         self._cut = cut
+        self.is_known: Final = is_known
+        """Whether its address was known when it came."""
 
     def silent(self) -> None:
         """Note that from now on no complete request is pending."""
@@ -60,6 +112,10 @@ class Place:
     def asks(self) -> None:
         """Note that a complete request has arrived."""
         self._places._asked(self, self._keys)  # noqa: SLF001
+
+    def vouch(self) -> None:
+        """Note that who is answered here is one for whom others should make room; also at his next connection."""
+        self._places.known.add(self._keys[0])
 
     def leave(self) -> None:
         """Give it back; no effect if that was done."""
@@ -74,12 +130,13 @@ class Place:
 class Places:
     """All of them."""
 
-    def __init__(self, most: int) -> None:
-        """There are *most*, two at least."""
+    def __init__(self, most: int, known: KnownAddresses | None = None) -> None:
+        """There are *most*, two at least; *known* are the known addresses, if other places have the same."""
         self.most: Final = most
+        self.known: Final = KnownAddresses() if known is None else known
         self._most_of = (most // 2, most - most // 4)
         self._sources: dict[bytes, _Source] = {}
-        self._silent: OrderedDict[Place, None] = OrderedDict()
+        self._silent = _Silent()
         self._held: set[Place] = set()
         self.lost = 0
         """How many connections have lost their place to a new one."""
@@ -88,6 +145,10 @@ class Places:
 
     def __len__(self) -> int:
         return len(self._held)
+
+    def knows(self, host: str) -> bool:
+        """Whether the address *host* is known."""
+        return address_key(host) in self.known
 
     def take(self, host: str, cut: Callable[[], None]) -> Place | None:
         """Return a place for a new connection from *host*, None if there is none; *cut* closes that connection."""
@@ -102,32 +163,31 @@ class Places:
         if not room:
             self.turned_away += 1
             return None
-        place = Place(self, keys, cut)
+        place = Place(self, keys, cut, is_known=keys[0] in self.known)
         for key in keys:
             self._sources.setdefault(key, _Source()).taken += 1
         self._held.add(place)
         self._silence(place, keys)
         return place
 
-    def _make_room(self, silent: OrderedDict[Place, None]) -> bool:
-        if not silent:
+    def _make_room(self, silent: _Silent) -> bool:
+        place = silent.first()
+        if place is None:
             return False
         self.lost += 1
-        next(iter(silent)).lose()
+        place.lose()
         return True
 
     def _silence(self, place: Place, keys: Keys) -> None:
         if place not in self._held:
             return
         for silent in (self._silent, *(self._sources[key].silent for key in keys)):
-            silent[place] = None
-            silent.move_to_end(place)
+            silent.add(place)
 
     def _asked(self, place: Place, keys: Keys) -> None:
         if place in self._held:
-            self._silent.pop(place, None)
-            for key in keys:
-                self._sources[key].silent.pop(place, None)
+            for silent in (self._silent, *(self._sources[key].silent for key in keys)):
+                silent.remove(place)
 
     def _left(self, place: Place, keys: Keys) -> None:
         if place not in self._held:

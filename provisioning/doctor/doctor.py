@@ -30,7 +30,7 @@ from provisioning.directory.closed_directory import check_directory_closed
 from provisioning.directory.doubts import about_address, about_keys
 from provisioning.directory.files import ISSUING_CA, OPERATOR, SERVER, AuthorityFiles, read_certificate
 from provisioning.doctor.doctor_authorities import authority_findings
-from provisioning.doctor.doctor_build import build_finding
+from provisioning.doctor.doctor_build import build_finding, openssl_findings
 from provisioning.doctor.doctor_claims import claim_findings
 from provisioning.doctor.doctor_clock import clock_finding
 from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
@@ -83,6 +83,7 @@ async def examine(settings: Settings, now: datetime) -> AsyncIterator[Finding]:
         return
     for finding in (
         build_finding(files.directory),
+        *openssl_findings(),
         *_modes(settings, files),
         *_drafts(files, now),
         *_trust_domain(settings, files),

@@ -15,6 +15,8 @@ Rules
 2. The GIL is kept, as by `ctypes.PyDLL`: these calls are shorter than releasing it.
 3. Nothing can be raised through OpenSSL: whatever is raised in a call back, its answer is its refusal.
 4. A function is called once `bind` was given its address, and not before.
+5. Bytes are bytes, and as many as is said; what is at 0 is not read. Otherwise memory of others would be given away:
+   here nothing is raised for a wrong argument unless it is looked at. `ctypes` believes what it is told, too.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -105,7 +107,7 @@ cdef int errno_then = 0
 
 def bind(name, size_t place):
     """Return what calls OpenSSL's function *name* at the address *place*; None: it is none of these."""
-    if name not in NAMES:
+    if name not in NAMES or not place:
         return None
     (<address *>&its)[<size_t>NAMES.index(name)] = <address>place
     return globals()[name]
@@ -169,12 +171,19 @@ def BIO_ctrl(size_t bio, int what, long number, size_t place):
     return its.BIO_ctrl(<address>bio, what, number, <address>place)
 
 
-def SSL_SESSION_set1_ticket_appdata(size_t session, bytes data, size_t size):
-    return its.SSL_SESSION_set1_ticket_appdata(<address>session, <octets>PyBytes_AS_STRING(data), size)
+cdef octets first_of(bytes data, size_t size) except NULL:
+    """Return where *data* is; raise an error if it is shorter than *size*."""
+    if <size_t>len(data) < size:
+        raise ValueError(f"{len(data)} bytes are not {size}")
+    return <octets>PyBytes_AS_STRING(data)
 
 
-def SSL_SESSION_set1_id(size_t session, bytes name, unsigned int size):
-    return its.SSL_SESSION_set1_id(<address>session, <octets>PyBytes_AS_STRING(name), size)
+def SSL_SESSION_set1_ticket_appdata(size_t session, bytes data not None, size_t size):
+    return its.SSL_SESSION_set1_ticket_appdata(<address>session, first_of(data, size), size)
+
+
+def SSL_SESSION_set1_id(size_t session, bytes name not None, unsigned int size):
+    return its.SSL_SESSION_set1_id(<address>session, first_of(name, size), size)
 
 
 def SSL_SESSION_get0_ticket_appdata(size_t session, size_t held, size_t size):
@@ -183,16 +192,22 @@ def SSL_SESSION_get0_ticket_appdata(size_t session, size_t held, size_t size):
 
 def string_at(size_t place, size_t size):
     """Return a copy of the *size* bytes at *place*."""
+    if not place and size:  # Python would return as many bytes as it finds, of whatever was there.
+        raise ValueError("nothing is at 0")
     return PyBytes_FromStringAndSize(<char *>place, size)
 
 
 def word_at(size_t place):
     """Return the pointer at *place*."""
+    if not place:
+        raise ValueError("nothing is at 0")
     return <size_t>(<address *>place)[0]
 
 
 def set_null(size_t place):
     """Make the pointer at *place* one to nothing."""
+    if not place:
+        raise ValueError("nothing is at 0")
     (<address *>place)[0] = NULL
 
 

@@ -9,8 +9,11 @@ TLS 1.3 has P-256 (RFC 8446 §9.1), and in TLS 1.2 servers here take elliptic cu
 
 Rules
 -----
-1. Where the machine's OpenSSL configuration says which groups there are, it stays as it says.
-2. The order, and which groups OpenSSL considers to be as good as each other, stay as they are.
+1. Where the machine's OpenSSL configuration says which groups there are, it stays as it says, but for the finite
+   fields: a distribution may list all of them, up to 8,192 bits. If it names nothing else, or a group whose name is
+   unknown here, nothing changes.
+2. The order stays as it is. So does which groups OpenSSL considers to be as good as each other, if it is OpenSSL's own
+   choice: from 3.5 on OpenSSL is asked for it, since it changes with the version.
 3. If OpenSSL cannot be called directly (`provisioning.pki.openssl`), nothing here has an effect.
 """
 
@@ -22,7 +25,7 @@ import ssl
 from collections.abc import Iterable
 from typing import Final
 
-from provisioning.pki.openssl import address_of_context
+from provisioning.pki.openssl import address_of_context, forget_errors
 from provisioning.pki.openssl_library import library
 
 _SET_GROUPS_LIST: Final = 92
@@ -40,25 +43,22 @@ NAMES: Final = {
     0x11EB: "SecP256r1MLKEM768",
     0x11EC: "X25519MLKEM768",
     0x11ED: "SecP384r1MLKEM1024",
+    0x11EE: "curveSM2MLKEM768",
+    0x0029: "curveSM2",
 }
 """The TLS Supported Groups that OpenSSL has names for (IANA's registry)."""
 _FINITE_FIELDS: Final = frozenset(range(0x0100, 0x0105))
-_BUILT_IN: Final = {
-    (0x11EC, 0x001D, 0x0017, 0x001E, 0x0018, 0x0019, 0x0100, 0x0101): b"DEFAULT:-ffdhe2048:-ffdhe3072",
-    (0x001D, 0x0017, 0x001E, 0x0019, 0x0018, 0x0100, 0x0101, 0x0102, 0x0103, 0x0104): (
-        b"X25519:secp256r1:X448:secp521r1:secp384r1"
-    ),
-}
-"""What OpenSSL offers by itself, from 3.5 on and before, and how to say the same without finite fields."""
+_DEFAULT: Final = b"DEFAULT"
+"""What OpenSSL offers by itself, from 3.5 on."""
 _SUPPORTED_GROUPS: Final = 10
 _BEFORE_SESSION_ID: Final = 5 + 4 + 2 + 32
 """Bytes of a ClientHello, with its record header, before the first field of variable length."""
 
 
 def leave_out_finite_fields(context: ssl.SSLContext) -> None:
-    """Have a server's *context* exchange keys on elliptic curves only, unless the machine's configuration decides."""
+    """Have a server's *context* exchange keys on elliptic curves only (rule 1)."""
     address = address_of_context(context)
-    if address and (curves := _BUILT_IN.get(configured())) is not None:
+    if address and (curves := _curves_of(configured())):
         library.SSL_CTX_ctrl(address, _SET_GROUPS_LIST, 0, curves)
 
 
@@ -68,10 +68,29 @@ def without_finite_fields(groups: Iterable[int]) -> list[int]:
 
 
 @functools.cache
+def _curves_of(groups: tuple[int, ...]) -> bytes:
+    """Return how to say *groups* without finite fields to OpenSSL; nothing: leave them as they are."""
+    curves = without_finite_fields(groups)
+    if not curves or len(curves) == len(groups):
+        return b""
+    if groups == _offered(_DEFAULT):
+        return b"".join([_DEFAULT, *[f":-{NAMES[each]}".encode() for each in groups if each in _FINITE_FIELDS]])
+    return ":".join(NAMES[each] for each in curves).encode() if set(curves) <= set(NAMES) else b""
+
+
+@functools.cache
 def configured() -> tuple[int, ...]:
     """Return the groups that a client with this machine's OpenSSL configuration offers, best first."""
-    outgoing = ssl.MemoryBIO()
-    asking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
+    return _offered()
+
+
+def _offered(named: bytes = b"") -> tuple[int, ...]:
+    """Return the groups that a client offers, told to take those *named*; none if OpenSSL does not know them."""
+    context, outgoing = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.MemoryBIO()
+    if named and not library.SSL_CTX_ctrl(address_of_context(context), _SET_GROUPS_LIST, 0, named):
+        forget_errors()
+        return ()
+    asking = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
     with contextlib.suppress(ssl.SSLWantReadError):
         asking.do_handshake()
     hello = outgoing.read()

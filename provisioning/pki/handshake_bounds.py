@@ -21,7 +21,8 @@ Rules
 1. One buffer for all sessions: nothing else runs between filling it and emptying it, and whatever ends a step, a
    `MemoryError` in between included, the next one begins with an empty one. What OpenSSL was not given is not consumed.
 2. When the handshake is complete, OpenSSL reads the socket itself, from the first byte that it has not had.
-3. If OpenSSL cannot be called directly (`provisioning.pki.openssl`), nothing here has an effect.
+3. If OpenSSL cannot be called directly (`provisioning.pki.openssl`), nothing here has an effect, and no server starts
+   (`provisioning.pki.guards`).
 4. The session's context is one of `provisioning.pki.tls.server_context`. Whoever ends a session before its handshake is
    complete says so (`end`).
 """

@@ -9,6 +9,10 @@ held everybody for twenty seconds (docs/decisions/0333). So between the socket a
 stays in the kernel. The portions of all connections are processed one after the other (`Turns`), for some milliseconds
 a turn of the event loop, by which also many honest handshakes at once leave others their turn.
 
+One after the other of their addresses, not of the connections: a thousand of one host wait for each other. Whose
+address is known, since an operator or a broker was answered there, comes before all the others, who keep a share of the
+time (docs/decisions/0338): however many there are, and of however many addresses, a revocation gets through.
+
 The broker's devices have the same, on the socket itself (`provisioning.pki.handshake_bounds`).
 
 Rules
@@ -17,6 +21,7 @@ Rules
 2. Nothing is read by the application before its `connection_made`: in it a client is judged, and limited.
 3. When the handshake is over, nothing of it is between socket and transport.
 4. Whoever is cancelled, or fails, leaves no open connection.
+5. Neither those who are known nor the others wait for ever, however many of the others come.
 """
 
 from __future__ import annotations
@@ -26,25 +31,68 @@ import contextvars
 import socket
 import ssl
 import time
-from collections import deque
-from typing import Any, Final, cast
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, cast
 
 PORTION: Final = 2048
 """Bytes: a millisecond if they are records of one byte; and most clients' whole hello, or certificate."""
-_SECONDS_A_TURN: Final = 0.005
+SECONDS_A_TURN: Final = 0.005
+_SECONDS_OF_KNOWN: Final = 0.004
+"""Of these. Afterwards one of the others goes on at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """Where a connection comes from."""
+
+    address: bytes
+    """Its counting key."""
+    is_known: bool
+
+
+class Waits(Protocol):
+    """Somebody whose turn it will be."""
+
+    def go_on(self) -> float:
+        """Do the next step; return the seconds that it takes later in this turn of the event loop."""
+
+
+class _Ring:
+    """Who waits, by address: each address has its turn, and of one address each connection."""
+
+    def __init__(self) -> None:
+        self._of: OrderedDict[bytes, deque[Waits]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._of)
+
+    def add(self, address: bytes, waits: Waits) -> None:
+        self._of.setdefault(address, deque()).append(waits)
+
+    def take(self) -> Waits:
+        address, waiting = self._of.popitem(last=False)
+        taken = waiting.popleft()
+        if waiting:
+            self._of[address] = waiting
+        return taken
 
 
 class Turns:
-    """Handshakes of one door for which a portion has come."""
+    """Handshakes of one door that can go on."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop: Final = loop
-        self._waiting: deque[_Arriving] = deque()
+        self._known, self._others = _Ring(), _Ring()
         self._called = False
 
-    def add(self, arriving: _Arriving) -> None:
-        """Have *arriving* go on when it is its turn."""
-        self._waiting.append(arriving)
+    def __bool__(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._known or self._others)
+
+    def add(self, waits: Waits, whose: Whose) -> None:
+        """Have *waits* go on when it is its turn."""
+        (self._known if whose.is_known else self._others).add(whose.address, waits)
         self._call()
 
     def _call(self) -> None:
@@ -54,19 +102,24 @@ class Turns:
 
     def _go_on(self) -> None:
         self._called = False
-        end = time.monotonic() + _SECONDS_A_TURN
+        now = time.monotonic()
+        end, end_of_known = now + SECONDS_A_TURN, now + _SECONDS_OF_KNOWN
+        owed = bool(self._others)  # One of them goes on in this turn, and has not yet.
+        later = 0.0
         try:
-            while self._waiting:
-                self._waiting.popleft().go_on()
-                if time.monotonic() >= end:
-                    break
+            while self and (now < end or owed):
+                is_known = bool(self._known) and not (owed and now >= end_of_known)
+                owed = owed and is_known
+                later += (self._known if is_known else self._others).take().go_on()
+                now = time.monotonic() + later
         finally:  # An error is one connection's.
-            if self._waiting:
+            if self:
                 self._call()
 
 
 async def shake_hands(
     turns: Turns,
+    whose: Whose,
     accepted: socket.socket,
     context: ssl.SSLContext,
     protocol: asyncio.Protocol,
@@ -77,7 +130,7 @@ async def shake_hands(
 
     Raises what the event loop's `start_tls` does.
     """
-    loop, arriving = turns.loop, _Arriving(turns)
+    loop, arriving = turns.loop, _Arriving(turns, whose)
     raw, _ = await loop.connect_accepted_socket(lambda: arriving, accepted)
     try:
         loop.call_soon(arriving.come_between)  # Before the first steps of TLS, which `start_tls` calls as soon.
@@ -103,8 +156,9 @@ async def shake_hands(
 class _Arriving(asyncio.BufferedProtocol):
     """What is between a socket and the TLS of its connection until the handshake is over."""
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: Turns, whose: Whose) -> None:
         self._turns = turns
+        self._whose = whose
         self._context = contextvars.copy_context()
         self._room = bytearray(PORTION)
         self._came: deque[bytes] = deque()
@@ -124,7 +178,7 @@ class _Arriving(asyncio.BufferedProtocol):
         self._tls._get_app_transport().pause_reading()  # noqa: SLF001 - asyncio's would read at once (rule 2)
         self._raw.set_protocol(self)
         for _ in self._came:
-            self._turns.add(self)
+            self._turns.add(self, self._whose)
 
     def step_aside(self) -> None:
         """Leave the socket to TLS; the handshake is over."""
@@ -146,14 +200,14 @@ class _Arriving(asyncio.BufferedProtocol):
         self._raw.pause_reading()
         self._came.append(bytes(self._room[:nbytes]))
         if self._tls is not None:
-            self._turns.add(self)
+            self._turns.add(self, self._whose)
 
-    def go_on(self) -> None:
+    def go_on(self) -> float:
         """Process a portion, and have the next one read."""
-        if self._raw is None or self._raw.is_closing() or not self._came:
-            return
-        self._context.run(self._pass_on)
-        self._turns.loop.call_soon(self._read_on)
+        if self._raw is not None and not self._raw.is_closing() and self._came:
+            self._context.run(self._pass_on)
+            self._turns.loop.call_soon(self._read_on)
+        return 0.0
 
     def _read_on(self) -> None:
         """Have the next portion read. If the handshake is over, whoever waited for that has been here before.

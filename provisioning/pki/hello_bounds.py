@@ -30,7 +30,7 @@ Rules
 3. What costs about its bytes has no bound of its own.
 4. From a hello on a session looks at certificates before they are read (`provisioning.pki.named_curves`), unless
    whoever shakes hands sees to that.
-5. If OpenSSL cannot be called directly (`provisioning.pki.openssl`), nothing here has an effect.
+5. Where OpenSSL cannot call back (`CAN_BOUND`), no server starts (`provisioning.pki.guards`).
 6. What is said of a step is of one session, by its address, and only during that step: another thread may shake hands
    meanwhile, and addresses are used again.
 """
@@ -149,3 +149,5 @@ def _open() -> bool:
 _MOST_BYTES: Final = tuple(MOST_BYTES.items())
 _JUDGE: Final = callback(HelloCallback, _judge, refusal=_REFUSE) if _open() else 0
 """One for all contexts."""
+CAN_BOUND: Final = bool(_JUDGE)
+"""Whether a hello is judged here."""

@@ -14,7 +14,7 @@ Rules
    gives no client more than a day.
 2. Not resuming a session is no refusal: the same handshake continues as a full one, and the client is given a new
    ticket.
-3. If OpenSSL cannot be called directly (`provisioning.pki.openssl`), nothing here has an effect.
+3. Where tickets that contain their session cannot be limited so, servers give none (`bound_tickets`).
 
 Handles: tickets that contain their session. Does not handle: remembered sessions, which their tickets only name
 (`provisioning.pki.resumed_exchange` does); those of TLS 1.2, which make no others and end two hours after the first.
@@ -73,11 +73,16 @@ def shown_at(session: int) -> float:
     return int.from_bytes(string_at(noted.value, _SIZE)) if noted.value and size.value == _SIZE else 0
 
 
-def bound_tickets(context: ssl.SSLContext) -> None:
-    """Have a server's *context* reject tickets that contain a session whose client has not used its key for a day."""
+def bound_tickets(context: ssl.SSLContext) -> bool:
+    """Have a server's *context* reject tickets that contain a session whose client has not used its key for a day.
+
+    Returns False if that is not possible: then it must not give any.
+    """
     address = address_of_context(context)
-    if address and _ISSUE and _TAKE:
-        library.SSL_CTX_set_session_ticket_cb(address, _ISSUE, _TAKE, None)
+    if not (address and CAN_BOUND):
+        return False
+    library.SSL_CTX_set_session_ticket_cb(address, _ISSUE, _TAKE, None)
+    return True
 
 
 def _issue(session: int, _argument: int | None) -> int:
@@ -116,3 +121,5 @@ CAN_NOTE: Final = _open()
 _ISSUE: Final = callback(IssueCallback, _issue, refusal=_ISSUED) if CAN_NOTE else 0
 _TAKE: Final = callback(TakeCallback, _take, refusal=_IGNORE) if CAN_NOTE else 0
 """One each for all contexts. A ticket without a note is of no use."""
+CAN_BOUND = bool(_ISSUE and _TAKE)
+"""Whether OpenSSL can ask here about the tickets that it gives and takes. (Not `Final`: tests take it away.)"""

@@ -61,6 +61,8 @@ def _count_step(session: int, _where: int, _value: int) -> None:
 
 _monotonic: Final = time.monotonic
 _STEP_CALLBACK: Final = callback(StepCallback, _count_step, refusal=None)
+CAN_COUNT: Final = bool(_STEP_CALLBACK)
+"""Whether steps are counted here; otherwise no server starts (`provisioning.pki.guards`)."""
 _steps: Final[dict[int, int]] = {}
 """Steps of each session in this second."""
 _second: Final = _Second()

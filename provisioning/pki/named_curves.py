@@ -23,7 +23,7 @@ Rules
 3. No step of a handshake that may contain a certificate goes unseen, whatever a client sends ahead.
 4. What is shown is OpenSSL's own buffer, of which three bytes are changed that belong to the message.
 5. A message that could not be looked at is refused like such a certificate.
-6. If OpenSSL cannot be called directly (`provisioning.pki.openssl`), nothing here has an effect.
+6. Where OpenSSL cannot call back (`CAN_LOOK`), no server starts (`provisioning.pki.guards`); a client goes on.
 """
 
 from __future__ import annotations
@@ -137,3 +137,5 @@ def _open() -> bool:
 _NOBODY: Final = 0
 _LOOK: Final = callback(MessageCallback, _look, refusal=_refuse) if _open() else 0
 """One for all contexts."""
+CAN_LOOK: Final = bool(_LOOK)
+"""Whether messages are looked at here."""

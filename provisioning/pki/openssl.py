@@ -7,9 +7,11 @@ the pointers to OpenSSL's own. Their offsets have been the same from Python 3.7 
 of the very library that `ssl` is linked to (`provisioning.pki.openssl_library`).
 
 At import both structures are checked once, on a throw-away session: the session must hold the address of its context
-at the expected offset, and OpenSSL must confirm that one pointer belongs to the other. If anything differs, or the
-interpreter is not a known one, nothing here is used: `AVAILABLE` is false, and everything works without it, a little
-slower. What it is good for: docs/decisions/0080.
+at the expected offset, and OpenSSL must confirm that one pointer belongs to the other. The library is checked as well:
+a process may hold several copies of OpenSSL, and another one would take the structures of `ssl` for its own. If
+anything differs, or the interpreter is not a known one, nothing here is used: `AVAILABLE` is false, and `WHY_NOT` says
+why. What it is good for: docs/decisions/0080. Servers refuse to start without it, where it bounds what strangers may do
+(`provisioning.pki.guards`).
 
 Rules
 -----
@@ -57,6 +59,8 @@ RECORD: Final = 16384
 """Largest plaintext of one TLS record (RFC 8446 §5.1)."""
 _FIRST_KNOWN: Final = (3, 11)
 _FIRST_UNKNOWN: Final = (3, 15)
+_OLDEST: Final = (3, 0)
+"""OpenSSL's version before which there are no corrections any more, and nothing was tried."""
 _NOBODY: Final = 0
 """The address of a call back that there is none."""
 
@@ -201,8 +205,10 @@ def _error(address: int, what: int) -> OSError:
 
 def _failure(address: int, error: int) -> ssl.SSLError:
     words = (library.ERR_reason_error_string(error) or b"unknown error").decode()
-    # `ssl` names an error as in OpenSSL's header, where alerts are still those of SSL 3.
-    reason = words.upper().replace(" ", "_").replace("SSL/TLS_ALERT_", "SSLV3_ALERT_")
+    # `ssl` names an error as in OpenSSL's header, where alerts are still those of SSL 3 (no more in 4.0).
+    reason = words.upper().replace(" ", "_").removeprefix("SSL/")
+    if reason.startswith("TLS_ALERT_"):
+        reason = f"SSLV3_{reason.removeprefix('TLS_')}"
     if reason == _UNEXPECTED_END:
         return _ended(_FAILED, reason)
     if reason != "CERTIFICATE_VERIFY_FAILED":
@@ -237,13 +243,18 @@ def _word(holder: object, offset: int) -> int:
     return word_at(id(holder) + offset)
 
 
-def _open() -> type | None:
-    """Declare the functions used here; return the type of what holds a session, if all is as expected."""
+def _open() -> tuple[type | None, str]:
+    """Declare the functions used here; return the type of what holds a session, if all is as expected, or why not."""
     known = sys.implementation.name == "cpython" and _FIRST_KNOWN <= sys.version_info[:2] < _FIRST_UNKNOWN
     if not known or sysconfig.get_config_var("Py_TRACE_REFS") or sysconfig.get_config_var("Py_GIL_DISABLED"):
-        return None
+        return None, "where its objects hold those of OpenSSL is only known of CPython 3.11 to 3.14, with its GIL"
+    if ssl.OPENSSL_VERSION_INFO < _OLDEST:
+        return None, "it has not got OpenSSL 3.0 or newer"
     try:
         for name, result, arguments in (
+            ("OpenSSL_version", ctypes.c_char_p, [ctypes.c_int]),
+            ("SSL_CTX_get_ssl_method", ctypes.c_void_p, [ctypes.c_void_p]),
+            ("TLS_server_method", ctypes.c_void_p, []),
             ("SSL_CTX_set_ciphersuites", ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p]),
             ("SSL_get_SSL_CTX", ctypes.c_void_p, [ctypes.c_void_p]),
             ("SSL_get_error", ctypes.c_int, [ctypes.c_void_p, ctypes.c_int]),
@@ -285,19 +296,39 @@ def _open() -> type | None:
             declare(name, result, arguments)
         declare("SSL_do_handshake", ctypes.c_int, [ctypes.c_void_p], keeps_errno=True)
         declare("SSL_read", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int], keeps_errno=True)
-    except AttributeError:
-        return None
+    except AttributeError as error:
+        lacking = str(error).rpartition(": ")[2]  # Without the path: "undefined symbol: …"
+        return None, f"its OpenSSL cannot be called: it is linked statically, or has no {lacking}"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     wrapped: Any = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
     session = wrapped._sslobj  # noqa: SLF001
     if _word(session, _CONTEXT_OF_SESSION) != id(context):
-        return None
+        return None, "its objects do not hold those of OpenSSL where they are expected"
+    if not is_of_ssl(library, _word(context, _CONTEXT)):
+        return None, "another copy of OpenSSL is found than its ssl module uses"
     if frequent.SSL_get_SSL_CTX(_word(session, _SESSION)) != _word(context, _CONTEXT):
-        return None
-    return type(session)
+        return None, "its objects do not hold those of OpenSSL where they are expected"
+    return type(session), ""
 
 
-_SESSION_TYPE: Final = _open()
+def is_of_ssl(its: Any, context: int) -> bool:
+    """Whether *its* functions are those with which `ssl` has made what is at *context*, for a server.
+
+    Each copy of OpenSSL has a method for servers of its own, and a queue of errors: of libssl, and of libcrypto.
+    """
+    if its.OpenSSL_version(0) != ssl.OPENSSL_VERSION.encode():
+        return False
+    if its.SSL_CTX_get_ssl_method(context) != its.TLS_server_method():
+        return False
+    its.SSL_CTX_set_ciphersuites(context, b"TLS_NO_SUCH_SUITE")
+    noted: bool = its.ERR_peek_last_error() != 0
+    its.ERR_clear_error()
+    return noted
+
+
+_opened: Final = _open()
+_SESSION_TYPE: Final = _opened[0]
+WHY_NOT = _opened[1]
 AVAILABLE = _SESSION_TYPE is not None
 """Whether OpenSSL can be called directly here. (Not `Final`: tests take it away, of compiled code too.)"""
 READS = AVAILABLE and DIRECT

@@ -22,8 +22,8 @@ Rules
 2. The choice of groups is not made here (`provisioning.pki.exchange_groups`): if the machine's OpenSSL configuration
    lacks one of the two, or has a group whose name is unknown, nothing changes.
 3. If the age of a session cannot be determined, the handshake fails.
-4. If OpenSSL cannot be called directly (`provisioning.pki.openssl`), nothing here has an effect. One that has no ML-KEM
-   yet (3.3, 3.4) chooses the groups as always; the life of its sessions is limited as anywhere.
+4. Where the life of a session cannot be limited (`CAN_LIMIT`), none is remembered (`provisioning.pki.resumption`). An
+   OpenSSL that has no ML-KEM yet (3.3, 3.4) chooses the groups as always.
 
 Does not handle: tickets that contain their session, encrypted; TLS 1.2, which has no key exchange in resumption.
 """
@@ -57,9 +57,8 @@ def exchange_less(context: ssl.SSLContext, *, hybrid: bool) -> None:
 
     Its handshakes must be run by `handshake_bounds.shake_hands`, or rule 1 is not enforced.
     """
-    found = _FIND if hybrid or not _ORDER else _FIND_AND_ORDER
-    if found:
-        library.SSL_CTX_set_psk_find_session_callback(address_of_context(context), found)
+    found = _FIND if hybrid or not _ORDER else _FIND_AND_ORDER or _FIND
+    library.SSL_CTX_set_psk_find_session_callback(address_of_context(context), found)
 
 
 def begin(address: int) -> None:
@@ -155,14 +154,14 @@ def _order() -> bytes:
     return ":".join(NAMES[each] for each in (_X25519, *(each for each in groups if each != _X25519))).encode()
 
 
-CAN_LIMIT: Final = _open()
-"""Whether the life of a remembered session can be limited here: wherever sessions can be remembered."""
+_FIND: Final = callback(FindCallback, _find, refusal=_FAIL) if _open() else 0
+CAN_LIMIT: Final = bool(_FIND)
+"""Whether the life of a remembered session can be limited here: only then are sessions remembered."""
 CAN_EXCHANGE_LESS: Final = CAN_LIMIT and ssl.OPENSSL_VERSION_INFO >= (3, 5)
 """Whether OpenSSL has ML-KEM, which a resumption can do without."""
 _ORDER_BYTES: Final = _order()
 _ORDER_PLACE: Final = ctypes.create_string_buffer(_ORDER_BYTES)
 _ORDER: Final = ctypes.addressof(_ORDER_PLACE) if _ORDER_BYTES else 0
-_FIND: Final = callback(FindCallback, _find, refusal=_FAIL) if CAN_LIMIT else 0
 _FIND_AND_ORDER: Final = callback(FindCallback, _find_and_order, refusal=_FAIL) if CAN_EXCHANGE_LESS else 0
 _ordered: Final[dict[int, bytes]] = {}
 """The sessions whose groups were reordered, and what their client's ticket names."""

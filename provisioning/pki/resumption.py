@@ -29,12 +29,13 @@ import ssl
 from typing import Any, Final
 
 from provisioning.pki import key_shown
-from provisioning.pki.openssl import AVAILABLE, address_of, address_of_context
+from provisioning.pki.openssl import address_of, address_of_context
 from provisioning.pki.openssl_library import frequent, library
-from provisioning.pki.resumed_exchange import exchange_less
+from provisioning.pki.resumed_exchange import CAN_LIMIT, exchange_less
 
-CAN_REMEMBER: Final = AVAILABLE and ssl.OPENSSL_VERSION_INFO >= (3, 3)
-"""Whether sessions can be kept in memory: older versions may let them grow without bound (CVE-2024-2511)."""
+CAN_REMEMBER: Final = CAN_LIMIT and ssl.OPENSSL_VERSION_INFO >= (3, 3)
+"""Whether sessions can be kept in memory: older versions may let them grow without bound (CVE-2024-2511), and none is
+kept whose life cannot be limited."""
 _SET_SESSION_CACHE_SIZE: Final = 42
 _SET_SESSION_CACHE_MODE: Final = 44
 _CACHE_OFF: Final = 0

@@ -11,6 +11,7 @@ Rules
 3. OpenSSL's chain check is the first gate, never the only one. A *resumed* session skips it and every CRL, so the
    caller asks the revocation index after each handshake.
 4. System trust anchors are never loaded, only the anchors that are named.
+5. Where OpenSSL does not let a server bound what strangers do, there is no context for one (`provisioning.pki.guards`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Self
 
 from cryptography import x509
 
+from provisioning.pki import guards
 from provisioning.pki.exchange_groups import leave_out_finite_fields
 from provisioning.pki.handshake_bounds import bound_chain
 from provisioning.pki.hello_bounds import bound_hello
@@ -163,6 +165,12 @@ def read_once(credential: Credential) -> Credential:
         raise TlsConfigurationError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
+def refuse_unguarded() -> None:
+    """Raise `TlsConfigurationError` if no server may be started with this Python's OpenSSL; the text says why."""
+    if (why := guards.missing()) is not None:
+        raise TlsConfigurationError(why)
+
+
 def server_context(
     credential: Credential,
     anchors: Path | str,
@@ -178,7 +186,8 @@ def server_context(
 
     *resumes* False: every handshake is a full one, so the key of a client's certificate was proven on the connection
     that it came on (docs/decisions/0314). True: a client can resume its session for a day after it has used its key
-    (`provisioning.pki.key_shown`), and the caller checks the certificate after every handshake (rule 3).
+    (`provisioning.pki.key_shown`), and the caller checks the certificate after every handshake (rule 3). Where that
+    day cannot be kept to, nothing is resumed.
 
     *remembered_sessions* is how many TLS sessions it keeps in memory, for long-lived clients that come back: resuming
     costs half of what it costs with a ticket that contains the session (docs/decisions/0097). 0: such tickets.
@@ -190,6 +199,7 @@ def server_context(
     *anchors* is a PEM file of trust anchors, or PEM text, for clients' certificates.
     Raises `TlsConfigurationError`.
     """
+    refuse_unguarded()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _restrict(context, allow_tls12=allow_tls12)
     if allow_tls12:
@@ -204,8 +214,9 @@ def server_context(
         resume_nothing(context)
     else:
         context.num_tickets = 1  # OpenSSL sends two by default; a device has one connection and uses one.
-        if not (remembered_sessions and remember_sessions(context, remembered_sessions, hybrid=hybrid_resumption)):
-            bound_tickets(context)
+        remembers = remembered_sessions and remember_sessions(context, remembered_sessions, hybrid=hybrid_resumption)
+        if not remembers and not bound_tickets(context):
+            resume_nothing(context)
     # Every certificate in *anchors* is an anchor, also an issuing CA: its own signature need not be verified each time.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if caller_checks_dates:

@@ -27,6 +27,7 @@ import gc
 import importlib
 import json
 import os
+import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Final
@@ -47,6 +48,7 @@ from provisioning.directory.doubts import doubts
 from provisioning.directory.files import AuthorityFiles
 from provisioning.directory.in_charge import in_charge
 from provisioning.errors import ConfigurationError, Refused
+from provisioning.pki import guards
 from provisioning.program.build import build_identity
 from provisioning.program.descriptors import room_for
 from provisioning.program.out_of_memory import told
@@ -167,6 +169,8 @@ async def _running(
     read: ReadAgain | None = None,
 ) -> AsyncIterator[None]:
     """Run the service while the block runs: alone, or at a worker's *place*, with what others have *read* again."""
+    if (why := guards.missing()) is not None:
+        raise ConfigurationError(why)
     authority = open_authority(settings)
     check_directory_closed(settings)
     if place is None or place.leads:
@@ -212,6 +216,7 @@ async def _running(
                 "serving",
                 version=product_version(),
                 build=build_identity(),
+                openssl=ssl.OPENSSL_VERSION,
                 https=listening.https_url,
                 http=listening.http_url,
             )

@@ -155,6 +155,29 @@ def test_the_same_calls_have_the_same_results(calls: list[Call]) -> None:
         slow.close()
 
 
+@pytest.mark.skipif(not openssl_library.DIRECT, reason="`ctypes` believes what it is told")
+def test_what_is_not_there_is_not_read() -> None:
+    made = library.SSL_SESSION_new()
+    for function in (library.SSL_SESSION_set1_ticket_appdata, library.SSL_SESSION_set1_id):
+        assert function(made, b"four", 4) == 1
+        for octets, size in ((None, 0), (None, 4), (bytearray(4), 4), ("four", 4), (b"four", 5), (b"", 1)):
+            with pytest.raises((TypeError, ValueError)):
+                function(made, octets, size)
+        for numbers in ((None, b"four", 4), (made, b"four", -1), (made, b"four", None), (-1, b"four", 4)):
+            with pytest.raises((TypeError, OverflowError)):
+                function(*numbers)
+    assert openssl_library._LIBRARY is not None
+    openssl_library._LIBRARY.SSL_SESSION_free(ctypes.c_void_p(made))
+    nowhere: list[tuple[Any, Any]] = [(0, 16), (None, 16), (2**64, 16), (made, -1), (made, None)]
+    for place, size in nowhere:
+        with pytest.raises((TypeError, ValueError, OverflowError)):
+            string_at(place, size)
+        with pytest.raises((TypeError, ValueError, OverflowError)):
+            openssl_library.set_null(0 if place == made else place)
+    assert string_at(0, 0) == b""
+    assert openssl_library._direct.bind("SSL_read", 0) is None
+
+
 CALLED = """
 from provisioning.pki.openssl_library import FindCallback, HelloCallback, MessageCallback, StepCallback, callback
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from device_sim.stage.foreign_process import free_port
@@ -62,12 +62,19 @@ def load_balancer(
         command = [needed("nginx"), "-e", str(directory / "nginx.log"), "-p", str(directory), "-c"]
     file, log = directory / f"{program}.conf", directory / "output"
     file.write_text(config + "\n")
-    with log.open("w") as output, subprocess.Popen([*command, str(file)], stdout=output, stderr=output) as process:
+    with listening([*command, str(file)], ports.values(), log):
+        yield ports
+
+
+@contextlib.contextmanager
+def listening(command: Sequence[str], ports: Iterable[int], log: Path) -> Iterator[None]:
+    """Run *command* from when it listens at *ports*; its last argument is the file of its configuration."""
+    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
-            for port in ports.values():
-                wait_until(lambda: process.poll() is not None or _listens(port), program)  # noqa: B023 - used before
-            assert process.poll() is None, log.read_text() + os.linesep + config
-            yield ports
+            for port in ports:
+                wait_until(lambda: process.poll() is not None or _listens(port), command[0])  # noqa: B023 - used before
+            assert process.poll() is None, log.read_text() + os.linesep + Path(command[-1]).read_text()
+            yield
         finally:
             process.terminate()
             process.wait(PATIENCE)

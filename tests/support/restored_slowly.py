@@ -111,6 +111,7 @@ def _session(engine: Engine, journal: Journal, row: tuple[Any, ...], now: float)
 def _deliveries(
     store: SqliteStore, journal: Journal, sessions: dict[int, Session], messages: dict[int, Message], now: float
 ) -> None:
+    expired: list[tuple[int, int, Message]] = []
     for row, sequence, number, qos, retain, identifiers, packet_id, released, share in store.rows(
         "SELECT * FROM deliveries ORDER BY session, sequence"
     ):
@@ -123,9 +124,11 @@ def _deliveries(
         stored = PersonalMessage(message, qos=qos, retain=bool(retain), identifiers=identifiers, share=share)
         stored.sequence = sequence
         if packet_id is None and message.expires_at is not None and message.expires_at <= now:
-            journal.remove(row, sequence, message)
+            expired.append((row, sequence, message))
         else:
             sessions[row].restore(stored, packet_id)
+    for row, sequence, message in expired:  # Only now: it goes with the last that needs it.
+        journal.remove(row, sequence, message)
 
 
 def _retained(engine: Engine, store: SqliteStore, journal: Journal, now: float) -> None:

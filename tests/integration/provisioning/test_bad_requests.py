@@ -52,9 +52,9 @@ ANYBODY = [
     Bad("an operation as label", "/.well-known/est/cacerts/cacerts", (), None, 404, "NOT_FOUND"),
     Bad("a label that is no name", "/.well-known/est/-x-/cacerts", (), None, 404, "NOT_FOUND"),
     Bad("no such path", "/nothing", (), None, 404, "NOT_FOUND"),
-    Bad("API without certificate", "/v1/status", (), None, 401, "CERTIFICATE_MISSING"),
+    Bad("API without certificate", "/v1/status", (), None, 403, "CERTIFICATE_MISSING"),
     Bad("renewal of nothing", "/v1/renewal-info/x", (), None, 400, "INVALID_REQUEST"),
-    Bad("feed without certificate", "/v1/revocations/feed", (), None, 401, "CERTIFICATE_MISSING"),
+    Bad("feed without certificate", "/v1/revocations/feed", (), None, 403, "CERTIFICATE_MISSING"),
 ]  # fmt: skip
 
 OPERATORS = [

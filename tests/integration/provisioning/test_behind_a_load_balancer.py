@@ -70,7 +70,7 @@ def test_so_has_each_at_the_plain_port(behind: ProvisioningService) -> None:
 def test_an_address_makes_nobody_an_operator(behind: ProvisioningService) -> None:
     said = ("--interface", PROXY, "--haproxy-protocol", "--haproxy-clientip", "127.0.0.1")
     answer = Curl(behind.https, behind.bundle).run("/v1/status", *said)
-    assert (answer.status, json.loads(answer.body)["code"]) == (401, "CERTIFICATE_MISSING")
+    assert (answer.status, json.loads(answer.body)["code"]) == (403, "CERTIFICATE_MISSING")
 
 
 def test_a_loopback_address_from_another_machine_is_not_this_one(behind: ProvisioningService) -> None:

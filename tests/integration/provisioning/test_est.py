@@ -206,7 +206,7 @@ def test_re_enrolment_needs_a_certificate_of_this_service(
 ) -> None:
     csr = enrolled.renewal(san(enrolled), new_key=False)
     missing = stranger.est("simplereenroll", csr)
-    assert (missing.status, missing.text.split(":")[0]) == (401, "CERTIFICATE_MISSING")
+    assert (missing.status, missing.text.split(":")[0]) == (403, "CERTIFICATE_MISSING")
     # The same identity and key, signed by nobody: TLS itself ends it.
     foreign = OpensslDevice(tmp_path, "foreign")
     openssl("req", "-x509", "-newkey", *P256, "-nodes", "-keyout", foreign.key, "-subj", f"/CN={enrolled.name}",

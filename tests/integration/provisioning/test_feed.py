@@ -205,7 +205,7 @@ def test_the_issuing_cas_are_told_and_only_a_broker_says_which_it_knows(
     assert [(each["broker"], each["authority"], each["state"]) for each in told] == [
         (device.name, "issuing-ca", "active")
     ]
-    assert stranger.run(path, *json_body, said).status == 401
+    assert stranger.run(path, *json_body, said).status == 403
     for wrong in ("{", "{}", '{"known": ["issuing-ca"]}', '{"known": {"a": "maybe"}}', '{"known": {}, "more": 1}'):
         assert broker.run(path, *json_body, wrong).status == 400, wrong
     assert broker.run(path, *json_body, json.dumps({"known": {"issuing-ca": True}})).status == 204

@@ -89,7 +89,7 @@ def test_what_is_wrong_is_said(service: ProvisioningService, arguments: tuple[st
 
 
 def test_groups_are_the_operators_business(stranger: Curl, operator: Curl) -> None:
-    assert stranger.run("/v1/groups").status == 401
+    assert stranger.run("/v1/groups").status == 403
     answer = operator.run("/v1/groups", "-H", "Content-Type: application/json", data=b'{"name": "x", "waves": []}')
     assert answer.status == 400
     assert "waves" in answer.text

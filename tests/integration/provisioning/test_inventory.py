@@ -129,5 +129,5 @@ def test_a_certificate_is_shown_itself_for_openssl(service: ProvisioningService,
 
 @pytest.mark.parametrize("path", ["/v1/inventory/counts", "/v1/inventory/export"])
 def test_the_inventory_is_for_operators(service: ProvisioningService, enrolled: OpensslDevice, path: str) -> None:
-    assert Curl(service.https, service.bundle).run(path).status == 401
+    assert Curl(service.https, service.bundle).run(path).status == 403
     assert Curl(service.https, service.bundle, enrolled.credential).run(path).status == 403

@@ -56,7 +56,7 @@ def test_what_is_no_certificate_of_ours_is_told_so(service: ProvisioningService,
     wrong = service.command("renewal", "hasten", "--dir", str(service.dir), "--url", service.https)
     assert wrong.returncode == 2
     assert service.post("/v1/renewals/hasten").status_code == 400
-    assert stranger.run("/v1/renewals/hasten", data=b"{}").status == 401
+    assert stranger.run("/v1/renewals/hasten", data=b"{}").status == 403
 
 
 async def test_our_own_client_reads_both(service: ProvisioningService) -> None:

@@ -49,8 +49,7 @@ def test_messages_come_back_in_order_with_what_belongs_to_them(broker: StoredBro
     for number in range(5):
         meter.publish(TOPIC, b"%d" % number, qos=1, user_properties=(("n", str(number)),), message_expiry_interval=60)
     backend.acknowledge(backend.messages()[0])
-    after = broker.killed(away=20)
-    messages = after.service(**KEPT).messages()
+    messages = broker.killed(away=20).service(**KEPT).messages()
     assert [message.payload for message in messages] == [b"1", b"2", b"3", b"4"]
     assert [message.properties.user_properties for message in messages] == [(("n", str(n)),) for n in range(1, 5)]
     assert {message.properties.message_expiry_interval for message in messages} == {40}
@@ -112,6 +111,17 @@ def test_what_took_the_place_of_expired_messages_is_as_durable_as_they_were(brok
     after = broker.killed()
     assert after.store.rows("SELECT count(*) FROM deliveries") == [(2,)]
     assert after.service(**KEPT).payloads() == [b"1", b"2"]
+
+
+def test_a_message_that_has_expired_for_one_stays_for_another_to_whom_it_was_sent(broker: StoredBroker) -> None:
+    """It was removed for both, and the next start found a damaged database."""
+    (away := broker.service("a", **KEPT)).subscribe("fleet/#", qos=1)
+    away.vanish()
+    broker.service("b", **KEPT).subscribe("fleet/#", qos=2)
+    broker.device("meter-1").publish(TOPIC, b"x", qos=2, message_expiry_interval=5)
+    (after := broker.killed(away=10)).settle()
+    again = after.killed()
+    assert [again.service(name, **KEPT).payloads() for name in ("a", "b")] == [[], [b"x"]]
 
 
 @pytest.mark.parametrize("qos", [1, 2])
@@ -343,7 +353,7 @@ def test_a_qos2_message_to_a_client_goes_on_where_it_was(broker: StoredBroker, r
     assert backend.received() == [Pubrel(id_of(message))]
     backend.send(Pubcomp(id_of(message)))
     after.settle()
-    assert after.store.rows("SELECT * FROM deliveries") == []
+    assert [after.store.rows(f"SELECT * FROM {table}") for table in ("deliveries", "messages")] == [[], []]  # noqa: S608
 
 
 @pytest.mark.parametrize("version", [V311, V5])

@@ -31,6 +31,7 @@ def alert(reason: str) -> ssl.SSLError:
     [
         (alert("TLSV13_ALERT_CERTIFICATE_REQUIRED"), Layer.TLS, "certificate_required"),
         (alert("SSLV3_ALERT_CERTIFICATE_EXPIRED"), Layer.TLS, "certificate_expired"),
+        (alert("TLS_ALERT_CERTIFICATE_EXPIRED"), Layer.TLS, "certificate_expired"),  # OpenSSL 4.0's name.
         (alert("TLSV1_ALERT_UNKNOWN_CA"), Layer.TLS, "unknown_ca"),
         (alert("WRONG_VERSION_NUMBER"), Layer.TLS, "wrong_version_number"),
         (ssl.SSLEOFError(8, "eof"), Layer.TLS, "closed"),

@@ -41,6 +41,10 @@ class Api:
     app: Any
     metrics: Metrics
     der: bytes | None = None
+    vouched: int = 0
+
+    def vouch(self) -> None:
+        self.vouched += 1
 
     @property
     def whole(self) -> WholeRequests:
@@ -55,7 +59,7 @@ class Api:
             "path": PATH,
             "headers": [(b"host", b"x"), *(headers or (JSON,))],
             "client": ("192.0.2.1", 1),
-            "extensions": {"tls": tls},
+            "extensions": {"tls": tls, "connection": {"vouch": self.vouch}},
         }
 
     async def directly(self, body: bytes, *headers: tuple[bytes, bytes]) -> Response | None:
@@ -179,7 +183,7 @@ async def test_a_reason_that_is_changed_is_answered_the_same(fleet: Fleet, asked
         (OperatorRole.ADMIN, {"device": "op-admin"}, 409),
         (OperatorRole.ENROLLER, {"device": "meter-1"}, 403),
         (OperatorRole.AUDITOR, {"device": "meter-1"}, 403),
-        (None, {"device": "meter-1"}, 401),
+        (None, {"device": "meter-1"}, 403),
     ],
 )
 async def test_refusals_are_the_same_and_nothing_is_revoked(
@@ -257,6 +261,7 @@ async def test_a_body_is_read_for_whom_may_call(
     api = await api_of(fleet, role)
     told = await api.through_framework(b'{"device": ', *headers)
     assert json.loads(bytes(told.body))["code"] == code
+    assert api.vouched == (role is not None), "strangers make room for an operator"
 
 
 async def test_only_the_path_of_revocations_is_taken(fleet: Fleet) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import socket
 
-from provisioning.connections.places import Place, Places, hang_up
+import pytest
+
+from provisioning.connections import places as places_module
+from provisioning.connections.places import KnownAddresses, Place, Places, hang_up
 
 
 class Crowd:
@@ -146,3 +149,30 @@ def test_whose_place_is_lost_is_hung_up_on_both_ways_if_he_is_still_there() -> N
         hang_up(ours)
         assert (ours.recv(1), theirs.recv(1)) == (b"", b"")
     hang_up(ours)
+
+
+def test_where_an_operator_was_answered_strangers_make_room_first() -> None:
+    crowd, hosts = Crowd(4), ("192.0.2.1", "192.0.2.2", "198.51.100.1", "198.51.100.2")
+    for name, host in zip("abcd", hosts, strict=True):
+        assert crowd.come(name, host=host)
+    crowd.held["a"].vouch()
+    crowd.held["a"].leave()
+    assert crowd.come("e", host="192.0.2.1")
+    assert crowd.places.knows("192.0.2.1")
+    assert not crowd.places.knows("192.0.2.2")
+    strangers = [str(number) for number in range(8)]
+    for number, name in enumerate(strangers):
+        assert crowd.come(name, host=f"203.0.{number}.7")
+    assert crowd.cut == ["b", "c", "d", *strangers[:5]]
+    for name in strangers[5:]:
+        crowd.held[name].asks()
+    assert crowd.come("f", host="198.18.0.1"), "when there are no others"
+    assert crowd.cut[-1] == "e"
+
+
+def test_who_has_shown_nothing_for_longest_is_known_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places_module, "_MOST_KNOWN", 2)
+    known = KnownAddresses()
+    for key in (b"a", b"b", b"a", b"c"):
+        known.add(key)
+    assert [key in known for key in (b"a", b"b", b"c")] == [True, False, True]

@@ -25,3 +25,10 @@ def test_an_answer_says_how_to_go_on() -> None:
     assert text_answer(Refused(Code.TOKEN_USED, "")).headers["www-authenticate"].startswith("Basic ")
     assert text_answer(Refused(Code.UNAVAILABLE, "")).headers["retry-after"] == "5"
     assert text_answer(Refused(Code.BODY_TOO_LARGE, "")).headers["connection"] == "close"
+
+
+def test_whoever_is_told_to_authenticate_is_told_how() -> None:
+    """RFC 9110 §15.5.2. For a certificate there is no scheme: without one, the request is forbidden."""
+    for code in Code:
+        for answer in (problem_answer(Refused(code, "")), text_answer(Refused(code, ""))):
+            assert (answer.status_code == 401) == ("www-authenticate" in answer.headers), code

@@ -15,7 +15,7 @@ import uvloop
 
 from provisioning.connections.door import Door
 from provisioning.connections.places import Place, Places
-from provisioning.pki.handshake_turns import PORTION, Turns
+from provisioning.pki.handshake_turns import PORTION, Turns, Whose
 from provisioning.pki.polite_handshake import PoliteHandshake
 from provisioning.pki.renewable_context import RenewableContext
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
@@ -139,22 +139,58 @@ def test_what_comes_with_the_last_of_the_handshake_and_before_the_end_is_not_los
         assert runner.run(visited(in_a_hurry)) == said
 
 
-def test_handshakes_that_take_long_leave_others_their_turn() -> None:
-    class Slow:
-        def go_on(self) -> None:
-            ends = time.thread_time() + 0.004
-            while time.thread_time() < ends:
-                pass
-            done.append(len(turns))
+class Waiting:
+    """Who does nothing for so long, as often as it is said."""
 
-    async def others() -> None:
-        waiting = Turns(asyncio.get_running_loop())
-        for _ in range(6):
-            waiting.add(cast("Any", Slow()))
-        while len(done) < 6:
-            turns.append(None)
-            await asyncio.sleep(0)
+    def __init__(self, whose: Whose, done: list[Any], steps: int = 1, seconds: float = 0.0, later: float = 0.0) -> None:
+        self.whose, self.turns = whose, Turns(asyncio.get_running_loop())
+        self._done, self._steps, self._seconds, self._later = done, steps, seconds, later
 
-    done, turns = list[int](), list[None]()
-    asyncio.run(others())
-    assert max(done.count(turn) for turn in range(len(turns) + 1)) <= 2
+    def go_on(self) -> float:
+        ends = time.monotonic() + self._seconds
+        while time.monotonic() < ends:
+            pass
+        self._done.append(self.whose.address)
+        self._steps -= 1
+        if self._steps:
+            self.turns.add(self, self.whose)
+        return self._later
+
+
+async def turns_of(*waiting: Waiting) -> list[list[bytes]]:
+    """Have all of them wait; return whose turn it was, by turns of the event loop."""
+    turns, done, counted = Turns(asyncio.get_running_loop()), waiting[0]._done, list[list[bytes]]()
+    for each in waiting:
+        each.turns = turns
+        turns.add(each, each.whose)
+    while turns:
+        before = len(done)
+        await asyncio.sleep(0)
+        counted.append(done[before:])
+    return counted
+
+
+FIRST, SECOND, OPERATOR = (Whose(name, is_known=name == b"operator") for name in (b"first", b"second", b"operator"))
+
+
+async def test_handshakes_that_take_long_leave_others_their_turn() -> None:
+    done: list[bytes] = []
+    for seconds, later in ((0.004, 0.0), (0.0, 0.004)):
+        taken = await turns_of(*(Waiting(FIRST, done, 1, seconds, later) for _ in range(6)))
+        assert max(map(len, taken)) <= 2
+        assert sum(map(len, taken)) == 6
+
+
+async def test_each_address_has_its_turn_however_many_connections_another_has() -> None:
+    done: list[bytes] = []
+    await turns_of(*(Waiting(FIRST, done, 2) for _ in range(50)), Waiting(SECOND, done, 2), Waiting(OPERATOR, done, 3))
+    assert done[:7] == [*3 * [b"operator"], b"first", b"second", b"first", b"second"]
+    assert done[7:] == 98 * [b"first"]
+
+
+async def test_who_is_known_leaves_the_others_a_step_a_turn() -> None:
+    done: list[bytes] = []
+    taken = await turns_of(*(Waiting(OPERATOR, done, 2, 0.002) for _ in range(5)), Waiting(FIRST, done, 4, 0.001))
+    assert all(b"first" in each for each in taken[:4])
+    assert max(each.count(b"operator") for each in taken) <= 3
+    assert len(done) == 14

@@ -25,7 +25,6 @@ from tests.support.client_hellos import (
 from tests.support.pki import shared_pki
 
 PKI = shared_pki()
-ODD = 0xFEFE
 """A group that nobody has."""
 A_NAME = sized(b"\x30\0")
 """The shortest name of a CA."""
@@ -44,9 +43,12 @@ def context(request: pytest.FixtureRequest) -> ssl.SSLContext:
 
 
 def of_groups(size: int) -> bytes:
-    """Return a hello whose groups have *size* bytes, and after which a share of the last one is looked for often."""
-    others = (size - 2) // 2 - 2
-    return hello(groups=[X25519, *[0x9000] * others, ODD], shares=[(ODD, b"x")] * 20)
+    """Return a hello whose groups have *size* bytes, and after which shares of some are looked for.
+
+    From 4.0 on OpenSSL itself looks at 128 groups, and refuses a share of any other and two of one.
+    """
+    groups = [X25519, *range(0x2000, 0x2000 + (size - 2) // 2 - 1)]
+    return hello(groups=groups, shares=[(each, b"x") for each in groups[1:21]])
 
 
 def of_authorities(size: int) -> bytes:

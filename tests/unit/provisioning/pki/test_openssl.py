@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from broker.admission.refusal import RefusalCode
+from broker.sockets.tls_refusal import code_of
 from provisioning.pki import key_shown, openssl, resumed_exchange, resumption
 from provisioning.pki.openssl_library import declare, library
 from provisioning.pki.tls import ClientCertificate, Credential, client_context, server_context
@@ -54,7 +56,8 @@ def test_what_is_noted_of_an_error_can_be_forgotten(monkeypatch: pytest.MonkeyPa
     bystander = Bystander(server, client_context(PKI.anchors, None))
     for _ in range(2):
         leave_error()
-        assert not bystander.is_well(), "if it were, there would be nothing to forget"
+        # From 4.0 on OpenSSL does not judge a call by what was there before.
+        assert bystander.is_well() is (ssl.OPENSSL_VERSION_INFO >= (4, 0)), "if it were, there is nothing to forget"
         leave_error()
         openssl.forget_errors()
         assert bystander.is_well()
@@ -255,8 +258,9 @@ def test_of_a_client_that_does_not_believe_us_the_same_is_said_as_by_ssl() -> No
             asking.do_handshake()
         with pytest.raises(ssl.SSLError) as raised:
             shake_hands(asked)
+        assert code_of(raised.value) is RefusalCode.BROKER_NOT_TRUSTED
         return raised.value.reason
 
-    assert (
-        told(shake_hands_directly) == told(lambda session: session.do_handshake()) == "SSLV3_ALERT_CERTIFICATE_EXPIRED"
-    )
+    assert told(shake_hands_directly) == "SSLV3_ALERT_CERTIFICATE_EXPIRED"
+    # `ssl` has the names of the headers with which it was built: those of 4.0 are others.
+    assert told(lambda session: session.do_handshake()).endswith("_ALERT_CERTIFICATE_EXPIRED")
