@@ -104,7 +104,7 @@ class ClientConnection(ClientLife):
             self._doze(dozes=False)
         metrics = engine.metrics
         known: dict[bytes, Route] = engine.routes
-        touch = engine.turn.routes.add
+        touched = engine.turn.routes
         allowed = self.topics.permitted
         session, journal = self.session, engine.journal
         maximum = self.terms.limits.max_packet_size if session is not None else engine.limits.max_connect_size
@@ -162,7 +162,7 @@ class ClientConnection(ClientLife):
                             deliveries += len(route.individual)
                             message = Message(topic, data[topic_end + v5 : end])
                             slow = route.deliver_individually(message, session, now) or slow
-                        touch(route)
+                        touched.add(route)
                         position = end
                         continue
                 elif first == _PUBLISH_QOS1 and length > 4 and storable:
@@ -192,7 +192,7 @@ class ClientConnection(ClientLife):
                                         append(frame)
                                 if route.individual:
                                     slow = route.deliver_individually(message, session, now) or slow
-                                touch(route)
+                                touched.add(route)
                             if journal is not None and journal.dirty:  # The answer waits until the message is stored.
                                 otherwise = Otherwise.WAIT if v5 else Otherwise.CLOSE
                                 journal.open.answers.append((self, PUBACK_HEAD + packet_id, otherwise))

@@ -19,7 +19,7 @@ Rules
 -----
 1. No wait when many are ready: they are together already.
 2. A wait lasts `seconds`, a fraction of a millisecond; 0 disables it. The whole event loop waits.
-3. No clock of its own: the times are passed in, in seconds.
+3. No clock of its own: the times are passed in, in seconds, and only where they matter (`skips`, `is_near`).
 """
 
 from __future__ import annotations
@@ -58,6 +58,19 @@ class Coalescing:
         """When the last turn ended."""
         self._pressed = 0
         """How many turns have directly followed the previous one."""
+
+    @property
+    def is_near(self) -> bool:
+        """Whether the next wait is so near that the times of the turns matter: whether they follow each other."""
+        return self._left <= _PRESSED
+
+    def skips(self, ready: int) -> bool:
+        """Count a turn with *ready* clients for which no clock is needed; return whether it is one."""
+        if self._left <= _PRESSED:
+            return False
+        if 0 < ready < _MANY:
+            self._left -= 1
+        return True
 
     def waited(self, ready: int, now: float) -> bool:
         """Wait if that pays in the turn that begins *now* with *ready* clients; return whether to look again."""

@@ -18,7 +18,7 @@ Rules
    it fails. It is not watched then.
 3. A batch is bounded, so that timers, the feed and the listener get their time in between. So is what is done for it:
    beyond that (`Turn.is_spent`) the rest of the batch waits for the next turn, in which whoever has waited and whoever
-   is new are called alternately (decision 0329).
+   is new are called alternately, in both cases those last whose peer has ended (decisions 0329 and 0339).
 4. When many clients send one by one, a turn may wait a moment for more (`broker.sockets.coalescing`).
 """
 
@@ -41,10 +41,16 @@ from broker.sockets.turn import Turn
 
 log = structlog.get_logger("broker")
 
-READABLE: Final = select.EPOLLIN
+READABLE: Final = select.EPOLLIN | select.EPOLLRDHUP
+"""There are bytes, or the peer has ended."""
 WRITABLE: Final = select.EPOLLOUT
 BATCH: Final = 256
 """The most transports called in one turn."""
+_ENDED: Final = select.EPOLLRDHUP
+_ALL: Final = 4096
+"""How many epoll is asked for while some wait: who is new may be behind them, and behind many that have ended."""
+_FEW: Final = 32
+"""As many as usually are ready at most: for more, epoll's answer takes a place that has to be found and freed."""
 
 
 class Watched(Protocol):
@@ -78,6 +84,7 @@ class Poller:
         "_left",
         "_lingering",
         "_loop",
+        "_most",
         "_served",
         "_turn",
         "_watched",
@@ -90,6 +97,8 @@ class Poller:
         self._loop = loop
         self._turn = turn
         self._epoll = select.epoll()
+        self._most = BATCH
+        """How many epoll is asked for first."""
         self._watched: dict[int, Watched] = {}
         self._lingering = Lingering(loop)
         self._again: set[int] = set()
@@ -194,36 +203,52 @@ class Poller:
 
     def _with_waiting(self, events: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Return *events* and, alternately, those who have waited since the last turn."""
-        waited = self._left
-        if not waited:
-            return events
-        self._left = {}  # Rare: much was done for others.
-        new = sorted((each for each in events if each[0] not in waited), key=lambda new: new[0] in self._served)
+        return self._alternately(events) if self._left else events
+
+    def _alternately(self, events: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Return *events* and those who have waited. Rare: much was done for others."""
+        waited, self._left = self._left, {}
+        new = sorted(
+            (each for each in events if each[0] not in waited),
+            key=lambda new: (new[1] & _ENDED, new[0] in self._served),
+        )
         return [each for two in zip_longest(waited.items(), new) for each in two if each is not None]
 
     def _leave(self, events: Iterable[tuple[int, int]], served: int, inside: set[int], waited: dict[int, int]) -> bool:
         """Leave all but the first *served* of *events* to the next turn, because so much is done; return whether.
 
         epoll reports them again, except those that are here for bytes *inside* OpenSSL. Those who have *waited* already
-        stay ahead of all others.
+        stay ahead of all others, and those who have ended come last: nobody waits for an answer there.
         """
         ready = list(events)
         self._served = {each[0] for each in ready[:served]}
-        self._left = dict(sorted(ready[served:], key=lambda left: left[0] not in waited))
+        self._left = dict(sorted(ready[served:], key=lambda left: (left[0] not in waited, left[1] & _ENDED)))
         for left in inside.intersection(self._left, self._watched):
             self.again(left)
         return True
 
     def _batch(self) -> list[tuple[int, int]]:
         """Return the descriptors that are ready, with their events."""
-        events = self._epoll.poll(0, BATCH)
-        coalescing = self._coalescing
-        if coalescing is not None and coalescing.waited(ready := len(events), monotonic()):
-            events = self._epoll.poll(0, BATCH)
+        events = self._poll()
+        coalescing, ready = self._coalescing, len(events)
+        if coalescing is not None and not coalescing.skips(ready) and coalescing.waited(ready, monotonic()):
+            events = self._poll()
             coalescing.brought(len(events) - ready)
         if self._again:  # Rare: a peer has sent more than one turn reads.
             again, self._again = self._again, set()
-            events += [(descriptor, READABLE) for descriptor in again.difference([each[0] for each in events])]
+            events += [(descriptor, select.EPOLLIN) for descriptor in again.difference([each[0] for each in events])]
+        return events
+
+    def _poll(self) -> list[tuple[int, int]]:
+        """Return what epoll reports. If it is full, ask for more: whoever was reported is reported again."""
+        if self._left:
+            return self._epoll.poll(0, _ALL)
+        events = self._epoll.poll(0, self._most)
+        if len(events) < _FEW:
+            self._most = _FEW
+        elif self._most < BATCH:
+            self._most = BATCH
+            events = self._epoll.poll(0, BATCH)
         return events
 
     def _ready(self) -> None:
@@ -232,7 +257,7 @@ class Poller:
         turn.begin()
         ready, served = self._events(), 0
         for descriptor, events in ready:
-            if turn.is_spent and served and self._leave(ready, served, inside, waited):
+            if (served == BATCH or (turn.is_spent and served)) and self._leave(ready, served, inside, waited):
                 break
             served += 1
             transport = watched.get(descriptor)
@@ -250,8 +275,9 @@ class Poller:
                 log.exception("connection failed", code="INTERNAL_ERROR")
                 self._give_up(descriptor, transport)
         turn.end()
-        if self._coalescing is not None:
-            self._coalescing.ended(monotonic())
+        coalescing = self._coalescing
+        if coalescing is not None and coalescing.is_near:
+            coalescing.ended(monotonic())
 
     def _give_up(self, descriptor: int, transport: Watched) -> None:
         """Close a connection that has failed."""

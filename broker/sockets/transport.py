@@ -56,7 +56,8 @@ from broker.sockets.work import PORTION
 from provisioning.pki import handshake_bounds, openssl, resumption
 from provisioning.pki.key_updates import bound_key_updates
 from provisioning.pki.late_handshake import drop
-from provisioning.pki.openssl import RECORD, address_of, has_pending, read_on
+from provisioning.pki.openssl import READS, address_of, has_pending, read_on
+from provisioning.pki.openssl_library import RECORD
 from provisioning.pki.stapling import forget_staple
 from provisioning.pki.verified_path import verified_path
 from provisioning.program.host_and_port import with_port
@@ -246,7 +247,7 @@ class TlsTransport(Readiness):
         """Return the content of the next record; empty if there is none, or if *receiver* was told of the end."""
         data: bytes | None
         try:
-            data = openssl.read(self._inside) if openssl.READS and self._inside else tls.read(RECORD)
+            data = openssl.read(self._inside) if READS and self._inside else tls.read(RECORD)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
             return b""
         except ssl.SSLEOFError:  # No close_notify. MQTT has its own end, and other brokers are no stricter.

@@ -133,13 +133,13 @@ class Turn:
         """Flush every session that was touched."""
         self._requested = False
         self.allowance = ALLOWANCE
-        if self.routes:
-            routes, self.routes = self.routes, set()
-            for route in routes:
-                for subscriber in route.few:
-                    subscriber.flush()
+        if len(self.routes) == 1:  # A fleet's messages lead to the same few: avoids a new set for the next turn.
+            for subscriber in self.routes.pop().few:
+                subscriber.flush()
+        elif self.routes:
+            self._flush_routes()
         if self.sessions:
-            if len(self.sessions) == 1:  # A single client: avoids a new set for the next turn.
+            if len(self.sessions) == 1:  # A single client: as above.
                 self.sessions.pop().flush()
             else:
                 sessions, self.sessions = self.sessions, set()
@@ -150,3 +150,9 @@ class Turn:
                     session.flush()
         if self.after is not None:
             self.after()
+
+    def _flush_routes(self) -> None:
+        routes, self.routes = self.routes, set()
+        for route in routes:
+            for subscriber in route.few:
+                subscriber.flush()

@@ -7,13 +7,19 @@ issuing distribution point). What a relying party may conclude depends on all of
 CRL is good only if the CRL covers that certificate, comes from its issuer, is signed by it, and is still valid. This
 module answers those questions one by one, and its callers, which keep the CRLs, combine the answers.
 
+Whoever answers at a URL of plain HTTP decides what comes from there, 64 MB of it. The library parses a whole list in
+one call, in which nobody else in the process runs: half a second for what is not even signed. So `parse` gives it the
+list without its entries, which are cut out, and `read_entries`, to be called when the signature is verified, gives it
+some hundred entries at a time (docs/decisions/0338).
+
 Rules
 -----
 1. What is not understood is refused, never skipped: indirect CRLs, CRLs for some reasons only, unknown critical
-   extensions, CRLs without nextUpdate, numbers of more than 20 octets.
+   extensions, CRLs without nextUpdate, numbers of more than 20 octets,
+   and what is larger than any that is used.
 2. The signature is verified over the bytes received, not over an encoding of our own.
-3. No I/O and no clock. What walks a CRL of any length calls *pause* often, as it runs beside an event loop. The library
-   in `parse` does not.
+3. No I/O and no clock. What walks a CRL of any length calls *pause* often, as it runs beside an event loop.
+4. The library is given bounded pieces: a list without its entries, and each entry, have a largest size.
 
 Does not handle: fetching, storage, freshness, which CA certificate may sign (the caller names it).
 """
@@ -23,7 +29,7 @@ from __future__ import annotations
 import binascii
 import hashlib
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -34,6 +40,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, paddin
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.x509.oid import ExtensionOID
 
+from provisioning.pki.crl_frame import cut_out, portions
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.revocation import Entries, pack
 from provisioning.pki.revocation_reason import RevocationReason
@@ -44,7 +51,8 @@ _PIECE = 256 * 1024
 """Bytes of text between two calls of *pause*: half a millisecond."""
 _PAUSE_EVERY = 500
 """Entries between two calls of *pause*: about half a millisecond."""
-_LONG_FORM = 0x80
+_LARGEST_PORTION = 64 * 1024
+"""Bytes of entries between two calls of *pause*; one entry alone may have as many."""
 _UNDERSTOOD = frozenset({ExtensionOID.ISSUING_DISTRIBUTION_POINT, ExtensionOID.DELTA_CRL_INDICATOR})
 _REMOVE = -1
 _NUMBER_BITS = 8 * 20
@@ -97,8 +105,11 @@ class CertificateList:
     """A parsed list, its signature not yet verified. Made by `parse`."""
 
     crl: x509.CertificateRevocationList
+    """Without its entries."""
     signed: bytes
     """The bytes under the signature."""
+    entries: tuple[int, int]
+    """Where in these the entries are."""
     issuer: x509.Name
     number: int
     """The CRL number; if there is none, as in a version 1 CRL, thisUpdate takes its place."""
@@ -154,9 +165,13 @@ def _decoded(content: bytes, begin: int, end: int, pause: Callable[[], None]) ->
 
 
 def parse(der: bytes) -> CertificateList:
-    """Return the list in *der*; raise `CrlRefused` if it cannot be parsed, or uses what is not supported here."""
+    """Return the list in *der*; raise `CrlRefused` if it cannot be parsed, or uses what is not supported here.
+
+    Its entries are not looked at.
+    """
     try:
-        crl = x509.load_der_x509_crl(der)
+        signed, entries, frame = cut_out(der)
+        crl = x509.load_der_x509_crl(frame)
         extensions = list(crl.extensions)
         next_update = crl.next_update_utc
         this_update = crl.last_update_utc
@@ -184,8 +199,9 @@ def parse(der: bytes) -> CertificateList:
             raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, f"the critical extension {extension.oid.dotted_string}")
     if max(abs(number), abs(base_number or 0)).bit_length() > _NUMBER_BITS:
         raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, "a CRL number of more than 20 octets")
-    signed = _first_child(der)
-    return CertificateList(crl, signed, issuer, number, base_number, this_update, next_update, scope, delta_urls)
+    return CertificateList(
+        crl, signed, entries, issuer, number, base_number, this_update, next_update, scope, delta_urls
+    )
 
 
 def _scope_of(point: x509.IssuingDistributionPoint) -> Scope:
@@ -266,18 +282,22 @@ def read_entries(listed: CertificateList, pause: Callable[[], None], base: Entri
     entries: dict[int, int] = dict(base or {})
     seen = 0
     try:
-        for revoked in listed.crl:
+        for revoked in _each_revoked(listed, pause):
             seen += 1
-            if seen % _PAUSE_EVERY == 0:
-                pause()
             code = _entry(revoked)
             if code == _REMOVE:
                 entries.pop(revoked.serial_number, None)
             else:
                 entries[revoked.serial_number] = code
     except UNREADABLE as error:
-        raise CrlRefused(CrlProblem.CRL_MALFORMED, f"entry {seen} cannot be read: {error}") from error
+        raise CrlRefused(CrlProblem.CRL_MALFORMED, f"entry {seen} or one behind it cannot be read: {error}") from error
     return entries
+
+
+def _each_revoked(listed: CertificateList, pause: Callable[[], None]) -> Iterator[x509.RevokedCertificate]:
+    for portion in portions(listed.signed, *listed.entries, _PAUSE_EVERY, _LARGEST_PORTION):
+        yield from x509.load_der_x509_crl(portion)
+        pause()
 
 
 def _entry(revoked: x509.RevokedCertificate) -> int:
@@ -291,20 +311,3 @@ def _entry(revoked: x509.RevokedCertificate) -> int:
         elif extension.critical:
             raise CrlRefused(CrlProblem.CRL_UNSUPPORTED, f"the critical entry extension {extension.oid.dotted_string}")
     return pack(reason, revoked.revocation_date_utc)
-
-
-def _first_child(der: bytes) -> bytes:
-    """Return the first element inside the outer SEQUENCE: the signed part. The library has parsed *der* before."""
-    begin, _ = _content(der, 0)
-    _, end = _content(der, begin)
-    return der[begin:end]
-
-
-def _content(der: bytes, place: int) -> tuple[int, int]:
-    size = der[place + 1]
-    begin = place + 2
-    if size >= _LONG_FORM:
-        octets = size - _LONG_FORM
-        size = int.from_bytes(der[begin : begin + octets], "big")
-        begin += octets
-    return begin, begin + size

@@ -128,8 +128,21 @@ def SSL_read(size_t session, size_t place, int size):
     return result
 
 
+cdef char record[16384]
+
+
+def read_record(size_t session):
+    """Return what the session's next record holds; if there is none, what `SSL_read` says of it."""
+    global errno_then
+    cdef int result = its.SSL_read(<address>session, record, sizeof(record))
+    if result > 0:
+        return PyBytes_FromStringAndSize(record, result)
+    errno_then = errno
+    return result
+
+
 def get_errno():
-    """Return `errno` as the last `SSL_do_handshake` or failed `SSL_read` left it."""
+    """Return `errno` as the last `SSL_do_handshake`, failed `SSL_read` or `read_record` without one left it."""
     return errno_then
 
 

@@ -31,7 +31,7 @@ import sysconfig
 from collections.abc import Callable
 from typing import Any, Final
 
-from provisioning.pki.openssl_library import DIRECT, declare, frequent, get_errno, library, string_at, word_at
+from provisioning.pki.openssl_library import DIRECT, declare, frequent, get_errno, library, read_record, word_at
 
 _HEADER: Final = object.__basicsize__
 _POINTER: Final = ctypes.sizeof(ctypes.c_void_p)
@@ -55,8 +55,6 @@ _OF_THE_SYSTEM: Final = 0x80000000
 """Set in an error that a system call has left (`ERR_SYSTEM_FLAG`)."""
 _UNEXPECTED_END: Final = "UNEXPECTED_EOF_WHILE_READING"
 """How OpenSSL calls the end of a connection, unless it is told to take it for a proper one (`resumption`)."""
-RECORD: Final = 16384
-"""Largest plaintext of one TLS record (RFC 8446 §5.1)."""
 _FIRST_KNOWN: Final = (3, 11)
 _FIRST_UNKNOWN: Final = (3, 15)
 _OLDEST: Final = (3, 0)
@@ -127,10 +125,10 @@ def read(address: int) -> bytes | None:
 
     None: it has not arrived. Empty: the peer has said goodbye. Raises what `ssl` raises for all else.
     """
-    size: int = frequent.SSL_read(address, _record_place, RECORD)
-    if size > 0:
-        return string_at(_record_place, size)
-    what: int = frequent.SSL_get_error(address, size)
+    content = read_record(address)
+    if isinstance(content, bytes):
+        return content
+    what: int = frequent.SSL_get_error(address, content)
     if what in (WANTS_READ, WANTS_WRITE):
         return None
     if what == _ENDED:
@@ -331,10 +329,8 @@ _SESSION_TYPE: Final = _opened[0]
 WHY_NOT = _opened[1]
 AVAILABLE = _SESSION_TYPE is not None
 """Whether OpenSSL can be called directly here. (Not `Final`: tests take it away, of compiled code too.)"""
-READS = AVAILABLE and DIRECT
-"""Whether `read` costs less than the method of `ssl`: not through `ctypes`. (Not `Final`, as `AVAILABLE`.)"""
-_record: Final = ctypes.create_string_buffer(RECORD)
-_record_place: Final = ctypes.addressof(_record)
+READS: Final = AVAILABLE and DIRECT
+"""Whether `read` costs less than the method of `ssl`: not through `ctypes`."""
 _key: Final = ctypes.c_void_p()
 _key_place: Final = ctypes.addressof(_key)
 """Where OpenSSL puts a key temporarily: one place is enough, because nothing else runs in between."""

@@ -37,6 +37,8 @@ def _built() -> Any:
         return None
 
 
+RECORD: Final = 16384
+"""Largest plaintext of one TLS record (RFC 8446 §5.1)."""
 _direct: Final = _built()
 DIRECT: Final = _direct is not None
 """Whether functions are called without `ctypes`."""
@@ -162,6 +164,11 @@ def _set_null(place: int) -> None:
     ctypes.c_void_p.from_address(place).value = None
 
 
+def _read_record(session: int) -> bytes | int:
+    size: int = library.SSL_read(session, _record_place, RECORD)
+    return ctypes.string_at(_record_place, size) if size > 0 else size
+
+
 def _open(*, keeps_errno: bool) -> ctypes.PyDLL | None:
     """Return the library that `ssl` uses; None: it is linked statically, and there is no such library to call."""
     try:
@@ -177,5 +184,9 @@ string_at: Final[Callable[[int, int], bytes]] = ctypes.string_at if _direct is N
 """A copy of so many bytes at an address."""
 word_at: Final[Callable[[int], int]] = _word_at if _direct is None else _direct.word_at
 """The pointer at an address, as a number."""
+_record: Final = bytearray(RECORD)
+_record_place: Final = address_of_bytes(_record)
+read_record: Final[Callable[[int], bytes | int]] = _read_record if _direct is None else _direct.read_record
+"""Returns the content of the next record of the session at an address; if there is none, what `SSL_read` says of it."""
 set_null: Final[Callable[[int], None]] = _set_null if _direct is None else _direct.set_null
 """Makes the pointer at an address one to nothing."""

@@ -135,12 +135,15 @@ def _revoked(data: bytes) -> None:
     for der in (data, signed_by(encode([signed]), PKI.issuing.key) if signed else data):
         try:
             read = parse_list(der)
-            agree("what is signed", read.signed, read.crl.tbs_certlist_bytes)
             verify(read, PKI.issuing.certificate)
-            if not _is_valid(read.crl):
-                raise Disagreement("the library does not verify it")
-            for serial, packed in read_entries(read, lambda: None, {1: 16, 5: 16}).items():
+            entries = read_entries(read, lambda: None, {1: 16, 5: 16})
+            for serial, packed in entries.items():
                 unpack((b"", serial), packed)
+            whole = x509.load_der_x509_crl(der)  # It can be read, too, if we could.
+            agree("what is signed", read.signed, whole.tbs_certlist_bytes)
+            if not _is_valid(whole):
+                raise Disagreement("the library does not verify it")
+            agree("entries", entries.keys() - {1, 5} - {each.serial_number for each in whole}, set())
         except CrlRefused as error:
             str(error).encode()
 

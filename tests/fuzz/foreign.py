@@ -261,7 +261,7 @@ async def _taken(der: bytes) -> None:
     told = [each for each in receiving.problems if each not in {"CRL_LATE", "CRL_EXPIRED"}]
     try:
         read = parse(der)
-        listed, removed = _entries(read.crl)
+        listed, removed = _entries(x509.load_der_x509_crl(der))
     except (CrlRefused, *UNREADABLE):
         agree("after one that cannot be read", after, before)
         return

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from broker.sockets.tls_refusal import words_of
 from provisioning.pki import openssl
-from provisioning.pki.openssl_library import library
+from provisioning.pki.openssl_library import RECORD, library
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 from tests.support.asking_client import BROKER, PKI
 from tests.support.examples import examples
@@ -46,7 +46,7 @@ for version, context in CLIENTS.items():
 
 def by_method(session: Any) -> bytes | None:
     try:
-        return bytes(session._sslobj.read(openssl.RECORD))
+        return bytes(session._sslobj.read(RECORD))
     except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
         return None
 
@@ -117,7 +117,7 @@ def told(
 
 @examples(60)
 @given(
-    records=st.lists(st.one_of(st.binary(min_size=1, max_size=40), st.just(b"x" * openssl.RECORD)), max_size=4),
+    records=st.lists(st.one_of(st.binary(min_size=1, max_size=40), st.just(b"x" * RECORD)), max_size=4),
     end=st.sampled_from(ENDS),
     remembered=st.sampled_from(tuple(SERVERS)),
     version=st.sampled_from(tuple(CLIENTS)),

@@ -3,6 +3,8 @@
 async with Way(server.port) as way:
     Database(url_with(way.port))     # goes through
     way.cut(passed_on=True)          # the next COMMIT is carried out, but its answer is lost
+
+Until then it passes on whatever is said, and to any server.
 """
 
 from __future__ import annotations

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+
+import pytest
 
 from device_sim.attack import run
 from device_sim.attack.catalogue import pick
 from device_sim.attack.delivery_list import OWED
 from device_sim.attack.mosquitto_target import mosquitto
 from device_sim.attack.owed import OLDER
+from device_sim.attack.scene import Scene
 from device_sim.attack.verdict import Outcome, Verdict
 from tests.support.one_fault import OneFault, with_fault
 
-IMPATIENT = 6.0
+_IMPATIENT, _PATIENT = 6.0, 30.0
+"""Seconds to wait for what may never come: at first, and once more where a broker is blamed for what it has not done.
+
+On a machine that others hold 6 may be too few; 30 for each thing that a fault has swallowed would take a day.
+"""
 OF_MOSQUITTO = {
     "3-delay-no-session": "its will was never sent",
     "6-packet-size-queued": "what fits of what was queued: not all came",
@@ -42,19 +50,40 @@ def together(trials: Sequence[Trial]) -> list[Sequence[Trial]]:
 
 async def assert_each_found(directory: Path, trials: Sequence[Trial], *, older: bool = False) -> None:
     """Check that each of *trials*, at a broker of its own, finds what it must, and nothing else."""
+    found = await _found(directory / "at first", [(fault, only) for fault, only, _ in trials], _IMPATIENT, older=older)
+    blamed = [
+        [name for name, words in each.items() if name not in expected or expected[name] not in words]
+        for each, (_, _, expected) in zip(found, trials, strict=True)
+    ]
+    doubtful = [number for number, names in enumerate(blamed) if names]
+    again = await _found(
+        directory / "once more", [(trials[each][0], ",".join(blamed[each])) for each in doubtful], _PATIENT, older=older
+    )
+    for number, judged in zip(doubtful, again, strict=True):
+        found[number] = {name: words for name, words in found[number].items() if name not in blamed[number]} | judged
+    for each, (_, _, expected) in zip(found, trials, strict=True):
+        assert_found(each, expected)
+
+
+async def _found(
+    directory: Path, trials: Sequence[tuple[Callable[[], OneFault], str]], patience: float, *, older: bool
+) -> list[dict[str, str]]:
+    """Return what each of *trials* finds, all at the same time."""
     places = [directory / str(number) for number in range(len(trials))]
     for place in places:
-        place.mkdir()
-    async with asyncio.TaskGroup() as group:  # One that cannot be held ends the others: none outlives the test.
-        tasks = [
-            group.create_task(found_in(place, fault(), only, older=older))
-            for place, (fault, only, _) in zip(places, trials, strict=True)
-        ]
-    for task, (_, _, expected) in zip(tasks, trials, strict=True):
-        assert_found(task.result(), expected)
+        place.mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(run, "MOST_WAITING", 10.0)  # Whatever else this machine does, it is the broker that is judged.
+        patched.setattr(run, "Scene", partial(Scene, patience=patience))
+        async with asyncio.TaskGroup() as group:  # One that cannot be held ends the others: none outlives the test.
+            tasks = [
+                group.create_task(_found_in(place, fault(), only, older=older))
+                for place, (fault, only) in zip(places, trials, strict=True)
+            ]
+    return [task.result() for task in tasks]
 
 
-async def found_in(directory: Path, fault: OneFault, only: str, *, older: bool = False) -> dict[str, str]:
+async def _found_in(directory: Path, fault: OneFault, only: str, *, older: bool) -> dict[str, str]:
     """Return the text of each case of *only* that did not pass: with MQTT 5, or with the *older* version."""
     cases = [case for case in pick(OWED, [only]) if case.name.endswith(OLDER) is older]
     async with mosquitto(directory) as target, with_fault(target, fault) as faulty:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ import pytest
 from broker.mqtt.codes import ProtocolVersion, QoS
 from broker.mqtt.packets import Disconnect, Packet, Puback, Publish, Suback, Unsuback
 from broker.mqtt.properties import Properties
-from device_sim.attack import run
-from device_sim.attack.scene import Scene
 from tests.support.delivery_faults import (
     ForgetsSessions,
     KeepsSessions,
@@ -24,7 +21,7 @@ from tests.support.delivery_faults import (
     SendsAgainWithoutDup,
     SendsTheWillOfWhoReturned,
 )
-from tests.support.judged_delivery import IMPATIENT, OF_MOSQUITTO, Trial, assert_each_found, together
+from tests.support.judged_delivery import OF_MOSQUITTO, Trial, assert_each_found, together
 from tests.support.one_fault import Passage
 from tests.support.session_faults import (
     AssignsOne,
@@ -47,13 +44,6 @@ from tests.support.session_faults import (
     taking_nobody_over,
 )
 from tests.support.subscription_faults import ChangesMessages, GrantsOtherwise, Loses
-
-
-@pytest.fixture(autouse=True)
-def _short_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever else this machine does, it is the broker that is judged; and not for a minute."""
-    monkeypatch.setattr(run, "MOST_WAITING", 10.0)
-    monkeypatch.setattr(run, "Scene", partial(Scene, patience=IMPATIENT))
 
 
 def altered(**properties: Any) -> Callable[[Passage, Publish], Publish]:

@@ -13,10 +13,8 @@ import pytest
 
 from broker.mqtt.codes import QoS
 from broker.mqtt.packets import Publish
-from device_sim.attack import run
-from device_sim.attack.scene import Scene
 from tests.support.delivery_faults import ChangesSubscriptions, SendsAgainUnderAnotherIdentifier
-from tests.support.judged_delivery import IMPATIENT, OF_MOSQUITTO, Trial, assert_each_found, together
+from tests.support.judged_delivery import OF_MOSQUITTO, Trial, assert_each_found, together
 from tests.support.one_fault import Passage
 from tests.support.subscription_faults import (
     AnswersInReverse,
@@ -42,13 +40,6 @@ from tests.support.subscription_faults import (
     of_one_group,
     shares,
 )
-
-
-@pytest.fixture(autouse=True)
-def _short_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever else this machine does, it is the broker that is judged; and not for a minute."""
-    monkeypatch.setattr(run, "MOST_WAITING", 10.0)
-    monkeypatch.setattr(run, "Scene", partial(Scene, patience=IMPATIENT))
 
 
 def without_identifiers(_: Passage, packet: Publish) -> Publish:

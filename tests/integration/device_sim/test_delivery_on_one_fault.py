@@ -6,16 +6,13 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from broker.mqtt.codes import QoS, RetainHandling
 from broker.mqtt.properties import NO_PROPERTIES
-from device_sim.attack import run
 from device_sim.attack.mosquitto_target import mosquitto
-from device_sim.attack.scene import Scene
 from device_sim.report import ExitCode
 from provisioning.pki.keys import key_to_pem
 from tests.support.delivery_faults import (
@@ -52,12 +49,9 @@ from tests.support.delivery_faults import (
     TellsOneLife,
 )
 from tests.support.judged_delivery import (
-    IMPATIENT,
     OF_MOSQUITTO,
     Trial,
     assert_each_found,
-    assert_found,
-    found_in,
     together,
 )
 from tests.support.last_words import last_words
@@ -66,13 +60,6 @@ from tests.support.programs import REPOSITORY, forking_python
 
 NO_SESSION = {"3-delay-no-session": OF_MOSQUITTO["3-delay-no-session"]}
 """Without a session mosquitto sends a will when its delay has passed, and not at once."""
-
-
-@pytest.fixture(autouse=True)
-def _short_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever else this machine does, it is the broker that is judged; and not for a minute."""
-    monkeypatch.setattr(run, "MOST_WAITING", 10.0)
-    monkeypatch.setattr(run, "Scene", partial(Scene, patience=IMPATIENT))
 
 
 UNKILLED = dict.fromkeys(
@@ -100,7 +87,7 @@ WILLS = "1,2,3,4"
 
 
 async def test_without_a_fault_nothing_is_found_but_what_mosquitto_does_itself(tmp_path: Path) -> None:
-    assert_found(await found_in(tmp_path, OneFault(), "*"), OF_MOSQUITTO | UNKILLED)
+    await assert_each_found(tmp_path, [(OneFault, "*", OF_MOSQUITTO | UNKILLED)])
 
 
 @pytest.mark.parametrize(
@@ -298,7 +285,7 @@ OLDER = {f"{name}-311": words for name, words in OF_MOSQUITTO.items() if name ==
 async def test_what_mqtt_3_1_1_promises_is_tried_too(
     tmp_path: Path, fault: Callable[[], OneFault], only: str, expected: dict[str, str]
 ) -> None:
-    assert_found(await found_in(tmp_path, fault(), only, older=True), expected)
+    await assert_each_found(tmp_path, [(fault, only, expected)], older=True)
 
 
 async def test_a_broken_promise_is_told_and_is_no_matter_of_security(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from tests.support.devices.flawed import AT_SERVICE
 from tests.support.machine import Quiet
 from tests.support.programs import REPOSITORY, forking_python
 
-WINDOWS = (4.0, 10.0, 20.0)
+WINDOWS = (4.0, 10.0, 20.0, 40.0)
 """Seconds: on a machine busy with other tests a device may need longer to get to its fault."""
 AT_ONCE = 14
 NAME = "device-under-test"
@@ -181,8 +181,12 @@ async def test_the_same_device_without_a_fault_passes_in_each_of_these_stages(
     for window in WINDOWS[1:]:
         outcomes = await tried(_new(tmp_path / f"{window:g}"), flaw, stages, window - 3, AT_ONCE)
         passed = {name for name, each in outcomes.items() if each.verdict is Verdict.PASS}
-        if expected <= passed and not any(each.verdict is Verdict.FAIL for each in outcomes.values()):
+        failed = {name for name, each in outcomes.items() if each.verdict is Verdict.FAIL}
+        again = {line.partition(".")[0] for line in (expected - passed) | failed}
+        if not again:
             return
+        stages = [stage for stage in stages if stage.name in again]  # A busy machine has no time for all of them.
+        expected = {line for line in expected if line.partition(".")[0] in again}
     pytest.fail(f"missing: {expected - passed}; {said(outcomes)}")
 
 

@@ -18,7 +18,7 @@ from broker.sockets.poller import Poller
 from broker.sockets.transport import TlsTransport
 from broker.sockets.turn import ALLOWANCE, Turn
 from broker.sockets.work import PORTION
-from provisioning.pki.openssl import RECORD
+from provisioning.pki.openssl_library import RECORD
 
 MOST_READS = 64
 MOST_FULL_READS = 31

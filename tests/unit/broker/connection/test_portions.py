@@ -14,7 +14,7 @@ from broker.mqtt.disconnect import Disconnect
 from broker.mqtt.packets import Packet, Pingreq, Pingresp, Puback, Publish, Suback, Subscribe, Unsubscribe
 from broker.mqtt.properties import Properties
 from broker.sockets.work import PORTION
-from provisioning.pki.openssl import RECORD
+from provisioning.pki.openssl_library import RECORD
 from provisioning.pki.role import Role
 from tests.support.faulty_extension import FaultyExtension
 from tests.support.pki import shared_device

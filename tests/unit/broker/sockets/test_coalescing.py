@@ -32,11 +32,12 @@ class Waits:
     def turn(self, ready: int = 1, brings: int = 0, idle: float = 1.0) -> bool:
         """Let a turn begin with *ready* clients; return whether it waited, which brought so many more."""
         self.now += idle
-        waited = self.coalescing.waited(ready, self.now)
+        waited = not self.coalescing.skips(ready) and self.coalescing.waited(ready, self.now)
         if waited:
             self.coalescing.brought(brings)
         self.now += 0.001
-        self.coalescing.ended(self.now)
+        if self.coalescing.is_near:
+            self.coalescing.ended(self.now)
         return waited
 
 
@@ -74,6 +75,11 @@ def test_a_broker_that_is_behind_does_not_wait() -> None:
     at_once = [waits.turn(brings=ENOUGH, idle=0.00001) for _ in range(20)]
     assert at_once == [True] * 7 + [False] * 13
     assert waits.turn(brings=ENOUGH, idle=0.0001), "it had time to sleep"
+    for _ in range(5):
+        while not waits.turn(brings=0):
+            pass
+    assert not any(waits.turn(idle=0.00001) for _ in range(200)), "it was behind already when the next wait was far"
+    assert sum(waits.turn(idle=0.0001) for _ in range(2)) == 1
 
 
 def test_zero_switches_it_off_while_it_runs() -> None:

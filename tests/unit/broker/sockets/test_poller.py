@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import select
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from structlog.testing import capture_logs
 
-from broker.sockets.poller import READABLE, WRITABLE, Poller
+from broker.sockets.poller import BATCH, READABLE, WRITABLE, Poller
 from broker.sockets.turn import Turn
+from broker.sockets.work import PORTION
 from tests.support.turned_loop import TurnedLoop
 from tests.support.watched import WatchedClient
 
@@ -48,6 +50,11 @@ class Hall(TurnedLoop):
     def again(self, client: Client) -> None:
         self.poller.again(client.ours.fileno())
 
+    def spend(self, client: Client, called: list[Client]) -> None:
+        self.turn.work.done += 2 * PORTION
+        called.append(client)
+        self.poller.forget(client.ours.fileno())
+
     def close(self) -> None:
         self.poller.close()
         for each in self.clients:
@@ -76,6 +83,32 @@ def test_who_has_more_is_called_once_more_without_an_event_and_not_if_that_is_en
         hall.poller.watch(first.ours.fileno(), second, READABLE)  # The number is another's now.
         hall.go_round()
         assert (first.calls, second.calls) == (1, 0)
+
+
+@pytest.mark.parametrize("ended", [9, BATCH + 4])
+@pytest.mark.parametrize("comes", ["with them", "later"])
+def test_who_asks_does_not_wait_for_the_many_who_have_ended(hall: Hall, ended: int, comes: str) -> None:
+    """Each of them is half a turn's work: all would be more than a hundred turns, and epoll reports only a batch."""
+    asks = hall.clients[0]
+    gone = [Client(hall.poller) for _ in range(ended)]
+    hall.clients += gone
+    called: list[Client] = []
+    for each in gone:
+        each._act = partial(hall.spend, each, called)
+        each.theirs.close()
+    if comes == "with them":
+        hall.poller.forget(asks.ours.fileno())
+        hall.poller.watch(asks.ours.fileno(), asks, READABLE)  # epoll has it behind the others.
+        asks.says()
+    hall.go_round()
+    assert len(called) == 2, "a turn's work"
+    if comes == "later":
+        asks.says()
+    hall.go_round()
+    assert asks.heard == b"!"
+    while len(called) < ended:
+        hall.go_round()
+    assert set(called) == set(gone)
 
 
 def test_what_one_connection_meets_does_not_affect_the_others(hall: Hall) -> None:

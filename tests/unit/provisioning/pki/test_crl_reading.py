@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from device_sim.attack.der import content, element, elements
 from provisioning.pki import crl as crl_reading
 from provisioning.pki.crl import CrlProblem, CrlRefused, Scope, distribution_points, parse, read_entries, split, verify
-from provisioning.pki.revocation import RevocationIndex
+from provisioning.pki.revocation import RevocationIndex, unpack
 from provisioning.pki.revocation_reason import RevocationReason
+from tests.fuzz.der import signed_by
 from tests.support.crl import crl, impostor_of, pem, scope
 from tests.support.pki import shared_device, shared_pki
 
@@ -28,6 +29,9 @@ HOLD = x509.ReasonFlags.certificate_hold
 REMOVE = x509.ReasonFlags.remove_from_crl
 URL = "http://pki.example/shard-1.crl"
 STRANGE = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00")
+LARGE = x509.UnrecognizedExtension(STRANGE.oid, b"\x04\x82\xff\xff" + bytes(65535))
+"""More than a list has besides its entries, and than an entry has."""
+LIST = crl(CA, {7: None})
 
 
 ECDSA_WITH_SHA256 = bytes.fromhex("06082a8648ce3d040302")
@@ -129,10 +133,30 @@ def test_a_list_without_entries_is_a_list() -> None:
     assert read_entries(parse(crl(CA)), never_pauses) == {}
 
 
-def test_a_long_list_lets_others_run() -> None:
+def test_a_long_list_lets_others_run_and_is_read_to_its_end() -> None:
     pauses: list[int] = []
-    read_entries(parse(crl(CA, dict.fromkeys(range(1, 2001)))), lambda: pauses.append(1))
+    reasons = {serial: HOLD if serial % 3 else None for serial in range(1, 2001)}
+    listed = crl(CA, reasons)
+    entries = read_entries(parse(listed), lambda: pauses.append(1))
     assert len(pauses) == 4
+    whole = {each.serial_number: each for each in x509.load_der_x509_crl(listed)}
+    assert list(entries) == list(whole)
+    for serial, packed in entries.items():
+        said = unpack((b"", serial), packed)
+        assert said.revoked_at == whole[serial].revocation_date_utc
+        assert (said.reason is RevocationReason.CERTIFICATE_HOLD) == bool(serial % 3)
+
+
+def test_what_is_not_signed_is_not_parsed() -> None:
+    """The library parses a list in one call: 64 MB of it held everybody for half a second, whoever had sent them."""
+    signed, *behind = elements(content(LIST))
+    parts = elements(content(signed))
+    parts[5] = element(0x30, element(0x30, b"\x02\x01\x07") * 3)  # Entries without a date.
+    forged = element(0x30, element(0x30, b"".join(parts)) + b"".join(behind))
+    with pytest.raises(ValueError, match="revocation_date"):
+        x509.load_der_x509_crl(forged)
+    assert refusal(forged) is CrlProblem.CRL_BAD_SIGNATURE
+    assert refusal(signed_by(content(forged)[: -sum(map(len, behind))], CA.key)) is CrlProblem.CRL_MALFORMED
 
 
 @pytest.mark.parametrize(
@@ -144,6 +168,12 @@ def test_a_long_list_lets_others_run() -> None:
         (b"-----BEGIN X509 CRL-----\nMAM\n-----END X509 CRL-----", CrlProblem.CRL_MALFORMED),
         (b"\x30\x03\x02\x01\x01", CrlProblem.CRL_MALFORMED),
         (crl(CA)[:-9], CrlProblem.CRL_MALFORMED),
+        (LIST + b"\0", CrlProblem.CRL_MALFORMED),
+        (b"\x30\x83\0" + LIST[2:], CrlProblem.CRL_MALFORMED),
+        (b"\x30\x80" + LIST[4:] + b"\0\0", CrlProblem.CRL_MALFORMED),
+        (b"\x30\x85\x01" + LIST[:2] + LIST[2:], CrlProblem.CRL_MALFORMED),
+        (crl(CA, more=LARGE), CrlProblem.CRL_MALFORMED),
+        (crl(CA, {7: None}, more_of_entries=LARGE), CrlProblem.CRL_MALFORMED),
         (PKI.anchors.encode(), CrlProblem.CRL_MALFORMED),
         (crl(CA, signed_by=impostor_of(CA)), CrlProblem.CRL_BAD_SIGNATURE),
         (crl(CA)[:-3] + b"\0\0\0", CrlProblem.CRL_BAD_SIGNATURE),
@@ -170,7 +200,7 @@ def test_a_list_with_an_entry_that_cannot_be_read_is_malformed() -> None:
     builder = x509.CertificateRevocationListBuilder(CA.certificate.subject, now, now + timedelta(hours=1))
     builder = builder.add_revoked_certificate(entry)
     listed = builder.add_extension(x509.CRLNumber(1), critical=False).sign(CA.key, hashes.SHA256())
-    with pytest.raises(CrlRefused, match="entry 1 cannot be read"):
+    with pytest.raises(CrlRefused, match="entry 1 or one behind it cannot be read: x400"):
         read_entries(parse(listed.public_bytes(Encoding.DER)), never_pauses)
 
 
