@@ -9,6 +9,10 @@ a *precedent*. Of the next draft with the same bytes only the six parts are read
 with what was intended. So every signed byte was either read, or has passed the linter in a certificate of
 the same issuer and profile.
 
+Where those parts are, a parser finds out once for each length of serial number, name, key and URI. A draft whose parts
+are as long, and whose bytes around these places are those of a precedent, has them at the same places: all lengths that
+DER writes are among these bytes (docs/decisions/0336).
+
 The slow reference is the linter: a test gives both the same drafts, and drafts that differ in any one byte.
 
 Rules
@@ -22,6 +26,7 @@ Handles: one Common Name and one identity URI, EC and Ed25519 keys, dates before
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +39,7 @@ from provisioning.ca.profile import Profile
 from provisioning.quick_values import quickly_made
 
 _MOST: Final = 256
+_MOMENTS: Final = 64
 _NO_NAMES: Final = SubjectNames()
 _SHORT: Final = 128
 _TWO_OCTETS: Final = 0x82
@@ -59,18 +65,30 @@ class _Unusual(Exception):
 _NOT_READ: Final = (_Unusual, IndexError, ValueError)  # The latter two: truncated, or not a date.
 
 
+_VALIDITY_SIZE: Final = 32
+_IDENTIFIER_SIZE: Final = 20
+
+_Parts = tuple[bytes, bytes, bytes, bytes, bytes]
+"""What differs, but for the dates: serial number, name, SubjectPublicKeyInfo, its identifier, URI."""
+
+
 @quickly_made
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A parsed draft: what it has in common with others, and the parts that differ."""
+    """A parsed draft: what it has in common with others, the parts that differ, and where each of these six begins."""
 
     common: bytes
-    serial: bytes
     validity: bytes
-    name: bytes
-    spki: bytes
-    identifier: bytes
-    names: bytes
+    parts: _Parts
+    places: tuple[int, int, int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """Drafts whose parts have the same lengths and *places*: their profiles by what is around the parts."""
+
+    places: tuple[int, int, int, int, int, int]
+    known: dict[bytes, Profile]
 
 
 class Precedents:
@@ -79,19 +97,36 @@ class Precedents:
     def __init__(self, issuer_not_after: datetime) -> None:
         self._ends = issuer_not_after
         self._known: Final[dict[bytes, Profile]] = {}
+        self._forms: Final[dict[tuple[int, ...], _Form]] = {}
+        """By the lengths of the parts."""
 
     def __len__(self) -> int:
         return len(self._known)
 
     def cover(self, fields: bytes, intent: Intent) -> bool:
         """Whether the linter would find nothing in *fields*, a TBSCertificate; False if it has to be asked."""
-        if intent.made is None or intent.names != _NO_NAMES:
+        made = intent.made
+        if made is None or intent.names != _NO_NAMES or not self._allows(intent, made):
             return False
+        meant = _meant(intent, made)
+        if meant is None:
+            return False
+        dates = made.not_before, made.not_after
+        form = self._forms.get(tuple(map(len, meant)))
         try:
+            if form is not None and _has(fields, form, intent.profile, meant, dates):
+                return True
             read = _read(fields)
-            return self._known.get(read.common) is intent.profile and self._as_meant(read, intent, intent.made)
+            if (
+                self._known.get(read.common) is intent.profile
+                and read.parts == meant
+                and _dates(read.validity) == dates
+            ):
+                self._learn(fields, read, intent.profile)
+                return True
         except _NOT_READ:
-            return False
+            pass
+        return False
 
     def remember(self, fields: bytes, profile: Profile) -> None:
         """Note that the linter has found nothing in *fields* as a certificate of *profile*."""
@@ -103,22 +138,75 @@ class Precedents:
             self._known.clear()
         self._known[read.common] = profile
 
-    def _as_meant(self, read: _Read, intent: Intent, made: Made) -> bool:
-        profile, identity = intent.profile, intent.identity
-        serial_bits = made.serial.bit_length()
-        not_before, not_after = _dates(read.validity)
+    def _learn(self, fields: bytes, read: _Read, profile: Profile) -> None:
+        """Note where the parts are in *fields*, which is covered."""
+        if list(read.places) != sorted(read.places):
+            return
+        sizes = tuple(map(len, read.parts))
+        form = self._forms.get(sizes)
+        if form is None or form.places != read.places:
+            if len(self._forms) >= _MOST:
+                self._forms.clear()
+            form = self._forms[sizes] = _Form(read.places, {})
+        if len(form.known) >= _MOST:
+            form.known.clear()
+        form.known[_around(fields, form, read.parts)] = profile
+
+    def _allows(self, intent: Intent, made: Made) -> bool:
+        """Whether the linter would let pass what was chosen for serial number, dates and role."""
+        profile, not_before, not_after = intent.profile, made.not_before, made.not_after
         return (
-            serial_bits in SERIAL_BITS
-            and read.serial == made.serial.to_bytes(serial_bits // 8 + 1)
-            and (not_before, not_after) == (made.not_before, made.not_after)
+            made.serial.bit_length() in SERIAL_BITS
             and not_before < not_after <= self._ends
             and not_after - not_before <= profile.life + profile.backdate
-            and identity.role is profile.role
-            and read.name == identity.name.encode()
-            and read.spki == made.spki
-            and read.identifier == hashlib.sha1(read.spki[_BITS[len(read.spki)] :], usedforsecurity=False).digest()
-            and read.names == identity.uri.encode()
+            and intent.identity.role is profile.role
         )
+
+
+def _meant(intent: Intent, made: Made) -> _Parts | None:
+    """Return what the parts have to be, None for a kind of key that is not read here."""
+    bits = _BITS.get(len(made.spki))
+    if bits is None:
+        return None
+    return (
+        made.serial.to_bytes(made.serial.bit_length() // 8 + 1),
+        intent.identity.name.encode(),
+        made.spki,
+        hashlib.sha1(made.spki[bits:], usedforsecurity=False).digest(),
+        intent.identity.uri.encode(),
+    )
+
+
+def _has(fields: bytes, form: _Form, profile: Profile, meant: _Parts, dates: tuple[datetime, datetime]) -> bool:
+    """Whether *fields* is one of *form*, for *profile*, with the parts that are *meant*, at the places for these."""
+    serial, name, spki, identifier, uri = meant
+    at, validity, named, key, identified, called = form.places
+    return (
+        form.known.get(_around(fields, form, meant)) is profile
+        and fields.startswith(serial, at)
+        and fields.startswith(name, named)
+        and fields.startswith(spki, key)
+        and fields.startswith(identifier, identified)
+        and fields.startswith(uri, called)
+        and _dates(fields[validity : validity + _VALIDITY_SIZE]) == dates
+    )
+
+
+def _around(fields: bytes, form: _Form, parts: _Parts) -> bytes:
+    """Return what is around *parts*, as long as they are, at the places of *form*; the key's algorithm is no part."""
+    serial, name, spki, _, uri = parts
+    at, validity, named, key, identified, called = form.places
+    return b"".join(
+        (
+            fields[:at],
+            fields[at + len(serial) : validity],
+            fields[validity + _VALIDITY_SIZE : named],
+            fields[named + len(name) : key + _BITS[len(spki)]],
+            fields[key + len(spki) : identified],
+            fields[identified + _IDENTIFIER_SIZE : called],
+            fields[called + len(uri) :],
+        )
+    )
 
 
 def _read(fields: bytes) -> _Read:
@@ -139,38 +227,39 @@ def _read(fields: bytes) -> _Read:
     name = only_common_name(fields[subject:key])
     if name is None:
         raise _Unusual
-    identifier, names, others = _extensions(fields, extensions)
+    (identified, identifier), (called, uri), others = _extensions(fields, extensions)
     return _Read(
         # Each part is DER, which includes its length, so these bytes determine the parts' boundaries.
         b"".join((fields[places[0] : number], fields[algorithm:validity], head, *others)),
-        fields[serial:stop],
         fields[validity:subject],
-        name,
-        spki,
-        identifier,
-        names,
+        (fields[serial:stop], name, spki, identifier, uri),
+        (serial, validity, key - len(name), key, identified, called),
     )
 
 
-def _extensions(fields: bytes, at: int) -> tuple[bytes, bytes, list[bytes]]:
-    """Return key identifier, identity URI, and all other extensions, with a mark in place of those two."""
+def _extensions(fields: bytes, at: int) -> tuple[tuple[int, bytes], tuple[int, bytes], list[bytes]]:
+    """Return the key's identifier and the identity's URI, each behind its place, and all other extensions.
+
+    In place of those two, these have a mark.
+    """
     at, end = _content(fields, at, len(fields), _EXTENSIONS)
     at, stop = _content(fields, at, end, 0x30)
     if stop != end:
         raise _Unusual
-    identifier = names = b""
+    identifier = names = 0, b""
     others = []
     while at < end:
         inside, after = _content(fields, at, end, 0x30)
         if fields.startswith(_SUBJECT_KEY, at):
-            if identifier:
+            if identifier[1]:
                 raise _Unusual
-            identifier = fields[after - 20 : after]
+            identifier = after - _IDENTIFIER_SIZE, fields[after - _IDENTIFIER_SIZE : after]
             others.append(_SUBJECT_KEY)
         elif fields.startswith(_ALTERNATIVE_NAME, inside):
-            if names:
+            if names[1]:
                 raise _Unusual
-            names = _only_uri(fields, inside + len(_ALTERNATIVE_NAME) - 1, after)
+            uri = _only_uri(fields, inside + len(_ALTERNATIVE_NAME) - 1, after)
+            names = after - len(uri), uri
             others.append(_ALTERNATIVE_NAME)
         else:
             others.append(fields[at:after])
@@ -187,6 +276,7 @@ def _only_uri(fields: bytes, at: int, end: int) -> bytes:
     return fields[at:end]
 
 
+@functools.lru_cache(_MOMENTS)  # What is issued in a second has the same.
 def _dates(validity: bytes) -> tuple[datetime, datetime]:
     """Return notBefore and notAfter, both UTCTime (RFC 5280 §4.1.2.5.1) in this half of the century."""
     # One element, whose length field says 32 octets.

@@ -14,7 +14,7 @@ from provisioning.ca import csr as csr_module
 from provisioning.ca.csr import MAXIMUM_CSR_SIZE, RequestRefused, read_key_request, verify_csr
 from provisioning.errors import Code
 from provisioning.pki.extension import UNUSABLE
-from provisioning.pki.keys import PrivateKey
+from provisioning.pki.keys import PrivateKey, spki_of
 from tests.support.requests import csr_der
 from tests.support.slow_keys import dsa_key, rsa_key
 
@@ -62,12 +62,20 @@ def test_the_usual_signature_is_checked_here_and_all_others_by_the_library(
 ) -> None:
     request = x509.load_der_x509_csr(csr_der(key, hash_algorithm=algorithm))
     usual = isinstance(key, ec.EllipticCurvePrivateKey) and algorithm.name == "sha256"
-    assert csr_module._signed_as_usual(request, key.public_key()) is usual
+    assert csr_module._signed_as_usual(request, key.public_key(), request.tbs_certrequest_bytes) is usual
+
+
+def said(read: Callable[..., csr_module.VerifiedRequest], *given: Any) -> object:
+    """Return what *read* says, or the words in which it refuses."""
+    try:
+        return read(*given)
+    except RequestRefused as refused:
+        return str(refused)
 
 
 @pytest.mark.parametrize("key", KEYS[:2], ids=["P-256", "P-384"])
 def test_a_signature_that_the_library_would_not_believe_is_not_believed_here(key: PrivateKey) -> None:
-    """Its own check is the twin: both judge the request with each of its bytes changed."""
+    """Its own check is the twin: both judge, and read, the request with each of its bytes changed."""
     der = csr_der(key)
     judged = 0
     for place in range(len(der)):
@@ -79,9 +87,13 @@ def test_a_signature_that_the_library_would_not_believe_is_not_believed_here(key
         except UNUSABLE:
             continue
         judged += 1
-        assert csr_module._signed_as_usual(request, public_key) <= theirs, place
+        signed = request.tbs_certrequest_bytes
+        assert csr_module._signed_as_usual(request, public_key, signed) <= theirs, place
+        read = request, public_key
+        assert said(csr_module._facts, *read, signed) == said(csr_module.all_facts, *read), f"name or key at {place}"
     assert judged > 50, "the signature, the key, and what is signed of it"
-    assert csr_module._signed_as_usual(x509.load_der_x509_csr(der), key.public_key())
+    request = x509.load_der_x509_csr(der)
+    assert csr_module._signed_as_usual(request, key.public_key(), request.tbs_certrequest_bytes)
 
 
 @pytest.mark.parametrize("key", KEYS, ids=["P-256", "P-384", "Ed25519", "RSA"])
@@ -111,16 +123,20 @@ def test_a_usual_request_says_what_the_library_reads_in_it(
         asked.append(csr)
         return all_facts(csr, public_key)
 
-    def said(read: Callable[..., csr_module.VerifiedRequest]) -> object:
-        try:
-            return read(request, key.public_key())
-        except RequestRefused as refused:
-            return str(refused)
-
     all_facts = csr_module.all_facts
     monkeypatch.setattr(csr_module, "all_facts", noted)
-    assert said(csr_module._facts) == said(all_facts)
+    read = request, key.public_key()
+    assert said(csr_module._facts, *read, request.tbs_certrequest_bytes) == said(all_facts, *read)
     assert bool(asked) is not usual
+
+
+@pytest.mark.parametrize("key", KEYS, ids=["P-256", "P-384", "Ed25519", "RSA"])
+def test_a_request_for_a_key_is_read_with_a_key_that_is_nobodys(key: PrivateKey) -> None:
+    """Until the service has made one: not with that in the request, which is never certified."""
+    asked = read_key_request(csr_der(key))
+    own = spki_of(key.public_key())
+    assert spki_of(asked.wished) == own
+    assert asked.request.spki == spki_of(asked.request.public_key) != own
 
 
 def test_the_alternative_name_is_returned_as_it_was_sent() -> None:

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
 
 from provisioning.ca import der
 from provisioning.ca import issuer as issuing
+from provisioning.ca import precedents as precedents_module
 from provisioning.ca.ceremony import Authority, found_authority
 from provisioning.ca.fields import key_identifier, only_uri
 from provisioning.ca.issuer import IssuanceRefused, IssuanceRequest, Issuer, IssuerUrls
@@ -58,6 +59,14 @@ def draft(issuer: Issuer, asked: IssuanceRequest, profile: Profile = PROFILE) ->
     return prepared.redeem(issuer), Intent(profile, asked.identity, issuer.certificate, asked.names, prepared.made)
 
 
+def taught(issuer: Issuer, fields: bytes, intent: Intent, ends: datetime | None = None) -> Precedents:
+    """Return precedents that know *fields*, and where the parts are in drafts like it: both are asked then."""
+    precedents = Precedents(ends or issuer.certificate.not_valid_after_utc)
+    precedents.remember(fields, intent.profile)
+    assert precedents.cover(fields, intent)
+    return precedents
+
+
 @pytest.mark.parametrize("kind", ["P-256", "P-384", "Ed25519"])
 @pytest.mark.parametrize("name", ["m", "meter-18", "m" * 64])
 def test_the_next_of_its_kind_is_covered(issuer: Issuer, kind: str, name: str) -> None:
@@ -72,9 +81,8 @@ def test_the_next_of_its_kind_is_covered(issuer: Issuer, kind: str, name: str) -
 
 
 def test_what_is_of_another_kind_is_not_covered(authority: Authority, issuer: Issuer) -> None:
-    precedents = Precedents(issuer.certificate.not_valid_after_utc)
     fields, intent = draft(issuer, request())
-    precedents.remember(fields, PROFILE)
+    precedents = taught(issuer, fields, intent)
     same = profile_of(ProfileConfig(ProfileName.DEVICE, timedelta(days=30)))
     assert not precedents.cover(fields, replace(intent, profile=same))  # Another one, whatever it says.
     without = Issuer(authority.issuing_ca.certificate, authority.issuing_ca.key)
@@ -97,9 +105,8 @@ def test_what_is_of_another_kind_is_not_covered(authority: Authority, issuer: Is
     ids=["serial", "not before", "not after", "key"],
 )
 def test_neither_of_the_two_takes_what_was_not_chosen(issuer: Issuer, change: Callable[[Made], Made]) -> None:
-    precedents = Precedents(issuer.certificate.not_valid_after_utc)
     fields, intent = draft(issuer, request())
-    precedents.remember(fields, PROFILE)
+    precedents = taught(issuer, fields, intent)
     assert intent.made is not None
     wrong = replace(intent, made=change(intent.made))
     assert not precedents.cover(fields, wrong)
@@ -118,9 +125,8 @@ def test_neither_of_the_two_takes_what_was_not_chosen(issuer: Issuer, change: Ca
     ids=["name", "group", "role"],
 )
 def test_somebody_else_is_not_covered(issuer: Issuer, change: dict[str, Identity]) -> None:
-    precedents = Precedents(issuer.certificate.not_valid_after_utc)
     fields, intent = draft(issuer, request())
-    precedents.remember(fields, PROFILE)
+    precedents = taught(issuer, fields, intent)
     assert not precedents.cover(fields, replace(intent, **change))  # type: ignore[arg-type]
 
 
@@ -144,9 +150,8 @@ def test_a_serial_number_out_of_bounds_is_not_covered(issuer: Issuer, serial: in
 
 @pytest.mark.parametrize("kind", ["P-256", "Ed25519"])
 def test_a_draft_that_differs_in_one_byte_is_covered_by_nothing(issuer: Issuer, kind: str) -> None:
-    precedents = Precedents(issuer.certificate.not_valid_after_utc)
     fields, intent = draft(issuer, request(KEYS[kind]))
-    precedents.remember(fields, PROFILE)
+    precedents = taught(issuer, fields, intent)
     for place, octet in enumerate(fields):
         for other in {octet ^ 1, octet ^ 0x80, 0, 0xFF, (octet + 1) % 256} - {octet}:
             changed = fields[:place] + bytes((other,)) + fields[place + 1 :]
@@ -222,9 +227,8 @@ def with_a_key_that_cannot_sign(parts: Parts, intent: Intent, made: Made) -> Int
 def test_what_is_as_it_was_meant_and_wrong_all_the_same_is_not_covered(
     authority: Authority, issuer: Issuer, kind: str, change: Callable[[Parts, Intent, Made], Intent]
 ) -> None:
-    precedents = Precedents(datetime(2060, 1, 1, tzinfo=UTC))
     fields, intent = draft(issuer, request(KEYS[kind]))
-    precedents.remember(fields, PROFILE)
+    precedents = taught(issuer, fields, intent, datetime(2060, 1, 1, tzinfo=UTC))
     parts = Parts(fields)
     assert parts.whole() == fields
     assert intent.made is not None
@@ -241,9 +245,8 @@ def test_what_is_as_it_was_meant_and_wrong_all_the_same_is_not_covered(
 
 @pytest.mark.parametrize("identifier", [KEY_IDENTIFIER, ALTERNATIVE_NAME])
 def test_extensions_in_another_order_are_another_kind(issuer: Issuer, identifier: int) -> None:
-    precedents = Precedents(issuer.certificate.not_valid_after_utc)
     fields, intent = draft(issuer, request())
-    precedents.remember(fields, PROFILE)
+    precedents = taught(issuer, fields, intent)
     parts = Parts(fields)
     place = parts.place_of(identifier)
     parts.extensions.insert(0 if place else 1, parts.extensions.pop(place))
@@ -252,9 +255,8 @@ def test_extensions_in_another_order_are_another_kind(issuer: Issuer, identifier
 
 @pytest.mark.parametrize("identifier", [KEY_IDENTIFIER, ALTERNATIVE_NAME])
 def test_what_is_there_twice_is_read_by_nobody(issuer: Issuer, identifier: int) -> None:
-    precedents = Precedents(issuer.certificate.not_valid_after_utc)
     fields, intent = draft(issuer, request())
-    precedents.remember(fields, PROFILE)
+    precedents = taught(issuer, fields, intent)
     parts = Parts(fields)
     place = parts.place_of(identifier)
     parts.extensions.insert(place, parts.extensions[place])
@@ -265,9 +267,8 @@ def test_what_is_there_twice_is_read_by_nobody(issuer: Issuer, identifier: int) 
 
 
 def test_a_draft_with_a_field_more_or_less_is_covered_by_nothing(issuer: Issuer) -> None:
-    precedents = Precedents(issuer.certificate.not_valid_after_utc)
     fields, intent = draft(issuer, request())
-    precedents.remember(fields, PROFILE)
+    precedents = taught(issuer, fields, intent)
     each = list(der.children(fields))
     unique_identifier = der.element(b"\x81", b"\x00\x01")  # RFC 5280 §4.1.2.8, between key and extensions.
     for others in (*(each[:at] + each[at + 1 :] for at in range(8)), [*each[:7], unique_identifier, each[7]]):
@@ -289,9 +290,8 @@ def test_who_lives_as_long_as_his_issuer_is_covered(issuer: Issuer) -> None:
 
 
 def test_the_last_day_that_has_two_digits_for_its_year_is_read(issuer: Issuer) -> None:
-    precedents = Precedents(datetime(2060, 1, 1, tzinfo=UTC))
     fields, intent = draft(issuer, request())
-    precedents.remember(fields, PROFILE)
+    precedents = taught(issuer, fields, intent, datetime(2060, 1, 1, tzinfo=UTC))
     parts = Parts(fields)
     begin, end = datetime(2049, 12, 31, tzinfo=UTC), datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC)
     parts.validity = utc_times(b"491231000000Z", b"491231235959Z")
@@ -300,9 +300,8 @@ def test_the_last_day_that_has_two_digits_for_its_year_is_read(issuer: Issuer) -
 
 
 def test_a_length_that_is_not_written_as_der_writes_it_is_covered_by_nothing(issuer: Issuer) -> None:
-    precedents = Precedents(issuer.certificate.not_valid_after_utc)
     fields, intent = draft(issuer, request())
-    precedents.remember(fields, PROFILE)
+    precedents = taught(issuer, fields, intent)
     parts = Parts(fields)
     place = parts.place_of(ALTERNATIVE_NAME)
     names = parts.extensions[place]
@@ -312,12 +311,39 @@ def test_a_length_that_is_not_written_as_der_writes_it_is_covered_by_nothing(iss
 
 @pytest.mark.parametrize("cut", [1, 2, 10, 200])
 def test_a_draft_that_is_cut_off_or_goes_on_is_covered_by_nothing(issuer: Issuer, cut: int) -> None:
-    precedents = Precedents(issuer.certificate.not_valid_after_utc)
     fields, intent = draft(issuer, request())
-    precedents.remember(fields, PROFILE)
+    precedents = taught(issuer, fields, intent)
     assert not precedents.cover(fields[:-cut], intent)
     assert not precedents.cover(fields + bytes(cut), intent)
     assert not precedents.cover(b"", intent)
+
+
+def test_a_draft_is_parsed_once_for_its_lengths(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (f"http://ca.example.org/crl/{number}.crl" for number in (1, 2))
+    other = request(
+        generate_key(),
+        identity=Identity("fleet.internal", Role.DEVICE, "meter-18", "south"),
+        serial=SERIAL + 9,
+        now=NOON + timedelta(days=2),
+        crl_url=second,
+    )
+    longer = Identity("fleet.internal", Role.DEVICE, "meter-180", "south")
+    drafts = [request(crl_url=first), request(crl_url=second), other, replace(other, identity=longer)]
+    given = [draft(issuer, each) for each in drafts]
+    precedents = taught(issuer, *given[0])
+    precedents.remember(given[1][0], PROFILE)
+    parsed: list[bytes] = []
+    read = precedents_module._read
+
+    def noting(fields: bytes) -> object:
+        parsed.append(fields)
+        return read(fields)
+
+    monkeypatch.setattr(precedents_module, "_read", noting)
+    assert all(precedents.cover(*each) for each in given)
+    assert parsed == [given[1][0], given[3][0]], "that of another CRL shard, and that with a longer name"
+    assert all(precedents.cover(*each) for each in given)
+    assert len(parsed) == len(set(parsed)), "none twice"
 
 
 def test_the_issuer_asks_the_linter_once_for_each_kind(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,9 +368,16 @@ def test_what_the_linter_finds_wrong_is_no_precedent(issuer: Issuer, monkeypatch
             issuer.prepare(PROFILE, request())
 
 
-def test_precedents_are_bounded(issuer: Issuer) -> None:
+def test_precedents_are_bounded(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precedents_module, "_MOST", 6)
     precedents = Precedents(issuer.certificate.not_valid_after_utc)
-    for number in range(300):
-        fields, _ = draft(issuer, request(crl_url=f"http://ca.example.org/crl/{number}.crl"))
-        precedents.remember(fields, PROFILE)
-    assert 0 < len(precedents) <= 256
+    for number in range(1, 10):
+        identity = Identity("fleet.internal", Role.DEVICE, "m" * number, "north")
+        for shard in range(8 if number == 1 else 1):
+            url = f"http://ca.example.org/crl/{number}{shard}.crl"
+            fields, intent = draft(issuer, request(identity=identity, crl_url=url))
+            precedents.remember(fields, PROFILE)
+            assert precedents.cover(fields, intent)
+            assert 0 < len(precedents) <= 6
+            assert 0 < len(precedents._forms) <= 6
+            assert all(0 < len(form.known) <= 6 for form in precedents._forms.values())
