@@ -18,6 +18,7 @@ from broker.sockets.poller import Poller
 from broker.sockets.tls_session import TlsSession, open_public_tls, open_tls
 from broker.sockets.transport import TlsTransport
 from broker.sockets.turn import Turn
+from provisioning.pki import resumption
 from provisioning.pki.tls import ClientCertificate, server_context
 from tests.support.pki import shared_pki
 
@@ -97,6 +98,11 @@ class Server:
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = self._listening.getsockname()[1]
         self.told: Told | None = None
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it keeps the TLS sessions of its clients; otherwise their tickets contain them."""
+        return self.ahead and resumption.CAN_REMEMBER
 
     async def accept(self) -> Told:
         loop = asyncio.get_running_loop()

@@ -192,9 +192,8 @@ def test_another_devices_identifier_takes_neither_a_live_session_nor_a_kept_one(
 
 
 def test_a_handshake_that_trickles_in_is_closed_at_its_deadline(broker: BrokerProcess) -> None:
+    hello, started, position = _client_hello(), time.monotonic(), 0
     with socket.create_connection(("127.0.0.1", broker.port), timeout=PATIENCE) as loris:
-        hello = _client_hello()
-        started, position = time.monotonic(), 0
         loris.settimeout(0.1)
         ended = False
         while not ended:

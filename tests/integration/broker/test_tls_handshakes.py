@@ -224,7 +224,7 @@ async def test_a_ticket_is_good_for_one_return_and_the_next_comes_with_it(server
     _, first = await visit(server, context, talk_and_keep)
     _, second = await visit(server, context, talk_and_keep, first)
     await visit(server, context, talk_and_keep, first)
-    once = server.ahead  # Encrypted copies are good until their key goes.
+    once = server.remembers  # Encrypted copies are good until their key goes.
     assert server.metrics.handshakes_resumed == (1 if once else 2)
     await visit(server, context, talk_and_keep, second)
     assert server.metrics.handshakes_resumed == (2 if once else 3)
@@ -236,7 +236,7 @@ async def test_a_ticket_is_good_for_one_return_and_the_next_comes_with_it(server
 async def test_who_is_not_let_in_leaves_no_session_and_keeps_the_one_it_came_with(
     server: Server, pki: Pki, version: ssl.TLSVersion, end: bytes
 ) -> None:
-    if not server.ahead:
+    if not server.remembers:
         pytest.skip("a ticket that holds the session leaves nothing at the server")
     context = client_context(pki.anchors, pki.device("meter-1").credential, allow_tls12=True)
     context.maximum_version = version
@@ -274,7 +274,7 @@ async def test_nobody_comes_back_to_a_context_that_was_told_to_forget(server: Se
     forget_sessions(server.context)
     await visit(server, context, talk_and_keep, session)
     assert server.metrics.handshakes_completed == 2
-    assert server.metrics.handshakes_resumed == (0 if server.ahead else 1)  # The copy is the client's.
+    assert server.metrics.handshakes_resumed == (0 if server.remembers else 1)  # The copy is the client's.
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

@@ -21,6 +21,7 @@ from broker.sockets.turn import Turn
 from provisioning.pki import openssl
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 from tests.support.broker_process import wait_until
+from tests.support.ended_streams import IGNORES_ENDS
 from tests.support.key_updates import change_keys
 from tests.support.noted_error import Bystander, leave_error
 from tests.support.one_segment import OneSegmentClient
@@ -34,6 +35,8 @@ def pki() -> Pki:
 
 
 RECORDS = [b"%04d" % number for number in range(300)]
+READS_AFTER_A_FAILED_WRITE = ssl.OPENSSL_VERSION_INFO < (4, 0)
+"""Whether OpenSSL gives out what has arrived when the system has refused a write: docs/decisions/0332."""
 """More than a turn reads of one connection."""
 
 
@@ -305,8 +308,8 @@ async def test_what_a_client_said_before_it_reset_the_connection_is_heard_though
     told.transport.write([b"to nobody"])  # Fails, before anything is read.
     told.transport.write([b"to nobody"])
     assert await asyncio.wait_for(told.ended, 30) == "CONNECTION_LOST"
-    assert told.received == b"hhhhh" + b"".join(RECORDS)
-    assert told.detail == "the connection was reset"
+    assert told.received == b"hhhhh" + (b"".join(RECORDS) if READS_AFTER_A_FAILED_WRITE else b"")
+    assert told.detail == ("the peer has closed the connection" if IGNORES_ENDS else "the connection was reset")
 
 
 class Leaving:
@@ -366,7 +369,7 @@ async def test_a_client_that_leaves_without_having_taken_what_was_sent_is_lost_t
     told, _ = await visit(server, client_context(pki.anchors, pki.device("meter-1").credential), act)
     assert told.transport is not None
     assert await asyncio.wait_for(told.ended, 30) == "CONNECTION_LOST"
-    assert told.received == b"floodlast words"
+    assert told.received == b"flood" + (b"last words" if READS_AFTER_A_FAILED_WRITE else b"")
 
 
 async def test_what_a_client_has_taken_is_kept_no_longer(server: Server, pki: Pki) -> None:
