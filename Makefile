@@ -71,7 +71,7 @@ demo-oldest:                                                ## a short one with 
 
 compiled: $(COMPILED)                                       ## the hot path compiled: .build/compiled, and a wheel in .build/dist
 
-$(COMPILED): $(VENV)/.installed-dev deploy/build-compiled deploy/compiled/setup.py $(shell find $(PACKAGES) -name '*.py')
+$(COMPILED): $(VENV)/.installed-dev deploy/build-compiled $(wildcard deploy/compiled/*) $(shell find $(PACKAGES) -name '*.py' -o -name '*.pyx')
 	@deploy/build-compiled $(BIN) $(OPTIMISED)
 	@touch $@
 

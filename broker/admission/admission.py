@@ -32,7 +32,7 @@ import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 from cryptography import x509
 
@@ -54,9 +54,9 @@ from provisioning.pki.identity import Identity, InvalidIdentity
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import CasAbove, CertificateKey
 
-_MOST_ISSUERS = 1024
-_LONGEST_DETAIL = 300
-_FORGOTTEN = unavailable(
+_MOST_ISSUERS: Final = 1024
+_LONGEST_DETAIL: Final = 300
+_FORGOTTEN: Final = unavailable(
     RefusalCode.TRUST_CHANGED,
     "the broker does not remember the CAs above the certificate; connect again, with a full TLS handshake",
 )

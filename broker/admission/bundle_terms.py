@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -181,7 +182,7 @@ class BundleTerms:
         )
 
 
-DEFAULT_TERMS = BundleTerms()
+DEFAULT_TERMS: Final = BundleTerms()
 
 
 def _purposes_of(certificate: x509.Certificate) -> frozenset[x509.ObjectIdentifier]:

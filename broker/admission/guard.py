@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
@@ -41,13 +42,13 @@ from provisioning.pki.role import Role
 
 log = structlog.get_logger("broker")
 
-_RATE_SECONDS = 10.0
-_FLAPPING_SECONDS = 60.0
-_CLONE_SECONDS = 600.0
-_CLONE_RETURNS = 3
+_RATE_SECONDS: Final = 10.0
+_FLAPPING_SECONDS: Final = 60.0
+_CLONE_SECONDS: Final = 600.0
+_CLONE_RETURNS: Final = 3
 _MOST_KEYS = 200_000
 _MOST_PLACES = 10_000
-_LOST = frozenset({"CONNECTION_LOST", "CLIENT_CLOSED", "KEEP_ALIVE_TIMEOUT", "SESSION_TAKEN_OVER", "BAD_PACKET"})
+_LOST: Final = frozenset({"CONNECTION_LOST", "CLIENT_CLOSED", "KEEP_ALIVE_TIMEOUT", "SESSION_TAKEN_OVER", "BAD_PACKET"})
 """Codes with which a client's connection ends without DISCONNECT from it."""
 
 

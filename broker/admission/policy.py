@@ -34,6 +34,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
+from typing import Final
 
 from broker.admission.filter_template import FilterTemplate
 from broker.mqtt.filter_set import NO_FILTERS, FilterSet
@@ -41,10 +42,10 @@ from broker.mqtt.topics import SEPARATOR, covers, matches, overlaps
 from provisioning.pki.identity import SCHEME, Identity
 from provisioning.pki.role import Role
 
-_UNSAFE_LEVEL = re.compile(r"[/+#\x00]|^\$|^$")
-_MOST_COMPILED = 256
-_MOST_RULES_COMPILED = 50_000
-_LONGEST_REMEMBERED = 256
+_UNSAFE_LEVEL: Final = re.compile(r"[/+#\x00]|^\$|^$")
+_MOST_COMPILED: Final = 256
+_MOST_RULES_COMPILED: Final = 50_000
+_LONGEST_REMEMBERED: Final = 256
 
 
 class Kind(StrEnum):

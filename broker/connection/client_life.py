@@ -100,13 +100,13 @@ class ClientLife(ABC):
     ) -> None:
         """Take note that TLS is up, with the client's DER *certificate*; a refusal is sent in answer to its CONNECT."""
         outcome = self.engine.admission.of_generation(self.terms.generation).examine(certificate, wall_now, path)
-        if isinstance(outcome, Refused):
-            self.refusal = outcome
-            if outcome.code is RefusalCode.TRUST_CHANGED:  # Its CAs are forgotten: it must show them again.
-                self._transport.forget_tls_session()
-            self.engine.deadlines.file(self, now + self.engine.limits.connect_timeout)
-        else:
+        if isinstance(outcome, Peer):
             self.identified(outcome, now)
+            return
+        self.refusal = outcome
+        if outcome.code is RefusalCode.TRUST_CHANGED:  # Its CAs are forgotten: it must show them again.
+            self._transport.forget_tls_session()
+        self.engine.deadlines.file(self, now + self.engine.limits.connect_timeout)
 
     def identified(self, peer: Peer, now: float) -> None:
         """Take note of the client's identity."""

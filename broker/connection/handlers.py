@@ -16,7 +16,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from broker.connection.answers import acknowledge, answer_unstorable, explained_packet
 from broker.connection.authorization import (
@@ -49,7 +49,7 @@ from broker.mqtt.subscription import Subscription, encode_identifier
 from broker.mqtt.topics import SharedSubscription, check_topic_name
 from broker.session.session import Session
 
-_QUOTAS_KEPT = 2
+_QUOTAS_KEPT: Final = 2
 """Open QoS 2 exchanges of a session, in receive maxima: one for this connection, one for all earlier ones."""
 
 

@@ -49,10 +49,11 @@ def file(connection: Lasting, now: float) -> None:
 
 
 def _deadline(connection: Lasting, limits: Limits) -> float:
-    ends = min(connection.expires_at, connection.since + (limits.max_connection_lifetime or math.inf))
+    expires_at, keep_alive = connection.expires_at, connection.keep_alive
+    ends = min(expires_at, connection.since + (limits.max_connection_lifetime or math.inf))
     if not connection.warned:
-        ends = min(ends, connection.expires_at - limits.expiry_notice)
-    return min(ends, connection.last_received + connection.keep_alive) if connection.keep_alive else ends
+        ends = min(ends, expires_at - limits.expiry_notice)
+    return min(ends, connection.last_received + keep_alive) if keep_alive else ends
 
 
 def over(connection: Lasting, limits: Limits, now: float) -> tuple[str, ReasonCode, str] | None:

@@ -32,7 +32,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -68,9 +68,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger("broker")
 
 _ACCEPTS_A_TURN = 32
-_LOOKS_A_TURN = 256
+_LOOKS_A_TURN: Final = 256
 """Connections accepted per turn that get no place and are not served; each costs some microseconds."""
-_BACKLOG = 4096
+_BACKLOG: Final = 4096
 _PAUSE = 1.0
 _FULL_PAUSE = 0.02
 _BUSY_PAUSE = 0.1

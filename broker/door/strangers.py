@@ -35,8 +35,8 @@ ADDRESSES_OF_NETWORK: Final = 4
 """All addresses of a network together may fail as often as this many single addresses."""
 
 _MOST = 50_000
-_SWEEP_SECONDS = 10.0
-_PORTION = 16
+_SWEEP_SECONDS: Final = 10.0
+_PORTION: Final = 16
 """Addresses, and networks, that are looked at for one newcomer: some microseconds."""
 
 

@@ -48,21 +48,29 @@ class Deadlines(Generic[OwnerT]):
 
     def file(self, owner: OwnerT, when: float) -> None:
         """Call *owner* at *when*, or up to a second later."""
-        bucket = max(math.ceil(when), self._reached + 1)
-        if bucket != owner.bucket:
-            self.cancel(owner)
-            owner.bucket = bucket
-            self._buckets.setdefault(bucket, set()).add(owner)
+        bucket, filed = max(math.ceil(when), self._reached + 1), owner.bucket
+        if bucket == filed:
+            return
+        if filed:
+            self._remove(owner, filed)
+        owner.bucket = bucket
+        owners = self._buckets.get(bucket)
+        if owners is None:
+            owners = self._buckets[bucket] = set()
+        owners.add(owner)
 
     def cancel(self, owner: OwnerT) -> None:
         """Forget the deadline of *owner*, if it has one."""
-        if owner.bucket:
-            owners = self._buckets.get(owner.bucket)
-            if owners is not None:
-                owners.discard(owner)
-                if not owners:
-                    del self._buckets[owner.bucket]
+        if filed := owner.bucket:
+            self._remove(owner, filed)
             owner.bucket = 0
+
+    def _remove(self, owner: OwnerT, filed: int) -> None:
+        owners = self._buckets.get(filed)
+        if owners is not None:
+            owners.discard(owner)
+            if not owners:
+                del self._buckets[filed]
 
     def owners(self) -> list[OwnerT]:
         """Return everyone who has a deadline filed."""

@@ -6,7 +6,9 @@ rest only the number is, so that the counts of metrics, log and audit log add up
 
 from __future__ import annotations
 
-_PERIOD = 60.0
+from typing import Final
+
+_PERIOD: Final = 60.0
 
 Kind = tuple[str, str]
 """What was denied, and the reason code."""

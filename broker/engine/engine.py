@@ -21,6 +21,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from broker.admission.admission import Admission, Admitted
 from broker.admission.guard import Guard
@@ -53,7 +54,7 @@ from broker.settings.limits import Limits
 from provisioning.pki.revocation import CasAbove, CertificateKey
 from provisioning.program.host_and_port import without_port
 
-_AN_END = 8
+_AN_END: Final = 8
 """As much as so many packets the end of a connection costs (`broker.sockets.work`), most of it in the TLS library."""
 
 
@@ -163,7 +164,7 @@ class Engine(Exchange):
         session = self._earlier(admitted, ends=clean_start, brief=brief, now=now)
         if isinstance(session, Session):
             session = self._take_up(session, admitted, connection, ends=clean_start, now=now)
-        if isinstance(session, Refused | Inquiry):
+        if session is not None and not isinstance(session, Session):
             return session
         if (waits := self._wait_for_earlier(admitted)) is not None:
             return waits

@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
@@ -41,14 +41,14 @@ log = structlog.get_logger("broker")
 
 MOST_OF_ONE = 16
 """Events kept per identity or address."""
-MOST_DENIED = 10
+MOST_DENIED: Final = 10
 """Denials reported one by one: per connection, and per identity within `_DENIED_SECONDS`."""
-_DENIED_SECONDS = 60.0
-LONGEST_SHOWN = 300
+_DENIED_SECONDS: Final = 60.0
+LONGEST_SHOWN: Final = 300
 """Characters kept of a text whose length the client chooses."""
 MOST_WAITING = 20_000
 """Events that wait to be filed; for each further one the oldest is filed."""
-_STRANGERS_PART = 4
+_STRANGERS_PART: Final = 4
 
 
 class Happened(StrEnum):

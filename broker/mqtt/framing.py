@@ -13,12 +13,14 @@ Rules
 
 from __future__ import annotations
 
+from typing import Final
+
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.errors import MalformedPacket, ProtocolError
 
-_SHORTEST = 2
+_SHORTEST: Final = 2
 """Bytes of the shortest packet."""
-_CONTINUATION = 0x80
+_CONTINUATION: Final = 0x80
 
 Frame = tuple[int, int, int]
 """First byte, start of the body, end of the body."""

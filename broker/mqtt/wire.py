@@ -84,7 +84,8 @@ class Reader:
 
     def two_byte_integer(self, field: str) -> int:
         """Return a Two Byte Integer."""
-        return int.from_bytes(self.take(2, field))
+        both = self.take(2, field)
+        return both[0] << 8 | both[1]
 
     def four_byte_integer(self, field: str) -> int:
         """Return a Four Byte Integer."""

@@ -24,7 +24,7 @@ from broker.session.queue import QueueLimits
 
 M = TypeVar("M")
 
-HIGHEST_PACKET_ID = 65535
+HIGHEST_PACKET_ID: Final = 65535
 LARGE: Final = 4096
 """Bytes from which a message counts as large."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
 
-_OF_DEVICE = f"/{Role.DEVICE}/"
-_UNDER_ANOTHER_NAME = f"/{_OF_DEVICE}"
+_OF_DEVICE: Final = f"/{Role.DEVICE}/"
+_UNDER_ANOTHER_NAME: Final = f"/{_OF_DEVICE}"
 
 
 def session_name(owner: Identity, client_id: str) -> str:

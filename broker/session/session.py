@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import cast
+from typing import Final, cast
 
 import structlog
 
@@ -52,10 +52,10 @@ from provisioning.pki.revocation import CertificateKey
 
 log = structlog.get_logger("broker")
 
-NEVER = 0xFFFFFFFF
+NEVER: Final = 0xFFFFFFFF
 """Session Expiry Interval of a session that does not expire (MQTT 5 §3.1.2.11.2)."""
 
-_DRAINED_AT_ONCE = 2048
+_DRAINED_AT_ONCE: Final = 2048
 """Messages sent again, or taken from a queue to be sent or dropped, before others are served."""
 
 Permits = Callable[["Session", bytes], bool]

@@ -18,13 +18,20 @@ from provisioning.pki.late_handshake import drop
 
 UNTAKEN_MILLISECONDS: Final = 15_000
 """A farewell that is lost three times on a link with a round trip of a second still arrives."""
+_TCP: Final = int(socket.IPPROTO_TCP)
+_CORK: Final = int(socket.TCP_CORK)
 _BEGINNING: Final = struct.Struct("3xBB3xI")
 """Of the kernel's ``tcp_info``: unanswered probes of a peer that accepts nothing, doublings, retransmission timeout."""
 
 
 def gather(connected: socket.socket) -> None:
-    """Send nothing but whole segments until the stream ends; that sends the rest."""
-    _set(connected, socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+    """Send nothing but whole segments until `send_on`, or until the stream ends: that sends the rest."""
+    _set(connected, _TCP, _CORK, 1)
+
+
+def send_on(connected: socket.socket) -> None:
+    """Send everything again, as it comes."""
+    _set(connected, _TCP, _CORK, 0)
 
 
 def give_up_in_time(connected: socket.socket, milliseconds: int = UNTAKEN_MILLISECONDS) -> None:

@@ -6,7 +6,7 @@ Theory
 loop that layer only costs: a frame and three checks per read or write, five system calls per connection (the options
 and the peer's name are queried again, and the time-out is set at each step of the handshake), and a dict per
 connection. The standard library itself creates the inner object by `SSLContext._wrap_socket`. It is not documented, but
-unchanged from Python 3.7 to 3.14, and other event loops rely on it. Figures: docs/decisions/0016.
+unchanged from Python 3.7 to 3.15, and other event loops rely on it. Figures: docs/decisions/0016.
 
 Where it is missing or has changed, `open_tls` uses `ssl.SSLSocket` instead, which behaves the same: the slow twin;
 tests/integration/broker/test_tls_session.py requires the same results from both.

@@ -43,7 +43,7 @@ from typing import Final
 
 from broker.metrics import Metrics
 from broker.sockets.byte_stream import Receiver
-from broker.sockets.kernel_buffer import gather, give_up_in_time
+from broker.sockets.kernel_buffer import gather, give_up_in_time, send_on
 from broker.sockets.kernel_probes import probe
 from broker.sockets.poller import READABLE, WRITABLE, Poller
 from broker.sockets.readiness import Readiness
@@ -328,12 +328,11 @@ class TlsTransport(Readiness):
     def _send_first(self, tls: TlsSession, data: bytes) -> int:
         """Write like `_send`, after a TLS session ticket and in one segment with it."""
         self._owes_ticket = False
-        cork = self._socket.setsockopt
-        cork(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        gather(self._socket)
         resumption.offer_ticket(self._inside, resumed=bool(tls.session_reused))
         sent = self._send(tls, data)
         if self._state is not CLOSED:
-            cork(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+            send_on(self._socket)
         return sent
 
     def _choke_if_long(self, backlog: bytearray) -> None:
@@ -353,10 +352,13 @@ class TlsTransport(Readiness):
         """Write as much of *data* as the socket accepts; return how many bytes."""
         sent, size = 0, len(data)
         try:
-            with memoryview(data) as view:
-                while sent < size:  # Record by record: OpenSSL does not report a partly accepted call.
-                    with view[sent : sent + RECORD] as record:
-                        sent += tls.write(record)
+            if 0 < size <= RECORD:
+                sent = tls.write(data)
+            else:
+                with memoryview(data) as view:
+                    while sent < size:  # Record by record: OpenSSL does not report a partly accepted call.
+                        with view[sent : sent + RECORD] as record:
+                            sent += tls.write(record)
         except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
             pass
         except (ssl.SSLError, OSError) as error:

@@ -37,6 +37,7 @@ from broker.revocation.revocation_rounds import judge_all
 from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, parse, split, verify
 from provisioning.pki.ocsp import CLOCK_TOLERANCE
 from provisioning.pki.revocation import unpack
+from provisioning.program.shielded import shielded
 
 log = structlog.get_logger("broker")
 
@@ -153,7 +154,7 @@ class CrlIntake:
         added, released = lists.put(held)
         self.bases += listed.base_number is None
         self._engine.metrics.revocations += len(added)
-        await asyncio.shield(self._put_into_effect(held, source, added, released))
+        await shielded(self._put_into_effect(held, source, added, released))
 
     async def _put_into_effect(self, held: HeldList, source: str, added: set[int], released: int) -> None:
         """End the sessions of those whom *held*, which is in use now, has *added*; report it."""

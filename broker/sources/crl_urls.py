@@ -34,6 +34,7 @@ from broker.timing.growing_pause import GrowingPause
 from provisioning.client.list_download import Fetched, NotFetched, download
 from provisioning.client.plain_http import PlainHttp
 from provisioning.pki.crl import CrlProblem
+from provisioning.program.shielded import shielded
 
 _MOST_BYTES = 64 * 1024 * 1024
 _MOST_URLS = 256
@@ -187,7 +188,7 @@ class CrlUrls:
 
     async def fetch(self, url: str, bundle: str) -> None:
         """Fetch *url* of *bundle* now, unless that was just done; if it is under way, wait for it."""
-        await asyncio.shield(self._begin(url, bundle))
+        await shielded(self._begin(url, bundle))
 
     def _begin(self, url: str, bundle: str) -> asyncio.Task[None]:
         task = self._under_way.get((bundle, url))

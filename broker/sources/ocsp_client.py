@@ -40,6 +40,7 @@ from broker.sources.ocsp_http import OcspHttp, OcspUnreachable, is_signed_by_rev
 from provisioning.pki.ocsp import CLOCK_TOLERANCE, Answer, OcspRefused, responders
 from provisioning.pki.revocation import OCSP, CertificateKey, pack, unpack
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.program.shielded import shielded
 
 log = structlog.get_logger("broker")
 
@@ -173,7 +174,7 @@ class OcspClient:
             task = self._asking[asking] = asyncio.get_running_loop().create_task(self._ask(key, about))
             task.add_done_callback(lambda _: self._asking.pop(asking, None))
         # Shielded: a caller that stops waiting does not stop the question, for which others may wait.
-        return await asyncio.shield(task)
+        return await shielded(task)
 
     @property
     def holding(self) -> list[str]:

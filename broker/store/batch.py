@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 Row = tuple[Any, ...]
 
-_EXPIRES_AT = 5
+_EXPIRES_AT: Final = 5
 """The column in a message's row."""
-_ENDED_AT = 4
+_ENDED_AT: Final = 4
 """The column in a session's row."""
 
 

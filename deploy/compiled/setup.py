@@ -48,6 +48,7 @@ HOT = [
     "provisioning/pki/revocation_reason.py",
     "provisioning/pki/role.py",
     "provisioning/pki/openssl.py",
+    "provisioning/pki/openssl_library.py",
     "provisioning/pki/stapling.py",
     "provisioning/pki/verified_path.py",
     "provisioning/program/host_and_port.py",
@@ -115,8 +116,8 @@ HOT = [
 """What runs once a message or once a connection, and needs no framework that looks into its classes."""
 
 extensions = mypycify(HOT, opt_level=os.environ["OPTIMISED"], debug_level="0")
-for each in extensions:
+for each in extensions:  # Which share a list.
     # mypyc indents each function by more than the last, to hundreds of columns: this warning alone, and the places of
     # lines for a debugger, took the compiler longer than all else.
-    each.extra_compile_args.append("-Wno-misleading-indentation")
+    each.extra_compile_args = [*each.extra_compile_args, "-Wno-misleading-indentation", "-include", "seldom.h"]
 setup(ext_modules=[*extensions, *cythonize("provisioning/pki/direct_calls.pyx", quiet=True)])

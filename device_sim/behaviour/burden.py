@@ -11,6 +11,7 @@ from device_sim.link.link import Link
 from device_sim.link.tls_dial import NotAdmitted
 from device_sim.randomness import randomness_of
 from device_sim.scenario.groups import Clone, SlowReader
+from provisioning.program.shielded import shielded
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,6 @@ class Cloned(Behaviour):
             return
         host.copy_admitted(device, started)
         try:
-            await asyncio.shield(copy.closed)
+            await shielded(copy.closed)
         finally:
             await copy.close()

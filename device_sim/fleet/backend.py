@@ -38,6 +38,7 @@ from device_sim.link.tls_dial import Endpoint, NotAdmitted
 from device_sim.telemetry.payload import Telemetry, UnreadableTelemetry, decode
 from device_sim.telemetry.seal import is_intact, key_of, sealed_object
 from device_sim.telemetry.stamp import fits, read_stamp
+from provisioning.program.shielded import shielded
 
 EVERYTHING = "fleet/#"
 _STATES = "fleet/+/+/state"
@@ -185,7 +186,7 @@ class Backend:
             if self.connection is None:
                 raise RuntimeError("the backend has never been connected: call connect() first")
             since = time.monotonic()
-            closure = await asyncio.shield(self.connection.closed)
+            closure = await shielded(self.connection.closed)
             await self._wanted.wait()  # Closed: the caller of `close` decides when to reconnect.
             if self._is_connected:
                 continue

@@ -44,6 +44,7 @@ from provisioning.enrolment.operator_roles import OperatorRoleService
 from provisioning.enrolment.renewal_info import RenewalService
 from provisioning.enrolment.tokens import TokenService
 from provisioning.errors import Code, Refused
+from provisioning.program.shielded import shielded
 from provisioning.revocation.feed import RevocationFeed
 from provisioning.revocation.publisher import CrlPublisher
 from provisioning.revocation.service import RevocationService
@@ -158,7 +159,7 @@ def _describe(app: FastAPI, routers: Sequence[APIRouter]) -> None:
         nonlocal made
         if made is None or (made.done() and made.exception() is not None):
             made = asyncio.create_task(asyncio.to_thread(make))
-        return Response(await asyncio.shield(made), media_type="application/json")
+        return Response(await shielded(made), media_type="application/json")
 
 
 def _fields(error: RequestValidationError) -> str:

@@ -27,6 +27,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.authentication import AuthenticatedOperator, authenticate_operator
 from provisioning.errors import Refused
+from provisioning.program.shielded import shielded
 from provisioning.store.database import Database
 
 _Found = AuthenticatedOperator | Refused
@@ -56,7 +57,7 @@ class OperatorChecks:
         look.certificates[der] = certificate
         if look.done is None:
             look.done = asyncio.create_task(self._look(look, self._under_way))
-        found = (await asyncio.shield(look.done))[der]
+        found = (await shielded(look.done))[der]
         if isinstance(found, Refused):
             raise Refused(found.code, found.detail)  # One for each: an exception remembers who raised it.
         return found

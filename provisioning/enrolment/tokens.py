@@ -45,6 +45,7 @@ from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import InvalidIdentity, check_name
 from provisioning.pki.role import Role
 from provisioning.program.durations import out_of_bounds
+from provisioning.program.shielded import shielded
 from provisioning.store import audit, claims, devices, groups, token_inventory, tokens
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
@@ -195,7 +196,7 @@ class TokenService:
                 )
 
         # Without checking the caller, who may just have lost the right to ask.
-        await asyncio.shield(asyncio.create_task(void(), context=contextvars.Context()))
+        await shielded(asyncio.create_task(void(), context=contextvars.Context()))
 
     async def void(self, number: int, check: Callable[[KnownToken], None], *, by: str) -> KnownToken:
         """Make one token worthless and return it; raise `Refused` if it is unknown or has bought a certificate.

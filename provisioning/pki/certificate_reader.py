@@ -32,6 +32,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 
 from cryptography import x509
 
@@ -41,23 +42,26 @@ from provisioning.pki.revocation import CertificateKey, certificate_key
 
 _MOST_TEMPLATES = 1024
 _MOST_CERTIFICATES = 16_384
-_SEQUENCE, _SET, _INTEGER, _UTC_TIME = 0x30, 0x31, 0x02, 0x17
-_PRINTABLE_STRING = 0x13
-_STRINGS = (0x0C, _PRINTABLE_STRING)  # The first is UTF8String.
-_VERSION_3 = b"\xa0\x03\x02\x01\x02"
-_COMMON_NAME = b"\x06\x03\x55\x04\x03"
-_EXTENSIONS = 0xA3
-_URI = 0x86
-_SCHEME = SCHEME.encode()
-_ZULU = 0x5A
-_ALTERNATIVE_NAME = b"\x06\x03\x55\x1d\x11"
-_SUBJECT_KEY_ID = b"\x06\x03\x55\x1d\x0e"
-_CRITICAL = b"\x01\x01\xff"
-_BIT_STRING = 0x03
-_OCTET_STRING = 0x04
-_SUBJECT_KEY = b"\x30\x1d\x06\x03\x55\x1d\x0e\x04\x16\x04\x14"
+_SEQUENCE: Final = 0x30
+_SET: Final = 0x31
+_INTEGER: Final = 0x02
+_UTC_TIME: Final = 0x17
+_PRINTABLE_STRING: Final = 0x13
+_STRINGS: Final = (0x0C, _PRINTABLE_STRING)  # The first is UTF8String.
+_VERSION_3: Final = b"\xa0\x03\x02\x01\x02"
+_COMMON_NAME: Final = b"\x06\x03\x55\x04\x03"
+_EXTENSIONS: Final = 0xA3
+_URI: Final = 0x86
+_SCHEME: Final = SCHEME.encode()
+_ZULU: Final = 0x5A
+_ALTERNATIVE_NAME: Final = b"\x06\x03\x55\x1d\x11"
+_SUBJECT_KEY_ID: Final = b"\x06\x03\x55\x1d\x0e"
+_CRITICAL: Final = b"\x01\x01\xff"
+_BIT_STRING: Final = 0x03
+_OCTET_STRING: Final = 0x04
+_SUBJECT_KEY: Final = b"\x30\x1d\x06\x03\x55\x1d\x0e\x04\x16\x04\x14"
 """A subject key identifier extension, up to its twenty bytes (RFC 5280 §4.2.1.2)."""
-_SUBJECT_KEY_SIZE = len(_SUBJECT_KEY) + 20
+_SUBJECT_KEY_SIZE: Final = len(_SUBJECT_KEY) + 20
 
 
 @dataclass(slots=True, init=False)

@@ -210,6 +210,13 @@ def string_at(size_t place, size_t size):
     return PyBytes_FromStringAndSize(<char *>place, size)
 
 
+def word_at(size_t place):
+    """Return the pointer at *place*."""
+    if not place:
+        raise ValueError("nothing is at 0")
+    return <size_t>(<address *>place)[0]
+
+
 def set_null(size_t place):
     """Make the pointer at *place* one to nothing."""
     if not place:

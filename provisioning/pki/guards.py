@@ -22,7 +22,7 @@ import ssl
 from provisioning.pki import hello_bounds, key_updates, named_curves, openssl
 
 _ANOTHER = (
-    "run it with a CPython 3.11 to 3.14 whose ssl module uses a shared libssl, 3.0 or newer, as Linux distributions "
+    "run it with a CPython 3.11 to 3.15 whose ssl module uses a shared libssl, 3.0 or newer, as Linux distributions "
     "have it (make PYTHON=/usr/bin/python3 setup)"
 )
 _MAY_CALL = "allow it to have executable memory (MemoryDenyWriteExecute of a unit, execmem of SELinux)"

@@ -37,7 +37,7 @@ from typing import Final
 from provisioning.pki import named_curves, openssl, resumed_exchange
 from provisioning.pki.hello_bounds import SMALL, awaited, step
 from provisioning.pki.openssl import AVAILABLE, address_of_context
-from provisioning.pki.openssl_library import address_of_bytes, library
+from provisioning.pki.openssl_library import address_of_bytes, frequent, library
 
 PORTION: Final = 16384
 """Most bytes that one step takes: some milliseconds if they are records of one byte."""
@@ -46,6 +46,7 @@ MOST_CHAIN: Final = 32768
 _SET_MAX_CERT_LIST: Final = 51
 _RESET: Final = 1
 _PENDING: Final = 10
+_PEEK: Final = int(socket.MSG_PEEK)
 
 
 class _Buffer:
@@ -71,8 +72,8 @@ def begin(address: int) -> None:
     """Let the session at *address*, whose handshake has not begun, read only what `shake_hands` gives it."""
     resumed_exchange.begin(address)
     awaited[address] = 0
-    library.BIO_up_ref(_portion)
-    library.SSL_set0_rbio(address, _portion)
+    frequent.BIO_up_ref(_portion)
+    frequent.SSL_set0_rbio(address, _portion)
 
 
 def end(address: int) -> None:
@@ -108,15 +109,15 @@ def shake_hands(address: int, connected: socket.socket) -> int:
 def _fill(address: int, connected: socket.socket) -> int:
     """Put a portion of what *connected* holds into the buffer; return how many bytes."""
     if _buffer.filled:
-        library.BIO_ctrl(_portion, _RESET, 0, 0)
+        frequent.BIO_ctrl(_portion, _RESET, 0, 0)
         _buffer.filled = False
     try:
-        size = _receive(connected, _place, PORTION, socket.MSG_PEEK)
+        size = _receive(connected, _place, PORTION, _PEEK)
     except BlockingIOError:  # It may only need to write.
         return 0
     if size:
         _buffer.filled = True
-        if library.BIO_write(_portion, _content, size) != size:
+        if frequent.BIO_write(_portion, _content, size) != size:
             raise MemoryError
     else:  # End of file, which OpenSSL detects and reports itself.
         _read_by_itself(address, connected)
@@ -129,9 +130,9 @@ def _consume(connected: socket.socket, size: int, *, wants_more: bool) -> None:
     That is all of them if it *wants_more*.
     """
     if not wants_more:
-        left = library.BIO_ctrl(_portion, _PENDING, 0, 0)
+        left = frequent.BIO_ctrl(_portion, _PENDING, 0, 0)
         if left:
-            library.BIO_ctrl(_portion, _RESET, 0, 0)
+            frequent.BIO_ctrl(_portion, _RESET, 0, 0)
             size -= left
     _buffer.filled = False
     if size:
@@ -140,7 +141,7 @@ def _consume(connected: socket.socket, size: int, *, wants_more: bool) -> None:
 
 def _read_by_itself(address: int, connected: socket.socket) -> None:
     """Let the session at *address* read *connected* itself, as it writes to it, through the same object."""
-    if not library.SSL_set_rfd(address, connected.fileno()):
+    if not frequent.SSL_set_rfd(address, connected.fileno()):
         raise MemoryError
 
 

@@ -57,12 +57,14 @@ forty certificate_authorities."""
 _PRE_SHARED_KEY: Final = 41
 _FEW: Final = 1024
 """Bytes of pre-shared keys that are not counted: too few for many."""
-_LENGTH, _AGE = 2, 4
+_LENGTH: Final = 2
+_AGE: Final = 4
 """Sizes of an identity's length, and of what follows it (RFC 8446 §4.2.11)."""
 SMALL: Final = 2048
 """Bytes of a hello in which no list costs as much as its answer does: 0.16 ms at most, of 0.22. A client's that offers
 ML-KEM has 1.5 to 1.9 KB."""
-_GO_ON, _REFUSE = 1, 0
+_GO_ON: Final = 1
+_REFUSE: Final = 0
 _ILLEGAL_PARAMETER: Final = 47
 
 

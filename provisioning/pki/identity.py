@@ -21,6 +21,7 @@ Rules
 from __future__ import annotations
 
 import re
+import string
 import sys
 from dataclasses import dataclass
 from typing import Final
@@ -31,13 +32,16 @@ from cryptography.x509.oid import NameOID
 from provisioning.pki.extension import extension
 from provisioning.pki.role import Role
 
-SCHEME = "spiffe://"
+SCHEME: Final = "spiffe://"
 PROVISIONING: Final = "provisioning"
 """The provisioning service's own name; its role is service."""
 AUTHORITY_PREFIX: Final = "ca:"
 """Prefix of the name under which a revoked CA is listed among the devices; no device's name contains ``:``."""
 
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_LONGEST_NAME: Final = 64
+_INNER: Final = "._-"
+"""What a name may contain, but not begin with."""
+_OF_NAMES: Final = string.ascii_letters + string.digits + _INNER
 _TRUST_DOMAIN: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?", re.ASCII)
 _ROLES: Final = {role.value: role for role in Role}
 _MOST_KNOWN: Final = 16
@@ -112,7 +116,7 @@ def check_trust_domain(value: str) -> str:
 
 def check_name(field: str, value: str) -> str:
     """Return *value* if it may be a name or group; raise `InvalidIdentity` naming *field* otherwise."""
-    if not _NAME.fullmatch(value):
+    if not 0 < len(value) <= _LONGEST_NAME or value[0] in _INNER or value.strip(_OF_NAMES):  # Nothing else is left.
         raise InvalidIdentity(
             f"{field} {value[:80]!r}: use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit"
         )

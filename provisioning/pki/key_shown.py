@@ -28,16 +28,19 @@ import time
 from typing import Final
 
 from provisioning.pki.openssl import AVAILABLE, address_of_context
-from provisioning.pki.openssl_library import callback, declare, library, string_at
+from provisioning.pki.openssl_library import callback, declare, frequent, library, string_at
 
 MOST_SECONDS: Final = 24 * 3600
 """How long a session, and those derived from it, can be resumed after the client has used its certificate's key."""
 _SIZE: Final = 8
 _ISSUED: Final = 1
 """0 would end the connection."""
-_DECRYPTED, _DECRYPTED_AND_OLD = 5, 6
+_DECRYPTED: Final = 5
+_DECRYPTED_AND_OLD: Final = 6
 """`SSL_TICKET_SUCCESS`, and the same for a ticket that should be renewed."""
-_IGNORE, _USE, _USE_AND_RENEW = 2, 3, 4
+_IGNORE: Final = 2
+_USE: Final = 3
+_USE_AND_RENEW: Final = 4
 """`SSL_TICKET_RETURN_IGNORE_RENEW`, after which the client is given a new one, `…_USE` and `…_USE_RENEW`."""
 
 IssueCallback: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
@@ -55,7 +58,7 @@ TakeCallback: Final = ctypes.CFUNCTYPE(
 def note(session: int) -> None:
     """Note that the client of the TLS session at the address *session* (`SSL_SESSION`) has just used its key."""
     if CAN_NOTE:
-        library.SSL_SESSION_set1_ticket_appdata(session, int(time.time()).to_bytes(_SIZE), _SIZE)
+        frequent.SSL_SESSION_set1_ticket_appdata(session, int(time.time()).to_bytes(_SIZE), _SIZE)
 
 
 def is_recent(session: int, now: float) -> bool:
@@ -66,7 +69,7 @@ def is_recent(session: int, now: float) -> bool:
 def shown_at(session: int) -> float:
     """Return when the key was used for the TLS session at the address *session*; 0 if unknown."""
     noted, size = ctypes.c_void_p(), ctypes.c_size_t()
-    library.SSL_SESSION_get0_ticket_appdata(session, ctypes.addressof(noted), ctypes.addressof(size))
+    frequent.SSL_SESSION_get0_ticket_appdata(session, ctypes.addressof(noted), ctypes.addressof(size))
     return int.from_bytes(string_at(noted.value, _SIZE)) if noted.value and size.value == _SIZE else 0
 
 
@@ -84,8 +87,8 @@ def bound_tickets(context: ssl.SSLContext) -> bool:
 
 def _issue(session: int, _argument: int | None) -> int:
     """Note in the ticket being made when the key was used; a resumed session has the note already."""
-    if not library.SSL_session_reused(session):
-        note(library.SSL_get_session(session))
+    if not frequent.SSL_session_reused(session):
+        note(frequent.SSL_get_session(session))
     return _ISSUED
 
 

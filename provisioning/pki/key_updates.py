@@ -13,11 +13,20 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from provisioning.pki.openssl_library import StepCallback, callback, library
+from provisioning.pki.openssl_library import StepCallback, callback, frequent
 
 _MOST_STEPS: Final = 200
 """Most steps other than data that a session may take in a second: some tens of KeyUpdate messages."""
 _PEER_SAID_GOODBYE: Final = 2
+
+
+class _Second:
+    """The second in which steps are counted: no global variable, which compiled code would look up by its name."""
+
+    __slots__ = ("began",)
+
+    def __init__(self) -> None:
+        self.began = 0.0
 
 
 def bound_key_updates(address: int) -> None:
@@ -28,7 +37,7 @@ def bound_key_updates(address: int) -> None:
     if address and _STEP_CALLBACK:
         _steps.pop(address, None)  # Of an earlier session at the same address.
         _too_often.discard(address)
-        library.SSL_set_info_callback(address, _STEP_CALLBACK)
+        frequent.SSL_set_info_callback(address, _STEP_CALLBACK)
 
 
 def changed_keys_too_often(address: int) -> bool:
@@ -40,21 +49,21 @@ def changed_keys_too_often(address: int) -> bool:
 
 def _count_step(session: int, _where: int, _value: int) -> None:
     """Count a session's steps other than data within a second; end one that exceeds the limit."""
-    global _counted_since  # noqa: PLW0603 - OpenSSL passes no object
-    now = time.monotonic()
-    if now - _counted_since > 1.0:
+    now = _monotonic()
+    if now - _second.began > 1.0:
         _steps.clear()
-        _counted_since = now
+        _second.began = now
     steps = _steps[session] = _steps.get(session, 0) + 1
     if steps > _MOST_STEPS:
         _too_often.add(session)
-        library.SSL_set_shutdown(session, _PEER_SAID_GOODBYE)
+        frequent.SSL_set_shutdown(session, _PEER_SAID_GOODBYE)
 
 
+_monotonic: Final = time.monotonic
 _STEP_CALLBACK: Final = callback(StepCallback, _count_step, refusal=None)
 CAN_COUNT: Final = bool(_STEP_CALLBACK)
 """Whether steps are counted here; otherwise no server starts (`provisioning.pki.guards`)."""
 _steps: Final[dict[int, int]] = {}
 """Steps of each session in this second."""
-_counted_since = 0.0
+_second: Final = _Second()
 _too_often: Final[set[int]] = set()

@@ -33,11 +33,13 @@ import ssl
 from typing import Final
 
 from provisioning.pki.openssl import AVAILABLE, address_of_context
-from provisioning.pki.openssl_library import MessageCallback, callback, declare, library, string_at
+from provisioning.pki.openssl_library import MessageCallback, callback, declare, frequent, library, string_at
 
 _READ: Final = 0
 _HANDSHAKE: Final = 22
-_CERTIFICATE, _CLIENT_KEY_EXCHANGE, _FINISHED = 11, 16, 20
+_CERTIFICATE: Final = 11
+_CLIENT_KEY_EXCHANGE: Final = 16
+_FINISHED: Final = 20
 _LAST: Final = (_CERTIFICATE, _CLIENT_KEY_EXCHANGE, _FINISHED)
 """After these there is no certificate."""
 MOST_CERTIFICATES: Final = 16
@@ -61,12 +63,12 @@ def refuse_own_curves(context: ssl.SSLContext) -> None:
 def look(address: int) -> None:
     """Have the session at *address* look at what comes from now on."""
     if _LOOK:
-        library.SSL_set_msg_callback(address, _LOOK)
+        frequent.SSL_set_msg_callback(address, _LOOK)
 
 
 def look_if_new(address: int) -> None:
     """Have the session at *address* do so unless it turned out to be resumed."""
-    if _LOOK and not library.SSL_session_reused(address):
+    if _LOOK and not frequent.SSL_session_reused(address):
         look(address)
 
 
@@ -86,7 +88,7 @@ def _look(
     if what == _CERTIFICATE and _is_costly(message, version):
         _spoil(place, size)
     if what in _LAST:
-        library.SSL_set_msg_callback(session, _NOBODY)
+        frequent.SSL_set_msg_callback(session, _NOBODY)
 
 
 def _spoil(place: int, size: int) -> None:
@@ -110,10 +112,13 @@ def _is_costly(message: bytes, version: int) -> bool:
     is_new = version == _TLS13  # With a context first, and with extensions behind each certificate.
     place = _HEADER + (1 + message[_HEADER] if is_new else 0) + _SIZE
     for _ in range(MOST_CERTIFICATES):
-        if place >= len(message):
+        if place + _SIZE > len(message):
             return False
-        place += _SIZE + int.from_bytes(message[place : place + _SIZE])
-        place += 2 + int.from_bytes(message[place : place + 2]) if is_new else 0
+        place += _SIZE + (message[place] << 16 | message[place + 1] << 8 | message[place + 2])
+        if is_new:
+            if place + 2 > len(message):
+                return False
+            place += 2 + (message[place] << 8 | message[place + 1])
     return place < len(message)
 
 

@@ -3,7 +3,7 @@
 Theory
 ------
 An `ssl.SSLContext` and the object inside an `ssl.SSLSocket` are C structures that begin with Python's header and hold
-the pointers to OpenSSL's own. Their offsets have been the same from Python 3.7 to 3.14. The functions are those
+the pointers to OpenSSL's own. Their offsets have been the same from Python 3.7 to 3.15. The functions are those
 of the very library that `ssl` is linked to (`provisioning.pki.openssl_library`).
 
 At import both structures are checked once, on a throw-away session: the session must hold the address of its context
@@ -31,7 +31,7 @@ import sysconfig
 from collections.abc import Callable
 from typing import Any, Final
 
-from provisioning.pki.openssl_library import DIRECT, declare, get_errno, library, read_record
+from provisioning.pki.openssl_library import DIRECT, declare, frequent, get_errno, library, read_record, word_at
 
 _HEADER: Final = object.__basicsize__
 _POINTER: Final = ctypes.sizeof(ctypes.c_void_p)
@@ -43,7 +43,9 @@ _CONTEXT_OF_SESSION: Final = _HEADER + 2 * _POINTER
 """Offset in it of the `SSLContext`."""
 _GET_PEER_TMP_KEY: Final = 109
 _X25519: Final = 1034
-COMPLETE, WANTS_READ, WANTS_WRITE = 0, 2, 3
+COMPLETE: Final = 0
+WANTS_READ: Final = 2
+WANTS_WRITE: Final = 3
 """`SSL_ERROR_NONE`, `SSL_ERROR_WANT_READ` and `SSL_ERROR_WANT_WRITE`."""
 _FAILED: Final = 1
 _SYSTEM_CALL_FAILED: Final = 5
@@ -53,7 +55,8 @@ _OF_THE_SYSTEM: Final = 0x80000000
 """Set in an error that a system call has left (`ERR_SYSTEM_FLAG`)."""
 _UNEXPECTED_END: Final = "UNEXPECTED_EOF_WHILE_READING"
 """How OpenSSL calls the end of a connection, unless it is told to take it for a proper one (`resumption`)."""
-_FIRST_KNOWN, _FIRST_UNKNOWN = (3, 11), (3, 15)
+_FIRST_KNOWN: Final = (3, 11)
+_FIRST_UNKNOWN: Final = (3, 16)
 _OLDEST: Final = (3, 0)
 """OpenSSL's version before which there are no corrections any more, and nothing was tried."""
 _NOBODY: Final = 0
@@ -62,8 +65,13 @@ _NOBODY: Final = 0
 
 def address_of(session: Any) -> int:
     """Return the address of OpenSSL's *session*, an `ssl.SSLSocket`, `ssl.SSLObject` or what is in one; 0: unknown."""
-    inner = getattr(session, "_sslobj", session)
+    inner = inner_of(session)
     return _word(inner, _SESSION) if AVAILABLE and type(inner) is _SESSION_TYPE else 0
+
+
+def inner_of(session: Any) -> Any:
+    """Return what holds OpenSSL's session in *session*, which may be that itself; None: it holds none any more."""
+    return session if type(session) is _SESSION_TYPE else getattr(session, "_sslobj", session)
 
 
 def address_of_context(context: ssl.SSLContext) -> int:
@@ -79,7 +87,10 @@ def prefer(context: ssl.SSLContext, cipher_suites: tuple[str, ...]) -> bool:
     names = ":".join(cipher_suites)
     public: Callable[[str], None] | None = getattr(context, "set_ciphersuites", None)  # Python 3.15.
     if public is not None:
-        public(names)
+        try:
+            public(names)
+        except ssl.SSLError:
+            return False
         return True
     address = address_of_context(context)
     return bool(address and library.SSL_CTX_set_ciphersuites(address, names.encode()))
@@ -92,7 +103,7 @@ def read_on(address: int, *, ahead: bool) -> bool:
     all available bytes in one call. Some may then wait inside OpenSSL, where the kernel does not report them: the
     reader calls `has_pending` after each read, and does not stop while there are any.
     """
-    library.SSL_set_read_ahead(address, ahead)
+    frequent.SSL_set_read_ahead(address, ahead)
     return ahead
 
 
@@ -103,10 +114,10 @@ def shake_hands(address: int) -> int:
     message and traceback is a fortieth of the cost of a resumed handshake. Raises what `ssl` raises: `ssl.SSLError`
     with the same reason, `ssl.SSLCertVerificationError` with the same code, or `OSError`.
     """
-    result: int = library.SSL_do_handshake(address)
+    result: int = frequent.SSL_do_handshake(address)
     if result == 1:
         return COMPLETE
-    what: int = library.SSL_get_error(address, result)
+    what: int = frequent.SSL_get_error(address, result)
     if what in (WANTS_READ, WANTS_WRITE):
         return what
     raise _error(address, what)
@@ -120,7 +131,7 @@ def read(address: int) -> bytes | None:
     content = read_record(address)
     if isinstance(content, bytes):
         return content
-    what: int = library.SSL_get_error(address, content)
+    what: int = frequent.SSL_get_error(address, content)
     if what in (WANTS_READ, WANTS_WRITE):
         return None
     if what == _ENDED:
@@ -136,7 +147,7 @@ def forget_errors() -> None:
     client that resets its connection would end another's.
     """
     if AVAILABLE:
-        library.ERR_clear_error()
+        frequent.ERR_clear_error()
     else:  # A handshake begins with that.
         with contextlib.suppress(ssl.SSLWantReadError):
             _never_shaken.do_handshake()
@@ -149,17 +160,17 @@ def say_goodbye(session: Any, address: int = 0) -> bool:
     known. Return whether it is, and OpenSSL has sent it; then its TLS session stays resumable.
     """
     if address:  # The usual way. Its alert is no step that anybody counts (`provisioning.pki.key_updates`).
-        library.SSL_set_info_callback(address, _NOBODY)
-        if library.SSL_shutdown(address) < 0:
+        frequent.SSL_set_info_callback(address, _NOBODY)
+        if frequent.SSL_shutdown(address) < 0:
             forget_errors()
             return False
         return True
     # Not by `unwrap`, which releases the object inside: its address is still in use.
-    inner = getattr(session, "_sslobj", session)
+    inner = inner_of(session)
     if inner is None:
         return False
     if address := address_of(inner):  # `ssl` asks for the peer's as well: another read, and an exception.
-        if library.SSL_shutdown(address) < 0:
+        if frequent.SSL_shutdown(address) < 0:
             forget_errors()
         return False
     try:
@@ -182,7 +193,7 @@ def _ended(what: int, reason: str | None = None) -> ssl.SSLError:
 
 def _error(address: int, what: int) -> OSError:
     number, error = get_errno(), library.ERR_peek_last_error()
-    library.ERR_clear_error()  # Errors left there would be attributed to the next session.
+    frequent.ERR_clear_error()  # Errors left there would be attributed to the next session.
     if what == _FAILED and not error & _OF_THE_SYSTEM:
         return _failure(address, error)
     if what == _FAILED:  # `ssl` from Python 3.12.3 on passes on what the system has said of a write.
@@ -218,26 +229,26 @@ def forget_handshake(address: int, *, resumed: bool) -> None:
     That is the client's public key of the key exchange, which with ML-KEM is expanded to 7 KB, and the issuing CAs'
     certificates that the client sent. What was verified stays: the client's certificate and the path (`verified_path`).
     """
-    if library.SSL_ctrl(address, _GET_PEER_TMP_KEY, 0, _key_place):
-        key = _key.value
-        library.EVP_PKEY_set_type(key, _X25519)  # Empties it: leaves a key of this type without a value.
-        library.EVP_PKEY_free(key)
+    if frequent.SSL_ctrl(address, _GET_PEER_TMP_KEY, 0, _key_place):
+        key = word_at(_key_place)
+        frequent.EVP_PKEY_set_type(key, _X25519)  # Empties it: leaves a key of this type without a value.
+        frequent.EVP_PKEY_free(key)
     if resumed:
         return  # It came with a ticket, and sent no chain.
-    chain = library.SSL_get_peer_cert_chain(address)
-    while sent := library.OPENSSL_sk_pop(chain):
-        library.X509_free(sent)
+    chain = frequent.SSL_get_peer_cert_chain(address)
+    while sent := frequent.OPENSSL_sk_pop(chain):
+        frequent.X509_free(sent)
 
 
 def _word(holder: object, offset: int) -> int:
-    return ctypes.c_void_p.from_address(id(holder) + offset).value or 0
+    return word_at(id(holder) + offset)
 
 
 def _open() -> tuple[type | None, str]:
     """Declare the functions used here; return the type of what holds a session, if all is as expected, or why not."""
     known = sys.implementation.name == "cpython" and _FIRST_KNOWN <= sys.version_info[:2] < _FIRST_UNKNOWN
     if not known or sysconfig.get_config_var("Py_TRACE_REFS") or sysconfig.get_config_var("Py_GIL_DISABLED"):
-        return None, "where its objects hold those of OpenSSL is only known of CPython 3.11 to 3.14, with its GIL"
+        return None, "where its objects hold those of OpenSSL is only known of CPython 3.11 to 3.15, with its GIL"
     if ssl.OPENSSL_VERSION_INFO < _OLDEST:
         return None, "it has not got OpenSSL 3.0 or newer"
     try:
@@ -296,7 +307,7 @@ def _open() -> tuple[type | None, str]:
         return None, "its objects do not hold those of OpenSSL where they are expected"
     if not is_of_ssl(library, _word(context, _CONTEXT)):
         return None, "another copy of OpenSSL is found than its ssl module uses"
-    if library.SSL_get_SSL_CTX(_word(session, _SESSION)) != _word(context, _CONTEXT):
+    if frequent.SSL_get_SSL_CTX(_word(session, _SESSION)) != _word(context, _CONTEXT):
         return None, "its objects do not hold those of OpenSSL where they are expected"
     return type(session), ""
 
@@ -316,7 +327,9 @@ def is_of_ssl(its: Any, context: int) -> bool:
     return noted
 
 
-_SESSION_TYPE, WHY_NOT = _open()
+_opened: Final = _open()
+_SESSION_TYPE: Final = _opened[0]
+WHY_NOT = _opened[1]
 AVAILABLE = _SESSION_TYPE is not None
 """Whether OpenSSL can be called directly here. (Not `Final`: tests take it away, of compiled code too.)"""
 READS: Final = AVAILABLE and DIRECT
@@ -335,5 +348,5 @@ def _never(address: int) -> int:
     return 0
 
 
-has_pending: Final[Callable[[int], int]] = library.SSL_has_pending if AVAILABLE else _never
+has_pending: Final[Callable[[int], int]] = frequent.SSL_has_pending if AVAILABLE else _never
 """Whether bytes wait inside the session at this address, read but not consumed yet: 1 or 0."""

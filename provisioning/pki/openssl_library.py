@@ -21,6 +21,7 @@ Does not handle: whether the structures of `ssl` are as expected, so whether any
 from __future__ import annotations
 
 import _ssl
+import contextlib
 import ctypes
 import importlib
 from collections.abc import Callable
@@ -57,8 +58,54 @@ MessageCallback: Final = ctypes.CFUNCTYPE(
 _DIRECT: Final = {StepCallback: "step", HelloCallback: "hello", FindCallback: "find", MessageCallback: "message"}
 """Those that are called without `ctypes` where that is possible, by their names there."""
 
+
+class Frequent:
+    """Those functions that run for each connection or message, once they are declared: those of `direct_calls`.
+
+    Compiled code finds an attribute of such an object by its place, not by its name.
+    """
+
+    SSL_do_handshake: Callable[..., Any]
+    SSL_read: Callable[..., Any]
+    SSL_get_error: Callable[..., Any]
+    SSL_session_reused: Callable[..., Any]
+    SSL_get_session: Callable[..., Any]
+    SSL_new_session_ticket: Callable[..., Any]
+    SSL_get_SSL_CTX: Callable[..., Any]
+    SSL_CTX_remove_session: Callable[..., Any]
+    SSL_set_read_ahead: Callable[..., Any]
+    SSL_has_pending: Callable[..., Any]
+    SSL_ctrl: Callable[..., Any]
+    SSL_get_peer_cert_chain: Callable[..., Any]
+    SSL_set_shutdown: Callable[..., Any]
+    SSL_shutdown: Callable[..., Any]
+    SSL_set_info_callback: Callable[..., Any]
+    SSL_set_msg_callback: Callable[..., Any]
+    SSL_set_rfd: Callable[..., Any]
+    SSL_set0_rbio: Callable[..., Any]
+    SSL_get_pending_cipher: Callable[..., Any]
+    EVP_PKEY_set_type: Callable[..., Any]
+    EVP_PKEY_free: Callable[..., Any]
+    OPENSSL_sk_pop: Callable[..., Any]
+    X509_free: Callable[..., Any]
+    BIO_up_ref: Callable[..., Any]
+    BIO_write: Callable[..., Any]
+    BIO_ctrl: Callable[..., Any]
+    ERR_clear_error: Callable[..., Any]
+    SSL_SESSION_set1_ticket_appdata: Callable[..., Any]
+    SSL_SESSION_get0_ticket_appdata: Callable[..., Any]
+    SSL_SESSION_set1_id: Callable[..., Any]
+    SSL_SESSION_get0_cipher: Callable[..., Any]
+    SSL_SESSION_get_time_ex: Callable[..., Any]
+    SSL_SESSION_get_timeout: Callable[..., Any]
+    SSL_CTX_sessions: Callable[..., Any]
+    OPENSSL_LH_retrieve: Callable[..., Any]
+
+
 library: Final = SimpleNamespace()
-"""The functions that have been declared."""
+"""All functions that have been declared."""
+frequent: Final = Frequent()
+"""… and those that run often."""
 _kept: Final[list[Any]] = []
 """What OpenSSL may call until the process ends: it knows addresses only."""
 
@@ -72,6 +119,8 @@ def declare(name: str, result: Any, arguments: list[Any], *, keeps_errno: bool =
     function.restype, function.argtypes = result, arguments
     direct = _direct.bind(name, ctypes.cast(function, ctypes.c_void_p).value or 0) if _direct is not None else None
     setattr(library, name, direct or function)
+    with contextlib.suppress(AttributeError):  # Compiled, it has no place for others.
+        setattr(frequent, name, direct or function)
 
 
 def callback(kind: Any, call: Callable[..., Any], *, refusal: int | Callable[..., None] | None) -> int:
@@ -107,6 +156,10 @@ def address_of_bytes(place: bytearray) -> int:
     return ctypes.addressof((ctypes.c_char * len(place)).from_buffer(place))
 
 
+def _word_at(place: int) -> int:
+    return ctypes.c_void_p.from_address(place).value or 0
+
+
 def _set_null(place: int) -> None:
     ctypes.c_void_p.from_address(place).value = None
 
@@ -129,6 +182,8 @@ _WITH_ERRNO: Final = _open(keeps_errno=True)
 get_errno: Final[Callable[[], int]] = ctypes.get_errno if _direct is None else _direct.get_errno
 string_at: Final[Callable[[int, int], bytes]] = ctypes.string_at if _direct is None else _direct.string_at
 """A copy of so many bytes at an address."""
+word_at: Final[Callable[[int], int]] = _word_at if _direct is None else _direct.word_at
+"""The pointer at an address, as a number."""
 _record: Final = bytearray(RECORD)
 _record_place: Final = address_of_bytes(_record)
 read_record: Final[Callable[[int], bytes | int]] = _read_record if _direct is None else _direct.read_record

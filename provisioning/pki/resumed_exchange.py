@@ -38,16 +38,18 @@ from typing import Final
 from provisioning.pki import key_shown
 from provisioning.pki.exchange_groups import NAMES, configured, without_finite_fields
 from provisioning.pki.openssl import address_of_context
-from provisioning.pki.openssl_library import FindCallback, callback, declare, library, set_null, string_at
+from provisioning.pki.openssl_library import FindCallback, callback, declare, frequent, library, set_null, string_at
 
-_GO_ON, _FAIL = 1, 0
+_GO_ON: Final = 1
+_FAIL: Final = 0
 """What a callback tells OpenSSL. The session would be resumed, however old, if one that has failed let it go on."""
 _NAME_SIZE: Final = 32
 _TLS13: Final = 0x0304
 _SET_GROUPS: Final = 92
 _ASIDE: Final = 2.0
 """Seconds that a session must have left, so that it has not expired when OpenSSL checks it a moment later."""
-_X25519, _HYBRID = 0x001D, 0x11EC
+_X25519: Final = 0x001D
+_HYBRID: Final = 0x11EC
 
 
 def exchange_less(context: ssl.SSLContext, *, hybrid: bool) -> None:
@@ -67,11 +69,11 @@ def begin(address: int) -> None:
 def confirm(address: int) -> None:
     """Raise `ssl.SSLError` if the session at *address*, whose handshake is complete, violates rule 1."""
     name = _ordered.pop(address, None)
-    if name is None or library.SSL_session_reused(address):
+    if name is None or frequent.SSL_session_reused(address):
         return
-    context = library.SSL_get_SSL_CTX(address)
+    context = frequent.SSL_get_SSL_CTX(address)
     if found := _remembered(context, name):
-        library.SSL_CTX_remove_session(context, found)
+        frequent.SSL_CTX_remove_session(context, found)
     raise _not_resumed()
 
 
@@ -98,27 +100,27 @@ def _look_up(session: int, name: int, size: int, place: int, *, order: bool) -> 
 
 
 def _prepare(session: int, name: bytes, *, order: bool) -> None:
-    context = library.SSL_get_SSL_CTX(session)
+    context = frequent.SSL_get_SSL_CTX(session)
     found = _remembered(context, name)
     if not found:
         return
     now = time.time()
     if not key_shown.is_recent(found, now):
-        library.SSL_CTX_remove_session(context, found)
+        frequent.SSL_CTX_remove_session(context, found)
         return
     # With another hash, or expired, it would not be resumed.
-    if library.SSL_SESSION_get0_cipher(found) != library.SSL_get_pending_cipher(session):
+    if frequent.SSL_SESSION_get0_cipher(found) != frequent.SSL_get_pending_cipher(session):
         return
-    if library.SSL_SESSION_get_time_ex(found) + library.SSL_SESSION_get_timeout(found) < now + _ASIDE:
+    if frequent.SSL_SESSION_get_time_ex(found) + frequent.SSL_SESSION_get_timeout(found) < now + _ASIDE:
         return
-    if order and library.SSL_ctrl(session, _SET_GROUPS, 0, _ORDER):
+    if order and frequent.SSL_ctrl(session, _SET_GROUPS, 0, _ORDER):
         _ordered[session] = name
 
 
 def _remembered(context: int, name: bytes) -> int:
     """Return the address of the TLS 1.3 session of *context* that a ticket names; 0: none."""
-    library.SSL_SESSION_set1_id(_named, name, _NAME_SIZE)
-    return library.OPENSSL_LH_retrieve(library.SSL_CTX_sessions(context), _named) or 0
+    frequent.SSL_SESSION_set1_id(_named, name, _NAME_SIZE)
+    return frequent.OPENSSL_LH_retrieve(frequent.SSL_CTX_sessions(context), _named) or 0
 
 
 def _open() -> bool:

@@ -30,7 +30,7 @@ from typing import Any, Final
 
 from provisioning.pki import key_shown
 from provisioning.pki.openssl import address_of, address_of_context
-from provisioning.pki.openssl_library import library
+from provisioning.pki.openssl_library import frequent, library
 from provisioning.pki.resumed_exchange import CAN_LIMIT, exchange_less
 
 CAN_REMEMBER: Final = CAN_LIMIT and ssl.OPENSSL_VERSION_INFO >= (3, 3)
@@ -77,11 +77,11 @@ def offer_ticket(address: int, *, resumed: bool) -> None:
     """
     came_with = 0
     if resumed:
-        came_with = library.SSL_get_session(address)
+        came_with = frequent.SSL_get_session(address)
     else:
-        key_shown.note(library.SSL_get_session(address))
-    if library.SSL_new_session_ticket(address) and came_with:
-        library.SSL_CTX_remove_session(library.SSL_get_SSL_CTX(address), came_with)
+        key_shown.note(frequent.SSL_get_session(address))
+    if frequent.SSL_new_session_ticket(address) and came_with:
+        frequent.SSL_CTX_remove_session(frequent.SSL_get_SSL_CTX(address), came_with)
 
 
 def forget_sessions(context: ssl.SSLContext) -> None:
@@ -95,9 +95,9 @@ def leave_nothing(address: int) -> None:
 
     In TLS 1.2 the handshake itself has stored the session.
     """
-    made = library.SSL_get_session(address)
-    if made and not library.SSL_session_reused(address):
-        library.SSL_CTX_remove_session(library.SSL_get_SSL_CTX(address), made)
+    made = frequent.SSL_get_session(address)
+    if made and not frequent.SSL_session_reused(address):
+        frequent.SSL_CTX_remove_session(frequent.SSL_get_SSL_CTX(address), made)
 
 
 def forget(server_side: Any) -> None:
@@ -108,9 +108,9 @@ def forget(server_side: Any) -> None:
     if server_side is None:
         return
     address = address_of(server_side)
-    came_with = library.SSL_get_session(address) if address else 0
+    came_with = frequent.SSL_get_session(address) if address else 0
     if came_with:
-        library.SSL_CTX_remove_session(library.SSL_get_SSL_CTX(address), came_with)
+        frequent.SSL_CTX_remove_session(frequent.SSL_get_SSL_CTX(address), came_with)
     context: ssl.SSLContext = server_side.context
     if not context.options & ssl.OP_NO_TICKET:
         context.options |= ssl.OP_NO_TICKET  # What clients hold is then looked for among remembered sessions.
@@ -123,4 +123,4 @@ def stay_resumable(address: int) -> None:
     OpenSSL forgets such a session, as TLS 1.0 required; since TLS 1.1 that is wrong (RFC 4346 §7.2.1), and a device
     that lost its network is the one that comes back.
     """
-    library.SSL_set_shutdown(address, _BOTH_SAID_GOODBYE)
+    frequent.SSL_set_shutdown(address, _BOTH_SAID_GOODBYE)

@@ -22,7 +22,7 @@ import weakref
 from typing import Final
 
 from provisioning.pki.openssl import address_of, address_of_context
-from provisioning.pki.openssl_library import StatusCallback, callback, library, string_at
+from provisioning.pki.openssl_library import StatusCallback, callback, frequent, library, string_at
 
 _SET_STATUS_CALLBACK: Final = 63
 _ASK_FOR_STATUS: Final = 65
@@ -72,24 +72,24 @@ def ask_for_staple(context: ssl.SSLContext) -> bool:
 def staple_in(session: ssl.SSLObject) -> bytes:
     """Return the staple that the server of *session*, whose handshake is complete, has sent; empty: none."""
     address, response = address_of(session), ctypes.c_void_p()
-    size = library.SSL_ctrl(address, _GET_STATUS_RESPONSE, 0, ctypes.addressof(response)) if address else 0
+    size = frequent.SSL_ctrl(address, _GET_STATUS_RESPONSE, 0, ctypes.addressof(response)) if address else 0
     return string_at(response.value, size) if response.value and size > 0 else b""
 
 
 def forget_staple(address: int) -> None:
     """Free the staple of the session at *address*, whose handshake is complete."""
     if _staples:
-        library.SSL_ctrl(address, _SET_STATUS_RESPONSE, 0, 0)
+        frequent.SSL_ctrl(address, _SET_STATUS_RESPONSE, 0, 0)
 
 
 def _answer_status_request(session: int, _argument: int | None) -> int:
     """Staple, within the handshake of a client that asks. On any error the client gets none, and continues."""
-    response, good_until = _staples[library.SSL_get_SSL_CTX(session)]
+    response, good_until = _staples[frequent.SSL_get_SSL_CTX(session)]
     if response and time.time() < good_until:
         # OpenSSL frees it with the session, or before (`forget_staple`).
         copied = library.CRYPTO_memdup(response, len(response), None, 0)
         if copied:
-            library.SSL_ctrl(session, _SET_STATUS_RESPONSE, len(response), copied)
+            frequent.SSL_ctrl(session, _SET_STATUS_RESPONSE, len(response), copied)
             return _STAPLED
     return _NOT_STAPLED
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from provisioning.pki.openssl import inner_of
+
 _DER: Final = 2
 """`_ssl.ENCODING_DER`."""
 
@@ -16,8 +18,7 @@ def verified_path(session: Any, certificate: bytes | None = None) -> list[bytes]
     Empty if the session was resumed: nothing was verified then.
     """
     # Public from 3.13 on; what it wraps exists since 3.10. Without a path it returns None, or an empty list.
-    inner: Any = getattr(session, "_sslobj", session)
-    look_up = getattr(inner, "get_verified_chain", None)
+    look_up = getattr(inner_of(session), "get_verified_chain", None)
     found = look_up() if look_up is not None else None
     if certificate is None or not found:
         return [each.public_bytes(_DER) for each in found or ()]

@@ -26,6 +26,8 @@ import socket
 import threading
 from typing import Any, Final
 
+from provisioning.program.shielded import shielded
+
 MOST: Final = 64
 """Names that are looked up at a time."""
 
@@ -76,7 +78,7 @@ class LookUps:
             except RuntimeError as error:  # At the system's limit.
                 raise socket.gaierror(socket.EAI_AGAIN, str(error)) from error
             self._under_way[asked] = answer
-        return await asyncio.shield(answer)
+        return await shielded(answer)
 
     def _look_up(self, loop: asyncio.AbstractEventLoop, asked: _Asked, answer: asyncio.Future[Found]) -> None:
         found: Found | Exception

@@ -50,6 +50,7 @@ from provisioning.ca.ocsp import (
     read_request,
 )
 from provisioning.errors import Refused
+from provisioning.program.shielded import shielded
 from provisioning.revocation.feed import FeedEvent
 from provisioning.revocation.ocsp_signer import RenewedOcspSigner
 from provisioning.store import certificates
@@ -207,7 +208,7 @@ class OcspResponder:
             task = self._pending[name] = asyncio.create_task(self._status_of(name))
             task.add_done_callback(_observe)
         try:
-            return await asyncio.shield(task)
+            return await shielded(task)
         except Refused as refusal:
             raise OcspRefused(Failure.TRY_LATER, refusal.detail) from refusal
 

@@ -42,6 +42,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import Refused
 from provisioning.pki.revocation_reason import RevocationReason
+from provisioning.program.shielded import shielded
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.holds import hold, release, to_be_held, to_be_released
 from provisioning.revocation.listed_end import Listed, list_left, revoke_portion
@@ -125,7 +126,7 @@ class Portions:
 
     async def _wait_for(self, task: asyncio.Task[None]) -> None:
         try:
-            await asyncio.shield(task)
+            await shielded(task)
         except asyncio.CancelledError:
             task.add_done_callback(_note)
             raise

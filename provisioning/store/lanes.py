@@ -44,6 +44,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DatabaseError, DataError, DBAPIError, InternalError, OperationalError
 
 from provisioning.errors import Code, Refused
+from provisioning.program.shielded import shielded
 from provisioning.quick_values import quickly_made
 from provisioning.store import audit
 from provisioning.store.outage import Outage
@@ -92,7 +93,7 @@ class Lane(ABC):
         self._waiting += 1
         future = self._submit(work, apart, short=short)
         try:
-            result = await asyncio.shield(future)
+            result = await shielded(future)
         except Refused as refusal:
             if refusal.code is Code.UNAVAILABLE and isinstance(refusal.__cause__, DBAPIError):
                 _outage.stops(self)

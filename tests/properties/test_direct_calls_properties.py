@@ -172,8 +172,9 @@ def test_what_is_not_there_is_not_read() -> None:
     for place, size in nowhere:
         with pytest.raises((TypeError, ValueError, OverflowError)):
             string_at(place, size)
-        with pytest.raises((TypeError, ValueError, OverflowError)):
-            openssl_library.set_null(0 if place == made else place)
+        for look in (openssl_library.set_null, openssl_library.word_at):
+            with pytest.raises((TypeError, ValueError, OverflowError)):
+                look(0 if place == made else place)
     assert string_at(0, 0) == b""
     assert openssl_library._direct.bind("SSL_read", 0) is None
 

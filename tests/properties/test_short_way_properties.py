@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import re
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,8 @@ from sqlalchemy.dialects import sqlite
 
 from provisioning.directory.audit_chain import AuditHead, link, seal
 from provisioning.enrolment.attempt import Attempt, TlsConnection, TokenCredential
+from provisioning.pki import named_curves
+from provisioning.pki.identity import InvalidIdentity, check_name
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.program.flat_json import FlatJson
 from provisioning.store.utc_date_time import UtcDateTime
@@ -36,6 +39,38 @@ VALUES = st.one_of(
 PLAIN_VALUES = st.recursive(
     st.one_of(st.text(), MOMENTS, st.none(), st.integers()), lambda some: st.lists(some, max_size=3), max_leaves=6
 )
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+CHARACTERS = st.one_of(st.sampled_from("aZ09._- /\u00b2\u0661\u0131\n\0"), st.characters())
+
+
+@given(st.text(CHARACTERS, max_size=4) | st.text("aZ9._-", max_size=66))
+def test_a_name_is_one_if_it_is_what_the_rule_says(value: str) -> None:
+    try:
+        allowed = check_name("name", value) == value
+    except InvalidIdentity:
+        allowed = False
+    assert allowed == bool(NAME.fullmatch(value))
+
+
+@given(
+    st.lists(st.binary(max_size=3), max_size=named_curves.MOST_CERTIFICATES + 2),
+    st.integers(0, 200),
+    st.binary(max_size=3),
+    st.sampled_from([0x0303, 0x0304]),
+)
+def test_certificates_are_counted_as_their_lengths_say(
+    certificates: list[bytes], kept: int, rest: bytes, version: int
+) -> None:
+    is_new = version == 0x0304
+    entries = [len(each).to_bytes(3) + each + (b"\0\0" if is_new else b"") for each in certificates]
+    whole = b"\x0b\0\0\0" + (b"\0" if is_new else b"") + b"\0\0\0" + b"".join(entries) + rest
+    message = whole[:kept]
+    place = 8 if is_new else 7
+    for _ in range(named_curves.MOST_CERTIFICATES):
+        place += 3 + int.from_bytes(message[place : place + 3])
+        place += 2 + int.from_bytes(message[place : place + 2]) if is_new else 0
+    assert named_curves._is_costly(message, version) == (place < len(message))
 
 
 @pytest.mark.parametrize("ascii_only", [True, False])

@@ -13,6 +13,8 @@ from provisioning.pki.keys import PrivateKey
 YEAR_0 = "00000101000000Z"
 FIRST_SECOND = "00010101000000Z"
 """Of all that there is a `datetime` for."""
+SAID = r"year (0 is out of range|must be in 1\.\.9999, not 0)"
+"""What Python says of the year 0, to 3.13 and from 3.14 on."""
 _VALIDITY = 4
 _THIS_UPDATE = 3
 _GENERALIZED_TIME = b"\x18"

@@ -43,7 +43,7 @@ def test_an_openssl_that_is_too_old_is_not_called() -> None:
 @pytest.mark.parametrize(
     ("holder", "name", "value", "remedy"),
     [
-        (openssl, "WHY_NOT", "it is linked statically", "run it with a CPython 3.11 to 3.14 "),
+        (openssl, "WHY_NOT", "it is linked statically", "run it with a CPython 3.11 to 3.15 "),
         (hello_bounds, "CAN_BOUND", False, "allow it to have executable memory "),
         (named_curves, "CAN_LOOK", False, "allow it to have executable memory "),
         (key_updates, "CAN_COUNT", False, "allow it to have executable memory "),

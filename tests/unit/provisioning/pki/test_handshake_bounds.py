@@ -12,7 +12,7 @@ import pytest
 from provisioning.pki import handshake_bounds, hello_bounds, openssl
 from provisioning.pki.handshake_bounds import MOST_CHAIN, PORTION
 from provisioning.pki.hello_bounds import SMALL
-from provisioning.pki.openssl_library import library
+from provisioning.pki.openssl_library import frequent, library
 from provisioning.pki.tls import ClientCertificate, CredentialPem, client_context, server_context
 from tests.support.client_hellos import (
     ILLEGAL_PARAMETER,
@@ -147,15 +147,15 @@ def test_what_a_step_without_memory_leaves_is_never_another_s(pair: Pair, monkey
     try:
         pair.far.sendall(b"GET / HTTP/1.1\r\n\r\n" * 10)
         with monkeypatch.context() as short:
-            emptying = library.BIO_ctrl
+            emptying = frequent.BIO_ctrl
 
             def fail(*_arguments: object) -> int:
                 raise MemoryError
 
-            short.setattr(library, "BIO_ctrl", fail)
+            short.setattr(frequent, "BIO_ctrl", fail)
             with pytest.raises(MemoryError):
                 pair.step()
-        assert library.BIO_ctrl is emptying
+        assert frequent.BIO_ctrl is emptying
         other.far.sendall(long_hello(client_context(PKI.anchors), 2000))
         assert other.step() == openssl.WANTS_READ
         assert other.far.recv(3)[:1] == b"\x16"
@@ -167,7 +167,7 @@ def test_what_openssl_has_no_memory_for_is_not_consumed(pair: Pair, monkeypatch:
     hello = long_hello(client_context(PKI.anchors), 2000)
     pair.far.sendall(hello)
     with monkeypatch.context() as short:
-        short.setattr(library, "BIO_write", lambda *_: -1)
+        short.setattr(frequent, "BIO_write", lambda *_: -1)
         with pytest.raises(MemoryError):
             pair.step()
     assert unread(pair.near) == len(hello)

@@ -10,7 +10,7 @@ import pytest
 
 from provisioning.pki import key_shown
 from provisioning.pki.key_shown import MOST_SECONDS
-from provisioning.pki.openssl_library import library
+from provisioning.pki.openssl_library import frequent
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 from tests.support.pki import shared_device, shared_pki
 
@@ -74,11 +74,11 @@ def test_a_clock_that_was_ahead_gives_nobody_more(service: Service) -> None:
 
 
 def test_a_ticket_that_says_nothing_of_a_key_is_no_return(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    declared = library.SSL_SESSION_set1_ticket_appdata
+    declared = frequent.SSL_SESSION_set1_ticket_appdata
     with monkeypatch.context() as before:
-        before.setattr(library, "SSL_SESSION_set1_ticket_appdata", lambda *_: 1)
+        before.setattr(frequent, "SSL_SESSION_set1_ticket_appdata", lambda *_: 1)
         assert not service.come()
-    assert library.SSL_SESSION_set1_ticket_appdata is declared
+    assert frequent.SSL_SESSION_set1_ticket_appdata is declared
     assert not service.come()
     assert service.come()
 

@@ -28,8 +28,9 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    monkeypatch.setattr(key_updates, "time", clock := Clock())
-    monkeypatch.setattr(key_updates, "_counted_since", clock.now)
+    clock = Clock()
+    monkeypatch.setattr(key_updates, "_monotonic", clock.monotonic)
+    monkeypatch.setattr(key_updates._second, "began", clock.now)
     return clock
 
 

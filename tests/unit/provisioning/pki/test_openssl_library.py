@@ -16,6 +16,7 @@ from provisioning.pki.openssl_library import (
     library,
     set_null,
     string_at,
+    word_at,
 )
 
 pytestmark = pytest.mark.skipif(not openssl.AVAILABLE, reason="OpenSSL cannot be called directly here")
@@ -64,6 +65,8 @@ def test_bytes_at_an_address() -> None:
     place = bytearray(b"a\0b" + bytes(8))
     assert string_at(address_of_bytes(place), 3) == b"a\0b"
     assert string_at(address_of_bytes(place), 0) == b""
-    pointer = ctypes.c_void_p(7)
+    pointer = ctypes.c_void_p(2**63 + 7)
+    assert word_at(ctypes.addressof(pointer)) == 2**63 + 7
     set_null(ctypes.addressof(pointer))
     assert pointer.value is None
+    assert word_at(ctypes.addressof(pointer)) == 0
