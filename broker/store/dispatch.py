@@ -51,26 +51,23 @@ class Dispatch:
         self.listed = 0
         """… and of those that are in the store, or about to be."""
 
-    def takes(self, stored: PersonalMessage) -> bool:
-        """Whether one more session may get *stored* by this dispatch."""
-        like = self.like
-        return (
-            like is not None
-            and self.message == stored.message.row
-            and len(self.sessions) < PLACES
-            and self.left != 0  # Else it is struck from the batch already.
-            and like.exactly_once == stored.exactly_once
-            and like.retain == stored.retain
-            and like.identifiers == stored.identifiers
-            and like.share == stored.share
-        )
-
-    def add(self, session: int) -> int:
-        """Add the session with that row; return its `sequence`."""
-        place = len(self.sessions)
+    def add(self, session: int, stored: PersonalMessage) -> bool:
+        """Add the session with that row, if it may get *stored*, of the same message, by this dispatch."""
+        like, place = self.like, len(self.sessions)
+        if (
+            like is None
+            or place == PLACES
+            or self.left == 0  # It is struck from the batch already.
+            or like.exactly_once != stored.exactly_once
+            or like.retain != stored.retain
+            or like.identifiers != stored.identifiers
+            or like.share != stored.share
+        ):
+            return False
         self.sessions.append(session)
         self.left |= 1 << place
-        return self.number << PLACE_BITS | place
+        stored.sequence = self.number << PLACE_BITS | place
+        return True
 
     def finish(self, sequence: int) -> int:
         """Take note that the session at that place is done; return the places that are left."""

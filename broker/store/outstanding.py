@@ -55,16 +55,14 @@ class Outstanding:
         if latest is None or latest.message != stored.message.row:
             if self._present:
                 self._present = []
-        elif latest.takes(stored):
-            stored.sequence = latest.add(session)
+        elif latest.add(session, stored):
             return
         else:
             if not self._present:
                 self._present.append(latest)
             for other in self._present[-_KINDS:]:
-                if other.takes(stored):
+                if other.add(session, stored):
                     self._latest = other
-                    stored.sequence = other.add(session)
                     return
         self._last_number = number = self._last_number + 1
         self._latest = batch.deliveries[number] = dispatch = Dispatch(number, stored, session)

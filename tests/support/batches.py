@@ -37,7 +37,7 @@ def dispatch(number: int, message: int, *sessions: int, qos: int = 1, share: str
     like.message.row = message
     made = Dispatch(number, like, sessions[0])
     for session in sessions[1:]:
-        made.add(session)
+        assert made.add(session, PersonalMessage(like.message, qos=qos, share=share))
     made.listed = made.left
     return made
 
