@@ -6,6 +6,7 @@ service's directory. Errors name the source of the value; nothing is corrected s
 
 from __future__ import annotations
 
+import contextlib
 import os
 from contextvars import ContextVar
 from datetime import timedelta
@@ -265,6 +266,8 @@ def _settings_file(file: Path) -> Path | None:
         return file
     if os.path.lexists(file):  # The library would ignore it, as if there were no settings.
         raise ConfigurationError(f"{file} leads to no file: write one, or remove it")
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        file.stat()  # From Python 3.14 on `Path.is_file` says no of what cannot be reached.
     return None
 
 
