@@ -361,8 +361,10 @@ def _renew_broken(engine: Engine) -> None:
     def wake(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
         if time.monotonic() - record.info.get(_RESTED_SINCE, math.inf) < _RESTED_SECONDS:
             return
+        driver: Any = connection
         try:
-            engine.dialect.do_ping(connection)
+            with driver.prompt():
+                engine.dialect.do_ping(connection)
         except engine.dialect.loaded_dbapi.Error as error:
             raise DisconnectionError(str(error)) from error  # The pool makes another.
 

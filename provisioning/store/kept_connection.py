@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Final
 
 import structlog
@@ -96,7 +97,8 @@ class KeptConnection:
         """Let the block query, and change nothing; raise `Stale`, or SQLAlchemy's error."""
         kept = self.is_open
         try:
-            with self._in_use() as connection, connection.begin():
+            # If it has become silent, another connection is asked, and waited for as long as the server may take.
+            with self._in_use() as connection, _prompt(connection, kept=kept), connection.begin():
                 yield connection
         except DBAPIError as error:
             if kept and error.connection_invalidated:
@@ -149,3 +151,7 @@ class KeptConnection:
             connection.close()
         if waits is not None and not waits.loop.is_closed():
             waits.loop.call_soon_threadsafe(waits.close)
+
+
+def _prompt(connection: Connection, *, kept: bool) -> AbstractContextManager[None]:
+    return driver_of(connection).prompt() if kept else contextlib.nullcontext()
