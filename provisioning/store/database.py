@@ -359,9 +359,12 @@ def _renew_broken(engine: Engine) -> None:
 
     @event.listens_for(engine, "checkout")
     def wake(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
-        if time.monotonic() - record.info.get(_RESTED_SINCE, math.inf) < _RESTED_SECONDS:
-            return
         driver: Any = connection
+        since = record.info.get(_RESTED_SINCE, math.inf)
+        if since < driver.silences.last:  # As a rule all hang, and each would be waited for.
+            raise DisconnectionError("the server was silent on another connection")
+        if time.monotonic() - since < _RESTED_SECONDS:
+            return
         try:
             with driver.prompt():
                 engine.dialect.do_ping(connection)

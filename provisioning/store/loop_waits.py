@@ -67,6 +67,13 @@ class Silence:
     """Elsewhere: as a statement may take, and a little."""
 
 
+class Silences:
+    """When one of a store's connections was closed for silence: those that rested then are not to be trusted."""
+
+    last = -math.inf
+    """The last time, by the monotonic clock."""
+
+
 class LoopWaits:
     """Waits for one socket while the event loop continues; made, used and closed on the loop."""
 
@@ -172,6 +179,11 @@ class LoopConnection(psycopg.Connection[TupleRow]):
     patient = False
     """Whether the transaction may take as long as it does: it changes the schema."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.silences = Silences()
+        """Of all connections of the store's."""
+
     def wait(self, gen: PQGen[ResultT], interval: float = _LOOK_SECONDS, timeout: float | None = None) -> ResultT:
         """Consume *gen*, which yields what it waits for; close the connection if it is waited for in vain."""
         if timeout is not None:
@@ -184,6 +196,7 @@ class LoopConnection(psycopg.Connection[TupleRow]):
                 return super().wait(_watched(gen, first / interval, seconds / interval), interval)
             return _on_loop(gen, self.waits, seconds)
         except ServerSilent:
+            self.silences.last = time.monotonic()
             self.close()  # So that it counts as broken, and nobody mistakes a late answer for his own.
             raise ServerSilent("the server has not answered in time: it, or its disk, hangs") from None
 

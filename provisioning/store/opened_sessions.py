@@ -36,7 +36,7 @@ from typing import Any, Final
 import psycopg
 from psycopg.pq import ExecStatus
 
-from provisioning.store.loop_waits import LoopConnection, Silence
+from provisioning.store.loop_waits import LoopConnection, Silence, Silences
 
 _REFUSED_OPTION: Final = re.compile("unsupported (?:options )?startup parameter")
 """PgBouncer's words: it has no code of its own for it."""
@@ -73,6 +73,7 @@ class OpenedSessions:
     def __init__(self) -> None:
         self._timelines: Final[dict[int, int]] = {}
         """The highest timeline seen of each cluster."""
+        self._silences: Final = Silences()
         self._probed_at = -_PROBE_AGAIN_SECONDS
 
     def open(self, *arguments: Any, **parameters: Any) -> LoopConnection:
@@ -87,6 +88,7 @@ class OpenedSessions:
             driver.autocommit = True
             self._prepare(driver, arguments, parameters)
             driver.silence = _silence(driver)
+            driver.silences = self._silences
             driver.autocommit = False
         except BaseException:
             driver.close()

@@ -77,6 +77,7 @@ class Way:
 
     async def _forward(self, client: _Streams, server: _Streams) -> None:
         answers = asyncio.create_task(_pass_on(server[0], client[1]))
+        hung = False
         try:
             with contextlib.suppress(OSError):
                 while said := await client[0].read(_SIZE):
@@ -85,17 +86,17 @@ class Way:
                         self.was_cut = True
                         answers.cancel()
                         await asyncio.wait([answers])
-                        if self._hangs:
+                        hung, self._hangs = self._hangs, False
+                        if hung:
                             await client[0].read()
                         if passed_on:
                             server[1].write(said)
                             await server[0].readuntil(_COMMIT)
-                        if self._hangs:
-                            self._hangs = False
-                            self._went_on.set()
                         break
                     server[1].write(said)
         finally:
+            if hung:
+                self._went_on.set()
             answers.cancel()
             await asyncio.wait([answers])
 

@@ -57,7 +57,10 @@ async def test_a_lost_commit_is_done_once_or_not_at_all_and_asking_again_helps(
         monkeypatch.setattr(opened_sessions, "_LATE_SECONDS", 0.5)
     with postgresql.database() as url:
         async with Way(postgresql.port) as way, open_fleet(url) as direct:
-            hasty = {"options": "-c lock_timeout=500ms"} if passed_on is None else {}
+            limits = (
+                "-c lock_timeout=500ms -c idle_in_transaction_session_timeout=2min"  # Else the server ends it first.
+            )
+            hasty = {"options": limits} if passed_on is None else {}
             through = make_url(url).set(port=way.port).update_query_dict(hasty).render_as_string(hide_password=False)
             async with open_fleet(through, direct.authority) as fleet:
                 await group(direct, "token", name="north", same_key_window=HOUR)

@@ -8,10 +8,11 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 
 import pytest
 from psycopg.waiting import Ready, Wait
+from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
@@ -42,34 +43,34 @@ def session(connection: Connection) -> int:
     return driver_of(connection).info.backend_pid
 
 
+def one(connection: Connection) -> object:
+    return connection.execute(text("SELECT 1")).scalar_one()
+
+
 def refused(outcome: object) -> bool:
     return isinstance(outcome, Refused) and outcome.code is Code.UNAVAILABLE
 
 
-@pytest.mark.parametrize("rested", [True, False])
+@pytest.mark.parametrize(("first", "rested"), [("write", math.inf), ("read", math.inf), ("read", -1.0)])
 async def test_sessions_that_have_stopped_while_nobody_used_them_are_left_and_others_opened(
-    database: Database, monkeypatch: pytest.MonkeyPatch, *, rested: bool
+    database: Database, monkeypatch: pytest.MonkeyPatch, first: str, rested: float
 ) -> None:
-    """Who writes or looks notices nothing; who reads on one that has not *rested* is refused."""
+    """One waits, for all; of all only who reads is refused, and not even he if his session has *rested*."""
     await database.look(noted)
     await database.read(noted)
     with somebody_else(database) as other:
         sessions = [each for (each,) in other.execute(_OTHERS)]
-    monkeypatch.setattr(database_module, "_RESTED_SECONDS", -1.0 if rested else math.inf)
-    monkeypatch.setattr(loop_waits, "PROMPT_SECONDS", _SOON)
+    monkeypatch.setattr(database_module, "_RESTED_SECONDS", rested)
     with stopped(*sessions):
         async with asyncio.timeout(PATIENCE):
-            looked, wrote, read = await asyncio.gather(
-                database.look(noted),
-                database.write(lambda connection: note(connection, "a"), short=True),
-                database.read(noted),
-                return_exceptions=True,
-            )
-            assert wrote == "a"
-            assert looked in (set(), {"a"})
-            assert read in (set(), {"a"}) if rested else refused(read)
-            monkeypatch.undo()
-            assert await database.read(noted) == {"a"}
+            with monkeypatch.context() as hasty:
+                hasty.setattr(loop_waits, "PROMPT_SECONDS", _SOON)
+                asking: Awaitable[object] = getattr(database, first)(one)
+                found = (await asyncio.gather(asking, return_exceptions=True))[0]
+            assert refused(found) if (first, rested) == ("read", math.inf) else found == 1
+            monkeypatch.setattr(loop_waits, "PROMPT_SECONDS", 2 * PATIENCE)
+            assert await database.write(lambda connection: note(connection, "a"), short=True) == "a"
+            assert await database.look(noted) == await database.read(noted) == {"a"}
     assert not database.write_failed
 
 
