@@ -37,6 +37,7 @@ from broker.engine.engine import Engine
 from broker.process.recovery import recover
 from broker.reload.policy_change import enforce_at_start
 from broker.settings.limits import Limits
+from broker.store.dispatch import packed
 from broker.store.sqlite import SqliteStore
 from broker.upkeep.upkeep import look_rarely, see_to
 from provisioning.pki.revocation import RevocationIndex
@@ -109,7 +110,7 @@ def _messages(sessions: int) -> Iterator[Row]:
 
 def _deliveries(sessions: int) -> Iterator[Row]:
     for number in range(0, sessions, 2):
-        yield number + 1, 1, number + 1, 1, 0, b"", None, 0, ""
+        yield number + 1, number + 1, 1, 0, b"", "", 1, packed([number + 1])
 
 
 def _retained(retained: int) -> Iterator[Row]:

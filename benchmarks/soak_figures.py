@@ -28,7 +28,10 @@ from soak_stand import Program, Stand
 
 from provisioning.store.every_table import EVERY_TABLE
 
-_BROKERS: Final = ("sessions", "subscriptions", "messages", "deliveries", "incoming", "retained", "replayed")
+_BROKERS: Final = (
+    *("sessions", "subscriptions", "messages", "deliveries", "remaining", "progress", "incoming", "retained"),
+    "replayed",
+)
 _COUNT_SECONDS: Final = 10
 
 

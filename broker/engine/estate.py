@@ -137,7 +137,7 @@ class Estates:
             shared = estate.left.popleft()
             self._give_to_another(session.owner, shared, now)
             if journal is not None and session.row and shared.sequence:
-                journal.remove(session.row, shared.sequence, shared.message)
+                journal.remove(shared)
 
     def _give_to_another(self, owner: Identity, shared: PersonalMessage, now: float) -> None:
         """Give *shared*, which *owner*'s session has left, to another member of its share.

@@ -258,7 +258,7 @@ class Exchange:
         session.row = 0
         for delivery in session.deliveries() if deliveries is None else deliveries:
             if isinstance(delivery, PersonalMessage | Released) and delivery.sequence and delivery.message is not None:
-                journal.release(delivery.message)
+                journal.remove(delivery)
                 delivery.sequence = 0  # The session may have a row again, for its will.
 
 

@@ -36,6 +36,10 @@ NOT_OFFERED: Final = frozenset(
         "publish/bytes/received",
         "publish/bytes/sent",
         *(f"load/publish/sent/{minutes}min" for minutes in (1, 5, 15)),
+        # From mosquitto 2.1 on:
+        "packet/out/bytes",
+        "packet/out/count",
+        "connections/socket/count",
     }
 )
 """Figures of mosquitto that are not counted here; those of stored messages are Prometheus' (`broker.admin.survey`)."""

@@ -40,6 +40,7 @@ from broker.session.framing import framing
 from broker.session.incoming import Incoming
 from broker.session.session import NEVER, Session
 from broker.session.will import Will
+from broker.store.dispatch import PLACE_BITS, unpacked
 from broker.store.journal import Journal
 from broker.store.soundness import unusable
 from broker.store.sqlite import SqliteStore
@@ -47,6 +48,15 @@ from provisioning.pki.identity import Identity, parse_uri
 
 log = structlog.get_logger("broker")
 
+_OWED: Final = """
+SELECT deliveries.places, sessions, coalesce(remaining.places, deliveries.places)
+    FROM deliveries LEFT JOIN remaining USING (id)
+"""
+_DELIVERIES: Final = """
+SELECT deliveries.*, coalesce(remaining.places, deliveries.places)
+    FROM deliveries LEFT JOIN remaining USING (id) ORDER BY deliveries.id
+"""
+_PROGRESS: Final = "SELECT * FROM progress"
 _KEPT: Final = 4096
 """Values that rows may have in common, remembered while they are read."""
 
@@ -68,7 +78,8 @@ def _recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) ->
     offset = wall_now - now
     last_session = _highest(store, "sessions")
     last_message = _highest(store, "messages")
-    journal = Journal(offset, last_session=last_session, last_message=last_message)
+    last_delivery = _highest(store, "deliveries")
+    journal = Journal(offset, last_session=last_session, last_message=last_message, last_delivery=last_delivery)
     sessions = _sessions(engine, journal, store, now)
     gone = frozenset(journal.lapsed.values())
     engine.metrics.sessions_expired += len(gone)
@@ -135,7 +146,7 @@ class _Owners:
 def _sessions(engine: Engine, journal: Journal, store: SqliteStore, now: float) -> dict[int, Session]:
     """Restore the sessions, without those that have expired and owe nobody anything."""
     owners = _Owners()
-    owing = {row for (row,) in store.each("SELECT DISTINCT session FROM deliveries")}
+    owing = {row for listed, packed, left in store.each(_OWED) for _, row in unpacked(listed, packed, left)}
     wall_now = now + journal.wall_offset
     sessions: dict[int, Session] = {}
     for row in store.each("SELECT * FROM sessions"):
@@ -187,24 +198,29 @@ def _session(engine: Engine, journal: Journal, row: tuple[Any, ...], owner: Iden
 def _deliveries(
     store: SqliteStore, journal: Journal, sessions: dict[int, Session], messages: dict[int, Message], now: float
 ) -> None:
-    expired: list[tuple[int, int, Message]] = []
-    for row, sequence, number, qos, retain, identifiers, packet_id, released, share in store.each(
-        "SELECT * FROM deliveries ORDER BY session, sequence"
-    ):
-        message = messages[number]
-        message.row = number
-        message.references += 1
-        if released:
-            sessions[row].restore(Released(message, sequence), packet_id)
-            continue
-        stored = PersonalMessage(message, qos=qos, retain=bool(retain), identifiers=identifiers, share=share)
-        stored.sequence = sequence
-        if packet_id is None and message.expires_at is not None and message.expires_at <= now:
-            expired.append((row, sequence, message))
-        else:
-            sessions[row].restore(stored, packet_id)
-    for row, sequence, message in expired:  # Only now: it goes with the last that needs it.
-        journal.remove(row, sequence, message)
+    progress = {sequence: (packet_id, released) for sequence, packet_id, released in store.each(_PROGRESS)}
+    expired: list[PersonalMessage] = []
+    for number, of, qos, retain, identifiers, share, listed, packed, left in store.each(_DELIVERIES):
+        message = messages[of]
+        message.row = of
+        journal.restore(number, listed, left)
+        for place, row in unpacked(listed, packed, left):
+            message.references += 1
+            sequence = number << PLACE_BITS | place
+            packet_id, released = progress.pop(sequence, (None, 0))
+            if released:
+                sessions[row].restore(Released(message, sequence), packet_id)
+                continue
+            stored = PersonalMessage(message, qos=qos, retain=bool(retain), identifiers=identifiers, share=share)
+            stored.sequence = sequence
+            if packet_id is None and message.expires_at is not None and message.expires_at <= now:
+                expired.append(stored)
+            else:
+                sessions[row].restore(stored, packet_id)
+    if progress:
+        raise ValueError("an exchange that no session has")
+    for each in expired:  # Only now: a message goes with the last that needs it.
+        journal.remove(each)
 
 
 def _retained(

@@ -68,7 +68,6 @@ class Session:
     __slots__ = (
         "_given_up",
         "_held",
-        "_last_sequence",
         "_limits",
         "_metrics",
         "_queue",
@@ -126,7 +125,6 @@ class Session:
         """Its row in the store, 0 for none."""
         self.permits: Permits | None = None
         """Whether the client may receive a message of a topic, if plugins decide that; None: it may."""
-        self._last_sequence = 0
         self._queue: MessageQueue | None = None
         self.choked = False
         """Whether so much is unsent that nothing more is written: QoS 1 and 2 messages wait in the queue."""
@@ -290,8 +288,6 @@ class Session:
         self, message: Deliverable, inflight: Inflight[Deliverable], journal: Journal, now: float | None
     ) -> bool:
         stored = message if isinstance(message, PersonalMessage) else PersonalMessage(cast("Message", message))
-        self._last_sequence += 1
-        stored.sequence = self._last_sequence
         if self._queue is not None or self.connection is None or self.choked or inflight.room <= 0:
             if self._enqueue(stored, now):
                 journal.add(self.row, stored)
@@ -310,7 +306,7 @@ class Session:
                 inflight.weigh(packet_id, len(frame))
             if self.journal is not None and isinstance(message, PersonalMessage) and message.exactly_once:
                 # If retransmitted after a crash, it must have the packet identifier that the client knows.
-                self.journal.advance(self.row, message.sequence, packet_id, released=False)
+                self.journal.advance(message.sequence, packet_id, released=False)
                 if self.connection is not None:
                     self.journal.send(self.connection, frame)
             else:
@@ -354,7 +350,7 @@ class Session:
     def _over(self, message: Deliverable) -> None:
         """Remove *message* from the store: it was acknowledged, or never will be."""
         if self.journal is not None and isinstance(message, PersonalMessage | Released) and message.message is not None:
-            self.journal.remove(self.row, message.sequence, message.message)
+            self.journal.remove(message)
 
     # Acknowledgements from the client. One that is not due raises `ProtocolError`.
 
@@ -385,7 +381,7 @@ class Session:
         elif isinstance(message, PersonalMessage):
             inflight.replace(packet_id, Released(message.message, message.sequence))
             if self.journal is not None:
-                self.journal.advance(self.row, message.sequence, packet_id, released=True)
+                self.journal.advance(message.sequence, packet_id, released=True)
         return True
 
     def completed(self, packet_id: int, now: float) -> bool:
@@ -487,7 +483,6 @@ class Session:
 
     def restore(self, stored: PersonalMessage | Released, packet_id: int | None) -> None:
         """Put back a delivery from the store; one with a *packet_id* is inflight, at QoS 2."""
-        self._last_sequence = max(self._last_sequence, stored.sequence)
         if self.inflight is None:
             self.inflight = Inflight(self._receive_maximum, self._limits)
         if packet_id is not None:

@@ -48,6 +48,9 @@ _FIRST_PAUSE = 5.0
 _JITTER = 0.2
 _LOOK = 0.5
 _ACCEPT = "application/pem-certificate-chain, application/pkcs7-mime, */*;q=0.5"
+_LENGTHS = {"content-length", "transfer-encoding"}
+"""Without either, an answer ends with its connection, and PEM cut off between two certificates is valid. Debian 12's
+Python does not even see that TLS did not end."""
 
 
 class _Unfetched(Exception):
@@ -191,6 +194,8 @@ async def _get(followed: Followed) -> bytes | None:
                 return None
             if response.status_code != httpx.codes.OK:
                 raise _Unfetched(f"HTTP status {response.status_code}")
+            if not response.headers.keys() & _LENGTHS:
+                raise AnchorsRefused("the answer says neither its length nor that it is chunked: it may be cut off")
             content, received = await body_of(response, MOST_BYTES), response.headers
             followed.etag, followed.modified = validator_of(received, "ETag"), validator_of(received, "Last-Modified")
             return content

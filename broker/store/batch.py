@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any, Final, Protocol
 
+from broker.store.dispatch import PLACE_BITS, Dispatch
+
 Row = tuple[Any, ...]
 
 _EXPIRES_AT: Final = 5
@@ -70,10 +72,17 @@ class Batch:
     sessions: dict[int, Row | None] = field(default_factory=dict)
     subscriptions: dict[tuple[int, str], Row | None] = field(default_factory=dict)
     messages: dict[int, Row] = field(default_factory=dict)
-    deliveries: dict[tuple[int, int], Row] = field(default_factory=dict)
-    progress: dict[tuple[int, int], tuple[int, bool]] = field(default_factory=dict)
-    """(session, sequence) to (packet identifier, released): the progress of a QoS 2 exchange."""
-    done: list[tuple[int, int]] = field(default_factory=list)
+    deliveries: dict[int, Dispatch] = field(default_factory=dict)
+    done: list[tuple[int]] = field(default_factory=list)
+    """Numbers of dispatches in the store to a single session, which is done."""
+    remaining: dict[int, int] = field(default_factory=dict)
+    """Numbers of those to several sessions to the places that are left, as bits; …"""
+    thinned: set[int] = field(default_factory=set)
+    """… for these they are so few that the row is written anew."""
+    progress: dict[int, tuple[int, bool]] = field(default_factory=dict)
+    """Sequence to (packet identifier, released): the progress of a QoS 2 exchange."""
+    finished: list[tuple[int]] = field(default_factory=list)
+    """Sequences of QoS 2 exchanges that are over."""
     unreferenced: list[tuple[int]] = field(default_factory=list)
     incoming: dict[tuple[int, int], bool] = field(default_factory=dict)
     freed: set[int] = field(default_factory=set)
@@ -106,7 +115,8 @@ class Batch:
     @property
     def changes(self) -> bool:
         """Whether there is anything to write."""
-        return bool(self.promises or self.sessions or self.done or self.unreferenced or self.replayed or self.moved)
+        over = self.remaining or self.done or self.finished or self.unreferenced
+        return bool(self.promises or self.sessions or over or self.replayed or self.moved)
 
     @property
     def promises(self) -> bool:
@@ -138,12 +148,7 @@ class Batch:
         for subscribed, numbers in later.replayed.items():
             self.replayed.setdefault(subscribed, []).extend(numbers)
         self.messages |= later.messages
-        self.deliveries |= later.deliveries
-        self.progress |= later.progress
-        for key in later.done:
-            self.progress.pop(key, None)
-            if self.deliveries.pop(key, None) is None:
-                self.done.append(key)
+        self._take_in_deliveries(later)
         for (number,) in later.unreferenced:
             if self.messages.pop(number, None) is None:
                 self.unreferenced.append((number,))
@@ -156,6 +161,29 @@ class Batch:
         self.resumed += later.resumed
         self.ended |= {name: left or self.ended.get(name, False) for name, left in later.ended.items()}
         self.watchers += later.watchers
+
+    def _take_in_deliveries(self, later: Batch) -> None:
+        """Add those of *later*, and strike what is over by then; a dispatch of this batch knows what is left of it."""
+        unwritten = self.deliveries
+        self.progress |= later.progress
+        for (sequence,) in later.finished:
+            self.progress.pop(sequence, None)
+            if sequence >> PLACE_BITS not in unwritten:
+                self.finished.append((sequence,))
+        for number, left in later.remaining.items():
+            if number not in unwritten:
+                self.remaining[number] = left
+            elif not left:
+                del unwritten[number]
+        for (number,) in later.done:
+            if unwritten.pop(number, None) is None:
+                self.done.append((number,))
+        unwritten |= later.deliveries
+
+    def seal(self) -> None:
+        """Take note that its dispatches are written as they are now, whatever becomes of them meanwhile."""
+        for dispatch in self.deliveries.values():
+            dispatch.listed = dispatch.left
 
     def retain(self, topic_name: str, row: Row | None, *, new: bool) -> None:
         """Record a topic's retained message, or that it has none; *new*: nothing older holds any of that topic."""
@@ -203,11 +231,10 @@ class Batch:
         gone = self.gone
         if not gone:
             return
-        by_session: tuple[dict[Any, Any], ...] = (self.subscriptions, self.deliveries, self.progress, self.incoming)
-        for table in (*by_session, self.replayed):
+        by_session: tuple[dict[Any, Any], ...] = (self.subscriptions, self.incoming, self.replayed)
+        for table in by_session:
             for key in [key for key in table if key[0] in gone]:
                 del table[key]
-        self.done = [key for key in self.done if key[0] not in gone]
         gone.clear()
 
 

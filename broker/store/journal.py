@@ -39,8 +39,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
-from broker.mqtt.message import Message
+from broker.mqtt.message import Message, PersonalMessage, Released
 from broker.store.batch import Answerable, Batch, Moved, Otherwise, Outbox, Row
+from broker.store.outstanding import Outstanding
 from broker.store.owed import Again, Owed
 
 MOST_WAITING = 65_536
@@ -62,17 +63,6 @@ class Publisher(Protocol):
         """Resume reading from the client."""
 
 
-class Stored(Protocol):
-    """A delivery with its place in the session's order."""
-
-    message: Message
-    sequence: int
-    exactly_once: bool
-    retain: bool
-    identifiers: bytes
-    share: str
-
-
 class Journal:
     """The open batch and the one that is being written."""
 
@@ -80,6 +70,7 @@ class Journal:
         "_held",
         "_last_message",
         "_last_session",
+        "_outstanding",
         "_stored_session",
         "_sweep_at",
         "_taken_session",
@@ -101,7 +92,9 @@ class Journal:
         "writing",
     )
 
-    def __init__(self, wall_offset: float, *, last_session: int = 0, last_message: int = 0) -> None:
+    def __init__(
+        self, wall_offset: float, *, last_session: int = 0, last_message: int = 0, last_delivery: int = 0
+    ) -> None:
         """Start with the highest row numbers in use; *wall_offset* plus monotonic time is the wall clock."""
         self.first_message = last_message
         """The highest row of a message that existed before this process."""
@@ -141,6 +134,7 @@ class Journal:
         self._taken_session = last_session
         """… or in the batch that is being written."""
         self._last_message = last_message
+        self._outstanding = Outstanding(last_delivery)
 
     def clock_set(self, seconds: float, kept: Iterable[int] = ()) -> None:
         """Take note that the wall clock was set ahead by *seconds*; the rows of messages that are *kept* are right."""
@@ -223,7 +217,7 @@ class Journal:
         self.open.sessions[row] = values
 
     def remove_session(self, row: int) -> bool:
-        """Record that a session has ended; its subscriptions and deliveries are removed with it.
+        """Record that a session has ended; its subscriptions are removed with it. Its deliveries are to be, too.
 
         Returns whether anything of it could come back after a crash.
         """
@@ -287,8 +281,12 @@ class Journal:
 
     # Messages on their way out
 
-    def add(self, row: int, stored: Stored) -> None:
-        """Record that session *row* must receive *stored*."""
+    def restore(self, number: int, listed: int, left: int) -> None:
+        """Take note of a dispatch that is in the store, of the places *listed* there, and those that are *left*."""
+        self._outstanding.restore(number, listed, left)
+
+    def add(self, row: int, stored: PersonalMessage) -> None:
+        """Record that session *row* must receive *stored*, which is given its `sequence`. Hot."""
         self.dirty = True
         message = stored.message
         if message.row == 0:
@@ -296,31 +294,20 @@ class Journal:
             message.row = self._last_message
             self.open.messages[message.row] = self._message_row(message)
         message.references += 1
-        self.open.deliveries[row, stored.sequence] = (
-            message.row,
-            2 if stored.exactly_once else 1,
-            stored.retain,
-            stored.identifiers,
-            stored.share,
-        )
+        self._outstanding.add(self.open, row, stored)
 
-    def advance(self, row: int, sequence: int, packet_id: int, *, released: bool) -> None:
+    def advance(self, sequence: int, packet_id: int, *, released: bool) -> None:
         """Record the packet identifier of a QoS 2 delivery, and whether its PUBREC was received."""
         self.dirty = True
-        self.open.progress[row, sequence] = packet_id, released
+        self.open.progress[sequence] = packet_id, released
 
-    def remove(self, row: int, sequence: int, message: Message) -> None:
-        """Record that a delivery is over; what was never written need not be removed."""
-        batch = self.open
-        key = row, sequence
-        batch.progress.pop(key, None)
-        if batch.deliveries.pop(key, None) is None:
+    def remove(self, delivery: PersonalMessage | Released) -> None:
+        """Record that *delivery* is over; what was never written need not be removed."""
+        if self._outstanding.remove(self.open, delivery.sequence, exactly_once=delivery.exactly_once):
             self.dirty = True
-            batch.done.append(key)
-        self.release(message)
-
-    def release(self, message: Message) -> None:
-        """Record that one delivery less needs *message*."""
+        message = delivery.message
+        if message is None:
+            return
         message.references -= 1
         if message.references == 0:
             if self.open.messages.pop(message.row, None) is None:
@@ -383,6 +370,7 @@ class Journal:
         self.writing, self.open = self.open, Batch()
         self._taken_session = self._last_session
         self.writing.drop_void()
+        self._outstanding.taken(self.writing)
         self.writing.probe = probe
         return self.writing
 
@@ -397,6 +385,7 @@ class Journal:
         touched: set[Outbox] = set()
         if batch is not None:
             self._stored_session = self._taken_session
+            self._outstanding.written(batch)
             if batch.changes or batch.probe:  # Otherwise nothing was written: the store may still be failing.
                 self.failed = False
             for connection, packet in batch.packets:

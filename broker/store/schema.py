@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VERSION = 7
+VERSION = 8
 
 SCHEMA = """
 CREATE TABLE sessions (
@@ -41,18 +41,28 @@ CREATE TABLE messages (
     topic BLOB NOT NULL, payload BLOB NOT NULL, qos INTEGER NOT NULL, retain INTEGER NOT NULL,
     properties BLOB NOT NULL, expires_at REAL
 ) STRICT;
+-- One message for up to 62 sessions (broker.store.dispatch), in the order in which each session gets its messages.
 CREATE TABLE deliveries (
-    session INTEGER NOT NULL REFERENCES sessions ON DELETE CASCADE,
-    sequence INTEGER NOT NULL,
+    id INTEGER PRIMARY KEY,
     message INTEGER NOT NULL,
     qos INTEGER NOT NULL,
     retain INTEGER NOT NULL,
     identifiers BLOB NOT NULL,
-    packet_id INTEGER,             -- QoS 2 only, from the first PUBLISH on
-    released INTEGER NOT NULL DEFAULT 0,
-    share TEXT NOT NULL DEFAULT '',      -- the Shared Subscription that it came through, $share/…; empty: none
-    PRIMARY KEY (session, sequence)
-) STRICT, WITHOUT ROWID;
+    share TEXT NOT NULL,           -- the Shared Subscription that it came through, $share/…; empty: none
+    places INTEGER NOT NULL,       -- bit n: the session at place n is listed
+    sessions BLOB NOT NULL         -- their ids in the order of their places, eight bytes each, little-endian
+) STRICT;
+-- Of a delivery with which some of its sessions are done: the places of the others.
+CREATE TABLE remaining (
+    id INTEGER PRIMARY KEY,
+    places INTEGER NOT NULL
+) STRICT;
+-- At QoS 2, from the first PUBLISH on. The sequence is the delivery's id times 64, and the session's place.
+CREATE TABLE progress (
+    sequence INTEGER PRIMARY KEY,
+    packet_id INTEGER NOT NULL,
+    released INTEGER NOT NULL      -- whether its PUBREC was received
+) STRICT;
 CREATE TABLE incoming (
     session INTEGER NOT NULL REFERENCES sessions ON DELETE CASCADE,
     packet_id INTEGER NOT NULL,
@@ -107,6 +117,28 @@ ALTER TABLE sessions ADD COLUMN will_cas TEXT;
 -- Older brokers could remove a message that others were still to get (decision 0248), and did not start again then.
 DELETE FROM deliveries WHERE message NOT IN (SELECT id FROM messages);
 """,
+    7: """
+-- Before decision 0334 there was a row for each session.
+CREATE TEMP TABLE former AS
+    SELECT row_number() OVER (ORDER BY sequence, session) AS id, * FROM main.deliveries
+    WHERE message IN (SELECT id FROM messages);
+DROP TABLE deliveries;
+CREATE TABLE deliveries (
+    id INTEGER PRIMARY KEY,
+    message INTEGER NOT NULL,
+    qos INTEGER NOT NULL,
+    retain INTEGER NOT NULL,
+    identifiers BLOB NOT NULL,
+    share TEXT NOT NULL,
+    places INTEGER NOT NULL,
+    sessions BLOB NOT NULL
+) STRICT;
+CREATE TABLE remaining (id INTEGER PRIMARY KEY, places INTEGER NOT NULL) STRICT;
+CREATE TABLE progress (sequence INTEGER PRIMARY KEY, packet_id INTEGER NOT NULL, released INTEGER NOT NULL) STRICT;
+INSERT INTO deliveries SELECT id, message, qos, retain, identifiers, share, 1, packed(session) FROM former ORDER BY id;
+INSERT INTO progress SELECT id * 64, packet_id, released FROM former WHERE packet_id IS NOT NULL ORDER BY id;
+DROP TABLE former;
+""",
 }
 """The statements that upgrade each older schema to the next."""
 
@@ -130,8 +162,17 @@ id > {_MOST} OR qos NOT BETWEEN 0 AND 2 OR length(topic) NOT BETWEEN 1 AND 65535
     OR expires_at NOT BETWEEN -1e15 AND 1e15
 """,
     "deliveries": f"""
-sequence > {_MOST} OR qos NOT BETWEEN 1 AND 2 OR packet_id NOT BETWEEN 1 AND 65535
-    OR released NOT BETWEEN 0 AND 1 OR (released = 1 AND packet_id IS NULL)
+id NOT BETWEEN 1 AND {_MOST // 64} OR qos NOT BETWEEN 1 AND 2 OR places NOT BETWEEN 1 AND {_MOST - 1}
+    OR length(sessions) NOT BETWEEN 8 AND 496 OR length(sessions) % 8 <> 0
+""",
+    "remaining": """
+places <= 0 OR NOT EXISTS (SELECT 1 FROM deliveries AS listed
+    WHERE listed.id = remaining.id AND remaining.places & ~listed.places = 0)
+""",
+    "progress": """
+packet_id NOT BETWEEN 1 AND 65535 OR released NOT BETWEEN 0 AND 1
+    OR NOT EXISTS (SELECT 1 FROM deliveries AS listed
+        WHERE listed.id = sequence / 64 AND listed.qos = 2 AND listed.places >> (sequence % 64) & 1)
 """,
     "incoming": "packet_id NOT BETWEEN 1 AND 65535",
     "retained": f"""

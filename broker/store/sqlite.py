@@ -34,6 +34,7 @@ import structlog
 from broker.histogram import Histogram
 from broker.store.batch import Batch, Moved, Row
 from broker.store.database_files import DatabaseFiles, StoreError, examine, lock_file_of
+from broker.store.dispatch import packed, thinned
 from broker.store.journal import Journal
 from broker.store.log_growth import LogGrowth, held_up
 from broker.store.outage import Outage
@@ -123,6 +124,7 @@ class SqliteStore:
 
     def _migrate(self) -> None:
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        self._database.create_function("packed", 1, lambda session: packed([session]), deterministic=True)
         if version == 0:
             self._database.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
         if version == 1 and any(column[1] == FIRST_DAY for column in self._database.execute(_COLUMNS)):
@@ -255,6 +257,7 @@ class SqliteStore:
         self._thread.shutdown(wait=True)
         journal, self._journal = self._journal, None
         if journal is not None:
+            journal.open.seal()
             try:
                 for batch in (journal.writing, journal.open):
                     if batch is not None and batch.changes:
@@ -331,15 +334,15 @@ def apply_changes(database: sqlite3.Connection, batch: Batch) -> None:
         [(row, *values) for row, values in batch.messages.items()],
     )
     many(
-        "INSERT OR REPLACE INTO deliveries (session, sequence, message, qos, retain, identifiers, share) "
-        "VALUES (?,?,?,?,?,?,?)",
-        [(*key, *values) for key, values in batch.deliveries.items()],
+        "INSERT OR REPLACE INTO deliveries VALUES (?,?,?,?,?,?,?,?)", [each.row() for each in batch.deliveries.values()]
     )
+    if batch.remaining or batch.done:
+        _apply_ends(database, batch)
     many(
-        "UPDATE deliveries SET packet_id=?, released=? WHERE session=? AND sequence=?",
-        [(*values, *key) for key, values in batch.progress.items()],
+        "INSERT OR REPLACE INTO progress VALUES (?,?,?)",
+        [(sequence, *values) for sequence, values in batch.progress.items()],
     )
-    many("DELETE FROM deliveries WHERE session=? AND sequence=?", batch.done)
+    many("DELETE FROM progress WHERE sequence=?", batch.finished)
     many("DELETE FROM messages WHERE id=?", batch.unreferenced)
     many("INSERT OR IGNORE INTO incoming VALUES (?,?)", [key for key, known in batch.incoming.items() if known])
     many(
@@ -351,6 +354,25 @@ def apply_changes(database: sqlite3.Connection, batch: Batch) -> None:
         "INSERT OR REPLACE INTO retained VALUES (?,?,?,?,?,?,?,?,?)",
         [(topic, *values) for topic, values in batch.retained.items() if values is not None],
     )
+
+
+def _apply_ends(database: sqlite3.Connection, batch: Batch) -> None:
+    """Write which sessions are done with what they were to get."""
+    remaining, listed_anew, over = [], [], []
+    for number, left in batch.remaining.items():
+        if not left:
+            over.append((number,))
+        elif number in batch.thinned:
+            listed_anew.append((number,))
+            found = database.execute("SELECT places, sessions FROM deliveries WHERE id=?", (number,)).fetchone()
+            listed, sessions = found
+            row = left, thinned(listed, sessions, left), number
+            database.execute("UPDATE deliveries SET places=?, sessions=? WHERE id=?", row)
+        else:
+            remaining.append((number, left))
+    _many(database, "INSERT OR REPLACE INTO remaining VALUES (?,?)", remaining)
+    _many(database, "DELETE FROM remaining WHERE id=?", over + listed_anew)
+    _many(database, "DELETE FROM deliveries WHERE id=?", batch.done + over)
 
 
 def _many(database: sqlite3.Connection, statement: str, rows: list[Any]) -> None:

@@ -101,6 +101,8 @@ HOT = [
     "broker/session/session.py",
     "broker/engine/session_quota.py",
     "broker/store/batch.py",
+    "broker/store/dispatch.py",
+    "broker/store/outstanding.py",
     "broker/store/journal.py",
     "broker/sockets/rounds.py",
     "broker/sockets/slow_reader.py",

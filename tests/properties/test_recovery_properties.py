@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 
 from broker.process.recovery import recover
 from broker.store import journal as journal_module
+from broker.store.dispatch import packed
 from broker.store.journal import Journal
 from broker.store.sqlite import SqliteStore
 from tests.support import restored_slowly
+from tests.support.batches import TABLES
 from tests.support.due import do_what_is_due
 from tests.support.examples import examples
 from tests.support.pki import DOMAIN
@@ -27,7 +29,6 @@ from tests.support.stored import WALL_OFFSET, StoredBroker
 from tests.support.wire import MemoryBroker
 
 NOW = 1000.0
-TABLES = ("sessions", "subscriptions", "messages", "deliveries", "incoming", "retained", "replayed")
 FILTERS = ("fleet/#", "fleet/+/a/cmd/#", "fleet/g/a/cmd/1", "#", "/", "+", "$share/s/fleet/#", "$SYS/#", "fleet/g/+")
 TOPICS = ("fleet", "fleet/g/a/cmd/1", "fleet/g/a/cmd", "fleet/g/b/state", "/", "a", "//", "fleet/", "a/b", "$SYS/x")
 OWNERS = (
@@ -51,8 +52,7 @@ def stores(draw: st.DrawFn) -> dict[str, list[Row]]:
     made: dict[str, list[Row]] = {table: [] for table in TABLES}
     keys = draw(st.lists(st.tuples(st.sampled_from(["a", "b", "c/d"]), st.sampled_from(OWNERS)), unique=True))
     taken: set[tuple[str, ...]] = set()
-    messages = draw(st.lists(st.tuples(st.sampled_from(TOPICS[:5]), maybe), max_size=5))
-    referenced: set[int] = set()
+    kept: list[int] = []
     for number, (client_id, owner) in enumerate(keys, 1):
         name = owner.split("/")[2], owner.split("/")[3], client_id
         expiry = draw(st.sampled_from([0, 45, 45, 7200, 0xFFFFFFFF]))
@@ -73,19 +73,9 @@ def stores(draw: st.DrawFn) -> dict[str, list[Row]]:
             made["subscriptions"].append((number, topic_filter, draw(st.integers(0, 2)), 0, 1, 0, b"", pending))
             if pending:
                 made["replayed"] += [(number, topic_filter, each) for each in draw(st.sets(st.integers(1, 3)))]
-        for place in range(draw(st.integers(0, 2)) if messages else 0):
-            message = draw(st.integers(1, len(messages)))
-            packet_id = draw(st.sampled_from([None, place + 1]))
-            released = int(packet_id is not None and draw(st.booleans()))
-            share = draw(st.sampled_from(["", "$share/s/fleet/#"]))
-            made["deliveries"].append((number, place + 1, message, 2, 0, b"", packet_id, released, share))
-            referenced.add(message)
+        kept.append(number)
         made["incoming"] += [(number, each) for each in draw(st.sets(st.integers(1, 3)))]
-    made["messages"] = [
-        (number, topic.encode(), b"m%d" % number, 2, 0, b"", at)
-        for number, (topic, at) in enumerate(messages, 1)
-        if number in referenced
-    ]
+    draw_deliveries(draw, made, kept)
     publishers = ["", f"/device/{DOMAIN}/a", f"/device/{DOMAIN}/b", "service/a", f"/service/{DOMAIN}/a"]
     for number, topic in enumerate(draw(st.lists(st.sampled_from(TOPICS), unique=True)), 1):
         payload, by = b"r%d" % number, draw(st.sampled_from(publishers))
@@ -93,6 +83,32 @@ def stores(draw: st.DrawFn) -> dict[str, list[Row]]:
             (topic, topic.encode(), payload, draw(st.integers(0, 2)), 1, b"", draw(maybe), by, number)
         )
     return made
+
+
+def draw_deliveries(draw: st.DrawFn, made: dict[str, list[Row]], sessions: list[int]) -> None:
+    """Draw what those sessions are to get: at any places, some of them done, of the others some under way."""
+    messages = draw(st.lists(st.tuples(st.sampled_from(TOPICS[:5]), maybe), max_size=5))
+    referenced: set[int] = set()
+    for number in range(1, draw(st.integers(0, 5)) + 1 if messages and sessions else 1):
+        message = draw(st.integers(1, len(messages)))
+        places = draw(st.sets(st.sampled_from([0, 1, 2, 40, 61]), min_size=1))
+        left = draw(st.sets(st.sampled_from(sorted(places)), min_size=1))
+        listed = [draw(st.sampled_from(sessions)) for _ in places]
+        share = draw(st.sampled_from(["", "$share/s/fleet/#"]))
+        bits = [sum(1 << place for place in each) for each in (places, left)]
+        made["deliveries"].append((number, message, 2, 0, b"", share, bits[0], packed(listed)))
+        if left < places:
+            made["remaining"].append((number, bits[1]))
+        for place in sorted(left):
+            if draw(st.booleans()):
+                sequence = number * 64 + place
+                made["progress"].append((sequence, sequence, draw(st.integers(0, 1))))
+        referenced.add(message)
+    made["messages"] = [
+        (number, topic.encode(), b"m%d" % number, 2, 0, b"", at)
+        for number, (topic, at) in enumerate(messages, 1)
+        if number in referenced
+    ]
 
 
 @dataclass

@@ -45,7 +45,8 @@ def _recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) ->
     offset = wall_now - now
     last_session = _highest(store, "sessions")
     last_message = _highest(store, "messages")
-    journal = Journal(offset, last_session=last_session, last_message=last_message)
+    last_delivery = _highest(store, "deliveries")
+    journal = Journal(offset, last_session=last_session, last_message=last_message, last_delivery=last_delivery)
     sessions = {row[0]: _session(engine, journal, row, now) for row in store.rows("SELECT * FROM sessions")}
     unfinished: list[tuple[Session, Subscription, int]] = []
     for row, topic_filter, *options, identifiers, pending in store.rows("SELECT * FROM subscriptions"):
@@ -111,24 +112,35 @@ def _session(engine: Engine, journal: Journal, row: tuple[Any, ...], now: float)
 def _deliveries(
     store: SqliteStore, journal: Journal, sessions: dict[int, Session], messages: dict[int, Message], now: float
 ) -> None:
-    expired: list[tuple[int, int, Message]] = []
-    for row, sequence, number, qos, retain, identifiers, packet_id, released, share in store.rows(
-        "SELECT * FROM deliveries ORDER BY session, sequence"
-    ):
-        message = messages[number]
-        message.row = number
+    """Each session's, one after the other: bit by bit, and with one look-up for each."""
+    found = []
+    for number, of, *way, places, listed in store.rows("SELECT * FROM deliveries"):
+        ((left,),) = store.rows(f"SELECT coalesce(max(places), {places}) FROM remaining WHERE id = {number}")  # noqa: S608
+        journal.restore(number, places, left)
+        rows = iter(range(0, len(listed), 8))
+        for place in range(62):
+            if places & 1 << place:
+                at = next(rows)
+                row = int.from_bytes(listed[at : at + 8], "little")
+                found.extend([(row, number * 64 + place, of, *way)] if left & 1 << place else [])
+    expired: list[PersonalMessage] = []
+    for row, sequence, of, qos, retain, identifiers, share in sorted(found):
+        message = messages[of]
+        message.row = of
         message.references += 1
+        under_way = store.rows(f"SELECT packet_id, released FROM progress WHERE sequence = {sequence}")  # noqa: S608
+        ((packet_id, released),) = under_way or [(None, 0)]
         if released:
             sessions[row].restore(Released(message, sequence), packet_id)
             continue
         stored = PersonalMessage(message, qos=qos, retain=bool(retain), identifiers=identifiers, share=share)
         stored.sequence = sequence
         if packet_id is None and message.expires_at is not None and message.expires_at <= now:
-            expired.append((row, sequence, message))
+            expired.append(stored)
         else:
             sessions[row].restore(stored, packet_id)
-    for row, sequence, message in expired:  # Only now: it goes with the last that needs it.
-        journal.remove(row, sequence, message)
+    for each in expired:  # Only now: a message goes with the last that needs it.
+        journal.remove(each)
 
 
 def _retained(engine: Engine, store: SqliteStore, journal: Journal, now: float) -> None:

@@ -21,6 +21,8 @@ class WebServer:
         self.requests: Counter[str] = Counter()
         self.headers: dict[str, str] = {}
         """Sent with every page."""
+        self.says_length = True
+        """If not, a page ends with its connection."""
         self.not_modified = 0
         outer = self
 
@@ -63,7 +65,8 @@ class WebServer:
             return
         handler.send_response(200)
         handler.send_header("ETag", tag)
-        handler.send_header("Content-Length", str(len(content)))
+        if self.says_length:
+            handler.send_header("Content-Length", str(len(content)))
         for name, value in self.headers.items():
             handler.send_header(name, value)
         handler.end_headers()

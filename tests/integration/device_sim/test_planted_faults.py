@@ -279,7 +279,7 @@ _SLOW_DISK: Fault = (
 """On a quick one, what was acknowledged too early is there before the tester can kill the broker, most of the time."""
 FORGETFUL: Sequence[tuple[Sequence[Fault], dict[str, str]]] = (
     (
-        [(JOURNAL, "            stored.identifiers,\n", '            b"",\n')],
+        [("broker/store/dispatch.py", "like.retain, like.identifiers, like.share", 'like.retain, b"", like.share')],
         {"22-killed-queued": "the subscription identifier was forgotten"},
     ),
     (

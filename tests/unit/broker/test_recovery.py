@@ -217,7 +217,7 @@ def test_who_comes_back_for_one_connection_more_is_forgotten_with_it(
     assert broker.service(clean_start=False, **last).payloads() == [b"x"]
     after = broker.killed()
     assert not after.open_service().connect(client_id="backend", clean_start=False).session_present
-    assert after.store.rows("SELECT session FROM subscriptions UNION SELECT session FROM deliveries") == []
+    assert after.store.rows("SELECT session FROM subscriptions UNION SELECT id FROM deliveries") == []
 
 
 def test_expired_messages_do_not_come_back(broker: StoredBroker) -> None:

@@ -106,6 +106,20 @@ async def test_an_answer_that_is_compressed_is_of_no_use(tmp_path: Path) -> None
     assert not followed.copy.exists()
 
 
+async def test_an_answer_that_may_be_cut_off_is_of_no_use(tmp_path: Path) -> None:
+    with WebServer() as web:
+        web.says_length = False
+        web.pages["/a"] = pem_of(ROOT)
+        urls = AnchorUrls(config(tmp_path, f"{web.url}/a"))
+        [followed] = urls.followed
+        assert await urls.fetch(followed) is False
+        assert "it may be cut off" in followed.document()["problem"]
+        assert urls.outcomes == {"ANCHORS_REFUSED": 1}
+        assert not followed.copy.exists()
+        web.says_length = True
+        assert await urls.fetch(followed) is True
+
+
 async def test_a_failure_is_told_once_and_tried_again_after_pauses_that_grow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

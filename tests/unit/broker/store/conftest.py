@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 
 @pytest.fixture
 def journal() -> Journal:
-    return Journal(100.0, last_session=7, last_message=40)
+    return Journal(100.0, last_session=7, last_message=40, last_delivery=30)
 
 
 @pytest.fixture

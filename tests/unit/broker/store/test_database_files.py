@@ -73,9 +73,9 @@ def test_a_file_that_is_no_longer_there_is_not_written_and_one_that_is_back_is(
         shutil.copy(away, store.path)
     for _ in range(2):
         with pytest.raises(StoreError, match=r"broker\.db was deleted, or another file is in its place: put it back"):
-            store._apply(Batch(done=[(1, 9)]))
+            store._apply(Batch(done=[(9,)]))
     away.rename(store.path)
-    store._apply(Batch(done=[(1, 9)]))
+    store._apply(Batch(done=[(9,)], remaining={10: 0}))
     assert store.rows("SELECT * FROM deliveries") == []
 
 

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from broker.mqtt.message import Message
+from broker.mqtt.message import Message, Released
 from broker.store.batch import Otherwise
 from broker.store.journal import Journal
-from tests.support.batches import Ear, stored
+from tests.support.batches import Ear, dispatched, stored
 
 ROW = (2, False, False, 0, b"", 9)
 
 
 def test_a_batch_that_fails_is_kept_and_its_answers_become_what_they_said(journal: Journal) -> None:
     refused, closed, waiting = Ear(), Ear(), Ear()
-    journal.add(1, stored(1))
+    journal.add(1, stored())
     journal.answer(refused, b"yes", b"no")
     journal.answer(closed, b"yes")
     journal.answer(waiting, b"yes", Otherwise.WAIT)
     journal.send(waiting, b"packet")
     batch = journal.take()
-    journal.add(1, stored(2))
+    journal.add(1, stored())
     assert (journal.not_written(3.0), journal.failed) == ({refused}, True)
     assert (refused.outbox, closed.outbox, waiting.outbox) == ([b"no"], [], [])
     assert closed.closed_at == 3.0
     assert journal.writing is None
     assert journal.open is batch
-    assert sorted(journal.open.deliveries) == [(1, 1), (1, 2)]
+    assert sorted(journal.open.deliveries) == [31, 32]
     journal.not_written(4.0)
     assert refused.outbox == [b"no"], "refused once"
     assert journal.take() is batch
@@ -44,11 +46,14 @@ def test_a_batch_that_fails_and_what_was_noted_meanwhile_become_what_one_batch_w
         noted.save_session(row, ("client", "owner", True, 60, 90.0))
         noted.subscribe(row, "a", (1,))
         noted.replayed(row, "a", 3)
-        noted.add(row, stored(1, Message(b"t", b"x", 2, expires_at=50.0), qos=2))
-        noted.advance(row, 1, 9, released=True)
+        noted.add(row, delivery := stored(Message(b"t", b"x", 2, expires_at=50.0), qos=2))
+        noted.advance(delivery.sequence, 9, released=True)
         before = Message(b"t", b"before")
         before.row, before.references = row, 1
-        noted.remove(row, 99, before)
+        noted.remove(Released(before, row * 64))
+        noted.restore(9, 7, 7)
+        for place in (0, 2):
+            noted.remove(Released(None, 9 * 64 + place))
         noted.incoming(row, 8, known=True)
         noted.retain(f"t/{row}", Message(b"t", b"x", expires_at=50.0), "", row)
         noted.retain(f"for ever/{row}", Message(b"t", b"x"), "", row)
@@ -57,18 +62,19 @@ def test_a_batch_that_fails_and_what_was_noted_meanwhile_become_what_one_batch_w
         noted.answer(ear, b"answer %d" % row, Otherwise.WAIT)
         noted.resume(ear)
 
-    expected = Journal(100.0, last_session=7, last_message=40)
+    expected = Journal(100.0, last_session=7, last_message=40, last_delivery=30)
     for row in (1, 2):
         note(journal, row)
         note(expected, row)
         if row == 1:
             assert journal.take() is not None
     journal.not_written(0.0)
-    assert journal.open == expected.open
+    assert dispatched(journal.open) == dispatched(expected.open)
+    assert replace(journal.open, deliveries={}) == replace(expected.open, deliveries={})
 
 
 def test_who_has_gone_when_a_batch_fails_is_told_nothing(journal: Journal, ear: Ear) -> None:
-    journal.add(1, stored(1))
+    journal.add(1, stored())
     for otherwise in (b"failed", Otherwise.CLOSE, Otherwise.WAIT):
         journal.answer(ear, b"a", otherwise)
     ear.session = None
@@ -78,7 +84,7 @@ def test_who_has_gone_when_a_batch_fails_is_told_nothing(journal: Journal, ear: 
 
 
 def test_answers_behind_a_failed_batch_are_refused_too(journal: Journal, ear: Ear) -> None:
-    journal.add(1, stored(1))
+    journal.add(1, stored())
     journal.take()
     journal.answer(ear, b"yes", b"no")
     journal.not_written(0.0)
@@ -90,17 +96,18 @@ def test_what_is_acknowledged_while_the_store_fails_need_not_be_written_and_is_a
     journal: Journal, ear: Ear
 ) -> None:
     older, message = Message(b"t", b"x", 1), Message(b"t", b"x", 1)
-    journal.add(1, stored(1, older))
+    first, second = stored(older), stored(message)
+    journal.add(1, first)
     journal.take()
     journal.written()
-    journal.add(1, stored(2, message))
+    journal.add(1, second)
     journal.answer(ear, b"yes", Otherwise.WAIT)
     journal.take()
     journal.not_written(0.0)
-    journal.remove(1, 1, older)
+    journal.remove(first)
     journal.written()
     assert ear.outbox == []
-    journal.remove(1, 2, message)
+    journal.remove(second)
     assert journal.open.changes, "that the first is over has to be written, but nobody is promised that"
     assert not journal.open.promises
     journal.written()
@@ -116,11 +123,10 @@ def test_what_is_acknowledged_while_the_store_fails_need_not_be_written_and_is_a
 
 def test_a_probe_that_succeeds_ends_the_failure_though_nothing_is_left_to_write(journal: Journal) -> None:
     failed = [journal.failed]
-    message = Message(b"t", b"x", 1)
-    journal.add(1, stored(1, message))
+    journal.add(1, delivery := stored())
     journal.take()
     journal.not_written(0.0)
-    journal.remove(1, 1, message)
+    journal.remove(delivery)
     assert not journal.open.changes
     journal.take()
     journal.written()
@@ -131,19 +137,19 @@ def test_a_probe_that_succeeds_ends_the_failure_though_nothing_is_left_to_write(
 
 
 def test_what_is_over_is_struck_from_a_batch_that_could_not_be_written(journal: Journal) -> None:
-    first, second = Message(b"t", b"x", 2), Message(b"t", b"y", 1)
+    first, second = stored(Message(b"t", b"x", 2), 2), stored(Message(b"t", b"y", 2), 2)
     row, other = journal.new_session("a", "owner"), journal.new_session("b", "owner")
     journal.save_session(row, ("s",))
     journal.subscribe(row, "t", ())
     journal.incoming(row, 5, known=True)
-    journal.add(row, stored(1, first, 2))
-    journal.add(other, stored(1, second))
-    journal.advance(other, 1, 3, released=False)
-    journal.retain("t", first)
+    journal.add(row, first)
+    journal.add(other, second)
+    journal.advance(second.sequence, 3, released=False)
+    journal.retain("t", first.message)
     journal.take()
-    journal.remove(row, 1, first)
+    journal.remove(first)
     journal.remove_session(row)
-    journal.remove(other, 1, second)
+    journal.remove(second)
     journal.retain("t", None)
     journal.not_written(0.0)
     batch = journal.open
@@ -151,7 +157,7 @@ def test_what_is_over_is_struck_from_a_batch_that_could_not_be_written(journal: 
     assert batch.retained == {"t": None}
     assert (batch.subscriptions, batch.messages, batch.deliveries, batch.progress) == ({}, {}, {}, {})
     assert batch.incoming == {}
-    assert (batch.done, batch.unreferenced) == ([], [])
+    assert (batch.done, batch.finished, batch.unreferenced) == ([], [], [])
 
 
 @pytest.mark.parametrize(("again", "left"), [(False, [3, 4, 5]), (True, [5])])
@@ -176,12 +182,11 @@ def test_what_was_noted_for_a_session_that_ended_meanwhile_is_not_written_after_
     journal.save_session(1, ("client", "owner", True, 60, 90.0))
     assert journal.take() is not None
     journal.subscribe(2, "a", (1,))
-    journal.add(2, stored(1))
     journal.incoming(2, 8, known=True)
     journal.remove_session(2)
     journal.not_written(0.0)
     failed = journal.open
-    assert (failed.sessions[2], failed.subscriptions, failed.deliveries, failed.incoming) == (None, {}, {}, {})
+    assert (failed.sessions[2], failed.subscriptions, failed.incoming) == (None, {}, {})
 
 
 def test_the_end_of_the_newest_session_that_is_stored_is_written_although_a_batch_before_it_failed(

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from broker.mqtt.message import Message, PersonalMessage
+from broker.mqtt.message import Message, Released
 from broker.store import journal as module
 from broker.store.batch import Batch, Moved, Otherwise, Row
+from broker.store.dispatch import packed
 from broker.store.journal import Journal
 from broker.store.owed import Again
-from tests.support.batches import Ear, stored
+from tests.support.batches import Ear, dispatched, stored
 
 
 def test_an_answer_leaves_at_once_when_nothing_is_unwritten(journal: Journal, ear: Ear) -> None:
@@ -45,9 +46,9 @@ def test_a_turn_that_changed_nothing_asks_nothing_of_the_store(journal: Journal)
         lambda journal, _: journal.unsubscribe(1, "a/#"),
         lambda journal, _: journal.replays(1, "a/#", (1,)),
         lambda journal, _: journal.replayed(1, "a/#", 5),
-        lambda journal, _: journal.add(1, stored(1)),
-        lambda journal, _: journal.advance(1, 1, 9, released=False),
-        lambda journal, _: journal.remove(1, 1, Message(b"t", b"x", 1)),
+        lambda journal, _: journal.add(1, stored()),
+        lambda journal, _: journal.advance(1, 9, released=False),
+        lambda journal, _: journal.remove(Released(Message(b"t", b"x", 1), 64)),
         lambda journal, _: journal.incoming(1, 9, known=True),
         lambda journal, _: journal.retain("t", Message(b"t", b"x", 1)),
         lambda journal, _: journal.retain("t", None),
@@ -67,7 +68,7 @@ def test_whatever_is_noted_holds_back_the_answer_until_it_is_written(
 
 
 def test_answers_wait_and_leave_in_their_order(journal: Journal, ear: Ear) -> None:
-    journal.add(1, stored(1))
+    journal.add(1, stored())
     journal.answer(ear, b"1")
     assert journal.take() is not None
     journal.answer(ear, b"2")  # Nothing new is to be written, but 1 is not written yet.
@@ -79,23 +80,23 @@ def test_answers_wait_and_leave_in_their_order(journal: Journal, ear: Ear) -> No
 
 
 def test_an_answer_that_waited_for_its_turn_alone_leaves_once(journal: Journal, ear: Ear) -> None:
-    journal.add(1, stored(1))
+    journal.add(1, stored())
     journal.take()
     journal.answer(ear, b"1")
     journal.written()
     assert ear.outbox == [b"1"]
     assert journal.written() == set()
-    journal.add(1, stored(2))
+    journal.add(1, stored())
     journal.take()
     journal.written()
     assert ear.outbox == [b"1"]
 
 
 def test_what_came_while_a_batch_was_written_waits_for_the_next(journal: Journal, ear: Ear) -> None:
-    journal.add(1, stored(1))
+    journal.add(1, stored())
     journal.answer(ear, b"1")
     journal.take()
-    journal.add(1, stored(2))
+    journal.add(1, stored())
     journal.answer(ear, b"2")
     journal.written()
     assert ear.outbox == [b"1"]
@@ -104,26 +105,16 @@ def test_what_came_while_a_batch_was_written_waits_for_the_next(journal: Journal
     assert ear.outbox == [b"1", b"2"]
 
 
-def test_a_message_for_many_sessions_is_written_once(journal: Journal) -> None:
-    message = Message(b"t", b"x", 1, expires_at=5.0)
-    for row in (1, 2, 3):
-        journal.add(row, stored(1, message))
-    batch = journal.open
-    assert batch.messages == {41: (b"t", b"x", 1, False, b"", 105.0)}
-    assert batch.deliveries == dict.fromkeys([(1, 1), (2, 1), (3, 1)], (41, 1, False, b"", ""))
-    shared = PersonalMessage(Message(b"t", b"x", 2), qos=2, retain=True, identifiers=b"7", share="$share/g/t")
-    journal.add(4, shared)
-    assert batch.deliveries[4, 0] == (42, 2, True, b"7", "$share/g/t")
-
-
 def test_what_is_acknowledged_before_it_is_written_is_never_written(journal: Journal, ear: Ear) -> None:
     message = Message(b"t", b"x", 1)
-    journal.add(1, stored(1, message))
-    journal.add(2, stored(1, message))
+    first, second = stored(message), stored(message)
+    journal.add(1, first)
+    journal.add(2, second)
     journal.answer(ear, b"a")
-    journal.remove(1, 1, message)
+    journal.remove(first)
     assert journal.open.messages
-    journal.remove(2, 1, message)
+    assert [row[-2:] for row in dispatched(journal.open)] == [(2, packed([2]))]
+    journal.remove(second)
     assert not journal.open.changes
     assert journal.take() is not None
     journal.written()
@@ -133,24 +124,27 @@ def test_what_is_acknowledged_before_it_is_written_is_never_written(journal: Jou
 @pytest.mark.parametrize("written", [False, True])
 def test_what_is_acknowledged_later_is_removed(journal: Journal, written: bool) -> None:
     message = Message(b"t", b"x", 2)
-    journal.add(1, stored(1, message, 2))
+    delivery = stored(message, 2)
+    journal.add(1, delivery)
     journal.take()
     if written:
         journal.written()
-    journal.advance(1, 1, 9, released=True)
-    journal.remove(1, 1, message)
-    assert (journal.open.done, journal.open.unreferenced, journal.open.progress) == ([(1, 1)], [(41,)], {})
+    journal.advance(delivery.sequence, 9, released=True)
+    journal.remove(delivery)
+    batch = journal.open
+    assert (batch.done, batch.finished, batch.unreferenced, batch.progress) == ([(31,)], [(31 * 64,)], [(41,)], {})
     assert message.row == 0
 
 
 def test_a_message_that_is_given_to_another_after_all_gets_a_new_row(journal: Journal) -> None:
     message = Message(b"t", b"x", 1)
-    journal.add(1, stored(1, message))
+    delivery = stored(message)
+    journal.add(1, delivery)
     journal.take()
-    journal.remove(1, 1, message)
-    journal.add(2, stored(1, message))
+    journal.remove(delivery)
+    journal.add(2, stored(message))
     assert list(journal.open.messages) == [42]
-    assert journal.open.deliveries[2, 1][0] == 42
+    assert [each.message for each in journal.open.deliveries.values()] == [42]
 
 
 def test_a_session_takes_what_was_noted_for_it_along(journal: Journal) -> None:
@@ -160,8 +154,6 @@ def test_a_session_takes_what_was_noted_for_it_along(journal: Journal) -> None:
     journal.take()
     journal.subscribe(row, "t", ())
     journal.incoming(row, 5, known=True)
-    journal.add(row, stored(1, qos=2))
-    journal.advance(row, 1, 3, released=False)
     journal.subscribe(1, "t", ())
     journal.remove_session(row)
     journal.written()
@@ -169,7 +161,7 @@ def test_a_session_takes_what_was_noted_for_it_along(journal: Journal) -> None:
     assert batch is not None
     assert batch.sessions == {row: None}
     assert list(batch.subscriptions) == [(1, "t")]
-    assert (batch.deliveries, batch.progress, batch.incoming) == ({}, {}, {})
+    assert batch.incoming == {}
 
 
 def test_two_ends_of_one_name_in_a_batch_leave_what_either_left(journal: Journal) -> None:
@@ -226,7 +218,7 @@ def test_many_sessions_that_end_in_one_turn_cost_one_pass_through_the_batch(jour
 
 
 def test_a_packet_waits_for_what_it_promises(journal: Journal, ear: Ear) -> None:
-    journal.advance(1, 1, 3, released=True)
+    journal.advance(64, 3, released=True)
     journal.send(ear, b"pubrel")
     assert ear.outbox == []
     journal.take()
@@ -235,7 +227,7 @@ def test_a_packet_waits_for_what_it_promises(journal: Journal, ear: Ear) -> None
 
 
 def test_a_packet_that_waits_for_the_next_batch_holds_back_the_answers_behind_it(journal: Journal, ear: Ear) -> None:
-    journal.add(1, stored(1))
+    journal.add(1, stored())
     journal.take()
     journal.send(ear, b"pubrel")
     journal.answer(ear, b"answer")
@@ -248,7 +240,7 @@ def test_a_packet_that_waits_for_the_next_batch_holds_back_the_answers_behind_it
 
 
 def test_what_waits_is_forgotten_with_its_connection(journal: Journal, ear: Ear) -> None:
-    journal.add(1, stored(1))
+    journal.add(1, stored())
     journal.answer(ear, b"a")
     journal.send(ear, b"p")
     journal.resume(ear)
@@ -262,7 +254,7 @@ def test_what_waits_is_forgotten_with_its_connection(journal: Journal, ear: Ear)
 
 
 def test_a_session_resumes_when_everything_before_it_is_written(journal: Journal, ear: Ear) -> None:
-    journal.add(1, stored(1))
+    journal.add(1, stored())
     journal.take()
     journal.resume(ear)
     journal.written()
@@ -307,7 +299,7 @@ class Held:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_who_is_held_is_read_again_once_when_the_batch_is_out_of_the_way(journal: Journal, fails: bool) -> None:
-    journal.add(1, stored(1))
+    journal.add(1, stored())
     journal.take()
     held = Held()
     journal.hold(held, 0.0)
@@ -384,7 +376,7 @@ def test_when_the_clock_is_set_what_this_process_has_stored_is_told_from_what_wa
     journal.save_session(1, ("client", "owner", True, 60, 90.0))
     journal.remove_session(2)
     for _ in range(2):
-        journal.add(1, stored(1, Message(b"t", b"x", 1, expires_at=50.0)))
+        journal.add(1, stored(Message(b"t", b"x", 1, expires_at=50.0)))
     journal.clock_set(5.0, {41})
     assert [row[5] for row in journal.open.messages.values()] == [150.0, 155.0]
     assert journal.dirty
@@ -413,6 +405,7 @@ def test_what_came_again_is_routed_once_and_owed_once_on_each_connection_until_i
 
 _NOT_WRITTEN = (
     *("freed", "new_topics", "answers", "packets", "resumed", "ended", "watchers", "gone", "tried", "struck", "probe"),
+    "thinned",  # Of what remains, which is written.
 )
 
 

@@ -36,7 +36,7 @@ async def grown(store: SqliteStore, journal: Journal) -> None:
     """Write one batch as the running broker does."""
     written = asyncio.Event()
     store.attach(journal, asyncio.get_running_loop(), written.set, lambda: None)
-    journal.add(1, stored(len(journal.open.deliveries) + 100, Message(b"t", bytes(UNUSUAL), 1)))
+    journal.add(1, stored(Message(b"t", bytes(UNUSUAL), 1)))
     store.begin()
     await asyncio.wait_for(written.wait(), 10)
     journal.written()

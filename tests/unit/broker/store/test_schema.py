@@ -8,18 +8,22 @@ from pathlib import Path
 
 import pytest
 
+from broker.mqtt.packets import Pubcomp, Publish, Pubrec, Pubrel
 from broker.store.batch import Batch
 from broker.store.database_files import StoreError
+from broker.store.dispatch import packed
 from broker.store.schema import MIGRATIONS
 from broker.store.sqlite import SqliteStore
 from tests.support.batches import SESSION, TABLES
+from tests.support.stored import StoredBroker
+from tests.support.wire import KEPT
 
 
 def test_another_schema_is_refused_with_the_remedy(tmp_path: Path) -> None:
     path = tmp_path / "broker.db"
     with contextlib.closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA user_version=99")
-    with pytest.raises(StoreError, match=r"broker\.db has schema 99, this broker knows 7: use the broker that made it"):
+    with pytest.raises(StoreError, match=r"broker\.db has schema 99, this broker knows 8: use the broker that made it"):
         SqliteStore(path)
     SqliteStore(tmp_path / "other.db").close()
 
@@ -40,9 +44,9 @@ def test_a_database_of_an_older_broker_is_brought_up_to_date(tmp_path: Path, sto
         older = SqliteStore(path)
         assert older.rows("SELECT will_topic, will_expiry_interval, will_delay FROM sessions") == [(b"t", 90, 3)]
         assert older.rows("SELECT * FROM subscriptions") == [(1, "fleet/#", 1, 0, 0, 0, b"", 0)]
-        assert older.rows("SELECT * FROM deliveries") == [(1, 1, 7, 1, 0, b"", None, 0, "")]
+        assert older.rows("SELECT * FROM deliveries") == [(1, 7, 1, 0, b"", "", 1, packed([1]))]
         assert older.rows("SELECT topic_name, publisher, number FROM retained") == [("a", "", 1), ("t", "", 2)]
-        assert older.rows("PRAGMA user_version") == [(7,)]
+        assert older.rows("PRAGMA user_version") == [(8,)]
         for table in TABLES:
             assert older.rows(f"PRAGMA table_info({table})") == store.rows(f"PRAGMA table_info({table})")
             assert older.rows(f"PRAGMA foreign_key_list({table})") == store.rows(f"PRAGMA foreign_key_list({table})")
@@ -90,7 +94,7 @@ def test_what_an_older_broker_owed_without_the_message_is_owed_no_more(tmp_path:
             database.execute("INSERT INTO deliveries VALUES (1, ?, ?, 1, 0, x'', NULL, 0)", (sequence, message))
         database.commit()
     store = SqliteStore(path)
-    assert store.rows("SELECT sequence, message FROM deliveries") == [(2, 7)]
+    assert store.rows("SELECT id, message FROM deliveries") == [(1, 7)]
     store.close()
 
 
@@ -162,6 +166,38 @@ def test_what_was_being_replayed_by_an_older_broker_is_replayed_up_to_what_is_th
     store = SqliteStore(path)
     assert store.rows("SELECT topic_filter, pending FROM subscriptions") == [("a/#", 9), ("b", 0)]
     store.close()
+
+
+def test_what_waited_or_was_under_way_with_an_older_broker_goes_on(tmp_path: Path) -> None:
+    """It had a row for each session."""
+    path = tmp_path / "broker.db"
+    dump = Path(__file__).with_name("schema_7.sql").read_text(encoding="utf-8")
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executescript(f"BEGIN; {dump} PRAGMA user_version=7; CREATE TABLE progress (mine); COMMIT;")
+        before = [*database.iterdump()]
+        with pytest.raises(StoreError, match="table progress already exists"):
+            SqliteStore(path)
+        assert [*database.iterdump()] == before, "in one transaction"
+        database.executescript("DROP TABLE progress")
+    broker = StoredBroker(tmp_path)
+    away, worker = (broker.service(name, **KEPT) for name in ("away", "worker"))
+    for client in (away, worker):
+        messages = client.messages()
+        assert [each.payload for each in messages] == [b"0", b"1", b"2", b"3"]
+        assert [each.properties.subscription_identifiers for each in messages] == [(7,) if client is worker else ()] * 4
+        client.acknowledge(*messages[:3])
+    there = broker.service("there", **KEPT, receive_maximum=2)
+    first, second = there.received()
+    assert first == Pubrel(1), "what it has received is not sent again"
+    assert (second.payload, second.packet_id, second.dup) == (b"1", 2, True)  # type: ignore[union-attr]
+    there.send(Pubcomp(1), Pubrec(2), Pubcomp(2))
+    assert [each.payload for each in there.received() if isinstance(each, Publish)] == [b"2", b"3"]
+    worker.leave(session_expiry_interval=0)
+    after = broker.killed()
+    assert after.store.rows("SELECT message, qos, share FROM deliveries") == [(3, 1, ""), (4, 1, ""), (4, 2, "")]
+    assert after.service("away", **KEPT).payloads() == [b"3"]
+    assert sorted(after.service("there", **KEPT).payloads()) == [b"2", b"3"]
+    after.close()
 
 
 @pytest.mark.parametrize("version", [0, 1, 4])

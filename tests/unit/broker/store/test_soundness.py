@@ -20,7 +20,7 @@ from tests.support.stored import StoredBroker
 
 LAST = (1 << 63) - 1
 """The last number that a row can have: the next one's is an exception at each write."""
-WITHOUT_ITS_ROWS = "DELETE FROM subscriptions; DELETE FROM deliveries; DELETE FROM incoming; DELETE FROM replayed"
+WITHOUT_ITS_ROWS = "DELETE FROM subscriptions; DELETE FROM incoming; DELETE FROM replayed"
 
 
 def changed(path: Path, statements: str) -> None:
@@ -107,11 +107,16 @@ def refusal(attempt: Callable[[Path], object], path: Path) -> str:
         ("messages", "qos = -1"),
         ("messages", "topic = x''"),
         ("messages", "expires_at = 9e999"),
-        ("deliveries", f"sequence = {LAST}"),
+        ("deliveries", f"id = {LAST} WHERE id = 9"),
         ("deliveries", "qos = 0"),
-        ("deliveries", "packet_id = 65536"),
-        ("deliveries", "released = 3"),
-        ("deliveries", "packet_id = NULL"),
+        ("deliveries", "places = 0"),
+        ("deliveries", "sessions = x'00'"),
+        ("remaining", "places = 4"),
+        ("remaining", "id = 8"),
+        ("progress", "packet_id = 65536"),
+        ("progress", "released = 3"),
+        ("progress", "sequence = 640"),
+        ("progress", "sequence = 577"),
         ("incoming", "packet_id = 0"),
         ("retained", f"number = {LAST}"),
         ("retained", "topic = x'75'"),

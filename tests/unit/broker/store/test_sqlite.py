@@ -11,19 +11,21 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from broker.mqtt.message import Message, PersonalMessage
+from broker.mqtt.message import Message
 from broker.store.batch import Batch, Moved
 from broker.store.database_files import StoreError
 from broker.store.journal import Journal
 from broker.store.sqlite import _GATHER_SECONDS, _KEPT_LOG_BYTES, SqliteStore
-from tests.support.batches import SESSION, TABLES, contents, filled
+from tests.support.batches import SESSION, TABLES, contents, dispatch, filled, stored
 
 
 def test_writing_twice_is_writing_once(store: SqliteStore) -> None:
     store._apply(filled())
     once = contents(store)
     assert all(once.values())
-    assert once["deliveries"] == [(1, 9, 5, 2, 0, b"", 77, 1, "$share/g/t")]
+    one, two = b"\1" + bytes(7), (b"\1" + bytes(7)) * 2
+    assert once["deliveries"] == [(9, 5, 2, 0, b"", "$share/g/t", 1, one), (10, 5, 1, 0, b"", "", 3, two)]
+    assert (once["remaining"], once["progress"]) == ([(10, 2)], [(9 * 64, 77, 1)])
     store._apply(filled())
     assert contents(store) == once
 
@@ -50,7 +52,7 @@ def test_a_session_that_replaces_another_of_its_name_may_be_written_twice(store:
     for _ in range(2):
         store._apply(batch)
         assert [row[0] for row in store.rows("SELECT id FROM sessions")] == [2]
-        assert store.rows("SELECT * FROM deliveries") == []
+        assert store.rows("SELECT * FROM subscriptions") == []
 
 
 def test_a_batch_that_fails_changes_nothing(store: SqliteStore) -> None:
@@ -58,7 +60,8 @@ def test_a_batch_that_fails_changes_nothing(store: SqliteStore) -> None:
     before = contents(store)
     batch = Batch()
     batch.retained["t"] = None
-    batch.deliveries[999, 1] = (5, 1, False, b"", "")  # No such session.
+    batch.deliveries[11] = dispatch(11, 5, 1)
+    batch.incoming[999, 1] = True  # No such session.
     with pytest.raises(sqlite3.IntegrityError):
         store._apply(batch)
     assert contents(store) == before
@@ -71,7 +74,9 @@ def test_everything_can_be_taken_away(store: SqliteStore) -> None:
     store._apply(
         Batch(
             subscriptions={(1, "fleet/#"): None},
-            done=[(1, 9)],
+            done=[(9,)],
+            remaining={10: 0},
+            finished=[(9 * 64,)],
             unreferenced=[(5,)],
             incoming={(1, 3): False},
             retained={"t": None},
@@ -87,7 +92,7 @@ def test_a_session_that_changes_is_written_anew_with_all_that_it_has(store: Sqli
     changed = (*given, "b:2", "b", "b:2 c:3")
     store._apply(Batch(sessions={1: changed}))
     assert store.rows("SELECT * FROM sessions") == [(1, *changed)]
-    assert len(store.rows("SELECT * FROM subscriptions")) == len(store.rows("SELECT * FROM deliveries")) == 1
+    assert len(store.rows("SELECT * FROM subscriptions")) == len(store.rows("SELECT * FROM incoming")) == 1
 
 
 def test_what_changes_or_is_taken_away_is_that_and_nothing_beside_it(store: SqliteStore) -> None:
@@ -97,8 +102,6 @@ def test_what_changes_or_is_taken_away_is_that_and_nothing_beside_it(store: Sqli
         for topic_filter in ("fleet/#", "other/#"):
             batch.subscriptions[row, topic_filter] = batch.subscriptions[1, "fleet/#"]
         for place in (8, 9, 10):
-            batch.deliveries[row, place] = batch.deliveries[1, 9]
-            batch.progress[row, place] = (70 + place, False)
             batch.incoming[row, place] = True
     for number in (4, 5, 6):
         batch.messages[number] = batch.messages[5]
@@ -108,8 +111,6 @@ def test_what_changes_or_is_taken_away_is_that_and_nothing_beside_it(store: Sqli
     store._apply(
         Batch(
             subscriptions={(1, "fleet/#"): None, (1, "other/#"): (1, True, True, 2, b"7", 0)},
-            progress={(1, 8): (80, True)},
-            done=[(1, 9)],
             unreferenced=[(5,)],
             incoming={(1, 9): False},
             retained={"t": None, "s": (b"s", b"new", 0, True, b"", None, "", 5)},
@@ -119,10 +120,6 @@ def test_what_changes_or_is_taken_away_is_that_and_nothing_beside_it(store: Sqli
         (1, "other/#", 1, b"7"),
         (2, "fleet/#", 2, b""),
         (2, "other/#", 2, b""),
-    ]
-    assert store.rows("SELECT session, sequence, packet_id, released FROM deliveries") == [
-        *((1, 8, 80, 1), (1, 10, 80, 0)),
-        *((2, 8, 78, 0), (2, 9, 79, 0), (2, 10, 80, 0)),
     ]
     assert store.rows("SELECT id FROM messages") == [(4,), (6,)]
     assert store.rows("SELECT * FROM incoming") == [(1, 3), (1, 8), (1, 10), (2, 8), (2, 9), (2, 10)]
@@ -272,10 +269,8 @@ async def test_a_batch_of_which_nothing_is_left_is_said_without_the_disk(store: 
     journal = Journal(0.0)
     reports = Reports(journal)
     store.attach(journal, asyncio.get_running_loop(), reports.written, reports.failed)
-    message = Message(b"t", b"x", 1)
-    stored = PersonalMessage(message)
-    journal.add(1, stored)
-    journal.remove(1, 0, message)
+    journal.add(1, delivery := stored())
+    journal.remove(delivery)
     store.begin()
     assert reports.said == ["written"]
 
@@ -284,10 +279,9 @@ async def test_a_batch_of_which_nothing_is_left_when_it_has_been_gathered_is_sai
     journal = Journal(0.0)
     reports = Reports(journal)
     store.attach(journal, asyncio.get_running_loop(), reports.written, reports.failed)
-    message = Message(b"t", b"x", 1)
-    journal.add(1, PersonalMessage(message))
+    journal.add(1, delivery := stored())
     store.begin()
-    journal.remove(1, 0, message)
+    journal.remove(delivery)
     assert reports.said == []
     await reports.wait_for("written")
     assert journal.writing is None, "or nothing would be written any more"

@@ -13,6 +13,7 @@ from device_sim.attack.catalogue import CATALOGUE, pick
 from device_sim.attack.issuer import CLIENT_AUTH, Issuer, Paper
 from device_sim.attack.verdict import Outcome, Verdict
 from device_sim.credentials.certification import common_name
+from tests.support.asking_client import is_stapled
 from tests.support.faulty_broker import faulty
 
 DAY = timedelta(days=1)
@@ -32,6 +33,17 @@ def by_a_namesake(ca: Issuer, own: Paper) -> bytes:
     return ca.vouches_for(own.certificate, responder=Paper(namesake.certificate, namesake.key))
 
 
+def noise(_ca: Issuer, _own: Paper) -> bytes:
+    return b"no response"
+
+
+def skip_unless_stapled(stapled: Stapled) -> None:
+    """From 3.6 on OpenSSL reads its staple: what is none, or is about another certificate, it does not send."""
+    ca = Issuer.founded(common_name("CA"))
+    if stapled in {of_another, noise} and not is_stapled(stapled(ca, Paper(ca.certificate, ca.key))):
+        pytest.skip("OpenSSL staples no such thing")
+
+
 async def tried(directory: Path, stapled: Stapled | None, *, due: bool = False, of_another_ca: bool = False) -> Outcome:
     (case,) = pick(CATALOGUE, ["45-staple"])
     async with faulty(directory, stapled=stapled, staple_due=due, of_another_ca=of_another_ca) as target:
@@ -49,7 +61,7 @@ async def tried(directory: Path, stapled: Stapled | None, *, due: bool = False, 
         (lambda ca, own: ca.vouches_for(own.certificate, responder=own), "one that it certified for OCSP signing"),
         (lambda ca, own: ca.vouches_for(own.certificate, revoked=True), "revoked, or unknown"),
         (lambda _ca, _own: b"0\x03\n\x01\x03", "the responder says TRY_LATER"),
-        (lambda _ca, _own: b"no response", "not an OCSP response"),
+        (noise, "not an OCSP response"),
     ],
     ids=["expired", "yet-to-come", "another", "namesake", "itself", "revoked", "try-later", "noise"],
 )
@@ -57,6 +69,7 @@ async def tried(directory: Path, stapled: Stapled | None, *, due: bool = False, 
 async def test_a_staple_that_no_device_may_believe_is_found(
     tmp_path: Path, stapled: Stapled, words: str, of_another_ca: bool
 ) -> None:
+    skip_unless_stapled(stapled)
     found = await tried(tmp_path, stapled, of_another_ca=of_another_ca)
     assert found.verdict is Verdict.FAIL
     assert words in found.judgement.why
