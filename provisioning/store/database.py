@@ -359,10 +359,15 @@ def _renew_broken(engine: Engine) -> None:
 
     @event.listens_for(engine, "checkout")
     def wake(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
-        if time.monotonic() - record.info.get(_RESTED_SINCE, math.inf) < _RESTED_SECONDS:
+        driver: Any = connection
+        since = record.info.get(_RESTED_SINCE, math.inf)
+        if since < driver.silences.last:  # As a rule all hang, and each would be waited for.
+            raise DisconnectionError("the server was silent on another connection")
+        if time.monotonic() - since < _RESTED_SECONDS:
             return
         try:
-            engine.dialect.do_ping(connection)
+            with driver.prompt():
+                engine.dialect.do_ping(connection)
         except engine.dialect.loaded_dbapi.Error as error:
             raise DisconnectionError(str(error)) from error  # The pool makes another.
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Final
 
 import structlog
@@ -38,6 +41,7 @@ class KeptConnection:
         self._connection: Connection | None = None
         self._waits: LoopWaits | None = None
         self._unwanted = False
+        self._rests_since = -math.inf
         self._committed: AuditHead | None = None
         """The audit log's end that was committed last."""
 
@@ -52,6 +56,13 @@ class KeptConnection:
     def renew(self) -> None:
         """Open another connection for the next transaction: this one's server takes no changes."""
         self._unwanted = True
+
+    def doubt(self) -> None:
+        """Do the same if another connection has found the server silent since this one was used."""
+        if self._connection is None or not self.is_open:
+            return
+        if self._rests_since < driver_of(self._connection).silences.last:
+            self._unwanted = True
 
     def on_loop(self, loop: asyncio.AbstractEventLoop) -> LoopWaits:
         """Wait on the event loop until `in_thread` is called; return the object that does."""
@@ -96,7 +107,8 @@ class KeptConnection:
         """Let the block query, and change nothing; raise `Stale`, or SQLAlchemy's error."""
         kept = self.is_open
         try:
-            with self._in_use() as connection, connection.begin():
+            # If it has become silent, another connection is asked, and waited for as long as the server may take.
+            with self._in_use() as connection, _prompt(connection, kept=kept), connection.begin():
                 yield connection
         except DBAPIError as error:
             if kept and error.connection_invalidated:
@@ -111,6 +123,7 @@ class KeptConnection:
         try:
             yield connection
         finally:
+            self._rests_since = time.monotonic()
             if not self.is_open or driver_of(connection).pgconn.transaction_status != TransactionStatus.IDLE:
                 self.drop()
 
@@ -149,3 +162,7 @@ class KeptConnection:
             connection.close()
         if waits is not None and not waits.loop.is_closed():
             waits.loop.call_soon_threadsafe(waits.close)
+
+
+def _prompt(connection: Connection, *, kept: bool) -> AbstractContextManager[None]:
+    return driver_of(connection).prompt() if kept else contextlib.nullcontext()

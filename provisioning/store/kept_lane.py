@@ -54,6 +54,7 @@ class KeptLane(QueuedLane):
         super().stop()
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._kept.doubt()
         if self._jobs[0].short and self._kept.is_open:
             waits = self._kept.on_loop(loop)
             waits.run(lambda: self._serve_here(loop, waits.pause))

@@ -20,11 +20,13 @@ Rules
 -----
 1. Without a pooler, a session costs one more round trip when it is opened.
 2. A server that does not tell its timeline is not compared. Timelines of different clusters are not compared.
+3. How long a session may be silent follows from the limits that it has, which the URL or an administrator may have set.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import select
 import time
@@ -34,7 +36,7 @@ from typing import Any, Final
 import psycopg
 from psycopg.pq import ExecStatus
 
-from provisioning.store.loop_waits import LoopConnection
+from provisioning.store.loop_waits import LoopConnection, Silence, Silences
 
 _REFUSED_OPTION: Final = re.compile("unsupported (?:options )?startup parameter")
 """PgBouncer's words: it has no code of its own for it."""
@@ -46,6 +48,12 @@ _TIMELINE: Final = (
     "SELECT system_identifier, substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) FROM pg_control_system() "
     "WHERE NOT pg_is_in_recovery()"
 )
+_LIMITS: Final = (
+    "SELECT (SELECT setting::float / 1000 FROM pg_settings WHERE name = 'lock_timeout'), "
+    "(SELECT setting::float / 1000 FROM pg_settings WHERE name = 'statement_timeout')"
+)
+_LATE_SECONDS: Final = 5.0
+"""After the time that the server itself gives a statement, and in which it should have ended it."""
 _ARGUMENT: Final = re.compile(r"(?:\\.|[^\s\\])+", re.DOTALL)
 _SETTING: Final = re.compile(r"(?:-c\s*|--)([^=]+)=(.*)", re.DOTALL)
 
@@ -65,6 +73,7 @@ class OpenedSessions:
     def __init__(self) -> None:
         self._timelines: Final[dict[int, int]] = {}
         """The highest timeline seen of each cluster."""
+        self._silences: Final = Silences()
         self._probed_at = -_PROBE_AGAIN_SECONDS
 
     def open(self, *arguments: Any, **parameters: Any) -> LoopConnection:
@@ -78,6 +87,8 @@ class OpenedSessions:
         try:
             driver.autocommit = True
             self._prepare(driver, arguments, parameters)
+            driver.silence = _silence(driver)
+            driver.silences = self._silences
             driver.autocommit = False
         except BaseException:
             driver.close()
@@ -118,6 +129,15 @@ class OpenedSessions:
                 "stop it, or make it a standby of the present one (pg_rewind, pg_basebackup)",
             )
         self._timelines[cluster] = timeline
+
+
+def _silence(driver: LoopConnection) -> Silence:
+    """Return how long the session may be silent: a little longer than its limits, and if it has none, for ever."""
+    found = driver.execute(_LIMITS, prepare=False).fetchone()
+    if found is None:
+        raise AssertionError("a query without FROM has a row")
+    lock, statement = (each + _LATE_SECONDS if each else math.inf for each in found)
+    return Silence(min(lock, statement), statement)
 
 
 def settings_of(options: str) -> Iterator[tuple[str, str]]:

@@ -92,7 +92,9 @@ class SharedTransaction:
     def begin(self) -> None:
         """Wait until no other process writes, and let none begin until the transaction ends."""
         announcements.take(self._connection)  # Left from one that was not committed.
-        cursor = self._execute(_BEGIN)
+        self._driver.patient = False  # The same.
+        with self._driver.prompt():  # It waits for nobody.
+            cursor = self._execute(_BEGIN)
         cursor.nextset()
         self.alone = cursor.fetchone() == (True,)
         if not self.alone:

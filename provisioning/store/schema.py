@@ -265,6 +265,8 @@ def _upgrade(connection: Connection) -> bool:
     if connection.dialect.name == "postgresql":
         for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
             connection.execute(text(f"SET LOCAL {limit} = 0"))  # A request's limit is too short for a large table.
+        driver: Any = connection.connection.driver_connection
+        driver.patient = True  # And so is a server's silence.
     config = _configuration()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")

@@ -9,7 +9,7 @@ which takes a quarter of an hour, and a listener would wait for ever.
 Rules
 -----
 1. All waits are bounded: the server limits statements and waits for locks, the kernel ends connections without a sign
-   of life for `_SILENCE_SECONDS`.
+   of life for `_SILENCE_SECONDS`; where both hang, `provisioning.store.loop_waits` does.
 2. If both set a parameter, the URL's value counts. Its ``options`` are added to ours: a search path does not remove
    the limits.
 3. A stalled process costs the others less than they wait for a lock: seconds, and no refusal

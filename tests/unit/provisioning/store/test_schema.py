@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
@@ -75,12 +76,13 @@ async def test_a_migration_of_a_large_store_may_take_its_time(url: str) -> None:
     database = Database(url)
     limits = [text(f"SHOW {name}") for name in ("statement_timeout", "idle_in_transaction_session_timeout")]
 
-    def upgrade(connection: Connection) -> list[str | None]:
+    def upgrade(connection: Connection) -> list[object]:
         schema._upgrade_and_begin(connection)
-        return [connection.scalar(limit) for limit in limits]
+        driver: Any = connection.connection.driver_connection
+        return [*(connection.scalar(limit) for limit in limits), driver.patient]
 
-    assert await database.write(upgrade) == ["0", "0"]
-    assert await database.write(upgrade) == ["30s", "5s"], "nothing was left to do"
+    assert await database.write(upgrade) == ["0", "0", True]
+    assert await database.write(upgrade) == ["30s", "5s", False], "nothing was left to do"
     await database.close()
 
 
