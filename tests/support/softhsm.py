@@ -69,7 +69,7 @@ class FaultyModule:
         self._told = directory / "told"
         self._told.mkdir()
         self.environment = {"FAULTY_TOKEN": str(self._told), "FAULTY_TOKEN_MODULE": str(token.module)}
-        options = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror"]
+        options = ["-std=gnu17", "-shared", "-fPIC", "-O1", "-Wall", "-Werror"]
         subprocess.run(["gcc", *options, "-o", str(self.library), str(_SOURCE), "-ldl"], check=True)
 
     def tell(self, function: str, what: str) -> None:

@@ -27,7 +27,7 @@ def run(service: ProvisioningService, *arguments: str) -> subprocess.CompletedPr
 
 
 @pytest.mark.parametrize("unbuffered", [False, True])  # The pipe breaks when all is written, or at the first line.
-@pytest.mark.parametrize("arguments", [("certificate", "export"), ("audit", "show")])
+@pytest.mark.parametrize("arguments", [("certificate", "export"), ("audit", "show", "--limit", "100000")])
 def test_who_stops_reading_ends_the_command_without_a_word(
     service: ProvisioningService, arguments: tuple[str, ...], unbuffered: bool
 ) -> None:
