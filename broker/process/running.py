@@ -133,7 +133,7 @@ def _run(server: BrokerServer, ending: Ending) -> None:
             raise
         except OSError as error:  # The command line would take some for a closed output pipe, and stay silent.
             ending.within(LEFTOVER_SECONDS, 1, traceback.format_exc())
-            raise RuntimeError("a part of the broker has failed") from error
+            raise RuntimeError(f"a part of the broker has failed: {error!r}") from error
         except BaseException:
             ending.within(LEFTOVER_SECONDS, 1, traceback.format_exc())
             raise

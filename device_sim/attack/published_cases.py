@@ -66,11 +66,11 @@ async def _list(desk: EnrolmentDesk, scene: Scene, paper: Paper) -> x509.Certifi
         raise Impossible("certificates of this service name no CRL (public_http_url is not set)")
     answer = await _fetched("GET", url)
     try:
-        listed = parse(answer.raise_for_status().content)
-        verify(listed, scene.target.ca_certificate)
-    except (httpx.HTTPStatusError, CrlRefused) as error:
+        content = answer.raise_for_status().content
+        verify(parse(content), scene.target.ca_certificate)
+        return x509.load_der_x509_crl(content)  # With its entries.
+    except (httpx.HTTPStatusError, CrlRefused, ValueError) as error:
         raise BrokenPromise(f"{url} gives no CRL of the CA: {error}") from error
-    return listed.crl
 
 
 async def _responder_says(
