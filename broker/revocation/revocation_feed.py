@@ -142,7 +142,7 @@ class RevocationFeed:
                 await self._follow()
                 continue
             except FeedAhead as error:
-                log.warning("revocation feed starts again", code="FEED_AHEAD", detail=str(error))
+                log.error("revocation feed starts again", code="FEED_AHEAD", detail=str(error))  # noqa: TRY400
                 self._engine.admission.status.freshness.lost()
                 self._engine.history.told("feed starts again", code="FEED_AHEAD", detail=str(error))
                 self._after, self._mark = 0, None

@@ -231,19 +231,14 @@ class RevocationFeed:
         if known is None and after > self.newest:
             known = await self._database.read(revocations.newest)
         if known is not None and after > known:
-            raise Refused(
-                Code.FEED_AHEAD,
-                f"after={after}, but the newest revocation is {known}: an older database was "
-                "restored; discard what was read and start again from 0",
+            raise _ahead(
+                by, after, f"after={after}, but the newest revocation is {known}: an older database was restored"
             )
         if after > self.newest or not self.is_current:
             self.announce()  # The number comes from a commit that run() has not read yet, or the store is back.
         if mark is not None and after > 0 and mark != await self._mark_of(after):
-            raise Refused(
-                Code.FEED_AHEAD,
-                f"after={after} was another revocation when it was read: an older database was "
-                "restored and has new revocations; discard what was read and start again from 0",
-            )
+            what = f"after={after} was another revocation when it was read: an older database was restored"
+            raise _ahead(by, after, f"{what} and has new revocations")
         host = address_key.shown(host)  # A client with an IPv6 /64 could use sixteen addresses at once.
         self._make_room(by, host)
         subscription = Subscription(self, after, mark if after else None, self._heartbeat_seconds)
@@ -397,6 +392,12 @@ class RevocationFeed:
                 self._awaited.append((sequence, reached))
             elif not reached.done():
                 reached.set_result(None)
+
+
+def _ahead(by: str, after: int, what: str) -> Refused:
+    """Return the refusal of the follower called *by*, and log it: a service that was restarted learns of it only so."""
+    log.error("a follower knows revocations that the database lacks", code=Code.FEED_AHEAD, follower=by, after=after)
+    return Refused(Code.FEED_AHEAD, f"{what}; discard what was read and start again from 0")
 
 
 class _AnotherHistory(Exception):

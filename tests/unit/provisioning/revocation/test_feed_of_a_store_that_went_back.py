@@ -92,9 +92,12 @@ async def test_who_is_reading_when_the_store_goes_back_does_not_skip_what_came_i
     await go_back(fleet, 2)
     await revoke(fleet, "f", "g", "h", "i")
     assert [events async for events, _ in batches] == [], "no event that is behind others which it lacks"
-    with pytest.raises(Refused) as caught:
-        await feed.subscribe(4, read[-1].mark)
+    with pytest.raises(Refused) as caught, capture_logs() as logs:
+        await feed.subscribe(4, read[-1].mark, by="broker-1")
     assert caught.value.code is Code.FEED_AHEAD
+    assert [(each["log_level"], each["code"], each["follower"]) for each in logs] == [
+        ("error", Code.FEED_AHEAD, "broker-1")
+    ]
 
 
 async def test_nor_does_who_comes_back_at_that_moment(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
