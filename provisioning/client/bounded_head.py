@@ -43,19 +43,20 @@ class BoundedTransport(httpx.AsyncHTTPTransport):
         verify: ssl.SSLContext,
         *,
         connections: int | None = _CONNECTIONS,
+        kept: int = _KEPT,
         elsewhere: bool = False,
     ) -> None:
         """*verify* is the TLS context for https URLs.
 
-        There are at most so many *connections*, None: any number. *elsewhere*: to none of the machine's own network
-        (`provisioning.client.neighbourhood`), whatever a name resolves to.
+        There are at most so many *connections*, None: any number, of which *kept* are kept while idle. *elsewhere*: to
+        none of the machine's own network (`provisioning.client.neighbourhood`), whatever a name resolves to.
         """
         look_for_no_other()
         super().__init__(verify=verify, trust_env=False)
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=verify,
             max_connections=connections,
-            max_keepalive_connections=_KEPT,
+            max_keepalive_connections=kept,
             keepalive_expiry=_KEPT_SECONDS,
             network_backend=_Network(elsewhere=elsewhere),
         )
