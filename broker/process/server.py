@@ -430,8 +430,10 @@ async def _call_off(
 
 async def _send_away(engine: Engine, doors: Doors) -> None:
     log.info("stopping", connected=engine.connected)
-    engine.stop(asyncio.get_running_loop().time())
+    loop = asyncio.get_running_loop()
+    engine.stop(loop.time())
     await doors.drained(_STOP_PATIENCE)
+    engine.refused_again.finish(loop.time())
 
 
 async def _renewals(credential: BrokerCredential, reloader: Reloader) -> None:

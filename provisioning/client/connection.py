@@ -21,8 +21,8 @@ from pathlib import Path
 import httpx
 
 from provisioning.client.address import NoAddress, check_address, misnamed, no_address
-from provisioning.client.async_library import look_for_no_other
 from provisioning.client.genuine_server import genuine_server, trust_domain_of
+from provisioning.client.network_backend import NetworkBackend, NetworkTransport
 from provisioning.client.network_words import network_words
 from provisioning.client.redirects import leave_unread_async
 from provisioning.client.whole_answer import UnfitAnswer
@@ -69,12 +69,10 @@ def open_pool(
     if trust_domain is None and credential is not None:
         trust_domain = trust_domain_of(credential)
     context.sslobject_class = genuine_server(trust_domain, proves=ask_for_staple(context))
-    look_for_no_other()
     return httpx.AsyncClient(
         base_url=base_url,
-        verify=context,
+        transport=NetworkTransport(context, NetworkBackend(), connections=connections, kept=connections),
         timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
-        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         trust_env=False,
         follow_redirects=False,
         headers={"Accept-Encoding": "identity"},
