@@ -39,7 +39,9 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, source in PROGRAMS.items():
         (tmp_path / f"{name}.py").write_text(source)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    return tmp_path / "log"
+    log = tmp_path / "log"
+    log.write_text("noise\n" * 20_000)  # More than anybody is shown.
+    return log
 
 
 def is_running(pid: int) -> bool:
@@ -94,7 +96,6 @@ def test_a_child_ends_when_nobody_was_left_to_stop_it(log: Path) -> None:
 
 
 async def test_a_child_that_ends_too_soon_shows_its_last_words(log: Path) -> None:
-    log.write_text("noise\n" * 20)
     with pytest.raises(ChildFailed) as failed:
         async with running("failed", ["failed"], log=log, ready="ready", deadline=20):
             pytest.fail("it was never ready")
@@ -149,6 +150,5 @@ async def test_a_command_is_run_to_its_end(log: Path) -> None:
     [("broken", 20, r"ended with status 1:\n(    noise\n){14}    no such file$"), ("slow", 0.2, "did not end")],
 )
 async def test_a_command_that_fails_shows_its_last_words(log: Path, name: str, deadline: float, reason: str) -> None:
-    log.write_text("noise\n" * 100_000)
     with pytest.raises(ChildFailed, match=f"^{name} {reason}"):
         await run_to_end(name, [name], log=log, deadline=deadline)
