@@ -105,6 +105,11 @@ class Place:
         self.is_known: Final = is_known
         """Whether its address was known when it came."""
 
+    @property
+    def address(self) -> bytes:
+        """The counting key of its address."""
+        return self._keys[0]
+
     def silent(self) -> None:
         """Note that from now on no complete request is pending."""
         self._places._silence(self, self._keys)  # noqa: SLF001 - two halves of one thing
@@ -145,10 +150,6 @@ class Places:
 
     def __len__(self) -> int:
         return len(self._held)
-
-    def knows(self, host: str) -> bool:
-        """Whether the address *host* is known."""
-        return address_key(host) in self.known
 
     def take(self, host: str, cut: Callable[[], None]) -> Place | None:
         """Return a place for a new connection from *host*, None if there is none; *cut* closes that connection."""
