@@ -36,6 +36,7 @@ from broker.engine.held_lines import HeldLines
 from broker.engine.history import LONGEST_SHOWN, Happened, History, named
 from broker.engine.live import LiveConnections
 from broker.engine.presence import Presence
+from broker.engine.refused_again import RefusedAgain
 from broker.engine.replay import Replays
 from broker.engine.returning import Returning
 from broker.engine.session_quota import refuse_another
@@ -75,6 +76,7 @@ class Engine(Exchange):
         "logs_clients",
         "packet_items",
         "presence",
+        "refused_again",
         "registry",
         "replays",
         "returning",
@@ -101,6 +103,7 @@ class Engine(Exchange):
         self.estates = Estates(self)
         self.history = History(limits.max_history)
         self.lines = HeldLines(call_soon)
+        self.refused_again = RefusedAgain(self.lines)
         self.replays = Replays(self.retained, self.turn, call_soon, now)
         self.registry = SessionRegistry(
             QueueLimits(limits.max_queued_messages, limits.max_queued_bytes, limits.max_inflight_bytes), self.metrics
@@ -280,7 +283,10 @@ class Engine(Exchange):
         counter = self.metrics.refused if session is None else self.metrics.closed
         counter[code] += 1
         if self.logs_clients:
-            self.lines.tell(what.value, _facts_of_end, connection, code, detail, client_id)
+            if session is None:
+                self.refused_again.note(_facts_of_end(connection, code, detail, client_id), now)
+            else:
+                self.lines.tell(what.value, _facts_of_end, connection, code, detail, client_id)
         self.history.note(what, connection, code, detail, client_id, now)
         if session is not None:
             if connection.peer is not None:
@@ -362,6 +368,8 @@ class Engine(Exchange):
         self.stopping = True
         self.admission.close()
         self.estates.finish(now)
+        if self.presence is not None:
+            self.presence.finish()
         reason = ReasonCode.SERVER_SHUTTING_DOWN
         for connection in self.connections():
             connection.disconnect(RefusalCode.SHUTTING_DOWN, reason, "the broker is stopping", now)
@@ -399,6 +407,7 @@ class Engine(Exchange):
         """
         self.replays.now = now
         yield from self.deadlines.due(now)
+        yield from self.refused_again.due(now)
         for topic_name in self.retained.sweep(now):
             if self.journal is not None:
                 self.journal.retain(topic_name, None)
@@ -406,7 +415,7 @@ class Engine(Exchange):
             self.journal.remove_lapsed()
             yield
         for session in self.registry.due(now):
-            if session.connection is None:
+            if session is not None and session.connection is None:
                 self._due(session, now)
             yield
 

@@ -133,8 +133,9 @@ class ConnectReturnCode(IntEnum):
     NOT_AUTHORIZED = 5
 
 
-# A client told "server unavailable" tries again; one told "not authorized" should not. So every reason that passes with
-# time maps to the former, and every reason without an entry to the latter.
+# A client told "server unavailable" tries again; one told "not authorized" stays out for good, or even throws its
+# credentials away (decision 0345). So every reason that passes with time, or that somebody may take back, maps to the
+# former, and every reason without an entry to the latter.
 _RETURN_CODES: Final = MappingProxyType(
     {
         ReasonCode.SUCCESS: ConnectReturnCode.ACCEPTED,
@@ -144,6 +145,7 @@ _RETURN_CODES: Final = MappingProxyType(
         ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR: ConnectReturnCode.SERVER_UNAVAILABLE,
         ReasonCode.SERVER_UNAVAILABLE: ConnectReturnCode.SERVER_UNAVAILABLE,
         ReasonCode.SERVER_BUSY: ConnectReturnCode.SERVER_UNAVAILABLE,
+        ReasonCode.BANNED: ConnectReturnCode.SERVER_UNAVAILABLE,
         ReasonCode.SERVER_SHUTTING_DOWN: ConnectReturnCode.SERVER_UNAVAILABLE,
         ReasonCode.QUOTA_EXCEEDED: ConnectReturnCode.SERVER_UNAVAILABLE,
         ReasonCode.USE_ANOTHER_SERVER: ConnectReturnCode.SERVER_UNAVAILABLE,

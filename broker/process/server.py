@@ -290,7 +290,8 @@ class BrokerServer:
         engine.stamps = self._config.stamp_publisher
         engine.admission.fingerprints = self._config.stamp_publisher or self._config.presence_events
         if self._config.presence_events:
-            engine.presence = Presence(engine.admission, engine.publish_own, lambda: datetime.now(UTC))
+            clock = partial(datetime.now, UTC)
+            engine.presence = Presence(engine.admission, engine.publish_own, clock, engine.turn)
 
     def _attach_plugins(self, engine: Engine) -> None:
         if self._config.plugins:
@@ -429,8 +430,10 @@ async def _call_off(
 
 async def _send_away(engine: Engine, doors: Doors) -> None:
     log.info("stopping", connected=engine.connected)
-    engine.stop(asyncio.get_running_loop().time())
+    loop = asyncio.get_running_loop()
+    engine.stop(loop.time())
     await doors.drained(_STOP_PATIENCE)
+    engine.refused_again.finish(loop.time())
 
 
 async def _renewals(credential: BrokerCredential, reloader: Reloader) -> None:

@@ -246,16 +246,22 @@ def is_admission(expected: str) -> bool:
 
 
 def before_mqtt5(expected: tuple[str, ...]) -> tuple[str, ...]:
-    """Return *expected* for protocols before MQTT 5: a return code, or the effect alone."""
-    return tuple(dict.fromkeys(answer for each in expected for answer in _before_mqtt5(each)))
+    """Return *expected* for protocols before MQTT 5: a return code, or the effect alone.
+
+    Who may be told that its certificate is revoked is out for good: *server unavailable* would have it come again.
+    """
+    for_good = _REVOKED in expected
+    return tuple(dict.fromkeys(answer for each in expected for answer in _before_mqtt5(each, for_good=for_good)))
 
 
-def _before_mqtt5(expected: str) -> tuple[str, ...]:
+def _before_mqtt5(expected: str, *, for_good: bool) -> tuple[str, ...]:
     _, _, code = expected.partition(" ")
     packet, _, number = code.partition(" ")
     match packet:
+        case "CONNACK" if number == _BANNED:  # Of brokers that ban, some say one of these and some the other.
+            return (_FOR_GOOD,) if for_good else (_NOT_NOW, _FOR_GOOD)
         case "CONNACK" if number.startswith("0x"):
-            return (f"mqtt CONNACK {connect_return_code(ReasonCode(int(number, 0))).value}",)
+            return (_returned(ReasonCode(int(number, 0))),)
         case "DISCONNECT":
             return (CLOSED,)
         case "PUBACK" | "PUBREC" if int(number, 0) >= _FAILURE:
@@ -264,6 +270,16 @@ def _before_mqtt5(expected: str) -> tuple[str, ...]:
             return ("mqtt SUBACK 0x80", CLOSED)
         case _:
             return (expected,)
+
+
+def _returned(code: ReasonCode) -> str:
+    return f"mqtt CONNACK {connect_return_code(code).value}"
+
+
+_REVOKED = "tls certificate_revoked"
+_BANNED = "0x8a"
+_NOT_NOW = _returned(ReasonCode.BANNED)
+_FOR_GOOD = _returned(ReasonCode.NOT_AUTHORIZED)
 
 
 def seen_in(closure: Closure) -> Seen:

@@ -100,6 +100,11 @@ class Place:
         self._cut = cut
         self._orders = orders
 
+    @property
+    def address(self) -> bytes:
+        """The counting key of its address."""
+        return self._keys[0]
+
     def silent(self) -> None:
         """Note that from now on no complete request is pending."""
         if self._places.holds(self):
@@ -146,10 +151,6 @@ class Places:
 
     def __len__(self) -> int:
         return len(self._held)
-
-    def knows(self, host: str) -> bool:
-        """Whether the address *host* is known."""
-        return address_key(host) in self.known
 
     def take(self, host: str, cut: Callable[[], None]) -> Place | None:
         """Return a place for a new connection from *host*, None if there is none; *cut* closes that connection."""

@@ -11,9 +11,11 @@ Rules
 -----
 1. Fail closed: no answer in time, another status, or an answer that is not exactly this, admits nobody.
 2. https with the trust anchors that are configured, or http to this machine; `check_url` refuses anything else.
-3. No redirect is followed, no proxy used, no cookie kept. An answer is read up to 16 KB and 1,024 chunks, and up to
-   32 KB with its head and everything before and behind it, a little at a time (`provisioning.client.bounded_head`): a
-   read full of one-octet chunks, or of informational responses, is parsed in one turn of the event loop.
+3. No redirect is followed, no proxy used, no cookie kept. Each question has a connection of its own: on one that is
+   kept, what a webhook sends behind an answer, at once or late, would be the answer to the next question.
+   An answer is read up to 16 KB and 1,024 chunks, and up to 32 KB with its head and everything before and behind it,
+   a little at a time (`provisioning.client.bounded_head`): a read full of one-octet chunks, or of informational
+   responses, is parsed in one turn of the event loop.
 4. The only time limit is the group's. It also runs while a question waits for its turn.
 5. The number of concurrent questions to each webhook is limited: one that hangs does not affect other groups' devices.
    Of these, a token, or a certificate with a name, has one at a time, and a claim that a batch shares half: who sends
@@ -51,8 +53,6 @@ _TOGETHER: Final = 32
 """Concurrent questions to one webhook."""
 _OF_A_BATCH: Final = _TOGETHER // 2
 """Of these, for those who present the same certificate."""
-_KEPT: Final = 32
-"""Idle connections that are kept."""
 
 _NEITHER: Final = 'did not answer 200 with {"allow": true} or {"allow": false}'
 
@@ -74,7 +74,7 @@ def check_url(url: str) -> str:
 
 
 class Webhooks:
-    """Asks webhooks over kept connections, while `run` runs."""
+    """Asks webhooks, while `run` runs."""
 
     def __init__(self, anchors: Path) -> None:
         """*anchors* are the only trust anchors for https webhooks."""
@@ -137,7 +137,7 @@ class Webhooks:
                 raise _failed(question, _NEITHER)
 
     async def run(self) -> None:
-        """Keep the connections until cancelled, then close them."""
+        """Close earlier pools when their questions are answered, until cancelled, then all."""
         try:
             while True:
                 await self._left.wait()
@@ -156,7 +156,7 @@ class Webhooks:
         from provisioning.client.bounded_head import BoundedTransport, bounded_client
 
         if self._pool is None:
-            transport = BoundedTransport(self._context, connections=None, kept=_KEPT)
+            transport = BoundedTransport(self._context, connections=None)
             self._pool = bounded_client(transport, None)  # The question has a time limit, the library's may be shorter.
         pool = self._pool
         self._asking[pool] += 1
@@ -185,7 +185,8 @@ async def _content(pool: httpx.AsyncClient, url: str, document: dict[str, Any]) 
     """Return the answer's content; raise `_NoAnswer` if its status is not 200 or it is too long."""
     content, pieces = bytearray(), 0
     # As it is: a compressed answer of 16 KB could be one of 16 MB.
-    async with pool.stream("POST", url, json=document, headers={"Accept-Encoding": "identity"}) as response:
+    headers = {"Accept-Encoding": "identity", "Connection": "close"}
+    async with pool.stream("POST", url, json=document, headers=headers) as response:
         if response.status_code != HTTPStatus.OK:
             raise _NoAnswer(f"it answered with status {response.status_code}, not 200")
         async for chunk in response.aiter_raw():

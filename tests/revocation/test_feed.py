@@ -341,7 +341,7 @@ def test_rev_16_a_suspended_device_is_put_out_refused_and_admitted_again_when_it
         answer = client.connect(client_id=name, expect=ReasonCode.BANNED)
         assert str(answer.properties.reason_string).startswith("SUSPENDED: ")
     with TlsClient(fleet_broker.port, service.bundle, device.credential, version=V311) as client:
-        client.connect(client_id=name, expect=ReasonCode.NOT_AUTHORIZED)
+        client.connect(client_id=name, expect=ReasonCode.SERVER_UNAVAILABLE)
     service.resume(device=name)
     wait_until(lambda: fleet_broker.events("RELEASED", serial=device.serial), "the broker learns of the release")
     with TlsClient(fleet_broker.port, service.bundle, device.credential) as client:

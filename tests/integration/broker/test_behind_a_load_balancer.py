@@ -207,7 +207,7 @@ def test_a_resumed_session_and_tls_in_the_headers_segment(
     """The ClientHello follows the header in one segment, in pieces of each size, and none of it is lost."""
     context, session = client_context(pki.anchors, meter.credential), None
     for number, portion in enumerate((1, 7, 10_000)):
-        header = block((OTHERS[7], number + 1))
+        header = block((f"127.0.0.{31 + number}", number + 1))  # Each with a host of its own has a line of its own.
         with socket.create_connection(("127.0.0.1", behind.port), timeout=PATIENCE) as raw:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()

@@ -16,9 +16,9 @@ from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from provisioning.pki.tls import CredentialPem
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.tls_client import Ended, TlsClient
-from tests.support.walk.fleet_oracle import HOLD, Certificate, Codes
+from tests.support.walk.fleet_oracle import Certificate, Codes
 from tests.support.walk.reality import Reality, Ticket
-from tests.support.walk.session_oracle import ACCEPTED, ALERT, Message
+from tests.support.walk.session_oracle import ACCEPTED, ALERT, Message, refusal
 from tests.support.walk.walking_client import WalkingClient
 from tests.support.wire import V5
 
@@ -89,8 +89,7 @@ class Elsewhere:
             return frozenset({ALERT, ReasonCode.NOT_AUTHORIZED.name})
         if certificate.reason is None:
             return frozenset({ACCEPTED})
-        is_banned = certificate.reason is HOLD and version is V5
-        return frozenset({(ReasonCode.BANNED if is_banned else ReasonCode.NOT_AUTHORIZED).name})
+        return frozenset({refusal(certificate.reason, version)})
 
     def publish(self, name: str, message: Message) -> None:
         """Publish, and complete the exchange."""

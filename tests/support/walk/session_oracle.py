@@ -23,6 +23,13 @@ ALERT: Final = "TLS alert"
 ACCEPTED: Final = ReasonCode.SUCCESS.name
 
 
+def refusal(reason: RevocationReason, version: ProtocolVersion) -> str:
+    """Return what a client is told that comes with a certificate that is revoked for *reason*."""
+    if reason is not HOLD:
+        return ReasonCode.NOT_AUTHORIZED.name
+    return (ReasonCode.BANNED if version is V5 else ReasonCode.SERVER_UNAVAILABLE).name
+
+
 class Message(NamedTuple):
     """One as it arrives."""
 
@@ -101,8 +108,7 @@ class SessionOracle:
             return frozenset({ALERT, ReasonCode.NOT_AUTHORIZED.name})
         codes = set()
         if certificate.seen is not None:
-            suspended = certificate.seen is HOLD and version is V5
-            codes.add((ReasonCode.BANNED if suspended else ReasonCode.NOT_AUTHORIZED).name)
+            codes.add(refusal(certificate.seen, version))
         if not own_name:
             codes.add(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID.name)
         return frozenset(codes or {ACCEPTED})

@@ -15,7 +15,7 @@ def test_a_return_code_survives_the_way_there_and_back() -> None:
     ("reason_code", "return_code"),
     [
         (ReasonCode.NOT_AUTHORIZED, ConnectReturnCode.NOT_AUTHORIZED),
-        (ReasonCode.BANNED, ConnectReturnCode.NOT_AUTHORIZED),
+        (ReasonCode.BANNED, ConnectReturnCode.SERVER_UNAVAILABLE),
         (ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, ConnectReturnCode.IDENTIFIER_REJECTED),
         (ReasonCode.UNSUPPORTED_PROTOCOL_VERSION, ConnectReturnCode.UNACCEPTABLE_PROTOCOL_VERSION),
         (ReasonCode.BAD_AUTHENTICATION_METHOD, ConnectReturnCode.BAD_USER_NAME_OR_PASSWORD),

@@ -73,7 +73,7 @@ def test_mqtt_3_1_disregards_the_reserved_byte_of_a_connack() -> None:
 def test_what_a_version_cannot_say_is_left_out(version: ProtocolVersion) -> None:
     extra = Properties(user_properties=(("a", "b"),))
 
-    assert Connack(ReasonCode.BANNED, properties=extra).encode(version) == b"\x20\x02\x00\x05"
+    assert Connack(ReasonCode.BANNED, properties=extra).encode(version) == b"\x20\x02\x00\x03"
     assert Puback(1, ReasonCode.QUOTA_EXCEEDED, extra).encode(version) == b"\x40\x02\x00\x01"
     assert Disconnect(ReasonCode.SERVER_SHUTTING_DOWN, extra).encode(version) == b"\xe0\x00"
     assert Publish("a", properties=extra).encode(version) == b"\x30\x03\x00\x01a"

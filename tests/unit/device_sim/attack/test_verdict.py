@@ -232,6 +232,7 @@ def test_an_outcome_is_the_record_of_a_case() -> None:
         (("mqtt CONNACK 0x85", "mqtt CONNACK 0x87"), ("mqtt CONNACK 2", "mqtt CONNACK 5")),
         (("mqtt CONNACK 0x87", "mqtt CONNACK 0x8a", "tls certificate_revoked"),
          ("mqtt CONNACK 5", "tls certificate_revoked")),
+        (("mqtt CONNACK 0x8a", "mqtt CONNACK 0x87"), ("mqtt CONNACK 3", "mqtt CONNACK 5")),
         (("mqtt CONNACK 5", "closed"), ("mqtt CONNACK 5", "closed")),
         (("mqtt DISCONNECT 0x98",), ("closed",)),
         (("mqtt PUBACK 0x87",), ("mqtt not-delivered", "closed")),

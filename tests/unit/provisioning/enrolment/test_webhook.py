@@ -169,6 +169,25 @@ async def test_what_never_ends_is_given_up_before_its_time_and_read_a_little_at_
     assert turns >= MOST_BYTES // 2048 // 2
 
 
+async def test_what_comes_behind_an_answer_is_none_to_the_next_question(webhooks: Webhooks) -> None:
+    """On a kept connection it was: who had a webhook say more than it had announced let the next device in."""
+    connections = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"}"):
+                writer.write(HEAD + b'Content-Length: 16\r\n\r\n{"allow": false}')
+                writer.write(HEAD + b"Content-Length: 15\r\n\r\n" + YES)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        assert not any([(await webhooks.ask(question(url))).allowed for _ in range(3)])
+    assert connections == 3
+
+
 async def test_no_cookie_is_kept(webhooks: Webhooks) -> None:
     with WebhookServer() as server:
         server.cookie = "one=1"
