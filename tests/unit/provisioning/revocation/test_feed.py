@@ -193,9 +193,9 @@ async def test_a_follower_learns_that_he_is_current_and_hears_heartbeats(
         pages: list[int] = []
         page = feed._page
 
-        async def noted(sequence: int) -> list[FeedEvent]:
+        async def noted(sequence: int, most: int) -> list[FeedEvent]:
             pages.append(sequence)
-            return await page(sequence)
+            return await page(sequence, most)
 
         monkeypatch.setattr(feed, "_page", noted)
         feed.announce()
