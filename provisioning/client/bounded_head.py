@@ -42,14 +42,15 @@ class BoundedTransport(NetworkTransport):
         verify: ssl.SSLContext,
         *,
         connections: int | None = _CONNECTIONS,
+        kept: int = _KEPT,
         elsewhere: bool = False,
     ) -> None:
         """*verify* is the TLS context for https URLs.
 
-        There are at most so many *connections*, None: any number. *elsewhere*: to none of the machine's own network
-        (`provisioning.client.neighbourhood`), whatever a name resolves to.
+        There are at most so many *connections*, None: any number, of which *kept* are kept while idle. *elsewhere*: to
+        none of the machine's own network (`provisioning.client.neighbourhood`), whatever a name resolves to.
         """
-        super().__init__(verify, _Network(elsewhere=elsewhere), connections=connections, kept=_KEPT)
+        super().__init__(verify, _Network(elsewhere=elsewhere), connections=connections, kept=kept)
 
 
 def body_follows(response: httpx.Response) -> None:
