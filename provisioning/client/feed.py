@@ -122,6 +122,8 @@ class ReleaseEvent:
     key: CertificateKey
     device: str
     mark: str | None = field(default=None, compare=False)
+    released_at: datetime | None = field(default=None, compare=False)
+    """To the second; None if the service does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,7 +418,9 @@ class EventReader:
     def _released(self, facts: dict[str, Any]) -> ReleaseEvent:
         sequence = self._next(_number(facts["sequence"]))
         key = (bytes.fromhex(facts["issuer_key_id"]), int(facts["serial"], 16))
-        return ReleaseEvent(sequence, key, _text(facts["device"]), _mark_in(facts))
+        said = facts.get("released_at")
+        released_at = None if said is None else _moment_of(_text(said))
+        return ReleaseEvent(sequence, key, _text(facts["device"]), _mark_in(facts), released_at)
 
     def _next(self, sequence: int) -> int:
         if sequence != self._sequence + 1:
