@@ -36,6 +36,7 @@ class Lobby(Poller):
     def __init__(self, loop: AbstractEventLoop, turn: Turn, admitted: Poller, limits: Callable[[], Limits]) -> None:
         """Move clients to *admitted* when they are admitted; *limits* returns the present limits."""
         super().__init__(loop, turn)
+        self._ends_a_turn = 1 << 30  # Here time counts.
         self.behind = False
         """Whether some who have sent data were not served in the last turn: new arrivals would only wait."""
         self._admitted = admitted
@@ -60,9 +61,9 @@ class Lobby(Poller):
                         self.again(left)
                 break
 
-    def _leave(self, events: Iterable[tuple[int, int]], served: int, inside: set[int], waited: dict[int, int]) -> bool:
+    def _leave(self, events: Iterable[tuple[int, int]], seen: int, inside: set[int], waited: dict[int, int]) -> bool:
         """Leave nobody out for what was done: here time counts."""
-        del events, served, inside, waited
+        del events, seen, inside, waited
         return False
 
     def crowd(self) -> Crowd:

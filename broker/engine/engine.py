@@ -368,6 +368,8 @@ class Engine(Exchange):
         self.stopping = True
         self.admission.close()
         self.estates.finish(now)
+        if self.presence is not None:
+            self.presence.finish()
         reason = ReasonCode.SERVER_SHUTTING_DOWN
         for connection in self.connections():
             connection.disconnect(RefusalCode.SHUTTING_DOWN, reason, "the broker is stopping", now)
@@ -413,7 +415,7 @@ class Engine(Exchange):
             self.journal.remove_lapsed()
             yield
         for session in self.registry.due(now):
-            if session.connection is None:
+            if session is not None and session.connection is None:
                 self._due(session, now)
             yield
 

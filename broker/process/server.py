@@ -290,7 +290,8 @@ class BrokerServer:
         engine.stamps = self._config.stamp_publisher
         engine.admission.fingerprints = self._config.stamp_publisher or self._config.presence_events
         if self._config.presence_events:
-            engine.presence = Presence(engine.admission, engine.publish_own, lambda: datetime.now(UTC))
+            clock = partial(datetime.now, UTC)
+            engine.presence = Presence(engine.admission, engine.publish_own, clock, engine.turn)
 
     def _attach_plugins(self, engine: Engine) -> None:
         if self._config.plugins:

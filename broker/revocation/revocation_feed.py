@@ -11,7 +11,8 @@ Rules
    out, but whoever is connected stays until what follows says that it is over, the feed is current or lost, or
    `_LONGEST_DOUBT` has passed: it may have ended long ago. The other way round, if the feed is
    read again from 0, the end of a suspension that was known counts only when the feed is current: the device may have
-   been suspended once more since.
+   been suspended once more since. And only if it is later than that suspension, which the service may have lost: then
+   what is read is the end of an earlier one.
 5. If a CA is revoked, it may have issued certificates that were never recorded: then every client below it is
    disconnected, whether or not the feed names its certificate.
 6. A server whose certificate, or a CA's above it, is revoked is not the service: whoever has copied its key, or has
@@ -141,7 +142,7 @@ class RevocationFeed:
                 await self._follow()
                 continue
             except FeedAhead as error:
-                log.warning("revocation feed starts again", code="FEED_AHEAD", detail=str(error))
+                log.error("revocation feed starts again", code="FEED_AHEAD", detail=str(error))  # noqa: TRY400
                 self._engine.admission.status.freshness.lost()
                 self._engine.history.told("feed starts again", code="FEED_AHEAD", detail=str(error))
                 self._after, self._mark = 0, None
@@ -247,9 +248,17 @@ class RevocationFeed:
         if (suspended := self._suspended.pop(event.key, None)) is not None:
             self._tell(suspended, 0, now)
         if event.key in self._releases:
-            self._releases[event.key] = event
+            if self._is_later(event):
+                self._releases[event.key] = event
         else:
             self._release(event)
+
+    def _is_later(self, event: ReleaseEvent) -> bool:
+        """Whether *event* has ended what is known, and not an earlier suspension; to the second, as in the index."""
+        suspended = self._engine.admission.status.index.find(event.key)
+        if suspended is None or event.released_at is None:
+            return False
+        return event.released_at.replace(microsecond=0) > suspended.revoked_at
 
     def _release(self, event: ReleaseEvent) -> None:
         if self._engine.admission.status.release(event.key):

@@ -18,12 +18,18 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator
 from itertools import chain
+from typing import Final
 
 from broker.metrics import Metrics
 from broker.session.queue import QueueLimits
 from broker.session.session import Permits, Session
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
+
+_PARTS: Final = 64
+"""Into so many parts those of one second are divided, to be sorted."""
+_FILED_A_STEP: Final = 1024
+"""How many of them one step divides: less than a millisecond."""
 
 
 class SessionRegistry:
@@ -113,8 +119,8 @@ class SessionRegistry:
             session.scheduled_at = when = max(when, self._reached)  # If overdue, it is due next.
             self._schedule.setdefault(int(when), {})[session] = None
 
-    def due(self, now: float) -> Iterator[Session]:
-        """Yield the sessions to look at now; those that are not due yet must be scheduled again.
+    def due(self, now: float) -> Iterator[Session | None]:
+        """Yield the sessions to look at now, and None for an empty step; those not due yet must be scheduled again.
 
         Each is yielded as it then is: between two of them others may connect, disconnect or be discarded.
         """
@@ -125,15 +131,21 @@ class SessionRegistry:
         else:
             seconds = [second for second in range(first, last + 1) if second in self._schedule]
         for second in seconds:
-            filed = [(each.scheduled_at, each) for each in self._schedule.get(second, ())]
-            left = deque(sorted(((when, each) for when, each in filed if when is not None), key=_first))
-            filed.clear()
-            while left:  # Not kept until all were yielded: to free ten thousand at once would hold up everybody.
-                when, session = left.popleft()
-                if when <= now and session.scheduled_at == when:
-                    self._unfile(session)
-                    if self.has(session):
-                        yield session
+            parts: list[list[tuple[float, Session]]] = [[] for _ in range(_PARTS)]
+            for number, session in enumerate(list(self._schedule.get(second, ())), 1):
+                if session.scheduled_at is not None and int(session.scheduled_at) == second:
+                    parts[int((session.scheduled_at - second) * _PARTS)].append((session.scheduled_at, session))
+                if not number % _FILED_A_STEP:
+                    yield None
+            for part in parts:  # To sort or to free a hundred thousand at once would hold up everybody.
+                left = deque(sorted(part, key=_first))
+                part.clear()
+                while left:
+                    when, session = left.popleft()
+                    if when <= now and session.scheduled_at == when:
+                        self._unfile(session)
+                        if self.has(session):
+                            yield session
 
     def _unfile(self, session: Session) -> None:
         if session.scheduled_at is not None:

@@ -18,7 +18,8 @@ Rules
    it fails. It is not watched then.
 3. A batch is bounded, so that timers, the feed and the listener get their time in between. So is what is done for it:
    beyond that (`Turn.is_spent`) the rest of the batch waits for the next turn, in which whoever has waited and whoever
-   is new are called alternately, in both cases those last whose peer has ended (decisions 0329 and 0339).
+   is new are called alternately, in both cases those last whose peer has ended (decisions 0329 and 0339), and few of
+   these in one turn: others have their answers at its end (decision 0344).
 4. When many clients send one by one, a turn may wait a moment for more (`broker.sockets.coalescing`).
 """
 
@@ -47,10 +48,18 @@ WRITABLE: Final = select.EPOLLOUT
 BATCH: Final = 256
 """The most transports called in one turn."""
 _ENDED: Final = select.EPOLLRDHUP
+_ASKS: Final = int(select.EPOLLIN)
+"""The usual event, and nothing besides."""
+_ENDS_A_TURN: Final = 16
+"""How many of those whose peer has ended are called in a turn: together about a portion of work."""
 _ALL: Final = 4096
 """How many epoll is asked for while some wait: who is new may be behind them, and behind many that have ended."""
 _FEW: Final = 32
 """As many as usually are ready at most: for more, epoll's answer takes a place that has to be found and freed."""
+
+
+Events = list[tuple[int, int]]
+"""Descriptors, with what epoll has reported of each."""
 
 
 class Watched(Protocol):
@@ -80,7 +89,10 @@ class Poller:
         "_again",
         "_coalescing",
         "_empty",
+        "_ends",
+        "_ends_a_turn",
         "_epoll",
+        "_late",
         "_left",
         "_lingering",
         "_loop",
@@ -106,6 +118,10 @@ class Poller:
         """Those of the last batch who were not called, with their events, in their order, …"""
         self._served: set[int] = set()
         """… and those who were: not the first to be called again."""
+        self._late: Events = []
+        """Those of the present batch whose peer has ended, beyond as many as one turn calls."""
+        self._ends = self._ends_a_turn = _ENDS_A_TURN
+        """How many of those are still called in this turn, and in each."""
         self._empty = asyncio.Event()
         self.doze: Poller | None = None
         """The set for clients that only ping; None: this set."""
@@ -214,15 +230,17 @@ class Poller:
         )
         return [each for two in zip_longest(waited.items(), new) for each in two if each is not None]
 
-    def _leave(self, events: Iterable[tuple[int, int]], served: int, inside: set[int], waited: dict[int, int]) -> bool:
-        """Leave all but the first *served* of *events* to the next turn, because so much is done; return whether.
+    def _leave(self, events: Iterable[tuple[int, int]], seen: int, inside: set[int], waited: dict[int, int]) -> bool:
+        """Leave all but the first *seen* of *events*, and `_late` of those, to the next turn; return whether.
 
         epoll reports them again, except those that are here for bytes *inside* OpenSSL. Those who have *waited* already
         stay ahead of all others, and those who have ended come last: nobody waits for an answer there.
         """
-        ready = list(events)
-        self._served = {each[0] for each in ready[:served]}
-        self._left = dict(sorted(ready[served:], key=lambda left: (left[0] not in waited, left[1] & _ENDED)))
+        ready, late = list(events), self._late
+        self._served = {each[0] for each in ready[:seen]}.difference([each[0] for each in late])
+        rest = [*late, *ready[seen:]]
+        self._left = dict(sorted(rest, key=lambda left: (left[0] not in waited, left[1] & _ENDED)))
+        late.clear()
         for left in inside.intersection(self._left, self._watched):
             self.again(left)
         return True
@@ -255,29 +273,41 @@ class Poller:
         watched, inside, waited = self._watched, self._again, self._left
         turn = self._turn
         turn.begin()
-        ready, served = self._events(), 0
+        self._ends = self._ends_a_turn
+        ready, seen = self._events(), 0
         for descriptor, events in ready:
-            if (served == BATCH or (turn.is_spent and served)) and self._leave(ready, served, inside, waited):
+            if (seen == BATCH or (turn.is_spent and seen)) and self._leave(ready, seen, inside, waited):
                 break
-            served += 1
+            seen += 1
             transport = watched.get(descriptor)
             if transport is None:
                 continue
             try:
-                if events & WRITABLE:
-                    transport.on_writable()
-                    if events == WRITABLE or descriptor not in watched:
-                        continue
-                transport.on_readable()
+                if events == _ASKS or self._is_read(descriptor, transport, events):
+                    transport.on_readable()
             except MemoryError:  # Not the fault of this connection: `provisioning.program.out_of_memory`.
                 raise
             except Exception:  # A bug that one connection meets must not affect the others.
                 log.exception("connection failed", code="INTERNAL_ERROR")
                 self._give_up(descriptor, transport)
+        if self._late:
+            self._leave(ready, seen, inside, waited)
         turn.end()
         coalescing = self._coalescing
         if coalescing is not None and coalescing.is_near:
             coalescing.ended(monotonic())
+
+    def _is_read(self, descriptor: int, transport: Watched, events: int) -> bool:
+        """Do what *events* ask for besides reading; return whether *transport* is read now."""
+        if events & _ENDED:
+            if not self._ends:
+                self._late.append((descriptor, events))
+                return False
+            self._ends -= 1
+        if events & WRITABLE:
+            transport.on_writable()
+            return events != WRITABLE and descriptor in self._watched
+        return True
 
     def _give_up(self, descriptor: int, transport: Watched) -> None:
         """Close a connection that has failed."""

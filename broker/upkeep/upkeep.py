@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from broker.engine.engine import Engine
 from broker.engine.sys_topics import INTERVAL, SysTopics
+from broker.sockets.work import PORTION
 from broker.sources.revocation_lists import RevocationLists
 from broker.timing.beat import next_beat
 from broker.upkeep import standstill
@@ -24,12 +26,17 @@ _SECONDS_A_TURN: Final = 0.01
 _COLLECT_SECONDS = 600.0
 _YOUNG_OBJECTS = 2_000
 """Objects after which the young generation is collected: about 0.1 ms, where 50,000, tried before, cost 10 ms."""
+_YOUNG_A_TIME: Final = 5
+"""How often, until those that have outlived that are looked at once more: 4 ms for ten thousand. With fifty it was
+40 ms, in the middle of any turn; together it is the same."""
+_NEVER: Final = 100_000
+"""How often that has to happen for the oldest generation: `tick` takes all out of it each second."""
 
 
 def look_rarely() -> None:
     """Make the collector do little from now on; call it when all permanent objects exist."""
     gc.freeze()
-    gc.set_threshold(_YOUNG_OBJECTS, 50, 50)
+    gc.set_threshold(_YOUNG_OBJECTS, _YOUNG_A_TIME, _NEVER)
 
 
 async def tick(engine: Engine, lists: RevocationLists) -> None:
@@ -55,22 +62,22 @@ class Everything:
     """A full collection of long-lived objects: finds those that are only kept by reference cycles.
 
     It stops everything for a microsecond per object: 0.04 s in a new broker, half a second and more where clients have
-    filled the caches (decision 0191). Objects without cycles are freed without it. So it only runs when there are half
-    as many objects again as were left the last time: garbage in cycles stays within that bound.
+    filled the caches (decision 0191). Objects without cycles are freed without it. So it only runs when half as much
+    memory again is in use as was left the last time: garbage in cycles stays within that bound.
     """
 
     def __init__(self) -> None:
         self._enough = 0
-        """The number of objects from which it is worthwhile."""
+        """The number of blocks of memory from which it is worthwhile."""
 
     def look(self) -> bool:
-        """Collect everything if there are that many more objects; return whether it did."""
-        if gc.get_freeze_count() < self._enough:
+        """Collect everything if there is that much more; return whether it did."""
+        if sys.getallocatedblocks() < self._enough:  # To count what is frozen takes 45 ms for each million.
             return False
         gc.unfreeze()
         gc.collect()
         gc.freeze()
-        self._enough = gc.get_freeze_count() * 3 // 2
+        self._enough = sys.getallocatedblocks() * 3 // 2
         return True
 
 
@@ -94,5 +101,18 @@ async def publish_figures(engine: Engine) -> None:
     loop = asyncio.get_running_loop()
     topics = SysTopics(engine, loop.time())
     while True:
-        topics.publish(loop.time())
+        await in_portions(engine, topics.publish(loop.time()))
         await next_beat(INTERVAL)
+
+
+async def in_portions(engine: Engine, figures: Iterator[None]) -> None:
+    """Publish *figures*, with a turn for others after each portion of work: thousands may have subscribed to them."""
+    work = engine.turn.work
+    begun = work.done
+    for _ in figures:
+        if work.done - begun >= PORTION:
+            await asyncio.sleep(0)
+            begun = work.done
+        if engine.turn.rounds.full:
+            engine.turn.rounds.wait((room := asyncio.Event()).set)
+            await room.wait()

@@ -3,7 +3,7 @@
 Rules
 -----
 1. A child is ready when it has printed its ready line; a deadline, or its death before that, is an error that includes
-   the end of its log.
+   the end of its log, with the whole of a traceback: what happens once in thousands of starts has to explain itself.
 2. A child runs in its own session: Ctrl-C reaches only us, and we stop the children in order.
 3. Leaving the context stops the child: SIGTERM, a grace time, SIGKILL. A second interruption skips the grace time.
 4. A child that ends while it is needed is an error at once (`watch`), not discovered later.
@@ -24,6 +24,9 @@ from device_sim.stage.child_log import opened_log
 
 _GRACE = 8.0
 _TAIL_LINES = 15
+_TRACEBACK_LINES = 400
+_TAIL_BYTES = 64 * 1024
+_TRACEBACK = "Traceback (most recent call last):"
 
 
 class ChildFailed(Exception):
@@ -184,7 +187,16 @@ async def run_to_end(name: str, arguments: Sequence[str], *, log: Path, deadline
 
 def _tail(log: Path) -> str:
     try:
-        lines = log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+            lines = _last_words(file.read(_TAIL_BYTES).decode(errors="replace").splitlines())
     except OSError as error:
         return f"; its log {log} cannot be read: {error.strerror}"
     return ":\n" + "\n".join(f"    {line}" for line in lines) if lines else "; it said nothing"
+
+
+def _last_words(lines: list[str]) -> list[str]:
+    """Return the last of *lines*; with a traceback among them all from there: it begins with the cause of the rest."""
+    last = lines[-_TRACEBACK_LINES:]
+    begins = next((number for number, line in enumerate(last) if line.endswith(_TRACEBACK)), len(last))
+    return last[min(begins, max(0, len(last) - _TAIL_LINES)) :]

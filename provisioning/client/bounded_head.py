@@ -16,7 +16,6 @@ calls `body_follows` has the body counted too.
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from collections.abc import Iterable
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -25,17 +24,17 @@ from typing import Any, Final
 import httpcore
 import httpx
 
-from provisioning.client.async_library import look_for_no_other
 from provisioning.client.neighbourhood import is_of_own_network
+from provisioning.client.network_backend import NetworkBackend, NetworkStream, NetworkTransport
 from provisioning.client.redirects import leave_unread_async
 
 MOST_BYTES: Final = 32 * 1024
 _PIECE: Final = 2 * 1024
-_CONNECTIONS, _KEPT, _KEPT_SECONDS = 100, 20, 5.0
+_CONNECTIONS, _KEPT = 100, 20
 """As in httpx."""
 
 
-class BoundedTransport(httpx.AsyncHTTPTransport):
+class BoundedTransport(NetworkTransport):
     """The transport of an httpx client: HTTP/1.1, without a proxy."""
 
     def __init__(
@@ -43,22 +42,15 @@ class BoundedTransport(httpx.AsyncHTTPTransport):
         verify: ssl.SSLContext,
         *,
         connections: int | None = _CONNECTIONS,
+        kept: int = _KEPT,
         elsewhere: bool = False,
     ) -> None:
         """*verify* is the TLS context for https URLs.
 
-        There are at most so many *connections*, None: any number. *elsewhere*: to none of the machine's own network
-        (`provisioning.client.neighbourhood`), whatever a name resolves to.
+        There are at most so many *connections*, None: any number, of which *kept* are kept while idle. *elsewhere*: to
+        none of the machine's own network (`provisioning.client.neighbourhood`), whatever a name resolves to.
         """
-        look_for_no_other()
-        super().__init__(verify=verify, trust_env=False)
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=verify,
-            max_connections=connections,
-            max_keepalive_connections=_KEPT,
-            keepalive_expiry=_KEPT_SECONDS,
-            network_backend=_Network(elsewhere=elsewhere),
-        )
+        super().__init__(verify, _Network(elsewhere=elsewhere), connections=connections, kept=kept)
 
 
 def body_follows(response: httpx.Response) -> None:
@@ -84,18 +76,18 @@ def bounded_client(transport: BoundedTransport, timeout: float | None) -> httpx.
     )
 
 
-class _Stream(httpcore.AsyncNetworkStream):
+class _Stream(NetworkStream):
     """A connection that counts the bytes read of heads."""
 
-    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
-        self._stream = stream
+    def __init__(self, stream: httpcore.AsyncNetworkStream, known: dict[str, Any]) -> None:
+        super().__init__(stream, known)
         self.left: int | None = MOST_BYTES
         """How many more bytes a head may have; None: the body is being read."""
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
         if self.left is None:
-            return await self._stream.read(max_bytes, timeout)
-        data = await self._stream.read(min(max_bytes, _PIECE), timeout)
+            return await super().read(max_bytes, timeout)
+        data = await super().read(min(max_bytes, _PIECE), timeout)
         self.left -= len(data)
         if self.left < 0:
             raise httpcore.RemoteProtocolError(f"more than {MOST_BYTES} bytes, and no answer to the request in them")
@@ -103,28 +95,10 @@ class _Stream(httpcore.AsyncNetworkStream):
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
         self.left = MOST_BYTES
-        await self._stream.write(buffer, timeout)
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-    async def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109
-    ) -> httpcore.AsyncNetworkStream:
-        try:
-            return _Stream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
-        except asyncio.CancelledError:  # httpcore closes it after any failure, but not then.
-            await self._stream.aclose()
-            raise
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
+        await super().write(buffer, timeout)
 
 
-class _Network(httpcore.AnyIOBackend):
+class _Network(NetworkBackend):
     """Opens such connections."""
 
     def __init__(self, *, elsewhere: bool) -> None:
@@ -138,11 +112,14 @@ class _Network(httpcore.AnyIOBackend):
         timeout: float | None = None,  # noqa: ASYNC109
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
+    ) -> NetworkStream:
         stream = await super().connect_tcp(host, port, timeout, local_address, socket_options)
         if self._elsewhere:
             reached = str(stream.get_extra_info("server_addr")[0])
             if is_of_own_network(reached):  # Nothing has been said there yet.
                 await stream.aclose()
                 raise httpcore.ConnectError(f"it is at {reached}, an address of this machine's own network")
-        return _Stream(stream)
+        return stream
+
+    def opened(self, stream: httpcore.AsyncNetworkStream, known: dict[str, Any]) -> NetworkStream:
+        return _Stream(stream, known)

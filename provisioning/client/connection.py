@@ -9,6 +9,8 @@ Rules
    not prove that its certificate is not revoked (`provisioning.client.genuine_server`).
 4. Redirects are not followed: a token or a certificate goes only to the named host
    (RFC 7030 §3.2.1 requires the user's consent to anything else).
+5. The head of an answer is bounded (`provisioning.client.bounded_head`): whoever reads one calls `body_follows` when it
+   is there.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pathlib import Path
 import httpx
 
 from provisioning.client.address import NoAddress, check_address, misnamed, no_address
-from provisioning.client.async_library import look_for_no_other
+from provisioning.client.bounded_head import BoundedTransport
 from provisioning.client.genuine_server import genuine_server, trust_domain_of
 from provisioning.client.network_words import network_words
 from provisioning.client.redirects import leave_unread_async
@@ -69,12 +71,10 @@ def open_pool(
     if trust_domain is None and credential is not None:
         trust_domain = trust_domain_of(credential)
     context.sslobject_class = genuine_server(trust_domain, proves=ask_for_staple(context))
-    look_for_no_other()
     return httpx.AsyncClient(
         base_url=base_url,
-        verify=context,
+        transport=BoundedTransport(context, connections=connections, kept=connections),
         timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
-        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         trust_env=False,
         follow_redirects=False,
         headers={"Accept-Encoding": "identity"},

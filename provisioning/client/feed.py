@@ -15,7 +15,8 @@ Rules
 3. One connection, one call: when to reconnect, and from which number, is the caller's decision. The server's
    certificate is judged in the handshake only, so a caller that never reconnects believes it for ever.
 4. No answer of a server is read, not even a refusal, before the caller has said whether to trust the server: the caller
-   may know that its certificate is revoked.
+   may know that its certificate is revoked. So the head of an answer is bounded, in bytes and in time: informational
+   responses without an end would hold up the caller for ever.
 5. Whatever the server sends is an event of the right types or `FeedLost`: what is wrong would fail far from here, where
    a client is admitted or the feed asked for again. Nothing is decompressed, and of a refusal only the begin is read.
 """
@@ -29,6 +30,7 @@ import json
 import math
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,7 +40,8 @@ from typing import Any
 import httpx
 
 from provisioning.client.answer_body import problem_of, text_of
-from provisioning.client.connection import DEFAULT_TIMEOUT, explain, open_pool
+from provisioning.client.bounded_head import body_follows
+from provisioning.client.connection import CONNECT_TIMEOUT, DEFAULT_TIMEOUT, explain, open_pool
 from provisioning.client.feed_delay import FeedDelay
 from provisioning.pki.revocation import CertificateKey, Revocation
 from provisioning.pki.revocation_reason import RevocationReason
@@ -71,7 +74,9 @@ _LONGEST_OF_ONE = 4096
 _KINDS_OF_ONE = frozenset({"revoked", "released", "current"})
 _LONGEST_MARK = 64
 """The service takes no longer one."""
-_LONGEST_REFUSAL = 64 * 1024
+_LONGEST_REFUSAL = 16 * 1024
+_CHUNKS_A_TURN = 256
+"""A read may have ten thousand of one byte."""
 _AS_IT_IS = {"Accept-Encoding": "identity"}
 
 
@@ -117,6 +122,8 @@ class ReleaseEvent:
     key: CertificateKey
     device: str
     mark: str | None = field(default=None, compare=False)
+    released_at: datetime | None = field(default=None, compare=False)
+    """To the second; None if the service does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,15 +188,18 @@ async def follow_together(
     place = {"after": str(after)} | ({} if mark is None else {"mark": mark})
     headers = {"Accept": "text/event-stream", "Cache-Control": "no-store", **_AS_IT_IS}
     try:
-        async with (
-            pool,
-            pool.stream("GET", _PATH, params=place, headers=headers) as response,
-        ):
+        async with pool, AsyncExitStack() as opened:
+            asking = pool.stream("GET", _PATH, params=place, headers=headers)
+            response = await _begun(base_url, opened, asking, silence)
             _believe(base_url, response, refuse)
             await _check(base_url, response, after, silence)
+            body_follows(response)
             reader, delay = EventReader(after), FeedDelay(silence, heartbeat)
-            waited, heard, ready = 0.0, 0.0, clock()
+            waited, heard, ready, chunks = 0.0, 0.0, clock(), 0
             async for chunk in response.aiter_raw():
+                chunks += 1
+                if chunks % _CHUNKS_A_TURN == 0:
+                    await asyncio.sleep(0)
                 now, behind = clock(), 0.0
                 waited += now - ready
                 for arrived in reader.together(chunk):
@@ -227,10 +237,9 @@ async def tell_known(
     """
     pool = open_pool(base_url, anchors, credential, connections=1)
     try:
-        async with (
-            pool,
-            pool.stream("PUT", f"{_PATH}/authorities", json={"known": dict(known)}, headers=_AS_IT_IS) as response,
-        ):
+        async with pool, AsyncExitStack() as opened:
+            asking = pool.stream("PUT", f"{_PATH}/authorities", json={"known": dict(known)}, headers=_AS_IT_IS)
+            response = await _begun(base_url, opened, asking, DEFAULT_TIMEOUT)
             _believe(base_url, response, refuse)
             if response.status_code == httpx.codes.NO_CONTENT:
                 return
@@ -251,6 +260,21 @@ def _authorities(facts: dict[str, list[dict[str, Any]]]) -> Authorities:
             for each in facts["issuing"]
         )
     )
+
+
+async def _begun(
+    base_url: str, opened: AsyncExitStack, asking: AbstractAsyncContextManager[httpx.Response], seconds: float
+) -> httpx.Response:
+    """Return the answer, of which the head is there, and which is left with *opened*.
+
+    Raises `FeedLost` if that takes *seconds* longer than it may take to connect.
+    """
+    most = 2 * CONNECT_TIMEOUT + seconds  # TCP and TLS have a limit each.
+    try:
+        async with asyncio.timeout(most):
+            return await opened.enter_async_context(asking)
+    except TimeoutError as error:
+        raise FeedLost(f"{base_url} has not begun to answer within {most:g} s") from error
 
 
 def _believe(base_url: str, response: httpx.Response, refuse: Refuse) -> None:
@@ -394,7 +418,9 @@ class EventReader:
     def _released(self, facts: dict[str, Any]) -> ReleaseEvent:
         sequence = self._next(_number(facts["sequence"]))
         key = (bytes.fromhex(facts["issuer_key_id"]), int(facts["serial"], 16))
-        return ReleaseEvent(sequence, key, _text(facts["device"]), _mark_in(facts))
+        said = facts.get("released_at")
+        released_at = None if said is None else _moment_of(_text(said))
+        return ReleaseEvent(sequence, key, _text(facts["device"]), _mark_in(facts), released_at)
 
     def _next(self, sequence: int) -> int:
         if sequence != self._sequence + 1:

@@ -40,6 +40,7 @@ from cryptography.x509 import ocsp
 
 from provisioning.client.address import misnamed
 from provisioning.client.genuine_server import genuine_server
+from provisioning.client.network_backend import GONE
 from provisioning.client.plain_http import OK, AnswerRefused, HttpFailed, PlainHttp, body_of
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.ocsp import OcspRefused, Question, ask, read_answer, responders
@@ -136,6 +137,8 @@ async def _path_of(
     try:
         presented = connected.extra_attributes[TLSAttribute.ssl_object]()
         return [x509.load_der_x509_certificate(each) for each in verified_path(presented)]
+    except GONE as error:
+        raise TimeUnknown(f"the service at {base_url} cannot be asked: it resets the connection") from error
     except UNREADABLE as error:  # OpenSSL reads more than this library.
         raise TimeUnknown(f"the certificate of {base_url}, or that of its CA, cannot be read: {error}") from error
     finally:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import httpx
 
+from provisioning.client.bounded_head import body_follows
 from provisioning.client.plain_http import AnswerRefused, body_of
 
 MOST_BYTES: Final = 32 * 1024 * 1024
@@ -28,6 +29,7 @@ async def ask(pool: httpx.AsyncClient, method: str, url: str, **request: Any) ->
     """Send a request as `httpx.AsyncClient.request` does, and return the answer whole. Raises `httpx.HTTPError`."""
     try:
         async with asyncio.timeout(_SECONDS), pool.stream(method, url, **request) as response:
+            body_follows(response)
             return await _read(response)
     except TimeoutError as error:
         raise UnfitAnswer(f"it is not here after {_SECONDS:g} s") from error

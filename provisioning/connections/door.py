@@ -38,7 +38,7 @@ from typing import Final
 import structlog
 
 from provisioning.connections.places import Place, Places, hang_up
-from provisioning.pki.address_key import address_key, plain
+from provisioning.pki.address_key import plain
 from provisioning.pki.departed import has_left
 from provisioning.pki.handshake_turns import SECONDS_A_TURN, Turns, Whose, shake_hands
 from provisioning.pki.late_handshake import reset_if_late
@@ -204,7 +204,7 @@ class Door:
         if self._context is None:
             self._begin_with(accepted, host, client)
         else:
-            whose = Whose(address_key(host), self._places.knows(host))
+            whose = Whose(place.address, place.address in self._places.known)
             self._turns.add(_Beginning(self, accepted, host, client, whose), whose)
 
     def _place_in(self, places: Places, accepted: socket.socket, host: str) -> Place | None:

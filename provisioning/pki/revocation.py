@@ -15,7 +15,7 @@ Rules
 1. A certificate's first revocation by an event stands; it is final (RFC 5280 §5.3.1; certificateHold, the only
    reversible reason, is undone by `RevocationIndex.release` or replaced by a final one). Its reason may be changed
    to keyCompromise, which may be discovered later (CA/Browser Forum, Baseline Requirements 7.2.2); the time of
-   revocation stays.
+   revocation stays. Of two certificateHolds, of which the first is heard of once more, the later one stands.
 2. A list is published by one assignment: a look-up sees the old one or the new one, whole.
 3. Every entry is one integer (`pack`): a million revoked certificates take 120 MB, from either source.
 4. No I/O and no clock: callers that feed the index read files and time.
@@ -124,7 +124,9 @@ class RevocationIndex:
         issued = self._events.setdefault(revocation.issuer_key_id, {})
         known = issued.get(revocation.serial)
         if known is None or _reason(known) is RevocationReason.CERTIFICATE_HOLD:
-            issued[revocation.serial] = _packed_together(revocation.reason, revocation.revoked_at)
+            told = _packed_together(revocation.reason, revocation.revoked_at)
+            again = known if revocation.reason is RevocationReason.CERTIFICATE_HOLD else None
+            issued[revocation.serial] = told if again is None else max(again, told)
         elif revocation.reason is RevocationReason.KEY_COMPROMISE:
             issued[revocation.serial] = pack(revocation.reason, unpack(revocation.key, known).revoked_at)
         return known is None

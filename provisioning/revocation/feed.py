@@ -29,7 +29,8 @@ Rules
    disconnect each other, and whoever has copied a broker's key cannot shut it out from one address.
 6. The store may lose its last events while the service runs: a standby took over that did not have them. Each look
    reads the newest known event again; if it is another, every subscription ends, and who returns is told by rule 4.
-   What follows the last event that is still there is read as new: another process may have added it since.
+   What follows the last event that is still there is read as new: another process may have added it since. And what
+   is handed to a subscriber follows the very event that it had last: its own look may meet another history first.
 7. A commit of another process on the same database is noticed at once (`provisioning.store.announcements`), or at the
    latest at the next heartbeat.
 8. No subscriber is told that it has caught up unless the store was read to its end a moment ago. A process that cannot
@@ -93,6 +94,8 @@ class FeedEvent:
     frame: bytes
     mark: str
     """Distinguishes it from another event with the same number, from another history after a restore."""
+    what: str
+    """The reason of a revocation; or *released*."""
 
 
 def event_of(record: RevocationRecord) -> FeedEvent:
@@ -112,7 +115,8 @@ def event_of(record: RevocationRecord) -> FeedEvent:
         f'{{"sequence": {sequence}, "issuer_key_id": "{issuer}", "serial": "{serial}", {what}, '
         f'"device": {encode_basestring_ascii(record.device)}, "mark": "{mark}"}}'
     )
-    return FeedEvent(sequence, issuer, serial, f"id: {sequence}\nevent: {kind}\ndata: {data}\n\n".encode(), mark)
+    what = record.reason.value if record.kind is EventKind.REVOKED else kind
+    return FeedEvent(sequence, issuer, serial, f"id: {sequence}\nevent: {kind}\ndata: {data}\n\n".encode(), mark, what)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,22 +234,17 @@ class RevocationFeed:
         if known is None and after > self.newest:
             known = await self._database.read(revocations.newest)
         if known is not None and after > known:
-            raise Refused(
-                Code.FEED_AHEAD,
-                f"after={after}, but the newest revocation is {known}: an older database was "
-                "restored; discard what was read and start again from 0",
+            raise _ahead(
+                by, after, f"after={after}, but the newest revocation is {known}: an older database was restored"
             )
         if after > self.newest or not self.is_current:
             self.announce()  # The number comes from a commit that run() has not read yet, or the store is back.
         if mark is not None and after > 0 and mark != await self._mark_of(after):
-            raise Refused(
-                Code.FEED_AHEAD,
-                f"after={after} was another revocation when it was read: an older database was "
-                "restored and has new revocations; discard what was read and start again from 0",
-            )
+            what = f"after={after} was another revocation when it was read: an older database was restored"
+            raise _ahead(by, after, f"{what} and has new revocations")
         host = address_key.shown(host)  # A client with an IPv6 /64 could use sixteen addresses at once.
         self._make_room(by, host)
-        subscription = Subscription(self, after, self._heartbeat_seconds)
+        subscription = Subscription(self, after, mark if after else None, self._heartbeat_seconds)
         self._subscriptions[subscription] = (by, host)
         if self._closed:
             subscription.close()
@@ -293,14 +292,26 @@ class RevocationFeed:
         """The number of subscriptions now."""
         return len(self._subscriptions)
 
-    async def after(self, sequence: int) -> list[FeedEvent]:
-        """Return the events that follow *sequence*, `BATCH` at most, none if there are none."""
+    async def after(self, sequence: int, mark: str | None = None) -> list[FeedEvent]:
+        """Return the events that follow *sequence*, `BATCH` at most, none if there are none.
+
+        *mark* is that of the event *sequence*; raises `_AnotherHistory` if there is another one.
+        """
         if sequence >= self.newest:
+            if sequence == self.newest and mark not in {None, self._mark}:
+                raise _AnotherHistory
             return []
-        if self._tail and self._tail[0].sequence <= sequence + 1:
-            start = sequence + 1 - self._tail[0].sequence
-            return list(itertools.islice(self._tail, start, start + BATCH))
-        return await self._page(sequence)
+        first = 1 if mark is None else 0
+        if self._tail and self._tail[0].sequence <= sequence + first:
+            start = sequence + first - self._tail[0].sequence
+            found = list(itertools.islice(self._tail, start, start + 1 - first + BATCH))
+        else:
+            found = await self._page(sequence - 1 + first, BATCH + 1 - first)
+        if mark is None:
+            return found
+        if not found or (found[0].sequence, found[0].mark) != (sequence, mark):
+            raise _AnotherHistory
+        return found[1:]
 
     async def _mark_of(self, sequence: int) -> str | None:
         records = await self._database.read(lambda connection: revocations.after(connection, sequence - 1, 1))
@@ -357,7 +368,7 @@ class RevocationFeed:
         known, tail = self.newest, tuple(self._tail)
         newest = await self._newest_there()
         there = {each.mark for each in await self._page(max(known - len(tail), 0), len(tail))} if tail else set()
-        lost = [each.serial for each in tail if each.mark not in there]
+        lost = [f"{each.serial} {each.what}" for each in tail if each.mark not in there]
         kept = [each for each in tail if each.mark in there]
         # From here on nothing fails or waits: a store that fails meanwhile would be taken for the same as before.
         self._take_as_newest(kept[-1:] or newest)  # What another process has added since is new here.
@@ -386,12 +397,24 @@ class RevocationFeed:
                 reached.set_result(None)
 
 
+def _ahead(by: str, after: int, what: str) -> Refused:
+    """Return the refusal of the follower called *by*, and log it: a service that was restarted learns of it only so."""
+    log.error("a follower knows revocations that the database lacks", code=Code.FEED_AHEAD, follower=by, after=after)
+    return Refused(Code.FEED_AHEAD, f"{what}; discard what was read and start again from 0")
+
+
+class _AnotherHistory(Exception):
+    """The event at a subscriber's position is not the one that it has read."""
+
+
 class Subscription:
     """One subscriber: a position in the feed."""
 
-    def __init__(self, feed: RevocationFeed, position: int, heartbeat_seconds: float) -> None:
+    def __init__(self, feed: RevocationFeed, position: int, mark: str | None, heartbeat_seconds: float) -> None:
         self._feed = feed
         self._position = position
+        self._mark = mark
+        """The mark of the event *_position*; None: not known."""
         self._heartbeat_seconds = heartbeat_seconds
         self._woken = asyncio.Event()
         self._closed = False
@@ -420,13 +443,11 @@ class Subscription:
         try:
             while not self._closed:
                 self._woken.clear()
-                events = await self._feed.after(self._position)
-                if events:
-                    self._position = events[-1].sequence
+                events = await self._next()
                 frames = [event.frame for event in events]
                 if loop.time() >= heartbeat_at:
                     owed, heartbeat_at = True, loop.time() + self._heartbeat_seconds
-                if owed and self._position >= self._feed.newest and self._feed.is_current:
+                if owed and self._has_all():
                     frames.append(current_frame(self._position, loop.time() - began, self._feed.clock()))
                     owed = False
                 if not owed and (authorities := self._feed.authorities()) is not told_authorities:
@@ -442,3 +463,20 @@ class Subscription:
                             await self._woken.wait()
         finally:
             self._feed.unsubscribe(self)
+
+    async def _next(self) -> list[FeedEvent]:
+        """Return what follows, and take it as handed over; if the store has another history, end."""
+        try:
+            events = await self._feed.after(self._position, self._mark)
+        except _AnotherHistory:
+            self.close()  # It returns, and is told.
+            return []
+        if events:
+            self._position, self._mark = events[-1].sequence, events[-1].mark
+        return events
+
+    def _has_all(self) -> bool:
+        if self._position > self._feed.newest:
+            self._feed.announce()  # What it has is not read here yet, or the store has lost it: a look will tell.
+            return False
+        return not self._closed and self._position == self._feed.newest and self._feed.is_current

@@ -11,18 +11,27 @@ Rules
 -----
 1. One connection listens, outside the pools: it waits, and a pool's connections must not.
 2. A broken connection is reopened after a pause; the listener is then called once, for what it may have missed.
+3. A server that hangs, and whose kernel acknowledges what is sent, breaks no connection; nor does a former primary that
+   takes no changes any more, while the address leads to its successor. So the server is asked now and then, and left if
+   it says nothing (`provisioning.store.loop_waits`), or takes no changes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from sqlalchemy.engine import URL, Connection
 
 from provisioning.store.server_parameters import listeners_parameters
+
+if TYPE_CHECKING:
+    import psycopg
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +39,9 @@ _CHANNEL: Final = "fleetgate_revocations"
 TELL: Final = f"NOTIFY {_CHANNEL}"
 """Tells every process, when the transaction commits; for the end of one in which something was announced."""
 _RETRY_SECONDS: Final = 1.0
+_ASK_SECONDS: Final = 5.0
+IS_READ_ONLY: Final = "SHOW transaction_read_only"
+"""Asks PostgreSQL whether it takes no changes in this session, as it was opened: *on* or *off*."""
 _FOREVER: Final = (
     "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout' AND setting <> '0'"
 )
@@ -55,21 +67,62 @@ async def listen(url: URL, heard: Callable[[], None]) -> None:
         return
     import psycopg  # An extra: a service on SQLite runs without it.
 
-    lost = False
+    listens = told = False
+
+    def begun() -> None:
+        nonlocal listens, told
+        if not listens:
+            log.info("listening for other processes on the store", code="ANNOUNCEMENTS_CURRENT")
+        listens, told = True, False
+        heard()
+
     while True:
         try:
             async with await psycopg.AsyncConnection.connect(
                 **listeners_parameters(url), autocommit=True
             ) as connection:
-                await connection.execute(_FOREVER)
-                await connection.execute(f"LISTEN {_CHANNEL}")
-                log.info("listening for other processes on the store", code="ANNOUNCEMENTS_CURRENT")
-                lost = False
-                heard()
-                async for _ in connection.notifies():
-                    heard()
+                await _hear(connection, begun, heard)
         except psycopg.Error as error:
-            if not lost:
+            if not told:
                 log.warning("store tells nothing now", code="ANNOUNCEMENTS_LOST", detail=" ".join(str(error).split()))
-            lost = True
+            listens, told = False, True
         await asyncio.sleep(_RETRY_SECONDS)
+
+
+async def _hear(connection: psycopg.AsyncConnection[Any], begun: Callable[[], None], heard: Callable[[], None]) -> None:
+    """Call *begun* when *connection* listens, and *heard* for each announcement; return if its server takes no changes.
+
+    Raises psycopg's errors.
+    """
+    await _asked(connection, _FOREVER)
+    await _asked(connection, f"LISTEN {_CHANNEL}")
+    begun()
+    while True:
+        async for _ in connection.notifies(timeout=_ASK_SECONDS):
+            heard()
+        said = await (await _asked(connection, IS_READ_ONLY)).fetchone()
+        if said == ("on",):
+            return
+
+
+async def _asked(connection: psycopg.AsyncConnection[Any], query: str) -> psycopg.AsyncCursor[Any]:
+    """Return the answer to *query*; raise `ServerSilent` if there is none soon."""
+    from provisioning.store.loop_waits import PROMPT_SECONDS, ServerSilent  # An extra, too.
+
+    asking = asyncio.ensure_future(connection.execute(query.encode()))
+    try:
+        answered, _ = await asyncio.wait([asking], timeout=PROMPT_SECONDS)
+    finally:
+        if not asking.done():  # Cancelled, the driver would wait for the server once more.
+            _hang_up(connection)
+            await asyncio.wait([asking])
+            asking.exception()
+    if not answered:
+        raise ServerSilent("the server has not answered in time: it, or its disk, hangs")
+    return asking.result()
+
+
+def _hang_up(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Let the driver find *connection* ended: it closes it then, and whoever waits for it gets an error."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.pgconn.socket)) as same:
+        same.shutdown(socket.SHUT_RDWR)

@@ -43,6 +43,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from provisioning.errors import Code, ConfigurationError, Refused
+from provisioning.store import announcements
 from provisioning.store.audit import KEY_OPTION
 from provisioning.store.conditions import conditioned
 from provisioning.store.lanes import Apart, Lane, PooledLane, explained, is_read_only, lacks_something
@@ -59,7 +60,8 @@ log = structlog.get_logger(__name__)
 _READERS: Final = 4
 _LATE_SECONDS: Final = 12.0
 _RESTED_SECONDS: Final = 1.0
-_LEAVE_SECONDS: Final = 5.0
+_LEAVE_SECONDS: Final = 2.0
+"""How often it is asked whether the server takes no changes, and all sessions are opened anew if so."""
 _RESTED_SINCE: Final = "rested_since"
 _GROW: Final = "TABLE fleet_probe AS SELECT repeat('x', 1000) FROM generate_series(1, 1000)"
 # Each table grows by itself, and those that are written seldom have room in their files for long. What is not logged
@@ -110,7 +112,9 @@ class Database:
         self._schema: str | None = None
         self._write_failed = False
         self._lacks_something = False
-        self._left_at = -math.inf
+        self._takes_no_changes = False
+        """Whether the server has said so when something was last to be written."""
+        self._doubted_at = -math.inf
         self._surveys = asyncio.Semaphore()
         self._pages = asyncio.Semaphore()
 
@@ -165,15 +169,16 @@ class Database:
         rows, for less than a millisecond, and waits for nothing else (`provisioning.store.sqlite_lane`). For an
         operator's request, it runs only if the operator is still authorised (`provisioning.store.conditions`).
         """
+        if self._takes_no_changes and self._may_doubt():
+            await self._leave()
         try:
             result = await self._writer.run(conditioned(work), apart, short=short)
         except Refused as refusal:
             self._write_failed = self._write_failed or refusal.code is Code.UNAVAILABLE
+            self._takes_no_changes = self._takes_no_changes or is_read_only(refusal)
             self._note(refusal)
-            if is_read_only(refusal) and time.monotonic() - self._left_at >= _LEAVE_SECONDS:
-                await self._leave()
             raise
-        self._write_failed = False
+        self._write_failed = self._takes_no_changes = False
         return result
 
     async def probe(self) -> None:
@@ -226,6 +231,10 @@ class Database:
         On PostgreSQL it is cheaper than `read`, whose snapshot takes two journeys to the server more.
         """
         try:
+            # Who only reads is refused nothing, and would read a former primary for as long as it runs.
+            doubted = self._looks is not self._reader and self._may_doubt()
+            if doubted and (self._takes_no_changes or await self._looks.run(_is_read_only, short=True)):
+                await self._leave()
             return await self._looks.run(work, short=True)
         except Refused as refusal:
             self._note(refusal)
@@ -235,12 +244,21 @@ class Database:
         """Remember that something is missing, until `probe` finds that it is not."""
         self._lacks_something = self._lacks_something or lacks_something(refusal)
 
+    def _may_doubt(self) -> bool:
+        """Return whether it is time to ask again whether this is the server that takes changes."""
+        now = time.monotonic()
+        if now - self._doubted_at < _LEAVE_SECONDS:
+            return False
+        self._doubted_at = now
+        return True
+
     async def _leave(self) -> None:
         """Connect anew with everything: the name may lead to another server by now, or to one that takes changes.
 
-        A server that has become a standby, or read-only, keeps its sessions, and they would refuse changes for ever.
+        A server that has become read-only, as a former primary may be made, keeps its sessions, and they would refuse
+        changes for ever.
         """
-        self._left_at = time.monotonic()
+        self._takes_no_changes = False
         for lane in (self._writer, self._looks):
             lane.renew()
         await asyncio.to_thread(self._reader.dispose)
@@ -256,6 +274,10 @@ class Database:
             await asyncio.to_thread(lane.dispose)
         if self._files is not None:
             self._files.closed()
+
+
+def _is_read_only(connection: Connection) -> bool:
+    return str(connection.exec_driver_sql(announcements.IS_READ_ONLY).scalar_one()) == "on"
 
 
 def _try_all(connection: Connection) -> None:

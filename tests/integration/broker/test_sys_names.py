@@ -52,7 +52,7 @@ def test_mosquittos_names_are_ours(tmp_path: Path) -> None:
             return getattr(broker.engine, name)
 
     topics = SysTopics(Engine(), 0.0)  # type: ignore[arg-type]
-    topics.publish(INTERVAL)
+    list(topics.publish(INTERVAL))
     theirs = names_of_mosquitto(tmp_path)
     assert len(theirs) > 40
     assert theirs - published == theirs & NOT_OFFERED

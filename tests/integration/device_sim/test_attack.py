@@ -67,7 +67,8 @@ def started(directory: Path) -> bool:
     return any(directory.glob("*/logs/broker-1.log"))
 
 
-def verdicts(path: Path) -> dict[str, list[str]]:
+def verdicts(path: Path, code: int, out: str, err: str) -> dict[str, list[str]]:
+    assert path.exists(), f"it ended with {code} before it judged anything, and had said:\n{out}\n{err}"
     found: dict[str, list[str]] = {verdict.value: [] for verdict in Verdict}
     for case in json.loads(path.read_text())["cases"]:
         found[case["verdict"]].append(case["case"])
@@ -79,7 +80,7 @@ async def test_our_broker_refuses_the_whole_catalogue(tmp_path: Path) -> None:
     work, document, junit = tmp_path / "work", tmp_path / "attack.json", tmp_path / "attack.xml"
     work.mkdir()
     code, out, err = await simulator(work, "attack", "--json", str(document), "--junit", str(junit), afresh=True)
-    found = verdicts(document)
+    found = verdicts(document, code, out, err)
     assert found["fail"] == KNOWN_FINDINGS, out
     assert found["warn"] == [], out
     assert code == (4 if KNOWN_FINDINGS else 3 if found["invalid"] else 0)
@@ -100,7 +101,7 @@ async def test_no_way_around_a_revocation_works_on_our_broker(tmp_path: Path) ->
     work, document = tmp_path / "work", tmp_path / "revocation.json"
     work.mkdir()
     code, out, err = await simulator(work, "revocation", "--json", str(document))
-    found = verdicts(document)
+    found = verdicts(document, code, out, err)
     assert (found["fail"], found["warn"], code) == ([], [], 3 if found["invalid"] else 0), out + err
     assert found["skip"] == []
     resumed = [case for case in json.loads(document.read_text())["cases"] if "-resumed-" in case["case"]]
@@ -113,7 +114,7 @@ async def test_our_broker_gives_good_devices_what_it_owes_them(tmp_path: Path) -
     work, document = tmp_path / "work", tmp_path / "delivery.json"
     work.mkdir()
     code, out, err = await simulator(work, "delivery", "--json", str(document))
-    found = verdicts(document)
+    found = verdicts(document, code, out, err)
     assert (found["fail"], found["warn"], found["skip"]) == ([], [], []), out + err
     assert code == (3 if found["invalid"] else 0)
     assert {case.name for case in OWED} <= {name for names in found.values() for name in names}
@@ -128,7 +129,7 @@ async def test_mosquitto_is_started_and_judged_by_what_it_claims(tmp_path: Path)
     code, out, err = await simulator(
         work, "attack", "--against", "mosquitto", "--only", picked, "--json", str(document)
     )
-    found = verdicts(document)
+    found = verdicts(document, code, out, err)
     # It leaves a connected session alone when the CRL is read again.
     assert found["fail"] == ["6-revoked-live"], out + err
     assert found["warn"] == [], out
@@ -144,7 +145,7 @@ async def test_a_broker_without_mqtt5_is_judged_by_what_its_version_can_say(tmp_
     code, out, err = await simulator(
         work, "attack", "--against", "nats-server", "--only", picked, "--json", str(document)
     )
-    found = verdicts(document)
+    found = verdicts(document, code, out, err)
     assert (found["fail"], found["warn"], code) == ([], [], 3 if found["invalid"] else 0), out + err
     assert found["skip"] == ["6-revoked-instances", "6-revoked-session", "19-other-client-id", "34-property-twice"]
     answers = {case["case"]: case["observed"] for case in json.loads(document.read_text())["cases"]}
@@ -162,7 +163,7 @@ async def test_rabbitmq_runs_beside_any_other_and_leaves_nothing_behind(tmp_path
         work, "attack", "--against", "rabbitmq", "--only", "1,3-expired,6-revoked-live-311,19-other-client-id",
         "--json", str(document),
     )  # fmt: skip  # Not "5": how soon Erlang reads a revocation list on a busy machine is not what is asked.
-    found = verdicts(document)
+    found = verdicts(document, code, out, err)
     assert (found["fail"], found["warn"], code) == ([], [], 3 if found["invalid"] else 0), out + err
     assert names_in(work) == []
     # What Erlang has started is killed with its session, and is waited for by init: on a busy machine that takes time.
@@ -211,7 +212,7 @@ async def test_a_broker_that_runs_already_is_attacked_with_its_ca_and_its_capabi
             "--capabilities", str(tmp_path / "claims.toml"),
         )  # fmt: skip
     assert code == 0, out + err
-    found = verdicts(tmp_path / "attack.json")
+    found = verdicts(tmp_path / "attack.json", code, out, err)
     assert found["pass"] == [
         "1-good",
         "1-good-311",
@@ -245,7 +246,7 @@ async def test_our_broker_as_shipped_is_held_to_what_it_does(
             "--broker", f"mqtts://localhost:{broker.port}", "--cafile", str(tmp_path / "b" / "anchors.pem"),
             "--ca-cert", str(tmp_path / "ca.pem"), "--ca-key", str(tmp_path / "ca.key"),
         )  # fmt: skip
-    found = verdicts(tmp_path / "attack.json")
+    found = verdicts(tmp_path / "attack.json", code, out, err)
     assert (found[verdict][0], found["skip"]) == ("18-flapping", ["21-unregistered"])
     assert code == (4 if verdict == "fail" else 0)
     assert told in out + err

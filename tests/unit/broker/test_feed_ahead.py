@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,11 @@ from provisioning.client.feed import (
 )
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.tls import CredentialFiles
-from tests.support.pki import shared_device, shared_service
+from tests.support.pki import shared_device, shared_pki, shared_service
 from tests.support.wire import MemoryBroker
 
+PKI = shared_pki()
+_SECOND = timedelta(seconds=1)
 _OUTAGE = 8
 """Attempts that find nobody: more than it takes until the pauses are the longest."""
 
@@ -147,7 +150,9 @@ async def test_the_end_of_a_suspension_that_is_read_again_lets_nobody_in_before_
     device = shared_device("meter-1")
     hold = replace(device.revocation, reason=RevocationReason.CERTIFICATE_HOLD)
     first, second = (RevocationEvent(number, hold, "meter-1", hold.revoked_at) for number in (1, 3))
-    release, last = (ReleaseEvent(number, hold.key, "meter-1") for number in (2, 4))
+    release, last = (
+        ReleaseEvent(number, hold.key, "meter-1", released_at=hold.revoked_at + _SECOND) for number in (2, 4)
+    )
 
     def come(expected: ReasonCode) -> None:
         broker.open(device).connect(client_id="meter-1", expect=expected)
@@ -217,7 +222,7 @@ async def test_a_history_that_begins_again_and_lacks_a_suspension_ends_none(
         if asked < 3:
             yield [RevocationEvent(1, hold, "meter-1", hold.revoked_at)]
         if asked == 2:
-            yield [ReleaseEvent(2, hold.key, "meter-1")]
+            yield [ReleaseEvent(2, hold.key, "meter-1", released_at=hold.revoked_at + _SECOND)]
         if asked < 3:
             raise FeedAhead("start again from 0")
         yield [Current(0)]
@@ -243,7 +248,7 @@ async def test_the_end_of_the_service_s_own_suspension_that_is_read_again_counts
         if not again:
             again.append(True)
             raise FeedAhead("start again from 0")
-        yield [ReleaseEvent(2, hold.key, "provisioning")]
+        yield [ReleaseEvent(2, hold.key, "provisioning", released_at=hold.revoked_at + _SECOND)]
         assert index.reason(hold.key) is RevocationReason.CERTIFICATE_HOLD
         yield [Current(2)]
         assert index.reason(hold.key) is None
@@ -252,3 +257,33 @@ async def test_the_end_of_the_service_s_own_suspension_that_is_read_again_counts
     monkeypatch.setattr(revocation_feed, "follow_together", follow)
     with pytest.raises(asyncio.CancelledError):
         await feed.run()
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(-60, "BANNED"), (0, "BANNED"), (None, "BANNED"), (1, "SUCCESS")])
+async def test_a_suspension_that_the_store_has_lost_is_not_ended_by_the_end_of_an_earlier_one(
+    tmp_path: Path, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch, seconds: int | None, expected: str
+) -> None:
+    """A standby took over that lacks the second one. What ends it was said so many *seconds* after it, or later."""
+    device = shared_device("meter-1")
+    hold = replace(device.revocation, reason=RevocationReason.CERTIFICATE_HOLD)
+    earlier = replace(hold, revoked_at=hold.revoked_at - timedelta(hours=1))
+    first, second = (RevocationEvent(1, earlier, "meter-1", PKI.now), RevocationEvent(3, hold, "meter-1", PKI.now))
+    at = None if seconds is None else hold.revoked_at + seconds * _SECOND
+    release = ReleaseEvent(2, hold.key, "meter-1", released_at=at)
+    tells: list[list[FeedEvent]] = [
+        [first, release, second, Current(3)],
+        [first],  # It falls back once more while it is read.
+        [first, release, Current(2)],
+    ]
+
+    async def follow(*_: object, **_named: object) -> AsyncIterator[list[FeedEvent]]:
+        for each in tells.pop(0):
+            yield [each]
+        if tells:
+            raise FeedAhead("start again from 0")
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(revocation_feed, "follow_together", follow)
+    with pytest.raises(asyncio.CancelledError):
+        await feed_of(broker, tmp_path).run()
+    broker.open(device).connect(client_id="meter-1", expect=ReasonCode[expected])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from broker.upkeep.upkeep import Everything, see_to
+from broker.sockets.work import PORTION
+from broker.upkeep.upkeep import Everything, in_portions, look_rarely, see_to
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
 from tests.support.pki import DOMAIN
@@ -60,10 +63,48 @@ def test_of_very_many_who_are_due_at_once_others_have_their_turn_in_between(
     assert len(seen) > COUNT // 4
 
 
+async def test_figures_that_cost_much_are_published_with_a_turn_for_others_in_between() -> None:
+    broker, published, seen = MemoryBroker(), 0, list[int]()
+
+    def figures() -> Iterator[None]:
+        nonlocal published
+        for _ in range(COUNT):
+            broker.engine.turn.work.done += PORTION // 2
+            published += 1
+            yield
+
+    publishing = asyncio.create_task(in_portions(broker.engine, figures()))
+    while not publishing.done():
+        await asyncio.sleep(0)
+        seen.append(published)
+    assert max(after - before for before, after in itertools.pairwise([0, *seen])) == 2
+
+
 @pytest.fixture
 def thawed() -> Iterator[None]:
+    before = gc.get_threshold()
     yield
+    gc.set_threshold(*before)
     gc.unfreeze()
+
+
+@pytest.mark.usefixtures("thawed")
+def test_the_collector_looks_at_few_objects_at_a_time() -> None:
+    """A second brings hundreds of thousands, where a message goes to very many."""
+    looked: list[int] = []
+
+    def look(phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            looked.append(sum(len(gc.get_objects(young)) for young in range(info["generation"] + 1)))
+
+    look_rarely()
+    gc.callbacks.append(look)
+    try:
+        many = [[number] for number in range(60_000)]
+    finally:
+        gc.callbacks.remove(look)
+    assert 1_000 < max(looked) < 16_000
+    del many
 
 
 class Held:
@@ -84,7 +125,7 @@ def test_everything_is_looked_at_again_only_when_there_is_much_more_of_it() -> N
     for _ in range(3):
         assert not everything.look()
     assert gone() is not None
-    more = [Held() for _ in range(gc.get_freeze_count())]
+    more = [bytes(40) for _ in range(sys.getallocatedblocks() // 2)]
     gc.freeze()
     assert everything.look()
     assert gone() is None

@@ -141,7 +141,7 @@ async def test_who_is_refused_is_counted_and_recorded(scene: Scene) -> None:
     async with scene.client(held) as client:
         assert told(await client.get("/")) == (403, "WRONG_ROLE")
     assert scene.engine.metrics.refused == {"WRONG_ROLE": 1}
-    assert not scene.door._places.knows("127.0.0.1")
+    assert b"127.0.0.1" not in scene.door._places.known
     ((event, facts),) = witness.said
     assert str(facts.pop("address")).startswith("127.0.0.1:")
     assert (event, facts) == (
@@ -159,7 +159,7 @@ async def test_an_operator_is_answered_until_revoked_on_the_same_connection(scen
     async with scene.client() as client:
         for _ in range(2):
             assert told(await client.get("/")) == (200, URI)
-        assert scene.door._places.knows("127.0.0.1"), "so that strangers do not keep him out"
+        assert b"127.0.0.1" in scene.door._places.known, "so that strangers do not keep him out"
         scene.admission.status.index.add(ANNA.revocation)
         assert told(await client.get("/")) == (403, "REVOKED")
 

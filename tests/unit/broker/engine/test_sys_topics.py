@@ -39,7 +39,7 @@ def test_the_figures_are_true_and_only_changes_are_said(broker: MemoryBroker, to
     meter.vanish()
     broker.advance(INTERVAL)
     backend.received()
-    topics.publish(broker.now)
+    list(topics.publish(broker.now))
     broker.settle()
     seen = figures(backend)
     expected = {
@@ -57,7 +57,7 @@ def test_the_figures_are_true_and_only_changes_are_said(broker: MemoryBroker, to
     assert {name: seen[name] for name in expected} == expected
     assert int(seen["heap/current"]) > 1_000_000
     broker.advance(INTERVAL)
-    topics.publish(broker.now)
+    list(topics.publish(broker.now))
     broker.settle()
     again = figures(backend)
     assert again["uptime"] == "20 seconds"
@@ -71,7 +71,7 @@ def test_loads_are_moving_averages_of_a_minute_and_more(broker: MemoryBroker, to
         for _ in range(10):
             meter.publish("fleet/meters/meter-1/state", b"on")
         broker.now += INTERVAL
-        topics.publish(broker.now)
+        list(topics.publish(broker.now))
     backend.subscribe("$SYS/broker/load/#")
     seen = figures(backend)
     one, five, fifteen = (float(seen[f"load/publish/received/{minutes}min"]) for minutes in (1, 5, 15))
@@ -85,7 +85,7 @@ def test_a_drop_is_said(broker: MemoryBroker, topics: SysTopics) -> None:
     backend.subscribe("$SYS/broker/publish/messages/dropped")
     broker.metrics.dropped_queue_full += 3
     broker.metrics.dropped_expired += 1
-    topics.publish(broker.now)
+    list(topics.publish(broker.now))
     broker.settle()
     assert figures(backend)["publish/messages/dropped"] == "4"
 
@@ -99,7 +99,7 @@ def test_a_device_reads_none_of_it(broker: MemoryBroker) -> None:
 def test_the_figures_and_what_clients_retain_take_no_room_from_each_other() -> None:
     broker = MemoryBroker(max_retained=2, max_retained_bytes=300)
     topics = SysTopics(broker.engine, broker.now)
-    topics.publish(broker.now)
+    list(topics.publish(broker.now))
     figures_retained = len(broker.engine.retained)
     assert figures_retained > 2
     meter = broker.device("meter-1")
@@ -107,7 +107,7 @@ def test_the_figures_and_what_clients_retain_take_no_room_from_each_other() -> N
         meter.publish(f"fleet/meters/meter-1/{name}", b"1", retain=True)
     assert (broker.engine.retained.count, len(broker.engine.retained)) == (2, figures_retained + 2)
     broker.advance(INTERVAL)
-    topics.publish(broker.now)
+    list(topics.publish(broker.now))
     broker.settle()
     backend = broker.service()
     backend.subscribe("$SYS/#", "fleet/#")

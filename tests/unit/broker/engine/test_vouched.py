@@ -116,7 +116,9 @@ def test_whom_a_foreign_ca_calls_like_one_of_ours_is_named_by_the_whole_identity
     backend = reader_of(broker)
     backend.subscribe("$SYS/broker/presence/#")
     backend.received()
-    broker.engine.presence = Presence(broker.engine.admission, broker.engine.publish_own, lambda: NOON)
+    broker.engine.presence = Presence(
+        broker.engine.admission, broker.engine.publish_own, lambda: NOON, broker.engine.turn
+    )
     anchors, roles = (Path("-"),), (Role.DEVICE,)
     settings = TrustSettings(
         name="plant", anchors=anchors, trust_domain=DOMAIN, groups=("meters",), roles=roles, unsafe_no_revocation=True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import sys
 from collections import Counter
@@ -95,6 +96,28 @@ async def test_events_are_told_one_after_the_other_in_order() -> None:
     await events.drained()
     task.cancel()
     assert told == list(range(50))
+
+
+async def test_others_have_their_turn_between_the_events_of_a_plugin_that_waits_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, told, seen = 100.0, 0, list[int]()
+
+    async def hear() -> None:
+        nonlocal now, told
+        now += 0.001  # So long it takes.
+        told += 1
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now, raising=False)
+    events = events_of(Metrics(), most=100, hear=hear)
+    for _ in range(50):
+        events.tell("hear")
+    task = asyncio.create_task(events.run())
+    while told < 50:
+        await asyncio.sleep(0)
+        seen.append(told)
+    task.cancel()
+    assert max(after - before for before, after in itertools.pairwise([0, *seen])) <= 10
 
 
 async def test_a_full_queue_holds_until_somebody_gives_up_then_drops_and_counts() -> None:

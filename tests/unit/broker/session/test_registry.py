@@ -5,13 +5,17 @@ from __future__ import annotations
 import gc
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from broker.metrics import Metrics
+from broker.session import registry as registry_module
 from broker.session.queue import QueueLimits
 from broker.session.registry import SessionRegistry
 from broker.session.session import Session
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
+from tests.support.examples import examples
 
 DOMAIN = "fleet.internal"
 METER = Identity(DOMAIN, Role.DEVICE, "meter-1", "meters")
@@ -140,7 +144,40 @@ def test_a_session_is_due_as_it_stands_when_it_is_its_turn(registry: SessionRegi
 def test_due_sessions_come_in_the_order_of_their_times(registry: SessionRegistry) -> None:
     for name, when in (("meter-b", 3.0), ("meter-c", 1.0), ("meter-a", 2.0), ("meter-d", 2.0)):
         registry.schedule(registry.create(name, SERVICE), when)
-    assert [session.client_id for session in registry.due(9.0)] == ["meter-c", "meter-a", "meter-d", "meter-b"]
+    assert [session.client_id for session in registry.due(9.0) if session] == [
+        "meter-c",
+        "meter-a",
+        "meter-d",
+        "meter-b",
+    ]
+
+
+@given(st.lists(st.floats(100.0, 103.0, width=32), max_size=12), st.sets(st.integers(0, 11)), st.floats(100.0, 103.5))
+@examples(30)
+def test_however_many_are_due_they_come_once_in_order_and_in_steps(
+    times: list[float], gone: set[int], now: float
+) -> None:
+    registry = SessionRegistry(QueueLimits(10, 1000), Metrics())
+    sessions = [registry.create(f"meter-{number}", SERVICE) for number in range(len(times))]
+    for session, when in zip(sessions, times, strict=True):
+        registry.schedule(session, when)
+    came: list[Session] = []
+    steps = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry_module, "_FILED_A_STEP", 3)
+        for each in registry.due(now):
+            if each is not None:
+                came.append(each)
+                continue
+            steps += 1
+            if steps == 1:  # In between others leave, or are due later than they were.
+                for number in gone.intersection(range(len(times))).difference(map(sessions.index, came)):
+                    registry.discard(sessions[number])
+    left = gone if steps else set()
+    due = [each for each, when in zip(sessions, times, strict=True) if when <= now]
+    assert came == sorted(came, key=lambda each: times[sessions.index(each)])
+    assert len(came) == len(set(came))
+    assert {each for each in due if sessions.index(each) not in left} <= set(came) <= set(due)
 
 
 def test_sessions_that_end_together_are_freed_one_by_one(registry: SessionRegistry) -> None:
@@ -148,7 +185,7 @@ def test_sessions_that_end_together_are_freed_one_by_one(registry: SessionRegist
     before = living()
     for number in range(100):
         registry.schedule(registry.create(f"meter-{number}", SERVICE), 1.5)
-    for number, session in enumerate(registry.due(2.0), 1):
+    for number, session in enumerate(filter(None, registry.due(2.0)), 1):
         registry.discard(session)
         assert living() - before <= 101 - number
 

@@ -50,8 +50,8 @@ class Hall(TurnedLoop):
     def again(self, client: Client) -> None:
         self.poller.again(client.ours.fileno())
 
-    def spend(self, client: Client, called: list[Client]) -> None:
-        self.turn.work.done += 2 * PORTION
+    def spend(self, client: Client, called: list[Client], work: int = 2 * PORTION) -> None:
+        self.turn.work.done += work
         called.append(client)
         self.poller.forget(client.ours.fileno())
 
@@ -108,6 +108,28 @@ def test_who_asks_does_not_wait_for_the_many_who_have_ended(hall: Hall, ended: i
     assert asks.heard == b"!"
     while len(called) < ended:
         hall.go_round()
+    assert set(called) == set(gone)
+
+
+def test_of_those_who_have_ended_few_are_called_in_a_turn_though_they_cost_little(hall: Hall) -> None:
+    """Whoever asks has the answer at the end of the turn: it would wait for hundreds of them."""
+    asks = hall.clients[0]
+    gone = [Client(hall.poller) for _ in range(50)]
+    hall.clients += gone
+    called: list[Client] = []
+    for each in gone:
+        each._act = partial(hall.spend, each, called, 0)
+        each.theirs.close()
+    hall.poller.forget(asks.ours.fileno())
+    hall.poller.watch(asks.ours.fileno(), asks, READABLE)  # epoll has it behind the others.
+    asks.says()
+    turns = []
+    while len(called) < len(gone):
+        before = len(called)
+        hall.go_round()
+        turns.append(len(called) - before)
+        assert asks.heard == b"!"
+    assert turns == [16, 16, 16, 2]
     assert set(called) == set(gone)
 
 

@@ -21,6 +21,13 @@ PROGRAMS = {
         "time.sleep(600)"
     ),
     "broken": "import sys; sys.exit('no such file')",
+    "failed": """
+print("noise", flush=True)
+def this(depth): that(depth - 1) if depth else open("nowhere.pem")
+def that(depth): this(depth)
+try: this(30)
+except OSError as error: raise RuntimeError("a part has failed") from error
+""",
     "slow": "import time; time.sleep(600)",
     "talkative": "print('talkative ready', flush=True)\nwhile True: print('x' * 1000)",
     "brief": "print('done')",
@@ -32,7 +39,9 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, source in PROGRAMS.items():
         (tmp_path / f"{name}.py").write_text(source)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    return tmp_path / "log"
+    log = tmp_path / "log"
+    log.write_text("noise\n" * 20_000)  # More than anybody is shown.
+    return log
 
 
 def is_running(pid: int) -> bool:
@@ -87,9 +96,15 @@ def test_a_child_ends_when_nobody_was_left_to_stop_it(log: Path) -> None:
 
 
 async def test_a_child_that_ends_too_soon_shows_its_last_words(log: Path) -> None:
-    with pytest.raises(ChildFailed, match=r"broken ended with status 1 before it was ready:\n    no such file"):
-        async with running("broken", ["broken"], log=log, ready="ready", deadline=20):
+    with pytest.raises(ChildFailed) as failed:
+        async with running("failed", ["failed"], log=log, ready="ready", deadline=20):
             pytest.fail("it was never ready")
+    # With the whole of the cause of what it says last.
+    first, traceback, *lines, last = str(failed.value).split("\n    ")
+    assert first == "failed ended with status 1 before it was ready:"
+    assert (traceback, last) == ("Traceback (most recent call last):", "RuntimeError: a part has failed")
+    assert "FileNotFoundError: [Errno 2] No such file or directory: 'nowhere.pem'" in lines
+    assert len(lines) > 60
 
 
 async def test_a_child_that_is_never_ready_is_given_up(log: Path) -> None:
@@ -132,8 +147,8 @@ async def test_a_command_is_run_to_its_end(log: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "deadline", "reason"),
-    [("broken", 20, "ended with status 1:\n    no such file"), ("slow", 0.2, "did not end")],
+    [("broken", 20, r"ended with status 1:\n(    noise\n){14}    no such file$"), ("slow", 0.2, "did not end")],
 )
 async def test_a_command_that_fails_shows_its_last_words(log: Path, name: str, deadline: float, reason: str) -> None:
-    with pytest.raises(ChildFailed, match=f"{name} {reason}"):
+    with pytest.raises(ChildFailed, match=f"^{name} {reason}"):
         await run_to_end(name, [name], log=log, deadline=deadline)

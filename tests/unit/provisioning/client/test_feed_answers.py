@@ -127,6 +127,49 @@ async def test_a_refusal_without_an_end_is_one(
             await ask(url, **slow)
 
 
+@pytest.mark.parametrize("ask", [first, told])
+@pytest.mark.parametrize("many", [10_000, 1], ids=["many at a time", "one now and then"])
+async def test_a_server_that_never_begins_to_answer_is_given_up(
+    ask: Callable[..., Any], many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be one that the caller would not believe; a read full of such responses took a third of a second."""
+    if many == 1:
+        monkeypatch.setattr(feed_client, "CONNECT_TIMEOUT", 0.1)
+        monkeypatch.setattr(feed_client, "DEFAULT_TIMEOUT", 0.1)
+    slow = {"heartbeat": 0.1} if ask is first and many == 1 else {}
+    hint = b"HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n"
+    async with answering(hint, again=hint * many) as (url, _), asyncio.timeout(60):
+        said = r"has not begun to answer within 0\.[35] s$" if many == 1 else "more than 32768 bytes, and no answer"
+        with pytest.raises(FeedLost, match=said):
+            await ask(url, **slow)
+
+
+async def test_others_have_their_turn_while_a_feed_comes_in_chunks_of_one_byte() -> None:
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {STREAM}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    looks, most, over = 0, 0, asyncio.Event()
+
+    def clock() -> float:
+        """It is asked twice for each chunk."""
+        nonlocal looks, most
+        looks += 1
+        most = max(most, looks)
+        return 0.0
+
+    async def others() -> None:
+        nonlocal looks
+        while not over.is_set():
+            looks = 0
+            await asyncio.sleep(0)
+
+    async with answering(head + b"1\r\n:\r\n" * 2_000 + b"0\r\n\r\n") as (url, _):
+        served = asyncio.create_task(others())
+        with pytest.raises(FeedLost, match="ended the revocation feed"):
+            await first(url, clock=clock)
+        over.set()
+        await served
+    assert 256 < most <= 2 * 256 + 1
+
+
 async def test_nothing_is_decompressed() -> None:
     """A few kilobytes could be gigabytes."""
     packed = compress(compress(bytes(10_000_000)))

@@ -74,7 +74,9 @@ def test_a_hold_gives_way_to_a_final_reason_and_can_be_taken_back(index: Revocat
     assert index.release(KEY)
     assert index.find(KEY) is None
     assert not index.release(KEY)
-    assert index.add(revocation(HOLD)), "news again"
+    assert index.add(revocation(HOLD, LATER)), "news again"
+    assert not index.add(revocation(HOLD)), "an earlier one, of a history that is read again"
+    assert index.find(KEY) == revocation(HOLD, LATER)
     assert not index.add(revocation(since=LATER)), "it was revoked before"
     assert index.find(KEY) == revocation(since=LATER)
     assert not index.release(KEY)

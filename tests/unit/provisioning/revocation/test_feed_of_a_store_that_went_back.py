@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from sqlalchemy import delete
 from sqlalchemy.engine import Connection
@@ -23,6 +25,17 @@ async def revoke(fleet: Fleet, *names: str) -> None:
         await fleet.revocation.revoke_device(name, RevocationReason.UNSPECIFIED, by="admin")
 
 
+async def go_back(fleet: Fleet, sequence: int) -> None:
+    """Lose what came after the event *sequence*, as a standby that takes over may."""
+
+    def lose(connection: Connection) -> None:
+        for each in (revocations, revocation_events):
+            connection.execute(delete(each).where(each.c.sequence > sequence))
+        counters.put(connection, counters.REVOCATION, sequence)
+
+    await fleet.database.write(lose)
+
+
 async def test_a_store_that_went_back_is_told_of_also_if_it_fails_while_it_is_read_again(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -39,12 +52,7 @@ async def test_a_store_that_went_back_is_told_of_also_if_it_fails_while_it_is_re
     await feed._read_new()
     follower = await feed.subscribe(3)
 
-    def went_back(connection: Connection) -> None:
-        connection.execute(delete(revocations).where(revocations.c.sequence == 3))
-        connection.execute(delete(revocation_events).where(revocation_events.c.sequence == 3))
-        counters.put(connection, counters.REVOCATION, 2)
-
-    await fleet.database.write(went_back)
+    await go_back(fleet, 2)
     await revoke(fleet, "d")
     looks = 0
     page = feed._page
@@ -67,3 +75,51 @@ async def test_a_store_that_went_back_is_told_of_also_if_it_fails_while_it_is_re
     assert [batch async for batch in follower.batches()] == [], "it returns, and is told"
     assert [event.sequence for event in await feed.after(2)] == [3], "that of d"
     assert told == [1, 2, 3, 3], "of which another process may have told nobody here"
+
+
+async def test_who_is_reading_when_the_store_goes_back_does_not_skip_what_came_instead(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is new there had numbers already, some of which the follower has read: for other revocations."""
+    monkeypatch.setattr(feed_module, "BATCH", 2)
+    await revoke(fleet, "a", "b", "c", "d", "e")
+    feed = RevocationFeed(fleet.database, 60)
+    await feed.start()
+    follower = await feed.subscribe(0)
+    batches = follower.batches()
+    read = [event for events, _ in (await anext(batches), await anext(batches)) for event in events]
+    assert [each.sequence for each in read] == [1, 2, 3, 4]
+    await go_back(fleet, 2)
+    await revoke(fleet, "f", "g", "h", "i")
+    assert [events async for events, _ in batches] == [], "no event that is behind others which it lacks"
+    with pytest.raises(Refused) as caught, capture_logs() as logs:
+        await feed.subscribe(4, read[-1].mark, by="broker-1")
+    assert caught.value.code is Code.FEED_AHEAD
+    assert [(each["log_level"], each["code"], each["follower"]) for each in logs] == [
+        ("error", Code.FEED_AHEAD, "broker-1")
+    ]
+
+
+async def test_nor_does_who_comes_back_at_that_moment(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    await revoke(fleet, "a", "b", "c")
+    feed = RevocationFeed(fleet.database, 60)
+    await feed.start()
+    (last,) = await feed._page(2)
+    mark_of = feed._mark_of
+
+    async def just_before(sequence: int) -> str | None:
+        mark = await mark_of(sequence)
+        await go_back(fleet, 1)
+        await revoke(fleet, "d")
+        await feed._read_new()
+        return mark
+
+    monkeypatch.setattr(feed, "_mark_of", just_before)
+    follower = await feed.subscribe(3, last.mark)
+    batches = follower.batches()
+    told = asyncio.ensure_future(anext(batches, None))
+    await asyncio.sleep(0)
+    assert not told.done(), "it has not caught up: it lacks what d was revoked by"
+    await revoke(fleet, "e", "f")
+    await feed._read_new()
+    assert await told is None

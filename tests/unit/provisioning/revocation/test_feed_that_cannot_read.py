@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from typing import Any
 
 import pytest
 
@@ -76,9 +77,9 @@ async def test_whoever_was_told_nothing_when_his_heartbeat_was_due_is_told_as_so
     await feed.start()
     subscription, looked, after = await feed.subscribe(0), asyncio.Event(), feed.after
 
-    async def noted(sequence: int) -> list[FeedEvent]:
+    async def noted(*position: Any) -> list[FeedEvent]:
         looked.set()
-        return await after(sequence)
+        return await after(*position)
 
     async with asyncio.timeout(PATIENCE), contextlib.aclosing(subscription.batches()) as batches:
         assert CURRENT in (await anext(batches))[1]

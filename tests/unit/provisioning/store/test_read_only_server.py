@@ -40,7 +40,6 @@ def shown(connection: Connection) -> str:
 async def test_sessions_that_can_change_nothing_are_left(
     url: str, monkeypatch: pytest.MonkeyPatch, *, short: bool
 ) -> None:
-    monkeypatch.setattr(database_module, "_LEAVE_SECONDS", 0.0)
     database = Database(url)
 
     async def write(name: str) -> None:
@@ -51,13 +50,28 @@ async def test_sessions_that_can_change_nothing_are_left(
 
     try:
         assert await database.read(shown) == await database.look(shown) == "on"
-        with pytest.raises(Refused) as caught:
-            await write("refused")
-        assert caught.value.code is Code.UNAVAILABLE
+        monkeypatch.setattr(database_module, "_LEAVE_SECONDS", 3600.0)
+        for each in ("refused", "refused too"):
+            with pytest.raises(Refused) as caught:
+                await write(each)
+            assert caught.value.code is Code.UNAVAILABLE
         says(url, "RESET default_transaction_read_only")
+        monkeypatch.setattr(database_module, "_LEAVE_SECONDS", 0.0)
         await write("done")
         assert not database.write_failed
         assert await database.read(shown) == await database.look(shown) == "off", "the others are left, too"
+    finally:
+        await database.close()
+
+
+async def test_who_only_asks_leaves_them_too(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing would ever be refused: a feed would go on to read a former primary, where nobody revokes any more."""
+    database = Database(url)
+    try:
+        assert await database.read(shown) == await database.look(shown) == "on"
+        says(url, "RESET default_transaction_read_only")
+        monkeypatch.setattr(database_module, "_LEAVE_SECONDS", 0.0)
+        assert await database.look(shown) == await database.read(shown) == "off"
     finally:
         await database.close()
 

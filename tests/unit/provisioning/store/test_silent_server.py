@@ -114,7 +114,7 @@ async def test_how_long_it_may_say_nothing_follows_from_the_limits_that_the_sess
         url = database.url.update_query_dict({"options": options}).render_as_string(hide_password=False)
         other = Database(url)
         try:
-            limits.append(await other.look(lambda connection: driver_of(connection).silence))
+            limits.append(await other.write(lambda connection: driver_of(connection).silence))
         finally:
             await other.close()
     assert limits == [Silence(15, 35), Silence(65, 125), Silence(35, 35), Silence(15, math.inf)]
