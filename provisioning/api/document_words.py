@@ -136,6 +136,7 @@ FIELDS: Final = {
 """By name."""
 
 FIELDS_OF: Final = {
+    ("RevocationRequest", "certificate"): "One certificate, PEM, even if the service does not know it any more.",
     ("EnrolledDevice", "certificate"): "Whether it has a certificate that is valid now.",
     ("EnrolledDevice", "certificates"): "How many certificates were issued to it.",
     ("EnrolledDevice", "name"): "The device's name.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, ClassVar, Final, Self
 
 from fastapi import Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
@@ -13,6 +13,7 @@ from provisioning.api.operators import DONE_BEFORE, Name, Operator, Services, ne
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.program.moments import rfc3339
+from provisioning.revocation.named_certificate import LONGEST_PEM
 from provisioning.revocation.recording import Revoked
 
 MAXIMUM_TOGETHER: Final = 1000
@@ -38,20 +39,34 @@ class Target(BaseModel):
         """The ``serials`` as the store writes them; raises `Refused` if one is none."""
         return [normal_serial(each) for each in self.serials]
 
+    ways: ClassVar[str] = "device, or serial, or lists: devices, serials or both"
+
+    @property
+    def kinds(self) -> int:
+        """How many of the ways to name a target are used."""
+        return (self.device is not None) + (self.serial is not None) + bool(self.devices or self.serials)
+
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        many = bool(self.devices or self.serials)
-        if (self.device is not None) + (self.serial is not None) + many != 1:
-            raise ValueError("give either device, or serial, or lists: devices, serials or both")
+        if self.kinds != 1:
+            raise ValueError(f"give either {self.ways}")
         return self
 
 
 class RevocationRequest(Target):
-    """What to revoke, and why."""
+    """What to revoke, and why; ``certificate``, in PEM, also for one that the service does not know any more."""
 
+    certificate: Annotated[str, Field(max_length=LONGEST_PEM)] | None = None
     reason: RevocationReason = RevocationReason.UNSPECIFIED
     invalidity_date: AwareDatetime | None = None
     """Since when it is known or suspected not to be trusted (RFC 5280 §5.3.2)."""
+
+    ways: ClassVar[str] = "device, or serial, or certificate, or lists: devices, serials or both"
+
+    @property
+    def kinds(self) -> int:
+        """How many of the ways to name a target are used."""
+        return super().kinds + (self.certificate is not None)
 
 
 @router.post("/revocations", status_code=HTTPStatus.CREATED, responses=DONE_BEFORE)
@@ -62,12 +77,15 @@ async def revoke(body: RevocationRequest, operator: Operator, services: Services
     A certificate revoked for another reason is changed to keyCompromise: 201, with the original date.
     ``devices`` and ``serials`` are revoked together. If one is unknown, none is revoked; ``items`` of the problem
     document lists each unknown one.
+    A ``certificate`` that this service's CA has signed and its store has lost is recorded, and revoked, in one step.
     """
     by, since = operator.device.name, body.invalidity_date
     if body.devices or body.serials:
         outcome = await services.revocation.revoke_batch(
             body.devices, body.normal_serials, body.reason, by=by, invalidity_date=since
         )
+    elif body.certificate is not None:
+        outcome = await services.revocation.revoke_shown(body.certificate, body.reason, by=by, invalidity_date=since)
     elif body.device is not None:
         outcome = await services.revocation.revoke_device(body.device, body.reason, by=by, invalidity_date=since)
     else:

@@ -191,16 +191,19 @@ class OperatorClient:
         serial: str | None = None,
         devices: Sequence[str] | None = None,
         serials: Sequence[str] | None = None,
+        certificate: str | None = None,
         reason: RevocationReason = RevocationReason.UNSPECIFIED,
         invalidity_date: datetime | None = None,
     ) -> list[RevokedCertificate]:
         """Revoke every certificate of *device*, or the one with *serial* (hexadecimal); return those now revoked.
 
+        *certificate*, in PEM, is revoked also if the service has lost it: its CA's signature proves that it is ours.
         *devices* and *serials*, a thousand of each at most, are revoked in one step: all, or none if one is unknown.
         *invalidity_date*, aware, is since when they are known or suspected not to be trusted.
         """
         request = {
             **_target(device, serial, devices, serials),
+            "certificate": certificate,
             "reason": str(reason),
             "invalidity_date": None if invalidity_date is None else invalidity_date.isoformat(),
         }

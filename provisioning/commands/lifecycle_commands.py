@@ -47,14 +47,18 @@ def revoke(
     devices, close it first, or leave it only the ways it is to keep: group set. Open tokens of a revoked device are
     void; those of a device of which only a certificate is revoked (--serial) stay.
 
+    After a restore or a fail-over the service may have lost a certificate that brokers still admit: --certificate
+    revokes it by its file. If the service has lost its device too, that is revoked, with its open tokens.
+
     \b
     Example:
       fleet-provisioning revoke --device meter-17 --device meter-18 --reason keyCompromise
       fleet-provisioning revoke --device meter-17 --reason keyCompromise --invalidity-date 2027-01-05T08:00:00
       fleet-provisioning revoke --devices-file stolen.txt --reason keyCompromise
+      fleet-provisioning revoke --certificate meter-17.crt --reason keyCompromise
       fleet-provisioning revoke --group west --reason cessationOfOperation
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
-    named.check("device", "serial", "devices_file", "serials_file", "group")
+    named.check("device", "serial", "devices_file", "serials_file", "certificate", "group")
     since = invalidity_date
     compromised = reason is RevocationReason.KEY_COMPROMISE  # It replaces another reason.
     doing = Doing("revoke", lambda each: compromised or each.state not in _ENDED, for_ever=True)
@@ -69,7 +73,7 @@ def revoke(
                 nonlocal total, kept
                 show(found)
                 total += len(found)
-                whose.extend(each.device for each in found if meant.kind == "serial")
+                whose.extend(each.device for each in found if meant.kind != "device")
                 kept += sum(each.reason != reason or bool(since and each.invalidity_date != since) for each in found)
 
             ask = partial(client.revoke, reason=reason, invalidity_date=since)
@@ -82,7 +86,7 @@ def revoke(
 
 
 @connected
-@with_options(Named, without={"serials_file"})
+@with_options(Named, without={"serials_file", "certificate"})
 def suspend(
     named: Named,
     connection: Connection,
@@ -121,7 +125,7 @@ def suspend(
 
 
 @connected
-@with_options(Named, without={"serials_file"})
+@with_options(Named, without={"serials_file", "certificate"})
 def resume(
     named: Named,
     connection: Connection,
@@ -160,7 +164,7 @@ def resume(
 
 
 @connected
-@with_options(Named, without={"serial", "serials_file"})
+@with_options(Named, without={"serial", "serials_file", "certificate"})
 def decommission(
     named: Named,
     connection: Connection,
@@ -198,8 +202,9 @@ async def _each(
     goes_on: bool = True,
 ) -> None:
     """Request one, or many in steps, and *show* the results; *goes_on* as in `in_steps`."""
-    if meant.single:
-        show(await ask(**{meant.kind: meant.which[0]}))
+    if meant.single or meant.kind == "certificate":
+        for each in meant.which:
+            show(await ask(**{meant.kind: each}))
         return
 
     def of_step(step: Sequence[str]) -> Awaitable[FoundT]:

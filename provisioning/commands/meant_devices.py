@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from provisioning.commands.asking import ask
+from provisioning.commands.certificate_file import read_certificate
 from provisioning.commands.known_names import device_names, group_names
 from provisioning.commands.named_lines import before_the_loop, read_lines
 from provisioning.commands.service_command import Connection, counted, say
@@ -45,9 +46,9 @@ class Meant:
     """What a command acts on."""
 
     kind: str
-    """``device`` or ``serial``"""
+    """``device``, ``serial`` or ``certificate``"""
     which: Sequence[str]
-    """Names of devices, or serial numbers as the service writes them; each once."""
+    """Names of devices, serial numbers as the service writes them, or certificates in PEM; each once."""
     single: bool
     """Whether the command line named a single one, as opposed to a list with one entry."""
 
@@ -78,6 +79,14 @@ class Named:
         Path | None,
         typer.Option(
             help="The certificates in this file, one serial number per line; - is standard input.", show_default=False
+        ),
+    ] = None
+    certificate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--certificate",
+            help="The certificate in this file (PEM, DER), even one that the service has lost; repeatable.",
+            show_default=False,
         ),
     ] = None
     group: Annotated[
@@ -117,8 +126,11 @@ class Named:
         """Return what is named, or those *in_group*; raise what ends the command for a file that names nothing."""
         with before_the_loop():
             names = self.device or in_group if self.devices_file is None else read_lines(self.devices_file, "device")
+            shown = [read_certificate(each) for each in self.certificate or ()]
             serials = self.serial or () if self.serials_file is None else read_lines(self.serials_file, "certificate")
         kind, which = ("serial", map(_normal, serials)) if serials else ("device", names)
+        if shown:
+            kind, which = "certificate", shown
         each = list(dict.fromkeys(which))
         return Meant(kind, each, single=len(each) == 1 and bool(self.device or self.serial))
 

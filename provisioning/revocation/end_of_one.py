@@ -15,7 +15,8 @@ Rules
    not.
 2. Brokers and CRLs know only certificates. Good ones are revoked first, then those that are on hold, expired or revoked
    for another reason, which are refused anyway; the newest first in both. The first transaction includes a portion.
-3. No certificate is added to those left: so they are listed once by whoever finishes the end, with no position to keep.
+3. No certificate is added to those left, as one that the store had lost is revoked when it is recorded: so they are
+   listed once by whoever finishes the end, with no position to keep.
 4. A key reported as compromised twice is ended once; a second report waits while the first is processed.
 """
 
@@ -35,6 +36,7 @@ from provisioning.revocation.compromised_operators import Voided, void_made_with
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.issued_to import TooMany, first_of_key
 from provisioning.revocation.listed_end import revoke_portion
+from provisioning.revocation.named_certificate import NamedCertificate
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_an_admin_is_left
 from provisioning.revocation.recording import IN_WHAT_FOLLOWS, Changed, RevocationOutcome, facts_of, record
@@ -72,14 +74,14 @@ class EndOfOne:
         self._tell = tell
         self._portions = portions
 
-    async def end(self, serial: str, grounds: Grounds, by: str) -> RevocationOutcome:
-        """Revoke the certificate with *serial*; raise `Refused` if there is none, or it is the last admin's."""
+    async def end(self, named: NamedCertificate, grounds: Grounds, by: str) -> RevocationOutcome:
+        """Revoke the certificate that is *named*; raise `Refused` if there is none, or it is the last admin's."""
         try:
             outcome, fresh = await self._database.write(
-                partial(self._at_once, serial=serial, grounds=grounds, by=by), short=True
+                partial(self._at_once, named=named, grounds=grounds, by=by), short=True
             )
         except TooMany:
-            return await self._in_portions(serial, grounds, by)
+            return await self._in_portions(named, grounds, by)
         for each in fresh:
             log.info(
                 "certificate revoked", device=each.device.name, serial=each.serial, reason=grounds.reason.value, by=by
@@ -88,10 +90,10 @@ class EndOfOne:
         return outcome
 
     def _at_once(
-        self, connection: Connection, serial: str, grounds: Grounds, by: str
+        self, connection: Connection, named: NamedCertificate, grounds: Grounds, by: str
     ) -> tuple[RevocationOutcome, Changed]:
         """Revoke all in this transaction; raise `TooMany` if the key has more than a few certificates."""
-        certificate = certificates.with_serial(connection, serial, for_update=True)
+        certificate = named.locked(connection, self._clock, by)
         fresh, before = ([certificate], ()) if can_be_taken(certificate, grounds) else ([], (certificate,))
         if grounds.reason is RevocationReason.KEY_COMPROMISE:
             same_key = first_of_key(connection, key_of(certificate))
@@ -104,27 +106,28 @@ class EndOfOne:
             _audit(connection, certificate, fresh, voided, grounds, now, by)
         return RevocationOutcome(revoked + facts_of(before), bool(fresh or voided)), fresh
 
-    async def _in_portions(self, serial: str, grounds: Grounds, by: str) -> RevocationOutcome:
+    async def _in_portions(self, named: NamedCertificate, grounds: Grounds, by: str) -> RevocationOutcome:
         def look(connection: Connection) -> list[int]:
-            key = key_of(certificates.with_serial(connection, serial))
-            return certificates_of_key.not_compromised(connection, key, self._clock())
+            return certificates_of_key.not_compromised(connection, named.key(connection), self._clock())
 
         left = await self._database.read(look)
-        begun = await self._database.write(partial(self._begin, serial=serial, left=left, grounds=grounds, by=by))
+        begun = await self._database.write(partial(self._begin, named=named, left=left, grounds=grounds, by=by))
         self._portions.shut_out()
         self._tell(begun.taken)
         await self._portions.finish(begun.key)
         every = await self._database.read(partial(certificates_of_key.every, key=begun.key))
         ended = [each for each in every if each.revocation is not None and each.revocation.sequence > begun.before]
         if begun.ends_key:
-            name, count = every[0].device.name, len(ended)
+            name, serial, count = every[0].device.name, named.serial, len(ended)
             log.info("key ended", device=name, serial=serial, certificates=count, reason=grounds.reason.value, by=by)
-        told = (begun.ends_key and ended) or [each for each in every if each.serial == serial]
-        return RevocationOutcome(facts_of(sorted(told, key=lambda each: each.serial != serial)), begun.changed)
+        told = (begun.ends_key and ended) or [each for each in every if each.serial == named.serial]
+        return RevocationOutcome(facts_of(sorted(told, key=lambda each: each.serial != named.serial)), begun.changed)
 
-    def _begin(self, connection: Connection, serial: str, left: Sequence[int], grounds: Grounds, by: str) -> _Begun:
+    def _begin(
+        self, connection: Connection, named: NamedCertificate, left: Sequence[int], grounds: Grounds, by: str
+    ) -> _Begun:
         """Revoke the certificate that was named and, unless no others are *left* for its key, end the key."""
-        certificate = certificates.with_serial(connection, serial, for_update=True)
+        certificate = named.locked(connection, self._clock, by)
         key, now = key_of(certificate), self._clock()
         taken: list[StoredCertificate] = [certificate] if can_be_taken(certificate, grounds) else []
         first = certificates.with_ids(connection, set(left[: portioned.PORTION]))

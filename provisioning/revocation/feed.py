@@ -373,7 +373,8 @@ class RevocationFeed:
         # From here on nothing fails or waits: a store that fails meanwhile would be taken for the same as before.
         self._take_as_newest(kept[-1:] or newest)  # What another process has added since is new here.
         log.error(
-            "the database has lost revocations that were answered: repeat them",
+            "the database has lost revocations that were answered: repeat them, and revoke lost certificates by "
+            "fleet-provisioning revoke --certificate FILE",
             code="STORE_WENT_BACK",
             known=known,
             found=newest[-1].sequence if newest else 0,
@@ -399,7 +400,11 @@ class RevocationFeed:
 
 def _ahead(by: str, after: int, what: str) -> Refused:
     """Return the refusal of the follower called *by*, and log it: a service that was restarted learns of it only so."""
-    log.error("a follower knows revocations that the database lacks", code=Code.FEED_AHEAD, follower=by, after=after)
+    words = (
+        "a follower knows revocations that the database lacks: repeat them, and revoke lost certificates by "
+        "fleet-provisioning revoke --certificate FILE"
+    )
+    log.error(words, code=Code.FEED_AHEAD, follower=by, after=after)
     return Refused(Code.FEED_AHEAD, f"{what}; discard what was read and start again from 0")
 
 

@@ -43,6 +43,7 @@ from provisioning.revocation.end_of_many import End, EndOfMany
 from provisioning.revocation.end_of_one import EndOfOne
 from provisioning.revocation.grounds import Grounds, grounds_of
 from provisioning.revocation.issued_to import TooMany, first_of_device
+from provisioning.revocation.named_certificate import BySerial, shown
 from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_an_admin_is_left, check_the_service_is_not_ended
@@ -157,7 +158,13 @@ class RevocationService:
         self, serial: str, reason: RevocationReason, *, by: str, invalidity_date: datetime | None = None
     ) -> RevocationOutcome:
         """Revoke one certificate; raise `Refused` if there is no such certificate or the reason is not allowed."""
-        return await self._one.end(serial, self._grounds(reason, invalidity_date), by)
+        return await self._one.end(BySerial(serial), self._grounds(reason, invalidity_date), by)
+
+    async def revoke_shown(
+        self, pem: str, reason: RevocationReason, *, by: str, invalidity_date: datetime | None = None
+    ) -> RevocationOutcome:
+        """Revoke the certificate in *pem*, recorded now if the store has lost it; raise `Refused` if it is not ours."""
+        return await self._one.end(shown(pem), self._grounds(reason, invalidity_date), by)
 
     async def revoke_batch(
         self,

@@ -59,6 +59,7 @@ class Action(StrEnum):
 
     SIGNING_CERTIFICATE = "signing certificate"
     CERTIFICATE_SIGNED = "certificate signed"
+    CERTIFICATE_ADOPTED = "certificate adopted"
     SIGNING_CRL = "signing CRL"
     CRL_SIGNED = "CRL signed"
     TOKENS_CREATED = "tokens created"

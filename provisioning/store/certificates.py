@@ -362,13 +362,13 @@ def with_serial(connection: Connection, serial: str, *, for_update: bool = False
     """Return the certificate with *serial*; raise `Refused` if there is none."""
     found = find_serial(connection, serial, for_update=for_update)
     if found is None:
-        raise no_such_serial(serial)
+        raise no_such_serial(serial, "; one that the store has lost is revoked by revoke --certificate FILE")
     return found[0]
 
 
-def no_such_serial(serial: str) -> Refused:
-    """Return the refusal for *serial*, which no certificate has."""
-    return Refused(Code.SERIAL_UNKNOWN, f"no certificate has the serial number {serial[:80]!r}")
+def no_such_serial(serial: str, what_else: str = "") -> Refused:
+    """Return the refusal for *serial*, which no certificate has; *what_else* there is to do."""
+    return Refused(Code.SERIAL_UNKNOWN, f"no certificate has the serial number {serial[:80]!r}{what_else}")
 
 
 def of_devices_or_with_serials(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import func, insert, or_, select
 from sqlalchemy.engine import Connection
 
 from provisioning.store.tables import certificates, crl_shards
+
+_NUMBERED: Final = re.compile(r"\S{1,450}/crl/(?P<issuer>\S+)-(?P<number>[1-9][0-9]{0,8})\.crl", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,22 @@ def needed(connection: Connection, issuer: str, in_use: Sequence[CrlShard], sinc
         .order_by(crl_shards.c.id)
     )
     return [CrlShard(row.id, row.issuer, row.url) for row in connection.execute(statement)]
+
+
+def lost(connection: Connection, issuer: str, url: str) -> CrlShard | None:
+    """Return the shard of *issuer* at *url*, recorded now if the store has lost it; None if it is none of this form.
+
+    Also None if another shard has its number by now: the issuer's complete list then has what belongs to it.
+    """
+    found = next((each for each in _all(connection, issuer) if each.url == url), None)
+    named = _NUMBERED.fullmatch(url)
+    if found is not None or named is None or named["issuer"] != issuer:
+        return found
+    shard = CrlShard(int(named["number"]), issuer, url)
+    if connection.execute(select(crl_shards.c.id).where(crl_shards.c.id == shard.id)).first() is not None:
+        return None
+    connection.execute(insert(crl_shards).values(id=shard.id, issuer=issuer, url=url))
+    return shard
 
 
 def _all(connection: Connection, issuer: str) -> list[CrlShard]:

@@ -133,7 +133,8 @@ class KeptConnection:
             self._committed = known
             return
         log.error(
-            "the database has lost changes that were answered: docs/postgresql.md says what to repeat",
+            "the database has lost changes that were answered: docs/postgresql.md says what to repeat, and "
+            "fleet-provisioning revoke --certificate FILE revokes certificates that it has lost",
             code="STORE_WENT_BACK",
             committed=str(known),
         )

@@ -184,6 +184,11 @@ def _reserve(connection: Connection, block: Sequence[int], now: datetime) -> Non
     _RESERVE.run_columns(connection, {"serial": [serial_text(each) for each in block], "reserved_at": Same(now)})
 
 
+def settle(connection: Connection, serial: int) -> None:
+    """Remove the reservation of a number that was used in what the store has lost, if it has one."""
+    _USE.run(connection, {"used": serial_text(serial)})
+
+
 def use(connection: Connection, serial: int) -> None:
     """Remove the reservation of a number that is used, in the transaction that records the certificate.
 

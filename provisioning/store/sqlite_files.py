@@ -128,7 +128,8 @@ class SqliteFiles:
         if file == its_file and self._log_found == MISSING != its_log and not ended:
             return (
                 f"{self._log.name} is gone since the service was killed: what was committed last is lost, revocations "
-                f"too, unless sqlite3 was used on {self._path.name} meanwhile, which takes it in"
+                f"too, unless sqlite3 was used on {self._path.name} meanwhile, which takes it in: docs/backup.md "
+                "says what to repeat; lost certificates are revoked by fleet-provisioning revoke --certificate FILE"
             )
         return None
 

@@ -1,19 +1,33 @@
-"""A store of yesterday is put in the place of today's: no revocation made since may be missed."""
+"""A store of yesterday takes today's place: no revocation made since is missed, and a certificate can be revoked."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import sqlite3
+import subprocess
 from pathlib import Path
+
+from cryptography import x509
 
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connack
+from provisioning.pki.crl import distribution_points
 from tests.support.broker_process import BrokerProcess, wait_until
+from tests.support.curl import Curl
 from tests.support.enrolled import Enrolled, enrol
+from tests.support.openssl import openssl
 from tests.support.provisioning import ProvisioningService
 from tests.support.tls_client import TlsClient
 from tests.support.wire import V5, connect_packet
+
+PUBLIC = "http://ca.example.org"
+SETTINGS = {"feed_heartbeat_seconds": 1, "crl_debounce_seconds": 0.05, "crl_shards": 2, "public_http_url": PUBLIC}
+
+
+def run(service: ProvisioningService, *command: str) -> subprocess.CompletedProcess[str]:
+    return service.command(*command, "--dir", str(service.dir), "--url", service.https)
 
 
 def answer(broker: BrokerProcess, service: ProvisioningService, device: Enrolled) -> ReasonCode:
@@ -22,8 +36,21 @@ def answer(broker: BrokerProcess, service: ProvisioningService, device: Enrolled
         return client.expect(Connack).reason_code
 
 
+def said_by_ocsp(service: ProvisioningService, certificate: Path) -> str:
+    own, above = service.dir / "issuing-ca.crt", service.bundle
+    asked = ("-issuer", own, "-cert", certificate, "-url", f"{service.http}/ocsp", "-CAfile", above)
+    return openssl("ocsp", *asked, check=False).decode()
+
+
+def listed_where_it_says(service: ProvisioningService, certificate: x509.Certificate) -> bool:
+    (path,) = {each.removeprefix(PUBLIC) for each in distribution_points(certificate)}
+    assert re.fullmatch(r"/crl/issuing-ca-[0-9]+\.crl", path)
+    crl = x509.load_der_x509_crl(Curl(service.http).run(path).body)
+    return crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None
+
+
 def test_a_broker_hears_what_was_revoked_under_numbers_that_it_has_already(tmp_path: Path) -> None:
-    with ProvisioningService.copied(tmp_path / "fleet", {"feed_heartbeat_seconds": 1}) as service:
+    with ProvisioningService.copied(tmp_path / "fleet", SETTINGS) as service:
         port = service.port
         first, second = enrol(service, "meter-1", "meter-2")
         with BrokerProcess.enrolled(tmp_path / "broker", service) as broker:
@@ -32,6 +59,7 @@ def test_a_broker_hears_what_was_revoked_under_numbers_that_it_has_already(tmp_p
                 contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as copy,
             ):
                 live.backup(copy)
+            (lost,) = enrol(service, "meter-3")
             assert [each["sequence"] for each in service.revoke(device="meter-1")] == [1]
             wait_until(lambda: broker.events("REVOKED", device="meter-1"), "the broker hears of it")
             service.stop()
@@ -47,3 +75,16 @@ def test_a_broker_hears_what_was_revoked_under_numbers_that_it_has_already(tmp_p
             wait_until(lambda: len(broker.events("FEED_CURRENT")) == 2, "the broker has read the feed again")
             assert answer(broker, service, second) is ReasonCode.NOT_AUTHORIZED
             assert answer(broker, service, first) is ReasonCode.NOT_AUTHORIZED, "what was revoked stays revoked"
+
+            assert answer(broker, service, lost) is ReasonCode.SUCCESS, "its CA has signed it"
+            files = lost.write(tmp_path)
+            assert f"{files.certificate}: unknown" in said_by_ocsp(service, files.certificate)
+            again = run(service, "revoke", "--serial", lost.serial)
+            assert (again.returncode, "SERIAL_UNKNOWN" in again.stderr) == (1, True)
+            assert "revoke --certificate FILE" in again.stderr
+            done = run(service, "revoke", "--certificate", str(files.certificate), "--reason", "keyCompromise")
+            assert (done.returncode, f"{lost.serial}  meter-3  keyCompromise" in done.stdout) == (0, True), done.stderr
+            wait_until(lambda: broker.events("REVOKED", device="meter-3"), "the broker hears of it")
+            assert answer(broker, service, lost) is ReasonCode.NOT_AUTHORIZED
+            assert "Reason: keyCompromise" in said_by_ocsp(service, files.certificate)
+            wait_until(lambda: listed_where_it_says(service, lost.certificate), "it is on its list")

@@ -127,6 +127,7 @@ def neutral(answer: Response | None, *words: str) -> bytes:
         {"device": "NAME"},
         {"device": "NAME", "reason": "keyCompromise", "invalidity_date": "2027-02-01T10:00:00+02:00"},
         {"serial": "SERIAL", "reason": "superseded"},
+        {"certificate": "PEM", "reason": "superseded"},
         {"devices": ["NAME"], "serials": ["SERIAL"]},
         {"device": "NAME", "invalidity_date": 1767225600},
     ],
@@ -138,7 +139,9 @@ async def test_what_is_revoked_is_answered_the_same_the_first_time_and_again(
 
     async def body(name: str) -> bytes:
         certificate = await fleet.enrol(name)
-        return json.dumps(asked).replace("NAME", name).replace("SERIAL", f"{certificate.serial_number:X}").encode()
+        pem = json.dumps(certificate.public_bytes(Encoding.PEM).decode())
+        text = json.dumps(asked).replace("NAME", name).replace("SERIAL", f"{certificate.serial_number:X}")
+        return text.replace('"PEM"', pem).encode()
 
     one, other = await body("meter-1"), await body("meter-2")
     first, second = await api.directly(one), await api.through_framework(other)
@@ -179,6 +182,7 @@ async def test_a_reason_that_is_changed_is_answered_the_same(fleet: Fleet, asked
         (OperatorRole.ADMIN, {"device": "nobody"}, 404),
         (OperatorRole.ADMIN, {"serial": "12"}, 404),
         (OperatorRole.ADMIN, {"serial": "no serial"}, 400),
+        (OperatorRole.ADMIN, {"certificate": "no certificate"}, 400),
         (OperatorRole.ADMIN, {"device": "meter-1", "reason": "certificateHold"}, 400),
         (OperatorRole.ADMIN, {"device": "op-admin"}, 409),
         (OperatorRole.ENROLLER, {"device": "meter-1"}, 403),

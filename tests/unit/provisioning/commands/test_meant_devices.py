@@ -12,9 +12,12 @@ from typing import Any
 import anyio
 import pytest
 import typer
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from provisioning.commands.meant_devices import Doing, Meant, Named, confirm
 from provisioning.errors import ConfigurationError
+from provisioning.program.given_file import SECRET_BYTES
+from tests.support.foreign_ca import ForeignCa
 
 SUSPEND = Doing("suspend", lambda device: device.state == "active")
 REVOKE = Doing("revoke", lambda device: device.state == "active", for_ever=True)
@@ -67,6 +70,7 @@ def test_nothing_and_two_ways_of_naming_are_refused(named: Named) -> None:
         Named(serial=["1"]),
         Named(devices_file=Path("a")),
         Named(device=[], serials_file=Path("a")),
+        Named(certificate=[Path("a")]),
         Named(group="west"),
     ],
 )
@@ -95,6 +99,25 @@ def test_what_a_file_names_is_a_list_however_short(tmp_path: Path) -> None:
     assert Named(serials_file=file).meant([]) == Meant("serial", ["a", "b"], single=False)
     assert Named(group="west").meant(["m-1"]) == Meant("device", ["m-1"], single=False)
     assert Named(group="west").meant([]) == Meant("device", [], single=False)
+
+
+def test_of_a_certificates_file_only_the_first_certificate_leaves_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, above = ForeignCa("meter-1").own, ForeignCa().own
+    file, der = tmp_path / "meter-1.pem", tmp_path / "meter-1.der"
+    file.write_bytes(b"0 of it\n" + own.key_pem + own.pem + above.pem)
+    der.write_bytes(own.certificate.public_bytes(Encoding.DER))
+    assert Named(certificate=[file, der]).meant([]) == Meant("certificate", [own.pem.decode()], single=False)
+    for content in (b"", own.key_pem, b"-----BEGIN CERTIFICATE-----\n"):
+        file.write_bytes(content)
+        with pytest.raises(typer.Exit):
+            Named(certificate=[file]).meant([])
+        assert f"{file} has no certificate in PEM or DER" in capsys.readouterr().err
+    file.write_bytes(own.pem + b"\n" * SECRET_BYTES)
+    with pytest.raises(typer.Exit):
+        Named(certificate=[file]).meant([])
+    assert f"{file}: it has more than 64 KiB" in capsys.readouterr().err
 
 
 def test_a_file_that_names_nothing_or_is_not_there_ends_the_command(

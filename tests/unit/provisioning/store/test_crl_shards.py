@@ -29,3 +29,17 @@ async def test_fewer_parts_are_the_first_ones_and_more_are_those_and_new_ones(fl
         assert crl_shards.needed(connection, "batch", in_use, fleet.clock()) == in_use, "nobody has the others' URLs"
 
     await fleet.database.write(change)
+
+
+async def test_one_that_the_store_has_lost_is_where_certificates_say_unless_another_has_got_its_number(
+    fleet: Fleet,
+) -> None:
+    def look(connection: Connection) -> list[str | None]:
+        crl_shards.ensure(connection, "issuing-ca", "http://ca.example.org", 2)
+        every = ["issuing-ca-2", "issuing-ca-7", "issuing-ca-7", "issuing-ca", "other-8", "issuing-ca-07"]
+        found = [crl_shards.lost(connection, "issuing-ca", f"http://ca.example.org/crl/{each}.crl") for each in every]
+        found.append(crl_shards.lost(connection, "other", "http://ca.example.org/crl/other-7.crl"))
+        return [None if each is None else each.name for each in found]
+
+    found = await fleet.database.write(look)
+    assert found == ["issuing-ca-2", "issuing-ca-7", "issuing-ca-7", None, None, None, None]
