@@ -59,7 +59,7 @@ def test_a_file_of_devices_is_revoked_by_one_command(own_service: ProvisioningSe
         too_many = api.post("/v1/revocations", json={"devices": ["meter-3"] * 1001})
         both = api.post("/v1/revocations", json={"device": "meter-3", "serials": ["1f"]})
     assert (too_many.status_code, too_many.json()["code"]) == (400, "INVALID_REQUEST")
-    assert "give either device, or serial, or lists" in both.json()["detail"]
+    assert "give either device, or serial, or certificate, or lists" in both.json()["detail"]
     group = ("revoke", "--group", "meters", *where)
     asked = service.command(*group)  # Nobody answers.
     assert (asked.returncode, asked.stdout, "Revoke 2 devices of group" in asked.stderr) == (1, "", True)
