@@ -117,9 +117,13 @@ HOT = [
 ]
 """What runs once a message or once a connection, and needs no framework that looks into its classes."""
 
+_FLAGS = ["-fno-semantic-interposition", "-fno-plt"]
+"""No library replaces a function of this one, so the compiler may inline what it exports; others' are called directly,
+not by way of a jump that the loader fills in when first needed: Python has it fill in all at once (decision 0341)."""
+
 extensions = mypycify(HOT, opt_level=os.environ["OPTIMISED"], debug_level="0")
 for each in extensions:  # Which share a list.
     # mypyc indents each function by more than the last, to hundreds of columns: this warning alone, and the places of
     # lines for a debugger, took the compiler longer than all else.
-    each.extra_compile_args = [*each.extra_compile_args, "-Wno-misleading-indentation", "-include", "seldom.h"]
+    each.extra_compile_args = [*each.extra_compile_args, *_FLAGS, "-Wno-misleading-indentation", "-include", "seldom.h"]
 setup(ext_modules=[*extensions, *cythonize("provisioning/pki/direct_calls.pyx", quiet=True)])
