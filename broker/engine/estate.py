@@ -6,7 +6,8 @@ What a member has not acknowledged when its session ends goes to another member 
 thousands of messages, at seven microseconds each, so beyond a portion the rest waits for the next rounds of the event
 loop. With a store, a message is removed from the ended session in the same batch in which it is added to another. Until
 the last one is, the session stays in the store, as one that has expired long ago: after a crash the first tick ends it
-once more, and gives away what is left.
+once more, and gives away what is left. What goes to nobody is struck from the store, which takes less; beyond a portion
+of its own that waits, too, behind what is given away.
 
 Rules
 -----
@@ -33,6 +34,8 @@ from provisioning.pki.identity import Identity
 
 PORTION: Final = 256
 """Messages given away before others are served: two milliseconds."""
+STRUCK: Final = 2048
+"""Messages struck from the store before others are served: likewise."""
 
 
 class Estate:
@@ -44,8 +47,8 @@ class Estate:
         self.session = session
         self.left: deque[PersonalMessage] = deque()
         """What goes to other members, the oldest first."""
-        self.kept: list[Deliverable] = []
-        """What goes to nobody."""
+        self.kept: deque[Deliverable] = deque()
+        """What goes to nobody, and is still in the store."""
         self.waiting: list[Inquiry] = []
         sent = len(session.inflight) if session.inflight is not None else 0
         for place, message in enumerate(session.deliveries()):
@@ -82,7 +85,8 @@ class Estates:
             exchange.forget_stored(session)
             return
         estate = Estate(session)
-        if at_once or len(estate.left) <= PORTION:
+        is_stored = exchange.journal is not None and session.row > 0
+        if at_once or (len(estate.left) <= PORTION and not (is_stored and len(estate.kept) > STRUCK)):
             self._give(estate, len(estate.left), now)
             exchange.forget_stored(session, estate.kept)
             return
@@ -107,15 +111,19 @@ class Estates:
             self._end(estate, now)
 
     def go_on(self, now: float) -> None:
-        """Give away the next portion, and begin to give away the one after it."""
+        """Give away the next portion, or strike it, and begin with the one after it."""
         self._goes_on = False
         if not self._open:
             return
         estate = next(iter(self._open.values()))
         try:
-            self._give(estate, PORTION, now)
+            if estate.left:
+                self._give(estate, PORTION, now)
+            else:
+                kept = estate.kept
+                self._exchange.strike([kept.popleft() for _ in range(min(STRUCK, len(kept)))])
         finally:
-            if not estate.left:
+            if not estate.left and not estate.kept:
                 self._end(estate, now)
             self._go_on_soon()
 

@@ -45,6 +45,8 @@ _APPENDS_A_PACKET = 1024
 _DELIVERIES_A_PACKET = 16
 """How many appends of a message (first constant), or deliveries at QoS 1 or 2 (second), cost as much as one packet
 (`broker.sockets.work`)."""
+_ONE_BY_ONE_A_PACKET = 8
+"""Likewise, besides: how many of the latter the straightforward way makes, with whatever properties they have."""
 _CALLED_AT_ONCE = 16
 """Clients whose CONNECT waited for the store and is handled now, before others are served: a few milliseconds."""
 
@@ -167,6 +169,8 @@ class Exchange:
     def _give(self, route: Route, message: Message, sender: Session | None, now: float) -> Subscriber | None:
         plain = message.qos == 0 and not message.retain
         self.weigh(route, len(route.individual) if plain else len(route.subscribers), message.size)
+        if message.qos:
+            self.turn.work.done += len(route.subscribers) // _ONE_BY_ONE_A_PACKET
         if not route.is_wide:
             self.turn.routes.add(route)
         elif plain:
@@ -256,7 +260,13 @@ class Exchange:
         if journal.remove_session(session.row) and outlived:
             journal.ended(session.name, unfinished=left)
         session.row = 0
-        for delivery in session.deliveries() if deliveries is None else deliveries:
+        self.strike(session.deliveries() if deliveries is None else deliveries)
+
+    def strike(self, deliveries: Iterable[Deliverable]) -> None:
+        """Delete *deliveries* of a session that has ended from the store, if they are there."""
+        if (journal := self.journal) is None:
+            return
+        for delivery in deliveries:
             if isinstance(delivery, PersonalMessage | Released) and delivery.sequence and delivery.message is not None:
                 journal.remove(delivery)
                 delivery.sequence = 0  # The session may have a row again, for its will.

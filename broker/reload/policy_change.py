@@ -42,6 +42,8 @@ from broker.session.session import Session
 log = structlog.get_logger("broker")
 
 _SESSIONS_A_STEP = 100
+_SECONDS_A_TURN = 0.01
+"""After so long of enforcing, others have a turn: each of a step's sessions may lose a hundred subscriptions."""
 _BRIEF = 0.001
 """Seconds of work after which a thread rests."""
 
@@ -120,7 +122,7 @@ async def _sweep(
     losing = disconnected = subscriptions = dropped = 0
     here: list[Affected] = []
     away: list[Affected] = []
-    judge, sessions = Judge(policy), engine.registry.all()
+    judge, sessions, turn_ends = Judge(policy), engine.registry.all(), 0.0
     for start in range(0, len(sessions), _SESSIONS_A_STEP):
         # One that goes, and is not kept, ends with its connection.
         step = [each for each in sessions[start : start + _SESSIONS_A_STEP] if each not in going or each.persistent]
@@ -141,7 +143,11 @@ async def _sweep(
             if len(kind) < SHOWN:
                 kind.append(Affected(session.client_id, session.owner.uri, loss.why(session)))
             if clock is not None:
-                enforce(engine, session, loss, clock())
+                enforce(engine, session, loss, now := clock())
+                if now >= turn_ends:
+                    engine.turn.request()
+                    await asyncio.sleep(0)
+                    turn_ends = clock() + _SECONDS_A_TURN
         await asyncio.sleep(0)
     named = [*here, *away][:SHOWN]
     return Effects(connected, disconnected, subscriptions, dropped, tuple(named), losing - len(named))

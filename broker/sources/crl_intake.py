@@ -25,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -156,7 +157,7 @@ class CrlIntake:
         self._engine.metrics.revocations += len(added)
         await shielded(self._put_into_effect(held, source, added, released))
 
-    async def _put_into_effect(self, held: HeldList, source: str, added: set[int], released: int) -> None:
+    async def _put_into_effect(self, held: HeldList, source: str, added: AbstractSet[int], released: int) -> None:
         """End the sessions of those whom *held*, which is in use now, has *added*; report it."""
         closed = await self.enforce() if added else 0
         facts = {
@@ -174,7 +175,7 @@ class CrlIntake:
         self._record(held, added, facts)
         self.alarm()
 
-    def _record(self, held: HeldList, added: set[int], facts: Mapping[str, object]) -> None:
+    def _record(self, held: HeldList, added: AbstractSet[int], facts: Mapping[str, object]) -> None:
         """Record the list in the audit log, and each certificate that it has newly revoked, if they are few."""
         history, issuer = self._engine.history, held.issuer_key_id
         history.told("CRL in use", **_recorded(facts))

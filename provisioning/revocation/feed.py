@@ -94,6 +94,8 @@ class FeedEvent:
     frame: bytes
     mark: str
     """Distinguishes it from another event with the same number, from another history after a restore."""
+    what: str
+    """The reason of a revocation; or *released*."""
 
 
 def event_of(record: RevocationRecord) -> FeedEvent:
@@ -113,7 +115,8 @@ def event_of(record: RevocationRecord) -> FeedEvent:
         f'{{"sequence": {sequence}, "issuer_key_id": "{issuer}", "serial": "{serial}", {what}, '
         f'"device": {encode_basestring_ascii(record.device)}, "mark": "{mark}"}}'
     )
-    return FeedEvent(sequence, issuer, serial, f"id: {sequence}\nevent: {kind}\ndata: {data}\n\n".encode(), mark)
+    what = record.reason.value if record.kind is EventKind.REVOKED else kind
+    return FeedEvent(sequence, issuer, serial, f"id: {sequence}\nevent: {kind}\ndata: {data}\n\n".encode(), mark, what)
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,7 +368,7 @@ class RevocationFeed:
         known, tail = self.newest, tuple(self._tail)
         newest = await self._newest_there()
         there = {each.mark for each in await self._page(max(known - len(tail), 0), len(tail))} if tail else set()
-        lost = [each.serial for each in tail if each.mark not in there]
+        lost = [f"{each.serial} {each.what}" for each in tail if each.mark not in there]
         kept = [each for each in tail if each.mark in there]
         # From here on nothing fails or waits: a store that fails meanwhile would be taken for the same as before.
         self._take_as_newest(kept[-1:] or newest)  # What another process has added since is new here.

@@ -55,13 +55,16 @@ def test_a_standby_that_lacks_the_last_commits_takes_over(tmp_path: Path) -> Non
             )
             settings = SETTINGS | {"database_url": url}
             with ProvisioningService.founded(tmp_path / "fleet", settings) as service:
-                first, second, third = enrol(service, "meter-1", "meter-2", "meter-3")
+                first, second, third, held = enrol(service, "meter-1", "meter-2", "meter-3", "meter-4")
                 with BrokerProcess.enrolled(tmp_path / "broker", service) as broker:
                     service.revoke(device="meter-1")
+                    service.suspend(device="meter-4")
+                    service.resume(device="meter-4")
                     wait_until(lambda: listed(service, first), "the list has the first")
                     standby.catch_up(primary)
                     standby.stop()
-                    assert [each["sequence"] for each in service.revoke(device="meter-2")] == [2]
+                    service.suspend(device="meter-4")
+                    assert [each["sequence"] for each in service.revoke(device="meter-2")] == [5]
                     wait_until(lambda: broker.events("REVOKED", device="meter-2"), "the broker hears of it")
                     wait_until(lambda: listed(service, second), "and the list has it")
                     assert status_of(service, third) is ocsp.OCSPCertStatus.GOOD
@@ -70,13 +73,14 @@ def test_a_standby_that_lacks_the_last_commits_takes_over(tmp_path: Path) -> Non
                     standby.start()
                     standby.promote()
                     wait_until(lambda: works(service), "the service has found the other server")
-                    enrol(service, "meter-4")
-                    assert [each["sequence"] for each in service.revoke(device="meter-3")] == [2], "a number again"
+                    enrol(service, "meter-5")
+                    assert [each["sequence"] for each in service.revoke(device="meter-3")] == [4], "a number again"
                     wait_until(lambda: len(broker.events("FEED_CURRENT")) == 2, "the broker has read the feed again")
                     wait_until(
                         lambda: answer(broker, service, third) is ReasonCode.NOT_AUTHORIZED, "it hears of that, too"
                     )
                     assert answer(broker, service, second) is ReasonCode.NOT_AUTHORIZED, "what was revoked stays it"
+                    assert answer(broker, service, held) is ReasonCode.BANNED, "that it was resumed was before"
                     wait_until(lambda: listed(service, third), "the list has the third")
                     assert status_of(service, third) is ocsp.OCSPCertStatus.REVOKED
                     lost = [line for line in service.log.splitlines() if '"STORE_WENT_BACK"' in line]

@@ -147,7 +147,7 @@ def test_a_read_full_of_messages_that_are_a_packet_of_its_own_for_each_is_cut(
 
 @pytest.mark.parametrize("ends", [None, 0, 60], ids=["message", "will", "will of a kept session"])
 def test_of_many_each_of_whom_has_one_for_many_a_turn_serves_some(broker: MemoryBroker, ends: int | None) -> None:
-    clients, modest, each = crowd(broker, 1, 96), broker.device("meter-0"), 96 // 16
+    clients, modest, each = crowd(broker, 1, 96), broker.device("meter-0"), 96 // 16 + 96 // 8
     terms: dict[str, Any] = {} if ends is None else {"session_expiry_interval": ends}
     numbered = range(1, 31)
     publishers = {

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from cryptography import x509
+from hypothesis import given
+from hypothesis import strategies as st
 
-from broker.admission.crl_shelf import CrlShelf
+from broker.admission.crl_shelf import CrlShelf, newly_listed
 from broker.admission.proven_time import ProvenTime
 from provisioning.pki.crl import CrlProblem, CrlRefused, parse
 from provisioning.pki.revocation import RevocationIndex
 from tests.support.crl import crl, scope
+from tests.support.examples import examples
 from tests.support.pki import shared_pki
 
 PKI = shared_pki()
@@ -33,7 +37,7 @@ class Shelf:
         self.shelf = CrlShelf(self.index, self.proven)
         self.now = datetime.now(UTC)
 
-    def put(self, der: bytes) -> tuple[set[int], int] | None:
+    def put(self, der: bytes) -> tuple[AbstractSet[int], int] | None:
         held = self.shelf.prepare(parse(der), (KEY, "CA"), "file", self.now, lambda: None)
         return None if held is None else self.shelf.put(held)
 
@@ -59,6 +63,37 @@ def test_a_newer_list_replaces_the_older_one_whole(shelf: Shelf) -> None:
     assert shelf.put(crl(CA, {1: None, 2: None}, number=1)) == ({1, 2}, 0)
     assert shelf.put(crl(CA, {2: None, 3: None}, number=2)) == ({3}, 1)
     assert shelf.revoked == {2, 3}
+
+
+@given(st.lists(st.dictionaries(st.integers(1, 8), st.none()), min_size=2, max_size=4), st.booleans())
+@examples(20)
+def test_who_is_new_on_a_list_is_known_when_it_is_installed(lists: list[dict[int, None]], together: bool) -> None:
+    """Found out outside the event loop, unless what it replaces was replaced meanwhile."""
+    shelf = Shelf()
+    held = [
+        shelf.shelf.prepare(parse(crl(CA, entries, number=number)), (KEY, "CA"), "file", shelf.now, lambda: None)
+        for number, entries in enumerate(lists, 1)
+    ]
+    before = set[int]()
+    for number, entries in enumerate(lists, 1):
+        each = held[number - 1]
+        if not together:
+            each = shelf.shelf.prepare(
+                parse(crl(CA, entries, number=number)), (KEY, "CA"), "file", shelf.now, lambda: None
+            )
+        assert each is not None
+        added, released = shelf.shelf.put(each)
+        assert (added, released) == (entries.keys() - before, len(before - entries.keys()))
+        assert together or added is each.added
+        before = set(entries)
+        assert shelf.revoked == before
+
+
+def test_who_is_new_is_looked_for_with_pauses() -> None:
+    pauses: list[None] = []
+    entries = dict.fromkeys(range(20_000), 1)
+    assert newly_listed(entries, {1: 1}, lambda: pauses.append(None)) == entries.keys() - {1}
+    assert len(pauses) > 4
 
 
 def test_the_same_list_is_no_news(shelf: Shelf) -> None:

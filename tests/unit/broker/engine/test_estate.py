@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from broker.engine import estate as estate_module
 from broker.engine.estate import PORTION
 from broker.mqtt.connect import Connack
 from tests.support.pki import shared_service
@@ -18,6 +20,7 @@ from tests.support.wire import KEPT, V5, MemoryBroker, WireClient, connect_packe
 TOPIC = "fleet/meters/meter-1/telemetry"
 SHARED = "$share/workers/fleet/#"
 LEFT = 2 * PORTION + 40
+WAITING = "SELECT count(*) FROM deliveries"
 ROOM: dict[str, Any] = {"receive_maximum": 65535}
 
 
@@ -159,6 +162,36 @@ def test_of_a_session_that_was_to_end_with_the_broker_nothing_stays_in_the_store
     staying = after.service("staying", **ROOM, **KEPT)
     assert len(held(staying)) == share
     staying.acknowledge(*staying.messages())
+    after.settle()
+    for count in ("SELECT count(*) FROM deliveries", "SELECT count(*) FROM messages"):
+        assert after.store.rows(count) == [(0,)]
+
+
+@pytest.mark.parametrize("crashes_after", [None, 1, 3])
+def test_what_goes_to_nobody_is_struck_in_portions_and_a_crash_brings_none_of_it_back(
+    stored: StoredBroker, monkeypatch: pytest.MonkeyPatch, crashes_after: int | None
+) -> None:
+    monkeypatch.setattr(estate_module, "STRUCK", 10)
+    leaving = stored.service("leaving", **ROOM, **KEPT)
+    leaving.subscribe("fleet/#", qos=2)
+    for qos in (1, 2):
+        fill(stored, qos, 30)
+    lose(leaving)
+    stored.held = True
+    stored.engine.forget(stored.engine.registry.called("leaving")[0], stored.now)
+    left = [60]
+    for portion in itertools.count():
+        write(stored)
+        left.append(stored.store.rows(WAITING)[0][0])
+        if not stored._soon or portion == crashes_after:
+            break
+        stored._soon.popleft()()
+    assert max(before - after for before, after in pairwise(left)) == 10
+    assert left[-1] == 0 if crashes_after is None else 0 < left[-1] < 60
+    after = stored.killed()
+    assert after.engine.registry.called("leaving") == []
+    again = after.service("leaving", **ROOM, **KEPT)
+    assert again.received() == []
     after.settle()
     for count in ("SELECT count(*) FROM deliveries", "SELECT count(*) FROM messages"):
         assert after.store.rows(count) == [(0,)]

@@ -205,6 +205,7 @@ async def test_who_has_ended_before_it_is_his_turn_is_not_judged_and_others_are_
     def clock() -> float:
         if turns == 1 and not meters[-1].closed:
             meters[-1].vanish()
+        broker.now += 0.004  # So long it takes to take away what one has.
         return broker.now
 
     task = asyncio.create_task(served())
@@ -212,7 +213,7 @@ async def test_who_has_ended_before_it_is_his_turn_is_not_judged_and_others_are_
     effects = await change(broker.engine, ONLY_A, clock)
     task.cancel()
     assert (effects.connected, effects.disconnected, effects.subscriptions_ended) == (150, 149, 149)
-    assert turns >= 2, "a hundred at a time"
+    assert turns > 150 // 4
 
 
 async def test_a_will_is_judged_by_the_new_policy_though_it_is_left_before_it_is_his_turn(broker: MemoryBroker) -> None:

@@ -229,9 +229,13 @@ async def test_another_process_s_revocations_are_noticed_at_the_next_heartbeat(f
 async def test_what_the_store_has_lost_is_named_and_who_has_heard_of_it_is_sent_away(fleet: Fleet) -> None:
     """A follower would go on behind numbers that others get now, and never hear of those."""
     async with running(fleet, 60) as feed:
-        await revoke(fleet, feed, "a", "b", "c")
+        await revoke(fleet, feed, "a", "b")
+        await fleet.enrol("c")
+        await fleet.suspension.suspend_device("c", by="admin")
+        await fleet.suspension.resume_device("c", by="admin")
+        feed.announce()
         follower, behind = await feed.subscribe(0), await feed.subscribe(0)
-        assert await collect(follower, 3) == [1, 2, 3]
+        assert await collect(follower, 4) == [1, 2, 3, 4]
         serials = [record.serial for record in await fleet.database.read(lambda store: after(store, 0, 10))]
         lost = delete(revocation_events).where(revocation_events.c.sequence > 1)
         await fleet.database.write(lambda connection: connection.execute(lost))
@@ -240,7 +244,9 @@ async def test_what_the_store_has_lost_is_named_and_who_has_heard_of_it_is_sent_
             async with asyncio.timeout(30):
                 _ = [batch async for batch in behind.batches()]
         (told,) = (each for each in logs if each.get("code") == "STORE_WENT_BACK")
-        assert (told["known"], told["found"], told["lost"]) == (3, 1, serials[1:])
+        whats = ("unspecified", "certificateHold", "released")  # Each is to be repeated, as what it was.
+        lost_events = [f"{serial} {what}" for serial, what in zip(serials[1:], whats, strict=True)]
+        assert (told["known"], told["found"], told["lost"]) == (4, 1, lost_events)
         assert (feed.newest, feed.subscribers) == (1, 0)
         with pytest.raises(Refused, match="FEED_AHEAD"):
             await feed.subscribe(3)

@@ -111,7 +111,7 @@ def forget_own(responding: Responding, stored: StoredCertificate) -> None:
 
 
 def forget_another_process_s(responding: Responding, stored: StoredCertificate) -> None:
-    responding.responder.forget_changed([FeedEvent(1, stored.issuer_key_id, stored.serial, b"", "")])
+    responding.responder.forget_changed([FeedEvent(1, stored.issuer_key_id, stored.serial, b"", "", "")])
 
 
 def forget_all(responding: Responding, _: StoredCertificate) -> None:
