@@ -35,6 +35,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -66,6 +67,9 @@ _WRITE_SECONDS = 30.0
 """For the client to take what was written to it."""
 _READ = 16 * 1024
 _VERSIONS = frozenset({"1.0", "1.1"})
+_NAMED: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+"""Since Python 3.13 an event loop removes a Unix socket's name. It looks that up as the socket says it; a long one has
+a descriptor's number (`broker.admin.unix_socket`), which is closed, or by now another's, perhaps that of no folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +208,12 @@ class HttpServer:
         """Requests with a body larger than most that are being read or handled."""
 
     async def listen(self, listening: socket.socket) -> None:
-        """Serve on *listening*."""
-        start = asyncio.start_unix_server if listening.family == socket.AF_UNIX else asyncio.start_server
-        self._servers.append(await start(self.connected, sock=listening, limit=_READ, backlog=_MAX_CONNECTIONS))
+        """Serve on *listening*; if it has a name in the file system, that is the caller's to remove."""
+        of_unix = listening.family == socket.AF_UNIX
+        start = asyncio.start_unix_server if of_unix else asyncio.start_server
+        named = _NAMED if of_unix else {}
+        server = await start(self.connected, sock=listening, limit=_READ, backlog=_MAX_CONNECTIONS, **named)
+        self._servers.append(server)
 
     async def close(self) -> None:
         """Stop accepting, and end requests under way."""

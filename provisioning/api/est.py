@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import binascii
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 
 from cryptography import x509
@@ -49,6 +52,9 @@ _SEALED_KEY: Final = "application/pkcs7-mime; smime-type=server-generated-key"
 _CSR_ATTRIBUTES: Final = "application/csrattrs"
 _MAXIMUM_AUTHORIZATION: Final = 512
 _TRANSFER_ENCODING: Final = {"Content-Transfer-Encoding": "base64"}
+_CERTS_ONLY_HEADERS: Final = [(name.lower().encode(), value.encode()) for name, value in _TRANSFER_ENCODING.items()]
+_CERTS_ONLY_TYPE: Final = (b"content-type", _CERTS_ONLY.encode())
+_LINE: Final = re.compile(b".{1,76}")
 
 Answer = Callable[[str, Refused, Mapping[str, str] | None], Response]
 """Makes the response for a path, a refusal and headers."""
@@ -112,7 +118,8 @@ class EstResponder:
         """Publish *authorities* as ``/cacerts``. *signer* loads the credential that signs encrypted keys."""
         self._answer = answer
         operations = _Operations(enrolment, authorities, signer)
-        self._unlabelled: dict[str, _Operation] = {}
+        self._unlabelled: dict[str, tuple[_Operation, None]] = {}
+        """By the whole path."""
         self._labelled: dict[str, _Operation] = {}
         reading, asking = ("GET", "HEAD"), ("POST",)  # A server that answers GET answers HEAD (RFC 9110 §9.1).
         for methods, operation in (
@@ -123,7 +130,8 @@ class EstResponder:
             (asking, operations.serverkeygen),
         ):
             name = operation.__name__
-            self._unlabelled[name] = _Operation(methods, f"{PREFIX}/{name}", operation)
+            path = f"{PREFIX}/{name}"
+            self._unlabelled[path] = _Operation(methods, path, operation), None
             self._labelled[name] = _Operation(methods, f"{PREFIX}/{{label}}/{name}", operation)
 
     def knows(self, path: str) -> bool:
@@ -151,11 +159,11 @@ class EstResponder:
 
     def _named(self, path: str) -> tuple[_Operation | None, str | None]:
         """Return the operation that *path* names, if it does, and the label, if there is one."""
+        if (unlabelled := self._unlabelled.get(path)) is not None:
+            return unlabelled
         if not path.startswith(_BELOW):
             return None, None
         match path[len(_BELOW) :].split("/"):
-            case [name]:
-                return self._unlabelled.get(name), None
             case [label, name]:
                 return self._labelled.get(name), label
             case _:
@@ -204,6 +212,16 @@ class _Operations:
         return _key_and_certificate(part, made.certificate)
 
 
+class _IssuedResponse(Response):
+    """What `_in_base64` returns for a certificate, without the library's steps from any header to its octets."""
+
+    def __init__(self, body: bytes) -> None:
+        self.status_code = HTTPStatus.OK.value
+        self.background = None
+        self.body = body
+        self.raw_headers = [*_CERTS_ONLY_HEADERS, (b"content-length", b"%d" % len(body)), _CERTS_ONLY_TYPE]
+
+
 def certs_only(certificates: Sequence[x509.Certificate]) -> bytes:
     """Return a degenerate SignedData with *certificates*, in base64 (RFC 7030 §4.1.3)."""
     return base64.encodebytes(certificate_message(*(each.public_bytes(Encoding.DER) for each in certificates)))
@@ -250,12 +268,17 @@ def _read_csr(request: EstRequest) -> bytes:
 
 
 def _issued(certificate: bytes) -> Response:
-    return _in_base64(base64.encodebytes(certificate_message(certificate)), _CERTS_ONLY)
+    return _IssuedResponse(_lines_of_base64(certificate_message(certificate)))
 
 
 def _in_base64(body: bytes, media_type: str) -> Response:
     """Return an answer that says that it is in base64: who knows RFC 8951 (§3) reads past it, older clients need it."""
     return Response(body, media_type=media_type, headers=_TRANSFER_ENCODING)
+
+
+def _lines_of_base64(content: bytes) -> bytes:
+    """Return what `base64.encodebytes` does, which encodes each line by itself."""
+    return b"\n".join(_LINE.findall(binascii.b2a_base64(content))) + b"\n"
 
 
 def _key_part(made: MadeKey, signer: Callable[[], EnvelopeSigner]) -> tuple[str, bytes]:

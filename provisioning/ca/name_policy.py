@@ -166,6 +166,8 @@ class NamePolicy:
             )
 
     def _attributes(self, asked: SubjectNames) -> tuple[x509.NameAttribute[str | bytes], ...]:
+        if self.organization is None and not self.honoured_attributes:
+            return ()
         chosen: list[x509.NameAttribute[str | bytes]] = []
         for name, oid in SUBJECT_ATTRIBUTES.items():
             if name == "organization" and self.organization is not None:

@@ -14,6 +14,8 @@ Rules
 1. What a peer does to a connection ends in one of httpcore's errors; so does an `OSError` that the libraries let
    through, such as OpenSSL's for an alert behind the handshake.
 2. A connection that is gone is closed, and has an end to be read: httpcore does not use it again.
+3. Nor is one used again on which something has come behind an answer, be it an empty line: it would begin the answer to
+   the next request, or be it.
 
 It imports httpcore, which is below httpx: httpx has no interface for the network. Import it when a client is made: it
 loads httpx.
@@ -22,6 +24,7 @@ loads httpx.
 from __future__ import annotations
 
 import asyncio
+import functools
 import ssl
 from collections.abc import Iterable
 from typing import Any, Final
@@ -50,13 +53,34 @@ class NetworkTransport(httpx.AsyncHTTPTransport):
         """
         look_for_no_other()
         super().__init__(verify=verify, trust_env=False)
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=verify,
-            max_connections=connections,
-            max_keepalive_connections=kept,
-            keepalive_expiry=_KEPT_SECONDS,
-            network_backend=backend,
+        self._pool = _Pool(verify, backend, connections, kept)
+
+
+class _Pool(httpcore.AsyncConnectionPool):
+    """The connections of one client."""
+
+    def __init__(
+        self, verify: ssl.SSLContext, backend: NetworkBackend, connections: int | None, kept: int | None
+    ) -> None:
+        super().__init__(max_connections=connections, max_keepalive_connections=kept)
+        self._made = functools.partial(
+            _Connection, ssl_context=verify, keepalive_expiry=_KEPT_SECONDS, network_backend=backend
         )
+
+    def create_connection(self, origin: httpcore.Origin) -> httpcore.AsyncConnectionInterface:
+        return self._made(origin)
+
+
+class _Connection(httpcore.AsyncHTTPConnection):
+    """One that says of itself whether it may be used again."""
+
+    def has_expired(self) -> bool:
+        return super().has_expired() or (self.is_idle() and self._has_more())
+
+    def _has_more(self) -> bool:
+        """Whether something has come behind the last answer. In a version of httpcore that does not tell, it has."""
+        parsed = getattr(self._connection, "_h11_state", None)
+        return self._connection is not None and (parsed is None or bool(parsed.trailing_data[0]))
 
 
 class NetworkStream(httpcore.AsyncNetworkStream):

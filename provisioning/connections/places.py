@@ -29,7 +29,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from provisioning.pki.address_key import address_key, network_of
@@ -67,16 +67,9 @@ class _Silent:
         self._others: OrderedDict[Place, None] = OrderedDict()
         self._known: OrderedDict[Place, None] = OrderedDict()
 
-    def add(self, place: Place) -> None:
-        """Note that *place* is silent from now on."""
-        silent = self._known if place.is_known else self._others
-        silent[place] = None
-        silent.move_to_end(place)
-
-    def remove(self, place: Place) -> None:
-        """Note that it is not, if it was."""
-        self._others.pop(place, None)
-        self._known.pop(place, None)
+    def order(self, *, is_known: bool) -> OrderedDict[Place, None]:
+        """Return that of the connections from known addresses, or of the others."""
+        return self._known if is_known else self._others
 
     def first(self) -> Place | None:
         """Return which one makes room; None: there is none."""
@@ -96,14 +89,16 @@ class _Source:
 class Place:
     """One connection's place: silent from the start, until a complete request has arrived."""
 
-    __slots__ = ("_cut", "_keys", "_places", "is_known")
+    __slots__ = ("_cut", "_keys", "_orders", "_places")
 
-    def __init__(self, places: Places, keys: Keys, cut: Callable[[], None], *, is_known: bool) -> None:
+    def __init__(
+        self, places: Places, keys: Keys, cut: Callable[[], None], orders: Sequence[OrderedDict[Place, None]]
+    ) -> None:
+        """*orders* are those that it is in while it is silent: of all, of its address, of its network."""
         self._places = places
         self._keys = keys
         self._cut = cut
-        self.is_known: Final = is_known
-        """Whether its address was known when it came."""
+        self._orders = orders
 
     @property
     def address(self) -> bytes:
@@ -112,11 +107,15 @@ class Place:
 
     def silent(self) -> None:
         """Note that from now on no complete request is pending."""
-        self._places._silence(self, self._keys)  # noqa: SLF001 - two halves of one thing
+        if self._places.holds(self):
+            for order in self._orders:
+                order[self] = None
+                order.move_to_end(self)
 
     def asks(self) -> None:
         """Note that a complete request has arrived."""
-        self._places._asked(self, self._keys)  # noqa: SLF001
+        for order in self._orders:
+            order.pop(self, None)
 
     def vouch(self) -> None:
         """Note that who is answered here is one for whom others should make room; also at his next connection."""
@@ -124,7 +123,9 @@ class Place:
 
     def leave(self) -> None:
         """Give it back; no effect if that was done."""
-        self._places._left(self, self._keys)  # noqa: SLF001
+        for order in self._orders:
+            order.pop(self, None)
+        self._places._left(self, self._keys)  # noqa: SLF001 - two halves of one thing
 
     def lose(self) -> None:
         """Give it up to a new connection: this one ends."""
@@ -164,11 +165,14 @@ class Places:
         if not room:
             self.turned_away += 1
             return None
-        place = Place(self, keys, cut, is_known=keys[0] in self.known)
-        for key in keys:
-            self._sources.setdefault(key, _Source()).taken += 1
+        sources = [self._sources.setdefault(key, _Source()) for key in keys]
+        silent = (self._silent, *(source.silent for source in sources))
+        is_known = keys[0] in self.known
+        place = Place(self, keys, cut, [each.order(is_known=is_known) for each in silent])
+        for source in sources:
+            source.taken += 1
         self._held.add(place)
-        self._silence(place, keys)
+        place.silent()
         return place
 
     def _make_room(self, silent: _Silent) -> bool:
@@ -179,21 +183,13 @@ class Places:
         place.lose()
         return True
 
-    def _silence(self, place: Place, keys: Keys) -> None:
-        if place not in self._held:
-            return
-        for silent in (self._silent, *(self._sources[key].silent for key in keys)):
-            silent.add(place)
-
-    def _asked(self, place: Place, keys: Keys) -> None:
-        if place in self._held:
-            for silent in (self._silent, *(self._sources[key].silent for key in keys)):
-                silent.remove(place)
+    def holds(self, place: Place) -> bool:
+        """Whether *place* was not given back."""
+        return place in self._held
 
     def _left(self, place: Place, keys: Keys) -> None:
         if place not in self._held:
             return
-        self._asked(place, keys)
         self._held.remove(place)
         for key in keys:
             source = self._sources[key]

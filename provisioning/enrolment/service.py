@@ -371,7 +371,7 @@ class EnrolmentService:
         audit.append(connection, now, authorised.by, Action.SIGNING_CERTIFICATE, device.name, facts)
         reservation.burnt = True
         der = issuing.issuer.sign(prepared)
-        serials.use(connection, reservation.serial)
+        reservation.use(connection, now)
         shard_id = None if shard is None else shard.id  # For ever: the CRL's URL is in the certificate.
         made = prepared.made  # The linter has found it in the certificate.
         certificate = IssuedCertificate(

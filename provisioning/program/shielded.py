@@ -11,6 +11,7 @@ Rules
 -----
 1. No other module calls `asyncio.shield` (ruff sees to that).
 2. A waiter resumes as late as with `asyncio.shield`, and at once if the work is done.
+3. Who must not go on before the work has ended, even if he is cancelled, waits for a `Lasting` future, by itself.
 """
 
 from __future__ import annotations
@@ -20,6 +21,17 @@ from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+class Lasting(asyncio.Future[T]):
+    """A future that nobody cancels: whoever waits for it and is cancelled is told when it is done.
+
+    To wait again and again for one that is shielded comes to the same, and takes ten times as long.
+    """
+
+    def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 - asyncio's
+        """Return False: it goes on."""
+        return False
 
 
 async def shielded(work: Awaitable[T]) -> T:

@@ -238,7 +238,7 @@ def append_each(
             end.now = AuditHead(last, mac)
             end.is_ours = isinstance(sealed, bytes) and hmac.compare_digest(sealed, seal(key, end.now))
     last, mac = end.now.number, end.now.mac
-    at, does = at.astimezone(UTC), action.value
+    does = action.value
     doing = _doing(at, actor, does)
     texts, macs = [], []
     for number, (subject, details) in enumerate(entries, last + 1):

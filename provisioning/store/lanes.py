@@ -27,7 +27,6 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import sqlite3
 import threading
@@ -35,7 +34,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Hashable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -44,7 +43,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DatabaseError, DataError, DBAPIError, InternalError, OperationalError
 
 from provisioning.errors import Code, Refused
-from provisioning.program.shielded import shielded
+from provisioning.program.shielded import Lasting
 from provisioning.quick_values import quickly_made
 from provisioning.store import audit
 from provisioning.store.outage import Outage
@@ -93,16 +92,13 @@ class Lane(ABC):
         self._waiting += 1
         future = self._submit(work, apart, short=short)
         try:
-            result = await shielded(future)
+            result = await future
         except Refused as refusal:
             if refusal.code is Code.UNAVAILABLE and isinstance(refusal.__cause__, DBAPIError):
                 _outage.stops(self)
             raise
         except asyncio.CancelledError:
-            while not future.done():
-                with contextlib.suppress(asyncio.CancelledError):  # Whoever cancels may do so again, as anyio does.
-                    await asyncio.wait([future])
-            future.exception()  # Retrieved, as no caller is left; the transaction is undone.
+            future.exception()  # Retrieved, as no caller is left; the transaction has ended.
             raise
         else:
             if _outage.lasts:
@@ -132,9 +128,7 @@ class Lane(ABC):
         self._engine.dispose()
 
     @abstractmethod
-    def _submit(
-        self, work: Callable[[Connection], ResultT], apart: Apart | None, *, short: bool
-    ) -> asyncio.Future[ResultT]:
+    def _submit(self, work: Callable[[Connection], ResultT], apart: Apart | None, *, short: bool) -> Lasting[ResultT]:
         """Queue *work*."""
 
 
@@ -153,8 +147,12 @@ class PooledLane(Lane):
         apart: Apart | None,  # noqa: ARG002 - Each has a transaction of its own.
         *,
         short: bool,  # noqa: ARG002 - The same.
-    ) -> asyncio.Future[ResultT]:
-        return asyncio.get_running_loop().run_in_executor(self._executor, self._transact, work, time.monotonic())
+    ) -> Lasting[ResultT]:
+        loop = asyncio.get_running_loop()
+        future: Lasting[ResultT] = Lasting(loop=loop)
+        running = self._executor.submit(self._transact, work, time.monotonic())
+        running.add_done_callback(lambda done: loop.call_soon_threadsafe(_pass_on, done, future))
+        return future
 
     def stop(self) -> None:
         """Finish what waits."""
@@ -190,11 +188,9 @@ class QueuedLane(Lane):
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Serve waiting jobs, at least one; at the end have *loop* call `_next`."""
 
-    def _submit(
-        self, work: Callable[[Connection], ResultT], apart: Apart | None, *, short: bool
-    ) -> asyncio.Future[ResultT]:
+    def _submit(self, work: Callable[[Connection], ResultT], apart: Apart | None, *, short: bool) -> Lasting[ResultT]:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[ResultT] = loop.create_future()
+        future: Lasting[ResultT] = Lasting(loop=loop)
         self._jobs.append(Job(work, future, short, apart, time.monotonic()))
         if not self._busy:
             self._busy = True
@@ -220,6 +216,14 @@ class QueuedLane(Lane):
         else:
             self._busy = False
             self._idle.set()
+
+
+def _pass_on(done: Future[ResultT], future: asyncio.Future[ResultT]) -> None:
+    failure = done.exception()
+    if failure is not None:
+        future.set_exception(failure)
+    else:
+        future.set_result(done.result())
 
 
 @quickly_made

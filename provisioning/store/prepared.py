@@ -171,7 +171,7 @@ class Prepared:
     def run(self, connection: Connection, values: Values) -> int:
         """Execute; return the number of changed rows."""
         compiled = self._for(connection.dialect, values)
-        if (leader := _leader(connection, compiled)) is not None:
+        if not compiled.positional and (leader := _leader(connection)) is not None:
             return leader.ask(self, [values])[0].count
         count: int = _execute(connection, compiled, values).rowcount
         return count
@@ -184,7 +184,7 @@ class Prepared:
         if not rows:
             return
         compiled = self._for(connection.dialect, rows[0])
-        if (leader := _leader(connection, compiled)) is not None:
+        if not compiled.positional and (leader := _leader(connection)) is not None:
             leader.ask(self, rows)
             return
         if len(rows) == 1:
@@ -216,12 +216,11 @@ class Prepared:
     def first(self, connection: Connection, values: Values) -> tuple[Any, ...] | None:
         """Execute; return the first row, None if there is none."""
         compiled = self._for(connection.dialect, values)
-        if (leader := _leader(connection, compiled)) is not None:
-            rows = leader.ask(self, [values])[0].rows
-        else:
-            rows = _execute(connection, compiled, values).fetchall()  # All of them, or the statement stays open.
-            rows = [compiled.read(rows[0])] if rows else rows
-        return rows[0] if rows else None
+        if not compiled.positional and (leader := _leader(connection)) is not None:
+            told = leader.ask(self, [values])[0].rows
+            return told[0] if told else None
+        rows = _execute(connection, compiled, values).fetchall()  # All of them, or the statement stays open.
+        return compiled.read(rows[0]) if rows else None
 
     def one(self, connection: Connection, values: Values) -> tuple[Any, ...]:
         """Execute; return the row, raise SQLAlchemy's NoResultFound if there is none."""
@@ -233,7 +232,7 @@ class Prepared:
     def rows(self, connection: Connection, values: Values) -> Sequence[tuple[Any, ...]]:
         """Execute; return every row."""
         compiled = self._for(connection.dialect, values)
-        if (leader := _leader(connection, compiled)) is not None:
+        if not compiled.positional and (leader := _leader(connection)) is not None:
             return leader.ask(self, [values])[0].rows
         return compiled.read_all(_execute(connection, compiled, values).fetchall())
 
@@ -316,9 +315,8 @@ class Prepared:
         return compiled
 
 
-def _leader(connection: Connection, compiled: _Compiled) -> Leader | None:
-    if compiled.positional:  # SQLite: works are not led there.
-        return None
+def _leader(connection: Connection) -> Leader | None:
+    """Return who leads the works on *connection*, if anybody does; not on SQLite."""
     leader: Leader | None = connection.info.get(COMPANY)
     return leader
 
@@ -334,20 +332,35 @@ def _answer(cursor: Any, compiled: _Compiled) -> Answer:
 
 def _execute(connection: Connection, compiled: _Compiled, values: Values) -> Any:
     """Return a cursor with the result, which must be read before anything else is executed."""
+    driver = vars(connection).get(_DRIVER) or driver_of(connection)
+    bound = compiled.in_order(values) if compiled.positional else compiled.bound(values)
     try:
-        return driver_of(connection).execute(compiled.text, compiled.bound(values))
+        return driver.execute(compiled.text, bound)
     except connection.dialect.loaded_dbapi.Error as error:
         raise told(connection, compiled.text, error) from error
 
 
 def driver_of(connection: Connection) -> Any:
     """Return the driver's connection; on SQLite one reused cursor of it, as making one costs half a look-up."""
+    found = vars(connection).get(_DRIVER)
+    if found is not None:
+        return found
     notes = connection.info  # Cleared when the connection breaks.
     found = notes.get(_DRIVER)
     if found is None:
         driver: Any = connection.connection.driver_connection
         found = notes[_DRIVER] = driver.cursor() if connection.dialect.name == "sqlite" else driver
     return found
+
+
+def keep_driver(connection: Connection) -> None:
+    """Remember it with *connection* itself, whose ``info`` costs as much as a look-up, until `leave_driver`."""
+    vars(connection)[_DRIVER] = driver_of(connection)
+
+
+def leave_driver(connection: Connection) -> None:
+    """Forget it, before *connection* is returned to its pool or when it breaks: others use it then."""
+    vars(connection).pop(_DRIVER, None)
 
 
 def _execute_each(connection: Connection, compiled: _Compiled, bound: Iterable[Any]) -> None:
@@ -467,6 +480,7 @@ def told(connection: Connection, text: str, error: Exception) -> BaseException:
     dialect = connection.dialect
     broken = dialect.is_disconnect(error, connection.connection.dbapi_connection, None)  # type: ignore[arg-type]
     if broken:
+        leave_driver(connection)
         connection.invalidate(error)
     return DBAPIError.instance(
         text,

@@ -4,7 +4,14 @@ import base64
 
 import pytest
 
-from provisioning.api.est import check_label, parse_basic
+from provisioning.api.est import (
+    _CERTS_ONLY,
+    _in_base64,
+    _IssuedResponse,
+    _lines_of_base64,
+    check_label,
+    parse_basic,
+)
 from provisioning.api.request_text import decode_body
 from provisioning.errors import Code, Refused
 
@@ -58,3 +65,12 @@ def test_an_operation_s_name_or_no_name_is_no_label(label: str) -> None:
     with pytest.raises(Refused):
         check_label(label)
     assert check_label("north") == "north"
+
+
+def test_an_answer_in_base64_is_as_the_libraries_would_have_it() -> None:
+    for size in (1, 56, 57, 58, 700):
+        content = bytes(range(256)) * 3
+        assert _lines_of_base64(content[:size]) == base64.encodebytes(content[:size])
+    slow, quick = _in_base64(b"TUE=", _CERTS_ONLY), _IssuedResponse(b"TUE=")
+    for name in ("status_code", "body", "raw_headers", "background"):
+        assert getattr(quick, name) == getattr(slow, name)

@@ -14,7 +14,7 @@ import pytest
 from broker.sources.ocsp_http import OcspHttp
 from provisioning.client import neighbourhood
 from provisioning.client.list_download import NotFetched, download
-from provisioning.client.plain_http import HttpFailed, PlainHttp
+from provisioning.client.plain_http import HttpFailed, PlainHttp, body_of
 from provisioning.pki.late_handshake import drop
 from provisioning.pki.ocsp import OcspRefused
 from tests.support.pki import shared_pki
@@ -45,6 +45,35 @@ async def test_an_address_that_is_none_is_said(plain: PlainHttp, url: str, why: 
     with pytest.raises(HttpFailed, match=why):
         async with plain.asked("GET", url, {}):
             raise AssertionError("nobody is there")
+
+
+@pytest.mark.parametrize(
+    ("behind", "connections"),
+    [(b"", 1), (b"\r\n", 3), (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n0", 3)],
+    ids=["nothing", "an empty line", "another answer"],
+)
+async def test_what_comes_behind_an_answer_is_no_part_of_the_next(
+    plain: PlainHttp, behind: bytes, connections: int
+) -> None:
+    """With an empty line behind each answer, half of an OCSP responder's failed, and it was left alone for seconds."""
+    begun, asked = 0, 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal begun, asked
+        begun += 1
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                asked += 1
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n%d" % asked + behind)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        for number in (b"1", b"2", b"3"):
+            async with plain.asked("POST", url, {}) as response:
+                assert await body_of(response, 10) == number
+        assert begun == connections
+        await plain.close()
 
 
 async def test_whoever_names_an_address_of_the_machines_own_network_has_nothing_asked_there(

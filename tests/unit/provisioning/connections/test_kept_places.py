@@ -17,7 +17,7 @@ class Noted(Place):
     """A place, and what it was told."""
 
     def __init__(self, places: Places) -> None:
-        super().__init__(places, (b"", b""), lambda: None, is_known=False)
+        super().__init__(places, (b"", b""), lambda: None, ())
         self.said: list[str] = []
 
     def silent(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from provisioning.program.shielded import shielded
+from provisioning.program.shielded import Lasting, shielded
 
 
 async def test_what_fails_after_its_waiter_has_gone_is_told_the_others_and_nobody_else() -> None:
@@ -31,6 +31,27 @@ async def test_what_fails_after_its_waiter_has_gone_is_told_the_others_and_nobod
         del work, gone, patient
         gc.collect()
     assert complaints == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_who_waits_for_what_lasts_goes_on_when_it_has_ended_however_often_he_is_cancelled(*, fails: bool) -> None:
+    work: Lasting[int] = Lasting(loop=asyncio.get_running_loop())
+
+    async def wait() -> int:
+        return await work
+
+    gone, patient = asyncio.create_task(wait()), asyncio.create_task(wait())
+    for _ in range(3):
+        await asyncio.sleep(0)
+        gone.cancel()
+    assert [gone.done(), work.done()] == [False, False]
+    if fails:
+        work.set_exception(ZeroDivisionError())
+    else:
+        work.set_result(7)
+    await asyncio.wait([gone, patient])
+    assert gone.cancelled()
+    assert isinstance(patient.exception(), ZeroDivisionError) if fails else patient.result() == 7
 
 
 async def test_work_that_is_done_is_not_waited_for_and_work_that_is_cancelled_ends_the_wait() -> None:

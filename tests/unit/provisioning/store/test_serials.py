@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,6 +15,7 @@ from sqlalchemy.engine import Connection
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code
 from provisioning.store import sqlite_lane
+from provisioning.store.database import Database
 from provisioning.store.serials import BLOCK, NotReserved, SerialNumbers, new_serial, rising_serials, use
 from provisioning.store.tables import serial_reservations
 from tests.support.fleet import Fleet, open_fleet
@@ -88,16 +91,76 @@ async def test_a_block_that_the_store_has_lost_is_left(fleet: Fleet) -> None:
         await fleet.database.write(functools.partial(use, serial=reservation.serial))
 
 
+async def certify(numbers: SerialNumbers, database: Database, then: Callable[[], None] = lambda: None) -> int:
+    """Use a number as a certificate does, each a moment later; *then* is called in its transaction."""
+
+    def work(connection: Connection) -> None:
+        reservation.burnt = True
+        reservation.use(connection, NOON)
+        then()
+
+    async with numbers.reservation(next(_moments)) as reservation:
+        await database.write(work, short=True)
+    return reservation.serial
+
+
+_moments = (NOON + timedelta(milliseconds=each) for each in itertools.count())
+
+
+def fail() -> None:
+    raise ZeroDivisionError
+
+
+async def reserved(database: Database) -> int:
+    number = select(func.count()).select_from(serial_reservations)
+    return await database.read(lambda connection: connection.execute(number).scalar_one())
+
+
+async def test_a_certificate_reserves_the_next_block_so_that_nobody_waits_for_it(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers, write, transactions = SerialNumbers(fleet.database), fleet.database.write, list[object]()
+
+    async def counted(work: Callable[[Connection], None], *, short: bool) -> None:
+        transactions.append(work)
+        await write(work, short=short)
+
+    monkeypatch.setattr(fleet.database, "write", counted)
+    used = [await certify(numbers, fleet.database) for _ in range(BLOCK + 2)]
+    assert used == sorted(set(used))
+    assert len(transactions) == len(used) + 1, "one for the first block"
+    assert await reserved(fleet.database) == 2 * BLOCK - len(used), "one block, when half of the first was left"
+
+
+@pytest.mark.parametrize("ending", ["fails", "is cancelled"])
+async def test_a_block_that_is_perhaps_not_reserved_is_not_used(fleet: Fleet, ending: str) -> None:
+    numbers = SerialNumbers(fleet.database)
+    used = [await certify(numbers, fleet.database) for _ in range(BLOCK // 2)]
+    if ending == "fails":
+        with pytest.raises(ZeroDivisionError):
+            await certify(numbers, fleet.database, fail)
+        left = BLOCK // 2
+    else:
+        task = asyncio.create_task(certify(numbers, fleet.database))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        left = BLOCK // 2 - 1 + BLOCK
+    assert await reserved(fleet.database) == left
+    used += [await certify(numbers, fleet.database) for _ in range(BLOCK // 2)]  # Each refuses a number not reserved.
+    assert used == sorted(set(used))
+    await numbers.release()
+    assert await reserved(fleet.database) == (ending == "fails"), "under one may have been signed"
+
+
 async def test_who_stops_gives_back_his_own_numbers_and_nobody_else_s(fleet: Fleet) -> None:
     mine, theirs = SerialNumbers(fleet.database), SerialNumbers(fleet.database)
     for each in (mine, theirs):
         async with each.reservation(NOON):
             pass
     await mine.release()
-    left = await fleet.database.read(
-        lambda connection: connection.scalar(select(func.count()).select_from(serial_reservations))
-    )
-    assert left == BLOCK
+    assert await reserved(fleet.database) == BLOCK
     for each in (theirs, mine):  # Who goes on after all takes new ones.
         async with each.reservation(NOON) as reservation:
             await fleet.database.write(functools.partial(use, serial=reservation.serial))
@@ -108,7 +171,7 @@ async def test_a_certificate_changes_one_page_at_random_of_a_large_store(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its key's. By random serial numbers, and an index of keys beside that of their holders, it would be three."""
-    for name in ("_GROUP_SECONDS", "_SHORT_SECONDS", "_SLICE_SECONDS"):
+    for name in ("_FEW_JOBS", "_GROUP_SECONDS", "_SHORT_SECONDS", "_SLICE_SECONDS"):
         monkeypatch.setattr(sqlite_lane, name, 60)  # All of them are in one transaction.
 
     def import_history(connection: Connection) -> None:
