@@ -150,8 +150,12 @@ class PooledLane(Lane):
     ) -> Lasting[ResultT]:
         loop = asyncio.get_running_loop()
         future: Lasting[ResultT] = Lasting(loop=loop)
-        running = self._executor.submit(self._transact, work, time.monotonic())
-        running.add_done_callback(lambda done: loop.call_soon_threadsafe(_pass_on, done, future))
+
+        def tell(done: Future[ResultT]) -> None:
+            if not loop.is_closed():  # Else nobody waits any more.
+                loop.call_soon_threadsafe(_pass_on, done, future)
+
+        self._executor.submit(self._transact, work, time.monotonic()).add_done_callback(tell)
         return future
 
     def stop(self) -> None:

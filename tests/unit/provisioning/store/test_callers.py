@@ -118,6 +118,22 @@ async def test_closing_waits_for_who_reads_and_leaves_no_connection_open(store_u
     gc.collect()  # A connection that nobody has closed complains here, and not in another test.
 
 
+def test_who_reads_for_longer_than_the_event_loop_lives_bothers_nobody(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened, held = Database(sqlite_url), Held(lambda _: None)
+
+    async def ask() -> None:
+        opened._reader._submit(held, None, short=False)
+        await held.begun()
+
+    with asyncio.Runner() as runner:
+        runner.run(ask())
+    held.let_go()
+    asyncio.run(opened.close())
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("of", ["table", "schema"])
 async def test_who_lacks_a_right_of_postgresql_s_is_refused_as_long_as_he_lacks_it(
     postgresql: PostgresqlServer, of: str
