@@ -34,8 +34,8 @@ from provisioning.pki.identity import Identity
 
 PORTION: Final = 256
 """Messages given away before others are served: two milliseconds."""
-STRUCK: Final = 2048
-"""Messages struck from the store before others are served: likewise."""
+STRUCK: Final = 512
+"""Messages struck from the store before others are served: half a millisecond."""
 
 
 class Estate:

@@ -6,10 +6,13 @@ docs/performance-in-detail.md. One thing cannot be said in Python, calling a fun
 """
 
 import os
+import subprocess
+from pathlib import Path
 
 from Cython.Build import cythonize
 from mypyc.build import mypycify
 from setuptools import setup
+from setuptools.command.build_ext import build_ext
 
 HOT = [
     "broker/admission/admission.py",
@@ -117,9 +120,35 @@ HOT = [
 ]
 """What runs once a message or once a connection, and needs no framework that looks into its classes."""
 
-extensions = mypycify(HOT, opt_level=os.environ["OPTIMISED"], debug_level="0")
+_FLAGS = ["-fno-semantic-interposition", "-fno-plt"]
+"""No library replaces a function of this one, so the compiler may inline what it exports; others' are called directly,
+not by way of a jump that the loader fills in when first needed: Python has it fill in all at once (decision 0341)."""
+
+SHIM = Path("shim.h")
+"""What each module begins with that only leads to the library with all code: a hundred of thirty lines."""
+
+
+class BuildShims(build_ext):
+    """Has Python's headers read once: they are nearly all that compiling a shim takes."""
+
+    def build_extensions(self) -> None:
+        """Read them, then compile everything."""
+        SHIM.write_text("#include <Python.h>\n")
+        headers = [f"-I{each}" for each in self.compiler.include_dirs]
+        shim = next(each for each in self.extensions if SHIM.name in each.extra_compile_args)
+        command = [*self.compiler.compiler_so, *headers, *shim.extra_compile_args[:-2], "-x", "c-header"]
+        subprocess.run([*command, SHIM, "-o", f"{SHIM}.gch"], check=True)  # noqa: S603 - the compiler
+        super().build_extensions()
+
+
+level = os.environ["OPTIMISED"]
+extensions = mypycify(HOT, opt_level=level, debug_level="0")
 for each in extensions:  # Which share a list.
     # mypyc indents each function by more than the last, to hundreds of columns: this warning alone, and the places of
     # lines for a debugger, took the compiler longer than all else.
-    each.extra_compile_args = [*each.extra_compile_args, "-Wno-misleading-indentation", "-include", "seldom.h"]
-setup(ext_modules=[*extensions, *cythonize("provisioning/pki/direct_calls.pyx", quiet=True)])
+    first = "seldom.h" if each.name.endswith("__mypyc") else SHIM.name
+    each.extra_compile_args = [*each.extra_compile_args, *_FLAGS, "-Wno-misleading-indentation", "-include", first]
+calls = cythonize("provisioning/pki/direct_calls.pyx", quiet=True)
+for each in calls:
+    each.extra_compile_args = [f"-O{level}", "-g0"]
+setup(ext_modules=[*extensions, *calls], cmdclass={"build_ext": BuildShims})

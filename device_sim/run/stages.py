@@ -352,6 +352,8 @@ async def _command(scene: Scene, stage: Command) -> None:
         until = begun + scene.patience(stage.deadline, _COMMAND)
         if stage.asleep:
             await scene.settle(lambda: device.is_asleep, stage.deadline)
+        elif device.is_moving:  # It is admitted, and has not heard yet that it is subscribed: it is owed none before.
+            await scene.settle(lambda: not (device.is_connected and device.is_moving), stage.deadline)
         left = max(until - time.monotonic(), 0.0)
         recorder.counts[Count.COMMANDS] += 1
         answers = await backend.command(device.machine.group, [device.name], "identify", {}, deadline=left)

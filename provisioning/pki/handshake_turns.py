@@ -172,8 +172,8 @@ class _Arriving(asyncio.BufferedProtocol):
 
     def come_between(self) -> None:
         """Take the place of TLS at the socket, and pass on to it what comes."""
-        if self._raw is None or (tls := self._raw.get_protocol()) is self:
-            return  # It has ended, or not begun.
+        if self._raw is None or (tls := cast("Any", self._raw.get_protocol())) in {None, self}:
+            return  # It has ended, of which TLS was told, or not begun.
         self._tls = tls
         self._tls._get_app_transport().pause_reading()  # noqa: SLF001 - asyncio's would read at once (rule 2)
         self._raw.set_protocol(self)

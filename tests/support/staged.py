@@ -83,7 +83,7 @@ class Meter:
         self.machine = Device(name, "meters", State.CONNECTED)
         self.group = find("smoke").groups[0]
         self.is_connected = True
-        self.is_undecided = False
+        self.is_undecided = self.is_moving = False
         self.cuts = 0
         self.closed = False
         self.keeps_tls_session = False

@@ -15,7 +15,7 @@ import uvloop
 
 from provisioning.connections.door import Door
 from provisioning.connections.places import Place, Places
-from provisioning.pki.handshake_turns import PORTION, Turns, Whose
+from provisioning.pki.handshake_turns import PORTION, Turns, Whose, _Arriving
 from provisioning.pki.polite_handshake import PoliteHandshake
 from provisioning.pki.renewable_context import RenewableContext
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
@@ -194,3 +194,33 @@ async def test_who_is_known_leaves_the_others_a_step_a_turn() -> None:
     assert all(b"first" in each for each in taken[:4])
     assert max(each.count(b"operator") for each in taken) <= 3
     assert len(done) == 14
+
+
+@LOOPS
+def test_a_connection_that_has_ended_before_its_handshake_begins_is_left(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """Who leaves, or loses his place, at this moment put a traceback into the log each time: anybody could."""
+
+    class Ending(asyncio.Protocol):
+        def __init__(self) -> None:
+            self.ended = asyncio.Event()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            del exc
+            self.ended.set()
+
+    async def leave() -> None:
+        running, ending = asyncio.get_running_loop(), Ending()
+        arriving = _Arriving(Turns(running), Whose(b"", is_known=False))
+        ours, theirs = socket.socketpair()
+        with theirs:
+            raw, _ = await running.connect_accepted_socket(lambda: arriving, ours)
+            raw.set_protocol(ending)  # As TLS is, by `start_tls`.
+            raw.abort()
+            await ending.ended.wait()
+            await asyncio.sleep(0)
+            arriving.come_between()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(leave())
