@@ -6,7 +6,6 @@ import contextlib
 import re
 import shutil
 import sqlite3
-import subprocess
 from pathlib import Path
 
 from cryptography import x509
@@ -24,10 +23,6 @@ from tests.support.wire import V5, connect_packet
 
 PUBLIC = "http://ca.example.org"
 SETTINGS = {"feed_heartbeat_seconds": 1, "crl_debounce_seconds": 0.05, "crl_shards": 2, "public_http_url": PUBLIC}
-
-
-def run(service: ProvisioningService, *command: str) -> subprocess.CompletedProcess[str]:
-    return service.command(*command, "--dir", str(service.dir), "--url", service.https)
 
 
 def answer(broker: BrokerProcess, service: ProvisioningService, device: Enrolled) -> ReasonCode:
@@ -79,10 +74,11 @@ def test_a_broker_hears_what_was_revoked_under_numbers_that_it_has_already(tmp_p
             assert answer(broker, service, lost) is ReasonCode.SUCCESS, "its CA has signed it"
             files = lost.write(tmp_path)
             assert f"{files.certificate}: unknown" in said_by_ocsp(service, files.certificate)
-            again = run(service, "revoke", "--serial", lost.serial)
-            assert (again.returncode, "SERIAL_UNKNOWN" in again.stderr) == (1, True)
-            assert "revoke --certificate FILE" in again.stderr
-            done = run(service, "revoke", "--certificate", str(files.certificate), "--reason", "keyCompromise")
+            refused = service.post("/v1/revocations", serial=lost.serial).json()
+            assert (refused["code"], "revoke --certificate FILE" in refused["detail"]) == ("SERIAL_UNKNOWN", True)
+            where = ("--dir", str(service.dir), "--url", service.https)
+            file = str(files.certificate)
+            done = service.command("revoke", "--certificate", file, "--reason", "keyCompromise", *where)
             assert (done.returncode, f"{lost.serial}  meter-3  keyCompromise" in done.stdout) == (0, True), done.stderr
             wait_until(lambda: broker.events("REVOKED", device="meter-3"), "the broker hears of it")
             assert answer(broker, service, lost) is ReasonCode.NOT_AUTHORIZED
