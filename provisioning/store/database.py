@@ -231,9 +231,14 @@ class Database:
         On PostgreSQL it is cheaper than `read`, whose snapshot takes two journeys to the server more.
         """
         try:
-            # Who only reads is refused nothing, and would read a former primary for as long as it runs.
-            doubted = self._looks is not self._reader and self._may_doubt()
-            if doubted and (self._takes_no_changes or await self._looks.run(_is_read_only, short=True)):
+            if self._looks is not self._reader and self._may_doubt():
+                # Who only reads is refused nothing, and would read a former primary for as long as it runs.
+                # Both at once: a second job might come when the lane has stopped, and would connect once more.
+                takes_no_changes, found = await self._looks.run(
+                    lambda each: (_is_read_only(each), work(each)), short=True
+                )
+                if not takes_no_changes and not self._takes_no_changes:
+                    return found
                 await self._leave()
             return await self._looks.run(work, short=True)
         except Refused as refusal:
