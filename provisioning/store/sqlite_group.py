@@ -36,10 +36,9 @@ from provisioning.store.sqlite_writer import PATIENCE_MILLISECONDS, SqliteWriter
 class SqliteGroup:
     """A transaction, and the jobs that it runs."""
 
-    def __init__(self, writer: SqliteWriter, closes_at: float, most: int) -> None:
-        """No more jobs should be added at *closes_at* (monotonic clock), or when there are so many."""
+    def __init__(self, writer: SqliteWriter, closes_at: float) -> None:
+        """*closes_at* (monotonic clock) is when no more jobs should be added."""
         self.closes_at: Final = closes_at
-        self._most: Final = most
         self.begun = False
         self.failed = False
         """Whether the transaction as a whole has failed; nothing can be run in it any more."""
@@ -53,14 +52,9 @@ class SqliteGroup:
         self._failure = Outcome()
 
     @property
-    def size(self) -> int:
-        """How many jobs have been run in it."""
-        return len(self._jobs)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether it has as many as it should have."""
-        return len(self._jobs) >= self._most
+    def is_empty(self) -> bool:
+        """Whether no job has been run in it."""
+        return not self._jobs
 
     def begin(self) -> None:
         """Wait for SQLite's lock and begin; if that fails, `run` fails its jobs."""

@@ -16,13 +16,9 @@ Rules
 1. Works run in order of arrival, wherever they run.
 2. A group is closed after `_GROUP_SECONDS`, or after as long as its predecessor's commit took, if that was longer:
    later works are in the next one. So a slow disk has larger groups, and works get at least half of the time.
-3. On the event loop a group is also closed when it has half of those that wait and those that were in the one before.
-   While one commits, the callers of the other are answered, and what they send next is read and checked. Else callers
-   that always have one request under way would nearly all be in every other group, and the loop would be idle while
-   that one commits.
-4. The event loop never blocks: if another process has SQLite's lock, a group begins in the thread, and after a short
+3. The event loop never blocks: if another process has SQLite's lock, a group begins in the thread, and after a short
    work that took too long (a disk that does not answer) all works run in the thread for a while.
-5. A lane is used from one event loop.
+4. A lane is used from one event loop.
 """
 
 from __future__ import annotations
@@ -42,8 +38,6 @@ from provisioning.store.sqlite_writer import SqliteWriter
 log = structlog.get_logger(__name__)
 
 
-_FEW_JOBS: Final = 4
-"""A group of so many is not divided: a commit costs as much as a work."""
 _GROUP_SECONDS: Final = 0.01
 _LONGEST_GROUP_SECONDS: Final = 0.1
 _SLICE_SECONDS: Final = 0.002
@@ -59,8 +53,6 @@ class SqliteLane(QueuedLane):
         self._writer: Final = SqliteWriter(engine, files)
         self._commit_seconds = 0.0
         self._threaded_until = 0.0
-        self._before = 0
-        """How many jobs the last group had."""
 
     def stop(self) -> None:
         """Finish the queue, and give the connection back."""
@@ -70,8 +62,7 @@ class SqliteLane(QueuedLane):
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin a group. `Job.apart` is ignored: a statement is a call, so combining several gains nothing."""
         seconds = max(_GROUP_SECONDS, min(self._commit_seconds, _LONGEST_GROUP_SECONDS))
-        most = max(_FEW_JOBS, (len(self._jobs) + self._before) // 2)
-        group = SqliteGroup(self._writer, time.monotonic() + seconds, most)
+        group = SqliteGroup(self._writer, time.monotonic() + seconds)
         if self._jobs[0].short and time.monotonic() >= self._threaded_until and group.begin_at_once():
             self._run_slice(loop, group)
         else:
@@ -81,7 +72,7 @@ class SqliteLane(QueuedLane):
         """Run short works on the event loop for a moment; continue after its other events."""
         begun = now = time.monotonic()
         while self._jobs and self._jobs[0].short and not group.failed:
-            if group.is_full or (now >= group.closes_at and group.size):  # Beginning may have taken all of its time.
+            if now >= group.closes_at and not group.is_empty:  # Beginning may have taken all of its time.
                 break
             group.run(self._jobs.popleft())
             before, now = now, time.monotonic()
@@ -109,7 +100,7 @@ class SqliteLane(QueuedLane):
                 for job in self._waiting_since(since):
                     group.run(job)
             group.close()
-        self._commit_seconds, self._before = group.commit(), group.size
+        self._commit_seconds = group.commit()
         loop.call_soon_threadsafe(self._ended, loop, group)
 
     def _ended(self, loop: asyncio.AbstractEventLoop, group: SqliteGroup) -> None:

@@ -113,15 +113,6 @@ async def test_who_waits_together_pays_for_one_commit(database: Database, commit
     assert len(commits) == 1
 
 
-async def test_of_many_that_wait_half_are_answered_while_the_others_work(
-    database: Database, commits: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Callers of whom each has one request under way are in two groups then, which take turns."""
-    monkeypatch.setattr(sqlite_lane, "_SLICE_SECONDS", 60)
-    before = await asyncio.gather(*(database.write(lambda _: len(commits), short=True) for _ in range(16)))
-    assert before == [0] * 8 + [1] * 8
-
-
 async def test_a_work_that_fails_undoes_its_own_change_only(
     database: Database, commits: list[str], short: bool
 ) -> None:

@@ -171,7 +171,7 @@ async def test_a_certificate_changes_one_page_at_random_of_a_large_store(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its key's. By random serial numbers, and an index of keys beside that of their holders, it would be three."""
-    for name in ("_FEW_JOBS", "_GROUP_SECONDS", "_SHORT_SECONDS", "_SLICE_SECONDS"):
+    for name in ("_GROUP_SECONDS", "_SHORT_SECONDS", "_SLICE_SECONDS"):
         monkeypatch.setattr(sqlite_lane, name, 60)  # All of them are in one transaction.
 
     def import_history(connection: Connection) -> None:
