@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from broker.admission.crl_shelf import CrlShelf, HeldList, newly_listed
+from broker.admission.crl_shelf import CrlShelf, HeldList
 from broker.admission.peer import Peer
 from broker.admission.trust import Trust
 from broker.engine.engine import Engine
@@ -112,7 +112,7 @@ async def _try(engine: Engine, trust: Trust, shelf: CrlShelf, listed: Certificat
         return Trial(used=False, code="CRL_KNOWN", detail="this list, or a newer one, is in use")
     shelf.set_aside(held)
     before = engine.admission.status.index.listed(held.issuer_key_id, held.complete.scope)
-    added = await asyncio.to_thread(newly_listed, held.entries, before, lambda: time.sleep(PAUSE))
+    added = held.added_to(before)
     connections = engine.connections()
     disconnected = 0
     affected: list[Affected] = []

@@ -17,7 +17,6 @@ calls `body_follows` has the body counted too.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
 
@@ -105,21 +104,9 @@ class _Network(NetworkBackend):
         super().__init__()
         self._elsewhere = elsewhere
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> NetworkStream:
-        stream = await super().connect_tcp(host, port, timeout, local_address, socket_options)
-        if self._elsewhere:
-            reached = str(stream.get_extra_info("server_addr")[0])
-            if is_of_own_network(reached):  # Nothing has been said there yet.
-                await stream.aclose()
-                raise httpcore.ConnectError(f"it is at {reached}, an address of this machine's own network")
-        return stream
-
-    def opened(self, stream: httpcore.AsyncNetworkStream, known: dict[str, Any]) -> NetworkStream:
+    async def opened(self, stream: httpcore.AsyncNetworkStream, known: dict[str, Any]) -> NetworkStream:
+        reached = str(known["server_addr"][0])
+        if self._elsewhere and is_of_own_network(reached):  # Nothing has been said there yet.
+            await stream.aclose()
+            raise httpcore.ConnectError(f"it is at {reached}, an address of this machine's own network")
         return _Stream(stream, known)

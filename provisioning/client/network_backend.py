@@ -145,10 +145,13 @@ class NetworkBackend(httpcore.AnyIOBackend):
     ) -> NetworkStream:
         """Return a connection to *host*. Raises `httpcore.ConnectError`, or `httpcore.ConnectTimeout`."""
         stream = await super().connect_tcp(host, port, timeout, local_address, socket_options)
-        return self.opened(stream, {"ssl_object": None} | await known_of(stream, "server_addr"))
+        return await self.opened(stream, {"ssl_object": None} | await known_of(stream, "server_addr"))
 
-    def opened(self, stream: httpcore.AsyncNetworkStream, known: dict[str, Any]) -> NetworkStream:
-        """Return what is read and written for the new connection *stream*, of which so much is *known*."""
+    async def opened(self, stream: httpcore.AsyncNetworkStream, known: dict[str, Any]) -> NetworkStream:
+        """Return what is read and written for the new connection *stream*, of which so much is *known*.
+
+        Closes one that is not to be used, and raises `httpcore.ConnectError`.
+        """
         return NetworkStream(stream, known)
 
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import re
 import ssl
-import sys
 from pathlib import Path
 from typing import Final
 
+from provisioning.commands.named_lines import input_of
 from provisioning.errors import ConfigurationError
-from provisioning.program.given_file import SECRET_BYTES, contents_of, rest_of
+from provisioning.program.given_file import SECRET_BYTES
 
-_STANDARD_INPUT: Final = Path("-")
 _FIRST: Final = re.compile(rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
 _SEQUENCE: Final = b"\x30"
 """What DER begins with."""
@@ -28,9 +27,7 @@ def read_certificate(path: Path) -> str:
 
     Raises `ConfigurationError` if there is none, and `OSError`.
     """
-    file = "standard input" if path == _STANDARD_INPUT else str(path)
-    is_typed = path == _STANDARD_INPUT
-    content = rest_of(sys.stdin.buffer, SECRET_BYTES, file) if is_typed else contents_of(path, SECRET_BYTES)
+    file, content = input_of(path, SECRET_BYTES)
     found = _FIRST.search(content)
     if found is not None:
         return f"{found[0].decode()}\n"

@@ -51,16 +51,24 @@ def before_the_loop() -> Iterator[None]:
         raise typer.Exit(interruption.EXIT_CODE) from error
 
 
+def input_of(path: Path, most: int) -> tuple[str, bytes]:
+    """Return what a file is called, and its contents, *most* bytes; ``-`` is standard input.
+
+    Raises `ConfigurationError` if it is longer, and `OSError`.
+    """
+    if path == _STANDARD_INPUT:
+        name = "standard input"
+        return name, rest_of(sys.stdin.buffer, most, name)
+    return str(path), contents_of(path, most)
+
+
 def read_lines(path: Path, what: str) -> list[str]:
     """Return the names in the lines of a file, each once; ``-`` is standard input; *what*: ``device``, ``certificate``.
 
     Raises `ConfigurationError` if there is none, or a line has several cells.
     """
-    file = "standard input" if path == _STANDARD_INPUT else str(path)
+    file, content = input_of(path, NAMES_BYTES)
     try:
-        content = (
-            rest_of(sys.stdin.buffer, NAMES_BYTES, file) if path == _STANDARD_INPUT else contents_of(path, NAMES_BYTES)
-        )
         # Spreadsheets and Windows write a byte order mark.
         rows = list(csv.reader(content.decode("utf-8-sig").splitlines(), strict=True))
     except UnicodeDecodeError as error:

@@ -115,8 +115,10 @@ def event_of(record: RevocationRecord) -> FeedEvent:
         f'{{"sequence": {sequence}, "issuer_key_id": "{issuer}", "serial": "{serial}", {what}, '
         f'"device": {encode_basestring_ascii(record.device)}, "mark": "{mark}"}}'
     )
-    what = record.reason.value if record.kind is EventKind.REVOKED else kind
-    return FeedEvent(sequence, issuer, serial, f"id: {sequence}\nevent: {kind}\ndata: {data}\n\n".encode(), mark, what)
+    happened = record.reason.value if record.kind is EventKind.REVOKED else kind
+    return FeedEvent(
+        sequence, issuer, serial, f"id: {sequence}\nevent: {kind}\ndata: {data}\n\n".encode(), mark, happened
+    )
 
 
 @dataclass(frozen=True, slots=True)
