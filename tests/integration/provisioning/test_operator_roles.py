@@ -16,7 +16,6 @@ from provisioning.pki.role import Role
 from tests.support.enrolled import Enrolled, enrol
 from tests.support.provisioning import ProvisioningService
 
-
 KEY_COMPROMISE = RevocationReason.KEY_COMPROMISE
 
 
