@@ -55,7 +55,7 @@ from provisioning.pki.identity import parse_uri
 from provisioning.pki.key_updates import bound_key_updates
 from provisioning.pki.openssl import address_of
 from provisioning.pki.role import Role
-from provisioning.pki.verified_path import verified_path
+from provisioning.pki.verified_path import peer_certificate, verified_path
 from provisioning.program.host_and_port import with_port, without_port
 from provisioning.program.proxy_header import Address
 
@@ -239,7 +239,7 @@ class Operators:
 
     def _examine(self, writer: asyncio.StreamWriter) -> Peer | Refused:
         tls = writer.get_extra_info("ssl_object")
-        certificate = tls.getpeercert(True) if tls is not None else None
+        certificate = peer_certificate(tls) if tls is not None else None
         admission = self._engine.admission.of_generation(self._generations.get(writer, 0))
         outcome = admission.examine(certificate, datetime.now(UTC), lambda: verified_path(tls))
         if isinstance(outcome, Refused) and outcome.code is RefusalCode.TRUST_CHANGED:

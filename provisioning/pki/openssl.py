@@ -240,6 +240,16 @@ def forget_handshake(address: int, *, resumed: bool) -> None:
         frequent.X509_free(sent)
 
 
+def encoded(certificate: int | None) -> bytes:
+    """Return OpenSSL's *certificate* at this address in DER; empty if it is none."""
+    size = library.i2d_X509(certificate, None) if certificate else 0
+    if size <= 0:
+        return b""
+    buffer = ctypes.create_string_buffer(size)
+    library.i2d_X509(certificate, ctypes.byref(ctypes.c_void_p(ctypes.addressof(buffer))))  # It advances the pointer.
+    return buffer.raw
+
+
 def _word(holder: object, offset: int) -> int:
     return word_at(id(holder) + offset)
 
@@ -278,6 +288,7 @@ def _open() -> tuple[type | None, str]:
             ("SSL_set_shutdown", None, [ctypes.c_void_p, ctypes.c_int]),
             ("SSL_shutdown", ctypes.c_int, [ctypes.c_void_p]),
             ("SSL_CTX_get0_certificate", ctypes.c_void_p, [ctypes.c_void_p]),
+            ("SSL_get0_peer_certificate", ctypes.c_void_p, [ctypes.c_void_p]),
             ("i2d_X509", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p]),
             ("SSL_CTX_callback_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]),
             ("SSL_set_info_callback", None, [ctypes.c_void_p, ctypes.c_void_p]),
