@@ -280,6 +280,7 @@ def _open() -> tuple[type | None, str]:
             ("SSL_get_session", ctypes.c_void_p, [ctypes.c_void_p]),
             ("SSL_get_pending_cipher", ctypes.c_void_p, [ctypes.c_void_p]),
             ("SSL_session_reused", ctypes.c_int, [ctypes.c_void_p]),
+            ("SSL_set_session_id_context", ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint]),
             ("SSL_new_session_ticket", ctypes.c_int, [ctypes.c_void_p]),
             ("SSL_CTX_remove_session", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p]),
             ("SSL_CTX_flush_sessions", None, [ctypes.c_void_p, ctypes.c_long]),

@@ -100,6 +100,29 @@ def test_an_operator_who_is_revoked_gets_no_further_answer(
     assert fleet_broker.events("admin request refused", serial=operator.serial)
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_nobody_gets_in_by_a_tls_session_of_an_operator(
+    fleet_broker: BrokerProcess, service: ProvisioningService, operator: Enrolled, version: ssl.TLSVersion
+) -> None:
+    """The secret of one that an operator's program has had at the devices' port was enough, without the key."""
+    context = client_context(service.bundle, operator.credential, allow_tls12=True)
+    context.maximum_version = version
+    with TlsClient(fleet_broker.port, "", context=context) as client:
+        client.connect(client_id=operator.name)
+        session = client.leave()
+    for _ in range(2):
+        with (
+            socket.create_connection(("127.0.0.1", port_of(fleet_broker)), timeout=PATIENCE) as raw,
+            context.wrap_socket(raw, server_hostname="localhost", session=session) as connection,
+        ):
+            connection.sendall(b"GET /v1/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+            assert not connection.session_reused
+    with TlsClient(fleet_broker.port, "", context=context, session=session) as again:
+        again.connect(client_id=operator.name)
+        assert again.socket.session_reused, "at the port where it was made"
+
+
 @pytest.mark.parametrize("role", ["device", "service"])
 def test_another_role_is_refused(
     fleet_broker: BrokerProcess, service: ProvisioningService, name: str, role: str
