@@ -17,8 +17,8 @@ Rules
 -----
 1. Only a yes that names this very request counts. Without one, for whatever reason, the request is verified here by
    the same code: so all that is refused is refused here, in the same words.
-2. At most `_MOST` wait, each no longer than twice `_PATIENCE_SECONDS`. A process that is late, or answers anything
-   else, is ended, and there is no other for `_PAUSE_SECONDS`.
+2. At most `_MOST` wait, each no longer than `_PATIENCE_SECONDS` and `_LOOK_SECONDS`. A process that is late, or answers
+   anything else, is ended, and there is no other for `_PAUSE_SECONDS`.
 3. With one processor, or where several workers run, there is no second process.
 4. However the service ends, its end of the socket does, and with that the second process.
 
@@ -53,6 +53,8 @@ _LONGEST: Final = 512
 """Octets of a request that is sent there; a usual one has 200 to 330."""
 _MOST: Final = 8
 _PATIENCE_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 1.0
+"""How often it is looked whether the other process is late, or has had nothing to do."""
 _PAUSE_SECONDS: Final = 60.0
 _IDLE_SECONDS: Final = 60.0
 _ENVIRONMENT: Final = ("LD_LIBRARY_PATH", "OPENSSL_CONF", "OPENSSL_MODULES", "PYTHONHOME")
@@ -151,7 +153,7 @@ class Verifier:
         loop = asyncio.get_running_loop()
         while other.failure is None:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._patience):
+                async with asyncio.timeout(_LOOK_SECONDS):
                     await other.ended.wait()
             now = loop.time()
             if other.waits_since < now - self._patience:

@@ -43,8 +43,9 @@ class Kept:
 
 
 @pytest.fixture(autouse=True)
-def always_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def always_many_and_soon_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_BUSY", 0)
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.02)
 
 
 @contextlib.asynccontextmanager
@@ -196,7 +197,7 @@ async def test_where_none_can_be_started_all_is_verified_here() -> None:
 
 async def test_without_work_it_ends_and_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Kept(saying("[s.sendall(bytes(32)) for _ in iter(lambda: s.recv(9999), b'')]"))
-    async with running(kept, patience=0.02) as verifier:
+    async with running(kept) as verifier:
         await asked(verifier, GOOD)
         monkeypatch.setattr(module, "_IDLE_SECONDS", 0)
         await none_left(verifier)
