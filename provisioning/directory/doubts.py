@@ -74,8 +74,8 @@ def about_founding(settings: Settings, server_names: Sequence[str]) -> Iterator[
     """Yield doubts about an authority just founded with *server_names*, if any were given: others will come by them."""
     if server_names and settings.public_http_url is None:
         yield Doubt(
-            "--public-http-url was not given, so the issuing CA's certificate, good for five years, names no CRL of its "
-            "root: clients that check the whole path, as .NET's and Java's can, refuse what is below it",
+            "--public-http-url was not given, so the issuing CA's certificate, good for five years, names no CRL of "
+            "its root: clients that check the whole path, as .NET's and Java's can, refuse what is below it",
             "if there will be such clients, found the authority again with it, in another directory, before the first "
             "device enrols",
         )
