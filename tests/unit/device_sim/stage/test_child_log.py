@@ -34,8 +34,9 @@ def test_why_our_own_service_was_unavailable_is_said_once_with_what_its_log_says
         '{"code": "STORE_FAILED", "event": "store cannot be used", "detail": "disk is full", "level": "warning"}\n'
         '{"event": "enrolment refused", "level": "info"}\n{"event": "cut'
     )
+    inner = ExceptionGroup("", [EnrolmentUnavailable(refused)])
     with pytest.raises(typer.Exit), explained(View()), reasons_from(log):
-        raise ExceptionGroup("two", [EnrolmentUnavailable(refused), ExceptionGroup("", [EnrolmentUnavailable(refused)])])
+        raise ExceptionGroup("two", [EnrolmentUnavailable(refused), inner])
     says = "the service's log says: STORE_FAILED: store cannot be used: disk is full"
     assert capsys.readouterr().err == f"fleet-sim: {refused}\n  {says}\n"
 
