@@ -20,7 +20,8 @@ Rules
 5. What is said about whoever is refused, or fails the handshake, is bounded: anybody can fail, and with any certificate
    of the fleet be refused, as often as he likes; so he could fill the log, or displace what the audit log has.
 6. A client that changes its TLS keys endlessly, which any certificate of the fleet allows, is cut off.
-7. A client that fails the handshake is told why (`provisioning.pki.polite_handshake`).
+7. A client that fails the handshake is told why (`provisioning.pki.polite_handshake`), and resumes no TLS session: the
+   secret of an operator's, in a program's memory, would do here what only his key may (docs/decisions/0351).
 
 Does not handle: accepting, places, and the time for a handshake (`provisioning.connections.door`).
 """
@@ -35,6 +36,7 @@ from collections.abc import Callable, Collection, Hashable
 from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
+from typing import cast
 from weakref import WeakKeyDictionary
 
 import structlog
@@ -55,7 +57,7 @@ from provisioning.pki.identity import parse_uri
 from provisioning.pki.key_updates import bound_key_updates
 from provisioning.pki.openssl import address_of
 from provisioning.pki.role import Role
-from provisioning.pki.verified_path import verified_path
+from provisioning.pki.verified_path import peer_certificate, verified_path
 from provisioning.program.host_and_port import with_port, without_port
 from provisioning.program.proxy_header import Address
 
@@ -86,7 +88,7 @@ class OperatorDoor:
     """A listening TLS port in front of one `HttpServer`."""
 
     def __init__(self, server: HttpServer, operators: Operators, context: Callable[[], ssl.SSLContext]) -> None:
-        """Serve *operators* with the present *context*, whose TLS objects are `PoliteHandshake`."""
+        """Serve *operators* with the present *context*, whose TLS objects are `FullHandshake`."""
         self._server = server
         self._operators = operators
         self._context = context
@@ -161,8 +163,14 @@ class _Connection(asyncio.StreamReaderProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Limit changes of keys; now, before data that directly followed the handshake is read."""
-        bound_key_updates(address_of(transport.get_extra_info("ssl_object")))
+        tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
+        address = address_of(tls)
+        bound_key_updates(address)
+        if address:
+            resumption.leave_nothing(address)
         super().connection_made(transport)
+        if tls.session_reused:  # Where OpenSSL cannot be called directly: it forgets the session of what ends so.
+            cast("asyncio.Transport", transport).abort()
 
 
 class Operators:
@@ -239,12 +247,9 @@ class Operators:
 
     def _examine(self, writer: asyncio.StreamWriter) -> Peer | Refused:
         tls = writer.get_extra_info("ssl_object")
-        certificate = tls.getpeercert(True) if tls is not None else None
+        certificate = peer_certificate(tls) if tls is not None else None
         admission = self._engine.admission.of_generation(self._generations.get(writer, 0))
-        outcome = admission.examine(certificate, datetime.now(UTC), lambda: verified_path(tls))
-        if isinstance(outcome, Refused) and outcome.code is RefusalCode.TRUST_CHANGED:
-            resumption.forget(tls)  # Its CAs are forgotten: it must show them again.
-        return outcome
+        return admission.examine(certificate, datetime.now(UTC), lambda: verified_path(tls))
 
     def _judge(self, writer: asyncio.StreamWriter) -> str | Refused:
         outcome = self._examine(writer)

@@ -9,7 +9,7 @@ import structlog
 
 from broker.settings.config import BrokerConfig
 from provisioning.pki import open_to_all
-from provisioning.pki.polite_handshake import PoliteHandshake
+from provisioning.pki.polite_handshake import FullHandshake
 from provisioning.pki.tls import ClientCertificate, CredentialPem, TlsConfigurationError, server_context
 
 log = structlog.get_logger("broker")
@@ -31,7 +31,7 @@ def clients_context(config: BrokerConfig, credential: CredentialPem, key: Path, 
         hybrid_resumption=config.hybrid_resumption,
     )
     refuse_no_authority(context, config.cafile)
-    context.sslobject_class = PoliteHandshake  # Of the operators' door; the clients' listener uses none.
+    context.sslobject_class = FullHandshake  # Of the operators' door; the clients' listener uses none.
     return context
 
 

@@ -30,6 +30,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -38,7 +39,7 @@ from broker.admission.foreign_groups import unnamed_groups, warn_of_groups
 from broker.admission.issuers import Issuer
 from broker.admission.path_ends import VerifiedPath
 from broker.admission.peer import DEFAULT_BUNDLE, Peer
-from broker.admission.refusal import RefusalCode, Refused, unauthorised
+from broker.admission.refusal import RefusalCode, Refused, unauthorised, unavailable
 from broker.admission.trust import Trust
 from broker.door.listener import Listener
 from broker.engine.client import Client
@@ -56,6 +57,8 @@ from broker.sources.staple import Staple
 from broker.sources.trust_files import anchor_files, load_trust, trust_of_cafile
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.tls import TlsConfigurationError
+
+log = structlog.get_logger("broker")
 
 _CONNECTIONS_A_STEP = 50
 _MOST_PROPOSED = 200
@@ -205,7 +208,7 @@ class ReloadedTrust:
             now, wall = self._clock(), datetime.now(UTC)
             for connection in connections[start : start + _CONNECTIONS_A_STEP]:
                 session = connection.session
-                outcome = judge(admission, connection, wall, own) if session is not None else None
+                outcome = _judged(admission, connection, wall, own)
                 if isinstance(outcome, Refused) and session is not None:
                     disconnected += 1
                     going[session] = sends_will(engine, outcome)
@@ -264,6 +267,17 @@ def judge(
     if isinstance(outcome, Peer) and outcome.identity != session.owner:
         return unauthorised(RefusalCode.IDENTITY_CHANGED, f"the certificate names {outcome.identity} now")
     return outcome
+
+
+def _judged(admission: Admission, connection: Client, wall: datetime, own: OwnAnchors | None) -> Peer | Refused | None:
+    """Do as `judge`; whoever cannot be judged is refused, and nobody behind it stays for that."""
+    try:
+        return judge(admission, connection, wall, own)
+    except MemoryError:  # Not the fault of this client: `provisioning.program.out_of_memory`.
+        raise
+    except Exception:  # A bug that one client meets.
+        log.exception("a client cannot be judged", code="INTERNAL_ERROR", address=connection.address)
+        return unavailable(RefusalCode.TRUST_CHANGED, "the certificate cannot be judged; connect again")
 
 
 def _under_cafile(before: Peer, outcome: Peer) -> Peer:

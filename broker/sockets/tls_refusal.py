@@ -68,6 +68,8 @@ def words_of(error: OSError) -> str:
         return error.verify_message
     if isinstance(error, (ssl.SSLZeroReturnError, ssl.SSLEOFError)):
         return "the peer has closed the connection"
+    if isinstance(error, ssl.SSLWantReadError):  # Of a write.
+        return "half of a TLS message is missing"
     if isinstance(error, ssl.SSLError):
         if not error.reason and getattr(error, "library", "") == "SYS":
             return _RESET  # On a write, `ssl` before Python 3.12.3 does not pass on the system's error.

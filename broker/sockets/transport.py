@@ -20,7 +20,7 @@ Rules
 1. A refusal is closed cleanly: after what was written (the alert, the CONNACK, the DISCONNECT) the write side is shut
    down, and what the peer still sends is discarded for a moment. Closing with unread bytes would reset the connection.
 2. A peer that leaves is heard out: what it had sent before a write failed is still read, including its DISCONNECT and
-   its acknowledgements.
+   its acknowledgements. A write fails, too, that would have to wait for the other half of a message of TLS itself.
 3. The backlog is bounded. Beyond the bound the transport is *choked*: QoS 0 messages are dropped and counted, the
    session keeps the others in its own bounded queue, and the peer is not read: it must accept its answers first.
 4. Whatever happens to the socket ends in `_close`, once, and the receiver has been told.
@@ -59,7 +59,7 @@ from provisioning.pki.late_handshake import drop
 from provisioning.pki.openssl import READS, address_of, has_pending, read_on
 from provisioning.pki.openssl_library import RECORD
 from provisioning.pki.stapling import forget_staple
-from provisioning.pki.verified_path import verified_path
+from provisioning.pki.verified_path import peer_certificate, verified_path
 from provisioning.program.host_and_port import with_port
 
 _BURST_SECONDS: Final = 0.003
@@ -209,7 +209,7 @@ class TlsTransport(Readiness):
 
     def presented(self) -> tuple[bytes | None, list[bytes]]:
         """Return the peer's certificate, in DER, and its verified path."""
-        return (None, []) if self._tls is None else (self._tls.getpeercert(True), verified_path(self._tls))
+        return (None, []) if self._tls is None else (peer_certificate(self._tls), verified_path(self._tls))
 
     def forget_tls_session(self) -> None:
         """Take note that the client may not come back with the TLS session that it has resumed, if it has."""
@@ -312,7 +312,7 @@ class TlsTransport(Readiness):
         elif size <= RECORD:  # Best case: one record, one system call, everything accepted.
             try:
                 sent = tls.write(data)
-            except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
+            except (ssl.SSLWantWriteError, BlockingIOError):
                 sent = 0
             except (ssl.SSLError, OSError) as error:
                 self._fail(error)
@@ -359,7 +359,7 @@ class TlsTransport(Readiness):
                     while sent < size:  # Record by record: OpenSSL does not report a partly accepted call.
                         with view[sent : sent + RECORD] as record:
                             sent += tls.write(record)
-        except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
+        except (ssl.SSLWantWriteError, BlockingIOError):
             pass
         except (ssl.SSLError, OSError) as error:
             self._fail(error)

@@ -189,7 +189,15 @@ class StatusAsker:
     async def _ask_about_each(self, bundle: str, due: Sequence[tuple[Client, Issuer]]) -> None:
         await self._ocsp.ask_about_holds(bundle)
         for start in range(0, len(due), _AT_ONCE):
-            await asyncio.gather(*itertools.starmap(self._ask_about, due[start : start + _AT_ONCE]))
+            await asyncio.gather(*itertools.starmap(self._ask_about_one, due[start : start + _AT_ONCE]))
+
+    async def _ask_about_one(self, connection: Client, issuer: Issuer) -> None:
+        try:
+            await self._ask_about(connection, issuer)
+        except MemoryError:
+            raise
+        except Exception:  # A bug that one client meets: the others would not be asked about as long as it stays.
+            log.exception("certificate status unknown", code="INTERNAL_ERROR", address=connection.address)
 
     async def _ask_about(self, connection: Client, issuer: Issuer) -> None:
         der, _ = connection.presented() if connection.session is not None else (None, ())

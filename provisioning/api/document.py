@@ -79,7 +79,7 @@ _CHOICES: Final = {
     ("Approval", "state"): "ApprovalState",
     ("RecalledDevice", "state"): "DeviceState",
     ("RecalledDevice", "reason"): "RevocationReason",
-    ("KnownOperator", "role"): "OperatorRole",
+    ("GrantedRole", "role"): "OperatorRole",
     ("ListedOperator", "role"): "OperatorRole",
     ("ListedOperator", "state"): "DeviceState",
     ("Myself", "role"): "OperatorRole",
@@ -204,6 +204,7 @@ def document_of(framework: FastAPI, routers: Sequence[APIRouter]) -> dict[str, A
 def _answers() -> dict[str, dict[str, Any]]:
     """Return the schemas of the client's models, with all that is in them."""
     models = {each.answer for each in OPERATIONS.values() if each.answer is not None}
+    models |= {each.beside[1] for each in OPERATIONS.values() if each.beside is not None}
     ordered: list[tuple[type[Answer], Any]] = [
         (each, "serialization") for each in sorted(models, key=lambda each: each.__name__)
     ]
@@ -281,6 +282,9 @@ def _list_of(told: Operation, schemas: dict[str, Any]) -> str:
     field = "items" if told.within in {PAGE, "items"} else told.within
     name = f"{one}Page" if told.within == PAGE else f"{told.name.title().replace('_', '')}Answer"
     properties: dict[str, Any] = {field: {"type": "array", "items": {"$ref": f"{_REF}{one}"}}}
+    if told.beside is not None:
+        beside, other = told.beside
+        properties[beside] = {"type": "array", "items": {"$ref": f"{_REF}{other.__name__}"}}
     if told.within == PAGE:
         properties["next"] = {"anyOf": [{"type": "string"}, {"type": "null"}]}
     schemas[name] = {"title": name, "type": "object", "required": [*properties], "properties": properties}

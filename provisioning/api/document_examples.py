@@ -67,6 +67,10 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "serial": _SERIAL, "device": "meter-17", "reason": "keyCompromise", "revoked_at": _NOW, "sequence": 1042,
         "invalidity_date": None,
     },
+    "DepartedOperator": {
+        "name": "anna", "tokens_voided": 3, "approvals_undone": 1, "tokens_left": 0, "approvals_left": 0,
+        "claims_left": 1, "listed_left": 250, "manufacturers_left": 0, "operators_left": 1,
+    },
     "ReleasedCertificate": {"serial": _SERIAL, "device": "meter-17", "released_at": _NOW, "sequence": 1043},
     "EnrolmentGroup": {
         "name": "north", **_RULES, "lifetime_seconds": None, "maximum_devices": None, "certificates_per_minute": 60,
@@ -93,7 +97,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     },
     "HastenedRenewal": {"group": "north", "at": _NOW, "spread_seconds": 21_600, "certificates": 1200},
     "RenewalInfo": {"suggestedWindow": {"start": "2027-03-06T08:00:00Z", "end": "2027-03-08T08:00:00Z"}},
-    "KnownOperator": _OPERATOR,
+    "GrantedRole": _OPERATOR | {"tokens_voided": 0, "approvals_undone": 0},
     "ListedOperator": _OPERATOR | {"state": "active", "good_until": _TO},
     "Myself": {"name": "anna", "role": "enroller", "serial": _SERIAL, "not_after": _TO},
     "ServiceStatus": {

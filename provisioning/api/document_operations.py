@@ -24,10 +24,11 @@ from provisioning.client.enrolment_answers import (
 from provisioning.client.operator_answers import (
     Answer,
     CertificateDetails,
+    DepartedOperator,
     EnrolledDevice,
+    GrantedRole,
     IssuedCertificate,
     IssuedToken,
-    KnownOperator,
     KnownToken,
     ListedOperator,
     Myself,
@@ -68,9 +69,12 @@ class Operation:
     """None: it is no JSON, or described where the document is put together."""
     within: str = ""
     """The field of the answer with a list of those; or `PAGE`."""
+    beside: tuple[str, type[Answer]] | None = None
+    """Another field of the answer, and what it is a list of."""
 
 
 _TOKENS, _CERTIFICATES, _REVOCATION, _LISTED = "tokens", "certificates", "revocation", "expected devices"
+_DEPARTED: Final = "operators", DepartedOperator
 _MAKERS, _ONE_MAKER, _CLAIMS = "manufacturers", "/v1/manufacturers/{name}", "claims"
 
 OPERATIONS: Final = {
@@ -88,14 +92,14 @@ OPERATIONS: Final = {
     "GET /v1/inventory/counts": Operation("count_certificates", _CERTIFICATES, "Count certificates by state"),
     "GET /v1/inventory/export": Operation("export_certificates", _CERTIFICATES, "Export certificates as JSON or CSV"),
     "POST /v1/revocations": Operation(
-        "revoke", _REVOCATION, "Revoke devices or certificates", RevokedCertificate, "revoked"
+        "revoke", _REVOCATION, "Revoke devices or certificates", RevokedCertificate, "revoked", _DEPARTED
     ),
     "POST /v1/suspensions": Operation(
         "suspend", _REVOCATION, "Suspend devices or certificates", RevokedCertificate, "suspended"
     ),
     "POST /v1/resumptions": Operation("resume", _REVOCATION, "End suspensions", ReleasedCertificate, "resumed"),
     "POST /v1/decommissions": Operation(
-        "decommission", _REVOCATION, "Decommission devices", RevokedCertificate, "revoked"
+        "decommission", _REVOCATION, "Decommission devices", RevokedCertificate, "revoked", _DEPARTED
     ),
     "GET /v1/revocations/feed": Operation("follow_revocations", _REVOCATION, "Follow revocations"),
     "PUT /v1/revocations/feed/authorities": Operation(
@@ -138,6 +142,6 @@ OPERATIONS: Final = {
     ),
     "GET /v1/operators": Operation("list_operators", "operators", "List operators", ListedOperator, "items"),
     "GET /v1/operators/me": Operation("show_myself", "operators", "Show the calling operator", Myself),
-    "PUT /v1/operators/{name}": Operation("grant_role", "operators", "Set an operator's role", KnownOperator),
+    "PUT /v1/operators/{name}": Operation("grant_role", "operators", "Set an operator's role", GrantedRole),
     "GET /v1/status": Operation("show_status", "service", "Show the state of the service", ServiceStatus),
 }

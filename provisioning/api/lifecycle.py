@@ -16,7 +16,7 @@ from provisioning.api.operators import (
     Services,
     new_router,
 )
-from provisioning.api.revocations import MAXIMUM_TOGETHER, Target, normal_serial, revoked_item
+from provisioning.api.revocations import MAXIMUM_TOGETHER, Target, ended_answer, normal_serial, revoked_item
 from provisioning.program.moments import rfc3339
 from provisioning.revocation.holds import Released
 
@@ -30,6 +30,8 @@ class DeviceTarget(BaseModel):
 
     device: Name | None = None
     devices: Annotated[list[Name], Field(max_length=MAXIMUM_TOGETHER)] = []
+
+    keep_tokens: bool = False
 
     @model_validator(mode="after")
     def _one_kind(self) -> DeviceTarget:
@@ -85,16 +87,16 @@ async def decommission(
     """Revoke a device with cessationOfOperation and never certify its name again. 200 if it was done before.
 
     ``devices`` are decommissioned together. If one cannot be, none is; ``items`` of the problem document lists each one
-    that cannot.
+    that cannot. Of operators ``keep_tokens`` keeps what they have promised, as in a revocation.
     """
-    by = operator.device.name
+    by, keep = operator.device.name, body.keep_tokens
     if body.device is not None:
-        outcome = await services.revocation.decommission(body.device, by=by)
+        outcome = await services.revocation.decommission(body.device, by=by, keep_tokens=keep)
     else:
-        outcome = await services.revocation.decommission_batch(body.devices, by=by)
+        outcome = await services.revocation.decommission_batch(body.devices, by=by, keep_tokens=keep)
     if not outcome.changed:
         response.status_code = HTTPStatus.OK
-    return {"revoked": [revoked_item(each) for each in outcome.revoked]}
+    return ended_answer(outcome)
 
 
 def _released_item(released: Released) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from provisioning.ca.ocsp import Failure, OcspRefused, failure_response
 from provisioning.connections.written_answer import ReadyAnswer
 from provisioning.enrolment.problems import text_answer
 from provisioning.errors import Code, Refused
+from provisioning.pki.panic import without_panic
 from provisioning.revocation.ocsp import OcspAnswer, OcspResponder
 
 log = structlog.get_logger(__name__)
@@ -127,7 +128,7 @@ class OcspQuestions:
     def answered_at_once(self, scope: Scope, request: bytes) -> Reply | None:
         """Return the answer to *request*, None if something must be looked up for it."""
         try:
-            answer = self._responder.answer_at_once(request)
+            answer = without_panic(self._responder.answer_at_once, request)
         except Exception as error:  # noqa: BLE001 - `_fault` says why.
             return self._fault(error)
         return None if answer is None else self._reply(scope, answer)

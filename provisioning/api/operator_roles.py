@@ -20,6 +20,7 @@ class RoleChange(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     role: OperatorRole
+    keep_tokens: bool = False
 
 
 @router.get("/operators")
@@ -41,8 +42,16 @@ async def show_me(operator: Operator) -> dict[str, Any]:
 
 @router.put("/operators/{name}")
 async def grant_role(name: str, body: RoleChange, operator: Operator, services: Services) -> dict[str, Any]:
-    """Set an operator's role. 409 if that would leave no admin with a valid certificate."""
-    return _item(await services.operator_roles.grant(name, body.role, by=operator.device.name))
+    """Set an operator's role. 409 if that would leave no admin with a valid certificate.
+
+    Unused tokens that an auditor has made before are void, and requests that he approved wait again, unless
+    ``keep_tokens`` is set.
+    """
+    granted = await services.operator_roles.grant(
+        name, body.role, by=operator.device.name, keep_tokens=body.keep_tokens
+    )
+    taken_back = {"tokens_voided": granted.tokens_voided, "approvals_undone": granted.approvals_undone}
+    return _item(granted.grant) | taken_back
 
 
 def _item(grant: OperatorGrant) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from provisioning.api.operators import DONE_BEFORE, Name, Operator, Services, ne
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.program.moments import rfc3339
+from provisioning.revocation.departed_operators import Departed
 from provisioning.revocation.named_certificate import LONGEST_PEM
-from provisioning.revocation.recording import Revoked
+from provisioning.revocation.recording import RevocationOutcome, Revoked
 
 MAXIMUM_TOGETHER: Final = 1000
 """Named in one request: one transaction, which nobody else should have to wait for."""
@@ -60,6 +61,7 @@ class RevocationRequest(Target):
     reason: RevocationReason = RevocationReason.UNSPECIFIED
     invalidity_date: AwareDatetime | None = None
     """Since when it is known or suspected not to be trusted (RFC 5280 §5.3.2)."""
+    keep_tokens: bool = False
 
     ways: ClassVar[str] = "device, or serial, or certificate, or lists: devices, serials or both"
 
@@ -78,23 +80,50 @@ async def revoke(body: RevocationRequest, operator: Operator, services: Services
     ``devices`` and ``serials`` are revoked together. If one is unknown, none is revoked; ``items`` of the problem
     document lists each unknown one.
     A ``certificate`` that this service's CA has signed and its store has lost is recorded, and revoked, in one step.
+    An operator who has no valid certificate left leaves: unused tokens that he made are void, and requests that he
+    approved wait again, unless ``keep_tokens`` is set; ``operators`` tells of each.
     """
-    by, since = operator.device.name, body.invalidity_date
+    by, since, keep = operator.device.name, body.invalidity_date, body.keep_tokens
     if body.devices or body.serials:
         outcome = await services.revocation.revoke_batch(
-            body.devices, body.normal_serials, body.reason, by=by, invalidity_date=since
+            body.devices, body.normal_serials, body.reason, by=by, invalidity_date=since, keep_tokens=keep
         )
     elif body.certificate is not None:
-        outcome = await services.revocation.revoke_shown(body.certificate, body.reason, by=by, invalidity_date=since)
+        outcome = await services.revocation.revoke_shown(
+            body.certificate, body.reason, by=by, invalidity_date=since, keep_tokens=keep
+        )
     elif body.device is not None:
-        outcome = await services.revocation.revoke_device(body.device, body.reason, by=by, invalidity_date=since)
+        outcome = await services.revocation.revoke_device(
+            body.device, body.reason, by=by, invalidity_date=since, keep_tokens=keep
+        )
     else:
         outcome = await services.revocation.revoke_serial(
-            normal_serial(body.serial or ""), body.reason, by=by, invalidity_date=since
+            normal_serial(body.serial or ""), body.reason, by=by, invalidity_date=since, keep_tokens=keep
         )
     if not outcome.changed:
         response.status_code = HTTPStatus.OK
-    return {"revoked": [revoked_item(each) for each in outcome.revoked]}
+    return ended_answer(outcome)
+
+
+def ended_answer(outcome: RevocationOutcome) -> dict[str, Any]:
+    """Return what is answered to who has ended something."""
+    departed = [_departed_item(each) for each in outcome.departed]
+    return {"revoked": [revoked_item(each) for each in outcome.revoked], "operators": departed}
+
+
+def _departed_item(departed: Departed) -> dict[str, Any]:
+    left = departed.left
+    return {
+        "name": departed.name,
+        "tokens_voided": departed.tokens_voided,
+        "approvals_undone": departed.approvals_undone,
+        "tokens_left": left.tokens,
+        "approvals_left": left.approvals,
+        "claims_left": left.claims,
+        "listed_left": left.listed,
+        "manufacturers_left": left.manufacturers,
+        "operators_left": left.operators,
+    }
 
 
 def normal_serial(text: str) -> str:

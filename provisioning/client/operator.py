@@ -9,7 +9,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
@@ -27,10 +27,11 @@ from provisioning.client.genuine_server import trust_domain_of
 from provisioning.client.operator_answers import (
     Answer,
     CertificateDetails,
+    DepartedOperator,
     EnrolledDevice,
+    GrantedRole,
     IssuedCertificate,
     IssuedToken,
-    KnownOperator,
     ListedOperator,
     Myself,
     ReleasedCertificate,
@@ -84,6 +85,7 @@ class _Tokens(Answer):
 
 class _Revoked(Answer):
     revoked: list[RevokedCertificate]
+    operators: Sequence[DepartedOperator] = ()
 
 
 class _Suspended(Answer):
@@ -194,20 +196,24 @@ class OperatorClient:
         certificate: str | None = None,
         reason: RevocationReason = RevocationReason.UNSPECIFIED,
         invalidity_date: datetime | None = None,
+        keep_tokens: bool = False,
+        tell: Callable[[DepartedOperator], object] | None = None,
     ) -> list[RevokedCertificate]:
         """Revoke every certificate of *device*, or the one with *serial* (hexadecimal); return those now revoked.
 
         *certificate*, in PEM, is revoked also if the service has lost it: its CA's signature proves that it is ours.
         *devices* and *serials*, a thousand of each at most, are revoked in one step: all, or none if one is unknown.
-        *invalidity_date*, aware, is since when they are known or suspected not to be trusted.
+        *invalidity_date*, aware, is since when they are known or suspected not to be trusted. Unused tokens and
+        approvals of an operator who leaves end, unless *keep_tokens*; *tell* is called with each such operator.
         """
         request = {
             **_target(device, serial, devices, serials),
             "certificate": certificate,
             "reason": str(reason),
             "invalidity_date": None if invalidity_date is None else invalidity_date.isoformat(),
+            "keep_tokens": keep_tokens or None,
         }
-        return (await self._call(_Revoked, "POST", "/v1/revocations", request)).revoked
+        return _told(await self._call(_Revoked, "POST", "/v1/revocations", request), tell)
 
     async def suspend(
         self,
@@ -240,14 +246,20 @@ class OperatorClient:
         return (await self._call(_Resumed, "POST", "/v1/resumptions", request)).resumed
 
     async def decommission(
-        self, device: str | None = None, *, devices: Sequence[str] | None = None
+        self,
+        device: str | None = None,
+        *,
+        devices: Sequence[str] | None = None,
+        keep_tokens: bool = False,
+        tell: Callable[[DepartedOperator], object] | None = None,
     ) -> list[RevokedCertificate]:
         """Revoke *device* and never admit its name again; return the certificates now revoked.
 
-        *devices*, a thousand at most, are decommissioned in one step: all, or none if one cannot be.
+        *devices*, a thousand at most, are decommissioned in one step: all, or none if one cannot be. *keep_tokens* and
+        *tell* as for `revoke`.
         """
-        request = _target(device, None, devices, None)
-        return (await self._call(_Revoked, "POST", "/v1/decommissions", request)).revoked
+        request = {**_target(device, None, devices, None), "keep_tokens": keep_tokens or None}
+        return _told(await self._call(_Revoked, "POST", "/v1/decommissions", request), tell)
 
     async def devices(
         self,
@@ -311,9 +323,13 @@ class OperatorClient:
         """Return the calling operator."""
         return await self._call(Myself, "GET", "/v1/operators/me")
 
-    async def grant(self, operator: str, role: str) -> KnownOperator:
-        """Set the role of *operator*: auditor, enroller or admin."""
-        return await self._call(KnownOperator, "PUT", f"/v1/operators/{quote(operator, safe='')}", {"role": role})
+    async def grant(self, operator: str, role: str, *, keep_tokens: bool = False) -> GrantedRole:
+        """Set the role of *operator*: auditor, enroller or admin.
+
+        An auditor's unused tokens and approvals end, unless *keep_tokens*.
+        """
+        request = {"role": role, "keep_tokens": keep_tokens or None}
+        return await self._call(GrantedRole, "PUT", f"/v1/operators/{quote(operator, safe='')}", request)
 
     async def status(self) -> dict[str, Any]:
         """Return the service's own counts: a `ServiceStatus`, and what a newer service adds."""
@@ -404,6 +420,13 @@ def _target(
         "devices": None if devices is None else list(devices),
         "serials": None if serials is None else list(serials),
     }
+
+
+def _told(answer: _Revoked, tell: Callable[[DepartedOperator], object] | None) -> list[RevokedCertificate]:
+    if tell is not None:
+        for each in answer.operators:
+            tell(each)
+    return answer.revoked
 
 
 def _items(problem: Mapping[str, Any]) -> list[RefusedItem]:

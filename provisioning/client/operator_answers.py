@@ -64,6 +64,20 @@ class RevokedCertificate(Answer):
     invalidity_date: datetime | None = None
 
 
+class DepartedOperator(Answer):
+    """An operator who has left: what is void of what that operator had promised, and what still lets others in."""
+
+    name: str
+    tokens_voided: int
+    approvals_undone: int
+    tokens_left: int
+    approvals_left: int
+    claims_left: int
+    listed_left: int
+    manufacturers_left: int
+    operators_left: int
+
+
 class ReleasedCertificate(Answer):
     """A certificate whose suspension has ended; *sequence* is the release's place in the revocation feed."""
 
@@ -115,6 +129,13 @@ class KnownOperator(Answer):
     role: str
     granted_at: datetime | None = None
     granted_by: str | None = None
+
+
+class GrantedRole(KnownOperator):
+    """An operator with a new role, and what was taken back of what that operator had promised."""
+
+    tokens_voided: int = 0
+    approvals_undone: int = 0
 
 
 class ListedOperator(KnownOperator):

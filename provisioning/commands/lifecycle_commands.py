@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
+from provisioning.commands.departed import KeepTokens, say_who_left
 from provisioning.commands.in_steps import check_none_refused, in_steps
 from provisioning.commands.meant_devices import Doing, Meant, Named, Yes
 from provisioning.commands.open_tokens import tell_of_open_tokens
@@ -19,7 +20,7 @@ from provisioning.revocation.reasons import OPERATOR_REASONS
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
     from provisioning.client.operator import OperatorClient
-    from provisioning.client.operator_answers import ReleasedCertificate, RevokedCertificate
+    from provisioning.client.operator_answers import DepartedOperator, ReleasedCertificate, RevokedCertificate
 
 FoundT = TypeVar("FoundT")
 
@@ -36,6 +37,7 @@ def revoke(
     connection: Connection,
     reason: Annotated[RevocationReason, reason_option(_REASONS)] = RevocationReason.UNSPECIFIED,
     invalidity_date: InvalidityDate = None,
+    keep_tokens: KeepTokens = False,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
@@ -49,6 +51,9 @@ def revoke(
 
     After a restore or a fail-over the service may have lost a certificate that brokers still admit: --certificate
     revokes it by its file. If the service has lost its device too, that is revoked, with its open tokens.
+
+    An operator who has no valid certificate left leaves: tokens that he made and nobody has used are void, and requests
+    that he approved wait for another decision. --keep-tokens keeps both, except for keyCompromise.
 
     \b
     Example:
@@ -65,6 +70,7 @@ def revoke(
     meant = named.meant(named.in_group(connection, doing, yes=yes))
     total = kept = 0
     whose: list[str] = []
+    departed: list[DepartedOperator] = []
 
     async def command(client: EnrolmentOperatorClient) -> None:
         with printed(_COLUMNS, _row, as_json=as_json) as show:
@@ -76,8 +82,12 @@ def revoke(
                 whose.extend(each.device for each in found if meant.kind != "device")
                 kept += sum(each.reason != reason or bool(since and each.invalidity_date != since) for each in found)
 
-            ask = partial(client.revoke, reason=reason, invalidity_date=since)
-            await _each(meant, ask, report, "revoked", goes_on=False)
+            told = partial(client.revoke, keep_tokens=keep_tokens, tell=departed.append)
+            ask = partial(told, reason=reason, invalidity_date=since)
+            try:
+                await _each(meant, ask, report, "revoked", goes_on=False)
+            finally:  # What was done before a later step failed is done.
+                say_who_left(departed)
         if kept:
             say(f"fleet-provisioning: revoked before, with the reason and date shown: {kept} of {total}")
         await tell_of_open_tokens(client, whose)
@@ -168,6 +178,7 @@ def resume(
 def decommission(
     named: Named,
     connection: Connection,
+    keep_tokens: KeepTokens = False,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
@@ -175,6 +186,9 @@ def decommission(
 
     A file or a group is done in steps of five hundred, each done completely: devices that cannot be decommissioned
     are reported, the others are decommissioned. Repeating it is harmless.
+
+    Tokens that an operator among them has made and nobody has used are void, and requests that he approved wait for
+    another decision; --keep-tokens keeps both.
 
     \b
     Example:
@@ -186,9 +200,15 @@ def decommission(
     doing = Doing("decommission", lambda each: each.state != "decommissioned", for_ever=True)
     meant = named.meant(named.in_group(connection, doing, yes=yes))
 
+    departed: list[DepartedOperator] = []
+
     async def command(client: OperatorClient) -> None:
         with printed(_COLUMNS, _row, as_json=as_json) as show:
-            await _each(meant, client.decommission, show, "decommissioned")
+            ask = partial(client.decommission, keep_tokens=keep_tokens, tell=departed.append)
+            try:
+                await _each(meant, ask, show, "decommissioned")
+            finally:
+                say_who_left(departed)
 
     connection.run(command)
 

@@ -75,9 +75,15 @@ def grant(
     connection: Connection,
     name: Annotated[str, typer.Argument(help="The operator's name.")],
     role: Annotated[OperatorRole, typer.Option(help="auditor reads, enroller lets devices in, too, admin may do all.")],
+    keep_tokens: Annotated[
+        bool, typer.Option("--keep-tokens", help="Keep an auditor's unused tokens, and the requests they approved.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Set an operator's role. The last admin with a valid certificate stays one.
+
+    Whoever becomes an auditor lets nobody in any more: tokens that they made and nobody has used are void, and requests
+    that they approved wait for another decision, unless --keep-tokens is given.
 
     \b
     Example:
@@ -85,7 +91,7 @@ def grant(
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
 
     async def command(client: OperatorClient) -> None:
-        granted = await client.grant(name, role)
+        granted = await client.grant(name, role, keep_tokens=keep_tokens)
         print_answer(granted, as_json=as_json)
 
     connection.run(command)

@@ -59,9 +59,12 @@ def reserve(
 
 
 def host_name_in(name: str) -> str | None:
-    """Return the host name for which a client may take the Common Name *name*, None if it is none."""
+    """Return the host name for which a client may take the Common Name *name*, None if it is none.
+
+    A dot at the end says that the name is complete: curl takes it away on both sides before it compares.
+    """
     try:
-        return check_host_name(name.lower())
+        return check_host_name(name.lower().removesuffix("."))
     except InvalidServerName:
         return None
 

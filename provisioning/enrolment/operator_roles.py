@@ -4,13 +4,15 @@ Rules
 -----
 1. There is always an admin who can log in: the last one with a good certificate keeps the role.
 2. A role is granted only to an operator, or to a name that is not used yet.
-3. A role for a name that nobody has enrolled under is a promise. It ends with the last token for that name, and with
+3. Who is made an auditor leaves the tokens and approvals behind that nobody has used yet, as who is dismissed.
+4. A role for a name that nobody has enrolled under is a promise. It ends with the last token for that name, and with
    the admin who has made it (`provisioning.store.operators.usable_admins`): whoever gets the name later only reads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
@@ -19,7 +21,7 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.role import Role
-from provisioning.store import audit, devices, operators, tokens
+from provisioning.store import audit, devices, operators, promises, tokens
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
 from provisioning.store.operators import OperatorGrant, ShownOperator
@@ -27,15 +29,36 @@ from provisioning.store.operators import OperatorGrant, ShownOperator
 log = structlog.get_logger(__name__)
 
 
-def change_operator_role(connection: Connection, name: str, role: OperatorRole, *, by: str, now: datetime) -> None:
-    """Grant *role* in the caller's transaction; raise `Refused` if no operator would be left who can grant roles."""
+@dataclass(frozen=True, slots=True)
+class GrantedRole:
+    """A role that was granted, and what was taken back of what its holder had promised."""
+
+    grant: OperatorGrant
+    tokens_voided: int
+    approvals_undone: int
+
+
+def change_operator_role(
+    connection: Connection, name: str, role: OperatorRole, *, by: str, now: datetime, keep_tokens: bool = False
+) -> GrantedRole:
+    """Grant *role* in the caller's transaction; raise `Refused` if no operator would be left who can grant roles.
+
+    Whoever may let nobody in any more has the tokens and approvals taken back that nobody has used, unless
+    *keep_tokens*.
+    """
     device = devices.find(connection, name)
     if device is not None and device.role is not Role.OPERATOR:
         raise Refused(Code.NAME_TAKEN, f"{name} is a {device.role}, not an operator: choose another name")
     if role is not OperatorRole.ADMIN and operators.usable_admins(connection, now, for_update=True) == {name}:
         raise operators.last_admin_stays(name)
     operators.grant(connection, name, role, by=by, now=now)
-    audit.append(connection, now, by, Action.OPERATOR_ROLE_GRANTED, name, {"role": role.value})
+    made, approved = 0, 0
+    if device is not None and not (keep_tokens or role.permits(OperatorRole.ENROLLER)):
+        made, approved = (each[name] for each in promises.take_back(connection, [name], now))
+    facts = {"role": role.value, "tokens_voided": made, "approvals_undone": approved}
+    told = {key: value for key, value in facts.items() if value}
+    audit.append(connection, now, by, Action.OPERATOR_ROLE_GRANTED, name, told)
+    return GrantedRole(OperatorGrant(name, role, now, by), made, approved)
 
 
 def promise_roles(
@@ -76,21 +99,21 @@ class OperatorRoleService:
         self._database = database
         self._clock = clock
 
-    async def grant(self, name: str, role: OperatorRole, *, by: str) -> OperatorGrant:
+    async def grant(self, name: str, role: OperatorRole, *, by: str, keep_tokens: bool = False) -> GrantedRole:
         """Grant a role to an operator who has enrolled, or whose token names a role already; raise `Refused`."""
         now = self._clock()
 
-        def transaction(connection: Connection) -> None:
+        def transaction(connection: Connection) -> GrantedRole:
             if devices.find(connection, name) is None and not operators.has_role(connection, name):
                 raise Refused(
                     Code.DEVICE_UNKNOWN,
                     f"no operator is called {name[:80]!r}: make a token with role operator, which names the role too",
                 )
-            change_operator_role(connection, name, role, by=by, now=now)
+            return change_operator_role(connection, name, role, by=by, now=now, keep_tokens=keep_tokens)
 
-        await self._database.write(transaction)
-        log.info("operator role granted", operator=name, role=role.value, by=by)
-        return OperatorGrant(name, role, now, by)
+        granted = await self._database.write(transaction)
+        log.info("operator role granted", operator=name, role=role.value, tokens=granted.tokens_voided, by=by)
+        return granted
 
     async def every(self) -> list[ShownOperator]:
         """Return all operators in order of name."""

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 
 from provisioning.pki.key_encryption import encrypted
 from provisioning.pki.padded_key import padded_ec_key_in
+from provisioning.pki.panic import GaveUp, without_panic
 from provisioning.program.durable_names import replace_by, sync_content, sync_names
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
@@ -143,11 +144,9 @@ def parsed_key(
     A panic, as for a ``DEK-Info`` with a short vector, is no `Exception`: it would end any program.
     """
     try:
-        return load(content, passphrase)
-    except BaseException as error:
-        if type(error).__name__ == "PanicException":  # It cannot be imported.
-            raise ValueError(f"the parser gave up: {error}") from error
-        raise
+        return without_panic(load, content, passphrase)
+    except GaveUp as error:
+        raise ValueError(str(error)) from error
 
 
 def key_identifier(public_key: CertificatePublicKeyTypes) -> bytes:

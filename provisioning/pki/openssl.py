@@ -240,6 +240,16 @@ def forget_handshake(address: int, *, resumed: bool) -> None:
         frequent.X509_free(sent)
 
 
+def encoded(certificate: int | None) -> bytes:
+    """Return OpenSSL's *certificate* at this address in DER; empty if it is none."""
+    size = library.i2d_X509(certificate, None) if certificate else 0
+    if size <= 0:
+        return b""
+    buffer = ctypes.create_string_buffer(size)
+    library.i2d_X509(certificate, ctypes.byref(ctypes.c_void_p(ctypes.addressof(buffer))))  # It advances the pointer.
+    return buffer.raw
+
+
 def _word(holder: object, offset: int) -> int:
     return word_at(id(holder) + offset)
 
@@ -270,6 +280,7 @@ def _open() -> tuple[type | None, str]:
             ("SSL_get_session", ctypes.c_void_p, [ctypes.c_void_p]),
             ("SSL_get_pending_cipher", ctypes.c_void_p, [ctypes.c_void_p]),
             ("SSL_session_reused", ctypes.c_int, [ctypes.c_void_p]),
+            ("SSL_set_session_id_context", ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint]),
             ("SSL_new_session_ticket", ctypes.c_int, [ctypes.c_void_p]),
             ("SSL_CTX_remove_session", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p]),
             ("SSL_CTX_flush_sessions", None, [ctypes.c_void_p, ctypes.c_long]),
@@ -278,6 +289,7 @@ def _open() -> tuple[type | None, str]:
             ("SSL_set_shutdown", None, [ctypes.c_void_p, ctypes.c_int]),
             ("SSL_shutdown", ctypes.c_int, [ctypes.c_void_p]),
             ("SSL_CTX_get0_certificate", ctypes.c_void_p, [ctypes.c_void_p]),
+            ("SSL_get0_peer_certificate", ctypes.c_void_p, [ctypes.c_void_p]),
             ("i2d_X509", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p]),
             ("SSL_CTX_callback_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]),
             ("SSL_set_info_callback", None, [ctypes.c_void_p, ctypes.c_void_p]),

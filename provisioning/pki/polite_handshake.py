@@ -35,6 +35,9 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final, Protocol, Self, cast
 
+from provisioning.pki.openssl import address_of
+from provisioning.pki.resumption import stand_apart
+
 _AGAIN = (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLSyscallError, ssl.SSLEOFError)
 """Not our refusal: there is no alert to send."""
 _ALERT_FIRST: Final = (ssl.SSL_ERROR_WANT_READ, "the alert goes out first")
@@ -144,3 +147,17 @@ class PoliteHandshake(ssl.SSLObject):
         self._failure = copy.copy(failure)
         if self._told is not None:
             self._told(self._failure)
+
+
+class FullHandshake(PoliteHandshake):
+    """One whose client resumes no TLS session, though its context has some to be resumed: it has to use its key."""
+
+    _begun = False
+
+    def do_handshake(self) -> None:
+        """Do as above, apart from all other sessions."""
+        if not self._begun:
+            self._begun = True
+            if address := address_of(self):
+                stand_apart(address)
+        super().do_handshake()

@@ -7,7 +7,8 @@ handshake. A server that remembers its sessions issues one ticket of 32 bytes, w
 (docs/decisions/0097): the broker.
 
 Whoever has a session's secret resumes it, without its certificate's key. So a server whose answer to one request lasts
-longer than any session, a certificate, resumes nothing (`resume_nothing`, docs/decisions/0314): provisioning.
+longer than any session, a certificate, resumes nothing (`resume_nothing`, docs/decisions/0314): provisioning. Nor does
+the broker at its port for operators, which has the context of the devices' ports (`stand_apart`, docs/decisions/0351).
 
 Rules
 -----
@@ -25,6 +26,7 @@ Rules
 
 from __future__ import annotations
 
+import secrets
 import ssl
 from typing import Any, Final
 
@@ -40,6 +42,8 @@ _SET_SESSION_CACHE_SIZE: Final = 42
 _SET_SESSION_CACHE_MODE: Final = 44
 _CACHE_OFF: Final = 0
 _BOTH_SAID_GOODBYE: Final = 3
+_LONGEST_ID: Final = 32
+"""Bytes of an id context."""
 
 
 def resume_nothing(context: ssl.SSLContext) -> None:
@@ -52,6 +56,15 @@ def resume_nothing(context: ssl.SSLContext) -> None:
     context.num_tickets = 0
     if address := address_of_context(context):
         library.SSL_CTX_ctrl(address, _SET_SESSION_CACHE_MODE, _CACHE_OFF, None)
+
+
+def stand_apart(address: int) -> None:
+    """Have the server's session at *address* be a new one, before its handshake, whatever its client offers to resume.
+
+    For one port of several with the same context: OpenSSL resumes a session only among those of the same id context,
+    and this one gets its own. What the client has offered can still be resumed elsewhere.
+    """
+    library.SSL_set_session_id_context(address, secrets.token_bytes(_LONGEST_ID), _LONGEST_ID)
 
 
 def remember_sessions(context: ssl.SSLContext, most: int, *, hybrid: bool = False) -> bool:

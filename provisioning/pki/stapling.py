@@ -21,7 +21,7 @@ import time
 import weakref
 from typing import Final
 
-from provisioning.pki.openssl import address_of, address_of_context
+from provisioning.pki.openssl import address_of, address_of_context, encoded
 from provisioning.pki.openssl_library import StatusCallback, callback, frequent, library, string_at
 
 _SET_STATUS_CALLBACK: Final = 63
@@ -38,13 +38,7 @@ _NOT_STAPLED: Final = 3
 def own_certificate(context: ssl.SSLContext) -> bytes:
     """Return the certificate that *context* presents, in DER; empty if it has none, or OpenSSL cannot be asked."""
     address = address_of_context(context)
-    certificate = library.SSL_CTX_get0_certificate(address) if address else None
-    size = library.i2d_X509(certificate, None) if certificate else 0
-    if size <= 0:
-        return b""
-    buffer = ctypes.create_string_buffer(size)
-    library.i2d_X509(certificate, ctypes.byref(ctypes.c_void_p(ctypes.addressof(buffer))))  # It advances the pointer.
-    return buffer.raw
+    return encoded(library.SSL_CTX_get0_certificate(address) if address else None)
 
 
 def staple(context: ssl.SSLContext, response: bytes, good_until: float) -> bool:

@@ -1,13 +1,31 @@
-"""The certification path that a handshake has verified."""
+"""The peer's certificate of a TLS session, and the certification path that its handshake has verified."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from provisioning.pki.openssl import inner_of
+from provisioning.pki.openssl import address_of, encoded, inner_of
+from provisioning.pki.openssl_library import library
 
 _DER: Final = 2
 """`_ssl.ENCODING_DER`."""
+
+
+def peer_certificate(session: Any) -> bytes | None:
+    """Return the certificate of the peer of *session*, in DER, at any time after its handshake; None: it has none.
+
+    *session* as below. While a message of TLS itself has come by half, say a KeyUpdate (RFC 8446 §4.6.3), OpenSSL takes
+    the session for one that shakes hands, and `ssl` tells no certificate: a peer would be judged by nobody for as long
+    as it keeps the other half back. Raises ValueError then if OpenSSL cannot be called directly.
+    """
+    try:
+        found: bytes | None = session.getpeercert(True)
+    except ValueError:
+        address = address_of(session)
+        if not address:
+            raise
+        found = encoded(library.SSL_get0_peer_certificate(address)) or None
+    return found
 
 
 def verified_path(session: Any, certificate: bytes | None = None) -> list[bytes]:

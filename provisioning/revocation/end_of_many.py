@@ -17,7 +17,7 @@ from provisioning.errors import Refusals
 from provisioning.pki.role import Role
 from provisioning.program.collector import paused
 from provisioning.revocation.batch import Batch, Heard, finish_later, look_up, told
-from provisioning.revocation.compromised_operators import Voided, void_made_with
+from provisioning.revocation.departed_operators import Departed, Voided, take_back
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.keys_of_many import KeysOfMany, finish_keys, keys_of
 from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
@@ -45,6 +45,8 @@ class End:
     grounds: Grounds
     by: str
     occasion: Occasion = AN_OPERATOR_S_WORD
+    keep: bool = False
+    """Keep what operators among them have promised (`provisioning.revocation.departed_operators`)."""
 
     @property
     def action(self) -> Action:
@@ -64,6 +66,7 @@ class _Begun:
     changed: bool
     before: int
     """The feed's newest sequence number then; the portions' events follow it."""
+    departed: Sequence[Departed]
 
 
 class _Unfinished(Exception):
@@ -123,7 +126,7 @@ class EndOfMany:
         facts = {each.id: fact for each, fact in zip(begun.ended, begun.facts, strict=True)}
         named = {each.id for each in (*begun.batch.at_once, *begun.batch.singly)}
         others = [fact for identifier, fact in facts.items() if identifier not in named]
-        return RevocationOutcome(told(begun.batch, facts, later, [*of_keys, *others]), changed)
+        return RevocationOutcome(told(begun.batch, facts, later, [*of_keys, *others]), changed, begun.departed)
 
     @paused()
     def _begin(self, connection: Connection, end: End) -> _Begun:
@@ -138,7 +141,6 @@ class EndOfMany:
         _check_nothing_is_left(batch)
         for device in batch.whole:
             end.occasion.check(connection, device)
-        voided = void_made_with(connection, batch.named, grounds, now, bound)
         keys = keys_of(connection, batch, grounds)
         before = revocations.newest(connection) if batch.later or keys.later else 0
         ended = _taken(batch, keys, grounds, now)
@@ -155,10 +157,12 @@ class EndOfMany:
             ended_by=end.by,
         )
         keys.begin(connection, grounds, now, end.by)
+        singly = [each.device for each in batch.singly]
+        voided = take_back(connection, batch.whole, singly, grounds, now, keep=end.keep, bound=bound)
         batch.check_an_admin_is_left(connection, now, undone)
         entries = _entries(batch, keys, end, ended, {each.id for each in fresh}, voided)
         audit.append_each(connection, now, end.by, end.action, entries)
-        return _Begun(batch, keys, ended, facts, bool(entries), before)
+        return _Begun(batch, keys, ended, facts, bool(entries), before, voided.departed)
 
 
 def _check_nothing_is_left(batch: Batch) -> None:
@@ -184,6 +188,7 @@ def _entries(
     for each in ended:
         of_device.setdefault(each.device.id, []).append(each)
     found: list[tuple[str, dict[str, object]]] = []
+    leaves = {each.name for each in voided.departed}
     later, common, whole = {each.id for each in batch.later}, end.grounds.facts, {each.id for each in batch.whole}
     every: dict[int, Device] = {each.id: each for each in (*batch.named, *(each.device for each in ended))}
     for identifier, device in every.items():
@@ -193,7 +198,8 @@ def _entries(
             continue
         serials = IN_WHAT_FOLLOWS if identifier in later and not taken else [each.serial for each in taken]
         facts = {**common, "serials": serials, **facts_before(taken)}
-        if undone or identifier in whole:  # A certificate's end leaves its device's tokens as they are.
+        # A certificate's end leaves its device's tokens as they are, and an operator's if there is another one.
+        if undone or identifier in whole or device.name in leaves:
             facts |= voided.facts_of(device.name)
         if keys.later and keys.follow(identifier):
             facts["same_key"] = IN_WHAT_FOLLOWS

@@ -32,7 +32,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.revocation import portions as portioned
-from provisioning.revocation.compromised_operators import Voided, void_made_with
+from provisioning.revocation.departed_operators import Departed, Voided, take_back
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.issued_to import TooMany, first_of_key
 from provisioning.revocation.listed_end import revoke_portion
@@ -61,6 +61,7 @@ class _Begun:
     """It has ended the key; otherwise that was done before."""
     before: int
     """The feed's newest sequence number then."""
+    departed: Sequence[Departed]
 
 
 class EndOfOne:
@@ -74,11 +75,14 @@ class EndOfOne:
         self._tell = tell
         self._portions = portions
 
-    async def end(self, named: NamedCertificate, grounds: Grounds, by: str) -> RevocationOutcome:
-        """Revoke the certificate that is *named*; raise `Refused` if there is none, or it is the last admin's."""
+    async def end(self, named: NamedCertificate, grounds: Grounds, by: str, *, keep: bool = False) -> RevocationOutcome:
+        """Revoke the certificate that is *named*; raise `Refused` if there is none, or it is the last admin's.
+
+        *keep* what its operator has promised (`provisioning.revocation.departed_operators`).
+        """
         try:
             outcome, fresh = await self._database.write(
-                partial(self._at_once, named=named, grounds=grounds, by=by), short=True
+                partial(self._at_once, named=named, grounds=grounds, by=by, keep=keep), short=True
             )
         except TooMany:
             return await self._in_portions(named, grounds, by)
@@ -90,7 +94,7 @@ class EndOfOne:
         return outcome
 
     def _at_once(
-        self, connection: Connection, named: NamedCertificate, grounds: Grounds, by: str
+        self, connection: Connection, named: NamedCertificate, grounds: Grounds, by: str, *, keep: bool
     ) -> tuple[RevocationOutcome, Changed]:
         """Revoke all in this transaction; raise `TooMany` if the key has more than a few certificates."""
         certificate = named.locked(connection, self._clock, by)
@@ -99,12 +103,12 @@ class EndOfOne:
             same_key = first_of_key(connection, key_of(certificate))
             fresh += [each for each in same_key if each.id != certificate.id and can_be_taken(each, grounds)]
         now = self._clock()
-        voided = void_made_with(connection, [certificate.device], grounds, now)
         revoked = record(connection, fresh, grounds, now, by)
+        voided = take_back(connection, (), [certificate.device], grounds, now, keep=keep)
         check_an_admin_is_left(connection, [each.device for each in fresh], now)
         if fresh or voided:
             _audit(connection, certificate, fresh, voided, grounds, now, by)
-        return RevocationOutcome(revoked + facts_of(before), bool(fresh or voided)), fresh
+        return RevocationOutcome(revoked + facts_of(before), bool(fresh or voided), voided.departed), fresh
 
     async def _in_portions(self, named: NamedCertificate, grounds: Grounds, by: str) -> RevocationOutcome:
         def look(connection: Connection) -> list[int]:
@@ -121,7 +125,8 @@ class EndOfOne:
             name, serial, count = every[0].device.name, named.serial, len(ended)
             log.info("key ended", device=name, serial=serial, certificates=count, reason=grounds.reason.value, by=by)
         told = (begun.ends_key and ended) or [each for each in every if each.serial == named.serial]
-        return RevocationOutcome(facts_of(sorted(told, key=lambda each: each.serial != named.serial)), begun.changed)
+        facts = facts_of(sorted(told, key=lambda each: each.serial != named.serial))
+        return RevocationOutcome(facts, begun.changed, begun.departed)
 
     def _begin(
         self, connection: Connection, named: NamedCertificate, left: Sequence[int], grounds: Grounds, by: str
@@ -134,9 +139,10 @@ class EndOfOne:
         # Another process may have revoked them since they were listed.
         is_left = any(can_be_taken(each, grounds) for each in first)
         ends_key = is_left and unfinished_key_ends.of_key(connection, key) is None
-        voided = void_made_with(connection, [certificate.device], grounds, now)
         before = revocations.newest(connection)
         record(connection, taken, grounds, now, by)
+        # Never kept: more than a few are ended for a compromised key only.
+        voided = take_back(connection, (), [certificate.device], grounds, now, keep=False)
         changed = bool(taken or voided or ends_key)
         if changed:
             _audit(connection, certificate, taken, voided, grounds, now, by, ends_key=ends_key)
@@ -148,7 +154,7 @@ class EndOfOne:
             more, _ = revoke_portion(connection, key, others[: portioned.PORTION], now, last=False)
             taken += more
         check_an_admin_is_left(connection, [certificate.device] if taken else [], now)
-        return _Begun(key, taken, changed, ends_key, before)
+        return _Begun(key, taken, changed, ends_key, before, voided.departed)
 
 
 def _audit(
@@ -163,6 +169,6 @@ def _audit(
     ends_key: bool = False,
 ) -> None:
     facts = {**grounds.facts, "serials": [each.serial for each in taken], **facts_before(taken)}
-    facts |= voided.facts_of(certificate.device.name) if voided else {}
+    facts |= voided.facts_of(certificate.device.name) if voided or voided.departed else {}
     facts |= {"same_key": IN_WHAT_FOLLOWS} if ends_key else {}
     audit.append(connection, now, by, Action.REVOKED, certificate.device.name, facts)

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.quick_values import quickly_made
+from provisioning.revocation.departed_operators import Departed
 from provisioning.revocation.grounds import Grounds
 from provisioning.store import revocations
 from provisioning.store.certificates import StoredCertificate, StoredRevocation
@@ -39,6 +40,8 @@ class RevocationOutcome:
 
     revoked: list[Revoked]
     changed: bool
+    departed: Sequence[Departed] = ()
+    """Operators who have left by it."""
 
 
 Changed = Sequence[StoredCertificate]

@@ -18,9 +18,9 @@ Rules
 6. A compromised key is compromised in every certificate: whichever is named, all for its key are revoked for that
    reason, even if they were revoked for another before. One key belongs to one device
    (`provisioning.store.device_keys`), whose row is locked.
-7. Whoever has an operator's key may have made tokens and approved requests with it: that operator's unused tokens are
-   voided, those just being made for that operator are not made (`provisioning.enrolment.tokens`), and requests that
-   the operator approved and nobody was certified for wait again (`provisioning.revocation.compromised_operators`).
+7. With an operator go the tokens that he has made and nobody has used, and his approvals that nobody was certified for:
+   those tokens are voided, those just being made for him are not made (`provisioning.enrolment.tokens`), and what he
+   approved waits again; both are kept if the caller says so (`provisioning.revocation.departed_operators`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from provisioning.revocation import issued_to
 from provisioning.revocation.batch import EVERY, Heard, nobody_follows, refused_alone
-from provisioning.revocation.compromised_operators import Voided, void_made_with
+from provisioning.revocation.departed_operators import Voided, check_may_keep, take_back
 from provisioning.revocation.end_of_many import End, EndOfMany
 from provisioning.revocation.end_of_one import EndOfOne
 from provisioning.revocation.grounds import Grounds, grounds_of
@@ -99,26 +99,28 @@ class RevocationService:
         by: str,
         invalidity_date: datetime | None = None,
         occasion: Occasion = AN_OPERATOR_S_WORD,
+        keep_tokens: bool = False,
     ) -> RevocationOutcome:
         """Revoke a device as a whole; raise `Refused` if there is no such device or the reason is not allowed.
 
-        Raises `NoOccasion` if the occasion no longer holds.
+        Raises `NoOccasion` if the occasion no longer holds. *keep_tokens*: keep what an operator has promised.
         """
-        return await self._end_device(name, DeviceState.REVOKED, self._grounds(reason, invalidity_date), by, occasion)
+        grounds = self._grounds(reason, invalidity_date, keep=keep_tokens)
+        return await self._end_device(name, End([name], (), DeviceState.REVOKED, grounds, by, occasion, keep_tokens))
 
-    async def decommission(self, name: str, *, by: str) -> RevocationOutcome:
+    async def decommission(self, name: str, *, by: str, keep_tokens: bool = False) -> RevocationOutcome:
         """Revoke a device for cessationOfOperation and never admit its name again; raise `Refused`."""
         grounds = Grounds(RevocationReason.CESSATION_OF_OPERATION)
-        return await self._end_device(name, DeviceState.DECOMMISSIONED, grounds, by)
+        end = End([name], (), DeviceState.DECOMMISSIONED, grounds, by, keep=keep_tokens)
+        return await self._end_device(name, end)
 
-    def _grounds(self, reason: RevocationReason, invalidity_date: datetime | None) -> Grounds:
+    def _grounds(self, reason: RevocationReason, invalidity_date: datetime | None, *, keep: bool) -> Grounds:
         _check_reason(reason)
-        return grounds_of(reason, invalidity_date, self._clock())
+        grounds = grounds_of(reason, invalidity_date, self._clock())
+        check_may_keep(grounds, keep=keep)
+        return grounds
 
-    async def _end_device(
-        self, name: str, state: DeviceState, grounds: Grounds, by: str, occasion: Occasion = AN_OPERATOR_S_WORD
-    ) -> RevocationOutcome:
-        end = End([name], (), state, grounds, by, occasion)
+    async def _end_device(self, name: str, end: End) -> RevocationOutcome:
         try:
             outcome, ended, voided = await self._database.write(
                 partial(self._end_at_once, name=name, end=end), lambda: {("device", name)}, short=True
@@ -130,41 +132,57 @@ class RevocationService:
         if outcome.changed:
             log.info(
                 "device ended",
-                state=state.value,
+                state=end.state.value,
                 device=name,
-                reason=grounds.reason.value,
+                reason=end.grounds.reason.value,
                 certificates=len(ended),
                 tokens=voided.tokens.total(),
-                by=by,
+                by=end.by,
             )
         return outcome
 
     def _end_at_once(self, connection: Connection, name: str, end: End) -> tuple[RevocationOutcome, Changed, Voided]:
         """End a device in this transaction; raise `TooMany` if it has more than a few certificates."""
         now, grounds = self._clock(), end.grounds
-        device, voided = _to_be_ended(connection, name, end, now)
+        device, bound = _to_be_ended(connection, name, end, now)
         issued = first_of_device(connection, device)
         expired = surely_expired(issued, now)
         ended = [each for each in issued if is_taken_with_its_device(each, grounds, expired)]
         revoked = record(connection, ended, grounds, now, end.by)
         changed = _end_state(connection, device, end, now) or bool(ended)
+        voided = take_back(connection, [device], (), grounds, now, keep=end.keep, bound=bound)
         if changed or voided:
             facts = {**grounds.facts, "serials": [each.serial for each in ended], **voided.facts_of(name)}
             facts |= {**facts_before(ended), **end.occasion.facts}
             audit.append(connection, now, end.by, end.action, name, facts)
-        return RevocationOutcome(revoked or facts_of(issued), changed or bool(voided)), ended, voided
+        outcome = RevocationOutcome(revoked or facts_of(issued), changed or bool(voided), voided.departed)
+        return outcome, ended, voided
 
     async def revoke_serial(
-        self, serial: str, reason: RevocationReason, *, by: str, invalidity_date: datetime | None = None
+        self,
+        serial: str,
+        reason: RevocationReason,
+        *,
+        by: str,
+        invalidity_date: datetime | None = None,
+        keep_tokens: bool = False,
     ) -> RevocationOutcome:
         """Revoke one certificate; raise `Refused` if there is no such certificate or the reason is not allowed."""
-        return await self._one.end(BySerial(serial), self._grounds(reason, invalidity_date), by)
+        grounds = self._grounds(reason, invalidity_date, keep=keep_tokens)
+        return await self._one.end(BySerial(serial), grounds, by, keep=keep_tokens)
 
     async def revoke_shown(
-        self, pem: str, reason: RevocationReason, *, by: str, invalidity_date: datetime | None = None
+        self,
+        pem: str,
+        reason: RevocationReason,
+        *,
+        by: str,
+        invalidity_date: datetime | None = None,
+        keep_tokens: bool = False,
     ) -> RevocationOutcome:
         """Revoke the certificate in *pem*, recorded now if the store has lost it; raise `Refused` if it is not ours."""
-        return await self._one.end(shown(pem), self._grounds(reason, invalidity_date), by)
+        grounds = self._grounds(reason, invalidity_date, keep=keep_tokens)
+        return await self._one.end(shown(pem), grounds, by, keep=keep_tokens)
 
     async def revoke_batch(
         self,
@@ -174,15 +192,20 @@ class RevocationService:
         *,
         by: str,
         invalidity_date: datetime | None = None,
+        keep_tokens: bool = False,
     ) -> RevocationOutcome:
         """Revoke devices as a whole and single certificates, all or none; raise `Refused` naming what cannot be."""
-        grounds = self._grounds(reason, invalidity_date)
-        return await self._many.end(End(names, serials, DeviceState.REVOKED, grounds, by), issued_to.FEW)
+        grounds = self._grounds(reason, invalidity_date, keep=keep_tokens)
+        end = End(names, serials, DeviceState.REVOKED, grounds, by, keep=keep_tokens)
+        return await self._many.end(end, issued_to.FEW)
 
-    async def decommission_batch(self, names: Sequence[str], *, by: str) -> RevocationOutcome:
+    async def decommission_batch(
+        self, names: Sequence[str], *, by: str, keep_tokens: bool = False
+    ) -> RevocationOutcome:
         """Decommission devices, all or none; raise `Refused` naming all that cannot be."""
         grounds = Grounds(RevocationReason.CESSATION_OF_OPERATION)
-        return await self._many.end(End(names, (), DeviceState.DECOMMISSIONED, grounds, by), issued_to.FEW)
+        end = End(names, (), DeviceState.DECOMMISSIONED, grounds, by, keep=keep_tokens)
+        return await self._many.end(end, issued_to.FEW)
 
     def _tell(self, changed: Changed) -> None:
         if changed:
@@ -190,8 +213,8 @@ class RevocationService:
                 tell(changed)
 
 
-def _to_be_ended(connection: Connection, name: str, end: End, now: datetime) -> tuple[Device, Voided]:
-    """Void its tokens, and return the device, locked, and what is void; raise `Refused` if it cannot be ended."""
+def _to_be_ended(connection: Connection, name: str, end: End, now: datetime) -> tuple[Device, Counter[str]]:
+    """Void its tokens, and return the device, locked, and how many; raise `Refused` if it cannot be ended."""
     bound = Counter({name: tokens.void(connection, name, now)})  # Before the device: the store's lock order.
     device = devices.find(connection, name, for_update=True)
     if device is None:
@@ -200,7 +223,7 @@ def _to_be_ended(connection: Connection, name: str, end: End, now: datetime) -> 
         go_alone(connection)  # Whether an admin is left depends on all of them.
     check_the_service_is_not_ended(device)
     end.occasion.check(connection, device)
-    return device, void_made_with(connection, [device], end.grounds, now, bound)
+    return device, bound
 
 
 def _end_state(connection: Connection, device: Device, end: End, now: datetime) -> bool:

@@ -24,6 +24,7 @@ Rules
    a join reads along with the lock may be older than the wait for it. Locks are taken in one order: all writers'
    (`provisioning.store.postgresql_group`), tokens, device, key, counters, end of the audit log. All waits are
    bounded: `provisioning.store.server_parameters`.
+4. Whatever a work raises undoes it, and nobody else's: a parser's panic, too, which no lane would survive.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from provisioning.errors import Code, ConfigurationError, Refused
+from provisioning.pki.panic import panics_fail
 from provisioning.store.audit import KEY_OPTION
 from provisioning.store.conditions import conditioned
 from provisioning.store.lanes import Apart, Lane, PooledLane, explained, is_read_only, lacks_something
@@ -173,7 +175,7 @@ class Database:
         if self._takes_no_changes and self._may_doubt():
             await self._leave()
         try:
-            result = await self._writer.run(conditioned(work), apart, short=short)
+            result = await self._writer.run(panics_fail(conditioned(work)), apart, short=short)
         except Refused as refusal:
             self._write_failed = self._write_failed or refusal.code is Code.UNAVAILABLE
             self._takes_no_changes = self._takes_no_changes or is_read_only(refusal)
@@ -205,7 +207,7 @@ class Database:
     async def read(self, work: Callable[[Connection], ResultT]) -> ResultT:
         """Run *work* in a transaction that only reads, from one snapshot."""
         try:
-            return await self._reader.run(work)
+            return await self._reader.run(panics_fail(work))
         except Refused as refusal:
             self._note(refusal)
             raise
@@ -231,6 +233,7 @@ class Database:
 
         On PostgreSQL it is cheaper than `read`, whose snapshot takes two journeys to the server more.
         """
+        work = panics_fail(work)
         try:
             if self._looks is not self._reader and self._may_doubt():
                 # Who only reads is refused nothing, and would read a former primary for as long as it runs.

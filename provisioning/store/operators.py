@@ -12,6 +12,7 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -140,6 +141,26 @@ def no_admins(connection: Connection, now: datetime) -> list[str]:
     """Return the operators who are here, or were, and of whom `usable_admins` knows nothing."""
     enrolled = connection.execute(select(devices.c.name).where(*of_roles(Role.OPERATOR))).scalars()
     return sorted({*enrolled} - usable_admins(connection, now))
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Operators whose promises do not count now, though nothing records that of each promise."""
+
+    no_admins: Sequence[str]
+    """Those who are here, or were, and could promise nothing now that only an admin may."""
+    suspended: Sequence[str]
+    """Those who are suspended as a whole, and could promise nothing."""
+
+    def promise(self, role: str, made_by: str) -> bool:
+        """Whether a token for *role* that *made_by* has made does not count."""
+        return made_by in self.suspended or (role != Role.DEVICE.value and made_by in self.no_admins)
+
+
+def absent(connection: Connection, now: datetime) -> Absent:
+    """Return whose promises do not count *now*."""
+    suspended = select(devices.c.name).where(*of_roles(Role.OPERATOR), devices.c.suspended_at.is_not(None))
+    return Absent(no_admins(connection, now), sorted(connection.execute(suspended).scalars()))
 
 
 def last_admin_stays(name: str) -> Refused:

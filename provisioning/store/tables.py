@@ -231,7 +231,7 @@ voided_makers = Table(
     Column("through_id", BIG_ID, primary_key=True, autoincrement=False),
     Column("voided_at", UtcDateTime, nullable=False),
 )
-"""Operators whose unused tokens are void, up to a number: a key was compromised (`provisioning.store.tokens`)."""
+"""Operators whose unused tokens are void, up to a number: they have left (`provisioning.store.tokens`)."""
 
 enrolment_groups = Table(
     "enrolment_groups",

@@ -5,7 +5,7 @@ The token itself is never here: only its hash is stored. Its number identifies i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.pki.role import Role
 from provisioning.store import operators, stretches
+from provisioning.store.operators import Absent
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import certificates, tokens
 from provisioning.store.tokens import UNUSED, VOIDED_AT, not_kept
@@ -79,6 +80,7 @@ _KNOWN: Final = select(
 ).select_from(tokens.outerjoin(certificates, tokens.c.certificate_id == certificates.c.id))
 
 
+_NOBODY: Final = Absent((), ())
 # Not by its index: a page is of tokens in the order of their numbers.
 _ENDS: Final = func.coalesce(tokens.c.expires_at, tokens.c.created_at)
 _FIND: Final = Prepared(_KNOWN.where(tokens.c.id == bindparam("wanted")), at_once=True)
@@ -99,15 +101,15 @@ def page(
         for column, value in ((tokens.c.group_name, wanted.group), (tokens.c.device, wanted.device))
         if value is not None
     ]
-    statement, no_admins = _KNOWN.where(*indexed), operators.no_admins(connection, now)
+    statement, absent = _KNOWN.where(*indexed), operators.absent(connection, now)
     if wanted.state is not None:
-        statement = statement.where(_is(wanted.state, now, no_admins))
+        statement = statement.where(_is(wanted.state, now, absent))
     if wanted.expires_before is not None:
         statement = statement.where(wanted.expires_before > _ENDS)
 
     def found(behind: int, last: int, most: int) -> list[KnownToken]:
         part = statement.where(tokens.c.id > behind, tokens.c.id <= last).order_by(tokens.c.id).limit(most)
-        return [_from_row(row, now, no_admins) for row in connection.execute(part)]
+        return [_from_row(row, now, absent) for row in connection.execute(part)]
 
     return stretches.page(connection, select(tokens.c.id).where(*indexed), found, limit=limit, after=after)
 
@@ -121,8 +123,8 @@ def find_all(connection: Connection, numbers: Sequence[int], now: datetime) -> d
     """Return those tokens with these numbers that exist."""
     answers = _FIND.answers(connection, [{"wanted": each} for each in numbers]) if numbers else ()
     rows = [row for answer in answers for row in answer.rows]
-    no_admins = operators.no_admins(connection, now) if rows else ()
-    return {row[0]: _from_row(row, now, no_admins) for row in rows}
+    absent = operators.absent(connection, now) if rows else _NOBODY
+    return {row[0]: _from_row(row, now, absent) for row in rows}
 
 
 def void(connection: Connection, numbers: Sequence[int], now: datetime) -> None:
@@ -130,8 +132,8 @@ def void(connection: Connection, numbers: Sequence[int], now: datetime) -> None:
     _VOID.run_each(connection, [{"wanted": each, "now": now} for each in sorted(numbers)])
 
 
-def _is(state: TokenState, now: datetime, no_admins: Sequence[str]) -> ColumnElement[bool]:
-    unused, left = and_(*UNUSED), not_kept(no_admins)
+def _is(state: TokenState, now: datetime, absent: Absent) -> ColumnElement[bool]:
+    unused, left = and_(*UNUSED), not_kept(absent)
     match state:
         case TokenState.USED:
             return tokens.c.used_at.is_not(None)
@@ -144,7 +146,7 @@ def _is(state: TokenState, now: datetime, no_admins: Sequence[str]) -> ColumnEle
             return and_(unused, now < _ENDS, ~left)
 
 
-def _from_row(row: Sequence[Any], now: datetime, no_admins: Collection[str]) -> KnownToken:
+def _from_row(row: Sequence[Any], now: datetime, absent: Absent) -> KnownToken:
     number, device, group, role, created_at, created_by, expires_at, voided_at, used_at, serial = row
     if used_at is not None:
         state = TokenState.USED
@@ -153,8 +155,7 @@ def _from_row(row: Sequence[Any], now: datetime, no_admins: Collection[str]) -> 
     elif now >= expires_at:
         state = TokenState.EXPIRED
     else:
-        left = role != Role.DEVICE.value and created_by in no_admins
-        state = TokenState.VOID if left else TokenState.OPEN
+        state = TokenState.VOID if absent.promise(role, created_by) else TokenState.OPEN
     return KnownToken(
         number, device, group, Role(role), state, created_at, created_by, expires_at, voided_at, used_at, serial
     )

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.role import Role
 from provisioning.quick_values import quickly_made
 from provisioning.store import operators
+from provisioning.store.operators import Absent
 from provisioning.store.prepared import Prepared
-from provisioning.store.tables import tokens, voided_makers
+from provisioning.store.tables import devices, tokens, voided_makers
 from provisioning.store.utc_date_time import UtcDateTime
 
 VOIDED_AT: Final = func.coalesce(
@@ -35,6 +36,13 @@ VOIDED_AT: Final = func.coalesce(
     .scalar_subquery(),
 ).label("voided_at")
 """When a token was voided, by itself or with all that its creator had made; NULL if it was not."""
+
+_MAKER_SUSPENDED_AT: Final = (
+    select(devices.c.suspended_at)
+    .where(devices.c.name == tokens.c.created_by, devices.c.role == Role.OPERATOR.value)
+    .scalar_subquery()
+    .label("maker_suspended_at")
+)
 
 # Enrolment's statements are built once: building one costs more than running it.
 _FIND: Final = Prepared(
@@ -52,6 +60,7 @@ _FIND: Final = Prepared(
         VOIDED_AT,
         tokens.c.used_at,
         tokens.c.certificate_id,
+        _MAKER_SUSPENDED_AT,
     )
     .where(tokens.c.digest == bindparam("wanted"))
     .with_for_update(),
@@ -120,6 +129,8 @@ class StoredToken:
     voided_at: datetime | None
     used_at: datetime | None
     certificate_id: int | None = None
+    maker_suspended_at: datetime | None = None
+    """Since when the operator who has made it is suspended; None: is not."""
 
 
 def add(
@@ -199,14 +210,15 @@ def void_of_each(connection: Connection, devices: Sequence[str], now: datetime) 
 
 
 def void_made_by(connection: Connection, operators: Sequence[str], now: datetime) -> Counter[str]:
-    """Void every unused token that one of *operators* has made; return how many there were of each."""
+    """Void every unused token that one of *operators* has made; return how many of each could still be used *now*."""
+    could_be_used = func.count().filter(tokens.c.expires_at > now)
     statement = (
-        select(tokens.c.created_by, func.count())
+        select(tokens.c.created_by, could_be_used)
         .where(tokens.c.created_by.in_(operators), *UNUSED)
         .group_by(tokens.c.created_by)
     )
     made = Counter({row[0]: row[1] for row in connection.execute(statement)})
-    if made:
+    if made:  # Also of expired ones: a clock that is set back would let them in again.
         last = connection.execute(select(func.max(tokens.c.id))).scalar_one()
         rows = [{"operator": name, "through_id": last, "voided_at": now} for name in made]
         connection.execute(insert(voided_makers), rows)
@@ -230,14 +242,17 @@ def _ended(before: datetime) -> tuple[ColumnElement[bool], ...]:
     return ended < before, tokens.c.created_at < before, tokens.c.id < newest
 
 
-def not_kept(no_admins: Sequence[str]) -> ColumnElement[bool]:
-    """Return the condition for tokens that only an admin may promise, made by *no_admins*. Nothing records it."""
-    return and_(tokens.c.role != Role.DEVICE.value, tokens.c.created_by.in_(no_admins))
+def not_kept(absent: Absent) -> ColumnElement[bool]:
+    """Return the condition for tokens whose makers are *absent*, and so do not count. Nothing records it."""
+    for_admins = and_(tokens.c.role != Role.DEVICE.value, tokens.c.created_by.in_(absent.no_admins))
+    return or_(tokens.c.created_by.in_(absent.suspended), for_admins)
 
 
-def count_open(connection: Connection, now: datetime) -> int:
-    """Return how many tokens could still be used *now*."""
-    left = not_kept(operators.no_admins(connection, now))
+def count_open(connection: Connection, now: datetime, *, made_by: str | None = None) -> int:
+    """Return how many tokens could still be used *now*: all, or those that one operator has made."""
+    left = not_kept(operators.absent(connection, now))
     statement = select(func.count()).select_from(tokens).where(*UNUSED, tokens.c.expires_at > now, ~left)
+    if made_by is not None:
+        statement = statement.where(tokens.c.created_by == made_by)
     number: int = connection.execute(statement).scalar_one()
     return number

@@ -1,5 +1,8 @@
 """The one-time token: an operator's promise of one certificate, to one device or to any new device of a group.
 
+A promise holds only while its maker is not suspended: whoever is suspicious may have put tokens aside. Of who is ended
+they are void (`provisioning.revocation.departed_operators`).
+
 A promise of any other role than a device's holds only while its maker could make it now: an admin with a certificate
 that is good (`provisioning.store.operators.usable_admins`). Otherwise whoever is dismissed comes back as an operator,
 or as a service that reads everything, by a token that was put aside.
@@ -107,7 +110,12 @@ class TokenWay(Way):
 
 
 def _check_maker(connection: Connection, token: StoredToken, now: datetime) -> None:
-    """Refuse a token that only an admin may make if its maker may not any more."""
+    """Refuse a token whose maker is suspended, or one that only an admin may make if its maker may not any more."""
+    if token.maker_suspended_at is not None:
+        raise Refused(
+            Code.TOKEN_VOID,
+            f"{token.created_by}, who made this token, is suspended: ask another operator for a new one",
+        )
     if token.grant.role is Role.DEVICE:
         return
     maker = devices.find(connection, token.created_by)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from provisioning.pki.tls import Credential, client_context
 from tests.integration.broker.conftest import CHANGER
 from tests.support.broker_process import PATIENCE, BrokerProcess, wait_until
 from tests.support.enrolled import Enrolled, enrol
+from tests.support.half_message import half_of_a_key_update
 from tests.support.key_updates import change_keys
 from tests.support.pki import Pki
 from tests.support.provisioning import ProvisioningService
@@ -98,6 +100,29 @@ def test_an_operator_who_is_revoked_gets_no_further_answer(
     assert fleet_broker.events("admin request refused", serial=operator.serial)
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_nobody_gets_in_by_a_tls_session_of_an_operator(
+    fleet_broker: BrokerProcess, service: ProvisioningService, operator: Enrolled, version: ssl.TLSVersion
+) -> None:
+    """The secret of one that an operator's program has had at the devices' port was enough, without the key."""
+    context = client_context(service.bundle, operator.credential, allow_tls12=True)
+    context.maximum_version = version
+    with TlsClient(fleet_broker.port, "", context=context) as client:
+        client.connect(client_id=operator.name)
+        session = client.leave()
+    for _ in range(2):
+        with (
+            socket.create_connection(("127.0.0.1", port_of(fleet_broker)), timeout=PATIENCE) as raw,
+            context.wrap_socket(raw, server_hostname="localhost", session=session) as connection,
+        ):
+            connection.sendall(b"GET /v1/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+            assert not connection.session_reused
+    with TlsClient(fleet_broker.port, "", context=context, session=session) as again:
+        again.connect(client_id=operator.name)
+        assert again.socket.session_reused, "at the port where it was made"
+
+
 @pytest.mark.parametrize("role", ["device", "service"])
 def test_another_role_is_refused(
     fleet_broker: BrokerProcess, service: ProvisioningService, name: str, role: str
@@ -129,6 +154,24 @@ def test_a_device_cannot_hold_the_broker_there_by_changing_its_keys_without_end(
     assert answer(10).startswith(b"HTTP/1.1 403 ")
     with contextlib.suppress(OSError):
         assert answer(3000) == b""
+
+
+def test_an_operators_port_says_who_has_asked_and_kept_back_half_of_a_message(
+    fleet_broker: BrokerProcess, service: ProvisioningService, name: str, tmp_path: Path
+) -> None:
+    (device,) = enrol(service, name)
+    context = client_context(service.bundle, device.credential)
+    context.keylog_filename = str(tmp_path / "keys")
+    with (
+        socket.create_connection(("127.0.0.1", port_of(fleet_broker)), timeout=PATIENCE) as raw,
+        context.wrap_socket(raw, server_hostname="localhost") as connection,
+    ):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        connection.sendall(b"GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n")
+        os.write(connection.fileno(), half_of_a_key_update(context, sent=1))
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+        wait_until(lambda: fleet_broker.events("admin request refused", serial=device.serial), "he is refused")
+    assert "Traceback" not in fleet_broker.log
 
 
 def test_who_has_his_answer_and_does_not_close_is_no_error_at_the_stop(tmp_path: Path, pki: Pki) -> None:

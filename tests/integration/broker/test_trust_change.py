@@ -24,6 +24,7 @@ from provisioning.pki.role import Role
 from provisioning.pki.tls import client_context
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.crl import crl, pem
+from tests.support.half_message import half_of_a_key_update
 from tests.support.pki import DOMAIN, Held, Pki, pem_of
 from tests.support.tls_client import PATIENCE, Ended, TlsClient, attempt
 from tests.support.wire import KEPT, V5, connect_packet, will
@@ -129,6 +130,15 @@ class Scene:
         client.connect(client_id=name)
         return client
 
+    def connect_silent(self, pki: Pki, name: str) -> TlsClient:
+        """Connect one that then sends half of a KeyUpdate: OpenSSL takes it for one that shakes hands again."""
+        context = client_context(self.ours.anchors, pki.device(name).credential)
+        context.keylog_filename = str(self.directory / f"{name}.keys")
+        client = self.stack.enter_context(TlsClient(self.broker.port, "", context=context))
+        client.connect(client_id=name)
+        os.write(client.socket.fileno(), half_of_a_key_update(context, sent=1))
+        return client
+
     def connect_service(self, pki: Pki, name: str) -> TlsClient:
         return self.connect(pki, name, pki.service(name))
 
@@ -152,6 +162,7 @@ def both(terms_of_theirs: str = BLIND) -> str:
 def test_an_anchor_that_is_taken_out_of_cafile_puts_out_its_clients(tmp_path: Path) -> None:
     with ExitStack() as stack:
         scene = Scene(tmp_path / "b", stack, "", "--unsafe-no-revocation")
+        silent = scene.connect_silent(scene.theirs, "silent")
         stays, goes = scene.connect(scene.ours, "stays"), scene.connect(scene.theirs, "goes")
         context = client_context(scene.ours.anchors, scene.ours.device("again").credential)
         with TlsClient(scene.broker.port, "", context=context) as first:
@@ -162,16 +173,17 @@ def test_an_anchor_that_is_taken_out_of_cafile_puts_out_its_clients(tmp_path: Pa
         assert resumed.socket.session_reused
         scene.files["both"].write_text(scene.ours.anchors)
         assert scene.command("--dry-run")["effects"] == {
-            "connected": 3,
-            "disconnected": 1,
+            "connected": 4,
+            "disconnected": 2,
             "subscriptions_ended": 0,
             "wills_dropped": 0,
             "affected": [
                 {
-                    "client_id": "goes",
-                    "identity": "spiffe://fleet.internal/device/meters/goes",
+                    "client_id": name,
+                    "identity": f"spiffe://fleet.internal/device/meters/{name}",
                     "why": "UNTRUSTED_ISSUER: no trust bundle vouches for the issuer 'CN=Test Issuing CA'",
                 }
+                for name in ("silent", "goes")
             ],
             "more": 0,
         }
@@ -180,6 +192,7 @@ def test_an_anchor_that_is_taken_out_of_cafile_puts_out_its_clients(tmp_path: Pa
         farewell = goes.farewell()
         assert farewell.reason_code is ReasonCode.NOT_AUTHORIZED
         assert str(farewell.properties.reason_string).startswith("UNTRUSTED_ISSUER: the trust settings have changed")
+        silent.expect_end()
         stays.check_alive()
         resumed.check_alive()
         assert attempt(scene.broker.port, scene.ours.anchors, scene.theirs.device("goes").credential) == (

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.client.operator import OperatorClient, RequestRefused
+from provisioning.client.operator_answers import DepartedOperator
+from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
 from tests.support.enrolled import Enrolled, enrol
 from tests.support.provisioning import ProvisioningService
+
+KEY_COMPROMISE = RevocationReason.KEY_COMPROMISE
 
 
 async def refused(call: object) -> RequestRefused:
@@ -30,7 +35,7 @@ async def test_each_operator_may_do_what_his_role_says_and_no_more(own_service: 
     anna = await asyncio.to_thread(operator, "anna", "auditor")
     bert = await asyncio.to_thread(operator, "bert", "enroller")
     async with (
-        OperatorClient(service.https, service.bundle, service.operator) as admin,
+        EnrolmentOperatorClient(service.https, service.bundle, service.operator) as admin,
         OperatorClient(service.https, service.bundle, anna.credential) as auditor,
         OperatorClient(service.https, service.bundle, bert.credential) as enroller,
     ):
@@ -59,6 +64,15 @@ async def test_each_operator_may_do_what_his_role_says_and_no_more(own_service: 
         await admin.grant("anna", "enroller")  # From her next request on, with the certificate that she has.
         await auditor.create_tokens(device="meter-2")
         assert (await refused(admin.grant("admin", "auditor"))).code == "LAST_ADMIN"
+        assert (await admin.grant("anna", "auditor")).tokens_voided == 1
+        left = list[DepartedOperator]()
+        kept = await admin.decommission(device="bert", keep_tokens=True, tell=left.append)
+        assert ([each.device for each in kept], left.pop().tokens_left) == (["bert"], 1)
+        await admin.revoke(devices=["bert"], tell=left.append)
+        assert [(each.name, each.tokens_voided, each.tokens_left) for each in left] == [("bert", 1, 0)]
+        assert {each.state async for each in admin.tokens(device="meter-1")} == {"void"}
+        error = await refused(admin.revoke(device="bert", reason=KEY_COMPROMISE, keep_tokens=True))
+        assert (error.status, error.code) == (400, "INVALID_REQUEST")
 
 
 def test_operators_from_the_command_line(own_service: ProvisioningService, tmp_path: Path) -> None:

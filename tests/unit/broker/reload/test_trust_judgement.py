@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Never
 
 import pytest
 
@@ -37,6 +38,26 @@ def test_whom_the_new_generation_vouches_for_stays(broker: MemoryBroker) -> None
     )
     assert isinstance(outcome, Refused)
     assert outcome.code is RefusalCode.UNTRUSTED_ISSUER
+
+
+async def test_nobody_stays_because_another_cannot_be_judged(
+    broker: MemoryBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> Never:
+        raise ValueError("handshake not done yet")
+
+    scene = Scene(tmp_path, broker)
+    held = PKI.device("goes", issuer=BELOW)
+    odd, goes = (broker.open(each, path=path(each, BELOW, OTHER)) for each in (PKI.device("odd", issuer=BELOW), held))
+    odd.connect(client_id="odd")
+    goes.connect(client_id="goes")
+    monkeypatch.setattr(odd.transport, "presented", fail)
+    scene.believe(PKI.root)
+    _, effects = await scene.trust.apply(scene.load())
+    broker.settle()
+    assert effects is not None
+    assert (effects.disconnected, odd.closed, goes.closed) == (2, True, True)
+    assert str(odd.farewell().properties.reason_string).startswith("TRUST_CHANGED: ")
 
 
 def test_who_came_back_to_his_tls_session_is_judged_by_the_path_of_before(broker: MemoryBroker) -> None:

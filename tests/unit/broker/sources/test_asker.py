@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import Self
+from typing import Never, Self
 
 import pytest
 from cryptography import x509
@@ -137,6 +137,31 @@ async def test_every_will_of_one_certificate_waits_for_the_one_answer(
     assert [asker.ask_about(key) for _ in range(3)] == [0, 0, 0]
     assert (len(asker._tasks), len(asker._asked)) == (0, 0)
     await asker.close()
+
+
+async def test_of_everybody_else_the_responder_is_asked_when_one_cannot_be_asked_about(
+    broker: StoredBroker, web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was revoked by a responder alone stayed connected for as long as such a one did."""
+
+    def fail() -> Never:
+        raise ValueError("handshake not done yet")
+
+    lists = asks_responder(broker, web, tmp_path, lambda: broker.now)
+    responder = web.pages["/ocsp"] = Responder(PKI.issuing, delegate(PKI), [])
+    admission, asker = broker.engine.admission, lists._asker
+    admission.asker = None  # They connect before anybody can be asked.
+    clients = [broker.device(name) for name in ("meter-1", "meter-2")]
+    admission.asker = asker
+    monkeypatch.setattr(clients[0].transport, "presented", fail)
+    held = shared_device("meter-2")
+    responder.certificates.append(held)
+    responder.revoked[held.certificate.serial_number] = x509.ReasonFlags.key_compromise
+    await asker._round(broker.engine)
+    await asyncio.gather(*asker._rounds.values())
+    await lists.intake.enforce()
+    await asker.close()
+    assert [each.closed for each in clients] == [False, True]
 
 
 @pytest.mark.parametrize("named_by", ["client", "issuer"])

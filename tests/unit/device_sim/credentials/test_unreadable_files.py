@@ -18,20 +18,13 @@ from device_sim.credentials.credential_file import CredentialFile, UnusableCrede
 from provisioning.pki.keys import KeyFileError, key_to_pem, load_key
 from tests.fuzz.der import encode, parse, places
 from tests.support.openssl import openssl
+from tests.support.panic import PANIC
 from tests.support.pki import Pki
 from tests.support.unknown_version import unknown_version
 from tests.support.year_0 import SAID, since_year_0
 
 SHORT_KEY = bytes.fromhex("300e020100300506032b657004020400")
 """An Ed25519 private key of no octets."""
-PANIC = """-----BEGIN EC PRIVATE KEY-----
-Proc-Type: 4,ENCRYPTED
-DEK-Info: AES-256-CBC,2BFFBF2FD2255111B3
-
-LbIN8x+ekhb9lpW/3XoNK7YutKGWGVOwsom450xVVbGO6PygEMvzHAPNSJIQv179ow6trdA=
------END EC PRIVATE KEY-----
-"""
-"""Its vector is of nine octets, not of sixteen."""
 UNPARSABLE = "holds a key that cannot be parsed: convert it (openssl pkey -in FILE -out COPY)"
 
 

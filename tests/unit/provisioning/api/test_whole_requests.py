@@ -18,6 +18,7 @@ from provisioning.api.whole_requests import WholeRequests
 from provisioning.config import Settings
 from provisioning.errors import Code, Refused
 from tests.support.asgi import through
+from tests.support.panic import a_panic
 
 PATH = "/.well-known/est/simpleenroll"
 CREDENTIAL = b"Basic " + base64.b64encode(b"meter-1:fgt_token")
@@ -122,8 +123,9 @@ async def test_an_answer_that_has_begun_when_it_is_cut_off_is_not_followed_by_an
     assert len(sent) == 1
 
 
-async def test_a_fault_of_ours_is_answered_without_detail() -> None:
-    whole, _, metrics = both(Enrolment(ZeroDivisionError("a detail")))
+@pytest.mark.parametrize("fault", [ZeroDivisionError("a detail"), a_panic()])
+async def test_a_fault_of_ours_is_answered_without_detail(fault: BaseException) -> None:
+    whole, _, metrics = both(Enrolment(fault))
     told = await answer(whole, scope(), base64.b64encode(b"no request"))
     assert (told.status_code, bytes(told.body)) == (500, b"INTERNAL: internal error; the service's log says why\n")
     refusals = metrics.registry.get_sample_value("fleet_provisioning_refusals_total", {"code": "INTERNAL"})

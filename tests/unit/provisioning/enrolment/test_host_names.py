@@ -195,6 +195,7 @@ async def test_who_may_serve_is_called_by_no_other_s_host_name(store_url: str) -
     async with open_fleet(store_url, configured=[SERVING]) as fleet:
         await granted(fleet, "mqtt-1", PRESS)
         await refused(fleet, "Press.plant.example")
+        await refused(fleet, "press.plant.example.")  # curl takes the dot away.
         await ask(fleet, "meter-1", "lathe.plant.example")
         await refused(fleet, "lathe.plant.EXAMPLE", "other.plant.example")
         saw = await ask(fleet, "Saw.plant.example")
@@ -231,6 +232,7 @@ async def test_a_server_s_address_is_given_to_no_device_that_may_serve(store_url
             await granted(fleet, broker, "mqtt.example", "192.0.2.7")
         await refused(fleet, "meter-3", "192.0.2.7")
         await refused(fleet, "192.0.2.7")
+        await refused(fleet, "192.0.2.7.")
         assert addresses(await fleet.reenrol(certificate, successor_csr(certificate))) == ["192.0.2.8"]
         async with open_fleet(store_url, fleet.authority, configured=[CLIENTS]) as clients_only:
             assert addresses(await ask(clients_only, "meter-4", "192.0.2.7")) == ["192.0.2.7"]

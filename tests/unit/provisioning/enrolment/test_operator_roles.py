@@ -77,7 +77,7 @@ async def test_an_admin_whose_certificates_are_revoked_or_have_ended_is_none_who
     await enrol_operator(fleet, "anna", OperatorRole.ADMIN)
     await fleet.revocation.revoke_serial(f"{certificate.serial_number:x}", RevocationReason.SUPERSEDED, by="anna")
     assert [each.good_until for each in await service.every() if each.grant.name != "anna"] == [None, carls]
-    assert (await service.grant("anna", OperatorRole.ENROLLER, by="anna")).role is OperatorRole.ENROLLER, "carl is left"
+    assert (await service.grant("anna", OperatorRole.ENROLLER, by="anna")).grant.name == "anna", "carl is left"
     await service.grant("anna", OperatorRole.ADMIN, by="carl")
 
     def report(connection: Connection) -> DeviceKey:
@@ -109,7 +109,7 @@ async def test_the_last_admin_who_can_get_in_stays_one(fleet: Fleet) -> None:
     await fleet.revocation.revoke_device("bert", RevocationReason.SUPERSEDED, by="anna")
     error = await refusal(fleet, "anna", OperatorRole.ENROLLER)
     assert (error.code, "anna is the last admin" in error.detail) == (Code.LAST_ADMIN, True)
-    granted = await service.grant("anna", OperatorRole.ADMIN, by="anna")
+    granted = (await service.grant("anna", OperatorRole.ADMIN, by="anna")).grant
     assert (granted.name, granted.role, granted.granted_by) == ("anna", OperatorRole.ADMIN, "anna"), (
         "that he is, he may"
     )

@@ -18,10 +18,12 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from provisioning.errors import Refused
+from provisioning.pki.panic import GaveUp
 from provisioning.store import sqlite_lane
 from provisioning.store.database import _KEPT_LOG_BYTES, Database
 from provisioning.store.sqlite_group import SqliteGroup
 from provisioning.store.sqlite_lane import SqliteLane
+from tests.support.panic import panic
 
 
 @pytest.fixture
@@ -120,6 +122,22 @@ async def test_a_work_that_fails_undoes_its_own_change_only(
     assert (a, type(b), c) == ("a", ZeroDivisionError, "c")
     assert await noted(database) == {"a", "c"}
     assert len(commits) == 1
+
+
+async def test_a_parser_that_panics_undoes_its_own_work_only(database: Database, short: bool) -> None:
+    """What is no `Exception` ended the lane: nothing was written any more, and nobody answered."""
+
+    def work(connection: Connection, word: str) -> str:
+        note(connection, word)
+        return panic() if word == "b" else word
+
+    calls = [partial(work, word=word) for word in "abc"]
+    outcomes = await asyncio.gather(*(database.write(each, short=short) for each in calls), return_exceptions=True)
+    assert [type(each) for each in outcomes] == [str, GaveUp, str]
+    assert await noted(database) == {"a", "c"}
+    for read in (database.read, database.look):
+        with pytest.raises(GaveUp):
+            await read(lambda _: panic())
 
 
 async def test_if_the_commit_fails_everybody_is_told_and_nothing_is_kept(

@@ -1,4 +1,4 @@
-"""What an operator whose key is compromised has made is void by one row, however many tokens that are."""
+"""What an operator who leaves has made is void by one row, however many tokens that are, unless it is kept."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ from sqlalchemy import func, select
 
 from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.attempt import TokenCredential
+from provisioning.enrolment.claims import ClaimOrder, ClaimService
 from provisioning.enrolment.groups import parse_ways
+from provisioning.enrolment.operator_roles import OperatorRoleService
 from provisioning.enrolment.token_retention import TokenRetention
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Pending, Refused
+from provisioning.operator_role import OperatorRole
 from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.revocation_reason import RevocationReason
 from provisioning.pki.role import Role
-from provisioning.store import audit, token_inventory, tokens
+from provisioning.revocation.departed_operators import Departed
+from provisioning.store import audit, listed_devices, token_inventory, tokens
 from provisioning.store.groups import Group
+from provisioning.store.listed_devices import ListedDevice
+from provisioning.store.promises import Left
 from provisioning.store.tables import tokens as token_rows
 from provisioning.store.token_inventory import TokenFilter, TokenState
 from tests.support.fleet import Fleet
@@ -83,23 +89,106 @@ async def test_they_are_void_and_none_is_written(fleet: Fleet) -> None:
     assert first[2].voided_at == fleet.clock() - DAY / 48, "since the first time"
 
 
-async def test_of_every_operator_whose_key_is_compromised_and_for_no_other_reason(fleet: Fleet) -> None:
+async def audited(fleet: Fleet, subject: str) -> dict[str, object]:
+    """Return what the audit log says of the last end of *subject*."""
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
+    facts: dict[str, object] = json.loads(
+        [each.details for each in entries if each.subject == subject and each.action in {"revoked", "decommissioned"}][
+            -1
+        ]
+    )
+    return {name: value for name, value in facts.items() if name.startswith(("tokens", "approvals"))}
+
+
+@pytest.mark.parametrize("reason", [COMPROMISED, RevocationReason.AFFILIATION_CHANGED])
+async def test_of_every_operator_who_is_ended_with_others(fleet: Fleet, reason: RevocationReason) -> None:
     await operator(fleet, "boss")
     ended = ["anna", "bert"]
     for number, name in enumerate(ended):
         await operator(fleet, name)
-        await made(fleet, name, f"meter-{number}")
-    for reason in (RevocationReason.SUPERSEDED, RevocationReason.UNSPECIFIED):
-        certificate = await operator(fleet, "carl")
-        await made(fleet, "carl", f"meter-{reason}")
-        await fleet.revocation.revoke_serial(f"{certificate.serial_number:x}", reason, by="boss")
-        assert (await states(fleet))[f"meter-{reason}"] is TokenState.OPEN
-    assert {(await states(fleet))[f"meter-{number}"] for number in range(2)} == {TokenState.OPEN}
-    await fleet.revocation.revoke_batch(ended, [], COMPROMISED, by="boss")
+        await made(fleet, name, f"meter-{number}", f"heater-{number}")
+    await fleet.enrol("meter-9")
+    outcome = await fleet.revocation.revoke_batch(["meter-9", *ended], [], reason, by="boss")
     assert {(await states(fleet))[f"meter-{number}"] for number in range(2)} == {TokenState.VOID}
-    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
-    voided = [json.loads(each.details).get("tokens_voided") for each in entries if each.action == "revoked"][-2:]
-    assert voided == [1, 1]
+    assert [(each.name, each.tokens_voided, each.left.tokens) for each in outcome.departed] == [
+        ("anna", 2, 0), ("bert", 2, 0),
+    ]  # fmt: skip
+    assert [await audited(fleet, name) for name in (*ended, "meter-9")] == [{"tokens_voided": 2}] * 2 + [
+        {"tokens_voided": 0}
+    ]
+
+
+async def test_of_who_has_another_good_certificate_only_if_the_key_is_compromised(fleet: Fleet) -> None:
+    await operator(fleet, "boss")
+    first, second = [f"{(await operator(fleet, 'carl')).serial_number:x}" for _ in range(2)]
+    await made(fleet, "carl", "meter-1")
+    superseded = RevocationReason.SUPERSEDED
+    outcome = await fleet.revocation.revoke_serial(first, superseded, by="boss")
+    assert ((await states(fleet))["meter-1"], list(outcome.departed)) == (TokenState.OPEN, [])
+    outcome = await fleet.revocation.revoke_serial(second, superseded, by="boss", keep_tokens=True)
+    assert [each.left.tokens for each in outcome.departed] == [1], "he has none left, and it is told what he leaves"
+    assert ((await states(fleet))["meter-1"], await audited(fleet, "carl")) == (
+        TokenState.OPEN, {"tokens_voided": 0, "tokens_kept": 1},
+    )  # fmt: skip
+    again = await fleet.revocation.revoke_batch([], [second], superseded, by="boss")
+    assert (again.changed, (await states(fleet))["meter-1"]) == (True, TokenState.VOID)
+    await operator(fleet, "carl")
+    await made(fleet, "carl", "meter-2")
+    await fleet.revocation.revoke_serial(first, COMPROMISED, by="boss")
+    assert (await states(fleet))["meter-2"] is TokenState.VOID
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_what_whoever_dismisses_him_keeps_is_good_unless_the_key_is_compromised(fleet: Fleet, many: bool) -> None:
+    await operator(fleet, "boss")
+    await operator(fleet, "anna")
+    (kept,) = await made(fleet, "anna", "meter-1")
+    with pytest.raises(Refused, match="keep_tokens: what was made with a compromised key is never kept"):
+        await fleet.revocation.revoke_batch(["anna"], [], COMPROMISED, by="boss", keep_tokens=True)
+    if many:
+        await fleet.revocation.decommission_batch(["anna"], by="boss", keep_tokens=True)
+    else:
+        await fleet.revocation.decommission("anna", by="boss", keep_tokens=True)
+    assert await audited(fleet, "anna") == {"tokens_voided": 0, "tokens_kept": 1}
+    await fleet.enrolment.enrol(csr_der(names=["meter-1"]), kept)
+
+
+async def test_while_he_is_suspended_they_are_void(fleet: Fleet) -> None:
+    """Whether somebody else has his key is what is looked into."""
+    await operator(fleet, "boss")
+    await operator(fleet, "anna", OperatorRole.ENROLLER)
+    (token,) = await made(fleet, "anna", "meter-1")
+    await fleet.suspension.suspend_device("anna", by="boss")
+    with pytest.raises(Refused, match="TOKEN_VOID: anna, who made this token, is suspended"):
+        await fleet.enrolment.enrol(csr_der(names=["meter-1"]), token)
+    assert (await states(fleet))["meter-1"] is TokenState.VOID
+    assert await fleet.database.read(lambda connection: tokens.count_open(connection, fleet.clock())) == 0
+    await fleet.suspension.resume_device("anna", by="boss")
+    assert (await states(fleet))["meter-1"] is TokenState.OPEN
+    await fleet.enrolment.enrol(csr_der(names=["meter-1"]), token)
+
+
+async def test_what_else_he_leaves_behind_is_counted(fleet: Fleet) -> None:
+    await operator(fleet, "boss")
+    await operator(fleet, "anna")
+
+    async def unchanged() -> None:
+        pass
+
+    claims = ClaimService(fleet.database, fleet.clock, unchanged)
+    for name in ("batch-1", "batch-2"):
+        await claims.create(ClaimOrder(name, "line", 5, DAY), by="anna")
+    await claims.end("batch-2", by="boss")
+    entries = [ListedDevice("meter-1", b"k" * 32), ListedDevice("meter-2", None)]
+    await fleet.database.write(
+        lambda connection: listed_devices.put(connection, "line", entries, by="anna", now=fleet.clock())
+    )
+    order = TokenOrder(["dora"], None, Role.OPERATOR, operator_role=OperatorRole.ENROLLER)
+    await fleet.token_service.create(order, by="anna")
+    (departed,) = (await fleet.revocation.decommission("anna", by="boss")).departed
+    assert departed == Departed(
+        "anna", 1, 0, Left(tokens=0, approvals=0, claims=1, listed=1, manufacturers=0, operators=1)
+    )
 
 
 async def test_what_is_made_after_void_tokens_were_removed_is_not_void(fleet: Fleet) -> None:
@@ -128,6 +217,10 @@ ENDS: dict[str, END] = {
     "one": lambda fleet, boss: fleet.revocation.revoke_serial(f"{boss.serial_number:x}", COMPROMISED, by="anna"),
     "device": lambda fleet, _: fleet.revocation.revoke_device("boss", COMPROMISED, by="anna"),
     "many": lambda fleet, _: fleet.revocation.revoke_batch(["boss"], [], COMPROMISED, by="anna"),
+    "decommission": lambda fleet, _: fleet.revocation.decommission("boss", by="anna"),
+    "demote": lambda fleet, _: OperatorRoleService(fleet.database, fleet.clock).grant(
+        "boss", OperatorRole.AUDITOR, by="anna"
+    ),
 }
 
 
@@ -156,18 +249,19 @@ async def test_what_he_has_approved_and_nobody_has_had_is_to_be_decided_again(fl
     assert again == had
     await fleet.enrolment.enrol(csr_der(keys["other"], names=["other"]), None, "line")
     entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
-    (details,) = [json.loads(each.details) for each in entries if each.action == "revoked" and each.subject == "boss"]
+    details = [json.loads(each.details) for each in entries if each.subject == "boss"][-1]
     assert details["approvals_undone"] == 1
     await service.decide(numbers["held"], approve=True, by="anna")
     await fleet.enrolment.enrol(csr_der(keys["held"], names=["held"]), None, "line")
 
 
-async def test_what_who_is_revoked_for_another_reason_has_approved_stays_approved(fleet: Fleet) -> None:
+async def test_what_he_has_approved_stays_approved_if_it_is_kept(fleet: Fleet) -> None:
     await operator(fleet, "anna")
     await operator(fleet, "boss")
     await fleet.groups.create(Group("line", ways=parse_ways(["approval"])), by="admin")
     key = generate_key()
     number = await waiting(fleet, "meter-1", key)
     await ApprovalService(fleet.database, fleet.clock).decide(number, approve=True, by="boss")
-    await fleet.revocation.revoke_device("boss", RevocationReason.SUPERSEDED, by="anna")
+    await fleet.revocation.revoke_device("boss", RevocationReason.SUPERSEDED, by="anna", keep_tokens=True)
+    assert await audited(fleet, "boss") == {"tokens_voided": 0, "approvals_kept": 1}
     await fleet.enrolment.enrol(csr_der(key, names=["meter-1"]), None, "line")

@@ -1,0 +1,29 @@
+"""What is said of operators who leave: in numbers, and only what there is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from provisioning.client.operator_answers import DepartedOperator
+from provisioning.commands.departed import say_who_left
+
+NOTHING: dict[str, Any] = {name: 0 for name in DepartedOperator.model_fields if name != "name"}
+
+
+def said(capsys: pytest.CaptureFixture[str], **numbers: int) -> list[str]:
+    say_who_left([DepartedOperator(name="anna", **NOTHING | numbers)])
+    return capsys.readouterr().err.splitlines()
+
+
+def test_what_is_void_and_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys) == []
+    assert said(capsys, tokens_voided=1, approvals_undone=1) == [
+        "fleet-provisioning: 1 unused token that anna made is void",
+        "fleet-provisioning: 1 request that anna approved waits for another decision",
+    ]
+    void, undone, left = said(capsys, tokens_voided=2, approvals_undone=3, claims_left=1, listed_left=2)
+    assert void == "fleet-provisioning: 2 unused tokens that anna made are void"
+    assert undone == "fleet-provisioning: 3 requests that anna approved wait for another decision"
+    assert "anna leaves behind what lets others in: 1 claim, 2 keys on lists; if" in left
