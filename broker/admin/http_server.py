@@ -20,7 +20,7 @@ Rules
    is closed: a client that sends its request at once is answered, whatever strangers keep open.
 7. A client that takes no answer is cut off: otherwise data could wait for it for ever, and occupy its descriptor.
 8. A parameter that is given twice, or is not text, is refused: which one applies would depend on the reader. So is a
-   second Host header, with which an origin is compared.
+   second Host header, with which an origin is compared, and a second origin; of fields behind a body none counts.
 9. A client that is answered while it still sends is heard out for a moment: closing with unread bytes would reset the
    connection, and the client might lose the answer (RFC 9112 §9.6). It counts as one that waits.
 
@@ -66,6 +66,8 @@ _HEAR_OUT_SECONDS = 1.0
 _WRITE_SECONDS = 30.0
 """For the client to take what was written to it."""
 _READ = 16 * 1024
+_SEVERAL = "several"
+"""No origin, where more than one is given: no page is from there."""
 _VERSIONS = frozenset({"1.0", "1.1"})
 _NAMED: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 """Since Python 3.13 an event loop removes a Unix socket's name. It looks that up as the socket says it; a long one has
@@ -125,6 +127,8 @@ class _Incoming:
     host: str = ""
     hosts: int = 0
     origin: str | None = None
+    headed: bool = False
+    """Whether its head is complete: a field behind the body (RFC 9110 §6.5) says nothing of who asks."""
     body: bytearray = field(default_factory=bytearray)
     complete: bool = False
     too_large: bool = False
@@ -146,7 +150,7 @@ class _Incoming:
             self.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.pipelined:
+        if self.pipelined or self.headed:
             return
         match name.lower():
             case b"accept":
@@ -155,13 +159,14 @@ class _Incoming:
                 self.host = value.decode("latin-1")
                 self.hosts += 1
             case b"origin":
-                self.origin = value.decode("latin-1")
+                self.origin = value.decode("latin-1") if self.origin is None else _SEVERAL
 
     def on_message_begin(self) -> None:
         self.pipelined = self.complete
 
     def on_headers_complete(self) -> None:
         if not self.pipelined:
+            self.headed = True
             self.most = self.bound(self.target.partition(b"?")[0].decode("latin-1"))
 
     def on_body(self, data: bytes) -> None:

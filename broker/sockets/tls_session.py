@@ -97,6 +97,7 @@ def shake_hands(session: TlsSession, inside: int, connected: socket.socket) -> i
         return openssl.WANTS_READ
     except ssl.SSLWantWriteError:
         return openssl.WANTS_WRITE
+    openssl.forget_errors()
     return openssl.COMPLETE
 
 

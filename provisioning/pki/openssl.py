@@ -116,6 +116,7 @@ def shake_hands(address: int) -> int:
     """
     result: int = frequent.SSL_do_handshake(address)
     if result == 1:
+        frequent.ERR_clear_error()  # A path is found beside certificates of the peer's that say nothing readable.
         return COMPLETE
     what: int = frequent.SSL_get_error(address, result)
     if what in (WANTS_READ, WANTS_WRITE):
@@ -144,7 +145,8 @@ def forget_errors() -> None:
 
     OpenSSL judges a call by that queue, so the error would be attributed to the thread's next session, whoever's it is.
     `ssl` clears it, but, from Python 3.12.3 on, not if the system has refused a write: one
-    client that resets its connection would end another's.
+    client that resets its connection would end another's. So it is to be called when a handshake has succeeded: a
+    certificate that the peer has sent beside its path, and that cannot be read, leaves an error, too.
     """
     if AVAILABLE:
         frequent.ERR_clear_error()

@@ -35,7 +35,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final, Protocol, Self, cast
 
-from provisioning.pki.openssl import address_of
+from provisioning.pki.openssl import address_of, forget_errors
 from provisioning.pki.resumption import stand_apart
 
 _AGAIN = (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLSyscallError, ssl.SSLEOFError)
@@ -113,6 +113,7 @@ class PoliteHandshake(ssl.SSLObject):
         except ssl.SSLError as failure:
             self._note(failure)
         else:
+            forget_errors()
             return
         raise ssl.SSLWantReadError(*_ALERT_FIRST)
 

@@ -11,7 +11,7 @@ A bad certificate is genuine in everything except what its arguments specify.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
 from ipaddress import ip_address
@@ -104,6 +104,12 @@ class Pki:
     def authority(self, common_name: str, issuer: Held | None = None, **different: object) -> Held:
         """Return another CA: below *issuer*, or a root of its own; *different*: a *key*, *not_after*, *extensions*."""
         return self._ca(common_name, issuer, 0 if issuer else 1, **different)  # type: ignore[arg-type]
+
+    def beside_unreadable(self, held: Held) -> Held:
+        """Return *held*, who also sends a certificate that has its issuer's name, and says nothing readable."""
+        unreadable = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.17"), b"\xff")
+        junk = self.authority("Test Issuing CA", self.root, extensions=[unreadable])
+        return replace(held, chain=(junk.certificate, *held.chain))
 
     def write_anchors(self, directory: Path) -> Path:
         path = directory / "anchors.pem"

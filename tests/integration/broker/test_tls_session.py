@@ -25,7 +25,7 @@ from tests.support.ended_streams import IGNORES_ENDS
 from tests.support.key_updates import change_keys
 from tests.support.noted_error import Bystander, leave_error
 from tests.support.one_segment import OneSegmentClient
-from tests.support.pki import Pki, shared_pki
+from tests.support.pki import Pki, pem_of, shared_pki
 from tests.support.tls_server import Opener, Server, Told, talk_and_keep, visit
 
 
@@ -356,6 +356,30 @@ async def test_what_one_client_meets_is_not_thought_to_have_met_another(pki: Pki
         assert told.detail == "the connection was reset"
     assert bystander.is_well()
     await server.close()
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+async def test_what_a_client_sends_beside_its_path_is_not_thought_to_be_anothers(pki: Pki, *, ahead: bool) -> None:
+    root = pem_of(pki.root.certificate).decode()
+    context = server_context(pki.broker().credential, root, client_certificate=ClientCertificate.REQUIRED)
+    server = Server(open_tls, context)
+    server.ahead = ahead
+    client = client_context(root, pki.beside_unreadable(pki.device("meter-1")).credential)
+    bystander = Bystander(context, client_context(root, pki.device("meter-2").credential))
+    well: list[bool] = []
+
+    def act(connection: ssl.SSLSocket) -> None:
+        wait_until(lambda: server.told is not None and server.told.certificate, "it is let in")
+        loop.call_soon_threadsafe(lambda: well.append(bystander.is_well()))
+        assert talk_and_keep(connection) is not None
+
+    loop = asyncio.get_running_loop()
+    try:
+        told, _ = await visit(server, client, act)
+        assert len(told.path) == 3
+        assert well == [True]
+    finally:
+        await server.close()
 
 
 async def test_a_client_that_leaves_without_having_taken_what_was_sent_is_lost_too(server: Server, pki: Pki) -> None:

@@ -2,10 +2,10 @@
 
 Theory
 ------
-What an operator has done before his end is a matter of why he is ended: a stolen key has made nothing, one who has
-left has let devices in, and nobody else. What he does at the same moment is done before, or not at all. So each
-operation has an operator of its own, who makes one thing of each kind, is ended while he makes more, and then tries
-every door.
+What an operator has promised ends with him: a token that nobody has used, an approval that nobody was certified for.
+Whoever dismisses him may keep both, and while he is only suspended his tokens are void. What he does at the same moment
+is done before, or not at all. So each operation has an operator of its own, who makes one thing of each kind, is ended
+while he makes more, and then tries every door.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from tests.support.walk.fleet_oracle import WAITS, Key, Rules, Token
 from tests.support.walk.race import CUT, Race, insist
 from tests.support.walk.walk import ASKED, PLAIN, World, operation
 
-_STOLEN: Final = "key stolen"
-_ENDS: Final[dict[str, tuple[str, dict[str, str], str]]] = {
-    _STOLEN: ("/v1/revocations", {"reason": "keyCompromise"}, "CERTIFICATE_REVOKED"),
+_KEPT: Final = {"keep_tokens": True}
+_ENDS: Final[dict[str, tuple[str, dict[str, Any], str]]] = {
+    "key stolen": ("/v1/revocations", {"reason": "keyCompromise"}, "CERTIFICATE_REVOKED"),
     "revoked": ("/v1/revocations", {"reason": "privilegeWithdrawn"}, "CERTIFICATE_REVOKED"),
+    "revoked, and kept": ("/v1/revocations", {"reason": "affiliationChanged", **_KEPT}, "CERTIFICATE_REVOKED"),
     "decommissioned": ("/v1/decommissions", {}, "CERTIFICATE_REVOKED"),
+    "decommissioned, and kept": ("/v1/decommissions", _KEPT, "CERTIFICATE_REVOKED"),
     "suspended": ("/v1/suspensions", {}, "CERTIFICATE_SUSPENDED"),
 }
 """How: the path, what it says more, and what he is told from then on."""
@@ -136,11 +138,11 @@ def end_operator(world: World, choices: random.Random) -> str | None:
         _check_out(operator, told, dies=dies)
     late = [each for each in (ends.get("token"),) if isinstance(each, Token)]
     for token in (before, *late):
-        _spend(world, token, void=how == _STOLEN)
+        _spend(world, token, void="kept" not in how)
     for made in (friend, ends.get("admin")):
         if isinstance(made, Token):
             _refused(world, made)
-    _ask(world, asker, key, waits=how == _STOLEN)
+    _ask(world, asker, key, waits="kept" not in how and how != "suspended")
     _refused(world, operator.token, spent=True)
     if how == "suspended":  # For good, or his tokens would be open again.
         check(world.reality.operate("/v1/decommissions", device=operator.name)[0], frozenset())
@@ -178,18 +180,18 @@ def _approve(world: World, operator: Operator, name: str, key: Key) -> None:
 def _ask(world: World, name: str, key: Key, *, waits: bool) -> None:
     answer = world.reality.enrol(name, key, None, label=ASKED.group)
     if waits:
-        assert answer == WAITS, f"{name}: {answer}, approved with a stolen key"
+        assert answer == WAITS, f"{name}: {answer}, approved by who is gone"
         return
     assert isinstance(answer, x509.Certificate), f"{name}: {answer}, and was approved"
     issued(world, name, ASKED, key, answer)
 
 
 def _spend(world: World, token: Token, *, void: bool) -> None:
-    """Enrol the device that *token* is bound to: with one of a stolen key nobody gets in."""
+    """Enrol the device that *token* is bound to: with one that is *void* nobody gets in."""
     name, key = str(token.device), Key(generate_key())
     answer = world.reality.enrol(name, key, token)
     if void:
-        assert answer == "TOKEN_VOID", f"{name}: {answer}, by a token of a stolen key"
+        assert answer == "TOKEN_VOID", f"{name}: {answer}, by a token of who is gone"
         return
     assert isinstance(answer, x509.Certificate), f"{name}: {answer}"
     world.fleet.tokens.append(token)

@@ -75,19 +75,24 @@ async def test_requests_are_answered_one_after_the_other_on_one_connection(path:
 
 
 @pytest.mark.parametrize(
-    ("origin", "refused"),
+    ("origin", "behind", "refused"),
     [
-        (b"", False),
-        (b"Origin: https://broker\r\n", False),
-        (b"Origin: http://broker\r\n", True),
-        (b"ORIGIN: https://evil.example\r\n", True),
-        (b"Origin: null\r\n", True),
+        (b"", b"", False),
+        (b"Origin: https://broker\r\n", b"", False),
+        (b"Origin: http://broker\r\n", b"", True),
+        (b"ORIGIN: https://evil.example\r\n", b"", True),
+        (b"Origin: null\r\n", b"", True),
+        (b"Origin: https://evil.example\r\nOrigin: https://broker\r\n", b"", True),
+        (b"Origin: https://evil.example\r\n", b"Origin: https://broker\r\n", True),
+        (b"Origin: https://broker\r\n", b"Origin: null\r\nHost: other\r\n", False),
     ],
 )
-async def test_no_web_page_from_elsewhere_is_answered(path: Path, origin: bytes, *, refused: bool) -> None:
+async def test_no_web_page_from_elsewhere_is_answered(
+    path: Path, origin: bytes, behind: bytes, *, refused: bool
+) -> None:
     """A browser sends this POST for any page, without asking first, and with its user's certificate."""
-    head = b"POST /x HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n" + origin
-    (answer,) = bodies(await ask(path, head + HEAD + b"{}"))
+    head = b"POST /x HTTP/1.1\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n" + origin
+    (answer,) = bodies(await ask(path, head + HEAD + b"2\r\n{}\r\n0\r\n" + behind + b"\r\n"))
     if refused:
         assert isinstance(answer, dict)
         assert (answer["status"], answer["code"]) == (403, "ORIGIN_NOT_ALLOWED")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -16,7 +17,8 @@ import uvloop
 
 from provisioning.pki.polite_handshake import PORTION, PoliteHandshake, take_turns
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
-from tests.support.pki import shared_device, shared_pki
+from tests.support.noted_error import Bystander
+from tests.support.pki import pem_of, shared_device, shared_pki
 
 PKI = shared_pki()
 RECORDS = 1000
@@ -98,3 +100,21 @@ def test_many_small_records_are_read_in_portions_and_none_is_lost(
         server = runner.run(served(pauses=pauses))
     assert server.content == bytes(each % 251 for each in range(RECORDS))
     assert max(server.turns) <= 2 * PORTION  # Where the socket has more, it is read as well.
+
+
+def test_what_a_client_sends_beside_its_path_is_not_thought_to_be_anothers() -> None:
+    """A certificate that cannot be read; what OpenSSL notes of it ended whichever connection was read next."""
+    root = pem_of(PKI.root.certificate).decode()
+    server = server_context(PKI.broker().credential, root, client_certificate=ClientCertificate.REQUIRED)
+    bystander = Bystander(server, client_context(root, shared_device("meter-2").credential))
+    server.sslobject_class = PoliteHandshake
+    client = client_context(root, PKI.beside_unreadable(shared_device("meter-1")).credential)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    session = server.wrap_bio(to_server, to_client, server_side=True)
+    peer = client.wrap_bio(to_client, to_server, server_hostname="localhost")
+    for side in (peer, session):
+        with pytest.raises(ssl.SSLWantReadError):
+            side.do_handshake()
+    for side in (peer, session):
+        side.do_handshake()
+    assert bystander.is_well()
