@@ -60,7 +60,8 @@ def explained(view: View, hint: str = "", also: tuple[type[Exception], ...] = ()
         expected, unexpected = group.split((*_expected(), *also))
         if unexpected is not None or expected is None:
             raise
-        for leaf in _leaves(expected):
+        # What many were told alike is said once.
+        for leaf in {str(each): each for each in _leaves(expected)}.values():
             view.failed(leaf)
         raise typer.Exit(ExitCode.ERROR) from None
 

@@ -239,6 +239,7 @@ class View:
             text = error.strerror  # Whoever writes to an open file is not told its name.
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             text += "; free some, or name a place on another disk"
+        text = "\n  ".join((text, *getattr(error, "__notes__", ())))
         # A terminal would break at its edge, in the middle of a word.
         whole = not self._err.is_terminal
         self._err.print(f"fleet-sim: {text}", style="red", highlight=False, markup=False, soft_wrap=whole)

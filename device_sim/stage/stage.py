@@ -19,6 +19,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from device_sim.link.tls_dial import Endpoint
+from device_sim.stage.child_log import reasons_from
 from device_sim.stage.foreign_process import free_port
 from device_sim.stage.hosted import Ended, HostedProcess
 from device_sim.stage.processes import Child, ChildFailed, run_to_end, running
@@ -202,13 +203,14 @@ async def raised(directory: Path, said: Said, start: BrokerStarted = fleetgate) 
         said(f"provisioning serves {https} in {time.monotonic() - started:.1f} s")
         anchors = ca_directory / "ca-bundle.crt"
         credential = CredentialFiles(ca_directory / "operator.crt", ca_directory / "operator.key")
-        async with (
-            EnrolmentOperatorClient(https, anchors, credential) as operator,
-            start(Service(directory, https, http, anchors, operator)) as broker,
-        ):
-            said(f"broker enrolled itself, listens on {with_port(own_loopback(), broker.port)}")
-            endpoint = Endpoint(own_loopback(), broker.port, "localhost")
-            yield Stage(directory, https, http, endpoint, anchors, operator, credential, provisioning, broker)
+        with reasons_from(logs / "provisioning.log"):
+            async with (
+                EnrolmentOperatorClient(https, anchors, credential) as operator,
+                start(Service(directory, https, http, anchors, operator)) as broker,
+            ):
+                said(f"broker enrolled itself, listens on {with_port(own_loopback(), broker.port)}")
+                endpoint = Endpoint(own_loopback(), broker.port, "localhost")
+                yield Stage(directory, https, http, endpoint, anchors, operator, credential, provisioning, broker)
 
 
 def _urls(child: Child, count: int) -> tuple[str, ...]:

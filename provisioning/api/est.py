@@ -34,6 +34,7 @@ from provisioning.ca.key_envelope import EnvelopeSigner, seal_key
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.groups import NO_LABELS
 from provisioning.enrolment.problems import pending_answer
+from provisioning.enrolment.refusal_log import refusals_logged
 from provisioning.enrolment.service import EnrolmentService, MadeKey
 from provisioning.enrolment.vouching import nothing_shown
 from provisioning.errors import Code, Pending, Refused
@@ -198,18 +199,21 @@ class _Operations:
         return _in_base64(base64.encodebytes(attributes), _CSR_ATTRIBUTES)
 
     async def simpleenroll(self, request: EstRequest, label: str | None) -> Response:
-        csr = _read_csr(request)
-        token, certificate = _presented(request, label)
+        with refusals_logged():
+            csr = _read_csr(request)
+            token, certificate = _presented(request, label)
         return _issued(await self._enrolment.enrol(csr, token, label, certificate, tls_connection(request.scope)))
 
     async def simplereenroll(self, request: EstRequest, label: str | None) -> Response:
-        csr = _read_csr(request)
+        with refusals_logged():
+            csr = _read_csr(request)
         certificate = peer_certificate(request.scope)
         return _issued(await self._enrolment.reenrol(csr, certificate, label, tls_connection(request.scope)))
 
     async def serverkeygen(self, request: EstRequest, label: str | None) -> Response:
-        csr = _read_csr(request)
-        token, certificate = _presented(request, label)
+        with refusals_logged():
+            csr = _read_csr(request)
+            token, certificate = _presented(request, label)
         made = await self._enrolment.enrol_with_server_key(
             csr, token, label, certificate, tls_connection(request.scope)
         )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 from provisioning.commands.departed import KeepTokens, say_who_left
 from provisioning.commands.in_steps import check_none_refused, in_steps
+from provisioning.commands.left_to_the_device import tell_what_is_left
 from provisioning.commands.meant_devices import Doing, Meant, Named, Yes
-from provisioning.commands.open_tokens import tell_of_open_tokens
 from provisioning.commands.printed_rows import printed
 from provisioning.commands.reason_option import reason_option
 from provisioning.commands.service_command import Connection, InvalidityDate, Json, connected, say, shown_time
@@ -47,7 +47,8 @@ def revoke(
     device, not at all; what was revoked is printed after each. Repeating it is harmless: what is revoked keeps its
     first date and reason; only keyCompromise replaces another reason, the date stays. If a group still admits
     devices, close it first, or leave it only the ways it is to keep: group set. Open tokens of a revoked device are
-    void; those of a device of which only a certificate is revoked (--serial) stay.
+    void; of a device of which only a certificate is revoked (--serial, --certificate), tokens and other certificates
+    stay, and it is said which it has.
 
     After a restore or a fail-over the service may have lost a certificate that brokers still admit: --certificate
     revokes it by its file. If the service has lost its device too, that is revoked, with its open tokens.
@@ -90,7 +91,7 @@ def revoke(
                 say_who_left(departed)
         if kept:
             say(f"fleet-provisioning: revoked before, with the reason and date shown: {kept} of {total}")
-        await tell_of_open_tokens(client, whose)
+        await tell_what_is_left(client, whose, "revoke")
 
     connection.run(command)
 
@@ -129,7 +130,7 @@ def suspend(
                 whose.extend(each.device for each in found if meant.kind == "serial")
 
             await _each(meant, client.suspend, report, "suspended")
-        await tell_of_open_tokens(client, whose)
+        await tell_what_is_left(client, whose, "suspend")
 
     connection.run(command)
 
@@ -144,7 +145,8 @@ def resume(
 ) -> None:
     """End the suspension of devices or certificates: the certificates are valid again.
 
-    In a group, only devices suspended as a whole are resumed.
+    Of a device, certificates that were suspended by themselves (--serial) are valid again, too: revoke one that is not
+    to come back. In a group, only devices suspended as a whole are resumed.
 
     \b
     Example:

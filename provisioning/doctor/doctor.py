@@ -345,7 +345,8 @@ def _whole(connection: Connection, database: Database) -> Finding:
         return failed(
             "database",
             f"{where} is read-only: it is a standby, or is configured so",
-            "give the primary's address, or both: ?host=A&host=B&target_session_attrs=read-write",
+            "give the primary's address, or both: ?host=A&host=B&target_session_attrs=read-write; a restore to a point "
+            "in time that waits there goes on by SELECT pg_wal_replay_resume()",
         )
     file = Path(database.url.database or "")
     is_file = database.url.get_backend_name() == "sqlite"

@@ -59,6 +59,7 @@ from provisioning.enrolment.attempt import (
 from provisioning.enrolment.authorise import Authorised, authorise
 from provisioning.enrolment.host_names import host_name_in, reserve
 from provisioning.enrolment.issuing import Issuing
+from provisioning.enrolment.refusal_log import refusals_logged
 from provisioning.enrolment.server_keys import make_key
 from provisioning.enrolment.tokens import digest_of
 from provisioning.enrolment.ways.approval import RETRY_SECONDS, Undecided
@@ -169,8 +170,9 @@ class EnrolmentService:
         connection: TlsConnection | None = None,
     ) -> bytes:
         """Return a first certificate, in DER, if what was presented vouches for it; raise `Refused`, or `Pending`."""
-        request = verify_csr(csr_der, self._key_policy)
-        self._check_shown(certificate, Code.MANUFACTURER_CERTIFICATE)
+        with refusals_logged():
+            request = verify_csr(csr_der, self._key_policy)
+            self._check_shown(certificate, Code.MANUFACTURER_CERTIFICATE)
         return await self._certify(Attempt(request, self._clock(), label, token, certificate, connection=connection))
 
     async def enrol_with_server_key(
@@ -186,8 +188,9 @@ class EnrolmentService:
         The key exists in the answer only: while the request waits, there is none. Its type is that of the label's
         group, or, without a label, that of any device.
         """
-        asked = read_key_request(csr_der, certificate, self._key_policy)
-        self._check_shown(certificate, Code.MANUFACTURER_CERTIFICATE)
+        with refusals_logged():
+            asked = read_key_request(csr_der, certificate, self._key_policy)
+            self._check_shown(certificate, Code.MANUFACTURER_CERTIFICATE)
         attempt = Attempt(
             asked.request,
             self._clock(),
@@ -215,8 +218,9 @@ class EnrolmentService:
         connection: TlsConnection | None = None,
     ) -> bytes:
         """Return a successor of the presented certificate, in DER, with the same key or a new one; raise `Refused`."""
-        request = verify_csr(csr_der, self._key_policy)
-        self._check_shown(certificate, Code.CSR_KEY)
+        with refusals_logged():
+            request = verify_csr(csr_der, self._key_policy)
+            self._check_shown(certificate, Code.CSR_KEY)
         return await self._certify(
             Attempt(
                 request,
@@ -253,12 +257,10 @@ class EnrolmentService:
             raise _Rehearsed
 
         try:
-            waiting = await self._database.write(transaction)
+            with refusals_logged(attempt.request.common_name):
+                waiting = await self._database.write(transaction)
         except _Rehearsed:
             return
-        except Refused as refusal:
-            _log_refusal(attempt, refusal)
-            raise
         _log_waiting(attempt, waiting)
         raise waiting
 
@@ -280,11 +282,8 @@ class EnrolmentService:
         return self._profile_named((await self._rules_of(label)).profile, Role.DEVICE, label)
 
     async def _certify(self, attempt: Attempt) -> bytes:
-        try:
+        with refusals_logged(attempt.request.common_name):
             outcome = await self._decide(attempt)
-        except Refused as refusal:
-            _log_refusal(attempt, refusal)
-            raise
         if isinstance(outcome, Pending):
             _log_waiting(attempt, outcome)
             raise outcome
@@ -413,11 +412,6 @@ def _apart(attempt: Attempt) -> Collection[Hashable] | None:
 def _given_again(der: bytes) -> _Outcome:
     certificate = x509.load_der_x509_certificate(der)
     return _Outcome(der, certificate.serial_number, certificate.not_valid_after_utc, again=True)
-
-
-def _log_refusal(attempt: Attempt, refusal: Refused) -> None:
-    name = attempt.request.common_name
-    log.info("enrolment refused", code=refusal.code.value, detail=refusal.detail, name=name)
 
 
 def _log_waiting(attempt: Attempt, waiting: Pending) -> None:

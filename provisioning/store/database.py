@@ -45,7 +45,6 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.pki.panic import panics_fail
-from provisioning.store import announcements
 from provisioning.store.audit import KEY_OPTION
 from provisioning.store.conditions import conditioned
 from provisioning.store.lanes import Apart, Lane, PooledLane, explained, is_read_only, lacks_something
@@ -63,7 +62,9 @@ _READERS: Final = 4
 _LATE_SECONDS: Final = 12.0
 _RESTED_SECONDS: Final = 1.0
 _LEAVE_SECONDS: Final = 2.0
-"""How often it is asked whether the server takes no changes, and all sessions are opened anew if so."""
+"""How often it is asked whether the server takes no changes, and all sessions are opened anew if so; and whether the
+session is still the one that was opened."""
+_STANDING: Final = "SELECT current_setting('transaction_read_only'), pg_backend_pid()"
 _RESTED_SINCE: Final = "rested_since"
 _GROW: Final = "TABLE fleet_probe AS SELECT repeat('x', 1000) FROM generate_series(1, 1000)"
 # Each table grows by itself, and those that are written seldom have room in their files for long. What is not logged
@@ -285,7 +286,11 @@ class Database:
 
 
 def _is_read_only(connection: Connection) -> bool:
-    return str(connection.exec_driver_sql(announcements.IS_READ_ONLY).scalar_one()) == "on"
+    from provisioning.store.opened_sessions import check_kept  # Only PostgreSQL needs its driver.
+
+    said, session = connection.exec_driver_sql(_STANDING).one()
+    check_kept(connection, session)
+    return bool(said == "on")
 
 
 def _try_all(connection: Connection) -> None:

@@ -1,7 +1,8 @@
 """The one connection of a lane on PostgreSQL: kept open between transactions, and reopened when it is broken.
 
 A new connection may lead to another server, a standby that has taken over. If that lacks what was committed last, and
-answered, it is reported: tokens that were spent are good again, and nobody else would notice.
+answered, it is reported: tokens that were spent are good again, and nobody else would notice. If it was a logical
+replica, its numbers are moved up (`provisioning.store.row_numbers`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from provisioning.directory.audit_chain import AuditHead
-from provisioning.store import audit
+from provisioning.store import audit, row_numbers
 from provisioning.store.loop_waits import LoopWaits
 from provisioning.store.postgresql_group import SharedTransaction, driver_of
 from provisioning.store.prepared import told
@@ -129,6 +130,8 @@ class KeptConnection:
 
     def _compare(self, connection: Connection) -> None:
         known, self._committed = self._committed, None
+        if known is not None:
+            row_numbers.move_up(connection)
         if known is None or audit.has(connection, known):
             self._committed = known
             return

@@ -20,6 +20,8 @@ Rules
 4. No wait lasts for ever: a server that is stopped, and whose kernel still acknowledges what is sent, ends neither a
    statement that takes too long nor its connection. After the seconds of `Silence` the connection is closed, here, so
    that the caller gets the error of one that broke. A time in which this process was itself stopped does not count.
+5. The same where a statement that the session has prepared is not there: it is another client's session, given by a
+   pooler; or a table's columns have other types. Whatever the error, the next transaction has another connection.
 
 The loop watches an epoll of ours, which watches the socket. The epoll is readable for any event of the socket,
 including errors, which uvloop does not report to a reader. And the driver closes its socket whenever a connection
@@ -38,6 +40,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import psycopg
+import psycopg.errors
 from greenlet import getcurrent, greenlet
 from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
@@ -51,6 +54,13 @@ _BOTH: Final = select.EPOLLIN | select.EPOLLOUT
 _LOOK_SECONDS: Final = 0.1  # The driver's own, for waits in a thread.
 PROMPT_SECONDS: Final = 5.0
 """What waits for nothing but the server itself is answered within: as long as connecting may take."""
+
+
+_UNPREPARED: Final = (
+    psycopg.errors.InvalidSqlStatementName,
+    psycopg.errors.DuplicatePreparedStatement,
+    psycopg.errors.FeatureNotSupported,  # A cached plan must not change its result's type.
+)
 
 
 class ServerSilent(psycopg.OperationalError):
@@ -72,6 +82,8 @@ class Silences:
 
     last = -math.inf
     """The last time, by the monotonic clock."""
+    strange = -math.inf
+    """The last time that a session was perhaps not the one that was opened: a pooler may have given another."""
 
 
 class LoopWaits:
@@ -178,6 +190,8 @@ class LoopConnection(psycopg.Connection[TupleRow]):
     """While the session is being opened; then, what follows from the server's own limits."""
     patient = False
     """Whether the transaction may take as long as it does: it changes the schema."""
+    session = 0
+    """The server's number of the session that was opened."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -199,6 +213,24 @@ class LoopConnection(psycopg.Connection[TupleRow]):
             self.silences.last = time.monotonic()
             self.close()  # So that it counts as broken, and nobody mistakes a late answer for his own.
             raise ServerSilent("the server has not answered in time: it, or its disk, hangs") from None
+        except _UNPREPARED:
+            self.leave()
+            raise
+
+    def leave(self) -> None:
+        """Close the connection, as its session is not as it was opened; nor may be those of the others."""
+        self.silences.last = self.silences.strange = time.monotonic()
+        self.close()
+
+    @contextlib.contextmanager
+    def as_on_loop(self) -> Iterator[None]:
+        """Wait in a thread no longer than on the event loop: what is asked computes nothing."""
+        before = self.silence
+        self.silence = Silence(before.here, min(before.here, before.in_thread))
+        try:
+            yield
+        finally:
+            self.silence = before
 
     @contextlib.contextmanager
     def prompt(self) -> Iterator[None]:

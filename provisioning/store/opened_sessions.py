@@ -10,7 +10,8 @@ schema, the server) is not known of the next one. None of that causes an error, 
 refused.
 
 A pooler shows itself by a process number of its own: the server's is another one. Its mode shows when two clients
-alternate: a session that both get, or that changes, belongs to neither.
+alternate: a session that both get, or that changes, belongs to neither. It may be changed under a running service
+(RELOAD): a session that is another one than was opened is left, and the next one is opened with the same doubt.
 
 After a fail-over the new primary has a higher timeline. If the old one comes back as it was, some of our connections
 would lead there: what was revoked meanwhile is unknown to it, and what it takes is lost later. So a server is refused
@@ -35,8 +36,10 @@ from typing import Any, Final
 
 import psycopg
 from psycopg.pq import ExecStatus
+from sqlalchemy.engine import Connection
 
 from provisioning.store.loop_waits import LoopConnection, Silence, Silences
+from provisioning.store.prepared import told
 
 _REFUSED_OPTION: Final = re.compile("unsupported (?:options )?startup parameter")
 """PgBouncer's words: it has no code of its own for it."""
@@ -50,7 +53,10 @@ _TIMELINE: Final = (
 )
 _LIMITS: Final = (
     "SELECT (SELECT setting::float / 1000 FROM pg_settings WHERE name = 'lock_timeout'), "
-    "(SELECT setting::float / 1000 FROM pg_settings WHERE name = 'statement_timeout')"
+    "(SELECT setting::float / 1000 FROM pg_settings WHERE name = 'statement_timeout'), "
+    # PostgreSQL 17; of a database or role. Ours count in place of it: a change of the schema takes as long as it does.
+    "(SELECT set_config(name, '0', false) FROM pg_settings "
+    "WHERE name = 'transaction_timeout' AND setting <> '0' AND source <> 'client')"
 )
 _LATE_SECONDS: Final = 5.0
 """After the time that the server itself gives a statement, and in which it should have ended it."""
@@ -86,9 +92,9 @@ class OpenedSessions:
             driver = LoopConnection.connect(*arguments, **_without_options(parameters))
         try:
             driver.autocommit = True
+            driver.silences = self._silences
             self._prepare(driver, arguments, parameters)
             driver.silence = _silence(driver)
-            driver.silences = self._silences
             driver.autocommit = False
         except BaseException:
             driver.close()
@@ -102,8 +108,10 @@ class OpenedSessions:
             if driver.closed and "statement pooling" in str(error):
                 raise _shared_sessions() from error
             raise
+        driver.session = session
         if session != driver.info.backend_pid:
-            if time.monotonic() - self._probed_at > _PROBE_AGAIN_SECONDS:
+            known = time.monotonic() - self._probed_at < _PROBE_AGAIN_SECONDS
+            if not known or self._silences.strange > self._probed_at:
                 with LoopConnection.connect(*arguments, **_without_options(parameters)) as other:
                     _check_kept(driver, other)
                 self._probed_at = time.monotonic()
@@ -136,8 +144,16 @@ def _silence(driver: LoopConnection) -> Silence:
     found = driver.execute(_LIMITS, prepare=False).fetchone()
     if found is None:
         raise AssertionError("a query without FROM has a row")
-    lock, statement = (each + _LATE_SECONDS if each else math.inf for each in found)
+    lock, statement = (each + _LATE_SECONDS if each else math.inf for each in found[:2])
     return Silence(min(lock, statement), statement)
+
+
+def check_kept(connection: Connection, session: int) -> None:
+    """Leave *connection*, which has that *session* now, and raise SQLAlchemy's error if it was opened with another."""
+    driver: Any = connection.connection.driver_connection
+    if session != driver.session:
+        driver.leave()
+        raise told(connection, "which session is it", _shared_sessions())
 
 
 def settings_of(options: str) -> Iterator[tuple[str, str]]:
@@ -203,7 +219,7 @@ def _shared_sessions() -> UnfitServer:
     )
 
 
-def _session(driver: LoopConnection) -> Any:
+def _session(driver: LoopConnection) -> int:
     """Return which session of the server *driver* has."""
     row = driver.execute(b"SELECT pg_backend_pid()", prepare=False).fetchone()
-    return None if row is None else row[0]
+    return 0 if row is None else int(row[0])

@@ -113,7 +113,8 @@ class SharedTransaction:
         try:
             # NOTIFY waits for the commits of others that announce something, in all databases of the server.
             patient = [] if self._wait_seconds is None else [_AS_EVER]
-            said = self._say("; ".join((*patient, *([announcements.TELL] if tells else []), _COMMIT)))
+            with self._driver.as_on_loop():  # A standby that does not confirm would be waited for twice as long.
+                said = self._say("; ".join((*patient, *([announcements.TELL] if tells else []), _COMMIT)))
         finally:
             self._driver.remove_notice_handler(heed)
         if said != _COMMIT or warnings:

@@ -25,7 +25,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import ConfigurationError
 from provisioning.program.starting import importing
-from provisioning.store import audit, audit_findings, devices, missing_parts
+from provisioning.store import audit, audit_findings, devices, missing_parts, row_numbers
 from provisioning.store.database import Database
 from provisioning.store.revision import CURRENT, Session, sessions_of_others
 from provisioning.store.tables import audit_entries, audit_head, counters
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 _REVISION: Final = table("alembic_version", column("version_num"))  # One row: the revision that Alembic has recorded.
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
 _LOCK: Final = 0x666C6565  # An advisory lock's number on PostgreSQL: any that is otherwise unused.
+_WITHOUT_LIMITS: Final = text(
+    "SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN "
+    "('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')"  # The last since 17.
+)
 _PATIENCE_SECONDS: Final = 5.0
 _LOOK_SECONDS: Final = 0.2
 _SHOWN: Final = 4
@@ -89,6 +93,7 @@ async def upgrade_founded(database: Database, owner: str) -> bool:
         had_log = audit.is_there(connection)
         changed = _upgrade(connection)
         _check_restored(connection, database)
+        row_numbers.move_up(connection)
         if not had_log:
             audit.begin(connection)
         if devices.find(connection, owner) is None:
@@ -263,8 +268,7 @@ def _upgrade(connection: Connection) -> bool:
         from alembic import command
 
     if connection.dialect.name == "postgresql":
-        for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
-            connection.execute(text(f"SET LOCAL {limit} = 0"))  # A request's limit is too short for a large table.
+        connection.execute(_WITHOUT_LIMITS)  # A request's limit is too short for a large table.
         driver: Any = connection.connection.driver_connection
         driver.patient = True  # And so is a server's silence.
     config = _configuration()

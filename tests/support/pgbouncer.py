@@ -34,30 +34,13 @@ class PgBouncer:
         assert binary, "pgbouncer is not installed: run deploy/install-test-servers"
         self._directory = Path(tempfile.mkdtemp(prefix="fleetgate-pgbouncer-"))
         self.port = free_port()
-        users = self._directory / "users"
-        users.write_text('"fleet" ""\n')
-        settings = {
-            "listen_addr": "127.0.0.1",
-            "listen_port": self.port,
-            "unix_socket_dir": "",
-            "auth_type": "trust",
-            "auth_file": users,
-            "logfile": self._directory / "log",
-            **self._settings,
-        }
-        lines = [
-            "[databases]",
-            f"* = host=127.0.0.1 port={self._server.port}",
-            "[pgbouncer]",
-            *(f"{name} = {value}" for name, value in settings.items()),
-        ]
-        file = self._directory / "pgbouncer.ini"
-        file.write_text("\n".join(lines) + "\n")
+        self._users.write_text('"fleet" ""\n')
+        self._write()
         user = unprivileged_user()
         if user is not None:  # It refuses to run as root.
-            for path in (self._directory, users, file):
+            for path in (self._directory, self._users, self._file):
                 shutil.chown(path, user)
-        self._process = subprocess.Popen([binary, "-q", str(file)], cwd=self._directory, **as_user(user))
+        self._process = subprocess.Popen([binary, "-q", str(self._file)], cwd=self._directory, **as_user(user))
         deadline = time.monotonic() + START_SECONDS
         while True:
             assert self._process.poll() is None, (self._directory / "log").read_text()
@@ -73,6 +56,38 @@ class PgBouncer:
         finally:
             self._process.kill()
             shutil.rmtree(self._directory)
+
+    def reload(self, **settings: object) -> None:
+        """Have it read changed *settings*, which are in force a moment later."""
+        self._settings |= settings
+        self._write()
+        self._process.send_signal(signal.SIGHUP)
+
+    @property
+    def _users(self) -> Path:
+        return self._directory / "users"
+
+    @property
+    def _file(self) -> Path:
+        return self._directory / "pgbouncer.ini"
+
+    def _write(self) -> None:
+        settings = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": self.port,
+            "unix_socket_dir": "",
+            "auth_type": "trust",
+            "auth_file": self._users,
+            "logfile": self._directory / "log",
+            **self._settings,
+        }
+        lines = [
+            "[databases]",
+            f"* = host=127.0.0.1 port={self._server.port}",
+            "[pgbouncer]",
+            *(f"{name} = {value}" for name, value in settings.items()),
+        ]
+        self._file.write_text("\n".join(lines) + "\n")
 
     def through(self, url: str) -> str:
         """Return the URL of the same database through this process."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import socket
 import ssl
 import subprocess
@@ -21,6 +22,13 @@ ENROL = "/.well-known/est/simpleenroll"
 PKCS10 = ("--header", "Content-Type: application/pkcs10")
 JSON = ("--header", "Content-Type: application/json")
 BASIC = ("--user", "meter-1:fgt_" + "A" * 43)
+
+
+def is_logged(lines: str, code: str) -> bool:
+    """Whether a refused enrolment is there: a device may not be able to show what it was answered."""
+    return any(
+        (told := json.loads(line)).get("code") == code and "enrolment" in told["event"] for line in lines.splitlines()
+    )
 
 
 @dataclass(frozen=True)
@@ -138,8 +146,13 @@ OPERATORS = [
 
 
 @pytest.mark.parametrize("bad", ANYBODY, ids=lambda bad: bad.what)
-def test_a_stranger_s_bad_request_is_refused_with_its_reason(stranger: Curl, bad: Bad) -> None:
+def test_a_stranger_s_bad_request_is_refused_with_its_reason(
+    stranger: Curl, service: ProvisioningService, bad: Bad
+) -> None:
+    before = len(service.log)
     answer = stranger.run(bad.path, *bad.options, data=bad.data)
+    if bad.path == ENROL and bad.status in {400, 415}:
+        assert is_logged(service.log[before:], bad.code)
     assert answer.status == bad.status, answer.text
     if bad.path.startswith("/v1"):
         assert answer.headers.get_content_type() == "application/problem+json"
@@ -204,10 +217,17 @@ def test_a_token_that_nobody_made_is_unknown(stranger: Curl, device: OpensslDevi
     ],
 )
 def test_a_request_that_must_not_be_certified_is_refused(
-    stranger: Curl, device: OpensslDevice, subject: str, algorithm: tuple[str, ...], code: str
+    stranger: Curl,
+    service: ProvisioningService,
+    device: OpensslDevice,
+    subject: str,
+    algorithm: tuple[str, ...],
+    code: str,
 ) -> None:
+    before = len(service.log)
     answer = stranger.est("simpleenroll", device.request(subject=subject, algorithm=algorithm), *BASIC)
     assert (answer.status, answer.text.split(":")[0]) == (400, code)
+    assert is_logged(service.log[before:], code)
 
 
 def test_pem_armour_and_odd_line_ends_are_accepted(

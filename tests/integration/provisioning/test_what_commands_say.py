@@ -44,21 +44,23 @@ def test_an_import_is_done_to_the_end_whoever_reads_what_is_wrong_with_its_lines
 
 
 @pytest.mark.parametrize("order", [("suspend",), ("revoke", "--reason", "keyCompromise")], ids=["suspend", "revoke"])
-def test_who_ends_a_certificate_is_told_of_the_tokens_of_its_device(
+def test_who_ends_a_certificate_is_told_what_is_left_to_its_device(
     service: ProvisioningService, order: tuple[str, ...]
 ) -> None:
     """By design they stay (docs/enrolment.md): the device may have another certificate."""
     name = f"tokens-{order[0]}"
-    (device,) = enrol(service, name)
-    serial = device.serial
+    serials = [device.serial for _ in range(2) for device in enrol(service, name)]
     where = ["--dir", str(service.dir), "--url", service.https]
-    done = service.command(*order, "--serial", serial, *where)
+    done = service.command(*order, "--serial", serials[0], *where)
     assert (done.returncode, "open token" in done.stderr) == (0, False)
-    assert service.command("token", "create", "--device", name, *where).returncode == 0
-    done = service.command(*order, "--serial", serial, *where)
+    left = f"{name} has 1 other valid certificate, which this does not {order[0]}: to end the device's access,"
+    assert f"{left} {order[0]} --device {name}" in " ".join(done.stderr.split())
+    service.token(device=name)
+    done = service.command(*order, "--serial", serials[1], *where)
     assert done.returncode == 0
     told = " ".join(done.stderr.split())
     assert f"{name} has 1 open token, which this does not void: if it is not to come back, token void --device" in told
+    assert "other valid certificate" not in told
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code, Refused
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation_reason import RevocationReason
-from provisioning.store import audit, opened_sessions
+from provisioning.store import audit, opened_sessions, schema
 from provisioning.store.audit import Action
 from provisioning.store.audit_findings import findings
+from provisioning.store.database import Database
 from tests.support.cut_connections import Way
 from tests.support.fleet import Fleet, open_fleet
 from tests.support.postgresql import PostgresqlServer
@@ -32,6 +33,17 @@ _COUNTS = (
 
 async def counts(fleet: Fleet) -> tuple[int, ...]:
     return await fleet.database.read(lambda connection: tuple(connection.execute(text(_COUNTS)).one()))
+
+
+def moved(url: str, change: str) -> None:
+    """Make *change* as an administrator, and end all other sessions, as a move to another server does."""
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as administrator:
+        administrator.execute("SET session_replication_role = replica")  # Triggers refuse changes of the log.
+        administrator.execute(change.encode())
+        administrator.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
 
 
 async def lost(work: Callable[[], Awaitable[object]], way: Way, *, passed_on: bool | None) -> None:
@@ -112,13 +124,34 @@ async def test_a_store_without_what_was_committed_last_is_told_of(
             await note(1)
             await note(2)
             await fleet.database.write(lambda connection: connection.execute(text("SELECT 1")).scalar())  # No entry.
-            with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as administrator:
-                administrator.execute("SET session_replication_role = replica")  # Its triggers refuse that.
-                administrator.execute(change.encode())
-                administrator.execute(
-                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-                )
+            moved(url, change)
             with capture_logs() as logs:
                 await note(3)
             assert [each["code"] for each in logs if "code" in each] == told
+
+
+async def test_numbers_go_on_at_a_server_that_has_the_rows_and_not_their_numbers(postgresql: PostgresqlServer) -> None:
+    """Logical replication carries no sequences: the start ended for a certificate with number 1, which there was."""
+    begun_again = "SELECT setval(seqrelid, 1, false) FROM pg_sequence"
+    numbers = text("SELECT array_agg(id ORDER BY issued_at, id), array_agg(id ORDER BY id) FROM certificates")
+    with postgresql.database() as url:
+        async with open_fleet(url) as fleet:
+            await fleet.enrol("meter-1")
+            await fleet.enrol("meter-2")
+            moved(url, "DELETE FROM tokens; DELETE FROM certificates WHERE id = 1")
+            moved(url, begun_again)
+            fleet.clock.advance(HOUR)
+            with capture_logs() as logs:
+                await fleet.enrol("meter-3")  # Under a running service.
+            (said,) = [each for each in logs if each.get("code") == "NUMBERS_MOVED_UP"]
+            assert said["to"] == {"authorities": 2, "certificates": 2, "devices": 2}
+            moved(url, begun_again)
+            database = Database(url)
+            with capture_logs() as logs:
+                await schema.upgrade_founded(database, "meter-1")
+            await database.close()
+            assert [each["to"]["certificates"] for each in logs if each.get("code") == "NUMBERS_MOVED_UP"] == [3]
+            fleet.clock.advance(HOUR)
+            await fleet.enrol("meter-4")
+            issued, ascending = await fleet.database.read(lambda connection: tuple(connection.execute(numbers).one()))
+            assert issued == ascending == [2, 3, 4]

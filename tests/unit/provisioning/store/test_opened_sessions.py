@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.store import announcements, opened_sessions, revocations
+from provisioning.store import database as database_module
 from provisioning.store.database import Database
 from provisioning.store.opened_sessions import settings_of
 from provisioning.store.usable import usable
@@ -72,6 +74,41 @@ async def test_a_pool_that_shares_sessions_is_refused_with_the_remedy(
             remedy = r"pool_mode=session behind it in pgbouncer\.ini\. See docs/postgresql\.md$"
             with pytest.raises(ConfigurationError, match=remedy), usable(database):
                 await database.write(revocations.newest)
+        finally:
+            await database.close()
+
+
+async def test_a_pool_that_begins_to_share_sessions_is_left_until_it_keeps_them_again(
+    postgresql: PostgresqlServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RELOAD: what was prepared was not there, which ended the service; or nothing was said, and nobody notified."""
+    monkeypatch.setattr(database_module, "_LEAVE_SECONDS", 0.0)
+    with PgBouncer(postgresql, "session") as pooler:
+        database = Database(pooler.through(url))
+
+        async def looked() -> str:
+            try:
+                return await database.look(lambda connection: shown("statement_timeout", connection))
+            except Refused as refusal:
+                return str(refusal.__cause__)
+
+        async def becomes(wanted: str) -> None:
+            async with asyncio.timeout(PATIENCE):
+                while wanted not in await looked():
+                    with psycopg.connect(pooler.through(url).replace("+psycopg", "")) as other:
+                        other.execute("SELECT")  # In a transaction, for which it gets what was left last.
+                        await looked()
+
+        try:
+            await becomes("30s")
+            pooler.reload(pool_mode="transaction")
+            await becomes("pool_mode=session behind it in pgbouncer.ini")
+            for ask in (database.write, database.read):
+                with pytest.raises(Refused):
+                    await ask(revocations.newest)
+            pooler.reload(pool_mode="session")
+            await becomes("30s")
+            await database.write(revocations.newest)
         finally:
             await database.close()
 

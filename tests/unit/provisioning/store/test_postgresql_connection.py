@@ -248,3 +248,26 @@ async def test_a_server_that_cannot_be_reached_is_not_waited_for_by_one_after_th
             assert refused.code is Code.UNAVAILABLE
         await database.close()
     assert mute.taken <= most
+
+
+async def test_a_session_that_has_not_what_was_prepared_in_it_is_left(database: Database) -> None:
+    """It was 500, and the feed's look ended the service."""
+
+    def forgets(connection: Connection) -> None:  # As one that a pooler gives in its place, where nothing was prepared.
+        connection.exec_driver_sql("DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$")
+
+    async def retyped() -> None:
+        with somebody_else(database, "ALTER TABLE notes ALTER word TYPE varchar(80)") as other:
+            other.commit()
+
+    async def forgotten() -> None:
+        await database.write(forgets)
+
+    for change in (forgotten, retyped):
+        for _ in range(7):  # The driver prepares what comes again and again.
+            await database.write(noted, short=True)
+        await change()
+        with pytest.raises(Refused) as caught:
+            await database.write(noted, short=True)
+        assert caught.value.code is Code.UNAVAILABLE
+        assert await database.write(noted, short=True) == set()

@@ -82,12 +82,20 @@ async def test_what_is_answered_is_on_disk_unless_the_url_says_otherwise(
             assert await database.write(found) == counts
 
 
-async def test_a_connection_on_which_that_cannot_be_said_writes_nothing(postgresql: PostgresqlServer) -> None:
-    """Where an administrator has taken the right to ask for it away, and the database's own setting forgets."""
+async def test_a_connection_on_which_that_cannot_be_said_writes_nothing_nor_reads_what_is_hidden(
+    postgresql: PostgresqlServer,
+) -> None:
+    """Where an administrator has taken the right to ask for it away, and the database's own setting forgets.
+
+    Or has put a policy on a table.
+    """
 
     def found(connection: Connection) -> tuple[str, ...]:
         asked = ("synchronous_commit", "idle_in_transaction_session_timeout")
         return tuple(connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in asked)
+
+    def ends(connection: Connection) -> int:
+        return int(connection.exec_driver_sql("SELECT count(*) FROM ends").scalar_one())
 
     with postgresql.database(template="template0") as url:
         asked = make_url(url)
@@ -107,6 +115,14 @@ async def test_a_connection_on_which_that_cannot_be_said_writes_nothing(postgres
                         assert refusal.value.code is Code.UNAVAILABLE
                     say("GRANT SELECT ON pg_settings TO PUBLIC")
                     assert await database.write(found) == ("on", "5s")
+                    say("CREATE TABLE ends AS SELECT 1 AS id")
+                    say("GRANT SELECT ON ends TO PUBLIC")
+                    assert await database.read(ends) == 1
+                    say("ALTER TABLE ends ENABLE ROW LEVEL SECURITY")
+                    for ask in (database.read, database.look, database.write):
+                        with pytest.raises(Refused) as refusal:  # And not 0: nobody would be revoked.
+                            await ask(ends)
+                        assert refusal.value.code is Code.UNAVAILABLE
             finally:
                 say("DROP ROLE restricted")
 

@@ -101,6 +101,22 @@ async def test_who_is_at_it_when_the_server_stops_is_refused_and_nothing_of_it_s
     assert await database.look(noted) == {"whole"}
 
 
+async def test_a_commit_is_waited_for_no_longer_in_a_thread(database: Database, *, short: bool) -> None:
+    """A standby that does not confirm: whatever else was in the transaction, all were told after 30 seconds only."""
+    stops = contextlib.ExitStack()
+
+    def stopping(connection: Connection) -> str:
+        driver = driver_of(connection)
+        driver.silence = Silence(_SOON, math.inf)
+        stops.enter_context(stopped(session(connection)))
+        return "a"
+
+    with stops:
+        async with asyncio.timeout(PATIENCE):
+            (outcome,) = await asyncio.gather(database.write(stopping, short=short), return_exceptions=True)
+    assert refused(outcome)
+
+
 async def test_how_long_it_may_say_nothing_follows_from_the_limits_that_the_session_has(
     database: Database,
 ) -> None:

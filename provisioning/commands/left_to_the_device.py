@@ -1,0 +1,46 @@
+"""What is said of what is left to a device of which one certificate has ended: others of its, and its tokens.
+
+``--serial`` and ``--certificate`` are about one certificate, as of a device that has another one: its device stays
+admitted with that, and its tokens are as good as before. Whoever meant the device has to be told: a device that has
+renewed has two valid certificates, mostly for two keys, until the older one expires.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from provisioning.commands.service_command import counted, say
+
+if TYPE_CHECKING:
+    from provisioning.client.enrolment import EnrolmentOperatorClient
+
+_MOST: Final = 20
+"""Devices that are asked about: of more, only that it may be so is said."""
+
+
+async def tell_what_is_left(client: EnrolmentOperatorClient, devices: Iterable[str], ending: str) -> None:
+    """Say which of *devices* have certificates and tokens that still admit them; *ending*: the command's name."""
+    from provisioning.client.operator import RequestRefused, ServiceUnavailable  # Late: `service_command`, rule 3.
+    from provisioning.pki.identity import PROVISIONING
+
+    names = [name for name in dict.fromkeys(devices) if name != PROVISIONING]  # That is no device, and renews itself.
+    if len(names) > _MOST:
+        say(
+            "fleet-provisioning: other certificates and open tokens of these devices stay valid: certificate list, "
+            f"token list --state open; to end the devices' access, {ending} --devices-file"
+        )
+        return
+    for name in names:
+        try:
+            valid = (await client.count_certificates(device=name)).get("active", 0)
+            tokens = len([each async for each in client.tokens(device=name, state="open")])
+        except (RequestRefused, ServiceUnavailable) as error:  # What was asked for is done all the same.
+            say(f"fleet-provisioning: whether other certificates and tokens of {name} are left cannot be told: {error}")
+            return
+        if valid:
+            has = f"{name} has {counted(valid, 'other valid certificate')}, which this does not {ending}"
+            say(f"fleet-provisioning: {has}: to end the device's access, {ending} --device {name}")
+        if tokens:
+            has = f"{name} has {counted(tokens, 'open token')}, which this does not void"
+            say(f"fleet-provisioning: {has}: if it is not to come back, token void --device {name}")

@@ -1,0 +1,27 @@
+"""The log line of a refused enrolment: what the client is told, or why it is told less.
+
+A device that cannot show the text of an answer, and whoever is told nothing because nothing was shown, are helped by
+nobody but a person who reads the log: so each refusal is in it, also of a request that could not be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from provisioning.errors import Refused
+
+log = structlog.get_logger(__name__)
+
+
+@contextmanager
+def refusals_logged(name: str | None = None) -> Iterator[None]:
+    """Log a `Refused` that leaves the context; *name*: the device's, once the request was read."""
+    try:
+        yield
+    except Refused as refusal:
+        who = {} if name is None else {"name": name}
+        log.info("enrolment refused", code=refusal.code.value, detail=refusal.detail, **who)
+        raise
