@@ -1,6 +1,6 @@
 """What sslyze, which judges TLS servers with OpenSSLs of its own, makes of both doors: TLS 1.3 and nothing to find.
 
-Of provisioning's door, which takes TLS 1.2 as well, it is asked which ciphers and curves there are.
+Of provisioning's door, which takes TLS 1.2 as well, it is asked for ciphers, curves and certificate.
 
 It is no dependency of the tests: it wants an older `cryptography` than the product does, so that `make setup-tests`
 gives it an environment of its own. Not asked: SSL 2, at which its own old OpenSSL stumbles over a client certificate;
@@ -111,6 +111,10 @@ def check_nothing_found(said: dict[str, Any]) -> None:
     assert said["tls_fallback_scsv"]["supports_fallback_scsv"]
     assert said["tls_extended_master_secret"]["supports_ems_extension"]
     check_curves(said)
+    check_certificate(said)
+
+
+def check_certificate(said: dict[str, Any]) -> None:
     (deployment,) = said["certificate_info"]["certificate_deployments"]
     assert deployment["received_chain_has_valid_order"]
     assert not deployment["verified_chain_has_sha1_signature"]
@@ -130,12 +134,13 @@ def test_sslyze_sees_what_is_allowed(tmp_path: Path, pki: Pki) -> None:
 async def test_sslyze_finds_no_weak_cipher_at_the_door_of_provisioning(
     tmp_path: Path, service: ProvisioningService
 ) -> None:
-    doors, asked = {service.port: "https"}, (*OLD, "elliptic_curves")
+    doors, asked = {service.port: "https"}, (*OLD, "elliptic_curves", "certinfo")
     said = (await asyncio.to_thread(judged, tmp_path, doors, service.bundle, asked, device_of=None))["https"]
     check_tls_1_2_is_strong(said)
     offered = {name: accepted(each) for name, each in said.items() if name.endswith("_cipher_suites")}
     assert {name for name, suites in offered.items() if suites} == {"tls_1_2_cipher_suites"}
     check_curves(said)
+    check_certificate(said)
 
 
 def check_tls_1_2_is_strong(said: dict[str, Any]) -> None:
