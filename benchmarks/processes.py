@@ -46,7 +46,6 @@ class Child:
         self.name = Path(arguments[0]).name if "-m" not in arguments else f"{arguments[arguments.index('-m') + 1]}"
         self._log = log
         self._buffer = b""
-        self._cores = cores
         with log.open("ab") as stderr:
             self._process = subprocess.Popen(
                 [os.fspath(argument) for argument in arguments],

@@ -42,7 +42,6 @@ from provisioning.pki.tls import CredentialFiles
 
 BROKER, PLANT = "broker-1", "plant.example"
 LIFE_SECONDS = 150
-_INIT_SECONDS = 60
 _VOLUME = "size=600m,mode=0700"  # Under 500 MB free `doctor` warns.
 _TOKEN_SECONDS = 300
 _SERVICE_TOML = """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 
 
-def randomness_of(seed: int, device: str, purpose: str = "") -> random.Random:
+def randomness_of(seed: int, device: str, purpose: str) -> random.Random:
     """Return the device's own source of randomness for one *purpose*."""
     return random.Random(f"{seed}:{device}:{purpose}")  # noqa: S311 - repeatable by intent
 

@@ -114,6 +114,7 @@ def init(
         from provisioning.authorities.authority import found
         from provisioning.authorities.own_credentials import DEFAULT_SERVER_NAMES
         from provisioning.authorities.workshop import told_of_left
+        from provisioning.directory.doubts import about_founding
         from provisioning.directory.files import ISSUING_CA, OPERATOR, AuthorityFiles
         from provisioning.program import termination
         from provisioning.program.logs import configure_logging
@@ -146,6 +147,8 @@ def init(
             say("fleet-provisioning: stopped")
             raise typer.Exit(termination.EXIT_CODE) from error
         warn_of_doubts(settings)
+        for doubt in about_founding(settings, server_name or settings.server_names or ()):
+            say(f"fleet-provisioning: warning: {doubt}")
     if as_json:
         made = {"directory": files.directory, "trust_anchors": files.bundle, "operator_key": files.key(OPERATOR)}
         certificates = {"operator": files.certificate(OPERATOR), "issuing_ca": files.certificate(ISSUING_CA)}

@@ -140,21 +140,6 @@ class CrlShelf:
         *ends*: when the issuer expires, if that is known. Raises `CrlRefused`. May run in a thread, as long as nothing
         is `put` or forgotten meanwhile.
         """
-        held = self._prepare(listed, issuer, source, now, pause, ends)
-        if held is None:
-            return None
-        since = self._index.listed(issuer[0], held.complete.scope)
-        return replace(held, since=since, added=newly_listed(held.entries, since, pause))
-
-    def _prepare(
-        self,
-        listed: CertificateList,
-        issuer: tuple[bytes, str],
-        source: str,
-        now: datetime,
-        pause: Callable[[], None],
-        ends: datetime | None,
-    ) -> HeldList | None:
         key_id, name = issuer
         if listed.this_update > self._proven.at(now, (key_id,)) + CLOCK_TOLERANCE:
             raise CrlRefused(
@@ -162,22 +147,14 @@ class CrlShelf:
                 f"thisUpdate is {listed.this_update:%Y-%m-%d %H:%M:%S} UTC; the broker's clock says {now:%H:%M:%S}",
             )
         current = self._held.get(key_id, {}).get(listed.scope)
-        if listed.base_number is not None:
-            return _continued(current, listed, listed.base_number, now, pause)
-        if current is not None:
-            if listed.signed == current.complete.signed:
-                return None
-            if _place(listed) < _place(current.complete):
-                return _with_older(current, listed, now, pause)
-            if listed.next_update < now <= current.fresh_until:
-                raise _expired(listed)
-        entries = read_entries(listed, pause)
-        if current is not None and _place(listed) == _place(current.complete):
-            if entries.keys() <= current.complete_entries.keys():
-                return None
-            entries = {**current.complete_entries, **entries}
-        held = HeldList(key_id, name, source, listed, entries, None, entries, ends)
-        return held if current is None else _with_its_delta(held, current, now, pause)
+        if listed.base_number is None:
+            held = _replaced(current, HeldList(key_id, name, source, listed, {}, None, {}, ends), now, pause)
+        else:
+            held = _continued(current, listed, listed.base_number, now, pause)
+        if held is None:
+            return None
+        since = self._index.listed(key_id, held.complete.scope)
+        return replace(held, since=since, added=newly_listed(held.entries, since, pause))
 
     def put(self, held: HeldList) -> tuple[AbstractSet[int], int]:
         """Hold *held*; return the newly revoked serial numbers, and how many are no longer revoked."""
@@ -264,6 +241,30 @@ def newly_listed(entries: Entries, before: Entries, pause: Callable[[], None]) -
         if not number % _LOOKS:
             pause()
     return found
+
+
+def _replaced(
+    current: HeldList | None, newcomer: HeldList, now: datetime, pause: Callable[[], None]
+) -> HeldList | None:
+    """Return *newcomer*, a complete list whose entries have yet to be read, with what it has to keep of *current*.
+
+    None: nothing of it is new. Raises `CrlRefused`.
+    """
+    listed = newcomer.complete
+    if current is not None:
+        if listed.signed == current.complete.signed:
+            return None
+        if _place(listed) < _place(current.complete):
+            return _with_older(current, listed, now, pause)
+        if listed.next_update < now <= current.fresh_until:
+            raise _expired(listed)
+    entries = read_entries(listed, pause)
+    if current is not None and _place(listed) == _place(current.complete):
+        if entries.keys() <= current.complete_entries.keys():
+            return None
+        entries = {**current.complete_entries, **entries}
+    held = replace(newcomer, complete_entries=entries, entries=entries)
+    return held if current is None else _with_its_delta(held, current, now, pause)
 
 
 def _with_its_delta(held: HeldList, current: HeldList, now: datetime, pause: Callable[[], None]) -> HeldList:

@@ -127,7 +127,7 @@ class Trust:
         above = {each.key_id for issuer in [*seen, *bundle.anchors] for each in issuer.path() if each is not issuer}
         return seen + [anchor for anchor in bundle.anchors if anchor.key_id not in above | known]
 
-    def issuers_with(self, key_id: bytes, own: str | None = None) -> list[Issuer]:
+    def issuers_with(self, key_id: bytes, own: str | None) -> list[Issuer]:
         """Return the CAs with that key identifier which may issue to clients: anchors, and those learned.
 
         They are those of the first bundle that has one, in the order of rule 3; *own* as there.

@@ -12,12 +12,14 @@ Rules
 2. Where a client may be refused that the configuration admits, a comment says so.
 3. A value is never invented: what the file does not say has the broker's default, and a comment where that differs.
 
-Does not handle: whether the named files exist and fit (``--test-config`` does); bridges and plugins, which are
+Does not handle: whether the named files exist and fit (``--test-config`` does), but for CAs without the one above them,
+which only mosquitto does not trust; bridges and plugins, which are
 impossible; the messages and sessions in mosquitto.db.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 from collections.abc import Collection, Sequence
@@ -33,7 +35,10 @@ from broker.mosquitto.listeners import FOR_STRANGERS, Shared, doors, judge, judg
 from broker.mosquitto.setting import Setting, comment, table
 from broker.mosquitto.topic_rules import TopicRules, topic_rules
 from broker.settings.mosquitto_options import OPTIONS, Fate
+from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import InvalidIdentity, check_name
+from provisioning.pki.tls import certificates_in
+from provisioning.program.given_file import PEM_BYTES, contents_of
 from provisioning.program.loopback import is_loopback
 
 _NO_LISTENER: Final = (
@@ -168,6 +173,27 @@ def _anchors(alike: Shared, findings: Findings) -> list[str]:
     return [*found, *(str(each) for each in files)]
 
 
+def _judge_anchors(files: Sequence[str], line: Line, findings: Findings) -> None:
+    """Take note of a CA in *files* that mosquitto, that is OpenSSL, trusts only together with the one above it.
+
+    The broker trusts each by itself, so it would admit clients that mosquitto refuses. What cannot be read here is
+    passed over: ``--test-config`` says so.
+    """
+    found: list[tuple[str, str]] = []
+    for each in files:
+        with contextlib.suppress(OSError, *UNREADABLE):
+            content = contents_of(Path(each), PEM_BYTES)
+            found += [(ca.subject.rfc4514_string(), ca.issuer.rfc4514_string()) for ca in certificates_in(content)]
+    subjects = {subject for subject, _ in found}
+    for subject, issuer in found:
+        if issuer not in subjects:
+            findings.impossible(
+                line,
+                f"{subject} is trusted by mosquitto only together with the CA above it, {issuer}, which is not there; "
+                "the broker would trust it by itself: add that, or remove it",
+            )
+
+
 class _Settings:
     """The settings of one conversion."""
 
@@ -180,6 +206,8 @@ class _Settings:
     def lines(self, path: Path, ports: Collection[int], output: Path | None) -> list[str]:
         """Return them all, as lines of TOML."""
         whom = _anchors(self._alike, self._findings)
+        if named := self._alike.said.get("cafile") or self._alike.said.get("capath"):
+            _judge_anchors(whom, named, self._findings)
         made = limits(self._conf, self._listeners, self._findings)
         one, several = doors(self._listeners, self._findings)
         again = "".join(f" --listener {port}" for port in ports)

@@ -94,7 +94,7 @@ class Papers:
         }
         """For the enrolment service, which a device may also recognise by its identity (docs/decisions/0150)."""
 
-    def vouch_for(self, context: ssl.SSLContext, own: Paper, stapled: ServerStaple = ServerStaple.GOOD) -> None:
+    def vouch_for(self, context: ssl.SSLContext, own: Paper, stapled: ServerStaple) -> None:
         """Have *context*, which presents *own*, staple that, if there is a CA that could say so.
 
         Devices may demand it, and our EST client does (docs/decisions/0192).

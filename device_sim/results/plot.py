@@ -111,9 +111,13 @@ class Plot:
             self._text((left + right) / 2, 13, word, "tick middle")
 
     def line(self, points: Sequence[Point], css: str) -> None:
-        """Draw a line through *points*."""
+        """Draw a line through *points*; a dot if there is one."""
         if len(points) == 1:
-            self.dots(points, css, "")
+            ((x, y),) = points
+            self._parts.append(
+                f'<circle class="dot {css}" cx="{self._horizontal(x)}" cy="{self._vertical(y)}" r="2.5">'
+                f"<title>{y:g}</title></circle>"
+            )
         elif points:
             self._parts.append(f'<polyline class="line {css}" points="{self._path(points)}"/>')
 
@@ -145,14 +149,6 @@ class Plot:
             at = self._horizontal(x)
             self._parts.append(
                 f'<path class="marker {css}" d="M{at} {bottom - 9}l-4 9h8z"><title>{escape(title)}</title></path>'
-            )
-
-    def dots(self, points: Iterable[Point], css: str, title: str) -> None:
-        """Draw a dot at each point."""
-        for x, y in points:
-            self._parts.append(
-                f'<circle class="dot {css}" cx="{self._horizontal(x)}" cy="{self._vertical(y)}" r="2.5">'
-                f"<title>{escape(title)} {y:g}</title></circle>"
             )
 
     def svg(self) -> str:

@@ -145,7 +145,8 @@ def resume(
 ) -> None:
     """End the suspension of devices or certificates: the certificates are valid again.
 
-    In a group, only devices suspended as a whole are resumed.
+    Of a device, certificates that were suspended by themselves (--serial) are valid again, too: revoke one that is not
+    to come back. In a group, only devices suspended as a whole are resumed.
 
     \b
     Example:

@@ -12,7 +12,7 @@ which are errors (`provisioning.config`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -67,6 +67,17 @@ def about_keys(settings: Settings) -> Iterator[Doubt]:
         yield Doubt(
             "the passphrase has several lines: openssl reads the first one only, and does not open the keys with it",
             ANOTHER_ONE,
+        )
+
+
+def about_founding(settings: Settings, server_names: Sequence[str]) -> Iterator[Doubt]:
+    """Yield doubts about an authority just founded with *server_names*, if any were given: others will come by them."""
+    if server_names and settings.public_http_url is None:
+        yield Doubt(
+            "--public-http-url was not given, so the issuing CA's certificate, good for five years, names no CRL of "
+            "its root: clients that check the whole path, as .NET's and Java's can, refuse what is below it",
+            "if there will be such clients, found the authority again with it, in another directory, before the first "
+            "device enrols",
         )
 
 

@@ -49,8 +49,8 @@ _AT_ONCE: Final = 5000
 """Rows per statement on PostgreSQL; so many one by one would block all writers for seconds."""
 _NULL: Final = math.nan
 """NULL for SQLite, which stores no NaN. For None its driver looks for an adapter, in 3,000 steps a value."""
-_DRIVER: Final = "driver"
-"""Key in a connection's ``info``: see `driver_of`."""
+_EXECUTOR: Final = "executor"
+"""Key in a connection's ``info``: see `executor_of`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,35 +332,39 @@ def _answer(cursor: Any, compiled: _Compiled) -> Answer:
 
 def _execute(connection: Connection, compiled: _Compiled, values: Values) -> Any:
     """Return a cursor with the result, which must be read before anything else is executed."""
-    driver = vars(connection).get(_DRIVER) or driver_of(connection)
+    executor = vars(connection).get(_EXECUTOR) or _noted_executor(connection)  # `executor_of`, without its call.
     bound = compiled.in_order(values) if compiled.positional else compiled.bound(values)
     try:
-        return driver.execute(compiled.text, bound)
+        return executor.execute(compiled.text, bound)
     except connection.dialect.loaded_dbapi.Error as error:
         raise told(connection, compiled.text, error) from error
 
 
-def driver_of(connection: Connection) -> Any:
-    """Return the driver's connection; on SQLite one reused cursor of it, as making one costs half a look-up."""
-    found = vars(connection).get(_DRIVER)
-    if found is not None:
-        return found
+def executor_of(connection: Connection) -> Any:
+    """Return what executes statements: the driver's connection; on SQLite one reused cursor of it.
+
+    Making a cursor costs half a look-up.
+    """
+    return vars(connection).get(_EXECUTOR) or _noted_executor(connection)
+
+
+def _noted_executor(connection: Connection) -> Any:
     notes = connection.info  # Cleared when the connection breaks.
-    found = notes.get(_DRIVER)
+    found = notes.get(_EXECUTOR)
     if found is None:
         driver: Any = connection.connection.driver_connection
-        found = notes[_DRIVER] = driver.cursor() if connection.dialect.name == "sqlite" else driver
+        found = notes[_EXECUTOR] = driver.cursor() if connection.dialect.name == "sqlite" else driver
     return found
 
 
-def keep_driver(connection: Connection) -> None:
-    """Remember it with *connection* itself, whose ``info`` costs as much as a look-up, until `leave_driver`."""
-    vars(connection)[_DRIVER] = driver_of(connection)
+def keep_executor(connection: Connection) -> None:
+    """Remember it with *connection* itself, whose ``info`` costs as much as a look-up, until `leave_executor`."""
+    vars(connection)[_EXECUTOR] = executor_of(connection)
 
 
-def leave_driver(connection: Connection) -> None:
+def leave_executor(connection: Connection) -> None:
     """Forget it, before *connection* is returned to its pool or when it breaks: others use it then."""
-    vars(connection).pop(_DRIVER, None)
+    vars(connection).pop(_EXECUTOR, None)
 
 
 def _execute_each(connection: Connection, compiled: _Compiled, bound: Iterable[Any]) -> None:
@@ -380,7 +384,7 @@ def _execute_many(connection: Connection, compiled: _Compiled, rows: Sequence[Va
 
 def _execute_at_once(connection: Connection, compiled: _Compiled, bound: Any) -> Any:
     try:
-        return driver_of(connection).execute(compiled.at_once, bound)
+        return executor_of(connection).execute(compiled.at_once, bound)
     except connection.dialect.loaded_dbapi.Error as error:
         raise told(connection, compiled.at_once, error) from error
 
@@ -480,7 +484,7 @@ def told(connection: Connection, text: str, error: Exception) -> BaseException:
     dialect = connection.dialect
     broken = dialect.is_disconnect(error, connection.connection.dbapi_connection, None)  # type: ignore[arg-type]
     if broken:
-        leave_driver(connection)
+        leave_executor(connection)
         connection.invalidate(error)
     return DBAPIError.instance(
         text,

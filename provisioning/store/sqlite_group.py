@@ -29,7 +29,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from provisioning.store import audit
 from provisioning.store.lanes import Job, Outcome, explained, is_locked
-from provisioning.store.prepared import driver_of, told
+from provisioning.store.prepared import executor_of, told
 from provisioning.store.sqlite_writer import PATIENCE_MILLISECONDS, SqliteWriter
 
 
@@ -130,26 +130,26 @@ class SqliteGroup:
 
 def _attempt(connection: Connection, work: Callable[[Connection], Any]) -> Outcome:
     """Run one work in a savepoint; raise what SQLAlchemy raises if the whole transaction is lost."""
-    # The driver's own connection: SQLAlchemy's savepoints cost a tenth of an enrolment.
-    driver = driver_of(connection)
-    _say(connection, driver, "SAVEPOINT work")
+    # Not through SQLAlchemy, whose savepoints cost a tenth of an enrolment.
+    executor = executor_of(connection)
+    _say(connection, executor, "SAVEPOINT work")
     end = audit.end_of(connection)
     try:
         result = work(connection)
     except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets it
         try:
-            driver.execute("ROLLBACK TO work")
+            executor.execute("ROLLBACK TO work")
             audit.take_back(connection, end)
         except connection.dialect.loaded_dbapi.Error as lost:
             # A full disk, where SQLite has rolled everything back already: all callers are told.
             raise error if isinstance(error, DBAPIError) else OperationalError("ROLLBACK TO", None, lost) from None
         return Outcome(failure=explained(error))
-    _say(connection, driver, "RELEASE work")
+    _say(connection, executor, "RELEASE work")
     return Outcome(result)
 
 
-def _say(connection: Connection, driver: Any, text: str) -> None:
+def _say(connection: Connection, executor: Any, text: str) -> None:
     try:
-        driver.execute(text)
+        executor.execute(text)
     except connection.dialect.loaded_dbapi.Error as error:
         raise told(connection, text, error) from error

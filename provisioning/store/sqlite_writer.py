@@ -23,7 +23,7 @@ from typing import Final, NoReturn
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
-from provisioning.store.prepared import driver_of, keep_driver, leave_driver, told
+from provisioning.store.prepared import executor_of, keep_executor, leave_executor, told
 from provisioning.store.sqlite_files import SqliteFiles
 
 PATIENCE_MILLISECONDS: Final = 10_000
@@ -46,7 +46,7 @@ class SqliteWriter:
         if connection is None:
             connection = self._connection = self._engine.connect()
             connection.begin()
-            keep_driver(connection)
+            keep_executor(connection)
         if patience != self._patience:
             self._say(connection, f"PRAGMA busy_timeout = {patience}")
             self._patience = patience
@@ -73,12 +73,12 @@ class SqliteWriter:
         """Roll back what is not committed, and return the connection."""
         connection, self._connection, self._patience = self._connection, None, None
         if connection is not None:
-            leave_driver(connection)
+            leave_executor(connection)
             connection.close()
 
     def _say(self, connection: Connection, text: str) -> None:
         try:
-            driver_of(connection).execute(text)
+            executor_of(connection).execute(text)
         except connection.dialect.loaded_dbapi.Error as error:
             raised = told(connection, text, error)
             self.release()

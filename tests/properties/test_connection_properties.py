@@ -45,7 +45,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 streams = st.lists(plausible | damaged() | st.binary(max_size=30), min_size=1, max_size=6).map(b"".join)
 
 
-@examples(400)
+@examples(150, of=400)
 @given(version=versions, connected=st.booleans(), data=streams, places=st.lists(st.integers(0, 2000), max_size=6))
 def test_no_stream_of_bytes_does_any_harm(
     version: ProtocolVersion, connected: bool, data: bytes, places: list[int]

@@ -60,7 +60,7 @@ def known(engine: Engine) -> Any:
     return sessions, retained
 
 
-@examples(200)
+@examples(60, of=200)
 @given(st.lists(steps, min_size=10, max_size=50))
 def test_what_is_recovered_is_what_was_written(sequence: list[tuple[str, str, int]]) -> None:
     with tempfile.TemporaryDirectory() as directory:

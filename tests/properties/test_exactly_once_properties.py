@@ -182,7 +182,7 @@ FAILING = ["broker fails", "publisher publishes", "broker fails", "subscriber re
 WEIGHTED = STEPS[:4] * 4 + STEPS[4:8] * 2 + STEPS[8:]
 
 
-@examples(200, suppress_health_check=[HealthCheck.too_slow])
+@examples(60, of=200, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.sampled_from(WEIGHTED), min_size=30, max_size=70))
 def test_a_message_at_qos2_arrives_once_and_in_order(steps: list[str]) -> None:
     with tempfile.TemporaryDirectory() as directory:
@@ -204,7 +204,7 @@ def test_a_message_at_qos2_arrives_once_and_in_order(steps: list[str]) -> None:
     assert list(session.deliveries()) == []
 
 
-@examples(200, suppress_health_check=[HealthCheck.too_slow])
+@examples(60, of=200, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.sampled_from(WEIGHTED + FAILING), min_size=30, max_size=70))
 def test_what_is_acknowledged_at_qos1_arrives(steps: list[str]) -> None:
     with tempfile.TemporaryDirectory() as directory:

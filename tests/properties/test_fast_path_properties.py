@@ -169,7 +169,7 @@ def warm_up(version: ProtocolVersion) -> bytes:
     return b"".join(Publish(topic).encode(version) for topic in ALLOWED)
 
 
-@examples(250)
+@examples(80, of=250)
 @given(
     version=st.sampled_from([V311, V5]),
     own=st.just([]) | subscriptions,
@@ -203,7 +203,7 @@ def test_the_fast_way_writes_what_the_slow_way_writes(
     ]
 
 
-@examples(100)
+@examples(50, of=100)
 @given(
     version=st.sampled_from([V311, V5]),
     stream=st.lists(steps(), min_size=1, max_size=20),

@@ -198,7 +198,7 @@ PENDING_OF_THE_EXPIRED: dict[str, list[Row]] = {table: [] for table in TABLES} |
 }
 
 
-@examples(100)
+@examples(40, of=100)
 @given(stores())
 @example(PENDING_OF_THE_EXPIRED)
 def test_what_is_restored_quickly_is_what_is_restored_row_by_row(contents: dict[str, list[Row]]) -> None:

@@ -135,7 +135,7 @@ RESUMED_FOR_ONE_CONNECTION: list[tuple[Any, ...]] = [
 ]
 
 
-@examples(150)
+@examples(50, of=150)
 @given(st.lists(steps, min_size=10, max_size=25))
 @example(RESUMED_FOR_ONE_CONNECTION)
 def test_a_message_is_stored_as_long_as_somebody_is_to_get_it(lived: list[tuple[Any, ...]]) -> None:

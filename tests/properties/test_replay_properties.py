@@ -61,7 +61,7 @@ class Reader:
         return bool(packets)
 
 
-@examples(150)
+@examples(40, of=150)
 @given(st.lists(steps, min_size=10, max_size=30))
 def test_each_retained_message_comes_once_whatever_breaks(sequence: list[str | tuple[str, str]]) -> None:
     with tempfile.TemporaryDirectory() as directory:

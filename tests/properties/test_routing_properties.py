@@ -66,7 +66,7 @@ def test_names_are_found_as_the_reference_matches(names: list[str], filters: lis
         assert sorted(found) == sorted({name for name in names if matches(topic_filter, name)})
 
 
-@examples(300)
+@examples(120, of=300)
 @given(
     st.lists(st.tuples(st.booleans(), few_names | topic_names), max_size=30),
     st.lists(few_filters | topic_filters, min_size=1, max_size=8),
@@ -120,7 +120,7 @@ steps = st.one_of(
 )
 
 
-@examples(300)
+@examples(120, of=300)
 @given(st.lists(steps, max_size=60), st.integers(1, 4))
 def test_a_cached_route_is_always_what_the_reference_says(
     sequence: list[tuple[str, int, str, int]], limit: int

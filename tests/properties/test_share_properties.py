@@ -192,7 +192,7 @@ PLACES = st.tuples(
 )
 
 
-@examples(150)
+@examples(60, of=150)
 @given(st.lists(PLACES, max_size=40))
 def test_each_member_has_one_place_and_who_has_room_is_asked(steps: list[tuple[str, int, int]]) -> None:
     places = Places()

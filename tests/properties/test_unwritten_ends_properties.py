@@ -92,7 +92,7 @@ def _apply(table: dict[Any, Any], changes: dict[Any, Any]) -> None:
             table[key] = row
 
 
-@examples(400)
+@examples(120, of=400)
 @given(STEPS)
 @example(["begin", "take", "written", "begin", "take", "failed", "end", "end"])
 @example([("clear", "a"), "take", ("retain", "a"), "failed", ("clear", "a")])

@@ -131,7 +131,7 @@ class Hall:
 
 
 @given(most=st.integers(1, 12), steps=STEPS)
-@examples(300)
+@examples(120, of=300)
 def test_it_does_what_a_slow_one_does(most: int, steps: list[tuple[str, Any]]) -> None:
     hall = Hall()
     try:

@@ -13,6 +13,9 @@ from tests.support.programs import REPOSITORY
 def test_a_figure_is_multiplied_like_the_profile_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subject, "TIMES", 20)
     assert subject.examples(40).max_examples == 800
+    assert subject.examples(40, of=100).max_examples == 2_000
+    monkeypatch.setattr(subject, "TIMES", 1)
+    assert subject.examples(40, of=100).max_examples == 40
 
 
 def test_no_property_has_a_figure_that_counts_whatever_the_profile_says() -> None:

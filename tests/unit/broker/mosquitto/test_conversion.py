@@ -19,6 +19,7 @@ from broker.settings.config_loading import load
 from broker.settings.limits import Limits
 from provisioning.pki.identity import Identity
 from provisioning.pki.role import Role
+from tests.support.pki import pem_of, shared_pki
 
 TLS = """\
 cafile ca.crt
@@ -433,3 +434,20 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"port 1\0")
     with pytest.raises(UnreadableConf, match="is not text: it contains a NUL"):
         converted(tmp_path / "binary")
+
+
+@pytest.mark.parametrize("above", [True, False])
+def test_a_ca_without_the_one_above_it_is_trusted_by_mosquitto_never(
+    write: Write, tmp_path: Path, *, above: bool
+) -> None:
+    """The broker trusts each by itself: it admitted clients that mosquitto refuses."""
+    pki = shared_pki()
+    (tmp_path / "ca.pem").write_text(pki.anchors if above else pem_of(pki.issuing.certificate).decode())
+    text = NAMED.replace("ca.crt", str(tmp_path / "ca.pem"))
+    if above:
+        assert "ca.pem" in converted(write(text)).settings
+        return
+    (said,) = problems(write(text))
+    assert said.startswith(
+        "line 2: cafile: CN=Test Issuing CA is trusted by mosquitto only together with the CA above "
+    )

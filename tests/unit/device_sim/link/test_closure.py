@@ -131,12 +131,12 @@ def test_the_hint_is_read_where_it_is_one_and_believed_for_an_hour(
 def test_a_device_stays_away_for_as_long_as_it_is_asked_to_and_its_own_pause_spreads_it_behind() -> None:
     asked = Closure(Layer.MQTT, "0x8b", "SHUTTING_DOWN: …", 0, 0x8B, retry_after=12.0)
     policy = BackoffPolicy(base=1.0, cap=8.0)
-    pauses = [policy.pause(1, randomness_of(seed, "test"), asked) for seed in range(200)]
+    pauses = [policy.pause(1, randomness_of(seed, "test", "pause"), asked) for seed in range(200)]
     assert all(12.0 <= pause <= 14.0 for pause in pauses)
     assert max(pauses) - min(pauses) > 1.5
     deaf = BackoffPolicy(base=1.0, cap=8.0, jitter=Jitter.NONE, retry_after=False)
-    assert deaf.pause(1, randomness_of(1, "test"), asked) == 2.0
-    assert policy.pause(1, randomness_of(1, "test"), None) <= 2.0
+    assert deaf.pause(1, randomness_of(1, "test", "pause"), asked) == 2.0
+    assert policy.pause(1, randomness_of(1, "test", "pause"), None) <= 2.0
 
 
 def test_what_a_broker_says_stays_within_its_line_and_moves_no_cursor() -> None:

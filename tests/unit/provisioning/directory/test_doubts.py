@@ -9,7 +9,7 @@ import pytest
 from pydantic import HttpUrl, SecretStr
 
 from provisioning.config import Settings
-from provisioning.directory.doubts import doubts
+from provisioning.directory.doubts import about_founding, doubts
 
 
 def told(directory: Path, **settings: Any) -> list[str]:
@@ -44,6 +44,19 @@ def test_a_public_listener_needs_a_name_in_certificates(tmp_path: Path) -> None:
     (found,) = told(tmp_path, host="0.0.0.0", public_listener=True)
     assert found.startswith("public_http_url is not set: certificates name 0.0.0.0:8080 as the address of CRL")
     assert "before the first device enrols" in found
+
+
+@pytest.mark.parametrize(
+    ("url", "names", "is_told"),
+    [(None, ("ca.example.org",), True), (None, (), False), ("http://ca.example.org:8080", ("ca.example.org",), False)],
+)
+def test_a_ca_that_names_no_list_is_told_when_it_is_founded(
+    tmp_path: Path, url: str | None, names: tuple[str, ...], is_told: bool
+) -> None:
+    """Later is too late: the address cannot be put into a certificate that is there."""
+    settings = Settings(directory=tmp_path, public_http_url=None if url is None else HttpUrl(url))
+    found = [str(each) for each in about_founding(settings, names)]
+    assert [each.startswith("--public-http-url was not given") for each in found] == [True] * is_told
 
 
 @pytest.mark.parametrize(

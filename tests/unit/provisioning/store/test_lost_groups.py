@@ -16,7 +16,7 @@ from provisioning.errors import Code, Refused
 from provisioning.store import audit, audit_findings, schema, sqlite_lane
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
-from provisioning.store.prepared import driver_of
+from provisioning.store.prepared import executor_of
 from provisioning.store.sqlite_group import SqliteGroup
 from tests.support.requests import NOON
 
@@ -80,7 +80,7 @@ def fails(connection: Connection) -> None:
 
 def loses_it(connection: Connection) -> None:
     """Have SQLite undo the whole transaction, as it does itself where a disk is full."""
-    driver_of(connection).execute("ROLLBACK")
+    executor_of(connection).execute("ROLLBACK")
     raise ZeroDivisionError
 
 
