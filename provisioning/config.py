@@ -224,6 +224,11 @@ class Settings(BaseSettings):
             return self.database_url.get_secret_value()
         return f"sqlite:///{(self.directory / 'fleet.db').absolute()}"
 
+    @property
+    def is_on_postgresql(self) -> bool:
+        """Whether the database is PostgreSQL's, which several processes may share."""
+        return self.resolved_database_url.startswith("postgresql")
+
     def read_passphrase(self) -> bytes:
         """Return the passphrase of the CA keys; raise `ConfigurationError` if none was given or it cannot be read."""
         return _secret("passphrase", "the CA keys need a passphrase", self.passphrase, self.passphrase_file)

@@ -86,7 +86,7 @@ def check_workers(settings: Settings) -> None:
 
     Modules imported before the fork are in memory only once.
     """
-    if not settings.resolved_database_url.startswith("postgresql"):
+    if not settings.is_on_postgresql:
         raise ConfigurationError(
             f"workers: {settings.workers} processes need PostgreSQL, SQLite carries one: "
             "set database_url, or workers = 1"
@@ -173,16 +173,17 @@ async def _running(
         raise ConfigurationError(why)
     authority = open_authority(settings)
     check_directory_closed(settings)
-    if place is None or place.leads:
+    leads = place is None or place.leads
+    if leads:
         warn_of_open_secrets(settings)
         for doubt in doubts(settings):
             log.warning("setting is probably a mistake", code="SETTING_DOUBTFUL", detail=str(doubt))
     check_trust_domain_kept(settings, authority.files)
-    postgresql = settings.resolved_database_url.startswith("postgresql")
     async with contextlib.AsyncExitStack() as held:
-        if place is None or place.leads:
+        if leads:
             process = os.getpid() if place is None else os.getppid()  # The supervisor passes signals on.
-            held.enter_context(in_charge(settings.directory, listening.https_url, process, alone=not postgresql))
+            alone = not settings.is_on_postgresql
+            held.enter_context(in_charge(settings.directory, listening.https_url, process, alone=alone))
         database, serial_numbers = await held.enter_async_context(_open_store(settings, authority.files))
         with usable(database):
             parts = await build(Opened(settings, authority, listening, place, database, serial_numbers))

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, func, insert, select, update
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Row
 
 from provisioning.store import counters, stretches
 from provisioning.store.tables import approvals
@@ -216,7 +216,7 @@ def _shown(found: StoredApproval, lapsed: datetime) -> StoredApproval:
     return replace(found, state=ApprovalState.LAPSED) if is_over else found
 
 
-def _from_row(row: Any) -> StoredApproval:
+def _from_row(row: Row[Any]) -> StoredApproval:
     return StoredApproval(
         row.id,
         ApprovalRequest(row.group_name, row.name, row.spki_sha256, row.evidence, row.asked_from),

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import bindparam, exists, insert, or_, select, update
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Row
 
 from provisioning.store import claim_places
 from provisioning.store.devices import Device
@@ -187,7 +187,7 @@ def trials_of(connection: Connection, *device_ids: int) -> frozenset[int]:
     return frozenset(row[0] for answer in answers for row in answer.rows)
 
 
-def _from_row(row: Any) -> StoredClaim:
+def _from_row(row: Row[Any]) -> StoredClaim:
     return StoredClaim(
         row.id,
         row.name,

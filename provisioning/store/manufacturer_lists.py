@@ -181,7 +181,7 @@ def remove(connection: Connection, stored: StoredList, others: Sequence[StoredLi
     return released
 
 
-def _from_row(row: Any) -> StoredList:
+def _from_row(row: Sequence[Any]) -> StoredList:
     identifier, _manufacturer, scope, number, *rest = row
     said = json.loads(scope)
     about = Scope(frozenset(said["names"]), said["users_only"], said.get(_AUTHORITIES, False))

@@ -207,7 +207,7 @@ def anchors(connection: Connection) -> list[bytes]:
     return list(connection.execute(statement).scalars())
 
 
-def _from_row(row: Any) -> StoredManufacturer:
+def _from_row(row: Sequence[Any]) -> StoredManufacturer:
     identifier, name, group, prefix, fingerprint, der, created_at, created_by, ended_at, *terms = row
     lapsed, revoked = LapsedLists(terms[0]), RevokedDevices(terms[1])
     return StoredManufacturer(

@@ -14,7 +14,8 @@ the importer is started afresh, as in the second line, with a socket for its REQ
 
 Rules
 -----
-1. One thread, and nothing but imports before a fork: whatever a program creates, it creates in its own process.
+1. One thread, and nothing but imports before a fork: whatever a program creates, it creates in its own process. Only
+   the identity of its sources, these imports, is found out before: each start would read a thousand files again.
 2. A forked process has no socket of another: the end of either is seen at once.
 3. When pytest has ended, however it ended, nothing more is forked, and all end with the last fork server.
 4. A failed import ends its process, with the message on the requester's standard error: all requesters see the end.
@@ -113,6 +114,7 @@ def _import(requests: socket.socket) -> NoReturn:
         for module in modules:
             importlib.import_module(module)
         encrypt_with_few()
+        _read_sources()
         # Imported objects are permanent: a forked process need not collect garbage among them, nor copy their pages for
         # that.
         gc.freeze()
@@ -125,6 +127,12 @@ def _import(requests: socket.socket) -> NoReturn:
         os.close(listener)
     _wait_for_children()
     os._exit(0)
+
+
+def _read_sources() -> None:
+    """Find out which build this is, if the program says so: rule 1."""
+    if (build := sys.modules.get("provisioning.program.build")) is not None:
+        build.build_identity()
 
 
 def _wait_for_children() -> None:
