@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
-from typing import Final, cast
+from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -29,15 +29,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
-from cryptography.hazmat.primitives.serialization import load_der_public_key
 from cryptography.x509.oid import AttributeOID, NameOID, SignatureAlgorithmOID
 
-from provisioning.ca.der import children, content, has_more_parts, only_common_name
+from provisioning.ca.der import content, has_more_parts, only_common_name
 from provisioning.ca.key_envelope import NoRecipient, Recipient, find_recipient
 from provisioning.ca.key_policy import KeyPolicy, WeakKey
 from provisioning.ca.name_policy import SubjectNames, asked_names
 from provisioning.ca.not_a_request import named
-from provisioning.ca.profile import KeyType, Profile
+from provisioning.ca.profile import Profile
 from provisioning.errors import Code, Refused
 from provisioning.pki.extension import UNUSABLE
 from provisioning.pki.identity import Identity, InvalidIdentity, check_name
@@ -76,8 +75,7 @@ class RequestRefused(Refused):
 class VerifiedRequest:
     """What a request asks for, its signature and key already checked. Created only here."""
 
-    loaded: CertificatePublicKeyTypes | None
-    """The public key; None: it is one of P-256, and nobody here has needed more of it than `spki`."""
+    public_key: CertificatePublicKeyTypes
     spki: bytes
     """The key's SubjectPublicKeyInfo."""
     common_name: str
@@ -94,13 +92,6 @@ class VerifiedRequest:
         """Hash the key once: an enrolment needs the hash four times."""
         object.__setattr__(self, "key_fingerprint", hashlib.sha256(self.spki).digest())
 
-    @property
-    def public_key(self) -> CertificatePublicKeyTypes:
-        """The public key."""
-        if self.loaded is not None:
-            return self.loaded
-        return cast("CertificatePublicKeyTypes", load_der_public_key(self.spki))
-
 
 def verify_csr(der: bytes, key_policy: KeyPolicy = _DEFAULT_KEY_POLICY) -> VerifiedRequest:
     """Return what the request in *der* asks for; raise `RequestRefused` naming what is wrong with it."""
@@ -109,50 +100,14 @@ def verify_csr(der: bytes, key_policy: KeyPolicy = _DEFAULT_KEY_POLICY) -> Verif
         public_key = csr.public_key()
     except UNUSABLE as error:
         raise _malformed(error) from error
-    _check_strength(public_key, key_policy)
-    signed = csr.tbs_certrequest_bytes
-    if not _signed_as_usual(csr, public_key, signed):
-        _check_signature(csr)
-    return _facts(csr, public_key, signed)
-
-
-def _check_strength(public_key: CertificatePublicKeyTypes, key_policy: KeyPolicy) -> None:
     try:
         key_policy.check(public_key)
     except WeakKey as error:
         raise RequestRefused(Code.CSR_KEY, str(error)) from error
-
-
-def may_be_as_usual(der: bytes) -> bool:
-    """Whether *der*, anybody's bytes, may have the form that `good_as_usual` reads: others need not be asked about."""
-    key = der.find(_P256)
-    behind = key + _P256_SIZE
-    return key > 0 and der[behind : behind + len(_NO_ATTRIBUTES)] == _NO_ATTRIBUTES
-
-
-def is_good_as_usual(der: bytes) -> bool:
-    """Whether the request in *der* verifies, and has the form that `good_as_usual` reads: for another process to say.
-
-    If not, it may be good all the same: `verify_csr` decides.
-    """
-    try:
-        verify_csr(der)
-    except RequestRefused:
-        return False
-    return _usual_facts(None, next(children(der))) is not None
-
-
-def good_as_usual(der: bytes, key_policy: KeyPolicy = _DEFAULT_KEY_POLICY) -> VerifiedRequest:
-    """Return what `verify_csr` returns for *der*, of which `is_good_as_usual` was True; it is not verified once more.
-
-    Whether the key was published is checked here: the other process has no list of those. Raises `RequestRefused`.
-    """
-    request = _usual_facts(None, next(children(der)))
-    if request is None:
-        raise AssertionError("it was found to be of this form")
-    if key_policy.blocklist is not None:
-        _check_strength(request.public_key, key_policy)
-    return request
+    signed = csr.tbs_certrequest_bytes
+    if not _signed_as_usual(csr, public_key, signed):
+        _check_signature(csr)
+    return _facts(csr, public_key, signed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +130,7 @@ class KeyRequest:
     def with_key(self, key: PrivateKey) -> VerifiedRequest:
         """Return the request for the certificate of *key*."""
         public_key = key.public_key()
-        return replace(self.request, loaded=public_key, spki=spki_of(public_key))
+        return replace(self.request, public_key=public_key, spki=spki_of(public_key))
 
 
 def read_key_request(
@@ -269,16 +224,11 @@ def _facts(
     return _usual_facts(public_key, signed) or all_facts(csr, public_key)
 
 
-def _usual_facts(public_key: CertificatePublicKeyTypes | None, signed: bytes) -> VerifiedRequest | None:
-    """Return the facts of a request for one Common Name and nothing else, without creating an object for each part.
-
-    Without its *public_key*, of one for a key of P-256 only.
-    """
+def _usual_facts(public_key: CertificatePublicKeyTypes, signed: bytes) -> VerifiedRequest | None:
+    """Return the facts of a request for one Common Name and nothing else, without creating an object for each part."""
     asked = content(signed)  # The library has read it: number, name, key and attributes.
     spki = asked[-_P256_SIZE - len(_NO_ATTRIBUTES) : -len(_NO_ATTRIBUTES)]
     if not spki.startswith(_P256):  # To encode the key once more takes a division, but for P-256 there is one way only.
-        if public_key is None:
-            return None
         spki = spki_of(public_key)
     end = spki + _NO_ATTRIBUTES
     if not (asked.startswith(_VERSION) and asked.endswith(end)):
@@ -299,7 +249,7 @@ def all_facts(csr: x509.CertificateSigningRequest, public_key: CertificatePublic
     except UNUSABLE as error:
         raise _malformed(error) from error
     return VerifiedRequest(
-        loaded=public_key,
+        public_key=public_key,
         spki=spki_of(public_key),
         common_name=_common_name(subject),
         subject=subject.public_bytes(),
@@ -325,8 +275,7 @@ def apply_profile(request: VerifiedRequest, profile: Profile, identity: Identity
 
     *held* are the names that a token grants, or that the certificate to be renewed has.
     """
-    loaded = request.loaded
-    if not (profile.takes(loaded) if loaded is not None else KeyType.P256 in profile.key_types):
+    if not profile.takes(request.public_key):
         raise RequestRefused(
             Code.CSR_KEY, f"the {profile.name} profile does not take this kind of key: use {profile.keys_taken}"
         )

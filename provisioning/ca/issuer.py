@@ -76,8 +76,7 @@ class IssuanceRequest:
     """Whom to certify, with which key and serial number, and the time now; *life* may be below the profile's."""
 
     identity: Identity
-    public_key: CertificatePublicKeyTypes | None
-    """None: `spki` is all that the caller has of it."""
+    public_key: CertificatePublicKeyTypes
     serial: int
     now: datetime
     dns_names: tuple[str, ...] = ()
@@ -149,7 +148,7 @@ class Issuer:
 
     def prepare(self, profile: Profile, request: IssuanceRequest) -> PreparedIssuance:
         """Build and lint a certificate; raise `IssuanceRefused` with every finding if there is one."""
-        spki = request.spki or _spki_of(request)
+        spki = request.spki or spki_of(request.public_key)
         not_before, not_after = profile.validity(request.now, self.certificate.not_valid_after_utc, request.life)
         if not_after <= request.now:  # notBefore is backdated, so that devices whose clocks are behind accept it.
             raise IssuanceRefused(f"the issuing CA expired on {self.certificate.not_valid_after_utc:%Y-%m-%d}")
@@ -235,12 +234,6 @@ class Issuer:
             spki=made.spki,
             extensions=(_NO_CA, _USAGE, parts.key_identifier(made.spki), self._authority, *extensions),
         )
-
-
-def _spki_of(request: IssuanceRequest) -> bytes:
-    if request.public_key is None:
-        raise IssuanceRefused("there is no key to certify")
-    return spki_of(request.public_key)
 
 
 def _subject(request: IssuanceRequest) -> bytes:

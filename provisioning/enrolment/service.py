@@ -41,7 +41,7 @@ import structlog
 from cryptography import x509
 from sqlalchemy.engine import Connection
 
-from provisioning.ca.csr import VerifiedRequest, apply_profile, good_as_usual, read_key_request, verify_csr
+from provisioning.ca.csr import VerifiedRequest, apply_profile, read_key_request, verify_csr
 from provisioning.ca.csr_attributes import csr_attributes
 from provisioning.ca.issuer import IssuanceRequest
 from provisioning.ca.key_envelope import Recipient
@@ -136,15 +136,12 @@ class EnrolmentService:
         ask: Callable[[Question], Awaitable[Verdict]] | None = None,
         key_policy: KeyPolicy | None = None,
         signs_at_once: Callable[[], bool] = lambda: True,
-        elsewhere: Callable[[bytes], Awaitable[bool] | None] | None = None,
     ) -> None:
         """*issuing* returns the CA of a line that issues now.
 
         *after_commit* are called with the certificates whose status a new one has changed: those that it replaces.
         *ask* asks a webhook. *signs_at_once* tells whether signing is immediate: not in a hardware token.
-        *elsewhere* has another process say whether a request `provisioning.ca.csr.is_good_as_usual`, unless it is busy.
         """
-        self._elsewhere = elsewhere
         self._ask = ask or _nobody_to_ask
         self._signs_at_once = signs_at_once
         self._key_policy = key_policy or KeyPolicy()
@@ -174,7 +171,7 @@ class EnrolmentService:
     ) -> bytes:
         """Return a first certificate, in DER, if what was presented vouches for it; raise `Refused`, or `Pending`."""
         with refusals_logged():
-            request = await self._verified(csr_der)
+            request = verify_csr(csr_der, self._key_policy)
             self._check_shown(certificate, Code.MANUFACTURER_CERTIFICATE)
         return await self._certify(Attempt(request, self._clock(), label, token, certificate, connection=connection))
 
@@ -222,7 +219,7 @@ class EnrolmentService:
     ) -> bytes:
         """Return a successor of the presented certificate, in DER, with the same key or a new one; raise `Refused`."""
         with refusals_logged():
-            request = await self._verified(csr_der)
+            request = verify_csr(csr_der, self._key_policy)
             self._check_shown(certificate, Code.CSR_KEY)
         return await self._certify(
             Attempt(
@@ -234,13 +231,6 @@ class EnrolmentService:
                 connection=connection,
             )
         )
-
-    async def _verified(self, csr_der: bytes) -> VerifiedRequest:
-        """Return what the request asks for; raise `Refused`. Only another process's explicit yes counts."""
-        answer = None if self._elsewhere is None else self._elsewhere(csr_der)
-        if answer is not None and await answer:
-            return good_as_usual(csr_der, self._key_policy)
-        return verify_csr(csr_der, self._key_policy)
 
     def _check_shown(self, certificate: x509.Certificate | None, code: Code) -> None:
         """Refuse, with *code*, a certificate whose key others may hold: weak, or published since it was issued."""
@@ -362,7 +352,7 @@ class EnrolmentService:
             profile,
             IssuanceRequest(
                 identity,
-                attempt.request.loaded,
+                attempt.request.public_key,
                 reservation.serial,
                 now,
                 names.dns_names,

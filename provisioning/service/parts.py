@@ -80,7 +80,6 @@ from provisioning.service.fellow_workers import Answer, FellowWorkers, everywher
 from provisioning.service.metrics_of_health import HealthCollector, issuers_and_roots
 from provisioning.service.metrics_of_workers import QUESTION, Page, StartsCollector, page_of, snapshot
 from provisioning.service.reloading import LiveProfiles, Reloader
-from provisioning.service.verifier import Verifier, is_worth_it
 from provisioning.service.worker_place import WorkerPlace
 from provisioning.store import announcements
 from provisioning.store.database import Database
@@ -173,7 +172,6 @@ async def build(opened: Opened) -> Parts:
         fellows = FellowWorkers(place, _answers(metrics, health, trust, feed))
     trust_changed = everywhere(trust.keep_up, fellows, _TRUST)
     webhooks = _webhooks(opened)
-    verifier = Verifier() if place is None and is_worth_it() else None  # Other workers use other processors.
     enrolment = EnrolmentService(
         database=database,
         issuing=live.issuing,
@@ -185,7 +183,6 @@ async def build(opened: Opened) -> Parts:
         after_commit=told,
         ask=webhooks.ask,
         signs_at_once=live.keys_in_memory,
-        elsewhere=None if verifier is None else verifier.ask,
     )
     audit_key = read_audit_key(opened.authority.files)
     revocation = RevocationService(database, utc_now, told, responder.forget_all, feed.reach)
@@ -245,7 +242,6 @@ async def build(opened: Opened) -> Parts:
             late.run,
             functools.partial(announcements.listen, database.url, feed.announce),
             *([] if fellows is None else [fellows.run]),
-            *([] if verifier is None else [verifier.run]),
         ],
         https,
         _plain(settings, metrics, page_of(metrics.registry, fellows, health.refresh), live, readiness, questions),

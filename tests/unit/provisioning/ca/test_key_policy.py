@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from provisioning.ca.csr import RequestRefused, good_as_usual, verify_csr
+from provisioning.ca.csr import RequestRefused, verify_csr
 from provisioning.ca.key_blocklist import RECORD, InvalidBlocklist, KeyBlocklist, digest_of
 from provisioning.ca.key_policy import _ROCA_RESIDUES, _SMALL_PRIMES_PRODUCT, KeyPolicy, WeakKey
 from provisioning.errors import Code
@@ -222,10 +222,6 @@ def test_a_published_key_is_refused(place: int, tmp_path: Path) -> None:
     with pytest.raises(WeakKey, match="was published"):  # Also when its certificate was issued before that.
         policy.check_shown(keys[place])
     policy.check_shown(keys[4])
-    if place == 0:  # Also when another process, which has no list, has found the request good.
-        with pytest.raises(RequestRefused, match="was published") as caught:
-            good_as_usual(csr_der(ORDINARY[0]), policy)
-        assert caught.value.code is Code.CSR_KEY
     policy.check(keys[4])  # The one that is not in the list.
 
 

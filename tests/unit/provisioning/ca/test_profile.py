@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 from dataclasses import replace
 from datetime import timedelta
@@ -12,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from provisioning.ca.csr import VerifiedRequest, apply_profile, good_as_usual, verify_csr
+from provisioning.ca.csr import VerifiedRequest, apply_profile, verify_csr
 from provisioning.ca.name_policy import MAXIMUM_NAMES, NameRefused, SubjectNames
 from provisioning.ca.profile import (
     MAXIMUM_LIFE,
@@ -117,14 +116,6 @@ def test_a_profile_takes_the_keys_that_it_names(key: PrivateKey, taken: bool) ->
     else:
         with pytest.raises(Refused, match="does not take this kind of key: use P-256 or RSA of 3072 bits or more"):
             apply_profile(request, profile, METER, NOTHING)
-
-
-@pytest.mark.parametrize("taken", ["P-256", "P-384"])
-def test_a_key_that_was_not_loaded_is_one_of_p256(taken: str) -> None:
-    profile, request = configured(key_types=(taken,)), good_as_usual(csr_der())
-    assert request.loaded is None
-    with contextlib.nullcontext() if taken == "P-256" else pytest.raises(Refused, match="use P-384"):
-        assert apply_profile(request, profile, METER, NOTHING) == NOTHING
 
 
 def test_by_default_nothing_that_a_request_asks_for_is_honoured() -> None:
